@@ -144,7 +144,7 @@ EVENTS_HEAD = """# Events
 
 `finery build --json` prints events as JSON lines, one event per line, and nothing else. A build
 that runs a step also writes its events to `.finery/runs/<run>/events.jsonl`, next to the logs of
-its steps.
+its steps. `finery runs` lists these records.
 
 Every event has these fields:
 

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     )
     from finery.plugin.views.html import render_page, templates_digest
     from finery.plugin.views.metrics import LiveMetric
+    from finery.plugin.views.section import Finding, PageSection, render_sections
     from finery.plugin.views.view import Detail, Output, Page, PageContext, Remark, View
     from finery.preflight.report import NAMED, Piece, Proof, Sample, Tally, some_of
     from finery.recipe.files import with_files
@@ -144,6 +145,7 @@ _HOME = {
     "Executor": "finery.execute.executor",
     "FILE_MODULE": "finery.step.inspect",
     "Files": "finery.fields",
+    "Finding": "finery.plugin.views.section",
     "FineryError": "finery.errors",
     "Forecast": "finery.step.interfaces",
     "Gpu": "finery.execute.gpu",
@@ -165,6 +167,7 @@ _HOME = {
     "Output": "finery.plugin.views.view",
     "Page": "finery.plugin.views.view",
     "PageContext": "finery.plugin.views.view",
+    "PageSection": "finery.plugin.views.section",
     "Past": "finery.plugin.history",
     "Piece": "finery.preflight.report",
     "Pinned": "finery.step.interfaces",
@@ -238,6 +241,7 @@ _HOME = {
     "recipe_and_step": "finery.cli.options",
     "recipe_option": "finery.cli.options",
     "render_page": "finery.plugin.views.html",
+    "render_sections": "finery.plugin.views.section",
     "result_of": "finery.build.project",
     "rough_duration": "finery.util.text",
     "row_sources": "finery.recipe.graph",
@@ -286,6 +290,7 @@ __all__ = [
     "Executor",
     "FileOrName",
     "Files",
+    "Finding",
     "FineryError",
     "Forecast",
     "Gpu",
@@ -305,6 +310,7 @@ __all__ = [
     "Output",
     "Page",
     "PageContext",
+    "PageSection",
     "Past",
     "Piece",
     "Pinned",
@@ -378,6 +384,7 @@ __all__ = [
     "recipe_and_step",
     "recipe_option",
     "render_page",
+    "render_sections",
     "result_of",
     "rough_duration",
     "row_sources",

@@ -11,6 +11,9 @@ COMMANDS = {
     "build": "finery.cli.commands.build:command",
     "explain": "finery.cli.commands.explain:command",
     "show": "finery.cli.commands.show:command",
+    "runs": "finery.cli.compare.runs:command",
+    "diff": "finery.cli.compare.diff:command",
+    "report": "finery.cli.compare.report:command",
     "export": "finery.cli.commands.export:command",
     "plugins": "finery.cli.commands.plugins:command",
     "plugin": "finery.cli.commands.plugin:command",
@@ -18,3 +21,5 @@ COMMANDS = {
 }
 """Name → a click command, in the order of `finery --help`."""
 EXECUTORS = {"local": "finery.execute.local:LocalExecutor"}
+SELECT = "eval.select"
+"""The step type that chooses among the variants of a matrix."""

@@ -148,7 +148,13 @@ class Training:
     def has_baseline(self) -> bool:
         """Whether its base, unchanged or prompted, is evaluated on the same rows."""
         bases = models_under(self.graph, self.name) - trained_under(self.graph, self.name)
-        judged_on = {s.ref for judge in self.judges for s in sources_of(judge, Dataset)}
+        judges = {judge.origin for judge in self.judges}  # of a matrix also the winner's
+        judged_on = {
+            source.ref
+            for node in self._evaluators
+            if node.origin in judges
+            for source in sources_of(node, Dataset)
+        }
         for node in self._evaluators:
             same = {s.ref for s in sources_of(node, Dataset)} & judged_on
             if same or not judged_on:

@@ -1,9 +1,9 @@
 """Evaluators: judge models on rows with known answers, and check what a build requires.
 
 In go models and rows, out come metrics with confidence intervals, a prediction for each row, and
-comparisons with the first model. Public for other plugins: `finery_eval.evaluator` and `.verdicts`,
-for evaluators; `finery_eval.database`, which runs queries against a scratch database; and
-`finery_eval.calls.broken`, which finds calls that break the schema of their tool.
+comparisons with the first model. Public for other plugins: `finery_eval.evaluator`, `.verdicts`,
+`.paired` and `.stats`, for evaluators; `finery_eval.database`, which runs queries against a scratch
+database; and `finery_eval.calls.broken`, which finds calls that break the schema of their tool.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ def finery_steps() -> dict[str, str]:
         "eval.json": "finery_eval.steps.structured:Json",
         "eval.preference": "finery_eval.steps.preference:Preference",
         "eval.rules": "finery_eval.steps.rules:Rules",
+        "eval.select": "finery_eval.steps.select:Select",
         "eval.sql": "finery_eval.steps.sql:Sql",
         "eval.tools": "finery_eval.steps.tools:ToolCalls",
     }

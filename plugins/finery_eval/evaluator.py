@@ -62,20 +62,12 @@ class Unjudged(NamedTuple):
     turns: int
 
 
-class Judge(
-    Step,
-    isolated=True,
-    preflight="finery_eval.preflight:JudgePreflight",
-    hints="finery_eval.hints:JUDGE",
-):
-    """Judge models on the same rows."""
+class Gated(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
+    """Measure models, compare them with the first, and hold the scores against `require`."""
 
     models: list[Model] = takes(
         uses_name=True,
         help="The models to judge on the same rows. Each is compared with the first.",
-    )
-    rows: Dataset = takes(
-        help="Rows with an expected answer each. The rest of a row is the prompt."
     )
     require: dict[str, str] = setting(
         {},
@@ -96,23 +88,17 @@ class Judge(
         """The metrics of each model, the headline first."""
         return ["accuracy"]
 
-    def check_rows(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-
-    def check_sample(self, rows: Iterable[Row]) -> None:
-        """Raise `DataError` for settings that don't fit the rows, as far as the first ones show it.
-
-        Rows that aren't built yet look as in their source, e.g. records of a file.
-        """
-
     def more_metrics(self) -> str:
         """How to add further metrics, as part of the fix for an unknown one; empty by default."""
         return ""
 
+    def measured(self) -> dict[str, list[str]]:
+        """What `require` may name: the models, or what else has scores → its metrics."""
+        return {model.name: self.metric_names() for model in self.models}
+
     def choices(self) -> Mapping[str, Sequence[str]]:
         """What `require` may ask for."""
-        metrics = self.metric_names()
-        return {"require": [f"{model.name}.{m}" for model in self.models for m in metrics]}
+        return {"require": [f"{name}.{m}" for name, of in self.measured().items() for m in of]}
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -128,7 +114,38 @@ class Judge(
         self.check()
         (metrics,) = outputs.values()
         assert isinstance(metrics, Metrics)
-        load_reference(REQUIREMENTS)(self).verify(metrics.report())
+        load_reference(REQUIREMENTS)(self).verify(with_more(metrics.report()))
+
+
+def with_more(report: dict[str, Any]) -> dict[str, Any]:
+    """A `Metrics` report with the scores of `details["more"]`, which aren't in its tables.
+
+    `details["more"]`: model, or what else is measured → metric → `{value, interval}`.
+    """
+    scores = {name: dict(of) for name, of in report["scores"].items()}
+    intervals = {name: dict(of) for name, of in report["intervals"].items()}
+    for name, of in report["details"].get("more", {}).items():
+        for metric, added in of.items():
+            scores.setdefault(name, {})[metric] = added["value"]
+            intervals.setdefault(name, {})[metric] = added["interval"]
+    return {**report, "scores": scores, "intervals": intervals}
+
+
+class Judge(Gated, preflight="finery_eval.preflight:JudgePreflight"):
+    """Judge models on the same rows."""
+
+    rows: Dataset = takes(
+        help="Rows with an expected answer each. The rest of a row is the prompt."
+    )
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+
+    def check_sample(self, rows: Iterable[Row]) -> None:
+        """Raise `DataError` for settings that don't fit the rows, as far as the first ones show it.
+
+        Rows that aren't built yet look as in their source, e.g. records of a file.
+        """
 
 
 class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):

@@ -14,7 +14,7 @@ from finery_eval import claims
 from finery_eval.claims import Claim
 
 if TYPE_CHECKING:
-    from finery_eval.evaluator import Judge
+    from finery_eval.evaluator import Gated
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _EXPRESSION = re.compile(
@@ -63,7 +63,7 @@ class Requirement(msgspec.Struct, frozen=True):
     def measured(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
         """Whether `scores` has both metrics: one that applies to no row isn't there."""
         metrics = [self.subject, *([self.of] if self.of else [])]
-        return all(metric in scores[model] for model, metric in metrics)
+        return all(metric in scores.get(model, {}) for model, metric in metrics)
 
     def bound(self, scores: Mapping[str, Mapping[str, float]]) -> float:
         """The number that `subject` is compared with."""
@@ -78,7 +78,7 @@ class Requirement(msgspec.Struct, frozen=True):
 class Requirements:
     """What an evaluator's `require:` says. Raises `UsageError` where it can't be read."""
 
-    def __init__(self, step: "Judge") -> None:
+    def __init__(self, step: "Gated") -> None:
         self._wanted = wanted(step)
 
     def verify(self, report: Mapping[str, Any]) -> None:
@@ -94,10 +94,11 @@ class Requirements:
             )
 
 
-def wanted(step: "Judge") -> list[Requirement | Claim]:
+def wanted(step: "Gated") -> list[Requirement | Claim]:
     """What an evaluator requires, in its order. Raises `UsageError` where it can't be read."""
-    names = [model.name for model in step.models]
-    return parse(step.require, names, step.metric_names(), step.more_metrics())
+    measured = step.measured()
+    metrics = list(dict.fromkeys(metric for of in measured.values() for metric in of))
+    return parse(step.require, list(measured), metrics, step.more_metrics())
 
 
 def parse(
@@ -207,7 +208,7 @@ def _line(requirement: Requirement, report: Mapping[str, Any]) -> str:
 
 def _seen(of: Metric, report: Mapping[str, Any]) -> str:
     model, metric = of
-    if metric not in report["scores"][model]:
+    if metric not in report["scores"].get(model, {}):
         return f"{model}.{metric} applies to none of the {report['rows']} rows"
     low, high = report["intervals"][model][metric]
     value = report["scores"][model][metric]

@@ -31,6 +31,56 @@ class Likelihood(NamedTuple):
         return self.logprob / self.tokens
 
 
+class TextLikelihood(NamedTuple):
+    """The sum of the natural log-probabilities of a text's tokens, their number, and their bytes.
+
+    The first token isn't among them, unless the tokenizer puts a special token before it.
+    """
+
+    logprob: float
+    tokens: int
+    bytes: int
+
+
+def text_likelihoods(
+    model: Model, texts: Sequence[str], progress: Callable[[int, int], None]
+) -> list[TextLikelihood]:
+    """The likelihood of each text by itself, without a chat template, in order.
+
+    The bytes make models with different tokenizers comparable. progress: called with (done, total).
+    Raises `StepError` for a text with fewer than two tokens.
+    """
+    from finery_transformers.loading import load_model, load_tokenizer, to_device
+
+    tokenizer = load_tokenizer(model)
+    rows = [_text_in_tokens(tokenizer, text) for text in texts]
+    loaded: Any = load_model(model)
+    to_device(loaded)
+    scored: dict[int, TextLikelihood] = {}
+    for batch in _batches([len(ids) for ids, _ in rows]):
+        values = _score(loaded, [(1, rows[i][0]) for i in batch])
+        for i, value in zip(batch, values, strict=True):
+            scored[i] = TextLikelihood(value.logprob, value.tokens, rows[i][1])
+        progress(len(scored), len(rows))
+    return [scored[i] for i in range(len(rows))]
+
+
+def _text_in_tokens(tokenizer: Any, text: str) -> tuple[list[int], int]:
+    """(token ids, bytes after the first of them) of a text."""
+    ids: list[int] = tokenizer(text)["input_ids"]
+    while ids and ids[-1] in tokenizer.all_special_ids:
+        ids.pop()
+    if len(ids) < 2:
+        raise StepError(
+            "a text has fewer than two tokens, so it has no likelihood",
+            details=[text[:100]],
+            fix="use a longer text",
+        )
+    special = ids[0] in tokenizer.all_special_ids
+    before = "" if special else tokenizer.decode(ids[:1])
+    return ids, len(text.encode()) - len(before.encode())
+
+
 def likelihoods(
     model: Model,
     answered: Sequence[tuple[Conversation, Conversation, Sequence[Mapping[str, Any]] | None]],

@@ -193,6 +193,28 @@ def test_the_live_table_fits_the_terminal(width: int, monkeypatch: pytest.Monkey
     assert ("trl.sft" in shown[-1]) == (width >= 100)
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_table_that_is_too_long_counts_what_it_hides(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    names = [f"{step}@learning_rate={rate}e-4,r={rank},rows={rows}"
+             for rate in (1, 2, 4) for rank in (8, 16) for rows in ("few", "all")
+             for step in ("sft", "test", "gguf")]  # fmt: skip
+    out = io.StringIO()
+    view = LiveProgress(out, lambda step: METRICS)
+    view({"event": "build_started", "steps": [{"step": n, "use": "trl.sft"} for n in names]})
+    for name in names[:3]:
+        view({"event": "step_started", "step": name, "use": "trl.sft", "reason": "never built"})
+    view({"event": "step_finished", "step": names[0], "use": "trl.sft", "seconds": 2.0})
+    view.close()
+    *_, last = (line for line in out.getvalue().splitlines() if line.strip())
+    assert last.strip() == "33 waiting, 2 running, 1 done"
+    shown = [line for line in out.getvalue().splitlines() if names[1] in line]
+    assert shown
+    assert all(len(line) <= width for line in shown)
+
+
 @pytest.mark.parametrize("view_of", [PlainProgress, LiveProgress])
 def test_what_a_server_says_does_not_steer_the_terminal(view_of: Any) -> None:
     evil, step = "no\x1b]0;owned\x07\x9b2J", {"step": "a"}

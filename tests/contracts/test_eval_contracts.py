@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from finery import Dataset, Files, Model, OptionalFiles, Step
+from finery import Dataset, FileOrName, Files, Metrics, Model, OptionalFiles, Step
 from finery.rows import with_id
 from finery.testing import StepContract, dataset, table_model
 from finery_baseline.linear import Linear
@@ -13,13 +13,18 @@ from finery_eval.steps.classification import Classification
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.rules import Rule, Rules
+from finery_eval.steps.select import Select
 from finery_eval.steps.sql import Sql
 from finery_eval.steps.structured import Json
 from finery_eval.steps.tools import ToolCalls
+from finery_judge.arena import Arena
+from finery_judge.rubric import RubricJudge
 from finery_prompt.model import PromptModel
+from finery_retention.retention import Retention
 from finery_review.apply import Apply
 
 ANSWERS = {"Is it late?": "yes", "Is it here?": "no", "Is it red?": "yes", "Is it new?": "no"}
+SHARES = {"one": 0.25, "two": 0.75}
 ROWS = [{"prompt": prompt, "completion": answer} for prompt, answer in ANSWERS.items()]
 
 
@@ -111,6 +116,69 @@ class TestSql(StepContract):
         answers = {"How many?": "SELECT count(*) FROM t", "Which?": "SELECT n FROM t ORDER BY n"}
         asked = [table_model(folder / "m", answers), table_model(folder / "n", {}, "SELECT 3")]
         return Sql(models=asked, rows=rows(folder, answers), schema=Files(["shop.sql"]))
+
+
+class TestSelect(StepContract):
+    """eval.select."""
+
+    others = {"model": "other", "metric": "f1", "repeats": {"both": ["one", "two"]}}
+
+    def step(self, folder: Path) -> Step:
+        return Select(
+            candidates=[self.metrics(folder / name, share) for name, share in SHARES.items()],
+            model="sft",
+            metric="accuracy",
+        )
+
+    def metrics(self, folder: Path, share: float) -> Metrics:
+        """What an evaluator says of two models by two metrics."""
+        folder.mkdir(parents=True)
+        scores = {"accuracy": share, "f1": 1 - share}
+        metrics = Metrics.write(
+            folder,
+            rows=4,
+            scores={"sft": scores, "other": {"accuracy": 1 - share, "f1": share}},
+            intervals={},
+            details={},
+            predictions=[],
+        )
+        metrics.ref = folder.name
+        return metrics
+
+
+class TestJudge(StepContract):
+    """eval.judge, held against decisions on its rows."""
+
+    def step(self, folder: Path) -> Step:
+        judge = table_model(folder / "judge", {}, '{"reason": "It is.", "score": 4}')
+        judged = rows(folder)
+        decisions = [
+            {"id": row["id"], "do": "reject" if n else "accept"} for n, row in enumerate(judged)
+        ]
+        lines = "".join(f"{json.dumps(decision)}\n" for decision in decisions)
+        (folder / "decisions.jsonl").write_text(lines, encoding="utf-8")
+        return RubricJudge(
+            models=models(folder), rows=judged, judge=judge, rubric="Is it right?",
+            human=OptionalFiles(["decisions.jsonl"]),
+        )  # fmt: skip
+
+
+class TestArena(StepContract):
+    """eval.arena, with a judge that prefers the first answer."""
+
+    def step(self, folder: Path) -> Step:
+        judge = table_model(folder / "judge", {}, '{"reason": "It is.", "better": "A"}')
+        asked = models(folder)
+        return Arena(models=asked, rows=rows(folder), judge=judge, rubric="Which is right?")
+
+
+class TestRetention(StepContract):
+    """eval.retention, without a text: these models have no weights."""
+
+    others = {"tasks": ["reversal"]}
+
+    def step(self, folder: Path) -> Step:
+        return Retention(models=models(folder), tasks=["sums"], items=5, text=FileOrName(["none"]))
 
 
 class TestPromptModel(StepContract):

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project, Ran
 
-from finery.build.events import RunLog
+from finery.build.runs.log import RunLog
 from finery.util.events import EVENTS, described, happened
 
 RECIPE = """

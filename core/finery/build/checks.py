@@ -7,6 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from finery.artifact.kinds import Dataset
 from finery.build.offline import job_without_store
 from finery.errors import FineryError, PluginError, UsageError
@@ -15,7 +17,16 @@ from finery.plugin.forecasts import sample_rows
 from finery.plugin.history import Results
 from finery.plugin.notes import About, Estimate, Note, known_notes
 from finery.recipe.files import find_files
-from finery.recipe.graph import Graph, Node, has_setting, place_of, sources_of
+from finery.recipe.graph import (
+    Graph,
+    Node,
+    evaluates,
+    has_setting,
+    place_of,
+    row_sources,
+    sources_of,
+)
+from finery.recipe.matrix.labels import without_variants
 from finery.rows.row import Row
 from finery.step.inspect import files_of, give_files, steps_inside
 from finery.step.interfaces import Preflight, interface
@@ -44,8 +55,9 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     known, whole = known_notes(graph.plugins), graph.whole or graph
     answers = graph.plugins.hook.finery_checks(graph=whole, results=results or Results())
     raw = [*obstacles(graph), *(note for notes in answers for note in notes)]
+    raw += [*selected_on_test(whole), *different_rows(whole)]
     notes = [_completed(note, known, whole) for note in raw]
-    audible = _audible(graph, notes)
+    audible = _each_variant_once(whole, _audible(graph, notes))
     order = {name: index for index, name in enumerate([*graph.nodes, ""])}
     return sorted((n for n in audible if n.step in order), key=lambda note: order[note.step])
 
@@ -59,7 +71,42 @@ def obstacles(graph: Graph) -> list[Note]:
 def _audible(graph: Graph, notes: Iterable[Note]) -> list[Note]:
     """The notes that the recipe doesn't silence."""
     silenced = set(graph.recipe.data.get("silence") or [])
-    return [n for n in notes if silenced.isdisjoint((n.name, f"{n.step}/{n.name}"))]
+    return [n for n in notes if silenced.isdisjoint((n.name, *_names_of(graph, n)))]
+
+
+def _names_of(graph: Graph, note: Note) -> Iterator[str]:
+    """How a recipe names the note on its step: by the step in the file, or by the variant."""
+    node = (graph.whole or graph).nodes.get(note.step)
+    yield f"{note.step}/{note.name}"
+    yield f"{node.origin if node else note.step}/{note.name}"
+
+
+def _each_variant_once(graph: Graph, notes: Iterable[Note]) -> list[Note]:
+    """The notes, each once for all variants of a step that it says the same of.
+
+    It names the step as the file does, and counts the variants. A winner's step is one of the
+    variants, so what is said of it is said of these.
+    """
+    if graph.matrix is None:
+        return list(notes)
+    groups: dict[tuple[str, ...], list[Note]] = {}
+    origins = {name: node.origin for name, node in graph.nodes.items()}
+    for note in notes:
+        node = graph.nodes.get(note.step)
+        if node is not None and graph.is_one_of_its_variants(node):
+            continue
+        about = node.origin if node is not None else note.step
+        text, fix = (without_variants(part, origins) for part in (note.text, note.fix))
+        groups.setdefault((note.name, about, text, fix), []).append(note)
+    merged = []
+    for (_, _, text, fix), group in groups.items():
+        variants = [n for n in group if n.step in graph.nodes and graph.nodes[n.step].variant]
+        first = next(iter(variants or group))
+        if len(variants) > 1:
+            text = f"{text} ({len(variants)} variants)"
+            first = msgspec.structs.replace(first, text=text, fix=fix)
+        merged.append(first)
+    return merged
 
 
 def notes_before(
@@ -162,6 +209,58 @@ def _completed(note: Any, known: Mapping[str, About], graph: Graph) -> Note:
         place=note.place or (node.place if node else ()),
         reason=note.reason or known[note.name].why,
     )
+
+
+def selected_on_test(graph: Graph) -> Iterator[Note]:
+    """A note if the variants of a matrix are compared on rows that also judge the best one."""
+    if graph.matrix is None or len({v.combination for v in graph.matrix.variants}) < 2:
+        return
+    judges = [n for n in graph.nodes.values() if evaluates(n) and (n.variant or n.chosen_by)]
+    compared = {rows for node in judges if node.variant for rows in _judged_rows(graph, node)}
+    of_winner = {rows for node in judges if node.chosen_by for rows in _judged_rows(graph, node)}
+    select, many = graph.select_by, len(graph.matrix.variants)
+    both = sorted(compared & of_winner if select is not None else compared)
+    if not both:
+        return
+    rows = ", ".join(f"{step}.{output}" if output else step for step, output in both)
+    if select is None:
+        text = f"{many} variants are compared on {rows}, so the best of their scores is too high"
+        fix = "choose on other rows: matrix: {select: {by: …, on: split.validation}}"
+    else:
+        text = f"the best of {many} variants is chosen on {rows}, the rows that then judge it"
+        fix = "choose on other rows: on: split.validation"
+    place = ("matrix", "select") if select is not None else ("matrix",)
+    step = next(node.name for node in judges)
+    yield Note(name="selected-on-test", text=text, fix=fix, step=step, place=place)
+
+
+def different_rows(graph: Graph) -> Iterator[Note]:
+    """A note for each evaluator whose variants judge on rows that an axis changes."""
+    seen: dict[str, set[str]] = {}
+    for node in graph.nodes.values():
+        if not (node.variant and evaluates(node)):
+            continue
+        steps = seen.setdefault(node.origin, set())
+        steps |= {s.step for s in row_sources(node) if graph.nodes[s.step].variant}
+    for origin, steps in seen.items():
+        if len(steps) > 1:
+            name = next(n.name for n in graph.nodes.values() if n.origin == origin and n.variant)
+            sources = ", ".join(sorted({graph.nodes[step].origin for step in steps}))
+            yield Note(
+                name="different-rows",
+                text=f"the variants of {origin} are judged on different rows, since an axis "
+                f"changes {sources}",
+                fix="judge on rows that no axis reaches, e.g. of a data.split before what the axis "
+                "changes",
+                step=name,
+                place=("matrix",),
+            )
+
+
+def _judged_rows(graph: Graph, node: Node) -> Iterator[tuple[str, str]]:
+    """(step in the file, output) of the rows that an evaluator judges on."""
+    for source in row_sources(node):
+        yield graph.nodes[source.step].origin, source.output
 
 
 def _unset_variables(graph: Graph) -> Iterator[Note]:

@@ -1,7 +1,7 @@
 """The plan: every step with its key, its state and the reason for it."""
 
 import json
-import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,10 @@ from finery.step.inspect import files_of, full_name, steps_inside
 from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.store.database import Store
 from finery.util.canonical import encode
-from finery.util.paths import PINNED
+from finery.util.paths import PINNED, recipe_id
 
+FEW = 3
+"""Variants of a step that are named one by one."""
 State = Literal["cached", "run", "pending"]
 
 
@@ -67,18 +69,19 @@ class Planner:
     def __init__(self, graph: Graph, store: Store) -> None:
         self.graph = graph
         self.store = store
-        self.recipe_id = _recipe_id(graph.recipe.path, store)
+        self.recipe_id = recipe_id(graph.recipe.path, store.root)
         self.latest = store.latest(self.recipe_id)
         store.read_ahead(self.latest[name][0] for name in graph.nodes if name in self.latest)
         self.lock = Lock(graph.recipe.path)
         self.code = StepCode(graph.recipe, graph.plugins, store)
         self.outside: set[str] = set()  # what `key_files` of steps and engines name
         for node in graph.nodes.values():
-            self._code_of(node)  # now, since this process has just imported that code
+            for each in (node, *node.candidates.values()):
+                self._code_of(each)  # now, since this process has just imported that code
 
     def resolve(self, name: str, results: Mapping[str, Result | None]) -> StepPlan:
         """The plan of a step, given the results of earlier steps (None if not built)."""
-        node = self.graph.nodes[name]
+        node = self._settled(name, results)
         missing = [step for step in self._needed(node) if not results.get(step)]
         inputs = {} if missing else self.inputs(node, results)
         plan = StepPlan(node, "pending", files=self.files(node))
@@ -88,7 +91,12 @@ class Planner:
             plan.provenance = self._provenance(node, results)
         plan.parts = self._parts(plan, inputs, results)
         if missing:
-            plan.reason = f"waits for {', '.join(dict.fromkeys(missing))}"
+            plan.reason = f"waits for {', '.join(self._in_words(missing))}"
+            if node.chosen_by in missing:
+                plan.reason = f"waits for {node.chosen_by}"
+                if self.graph.is_one_of_its_variants(node):
+                    plan.same_as = self.graph.variants_of(node.origin)[0]
+                    plan.reason = f"the variant that {node.chosen_by} chooses, built by then"
             return plan
         if unpinned:
             plan.state, plan.reason = (
@@ -102,8 +110,34 @@ class Planner:
         plan.reason = "" if plan.result else self._reason(plan)
         return plan
 
+    def _settled(self, name: str, results: Mapping[str, Result | None]) -> Node:
+        """The step; of the variant that was chosen, as soon as that is known."""
+        node = self.graph.nodes[name]
+        choice = results.get(node.chosen_by) if node.chosen_by else None
+        if choice is None:
+            return node
+        (made,) = choice.outputs.values()
+        return self.graph.settle(name, made.meta["chosen"])
+
     def _needed(self, node: Node) -> list[str]:
         """The steps whose results the step's key depends on, in the order of the graph."""
+        chosen = [node.chosen_by] if node.chosen_by else []
+        return [*chosen, *self._inputs_of(node)]
+
+    def _in_words(self, steps: Sequence[str]) -> Iterator[str]:
+        """The steps, those with many variants once."""
+        nodes = self.graph.nodes
+        counts = Counter(nodes[step].origin for step in {*steps})
+        seen: set[str] = set()
+        for step in dict.fromkeys(steps):
+            origin = nodes[step].origin
+            if counts[origin] <= FEW:
+                yield step
+            elif origin not in seen:
+                seen.add(origin)
+                yield f"{counts[origin]} variants of {origin}"
+
+    def _inputs_of(self, node: Node) -> list[str]:
         if type(node.step).__spec__.provenance:
             return [name for name in self.graph.select([node.name]).nodes if name != node.name]
         return [source.step for source in node.sources]
@@ -247,7 +281,8 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
     """
     results: dict[str, Result | None] = {}
     running: dict[str, str] = {}
-    for name, node in planner.graph.nodes.items():
+    for name in planner.graph.nodes:
+        node = planner.graph.nodes[name]
         try:
             plan = planner.resolve(name, results)
         except RecipeError as error:
@@ -284,8 +319,3 @@ def _engine_digest(engine: EngineKey) -> str:
     versions = {p: package_version(p) for p in engine.packages}
     facts = [dict(engine.facts)] if engine.facts else []
     return blake3(encode([engine.name, dict(engine.code), versions, *facts])).hexdigest()
-
-
-def _recipe_id(path: Path, store: Store) -> str:
-    """The recipe's name in the store: its path from the project folder."""
-    return os.path.relpath(path.absolute(), store.root.parent)

@@ -9,6 +9,7 @@ from blake3 import blake3
 from finery.artifact.manifest import Result
 from finery.build.code.steps import StepCode
 from finery.build.keys import FORMAT
+from finery.builtin import SELECT
 from finery.errors import PluginError, UsageError
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, check_file, load
@@ -128,7 +129,7 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
 def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:
     """A digest of everything that the check depends on; None if it can't be computed."""
     sections = {name: recipe.data.get(name) for name in SECTIONS}
-    used = {*_types_in(sections)} & plugins.step_types.keys()
+    used = {*_types_in(sections), *_texts_in(recipe.data.get("matrix"))} & plugins.step_types.keys()
     notes = sorted(plugins.note_names) if recipe.data.get("silence") else []
     try:
         code = StepCode(recipe, plugins, store)
@@ -147,3 +148,17 @@ def _types_in(written: Mapping[str, Any]) -> Iterator[str]:
     for value in written.values():
         if isinstance(value, dict):
             yield from _types_in(value)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """All texts in a `matrix:`: an axis may give a step another type, and `select` adds one."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        if "select" in value:
+            yield SELECT
+        for each in value.values():
+            yield from _texts_in(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts_in(each)

@@ -14,9 +14,10 @@ import msgspec
 from finery.artifact.manifest import Manifest, Result
 from finery.build.checks import notes_before
 from finery.build.dispatch import limited_models, task_of
-from finery.build.events import RunLog
 from finery.build.outputs import OutputLinks, build_folder
 from finery.build.plan import Planner, StepPlan
+from finery.build.runs.context import context_of
+from finery.build.runs.log import RunLog
 from finery.errors import DataError, FineryError, StepError, error_from_dict
 from finery.execute.executor import Executor
 from finery.execute.task import Done, Noted, Task, TaskEvent
@@ -86,7 +87,8 @@ class Build:
         if update_lock:
             self.planner.forget_pins()
         self.outcome = Outcome(new_run_id())
-        self.log = RunLog(store.root / "runs", self.outcome.run)
+        self._before = dict(self.planner.latest)
+        self.log = RunLog(store.root / "runs", self.outcome.run, self._context)
         self.listeners: list[Listener] = [self.log, *listeners]
         self.project = project_folder(graph.recipe.path)
         self.outputs = OutputLinks(store.root, self.folder, states or {})
@@ -109,6 +111,7 @@ class Build:
         self._new_keys: dict[str, str] = {}
         self._unlinked: list[Node] = []
         self._cleaners: list[threading.Thread] = []
+        self._broken = False  # whether a step failed that isn't one variant of several
         self._recorded_at = time.monotonic()
 
     def run(self) -> Outcome:
@@ -160,7 +163,7 @@ class Build:
     # -- starting --------------------------------------------------------------------------------
 
     def _stopped(self) -> bool:
-        return bool(self.outcome.errors) and not self.keep_going
+        return self._broken and not self.keep_going
 
     def _start_ready(self) -> None:
         """Settle cached steps and start others, until nothing more can start."""
@@ -309,7 +312,9 @@ class Build:
 
     def _note(self, step: str, note: Noted) -> None:
         """Emit a step's note, unless the recipe silences it."""
-        if self._silenced.isdisjoint((note["name"], f"{step}/{note['name']}")):
+        origin = self.graph.nodes[step].origin
+        names = (note["name"], f"{step}/{note['name']}", f"{origin}/{note['name']}")
+        if self._silenced.isdisjoint(names):
             fields = {"name": note["name"], "text": note["text"], "fix": note["fix"]}
             self._emit("step_note", step=step, **fields)
 
@@ -408,9 +413,10 @@ class Build:
         seconds = 0.0 if cached else result.seconds
         kind = "step_cached" if cached else "step_finished"
         shown = (
-            {}
+            {"key": result.key}
             if cached
             else {
+                "key": result.key,
                 "seconds": seconds,
                 "outputs": {n: m.kind for n, m in result.outputs.items()},
                 "dollars": self._dollars.pop(node.name, 0.0),
@@ -446,6 +452,7 @@ class Build:
         """Record a failure. blocks: whether steps that wait for this one can't run."""
         error.where = place_of(self.graph.recipe, node, error.where)
         self.outcome.errors[node.name] = error
+        self._broken |= not node.variant
         printed = log if log and os.path.exists(log) and os.path.getsize(log) else None
         if printed:
             self.outcome.logs[node.name] = printed
@@ -478,6 +485,8 @@ class Build:
         outcome.dollars_kept = dollars_spent(self.store, (r.key for r in outcome.results.values()))
         built = [n for n in outcome.results if n not in outcome.errors]
         complete = len(built) == len(self.graph.nodes)
+        if self._is_news():
+            self.log.open()
         self._emit(
             "build_finished", ok=complete, ran=len(outcome.ran),
             cached=len(outcome.results) - len(outcome.ran), failed=len(outcome.errors),
@@ -485,6 +494,15 @@ class Build:
         )  # fmt: skip
         self.graph.plugins.hook.finery_build_finished(run=outcome.run, ok=complete)
         self.log.close()
+
+    def _is_news(self) -> bool:
+        """Whether a run in which no step ran is worth a record: new results, or a failure."""
+        keys = {name: result.key for name, result in self.outcome.results.items()}
+        known = {name: key for name, (key, _) in self._before.items()}
+        return bool(self.outcome.errors) or any(known.get(n) != key for n, key in keys.items())
+
+    def _context(self) -> dict[str, Any]:
+        return context_of(self.graph, self.planner.recipe_id)
 
     def _emit(self, event: str, **fields: Any) -> Event:
         emitted = happened(event, **fields)

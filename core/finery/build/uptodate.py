@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finery.build.scheduler import Build
     from finery.store.database import Store
 
-FORMAT = 6
+FORMAT = 7
 NUMBERS, PARTS = "Q", 5
 """The encoding of states in a stamp: 64 bits for each part."""
 BLOCK = 256
@@ -210,7 +210,10 @@ def _events(build: "Build") -> str:
     recipe = build.graph.recipe.name
     events = [
         happened("build_started", run=_RUN, recipe=recipe, steps=steps),
-        *(happened("step_cached", step=node.name, use=node.use) for node in nodes),
+        *(
+            happened("step_cached", step=n.name, use=n.use, key=build.outcome.results[n.name].key)
+            for n in nodes
+        ),
         happened(
             "build_finished", ok=True, ran=0, cached=len(steps), failed=0, blocked=0,
             seconds=_SECONDS.strip('"'), exit_code=0,

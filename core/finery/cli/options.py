@@ -151,7 +151,7 @@ def _recipe_option(function: F, completed: str, text: str) -> F:
 
 
 def set_option(function: F) -> F:
-    """`--set PATH=VALUE`, any number of times."""
+    """`--set PATH=VALUE`, any number of times; the command gets them as `overrides`."""
     return click.option(
         "--set",
         "overrides",
@@ -159,6 +159,25 @@ def set_option(function: F) -> F:
         metavar="PATH=VALUE",
         help="Override a setting: --set train.sft.epochs=1.",
     )(function)
+
+
+def matrix_option(function: F) -> F:
+    """`--matrix PATH=VALUE,VALUE`, any number of times; the command gets them in `overrides`."""
+
+    @functools.wraps(function)
+    def called(overrides: tuple[str, ...], axes: tuple[str, ...], **options: Any) -> Any:
+        from finery.recipe.document import MATRIX
+
+        return function(overrides=(*overrides, *(f"{MATRIX}{axis}" for axis in axes)), **options)
+
+    return click.option(
+        "--matrix",
+        "axes",
+        multiple=True,
+        metavar="PATH=VALUE,VALUE",
+        help="Build a variant for each value: --matrix train.sft.learning_rate=1e-4,2e-4. `off` "
+        "builds the recipe without its matrix.",
+    )(set_option(called))  # type: ignore[return-value]
 
 
 def json_option(function: F) -> F:

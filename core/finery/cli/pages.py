@@ -82,7 +82,7 @@ def _context(
     graph: Graph, store: Store, group: Sequence[Output], tokenizer: str | None = None
 ) -> PageContext:
     title = f"{graph.recipe.name}: {_title(group)}"
-    return PageContext(title, graph, _finder(graph, store), tokenizer, _progress(), _note)
+    return PageContext(title, graph, _finder(graph, store), tokenizer, progress_bar(), note)
 
 
 def print_records(
@@ -116,11 +116,12 @@ def print_records(
         )
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """Print a note about a page."""
     click.echo(f"note: {text}", err=True)
 
 
-def _progress() -> Callable[[str, int, int], None]:
+def progress_bar() -> Callable[[str, int, int], None]:
     """Prints the progress of a page on a terminal."""
     quiet = not is_terminal(sys.stderr)
 

@@ -1,7 +1,7 @@
 """The display of a running build: a live table on a terminal, plain lines elsewhere."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, Protocol
@@ -214,7 +214,9 @@ class _Rows:
         kind = note["name"], note["fix"]
         fix = "" if kind in self._noted else in_line(note["fix"])
         self._noted.add(kind)
-        text = in_line(note["text"]).removeprefix(f"{step} ").removeprefix(f"{step}: ")
+        text = in_line(note["text"])
+        for name in (step, step.partition("@")[0]):  # a note on all variants names the step
+            text = text.removeprefix(f"{name} ").removeprefix(f"{name}: ")
         return f"{text} ({note['name']})", fix
 
     def take(self, event: Event) -> _Row | None:
@@ -322,6 +324,9 @@ class LiveProgress:
         for row in self._shown():
             icon, name, use, *rest = self._cells(row)
             table.add_row(icon, name, *([use] if self._wide() else []), *rest)
+        hidden = len(self._rows.rows) - table.row_count
+        if hidden:
+            table.add_row("", f"[dim]{self._others()}[/]")
         table.expand = True
         return table
 
@@ -335,6 +340,12 @@ class LiveProgress:
         active = [r for r in rows if r.state in ("running", "failed")]
         ended = sorted((r for r in rows if r.state == "done"), key=lambda r: r.started)
         return [*ended[-(MOST_ROWS - len(active)) :], *active][-MOST_ROWS:]
+
+    def _others(self) -> str:
+        """How many steps there are in each state, where not all are shown."""
+        states = Counter(row.state for row in self._rows.rows.values())
+        order = ("waiting", "running", "done", "cached", "failed", "blocked")
+        return ", ".join(f"{states[state]} {state}" for state in order if states[state])
 
     def _cells(self, row: _Row) -> list[Any]:
         icon = {

@@ -12,8 +12,9 @@ import click
 from finery.artifact.manifest import Manifest
 from finery.build.scheduler import Build, Outcome
 from finery.cli.console import print_error
-from finery.cli.views import output_of, show_together, titled, view_of
+from finery.cli.views import compared, output_of, show_together, stdout, titled, view_of
 from finery.errors import FineryError, each_once
+from finery.recipe.graph import evaluates
 from finery.util.paths import shown
 from finery.util.text import cost_words, counted, duration, visible
 
@@ -22,15 +23,58 @@ def print_summary(build: Build, outcome: Outcome) -> None:
     """Scores on stdout; counts, errors and hints on stderr."""
     for failure in each_once([*_show_outputs(build, outcome)]):
         print_error(failure)
-    for step, error in outcome.errors.items():
+    judged = any(evaluates(node) and node.variant for node in build.graph.nodes.values())
+    if judged and (outcome.ran or outcome.errors):
+        _print_matrix(build, outcome)
+    for steps, error in _each_error(build, outcome):
         click.echo(err=True)
+        if build.graph.nodes[steps[0]].variant:
+            click.secho(f"failed: {', '.join(steps)}", fg="red", err=True)
         print_error(error)
-        if step in outcome.logs:
-            click.echo(f"  log: {shown(Path(outcome.logs[step]))}", err=True)
+        if steps[0] in outcome.logs:
+            click.echo(f"  log: {shown(Path(outcome.logs[steps[0]]))}", err=True)
+    _print_no_choice(build, outcome)
     _print_counts(build, outcome)
     if outcome.ran and not outcome.errors:
         for line in _next_lines(build, outcome):
             click.echo(line)
+
+
+def _each_error(build: Build, outcome: Outcome) -> Iterator[tuple[list[str], FineryError]]:
+    """The steps with an error, and the error; variants of a step that fail alike together."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for step, error in outcome.errors.items():
+        node = build.graph.nodes[step]
+        alike = (node.origin, error.what, error.fix or "", *error.details)
+        alike = alike if node.variant else (step,)
+        groups.setdefault(alike, []).append(step)
+    for steps in groups.values():
+        yield steps, outcome.errors[steps[0]]
+
+
+def _print_no_choice(build: Build, outcome: Outcome) -> None:
+    """Why no variant was chosen, if some failed."""
+    chosen_by = {node.chosen_by for node in build.graph.nodes.values() if node.chosen_by}
+    if chosen_by & outcome.blocked.keys():
+        click.echo(
+            "\nno variant was chosen, since not all of them are built: correct those that failed, "
+            "or leave them out under `exclude:` of the matrix",
+            err=True,
+        )
+
+
+def _print_matrix(build: Build, outcome: Outcome) -> None:
+    """The variants with their scores, best first, and what was chosen."""
+    from finery.cli.matrix.table import print_matrix
+
+    states = {
+        **dict.fromkeys(outcome.blocked, "blocked"),
+        **dict.fromkeys(outcome.errors, "failed"),
+    }
+    for name, by in outcome.blocked.items():
+        if any(build.graph.nodes[step].variant for step in by):
+            states[name] = "failed"
+    print_matrix(stdout(), build.graph, build.store, outcome.results, states)
 
 
 def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:
@@ -88,7 +132,8 @@ def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
     """Print what the views show. Yields the errors of views: they don't fail the build."""
     if outcome.ran or outcome.errors:
         try:
-            show_together(build.graph.plugins, build.store, _manifests(outcome))
+            own = [n for n in outcome.results if not compared(build.graph.nodes[n])]
+            show_together(build.graph.plugins, build.store, _manifests(outcome, own))
         except FineryError as error:
             yield error
     for title, manifest in _manifests(outcome, outcome.ran):

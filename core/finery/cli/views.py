@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from finery.artifact.manifest import Manifest
+from finery.builtin import SELECT
 from finery.cli.console import print_json, print_wrapped
+from finery.cli.matrix.fold import folded, title_of
 from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from finery.errors import FineryError
     from finery.plugin.manager import Plugins
     from finery.plugin.views.view import Detail, Output, View
-    from finery.recipe.graph import Graph
+    from finery.recipe.graph import Graph, Node
     from finery.store.database import Store
 
 PIPE_WIDTH = 1_000
@@ -178,27 +180,46 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     from finery.store.spending import dollars_spent
 
     built: list[tuple[str, Manifest]] = []
-    width = max(map(len, graph.nodes))
     plans = list(make_plan(Planner(graph, store), without_files=True))
+    groups = folded(plans, lambda plan: plan.node, lambda _: None)
+    heads = {g[0].node.name: title_of([p.node for p in g]) for g in groups}
+    width = max(map(len, heads.values()))
     failed = failed_gates(graph, store, {plan.node.name: plan.result for plan in plans})
     for plan in plans:
         manifests = titled(plan.node.name, plan.result.outputs) if plan.result else {}
-        built += manifests.items()
+        built += manifests.items() if not compared(plan.node) else ()
         if as_json:
             error = failed.get(plan.node.name)
             print_json(_overview_data(plan, manifests) | _error_data(error))
+            continue
+        if plan.node.name not in heads:
+            continue  # a variant, which the first one's line counts
+        title = heads[plan.node.name]
+        variants = [p for p in plans if p.node.variant and p.node.origin == plan.node.origin]
+        if title != plan.node.name:
+            text = f"{sum(bool(p.result) for p in variants)} built"
+            print_wrapped(f"{title:<{width}}  ", text, hang=width + 2, dim=True)
             continue
         text = "; ".join(_phrases(graph, manifests))
         if plan.result is None:
             text = "not built" if plan.state == "run" else plan.reason
         elif dollars := dollars_spent(store, [plan.result.key]):
             text = f"{text}, cost {in_dollars(dollars)}"
-        print_wrapped(f"{plan.node.name:<{width}}  ", text, hang=width + 2, dim=True)
+        print_wrapped(f"{title:<{width}}  ", text, hang=width + 2, dim=True)
     if as_json:
         return
     show_together(graph.plugins, store, built)
+    if graph.matrix is not None:
+        from finery.cli.matrix.table import print_matrix
+
+        print_matrix(stdout(), graph, store, {plan.node.name: plan.result for plan in plans})
     for name, error in failed.items():
         print_gate(graph, name, error)
+
+
+def compared(node: "Node") -> bool:
+    """Whether the table of a matrix shows what a step scores: it is a variant, or the choice."""
+    return bool(node.variant) or node.use == SELECT
 
 
 def print_gate(graph: "Graph", step: str, error: "FineryError") -> None:

@@ -60,6 +60,16 @@ OWN_NOTES = {
         when="a step needs Python packages that aren't installed here",
         why="The build stops when the step starts.",
     ),
+    "selected-on-test": About(
+        when="the variants of a matrix are compared on the rows that then judge the best one",
+        why="The best of many scores is partly luck, so on the rows that it was chosen by it is "
+        "too high. Rows that had no part in the choice give an honest one.",
+    ),
+    "different-rows": About(
+        when="an axis of a matrix changes the rows that the variants are judged on",
+        why="Scores on different rows can't be compared: one set of rows may be easier. Keep the "
+        "rows to judge on apart, and let the axis change only the rows to train on.",
+    ),
     "undeclared-read": About(
         when="a running step opens a file of the project, or imports code beside the recipe, that "
         "isn't part of its key",

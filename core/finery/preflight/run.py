@@ -44,7 +44,8 @@ class Proven:
 
 def provable_steps(graph: Graph) -> list[Node]:
     """The steps that can prove what they would learn."""
-    return [n for n in graph.nodes.values() if _can_prove(n)]
+    nodes = graph.nodes.values()
+    return [n for n in nodes if _can_prove(n) and not graph.is_one_of_its_variants(n)]
 
 
 def prove_steps(

@@ -5,7 +5,7 @@ written twice is an error, aliases can't multiply without limit, and tags can't 
 """
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from finery.util.text import did_you_mean
 
 LARGEST = 16 << 20
 """Bytes of a recipe, at most."""
+MATRIX = "--matrix "
+"""Before an assignment of `--matrix` among those of `--set`. No path begins like that."""
 Path_ = tuple[str | int, ...]
 """A place in the recipe, e.g. `("train", "sft", "lora", "r")`."""
 
@@ -31,8 +33,9 @@ class Recipe:
         self.path = path
         self.text = text
         self.data = data
+        self.variant_names: frozenset[str] = frozenset()  # see `expanded`
         self._node = node
-        self._overrides: dict[Path_, str] = {}
+        self._overrides: dict[Path_, str | Path_] = {}
 
     @property
     def folder(self) -> Path:
@@ -51,8 +54,13 @@ class Recipe:
 
     @property
     def overrides(self) -> dict[Path_, str]:
-        """Place → the `--set` that set it, without secrets."""
-        return dict(self._overrides)
+        """Place → the `--set` or `--matrix` that set it, without secrets."""
+        return {place: by for place, by in self._overrides.items() if isinstance(by, str)}
+
+    @property
+    def places(self) -> dict[Path_, Path_]:
+        """Place of a variant, or of a setting that it gives → where the file has it."""
+        return {place: by for place, by in self._overrides.items() if not isinstance(by, str)}
 
     @property
     def name(self) -> str:
@@ -86,16 +94,70 @@ class Recipe:
         parent[keys[-1]] = value
         self._overrides[tuple(keys)] = where
 
+    def add_axis(self, assignment: str) -> None:
+        """Apply one `--matrix section.step.setting=VALUE,VALUE`, or `--matrix off`.
+
+        The values are read as the items of a YAML list. They replace those of an axis of that name.
+        """
+        where = without_secrets(f"--matrix {assignment}")
+        if assignment.strip() == "off":
+            self.data.pop("matrix", None)
+            return
+        target, equals, text = assignment.partition("=")
+        if not equals or not target.strip():
+            raise UsageError(
+                "--matrix expects PATH=VALUE,VALUE",
+                where=where,
+                fix="--matrix train.sft.learning_rate=1e-4,2e-4, or --matrix off for no matrix",
+            )
+        try:
+            values = _parse(f"[{text}]", where, "the values")[1]
+        except RecipeError as error:
+            raise UsageError(error.what, where=where, fix=error.fix) from None
+        matrix = self.data.get("matrix")
+        self.data["matrix"] = {**(matrix if isinstance(matrix, dict) else {}), target: values}
+        self._overrides["matrix", target] = where
+
+    def expanded(
+        self, data: dict[str, Any], places: Mapping[Path_, Path_], names: Collection[str]
+    ) -> "Recipe":
+        """The recipe with other data, for variants of its steps.
+
+        places: place in `data` → the place in this recipe where that is written. names: of the
+        variants of steps, which aren't in the file.
+        """
+        recipe = Recipe(self.path, self.text, self._node, data)
+        recipe._overrides = {**self._overrides, **places}
+        recipe.variant_names = frozenset(names)
+        return recipe
+
+    def take_step(self, section: str, name: str, other: str) -> None:
+        """Let the step `name` be written as the step `other` of the same section."""
+        self.data[section][name] = self.data[section][other]
+        for place, written in self.places.items():
+            if place[:2] == (section, other) and written != (section, name):
+                self._overrides[section, name, *place[2:]] = written
+
     def where(self, place: Sequence[str | int] = (), *, key: bool = False) -> str:
         """`file:line:column` of a part of the recipe, or of the nearest part that contains it.
 
         key: return the position of the part's key instead of its value.
         """
-        for end in range(len(place), 0, -1):
-            if tuple(place[:end]) in self._overrides:
-                return self._overrides[tuple(place[:end])]
-        mark = self._mark(place, key)
+        written, option = self._written(tuple(place))
+        if option:
+            return option
+        mark = self._mark(written, key)
         return f"{shown(self.path)}:{mark.line + 1}:{mark.column + 1}"
+
+    def _written(self, place: Path_) -> tuple[Path_, str]:
+        """(where a part is written in the file, the option of the command line that set it)."""
+        for end in range(len(place), 0, -1):
+            source = self._overrides.get(place[:end])
+            if isinstance(source, str):
+                return place, source
+            if source is not None:
+                return self._written((*source, *place[end:]))
+        return place, ""
 
     def _mark(self, place: Sequence[str | int], key: bool) -> yaml.Mark:
         node, mark = self._node, self._node.start_mark
@@ -118,19 +180,26 @@ class Recipe:
     ) -> RecipeError:
         """A `RecipeError` at a part of the recipe; it shows that line."""
         where = self.where(place, key=key)
-        mark = self._mark(place, key)
-        if where.startswith("--set"):
+        written, option = self._written(tuple(place))
+        if option:
             return RecipeError(what, where=where, fix=fix)
+        mark = self._mark(written, key)
         return RecipeError(
             what, where=where, fix=fix, details=_excerpt(self.text, mark.line, mark.column)
         )
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file. Every mistake in the YAML raises a `RecipeError` with its position."""
+    """Read a recipe file. Every mistake in the YAML raises a `RecipeError` with its position.
+
+    overrides: the assignments of `--set`, and those of `--matrix` after `MATRIX`, in their order.
+    """
     recipe = Recipe(path, *_read(path))
     for assignment in overrides:
-        recipe.override(assignment)
+        if assignment.startswith(MATRIX):
+            recipe.add_axis(assignment.removeprefix(MATRIX))
+        else:
+            recipe.override(assignment)
     return recipe
 
 

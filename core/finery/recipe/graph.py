@@ -1,17 +1,17 @@
 """The typed graph of a recipe: its steps, and the outputs that each takes from others."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-
-from blake3 import blake3
 
 from finery.artifact.kinds import Artifact, Dataset, Metrics, Model
 from finery.errors import FineryError, RecipeError, UsageError
 from finery.fields import Role, Settings
 from finery.recipe.document import Recipe
 from finery.recipe.hints.references import reference_fix
-from finery.recipe.steptypes import StepTypes
+from finery.recipe.matrix.choose import HIDDEN, WINNER, Select, matrix_of
+from finery.recipe.matrix.expand import Expanded
+from finery.recipe.steptypes import StepTypes, derived_seed
 from finery.recipe.validate import check_recipe, convert_step, raise_all
 from finery.step.inspect import RESERVED, SECTIONS, Slot, slots_of, steps_inside
 from finery.step.step import Step
@@ -48,6 +48,10 @@ class Node:
     sources: list[Source] = field(default_factory=list)
     needs: list[str] = field(default_factory=list)
     gpus: list[int | str] = field(default_factory=list)  # those that it may use; empty: any
+    origin: str = ""  # its name in the file, which all variants of a step share
+    variant: str = ""  # which variant of a matrix it is, e.g. `r=8`
+    chosen_by: str = ""  # the step that chooses one of the candidates, on which this one depends
+    candidates: "dict[str, Node]" = field(default_factory=dict)  # by variant
 
     @property
     def place(self) -> tuple[str, str]:
@@ -67,21 +71,55 @@ class Graph:
     plugins: "Plugins"
     nodes: dict[str, Node]
     whole: "Graph | None" = None  # what this one was selected from
+    matrix: Expanded | None = None
+    select_by: Select | None = None  # how one of the matrix's variants is chosen
 
     def require(self, name: str) -> None:
         """Raise `UsageError` where the recipe has no such step."""
-        if name not in self.nodes:
+        if name in self.nodes:
+            return
+        variants = self.variants_of(name)
+        if variants:
             raise UsageError(
-                f"{shown(self.recipe.path)} has no step '{name}'",
-                fix=did_you_mean(name, self.nodes),
+                f"step '{name}' has {len(variants)} variants",
+                fix=f"name one, such as {variants[0]}, or see all: finery show "
+                f"{self.recipe.argument}matrix",
             )
+        raise UsageError(
+            f"{shown(self.recipe.path)} has no step '{name}'",
+            fix=did_you_mean(name, self.nodes),
+        )
+
+    def variants_of(self, name: str) -> list[str]:
+        """The variants of a step of the file that a matrix multiplies."""
+        return [n for n, node in self.nodes.items() if node.variant and node.origin == name]
+
+    def is_one_of_its_variants(self, node: Node) -> bool:
+        """Whether a step of the winner was built before it was chosen, as one of the variants.
+
+        The evaluator that chooses isn't: for the winner, it judges other rows and models.
+        """
+        judge = self.select_by.evaluator if self.select_by is not None else ""
+        chosen = node.chosen_by and node.origin != judge
+        return bool(chosen and (self.whole or self).variants_of(node.origin))
+
+    def settle(self, name: str, variant: str) -> Node:
+        """Let the step `name` be that of the variant that was chosen."""
+        node = self.nodes[name]
+        chosen = node.candidates[variant]
+        self.recipe.take_step(node.section, name, chosen.name)
+        self.nodes[name] = replace(
+            chosen, name=name, needs=node.needs, variant="", chosen_by=node.chosen_by,
+            candidates=node.candidates,
+        )  # fmt: skip
+        return self.nodes[name]
 
     def select(self, names: Sequence[str]) -> "Graph":
         """The graph of these steps and all that they wait for; without `names`, all steps."""
         if not names:
             return self
         wanted: set[str] = set()
-        stack = list(names)
+        stack = [n for name in names for n in self._named(name)]
         while stack:
             name = stack.pop()
             self.require(name)
@@ -89,7 +127,12 @@ class Graph:
                 wanted.add(name)
                 stack.extend(self.nodes[name].upstream())
         chosen = {n: node for n, node in self.nodes.items() if n in wanted}
-        return Graph(self.recipe, self.plugins, chosen, self.whole or self)
+        whole = self.whole or self
+        return Graph(self.recipe, self.plugins, chosen, whole, self.matrix, self.select_by)
+
+    def _named(self, name: str) -> list[str]:
+        """The steps that a name means: of a step with variants, all."""
+        return [name] if name in self.nodes else self.variants_of(name) or [name]
 
 
 def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) -> Graph:
@@ -98,16 +141,63 @@ def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) 
     validated: whether the recipe has already passed `check_recipe` with the same step types.
     Raises `RecipeError` (several as `RecipeErrors`) with positions.
     """
+    matrix, select = None, None
+    if "matrix" in recipe.data:
+        matrix, select = matrix_of(recipe, plugins)
+        recipe = matrix.recipe
     if not validated:
         raise_all(check_recipe(recipe, plugins))
     nodes = _nodes(recipe, plugins)
-    raise_all([e for node in nodes.values() for e in _connect(recipe, node, nodes, plugins)])
+    if matrix is not None:
+        _tell_variants(nodes, matrix)
+    raise_all([
+        e for node in nodes.values() for e in _connect(recipe, node, nodes, plugins, matrix)
+    ])  # fmt: skip
     ordered = _sorted(recipe, nodes)
     if not validated:
         for node in nodes.values():
             _tell_promises(node, nodes)
         raise_all([e for node in nodes.values() for e in _check_settings(recipe, node)])
-    return Graph(recipe, plugins, ordered)
+        if select is not None:
+            _check_metric(recipe, nodes, select)
+    if matrix is not None and select is not None:
+        ordered = _sorted(recipe, _with_candidates(nodes, matrix))
+    return Graph(recipe, plugins, ordered, matrix=matrix, select_by=select)
+
+
+def _tell_variants(nodes: Mapping[str, Node], matrix: Expanded) -> None:
+    """Say of each step what it is a variant of."""
+    for name, node in nodes.items():
+        node.origin = matrix.origins.get(name, name)
+        node.variant = matrix.labels.get(name, "")
+        aliases = matrix.aliases.get(name, {})
+        node.needs = [aliases.get(other, other) for other in node.needs]
+
+
+def _check_metric(recipe: Recipe, nodes: Mapping[str, Node], select: Select) -> None:
+    """Raise `RecipeError` where the evaluator that chooses has no such metric, if it says so."""
+    judge = next(n for n in nodes.values() if n.origin == select.evaluator and n.variant)
+    names = [name for known in judge.step.choices().values() for name in known]
+    metrics = [n.removeprefix(f"{select.model}.") for n in names if n.startswith(select.model)]
+    if metrics and select.metric not in metrics:
+        raise recipe.error(
+            f"{judge.use} has no metric '{select.metric}'",
+            ("matrix", "select", "by"),
+            fix=did_you_mean(select.metric, metrics) or f"one of: {', '.join(metrics)}",
+        )
+
+
+def _with_candidates(nodes: Mapping[str, Node], matrix: Expanded) -> dict[str, Node]:
+    """The steps to build: the winner's know all variants that they may be of."""
+    kept = {name: node for name, node in nodes.items() if not name.endswith(HIDDEN)}
+    for name in matrix.reached:
+        node = kept[name]
+        for variant in matrix.variants:
+            hidden = f"{matrix.steps[variant.name][name]}{HIDDEN}"
+            node.candidates[variant.name] = nodes[hidden]
+        waits = [up for candidate in node.candidates.values() for up in candidate.upstream()]
+        node.needs, node.chosen_by = list(dict.fromkeys([*waits, WINNER])), WINNER
+    return kept
 
 
 def _nodes(recipe: Recipe, plugins: StepTypes) -> dict[str, Node]:
@@ -226,6 +316,7 @@ def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
         env=list(dict.fromkeys([*written.get("env", []), *step.variables()])),
         needs=[needs] if isinstance(needs, str) else needs,
         gpus=written.get("gpus", []),
+        origin=name,
     )
 
 
@@ -271,26 +362,22 @@ def generates(node: Node) -> bool:
     return asks and any(issubclass(kind, Dataset) for kind in node.outputs.values())
 
 
-def derived_seed(seed: int, use: str) -> int:
-    """A step's seed from the recipe's seed and the step type, 0 ≤ seed < 2³¹.
-
-    The step's name has no part in it: two trainings that are compared under different names
-    differ only in what the recipe changes between them.
-    """
-    return int.from_bytes(blake3(f"{seed}/{use}".encode()).digest(4), "big") >> 1
-
-
 def _connect(
-    recipe: Recipe, node: Node, nodes: dict[str, Node], plugins: StepTypes
+    recipe: Recipe,
+    node: Node,
+    nodes: dict[str, Node],
+    plugins: StepTypes,
+    matrix: Expanded | None = None,
 ) -> Iterator[FineryError]:
     """Fill in the node's sources; yield an error for each wrong reference."""
+    aliases = matrix.aliases.get(node.name, {}) if matrix else {}
     for field_name, slot in slots_of(node.step).items():
         accepts = slot.accepts
         value = getattr(slot.owner, slot.field)
         many = isinstance(value, list)
         for index, artifact in enumerate(value if many else [value] if value is not None else []):
             place = _place(recipe, node, field_name, index)
-            resolved = _resolve(artifact.ref, nodes)
+            resolved = _resolve(artifact.ref, nodes, aliases)
             if isinstance(resolved, tuple):
                 source = Source(field_name, index, artifact.ref, *resolved, slot.role)
                 kind = nodes[source.step].outputs[source.output]
@@ -315,14 +402,14 @@ def _connect(
                 _place(recipe, node, "needs", index),
                 fix=f"name steps, not a section: {', '.join(section)}"
                 if isinstance(section, dict)
-                else did_you_mean(name, nodes),
+                else did_you_mean(name, {other.origin: None for other in nodes.values()}),
             )
 
 
 def _reference_fix(
     ref: str, field_name: str, slot: Slot, nodes: dict[str, Node], plugins: StepTypes
 ) -> str | None:
-    outputs = {name: node.outputs for name, node in nodes.items()}
+    outputs = {node.origin: node.outputs for node in nodes.values()}
     takes = slot.accepts
     return reference_fix(
         ref, field_name, takes.kind, outputs, plugins, many=takes.many, optional=takes.optional
@@ -352,14 +439,17 @@ def _place(recipe: Recipe, node: Node, key: str, index: int) -> tuple[str | int,
     return (*node.place, *keys, index) if isinstance(written, list) else (*node.place, *keys)
 
 
-def _resolve(ref: str, nodes: dict[str, Node]) -> tuple[str, str] | FineryError:
-    """(step, output) that a reference names, or the error."""
+def _resolve(
+    ref: str, nodes: dict[str, Node], aliases: Mapping[str, str]
+) -> tuple[str, str] | FineryError:
+    """(step, output) that a reference names, or the error. aliases: name → the variant meant."""
     name, dot, output = ref.partition(".")
-    if name not in nodes:
+    step = aliases.get(name, name)
+    if step not in nodes:
         return FineryError(f"there is no step '{ref if '/' in ref else name}'")
-    outputs = nodes[name].outputs
+    outputs = nodes[step].outputs
     if output in outputs and (dot or output == ""):
-        return name, output
+        return step, output
     named = [o for o in outputs if o]
     if not dot:
         return FineryError(
@@ -373,11 +463,12 @@ def _resolve(ref: str, nodes: dict[str, Node]) -> tuple[str, str] | FineryError:
 
 def _of_kind(kind: type[Artifact], nodes: dict[str, Node], but: str) -> str:
     fitting = [
-        f"{n}.{o}" if o else n
+        f"{node.origin}.{o}" if o else node.origin
         for n, node in nodes.items()
         for o, k in node.outputs.items()
         if issubclass(k, kind) and n != but
     ]
+    fitting = list(dict.fromkeys(fitting))
     return (
         f"name a {kind.kind}: {', '.join(fitting)}"
         if fitting

@@ -55,6 +55,16 @@ _STEP_KEYS: dict[str, Any] = {
         },
     },
 }
+_VALUES = {
+    "anyOf": [
+        {"type": "array", "minItems": 1},
+        {"type": "object", "minProperties": 1},
+    ],
+}
+_SETTINGS = {
+    "type": ["object", "null"],
+    "description": "Path of a setting → its value, e.g. {train.sft.epochs: 8}.",
+}
 _TOP: dict[str, Any] = {
     "finery": {"const": 1, "description": "The version of the recipe language."},
     "name": {
@@ -80,6 +90,71 @@ _TOP: dict[str, Any] = {
             "description": "A note's name, or STEP/NAME for one step only, e.g. sft/epochs.",
         },
         "description": "Notes to silence, e.g. few-rows, or sft/few-rows for one step.",
+    },
+    "matrix": {
+        "type": "object",
+        "description": "Variants to build and compare. Each key is an axis: the path of a setting "
+        "with a list of values, train.sft.learning_rate: [1e-4, 2e-4], or a name with the settings "
+        "of each value, size: {small: {train.sft.lora.r: 8}, large: {train.sft.lora.r: 32}}.",
+        "minProperties": 1,
+        "properties": {
+            "exclude": {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "minProperties": 1,
+                    "description": "Axis → value: variants with all of these aren't built.",
+                },
+                "description": "Combinations to leave out.",
+            },
+            "variants": {
+                "type": "object",
+                "minProperties": 1,
+                "additionalProperties": _SETTINGS,
+                "description": "Further variants by name, each with settings of its own.",
+            },
+            "seeds": {
+                "description": "Train each variant so many times, each time under another seed; or "
+                "a list of seeds.",
+                "anyOf": [
+                    {"type": "integer", "minimum": 2},
+                    {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {
+                            "type": "integer",
+                            "minimum": 0,
+                            "maximum": 2**31 - 1,
+                            "description": "A seed.",
+                        },
+                    },
+                ],
+            },
+            "select": {
+                "type": "object",
+                "description": "Choose the best variant, and make everything after it of that one.",
+                "properties": {
+                    "by": {
+                        "type": "string",
+                        "description": "What to choose by: EVALUATOR.MODEL.METRIC, e.g. "
+                        "test.sft.accuracy.",
+                    },
+                    "on": {
+                        "type": "string",
+                        "description": "The rows to choose on, e.g. split.validation, so that the "
+                        "evaluator's own rows judge only the winner.",
+                    },
+                    "best": {
+                        "enum": ["highest", "lowest"],
+                        "description": "Whether a high value is good. Default: highest.",
+                    },
+                },
+                "required": ["by"],
+                "additionalProperties": False,
+            },
+        },
+        "additionalProperties": _VALUES,
     },
 }
 

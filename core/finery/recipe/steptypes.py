@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
+from blake3 import blake3
+
 from finery.step.step import Step
 
 
@@ -22,3 +24,12 @@ class StepTypes(Protocol):
 
     def suggest(self, name: str) -> str:
         """A fix for an unknown step type."""
+
+
+def derived_seed(seed: int, use: str) -> int:
+    """A step's seed from the recipe's seed and the step type, 0 ≤ seed < 2³¹.
+
+    The step's name has no part in it: two trainings that are compared under different names
+    differ only in what the recipe changes between them.
+    """
+    return int.from_bytes(blake3(f"{seed}/{use}".encode()).digest(4), "big") >> 1

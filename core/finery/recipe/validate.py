@@ -24,19 +24,24 @@ _NAME_FIX = "letters, digits, - and _, starting with a letter or digit, at most 
 def check_recipe(recipe: Recipe, plugins: StepTypes) -> list[FineryError]:
     """An error with its position for each violation of the schema; empty if there is none."""
     return [
-        *_check_top(recipe, plugins),
+        *_check_keys(recipe, plugins),
+        *check_top(recipe),
         *_check_silence(recipe, plugins),
         *_check_steps(recipe, plugins),
     ]
 
 
-def _check_top(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
+def _check_keys(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
     known = [*_TOP, *SECTIONS]
     for key, value in recipe.data.items():
         if key not in known and not key.startswith("x-"):
             kind = "section" if isinstance(value, dict | list) else "key"
             fix = key_fix(key, value, recipe.data, known, plugins)
             yield recipe.error(f"unknown {kind} '{key}'", [key], key=True, fix=fix)
+
+
+def check_top(recipe: Recipe) -> Iterator[FineryError]:
+    """An error for each top-level key with a value that it can't have, sections aside."""
     if "finery" not in recipe.data:
         if "version" not in recipe.data:
             yield recipe.error(
@@ -64,6 +69,7 @@ def _check_silence(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
         return
     known = plugins.note_names
     steps = [n for s in SECTIONS if isinstance(recipe.data.get(s), dict) for n in recipe.data[s]]
+    steps += [str(name).partition("@")[0] for name in recipe.variant_names]
     for index, text in enumerate(silenced):
         if not isinstance(text, str):
             continue
@@ -125,7 +131,7 @@ def _check_step(
     recipe: Recipe, plugins: StepTypes, section: str, name: str, step: Any
 ) -> Iterator[FineryError]:
     place = (section, name)
-    if not is_name(name):
+    if not is_name(name) and name not in recipe.variant_names:
         fix = _name_fix(name)
         yield recipe.error(f"a step can't be named '{name}'", place, key=True, fix=fix)
         return

@@ -13,7 +13,7 @@ from finery.inference.records import Records
 from finery.util.text import redacted
 
 Report = Callable[[dict[str, Any]], None]
-"""Receives a job's events: `{"event": "progress", …}` and so on, see `finery.build.events`."""
+"""Receives a job's events: `{"event": "progress", …}` and so on, see `finery.util.events`."""
 
 
 class Job:

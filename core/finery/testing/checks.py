@@ -102,9 +102,9 @@ def _problems_or_error(provided: _Provided, plugins: Plugins) -> Iterator[Proble
 
 def _problems_of(provided: _Provided, plugins: Plugins) -> Iterable[Problem]:
     if provided.kind == "step type":
-        prefix = provided.plugin.name
-        if not provided.name.startswith(f"{prefix}."):
-            fix = f"name it {prefix}.{provided.name.rpartition('.')[2]}"
+        prefix, _, last = provided.name.rpartition(".")
+        if prefix not in _siblings(provided.plugin, plugins):
+            fix = f"name it {provided.plugin.name}.{last}"
             yield Problem(provided.subject, "isn't named after its plugin", fix)
         yield from problems_of_step(plugins.step_type(provided.name), provided.subject)
         return
@@ -117,6 +117,11 @@ def _problems_of(provided: _Provided, plugins: Plugins) -> Iterable[Problem]:
         "note": _problems_of_note,
     }[provided.kind]
     yield from check(thing, provided.subject)
+
+
+def _siblings(plugin: Plugin, plugins: Plugins) -> set[str]:
+    """The names of the plugins of one package, which share their prefixes."""
+    return {other.name for other in plugins.plugins if other.origin == plugin.origin}
 
 
 def problems_of_step(cls: type[Step], subject: str) -> Iterator[Problem]:

@@ -59,6 +59,8 @@ class BuildStarted(_Any):
 class StepCached(_OfStepType):
     """A step's output is already in the store, so the step doesn't run."""
 
+    key: Annotated[str, "the key of its result in the store"]
+
 
 class StepStarted(_OfStepType):
     """A step starts."""
@@ -99,6 +101,7 @@ class StepNote(_OfStep):
 class StepFinished(_OfStepType):
     """A step ran, and its outputs are in the store."""
 
+    key: Annotated[str, "the key of its result in the store"]
     seconds: Annotated[float, "how long it ran"]
     outputs: Annotated[
         dict[str, str], "each output's kind, by name; `''` for a step with one output"

@@ -26,6 +26,11 @@ def store_folder(recipe: Path) -> Path:
     return Path(moved).absolute() if moved else project_folder(recipe) / ".finery"
 
 
+def recipe_id(recipe: Path, store: Path) -> str:
+    """The recipe's name in the store: its path from the folder that the store is in."""
+    return os.path.relpath(recipe.absolute(), store.parent)
+
+
 def cache_folder() -> Path | None:
     """finery's folder in the user's cache; None if the user has no home folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or ""

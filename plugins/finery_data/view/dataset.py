@@ -12,6 +12,7 @@ from finery import (
     Output,
     Page,
     PageContext,
+    PageSection,
     View,
     counted,
     counts_in_words,
@@ -58,6 +59,26 @@ class DatasetView(View):
         if left > 0:
             console.print(f"\n… and {left:,} more (--rows N)", style="dim")
         print_drops(console, dataset, every=detail.dropped)
+
+    def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection:
+        """Counts, lengths, classes and drops, and training rows that copy test rows."""
+        from finery_data.view.section import section_of
+
+        return section_of(outputs, context)
+
+    def difference(self, before: Output, after: Output) -> dict[str, Any]:
+        """The rows that were added, removed and changed."""
+        from finery_data.view.difference import difference_of
+
+        return difference_of(_dataset_of(before), _dataset_of(after))
+
+    def print_difference(
+        self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
+    ) -> None:
+        """Print how many rows differ, and the first of each kind."""
+        from finery_data.view.difference import print_difference
+
+        print_difference(console, data, most)
 
     def page(self, outputs: Sequence[Output], context: PageContext) -> Page:
         """A report on the data sets, side by side."""

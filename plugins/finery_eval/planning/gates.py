@@ -41,8 +41,11 @@ def _notes(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
         return  # an error of its own
     if rows is None or not 0 < rows.rows < MOST_ROWS:
         return
+    models = [model.name for model in node.step.models]
     for name, gate in zip(node.step.require, gates, strict=True):
         if not isinstance(gate, Requirement) or gate.of or gate.op[0] != ">":
+            continue
+        if gate.subject[0] not in models:  # e.g. a judge, which isn't measured on these rows
             continue
         chance, worse = chance_to_pass(gate.number, rows.rows)
         if chance <= CHANCE or _is_shown(results, node, gate):

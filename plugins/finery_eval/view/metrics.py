@@ -8,13 +8,16 @@ from finery import (
     Manifest,
     Metrics,
     Output,
+    Page,
     PageContext,
+    PageSection,
     Remark,
     UsageError,
     View,
     counted,
     did_you_mean,
     print_labelled,
+    render_sections,
 )
 from finery_eval.view.answers import answer_of, compact, reasons, turn_of
 from finery_eval.view.baselines import remarks_on as remarks_on_baselines
@@ -46,11 +49,37 @@ class MetricsView(View):
         metrics = _metrics_of(output)
         return {"metrics": metrics.report(), **metrics.runtime}
 
+    def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection:
+        """Scores with intervals and tests, tables, and every answer with filters."""
+        from finery_eval.view.section import section_of
+
+        return section_of(outputs, context)
+
+    def page(self, outputs: Sequence[Output], context: PageContext) -> Page:
+        """The same about one evaluation, as a page."""
+        section = self.section(outputs, context)
+        return Page(render_sections(context.title, [section], findings=section.findings))
+
+    def difference(self, before: Output, after: Output) -> dict[str, Any]:
+        """Scores with paired tests, and the answers that flipped."""
+        from finery_eval.view.difference import difference_of
+
+        return difference_of(_metrics_of(before), _metrics_of(after))
+
+    def print_difference(
+        self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
+    ) -> None:
+        """Print the scores side by side, and the first answers that flipped each way."""
+        from finery_eval.view.difference import print_difference
+
+        print_difference(console, data, most)
+
     def remarks(self, output: Output) -> Iterator[Remark]:
-        """The files that are significantly worse than what was trained, unbeaten baselines."""
+        """Files worse than what was trained, unbeaten baselines, and what the evaluator remarks."""
         report = _metrics_of(output).report()
         yield from remarks_on(report)
         yield from remarks_on_baselines(report)
+        yield from own_remarks(report)
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
         """Print scores, the evaluator's tables, confused classes and the first wrong answers.
@@ -66,6 +95,9 @@ class MetricsView(View):
         for text in report["details"].get("curve", {}).get("words", ()):
             console.print(f"{text}.", style="yellow", markup=False, soft_wrap=True)
         print_exports(console, report, metrics.runtime)
+        for remark in own_remarks(report):
+            style = "yellow" if remark.severity == "warning" else ""
+            console.print(f"{remark.text}. {remark.advice}".strip(), style=style, markup=False)
         for table in report["details"].get("tables", []):
             if table.get("model", only) in (only, None) or only is None:
                 console.print(plain_table(table))
@@ -115,6 +147,11 @@ class MetricsView(View):
             yield f"(expected {compact(facts['expected'])})", "dim"
         for reason in reasons(facts):
             yield f"why: {reason}", "dim"
+
+
+def own_remarks(report: Mapping[str, Any]) -> Iterator[Remark]:
+    """What the evaluator itself remarks, see `finery_eval.paired.remark`."""
+    return (Remark(**remark) for remark in report["details"].get("remarks", ()))
 
 
 def _metrics_of(output: Output) -> Metrics:

@@ -23,7 +23,7 @@ def plain_table(data: Mapping[str, Any]) -> "Table":
         table.add_column(plain(column), justify=justify, overflow="fold")
     for row in data["rows"]:
         cells = zip(data["columns"], row, strict=True)
-        table.add_row(*(plain(_cell(value, units.get(column))) for column, value in cells))
+        table.add_row(*(plain(cell_text(value, units.get(column))) for column, value in cells))
     return table
 
 
@@ -34,7 +34,8 @@ def plain(text: str) -> "Text":
     return Text(visible(text))
 
 
-def _cell(value: Any, unit: str | None) -> str:
+def cell_text(value: Any, unit: str | None) -> str:
+    """A cell as text. unit: what its numbers are, None where they are plain."""
     if value is None:
         return "–"
     if isinstance(value, int | float) and unit:

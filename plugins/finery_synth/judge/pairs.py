@@ -108,7 +108,7 @@ class PairJudge:
             read_verdict, total=total * len(ORDERS), max_tokens=self._max_tokens,
             schema=VERDICT,
         ):  # fmt: skip
-            yield number, _seen(order, verdict)
+            yield number, seen_as(order, verdict)
 
     def messages(self, row: Row, order: int) -> Conversation:
         """The judge's prompt for a row, in order 0 or 1."""
@@ -121,7 +121,8 @@ def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversa
     return prompt.messages({**names_of(row), "rubric": rubric, "a": a, "b": b}, row)
 
 
-def _seen(order: int, verdict: Verdict | FineryError | Unreadable) -> Seen:
+def seen_as(order: int, verdict: Verdict | FineryError | Unreadable) -> Seen:
+    """The result for a pair in one order."""
     if not isinstance(verdict, Verdict):
         return Seen(order, problem=no_score(verdict))
     sides = dict(zip(("first", "second"), ORDERS[order], strict=True))

@@ -13,6 +13,7 @@ from finery import (
     Output,
     Page,
     PageContext,
+    PageSection,
     Remark,
     View,
     percent,
@@ -66,6 +67,37 @@ class CurveView(View):
         points = curve_of(output)
         if points is not None:
             _print_curve(console, points, kept_step(output.manifest))
+
+    def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection | None:
+        """What the curves of all trainings say."""
+        from finery_trl.view.section import Training, section_of
+
+        found = [
+            Training(o.title, points, kept_step(o.manifest), measured(o.manifest))
+            for o in outputs
+            if (points := curve_of(o)) is not None
+        ]
+        return section_of(found) if found else None
+
+    def difference(self, before: Output, after: Output) -> dict[str, Any]:
+        """Facts that differ, and the curves of both."""
+        from finery_trl.view.difference import difference_of
+
+        both = curve_of(before), curve_of(after)
+        found = super().difference(before, after)
+        if both[0] is None or both[1] is None:
+            return found
+        return {**found, "curves": difference_of(both[0], both[1])}
+
+    def print_difference(
+        self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
+    ) -> None:
+        """Print facts that differ, and the curves in one plot."""
+        from finery_trl.view.difference import print_difference
+
+        super().print_difference(console, before, after, data, most)
+        if "curves" in data:
+            print_difference(console, data["curves"])
 
     def complete_copy(
         self, output: Output, folder: Path, refs: Mapping[str, Path]

@@ -28,15 +28,15 @@ def render(title: str, output: Output, points: Sequence[Point], kept: int | None
         title=title,
         verdict=judged,
         mark="!" if judged.is_bad else "✓" if judged.lowest_step is not None else "i",
-        tiles=list(_tiles(points, judged)),
+        tiles=list(tiles_of(points, judged)),
         charts=_charts(points, kept),
         suited="log" if spreads(_loss_values(points)) else "linear",
-        legend=_curves(points),
+        legend=panels_of(points),
         facts=list(_facts(output)),
     )
 
 
-def _tiles(points: Sequence[Point], judged: Verdict) -> Iterator[tuple[str, str, str]]:
+def tiles_of(points: Sequence[Point], judged: Verdict) -> Iterator[tuple[str, str, str]]:
     """(name, value, note) of the most important numbers."""
     training = series(points, "loss")
     if training:
@@ -85,7 +85,7 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def _curves(points: Sequence[Point]) -> dict[str, list[Curve]]:
+def panels_of(points: Sequence[Point]) -> dict[str, list[Curve]]:
     """The curves by panel, from top to bottom, without empty panels."""
     names = metrics(points)
     watched = [
@@ -112,11 +112,11 @@ def _losses(points: Sequence[Point]) -> Iterator[Curve]:
 
 def _charts(points: Sequence[Point], kept: int | None) -> list[tuple[str, Chart]]:
     """(scale of the loss, chart): linear, and logarithmic if all losses are positive."""
-    panels = _curves(points)
+    panels = panels_of(points)
     curves = [curve for of in panels.values() for curve in of]
     if not curves:
         return []
-    span, best = span_of(curves), _best(points, kept)
+    span, best = span_of(curves), best_of(points, kept)
 
     def chart(scale: str) -> Chart:
         drawn = [
@@ -141,7 +141,7 @@ def _loss_values(points: Sequence[Point]) -> list[float]:
     return [value for name in ("loss", "eval_loss") for _, value in series(points, name)]
 
 
-def _best(points: Sequence[Point], kept: int | None) -> tuple[int, float] | None:
+def best_of(points: Sequence[Point], kept: int | None) -> tuple[int, float] | None:
     """The (step, value) of the kept weights on the validation loss, else the training loss."""
     for name in ("eval_loss", "loss"):
         value = dict(series(points, name)).get(kept) if kept is not None else None

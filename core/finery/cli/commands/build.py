@@ -12,7 +12,7 @@ import click
 from finery.build import uptodate as stamp
 from finery.builtin import EXECUTORS
 from finery.cli.console import print_json
-from finery.cli.options import json_option, recipe_and_steps, set_option
+from finery.cli.options import json_option, matrix_option, recipe_and_steps
 from finery.errors import UsageError
 from finery.util.references import load_reference
 from finery.util.text import cost_words, counted
@@ -31,7 +31,7 @@ INTERRUPTED = (
 
 @click.command("build")
 @recipe_and_steps
-@set_option
+@matrix_option
 @click.option(
     "--jobs",
     "-j",

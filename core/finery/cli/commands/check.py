@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finery.cli.console import print_json
-from finery.cli.options import json_option, recipe_words, set_option
+from finery.cli.options import json_option, matrix_option, recipe_words
 from finery.util.text import counted
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("check")
 @recipe_words
-@set_option
+@matrix_option
 @click.option(
     "--deep", is_flag=True, help="Also build lightweight steps and validate all training rows."
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finery.cli.console import print_json
-from finery.cli.options import json_option, recipe_and_step, set_option
+from finery.cli.options import json_option, matrix_option, recipe_and_step
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Parts
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("explain")
 @recipe_and_step
-@set_option
+@matrix_option
 @click.option(
     "--all",
     "everything",

@@ -1,14 +1,15 @@
 """`finery plan`: what a build would do, why, and the time, memory and cost that it needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from finery.cli.console import print_json, print_wrapped
-from finery.cli.options import json_option, recipe_and_steps, set_option
-from finery.util.text import counted, duration
+from finery.cli.matrix.fold import folded, title_of
+from finery.cli.options import json_option, matrix_option, recipe_and_steps
+from finery.util.text import counted, duration, in_dollars, rough_duration
 
 if TYPE_CHECKING:
     from finery.build.plan import Planner, StepPlan
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
     from finery.recipe.graph import Graph
 
 COLOURS = {"cached": "green", "run": "yellow", "pending": "blue", "blocked": "red"}
+MOST_ESTIMATES = 3
+"""Different estimates of a step's variants that are printed."""
 INDENT = 9
 """Columns before the lines about a step: the width of its state."""
 
 
 @click.command("plan")
 @recipe_and_steps
-@set_option
+@matrix_option
 @json_option
 def command(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
@@ -115,16 +118,27 @@ def _estimate_data(estimate: "Estimate | None") -> dict[str, Any] | None:
 def _print_steps(
     plans: Sequence["StepPlan"], estimates: Mapping[str, "Estimate"], gates: Gates
 ) -> None:
-    names = max(len(p.node.name) for p in plans)
-    uses = max(len(p.node.use) for p in plans)
-    for plan in plans:
+    from finery.recipe.matrix.labels import without_variants
+
+    origins = {plan.node.name: plan.node.origin for plan in plans}
+    reasons = {p.node.name: without_variants(_why(p, gates), origins) for p in plans}
+    groups = folded(
+        plans,
+        lambda plan: plan.node,
+        lambda plan: (gates.state(plan), reasons[plan.node.name], plan.node.name in gates.failed),
+    )
+    titles = [title_of([plan.node for plan in group]) for group in groups]
+    width, uses = max(map(len, titles)), max(len(p.node.use) for p in plans)
+    for title, group in zip(titles, groups, strict=True):
+        plan = group[0]
         state = click.style(f"{gates.state(plan):<7}", fg=COLOURS[gates.state(plan)])
         use, padding = click.style(plan.node.use, dim=True), " " * (uses - len(plan.node.use) + 2)
-        start = f"{state}  {plan.node.name:<{names}}  {use}{padding}"
-        print_wrapped(start, _why(plan, gates), hang=INDENT)
-        _print_gate(plan, gates)
-        if plan.node.name in estimates:
-            _print_estimate(estimates[plan.node.name])
+        start = f"{state}  {title:<{width}}  {use}{padding}"
+        why = reasons[plan.node.name] if len(group) > 1 else _why(plan, gates)
+        print_wrapped(start, why, hang=INDENT)
+        for each in group:
+            _print_gate(each, gates)
+        _print_estimates([estimates[p.node.name] for p in group if p.node.name in estimates])
 
 
 def _print_gate(plan: "StepPlan", gates: Gates) -> None:
@@ -151,6 +165,32 @@ def _why(plan: "StepPlan", gates: Gates) -> str:
     return f"pinned: {plan.pinned[:12] if is_commit else plan.pinned}"
 
 
+def _print_estimates(estimates: Sequence["Estimate"]) -> None:
+    """The estimate of a step, or of its variants: those that are equal once, and the sum."""
+    different = {(*e.lines, e.warning): e for e in estimates}
+    for estimate in list(different.values())[:MOST_ESTIMATES]:
+        _print_estimate(estimate)
+    more = len(different) - MOST_ESTIMATES
+    if more > 0:
+        print_wrapped(
+            " " * INDENT, f"… and {counted(more, 'other estimate')}", hang=INDENT, dim=True
+        )
+    sums = [*_sums(estimates)] if len(estimates) > 1 else []
+    if sums:
+        text = f"all {len(estimates)}: {', '.join(sums)}"
+        print_wrapped(" " * INDENT, text, hang=INDENT, dim=True)
+
+
+def _sums(estimates: Sequence["Estimate"]) -> Iterator[str]:
+    """The time and the cost of several steps, as far as they are known of all."""
+    for fact, words in (("seconds", "about {}"), ("dollars_at_most", "at most {}")):
+        values = [estimate.facts.get(fact) for estimate in estimates]
+        known = [value for value in values if value is not None]
+        if len(known) == len(values) and sum(known):
+            total = sum(known)
+            yield words.format(rough_duration(total) if fact == "seconds" else in_dollars(total))
+
+
 def _print_estimate(estimate: "Estimate") -> None:
     before = " " * INDENT
     for line in estimate.lines:
@@ -170,6 +210,25 @@ def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates)
         if p.state != "cached" and not p.same_as and p.node.name in planner.latest
         and (seconds := planner.store.seconds_of(planner.latest[p.node.name][0])) is not None
     ]  # fmt: skip
+    if planner.graph.matrix is not None:
+        _print_variants(planner.graph, plans)
     text = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
     took = f" (last time: {duration(sum(known))})" if known and sum(known) >= 1 else ""
     click.echo(f"{counted(len(plans), 'step')}: {text}{took}")
+
+
+def _print_variants(graph: "Graph", plans: Sequence["StepPlan"]) -> None:
+    """How many variants there are, how many steps are theirs alone, and how many are to be built.
+
+    A step that two variants share has one name, so it is there once.
+    """
+    from finery.cli.matrix.table import title_of as title_of_matrix
+
+    own = [plan for plan in plans if plan.node.variant]
+    new = sum(plan.state != "cached" and not plan.same_as for plan in own)
+    shared = sum(not plan.node.variant and not plan.node.chosen_by for plan in plans)
+    text = f"{counted(len(own), 'step')} of variants, {new} to build; {shared} shared by all"
+    if any(plan.node.chosen_by for plan in plans):
+        text += f"; {sum(bool(plan.node.chosen_by) for plan in plans)} of the winner"
+    click.echo(f"{title_of_matrix(graph)}")
+    click.echo(text)

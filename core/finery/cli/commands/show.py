@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finery.cli.console import print_json
-from finery.cli.options import complete_steps, json_option, recipe_and_optional_step, set_option
+from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_optional_step
 from finery.errors import UsageError
 from finery.util.text import did_you_mean
 
@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from finery.recipe.graph import Graph
     from finery.store.database import Store
 
+MATRIX = "matrix"
+"""Names the variants of a recipe, in place of a step."""
+
 
 @click.command("show")
 @recipe_and_optional_step
-@set_option
+@matrix_option
 @click.option(
     "--rows",
     "-n",
@@ -56,6 +59,13 @@ if TYPE_CHECKING:
     is_flag=True,
     help="With --wrong: a JSON object a line, for a file to label. It has the whole prompt.",
 )
+@click.option(
+    "--run",
+    "run_id",
+    metavar="ID",
+    help="The output as a build of the past made or found it: an id of `finery runs`, `last` or "
+    "`previous`.",
+)
 @click.option("--dropped", is_flag=True, help="All rows that a data step dropped or reported.")
 @click.option(
     "--row",
@@ -75,13 +85,15 @@ def command(
     model: str | None,
     wrong: bool,
     jsonl: bool,
+    run_id: str | None,
     dropped: bool,
     row_id: str | None,
     as_json: bool,
 ) -> None:
     """Show the outputs of STEP: rows, scores, model sizes and curves, files.
 
-    Without STEP, list the outputs of all steps.
+    Without STEP, list the outputs of all steps. `finery show matrix` shows the variants of a matrix
+    with their scores.
     """
     from finery.artifact.kinds import Metrics
     from finery.build.checks import failed_gates
@@ -102,6 +114,7 @@ def command(
         ("--dropped", dropped),
         ("--model", model is not None),
         ("--wrong", wrong),
+        ("--run", run_id is not None),
     ):
         if given and (step is None or row_id is not None):
             raise UsageError(
@@ -111,6 +124,9 @@ def command(
             )
     if step is None and row_id is None:
         overview(graph, store, as_json=as_json)
+        return
+    if step == MATRIX and graph.matrix is not None and MATRIX not in graph.nodes:
+        _show_matrix(graph, store, as_json=as_json)
         return
     name, _, output = (step or "").partition(".")
     if step is not None:
@@ -122,8 +138,13 @@ def command(
         raise UsageError(
             "--tokenizer needs --html", where="--tokenizer", fix=f"finery show {step} --html"
         )
-    result, fresh = result_of(graph, store, name)
-    if not fresh:
+    if run_id is not None:
+        from finery.compare.past import result_in
+
+        result, fresh = result_in(graph, store, name, run_id), False
+    else:
+        result, fresh = result_of(graph, store, name)
+    if not fresh and run_id is None:
         click.secho(
             "not up to date: this is the output of the last build (see `finery plan`)\n",
             fg="yellow",
@@ -150,6 +171,20 @@ def command(
     seed, dollars = dict(result.parts).get("seed"), dollars_spent(store, [result.key])
     made = Made(seed, dollars, failed.get(name))
     show_outputs(graph, store, manifests, detail, pages, made=made, as_json=as_json)
+
+
+def _show_matrix(graph: "Graph", store: "Store", *, as_json: bool) -> None:
+    """The variants with their scores, as far as they are built for the recipe as it is."""
+    from finery.build.plan import Planner, make_plan
+    from finery.cli.matrix.table import print_matrix, print_matrix_data
+    from finery.cli.views import stdout
+
+    plans = make_plan(Planner(graph, store), without_files=True)
+    results = {plan.node.name: plan.result for plan in plans}
+    if as_json:
+        print_matrix_data(graph, store, results)
+    else:
+        print_matrix(stdout(), graph, store, results)
 
 
 def check_step(graph: "Graph", name: str, output: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,19 @@ def print_facts(console: "Console", facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         grid.add_row(Text(visible(name)), Text(visible(_fact(value))))
     console.print(Padding(grid, (0, 0, 0, 2)))
+
+
+def print_changed_facts(console: "Console", facts: Mapping[str, Sequence[Any]]) -> None:
+    """Print facts that differ: a name, the old value and the new one."""
+    words = {name: " → ".join(_short(value) for value in values) for name, values in facts.items()}
+    print_facts(console, words)
+
+
+def _short(value: Any) -> str:
+    text = "–" if value is None else in_line(as_text(value))
+    if len(text) == 64 and set(text) <= set("0123456789abcdef"):  # a digest
+        return text[:12]
+    return text if len(text) <= LONGEST_CLASS else f"{text[: LONGEST_CLASS - 1]}…"
 
 
 def print_labelled(console: "Console", label: str, text: str, style: str = "yellow") -> None:

@@ -1,9 +1,9 @@
 """HTML pages of views: Jinja templates of any package, over the layout that all pages share.
 
-A page is one file that loads nothing and runs no script. A template is named by its package and
-file, `my_plugin/page.html.jinja`, and extends `finery.plugin.views/templates/page.html.jinja`. It
-needs no care for what rows hold: all that it prints is escaped, with control characters as
-pictures.
+A page is one file that loads nothing, and runs no script but those of `views.section`. A template
+is named by its package and file, `my_plugin/page.html.jinja`, and extends
+`finery.plugin.views/templates/page.html.jinja`. It needs no care for what rows hold: all that it
+prints is escaped, with control characters as pictures.
 """
 
 from importlib.resources import files

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from finery.plugin.views.display import print_facts, print_files
+from finery.plugin.views.display import print_changed_facts, print_facts, print_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from finery.artifact.kinds import Artifact
     from finery.artifact.manifest import Manifest
+    from finery.plugin.views.section import PageSection
     from finery.recipe.graph import Graph
 
 Styled = tuple[str, str]
@@ -143,6 +144,29 @@ class View:
     def record_lines(self, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """(label, text) of each line that a terminal shows of one of `records`."""
         yield from ((name, str(value)) for name, value in record.items())
+
+    def section(self, outputs: Sequence[Output], context: PageContext) -> "PageSection | None":
+        """The section of `finery report` about all outputs of a build that this view shows."""
+        return None
+
+    def difference(self, before: Output, after: Output) -> dict[str, Any]:
+        """What differs between an output of two builds, as JSON values; by default the facts.
+
+        before, after: the same output of the recipe. Their digests differ, and their files exist.
+        """
+        old, new = before.manifest.meta, after.manifest.meta
+        names = [*new, *(name for name in old if name not in new)]
+        facts = {n: [old.get(n), new.get(n)] for n in names if old.get(n) != new.get(n)}
+        return {"facts": facts} if facts else {}
+
+    def print_difference(
+        self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
+    ) -> None:
+        """Print the difference below the output's title.
+
+        data: of `difference`. most: rows, answers or whatever else it consists of to print.
+        """
+        print_changed_facts(console, data.get("facts", {}))
 
     def remarks(self, output: Output) -> Iterator[Remark]:
         """Remarks about an output that a build has just made."""

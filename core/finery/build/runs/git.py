@@ -1,0 +1,70 @@
+"""What git says of a project: its commit, and whether files differ from it. Changes nothing."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from finery.errors import UsageError
+
+SECONDS = 20
+"""The longest that a question to git may take."""
+
+
+class Revision(NamedTuple):
+    """A commit, and whether tracked files under the project's folder differ from it."""
+
+    commit: str
+    is_dirty: bool
+
+    def __str__(self) -> str:
+        """As text: `9dea07c1` or `9dea07c1 + changes`."""
+        return self.commit[:8] + (" + changes" if self.is_dirty else "")
+
+
+def revision_of(folder: Path) -> Revision | None:
+    """The revision that is checked out; None outside of git, and where there is no commit yet."""
+    commit = ask(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    if commit is None:
+        return None
+    status = ask(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    return Revision(commit, status != "")
+
+
+def commit_of(folder: Path, name: str) -> str | None:
+    """The commit that a name means, e.g. `HEAD~1`, a branch or the beginning of a hash."""
+    if not name or name.startswith("-"):
+        return None
+    return ask(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+
+
+def top_of(folder: Path) -> Path | None:
+    """The folder of the working tree."""
+    top = ask(folder, "rev-parse", "--show-toplevel")
+    return Path(top) if top else None
+
+
+def write_tree(folder: Path, commit: str, target: Path) -> None:
+    """Write the files of a commit into a new folder. Working tree and index stay as they are.
+
+    Raises `UsageError` where git can't.
+    """
+    index = {"GIT_INDEX_FILE": str(target.with_name(f"{target.name}.index"))}
+    target.mkdir()
+    for arguments in (["read-tree", commit], ["checkout-index", "--all", f"--prefix={target}/"]):
+        if ask(folder, *arguments, environment=index) is None:
+            raise UsageError(f"git can't write the files of {commit[:8]}", fix="run git fsck")
+
+
+def ask(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str | None:
+    """What `git` prints in a folder, stripped; None if it fails or isn't installed."""
+    own = {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **(environment or {})}
+    try:
+        answered = subprocess.run(
+            ["git", *arguments], cwd=folder, env={**os.environ, **own}, capture_output=True,
+            text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=SECONDS, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answered.stdout.strip() if answered.returncode == 0 else None

@@ -1,0 +1,219 @@
+"""Reads the records of runs. A record may be incomplete: of a run that goes on, or was killed."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import msgspec
+
+from finery.build.runs.git import Revision
+from finery.build.runs.log import CONTEXT, EVENTS
+from finery.errors import UsageError
+from finery.util.text import did_you_mean
+
+Ending = Literal["ok", "failed", "interrupted", "killed", "running"]
+State = Literal["cached", "ran", "failed", "blocked", "running", "waiting"]
+_SKIPPED = tuple(
+    b'{"event":"%s"' % name for name in (b"step_metric", b"step_progress", b"step_log")
+)
+LAST, PREVIOUS = "last", "previous"
+"""What a user writes for the newest run, and for the one before it."""
+
+
+@dataclass
+class StepRun:
+    """What a run did with a step.
+
+    key: of its result; empty if it has none, or if an early version of finery recorded the run.
+    error: see `finery.util.events.Error`. by: the failed step that blocks it.
+    """
+
+    name: str
+    use: str = ""
+    section: str = ""
+    state: State = "waiting"
+    reason: str = ""
+    key: str = ""
+    seconds: float = 0.0
+    dollars: float = 0.0
+    error: Mapping[str, Any] = field(default_factory=dict)
+    by: str = ""
+
+
+@dataclass
+class Run:
+    """A build as it was recorded. started, ended: UTC, ISO 8601. context: of `run.json`."""
+
+    id: str
+    started: str = ""
+    ended: str = ""
+    ending: Ending = "killed"
+    seconds: float | None = None
+    recipe: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    steps: dict[str, StepRun] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str | None:
+        """The recipe's path from the project's folder; None if it wasn't recorded."""
+        path = self.context.get("path")
+        return path if isinstance(path, str) else None
+
+    @property
+    def revision(self) -> Revision | None:
+        """The git revision that was built, where the project is in git."""
+        facts = self.context.get("revision")
+        return Revision(facts["commit"], facts["is_dirty"]) if facts else None
+
+    @property
+    def overrides(self) -> Sequence[str]:
+        """The `--set` options of the command."""
+        return [str(text) for text in self.context.get("overrides", [])]
+
+    def named(self, *states: State) -> list[str]:
+        """The steps in one of these states."""
+        return [name for name, step in self.steps.items() if step.state in states]
+
+
+def runs_of(root: Path, recipe_id: str, name: str, beginning: str = "") -> Iterator[Run]:
+    """The runs of a recipe, newest first. root: of the store. name: the recipe's.
+
+    beginning: of the ids, so that other records aren't read.
+    """
+    try:
+        ids = sorted(os.listdir(root / "runs"), reverse=True)
+    except OSError:
+        return
+    for run_id in (each for each in ids if each.startswith(beginning)):
+        context = _context(root / "runs" / run_id)
+        if context and context.get("path") != recipe_id:
+            continue
+        run = read_run(root, run_id, context)
+        if run is not None and (context or run.recipe == name):
+            yield run
+
+
+def find_run(root: Path, recipe_id: str, name: str, word: str) -> Run:
+    """The run that a word names: `last`, `previous`, or the beginning of its id.
+
+    Raises `UsageError` where there is none, or more than one.
+    """
+    if word in (LAST, PREVIOUS):
+        for run in runs_of(root, recipe_id, name):
+            if word == LAST:
+                return run
+            word = LAST
+        raise UsageError("the recipe has no such run yet", fix="finery build")
+    found = list(runs_of(root, recipe_id, name, word)) if word else []
+    exact = [run for run in found if run.id == word] or found
+    if len(exact) == 1:
+        return exact[0]
+    every = list(runs_of(root, recipe_id, name))
+    known = [LAST, PREVIOUS, *(run.id for run in every)]
+    if found:
+        text = ", ".join(run.id for run in found[:5])
+        raise UsageError(f"'{word}' is the beginning of several runs: {text}", fix="write more")
+    raise UsageError(
+        f"there is no run '{word}' of this recipe",
+        fix=did_you_mean(word, known) if every else "finery build",
+    )
+
+
+def read_run(root: Path, run_id: str, context: Mapping[str, Any] | None = None) -> Run | None:
+    """A run's record; None if it has none. A line that isn't complete is left out."""
+    folder = root / "runs" / run_id
+    run = Run(run_id, context=_context(folder) if context is None else context)
+    try:
+        with (folder / EVENTS).open("rb") as file:
+            is_running = _is_locked(file)
+            for line in file:
+                if not line.startswith(_SKIPPED):
+                    _add(run, line)
+    except OSError:
+        return None
+    if not run.started:
+        return None
+    if not run.ended:
+        run.ending = "running" if is_running else "killed"
+        for step in run.steps.values():
+            if step.state == "running" and not is_running:
+                step.state = "waiting"
+    return run
+
+
+def progress_of(root: Path, run: Run) -> dict[str, str]:
+    """Running step → how far it is, e.g. `12 of 53, loading`."""
+    found: dict[str, str] = {}
+    start = b'{"event":"step_progress"'
+    try:
+        with (root / "runs" / run.id / EVENTS).open("rb") as file:
+            lines = [line for line in file if line.startswith(start) and line.endswith(b"\n")]
+    except OSError:
+        return {}
+    running = set(run.named("running"))
+    for line in reversed(lines):
+        event = msgspec.json.decode(line, type=dict[str, Any])
+        if event["step"] in running:
+            running.discard(event["step"])
+            count = f"{event['done']:g} of {event['total']:g}"
+            found[event["step"]] = ", ".join(filter(None, [count, event["text"]]))
+        if not running:
+            break
+    return found
+
+
+def _context(folder: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode((folder / CONTEXT).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):  # of an early version, or killed while it began
+        return {}
+
+
+def _is_locked(file: BinaryIO) -> bool:
+    """Whether the process that writes the file still has it open."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        return False
+    fcntl.lockf(file, fcntl.LOCK_UN)
+    return False
+
+
+def _add(run: Run, line: bytes) -> None:
+    try:
+        event = msgspec.json.decode(line, type=dict[str, Any])
+        kind = event["event"]
+    except (msgspec.DecodeError, KeyError):
+        return
+    if kind == "build_started":
+        run.started, run.recipe = event["time"], event["recipe"]
+        run.steps = {s["step"]: StepRun(s["step"], s["use"], s["section"]) for s in event["steps"]}
+    elif kind == "build_finished":
+        run.ended, run.seconds = event["time"], event["seconds"]
+        run.ending = _ending(event["exit_code"], event["ok"])
+    elif event.get("step") in run.steps:
+        _add_to(run.steps[event["step"]], kind, event)
+
+
+def _ending(code: int, ok: bool) -> Ending:
+    if code == 130:
+        return "interrupted"
+    return "ok" if ok else "failed"
+
+
+def _add_to(step: StepRun, kind: str, event: Mapping[str, Any]) -> None:
+    if kind == "step_started":
+        step.state, step.reason = "running", event["reason"]
+    elif kind in ("step_cached", "step_finished"):
+        step.state = "cached" if kind == "step_cached" else "ran"
+        step.key = event.get("key", "")
+        step.seconds, step.dollars = event.get("seconds", 0.0), event.get("dollars", 0.0)
+    elif kind == "step_failed":
+        step.state, step.error = "failed", event["error"]
+    elif kind == "step_blocked":
+        step.state, step.by = "blocked", event["by"]

@@ -1,0 +1,229 @@
+"""What `finery diff` prints, and its JSON lines."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finery.build.changes import Change, short
+from finery.build.keys import MISSING
+from finery.build.plan import Planner
+from finery.cli.views import output_of, stdout, titled, view_of
+from finery.compare.differences import OutputPair, StepDifference, differences
+from finery.compare.sides import Side, side_of
+from finery.plugin.views.view import Output, View
+from finery.recipe.graph import Graph
+from finery.store.database import Store
+from finery.util.text import duration, size, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STEPS_NAMED = 4
+"""Steps that a changed file or package is listed with."""
+
+
+class Comparison:
+    """Two sides, and what differs between them. Raises `UsageError` if one names nothing."""
+
+    def __init__(self, graph: Graph, store: Store, first: str, second: str) -> None:
+        self.graph, self.store = graph, store
+        self.sides = side_of(graph, store, first), side_of(graph, store, second)
+        names_of = Planner(graph.select(list(graph.nodes)[:1]), store).code.names
+        self.steps = differences(*self.sides, titled, names_of)
+
+    def of_kind(self, kind: str) -> list[StepDifference]:
+        """The steps that are `same`, `changed`, `added` or `removed`."""
+        return [step for step in self.steps if step.kind == kind]
+
+    def outputs(self) -> Iterator[tuple[View, Output, Output]]:
+        """(view, before, after) of each output whose files are there on both sides."""
+        for step in self.of_kind("changed"):
+            for pair in step.outputs:
+                if not pair.missing:
+                    yield self._opened(pair)
+
+    def _opened(self, pair: OutputPair) -> tuple[View, Output, Output]:
+        plugins, store = self.graph.plugins, self.store
+        before, after = (
+            output_of(plugins, store, pair.title, m) for m in (pair.before, pair.after)
+        )
+        return view_of(plugins, pair.after), before, after
+
+    def data(self) -> Iterator[dict[str, Any]]:
+        """The lines of `--json`: the sides, then a line for each step that isn't the same."""
+        yield {
+            "sides": [{"name": s.label, "about": s.about, "notes": s.notes} for s in self.sides],
+            "same": [step.name for step in self.of_kind("same")],
+        }
+        found = {before.title: view.difference(before, after)
+                 for view, before, after in self.outputs()}  # fmt: skip
+        for step in self.steps:
+            if step.kind != "same":
+                yield _step_data(step, found)
+
+
+def print_difference(compared: Comparison, most: int) -> None:
+    """Print a comparison. most: rows of each kind."""
+    console = stdout()
+    _print_sides(console, compared.sides)
+    changed = compared.of_kind("changed")
+    _print_settings(console, changed)
+    _print_around(console, changed)
+    _print_steps(console, compared)
+    _print_outputs(console, compared, most)
+    _print_costs(console, changed)
+    if not any(step.kind != "same" for step in compared.steps):
+        console.print("\nno difference: every step has the same key")
+
+
+def _print_outputs(console: "Console", compared: Comparison, most: int) -> None:
+    """What differs in each output; of those that differ alike, only in the first."""
+    seen: dict[str, str] = {}
+    for view, before, after in compared.outputs():
+        console.print()
+        console.print(f"[bold]{after.title}[/]  [dim]{after.manifest.kind}[/]")
+        data = view.difference(before, after)
+        first = seen.setdefault(repr(data), after.title)
+        if data and first != after.title:
+            console.print(f"  the same difference as in {first}", markup=False)
+        else:
+            view.print_difference(console, before, after, data, most)
+
+
+def _print_sides(console: "Console", sides: Sequence[Side]) -> None:
+    from rich.text import Text
+
+    width = max(len(side.label) for side in sides)
+    for letter, side in zip("AB", sides, strict=True):
+        label = (f"{visible(side.label):<{width}}  ", "bold")
+        console.print(Text.assemble((f"{letter}  ", "cyan"), label, (side.about, "dim")))
+        for note in side.notes:
+            console.print(Text(f"   {visible(note)}", style="yellow"))
+
+
+def _print_settings(console: "Console", steps: Sequence[StepDifference]) -> None:
+    """What differs in the recipe and in the files that it names."""
+    rows = [(step.name, change) for step in steps for change in step.of_recipe]
+    if rows:
+        _title(console, "Settings and files")
+        _print_changes(console, [(name, change, "") for name, change in rows])
+
+
+def _print_around(console: "Console", steps: Sequence[StepDifference]) -> None:
+    """What differs in code, packages and the machine; each once, with the steps it reaches."""
+    reached: dict[str, tuple[Change, list[str]]] = {}
+    for step in steps:
+        for change in step.around:
+            reached.setdefault(str(change), (change, []))[1].append(step.name)
+    if not reached:
+        return
+    _title(console, "Code, packages and machine")
+    _print_changes(console, [("", change, _named(names)) for change, names in reached.values()])
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - STEPS_NAMED} more" if len(names) > STEPS_NAMED else ""
+    return f"{', '.join(names[:STEPS_NAMED])}{more}"
+
+
+def _print_changes(console: "Console", rows: Sequence[tuple[str, Change, str]]) -> None:
+    """Print (step, change, steps that it reaches)."""
+    from rich.table import Table
+    from rich.text import Text
+
+    with_steps = any(name for name, *_ in rows)
+    grid = Table.grid(padding=(0, 2))
+    if with_steps:
+        grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_column(overflow="fold", ratio=1)
+    last = ""
+    for name, change, reaches in rows:
+        value = _value(change)
+        if reaches:
+            value.append(f"  ({reaches})", "dim")
+        first = [Text(f"  {name}" if name != last else "")] if with_steps else []
+        grid.add_row(*first, Text(visible(f"{'' if with_steps else '  '}{change.part}")), value)
+        last = name
+    console.print(grid)
+
+
+def _value(change: Change) -> Any:
+    from rich.text import Text
+
+    if change.part.startswith(("code ", "file ")):
+        return Text(visible(str(change).removeprefix(change.part).lstrip(": ")))
+    old, new = (visible(short(value)) for value in (change.old, change.new))
+    return Text.assemble((old, "red"), " → ", (new, "green"))
+
+
+def _print_steps(console: "Console", compared: Comparison) -> None:
+    """Which steps are new, gone, the same, or can't be compared."""
+    from rich.text import Text
+
+    lines = [
+        ("same", [step.name for step in compared.of_kind("same")]),
+        ("only in A", [step.name for step in compared.of_kind("removed")]),
+        ("only in B", [step.name for step in compared.of_kind("added")]),
+        ("built anew with the same result",
+         [step.name for step in compared.of_kind("changed") if step.same_result]),
+    ]  # fmt: skip
+    lacking = [step for step in compared.of_kind("changed") if step.missing]
+    if not lacking and not any(names for _, names in lines):
+        return
+    _title(console, "Steps")
+    for label, names in lines:
+        if names:
+            console.print(Text.assemble((f"  {label}: ", "cyan"), ", ".join(names)))
+    for step in lacking:
+        console.print(Text.assemble((f"  {step.name}: ", "cyan"), "; ".join(step.missing)))
+
+
+def _print_costs(console: "Console", steps: Sequence[StepDifference]) -> None:
+    """Time and size of the steps that differ."""
+    from rich import box
+    from rich.table import Table
+
+    known = [s for s in steps if not s.same_result and None not in (*s.seconds, *s.size)]
+    if not known:
+        return
+    _title(console, "Time and size")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("step", no_wrap=True)
+    for name in ("time A", "time B", "size A", "size B"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for step in known:
+        times = [duration(value) for value in step.seconds if value is not None]
+        table.add_row(step.name, *times, *(size(value) for value in step.size if value is not None))
+    console.print(table)
+
+
+def _title(console: "Console", text: str) -> None:
+    console.print(f"\n[bold]{text}[/]")
+
+
+def _step_data(step: StepDifference, found: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "step": step.name,
+        "use": step.use,
+        "kind": step.kind,
+        "changes": [_change_data(change) for change in step.changes],
+        "same_result": step.same_result,
+        "missing": step.missing,
+        "seconds": list(step.seconds),
+        "bytes": list(step.size),
+        "outputs": [
+            {
+                "name": pair.title,
+                "digests": [pair.before.digest, pair.after.digest],
+                **({"missing": pair.missing} if pair.missing else {}),
+                **({"difference": found[pair.title]} if pair.title in found else {}),
+            }
+            for pair in step.outputs
+        ],
+    }
+
+
+def _change_data(change: Change) -> dict[str, Any]:
+    old, new = (None if value is MISSING else value for value in (change.old, change.new))
+    names = {"names": change.names._asdict()} if any(change.names) else {}
+    return {"part": change.part, "old": old, "new": new, **names}

@@ -1,0 +1,129 @@
+"""`finery report`: one HTML page about a build, for a colleague who has nothing installed."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from finery.cli.console import print_json
+from finery.cli.options import json_option, recipe_words, set_option
+from finery.errors import UsageError
+from finery.util.paths import shown
+
+NAME = "report.html"
+WAIT_SECONDS, RELOAD_SECONDS = 2.0, 5
+"""How often `--watch` looks at the build, and how often browsers load the page."""
+
+if TYPE_CHECKING:
+    from finery.report.page import Reported
+
+
+@click.command("report")
+@recipe_words
+@set_option
+@click.option(
+    "--html", "file", type=click.Path(path_type=Path), metavar="FILE",
+    help="The file to write. [default: build/<recipe>/report.html]",
+)  # fmt: skip
+@click.option(
+    "--run", "run_id", metavar="ID",
+    help="A build of the past: an id of `finery runs`, `last` or `previous`. [default: the recipe "
+    "as it is now]",
+)  # fmt: skip
+@click.option(
+    "--watch", is_flag=True,
+    help="Write the page again and again while a build runs; browsers load it anew.",
+)  # fmt: skip
+@json_option
+def command(
+    recipe: Path, overrides: tuple[str, ...], file: Path | None, run_id: str | None, watch: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Write a page about a build: verdict, steps, rows, curves, scores, answers, origin.
+
+    The page is one file that loads nothing. Send it to anybody.
+    """
+    if watch and run_id is not None:
+        raise UsageError(
+            "a build of the past doesn't change", where="--watch", fix="remove --watch or --run"
+        )
+    reported = gather(recipe, overrides, run_id)
+    path = _write(reported, file)
+    while watch and _goes_on(reported):
+        before = _state(reported)
+        click.echo(f"report: {shown(path)}, {before}", err=True)
+        while _goes_on(reported) and _state(reported) == before:
+            time.sleep(WAIT_SECONDS)
+            reported.store.close()
+            reported = gather(recipe, overrides)
+        _write(reported, file)
+    if as_json:
+        states = {step.node.name: step.state for step in reported.steps}
+        run = reported.run.id if reported.run else None
+        print_json({"html": str(path), "bytes": path.stat().st_size, "run": run, "steps": states})
+    else:
+        click.echo(f"report: {shown(path)}")
+
+
+def _write(reported: "Reported", file: Path | None) -> Path:
+    """Write the page where `--html` says, by default into the recipe's folder under `build/`."""
+    from finery.build.outputs import build_folder
+    from finery.cli.pages import write
+
+    target = file or build_folder(reported.graph.recipe) / NAME
+    if target.is_dir():
+        target = target / NAME
+    seconds = RELOAD_SECONDS if _goes_on(reported) and not reported.is_past else 0
+    return write(target, render(reported, reload_seconds=seconds), reported.store.root)
+
+
+def _goes_on(reported: "Reported") -> bool:
+    return reported.run is not None and reported.run.ending == "running"
+
+
+def _state(reported: "Reported") -> str:
+    """What a reader sees of a running build, in a line."""
+    from finery.report.steps import counts
+
+    running = [f"{s.node.name} {s.detail}" for s in reported.steps if s.state == "running"]
+    return "; ".join([", ".join(counts([*reported.steps])), *running])
+
+
+def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = None) -> "Reported":
+    """What a report of a recipe is about, now or in a run of the past."""
+    from finery.build.project import open_graph, open_store
+    from finery.build.runs.reading import runs_of
+    from finery.compare.past import run_of
+    from finery.report.page import Reported
+    from finery.report.steps import steps_now, steps_of_run
+    from finery.util.paths import recipe_id
+
+    store = open_store(recipe)
+    graph = open_graph(recipe, overrides, store)
+    if run_id is not None:
+        run = run_of(graph, store, run_id)
+        return Reported(graph, store, steps_of_run(graph, store, run), run, is_past=True)
+    runs = runs_of(store.root, recipe_id(recipe, store.root), graph.recipe.name)
+    last = next(runs, None)
+    return Reported(graph, store, steps_now(graph, store, last), last)
+
+
+def render(reported: "Reported", *, reload_seconds: int = 0) -> str:
+    """The page as HTML."""
+    from finery.cli.pages import note, progress_bar
+    from finery.cli.views import output_of, titled, view_of
+    from finery.plugin.views.view import PageContext
+    from finery.report.page import built_in, outputs_of, report_page
+
+    graph, store = reported.graph, reported.store
+    plugins = graph.plugins
+    views = outputs_of(
+        reported.steps,
+        titled,
+        lambda title, manifest: output_of(plugins, store, title, manifest),
+        lambda manifest: view_of(plugins, manifest),
+    )
+    built = built_in(reported)
+    context = PageContext(graph.recipe.name, graph, built.get, None, progress_bar(), note)
+    return report_page(reported, views, context, reload_seconds=reload_seconds)

@@ -1,0 +1,149 @@
+"""The scores of a matrix's variants, by what the evaluators of each of them say."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from finery.artifact.kinds import Metrics, Model
+from finery.artifact.manifest import Result
+from finery.recipe.graph import Graph, evaluates, sources_of
+from finery.recipe.matrix.axes import SEED, Value, Variant
+from finery.rows.repeats import Repeats, summarise
+from finery.store.database import Store
+
+if TYPE_CHECKING:
+    from finery.recipe.matrix.expand import Expanded
+
+
+@dataclass
+class Score:
+    """A metric of a variant. values: one for each seed. rows_interval: of the only one, 95 %."""
+
+    values: list[float] = field(default_factory=list)
+    rows_interval: tuple[float, float] | None = None
+
+    @property
+    def repeats(self) -> Repeats:
+        """Mean, spread and interval over the seeds."""
+        return summarise(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Over the seeds if there are several, else over the rows."""
+        return self.repeats.interval if len(self.values) > 1 else self.rows_interval
+
+    def data(self) -> dict[str, Any]:
+        """For `--json`."""
+        mean, deviation, _, count = self.repeats
+        spread = {"deviation": deviation, "seeds": count} if count > 1 else {}
+        return {"value": mean, "interval": self.interval, **spread}
+
+
+@dataclass
+class Line:
+    """A variant with all its repeats. axes: label → value. scores: `test.sft.accuracy` → score.
+
+    states: of the steps that score it and aren't built, e.g. `failed`.
+    """
+
+    name: str
+    axes: Mapping[str, str]
+    variants: list[str] = field(default_factory=list)
+    scores: dict[str, Score] = field(default_factory=dict)
+    states: list[str] = field(default_factory=list)
+    chosen: bool = False
+
+
+def lines_of(
+    graph: Graph, store: Store, results: Mapping[str, Result | None], failed: Mapping[str, str]
+) -> list[Line]:
+    """A line for each variant, best first by the first score; those without a score come last.
+
+    failed: step → `failed` or `blocked`, in a build.
+    """
+    matrix = graph.matrix
+    assert matrix is not None
+    whole = graph.whole or graph
+    lines: dict[str, Line] = {}
+    for variant in matrix.variants:
+        line = lines.setdefault(variant.combination, _line(variant))
+        line.variants.append(variant.name)
+        for step, name, model in _judged(whole, matrix, variant):
+            result = results.get(step)
+            if result is None:
+                line.states.append(failed.get(step, "not built"))
+                continue
+            (made,) = result.outputs.values()
+            artifact = store.artifact(made)
+            assert isinstance(artifact, Metrics)
+            _take(line, whole, artifact.report(), name, model)
+    choice = choice_of(graph, results)
+    for line in lines.values():
+        line.chosen = choice is not None and choice["chosen"] in line.variants
+    return _ranked(graph, list(lines.values()))
+
+
+def columns_of(lines: Sequence[Line]) -> list[str]:
+    """All scores, in order."""
+    return list(dict.fromkeys(name for line in lines for name in line.scores))
+
+
+def _line(variant: Variant) -> Line:
+    axes = {axis: _shown(v) for axis, v in variant.values.items() if axis not in (SEED, "")}
+    return Line(variant.combination, axes)
+
+
+def _shown(value: Value) -> str:
+    """A value as a table shows it: a number with its dot, which names can't have."""
+    number = isinstance(value.written, int | float)
+    return value.label.replace("_", ".") if number else value.label
+
+
+def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[tuple[str, str, str]]:
+    """(step, its name in the file, model) of all that judges models of a variant."""
+    for origin, step in matrix.steps[variant.name].items():
+        node = graph.nodes.get(step)
+        if node is None or not evaluates(node):
+            continue
+        for source in sources_of(node, Model):
+            made = graph.nodes.get(source.step)
+            if made is not None and made.variant:
+                yield step, origin, source.ref
+
+
+def _take(line: Line, graph: Graph, report: Mapping[str, Any], step: str, model: str) -> None:
+    scores = report["scores"].get(model, {})
+    headline = report["details"].get("headline") or list(scores)
+    select = graph.select_by
+    metric = select.metric if select is not None else next(iter(headline), "")
+    if metric not in scores:
+        return
+    score = line.scores.setdefault(f"{step}.{model}.{metric}", Score())
+    score.values.append(scores[metric])
+    interval = report["intervals"].get(model, {}).get(metric)
+    score.rows_interval = (interval[0], interval[1]) if interval else None
+
+
+def choice_of(graph: Graph, results: Mapping[str, Result | None]) -> dict[str, Any] | None:
+    """The facts about what was chosen; None if nothing is."""
+    name = next((n.chosen_by for n in graph.nodes.values() if n.chosen_by), "")
+    result = results.get(name)
+    if result is None:
+        return None
+    (made,) = result.outputs.values()
+    return made.meta
+
+
+def _ranked(graph: Graph, lines: list[Line]) -> list[Line]:
+    columns = columns_of(lines)
+    if not columns:
+        return lines
+    lowest = graph.select_by is not None and graph.select_by.best == "lowest"
+
+    def rank(line: Line) -> tuple[bool, bool, float]:
+        score = line.scores.get(columns[0])
+        if score is None:
+            return True, False, 0.0
+        return False, not line.chosen, score.repeats.mean * (1 if lowest else -1)
+
+    return sorted(lines, key=rank)

@@ -1,0 +1,129 @@
+"""What differs between two sides, step by step, as plain data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from finery.artifact.manifest import Manifest
+from finery.build.changes import Change, FindNames, changes_between
+from finery.compare.sides import Side, SideStep
+
+Kind = Literal["same", "changed", "added", "removed"]
+AROUND = ("code ", "package ", "python", "machine ", "engine ", "wrappers", "key format")
+"""How the names of parts begin that are about the installation rather than the recipe."""
+CLEANED = "no longer in the store"
+Titled = Callable[[str, Mapping[str, Manifest]], dict[str, Manifest]]
+"""Names the outputs of a step as recipes do."""
+
+
+class OutputPair(NamedTuple):
+    """An output on both sides; the manifests differ. missing: why it can't be looked into."""
+
+    title: str
+    before: Manifest
+    after: Manifest
+    missing: str = ""
+
+
+@dataclass
+class StepDifference:
+    """What differs in a step.
+
+    changes: of its key, without those of inputs. outputs: those that differ. same_result: whether
+    another key led to the same outputs. missing: why outputs can't be looked into, by side.
+    seconds, size (bytes): on both sides, None where it isn't known.
+    """
+
+    name: str
+    kind: Kind
+    use: str = ""
+    changes: list[Change] = field(default_factory=list)
+    outputs: list[OutputPair] = field(default_factory=list)
+    same_result: bool = False
+    missing: list[str] = field(default_factory=list)
+    seconds: tuple[float | None, float | None] = (None, None)
+    size: tuple[int | None, int | None] = (None, None)
+
+    @property
+    def of_recipe(self) -> list[Change]:
+        """Changes of the recipe and its files."""
+        return [c for c in self.changes if not c.part.startswith(AROUND)]
+
+    @property
+    def around(self) -> list[Change]:
+        """Changes of code, packages and the machine."""
+        return [c for c in self.changes if c.part.startswith(AROUND)]
+
+
+def differences(
+    before: Side,
+    after: Side,
+    titled: Titled,
+    names_of: FindNames,
+) -> list[StepDifference]:
+    """Every step of both sides, in the order of the later one."""
+    names = [*after.steps, *(name for name in before.steps if name not in after.steps)]
+    return [
+        _of_step(name, before.steps.get(name), after.steps.get(name), titled, names_of)
+        for name in names
+    ]
+
+
+def _of_step(
+    name: str, old: SideStep | None, new: SideStep | None,
+    titled: Titled, names_of: FindNames,
+) -> StepDifference:  # fmt: skip
+    one = new or old
+    assert one is not None
+    if old is None or new is None:
+        kind: Kind = "removed" if new is None else "added"
+        return StepDifference(name, kind, one.use, seconds=_both(old, new, _seconds),
+                              size=_both(old, new, _size))  # fmt: skip
+    if old.key and old.key == new.key:
+        return StepDifference(name, "same", one.use)
+    made = StepDifference(name, "changed", one.use)
+    made.seconds, made.size = _both(old, new, _seconds), _both(old, new, _size)
+    if old.parts and new.parts:
+        changes = changes_between(old.parts, new.parts, names_of)
+        made.changes = [c for c in changes if not c.part.startswith(("input ", "provenance "))]
+    made.missing = [
+        f"{side}: {text}" for side, text in (("A", _lack(old)), ("B", _lack(new))) if text
+    ]
+    if old.result and new.result:
+        pairs = _pairs(titled(name, old.result.outputs), titled(name, new.result.outputs))
+        whole = old.is_whole and new.is_whole
+        made.outputs = [pair._replace(missing="" if whole else CLEANED) for pair in pairs]
+        made.same_result = not pairs and old.result.outputs.keys() == new.result.outputs.keys()
+    return made
+
+
+def _pairs(before: Mapping[str, Manifest], after: Mapping[str, Manifest]) -> list[OutputPair]:
+    return [
+        OutputPair(title, before[title], manifest)
+        for title, manifest in after.items()
+        if title in before and before[title].digest != manifest.digest
+    ]
+
+
+def _lack(step: SideStep) -> str:
+    """Why a side's outputs can't be looked into; empty if they can."""
+    if step.result is None:
+        return step.reason
+    return "" if step.is_whole else CLEANED
+
+
+def _both(old: SideStep | None, new: SideStep | None, value: Callable[[SideStep], Any]) -> Any:
+    return tuple(
+        None if step is None or step.result is None else value(step) for step in (old, new)
+    )
+
+
+def _seconds(step: SideStep) -> float:
+    assert step.result is not None
+    return step.result.seconds
+
+
+def _size(step: SideStep) -> int:
+    assert step.result is not None
+    outputs = {m.digest: m for m in step.result.outputs.values()}
+    return sum(m.size() for m in outputs.values())

@@ -1,0 +1,179 @@
+"""The two sides of a comparison: a run, a git revision of the recipe, or the recipe as it is now.
+
+Nothing is built and no file of the project changes. A revision is written to a temporary folder,
+and another process computes its keys there, since two versions of a recipe's plugin files can't be
+imported side by side.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finery.artifact.manifest import Parts, Result
+from finery.build.plan import Planner, make_plan
+from finery.build.runs.git import commit_of, revision_of, top_of, write_tree
+from finery.build.runs.reading import LAST, PREVIOUS, Run, find_run, runs_of
+from finery.errors import UsageError, error_from_dict
+from finery.recipe.graph import Graph
+from finery.store.database import Store
+from finery.util.paths import recipe_id
+
+NOW = "now"
+SHORTEST = 4
+"""Characters of a run's id that name it. A shorter word may be a branch."""
+UNBUILT = {
+    "failed": "not built (it failed)",
+    "blocked": "not built (a step before it failed)",
+    "running": "not built (it is running)",
+    "waiting": "not built (the run didn't reach it)",
+}
+"""Why a step has no result in a run, by its state there."""
+WHERE_IT_IS_RUN = "finery.compare.revision"
+
+
+@dataclass
+class SideStep:
+    """A step on one side.
+
+    parts: of its key; with placeholders for inputs that aren't built, empty if they are unknown.
+    result: what the store knows of it, even if its files are gone. is_whole: whether its files
+    are there. reason: why there is no result.
+    """
+
+    name: str
+    use: str = ""
+    key: str = ""
+    parts: Parts = field(default_factory=list)
+    result: Result | None = None
+    is_whole: bool = False
+    reason: str = ""
+
+
+@dataclass
+class Side:
+    """One side. label: how a user names it. about: what it is, in a few words."""
+
+    label: str
+    about: str
+    steps: dict[str, SideStep] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def side_of(graph: Graph, store: Store, word: str) -> Side:
+    """The side that a word names. Raises `UsageError` if it names nothing."""
+    if word == NOW:
+        return now(graph, store)
+    run = named_run(graph, store, word)
+    if run is not None:
+        return of_run(run, store)
+    folder = graph.recipe.path.absolute().parent
+    commit = commit_of(folder, word)
+    if commit is None:
+        known = [NOW, LAST, PREVIOUS, *(r.id for r in _runs(graph, store))]
+        raise UsageError(
+            f"'{word}' is neither a run of this recipe nor a git revision",
+            fix=f"write one of: {', '.join(known[:8])}; or a commit, branch or tag",
+        )
+    return of_revision(graph, store, word, commit)
+
+
+def named_run(graph: Graph, store: Store, word: str) -> Run | None:
+    """The run that a word names, None if it may be a git revision."""
+    is_alias = word in (LAST, PREVIOUS)
+    is_id = len(word) >= SHORTEST and any(_runs(graph, store, word))
+    if not (is_alias or is_id):
+        return None
+    return find_run(store.root, _id(graph, store), graph.recipe.name, word)
+
+
+def now(graph: Graph, store: Store) -> Side:
+    """The recipe as it is written now, with what is built of it."""
+    revision = revision_of(graph.recipe.path.absolute().parent)
+    side = Side(NOW, f"the recipe now, {revision}" if revision else "the recipe now")
+    for plan in make_plan(Planner(graph, store), without_files=True):
+        step = SideStep(plan.node.name, plan.node.use, plan.key, plan.parts, plan.result)
+        step.is_whole = plan.result is not None
+        step.reason = f"not built ({plan.reason})"
+        side.steps[step.name] = step
+    return side
+
+
+def of_run(run: Run, store: Store) -> Side:
+    """What a run built or found built."""
+    when = run.started[:16].replace("T", " ")
+    about = ", ".join(filter(None, [f"run of {when} UTC", str(run.revision or ""), run.ending]))
+    side = Side(run.id, about)
+    for record in run.steps.values():
+        reason = UNBUILT.get(record.state, "its result wasn't recorded")
+        step = SideStep(record.name, record.use, record.key, reason=reason)
+        _find(step, store)
+        side.steps[step.name] = step
+    if not any(step.key for step in side.steps.values()):
+        side.notes.append(f"{run.id} was recorded by an earlier finery, without its results")
+    return side
+
+
+def of_revision(graph: Graph, store: Store, word: str, commit: str) -> Side:
+    """The recipe at a git revision, with what is in the store of it."""
+    side = Side(word, f"the recipe at {commit[:8]}")
+    with tempfile.TemporaryDirectory(prefix="finery-diff-") as folder:
+        planned = _planned_at(graph.recipe.path.absolute(), store, commit, Path(folder))
+    for step in planned["steps"]:
+        made = msgspec.convert(step, SideStep)
+        made.reason = f"not built ({made.reason})" if made.reason else "not built"
+        _find(made, store)
+        side.steps[made.name] = made
+    for name in planned["linked"]:
+        side.notes.append(f"{name} isn't in git: {word} is taken to have the file that is here now")
+    return side
+
+
+def _planned_at(recipe: Path, store: Store, commit: str, folder: Path) -> dict[str, Any]:
+    """What the process prints that computes the keys of a revision."""
+    top = top_of(recipe.parent)
+    assert top is not None  # `commit_of` found one
+    tree = folder / "tree"
+    write_tree(top, commit, tree)
+    inside = os.path.relpath(recipe.resolve(), top.resolve())
+    if not (tree / inside).is_file():
+        raise UsageError(f"{commit[:8]} has no file {inside}", fix="name a later revision")
+    asked = json.dumps([str(tree), str(top), inside, str(store.root)])
+    done = subprocess.run(
+        [sys.executable, "-m", WHERE_IT_IS_RUN, asked], capture_output=True, text=True, check=False
+    )
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        last = done.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
+        raise UsageError(f"the keys of {commit[:8]} can't be computed: {last[0]}") from None
+    if "error" in answer:
+        error = error_from_dict(answer["error"])
+        where = (error.where or "").replace(f"{tree}/", "")
+        raise UsageError(f"at {commit[:8]}: {error.what}", where=where or None, fix=error.fix)
+    return answer
+
+
+def _find(step: SideStep, store: Store) -> None:
+    """Add what the store has of a step's key."""
+    if not step.key:
+        return
+    step.result = store.finished(step.key)
+    if step.result is not None:
+        step.parts = step.result.parts
+        step.is_whole = store.lookup(step.key) is not None
+
+
+def _runs(graph: Graph, store: Store, beginning: str = "") -> Iterator[Run]:
+    return runs_of(store.root, _id(graph, store), graph.recipe.name, beginning)
+
+
+def _id(graph: Graph, store: Store) -> str:
+    return recipe_id(graph.recipe.path, store.root)

@@ -1,0 +1,360 @@
+"""The variants that a `matrix:` block lists: its axes, without exclusions, and named ones."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from typing import Any
+
+from finery.errors import UsageError
+from finery.recipe.document import Path_, Recipe
+from finery.recipe.matrix.labels import axis_labels, value_label
+from finery.step.inspect import SECTIONS
+from finery.util.text import did_you_mean
+
+RESERVED = ("exclude", "variants", "seeds", "select")
+"""Keys of the block that aren't axes."""
+MOST = 1_000
+"""Variants of a recipe, at most."""
+SEED = "seed"
+"""The label of the axis that repeats trainings."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting that a variant gives: its path, the value, and where the recipe says so."""
+
+    path: tuple[str, ...]
+    value: Any
+    place: Path_
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of an axis."""
+
+    label: str
+    settings: tuple[Setting, ...]
+    place: Path_
+    written: Any = None  # as in the recipe, for `exclude`
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Settings that take one of several values together. key: its name in the recipe."""
+
+    key: str
+    label: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant. values: axis label → value; a named variant has one value under ''."""
+
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`learning_rate=1e-4,r=8`, or its own name."""
+        return self.label(self.values)
+
+    @property
+    def combination(self) -> str:
+        """Its name without the repeat, which all repeats of a variant share."""
+        return self.label([axis for axis in self.values if axis != SEED])
+
+    def label(self, axes: Collection[str]) -> str:
+        """Its name by some of its axes."""
+        return ",".join(
+            f"{axis}={value.label}" if axis else value.label
+            for axis, value in self.values.items()
+            if axis in axes
+        )
+
+    @property
+    def settings(self) -> Iterator[Setting]:
+        """All settings that it gives."""
+        for value in self.values.values():
+            yield from value.settings
+
+
+def read_matrix(recipe: Recipe, repeats: Axis | None) -> tuple[list[Axis], list[Variant]]:
+    """(axes, variants) of a recipe's `matrix:`, in order. repeats: the axis of `seeds:`.
+
+    Raises `RecipeError` for a block that can't be read.
+    """
+    axes = _axes(recipe)
+    named = _named(recipe)
+    count = prod(len(axis.values) for axis in axes) + len(named)
+    count *= len(repeats.values) if repeats else 1
+    if count > MOST:
+        raise recipe.error(
+            f"the matrix has {count:,} variants; at most {MOST:,} are built",
+            ("matrix",),
+            key=True,
+            fix="list fewer values, exclude some, or name the variants you want under `variants:`",
+        )
+    labels = [axis.label for axis in axes]
+    # Without axes and names, `seeds:` repeats the recipe as it is.
+    combined = product(*(axis.values for axis in axes)) if axes or (repeats and not named) else []
+    variants = [Variant(dict(zip(labels, values, strict=True))) for values in combined]
+    variants = [*_without_excluded(recipe, axes, variants), *named]
+    if not variants:
+        raise recipe.error(
+            "the matrix has no variants",
+            ("matrix",),
+            key=True,
+            fix="add an axis: train.sft.learning_rate: [1e-4, 2e-4]",
+        )
+    _refuse_twice(recipe, variants)
+    if repeats is None:
+        return axes, variants
+    repeated = [Variant({**v.values, SEED: seed}) for v in variants for seed in repeats.values]
+    return [*axes, repeats], repeated
+
+
+def _axes(recipe: Recipe) -> list[Axis]:
+    block = recipe.data["matrix"]
+    keys = [key for key in block if key not in RESERVED]
+    paths = [key for key in keys if "." in key]
+    named = [key for key in keys if "." not in key]
+    labels = dict(zip(paths, axis_labels(paths, [SEED, *named]), strict=True))
+    labels |= {key: key for key in named}
+    axes = [Axis(key, labels[key], tuple(_values(recipe, key, block[key]))) for key in keys]
+    if SEED in named:
+        raise recipe.error(
+            f"an axis can't be named '{SEED}', like the repeats of `seeds:`",
+            ("matrix", SEED),
+            key=True,
+            fix="give it another name",
+        )
+    return axes
+
+
+def _values(recipe: Recipe, key: str, written: Any) -> Iterator[Value]:
+    """The values of an axis: a list, or a mapping from their names."""
+    place = ("matrix", key)
+    if not isinstance(written, list | dict) or not written:
+        raise recipe.error(
+            f"the axis '{key}' has no values",
+            place,
+            fix=f"list them: {key}: [1, 2]" if "." in key else _named_axis(key),
+        )
+    if isinstance(written, list):
+        if "." not in key:
+            raise recipe.error(
+                f"the axis '{key}' names no setting", place, key=True, fix=_named_axis(key)
+            )
+        yield from _listed(recipe, key, written)
+        return
+    for name, value in written.items():
+        at = (*place, name)
+        _check_name(recipe, name, at)
+        if "." in key:
+            path = _path(recipe, key, place)
+            _refuse_set(recipe, key, path)
+            yield Value(name, (Setting(path, value, at),), at, value)
+        else:
+            yield Value(name, _settings(recipe, value, at), at, value)
+
+
+def _listed(recipe: Recipe, key: str, written: Sequence[Any]) -> Iterator[Value]:
+    path = _path(recipe, key, ("matrix", key))
+    _refuse_set(recipe, key, path)
+    seen: dict[str, Any] = {}
+    for index, value in enumerate(written):
+        place: Path_ = ("matrix", key, index)
+        label = value_label(value)
+        if label is None:
+            raise recipe.error(
+                f"this value of the axis '{key}' needs a name",
+                place,
+                fix=f"write {key}: {{NAME: {_brief(value)}, …}}",
+            )
+        if label in seen:
+            same = seen[label] == value and type(seen[label]) is type(value)
+            what = f"the axis '{key}' lists {label} twice"
+            if not same:
+                what = f"two values of the axis '{key}' would both be named {label}"
+            fix = "remove one" if same else f"name them: {key}: {{NAME: VALUE, …}}"
+            raise recipe.error(what, place, fix=fix)
+        seen[label] = value
+        yield Value(label, (Setting(path, value, place),), place, value)
+
+
+def _refuse_set(recipe: Recipe, key: str, path: tuple[str, ...]) -> None:
+    """Raise `UsageError` for a `--set` of what an axis sets."""
+    option = recipe.overrides.get(path)
+    if option is not None:
+        raise UsageError(
+            f"{key} is an axis of the matrix, so setting it has no effect",
+            where=option,
+            fix=f"give the axis one value: --matrix {option.removeprefix('--set ')}, or use "
+            "--matrix off",
+        )
+
+
+def _named(recipe: Recipe) -> list[Variant]:
+    """The variants under `variants:`, each from the recipe as it is without axes."""
+    written = recipe.data["matrix"].get("variants") or {}
+    variants = []
+    for name, settings in written.items():
+        place = ("matrix", "variants", name)
+        _check_name(recipe, name, place)
+        given = _settings(recipe, settings, place) if settings else ()
+        variants.append(Variant({"": Value(name, given, place, settings)}))
+    return variants
+
+
+def _settings(recipe: Recipe, written: Any, place: Path_) -> tuple[Setting, ...]:
+    if not isinstance(written, dict):
+        raise recipe.error(
+            f"'{place[-1]}' must map paths of settings to values",
+            place,
+            fix=f"write {place[-1]}: {{train.sft.epochs: 2, …}}",
+        )
+    return tuple(
+        Setting(_path(recipe, path, (*place, path)), value, (*place, path))
+        for path, value in written.items()
+    )
+
+
+def _path(recipe: Recipe, path: str, place: Path_) -> tuple[str, ...]:
+    """The keys of a dotted path. Raises `RecipeError` where no step of that name is."""
+    section, *rest = keys = tuple(path.split("."))
+    fix = None
+    if section not in SECTIONS:
+        fix = did_you_mean(section, SECTIONS)
+        what = f"'{section}' is not a section"
+    elif not rest:
+        what = f"'{path}' names no step"
+    elif rest[0] not in (steps := recipe.data.get(section) or {}):
+        fix = did_you_mean(rest[0], steps)
+        what = f"there is no step '{rest[0]}' in section '{section}'"
+    else:
+        return keys
+    fix = fix or "name a section, a step and a setting: train.sft.learning_rate"
+    raise recipe.error(what, place, key=True, fix=fix)
+
+
+def _without_excluded(
+    recipe: Recipe, axes: Sequence[Axis], variants: Sequence[Variant]
+) -> list[Variant]:
+    excluded: set[int] = set()
+    for index, written in enumerate(recipe.data["matrix"].get("exclude") or []):
+        wanted = dict(_exclusions(recipe, axes, written, index))
+        fitting = {
+            number
+            for number, variant in enumerate(variants)
+            if all(variant.values[label] == value for label, value in wanted.items())
+        }
+        if not fitting or not wanted:
+            raise recipe.error(
+                "this exclusion matches no variant",
+                ("matrix", "exclude", index),
+                fix="name axes with one of their values each, or remove it",
+            )
+        excluded |= fitting
+    return [variant for number, variant in enumerate(variants) if number not in excluded]
+
+
+def _exclusions(
+    recipe: Recipe, axes: Sequence[Axis], written: Mapping[str, Any], index: int
+) -> Iterator[tuple[str, Value]]:
+    known = {name: axis for axis in axes for name in (axis.label, axis.key)}
+    for key, value in written.items():
+        place = ("matrix", "exclude", index, key)
+        axis = known.get(key)
+        if axis is None:
+            names = [a.key for a in axes]
+            fix = did_you_mean(key, names) or f"one of: {', '.join(names)}"
+            raise recipe.error(f"there is no axis '{key}'", place, key=True, fix=fix)
+        chosen = next((v for v in axis.values if _means(v, value)), None)
+        if chosen is None:
+            labels = ", ".join(v.label for v in axis.values)
+            raise recipe.error(
+                f"the axis '{key}' has no value {_brief(value)}, so this exclusion matches no "
+                "variant",
+                place,
+                fix=f"one of: {labels}",
+            )
+        yield axis.label, chosen
+
+
+def _means(value: Value, written: Any) -> bool:
+    same = value.written == written and isinstance(written, bool) == isinstance(value.written, bool)
+    return same or value.label == written
+
+
+def _refuse_twice(recipe: Recipe, variants: Sequence[Variant]) -> None:
+    """Raise `RecipeError` where two variants have one name."""
+    names: set[str] = set()
+    for variant in variants:
+        if variant.name in names:
+            raise recipe.error(
+                f"two variants are named '{variant.name}'", ("matrix",), key=True, fix="rename one"
+            )
+        names.add(variant.name)
+
+
+def _check_name(recipe: Recipe, name: Any, place: Path_) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", name):
+        raise recipe.error(
+            f"a value or variant can't be named '{name}'",
+            place,
+            key=True,
+            fix="use letters, digits, - and _, at most 40 characters",
+        )
+
+
+def _named_axis(key: str) -> str:
+    return (
+        f"an axis is a path, section.step.setting, or a name with settings for each value: "
+        f"{key}: {{small: {{train.sft.lora.r: 8, train.sft.lora.alpha: 16}}, large: {{…}}}}"
+    )
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def repeats_of(
+    recipe: Recipe, trainings: Mapping[tuple[str, str], int], written: Any
+) -> Axis | None:
+    """The axis of `seeds:`. trainings: (section, name) → its seed as the recipe has it.
+
+    A number repeats each training under its own seed and the next ones; a list gives the seeds.
+    """
+    if written is None:
+        return None
+    place: Path_ = ("matrix", "seeds")
+    if not trainings:
+        raise recipe.error(
+            "`seeds` repeats trainings, but the recipe has none",
+            place,
+            key=True,
+            fix="remove it, or make `seed` of a step an axis: data.split.seed: [1, 2, 3]",
+        )
+    listed = isinstance(written, list)
+    numbers = list(written) if listed else list(range(written))
+    if len(set(numbers)) < len(numbers):
+        raise recipe.error("`seeds` lists a seed twice", place, fix="list each seed once")
+    values = []
+    for number, seed in enumerate(numbers):
+        settings = tuple(
+            Setting((*step, "seed"), seed if listed else (own + number) % 2**31, place)
+            for step, own in trainings.items()
+            if listed or number  # the first repeat is the training as it is
+        )
+        values.append(Value(str(seed if listed else number + 1), settings, place, seed))
+    return Axis("seeds", SEED, tuple(values))
+
+
+def sizes(axes: Sequence[Axis]) -> str:
+    """The axes in words: `3 learning_rate × 2 r`."""
+    return " × ".join(
+        f"{len(axis.values)} {'seeds' if axis.label == SEED else axis.label}" for axis in axes
+    )

@@ -1,0 +1,301 @@
+"""`select:` judge all variants on some rows, and go on with the best one only.
+
+Of the steps that the axes reach, the variants are those that the judging needs. All others, and the
+trained model itself under its own name, are made of the winner. Which one that is comes out of a
+step like any other, `winner`; until then its steps are written as those of the first variant.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finery.artifact.kinds import Dataset, Metrics, Model
+from finery.builtin import SELECT
+from finery.errors import PluginError, RecipeError
+from finery.recipe.document import Path_, Recipe
+from finery.recipe.matrix.axes import SEED, Variant
+from finery.recipe.matrix.expand import (
+    Expanded,
+    add_step,
+    begin,
+    expand,
+    finish,
+    references,
+    type_of,
+    write_out,
+)
+from finery.recipe.steptypes import StepTypes
+from finery.step.inspect import declared_outputs, inputs_of
+from finery.step.step import Step
+from finery.util.text import did_you_mean
+
+WINNER = "winner"
+"""The name of the step that chooses."""
+HIDDEN = "!"
+"""Ends the name of a version of a step that is built only if its variant wins."""
+_PLACE: Path_ = ("matrix", "select")
+
+
+@dataclass(frozen=True)
+class Select:
+    """What `select:` says.
+
+    by: as written. evaluator: the step that judges. model, metric: what of it. rows: field → the
+    rows to judge on. own_rows: whether these are the evaluator's own. best: `highest` or `lowest`.
+    """
+
+    by: str
+    evaluator: str
+    model: str
+    metric: str
+    models_field: str
+    rows_field: str
+    rows: Any
+    own_rows: bool
+    best: str
+
+
+def matrix_of(recipe: Recipe, plugins: StepTypes) -> tuple[Expanded, Select | None]:
+    """(the recipe with a step for each variant, its `select:`) of a recipe with a `matrix:`."""
+    expanded = expand(recipe, plugins)
+    select = read_select(expanded, plugins)
+    begin(expanded)
+    if select is None:
+        write_out(expanded)
+    else:
+        add_choice(expanded, select, plugins)
+    finish(expanded)
+    return expanded, select
+
+
+def read_select(expanded: Expanded, plugins: StepTypes) -> Select | None:
+    """What a recipe's `select:` says; None without one. Raises `RecipeError` where it is wrong."""
+    recipe = expanded.recipe
+    written = recipe.data["matrix"].get("select")
+    if written is None:
+        return None
+    by = written["by"]
+    _check_by(recipe, by)
+    evaluator, _, rest = by.partition(".")
+    cls = _evaluator(expanded, plugins, evaluator, by)
+    if WINNER in expanded.sections:
+        raise recipe.error(
+            f"a step is named '{WINNER}', like the step that `select` adds",
+            (expanded.sections[WINNER], WINNER),
+            key=True,
+            fix="rename it",
+        )
+    own = recipe.data[expanded.sections[evaluator]][evaluator]
+    models_field, model = _judged(recipe, cls, own, rest, by)
+    rows_field = next(_fields(cls, Dataset), "")
+    if not rows_field:
+        raise recipe.error(
+            f"{own['use']} takes no rows, so it can't choose a variant",
+            (*_PLACE, "by"),
+            fix="name an evaluator that judges models on rows",
+        )
+    rows = _rows(expanded, own.get(rows_field), written.get("on"))
+    if evaluator not in expanded.reached:
+        raise recipe.error(
+            f"no axis reaches {evaluator}, so `select` has nothing to choose from",
+            (*_PLACE, "by"),
+            fix="name an evaluator of a step that the axes change",
+        )
+    return Select(
+        by=by,
+        evaluator=evaluator,
+        model=model,
+        metric=rest.removeprefix(f"{model}."),
+        models_field=models_field,
+        rows_field=rows_field,
+        rows=rows,
+        own_rows=rows == own.get(rows_field),
+        best=written.get("best", "highest"),
+    )
+
+
+def _check_by(recipe: Recipe, by: str) -> None:
+    if by.count(".") < 2:
+        raise recipe.error(
+            f"'{by}' must name an evaluator, a model and a metric",
+            (*_PLACE, "by"),
+            fix="write STEP.MODEL.METRIC, e.g. test.sft.accuracy",
+        )
+
+
+def _evaluator(expanded: Expanded, plugins: StepTypes, name: str, by: str) -> type[Step]:
+    """The type of the evaluator that `by` names."""
+    evaluators = {}
+    for step, section in expanded.sections.items():
+        cls = type_of(expanded.recipe.data[section][step], plugins)
+        if cls is not None and _evaluates(cls):
+            evaluators[step] = cls
+    if name in evaluators:
+        return evaluators[name]
+    raise expanded.recipe.error(
+        f"'{by}' names no evaluator of the recipe",
+        (*_PLACE, "by"),
+        fix=did_you_mean(name, evaluators)
+        or f"write STEP.MODEL.METRIC with one of: {', '.join(evaluators)}",
+    )
+
+
+def _evaluates(cls: type[Step]) -> bool:
+    try:
+        kinds = declared_outputs(cls).values()
+    except PluginError:  # its outputs depend on its settings
+        return False
+    return any(issubclass(kind, Metrics) for kind in kinds)
+
+
+def _fields(cls: type[Step], kind: type[Any]) -> Iterator[str]:
+    for name, accepts in inputs_of(cls).items():
+        if issubclass(accepts.kind, kind) and cls.__finery_fields__[name].role != "compare":
+            yield name
+
+
+def _judged(
+    recipe: Recipe, cls: type[Step], own: Mapping[str, Any], rest: str, by: str
+) -> tuple[str, str]:
+    """(input, model) that `STEP.<rest>` names."""
+    known: list[str] = []
+    for name in _fields(cls, Model):
+        value = own.get(name)
+        models = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+        known += [m for m in models if isinstance(m, str)]
+        fitting = [m for m in models if isinstance(m, str) and rest.startswith(f"{m}.")]
+        if fitting:
+            return name, max(fitting, key=len)
+    raise recipe.error(
+        f"'{by}' names no model that the evaluator judges",
+        (*_PLACE, "by"),
+        fix=f"write STEP.MODEL.METRIC with one of: {', '.join(known) or 'its models'}",
+    )
+
+
+def _rows(expanded: Expanded, own: Any, on: str | None) -> Any:
+    """The rows to judge on. `validation` alone is that output of the step of the evaluator's."""
+    if on is None:
+        return own
+    first = own[0] if isinstance(own, list) and own else own
+    if "." in on or on in expanded.sections or not isinstance(first, str):
+        return on
+    return f"{first.partition('.')[0]}.{on}"
+
+
+# -- the steps -----------------------------------------------------------------------------------
+
+
+def add_choice(expanded: Expanded, select: Select, plugins: StepTypes) -> None:
+    """Add the variants that are judged, the step that chooses, and those of the winner."""
+    judges: dict[str, Variant] = {}
+    judged: dict[str, Variant] = {}
+    for variant in expanded.variants:
+        same = judged.setdefault(expanded.signatures[variant.name][select.evaluator], variant)
+        if same is not variant:
+            raise _same(expanded, select, same, variant)
+        name = f"{select.evaluator}@{variant.name}"  # from which the winner is known
+        expanded.steps[variant.name][select.evaluator] = name
+        judges[name] = variant
+        _add_judge(expanded, select, variant, name, plugins)
+    section = expanded.sections[select.evaluator]
+    expanded.recipe.data[section][WINNER] = {
+        "use": SELECT,
+        "candidates": list(judges),
+        "model": select.model,
+        "metric": select.metric,
+        "best": select.best,
+        "repeats": _repeats(judges),
+    }
+    expanded.places[section, WINNER] = _PLACE
+    expanded.origins[WINNER] = WINNER
+    _add_winner(expanded)
+
+
+def _add_judge(
+    expanded: Expanded, select: Select, variant: Variant, name: str, plugins: StepTypes
+) -> None:
+    """The evaluator of a variant, for one model and the rows to choose on; and what it needs."""
+    section = expanded.sections[select.evaluator]
+    written = expanded.written[variant.name][section][select.evaluator]
+    cls = plugins.step_type(written["use"])
+    fields = cls.__finery_fields__
+    # What can't change its output, such as `require`, is about all models and the test rows.
+    kept = {k: v for k, v in written.items() if k not in fields or fields[k].affects_output}
+    many = inputs_of(cls)[select.models_field].many
+    judging = {
+        **kept,
+        select.models_field: [select.model] if many else select.model,
+        select.rows_field: select.rows,
+    }
+    own = {**expanded.written[variant.name]}
+    own[section] = {**own[section], select.evaluator: judging}
+    _add_before(expanded, variant, own, judging, plugins)
+    aliases = expanded.steps[variant.name]
+    add_step(expanded, variant, select.evaluator, name, aliases)
+    expanded.recipe.data[section][name] = judging
+    expanded.places[section, name, select.models_field] = (*_PLACE, "by")
+    if not select.own_rows:
+        expanded.places[section, name, select.rows_field] = (*_PLACE, "on")
+
+
+def _add_before(
+    expanded: Expanded,
+    variant: Variant,
+    sections: Mapping[str, Mapping[str, Any]],
+    written: Any,
+    plugins: StepTypes,
+) -> None:
+    """The variants of all steps that a step waits for."""
+    steps = {name: step for of in sections.values() for name, step in of.items()}
+    stack, seen = [*references(written, plugins)], set()
+    while stack:
+        name = stack.pop()
+        if name in seen or name not in steps:
+            continue
+        seen.add(name)
+        stack += references(steps[name], plugins)
+        if name in expanded.reached:
+            aliases = expanded.steps[variant.name]
+            add_step(expanded, variant, name, aliases[name], aliases)
+
+
+def _add_winner(expanded: Expanded) -> None:
+    """Under its own name, each step that the axes reach, of the variant that will win."""
+    first = expanded.variants[0]
+    for name in expanded.reached:
+        section = expanded.sections[name]
+        for variant in expanded.variants:
+            hidden = f"{expanded.steps[variant.name][name]}{HIDDEN}"
+            add_step(expanded, variant, name, hidden, {})
+        expanded.recipe.data[section][name] = expanded.written[first.name][section][name]
+        for given in first.settings:
+            if given.path[:2] == (section, name):
+                expanded.places[given.path] = given.place
+
+
+def _repeats(judges: Mapping[str, Variant]) -> dict[str, list[str]]:
+    """Combination → its candidates, one for each seed; empty without repeats."""
+    groups: dict[str, list[str]] = {}
+    for name, variant in judges.items():
+        groups.setdefault(variant.combination, []).append(name)
+    return groups if any(SEED in variant.values for variant in judges.values()) else {}
+
+
+def _same(expanded: Expanded, select: Select, one: Variant, other: Variant) -> RecipeError:
+    """The error for two variants that the evaluator can't tell apart."""
+    reach = expanded.reached[select.evaluator]
+    idle = [axis for axis in expanded.axes if axis.label not in reach]
+    if idle:
+        return expanded.recipe.error(
+            f"the axis '{idle[0].key}' doesn't reach {select.evaluator}, which `select` chooses by",
+            ("matrix", idle[0].key),
+            key=True,
+            fix="remove the axis, or choose by an evaluator of what it changes",
+        )
+    return expanded.recipe.error(
+        f"{select.evaluator} is the same for two variants: {one.name} and {other.name}",
+        _PLACE,
+        key=True,
+        fix="remove one of them",
+    )

@@ -1,0 +1,270 @@
+"""From a recipe with a `matrix:` to one with a step for each variant of a step.
+
+What an axis doesn't reach keeps its name and is there once. Of what it reaches there is a step for
+each different version, `sft@learning_rate=1e-4,r=8`, written as the recipe with these settings by
+`--set`. References stay as they are written, since some keys hold them; `Expanded.aliases` says
+which variant each of them means.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from blake3 import blake3
+
+from finery.errors import PluginError
+from finery.recipe.document import Path_, Recipe
+from finery.recipe.matrix.axes import (
+    Axis,
+    Setting,
+    Variant,
+    read_matrix,
+    repeats_of,
+)
+from finery.recipe.matrix.labels import LONGEST_STEP
+from finery.recipe.steptypes import StepTypes, derived_seed
+from finery.recipe.validate import check_recipe, check_top, raise_all
+from finery.step.inspect import SECTIONS, inputs_of, nested_fields
+from finery.step.step import Step
+
+Sections = dict[str, dict[str, Any]]
+"""Section → name → a step as written."""
+
+
+@dataclass
+class Expanded:
+    """A recipe with the variants of its steps, and what they are variants of.
+
+    sections: name in the file → its section. origins: step → its name in the file. labels: step →
+    its variant, e.g. `r=8`. aliases: step → name in the file → the step that a reference to it
+    means. steps: variant → name in the file → step, of what the axes reach.
+    """
+
+    recipe: Recipe
+    sections: Mapping[str, str]
+    axes: Sequence[Axis]
+    variants: Sequence[Variant]
+    reached: Mapping[str, set[str]]  # name in the file → labels of the axes that reach it
+    steps: dict[str, dict[str, str]]
+    written: Mapping[str, Sections]  # variant → the recipe's steps with its settings
+    signatures: Mapping[str, Mapping[str, str]]  # variant → name in the file → what it is
+    places: dict[Path_, Path_] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def expand(recipe: Recipe, plugins: StepTypes) -> Expanded:
+    """The variants of a recipe's steps. Raises `RecipeError` for a matrix that can't be built."""
+    _refuse_broken(recipe, plugins)
+    block = recipe.data["matrix"]
+    repeats = repeats_of(recipe, _trainings(recipe, plugins), block.get("seeds"))
+    axes, variants = read_matrix(recipe, repeats)
+    written = {variant.name: _with_settings(recipe, variant) for variant in variants}
+    before = {name: _references_in(steps, plugins) for name, steps in written.items()}
+    reached = _reached(variants, before)
+    signatures = {name: _signatures(written[name], before[name]) for name in written}
+    sections = {name: section for section in SECTIONS for name in recipe.data.get(section) or {}}
+    expanded = Expanded(recipe, sections, axes, variants, reached, {}, written, signatures)
+    _name_steps(expanded)
+    return expanded
+
+
+def write_out(expanded: Expanded) -> None:
+    """Give the expanded recipe a step for each variant of what the axes reach."""
+    for variant in expanded.variants:
+        for name, step in expanded.steps[variant.name].items():
+            add_step(expanded, variant, name, step, expanded.steps[variant.name])
+
+
+def add_step(
+    expanded: Expanded, variant: Variant, name: str, step: str, aliases: dict[str, str]
+) -> None:
+    """Add the step `name` of the file with a variant's settings, as `step`, unless it is there."""
+    if step in expanded.origins:
+        return
+    section = expanded.sections[name]
+    expanded.recipe.data[section][step] = expanded.written[variant.name][section][name]
+    expanded.places[section, step] = (section, name)
+    for given in variant.settings:
+        if given.path[:2] == (section, name):
+            expanded.places[section, step, *given.path[2:]] = given.place
+    expanded.origins[step] = name
+    expanded.labels[step] = step.partition("@")[2]
+    expanded.aliases[step] = aliases
+
+
+def begin(expanded: Expanded) -> None:
+    """Give the recipe data of its own, without the steps that the axes reach."""
+    recipe, own = expanded.recipe, {}
+    for section in SECTIONS:
+        if steps := recipe.data.get(section):
+            own[section] = {n: w for n, w in steps.items() if n not in expanded.reached}
+    expanded.recipe = recipe.expanded({**recipe.data, **own}, {}, ())
+
+
+def finish(expanded: Expanded) -> None:
+    """Give the recipe the places of its steps in the file."""
+    recipe = expanded.recipe
+    expanded.recipe = recipe.expanded(
+        recipe.data, {**recipe.places, **expanded.places}, expanded.origins
+    )
+
+
+def _refuse_broken(recipe: Recipe, plugins: StepTypes) -> None:
+    """Raise the errors of a recipe that can't be expanded."""
+    raise_all(check_top(recipe))
+    for section in SECTIONS:
+        steps = recipe.data.get(section)
+        if steps is None:
+            continue
+        fine = isinstance(steps, dict) and all(
+            isinstance(name, str) and isinstance(step, dict) for name, step in steps.items()
+        )
+        if not fine:
+            raise_all(check_recipe(recipe, plugins))
+
+
+def type_of(written: Any, plugins: StepTypes) -> type[Step] | None:
+    """The type of a step as written; None if it has none that works, which is reported later."""
+    use = written.get("use") if isinstance(written, dict) else None
+    if not isinstance(use, str) or use not in plugins.step_types:
+        return None
+    try:
+        return plugins.step_type(use)
+    except PluginError:
+        return None
+
+
+def _trainings(recipe: Recipe, plugins: StepTypes) -> dict[tuple[str, str], int]:
+    """(section, name) → seed of each step that learns and uses a seed."""
+    own = recipe.data.get("seed", 0)
+    found = {}
+    for section in SECTIONS:
+        for name, written in (recipe.data.get(section) or {}).items():
+            cls = type_of(written, plugins)
+            if cls is not None and cls.__spec__.learns and cls.__spec__.seeded:
+                seed = written.get("seed", derived_seed(own, written["use"]))
+                found[section, name] = seed if isinstance(seed, int) else 0
+    return found
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+def _with_settings(recipe: Recipe, variant: Variant) -> Sections:
+    """The recipe's steps with a variant's settings, as `--set` would give them."""
+    sections = {s: copy.deepcopy(recipe.data[s]) for s in SECTIONS if recipe.data.get(s)}
+    for given in variant.settings:
+        _set(recipe, sections, given)
+    return sections
+
+
+def _set(recipe: Recipe, sections: Sections, given: Setting) -> None:
+    parent: dict[str, Any] = sections
+    for depth, key in enumerate(given.path[:-1]):
+        child = parent.setdefault(key, {}) if depth >= 2 else parent[key]
+        if not isinstance(child, dict):
+            above = ".".join(given.path[: depth + 1])
+            raise recipe.error(
+                f"'{above}' is {child!r} in the recipe, which has no settings",
+                given.place,
+                fix=f"make {above} the axis, with whole values: {above}: [{{…}}, {{…}}]",
+            )
+        parent = child
+    parent[given.path[-1]] = copy.deepcopy(given.value)
+
+
+# -- what an axis reaches ------------------------------------------------------------------------
+
+
+def _references_in(sections: Sections, plugins: StepTypes) -> dict[str, list[str]]:
+    """Step → the steps that it waits for, as far as the recipe has them."""
+    names = {name for steps in sections.values() for name in steps}
+    return {
+        name: [n for n in dict.fromkeys(references(written, plugins)) if n in names]
+        for steps in sections.values()
+        for name, written in steps.items()
+    }
+
+
+def references(written: Any, plugins: StepTypes, given: Sequence[str] = ()) -> Iterator[str]:
+    """The steps that a step as written names. given: inputs that an outer step provides."""
+    cls = type_of(written, plugins)
+    if cls is None:
+        return
+    for name in [*inputs_of(cls), "needs"]:
+        value = written.get(name) if name not in given else None
+        for ref in value if isinstance(value, list) else [value]:
+            if isinstance(ref, str):
+                yield ref.partition(".")[0]
+    for name, info in nested_fields(cls).items():
+        yield from references(written.get(name), plugins, list(info.given))
+
+
+def _reached(
+    variants: Sequence[Variant], before: Mapping[str, Mapping[str, Sequence[str]]]
+) -> dict[str, set[str]]:
+    """Step → the axes that change it or a step before it, in any variant. Only those with any."""
+    reached: dict[str, set[str]] = {}
+    for variant in variants:
+        for label, value in variant.values.items():
+            for given in value.settings:
+                reached.setdefault(given.path[1], set()).add(label)
+    grew = True
+    while grew:
+        grew = False
+        for references_of in before.values():
+            for name, names in references_of.items():
+                axes = set().union(*(reached.get(n, set()) for n in names))
+                if not axes <= reached.get(name, set()):
+                    reached.setdefault(name, set()).update(axes)
+                    grew = True
+    return reached
+
+
+def _signatures(sections: Sections, before: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Step → a digest of it as written, and of all that it waits for."""
+    written = {name: step for steps in sections.values() for name, step in steps.items()}
+    known: dict[str, str] = {}
+
+    def signature(name: str, trail: tuple[str, ...]) -> str:
+        if name in trail:
+            return "circle"  # an error that the graph reports
+        if name not in known:
+            parts = [repr(written[name]), *(signature(n, (*trail, name)) for n in before[name])]
+            known[name] = blake3("\n".join(parts).encode()).hexdigest()
+        return known[name]
+
+    return {name: signature(name, ()) for name in written}
+
+
+def _name_steps(expanded: Expanded) -> None:
+    """Name the versions of each step that the axes reach; equal ones have one name."""
+    names: dict[tuple[str, str], str] = {}
+    taken: dict[str, str] = {}
+    for variant in expanded.variants:
+        mine = expanded.steps.setdefault(variant.name, {})
+        for step, axes in expanded.reached.items():
+            signature = expanded.signatures[variant.name][step]
+            if (step, signature) not in names:
+                # A named variant always says so, an axis only what it reaches.
+                label = variant.label({*axes, ""}) or variant.name
+                name = f"{step}@{label}"
+                if name in taken:
+                    name = f"{step}@{variant.name}"
+                _check_length(expanded.recipe, name)
+                names[step, signature] = name
+                taken[name] = signature
+            mine[step] = names[step, signature]
+
+
+def _check_length(recipe: Recipe, name: str) -> None:
+    if len(name) > LONGEST_STEP:
+        raise recipe.error(
+            f"the name of a variant is too long: {name[:60]}…",
+            ("matrix",),
+            key=True,
+            fix="name the values: train.sft.rows: {few: …, all: …}",
+        )

@@ -1,0 +1,78 @@
+"""Names of axes, values and variants: readable, without characters that shells or paths use."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LONGEST = 40
+"""Characters of a value's name, at most."""
+LONGEST_STEP = 200
+"""Characters of a step's name with its variant, at most: it becomes the name of a folder."""
+
+
+_VARIANT = re.compile(r"[A-Za-z0-9_-]+@[A-Za-z0-9_+=-]+(?:,[A-Za-z0-9_+=-]+)*")
+"""What may be the name of a step with its variant."""
+
+
+def without_variants(text: str, origins: Mapping[str, str]) -> str:
+    """A text with steps as the file names them. origins: step → its name in the file."""
+    return _VARIANT.sub(lambda match: origins.get(match[0], match[0]), text)
+
+
+def value_label(value: Any) -> str | None:
+    """The name of a value, e.g. `2e-4`, `0_05` or `clean`; None if it needs one of its own.
+
+    A dot would begin the name of an output, so there is none. Of a path, only the last part counts.
+    """
+    match value:
+        case None | bool():
+            return {None: "null", True: "true", False: "false"}[value]
+        case int() | float():
+            return _number(value)
+        case str():
+            return _slug(value.rstrip("/").rpartition("/")[2]) or None
+        case list() if value and all(isinstance(item, str | int | float) for item in value):
+            return _short("+".join(value_label(item) or "" for item in value))
+    return None
+
+
+def axis_labels(paths: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """The shortest ends of dotted paths that differ: `r`, or `sft-epochs` and `dpo-epochs`.
+
+    taken: names that none of them can have.
+    """
+    ends = [_ends(path) for path in paths]
+    counts = Counter(label for labels in ends for label in labels)
+    return [
+        next((label for label in labels if counts[label] == 1 and label not in taken), labels[-1])
+        for labels in ends
+    ]
+
+
+def _ends(path: str) -> list[str]:
+    """All ends of a dotted path, from the shortest."""
+    keys = path.split(".")
+    return [_slug("-".join(keys[-parts:])) for parts in range(1, len(keys) + 1)]
+
+
+def _number(value: float) -> str:
+    mantissa, _, exponent = f"{value:.12g}".partition("e")
+    if not exponent and isinstance(value, float) and 0 < abs(value) < 0.01:
+        mantissa, exponent = _scientific(value)
+    if exponent:
+        return f"{mantissa.replace('.', '_')}e{int(exponent)}"
+    return mantissa.replace(".", "_")
+
+
+def _scientific(value: float) -> tuple[str, str]:
+    mantissa, exponent = f"{value:.11e}".split("e")
+    return mantissa.rstrip("0").rstrip("."), exponent
+
+
+def _slug(text: str) -> str:
+    return _short(re.sub(r"[^A-Za-z0-9_+-]+", "_", text).strip("_"))
+
+
+def _short(text: str) -> str:
+    return text[:LONGEST].rstrip("_+-")

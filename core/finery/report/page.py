@@ -1,0 +1,241 @@
+"""The page of a report, put together from the sections of views and of this package."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from finery.artifact.kinds import Artifact
+from finery.artifact.manifest import Manifest
+from finery.build.checks import failed_gates
+from finery.build.runs.context import context_of
+from finery.build.runs.git import Revision
+from finery.build.runs.reading import Run
+from finery.errors import FineryError
+from finery.plugin.views.html import render_page
+from finery.plugin.views.section import Finding, PageSection, render_sections
+from finery.plugin.views.view import Output, PageContext, View
+from finery.recipe.excerpt import without_secrets
+from finery.recipe.graph import Graph
+from finery.report.layout import picture_of
+from finery.report.steps import ReportedStep, counts
+from finery.step.step import Step
+from finery.store.database import Store
+from finery.util.paths import recipe_id
+from finery.util.text import counted, duration, in_dollars, size
+
+STEPS, ORIGIN = (
+    "finery.report/templates/steps.html.jinja",
+    "finery.report/templates/origin.html.jinja",
+)
+NEEDED = "Was fine-tuning needed?"
+"""Asked first, also where no evaluator answers it."""
+REQUIREMENTS = "Does it meet its requirements?"
+
+
+class Reported(NamedTuple):
+    """What a report is about. run: whose results these are, or the recipe's last one."""
+
+    graph: Graph
+    store: Store
+    steps: Sequence[ReportedStep]
+    run: Run | None
+    is_past: bool = False
+
+
+def report_page(
+    reported: Reported, views: Mapping[View, Sequence[Output]], context: PageContext,
+    *, reload_seconds: int = 0,
+) -> str:  # fmt: skip
+    """The page as HTML. views: the outputs that each view shows."""
+    sections = [_steps(reported), _origin(reported)]
+    for view, outputs in views.items():
+        section = _section(view, outputs, context)
+        if section is not None:
+            sections.append(section)
+    return render_sections(
+        f"{reported.graph.recipe.name}: report of a build",
+        sections,
+        intro=_intro(reported),
+        findings=list(_findings(reported, sections)),
+        reload_seconds=reload_seconds,
+    )
+
+
+def _section(view: View, outputs: Sequence[Output], context: PageContext) -> PageSection | None:
+    """A view's section. Where it fails on what is in the store, the page says so and goes on."""
+    try:
+        return view.section(outputs, context)
+    except (FineryError, OSError) as error:
+        what = getattr(error, "what", str(error))
+        context.note(f"{outputs[0].title}: {what}")
+        html = render_page("finery.report/templates/broken.html.jinja", what=what)
+        return PageSection(", ".join(o.title for o in outputs), html, rank=60)
+
+
+def _intro(reported: Reported) -> str:
+    run = reported.run
+    when = f"Build {run.id}, {run.started[:16].replace('T', ' ')} UTC. " if run else ""
+    return f"{when}{counted(len(reported.steps), 'step')}: {', '.join(counts([*reported.steps]))}."
+
+
+def _findings(reported: Reported, sections: Sequence[PageSection]) -> Iterator[Finding]:
+    failed = [step for step in reported.steps if step.state == "failed" and step.result is None]
+    if failed:
+        names = ", ".join(f"{step.node.name} ({step.detail})" for step in failed)
+        yield Finding("Is the build complete?", f"No. Failed: {names}.", "bad", 0)
+    elif any(step.result is None for step in reported.steps):
+        names = ", ".join(step.node.name for step in reported.steps if step.result is None)
+        yield Finding("Is the build complete?", f"No. Not built: {names}.", "open", 0)
+    if not any(finding.question == NEEDED for s in sections for finding in s.findings):
+        text = "Not measured: no model of this build was judged."
+        yield Finding(NEEDED, text, "open", 1)
+    yield from _gates(reported)
+
+
+def _gates(reported: Reported) -> Iterator[Finding]:
+    """Whether the kept results meet what `require:` asks, where something is required."""
+    graph = reported.graph
+    nodes = graph.nodes.values()
+    required = [
+        n.name
+        for n in nodes
+        if type(n.step).verify is not Step.verify and getattr(n.step, "require", None)
+    ]
+    results = {step.node.name: step.result for step in reported.steps}
+    failed = failed_gates(graph, reported.store, results)
+    if failed:
+        text = "; ".join(" ".join([error.what, *error.details]) for error in failed.values())
+        yield Finding(REQUIREMENTS, f"No. {text}.", "bad", 4)
+    elif required and all(results.get(name) for name in required):
+        yield Finding(REQUIREMENTS, f"Yes, those of {', '.join(required)}.", "good", 4)
+    elif required:
+        yield Finding(REQUIREMENTS, f"Not measured: {', '.join(required)} isn't built.", "open", 4)
+    else:
+        yield Finding(REQUIREMENTS, "The recipe requires nothing.", "open", 4)
+
+
+def _steps(reported: Reported) -> PageSection:
+    steps = {step.node.name: step for step in reported.steps}
+    picture = picture_of({name: step.node for name, step in steps.items()})
+    html = render_page(
+        STEPS,
+        picture=picture,
+        boxes=[(box, steps[box.node.name]) for box in picture.boxes],
+        rows=[_row(step) for step in reported.steps],
+    )
+    return PageSection("Steps", html, rank=10, style=_style())
+
+
+def _style() -> str:
+    return files("finery.report").joinpath("templates/steps.css").read_text(encoding="utf-8")
+
+
+def _row(step: ReportedStep) -> dict[str, Any]:
+    outputs = {} if step.result is None else {m.digest: m for m in step.result.outputs.values()}
+    return {
+        "name": step.node.name,
+        "use": step.node.use,
+        "state": step.state,
+        "detail": step.detail,
+        "time": step.time,
+        "size": size(sum(m.size() for m in outputs.values())) if outputs else "",
+        "needs": ", ".join(step.node.upstream()),
+        "outputs": [f"{m.kind} {m.digest[:12]}" for m in outputs.values()],
+    }
+
+
+def _origin(reported: Reported) -> PageSection:
+    graph, run = reported.graph, reported.run
+    facts = dict(run.context) if run and run.context else {}
+    if not facts:
+        facts = context_of(graph, recipe_id(graph.recipe.path, reported.store.root))
+    html = render_page(
+        ORIGIN,
+        costs=list(_costs(reported, facts)),
+        origin=list(_facts(reported, facts)),
+        commands=list(_commands(reported, facts)),
+        is_dirty=bool((facts.get("revision") or {}).get("is_dirty")),
+        has_revision=bool(facts.get("revision")),
+        recipe="" if reported.is_past else without_secrets(graph.recipe.text),
+        packages=_packages(reported.steps),
+    )
+    return PageSection("Cost, origin and how to repeat it", html, rank=90)
+
+
+def _costs(reported: Reported, facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(name, value, note) of time, money, size and machine."""
+    results = [step.result for step in reported.steps if step.result]
+    total = sum(result.seconds for result in results)
+    yield "time of all steps", duration(total), "each at its last run"
+    longest = max(reported.steps, key=lambda s: s.result.seconds if s.result else -1.0)
+    if longest.result:
+        yield "longest step", longest.time, longest.node.name
+    dollars = sum(step.dollars for step in reported.steps)
+    yield "cost of answers", in_dollars(dollars) if dollars else "none", "of models behind an API"
+    made: dict[str, Manifest] = {m.digest: m for r in results for m in r.outputs.values()}
+    yield "size of outputs", size(sum(m.size() for m in made.values())), ""
+
+
+def _facts(reported: Reported, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    revision = facts.get("revision")
+    text = str(Revision(revision["commit"], revision["is_dirty"])) if revision else "not in git"
+    machine = facts.get("machine") or {}
+    memory = f", {size(machine['memory'])} of memory" if machine.get("memory") else ""
+    yield "recipe", str(facts.get("path", ""))
+    yield "git revision", text
+    yield "finery", str(facts.get("finery") or "")
+    yield "Python", str(facts.get("python") or "")
+    if machine:
+        yield (
+            "machine",
+            (f"{machine.get('processor', '')}, {counted(machine.get('cores', 0), 'core')}{memory}"),
+        )
+        yield "GPUs", ", ".join(machine.get("gpus") or []) or "none"
+    seed = reported.graph.recipe.data.get("seed")
+    yield "seed", str(seed) if seed is not None else "0"
+
+
+def _commands(reported: Reported, facts: Mapping[str, Any]) -> Iterator[str]:
+    revision = facts.get("revision")
+    if revision:
+        yield f"git checkout {revision['commit']}"
+    only = [f"--step {name}" for name in facts.get("only") or []]
+    overrides = [str(text) for text in facts.get("overrides") or []]
+    yield " ".join(["finery build", str(facts.get("path", "")), *overrides, *only])
+
+
+def _packages(steps: Sequence[ReportedStep]) -> list[tuple[str, str]]:
+    """Package → version, of all that are in a key."""
+    found: dict[str, str] = {}
+    for step in steps:
+        for part, value in step.result.parts if step.result else []:
+            if part.startswith("package "):
+                found[part.removeprefix("package ")] = str(value)
+    return sorted(found.items())
+
+
+def outputs_of(
+    steps: Sequence[ReportedStep], titled: Any, output_of: Any, view_of: Any
+) -> dict[View, list[Output]]:
+    """View → the outputs that it shows. The functions are those of `finery.cli.views`."""
+    views: dict[type[View], View] = {}
+    groups: dict[View, list[Output]] = {}
+    for step in steps:
+        if step.result is None:
+            continue
+        for title, manifest in titled(step.node.name, step.result.outputs).items():
+            view = view_of(manifest)
+            if type(view).section is not View.section:
+                view = views.setdefault(type(view), view)
+                groups.setdefault(view, []).append(output_of(title, manifest))
+    return groups
+
+
+def built_in(reported: Reported) -> Mapping[str, Artifact]:
+    """Name in the recipe → artifact, of everything that is there."""
+    found: dict[str, Artifact] = {}
+    for step in reported.steps:
+        for name, manifest in (step.result.outputs if step.result else {}).items():
+            title = f"{step.node.name}.{name}" if name else step.node.name
+            found[title] = reported.store.artifact(manifest)
+    return found

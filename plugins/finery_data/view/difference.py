@@ -1,0 +1,175 @@
+"""What differs between the rows of two builds: added, removed and changed ones."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery import Dataset, counted, visible
+from finery.rows import Row, row_id, snippet, split_turns
+from finery.rows.parts import canonical, turns_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXAMPLES = 100
+"""Rows of each kind whose content is kept for display."""
+SNIPPET = 68
+"""Characters of a row in a line of the terminal."""
+
+
+class Known(NamedTuple):
+    """What tells whether two rows are the same: id, content, and the prompt in canonical form."""
+
+    id: str
+    content: str
+    prompt: str
+    parents: tuple[str, ...]
+
+
+def difference_of(before: Dataset, after: Dataset) -> dict[str, Any]:
+    """The ids of rows that were added, removed and changed, as JSON values, with some rows.
+
+    Rows are matched by id. Those that remain are matched by `parents`, then by their prompt: a
+    row with the same prompt and another answer was changed.
+    """
+    old, new = [_known(row) for row in before], [_known(row) for row in after]
+    removed, added = _unmatched(old, new), _unmatched(new, old)
+    changed = _changed_in_place(old, new)
+    pairs, removed, added = _related(removed, added)
+    changed += pairs
+    contents = [known.content for known in old], [known.content for known in new]
+    examples = {*removed[:EXAMPLES], *added[:EXAMPLES], *(k for p in changed[:EXAMPLES] for k in p)}
+    wanted = {known.content for known in examples}
+    return {
+        "rows": [len(old), len(new)],
+        "added": [known.id for known in added],
+        "removed": [known.id for known in removed],
+        "changed": [[a.id, b.id] for a, b in changed],
+        "reordered": contents[0] != contents[1] and sorted(contents[0]) == sorted(contents[1]),
+        "examples": {
+            "added": _rows(after, added[:EXAMPLES], wanted),
+            "removed": _rows(before, removed[:EXAMPLES], wanted),
+            "changed": [
+                list(pair)
+                for pair in zip(
+                    _rows(before, [a for a, _ in changed[:EXAMPLES]], wanted),
+                    _rows(after, [b for _, b in changed[:EXAMPLES]], wanted),
+                    strict=True,
+                )
+            ],
+        },
+    }
+
+
+def _known(row: Row) -> Known:
+    prompt, answer = split_turns(row)
+    return Known(
+        str(row.get("id", "")), row_id(row), canonical(prompt) if prompt and answer else "",
+        tuple(str(parent) for parent in row.get("parents") or ()),
+    )  # fmt: skip
+
+
+def _unmatched(rows: Iterable[Known], others: Iterable[Known]) -> list[Known]:
+    """The rows whose id the others don't have, or have less often."""
+    left = Counter(known.id for known in others)
+    found = []
+    for known in rows:
+        if left[known.id]:
+            left[known.id] -= 1
+        else:
+            found.append(known)
+    return found
+
+
+def _changed_in_place(old: Sequence[Known], new: Sequence[Known]) -> list[tuple[Known, Known]]:
+    """Rows with the same id and other content, where ids are the user's own."""
+    before = {known.id: known for known in old}
+    return [(before[k.id], k) for k in new if k.id in before and before[k.id].content != k.content]
+
+
+def _related(
+    removed: Sequence[Known], added: Sequence[Known]
+) -> tuple[list[tuple[Known, Known]], list[Known], list[Known]]:
+    """(pairs of an old and a new row that belong together, rest of removed, rest of added)."""
+    names: dict[str, list[int]] = {}  # of an id, or of a prompt, to the rows that have it
+    for number, known in enumerate(removed):
+        for name in filter(None, (f"id {known.id}", known.prompt)):
+            names.setdefault(name, []).append(number)
+    pairs, rest, used = [], [], set[int]()
+    for known in added:
+        wanted = [*(f"id {parent}" for parent in known.parents), known.prompt]
+        free = (n for name in wanted for n in names.get(name, []) if n not in used)
+        partner = next(free, None)
+        if partner is None:
+            rest.append(known)
+        else:
+            pairs.append((removed[partner], known))
+            used.add(partner)
+    return pairs, [known for n, known in enumerate(removed) if n not in used], rest
+
+
+def _rows(dataset: Dataset, chosen: Sequence[Known], wanted: set[str]) -> list[Row]:
+    """The rows themselves, in the order of `chosen`."""
+    if not chosen:
+        return []
+    by_content = {row_id(row): row for row in dataset if row_id(row) in wanted}
+    return [by_content[known.content] for known in chosen]
+
+
+def print_difference(console: "Console", data: Mapping[str, Any], most: int) -> None:
+    """Print how many rows differ, and the first `most` of each kind."""
+    from rich.text import Text
+
+    before, after = data["rows"]
+    counts = f"{before:,} → {after:,} rows" if before != after else counted(after, "row")
+    console.print(Text(f"  {counts}: {', '.join(_words(data))}"))
+    for kind, mark, style in (("removed", "−", "red"), ("added", "+", "green")):
+        for row in data["examples"][kind][:most]:
+            console.print(_line(mark, style, row), no_wrap=True)
+    for old, new in data["examples"]["changed"][:most]:
+        _print_changed(console, old, new)
+
+
+def _words(data: Mapping[str, Any]) -> Iterator[str]:
+    counts = {kind: len(data[kind]) for kind in ("added", "removed", "changed")}
+    if any(counts.values()):
+        yield from (f"{count:,} {kind}" for kind, count in counts.items())
+    elif data["reordered"]:
+        yield "the same ones in another order"
+    else:
+        yield "the same ones"
+
+
+def _print_changed(console: "Console", old: Row, new: Row) -> None:
+    """Print the beginning of a changed row, and each of its parts that differs."""
+    from rich.text import Text
+
+    console.print(_line("~", "yellow", new), no_wrap=True)
+    before, after = dict(_parts(old)), dict(_parts(new))
+    for name in dict.fromkeys([*before, *after]):
+        if before.get(name) == after.get(name):
+            continue
+        for mark, style, parts in (("−", "red", before), ("+", "green", after)):
+            if name in parts:
+                line = (f"      {mark} ", style), (f"{name}  ", "cyan"), _one_line(parts[name])
+                console.print(Text.assemble(*line, overflow="ellipsis"), no_wrap=True)
+
+
+def _parts(row: Row) -> Iterator[tuple[str, str]]:
+    """(name, text) of each turn and of each column beside them."""
+    for number, (role, text) in enumerate(turns_of(row)):
+        yield f"{role} {number}" if role in ("user", "assistant") and number > 1 else role, text
+    for name in ("label", "tools"):
+        if name in row:
+            yield name, canonical(row[name])
+
+
+def _line(mark: str, style: str, row: Row) -> Any:
+    from rich.text import Text
+
+    head = (f"  {mark} ", style), (f"{row.get('id', '')}  ", "dim")
+    return Text.assemble(*head, visible(snippet(row, SNIPPET)), overflow="ellipsis")
+
+
+def _one_line(text: str) -> str:
+    return visible(" ".join(text.split()))

@@ -1,0 +1,109 @@
+"""Models compared in pairs, for evaluators whose metrics aren't all shares of the same rows.
+
+In go values of each row, out come scores with intervals, and the difference of every two models.
+Public for other plugins.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from finery_eval import stats
+
+Score = tuple[float, stats.Interval]
+Weighted = tuple[float, float]
+
+
+class Hits(NamedTuple):
+    """A metric that is a share of rows. by_model: model → whether each row counts."""
+
+    by_model: Mapping[str, Sequence[bool]]
+
+    def score(self, model: str) -> Score:
+        """The share and its Wilson interval."""
+        hits = self.by_model[model]
+        return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
+
+    def difference(self, first: str, second: str) -> dict[str, Any]:
+        """Second minus first: Newcombe's paired interval and the exact McNemar test."""
+        pairs = list(zip(self.by_model[first], self.by_model[second], strict=True))
+        gained, lost = pairs.count((False, True)), pairs.count((True, False))
+        value, interval = stats.paired_difference(
+            pairs.count((True, True)), gained, lost, pairs.count((False, False))
+        )
+        return _facts(value, interval, stats.mcnemar_exact(gained, lost))
+
+
+class Values(NamedTuple):
+    """A metric that is a weighted mean over rows, or follows from one.
+
+    by_model: model → (weighted value, weight) of each row. of_mean: the metric as a monotonic
+    function of the mean.
+    """
+
+    by_model: Mapping[str, Sequence[Weighted]]
+    of_mean: Callable[[float], float] = float
+
+    def score(self, model: str) -> Score:
+        """The metric and its interval: percentile bootstrap over rows."""
+        rows = self.by_model[model]
+        (interval,) = stats.bootstrap(rows, lambda counts: [self._metric(counts)])
+        return self._metric(Counter(rows)), interval
+
+    def difference(self, first: str, second: str) -> dict[str, Any]:
+        """Second minus first: paired bootstrap over rows, and the exact sign test.
+
+        The sign test (J. Arbuthnot 1710; the McNemar test of which model is ahead in each row)
+        needs no assumption on the sizes of the differences.
+        """
+        rows = list(zip(self.by_model[first], self.by_model[second], strict=True))
+        (interval,) = stats.bootstrap(rows, lambda counts: [self._gain(counts)])
+        gains = [self._gain({row: 1}) for row in rows]
+        p_value = stats.mcnemar_exact(sum(g > 0 for g in gains), sum(g < 0 for g in gains))
+        return _facts(self._gain(Counter(rows)), interval, p_value)
+
+    def _metric(self, counts: Mapping[Weighted, int]) -> float:
+        total = sum(value * n for (value, _), n in counts.items())
+        return self.of_mean(total / sum(weight * n for (_, weight), n in counts.items()))
+
+    def _gain(self, counts: Mapping[tuple[Weighted, Weighted], int]) -> float:
+        firsts, seconds = Counter[Weighted](), Counter[Weighted]()
+        for (first, second), n in counts.items():
+            firsts[first] += n
+            seconds[second] += n
+        return self._metric(seconds) - self._metric(firsts)
+
+
+def _facts(value: float, interval: stats.Interval, p_value: float) -> dict[str, Any]:
+    return {"difference": value, "interval": list(interval), "p_value": p_value}
+
+
+def pairs_of(
+    models: Sequence[str], measures: Mapping[str, "Hits | Values"]
+) -> list[dict[str, Any]]:
+    """Every two models, the later one against the earlier one, by metric.
+
+    Each is `{model, baseline, metrics: {metric: {difference, interval, p_value}}}`, as evaluators
+    keep it in `details["pairs"]`. Metrics that one of the two doesn't have are left out.
+    """
+    return [
+        {
+            "model": second,
+            "baseline": first,
+            "metrics": {
+                metric: of.difference(first, second)
+                for metric, of in measures.items()
+                if first in of.by_model and second in of.by_model
+            },
+        }
+        for first, second in combinations(models, 2)
+    ]
+
+
+def remark(text: str, advice: str = "", *, warning: bool = True) -> dict[str, str]:
+    """A remark on the result for `details["remarks"]`, which `show` and `build` print.
+
+    advice: what to do about it.
+    """
+    return {"text": text, "advice": advice, "severity": "warning" if warning else "info"}

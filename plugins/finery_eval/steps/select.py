@@ -1,0 +1,191 @@
+"""`eval.select`: which of several candidates is best, and by how much."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from finery import DataError, Job, Metrics, Step, UsageError, setting, takes
+from finery.rows.repeats import Repeats, summarise
+from finery_eval.evaluator import compare
+
+
+class _Candidate(NamedTuple):
+    """One candidate, or the repeats of one. interval: of the score, 95 %, where there is one."""
+
+    name: str
+    scores: Sequence[float]
+    interval: tuple[float, float] | None
+    metrics: Sequence[Metrics]
+
+    @property
+    def repeats(self) -> Repeats:
+        """The score over all repeats."""
+        return summarise(self.scores)
+
+    @property
+    def score(self) -> float:
+        """The score that counts: the mean over repeats."""
+        return self.repeats.mean
+
+
+class Select(Step, seeded=False, sections=("evaluate",)):
+    """Choose the best of several evaluations of one model, by one metric.
+
+    A recipe with `matrix: {select: …}` adds this step by itself. Of equally good candidates, the
+    first is chosen. The result has every candidate's score with its interval, and how far the
+    chosen one is ahead of the next: for a share of right answers on the same rows the paired
+    interval (Newcombe), over repeats under the same seeds Student's interval of the differences.
+    """
+
+    candidates: list[Metrics] = takes(
+        uses_name=True, help="The evaluations to choose from, in the order that breaks a tie."
+    )
+    model: str = setting(help="The model, as the evaluations name it.")
+    metric: str = setting(help="The metric to choose by.")
+    best: Literal["highest", "lowest"] = setting(
+        "highest", help="Whether the highest or the lowest value is the best."
+    )
+    repeats: dict[str, list[str]] = setting(
+        {},
+        help="Candidates that repeat the same training under different seeds, by a name for each "
+        "group. Groups are compared by their means, and the first of the best one is chosen.",
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` where a repeat isn't a candidate."""
+        names = [metrics.name for metrics in self.candidates]
+        for group, members in self.repeats.items():
+            for name in members:
+                if name not in names:
+                    raise UsageError(
+                        f"'{name}' of {group} is not a candidate",
+                        where="repeats",
+                        fix=f"one of: {', '.join(names)}",
+                    )
+
+    def run(self, job: Job) -> Metrics:
+        """Rank the candidates."""
+        candidates = self._candidates()
+        sign = 1 if self.best == "highest" else -1
+        ranked = sorted(candidates, key=lambda each: -sign * each.score)
+        first, *others = ranked
+        margin = self._margin(first, others[0]) if others else None
+        chosen = _variant(first.metrics[0].name)
+        rows = first.metrics[0].report()["rows"]
+        self._log(job, first, others, margin, rows)
+        metrics = Metrics.write(
+            job.out,
+            rows=rows,
+            scores={each.name: {self.metric: each.score} for each in ranked},
+            intervals={e.name: {self.metric: list(e.interval)} for e in ranked if e.interval},
+            details={
+                "headline": [self.metric],
+                "tables": [_table(ranked)] if self.repeats else [],
+                "chosen": chosen,
+                "margin": margin,
+            },
+            predictions=[],
+        )
+        metrics.meta |= {
+            "chosen": chosen,
+            "by": f"{self.model}.{self.metric}",
+            "score": first.score,
+            "interval": list(first.interval) if first.interval else None,
+            "margin": margin,
+        }
+        return metrics
+
+    def _candidates(self) -> list[_Candidate]:
+        by_name = {metrics.name: metrics for metrics in self.candidates}
+        groups = self.repeats or {_variant(name): [name] for name in by_name}
+        return [
+            self._candidate(name, [by_name[member] for member in members])
+            for name, members in groups.items()
+        ]
+
+    def _candidate(self, name: str, metrics: Sequence[Metrics]) -> _Candidate:
+        reports = [each.report() for each in metrics]
+        scores = []
+        for each, report in zip(metrics, reports, strict=True):
+            score = report["scores"].get(self.model, {}).get(self.metric)
+            if score is None:
+                known = ", ".join(report["scores"].get(self.model, report["scores"]))
+                raise DataError(
+                    f"{each.name} has no score {self.model}.{self.metric}",
+                    fix=f"choose by one of: {known}",
+                )
+            scores.append(score)
+        if len(scores) > 1:
+            interval = summarise(scores).interval
+        else:
+            of_rows = reports[0]["intervals"].get(self.model, {}).get(self.metric)
+            interval = (of_rows[0], of_rows[1]) if of_rows else None
+        return _Candidate(name, scores, interval, metrics)
+
+    def _margin(self, first: _Candidate, second: _Candidate) -> dict[str, Any]:
+        """How far the best is ahead of the next, with a 95 % interval where there is a method."""
+        margin = {"over": second.name, "difference": first.score - second.score, "interval": None}
+        if len(first.scores) == len(second.scores) > 1:
+            pairs = zip(first.scores, second.scores, strict=True)
+            margin["interval"] = summarise([a - b for a, b in pairs]).interval
+        elif len(first.scores) == len(second.scores) == 1:
+            margin["interval"] = self._paired(first, second)
+        return margin
+
+    def _paired(self, first: _Candidate, second: _Candidate) -> list[float] | None:
+        """The interval of the difference of two shares of right answers; None for other metrics."""
+        right = [_right(each.metrics[0], self.model) for each in (first, second)]
+        one, other = right
+        if not one or one.keys() != other.keys():
+            return None
+        shares = [sum(of.values()) / len(of) for of in right]
+        if any(abs(s - e.score) > 1e-9 for s, e in zip(shares, (first, second), strict=True)):
+            return None
+        (compared,) = compare({"second": [*other.values()], "first": [one[id] for id in other]})
+        return list(compared["interval"])
+
+    def _log(
+        self,
+        job: Job,
+        first: _Candidate,
+        others: Sequence[_Candidate],
+        margin: Mapping[str, Any] | None,
+        rows: int,
+    ) -> None:
+        text = f"{self.model}.{self.metric} {first.score:.4g}{_in_words(first.interval)}"
+        job.log(f"chosen of {len(others) + 1}: {first.name}, {text}, {rows} rows")
+        if margin is not None:
+            ahead = f"{margin['difference']:+.4g}{_in_words(margin['interval'])}"
+            job.log(f"difference to the next, {margin['over']}: {ahead}")
+
+
+def _variant(name: str) -> str:
+    """The variant in a candidate's name: `r=8` of `test@r=8`."""
+    return name.partition("@")[2] or name
+
+
+def _right(metrics: Metrics, model: str) -> dict[Any, bool]:
+    """Row → whether the model's answer is right; empty where the evaluator doesn't say."""
+    lines = [line for line in metrics.predictions() if line.get("model") == model]
+    right = {(line.get("id"), line.get("turn")): line.get("correct") for line in lines}
+    whole = len(right) == len(lines) and all(isinstance(value, bool) for value in right.values())
+    return {key: bool(value) for key, value in right.items()} if whole else {}
+
+
+def _in_words(interval: Sequence[float] | None) -> str:
+    return f" (95 % CI {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+
+
+def _table(ranked: Sequence[_Candidate]) -> dict[str, Any]:
+    """The repeats of each candidate, best first."""
+    rows = [
+        [
+            each.name,
+            each.score,
+            each.repeats.deviation,
+            *(each.interval or (None, None)),
+            len(each.scores),
+        ]
+        for each in ranked
+    ]
+    columns = ["variant", "mean", "standard deviation", "95 % CI low", "95 % CI high", "seeds"]
+    return {"title": "Over seeds", "columns": columns, "rows": rows, "units": {}}

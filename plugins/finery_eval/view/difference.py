@@ -1,0 +1,173 @@
+"""What differs between two evaluations by the same step: scores, and answers that flipped."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finery import Metrics, counted, percent, print_labelled
+from finery_eval.view.answers import answer_of, compact, reasons
+from finery_eval.view.pairs import Facts, agrees, by_model, flips, paired, paired_test
+from finery_eval.view.scores import Report, headline, new_table
+from finery_eval.view.tables import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NARROW = 100
+"""Columns of a terminal from which on the number of flipped answers has room in the table."""
+
+
+def difference_of(before: Metrics, after: Metrics) -> dict[str, Any]:
+    """What differs, as JSON values; every flipped answer is there."""
+    reports = before.report(), after.report()
+    answers = by_model(before.predictions()), by_model(after.predictions())
+    shared = [model for model in reports[1]["scores"] if model in reports[0]["scores"]]
+    return {
+        "rows": [report["rows"] for report in reports],
+        "only_before": [m for m in reports[0]["scores"] if m not in reports[1]["scores"]],
+        "only_after": [m for m in reports[1]["scores"] if m not in reports[0]["scores"]],
+        "models": {
+            model: _of_model(model, reports, (answers[0].get(model, []), answers[1].get(model, [])))
+            for model in shared
+        },
+    }
+
+
+def _of_model(
+    model: str, reports: tuple[Report, Report], answers: tuple[Sequence[Facts], Sequence[Facts]]
+) -> dict[str, Any]:
+    found = paired(*answers)
+    scores = [report["scores"].get(model, {}) for report in reports]
+    named = headline(reports[1])
+    metrics = {}
+    for metric in (m for m in named if m in scores[0] and m in scores[1]):
+        values = [score[metric] for score in scores]
+        fits = all(agrees(of, metric, named, v) for of, v in zip(answers, values, strict=True))
+        test = paired_test(found.pairs, metric, named) if fits else None
+        metrics[metric] = {"values": values, "test": test.data() if test else None}
+    gained, lost = flips(found.pairs)
+    return {
+        "metrics": metrics,
+        "paired": len(found.pairs),
+        "changed": found.changed,
+        "only_before": found.only_first,
+        "only_after": found.only_second,
+        "gained": [_flip(*pair) for pair in gained],
+        "lost": [_flip(*pair) for pair in lost],
+        "answers_changed": sum(answer_of(a) != answer_of(b) for a, b in found.pairs),
+    }
+
+
+def _flip(before: Facts, after: Facts) -> dict[str, Any]:
+    place = {name: after[name] for name in ("turn", "message") if name in after}
+    wrong = before if before.get("correct") is False else after
+    return {
+        "id": after.get("id", ""),
+        **place,
+        "prompt": after.get("prompt", ""),
+        "expected": after.get("expected"),
+        "before": answer_of(before),
+        "after": answer_of(after),
+        "why": list(reasons(wrong)),
+    }
+
+
+def print_difference(console: "Console", data: Mapping[str, Any], most: int) -> None:
+    """Print scores side by side, then the first `most` answers that flipped each way."""
+    before, after = data["rows"]
+    rows = f"{before} rows" if before == after else f"{before} → {after} rows"
+    same = [model for model, of in data["models"].items() if _is_same(of)]
+    others = {model: of for model, of in data["models"].items() if model not in same}
+    if others:
+        console.print(_table(console, rows, others))
+    if same:
+        console.print(f"  the same answers in both: {', '.join(same)}", markup=False)
+    for name, models in (("A", data["only_before"]), ("B", data["only_after"])):
+        if models:
+            console.print(f"  judged only in {name}: {', '.join(models)}", markup=False)
+    for line in _remarks(others):
+        console.print(f"  {line}", style="dim", markup=False)
+    for model, of in data["models"].items():
+        _print_flips(console, model, of, most)
+
+
+def _is_same(of: Mapping[str, Any]) -> bool:
+    """Whether a model gave the same answers to the same rows, and has the same scores."""
+    rows = of["paired"] and not (of["changed"] or of["only_before"] or of["only_after"])
+    values = [facts["values"] for facts in of["metrics"].values()]
+    return bool(rows) and not of["answers_changed"] and all(a == b for a, b in values)
+
+
+def _table(console: "Console", rows: str, models: Mapping[str, Any]) -> Any:
+    is_wide = console.width >= NARROW
+    table = new_table(f"{rows}; differences in points, B minus A")
+    for name in ("model", "metric"):
+        table.add_column(name, overflow="fold")
+    for name in ("A", "B", "diff.", "95 % CI", "p", *(("gained", "lost") if is_wide else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for model, of in models.items():
+        for index, (metric, facts) in enumerate(of["metrics"].items()):
+            cells = [percent(value) for value in facts["values"]]
+            cells += _test_cells(facts, is_wide=is_wide)
+            table.add_row(plain("" if index else model), plain(metric), *cells)
+    return table
+
+
+def _test_cells(facts: Mapping[str, Any], *, is_wide: bool) -> Iterator[str]:
+    test, (before, after) = facts["test"], facts["values"]
+    if test is None:
+        yield from (f"{100 * (after - before):+.1f}", "", "", *(("", "") if is_wide else ()))
+        return
+    low, high = test["interval"]
+    yield f"{100 * test['difference']:+.1f}"
+    yield f"{100 * low:+.1f} to {100 * high:+.1f}"
+    yield "< 0.001" if test["p_value"] < 0.001 else f"{test['p_value']:.3f}"
+    if is_wide:
+        yield from (str(test["gained"]), str(test["lost"]))
+
+
+def _remarks(models: Mapping[str, Any]) -> Iterator[str]:
+    """What to know about the rows behind the tests; once where it is the same for all models."""
+    texts: dict[str, list[str]] = {}
+    for model, of in models.items():
+        for text in _remark(of):
+            texts.setdefault(text, []).append(model)
+    for text, names in texts.items():
+        yield text if len(names) == len(models) else f"{', '.join(names)}: {text}"
+
+
+def _remark(of: Mapping[str, Any]) -> Iterator[str]:
+    changed, before, after = of["changed"], of["only_before"], of["only_after"]
+    if changed or before or after:
+        parts = [f"{counted(of['paired'], 'row')} paired"]
+        parts += [f"{counted(before, 'row')} only in A"] if before else []
+        parts += [f"{counted(after, 'row')} only in B"] if after else []
+        parts += [f"{counted(changed, 'row')} with another question or answer"] if changed else []
+        yield f"{', '.join(parts)}; difference and test are of the paired rows"
+
+
+def _print_flips(console: "Console", model: str, of: Mapping[str, Any], most: int) -> None:
+    for kind, text, style in (("lost", "right in A, wrong in B", "red"),
+                              ("gained", "wrong in A, right in B", "green")):  # fmt: skip
+        found = of[kind]
+        if not found or not most:
+            continue
+        console.print()
+        console.print(f"{model}: {text}, {min(most, len(found))} of {len(found)}", style=style,
+                      markup=False)  # fmt: skip
+        for flip in found[:most]:
+            _print_flip(console, flip)
+        if len(found) > most:
+            console.print(f"(finery diff … --flips {len(found)}: all)", style="dim", markup=False)
+
+
+def _print_flip(console: "Console", flip: Mapping[str, Any]) -> None:
+    turn = f", turn {flip['turn']}" if "turn" in flip else ""
+    print_labelled(console, "row", f"{flip['id']}{turn}", "dim")
+    if flip["prompt"]:
+        print_labelled(console, "prompt", str(flip["prompt"]))
+    if flip["expected"] is not None:
+        print_labelled(console, "expected", compact(flip["expected"]))
+    print_labelled(console, "A", flip["before"], "cyan")
+    print_labelled(console, "B", flip["after"], "cyan")
+    if flip["why"]:
+        print_labelled(console, "why wrong", "\n".join(flip["why"]), "dim")

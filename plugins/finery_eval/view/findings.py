@@ -1,0 +1,141 @@
+"""Answers to what readers of a report ask first, from paired answers of the judged models."""
+
+from collections.abc import Iterator, Sequence
+
+from finery import Finding, counted, percent
+from finery_eval.view.pairs import Tested, agrees, paired, paired_test
+from finery_eval.view.roles import Judgement
+from finery_eval.view.scores import headline
+
+NEEDED = "Was fine-tuning needed?"
+AS_GOOD = "Is the shipped file as good as the trained model?"
+FORGOTTEN = "Did the model forget what it could do before?"
+SMALL = 0.05
+"""A possible loss of at most 5 points counts as none; the page says how large it may be."""
+RETENTION = ".retention"
+"""How the names of step types end that measure abilities the training isn't about."""
+
+
+def findings(judged: Sequence[Judgement]) -> Iterator[Finding]:
+    """An answer to each question; what wasn't measured is said to be so."""
+    task = [each for each in judged if not each.use.endswith(RETENTION)]
+    yield _needed(task)
+    yield from _as_good(task)
+    yield _forgotten([each for each in judged if each.use.endswith(RETENTION)])
+
+
+def _needed(judged: Sequence[Judgement]) -> Finding:
+    best = _best_pair(judged)
+    if best is None:
+        what = "a trained model" if any(j.role == "base" for j in judged) else "an untrained model"
+        return Finding(NEEDED, f"Not measured: no evaluator judged {what} on the same rows.",
+                       "open", 1)  # fmt: skip
+    base, tuned, rows, test = best
+    scores = _scores(base, tuned, rows)
+    low, high = test.interval
+    if low > 0:
+        return Finding(NEEDED, f"Yes. {scores}: {_points(test)}.", "good", 1)
+    if high < 0:
+        return Finding(NEEDED, f"No, the training made it worse. {scores}: {_points(test)}.",
+                       "bad", 1)  # fmt: skip
+    text = f"Not shown. {scores}: {_points(test)}, which may be chance."
+    return Finding(NEEDED, text, "open", 1)
+
+
+def _best_pair(judged: Sequence[Judgement]) -> tuple[Judgement, Judgement, int, Tested] | None:
+    """The best untrained model, the best trained one, and their test on the same rows."""
+    bases = sorted((j for j in judged if j.role == "base"), key=_score, reverse=True)
+    tuned = sorted((j for j in judged if j.role == "tuned"), key=_score, reverse=True)
+    for one in tuned:
+        for base in bases:
+            found = compared(base, one)
+            if found is not None:
+                return base, one, *found
+    return None
+
+
+def _as_good(judged: Sequence[Judgement]) -> Iterator[Finding]:
+    shipped = {j.model: j for j in judged if j.role == "shipped"}
+    if not shipped:
+        yield Finding(AS_GOOD, "Not measured: no evaluator judged an exported file.", "open", 2)
+    for model, one in shipped.items():
+        question = AS_GOOD if len(shipped) == 1 else f"Is {model} as good as {one.source}?"
+        pairs = (
+            (trained, each, found)
+            for each in judged
+            for trained in judged
+            if each.model == model and trained.model == one.source
+            if (found := compared(trained, each)) is not None
+        )
+        best = next(pairs, None)
+        if best is None:
+            text = f"Not measured: {one.source} wasn't judged on the rows of {model}."
+            yield Finding(question, text, "open", 2)
+        else:
+            trained, each, found = best
+            yield _kept(question, trained, each, *found)
+
+
+def _kept(
+    question: str, trained: Judgement, shipped: Judgement, rows: int, test: Tested
+) -> Finding:
+    scores, (low, high) = _scores(trained, shipped, rows), test.interval
+    if high < 0:
+        return Finding(question, f"No. {scores}: {_points(test)}.", "bad", 2)
+    if low > 0:
+        return Finding(question, f"Yes, it is better. {scores}: {_points(test)}.", "good", 2)
+    return _no_loss(question, f"{scores}: {_points(test)}", test, 2)
+
+
+def _forgotten(judged: Sequence[Judgement]) -> Finding:
+    best = _best_pair(judged)
+    if best is None:
+        text = "Not measured: no step tests abilities that the training isn't about."
+        return Finding(FORGOTTEN, text, "open", 3)
+    base, tuned, rows, test = best
+    scores = _scores(base, tuned, rows)
+    if test.interval[1] < 0:
+        return Finding(FORGOTTEN, f"Yes. {scores}: {_points(test)}.", "bad", 3)
+    return _no_loss(FORGOTTEN, f"{scores}: {_points(test)}", test, 3)
+
+
+def _no_loss(question: str, scores: str, test: Tested, rank: int) -> Finding:
+    """The finding where no loss was found: how large a one may have been missed."""
+    loss = max(0.0, -test.interval[0])
+    if loss > SMALL:
+        text = f"No loss is shown, but one of up to {100 * loss:.1f} points can't be ruled out"
+        return Finding(question, f"{text}: too few rows. {scores}.", "open", rank)
+    text = f"Yes, within {100 * loss:.1f} points" if loss else "Yes"
+    if question == FORGOTTEN:
+        text = f"No, within {100 * loss:.1f} points" if loss else "No"
+    return Finding(question, f"{text}. {scores}.", "good", rank)
+
+
+def compared(first: Judgement, second: Judgement) -> tuple[int, Tested] | None:
+    """(rows, test) of two models by the same metric on the same rows; None if there are none."""
+    if first.metric != second.metric or first.use != second.use:
+        return None
+    named = headline(second.report)
+    for each in (first, second):
+        if each.score is None or not agrees(each.answers, each.metric, named, each.score):
+            return None
+    pairs = paired(first.answers, second.answers).pairs
+    test = paired_test(pairs, second.metric, named)
+    return None if test is None else (len(pairs), test)
+
+
+def _score(judged: Judgement) -> float:
+    return judged.score if judged.score is not None else -1.0
+
+
+def _scores(first: Judgement, second: Judgement, rows: int) -> str:
+    parts = [f"{each.model} {percent(each.score or 0.0)}" for each in (first, second)]
+    return f"On {counted(rows, 'answer')}, {second.metric}: {', '.join(parts)}"
+
+
+def _points(test: Tested) -> str:
+    low, high = test.interval
+    p = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
+    return (
+        f"{100 * test.difference:+.1f} points (95 % CI {100 * low:+.1f} to {100 * high:+.1f}, {p})"
+    )

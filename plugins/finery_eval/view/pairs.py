@@ -1,0 +1,152 @@
+"""Answers of two evaluations to the same rows, paired by row, and the tests of their difference."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from finery_eval import stats
+
+Facts = Mapping[str, Any]
+"""A line of `predictions.jsonl`."""
+Place = tuple[str, Any, Any, int]
+"""(row id, turn, message, how often the place came before) of an answer."""
+ASKED = ("prompt", "expected")
+"""Facts that must be the same for two answers to be compared."""
+SLACK = 1e-9
+
+
+class Pairs(NamedTuple):
+    """Answers by place. pairs: (first, second) that answer the same. changed: whose question or
+    expected answer differs. only_first, only_second: without a partner."""
+
+    pairs: Sequence[tuple[Facts, Facts]]
+    changed: int
+    only_first: int
+    only_second: int
+
+
+class Tested(NamedTuple):
+    """Two shares on the same rows. difference: second minus first. gained, lost: answers that count
+    only for the second or only for the first."""
+
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    gained: int
+    lost: int
+    test: str
+
+    def data(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**self._asdict(), "interval": list(self.interval)}
+
+
+def by_model(lines: Iterable[Facts]) -> dict[str, list[Facts]]:
+    """Model → its answers, in order."""
+    found: dict[str, list[Facts]] = {}
+    for facts in lines:
+        found.setdefault(str(facts.get("model", "")), []).append(facts)
+    return found
+
+
+def paired(first: Iterable[Facts], second: Iterable[Facts]) -> Pairs:
+    """Two models' answers, or those of one model in two builds."""
+    before, after = _placed(first), _placed(second)
+    both = [(before[place], facts) for place, facts in after.items() if place in before]
+    pairs = [(a, b) for a, b in both if all(a.get(name) == b.get(name) for name in ASKED)]
+    changed = len(both) - len(pairs)
+    return Pairs(pairs, changed, len(before) - len(both), len(after) - len(both))
+
+
+def hit(facts: Facts, metric: str, headline: Sequence[str]) -> bool | None:
+    """Whether an answer counts for a metric that is a share of answers; None if it can't be told.
+
+    The first metric is the share of right answers. Another one is a fact with its name, a field of
+    the expected answer, or a rule. Whether that is so, `agrees` tells by the reported score.
+    """
+    if metric in headline[:1]:
+        correct = facts.get("correct")
+        return correct if isinstance(correct, bool) else None
+    if isinstance(facts.get(metric), bool):
+        return bool(facts[metric])
+    expected, answered = facts.get("expected"), facts.get("prediction")
+    if isinstance(expected, Mapping) and metric in expected:
+        return isinstance(answered, Mapping) and answered.get(metric) == expected[metric]
+    broken = facts.get("broken")
+    return metric not in broken if isinstance(broken, list) else None
+
+
+def paired_test(
+    pairs: Sequence[tuple[Facts, Facts]], metric: str, headline: Sequence[str]
+) -> Tested | None:
+    """The difference of a metric with its interval and p-value; None if it isn't a share.
+
+    Answers to turns of one conversation aren't independent, so conversations are compared.
+    """
+    hits = [tuple(hit(facts, metric, headline) for facts in pair) for pair in pairs]
+    known = [(a, b) for a, b in hits if a is not None and b is not None]
+    if not known or len(known) < len(hits):
+        return None
+    gained, lost = known.count((False, True)), known.count((True, False))
+    groups = _groups(pairs)
+    if groups:
+        of_groups = [
+            (sum(known[i][1] - known[i][0] for i in group), len(group)) for group in groups
+        ]
+        interval, p_value = _of_groups(of_groups)
+        difference, test = (gained - lost) / len(known), "sign flips of conversations"
+    else:
+        both, neither = known.count((True, True)), known.count((False, False))
+        difference, interval = stats.paired_difference(both, gained, lost, neither)
+        p_value, test = stats.mcnemar_exact(gained, lost), "McNemar, exact"
+    return Tested(difference, interval, p_value, gained, lost, test)
+
+
+def _of_groups(groups: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], float]:
+    """(interval, p-value) of a difference, from the (difference, answers) of each group."""
+
+    def mean(counts: Mapping[tuple[int, int], int]) -> list[float]:
+        answers = sum(times * n for (_, n), times in counts.items())
+        return [sum(times * d for (d, _), times in counts.items()) / answers]
+
+    ((low, high),) = stats.bootstrap(groups, mean)
+    if low == high:  # all groups differ alike, so the bootstrap has no width
+        share = stats.wilson(len(groups) * (low + 1) / 2, len(groups))
+        low, high = 2 * share[0] - 1, 2 * share[1] - 1
+    return (low, high), stats.sign_flip_exact([difference for difference, _ in groups])
+
+
+def agrees(lines: Sequence[Facts], metric: str, headline: Sequence[str], score: float) -> bool:
+    """Whether the share of answers that count, as told from their facts, is the reported score."""
+    hits = [hit(facts, metric, headline) for facts in lines]
+    if not hits or None in hits:
+        return False
+    return abs(sum(map(bool, hits)) / len(hits) - score) < SLACK
+
+
+def flips(pairs: Sequence[tuple[Facts, Facts]]) -> tuple[list[Any], list[Any]]:
+    """(pairs that only the second gets right, pairs that only the first gets right)."""
+    rights = [(pair, pair[0].get("correct"), pair[1].get("correct")) for pair in pairs]
+    gained = [pair for pair, a, b in rights if b is True and a is False]
+    lost = [pair for pair, a, b in rights if a is True and b is False]
+    return gained, lost
+
+
+def _placed(lines: Iterable[Facts]) -> dict[Place, Facts]:
+    seen: Counter[tuple[str, Any, Any]] = Counter()
+    placed: dict[Place, Facts] = {}
+    for facts in lines:
+        place = str(facts.get("id", "")), facts.get("turn"), facts.get("message")
+        placed[(*place, seen[place])] = facts
+        seen[place] += 1
+    return placed
+
+
+def _groups(pairs: Sequence[tuple[Facts, Facts]]) -> list[list[int]]:
+    """The answers of each conversation; empty where each row has one answer."""
+    if not any("turn" in facts for facts, _ in pairs):
+        return []
+    groups: dict[str, list[int]] = {}
+    for number, (facts, _) in enumerate(pairs):
+        groups.setdefault(str(facts.get("id", "")), []).append(number)
+    return list(groups.values())

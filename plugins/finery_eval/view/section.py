@@ -1,0 +1,177 @@
+"""The section of evaluations on a page: scores, tests, tables, and every answer with filters."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from finery import Dataset, Output, PageContext, PageSection, percent, render_page, sources_of
+from finery.rows.parts import id_of, prompt
+from finery_eval.view.answers import answer_of, compact, reasons
+from finery_eval.view.confusion import pairs_of
+from finery_eval.view.findings import compared, findings
+from finery_eval.view.pairs import Facts
+from finery_eval.view.roles import Judgement, judgements
+from finery_eval.view.scores import Report, headline
+from finery_eval.view.tables import cell_text
+
+TEMPLATE = "finery_eval.view/section.html.jinja"
+ORDER = {"base": 0, "tuned": 1, "shipped": 2}
+CONFUSED = 8
+"""Confused pairs of classes that are listed for a field."""
+
+
+def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
+    """The section about all evaluations of a build, or about one."""
+    judged = judgements(outputs, context.graph)
+    answers = list(_answers(judged, context))
+    html = render_page(
+        TEMPLATE,
+        steps=[_step(output.title, of) for output in outputs if (of := _by(judged, output.step))],
+        tests=list(_tests(judged)),
+        browsers=[(group["id"], group["title"], len(group["rows"])) for group in answers],
+    )
+    return PageSection(
+        "Scores and answers",
+        html,
+        rank=40,
+        findings=list(findings(judged)),
+        style=_file("section.css"),
+        script=_file("answers.js") if answers else "",
+        data={group["id"]: group for group in answers},
+    )
+
+
+def _by(judged: Sequence[Judgement], step: str) -> list[Judgement]:
+    return [each for each in judged if each.step == step]
+
+
+def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
+    report = judged[0].report
+    return {
+        "title": title,
+        "use": judged[0].use,
+        "rows": report["rows"],
+        "metrics": headline(report),
+        "models": [
+            (each.model, each.role, [_score(report, each.model, m) for m in headline(report)])
+            for each in judged
+        ],
+        "tables": [(t["title"], t["columns"], _cells(t)) for t in _tables(report)],
+        "confused": list(_confused(report)),
+    }
+
+
+def _score(report: Report, model: str, metric: str) -> tuple[str, str]:
+    """(value, 95 % interval) as text."""
+    value = report["scores"][model].get(metric)
+    interval = report["intervals"].get(model, {}).get(metric)
+    bounds = f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}" if interval else ""
+    return ("—" if value is None else percent(value)), bounds
+
+
+def _tables(report: Report) -> list[Mapping[str, Any]]:
+    return list(report["details"].get("tables", []))
+
+
+def _cells(table: Mapping[str, Any]) -> list[list[str]]:
+    units = table.get("units", {})
+    return [
+        [
+            cell_text(value, units.get(name))
+            for name, value in zip(table["columns"], row, strict=True)
+        ]
+        for row in table["rows"]
+    ]
+
+
+def _confused(report: Report) -> Iterator[tuple[str, list[Any]]]:
+    """(model and field, the most confused pairs of classes)."""
+    for model, fields in report["details"].get("confusion", {}).items():
+        for field, matrix in fields.items():
+            pairs = pairs_of(matrix)[:CONFUSED]
+            if pairs:
+                yield f"{model}: {field}", pairs
+
+
+def _tests(judged: Sequence[Judgement]) -> Iterator[tuple[str, str, str, str, str]]:
+    """(models, rows, difference, interval, p) of each step from base to tuned to shipped."""
+    seen = set()
+    for first in judged:
+        for second in judged:
+            if ORDER[second.role] <= ORDER[first.role] or (first.model, second.model) in seen:
+                continue
+            if second.role == "shipped" and first.role == "tuned" and second.source != first.model:
+                continue
+            found = compared(first, second)
+            if found is None:
+                continue
+            seen.add((first.model, second.model))
+            rows, test = found
+            low, high = (f"{100 * bound:+.1f}" for bound in test.interval)
+            p = "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
+            yield (f"{first.model} → {second.model}", f"{rows:,}", f"{100 * test.difference:+.1f}",
+                   f"{low} to {high}", p)  # fmt: skip
+
+
+# -- the browser of answers ----------------------------------------------------------------------
+
+
+def _answers(judged: Sequence[Judgement], context: PageContext) -> Iterator[dict[str, Any]]:
+    """The answers in groups: steps of one type with the same rows share one."""
+    groups: dict[Any, list[Judgement]] = {}
+    for each in judged:
+        if each.answers:
+            groups.setdefault((each.use, *_places(each.answers)), []).append(each)
+    for number, group in enumerate(groups.values()):
+        unique = {each.model: each for each in group}
+        yield _group(f"answers-{number}", list(unique.values()), group, context)
+
+
+def _places(answers: Sequence[Facts]) -> tuple[Any, ...]:
+    return tuple((a.get("id"), a.get("turn"), a.get("message")) for a in answers)
+
+
+def _group(
+    name: str, judged: Sequence[Judgement], every: Sequence[Judgement], context: PageContext
+) -> dict[str, Any]:
+    steps = list(dict.fromkeys(each.step for each in every))
+    ordered = sorted(judged, key=lambda each: ORDER[each.role])
+    prompts = _prompts(steps[0], context)
+    rows = [
+        {
+            "id": str(lines[0].get("id", "")),
+            "at": f"turn {lines[0]['turn']}" if "turn" in lines[0] else "",
+            "prompt": prompts.get(str(lines[0].get("id", "")), str(lines[0].get("prompt", ""))),
+            "expected": compact(lines[0].get("expected", "")),
+            "answers": [_answer(line) for line in lines],
+        }
+        for lines in zip(*(each.answers for each in ordered), strict=True)
+    ]
+    roles = [each.role for each in ordered]
+    return {"id": name, "title": ", ".join(steps), "models": [e.model for e in ordered],
+            "roles": roles, "rows": rows}  # fmt: skip
+
+
+def _answer(facts: Facts) -> list[Any]:
+    """[the answer, whether it is right (None: not judged), why it is wrong, thinking]."""
+    correct = facts.get("correct")
+    right = correct if isinstance(correct, bool) else None
+    why = "\n".join(reasons(facts)) if right is False else ""
+    return [answer_of(facts), right, why, str(facts.get("reasoning") or "")]
+
+
+def _prompts(step: str, context: PageContext) -> dict[str, str]:
+    """Row id → its whole prompt, as far as the rows are in the store."""
+    node = context.graph.nodes.get(step)
+    found: dict[str, str] = {}
+    for source in sources_of(node, Dataset) if node else ():
+        dataset = context.built(source.ref)
+        if isinstance(dataset, Dataset):
+            found |= {id_of(row): text for row in dataset if (text := prompt(row))}
+    return found
+
+
+@cache
+def _file(name: str) -> str:
+    return files("finery_eval.view").joinpath(name).read_text(encoding="utf-8")

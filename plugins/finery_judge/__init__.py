@@ -1,0 +1,38 @@
+"""Judges: a model scores or compares the answers of models, and is held against people.
+
+In go models, rows, a judge and a rubric, out come metrics with intervals and what is known of the
+judge's errors: unreadable verdicts, position bias, agreement with human decisions.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finery import hookimpl
+
+
+@hookimpl
+def finery_steps() -> dict[str, str]:
+    """The step types of this plugin."""
+    return {
+        "eval.arena": "finery_judge.arena:Arena",
+        "eval.judge": "finery_judge.rubric:RubricJudge",
+    }
+
+
+@hookimpl
+def finery_notes() -> Mapping[str, Any]:
+    """The kinds of notes of this plugin."""
+    from finery_judge.notes import ABOUT
+
+    return ABOUT
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
+    """Notes on judges that judge themselves."""
+    if not {"finery_judge.rubric", "finery_judge.arena"} & set(sys.modules):
+        return []  # the recipe has no such step
+    from finery_judge.notes import notes_on
+
+    return notes_on(graph)

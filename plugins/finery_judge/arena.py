@@ -1,0 +1,196 @@
+"""`eval.arena`: which of two models answers better, by a judge that sees both orders."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import Any, Literal, NamedTuple
+
+from finery import Dataset, Job, Metrics, UsageError, setting, takes
+from finery.rows import Conversation, Row
+from finery_eval import evaluator
+from finery_eval.evaluator import Answers
+from finery_eval.paired import remark
+from finery_judge.games import Game, Order, cross_table, pair_table, records, win_rates
+from finery_judge.judging import JUDGE, Judging
+from finery_judge.templates import PAIR_PROMPT, names
+from finery_synth.judge.pairs import ORDERS, VERDICT, Seen, Verdict, read_verdict, seen_as
+
+OF_JUDGE = ["consistency", "position_bias"]
+WIN_RATE = "win_rate"
+
+
+class Question(NamedTuple):
+    """Two answers to a row in one order: 0, `one` is answer A; 1, `other` is."""
+
+    row: int
+    one: str
+    other: str
+    order: int
+
+
+class Arena(Judging, hints="finery_judge.hints:ARENA"):
+    """Have a model compare the answers of models in pairs, each in both orders.
+
+    `win_rate` is the share of games that a model wins; a tie counts half, and so does a game in
+    which the judge changes its mind when the answers change places. Equal answers are a tie. A game
+    without readable verdicts (three tries in each order) doesn't count, and is reported.
+
+    Intervals: Wilson, with half a success for a tie; rows count once, however many games are on
+    them. p-values: exact sign test of wins against losses.
+
+    `judge.consistency` is the share of games with the same result in both orders.
+    `judge.position_bias` is the share in which the judge chose the same position twice, first or
+    second, whichever is more frequent. If it prefers one significantly, finery says so.
+    """
+
+    rows: Dataset = takes(help="Rows with prompts. Their own answers are shown with `reference`.")
+    against: Literal["first", "all"] = setting(
+        "first", help="first: each model plays the first of `models`. all: every two models play."
+    )
+
+    def default_prompt(self) -> str:
+        """The default template."""
+        return PAIR_PROMPT
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model."""
+        return [WIN_RATE]
+
+    def measured(self) -> dict[str, list[str]]:
+        """Model → its metrics, and those of the judge."""
+        return super().measured() | {JUDGE: OF_JUDGE}
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        listed = [model.name for model in self.models]
+        if len(listed) == 1:
+            raise UsageError(
+                "an arena needs two models", where="models", fix=f"models: [base, {listed[0]}]"
+            )
+        if self.slices:
+            raise UsageError(
+                "an arena doesn't break its scores down",
+                where="slices",
+                fix="remove it, or use eval.judge",
+            )
+        if JUDGE in listed:
+            raise UsageError(
+                f"a model is named '{JUDGE}', as the judge is in `require`",
+                where="models",
+                fix="rename its step",
+            )
+        super().check()
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        self.references(evaluator.read_rows(self.rows))
+
+    def run(self, job: Job) -> Metrics:
+        """Get the answers, have the judge compare them, write the metrics."""
+        self.check()
+        rows = evaluator.read_rows(self.rows)
+        references = self.references(rows)
+        answers = evaluator.ask(self, job, rows)
+        games = self._games(job, rows, references, answers)
+        return self._write(job, rows, answers, games)
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        """(one, other) of all pairs: the later model plays the earlier one."""
+        listed = [model.name for model in self.models]
+        if self.against == "first":
+            return [(name, listed[0]) for name in listed[1:]]
+        return [(other, one) for one, other in combinations(listed, 2)]
+
+    def _games(
+        self, job: Job, rows: Sequence[Row], references: Sequence[str], answers: Answers
+    ) -> list[Game]:
+        """All games, in the order of pairs and rows."""
+        texts = {name: [self.shown(a) for a in of] for name, of in answers.items()}
+        played = [(i, *pair) for pair in self._pairs() for i in range(len(rows))]
+        questions = [
+            Question(i, one, other, order)
+            for i, one, other in played
+            if texts[one][i] != texts[other][i]
+            for order in range(len(ORDERS))
+        ]
+        template = self.template()
+
+        def messages(question: Question) -> Conversation:
+            i = question.row
+            sides = texts[question.one][i], texts[question.other][i]
+            a, b = sides if question.order == 0 else sides[::-1]
+            given = names(rows[i], references[i], a=a, b=b) | {"rubric": self.rubric}
+            return template.messages(given, rows[i])
+
+        seen: dict[tuple[int, str, str], list[Seen]] = {}
+        if questions:
+            verdicts = self.verdicts_on(
+                self.engine(job), questions, messages, read_verdict, VERDICT
+            )
+            for question, verdict in verdicts:
+                seen.setdefault(question[:3], []).append(_seen(question, verdict))
+        return [Game(*game, seen=tuple(seen.get(game, ()))) for game in played]
+
+    def _write(
+        self, job: Job, rows: Sequence[Row], answers: Answers, games: Sequence[Game]
+    ) -> Metrics:
+        rates = win_rates(games, list(answers))
+        scores = {name: {WIN_RATE: r[0]} for name, r in rates.items()}
+        intervals = {name: {WIN_RATE: list(r[1])} for name, r in rates.items()}
+        order, played = Order.of(games), records(games)
+        remarks = [*self.judged_itself(), *order.remarks(), *_unreadable(games)]
+        evaluator.log_scores(job, scores, intervals)
+        for one in remarks:
+            job.log(one["text"])
+        more = {m: {"value": v, "interval": list(ci)} for m, (v, ci) in order.scores().items()}
+        return Metrics.write(
+            job.out,
+            rows=len(rows),
+            scores={name: scores.get(name, {}) for name in answers},
+            intervals={name: intervals.get(name, {}) for name in answers},
+            details={
+                "headline": [WIN_RATE],
+                "tables": [
+                    pair_table(played),
+                    *cross_table(played, list(answers)),
+                    evaluator.answers_table(answers),
+                ],
+                "remarks": remarks,
+                "more": {JUDGE: more},
+                "positions": order._asdict(),
+                "truncated": {name: evaluator.truncated(of) for name, of in answers.items()},
+            },
+            predictions=_predictions(rows, answers, games),
+        )
+
+
+def _seen(question: Question, verdict: Verdict | str) -> Seen:
+    if isinstance(verdict, str):
+        return Seen(question.order, problem=verdict)
+    return seen_as(question.order, verdict)
+
+
+def _unreadable(games: Sequence[Game]) -> Iterator[dict[str, str]]:
+    """A remark on games without a verdict."""
+    unread = [game for game in games if game.result == "no verdict"]
+    if unread:
+        yield remark(
+            f"the judge gave no verdict on {len(unread)} of {len(games)} games, which don't count "
+            f"({unread[0].reason})",
+            "Raise `judge_tokens`, simplify the prompt, or name a judge whose engine follows a "
+            "JSON Schema.",
+        )
+
+
+def _predictions(
+    rows: Sequence[Row], answers: Answers, games: Sequence[Game]
+) -> Iterator[dict[str, Any]]:
+    """The lines of `predictions.jsonl`: each model's answers, and each game."""
+    yield from evaluator.predictions(rows, answers, {name: [{}] * len(rows) for name in answers})
+    for game in games:
+        yield {
+            "id": rows[game.row]["id"],
+            "model": game.one,
+            "against": game.other,
+            "result": game.result,
+            "problem": f"{game.result} against {game.other}: {game.reason}",
+        }

@@ -1,0 +1,131 @@
+"""What `eval.judge` and `eval.arena` share: the judge, its rubric, its prompt, its verdicts."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from finery import (
+    Budget,
+    CachedEngine,
+    Completion,
+    FineryError,
+    Job,
+    Model,
+    OneFile,
+    UsageError,
+    setting,
+    takes,
+)
+from finery.rows import Conversation, Row, answer_text
+from finery.rows.answers.reading import extracted
+from finery_eval import evaluator
+from finery_eval.evaluator import Evaluator
+from finery_eval.paired import remark
+from finery_synth.ask.asking import Used
+from finery_synth.ask.prompts import Prompt
+from finery_synth.judge.scores import Unreadable, no_score, readings
+
+R = TypeVar("R")
+T = TypeVar("T")
+JUDGE = "judge"
+"""What `require` calls the judge, e.g. in `judge.kappa`."""
+
+
+class Judging(Evaluator, packages=("jinja2",), version="1"):
+    """Have a model judge the answers of models."""
+
+    judge: Model = takes(
+        help="The model that judges. It should be none of `models`, nor a base of one."
+    )
+    rubric: str = setting(
+        min_length=1,
+        help="What makes an answer good, as a text for the judge.",
+        examples=["The answer is correct, polite, and says what to do next."],
+    )
+    reference: bool = setting(
+        False, help="Show the judge the row's own answer as one that is known to be right."
+    )
+    prompt: OneFile | None = setting(
+        None,
+        help="A Jinja file with the judge's prompt. docs/howto/judge.md has the default and the "
+        "names in it.",
+    )
+    max_tokens: int = setting(
+        512,
+        ge=1,
+        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
+    )
+    ignore_case: bool = setting(
+        False, help="Has no effect here. Say in the rubric whether case matters."
+    )
+    judge_tokens: int = setting(256, ge=16, help="Maximum tokens of a verdict.")
+    budget: Budget | None = setting(
+        None, affects_output=False, help="Limit of one build; verdicts so far are kept."
+    )
+
+    def default_prompt(self) -> str:
+        """The default template."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        super().check()
+        if not self.rubric.strip():
+            raise UsageError(
+                "the rubric is empty", where="rubric", fix="describe what makes an answer good"
+            )
+
+    def check_files(self) -> None:
+        """Raise `UsageError` for an empty or invalid template."""
+        self.template()
+
+    def template(self) -> Prompt:
+        """The judge's compiled prompt."""
+        return Prompt.of(self.prompt, self.default_prompt())
+
+    def references(self, rows: Sequence[Row]) -> list[str]:
+        """The rows' own answers where the judge sees them, else empty texts."""
+        if not self.reference:
+            return [""] * len(rows)
+        texts = [answer_text(row).strip() for row in rows]
+        evaluator.refuse(
+            "some rows have no answer that the judge could see",
+            (row["id"] for row, text in zip(rows, texts, strict=True) if not text),
+            fix="give each row a completion, or remove reference: true",
+        )
+        return texts
+
+    def shown(self, answer: Completion) -> str:
+        """An answer as the judge sees it."""
+        return extracted(answer.text, self.extract).strip()
+
+    def engine(self, job: Job) -> CachedEngine:
+        """The judge's engine."""
+        return job.engine(self.judge, budget=self.budget)
+
+    def verdicts_on(
+        self,
+        engine: CachedEngine,
+        items: Sequence[T],
+        messages: Callable[[T], Conversation],
+        read: Callable[[str], R],
+        schema: Mapping[str, Any],
+    ) -> Iterator[tuple[T, R | str]]:
+        """(item, its verdict, or why there is none), in any order, each item once."""
+        for item, verdict in readings(
+            engine, Used(), items, messages, read, total=len(items),
+            max_tokens=self.judge_tokens, schema=dict(schema),
+        ):  # fmt: skip
+            problem = isinstance(verdict, FineryError | Unreadable)
+            yield item, no_score(verdict) if problem else verdict  # type: ignore[misc,arg-type]
+
+    def judged_itself(self) -> list[dict[str, str]]:
+        """A remark if the judge is one of the judged models."""
+        own = [m.name for m in self.models if m.digest and m.digest == self.judge.digest]
+        if not own:
+            return []
+        return [
+            remark(
+                f"the judge is {own[0]}, which it judges too; models prefer answers like their own",
+                "Name another judge.",
+            )
+        ]

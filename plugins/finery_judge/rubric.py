@@ -1,0 +1,310 @@
+"""`eval.judge`: the answers of models, scored by a model with a rubric."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from finery import Dataset, Job, OptionalFiles, UsageError, setting, takes
+from finery.rows import Conversation, Row, answer_text, split_turns
+from finery_eval.evaluator import Answers, answers_table, table
+from finery_eval.paired import Values, remark
+from finery_eval.verdicts import Judged, Means, Verdicts
+from finery_judge import calibration
+from finery_judge.agreement import Agreement, agreement
+from finery_judge.calibration import Decided
+from finery_judge.judging import JUDGE, Judging
+from finery_judge.templates import SCORE_PROMPT, names
+from finery_synth.ask.prompts import Prompt
+from finery_synth.judge.scores import Score, read_score, score_schema, transcript
+
+EMPTY = Score(1, "the answer is empty")
+"""Given without asking the judge."""
+MOST_COLUMNS = 10
+"""Scales up to this one have a column for each score."""
+OF_JUDGE = ["kappa", "agreement", "sensitivity", "specificity"]
+
+
+class Item(NamedTuple):
+    """An answer to judge. row: its index, among the test rows or the reviewed ones."""
+
+    row: int
+    answer: str
+    reviewed: bool = False
+
+
+Results = Mapping[Item, Score | str]
+"""Answer → its score, or why there is none."""
+
+
+class RubricJudge(Judging, hints="finery_judge.hints:JUDGE"):
+    """Have a model score the answers of models by a rubric, and hold it against people.
+
+    - `passed`: the share of answers with a score of at least `passing`. An answer without a
+      readable verdict doesn't count as passed.
+    - `score`: the mean score from 0 (worst) to 1 (best), over the answers with a verdict.
+    - `valid`: the share of answers with a readable verdict. A judge gets three tries.
+
+    An empty answer has the worst score. Answers can't pretend to be the judge's instructions: the
+    prompt fences them.
+
+    With `human`, the judge also scores the answers that people reviewed: `judge.kappa` (Cohen
+    1960), `judge.agreement`, `judge.sensitivity`, `judge.specificity`. `corrected` is a model's
+    share of good answers, corrected for the judge's errors (Rogan and Gladen 1978; interval: Lang
+    and Reiczigel 2014).
+
+    Intervals: Wilson for shares, bootstrap for means. Each further model is compared with the first
+    on the same rows: exact McNemar test and Newcombe's paired difference (1998, method 10) for
+    `passed`, paired bootstrap and exact sign test for `score`.
+    """
+
+    rows: Dataset = takes(help="Rows with prompts. Their own answers are shown with `reference`.")
+    scale: int = setting(5, ge=2, le=100, help="The best score; 1 is the worst.")
+    passing: int = setting(4, ge=2, help="The lowest score of an answer that passes.")
+    reviewed: Dataset | None = takes(
+        None,
+        help="The rows that people reviewed, with the answers that they saw. Default: `rows`.",
+    )
+    human: OptionalFiles | None = setting(
+        None,
+        help="The decisions of `finery review` on the reviewed rows, to calibrate the judge.",
+        examples=["reviews/answers.jsonl"],
+    )
+
+    def default_prompt(self) -> str:
+        """The default template."""
+        return SCORE_PROMPT
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, the headline first."""
+        return ["passed", "score", "valid", *(["corrected"] if self.human else [])]
+
+    def measured(self) -> dict[str, list[str]]:
+        """Model → its metrics; with `human`, the judge's too."""
+        return super().measured() | ({JUDGE: OF_JUDGE} if self.human else {})
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        if self.passing > self.scale:
+            raise UsageError(
+                f"passing is {self.passing}, but the best score is {self.scale}",
+                where="passing",
+                fix="reduce it, or raise `scale`",
+            )
+        if self.human is None:
+            self._refuse_uncalibrated()
+        elif JUDGE in [model.name for model in self.models]:
+            raise UsageError(
+                f"a model is named '{JUDGE}', as the judge is in `require`",
+                where="models",
+                fix="rename its step",
+            )
+        super().check()
+
+    def _refuse_uncalibrated(self) -> None:
+        if self.reviewed is not None:
+            raise UsageError(
+                "`reviewed` is set, but `human` is missing: the file of decisions",
+                where="reviewed",
+                fix=f"human: reviews/{self.reviewed.ref or 'answers'}.jsonl",
+            )
+        wanted = [key for key in self.require if key.startswith(f"{JUDGE}.")]
+        if wanted and JUDGE not in [model.name for model in self.models]:
+            raise UsageError(
+                f"{wanted[0]} needs human decisions to compare the judge with",
+                where=f"require: {wanted[0]}",
+                fix="set human: reviews/FILE.jsonl, which `finery review` writes",
+            )
+
+    def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
+        """Read what the judge is shown; the result has it score the models' answers."""
+        references = self.references(rows)
+        people = self._decided(rows, references)
+        return partial(_Scoring(self, rows, references, people).verdicts, job)
+
+    def _decided(self, rows: Sequence[Row], references: Sequence[str]) -> list[tuple[Decided, str]]:
+        """(answer that people judged, the reference that the judge is shown)."""
+        if self.human is None:
+            return []
+        known = {
+            transcript(split_turns(row)[0]): text
+            for row, text in zip(rows, references, strict=True)
+        }
+        people = calibration.decided(self.reviewed or self.rows, self.human)
+        prompts = [transcript(split_turns(one.row)[0]) for one in people]
+        missing = [one for one, prompt in zip(people, prompts, strict=True) if prompt not in known]
+        if self.reference and missing:
+            raise UsageError(
+                f"the reviewed row {missing[0].row['id']} has a prompt that `rows` doesn't have, "
+                "so no right answer is known",
+                where="reference",
+                fix="remove reference: true, or review answers to the rows of `rows`",
+            )
+        return [(one, known.get(prompt, "")) for one, prompt in zip(people, prompts, strict=True)]
+
+
+class _Scoring:
+    """One run: the answers of the models and of the reviewed rows, scored by the judge."""
+
+    def __init__(
+        self,
+        step: RubricJudge,
+        rows: Sequence[Row],
+        references: Sequence[str],
+        people: Sequence[tuple[Decided, str]],
+    ) -> None:
+        self._step = step
+        self._rows = rows
+        self._references = references
+        self._people = people
+        self._template: Prompt = step.template()
+
+    def verdicts(self, job: Job, answers: Answers) -> Verdicts:
+        """Have the judge score the answers."""
+        step = self._step
+        asked = {n: [Item(i, step.shown(a)) for i, a in enumerate(of)] for n, of in answers.items()}
+        seen = [Item(i, answer_text(d.row).strip(), True) for i, (d, _) in enumerate(self._people)]
+        results = self._results(job, [*(item for of in asked.values() for item in of), *seen])
+        judged = {name: self._judged([results[item] for item in of]) for name, of in asked.items()}
+        judge, unread = self._agreement([results[item] for item in seen])
+        passed = {n: (sum(map(bool, of.hits["passed"])), len(of.facts)) for n, of in judged.items()}
+        shares = {name: n / rows for name, (n, rows) in passed.items()}
+        corrected = calibration.corrected_scores(passed, judge)
+        if judge is not None:
+            job.log(calibration.log_line(judge))
+        remarks = [*step.judged_itself(), *_unreadable(judged)]
+        if step.human is not None:
+            remarks += calibration.remarks(judge, unread)
+        for one in remarks:
+            job.log(one["text"])
+        more = {name: {"corrected": score} for name, score in corrected.items()}
+        more |= {JUDGE: judge.scores()} if judge else {}
+        return Verdicts(
+            judged=judged,
+            metrics=["passed", "score", "valid"],
+            headline=["passed", "score", "valid"],
+            tables=[
+                *_compared(judged),
+                self._table(judged),
+                *calibration.tables(judge, shares, corrected),
+                answers_table(answers),
+            ],
+            means=Means(["score"], _mean),
+            details={"remarks": remarks, "more": _plain(more)},
+        )
+
+    def _results(self, job: Job, items: Sequence[Item]) -> Results:
+        step = self._step
+        results: dict[Item, Score | str] = {item: EMPTY for item in items if not item.answer}
+        waiting = [item for item in dict.fromkeys(items) if item.answer]
+        if waiting:
+            results |= step.verdicts_on(
+                step.engine(job), waiting, self.messages,
+                lambda text: read_score(text, step.scale), score_schema(step.scale),
+            )  # fmt: skip
+        return results
+
+    def messages(self, item: Item) -> Conversation:
+        """The judge's prompt for an answer."""
+        if item.reviewed:
+            row, reference = self._people[item.row][0].row, self._people[item.row][1]
+        else:
+            row, reference = self._rows[item.row], self._references[item.row]
+        given = names(row, reference, answer=item.answer)
+        given |= {"rubric": self._step.rubric, "scale": self._step.scale}
+        return self._template.messages(given, row)
+
+    def _judged(self, results: Sequence[Score | str]) -> Judged:
+        step = self._step
+        passed = [isinstance(r, Score) and r.score >= step.passing for r in results]
+        return Judged(
+            facts=[self._facts(r, ok) for r, ok in zip(results, passed, strict=True)],
+            hits={"passed": passed, "valid": [isinstance(r, Score) for r in results]},
+            outcomes=[
+                (r.score - 1) / (step.scale - 1) if isinstance(r, Score) else None for r in results
+            ],
+        )
+
+    def _facts(self, result: Score | str, passed: bool) -> dict[str, Any]:
+        if isinstance(result, str):
+            return {"correct": False, "score": None, "problem": f"no verdict: {result}"}
+        reason = f"{result.score} of {self._step.scale}: {result.reason}"
+        facts = {"correct": passed, "score": result.score, "reason": result.reason}
+        return facts if passed else {**facts, "problem": reason}
+
+    def _agreement(self, results: Sequence[Score | str]) -> tuple[Agreement | None, int]:
+        """What is known of the judge, and how many reviewed answers it gave no verdict on."""
+        pairs = [
+            (person.is_good, result.score >= self._step.passing)
+            for (person, _), result in zip(self._people, results, strict=True)
+            if isinstance(result, Score)
+        ]
+        return agreement(pairs) if pairs else None, len(results) - len(pairs)
+
+    def _table(self, judged: Mapping[str, Judged]) -> dict[str, Any]:
+        """How often each model got each score."""
+        scale = self._step.scale
+        scores = list(range(1, scale + 1)) if scale <= MOST_COLUMNS else []
+        rows: list[list[Any]] = []
+        for name, of in judged.items():
+            given = [facts["score"] for facts in of.facts if facts["score"] is not None]
+            counts = Counter(given)
+            mean = sum(given) / len(given) if given else None
+            unread = len(of.facts) - len(given)
+            rows.append([name, len(of.facts), mean, *(counts[s] for s in scores), unread])
+        columns = ["model", "answers", f"mean, 1 to {scale}", *map(str, scores), "no verdict"]
+        return table("Scores", columns, rows)
+
+
+def _mean(counts: Mapping[float | None, int]) -> list[float]:
+    """The mean score; 0 where no answer has one."""
+    given = {value: n for value, n in counts.items() if value is not None}
+    total = sum(given.values())
+    return [sum(value * n for value, n in given.items()) / total if total else 0.0]
+
+
+def _compared(judged: Mapping[str, Judged]) -> list[dict[str, Any]]:
+    """The table of differences of the mean score, on answers that have verdicts for both models."""
+    (first, base), *others = judged.items()
+    rows: list[list[Any]] = []
+    for name, of in others:
+        both = [
+            (a, b)
+            for a, b in zip(base.outcomes, of.outcomes, strict=True)
+            if isinstance(a, float) and isinstance(b, float)
+        ]
+        if not both:
+            continue
+        values = Values({first: [(a, 1.0) for a, _ in both], name: [(b, 1.0) for _, b in both]})
+        facts = values.difference(first, name)
+        rows.append([name, facts["difference"], *facts["interval"], len(both), facts["p_value"]])
+    if not rows:
+        return []
+    columns = ["model", "score (points)", "95 % CI low", "95 % CI high", "answers", "p (sign test)"]
+    units: Any = {**dict.fromkeys(columns[1:4], "difference"), columns[5]: "p"}
+    return [table(f"Mean score compared with {first}", columns, rows, units=units)]
+
+
+def _unreadable(judged: Mapping[str, Judged]) -> list[dict[str, str]]:
+    """A remark for each model with answers that got no verdict."""
+    found = []
+    for name, of in judged.items():
+        problems = [facts["problem"] for facts in of.facts if facts["score"] is None]
+        if problems:
+            found.append(
+                remark(
+                    f"the judge gave no verdict on {len(problems)} of {len(of.facts)} answers of "
+                    f"{name}, which count as not passed ({problems[0]})",
+                    "Raise `judge_tokens`, simplify the prompt, or name a judge whose engine "
+                    "follows a JSON Schema.",
+                )
+            )
+    return found
+
+
+def _plain(more: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Scores as JSON: name → metric → `{value, interval}`."""
+    return {
+        name: {m: {"value": value, "interval": list(ci)} for m, (value, ci) in of.items()}
+        for name, of in more.items()
+    }

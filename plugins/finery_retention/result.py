@@ -1,0 +1,133 @@
+"""The outcome of a measurement: scores, differences, tables, and what `predictions.jsonl` holds."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery import Completion, Job, Metrics
+from finery_eval import evaluator
+from finery_eval.paired import Hits, Values, pairs_of
+from finery_retention import findings
+from finery_retention.findings import PROBABILITY, SOLVED
+from finery_retention.tasks import Item
+
+if TYPE_CHECKING:
+    from finery_transformers.scoring import TextLikelihood
+
+
+class Result(NamedTuple):
+    """What the models answered, and how likely they find the text; by model, the base first."""
+
+    items: Sequence[Item]
+    texts: Sequence[str]
+    answers: Mapping[str, Sequence[Completion]]
+    likelihoods: "Mapping[str, Sequence[TextLikelihood]]"
+
+    def write(self, job: Job, margin: float) -> Metrics:
+        """Write the metrics; log what was lost. margin: the tolerated loss."""
+        names, solved = list(self.answers), self._solved()
+        measures = self._measures(solved)
+        scored = {n: {m: of.score(n) for m, of in measures.items()} for n in names}
+        scores = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.items()}
+        intervals = {n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in scored.items()}
+        compared = {m: of for m, of in measures.items() if m in (SOLVED, PROBABILITY)}
+        pairs = pairs_of(names, compared)
+        found = findings.findings(pairs, names[0], margin)
+        tables = [
+            *findings.finding_tables(found, margin),
+            *self._task_tables(solved),
+            *self._text_tables(scores),
+        ]
+        evaluator.log_scores(job, scores, intervals)
+        for finding in found:
+            job.log(findings.in_words(finding))
+        return Metrics.write(
+            job.out,
+            rows=len(self.items) + len(self.texts),
+            scores=scores,
+            intervals=intervals,
+            details={
+                "headline": list(compared),
+                "pairs": pairs,
+                "tables": tables,
+                "remarks": list(findings.remarks(found, scores, names[0], margin)),
+                "truncated": {n: evaluator.truncated(of) for n, of in self.answers.items()},
+            },
+            predictions=self._predictions(solved),
+        )
+
+    def _solved(self) -> dict[str, list[bool]]:
+        return {
+            name: [item.is_solved(a.text) for item, a in zip(self.items, of, strict=True)]
+            for name, of in self.answers.items()
+        }
+
+    def _measures(self, solved: Mapping[str, Sequence[bool]]) -> dict[str, Hits | Values]:
+        measures: dict[str, Hits | Values] = {}
+        if self.items:
+            measures[SOLVED] = Hits(solved)
+        if self.texts:
+            measures[PROBABILITY] = self._nats("bytes", lambda nats: math.exp(-nats))
+            measures["bits_per_byte"] = self._nats("bytes", lambda nats: nats / math.log(2))
+            measures["perplexity"] = self._nats("tokens", math.exp)
+        return measures
+
+    def _nats(self, unit: str, of_mean: Callable[[float], float]) -> Values:
+        """A function of the mean nats per byte or token."""
+        by_model = {
+            name: [(-one.logprob, float(getattr(one, unit))) for one in of]
+            for name, of in self.likelihoods.items()
+        }
+        return Values(by_model, of_mean)
+
+    def _task_tables(self, solved: Mapping[str, Sequence[bool]]) -> list[dict[str, Any]]:
+        rows: list[list[Any]] = []
+        for task in dict.fromkeys(item.task for item in self.items):
+            at = [i for i, item in enumerate(self.items) if item.task == task]
+            rows.append(
+                [task, len(at), *(sum(of[i] for i in at) / len(at) for of in solved.values())]
+            )
+        if not rows:
+            return []
+        units: Any = dict.fromkeys(solved, "share")
+        return [evaluator.table("Tasks", ["task", "items", *solved], rows, units=units)]
+
+    def _text_tables(self, scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+        if not self.texts:
+            return []
+        columns = ["model", "perplexity (per token)", "bits per byte", "tokens", "bytes"]
+        rows = [
+            [
+                name,
+                scores[name]["perplexity"],
+                scores[name]["bits_per_byte"],
+                sum(one.tokens for one in of),
+                sum(one.bytes for one in of),
+            ]
+            for name, of in self.likelihoods.items()
+        ]
+        return [evaluator.table("Text", columns, rows)]
+
+    def _predictions(self, solved: Mapping[str, Sequence[bool]]) -> Iterator[dict[str, Any]]:
+        for i, item in enumerate(self.items):
+            for name, of in self.answers.items():
+                yield {
+                    "id": item.id,
+                    "model": name,
+                    "task": item.task,
+                    "prompt": item.question[: evaluator.PROMPT_SHOWN],
+                    "answer": of[i].text,
+                    "expected": item.expected,
+                    "correct": solved[name][i],
+                    "finish_reason": of[i].finish_reason,
+                }
+        for i, text in enumerate(self.texts):
+            for name, scored in self.likelihoods.items():
+                yield {
+                    "id": f"text-{i + 1}",
+                    "model": name,
+                    "prompt": text[: evaluator.PROMPT_SHOWN],
+                    "logprob": scored[i].logprob,
+                    "tokens": scored[i].tokens,
+                    "bytes": scored[i].bytes,
+                }

@@ -1,0 +1,156 @@
+"""`finery diff`: two states of a recipe held against each other, on one real project."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Project
+from judged import commit, files
+
+from finery_eval import stats
+
+
+@pytest.fixture(scope="module")
+def two_builds(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Built as committed; then with a larger share of rows learned and some rows changed."""
+    t = Project(tmp_path_factory.mktemp("diff"))
+    t.write(files())
+    commit(t.folder)
+    t.ran()
+    t.edit("recipe.yaml", "share: 0.5", "share: 0.9")
+    lines = (t.folder / "rows.jsonl").read_text("utf-8").splitlines(keepends=True)
+    lines[5] = lines[5].replace("answer 5", "answer five")
+    extra = json.dumps({"prompt": "question 99", "completion": "answer 99"}) + "\n"
+    (t.folder / "rows.jsonl").write_text("".join([*lines[1:], extra]), "utf-8")
+    assert t.ran() == ["rows", "sft", "shipped", "test"]
+    return t
+
+
+def diff(project: Project, *words: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """(the first line of `--json`, step → its line)."""
+    done = project.run("diff", "--json", *words)
+    assert done.code == 0, done.err
+    head, *steps = [json.loads(line) for line in done.out.splitlines()]
+    return head, {step["step"]: step for step in steps}
+
+
+def predictions(project: Project, run: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """(model, row id) → the line of predictions.jsonl of `test` in a run."""
+    shown = json.loads(project.run("show", "test", "--run", run, "--json").out)
+    lines = Path(shown["path"], "predictions.jsonl").read_text("utf-8").splitlines()
+    return {(p["model"], p["id"]): p for p in map(json.loads, lines)}
+
+
+def test_settings_files_and_unchanged_steps_are_named(two_builds: Project) -> None:
+    head, steps = diff(two_builds)
+    assert head["same"] == ["base"]
+    changes = {name: [c["part"] for c in step["changes"]] for name, step in steps.items()}
+    assert changes == {"rows": ["file path rows.jsonl"], "sft": ["setting share"], "shipped": [],
+                       "test": []}  # fmt: skip
+    assert steps["sft"]["changes"][0]["old"] == 0.5
+    assert steps["sft"]["changes"][0]["new"] == 0.9
+
+
+def test_rows_are_matched_by_id_and_then_by_prompt(two_builds: Project) -> None:
+    rows = diff(two_builds)[1]["rows"]["outputs"][0]["difference"]
+    assert [len(rows[kind]) for kind in ("added", "removed", "changed")] == [1, 1, 1]
+    (pair,) = rows["examples"]["changed"]
+    assert [row["completion"] for row in pair] == ["answer 5", "answer five"]
+    assert rows["examples"]["removed"][0]["prompt"] == "question 0"
+
+
+def test_the_flips_are_those_of_the_predictions_and_the_test_is_mcnemars(
+    two_builds: Project,
+) -> None:
+    found = diff(two_builds)[1]["test"]["outputs"][0]["difference"]["models"]["sft"]
+    before, after = predictions(two_builds, "previous"), predictions(two_builds, "last")
+    shared = [place for place in after if place in before and place[0] == "sft"]
+    gained = [i for _, i in shared if after["sft", i]["correct"] > before["sft", i]["correct"]]
+    lost = [i for _, i in shared if after["sft", i]["correct"] < before["sft", i]["correct"]]
+    assert len(gained) == 9
+    assert [flip["id"] for flip in found["gained"]] == gained
+    assert [flip["id"] for flip in found["lost"]] == lost
+    for flip in found["gained"]:
+        assert flip["before"] == before["sft", flip["id"]]["answer"] == "a guess"
+        assert flip["after"] == after["sft", flip["id"]]["answer"] == flip["expected"]
+    test = found["metrics"]["accuracy"]["test"]
+    assert test["p_value"] == stats.mcnemar_exact(len(gained), len(lost))
+    assert (found["paired"], found["only_before"], found["only_after"]) == (18, 2, 2)
+
+
+def test_curves_time_and_size_are_beside_each_other(two_builds: Project) -> None:
+    sft = diff(two_builds)[1]["sft"]
+    curves = sft["outputs"][0]["difference"]["curves"]
+    assert curves["eval_loss"]["lowest"] == [pytest.approx(2.6), pytest.approx(2.2)]
+    assert all(seconds > 0 for seconds in sft["seconds"])
+    assert all(sft["bytes"])
+    out = two_builds.run("diff", "--flips", "2").out
+    assert "validation loss: at the end 2.6 → 2.2, lowest 2.6 → 2.2" in out
+    assert "sft: wrong in A, right in B, 2 of 9" in out
+    assert "20 rows: 1 added, 1 removed, 1 changed" in out
+
+
+def test_a_revision_is_read_without_touching_the_working_tree(two_builds: Project) -> None:
+    paths = [p for p in two_builds.folder.rglob("*") if ".finery" not in p.parts]
+    before = {p: p.lstat().st_mtime_ns for p in paths}
+    by_revision, by_run = diff(two_builds, "HEAD")[1], diff(two_builds)[1]
+    assert {p: p.lstat().st_mtime_ns for p in before} == before
+    assert by_revision == by_run  # it is what the first run built
+
+
+def test_an_untracked_file_is_taken_from_the_working_tree_and_said_so(
+    two_builds: Project, tmp_path: Path
+) -> None:
+    t = Project(tmp_path / "t")
+    shutil.copytree(two_builds.folder, t.folder, symlinks=True)
+    (t.folder / ".gitignore").write_text(".finery\nbuild\nrows.jsonl\n", "utf-8")
+    shutil.rmtree(t.folder / ".git")
+    commit(t.folder)
+    t.edit("recipe.yaml", "share: 0.9", "share: 0.7")
+    head, steps = diff(t, "HEAD")
+    assert head["sides"][0]["notes"] == [
+        "rows.jsonl isn't in git: HEAD is taken to have the file that is here now"
+    ]
+    assert head["same"] == ["base", "rows"]
+    assert steps["sft"]["missing"] == ["B: not built (setting share: 0.9 → 0.7)"]
+
+
+def test_what_is_no_longer_in_the_store_is_said_so(two_builds: Project, tmp_path: Path) -> None:
+    t = Project(tmp_path / "t")
+    shutil.copytree(two_builds.folder, t.folder, symlinks=True)
+    for blob in (t.folder / ".finery/objects").glob("*/*"):
+        if b'"sft": {' in blob.read_bytes():  # the two metrics.json
+            blob.unlink()
+    out = t.run("diff").out
+    assert "test: A: no longer in the store; B: no longer in the store" in out
+    assert "sft         setting share" in out.replace("sft   setting", "sft         setting")
+
+
+@pytest.mark.parametrize(("words", "error"), [
+    (["nothing"], "'nothing' is neither a run of this recipe nor a git revision"),
+    (["a", "b", "c"], "diff compares two states, not 3"),
+])  # fmt: skip
+def test_a_word_that_names_nothing_is_an_error(
+    two_builds: Project, words: list[str], error: str
+) -> None:
+    done = two_builds.run("diff", *words)
+    assert done.code == 2
+    assert error in done.err
+    assert "fix:" in done.err
+
+
+def test_a_broken_recipe_of_a_revision_is_reported_with_the_revision(
+    two_builds: Project, tmp_path: Path
+) -> None:
+    t = Project(tmp_path / "t")
+    shutil.copytree(two_builds.folder, t.folder, symlinks=True)
+    good = (t.folder / "recipe.yaml").read_text("utf-8")
+    t.edit("recipe.yaml", "share:", "shore:")
+    commit(t.folder)
+    t.write({"recipe.yaml": good})
+    done = t.run("diff", "HEAD")
+    assert done.code == 2
+    assert "recipe.yaml:9" in done.err
+    assert "unknown setting 'shore'" in done.err

@@ -1,0 +1,236 @@
+"""A matrix of three learning rates, two ranks and two data sets, from `plan` to the winner."""
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import Project, Ran, running, until
+
+STEPS = Path(__file__).parents[1] / "matrix_steps.py"
+RECIPE = """\
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  lines: {use: t.lines, path: few.txt}
+  split: {use: t.split, rows: lines}
+  held: {use: t.lines, path: held.txt}
+  parts: {use: t.split, rows: held}
+train:
+  sft: {use: t.train, rows: split.train, seconds: 0.05}
+evaluate:
+  test: {use: t.judge, models: [sft], rows: parts.test, least: 0.1}
+export:
+  ship: {use: t.ship, model: sft}
+matrix:
+  train.sft.rate: [1e-4, 2e-4, 4e-4]
+  train.sft.lora.r: [8, 16]
+  rows:
+    few: {data.lines.path: few.txt}
+    all: {data.lines.path: [few.txt, more.txt]}
+  select: {by: test.sft.accuracy, on: validation}
+"""
+FILES = {
+    "few.txt": "".join(f"few {n}\n" for n in range(30)),
+    "more.txt": "".join(f"more {n}\n" for n in range(60)),
+    "held.txt": "".join(f"held {n}\n" for n in range(60)),
+}
+
+
+def project_in(folder: Path, recipe: str = RECIPE) -> Project:
+    """A project with the recipe, whose steps count themselves in `ran.txt`."""
+    made = Project(folder)
+    (folder / ".git").mkdir()
+    made.write({**FILES, "recipe.yaml": recipe, "steps.py": STEPS.read_text("utf-8")})
+    made.env["RAN"] = str(folder / "ran.txt")
+    return made
+
+
+def ran(t: Project) -> Counter[str]:
+    """How often each step ran to its end, by what it wrote."""
+    path = t.folder / "ran.txt"
+    return Counter(path.read_text().splitlines()) if path.exists() else Counter()
+
+
+@pytest.fixture(scope="module")
+def first_plan() -> dict[str, Ran]:
+    """What `plan` prints before anything is built."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, first_plan: dict[str, Ran]) -> Project:
+    """The matrix, killed in the middle by SIGKILL and built again."""
+    t = project_in(tmp_path_factory.mktemp("project"))
+    t.env["MARK"] = f"matrix-{os.urandom(6).hex()}"
+    first_plan["text"], first_plan["json"] = t.run("plan"), t.run("plan", "--json")
+    process = t.start("build", "--jobs", "2")
+    until(lambda: sum(n for name, n in ran(t).items() if name.startswith("train")) >= 4)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    until(lambda: not running(t.env["MARK"]))
+    first_plan["killed"] = t.run("plan", "--json")
+    first_plan["build"] = t.run("build")
+    return t
+
+
+def test_plan_counts_what_is_to_be_built(built: Project, first_plan: dict[str, Ran]) -> None:
+    text = first_plan["text"].out
+    assert "12 variants: 3 rate × 2 r × 2 rows" in text
+    steps = [json.loads(line) for line in first_plan["json"].out.splitlines()]
+    names = Counter(s["step"].partition("@")[0] for s in steps if "@" in s["step"])
+    assert names == {"lines": 2, "split": 2, "sft": 12, "test": 12}
+    assert "sft (12 variants)" in text
+    assert f"{sum(names.values())} steps of variants, {sum(names.values())} to build" in text
+
+
+def test_a_killed_matrix_goes_on_and_trains_each_variant_once(
+    built: Project, first_plan: dict[str, Ran]
+) -> None:
+    assert first_plan["build"].code == 0, first_plan["build"].err
+    kept = [json.loads(line) for line in first_plan["killed"].out.splitlines()]
+    assert sum(s.get("state") == "cached" for s in kept) >= 4
+    counts = ran(built)
+    trainings = {name: n for name, n in counts.items() if name.startswith("train")}
+    assert len(trainings) == 12
+    # What was running when it was killed ran again, on two cores two at most.
+    assert sum(trainings.values()) <= 14
+    assert counts["lines"] == 3
+    assert counts["split"] == 3
+    assert counts["ship"] == 1
+
+
+def test_the_winner_is_chosen_on_validation_and_judged_once_on_test(built: Project) -> None:
+    counts = ran(built)
+    assert counts["judge sft on held 2"] == 1  # the first of the test rows
+    assert counts["judge sft on held 1"] >= 6  # of the validation rows; equal models share one
+    shown = json.loads(built.run("show", "winner", "--json").out)
+    assert shown["meta"]["chosen"] == "rate=4e-4,r=16,rows=all"
+    assert shown["meta"]["by"] == "sft.accuracy"
+    assert shown["meta"]["margin"]["over"].endswith("rows=all")
+    low, high = shown["meta"]["margin"]["interval"]
+    assert -1 <= low <= shown["meta"]["margin"]["difference"] <= high <= 1
+    trained = (built.folder / "build/t/sft/model.txt").read_text()
+    assert trained == (built.folder / "build/t/sft@rate=4e-4,r=16,rows=all/model.txt").read_text()
+    assert trained in (built.folder / "build/t/ship/model").read_text()
+
+
+def test_the_table_has_the_best_first(built: Project) -> None:
+    lines = built.run("show", "matrix").out.splitlines()
+    assert lines[0] == "12 variants: 3 rate × 2 r × 2 rows, judged on parts.validation"
+    rows = [line.split() for line in lines if "%" in line and "CI" not in line]
+    assert rows[0][:4] == ["✓", "4e-4", "16", "all"]
+    assert len(rows) == 12
+    shares = [float(row[-5]) for row in rows]
+    assert shares == sorted(shares, reverse=True)
+    data = [json.loads(line) for line in built.run("show", "matrix", "--json").out.splitlines()]
+    assert [row["chosen"] for row in data] == [True] + [False] * 11
+    assert data[0]["axes"] == {"rate": "4e-4", "r": "16", "rows": "all"}
+
+
+def test_nothing_is_left_to_do(built: Project) -> None:
+    assert built.ran() == []
+    assert "36 cached" in built.run("plan").out
+    # A setting that no axis reaches judges the winner again, and nothing else.
+    assert built.ran("--set", "evaluate.test.least=0.05") == []
+    assert built.ran("--set", "export.ship.bits=4") == ["ship"]
+
+
+def test_a_plain_build_shares_the_store(built: Project) -> None:
+    settings = ["train.sft.rate=2e-4", "train.sft.lora.r=16"]
+    options = [text for setting in settings for text in ("--set", setting)]
+    plans = built.run("plan", "--matrix", "off", "--json", *options).out.splitlines()
+    states = {s["step"]: s["state"] for s in map(json.loads, plans)}
+    assert states["sft"] == "cached"
+
+
+def test_one_variant_more_builds_one(built: Project) -> None:
+    axis = ["--matrix", "train.sft.rate=1e-4,2e-4,4e-4,8e-4"]
+    plans = [json.loads(line) for line in built.run("plan", "--json", *axis).out.splitlines()]
+    new = [s["step"] for s in plans if s["state"] == "run" and s["step"].startswith("sft@")]
+    assert len(new) == 4
+    assert all("rate=8e-4" in name for name in new)
+
+
+def test_explain_and_logs_take_variants(built: Project) -> None:
+    explained = built.run("explain", "sft@rate=1e-4,r=8,rows=few")
+    assert explained.code == 0
+    assert "is up to date" in explained.out
+    asked = built.run("explain", "sft@rate=1e-4,r=8,rows=fex")
+    assert asked.code == 2
+    assert "rows=few" in asked.err
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Ran]:
+    """A matrix in which two of four variants fail."""
+    recipe = RECIPE.replace("[1e-4, 2e-4, 4e-4]", "[2e-4, 0.5]").replace(", least: 0.1", "")
+    recipe = recipe.replace("    all: {data.lines.path: [few.txt, more.txt]}\n", "")
+    t = project_in(tmp_path_factory.mktemp("failing"), recipe)
+    return t, t.run("build")
+
+
+def test_a_variant_that_fails_stops_no_other(failing: tuple[Project, Ran]) -> None:
+    t, made = failing
+    assert made.code == 1
+    assert ran(t)["train 0.0002 8 10 " + seed_digit(t)] == 1
+    assert ran(t)["train 0.0002 16 10 " + seed_digit(t)] == 1
+    assert "failed: sft@rate=0_5,r=" in made.err
+    assert made.err.count("diverged") >= 1
+    assert "no variant was chosen" in made.err
+    assert "exclude" in made.err
+    assert "failed" in made.out
+    assert not (t.folder / "build/t/ship").exists()
+
+
+def seed_digit(t: Project) -> str:
+    """The last digit of the seed that all trainings share."""
+    (digit,) = {name.split()[-1] for name in ran(t) if name.startswith("train")}
+    return digit
+
+
+def test_without_the_failing_ones_the_winner_is_chosen(failing: tuple[Project, Ran]) -> None:
+    t, _ = failing
+    t.edit("recipe.yaml", "  select:", "  exclude: [{rate: 0.5}]\n  select:")
+    before = sum(ran(t).values())
+    assert t.run("build").code == 0
+    assert sum(ran(t).values()) - before == 2  # the winner on the test rows, and what is shipped
+    assert "selected-on-test" not in t.run("check").out
+    t.edit("recipe.yaml", ", on: validation", "")
+    checked = t.run("check").out
+    assert "selected-on-test" in checked
+    assert "different-rows" not in checked
+    t.edit("recipe.yaml", "rows: parts.test", "rows: split.test")
+    t.edit(
+        "recipe.yaml",
+        "    few: {data.lines.path: few.txt}",
+        """\
+    few: {data.lines.path: few.txt}
+    more: {data.lines.path: more.txt}""",
+    )
+    assert "different-rows" in t.run("check").out
+
+
+def test_repeats_have_a_mean_a_spread_and_an_interval(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    recipe = RECIPE[: RECIPE.index("matrix:")].replace(", least: 0.1", "")
+    recipe += "matrix: {train.sft.rate: [1e-3, 4e-3], seeds: 3}\n"
+    t = project_in(tmp_path_factory.mktemp("seeds"), recipe)
+    assert t.run("build").code == 0
+    assert sum(n for name, n in ran(t).items() if name.startswith("train")) == 6
+    data = [json.loads(line) for line in t.run("show", "matrix", "--json").out.splitlines()]
+    score = data[0]["scores"]["test.sft.accuracy"]
+    assert data[0]["axes"] == {"rate": "4e-3"}
+    assert score["seeds"] == 3
+    assert score["interval"][0] <= score["value"] <= score["interval"][1]
+    text = t.run("show", "matrix").out
+    assert "± sd (seeds)" in text
+    assert "Student" in text
+    t.edit("recipe.yaml", "seeds: 3}", "seeds: 3, select: {by: test.sft.accuracy, on: validation}}")
+    assert t.run("build").code == 0
+    shown = json.loads(t.run("show", "winner", "--json").out)
+    assert shown["meta"]["chosen"] == "rate=4e-3,seed=1"

@@ -1,0 +1,269 @@
+"""`finery report`: one page about a build, of real projects, and in Chromium."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import Browser, chromium
+from conftest import LIGHT_STEPS, Project, until
+from judged import RECIPE, commit, files
+
+HOSTILE = (
+    "</script><script>document.title='taken'</script><img src=x onerror=document.title='taken'>"
+)
+OTHER = """\
+  again: {use: eval.exact, models: [shipped], rows: other}
+"""
+BARE = RECIPE.partition("evaluate:")[0].replace("name: t", "name: bare")
+FAILING = """\
+finery: 1
+name: failing
+plugins: [./steps.py]
+models:
+  base: {use: t.answers, path: known.json}
+  bad: {use: t.explode, model: base}
+data:
+  rows: {use: data.file, path: rows.jsonl}
+evaluate:
+  test: {use: eval.exact, models: [base, bad], rows: rows}
+"""
+
+
+class Elements(HTMLParser):
+    """The elements of a page: (name, attributes), and the text of scripts by type."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.all: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.all.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append((dict(attrs).get("type") or "", ""))
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            kind, text = self.scripts[-1]
+            self.scripts[-1] = kind, text + data
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A built project with a hostile row, two evaluators, and recipes that lack something."""
+    t = Project(tmp_path_factory.mktemp("report"))
+    recipe = RECIPE.replace(
+        "train:", '  other: {use: data.file, path: other.jsonl}\ntrain:'
+    ) + OTHER  # fmt: skip
+    t.write(files(30, recipe))
+    hostile = {"prompt": f"question {HOSTILE}", "completion": f"answer {HOSTILE}"}
+    t.write({
+        "rows.jsonl": json.dumps(hostile) + "\n" + (t.folder / "rows.jsonl").read_text("utf-8"),
+        "other.jsonl": json.dumps({"prompt": "elsewhere", "completion": "there"}) + "\n",
+        "bare.yaml": BARE, "failing.yaml": FAILING,
+    })  # fmt: skip
+    commit(t.folder)
+    t.ran()
+    t.ran("bare.yaml")
+    assert t.run("build", "failing.yaml").code == 1
+    return t
+
+
+def report(project: Project, *args: str) -> tuple[str, dict[str, Any]]:
+    """(the page, what `--json` says)."""
+    done = project.run("report", "--json", *args)
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    return Path(project.folder, told["html"]).read_text("utf-8"), told
+
+
+def words(page: str) -> str:
+    """The text of a page, without data and scripts."""
+    text = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]*>", " ", text).split())
+
+
+def test_the_page_begins_with_answers_and_says_what_was_not_measured(project: Project) -> None:
+    text = words(report(project)[0])
+    assert (
+        "Was fine-tuning needed? (yes) Yes. On 31 answers, accuracy: base 3.2 %, sft 51.6 %" in text
+    )
+    assert "No loss is shown, but one of up to" in text  # shipped forgets one of 31
+    assert "Did the model forget what it could do before? (open) Not measured" in text
+    assert (
+        "Yes: 31 of 31 rows of rows copy or nearly copy a prompt of rows" in text
+    )  # trained on it
+    assert text.index("Was fine-tuning needed?") < text.index("Steps")
+
+
+def test_the_page_loads_nothing_and_runs_only_the_script_that_its_policy_names(
+    project: Project,
+) -> None:
+    page = report(project)[0]
+    elements = Elements(page)
+    policy = next(a["content"] for _, a in elements.all if "http-equiv" in a) or ""
+    scripts = [text for kind, text in elements.scripts if kind == ""]
+    assert len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert policy.startswith("default-src 'none';")
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "innerHTML" not in scripts[0]
+    assert "insertAdjacentHTML" not in scripts[0]
+    for name in ("src", "href", "action"):
+        values = [
+            a[name] for tag, a in elements.all if name in a and (tag, name) != ("link", "href")
+        ]
+        assert values == []
+    assert not [a for _, a in elements.all if any(name.startswith("on") for name in a)]
+    assert "<img src=x" not in page
+    (group, _) = [json.loads(t) for kind, t in elements.scripts if kind == "application/json"]
+    assert group["rows"][0]["prompt"] == f"question {HOSTILE}"  # as data, whole
+
+
+def test_steps_costs_and_origin_are_told(project: Project) -> None:
+    page, told = report(project)
+    text = words(page)
+    assert set(told["steps"].values()) == {"built"}
+    assert re.search(r"git checkout [0-9a-f]{40} finery build recipe.yaml", text)
+    assert "time of all steps" in text
+    assert "use: t.learn, model: base" in text  # the recipe itself
+
+
+def test_a_recipe_without_evaluators_still_has_a_page(project: Project) -> None:
+    text = words(report(project, "bare.yaml")[0])
+    assert "Was fine-tuning needed? (open) Not measured: no model of this build was judged." in text
+    assert "Validation loss was lowest at step 10" in text
+
+
+def test_a_failed_step_is_named_first_and_what_waits_for_it_is_blocked(project: Project) -> None:
+    page, told = report(project, "failing.yaml")
+    assert told["steps"] == {"base": "built", "rows": "built", "bad": "failed", "test": "blocked"}
+    text = words(page)
+    assert text.index("Is the build complete? (no) No. Failed: bad") < text.index("Steps")
+    assert "<script>alert(1)" not in page
+
+
+def test_a_recipe_that_was_never_built_has_a_page_that_says_so(
+    project: Project, tmp_path: Path
+) -> None:
+    t = Project(tmp_path)
+    t.write(files(3))
+    page, told = report(t, "--html", "page.html")
+    assert set(told["steps"].values()) == {"not built"}
+    assert "Is the build complete? (open) No. Not built: base, rows, sft, shipped, test." in words(
+        page
+    )
+
+
+def test_a_run_of_the_past_has_a_report(project: Project) -> None:
+    page, told = report(project, "--run", "last", "--html", "past.html")
+    assert told["run"]
+    assert "Was fine-tuning needed? (yes)" in words(page)
+
+
+def test_an_evaluator_has_a_page_by_the_same_code(project: Project) -> None:
+    done = project.run("show", "test", "--html", "test.html")
+    assert done.code == 0, done.err
+    page = (project.folder / "test.html").read_text("utf-8")
+    assert "On the same rows" in words(page)
+    assert "<img src=x" not in page
+
+
+def test_a_running_build_is_followed_until_it_ends(project: Project) -> None:
+    mark, page = project.folder / "go.on", project.folder / "live.html"
+    wait = f"while not Path({str(mark)!r}).exists(): __import__('time').sleep(0.05)"
+    steps = {"first": "pass", "second": f"job.progress(1, 3, 'halfway')\n{wait}"}
+    data = {
+        name: {"use": "steps.script", "code": code} | ({"rows": "first"} if name != "first" else {})
+        for name, code in steps.items()
+    }
+    recipe = {"finery": 1, "name": "live", "plugins": ["./light.py"], "data": data}
+    project.write({"live.yaml": json.dumps(recipe), "light.py": LIGHT_STEPS.read_text("utf-8")})
+    build = project.start("build", "live.yaml")
+    until(lambda: "still running" in project.run("runs", "live.yaml").out)
+    watch = project.start("report", "live.yaml", "--watch", "--html", str(page))
+    until(lambda: page.exists() and "second" in page.read_text("utf-8"))
+    assert '<meta http-equiv="refresh" content="5">' in page.read_text("utf-8")
+    mark.touch()
+    build.communicate(timeout=30)
+    _, err = watch.communicate(timeout=30)  # ends by itself
+    assert (watch.returncode, build.returncode) == (0, 0), err
+    assert "1 built, 1 running; second" in err
+    assert 'http-equiv="refresh"' not in page.read_text("utf-8")
+    assert "2 steps: 2 built" in words(page.read_text("utf-8"))
+
+
+# -- in a browser --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium(390, 844) as opened:
+        yield opened
+
+
+SHOWN = "return document.querySelector('.answers [role=status]').textContent"
+
+
+def choose(browser: Browser, label: str, value: str) -> str:
+    """Set a filter of the first list as a person does; what its count says then."""
+    browser.run(f"""
+        const form = document.querySelector('.answers form');
+        const labels = [...form.querySelectorAll('label')];
+        const label = labels.find((l) => l.firstChild.textContent === {label!r});
+        const field = label.querySelector('select, input');
+        field.value = {value!r};
+        field.dispatchEvent(new Event('input', {{bubbles: true}}));
+    """)
+    return str(browser.run(SHOWN))
+
+
+@pytest.mark.slow
+def test_hostile_text_stays_text_and_filters_work_in_chromium(
+    project: Project, browser: Browser
+) -> None:
+    _, told = report(project, "--html", "browser.html")
+    page = project.folder / told["html"]
+    browser.open(page)
+    assert browser.run("return document.title") == "t: report of a build"
+    assert browser.errors() == []
+    asked = [url for url in browser.requests() if not url.startswith("data:")]
+    assert asked == [page.resolve().as_uri()]
+    assert browser.run(SHOWN) == "15 of 31"  # base wrong, sft right
+    assert choose(browser, "Show", "all") == "31 of 31"
+    assert choose(browser, "Text or id", "ONERROR") == "1 of 31"
+    text = browser.run("return document.querySelector('.answers li .text').textContent")
+    assert text == f"question {HOSTILE}"
+    assert browser.run("return document.images.length") == 0
+    assert choose(browser, "Text or id", "") == "31 of 31"
+    assert choose(browser, "First model", "1") == "31 of 31"
+    assert choose(browser, "Second model", "2") == "31 of 31"
+    assert choose(browser, "Show", "lost") == "1 of 31"  # what shipped forgets
+    assert browser.errors() == []
+
+
+@pytest.mark.slow
+def test_the_page_fits_a_phone_and_is_used_by_keyboard(project: Project, browser: Browser) -> None:
+    _, told = report(project, "--html", "phone.html")
+    browser.open(project.folder / told["html"])
+    width = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1]
+    choose(browser, "Show", "all")
+    more = "const button = document.querySelector('.answers > button');"
+    assert browser.run("return document.querySelectorAll('.answers ol')[0].children.length") == 25
+    browser.run(f"{more} button.focus(); button.click()")
+    assert browser.run("return document.querySelectorAll('.answers ol')[0].children.length") == 31
+    assert browser.run("return document.activeElement.tagName") == "LI"  # the first new answer
+    assert browser.run(f"{more} return button.hidden")
+    unreachable = browser.run("""
+        return [...document.querySelectorAll('select, input, button, summary, [tabindex="0"]')]
+            .filter((e) => e.tabIndex < 0 && !e.hidden).length""")
+    assert unreachable == 0
+    assert browser.errors() == []

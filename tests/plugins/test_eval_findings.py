@@ -1,0 +1,106 @@
+"""What a report says first: whether fine-tuning was needed, and what the shipped file loses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from finery_eval import stats
+from finery_eval.view.findings import FORGOTTEN, NEEDED, findings
+from finery_eval.view.pairs import paired, paired_test
+from finery_eval.view.roles import Judgement, Role
+
+ROWS = 200
+
+
+def judged(
+    model: str, role: Role, right: int, use: str = "eval.exact", rows: int = ROWS
+) -> Judgement:
+    """A model that is right on the first rows."""
+    answers = [{"id": str(i), "expected": "x", "answer": "y", "correct": i < right}
+               for i in range(rows)]  # fmt: skip
+    scores = {model: {"accuracy": right / rows}}
+    report = {"rows": rows, "scores": scores, "intervals": {}, "details": {}}
+    return Judgement(model, role, "sft" if role == "shipped" else "", "test", use, report, answers)
+
+
+def answers(*models: Judgement) -> dict[str, tuple[str, str]]:
+    """Question → (tone, answer)."""
+    return {f.question: (f.tone, f.answer) for f in findings(models)}
+
+
+@pytest.mark.parametrize(("base", "tuned", "tone", "start"), [
+    (20, 150, "good", "Yes."), (150, 151, "open", "Not shown."),
+    (150, 20, "bad", "No, the training made it worse."),
+])  # fmt: skip
+def test_whether_fine_tuning_was_needed(base: int, tuned: int, tone: str, start: str) -> None:
+    found = answers(judged("base", "base", base), judged("sft", "tuned", tuned))[NEEDED]
+    assert found[0] == tone
+    assert found[1].startswith(start)
+
+
+def test_the_best_untrained_model_is_the_one_to_beat() -> None:
+    models = [
+        judged("weak", "base", 0),
+        judged("prompted", "base", 150),
+        judged("sft", "tuned", 150),
+    ]
+    assert "prompted 75.0 %" in answers(*models)[NEEDED][1]
+
+
+@pytest.mark.parametrize(("rows", "right", "shipped", "tone", "start"), [
+    (200, 150, 150, "good", "Yes"), (200, 150, 100, "bad", "No."),
+    (30, 20, 19, "open", "No loss is shown, but one of up to"),
+])  # fmt: skip
+def test_whether_the_shipped_file_is_as_good(
+    rows: int, right: int, shipped: int, tone: str, start: str
+) -> None:
+    models = [
+        judged("sft", "tuned", right, rows=rows),
+        judged("gguf", "shipped", shipped, rows=rows),
+    ]
+    (found,) = [of for question, of in answers(*models).items() if "as good" in question]
+    assert found[0] == tone
+    assert found[1].startswith(start)
+
+
+def test_what_was_not_measured_is_said() -> None:
+    found = answers(judged("base", "base", 10))
+    assert [tone for tone, _ in found.values()] == ["open", "open", "open"]
+    assert all(text.startswith("Not measured") for _, text in found.values())
+
+
+def test_forgotten_abilities_are_found_where_they_are_measured() -> None:
+    retention = "any.retention"
+    hot = answers(judged("base", "base", 180, retention), judged("sft", "tuned", 40, retention))
+    assert hot[FORGOTTEN][0] == "bad"
+    assert hot[NEEDED][0] == "open"  # it isn't a test of the task
+    kept = answers(judged("base", "base", 180, retention), judged("sft", "tuned", 180, retention))
+    assert kept[FORGOTTEN][0] == "good"
+
+
+def _turns(rights: Sequence[Sequence[bool]]) -> list[dict[str, Any]]:
+    return [{"id": str(row), "turn": turn, "correct": right}
+            for row, of in enumerate(rights) for turn, right in enumerate(of)]  # fmt: skip
+
+
+def test_turns_of_a_conversation_count_as_one_group() -> None:
+    before = _turns([[False] * 10] * 4)
+    after = _turns([[True] * 10, [True] * 10, [False] * 10, [False] * 10])
+    found = paired_test(paired(before, after).pairs, "accuracy", ["accuracy"])
+    assert found is not None
+    assert found.p_value == stats.sign_flip_exact([10, 10, 0, 0]) == 0.5  # two conversations
+    assert (found.difference, found.gained, found.lost) == (0.5, 20, 0)
+
+
+def test_rows_with_another_question_or_answer_are_not_paired() -> None:
+    before = [
+        {"id": "a", "expected": 1, "correct": True},
+        {"id": "b", "expected": 1, "correct": True},
+    ]
+    after = [
+        {"id": "a", "expected": 2, "correct": True},
+        {"id": "c", "expected": 1, "correct": True},
+    ]
+    found = paired(before, after)
+    assert (len(found.pairs), found.changed, found.only_first, found.only_second) == (0, 1, 1, 1)

@@ -1,0 +1,80 @@
+"""`eval.select`: the best candidate, ties, margins with their intervals, repeats under seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finery import DataError, Metrics
+from finery.testing import run_step
+from finery_eval.evaluator import compare
+from finery_eval.steps.select import Select
+
+
+def candidate(folder: Path, name: str, right: Sequence[bool], metric: str = "accuracy") -> Metrics:
+    """An evaluation of `sft` with these answers right."""
+    (folder / name).mkdir(parents=True)
+    share = sum(right) / len(right)
+    metrics = Metrics.write(
+        folder / name,
+        rows=len(right),
+        scores={"sft": {metric: share}},
+        intervals={"sft": {metric: [max(0, share - 0.1), min(1, share + 0.1)]}},
+        details={},
+        predictions=[
+            {"id": str(n), "model": "sft", "correct": value} for n, value in enumerate(right)
+        ],
+    )
+    metrics.ref = f"test@{name}"
+    return metrics
+
+
+def chosen(folder: Path, candidates: list[Metrics], **settings: Any) -> Metrics:
+    step = Select(candidates=candidates, model="sft", metric="accuracy", **settings)
+    made = run_step(step, folder / "out")
+    assert isinstance(made, Metrics)
+    return made
+
+
+def test_the_best_is_chosen_and_the_margin_is_paired(tmp_path: Path) -> None:
+    poor, good = [True] * 10 + [False] * 10, [True] * 16 + [False] * 4
+    made = chosen(tmp_path, [candidate(tmp_path, "a", poor), candidate(tmp_path, "b", good)])
+    assert made.meta["chosen"] == "b"
+    assert [*made.report()["scores"]] == ["b", "a"]
+    (paired,) = compare({"a": poor, "b": good})
+    assert made.meta["margin"] == {
+        "over": "a",
+        "difference": pytest.approx(0.3),
+        "interval": pytest.approx(paired["interval"]),
+    }
+
+
+def test_of_equally_good_ones_the_first_is_chosen(tmp_path: Path) -> None:
+    same = [True, False, True]
+    made = chosen(tmp_path, [candidate(tmp_path, n, same) for n in ("z", "a", "m")])
+    assert made.meta["chosen"] == "z"
+    assert made.meta["margin"]["difference"] == 0
+
+
+def test_the_lowest_can_be_the_best(tmp_path: Path) -> None:
+    given = [candidate(tmp_path, "a", [True, True]), candidate(tmp_path, "b", [True, False])]
+    assert chosen(tmp_path, given, best="lowest").meta["chosen"] == "b"
+
+
+def test_repeats_are_compared_by_their_means(tmp_path: Path) -> None:
+    right = {"a1": 20, "a2": 2, "b1": 14, "b2": 12}  # the best single one isn't of the best group
+    given = [candidate(tmp_path, n, [i < k for i in range(20)]) for n, k in right.items()]
+    groups = {"a": ["test@a1", "test@a2"], "b": ["test@b1", "test@b2"]}
+    made = chosen(tmp_path, given, repeats=groups)
+    assert made.meta["chosen"] == "b1"
+    assert made.meta["score"] == pytest.approx(0.65)
+    assert made.meta["margin"]["difference"] == pytest.approx(0.1)
+    low, high = made.meta["margin"]["interval"]  # of the differences -0.3 and 0.5, t = 12.706
+    assert (low, high) == (pytest.approx(-4.98, abs=0.01), pytest.approx(5.18, abs=0.01))
+
+
+def test_a_missing_score_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"test@a has no score sft\.accuracy") as caught:
+        chosen(tmp_path, [candidate(tmp_path, "a", [True], metric="f1")])
+    assert "f1" in (caught.value.fix or "")

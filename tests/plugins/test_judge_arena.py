@@ -1,0 +1,165 @@
+"""`eval.arena`: pairs in both orders, ties, win rates, and judges that prefer a position."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judging import Critic, Judge, critic
+from rich.console import Console
+
+from finery import Detail, Engine, Metrics, Model, Output, RequirementError, UsageError
+from finery.artifact.manifest import manifest
+from finery.testing import TestJob, dataset, table_model
+from finery_eval.view.metrics import MetricsView
+from finery_judge.arena import Arena
+
+PROMPTS = [f"question {i}" for i in range(20)]
+
+
+def better(side: str) -> str:
+    return json.dumps({"reason": "so", "better": side})
+
+
+def longer(text: str) -> str:
+    """The longer answer."""
+    fence = next(line for line in text.splitlines() if line.startswith("=== "))
+    *_, a, _, b, _ = (part.strip() for part in text.split(fence))
+    return better("tie" if len(a) == len(b) else "A" if len(a) > len(b) else "B")
+
+
+class Setup:
+    """Models that answer every question with their own number of words."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows = dataset(folder / "rows", [{"prompt": p, "completion": "x"} for p in PROMPTS])
+        self.critic = Model(folder, meta={"format": "critic"})
+        self.base, self.sft = self.model("base", "no"), self.model("sft", "a longer one")
+        self.log = ""
+
+    def model(self, name: str, default: str, **answers: str) -> Model:
+        made = table_model(self.folder / name, answers, default)
+        made.ref = name
+        return made
+
+    def step(self, **settings: Any) -> Arena:
+        given: dict[str, Any] = {
+            "models": [self.base, self.sft], "rows": self.rows, "judge": self.critic,
+            "rubric": "Which is longer?",
+        }  # fmt: skip
+        return Arena(**given | settings)
+
+    def run(self, engine: type[Engine], name: str = "job", **settings: Any) -> Metrics:
+        job = TestJob(self.folder / name, engines={"critic": engine})
+        metrics = self.step(**settings).run(job)
+        self.log = "\n".join(e["message"] for e in job.events if e["event"] == "log")
+        return metrics
+
+    def games(self, judge: Judge, **settings: Any) -> dict[str, Any]:
+        report = self.run(critic(judge), **settings).report()
+        (table,) = (t for t in report["details"]["tables"] if t["title"] == "Games")
+        (row,) = table["rows"]
+        return dict(zip(table["columns"], row, strict=True))
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
+
+
+def test_both_orders_are_asked_and_the_better_model_wins(setup: Setup) -> None:
+    own: type[Critic] = critic(longer)
+    metrics = setup.run(own)
+    report = metrics.report()
+    assert len(own.asked) == 40
+    assert report["scores"] == {"base": {"win_rate": 0.0}, "sft": {"win_rate": 1.0}}
+    low, high = report["intervals"]["sft"]["win_rate"]
+    assert 0.8 < low < high == 1
+    assert report["details"]["remarks"] == []
+    judge = report["details"]["more"]["judge"]
+    assert (judge["consistency"]["value"], judge["position_bias"]["value"]) == (1, 0)
+    gate = {"sft.win_rate": "> 0.5", "judge.position_bias": "<= 0.2"}
+    setup.step(require=gate).verify({"": metrics})
+    lines = [p for p in metrics.predictions() if "result" in p]
+    assert {(p["model"], p["against"], p["result"]) for p in lines} == {("sft", "base", "win")}
+
+
+@pytest.mark.parametrize(("side", "position"), [("A", "first"), ("B", "second")])
+def test_a_judge_that_prefers_a_position_is_caught(setup: Setup, side: str, position: str) -> None:
+    metrics = setup.run(critic(lambda text: better(side)))
+    report = metrics.report()
+    assert report["scores"]["sft"]["win_rate"] == 0.5  # it wins nothing by its position
+    (remark,) = report["details"]["remarks"]
+    assert remark["text"].startswith(
+        f"the judge prefers the {position} answer: it chose it in both orders in 20 of 20 games"
+    )
+    assert remark["severity"] == "warning"
+    assert remark["text"] in setup.log
+    with pytest.raises(RequirementError) as error:
+        setup.step(require={"judge.position_bias": "<= 0.2"}).verify({"": metrics})
+    assert "judge.position_bias is 1" in str(error.value)
+
+
+def test_a_slight_preference_is_found_among_honest_verdicts(setup: Setup) -> None:
+    """In 8 of 20 games the first answer is chosen whatever it is: p = 0.008."""
+
+    def judge(text: str) -> str:
+        torn = any(f"question {i}\n" in text for i in range(8))
+        return better("A") if torn else longer(text)
+
+    report = setup.run(critic(judge)).report()
+    assert report["scores"]["sft"]["win_rate"] == (12 + 8 / 2) / 20
+    (remark,) = report["details"]["remarks"]
+    assert "in 8 of 20 games, the second in 0 (p = 0.008)" in remark["text"]
+
+
+def test_ties_and_equal_answers(setup: Setup) -> None:
+    own = critic(longer)
+    twin = setup.model("twin", "no")
+    assert setup.run(own, models=[setup.base, twin]).report()["scores"]["twin"]["win_rate"] == 0.5
+    assert own.asked == []  # equal answers are a tie
+    games = setup.games(lambda text: better("tie"))
+    assert (games["ties"], games["orders disagree"], games["win rate"]) == (20, 0, 0.5)
+
+
+def test_games_without_a_verdict_are_reported(setup: Setup) -> None:
+    def judge(text: str) -> str:
+        return "Hm." if "question 3\n" in text else longer(text)
+
+    games = setup.games(judge)
+    assert (games["wins"], games["no verdict"], games["win rate"]) == (19, 1, 1.0)
+    assert "the judge gave no verdict on 1 of 20 games" in setup.log
+
+
+def test_several_models_play_each_other(setup: Setup) -> None:
+    best = setup.model("best", "by far the longest of all")
+    models = [setup.base, setup.sft, best]
+    report = setup.run(critic(longer), models=models, against="all").report()
+    rates = {name: of["win_rate"] for name, of in report["scores"].items()}
+    assert rates == {"base": 0.0, "sft": 0.5, "best": 1.0}
+    cross = next(t for t in report["details"]["tables"] if t["title"].startswith("Win rate"))
+    assert cross["rows"] == [
+        ["base", None, 0.0, 0.0], ["sft", 1.0, None, 0.0], ["best", 1.0, 1.0, None]
+    ]  # fmt: skip
+    first = setup.run(critic(longer), "b", models=models).report()
+    assert first["scores"]["base"] == {"win_rate": 0.0}
+
+
+def test_settings_that_cant_work(setup: Setup) -> None:
+    with pytest.raises(UsageError, match="needs two models"):
+        setup.step(models=[setup.sft]).check()
+    with pytest.raises(UsageError, match="a model is named 'judge'"):
+        setup.step(models=[setup.base, setup.model("judge", "x")]).check()
+
+
+def test_show_and_build_print_the_remarks(setup: Setup) -> None:
+    metrics = setup.run(critic(lambda text: better("A")))
+    output = Output("arena", metrics, manifest("Metrics", {"rows": 20}, {}))
+    out = io.StringIO()
+    MetricsView().print(Console(file=out, width=200), output, Detail())
+    assert "the judge prefers the first answer" in out.getvalue()
+    assert "Games" in out.getvalue()
+    (remark,) = MetricsView().remarks(output)
+    assert remark.severity == "warning"

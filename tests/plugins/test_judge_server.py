@@ -1,0 +1,88 @@
+"""A recipe whose judge is a model behind an API: constrained, cached, and noted if it is judged."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from generating import Here
+from hostile_server import Body, Server, said, serving
+
+from finery import open_graph
+from finery_judge.notes import notes_on
+
+pytest.importorskip("openai", reason="needs the package openai")
+
+RECIPE = """
+finery: 1
+name: t
+models:
+  base: {use: openai.model, model: m, base_url: "%(small)s", api_key: null, timeout: 5}
+  prompted: {use: prompt.model, model: base, system: Be polite.}
+  critic: {use: openai.model, model: m, base_url: "%(large)s", api_key: null, timeout: 5}
+data:
+  rows: {use: data.file, path: rows.jsonl, prompts_only: true}
+evaluate:
+  judged:
+    use: eval.judge
+    models: [base, prompted]
+    rows: rows
+    judge: critic
+    rubric: Is it polite?
+    passing: 4
+  arena: {use: eval.arena, models: [base, prompted], rows: rows, judge: critic, rubric: Politer?}
+"""
+
+
+def answer(body: Body) -> str:
+    """Polite with a system prompt."""
+    return "please" if body["messages"][0]["role"] == "system" else "no"
+
+
+def verdict(body: Body) -> str:
+    """Verdicts for politeness."""
+    text = said(body)
+    if "Answer B" in text:
+        a = text.partition("Answer A:")[2].partition("Answer B:")[0]
+        return json.dumps({"reason": "politer", "better": "A" if "please" in a else "B"})
+    return json.dumps({"reason": "so", "score": 5 if "please" in text else 1})
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Server]:
+    with serving(verdict) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, judge: Server) -> Iterator[Here]:
+    project = Here(tmp_path_factory.mktemp("judged"))
+    rows = "".join(json.dumps({"prompt": f"question {i}"}) + "\n" for i in range(4))
+    with serving(answer) as small:
+        recipe = RECIPE % {"small": small.url, "large": judge.url}
+        project.write({"recipe.yaml": recipe, ".git/x": "", "rows.jsonl": rows})
+        yield project
+
+
+def test_verdicts_are_constrained_and_asked_for_once(made: Here, judge: Server) -> None:
+    assert set(made.ran()) >= {"judged", "arena"}
+    report = json.loads((made.folder / "build/t/judged/metrics.json").read_text())
+    passed = {name: of["passed"] for name, of in report["scores"].items()}
+    assert passed == {"base": 0.0, "prompted": 1.0}
+    arena = json.loads((made.folder / "build/t/arena/metrics.json").read_text())
+    assert arena["scores"]["prompted"]["win_rate"] == 1
+    assert len(judge.calls) == 4 * 2 + 4 * 2  # two answers to each of four rows, and both orders
+    assert all(call["response_format"]["type"] == "json_schema" for call in judge.calls)
+    before = len(judge.calls)
+    assert made.ran("evaluate.judged.passing=2") == ["judged"]
+    assert len(judge.calls) == before
+
+
+def test_a_judge_that_is_judged_is_noted(made: Here) -> None:
+    recipe = made.folder / "recipe.yaml"
+    assert notes_on(open_graph(recipe)) == []
+    text = recipe.read_text().replace("judge: critic\n", "judge: base\n")
+    recipe.write_text(text)
+    first, second = notes_on(open_graph(recipe))
+    assert (first.name, first.step) == ("judges-itself", "judged")
+    assert first.text == "in judged, base judges itself"
+    assert second.text == "in judged, base judges prompted, which is made from it"

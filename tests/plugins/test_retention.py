@@ -1,0 +1,251 @@
+"""`eval.retention`: what a model forgot, on tiny models and on the same items everywhere."""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from tiny_llama import tiny_llama
+
+from finery import DataError, FileOrName, Metrics, Model, RequirementError, UsageError
+from finery.testing import TestJob, table_model
+from finery_retention.retention import Retention
+from finery_retention.tasks import TASKS, TaskName, items_of
+from finery_retention.text import PASSAGE, SHIPPED, passages
+
+TEXT_BYTES = 2500
+ITEMS = "7808099d1a168fc6"
+"""Digest of the first items of all tasks. It changes only with a version of reasoning-gym."""
+DIGEST = """
+import hashlib, json
+from finery_retention.tasks import TASKS, items_of
+items = [[i.id, i.question, i.expected, i.messages] for t in TASKS for i in items_of(t, 10, 3)]
+print(hashlib.sha256(json.dumps(items, ensure_ascii=False).encode()).hexdigest()[:16])
+"""
+
+
+def test_items_are_the_same_on_every_machine() -> None:
+    """Also with another hash seed, time zone and language."""
+    elsewhere = {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C", "LANG": "C"}
+    ran = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", DIGEST], env={**os.environ, **elsewhere},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    items = [[i.id, i.question, i.expected, i.messages] for t in TASKS for i in items_of(t, 10, 3)]
+    here = hashlib.sha256(json.dumps(items, ensure_ascii=False).encode()).hexdigest()[:16]
+    assert ran.stdout.strip() == here == ITEMS
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_right_answer_of_an_item_is_accepted_and_others_arent(task: str) -> None:
+    items = items_of(task, 12, 2)
+    assert len({item.question for item in items}) == 12
+    for item in items:
+        assert item.is_solved(f" {item.expected}\nBecause.")
+        assert not item.is_solved("")
+        assert not item.is_solved("category: billing")
+        assert not item.is_solved("__import__('os').abort()")
+        assert not item.is_solved("[" * 100_000)
+        assert item.messages[-1]["content"] == item.question
+        assert len(item.messages) == 2 * 2 + 1
+
+
+def test_every_task_has_a_name_in_the_schema() -> None:
+    assert list(get_args(TaskName)) == sorted(TASKS)
+
+
+def test_the_shipped_text_is_plain_and_in_passages() -> None:
+    parts = passages(SHIPPED, 10**6)
+    assert all(PASSAGE <= len(part.encode()) <= 2 * PASSAGE + 100 for part in parts[:-1])
+    assert "Gutenberg" not in "".join(parts)
+    assert len("".join(passages(SHIPPED, 4000)).encode()) <= 4000
+
+
+# -- tiny models ---------------------------------------------------------------------------------
+
+
+def trained(model: Model, folder: Path, texts: list[str], steps: int, rate: float) -> Model:
+    """A copy of a model, trained on texts."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(model.path)
+    network: Any = AutoModelForCausalLM.from_pretrained(model.path)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
+    ids = [torch.tensor([tokenizer(text)["input_ids"]]) for text in texts]
+    for step in range(steps):
+        batch = ids[step % len(ids)]
+        loss = network(input_ids=batch, labels=batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    network.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    made = Model(folder, meta={"format": "transformers", "name": folder.name})
+    made.ref = folder.name
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[str, Model]:
+    """A base that learned some English, the same again, and one that was then trained too hot."""
+    folder = tmp_path_factory.mktemp("models")
+    raw = tiny_llama(folder / "raw", width=64)
+    base = trained(raw, folder / "base", passages(SHIPPED, TEXT_BYTES), 150, 1e-2)
+    same = trained(base, folder / "same", ["x y z"], 0, 1e-2)
+    hot = trained(base, folder / "hot", ["category: billing, priority: high"], 30, 5e-2)
+    return {"base": base, "same": same, "hot": hot}
+
+
+def step(models: list[Model], **settings: Any) -> Retention:
+    given: dict[str, Any] = {"models": models, "tasks": [], "text_bytes": TEXT_BYTES}
+    return Retention(**given | settings)
+
+
+def run(folder: Path, retention: Retention) -> tuple[Metrics, str]:
+    """(metrics, log)."""
+    job = TestJob(folder)
+    metrics = retention.run(job)
+    return metrics, "\n".join(e["message"] for e in job.events if e["event"] == "log")
+
+
+@pytest.fixture(scope="module")
+def measured(
+    models: dict[str, Model], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Metrics, str]:
+    return run(tmp_path_factory.mktemp("job"), step(list(models.values())))
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_too_hot_is_caught(
+    measured: tuple[Metrics, str], models: dict[str, Model]
+) -> None:
+    metrics, log = measured
+    (remark,) = metrics.report()["details"]["remarks"]  # none on the untouched model
+    assert remark["text"].startswith("hot forgot: its perplexity on general text is")
+    assert "lower learning rate" in remark["advice"]
+    assert "hot forgot (text, -" in log
+    assert "same kept what it knew (text, +0.0 points" in log
+    gate = {"hot.byte_probability": "not worse than base by 0.05"}
+    with pytest.raises(RequirementError, match="It is worse by more than that"):
+        step(list(models.values()), require=gate).verify({"": metrics})
+    gate = {"same.byte_probability": "not worse than base by 0.05"}
+    step(list(models.values()), require=gate).verify({"": metrics})
+
+
+@pytest.mark.slow
+def test_the_likelihood_is_that_of_the_model(
+    measured: tuple[Metrics, str], models: dict[str, Model]
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    metrics, _ = measured
+    path = models["base"].path
+    tokenizer: Any = AutoTokenizer.from_pretrained(path)
+    network: Any = AutoModelForCausalLM.from_pretrained(path)
+    nats = tokens = size = 0.0
+    for text in passages(SHIPPED, TEXT_BYTES):
+        ids = tokenizer(text)["input_ids"]
+        with torch.no_grad():
+            logprobs = network(torch.tensor([ids])).logits[0].log_softmax(-1)
+        nats -= sum(float(logprobs[i - 1, ids[i]]) for i in range(1, len(ids)))
+        tokens += len(ids) - 1
+        size += len(text.encode()) - len(tokenizer.decode(ids[:1]).encode())
+    scores = metrics.report()["scores"]["base"]
+    assert scores["perplexity"] == pytest.approx(math.exp(nats / tokens), rel=0.02)
+    assert scores["bits_per_byte"] == pytest.approx(nats / size / math.log(2), rel=0.01)
+    assert scores["byte_probability"] == pytest.approx(math.exp(-nats / size), rel=0.01)
+    low, high = metrics.report()["intervals"]["base"]["perplexity"]
+    assert low < scores["perplexity"] < high
+
+
+@pytest.mark.slow
+def test_differences_are_paired_and_stored_for_gates(measured: tuple[Metrics, str]) -> None:
+    metrics, _ = measured
+    pairs = {(p["model"], p["baseline"]): p for p in metrics.report()["details"]["pairs"]}
+    assert set(pairs) == {("same", "base"), ("hot", "base"), ("hot", "same")}
+    same = pairs["same", "base"]["metrics"]["byte_probability"]
+    assert same == {"difference": 0, "interval": [0, 0], "p_value": 1}
+    hot = pairs["hot", "base"]["metrics"]["byte_probability"]
+    assert hot["interval"][0] < hot["difference"] < hot["interval"][1] < -0.05
+    assert hot["p_value"] == 2 / 2 ** len(passages(SHIPPED, TEXT_BYTES))  # worse in each passage
+
+
+@pytest.mark.slow
+def test_a_text_of_ones_own(models: dict[str, Model], tmp_path: Path) -> None:
+    file = tmp_path / "own.txt"
+    file.write_text("Call the service desk on weekdays.\n\n" * 30, encoding="utf-8")
+    own = FileOrName([file.name], [file])
+    metrics, _ = run(tmp_path / "job", step([models["base"]], text=own))
+    assert metrics.report()["scores"]["base"]["perplexity"] > 1
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n \n", encoding="utf-8")
+    with pytest.raises(DataError, match="the text is empty"):
+        run(tmp_path / "b", step([models["base"]], text=FileOrName([empty.name], [empty])))
+
+
+# -- tasks, with models that answer from a table -------------------------------------------------
+
+
+def knows(folder: Path, name: str, share: float) -> Model:
+    """A model that knows the first items of each task."""
+    items = [item for task in ("sums", "reversal") for item in items_of(task, 20, 3)]
+    answers = {
+        item.question: item.expected
+        for item in items
+        if int(item.id.rpartition("-")[2]) <= 20 * share
+    }
+    made = table_model(folder / name, answers, "category: billing")
+    made.ref = name
+    return made
+
+
+def test_lost_abilities_are_told_by_task(tmp_path: Path) -> None:
+    able, lost, nearly = (
+        knows(tmp_path, name, share) for name, share in (("base", 1), ("sft", 0.5), ("ok", 0.95))
+    )
+    text = FileOrName(["none"])
+    retention = step([able, lost, nearly], tasks=["sums", "reversal"], items=20, text=text)
+    metrics, log = run(tmp_path / "job", retention)
+    report = metrics.report()
+    assert {name: of["solved"] for name, of in report["scores"].items()} == {
+        "base": 1.0, "sft": 0.5, "ok": 0.95,
+    }  # fmt: skip
+    first, second = report["details"]["remarks"]
+    assert first["text"].startswith("sft forgot: it solves 50.0 % of the general tasks, base 100")
+    assert second["text"].startswith("whether ok forgot can't be told from the tasks: -5.0 points")
+    assert "ok may have forgotten: too few items to tell" in log
+    tables = {t["title"]: t["rows"] for t in report["details"]["tables"]}
+    assert tables["Tasks"] == [["sums", 20, 1, 0.5, 0.95], ["reversal", 20, 1, 0.5, 0.95]]
+    wrong = [p for p in metrics.predictions() if p.get("correct") is False]
+    assert {p["model"] for p in wrong} == {"sft", "ok"}
+
+
+def test_tasks_that_the_base_cant_do_show_nothing(tmp_path: Path) -> None:
+    models = [knows(tmp_path, "base", 0), knows(tmp_path, "sft", 0)]
+    retention = step(models, tasks=["sums"], items=20, text=FileOrName(["none"]))
+    metrics, _ = run(tmp_path / "job", retention)
+    assert "so they can't show a loss" in metrics.report()["details"]["remarks"][0]["text"]
+
+
+@pytest.mark.parametrize(("settings", "what"), [
+    ({"text": FileOrName(["none"])}, "neither tasks nor a text"),
+    ({"text": FileOrName(["shipped"])}, "'shipped' isn't a text file"),
+    ({"tasks": ["sums", "sums"]}, "a task is listed twice"),
+    ({"require": {"base.accuracy": "> 0.5"}}, "no metric 'accuracy'"),
+])  # fmt: skip
+def test_settings_that_cant_work(tmp_path: Path, settings: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        step([knows(tmp_path, "base", 1)], **settings).check()
+
+
+def test_a_text_needs_models_with_weights(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the text can't be scored with 'base'") as error:
+        run(tmp_path / "job", step([knows(tmp_path, "base", 1)], tasks=["sums"]))
+    assert error.value.fix == "write text: none, or name models that are files on this machine"

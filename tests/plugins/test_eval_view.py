@@ -17,11 +17,11 @@ from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.sql import Sql
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
-from finery_eval.view.baselines import remarks_on
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.metrics import MetricsView
 from finery_eval.view.scores import comparable, print_interval_note, print_scores
 from finery_eval.view.tables import plain_table
+from finery_eval.view.weaknesses.baselines import remarks_on
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 

@@ -20,12 +20,12 @@ from finery import (
     render_sections,
 )
 from finery_eval.view.answers import answer_of, compact, reasons, turn_of
-from finery_eval.view.baselines import remarks_on as remarks_on_baselines
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.exports import print_exports, remarks_on
 from finery_eval.view.scores import comparable, headline, print_interval_note, print_scores
 from finery_eval.view.tables import plain_table
-from finery_eval.view.wrong import record_lines, wrong_records
+from finery_eval.view.weaknesses.baselines import remarks_on as remarks_on_baselines
+from finery_eval.view.weaknesses.wrong import record_lines, wrong_records
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,7 +1,10 @@
 """The evaluators, the baselines, prompt.model and review.apply keep the contract of step types."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 from finery import Dataset, FileOrName, Files, Metrics, Model, OptionalFiles, Step
 from finery.rows import with_id
@@ -172,6 +175,9 @@ class TestArena(StepContract):
         return Arena(models=asked, rows=rows(folder), judge=judge, rubric="Which is right?")
 
 
+@pytest.mark.skipif(
+    find_spec("reasoning_gym") is None, reason="needs reasoning-gym: the extra `retention`"
+)
 class TestRetention(StepContract):
     """eval.retention, without a text: these models have no weights."""
 

@@ -18,6 +18,8 @@ from finery_retention.retention import Retention
 from finery_retention.tasks import TASKS, TaskName, items_of
 from finery_retention.text import PASSAGE, SHIPPED, passages
 
+pytest.importorskip("reasoning_gym", reason="needs reasoning-gym: the extra `retention`")
+
 TEXT_BYTES = 2500
 ITEMS = "7808099d1a168fc6"
 """Digest of the first items of all tasks. It changes only with a version of reasoning-gym."""

@@ -120,7 +120,8 @@ def _tests(judged: Sequence[Judgement]) -> Iterator[tuple[str, str, str, str, st
 def _answers(judged: Sequence[Judgement], context: PageContext) -> Iterator[dict[str, Any]]:
     """The answers in groups: steps of one type with the same rows share one."""
     groups: dict[Any, list[Judgement]] = {}
-    for each in judged:
+    for every in judged:
+        each = every._replace(answers=[a for a in every.answers if "correct" in a or "answer" in a])
         if each.answers:
             groups.setdefault((each.use, *_places(each.answers)), []).append(each)
     for number, group in enumerate(groups.values()):

@@ -7,9 +7,9 @@ import pytest
 
 from finery_eval import stats
 from finery_eval.paired import remark
-from finery_eval.view.findings import FORGOTTEN, NEEDED, findings
 from finery_eval.view.pairs import paired, paired_test
-from finery_eval.view.roles import Judgement, Role
+from finery_eval.view.report.findings import FORGOTTEN, NEEDED, findings
+from finery_eval.view.report.roles import Judgement, Role
 
 ROWS = 200
 

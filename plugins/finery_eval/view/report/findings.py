@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from finery import Finding, counted, percent
 from finery_eval.view.pairs import Tested, agrees, paired, paired_test
-from finery_eval.view.roles import Judgement
+from finery_eval.view.report.roles import Judgement
 from finery_eval.view.scores import headline
 
 NEEDED = "Was fine-tuning needed?"

@@ -14,7 +14,8 @@ from finery import UsageError
 from finery.errors import RecipeError
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
-from finery.recipe.graph import Graph, build_graph, derived_seed
+from finery.recipe.graph import Graph, build_graph
+from finery.recipe.steptypes import derived_seed
 from finery.recipe.validate import RecipeErrors
 
 Edges = dict[str, list[str]]

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from finery_eval import stats
-from finery_eval.view.findings import FORGOTTEN, NEEDED, findings
+from finery_eval.paired import remark
 from finery_eval.view.pairs import paired, paired_test
-from finery_eval.view.roles import Judgement, Role
+from finery_eval.view.report.findings import FORGOTTEN, NEEDED, findings
+from finery_eval.view.report.roles import Judgement, Role
 
 ROWS = 200
 
@@ -71,12 +72,21 @@ def test_what_was_not_measured_is_said() -> None:
 
 
 def test_forgotten_abilities_are_found_where_they_are_measured() -> None:
-    retention = "any.retention"
-    hot = answers(judged("base", "base", 180, retention), judged("sft", "tuned", 40, retention))
-    assert hot[FORGOTTEN][0] == "bad"
+    retention = "eval.retention"
+    models = judged("base", "base", 180, retention), judged("sft", "tuned", 40, retention)
+    difference = {"difference": -0.7, "interval": [-0.76, -0.62], "p_value": 0.0}
+    pair = {"model": "sft", "baseline": "base", "metrics": {"solved": difference}}
+    details = models[1].report["details"]
+    details |= {"pairs": [pair], "remarks": [remark("sft forgot: it solves 20.0 %")]}
+    hot = answers(*models)
+    assert hot[FORGOTTEN] == ("bad", "Yes: sft forgot: it solves 20.0 %.")
     assert hot[NEEDED][0] == "open"  # it isn't a test of the task
-    kept = answers(judged("base", "base", 180, retention), judged("sft", "tuned", 180, retention))
-    assert kept[FORGOTTEN][0] == "good"
+    details["remarks"] = [remark("whether sft forgot can't be told", warning=False)]
+    assert answers(*models)[FORGOTTEN][0] == "open"
+    details["remarks"] = []
+    tone, text = answers(*models)[FORGOTTEN]
+    assert tone == "good"
+    assert "sft against base, solved -70.0 points (95 % CI -76.0 to -62.0)" in text
 
 
 def _turns(rights: Sequence[Sequence[bool]]) -> list[dict[str, Any]]:

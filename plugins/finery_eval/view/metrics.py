@@ -51,7 +51,7 @@ class MetricsView(View):
 
     def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection:
         """Scores with intervals and tests, tables, and every answer with filters."""
-        from finery_eval.view.section import section_of
+        from finery_eval.view.report.section import section_of
 
         return section_of(outputs, context)
 

@@ -9,13 +9,13 @@ from finery import Dataset, Output, PageContext, PageSection, percent, render_pa
 from finery.rows.parts import id_of, prompt
 from finery_eval.view.answers import answer_of, compact, reasons
 from finery_eval.view.confusion import pairs_of
-from finery_eval.view.findings import compared, findings
 from finery_eval.view.pairs import Facts
-from finery_eval.view.roles import Judgement, judgements
+from finery_eval.view.report.findings import compared, findings
+from finery_eval.view.report.roles import Judgement, judgements
 from finery_eval.view.scores import Report, headline
 from finery_eval.view.tables import cell_text
 
-TEMPLATE = "finery_eval.view/section.html.jinja"
+TEMPLATE = "finery_eval.view.report/section.html.jinja"
 ORDER = {"base": 0, "tuned": 1, "shipped": 2}
 CONFUSED = 8
 """Confused pairs of classes that are listed for a field."""
@@ -120,7 +120,8 @@ def _tests(judged: Sequence[Judgement]) -> Iterator[tuple[str, str, str, str, st
 def _answers(judged: Sequence[Judgement], context: PageContext) -> Iterator[dict[str, Any]]:
     """The answers in groups: steps of one type with the same rows share one."""
     groups: dict[Any, list[Judgement]] = {}
-    for each in judged:
+    for every in judged:
+        each = every._replace(answers=[a for a in every.answers if "correct" in a or "answer" in a])
         if each.answers:
             groups.setdefault((each.use, *_places(each.answers)), []).append(each)
     for number, group in enumerate(groups.values()):
@@ -174,4 +175,4 @@ def _prompts(step: str, context: PageContext) -> dict[str, str]:
 
 @cache
 def _file(name: str) -> str:
-    return files("finery_eval.view").joinpath(name).read_text(encoding="utf-8")
+    return files("finery_eval.view.report").joinpath(name).read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from finery import Finding, counted, percent
 from finery_eval.view.pairs import Tested, agrees, paired, paired_test
-from finery_eval.view.roles import Judgement
+from finery_eval.view.report.roles import Judgement
 from finery_eval.view.scores import headline
 
 NEEDED = "Was fine-tuning needed?"
@@ -88,15 +88,30 @@ def _kept(
 
 
 def _forgotten(judged: Sequence[Judgement]) -> Finding:
-    best = _best_pair(judged)
-    if best is None:
+    """What the step itself says of the trained models, next to the untrained ones."""
+    roles = {each.model: each.role for each in judged}
+    reports = {each.step: each.report for each in judged}.values()
+    pairs = [
+        (pair["model"], pair["baseline"], metric, facts)
+        for report in reports
+        for pair in report["details"].get("pairs", [])
+        if (roles.get(pair["baseline"]), roles.get(pair["model"])) == ("base", "tuned")
+        for metric, facts in pair["metrics"].items()
+    ]
+    if not pairs:
         text = "Not measured: no step tests abilities that the training isn't about."
         return Finding(FORGOTTEN, text, "open", 3)
-    base, tuned, rows, test = best
-    scores = _scores(base, tuned, rows)
-    if test.interval[1] < 0:
-        return Finding(FORGOTTEN, f"Yes. {scores}: {_points(test)}.", "bad", 3)
-    return _no_loss(FORGOTTEN, f"{scores}: {_points(test)}", test, 3)
+    remarks = [remark for report in reports for remark in report["details"].get("remarks", [])]
+    for severity, answer, tone in (("warning", "Yes", "bad"), ("info", "It can't be told", "open")):
+        texts = [remark["text"] for remark in remarks if remark["severity"] == severity]
+        if texts:
+            return Finding(FORGOTTEN, f"{answer}: {'; '.join(texts)}.", tone, 3)  # type: ignore[arg-type]
+    words = (
+        f"{model} against {base}, {metric.replace('_', ' ')} {100 * facts['difference']:+.1f} "
+        f"points (95 % CI {100 * facts['interval'][0]:+.1f} to {100 * facts['interval'][1]:+.1f})"
+        for model, base, metric, facts in pairs
+    )
+    return Finding(FORGOTTEN, f"No loss above the margin: {'; '.join(words)}.", "good", 3)
 
 
 def _no_loss(question: str, scores: str, test: Tested, rank: int) -> Finding:
@@ -106,8 +121,6 @@ def _no_loss(question: str, scores: str, test: Tested, rank: int) -> Finding:
         text = f"No loss is shown, but one of up to {100 * loss:.1f} points can't be ruled out"
         return Finding(question, f"{text}: too few rows. {scores}.", "open", rank)
     text = f"Yes, within {100 * loss:.1f} points" if loss else "Yes"
-    if question == FORGOTTEN:
-        text = f"No, within {100 * loss:.1f} points" if loss else "No"
     return Finding(question, f"{text}. {scores}.", "good", rank)
 
 

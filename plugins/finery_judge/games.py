@@ -186,7 +186,8 @@ def pair_table(played: Sequence[Record]) -> dict[str, Any]:
         counts = [
             record.results.count(r) for r in ("win", "loss", "tie", "undecided", "no verdict")
         ]
-        rows.append([record.one, record.other, value, *interval, *counts, record.p_value])
+        p_value = None if record.rate is None else record.p_value
+        rows.append([record.one, record.other, value, *interval, *counts, p_value])
     units: Any = {**dict.fromkeys(columns[2:5], "share"), columns[-1]: "p"}
     return table("Games", columns, rows, units=units)
 

@@ -11,6 +11,7 @@ from finery import (
     Job,
     Model,
     OneFile,
+    StepError,
     UsageError,
     setting,
     takes,
@@ -110,13 +111,27 @@ class Judging(Evaluator, packages=("jinja2",), version="1"):
         read: Callable[[str], R],
         schema: Mapping[str, Any],
     ) -> Iterator[tuple[T, R | str]]:
-        """(item, its verdict, or why there is none), in any order, each item once."""
+        """(item, its verdict, or why there is none), in any order, each item once.
+
+        Raises `StepError` after the last one if no item has a verdict: nothing was measured.
+        """
+        problems: list[str] = []
         for item, verdict in readings(
             engine, Used(), items, messages, read, total=len(items),
             max_tokens=self.judge_tokens, schema=dict(schema),
         ):  # fmt: skip
-            problem = isinstance(verdict, FineryError | Unreadable)
-            yield item, no_score(verdict) if problem else verdict  # type: ignore[misc,arg-type]
+            if isinstance(verdict, FineryError | Unreadable):
+                problems.append(no_score(verdict))
+                yield item, problems[-1]
+            else:
+                yield item, verdict
+        if items and len(problems) == len(items):
+            raise StepError(
+                "the judge gave no verdict on any answer",
+                details=[f"for example: {problems[0]}"],
+                fix="raise `judge_tokens`, simplify the prompt, or name a judge whose engine "
+                "follows a JSON Schema",
+            )
 
     def judged_itself(self) -> list[dict[str, str]]:
         """A remark if the judge is one of the judged models."""

@@ -9,7 +9,7 @@ import pytest
 from judging import Critic, Judge, critic
 from rich.console import Console
 
-from finery import Detail, Engine, Metrics, Model, Output, RequirementError, UsageError
+from finery import Detail, Engine, Metrics, Model, Output, RequirementError, StepError, UsageError
 from finery.artifact.manifest import manifest
 from finery.testing import TestJob, dataset, table_model
 from finery_eval.view.metrics import MetricsView
@@ -131,6 +131,13 @@ def test_games_without_a_verdict_are_reported(setup: Setup) -> None:
     games = setup.games(judge)
     assert (games["wins"], games["no verdict"], games["win rate"]) == (19, 1, 1.0)
     assert "the judge gave no verdict on 1 of 20 games" in setup.log
+
+
+def test_a_judge_without_any_verdict_is_an_error(setup: Setup) -> None:
+    with pytest.raises(StepError) as error:
+        setup.run(critic(lambda text: "Hm."))
+    assert error.value.what == "the judge gave no verdict on any answer"
+    assert "judge_tokens" in (error.value.fix or "")
 
 
 def test_several_models_play_each_other(setup: Setup) -> None:

@@ -1,7 +1,9 @@
 """A matrix of three learning rates, two ranks and two data sets, from `plan` to the winner."""
 
+import html
 import json
 import os
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -235,3 +237,44 @@ def test_repeats_have_a_mean_a_spread_and_an_interval(
     assert t.run("build").code == 0
     shown = json.loads(t.run("show", "winner", "--json").out)
     assert shown["meta"]["chosen"] == "rate=4e-3,seed=1"
+
+
+def words(page: str) -> str:
+    """The text of a page, without styles and scripts."""
+    text = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+
+
+def test_the_report_ranks_the_variants_and_folds_their_steps(built: Project) -> None:
+    done = built.run("report", "--html", "page.html")
+    assert done.code == 0, done.err
+    page = (built.folder / "page.html").read_text("utf-8")
+    text = words(page)
+    assert "Which variant is best? (open) rate=4e-4,r=16,rows=all: test.sft.accuracy 20.0 %" in text
+    assert "Too close to call: +5.0 points against rate=2e-4,r=16,rows=all (95 % CI" in text
+    assert "On the test rows, which it wasn't chosen by: 20.0 %" in text
+    table = words(page[page.index('<table class="variants">') :].partition("</table>")[0])
+    values = [float(value) for value in re.findall(r"(\d+\.\d) % \d", table)]
+    assert len(values) == 12
+    assert values == sorted(values, reverse=True)
+    assert table.index("4e-4 ✓ chosen 16 all") < table.index("1e-4")
+    assert page.count("<g class=") == 12  # boxes of the graph
+    assert "sft (12 variants) t.train built" in text
+    scores = text[text.index("Scores and answers") :]
+    assert "@" not in scores.partition("Cost, origin")[0]  # only the winner's
+
+
+def test_the_report_of_variants_that_nothing_chooses_is_about_the_best(built: Project) -> None:
+    recipe = RECIPE.partition("  select:")[0]
+    recipe = recipe.replace("name: t", "name: all").replace(", least: 0.1", "")
+    (built.folder / "all.yaml").write_text(recipe)
+    built.ran("all.yaml", "--matrix", "train.sft.rate=2e-4,4e-4")
+    args = ("--matrix", "train.sft.rate=2e-4,4e-4", "--html", "all.html")
+    done = built.run("report", "all.yaml", *args)
+    assert done.code == 0, done.err
+    text = words((built.folder / "all.html").read_text("utf-8"))
+    assert "The recipe chooses none (`select`), and the best of many scores is partly luck." in text
+    assert "The sections below are about rate=4e-4,r=16,rows=all, the first" in text
+    scores = text[text.index("Scores and answers") :]
+    assert "sft tuned" in scores
+    assert set(re.findall(r"test@(\S+)", scores)) == {"rate=4e-4,r=16,rows=all"}

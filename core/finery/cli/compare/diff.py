@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from finery.cli.calling.targets import RECIPE, names_recipe, recipe_file
-from finery.cli.options import json_option, set_option
+from finery.cli.options import json_option, matrix_option
 from finery.errors import UsageError
 
 
@@ -16,7 +16,7 @@ from finery.errors import UsageError
     "--recipe", "-r", type=click.Path(path_type=Path),
     help=f"The recipe, where it isn't an argument. [default: {RECIPE}]",
 )  # fmt: skip
-@set_option
+@matrix_option
 @click.option(
     "--flips", type=click.IntRange(0), default=3, show_default=True, metavar="N",
     help="Number of rows to print of each kind: added rows, answers that are right now, …",

@@ -275,6 +275,51 @@ def test_the_report_of_variants_that_nothing_chooses_is_about_the_best(built: Pr
     text = words((built.folder / "all.html").read_text("utf-8"))
     assert "The recipe chooses none (`select`), and the best of many scores is partly luck." in text
     assert "The sections below are about rate=4e-4,r=16,rows=all, the first" in text
-    scores = text[text.index("Scores and answers") :]
+    scores = text[text.index("Scores and answers") :].partition("Cost, origin")[0]
     assert "sft tuned" in scores
-    assert set(re.findall(r"test@(\S+)", scores)) == {"rate=4e-4,r=16,rows=all"}
+    found = {name.rstrip(",") for name in re.findall(r"test@(\S+)", scores)}
+    assert found == {"rate=4e-4,r=16,rows=all"}
+
+
+# -- differences between variants ------------------------------------------------------------------
+
+
+def test_two_variants_are_compared_with_their_settings_and_answers(built: Project) -> None:
+    words = ("train.sft@rate=1e-4,r=8,rows=all", "rate=4e-4,r=16,rows=all")
+    done = built.run("diff", *words, "--json")
+    assert done.code == 0, done.err
+    sides, *steps = (json.loads(line) for line in done.out.splitlines())
+    assert set(sides["same"]) == {"held", "parts", "lines", "split"}
+    by_name = {step["step"]: step for step in steps}
+    assert by_name.keys() == {"sft", "test"}
+    changes = {c["part"]: (c["old"], c["new"]) for c in by_name["sft"]["changes"]}
+    assert changes["setting rate"] == (1e-4, 4e-4)
+    (output,) = by_name["test"]["outputs"]
+    model = output["difference"]["models"]["sft"]
+    assert model["metrics"]["accuracy"]["values"] == [0.05, 0.2]
+    assert len(model["gained"]) == 3
+    assert model["lost"] == []
+    assert "validation" in sides["sides"][0]["notes"][0]  # the rows that the winner is chosen by
+
+
+def test_the_winner_is_a_side(built: Project) -> None:
+    done = built.run("diff", "rate=1e-4,r=8,rows=few")  # with the winner
+    assert done.code == 0, done.err
+    assert "rate=4e-4,r=16,rows=all, chosen" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["r=8", "winner"], "'r=8' names 6 variants"),
+        (["rate=9,r=8,rows=few", "winner"], "neither a run of this recipe, nor a variant"),
+        (["winner", "now"], "'now' has variants itself"),
+    ],
+)
+def test_what_cannot_be_compared_with_a_variant_is_refused(
+    built: Project, words: list[str], text: str
+) -> None:
+    done = built.run("diff", *words)
+    assert done.code == 2
+    assert text in done.err
+    assert "rate=1e-4,r=8,rows=few" in done.err  # the fix names a variant

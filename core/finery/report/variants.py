@@ -145,15 +145,13 @@ def _place(value: float, low: float, high: float) -> float:
 def _training(variants: Variants, line: Line) -> str:
     """How long the trainings of a variant took, on average over its seeds."""
     assert variants.graph.matrix is not None
-    steps = {step.node.name: step for step in variants.steps}
-    seconds = [
-        sum(
-            steps[name].result.seconds  # type: ignore[union-attr]
-            for name in variants.graph.matrix.steps[variant].values()
-            if name in steps and steps[name].result and trains(steps[name].node)
-        )
-        for variant in line.variants
-    ]
+    times = {
+        step.node.name: step.result.seconds
+        for step in variants.steps
+        if step.result and trains(step.node)
+    }
+    made = [variants.graph.matrix.steps[variant].values() for variant in line.variants]
+    seconds = [sum(times.get(name, 0.0) for name in names) for names in made]
     return duration(sum(seconds) / len(seconds)) if any(seconds) else ""
 
 

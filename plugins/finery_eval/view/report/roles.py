@@ -1,4 +1,4 @@
-"""What the judged models of a recipe are: not trained, trained, or made from a trained one."""
+"""What judged models are: cheap, not trained, trained, or made from a trained one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -7,7 +7,7 @@ from finery import Graph, Metrics, Model, Node, Output, base_models, sources_of,
 from finery_eval.view.pairs import Facts, by_model
 from finery_eval.view.scores import Report, headline
 
-Role = Literal["base", "tuned", "shipped"]
+Role = Literal["baseline", "base", "tuned", "shipped"]
 
 
 class Judgement(NamedTuple):
@@ -46,6 +46,8 @@ def _of_output(output: Output, graph: Graph) -> Iterator[Judgement]:
     named = {source.ref: source.step for source in sources_of(node, Model)} if node else {}
     for model in report["scores"]:
         role, source = role_of(named.get(model, model), graph)
+        if model in report["details"].get("baselines", ()):
+            role = "baseline"
         use = node.use if node else ""
         yield Judgement(model, role, source, output.step, use, report, answers.get(model, []))
 

@@ -78,6 +78,19 @@ def test_a_build_with_nothing_to_do_is_not_listed(history: Project) -> None:
     assert runs(history) == before
 
 
+def test_a_build_that_mends_a_failure_is_listed(history: Project) -> None:
+    """Though no step runs: a requirement was changed, and changed back."""
+    before = runs(history)
+    history.edit("recipe.yaml", "score: 0.75}", "score: 0.75, least: 0.9}")
+    assert history.run("build").code == 1
+    history.edit("recipe.yaml", "score: 0.75, least: 0.9}", "score: 0.75}")
+    assert history.ran() == []
+    mended, failed, *others = runs(history)
+    assert (mended["ending"], failed["ending"], others) == ("ok", "failed", before)
+    for new in (mended, failed):
+        shutil.rmtree(history.folder / ".finery" / "runs" / str(new["run"]))  # for other tests
+
+
 def test_the_output_of_a_past_run_is_shown(history: Project) -> None:
     first = str(runs(history)[-1]["run"])
     assert "50.0 %" in history.run("show", "test", "--run", first).out

@@ -18,6 +18,7 @@ from finery.build.outputs import OutputLinks, build_folder
 from finery.build.plan import Planner, StepPlan
 from finery.build.runs.context import context_of
 from finery.build.runs.log import RunLog
+from finery.build.runs.reading import runs_of
 from finery.errors import DataError, FineryError, StepError, error_from_dict
 from finery.execute.executor import Executor
 from finery.execute.task import Done, Noted, Task, TaskEvent
@@ -496,10 +497,17 @@ class Build:
         self.log.close()
 
     def _is_news(self) -> bool:
-        """Whether a run in which no step ran is worth a record: new results, or a failure."""
+        """Whether a run in which no step ran is worth a record."""
         keys = {name: result.key for name, result in self.outcome.results.items()}
         known = {name: key for name, (key, _) in self._before.items()}
-        return bool(self.outcome.errors) or any(known.get(n) != key for n, key in keys.items())
+        changed = any(known.get(n) != key for n, key in keys.items())
+        return bool(self.outcome.errors) or changed or self._has_failed_before()
+
+    def _has_failed_before(self) -> bool:
+        """Whether the last run of the recipe failed, for example a requirement that is now met."""
+        recorded = runs_of(self.store.root, self.planner.recipe_id, self.graph.recipe.name)
+        last = next(recorded, None)
+        return last is not None and last.ending == "failed"
 
     def _context(self) -> dict[str, Any]:
         return context_of(self.graph, self.planner.recipe_id)

@@ -31,7 +31,7 @@ COLOURS = {"ok": "green", "failed": "red", "interrupted": "yellow", "killed": "r
 def command(recipe: Path, number: int, as_json: bool) -> None:
     """List the builds of RECIPE, newest first: when, which revision, what ran, how it ended.
 
-    A build with nothing to do leaves no record, so it isn't listed.
+    A build with nothing to do leaves no record, so it isn't listed, unless the one before failed.
     """
     from finery.build.project import open_store
     from finery.build.runs.reading import runs_of

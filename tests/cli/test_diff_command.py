@@ -77,6 +77,9 @@ def test_the_flips_are_those_of_the_predictions_and_the_test_is_mcnemars(
         assert flip["after"] == after["sft", flip["id"]]["answer"] == flip["expected"]
     test = found["metrics"]["accuracy"]["test"]
     assert test["p_value"] == stats.mcnemar_exact(len(gained), len(lost))
+    models = diff(two_builds)[1]["test"]["outputs"][0]["difference"]["models"].values()
+    tests = [m["test"] for of in models for m in of["metrics"].values() if m["test"]]
+    assert [t["p_holm"] for t in tests] == stats.holm([t["p_value"] for t in tests])
     assert (found["paired"], found["only_before"], found["only_after"]) == (18, 2, 2)
 
 

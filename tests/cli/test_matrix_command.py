@@ -1,7 +1,9 @@
 """A matrix of three learning rates, two ranks and two data sets, from `plan` to the winner."""
 
+import html
 import json
 import os
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -235,3 +237,89 @@ def test_repeats_have_a_mean_a_spread_and_an_interval(
     assert t.run("build").code == 0
     shown = json.loads(t.run("show", "winner", "--json").out)
     assert shown["meta"]["chosen"] == "rate=4e-3,seed=1"
+
+
+def words(page: str) -> str:
+    """The text of a page, without styles and scripts."""
+    text = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+
+
+def test_the_report_ranks_the_variants_and_folds_their_steps(built: Project) -> None:
+    done = built.run("report", "--html", "page.html")
+    assert done.code == 0, done.err
+    page = (built.folder / "page.html").read_text("utf-8")
+    text = words(page)
+    assert "Which variant is best? (open) rate=4e-4,r=16,rows=all: test.sft.accuracy 20.0 %" in text
+    assert "Too close to call: +5.0 points against rate=2e-4,r=16,rows=all (95 % CI" in text
+    assert "On the test rows, which it wasn't chosen by: 20.0 %" in text
+    table = words(page[page.index('<table class="variants">') :].partition("</table>")[0])
+    values = [float(value) for value in re.findall(r"(\d+\.\d) % \d", table)]
+    assert len(values) == 12
+    assert values == sorted(values, reverse=True)
+    assert table.index("4e-4 ✓ chosen 16 all") < table.index("1e-4")
+    assert page.count("<g class=") == 12  # boxes of the graph
+    assert "sft (12 variants) t.train built" in text
+    scores = text[text.index("Scores and answers") :]
+    assert "@" not in scores.partition("Cost, origin")[0]  # only the winner's
+
+
+def test_the_report_of_variants_that_nothing_chooses_is_about_the_best(built: Project) -> None:
+    recipe = RECIPE.partition("  select:")[0]
+    recipe = recipe.replace("name: t", "name: all").replace(", least: 0.1", "")
+    (built.folder / "all.yaml").write_text(recipe)
+    built.ran("all.yaml", "--matrix", "train.sft.rate=2e-4,4e-4")
+    args = ("--matrix", "train.sft.rate=2e-4,4e-4", "--html", "all.html")
+    done = built.run("report", "all.yaml", *args)
+    assert done.code == 0, done.err
+    text = words((built.folder / "all.html").read_text("utf-8"))
+    assert "The recipe chooses none (`select`), and the best of many scores is partly luck." in text
+    assert "The sections below are about rate=4e-4,r=16,rows=all, the first" in text
+    scores = text[text.index("Scores and answers") :].partition("Cost, origin")[0]
+    assert "sft tuned" in scores
+    found = {name.rstrip(",") for name in re.findall(r"test@(\S+)", scores)}
+    assert found == {"rate=4e-4,r=16,rows=all"}
+
+
+# -- differences between variants ------------------------------------------------------------------
+
+
+def test_two_variants_are_compared_with_their_settings_and_answers(built: Project) -> None:
+    words = ("train.sft@rate=1e-4,r=8,rows=all", "rate=4e-4,r=16,rows=all")
+    done = built.run("diff", *words, "--json")
+    assert done.code == 0, done.err
+    sides, *steps = (json.loads(line) for line in done.out.splitlines())
+    assert set(sides["same"]) == {"held", "parts", "lines", "split"}
+    by_name = {step["step"]: step for step in steps}
+    assert by_name.keys() == {"sft", "test"}
+    changes = {c["part"]: (c["old"], c["new"]) for c in by_name["sft"]["changes"]}
+    assert changes["setting rate"] == (1e-4, 4e-4)
+    (output,) = by_name["test"]["outputs"]
+    model = output["difference"]["models"]["sft"]
+    assert model["metrics"]["accuracy"]["values"] == [0.05, 0.2]
+    assert len(model["gained"]) == 3
+    assert model["lost"] == []
+    assert "validation" in sides["sides"][0]["notes"][0]  # the rows that the winner is chosen by
+
+
+def test_the_winner_is_a_side(built: Project) -> None:
+    done = built.run("diff", "rate=1e-4,r=8,rows=few")  # with the winner
+    assert done.code == 0, done.err
+    assert "rate=4e-4,r=16,rows=all, chosen" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["r=8", "winner"], "'r=8' names 6 variants"),
+        (["rate=9,r=8,rows=few", "winner"], "neither a run of this recipe, nor a variant"),
+        (["winner", "now"], "'now' has variants itself"),
+    ],
+)
+def test_what_cannot_be_compared_with_a_variant_is_refused(
+    built: Project, words: list[str], text: str
+) -> None:
+    done = built.run("diff", *words)
+    assert done.code == 2
+    assert text in done.err
+    assert "rate=1e-4,r=8,rows=few" in done.err  # the fix names a variant

@@ -200,6 +200,48 @@ def test_a_running_build_is_followed_until_it_ends(project: Project) -> None:
     assert "2 steps: 2 built" in words(page.read_text("utf-8"))
 
 
+FIELDS = """\
+finery: 1
+name: fields
+plugins: [./steps.py]
+models:
+  base: {use: t.answers, path: known.json}
+  linear: {use: baseline.linear, rows: labelled}
+data:
+  labelled: {use: data.file, path: labelled.jsonl, keep: [channel]}
+train:
+  sft: {use: t.learn, model: base, rows: labelled, share: 0.5}
+evaluate:
+  test:
+    use: eval.classification
+    models: [base, linear, sft]
+    rows: labelled
+    fields: [category, priority]
+    slices: [channel]
+"""
+
+
+def test_baselines_slices_and_all_metrics_are_compared(tmp_path: Path) -> None:
+    """The baseline knows both fields by their words, the training half of the rows by heart."""
+    t = Project(tmp_path)
+    said = {"billing": "invoice refund", "account": "password login", "high": "now", "low": "later"}
+    kinds = [(c, p) for c in ("billing", "account") for p in ("high", "low")] * 10
+    rows = [
+        {"prompt": f"{said[c]} {said[p]} {i}", "completion": f"category: {c}\npriority: {p}",
+         "channel": "mail" if i % 5 else "chat"}
+        for i, (c, p) in enumerate(kinds)
+    ]  # fmt: skip
+    t.write(files(3, FIELDS))
+    t.write({"labelled.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
+    t.ran()
+    text = words(report(t)[0])
+    assert "Not in everything. sft against linear, in points: worse in accuracy (-50.0)" in text
+    assert "accuracy by channel channel rows base linear sft chat 8" in text
+    tests = text[text.index("On the same rows") :]
+    assert "linear → sft macro_f1 40 -" in tests
+    assert re.search(r"allows for all \d+ in this table", tests)
+
+
 # -- in a browser --------------------------------------------------------------------------------
 
 

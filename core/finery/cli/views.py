@@ -12,7 +12,7 @@ import click
 from finery.artifact.manifest import Manifest
 from finery.builtin import SELECT
 from finery.cli.console import print_json, print_wrapped
-from finery.cli.matrix.fold import folded, title_of
+from finery.compare.fold import folded, title_of
 from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
 

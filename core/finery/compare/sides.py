@@ -19,7 +19,7 @@ import msgspec
 
 from finery.artifact.manifest import Parts, Result
 from finery.build.plan import Planner, make_plan
-from finery.build.runs.git import commit_of, revision_of, top_of, write_tree
+from finery.build.runs.git import revision_of, top_of, write_tree
 from finery.build.runs.reading import LAST, PREVIOUS, Run, find_run, runs_of
 from finery.errors import UsageError, error_from_dict
 from finery.recipe.graph import Graph
@@ -59,36 +59,22 @@ class SideStep:
 
 @dataclass
 class Side:
-    """One side. label: how a user names it. about: what it is, in a few words."""
+    """One side. label: how a user names it. about: what it is, in a few words.
+
+    is_variant: whether it is a variant of a matrix, with the names of steps of the file.
+    """
 
     label: str
     about: str
     steps: dict[str, SideStep] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-
-def side_of(graph: Graph, store: Store, word: str) -> Side:
-    """The side that a word names. Raises `UsageError` if it names nothing."""
-    if word == NOW:
-        return now(graph, store)
-    run = named_run(graph, store, word)
-    if run is not None:
-        return of_run(run, store)
-    folder = graph.recipe.path.absolute().parent
-    commit = commit_of(folder, word)
-    if commit is None:
-        known = [NOW, LAST, PREVIOUS, *(r.id for r in _runs(graph, store))]
-        raise UsageError(
-            f"'{word}' is neither a run of this recipe nor a git revision",
-            fix=f"write one of: {', '.join(known[:8])}; or a commit, branch or tag",
-        )
-    return of_revision(graph, store, word, commit)
+    is_variant: bool = False
 
 
 def named_run(graph: Graph, store: Store, word: str) -> Run | None:
     """The run that a word names, None if it may be a git revision."""
     is_alias = word in (LAST, PREVIOUS)
-    is_id = len(word) >= SHORTEST and any(_runs(graph, store, word))
+    is_id = len(word) >= SHORTEST and any(runs_named(graph, store, word))
     if not (is_alias or is_id):
         return None
     return find_run(store.root, _id(graph, store), graph.recipe.name, word)
@@ -171,7 +157,8 @@ def _find(step: SideStep, store: Store) -> None:
         step.is_whole = store.lookup(step.key) is not None
 
 
-def _runs(graph: Graph, store: Store, beginning: str = "") -> Iterator[Run]:
+def runs_named(graph: Graph, store: Store, beginning: str = "") -> Iterator[Run]:
+    """The runs of a recipe whose ids begin so, the last one first."""
     return runs_of(store.root, _id(graph, store), graph.recipe.name, beginning)
 
 

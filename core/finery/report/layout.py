@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from finery.recipe.graph import Node
+from finery.report.groups import Group
 
 WIDTH, HEIGHT = 156, 50
 """Of a box, in pixels."""
@@ -14,21 +14,21 @@ NAME = 20
 
 
 class Box(NamedTuple):
-    """A step's box; its top left corner in pixels."""
+    """The box of a step or of all its variants; its top left corner in pixels."""
 
-    node: Node
+    group: Group
     x: int
     y: int
 
     @property
     def name(self) -> str:
         """The step's name, shortened."""
-        return _cut(self.node.name)
+        return _cut(self.group.name)
 
     @property
     def use(self) -> str:
-        """Its step type, shortened."""
-        return _cut(self.node.use)
+        """How many variants it has, or else its step type, shortened."""
+        return _cut(self.group.variants or self.group.use)
 
 
 class Picture(NamedTuple):
@@ -40,33 +40,34 @@ class Picture(NamedTuple):
     height: int
 
 
-def picture_of(nodes: Mapping[str, Node]) -> Picture:
-    """Place every step one layer after the last that it waits for, near those it waits for."""
+def picture_of(groups: Sequence[Group]) -> Picture:
+    """Place every box one layer after the last that it waits for, near those it waits for."""
+    named = {group.title: group for group in groups}  # in the order of the graph
     layers: dict[str, int] = {}
-    for name, node in nodes.items():  # in the order of the graph
-        layers[name] = max((layers[up] + 1 for up in node.upstream() if up in layers), default=0)
+    for name, group in named.items():
+        layers[name] = max((layers[up] + 1 for up in group.upstream if up in layers), default=0)
     rows: dict[str, int] = {}
     for layer in range(max(layers.values(), default=0) + 1):
-        members = [name for name in nodes if layers[name] == layer]
-        members.sort(key=lambda name: _middle(nodes[name], rows))
+        members = [name for name in named if layers[name] == layer]
+        members.sort(key=lambda name: _middle(named[name], rows))
         rows |= {name: row for row, name in enumerate(members)}
     boxes = {
-        name: Box(node, layers[name] * (WIDTH + ACROSS) + 2, rows[name] * (HEIGHT + DOWN) + 2)
-        for name, node in nodes.items()
+        name: Box(group, layers[name] * (WIDTH + ACROSS) + 2, rows[name] * (HEIGHT + DOWN) + 2)
+        for name, group in named.items()
     }
     lines = [
         _line(boxes[up], boxes[name])
-        for name, node in nodes.items()
-        for up in node.upstream()
+        for name, group in named.items()
+        for up in group.upstream
         if up in boxes
     ]
-    width = max((box.x for box in boxes.values()), default=0) + WIDTH + 4
-    height = max((box.y for box in boxes.values()), default=0) + HEIGHT + 4
+    width = max((box.x for box in boxes.values()), default=0) + WIDTH + 8
+    height = max((box.y for box in boxes.values()), default=0) + HEIGHT + 8
     return Picture(list(boxes.values()), lines, width, height)
 
 
-def _middle(node: Node, rows: Mapping[str, int]) -> float:
-    above = [rows[up] for up in node.upstream() if up in rows]
+def _middle(group: Group, rows: Mapping[str, int]) -> float:
+    above = [rows[up] for up in group.upstream if up in rows]
     return sum(above) / len(above) if above else 0.0
 
 

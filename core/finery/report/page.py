@@ -16,8 +16,11 @@ from finery.plugin.views.section import Finding, PageSection, render_sections
 from finery.plugin.views.view import Output, PageContext, View
 from finery.recipe.excerpt import without_secrets
 from finery.recipe.graph import Graph
+from finery.report.groups import Group, groups_of
 from finery.report.layout import picture_of
 from finery.report.steps import ReportedStep, counts
+from finery.report.variants import Variants, names_shown, steps_shown
+from finery.report.variants import section_of as variants_section
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.paths import recipe_id
@@ -33,13 +36,17 @@ REQUIREMENTS = "Does it meet its requirements?"
 
 
 class Reported(NamedTuple):
-    """What a report is about. run: whose results these are, or the recipe's last one."""
+    """What a report is about. run: whose results these are, or the recipe's last one.
+
+    variants: of a recipe with a matrix.
+    """
 
     graph: Graph
     store: Store
     steps: Sequence[ReportedStep]
     run: Run | None
     is_past: bool = False
+    variants: Variants | None = None
 
 
 def report_page(
@@ -48,6 +55,8 @@ def report_page(
 ) -> str:  # fmt: skip
     """The page as HTML. views: the outputs that each view shows."""
     sections = [_steps(reported), _origin(reported)]
+    if reported.variants is not None:
+        sections.append(variants_section(reported.variants))
     for view, outputs in views.items():
         section = _section(view, outputs, context)
         if section is not None:
@@ -75,7 +84,7 @@ def _section(view: View, outputs: Sequence[Output], context: PageContext) -> Pag
 def _intro(reported: Reported) -> str:
     run = reported.run
     when = f"Build {run.id}, {run.started[:16].replace('T', ' ')} UTC. " if run else ""
-    return f"{when}{counted(len(reported.steps), 'step')}: {', '.join(counts([*reported.steps]))}."
+    return f"{when}{counted(len(reported.steps), 'step')}: {', '.join(counts(reported.steps))}."
 
 
 def _findings(reported: Reported, sections: Sequence[PageSection]) -> Iterator[Finding]:
@@ -115,13 +124,13 @@ def _gates(reported: Reported) -> Iterator[Finding]:
 
 
 def _steps(reported: Reported) -> PageSection:
-    steps = {step.node.name: step for step in reported.steps}
-    picture = picture_of({name: step.node for name, step in steps.items()})
+    groups = groups_of(reported.steps)
+    variants = [step for group in groups if group.variants for step in group.steps]
     html = render_page(
         STEPS,
-        picture=picture,
-        boxes=[(box, steps[box.node.name]) for box in picture.boxes],
-        rows=[_row(step) for step in reported.steps],
+        picture=picture_of(groups),
+        rows=[_row(group) for group in groups],
+        variants=[_row(Group(step.node.name, [step], step.node.upstream())) for step in variants],
     )
     return PageSection("Steps", html, rank=10, style=_style())
 
@@ -130,17 +139,20 @@ def _style() -> str:
     return files("finery.report").joinpath("templates/steps.css").read_text(encoding="utf-8")
 
 
-def _row(step: ReportedStep) -> dict[str, Any]:
-    outputs = {} if step.result is None else {m.digest: m for m in step.result.outputs.values()}
+def _row(group: Group) -> dict[str, Any]:
+    results = [step.result for step in group.steps if step.result]
+    outputs = {m.digest: m for result in results for m in result.outputs.values()}
     return {
-        "name": step.node.name,
-        "use": step.node.use,
-        "state": step.state,
-        "detail": step.detail,
-        "time": step.time,
+        "name": group.title,
+        "use": group.use,
+        "state": group.state,
+        "detail": group.detail,
+        "time": group.time,
         "size": size(sum(m.size() for m in outputs.values())) if outputs else "",
-        "needs": ", ".join(step.node.upstream()),
-        "outputs": [f"{m.kind} {m.digest[:12]}" for m in outputs.values()],
+        "needs": ", ".join(group.upstream),
+        "outputs": []
+        if group.variants
+        else [f"{m.kind} {m.digest[:12]}" for m in outputs.values()],
     }
 
 
@@ -215,12 +227,12 @@ def _packages(steps: Sequence[ReportedStep]) -> list[tuple[str, str]]:
 
 
 def outputs_of(
-    steps: Sequence[ReportedStep], titled: Any, output_of: Any, view_of: Any
+    reported: Reported, titled: Any, output_of: Any, view_of: Any
 ) -> dict[View, list[Output]]:
     """View → the outputs that it shows. The functions are those of `finery.cli.views`."""
     views: dict[type[View], View] = {}
     groups: dict[View, list[Output]] = {}
-    for step in steps:
+    for step in steps_shown(reported.variants, reported.steps):
         if step.result is None:
             continue
         for title, manifest in titled(step.node.name, step.result.outputs).items():
@@ -232,10 +244,17 @@ def outputs_of(
 
 
 def built_in(reported: Reported) -> Mapping[str, Artifact]:
-    """Name in the recipe → artifact, of everything that is there."""
+    """Name in the recipe → artifact, of everything that is there.
+
+    Where a name of the recipe means one of several variants, it is the one that is shown.
+    """
     found: dict[str, Artifact] = {}
     for step in reported.steps:
         for name, manifest in (step.result.outputs if step.result else {}).items():
             title = f"{step.node.name}.{name}" if name else step.node.name
             found[title] = reported.store.artifact(manifest)
+    for origin, variant in names_shown(reported.variants).items():
+        for title in [title for title in found if title.partition(".")[0] == variant]:
+            _, dot, output = title.partition(".")
+            found.setdefault(f"{origin}{dot}{output}", found[title])
     return found

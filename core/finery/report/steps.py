@@ -1,6 +1,6 @@
 """The steps of a report: their state, time and outputs, now or in a run of the past."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from finery.artifact.manifest import Result
@@ -11,6 +11,8 @@ from finery.store.database import Store
 from finery.util.text import duration
 
 State = Literal["built", "failed", "running", "blocked", "not built"]
+ORDER: Sequence[State] = ("failed", "running", "blocked", "not built", "built")
+"""States, the one that deserves a look first."""
 
 
 class ReportedStep(NamedTuple):
@@ -86,7 +88,7 @@ def _with_costs(steps: list[ReportedStep], store: Store) -> list[ReportedStep]:
     return [step._replace(dollars=cost(step)) for step in steps]
 
 
-def counts(steps: list[ReportedStep]) -> Iterator[str]:
+def counts(steps: Sequence[ReportedStep]) -> Iterator[str]:
     """How many steps are in each state: `7 built`, `1 failed`."""
     for state in ("built", "failed", "running", "blocked", "not built"):
         count = sum(step.state == state for step in steps)

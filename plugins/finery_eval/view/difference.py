@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery import Metrics, counted, percent, print_labelled
+from finery_eval.stats import holm
 from finery_eval.view.answers import answer_of, compact, reasons
 from finery_eval.view.pairs import Facts, agrees, by_model, flips, paired, paired_test
 from finery_eval.view.scores import Report, headline, new_table
@@ -21,15 +22,23 @@ def difference_of(before: Metrics, after: Metrics) -> dict[str, Any]:
     reports = before.report(), after.report()
     answers = by_model(before.predictions()), by_model(after.predictions())
     shared = [model for model in reports[1]["scores"] if model in reports[0]["scores"]]
+    models = {
+        model: _of_model(model, reports, (answers[0].get(model, []), answers[1].get(model, [])))
+        for model in shared
+    }
+    _adjust([f["test"] for of in models.values() for f in of["metrics"].values() if f["test"]])
     return {
         "rows": [report["rows"] for report in reports],
         "only_before": [m for m in reports[0]["scores"] if m not in reports[1]["scores"]],
         "only_after": [m for m in reports[1]["scores"] if m not in reports[0]["scores"]],
-        "models": {
-            model: _of_model(model, reports, (answers[0].get(model, []), answers[1].get(model, [])))
-            for model in shared
-        },
+        "models": models,
     }
+
+
+def _adjust(tests: Sequence[dict[str, Any]]) -> None:
+    """Add to each test the p-value that allows for their number (Holm 1979)."""
+    for test, p in zip(tests, holm([t["p_value"] for t in tests]), strict=True):
+        test["p_holm"] = p
 
 
 def _of_model(
@@ -102,7 +111,14 @@ def _table(console: "Console", rows: str, models: Mapping[str, Any]) -> Any:
     table = new_table(f"{rows}; differences in points, B minus A")
     for name in ("model", "metric"):
         table.add_column(name, overflow="fold")
-    for name in ("A", "B", "diff.", "95 % CI", "p", *(("gained", "lost") if is_wide else ())):
+    for name in (
+        "A",
+        "B",
+        "diff.",
+        "95 % CI",
+        "p (Holm)",
+        *(("gained", "lost") if is_wide else ()),
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for model, of in models.items():
         for index, (metric, facts) in enumerate(of["metrics"].items()):
@@ -120,7 +136,7 @@ def _test_cells(facts: Mapping[str, Any], *, is_wide: bool) -> Iterator[str]:
     low, high = test["interval"]
     yield f"{100 * test['difference']:+.1f}"
     yield f"{100 * low:+.1f} to {100 * high:+.1f}"
-    yield "< 0.001" if test["p_value"] < 0.001 else f"{test['p_value']:.3f}"
+    yield "< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
     if is_wide:
         yield from (str(test["gained"]), str(test["lost"]))
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finery.cli.console import print_json, print_wrapped
-from finery.cli.matrix.fold import folded, title_of
 from finery.cli.options import json_option, matrix_option, recipe_and_steps
+from finery.compare.fold import folded, title_of
 from finery.util.text import counted, duration, in_dollars, rough_duration
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _print_variants(graph: "Graph", plans: Sequence["StepPlan"]) -> None:
 
     A step that two variants share has one name, so it is there once.
     """
-    from finery.cli.matrix.table import title_of as title_of_matrix
+    from finery.compare.words import title_of as title_of_matrix
 
     own = [plan for plan in plans if plan.node.variant]
     new = sum(plan.state != "cached" and not plan.same_as for plan in own)

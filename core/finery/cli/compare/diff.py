@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from finery.cli.calling.targets import RECIPE, names_recipe, recipe_file
-from finery.cli.options import json_option, set_option
+from finery.cli.options import json_option, matrix_option
 from finery.errors import UsageError
 
 
@@ -16,7 +16,7 @@ from finery.errors import UsageError
     "--recipe", "-r", type=click.Path(path_type=Path),
     help=f"The recipe, where it isn't an argument. [default: {RECIPE}]",
 )  # fmt: skip
-@set_option
+@matrix_option
 @click.option(
     "--flips", type=click.IntRange(0), default=3, show_default=True, metavar="N",
     help="Number of rows to print of each kind: added rows, answers that are right now, …",
@@ -28,8 +28,9 @@ def command(
 ) -> None:  # fmt: skip
     """Compare A with B: settings, files, code, packages, rows, scores, answers, curves, time, size.
 
-    Each is a run (its id, `last`, `previous`), a git revision of the recipe, or `now`. Without B,
-    compare with `now`; without both, the last two runs.
+    Each is a run (its id, `last`, `previous`), a git revision of the recipe, `now`, or a variant of
+    a matrix (`r=8`, `sft@r=8`, `winner`). Without B, compare with `now`, and a variant with the
+    winner; without both, the last two runs.
     """
     from finery.build.project import open_graph, open_store
     from finery.cli.compare.diff_view import Comparison, print_difference
@@ -47,10 +48,9 @@ def command(
         print_difference(compared, flips)
 
 
-def _targets(words: Sequence[str], recipe: Path | None) -> tuple[Path, tuple[str, str]]:
+def _targets(words: Sequence[str], recipe: Path | None) -> tuple[Path, tuple[str, str | None]]:
     """(the recipe's file, the two sides). A word that names a recipe that exists is the recipe."""
     from finery.build.runs.reading import LAST, PREVIOUS
-    from finery.compare.sides import NOW
 
     recipes = [] if recipe is not None else [w for w in words if _is_recipe(w)][:1]
     sides = [word for word in words if word not in recipes]
@@ -62,7 +62,7 @@ def _targets(words: Sequence[str], recipe: Path | None) -> tuple[Path, tuple[str
     file = recipe_file(recipe or Path(recipes[0] if recipes else RECIPE))
     if not sides:
         return file, (PREVIOUS, LAST)
-    return file, (sides[0], sides[1] if len(sides) == 2 else NOW)
+    return file, (sides[0], sides[1] if len(sides) == 2 else None)
 
 
 def _is_recipe(word: str) -> bool:

@@ -8,7 +8,8 @@ from finery.build.keys import MISSING
 from finery.build.plan import Planner
 from finery.cli.views import output_of, stdout, titled, view_of
 from finery.compare.differences import OutputPair, StepDifference, differences
-from finery.compare.sides import Side, side_of
+from finery.compare.named import sides_of
+from finery.compare.sides import Side
 from finery.plugin.views.view import Output, View
 from finery.recipe.graph import Graph
 from finery.store.database import Store
@@ -24,9 +25,9 @@ STEPS_NAMED = 4
 class Comparison:
     """Two sides, and what differs between them. Raises `UsageError` if one names nothing."""
 
-    def __init__(self, graph: Graph, store: Store, first: str, second: str) -> None:
+    def __init__(self, graph: Graph, store: Store, first: str, second: str | None) -> None:
         self.graph, self.store = graph, store
-        self.sides = side_of(graph, store, first), side_of(graph, store, second)
+        self.sides = sides_of(graph, store, first, second)
         names_of = Planner(graph.select(list(graph.nodes)[:1]), store).code.names
         self.steps = differences(*self.sides, titled, names_of)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finery.cli.console import print_json
-from finery.cli.options import json_option, recipe_words, set_option
+from finery.cli.options import json_option, matrix_option, recipe_words
 from finery.errors import UsageError
 from finery.util.paths import shown
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("report")
 @recipe_words
-@set_option
+@matrix_option
 @click.option(
     "--html", "file", type=click.Path(path_type=Path), metavar="FILE",
     help="The file to write. [default: build/<recipe>/report.html]",
@@ -87,7 +87,7 @@ def _state(reported: "Reported") -> str:
     from finery.report.steps import counts
 
     running = [f"{s.node.name} {s.detail}" for s in reported.steps if s.state == "running"]
-    return "; ".join([", ".join(counts([*reported.steps])), *running])
+    return "; ".join([", ".join(counts(reported.steps)), *running])
 
 
 def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = None) -> "Reported":
@@ -97,16 +97,21 @@ def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = N
     from finery.compare.past import run_of
     from finery.report.page import Reported
     from finery.report.steps import steps_now, steps_of_run
+    from finery.report.variants import variants_of
     from finery.util.paths import recipe_id
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)
     if run_id is not None:
         run = run_of(graph, store, run_id)
-        return Reported(graph, store, steps_of_run(graph, store, run), run, is_past=True)
+        steps = steps_of_run(graph, store, run)
+        return Reported(
+            graph, store, steps, run, is_past=True, variants=variants_of(graph, store, steps)
+        )
     runs = runs_of(store.root, recipe_id(recipe, store.root), graph.recipe.name)
     last = next(runs, None)
-    return Reported(graph, store, steps_now(graph, store, last), last)
+    steps = steps_now(graph, store, last)
+    return Reported(graph, store, steps, last, variants=variants_of(graph, store, steps))
 
 
 def render(reported: "Reported", *, reload_seconds: int = 0) -> str:
@@ -119,7 +124,7 @@ def render(reported: "Reported", *, reload_seconds: int = 0) -> str:
     graph, store = reported.graph, reported.store
     plugins = graph.plugins
     views = outputs_of(
-        reported.steps,
+        reported,
         titled,
         lambda title, manifest: output_of(plugins, store, title, manifest),
         lambda manifest: view_of(plugins, manifest),

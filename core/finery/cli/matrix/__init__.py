@@ -1,5 +1,4 @@
-"""What commands print of a matrix: the table of its variants, and many variants in few lines.
+"""What commands print of a matrix: `table` prints its variants, best first.
 
-`scores` reads what the evaluators say of each variant, `table` prints it, `fold` puts the variants
-of a step into one line of a list.
+The scores and the folding of variants come from `finery.compare`.
 """

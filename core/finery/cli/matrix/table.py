@@ -1,13 +1,19 @@
 """The table of a matrix: a row for each variant, best first."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finery.artifact.manifest import Result
 from finery.cli.console import print_json
-from finery.cli.matrix.scores import Line, Score, choice_of, columns_of, lines_of
-from finery.recipe.matrix.axes import sizes
-from finery.util.text import counted, percent
+from finery.compare.variants import Line, choice_of, columns_of, lines_of
+from finery.compare.words import (
+    are_shares,
+    caption_of,
+    choice_in_words,
+    interval_of,
+    number,
+    remarks_on,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,21 +26,6 @@ MOST_SCORES = 3
 """Scores of a variant that are shown; `--json` has all."""
 
 
-def title_of(graph: "Graph") -> str:
-    """`12 variants: 3 learning_rate × 2 r × 2 rows`."""
-    assert graph.matrix is not None
-    variants = counted(len(graph.matrix.variants), "variant")
-    of = sizes(graph.matrix.axes)
-    return f"{variants}: {of}" if of else variants
-
-
-def _caption(graph: "Graph") -> str:
-    """The title, and the rows that the scores are on."""
-    select = graph.select_by
-    on = f", judged on {select.rows}" if select is not None else ""
-    return f"{title_of(graph)}{on}"
-
-
 def print_matrix(
     console: "Console",
     graph: "Graph",
@@ -44,13 +35,13 @@ def print_matrix(
 ) -> None:
     """Print the table. failed: step → `failed` or `blocked`, in a build."""
     lines = lines_of(graph, store, results, failed or {})
-    console.print(_caption(graph), style="dim", highlight=False)
+    console.print(caption_of(graph), style="dim", highlight=False)
     console.print(_table(lines))
-    for text in _remarks(lines):
+    for text in remarks_on(lines):
         console.print(text, style="dim", highlight=False)
     choice = choice_of(graph, results)
     if choice is not None:
-        console.print(_choice_in_words(choice), highlight=False)
+        console.print(choice_in_words(choice), highlight=False)
 
 
 def print_matrix_data(
@@ -62,20 +53,6 @@ def print_matrix_data(
         print_json({
             "variant": line.name, "axes": line.axes, "scores": scores, "chosen": line.chosen,
         })  # fmt: skip
-
-
-def _choice_in_words(choice: Mapping[str, Any]) -> str:
-    """What was chosen and how far it is ahead."""
-    text, margin = f"chosen: {choice['chosen']}", choice["margin"]
-    if margin is None:
-        return text
-    ahead = f"{margin['difference']:+.3f}"
-    if margin["interval"]:
-        low, high = margin["interval"]
-        ahead += f", 95 % CI {low:+.3f} to {high:+.3f}"
-        if low <= 0 <= high:
-            ahead += ": too close to call"
-    return f"{text}; ahead of {margin['over']} by {ahead}"
 
 
 def _table(lines: Sequence[Line]) -> "Table":
@@ -118,36 +95,8 @@ def _cells(lines: Sequence[Line], line: Line, name: str) -> list[str]:
         state = next(iter(line.states), "—")
         return [f"[red]{state}[/]" if state == "failed" else state, "", *([""] if spread else [])]
     mean, deviation, _, count = score.repeats
-    shares = _are_shares(lines, name)
-    cells = [_number(mean, shares), _interval(score, shares)]
+    shares = are_shares(lines, name)
+    cells = [number(mean, shares), interval_of(score, shares)]
     if spread:
-        cells.append(f"± {_number(deviation, shares)} ({count})" if deviation is not None else "")
+        cells.append(f"± {number(deviation, shares)} ({count})" if deviation is not None else "")
     return cells
-
-
-def _are_shares(lines: Sequence[Line], name: str) -> bool:
-    values = [v for line in lines if name in line.scores for v in line.scores[name].values]
-    return all(0 <= value <= 1 for value in values)
-
-
-def _number(value: float, shares: bool) -> str:
-    return percent(value) if shares else f"{value:.4g}"
-
-
-def _interval(score: Score, shares: bool) -> str:
-    if score.interval is None:
-        return ""
-    low, high = score.interval
-    if not shares:
-        return f"{low:.4g} – {high:.4g}"
-    return f"{100 * max(0.0, low):.1f} – {100 * min(1.0, high):.1f}"
-
-
-def _remarks(lines: Sequence[Line]) -> list[str]:
-    """What the intervals cover."""
-    scores = [score for line in lines for score in line.scores.values()]
-    if any(len(score.values) > 1 for score in scores):
-        return ["95 % CI: Student's interval of the mean over seeds, on the same rows"]
-    if any(score.interval for score in scores):
-        return ["95 % CI: covers the choice of rows only, not the seed of a training"]
-    return []

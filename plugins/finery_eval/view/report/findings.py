@@ -1,12 +1,16 @@
 """Answers to what readers of a report ask first, from paired answers of the judged models."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from finery import Finding, counted, percent
+from finery_eval.scoring.tables import BETTER, NOT_SHOWN, WORSE, between, verdict
+from finery_eval.stats import Difference, holm
 from finery_eval.view.pairs import Tested, agrees, paired, paired_test
 from finery_eval.view.report.roles import Judgement
 from finery_eval.view.scores import headline
 
+BEATS = "Is the trained model better than a cheap baseline?"
 NEEDED = "Was fine-tuning needed?"
 AS_GOOD = "Is the shipped file as good as the trained model?"
 FORGOTTEN = "Did the model forget what it could do before?"
@@ -16,10 +20,15 @@ RETENTION = ".retention"
 """How the names of step types end that measure abilities the training isn't about."""
 
 
+WORDS = {BETTER: "better in", WORSE: "worse in", NOT_SHOWN: "no difference shown in"}
+Tone = Literal["good", "bad", "open"]
+
+
 def findings(judged: Sequence[Judgement]) -> Iterator[Finding]:
     """An answer to each question; what wasn't measured is said to be so."""
     task = [each for each in judged if not each.use.endswith(RETENTION)]
     yield _needed(task)
+    yield from _beats(task)
     yield from _as_good(task)
     yield _forgotten([each for each in judged if each.use.endswith(RETENTION)])
 
@@ -40,6 +49,42 @@ def _needed(judged: Sequence[Judgement]) -> Finding:
                        "bad", 1)  # fmt: skip
     text = f"Not shown. {scores}: {_points(test)}, which may be chance."
     return Finding(NEEDED, text, "open", 1)
+
+
+def _beats(judged: Sequence[Judgement]) -> Iterator[Finding]:
+    """What the trained model does better and worse than the best cheap baseline, by metric."""
+    cheap = sorted((j for j in judged if j.role == "baseline"), key=_score, reverse=True)
+    tuned = sorted((j for j in judged if j.role == "tuned"), key=_score, reverse=True)
+    for baseline in cheap:
+        for model in tuned:
+            found = between(
+                baseline.report["details"].get("pairs", ()), model.model, baseline.model
+            )
+            shown = {m: found[m] for m in headline(baseline.report) if m in found}
+            if model.step == baseline.step and shown:
+                yield _against(model, baseline, shown)
+                return
+
+
+def _against(model: Judgement, baseline: Judgement, shown: Mapping[str, Difference]) -> Finding:
+    adjusted = holm([difference.p_value for difference in shown.values()])
+    verdicts = {
+        metric: verdict(difference, p)
+        for (metric, difference), p in zip(shown.items(), adjusted, strict=True)
+    }
+    parts = []
+    for said in (BETTER, WORSE, NOT_SHOWN):
+        metrics = [
+            f"{metric} ({100 * shown[metric].value:+.1f})"
+            for metric, each in verdicts.items()
+            if each == said
+        ]
+        parts += [f"{WORDS[said]} {', '.join(metrics)}"] if metrics else []
+    every = set(verdicts.values())
+    tone: Tone = "bad" if WORSE in every else "good" if every == {BETTER} else "open"
+    answer = {"bad": "Not in everything", "good": "Yes", "open": "Not shown in everything"}[tone]
+    text = f"{answer}. {model.model} against {baseline.model}, in points: {'; '.join(parts)}."
+    return Finding(BEATS, f"{text} p-values adjusted by Holm's method.", tone, 1)
 
 
 def _best_pair(judged: Sequence[Judgement]) -> tuple[Judgement, Judgement, int, Tested] | None:

@@ -1,13 +1,13 @@
-"""What the judged models of a recipe are: not trained, trained, or made from a trained one."""
+"""What judged models are: cheap, not trained, trained, or made from a trained one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from finery import Graph, Metrics, Node, Output, base_models, trains
+from finery import Graph, Metrics, Model, Node, Output, base_models, sources_of, trains
 from finery_eval.view.pairs import Facts, by_model
 from finery_eval.view.scores import Report, headline
 
-Role = Literal["base", "tuned", "shipped"]
+Role = Literal["baseline", "base", "tuned", "shipped"]
 
 
 class Judgement(NamedTuple):
@@ -43,14 +43,17 @@ def _of_output(output: Output, graph: Graph) -> Iterator[Judgement]:
     report = output.artifact.report()
     answers: Mapping[str, Sequence[Facts]] = by_model(output.artifact.predictions())
     node = graph.nodes.get(output.step)
+    named = {source.ref: source.step for source in sources_of(node, Model)} if node else {}
     for model in report["scores"]:
-        role, source = role_of(model, graph)
+        role, source = role_of(named.get(model, model), graph)
+        if model in report["details"].get("baselines", ()):
+            role = "baseline"
         use = node.use if node else ""
         yield Judgement(model, role, source, output.step, use, report, answers.get(model, []))
 
 
 def role_of(model: str, graph: Graph) -> tuple[Role, str]:
-    """(role, the step that trained it, if one did). model: as the recipe names it."""
+    """(role, the step that trained it, if one did). model: a step, which may be a variant."""
     node = graph.nodes.get(model) or graph.nodes.get(model.partition(".")[0])
     trained = _trained(graph, node) if node is not None else ""
     if node is None or not trained:
@@ -65,4 +68,4 @@ def _trained(graph: Graph, node: Node) -> str:
         if not before:
             return ""
         node = graph.nodes[before[0].step]
-    return node.name
+    return node.origin if node.variant else node.name

@@ -10,13 +10,13 @@ from finery.rows.parts import id_of, prompt
 from finery_eval.view.answers import answer_of, compact, reasons
 from finery_eval.view.confusion import pairs_of
 from finery_eval.view.pairs import Facts
-from finery_eval.view.report.findings import compared, findings
+from finery_eval.view.report.comparisons import ORDER, Comparison, comparisons_of
+from finery_eval.view.report.findings import findings
 from finery_eval.view.report.roles import Judgement, judgements
 from finery_eval.view.scores import Report, headline
 from finery_eval.view.tables import cell_text
 
 TEMPLATE = "finery_eval.view.report/section.html.jinja"
-ORDER = {"base": 0, "tuned": 1, "shipped": 2}
 CONFUSED = 8
 """Confused pairs of classes that are listed for a field."""
 
@@ -28,7 +28,7 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
     html = render_page(
         TEMPLATE,
         steps=[_step(output.title, of) for output in outputs if (of := _by(judged, output.step))],
-        tests=list(_tests(judged)),
+        tests=[_test(test) for test in comparisons_of(judged)],
         browsers=[(group["id"], group["title"], len(group["rows"])) for group in answers],
     )
     return PageSection(
@@ -48,6 +48,9 @@ def _by(judged: Sequence[Judgement], step: str) -> list[Judgement]:
 
 def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
     report = judged[0].report
+    tables = [(t["title"], t["columns"], _cells(t)) for t in _tables(report)]
+    tuned = [each.model for each in judged if each.role == "tuned"]
+    open_ones = {title for title, *_ in tables if _is_open(title, tuned)}
     return {
         "title": title,
         "use": judged[0].use,
@@ -57,21 +60,41 @@ def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
             (each.model, each.role, [_score(report, each.model, m) for m in headline(report)])
             for each in judged
         ],
-        "tables": [(t["title"], t["columns"], _cells(t)) for t in _tables(report)],
+        "words": [f"{text}." for text in report["details"].get("curve", {}).get("words", ())],
+        "remarks": [
+            f"{remark['text']}. {remark.get('advice', '')}".strip()
+            for remark in report["details"].get("remarks", ())
+        ],
+        "slices": list(_slices(report)),
+        "open_tables": [t for t in tables if t[0] in open_ones],
+        "tables": [t for t in tables if t[0] not in open_ones],
         "confused": list(_confused(report)),
     }
 
 
+def _is_open(title: str, tuned: Sequence[str]) -> bool:
+    """Whether a table is what readers ask for: a learning curve, or a verdict on a baseline."""
+    of_curve = title in ("Learning curve", "What each doubling of the rows adds")
+    return of_curve or any(title.startswith(f"{m} against the baseline ") for m in tuned)
+
+
 def _score(report: Report, model: str, metric: str) -> tuple[str, str]:
     """(value, 95 % interval) as text."""
-    value = report["scores"][model].get(metric)
+    value = report["scores"].get(model, {}).get(metric)
     interval = report["intervals"].get(model, {}).get(metric)
     bounds = f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}" if interval else ""
     return ("—" if value is None else percent(value)), bounds
 
 
 def _tables(report: Report) -> list[Mapping[str, Any]]:
-    return list(report["details"].get("tables", []))
+    """The tables of the evaluator, without those of slices, which have a form of their own."""
+    sliced = report["details"].get("slices", {})
+    tables = report["details"].get("tables", [])
+    return [
+        table
+        for table in tables
+        if table["columns"][0] not in sliced or table["columns"][1:3] != ["rows", "model"]
+    ]
 
 
 def _cells(table: Mapping[str, Any]) -> list[list[str]]:
@@ -94,24 +117,27 @@ def _confused(report: Report) -> Iterator[tuple[str, list[Any]]]:
                 yield f"{model}: {field}", pairs
 
 
-def _tests(judged: Sequence[Judgement]) -> Iterator[tuple[str, str, str, str, str]]:
-    """(models, rows, difference, interval, p) of each step from base to tuned to shipped."""
-    seen = set()
-    for first in judged:
-        for second in judged:
-            if ORDER[second.role] <= ORDER[first.role] or (first.model, second.model) in seen:
-                continue
-            if second.role == "shipped" and first.role == "tuned" and second.source != first.model:
-                continue
-            found = compared(first, second)
-            if found is None:
-                continue
-            seen.add((first.model, second.model))
-            rows, test = found
-            low, high = (f"{100 * bound:+.1f}" for bound in test.interval)
-            p = "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
-            yield (f"{first.model} → {second.model}", f"{rows:,}", f"{100 * test.difference:+.1f}",
-                   f"{low} to {high}", p)  # fmt: skip
+def _test(test: Comparison) -> tuple[str, str, str, str, str, str, str]:
+    """(models, metric, rows, difference, interval, p, p of all) as text."""
+    low, high = (f"{100 * bound:+.1f}" for bound in test.interval)
+    return (test.models, test.metric, f"{test.rows:,}", f"{100 * test.difference:+.1f}",
+            f"{low} to {high}", _p(test.p_value), _p(test.p_holm))  # fmt: skip
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _slices(report: Report) -> Iterator[tuple[str, str, list[str], list[Any]]]:
+    """(column, metric, models, (value, rows, scores)) of each slicing, by the first metric."""
+    metric = next(iter(headline(report)), "")
+    for name, values in report["details"].get("slices", {}).items():
+        models = list(report["scores"])
+        rows = [
+            (value, f"{of['rows']:,}", [_score(of, model, metric) for model in models])
+            for value, of in values.items()
+        ]
+        yield name, metric, models, rows
 
 
 # -- the browser of answers ----------------------------------------------------------------------

@@ -1,0 +1,251 @@
+"""The section of a matrix: its variants with their scores, best first, and which one is best."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from finery.artifact.kinds import Metrics
+from finery.artifact.manifest import Result
+from finery.builtin import SELECT
+from finery.compare.variants import Line, Score, choice_of, columns_of, lines_of
+from finery.compare.words import (
+    are_shares,
+    caption_of,
+    interval_of,
+    is_close,
+    number,
+    remarks_on,
+)
+from finery.plugin.views.html import render_page
+from finery.plugin.views.section import Finding, PageSection
+from finery.recipe.graph import Graph, trains
+from finery.report.steps import ReportedStep
+from finery.store.database import Store
+from finery.util.text import counted, duration
+
+TEMPLATE = "finery.report/templates/variants.html.jinja"
+QUESTION = "Which variant is best?"
+
+
+class Variants(NamedTuple):
+    """The variants of a matrix in a report. lines: best first. choice: of `select`, if it is built.
+
+    shown: the variant that the other sections are about; empty where it is the chosen one, whose
+    steps have names of their own. tested: the score of the chosen one on the evaluator's own rows,
+    where it was chosen on others.
+    """
+
+    graph: Graph
+    steps: Sequence[ReportedStep]
+    lines: Sequence[Line]
+    choice: Mapping[str, Any] | None
+    shown: str
+    tested: Score | None = None
+
+
+def variants_of(graph: Graph, store: Store, steps: Sequence[ReportedStep]) -> Variants | None:
+    """The variants of a recipe's matrix; None of a recipe without one."""
+    if graph.matrix is None:
+        return None
+    results: dict[str, Result | None] = {step.node.name: step.result for step in steps}
+    states = {step.node.name: step.state for step in steps}
+    failed = {name: str(state) for name, state in states.items() if state in ("failed", "blocked")}
+    lines = lines_of(graph, store, results, failed)
+    choice = choice_of(graph, results)
+    first = lines[0].variants[0] if lines and choice is None else ""
+    return Variants(graph, steps, lines, choice, first, _tested(graph, store, results))
+
+
+def steps_shown(variants: Variants | None, steps: Sequence[ReportedStep]) -> list[ReportedStep]:
+    """The steps that the other sections are about: of all variants, those of the best one.
+
+    The step that chooses isn't among them, since the table of variants has all that it says.
+    """
+    if variants is None:
+        return list(steps)
+    assert variants.graph.matrix is not None
+    own = variants.graph.matrix.steps.get(variants.shown, {}).values()
+    return [
+        step
+        for step in steps
+        if step.node.use != SELECT and (not step.node.variant or step.node.name in own)
+    ]
+
+
+def names_shown(variants: Variants | None) -> Mapping[str, str]:
+    """Name in the file → the step of the variant that is shown."""
+    if variants is None or not variants.shown or variants.graph.matrix is None:
+        return {}
+    return variants.graph.matrix.steps[variants.shown]
+
+
+def section_of(variants: Variants) -> PageSection:
+    """The table, and who won by how much."""
+    lines, columns = variants.lines, columns_of(variants.lines)
+    axes = list(dict.fromkeys(axis for line in lines for axis in line.axes))
+    repeated = any(len(line.variants) > 1 for line in lines)
+    times = {line.name: _training(variants, line) for line in lines}
+    html = render_page(
+        TEMPLATE,
+        caption=caption_of(variants.graph),
+        axes=axes,
+        is_named=any(not line.axes for line in lines),
+        columns=columns,
+        is_repeated=repeated,
+        is_timed=any(times.values()),
+        rows=[(line, _cells(lines, line, columns), times[line.name]) for line in lines],
+        remarks=list(_remarks(variants, repeated=repeated)),
+    )
+    style = files("finery.report").joinpath("templates/variants.css").read_text(encoding="utf-8")
+    return PageSection("Variants", html, rank=8, findings=[_finding(variants)], style=style)
+
+
+class Cell(NamedTuple):
+    """A score. spread: over seeds. left, width, at: of its interval and itself, in percent."""
+
+    value: str
+    interval: str = ""
+    spread: str = ""
+    left: float = 0.0
+    width: float = 0.0
+    at: float = 0.0
+
+
+def _cells(lines: Sequence[Line], line: Line, columns: Sequence[str]) -> list[Cell]:
+    return [_cell(lines, line, name) for name in columns]
+
+
+def _cell(lines: Sequence[Line], line: Line, name: str) -> Cell:
+    score = line.scores.get(name)
+    if score is None:
+        return Cell(next(iter(line.states), "—"))
+    mean, deviation, _, size = score.repeats
+    shares = are_shares(lines, name)
+    spread = f"± {number(deviation, shares)} ({size} seeds)" if deviation is not None else ""
+    cell = Cell(number(mean, shares), interval_of(score, shares), spread)
+    low, high = _span(lines, name)
+    if score.interval is None or low == high:
+        return cell
+    left, right = (_place(bound, low, high) for bound in score.interval)
+    return cell._replace(left=left, width=right - left, at=_place(mean, low, high))
+
+
+def _span(lines: Sequence[Line], name: str) -> tuple[float, float]:
+    """The lowest and the highest value that a plot of a column has to show."""
+    scores = [line.scores[name] for line in lines if name in line.scores]
+    values = [v for score in scores for v in (score.repeats.mean, *(score.interval or ()))]
+    low, high = min(values), max(values)
+    return (max(0.0, low), min(1.0, high)) if are_shares(lines, name) else (low, high)
+
+
+def _place(value: float, low: float, high: float) -> float:
+    return 100 * min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def _training(variants: Variants, line: Line) -> str:
+    """How long the trainings of a variant took, on average over its seeds."""
+    assert variants.graph.matrix is not None
+    times = {
+        step.node.name: step.result.seconds
+        for step in variants.steps
+        if step.result and trains(step.node)
+    }
+    made = [variants.graph.matrix.steps[variant].values() for variant in line.variants]
+    seconds = [sum(times.get(name, 0.0) for name in names) for names in made]
+    return duration(sum(seconds) / len(seconds)) if any(seconds) else ""
+
+
+def _finding(variants: Variants) -> Finding:
+    choice, lines = variants.choice, variants.lines
+    columns = columns_of(lines)
+    if not columns:
+        return Finding(QUESTION, "Not measured: no variant is judged.", "open", 0)
+    best, name = lines[0], columns[0]
+    on = f" on {variants.graph.select_by.rows}" if variants.graph.select_by else ""
+    what = f"{best.name}: {_score_in_words(lines, best, name)}{on}"
+    if choice is None:
+        return Finding(QUESTION, f"{_unchosen(variants)} {what}", "open", 0)
+    ahead = _margin(variants, choice)
+    tested = f" {text}" if (text := _tested_in_words(variants)) else ""
+    if is_close(choice):
+        text = f"{what}. Too close to call: {ahead}.{tested}"
+        return Finding(QUESTION, text, "open", 0)
+    tone: Any = "good" if choice["margin"] and choice["margin"]["interval"] else "open"
+    return Finding(QUESTION, f"{what}{f', {ahead}' if ahead else ''}.{tested}", tone, 0)
+
+
+def _unchosen(variants: Variants) -> str:
+    """Why no variant is chosen."""
+    if variants.graph.select_by is not None:
+        missing = sum(not line.scores for line in variants.lines)
+        return f"Not chosen yet: {missing} of {len(variants.lines)} aren't judged. So far"
+    return "The recipe chooses none (`select`), and the best of many scores is partly luck. Highest"
+
+
+def _score_in_words(lines: Sequence[Line], line: Line, name: str) -> str:
+    score, shares = line.scores[name], are_shares(lines, name)
+    of = f" over {counted(len(score.values), 'seed')}" if len(score.values) > 1 else ""
+    interval = f" (95 % CI {interval_of(score, shares)})" if score.interval else ""
+    return f"{name} {number(score.repeats.mean, shares)}{interval}{of}"
+
+
+def _margin(variants: Variants, choice: Mapping[str, Any]) -> str:
+    """How far the chosen one is ahead, in points where the score is a share."""
+    margin = choice["margin"]
+    if margin is None:
+        return ""
+    lines = variants.lines
+    in_points = are_shares(lines, columns_of(lines)[0])
+
+    def shown(value: float) -> str:
+        return f"{100 * value:+.1f}" if in_points else f"{value:+.4g}"
+
+    text = f"{shown(margin['difference'])}{' points' if in_points else ''} against {margin['over']}"
+    if margin["interval"] is None:
+        return f"{text}; there is no paired test for this metric"
+    low, high = margin["interval"]
+    return f"{text} (95 % CI {shown(low)} to {shown(high)})"
+
+
+def _tested(graph: Graph, store: Store, results: Mapping[str, Result | None]) -> Score | None:
+    select = graph.select_by
+    result = results.get(select.evaluator) if select is not None else None
+    if select is None or select.own_rows or result is None:
+        return None
+    (made,) = result.outputs.values()
+    artifact = store.artifact(made)
+    assert isinstance(artifact, Metrics)
+    report = artifact.report()
+    value = report["scores"].get(select.model, {}).get(select.metric)
+    interval = report["intervals"].get(select.model, {}).get(select.metric)
+    bounds = (interval[0], interval[1]) if interval else None
+    return None if value is None else Score([value], bounds)
+
+
+def _tested_in_words(variants: Variants) -> str:
+    """The score of the winner on the rows that it wasn't chosen by."""
+    select = variants.graph.select_by
+    if select is None or select.own_rows:
+        return ""
+    if variants.tested is None:
+        return f"Chosen on {select.rows}; not judged on the test rows."
+    score, shares = variants.tested, are_shares(variants.lines, columns_of(variants.lines)[0])
+    interval = f" (95 % CI {interval_of(score, shares)})" if score.interval else ""
+    value = f"{number(score.repeats.mean, shares)}{interval}"
+    return f"On the test rows, which it wasn't chosen by: {value}."
+
+
+def _remarks(variants: Variants, *, repeated: bool) -> Iterator[str]:
+    yield from (f"{text}." for text in remarks_on(variants.lines))
+    if variants.choice is not None and len(variants.lines) > 2:
+        yield (
+            "The difference to the next variant is one comparison. Its interval isn't corrected "
+            f"for choosing the best of {len(variants.lines)}."
+        )
+    if repeated and variants.choice is not None:
+        yield "The winner is shipped as trained under the first seed."
+    yield (
+        f"The sections below are about {variants.shown}, the first in this table."
+        if variants.shown
+        else "The sections below are about the chosen variant."
+    )

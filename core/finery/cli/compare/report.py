@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 @matrix_option
 @click.option(
     "--html", "file", type=click.Path(path_type=Path), metavar="FILE",
-    help="The file to write. [default: build/<recipe>/report.html]",
+    help="The file to write. [default: build/<recipe>/report.html, of a build of the past "
+    "report-<id>.html]",
 )  # fmt: skip
 @click.option(
     "--run", "run_id", metavar="ID",
@@ -71,9 +72,11 @@ def _write(reported: "Reported", file: Path | None) -> Path:
     from finery.build.outputs import build_folder
     from finery.cli.pages import write
 
-    target = file or build_folder(reported.graph.recipe) / NAME
+    past = reported.run.id if reported.is_past and reported.run else ""
+    name = f"report-{past}.html" if past else NAME
+    target = file or build_folder(reported.graph.recipe) / name
     if target.is_dir():
-        target = target / NAME
+        target = target / name
     seconds = RELOAD_SECONDS if _goes_on(reported) and not reported.is_past else 0
     return write(target, render(reported, reload_seconds=seconds), reported.store.root)
 

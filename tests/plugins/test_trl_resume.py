@@ -64,9 +64,9 @@ def test_going_on_twice_gives_the_bytes_of_a_training_that_ran_through(
 
 def test_other_settings_or_a_finished_training_are_refused(tmp_path: Path, inputs: Inputs) -> None:
     first, _ = train(tmp_path / "first", inputs, stop_at=0.3)
-    with pytest.raises(UsageError, match="another learning_rate: 0.03, here 0.01"):
+    with pytest.raises(UsageError, match=r"another learning_rate: 0\.03, here 0\.01"):
         train(tmp_path / "other", inputs, resume_from=first, learning_rate=1e-2)
-    with pytest.raises(UsageError, match="stop_at is 0.2, but resume_from was stopped at 0.3"):
+    with pytest.raises(UsageError, match=r"resume_from was stopped at 0\.3"):
         train(tmp_path / "back", inputs, resume_from=first, stop_at=0.2)
     with pytest.raises(UsageError, match="not a stopped training"):
         train(tmp_path / "finished", inputs, resume_from=inputs[0])

@@ -50,7 +50,8 @@ def print_matrix(
         console.print(text, style="dim", highlight=False)
     choice = choice_of(graph, results)
     if choice is not None:
-        console.print(_choice_in_words(choice), highlight=False)
+        named = {name: graph.variant_named(name) for name in choice["ranking"]}
+        console.print(_choice_in_words(choice, named), highlight=False)
 
 
 def print_matrix_data(
@@ -61,12 +62,13 @@ def print_matrix_data(
         scores = {name: score.data() for name, score in line.scores.items()}
         print_json({
             "variant": line.name, "axes": line.axes, "scores": scores, "chosen": line.chosen,
+            **({} if line.trained is None else {"trained": line.trained}),
         })  # fmt: skip
 
 
-def _choice_in_words(choice: Mapping[str, Any]) -> str:
-    """What was chosen and how far it is ahead."""
-    text, margin = f"chosen: {choice['chosen']}", choice["margin"]
+def _choice_in_words(choice: Mapping[str, Any], named: Mapping[str, str]) -> str:
+    """What was chosen and how far it is ahead. named: candidate → its variant."""
+    text, margin = f"chosen: {named[choice['chosen']]}", choice["margin"]
     if margin is None:
         return text
     ahead = f"{margin['difference']:+.3f}"
@@ -75,7 +77,7 @@ def _choice_in_words(choice: Mapping[str, Any]) -> str:
         ahead += f", 95 % CI {low:+.3f} to {high:+.3f}"
         if low <= 0 <= high:
             ahead += ": too close to call"
-    return f"{text}; ahead of {margin['over']} by {ahead}"
+    return f"{text}; ahead of {named.get(margin['over'], margin['over'])} by {ahead}"
 
 
 def _table(lines: Sequence[Line]) -> "Table":
@@ -91,6 +93,9 @@ def _table(lines: Sequence[Line]) -> "Table":
         table.add_column("variant", no_wrap=True)
     for axis in axes:
         table.add_column(axis, no_wrap=True)
+    halved = any(line.trained is not None for line in lines)
+    if halved:
+        table.add_column("trained", justify="right")
     for name in columns:
         table.add_column(name, justify="right")
         table.add_column("95 % CI", justify="right", style="dim", no_wrap=True)
@@ -100,6 +105,7 @@ def _table(lines: Sequence[Line]) -> "Table":
         cells = ["[green]✓[/]" if line.chosen else ""]
         cells += [line.name if not line.axes else ""] if named else []
         cells += [line.axes.get(axis, "") for axis in axes]
+        cells += [percent(line.trained) if line.trained is not None else ""] if halved else []
         for name in columns:
             cells += _cells(lines, line, name)
         table.add_row(*cells, style="bold" if line.chosen else None)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Dataset, DataError, Model, Settings, Step, UsageError
+from finery import Dataset, Model, Settings, Step, UsageError
 from finery_trl.train.saving.checkpoints import MARK, MEASURED, last_whole, mark, step_of
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def _settings(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", type(value).__qualname__
         elif isinstance(value, Dataset):
             yield f"{prefix}{name}", value.digest
-        elif isinstance(value, bool | int | float | str | None):
-            yield f"{prefix}{name}", value
-        elif isinstance(value, list | dict) and not _has_artifacts(value):
+        elif isinstance(value, bool | int | float | str | None) or (
+            isinstance(value, list | dict) and not _has_artifacts(value)
+        ):
             yield f"{prefix}{name}", value
 
 
@@ -60,9 +60,7 @@ def _has_artifacts(value: Any) -> bool:
     return any(isinstance(each, Dataset | Model) for each in value)
 
 
-def keep(
-    model: Model, best: Path, last: Path, share: float, training: dict[str, Any]
-) -> None:
+def keep(model: Model, best: Path, last: Path, share: float, training: dict[str, Any]) -> None:
     """Add the state of a training that was stopped at `share` to its output."""
     for checkpoint in {best, last}:
         _copy(checkpoint, model.path / FOLDER / checkpoint.name)

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from conftest import Project, running, until
-from test_matrix_command import RECIPE, project_in, ran
+from matrix_project import RECIPE, project_in, ran
 
 HALVED = RECIPE + "  halve: {keep: 1/2}\n"
 

@@ -42,7 +42,7 @@ class Score:
 @dataclass
 class Line:
     """A variant with all its repeats. axes: label → value. scores: `test.sft.accuracy` → score.
-    trained: with `halve`, the share of the schedule that it was trained for when it was last judged.
+    trained: with `halve`, the share of its schedule after which it was last judged.
 
     states: of the steps that score it and aren't built, e.g. `failed`.
     """

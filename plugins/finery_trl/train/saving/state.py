@@ -50,14 +50,15 @@ def _settings(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", type(value).__qualname__
         elif isinstance(value, Dataset):
             yield f"{prefix}{name}", value.digest
-        elif isinstance(value, bool | int | float | str | None) or (
-            isinstance(value, list | dict) and not _has_artifacts(value)
-        ):
+        elif _is_plain(value):
             yield f"{prefix}{name}", value
 
 
-def _has_artifacts(value: Any) -> bool:
-    return any(isinstance(each, Dataset | Model) for each in value)
+def _is_plain(value: Any) -> bool:
+    """Whether a value has no artifacts, whose digests are listed apart."""
+    if isinstance(value, list | dict):
+        return not any(isinstance(each, Dataset | Model) for each in value)
+    return isinstance(value, bool | int | float | str | None)
 
 
 def keep(model: Model, best: Path, last: Path, share: float, training: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from finery import UsageError
+from finery import UsageError, did_you_mean
 from finery_eval import stats
 from finery_eval.stats.power import LEVEL, rows_to_show
 
@@ -71,7 +71,10 @@ def parse(
             return Claim(subject, number, None, text)
         return Claim(subject, _other(match["of"], subject, read, models, where), None, text)
     raise UsageError(
-        "a requirement in words must be one of two", where=where, fix=_fix(text, subject, models)
+        'a requirement in words must be "not worse than MODEL by MARGIN" or "significantly better '
+        'than MODEL"',
+        where=where,
+        fix=_fix(text, subject, models),
     )
 
 
@@ -79,6 +82,10 @@ def _other(
     of: str, subject: Metric, read: Callable[[str], Metric], models: Sequence[str], where: str
 ) -> str:
     """The model that is compared with."""
+    if of not in models and "." not in of:
+        raise UsageError(
+            f"'{of}' is not one of the step's models", where=where, fix=did_you_mean(of, models)
+        )
     model, metric = (of, subject[1]) if of in models else read(of)
     if metric != subject[1]:
         raise UsageError(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
 DTYPE_OF = "finery_transformers.precision:dtype_of"
 """By name, since the dtype itself is in keys."""
+IMPORT_PEFT = "finery_transformers.imports:import_peft"
+"""By name, since it only saves time."""
 RECORD_CONFIG = "finery_transformers.hardware:record_config"
 PROBED_TOKENS = 16
 NOT_LOADED = "finery_transformers.exhaustion:not_loaded"
@@ -145,6 +147,7 @@ def load_quantized(
 
 def load_adapter(under: "PreTrainedModel", adapter: Model, *, trainable: bool = False) -> Any:
     """The PEFT model of an adapter on its base. `StepError` if they don't fit."""
+    load_reference(IMPORT_PEFT)()
     from peft import PeftModel
 
     with _readable(adapter), quiet(), warnings.catch_warnings():

@@ -44,6 +44,15 @@ def digest(tmp_path: Path, text: str) -> str:
     return parse_file(path)[0].digest
 
 
+def test_a_file_that_is_no_python_counts_by_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    digests = set()
+    for text in ("It's a text.", "It's  a text."):
+        path.write_text(text)
+        digests.add(parse_file(path)[0].digest)
+    assert len(digests) == 2
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from conftest import MakeProject
 from tiny_llama import tiny_llama
 
 from finery import DataError, FileOrName, Metrics, Model, RequirementError, UsageError
@@ -180,6 +181,16 @@ def test_differences_are_paired_and_stored_for_gates(measured: tuple[Metrics, st
 
 
 @pytest.mark.slow
+def test_a_recipe_is_planned_with_the_shipped_text(project: MakeProject) -> None:
+    evaluated = "evaluate: {forgot: {use: eval.retention, models: tiny}}"
+    local = "models: {tiny: {use: local.model, path: tiny}}"
+    made = project({"recipe.yaml": f"finery: 1\nname: t\n{local}\n{evaluated}\n"})
+    tiny_llama(made.folder / "tiny")
+    for _ in range(2):
+        ran = made.run("plan")
+        assert ran.code == 0, ran.err
+
+
 def test_a_text_of_ones_own(models: dict[str, Model], tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text("Call the service desk on weekdays.\n\n" * 30, encoding="utf-8")

@@ -65,6 +65,7 @@ class Step(Settings):
     def key_code(self) -> "list[Any]":
         """More code for the key: functions, classes, names of modules, and files as `Path`.
 
+        Files that aren't Python, such as texts that the plugin ships, count by their bytes.
         Override it if settings select code. Their imports count as for a step type. Called in the
         main process, after outside files have been found.
         """

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import Dataset, Finding, PageContext, evaluates, row_sources, trains
+from finery import Dataset, Finding, Node, PageContext, Source, evaluates, row_sources, trains
 from finery.rows.near import Common
 from finery_data.duplicates.heldout import NEAR, HeldOut, prompt_entry
 
@@ -32,7 +32,7 @@ class Contamination(NamedTuple):
 def contaminations(context: PageContext) -> Iterator[Contamination]:
     """Each pair of training rows and test rows that are built."""
     nodes = context.graph.nodes.values()
-    learned = {s.ref for n in nodes if trains(n) for s in row_sources(n) if s.role in ("train", "")}
+    learned = {s.ref for n in nodes for s in row_sources(n) if _teaches(n, s)}
     tests = {s.ref for n in nodes if evaluates(n) for s in row_sources(n)}
     for train in sorted(learned):
         for test in sorted(tests):
@@ -40,6 +40,11 @@ def contaminations(context: PageContext) -> Iterator[Contamination]:
             if isinstance(rows, Dataset) and isinstance(held, Dataset):
                 context.progress(f"{train} against {test}", 0, 0)
                 yield _compared(train, rows, test, held)
+
+
+def _teaches(node: Node, source: Source) -> bool:
+    """Whether a model learns from these rows; baselines do, too, though they aren't trainings."""
+    return source.role == "train" or (source.role == "" and trains(node))
 
 
 def _compared(train: str, rows: Dataset, test: str, held_rows: Dataset) -> Contamination:

@@ -37,10 +37,12 @@ def check(rows: Sequence[Row], names: Sequence[str], more: Collection[str]) -> N
 
 
 def _missing(name: str, known: Collection[str]) -> DataError:
+    meant = did_you_mean(name, sorted(known)) or f"write {LENGTH}, or name a column"
+    kept = f"; a column of the file is in the rows if the step that reads it has keep: [{name}]"
     return DataError(
         f"no row has the column or field '{name}'",
         where="slices",
-        fix=did_you_mean(name, sorted(known)) or f"write {LENGTH}, or name a column",
+        fix=meant if meant.startswith("did you mean") else meant + kept,
     )
 
 

@@ -45,6 +45,7 @@ PROCESSES_NOTE = "finery_trl.train.devices.processes:processes_note"
 TRACKERS = "finery_trl.report.trackers:ready_trackers"
 PROGRESS = "finery_trl.report.progress:Progress"
 RECORD = "finery_transformers.hardware:record"
+IMPORT_PEFT = "finery_transformers.imports:import_peft"
 """Checks and reports, by name: they can't change the model and stay out of the step's key."""
 
 
@@ -186,6 +187,7 @@ def _is_over(last: Path, schedule: Schedule, step: "Training") -> bool:
 
 
 def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, job: Job) -> Any:
+    load_reference(IMPORT_PEFT)()
     from finery_trl.train.callback import Callback
 
     dtype = compute_dtype(step)

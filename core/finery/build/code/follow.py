@@ -9,7 +9,6 @@ format of keys.
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
-from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +19,6 @@ from finery.build.code.resolve import Modules, Place
 from finery.errors import PluginError
 from finery.step.inspect import FILE_MODULE
 
-EXTENSIONS = (*EXTENSION_SUFFIXES, *BYTECODE_SUFFIXES)
-"""Suffixes of modules without source."""
 OWN = "="
 """Value in `Parsed.bound` for a name that isn't plainly imported."""
 DEEPEST = 8

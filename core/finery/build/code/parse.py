@@ -10,7 +10,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from finery.build.code.counted import counted
-from finery.build.code.follow import EXTENSIONS, OWN, Parsed
+from finery.build.code.follow import OWN, Parsed
 from finery.errors import PluginError
 
 Names = dict[str, str]
@@ -20,9 +20,9 @@ DIGITS = 16
 
 
 def parse_file(path: Path) -> tuple[Parsed, Names]:
-    """The relevant parts of one file. For a compiled module, its bytes."""
+    """The relevant parts of one file. Of a compiled module or a file without code, its bytes."""
     source = path.read_bytes()
-    if path.name.endswith(EXTENSIONS):
+    if path.suffix != ".py":
         return Parsed(blake3(source).hexdigest(), [], {}), {}
     try:
         tree = ast.parse(source)

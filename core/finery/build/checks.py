@@ -217,7 +217,7 @@ def selected_on_test(graph: Graph) -> Iterator[Note]:
         return
     judges = [n for n in graph.nodes.values() if evaluates(n) and (n.variant or n.chosen_by)]
     compared = {rows for node in judges if node.variant for rows in _judged_rows(graph, node)}
-    of_winner = {rows for node in judges if node.chosen_by for rows in _judged_rows(graph, node)}
+    of_winner = {rows for node in judges if not node.variant for rows in _judged_rows(graph, node)}
     select, many = graph.select_by, len(graph.matrix.variants)
     both = sorted(compared & of_winner if select is not None else compared)
     if not both:

@@ -117,7 +117,7 @@ class Planner:
         if choice is None:
             return node
         (made,) = choice.outputs.values()
-        return self.graph.settle(name, made.meta["chosen"])
+        return self.graph.settle(name, made.meta["ranking"][node.rank])
 
     def _needed(self, node: Node) -> list[str]:
         """The steps whose results the step's key depends on, in the order of the graph."""

@@ -42,6 +42,7 @@ class Score:
 @dataclass
 class Line:
     """A variant with all its repeats. axes: label → value. scores: `test.sft.accuracy` → score.
+    trained: with `halve`, the share of its schedule after which it was last judged.
 
     states: of the steps that score it and aren't built, e.g. `failed`.
     """
@@ -52,6 +53,7 @@ class Line:
     scores: dict[str, Score] = field(default_factory=dict)
     states: list[str] = field(default_factory=list)
     chosen: bool = False
+    trained: float | None = None
 
 
 def lines_of(
@@ -77,6 +79,8 @@ def lines_of(
             artifact = store.artifact(made)
             assert isinstance(artifact, Metrics)
             _take(line, whole, artifact.report(), name, model)
+            if matrix.halving is not None:
+                line.trained = matrix.halving.share_of(whole.nodes[step].variant)
     choice = choice_of(graph, results)
     for line in lines.values():
         line.chosen = choice is not None and choice["chosen"] in line.variants
@@ -101,7 +105,8 @@ def _shown(value: Value) -> str:
 
 def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[tuple[str, str, str]]:
     """(step, its name in the file, model) of all that judges models of a variant."""
-    for origin, step in matrix.steps[variant.name].items():
+    for origin, first in matrix.steps[variant.name].items():
+        step = _last_round(graph, variant, origin) or first
         node = graph.nodes.get(step)
         if node is None or not evaluates(node):
             continue
@@ -109,6 +114,16 @@ def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[tupl
             made = graph.nodes.get(source.step)
             if made is not None and made.variant:
                 yield step, origin, source.ref
+
+
+def _last_round(graph: Graph, variant: Variant, origin: str) -> str | None:
+    """The step of the last round of `halve` that this variant has come to."""
+    places = [
+        name
+        for name, node in graph.nodes.items()
+        if node.origin == origin and node.variant and node.settled == variant.name
+    ]
+    return places[-1] if places else None
 
 
 def _take(line: Line, graph: Graph, report: Mapping[str, Any], step: str, model: str) -> None:
@@ -125,13 +140,18 @@ def _take(line: Line, graph: Graph, report: Mapping[str, Any], step: str, model:
 
 
 def choice_of(graph: Graph, results: Mapping[str, Result | None]) -> dict[str, Any] | None:
-    """The facts about what was chosen; None if nothing is."""
-    name = next((n.chosen_by for n in graph.nodes.values() if n.chosen_by), "")
+    """The facts about what was chosen, by the names of variants; None if nothing is."""
+    nodes = graph.nodes.values()
+    name = next((n.chosen_by for n in nodes if n.chosen_by and not n.variant), "")
     result = results.get(name)
     if result is None:
         return None
     (made,) = result.outputs.values()
-    return made.meta
+    choice, margin = made.meta, made.meta["margin"]
+    named = {**choice, "chosen": graph.variant_named(choice["chosen"])}
+    if margin is not None:
+        named["margin"] = {**margin, "over": graph.variant_named(margin["over"])}
+    return named
 
 
 def _ranked(graph: Graph, lines: list[Line]) -> list[Line]:
@@ -140,10 +160,11 @@ def _ranked(graph: Graph, lines: list[Line]) -> list[Line]:
         return lines
     lowest = graph.select_by is not None and graph.select_by.best == "lowest"
 
-    def rank(line: Line) -> tuple[bool, bool, float]:
+    def rank(line: Line) -> tuple[bool, bool, float, float]:
         score = line.scores.get(columns[0])
         if score is None:
-            return True, False, 0.0
-        return False, not line.chosen, score.repeats.mean * (1 if lowest else -1)
+            return True, False, 0.0, 0.0
+        mean = score.repeats.mean * (1 if lowest else -1)
+        return False, not line.chosen, -(line.trained or 0.0), mean
 
     return sorted(lines, key=rank)

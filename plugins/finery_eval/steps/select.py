@@ -87,6 +87,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         )
         metrics.meta |= {
             "chosen": chosen,
+            "ranking": [_variant(each.metrics[0].name) for each in ranked],
             "by": f"{self.model}.{self.metric}",
             "score": first.score,
             "interval": list(first.interval) if first.interval else None,

@@ -369,7 +369,8 @@ def pace_of(
         speed = _expected_speed(step, model, lengths, here)
     if lengths.total is None:
         return Pace(None, speed, known is None)
-    seconds = lengths.total * step.epochs / speed.tokens
+    before = 0.0 if step.earlier is None else step.earlier.meta.get("stop_at", 0.0)
+    seconds = lengths.total * step.epochs * ((step.share or 1.0) - before) / speed.tokens
     # The rates of earlier trainings count their start as well.
     return Pace(seconds if known else seconds + START_SECONDS, speed, known is None)
 

@@ -17,7 +17,8 @@ class Schedule(NamedTuple):
 
     folder: of its checkpoints. size: rows in memory per process. accumulated: batches per process
     in an optimizer step. epoch_steps, steps: optimizer steps per epoch, and in all. longest: tokens
-    of the longest row. validate: optimizer steps between validations.
+    of the longest row. validate: optimizer steps between validations. stop: the optimizer step to
+    stop after, for another training to go on from; by default the last one.
     """
 
     folder: Path
@@ -27,6 +28,7 @@ class Schedule(NamedTuple):
     steps: int
     longest: int
     validate: int
+    stop: int
 
     @classmethod
     def of(cls, step: "Training", rows: int, longest: int, job: Job) -> Self:
@@ -54,6 +56,7 @@ class Schedule(NamedTuple):
             steps=steps,
             longest=longest,
             validate=step.eval_steps or epoch_steps,
+            stop=math.ceil(steps * (step.share or 1)),
         )
 
     @classmethod

@@ -228,7 +228,8 @@ def _print_variants(graph: "Graph", plans: Sequence["StepPlan"]) -> None:
     new = sum(plan.state != "cached" and not plan.same_as for plan in own)
     shared = sum(not plan.node.variant and not plan.node.chosen_by for plan in plans)
     text = f"{counted(len(own), 'step')} of variants, {new} to build; {shared} shared by all"
-    if any(plan.node.chosen_by for plan in plans):
-        text += f"; {sum(bool(plan.node.chosen_by) for plan in plans)} of the winner"
+    of_winner = sum(bool(p.node.chosen_by) and not p.node.variant for p in plans)
+    if of_winner:
+        text += f"; {of_winner} of the winner"
     click.echo(f"{title_of_matrix(graph)}")
     click.echo(text)

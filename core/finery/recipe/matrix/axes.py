@@ -13,7 +13,7 @@ from finery.recipe.matrix.labels import axis_labels, value_label
 from finery.step.inspect import SECTIONS
 from finery.util.text import did_you_mean
 
-RESERVED = ("exclude", "variants", "seeds", "select")
+RESERVED = ("exclude", "variants", "seeds", "select", "halve")
 """Keys of the block that aren't axes."""
 MOST = 1_000
 """Variants of a recipe, at most."""

@@ -70,3 +70,14 @@ def test_other_settings_or_a_finished_training_are_refused(tmp_path: Path, input
         train(tmp_path / "back", inputs, resume_from=first, stop_at=0.2)
     with pytest.raises(UsageError, match="not a stopped training"):
         train(tmp_path / "finished", inputs, resume_from=inputs[0])
+
+
+@pytest.mark.parametrize(("place", "what"), [(0, "model"), (1, "rows"), (2, "validation")])
+def test_other_inputs_are_refused(
+    tmp_path: Path, inputs: Inputs, monkeypatch: pytest.MonkeyPatch, place: int, what: str
+) -> None:
+    """Inputs of builds have digests, those of tests have none, so they get one."""
+    first, _ = train(tmp_path / "first", inputs, stop_at=0.3)
+    monkeypatch.setattr(inputs[place], "digest", "another")
+    with pytest.raises(UsageError, match=f"has (an)?other {what}"):
+        train(tmp_path / "next", inputs, resume_from=first)

@@ -44,6 +44,16 @@ def test_plan_counts_what_is_to_be_built(built: Project, first_plan: dict[str, R
     assert f"{sum(names.values())} steps of variants, {sum(names.values())} to build" in text
 
 
+def test_a_variant_that_is_not_there_is_explained(built: Project) -> None:
+    unknown = built.run("show", "sft@rate=0_5")
+    assert unknown.code == 2
+    assert "step 'sft' has no variant 'sft@rate=0_5'" in unknown.err
+    without = built.run("show", "matrix", "--matrix", "off")
+    assert without.code == 2
+    assert "has no matrix" in without.err
+    assert "give the --matrix options of the build again" in without.err
+
+
 def test_a_killed_matrix_goes_on_and_trains_each_variant_once(
     built: Project, first_plan: dict[str, Ran]
 ) -> None:

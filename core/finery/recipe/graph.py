@@ -89,6 +89,18 @@ class Graph:
                 fix=f"name one, such as {variants[0]}, or see all: finery show "
                 f"{self.recipe.argument}matrix",
             )
+        origin, at, _ = name.partition("@")
+        variants = self.variants_of(origin)
+        if variants:
+            raise UsageError(
+                f"step '{origin}' has no variant '{name}'", fix=did_you_mean(name, variants)
+            )
+        if self.matrix is None and (at or name == "matrix"):
+            raise UsageError(
+                f"{shown(self.recipe.path)} has no matrix",
+                fix="give the --matrix options of the build again, or write `matrix:` into the "
+                "recipe",
+            )
         raise UsageError(
             f"{shown(self.recipe.path)} has no step '{name}'",
             fix=did_you_mean(name, self.nodes),

@@ -33,6 +33,8 @@ def _estimate(node: Node, rows: Count) -> Estimate:
 
 
 def _apart(rows: Count, difference: float) -> str:
+    if difference >= 1:
+        return f"{rows} can't tell any two models apart (at the 5 % level, with 80 % power)"
     return (
         f"{rows} can tell differences of {100 * difference:.0f} points apart (at the 5 % level, "
         f"with 80 % power, if the models differ on {100 * DISAGREEMENT:.0f} % of the rows)"

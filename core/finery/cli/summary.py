@@ -100,10 +100,13 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
     total, ran = len(build.graph.nodes), len(outcome.ran)
     cached = len(outcome.results) - ran
     if outcome.errors:
-        words = [
-            f"{len(outcome.errors)} failed",
-            *([f"{len(outcome.blocked)} blocked"] if outcome.blocked else []),
-        ]
+        unmet = len(outcome.errors.keys() & outcome.results.keys())  # built, but not good enough
+        failed = len(outcome.errors) - unmet
+        words = [f"{failed} failed"] if failed else []
+        words += (
+            [f"{unmet} failed {'its' if unmet == 1 else 'their'} requirements"] if unmet else []
+        )
+        words += [f"{len(outcome.blocked)} blocked"] if outcome.blocked else []
         left = total - len({*outcome.results, *outcome.errors, *outcome.blocked})
         words += [f"{left} not started"] if left else []
         cost = cost_words(outcome.dollars_kept, outcome.dollars)

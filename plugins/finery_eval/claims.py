@@ -210,7 +210,8 @@ def _not_above(claim: Claim, d: stats.Difference, rows: int) -> str:
 
 def _compared(claim: Claim, d: stats.Difference, rows: int) -> str:
     low, high = (100 * end for end in d.interval)
-    points = f"{round(100 * d.value, 1) + 0.0:+.1f} points (95 % CI {low:+.1f} to {high:+.1f}, {rows:,} rows)"
+    value = round(100 * d.value, 1) + 0.0  # not -0.0
+    points = f"{value:+.1f} points (95 % CI {low:+.1f} to {high:+.1f}, {rows:,} rows)"
     return f"against {claim.than}: {points}"
 
 

@@ -14,6 +14,6 @@ JUDGE = Hints(
     called=("llm.judge", "rubric", "g.eval", "geval", "eval.rubric", "eval.llm_judge"),
 )
 ARENA = Hints(
-    settings={k: v for k, v in _SETTINGS.items() if v != "passing"},
+    settings={k: v for k, v in _SETTINGS.items() if v not in ("passing", "human")},
     called=("pairwise", "preference.judge", "eval.pairwise", "win_rate", "eval.win_rate"),
 )

@@ -19,4 +19,18 @@ def finery_steps() -> Mapping[str, str]:
     return {
         "retrieve.index": "finery_retrieve.steps.index:RetrieveIndex",
         "retrieve.rows": "finery_retrieve.steps.rows:RetrieveRows",
+        "retrieve.model": "finery_retrieve.steps.model:RetrieveModel",
+        "retrieve.embedder": "finery_retrieve.embed.folder:RetrieveEmbedder",
+        "retrieve.wheel": "finery_retrieve.embed.wheel:RetrieveWheel",
+        "retrieve.api": "finery_retrieve.embed.api:RetrieveApi",
+    }
+
+
+@hookimpl
+def finery_engines() -> Mapping[str, str]:
+    """The engines of embedding models, and of models that retrieve."""
+    return {
+        "embedder": "finery_retrieve.embed.local:LocalEmbedder",
+        "embedder-api": "finery_retrieve.embed.remote:RemoteEmbedder",
+        "retrieving": "finery_retrieve.steps.engine:RetrievingEngine",
     }

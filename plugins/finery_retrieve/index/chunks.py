@@ -24,6 +24,12 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
     heading: str = ""
     place: dict[str, int] = {}
 
+    @property
+    def searched(self) -> str:
+        """The text that finds it: its own, below its headings if it lacks the last of them."""
+        last = self.heading.rpartition(" > ")[2]
+        return self.text if last in self.text else f"{self.heading}\n{self.text}"
+
     @classmethod
     def of(cls, row: Row, text: str) -> "Chunk":
         """The chunk of a row, as `docs.files` makes them; other rows need have only a text."""

@@ -113,6 +113,14 @@ def question_of(conversation: Conversation) -> str:
     return "\n".join(str(part.get("text") or "") for part in content if part.get("type") == "text")
 
 
+def check_question(conversation: Conversation, where: str) -> None:
+    """Raise `DataError`, at `where`, for a conversation without a user turn."""
+    try:
+        _last_user(conversation)
+    except DataError as error:
+        raise DataError(error.what, where=where, fix=error.fix) from error
+
+
 def _last_user(conversation: Conversation) -> int:
     for number in range(len(conversation) - 1, -1, -1):
         if conversation[number]["role"] == "user":

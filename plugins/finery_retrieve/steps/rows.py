@@ -1,33 +1,32 @@
 """`retrieve.rows`: rows with retrieved context in their prompts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
-from finery import DataError, Dataset, Index, Job, OneFile, Step, setting, takes
+from finery import Dataset, Index, Job, OneFile, Step, setting, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import changed, named, read
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt, question_of
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_question
+from finery_retrieve.index.lookup import Lookup, Prompted
 from finery_retrieve.index.retriever import Hit, Retriever
+from finery_retrieve.steps.settings import K_HELP, LIMIT_HELP, PROMPT_HELP, UNKNOWN_HELP
 
-K_HELP = "How many chunks to retrieve for each question."
-PROMPT_HELP = (
-    "Jinja template for the last user turn; it knows `question`, `chunks` (each with `label`, "
-    "`text`, `source`, `heading`, `id` and `line` or `page`) and `unknown`."
-)
-LIMIT_HELP = (
-    "Maximum characters of all chunks in a prompt. Chunks that don't fit are left out as a whole, "
-    "the last ones first. 2,000 characters are about 500 tokens of English."
-)
-UNKNOWN_HELP = "What the model is to answer if the documents don't contain the answer."
+WINDOW = 256
+"""Rows whose questions are looked up together."""
 
 
 class RetrieveRows(
-    Step, sections=("data", "generate"), seeded=False, engines=True, packages=("bm25s", "PyStemmer")
+    Step,
+    sections=("data", "generate"),
+    seeded=False,
+    engines=True,
+    packages=("bm25s", "PyStemmer"),
 ):
     """Retrieve documents for the last user turn of each row, and put them into the prompt.
 
     The column `retrieved` lists the chunks in the prompt, in its order. A training on these rows
-    sees the prompts that `retrieve.model` with the same settings makes.
+    sees the prompts that `retrieve.model` makes with the same settings.
     """
 
     rows: Dataset = takes(help="Rows with questions.")
@@ -40,41 +39,42 @@ class RetrieveRows(
     def run(self, job: Job) -> Dataset:
         """Write the rows, in their order."""
         prompt = ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
-        retriever = Retriever.open(self.index, job)
-        counts = {"without": 0, "limited": 0}
+        lookup = Lookup(Retriever.open(self.index, job), prompt, self.k)
+        counts = {"without_documents": 0, "limited": 0}
 
         def rows() -> Iterator[Row]:
-            for number, row in read(job, [self.rows]):
-                hits = retriever.search([_question(number, row)], self.k)[0]
-                fitting = prompt.fitting(hits)
-                counts["without"] += not hits
-                counts["limited"] += len(fitting) < len(hits)
-                yield _with_context(row, prompt, fitting)
+            for row, prompted in _prompted(lookup, read(job, [self.rows])):
+                counts["without_documents"] += not prompted.hits
+                counts["limited"] += prompted.left_out > 0
+                yield _with_context(row, prompted)
 
         dataset = Dataset.write(job.out, rows())
-        for name, what in (
-            ("without", "nothing was found, so their prompts contain no documents"),
-            ("limited", f"chunks were left out: limit is {self.limit or 0:,} characters"),
-        ):
-            if counts[name]:
-                job.log(f"{counts[name]:,} of {len(dataset):,} rows: {what}")
-        dataset.meta |= {"k": self.k, **counts}
+        if count := counts["without_documents"]:
+            job.log(f"{count:,} of {len(dataset):,} prompts contain no documents")
+        if count := counts["limited"]:
+            job.log(
+                f"{count:,} of {len(dataset):,} prompts contain fewer chunks than were found: "
+                f"limit is {self.limit or 0:,} characters"
+            )
+        dataset.meta |= {"format": "retrieved", "k": self.k, **counts}
         return dataset
 
 
-def _question(number: int, row: Row) -> str:
-    try:
-        return question_of(split_turns(row)[0])
-    except DataError as error:
-        raise DataError(error.what, where=named(number, row), fix=error.fix) from error
+def _prompted(lookup: Lookup, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[Row, Prompted]]:
+    """Each row with its prompt."""
+    stream = iter(rows)
+    while window := list(islice(stream, WINDOW)):
+        conversations = [split_turns(row)[0] for _, row in window]
+        for (number, row), conversation in zip(window, conversations, strict=True):
+            check_question(conversation, named(number, row))
+        prompts = lookup.prompts(conversations)
+        yield from zip((row for _, row in window), prompts, strict=True)
 
 
-def _with_context(row: Row, prompt: ContextPrompt, hits: list[Hit]) -> Row:
-    conversation, answer = split_turns(row)
-    around = prompt.around(conversation, hits)
-    turns: dict[str, Any]
-    turns = {"messages": [*around, *answer]} if "messages" in row else {"prompt": around}
-    return changed(row, {**row, **turns, "retrieved": [_listed(hit) for hit in hits]})
+def _with_context(row: Row, prompted: Prompted) -> Row:
+    messages, answer = prompted.messages, split_turns(row)[1]
+    turns: Row = {"messages": [*messages, *answer]} if "messages" in row else {"prompt": messages}
+    return changed(row, {**row, **turns, "retrieved": [_listed(hit) for hit in prompted.hits]})
 
 
 def _listed(hit: Hit) -> dict[str, Any]:

@@ -27,6 +27,16 @@ def finery_steps() -> Mapping[str, str]:
 
 
 @hookimpl
+def finery_views() -> Mapping[str, str]:
+    """The views of indexes, of rows with retrieved documents, and of models that retrieve."""
+    return {
+        "Index": "finery_retrieve.steps.view:IndexView",
+        "Dataset/retrieved": "finery_retrieve.steps.view:RetrievedView",
+        "Model/retrieving": "finery_retrieve.steps.view:RetrievingView",
+    }
+
+
+@hookimpl
 def finery_engines() -> Mapping[str, str]:
     """The engines of embedding models, and of models that retrieve."""
     return {

@@ -10,10 +10,9 @@ from finery import DataError, Dataset, Index, Job, Model, Step, UsageError, coun
 from finery.rows.dropped import Drops, by_reason
 from finery.rows.parts import named, read
 from finery_retrieve.embed.cached import CachedEmbedder
-from finery_retrieve.index.chunks import Chunk, ChunkWriter
+from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter
 from finery_retrieve.index.control import CONTROL
 from finery_retrieve.index.lexical import FOLDER, LexicalWriter
-from finery_retrieve.index.retriever import FORMAT
 from finery_retrieve.index.vectors import write_embeddings
 from finery_retrieve.index.words import Bm25
 

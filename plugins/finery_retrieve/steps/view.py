@@ -39,11 +39,13 @@ class IndexView(View):
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
         """Chunks by source, the most frequent words with their chunks, and the first chunks."""
         rows = [_row(chunk) for chunk in islice(Chunks(output.artifact.path), detail.rows)]
-        return {"by_source": dict(_sources(output)), "words": _words(output), "rows": rows}
+        sources, runtime = dict(_sources(output)), output.manifest.runtime
+        return {**runtime, "by_source": sources, "words": _words(output), "rows": rows}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
         """`meta`, sources, and the most frequent words."""
-        facts = {**output.manifest.meta, "by source": counts_in_words(_sources(output), "sources")}
+        meta = {**output.manifest.meta, **output.manifest.runtime}
+        facts = {**meta, "by source": counts_in_words(_sources(output), "sources")}
         words = _words(output)
         if words:
             facts["words"] = ", ".join(f"{word} ({count:,})" for word, count in words.items())

@@ -28,3 +28,8 @@ CONTROL = re.compile(
 def plain(text: str) -> str:
     """The text with a space after the first character of each control token."""
     return CONTROL.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)
+
+
+def has_control_tokens(text: str) -> bool:
+    """Whether `plain` changes the text."""
+    return ("<" in text or "[" in text) and CONTROL.search(text) is not None

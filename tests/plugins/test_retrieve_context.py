@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import Completion, DataError, Dataset, Engine, Index, Model, OneFile, Request, Sampling
+from finery import (
+    Completion,
+    DataError,
+    Dataset,
+    Engine,
+    Index,
+    Model,
+    OneFile,
+    Request,
+    Sampling,
+    generates,
+    open_graph,
+    row_sources,
+)
 from finery.rows import Conversation, split_turns
 from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.index.context import ContextPrompt
@@ -97,6 +110,20 @@ def test_rows_list_what_is_in_the_prompt(tmp_path: Path, index: Index) -> None:
     assert prompt.index("[1] accounts.md") < prompt.index("[2] more.md")
     assert "Question: passwords expire" in prompt
     assert row["parents"] == [old["id"]]
+
+
+def test_rows_with_documents_are_not_generated(tmp_path: Path) -> None:
+    """Or they would be estimated, and feared to repeat test rows."""
+    recipe = tmp_path / "recipe.yaml"
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b", "text": "c"}\n')
+    recipe.write_text(
+        "finery: 1\nname: t\ndata:\n  rows: {use: data.file, path: rows.jsonl}\n"
+        "  index: {use: retrieve.index, rows: [rows]}\n"
+        "  asked: {use: retrieve.rows, rows: rows, index: index}\n"
+    )
+    graph = open_graph(recipe)
+    assert not generates(graph.nodes["asked"])
+    assert [source.ref for source in row_sources(graph.nodes["asked"])] == ["rows"]
 
 
 def test_a_row_without_a_question_is_named(tmp_path: Path, index: Index) -> None:

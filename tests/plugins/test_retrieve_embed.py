@@ -138,6 +138,29 @@ def test_a_server_is_asked_once_for_each_text(tmp_path: Path, server: EmbeddingS
     assert server.texts[-1] == "a b"
 
 
+class Elsewhere(MemoryRecords):
+    """Records that another process has claimed, and stores while this one waits."""
+
+    def __init__(self, stored: MemoryRecords) -> None:
+        super().__init__()
+        self.stored = stored
+        self.refused = 0
+
+    def claim(self, key: bytes) -> bool:
+        self.refused += 1
+        self.put(dict(self.stored))
+        return False
+
+
+def test_what_another_process_embeds_is_waited_for(tmp_path: Path, server: EmbeddingServer) -> None:
+    model, records = remote(server, tmp_path), MemoryRecords()
+    first = CachedEmbedder(model, TestJob(records=records)).embed(["a", "b"], "document")
+    elsewhere = Elsewhere(records)
+    second = CachedEmbedder(model, TestJob(records=elsewhere))
+    assert second.embed(["a", "b"], "document") == first
+    assert (server.requests, elsewhere.refused, second.computed, second.cached) == (1, 2, 0, 2)
+
+
 def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, server: EmbeddingServer) -> None:
     server.busy = 1
     assert vectors(remote(server, tmp_path, retries=2), "a").shape == (1, DIMENSIONS)

@@ -116,6 +116,18 @@ def test_what_is_not_computed_is_refused(tmp_path: Path, spoil: Any, what: str) 
         local(folder, tmp_path / "model")
 
 
+def test_missing_weights_are_not_made_up(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_bert(tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("embeddings.word_embeddings.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model = local(folder, tmp_path / "model")
+    with pytest.raises(StepError, match=r"lacks 1 of its weights, e\.g\. embeddings\.word"):
+        vectors(model, "card")
+
+
 def test_an_embedding_model_answers_no_prompts(tmp_path: Path) -> None:
     model = Model(tmp_path, meta={"format": "embedder"})
     with pytest.raises(FineryError, match="can't answer prompts"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from finery import (
     Completion,
+    Count,
     DataError,
     Dataset,
     Engine,
@@ -20,7 +21,10 @@ from finery import (
     Model,
     OneFile,
     Request,
+    Results,
     Sampling,
+    Source,
+    count_rows,
     generates,
     open_graph,
     row_sources,
@@ -126,6 +130,8 @@ def test_rows_with_documents_are_not_generated(tmp_path: Path) -> None:
     graph = open_graph(recipe)
     assert not generates(graph.nodes["asked"])
     assert [source.ref for source in row_sources(graph.nodes["asked"])] == ["rows"]
+    source = Source("rows", 0, "asked", "asked", "")
+    assert count_rows(graph, Results(), source) == Count(1, exact=False)
 
 
 def test_a_row_without_a_question_is_named(tmp_path: Path, index: Index) -> None:

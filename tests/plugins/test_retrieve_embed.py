@@ -297,7 +297,12 @@ def test_minilm_finds_by_meaning(tmp_path: Path) -> None:
     texts = ["He fetched an automobile.", "Bananas ripen.", "The invoice is overdue."]
     rows = [dataset(tmp_path / "rows", [{"text": text} for text in texts])]
     step = RetrieveIndex(rows=rows, method="dense", embedder=model)
-    index = run_step(step, tmp_path / "index")
+    records = MemoryRecords()
+    index = run_step(step, tmp_path / "index", records=records)
+    more = dataset(tmp_path / "more", [{"text": f"Note {n} on taxes."} for n in range(10)])
+    later = RetrieveIndex(rows=[*rows, more], method="hybrid", embedder=model)
+    runtime = run_step(later, tmp_path / "later", records=records).runtime
+    assert runtime == {"embedded": 10, "from_cache": 3}
     questions = ["Who bought a car?", "Which fruit gets sweet?", "unpaid bill"]
     hits = Retriever.open(index, TestJob()).search(questions, 1)
     assert [found.text for (found,) in hits] == texts

@@ -70,7 +70,7 @@ def main() -> None:
 
 def _speed(folder: Path, runs: int) -> None:
     """Both sides in turn; the median of each."""
-    measured: dict[str, list[dict[str, float]]] = {"bare": [], "finery": []}
+    measured: dict[str, list[dict[str, Any]]] = {"bare": [], "finery": []}
     for _ in range(runs):
         for side, results in measured.items():
             say(f"{side} …")

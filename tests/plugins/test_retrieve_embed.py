@@ -150,6 +150,15 @@ def test_a_server_is_asked_once_for_each_text(tmp_path: Path, server: EmbeddingS
     assert server.texts[-1] == "a b"
 
 
+def test_a_damaged_record_is_computed_again(tmp_path: Path, server: EmbeddingServer) -> None:
+    model, records = remote(server, tmp_path), MemoryRecords()
+    first = CachedEmbedder(model, TestJob(records=records)).embed(["a"], "document")
+    for key, record in list(records.items()):
+        records[key] = record[:-2]
+    assert CachedEmbedder(model, TestJob(records=records)).embed(["a"], "document") == first
+    assert server.texts == ["a", "a"]
+
+
 class Elsewhere(MemoryRecords):
     """Records that another process has claimed, and stores while this one waits."""
 

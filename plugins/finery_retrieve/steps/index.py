@@ -107,7 +107,9 @@ class RetrieveIndex(
                 "words use method: dense",
             )
         if lexical.without_words:
-            job.log(f"{counted(lexical.without_words, 'chunk')} without words: BM25 finds none")
+            job.log(
+                f"{counted(lexical.without_words, 'chunk')} without words, which BM25 can't find"
+            )
         lexical.write(job.out / FOLDER)
         settings = msgspec.to_builtins(self.bm25)
         return {"bm25": settings, "without_words": lexical.without_words}

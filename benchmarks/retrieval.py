@@ -111,7 +111,7 @@ def _bare(folder: Path) -> dict[str, Any]:
     asked = bm25s.tokenize(questions, stopwords="en", stemmer=stemmer, show_progress=False)
     documents, _ = reader.retrieve(asked, k=K, show_progress=False, n_threads=0)
     clock.lap("search, seconds")
-    return {**clock.result(), "first": [found[0]["text"] for found in documents[:20]]}
+    return {**clock.result(), "first": [hits[0]["text"] for hits in documents[:20]]}
 
 
 def _finery(folder: Path) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _finery(folder: Path) -> dict[str, Any]:
     questions = [question["question"] for question in _lines(folder / "questions.jsonl")]
     hits = Retriever.open(index, job).search(questions, K)
     clock.lap("search, seconds")
-    return {**clock.result(), "first": [found[0].text for found in hits[:20]]}
+    return {**clock.result(), "first": [first[0].text for first in hits[:20]]}
 
 
 class _Clock:
@@ -174,7 +174,7 @@ def _recall(folder: Path) -> None:
         job = TestJob(records=records)
         index = RetrieveIndex(rows=[rows], method=method, embedder=embedder).run(job)
         hits = Retriever.open(index, job).search([q["question"] for q in questions], K)
-        ranks = [_rank(q["chunk"], found) for q, found in zip(questions, hits, strict=True)]
+        ranks = [_rank(q["chunk"], ranked) for q, ranked in zip(questions, hits, strict=True)]
         shares = [sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 4, 10)]
         reciprocal = sum(1 / rank for rank in ranks) / len(ranks)
         print(f"| {method} | {' | '.join(f'{share:.0%}' for share in shares)} | {reciprocal:.3f} |")
@@ -231,8 +231,8 @@ def _take(folder: Path, recipe: Path, questions: Path, asked: int) -> None:
     graph = open_graph(recipe)
     node = graph.nodes["docs"]
     chunks = list(with_files(graph.recipe, node.place, node.step).run(TestJob()))
-    found = [(row["question"], _holding(chunks, row)) for row in _lines(questions)]
-    known = [{"question": question, "chunk": held[0]} for question, held in found if held]
+    pairs = [(row["question"], _holding(chunks, row)) for row in _lines(questions)]
+    known = [{"question": question, "chunk": ids[0]} for question, ids in pairs if ids]
     _save(folder, chunks, known[:asked])
 
 

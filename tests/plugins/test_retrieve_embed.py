@@ -15,6 +15,7 @@ from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.embed.api import RetrieveApi
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.embed.folder import RetrieveEmbedder
+from finery_retrieve.embed.layout import layout_of
 from finery_retrieve.embed.wheel import RetrieveWheel
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.index.vectors import FILE
@@ -67,6 +68,17 @@ def test_a_folder_is_computed_as_its_pooling_says(tmp_path: Path, pooling: str) 
     expected = torch.nn.functional.normalize(pooled, dim=1).numpy()
     computed = vectors(local(folder, tmp_path / "model"), *texts)
     np.testing.assert_allclose(computed, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_folder_of_sentence_transformers_6_is_read(tmp_path: Path, pooling: str) -> None:
+    """It names the pooling, and has the length only in the tokenizer's configuration."""
+    folder = tiny_bert(tmp_path / "bert", "max")
+    config = {"embedding_dimension": DIMENSIONS, "pooling_mode": pooling, "include_prompt": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    (folder / "sentence_bert_config.json").write_text('{"transformer_task": "feature-extraction"}')
+    layout = layout_of(folder, None, None)
+    assert (layout.pooling, layout.longest, layout.lower) == (pooling, None, False)
 
 
 def test_an_embedding_does_not_depend_on_the_other_texts(tmp_path: Path) -> None:

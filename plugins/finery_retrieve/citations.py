@@ -16,8 +16,7 @@ _CITATION = re.compile(
     rf'(?:(?:"(?P<straight>[^"]+)"|“(?P<curly>[^“”]+)”)[ \t]*[.,;:]?\s*)?{_NUMBERS}'
 )
 _NUMBER = re.compile(_NUMBERS)
-_SPACED = re.compile(r"\s+([.,;:!?])")
-_REPEATED = re.compile(r"([.,;:!?])[.,;:]")
+_MARKS = ".,;:!?"
 _AROUND = " \t\r\n…"
 
 
@@ -55,12 +54,11 @@ def citations(answer: str) -> list[Citation]:
     `[1, 3]` cites two chunks, and a quote before it must be in both. Curly quotation marks count
     like straight ones, and a full stop or comma may follow the closing one.
     """
-    results = []
-    for match in _CITATION.finditer(_without_code(answer)):
-        quote = match["straight"] or match["curly"]
-        for number in re.findall(r"\d+", match["numbers"]):
-            results.append(Citation(int(number), quote.strip() if quote else None))
-    return results
+    return [
+        Citation(int(number), (match["straight"] or match["curly"] or "").strip() or None)
+        for match in _CITATION.finditer(_without_code(answer))
+        for number in re.findall(r"\d+", match["numbers"])
+    ]
 
 
 def check_citations(answer: str, chunks: Sequence[str]) -> Checked:
@@ -123,10 +121,17 @@ def _without_code(answer: str) -> str:
 
 
 def _cut(pattern: re.Pattern[str], answer: str) -> str:
-    """The answer in one line without what matches outside of code, and no punctuation twice."""
-    parts, start = [], 0
+    """The answer in one line, without what matches outside of code."""
+    text, start = "", 0
     for match in pattern.finditer(_without_code(answer)):
-        parts.append(answer[start : match.start()])
+        text = _appended(text, answer[start : match.start()])
         start = match.end()
-    text = " ".join(" ".join([*parts, answer[start:]]).split())
-    return _REPEATED.sub(r"\1", _SPACED.sub(r"\1", text))
+    return " ".join(_appended(text, answer[start:]).split())
+
+
+def _appended(text: str, rest: str) -> str:
+    """Both texts with a space between; punctuation goes to the text, once."""
+    text, mark = text.rstrip(), rest.lstrip()[:1]
+    if not text or not mark or mark not in _MARKS:
+        return f"{text} {rest}"
+    return text + rest.lstrip()[1 if text[-1] in _MARKS else 0 :]

@@ -23,9 +23,9 @@ def token_f1(answer: str, reference: str) -> float:
 
     Citations and the quotes before them don't count. 1 if both have no words.
 
-    Source: P. Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text", EMNLP
-    2016, and its script. Characters of Chinese and Japanese count as words, as in P. Lewis et al.,
-    "MLQA: Evaluating Cross-lingual Extractive Question Answering", ACL 2020.
+    Source: P. Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text",
+    EMNLP 2016, and its script. Characters of Chinese and Japanese count as words, as in P. Lewis et
+    al., "MLQA: Evaluating Cross-lingual Extractive Question Answering", ACL 2020.
     """
     first, second = (Counter(_tokens(without_citations(text))) for text in (answer, reference))
     shared = (first & second).total()

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from finery.rows import Row
 from finery_eval import stats
 
 Score = tuple[float, stats.Interval]
@@ -80,11 +79,11 @@ class Measure(NamedTuple):
         return sums
 
 
-def clusters_of(rows: Sequence[Row], keys: Sequence[str]) -> list[list[int]]:
-    """The rows of each document, by their `source`. keys: what stands in where a row has none."""
+def clusters_of(documents: Sequence[str]) -> list[list[int]]:
+    """The questions about each document, by number. documents: that of each question."""
     clusters: dict[str, list[int]] = {}
-    for number, (row, key) in enumerate(zip(rows, keys, strict=True)):
-        clusters.setdefault(str(row.get("source") or key), []).append(number)
+    for number, document in enumerate(documents):
+        clusters.setdefault(document, []).append(number)
     return list(clusters.values())
 
 

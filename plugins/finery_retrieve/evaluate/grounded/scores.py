@@ -7,12 +7,10 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
 
 from finery_retrieve.citations import citations, without_citations, without_numbers
+from finery_retrieve.expected import Expected, contains, one_line
 
-Expected = Sequence[str | Sequence[str]]
-"""What an answer must contain: texts, each of which may be a list of alternatives."""
 _ARTICLES = {"a", "an", "the"}
 _UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 """Characters of Chinese and Japanese, which are written without spaces."""
@@ -34,16 +32,9 @@ def token_f1(answer: str, reference: str) -> float:
     return 2 * shared / (first.total() + second.total())
 
 
-def contains(answer: str, expected: Expected) -> bool:
-    """Whether an answer contains all that is expected, as whole words and numbers.
-
-    Case and whitespace don't count: `50 MB` is in `50  mb`, but not in `150 MB` or `50 MBit`.
-    """
-    text = _plain(without_numbers(answer))
-    return all(
-        any(_has(text, _plain(one)) for one in ([each] if isinstance(each, str) else each))
-        for each in expected
-    )
+def has_expected(answer: str, expected: Expected) -> bool:
+    """Whether an answer, without the numbers of its citations, contains all that is expected."""
+    return contains(without_numbers(answer), expected)
 
 
 def abstains(answer: str, unknown: str) -> bool:
@@ -51,26 +42,14 @@ def abstains(answer: str, unknown: str) -> bool:
 
     Case, whitespace and the kind of apostrophe don't count, nor does the last punctuation mark.
     """
-    sentence = _plain(unknown).rstrip(".!。")
-    return sentence in _plain(answer) and not citations(answer)
+    sentence = one_line(unknown).rstrip(".!。")
+    return sentence in one_line(answer) and not citations(answer)
 
 
 def _tokens(text: str) -> list[str]:
-    letters = "".join(c for c in _plain(text) if not _is_punctuation(c))
+    letters = "".join(c for c in one_line(text) if not _is_punctuation(c))
     return [word for word in _UNSPACED.sub(r" \1 ", letters).split() if word not in _ARTICLES]
 
 
 def _is_punctuation(character: str) -> bool:
     return character in string.punctuation or unicodedata.category(character)[0] == "P"
-
-
-def _plain(text: str) -> str:
-    """The text in one line, in one case, with straight apostrophes."""
-    text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
-    return " ".join(text.split())
-
-
-def _has(text: str, part: str) -> bool:
-    before = r"(?<!\w)(?<!\d[.,])" if part[:1].isalnum() else ""
-    after = r"(?!\w)(?![.,]\d)" if part[-1:].isalnum() else ""
-    return bool(part) and bool(re.search(before + re.escape(part) + after, text))

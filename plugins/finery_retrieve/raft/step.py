@@ -66,8 +66,8 @@ class Raft(
     - Answers have the form `The limit is 50 MB. "Files up to 50 MB are read" [2]`.
 
     Prompts are those that `retrieve.model` with the same settings makes of the same chunks. Rows
-    without an answer or a right chunk, and rows whose quote isn't in the chunk word for word (except
-    for whitespace), are dropped and listed in `dropped.jsonl`. The column `retrieved` lists the
+    without an answer or a right chunk, and rows whose quote isn't in the chunk word for word except
+    for whitespace, are dropped and listed in `dropped.jsonl`. The column `retrieved` lists the
     chunks of a prompt, `context` says whether it has the answer (with, missing).
     """
 
@@ -92,8 +92,8 @@ class Raft(
     )
     cite: Cite = setting(
         "quotes",
-        help="quotes: the answer, the quote, and the number of the chunk; rows without a quote have "
-        "the number alone. numbers: without quotes. none: the answer alone.",
+        help="quotes: the answer, the quote, and the number of the chunk; for rows without a quote "
+        "no quote. numbers: the answer and the number. none: the answer alone.",
     )
     prompt: OneFile | None = setting(
         None, help="Jinja template of the prompts, as in `retrieve.model`."

@@ -52,7 +52,10 @@ def test_numbers_must_be_those_of_chunks() -> None:
     assert checked.cited == [0, 7, 2]
     assert checked.unknown == [0, 7]
     assert checked.altered == []  # a quote of an unknown number is no second fault
-    assert checked.faults == ["[0] is the number of no document", "[7] is the number of no document"]
+    assert checked.faults == [
+        "[0] is the number of no document",
+        "[7] is the number of no document",
+    ]
 
 
 @pytest.mark.parametrize(("answer", "left"), [

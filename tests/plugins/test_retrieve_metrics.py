@@ -142,8 +142,8 @@ def test_shares_of_independent_questions_are_wilsons(hits: list[bool]) -> None:
     assert score == (sum(hits) / len(hits), stats.wilson(sum(hits), len(hits)))
 
 
-@given(values, st.randoms())
-def test_differences_of_independent_questions_are_newcombes(hits: list[bool], random: "object") -> None:
+@given(values)
+def test_differences_of_independent_questions_are_newcombes(hits: list[bool]) -> None:
     others = [not hit if i % 3 else hit for i, hit in enumerate(hits)]
     measure = Measure({"a": hits, "b": others}, [[i] for i in range(len(hits))])
     between = measure.difference("a", "b")

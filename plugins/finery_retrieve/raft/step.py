@@ -122,7 +122,7 @@ class Raft(
             len(dataset), "give `rows` questions with answers that name their chunk"
         )
         contexts = {name: counts[name] for name in ("with", "missing")}
-        dataset.meta |= {"context": contexts, "k": self.k, **drops.meta()}
+        dataset.meta |= {"format": "retrieved", "context": contexts, "k": self.k, **drops.meta()}
         self._log(job, drawn, counts, drops.summary(len(dataset)))
         return dataset
 

@@ -30,7 +30,13 @@ from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.questions import Question
 
 
-class Grounded(Judge, engines=True, version="1", hints="finery_retrieve.evaluate.hints:GROUNDED"):
+class Grounded(
+    Judge,
+    engines=True,
+    packages=("bm25s", "PyStemmer"),
+    version="1",
+    hints="finery_retrieve.evaluate.hints:GROUNDED",
+):
     """Judge answers with four kinds of context: what a model knows, and what documents add.
 
     - `none`: the question alone.

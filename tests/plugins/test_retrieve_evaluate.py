@@ -127,9 +127,9 @@ def test_rows_without_a_right_chunk_are_refused(tmp_path: Path, index: Index) ->
         measured(tmp_path, retrieval(tmp_path, [index], rows))
     assert "in no index" in str(raised.value)
     assert "none of the chunks that the row was made from" in str(raised.value)
+    step = retrieval(tmp_path / "b", [index], [{**question_row(13), "context": "with"}])
     with pytest.raises(DataError, match="already contains documents"):
-        rows = [{**question_row(13), "context": "with"}]
-        measured(tmp_path, retrieval(tmp_path / "b", [index], rows))
+        measured(tmp_path, step)
 
 
 def test_requirements_name_an_index(tmp_path: Path, index: Index) -> None:
@@ -278,8 +278,8 @@ def test_requirements_name_a_context(tmp_path: Path, index: Index) -> None:
     strict = {"guesser.distractors.abstained": ">= 0.9"}
     with pytest.raises(RequirementError, match=r"guesser\.distractors\.abstained is 0"):
         grounded(tmp_path, index, [], require=strict).verify({"": metrics})
-    with pytest.raises(UsageError, match="no metric 'oracle.answer'"):
-        wrong = {"reader.oracle.answer": ">= 0.8"}
+    wrong = {"reader.oracle.answer": ">= 0.8"}
+    with pytest.raises(UsageError, match=r"no metric 'oracle\.answer'"):
         grounded(tmp_path, index, [], contexts=["none"], require=wrong).check()
 
 

@@ -182,15 +182,15 @@ def test_tables_show_each_context_and_their_differences(tmp_path: Path, index: I
     metrics, _ = measured(tmp_path, grounded(tmp_path, index, rows, "reader"))
     contexts, between, citations, _ = metrics.report()["details"]["tables"]
     assert [row[:4] for row in contexts["rows"]] == [
-        ["reader", "none", 8, 0.0], ["reader", "oracle", 8, 1.0],
-        ["reader", "retrieved", 8, 1.0], ["reader", "distractors", 8, None],
+        ["reader", "none", 0.0, "0.0 to 32.4"], ["reader", "oracle", 1.0, "67.6 to 100.0"],
+        ["reader", "retrieved", 1.0, "67.6 to 100.0"], ["reader", "distractors", None, None],
     ]  # fmt: skip
     assert [row[-1] for row in contexts["rows"]] == [1.0, 0.0, 0.0, 1.0]
     assert [row[:3] for row in between["rows"]] == [
-        ["reader", "retrieved minus none", 1.0], ["reader", "oracle minus retrieved", 0.0],
+        ["reader", "retrieved − none", 1.0], ["reader", "oracle − retrieved", 0.0],
     ]  # fmt: skip
     assert citations["rows"] == [
-        ["reader", "oracle", 8, 0, 8, 0], ["reader", "retrieved", 8, 0, 8, 0],
+        ["reader", "oracle", 8, 8, 0, 8, 0], ["reader", "retrieved", 8, 8, 0, 8, 0],
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -175,6 +176,33 @@ def test_clustered_differences_are_those_of_the_other_evaluators() -> None:
     assert between.value == expected.value
     assert between.p_value == expected.p_value
     assert between.interval == pytest.approx(expected.interval)
+
+
+def test_few_documents_show_no_difference_however_alike_they_are() -> None:
+    """Four signs that agree have a p-value of 2 / 2⁴, whatever the sizes are."""
+    clusters = [[i, i + 1] for i in range(0, 8, 2)]
+    measure = Measure({"a": [0.1] * 8, "b": [0.35] * 8}, clusters)
+    between = measure.difference("a", "b")
+    assert between is not None
+    assert between.value == pytest.approx(0.25)
+    assert between.p_value == pytest.approx(2 / 2**4)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=8))
+def test_sign_flips_of_any_numbers_are_those_of_all_signs(gains: list[float]) -> None:
+    """By counting all signs; rounding to parts may move only sums that are nearly equal."""
+    measure = Measure({"a": [0.0] * len(gains), "b": gains}, [[i] for i in range(len(gains))])
+    between = measure.difference("a", "b")
+    assert between is not None
+    total, size = abs(sum(gains)), sum(map(abs, gains))
+    sums = [
+        abs(sum(sign * gain for sign, gain in zip(signs, gains, strict=True)))
+        for signs in product((-1, 1), repeat=len(gains))
+    ]
+    slack = 2 * len(gains) * size / 5_000 + 1e-9
+    least = sum(of >= total + slack for of in sums) / len(sums)
+    most = sum(of >= total - slack for of in sums) / len(sums)
+    assert least - 1e-9 <= between.p_value <= most + 1e-9
 
 
 def test_an_interval_has_width_even_if_all_documents_are_alike() -> None:

@@ -52,6 +52,7 @@ def test_rows_quote_and_cite_the_right_chunk(tmp_path: Path, index: Index) -> No
         texts = [chunk.text for chunk in chunks if chunk is not None]
         assert check_citations(answer_text(row), texts).faults == []
         assert [proof in text for text in texts].count(True) == 1
+        assert all(hit["score"] > 0 for hit in row["retrieved"])
     assert len(places) > 1  # the right chunk isn't always at the same place
 
 

@@ -140,7 +140,8 @@ class Raft(
             if question.is_answerable and not of:
                 drops.add(question.row, "no-chunk", no_chunk(question).what)
             else:
-                yield Drawn(question, of, hits)
+                scored = {hit.id: hit for hit in hits}
+                yield Drawn(question, [scored.get(hit.id, hit) for hit in of], hits)
 
     def _questions(self, job: Job, drops: Drops) -> Iterator[Question]:
         for _, row in read(job, self.rows):

@@ -21,6 +21,7 @@ from finery_retrieve.evaluate.grounded.outcome import (
     Outcome,
     citation_table,
     metric_names,
+    overlap_remarks,
 )
 from finery_retrieve.evaluate.grounded.verdicts import judge
 from finery_retrieve.evaluate.measures import clusters_of, pairs_of, scores_of
@@ -81,7 +82,7 @@ class Grounded(
         list(CONTEXTS), min_length=1, help="The contexts that each question is asked with."
     )
     passing: float = setting(
-        0.5, gt=0, le=1, help="Score from which an answer isn't listed as wrong. Changes no metric."
+        0.8, gt=0, le=1, help="Score from which an answer isn't listed as wrong. Changes no metric."
     )
     max_tokens: int = setting(
         256,
@@ -195,6 +196,7 @@ class Grounded(
                     *citation_table(outcome, self.contexts),
                     evaluator.answers_table({n: list(of) for n, of in outcome.answers.items()}),
                 ],
+                "remarks": overlap_remarks(outcome),
                 "truncated": {n: evaluator.truncated(of) for n, of in outcome.answers.items()},
             },
             predictions=outcome.predictions(self.unknown),

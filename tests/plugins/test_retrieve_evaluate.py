@@ -18,10 +18,13 @@ from asking import (
     question_row,
     unanswerable_row,
 )
+from judging import critic
 
-from finery import DataError, Index, Metrics, RequirementError, UsageError
+from finery import DataError, Dataset, Index, Metrics, Model, RequirementError, UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
+from finery.testing.given import Given
+from finery_judge.rubric import RubricJudge
 from finery_retrieve.evaluate.grounded.step import Grounded
 from finery_retrieve.evaluate.retrieval.step import Retrieval
 from finery_retrieve.index.context import UNKNOWN
@@ -281,6 +284,40 @@ def test_requirements_name_a_context(tmp_path: Path, index: Index) -> None:
     wrong = {"reader.oracle.answer": ">= 0.8"}
     with pytest.raises(UsageError, match=r"no metric 'oracle\.answer'"):
         grounded(tmp_path, index, [], contexts=["none"], require=wrong).check()
+
+
+def judged_by(rubric: str) -> RubricJudge:
+    return RubricJudge(judge=Model(Path(), meta={"format": "critic"}), rubric=rubric, models=[],
+                       rows=Dataset(Path()))  # fmt: skip
+
+
+def test_a_judge_sees_the_documents_and_adds_its_metrics(tmp_path: Path, index: Index) -> None:
+    """It lets answers pass that quote a document, and isn't asked what no document answers."""
+    judge = critic(lambda text: json.dumps({"reason": "so", "score": 2 if "[9]" in text else 4}))
+    rows = [question_row(room) for room in ROOMS] + [unanswerable_row()]
+    step = grounded(tmp_path, index, rows, judge=judged_by("It quotes a document."))
+    job = TestJob(tmp_path / "job", engines={**ENGINES, "critic": judge})
+    metrics = step.run(job)
+    scores, details = metrics.report()["scores"], metrics.report()["details"]
+    assert scores["reader"]["retrieved.passed"] == 1
+    assert scores["guesser"]["retrieved.passed"] == 0
+    assert scores["reader"]["retrieved.score"] == 0.75
+    assert "retrieved.passed" in details["headline"]
+    assert len(judge.asked) == 2 * len(ROOMS)
+    assert all("docs/" in text for text in judge.asked)
+    require = {"reader.retrieved.passed": ">= 0.9"}
+    grounded(tmp_path, index, [], judge=step.judge, require=require).verify({"": metrics})
+
+
+@pytest.mark.parametrize(("given", "what"), [
+    ({"judge": Given(kind="Model")}, "judges no answers"),
+    ({"judge": judged_by("x"), "contexts": ["oracle"]}, "`contexts` lacks"),
+])  # fmt: skip
+def test_a_judge_that_cant_judge_is_refused(
+    tmp_path: Path, index: Index, given: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(UsageError, match=what):
+        grounded(tmp_path, index, [], **given).check()
 
 
 def test_questions_of_one_document_count_together(tmp_path: Path, index: Index) -> None:

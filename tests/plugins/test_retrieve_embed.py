@@ -116,6 +116,18 @@ def test_what_is_not_computed_is_refused(tmp_path: Path, spoil: Any, what: str) 
         local(folder, tmp_path / "model")
 
 
+def test_missing_weights_are_not_made_up(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_bert(tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("embeddings.word_embeddings.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model = local(folder, tmp_path / "model")
+    with pytest.raises(StepError, match=r"lacks 1 of its weights, e\.g\. embeddings\.word"):
+        vectors(model, "card")
+
+
 def test_an_embedding_model_answers_no_prompts(tmp_path: Path) -> None:
     model = Model(tmp_path, meta={"format": "embedder"})
     with pytest.raises(FineryError, match="can't answer prompts"):
@@ -136,6 +148,29 @@ def test_a_server_is_asked_once_for_each_text(tmp_path: Path, server: EmbeddingS
     assert job.usage.prompt_tokens == 14
     again.embed(["a b"], "question")
     assert server.texts[-1] == "a b"
+
+
+class Elsewhere(MemoryRecords):
+    """Records that another process has claimed, and stores while this one waits."""
+
+    def __init__(self, stored: MemoryRecords) -> None:
+        super().__init__()
+        self.stored = stored
+        self.refused = 0
+
+    def claim(self, key: bytes) -> bool:
+        self.refused += 1
+        self.put(dict(self.stored))
+        return False
+
+
+def test_what_another_process_embeds_is_waited_for(tmp_path: Path, server: EmbeddingServer) -> None:
+    model, records = remote(server, tmp_path), MemoryRecords()
+    first = CachedEmbedder(model, TestJob(records=records)).embed(["a", "b"], "document")
+    elsewhere = Elsewhere(records)
+    second = CachedEmbedder(model, TestJob(records=elsewhere))
+    assert second.embed(["a", "b"], "document") == first
+    assert (server.requests, elsewhere.refused, second.computed, second.cached) == (1, 2, 0, 2)
 
 
 def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, server: EmbeddingServer) -> None:
@@ -262,7 +297,12 @@ def test_minilm_finds_by_meaning(tmp_path: Path) -> None:
     texts = ["He fetched an automobile.", "Bananas ripen.", "The invoice is overdue."]
     rows = [dataset(tmp_path / "rows", [{"text": text} for text in texts])]
     step = RetrieveIndex(rows=rows, method="dense", embedder=model)
-    index = run_step(step, tmp_path / "index")
+    records = MemoryRecords()
+    index = run_step(step, tmp_path / "index", records=records)
+    more = dataset(tmp_path / "more", [{"text": f"Note {n} on taxes."} for n in range(10)])
+    later = RetrieveIndex(rows=[*rows, more], method="hybrid", embedder=model)
+    runtime = run_step(later, tmp_path / "later", records=records).runtime
+    assert runtime == {"embedded": 10, "from_cache": 3}
     questions = ["Who bought a car?", "Which fruit gets sweet?", "unpaid bill"]
     hits = Retriever.open(index, TestJob()).search(questions, 1)
     assert [found.text for (found,) in hits] == texts

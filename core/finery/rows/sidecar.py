@@ -36,9 +36,9 @@ class SideFile:
         self._out.write(line + b"\n")
 
 
-def lines_of(artifact: "Artifact", name: str) -> Iterator[bytes]:
+def lines_of(dataset: "Artifact", name: str) -> Iterator[bytes]:
     """The lines of one, in order; nothing where there is no such file."""
-    path = artifact.file(name)
+    path = dataset.file(name)
     if path.is_file():
         with path.open("rb") as lines:
             yield from lines

@@ -23,6 +23,7 @@ class RetrieveRows(
     seeded=False,
     engines=True,
     packages=("bm25s", "PyStemmer"),
+    forecast="finery_retrieve.steps.forecast:RowsForecast",
     hints="finery_retrieve.hints:ROWS",
 ):
     """Retrieve documents for the last user turn of each row, and put them into the prompt.

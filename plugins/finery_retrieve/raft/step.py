@@ -77,7 +77,7 @@ class Raft(
     index: Index = takes(help="The documents, indexed by `retrieve.index`.")
     k: int = setting(4, ge=1, help="How many chunks a prompt has.")
     oracle: float = setting(
-        0.8, ge=0, le=1, help="Share of the rows with the right chunk in the prompt."
+        0.8, ge=0.0, le=1.0, help="Share of the rows with the right chunk in the prompt."
     )
     missing: Literal["unknown", "answer"] = setting(
         "unknown",

@@ -107,7 +107,10 @@ class Grounded(
         list(CONTEXTS), min_length=1, help="The contexts that each question is asked with."
     )
     passing: float = setting(
-        0.8, gt=0, le=1, help="Score from which an answer isn't listed as wrong. Changes no metric."
+        0.8,
+        gt=0.0,
+        le=1.0,
+        help="Score from which an answer isn't listed as wrong. Changes no metric.",
     )
     max_tokens: int = setting(
         256,

@@ -1,5 +1,6 @@
 """eval.retrieval and eval.grounded on a real index, with engines that read their prompts."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,24 @@ from asking import (
     unanswerable_row,
 )
 from judging import critic
+from rich.console import Console
 
-from finery import DataError, Dataset, Index, Metrics, Model, RequirementError, UsageError
+from finery import (
+    DataError,
+    Dataset,
+    Detail,
+    Index,
+    Metrics,
+    Model,
+    Output,
+    RequirementError,
+    UsageError,
+)
+from finery.artifact.manifest import manifest
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery.testing.given import Given
+from finery_eval.view.metrics import MetricsView
 from finery_judge.rubric import RubricJudge
 from finery_retrieve.evaluate.grounded.step import Grounded
 from finery_retrieve.evaluate.retrieval.step import Retrieval
@@ -284,6 +298,44 @@ def test_requirements_name_a_context(tmp_path: Path, index: Index) -> None:
     wrong = {"reader.oracle.answer": ">= 0.8"}
     with pytest.raises(UsageError, match=r"no metric 'oracle\.answer'"):
         grounded(tmp_path, index, [], contexts=["none"], require=wrong).check()
+
+
+def as_output(metrics: Metrics) -> Output:
+    return Output("grounded", metrics, manifest("Metrics", {"rows": 1}, {}))
+
+
+def test_show_fits_80_columns_and_names_the_context_of_a_wrong_answer(
+    tmp_path: Path, index: Index
+) -> None:
+    rows = [question_row(room) for room in ROOMS]
+    metrics, _ = measured(tmp_path, grounded(tmp_path, index, rows, "reader", "guesser"))
+    out = io.StringIO()
+    MetricsView().print(Console(file=out, width=80), as_output(metrics), Detail(model="guesser"))
+    lines = out.getvalue().splitlines()
+    (place,) = {line.partition(", ")[2] for line in lines if line.startswith("row ")}
+    assert place == "context: distractors"
+    assert any("distractors" in line and "guesser" in line for line in lines)  # not folded
+
+
+def test_diff_pairs_answers_by_context_and_tests_no_share_over_contexts(
+    tmp_path: Path, index: Index
+) -> None:
+    """All answers of a context flip; the share of right answers over contexts is no metric."""
+    rows = [question_row(13), question_row(14)]
+    before, after = (
+        measured(tmp_path / name, grounded(tmp_path / name, index, rows, name))[0]
+        for name in ("guesser", "reader")
+    )
+    for metrics in (before, after):
+        text = (metrics.path / "metrics.json").read_text().replace("guesser", "reader")
+        (metrics.path / "metrics.json").write_text(text)
+        lines = (metrics.path / "predictions.jsonl").read_text()
+        (metrics.path / "predictions.jsonl").write_text(lines.replace('"guesser"', '"reader"'))
+    compared = MetricsView().difference(as_output(before), as_output(after))["models"]["reader"]
+    assert compared["paired"] == 8
+    assert {flip["context"] for flip in compared["gained"]} == {"distractors"}
+    assert {flip["context"] for flip in compared["lost"]} == {"none"}
+    assert compared["metrics"]["retrieved.answer"]["test"] is None
 
 
 def judged_by(rubric: str) -> RubricJudge:

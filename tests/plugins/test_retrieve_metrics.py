@@ -78,8 +78,8 @@ def squad_f1(prediction: str, truth: str) -> float:
     same = sum((Counter(first) & Counter(second)).values())
     if same == 0:
         return 0.0
-    precision, found = same / len(first), same / len(second)
-    return 2 * precision * found / (precision + found)
+    precision, recalled = same / len(first), same / len(second)
+    return 2 * precision * recalled / (precision + recalled)
 
 
 ascii_text = st.text(string.ascii_letters + " .,!'-", min_size=1, max_size=40)

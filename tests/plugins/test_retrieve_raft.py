@@ -34,9 +34,9 @@ def raft(folder: Path, index: Index, rows: list[Row], seed: int = 0, **given: An
 
 def test_rows_quote_and_cite_the_right_chunk(tmp_path: Path, index: Index) -> None:
     questions = [question_row(room) for room in ROOMS]
-    made = raft(tmp_path, index, questions, oracle=1.0)
-    rows = list(made)
-    assert made.meta["context"] == {"with": 8, "missing": 0}
+    output = raft(tmp_path, index, questions, oracle=1.0)
+    rows = list(output)
+    assert output.meta["context"] == {"with": 8, "missing": 0}
     retriever = Retriever.open(index, TestJob())
     places = set()
     for room, question, row in zip(ROOMS, questions, rows, strict=True):
@@ -58,9 +58,9 @@ def test_rows_quote_and_cite_the_right_chunk(tmp_path: Path, index: Index) -> No
 
 def test_a_share_of_rows_has_only_distractors(tmp_path: Path, index: Index) -> None:
     questions = [question_row(room) for room in ROOMS] + [colour_row(room) for room in ROOMS]
-    made = raft(tmp_path, index, questions, oracle=0.5)
-    missing = [row for row in made if row["context"] == "missing"]
-    assert made.meta["context"] == {"with": 16 - len(missing), "missing": len(missing)}
+    output = raft(tmp_path, index, questions, oracle=0.5)
+    missing = [row for row in output if row["context"] == "missing"]
+    assert output.meta["context"] == {"with": 16 - len(missing), "missing": len(missing)}
     assert 3 <= len(missing) <= 13
     for row in missing:
         assert answer_text(row) == UNKNOWN
@@ -112,11 +112,10 @@ def test_unanswerable_questions_have_distractors_alone(tmp_path: Path, index: In
 def test_rows_that_fail_are_dropped_with_a_reason(
     tmp_path: Path, index: Index, changes: Row, reason: str
 ) -> None:
-    made = raft(tmp_path, index, [question_row(11), {**question_row(13), **changes}], oracle=1.0)
-    assert len(made) == 1
-    assert made.meta["dropped"] == {reason: 1}
-    made.path = tmp_path / "job" / "out"
-    assert [line["reason"] for line in dropped(made)] == [reason]
+    output = raft(tmp_path, index, [question_row(11), {**question_row(13), **changes}], oracle=1.0)
+    assert len(output) == 1
+    assert output.meta["dropped"] == {reason: 1}
+    assert [line["reason"] for line in dropped(output)] == [reason]
 
 
 def test_no_rows_left_is_an_error(tmp_path: Path, index: Index) -> None:
@@ -126,8 +125,8 @@ def test_no_rows_left_is_an_error(tmp_path: Path, index: Index) -> None:
 
 def test_a_question_by_hand_finds_its_chunk_by_its_quote(tmp_path: Path, index: Index) -> None:
     row = {**question_row(13), "parents": [], "source": "13.md"}
-    (made,) = raft(tmp_path, index, [row], oracle=1.0)
-    assert made["chunk"] == question_row(13)["parents"][0]
+    (output,) = raft(tmp_path, index, [row], oracle=1.0)
+    assert output["chunk"] == question_row(13)["parents"][0]
 
 
 def test_answers_are_cited_as_asked(tmp_path: Path, index: Index) -> None:
@@ -157,8 +156,8 @@ def test_control_tokens_of_documents_stay_text_in_prompt_and_quote(tmp_path: Pat
 
 
 def test_the_right_chunk_stays_where_distractors_dont_fit(tmp_path: Path, index: Index) -> None:
-    made = raft(tmp_path / "a", index, [question_row(13)], oracle=1.0, limit=150)
-    (row,) = made
+    output = raft(tmp_path / "a", index, [question_row(13)], oracle=1.0, limit=150)
+    (row,) = output
     assert row["chunk"] in [hit["id"] for hit in row["retrieved"]]
     assert len(row["retrieved"]) == 2
     with pytest.raises(DataError, match="too-long"):

@@ -163,7 +163,7 @@ def _random(graph: Graph) -> Iterator[Note]:
     if not _has_index(graph):
         return
     for node in graph.nodes.values():
-        if node.use == FROM_DOCS and getattr(node.step, "distractors", 0):
+        if node.use == FROM_DOCS and getattr(node.step, "distractors", None):
             yield Note(
                 name=RANDOM,
                 text=f"the distractors of {node.name} are random chunks",

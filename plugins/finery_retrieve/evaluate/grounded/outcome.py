@@ -111,7 +111,10 @@ class Outcome(NamedTuple):
         for model in self.answers:
             for first, second in BETWEEN:
                 if first in contexts and second in contexts:
-                    values = {c: self._values(model, c, VALUES["answer"]) for c in (first, second)}
+                    values: dict[str, list[Value]] = {
+                        context: self._values(model, context, VALUES["answer"])
+                        for context in (first, second)
+                    }
                     between = Measure(values, self.clusters).difference(first, second)
                     if between is not None:
                         compared.append((model, f"{second} − {first}", _facts(between)))

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 from asking import ROOMS, question_row
-from test_advice import Built
 
-from finery import Dataset, Note
+from finery import Artifact, Dataset, Note
 from finery.build.checks import notes_on
 from finery.plugin.history import Results
 from finery.plugin.manager import load_plugins
@@ -74,11 +73,23 @@ def test_questions_of_the_same_chunks_are_noted(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+class Built(Results):
+    """Results of a build in which these outputs are built, by their names in the recipe."""
+
+    def __init__(self, rows: dict[str, Dataset]) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def artifact(self, step: str, output: str = "") -> Artifact | None:
+        """The rows of an output."""
+        return self._rows.get(f"{step}.{output}".rstrip("."))
+
+
 def built(folder: Path, trained: range, tested: range) -> Results:
     """Rows about these rooms."""
     train = Dataset.write(folder / "train", [question_row(room) for room in trained])
     test = Dataset.write(folder / "test", [question_row(room) for room in tested])
-    return Built(raft=train, split_test=test)
+    return Built({"raft": train, "split.test": test})
 
 
 @pytest.mark.parametrize(("tested", "text"), [

@@ -77,10 +77,11 @@ class Grounded(
 
     An answer abstains if it contains `unknown` and cites nothing.
 
-    Each metric has a 95 % interval. Questions about one document count together (bootstrap over
-    documents, Efron and Tibshirani 1993). If each is about a document of its own, shares have the
-    Wilson interval, and differences Newcombe's with the exact McNemar test. Prompts are those of
-    `retrieve.model` with the same settings.
+    Each metric has a 95 % interval. Questions about one document count together: intervals are
+    bootstraps over documents (Efron and Tibshirani 1993), p-values are those of sign flips of
+    documents (Fisher 1935, Pitman 1937). If each question is about a document of its own, shares
+    have Wilson's interval, and differences Newcombe's and the exact McNemar test. Prompts are those
+    of `retrieve.model` with the same settings.
 
     Raises DataError for rows without a question, an answer, or a right chunk in the index.
     """

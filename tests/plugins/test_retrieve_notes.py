@@ -63,6 +63,11 @@ def test_a_split_that_parts_documents_is_noted(tmp_path: Path) -> None:
     assert "sft is trained on raft, and grounded tests split.test" in note.text
 
 
+def test_a_split_by_another_column_is_noted(tmp_path: Path) -> None:
+    (note,) = notes(tmp_path, edited(("group: source", "group: heading")))
+    assert note.name == "shared-documents"
+
+
 def test_questions_of_the_same_chunks_are_noted(tmp_path: Path) -> None:
     more = "  others: {use: synth.from_docs, rows: chunks, model: teacher, context: without, n: 1}"
     recipe = edited(("rows: split.test, index", "rows: others, index"),

@@ -86,15 +86,18 @@ def _overlap(
         text += "questions about the same documents may be in both"
     if not both:
         return None
-    by_group = parting is not None and hasattr(parting.step, "group")
-    fix = (
-        f"write group: source in {parting.name}"
-        if parting is not None and by_group
-        else ("split the chunks first: data.split with group: source")
-    )
     return Note(
-        name=SHARED, text=text, fix=fix, step=judge.name, place=(*judge.place, test.field)
+        name=SHARED, text=text, fix=_fix(parting, test), step=judge.name,
+        place=(*judge.place, test.field),
     )  # fmt: skip
+
+
+def _fix(parting: Node | None, test: Source) -> str:
+    if parting is None:
+        return f"let {test.ref} ask about documents that no training row is about"
+    if hasattr(parting.step, "group"):
+        return f"write group: source in {parting.name}"
+    return "split the chunks first: data.split with group: source"
 
 
 def _learned(graph: Graph, judge: Node) -> Iterator[tuple[Node, Source]]:

@@ -1,5 +1,6 @@
 """Notes on recipes with documents: given where they should be, and nowhere else."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_questions_of_the_same_chunks_are_noted(tmp_path: Path) -> None:
 class Built(Results):
     """Results of a build in which these outputs are built, by their names in the recipe."""
 
-    def __init__(self, rows: dict[str, Dataset]) -> None:
+    def __init__(self, rows: Mapping[str, Artifact | None]) -> None:
         super().__init__()
         self._rows = rows
 
@@ -111,6 +112,18 @@ def test_built_rows_say_which_documents_are_shared(
     results = built(tmp_path, ROOMS, tested)
     texts = [note.text for note in notes(tmp_path, edited((", group: source", "")), results)]
     assert texts == ([text] if text else [])
+
+
+def test_test_rows_of_another_file_are_compared_once_they_are_built(tmp_path: Path) -> None:
+    files = "  other: {use: data.file, path: q.jsonl}\n  index:"
+    recipe = edited(("  index:", files), ("rows: split.test", "rows: other"))
+    assert notes(tmp_path, recipe) == []
+    (tmp_path / "test").mkdir()
+    (tmp_path / "train").mkdir()
+    rows = built(tmp_path, ROOMS, ROOMS)
+    results = Built({"raft": rows.artifact("raft"), "other": rows.artifact("split", "test")})
+    (note,) = notes(tmp_path, recipe, results)
+    assert note.fix == "let other ask about documents that no training row is about"
 
 
 def test_facts_that_are_learned_without_an_index_are_noted(tmp_path: Path) -> None:

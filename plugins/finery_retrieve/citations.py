@@ -14,7 +14,7 @@ _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _NUMBERS = r"\[\s*(?P<numbers>\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\s*\]"
 _CITATION = re.compile(rf'(?:(?:"(?P<straight>[^"]+)"|“(?P<curly>[^“”]+)”)\s*)?{_NUMBERS}')
 _NUMBER = re.compile(_NUMBERS)
-_UNQUOTABLE = re.compile(r'["“”`]|\[[\d\s,;]*\]')
+_UNQUOTABLE = re.compile(r'["“”]|\[[\d\s,;]*\]')
 _MARKS = ".,;:!?"
 _AROUND = " \t\r\n…"
 
@@ -55,7 +55,7 @@ def citations(answer: str) -> list[Citation]:
     marks than `LEAST`, e.g. the name of a button, are no quotes.
     """
     return [
-        Citation(int(number), _quote(match["straight"] or match["curly"] or ""))
+        Citation(int(number), _quote_of(match, answer))
         for match in _CITATION.finditer(_without_code(answer))
         for number in re.findall(r"\d+", match["numbers"])
     ]
@@ -81,7 +81,7 @@ def without_citations(answer: str) -> str:
     Where nothing else is left, e.g. of an answer that is a quote alone, only the numbers go.
     """
     matches = _CITATION.finditer(_without_code(answer))
-    text = _cut(answer, [_span(match) for match in matches])
+    text = _cut(answer, [_span(match, answer) for match in matches])
     return text if any(map(str.isalnum, text)) else without_numbers(answer)
 
 
@@ -105,16 +105,19 @@ def is_verbatim(quote: str, text: str) -> bool:
 def quotable(quote: str) -> str | None:
     """A quote as it can be written between straight quotation marks, in one line.
 
-    Of one that contains such marks, backticks, or numbers like those of citations, the longest part
-    without them; None if that is too short to count.
+    Of one that contains such marks, or numbers like those of citations, the longest part without
+    them; None if that is too short to count.
     """
     parts = [" ".join(part.split()).lstrip(" ,;:.") for part in _UNQUOTABLE.split(quote)]
     longest = max(parts, key=len)
     return longest if _letters(longest) >= LEAST else None
 
 
-def _quote(text: str) -> str | None:
-    return text.strip() if _letters(text) >= LEAST else None
+def _quote_of(match: re.Match[str], answer: str) -> str | None:
+    """The quote of a citation as the answer has it: the match lacks the code in it."""
+    start, end = match.span("straight" if match["straight"] else "curly")
+    quote = answer[start:end].strip() if start >= 0 else ""
+    return quote if _letters(quote) >= LEAST else None
 
 
 def _letters(text: str) -> int:
@@ -125,9 +128,9 @@ def _without_code(answer: str) -> str:
     return _CODE.sub(lambda code: " " * len(code[0]), answer)
 
 
-def _span(match: re.Match[str]) -> tuple[int, int]:
+def _span(match: re.Match[str], answer: str) -> tuple[int, int]:
     """The part of an answer that a citation takes: its number, and its quote if it has one."""
-    if _quote(match["straight"] or match["curly"] or "") is None:
+    if _quote_of(match, answer) is None:
         return match.string.rindex("[", match.start(), match.end()), match.end()
     return match.span()
 

@@ -103,7 +103,8 @@ def test_what_is_quotable_is_read_back_and_is_in_the_text(text: str, number: int
         return
     assert sum(map(str.isalnum, quote)) >= LEAST
     assert is_verbatim(quote, text) or quote.strip("….") != quote
-    assert citations(f'So it is. "{quote}" [{number}]') == [Citation(number, quote)]
+    if "```" not in quote:  # begins a block of code, whose numbers cite nothing
+        assert citations(f'So it is. "{quote}" [{number}]') == [Citation(number, quote)]
 
 
 def test_a_quote_with_quotation_marks_is_quoted_between_them() -> None:

@@ -218,7 +218,8 @@ def test_whatever_documents_hold_each_row_keeps_its_promises(
     words = chunks[0].split()
     start = data.draw(st.integers(0, len(words) - 1))
     turns = [{"role": "user", "content": "Which word?"}, {"role": "assistant", "content": answer}]
-    question = {"messages": turns, "quote": " ".join(words[start:]), "parents": ["c0"]}
+    quote = " ".join(words[start:])
+    question = {"messages": turns, "quote": quote, "parents": ["c0"]}
     step = Raft(rows=[dataset(folder / "q", [question])], index=index,
                 oracle=data.draw(st.sampled_from([0.0, 1.0])))  # fmt: skip
     try:
@@ -232,7 +233,7 @@ def test_whatever_documents_hold_each_row_keeps_its_promises(
         assert [row["retrieved"][number - 1]["id"] for number in cited] == ["c0"]
     else:
         assert answer_text(row) == UNKNOWN
-        assert not any(is_verbatim(question["quote"], text) for text in shown)
+        assert not any(is_verbatim(quote, text) for text in shown)
 
 
 def test_shuffled_prompts_are_made_by_the_same_template(tmp_path: Path, index: Index) -> None:

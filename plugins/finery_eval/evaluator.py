@@ -62,7 +62,38 @@ class Unjudged(NamedTuple):
     turns: int
 
 
-class Gated(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
+class Gate(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
+    """Hold scores of anything against `require`, a setting that subclasses declare."""
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, or of what else has scores, the headline first."""
+        return ["accuracy"]
+
+    def more_metrics(self) -> str:
+        """How to add further metrics, as part of the fix for an unknown one; empty by default."""
+        return ""
+
+    def measured(self) -> dict[str, list[str]]:
+        """What `require` may name: the models, or what else has scores → its metrics."""
+        raise NotImplementedError
+
+    def choices(self) -> Mapping[str, Sequence[str]]:
+        """What `require` may ask for."""
+        return {"require": [f"{name}.{m}" for name, of in self.measured().items() for m in of]}
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        load_reference(REQUIREMENTS)(self)
+
+    def verify(self, outputs: Mapping[str, Artifact]) -> None:
+        """Compare the scores with `require`. Raises `RequirementError`."""
+        self.check()
+        (metrics,) = outputs.values()
+        assert isinstance(metrics, Metrics)
+        load_reference(REQUIREMENTS)(self).verify(with_more(metrics.report()))
+
+
+class Gated(Gate):
     """Measure models, compare them with the first, and hold the scores against `require`."""
 
     models: list[Model] = takes(
@@ -84,21 +115,9 @@ class Gated(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
         ],
     )
 
-    def metric_names(self) -> list[str]:
-        """The metrics of each model, the headline first."""
-        return ["accuracy"]
-
-    def more_metrics(self) -> str:
-        """How to add further metrics, as part of the fix for an unknown one; empty by default."""
-        return ""
-
     def measured(self) -> dict[str, list[str]]:
         """What `require` may name: the models, or what else has scores → its metrics."""
         return {model.name: self.metric_names() for model in self.models}
-
-    def choices(self) -> Mapping[str, Sequence[str]]:
-        """What `require` may ask for."""
-        return {"require": [f"{name}.{m}" for name, of in self.measured().items() for m in of]}
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -107,14 +126,7 @@ class Gated(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
             raise UsageError("`models` is empty", where="models", fix="name one: models: [sft]")
         if len(set(names)) < len(names):
             raise UsageError("a model is listed twice", where="models", fix="list each model once")
-        load_reference(REQUIREMENTS)(self)
-
-    def verify(self, outputs: Mapping[str, Artifact]) -> None:
-        """Compare the scores with `require`. Raises `RequirementError`."""
-        self.check()
-        (metrics,) = outputs.values()
-        assert isinstance(metrics, Metrics)
-        load_reference(REQUIREMENTS)(self).verify(with_more(metrics.report()))
+        super().check()
 
 
 def with_more(report: dict[str, Any]) -> dict[str, Any]:

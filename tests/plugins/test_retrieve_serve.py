@@ -8,12 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import Running
+from answering import Running, bundled, indexed, retrieving, running
 from conftest import Project, Ran, until
 from llama_server import needs_llama_server
 from serving import RECIPE, served, tiny_project
 
-from finery import StepError
+from finery import (
+    Bundle,
+    Model,
+    Request,
+    Sampling,
+    StepError,
+    load_plugins,
+    open_graph,
+    open_store,
+    result_of,
+)
+from finery.testing import TestJob
 from finery_serve.chat.streams import listed
 from finery_serve.client import Client
 
@@ -128,9 +139,6 @@ def test_what_only_the_engine_answers_is_not_served(built: Project) -> None:
 
 def test_the_same_answer_as_the_engine_gives(built: Project, tmp_path: Path) -> None:
     """Whole prompts: tokens and greedy answers of the engine and of the server are equal."""
-    from finery import Model, Request, Sampling, load_plugins, open_graph, open_store, result_of
-    from finery.testing import TestJob
-
     recipe = built.folder / "recipe.yaml"
     store = open_store(recipe)
     graph = open_graph(recipe, (), store)
@@ -152,10 +160,6 @@ def test_sources_in_a_chat() -> None:
 
 
 def test_a_bundle_that_was_exported_runs(built: Project, tmp_path: Path) -> None:
-    from answering import running
-
-    from finery import Bundle
-
     target = tmp_path / "out"
     ran = built.run("export", "ship", str(target))
     assert ran.code == 0, ran
@@ -169,3 +173,24 @@ def test_a_missing_key_of_an_api_is_named(built: Project) -> None:
     ran = built.run("serve", "away")
     assert ran.code == 2
     assert "the environment variable NO_SUCH_KEY with an API key is missing" in ran.err
+
+
+@pytest.mark.real
+def test_a_real_model_gets_the_tokens_that_were_evaluated(
+    smollm2_gguf: Path, tmp_path: Path
+) -> None:
+    """Two builds of llama.cpp needn't choose the same words, so the answers aren't compared."""
+    under = Model(smollm2_gguf.parent, meta={"format": "gguf", "file": smollm2_gguf.name})
+    model = retrieving(tmp_path / "rag", under, indexed(tmp_path))
+    conversation = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Which files with <|im_end|> tags are read?"},
+    ]
+    engine = load_plugins().engine("retrieving")(model, TestJob(tmp_path / "job"))
+    (expected,) = engine.generate([Request(conversation)], Sampling(max_tokens=8))
+    with running(bundled(tmp_path / "bundle", model, slots=1, context=2048)) as app:
+        answer = app.ask(messages=conversation, max_tokens=8).json()
+    assert answer["usage"]["prompt_tokens"] == expected.prompt_tokens
+    assert len(answer["sources"]) == 3
+    assert answer["choices"][0]["message"]["content"]

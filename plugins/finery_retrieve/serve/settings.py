@@ -77,4 +77,5 @@ def retrieval_of(model: Model) -> dict[str, Any]:
     """How it retrieves and prompts: `k`, and the facts of its index and of its prompt."""
     index = parts_of(model).index
     facts = {name: index.meta[name] for name in ("method", "bm25") if name in index.meta}
-    return {"k": model.meta["k"], "index": facts, "prompt": model.meta["prompt"]}
+    prompt = {name: model.meta["prompt"][name] for name in ("unknown", "limit")}
+    return {"k": model.meta["k"], "index": facts, "prompt": prompt}

@@ -63,13 +63,20 @@ def _serve(host: str, port: int) -> None:
         ) from error
     bundle = opened(FOLDER)
     settings = bundle.settings
-    key = None if host in LOOPBACK else os.environ.get(KEY) or secrets.token_urlsafe(32)
+    key = None if host in LOOPBACK else _key()
     with _listening(host, port) as server:
         print(f"loading {settings['name']} …", file=sys.stderr, flush=True)
         with reached(settings["model"], FOLDER) as upstream:
             server.app = App(settings["name"], bundle.prompted, upstream, key)
             print(introduction(server), flush=True)
             server.serve_forever()
+
+
+def _key() -> str:
+    key = os.environ.get(KEY) or secrets.token_urlsafe(32)
+    if not key.isascii() or not key.isprintable():
+        raise Unusable(f"the variable {KEY} must consist of printable ASCII characters")
+    return key
 
 
 def introduction(server: Server) -> str:
@@ -105,7 +112,8 @@ def _until_stopped() -> Iterator[None]:
     def stop(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have a background job ignore SIGINT
+        signal.signal(number, stop)
     try:
         yield
     except KeyboardInterrupt:

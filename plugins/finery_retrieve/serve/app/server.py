@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from re import DOTALL, findall
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST = 4 * 2**20
@@ -120,7 +120,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     @property
     def page(self) -> str:
         """The address of the page, with the key if it needs one: browsers don't send it along."""
-        return f"{self.address}/#key={self.app.key}" if self.app.key else f"{self.address}/"
+        return f"{self.address}/#key={quote(self.app.key)}" if self.app.key else f"{self.address}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore a client that went away; print any other error."""
@@ -178,11 +178,9 @@ class Handler(BaseHTTPRequestHandler):
         """Print nothing: questions are nobody's business."""
 
     def _prompt(self, asked: dict[str, Any]) -> tuple[list[Message], list[dict[str, Any]]]:
-        messages = asked.get("messages")
-        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-            raise Refused(400, "'messages' must be a list of messages")
         try:
-            prompted, sources = self.server.app.prompt(messages)
+            check_messages(asked.get("messages"))
+            prompted, sources = self.server.app.prompt(asked["messages"])
         except ValueError as error:
             raise Refused(400, str(error)) from error
         return prompted, [{"label": n, **source} for n, source in enumerate(sources, 1)]
@@ -293,6 +291,27 @@ def events(response: Iterator[bytes]) -> Iterator[dict[str, Any]]:
         field, colon, data = line.decode("utf-8", "replace").partition(":")
         if field == "data" and colon and data.strip() not in ("", "[DONE]"):
             yield json.loads(data)
+
+
+def check_messages(messages: Any) -> None:
+    """Raise `ValueError` unless these are messages of the chat API, each with a role and text."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise ValueError("'messages' must be a list of messages")
+    for number, message in enumerate(messages):
+        if not isinstance(message.get("role"), str):
+            raise ValueError(f"messages[{number}] has no role")
+        content = message.get("content")
+        is_call = content is None and message["role"] == "assistant"
+        if not (isinstance(content, str) or is_call or _is_parts(content)):
+            raise ValueError(f"the content of messages[{number}] must be text or a list of parts")
+
+
+def _is_parts(content: Any) -> bool:
+    """Whether it is a list of parts of a message, those of type `text` with their text."""
+    return isinstance(content, list) and all(
+        isinstance(part, dict) and (part.get("type") != "text" or isinstance(part.get("text"), str))
+        for part in content
+    )
 
 
 def _names() -> set[str]:

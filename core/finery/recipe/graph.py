@@ -408,9 +408,9 @@ def evaluates(node: Node) -> bool:
 
 
 def generates(node: Node) -> bool:
-    """Whether the step generates rows with a model."""
-    asks = type(node.step).__spec__.engines
-    return asks and any(issubclass(kind, Dataset) for kind in node.outputs.values())
+    """Whether the step generates rows with a model that it takes."""
+    asks = type(node.step).__spec__.engines and sources_of(node, Model)
+    return bool(asks) and any(issubclass(kind, Dataset) for kind in node.outputs.values())
 
 
 def _connect(

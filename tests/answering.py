@@ -129,11 +129,11 @@ class Running(NamedTuple):
         connection.close()
         return answer
 
-    def end(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
-        """Press Ctrl-C; the exit code and what was printed since the start."""
+    def end(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+        """Press Ctrl-C; the exit code and what was printed on stderr."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=30)
-        return self.process.returncode, out, err
+        _, err = self.process.communicate(timeout=30)
+        return self.process.returncode, err
 
 
 def started(bundle: Bundle, *args: str, **variables: str) -> "subprocess.Popen[str]":

@@ -23,6 +23,7 @@ def finery_steps() -> Mapping[str, str]:
         "retrieve.embedder": "finery_retrieve.embed.folder:RetrieveEmbedder",
         "retrieve.wheel": "finery_retrieve.embed.wheel:RetrieveWheel",
         "retrieve.api": "finery_retrieve.embed.api:RetrieveApi",
+        "retrieve.bundle": "finery_retrieve.serve.step:RetrieveBundle",
     }
 
 
@@ -43,4 +44,13 @@ def finery_engines() -> Mapping[str, str]:
         "embedder": "finery_retrieve.embed.local:LocalEmbedder",
         "embedder-api": "finery_retrieve.embed.remote:RemoteEmbedder",
         "retrieving": "finery_retrieve.steps.engine:RetrievingEngine",
+    }
+
+
+@hookimpl
+def finery_servers() -> Mapping[str, str]:
+    """The app that answers with sources, for models that retrieve and for their bundles."""
+    return {
+        "retrieving": "finery_retrieve.serve.reach:serve_model",
+        "retrieve": "finery_retrieve.serve.reach:serve_bundle",
     }

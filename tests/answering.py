@@ -64,9 +64,14 @@ def bundled(folder: Path, model: Model, **settings: Any) -> Bundle:
 
 
 def tiny_bundle(folder: Path, **parameters: Any) -> Bundle:
-    """A bundle with a tiny GGUF. parameters: of all its requests, e.g. a `grammar`."""
-    model = retrieving(folder / "rag", gguf_model(folder / "tiny"), indexed(folder))
-    bundle = bundled(folder / "bundle", model, slots=2, context=1024, max_tokens=8)
+    """A bundle with a tiny GGUF; parameters as for `bundle_of`."""
+    return bundle_of(gguf_model(folder / "tiny"), folder, **{"max_tokens": 8, **parameters})
+
+
+def bundle_of(under: Model, folder: Path, **parameters: Any) -> Bundle:
+    """A bundle with a GGUF. parameters: of all its requests, e.g. a `grammar`."""
+    model = retrieving(folder / "rag", under, indexed(folder))
+    bundle = bundled(folder / "bundle", model, slots=2)
     settings = json.loads(bundle.file("settings.json").read_text())
     settings["model"]["parameters"] |= parameters
     bundle.file("settings.json").write_text(json.dumps(settings))

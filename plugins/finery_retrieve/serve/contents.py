@@ -14,6 +14,8 @@ SHARED = (
 APP = "serve/app"
 PINNED = ("bm25s", "PyStemmer")
 """Packages that decide what is found, so a bundle names their versions."""
+EMBEDDING = ("torch", "transformers")
+"""The same, for a bundle with an embedding model."""
 
 
 def program_files() -> dict[str, Path]:
@@ -23,9 +25,17 @@ def program_files() -> dict[str, Path]:
     return {f"{PACKAGE}/{name}": folder / name for name in (*SHARED, *sorted(app))}
 
 
-def requirements() -> str:
+def requirements(settings: dict[str, Any]) -> str:
     """`requirements.txt`: the packages that search and write prompts."""
-    return "".join(f"{name}=={version(name)}\n" for name in PINNED) + "jinja2>=3.1\n"
+    names = PINNED + (EMBEDDING if is_embedding(settings) else ())
+    # A build of torch for one kind of GPU has a local version, which other machines can't install.
+    pinned = [f"{name}=={version(name).partition('+')[0]}" for name in names]
+    return "\n".join([*pinned, "jinja2>=3.1"]) + "\n"
+
+
+def is_embedding(settings: dict[str, Any]) -> bool:
+    """Whether a bundle has an embedding model in it."""
+    return "pooling" in settings["index"].get("embedder", {})
 
 
 def run_script() -> str:
@@ -59,7 +69,7 @@ Answers questions about documents and shows the sources of each answer.
 {lines}
 ## Run it
 
-{_needs(model)}
+{_needs(settings)}
 
 ```sh
 python3 -m venv venv
@@ -114,19 +124,26 @@ METHODS = {
 }
 
 
-def _needs(model: dict[str, Any]) -> str:
+def _needs(settings: dict[str, Any]) -> str:
     """What a machine needs to run the bundle."""
+    model, embedder = settings["model"], settings["index"].get("embedder", {})
+    needs = ["It needs Python 3.11 or newer."]
     if "arguments" in model:
-        return (
-            "It needs Python 3.11 or newer and [llama.cpp](https://github.com/ggml-org/llama.cpp), "
-            "so that\n`llama-server` is on the PATH. `LLAMA_SERVER=/path/to/llama-server` names "
-            "another one."
+        needs.append(
+            "It needs [llama.cpp](https://github.com/ggml-org/llama.cpp), so that `llama-server` is "
+            "on the PATH. `LLAMA_SERVER=/path/to/llama-server` names another one."
         )
+    else:
+        needs.append(_remote("asks the model", "BASE_URL", model))
+    if "base_url" in embedder:
+        needs.append(_remote("embeds questions with", "EMBEDDINGS_BASE_URL", embedder))
+    return "\n".join(f"- {need}" for need in needs)
+
+
+def _remote(what: str, variable: str, model: dict[str, Any]) -> str:
     key = f" Set the variable `{model['api_key']}` to your API key." if model["api_key"] else ""
-    return (
-        f"It needs Python 3.11 or newer, and it asks the model `{model['name']}` at "
-        f"{model['base_url']}.\n`BASE_URL` names another server.{key}"
-    )
+    where = f"`{model['name']}` at {model['base_url']}. `{variable}` names another server."
+    return f"It {what} {where}{key}"
 
 
 def _quoted(text: str) -> str:

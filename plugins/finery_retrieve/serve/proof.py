@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
-from finery import EngineJob, Index, Model, StepError
+from finery import EngineJob, Model, StepError
 from finery.rows import Conversation
-from finery_retrieve.index.context import ContextPrompt
-from finery_retrieve.index.retriever import Retriever
+from finery_retrieve.index.lookup import Lookup
 from finery_retrieve.serve.app.bundle import Opened
 
 PROBES = 32
@@ -19,18 +18,14 @@ def verify(bundle: Opened, model: Model, job: EngineJob) -> int:
 
     `StepError` with the question for the first difference.
     """
-    index = model.refs["index"]
-    assert isinstance(index, Index)
-    retriever = Retriever.open(index, job)
-    prompt = ContextPrompt.stored(model.meta["prompt"])
-    compared = 0
-    for question in questions(bundle, int(index.meta["chunks"])):
+    lookup, compared = Lookup.of(model, job), 0
+    for question in questions(bundle, int(model.refs["index"].meta["chunks"])):
         conversation: Conversation = [{"role": "user", "content": question}]
-        hits = prompt.fitting(retriever.search([question], model.meta["k"])[0])
+        (expected,) = lookup.prompts([conversation])
         sent, sources = bundle.prompted(conversation)
-        if [source["id"] for source in sources] != [hit.id for hit in hits]:
+        if [source["id"] for source in sources] != [hit.id for hit in expected.hits]:
             raise _differs("retrieves other sources", question)
-        if sent != prompt.around(conversation, hits):
+        if sent != expected.messages:
             raise _differs("sends another prompt", question)
         compared += 1
     return compared

@@ -4,11 +4,10 @@ import os
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from finery import Artifact, Model, UsageError, cpu_count
@@ -19,6 +18,7 @@ from finery_retrieve.serve.app.model import Unusable, behind_api
 from finery_retrieve.serve.app.server import App, Server, Upstream
 from finery_retrieve.serve.settings import (
     MAX_TOKENS,
+    embedder_of,
     gguf_file,
     gguf_options,
     parts_of,
@@ -68,7 +68,9 @@ def serve_model(model: Artifact, serving: Serving) -> Iterator[Answering]:
     gguf = under.format == "gguf"
     options = gguf_options(under, serving.name, None, SLOTS) if gguf else None
     settings = settings_of(model, serving.name, options, MAX_TOKENS)
-    app = opened_from(index.path, settings, model.meta["prompt"]["template"])
+    embedder = embedder_of(index)
+    folder = index.path if embedder is None else embedder.path
+    app = opened_from(index.path, folder, settings, model.meta["prompt"]["template"])
     if options is None:
         with _behind_api(app, serving) as answering:
             yield answering
@@ -78,9 +80,7 @@ def serve_model(model: Artifact, serving: Serving) -> Iterator[Answering]:
 
 
 @contextmanager
-def _with_llama(
-    app: Opened, file: Path, options: Options, serving: Serving
-) -> Iterator[Answering]:
+def _with_llama(app: Opened, file: Path, options: Options, serving: Serving) -> Iterator[Answering]:
     """The app, and llama.cpp's server that only the app can use."""
     key, model = secrets.token_urlsafe(32), app.settings["model"]
     with start(

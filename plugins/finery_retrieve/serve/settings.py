@@ -77,5 +77,31 @@ def retrieval_of(model: Model) -> dict[str, Any]:
     """How it retrieves and prompts: `k`, and the facts of its index and of its prompt."""
     index = parts_of(model).index
     facts = {name: index.meta[name] for name in ("method", "bm25") if name in index.meta}
+    if (embedder := embedder_of(index)) is not None:
+        facts["embedder"] = _embedding(embedder)
     prompt = {name: model.meta["prompt"][name] for name in ("unknown", "limit")}
     return {"k": model.meta["k"], "index": facts, "prompt": prompt}
+
+
+def embedder_of(index: Artifact) -> Model | None:
+    """The embedding model of an index; None for one that is searched by words alone."""
+    embedder = index.refs.get("embedder")
+    return embedder if isinstance(embedder, Model) else None
+
+
+def _embedding(model: Model) -> dict[str, Any]:
+    """How questions are embedded. `StepError` for a model that only finery can run."""
+    meta = model.meta
+    if model.format == "embedder":
+        return dict(meta["embedding"])
+    if model.format != "embedder-api":
+        raise StepError(
+            f"the index has an embedding model of the format '{model.format}', which only finery "
+            "can run",
+            fix="index the chunks with one of retrieve.embedder, retrieve.wheel or retrieve.api",
+        )
+    more = {"dimensions": meta["dimensions"]} if "dimensions" in meta else {}
+    return {
+        "name": meta["name"], "base_url": meta["server"], "api_key": model.runtime["api_key"],
+        "question_prefix": meta["question_prefix"], "more": more,
+    }  # fmt: skip

@@ -5,11 +5,14 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from finery import Bundle, Job, Model, Step, copy_file, setting, takes
+from finery import Artifact, Bundle, Job, Model, Step, copy_file, setting, takes
 from finery_gguf.llama import PACKAGE
-from finery_retrieve.serve.app.bundle import INDEX, SETTINGS, TEMPLATE, opened
+from finery_retrieve.serve.app.bundle import EMBEDDER, INDEX, SETTINGS, TEMPLATE, opened
+from finery_retrieve.serve.app.search import FILES
 from finery_retrieve.serve.contents import (
     PACKAGE as PROGRAM,
+)
+from finery_retrieve.serve.contents import (
     ROOT,
     program_files,
     readme,
@@ -20,6 +23,7 @@ from finery_retrieve.serve.proof import verify
 from finery_retrieve.serve.settings import (
     CHAT_TEMPLATE,
     MAX_TOKENS,
+    embedder_of,
     gguf_file,
     gguf_options,
     parts_of,
@@ -59,7 +63,9 @@ class RetrieveBundle(
     """
 
     model: Model = takes(help="A model of `retrieve.model`, over a GGUF or a model behind an API.")
-    name: str = setting(pattern=NAME, help="The title of the page, and the model's name in the API.")
+    name: str = setting(
+        pattern=NAME, help="The title of the page, and the model's name in the API."
+    )
     context: int | None = setting(
         None, ge=64,
         help="Longest prompt with its answer, in tokens, for a GGUF. [default: the model's, at most "
@@ -80,14 +86,14 @@ class RetrieveBundle(
             f"{PROGRAM}/__init__.py": ROOT,
             SETTINGS: json.dumps(settings, ensure_ascii=False, indent=2) + "\n",
             TEMPLATE: self.model.meta["prompt"]["template"],
-            "requirements.txt": requirements(),
+            "requirements.txt": requirements(settings),
             "run.sh": run_script(),
             "README.md": readme(settings, _about(under), int(index.meta["chunks"])),
         }
         if options is not None and options.template is not None:
             texts[CHAT_TEMPLATE] = options.template
-        for name, source in (program_files() | _index_files(index.path)).items():
-            _target(job.out, name).write_bytes(source.read_bytes())
+        for name, source in (program_files() | _data_files(index)).items():
+            copy_file(source, _target(job.out, name))
         for name, text in texts.items():
             _target(job.out, name).write_text(text, encoding="utf-8")
         (job.out / "run.sh").chmod(0o755)
@@ -99,10 +105,19 @@ class RetrieveBundle(
         return Bundle(job.out, meta={"format": "retrieve", "name": self.name, "run": "sh run.sh"})
 
 
-def _index_files(folder: Path) -> dict[str, Path]:
-    """Name in the bundle → file of the index."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {f"{INDEX}/{path.relative_to(folder)}": path for path in paths}
+def _data_files(index: Artifact) -> dict[str, Path]:
+    """Name in the bundle → file of the index, or of its embedding model."""
+    files = {f"{INDEX}/{n}": p for n, p in _files(index).items() if n.split("/")[0] in FILES}
+    embedder = embedder_of(index)
+    if embedder is not None and embedder.format == "embedder":
+        files |= {f"{EMBEDDER}/{name}": path for name, path in _files(embedder).items()}
+    return files
+
+
+def _files(artifact: Artifact) -> dict[str, Path]:
+    paths = (path for path in sorted(artifact.path.rglob("*")) if path.is_file())
+    own = {path.relative_to(artifact.path).as_posix(): path for path in paths}
+    return own | artifact.external
 
 
 def _target(folder: Path, name: str) -> Path:

@@ -112,7 +112,10 @@ def _until_stopped() -> Iterator[None]:
     def stop(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have a background job ignore SIGINT
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a shell may have a background job ignore SIGINT
         signal.signal(number, stop)
     try:
         yield

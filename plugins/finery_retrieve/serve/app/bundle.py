@@ -9,7 +9,7 @@ from finery_retrieve.serve.app.prompt import ContextPrompt, question_of
 from finery_retrieve.serve.app.search import Searcher
 from finery_retrieve.serve.app.server import Message
 
-SETTINGS, TEMPLATE, INDEX = "settings.json", "prompt.jinja", "index"
+SETTINGS, TEMPLATE, INDEX, EMBEDDER = "settings.json", "prompt.jinja", "index", "embedder"
 
 
 class Opened(NamedTuple):
@@ -30,10 +30,10 @@ def opened(folder: Path) -> Opened:
     """The bundle in a folder."""
     settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     template = (folder / TEMPLATE).read_text(encoding="utf-8")
-    return opened_from(folder / INDEX, settings, template)
+    return opened_from(folder / INDEX, folder / EMBEDDER, settings, template)
 
 
-def opened_from(index: Path, settings: dict[str, Any], template: str) -> Opened:
-    """A bundle with the settings and the prompt template, and an index in another folder."""
-    searcher = Searcher(index, settings["index"])
+def opened_from(index: Path, embedder: Path, settings: dict[str, Any], template: str) -> Opened:
+    """A bundle with these settings and prompt template, whose models and index are elsewhere."""
+    searcher = Searcher(index, settings["index"], embedder)
     return Opened(settings, searcher, ContextPrompt({**settings["prompt"], "template": template}))

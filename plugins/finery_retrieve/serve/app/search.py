@@ -11,24 +11,30 @@ import bm25s
 import numpy as np
 
 from finery_retrieve.index.ranking import POOL, Ranking, best, fused
+from finery_retrieve.serve.app.embed import embedder
 
-CHUNKS, OFFSETS, WORDS = "chunks.jsonl", "offsets.npy", "bm25"
+CHUNKS, OFFSETS, WORDS, VECTORS = "chunks.jsonl", "offsets.npy", "bm25", "embeddings.npy"
+FILES = (CHUNKS, OFFSETS, WORDS, VECTORS)
+"""What the search needs of an index."""
 _WORD = re.compile(r"\b\w\w+\b")
 
 
 class Searcher:
     """Finds the chunks of an index that fit a question best.
 
-    folder: the files of the index. facts: how it was made. Raises `ImportError` if a package that
-    it needs isn't installed.
+    folder: the files of the index. facts: how it was made. models: the folder of its embedding
+    model, if it has one. Raises `ImportError` if a package that it needs isn't installed.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        self._method = facts["method"]
+    def __init__(self, folder: Path, facts: Mapping[str, Any], models: Path) -> None:
+        self._words: Words | None = None
+        self._vectors: Vectors | None = None
         self._offsets = np.load(folder / OFFSETS, mmap_mode="r")
         self._lines = (folder / CHUNKS).open("rb")
-        if self._method != "dense":
+        if facts["method"] != "dense":
             self._words = Words(folder / WORDS, facts["bm25"]["language"])
+        if "embedder" in facts:
+            self._vectors = Vectors(folder, facts["embedder"], models)
 
     def search(self, question: str, k: int) -> list[dict[str, Any]]:
         """At most `k` chunks with their scores, the best first."""
@@ -41,9 +47,10 @@ class Searcher:
         return {"source": "", "heading": "", "place": {}, **chunk}
 
     def _best(self, question: str, k: int) -> Ranking:
-        if self._method == "bm25":
-            return self._words.best(question, k)
-        return fused([self._words.best(question, max(k, POOL))], k)
+        rankings = [ranking for ranking in (self._words, self._vectors) if ranking is not None]
+        if len(rankings) == 1:
+            return rankings[0].best(question, k)
+        return fused([ranking.best(question, max(k, POOL)) for ranking in rankings], k)
 
 
 class Words:
@@ -66,3 +73,17 @@ class Words:
         absent = self._scores.nonoccurrence_array
         least = 0.0 if absent is None else float(absent[known].sum())
         return best(self._scores.get_scores_from_ids(known), count, least=least)
+
+
+class Vectors:
+    """Finds chunks by the cosine of embeddings."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], models: Path) -> None:
+        self._array = np.load(folder / VECTORS, mmap_mode="r")
+        self._embedder = embedder(facts, models)
+
+    def best(self, question: str, count: int) -> Ranking:
+        """The chunks with the most similar embeddings; none for a question without text."""
+        if not question.strip():
+            return []
+        return best(self._array @ self._embedder.embed(question), count)

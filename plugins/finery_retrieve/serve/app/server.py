@@ -43,6 +43,11 @@ class Refused(Exception):
         self.status = status
 
 
+def opener_for(url: str) -> urllib.request.OpenerDirector:
+    """What opens an address: without the environment's proxy for a server on this machine."""
+    return _LOCAL if urlsplit(url).hostname in LOOPBACK else _ANY
+
+
 class Upstream(NamedTuple):
     """The model's server.
 
@@ -66,9 +71,8 @@ class Upstream(NamedTuple):
         headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
         url = f"{self.base_url}/chat/completions"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-        is_local = urlsplit(url).hostname in LOOPBACK
         try:
-            return (_LOCAL if is_local else _ANY).open(request, timeout=SECONDS)
+            return opener_for(url).open(request, timeout=SECONDS)
         except urllib.error.HTTPError as error:
             status = error.code if error.code in (400, 413, 422, 429) else 502
             reason = _reason(error.read().decode("utf-8", "replace"))
@@ -337,7 +341,9 @@ def _policy(page: str) -> str:
 
     def digests(tag: str) -> str:
         parts = findall(f"<{tag}>(.*?)</{tag}>", page, DOTALL)
-        return " ".join(f"'sha256-{b64encode(sha256(p.encode()).digest()).decode()}'" for p in parts)
+        return " ".join(
+            f"'sha256-{b64encode(sha256(p.encode()).digest()).decode()}'" for p in parts
+        )
 
     return (
         f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; "

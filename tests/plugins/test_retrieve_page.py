@@ -1,4 +1,4 @@
-"""The app's page in a real browser: answers, sources, citations, hostile text, keys, narrow screens."""
+"""The app's page in a real browser: answers, sources, citations, hostile text, keys, phones."""
 
 import json
 from collections.abc import Iterator

@@ -80,13 +80,14 @@ PYTHON=venv/bin/python sh run.sh
 Open the printed address, http://127.0.0.1:8080/ unless you choose another port with `--port 9000`.
 Ctrl-C ends the server.
 
-The server can be reached only from this machine. `--host 0.0.0.0` opens it to others. It then prints
-a key, and refuses requests without it. To choose the key yourself, set the variable `SERVE_KEY`.
+The server can be reached only from this machine. `--host 0.0.0.0` opens it to others. It then
+prints a key, and refuses requests without it. To choose the key yourself, set the variable
+`SERVE_KEY`.
 
 ## Use it from a program
 
-The API is OpenAI's, with one more field: `sources` lists the sections in the prompt, in the order of
-their labels.
+The API is OpenAI's, with one more field: `sources` lists the sections in the prompt, in the order
+of their labels.
 
 ```python
 from openai import OpenAI
@@ -106,14 +107,14 @@ With `stream=True`, the first chunk has the sources.
 
 - Each question is looked up by itself: the last user message of a request is the one that is
   searched for. The page sends each question on its own.
-- A label such as `[2]` links an answer to its source. The model writes it and can be wrong, so check
-  the source. The page marks quotes that aren't in the source that they name.
+- A label such as `[2]` links an answer to its source. The model writes it and can be wrong, so
+  check the source. The page marks quotes that aren't in the source that they name.
 - Answers are greedy (temperature 0) unless a request says otherwise, and at most
   {model["parameters"]["max_tokens"]} tokens long. The model was evaluated greedily.
-- `prompt.jinja` and `settings.json` decide what is retrieved and sent. With other ones, the answers
-  are no longer those that were evaluated.
-- The text of documents is shown as text and never run. It can still contain instructions that a model
-  follows, so index only documents that you trust that far.
+- `prompt.jinja` and `settings.json` decide what is retrieved and sent. If you change them, the
+  answers are no longer those that were evaluated.
+- The text of documents is shown as text and never run. It can still contain instructions that a
+  model follows.
 """
 
 
@@ -130,8 +131,8 @@ def _needs(settings: dict[str, Any]) -> str:
     needs = ["It needs Python 3.11 or newer."]
     if "arguments" in model:
         needs.append(
-            "It needs [llama.cpp](https://github.com/ggml-org/llama.cpp), so that `llama-server` is "
-            "on the PATH. `LLAMA_SERVER=/path/to/llama-server` names another one."
+            "It needs [llama.cpp](https://github.com/ggml-org/llama.cpp), so that `llama-server` "
+            "is on the PATH. `LLAMA_SERVER=/path/to/llama-server` names another one."
         )
     else:
         needs.append(_remote("asks the model", "BASE_URL", model))

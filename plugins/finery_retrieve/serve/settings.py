@@ -1,4 +1,4 @@
-"""What a bundle says of its model: how it retrieves, prompts, and reaches the model that answers."""
+"""What a bundle says of its model: how it retrieves, prompts, and reaches the model behind."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +60,7 @@ def gguf_file(model: Model) -> Path:
 def settings_of(
     model: Model, name: str, options: Options | None, max_tokens: int
 ) -> dict[str, Any]:
-    """The content of `settings.json`. options: how llama.cpp's server runs the model, if it does."""
+    """The content of `settings.json`. options: of llama.cpp's server; None: an API answers."""
     under = parts_of(model).model
     reached: dict[str, Any] = {"name": name}
     if options is None:

@@ -68,8 +68,8 @@ class RetrieveBundle(
     )
     context: int | None = setting(
         None, ge=64,
-        help="Longest prompt with its answer, in tokens, for a GGUF. [default: the model's, at most "
-        "8192]",
+        help="Longest prompt with its answer, in tokens, for a GGUF. [default: the model's, at "
+        "most 8192]",
     )  # fmt: skip
     slots: int = setting(SLOTS, ge=1, help="Requests that a GGUF answers at once.")
     max_tokens: int = setting(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finery_retrieve.serve.app.model import Unusable, reached
+from finery_retrieve.serve.app.model import Unusable, reached, require
 from finery_retrieve.serve.app.server import LOOPBACK, App, Server
 
 PORT = 8080
@@ -63,6 +63,7 @@ def _serve(host: str, port: int) -> None:
         ) from error
     bundle = opened(FOLDER)
     settings = bundle.settings
+    require(settings["index"].get("embedder", {}).get("api_key"))
     key = None if host in LOOPBACK else _key()
     with _listening(host, port) as server:
         print(f"loading {settings['name']} …", file=sys.stderr, flush=True)
@@ -112,10 +113,8 @@ def _until_stopped() -> Iterator[None]:
     def stop(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # a shell may have a background job ignore SIGINT
+    # Both, since shells have jobs in the background ignore Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
         yield

@@ -46,14 +46,18 @@ def reached(model: Mapping[str, Any], folder: Path) -> Iterator[Upstream]:
 
 def behind_api(model: Mapping[str, Any]) -> Upstream:
     """A model behind an API. `BASE_URL` replaces its address. `Unusable` without its key."""
-    variable = model.get("api_key")
-    if variable and not os.environ.get(variable):
-        raise Unusable(f"the environment variable {variable} with the model's API key is missing")
+    key = require(model["api_key"])
     address = os.environ.get("BASE_URL") or str(model["base_url"])
-    key = os.environ[variable] if variable else None
     return Upstream(
         address.rstrip("/"), str(model["name"]), key, model["parameters"], model["extra"]
     )
+
+
+def require(variable: str | None) -> str | None:
+    """The API key in an environment variable; None if none is needed. `Unusable` without it."""
+    if variable and not os.environ.get(variable):
+        raise Unusable(f"the environment variable {variable} with an API key is missing")
+    return os.environ[variable] if variable else None
 
 
 @contextmanager

@@ -61,12 +61,17 @@ class Upstream(NamedTuple):
     parameters: Mapping[str, Any] = {}
     extra: Mapping[str, Any] = {}
 
-    def open(self, messages: list[Message], asked: Mapping[str, Any]) -> Any:
-        """The HTTP response to a request for a completion. `Refused` if there is none."""
+    def body(self, messages: list[Message], asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model's server is sent."""
         own = {name: value for name, value in asked.items() if name not in REQUIRED}
         body = {**self.parameters, **own, **self.extra}
         body = {name: value for name, value in body.items() if value is not None}
-        body |= {"model": self.model, "messages": messages, "stream": bool(asked.get("stream"))}
+        stream = bool(asked.get("stream"))
+        return {**body, "model": self.model, "messages": messages, "stream": stream}
+
+    def open(self, messages: list[Message], asked: Mapping[str, Any]) -> Any:
+        """The HTTP response to a request for a completion. `Refused` if there is none."""
+        body = self.body(messages, asked)
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
         url = f"{self.base_url}/chat/completions"
@@ -347,6 +352,7 @@ def _policy(page: str) -> str:
 
     return (
         f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; "
-        "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
     )

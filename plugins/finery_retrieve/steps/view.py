@@ -17,7 +17,9 @@ from finery import (
     print_labelled,
     print_row,
 )
-from finery.rows import Row
+from finery.rows import Row, snippet
+from finery.rows.dropped import DROPPED
+from finery.rows.sidecar import lines_of
 from finery_data.view.dataset import DatasetView
 from finery_retrieve.index.chunks import Chunks
 from finery_retrieve.index.lexical import FOLDER, VOCABULARY
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 WORDS = 12
 """Most frequent words that are shown."""
+DROPS = 3
+"""Dropped chunks that are shown unless all are."""
 
 
 class IndexView(View):
@@ -39,11 +43,13 @@ class IndexView(View):
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
         """Chunks by source, the most frequent words with their chunks, and the first chunks."""
         rows = [_row(chunk) for chunk in islice(Chunks(output.artifact.path), detail.rows)]
-        return {"by_source": dict(_sources(output)), "words": _words(output), "rows": rows}
+        sources, runtime = dict(_sources(output)), output.manifest.runtime
+        return {**runtime, "by_source": sources, "words": _words(output), "rows": rows}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
         """`meta`, sources, and the most frequent words."""
-        facts = {**output.manifest.meta, "by source": counts_in_words(_sources(output), "sources")}
+        meta = {**output.manifest.meta, **output.manifest.runtime}
+        facts = {**meta, "by source": counts_in_words(_sources(output), "sources")}
         words = _words(output)
         if words:
             facts["words"] = ", ".join(f"{word} ({count:,})" for word, count in words.items())
@@ -55,6 +61,7 @@ class IndexView(View):
         for chunk in islice(Chunks(output.artifact.path), detail.rows):
             console.print()
             print_row(console, _row(chunk))
+        _print_dropped(console, output, every=detail.dropped)
 
 
 class RetrievedView(DatasetView):
@@ -77,6 +84,14 @@ class RetrievingView(View):
         """`k`, what limits the prompt, and the template."""
         meta = output.manifest.meta
         return {"format": meta["format"], "k": meta["k"], **meta["prompt"]}
+
+
+def _print_dropped(console: "Console", output: Output, *, every: bool) -> None:
+    """Print the chunks that were dropped: all, or the first ones."""
+    lines = map(msgspec.json.decode, lines_of(output.artifact, DROPPED))
+    for line in lines if every else islice(lines, DROPS):
+        text = f"{line['detail']}: {snippet(line['row'])}"
+        print_labelled(console, f"dropped: {line['reason']}", text, "yellow")
 
 
 def _sources(output: Output) -> Counter[str]:

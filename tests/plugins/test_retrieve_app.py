@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,10 @@ def test_the_page_may_load_nothing(app: Running) -> None:
     assert not re.search(rb"(src|href)=.?(https?:|//)", answer.body)
 
 
+def _are_gone(mark: str) -> bool:
+    return not processes(mark)
+
+
 def test_ctrl_c_ends_it_and_the_model(bundle: Bundle) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         mark = f"MARK-{number}-{bundle.path}"
@@ -155,7 +160,7 @@ def test_ctrl_c_ends_it_and_the_model(bundle: Bundle) -> None:
         assert code == 0
         assert err.endswith("the server has ended\n")
         assert "Traceback" not in err
-        until(lambda mark=mark: not processes(mark))
+        until(partial(_are_gone, mark))
 
 
 def test_the_model_ends_when_the_app_is_killed(bundle: Bundle) -> None:

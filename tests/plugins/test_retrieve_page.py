@@ -97,7 +97,7 @@ def test_cited_sources_are_open_and_a_citation_leads_to_its_source(page: Window)
 def test_hostile_text_stays_text(page: Window) -> None:
     ask(page, "tags")
     assert page.text("details .label") == f"[1] {HOSTILE['source']}"
-    assert page.text("details .where").startswith(HOSTILE["heading"])
+    assert page.text("details .where").startswith(str(HOSTILE["heading"]))
     assert page.text("blockquote") == HOSTILE["text"]
     assert "<b>x</b>" in page.text(".answer")
     assert page.all("#answers b, #answers img, #answers script") == []

@@ -16,9 +16,9 @@ MAX_TOKENS = 512
 
 
 class Parts(NamedTuple):
-    """The parts of a model that retrieves: the index, and the model that answers."""
+    """The parts of a model that retrieves: the index of documents, and the model that answers."""
 
-    index: Artifact
+    documents: Artifact
     model: Model
 
 
@@ -75,8 +75,9 @@ def settings_of(
 
 def retrieval_of(model: Model) -> dict[str, Any]:
     """How it retrieves and prompts: `k`, and the facts of its index and of its prompt."""
-    index = parts_of(model).index
-    facts = {name: index.meta[name] for name in ("method", "bm25") if name in index.meta}
+    index = parts_of(model).documents
+    names = [name for name in ("method", "bm25") if name in index.meta]
+    facts: dict[str, Any] = {name: index.meta[name] for name in names}
     if (embedder := embedder_of(index)) is not None:
         facts["embedder"] = _embedding(embedder)
     prompt = {name: model.meta["prompt"][name] for name in ("unknown", "limit")}

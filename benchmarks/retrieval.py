@@ -70,7 +70,7 @@ def main() -> None:
 
 def _speed(folder: Path, runs: int) -> None:
     """Both sides in turn; the median of each."""
-    measured: dict[str, list[dict[str, float]]] = {"bare": [], "finery": []}
+    measured: dict[str, list[dict[str, Any]]] = {"bare": [], "finery": []}
     for _ in range(runs):
         for side, results in measured.items():
             say(f"{side} …")
@@ -152,8 +152,8 @@ class _Clock:
 
 def _recall(folder: Path) -> None:
     """The methods beside each other."""
-    from finery import Dataset
-    from finery.testing import MemoryRecords, TestJob, run_step
+    from finery import Dataset, MemoryRecords
+    from finery.testing import TestJob, run_step
     from finery_retrieve.embed.wheel import RetrieveWheel
     from finery_retrieve.index.retriever import Retriever
     from finery_retrieve.steps.index import RetrieveIndex

@@ -15,6 +15,15 @@ MAX_TOKENS = 512
 """Tokens of an answer, if neither a request nor the recipe says."""
 
 
+_EXPORT = (
+    "export that with gguf.export, and name a retrieve.model over the export with the same settings"
+)
+_WAYS_OUT = {
+    "prompted": "name a retrieve.model over the model itself, with the system prompt in its `prompt`"
+}
+"""Format of the model that answers → what to do."""
+
+
 class Parts(NamedTuple):
     """The parts of a model that retrieves: the index of documents, and the model that answers."""
 
@@ -23,8 +32,9 @@ class Parts(NamedTuple):
 
 
 def parts_of(model: Model) -> Parts:
-    """The parts of a model of `retrieve.model`. `StepError` for any other, and for one over a model
-    that no server outside of finery answers for.
+    """The parts of a model of `retrieve.model`.
+
+    `StepError` for any other, and for one whose model only finery can run.
     """
     if model.format != "retrieving":
         raise StepError(
@@ -36,8 +46,7 @@ def parts_of(model: Model) -> Parts:
     if under.format not in ("gguf", "api"):
         raise StepError(
             f"retrieve.model has a model of the format '{under.format}', which only finery can run",
-            fix="export that with gguf.export, add a retrieve.model over the export with the same "
-            "settings, and name it here",
+            fix=_WAYS_OUT.get(under.format, _EXPORT) + ", or talk to it with `finery chat`",
         )
     return Parts(model.refs["index"], under)
 

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import socket
+import venv
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -199,6 +200,14 @@ def test_what_keeps_it_from_starting(
     assert process.returncode == code
     assert words in err
     assert "Traceback" not in err
+
+
+def test_a_missing_package_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare")
+    process = started(bundle, "--port", "0", PYTHON=str(tmp_path / "bare/bin/python"))
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert re.search(r"the package (numpy|bm25s|jinja2) is missing: .* -r requirements.txt", err)
 
 
 def test_a_host_that_others_reach_demands_a_key(bundle: Bundle) -> None:

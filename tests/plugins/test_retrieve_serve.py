@@ -115,7 +115,7 @@ def test_what_only_the_engine_answers_is_not_served(built: Project) -> None:
     ran = built.run("serve", "politerag")
     assert ran.code == 1
     assert "format 'prompted', which only finery can run" in ran.err
-    assert "with the system prompt in its `prompt`, or talk to it with `finery chat`" in ran.err
+    assert "whose `prompt` has the system prompt, or talk to it with `finery chat`" in ran.err
 
 
 def test_the_same_answer_as_the_engine_gives(built: Project, tmp_path: Path) -> None:

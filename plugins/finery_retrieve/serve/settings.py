@@ -19,7 +19,7 @@ _EXPORT = (
     "export that with gguf.export, and name a retrieve.model over the export with the same settings"
 )
 _WAYS_OUT = {
-    "prompted": "name a retrieve.model over the model itself, with the system prompt in its `prompt`"
+    "prompted": "name a retrieve.model over the model itself, whose `prompt` has the system prompt"
 }
 """Format of the model that answers → what to do."""
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from finery_retrieve.serve.app.bundle import opened
 from finery_retrieve.serve.app.model import Unusable, reached, require
 from finery_retrieve.serve.app.server import LOOPBACK, App, Server
 
@@ -56,12 +57,11 @@ def _port(text: str) -> int:
 
 def _serve(host: str, port: int) -> None:
     try:
-        from finery_retrieve.serve.app.bundle import opened
+        bundle = opened(FOLDER)
     except ImportError as error:
         raise Unusable(
             f"the package {error.name} is missing: python3 -m pip install -r requirements.txt"
         ) from error
-    bundle = opened(FOLDER)
     settings = bundle.settings
     require(settings["index"].get("embedder", {}).get("api_key"))
     key = None if host in LOOPBACK else _key()

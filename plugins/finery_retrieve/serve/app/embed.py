@@ -7,11 +7,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol
 
 from finery_retrieve.serve.app.server import Refused, opener_for
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BASE_URL = "EMBEDDINGS_BASE_URL"
 """The environment variable that names another server of embeddings."""
@@ -21,7 +22,7 @@ SECONDS = 60.0
 class Embedder(Protocol):
     """A model that embeds questions."""
 
-    def embed(self, question: str) -> np.ndarray:
+    def embed(self, question: str) -> "np.ndarray":
         """The embedding, float32, of length 1. Raises `Refused`."""
 
 
@@ -38,7 +39,7 @@ class Remote:
         address = os.environ.get(BASE_URL) or str(facts["base_url"])
         self._url = f"{address.rstrip('/')}/embeddings"
 
-    def embed(self, question: str) -> np.ndarray:
+    def embed(self, question: str) -> "np.ndarray":
         """See `Embedder`."""
         facts, key = self._facts, os.environ.get(self._facts["api_key"] or "")
         body = {"model": facts["name"], "input": [facts["question_prefix"] + question]}
@@ -71,7 +72,7 @@ class Local:
         limits = [facts["longest"], self._tokenizer.model_max_length, positions]
         self._longest = min(n for n in limits if n is not None)
 
-    def embed(self, question: str) -> np.ndarray:
+    def embed(self, question: str) -> "np.ndarray":
         """See `Embedder`. Too long a question is cut."""
         import torch
 
@@ -86,9 +87,11 @@ class Local:
             return scaled(pooled.tolist())
 
 
-def scaled(values: Sequence[float]) -> np.ndarray:
+def scaled(values: Sequence[float]) -> "np.ndarray":
     """A vector scaled to length 1. `ValueError` if that isn't possible."""
-    vector = np.asarray(values, dtype=np.float64)
+    import numpy as np
+
+    vector: np.ndarray = np.asarray(values, dtype=np.float64)
     length = float(np.linalg.norm(vector))
     if vector.ndim != 1 or not np.isfinite(length) or length == 0.0:
         raise ValueError("the embedding has a length of 0 or isn't finite")

@@ -8,9 +8,6 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from finery_retrieve.index.control import plain
 
 SYSTEM_ROLES = ("system", "developer")
@@ -22,6 +19,9 @@ class ContextPrompt:
     """A template for questions with sources. facts: its text and settings."""
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
+        from jinja2 import StrictUndefined
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
         self._unknown, self._limit = facts["unknown"], facts["limit"]
         self._mark = secrets.token_hex(16)  # not in any rendered text
         source = str(facts["template"])

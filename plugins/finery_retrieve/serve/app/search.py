@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import bm25s
-import numpy as np
-
 from finery_retrieve.index.ranking import POOL, Ranking, best, fused
 from finery_retrieve.serve.app.embed import embedder
 
@@ -27,6 +24,8 @@ class Searcher:
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], models: Path) -> None:
+        import numpy as np
+
         self._words: Words | None = None
         self._vectors: Vectors | None = None
         self._offsets = np.load(folder / OFFSETS, mmap_mode="r")
@@ -57,6 +56,8 @@ class Words:
     """Finds chunks by words, with the scores of BM25."""
 
     def __init__(self, folder: Path, language: str) -> None:
+        import bm25s
+
         self._scores: Any = bm25s.BM25.load(folder, mmap=True, show_progress=False, verbosity=0)
         self._stop_words: frozenset[str] = frozenset()
         self._stem: Any = str
@@ -79,6 +80,8 @@ class Vectors:
     """Finds chunks by the cosine of embeddings."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], models: Path) -> None:
+        import numpy as np
+
         self._array = np.load(folder / VECTORS, mmap_mode="r")
         self._embedder = embedder(facts, models)
 

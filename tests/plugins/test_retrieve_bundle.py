@@ -265,6 +265,46 @@ def test_errors_of_the_api_are_passed_on(tmp_path: Path) -> None:
             assert "doesn't answer" in app.ask().message()
 
 
+CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "Up"}}]}\n\n'
+
+
+def broken_off() -> Iterator[bytes]:
+    """A stream that ends in the middle."""
+    yield CHUNK
+    raise BrokenPipeError
+
+
+@pytest.mark.parametrize(("reply", "words"), [
+    (Reply(stream=lambda: iter([CHUNK, b"data: {"])), "broke off"),
+    (Reply(stream=lambda: iter([CHUNK, b"data: []"])), "isn't a JSON object"),
+    (Reply(stream=broken_off), "broke off"),
+    (Reply(stream=lambda: iter([CHUNK, b'data: {"error": {"message": "too hot"}}'])), "too hot"),
+])  # fmt: skip
+def test_a_stream_that_breaks_off_ends_with_an_error(
+    tmp_path: Path, reply: Reply, words: str
+) -> None:
+    with serving(lambda body: reply) as server:
+        under = api_model(tmp_path / "api", server.url)
+        bundle = bundled(tmp_path / "b", retrieving(tmp_path / "rag", under, indexed(tmp_path)))
+        with running(bundle) as app:
+            _, chunk, error = app.ask(stream=True).events()
+            _, err = app.end()
+    assert chunk["choices"][0]["delta"]["content"] == "Up"
+    assert words in error["error"]["message"]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("reply", [Reply(raw=b"[]"), Reply(cut="within"), Reply(cut="before")])
+def test_a_whole_answer_that_cannot_be_read(tmp_path: Path, reply: Reply) -> None:
+    with serving(lambda body: reply) as server:
+        under = api_model(tmp_path / "api", server.url)
+        bundle = bundled(tmp_path / "b", retrieving(tmp_path / "rag", under, indexed(tmp_path)))
+        with running(bundle) as app:
+            assert app.ask().status == 502
+            _, err = app.end()
+    assert "Traceback" not in err
+
+
 def test_a_template_that_only_finery_renders_is_refused(tmp_path: Path) -> None:
     """finery writes a list as JSON, Jinja as Python does."""
     template = tmp_path / "prompt.jinja"

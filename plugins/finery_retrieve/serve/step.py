@@ -53,8 +53,8 @@ class RetrieveBundle(
     """Write a folder that answers questions about documents and shows the sources.
 
     It has the index, the prompt template, the app with its page, `run.sh` and a README for the
-    person who gets it, who needs Python and the listed packages, but not finery. A GGUF is in it, too, and
-    llama-server runs it; a model behind an API is asked over the network. The app retrieves the
+    person who gets it, who needs Python and a few packages, but not finery. A GGUF is in it, too,
+    and llama-server runs it; a model behind an API is asked over the network. The app retrieves the
     same sources and sends the same messages as the model in the recipe: the step compares both for
     questions made of the chunks, and fails if one differs.
 

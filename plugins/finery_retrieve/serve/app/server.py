@@ -11,6 +11,7 @@ import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from http.client import HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from re import DOTALL, findall
@@ -197,10 +198,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, messages: list[Message], sources: list[Any], asked: dict[str, Any]) -> None:
         app = self.server.app
         with app.upstream.open(messages, asked) as response:
-            try:
-                answer: dict[str, Any] = json.loads(response.read())
-            except (ValueError, OSError) as error:
-                raise Refused(502, f"the model's answer can't be read: {error}") from error
+            answer = read(response)
         self._send_json(200, {**answer, "model": app.name, "sources": sources})
 
     def _stream(self, messages: list[Message], sources: list[Any], asked: dict[str, Any]) -> None:
@@ -218,8 +216,8 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 for event in events(response):
                     self._event(event if "error" in event else {**event, **same})
-            except (ValueError, TimeoutError) as error:
-                self._event(_error(502, f"the model's answer broke off: {error}"))
+            except Refused as error:
+                self._event(_error(error.status, str(error)))
             self.wfile.write(b"data: [DONE]\n\n")
 
     def _event(self, content: Mapping[str, Any]) -> None:
@@ -291,15 +289,39 @@ HEADERS = {
 """Headers of every answer."""
 
 
-def events(response: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    """The events of a streamed completion.
+def read(response: HTTPResponse) -> dict[str, Any]:
+    """A whole completion. `Refused` if it breaks off, or isn't one."""
+    try:
+        return _object(response.read())
+    except (ValueError, OSError, HTTPException) as error:
+        raise Refused(502, f"the model's answer can't be read: {error}") from error
+
+
+def events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
+    """The events of a streamed completion. `Refused` if it breaks off, or they can't be read.
 
     https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
-    for line in response:
-        field, colon, data = line.decode("utf-8", "replace").partition(":")
-        if field == "data" and colon and data.strip() not in ("", "[DONE]"):
-            yield json.loads(data)
+    is_whole = False
+    try:
+        for line in response:
+            field, _, data = line.partition(b":")
+            if field != b"data" or not data.strip():
+                continue
+            is_whole = data.strip() == b"[DONE]"
+            if not is_whole:
+                yield _object(data)
+    except (ValueError, OSError, HTTPException) as error:
+        raise Refused(502, f"the model's answer broke off: {error}") from error
+    if not is_whole:
+        raise Refused(502, "the model's answer broke off")
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise ValueError("it isn't a JSON object")
+    return value
 
 
 def check_messages(messages: Any) -> None:

@@ -308,9 +308,11 @@ def events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
             field, _, data = line.partition(b":")
             if field != b"data" or not data.strip():
                 continue
-            is_whole = data.strip() == b"[DONE]"
-            if not is_whole:
-                yield _object(data)
+            if data.strip() == b"[DONE]":
+                is_whole = True
+                continue
+            yield (event := _object(data))
+            is_whole = is_whole or "error" in event
     except (ValueError, OSError, HTTPException) as error:
         raise Refused(502, f"the model's answer broke off: {error}") from error
     if not is_whole:

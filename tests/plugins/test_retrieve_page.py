@@ -15,7 +15,8 @@ from finery import Bundle, Model
 pytestmark = [needs_llama_server, pytest.mark.slow]
 pytest.importorskip("bm25s")
 ANSWER = (
-    'Up to 50 MB. "Larger files are left out" [1], "there is no limit" [2], as in [9]. '
+    'Up to 50 MB. "… Larger files are left out" [1], “there is no limit” [1; 2], as in [9]. '
+    '`rows[3]` is code, and "OK" [1] too short for a quote. '
     "<script>document.title='run'</script><b>x</b>"
 )
 """What the model must answer; a grammar of llama.cpp sees to it."""
@@ -30,7 +31,7 @@ def only(text: str) -> str:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle with a model that always answers the same."""
-    return tiny_bundle(tmp_path_factory.mktemp("page"), grammar=only(ANSWER), max_tokens=400)
+    return tiny_bundle(tmp_path_factory.mktemp("page"), grammar=only(ANSWER), max_tokens=700)
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +41,23 @@ def app(bundle: Bundle) -> Iterator[Running]:
         yield app
 
 
-@pytest.fixture
-def page(app: Running) -> Iterator[Window]:
-    """A window with the page."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Window]:
+    """A window."""
     with window(1300, 900) as opened:
-        show(opened, app.page)
         yield opened
+
+
+@pytest.fixture
+def page(app: Running, browser: Window) -> Window:
+    """A window with the page, newly loaded."""
+    show(browser, app.page)
+    return browser
 
 
 def show(page: Window, address: str) -> None:
     """Load the page, and wait until it can be used."""
+    page.driver.get("about:blank")
     page.driver.get(address)
     page.until(lambda: page.text("#name") == "guide")
 
@@ -69,9 +77,10 @@ def test_an_answer_and_its_sources(page: Window) -> None:
     ask(page)
     assert page.text("article > h2") == QUESTION
     shown = page.text(".answer")
-    assert shown.startswith('Up to 50 MB. "Larger files are left out" [1], ')
-    assert '"there is no limit" [2: not a quote from it], as in [9: no such source].' in shown
-    assert labels(page, ".answer a") == ["1", "2"]
+    assert shown.startswith('Up to 50 MB. "… Larger files are left out" [1], ')
+    assert "“there is no limit” [1: not a quote from it, 2: not a quote from it], as in" in shown
+    assert '[9: no such source]. `rows[3]` is code, and "OK" [1] too short' in shown
+    assert labels(page, ".answer a") == ["1", "1", "2", "1"]
     assert page.text("details .label") == "[1] guide/limits.md"
     assert page.text("details .where") == "Limits > Files · line 12"
     assert "It cites the sources 1, 2." in page.text("#live")
@@ -143,7 +152,6 @@ def test_a_key_is_taken_from_the_address_or_typed(bundle: Bundle) -> None:
         page.press(key, Keys.ENTER)
         page.until(lambda: page.text("#name") == "guide")
         ask(page)
-        page.driver.get("about:blank")
         show(page, app.page)
         assert "key" not in page.run("return location.href")
 

@@ -24,6 +24,8 @@ models:
   rag: {use: retrieve.model, model: tiny, index: index, k: 2}
   polite: {use: prompt.model, model: tiny, system: Be polite.}
   politerag: {use: retrieve.model, model: polite, index: index}
+  api: {use: openai.model, model: m, base_url: "http://127.0.0.1:1/v1", api_key: NO_SUCH_KEY}
+  away: {use: retrieve.model, model: api, index: index}
 """
 MORE = """\
   chunks: {use: docs.files, path: docs, shortest: 10}
@@ -155,3 +157,9 @@ def test_a_bundle_that_was_exported_runs(built: Project, tmp_path: Path) -> None
     assert not (folder / "run.sh").is_symlink()
     with running(Bundle(folder)) as app:
         until(lambda: app.ask().status == 200)
+
+
+def test_a_missing_key_of_an_api_is_named(built: Project) -> None:
+    ran = built.run("serve", "away")
+    assert ran.code == 2
+    assert "the environment variable NO_SUCH_KEY with an API key is missing" in ran.err

@@ -45,6 +45,7 @@ def run_script() -> str:
 # Answers questions about documents, with their sources: sh run.sh --help
 # PYTHON says which Python, LLAMA_SERVER which llama-server.
 set -eu
+unset PYTHONSAFEPATH
 cd "$(dirname "$0")"
 PYTHON="${{PYTHON:-python3}}"
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {{

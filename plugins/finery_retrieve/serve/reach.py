@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from finery import Artifact, Model, UsageError, cpu_count
 from finery_gguf.server import Server as Llama
 from finery_gguf.server import start
+from finery_retrieve.index.words import missing
 from finery_retrieve.serve.app.bundle import SETTINGS, Opened, opened, opened_from
-from finery_retrieve.serve.app.model import Unusable, behind_api
+from finery_retrieve.serve.app.model import Unusable, behind_api, require
 from finery_retrieve.serve.app.server import App, Server, Upstream
 from finery_retrieve.serve.settings import (
     MAX_TOKENS,
@@ -44,10 +45,12 @@ class Answering(NamedTuple):
 def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Answering]:
     """Serve a bundle as its `run.sh` does, with finery's llama.cpp.
 
-    Raises `StepError` if the model's server can't start, and `UsageError` for a port in use and for
-    a missing API key.
+    Raises `StepError` if the model's server can't start, and `UsageError` for a port in use, an API
+    key and a package that is missing.
     """
-    app = opened(bundle.path)
+    with _explained():
+        app = opened(bundle.path)
+        require(app.settings["index"].get("embedder", {}).get("api_key"))
     model = app.settings["model"]
     if "arguments" in model:
         options = read_arguments(model["arguments"], bundle.file(SETTINGS))
@@ -60,8 +63,9 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Answering]:
 
 @contextmanager
 def serve_model(model: Artifact, serving: Serving) -> Iterator[Answering]:
-    """Serve a model of `retrieve.model`. Raises as `serve_bundle`, and for a model in it that no
-    server answers for.
+    """Serve a model of `retrieve.model`.
+
+    Raises as `serve_bundle`, and `StepError` if only finery can run the model in it.
     """
     assert isinstance(model, Model)
     index, under = parts_of(model)
@@ -70,13 +74,26 @@ def serve_model(model: Artifact, serving: Serving) -> Iterator[Answering]:
     settings = settings_of(model, serving.name, options, MAX_TOKENS)
     embedder = embedder_of(index)
     folder = index.path if embedder is None else embedder.path
-    app = opened_from(index.path, folder, settings, model.meta["prompt"]["template"])
+    with _explained():
+        app = opened_from(index.path, folder, settings, model.meta["prompt"]["template"])
+        require(settings["index"].get("embedder", {}).get("api_key"))
     if options is None:
         with _behind_api(app, serving) as answering:
             yield answering
     else:
         with _with_llama(app, gguf_file(under), options, serving) as answering:
             yield answering
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raise finery's errors for those of the app."""
+    try:
+        yield
+    except Unusable as error:
+        raise UsageError(str(error), fix="set it") from error
+    except ImportError as error:
+        raise missing(str(error.name)) from error
 
 
 @contextmanager
@@ -101,10 +118,8 @@ def _with_llama(app: Opened, file: Path, options: Options, serving: Serving) -> 
 
 @contextmanager
 def _behind_api(app: Opened, serving: Serving) -> Iterator[Answering]:
-    try:
+    with _explained():
         upstream = behind_api(app.settings["model"])
-    except Unusable as error:
-        raise UsageError(str(error), fix="set it") from error
     build = f"{upstream.model} at {upstream.base_url}"
     with _served(app, upstream, serving, build, None) as answering:
         yield answering

@@ -13,6 +13,8 @@ from finery_retrieve.serve.app.embed import embedder
 CHUNKS, OFFSETS, WORDS, VECTORS = "chunks.jsonl", "offsets.npy", "bm25", "embeddings.npy"
 FILES = (CHUNKS, OFFSETS, WORDS, VECTORS)
 """What the search needs of an index."""
+DIGITS = 6
+"""Digits of a cosine that machines agree on."""
 _WORD = re.compile(r"\b\w\w+\b")
 
 
@@ -87,6 +89,9 @@ class Vectors:
 
     def best(self, question: str, count: int) -> Ranking:
         """The chunks with the most similar embeddings; none for a question without text."""
+        import numpy as np
+
         if not question.strip():
             return []
-        return best(self._array @ self._embedder.embed(question), count)
+        cosines = (self._array @ self._embedder.embed(question)).astype(np.float64)
+        return best(np.round(cosines, DIGITS), count)

@@ -62,13 +62,9 @@ class Unjudged(NamedTuple):
     turns: int
 
 
-class Gated(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
-    """Measure models, compare them with the first, and hold the scores against `require`."""
+class Gate(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
+    """Hold scores against `require`."""
 
-    models: list[Model] = takes(
-        uses_name=True,
-        help="The models to judge on the same rows. Each is compared with the first.",
-    )
     require: dict[str, str] = setting(
         {},
         affects_output=False,
@@ -85,7 +81,7 @@ class Gated(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
     )
 
     def metric_names(self) -> list[str]:
-        """The metrics of each model, the headline first."""
+        """The metrics of each model, or of what else has scores, the headline first."""
         return ["accuracy"]
 
     def more_metrics(self) -> str:
@@ -94,7 +90,7 @@ class Gated(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
 
     def measured(self) -> dict[str, list[str]]:
         """What `require` may name: the models, or what else has scores → its metrics."""
-        return {model.name: self.metric_names() for model in self.models}
+        raise NotImplementedError
 
     def choices(self) -> Mapping[str, Sequence[str]]:
         """What `require` may ask for."""
@@ -102,11 +98,6 @@ class Gated(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        names = [model.name for model in self.models]
-        if not names:
-            raise UsageError("`models` is empty", where="models", fix="name one: models: [sft]")
-        if len(set(names)) < len(names):
-            raise UsageError("a model is listed twice", where="models", fix="list each model once")
         load_reference(REQUIREMENTS)(self)
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
@@ -115,6 +106,28 @@ class Gated(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
         (metrics,) = outputs.values()
         assert isinstance(metrics, Metrics)
         load_reference(REQUIREMENTS)(self).verify(with_more(metrics.report()))
+
+
+class Gated(Gate):
+    """Measure models, compare them with the first, and hold the scores against `require`."""
+
+    models: list[Model] = takes(
+        uses_name=True,
+        help="The models to judge on the same rows. Each is compared with the first.",
+    )
+
+    def measured(self) -> dict[str, list[str]]:
+        """What `require` may name: the models, or what else has scores → its metrics."""
+        return {model.name: self.metric_names() for model in self.models}
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        names = [model.name for model in self.models]
+        if not names:
+            raise UsageError("`models` is empty", where="models", fix="name one: models: [sft]")
+        if len(set(names)) < len(names):
+            raise UsageError("a model is listed twice", where="models", fix="list each model once")
+        super().check()
 
 
 def with_more(report: dict[str, Any]) -> dict[str, Any]:

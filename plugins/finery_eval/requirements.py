@@ -14,7 +14,7 @@ from finery_eval import claims
 from finery_eval.claims import Claim
 
 if TYPE_CHECKING:
-    from finery_eval.evaluator import Gated
+    from finery_eval.evaluator import Gate
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _EXPRESSION = re.compile(
@@ -78,7 +78,7 @@ class Requirement(msgspec.Struct, frozen=True):
 class Requirements:
     """What an evaluator's `require:` says. Raises `UsageError` where it can't be read."""
 
-    def __init__(self, step: "Gated") -> None:
+    def __init__(self, step: "Gate") -> None:
         self._wanted = wanted(step)
 
     def verify(self, report: Mapping[str, Any]) -> None:
@@ -94,7 +94,7 @@ class Requirements:
             )
 
 
-def wanted(step: "Gated") -> list[Requirement | Claim]:
+def wanted(step: "Gate") -> list[Requirement | Claim]:
     """What an evaluator requires, in its order. Raises `UsageError` where it can't be read."""
     measured = step.measured()
     metrics = list(dict.fromkeys(metric for of in measured.values() for metric in of))

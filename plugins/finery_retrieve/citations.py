@@ -1,0 +1,137 @@
+"""Citations and quotes in answers: `The limit is 50 MB. "Files up to 50 MB are read" [2]`.
+
+In goes the text of an answer, out come the numbers that it cites and the quotes before them. A
+number is the place of a chunk in the prompt, from 1. Public for other plugins.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+LEAST = 8
+"""Minimum letters and digits of a quote: a shorter one is in almost any text."""
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
+_NUMBERS = r"\[\s*(?P<numbers>\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\s*\]"
+_CITATION = re.compile(
+    rf'(?:(?:"(?P<straight>[^"]+)"|“(?P<curly>[^“”]+)”)[ \t]*[.,;:]?\s*)?{_NUMBERS}'
+)
+_NUMBER = re.compile(_NUMBERS)
+_MARKS = ".,;:!?"
+_AROUND = " \t\r\n…"
+
+
+class Citation(NamedTuple):
+    """A cited chunk. number: its place in the prompt, from 1. quote: the text quoted from it."""
+
+    number: int
+    quote: str | None = None
+
+
+class Checked(NamedTuple):
+    """The citations of an answer, compared with the chunks of its prompt.
+
+    cited: the numbers, each once, in the order of the answer. unknown: those of no chunk.
+    quotes: number of quotes. altered: the quotes that aren't in the chunk that they cite.
+    """
+
+    cited: list[int]
+    unknown: list[int]
+    quotes: int
+    altered: list[Citation]
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong, one line each; empty if nothing is."""
+        numbers = [f"[{number}] is the number of no document" for number in self.unknown]
+        return numbers + [
+            f'not in [{of.number}] word for word: "{of.quote}"' for of in self.altered
+        ]
+
+
+def citations(answer: str) -> list[Citation]:
+    """The citations of an answer in their order. Numbers in code, e.g. `rows[0]`, are none.
+
+    `[1, 3]` cites two chunks, and a quote before it must be in both. Curly quotation marks count
+    like straight ones, and a full stop or comma may follow the closing one.
+    """
+    return [
+        Citation(int(number), (match["straight"] or match["curly"] or "").strip() or None)
+        for match in _CITATION.finditer(_without_code(answer))
+        for number in re.findall(r"\d+", match["numbers"])
+    ]
+
+
+def check_citations(answer: str, chunks: Sequence[str]) -> Checked:
+    """The citations of an answer, compared with the chunks of its prompt, in prompt order."""
+    every = citations(answer)
+    unknown = [of.number for of in every if not 1 <= of.number <= len(chunks)]
+    quoted = [of for of in every if of.quote is not None]
+    altered = [
+        of
+        for of in quoted
+        if of.number not in unknown and not is_verbatim(of.quote or "", chunks[of.number - 1])
+    ]
+    cited = list(dict.fromkeys(of.number for of in every))
+    return Checked(cited, list(dict.fromkeys(unknown)), len(quoted), altered)
+
+
+def without_citations(answer: str) -> str:
+    """The answer in one line, without numbers and without the quotes that belong to them.
+
+    Where nothing else is left, e.g. of an answer that is a quote alone, only the numbers go.
+    """
+    text = _cut(_CITATION, answer)
+    return text if any(map(str.isalnum, text)) else without_numbers(answer)
+
+
+def without_numbers(answer: str) -> str:
+    """The answer in one line, without the numbers of citations; quotes stay."""
+    return _cut(_NUMBER, answer)
+
+
+def is_verbatim(quote: str, text: str) -> bool:
+    """Whether a text contains the quote word for word, except for whitespace.
+
+    False for a quote of less than `LEAST` letters and digits, unless the text has no more.
+    Ellipses at both ends of the quote are ignored.
+    """
+    words = " ".join(quote.strip(_AROUND).removeprefix("...").removesuffix("...").split())
+    if _letters(words) < min(LEAST, _letters(text)) or not words:
+        return False
+    return words in " ".join(text.split())
+
+
+def quotable(quote: str) -> str | None:
+    """A quote as it can be written between straight quotation marks, in one line.
+
+    Of one that contains such marks, the longest part between two of them; None if that is too
+    short to count.
+    """
+    parts = [" ".join(part.split()) for part in quote.split('"')]
+    longest = max(parts, key=len)
+    return longest if _letters(longest) >= LEAST else None
+
+
+def _letters(text: str) -> int:
+    return sum(map(str.isalnum, text))
+
+
+def _without_code(answer: str) -> str:
+    return _CODE.sub(lambda code: " " * len(code[0]), answer)
+
+
+def _cut(pattern: re.Pattern[str], answer: str) -> str:
+    """The answer in one line, without what matches outside of code."""
+    text, start = "", 0
+    for match in pattern.finditer(_without_code(answer)):
+        text = _appended(text, answer[start : match.start()])
+        start = match.end()
+    return " ".join(_appended(text, answer[start:]).split())
+
+
+def _appended(text: str, rest: str) -> str:
+    """Both texts with a space between; punctuation goes to the text, once."""
+    text, mark = text.rstrip(), rest.lstrip()[:1]
+    if not text or not mark or mark not in _MARKS:
+        return f"{text} {rest}"
+    return text + rest.lstrip()[1 if text[-1] in _MARKS else 0 :]

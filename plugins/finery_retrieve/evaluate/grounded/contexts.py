@@ -1,0 +1,113 @@
+"""The prompts of `eval.grounded`: every question with each kind of context.
+
+In go questions and an index, out come prompts, each with the chunks in it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from finery import Index, Job, counted
+from finery.rows import Conversation
+from finery_retrieve.evaluate.rows import refuse_rows
+from finery_retrieve.index.context import ContextPrompt
+from finery_retrieve.index.retriever import Hit, Retriever
+from finery_retrieve.questions import Question, distractors, no_chunk, right_chunks
+
+Context = Literal["none", "oracle", "retrieved", "distractors"]
+CONTEXTS: tuple[Context, ...] = ("none", "oracle", "retrieved", "distractors")
+
+
+class Asked(NamedTuple):
+    """A question with a context.
+
+    number: of the question. hits: the chunks in the prompt, in its order. expects_answer: whether
+    the model is to answer; else it is to say that the documents don't say. has_answer: whether the
+    answer is in the context.
+    """
+
+    number: int
+    question: Question
+    context: Context
+    hits: list[Hit]
+    messages: Conversation
+    expects_answer: bool
+    has_answer: bool
+
+
+class Library(NamedTuple):
+    """The questions, with what an index has for each.
+
+    right: the right chunks. retrieved: the first k chunks. others: the first k that don't answer.
+    """
+
+    questions: Sequence[Question]
+    right: Sequence[list[Hit]]
+    retrieved: Sequence[list[Hit]]
+    others: Sequence[list[Hit]]
+
+    @classmethod
+    def of(cls, job: Job, index: Index, questions: Sequence[Question], k: int) -> "Library":
+        """Search the index. Raises `DataError` for questions without a right chunk."""
+        retriever = Retriever.open(index, job)
+        right = checked_chunks(questions, index, retriever)
+        retrieved = retriever.search([question.text for question in questions], k)
+        return cls(questions, right, retrieved, list(distractors(questions, retriever, k)))
+
+    def document(self, number: int) -> str:
+        """What a question is about: the document of its right chunk, else the row's own."""
+        row, right = self.questions[number].row, self.right[number]
+        own = str(row.get("source") or row["id"])
+        return (right[0].source or right[0].id) if right else own
+
+    def prompts(self, template: ContextPrompt, contexts: Sequence[Context]) -> Iterator[Asked]:
+        """Every question with each context. One without an answer only with what is retrieved."""
+        for number, question in enumerate(self.questions):
+            for context in contexts:
+                if question.is_answerable or context == "retrieved":
+                    yield self._asked(number, context, template)
+
+    def _asked(self, number: int, context: Context, template: ContextPrompt) -> Asked:
+        question = self.questions[number]
+        if context == "none":
+            return Asked(number, question, context, [], question.prompt, True, False)
+        hits = template.fitting(self._hits(number, context))
+        return Asked(
+            number=number,
+            question=question,
+            context=context,
+            hits=hits,
+            messages=template.around(question.prompt, hits),
+            expects_answer=question.is_answerable and context != "distractors",
+            has_answer=any(map(question.is_answered_by, hits)),
+        )
+
+    def _hits(self, number: int, context: Context) -> list[Hit]:
+        of = {"oracle": self.right, "retrieved": self.retrieved, "distractors": self.others}
+        return of[context][number]
+
+
+def checked_chunks(
+    questions: Sequence[Question], index: Index, retriever: Retriever
+) -> list[list[Hit]]:
+    """The right chunks of each question. Raises `DataError` for answerable ones without any."""
+    right = right_chunks(questions, index, retriever)
+    refuse_rows(
+        "some questions have no chunk in the index",
+        [
+            (question.row, no_chunk(question))
+            for question, of in zip(questions, right, strict=True)
+            if question.is_answerable and not of
+        ],
+    )
+    return right
+
+
+def log_contexts(job: Job, asked: Sequence[Asked], limit: int | None) -> None:
+    """Log contexts that aren't what they are called."""
+    cut = sum(one.context == "oracle" and not one.has_answer for one in asked)
+    if cut:
+        what = counted(cut, "right chunk")
+        job.log(f"oracle: {what} left out, longer than `limit` ({limit:,} characters)")
+    empty = sum(one.context == "distractors" and not one.hits for one in asked)
+    if empty:
+        job.log(f"distractors: nothing else is retrieved for {counted(empty, 'question')}")

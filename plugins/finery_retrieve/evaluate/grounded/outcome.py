@@ -1,0 +1,190 @@
+"""The outcome of `eval.grounded`: metrics, tables, and the lines of `predictions.jsonl`.
+
+In go all prompts, and each model's answers with their verdicts. Out come scores with intervals,
+differences between models and between contexts, and what `show` prints.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from finery import Completion
+from finery.rows.parts import text_of
+from finery_eval import stats
+from finery_eval.evaluator import PROMPT_SHOWN, table
+from finery_retrieve.evaluate import tables
+from finery_retrieve.evaluate.grounded.contexts import Asked, Context
+from finery_retrieve.evaluate.grounded.verdicts import Verdict
+from finery_retrieve.evaluate.measures import Cluster, Measure, Value
+from finery_retrieve.questions import listed
+
+OF_CONTEXT: Mapping[Context, Sequence[str]] = {
+    "none": ("answer",),
+    "oracle": ("answer", "cited", "quoted", "answered"),
+    "retrieved": ("answer", "cited", "quoted", "answered", "abstained"),
+    "distractors": ("abstained",),
+}
+"""Context → its metrics."""
+ORDER = (
+    "retrieved.answer", "oracle.answer", "none.answer", "distractors.abstained", "retrieved.cited",
+    "retrieved.quoted", "retrieved.answered", "retrieved.abstained", "oracle.cited",
+    "oracle.quoted", "oracle.answered",
+)  # fmt: skip
+"""All metrics, the headline first."""
+HEADLINE = ORDER[:6]
+BETWEEN: Sequence[tuple[Context, Context]] = (("none", "retrieved"), ("retrieved", "oracle"))
+"""Contexts that each model's answers are compared between: the first, and what is better."""
+
+
+def metric_names(contexts: Sequence[Context]) -> list[str]:
+    """The metrics of some contexts, the headline first."""
+    return [name for name in ORDER if name.partition(".")[0] in contexts]
+
+
+class Outcome(NamedTuple):
+    """What all models answered. answers, verdicts: model → one for each prompt."""
+
+    asked: Sequence[Asked]
+    questions: int
+    clusters: Sequence[Cluster]
+    answers: Mapping[str, Sequence[Completion]]
+    verdicts: Mapping[str, Sequence[Verdict]]
+
+    def measures(self, contexts: Sequence[Context]) -> dict[str, Measure]:
+        """Metric → its values, for the metrics that apply to any question."""
+        every = {name: self._measure(name) for name in metric_names(contexts)}
+        return {name: of for name, of in every.items() if any(map(_has_value, of.values.values()))}
+
+    def tables(self, contexts: Sequence[Context]) -> list[dict[str, Any]]:
+        """What each context makes of the answers, and what it costs a model to miss the right one.
+
+        The first has a row for each model and context, the second the differences.
+        """
+        rows = [
+            [name, context, *self._summary(name, context)]
+            for name in self.answers
+            for context in contexts
+        ]
+        columns = ["model", "context", "n", "answer", *tables.CI, "cited", "quoted", "abstained"]
+        units: Any = dict.fromkeys(columns[3:], "share")
+        return [table("By context", columns, rows, units=units), *self._between(contexts)]
+
+    def predictions(self, unknown: str) -> Iterator[dict[str, Any]]:
+        """A line for each prompt and model."""
+        for number, asked in enumerate(self.asked):
+            for name, answers in self.answers.items():
+                yield _prediction(
+                    asked, name, answers[number], self.verdicts[name][number], unknown
+                )
+
+    def _measure(self, metric: str) -> Measure:
+        context, _, name = metric.partition(".")
+        values = {model: self._values(model, context, VALUES[name]) for model in self.answers}
+        return Measure(values, self.clusters)
+
+    def _values(
+        self, model: str, context: str, value: Callable[[Asked, Verdict], Value]
+    ) -> list[Value]:
+        values: list[Value] = [None] * self.questions
+        for asked, verdict in zip(self.asked, self.verdicts[model], strict=True):
+            if asked.context == context:
+                values[asked.number] = value(asked, verdict)
+        return values
+
+    def _summary(self, model: str, context: Context) -> list[Any]:
+        """(prompts, answer, its interval, cited, quoted, abstained) of a model with a context."""
+        verdicts = [
+            verdict
+            for asked, verdict in zip(self.asked, self.verdicts[model], strict=True)
+            if asked.context == context
+        ]
+        scores = [
+            Measure({model: self._values(model, context, VALUES[name])}, self.clusters).score(model)
+            for name in ("answer", "cited", "quoted")
+        ]
+        answer, *others = scores
+        interval = answer[1] if answer else (None, None)
+        shares = [score[0] if score else None for score in (answer, *others)]
+        abstained = sum(verdict.has_abstained for verdict in verdicts) / max(1, len(verdicts))
+        return [len(verdicts), shares[0], *interval, *shares[1:], abstained]
+
+    def _between(self, contexts: Sequence[Context]) -> list[dict[str, Any]]:
+        """The answers of each model, compared between contexts on the same questions."""
+        compared = []
+        for model in self.answers:
+            for first, second in BETWEEN:
+                if first in contexts and second in contexts:
+                    values = {c: self._values(model, c, VALUES["answer"]) for c in (first, second)}
+                    between = Measure(values, self.clusters).difference(first, second)
+                    if between is not None:
+                        compared.append((model, f"{second} minus {first}", _facts(between)))
+        if not compared:
+            return []
+        columns = ["model", "answer"]
+        return [tables.differences_table("Contexts compared", columns, compared)]
+
+
+VALUES: Mapping[str, Callable[[Asked, Verdict], Value]] = {
+    "answer": lambda asked, verdict: verdict.answer,
+    "cited": lambda asked, verdict: verdict.cited,
+    "quoted": lambda asked, verdict: verdict.quoted,
+    "answered": lambda asked, verdict: (
+        not verdict.has_abstained if asked.expects_answer and asked.has_answer else None
+    ),
+    "abstained": lambda asked, verdict: None if asked.expects_answer else verdict.has_abstained,
+}
+"""Metric of a context → its value for an answer."""
+
+
+def citation_table(outcome: Outcome, contexts: Sequence[Context]) -> list[dict[str, Any]]:
+    """How many answers cite and quote, and how many citations and quotes are wrong."""
+    rows = []
+    for model, verdicts in outcome.verdicts.items():
+        for context in contexts:
+            checked = [
+                verdict.citations
+                for asked, verdict in zip(outcome.asked, verdicts, strict=True)
+                if asked.context == context
+            ]
+            cites, quotes = sum(bool(of.cited) for of in checked), sum(of.quotes for of in checked)
+            if cites:
+                unknown, altered = (sum(len(of[at]) for of in checked) for at in (1, 3))
+                rows.append([model, context, cites, unknown, quotes, altered])
+    columns = ["model", "context", "citing", "unknown [n]", "quotes", "altered"]
+    return [table("Citations", columns, rows)] if rows else []
+
+
+def _has_value(values: Sequence[Value]) -> bool:
+    return any(value is not None for value in values)
+
+
+def _facts(difference: stats.Difference) -> dict[str, Any]:
+    return {
+        "difference": difference.value, "interval": difference.interval,
+        "p_value": difference.p_value,
+    }  # fmt: skip
+
+
+def _prediction(
+    asked: Asked, model: str, answer: Completion, verdict: Verdict, unknown: str
+) -> dict[str, Any]:
+    question = asked.question
+    expected: Any = unknown
+    if asked.expects_answer:
+        expected = list(question.expected) or question.answer
+    line: dict[str, Any] = {
+        "id": question.row["id"],
+        "model": model,
+        "context": asked.context,
+        "prompt": text_of(question.prompt[-1])[:PROMPT_SHOWN],
+        "answer": answer.text,
+        "expected": expected,
+        "correct": verdict.is_correct,
+        "score": verdict.answer,
+        "cited": verdict.citations.cited,
+        "retrieved": listed(asked.hits),
+    }
+    if answer.reasoning:
+        line["reasoning"] = answer.reasoning
+    if verdict.faults:
+        line["error"] = "; ".join(verdict.faults)
+    return {**line, "finish_reason": answer.finish_reason}

@@ -1,0 +1,55 @@
+"""How good an answer is without a judge: strings that it must contain, else the overlap of words.
+
+In go an answer and what its row expects, out comes a score from 0 to 1.
+"""
+
+import re
+import string
+import unicodedata
+from collections import Counter
+
+from finery_retrieve.citations import citations, without_citations, without_numbers
+from finery_retrieve.expected import Expected, contains, one_line
+
+_ARTICLES = {"a", "an", "the"}
+_UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
+"""Characters of Chinese and Japanese, which are written without spaces."""
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """The F1 of the words that two texts share, without case, punctuation and English articles.
+
+    Citations and the quotes before them don't count. 1 if both have no words.
+
+    Source: P. Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text",
+    EMNLP 2016, and its script. Characters of Chinese and Japanese count as words, as in P. Lewis et
+    al., "MLQA: Evaluating Cross-lingual Extractive Question Answering", ACL 2020.
+    """
+    first, second = (Counter(_tokens(without_citations(text))) for text in (answer, reference))
+    shared = (first & second).total()
+    if not first or not second:
+        return float(first == second)
+    return 2 * shared / (first.total() + second.total())
+
+
+def has_expected(answer: str, expected: Expected) -> bool:
+    """Whether an answer, without the numbers of its citations, contains all that is expected."""
+    return contains(without_numbers(answer), expected)
+
+
+def abstains(answer: str, unknown: str) -> bool:
+    """Whether an answer says that the documents don't say: it contains `unknown` and cites nothing.
+
+    Case, whitespace and the kind of apostrophe don't count, nor does the last punctuation mark.
+    """
+    sentence = one_line(unknown).rstrip(".!。")
+    return sentence in one_line(answer) and not citations(answer)
+
+
+def _tokens(text: str) -> list[str]:
+    letters = "".join(c for c in one_line(text) if not _is_punctuation(c))
+    return [word for word in _UNSPACED.sub(r" \1 ", letters).split() if word not in _ARTICLES]
+
+
+def _is_punctuation(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character)[0] == "P"

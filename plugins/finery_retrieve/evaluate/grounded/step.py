@@ -1,0 +1,195 @@
+"""`eval.grounded`: how good are answers from retrieved documents?"""
+
+import gc
+from collections.abc import Sequence
+
+from finery import Completion, Index, Job, Metrics, OneFile, UsageError, setting, takes
+from finery.rows.badrow import BadRow
+from finery_eval import evaluator
+from finery_eval.evaluator import Judge
+from finery_retrieve.evaluate import tables
+from finery_retrieve.evaluate.grounded.contexts import (
+    CONTEXTS,
+    Asked,
+    Context,
+    Library,
+    checked_chunks,
+    log_contexts,
+)
+from finery_retrieve.evaluate.grounded.outcome import (
+    HEADLINE,
+    Outcome,
+    citation_table,
+    metric_names,
+)
+from finery_retrieve.evaluate.grounded.verdicts import judge
+from finery_retrieve.evaluate.measures import clusters_of, pairs_of, scores_of
+from finery_retrieve.evaluate.rows import read_questions, refuse_rows
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt
+from finery_retrieve.index.retriever import Retriever
+from finery_retrieve.questions import Question
+
+
+class Grounded(Judge, engines=True, version="1", hints="finery_retrieve.evaluate.hints:GROUNDED"):
+    """Judge answers with four kinds of context: what a model knows, and what documents add.
+
+    - `none`: the question alone.
+    - `oracle`: the right chunk alone, as if retrieval were perfect.
+    - `retrieved`: the first `k` chunks that the index retrieves.
+    - `distractors`: the first `k` that don't contain the answer. The model is to say `unknown`.
+
+    Metrics, each from 0 to 1, e.g. `retrieved.answer`:
+    - `answer`: with `expected` texts in the row, the share of answers that contain them all, as
+      whole words. Else the mean F1 of the words that the answer shares with the row's (Rajpurkar et
+      al. 2016), without citations and quotes. An answer that abstains has 0.
+    - `cited`: the share of answers that cite the chunk with the answer, and no number that isn't in
+      the prompt. Counted where the context contains the answer, as are the next two.
+    - `quoted`: the share of answers with a quote before a citation, all of them word for word in
+      the chunk that they cite.
+    - `answered`: the share of answers that don't abstain.
+    - `abstained`: the share of answers that abstain where the documents don't contain the answer:
+      with `distractors`, and in `retrieved` for rows with `answerable: false`.
+
+    An answer abstains if it contains `unknown` and cites nothing.
+
+    Each metric has a 95 % interval. Questions about one document count together (bootstrap over
+    documents, Efron and Tibshirani 1993). If each is about a document of its own, shares have the
+    Wilson interval, and differences Newcombe's with the exact McNemar test. Prompts are those of
+    `retrieve.model` with the same settings.
+
+    Raises DataError for rows without a question, an answer, or a right chunk in the index.
+    """
+
+    index: Index = takes(help="The documents, indexed by `retrieve.index`.")
+    k: int = setting(4, ge=1, help="How many chunks to retrieve for each question.")
+    prompt: OneFile | None = setting(
+        None, help="Jinja template of the prompts with a context, as in `retrieve.model`."
+    )
+    limit: int | None = setting(
+        None, ge=1, help="Maximum characters of all chunks in a prompt, as in `retrieve.model`."
+    )
+    unknown: str = setting(
+        UNKNOWN, min_length=1, help="The answer of a model where the documents don't say."
+    )
+    contexts: list[Context] = setting(
+        list(CONTEXTS), min_length=1, help="The contexts that each question is asked with."
+    )
+    passing: float = setting(
+        0.5, gt=0, le=1, help="Score from which an answer isn't listed as wrong. Changes no metric."
+    )
+    max_tokens: int = setting(
+        256,
+        ge=1,
+        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
+    )
+    temperature: float = setting(
+        0.0, ge=0.0, help="Sampling temperature. 0 always takes the most likely token."
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, the headline first."""
+        return metric_names(self.contexts)
+
+    def more_metrics(self) -> str:
+        """How to add further metrics."""
+        others = [context for context in CONTEXTS if context not in self.contexts]
+        return f"add a context: {', '.join(others)}" if others else ""
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        if len(set(self.contexts)) < len(self.contexts):
+            raise UsageError("a context is listed twice", where="contexts", fix="list each once")
+        super().check()
+
+    def check_files(self) -> None:
+        """Raise `UsageError` for an empty or invalid template."""
+        self._template()
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        checked_chunks(self._questions(), self.index, Retriever.open(self.index, job))
+
+    def run(self, job: Job) -> Metrics:
+        """Get the answers with each context, judge them, write the metrics."""
+        self.check()
+        self._refuse_retrieving()
+        library = Library.of(job, self.index, self._questions(), self.k)
+        asked = list(library.prompts(self._template(), self.contexts))
+        log_contexts(job, asked, self.limit)
+        answers = {model.name: self._answers(job, model.name, asked) for model in self.models}
+        clusters = clusters_of([library.document(i) for i in range(len(library.questions))])
+        tables.log_clusters(job, len(library.questions), len(clusters))
+        verdicts = {
+            name: [
+                judge(one, answer.text, self.unknown, self.passing)
+                for one, answer in zip(asked, of, strict=True)
+            ]
+            for name, of in answers.items()
+        }
+        return self._write(job, Outcome(asked, len(library.questions), clusters, answers, verdicts))
+
+    def _template(self) -> ContextPrompt:
+        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
+
+    def _refuse_retrieving(self) -> None:
+        for model in self.models:
+            if model.format == "retrieving":
+                raise UsageError(
+                    f"'{model.name}' retrieves documents itself, so its contexts can't be chosen",
+                    where="models",
+                    fix="name the model that it is made of",
+                )
+
+    def _questions(self) -> list[Question]:
+        questions = read_questions(self.rows)
+        no_answer = BadRow(
+            "the row has neither an answer nor `expected`",
+            "give it an assistant turn, or `expected`: texts that a right answer contains",
+        )
+        without = [q for q in questions if q.is_answerable and not (q.answer or q.expected)]
+        refuse_rows("some rows have no expected answer", [(q.row, no_answer) for q in without])
+        return questions
+
+    def _answers(self, job: Job, name: str, asked: Sequence[Asked]) -> list[Completion]:
+        (model,) = (model for model in self.models if model.name == name)
+        answers = job.engine(model).generate(
+            [one.messages for one in asked],
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            # At temperature 0 the seed can't matter: a fixed one lets steps share their answers.
+            seed=job.seed if self.temperature > 0 else 0,
+            refusals=True,
+            progress=name,
+        )
+        gc.collect()  # the next model may need the memory of this one
+        cut = evaluator.truncated(answers)
+        if cut:
+            limit = f"max_tokens: {self.max_tokens}"
+            job.log(f"{name}: {cut} of {len(answers)} answers were cut off at {limit}")
+        return answers
+
+    def _write(self, job: Job, outcome: Outcome) -> Metrics:
+        names, measures = list(outcome.answers), outcome.measures(self.contexts)
+        scores, intervals = scores_of(names, measures)
+        evaluator.log_scores(job, scores, intervals)
+        pairs = pairs_of(names, measures)
+        headline = [metric for metric in HEADLINE if metric in measures]
+        return Metrics.write(
+            job.out,
+            rows=outcome.questions,
+            scores=scores,
+            intervals=intervals,
+            details={
+                "headline": headline,
+                "pairs": pairs,
+                "documents": len(outcome.clusters),
+                "tables": [
+                    *outcome.tables(self.contexts),
+                    *tables.pairs_tables(pairs, headline),
+                    *citation_table(outcome, self.contexts),
+                    evaluator.answers_table({n: list(of) for n, of in outcome.answers.items()}),
+                ],
+                "truncated": {n: evaluator.truncated(of) for n, of in outcome.answers.items()},
+            },
+            predictions=outcome.predictions(self.unknown),
+        )

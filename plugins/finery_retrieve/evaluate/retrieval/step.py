@@ -1,0 +1,117 @@
+"""`eval.retrieval`: how often is the right chunk among those that are retrieved?"""
+
+from collections.abc import Sequence
+
+from finery import DataError, Dataset, Index, Job, Metrics, UsageError, counted, setting, takes
+from finery_eval import evaluator
+from finery_eval.evaluator import Gate
+from finery_retrieve.evaluate import tables
+from finery_retrieve.evaluate.measures import Measure, clusters_of, pairs_of, scores_of
+from finery_retrieve.evaluate.retrieval.rankings import document_tables, predictions, ranked
+from finery_retrieve.evaluate.rows import read_questions
+from finery_retrieve.questions import Question
+
+
+class Retrieval(
+    Gate, engines=True, seeded=False, version="1", hints="finery_retrieve.evaluate.hints:RETRIEVAL"
+):
+    """Measure how often indices retrieve the chunk that a question was made from.
+
+    - `recall@k`: the share of the right chunks that are among the first k. With one right chunk a
+      question, it is the share of questions whose chunk is retrieved.
+    - `mrr@k`: mean of 1 / the rank of the first right chunk, 0 beyond the largest k (Voorhees
+      1999).
+    - `ndcg@k`: normalised discounted cumulative gain for the largest k (Järvelin and Kekäläinen
+      2002).
+
+    The right chunk of a row is named by `chunk` or `parents`; synth.from_docs writes them. In an
+    index without that id, it is the first chunk that contains the row's `quote`, in the document
+    `source` if the row names one. So indices with chunks of different sizes can be compared, and
+    questions can be written by hand. Another chunk with the same quote, e.g. an overlapping one,
+    counts as the right one. Rows with `answerable: false` are left out.
+
+    Each metric has a 95 % interval. Questions about one document count together (bootstrap over
+    documents, Efron and Tibshirani 1993). If each is about a document of its own, shares have the
+    Wilson interval and Newcombe's paired one. Every further index is compared with the first.
+
+    Raises DataError for rows without a question, or without a right chunk in any index.
+    """
+
+    indices: list[Index] = takes(
+        uses_name=True, help="The indices to compare on the same questions."
+    )
+    rows: Dataset = takes(help="Questions that name their chunk, e.g. of synth.from_docs.")
+    k: list[int] = setting(
+        [1, 3, 5, 10], min_length=1, help="Numbers of retrieved chunks to measure the recall of."
+    )
+    require: dict[str, str] = setting(
+        {},
+        affects_output=False,
+        help="Conditions that the build must meet: <index>.<metric> compared (>=, >, <=, <) with a "
+        "share from 0 to 1 or with another metric, or `not worse than` another index `by` a "
+        "margin.",
+        examples=[{"index.recall@5": ">= 0.9"}],
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each index, the recall of the largest k first."""
+        *others, deepest = sorted(set(self.k))
+        recalls = [f"recall@{k}" for k in (deepest, *others)]
+        return [*recalls, f"mrr@{deepest}", f"ndcg@{deepest}"]
+
+    def measured(self) -> dict[str, list[str]]:
+        """What `require` may name: the indices."""
+        return {index.name: self.metric_names() for index in self.indices}
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        names = [index.name for index in self.indices]
+        if not names:
+            raise UsageError("`indices` is empty", where="indices", fix="name one: [index]")
+        if len(set(names)) < len(names):
+            raise UsageError("an index is listed twice", where="indices", fix="list each once")
+        if min(self.k) < 1:
+            raise UsageError(f"k contains {min(self.k)}", where="k", fix="use numbers from 1")
+        super().check()
+
+    def run(self, job: Job) -> Metrics:
+        """Search the indices, write the metrics."""
+        self.check()
+        questions = answerable(job, read_questions(self.rows))
+        rankings = ranked(job, self.indices, questions, max(self.k))
+        clusters = clusters_of([hit.source or hit.id for hit in rankings.right])
+        tables.log_clusters(job, len(questions), len(clusters))
+        names, metrics = list(rankings.by_index), self.metric_names()
+        measures = {metric: Measure(rankings.values(metric), clusters) for metric in metrics}
+        scores, intervals = scores_of(names, measures)
+        evaluator.log_scores(job, scores, intervals)
+        pairs = pairs_of(names, measures)
+        shown = [
+            tables.intervals_table("Metrics", scores, intervals),
+            *tables.pairs_tables(pairs, metrics),
+            *document_tables(rankings, metrics[0]),
+        ]
+        return Metrics.write(
+            job.out,
+            rows=len(questions),
+            scores=scores,
+            intervals=intervals,
+            details={
+                "headline": metrics, "pairs": pairs, "documents": len(clusters), "tables": shown,
+            },
+            predictions=predictions(rankings),
+        )  # fmt: skip
+
+
+def answerable(job: Job, questions: Sequence[Question]) -> list[Question]:
+    """The questions that the documents answer; logs how many others there are."""
+    answered = [question for question in questions if question.is_answerable]
+    if not answered:
+        raise DataError(
+            "no row has a question that the documents answer",
+            fix="add questions of synth.from_docs, or remove answerable: false",
+        )
+    others = len(questions) - len(answered)
+    if others:
+        job.log(f"left out: {counted(others, 'row')} with answerable: false")
+    return answered

@@ -1,0 +1,32 @@
+"""The questions of an evaluator's rows, or an error that lists the rows that can't be used.
+
+In go rows, out come questions whose right chunks can be looked up.
+"""
+
+from collections.abc import Sequence
+
+from finery import Dataset
+from finery.rows import Row
+from finery.rows.badrow import BadRow
+from finery_eval import evaluator
+from finery_retrieve.questions import Question, question_in
+
+
+def read_questions(rows: Dataset) -> list[Question]:
+    """The questions of rows. Raises `DataError` that lists the rows that can't be used."""
+    questions: list[Question] = []
+    bad: list[tuple[Row, BadRow]] = []
+    for row in evaluator.some(list(rows)):
+        try:
+            questions.append(question_in(row))
+        except BadRow as error:
+            bad.append((row, error))
+    refuse_rows("some rows can't be used as questions", bad)
+    return questions
+
+
+def refuse_rows(what: str, bad: Sequence[tuple[Row, BadRow]]) -> None:
+    """Raise a `DataError` that lists the rows with their reasons, if there are any."""
+    if bad:
+        reasons = (f"{row['id']}: {error.what}" for row, error in bad)
+        evaluator.refuse(what, reasons, fix=bad[0][1].fix or "correct these rows")

@@ -1,0 +1,73 @@
+"""Tables that both evaluators of this package write, and what they log.
+
+In go scores and differences, out come tables for `details["tables"]`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finery import Job, counted
+from finery_eval import stats
+from finery_eval.evaluator import table
+
+CI = ["95 % CI low", "95 % CI high"]
+FEW = 10
+"""Documents below which intervals are rough."""
+
+
+def log_clusters(job: Job, questions: int, documents: int) -> None:
+    """Log that questions about one document count together, where some do."""
+    if documents == questions:
+        return
+    what = f"{counted(questions, 'question')} about {counted(documents, 'document')}"
+    job.log(f"{what}: those about one document count together in intervals and tests")
+    if documents < FEW:
+        job.log(f"intervals are rough with so few documents: {documents}")
+
+
+def intervals_table(
+    title: str,
+    scores: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, Sequence[float]]],
+) -> dict[str, Any]:
+    """Every metric of every model or index, with its interval."""
+    rows = [
+        [metric, name, value, *intervals[name][metric]]
+        for metric in dict.fromkeys(metric for of in scores.values() for metric in of)
+        for name, value in ((name, of[metric]) for name, of in scores.items() if metric in of)
+    ]
+    units: Any = dict.fromkeys(["score", *CI], "share")
+    return table(title, ["metric", "of", "score", *CI], rows, units=units)
+
+
+def pairs_tables(
+    pairs: Sequence[Mapping[str, Any]], metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Everything compared with the first model or index, a table; none if there is only one.
+
+    The p-values of a table are adjusted for their number (Holm 1979).
+    """
+    if not pairs:
+        return []
+    first = pairs[0]["baseline"]
+    compared = [
+        (metric, pair["model"], pair["metrics"][metric])
+        for metric in metrics
+        for pair in pairs
+        if pair["baseline"] == first and metric in pair["metrics"]
+    ]
+    return [differences_table(f"Compared with {first}", ["metric", "of"], compared)]
+
+
+def differences_table(
+    title: str, columns: Sequence[str], compared: Sequence[tuple[str, str, Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Differences with intervals and adjusted p-values. columns: of the two texts of each."""
+    adjusted = stats.holm([facts["p_value"] for _, _, facts in compared])
+    rows = [
+        [one, other, facts["difference"], *facts["interval"], p]
+        for (one, other, facts), p in zip(compared, adjusted, strict=True)
+    ]
+    points = ["points", *CI]
+    units: Any = {**dict.fromkeys(points, "difference"), "p (Holm)": "p"}
+    return table(title, [*columns, *points, "p (Holm)"], rows, units=units)

@@ -1,0 +1,64 @@
+"""Answers that quote and cite: `The limit is 50 MB. "Files up to 50 MB are read" [2]`.
+
+In go a question with its answer and quote, and the chunks of its prompt. Out comes the answer with
+citations, or the reason why it can't have any.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from finery_retrieve.citations import (
+    check_citations,
+    citations,
+    is_verbatim,
+    quotable,
+    without_citations,
+)
+from finery_retrieve.index.control import plain
+from finery_retrieve.index.retriever import Hit
+from finery_retrieve.questions import Question
+
+Cite = Literal["quotes", "numbers", "none"]
+
+
+class Uncitable(Exception):
+    """An answer that can't be cited. reason: a short name to count by."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], cite: Cite) -> str:
+    """The question's answer with the numbers of its right chunks, and with its quote if asked.
+
+    hits: the chunks of the prompt, in its order. right: those with the answer. Citations that the
+    answer already has are replaced, since they number other chunks. Raises `Uncitable` where the
+    quote isn't in a right chunk word for word.
+    """
+    answer = without_citations(question.answer) if citations(question.answer) else question.answer
+    if cite == "none":
+        return answer
+    texts = [plain(hit.text) for hit in hits]
+    ids = {hit.id for hit in right}
+    numbers = [number for number, hit in enumerate(hits, 1) if hit.id in ids]
+    quote = quotable(plain(question.quote)) if cite == "quotes" and question.quote else None
+    parts = [answer]
+    if quote is not None:
+        number = _number_of(quote, numbers, texts)
+        parts.append(f'"{quote}" [{number}]')
+        numbers.remove(number)
+    parts += [f"[{number}]" for number in numbers]
+    cited = " ".join(parts)
+    faults = check_citations(cited, texts).faults
+    if faults:  # e.g. an answer that ends with a quotation mark of its own
+        raise Uncitable("citation", "; ".join(faults))
+    return cited
+
+
+def _number_of(quote: str, numbers: Sequence[int], texts: Sequence[str]) -> int:
+    for number in numbers:
+        if is_verbatim(quote, texts[number - 1]):
+            return number
+    raise Uncitable("altered-quote", f'no right chunk has the quote word for word: "{quote}"')

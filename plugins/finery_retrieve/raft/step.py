@@ -1,0 +1,223 @@
+"""`synth.raft`: rows that teach a model to answer from what is retrieved."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from finery import Dataset, Index, Job, OneFile, Step, counted, percent, setting, takes
+from finery.rows import Row
+from finery.rows.badrow import BadRow
+from finery.rows.chosen import draw_of
+from finery.rows.dropped import Drops
+from finery.rows.parts import changed, id_of, read
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt
+from finery_retrieve.index.retriever import Hit, Retriever
+from finery_retrieve.questions import (
+    MARGIN,
+    Question,
+    listed,
+    no_chunk,
+    question_in,
+    right_chunks,
+)
+from finery_retrieve.raft.cited import Cite, Uncitable, cited_answer
+
+DRAWS = 2**64
+HAS_ORACLE, ORDER = 0, 1
+"""Numbers of a row's draws: whether it has its right chunk, and the order of its chunks."""
+
+
+class Drawn(NamedTuple):
+    """A question with the chunks to choose its context from.
+
+    right: the chunks with the answer. retrieved: what is retrieved for it, best first.
+    """
+
+    question: Question
+    right: Sequence[Hit]
+    retrieved: Sequence[Hit]
+
+    @property
+    def others(self) -> list[Hit]:
+        """The retrieved chunks that don't contain the answer."""
+        return [hit for hit in self.retrieved if not self.question.is_answered_by(hit)]
+
+    def rank(self, hit: Hit) -> int:
+        """The place of a chunk among those retrieved, from 0; last for one that isn't."""
+        ids = [each.id for each in self.retrieved]
+        return ids.index(hit.id) if hit.id in ids else len(ids)
+
+
+class Raft(
+    Step, sections=("generate",), engines=True, version="1", hints="finery_retrieve.raft.hints:RAFT"
+):
+    """Put questions into prompts with retrieved chunks, with answers that quote and cite.
+
+    A model trained on the rows learns to pick the relevant chunk, to ignore others that look alike,
+    to prove its answer, and to say that the documents don't say (RAFT: Zhang et al. 2024,
+    arXiv:2403.10131). No model is prompted: questions, answers and quotes come from the rows, e.g.
+    from synth.from_docs with `context: without`.
+
+    - A share `oracle` of the rows has the right chunk in the prompt. The other chunks are
+      distractors: the first ones that the index retrieves which neither are the right chunk nor
+      contain the row's `quote` or its `expected` texts.
+    - The other rows have only distractors, and `unknown` as answer. So do rows with
+      `answerable: false`.
+    - Answers have the form `The limit is 50 MB. "Files up to 50 MB are read" [2]`.
+
+    Prompts are those that `retrieve.model` with the same settings makes of the same chunks. Rows
+    without an answer or a right chunk, and rows whose quote isn't in the chunk word for word (except
+    for whitespace), are dropped and listed in `dropped.jsonl`. The column `retrieved` lists the
+    chunks of a prompt, `context` says whether it has the answer (with, missing).
+    """
+
+    rows: list[Dataset] = takes(
+        help="Questions with answers, without contexts, that name their chunk."
+    )
+    index: Index = takes(help="The documents, indexed by `retrieve.index`.")
+    k: int = setting(4, ge=1, help="How many chunks a prompt has.")
+    oracle: float = setting(
+        0.8, ge=0, le=1, help="Share of the rows with the right chunk in the prompt."
+    )
+    missing: Literal["unknown", "answer"] = setting(
+        "unknown",
+        help="What rows without the right chunk answer. unknown: that the documents don't say. "
+        "answer: the row's answer without a citation, so that the model learns it by heart, as in "
+        "Zhang et al.",
+    )
+    order: Literal["shuffled", "ranked"] = setting(
+        "shuffled",
+        help="Order of the chunks. ranked: as retrieved, with a right chunk that isn't retrieved "
+        "as the last. In random order, a model can't learn that the first chunk is the right one.",
+    )
+    cite: Cite = setting(
+        "quotes",
+        help="quotes: the answer, the quote, and the number of the chunk; rows without a quote have "
+        "the number alone. numbers: without quotes. none: the answer alone.",
+    )
+    prompt: OneFile | None = setting(
+        None, help="Jinja template of the prompts, as in `retrieve.model`."
+    )
+    limit: int | None = setting(
+        None,
+        ge=1,
+        help="Maximum characters of all chunks in a prompt, as in `retrieve.model`. Distractors "
+        "that don't fit are left out.",
+    )
+    unknown: str = setting(
+        UNKNOWN, min_length=1, help="The answer where the documents don't contain it."
+    )
+
+    def check_files(self) -> None:
+        """Raise `UsageError` for an empty or invalid template."""
+        self._template()
+
+    def run(self, job: Job) -> Dataset:
+        """Write the rows, in their order."""
+        drops, counts = Drops(job.out), Counter[str]()
+        with drops:
+            drawn = list(self._drawn(job, drops))
+            dataset = Dataset.write(job.out, self._rows(job, drawn, drops, counts))
+        drops.refuse_nothing_left(
+            len(dataset), "give `rows` questions with answers that name their chunk"
+        )
+        contexts = {name: counts[name] for name in ("with", "missing")}
+        dataset.meta |= {"context": contexts, "k": self.k, **drops.meta()}
+        self._log(job, drawn, counts, drops.summary(len(dataset)))
+        return dataset
+
+    def _template(self) -> ContextPrompt:
+        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
+
+    def _drawn(self, job: Job, drops: Drops) -> Iterator[Drawn]:
+        """The usable questions with their chunks."""
+        questions = list(self._questions(job, drops))
+        retriever = Retriever.open(self.index, job)
+        right = right_chunks(questions, self.index, retriever)
+        depth = self.k + MARGIN
+        retrieved = retriever.search([question.text for question in questions], depth)
+        for question, of, hits in zip(questions, right, retrieved, strict=True):
+            if question.is_answerable and not of:
+                drops.add(question.row, "no-chunk", no_chunk(question).what)
+            else:
+                yield Drawn(question, of, hits)
+
+    def _questions(self, job: Job, drops: Drops) -> Iterator[Question]:
+        for _, row in read(job, self.rows):
+            try:
+                question = question_in(row)
+            except BadRow as error:
+                drops.add(row, "unusable", error.what)
+                continue
+            if question.is_answerable and not question.answer:
+                drops.add(row, "no-answer", "the row has no assistant turn")
+            else:
+                yield question
+
+    def _rows(
+        self, job: Job, drawn: Sequence[Drawn], drops: Drops, counts: Counter[str]
+    ) -> Iterator[Row]:
+        template = self._template()
+        for each in drawn:
+            has_oracle = _chance(each.question.row, job.seed, HAS_ORACLE) < self.oracle
+            try:
+                row = self._row(each, template, job.seed, is_missing=not has_oracle)
+            except Uncitable as error:
+                drops.add(each.question.row, error.reason, error.detail)
+                continue
+            counts[row["context"]] += 1
+            counts["few"] += len(row["retrieved"]) < self.k
+            counts["unquoted"] += row["context"] == "with" and not each.question.quote
+            yield row
+
+    def _row(self, drawn: Drawn, template: ContextPrompt, seed: int, *, is_missing: bool) -> Row:
+        question = drawn.question
+        right = [] if is_missing or not question.is_answerable else list(drawn.right)
+        hits = self._context(drawn, right, template, seed)
+        if right:
+            answer = cited_answer(question, hits, right, self.cite)
+        elif question.is_answerable and self.missing == "answer":
+            answer = cited_answer(question, hits, right, "none")
+        else:
+            answer = self.unknown
+        turns = template.around(question.prompt, hits)
+        new: dict[str, Any] = {"retrieved": listed(hits), "context": "with" if right else "missing"}
+        if drawn.right:
+            new["chunk"] = drawn.right[0].id
+        own = {name: of for name, of in question.row.items() if name not in _TURNS}
+        messages = [*turns, {"role": "assistant", "content": answer}]
+        return changed(question.row, {**own, "messages": messages, **new})
+
+    def _context(
+        self, drawn: Drawn, right: list[Hit], template: ContextPrompt, seed: int
+    ) -> list[Hit]:
+        """The chunks of a prompt, in its order. Raises `Uncitable` if the right ones don't fit."""
+        count = max(self.k, len(right))
+        hits = template.fitting([*right, *drawn.others][:count])
+        if len(hits) < len(right):
+            raise Uncitable("too-long", f"the right chunk is longer than limit: {self.limit}")
+        if self.order == "ranked":
+            return sorted(hits, key=drawn.rank)
+        name = id_of(drawn.question.row)
+        return sorted(hits, key=lambda hit: _chance({"id": f"{name} {hit.id}"}, seed, ORDER))
+
+    def _log(self, job: Job, drawn: Sequence[Drawn], counts: Counter[str], summary: str) -> None:
+        total = counts["with"] + counts["missing"]
+        job.log(f"{total:,} rows, {counts['with']:,} with the right chunk; {summary}")
+        answerable = [each for each in drawn if each.right]
+        if answerable:
+            hits = sum(any(each.rank(hit) < self.k for hit in each.right) for each in answerable)
+            share = percent(hits / len(answerable))
+            job.log(f"the index retrieves the right chunk among the first {self.k} for {share}")
+        if counts["few"]:
+            job.log(f"{counted(counts['few'], 'prompt')} with fewer than {self.k} chunks")
+        if counts["unquoted"] and self.cite == "quotes":
+            job.log(f"{counted(counts['unquoted'], 'answer')} without a quote: the row has none")
+
+
+_TURNS = frozenset({"messages", "prompt", "completion"})
+
+
+def _chance(row: Row, seed: int, number: int) -> float:
+    """A reproducible number in [0, 1) for a row, a seed and the number of the draw."""
+    return draw_of(row, 2 * seed + number) / DRAWS

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finery.artifact.kinds import Artifact, Bundle, Dataset, Metrics, Model
+    from finery.artifact.kinds import Artifact, Bundle, Dataset, Index, Metrics, Model
     from finery.artifact.manifest import Manifest
     from finery.build.project import open_graph, open_results, open_store, result_of
     from finery.cli.console import print_json
@@ -151,6 +151,7 @@ _HOME = {
     "Gpu": "finery.execute.gpu",
     "Graph": "finery.recipe.graph",
     "Hints": "finery.step.hints",
+    "Index": "finery.artifact.kinds",
     "Job": "finery.step.job",
     "LiveMetric": "finery.plugin.views.metrics",
     "Lock": "finery.recipe.lock",
@@ -296,6 +297,7 @@ __all__ = [
     "Gpu",
     "Graph",
     "Hints",
+    "Index",
     "Job",
     "LiveMetric",
     "Lock",

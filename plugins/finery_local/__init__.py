@@ -4,7 +4,7 @@ Input: a folder, a GGUF file or the name of a wheel. Output: models whose files 
 Public for other plugins: `finery_local.formats`, which reads the headers of files;
 `finery_local.folder` and `finery_local.gguf_file`, which make `Model`s from files; and
 `finery_local.template` and `finery_local.hints`, the settings of chat templates and what people
-mistype for them.
+mistype for them; and `finery_local.wheel`, which fetches wheels without installing them.
 """
 
 from collections.abc import Mapping

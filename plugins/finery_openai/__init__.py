@@ -3,6 +3,8 @@
 The input is a model's name, a server and limits. The output is a model of the format `api`, and the
 engine that sends requests and reads answers. Answers are cached by request; API keys, limits and
 prices don't affect the cache.
+
+Other plugins may import `faults`, `key` and `transport`, to send other requests to such servers.
 """
 
 import sys

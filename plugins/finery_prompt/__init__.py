@@ -2,6 +2,8 @@
 
 The input is a model and rows. The output is a model of the format `prompted`, and the engine that
 puts the messages before each prompt. It is the baseline for every training.
+
+Other plugins may import `messages`, which joins fixed messages and a conversation.
 """
 
 from collections.abc import Mapping

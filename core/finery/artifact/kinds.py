@@ -162,4 +162,14 @@ class Bundle(Artifact):
     kind = "Bundle"
 
 
-KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle)}
+class Index(Artifact):
+    """Texts to search, and what finds them by a question: words, or embeddings.
+
+    Steps search it with the classes of the plugin that wrote it. `refs["embedder"]` is the model
+    that embedded the texts, where one did.
+    """
+
+    kind = "Index"
+
+
+KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle, Index)}

@@ -16,7 +16,7 @@ from typing import (
 
 import msgspec
 
-from finery.artifact.kinds import Artifact, Bundle, Dataset, Metrics, Model
+from finery.artifact.kinds import Artifact, Bundle, Dataset, Index, Metrics, Model
 from finery.errors import PluginError
 from finery.fields import FieldInfo, Files, Settings
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SECTIONS = ("models", "data", "generate", "train", "evaluate", "export")
 SECTIONS_OF: dict[type[Artifact], tuple[str, ...]] = {
     Dataset: ("data", "generate"),
+    Index: ("data",),
     Model: ("models", "train"),
     Metrics: ("evaluate",),
     Bundle: ("export",),
@@ -183,7 +184,7 @@ def _declared_outputs(cls: "type[Step]") -> Mapping[str, type[Artifact]]:
     if not outputs:
         raise PluginError(
             f"{full_name(cls)}.run has no return type",
-            fix="annotate it with Dataset, Model, Metrics, Bundle or a class with such fields",
+            fix="annotate it with Dataset, Model, Metrics, Bundle, Index or a class of them",
         )
     return outputs
 

@@ -23,6 +23,7 @@ from finery import (
     Dataset,
     Files,
     FineryError,
+    Index,
     Job,
     Metrics,
     Model,
@@ -37,13 +38,13 @@ from finery import (
 KILL = "FINERY_TRIAL_KILL"
 MOMENTS = "moments of the step: "
 ESCAPED = "the step raised an exception that is no FineryError: "
-KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle)}
+KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle, Index)}
 
 
 class Given(Step, seeded=False):
     """An artifact that was made outside of the recipe."""
 
-    kind: str = setting(help="Dataset, Model, Metrics or Bundle.")
+    kind: str = setting(help="Dataset, Model, Metrics, Bundle or Index.")
     files: Files | None = setting(None, help="Its files.")
     folder: str = setting("", help="The folder of the files, relative to the recipe.")
     external: dict[str, str] = setting({}, help="Files that stay where they are: name → path.")

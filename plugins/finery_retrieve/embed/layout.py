@@ -1,0 +1,101 @@
+"""A folder in the layout of sentence-transformers: what its files say about embedding."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finery import DataError
+
+MODULES, POOLING = "modules.json", "1_Pooling/config.json"
+PROMPTS, LENGTH = "config_sentence_transformers.json", "sentence_bert_config.json"
+DESCRIPTIONS = (MODULES, PROMPTS, LENGTH, "*/config.json")
+"""Patterns of the files that only such folders have."""
+KNOWN = ("Transformer", "Pooling", "Normalize")
+POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+DOCUMENT = ("document", "passage", "corpus")
+
+
+class _Module(msgspec.Struct):
+    type: str
+    path: str = ""
+
+
+class _Length(msgspec.Struct):
+    max_seq_length: int | None = None
+    do_lower_case: bool = False
+
+
+class _Prompts(msgspec.Struct):
+    prompts: dict[str, str] = {}
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """How a model embeds. longest: tokens that it reads; None: as many as its tokenizer allows."""
+
+    pooling: str
+    longest: int | None
+    lower: bool
+    question_prefix: str
+    document_prefix: str
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON values, for a model's `meta`."""
+        facts: dict[str, Any] = msgspec.to_builtins(self)
+        return facts
+
+
+def layout_of(root: Path, question_prefix: str | None, document_prefix: str | None) -> Layout:
+    """The layout of the folder `root`. Prefixes that are None are the folder's own.
+
+    Raises `DataError` for modules and poolings that finery doesn't compute.
+    """
+    modules = _read(root / MODULES, list[_Module])
+    names = [module.type.rpartition(".")[2] for module in modules]
+    if tuple(names) not in (KNOWN, KNOWN[:2]):
+        raise DataError(
+            f"the model consists of {', '.join(names) or 'nothing'}; finery computes models of "
+            f"{', '.join(KNOWN[:2])} and optionally {KNOWN[2]}",
+            where=str(root / MODULES),
+            fix="use another model, or serve this one and name the server in retrieve.api",
+        )
+    length = _read(root / LENGTH, _Length) if (root / LENGTH).is_file() else _Length()
+    prompts = _read(root / PROMPTS, _Prompts).prompts if (root / PROMPTS).is_file() else {}
+    own = next((prompts[name] for name in DOCUMENT if name in prompts), "")
+    return Layout(
+        pooling=_pooling(root / (modules[1].path or "1_Pooling") / "config.json"),
+        longest=length.max_seq_length,
+        lower=length.do_lower_case,
+        question_prefix=prompts.get("query", "") if question_prefix is None else question_prefix,
+        document_prefix=own if document_prefix is None else document_prefix,
+    )
+
+
+def _pooling(path: Path) -> str:
+    config = _read(path, dict[str, Any])
+    modes = [name for name, value in config.items() if name.startswith("pooling_mode") and value]
+    if isinstance(config.get("pooling_mode"), str):  # newer versions write only its name
+        modes = [f"pooling_mode_{config['pooling_mode']}_tokens".replace("cls_tokens", "cls_token")]
+    if len(modes) != 1 or modes[0] not in POOLINGS or config.get("include_prompt") is False:
+        raise DataError(
+            f"the pooling isn't one that finery computes: {', '.join(modes) or 'none'}"
+            + (", without the prompt" if config.get("include_prompt") is False else ""),
+            where=str(path),
+            fix=f"use a model that pools by {' or '.join(POOLINGS.values())}",
+        )
+    return POOLINGS[modes[0]]
+
+
+def _read(path: Path, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        raise DataError(
+            f"the folder has no {path.name}, so it isn't in the layout of sentence-transformers",
+            where=str(path),
+            fix="name the folder of an embedding model that sentence-transformers loads",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the file can't be read: {error}", where=str(path), fix="download the model again"
+        ) from error

@@ -1,0 +1,82 @@
+"""The engine for embedding models on this machine."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from finery_retrieve.embed.embedder import Embedder, Embedding, Side, packed
+from finery_retrieve.embed.layout import Layout
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LocalEmbedder(Embedder):
+    """Computes embeddings with transformers, in float32, as sentence-transformers does.
+
+    Each text by itself: in a batch, the other texts change the last digits of an embedding, and so
+    an index would depend on which of its chunks are new.
+    """
+
+    local = True
+    packages = ("torch", "transformers", "tokenizers")
+
+    def embed(self, texts: Sequence[str], side: Side) -> list[Embedding]:
+        """The embedding of each text: the model's last states, pooled and scaled to length 1."""
+        import torch
+
+        with torch.inference_mode():
+            return [self._embedding(text, side) for text in texts]
+
+    def _embedding(self, text: str, side: Side) -> Embedding:
+        layout, tokenizer, longest = (
+            self._loaded.layout,
+            self._loaded.tokenizer,
+            self._loaded.longest,
+        )
+        text = (layout.question_prefix if side == "question" else layout.document_prefix) + text
+        text = text.lower() if layout.lower else text
+        tokens = tokenizer(text, verbose=False)["input_ids"]
+        was_cut = len(tokens) > longest
+        if was_cut:
+            tokens = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
+        states = self._states(tokens)
+        pooled = states[0] if layout.pooling == "cls" else states.mean(dim=0)
+        return Embedding(packed(pooled.tolist()), was_cut)
+
+    def _states(self, tokens: list[int]) -> "torch.Tensor":
+        """The last states of the tokens, shape (tokens, dimensions)."""
+        import torch
+
+        model = self._loaded.model
+        ids = torch.tensor([tokens], device=model.device)
+        states: torch.Tensor = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids)
+        ).last_hidden_state[0]
+        return states.float()
+
+    @cached_property
+    def _loaded(self) -> "_Loaded":
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        layout = msgspec.convert(self.model.meta["embedding"], Layout)
+        tokenizer: Any = AutoTokenizer.from_pretrained(self.model.path, local_files_only=True)
+        model: Any = AutoModel.from_pretrained(
+            self.model.path, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        positions = getattr(model.config, "max_position_embeddings", None)
+        limits = [layout.longest, tokenizer.model_max_length, positions]
+        return _Loaded(model, tokenizer, layout, min(n for n in limits if n is not None))
+
+
+class _Loaded(NamedTuple):
+    """longest: tokens that the model reads, with its control tokens."""
+
+    model: Any
+    tokenizer: Any
+    layout: Layout
+    longest: int

@@ -1,0 +1,29 @@
+"""Control tokens in documents: a chat template would take them for real ones.
+
+A `<|im_end|>` in a document would end the user's turn there, and what follows could pass for
+another turn. Tokenizers recognise such tokens wherever they are, so a space is put into them: they
+stay readable, and become plain text tokens. The pattern covers the tokens of the usual chat
+templates, so a prompt is the same for every model.
+"""
+
+import re
+
+_NAMES = (
+    "bos|eos|pad|unk|sep|cls|mask|start_of_turn|end_of_turn|turn|start_of_image|end_of_image"
+    "|image_soft_token|begin_of_text|end_of_text|fim_prefix|fim_middle|fim_suffix|think"
+    "|tool_call|tool_response|tools|function_call"
+)
+CONTROL = re.compile(
+    r"<\|[^<>|\s]{1,60}\|?>"  # <|im_end|>, <|eot_id|>; Gemma 4's <|turn>
+    r"|<[^<>|\s]{1,60}\|>"  # Gemma 4's <turn|>
+    r"|<｜[^<>｜]{1,60}｜>"  # DeepSeek's
+    rf"|</?(?:s|{_NAMES})>"
+    r"|<<?/?SYS>>?"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|IMG"
+    r"|CALL_ID|THINK)\]"
+)
+
+
+def plain(text: str) -> str:
+    """The text with a space after the first character of each control token."""
+    return CONTROL.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)

@@ -1,0 +1,106 @@
+"""Searches an index."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from finery import DataError, EngineJob, Index, Model
+from finery_retrieve.embed.cached import CachedEmbedder
+from finery_retrieve.index.chunks import Chunk, Chunks
+from finery_retrieve.index.lexical import FOLDER, Lexical
+from finery_retrieve.index.ranking import POOL, Ranking, best, fused
+from finery_retrieve.index.vectors import Vectors
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = "retrieve"
+"""`meta["format"]` of an index that this module can search."""
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A chunk that was found.
+
+    score: BM25's, the cosine, or that of reciprocal rank fusion; 0 if it wasn't searched for.
+    place: `{"line": 12}` or `{"page": 3}`.
+    """
+
+    id: str
+    text: str
+    source: str
+    heading: str
+    score: float
+    place: dict[str, int]
+
+
+class Retriever:
+    """Finds the chunks of an index that fit questions best."""
+
+    def __init__(self, index: Index, job: EngineJob) -> None:
+        method, embedder = index.meta["method"], index.refs.get("embedder")
+        self._chunks = Chunks(index.path)
+        self._lexical: Lexical | None = None
+        self._vectors: Vectors | None = None
+        if method != "dense":
+            self._lexical = Lexical(index.path / FOLDER, index.meta["bm25"]["language"])
+        if isinstance(embedder, Model):
+            self._vectors = Vectors(index.path, CachedEmbedder(embedder, job))
+
+    @classmethod
+    def open(cls, index: Index, job: EngineJob) -> "Retriever":
+        """The retriever of an index. The job provides the engine of its embedding model.
+
+        Raises `DataError` for an index that another plugin wrote.
+        """
+        if index.meta.get("format") != FORMAT:
+            raise DataError(
+                f"an index of the format '{index.meta.get('format')}' can't be searched here",
+                fix="use an index made by retrieve.index",
+            )
+        return cls(index, job)
+
+    def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+        """At most `k` chunks for each question, the best first; of equal ones the first indexed.
+
+        BM25 finds only chunks that share a word with the question, so there can be fewer or none.
+        What is found for a question doesn't depend on the other questions.
+        """
+        vectors = [None] * len(questions) if self._vectors is None else self._embedded(questions)
+        return [
+            [_hit(self._chunks[number], score) for number, score in self._ranking(asked, vector, k)]
+            for asked, vector in zip(questions, vectors, strict=True)
+        ]
+
+    def chunk(self, id: str) -> Hit | None:
+        """The chunk with this id; None if the index has none such."""
+        number = self._chunks.number(id)
+        return None if number is None else _hit(self._chunks[number], 0.0)
+
+    def _embedded(self, questions: Sequence[str]) -> "list[np.ndarray | None]":
+        """The embedding of each question; None for one without text, for which nothing is found."""
+        assert self._vectors is not None
+        asked = [question for question in questions if question.strip()]
+        embedded = iter(self._vectors.embed(asked)) if asked else iter(())
+        return [next(embedded) if question.strip() else None for question in questions]
+
+    def _ranking(self, question: str, vector: "np.ndarray | None", k: int) -> Ranking:
+        if self._lexical is None:
+            return self._by_meaning(vector, k)
+        if self._vectors is None:
+            return self._by_words(question, k)
+        pool = max(k, POOL)
+        return fused([self._by_words(question, pool), self._by_meaning(vector, pool)], k)
+
+    def _by_words(self, question: str, k: int) -> Ranking:
+        assert self._lexical is not None
+        scores, least = self._lexical.scores(question)
+        return best(scores, k, least=least)
+
+    def _by_meaning(self, vector: "np.ndarray | None", k: int) -> Ranking:
+        assert self._vectors is not None
+        return [] if vector is None else best(self._vectors.scores(vector), k)
+
+
+def _hit(chunk: Chunk, score: float) -> Hit:
+    return Hit(chunk.id, chunk.text, chunk.source, chunk.heading, score, chunk.place)

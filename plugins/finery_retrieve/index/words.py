@@ -1,0 +1,88 @@
+"""Texts as words: lower case, without stop words, stemmed."""
+
+import re
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+from finery import Settings, UsageError, setting
+
+Language = Literal[
+    "none", "danish", "dutch", "english", "french", "german", "italian", "norwegian", "portuguese",
+    "russian", "spanish", "swedish", "turkish",
+]  # fmt: skip
+LANGUAGES: tuple[str, ...] = get_args(Language)
+_WORD = re.compile(r"\b\w\w+\b")
+
+
+class Bm25(Settings):
+    """How BM25 scores words, in the implementation of bm25s (Lù 2024, arXiv:2407.03618)."""
+
+    method: Literal["lucene", "robertson", "atire", "bm25l", "bm25+"] = setting(
+        "lucene", help="Variant of the formula, as in Kamphuis et al. 2020."
+    )
+    k1: float = setting(1.5, ge=0, help="How much repetitions of a word in a chunk count.")
+    b: float = setting(0.75, ge=0, le=1, help="How much long chunks are scored down; 0: not.")
+    delta: float = setting(0.5, ge=0, help="The least that a word counts, for bm25l and bm25+.")
+    language: Language = setting(
+        "english",
+        help="Language of the documents: its stop words are ignored, and words are reduced to "
+        "their stems (Snowball). none: all words as they are.",
+    )
+
+
+class Words:
+    """Splits texts into the words that BM25 compares.
+
+    Words have at least two letters or digits, as in bm25s and scikit-learn. Texts of languages
+    without spaces between words aren't split any further: use embeddings for them.
+    """
+
+    def __init__(self, language: str) -> None:
+        self._language = language
+        self._stems: dict[str, str | None] = {}  # of words seen; None: a stop word
+
+    def of(self, text: str) -> list[str]:
+        """The words of a text, in order, with repetitions."""
+        words = _WORD.findall(text.lower())
+        stems = self._stems
+        for word in words:
+            if word not in stems:
+                stems[word] = self._stem(word)
+        return [stem for word in words if (stem := stems[word]) is not None]
+
+    def _stem(self, word: str) -> str | None:
+        if self._language == "none":
+            return word
+        if word in self._stop_words:
+            return None
+        stem: str = self._stemmer.stemWord(word)
+        return stem
+
+    @cached_property
+    def _stop_words(self) -> frozenset[str]:
+        return frozenset(bm25s().tokenization._infer_stopwords(self._language))
+
+    @cached_property
+    def _stemmer(self) -> Any:
+        try:
+            from Stemmer import Stemmer
+        except ImportError as error:
+            raise missing("PyStemmer") from error
+        return Stemmer(self._language)
+
+
+def bm25s() -> Any:
+    """The library. `UsageError` with what to install where it is missing."""
+    try:
+        import bm25s
+    except ImportError as error:
+        raise missing("bm25s") from error
+    return bm25s
+
+
+def missing(package: str) -> UsageError:
+    """The error for a package that isn't installed."""
+    return UsageError(
+        f"searching by words needs the package {package}, which isn't installed",
+        fix="pip install 'finery[retrieve]'",
+    )

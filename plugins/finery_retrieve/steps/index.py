@@ -1,0 +1,151 @@
+"""`retrieve.index`: an index of chunks."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from finery import DataError, Dataset, Index, Job, Model, Step, UsageError, setting, takes
+from finery.rows.dropped import Drops
+from finery.rows.parts import named, read
+from finery_retrieve.embed.cached import CachedEmbedder
+from finery_retrieve.index.chunks import Chunk, ChunkWriter
+from finery_retrieve.index.control import CONTROL
+from finery_retrieve.index.lexical import FOLDER, LexicalWriter
+from finery_retrieve.index.retriever import FORMAT
+from finery_retrieve.index.vectors import write_embeddings
+from finery_retrieve.index.words import Bm25
+
+
+class RetrieveIndex(
+    Step,
+    sections=("data",),
+    seeded=False,
+    engines=True,
+    preflight="finery_retrieve.steps.preflight:IndexPreflight",
+):
+    """Index chunks of documents, so that the ones that answer a question are found.
+
+    `docs.files` makes such chunks; any rows with a text can be indexed. Chunks without a text and
+    chunks with the id of an earlier one are dropped and listed in `dropped.jsonl`.
+    """
+
+    rows: list[Dataset] = takes(help="The chunks, e.g. of `docs.files`.")
+    text: str = setting("text", help="The column with the text of a chunk.")
+    method: Literal["bm25", "dense", "hybrid"] = setting(
+        "bm25",
+        help="bm25: finds chunks that share words with the question, the rarer the better. dense: "
+        "chunks whose embeddings are closest to the question's (cosine, exact). hybrid: both, "
+        "joined by reciprocal rank fusion.",
+    )
+    embedder: Model | None = takes(
+        None, help="The embedding model for dense and hybrid, e.g. of `retrieve.wheel`."
+    )
+    bm25: Bm25 = setting(Bm25(), help="How words are scored.")
+
+    def check(self) -> None:
+        """Raise `UsageError` for a method without its embedding model, or the reverse."""
+        if self.method == "bm25" and self.embedder is not None:
+            raise UsageError(
+                "bm25 uses no embedding model",
+                where="embedder",
+                fix="remove embedder, or set method: hybrid",
+            )
+        if self.method != "bm25" and self.embedder is None:
+            raise UsageError(
+                f"method: {self.method} needs an embedding model",
+                where="method",
+                fix="set embedder to a step that makes one, e.g. retrieve.wheel",
+            )
+
+    def key_packages(self) -> tuple[str, ...]:
+        """What computes and reads the index of words."""
+        packages = () if self.method == "dense" else ("bm25s", "PyStemmer")
+        return (*super().key_packages(), *packages)
+
+    def run(self, job: Job) -> Index:
+        """Write the chunks and what finds them."""
+        drops = Drops(job.out)
+        lexical = LexicalWriter(self.bm25) if self.method != "dense" else None
+        sources, control = Counter[str](), 0
+        with drops, ChunkWriter(job.out) as writer:
+            for chunk in self._chunks(job, drops):
+                writer.add(chunk)
+                if lexical is not None:
+                    lexical.add(chunk.searched)
+                sources[chunk.source] += 1
+                control += CONTROL.search(chunk.text) is not None
+        drops.refuse_nothing_left(len(writer), "give `rows` chunks that have a text")
+        job.log(f"{len(writer):,} chunks of {len(sources):,} sources; {drops.summary(len(writer))}")
+        if control:
+            job.log(
+                f"{control:,} chunks contain control tokens of chat templates, such as "
+                "<|im_end|>: prompts show them with a space inside, so that models read plain text"
+            )
+        meta: dict[str, Any] = {
+            "format": FORMAT,
+            "method": self.method,
+            "chunks": len(writer),
+            "sources": len(sources),
+            "control_tokens": control,
+            **drops.meta(),
+        }
+        if lexical is not None:
+            meta |= self._write_words(lexical, job)
+        if self.embedder is None:
+            return Index(job.out, meta=meta)
+        return self._embedded(self.embedder, meta, job)
+
+    def _write_words(self, lexical: LexicalWriter, job: Job) -> dict[str, Any]:
+        """Write the index of words; facts about it."""
+        if lexical.is_empty:
+            raise DataError(
+                "no chunk has a word that BM25 could find it by",
+                fix="set text to the column with the text; for languages without spaces between "
+                "words use method: dense",
+            )
+        if lexical.without_words:
+            job.log(f"{lexical.without_words:,} chunks have no words: BM25 never finds them")
+        lexical.write(job.out / FOLDER)
+        settings = msgspec.to_builtins(self.bm25)
+        return {"bm25": settings, "without_words": lexical.without_words}
+
+    def _embedded(self, model: Model, meta: dict[str, Any], job: Job) -> Index:
+        """The index with embeddings."""
+        embedder = CachedEmbedder(model, job)
+        embedded = write_embeddings(job.out, embedder, job)
+        job.log(
+            f"embedded {embedder.computed:,} of {meta['chunks']:,} chunks; the other "
+            f"{embedder.cached:,} came from earlier builds"
+        )
+        if embedded.cut:
+            job.log(
+                f"{embedded.cut:,} chunks are longer than the embedding model reads: only their "
+                "beginning is embedded (make chunks smaller)"
+            )
+        facts = {"dimensions": embedded.dimensions, "cut": embedded.cut, "embedder": model.digest}
+        return Index(
+            job.out,
+            meta=meta | facts,
+            refs={"embedder": model},
+            runtime={"embedded": embedder.computed, "from_cache": embedder.cached},
+        )
+
+    def _chunks(self, job: Job, drops: Drops) -> Iterator[Chunk]:
+        seen = set[str]()
+        for number, row in read(job, self.rows, "chunks"):
+            text = row.get(self.text)
+            if text is not None and not isinstance(text, str):
+                raise DataError(
+                    f"text: '{self.text}' of a chunk isn't text",
+                    where=named(number, row),
+                    fix="name a column that holds text",
+                )
+            if not (text or "").strip():
+                drops.add(row, "empty", f"the chunk has no text in '{self.text}'")
+            elif row["id"] in seen:
+                drops.add(row, "repeated", "an earlier chunk has the same id")
+            else:
+                seen.add(row["id"])
+                yield Chunk.of(row, text)

@@ -1,0 +1,81 @@
+"""`retrieve.rows`: rows with retrieved context in their prompts."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from finery import Dataset, Index, Job, OneFile, Step, setting, takes
+from finery.rows import Row, split_turns
+from finery.rows.parts import changed, named, read
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_question
+from finery_retrieve.index.lookup import Lookup, Prompted
+from finery_retrieve.index.retriever import Hit, Retriever
+from finery_retrieve.steps.settings import K_HELP, LIMIT_HELP, PROMPT_HELP, UNKNOWN_HELP
+
+WINDOW = 256
+"""Rows whose questions are looked up together."""
+
+
+class RetrieveRows(
+    Step,
+    sections=("data", "generate"),
+    seeded=False,
+    engines=True,
+    packages=("bm25s", "PyStemmer"),
+):
+    """Retrieve documents for the last user turn of each row, and put them into the prompt.
+
+    The column `retrieved` lists the chunks in the prompt, in its order. A training on these rows
+    sees the prompts that `retrieve.model` makes with the same settings.
+    """
+
+    rows: Dataset = takes(help="Rows with questions.")
+    index: Index = takes(help="The documents, indexed by `retrieve.index`.")
+    k: int = setting(4, ge=1, help=K_HELP)
+    prompt: OneFile | None = setting(None, help=PROMPT_HELP)
+    limit: int | None = setting(None, ge=1, help=LIMIT_HELP)
+    unknown: str = setting(UNKNOWN, min_length=1, help=UNKNOWN_HELP)
+
+    def run(self, job: Job) -> Dataset:
+        """Write the rows, in their order."""
+        prompt = ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
+        lookup = Lookup(Retriever.open(self.index, job), prompt, self.k)
+        counts = {"without_documents": 0, "limited": 0}
+
+        def rows() -> Iterator[Row]:
+            for row, prompted in _prompted(lookup, read(job, [self.rows])):
+                counts["without_documents"] += not prompted.hits
+                counts["limited"] += prompted.left_out > 0
+                yield _with_context(row, prompted)
+
+        dataset = Dataset.write(job.out, rows())
+        if count := counts["without_documents"]:
+            job.log(f"{count:,} of {len(dataset):,} prompts contain no documents")
+        if count := counts["limited"]:
+            job.log(
+                f"{count:,} of {len(dataset):,} prompts contain fewer chunks than were found: "
+                f"limit is {self.limit or 0:,} characters"
+            )
+        dataset.meta |= {"format": "retrieved", "k": self.k, **counts}
+        return dataset
+
+
+def _prompted(lookup: Lookup, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[Row, Prompted]]:
+    """Each row with its prompt."""
+    stream = iter(rows)
+    while window := list(islice(stream, WINDOW)):
+        conversations = [split_turns(row)[0] for _, row in window]
+        for (number, row), conversation in zip(window, conversations, strict=True):
+            check_question(conversation, named(number, row))
+        prompts = lookup.prompts(conversations)
+        yield from zip((row for _, row in window), prompts, strict=True)
+
+
+def _with_context(row: Row, prompted: Prompted) -> Row:
+    messages, answer = prompted.messages, split_turns(row)[1]
+    turns: Row = {"messages": [*messages, *answer]} if "messages" in row else {"prompt": messages}
+    return changed(row, {**row, **turns, "retrieved": [_listed(hit) for hit in prompted.hits]})
+
+
+def _listed(hit: Hit) -> dict[str, Any]:
+    return {"id": hit.id, "source": hit.source, "heading": hit.heading, "score": hit.score}

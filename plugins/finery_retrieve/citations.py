@@ -55,7 +55,7 @@ def citations(answer: str) -> list[Citation]:
     like straight ones, and a full stop or comma may follow the closing one.
     """
     return [
-        Citation(int(number), (match["straight"] or match["curly"] or "").strip() or None)
+        Citation(int(number), _quote_of(match, answer))
         for match in _CITATION.finditer(_without_code(answer))
         for number in re.findall(r"\d+", match["numbers"])
     ]
@@ -110,6 +110,12 @@ def quotable(quote: str) -> str | None:
     parts = [" ".join(part.split()) for part in quote.split('"')]
     longest = max(parts, key=len)
     return longest if _letters(longest) >= LEAST else None
+
+
+def _quote_of(match: re.Match[str], answer: str) -> str | None:
+    """The quote of a citation as the answer has it: the match may lack the code in it."""
+    start, end = match.span("straight" if match["straight"] else "curly")
+    return (answer[start:end].strip() or None) if start >= 0 else None
 
 
 def _letters(text: str) -> int:

@@ -23,6 +23,9 @@ def finery_steps() -> Mapping[str, str]:
         "retrieve.embedder": "finery_retrieve.embed.folder:RetrieveEmbedder",
         "retrieve.wheel": "finery_retrieve.embed.wheel:RetrieveWheel",
         "retrieve.api": "finery_retrieve.embed.api:RetrieveApi",
+        "synth.raft": "finery_retrieve.raft.step:Raft",
+        "eval.retrieval": "finery_retrieve.evaluate.retrieval.step:Retrieval",
+        "eval.grounded": "finery_retrieve.evaluate.grounded.step:Grounded",
     }
 
 

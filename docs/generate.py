@@ -20,6 +20,7 @@ from finery.recipe.schema import settings_inside, step_schema
 from finery.step.inspect import RESERVED, inputs_of, sections_of
 from finery.step.step import Step
 from finery.util.events import EVENTS, BuildStarted, Error, described
+from finery.util.text import a_or_an, one_or_more
 
 FOLDER = Path(__file__).parent / "reference"
 HEAD = "<!-- Generated: python docs/generate.py -->\n\n"
@@ -78,7 +79,7 @@ def _docstring(cls: type[Step]) -> str:
 
 
 def _input(accepts: Any) -> str:
-    return f"one or more {accepts.kind.kind}s" if accepts.many else f"a {accepts.kind.kind}"
+    return one_or_more(accepts.kind.kind) if accepts.many else a_or_an(accepts.kind.kind)
 
 
 def _default(field: dict[str, Any]) -> str:

@@ -225,6 +225,15 @@ def test_the_recipe_that_a_page_builds_up_is_fine(project: MakeProject, page: st
     assert (ran.code, ran.err) == (0, "")
 
 
+def test_the_recipe_of_the_page_on_training_with_documents_is_fine(project: MakeProject) -> None:
+    whole = _together(HOWTO / "retrieval-training.md")
+    whole["silence"] = ["epochs", "unset-variable"]
+    del whole["data"]["rows"]  # of other pages
+    made = project({"recipe.yaml": json.dumps(whole), "handbook/limits.md": "# Limits\n\n50 MB."})
+    ran = made.run("check")
+    assert (ran.code, ran.err) == (0, "")
+
+
 def _together(page: Path) -> dict[str, Any]:
     """One recipe of all fragments of a page, over what they take for granted."""
     whole: dict[str, Any] = {"finery": 1, "name": "t", "silence": ["epochs"]}

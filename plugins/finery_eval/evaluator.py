@@ -63,22 +63,7 @@ class Unjudged(NamedTuple):
 
 
 class Gate(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
-    """Hold scores against `require`."""
-
-    require: dict[str, str] = setting(
-        {},
-        affects_output=False,
-        help="Conditions that the build must meet: <model>.<metric> compared (>=, >, <=, <) with "
-        "a share from 0 to 1, or with another metric plus or minus a number. `not worse than` "
-        "another model `by` a margin, and `significantly better than` another model or a share, "
-        "rest on a test, so a lucky score isn't enough.",
-        examples=[
-            {"sft.accuracy": ">= 0.85"},
-            {"sft.accuracy": ">= base.accuracy + 0.3"},
-            {"gguf.accuracy": "not worse than sft by 0.03"},
-            {"sft.accuracy": "significantly better than base"},
-        ],
-    )
+    """Hold scores of anything against `require`, a setting that subclasses declare."""
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, or of what else has scores, the headline first."""
@@ -114,6 +99,20 @@ class Gated(Gate):
     models: list[Model] = takes(
         uses_name=True,
         help="The models to judge on the same rows. Each is compared with the first.",
+    )
+    require: dict[str, str] = setting(
+        {},
+        affects_output=False,
+        help="Conditions that the build must meet: <model>.<metric> compared (>=, >, <=, <) with "
+        "a share from 0 to 1, or with another metric plus or minus a number. `not worse than` "
+        "another model `by` a margin, and `significantly better than` another model or a share, "
+        "rest on a test, so a lucky score isn't enough.",
+        examples=[
+            {"sft.accuracy": ">= 0.85"},
+            {"sft.accuracy": ">= base.accuracy + 0.3"},
+            {"gguf.accuracy": "not worse than sft by 0.03"},
+            {"sft.accuracy": "significantly better than base"},
+        ],
     )
 
     def measured(self) -> dict[str, list[str]]:

@@ -5,16 +5,13 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
 from finery import RequirementError, UsageError, did_you_mean
 from finery_eval import claims
 from finery_eval.claims import Claim
-
-if TYPE_CHECKING:
-    from finery_eval.evaluator import Gate
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _EXPRESSION = re.compile(
@@ -41,6 +38,18 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 Metric = tuple[str, str]
 """(model, metric)."""
+
+
+class Measuring(Protocol):
+    """A step whose scores `require` is about."""
+
+    require: dict[str, str]
+
+    def measured(self) -> dict[str, list[str]]:
+        """What `require` may name: the models, or what else has scores → its metrics."""
+
+    def more_metrics(self) -> str:
+        """How to add further metrics, as part of the fix for an unknown one."""
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -78,7 +87,7 @@ class Requirement(msgspec.Struct, frozen=True):
 class Requirements:
     """What an evaluator's `require:` says. Raises `UsageError` where it can't be read."""
 
-    def __init__(self, step: "Gate") -> None:
+    def __init__(self, step: "Measuring") -> None:
         self._wanted = wanted(step)
 
     def verify(self, report: Mapping[str, Any]) -> None:
@@ -94,7 +103,7 @@ class Requirements:
             )
 
 
-def wanted(step: "Gate") -> list[Requirement | Claim]:
+def wanted(step: "Measuring") -> list[Requirement | Claim]:
     """What an evaluator requires, in its order. Raises `UsageError` where it can't be read."""
     measured = step.measured()
     metrics = list(dict.fromkeys(metric for of in measured.values() for metric in of))

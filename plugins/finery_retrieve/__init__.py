@@ -1,14 +1,16 @@
 """Retrieval: an index of documents, rows and models that answer from it.
 
 The input is the chunks of documents, and rows with questions. The output is an index that finds
-chunks by words, by embeddings, or by both; rows whose prompts contain what was found; and models
-that look up each question before they answer it.
+chunks by words, by embeddings, or by both; rows whose prompts contain what was found; models that
+look up each question before they answer it; and metrics of both, retrieval and answers.
 
-Other plugins may import `index.retriever`, which searches an index, and `index.context`, which puts
-the chunks found into a prompt.
+Other plugins may import `index.retriever`, which searches an index, `index.context`, which puts the
+chunks found into a prompt, and `citations`, which reads citations and quotes in answers.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finery import hookimpl
 
@@ -30,6 +32,16 @@ def finery_steps() -> Mapping[str, str]:
 
 
 @hookimpl
+def finery_views() -> Mapping[str, str]:
+    """The views of indexes, of rows with retrieved documents, and of models that retrieve."""
+    return {
+        "Index": "finery_retrieve.steps.view:IndexView",
+        "Dataset/retrieved": "finery_retrieve.steps.view:RetrievedView",
+        "Model/retrieving": "finery_retrieve.steps.view:RetrievingView",
+    }
+
+
+@hookimpl
 def finery_engines() -> Mapping[str, str]:
     """The engines of embedding models, and of models that retrieve."""
     return {
@@ -37,3 +49,23 @@ def finery_engines() -> Mapping[str, str]:
         "embedder-api": "finery_retrieve.embed.remote:RemoteEmbedder",
         "retrieving": "finery_retrieve.steps.engine:RetrievingEngine",
     }
+
+
+@hookimpl
+def finery_notes() -> Mapping[str, Any]:
+    """The kinds of notes of this plugin."""
+    from finery_retrieve.notes import KINDS
+
+    return KINDS
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
+    """Notes on rows that should or shouldn't have retrieved documents."""
+    if not {"finery_synth.steps.from_docs", "finery_retrieve.evaluate.grounded.step"} & set(
+        sys.modules
+    ):
+        return []  # the recipe has no such step
+    from finery_retrieve.notes import notes_on
+
+    return notes_on(graph, results)

@@ -4,6 +4,7 @@ In go rows with a question and the id of its chunk, or a quote from it. Out come
 chunks that answer them, and chunks that don't.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -103,11 +104,11 @@ def right_chunks(
     They are found by their ids. A question without an id that the index knows, e.g. one written by
     hand or one made from other chunks of the same documents, has the first chunk with its quote.
     """
-    found = [_by_id(question, retriever) for question in questions]
-    wanted = [i for i, hits in enumerate(found) if not hits and questions[i].quote]
+    right = [_by_id(question, retriever) for question in questions]
+    wanted = [i for i, hits in enumerate(right) if not hits and questions[i].quote]
     for i, hit in _by_quote(questions, wanted, Chunks(index.path), retriever):
-        found[i] = [hit]
-    return found
+        right[i] = [hit]
+    return right
 
 
 def no_chunk(question: Question) -> BadRow:
@@ -183,11 +184,13 @@ def _by_quote(
     waiting = list(wanted)
     if not waiting:
         return
+    words = {i: max(re.findall(r"\w+", questions[i].quote), key=len, default="") for i in waiting}
     for chunk in chunks:
         hits = [
             i
             for i in waiting
-            if _is_source(questions[i].source, chunk.source)
+            if words[i] in chunk.text  # rules most chunks out, quickly
+            and _is_source(questions[i].source, chunk.source)
             and is_verbatim(questions[i].quote, chunk.text)
         ]
         for i in hits:

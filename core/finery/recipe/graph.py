@@ -16,7 +16,7 @@ from finery.recipe.validate import check_recipe, convert_step, raise_all
 from finery.step.inspect import RESERVED, SECTIONS, Slot, slots_of, steps_inside
 from finery.step.step import Step
 from finery.util.paths import shown
-from finery.util.text import did_you_mean
+from finery.util.text import a_or_an, did_you_mean
 
 if TYPE_CHECKING:
     from finery.plugin.manager import Plugins
@@ -408,9 +408,9 @@ def evaluates(node: Node) -> bool:
 
 
 def generates(node: Node) -> bool:
-    """Whether the step generates rows with a model."""
-    asks = type(node.step).__spec__.engines
-    return asks and any(issubclass(kind, Dataset) for kind in node.outputs.values())
+    """Whether the step generates rows with a model that it takes."""
+    asks = type(node.step).__spec__.engines and sources_of(node, Model)
+    return bool(asks) and any(issubclass(kind, Dataset) for kind in node.outputs.values())
 
 
 def _connect(
@@ -438,8 +438,8 @@ def _connect(
                     node.sources.append(source)
                 else:
                     yield recipe.error(
-                        f"'{field_name}' of {node.use} expects a {accepts.kind.kind}, "
-                        f"but '{artifact.ref}' is a {kind.kind}", place,
+                        f"'{field_name}' of {node.use} expects {a_or_an(accepts.kind.kind)}, "
+                        f"but '{artifact.ref}' is {a_or_an(kind.kind)}", place,
                         fix=_of_kind(accepts.kind, nodes, node.name),
                     )  # fmt: skip
             else:
@@ -521,9 +521,9 @@ def _of_kind(kind: type[Artifact], nodes: dict[str, Node], but: str) -> str:
     ]
     fitting = list(dict.fromkeys(fitting))
     return (
-        f"name a {kind.kind}: {', '.join(fitting)}"
+        f"name {a_or_an(kind.kind)}: {', '.join(fitting)}"
         if fitting
-        else f"add a step that outputs a {kind.kind}"
+        else f"add a step that outputs {a_or_an(kind.kind)}"
     )
 
 

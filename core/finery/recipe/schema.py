@@ -12,6 +12,7 @@ from finery.errors import PluginError
 from finery.fields import FieldInfo, Files, OneFile
 from finery.step.inspect import full_name, inputs_of, nested_fields
 from finery.step.step import Step
+from finery.util.text import a_or_an
 
 Schema = dict[str, Any]
 NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
@@ -254,7 +255,9 @@ def _input_schema(
     if optional:
         forms.append({"type": "null"})
     text = cls.__finery_fields__[field].help
-    note = f"Names a step that makes a {kind.kind}" + (", or a list of them." if many else ".")
+    note = f"Names a step that makes {a_or_an(kind.kind)}" + (
+        ", or a list of them." if many else "."
+    )
     schema = {"description": f"{text} {note}".strip()}
     return {**schema, **one} if len(forms) == 1 else {**schema, "anyOf": forms}
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from finery.artifact.kinds import Dataset
+    from finery.artifact.kinds import Artifact
 
 
 class SideFile:
@@ -36,7 +36,7 @@ class SideFile:
         self._out.write(line + b"\n")
 
 
-def lines_of(dataset: "Dataset", name: str) -> Iterator[bytes]:
+def lines_of(dataset: "Artifact", name: str) -> Iterator[bytes]:
     """The lines of one, in order; nothing where there is no such file."""
     path = dataset.file(name)
     if path.is_file():

@@ -50,7 +50,7 @@ class Given(Step, seeded=False):
     external: dict[str, str] = setting({}, help="Files that stay where they are: name → path.")
     meta: dict[str, Any] = setting({}, help="The facts that identify it.")
     runtime: dict[str, Any] = setting({}, help="The facts that don't.")
-    refs: list[Model] = takes([], help="The models that it refers to.")
+    refs: list[Artifact] = takes([], help="The artifacts that it refers to.")
     roles: list[str] = setting([], help="What it refers to them as, in the same order.")
 
     def outputs(self) -> dict[str, type[Artifact]]:

@@ -91,6 +91,16 @@ def counted(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count:,} {word}s"
 
 
+def a_or_an(noun: str) -> str:
+    """`a Dataset`, `an Index`."""
+    return f"an {noun}" if noun[0] in "AEIOUaeiou" else f"a {noun}"
+
+
+def one_or_more(noun: str) -> str:
+    """`one or more Datasets`, `one or more Indexes`."""
+    return f"one or more {noun}es" if noun[-1] in "sx" else f"one or more {noun}s"
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `42 s`, `3 min 05 s`, `1 h 02 min`."""
     if seconds < 100:

@@ -19,6 +19,7 @@ from finery import (
     print_facts,
     print_row,
 )
+from finery.rows import Row
 from finery_data.report.rowfacts import Classes, Lengths, text_parts
 from finery_data.view.drops import drops_data, print_drops
 
@@ -54,11 +55,15 @@ class DatasetView(View):
         print_facts(console, self.facts(output))
         for row in itertools.islice(dataset, detail.rows):
             console.print()
-            print_row(console, row)
+            self.print_row(console, row)
         left = len(dataset) - detail.rows
         if left > 0:
             console.print(f"\n… and {left:,} more (--rows N)", style="dim")
         print_drops(console, dataset, every=detail.dropped)
+
+    def print_row(self, console: "Console", row: Row) -> None:
+        """Print one of the first rows."""
+        print_row(console, row)
 
     def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection:
         """Counts, lengths, classes and drops, and training rows that copy test rows."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Metrics, counted, percent, print_labelled
 from finery_eval.stats import holm
-from finery_eval.view.answers import answer_of, compact, reasons
+from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
 from finery_eval.view.pairs import Facts, agrees, by_model, flips, paired, paired_test
 from finery_eval.view.scores import Report, headline, new_table
 from finery_eval.view.tables import plain
@@ -67,7 +67,7 @@ def _of_model(
 
 
 def _flip(before: Facts, after: Facts) -> dict[str, Any]:
-    place = {name: after[name] for name in ("turn", "message") if name in after}
+    place = {name: after[name] for name in PLACE if name in after}
     wrong = before if before.get("correct") is False else after
     return {
         "id": after.get("id", ""),
@@ -177,8 +177,9 @@ def _print_flips(console: "Console", model: str, of: Mapping[str, Any], most: in
 
 
 def _print_flip(console: "Console", flip: Mapping[str, Any]) -> None:
-    turn = f", turn {flip['turn']}" if "turn" in flip else ""
-    print_labelled(console, "row", f"{flip['id']}{turn}", "dim")
+    turn = f"turn {flip['turn']}" if "turn" in flip else ""
+    place = ", ".join(filter(None, (str(flip["id"]), turn, context_of(flip))))
+    print_labelled(console, "row", place, "dim")
     if flip["prompt"]:
         print_labelled(console, "prompt", str(flip["prompt"]))
     if flip["expected"] is not None:

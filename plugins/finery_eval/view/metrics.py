@@ -19,7 +19,7 @@ from finery import (
     print_labelled,
     render_sections,
 )
-from finery_eval.view.answers import answer_of, compact, reasons, turn_of
+from finery_eval.view.answers import answer_of, compact, context_of, reasons, turn_of
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.exports import print_exports, remarks_on
 from finery_eval.view.scores import comparable, headline, print_interval_note, print_scores
@@ -139,6 +139,8 @@ class MetricsView(View):
         yield str(facts.get("model", "")), "bold"
         if "turn" in facts:
             yield turn_of(facts), "dim"
+        if "context" in facts:
+            yield context_of(facts), "dim"
         if isinstance(correct, bool):
             yield MARKS[correct]
         if "answer" in facts:
@@ -172,8 +174,8 @@ def _chosen(output: Output, report: Mapping[str, Any], detail: Detail) -> str:
 
 
 def _place(prediction: Mapping[str, Any]) -> str:
-    turn = f", {turn_of(prediction)}" if "turn" in prediction else ""
-    return f"{prediction['id']}{turn}"
+    turn = turn_of(prediction) if "turn" in prediction else ""
+    return ", ".join(filter(None, (str(prediction["id"]), turn, context_of(prediction))))
 
 
 def _cut(thinking: str) -> str:

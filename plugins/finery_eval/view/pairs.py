@@ -9,7 +9,7 @@ from finery_eval import stats
 Facts = Mapping[str, Any]
 """A line of `predictions.jsonl`."""
 Place = tuple[str, Any, Any, int]
-"""(row id, turn, message, how often the place came before) of an answer."""
+"""(row id, turn, message or context, how often the place came before) of an answer."""
 ASKED = ("prompt", "expected")
 """Facts that must be the same for two answers to be compared."""
 SLACK = 1e-9
@@ -65,6 +65,8 @@ def hit(facts: Facts, metric: str, headline: Sequence[str]) -> bool | None:
     the expected answer, or a rule. Whether that is so, `agrees` tells by the reported score.
     """
     if metric in headline[:1]:
+        if "context" in facts:  # right with one context of several
+            return None
         correct = facts.get("correct")
         return correct if isinstance(correct, bool) else None
     if isinstance(facts.get(metric), bool):
@@ -136,7 +138,8 @@ def _placed(lines: Iterable[Facts]) -> dict[Place, Facts]:
     seen: Counter[tuple[str, Any, Any]] = Counter()
     placed: dict[Place, Facts] = {}
     for facts in lines:
-        place = str(facts.get("id", "")), facts.get("turn"), facts.get("message")
+        within = facts.get("message") or facts.get("context")
+        place = str(facts.get("id", "")), facts.get("turn"), within
         placed[(*place, seen[place])] = facts
         seen[place] += 1
     return placed

@@ -10,7 +10,13 @@ from finery import Job, Model, Price, Step, UsageError, setting
 OPENAI = "https://api.openai.com/v1"
 
 
-class RetrieveApi(Step, sections=("models",), seeded=False):
+class RetrieveApi(
+    Step,
+    sections=("models",),
+    seeded=False,
+    preflight="finery_retrieve.embed.preflight:ApiPreflight",
+    hints="finery_retrieve.hints:API",
+):
     """Use an embedding model behind an OpenAI-compatible API, `/v1/embeddings`.
 
     This step sends no request. The model is identified by its name, the server, its dimensions and

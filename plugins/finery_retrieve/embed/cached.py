@@ -1,12 +1,16 @@
 """Embeddings with a cache in front: each text is embedded once by the same model."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from blake3 import blake3
 
 from finery import EngineJob, Job, Model, StepError, version_of
 from finery_retrieve.embed.embedder import Embedder, Embedding, Side
+
+AGAIN_SECONDS = 0.1
+"""How often to look for embeddings that another process computes."""
 
 
 class CachedEmbedder:
@@ -37,13 +41,35 @@ class CachedEmbedder:
         keys = [self._key(text, side) for text in texts]
         known = self._known(keys)
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        made = dict(zip(new, self._engine.embed([*new.values()], side), strict=True)) if new else {}
-        if self._records is not None and made:
-            self._records.put({key: bytes([one.was_cut]) + one.vector for key, one in made.items()})
-        self.computed += len(made)
-        self.cached += len(texts) - len(made)
-        known |= made
+        before = self.computed
+        known |= self._computed(new, side) if self._records is None else self._shared(new, side)
+        self.cached += len(texts) - (self.computed - before)
         return [known[key] for key in keys]
+
+    def _computed(self, new: Mapping[bytes, str], side: Side) -> dict[bytes, Embedding]:
+        if not new:
+            return {}
+        self.computed += len(new)
+        return dict(zip(new, self._engine.embed([*new.values()], side), strict=True))
+
+    def _shared(self, new: Mapping[bytes, str], side: Side) -> dict[bytes, Embedding]:
+        """Compute and store embeddings, and wait for those that another process computes."""
+        assert self._records is not None
+        embeddings = dict[bytes, Embedding]()
+        while waiting := [key for key in new if key not in embeddings]:
+            ours = [key for key in waiting if self._records.claim(key)]
+            try:
+                embeddings |= self._known(waiting)  # another process stored them meanwhile
+                mine = {key: new[key] for key in ours if key not in embeddings}
+                computed = self._computed(mine, side)
+                self._records.put({key: _record(one) for key, one in computed.items()})
+                embeddings |= computed
+            finally:
+                for key in ours:
+                    self._records.release(key)
+            if not ours:
+                time.sleep(AGAIN_SECONDS)
+        return embeddings
 
     def _known(self, keys: Sequence[bytes]) -> dict[bytes, Embedding]:
         if self._records is None:
@@ -53,6 +79,10 @@ class CachedEmbedder:
 
     def _key(self, text: str, side: Side) -> bytes:
         return blake3(msgspec.json.encode(["embedding", self._identity, side, text])).digest()
+
+
+def _record(embedding: Embedding) -> bytes:
+    return bytes([embedding.was_cut]) + embedding.vector
 
 
 def _identity(model: Model, engine: Embedder) -> str:

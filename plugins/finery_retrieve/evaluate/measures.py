@@ -14,6 +14,10 @@ from finery_eval import stats
 Score = tuple[float, stats.Interval]
 Value = float | bool | None
 """From 0 to 1; None where a metric says nothing about a question."""
+NOTHING = 1e-9
+"""A difference of two means that is rounding error."""
+PARTS = 5_000
+"""Parts that the sum of all gains has in a sign-flip test of numbers that aren't whole."""
 Cluster = Sequence[int]
 """The questions of a document, by number."""
 Sum = tuple[float, int]
@@ -42,7 +46,7 @@ class Measure(NamedTuple):
         sums = self._sums(values)
         mean = _mean(Counter(sums))
         ((low, high),) = stats.bootstrap(sums, lambda drawn: [_mean(drawn)])
-        if high - low < 1e-9:
+        if high - low < NOTHING:
             low, high = stats.wilson(mean * len(sums), len(sums))
         return mean, (low, high)
 
@@ -50,18 +54,17 @@ class Measure(NamedTuple):
         """Second minus first, on the same questions; None where none has a value for both.
 
         Of yes and no for independent questions, Newcombe's paired interval (1998, method 10) and
-        the exact McNemar test. Else the paired bootstrap over clusters with its p-value (Davison
-        and Hinkley 1997); where only yes and no count, with the exact sign-flip test over clusters.
+        the exact McNemar test. Else the paired bootstrap over clusters, and the sign-flip test over
+        clusters (Fisher 1935, Pitman 1937).
         """
         both = list(zip(self.values[first], self.values[second], strict=True))
         known = [pair for pair in both if None not in pair]
         if not known:
             return None
-        is_share = all(value in (0, 1) for pair in known for value in pair)
-        if is_share and self._are_single:
+        if self._are_single and all(value in (0, 1) for pair in known for value in pair):
             return _of_shares(known)
         gains = [_gain(pair) for pair in both]
-        return _of_sums(self._sums(gains), exact=is_share)
+        return _of_sums(self._sums(gains))
 
     @property
     def _are_single(self) -> bool:
@@ -133,22 +136,22 @@ def _of_shares(pairs: Sequence[tuple[Value, Value]]) -> stats.Difference:
     return stats.Difference(value, interval, stats.mcnemar_exact(gained, lost))
 
 
-def _of_sums(gains: Sequence[Sum], *, exact: bool) -> stats.Difference:
-    drawn: list[float]
-    (drawn,) = stats.resampled(gains, _means)
-    low, high = stats.percentiles(drawn, stats.expanded_tail(len(gains)))
+def _of_sums(gains: Sequence[Sum]) -> stats.Difference:
+    ((low, high),) = stats.bootstrap(gains, lambda drawn: [_mean(drawn)])
     value = _mean(Counter(gains))
-    if high - low < 1e-9:
+    if high - low < NOTHING:
         low, high = (2 * end - 1 for end in stats.wilson(len(gains) * (value + 1) / 2, len(gains)))
-    if exact:
-        p_value = stats.sign_flip_exact([round(gain) for gain, _ in gains])
-    else:
-        p_value = stats.bootstrap_p(drawn) if any(gain for gain, _ in gains) else 1.0
-    return stats.Difference(value, (low, high), p_value)
+    return stats.Difference(value, (low, high), _sign_flips([gain for gain, _ in gains]))
 
 
-def _means(drawn: Mapping[Sum, int]) -> list[float]:
-    return [_mean(drawn)]
+def _sign_flips(gains: Sequence[float]) -> float:
+    """The p-value of the sign-flip test. It takes whole numbers: gains are rounded to parts."""
+    total = sum(map(abs, gains))
+    if total < NOTHING:
+        return 1.0
+    is_whole = all(gain == round(gain) for gain in gains)
+    part = 1.0 if is_whole else total / PARTS
+    return stats.sign_flip_exact([round(gain / part) for gain in gains])
 
 
 def _mean(counts: Mapping[Sum, int]) -> float:

@@ -10,7 +10,8 @@ from finery import Job, counted
 from finery_eval import stats
 from finery_eval.evaluator import table
 
-CI = ["95 % CI low", "95 % CI high"]
+CI = "95 % CI"
+"""A column of intervals in words: two columns wouldn't fit in a terminal of 80."""
 FEW = 10
 """Documents below which intervals are rough."""
 
@@ -32,12 +33,16 @@ def intervals_table(
 ) -> dict[str, Any]:
     """Every metric of every model or index, with its interval."""
     rows = [
-        [metric, name, value, *intervals[name][metric]]
+        [metric, name, value, of_share(intervals[name][metric])]
         for metric in dict.fromkeys(metric for of in scores.values() for metric in of)
         for name, value in ((name, of[metric]) for name, of in scores.items() if metric in of)
     ]
-    units: Any = dict.fromkeys(["score", *CI], "share")
-    return table(title, ["metric", "of", "score", *CI], rows, units=units)
+    return table(title, ["metric", "of", "score", CI], rows, units={"score": "share"})
+
+
+def of_share(interval: Sequence[float]) -> str:
+    """The interval of a share in percent: `51.0 to 100.0`."""
+    return " to ".join(f"{100 * end:.1f}" for end in interval)
 
 
 def pairs_tables(
@@ -65,9 +70,12 @@ def differences_table(
     """Differences with intervals and adjusted p-values. columns: of the two texts of each."""
     adjusted = stats.holm([facts["p_value"] for _, _, facts in compared])
     rows = [
-        [one, other, facts["difference"], *facts["interval"], p]
+        [one, other, facts["difference"], _of_difference(facts["interval"]), p]
         for (one, other, facts), p in zip(compared, adjusted, strict=True)
     ]
-    points = ["points", *CI]
-    units: Any = {**dict.fromkeys(points, "difference"), "p (Holm)": "p"}
-    return table(title, [*columns, *points, "p (Holm)"], rows, units=units)
+    names = [*columns, "points", CI, "p (Holm)"]
+    return table(title, names, rows, units={"points": "difference", "p (Holm)": "p"})
+
+
+def _of_difference(interval: Sequence[float]) -> str:
+    return " to ".join(f"{100 * end:+.1f}" for end in interval)

@@ -11,6 +11,8 @@ import msgspec
 
 from finery.rows import Row
 
+FORMAT = "retrieve"
+"""`meta["format"]` of an index that `Retriever` can search."""
 CHUNKS, OFFSETS = "chunks.jsonl", "offsets.npy"
 PLACES = ("line", "page")
 

@@ -8,7 +8,7 @@ from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.messages import in_front
 from finery_retrieve.index.control import plain
-from finery_retrieve.index.retriever import Hit
+from finery_retrieve.index.hit import Hit
 from finery_synth.ask.prompts import Prompt
 
 UNKNOWN = "The documents don't say."

@@ -11,7 +11,8 @@ import re
 _NAMES = (
     "bos|eos|pad|unk|sep|cls|mask|start_of_turn|end_of_turn|turn|start_of_image|end_of_image"
     "|image_soft_token|begin_of_text|end_of_text|fim_prefix|fim_middle|fim_suffix|think"
-    "|tool_call|tool_response|tools|function_call"
+    "|tool_call|tool_response|tool_output|tools|function_call|arg_key|arg_value|image|sop"
+    "|end_of_utterance"
 )
 CONTROL = re.compile(
     r"<\|[^<>|\s]{1,60}\|?>"  # <|im_end|>, <|eot_id|>; Gemma 4's <|turn>
@@ -27,3 +28,8 @@ CONTROL = re.compile(
 def plain(text: str) -> str:
     """The text with a space after the first character of each control token."""
     return CONTROL.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)
+
+
+def has_control_tokens(text: str) -> bool:
+    """Whether `plain` changes the text."""
+    return ("<" in text or "[" in text) and CONTROL.search(text) is not None

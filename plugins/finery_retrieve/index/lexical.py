@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FOLDER = "bm25"
+NO_COLUMN = -1
 VOCABULARY = "vocab.index.json"
 """The file of bm25s that maps words to columns."""
 
@@ -26,7 +27,8 @@ class LexicalWriter:
         self._settings = settings
         self._words = Words(settings.language)
         self._ids: list[array[int]] = []
-        self._vocabulary: dict[str, int] = {}
+        self._vocabulary: dict[str, int] = {}  # stem → column
+        self._columns: dict[str, int] = {}  # word → column; NO_COLUMN: a stop word
         self.without_words = 0
 
     @property
@@ -36,11 +38,18 @@ class LexicalWriter:
 
     def add(self, text: str) -> None:
         """Take the text of the next chunk."""
-        vocabulary = self._vocabulary
-        words = self._words.of(text)
-        ids = array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words])
+        words, columns = self._words.split(text), self._columns
+        self._learn(sorted(set(words).difference(columns)))
+        ids = array("i", [column for word in words if (column := columns[word]) != NO_COLUMN])
         self._ids.append(ids)
         self.without_words += not ids
+
+    def _learn(self, words: list[str]) -> None:
+        """Give each word a column, that of its stem."""
+        vocabulary = self._vocabulary
+        for word, stem in zip(words, self._words.stems(words), strict=True):
+            column = NO_COLUMN if stem is None else vocabulary.setdefault(stem, len(vocabulary))
+            self._columns[word] = column
 
     def write(self, folder: Path) -> None:
         """Compute all scores, and write the files of bm25s into `folder`."""

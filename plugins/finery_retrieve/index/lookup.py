@@ -6,7 +6,8 @@ from typing import NamedTuple
 from finery import EngineJob, Index, Model
 from finery.rows import Conversation
 from finery_retrieve.index.context import ContextPrompt, question_of
-from finery_retrieve.index.retriever import Hit, Retriever
+from finery_retrieve.index.hit import Hit
+from finery_retrieve.index.retriever import Retriever
 
 
 class Prompted(NamedTuple):

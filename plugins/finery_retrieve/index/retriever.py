@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from finery import DataError, EngineJob, Index, Model
 from finery_retrieve.embed.cached import CachedEmbedder
-from finery_retrieve.index.chunks import Chunk, Chunks
+from finery_retrieve.index.chunks import FORMAT, Chunk, Chunks
+from finery_retrieve.index.hit import Hit
 from finery_retrieve.index.lexical import FOLDER, Lexical
 from finery_retrieve.index.ranking import POOL, Ranking, best, fused
 from finery_retrieve.index.vectors import Vectors
@@ -15,23 +14,7 @@ from finery_retrieve.index.vectors import Vectors
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = "retrieve"
-"""`meta["format"]` of an index that this module can search."""
-
-
-class Hit(msgspec.Struct, frozen=True):
-    """A chunk that was found.
-
-    score: BM25's, the cosine, or that of reciprocal rank fusion; 0 if it wasn't searched for.
-    place: `{"line": 12}` or `{"page": 3}`.
-    """
-
-    id: str
-    text: str
-    source: str
-    heading: str
-    score: float
-    place: dict[str, int]
+__all__ = ["Hit", "Retriever"]
 
 
 class Retriever:

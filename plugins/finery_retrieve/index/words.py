@@ -1,6 +1,8 @@
 """Texts as words: lower case, without stop words, stemmed."""
 
+import logging
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -20,9 +22,9 @@ class Bm25(Settings):
     method: Literal["lucene", "robertson", "atire", "bm25l", "bm25+"] = setting(
         "lucene", help="Variant of the formula, as in Kamphuis et al. 2020."
     )
-    k1: float = setting(1.5, ge=0, help="How much repetitions of a word in a chunk count.")
-    b: float = setting(0.75, ge=0, le=1, help="How much long chunks are scored down; 0: not.")
-    delta: float = setting(0.5, ge=0, help="The least that a word counts, for bm25l and bm25+.")
+    k1: float = setting(1.5, ge=0.0, help="How much repetitions of a word in a chunk count.")
+    b: float = setting(0.75, ge=0.0, le=1.0, help="How much long chunks are scored down; 0: not.")
+    delta: float = setting(0.5, ge=0.0, help="The least that a word counts, for bm25l and bm25+.")
     language: Language = setting(
         "english",
         help="Language of the documents: its stop words are ignored, and words are reduced to "
@@ -39,24 +41,24 @@ class Words:
 
     def __init__(self, language: str) -> None:
         self._language = language
-        self._stems: dict[str, str | None] = {}  # of words seen; None: a stop word
 
     def of(self, text: str) -> list[str]:
-        """The words of a text, in order, with repetitions."""
-        words = _WORD.findall(text.lower())
-        stems = self._stems
-        for word in words:
-            if word not in stems:
-                stems[word] = self._stem(word)
+        """The stems of a text's words, in order, with repetitions."""
+        words = self.split(text)
+        stems = dict(zip(words, self.stems(words), strict=True))
         return [stem for word in words if (stem := stems[word]) is not None]
 
-    def _stem(self, word: str) -> str | None:
+    def split(self, text: str) -> list[str]:
+        """The words of a text as they are, in lower case."""
+        return _WORD.findall(text.lower())
+
+    def stems(self, words: Sequence[str]) -> list[str | None]:
+        """The stem of each word; None for a stop word."""
         if self._language == "none":
-            return word
-        if word in self._stop_words:
-            return None
-        stem: str = self._stemmer.stemWord(word)
-        return stem
+            return [*words]
+        stems = self._stemmer.stemWords(words)
+        stop = self._stop_words
+        return [None if word in stop else stem for word, stem in zip(words, stems, strict=True)]
 
     @cached_property
     def _stop_words(self) -> frozenset[str]:
@@ -77,6 +79,7 @@ def bm25s() -> Any:
         import bm25s
     except ImportError as error:
         raise missing("bm25s") from error
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets its own level to DEBUG
     return bm25s
 
 

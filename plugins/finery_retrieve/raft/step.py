@@ -66,8 +66,8 @@ class Raft(
     - Answers have the form `The limit is 50 MB. "Files up to 50 MB are read" [2]`.
 
     Prompts are those that `retrieve.model` with the same settings makes of the same chunks. Rows
-    without an answer or a right chunk, and rows whose quote isn't in the chunk word for word (except
-    for whitespace), are dropped and listed in `dropped.jsonl`. The column `retrieved` lists the
+    without an answer or a right chunk, and rows whose quote isn't in the chunk word for word except
+    for whitespace, are dropped and listed in `dropped.jsonl`. The column `retrieved` lists the
     chunks of a prompt, `context` says whether it has the answer (with, missing).
     """
 
@@ -77,7 +77,7 @@ class Raft(
     index: Index = takes(help="The documents, indexed by `retrieve.index`.")
     k: int = setting(4, ge=1, help="How many chunks a prompt has.")
     oracle: float = setting(
-        0.8, ge=0, le=1, help="Share of the rows with the right chunk in the prompt."
+        0.8, ge=0.0, le=1.0, help="Share of the rows with the right chunk in the prompt."
     )
     missing: Literal["unknown", "answer"] = setting(
         "unknown",
@@ -92,8 +92,8 @@ class Raft(
     )
     cite: Cite = setting(
         "quotes",
-        help="quotes: the answer, the quote, and the number of the chunk; rows without a quote have "
-        "the number alone. numbers: without quotes. none: the answer alone.",
+        help="quotes: the answer, the quote, and the number of the chunk; for rows without a quote "
+        "no quote. numbers: the answer and the number. none: the answer alone.",
     )
     prompt: OneFile | None = setting(
         None, help="Jinja template of the prompts, as in `retrieve.model`."
@@ -122,7 +122,7 @@ class Raft(
             len(dataset), "give `rows` questions with answers that name their chunk"
         )
         contexts = {name: counts[name] for name in ("with", "missing")}
-        dataset.meta |= {"context": contexts, "k": self.k, **drops.meta()}
+        dataset.meta |= {"format": "retrieved", "context": contexts, "k": self.k, **drops.meta()}
         self._log(job, drawn, counts, drops.summary(len(dataset)))
         return dataset
 
@@ -140,7 +140,8 @@ class Raft(
             if question.is_answerable and not of:
                 drops.add(question.row, "no-chunk", no_chunk(question).what)
             else:
-                yield Drawn(question, of, hits)
+                scored = {hit.id: hit for hit in hits}
+                yield Drawn(question, [scored.get(hit.id, hit) for hit in of], hits)
 
     def _questions(self, job: Job, drops: Drops) -> Iterator[Question]:
         for _, row in read(job, self.rows):

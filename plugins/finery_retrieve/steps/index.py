@@ -6,14 +6,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import DataError, Dataset, Index, Job, Model, Step, UsageError, setting, takes
-from finery.rows.dropped import Drops
+from finery import DataError, Dataset, Index, Job, Model, Step, UsageError, counted, setting, takes
+from finery.rows.dropped import Drops, by_reason
 from finery.rows.parts import named, read
 from finery_retrieve.embed.cached import CachedEmbedder
-from finery_retrieve.index.chunks import Chunk, ChunkWriter
-from finery_retrieve.index.control import CONTROL
+from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter
+from finery_retrieve.index.control import has_control_tokens
 from finery_retrieve.index.lexical import FOLDER, LexicalWriter
-from finery_retrieve.index.retriever import FORMAT
 from finery_retrieve.index.vectors import write_embeddings
 from finery_retrieve.index.words import Bm25
 
@@ -24,6 +23,7 @@ class RetrieveIndex(
     seeded=False,
     engines=True,
     preflight="finery_retrieve.steps.preflight:IndexPreflight",
+    hints="finery_retrieve.hints:INDEX",
 ):
     """Index chunks of documents, so that the ones that answer a question are found.
 
@@ -75,12 +75,13 @@ class RetrieveIndex(
                 if lexical is not None:
                     lexical.add(chunk.searched)
                 sources[chunk.source] += 1
-                control += CONTROL.search(chunk.text) is not None
+                control += has_control_tokens(chunk.text)
         drops.refuse_nothing_left(len(writer), "give `rows` chunks that have a text")
-        job.log(f"{len(writer):,} chunks of {len(sources):,} sources; {drops.summary(len(writer))}")
+        dropped = f"; dropped: {by_reason(drops.counts)}" if drops.counts else ""
+        job.log(f"{counted(len(writer), 'chunk')} of {counted(len(sources), 'source')}{dropped}")
         if control:
             job.log(
-                f"{control:,} chunks contain control tokens of chat templates, such as "
+                f"{counted(control, 'chunk')} with control tokens of chat templates, such as "
                 "<|im_end|>: prompts show them with a space inside, so that models read plain text"
             )
         meta: dict[str, Any] = {
@@ -106,7 +107,7 @@ class RetrieveIndex(
                 "words use method: dense",
             )
         if lexical.without_words:
-            job.log(f"{lexical.without_words:,} chunks have no words: BM25 never finds them")
+            job.log(f"{counted(lexical.without_words, 'chunk')} without words: BM25 finds none")
         lexical.write(job.out / FOLDER)
         settings = msgspec.to_builtins(self.bm25)
         return {"bm25": settings, "without_words": lexical.without_words}
@@ -116,12 +117,12 @@ class RetrieveIndex(
         embedder = CachedEmbedder(model, job)
         embedded = write_embeddings(job.out, embedder, job)
         job.log(
-            f"embedded {embedder.computed:,} of {meta['chunks']:,} chunks; the other "
-            f"{embedder.cached:,} came from earlier builds"
+            f"embedded {embedder.computed:,} of {meta['chunks']:,} chunks; "
+            f"{embedder.cached:,} embeddings came from the cache"
         )
         if embedded.cut:
             job.log(
-                f"{embedded.cut:,} chunks are longer than the embedding model reads: only their "
+                f"{counted(embedded.cut, 'chunk')} longer than the embedding model reads: only the "
                 "beginning is embedded (make chunks smaller)"
             )
         facts = {"dimensions": embedded.dimensions, "cut": embedded.cut, "embedder": model.digest}

@@ -8,8 +8,9 @@ from finery import Dataset, Index, Job, OneFile, Step, setting, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import changed, named, read
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_question
+from finery_retrieve.index.hit import Hit
 from finery_retrieve.index.lookup import Lookup, Prompted
-from finery_retrieve.index.retriever import Hit, Retriever
+from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.steps.settings import K_HELP, LIMIT_HELP, PROMPT_HELP, UNKNOWN_HELP
 
 WINDOW = 256
@@ -22,6 +23,8 @@ class RetrieveRows(
     seeded=False,
     engines=True,
     packages=("bm25s", "PyStemmer"),
+    forecast="finery_retrieve.steps.forecast:RowsForecast",
+    hints="finery_retrieve.hints:ROWS",
 ):
     """Retrieve documents for the last user turn of each row, and put them into the prompt.
 

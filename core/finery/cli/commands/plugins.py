@@ -11,7 +11,7 @@ from finery.cli.calling.targets import RECIPE
 from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, recipe_and_name
 from finery.errors import FineryError, PluginError
-from finery.util.text import counted, nearest_meant, visible
+from finery.util.text import a_or_an, counted, nearest_meant, one_or_more, visible
 
 if TYPE_CHECKING:
     from finery.plugin.discovery import BrokenPlugin, Plugin
@@ -217,7 +217,7 @@ def _rows_of(
     accepts, nested = inputs_of(cls).get(key), nested_fields(cls).get(key)
     kind = None
     if accepts is not None:
-        kind = f"one or more {accepts.kind.kind}s" if accepts.many else f"a {accepts.kind.kind}"
+        kind = one_or_more(accepts.kind.kind) if accepts.many else a_or_an(accepts.kind.kind)
     elif nested is not None:
         kind = f"a step as in section {nested.section}"
     yield _row(key, field, key in schema["required"], kind)

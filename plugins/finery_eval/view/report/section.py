@@ -7,7 +7,7 @@ from typing import Any
 
 from finery import Dataset, Output, PageContext, PageSection, percent, render_page, sources_of
 from finery.rows.parts import id_of, prompt
-from finery_eval.view.answers import answer_of, compact, reasons
+from finery_eval.view.answers import answer_of, compact, context_of, reasons
 from finery_eval.view.confusion import pairs_of
 from finery_eval.view.pairs import Facts
 from finery_eval.view.report.comparisons import ORDER, Comparison, comparisons_of
@@ -168,7 +168,7 @@ def _group(
     rows = [
         {
             "id": str(lines[0].get("id", "")),
-            "at": f"turn {lines[0]['turn']}" if "turn" in lines[0] else "",
+            "at": f"turn {lines[0]['turn']}" if "turn" in lines[0] else context_of(lines[0]),
             "prompt": prompts.get(str(lines[0].get("id", "")), str(lines[0].get("prompt", ""))),
             "expected": compact(lines[0].get("expected", "")),
             "answers": [_answer(line) for line in lines],

@@ -7,7 +7,7 @@ from typing import Any
 from finery import Dataset, Graph, Metrics, PageContext, base_models, sources_of, visible
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.similar import SimilarIndex, question
-from finery_eval.view.answers import answer_of, compact, reasons
+from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
 
 NEAREST = 3
 """Training rows that are shown for a wrong answer."""
@@ -40,7 +40,7 @@ def _record(
 ) -> dict[str, Any]:
     prompt = _prompt(facts, row)
     record: dict[str, Any] = {"id": facts["id"], "model": facts["model"]}
-    record |= {name: facts[name] for name in ("turn", "message") if name in facts}
+    record |= {name: facts[name] for name in PLACE if name in facts}
     record |= {"prompt": prompt, "answered": answer_of(facts)}
     if "expected" in facts:
         record["expected"] = facts["expected"]
@@ -103,8 +103,8 @@ def _built(refs: Iterable[str], context: PageContext) -> Iterator[Row]:
 
 def record_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(label, text) of a record, for a terminal."""
-    turn = f", turn {record['turn']}" if "turn" in record else ""
-    yield "row", f"{record['id']}{turn}"
+    turn = f"turn {record['turn']}" if "turn" in record else ""
+    yield "row", ", ".join(filter(None, (str(record["id"]), turn, context_of(record))))
     yield "prompt", visible(question(record["prompt"]))
     if "expected" in record:
         yield "expected", compact(record["expected"])

@@ -7,10 +7,11 @@ differences between models and between contexts, and what `show` prints.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery import Completion
+from finery import Completion, counted
 from finery.rows.parts import text_of
 from finery_eval import stats
 from finery_eval.evaluator import PROMPT_SHOWN, table
+from finery_eval.paired import remark
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.grounded.contexts import Asked, Context
 from finery_retrieve.evaluate.grounded.verdicts import Verdict
@@ -55,17 +56,14 @@ class Outcome(NamedTuple):
         return {name: of for name, of in every.items() if any(map(_has_value, of.values.values()))}
 
     def tables(self, contexts: Sequence[Context]) -> list[dict[str, Any]]:
-        """What each context makes of the answers, and what it costs a model to miss the right one.
-
-        The first has a row for each model and context, the second the differences.
-        """
+        """Each model with each context, and the differences between contexts."""
         rows = [
             [name, context, *self._summary(name, context)]
             for name in self.answers
             for context in contexts
         ]
-        columns = ["model", "context", "n", "answer", *tables.CI, "cited", "quoted", "abstained"]
-        units: Any = dict.fromkeys(columns[3:], "share")
+        columns = ["model", "context", "answer", tables.CI, "cited", "quoted", "abstained"]
+        units: Any = dict.fromkeys(["answer", *columns[4:]], "share")
         return [table("By context", columns, rows, units=units), *self._between(contexts)]
 
     def predictions(self, unknown: str) -> Iterator[dict[str, Any]]:
@@ -91,7 +89,7 @@ class Outcome(NamedTuple):
         return values
 
     def _summary(self, model: str, context: Context) -> list[Any]:
-        """(prompts, answer, its interval, cited, quoted, abstained) of a model with a context."""
+        """(answer, its interval, cited, quoted, abstained) of a model with a context."""
         verdicts = [
             verdict
             for asked, verdict in zip(self.asked, self.verdicts[model], strict=True)
@@ -102,10 +100,10 @@ class Outcome(NamedTuple):
             for name in ("answer", "cited", "quoted")
         ]
         answer, *others = scores
-        interval = answer[1] if answer else (None, None)
+        interval = tables.of_share(answer[1]) if answer else None
         shares = [score[0] if score else None for score in (answer, *others)]
         abstained = sum(verdict.has_abstained for verdict in verdicts) / max(1, len(verdicts))
-        return [len(verdicts), shares[0], *interval, *shares[1:], abstained]
+        return [shares[0], interval, *shares[1:], abstained]
 
     def _between(self, contexts: Sequence[Context]) -> list[dict[str, Any]]:
         """The answers of each model, compared between contexts on the same questions."""
@@ -113,10 +111,13 @@ class Outcome(NamedTuple):
         for model in self.answers:
             for first, second in BETWEEN:
                 if first in contexts and second in contexts:
-                    values = {c: self._values(model, c, VALUES["answer"]) for c in (first, second)}
+                    values: dict[str, list[Value]] = {
+                        context: self._values(model, context, VALUES["answer"])
+                        for context in (first, second)
+                    }
                     between = Measure(values, self.clusters).difference(first, second)
                     if between is not None:
-                        compared.append((model, f"{second} minus {first}", _facts(between)))
+                        compared.append((model, f"{second} − {first}", _facts(between)))
         if not compared:
             return []
         columns = ["model", "answer"]
@@ -147,10 +148,29 @@ def citation_table(outcome: Outcome, contexts: Sequence[Context]) -> list[dict[s
             ]
             cites, quotes = sum(bool(of.cited) for of in checked), sum(of.quotes for of in checked)
             if cites:
-                unknown, altered = (sum(len(of[at]) for of in checked) for at in (1, 3))
-                rows.append([model, context, cites, unknown, quotes, altered])
-    columns = ["model", "context", "citing", "unknown [n]", "quotes", "altered"]
+                unknown = sum(len(of.unknown) for of in checked)
+                altered = sum(len(of.altered) for of in checked)
+                rows.append([model, context, len(checked), cites, unknown, quotes, altered])
+    columns = ["model", "context", "answers", "citing", "unknown [n]", "quotes", "altered"]
     return [table("Citations", columns, rows)] if rows else []
+
+
+def overlap_remarks(outcome: Outcome) -> list[dict[str, str]]:
+    """A remark where answers are judged by the words that they share with the expected one."""
+    by_words = {
+        asked.number
+        for asked in outcome.asked
+        if asked.question.is_answerable and not asked.question.expected
+    }
+    if not by_words:
+        return []
+    what = f"{len(by_words):,} of {counted(outcome.questions, 'question')}"
+    text = f"the answers to {what} are judged by the words that they share with the row's answer"
+    advice = (
+        "A wrong number or name lowers such a score only a little. Give rows `expected`: the texts "
+        "that a right answer contains."
+    )
+    return [remark(text, advice, warning=False)]
 
 
 def _has_value(values: Sequence[Value]) -> bool:

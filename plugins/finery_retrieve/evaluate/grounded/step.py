@@ -1,12 +1,24 @@
 """`eval.grounded`: how good are answers from retrieved documents?"""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from finery import Completion, Index, Job, Metrics, OneFile, UsageError, setting, takes
+from finery import (
+    Completion,
+    Index,
+    Job,
+    Metrics,
+    OneFile,
+    Step,
+    UsageError,
+    nested_step,
+    setting,
+    takes,
+)
 from finery.rows.badrow import BadRow
 from finery_eval import evaluator
-from finery_eval.evaluator import Judge
+from finery_eval.evaluator import Evaluator, Judge
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.grounded.contexts import (
     CONTEXTS,
@@ -16,21 +28,34 @@ from finery_retrieve.evaluate.grounded.contexts import (
     checked_chunks,
     log_contexts,
 )
+from finery_retrieve.evaluate.grounded.judged import (
+    CONTEXT,
+    Judged,
+    check_judge,
+    judged_answers,
+)
 from finery_retrieve.evaluate.grounded.outcome import (
     HEADLINE,
     Outcome,
     citation_table,
     metric_names,
+    overlap_remarks,
 )
 from finery_retrieve.evaluate.grounded.verdicts import judge
-from finery_retrieve.evaluate.measures import clusters_of, pairs_of, scores_of
+from finery_retrieve.evaluate.measures import Measure, clusters_of, pairs_of, scores_of
 from finery_retrieve.evaluate.rows import read_questions, refuse_rows
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.questions import Question
 
 
-class Grounded(Judge, engines=True, version="1", hints="finery_retrieve.evaluate.hints:GROUNDED"):
+class Grounded(
+    Judge,
+    engines=True,
+    packages=("bm25s", "PyStemmer"),
+    version="1",
+    hints="finery_retrieve.evaluate.hints:GROUNDED",
+):
     """Judge answers with four kinds of context: what a model knows, and what documents add.
 
     - `none`: the question alone.
@@ -60,6 +85,13 @@ class Grounded(Judge, engines=True, version="1", hints="finery_retrieve.evaluate
     Raises DataError for rows without a question, an answer, or a right chunk in the index.
     """
 
+    judge: Step | None = nested_step(
+        "evaluate",
+        given={"models": "models", "rows": "rows"},
+        help="An evaluator that also judges the answers in `retrieved`, e.g. {use: eval.judge, "
+        "judge: critic, rubric: …}. It sees the documents and the row's answer. Its metrics are "
+        "added, e.g. `retrieved.passed`.",
+    )
     index: Index = takes(help="The documents, indexed by `retrieve.index`.")
     k: int = setting(4, ge=1, help="How many chunks to retrieve for each question.")
     prompt: OneFile | None = setting(
@@ -75,7 +107,10 @@ class Grounded(Judge, engines=True, version="1", hints="finery_retrieve.evaluate
         list(CONTEXTS), min_length=1, help="The contexts that each question is asked with."
     )
     passing: float = setting(
-        0.5, gt=0, le=1, help="Score from which an answer isn't listed as wrong. Changes no metric."
+        0.8,
+        gt=0.0,
+        le=1.0,
+        help="Score from which an answer isn't listed as wrong. Changes no metric.",
     )
     max_tokens: int = setting(
         256,
@@ -88,7 +123,8 @@ class Grounded(Judge, engines=True, version="1", hints="finery_retrieve.evaluate
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
-        return metric_names(self.contexts)
+        own, judge = metric_names(self.contexts), self._judge()
+        return [*own, *(f"{CONTEXT}.{name}" for name in (judge.metric_names() if judge else ()))]
 
     def more_metrics(self) -> str:
         """How to add further metrics."""
@@ -100,6 +136,9 @@ class Grounded(Judge, engines=True, version="1", hints="finery_retrieve.evaluate
         if len(set(self.contexts)) < len(self.contexts):
             raise UsageError("a context is listed twice", where="contexts", fix="list each once")
         super().check()
+
+    def _judge(self) -> Evaluator | None:
+        return check_judge(self.judge, self.contexts, metric_names(self.contexts))
 
     def check_files(self) -> None:
         """Raise `UsageError` for an empty or invalid template."""
@@ -126,7 +165,15 @@ class Grounded(Judge, engines=True, version="1", hints="finery_retrieve.evaluate
             ]
             for name, of in answers.items()
         }
-        return self._write(job, Outcome(asked, len(library.questions), clusters, answers, verdicts))
+        outcome = Outcome(asked, len(library.questions), clusters, answers, verdicts)
+        return self._write(job, outcome, self._judged(job, outcome))
+
+    def _judged(self, job: Job, outcome: Outcome) -> Judged:
+        judge = self._judge()
+        if judge is None or not any(one.expects_answer for one in outcome.asked):
+            return Judged({}, [])
+        judge.models = self.models
+        return judged_answers(job, judge, outcome.asked, outcome.answers, outcome.questions)
 
     def _template(self) -> ContextPrompt:
         return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
@@ -168,12 +215,14 @@ class Grounded(Judge, engines=True, version="1", hints="finery_retrieve.evaluate
             job.log(f"{name}: {cut} of {len(answers)} answers were cut off at {limit}")
         return answers
 
-    def _write(self, job: Job, outcome: Outcome) -> Metrics:
+    def _write(self, job: Job, outcome: Outcome, judged: Judged) -> Metrics:
         names, measures = list(outcome.answers), outcome.measures(self.contexts)
+        extra = {name: Measure(of, outcome.clusters) for name, of in judged.values.items()}
+        measures |= extra
         scores, intervals = scores_of(names, measures)
         evaluator.log_scores(job, scores, intervals)
         pairs = pairs_of(names, measures)
-        headline = [metric for metric in HEADLINE if metric in measures]
+        headline = [*(name for name in HEADLINE if name in measures), *list(extra)[:1]]
         return Metrics.write(
             job.out,
             rows=outcome.questions,
@@ -186,10 +235,17 @@ class Grounded(Judge, engines=True, version="1", hints="finery_retrieve.evaluate
                 "tables": [
                     *outcome.tables(self.contexts),
                     *tables.pairs_tables(pairs, headline),
+                    *_judged_tables(names, extra),
                     *citation_table(outcome, self.contexts),
                     evaluator.answers_table({n: list(of) for n, of in outcome.answers.items()}),
                 ],
+                "remarks": [*overlap_remarks(outcome), *judged.remarks],
                 "truncated": {n: evaluator.truncated(of) for n, of in outcome.answers.items()},
             },
             predictions=outcome.predictions(self.unknown),
         )
+
+
+def _judged_tables(names: Sequence[str], measures: Mapping[str, Measure]) -> list[dict[str, Any]]:
+    """The metrics of the judge; none without one."""
+    return [tables.intervals_table("Judged", *scores_of(names, measures))] if measures else []

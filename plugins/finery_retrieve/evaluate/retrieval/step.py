@@ -13,7 +13,12 @@ from finery_retrieve.questions import Question
 
 
 class Retrieval(
-    Gate, engines=True, seeded=False, version="1", hints="finery_retrieve.evaluate.hints:RETRIEVAL"
+    Gate,
+    engines=True,
+    seeded=False,
+    packages=("bm25s", "PyStemmer"),
+    version="1",
+    hints="finery_retrieve.evaluate.hints:RETRIEVAL",
 ):
     """Measure how often indices retrieve the chunk that a question was made from.
 

@@ -1,0 +1,125 @@
+"""The verdicts of another evaluator, e.g. a judge, on the answers from retrieved documents.
+
+In go prompts, answers and the evaluator. Out come its metrics, question by question.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from finery import Completion, Job, UsageError
+from finery.rows import Row
+from finery_eval.evaluator import Evaluator
+from finery_eval.verdicts import Verdicts
+from finery_retrieve.evaluate.grounded.contexts import Asked, Context
+from finery_retrieve.evaluate.measures import Value
+
+CONTEXT: Context = "retrieved"
+"""The context whose answers are judged: what the model is shipped with."""
+SAME = 1e-9
+
+
+class Judged(NamedTuple):
+    """values: metric → model → its value for each question. remarks: on the judge."""
+
+    values: Mapping[str, Mapping[str, Sequence[Value]]]
+    remarks: Sequence[dict[str, str]]
+
+
+def check_judge(step: Any, contexts: Sequence[Context], taken: Sequence[str]) -> Evaluator | None:
+    """The evaluator, None if there is none. Raises `UsageError` for one that can't be used.
+
+    taken: the names of the metrics that there are without it.
+    """
+    if step is None:
+        return None
+    if not isinstance(step, Evaluator):
+        raise UsageError(
+            "this step type judges no answers",
+            where="judge",
+            fix="use one that does, e.g. judge: {use: eval.judge, judge: critic, rubric: …}",
+        )
+    if step.require:
+        raise UsageError(
+            "the judge can't have `require`", where="judge.require", fix="move it out of `judge`"
+        )
+    if CONTEXT not in contexts:
+        raise UsageError(
+            f"the judge judges answers with the context `{CONTEXT}`, which `contexts` lacks",
+            where="judge",
+            fix=f"add {CONTEXT} to contexts, or remove `judge`",
+        )
+    same = [name for name in step.metric_names() if f"{CONTEXT}.{name}" in taken]
+    if same:
+        raise UsageError(
+            f"the judge has a metric named '{same[0]}', as this step has",
+            where="judge",
+            fix="rename it",
+        )
+    return step
+
+
+def judged_answers(
+    job: Job,
+    judge: Evaluator,
+    asked: Sequence[Asked],
+    answers: Mapping[str, Sequence[Completion]],
+    questions: int,
+) -> Judged:
+    """Have the evaluator judge the answers to answerable questions. questions: their number.
+
+    It sees the whole prompt with its documents, and the row's answer. Its shares of answers become
+    metrics, and so do means over answers; others, such as an F1 of classes, are left out.
+    """
+    at = [i for i, one in enumerate(asked) if one.context == CONTEXT and one.expects_answer]
+    rows = [_row(asked[i]) for i in at]
+    verdicts = judge.judging(job, rows)({n: [of[i] for i in at] for n, of in answers.items()})
+    places = [asked[i].number for i in at]
+    values = {
+        f"{CONTEXT}.{metric}": {
+            model: _placed(of, places, questions) for model, of in by_model.items()
+        }
+        for metric, by_model in _by_row(verdicts).items()
+    }
+    return Judged(values, verdicts.details.get("remarks", []))
+
+
+def _row(asked: Asked) -> Row:
+    answer = asked.question.answer
+    own = [{"role": "assistant", "content": answer}] if answer else []
+    columns = {n: v for n, v in asked.question.row.items() if n not in ("prompt", "completion")}
+    return {**columns, "messages": [*asked.messages, *own]}
+
+
+def _placed(values: Sequence[Value], places: Sequence[int], questions: int) -> list[Value]:
+    placed: list[Value] = [None] * questions
+    for place, value in zip(places, values, strict=True):
+        placed[place] = value
+    return placed
+
+
+def _by_row(verdicts: Verdicts) -> dict[str, dict[str, Sequence[Value]]]:
+    """Metric → model → the value of each answer."""
+    values: dict[str, dict[str, Sequence[Value]]] = {}
+    for model, judged in verdicts.judged.items():
+        for metric, hits in judged.hits.items():
+            values.setdefault(metric, {})[model] = hits
+        for metric, of in _means(verdicts, model).items():
+            values.setdefault(metric, {})[model] = of
+    return {metric: of for metric, of in values.items() if len(of) == len(verdicts.judged)}
+
+
+def _means(verdicts: Verdicts, model: str) -> dict[str, list[float]]:
+    """Metrics that aren't shares, as far as they are the mean of a value of each answer."""
+    outcomes = verdicts.judged[model].outcomes
+    if verdicts.means is None or not outcomes:
+        return {}
+    names, statistic = verdicts.means
+    of_each = [statistic({outcome: 1}) for outcome in outcomes]
+    of_all = statistic(Counter(outcomes))
+    columns = zip(*of_each, strict=True)
+    return {
+        name: list(column)
+        for name, column, whole in zip(names, columns, of_all, strict=True)
+        if abs(sum(column) / len(column) - whole) < SAME
+    }

@@ -1,0 +1,114 @@
+"""How indexes, rows with retrieved documents and models that retrieve look."""
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from finery import (
+    Detail,
+    Manifest,
+    Output,
+    View,
+    counted,
+    counts_in_words,
+    print_labelled,
+    print_row,
+)
+from finery.rows import Row, snippet
+from finery.rows.dropped import DROPPED
+from finery.rows.sidecar import lines_of
+from finery_data.view.dataset import DatasetView
+from finery_retrieve.index.chunks import Chunks
+from finery_retrieve.index.lexical import FOLDER, VOCABULARY
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WORDS = 12
+"""Most frequent words that are shown."""
+DROPS = 3
+"""Dropped chunks that are shown unless all are."""
+
+
+class IndexView(View):
+    """Shows an index: its sources, its most frequent words, its first chunks."""
+
+    def brief(self, manifest: Manifest) -> str:
+        """How many chunks are found how."""
+        return f"{counted(manifest.meta['chunks'], 'chunk')}, {manifest.meta['method']}"
+
+    def data(self, output: Output, detail: Detail) -> dict[str, Any]:
+        """Chunks by source, the most frequent words with their chunks, and the first chunks."""
+        rows = [_row(chunk) for chunk in islice(Chunks(output.artifact.path), detail.rows)]
+        sources, runtime = dict(_sources(output)), output.manifest.runtime
+        return {**runtime, "by_source": sources, "words": _words(output), "rows": rows}
+
+    def facts(self, output: Output) -> Mapping[str, Any]:
+        """`meta`, sources, and the most frequent words."""
+        meta = {**output.manifest.meta, **output.manifest.runtime}
+        facts = {**meta, "by source": counts_in_words(_sources(output), "sources")}
+        words = _words(output)
+        if words:
+            facts["words"] = ", ".join(f"{word} ({count:,})" for word, count in words.items())
+        return facts
+
+    def print(self, console: "Console", output: Output, detail: Detail) -> None:
+        """Print facts, files and the first chunks."""
+        super().print(console, output, detail)
+        for chunk in islice(Chunks(output.artifact.path), detail.rows):
+            console.print()
+            print_row(console, _row(chunk))
+        _print_dropped(console, output, every=detail.dropped)
+
+
+class RetrievedView(DatasetView):
+    """Shows rows with what was retrieved for each."""
+
+    def print_row(self, console: "Console", row: Row) -> None:
+        """Print the turns, and the chunks in the prompt."""
+        super().print_row(console, row)
+        hits = [
+            f"[{label}] {hit['source']} {hit['heading']} (score {hit['score']:.4g})"
+            for label, hit in enumerate(row.get("retrieved") or (), start=1)
+        ]
+        print_labelled(console, "retrieved", "\n".join(hits) or "nothing", "cyan")
+
+
+class RetrievingView(View):
+    """Shows models that retrieve."""
+
+    def facts(self, output: Output) -> Mapping[str, Any]:
+        """`k`, what limits the prompt, and the template."""
+        meta = output.manifest.meta
+        return {"format": meta["format"], "k": meta["k"], **meta["prompt"]}
+
+
+def _print_dropped(console: "Console", output: Output, *, every: bool) -> None:
+    """Print the chunks that were dropped: all, or the first ones."""
+    lines = map(msgspec.json.decode, lines_of(output.artifact, DROPPED))
+    for line in lines if every else islice(lines, DROPS):
+        text = f"{line['detail']}: {snippet(line['row'])}"
+        print_labelled(console, f"dropped: {line['reason']}", text, "yellow")
+
+
+def _sources(output: Output) -> Counter[str]:
+    return Counter(chunk.source for chunk in Chunks(output.artifact.path))
+
+
+def _words(output: Output) -> dict[str, int]:
+    """The most frequent words, and in how many chunks they are; none without BM25."""
+    if "bm25" not in output.manifest.meta:
+        return {}
+    import numpy as np
+
+    folder = output.artifact.path / FOLDER
+    counts = np.diff(np.load(folder / "indptr.csc.index.npy"))
+    columns = msgspec.json.decode((folder / VOCABULARY).read_bytes(), type=dict[str, int])
+    return dict(Counter({w: int(counts[c]) for w, c in columns.items()}).most_common(WORDS))
+
+
+def _row(chunk: Any) -> Row:
+    return {"id": chunk.id, "source": chunk.source, "heading": chunk.heading, "text": chunk.text}

@@ -1,0 +1,74 @@
+"""The steps and the engine of retrieval keep the contracts."""
+
+from pathlib import Path
+
+from finery import Index, Model, Step
+from finery.testing import EngineContract, StepContract, dataset, run_step, table_model
+from finery_retrieve.embed.api import RetrieveApi
+from finery_retrieve.steps.index import RetrieveIndex
+from finery_retrieve.steps.model import RetrieveModel
+from finery_retrieve.steps.rows import RetrieveRows
+
+CHUNKS = [
+    {"text": f"The {thing} arrives in {n} days.", "source": f"{thing}.md", "line": n}
+    for n, thing in enumerate(("card", "rate", "key"), start=1)
+]
+ROWS = [{"prompt": f"When does my {thing} arrive?", "completion": "Soon."} for thing in ("card",
+    "rate", "key", "cat")]  # fmt: skip
+
+
+def index_in(folder: Path) -> Index:
+    step = RetrieveIndex(rows=[dataset(folder / "chunks", CHUNKS)])
+    index = run_step(step, folder / "index")
+    assert isinstance(index, Index)
+    return index
+
+
+class TestIndex(StepContract):
+    """retrieve.index."""
+
+    others = {"method": None, "text": "source"}  # another method needs a model
+
+    def step(self, folder: Path) -> Step:
+        return RetrieveIndex(rows=[dataset(folder / "chunks", CHUNKS)])
+
+
+class TestRows(StepContract):
+    """retrieve.rows."""
+
+    others = {"limit": 60}
+
+    def step(self, folder: Path) -> Step:
+        return RetrieveRows(rows=dataset(folder / "rows", ROWS), index=index_in(folder), k=2)
+
+
+class TestModel(StepContract):
+    """retrieve.model, on a model that itself retrieves."""
+
+    others = {"limit": 60}
+
+    def step(self, folder: Path) -> Step:
+        under = table_model(folder / "table", default="No idea.")
+        index = index_in(folder)
+        model = run_step(RetrieveModel(model=under, index=index), folder / "under")
+        return RetrieveModel(model=model, index=index, k=1)
+
+
+class TestApi(StepContract):
+    """retrieve.api."""
+
+    others = {"base_url": "http://127.0.0.1:1/v1", "api_key": None}
+
+    def step(self, folder: Path) -> Step:
+        return RetrieveApi(model="words", base_url="http://127.0.0.1:9/v1", api_key=None)
+
+
+class TestRetrieving(EngineContract):
+    """The engine of retrieve.model."""
+
+    def model(self, folder: Path) -> Model:
+        under = table_model(folder / "table", {"Where is my card?": "On its way."}, "No idea.")
+        step = RetrieveModel(model=under, index=index_in(folder))
+        model = run_step(step, folder / "model")
+        assert isinstance(model, Model)
+        return model

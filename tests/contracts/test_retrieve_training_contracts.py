@@ -1,0 +1,52 @@
+"""synth.raft, eval.retrieval and eval.grounded keep the contract of step types."""
+
+from pathlib import Path
+from typing import Any
+
+from asking import chunk_rows, index_of, question_row
+
+from finery import Step
+from finery.testing import StepContract, dataset, table_model
+from finery_retrieve.evaluate.grounded.step import Grounded
+from finery_retrieve.evaluate.retrieval.step import Retrieval
+from finery_retrieve.raft.step import Raft
+
+ROOMS = range(10, 13)
+
+
+def given(folder: Path) -> dict[str, Any]:
+    """Questions and an index of what they are about."""
+    rows = dataset(folder / "questions", [question_row(room) for room in ROOMS])
+    return {"rows": rows, "index": index_of(folder, chunk_rows(ROOMS))}
+
+
+class TestRaft(StepContract):
+    """synth.raft."""
+
+    others = {"limit": 200, "oracle": 0.3}
+
+    def step(self, folder: Path) -> Step:
+        own = given(folder)
+        return Raft(**{**own, "rows": [own["rows"]]})
+
+
+class TestRetrieval(StepContract):
+    """eval.retrieval."""
+
+    others = {"k": [2]}
+
+    def step(self, folder: Path) -> Step:
+        own = given(folder)
+        other = index_of(folder, chunk_rows(ROOMS), "other", method="bm25")
+        return Retrieval(indices=[own["index"], other], rows=own["rows"])
+
+
+class TestGrounded(StepContract):
+    """eval.grounded."""
+
+    others = {"limit": 200, "contexts": ["oracle"]}
+
+    def step(self, folder: Path) -> Step:
+        models = [table_model(folder / "one", default="It is 87109."),
+                  table_model(folder / "two", default="The documents don't say.")]  # fmt: skip
+        return Grounded(models=models, k=2, **given(folder))

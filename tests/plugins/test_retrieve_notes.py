@@ -1,0 +1,117 @@
+"""Notes on recipes with documents: given where they should be, and nowhere else."""
+
+from pathlib import Path
+
+import pytest
+from asking import ROOMS, question_row
+from test_advice import Built
+
+from finery import Dataset, Note
+from finery.build.checks import notes_on
+from finery.plugin.history import Results
+from finery.plugin.manager import load_plugins
+from finery.recipe.document import load
+from finery.recipe.graph import build_graph
+
+GOOD = """\
+finery: 1
+models:
+  base: {use: local.model, path: models/base}
+  teacher: {use: openai.model, model: m, api_key: null}
+data:
+  chunks: {use: docs.files, path: docs}
+  index: {use: retrieve.index, rows: chunks}
+  split: {use: data.split, rows: questions, group: source}
+generate:
+  questions: {use: synth.from_docs, rows: chunks, model: teacher, context: without}
+  raft: {use: synth.raft, rows: split.train, index: index}
+train:
+  sft: {use: trl.sft, model: base, rows: raft}
+evaluate:
+  grounded: {use: eval.grounded, models: [base, sft], rows: split.test, index: index}
+  retrieval: {use: eval.retrieval, indices: [index], rows: split.test}
+"""
+OWN = ("shared-documents", "knowledge-by-heart", "random-distractors", "train-test-overlap")
+
+
+def notes(folder: Path, recipe: str, results: Results | None = None) -> list[Note]:
+    """The notes of this plugin on a recipe, and those on overlaps."""
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    for file in ("docs/a.md", "models/base/config.json", "q.jsonl"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("{}\n", encoding="utf-8")
+    graph = build_graph(load(folder / "recipe.yaml"), load_plugins())
+    return [note for note in notes_on(graph, results) if note.name in OWN]
+
+
+def edited(*edits: tuple[str, str]) -> str:
+    recipe = GOOD
+    for old, new in edits:
+        assert old in recipe
+        recipe = recipe.replace(old, new)
+    return recipe
+
+
+def test_a_recipe_that_splits_by_document_gets_no_note(tmp_path: Path) -> None:
+    assert notes(tmp_path, GOOD) == []
+
+
+def test_a_split_that_parts_documents_is_noted(tmp_path: Path) -> None:
+    (note,) = notes(tmp_path, edited((", group: source", "")))
+    assert note.name == "shared-documents"
+    assert note.fix == "write group: source in split"
+    assert note.place == ("evaluate", "grounded", "rows")
+    assert "sft is trained on raft, and grounded tests split.test" in note.text
+
+
+def test_questions_of_the_same_chunks_are_noted(tmp_path: Path) -> None:
+    more = "  others: {use: synth.from_docs, rows: chunks, model: teacher, context: without, n: 1}"
+    recipe = edited(("rows: split.test, index", "rows: others, index"),
+                    ("  raft:", f"{more}\n  raft:"))  # fmt: skip
+    (note,) = notes(tmp_path, recipe)
+    assert (note.name, note.fix) == (
+        "shared-documents", "split the chunks first: data.split with group: source",
+    )  # fmt: skip
+
+
+def built(folder: Path, trained: range, tested: range) -> Results:
+    """Rows about these rooms."""
+    train = Dataset.write(folder / "train", [question_row(room) for room in trained])
+    test = Dataset.write(folder / "test", [question_row(room) for room in tested])
+    return Built(raft=train, split_test=test)
+
+
+@pytest.mark.parametrize(("tested", "text"), [
+    (range(16, 20), "of the 4 documents that grounded asks about, "
+     "sft is trained on questions about 2"),
+    (range(18, 20), None),
+])  # fmt: skip
+def test_built_rows_say_which_documents_are_shared(
+    tmp_path: Path, tested: range, text: str | None
+) -> None:
+    """Whatever the split is by: rows may have been split elsewhere."""
+    for folder in ("train", "test"):
+        (tmp_path / folder).mkdir()
+    results = built(tmp_path, ROOMS, tested)
+    texts = [note.text for note in notes(tmp_path, edited((", group: source", "")), results)]
+    assert texts == ([text] if text else [])
+
+
+def test_facts_that_are_learned_without_an_index_are_noted(tmp_path: Path) -> None:
+    lines = [line for line in GOOD.splitlines() if "index" not in line]
+    test = "  test: {use: eval.exact, models: [base, sft], rows: split.test}"
+    recipe = "\n".join([*lines, test]).replace("rows: raft", "rows: split.train")
+    (note,) = notes(tmp_path, recipe)
+    assert note.name == "knowledge-by-heart"
+    assert note.text == (
+        "sft learns the facts of questions by heart, and test tests it without documents"
+    )
+    assert notes(tmp_path, recipe.replace("context: without", "context: both")) == []
+
+
+def test_random_distractors_beside_an_index_are_noted(tmp_path: Path) -> None:
+    random = edited(("context: without}", "context: with, distractors: 3}"))
+    (note,) = notes(tmp_path, random)
+    assert note.name == "random-distractors"
+    assert "{use: synth.raft, rows: questions, index: index}" in note.fix
+    assert note.place == ("generate", "questions", "distractors")

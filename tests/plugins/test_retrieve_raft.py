@@ -1,0 +1,200 @@
+"""synth.raft: rows that quote and cite, distractors, and prompts like those of the model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asking import chunk_rows, colour_row, index_of, number, question_row, unanswerable_row
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finery import DataError, Dataset, Index, Model
+from finery.rows import Row, answer_text, split_turns
+from finery.rows.dropped import dropped
+from finery.testing import TestJob, dataset
+from finery_retrieve.citations import check_citations
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt
+from finery_retrieve.index.lookup import Lookup
+from finery_retrieve.index.retriever import Retriever
+from finery_retrieve.raft.step import Raft
+from finery_retrieve.steps.model import RetrieveModel
+
+ROOMS = range(10, 18)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return index_of(tmp_path_factory.mktemp("index"), chunk_rows())
+
+
+def raft(folder: Path, index: Index, rows: list[Row], seed: int = 0, **given: Any) -> Dataset:
+    step = Raft(rows=[dataset(folder / "questions", rows)], index=index, **given)
+    return step.run(TestJob(folder / "job", seed=seed))
+
+
+def test_rows_quote_and_cite_the_right_chunk(tmp_path: Path, index: Index) -> None:
+    questions = [question_row(room) for room in ROOMS]
+    output = raft(tmp_path, index, questions, oracle=1.0)
+    rows = list(output)
+    assert output.meta["context"] == {"with": 8, "missing": 0}
+    retriever = Retriever.open(index, TestJob())
+    places = set()
+    for room, question, row in zip(ROOMS, questions, rows, strict=True):
+        ids = [hit["id"] for hit in row["retrieved"]]
+        assert len(ids) == 4
+        assert row["chunk"] == question["parents"][0]
+        label = ids.index(row["chunk"]) + 1
+        places.add(label)
+        proof = f"Room {room} has the inventory number {number(room)}."
+        assert answer_text(row) == f'It is {number(room)}. "{proof}" [{label}]'
+        assert row["parents"] == [question["id"]]
+        chunks = [retriever.chunk(id) for id in ids]
+        texts = [chunk.text for chunk in chunks if chunk is not None]
+        assert check_citations(answer_text(row), texts).faults == []
+        assert [proof in text for text in texts].count(True) == 1
+        assert all(hit["score"] > 0 for hit in row["retrieved"])
+    assert len(places) > 1  # the right chunk isn't always at the same place
+
+
+def test_a_share_of_rows_has_only_distractors(tmp_path: Path, index: Index) -> None:
+    questions = [question_row(room) for room in ROOMS] + [colour_row(room) for room in ROOMS]
+    output = raft(tmp_path, index, questions, oracle=0.5)
+    missing = [row for row in output if row["context"] == "missing"]
+    assert output.meta["context"] == {"with": 16 - len(missing), "missing": len(missing)}
+    assert 3 <= len(missing) <= 13
+    for row in missing:
+        assert answer_text(row) == UNKNOWN
+        assert row["retrieved"]
+        assert row["chunk"] not in [hit["id"] for hit in row["retrieved"]]
+
+
+def test_distractors_are_what_is_retrieved_without_what_answers(
+    tmp_path: Path, index: Index
+) -> None:
+    (row,) = raft(tmp_path, index, [question_row(13)], oracle=0.0, order="ranked")
+    question = split_turns(question_row(13))[0][0]["content"]
+    (hits,) = Retriever.open(index, TestJob()).search([question], 5)
+    expected = [hit.id for hit in hits if hit.id != row["chunk"]][:4]
+    assert [hit["id"] for hit in row["retrieved"]] == expected
+
+
+def test_a_copy_of_the_right_chunk_is_no_distractor(tmp_path: Path) -> None:
+    """An overlapping chunk has the same quote."""
+    text = f"Earlier text. Room 13 has the inventory number {number(13)}. Later text."
+    index = index_of(tmp_path, [*chunk_rows(), {"text": text, "source": "docs/13.md"}])
+    (row,) = raft(tmp_path, index, [question_row(13)], oracle=0.0, k=16)
+    assert str(number(13)) not in split_turns(row)[0][-1]["content"]
+
+
+def test_expected_texts_answer_a_question_too(tmp_path: Path) -> None:
+    text = f"The number of the third room, {number(13)}, is in no list of Room numbers."
+    index = index_of(tmp_path, [*chunk_rows(), {"text": text, "source": "docs/list.md"}])
+    question = question_row(13, expected=[str(number(13))])
+    (row,) = raft(tmp_path, index, [question], oracle=0.0, k=16)
+    assert "docs/list.md" not in [hit["source"] for hit in row["retrieved"]]
+
+
+def test_unanswerable_questions_have_distractors_alone(tmp_path: Path, index: Index) -> None:
+    (row,) = raft(tmp_path, index, [unanswerable_row()], oracle=1.0)
+    assert answer_text(row) == UNKNOWN
+    assert row["context"] == "missing"
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"quote": "Room 13 has the inventory number 1."}, "altered-quote"),
+    ({"context": "with"}, "unusable"),
+    ({"messages": [{"role": "user", "content": "What?"}]}, "no-answer"),
+    ({"quote": "nothing like this anywhere", "parents": ["gone"]}, "no-chunk"),
+    ({"quote": "", "parents": []}, "no-chunk"),
+    ({"expected": [3]}, "unusable"),
+    ({"answerable": "no"}, "unusable"),
+])  # fmt: skip
+def test_rows_that_fail_are_dropped_with_a_reason(
+    tmp_path: Path, index: Index, changes: Row, reason: str
+) -> None:
+    output = raft(tmp_path, index, [question_row(11), {**question_row(13), **changes}], oracle=1.0)
+    assert len(output) == 1
+    assert output.meta["dropped"] == {reason: 1}
+    assert [line["reason"] for line in dropped(output)] == [reason]
+
+
+def test_no_rows_left_is_an_error(tmp_path: Path, index: Index) -> None:
+    with pytest.raises(DataError, match="no rows are left"):
+        raft(tmp_path, index, [{**question_row(13), "quote": "never", "parents": []}])
+
+
+def test_a_question_by_hand_finds_its_chunk_by_its_quote(tmp_path: Path, index: Index) -> None:
+    row = {**question_row(13), "parents": [], "source": "13.md"}
+    (output,) = raft(tmp_path, index, [row], oracle=1.0)
+    assert output["chunk"] == question_row(13)["parents"][0]
+
+
+def test_answers_are_cited_as_asked(tmp_path: Path, index: Index) -> None:
+    rows = [question_row(13)]
+    (row,) = raft(tmp_path / "n", index, rows, oracle=1.0, cite="numbers", order="ranked")
+    assert answer_text(row) == f"It is {number(13)}. [1]"
+    (row,) = raft(tmp_path / "0", index, rows, oracle=1.0, cite="none")
+    assert answer_text(row) == f"It is {number(13)}."
+    (row,) = raft(tmp_path / "a", index, rows, oracle=0.0, missing="answer")
+    assert answer_text(row) == f"It is {number(13)}."
+
+
+def test_citations_of_other_chunks_are_replaced(tmp_path: Path, index: Index) -> None:
+    question = question_row(13)
+    question["messages"][1]["content"] = f'It is {number(13)} [7]. "Some other quote" [8]'
+    (row,) = raft(tmp_path, index, [question], oracle=1.0, cite="numbers", order="ranked")
+    assert answer_text(row) == f"It is {number(13)}. [1]"
+
+
+def test_control_tokens_of_documents_stay_text_in_prompt_and_quote(tmp_path: Path) -> None:
+    text = "Room 9 has the sign <|im_end|> on its door."
+    index = index_of(tmp_path, [{"id": "c9", "text": text, "source": "9.md"}])
+    question = {**question_row(13), "parents": ["c9"], "quote": text, "source": "9.md"}
+    (row,) = raft(tmp_path, index, [question], oracle=1.0)
+    assert "<|im_end|>" not in str(row["messages"])
+    assert answer_text(row).endswith('"Room 9 has the sign < |im_end|> on its door." [1]')
+
+
+def test_the_right_chunk_stays_where_distractors_dont_fit(tmp_path: Path, index: Index) -> None:
+    output = raft(tmp_path / "a", index, [question_row(13)], oracle=1.0, limit=150)
+    (row,) = output
+    assert row["chunk"] in [hit["id"] for hit in row["retrieved"]]
+    assert len(row["retrieved"]) == 2
+    with pytest.raises(DataError, match="too-long"):
+        raft(tmp_path / "b", index, [question_row(13)], oracle=1.0, limit=20)
+
+
+def test_rows_dont_depend_on_other_rows_but_on_the_seed(tmp_path: Path, index: Index) -> None:
+    rows = [question_row(room) for room in ROOMS]
+    whole = list(raft(tmp_path / "a", index, rows))
+    part = list(raft(tmp_path / "b", index, rows[3:5]))
+    assert part == whole[3:5]
+    assert list(raft(tmp_path / "c", index, rows, seed=1)) != whole
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**31 - 1), template=st.sampled_from([None, "own"]))
+def test_prompts_are_those_of_the_model_for_the_same_chunks(
+    tmp_path_factory: pytest.TempPathFactory, index: Index, seed: int, template: str | None
+) -> None:
+    """What a model retrieves is a context in ranked order, and its prompt is the same bytes."""
+    folder = tmp_path_factory.mktemp("same")
+    given: dict[str, Any] = {"limit": 400, "unknown": "No idea."} if template else {}
+    (row,) = raft(
+        folder, index, [question_row(10 + seed % 8)], oracle=1.0, order="ranked", seed=seed, **given
+    )
+    model = RetrieveModel(model=Model(folder, meta={"format": "x"}), index=index, **given)
+    lookup = Lookup.of(model.run(TestJob(folder / "model")), TestJob())
+    prompt = split_turns(question_row(10 + seed % 8))[0]
+    (prompted,) = lookup.prompts([prompt])
+    assert [hit["id"] for hit in row["retrieved"]] == [hit.id for hit in prompted.hits]
+    assert split_turns(row)[0] == prompted.messages
+
+
+def test_shuffled_prompts_are_made_by_the_same_template(tmp_path: Path, index: Index) -> None:
+    (row,) = raft(tmp_path, index, [question_row(13)], oracle=1.0)
+    retriever = Retriever.open(index, TestJob())
+    chunks = [retriever.chunk(hit["id"]) for hit in row["retrieved"]]
+    hits = [chunk for chunk in chunks if chunk is not None]
+    expected = ContextPrompt.of().around(split_turns(question_row(13))[0], hits)
+    assert split_turns(row)[0] == expected

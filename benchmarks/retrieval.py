@@ -70,7 +70,7 @@ def main() -> None:
 
 def _speed(folder: Path, runs: int) -> None:
     """Both sides in turn; the median of each."""
-    measured: dict[str, list[dict[str, float]]] = {"bare": [], "finery": []}
+    measured: dict[str, list[dict[str, Any]]] = {"bare": [], "finery": []}
     for _ in range(runs):
         for side, results in measured.items():
             say(f"{side} …")
@@ -113,7 +113,10 @@ def _bare(folder: Path) -> dict[str, Any]:
 
 
 def _finery(folder: Path) -> dict[str, Any]:
-    """The step and its retriever."""
+    """The step and its retriever. What the other side imports beforehand is imported, too."""
+    import bm25s  # noqa: F401
+    import Stemmer  # noqa: F401
+
     from finery import Dataset
     from finery.testing import TestJob
     from finery_retrieve.index.retriever import Retriever
@@ -149,8 +152,8 @@ class _Clock:
 
 def _recall(folder: Path) -> None:
     """The methods beside each other."""
-    from finery import Dataset
-    from finery.testing import MemoryRecords, TestJob, run_step
+    from finery import Dataset, MemoryRecords
+    from finery.testing import TestJob, run_step
     from finery_retrieve.embed.wheel import RetrieveWheel
     from finery_retrieve.index.retriever import Retriever
     from finery_retrieve.steps.index import RetrieveIndex
@@ -191,17 +194,18 @@ def _write(folder: Path, size: int, asked: int) -> None:
     texts: dict[str, _Docstring] = {}
     for docstring in _docstrings():
         texts.setdefault(docstring.rest, docstring)
+        if len(texts) == size:
+            break
     documented = list(texts.values())
-    random.Random(0).shuffle(documented)
     chunks = [
         {"id": str(number), "text": one.rest, "source": one.source}
-        for number, one in enumerate(documented[:size])
+        for number, one in enumerate(documented)
     ]
     if len(chunks) < size:
         sys.exit(f"only {len(chunks):,} docstrings are installed: set --size to that or less")
     questions = [
         {"question": one.first, "chunk": str(number)}
-        for number, one in enumerate(documented[:size])
+        for number, one in enumerate(documented)
         if len(one.first.split()) > 4
     ]
     _save(folder, chunks, random.Random(1).sample(questions, asked))
@@ -234,15 +238,20 @@ def _chunk(row: dict[str, Any]) -> str:
 
 
 def _docstrings() -> Iterator[_Docstring]:
-    """Those of functions and classes, in the order of files."""
+    """Those of functions and classes, file by file, in a random but fixed order."""
+    files = [path for package in PACKAGES for path in _files(package)]
+    random.Random(0).shuffle(files)
+    for path in files:
+        yield from _docstrings_in(path, path.name)
+
+
+def _files(package: str) -> list[Path]:
     from importlib.util import find_spec
 
-    for package in PACKAGES:
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            continue
-        for path in sorted(Path(spec.origin).parent.rglob("*.py")):
-            yield from _docstrings_in(path, f"{package}/{path.name}")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return []
+    return sorted(Path(spec.origin).parent.rglob("*.py"))
 
 
 def _docstrings_in(path: Path, source: str) -> Iterator[_Docstring]:

@@ -212,7 +212,7 @@ DEFAULTS = {
     "page",
     [
         "classification", "evaluate-conversations", "extraction", "house-style", "ollama",
-        "quantise", "report", "resume", "sql",
+        "quantise", "report", "resume", "retrieval", "sql",
     ],
 )  # fmt: skip
 def test_the_recipe_that_a_page_builds_up_is_fine(project: MakeProject, page: str) -> None:

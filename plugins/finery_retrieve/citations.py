@@ -12,10 +12,9 @@ LEAST = 8
 """Minimum letters and digits of a quote: a shorter one is in almost any text."""
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _NUMBERS = r"\[\s*(?P<numbers>\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\s*\]"
-_CITATION = re.compile(
-    rf'(?:(?:"(?P<straight>[^"]+)"|“(?P<curly>[^“”]+)”)[ \t]*[.,;:]?\s*)?{_NUMBERS}'
-)
+_CITATION = re.compile(rf'(?:(?:"(?P<straight>[^"]+)"|“(?P<curly>[^“”]+)”)\s*)?{_NUMBERS}')
 _NUMBER = re.compile(_NUMBERS)
+_UNQUOTABLE = re.compile(r'["“”]|\[[\d\s,;]*\]')
 _MARKS = ".,;:!?"
 _AROUND = " \t\r\n…"
 
@@ -51,8 +50,9 @@ class Checked(NamedTuple):
 def citations(answer: str) -> list[Citation]:
     """The citations of an answer in their order. Numbers in code, e.g. `rows[0]`, are none.
 
-    `[1, 3]` cites two chunks, and a quote before it must be in both. Curly quotation marks count
-    like straight ones, and a full stop or comma may follow the closing one.
+    `[1, 3]` cites two chunks, and a quote before it must be in both. A quote ends directly before
+    the number, and curly quotation marks count like straight ones. Shorter texts in quotation
+    marks than `LEAST`, e.g. the name of a button, are no quotes.
     """
     return [
         Citation(int(number), _quote_of(match, answer))
@@ -80,13 +80,14 @@ def without_citations(answer: str) -> str:
 
     Where nothing else is left, e.g. of an answer that is a quote alone, only the numbers go.
     """
-    text = _cut(_CITATION, answer)
+    matches = _CITATION.finditer(_without_code(answer))
+    text = _cut(answer, [_span(match, answer) for match in matches])
     return text if any(map(str.isalnum, text)) else without_numbers(answer)
 
 
 def without_numbers(answer: str) -> str:
     """The answer in one line, without the numbers of citations; quotes stay."""
-    return _cut(_NUMBER, answer)
+    return _cut(answer, [match.span() for match in _NUMBER.finditer(_without_code(answer))])
 
 
 def is_verbatim(quote: str, text: str) -> bool:
@@ -104,18 +105,19 @@ def is_verbatim(quote: str, text: str) -> bool:
 def quotable(quote: str) -> str | None:
     """A quote as it can be written between straight quotation marks, in one line.
 
-    Of one that contains such marks, the longest part between two of them; None if that is too
-    short to count.
+    Of one that contains such marks, or numbers like those of citations, the longest part without
+    them; None if that is too short to count.
     """
-    parts = [" ".join(part.split()) for part in quote.split('"')]
+    parts = [" ".join(part.split()).lstrip(" ,;:.") for part in _UNQUOTABLE.split(quote)]
     longest = max(parts, key=len)
     return longest if _letters(longest) >= LEAST else None
 
 
 def _quote_of(match: re.Match[str], answer: str) -> str | None:
-    """The quote of a citation as the answer has it: the match may lack the code in it."""
+    """The quote of a citation as the answer has it: the match lacks the code in it."""
     start, end = match.span("straight" if match["straight"] else "curly")
-    return (answer[start:end].strip() or None) if start >= 0 else None
+    quote = answer[start:end].strip() if start >= 0 else ""
+    return quote if _letters(quote) >= LEAST else None
 
 
 def _letters(text: str) -> int:
@@ -126,13 +128,20 @@ def _without_code(answer: str) -> str:
     return _CODE.sub(lambda code: " " * len(code[0]), answer)
 
 
-def _cut(pattern: re.Pattern[str], answer: str) -> str:
-    """The answer in one line, without what matches outside of code."""
-    text, start = "", 0
-    for match in pattern.finditer(_without_code(answer)):
-        text = _appended(text, answer[start : match.start()])
-        start = match.end()
-    return " ".join(_appended(text, answer[start:]).split())
+def _span(match: re.Match[str], answer: str) -> tuple[int, int]:
+    """The part of an answer that a citation takes: its number, and its quote if it has one."""
+    if _quote_of(match, answer) is None:
+        return match.string.rindex("[", match.start(), match.end()), match.end()
+    return match.span()
+
+
+def _cut(answer: str, spans: Sequence[tuple[int, int]]) -> str:
+    """The answer in one line, without these parts."""
+    text, last = "", 0
+    for start, end in spans:
+        text = _appended(text, answer[last:start])
+        last = end
+    return " ".join(_appended(text, answer[last:]).split())
 
 
 def _appended(text: str, rest: str) -> str:

@@ -46,6 +46,8 @@ KINDS = {
 }
 FROM_DOCS = "synth.from_docs"
 GROUNDED = "eval.grounded"
+SOURCE = "source"
+"""The column that names a row's document."""
 MOST_READ = 20_000
 """Rows whose documents are compared."""
 
@@ -70,27 +72,32 @@ def _shared(graph: Graph, results: Results) -> Iterator[Note]:
 def _overlap(
     graph: Graph, results: Results, judge: Node, test: Source, training: Node, learned: Source
 ) -> Note | None:
-    known = [_documents(results, source) for source in (learned, test)]
     parting = _parting(graph, learned, test)
+    if parting is not None and getattr(parting.step, "group", None) == SOURCE:
+        return None
+    known = [_documents(results, source) for source in (learned, test)]
     if all(known):
         both = known[0] & known[1]
         text = f"of the {counted(len(known[1]), 'document')} that {judge.name} asks about, "
         text += f"{training.name} is trained on questions about {len(both)}"
     else:
-        both = set() if parting is None or _keeps_documents(parting) else {"unknown"}
+        both = set() if parting is None else {"unknown"}
         text = f"{training.name} is trained on {learned.ref}, and {judge.name} tests {test.ref}: "
         text += "questions about the same documents may be in both"
     if not both:
         return None
-    by_group = parting is not None and hasattr(parting.step, "group")
-    fix = (
-        f"write group: source in {parting.name}"
-        if parting is not None and by_group
-        else ("split the chunks first: data.split with group: source")
-    )
     return Note(
-        name=SHARED, text=text, fix=fix, step=judge.name, place=(*judge.place, test.field)
+        name=SHARED, text=text, fix=_fix(parting, test), step=judge.name,
+        place=(*judge.place, test.field),
     )  # fmt: skip
+
+
+def _fix(parting: Node | None, test: Source) -> str:
+    if parting is None:
+        return f"let {test.ref} ask about documents that no training row is about"
+    if hasattr(parting.step, "group"):
+        return f"write group: source in {parting.name}"
+    return "split the chunks first: data.split with group: source"
 
 
 def _learned(graph: Graph, judge: Node) -> Iterator[tuple[Node, Source]]:
@@ -113,7 +120,7 @@ def _documents(results: Results, source: Source) -> set[str]:
     rows: Any = results.artifact(source.step, source.output)
     if not isinstance(rows, Dataset):
         return set()
-    return {str(row["source"]) for row in islice(rows, MOST_READ) if row.get("source")}
+    return {str(row[SOURCE]) for row in islice(rows, MOST_READ) if row.get(SOURCE)}
 
 
 def _parting(graph: Graph, learned: Source, test: Source) -> Node | None:
@@ -131,11 +138,6 @@ def _origins(graph: Graph, step: str) -> Iterator[str]:
             seen.add(name)
             yield name
             waiting += [source.step for source in row_sources(graph.nodes[name])]
-
-
-def _keeps_documents(node: Node) -> bool:
-    """Whether a split keeps the rows of a document together."""
-    return getattr(node.step, "group", None) is not None
 
 
 # knowledge and distractors

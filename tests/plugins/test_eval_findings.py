@@ -40,6 +40,23 @@ def test_whether_fine_tuning_was_needed(base: int, tuned: int, tone: str, start:
     assert found[1].startswith(start)
 
 
+def test_a_metric_that_is_no_share_of_answers_has_the_test_of_its_evaluation() -> None:
+    """Such as the answers with one of several contexts."""
+    base, tuned = judged("base", "base", 0), judged("sft", "tuned", 0)
+    difference = {"difference": 0.4, "interval": [0.31, 0.49], "p_value": 0.0}
+    pair = {"model": "sft", "baseline": "base", "metrics": {"accuracy": difference}}
+    for one, score in ((base, 0.2), (tuned, 0.6)):
+        one.report["scores"][one.model]["accuracy"] = score
+        one.report["details"]["pairs"] = [pair]
+    tone, text = answers(base, tuned)[NEEDED]
+    assert tone == "good"
+    assert text == (
+        "Yes. On 200 answers, accuracy: base 20.0 %, sft 60.0 %: +40.0 points (95 % CI +31.0 to "
+        "+49.0, p < 0.001)."
+    )
+    assert answers(base, tuned._replace(step="other"))[NEEDED][1].startswith("Not measured")
+
+
 def test_the_best_untrained_model_is_the_one_to_beat() -> None:
     models = [
         judged("weak", "base", 0),

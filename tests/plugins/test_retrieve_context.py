@@ -190,9 +190,10 @@ def test_the_tokenizer_sees_text() -> None:
     from tokenizers.pre_tokenizers import Whitespace
 
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = Whitespace()
     tokenizer.add_special_tokens([AddedToken("<|im_end|>", special=True)])
     control = tokenizer.token_to_id("<|im_end|>")
+    assert control is not None
     text = DOCUMENTS["hostile.md"]
     assert tokenizer.encode(text).ids.count(control) == 2
     (turn,) = ContextPrompt.of().messages("zebra?", [hit(text)])[1:]

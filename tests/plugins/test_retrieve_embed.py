@@ -230,7 +230,7 @@ def test_methods_find_what_they_should(tmp_path: Path, server: EmbeddingServer) 
     found = {}
     for method in ("bm25", "dense", "hybrid"):
         embedder: Any = {} if method == "bm25" else {"embedder": model}
-        step: Any = RetrieveIndex(rows=rows, method=method, **embedder)  # type: ignore[arg-type]
+        step: Any = RetrieveIndex(rows=rows, method=method, **embedder)
         index = run_step(step, tmp_path / method)
         assert isinstance(index, Index)
         hits, nothing = Retriever.open(index, TestJob()).search(["cards go", " "], 4)

@@ -279,6 +279,12 @@ def test_models_that_retrieve_themselves_are_refused(tmp_path: Path, index: Inde
         measured(tmp_path, step)
 
 
+def test_contexts_without_a_question_are_refused(tmp_path: Path, index: Index) -> None:
+    step = grounded(tmp_path, index, [unanswerable_row()], contexts=["none", "oracle"])
+    with pytest.raises(DataError, match="no row is a question for contexts: none, oracle"):
+        measured(tmp_path, step)
+
+
 def test_rows_without_an_answer_are_refused(tmp_path: Path, index: Index) -> None:
     row = {**question_row(13), "messages": question_row(13)["messages"][:1]}
     with pytest.raises(DataError, match="no expected answer"):

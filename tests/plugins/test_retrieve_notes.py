@@ -1,12 +1,12 @@
 """Notes on recipes with documents: given where they should be, and nowhere else."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from asking import ROOMS, question_row
-from test_advice import Built
 
-from finery import Dataset, Note
+from finery import Artifact, Dataset, Note
 from finery.build.checks import notes_on
 from finery.plugin.history import Results
 from finery.plugin.manager import load_plugins
@@ -64,6 +64,11 @@ def test_a_split_that_parts_documents_is_noted(tmp_path: Path) -> None:
     assert "sft is trained on raft, and grounded tests split.test" in note.text
 
 
+def test_a_split_by_another_column_is_noted(tmp_path: Path) -> None:
+    (note,) = notes(tmp_path, edited(("group: source", "group: heading")))
+    assert note.name == "shared-documents"
+
+
 def test_questions_of_the_same_chunks_are_noted(tmp_path: Path) -> None:
     more = "  others: {use: synth.from_docs, rows: chunks, model: teacher, context: without, n: 1}"
     recipe = edited(("rows: split.test, index", "rows: others, index"),
@@ -74,11 +79,23 @@ def test_questions_of_the_same_chunks_are_noted(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+class Built(Results):
+    """Results of a build in which these outputs are built, by their names in the recipe."""
+
+    def __init__(self, rows: Mapping[str, Artifact | None]) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def artifact(self, step: str, output: str = "") -> Artifact | None:
+        """The rows of an output."""
+        return self._rows.get(f"{step}.{output}".rstrip("."))
+
+
 def built(folder: Path, trained: range, tested: range) -> Results:
     """Rows about these rooms."""
     train = Dataset.write(folder / "train", [question_row(room) for room in trained])
     test = Dataset.write(folder / "test", [question_row(room) for room in tested])
-    return Built(raft=train, split_test=test)
+    return Built({"raft": train, "split.test": test})
 
 
 @pytest.mark.parametrize(("tested", "text"), [
@@ -95,6 +112,18 @@ def test_built_rows_say_which_documents_are_shared(
     results = built(tmp_path, ROOMS, tested)
     texts = [note.text for note in notes(tmp_path, edited((", group: source", "")), results)]
     assert texts == ([text] if text else [])
+
+
+def test_test_rows_of_another_file_are_compared_once_they_are_built(tmp_path: Path) -> None:
+    files = "  other: {use: data.file, path: q.jsonl}\n  index:"
+    recipe = edited(("  index:", files), ("rows: split.test", "rows: other"))
+    assert notes(tmp_path, recipe) == []
+    (tmp_path / "test").mkdir()
+    (tmp_path / "train").mkdir()
+    rows = built(tmp_path, ROOMS, ROOMS)
+    results = Built({"raft": rows.artifact("raft"), "other": rows.artifact("split", "test")})
+    (note,) = notes(tmp_path, recipe, results)
+    assert note.fix == "let other ask about documents that no training row is about"
 
 
 def test_facts_that_are_learned_without_an_index_are_noted(tmp_path: Path) -> None:

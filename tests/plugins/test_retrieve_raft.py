@@ -5,17 +5,19 @@ from typing import Any
 
 import pytest
 from asking import chunk_rows, colour_row, index_of, number, question_row, unanswerable_row
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finery import DataError, Dataset, Index, Model
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.dropped import dropped
 from finery.testing import TestJob, dataset
-from finery_retrieve.citations import check_citations
+from finery_retrieve.citations import check_citations, is_verbatim
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt
+from finery_retrieve.index.control import plain
 from finery_retrieve.index.lookup import Lookup
 from finery_retrieve.index.retriever import Retriever
+from finery_retrieve.index.words import Bm25
 from finery_retrieve.raft.step import Raft
 from finery_retrieve.steps.model import RetrieveModel
 
@@ -189,6 +191,48 @@ def test_prompts_are_those_of_the_model_for_the_same_chunks(
     (prompted,) = lookup.prompts([prompt])
     assert [hit["id"] for hit in row["retrieved"]] == [hit.id for hit in prompted.hits]
     assert split_turns(row)[0] == prompted.messages
+
+
+texts = st.lists(
+    st.sampled_from([
+        "export", "limit", "50 MB", '"Export all"', "[1]", "[2, 3]", "`rows[0]`", "<|im_end|>",
+        "“curly”", "…", "{{ x }}", "\n\n", "don't", "42", "file", "nightly", "report", "…and",
+    ]),
+    min_size=4, max_size=14,
+).map(" ".join)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(chunks=st.lists(texts, min_size=2, max_size=5, unique=True), answer=texts, data=st.data())
+def test_whatever_documents_hold_each_row_keeps_its_promises(
+    tmp_path_factory: pytest.TempPathFactory,
+    chunks: list[str],
+    answer: str,
+    data: st.DataObject,
+) -> None:
+    """Cited numbers are in the prompt, quotes in the chunk, and no distractor has the quote."""
+    folder = tmp_path_factory.mktemp("any")
+    rows = [{"id": f"c{i}", "text": f"word {text}", "source": f"{i}.md"}
+            for i, text in enumerate(chunks)]  # fmt: skip
+    index = index_of(folder, rows, bm25=Bm25(language="none"))
+    words = chunks[0].split()
+    start = data.draw(st.integers(0, len(words) - 1))
+    turns = [{"role": "user", "content": "Which word?"}, {"role": "assistant", "content": answer}]
+    question = {"messages": turns, "quote": " ".join(words[start:]), "parents": ["c0"]}
+    step = Raft(rows=[dataset(folder / "q", [question])], index=index,
+                oracle=data.draw(st.sampled_from([0.0, 1.0])))  # fmt: skip
+    try:
+        (row,) = step.run(TestJob(folder / "job"))
+    except DataError:  # the only row is dropped
+        return
+    shown = [plain(rows[int(hit["id"][1:])]["text"]) for hit in row["retrieved"]]
+    assert check_citations(answer_text(row), shown).faults == []
+    if row["context"] == "with":
+        cited = check_citations(answer_text(row), shown).cited
+        assert [row["retrieved"][number - 1]["id"] for number in cited] == ["c0"]
+    else:
+        assert answer_text(row) == UNKNOWN
+        assert not any(is_verbatim(question["quote"], text) for text in shown)
 
 
 def test_shuffled_prompts_are_made_by_the_same_template(tmp_path: Path, index: Index) -> None:

@@ -97,8 +97,8 @@ class Trial:
         """Have the recipe provide an artifact; what the recipe calls it."""
         if id(artifact) in self._artifacts:
             return self._artifacts[id(artifact)][1]
-        name = self._free(artifact.ref if is_name(artifact.ref) else name)
         refs = {role: self._add_artifact(ref, role) for role, ref in artifact.refs.items()}
+        name = self._free(artifact.ref if is_name(artifact.ref) else name)
         entry: dict[str, Any] = {"use": "given.artifact", "kind": artifact.kind}
         if files := files_in(artifact):
             entry["files"] = [os.path.relpath(path, self.folder) for path in files]

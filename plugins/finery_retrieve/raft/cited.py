@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from finery_retrieve.citations import (
+    Citation,
     check_citations,
     citations,
     is_verbatim,
@@ -44,16 +45,15 @@ def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], 
     ids = {hit.id for hit in right}
     numbers = [number for number, hit in enumerate(hits, 1) if hit.id in ids]
     quote = quotable(plain(question.quote)) if cite == "quotes" and question.quote else None
-    parts = [answer]
+    expected = [Citation(number) for number in numbers]
     if quote is not None:
         number = _number_of(quote, numbers, texts)
-        parts.append(f'"{quote}" [{number}]')
-        numbers.remove(number)
-    parts += [f"[{number}]" for number in numbers]
-    cited = " ".join(parts)
-    faults = check_citations(cited, texts).faults
-    if faults:  # e.g. an answer that ends with a quotation mark of its own
-        raise Uncitable("citation", "; ".join(faults))
+        others = [citation for citation in expected if citation.number != number]
+        expected = [Citation(number, quote), *others]
+    written = [f'"{of.quote}" [{of.number}]' if of.quote else f"[{of.number}]" for of in expected]
+    cited = " ".join([answer, *written])
+    if citations(cited) != expected or check_citations(cited, texts).faults:
+        raise Uncitable("citation", "the answer's own quotation marks or code hide the citation")
     return cited
 
 

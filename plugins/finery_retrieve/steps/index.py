@@ -136,14 +136,14 @@ class RetrieveIndex(
     def _chunks(self, job: Job, drops: Drops) -> Iterator[Chunk]:
         seen = set[str]()
         for number, row in read(job, self.rows, "chunks"):
-            text = row.get(self.text)
-            if text is not None and not isinstance(text, str):
+            text = row.get(self.text) or ""
+            if not isinstance(text, str):
                 raise DataError(
                     f"text: '{self.text}' of a chunk isn't text",
                     where=named(number, row),
                     fix="name a column that holds text",
                 )
-            if not (text or "").strip():
+            if not text.strip():
                 drops.add(row, "empty", f"the chunk has no text in '{self.text}'")
             elif row["id"] in seen:
                 drops.add(row, "repeated", "an earlier chunk has the same id")

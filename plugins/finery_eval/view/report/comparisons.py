@@ -66,6 +66,4 @@ def _of_pair(first: Judgement, second: Judgement) -> Iterator[Comparison]:
     found = compared(first, second)
     if found is not None:
         rows, tested = found
-        yield Comparison(
-            models, second.metric, rows, tested.difference, tested.interval, tested.p_value
-        )
+        yield Comparison(models, second.metric, rows, tested.value, tested.interval, tested.p_value)

@@ -6,7 +6,7 @@ from typing import Literal
 from finery import Finding, counted, percent
 from finery_eval.scoring.tables import BETTER, NOT_SHOWN, WORSE, between, verdict
 from finery_eval.stats import Difference, holm
-from finery_eval.view.pairs import Tested, agrees, paired, paired_test
+from finery_eval.view.pairs import agrees, paired, paired_test
 from finery_eval.view.report.roles import Judgement
 from finery_eval.view.scores import headline
 
@@ -87,7 +87,7 @@ def _against(model: Judgement, baseline: Judgement, shown: Mapping[str, Differen
     return Finding(BEATS, f"{text} p-values adjusted by Holm's method.", tone, 1)
 
 
-def _best_pair(judged: Sequence[Judgement]) -> tuple[Judgement, Judgement, int, Tested] | None:
+def _best_pair(judged: Sequence[Judgement]) -> tuple[Judgement, Judgement, int, Difference] | None:
     """The best untrained model, the best trained one, and their test on the same rows."""
     bases = sorted((j for j in judged if j.role == "base"), key=_score, reverse=True)
     tuned = sorted((j for j in judged if j.role == "tuned"), key=_score, reverse=True)
@@ -122,7 +122,7 @@ def _as_good(judged: Sequence[Judgement]) -> Iterator[Finding]:
 
 
 def _kept(
-    question: str, trained: Judgement, shipped: Judgement, rows: int, test: Tested
+    question: str, trained: Judgement, shipped: Judgement, rows: int, test: Difference
 ) -> Finding:
     scores, (low, high) = _scores(trained, shipped, rows), test.interval
     if high < 0:
@@ -159,7 +159,7 @@ def _forgotten(judged: Sequence[Judgement]) -> Finding:
     return Finding(FORGOTTEN, f"No loss above the margin: {'; '.join(words)}.", "good", 3)
 
 
-def _no_loss(question: str, scores: str, test: Tested, rank: int) -> Finding:
+def _no_loss(question: str, scores: str, test: Difference, rank: int) -> Finding:
     """The finding where no loss was found: how large a one may have been missed."""
     loss = max(0.0, -test.interval[0])
     if loss > SMALL:
@@ -169,17 +169,33 @@ def _no_loss(question: str, scores: str, test: Tested, rank: int) -> Finding:
     return Finding(question, f"{text}. {scores}.", "good", rank)
 
 
-def compared(first: Judgement, second: Judgement) -> tuple[int, Tested] | None:
-    """(rows, test) of two models by the same metric on the same rows; None if there are none."""
+def compared(first: Judgement, second: Judgement) -> tuple[int, Difference] | None:
+    """(rows, test) of two models by the same metric on the same rows; None if there are none.
+
+    A metric that is no share of answers has the test of the evaluation that judged both.
+    """
     if first.metric != second.metric or first.use != second.use:
         return None
     named = headline(second.report)
-    for each in (first, second):
-        if each.score is None or not agrees(each.answers, each.metric, named, each.score):
-            return None
+    agree = [
+        each.score is not None and agrees(each.answers, each.metric, named, each.score)
+        for each in (first, second)
+    ]
+    if not all(agree):
+        return _by_evaluation(first, second)
     pairs = paired(first.answers, second.answers).pairs
     test = paired_test(pairs, second.metric, named)
-    return None if test is None else (len(pairs), test)
+    if test is None:
+        return _by_evaluation(first, second)
+    return len(pairs), Difference(test.difference, test.interval, test.p_value)
+
+
+def _by_evaluation(first: Judgement, second: Judgement) -> tuple[int, Difference] | None:
+    if first.step != second.step:
+        return None
+    known = between(first.report["details"].get("pairs", ()), second.model, first.model)
+    test = known.get(second.metric)
+    return None if test is None else (first.report["rows"], test)
 
 
 def _score(judged: Judgement) -> float:
@@ -191,9 +207,7 @@ def _scores(first: Judgement, second: Judgement, rows: int) -> str:
     return f"On {counted(rows, 'answer')}, {second.metric}: {', '.join(parts)}"
 
 
-def _points(test: Tested) -> str:
+def _points(test: Difference) -> str:
     low, high = test.interval
     p = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
-    return (
-        f"{100 * test.difference:+.1f} points (95 % CI {100 * low:+.1f} to {100 * high:+.1f}, {p})"
-    )
+    return f"{100 * test.value:+.1f} points (95 % CI {100 * low:+.1f} to {100 * high:+.1f}, {p})"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Completion, counted
-from finery.rows.parts import text_of
 from finery_eval import stats
 from finery_eval.evaluator import PROMPT_SHOWN, table
 from finery_eval.paired import remark
@@ -195,7 +194,7 @@ def _prediction(
         "id": question.row["id"],
         "model": model,
         "context": asked.context,
-        "prompt": text_of(question.prompt[-1])[:PROMPT_SHOWN],
+        "prompt": question.text[:PROMPT_SHOWN],
         "answer": answer.text,
         "expected": expected,
         "correct": verdict.is_correct,

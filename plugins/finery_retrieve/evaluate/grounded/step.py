@@ -6,6 +6,8 @@ from typing import Any
 
 from finery import (
     Completion,
+    DataError,
+    Dataset,
     Index,
     Job,
     Metrics,
@@ -41,7 +43,7 @@ from finery_retrieve.evaluate.grounded.outcome import (
     metric_names,
     overlap_remarks,
 )
-from finery_retrieve.evaluate.grounded.verdicts import judge
+from finery_retrieve.evaluate.grounded.verdicts import verdict_on
 from finery_retrieve.evaluate.measures import Measure, clusters_of, pairs_of, scores_of
 from finery_retrieve.evaluate.rows import read_questions, refuse_rows
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt
@@ -77,14 +79,19 @@ class Grounded(
 
     An answer abstains if it contains `unknown` and cites nothing.
 
-    Each metric has a 95 % interval. Questions about one document count together (bootstrap over
-    documents, Efron and Tibshirani 1993). If each is about a document of its own, shares have the
-    Wilson interval, and differences Newcombe's with the exact McNemar test. Prompts are those of
-    `retrieve.model` with the same settings.
+    Each metric has a 95 % interval. Questions about one document count together: intervals are
+    bootstraps over documents (Efron and Tibshirani 1993), p-values are those of sign flips of
+    documents (Fisher 1935, Pitman 1937). If each question is about a document of its own, shares
+    have Wilson's interval, and differences Newcombe's and the exact McNemar test. Prompts are those
+    of `retrieve.model` with the same settings.
 
     Raises DataError for rows without a question, an answer, or a right chunk in the index.
     """
 
+    rows: Dataset = takes(
+        help="Questions without documents, with an answer or `expected`, that name their chunk, "
+        "e.g. of synth.from_docs with `context: without`."
+    )
     judge: Step | None = nested_step(
         "evaluate",
         given={"models": "models", "rows": "rows"},
@@ -154,13 +161,18 @@ class Grounded(
         self._refuse_retrieving()
         library = Library.of(job, self.index, self._questions(), self.k)
         asked = list(library.prompts(self._template(), self.contexts))
+        if not asked:
+            raise DataError(
+                f"no row is a question for contexts: {', '.join(self.contexts)}",
+                fix=f"add {CONTEXT} to contexts for rows with answerable: false",
+            )
         log_contexts(job, asked, self.limit)
         answers = {model.name: self._answers(job, model.name, asked) for model in self.models}
         clusters = clusters_of([library.document(i) for i in range(len(library.questions))])
         tables.log_clusters(job, len(library.questions), len(clusters))
         verdicts = {
             name: [
-                judge(one, answer.text, self.unknown, self.passing)
+                verdict_on(one, answer.text, self.unknown, self.passing)
                 for one, answer in zip(asked, of, strict=True)
             ]
             for name, of in answers.items()

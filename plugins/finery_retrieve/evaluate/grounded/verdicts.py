@@ -28,7 +28,7 @@ class Verdict(NamedTuple):
     faults: list[str]
 
 
-def judge(asked: Asked, answer: str, unknown: str, passing: float) -> Verdict:
+def verdict_on(asked: Asked, answer: str, unknown: str, passing: float) -> Verdict:
     """The verdict on an answer. passing: the score from which it counts as correct."""
     has_abstained = abstains(answer, unknown)
     checked = check_citations(answer, [plain(hit.text) for hit in asked.hits])

@@ -35,9 +35,11 @@ class Retrieval(
     questions can be written by hand. Another chunk with the same quote, e.g. an overlapping one,
     counts as the right one. Rows with `answerable: false` are left out.
 
-    Each metric has a 95 % interval. Questions about one document count together (bootstrap over
-    documents, Efron and Tibshirani 1993). If each is about a document of its own, shares have the
-    Wilson interval and Newcombe's paired one. Every further index is compared with the first.
+    Each metric has a 95 % interval. Questions about one document count together: intervals are
+    bootstraps over documents (Efron and Tibshirani 1993), p-values are those of sign flips of
+    documents (Fisher 1935, Pitman 1937). If each question is about a document of its own, shares
+    have Wilson's interval, and differences Newcombe's and the exact McNemar test. Every further
+    index is compared with the first.
 
     Raises DataError for rows without a question, or without a right chunk in any index.
     """

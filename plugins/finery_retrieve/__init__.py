@@ -28,6 +28,7 @@ def finery_steps() -> Mapping[str, str]:
         "synth.raft": "finery_retrieve.raft.step:Raft",
         "eval.retrieval": "finery_retrieve.evaluate.retrieval.step:Retrieval",
         "eval.grounded": "finery_retrieve.evaluate.grounded.step:Grounded",
+        "retrieve.bundle": "finery_retrieve.serve.step:RetrieveBundle",
     }
 
 
@@ -69,3 +70,12 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     from finery_retrieve.notes import notes_on
 
     return notes_on(graph, results)
+
+
+@hookimpl
+def finery_servers() -> Mapping[str, str]:
+    """The app that answers with sources, for models that retrieve and for their bundles."""
+    return {
+        "retrieving": "finery_retrieve.serve.reach:serve_model",
+        "retrieve": "finery_retrieve.serve.reach:serve_bundle",
+    }

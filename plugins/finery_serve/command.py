@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from finery import StepError, UsageError, json_option, print_json, recipe_and_step, set_option
-from finery_serve.servers import Running, Serving, names_of
+from finery_serve.servers import Running, Serving, names_of, page_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT = 8080
@@ -136,12 +136,13 @@ def check_port(host: str, port: int) -> None:
 
 def introduction(running: Running, serving: Serving) -> str:
     """What a user needs to talk to the server: address, key, and two examples."""
-    key = serving.key or "none"
+    key, page = serving.key or "none", page_of(running)
     names = names_of(running, serving)
     body = {"model": names[-1], "messages": [{"role": "user", "content": "Hello"}]}
     header = [f"    -H 'Authorization: Bearer {serving.key}' \\"] if serving.key else []
     lines = [
         f"{serving.name} is served by {running.build}",
+        *([f"  page     {page}"] if page else []),
         f"  address  {running.address}/v1",
         f"  key      {serving.key or 'none is needed'}",
         f"  model    {', '.join(names)}",
@@ -178,6 +179,7 @@ def _facts(running: Running, serving: Serving) -> dict[str, Any]:
         "address": running.address,
         "api": f"{running.address}/v1",
         "key": serving.key,
+        "page": page_of(running),
         "model": names_of(running, serving)[-1],
         "models": names_of(running, serving),
         "server": running.build,

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +81,25 @@ def read_run(script: Path) -> Options:
             where=str(script),
             fix="build the bundle again",
         )
-    found, unread = _read(words[1:])
+    return read_arguments(words[1:], script)
+
+
+def read_arguments(arguments: Sequence[str], file: Path) -> Options:
+    """The options that arguments of llama-server set. file: where they are written.
+
+    Files that they name are relative to its folder. `DataError` if they can't be read.
+    """
+    found, unread = _read(arguments)
     try:
-        return _options(found, unread, script)
+        return _options(found, unread, file)
     except (KeyError, ValueError, OSError) as error:
         raise DataError(
-            f"the script's options can't be read: {error}", where=str(script),
+            f"the options of llama-server can't be read: {error}", where=str(file),
             fix="build the bundle again",
         ) from error  # fmt: skip
 
 
-def _read(words: list[str]) -> tuple[dict[str, str], list[str]]:
+def _read(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """(name in `Options` → value, options that aren't known)."""
     found: dict[str, str] = {}
     unread: list[str] = []

@@ -40,7 +40,8 @@ class Running(Protocol):
 
     address: e.g. `http://127.0.0.1:8080`; the OpenAI-compatible API is below `/v1`. pid: of its
     process. build: which program it is, e.g. `llama.cpp b6000`. A server that doesn't answer to
-    `Serving.name` alone also has `names`, see `names_of`.
+    `Serving.name` alone also has `names`, see `names_of`. A server with a web page for users also
+    has `page`, see `page_of`.
     """
 
     @property
@@ -95,3 +96,9 @@ class Checkable(Running, Protocol):
 def names_of(running: Running, serving: Serving) -> tuple[str, ...]:
     """What clients may write as `model`: a server's `names`, the base first, else the one name."""
     return tuple(getattr(running, "names", ())) or (serving.name,)
+
+
+def page_of(running: Running) -> str | None:
+    """The address of a server's web page, with the key if it needs one; None without a page."""
+    page: str | None = getattr(running, "page", None)
+    return page

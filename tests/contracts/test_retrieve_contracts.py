@@ -4,7 +4,9 @@ from pathlib import Path
 
 from finery import Index, Model, Step
 from finery.testing import EngineContract, StepContract, dataset, run_step, table_model
+from finery_openai.model import OpenaiModel
 from finery_retrieve.embed.api import RetrieveApi
+from finery_retrieve.serve.step import RetrieveBundle
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.model import RetrieveModel
 from finery_retrieve.steps.rows import RetrieveRows
@@ -72,3 +74,12 @@ class TestRetrieving(EngineContract):
         model = run_step(step, folder / "model")
         assert isinstance(model, Model)
         return model
+
+
+class TestBundle(StepContract):
+    """retrieve.bundle, with a model behind an API."""
+
+    def step(self, folder: Path) -> Step:
+        under = run_step(OpenaiModel(model="m", api_key=None), folder / "api")
+        model = run_step(RetrieveModel(model=under, index=index_in(folder)), folder / "model")
+        return RetrieveBundle(model=model, name="guide")

@@ -9,6 +9,7 @@ from blake3 import blake3
 from finery import EngineJob, Job, Model, StepError, version_of
 from finery_retrieve.embed.embedder import Embedder, Embedding, Side
 
+FLOAT_BYTES = 4
 AGAIN_SECONDS = 0.1
 """How often to look for embeddings that another process computes."""
 
@@ -75,7 +76,11 @@ class CachedEmbedder:
         if self._records is None:
             return {}
         records = self._records.get(list(dict.fromkeys(keys)))
-        return {key: Embedding(record[1:], bool(record[0])) for key, record in records.items()}
+        return {
+            key: Embedding(record[1:], bool(record[0]))
+            for key, record in records.items()
+            if len(record) > 1 and len(record) % FLOAT_BYTES == 1  # a damaged one is missing
+        }
 
     def _key(self, text: str, side: Side) -> bytes:
         return blake3(msgspec.json.encode(["embedding", self._identity, side, text])).digest()

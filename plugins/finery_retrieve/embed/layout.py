@@ -7,7 +7,7 @@ import msgspec
 
 from finery import DataError
 
-MODULES, POOLING = "modules.json", "1_Pooling/config.json"
+MODULES = "modules.json"
 PROMPTS, LENGTH = "config_sentence_transformers.json", "sentence_bert_config.json"
 DESCRIPTIONS = (MODULES, PROMPTS, LENGTH, "*/config.json")
 """Patterns of the files that only such folders have."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FILE = "embeddings.npy"
 """float32, shape (chunks, dimensions), each of length 1."""
+DIGITS = 6
 
 
 class Embedded(NamedTuple):
@@ -62,9 +63,14 @@ class Vectors:
         return _vectors(embeddings, self._array.shape[1])
 
     def scores(self, question: "np.ndarray") -> "np.ndarray":
-        """The cosine of each chunk and an embedded question, shape (chunks,)."""
-        scores: np.ndarray = self._array @ question
-        return scores
+        """The cosine of each chunk and an embedded question, shape (chunks,).
+
+        Rounded to six digits: further ones depend on the order of additions, which differs between
+        machines, and must not decide which of two chunks comes first.
+        """
+        import numpy as np
+
+        return np.round((self._array @ question).astype(np.float64), DIGITS)
 
 
 def _batches(chunks: Chunks, size: int) -> Iterator[list[Chunk]]:

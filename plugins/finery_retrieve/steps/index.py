@@ -106,8 +106,8 @@ class RetrieveIndex(
                 fix="set text to the column with the text; for languages without spaces between "
                 "words use method: dense",
             )
-        if lexical.without_words:
-            job.log(f"{counted(lexical.without_words, 'chunk')} without words: BM25 finds none")
+        if count := lexical.without_words:
+            job.log(f"{counted(count, 'chunk')} without words, which BM25 can't find")
         lexical.write(job.out / FOLDER)
         settings = msgspec.to_builtins(self.bm25)
         return {"bm25": settings, "without_words": lexical.without_words}

@@ -37,7 +37,7 @@ class IndexView(View):
     """Shows an index: its sources, its most frequent words, its first chunks."""
 
     def brief(self, manifest: Manifest) -> str:
-        """How many chunks are found how."""
+        """How many chunks, and the method of the search."""
         return f"{counted(manifest.meta['chunks'], 'chunk')}, {manifest.meta['method']}"
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from finery import (
+    Artifact,
     Completion,
     DataError,
     Engine,
@@ -49,7 +50,7 @@ def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
     format_, model = opened.format, opened.artifact
     if format_ in IN_PROCESS and isinstance(model, Model):
         yield TransformersTalker(model)
-    elif opened.graph.plugins.server(format_) is not None:
+    elif is_served(model, opened.graph.plugins.server):
         serving = Serving(name=opened.name, slots=1, log=folder / f"{opened.name}.log")
         with server_for(opened)(model, serving) as running:
             yield ServerTalker(Client(running.address), opened.name)
@@ -62,6 +63,16 @@ def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
             f"'{opened.name}' is a bundle of the format '{format_}', which has no server here",
             fix=f"run it in its folder: {run}" if run else "name the model that is in it",
         )
+
+
+def is_served(artifact: Artifact, server: Callable[[str], object | None]) -> bool:
+    """Whether a server answers with it, and with the models that it is built on.
+
+    server: the function that serves a format; None without one.
+    """
+    models = [ref for ref in artifact.refs.values() if isinstance(ref, Model)]
+    formats = [str(one.meta.get("format", "")) for one in (artifact, *models)]
+    return all(server(format_) is not None for format_ in formats)
 
 
 class ServerTalker:
@@ -80,7 +91,9 @@ class ServerTalker:
             "temperature": sampling.temperature,
         }
         text, thinking, reason, tokens = "", "", "stop", 0
+        sources: list[dict[str, Any]] = []
         for event in self._client.stream("/v1/chat/completions", body):
+            sources = event.get("sources", sources)
             for choice in event.get("choices", ()):
                 delta = choice.get("delta") or {}
                 tokens += 1
@@ -91,10 +104,19 @@ class ServerTalker:
                 if part := delta.get("content"):
                     text += part
                     write(part, False)
+        for source in sources:
+            write(listed(source), True)
         return Completion(
             text=text, reasoning=thinking or None, finish_reason=reason, prompt_tokens=0,
             completion_tokens=tokens,
         )  # fmt: skip
+
+
+def listed(source: dict[str, Any]) -> str:
+    """A line about a source of an answer, as servers of documents list them."""
+    places = [f"{name} {number}" for name, number in source.get("place", {}).items()]
+    where = [source.get("heading"), *places]
+    return "\n" + ", ".join([f"[{source['label']}] {source['source']}", *filter(None, where)])
 
 
 class EngineTalker:

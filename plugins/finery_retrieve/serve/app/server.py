@@ -1,0 +1,382 @@
+"""The HTTP server: the page, and `/v1/chat/completions` with the sources in an extra field."""
+
+import hmac
+import json
+import socket
+import socketserver
+import time
+import urllib.error
+import urllib.request
+import uuid
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from http.client import HTTPException, HTTPResponse
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from re import DOTALL, findall
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LARGEST = 4 * 2**20
+"""Bytes of a request that is read."""
+SECONDS = 600.0
+"""For the model's server to send the next part of an answer."""
+REQUIRED = ("model", "messages", "stream")
+"""Parameters of a request that this server sets itself."""
+_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_ANY = urllib.request.build_opener()
+
+Message = dict[str, Any]
+Prompt = Callable[[Sequence[Message]], tuple[list[Message], list[dict[str, Any]]]]
+"""Makes the messages for the model, and their sources in the order of their labels.
+
+Raises `ValueError` for a conversation without a question.
+"""
+
+
+class Refused(Exception):
+    """A request that isn't answered. status: of HTTP."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def opener_for(url: str) -> urllib.request.OpenerDirector:
+    """What opens an address: without the environment's proxy for a server on this machine."""
+    return _LOCAL if urlsplit(url).hostname in LOOPBACK else _ANY
+
+
+class Upstream(NamedTuple):
+    """The model's server.
+
+    base_url: e.g. `http://127.0.0.1:8081/v1`. model: its name there. key: its API key. parameters:
+    of the requests that don't set them. extra: override a request's; null removes one.
+    """
+
+    base_url: str
+    model: str
+    key: str | None = None
+    parameters: Mapping[str, Any] = {}
+    extra: Mapping[str, Any] = {}
+
+    def body(self, messages: list[Message], asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model's server is sent."""
+        own = {name: value for name, value in asked.items() if name not in REQUIRED}
+        body = {**self.parameters, **own, **self.extra}
+        body = {name: value for name, value in body.items() if value is not None}
+        stream = bool(asked.get("stream"))
+        return {**body, "model": self.model, "messages": messages, "stream": stream}
+
+    def open(self, messages: list[Message], asked: Mapping[str, Any]) -> Any:
+        """The HTTP response to a request for a completion. `Refused` if there is none."""
+        body = self.body(messages, asked)
+        headers = {"Content-Type": "application/json"}
+        headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        url = f"{self.base_url}/chat/completions"
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        try:
+            return opener_for(url).open(request, timeout=SECONDS)
+        except urllib.error.HTTPError as error:
+            status = error.code if error.code in (400, 413, 422, 429) else 502
+            reason = _reason(error.read().decode("utf-8", "replace"))
+            raise Refused(status, f"the model's server refuses the request: {reason}") from error
+        except OSError as error:
+            raise Refused(502, f"the model's server doesn't answer: {error}") from error
+
+
+class App:
+    """What the server needs to answer.
+
+    name: of the model in the API, shown on the page. prompt: makes the model's messages. key: what
+    requests must send; None lets everybody in who reaches the address.
+    """
+
+    def __init__(self, name: str, prompt: Prompt, upstream: Upstream, key: str | None) -> None:
+        self.name, self.prompt, self.upstream, self.key = name, prompt, upstream, key
+        self.page = Path(__file__).with_name("page.html").read_bytes()
+        self.policy = _policy(self.page.decode())
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """Listens, and answers each connection in a thread of its own."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    app: App
+    """Must be set before it serves. It listens earlier: a port in use is reported at once."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """Raises `OSError` if the address can't be used."""
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self.address_family, self.host = family, host
+        super().__init__((str(address[0]), int(address[1])), Handler)
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.server_address[1])
+
+    @property
+    def address(self) -> str:
+        """Where this machine reaches it, e.g. `http://127.0.0.1:8080`."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def page(self) -> str:
+        """The address of the page, with the key if it needs one: browsers don't send it along."""
+        return f"{self.address}/#key={quote(self.app.key)}" if self.app.key else f"{self.address}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignore a client that went away; print any other error."""
+        import sys
+
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one connection."""
+
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "answers", ""
+    timeout = 120
+    server: Server
+
+    def do_GET(self) -> None:
+        """The page, the name of the model, and whether the server is up."""
+        app = self.server.app
+        try:
+            self._check_origin()
+            path = self.path.partition("?")[0]
+            if path == "/":
+                policy = {"Content-Security-Policy": app.policy}
+                self._send(200, app.page, "text/html; charset=utf-8", policy)
+            elif path == "/health":
+                self._send_json(200, {"status": "ok"})
+            elif path == "/v1/models":
+                self._check_key()
+                model = {"id": app.name, "object": "model", "created": 0, "owned_by": "finery"}
+                self._send_json(200, {"object": "list", "data": [model]})
+            else:
+                raise Refused(404, "there is only /, /health, /v1/models and /v1/chat/completions")
+        except Refused as error:
+            self._refuse(error)
+
+    def do_POST(self) -> None:
+        """Answer a chat completion."""
+        try:
+            self._check_origin()
+            self._check_key()
+            if self.path.partition("?")[0] != "/v1/chat/completions":
+                raise Refused(404, "requests go to /v1/chat/completions")
+            asked = self._body()
+            messages, sources = self._prompt(asked)
+            if asked.get("stream"):
+                self._stream(messages, sources, asked)
+            else:
+                self._answer(messages, sources, asked)
+        except Refused as error:
+            self._refuse(error)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Print nothing: questions are nobody's business."""
+
+    def _prompt(self, asked: dict[str, Any]) -> tuple[list[Message], list[dict[str, Any]]]:
+        try:
+            check_messages(asked.get("messages"))
+            prompted, sources = self.server.app.prompt(asked["messages"])
+        except ValueError as error:
+            raise Refused(400, str(error)) from error
+        return prompted, [{"label": n, **source} for n, source in enumerate(sources, 1)]
+
+    def _answer(self, messages: list[Message], sources: list[Any], asked: dict[str, Any]) -> None:
+        app = self.server.app
+        with app.upstream.open(messages, asked) as response:
+            answer = read(response)
+        self._send_json(200, {**answer, "model": app.name, "sources": sources})
+
+    def _stream(self, messages: list[Message], sources: list[Any], asked: dict[str, Any]) -> None:
+        """Server-sent events: a chunk with the sources, then those of the model."""
+        app = self.server.app
+        with app.upstream.open(messages, asked) as response:
+            self.send_response(200)
+            self._send_headers({"Content-Type": "text/event-stream", "Connection": "close"})
+            self.close_connection = True
+            same = {"id": f"chatcmpl-{uuid.uuid4().hex}", "model": app.name}
+            delta = {"role": "assistant", "content": ""}
+            choice = {"index": 0, "delta": delta, "finish_reason": None}
+            head = {"object": "chat.completion.chunk", "created": int(time.time())}
+            self._event({**same, **head, "choices": [choice], "sources": sources})
+            try:
+                for event in events(response):
+                    self._event(event if "error" in event else {**event, **same})
+            except Refused as error:
+                self._event(_error(error.status, str(error)))
+            self.wfile.write(b"data: [DONE]\n\n")
+
+    def _event(self, content: Mapping[str, Any]) -> None:
+        self.wfile.write(f"data: {json.dumps(content)}\n\n".encode())
+        self.wfile.flush()
+
+    def _check_origin(self) -> None:
+        """Refuse requests of other web pages, and of foreign names for this machine.
+
+        A name that resolves to 127.0.0.1 (DNS rebinding) would let any page read answers.
+        """
+        host, server = self.headers.get("Host", ""), self.server
+        if server.host in LOOPBACK and host not in {f"{h}:{server.port}" for h in _names()}:
+            raise Refused(403, f"the Host must be {server.host}:{server.port}")
+        origin = self.headers.get("Origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            raise Refused(403, "the request comes from another web page")
+
+    def _check_key(self) -> None:
+        key = self.server.app.key
+        sent = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        if key is not None and not hmac.compare_digest(sent.encode(), key.encode()):
+            raise Refused(401, "invalid API key: send the one that the server printed")
+
+    def _body(self) -> dict[str, Any]:
+        if self.headers.get_content_type() != "application/json":
+            raise Refused(415, "a request must be JSON: Content-Type: application/json")
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            raise Refused(411, "a request needs a Content-Length")
+        if int(length) > LARGEST:
+            raise Refused(413, f"a request may have {LARGEST:,} bytes")
+        try:
+            body = json.loads(self.rfile.read(int(length)))
+        except (ValueError, RecursionError) as error:
+            raise Refused(400, f"the request isn't JSON: {error}") from error
+        if not isinstance(body, dict):
+            raise Refused(400, "the request must be a JSON object")
+        return body
+
+    def _refuse(self, error: Refused) -> None:
+        self.close_connection = True  # a body that wasn't read would be the next request
+        self._send_json(error.status, _error(error.status, str(error)))
+
+    def _send_json(self, status: int, content: Any) -> None:
+        self._send(status, json.dumps(content).encode(), "application/json", {})
+
+    def _send(self, status: int, body: bytes, kind: str, more: Mapping[str, str]) -> None:
+        self.send_response(status)
+        self._send_headers({"Content-Type": kind, "Content-Length": str(len(body)), **more})
+        self.wfile.write(body)
+
+    def _send_headers(self, headers: Mapping[str, str]) -> None:
+        for name, value in {**HEADERS, **headers}.items():
+            self.send_header(name, value)
+        if self.close_connection and "Connection" not in headers:
+            self.send_header("Connection", "close")
+        self.end_headers()
+
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Headers of every answer."""
+
+
+def read(response: HTTPResponse) -> dict[str, Any]:
+    """A whole completion. `Refused` if it breaks off, or isn't one."""
+    try:
+        return _object(response.read())
+    except (ValueError, OSError, HTTPException) as error:
+        raise Refused(502, f"the model's answer can't be read: {error}") from error
+
+
+def events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
+    """The events of a streamed completion. `Refused` if it breaks off, or they can't be read.
+
+    https://html.spec.whatwg.org/multipage/server-sent-events.html
+    """
+    is_whole = False
+    try:
+        for line in response:
+            field, _, data = line.partition(b":")
+            if field != b"data" or not data.strip():
+                continue
+            if data.strip() == b"[DONE]":
+                is_whole = True
+                continue
+            yield (event := _object(data))
+            is_whole = is_whole or "error" in event
+    except (ValueError, OSError, HTTPException) as error:
+        raise Refused(502, f"the model's answer broke off: {error}") from error
+    if not is_whole:
+        raise Refused(502, "the model's answer broke off")
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise ValueError("it isn't a JSON object")
+    return value
+
+
+def check_messages(messages: Any) -> None:
+    """Raise `ValueError` unless these are messages of the chat API, each with a role and text."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise ValueError("'messages' must be a list of messages")
+    for number, message in enumerate(messages):
+        if not isinstance(message.get("role"), str):
+            raise ValueError(f"messages[{number}] has no role")
+        content = message.get("content")
+        is_call = content is None and message["role"] == "assistant"
+        if not (isinstance(content, str) or is_call or _is_parts(content)):
+            raise ValueError(f"the content of messages[{number}] must be text or a list of parts")
+
+
+def _is_parts(content: Any) -> bool:
+    """Whether it is a list of parts of a message, those of type `text` with their text."""
+    return isinstance(content, list) and all(
+        isinstance(part, dict) and (part.get("type") != "text" or isinstance(part.get("text"), str))
+        for part in content
+    )
+
+
+def _names() -> set[str]:
+    return {f"[{name}]" if ":" in name else name for name in LOOPBACK}
+
+
+def _error(status: int, message: str) -> dict[str, Any]:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "code": status}}
+
+
+def _reason(text: str) -> str:
+    """The message in a server's error."""
+    try:
+        error = json.loads(text)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)[:500]
+    except (ValueError, KeyError, TypeError):
+        return text[:500]
+
+
+def _policy(page: str) -> str:
+    """A Content-Security-Policy that allows the page's own script and style alone, by digest."""
+
+    def digests(tag: str) -> str:
+        parts = findall(f"<{tag}>(.*?)</{tag}>", page, DOTALL)
+        return " ".join(
+            f"'sha256-{b64encode(sha256(p.encode()).digest()).decode()}'" for p in parts
+        )
+
+    return (
+        f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; "
+        "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    )

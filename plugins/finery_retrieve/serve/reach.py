@@ -1,0 +1,169 @@
+"""Serves answers with sources inside finery: a bundle, or a model of `retrieve.model`."""
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from finery import Artifact, Model, UsageError, cpu_count
+from finery_gguf.server import Server as Llama
+from finery_gguf.server import start
+from finery_retrieve.index.words import missing
+from finery_retrieve.serve.app.bundle import SETTINGS, Opened, opened, opened_from
+from finery_retrieve.serve.app.model import Unusable, behind_api, require
+from finery_retrieve.serve.app.server import App, Server, Upstream
+from finery_retrieve.serve.settings import (
+    MAX_TOKENS,
+    embedder_of,
+    gguf_file,
+    gguf_options,
+    parts_of,
+    settings_of,
+)
+from finery_serve.options import SLOTS, Options, read_arguments
+from finery_serve.servers import Serving
+
+CHECKED_EVERY = 0.5
+"""Seconds between two looks at whether the model's server still runs."""
+
+
+class Answering(NamedTuple):
+    """A running app. page: the address of its page, with the key if it needs one."""
+
+    address: str
+    pid: int
+    build: str
+    page: str
+
+
+@contextmanager
+def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Answering]:
+    """Serve a bundle as its `run.sh` does, with finery's llama.cpp.
+
+    Raises `StepError` if the model's server can't start, and `UsageError` for a port in use, an API
+    key and a package that is missing.
+    """
+    with _explained():
+        app = opened(bundle.path)
+        require(app.settings["index"].get("embedder", {}).get("api_key"))
+    model = app.settings["model"]
+    if "arguments" in model:
+        options = read_arguments(model["arguments"], bundle.file(SETTINGS))
+        with _with_llama(app, bundle.file(options.model), options, serving) as answering:
+            yield answering
+    else:
+        with _behind_api(app, serving) as answering:
+            yield answering
+
+
+@contextmanager
+def serve_model(model: Artifact, serving: Serving) -> Iterator[Answering]:
+    """Serve a model of `retrieve.model`.
+
+    Raises as `serve_bundle`, and `StepError` if only finery can run the model in it.
+    """
+    assert isinstance(model, Model)
+    index, under = parts_of(model)
+    gguf = under.format == "gguf"
+    options = gguf_options(under, serving.name, None, SLOTS) if gguf else None
+    settings = settings_of(model, serving.name, options, MAX_TOKENS)
+    embedder = embedder_of(index)
+    folder = index.path if embedder is None else embedder.path
+    with _explained():
+        app = opened_from(index.path, folder, settings, model.meta["prompt"]["template"])
+        require(settings["index"].get("embedder", {}).get("api_key"))
+    if options is None:
+        with _behind_api(app, serving) as answering:
+            yield answering
+    else:
+        with _with_llama(app, gguf_file(under), options, serving) as answering:
+            yield answering
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raise finery's errors for those of the app."""
+    try:
+        yield
+    except Unusable as error:
+        raise UsageError(str(error), fix="set it") from error
+    except ImportError as error:
+        raise missing(str(error.name)) from error
+
+
+@contextmanager
+def _with_llama(app: Opened, file: Path, options: Options, serving: Serving) -> Iterator[Answering]:
+    """The app, and llama.cpp's server that only the app can use."""
+    key, model = secrets.token_urlsafe(32), app.settings["model"]
+    with start(
+        file,
+        slots=serving.slots or options.slots,
+        context=serving.context or options.context,
+        api_key=key,
+        log=serving.log,
+        alias=str(model["name"]),
+        threads=cpu_count(),
+        template=options.template,
+        sampling={"temperature": 0.0, "repeat_penalty": 1.0},
+    ) as llama:
+        upstream = Upstream(f"{llama.address}/v1", model["name"], key, model["parameters"])
+        with _served(app, upstream, serving, llama.build, llama) as answering:
+            yield answering
+
+
+@contextmanager
+def _behind_api(app: Opened, serving: Serving) -> Iterator[Answering]:
+    with _explained():
+        upstream = behind_api(app.settings["model"])
+    build = f"{upstream.model} at {upstream.base_url}"
+    with _served(app, upstream, serving, build, None) as answering:
+        yield answering
+
+
+@contextmanager
+def _served(
+    app: Opened, upstream: Upstream, serving: Serving, build: str, llama: Llama | None
+) -> Iterator[Answering]:
+    """The app, in a thread. It ends if llama.cpp's server does."""
+    try:
+        server = Server(serving.host, serving.port or 0)
+    except OSError as error:
+        raise UsageError(
+            f"port {serving.port} of {serving.host} can't be used: {error.strerror}",
+            where="--port",
+            fix="end the program that uses it, or choose another port: --port 0 takes any free one",
+        ) from error
+    server.app = App(serving.name, app.prompted, upstream, serving.key)
+    ended = threading.Event()
+    for target, arguments in (
+        (server.serve_forever, ()), (_close_without, (server, llama, ended))
+    ):  # fmt: skip
+        threading.Thread(target=target, args=arguments, daemon=True).start()
+    pid = llama.pid if llama else os.getpid()
+    try:
+        yield Answering(server.address, pid, f"{build}, with sources", server.page)
+    finally:
+        ended.set()
+        server.shutdown()
+        server.server_close()
+
+
+def _close_without(server: Server, llama: Llama | None, ended: threading.Event) -> None:
+    """Stop listening once llama.cpp's server no longer does, until `ended`."""
+    if llama is None:
+        return
+    place = urlsplit(llama.address)
+    while not ended.wait(CHECKED_EVERY):
+        try:
+            socket.create_connection((place.hostname, place.port), timeout=10).close()
+        except TimeoutError:  # busy
+            continue
+        except OSError:
+            server.shutdown()
+            server.server_close()
+            return

@@ -1,0 +1,365 @@
+"""`retrieve.bundle`: its files, and that it retrieves and sends what the evaluated model does."""
+
+import ast
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from answering import CHUNKS, bundled, indexed, retrieving, running, started, tiny_bundle
+from embedding import embedding_server, tiny_bert
+from hostile_server import Reply, serving
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving import gguf_model
+
+from finery import Files, Model, OneFile, Request, Sampling, StepError
+from finery.rows import Conversation
+from finery.testing import TestJob, run_step
+from finery_openai.model import OpenaiModel
+from finery_retrieve.embed.api import RetrieveApi
+from finery_retrieve.embed.folder import RetrieveEmbedder
+from finery_retrieve.index.lookup import Lookup
+from finery_retrieve.serve.app.bundle import opened
+from finery_retrieve.serve.app.server import Upstream
+from finery_retrieve.steps.engine import RetrievingEngine
+
+pytest.importorskip("bm25s")
+ALLOWED = {"bm25s", "jinja2", "numpy", "Stemmer", "finery_retrieve"}
+EMBEDDING = {"torch", "transformers"}
+
+
+def api_model(folder: Path, url: str = "http://127.0.0.1:1/v1", **more: Any) -> Model:
+    """A model behind an API."""
+    step = OpenaiModel(**{"model": "m", "base_url": url, "api_key": None, **more})
+    model = run_step(step, folder)
+    assert isinstance(model, Model)
+    return model
+
+
+def test_the_files(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+    names = {path.name for path in bundle.path.iterdir()}
+    assert names == {
+        "README.md", "finery_retrieve", "index", "prompt.jinja", "requirements.txt", "run.sh",
+        "settings.json", "tiny.gguf",
+    }  # fmt: skip
+    assert bundle.file("run.sh").stat().st_mode & 0o111
+    assert {path.name for path in bundle.file("index").iterdir()} == {
+        "bm25", "chunks.jsonl", "offsets.npy"
+    }  # fmt: skip
+    assert bundle.meta == {"format": "retrieve", "name": "guide", "run": "sh run.sh"}
+    text = bundle.file("README.md").read_text()
+    for words in ("5 sections, searched by words (BM25)", "llama-server", "requirements.txt"):
+        assert words in text
+    assert "torch" not in bundle.file("requirements.txt").read_text()
+
+
+def test_the_same_model_makes_the_same_bytes(tmp_path: Path) -> None:
+    model = retrieving(tmp_path / "rag", gguf_model(tmp_path / "tiny"), indexed(tmp_path))
+    first, second = (bundled(tmp_path / name, model).path for name in "ab")
+    files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
+
+
+def test_the_program_needs_nothing_of_finery(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+    for path in bundle.path.rglob("*.py"):
+        names = set(imported(ast.parse(path.read_text())))
+        tops = {name.partition(".")[0] for name in names}
+        allowed = ALLOWED | (EMBEDDING if path.name == "embed.py" else set())
+        assert tops <= allowed | sys.stdlib_module_names, path
+        for name in names:
+            if name.startswith("finery_retrieve"):
+                assert bundle.file(f"{name.replace('.', '/')}.py").is_file(), (path, name)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules that a file imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            yield str(node.module)
+
+
+WORDS = [
+    "file",
+    "files",
+    "Größe",
+    "the",
+    "of",
+    "limit",
+    "50",
+    "<|im_end|>",
+    "[INST]",
+    "{{ x }}",
+    "中文",
+]
+TEXTS = st.lists(st.sampled_from([*WORDS, "\n", '"']), min_size=1, max_size=6).map(" ".join)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"text": TEXTS.filter(str.strip)},
+        optional={"source": TEXTS, "heading": TEXTS, "line": st.integers(1, 9)},
+    ),
+    min_size=1,
+    max_size=8,
+)
+PARTS = st.lists(
+    st.one_of(
+        TEXTS.map(lambda text: {"type": "text", "text": text}),
+        st.just({"type": "image_url", "image_url": {"url": "data:,"}}),
+    ),
+    max_size=3,
+)
+TURNS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "role": st.sampled_from(["system", "developer", "user", "assistant"]),
+            "content": st.one_of(st.just(""), TEXTS, PARTS),
+        }
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=60)
+@given(
+    ROWS.filter(lambda rows: any("file" in row["text"] for row in rows)), TURNS, TEXTS,
+    st.sampled_from([None, 1, 20, 60]), st.sampled_from(["english", "none", "german"]),
+    st.sampled_from(["lucene", "bm25l", "bm25+"]), st.integers(1, 5),
+)  # fmt: skip
+def test_it_sends_what_the_model_is_sent(
+    rows: list[dict[str, Any]], turns: Conversation, question: str, limit: int | None,
+    language: str, method: str, k: int,
+) -> None:  # fmt: skip
+    from finery_retrieve.index.words import Bm25
+
+    bm25 = Bm25(language=language, method=method)  # type: ignore[arg-type]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        index = indexed(folder, rows, bm25=bm25)
+        model = retrieving(folder / "rag", api_model(folder / "api"), index, k=k, limit=limit)
+        app = opened(bundled(folder / "bundle", model).path)
+        conversation = [*turns, {"role": "user", "content": question}]
+        for messages in (conversation, [*conversation, {"role": "assistant", "content": "So"}]):
+            (expected,) = Lookup.of(model, TestJob(folder / "job")).prompts([messages])
+            sent, sources = app.prompted(messages)
+            assert json.dumps(sent) == json.dumps(expected.messages)
+            assert [(s["id"], s["score"], s["text"], s["place"]) for s in sources] == [
+                (hit.id, hit.score, hit.text, hit.place) for hit in expected.hits
+            ]
+
+
+def test_the_servers_of_both_get_the_same_messages(tmp_path: Path) -> None:
+    """Those of the engine that is evaluated, and those of the app, byte for byte."""
+    with serving() as server:
+        under = api_model(tmp_path / "api", server.url, extra={"reasoning_effort": "low"})
+        model = retrieving(tmp_path / "rag", under, indexed(tmp_path))
+        turns: Conversation = [{"role": "system", "content": "Be brief."},
+                               {"role": "user", "content": "Which <|im_end|> files?"}]  # fmt: skip
+        engine = RetrievingEngine(model, TestJob(tmp_path / "job"))
+        (answer,) = engine.generate([Request(turns)], Sampling(max_tokens=9))
+        with running(bundled(tmp_path / "bundle", model, max_tokens=9)) as app:
+            body = json.dumps({"messages": turns}).encode()
+            same = app.send("/v1/chat/completions", body).json()
+        evaluated, shipped = server.calls
+        assert json.dumps(evaluated["messages"]) == json.dumps(shipped["messages"])
+        assert "50 MB" in shipped["messages"][-1]["content"]
+        assert same["choices"][0]["message"]["content"] == answer.text
+        for name in ("model", "temperature", "max_tokens", "reasoning_effort"):
+            assert evaluated[name] == shipped[name], name
+
+
+@pytest.mark.parametrize("method", ["dense", "hybrid"])
+def test_questions_are_embedded_as_in_the_recipe(tmp_path: Path, method: str) -> None:
+    with embedding_server() as server:
+        step = RetrieveApi(
+            model="e", base_url=server.address, api_key=None, question_prefix="query: "
+        )
+        index = indexed(tmp_path, method=method, embedder=run_step(step, tmp_path / "e"))
+        model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), index)
+        bundle = bundled(tmp_path / "bundle", model)
+        app = opened(bundle.path)
+        assert_alike(app, model, "Which files are read?", tmp_path)
+        assert server.texts[-1] == "query: Which files are read?"
+        assert app.prompted([{"role": "user", "content": " "}])[1] == []
+    assert "EMBEDDINGS_BASE_URL" in bundle.file("README.md").read_text()
+
+
+def assert_alike(app: Any, model: Model, question: str, folder: Path) -> None:
+    """The app sends what the model is sent for a question."""
+    messages: Conversation = [{"role": "user", "content": question}]
+    (expected,) = Lookup.of(model, TestJob(folder / "job")).prompts([messages])
+    sent, sources = app.prompted(messages)
+    assert sent == expected.messages
+    assert [source["score"] for source in sources] == [hit.score for hit in expected.hits]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_an_embedding_model_is_in_the_bundle(tmp_path: Path, pooling: str) -> None:
+    pytest.importorskip("transformers")
+    folder = tiny_bert(tmp_path / "bert", pooling)
+    step = RetrieveEmbedder(path=Files(["bert"], [folder]), question_prefix="q : ")
+    embedder = run_step(step, tmp_path / "e")
+    for name, path in embedder.external.items():  # as the store links them
+        target = embedder.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    index = indexed(tmp_path, method="hybrid", embedder=embedder)
+    model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), index)
+    bundle = bundled(tmp_path / "bundle", model)
+    assert_alike(opened(bundle.path), model, "where is my card " * 5, tmp_path)
+    assert not any(path.is_symlink() for path in bundle.path.rglob("*"))
+    assert "torch==" in bundle.file("requirements.txt").read_text()
+
+
+def test_a_server_of_embeddings_that_fails_is_reported(tmp_path: Path) -> None:
+    with embedding_server() as server:
+        step = RetrieveApi(model="e", base_url=server.address, api_key=None)
+        index = indexed(tmp_path, method="dense", embedder=run_step(step, tmp_path / "e"))
+        model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), index)
+        bundle = bundled(tmp_path / "bundle", model)
+        with running(bundle) as app:
+            server.busy = 1
+            answer = app.ask()
+            assert answer.status == 502
+            assert "the question can't be embedded" in answer.message()
+
+
+def test_what_an_api_needs_is_in_the_settings(tmp_path: Path) -> None:
+    under = api_model(tmp_path / "api", api_key="BIG_KEY", extra={"top_k": 1})
+    bundle = bundled(tmp_path / "b", retrieving(tmp_path / "rag", under, indexed(tmp_path)))
+    model = json.loads(bundle.file("settings.json").read_text())["model"]
+    assert (model["name"], model["base_url"]) == ("m", "http://127.0.0.1:1/v1")
+    assert (model["api_key"], model["extra"]) == ("BIG_KEY", {"top_k": 1})
+    assert "Set the variable `BIG_KEY`" in bundle.file("README.md").read_text()
+
+
+def test_a_missing_key_is_reported_at_the_start(tmp_path: Path) -> None:
+    under = api_model(tmp_path / "api", api_key="BIG_KEY")
+    bundle = bundled(tmp_path / "b", retrieving(tmp_path / "rag", under, indexed(tmp_path)))
+    process = started(bundle, "--port", "0")
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "the environment variable BIG_KEY" in err
+
+
+def test_errors_of_the_api_are_passed_on(tmp_path: Path) -> None:
+    with serving(lambda body: Reply(status=429, error={"message": "slow down"})) as server:
+        under = api_model(tmp_path / "api", server.url)
+        bundle = bundled(tmp_path / "b", retrieving(tmp_path / "rag", under, indexed(tmp_path)))
+        with running(bundle) as app:
+            answer = app.ask(stream=True)
+            assert answer.status == 429
+            assert "slow down" in answer.message()
+            server.answer = lambda body: Reply(raw=b"<html>")
+            assert app.ask().status == 502
+            server.shutdown()
+            server.server_close()
+            assert "doesn't answer" in app.ask().message()
+
+
+CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "Up"}}]}\n\n'
+
+
+def broken_off() -> Iterator[bytes]:
+    """A stream that ends in the middle."""
+    yield CHUNK
+    raise BrokenPipeError
+
+
+@pytest.mark.parametrize(("reply", "words"), [
+    (Reply(stream=lambda: iter([CHUNK, b"data: {"])), "broke off"),
+    (Reply(stream=lambda: iter([CHUNK, b"data: []"])), "isn't a JSON object"),
+    (Reply(stream=broken_off), "broke off"),
+    (Reply(stream=lambda: iter([CHUNK, b'data: {"error": {"message": "too hot"}}'])), "too hot"),
+])  # fmt: skip
+def test_a_stream_that_breaks_off_ends_with_an_error(
+    tmp_path: Path, reply: Reply, words: str
+) -> None:
+    with serving(lambda body: reply) as server:
+        under = api_model(tmp_path / "api", server.url)
+        bundle = bundled(tmp_path / "b", retrieving(tmp_path / "rag", under, indexed(tmp_path)))
+        with running(bundle) as app:
+            _, chunk, error = app.ask(stream=True).events()
+            _, err = app.end()
+    assert chunk["choices"][0]["delta"]["content"] == "Up"
+    assert words in error["error"]["message"]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("reply", [Reply(raw=b"[]"), Reply(cut="within"), Reply(cut="before")])
+def test_a_whole_answer_that_cannot_be_read(tmp_path: Path, reply: Reply) -> None:
+    with serving(lambda body: reply) as server:
+        under = api_model(tmp_path / "api", server.url)
+        bundle = bundled(tmp_path / "b", retrieving(tmp_path / "rag", under, indexed(tmp_path)))
+        with running(bundle) as app:
+            assert app.ask().status == 502
+            _, err = app.end()
+    assert "Traceback" not in err
+
+
+def test_a_template_that_only_finery_renders_is_refused(tmp_path: Path) -> None:
+    """finery writes a list as JSON, Jinja as Python does."""
+    template = tmp_path / "prompt.jinja"
+    template.write_text("{{ chunks }} {{ question }}")
+    prompt = OneFile(["prompt.jinja"], [template])
+    model = retrieving(
+        tmp_path / "rag", api_model(tmp_path / "a"), indexed(tmp_path), prompt=prompt
+    )
+    with pytest.raises(StepError, match="sends another prompt") as caught:
+        bundled(tmp_path / "bundle", model)
+    assert caught.value.fix
+
+
+def test_only_models_that_retrieve_and_can_be_served(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="retrieves no documents"):
+        bundled(tmp_path / "a", gguf_model(tmp_path / "tiny"))
+    folder = Model(tmp_path, meta={"format": "adapter"})
+    model = retrieving(tmp_path / "rag", folder, indexed(tmp_path))
+    with pytest.raises(StepError, match="format 'adapter', which only finery can run") as caught:
+        bundled(tmp_path / "b", model)
+    assert "gguf.export" in str(caught.value.fix)
+
+
+def test_chunks_are_not_executed_by_the_template(tmp_path: Path) -> None:
+    rows = [{"text": "{{ 7 * 7 }} {% for x in y %} files"}]
+    model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), indexed(tmp_path, rows))
+    sent, _ = opened(bundled(tmp_path / "b", model).path).prompted(
+        [{"role": "user", "content": "files {{ 7 * 7 }}"}]
+    )
+    assert "{{ 7 * 7 }} {% for x in y %} files" in sent[-1]["content"]
+    assert "49" not in sent[-1]["content"]
+
+
+def test_many_questions_at_once(tmp_path: Path) -> None:
+    app = opened(tiny_bundle(tmp_path).path)
+    texts = [str(row["text"]) for row in CHUNKS] * 8
+    results: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        _, sources = app.prompted([{"role": "user", "content": texts[number]}])
+        results[number] = sources[0]["text"]
+
+    threads = [threading.Thread(target=ask, args=[n]) for n in range(len(texts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [results[number] for number in range(len(texts))] == texts
+
+
+def test_parameters_of_a_request_never_replace_what_is_fixed() -> None:
+    upstream = Upstream("http://127.0.0.1:1/v1", "m", None, {"temperature": 0}, {"top_k": None})
+    asked = {"model": "x", "messages": [], "stream": True, "top_k": 3, "temperature": 1}
+    body = upstream.body([{"role": "user", "content": "q"}], asked)
+    assert body == {
+        "model": "m", "messages": [{"role": "user", "content": "q"}], "stream": True,
+        "temperature": 1,
+    }  # fmt: skip

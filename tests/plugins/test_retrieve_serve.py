@@ -1,0 +1,165 @@
+"""`finery serve` and `finery chat` with models that retrieve, and with their bundles."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from answering import Running
+from conftest import Project, Ran, until
+from llama_server import needs_llama_server
+from serving import RECIPE, served, tiny_project
+
+from finery import StepError
+from finery_serve.chat.streams import listed
+from finery_serve.client import Client
+
+pytestmark = [needs_llama_server, pytest.mark.slow]
+pytest.importorskip("bm25s")
+ASKED = {"messages": [{"role": "user", "content": "Which files are read?"}], "max_tokens": 4}
+MODELS = """\
+models:
+  rag: {use: retrieve.model, model: tiny, index: index, k: 2}
+  polite: {use: prompt.model, model: tiny, system: Be polite.}
+  politerag: {use: retrieve.model, model: polite, index: index}
+  api: {use: openai.model, model: m, base_url: "http://127.0.0.1:1/v1", api_key: NO_SUCH_KEY}
+  away: {use: retrieve.model, model: api, index: index}
+"""
+MORE = """\
+  chunks: {use: docs.files, path: docs, shortest: 10}
+  index: {use: retrieve.index, rows: chunks}
+export:
+  ship: {use: retrieve.bundle, model: rag, name: guide, slots: 1, context: 512}
+"""
+DOCS = {
+    "docs/limits.md": "# Limits\n\nFiles up to 50 MB are read.\n",
+    "docs/account.md": "# Passwords\n\nPress Reset to reset a password.\n",
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with models that retrieve, and a bundle."""
+    recipe = RECIPE.replace("models:\n", MODELS) + MORE
+    project = tiny_project(tmp_path_factory.mktemp("serve") / "p", recipe)
+    project.write(DOCS)
+    ran = project.run("build")
+    assert ran.code == 0, ran
+    return project
+
+
+@pytest.mark.parametrize("step", ["ship", "rag"])
+def test_it_is_served_with_a_page(built: Project, step: str) -> None:
+    with served(built, step, "--port", "0") as (client, facts, process):
+        assert facts["page"] == f"{facts['address']}/"
+        assert facts["model"] == step
+        assert "with sources" in facts["server"]
+        answer = client.post("/v1/chat/completions", ASKED)
+        assert answer["sources"][0]["source"] == "docs/limits.md"
+        head, *rest = client.stream("/v1/chat/completions", ASKED)
+        assert head["sources"] == answer["sources"]
+        text = "".join(c["delta"].get("content") or "" for e in rest for c in e["choices"])
+        assert text == answer["choices"][0]["message"]["content"]
+        assert b"<!doctype html>" in Running(process, facts["page"]).send("/").body
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_its_page_is_printed(built: Project) -> None:
+    process = built.start("serve", "rag", "--port", "0")
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert lines[1].startswith("  page     http://127.0.0.1:")
+
+
+def test_a_host_that_others_reach_demands_a_key(built: Project) -> None:
+    with served(built, "ship", "--port", "0", "--host", "127.0.0.2") as (client, facts, _):
+        assert facts["page"] == f"{facts['address']}/#key={facts['key']}"
+        assert client.post("/v1/chat/completions", ASKED)["sources"]
+        with pytest.raises(StepError, match="invalid API key"):
+            Client(facts["address"]).post("/v1/chat/completions", ASKED)
+
+
+def test_it_ends_if_its_model_does(built: Project) -> None:
+    with served(built, "ship", "--port", "0") as (_, facts, process):
+        os.kill(facts["pid"], signal.SIGKILL)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert "the server ended by itself" in err
+
+
+def chat(project: Project, typed: str, *args: str) -> Ran:
+    """Run `finery chat` with lines from a pipe."""
+    process = project.start("chat", *args, stdin=subprocess.PIPE)
+    out, err = process.communicate(typed, timeout=180)
+    return Ran(process.returncode, out, err)
+
+
+@pytest.mark.parametrize("step", ["rag", "ship", "politerag"])
+def test_one_can_talk_to_it(built: Project, step: str) -> None:
+    ran = chat(built, "Which files are read?\n/save talk.jsonl\n", step, "--max-tokens", "4")
+    assert ran.code == 0, ran
+    (line,) = (built.folder / "talk.jsonl").read_text().splitlines()
+    (built.folder / "talk.jsonl").unlink()
+    roles = [message["role"] for message in json.loads(line)["messages"]]
+    assert roles == ["user", "assistant"]
+
+
+def test_what_only_the_engine_answers_is_not_served(built: Project) -> None:
+    ran = built.run("serve", "politerag")
+    assert ran.code == 1
+    assert "format 'prompted', which only finery can run" in ran.err
+    assert "whose `prompt` has the system prompt, or talk to it with `finery chat`" in ran.err
+
+
+def test_the_same_answer_as_the_engine_gives(built: Project, tmp_path: Path) -> None:
+    """Whole prompts: tokens and greedy answers of the engine and of the server are equal."""
+    from finery import Model, Request, Sampling, load_plugins, open_graph, open_store, result_of
+    from finery.testing import TestJob
+
+    recipe = built.folder / "recipe.yaml"
+    store = open_store(recipe)
+    graph = open_graph(recipe, (), store)
+    result, _ = result_of(graph, store, "rag")
+    model = store.artifact(next(iter(result.outputs.values())))
+    assert isinstance(model, Model)
+    engine = load_plugins().engine("retrieving")(model, TestJob(tmp_path / "job"))
+    (expected,) = engine.generate([Request(ASKED["messages"])], Sampling(max_tokens=4))
+    with served(built, "ship", "--port", "0") as (client, _, _):
+        answer = client.post("/v1/chat/completions", ASKED)
+    assert answer["usage"]["prompt_tokens"] == expected.prompt_tokens
+    assert answer["choices"][0]["message"]["content"] == expected.text
+
+
+def test_sources_in_a_chat() -> None:
+    source = {"label": 1, "source": "a.md", "heading": "Limits", "place": {"line": 12}}
+    assert listed(source) == "\n[1] a.md, Limits, line 12"
+    assert listed({"label": 2, "source": "b.pdf", "heading": ""}) == "\n[2] b.pdf"
+
+
+def test_a_bundle_that_was_exported_runs(built: Project, tmp_path: Path) -> None:
+    from answering import running
+
+    from finery import Bundle
+
+    target = tmp_path / "out"
+    ran = built.run("export", "ship", str(target))
+    assert ran.code == 0, ran
+    folder = target if (target / "run.sh").is_file() else target / "ship"
+    assert not (folder / "run.sh").is_symlink()
+    with running(Bundle(folder)) as app:
+        until(lambda: app.ask().status == 200)
+
+
+def test_a_missing_key_of_an_api_is_named(built: Project) -> None:
+    ran = built.run("serve", "away")
+    assert ran.code == 2
+    assert "the environment variable NO_SUCH_KEY with an API key is missing" in ran.err

@@ -270,7 +270,7 @@ def test_the_readme_recipe_is_fine(project: MakeProject) -> None:
 def test_each_recipe_says_how_to_train_the_larger_model_of_the_readme() -> None:
     base = yaml.safe_load(_blocks(ROOT / "README.md", "yaml")[0])["models"]["base"]
     recipes = sorted((ROOT / "recipes").glob("*/recipe.yaml"))
-    assert len(recipes) == 7
+    assert len(recipes) == 8
     for recipe in recipes:
         head = recipe.read_text("utf-8").partition("\nfinery: 1")[0]
         (written,) = re.findall(r"^#   base: (?:&base )?(\{.+\})$", head, re.MULTILINE)
@@ -311,3 +311,18 @@ def test_the_recipes_of_the_data_page_are_fine(project: MakeProject) -> None:
         ran = made.run("check")
         assert (ran.code, ran.err) == (0, ""), recipe
         assert "note:" not in ran.out
+
+
+def test_the_recipe_of_the_decision_page_is_fine(project: MakeProject) -> None:
+    (fragment,) = _blocks(HOWTO / "decide.md", "yaml")
+    whole = yaml.safe_load(fragment) | {"finery": 1, "name": "t"}
+    whole["data"] = {
+        "tickets": {"use": "data.file", "path": "tickets.jsonl"},
+        "split": {"use": "data.split", "rows": "tickets"},
+        "docs": {"use": "docs.files", "path": "handbook"},
+        "index": {"use": "retrieve.index", "rows": "docs"},
+    }
+    whole["train"] = {"sft": {"use": "trl.sft", "model": "base", "rows": "split.train"}}
+    files = {"tickets.jsonl": LABELLED, "handbook/a.md": "# A\n\nText."}
+    ran = project({"recipe.yaml": json.dumps(whole), **files}).run("check")
+    assert ran.code == 0, ran.err

@@ -26,6 +26,7 @@ from finery_eval.steps.rules import Rules
 RECIPES = Path(__file__).parents[1] / "recipes"
 TOOL_CALLS = RECIPES / "tool-calls"
 SUPPORT_CHAT = RECIPES / "support-chat"
+DOCS_ASSISTANT = RECIPES / "docs-assistant"
 HELD_OUT = {"reserve_parking", "rent_locker", "borrow_device", "print_badge"}
 ROLES_AFTER = {
     "system": {"user"},
@@ -143,7 +144,9 @@ def test_arguments_are_in_the_conversation() -> None:
                 assert str(arguments.get(key, "")).casefold() in text, (key, text)
 
 
-@pytest.mark.parametrize("recipe", [TOOL_CALLS, SUPPORT_CHAT], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "recipe", [TOOL_CALLS, SUPPORT_CHAT, DOCS_ASSISTANT], ids=lambda path: path.name
+)
 def test_the_command_of_the_readme_finds_a_recipe_without_notes(
     project: MakeProject, recipe: Path
 ) -> None:

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
     from finery.plugin.forecasts import (
         asked_of,
+        columns_of,
         count_rows,
         forecast_of,
         sample_rows,
@@ -200,6 +201,7 @@ _HOME = {
     "asked_of": "finery.plugin.forecasts",
     "base_models": "finery.recipe.graph",
     "check_plain": "finery.util.files",
+    "columns_of": "finery.plugin.forecasts",
     "copy_file": "finery.util.files",
     "count_rows": "finery.plugin.forecasts",
     "counted": "finery.util.text",
@@ -343,6 +345,7 @@ __all__ = [
     "asked_of",
     "base_models",
     "check_plain",
+    "columns_of",
     "copy_file",
     "count_rows",
     "counted",

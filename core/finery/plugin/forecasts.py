@@ -79,6 +79,14 @@ def sample_rows(graph: Graph, results: Results, source: Source, limit: int) -> I
     return None if rows is None else islice(rows, limit)
 
 
+def columns_of(graph: Graph, results: Results, source: Source) -> frozenset[str] | None:
+    """All columns that rows of an input can have, and the fields of their labels.
+
+    As built, otherwise by the forecasts of earlier steps. None if they aren't known.
+    """
+    return _columns(graph, results, (source.step, source.output))
+
+
 def _count(
     graph: Graph, results: Results, output: Output, counts: dict[Output, Count | None]
 ) -> Count | None:
@@ -133,3 +141,29 @@ def _sample(graph: Graph, results: Results, output: Output, limit: int) -> Itera
     if not samples or None in samples:
         return None
     return chain.from_iterable(sample for sample in samples if sample is not None)
+
+
+def _columns(graph: Graph, results: Results, output: Output) -> frozenset[str] | None:
+    built = results.artifact(*output)
+    if isinstance(built, Dataset):
+        return frozenset(built.meta["columns"]) | _label_fields(built)
+    node = graph.nodes[output[0]]
+    forecast = forecast_of(graph, node)
+    if forecast is None:
+        return None
+    columns = forecast.columns()
+    if columns is not None:
+        return frozenset(columns)
+    passed = [s for s in node.sources if s.field in forecast.passes()]
+    known = [_columns(graph, results, (s.step, s.output)) for s in passed]
+    if not known or None in known:
+        return None
+    return frozenset(chain.from_iterable(columns for columns in known if columns is not None))
+
+
+def _label_fields(rows: Dataset) -> frozenset[str]:
+    """The fields of labels that are objects."""
+    if "label" not in rows.meta["columns"]:
+        return frozenset()
+    labels = (row.get("label") for row in rows)
+    return frozenset(name for label in labels if isinstance(label, dict) for name in label)

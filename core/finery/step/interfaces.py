@@ -108,6 +108,14 @@ class Preflight(Interface[S]):
         nothing is known is missing. An error may name a setting in its `where`.
         """
 
+    def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
+        """Raise what `run` would raise for rows without a column that a setting names.
+
+        Called with `check_sample`, and again before a training starts, for steps that wait for it.
+        columns: input → all columns that its rows can have, see `finery.columns_of`. An input of
+        which they aren't known is missing. An error may name a setting in its `where`.
+        """
+
     def check_inputs(self, job: "Job") -> None:
         """Raise what `run` would raise for unusable inputs.
 
@@ -195,6 +203,13 @@ class Forecast(Interface[S]):
 
     def sample(self, limit: int) -> Iterable[Row] | None:
         """At most `limit` rows like those of the output, read from outside files."""
+        return None
+
+    def columns(self) -> Collection[str] | None:
+        """All columns that rows of the outputs can have, and the fields of a `label` that has any.
+
+        For steps that read rows from outside. None if another column is possible.
+        """
         return None
 
     def passes(self) -> Collection[str]:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         columns_of,
         count_rows,
         forecast_of,
+        forecasts_requests,
         sample_rows,
         size_in_name,
     )
@@ -214,6 +215,7 @@ _HOME = {
     "files_of": "finery.step.inspect",
     "floating_name": "finery.step.interfaces",
     "forecast_of": "finery.plugin.forecasts",
+    "forecasts_requests": "finery.plugin.forecasts",
     "formats_of": "finery.inference.records",
     "generates": "finery.recipe.graph",
     "hookimpl": "finery.plugin.hookspecs",
@@ -358,6 +360,7 @@ __all__ = [
     "files_of",
     "floating_name",
     "forecast_of",
+    "forecasts_requests",
     "formats_of",
     "generates",
     "hookimpl",

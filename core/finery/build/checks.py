@@ -160,7 +160,23 @@ def blocked_by(graph: Graph, failed: Collection[str]) -> dict[str, list[str]]:
 def estimates_of(graph: Graph, results: Results, steps: Sequence[str]) -> dict[str, Estimate]:
     """The plugins' estimates for those steps, by step."""
     answers = graph.plugins.hook.finery_estimates(graph=graph, results=results, steps=steps)
-    return {e.step: e for estimates in answers for e in estimates}
+    merged: dict[str, Estimate] = {}
+    for estimate in (e for estimates in answers for e in estimates):
+        other = merged.get(estimate.step)
+        merged[estimate.step] = estimate if other is None else _merged(other, estimate)
+    return merged
+
+
+def _merged(one: Estimate, other: Estimate) -> Estimate:
+    """The estimates of two plugins for a step as one, with the first warning."""
+    warned = one if one.warning else other
+    return Estimate(
+        step=one.step,
+        lines=[*one.lines, *other.lines],
+        facts={**one.facts, **other.facts},
+        warning=warned.warning,
+        fix=warned.fix,
+    )
 
 
 def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:

@@ -16,7 +16,7 @@ from finery.recipe.files import with_files
 from finery.recipe.graph import Graph, Node, Source, sources_of
 from finery.rows.row import Row
 from finery.step.inspect import slots_of
-from finery.step.interfaces import Asked, Count, Forecast, interface
+from finery.step.interfaces import Asked, Count, Forecast, interface, interface_class
 
 Output = tuple[str, str]
 """(step, output)."""
@@ -57,12 +57,20 @@ def asked_of(graph: Graph, results: Results, node: Node) -> Asked | None:
         slot, artifact = slots[source.field], results.artifact(source.step, source.output)
         if artifact is None:
             built = built and not issubclass(slot.accepts.kind, Dataset)
-        elif slot.accepts.many:
+            continue
+        artifact.ref = source.ref if slot.uses_name else ""
+        if slot.accepts.many:
             getattr(slot.owner, slot.field)[source.index] = artifact
         else:
             setattr(slot.owner, slot.field, artifact)
     forecast = interface(step, Forecast)
     return None if forecast is None else forecast.asks(_taken(graph, results, node), built=built)
+
+
+def forecasts_requests(node: Node) -> bool:
+    """Whether a step's type can forecast the requests to one of its models, see `asked_of`."""
+    cls = interface_class(type(node.step), Forecast)
+    return cls is not None and cls.asks is not Forecast.asks
 
 
 def count_rows(graph: Graph, results: Results, source: Source) -> Count | None:

@@ -177,7 +177,8 @@ class Asked(NamedTuple):
     model: the input that names the model. total: the number of requests if every answer is usable;
     None if unknown. requests: (request, rows expected in its answer), in order, as far as inputs
     are built. sampling: the arguments of `CachedEngine.stream`, with `max_tokens`. retries: how
-    often a request with an unusable answer is repeated.
+    often a request with an unusable answer is repeated. is_most: whether `total` is the highest
+    possible number.
     """
 
     model: str
@@ -186,6 +187,7 @@ class Asked(NamedTuple):
     sampling: Mapping[str, Any]
     retries: int = 0
     budget: Budget | None = None
+    is_most: bool = False
 
 
 class Forecast(Interface[S]):
@@ -234,7 +236,7 @@ class Forecast(Interface[S]):
         return {}
 
     def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked | None:
-        """For steps that generate rows with a model: their requests.
+        """For steps that generate rows or judge answers with a model: their requests.
 
         taken: as for `rows`. built: whether all data sets that the step takes are built, and so
         opened. If the step writes `meta["answers"] = {"requests": …, "prompt_tokens": …,

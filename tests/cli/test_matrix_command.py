@@ -201,7 +201,17 @@ def test_repeats_have_a_mean_a_spread_and_an_interval(
     t.edit("recipe.yaml", "seeds: 3}", "seeds: 3, select: {by: test.sft.accuracy, on: validation}}")
     assert t.run("build").code == 0
     shown = json.loads(t.run("show", "winner", "--json").out)
-    assert shown["meta"]["chosen"] == "rate=4e-3,seed=1"
+    repeats = shown["meta"]["repeats"]
+    assert set(repeats) == {f"rate=4e-3,seed={n}" for n in (1, 2, 3)}
+    chosen = shown["meta"]["chosen"]
+    assert repeats[chosen] == max(repeats.values())
+    assert f"chosen: {chosen}; the best of 3 seeds: " in " ".join(
+        t.run("show", "matrix").out.split()
+    )
+    assert (
+        json.loads(t.run("show", "sft", "--json").out)["digest"]
+        == json.loads(t.run("show", f"sft@{chosen}", "--json").out)["digest"]
+    )
 
 
 def words(page: str) -> str:

@@ -58,6 +58,18 @@ def test_the_table_says_how_far_each_variant_was_trained(built: Project) -> None
     assert "chosen: rate=4e-4,r=16,rows=all" in built.run("show", "matrix").out
 
 
+def test_rankings_name_variants_not_places(built: Project) -> None:
+    for ranking, count in (("round-1", 12), ("round-2", 6), ("winner", 3)):
+        shown = json.loads(built.run("show", ranking, "--json").out)
+        assert shown["meta"]["chosen"] == "rate=4e-4,r=16,rows=all"
+        assert shown["meta"]["by"] == "sft.accuracy"
+        scores = shown["metrics"]["scores"]
+        assert len(scores) == count
+        assert all(name.startswith("rate=") for name in scores)
+        words = " ".join(shown["metrics"]["details"]["words"])
+        assert "place=" not in words
+
+
 def test_the_test_rows_judge_the_winner_only(built: Project) -> None:
     judged = [name for name in ran(built) if name.startswith("judge")]
     assert len({name for name in judged if "on held" in name}) == len(judged)

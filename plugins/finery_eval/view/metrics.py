@@ -22,7 +22,13 @@ from finery import (
 from finery_eval.view.answers import answer_of, compact, reasons, turn_of
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.exports import print_exports, remarks_on
-from finery_eval.view.scores import comparable, headline, print_interval_note, print_scores
+from finery_eval.view.scores import (
+    comparable,
+    headline,
+    own_words,
+    print_interval_note,
+    print_scores,
+)
 from finery_eval.view.tables import plain_table
 from finery_eval.view.weaknesses.baselines import remarks_on as remarks_on_baselines
 from finery_eval.view.weaknesses.wrong import record_lines, wrong_records
@@ -92,8 +98,8 @@ class MetricsView(View):
         print_scores(console, {"": report})
         only = best if detail.model or _per_model_lines(report) > MOST_LINES else None
         print_interval_note(console, {"": report})
-        for text in report["details"].get("curve", {}).get("words", ()):
-            console.print(f"{text}.", style="yellow", markup=False, soft_wrap=True)
+        for text in own_words(report):
+            console.print(f"{text}.", style="yellow", markup=False, highlight=False)
         print_exports(console, report, metrics.runtime)
         for remark in own_remarks(report):
             style = "yellow" if remark.severity == "warning" else ""

@@ -1,6 +1,6 @@
 """Tables of scores: a row for each model or, in a narrow terminal, for each metric."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery import percent
@@ -27,6 +27,13 @@ def headline(report: Report) -> list[str]:
     """The metrics to show, in order: what the evaluator names, else all."""
     named = report["details"].get("headline")
     return list(named or next(iter(report["scores"].values()), {}))
+
+
+def own_words(report: Report) -> Iterator[str]:
+    """What the evaluator itself says of its result, sentence by sentence."""
+    details = report["details"]
+    yield from details.get("words", ())
+    yield from details.get("curve", {}).get("words", ())
 
 
 def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:

@@ -13,7 +13,7 @@ from finery_eval.view.pairs import Facts
 from finery_eval.view.report.comparisons import ORDER, Comparison, comparisons_of
 from finery_eval.view.report.findings import findings
 from finery_eval.view.report.roles import Judgement, judgements
-from finery_eval.view.scores import Report, headline
+from finery_eval.view.scores import Report, headline, own_words
 from finery_eval.view.tables import cell_text
 
 TEMPLATE = "finery_eval.view.report/section.html.jinja"
@@ -60,7 +60,7 @@ def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
             (each.model, each.role, [_score(report, each.model, m) for m in headline(report)])
             for each in judged
         ],
-        "words": [f"{text}." for text in report["details"].get("curve", {}).get("words", ())],
+        "words": [f"{text}." for text in own_words(report)],
         "remarks": [
             f"{remark['text']}. {remark.get('advice', '')}".strip()
             for remark in report["details"].get("remarks", ())

@@ -37,7 +37,8 @@ def test_the_plan_counts_the_steps_of_all_rounds(built: Project, planned: dict[s
     rows = [line.split() for line in planned["text"].splitlines()]
     trainings = [int(row[2][1:]) for row in rows if row[1:2] == ["sft"] and row[2][0] == "("]
     assert trainings == [12, 6, 3]
-    assert "46 steps of variants, 46 to build" in planned["text"]
+    assert "46 steps of variants, 46 to build; 2 shared by all; 3 steps to rank" in planned["text"]
+    assert "to rank them; 5 of the winner\n56 steps: " in planned["text"]
 
 
 def test_each_round_goes_on_with_the_better_half(built: Project) -> None:

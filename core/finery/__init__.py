@@ -91,6 +91,7 @@ if TYPE_CHECKING:
         trains,
     )
     from finery.recipe.lock import Lock
+    from finery.recipe.matrix.sample import SearchPoint, SearchRange, SearchSpace
     from finery.recipe.validate import raise_all
     from finery.step.hints import Hints
     from finery.step.inspect import FILE_MODULE, files_of
@@ -187,6 +188,9 @@ _HOME = {
     "Role": "finery.fields",
     "Sample": "finery.preflight.report",
     "Sampling": "finery.inference.types",
+    "SearchPoint": "finery.recipe.matrix.sample",
+    "SearchRange": "finery.recipe.matrix.sample",
+    "SearchSpace": "finery.recipe.matrix.sample",
     "Settings": "finery.fields",
     "Source": "finery.recipe.graph",
     "Step": "finery.step.step",
@@ -332,6 +336,9 @@ __all__ = [
     "Role",
     "Sample",
     "Sampling",
+    "SearchPoint",
+    "SearchRange",
+    "SearchSpace",
     "Settings",
     "Source",
     "Step",

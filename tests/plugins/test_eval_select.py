@@ -74,6 +74,7 @@ def test_repeats_are_compared_by_their_means(tmp_path: Path) -> None:
     assert made.meta["chosen"] == "b2"  # the best repeat of the best group
     assert made.meta["ranking"] == ["b2", "a1"]
     assert made.meta["repeats"] == {"b1": 0.6, "b2": 0.7}
+    assert made.report()["details"]["intervals_cover"].startswith("the seed of a training only")
     assert made.meta["score"] == pytest.approx(0.65)
     assert made.meta["margin"]["difference"] == pytest.approx(0.1)
     low, high = made.meta["margin"]["interval"]  # of the differences -0.4 and 0.6, t = 12.706

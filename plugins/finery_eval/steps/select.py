@@ -7,6 +7,8 @@ from finery import DataError, Job, Metrics, Step, UsageError, setting, takes
 from finery.rows.repeats import Repeats, summarise
 from finery_eval.evaluator import compare
 
+OVER_SEEDS = "the seed of a training only, not the choice of rows"
+
 
 class _Repeat(NamedTuple):
     """One training of a candidate. label: what its evaluation is called after `@`."""
@@ -116,6 +118,7 @@ class Select(
                 "chosen": repeat.name,
                 "margin": margin,
                 "words": words,
+                **({"intervals_cover": OVER_SEEDS} if self.repeats else {}),
             },
             predictions=[],
         )

@@ -58,9 +58,10 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
 
 def print_interval_note(console: "Console", reports: Mapping[str, Report]) -> None:
     """Print what the intervals cover, where there are any."""
-    if any(report["intervals"] for report in reports.values()):
-        text = "95 % CI: covers the choice of test rows only, not the seed of a training"
-        console.print(text, style="dim")
+    with_intervals = [report for report in reports.values() if report["intervals"]]
+    what = "the choice of test rows only, not the seed of a training"
+    for text in dict.fromkeys(r["details"].get("intervals_cover", what) for r in with_intervals):
+        console.print(f"95 % CI: covers {text}", style="dim")
 
 
 def _cells(report: Report, model: str, metrics: Sequence[str]) -> list[str]:

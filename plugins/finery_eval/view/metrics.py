@@ -22,6 +22,7 @@ from finery import (
 from finery_eval.view.answers import answer_of, compact, reasons, turn_of
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.exports import print_exports, remarks_on
+from finery_eval.view.learning import learned, plotted
 from finery_eval.view.scores import (
     comparable,
     headline,
@@ -100,6 +101,9 @@ class MetricsView(View):
         print_interval_note(console, {"": report})
         for text in own_words(report):
             console.print(f"{text}.", style="yellow", markup=False, highlight=False)
+        curve = learned(report)
+        for line in plotted(curve, console.width) if curve is not None else ():
+            console.print(line, no_wrap=True, overflow="crop")
         print_exports(console, report, metrics.runtime)
         for remark in own_remarks(report):
             style = "yellow" if remark.severity == "warning" else ""

@@ -9,6 +9,7 @@ from finery import Dataset, Output, PageContext, PageSection, percent, render_pa
 from finery.rows.parts import id_of, prompt
 from finery_eval.view.answers import answer_of, compact, reasons
 from finery_eval.view.confusion import pairs_of
+from finery_eval.view.learning import drawn, learned
 from finery_eval.view.pairs import Facts
 from finery_eval.view.report.comparisons import ORDER, Comparison, comparisons_of
 from finery_eval.view.report.findings import findings
@@ -61,6 +62,7 @@ def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
             for each in judged
         ],
         "words": [f"{text}." for text in own_words(report)],
+        "learned": drawn(curve) if (curve := learned(report)) is not None else None,
         "remarks": [
             f"{remark['text']}. {remark.get('advice', '')}".strip()
             for remark in report["details"].get("remarks", ())

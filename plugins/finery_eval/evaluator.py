@@ -117,6 +117,19 @@ class Gated(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
         load_reference(REQUIREMENTS)(self).verify(with_more(metrics.report()))
 
 
+def refuse_requirements(inner: Gated, setting: str) -> None:
+    """Raise `UsageError` if an evaluator inside another step has `require`.
+
+    setting: the one of the outer step that holds it. The outer step's own `require` is judged.
+    """
+    if inner.require:
+        raise UsageError(
+            f"the evaluator in `{setting}` can't have `require`",
+            where=f"{setting}.require",
+            fix=f"move it out of `{setting}`",
+        )
+
+
 def with_more(report: dict[str, Any]) -> dict[str, Any]:
     """A `Metrics` report with the scores of `details["more"]`, which aren't in its tables.
 

@@ -130,6 +130,10 @@ def test_models_without_a_number_of_rows_are_refused(tmp_path: Path) -> None:
     table = rows(tmp_path / "t", q="yes")
     with pytest.raises(UsageError, match="`each` is missing"):
         Curve(models=[trained("a", 1, 1), trained("b", 2, 1)], rows=table).check()
+    each = Exact(models=[], rows=table, require={"a.accuracy": "> 0.5"})
+    with pytest.raises(UsageError, match="the evaluator in `each` can't have `require`") as caught:
+        Curve(models=[trained("a", 1, 1), trained("b", 2, 1)], rows=table, each=each).check()
+    assert caught.value.where == "each.require"
 
 
 RECIPE = """\

@@ -1,6 +1,7 @@
 """A matrix of three learning rates, two ranks and two data sets, from `plan` to the winner."""
 
 import html
+import io
 import json
 import os
 import re
@@ -10,6 +11,10 @@ from collections import Counter
 import pytest
 from conftest import Project, Ran, running, until
 from matrix_project import RECIPE, project_in, ran
+from rich.console import Console
+
+from finery.cli.matrix.table import fitting_scores
+from finery.compare.variants import Line, Score
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +217,14 @@ def test_repeats_have_a_mean_a_spread_and_an_interval(
         json.loads(t.run("show", "sft", "--json").out)["digest"]
         == json.loads(t.run("show", f"sft@{chosen}", "--json").out)["digest"]
     )
+
+
+def test_scores_that_have_no_room_are_left_out_by_name() -> None:
+    names = [f"test.sft.a_long_metric_{n}" for n in range(3)]
+    line = Line("r=8", {"r": "8"}, ["r=8"], {n: Score([0.5], (0.4, 0.6)) for n in names})
+    widths = {n: Console(width=n, file=io.StringIO()) for n in (80, 160)}
+    assert fitting_scores(widths[160], [line]) == names
+    assert fitting_scores(widths[80], [line]) == names[:1]
 
 
 def words(page: str) -> str:

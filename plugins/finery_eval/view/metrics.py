@@ -30,7 +30,7 @@ from finery_eval.view.scores import (
     print_interval_note,
     print_scores,
 )
-from finery_eval.view.tables import plain_table
+from finery_eval.view.tables import print_table
 from finery_eval.view.weaknesses.baselines import remarks_on as remarks_on_baselines
 from finery_eval.view.weaknesses.wrong import record_lines, wrong_records
 
@@ -110,7 +110,7 @@ class MetricsView(View):
             console.print(f"{remark.text}. {remark.advice}".strip(), style=style, markup=False)
         for table in report["details"].get("tables", []):
             if table.get("model", only) in (only, None) or only is None:
-                console.print(plain_table(table))
+                print_table(console, table)
         for model, fields in report["details"].get("confusion", {}).items():
             if only not in (model, None):
                 continue

@@ -236,5 +236,5 @@ def _print_variants(graph: "Graph", plans: Sequence["StepPlan"]) -> None:
         text += f"; {counted(len(rank), 'step')} to rank them"
     if of_winner:
         text += f"; {of_winner} of the winner"
-    click.echo(f"{title_of_matrix(graph)}")
-    click.echo(text)
+    print_wrapped("", title_of_matrix(graph), hang=2)
+    print_wrapped("", text, hang=2)

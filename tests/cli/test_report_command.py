@@ -297,6 +297,11 @@ def test_the_page_fits_a_phone_and_is_used_by_keyboard(project: Project, browser
     browser.open(project.folder / told["html"])
     width = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]
+    # A table that scrolls has a shadow at its edge, hidden by a cover where it ends.
+    layers = browser.run("""
+        const style = getComputedStyle(document.querySelector('.scroll'));
+        return [style.backgroundAttachment, style.overflowX]""")
+    assert layers == ["local, local, scroll, scroll", "auto"]
     choose(browser, "Show", "all")
     more = "const button = document.querySelector('.answers > button');"
     assert browser.run("return document.querySelectorAll('.answers ol')[0].children.length") == 25

@@ -8,7 +8,7 @@ import pytest
 from finery_eval import stats
 from finery_eval.paired import remark
 from finery_eval.view.pairs import paired, paired_test
-from finery_eval.view.report.findings import FORGOTTEN, NEEDED, findings
+from finery_eval.view.report.findings import BEST, FORGOTTEN, NEEDED, findings
 from finery_eval.view.report.roles import Judgement, Role
 
 ROWS = 200
@@ -114,3 +114,20 @@ def test_rows_with_another_question_or_answer_are_not_paired() -> None:
     ]
     found = paired(before, after)
     assert (len(found.pairs), found.changed, found.only_first, found.only_second) == (0, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("second", "tone", "start"), [
+    (100, "good", "linear. accuracy on 200 rows: linear 75.0 %, nearest 50.0 %."),
+    (149, "open", "Too close to call. accuracy on 200 rows: linear 75.0 %, nearest 74.5 %."),
+])  # fmt: skip
+def test_a_recipe_that_trains_nothing_ranks_its_models(second: int, tone: str, start: str) -> None:
+    models = [judged("nearest", "baseline", second), judged("linear", "baseline", 150)]
+    (found,) = findings(models, has_training=False)
+    assert (found.question, found.tone) == (BEST, tone)
+    assert found.answer.startswith(start)
+    assert "linear against nearest: +" in found.answer
+
+
+def test_a_single_model_has_its_score() -> None:
+    (found,) = findings([judged("linear", "baseline", 150)], has_training=False)
+    assert found.answer == "accuracy on 200 rows: linear 75.0 %."

@@ -5,7 +5,16 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from finery import Dataset, Output, PageContext, PageSection, percent, render_page, sources_of
+from finery import (
+    Dataset,
+    Output,
+    PageContext,
+    PageSection,
+    percent,
+    render_page,
+    sources_of,
+    trains,
+)
 from finery.rows.parts import id_of, prompt
 from finery_eval.view.answers import answer_of, compact, reasons
 from finery_eval.view.confusion import pairs_of
@@ -26,6 +35,7 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
     """The section about all evaluations of a build, or about one."""
     judged = judgements(outputs, context.graph)
     answers = list(_answers(judged, context))
+    learns = any(map(trains, context.graph.nodes.values()))
     html = render_page(
         TEMPLATE,
         steps=[_step(output.title, of) for output in outputs if (of := _by(judged, output.step))],
@@ -36,7 +46,7 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
         "Scores and answers",
         html,
         rank=40,
-        findings=list(findings(judged)),
+        findings=list(findings(judged, has_training=learns)),
         style=_file("section.css"),
         script=_file("answers.js") if answers else "",
         data={group["id"]: group for group in answers},

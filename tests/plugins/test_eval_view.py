@@ -23,6 +23,7 @@ from finery_eval.view.metrics import MetricsView
 from finery_eval.view.scores import comparable, print_interval_note, print_scores
 from finery_eval.view.tables import print_table
 from finery_eval.view.weaknesses.baselines import remarks_on
+from finery_eval.view.weaknesses.wrong import _record
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 
@@ -53,6 +54,18 @@ def test_of_rules_the_broken_ones_are_named(tmp_path: Path) -> None:
     rules = {"brief": Rule(max_words=1), "calm": Rule(never="!"), "late": Rule(matches="late")}
     found = wrong(Rules, tmp_path, "", "too late!", rules=rules)
     assert list(reasons(found)) == ["breaks brief, calm"]
+
+
+def test_of_answers_without_parts_a_record_says_how_they_were_read(tmp_path: Path) -> None:
+    """Terminals show both as they are; a record for a file to label has no empty list."""
+    said = {"extract": r"is (\w+)"}
+    found = wrong(Exact, tmp_path / "1", "card", "it is cash", **said)
+    assert list(reasons(found)) == []
+    assert _record(found, None, None, ())["wrong"] == ['read as "cash", expected "card"']
+    labels = {"labels": ["card", "cash"]}
+    found = wrong(Classification, tmp_path / "2", "card", "none of them", **labels)
+    (reason,) = _record(found, None, None, ())["wrong"]
+    assert reason == 'read as nothing that could be expected, expected "card"'
 
 
 def test_of_sql_the_difference_is_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from finery_eval.steps.sql import Sql
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
 from finery_eval.view.confusion import print_confusion
-from finery_eval.view.metrics import MetricsView
+from finery_eval.view.metrics import MetricsView, best_model
 from finery_eval.view.scores import comparable, print_interval_note, print_scores
 from finery_eval.view.tables import print_table
 from finery_eval.view.weaknesses.baselines import remarks_on
@@ -158,6 +158,15 @@ def test_columns_of_a_matrix_are_numbered_where_labels_have_no_room() -> None:
     assert lines[1].split() == ["1", "2", "3", "4", "5"]
     assert lines[3].split() == ["1", data["labels"][0], "4", "·", "·", "·", "3"]
     assert "most often confused" in lines[8]
+
+
+@pytest.mark.parametrize("evaluated_right", [0.5, 0.9])
+def test_the_served_model_is_shown_and_not_what_it_is_compared_with(
+    evaluated_right: float,
+) -> None:
+    scores = {"sft": {"accuracy": 0.5}, "sft evaluated": {"accuracy": evaluated_right}}
+    details = {"headline": ["accuracy"], "references": ["sft evaluated"]}
+    assert best_model({"scores": scores, "details": details}) == "sft"
 
 
 def test_of_many_classes_the_pairs_confused_most_often_are_listed_with_an_example() -> None:

@@ -193,12 +193,14 @@ def _cut(thinking: str) -> str:
 def best_model(report: Mapping[str, Any]) -> str:
     """The model with the best headline score; of equally good ones the last.
 
-    A cheap baseline only where nothing else is judged.
+    A cheap baseline only where nothing else is judged. A reference that an evaluator adds by itself
+    (`details["references"]`), such as the model before it was served, never.
     """
     metric, *_ = headline(report)
     scores: Mapping[str, Mapping[str, float]] = report["scores"]
-    cheap = report["details"].get("baselines", ())
-    models = [name for name in scores if name not in cheap] or [*scores]
+    details = report["details"]
+    judged = [name for name in scores if name not in details.get("references", ())]
+    models = [name for name in judged if name not in details.get("baselines", ())] or judged
     return max(reversed(models), key=lambda model: scores[model].get(metric, 0.0))
 
 

@@ -321,6 +321,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
             **(verdicts.details if verdicts else {}),
             "headline": [*dict.fromkeys([*headline, "answers"])],
             "comparisons": comparisons,
+            "references": [EVALUATED.format(name) for name in served],
             "faults": {name: [f._asdict() for f in found] for name, found in faults.items()},
             "servers": {name: of.build for name, of in served.items()},
             "tables": [t for t in tables if t["rows"]] + list(verdicts.tables if verdicts else ()),

@@ -89,6 +89,7 @@ def test_the_judges_requests_are_planned(made: Here, judge: Server) -> None:
     assert any("apart" in line for line in judged.lines), judged  # from the evaluators
     text = "calls of the judge: at most 8; up to 2 more for each unusable answer"
     assert text in judged.lines
+    assert any(line.startswith("cost: at most about $0.2") for line in judged.lines)
     assert judged.facts["calls"] == arena.facts["calls"] == 4 * 2
     assert judged.facts["completion_tokens_at_most"] == 8 * 256
     assert judged.facts["prompt_tokens"] > 8 * 100  # the template around each row

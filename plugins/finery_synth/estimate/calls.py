@@ -61,7 +61,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate | None:
     max_tokens = asked.sampling["max_tokens"]
     price = price_of(graph, results, source_of(node, asked.model))
     bounds = costs(load, max_tokens, price)
-    words = [tokens_words(load, max_tokens), cost_words(bounds, price)]
+    words = [tokens_words(load, max_tokens), cost_words(bounds, price, about=asked.is_most)]
     lines = [_calls_line(load, asked), *words, judged.line if judged is not None else ""]
     facts = {
         "requests": load.total,

@@ -37,8 +37,8 @@ class FileForecast(Forecast[File]):
 
     def columns(self) -> Collection[str] | None:
         """Those of every row, and those that `keep` names; None if a kept label may have fields."""
-        kept = self.step.kept()
-        return None if "label" in kept else {*OWN_COLUMNS, "label", *kept}
+        names = self.step.kept()
+        return None if "label" in names else {*OWN_COLUMNS, "label", *names}
 
     def _lines(self) -> list[Path] | None:
         """The files, if all are plain JSON lines."""

@@ -42,10 +42,10 @@ def graph(folder: Path, old: str = "", new: str = "") -> Graph:
     return open_graph(folder / "recipe.yaml")
 
 
-def variants(made: Graph) -> list[str]:
+def variants(drawn: Graph) -> list[str]:
     """The names of the variants."""
-    assert made.matrix is not None
-    return [variant.name for variant in made.matrix.variants]
+    assert drawn.matrix is not None
+    return [variant.name for variant in drawn.matrix.variants]
 
 
 @pytest.mark.parametrize("use", ["optuna.qmc", "optuna.random"])
@@ -59,15 +59,15 @@ def test_variants_are_drawn_from_the_recipes_seed(tmp_path: Path, use: str) -> N
 
 
 def test_a_drawn_number_is_a_setting_of_an_ordinary_step(tmp_path: Path) -> None:
-    made = graph(tmp_path)
-    trainings = [n for n in made.nodes.values() if n.origin == "sft"]
+    drawn = graph(tmp_path)
+    trainings = [n for n in drawn.nodes.values() if n.origin == "sft"]
     assert len(trainings) == 8
     for node in trainings:
-        rate = made.recipe.data["train"][node.name]["rate"]
+        rate = drawn.recipe.data["train"][node.name]["rate"]
         assert 1e-5 <= rate <= 1e-3
         assert f"{rate:.3g}" == f"{rate:.12g}"  # what its name says
-        assert made.recipe.data["train"][node.name]["lora"]["r"] in (8, 16, 32)
-    assert len({n.name for n in made.nodes.values() if n.origin == "test"}) == 8
+        assert drawn.recipe.data["train"][node.name]["lora"]["r"] in (8, 16, 32)
+    assert len({n.name for n in drawn.nodes.values() if n.origin == "test"}) == 8
 
 
 def test_points_that_are_drawn_twice_are_built_once(tmp_path: Path) -> None:

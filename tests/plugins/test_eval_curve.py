@@ -83,9 +83,9 @@ def test_the_slope_is_that_of_least_squares() -> None:
 def test_the_line_is_least_certain_beyond_the_trainings() -> None:
     draw = random.Random(5)
     hits = [[draw.random() < 0.4 + 0.03 * i for _ in range(200)] for i in range(3)]
-    found = growth([100, 200, 400], hits, None)
-    assert found is not None
-    widths = {of.rows: of.high - of.low for of in found.line}
+    grown = growth([100, 200, 400], hits, None)
+    assert grown is not None
+    widths = {of.rows: of.high - of.low for of in grown.line}
     assert max(widths, key=lambda rows_: widths[rows_]) == 800
 
 

@@ -122,12 +122,12 @@ def test_rows_with_another_question_or_answer_are_not_paired() -> None:
 ])  # fmt: skip
 def test_a_recipe_that_trains_nothing_ranks_its_models(second: int, tone: str, start: str) -> None:
     models = [judged("nearest", "baseline", second), judged("linear", "baseline", 150)]
-    (found,) = findings(models, has_training=False)
-    assert (found.question, found.tone) == (BEST, tone)
-    assert found.answer.startswith(start)
-    assert "linear against nearest: +" in found.answer
+    (finding,) = findings(models, has_training=False)
+    assert (finding.question, finding.tone) == (BEST, tone)
+    assert finding.answer.startswith(start)
+    assert "linear against nearest: +" in finding.answer
 
 
 def test_a_single_model_has_its_score() -> None:
-    (found,) = findings([judged("linear", "baseline", 150)], has_training=False)
-    assert found.answer == "accuracy on 200 rows: linear 75.0 %."
+    (finding,) = findings([judged("linear", "baseline", 150)], has_training=False)
+    assert finding.answer == "accuracy on 200 rows: linear 75.0 %."

@@ -83,8 +83,8 @@ def test_repeats_are_compared_by_their_means(tmp_path: Path) -> None:
 
 def test_the_choice_is_named_beside_the_scores(tmp_path: Path) -> None:
     poor, good = [True] * 10 + [False] * 10, [True] * 16 + [False] * 4
-    made = chosen(tmp_path, [candidate(tmp_path, "a", poor), candidate(tmp_path, "b", good)])
-    output, out = Output("winner", made, manifest("Metrics", made.meta, {})), io.StringIO()
+    winner = chosen(tmp_path, [candidate(tmp_path, "a", poor), candidate(tmp_path, "b", good)])
+    output, out = Output("winner", winner, manifest("Metrics", winner.meta, {})), io.StringIO()
     MetricsView().print(Console(width=100, file=out), output, Detail())
     text = out.getvalue()
     first, second, *_ = text[text.index("chosen of 2") :].splitlines()
@@ -95,10 +95,10 @@ def test_the_choice_is_named_beside_the_scores(tmp_path: Path) -> None:
 def test_places_in_a_round_have_the_names_of_their_variants(tmp_path: Path) -> None:
     given = [candidate(tmp_path, n, [True] * k + [False]) for n, k in (("p=1", 3), ("p=2", 5))]
     job = TestJob(tmp_path / "job", provenance={"variants": {"p=1": "r=8", "p=2": "r=16"}})
-    made = Select(candidates=given, model="sft", metric="accuracy").run(job)
-    assert made.meta["chosen"] == "r=16"
-    assert made.meta["ranking"] == ["p=2", "p=1"]  # what the next round goes on from
-    assert [*made.report()["scores"]] == ["r=16", "r=8"]
+    winner = Select(candidates=given, model="sft", metric="accuracy").run(job)
+    assert winner.meta["chosen"] == "r=16"
+    assert winner.meta["ranking"] == ["p=2", "p=1"]  # what the next round goes on from
+    assert [*winner.report()["scores"]] == ["r=16", "r=8"]
     logged = [e["message"] for e in job.events if e["event"] == "log"]
     assert logged[0].startswith("chosen of 2: r=16, ")
     assert logged[1].startswith("difference to the next, r=8: ")

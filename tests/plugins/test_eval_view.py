@@ -58,13 +58,13 @@ def test_of_rules_the_broken_ones_are_named(tmp_path: Path) -> None:
 
 def test_of_answers_without_parts_a_record_says_how_they_were_read(tmp_path: Path) -> None:
     """Terminals show both as they are; a record for a file to label has no empty list."""
-    said = {"extract": r"is (\w+)"}
-    found = wrong(Exact, tmp_path / "1", "card", "it is cash", **said)
-    assert list(reasons(found)) == []
-    assert _record(found, None, None, ())["wrong"] == ['read as "cash", expected "card"']
+    extract = {"extract": r"is (\w+)"}
+    facts = wrong(Exact, tmp_path / "1", "card", "it is cash", **extract)
+    assert list(reasons(facts)) == []
+    assert _record(facts, None, None, ())["wrong"] == ['read as "cash", expected "card"']
     labels = {"labels": ["card", "cash"]}
-    found = wrong(Classification, tmp_path / "2", "card", "none of them", **labels)
-    (reason,) = _record(found, None, None, ())["wrong"]
+    facts = wrong(Classification, tmp_path / "2", "card", "none of them", **labels)
+    (reason,) = _record(facts, None, None, ())["wrong"]
     assert reason == 'read as nothing that could be expected, expected "card"'
 
 

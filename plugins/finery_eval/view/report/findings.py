@@ -58,11 +58,12 @@ def _ranking(question: str, models: Sequence[Judgement]) -> Finding:
     )
     more = f", and {len(models) - RANKED} more" if len(models) > RANKED else ""
     text = f"{best.metric} on {counted(best.report['rows'], 'row')}: {scores}{more}."
-    found = compared(others[0], best) if others else None
-    if found is None:
+    comparison = compared(others[0], best) if others else None
+    if comparison is None:
         return Finding(question, text, "open", 1)
-    ahead = f"{best.model} against {others[0].model}: {_points(found[1])}"
-    if found[1].interval[0] > 0:
+    _, test = comparison
+    ahead = f"{best.model} against {others[0].model}: {_points(test)}"
+    if test.interval[0] > 0:
         return Finding(question, f"{best.model}. {text} {ahead}.", "good", 1)
     return Finding(question, f"Too close to call. {text} {ahead}.", "open", 1)
 

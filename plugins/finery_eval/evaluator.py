@@ -3,7 +3,7 @@
 import gc
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -221,7 +221,15 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
 
     def check_slices(self, rows: Sequence[Row]) -> None:
         """Raise `DataError` for slices that no row has."""
-        slicing.check(rows, self.slices, self.metric_names())
+        if self.slices:
+            slicing.check(rows, self.slices, self.answer_fields(rows) or ())
+
+    def answer_fields(self, rows: Sequence[Row] | None) -> Collection[str] | None:
+        """The fields of the expected answers, which rows can be sliced by.
+
+        rows: None before they are known; then None if the fields depend on them.
+        """
+        return ()
 
 
 def check_pattern(pattern: str | None) -> None:

@@ -19,8 +19,9 @@ class JudgePreflight(Preflight[Judge]):
     def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
         """Raise `DataError` for slices that no row can have."""
         judge = getattr(self.step, "each", self.step)
-        if isinstance(judge, Evaluator) and "rows" in columns:
-            slices.check_names(columns["rows"], judge.slices, judge.metric_names())
+        fields = judge.answer_fields(None) if isinstance(judge, Evaluator) else None
+        if fields is not None and "rows" in columns:
+            slices.check_names(columns["rows"], judge.slices, fields)
 
     def check_inputs(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""

@@ -19,6 +19,7 @@ from finery.step.step import Step
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
+from finery_eval.steps.structured import Json
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 
@@ -461,7 +462,7 @@ def sliced_recipe(folder: Path, rows: str, name: str) -> Path:
     return recipe
 
 
-@pytest.mark.parametrize("name", ["channel", "length", "label", "accuracy"])
+@pytest.mark.parametrize("name", ["channel", "length", "label"])
 def test_slices_that_rows_can_have_pass_the_check(tmp_path: Path, name: str) -> None:
     assert not check_files(open_graph(sliced_recipe(tmp_path, "all", name)))
 
@@ -473,6 +474,31 @@ def test_a_slice_that_the_rows_of_a_file_do_not_keep_fails_the_check(tmp_path: P
     assert "keep: [source]" in str(error.fix)
     (error,) = check_files(open_graph(sliced_recipe(tmp_path, "all", "chanel")))
     assert error.fix == "did you mean 'channel'?"
+
+
+def test_a_metric_is_no_slice(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no row has the column or field 'accuracy'"):
+        sliced(tmp_path, slices=["accuracy"])
+    (error,) = check_files(open_graph(sliced_recipe(tmp_path, "all", "accuracy")))
+    assert error.what == "no row has the column or field 'accuracy'"
+
+
+def test_keys_of_expected_objects_are_slices(tmp_path: Path) -> None:
+    """They are known once the rows are read."""
+    recipe = sliced_recipe(tmp_path, "all", "kind")
+    recipe.write_text(recipe.read_text().replace("eval.exact", "eval.json"), encoding="utf-8")
+    assert not check_files(open_graph(recipe))
+    answers = {f"q{i}": f'{{"kind": "{"ab"[i % 2]}", "n": {i}}}' for i in range(6)}
+    step = Json(models=[model("m", **answers)], rows=rows(tmp_path, **answers), slices=["kind"])
+    report = run_step(step, tmp_path).report()
+    assert {k: of["rows"] for k, of in report["details"]["slices"]["kind"].items()} == {
+        "a": 3,
+        "b": 3,
+    }
+    step.slices = ["knid"]
+    with pytest.raises(DataError) as caught:
+        run_step(step, tmp_path)
+    assert caught.value.fix == "did you mean 'kind'?"
 
 
 def test_a_slice_of_rows_that_are_built_first_fails_before_the_training(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ class JudgePreflight(Preflight[Judge]):
     def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
         """Raise `DataError` for slices that no row can have."""
         judge = getattr(self.step, "each", self.step)
-        fields = judge.answer_fields(None) if isinstance(judge, Evaluator) else None
-        if fields is not None and "rows" in columns:
+        if not isinstance(judge, Evaluator) or "rows" not in columns:
+            return
+        fields = judge.answer_fields(None)
+        if fields is not None:
             slices.check_names(columns["rows"], judge.slices, fields)
 
     def check_inputs(self, job: Job) -> None:

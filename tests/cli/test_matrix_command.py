@@ -252,6 +252,13 @@ def test_the_report_ranks_the_variants_and_folds_their_steps(built: Project) -> 
     assert "@" not in scores.partition("Cost, origin")[0]  # only the winner's
 
 
+def test_the_page_of_the_winner_says_what_was_chosen(built: Project) -> None:
+    assert built.run("show", "winner", "--html", "winner.html").code == 0
+    text = words((built.folder / "winner.html").read_text("utf-8"))
+    assert "Which variant is best? (open) chosen of 12: rate=4e-4,r=16,rows=all" in text
+    assert "fine-tuning" not in text
+
+
 def test_the_report_of_variants_that_nothing_chooses_is_about_the_best(built: Project) -> None:
     recipe = RECIPE.partition("  select:")[0]
     recipe = recipe.replace("name: t", "name: all").replace(", least: 0.1", "")

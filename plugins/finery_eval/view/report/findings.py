@@ -1,7 +1,7 @@
 """Answers to what readers of a report ask first, from paired answers of the judged models."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from finery import Finding, counted, percent
 from finery_eval.scoring.tables import BETTER, NOT_SHOWN, WORSE, between, verdict
@@ -13,6 +13,7 @@ from finery_eval.view.scores import headline
 BEST = "Which model is best?"
 RANKED = 5
 """Models that a ranking names."""
+CHOSEN = "Which variant is best?"
 BEATS = "Is the trained model better than a cheap baseline?"
 NEEDED = "Was fine-tuning needed?"
 AS_GOOD = "Is the shipped file as good as the trained model?"
@@ -32,7 +33,11 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
 
     has_training: whether the recipe trains a model. If it doesn't, the questions are others.
     """
-    task = [each for each in judged if not each.use.endswith(RETENTION)]
+    variants = [each for each in judged if each.role == "variant"]
+    task = [e for e in judged if e not in variants and not e.use.endswith(RETENTION)]
+    if variants and len(variants) == len(judged):
+        yield _choice(variants[0].report["details"])
+        return
     if not has_training:
         yield from _rankings(task)
         return
@@ -40,6 +45,13 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
     yield from _beats(task)
     yield from _as_good(task)
     yield _forgotten([each for each in judged if each.use.endswith(RETENTION)])
+
+
+def _choice(details: Mapping[str, Any]) -> Finding:
+    """What a step that ranks variants chose, in its own words."""
+    ends = (details["margin"] or {}).get("interval")
+    tone: Tone = "good" if ends and (ends[0] > 0 or ends[1] < 0) else "open"
+    return Finding(CHOSEN, ". ".join([*details["words"], ""]).strip(), tone, 0)
 
 
 def _rankings(judged: Sequence[Judgement]) -> Iterator[Finding]:

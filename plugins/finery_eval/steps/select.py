@@ -103,7 +103,7 @@ class Select(
         if len(first.scores) > 1:
             words.append(
                 f"of its {len(first.scores)} seeds, {repeat.name} has the best score, "
-                f"{repeat.score:.4g}, and is the one to go on with"
+                f"{repeat.score:.4g}, so it is chosen"
             )
         for line in words:
             job.log(line)

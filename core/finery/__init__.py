@@ -53,8 +53,10 @@ if TYPE_CHECKING:
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
     from finery.plugin.forecasts import (
         asked_of,
+        columns_of,
         count_rows,
         forecast_of,
+        forecasts_requests,
         sample_rows,
         size_in_name,
     )
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
         trains,
     )
     from finery.recipe.lock import Lock
+    from finery.recipe.matrix.sample import SearchPoint, SearchRange, SearchSpace
     from finery.recipe.validate import raise_all
     from finery.step.hints import Hints
     from finery.step.inspect import FILE_MODULE, files_of
@@ -186,6 +189,9 @@ _HOME = {
     "Role": "finery.fields",
     "Sample": "finery.preflight.report",
     "Sampling": "finery.inference.types",
+    "SearchPoint": "finery.recipe.matrix.sample",
+    "SearchRange": "finery.recipe.matrix.sample",
+    "SearchSpace": "finery.recipe.matrix.sample",
     "Settings": "finery.fields",
     "Source": "finery.recipe.graph",
     "Step": "finery.step.step",
@@ -201,6 +207,7 @@ _HOME = {
     "asked_of": "finery.plugin.forecasts",
     "base_models": "finery.recipe.graph",
     "check_plain": "finery.util.files",
+    "columns_of": "finery.plugin.forecasts",
     "copy_file": "finery.util.files",
     "count_rows": "finery.plugin.forecasts",
     "counted": "finery.util.text",
@@ -213,6 +220,7 @@ _HOME = {
     "files_of": "finery.step.inspect",
     "floating_name": "finery.step.interfaces",
     "forecast_of": "finery.plugin.forecasts",
+    "forecasts_requests": "finery.plugin.forecasts",
     "formats_of": "finery.inference.records",
     "generates": "finery.recipe.graph",
     "hookimpl": "finery.plugin.hookspecs",
@@ -330,6 +338,9 @@ __all__ = [
     "Role",
     "Sample",
     "Sampling",
+    "SearchPoint",
+    "SearchRange",
+    "SearchSpace",
     "Settings",
     "Source",
     "Step",
@@ -345,6 +356,7 @@ __all__ = [
     "asked_of",
     "base_models",
     "check_plain",
+    "columns_of",
     "copy_file",
     "count_rows",
     "counted",
@@ -357,6 +369,7 @@ __all__ = [
     "files_of",
     "floating_name",
     "forecast_of",
+    "forecasts_requests",
     "formats_of",
     "generates",
     "hookimpl",

@@ -9,6 +9,7 @@ import msgspec
 
 from finery import Count, Forecast
 from finery.rows import Row
+from finery.rows.parts import OWN_COLUMNS
 from finery_data.steps.file import File
 from finery_data.steps.split import Split
 
@@ -33,6 +34,11 @@ class FileForecast(Forecast[File]):
         if paths is None:
             return None
         return islice(_records(line for path in paths for line in _lines_of(path)), limit)
+
+    def columns(self) -> Collection[str] | None:
+        """Those of every row, and those that `keep` names; None if a kept label may have fields."""
+        names = self.step.kept()
+        return None if "label" in names else {*OWN_COLUMNS, "label", *names}
 
     def _lines(self) -> list[Path] | None:
         """The files, if all are plain JSON lines."""

@@ -3,7 +3,7 @@
 import gc
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -129,6 +129,19 @@ class Gated(Gate):
         super().check()
 
 
+def refuse_requirements(inner: Gated, setting: str) -> None:
+    """Raise `UsageError` if an evaluator inside another step has `require`.
+
+    setting: the one of the outer step that holds it. The outer step's own `require` is judged.
+    """
+    if inner.require:
+        raise UsageError(
+            f"the evaluator in `{setting}` can't have `require`",
+            where=f"{setting}.require",
+            fix=f"move it out of `{setting}`",
+        )
+
+
 def with_more(report: dict[str, Any]) -> dict[str, Any]:
     """A `Metrics` report with the scores of `details["more"]`, which aren't in its tables.
 
@@ -220,7 +233,15 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
 
     def check_slices(self, rows: Sequence[Row]) -> None:
         """Raise `DataError` for slices that no row has."""
-        slicing.check(rows, self.slices, self.metric_names())
+        if self.slices:
+            slicing.check(rows, self.slices, self.answer_fields(rows) or ())
+
+    def answer_fields(self, rows: Sequence[Row] | None) -> Collection[str] | None:
+        """The fields of the expected answers, which rows can be sliced by.
+
+        rows: None before they are known; then None if the fields depend on them.
+        """
+        return ()
 
 
 def check_pattern(pattern: str | None) -> None:

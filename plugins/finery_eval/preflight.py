@@ -1,10 +1,11 @@
 """Checks of an evaluator's rows before a model answers them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from finery import Job, Preflight
 from finery.rows import Row
-from finery_eval.evaluator import Judge
+from finery_eval.evaluator import Evaluator, Judge
+from finery_eval.scoring import slices
 
 
 class JudgePreflight(Preflight[Judge]):
@@ -14,6 +15,15 @@ class JudgePreflight(Preflight[Judge]):
         """Raise `DataError` for settings that don't fit the first rows."""
         if "rows" in samples:
             self.step.check_sample(samples["rows"])
+
+    def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
+        """Raise `DataError` for slices that no row can have."""
+        judge = getattr(self.step, "each", self.step)
+        if not isinstance(judge, Evaluator) or "rows" not in columns:
+            return
+        fields = judge.answer_fields(None)
+        if fields is not None:
+            slices.check_names(columns["rows"], judge.slices, fields)
 
     def check_inputs(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""

@@ -12,6 +12,7 @@ from finery_eval.paired import remark
 from finery_judge.games import Game, Order, cross_table, pair_table, records, win_rates
 from finery_judge.judging import JUDGE, Judging
 from finery_judge.templates import PAIR_PROMPT, names
+from finery_synth.ask.asking import Used
 from finery_synth.judge.pairs import ORDERS, VERDICT, Seen, Verdict, read_verdict, seen_as
 
 OF_JUDGE = ["consistency", "position_bias"]
@@ -27,7 +28,9 @@ class Question(NamedTuple):
     order: int
 
 
-class Arena(Judging, hints="finery_judge.hints:ARENA"):
+class Arena(
+    Judging, hints="finery_judge.hints:ARENA", forecast="finery_judge.forecast:ArenaForecast"
+):
     """Have a model compare the answers of models in pairs, each in both orders.
 
     `win_rate` is the share of games that a model wins; a tie counts half, and so does a game in
@@ -90,10 +93,13 @@ class Arena(Judging, hints="finery_judge.hints:ARENA"):
         rows = evaluator.read_rows(self.rows)
         references = self.references(rows)
         answers = evaluator.ask(self, job, rows)
-        games = self._games(job, rows, references, answers)
-        return self._write(job, rows, answers, games)
+        used = Used()
+        games = self._games(job, rows, references, answers, used)
+        metrics = self._write(job, rows, answers, games)
+        metrics.meta["answers"] = used.meta()
+        return metrics
 
-    def _pairs(self) -> list[tuple[str, str]]:
+    def pairs(self) -> list[tuple[str, str]]:
         """(one, other) of all pairs: the later model plays the earlier one."""
         listed = [model.name for model in self.models]
         if self.against == "first":
@@ -101,11 +107,16 @@ class Arena(Judging, hints="finery_judge.hints:ARENA"):
         return [(other, one) for one, other in combinations(listed, 2)]
 
     def _games(
-        self, job: Job, rows: Sequence[Row], references: Sequence[str], answers: Answers
+        self,
+        job: Job,
+        rows: Sequence[Row],
+        references: Sequence[str],
+        answers: Answers,
+        used: Used,
     ) -> list[Game]:
-        """All games, in the order of pairs and rows."""
+        """All games, in the order of pairs and rows. used: counts the judge's answers."""
         texts = {name: [self.shown(a) for a in of] for name, of in answers.items()}
-        played = [(i, *pair) for pair in self._pairs() for i in range(len(rows))]
+        played = [(i, *pair) for pair in self.pairs() for i in range(len(rows))]
         questions = [
             Question(i, one, other, order)
             for i, one, other in played
@@ -124,7 +135,7 @@ class Arena(Judging, hints="finery_judge.hints:ARENA"):
         seen: dict[tuple[int, str, str], list[Seen]] = {}
         if questions:
             verdicts = self.verdicts_on(
-                self.engine(job), questions, messages, read_verdict, VERDICT
+                self.engine(job), used, questions, messages, read_verdict, VERDICT
             )
             for question, verdict in verdicts:
                 seen.setdefault(question[:3], []).append(_seen(question, verdict))

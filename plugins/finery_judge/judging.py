@@ -106,6 +106,7 @@ class Judging(Evaluator, packages=("jinja2",), version="1"):
     def verdicts_on(
         self,
         engine: CachedEngine,
+        used: Used,
         items: Sequence[T],
         messages: Callable[[T], Conversation],
         read: Callable[[str], R],
@@ -113,11 +114,12 @@ class Judging(Evaluator, packages=("jinja2",), version="1"):
     ) -> Iterator[tuple[T, R | str]]:
         """(item, its verdict, or why there is none), in any order, each item once.
 
-        Raises `StepError` after the last one if no item has a verdict: nothing was measured.
+        used: counts the judge's answers. Raises `StepError` after the last one if no item has a
+        verdict: nothing was measured.
         """
         problems: list[str] = []
         for item, verdict in readings(
-            engine, Used(), items, messages, read, total=len(items),
+            engine, used, items, messages, read, total=len(items),
             max_tokens=self.judge_tokens, schema=dict(schema),
         ):  # fmt: skip
             if isinstance(verdict, FineryError | Unreadable):

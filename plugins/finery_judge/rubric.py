@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from finery import Dataset, Job, OptionalFiles, UsageError, setting, takes
+from finery import Dataset, Job, Metrics, OptionalFiles, UsageError, setting, takes
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery_eval.evaluator import Answers, answers_table, table
 from finery_eval.paired import Values, remark
@@ -15,6 +15,7 @@ from finery_judge.agreement import Agreement, agreement
 from finery_judge.calibration import Decided
 from finery_judge.judging import JUDGE, Judging
 from finery_judge.templates import SCORE_PROMPT, names
+from finery_synth.ask.asking import Used
 from finery_synth.ask.prompts import Prompt
 from finery_synth.judge.scores import Score, read_score, score_schema, transcript
 
@@ -22,6 +23,8 @@ EMPTY = Score(1, "the answer is empty")
 """Given without asking the judge."""
 MOST_COLUMNS = 10
 """Scales up to this one have a column for each score."""
+USED = "judge_answers"
+"""The entry of `details` with the number and the tokens of the judge's answers."""
 OF_JUDGE = ["kappa", "agreement", "sensitivity", "specificity"]
 
 
@@ -37,7 +40,9 @@ Results = Mapping[Item, Score | str]
 """Answer → its score, or why there is none."""
 
 
-class RubricJudge(Judging, hints="finery_judge.hints:JUDGE"):
+class RubricJudge(
+    Judging, hints="finery_judge.hints:JUDGE", forecast="finery_judge.forecast:RubricForecast"
+):
     """Have a model score the answers of models by a rubric, and hold it against people.
 
     - `passed`: the share of answers with a score of at least `passing`. An answer without a
@@ -116,6 +121,12 @@ class RubricJudge(Judging, hints="finery_judge.hints:JUDGE"):
                 fix="set human: reviews/FILE.jsonl, which `finery review` writes",
             )
 
+    def run(self, job: Job) -> Metrics:
+        """Get the answers, have the judge score them, write the metrics."""
+        metrics = super().run(job)
+        metrics.meta["answers"] = metrics.report()["details"][USED]
+        return metrics
+
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read what the judge is shown; the result has it score the models' answers."""
         references = self.references(rows)
@@ -158,6 +169,7 @@ class _Scoring:
         self._references = references
         self._people = people
         self._template: Prompt = step.template()
+        self._used = Used()
 
     def verdicts(self, job: Job, answers: Answers) -> Verdicts:
         """Have the judge score the answers."""
@@ -190,7 +202,7 @@ class _Scoring:
                 answers_table(answers),
             ],
             means=Means(["score"], _mean),
-            details={"remarks": remarks, "more": _plain(more)},
+            details={"remarks": remarks, "more": _plain(more), USED: self._used.meta()},
         )
 
     def _results(self, job: Job, items: Sequence[Item]) -> Results:
@@ -199,7 +211,7 @@ class _Scoring:
         waiting = [item for item in dict.fromkeys(items) if item.answer]
         if waiting:
             results |= step.verdicts_on(
-                step.engine(job), waiting, self.messages,
+                step.engine(job), self._used, waiting, self.messages,
                 lambda text: read_score(text, step.scale), score_schema(step.scale),
             )  # fmt: skip
         return results

@@ -33,10 +33,10 @@ def finery_commands() -> Mapping[str, str]:
 
 @hookimpl
 def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
-    """Calls, tokens and cost of steps that have a model write rows."""
-    from finery import generates
+    """Calls, tokens and cost of steps that have a model write rows or judge answers."""
+    from finery import forecasts_requests
 
-    if not any(generates(graph.nodes[name]) for name in steps):
+    if not any(forecasts_requests(graph.nodes[name]) for name in steps):
         return []
     from finery_synth.estimate.calls import estimates
 

@@ -1,6 +1,7 @@
 """A matrix of three learning rates, two ranks and two data sets, from `plan` to the winner."""
 
 import html
+import io
 import json
 import os
 import re
@@ -10,6 +11,10 @@ from collections import Counter
 import pytest
 from conftest import Project, Ran, running, until
 from matrix_project import RECIPE, project_in, ran
+from rich.console import Console
+
+from finery.cli.matrix.table import fitting_scores
+from finery.compare.variants import Line, Score
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +206,25 @@ def test_repeats_have_a_mean_a_spread_and_an_interval(
     t.edit("recipe.yaml", "seeds: 3}", "seeds: 3, select: {by: test.sft.accuracy, on: validation}}")
     assert t.run("build").code == 0
     shown = json.loads(t.run("show", "winner", "--json").out)
-    assert shown["meta"]["chosen"] == "rate=4e-3,seed=1"
+    repeats = shown["meta"]["repeats"]
+    assert set(repeats) == {f"rate=4e-3,seed={n}" for n in (1, 2, 3)}
+    chosen = shown["meta"]["chosen"]
+    assert repeats[chosen] == max(repeats.values())
+    assert f"chosen: {chosen}; the best of 3 seeds: " in " ".join(
+        t.run("show", "matrix").out.split()
+    )
+    assert (
+        json.loads(t.run("show", "sft", "--json").out)["digest"]
+        == json.loads(t.run("show", f"sft@{chosen}", "--json").out)["digest"]
+    )
+
+
+def test_scores_that_have_no_room_are_left_out_by_name() -> None:
+    names = [f"test.sft.a_long_metric_{n}" for n in range(3)]
+    line = Line("r=8", {"r": "8"}, ["r=8"], {n: Score([0.5], (0.4, 0.6)) for n in names})
+    widths = {n: Console(width=n, file=io.StringIO()) for n in (80, 160)}
+    assert fitting_scores(widths[160], [line]) == names
+    assert fitting_scores(widths[80], [line]) == names[:1]
 
 
 def words(page: str) -> str:
@@ -227,6 +250,13 @@ def test_the_report_ranks_the_variants_and_folds_their_steps(built: Project) -> 
     assert "sft (12 variants) t.train built" in text
     scores = text[text.index("Scores and answers") :]
     assert "@" not in scores.partition("Cost, origin")[0]  # only the winner's
+
+
+def test_the_page_of_the_winner_says_what_was_chosen(built: Project) -> None:
+    assert built.run("show", "winner", "--html", "winner.html").code == 0
+    text = words((built.folder / "winner.html").read_text("utf-8"))
+    assert "Which variant is best? (open) chosen of 12: rate=4e-4,r=16,rows=all" in text
+    assert "fine-tuning" not in text
 
 
 def test_the_report_of_variants_that_nothing_chooses_is_about_the_best(built: Project) -> None:

@@ -37,7 +37,8 @@ def test_the_plan_counts_the_steps_of_all_rounds(built: Project, planned: dict[s
     rows = [line.split() for line in planned["text"].splitlines()]
     trainings = [int(row[2][1:]) for row in rows if row[1:2] == ["sft"] and row[2][0] == "("]
     assert trainings == [12, 6, 3]
-    assert "46 steps of variants, 46 to build" in planned["text"]
+    assert "46 steps of variants, 46 to build; 2 shared by all; 3 steps to rank" in planned["text"]
+    assert "to rank them; 5 of the winner\n56 steps: " in planned["text"]
 
 
 def test_each_round_goes_on_with_the_better_half(built: Project) -> None:
@@ -56,6 +57,18 @@ def test_the_table_says_how_far_each_variant_was_trained(built: Project) -> None
     assert [line["trained"] for line in lines] == [0.5] * 3 + [0.25] * 3 + [0.125] * 6
     assert [line["chosen"] for line in lines] == [True] + [False] * 11
     assert "chosen: rate=4e-4,r=16,rows=all" in built.run("show", "matrix").out
+
+
+def test_rankings_name_variants_not_places(built: Project) -> None:
+    for ranking, count in (("round-1", 12), ("round-2", 6), ("winner", 3)):
+        shown = json.loads(built.run("show", ranking, "--json").out)
+        assert shown["meta"]["chosen"] == "rate=4e-4,r=16,rows=all"
+        assert shown["meta"]["by"] == "sft.accuracy"
+        scores = shown["metrics"]["scores"]
+        assert len(scores) == count
+        assert all(name.startswith("rate=") for name in scores)
+        words = " ".join(shown["metrics"]["details"]["words"])
+        assert "place=" not in words
 
 
 def test_the_test_rows_judge_the_winner_only(built: Project) -> None:

@@ -19,6 +19,7 @@ from finery.cli.progress import (
     fitting,
 )
 from finery.plugin.views.metrics import LiveMetric, metrics_of
+from finery.util.text import clipped
 from finery_trl.steps.sft import Sft
 from finery_trl.view.live import METRICS
 
@@ -255,3 +256,34 @@ def test_plain_output_speaks_now_and_then_and_after_a_validation(
     view(last)
     assert out.getvalue().count("…") == spoken + 1
     assert "  5/10  val 0.500" in out.getvalue().splitlines()[-1]
+
+
+@pytest.mark.parametrize("event", [
+    {"event": "step_failed", "error": {"what": "the rows " + "repeat themselves " * 9}},
+    {"event": "step_started", "reason": "the rows " + "repeat themselves " * 9},
+])  # fmt: skip
+def test_a_line_that_is_too_long_ends_after_a_word(
+    event: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setenv("COLUMNS", "60")
+    view = LiveProgress(out, lambda step: {})
+    view({"event": "build_started", "steps": [{"step": "sft", "use": "trl.sft"}]})
+    view({"event": "step_started", "step": "sft", "reason": "never built"})
+    view({"step": "sft", **event})
+    view.close()
+    line = next(text for text in reversed(out.getvalue().splitlines()) if "the rows" in text)
+    words = line[line.index("the rows") : line.index(" …")].split()
+    assert {*words} == {"the", "rows", "repeat", "themselves"}
+
+
+@given(words=st.lists(st.text("abc", min_size=1, max_size=9)), width=st.integers(1, 60))
+def test_a_clipped_text_fits_and_has_whole_words(words: list[str], width: int) -> None:
+    text = " ".join(words)
+    cut = clipped(text, width)
+    assert len(cut) <= width
+    if cut != text:
+        assert cut.endswith("…")
+        assert text.startswith(cut.removesuffix("…").rstrip())
+    if cut.endswith(" …"):
+        assert cut.removesuffix(" …").split() == words[: len(cut.split()) - 1]

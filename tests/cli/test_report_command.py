@@ -240,6 +240,13 @@ def test_baselines_slices_and_all_metrics_are_compared(tmp_path: Path) -> None:
     tests = text[text.index("On the same rows") :]
     assert "linear → sft macro_f1 40 -" in tests
     assert re.search(r"allows for all \d+ in this table", tests)
+    cheap = FIELDS.replace("models: [base, linear, sft]", "models: [base, linear]")
+    train = cheap[cheap.index("train:") : cheap.index("evaluate:")]
+    t.write({"cheap.yaml": cheap.replace(train, "").replace("name: fields", "name: cheap")})
+    t.ran("cheap.yaml")
+    short = words(report(t, "cheap.yaml")[0])
+    assert "Which model is best? (yes) linear. accuracy on 40 rows: linear 100.0 %, base" in short
+    assert "fine-tuning" not in short
 
 
 # -- in a browser --------------------------------------------------------------------------------
@@ -297,6 +304,11 @@ def test_the_page_fits_a_phone_and_is_used_by_keyboard(project: Project, browser
     browser.open(project.folder / told["html"])
     width = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]
+    # A table that scrolls has a shadow at its edge, hidden by a cover where it ends.
+    layers = browser.run("""
+        const style = getComputedStyle(document.querySelector('.scroll'));
+        return [style.backgroundAttachment, style.overflowX]""")
+    assert layers == ["local, local, scroll, scroll", "auto"]
     choose(browser, "Show", "all")
     more = "const button = document.querySelector('.answers > button');"
     assert browser.run("return document.querySelectorAll('.answers ol')[0].children.length") == 25

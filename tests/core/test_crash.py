@@ -14,7 +14,7 @@ from conftest import LIGHT_STEPS, MakeProject, Project, running, until
 
 from finery.store.database import Store
 from finery.util.files import hash_file
-from finery.util.leftovers import is_in_use, lock_path
+from finery.util.leftovers import earlier_seconds, is_in_use, lock_path
 
 KILLS = 20
 CODE = """
@@ -234,9 +234,30 @@ rows.append({'prompt': f'resumed at {done}'})
     until(lambda: (t.folder / "up").exists())
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert t.ran() == ["a"]
+    (lock,) = (t.folder / ".finery/work").glob("*.lock")
+    long_ago = time.time() - 100  # as if the first attempt had begun then
+    os.utime(lock, (long_ago, long_ago))
+    events = [json.loads(line) for line in t.run("build", "--json").out.splitlines()]
+    (finished,) = (event for event in events if event["event"] == "step_finished")
+    assert 90 < finished["seconds"] < 160  # of both attempts
     assert t.rows("a")[0]["prompt"] == "resumed at 2"
     assert list((t.folder / ".finery/work").iterdir()) == []
+
+
+def test_the_time_of_attempts_is_added_up_to_their_last_changes(tmp_path: Path) -> None:
+    scratch = tmp_path / "key.scratch"
+    assert earlier_seconds(scratch) == 0
+    scratch.mkdir()
+    lock_path(scratch).touch()
+    total = 0
+    for began, changed in ((1_000, 1_060), (5_000, 5_030), (9_000, 8_000)):
+        (scratch / "checkpoint").touch()
+        for path in (scratch / "checkpoint", scratch):
+            os.utime(path, (changed, changed))
+        os.utime(lock_path(scratch), (began, began))
+        total += max(0, changed - began)
+        assert earlier_seconds(scratch) == total
+        assert time.time() - lock_path(scratch).stat().st_mtime < 60  # the next one begins
 
 
 NOTE = "import time; open('ran', 'a').write(job.out.name + chr(10)); time.sleep(.02)\n"

@@ -218,6 +218,13 @@ def test_wrong_answers_come_with_the_nearest_training_rows(judged: Project) -> N
     assert "→ category: billing · priority: high" in out
 
 
+def test_wrong_answers_are_limited_by_n(judged: Project) -> None:
+    args = ("show", "test", "--wrong", "--model", "majority")
+    assert len(judged.run(*args, "--jsonl", "-n", "2").out.splitlines()) == 2
+    labels = [line.split(" ")[0] for line in judged.run(*args, "-n", "1").out.splitlines()]
+    assert labels.count("prompt") == 1
+
+
 def test_wrong_is_for_evaluators(judged: Project) -> None:
     code, _, err = judged.run("show", "train", "--wrong")
     assert (code, "isn't an evaluator's output" in err) == (2, True)

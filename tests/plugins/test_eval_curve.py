@@ -1,5 +1,6 @@
 """`eval.curve`: more rows, more epochs, or a larger model?"""
 
+import io
 import json
 import random
 from pathlib import Path
@@ -8,13 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Project
+from rich.console import Console
 from tables import model, rows
 
-from finery import DataError, Metrics, Model, UsageError
+from finery import DataError, Detail, Metrics, Model, Output, UsageError
+from finery.artifact.manifest import manifest
 from finery.testing import run_step
 from finery_eval.scoring.curve import growth
 from finery_eval.steps.curve import Curve
 from finery_eval.steps.exact import Exact
+from finery_eval.view.learning import Learned, drawn, learned
+from finery_eval.view.metrics import MetricsView
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 PROMPTS = [f"q{i}" for i in range(120)]
@@ -69,6 +74,52 @@ def test_the_slope_is_that_of_least_squares() -> None:
     assert found.a_doubling == pytest.approx(slope)
     assert found.expected == pytest.approx(start + slope * np.log2(1000))
     assert found.interval[0] < slope < found.interval[1]
+    assert (found.line[0].rows, found.line[-1].rows) == (60, 1000)
+    for rows_, share, low, high in found.line:
+        assert share == pytest.approx(min(1, start + slope * np.log2(rows_)))
+        assert 0 <= low <= share <= high <= 1
+
+
+def test_the_line_is_least_certain_beyond_the_trainings() -> None:
+    draw = random.Random(5)
+    hits = [[draw.random() < 0.4 + 0.03 * i for _ in range(200)] for i in range(3)]
+    grown = growth([100, 200, 400], hits, None)
+    assert grown is not None
+    widths = {of.rows: of.high - of.low for of in grown.line}
+    assert max(widths, key=lambda rows_: widths[rows_]) == 800
+
+
+def shown(folder: Path) -> tuple[str, Learned]:
+    """What `finery show` prints of a curve, and what its plots draw."""
+    table = rows(folder, **dict.fromkeys(PROMPTS, "yes"))
+    models = [trained("a", 100, 40), trained("b", 200, 52), trained("c", 400, 64)]
+    step = Curve(models=models, rows=table, each=Exact(models=[], rows=table))
+    metrics: Metrics = run_step(step, folder / "out")
+    output, out = Output("curve", metrics, manifest("Metrics", metrics.meta, {})), io.StringIO()
+    MetricsView().print(Console(file=out, width=80), output, Detail())
+    of = learned(metrics.report())
+    assert of is not None
+    return out.getvalue(), of
+
+
+def test_the_curve_is_plotted_with_its_line_and_interval(tmp_path: Path) -> None:
+    text, of = shown(tmp_path)
+    plotted = text[text.index("┤") : text.index("x: training rows")]
+    assert plotted.count("●") == 3 + 1  # the trainings, and the legend
+    assert "⠒ 95 % CI of the line   ⠒ fitted line   ● accuracy in %" in plotted
+    assert "800" in plotted  # twice the rows
+    assert [score[0] for score in of.scores] == [100, 200, 400]
+    assert [score[1] for score in of.scores] == pytest.approx([100 / 3, 130 / 3, 160 / 3])
+
+
+def test_the_plot_on_a_page_is_inside_its_frame(tmp_path: Path) -> None:
+    drawing = drawn(shown(tmp_path)[1])
+    points = [*drawing.line.split(), *drawing.band.split()]
+    assert all(0 <= float(part) <= 100 for point in points for part in point.split(","))
+    xs = [float(point.split(",")[0]) for point in drawing.line.split()]
+    assert (xs[0], xs[-1]) == (0, 100)
+    assert [x for x, *_ in drawing.scores] == pytest.approx([0, 100 / 7, 300 / 7])
+    assert drawing.scores[0][4] == "100 rows: 33.3 % (95 % CI 25.5 – 42.2)"
 
 
 def test_models_without_a_number_of_rows_are_refused(tmp_path: Path) -> None:
@@ -79,6 +130,10 @@ def test_models_without_a_number_of_rows_are_refused(tmp_path: Path) -> None:
     table = rows(tmp_path / "t", q="yes")
     with pytest.raises(UsageError, match="`each` is missing"):
         Curve(models=[trained("a", 1, 1), trained("b", 2, 1)], rows=table).check()
+    each = Exact(models=[], rows=table, require={"a.accuracy": "> 0.5"})
+    with pytest.raises(UsageError, match="the evaluator in `each` can't have `require`") as caught:
+        Curve(models=[trained("a", 1, 1), trained("b", 2, 1)], rows=table, each=each).check()
+    assert caught.value.where == "each.require"
 
 
 RECIPE = """\
@@ -106,3 +161,7 @@ def test_a_recipe_draws_the_curve_of_baselines(tmp_path: Path) -> None:
     out = t.run("show", "curve").out
     assert "Learning curve" in out
     assert "More rows help: each doubling changed accuracy by +" in out
+    assert "x: training rows" in out
+    assert t.run("show", "curve", "--html", "page.html").code == 0
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert 'aria-label="accuracy by training rows, with the fitted line"' in page

@@ -8,7 +8,7 @@ import pytest
 from finery_eval import stats
 from finery_eval.paired import remark
 from finery_eval.view.pairs import paired, paired_test
-from finery_eval.view.report.findings import FORGOTTEN, NEEDED, findings
+from finery_eval.view.report.findings import BEST, CHOSEN, FORGOTTEN, NEEDED, findings
 from finery_eval.view.report.roles import Judgement, Role
 
 ROWS = 200
@@ -131,3 +131,32 @@ def test_rows_with_another_question_or_answer_are_not_paired() -> None:
     ]
     found = paired(before, after)
     assert (len(found.pairs), found.changed, found.only_first, found.only_second) == (0, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("second", "tone", "start"), [
+    (100, "good", "linear. accuracy on 200 rows: linear 75.0 %, nearest 50.0 %."),
+    (149, "open", "Too close to call. accuracy on 200 rows: linear 75.0 %, nearest 74.5 %."),
+])  # fmt: skip
+def test_a_recipe_that_trains_nothing_ranks_its_models(second: int, tone: str, start: str) -> None:
+    models = [judged("nearest", "baseline", second), judged("linear", "baseline", 150)]
+    (finding,) = findings(models, has_training=False)
+    assert (finding.question, finding.tone) == (BEST, tone)
+    assert finding.answer.startswith(start)
+    assert "linear against nearest: +" in finding.answer
+
+
+def test_a_single_model_has_its_score() -> None:
+    (finding,) = findings([judged("linear", "baseline", 150)], has_training=False)
+    assert finding.answer == "accuracy on 200 rows: linear 75.0 %."
+
+
+@pytest.mark.parametrize(("interval", "tone"), [
+    ([0.01, 0.2], "good"), ([-0.1, 0.2], "open"), ([-0.2, -0.01], "good"), (None, "open"),
+])  # fmt: skip
+def test_a_ranking_of_variants_answers_with_its_choice(interval: Any, tone: str) -> None:
+    variant = judged("r=8", "variant", 150, use="eval.select")
+    margin = {"over": "r=16", "difference": 0.1, "interval": interval}
+    variant.report["details"].update(words=["chosen of 2: r=8", "ahead of r=16"], margin=margin)
+    (finding,) = findings([variant])
+    assert (finding.question, finding.tone) == (CHOSEN, tone)
+    assert finding.answer == "chosen of 2: r=8. ahead of r=16."

@@ -1,15 +1,19 @@
 """`eval.select`: the best candidate, ties, margins with their intervals, repeats under seeds."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from finery import DataError, Metrics
-from finery.testing import run_step
+from finery import DataError, Detail, Metrics, Output
+from finery.artifact.manifest import manifest
+from finery.testing import TestJob, run_step
 from finery_eval.evaluator import compare
 from finery_eval.steps.select import Select
+from finery_eval.view.metrics import MetricsView
 
 
 def candidate(folder: Path, name: str, right: Sequence[bool], metric: str = "accuracy") -> Metrics:
@@ -63,15 +67,41 @@ def test_the_lowest_can_be_the_best(tmp_path: Path) -> None:
 
 
 def test_repeats_are_compared_by_their_means(tmp_path: Path) -> None:
-    right = {"a1": 20, "a2": 2, "b1": 14, "b2": 12}  # the best single one isn't of the best group
+    right = {"a1": 20, "a2": 2, "b1": 12, "b2": 14}  # the best single one isn't of the best group
     given = [candidate(tmp_path, n, [i < k for i in range(20)]) for n, k in right.items()]
     groups = {"a": ["test@a1", "test@a2"], "b": ["test@b1", "test@b2"]}
     made = chosen(tmp_path, given, repeats=groups)
-    assert made.meta["chosen"] == "b1"
+    assert made.meta["chosen"] == "b2"  # the best repeat of the best group
+    assert made.meta["ranking"] == ["b2", "a1"]
+    assert made.meta["repeats"] == {"b1": 0.6, "b2": 0.7}
+    assert made.report()["details"]["intervals_cover"].startswith("the seed of a training only")
     assert made.meta["score"] == pytest.approx(0.65)
     assert made.meta["margin"]["difference"] == pytest.approx(0.1)
-    low, high = made.meta["margin"]["interval"]  # of the differences -0.3 and 0.5, t = 12.706
-    assert (low, high) == (pytest.approx(-4.98, abs=0.01), pytest.approx(5.18, abs=0.01))
+    low, high = made.meta["margin"]["interval"]  # of the differences -0.4 and 0.6, t = 12.706
+    assert (low, high) == (pytest.approx(-6.25, abs=0.01), pytest.approx(6.45, abs=0.01))
+
+
+def test_the_choice_is_named_beside_the_scores(tmp_path: Path) -> None:
+    poor, good = [True] * 10 + [False] * 10, [True] * 16 + [False] * 4
+    winner = chosen(tmp_path, [candidate(tmp_path, "a", poor), candidate(tmp_path, "b", good)])
+    output, out = Output("winner", winner, manifest("Metrics", winner.meta, {})), io.StringIO()
+    MetricsView().print(Console(width=100, file=out), output, Detail())
+    text = out.getvalue()
+    first, second, *_ = text[text.index("chosen of 2") :].splitlines()
+    assert first == "chosen of 2: b, sft.accuracy 0.8 (95 % CI 0.700 to 0.900), 20 rows."
+    assert second.startswith("difference to the next, a: +0.3 (95 % CI 0.")
+
+
+def test_places_in_a_round_have_the_names_of_their_variants(tmp_path: Path) -> None:
+    given = [candidate(tmp_path, n, [True] * k + [False]) for n, k in (("p=1", 3), ("p=2", 5))]
+    job = TestJob(tmp_path / "job", provenance={"variants": {"p=1": "r=8", "p=2": "r=16"}})
+    winner = Select(candidates=given, model="sft", metric="accuracy").run(job)
+    assert winner.meta["chosen"] == "r=16"
+    assert winner.meta["ranking"] == ["p=2", "p=1"]  # what the next round goes on from
+    assert [*winner.report()["scores"]] == ["r=16", "r=8"]
+    logged = [e["message"] for e in job.events if e["event"] == "log"]
+    assert logged[0].startswith("chosen of 2: r=16, ")
+    assert logged[1].startswith("difference to the next, r=8: ")
 
 
 def test_a_missing_score_is_told(tmp_path: Path) -> None:

@@ -3,10 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from in_process import InProcess
 from tables import model, rows
 
 from finery import DataError, Dataset, Metrics, Model, RequirementError, UsageError
+from finery.build.checks import check_files
+from finery.build.project import open_graph, open_store
+from finery.build.scheduler import Build
 from finery.inference.records import MemoryRecords
 from finery.plugin.manager import load_plugins
 from finery.step.inspect import inputs_of, sections_of
@@ -14,6 +19,7 @@ from finery.step.step import Step
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
+from finery_eval.steps.structured import Json
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 
@@ -405,3 +411,102 @@ def test_a_slice_that_no_row_has_is_an_error_before_any_answer(tmp_path: Path) -
         sliced(tmp_path, slices=["sorce"])
     assert "no row has the column or field 'sorce'" in caught.value.what
     assert caught.value.fix == "did you mean 'source'?"
+
+
+TRAINING = """
+from finery import Dataset, Job, Model, Step, hookimpl, takes
+
+
+class Train(Step, learns="answers", sections=("train",)):
+    \"\"\"A training that must not start.\"\"\"
+
+    rows: Dataset = takes(role="train", help="Rows.")
+
+    def run(self, job: Job) -> Model:
+        raise AssertionError("it started")
+
+
+@hookimpl
+def finery_steps():
+    return {"t.train": Train}
+"""
+SLICED = """\
+finery: 1
+plugins: [training.py]
+data:
+  all: {use: data.file, path: rows.jsonl, keep: [channel]}
+  some: {use: data.dedup, rows: all}
+  split: {use: data.split, rows: ROWS, validation: 0, test: 0.3}
+train:
+  sft: {use: t.train, rows: split.train}
+evaluate:
+  test:
+    use: eval.exact
+    models: [sft]
+    rows: split.test
+    slices: [NAME]
+"""
+
+
+def sliced_recipe(folder: Path, rows: str, name: str) -> Path:
+    """A recipe that breaks scores down by a name. rows: what it splits."""
+    table = [
+        {"prompt": f"question {i} {'xyz'[i % 3] * i}", "completion": str(i), "channel": "web",
+         "source": "a"}
+        for i in range(9)
+    ]  # fmt: skip
+    (folder / "rows.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(table))
+    (folder / "training.py").write_text(TRAINING, encoding="utf-8")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(SLICED.replace("ROWS", rows).replace("NAME", name), encoding="utf-8")
+    return recipe
+
+
+@pytest.mark.parametrize("name", ["channel", "length", "label"])
+def test_slices_that_rows_can_have_pass_the_check(tmp_path: Path, name: str) -> None:
+    assert not check_files(open_graph(sliced_recipe(tmp_path, "all", name)))
+
+
+def test_a_slice_that_the_rows_of_a_file_do_not_keep_fails_the_check(tmp_path: Path) -> None:
+    (error,) = check_files(open_graph(sliced_recipe(tmp_path, "all", "source")))
+    assert error.what == "no row has the column or field 'source'"
+    assert str(error.where).endswith("recipe.yaml:14:13")
+    assert "keep: [source]" in str(error.fix)
+    (error,) = check_files(open_graph(sliced_recipe(tmp_path, "all", "chanel")))
+    assert error.fix == "did you mean 'channel'?"
+
+
+def test_a_metric_is_no_slice(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no row has the column or field 'accuracy'"):
+        sliced(tmp_path, slices=["accuracy"])
+    (error,) = check_files(open_graph(sliced_recipe(tmp_path, "all", "accuracy")))
+    assert error.what == "no row has the column or field 'accuracy'"
+
+
+def test_keys_of_expected_objects_are_slices(tmp_path: Path) -> None:
+    """They are known once the rows are read."""
+    recipe = sliced_recipe(tmp_path, "all", "kind")
+    recipe.write_text(recipe.read_text().replace("eval.exact", "eval.json"), encoding="utf-8")
+    assert not check_files(open_graph(recipe))
+    answers = {f"q{i}": f'{{"kind": "{"ab"[i % 2]}", "n": {i}}}' for i in range(6)}
+    step = Json(models=[model("m", **answers)], rows=rows(tmp_path, **answers), slices=["kind"])
+    report = run_step(step, tmp_path).report()
+    assert {k: of["rows"] for k, of in report["details"]["slices"]["kind"].items()} == {
+        "a": 3,
+        "b": 3,
+    }
+    step.slices = ["knid"]
+    with pytest.raises(DataError) as caught:
+        run_step(step, tmp_path)
+    assert caught.value.fix == "did you mean 'kind'?"
+
+
+def test_a_slice_of_rows_that_are_built_first_fails_before_the_training(tmp_path: Path) -> None:
+    recipe = sliced_recipe(tmp_path, "some", "source")
+    assert not check_files(open_graph(recipe))
+    store = open_store(recipe)
+    outcome = Build(open_graph(recipe, (), store), store, InProcess(), keep_going=False).run()
+    assert list(outcome.errors) == ["test"]
+    assert outcome.errors["test"].what == "no row has the column or field 'source'"
+    assert str(outcome.errors["test"].where).endswith("recipe.yaml:14:13")
+    assert "sft" not in outcome.results

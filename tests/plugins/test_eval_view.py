@@ -1,6 +1,7 @@
 """What evaluations look like: scores side by side, and why an answer is wrong, in few words."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from finery_eval.steps.sql import Sql
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
 from finery_eval.view.confusion import print_confusion
-from finery_eval.view.metrics import MetricsView
+from finery_eval.view.metrics import MetricsView, best_model
 from finery_eval.view.scores import comparable, print_interval_note, print_scores
-from finery_eval.view.tables import plain_table
+from finery_eval.view.tables import print_table
 from finery_eval.view.weaknesses.baselines import remarks_on
+from finery_eval.view.weaknesses.wrong import _record
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 
@@ -52,6 +54,18 @@ def test_of_rules_the_broken_ones_are_named(tmp_path: Path) -> None:
     rules = {"brief": Rule(max_words=1), "calm": Rule(never="!"), "late": Rule(matches="late")}
     found = wrong(Rules, tmp_path, "", "too late!", rules=rules)
     assert list(reasons(found)) == ["breaks brief, calm"]
+
+
+def test_of_answers_without_parts_a_record_says_how_they_were_read(tmp_path: Path) -> None:
+    """Terminals show both as they are; a record for a file to label has no empty list."""
+    extract = {"extract": r"is (\w+)"}
+    facts = wrong(Exact, tmp_path / "1", "card", "it is cash", **extract)
+    assert list(reasons(facts)) == []
+    assert _record(facts, None, None, ())["wrong"] == ['read as "cash", expected "card"']
+    labels = {"labels": ["card", "cash"]}
+    facts = wrong(Classification, tmp_path / "2", "card", "none of them", **labels)
+    (reason,) = _record(facts, None, None, ())["wrong"]
+    assert reason == 'read as nothing that could be expected, expected "card"'
 
 
 def test_of_sql_the_difference_is_told(tmp_path: Path) -> None:
@@ -146,6 +160,15 @@ def test_columns_of_a_matrix_are_numbered_where_labels_have_no_room() -> None:
     assert "most often confused" in lines[8]
 
 
+@pytest.mark.parametrize("evaluated_right", [0.5, 0.9])
+def test_the_served_model_is_shown_and_not_what_it_is_compared_with(
+    evaluated_right: float,
+) -> None:
+    scores = {"sft": {"accuracy": 0.5}, "sft evaluated": {"accuracy": evaluated_right}}
+    details = {"headline": ["accuracy"], "references": ["sft evaluated"]}
+    assert best_model({"scores": scores, "details": details}) == "sft"
+
+
 def test_of_many_classes_the_pairs_confused_most_often_are_listed_with_an_example() -> None:
     data = matrix(77)
     first, second, last = data["labels"][0], data["labels"][1], data["labels"][-1]
@@ -162,6 +185,39 @@ def test_of_many_classes_the_pairs_confused_most_often_are_listed_with_an_exampl
     ]
 
 
+def tabled(width: int, data: dict[str, Any]) -> list[str]:
+    """The lines of a table in a terminal of that width."""
+    out = io.StringIO()
+    print_table(Console(file=out, width=width), data)
+    return [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
+
+
+COMPARED = {
+    "title": "Compared with base",
+    "columns": ["model", "accuracy (points)", "95 % CI low", "95 % CI high", "only this right",
+                "only base right", "p (McNemar, exact)", "p (Holm)"],
+    "rows": [["a-model-with-a-long-name", 0.253, 0.169, 0.331, 59, 12, 1e-9, 1e-9],
+             ["sft", -0.1, -0.2, 0.05, 1000, 1012, 0.2, 0.4]],
+    "units": {"accuracy (points)": "difference", "95 % CI low": "difference",
+              "95 % CI high": "difference", "p (McNemar, exact)": "p", "p (Holm)": "p"},
+}  # fmt: skip
+CELLS = {"+25.3", "+16.9 to +33.1", "59", "12", "< 0.001", "-10.0", "-20.0 to +5.0", "1000",
+         "1012", "0.200", "0.400"}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 88, 100, 120, 160])
+def test_numbers_of_wide_tables_never_wrap(width: int) -> None:
+    lines = tabled(width, COMPARED)
+    assert max(map(len, lines)) <= width
+    words = {cell for line in lines for cell in re.split(r"\s{2,}", line.strip())}
+    assert words >= CELLS
+    heads = " ".join(" ".join(lines).split())
+    if width >= 120:
+        assert "only this right" in heads
+    if width >= 88:  # one table, whose heads may wrap
+        assert sum("─" in line for line in lines) == 1
+
+
 def test_numbers_are_shown_by_what_they_are() -> None:
     data = {
         "title": "t",
@@ -169,7 +225,7 @@ def test_numbers_are_shown_by_what_they_are() -> None:
         "rows": [["a", 0.875, -0.0123, 2e-308, 12.5], ["b", 1, None, 0.04, 3.0]],
         "units": {"share": "share", "points": "difference", "p": "p"},
     }
-    lines = printed(120, plain_table(data))
+    lines = tabled(120, data)
     assert lines[3].split() == ["a", "87.5", "%", "-1.2", "<", "0.001", "12.500"]
     assert lines[4].split() == ["b", "100.0", "%", "–", "0.040", "3.000"]
 
@@ -230,7 +286,7 @@ def test_labels_and_cells_are_text_and_no_markup() -> None:
     assert f"m: {shown}" in lines[0]
     assert lines[1].split() == [shown, "b"]
     table = {"title": "t", "columns": [evil, "n"], "rows": [[evil, 0.5]]}
-    assert [line.split()[0] for line in printed(120, plain_table(table))[1::2]] == [shown, shown]
+    assert [line.split()[0] for line in tabled(120, table)[1::2]] == [shown, shown]
 
 
 def against_a_baseline(folder: Path, **right: str) -> tuple[dict[str, Any], list[str]]:

@@ -2,12 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from generating import Here
 from hostile_server import Body, Server, said, serving
+from in_process import InProcess
 
 from finery import open_graph
+from finery.build.checks import estimates_of, results_of
+from finery.build.plan import Planner, make_plan
+from finery.build.project import open_store
+from finery.build.scheduler import Build
 from finery_judge.notes import notes_on
 
 pytest.importorskip("openai", reason="needs the package openai")
@@ -63,6 +69,38 @@ def made(tmp_path_factory: pytest.TempPathFactory, judge: Server) -> Iterator[He
         yield project
 
 
+def planned(made: Here, *overrides: str) -> dict[str, Any]:
+    """Step → its estimate."""
+    graph = open_graph(made.folder / "recipe.yaml", overrides)
+    planner = Planner(graph, open_store(made.folder / "recipe.yaml"))
+    results = results_of(planner, list(make_plan(planner)))
+    return estimates_of(graph, results, ["judged", "arena"])
+
+
+def test_the_judges_requests_are_planned(made: Here, judge: Server) -> None:
+    """The most there can be, with prompts as long as with the rows' own answers."""
+    judged, arena = planned(made).values()
+    assert (judged.facts["calls"], judged.facts["prompt_tokens"]) == (4 * 2, None)
+    recipe = made.folder / "recipe.yaml"
+    store, priced = open_store(recipe), "models.critic.price={input: 1, output: 100}"
+    graph = open_graph(recipe, [priced], store).select(["rows", "critic"])
+    assert not Build(graph, store, InProcess()).run().errors
+    judged, arena = planned(made, priced).values()
+    assert any("apart" in line for line in judged.lines), judged  # from the evaluators
+    text = "calls of the judge: at most 8; up to 2 more for each unusable answer"
+    assert text in judged.lines
+    assert any(line.startswith("cost: at most about $0.2") for line in judged.lines)
+    assert judged.facts["calls"] == arena.facts["calls"] == 4 * 2
+    assert judged.facts["completion_tokens_at_most"] == 8 * 256
+    assert judged.facts["prompt_tokens"] > 8 * 100  # the template around each row
+    assert judged.facts["dollars_at_most"] == pytest.approx(
+        (judged.facts["prompt_tokens"] + 100 * 8 * 256) / 1e6, rel=1e-2
+    )
+    few = planned(made, "evaluate.arena.budget={tokens: 400}")["arena"]
+    assert "the budget (400 tokens) is enough for about" in few.warning
+    assert judge.calls == []
+
+
 def test_verdicts_are_constrained_and_asked_for_once(made: Here, judge: Server) -> None:
     assert set(made.ran()) >= {"judged", "arena"}
     report = json.loads((made.folder / "build/t/judged/metrics.json").read_text())
@@ -72,6 +110,8 @@ def test_verdicts_are_constrained_and_asked_for_once(made: Here, judge: Server) 
     assert arena["scores"]["prompted"]["win_rate"] == 1
     assert len(judge.calls) == 4 * 2 + 4 * 2  # two answers to each of four rows, and both orders
     assert all(call["response_format"]["type"] == "json_schema" for call in judge.calls)
+    again = planned(made, "evaluate.judged.rubric=Brief?")["judged"]
+    assert again.facts["completion_tokens_likely"] > 0  # as in the last build
     before = len(judge.calls)
     assert made.ran("evaluate.judged.passing=2") == ["judged"]
     assert len(judge.calls) == before

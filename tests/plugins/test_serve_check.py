@@ -12,6 +12,7 @@ from tiny_llama import TOOLED, TOOLS
 from finery import Bundle, Dataset, Metrics, Model, RequirementError, StepError, UsageError
 from finery.testing import dataset, run_step
 from finery_eval.steps.exact import Exact
+from finery_eval.view.metrics import best_model
 from finery_gguf.export import Export
 from finery_ollama.modelfile import Modelfile
 from finery_serve.bundle.step import LlamaBundle
@@ -54,6 +55,7 @@ def test_a_served_model_without_a_fault(tmp_path: Path) -> None:
     assert scores["m"]["answers"] == 1.0, changed
     assert scores["m"]["lost"] == 0.0
     assert scores["m"]["accuracy"] == scores["m evaluated"]["accuracy"]
+    assert best_model(made.report()) == "m"  # the one that is shown
     assert [c["model"] for c in made.report()["details"]["comparisons"]] == ["m"]
     assert len(list(made.predictions())) == 2 * len(ROWS)
     step.verify({"": made})

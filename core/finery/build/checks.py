@@ -13,13 +13,14 @@ from finery.artifact.kinds import Dataset
 from finery.build.offline import job_without_store
 from finery.errors import FineryError, PluginError, UsageError
 from finery.execute.gpus import named_gpus
-from finery.plugin.forecasts import sample_rows
+from finery.plugin.forecasts import columns_of, sample_rows
 from finery.plugin.history import Results
 from finery.plugin.notes import About, Estimate, Note, known_notes
 from finery.recipe.files import find_files
 from finery.recipe.graph import (
     Graph,
     Node,
+    Source,
     evaluates,
     has_setting,
     place_of,
@@ -159,7 +160,23 @@ def blocked_by(graph: Graph, failed: Collection[str]) -> dict[str, list[str]]:
 def estimates_of(graph: Graph, results: Results, steps: Sequence[str]) -> dict[str, Estimate]:
     """The plugins' estimates for those steps, by step."""
     answers = graph.plugins.hook.finery_estimates(graph=graph, results=results, steps=steps)
-    return {e.step: e for estimates in answers for e in estimates}
+    merged: dict[str, Estimate] = {}
+    for estimate in (e for estimates in answers for e in estimates):
+        other = merged.get(estimate.step)
+        merged[estimate.step] = estimate if other is None else _merged(other, estimate)
+    return merged
+
+
+def _merged(one: Estimate, other: Estimate) -> Estimate:
+    """The estimates of two plugins for a step as one, with the first warning."""
+    warned = one if one.warning else other
+    return Estimate(
+        step=one.step,
+        lines=[*one.lines, *other.lines],
+        facts={**one.facts, **other.facts},
+        warning=warned.warning,
+        fix=warned.fix,
+    )
 
 
 def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:
@@ -325,26 +342,61 @@ def check_files(graph: Graph) -> list[FineryError]:
     for node in graph.nodes.values():
         missing = [*_missing_files(graph, node)]
         errors += missing or [*_unusable_files(graph, node)] or _unusable_rows(graph, node)
-    return errors or [error for node in graph.nodes.values() for error in _misfits(graph, node)]
+    nothing = Results()
+    return errors or [e for n in graph.nodes.values() for e in misfits(graph, nothing, n)]
 
 
-def _misfits(graph: Graph, node: Node) -> Iterator[FineryError]:
-    """An error for each step with settings that don't fit the rows of its inputs."""
+def misfits(graph: Graph, results: Results, node: Node) -> Iterator[FineryError]:
+    """An error for each setting of a step that doesn't fit the rows of its inputs.
+
+    results: what is built of them.
+    """
     for inside, step in [("", node.step), *steps_inside(node.step)]:
         preflight = interface(step, Preflight)
-        if preflight is None or type(preflight).check_sample is Preflight.check_sample:
+        if preflight is None:
             continue
-        prefix = f"{inside}." if inside else ""
-        samples: dict[str, Iterable[Row]] = {}
-        for source in sources_of(node, Dataset):
-            rows = sample_rows(graph, Results(), source, SAMPLED)
-            if rows is not None and source.field.startswith(prefix):
-                field = source.field.removeprefix(prefix)
-                samples[field] = chain(samples.get(field, ()), rows)
+        kind, sources = type(preflight), _row_inputs(node, inside)
         try:
-            preflight.check_sample(samples)
+            if kind.check_sample is not Preflight.check_sample:
+                preflight.check_sample(_samples(graph, results, sources))
+            if kind.check_columns is not Preflight.check_columns:
+                preflight.check_columns(_columns(graph, results, sources))
         except FineryError as error:
             yield _placed(graph, node, error, inside)
+
+
+def _row_inputs(node: Node, inside: str) -> dict[str, list[Source]]:
+    """Input → its sources, of a step or of one inside it."""
+    prefix = f"{inside}." if inside else ""
+    inputs: dict[str, list[Source]] = {}
+    for source in sources_of(node, Dataset):
+        if source.field.startswith(prefix):
+            inputs.setdefault(source.field.removeprefix(prefix), []).append(source)
+    return inputs
+
+
+def _samples(
+    graph: Graph, results: Results, inputs: Mapping[str, Sequence[Source]]
+) -> dict[str, Iterable[Row]]:
+    """The first rows of each input, as far as they are known."""
+    samples: dict[str, Iterable[Row]] = {}
+    for name, sources in inputs.items():
+        known = [sample_rows(graph, results, source, SAMPLED) for source in sources]
+        if any(rows is not None for rows in known):
+            samples[name] = chain.from_iterable(rows for rows in known if rows is not None)
+    return samples
+
+
+def _columns(
+    graph: Graph, results: Results, inputs: Mapping[str, Sequence[Source]]
+) -> dict[str, frozenset[str]]:
+    """The columns of each input; none of an input with a source whose columns aren't known."""
+    columns: dict[str, frozenset[str]] = {}
+    for name, sources in inputs.items():
+        known = [columns_of(graph, results, source) for source in sources]
+        if None not in known:
+            columns[name] = frozenset().union(*(names for names in known if names is not None))
+    return columns
 
 
 def _unusable_rows(graph: Graph, node: Node) -> Iterator[FineryError]:

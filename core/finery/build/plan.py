@@ -91,7 +91,9 @@ class Planner:
             plan.provenance = self._provenance(node, results)
         plan.parts = self._parts(plan, inputs, results)
         if missing:
-            plan.reason = f"waits for {', '.join(self._in_words(missing))}"
+            own = {source.step for source in node.sources}
+            nearest = [step for step in missing if step in own] or missing
+            plan.reason = f"waits for {', '.join(self._in_words(nearest))}"
             if node.chosen_by in missing:
                 plan.reason = f"waits for {node.chosen_by}"
                 if self.graph.is_one_of_its_variants(node):

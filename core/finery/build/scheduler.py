@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from finery.artifact.manifest import Manifest, Result
-from finery.build.checks import notes_before
+from finery.build.checks import misfits, notes_before
 from finery.build.dispatch import limited_models, task_of
 from finery.build.outputs import OutputLinks, build_folder
 from finery.build.plan import Planner, StepPlan
@@ -22,7 +22,8 @@ from finery.build.runs.reading import runs_of
 from finery.errors import DataError, FineryError, StepError, error_from_dict
 from finery.execute.executor import Executor
 from finery.execute.task import Done, Noted, Task, TaskEvent
-from finery.recipe.graph import Graph, Node, place_of
+from finery.plugin.history import Results
+from finery.recipe.graph import Graph, Node, place_of, trains
 from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
@@ -217,7 +218,18 @@ class Build:
         if plan.result is not None:
             self._settle(plan, plan.result, cached=True)
         else:
+            if trains(plan.node):
+                self._check_later_steps(name)
             self._queues[plan.isolated][name] = plan
+
+    def _check_later_steps(self, training: str) -> None:
+        """Fail steps after a training whose settings don't fit rows that are built by now."""
+        results = Results(self.store, self.outcome.results)
+        for name in [n for n in self._downstream(training) if n not in self.outcome.errors]:
+            node = self.graph.nodes[name]
+            for error in misfits(self.graph, results, node):
+                self._fail(node, error)
+                break
 
     def _start(self, plan: StepPlan) -> None:
         """Start a step, unless this or another build is making or has just made its key."""
@@ -435,7 +447,8 @@ class Build:
                 return
         for name in self._after[node.name]:
             self._waiting[name] -= 1
-            if self._waiting[name] == 0 and name not in self.outcome.blocked:
+            is_out = name in self.outcome.blocked or name in self.outcome.errors
+            if self._waiting[name] == 0 and not is_out:
                 self._ready.append(name)
 
     def _link_cached(self) -> None:

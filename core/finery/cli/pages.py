@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -86,11 +87,18 @@ def _context(
 
 
 def print_records(
-    graph: Graph, store: Store, manifests: Mapping[str, Manifest], detail: Detail, *, jsonl: bool
+    graph: Graph,
+    store: Store,
+    manifests: Mapping[str, Manifest],
+    detail: Detail,
+    *,
+    jsonl: bool,
+    most: int | None = None,
 ) -> None:
     """Print the records of a step's outputs for `--wrong`, as JSON lines or for people.
 
-    Raises `UsageError` where no output has any kind of them.
+    most: how many of each output; by default all of them. Raises `UsageError` where no output has
+    any kind of them.
     """
     found = False
     for title, manifest in manifests.items():
@@ -100,7 +108,7 @@ def print_records(
         )
         records = view.records(output, detail, _context(graph, store, [output]))
         found = found or records is not None
-        for record in records or ():
+        for record in islice(records or (), most):
             if jsonl:
                 print_json(record)
                 continue

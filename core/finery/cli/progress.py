@@ -11,7 +11,7 @@ from finery.errors import PluginError
 from finery.plugin.views.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
 from finery.recipe.graph import Graph
 from finery.util.events import Event
-from finery.util.text import duration, in_dollars, in_line, visible
+from finery.util.text import clipped, duration, in_dollars, in_line, visible
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
 """Shortest and longest time between two progress lines of a step in plain output. In between, it is
@@ -363,16 +363,30 @@ class LiveProgress:
         text = {
             "done": "  ".join(row.lasting()),
             "cached": "cached",
-            "failed": f"[red]{_escaped(row.text)}[/]",
+            "failed": row.text,
             "blocked": row.text,
         }.get(row.state, "")
         return [
             icon,
             name,
             row.use,
-            f"[dim]{text}[/]" if row.state != "failed" else text,
+            ClippedLine(text, "red" if row.state == "failed" else "dim"),
             duration(row.seconds) if row.seconds else "",
         ]
+
+
+class ClippedLine:
+    """A text in one line, cut off after a word where it is too long."""
+
+    def __init__(self, text: str, style: str) -> None:
+        self._text, self._style = text, style
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        """Draw it in the available width."""
+        from rich.text import Text
+
+        text = clipped(self._text, options.max_width)
+        yield Text(text, self._style, no_wrap=True, overflow="ellipsis")
 
 
 class ProgressLine:
@@ -392,7 +406,8 @@ class ProgressLine:
         used = sum(piece.width for piece in pieces)
         bar = min(20, width - used) if row.total else 0
         cells = Table.grid()
-        text = Text("  ".join(p.text for p in pieces), no_wrap=True, overflow="ellipsis")
+        line = clipped("  ".join(p.text for p in pieces), width)
+        text = Text(line, no_wrap=True, overflow="ellipsis")
         start = 0
         for piece in pieces:
             text.stylize(piece.style, start, start + len(piece.text))

@@ -26,8 +26,17 @@ def caption_of(graph: Graph) -> str:
 
 def choice_in_words(choice: Mapping[str, Any]) -> str:
     """What was chosen and how far it is ahead."""
-    ahead = margin_in_words(choice)
-    return f"chosen: {choice['chosen']}{f'; {ahead}' if ahead else ''}"
+    parts = [f"chosen: {choice['chosen']}", repeat_in_words(choice), margin_in_words(choice)]
+    return "; ".join(part for part in parts if part)
+
+
+def repeat_in_words(choice: Mapping[str, Any]) -> str:
+    """Which of several seeds is shipped and tested; empty where trainings aren't repeated."""
+    repeats = choice.get("repeats")
+    if not repeats:
+        return ""
+    score, mean = repeats[choice["chosen"]], choice["score"]
+    return f"the best of {counted(len(repeats), 'seed')}: {score:.3f}, the mean is {mean:.3f}"
 
 
 def margin_in_words(choice: Mapping[str, Any]) -> str:

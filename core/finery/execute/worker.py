@@ -38,9 +38,9 @@ from finery.step.job import Job
 from finery.step.step import Step
 from finery.store.blobs import ingest
 from finery.store.links import open_artifact
-from finery.util.leftovers import scratch_lock
+from finery.util.leftovers import earlier_seconds, scratch_lock
 from finery.util.paths import PINNED
-from finery.util.text import redacted_data
+from finery.util.text import duration, redacted_data
 
 _is_worker = False
 """Whether this process only runs steps, and may change its environment for their children."""
@@ -104,7 +104,10 @@ def run_task(task: Task, send: Send) -> Closing:
 
     send: called with each report, in the thread that reports.
     """
-    started = time.perf_counter()
+    started, earlier = time.perf_counter(), earlier_seconds(Path(task.scratch))
+    if earlier >= 1:
+        message = f"earlier attempts took {duration(earlier)}, which its time includes"
+        send({"event": "log", "message": message})
     close_log = redirect_to(task.log, task.env)
     before = {name: os.environ.get(name) for name in task.env}
     os.environ.update(task.env)
@@ -127,7 +130,8 @@ def run_task(task: Task, send: Send) -> Closing:
             sys.stdout.flush()
             sys.stderr.flush()
         close_log()
-    return Done(event="done", outputs=outputs, seconds=time.perf_counter() - started)
+    seconds = earlier + time.perf_counter() - started
+    return Done(event="done", outputs=outputs, seconds=seconds)
 
 
 def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:

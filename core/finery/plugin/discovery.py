@@ -26,7 +26,7 @@ from finery.util.text import did_you_mean
 GROUP = "finery"
 TABLES = frozenset({
     "finery_steps", "finery_engines", "finery_commands", "finery_executors", "finery_views",
-    "finery_notes", "finery_pages", "finery_servers",
+    "finery_notes", "finery_pages", "finery_samplers", "finery_servers",
 })  # fmt: skip
 """Hooks that return what a plugin provides by name. All others are called during a build."""
 

@@ -16,7 +16,7 @@ from finery.recipe.files import with_files
 from finery.recipe.graph import Graph, Node, Source, sources_of
 from finery.rows.row import Row
 from finery.step.inspect import slots_of
-from finery.step.interfaces import Asked, Count, Forecast, interface
+from finery.step.interfaces import Asked, Count, Forecast, interface, interface_class
 
 Output = tuple[str, str]
 """(step, output)."""
@@ -57,12 +57,20 @@ def asked_of(graph: Graph, results: Results, node: Node) -> Asked | None:
         slot, artifact = slots[source.field], results.artifact(source.step, source.output)
         if artifact is None:
             built = built and not issubclass(slot.accepts.kind, Dataset)
-        elif slot.accepts.many:
+            continue
+        artifact.ref = source.ref if slot.uses_name else ""
+        if slot.accepts.many:
             getattr(slot.owner, slot.field)[source.index] = artifact
         else:
             setattr(slot.owner, slot.field, artifact)
     forecast = interface(step, Forecast)
     return None if forecast is None else forecast.asks(_taken(graph, results, node), built=built)
+
+
+def forecasts_requests(node: Node) -> bool:
+    """Whether a step's type can forecast the requests to one of its models, see `asked_of`."""
+    cls = interface_class(type(node.step), Forecast)
+    return cls is not None and cls.asks is not Forecast.asks
 
 
 def count_rows(graph: Graph, results: Results, source: Source) -> Count | None:
@@ -77,6 +85,14 @@ def sample_rows(graph: Graph, results: Results, source: Source, limit: int) -> I
     """
     rows = _sample(graph, results, (source.step, source.output), limit)
     return None if rows is None else islice(rows, limit)
+
+
+def columns_of(graph: Graph, results: Results, source: Source) -> frozenset[str] | None:
+    """All columns that rows of an input can have, and the fields of their labels.
+
+    As built, otherwise by the forecasts of earlier steps. None if they aren't known.
+    """
+    return _columns(graph, results, (source.step, source.output))
 
 
 def _count(
@@ -133,3 +149,29 @@ def _sample(graph: Graph, results: Results, output: Output, limit: int) -> Itera
     if not samples or None in samples:
         return None
     return chain.from_iterable(sample for sample in samples if sample is not None)
+
+
+def _columns(graph: Graph, results: Results, output: Output) -> frozenset[str] | None:
+    built = results.artifact(*output)
+    if isinstance(built, Dataset):
+        return frozenset(built.meta["columns"]) | _label_fields(built)
+    node = graph.nodes[output[0]]
+    forecast = forecast_of(graph, node)
+    if forecast is None:
+        return None
+    columns = forecast.columns()
+    if columns is not None:
+        return frozenset(columns)
+    passed = [s for s in node.sources if s.field in forecast.passes()]
+    known = [_columns(graph, results, (s.step, s.output)) for s in passed]
+    if not known or None in known:
+        return None
+    return frozenset(chain.from_iterable(columns for columns in known if columns is not None))
+
+
+def _label_fields(rows: Dataset) -> frozenset[str]:
+    """The fields of labels that are objects."""
+    if "label" not in rows.meta["columns"]:
+        return frozenset()
+    labels = (row.get("label") for row in rows)
+    return frozenset(name for label in labels if isinstance(label, dict) for name in label)

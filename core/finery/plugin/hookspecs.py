@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from finery.plugin.notes import About, Estimate, Note
     from finery.plugin.views.view import View
     from finery.recipe.graph import Graph
+    from finery.recipe.matrix.sample import Sampler
     from finery.step.job import Job
     from finery.step.step import Step
 
@@ -53,6 +54,11 @@ def finery_commands() -> "Mapping[str, str | click.Command]":  # type: ignore[em
 @hookspec
 def finery_executors() -> "Mapping[str, str | type[Executor]]":  # type: ignore[empty-body]
     """Return the executors you provide: name → `"module:Class"`."""
+
+
+@hookspec
+def finery_samplers() -> "Mapping[str, str | Sampler]":  # type: ignore[empty-body]
+    """Return the samplers of `matrix: {sample: …}` you provide: name → `"module:function"`."""
 
 
 @hookspec

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from finery.inference.engine import Engine
     from finery.plugin.notes import About
     from finery.plugin.views.view import View
+    from finery.recipe.matrix.sample import Sampler
     from finery.step.step import Step
 
 Table = dict[str, tuple[Any, Plugin]]
@@ -169,6 +170,21 @@ class Plugins:
     def views(self) -> Table:
         """Kind of artifact, or `kind/format` → (a `View`'s class or "module:Class", plugin)."""
         return self._lazily("finery_views")
+
+    @cached_property
+    def _samplers(self) -> Table:
+        return self._lazily("finery_samplers")
+
+    @property
+    def sampler_names(self) -> set[str]:
+        """Names of what can draw the variants of a matrix."""
+        return {*self._samplers}
+
+    def sampler(self, name: str) -> "Sampler":
+        """A sampler by its name; imports its module."""
+        reference, plugin = self._samplers[name]
+        drawing: Sampler = resolve(reference, f"sampler '{name}'", plugin)
+        return drawing
 
     @cached_property
     def servers(self) -> Table:

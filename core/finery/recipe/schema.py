@@ -132,6 +132,32 @@ _TOP: dict[str, Any] = {
                     },
                 ],
             },
+            "sample": {
+                "type": "object",
+                "description": "Draw variants instead of building all combinations. An axis can "
+                "then be a range: {from: 1e-5, to: 1e-3, log: true}.",
+                "properties": {
+                    "use": {
+                        "type": "string",
+                        "description": "The sampler: optuna.qmc covers the ranges evenly, "
+                        "optuna.random draws at random.",
+                    },
+                    "trials": {
+                        "type": "integer",
+                        "minimum": 1,
+                        "maximum": 1000,
+                        "description": "How many variants to draw.",
+                    },
+                    "seed": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "maximum": 2**31 - 1,
+                        "description": "Another seed draws others. Default: the recipe's seed.",
+                    },
+                },
+                "required": ["use", "trials"],
+                "additionalProperties": False,
+            },
             "select": {
                 "type": "object",
                 "description": "Choose the best variant, and make everything after it of that one.",

@@ -1,6 +1,6 @@
 """What a recipe needs from plugins: step types by name, and the names of notes."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from blake3 import blake3
@@ -24,6 +24,13 @@ class StepTypes(Protocol):
 
     def suggest(self, name: str) -> str:
         """A fix for an unknown step type."""
+
+    @property
+    def sampler_names(self) -> Collection[str]:
+        """Names of what can draw the variants of a matrix."""
+
+    def sampler(self, name: str) -> Callable[..., Any]:
+        """A sampler, see `finery.recipe.matrix.sample.Sampler`."""
 
 
 def derived_seed(seed: int, use: str) -> int:

@@ -15,7 +15,7 @@ from finery.plugin.views.html import render_page
 from finery.plugin.views.section import Finding, PageSection, render_sections
 from finery.plugin.views.view import Output, PageContext, View
 from finery.recipe.excerpt import without_secrets
-from finery.recipe.graph import Graph
+from finery.recipe.graph import Graph, trains
 from finery.report.groups import Group, groups_of
 from finery.report.layout import picture_of
 from finery.report.steps import ReportedStep, counts
@@ -31,7 +31,7 @@ STEPS, ORIGIN = (
     "finery.report/templates/origin.html.jinja",
 )
 NEEDED = "Was fine-tuning needed?"
-"""Asked first, also where no evaluator answers it."""
+"""Asked first of a recipe that trains a model, also where no evaluator answers it."""
 REQUIREMENTS = "Does it meet its requirements?"
 
 
@@ -95,7 +95,8 @@ def _findings(reported: Reported, sections: Sequence[PageSection]) -> Iterator[F
     elif any(step.result is None for step in reported.steps):
         names = ", ".join(step.node.name for step in reported.steps if step.result is None)
         yield Finding("Is the build complete?", f"No. Not built: {names}.", "open", 0)
-    if not any(finding.question == NEEDED for s in sections for finding in s.findings):
+    answered = any(finding.question == NEEDED for s in sections for finding in s.findings)
+    if not answered and any(map(trains, reported.graph.nodes.values())):
         text = "Not measured: no model of this build was judged."
         yield Finding(NEEDED, text, "open", 1)
     yield from _gates(reported)

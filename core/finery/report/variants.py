@@ -243,7 +243,11 @@ def _remarks(variants: Variants, *, repeated: bool) -> Iterator[str]:
             f"for choosing the best of {len(variants.lines)}."
         )
     if repeated and variants.choice is not None:
-        yield "The winner is shipped as trained under the first seed."
+        yield (
+            "Variants are compared by their means over the seeds. Of the winner, the seed with the "
+            "best score on these rows is shipped and tested; its test score is that of one "
+            "training, not a mean."
+        )
     yield (
         f"The sections below are about {variants.shown}, the first in this table."
         if variants.shown

@@ -108,6 +108,14 @@ class Preflight(Interface[S]):
         nothing is known is missing. An error may name a setting in its `where`.
         """
 
+    def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
+        """Raise what `run` would raise for rows without a column that a setting names.
+
+        Called with `check_sample`, and again before a training starts, for steps that wait for it.
+        columns: input → all columns that its rows can have, see `finery.columns_of`. An input of
+        which they aren't known is missing. An error may name a setting in its `where`.
+        """
+
     def check_inputs(self, job: "Job") -> None:
         """Raise what `run` would raise for unusable inputs.
 
@@ -169,7 +177,8 @@ class Asked(NamedTuple):
     model: the input that names the model. total: the number of requests if every answer is usable;
     None if unknown. requests: (request, rows expected in its answer), in order, as far as inputs
     are built. sampling: the arguments of `CachedEngine.stream`, with `max_tokens`. retries: how
-    often a request with an unusable answer is repeated.
+    often a request with an unusable answer is repeated. is_most: whether `total` is the highest
+    possible number.
     """
 
     model: str
@@ -178,6 +187,7 @@ class Asked(NamedTuple):
     sampling: Mapping[str, Any]
     retries: int = 0
     budget: Budget | None = None
+    is_most: bool = False
 
 
 class Forecast(Interface[S]):
@@ -195,6 +205,13 @@ class Forecast(Interface[S]):
 
     def sample(self, limit: int) -> Iterable[Row] | None:
         """At most `limit` rows like those of the output, read from outside files."""
+        return None
+
+    def columns(self) -> Collection[str] | None:
+        """All columns that rows of the outputs can have, and the fields of a `label` that has any.
+
+        For steps that read rows from outside. None if another column is possible.
+        """
         return None
 
     def passes(self) -> Collection[str]:
@@ -219,7 +236,7 @@ class Forecast(Interface[S]):
         return {}
 
     def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked | None:
-        """For steps that generate rows with a model: their requests.
+        """For steps that generate rows or judge answers with a model: their requests.
 
         taken: as for `rows`. built: whether all data sets that the step takes are built, and so
         opened. If the step writes `meta["answers"] = {"requests": …, "prompt_tokens": …,

@@ -2,17 +2,16 @@
 
 Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
 `views/<digest>/` (an artifact as a folder of links), `work/<key>` (the output folder of a running
-step), `work/<key>.scratch` (kept for its next attempt) with a `….lock`, `pinned/` (data that steps
-store for their pins), `runs/<id>/` (events and logs), `locks` and `claims` (`KeyLocks` of steps and
-of records), `mending` (locked while a damaged database is replaced, which stays as
-`finery.db.damaged-…`).
+step), `work/<key>.scratch` (kept for its next attempt) with a `….lock` and the `….seconds` of
+earlier attempts, `pinned/` (data that steps store for their pins), `runs/<id>/` (events and logs),
+`locks` and `claims` (`KeyLocks` of steps and of records), `mending` (locked while a damaged
+database is replaced, which stays as `finery.db.damaged-…`).
 
 A commit fills a staging folder, hashes the files, renames them into `objects/`, calls fsync, and
 records the keys in one transaction. A build killed at any moment leaves only complete blobs and
 keys.
 """
 
-import math
 import os
 import shutil
 import time
@@ -30,7 +29,7 @@ from finery.store.connection import Database
 from finery.store.links import open_artifact
 from finery.store.repairs import make_folder, make_way, say
 from finery.util.files import check_plain, fsync, hash_file, settled
-from finery.util.leftovers import end_users, is_in_use, lock_path
+from finery.util.leftovers import end_users, is_in_use, last_change, lock_path, seconds_path
 from finery.util.locks import KeyLocks
 from finery.util.paths import STORE
 from finery.util.text import counted
@@ -360,6 +359,7 @@ class Store:
         if scratch.exists():
             shutil.rmtree(scratch, ignore_errors=True)
         lock_path(scratch).unlink(missing_ok=True)
+        seconds_path(scratch).unlink(missing_ok=True)
 
     def clear_output(self, key: str) -> None:
         """Remove a key's output folder. Its scratch folder stays for the next attempt."""
@@ -385,7 +385,7 @@ class Store:
         before = time.time() - ABANDONED_DAYS * 86_400
         removed = 0
         for key, name in self._left():
-            if name != key and _last_change(self.root / "work" / name) < before:
+            if name != key and last_change(self.root / "work" / name) < before:
                 self.clear_work(key)
                 removed += 1
         if removed:
@@ -432,14 +432,6 @@ def _prepared(root: Path) -> bool:
     if not ignore.exists():
         ignore.write_text("*\n")
     return True
-
-
-def _last_change(folder: Path) -> float:
-    """The latest modification in a folder, in seconds since the epoch."""
-    try:
-        return max(os.lstat(path).st_mtime for path in (folder, *folder.rglob("*")))
-    except OSError:  # it is being removed
-        return math.inf
 
 
 def _nearest(path: Path) -> Path:

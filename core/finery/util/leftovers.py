@@ -6,6 +6,7 @@ an environment variable. The next build ends processes with either before it use
 """
 
 import fcntl
+import math
 import os
 import signal
 import time
@@ -55,6 +56,39 @@ def scratch_lock(scratch: Path, *, inherited: bool) -> Iterator[Callable[[], Non
                 os.dup2(nothing, 0)
                 os.close(nothing)
             os.close(file)
+
+
+def seconds_path(scratch: Path) -> Path:
+    """The file with the time that earlier attempts took, see `earlier_seconds`."""
+    return scratch.with_name(f"{scratch.name}.seconds")
+
+
+def earlier_seconds(scratch: Path) -> float:
+    """How long earlier attempts at a step took, each until it last changed the scratch folder.
+
+    What they did after that is lost. Called once when an attempt begins, which the modification
+    time of the lock's file then says. 0.0 where no earlier attempt used the folder.
+    """
+    lock, known = lock_path(scratch), seconds_path(scratch)
+    try:
+        began = lock.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+    changed = last_change(scratch) if scratch.exists() else began
+    seconds = max(0.0, changed - began) if math.isfinite(changed) else 0.0
+    with suppress(OSError, ValueError):
+        seconds += float(known.read_text(encoding="utf-8"))
+    known.write_text(str(seconds), encoding="utf-8")
+    os.utime(lock)
+    return seconds
+
+
+def last_change(folder: Path) -> float:
+    """The latest modification in a folder, in seconds since the epoch; infinite if it vanishes."""
+    try:
+        return max(os.lstat(path).st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:  # it is being removed
+        return math.inf
 
 
 def is_in_use(scratch: Path) -> bool:

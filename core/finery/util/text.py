@@ -169,6 +169,18 @@ def visible(text: str, *, tabs: bool = False) -> str:
     return text.translate(_PICTURES | _TAB if tabs else _PICTURES)
 
 
+def clipped(text: str, width: int) -> str:
+    """At most `width` characters of a text, cut off after a word and marked with `…`.
+
+    A first word that is too long by itself is cut inside.
+    """
+    if len(text) <= width:
+        return text
+    room = max(0, width - 2)  # for a space and the mark
+    words = text[: room + 1].rpartition(" ")[0].rstrip(" ,;:")
+    return f"{words} …" if words else f"{text[: max(0, width - 1)]}…"
+
+
 def in_line(text: str) -> str:
     """The same in one line."""
     return visible(" ".join(text.split()))

@@ -1,6 +1,7 @@
 """The learning curve: how a score grows with the number of training rows."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,11 @@ from finery_eval import stats
 from finery_eval.scoring.groups import Group
 from finery_eval.scoring.tables import Unit, table
 from finery_eval.verdicts import Hit, Judged
+
+DRAWN = 12
+"""Parts that the line is drawn in."""
+Outcome = tuple[float, float, int]
+"""Of a test row or a group: its slope, the mean of right answers over the models, its rows."""
 
 
 class Trained(NamedTuple):
@@ -19,15 +25,26 @@ class Trained(NamedTuple):
     best_step: int | None = None
 
 
+class Fitted(NamedTuple):
+    """The share that the line gives for a number of rows, and its 95 % interval."""
+
+    rows: int
+    share: float
+    low: float
+    high: float
+
+
 class Growth(NamedTuple):
     """What each doubling of the training rows adds to a share, and its 95 % interval.
 
-    expected: the share with twice the rows of the largest training, if it goes on like this.
+    expected: the share with twice the rows of the largest training, if it goes on like this. line:
+    from the smallest training to there.
     """
 
     a_doubling: float
     interval: stats.Interval
     expected: float
+    line: list[Fitted]
 
     @property
     def is_shown(self) -> bool:
@@ -42,8 +59,9 @@ def growth(
 
     hits: of each model, whether each answer counts. Each test row has a slope of its own, and their
     mean is that of the share. So the interval is a bootstrap over test rows or groups; it covers
-    the choice of test rows, not that of training rows or the seed. None where a row doesn't count
-    for all models.
+    the choice of test rows, not that of training rows or the seed. The line goes through the mean
+    share at the mean logarithm, both of the same resample. None where a row doesn't count for all
+    models.
     """
     if any(hit is None for of in hits for hit in of):
         return None
@@ -52,21 +70,47 @@ def growth(
     spread = math.fsum((x - mean) ** 2 for x in logs)
     weights = [(x - mean) / spread for x in logs]
     alone = groups if groups is not None else [[i] for i in range(len(hits[0]))]
-    slopes = [
-        (round(math.fsum(w * sum(bool(of[i]) for i in group)
-                         for w, of in zip(weights, hits, strict=True)), 12), len(group))
-        for group in alone
-    ]  # fmt: skip
-    value = _mean({each: slopes.count(each) for each in set(slopes)})[0]
-    ((low, high),) = stats.bootstrap(slopes, _mean)
-    centre = math.fsum(sum(map(bool, of)) for of in hits) / len(hits) / len(hits[0])
-    expected = centre + value * (max(logs) + 1 - mean)
-    return Growth(value, (low, high), min(1.0, max(0.0, expected)))
+    outcomes = [_outcome(hits, weights, group) for group in alone]
+    drawn = _rows_drawn(sizes)
+
+    def line(counts: Mapping[Outcome, int]) -> list[float]:
+        slope, centre = _line(counts)
+        return [slope, *(centre + slope * (math.log2(rows) - mean) for rows in drawn)]
+
+    value, *shares = line(Counter(outcomes))
+    interval, *band = stats.bootstrap(outcomes, line)
+    fitted = [
+        Fitted(rows, *map(_as_share, (share, *ends)))
+        for rows, share, ends in zip(drawn, shares, band, strict=True)
+    ]
+    return Growth(value, interval, fitted[-1].share, fitted)
 
 
-def _mean(counts: Mapping[tuple[float, int], int]) -> list[float]:
-    answers = sum(times * n for (_, n), times in counts.items())
-    return [math.fsum(times * slope for (slope, _), times in counts.items()) / answers]
+def _outcome(
+    hits: Sequence[Sequence[Hit]], weights: Sequence[float], group: Sequence[int]
+) -> Outcome:
+    counts = [sum(bool(of[i]) for i in group) for of in hits]
+    slope = math.fsum(w * count for w, count in zip(weights, counts, strict=True))
+    return round(slope, 12), sum(counts) / len(hits), len(group)
+
+
+def _line(counts: Mapping[Outcome, int]) -> tuple[float, float]:
+    """(slope, share at the mean logarithm)."""
+    answers = sum(times * n for (*_, n), times in counts.items())
+    slope = math.fsum(times * slope for (slope, *_), times in counts.items())
+    right = math.fsum(times * right for (_, right, _), times in counts.items())
+    return slope / answers, right / answers
+
+
+def _rows_drawn(sizes: Sequence[int]) -> list[int]:
+    """Numbers of rows at even distances of their logarithms, up to twice the largest."""
+    low, high = min(sizes), 2 * max(sizes)
+    between = (round(low * (high / low) ** (i / DRAWN)) for i in range(1, DRAWN))
+    return sorted({low, *between, high})
+
+
+def _as_share(value: float) -> float:
+    return min(1.0, max(0.0, value))
 
 
 def curve_of(

@@ -30,7 +30,12 @@ def slices_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Slices]:
 
 def check(rows: Sequence[Row], names: Sequence[str], more: Collection[str]) -> None:
     """Raise `DataError` for a name that no row has; more: fields that answers may have."""
-    known = _names(rows) | {LENGTH, *more}
+    check_names(_names(rows), names, more)
+
+
+def check_names(columns: Collection[str], names: Sequence[str], more: Collection[str]) -> None:
+    """Raise `DataError` for a name that isn't among the columns of rows; more: as for `check`."""
+    known = {*columns, LENGTH, *more}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise _missing(unknown[0], known)

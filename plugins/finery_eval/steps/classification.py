@@ -1,7 +1,7 @@
 """`eval.classification`: does the answer name the right class (of each field)?"""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -70,6 +70,10 @@ class Classification(
         """The metrics of each model, the headline first."""
         of_fields = [name for field in self.fields for name in (field, f"{field}_macro_f1")]
         return ["accuracy", "macro_f1", *of_fields, "valid"]
+
+    def answer_fields(self, rows: Sequence[Row] | None) -> Collection[str] | None:
+        """Those that are named."""
+        return self.fields
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""

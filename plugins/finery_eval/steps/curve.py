@@ -61,13 +61,7 @@ class Curve(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        inner = self.inner()
-        if inner.require:
-            raise UsageError(
-                "the evaluator inside can't have `require`",
-                where="each.require",
-                fix="move it out of `each`",
-            )
+        evaluator.refuse_requirements(self.inner(), "each")
         if len(self.models) < 2:
             raise UsageError(
                 "a curve needs two models or more", where="models", fix="models: [half, sft]"

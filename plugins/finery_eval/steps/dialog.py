@@ -91,12 +91,7 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         inner = self.inner()
-        if inner.require:
-            raise UsageError(
-                "the evaluator of each turn can't have `require`",
-                where="each.require",
-                fix="move it out of `each`",
-            )
+        evaluator.refuse_requirements(inner, "each")
         if isinstance(inner, ToolCalls) and inner.execute is not None:
             raise UsageError(
                 "`execute` can't be used for each turn: it judges what a whole row does",

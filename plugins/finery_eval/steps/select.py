@@ -7,6 +7,16 @@ from finery import DataError, Job, Metrics, Step, UsageError, setting, takes
 from finery.rows.repeats import Repeats, summarise
 from finery_eval.evaluator import compare
 
+OVER_SEEDS = "the seed of a training only, not the choice of rows"
+
+
+class _Repeat(NamedTuple):
+    """One training of a candidate. label: what its evaluation is called after `@`."""
+
+    label: str
+    name: str
+    score: float
+
 
 class _Candidate(NamedTuple):
     """One candidate, or the repeats of one. interval: of the score, 95 %, where there is one."""
@@ -26,14 +36,32 @@ class _Candidate(NamedTuple):
         """The score that counts: the mean over repeats."""
         return self.repeats.mean
 
+    @property
+    def each(self) -> list[_Repeat]:
+        """The repeats; of a candidate that isn't repeated, the candidate itself."""
+        labels = [_variant(metrics.name) for metrics in self.metrics]
+        names = labels if len(labels) > 1 else [self.name]
+        return [_Repeat(*of) for of in zip(labels, names, self.scores, strict=True)]
 
-class Select(Step, seeded=False, sections=("evaluate",)):
+    def best(self, sign: int) -> _Repeat:
+        """The repeat with the best score; of equally good ones the first. sign: -1 for lowest."""
+        return max(self.each, key=lambda each: sign * each.score)
+
+
+class Select(
+    Step,
+    seeded=False,
+    sections=("evaluate",),
+    provenance="finery_eval.planning.variants:VariantNames",
+):
     """Choose the best of several evaluations of one model, by one metric.
 
     A recipe with `matrix: {select: …}` adds this step by itself. Of equally good candidates, the
-    first is chosen. The result has every candidate's score with its interval, and how far the
-    chosen one is ahead of the next: for a share of right answers on the same rows the paired
-    interval (Newcombe), over repeats under the same seeds Student's interval of the differences.
+    first is chosen. Of a candidate that is repeated under several seeds, the repeat with the best
+    score is chosen, on the same rows; the scores that are compared are means. The result has every
+    candidate's score with its interval, and how far the chosen one is ahead of the next: for a
+    share of right answers on the same rows the paired interval (Newcombe), over repeats under the
+    same seeds Student's interval of the differences.
     """
 
     candidates: list[Metrics] = takes(
@@ -47,7 +75,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
     repeats: dict[str, list[str]] = setting(
         {},
         help="Candidates that repeat the same training under different seeds, by a name for each "
-        "group. Groups are compared by their means, and the first of the best one is chosen.",
+        "group. Groups are compared by their means, and the best repeat of the best one is chosen.",
     )
 
     def check(self) -> None:
@@ -64,14 +92,21 @@ class Select(Step, seeded=False, sections=("evaluate",)):
 
     def run(self, job: Job) -> Metrics:
         """Rank the candidates."""
-        candidates = self._candidates()
+        candidates = self._candidates(job.provenance.get("variants", {}))
         sign = 1 if self.best == "highest" else -1
         ranked = sorted(candidates, key=lambda each: -sign * each.score)
         first, *others = ranked
         margin = self._margin(first, others[0]) if others else None
-        chosen = _variant(first.metrics[0].name)
+        repeat = first.best(sign)
         rows = first.metrics[0].report()["rows"]
-        self._log(job, first, others, margin, rows)
+        words = self._words(first, others, margin, rows)
+        if len(first.scores) > 1:
+            words.append(
+                f"of its {len(first.scores)} seeds, {repeat.name} has the best score, "
+                f"{repeat.score:.4g}, so it is chosen"
+            )
+        for line in words:
+            job.log(line)
         metrics = Metrics.write(
             job.out,
             rows=rows,
@@ -80,14 +115,17 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             details={
                 "headline": [self.metric],
                 "tables": [_table(ranked)] if self.repeats else [],
-                "chosen": chosen,
+                "chosen": repeat.name,
                 "margin": margin,
+                "words": words,
+                **({"intervals_cover": OVER_SEEDS} if self.repeats else {}),
             },
             predictions=[],
         )
         metrics.meta |= {
-            "chosen": chosen,
-            "ranking": [_variant(each.metrics[0].name) for each in ranked],
+            "chosen": repeat.name,
+            "ranking": [each.best(sign).label for each in ranked],
+            "repeats": {name: score for _, name, score in first.each} if self.repeats else None,
             "by": f"{self.model}.{self.metric}",
             "score": first.score,
             "interval": list(first.interval) if first.interval else None,
@@ -95,11 +133,12 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         }
         return metrics
 
-    def _candidates(self) -> list[_Candidate]:
+    def _candidates(self, names: Mapping[str, str]) -> list[_Candidate]:
+        """The candidates. names: place in a round of `halve` → the variant that came to it."""
         by_name = {metrics.name: metrics for metrics in self.candidates}
         groups = self.repeats or {_variant(name): [name] for name in by_name}
         return [
-            self._candidate(name, [by_name[member] for member in members])
+            self._candidate(names.get(name, name), [by_name[member] for member in members])
             for name, members in groups.items()
         ]
 
@@ -144,19 +183,19 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         (compared,) = compare({"second": [*other.values()], "first": [one[id] for id in other]})
         return list(compared["interval"])
 
-    def _log(
+    def _words(
         self,
-        job: Job,
         first: _Candidate,
         others: Sequence[_Candidate],
         margin: Mapping[str, Any] | None,
         rows: int,
-    ) -> None:
+    ) -> list[str]:
         text = f"{self.model}.{self.metric} {first.score:.4g}{_in_words(first.interval)}"
-        job.log(f"chosen of {len(others) + 1}: {first.name}, {text}, {rows} rows")
+        words = [f"chosen of {len(others) + 1}: {first.name}, {text}, {rows} rows"]
         if margin is not None:
             ahead = f"{margin['difference']:+.4g}{_in_words(margin['interval'])}"
-            job.log(f"difference to the next, {margin['over']}: {ahead}")
+            words.append(f"difference to the next, {margin['over']}: {ahead}")
+        return words
 
 
 def _variant(name: str) -> str:

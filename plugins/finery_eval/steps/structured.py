@@ -1,7 +1,7 @@
 """`eval.json`: is the answer the expected JSON object, and which of its fields are right?"""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -109,6 +109,13 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
         """The metrics of each model, the headline first; without `fields`, those known by now."""
         named = [metric_of(field) for field in self.fields]
         return ["accuracy", "field_score", *named, "valid_json", *self._valid()]
+
+    def answer_fields(self, rows: Sequence[Row] | None) -> Collection[str] | None:
+        """The keys of the expected objects."""
+        if rows is None:
+            return None
+        values = [self.read(answer_text(row), None).value for row in rows]
+        return {key for value in values if isinstance(value, dict) for key in value}
 
     def more_metrics(self) -> str:
         """How a field becomes a metric that `require` knows."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from finery import Metrics, counted, percent, print_labelled
 from finery_eval.stats import holm
 from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
+from finery_eval.view.f1 import f1_test
 from finery_eval.view.pairs import Facts, agrees, by_model, flips, paired, paired_test
 from finery_eval.view.scores import Report, headline, new_table
 from finery_eval.view.tables import plain
@@ -51,7 +52,11 @@ def _of_model(
     for metric in (m for m in named if m in scores[0] and m in scores[1]):
         values = [score[metric] for score in scores]
         fits = all(agrees(of, metric, named, v) for of, v in zip(answers, values, strict=True))
-        test = paired_test(found.pairs, metric, named) if fits else None
+        test = (
+            paired_test(found.pairs, metric, named)
+            if fits
+            else f1_test(found.pairs, metric, answers, values)
+        )
         metrics[metric] = {"values": values, "test": test.data() if test else None}
     gained, lost = flips(found.pairs)
     return {
@@ -138,7 +143,7 @@ def _test_cells(facts: Mapping[str, Any], *, is_wide: bool) -> Iterator[str]:
     yield f"{100 * low:+.1f} to {100 * high:+.1f}"
     yield "< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
     if is_wide:
-        yield from (str(test["gained"]), str(test["lost"]))
+        yield from ("" if test[n] is None else str(test[n]) for n in ("gained", "lost"))
 
 
 def _remarks(models: Mapping[str, Any]) -> Iterator[str]:
@@ -159,6 +164,10 @@ def _remark(of: Mapping[str, Any]) -> Iterator[str]:
         parts += [f"{counted(after, 'row')} only in B"] if after else []
         parts += [f"{counted(changed, 'row')} with another question or answer"] if changed else []
         yield f"{', '.join(parts)}; difference and test are of the paired rows"
+        untested = [m for m, facts in of["metrics"].items() if facts["test"] is None]
+        if untested:
+            names = ", ".join(untested)
+            yield f"untested: {names}; the difference is between all rows of each side"
 
 
 def _print_flips(console: "Console", model: str, of: Mapping[str, Any], most: int) -> None:

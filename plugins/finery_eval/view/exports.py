@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Remark, percent, size
 from finery_eval.exports import SPEED, is_worse
-from finery_eval.view.scores import Report, headline, new_table
+from finery_eval.view.scores import Report, headline
+from finery_eval.view.tables import Column, print_columns
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,23 +24,24 @@ def print_exports(console: "Console", report: Report, runtime: Mapping[str, Any]
         return
     metric, *_ = headline(report)
     speeds = runtime.get(SPEED, {})
-    table = new_table("Exported files")
-    table.add_column("model", no_wrap=True)
-    for name in ("size", "tokens/s", metric, "to the trained model", "95 % CI", "p"):
-        table.add_column(name, justify="right", style="dim" if name == "95 % CI" else None)
+    rows = []
     for export in exports:
         score = report["scores"][export["model"]].get(metric)
         speed = speeds.get(export["model"])
-        style = "yellow" if is_worse(export) else None
-        table.add_row(
+        rows.append((
             export["model"],
             size(export["size"]),
             UNKNOWN if speed is None else f"{speed:,.0f}",
             UNKNOWN if score is None else percent(score),
             *_difference(export),
-            style=style,
-        )
-    console.print(table)
+        ))  # fmt: skip
+    heads = ("model", "size", "tokens/s", metric, "to the trained model", "95 % CI", "p")
+    columns = [
+        Column(head, list(cells), is_number=head != "model")
+        for head, cells in zip(heads, zip(*rows, strict=True), strict=True)
+    ]
+    styles = ["yellow" if is_worse(export) else "" for export in exports]
+    print_columns(console, "Exported files", columns, styles)
     for text in _notes(exports):
         console.print(text, style="dim", markup=False)
     for remark in remarks_on(report):

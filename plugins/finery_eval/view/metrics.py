@@ -22,8 +22,15 @@ from finery import (
 from finery_eval.view.answers import answer_of, compact, context_of, reasons, turn_of
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.exports import print_exports, remarks_on
-from finery_eval.view.scores import comparable, headline, print_interval_note, print_scores
-from finery_eval.view.tables import plain_table
+from finery_eval.view.learning import learned, plotted
+from finery_eval.view.scores import (
+    comparable,
+    headline,
+    own_words,
+    print_interval_note,
+    print_scores,
+)
+from finery_eval.view.tables import print_table
 from finery_eval.view.weaknesses.baselines import remarks_on as remarks_on_baselines
 from finery_eval.view.weaknesses.wrong import record_lines, wrong_records
 
@@ -92,15 +99,18 @@ class MetricsView(View):
         print_scores(console, {"": report})
         only = best if detail.model or _per_model_lines(report) > MOST_LINES else None
         print_interval_note(console, {"": report})
-        for text in report["details"].get("curve", {}).get("words", ()):
-            console.print(f"{text}.", style="yellow", markup=False, soft_wrap=True)
+        for text in own_words(report):
+            console.print(f"{text}.", style="yellow", markup=False, highlight=False)
+        curve = learned(report)
+        for line in plotted(curve, console.width) if curve is not None else ():
+            console.print(line, no_wrap=True, overflow="crop")
         print_exports(console, report, metrics.runtime)
         for remark in own_remarks(report):
             style = "yellow" if remark.severity == "warning" else ""
             console.print(f"{remark.text}. {remark.advice}".strip(), style=style, markup=False)
         for table in report["details"].get("tables", []):
             if table.get("model", only) in (only, None) or only is None:
-                console.print(plain_table(table))
+                print_table(console, table)
         for model, fields in report["details"].get("confusion", {}).items():
             if only not in (model, None):
                 continue
@@ -185,12 +195,14 @@ def _cut(thinking: str) -> str:
 def best_model(report: Mapping[str, Any]) -> str:
     """The model with the best headline score; of equally good ones the last.
 
-    A cheap baseline only where nothing else is judged.
+    A cheap baseline only where nothing else is judged. A reference that an evaluator adds by itself
+    (`details["references"]`), such as the model before it was served, never.
     """
     metric, *_ = headline(report)
     scores: Mapping[str, Mapping[str, float]] = report["scores"]
-    cheap = report["details"].get("baselines", ())
-    models = [name for name in scores if name not in cheap] or [*scores]
+    details = report["details"]
+    judged = [name for name in scores if name not in details.get("references", ())]
+    models = [name for name in judged if name not in details.get("baselines", ())] or judged
     return max(reversed(models), key=lambda model: scores[model].get(metric, 0.0))
 
 

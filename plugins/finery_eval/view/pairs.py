@@ -26,14 +26,14 @@ class Pairs(NamedTuple):
 
 
 class Tested(NamedTuple):
-    """Two shares on the same rows. difference: second minus first. gained, lost: answers that count
-    only for the second or only for the first."""
+    """Two scores on the same rows. difference: second minus first. gained, lost: answers that count
+    only for the second or only for the first; None where the score isn't a share of answers."""
 
     difference: float
     interval: tuple[float, float]
     p_value: float
-    gained: int
-    lost: int
+    gained: int | None
+    lost: int | None
     test: str
 
     def data(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def paired_test(
     if not known or len(known) < len(hits):
         return None
     gained, lost = known.count((False, True)), known.count((True, False))
-    groups = _groups(pairs)
+    groups = groups_of(pairs)
     if groups:
         of_groups = [
             (sum(known[i][1] - known[i][0] for i in group), len(group)) for group in groups
@@ -145,7 +145,7 @@ def _placed(lines: Iterable[Facts]) -> dict[Place, Facts]:
     return placed
 
 
-def _groups(pairs: Sequence[tuple[Facts, Facts]]) -> list[list[int]]:
+def groups_of(pairs: Sequence[tuple[Facts, Facts]]) -> list[list[int]]:
     """The answers of each conversation; empty where each row has one answer."""
     if not any("turn" in facts for facts, _ in pairs):
         return []

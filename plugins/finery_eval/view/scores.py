@@ -1,6 +1,6 @@
 """Tables of scores: a row for each model or, in a narrow terminal, for each metric."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery import percent
@@ -29,6 +29,13 @@ def headline(report: Report) -> list[str]:
     return list(named or next(iter(report["scores"].values()), {}))
 
 
+def own_words(report: Report) -> Iterator[str]:
+    """What the evaluator itself says of its result, sentence by sentence."""
+    details = report["details"]
+    yield from details.get("words", ())
+    yield from details.get("curve", {}).get("words", ())
+
+
 def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
     """Print the scores of some reports with the same metrics, by the step that judged.
 
@@ -51,9 +58,10 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
 
 def print_interval_note(console: "Console", reports: Mapping[str, Report]) -> None:
     """Print what the intervals cover, where there are any."""
-    if any(report["intervals"] for report in reports.values()):
-        text = "95 % CI: covers the choice of test rows only, not the seed of a training"
-        console.print(text, style="dim")
+    with_intervals = [report for report in reports.values() if report["intervals"]]
+    what = "the choice of test rows only, not the seed of a training"
+    for text in dict.fromkeys(r["details"].get("intervals_cover", what) for r in with_intervals):
+        console.print(f"95 % CI: covers {text}", style="dim")
 
 
 def _cells(report: Report, model: str, metrics: Sequence[str]) -> list[str]:

@@ -142,12 +142,8 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         inner = self.inner()
-        if inner is not None and inner.require:
-            raise UsageError(
-                "the evaluator inside can't have `require`",
-                where="judge.require",
-                fix="move it out of `judge`",
-            )
+        if inner is not None:
+            evaluator.refuse_requirements(inner, "judge")
         if inner is not None and inner.slices:
             raise UsageError(
                 "this step doesn't break scores down",
@@ -325,6 +321,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
             **(verdicts.details if verdicts else {}),
             "headline": [*dict.fromkeys([*headline, "answers"])],
             "comparisons": comparisons,
+            "references": [EVALUATED.format(name) for name in served],
             "faults": {name: [f._asdict() for f in found] for name, found in faults.items()},
             "servers": {name: of.build for name, of in served.items()},
             "tables": [t for t in tables if t["rows"]] + list(verdicts.tables if verdicts else ()),

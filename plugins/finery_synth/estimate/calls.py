@@ -1,4 +1,4 @@
-"""Estimates for steps that have a model write rows: calls, tokens, cost.
+"""Estimates for steps that have a model write rows or judge answers: calls, tokens, cost.
 
 They cover any step type with a forecast of its requests, see `finery.Forecast.asks`.
 """
@@ -17,8 +17,8 @@ from finery import (
     Price,
     Results,
     asked_of,
+    forecasts_requests,
     formats_of,
-    generates,
     prompt_tokens,
     sampling_of,
 )
@@ -42,9 +42,9 @@ SAMPLED = 500
 
 
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
-    """An estimate for each step that has a model write rows and forecasts its requests."""
+    """An estimate for each step that forecasts its requests."""
     nodes = [graph.nodes[name] for name in steps]
-    every = (_estimate(graph, results, node) for node in nodes if generates(node))
+    every = (_estimate(graph, results, node) for node in nodes if forecasts_requests(node))
     return [estimate for estimate in every if estimate is not None]
 
 
@@ -61,8 +61,8 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate | None:
     max_tokens = asked.sampling["max_tokens"]
     price = price_of(graph, results, source_of(node, asked.model))
     bounds = costs(load, max_tokens, price)
-    words = [tokens_words(load, max_tokens), cost_words(bounds, price)]
-    lines = [_calls_line(load, asked.retries), *words, judged.line if judged is not None else ""]
+    words = [tokens_words(load, max_tokens), cost_words(bounds, price, about=asked.is_most)]
+    lines = [_calls_line(load, asked), *words, judged.line if judged is not None else ""]
     facts = {
         "requests": load.total,
         "answered_before": load.answered,
@@ -145,13 +145,15 @@ def _share(limit: float | None, needed: float) -> float:
 # -- words ---------------------------------------------------------------------------------------
 
 
-def _calls_line(load: Load, retries: int) -> str:
+def _calls_line(load: Load, asked: Asked) -> str:
+    calls = "calls" if asked.model == "model" else f"calls of the {asked.model}"
     if load.total is None:
-        return "calls: known once the rows are built"
+        return f"{calls}: known once the rows are built"
+    retries, most = asked.retries, "at most " if asked.is_most else ""
     more = f"; up to {retries} more for each unusable answer" if retries else ""
     if load.answered:
         return (
-            f"calls: {load.calls:,} ({load.answered:,} of {load.total:,} requests were answered "
-            f"before){more}"
+            f"{calls}: {most}{load.calls:,} ({load.answered:,} of {load.total:,} requests were "
+            f"answered before){more}"
         )
-    return f"calls: {load.total:,}{more}"
+    return f"{calls}: {most}{load.total:,}{more}"

@@ -122,8 +122,8 @@ def tokens_words(load: Load, max_tokens: int) -> str:
     return f"tokens: {prompts}{most}{likely}"
 
 
-def cost_words(bounds: Costs, price: Price | None) -> str:
-    """Dollars as text; empty if there are no calls."""
+def cost_words(bounds: Costs, price: Price | None, *, about: bool = False) -> str:
+    """Dollars as text; empty if there are no calls. about: whether prompts may become longer."""
     if price is None:
         return "cost: unknown, since the model has no `price`"
     if bounds.most is None:
@@ -131,7 +131,8 @@ def cost_words(bounds: Costs, price: Price | None) -> str:
     if bounds.most == 0:
         return "" if price.of(1, 1) else "cost: none, since the model runs on this machine"
     likely = "" if bounds.likely is None else f", likely {_dollars(bounds.likely)}"
-    return f"cost: at most {_dollars(bounds.most)}{likely}, without retries"
+    most = "at most about" if about else "at most"
+    return f"cost: {most} {_dollars(bounds.most)}{likely}, without retries"
 
 
 def _times(calls: int | None, each: float | None) -> int | None:

@@ -11,11 +11,14 @@ if TYPE_CHECKING:
 
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bit of each dot of a braille character, by row and column."""
-ACROSS = "x: optimizer steps"
+ACROSS = "optimizer steps"
 
 
 class Line(NamedTuple):
-    """A series to draw: its label, color, a mark at each value (or ""), and its axis."""
+    """A series to draw: its label, color, a mark at each value (or ""), and its axis.
+
+    A line without a label isn't in the legend.
+    """
 
     label: str
     values: Series
@@ -71,21 +74,31 @@ class Canvas:
         return text
 
 
-def plot(lines: Sequence[Line], width: int, height: int, best: int | None = None) -> "list[Text]":
+def plot(
+    lines: Sequence[Line],
+    width: int,
+    height: int,
+    best: int | None = None,
+    *,
+    across: str = ACROSS,
+    log: bool | None = None,
+) -> "list[Text]":
     """Lines of `rich` text with axes and a legend; [] if there is nothing to draw.
 
-    width, height: of the whole plot, in characters. best: the step to mark.
+    width, height: of the whole plot, in characters. best: the step to mark. across: what the
+    horizontal axis shows. log: whether vertical axes are logarithmic; by default, their values
+    decide.
     """
     lines = [line for line in lines if line.values]
     if not lines:
         return []
     sides = {right: [n for n in lines if n.right == right] for right in (False, True)}
     axes = {
-        right: Axis.of([value for line in side for _, value in line.values])
+        right: Axis.of([value for line in side for _, value in line.values], log=log)
         for right, side in sides.items()
         if side
     }
-    legend = _legend(lines, axes, best, width)
+    legend = _legend(lines, axes, best, width, f"x: {across}")
     rows = range(height - 2 - len(legend))
     left, right = (_labels(axes.get(side), len(rows)) for side in (False, True))
     gutters = [max(map(len, labels.values()), default=0) for labels in (left, right)]
@@ -182,13 +195,15 @@ def _foot(width: int, span: tuple[int, int], gutter: int) -> "list[Text]":
 
 
 def _legend(
-    lines: Sequence[Line], axes: Mapping[bool, Axis], best: int | None, width: int
+    lines: Sequence[Line], axes: Mapping[bool, Axis], best: int | None, width: int, across: str
 ) -> "list[Text]":
     """The legend of the lines, in as many rows as necessary."""
     from rich.text import Text
 
     entries = []
     for line in lines:
+        if not line.label:
+            continue
         notes = ["right axis"] if line.right else []
         notes += ["log"] if axes[line.right].log else []
         entry = Text.assemble((f"{line.mark or '⠒'} ", line.style), line.label)
@@ -200,6 +215,6 @@ def _legend(
         if len(rows[-1]) > 1 and len(rows[-1]) + len(entry) + 3 > width:
             rows.append(Text(" "))
         rows[-1].append("   " if len(rows[-1]) > 1 else " ").append_text(entry)
-    if len(rows[-1]) + len(ACROSS) + 3 <= width:
-        rows[-1].append(f"   {ACROSS}", "dim")
+    if len(rows[-1]) + len(across) + 3 <= width:
+        rows[-1].append(f"   {across}", "dim")
     return rows

@@ -220,16 +220,21 @@ def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates)
 def _print_variants(graph: "Graph", plans: Sequence["StepPlan"]) -> None:
     """How many variants there are, how many steps are theirs alone, and how many are to be built.
 
-    A step that two variants share has one name, so it is there once.
+    A step that two variants share has one name, so it is there once. The steps that rank variants
+    are neither theirs nor shared by them.
     """
     from finery.compare.words import title_of as title_of_matrix
 
     own = [plan for plan in plans if plan.node.variant]
     new = sum(plan.state != "cached" and not plan.same_as for plan in own)
-    shared = sum(not plan.node.variant and not plan.node.chosen_by for plan in plans)
+    rank = {node.chosen_by for node in graph.nodes.values()} & {p.node.name for p in plans}
+    common = [p for p in plans if not p.node.variant and not p.node.chosen_by]
+    shared = sum(plan.node.name not in rank for plan in common)
     text = f"{counted(len(own), 'step')} of variants, {new} to build; {shared} shared by all"
     of_winner = sum(bool(p.node.chosen_by) and not p.node.variant for p in plans)
+    if rank:
+        text += f"; {counted(len(rank), 'step')} to rank them"
     if of_winner:
         text += f"; {of_winner} of the winner"
-    click.echo(f"{title_of_matrix(graph)}")
-    click.echo(text)
+    print_wrapped("", title_of_matrix(graph), hang=2)
+    print_wrapped("", text, hang=2)

@@ -52,7 +52,8 @@ MATRIX = "matrix"
 @click.option(
     "--wrong",
     is_flag=True,
-    help="Of an evaluator: all wrong answers, each with the training rows nearest to it.",
+    help="Of an evaluator: the wrong answers, each with the training rows nearest to it. All of "
+    "them, unless -n is given.",
 )
 @click.option(
     "--jsonl",
@@ -165,7 +166,9 @@ def command(
     if wrong:
         from finery.cli.pages import print_records
 
-        print_records(graph, store, manifests, detail, jsonl=jsonl or as_json)
+        source = click.get_current_context().get_parameter_source("rows")
+        most = None if source is click.core.ParameterSource.DEFAULT else rows
+        print_records(graph, store, manifests, detail, jsonl=jsonl or as_json, most=most)
         return
     failed = failed_gates(graph.select([name]), store, {name: result}) if fresh else {}
     seed, dollars = dict(result.parts).get("seed"), dollars_spent(store, [result.key])

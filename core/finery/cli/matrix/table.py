@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from finery.recipe.graph import Graph
     from finery.store.database import Store
 
+WIDEST = 10_000
+"""A terminal width that any table fits in."""
 MOST_SCORES = 3
 """Scores of a variant that are shown; `--json` has all."""
 
@@ -37,7 +39,11 @@ def print_matrix(
     """Print the table. failed: step → `failed` or `blocked`, in a build."""
     lines = lines_of(graph, store, results, failed or {})
     console.print(caption_of(graph), style="dim", highlight=False)
-    console.print(_table(lines))
+    shown = fitting_scores(console, lines)
+    console.print(_table(lines, shown))
+    if len(shown) < len(columns_of(lines)):
+        more = ", ".join(columns_of(lines)[len(shown) :])
+        console.print(f"also, with --json: {more}", style="dim", highlight=False)
     for text in remarks_on(lines):
         console.print(text, style="dim", highlight=False)
     choice = choice_of(graph, results)
@@ -57,14 +63,27 @@ def print_matrix_data(
         })  # fmt: skip
 
 
-def _table(lines: Sequence[Line]) -> "Table":
+def fitting_scores(console: "Console", lines: Sequence[Line]) -> list[str]:
+    """The first scores that have room in the terminal, at least one."""
+    shown = columns_of(lines)[:MOST_SCORES]
+    while len(shown) > 1 and not _fits(console, _table(lines, shown)):
+        shown.pop()
+    return shown
+
+
+def _fits(console: "Console", table: "Table") -> bool:
+    """Whether a table is no wider than the terminal."""
+    unlimited = console.options.update(max_width=WIDEST)
+    return console.measure(table, options=unlimited).maximum <= console.width
+
+
+def _table(lines: Sequence[Line], columns: Sequence[str]) -> "Table":
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     axes = list(dict.fromkeys(axis for line in lines for axis in line.axes))
     named = any(not line.axes for line in lines)
-    columns = columns_of(lines)[:MOST_SCORES]
     table.add_column("", width=1)
     if named:
         table.add_column("variant", no_wrap=True)

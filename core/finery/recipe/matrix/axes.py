@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 from finery.errors import UsageError
 from finery.recipe.document import Path_, Recipe
 from finery.recipe.matrix.labels import axis_labels, value_label
+from finery.recipe.matrix.sample import PLACE as SAMPLE
+from finery.recipe.matrix.sample import SearchRange, is_range, points_of, read_range
+from finery.recipe.steptypes import StepTypes
 from finery.step.inspect import SECTIONS
 from finery.util.text import did_you_mean
 
-RESERVED = ("exclude", "variants", "seeds", "select", "halve")
+RESERVED = ("exclude", "variants", "seeds", "select", "halve", "sample")
 """Keys of the block that aren't axes."""
 MOST = 1_000
 """Variants of a recipe, at most."""
@@ -42,11 +45,16 @@ class Value:
 
 @dataclass(frozen=True)
 class Axis:
-    """Settings that take one of several values together. key: its name in the recipe."""
+    """Settings that take one of several values together. key: its name in the recipe.
+
+    range: where its values are drawn from one. drawn_by: the sampler that drew the variants.
+    """
 
     key: str
     label: str
     values: tuple[Value, ...]
+    range: SearchRange | None = None
+    drawn_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,14 +88,19 @@ class Variant:
             yield from value.settings
 
 
-def read_matrix(recipe: Recipe, repeats: Axis | None) -> tuple[list[Axis], list[Variant]]:
+def read_matrix(
+    recipe: Recipe, repeats: Axis | None, plugins: StepTypes
+) -> tuple[list[Axis], list[Variant]]:
     """(axes, variants) of a recipe's `matrix:`, in order. repeats: the axis of `seeds:`.
 
     Raises `RecipeError` for a block that can't be read.
     """
     axes = _axes(recipe)
     named = _named(recipe)
-    count = prod(len(axis.values) for axis in axes) + len(named)
+    drawn = _drawn(recipe, axes, plugins) if "sample" in recipe.data["matrix"] else None
+    axes, sampled = drawn or (axes, [])
+    count = len(sampled) if drawn else prod(len(axis.values) for axis in axes)
+    count += len(named)
     count *= len(repeats.values) if repeats else 1
     if count > MOST:
         raise recipe.error(
@@ -96,10 +109,8 @@ def read_matrix(recipe: Recipe, repeats: Axis | None) -> tuple[list[Axis], list[
             key=True,
             fix="list fewer values, exclude some, or name the variants you want under `variants:`",
         )
-    labels = [axis.label for axis in axes]
     # Without axes and names, `seeds:` repeats the recipe as it is.
-    combined = product(*(axis.values for axis in axes)) if axes or (repeats and not named) else []
-    variants = [Variant(dict(zip(labels, values, strict=True))) for values in combined]
+    variants = sampled if drawn else _combined(axes, alone=bool(repeats and not named))
     variants = [*_without_excluded(recipe, axes, variants), *named]
     if not variants:
         raise recipe.error(
@@ -115,6 +126,43 @@ def read_matrix(recipe: Recipe, repeats: Axis | None) -> tuple[list[Axis], list[
     return [*axes, repeats], repeated
 
 
+def _combined(axes: Sequence[Axis], *, alone: bool) -> list[Variant]:
+    """All combinations. alone: whether there is a variant without axes."""
+    labels = [axis.label for axis in axes]
+    combined = product(*(axis.values for axis in axes)) if axes or alone else []
+    return [Variant(dict(zip(labels, values, strict=True))) for values in combined]
+
+
+def _drawn(
+    recipe: Recipe, axes: list[Axis], plugins: StepTypes
+) -> tuple[list[Axis], list[Variant]]:
+    """(axes with the values that were drawn, variants) of a block with `sample`."""
+    if not axes or "exclude" in recipe.data["matrix"]:
+        what = "can't be combined with `exclude`" if axes else "has no axis to draw values of"
+        fix = "remove `exclude`" if axes else "train.sft.learning_rate: {from: 1e-5, to: 1e-3}"
+        raise recipe.error(f"`sample` {what}", SAMPLE, key=True, fix=fix)
+    space = {axis.label: axis.range or len(axis.values) for axis in axes}
+    points = points_of(recipe, space, plugins)
+    drawn = [{a.label: _value(recipe, a, point[a.label]) for a in axes} for point in points]
+    name = recipe.data["matrix"]["sample"]["use"]
+    used = [
+        replace(axis, values=tuple({v[axis.label].label: v[axis.label] for v in drawn}.values()),
+                drawn_by=name)
+        for axis in axes
+    ]  # fmt: skip
+    return used, [Variant(values) for values in drawn]
+
+
+def _value(recipe: Recipe, axis: Axis, drawn: float) -> Value:
+    """The value of an axis that a sampler drew: a number of its range, or a listed one."""
+    if axis.range is None:
+        return axis.values[int(drawn)]
+    place: Path_ = ("matrix", axis.key)
+    label = value_label(drawn)
+    assert label is not None
+    return Value(label, (Setting(_path(recipe, axis.key, place), drawn, place),), place, drawn)
+
+
 def _axes(recipe: Recipe) -> list[Axis]:
     block = recipe.data["matrix"]
     keys = [key for key in block if key not in RESERVED]
@@ -122,7 +170,7 @@ def _axes(recipe: Recipe) -> list[Axis]:
     named = [key for key in keys if "." not in key]
     labels = dict(zip(paths, axis_labels(paths, [SEED, *named]), strict=True))
     labels |= {key: key for key in named}
-    axes = [Axis(key, labels[key], tuple(_values(recipe, key, block[key]))) for key in keys]
+    axes = [_axis(recipe, key, labels[key]) for key in keys]
     if SEED in named:
         raise recipe.error(
             f"an axis can't be named '{SEED}', like the repeats of `seeds:`",
@@ -131,6 +179,14 @@ def _axes(recipe: Recipe) -> list[Axis]:
             fix="give it another name",
         )
     return axes
+
+
+def _axis(recipe: Recipe, key: str, label: str) -> Axis:
+    written = recipe.data["matrix"][key]
+    if "." not in key or not is_range(written):
+        return Axis(key, label, tuple(_values(recipe, key, written)))
+    _refuse_set(recipe, key, _path(recipe, key, ("matrix", key)))
+    return Axis(key, label, (), read_range(recipe, key, written))
 
 
 def _values(recipe: Recipe, key: str, written: Any) -> Iterator[Value]:
@@ -354,7 +410,14 @@ def repeats_of(
 
 
 def sizes(axes: Sequence[Axis]) -> str:
-    """The axes in words: `3 learning_rate × 2 r`."""
-    return " × ".join(
-        f"{len(axis.values)} {'seeds' if axis.label == SEED else axis.label}" for axis in axes
-    )
+    """The axes in words: `3 learning_rate × 2 r`, or `learning_rate × r drawn by optuna.qmc`."""
+    drawn = [axis for axis in axes if axis.drawn_by]
+    counts = [
+        f"{len(axis.values)} {'seeds' if axis.label == SEED else axis.label}"
+        for axis in axes
+        if not axis.drawn_by
+    ]
+    if not drawn:
+        return " × ".join(counts)
+    names = " × ".join(axis.label for axis in drawn)
+    return ", ".join([f"{names} drawn by {drawn[0].drawn_by}", *counts])

@@ -64,7 +64,7 @@ def expand(recipe: Recipe, plugins: StepTypes) -> Expanded:
     _refuse_broken(recipe, plugins)
     block = recipe.data["matrix"]
     repeats = repeats_of(recipe, _trainings(recipe, plugins), block.get("seeds"))
-    axes, variants = read_matrix(recipe, repeats)
+    axes, variants = read_matrix(recipe, repeats, plugins)
     written = {variant.name: _with_settings(recipe, variant) for variant in variants}
     before = {name: _references_in(steps, plugins) for name, steps in written.items()}
     reached = _reached(variants, before)

@@ -9,7 +9,7 @@ from finery_eval.view.report.findings import compared
 from finery_eval.view.report.roles import Judgement
 from finery_eval.view.scores import headline
 
-ORDER: Mapping[str, int] = {"baseline": 0, "base": 0, "tuned": 1, "shipped": 2}
+ORDER: Mapping[str, int] = {"baseline": 0, "base": 0, "variant": 0, "tuned": 1, "shipped": 2}
 
 
 class Comparison(NamedTuple):

@@ -1,7 +1,7 @@
 """Answers to what readers of a report ask first, from paired answers of the judged models."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from finery import Finding, counted, percent
 from finery_eval.scoring.tables import BETTER, NOT_SHOWN, WORSE, between, verdict
@@ -10,6 +10,10 @@ from finery_eval.view.pairs import agrees, paired, paired_test
 from finery_eval.view.report.roles import Judgement
 from finery_eval.view.scores import headline
 
+BEST = "Which model is best?"
+RANKED = 5
+"""Models that a ranking names."""
+CHOSEN = "Which variant is best?"
 BEATS = "Is the trained model better than a cheap baseline?"
 NEEDED = "Was fine-tuning needed?"
 AS_GOOD = "Is the shipped file as good as the trained model?"
@@ -24,13 +28,56 @@ WORDS = {BETTER: "better in", WORSE: "worse in", NOT_SHOWN: "no difference shown
 Tone = Literal["good", "bad", "open"]
 
 
-def findings(judged: Sequence[Judgement]) -> Iterator[Finding]:
-    """An answer to each question; what wasn't measured is said to be so."""
-    task = [each for each in judged if not each.use.endswith(RETENTION)]
+def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Iterator[Finding]:
+    """An answer to each question; what wasn't measured is said to be so.
+
+    has_training: whether the recipe trains a model. If it doesn't, the questions are others.
+    """
+    variants = [each for each in judged if each.role == "variant"]
+    task = [e for e in judged if e not in variants and not e.use.endswith(RETENTION)]
+    if variants and len(variants) == len(judged):
+        yield _choice(variants[0].report["details"])
+        return
+    if not has_training:
+        yield from _rankings(task)
+        return
     yield _needed(task)
     yield from _beats(task)
     yield from _as_good(task)
     yield _forgotten([each for each in judged if each.use.endswith(RETENTION)])
+
+
+def _choice(details: Mapping[str, Any]) -> Finding:
+    """What a step that ranks variants chose, in its own words."""
+    ends = (details["margin"] or {}).get("interval")
+    tone: Tone = "good" if ends and (ends[0] > 0 or ends[1] < 0) else "open"
+    return Finding(CHOSEN, ". ".join([*details["words"], ""]).strip(), tone, 0)
+
+
+def _rankings(judged: Sequence[Judgement]) -> Iterator[Finding]:
+    """The models that each step judged, best first, and whether the best is shown to be."""
+    steps = list(dict.fromkeys(each.step for each in judged))
+    for step in steps:
+        models = sorted((j for j in judged if j.step == step), key=_score, reverse=True)
+        question = BEST if len(steps) == 1 else f"{BEST.removesuffix('?')} by {step}?"
+        yield _ranking(question, models)
+
+
+def _ranking(question: str, models: Sequence[Judgement]) -> Finding:
+    best, *others = models
+    scores = ", ".join(
+        f"{each.model} {percent(each.score)}" for each in models[:RANKED] if each.score is not None
+    )
+    more = f", and {len(models) - RANKED} more" if len(models) > RANKED else ""
+    text = f"{best.metric} on {counted(best.report['rows'], 'row')}: {scores}{more}."
+    comparison = compared(others[0], best) if others else None
+    if comparison is None:
+        return Finding(question, text, "open", 1)
+    _, test = comparison
+    ahead = f"{best.model} against {others[0].model}: {_points(test)}"
+    if test.interval[0] > 0:
+        return Finding(question, f"{best.model}. {text} {ahead}.", "good", 1)
+    return Finding(question, f"Too close to call. {text} {ahead}.", "open", 1)
 
 
 def _needed(judged: Sequence[Judgement]) -> Finding:

@@ -1,4 +1,4 @@
-"""What judged models are: cheap, not trained, trained, or made from a trained one."""
+"""What judged models are: cheap, not trained, trained, made from a trained one, or a variant."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -7,7 +7,7 @@ from finery import Graph, Metrics, Model, Node, Output, base_models, sources_of,
 from finery_eval.view.pairs import Facts, by_model
 from finery_eval.view.scores import Report, headline
 
-Role = Literal["baseline", "base", "tuned", "shipped"]
+Role = Literal["baseline", "base", "tuned", "shipped", "variant"]
 
 
 class Judgement(NamedTuple):
@@ -48,6 +48,8 @@ def _of_output(output: Output, graph: Graph) -> Iterator[Judgement]:
         role, source = role_of(named.get(model, model), graph)
         if model in report["details"].get("baselines", ()):
             role = "baseline"
+        if "chosen" in report["details"]:  # a step that ranks variants of a model
+            role = "variant"
         use = node.use if node else ""
         yield Judgement(model, role, source, output.step, use, report, answers.get(model, []))
 

@@ -5,15 +5,25 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from finery import Dataset, Output, PageContext, PageSection, percent, render_page, sources_of
+from finery import (
+    Dataset,
+    Output,
+    PageContext,
+    PageSection,
+    percent,
+    render_page,
+    sources_of,
+    trains,
+)
 from finery.rows.parts import id_of, prompt
 from finery_eval.view.answers import answer_of, compact, context_of, reasons
 from finery_eval.view.confusion import pairs_of
+from finery_eval.view.learning import drawn, learned
 from finery_eval.view.pairs import Facts
 from finery_eval.view.report.comparisons import ORDER, Comparison, comparisons_of
 from finery_eval.view.report.findings import findings
 from finery_eval.view.report.roles import Judgement, judgements
-from finery_eval.view.scores import Report, headline
+from finery_eval.view.scores import Report, headline, own_words
 from finery_eval.view.tables import cell_text
 
 TEMPLATE = "finery_eval.view.report/section.html.jinja"
@@ -25,6 +35,7 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
     """The section about all evaluations of a build, or about one."""
     judged = judgements(outputs, context.graph)
     answers = list(_answers(judged, context))
+    learns = any(map(trains, context.graph.nodes.values()))
     html = render_page(
         TEMPLATE,
         steps=[_step(output.title, of) for output in outputs if (of := _by(judged, output.step))],
@@ -35,7 +46,7 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
         "Scores and answers",
         html,
         rank=40,
-        findings=list(findings(judged)),
+        findings=list(findings(judged, has_training=learns)),
         style=_file("section.css"),
         script=_file("answers.js") if answers else "",
         data={group["id"]: group for group in answers},
@@ -60,7 +71,8 @@ def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
             (each.model, each.role, [_score(report, each.model, m) for m in headline(report)])
             for each in judged
         ],
-        "words": [f"{text}." for text in report["details"].get("curve", {}).get("words", ())],
+        "words": [f"{text}." for text in own_words(report)],
+        "learned": drawn(curve) if (curve := learned(report)) is not None else None,
         "remarks": [
             f"{remark['text']}. {remark.get('advice', '')}".strip()
             for remark in report["details"].get("remarks", ())

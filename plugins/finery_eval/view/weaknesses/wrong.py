@@ -1,5 +1,6 @@
 """The wrong answers of a model, each with its whole row and the training rows nearest to it."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -46,11 +47,23 @@ def _record(
         record["expected"] = facts["expected"]
     if row is not None and answer_text(row) and "turn" not in facts:
         record["completion"] = answer_text(row)
-    record["wrong"] = list(reasons(facts))
+    record["wrong"] = list(reasons(facts)) or list(_as_read(facts))
     if index is not None:
         found = index.nearest(question(prompt), NEAREST)
         record["nearest"] = [_neighbour(trained[number], cosine) for number, cosine in found]
     return record
+
+
+def _as_read(facts: Mapping[str, Any]) -> Iterator[str]:
+    """How an answer without parts was read, next to what was expected."""
+    if "prediction" in facts and "expected" in facts:
+        read = facts["prediction"]
+        what = "as nothing that could be expected" if read is None else f"as {_quoted(read)}"
+        yield f"read {what}, expected {_quoted(facts['expected'])}"
+
+
+def _quoted(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _prompt(facts: Mapping[str, Any], row: Row | None) -> list[dict[str, Any]]:

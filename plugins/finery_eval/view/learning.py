@@ -1,0 +1,107 @@
+"""The learning curve of `eval.curve` as a plot: scores by training rows, with the fitted line."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery_eval.view.scores import Report, headline
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+WIDEST, HEIGHT = 90, 16
+"""Of the plot in a terminal, in characters."""
+ACROSS = "training rows"
+
+
+class Learned(NamedTuple):
+    """What a plot shows, in percent. scores: (rows, score, low, high) of each training.
+
+    line: the same of the fitted line.
+    """
+
+    metric: str
+    scores: list[tuple[int, float, float, float]]
+    line: list[tuple[int, float, float, float]]
+
+
+def learned(report: Report) -> Learned | None:
+    """What there is to draw of the headline metric; None of any other evaluation."""
+    curve = report["details"].get("curve", {})
+    metric = next(iter(headline(report)), "")
+    line = curve.get("growth", {}).get(metric, {}).get("line")
+    if not line:
+        return None
+    scores = [_score(report, point, metric) for point in curve["points"]]
+    return Learned(metric, scores, [_in_percent(*fitted) for fitted in line])
+
+
+def _score(
+    report: Report, point: Mapping[str, Any], metric: str
+) -> tuple[int, float, float, float]:
+    name = point["name"]
+    low, high = report["intervals"][name][metric]
+    return _in_percent(point["rows"], report["scores"][name][metric], low, high)
+
+
+def _in_percent(rows: int, *shares: float) -> tuple[int, float, float, float]:
+    value, low, high = (100 * share for share in shares)
+    return rows, value, low, high
+
+
+def plotted(of: Learned, width: int) -> "list[Text]":
+    """The plot as lines of text. width: of the terminal."""
+    from finery_trl.view.plot import Line, plot
+
+    lines = [
+        Line("95 % CI of the line", [(rows, low) for rows, _, low, _ in of.line], "dim cyan"),
+        Line("", [(rows, high) for rows, *_, high in of.line], "dim cyan"),
+        Line("fitted line", [(rows, value) for rows, value, *_ in of.line], "cyan"),
+        Line(f"{of.metric} in %", [(rows, v) for rows, v, *_ in of.scores], "bold yellow", "●"),
+    ]
+    return plot(lines, min(width, WIDEST), HEIGHT, across=ACROSS, log=False)
+
+
+class Drawing(NamedTuple):
+    """The plot in SVG: points in percent of its size.
+
+    scores: (x, y, top and bottom of its interval, tooltip). grid: (from the top, label). ticks:
+    (from 0 to 1, label).
+    """
+
+    metric: str
+    line: str
+    band: str
+    scores: list[tuple[float, float, float, float, str]]
+    grid: list[tuple[float, str]]
+    ticks: list[tuple[float, str]]
+
+
+def drawn(of: Learned) -> Drawing:
+    """The plot for a page."""
+    from finery_trl.view.axis import Axis, round_steps
+    from finery_trl.view.chart import Span
+
+    values = [value for each in (*of.scores, *of.line) for value in each[1:]]
+    axis, span = Axis.of(values, log=False), Span(of.line[0][0], of.line[-1][0])
+
+    def down(value: float) -> float:
+        return 4 + 92 * (1 - axis.place(value))
+
+    def points(values: Sequence[tuple[int, float]]) -> str:
+        return " ".join(f"{span.across(rows):.2f},{down(value):.2f}" for rows, value in values)
+
+    upper = [(rows, high) for rows, *_, high in of.line]
+    lower = [(rows, low) for rows, _, low, _ in of.line]
+    scores = [
+        (span.across(rows), down(value), down(high), down(low),
+         f"{rows:,} rows: {value:.1f} % (95 % CI {low:.1f} – {high:.1f})")
+        for rows, value, low, high in of.scores
+    ]  # fmt: skip
+    return Drawing(
+        of.metric,
+        points([(rows, value) for rows, value, *_ in of.line]),
+        points([*upper, *reversed(lower)]),
+        scores,
+        [(down(value), f"{value:.3g} %") for value in axis.ticks()],
+        [(span.across(n) / 100, f"{n:,}") for n in round_steps((span.first, span.last), 6)],
+    )

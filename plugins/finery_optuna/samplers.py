@@ -1,0 +1,75 @@
+"""Points of a search space, drawn by Optuna's samplers that look at no results."""
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from finery import SearchPoint, SearchRange, SearchSpace, UsageError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+
+
+def quasi_random(space: SearchSpace, count: int, seed: int) -> list[SearchPoint]:
+    """Points of a scrambled Sobol sequence (Sobol 1967).
+
+    They cover the ranges more evenly than random ones, in particular a power of two of them.
+    """
+
+    def sampler() -> "BaseSampler":
+        from optuna.samplers import QMCSampler
+
+        return QMCSampler(qmc_type="sobol", scramble=True, seed=seed)
+
+    return _points(space, count, sampler)
+
+
+def random(space: SearchSpace, count: int, seed: int) -> list[SearchPoint]:
+    """Points drawn at random, independently of each other."""
+
+    def sampler() -> "BaseSampler":
+        from optuna.samplers import RandomSampler
+
+        return RandomSampler(seed=seed)
+
+    return _points(space, count, sampler)
+
+
+def _points(
+    space: SearchSpace, count: int, sampler: Callable[[], "BaseSampler"]
+) -> list[SearchPoint]:
+    try:
+        import optuna
+    except ImportError as error:
+        raise UsageError(
+            "this sampler needs the package optuna, which isn't installed",
+            where="matrix.sample.use",
+            fix="pip install 'finery[optuna]'",
+        ) from error
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # QMCSampler is marked as experimental
+            study = optuna.create_study(sampler=sampler())
+            distributions = {axis: _distribution(of) for axis, of in space.items()}
+            points: list[SearchPoint] = []
+            for _ in range(count):
+                trial = study.ask(distributions)
+                study.tell(trial, 0.0)  # these samplers don't look at values
+                points.append(dict(trial.params))
+    finally:
+        optuna.logging.set_verbosity(level)
+    return points
+
+
+def _distribution(of: SearchRange | int) -> "BaseDistribution":
+    """What Optuna draws from. Listed values are numbered, which every sampler can draw."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    if isinstance(of, int):
+        return IntDistribution(0, of - 1)
+    if of.whole:
+        return IntDistribution(int(of.low), int(of.high), log=of.log, step=int(of.step or 1))
+    return FloatDistribution(of.low, of.high, log=of.log, step=of.step)

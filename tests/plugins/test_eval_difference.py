@@ -1,0 +1,74 @@
+"""Two evaluations by the same step: scores, tests and flips on the rows that both judged."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tables
+from rich.console import Console
+from sklearn.metrics import f1_score
+
+from finery import Metrics
+from finery.testing import TestJob
+from finery_eval.steps.classification import Classification
+from finery_eval.view.difference import difference_of, print_difference
+
+pytestmark = pytest.mark.usefixtures("tables_answer")
+CLASSES = ("card", "cash", "loan")
+EXPECTED = {f"q{i}": CLASSES[i * i % 3] for i in range(90)}
+
+
+def judged(folder: Path, asked: range, wrong: int, **settings: Any) -> Metrics:
+    """An evaluation on some rows, in which every answer with a multiple of `wrong` is `loan`."""
+    expected = {f"q{i}": EXPECTED[f"q{i}"] for i in asked}
+    answers = {q: "loan" if int(q[1:]) % wrong == 0 else c for q, c in expected.items()}
+    rows = tables.rows(folder / "rows", **expected)
+    step = Classification(models=[tables.model("m", **answers)], rows=rows, **settings)
+    metrics = step.run(TestJob(folder / "job"))
+    assert isinstance(metrics, Metrics)
+    return metrics
+
+
+def f1(asked: range, wrong: int) -> float:
+    expected = [EXPECTED[f"q{i}"] for i in asked]
+    answers = ["loan" if i % wrong == 0 else EXPECTED[f"q{i}"] for i in asked]
+    labels = sorted(set(expected))
+    return float(f1_score(expected, answers, labels=labels, average="macro"))
+
+
+def test_macro_f1_is_compared_on_the_paired_rows(tmp_path: Path) -> None:
+    before = judged(tmp_path / "a", range(60), 3)
+    after = judged(tmp_path / "b", range(20, 90), 5)
+    of = difference_of(before, after)["models"]["m"]
+    facts, both = of["metrics"]["macro_f1"], range(20, 60)
+    assert of["paired"] == len(both)
+    assert facts["values"] == pytest.approx([f1(range(60), 3), f1(range(20, 90), 5)])
+    assert facts["test"]["difference"] == pytest.approx(f1(both, 5) - f1(both, 3))
+    low, high = facts["test"]["interval"]
+    assert low < facts["test"]["difference"] < high
+    assert facts["test"]["test"] == "paired bootstrap"
+    out = io.StringIO()
+    print_difference(Console(file=out, width=120), difference_of(before, after), 0)
+    line = next(text for text in out.getvalue().splitlines() if "macro_f1" in text)
+    assert f"{100 * low:+.1f} to {100 * high:+.1f}" in line
+    assert "untested" not in out.getvalue()
+
+
+def test_a_difference_of_other_rows_is_marked(tmp_path: Path) -> None:
+    """Without predictions that a score follows from, it can't be computed for the paired rows."""
+    before = judged(tmp_path / "a", range(60), 3)
+    after = judged(tmp_path / "b", range(20, 90), 5)
+    data = difference_of(before, after)
+    data["models"]["m"]["metrics"]["macro_f1"]["test"] = None
+    out = io.StringIO()
+    print_difference(Console(file=out, width=120), data, 0)
+    assert "untested: macro_f1; the difference is between all rows of each side" in out.getvalue()
+
+
+def test_equal_answers_have_no_difference(tmp_path: Path) -> None:
+    both = [judged(tmp_path / name, range(60), 3) for name in "ab"]
+    facts = difference_of(*both)["models"]["m"]["metrics"]["macro_f1"]
+    assert facts["test"]["difference"] == 0
+    assert facts["test"]["interval"] == [0, 0]
+    assert facts["test"]["p_value"] == 1

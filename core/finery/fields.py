@@ -150,7 +150,13 @@ def setting(
         "ge": ge, "gt": gt, "le": le, "lt": lt, "pattern": pattern, "min_length": min_length,
         "max_length": max_length, "examples": examples,
     }  # fmt: skip
-    constraints = {k: v for k, v in limits.items() if v is not None}
+    # `typing` caches Annotated types, and takes limits of 0 and 0.0 as equal: which of them a schema
+    # showed depended on what was imported first.
+    constraints = {
+        k: int(v) if isinstance(v, float) and v.is_integer() else v
+        for k, v in limits.items()
+        if v is not None
+    }
     return FieldInfo(
         default=default, help=help, affects_output=affects_output, constraints=constraints
     )

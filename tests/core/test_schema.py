@@ -281,3 +281,9 @@ def test_the_check_of_values_is_strict(read: Read) -> None:
     jsonschema.validate(recipe.data, recipe_schema(plugins))
     (error,) = check_recipe(recipe, plugins)
     assert (error.what, error.fix) == ("'most' can't be 2.0", "give a whole number, at least 0")
+
+
+def test_limits_read_alike_whatever_was_imported_first() -> None:
+    bounds = [setting(0.5, ge=0, le=1), setting(0.5, ge=0.0, le=1.0)]
+    assert [repr(field.constraints) for field in bounds] == ["{'ge': 0, 'le': 1}"] * 2
+    assert setting(0.5, gt=0.25).constraints == {"gt": 0.25}

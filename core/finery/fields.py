@@ -150,7 +150,7 @@ def setting(
         "ge": ge, "gt": gt, "le": le, "lt": lt, "pattern": pattern, "min_length": min_length,
         "max_length": max_length, "examples": examples,
     }  # fmt: skip
-    # `typing` caches Annotated types, and takes limits of 0 and 0.0 as equal: which of them a schema
+    # `typing` caches Annotated types and takes limits of 0 and 0.0 as equal: which one a schema
     # showed depended on what was imported first.
     constraints = {
         k: int(v) if isinstance(v, float) and v.is_integer() else v

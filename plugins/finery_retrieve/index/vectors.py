@@ -70,7 +70,8 @@ class Vectors:
         """
         import numpy as np
 
-        return np.round((self._array @ question).astype(np.float64), DIGITS)
+        cosines: np.ndarray = (self._array @ question).astype(np.float64)
+        return cosines.round(DIGITS)
 
 
 def _batches(chunks: Chunks, size: int) -> Iterator[list[Chunk]]:

@@ -156,6 +156,12 @@ while not os.path.exists({str(tmp_path / "go")!r}):
             assert len(_alive(messages)) in (0, 2)  # none of them on this machine, or both
         self._assert_gone(messages)
 
+    def test_events_arrive_while_a_step_waits(self, tmp_path: Path) -> None:
+        """All events that a step has sent arrive, even if it sends no more for now."""
+        code = "import time\nfor number in range(50):\n    job.log(str(number))\ntime.sleep(600)"
+        with self._running({"a": _task(tmp_path, "a", code)}) as events:
+            assert [next(events)[1]["message"] for _ in range(50)] == [str(n) for n in range(50)]
+
     def test_room_follows_jobs(self, tmp_path: Path) -> None:
         """With `jobs=1`, the executor has room for one step at a time."""
         executor = self.executor(1)

@@ -4,7 +4,7 @@
     python benchmarks/quantization.py --tasks tickets --rows 50  # a shorter run
     python benchmarks/quantization.py --folder DIR               # keeps the trainings
 
-    tickets     recipes/ticket-triage: 420 rows to train on; its test and validation rows, 180
+    tickets     recipes/ticket-triage: its training rows; its test and validation rows, 357
     banking77   nine intents of Banking77: 270 rows to train on, 360 to test
 
 SmolLM2-135M-Instruct is trained and exported in bf16. The matrix is computed from the

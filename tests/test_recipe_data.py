@@ -1,4 +1,4 @@
-"""The data of the recipes tool-calls and support-chat: valid, and the tests apart from training."""
+"""The data of three recipes: valid, and the test rows apart from what is trained on."""
 
 import json
 import re
@@ -17,6 +17,7 @@ from finery import Dataset
 from finery.build.project import open_graph
 from finery.rows import Row
 from finery.rows.near import normalised
+from finery.rows.similar import SimilarIndex
 from finery.testing import dataset, run_step
 from finery_data.steps.split import SPLITS, Split, Splits
 from finery_eval.steps.dialog import Dialog
@@ -27,6 +28,12 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 TOOL_CALLS = RECIPES / "tool-calls"
 SUPPORT_CHAT = RECIPES / "support-chat"
 DOCS_ASSISTANT = RECIPES / "docs-assistant"
+TICKETS = RECIPES / "ticket-triage"
+LABELS = {
+    "category": {"billing", "account", "technical", "shipping", "product"},
+    "priority": {"low", "medium", "high"},
+    "sentiment": {"negative", "neutral", "positive"},
+}
 HELD_OUT = {"reserve_parking", "rent_locker", "borrow_device", "print_badge"}
 ROLES_AFTER = {
     "system": {"user"},
@@ -233,3 +240,19 @@ def test_questions_about_facts_are_in_no_chat() -> None:
     questions = [normalised(texts(row, "user")[0]) for row in rows(SUPPORT_CHAT, "facts.jsonl")]
     assert len(set(questions)) == len(questions) == 40
     assert not chats & set(questions)
+
+
+@pytest.mark.parametrize("name", ["tickets.jsonl", "test.jsonl"])
+def test_each_ticket_has_the_three_labels_of_the_guide(name: str) -> None:
+    for row in rows(TICKETS, name):
+        labels = dict(line.split(": ") for line in row["output"].splitlines())
+        assert list(labels) == list(LABELS)
+        assert all(labels[field] in LABELS[field] for field in LABELS), row
+
+
+def test_no_ticket_resembles_a_test_ticket() -> None:
+    texts = [row["input"] for row in rows(TICKETS, "tickets.jsonl")]
+    index = SimilarIndex([row["input"] for row in rows(TICKETS, "test.jsonl")])
+    nearest = {text: index.nearest(text, 1) for text in texts}
+    assert len(nearest) == len(texts), "a ticket is there twice"
+    assert {text: near for text, near in nearest.items() if near and near[0][1] > 0.37} == {}

@@ -1,4 +1,4 @@
-"""The data of the recipes tool-calls and support-chat: valid, and the tests apart from training."""
+"""The data of the recipes tool-calls, support-chat and extraction: valid, tests apart from training."""
 
 import json
 import re
@@ -18,6 +18,7 @@ from finery.build.project import open_graph
 from finery.rows import Row
 from finery.rows.near import normalised
 from finery.testing import dataset, run_step
+from finery_data.steps.decontaminate import Decontaminate
 from finery_data.steps.split import SPLITS, Split, Splits
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
@@ -26,6 +27,7 @@ from finery_eval.steps.rules import Rules
 RECIPES = Path(__file__).parents[1] / "recipes"
 TOOL_CALLS = RECIPES / "tool-calls"
 SUPPORT_CHAT = RECIPES / "support-chat"
+EXTRACTION = RECIPES / "extraction"
 HELD_OUT = {"reserve_parking", "rent_locker", "borrow_device", "print_badge"}
 ROLES_AFTER = {
     "system": {"user"},
@@ -143,7 +145,9 @@ def test_arguments_are_in_the_conversation() -> None:
                 assert str(arguments.get(key, "")).casefold() in text, (key, text)
 
 
-@pytest.mark.parametrize("recipe", [TOOL_CALLS, SUPPORT_CHAT], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "recipe", [TOOL_CALLS, SUPPORT_CHAT, EXTRACTION], ids=lambda path: path.name
+)
 def test_the_command_of_the_readme_finds_a_recipe_without_notes(
     project: MakeProject, recipe: Path
 ) -> None:
@@ -230,3 +234,32 @@ def test_questions_about_facts_are_in_no_chat() -> None:
     questions = [normalised(texts(row, "user")[0]) for row in rows(SUPPORT_CHAT, "facts.jsonl")]
     assert len(set(questions)) == len(questions) == 40
     assert not chats & set(questions)
+
+
+def test_answers_about_ads_follow_the_schema_and_the_order_of_its_keys() -> None:
+    schema = json.loads((EXTRACTION / "data" / "schema.json").read_text("utf-8"))
+    validator = Draft202012Validator(schema)
+    for row in rows(EXTRACTION, "ads.jsonl") + rows(EXTRACTION, "test.jsonl"):
+        answer = json.loads(row["answer"])
+        assert list(validator.iter_errors(answer)) == [], row["ad"]
+        assert list(answer) == schema["required"]
+        assert row["answer"] == json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+
+
+def test_places_and_dates_are_words_of_the_ad() -> None:
+    for row in rows(EXTRACTION, "ads.jsonl") + rows(EXTRACTION, "test.jsonl"):
+        answer = json.loads(row["answer"])
+        ad = row["ad"].casefold()
+        assert answer["place"].casefold() in ad, ad
+        assert answer["available"] in (None, "now") or answer["available"].casefold() in ad, ad
+
+
+def test_no_ad_of_the_test_is_nearly_one_of_the_training(tmp_path: Path) -> None:
+    """At a lower similarity than that of the recipe."""
+    tested, others = (
+        dataset(tmp_path / name, [{"prompt": row["ad"]} for row in rows(EXTRACTION, name)])
+        for name in ("test.jsonl", "ads.jsonl")
+    )
+    assert len(tested) == 101
+    step = Decontaminate(rows=[others], against=[tested], threshold=0.5)
+    assert len(run_step(step, tmp_path / "clean")) == len(others)

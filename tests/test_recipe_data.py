@@ -1,4 +1,4 @@
-"""The data of the recipes tool-calls, support-chat and extraction: valid, tests apart from training."""
+"""The data of tool-calls, support-chat and extraction: valid, and the tests apart from training."""
 
 import json
 import re

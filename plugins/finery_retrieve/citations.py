@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from finery_retrieve.whole import occurs
+
 LEAST = 8
 """Minimum letters and digits of a quote: a shorter one is in almost any text."""
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
@@ -93,13 +95,16 @@ def without_numbers(answer: str) -> str:
 def is_verbatim(quote: str, text: str) -> bool:
     """Whether a text contains the quote word for word, except for whitespace.
 
+    `200 euros a year` isn't in `1200 euros a year`: a quote neither begins nor ends inside a word
+    or a number.
+
     False for a quote of less than `LEAST` letters and digits, unless the text has no more.
     Ellipses at both ends of the quote are ignored.
     """
     words = " ".join(quote.strip(_AROUND).removeprefix("...").removesuffix("...").split())
     if _letters(words) < min(LEAST, _letters(text)) or not words:
         return False
-    return words in " ".join(text.split())
+    return occurs(words, " ".join(text.split()))
 
 
 def quotable(quote: str) -> str | None:

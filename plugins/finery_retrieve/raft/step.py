@@ -39,8 +39,8 @@ class Drawn(NamedTuple):
 
     @property
     def others(self) -> list[Hit]:
-        """The retrieved chunks that don't contain the answer."""
-        return [hit for hit in self.retrieved if not self.question.is_answered_by(hit)]
+        """The retrieved chunks that can't contain the answer."""
+        return [hit for hit in self.retrieved if not self.question.may_be_answered_by(hit)]
 
     def rank(self, hit: Hit) -> int:
         """The place of a chunk among those retrieved, from 0; last for one that isn't."""
@@ -60,7 +60,7 @@ class Raft(
 
     - A share `oracle` of the rows has the right chunk in the prompt. The other chunks are
       distractors: the first ones that the index retrieves which neither are the right chunk nor
-      contain the row's `quote` or its `expected` texts.
+      contain the row's `quote`, in whichever case, or its `expected` texts.
     - The other rows have only distractors, and `unknown` as answer. So do rows with
       `answerable: false`.
     - Answers have the form `The limit is 50 MB. "Files up to 50 MB are read" [2]`.

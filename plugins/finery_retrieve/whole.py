@@ -7,11 +7,8 @@ have no such borders: in them any place is one.
 import re
 import unicodedata
 
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3040-\u30ff"
-    "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff]"
-)
-"""Thai, Lao, Burmese, Khmer, Chinese and Japanese."""
+from finery_retrieve.index.tokens import is_unspaced
+
 _BEFORE_NUMBER = re.compile(
     r"\d[.,':]\Z"  # 1.5, 1,200, 12:30
     r"|(?<!\w)[-−–±]\Z"  # -5, but not 3-5
@@ -78,11 +75,7 @@ def _is_less(before: str, part: str, after: str) -> bool:
 
 def _joins(first: str, second: str) -> bool:
     """Whether two neighbouring characters belong to one word."""
-    return (
-        _is_word(first)
-        and _is_word(second)
-        and not (_UNSPACED.match(first) or _UNSPACED.match(second))
-    )
+    return _is_word(first) and _is_word(second) and not (is_unspaced(first) or is_unspaced(second))
 
 
 def _is_word(character: str) -> bool:

@@ -10,7 +10,7 @@ from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import Drops
 from finery.rows.parts import changed, id_of, read
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.questions import (
     MARGIN,
@@ -107,6 +107,10 @@ class Raft(
     unknown: str = setting(
         UNKNOWN, min_length=1, help="The answer where the documents don't contain it."
     )
+
+    def check(self) -> None:
+        """Raise `UsageError` for an `unknown` without letters. Light: reads no input."""
+        check_unknown(self.unknown)
 
     def check_files(self) -> None:
         """Raise `UsageError` for an empty or invalid template."""

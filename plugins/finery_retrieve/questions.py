@@ -12,7 +12,7 @@ from finery import Index
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.badrow import BadRow, kind_of
 from finery_retrieve.citations import LEAST, is_verbatim
-from finery_retrieve.expected import Expected, contains
+from finery_retrieve.expected import Expected, contains, one_line
 from finery_retrieve.index.chunks import Chunks
 from finery_retrieve.index.context import question_of
 from finery_retrieve.index.control import plain
@@ -41,18 +41,29 @@ class Question(NamedTuple):
     expected: Expected
     is_answerable: bool
 
-    def is_answered_by(self, hit: Hit) -> bool:
-        """Whether a chunk is a right one, or contains the quote or all expected texts.
+    def may_be_answered_by(self, hit: Hit) -> bool:
+        """Whether a chunk may contain the answer, so that it is no distractor.
 
-        So a chunk that overlaps with the right one is no distractor.
+        It is a right one, or contains all expected texts or the quote, of whichever document and
+        in whichever case. That is no proof: a short expected text is in many chunks.
         """
-        if hit.id in self.chunks or self.is_proved_by(hit):
+        if self.is_answered_by(hit):
             return True
-        return bool(self.expected) and contains(hit.text, self.expected)
+        if self.expected and contains(hit.text, self.expected):
+            return True
+        return is_verbatim(one_line(self.quote), one_line(hit.text))
+
+    def is_answered_by(self, hit: Hit) -> bool:
+        """Whether a chunk is a right one: one that the row names, or one with its quote."""
+        return hit.id in self.chunks or self.is_proved_by(hit)
 
     def is_proved_by(self, hit: Hit) -> bool:
-        """Whether a chunk contains the quote."""
-        return bool(self.quote) and is_verbatim(plain(self.quote), plain(hit.text))
+        """Whether a chunk contains the quote, and is from the document that the row names."""
+        return (
+            bool(self.quote)
+            and _is_source(self.source, hit.source)
+            and is_verbatim(plain(self.quote), plain(hit.text))
+        )
 
     def gains(self, hits: Sequence[Hit], right: Sequence[Hit]) -> list[bool]:
         """For each retrieved chunk, whether it is a right one that wasn't counted before.
@@ -137,7 +148,7 @@ def distractors(
     """The first `count` chunks retrieved for each question that don't answer it, best first."""
     retrieved = retriever.search([question.text for question in questions], count + MARGIN)
     for question, hits in zip(questions, retrieved, strict=True):
-        yield [hit for hit in hits if not question.is_answered_by(hit)][:count]
+        yield [hit for hit in hits if not question.may_be_answered_by(hit)][:count]
 
 
 def listed(hits: Iterable[Hit]) -> list[dict[str, Any]]:

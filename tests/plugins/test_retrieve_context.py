@@ -24,6 +24,7 @@ from finery import (
     Results,
     Sampling,
     Source,
+    UsageError,
     count_rows,
     generates,
     open_graph,
@@ -32,9 +33,11 @@ from finery import (
 from finery.rows import Conversation, split_turns
 from finery.testing import TestJob, dataset, run_step
 from finery_docs.files import DocsFiles
+from finery_retrieve.evaluate.grounded.step import Grounded
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.control import CONTROL, plain
 from finery_retrieve.index.retriever import Hit
+from finery_retrieve.raft.step import Raft
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.model import RetrieveModel
 from finery_retrieve.steps.rows import RetrieveRows
@@ -141,6 +144,15 @@ def test_a_row_without_a_question_is_named(tmp_path: Path, index: Index) -> None
     assert "row 2" in str(raised.value.where)
 
 
+def test_documents_are_retrieved_once(tmp_path: Path, index: Index) -> None:
+    rows = questions(tmp_path / "rows", asks("cobra"))
+    prompted = run_step(RetrieveRows(rows=rows, index=index), tmp_path / "once")
+    assert isinstance(prompted, Dataset)
+    with pytest.raises(DataError, match="already contains retrieved documents") as raised:
+        run_step(RetrieveRows(rows=prompted, index=index), tmp_path / "twice")
+    assert "row 1" in str(raised.value.where)
+
+
 def test_chunks_over_the_limit_are_left_out_whole_and_counted(tmp_path: Path, index: Index) -> None:
     rows = questions(tmp_path / "rows", asks("passwords expire"), asks("files"))
     job = TestJob(tmp_path / "job")
@@ -175,6 +187,38 @@ def test_control_tokens_of_templates_become_plain() -> None:
     tokens = {token for source in sources for token in re.findall(pattern, source)}
     assert {"<|im_end|>", "<end_of_turn>", "<｜User｜>", "<turn|>"} <= tokens
     assert not [token for token in tokens if token in plain(f"a{token}b")]
+
+
+@pytest.mark.parametrize("token", [
+    "<filename>", "<repo_name>", "<reponame>", "<file_sep>", "<gh_stars>", "<issue_start>",
+    "<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>", "<jupyter_code>",
+    "<jupyter_output>", "<jupyter_script>", "<empty_output>", "<|endoftext|>", "<fim-prefix>",
+    "<unused0>", "<unused6241>", "[gMASK]", "[IMG_BREAK]", "<audio_soft_token>", "<eop>",
+    "<SPECIAL_20>", "<extra_id_0>", "[UNUSED_TOKEN_145]", "<row_1_col_2>",
+])  # fmt: skip
+def test_control_tokens_of_vocabularies_become_plain(token: str) -> None:
+    """Those of SmolLM2, StarCoder, Gemma, GLM, Mistral, T5, InternLM and SmolVLM."""
+    assert token not in plain(f"a{token}b")
+
+
+def test_markup_stays_as_it_is() -> None:
+    text = "<b>bold</b> <first_name> <div class='x'> [1] [NOTE] List<String> <video> a<b>c"
+    assert plain(text) == text
+
+
+@pytest.mark.parametrize("unknown", ["...", ".", " "])
+def test_an_unknown_without_letters_is_refused(tmp_path: Path, unknown: str) -> None:
+    index = Index(tmp_path / "index", meta={"format": "retrieve"})
+    rows = questions(tmp_path / "rows", [{"role": "user", "content": "Who?"}])
+    model = Model(tmp_path / "model", meta={"format": "echo"})
+    for step in (
+        RetrieveRows(rows=rows, index=index, unknown=unknown),
+        RetrieveModel(model=model, index=index, unknown=unknown),
+        Raft(rows=[rows], index=index, unknown=unknown),
+        Grounded(models=[model], rows=rows, index=index, unknown=unknown),
+    ):
+        with pytest.raises(UsageError, match="has no letters"):
+            step.check()
 
 
 @given(st.text(alphabet="<>|/[]s INSTim_end", max_size=60))

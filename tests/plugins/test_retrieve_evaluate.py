@@ -120,6 +120,34 @@ def test_indices_are_compared_on_the_same_questions(tmp_path: Path, index: Index
     assert worst == ["docs/17.md", 2, 1.0, 0.0]
 
 
+def test_questions_that_only_name_a_chunk_are_not_missed_in_other_chunks(
+    tmp_path: Path, index: Index
+) -> None:
+    """The other index has each answer, in chunks with other ids."""
+    other = index_of(tmp_path, [{**row, "id": f"o{i}"} for i, row in enumerate(chunk_rows())], "o")
+    rows = [{**question_row(room), "quote": None} for room in ROOMS]
+    with pytest.raises(DataError, match="can't be compared between the indices") as error:
+        measured(tmp_path, retrieval(tmp_path, [index, other], rows))
+    assert "o has 0 of the 1 chunk that the row names, and the row has no quote" in str(error.value)
+    assert "`quote`" in str(error.value.fix)
+
+
+def test_questions_of_two_chunks_count_the_same_in_all_indices(
+    tmp_path: Path, index: Index
+) -> None:
+    """Where only one index has both chunks, the one with the quote counts in each."""
+    other = index_of(tmp_path, [{**row, "id": f"o{i}"} for i, row in enumerate(chunk_rows())], "o")
+    rows = [
+        {**question_row(room), "parents": [chunk["id"] for chunk in chunk_rows([room])]}
+        for room in ROOMS
+    ]
+    step = retrieval(tmp_path, [index, other], rows, k=[1])
+    metrics, log = measured(tmp_path, step)
+    scores = metrics.report()["scores"]
+    assert scores["index"]["recall@1"] == scores["o"]["recall@1"] == 1
+    assert "8 questions of several chunks, which not all indices have" in log
+
+
 def test_overlapping_chunks_are_as_good_as_the_right_one(tmp_path: Path) -> None:
     chunks = chunk_rows()
     again = [{**chunk, "id": f"again{i}", "text": f"{chunk['text']} And again: {chunk['text']}"}

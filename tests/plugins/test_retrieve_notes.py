@@ -31,7 +31,13 @@ evaluate:
   grounded: {use: eval.grounded, models: [base, sft], rows: split.test, index: index}
   retrieval: {use: eval.retrieval, indices: [index], rows: split.test}
 """
-OWN = ("shared-documents", "knowledge-by-heart", "random-distractors", "train-test-overlap")
+OWN = (
+    "shared-documents",
+    "knowledge-by-heart",
+    "random-distractors",
+    "train-test-overlap",
+    "retrieved-twice",
+)
 
 
 def notes(folder: Path, recipe: str, results: Results | None = None) -> list[Note]:
@@ -144,3 +150,22 @@ def test_random_distractors_beside_an_index_are_noted(tmp_path: Path) -> None:
     assert note.name == "random-distractors"
     assert "{use: synth.raft, rows: questions, index: index}" in note.fix
     assert note.place == ("generate", "questions", "distractors")
+
+
+@pytest.mark.parametrize("rows", ["raft", "prompted"])
+def test_rows_with_documents_for_a_model_that_retrieves_are_noted(
+    tmp_path: Path, rows: str
+) -> None:
+    recipe = edited(
+        ("data:\n", "data:\n  prompted: {use: retrieve.rows, rows: split.test, index: index}\n"),
+        ("models:\n", "models:\n  rag: {use: retrieve.model, model: base, index: index}\n"),
+        (
+            "  retrieval:",
+            f"  exact: {{use: eval.exact, models: [base, rag], rows: {rows}}}\n  retrieval:",
+        ),
+    )
+    (note,) = (of for of in notes(tmp_path, recipe) if of.name == "retrieved-twice")
+    assert note.step == "exact"
+    assert f"rows of {rows}, whose prompts already contain documents" in note.text
+    plain = recipe.replace(f"rows: {rows}}}", "rows: split.test}")
+    assert not [of for of in notes(tmp_path, plain) if of.name == "retrieved-twice"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finery import DataError, OneFile
+from finery import DataError, OneFile, UsageError
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.messages import in_front
@@ -100,6 +100,16 @@ class ContextPrompt:
         system = [message for message in before if message["role"] == "system"]
         shown = [message for message in before if message["role"] != "system"]
         return in_front(system, [*conversation[:last], *shown, turn, *conversation[last + 1 :]])
+
+
+def check_unknown(unknown: str) -> None:
+    """Raise `UsageError` for a sentence without letters: no answer could be compared with it."""
+    if not any(map(str.isalnum, unknown)):
+        raise UsageError(
+            f"unknown: {unknown!r} has no letters",
+            where="unknown",
+            fix=f"write what a model is to answer if the documents don't say, e.g. {UNKNOWN}",
+        )
 
 
 def question_of(conversation: Conversation) -> str:

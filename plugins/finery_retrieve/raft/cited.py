@@ -52,7 +52,10 @@ def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], 
         expected = [Citation(number, quote), *others]
     written = [f'"{of.quote}" [{of.number}]' if of.quote else f"[{of.number}]" for of in expected]
     cited = " ".join([answer, *written])
-    if citations(cited) != expected or check_citations(cited, texts).faults:
+    read = citations(cited)
+    if quote is None:  # the answer may end with words of the chunk in quotation marks
+        read = [Citation(citation.number) for citation in read]
+    if read != expected or check_citations(cited, texts).faults:
         raise Uncitable("citation", "the answer's own quotation marks or code hide the citation")
     return cited
 

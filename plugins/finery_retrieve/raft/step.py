@@ -10,7 +10,7 @@ from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import Drops
 from finery.rows.parts import changed, id_of, read
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.questions import (
     MARGIN,
@@ -39,8 +39,8 @@ class Drawn(NamedTuple):
 
     @property
     def others(self) -> list[Hit]:
-        """The retrieved chunks that don't contain the answer."""
-        return [hit for hit in self.retrieved if not self.question.is_answered_by(hit)]
+        """The retrieved chunks that can't contain the answer."""
+        return [hit for hit in self.retrieved if not self.question.may_be_answered_by(hit)]
 
     def rank(self, hit: Hit) -> int:
         """The place of a chunk among those retrieved, from 0; last for one that isn't."""
@@ -60,7 +60,7 @@ class Raft(
 
     - A share `oracle` of the rows has the right chunk in the prompt. The other chunks are
       distractors: the first ones that the index retrieves which neither are the right chunk nor
-      contain the row's `quote` or its `expected` texts.
+      contain the row's `quote`, in whichever case, or its `expected` texts.
     - The other rows have only distractors, and `unknown` as answer. So do rows with
       `answerable: false`.
     - Answers have the form `The limit is 50 MB. "Files up to 50 MB are read" [2]`.
@@ -107,6 +107,10 @@ class Raft(
     unknown: str = setting(
         UNKNOWN, min_length=1, help="The answer where the documents don't contain it."
     )
+
+    def check(self) -> None:
+        """Raise `UsageError` for an `unknown` without letters. Light: reads no input."""
+        check_unknown(self.unknown)
 
     def check_files(self) -> None:
         """Raise `UsageError` for an empty or invalid template."""

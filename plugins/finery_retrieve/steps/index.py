@@ -45,7 +45,14 @@ class RetrieveIndex(
     bm25: Bm25 = setting(Bm25(), help="How words are scored.")
 
     def check(self) -> None:
-        """Raise `UsageError` for a method without its embedding model, or the reverse."""
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        if self.method != "dense" and self.bm25.method in ("bm25l", "bm25+") and not self.bm25.k1:
+            raise UsageError(
+                f"with k1: 0, {self.bm25.method} scores chunks with and without a word the same, "
+                "and finds nothing",
+                where="bm25.k1",
+                fix="use a k1 above 0, or another method of bm25, e.g. lucene",
+            )
         if self.method == "bm25" and self.embedder is not None:
             raise UsageError(
                 "bm25 uses no embedding model",
@@ -103,8 +110,7 @@ class RetrieveIndex(
         if lexical.is_empty:
             raise DataError(
                 "no chunk has a word that BM25 could find it by",
-                fix="set text to the column with the text; for languages without spaces between "
-                "words use method: dense",
+                fix="set text to the column with the text, or use method: dense",
             )
         if count := lexical.without_words:
             job.log(f"{counted(count, 'chunk')} without words, which BM25 can't find")

@@ -1,7 +1,7 @@
 """`retrieve.model`: a model that looks up each question before it answers."""
 
 from finery import Index, Job, Model, OneFile, Step, setting, takes
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.steps.settings import K_HELP, LIMIT_HELP, PROMPT_HELP, UNKNOWN_HELP
 
 
@@ -18,6 +18,10 @@ class RetrieveModel(Step, sections=("models",), seeded=False, hints="finery_retr
     prompt: OneFile | None = setting(None, help=PROMPT_HELP)
     limit: int | None = setting(None, ge=1, help=LIMIT_HELP)
     unknown: str = setting(UNKNOWN, min_length=1, help=UNKNOWN_HELP)
+
+    def check(self) -> None:
+        """Raise `UsageError` for an `unknown` without letters. Light: reads no input."""
+        check_unknown(self.unknown)
 
     def run(self, job: Job) -> Model:
         """Describe the model. Nothing is retrieved yet."""

@@ -46,7 +46,7 @@ from finery_retrieve.evaluate.grounded.outcome import (
 from finery_retrieve.evaluate.grounded.verdicts import verdict_on
 from finery_retrieve.evaluate.measures import Measure, clusters_of, pairs_of, scores_of
 from finery_retrieve.evaluate.rows import read_questions, refuse_rows
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.questions import Question
 
@@ -77,7 +77,8 @@ class Grounded(
     - `abstained`: the share of answers that abstain where the documents don't contain the answer:
       with `distractors`, and in `retrieved` for rows with `answerable: false`.
 
-    An answer abstains if it contains `unknown` and cites nothing.
+    An answer abstains if it contains `unknown` and cites nothing. An `unknown` of fewer than 8
+    letters must be the whole answer.
 
     Each metric has a 95 % interval. Questions about one document count together: intervals are
     bootstraps over documents (Efron and Tibshirani 1993), p-values are those of sign flips of
@@ -140,6 +141,7 @@ class Grounded(
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        check_unknown(self.unknown)
         if len(set(self.contexts)) < len(self.contexts):
             raise UsageError("a context is listed twice", where="contexts", fix="list each once")
         super().check()

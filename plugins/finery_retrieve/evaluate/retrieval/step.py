@@ -33,7 +33,8 @@ class Retrieval(
     index without that id, it is the first chunk that contains the row's `quote`, in the document
     `source` if the row names one. So indices with chunks of different sizes can be compared, and
     questions can be written by hand. Another chunk with the same quote, e.g. an overlapping one,
-    counts as the right one. Rows with `answerable: false` are left out.
+    counts as the right one. Rows without a quote whose chunk an index lacks are refused. Rows
+    with `answerable: false` are left out.
 
     Each metric has a 95 % interval. Questions about one document count together: intervals are
     bootstraps over documents (Efron and Tibshirani 1993), p-values are those of sign flips of
@@ -41,7 +42,8 @@ class Retrieval(
     have Wilson's interval, and differences Newcombe's and the exact McNemar test. Every further
     index is compared with the first.
 
-    Raises DataError for rows without a question, or without a right chunk in any index.
+    Raises DataError for rows without a question, or without a right chunk in any index, and for
+    those that can't be looked up in all indices.
     """
 
     indices: list[Index] = takes(

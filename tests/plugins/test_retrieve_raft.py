@@ -18,6 +18,7 @@ from finery_retrieve.index.control import plain
 from finery_retrieve.index.lookup import Lookup
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.index.words import Bm25
+from finery_retrieve.raft.hints import RAFT
 from finery_retrieve.raft.step import Raft
 from finery_retrieve.steps.model import RetrieveModel
 
@@ -243,3 +244,46 @@ def test_shuffled_prompts_are_made_by_the_same_template(tmp_path: Path, index: I
     hits = [chunk for chunk in chunks if chunk is not None]
     expected = ContextPrompt.of().around(split_turns(question_row(13))[0], hits)
     assert split_turns(row)[0] == expected
+
+
+def test_an_answer_that_lacks_its_own_expected_texts_is_dropped(
+    tmp_path: Path, index: Index
+) -> None:
+    wrong, right = question_row(13, expected=["1"]), question_row(14, expected=[str(number(14))])
+    output = raft(tmp_path, index, [wrong, right], oracle=1.0)
+    assert output.meta["dropped"] == {"expected": 1}
+    assert [row["chunk"] for row in output] == question_row(14)["parents"]
+
+
+def test_the_error_for_rows_without_columns_names_keep(tmp_path: Path, index: Index) -> None:
+    row = {"messages": question_row(13)["messages"]}
+    with pytest.raises(DataError) as error:
+        raft(tmp_path, index, [row])
+    assert "keep: [quote, source, expected, answerable]" in str(error.value.fix)
+    assert "keep: [quote, source, expected, answerable]" in error.value.details[0]
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"quote": "Room 13"}, "is too short, it needs at least 8 letters or digits"),
+    ({"source": "docs/14.md"}, "`source` is docs/14.md, but the quote is in docs/13.md"),
+    ({"quote": "room 13 has the Inventory number"},
+     "a chunk of docs/13.md has the quote with other upper and lower case"),
+    ({"quote": "Room 13’s door isn't wide"}, "with another kind of apostrophe"),
+    ({"quote": "Room 13 has no inventory number"}, "no chunk of the index contains the quote"),
+])  # fmt: skip
+def test_a_quote_in_no_chunk_is_explained(tmp_path: Path, changes: Row, reason: str) -> None:
+    doors = [{"text": f"Room {room}'s door isn’t wide.", "source": f"docs/{room}.md"}
+             for room in (12, 13)]  # fmt: skip
+    index = index_of(tmp_path, [*chunk_rows(), *doors])
+    bad = {**question_row(13), "parents": [], **changes}
+    output = raft(tmp_path, index, [question_row(14), bad], oracle=1.0)
+    (drop,) = dropped(output)
+    assert reason in drop["detail"]
+    assert "What is the inventory number of Room 13?" in drop["detail"]
+
+
+def test_settings_of_other_tools_have_a_hint() -> None:
+    assert RAFT.value is not None
+    assert RAFT.value("order", "random") == "write order: shuffled"
+    assert RAFT.value("cite", False) == "write cite: none"
+    assert RAFT.value("k", "random") is None

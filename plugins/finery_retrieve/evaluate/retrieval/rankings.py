@@ -12,7 +12,8 @@ from finery_eval.evaluator import PROMPT_SHOWN, table
 from finery_retrieve.evaluate.retrieval.gains import ndcg, recall, reciprocal_rank
 from finery_retrieve.evaluate.rows import refuse_rows
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.questions import Question, no_chunk, right_chunks
+from finery_retrieve.missing import reasons
+from finery_retrieve.questions import Question, right_chunks
 
 TOP = 3
 """Retrieved chunks that a prediction names."""
@@ -79,10 +80,12 @@ def ranked(job: Job, indices: Sequence[Index], questions: Sequence[Question], k:
             Ranked(of, hits, question.gains(hits, of))
             for question, of, hits in zip(questions, right, retriever.search(texts, k), strict=True)
         ]
-    without = [not any(each.right for each in of) for of in zip(*by_index.values(), strict=True)]
+    every = enumerate(zip(*by_index.values(), strict=True))
+    without = [number for number, of in every if not any(each.right for each in of)]
+    why = reasons(questions, without, indices[0])
     refuse_rows(
         "some questions have their chunk in no index",
-        [(q.row, no_chunk(q)) for q, none in zip(questions, without, strict=True) if none],
+        [(questions[number].row, why[number]) for number in without],
     )
     for name, of in by_index.items():
         if missing := sum(not each.right for each in of):

@@ -39,9 +39,13 @@ class RetrieveRows(
     limit: int | None = setting(None, ge=1, help=LIMIT_HELP)
     unknown: str = setting(UNKNOWN, min_length=1, help=UNKNOWN_HELP)
 
+    def check_files(self) -> None:
+        """Raise `UsageError` for a template that can't be used."""
+        self._template()
+
     def run(self, job: Job) -> Dataset:
         """Write the rows, in their order."""
-        prompt = ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
+        prompt = self._template()
         lookup = Lookup(Retriever.open(self.index, job), prompt, self.k)
         counts = {"without_documents": 0, "limited": 0}
 
@@ -61,6 +65,9 @@ class RetrieveRows(
             )
         dataset.meta |= {"format": "retrieved", "k": self.k, **counts}
         return dataset
+
+    def _template(self) -> ContextPrompt:
+        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
 
 
 def _prompted(lookup: Lookup, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[Row, Prompted]]:

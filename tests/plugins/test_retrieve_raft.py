@@ -1,5 +1,7 @@
 """synth.raft: rows that quote and cite, distractors, and prompts like those of the model."""
 
+import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,13 @@ import pytest
 from asking import chunk_rows, colour_row, index_of, number, question_row, unanswerable_row
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from finery import DataError, Dataset, Index, Model
+from finery import DataError, Dataset, Files, Index, Model
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.dropped import dropped
-from finery.testing import TestJob, dataset
+from finery.testing import TestJob, dataset, run_step
+from finery_data.steps.file import File
 from finery_retrieve.citations import check_citations, is_verbatim
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt
 from finery_retrieve.index.control import plain
@@ -21,8 +25,10 @@ from finery_retrieve.index.words import Bm25
 from finery_retrieve.raft.hints import RAFT
 from finery_retrieve.raft.step import Raft
 from finery_retrieve.steps.model import RetrieveModel
+from finery_retrieve.steps.view import RetrievedView
 
 ROOMS = range(10, 18)
+GUIDE = (Path(__file__).parents[2] / "docs/howto/retrieval-training.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -287,3 +293,28 @@ def test_settings_of_other_tools_have_a_hint() -> None:
     assert RAFT.value("order", "random") == "write order: shuffled"
     assert RAFT.value("cite", False) == "write cite: none"
     assert RAFT.value("k", "random") is None
+
+
+def test_the_questions_of_the_guide_can_be_loaded_and_used(tmp_path: Path) -> None:
+    """Word for word: the rows, and the columns that the guide's step keeps."""
+    (rows,) = re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)
+    (keep,) = re.findall(r"questions\.jsonl, keep: \[(.*?)\]", GUIDE)
+    file = tmp_path / "questions.jsonl"
+    file.write_text(rows, encoding="utf-8")
+    step = File(path=Files(["questions.jsonl"], [file]), keep=keep.split(", "))
+    questions = run_step(step, tmp_path / "questions")
+    assert isinstance(questions, Dataset)
+    texts = ("Files up to 50 MB are read.", "Larger files are refused.", "Files are read at night.")
+    chunks = [{"text": text, "source": "docs/limits.md"} for text in texts]
+    output = raft(tmp_path, index_of(tmp_path, chunks), list(questions), oracle=1.0, k=2)
+    assert output.meta["dropped"] == {}
+    answer, unknown = map(answer_text, output)
+    assert re.fullmatch(r'At most 50 MB\. "Files up to 50 MB are read" \[[12]\]', answer)
+    assert unknown == UNKNOWN
+
+
+def test_rows_show_whether_their_prompt_has_the_answer(tmp_path: Path, index: Index) -> None:
+    (row,) = raft(tmp_path, index, [question_row(13)], oracle=0.0)
+    out = io.StringIO()
+    RetrievedView().print_row(Console(file=out, width=80), row)
+    assert re.search(r"context\W+missing", out.getvalue())

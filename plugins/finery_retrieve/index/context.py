@@ -7,7 +7,6 @@ from finery import DataError, OneFile, UsageError, shown
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.messages import in_front
-from finery_retrieve.expected import one_line
 from finery_retrieve.index.control import plain
 from finery_retrieve.index.hit import Hit
 from finery_synth.ask.prompts import Prompt
@@ -147,13 +146,13 @@ def _check_template(prompt: ContextPrompt, where: str) -> None:
         messages = prompt.messages(_QUESTION, [_CHUNK])
     except DataError as error:
         raise UsageError(error.what, where=where, fix=f"use only {_KNOWN}") from error
-    text = one_line(" ".join(str(message["content"]) for message in messages))
+    text = " ".join(str(message["content"]) for message in messages).casefold()
     for probe, name, fix in (
         (_QUESTION, "the question", "add {{ question }}"),
         (_CHUNK.text, "the text of the chunks",
          "add {% for chunk in chunks %}[{{ chunk.label }}] {{ chunk.text }}{% endfor %}"),
     ):  # fmt: skip
-        if one_line(probe) not in text:
+        if probe.casefold() not in text:
             raise UsageError(f"the template leaves out {name}", where=where, fix=fix)
 
 

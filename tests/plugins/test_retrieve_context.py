@@ -288,3 +288,45 @@ def test_a_folder_of_hostile_documents(tmp_path: Path) -> None:
     assert "steal()" not in page  # a script is no text of the page
     assert "The walrus is long." in long
     assert not any(CONTROL.search(prompt) for prompt in (evil, page, long))
+
+
+GOOD = "{% for chunk in chunks %}[{{ chunk.label }}] {{ chunk.text }}\n{% endfor %}{{ question }}"
+
+
+@pytest.mark.parametrize(("template", "what", "fix"), [
+    (GOOD.replace("{{ question }}", ""), "leaves out the question", "add {{ question }}"),
+    (GOOD.replace("chunk.text", "chunk.source"), "leaves out the text of the chunks", "chunk.text"),
+    (GOOD.replace("chunk.text", "chunk.txt"), "no attribute 'txt'", "`label`, `text`, `source`"),
+    (GOOD.replace("question", "query"), "'query' is undefined", "use only `question`"),
+    (GOOD.replace("{% endfor %}", ""), "isn't valid Jinja", "{% endfor %}"),
+    (f"{{# system #}}\nAnswer.\n{{# usr #}}\n{GOOD}", "line 3 of the template is {# usr #}",
+     "write {# user #}"),
+])  # fmt: skip
+@pytest.mark.parametrize(("step", "takes"), [
+    (RetrieveModel, ("model", "index")), (RetrieveRows, ("rows", "index")),
+    (Raft, ("rows", "index")), (Grounded, ("models", "rows", "index")),
+])  # fmt: skip
+def test_a_template_that_cant_work_is_refused_before_the_build(
+    tmp_path: Path, step: Any, takes: Sequence[str], template: str, what: str, fix: str
+) -> None:
+    path = tmp_path / "prompt.j2"
+    path.write_text(template, encoding="utf-8")
+    given: dict[str, Any] = dict.fromkeys(takes)
+    with pytest.raises(UsageError) as error:
+        step(**given, prompt=OneFile(["prompt.j2"], [path])).check_files()
+    assert what in error.value.what
+    assert fix in str(error.value.fix)
+    assert "prompt.j2" in str(error.value.where)
+
+
+@pytest.mark.parametrize("template", [
+    GOOD,
+    "{# only the documents #}\n{{ chunks[0].text | upper }} {{ question | upper }} {{ unknown }}",
+    "{# note #}\n{% for c in chunks %}{{ c.text }} (page {{ c.page }}){% endfor %} {{ question }}",
+])  # fmt: skip
+def test_a_template_that_changes_case_or_names_pages_is_accepted(
+    tmp_path: Path, template: str
+) -> None:
+    path = tmp_path / "prompt.j2"
+    path.write_text(template, encoding="utf-8")
+    assert ContextPrompt.of(OneFile(["prompt.j2"], [path])).source == template

@@ -23,8 +23,15 @@ class RetrieveModel(Step, sections=("models",), seeded=False, hints="finery_retr
         """Raise `UsageError` for an `unknown` without letters. Light: reads no input."""
         check_unknown(self.unknown)
 
+    def check_files(self) -> None:
+        """Raise `UsageError` for a template that can't be used."""
+        self._template()
+
     def run(self, job: Job) -> Model:
         """Describe the model. Nothing is retrieved yet."""
-        prompt = ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
+        prompt = self._template()
         meta = {"format": "retrieving", "k": self.k, "prompt": prompt.facts()}
         return Model(job.out, meta=meta, refs={"model": self.model, "index": self.index})
+
+    def _template(self) -> ContextPrompt:
+        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)

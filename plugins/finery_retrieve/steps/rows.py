@@ -43,9 +43,13 @@ class RetrieveRows(
         """Raise `UsageError` for an `unknown` without letters. Light: reads no input."""
         check_unknown(self.unknown)
 
+    def check_files(self) -> None:
+        """Raise `UsageError` for a template that can't be used."""
+        self._template()
+
     def run(self, job: Job) -> Dataset:
         """Write the rows, in their order."""
-        prompt = ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
+        prompt = self._template()
         lookup = Lookup(Retriever.open(self.index, job), prompt, self.k)
         counts = {"without_documents": 0, "limited": 0}
 
@@ -65,6 +69,9 @@ class RetrieveRows(
             )
         dataset.meta |= {"format": "retrieved", "k": self.k, **counts}
         return dataset
+
+    def _template(self) -> ContextPrompt:
+        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
 
 
 def _prompted(lookup: Lookup, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[Row, Prompted]]:

@@ -68,8 +68,10 @@ class RetrievedView(DatasetView):
     """Shows rows with what was retrieved for each."""
 
     def print_row(self, console: "Console", row: Row) -> None:
-        """Print the turns, and the chunks in the prompt."""
+        """Print the turns, whether the prompt has the answer, and the chunks in it."""
         super().print_row(console, row)
+        if row.get("context"):
+            print_labelled(console, "context", str(row["context"]), "cyan")
         hits = [
             f"[{label}] {hit['source']} {hit['heading']} (score {hit['score']:.4g})"
             for label, hit in enumerate(row.get("retrieved") or (), start=1)

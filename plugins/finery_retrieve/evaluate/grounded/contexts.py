@@ -11,7 +11,8 @@ from finery.rows import Conversation
 from finery_retrieve.evaluate.rows import refuse_rows
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.questions import Question, distractors, no_chunk, right_chunks
+from finery_retrieve.missing import no_chunks
+from finery_retrieve.questions import Question, distractors, right_chunks
 
 Context = Literal["none", "oracle", "retrieved", "distractors"]
 CONTEXTS: tuple[Context, ...] = ("none", "oracle", "retrieved", "distractors")
@@ -93,11 +94,7 @@ def checked_chunks(
     right = right_chunks(questions, index, retriever)
     refuse_rows(
         "some questions have no chunk in the index",
-        [
-            (question.row, no_chunk(question))
-            for question, of in zip(questions, right, strict=True)
-            if question.is_answerable and not of
-        ],
+        [(questions[i].row, why) for i, why in no_chunks(questions, right, index).items()],
     )
     return right
 

@@ -96,6 +96,53 @@ def test_prefixes_come_from_the_folder_or_the_recipe(tmp_path: Path) -> None:
     assert (vectors(other, "card", side="question") == vectors(own, "card")).all()
 
 
+@pytest.mark.parametrize(
+    ("more", "question", "document"),
+    [
+        ({"prompts": None}, "", ""),
+        ({"prompts": {"query": "q : ", "other": "o "}}, "q : ", ""),
+        ({"prompts": {"query": "q : ", "o": "o "}, "default_prompt_name": "o"}, "q : ", "o "),
+        ({"prompts": {"o": "o ", "corpus": ""}, "default_prompt_name": "o"}, "o ", ""),
+        ({"prompts": {"o": "o "}, "default_prompt_name": None}, "", ""),
+        ({"similarity_fn_name": "dot"}, "", ""),  # the cosine: the folder's model scales vectors
+    ],
+)
+def test_prompts_are_chosen_as_sentence_transformers_does(
+    tmp_path: Path, more: Any, question: str, document: str
+) -> None:
+    layout = layout_of(tiny_bert(tmp_path / "bert", **more), None, None)
+    assert (layout.question_prefix, layout.document_prefix) == (question, document)
+
+
+def without_scaling(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+
+
+def older(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+@pytest.mark.parametrize(
+    ("more", "spoil", "what"),
+    [
+        ({"similarity_fn_name": "dot"}, without_scaling, "compared by 'dot'"),
+        ({"similarity_fn_name": "manhattan"}, lambda folder: None, "compared by 'manhattan'"),
+        ({"default_prompt_name": "x"}, lambda folder: None, "default prompt 'x' is not among"),
+        ({}, older, "the transformer is in the folder '0_Transformer'"),
+    ],
+)
+def test_folders_that_would_be_computed_otherwise_are_refused(
+    tmp_path: Path, more: Any, spoil: Any, what: str
+) -> None:
+    folder = tiny_bert(tmp_path / "bert", **more)
+    spoil(folder)
+    with pytest.raises(DataError, match=what):
+        layout_of(folder, None, None)
+
+
 def test_long_chunks_are_cut_and_counted(tmp_path: Path) -> None:
     model = local(tiny_bert(tmp_path / "bert"), tmp_path / "model")
     rows = [{"text": "my card " * 5}, {"text": "my card " * 20}]

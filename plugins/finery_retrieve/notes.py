@@ -192,7 +192,7 @@ def _twice(graph: Graph) -> Iterator[Note]:
             continue
         models = [model for of in sources_of(node, Model) for model in _retrieving(graph, of.step)]
         for source in row_sources(node) if models else ():
-            steps = (graph.nodes[name] for name in _origins(graph, source.step))
+            steps = (graph.nodes[name] for name in origins(graph, source.step))
             origin = next((step for step in steps if step.use in PUT_IN), None)
             if origin is not None:
                 yield Note(

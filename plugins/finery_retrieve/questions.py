@@ -66,7 +66,7 @@ class Question(NamedTuple):
         """Whether a chunk contains the quote, and is from the document that the row names."""
         return (
             bool(self.quote)
-            and _is_source(self.source, hit.source)
+            and is_source(self.source, hit.source)
             and is_verbatim(plain(self.quote), plain(hit.text))
         )
 

@@ -19,8 +19,8 @@ class RetrieveApi(
 ):
     """Use an embedding model behind an OpenAI-compatible API, `/v1/embeddings`.
 
-    This step sends no request. The model is identified by its name, the server, its dimensions and
-    the prefixes. Changing another setting reruns no step.
+    This step sends no request. The model is identified by its name, the server, its dimensions, the
+    revision and the prefixes. Changing another setting reruns no step.
     """
 
     model: str = setting(
@@ -36,6 +36,11 @@ class RetrieveApi(
     )
     dimensions: int | None = setting(
         None, ge=1, help="Length of the embeddings, for models that can shorten them."
+    )
+    revision: str | None = setting(
+        None,
+        help="Any text. Change it when the server runs another model under the same name, to embed "
+        "everything again.",
     )
     question_prefix: str = setting("", help="Text before each question, e.g. `query: `.")
     document_prefix: str = setting("", help="Text before each chunk, e.g. `passage: `.")
@@ -68,6 +73,8 @@ class RetrieveApi(
         }
         if self.dimensions is not None:
             meta["dimensions"] = self.dimensions
+        if self.revision is not None:
+            meta["revision"] = self.revision
         names = ("api_key", "batch", "concurrency", "timeout", "retries", "price")
         runtime = {name: msgspec.to_builtins(getattr(self, name)) for name in names}
         runtime["env"] = [self.api_key] if self.api_key else []

@@ -16,7 +16,7 @@ from finery_gguf.server import start
 from finery_retrieve.index.words import missing
 from finery_retrieve.serve.app.bundle import SETTINGS, Opened, opened, opened_from
 from finery_retrieve.serve.app.model import Unusable, behind_api, require
-from finery_retrieve.serve.app.server import App, Server, Upstream
+from finery_retrieve.serve.app.server import LOOPBACK, App, Server, Upstream, is_not_here
 from finery_retrieve.serve.settings import (
     MAX_TOKENS,
     embedder_of,
@@ -91,7 +91,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except Unusable as error:
-        raise UsageError(str(error), fix="set it") from error
+        raise UsageError(str(error), fix=error.fix) from error
     except ImportError as error:
         raise missing(str(error.name)) from error
 
@@ -133,6 +133,12 @@ def _served(
     try:
         server = Server(serving.host, serving.port or 0)
     except OSError as error:
+        if is_not_here(error):
+            raise UsageError(
+                f"{serving.host} is not an address of this machine ({error.strerror})",
+                where="--host",
+                fix=f"name one, e.g. {LOOPBACK[0]}",
+            ) from error
         raise UsageError(
             f"port {serving.port} of {serving.host} can't be used: {error.strerror}",
             where="--port",

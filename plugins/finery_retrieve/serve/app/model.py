@@ -28,11 +28,15 @@ _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Unusable(Exception):
-    """The app can't start. code: the exit code; 2 if the user can correct it."""
+    """The app can't start.
 
-    def __init__(self, message: str, code: int = 2) -> None:
+    code: the exit code; 2 if the user can correct it. fix: how, unless the message says it.
+    """
+
+    def __init__(self, message: str, code: int = 2, fix: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.fix = fix
 
 
 @contextmanager
@@ -62,7 +66,9 @@ def behind_api(model: Mapping[str, Any]) -> Upstream:
 def require(variable: str | None) -> str | None:
     """The API key in an environment variable; None if none is needed. `Unusable` without it."""
     if variable and not os.environ.get(variable):
-        raise Unusable(f"the environment variable {variable} with an API key is missing")
+        raise Unusable(
+            f"the environment variable {variable} with an API key is missing", fix="set it"
+        )
     return os.environ[variable] if variable else None
 
 

@@ -1,5 +1,6 @@
 """The HTTP server: the page, and `/v1/chat/completions` with the sources in an extra field."""
 
+import errno
 import hmac
 import json
 import socket
@@ -11,12 +12,13 @@ import urllib.request
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from http.client import HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from re import DOTALL, findall
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -26,6 +28,8 @@ SECONDS = 600.0
 """For the model's server to send the next part of an answer."""
 REQUIRED = ("model", "messages", "stream")
 """Parameters of a request that this server sets itself."""
+LIMITS = ("max_tokens", "max_completion_tokens")
+"""Names of the longest answer: the usual one, and that of OpenAI's newer models."""
 _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _ANY = urllib.request.build_opener()
 
@@ -33,8 +37,12 @@ Message = dict[str, Any]
 Prompt = Callable[[Sequence[Message]], tuple[list[Message], list[dict[str, Any]]]]
 """Makes the messages for the model, and their sources in the order of their labels.
 
-Raises `ValueError` for a conversation without a question.
+Raises `NoQuestion` for a conversation without a question.
 """
+
+
+class NoQuestion(ValueError):
+    """A conversation without a user turn."""
 
 
 class Refused(Exception):
@@ -50,24 +58,31 @@ def opener_for(url: str) -> urllib.request.OpenerDirector:
     return _LOCAL if urlsplit(url).hostname in LOOPBACK else _ANY
 
 
-class Upstream(NamedTuple):
+@dataclass(frozen=True)
+class Upstream:
     """The model's server.
 
     base_url: e.g. `http://127.0.0.1:8081/v1`. model: its name there. key: its API key. parameters:
-    of the requests that don't set them. extra: override a request's; null removes one.
+    of the requests that don't set them. extra: override a request's; null removes one. renamed:
+    parameters that the server turned out to want under another name.
     """
 
     base_url: str
     model: str
     key: str | None = None
-    parameters: Mapping[str, Any] = {}
-    extra: Mapping[str, Any] = {}
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def body(self, messages: list[Message], asked: Mapping[str, Any]) -> dict[str, Any]:
         """What the model's server is sent."""
         own = {name: value for name, value in asked.items() if name not in REQUIRED}
-        body = {**self.parameters, **own, **self.extra}
-        body = {name: value for name, value in body.items() if value is not None}
+        body = dict(self.parameters)
+        for more in (own, self.extra):
+            if any(more.get(name) is not None for name in LIMITS):  # servers refuse both at once
+                body = {name: value for name, value in body.items() if name not in LIMITS}
+            body |= more
+        body = {self.renamed.get(n, n): value for n, value in body.items() if value is not None}
         stream = bool(asked.get("stream"))
         return {**body, "model": self.model, "messages": messages, "stream": stream}
 
@@ -81,8 +96,12 @@ class Upstream(NamedTuple):
         try:
             return opener_for(url).open(request, timeout=SECONDS)
         except urllib.error.HTTPError as error:
-            status = error.code if error.code in (400, 413, 422, 429) else 502
             reason = _reason(error.read().decode("utf-8", "replace"))
+            old, new = LIMITS
+            if error.code == 400 and old in body and new in reason:  # as finery_openai does
+                self.renamed[old] = new
+                return self.open(messages, asked)
+            status = error.code if error.code in (400, 413, 422, 429) else 502
             raise Refused(status, f"the model's server refuses the request: {reason}") from error
         except (OSError, HTTPException) as error:
             raise Refused(502, f"the model's server doesn't answer: {error}") from error
@@ -144,6 +163,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             super().handle_error(request, client_address)
 
 
+def is_not_here(error: OSError) -> bool:
+    """Whether an error of `Server` means that this machine doesn't have the address."""
+    return isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers one connection."""
 
@@ -157,6 +181,7 @@ class Handler(BaseHTTPRequestHandler):
         app = self.server.app
         try:
             self._check_origin()
+            self._check_no_body()
             path = self.path.partition("?")[0]
             if path == "/":
                 policy = {"Content-Security-Policy": app.policy}
@@ -195,8 +220,11 @@ class Handler(BaseHTTPRequestHandler):
     def _prompt(self, asked: dict[str, Any]) -> tuple[list[Message], list[dict[str, Any]]]:
         try:
             check_messages(asked.get("messages"))
-            prompted, sources = self.server.app.prompt(asked["messages"])
         except ValueError as error:
+            raise Refused(400, str(error)) from error
+        try:
+            prompted, sources = self.server.app.prompt(asked["messages"])
+        except NoQuestion as error:
             raise Refused(400, str(error)) from error
         except Refused:
             raise
@@ -239,11 +267,12 @@ class Handler(BaseHTTPRequestHandler):
 
         A name that resolves to 127.0.0.1 (DNS rebinding) would let any page read answers.
         """
-        host, server = self.headers.get("Host", ""), self.server
-        if server.host in LOOPBACK and host not in {f"{h}:{server.port}" for h in _names()}:
+        host, server = _spelled(self.headers.get("Host", "")), self.server
+        own = {_spelled(f"{name}:{server.port}") for name in _names()}
+        if server.host in LOOPBACK and host not in own:
             raise Refused(403, f"the Host must be {server.host}:{server.port}")
         origin = self.headers.get("Origin")
-        if origin is not None and origin.partition("://")[2] != host:
+        if origin is not None and _spelled(origin.partition("://")[2]) != host:
             raise Refused(403, "the request comes from another web page")
 
     def _check_key(self) -> None:
@@ -255,18 +284,33 @@ class Handler(BaseHTTPRequestHandler):
     def _body(self) -> dict[str, Any]:
         if self.headers.get_content_type() != "application/json":
             raise Refused(415, "a request must be JSON: Content-Type: application/json")
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
-            raise Refused(411, "a request needs a Content-Length")
-        if int(length) > LARGEST:
-            raise Refused(413, f"a request may have {LARGEST:,} bytes")
         try:
-            body = json.loads(self.rfile.read(int(length)))
+            body = json.loads(self.rfile.read(self._length()))
         except (ValueError, RecursionError) as error:
             raise Refused(400, f"the request isn't JSON: {error}") from error
         if not isinstance(body, dict):
             raise Refused(400, "the request must be a JSON object")
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise Refused(400, "the request has half of a surrogate pair, e.g. \\ud800") from error
         return body
+
+    def _length(self) -> int:
+        """Bytes of the body. `Refused` unless the headers give one length."""
+        lengths = self.headers.get_all("Content-Length", [])
+        length = lengths[0].lstrip("0") or "0" if len(lengths) == 1 else ""
+        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdecimal()):
+            raise Refused(411, "a request needs one Content-Length and no Transfer-Encoding")
+        if len(length) > len(str(LARGEST)) or int(length) > LARGEST:
+            raise Refused(413, f"a request may have {LARGEST:,} bytes")
+        return int(length)
+
+    def _check_no_body(self) -> None:
+        """Refuse a body that isn't read: on the same connection it would be the next request."""
+        lengths = self.headers.get_all("Content-Length", [])
+        if "Transfer-Encoding" in self.headers or any(length.strip("0") for length in lengths):
+            raise Refused(400, "a GET request must have no body")
 
     def _refuse(self, error: Refused) -> None:
         self.close_connection = True  # a body that wasn't read would be the next request
@@ -302,9 +346,14 @@ HEADERS = {
 def read(response: HTTPResponse) -> dict[str, Any]:
     """A whole completion. `Refused` if it breaks off, or isn't one."""
     try:
-        return _object(response.read())
+        text = response.read()
+        answer = _object(text)
     except (ValueError, OSError, HTTPException) as error:
         raise Refused(502, f"the model's answer can't be read: {error}") from error
+    if not isinstance(answer.get("choices"), list):
+        reason = _reason(text.decode("utf-8", "replace"))
+        raise Refused(502, f"the model's server sent no answer: {reason}")
+    return answer
 
 
 def events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
@@ -359,6 +408,11 @@ def _is_parts(content: Any) -> bool:
 
 def _names() -> set[str]:
     return {f"[{name}]" if ":" in name else name for name in LOOPBACK}
+
+
+def _spelled(host: str) -> str:
+    """A Host in one spelling: clients omit the port of HTTP, and names have no case."""
+    return host.lower().removesuffix(":80")
 
 
 def _error(status: int, message: str) -> dict[str, Any]:

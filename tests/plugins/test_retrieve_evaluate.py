@@ -161,6 +161,33 @@ def test_requirements_name_an_index(tmp_path: Path, index: Index) -> None:
             retrieval(tmp_path, [index], [], require={wrong: ">= 0.9"}).check()
 
 
+def test_errors_of_requirements_speak_of_indices(tmp_path: Path, index: Index) -> None:
+    rows = [question_row(13)]
+    given = retrieval(tmp_path, [index], rows, k=[1, 5], require={"index.recall@2": ">= 0.5"})
+    with pytest.raises(UsageError, match="no metric 'recall@2'") as unknown:
+        given.check()
+    assert "add them to `k`, which is [1, 5]" in str(unknown.value.fix)
+    given = retrieval(tmp_path, [index], rows, require={"other.recall@10": ">= 0.5"})
+    with pytest.raises(UsageError, match="'other' is not one of the step's indices"):
+        given.check()
+    row = question_row(13)
+    row["messages"][0]["content"] = "Which zebra is it?"
+    given = retrieval(tmp_path, [index], [row], k=[1], require={"index.recall@1": ">= 0.5"})
+    metrics, _ = measured(tmp_path, given)
+    with pytest.raises(RequirementError) as failed:
+        given.verify({"": metrics})
+    assert str(failed.value.fix).startswith("improve the index")
+    assert "seed" not in metrics.report()["details"]["intervals_cover"]
+
+
+def test_the_headline_is_a_recall_that_a_random_order_doesnt_have(tmp_path: Path) -> None:
+    index = index_of(tmp_path, chunk_rows()[:10])
+    metrics, log = measured(tmp_path, retrieval(tmp_path, [index], [question_row(13)]))
+    headline = metrics.report()["details"]["headline"]
+    assert (headline[0], headline[-1]) == ("recall@5", "recall@10")
+    assert "recall@10 says nothing about the order of the chunks: index has 10 chunks" in log
+
+
 @pytest.mark.parametrize("given", [{"k": [0]}, {"indices": []}])
 def test_impossible_settings_are_refused(
     tmp_path: Path, index: Index, given: dict[str, Any]

@@ -68,7 +68,7 @@ class Measure(NamedTuple):
         return self._of_gains(gains, [None if None in pair else pair[0] for pair in both])
 
     def _of_gains(self, gains: Sequence[Value], before: Sequence[Value]) -> stats.Difference:
-        """The difference of a mean. gains: of each question. before: the values they are added to."""
+        """The difference of two means. before: the first of them, of each question."""
         sums = self._sums(gains)
         ((low, high),) = stats.bootstrap(sums, lambda drawn: [_mean(drawn)])
         value = _mean(Counter(sums))

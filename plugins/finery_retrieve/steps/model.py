@@ -1,6 +1,9 @@
 """`retrieve.model`: a model that looks up each question before it answers."""
 
+from typing import Any
+
 from finery import Index, Job, Model, OneFile, Step, setting, takes
+from finery_retrieve.formats import RETRIEVING, require_answering
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt
 from finery_retrieve.steps.settings import K_HELP, LIMIT_HELP, PROMPT_HELP, UNKNOWN_HELP
 
@@ -19,8 +22,17 @@ class RetrieveModel(Step, sections=("models",), seeded=False, hints="finery_retr
     limit: int | None = setting(None, ge=1, help=LIMIT_HELP)
     unknown: str = setting(UNKNOWN, min_length=1, help=UNKNOWN_HELP)
 
+    def static_meta(self) -> dict[str, Any]:
+        """The format, for the checks of steps that take the model."""
+        return {"format": RETRIEVING}
+
+    def check(self) -> None:
+        """Raise `UsageError` for an embedding model, and for one that retrieves itself."""
+        require_answering(self.model, "model")
+
     def run(self, job: Job) -> Model:
         """Describe the model. Nothing is retrieved yet."""
+        self.check()
         prompt = ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
-        meta = {"format": "retrieving", "k": self.k, "prompt": prompt.facts()}
+        meta = {"format": RETRIEVING, "k": self.k, "prompt": prompt.facts()}
         return Model(job.out, meta=meta, refs={"model": self.model, "index": self.index})

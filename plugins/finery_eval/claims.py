@@ -42,7 +42,11 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 def parse(
-    text: str, subject: Metric, read: Callable[[str], Metric], models: Sequence[str], where: str,
+    text: str,
+    subject: Metric,
+    read: Callable[[str], Metric],
+    models: Sequence[str],
+    where: str,
     plural: str = "models",
 ) -> Claim | None:
     """The claim that a text makes; None if it makes none. Raises `UsageError` for a mistyped one.
@@ -59,7 +63,9 @@ def parse(
                 where=where,
                 fix=f'write "not worse than {match["of"]} by {_share(margin):g}"',
             )
-        return Claim(subject, _other(match["of"], subject, read, models, where, plural), margin, text)
+        return Claim(
+            subject, _other(match["of"], subject, read, models, where, plural), margin, text
+        )
     if match := _BETTER.fullmatch(text):
         if re.fullmatch(_NUMBER, match["of"]):
             number = float(match["of"])
@@ -80,7 +86,11 @@ def parse(
 
 
 def _other(
-    of: str, subject: Metric, read: Callable[[str], Metric], models: Sequence[str], where: str,
+    of: str,
+    subject: Metric,
+    read: Callable[[str], Metric],
+    models: Sequence[str],
+    where: str,
     plural: str,
 ) -> str:
     """The model that is compared with."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finery import DataError, OneFile
+from finery import DataError, EngineJob, OneFile
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.messages import in_front
@@ -100,6 +100,23 @@ class ContextPrompt:
         system = [message for message in before if message["role"] == "system"]
         shown = [message for message in before if message["role"] != "system"]
         return in_front(system, [*conversation[:last], *shown, turn, *conversation[last + 1 :]])
+
+
+def check_limit(emptied: int, prompts: int, limit: int | None, job: EngineJob) -> None:
+    """Log prompts that `limit` leaves without documents. Raises `DataError` if all are.
+
+    emptied: how many of the `prompts` for which documents were retrieved.
+    """
+    if not emptied:
+        return
+    what = f"{limit or 0:,} characters are less than the first chunk"
+    if emptied == prompts:
+        raise DataError(
+            f"limit leaves no prompt with a document: {what} of each",
+            where="limit",
+            fix="raise limit, or make chunks smaller: `chunk` of docs.files",
+        )
+    job.log(f"limit leaves {emptied:,} of {prompts:,} prompts without documents: {what}")
 
 
 def question_of(conversation: Conversation) -> str:

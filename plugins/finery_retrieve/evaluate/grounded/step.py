@@ -168,7 +168,7 @@ class Grounded(
                 f"no row is a question for contexts: {', '.join(self.contexts)}",
                 fix=f"add {CONTEXT} to contexts for rows with answerable: false",
             )
-        log_contexts(job, asked, self.limit)
+        log_contexts(job, library, asked, self.limit)
         answers = {model.name: self._answers(job, model.name, asked) for model in self.models}
         clusters = clusters_of([library.document(i) for i in range(len(library.questions))])
         tables.log_clusters(job, len(library.questions), len(clusters))

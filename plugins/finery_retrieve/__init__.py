@@ -34,11 +34,13 @@ def finery_steps() -> Mapping[str, str]:
 
 @hookimpl
 def finery_views() -> Mapping[str, str]:
-    """The views of indexes, of rows with retrieved documents, and of models that retrieve."""
+    """The views of indexes, rows with retrieved documents, and models that embed or retrieve."""
     return {
         "Index": "finery_retrieve.steps.view:IndexView",
         "Dataset/retrieved": "finery_retrieve.steps.view:RetrievedView",
         "Model/retrieving": "finery_retrieve.steps.view:RetrievingView",
+        "Model/embedder": "finery_retrieve.steps.view:EmbedderView",
+        "Model/embedder-api": "finery_retrieve.steps.view:EmbedderView",
     }
 
 

@@ -164,6 +164,16 @@ def test_chunks_over_the_limit_are_left_out_whole_and_counted(tmp_path: Path, in
     assert any("1 of 2 prompts contain fewer chunks" in str(event) for event in job.events)
 
 
+def test_a_limit_that_leaves_no_document_is_an_error(tmp_path: Path, index: Index) -> None:
+    rows = questions(tmp_path / "rows", asks("passwords expire"), asks("files"))
+    with pytest.raises(DataError, match="leaves no prompt with a document") as caught:
+        RetrieveRows(rows=rows, index=index, limit=20).run(TestJob(tmp_path / "a"))
+    assert caught.value.where == "limit"
+    job = TestJob(tmp_path / "b")
+    RetrieveRows(rows=rows, index=index, limit=30).run(job)
+    assert any("1 of 2 prompts without documents" in str(event) for event in job.events)
+
+
 def test_documents_are_data(tmp_path: Path, index: Index) -> None:
     """Nothing of them is executed, begins a turn or is lost."""
     (row,) = run_step(

@@ -173,6 +173,21 @@ def test_the_right_chunk_stays_where_distractors_dont_fit(tmp_path: Path, index:
         raft(tmp_path / "b", index, [question_row(13)], oracle=1.0, limit=20)
 
 
+def test_answers_that_lose_their_quote_are_counted(tmp_path: Path) -> None:
+    chunk = {"text": 'Press "A" or "B".', "source": "keys.md", "id": "keys"}
+    index = index_of(tmp_path, [chunk, *chunk_rows()])
+    row = {
+        "id": "q", "quote": 'Press "A" or "B".', "source": "keys.md",
+        "messages": [{"role": "user", "content": "What is pressed?"},
+                     {"role": "assistant", "content": "A or B."}],
+    }  # fmt: skip
+    job = TestJob(tmp_path / "job")
+    step = Raft(rows=[dataset(tmp_path / "q", [row])], index=index, oracle=1.0)
+    (output,) = step.run(job)
+    assert '"' not in answer_text(output)
+    assert any("1 answer without a quote: quotation marks" in str(event) for event in job.events)
+
+
 def test_rows_dont_depend_on_other_rows_but_on_the_seed(tmp_path: Path, index: Index) -> None:
     rows = [question_row(room) for room in ROOMS]
     whole = list(raft(tmp_path / "a", index, rows))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finery import DataError, OneFile, UsageError, shown
+from finery import DataError, EngineJob, OneFile, UsageError, shown
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.messages import in_front
@@ -129,6 +129,23 @@ def check_unknown(unknown: str) -> None:
             where="unknown",
             fix=f"write what a model is to answer if the documents don't say, e.g. {UNKNOWN}",
         )
+
+
+def check_limit(emptied: int, prompts: int, limit: int | None, job: EngineJob) -> None:
+    """Log prompts that `limit` leaves without documents. Raises `DataError` if all are.
+
+    emptied: how many of the `prompts` for which documents were retrieved.
+    """
+    if not emptied:
+        return
+    what = f"{limit or 0:,} characters are less than the first chunk"
+    if emptied == prompts:
+        raise DataError(
+            f"limit leaves no prompt with a document: {what} of each",
+            where="limit",
+            fix="raise limit, or make chunks smaller: `chunk` of docs.files",
+        )
+    job.log(f"limit leaves {emptied:,} of {prompts:,} prompts without documents: {what}")
 
 
 def question_of(conversation: Conversation) -> str:

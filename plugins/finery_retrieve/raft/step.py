@@ -20,7 +20,7 @@ from finery_retrieve.questions import (
     question_in,
     right_chunks,
 )
-from finery_retrieve.raft.cited import Cite, Uncitable, cited_answer
+from finery_retrieve.raft.cited import Cite, Uncitable, cited_answer, quotable_in
 
 DRAWS = 2**64
 HAS_ORACLE, ORDER = 0, 1
@@ -183,7 +183,9 @@ class Raft(
                 continue
             counts[row["context"]] += 1
             counts["few"] += len(row["retrieved"]) < self.k
-            counts["unquoted"] += row["context"] == "with" and not each.question.quote
+            has_quote, is_with = bool(each.question.quote), row["context"] == "with"
+            counts["unquoted"] += is_with and not has_quote
+            counts["unquotable"] += is_with and has_quote and quotable_in(each.question) is None
             yield row
 
     def _row(self, drawn: Drawn, template: ContextPrompt, seed: int, *, is_missing: bool) -> Row:
@@ -229,6 +231,9 @@ class Raft(
             job.log(f"{counted(counts['few'], 'prompt')} with fewer than {self.k} chunks")
         if counts["unquoted"] and self.cite == "quotes":
             job.log(f"{counted(counts['unquoted'], 'answer')} without a quote: the row has none")
+        if counts["unquotable"] and self.cite == "quotes":
+            what = counted(counts["unquotable"], "answer")
+            job.log(f"{what} without a quote: quotation marks in it leave no part to quote")
 
 
 _TURNS = frozenset({"messages", "prompt", "completion"})

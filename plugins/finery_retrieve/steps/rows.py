@@ -7,7 +7,13 @@ from typing import Any
 from finery import DataError, Dataset, Index, Job, OneFile, Step, setting, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import changed, named, read
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_question, check_unknown
+from finery_retrieve.index.context import (
+    UNKNOWN,
+    ContextPrompt,
+    check_limit,
+    check_question,
+    check_unknown,
+)
 from finery_retrieve.index.hit import Hit
 from finery_retrieve.index.lookup import Lookup, Prompted
 from finery_retrieve.index.retriever import Retriever
@@ -52,14 +58,19 @@ class RetrieveRows(
         prompt = self._template()
         lookup = Lookup(Retriever.open(self.index, job), prompt, self.k)
         counts = {"without_documents": 0, "limited": 0}
+        emptied = 0
 
         def rows() -> Iterator[Row]:
+            nonlocal emptied
             for row, prompted in _prompted(lookup, read(job, [self.rows])):
                 counts["without_documents"] += not prompted.hits
                 counts["limited"] += prompted.left_out > 0
+                emptied += prompted.left_out > 0 and not prompted.hits
                 yield _with_context(row, prompted)
 
         dataset = Dataset.write(job.out, rows())
+        without = counts["without_documents"] - emptied  # nothing was retrieved for them
+        check_limit(emptied, len(dataset) - without, self.limit, job)
         if count := counts["without_documents"]:
             job.log(f"{count:,} of {len(dataset):,} prompts contain no documents")
         if count := counts["limited"]:

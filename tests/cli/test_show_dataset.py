@@ -133,7 +133,7 @@ def test_a_page_that_cannot_be_made_is_an_error_with_a_fix(
 
 def test_steps_that_have_no_page_are_not_suggested(data: Project) -> None:
     """A step that isn't built, and a model that was never trained, have none."""
-    data.edit("recipe.yaml", "export:", "  later: {use: data.filter, rows: rows}\nexport:")
+    data.edit("recipe.yaml", "export:", "  later: {use: data.dedup, rows: rows}\nexport:")
     code, _, err = data.run("show", "pack", "--html")
     assert code == 2
     (fix,) = re.findall(r"these steps have one: (.*)", err)

@@ -4,6 +4,7 @@ python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is stale
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -87,7 +88,11 @@ def _default(field: dict[str, Any]) -> str:
         return "optional"
     value = field["default"]
     if isinstance(value, list):
-        return f"default `[{', '.join(map(str, value))}]`"
+        has_sentences = any(" " in str(one) for one in value)
+        words = (
+            json.dumps(one, ensure_ascii=False) if has_sentences else str(one) for one in value
+        )
+        return f"default `[{', '.join(words)}]`"
     return f"default `{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from conftest import MakeProject, Project
 
+from finery.artifact.manifest import manifest
+from finery_trl.view.model import CURVE, CurveView
+
 RECIPE = """\
 finery: 1
 name: t
@@ -126,6 +129,17 @@ def test_a_page_that_cannot_be_made_is_an_error_with_a_fix(
     assert code == 2
     assert says in err
     assert "Traceback" not in err
+
+
+def test_steps_that_have_no_page_are_not_suggested(data: Project) -> None:
+    """A step that isn't built, and a model that was never trained, have none."""
+    data.edit("recipe.yaml", "export:", "  later: {use: data.dedup, rows: rows}\nexport:")
+    code, _, err = data.run("show", "pack", "--html")
+    assert code == 2
+    (fix,) = re.findall(r"these steps have one: (.*)", err)
+    assert sorted(fix.split(", ")) == ["lines", "page", "rows", "short", "split"]
+    assert not CurveView().has_page(manifest("Model", {"format": "api"}, {}))
+    assert CurveView().has_page(manifest("Model", {"format": "adapter"}, {CURVE: ("0" * 64, 1)}))
 
 
 TRAINS = """\

@@ -11,7 +11,9 @@ from answering import indexed, retrieving
 from embedding import tiny_bert
 from test_retrieve_bundle import api_model
 
-from finery import Completion, Files, Sampling
+from finery import Completion, Files, Graph, Model, Sampling, UsageError, load_plugins
+from finery.recipe.document import load
+from finery.recipe.graph import build_graph
 from finery.testing import run_step
 from finery_retrieve.embed.folder import RetrieveEmbedder
 from finery_retrieve.serve.app.embed import Local
@@ -21,6 +23,7 @@ from finery_retrieve.serve.reach import serve_model
 from finery_serve.chat.screen import Plain
 from finery_serve.chat.streams import NO_SOURCES, ServerTalker
 from finery_serve.command import introduction
+from finery_serve.opening import Opened, open_built, server_for
 from finery_serve.servers import Serving
 
 pytest.importorskip("bm25s")
@@ -101,6 +104,32 @@ def test_examples_ask_about_the_documents(tmp_path: Path) -> None:
         text = introduction(running, serving)
     assert text.count("What do the documents say about Limits > Files?") == 2
     assert "Hello" not in text
+
+
+@pytest.mark.parametrize("format_", ["embedder", "embedder-api"])
+def test_an_embedding_model_is_not_to_be_exported(format_: str, tmp_path: Path) -> None:
+    opened = Opened("minilm", Model(tmp_path, meta={"format": format_}), graph_of(tmp_path))
+    with pytest.raises(UsageError, match="no server is installed") as caught:
+        server_for(opened)
+    assert "embeds texts" in str(caught.value.fix)
+    assert "gguf.export" not in str(caught.value.fix)
+
+
+def test_an_index_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'index' is an Index, and only a model"):
+        open_built("index", graph_of(tmp_path).recipe.path, ())
+
+
+def graph_of(folder: Path) -> Graph:
+    """A recipe with an index."""
+    (folder / "docs").mkdir()
+    (folder / "docs/a.md").write_text("Files are read.", encoding="utf-8")
+    (folder / "recipe.yaml").write_text(
+        "finery: 1\ndata:\n  chunks: {use: docs.files, path: docs}\n"
+        "  index: {use: retrieve.index, rows: chunks}\n",
+        encoding="utf-8",
+    )
+    return build_graph(load(folder / "recipe.yaml"), load_plugins())
 
 
 class Streaming:

@@ -1,4 +1,4 @@
-"""The data of three recipes: valid, and the test rows apart from what is trained on."""
+"""The data of the recipes: valid, and the test rows apart from what is trained on."""
 
 import json
 import re
@@ -19,6 +19,7 @@ from finery.rows import Row
 from finery.rows.near import normalised
 from finery.rows.similar import SimilarIndex
 from finery.testing import dataset, run_step
+from finery_data.steps.decontaminate import Decontaminate
 from finery_data.steps.split import SPLITS, Split, Splits
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
@@ -34,6 +35,7 @@ LABELS = {
     "priority": {"low", "medium", "high"},
     "sentiment": {"negative", "neutral", "positive"},
 }
+EXTRACTION = RECIPES / "extraction"
 HELD_OUT = {"reserve_parking", "rent_locker", "borrow_device", "print_badge"}
 ROLES_AFTER = {
     "system": {"user"},
@@ -152,7 +154,9 @@ def test_arguments_are_in_the_conversation() -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [TOOL_CALLS, SUPPORT_CHAT, DOCS_ASSISTANT], ids=lambda path: path.name
+    "recipe",
+    [TOOL_CALLS, SUPPORT_CHAT, EXTRACTION, DOCS_ASSISTANT],
+    ids=lambda path: path.name,
 )
 def test_the_command_of_the_readme_finds_a_recipe_without_notes(
     project: MakeProject, recipe: Path
@@ -256,3 +260,32 @@ def test_no_ticket_resembles_a_test_ticket() -> None:
     nearest = {text: index.nearest(text, 1) for text in texts}
     assert len(nearest) == len(texts), "a ticket is there twice"
     assert {text: near for text, near in nearest.items() if near and near[0][1] > 0.37} == {}
+
+
+def test_answers_about_ads_follow_the_schema_and_the_order_of_its_keys() -> None:
+    schema = json.loads((EXTRACTION / "data" / "schema.json").read_text("utf-8"))
+    validator = Draft202012Validator(schema)
+    for row in rows(EXTRACTION, "ads.jsonl") + rows(EXTRACTION, "test.jsonl"):
+        answer = json.loads(row["answer"])
+        assert list(validator.iter_errors(answer)) == [], row["ad"]
+        assert list(answer) == schema["required"]
+        assert row["answer"] == json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+
+
+def test_places_and_dates_are_words_of_the_ad() -> None:
+    for row in rows(EXTRACTION, "ads.jsonl") + rows(EXTRACTION, "test.jsonl"):
+        answer = json.loads(row["answer"])
+        ad = row["ad"].casefold()
+        assert answer["place"].casefold() in ad, ad
+        assert answer["available"] in (None, "now") or answer["available"].casefold() in ad, ad
+
+
+def test_no_ad_of_the_test_is_nearly_one_of_the_training(tmp_path: Path) -> None:
+    """At a lower similarity than that of the recipe."""
+    tested, others = (
+        dataset(tmp_path / name, [{"prompt": row["ad"]} for row in rows(EXTRACTION, name)])
+        for name in ("test.jsonl", "ads.jsonl")
+    )
+    assert len(tested) == 101
+    step = Decontaminate(rows=[others], against=[tested], threshold=0.5)
+    assert len(run_step(step, tmp_path / "clean")) == len(others)

@@ -115,7 +115,7 @@ def is_verbatim(quote: str, text: str) -> bool:
     Ellipses at both ends of the quote are ignored.
     """
     words = " ".join(quote.strip(_AROUND).removeprefix("...").removesuffix("...").split())
-    if _letters(words) < min(LEAST, _letters(text)) or not words:
+    if letters(words) < min(LEAST, letters(text)) or not words:
         return False
     return occurs(words, " ".join(text.split()))
 
@@ -128,7 +128,12 @@ def quotable(quote: str) -> str | None:
     """
     parts = [" ".join(part.split()).lstrip(" ,;:.") for part in _UNQUOTABLE.split(quote)]
     longest = max(parts, key=len)
-    return longest if _letters(longest) >= LEAST else None
+    return longest if letters(longest) >= LEAST else None
+
+
+def letters(text: str) -> int:
+    """Number of letters and digits of a text."""
+    return sum(map(str.isalnum, text))
 
 
 def _numbers(text: str) -> Iterator[int]:
@@ -145,11 +150,7 @@ def _quote_of(match: re.Match[str], answer: str) -> str | None:
     """The quote of a citation as the answer has it: the match lacks the code in it."""
     start, end = max(map(match.span, _QUOTES))  # of those that don't match it is (-1, -1)
     quote = answer[start:end].strip() if start >= 0 else ""
-    return quote if _letters(quote) >= LEAST else None
-
-
-def _letters(text: str) -> int:
-    return sum(map(str.isalnum, text))
+    return quote if letters(quote) >= LEAST else None
 
 
 def _without_code(answer: str) -> str:

@@ -135,11 +135,11 @@ def _documents(results: Results, source: Source) -> set[str]:
 
 def _parting(graph: Graph, learned: Source, test: Source) -> Node | None:
     """The step that both rows come from, the nearest to the training."""
-    tested = set(_origins(graph, test.step))
-    return next((graph.nodes[s] for s in _origins(graph, learned.step) if s in tested), None)
+    tested = set(origins(graph, test.step))
+    return next((graph.nodes[s] for s in origins(graph, learned.step) if s in tested), None)
 
 
-def _origins(graph: Graph, step: str) -> Iterator[str]:
+def origins(graph: Graph, step: str) -> Iterator[str]:
     """A step, and the steps that its rows come from, the nearest first."""
     waiting, seen = [step], set[str]()
     while waiting:
@@ -192,7 +192,7 @@ def _twice(graph: Graph) -> Iterator[Note]:
             continue
         models = [model for of in sources_of(node, Model) for model in _retrieving(graph, of.step)]
         for source in row_sources(node) if models else ():
-            steps = (graph.nodes[name] for name in _origins(graph, source.step))
+            steps = (graph.nodes[name] for name in origins(graph, source.step))
             origin = next((step for step in steps if step.use in PUT_IN), None)
             if origin is not None:
                 yield Note(
@@ -233,4 +233,4 @@ def _index(graph: Graph) -> str:
 
 def _takes(graph: Graph, node: Node, origin: str) -> bool:
     """Whether rows of a step come from another one."""
-    return any(origin in _origins(graph, source.step) for source in row_sources(node))
+    return any(origin in origins(graph, source.step) for source in row_sources(node))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from finery import Index
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.badrow import BadRow, kind_of
-from finery_retrieve.citations import LEAST, is_verbatim
+from finery_retrieve.citations import is_verbatim, without_numbers
 from finery_retrieve.expected import Expected, contains, one_line
 from finery_retrieve.index.chunks import Chunks
 from finery_retrieve.index.context import question_of
@@ -57,11 +57,16 @@ class Question(NamedTuple):
         """Whether a chunk is a right one: one that the row names, or one with its quote."""
         return hit.id in self.chunks or self.is_proved_by(hit)
 
+    def lacks_expected(self) -> bool:
+        """Whether the row's own answer doesn't contain the texts that it expects."""
+        answer = without_numbers(self.answer)
+        return bool(self.answer and self.expected) and not contains(answer, self.expected)
+
     def is_proved_by(self, hit: Hit) -> bool:
         """Whether a chunk contains the quote, and is from the document that the row names."""
         return (
             bool(self.quote)
-            and _is_source(self.source, hit.source)
+            and is_source(self.source, hit.source)
             and is_verbatim(plain(self.quote), plain(hit.text))
         )
 
@@ -120,26 +125,6 @@ def right_chunks(
     for i, hit in _by_quote(questions, wanted, Chunks(index.path), retriever):
         right[i] = [hit]
     return right
-
-
-def no_chunk(question: Question) -> BadRow:
-    """Why a question has no right chunk in an index."""
-    if question.quote:
-        return BadRow(
-            "no chunk of the index contains the row's quote",
-            "index the documents that the question was made from, or correct the quote: at least "
-            f"{LEAST} letters or digits of the document, word for word",
-        )
-    if question.chunks:
-        return BadRow(
-            "the index has none of the chunks that the row was made from, and the row has no quote",
-            "index the same chunks that the questions were made from",
-        )
-    return BadRow(
-        "the row doesn't name the chunk with its answer",
-        "give it `quote`, a sentence of the document, or `chunk`, the id of a chunk; or "
-        "`answerable: false` if the documents don't contain the answer",
-    )
 
 
 def distractors(
@@ -201,7 +186,7 @@ def _by_quote(
             i
             for i in waiting
             if words[i] in chunk.text  # rules most chunks out, quickly
-            and _is_source(questions[i].source, chunk.source)
+            and is_source(questions[i].source, chunk.source)
             and is_verbatim(questions[i].quote, chunk.text)
         ]
         for i in hits:
@@ -211,6 +196,6 @@ def _by_quote(
         waiting = [i for i in waiting if i not in hits]
 
 
-def _is_source(wanted: str, source: str) -> bool:
+def is_source(wanted: str, source: str) -> bool:
     """Whether a chunk is from the document that a row names, by its path or the end of it."""
     return not wanted or source == wanted or source.endswith(f"/{wanted}")

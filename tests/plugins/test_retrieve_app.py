@@ -236,7 +236,7 @@ def test_a_host_that_others_reach_demands_a_key(bundle: Bundle) -> None:
 
 
 def test_a_key_of_ones_own(bundle: Bundle) -> None:
-    with running(bundle, HOST="0.0.0.0", SERVE_KEY="se/same") as app:
+    with running(bundle, SERVE_HOST="0.0.0.0", SERVE_KEY="se/same") as app:
         assert app.page.endswith("#key=se/same")
         assert app.send("/v1/models", authorization="Bearer se/same").status == 200
 

@@ -164,6 +164,16 @@ def test_chunks_over_the_limit_are_left_out_whole_and_counted(tmp_path: Path, in
     assert any("1 of 2 prompts contain fewer chunks" in str(event) for event in job.events)
 
 
+def test_a_limit_that_leaves_no_document_is_an_error(tmp_path: Path, index: Index) -> None:
+    rows = questions(tmp_path / "rows", asks("passwords expire"), asks("files"))
+    with pytest.raises(DataError, match="leaves no prompt with a document") as caught:
+        RetrieveRows(rows=rows, index=index, limit=20).run(TestJob(tmp_path / "a"))
+    assert caught.value.where == "limit"
+    job = TestJob(tmp_path / "b")
+    RetrieveRows(rows=rows, index=index, limit=30).run(job)
+    assert any("1 of 2 prompts without documents" in str(event) for event in job.events)
+
+
 def test_documents_are_data(tmp_path: Path, index: Index) -> None:
     """Nothing of them is executed, begins a turn or is lost."""
     (row,) = run_step(
@@ -288,3 +298,45 @@ def test_a_folder_of_hostile_documents(tmp_path: Path) -> None:
     assert "steal()" not in page  # a script is no text of the page
     assert "The walrus is long." in long
     assert not any(CONTROL.search(prompt) for prompt in (evil, page, long))
+
+
+GOOD = "{% for chunk in chunks %}[{{ chunk.label }}] {{ chunk.text }}\n{% endfor %}{{ question }}"
+
+
+@pytest.mark.parametrize(("template", "what", "fix"), [
+    (GOOD.replace("{{ question }}", ""), "leaves out the question", "add {{ question }}"),
+    (GOOD.replace("chunk.text", "chunk.source"), "leaves out the text of the chunks", "chunk.text"),
+    (GOOD.replace("chunk.text", "chunk.txt"), "no attribute 'txt'", "`label`, `text`, `source`"),
+    (GOOD.replace("question", "query"), "'query' is undefined", "use only `question`"),
+    (GOOD.replace("{% endfor %}", ""), "isn't valid Jinja", "{% endfor %}"),
+    (f"{{# system #}}\nAnswer.\n{{# usr #}}\n{GOOD}", "line 3 of the template is {# usr #}",
+     "write {# user #}"),
+])  # fmt: skip
+@pytest.mark.parametrize(("step", "takes"), [
+    (RetrieveModel, ("model", "index")), (RetrieveRows, ("rows", "index")),
+    (Raft, ("rows", "index")), (Grounded, ("models", "rows", "index")),
+])  # fmt: skip
+def test_a_template_that_cant_work_is_refused_before_the_build(
+    tmp_path: Path, step: Any, takes: Sequence[str], template: str, what: str, fix: str
+) -> None:
+    path = tmp_path / "prompt.j2"
+    path.write_text(template, encoding="utf-8")
+    given: dict[str, Any] = dict.fromkeys(takes)
+    with pytest.raises(UsageError) as error:
+        step(**given, prompt=OneFile(["prompt.j2"], [path])).check_files()
+    assert what in error.value.what
+    assert fix in str(error.value.fix)
+    assert "prompt.j2" in str(error.value.where)
+
+
+@pytest.mark.parametrize("template", [
+    GOOD,
+    "{# only the documents #}\n{{ chunks[0].text | upper }} {{ question | upper }} {{ unknown }}",
+    "{# note #}\n{% for c in chunks %}{{ c.text }} (page {{ c.page }}){% endfor %} {{ question }}",
+])  # fmt: skip
+def test_a_template_that_changes_case_or_names_pages_is_accepted(
+    tmp_path: Path, template: str
+) -> None:
+    path = tmp_path / "prompt.j2"
+    path.write_text(template, encoding="utf-8")
+    assert ContextPrompt.of(OneFile(["prompt.j2"], [path])).source == template

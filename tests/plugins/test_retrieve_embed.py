@@ -96,6 +96,53 @@ def test_prefixes_come_from_the_folder_or_the_recipe(tmp_path: Path) -> None:
     assert (vectors(other, "card", side="question") == vectors(own, "card")).all()
 
 
+@pytest.mark.parametrize(
+    ("more", "question", "document"),
+    [
+        ({"prompts": None}, "", ""),
+        ({"prompts": {"query": "q : ", "other": "o "}}, "q : ", ""),
+        ({"prompts": {"query": "q : ", "o": "o "}, "default_prompt_name": "o"}, "q : ", "o "),
+        ({"prompts": {"o": "o ", "corpus": ""}, "default_prompt_name": "o"}, "o ", ""),
+        ({"prompts": {"o": "o "}, "default_prompt_name": None}, "", ""),
+        ({"similarity_fn_name": "dot"}, "", ""),  # the cosine: the folder's model scales vectors
+    ],
+)
+def test_prompts_are_chosen_as_sentence_transformers_does(
+    tmp_path: Path, more: Any, question: str, document: str
+) -> None:
+    layout = layout_of(tiny_bert(tmp_path / "bert", **more), None, None)
+    assert (layout.question_prefix, layout.document_prefix) == (question, document)
+
+
+def without_scaling(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+
+
+def older(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+@pytest.mark.parametrize(
+    ("more", "spoil", "what"),
+    [
+        ({"similarity_fn_name": "dot"}, without_scaling, "compared by 'dot'"),
+        ({"similarity_fn_name": "manhattan"}, lambda folder: None, "compared by 'manhattan'"),
+        ({"default_prompt_name": "x"}, lambda folder: None, "default prompt 'x' is not among"),
+        ({}, older, "the transformer is in the folder '0_Transformer'"),
+    ],
+)
+def test_folders_that_would_be_computed_otherwise_are_refused(
+    tmp_path: Path, more: Any, spoil: Any, what: str
+) -> None:
+    folder = tiny_bert(tmp_path / "bert", **more)
+    spoil(folder)
+    with pytest.raises(DataError, match=what):
+        layout_of(folder, None, None)
+
+
 def test_long_chunks_are_cut_and_counted(tmp_path: Path) -> None:
     model = local(tiny_bert(tmp_path / "bert"), tmp_path / "model")
     rows = [{"text": "my card " * 5}, {"text": "my card " * 20}]
@@ -239,8 +286,99 @@ def test_another_length_than_the_index_is_an_error(tmp_path: Path, server: Embed
     step = RetrieveIndex(rows=rows, method="dense", embedder=remote(server, tmp_path / "m"))
     index = run_step(step, tmp_path / "index")
     server.answer = {"data": [{"index": 0, "embedding": [1.0]}]}
-    with pytest.raises(StepError, match=r"different lengths: \[1, 16\]"):
+    with pytest.raises(StepError, match="have the length 16, those of the questions 1") as raised:
         Retriever.open(index, TestJob()).search(["card"], 1)
+    assert "revision" in str(raised.value.fix)
+
+
+def vector_index(folder: Path, model: Model, records: MemoryRecords, count: int) -> Any:
+    rows = [{"text": f"part {n}"} for n in range(count)]
+    step = RetrieveIndex(rows=[dataset(folder / "rows", rows)], method="dense", embedder=model)
+    return run_step(step, folder / "index", records=records)
+
+
+def answer_of(*lengths: int) -> dict[str, Any]:
+    return {"data": [{"index": n, "embedding": [1.0] * size} for n, size in enumerate(lengths)]}
+
+
+def test_a_model_of_another_length_embeds_all_chunks_again(
+    tmp_path: Path, server: EmbeddingServer
+) -> None:
+    """The server's model changed, though not its name; then one of length 16 runs again."""
+    model, records = remote(server, tmp_path / "m", batch=1, concurrency=1), MemoryRecords()
+    assert vector_index(tmp_path / "1", model, records, 2).meta["dimensions"] == DIMENSIONS
+    server.answer = answer_of(3)
+    assert vector_index(tmp_path / "2", model, records, 3).meta["dimensions"] == 3
+    server.answer = None
+    assert vector_index(tmp_path / "3", model, records, 4).meta["dimensions"] == DIMENSIONS
+
+
+def test_vectors_of_different_lengths_are_not_stored(
+    tmp_path: Path, server: EmbeddingServer
+) -> None:
+    model, records = remote(server, tmp_path / "m"), MemoryRecords()
+    server.answer = answer_of(3, 4)
+    with pytest.raises(StepError, match="different lengths: 3, 4"):
+        vector_index(tmp_path / "1", model, records, 2)
+    assert records == {}
+    server.answer = None
+    assert vector_index(tmp_path / "2", model, records, 2).meta["dimensions"] == DIMENSIONS
+
+
+def test_a_wrong_length_in_the_cache_does_no_harm(tmp_path: Path, server: EmbeddingServer) -> None:
+    """Whether other cached embeddings are of the same batch or not."""
+    for batch in (1, 64):
+        model = remote(server, tmp_path / f"{batch}", batch=batch, concurrency=1)
+        records = MemoryRecords()
+        vector_index(tmp_path / f"{batch}-1", model, records, 3)
+        records[min(records)] = records[min(records)][:5]
+        index = vector_index(tmp_path / f"{batch}-2", model, records, 3)
+        assert index.meta["dimensions"] == DIMENSIONS
+
+
+def test_a_revision_embeds_everything_again(tmp_path: Path, server: EmbeddingServer) -> None:
+    records = MemoryRecords()
+    vector_index(tmp_path / "1", remote(server, tmp_path / "a"), records, 2)
+    server.answer = answer_of(3, 3)
+    model = remote(server, tmp_path / "b", revision="2")
+    assert vector_index(tmp_path / "2", model, records, 2).meta["dimensions"] == 3
+
+
+def test_requests_that_succeed_beside_a_failed_one_are_stored(
+    tmp_path: Path, server: EmbeddingServer
+) -> None:
+    model, records = remote(server, tmp_path, batch=1, retries=0), MemoryRecords()
+    server.busy = 1
+    texts = ["a", "b", "c", "d"]
+    with pytest.raises(StepError):
+        CachedEmbedder(model, TestJob(records=records)).embed(texts, "document")
+    assert len(records) == 3
+    CachedEmbedder(model, TestJob(records=records)).embed(texts, "document")
+    assert sorted(server.texts) == texts
+
+
+def test_a_new_prefix_of_questions_embeds_no_chunk_again(
+    tmp_path: Path, server: EmbeddingServer
+) -> None:
+    records = MemoryRecords()
+    for number, prefix in enumerate(["", "query: "]):
+        model = remote(server, tmp_path / f"{number}", question_prefix=prefix)
+        embedder = CachedEmbedder(model, TestJob(records=records))
+        embedder.embed(["a"], "document")
+        embedder.embed(["b"], "question")
+    assert server.texts == ["a", "b", "query: b"]
+
+
+def test_a_new_prefix_of_a_folder_embeds_no_chunk_again(tmp_path: Path) -> None:
+    folder, records = tiny_bert(tmp_path / "bert"), MemoryRecords()
+    computed = []
+    for prefix in ("", "q : "):
+        model = local(folder, tmp_path / f"model {prefix}", question_prefix=prefix)
+        model.digest = f"with the prefix {prefix}"  # as in the store
+        embedder = CachedEmbedder(model, TestJob(records=records))
+        embedder.embed(["my card"], "document")
+        computed.append(embedder.computed)
+    assert computed == [1, 0]
 
 
 def test_methods_find_what_they_should(tmp_path: Path, server: EmbeddingServer) -> None:

@@ -11,6 +11,7 @@ from reviewing import Window, window
 from selenium.webdriver.common.keys import Keys
 
 from finery import Bundle, Model
+from finery_retrieve.index.control import plain
 
 pytestmark = [needs_llama_server, pytest.mark.slow]
 pytest.importorskip("bm25s")
@@ -107,11 +108,34 @@ def test_hostile_text_stays_text(page: Window) -> None:
     ask(page, "tags")
     assert page.text("details .label") == f"[1] {HOSTILE['source']}"
     assert page.text("details .where").startswith(str(HOSTILE["heading"]))
-    assert page.text("blockquote") == HOSTILE["text"]
+    assert page.text("blockquote") == plain(str(HOSTILE["text"]))
     assert "<b>x</b>" in page.text(".answer")
     assert page.all("#answers b, #answers img, #answers script") == []
     assert page.driver.title == "guide"
     assert page.errors() == []
+
+
+def test_a_quote_of_long_white_space_is_searched_in_no_time(page: Window) -> None:
+    """In one pass: the browser gives up on a script that takes minutes."""
+    look = "return position('one two', arguments[0])"
+    spaces = " " * 50_000
+    assert page.driver.execute_script(look, f"x{spaces}y") is None
+    assert page.driver.execute_script(look, spaces) is None
+    ellipses = f"\u2026{spaces}... one{spaces}two ...{spaces}\u2026"
+    assert page.driver.execute_script(look, ellipses) == [0, 7]
+
+
+def test_a_quote_is_compared_with_what_the_model_read(page: Window) -> None:
+    """Which has a space in control tokens."""
+    source = {"label": 1, "source": "a", "text": "it ends with <|im_end|>"}
+    source["prompted"] = plain(str(source["text"]))
+    marked = page.driver.execute_script(
+        "const a = new Answer('q'); a.show([arguments[0]]); a.add({content: arguments[1]});"
+        "a.end('stop', false);"
+        "return [a.body, document.querySelector('mark')].map((shown) => shown.textContent)",
+        source, f'"{source["prompted"]}" [1]',
+    )  # fmt: skip
+    assert marked == ['"it ends with < |im_end|>" [1]', "it ends with < |im_end|>"]
 
 
 def test_it_is_used_with_the_keyboard_alone(page: Window) -> None:

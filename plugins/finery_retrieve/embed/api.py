@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from finery import Job, Model, Price, Step, UsageError, setting
+from finery_retrieve.formats import EMBEDDER_API
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -19,8 +20,8 @@ class RetrieveApi(
 ):
     """Use an embedding model behind an OpenAI-compatible API, `/v1/embeddings`.
 
-    This step sends no request. The model is identified by its name, the server, its dimensions and
-    the prefixes. Changing another setting reruns no step.
+    This step sends no request. The model is identified by its name, the server, its dimensions, the
+    revision and the prefixes. Changing another setting reruns no step.
     """
 
     model: str = setting(
@@ -36,6 +37,11 @@ class RetrieveApi(
     )
     dimensions: int | None = setting(
         None, ge=1, help="Length of the embeddings, for models that can shorten them."
+    )
+    revision: str | None = setting(
+        None,
+        help="Any text. Change it when the server runs another model under the same name, to embed "
+        "everything again.",
     )
     question_prefix: str = setting("", help="Text before each question, e.g. `query: `.")
     document_prefix: str = setting("", help="Text before each chunk, e.g. `passage: `.")
@@ -57,10 +63,14 @@ class RetrieveApi(
                 fix="remove the rest; to pass a key, name its environment variable in api_key",
             )
 
+    def static_meta(self) -> dict[str, Any]:
+        """The format, for the checks of steps that take the model."""
+        return {"format": EMBEDDER_API}
+
     def run(self, job: Job) -> Model:
         """Describe the model; no request is sent."""
         meta: dict[str, Any] = {
-            "format": "embedder-api",
+            "format": EMBEDDER_API,
             "name": self.model,
             "server": self.base_url.rstrip("/"),
             "question_prefix": self.question_prefix,
@@ -68,6 +78,8 @@ class RetrieveApi(
         }
         if self.dimensions is not None:
             meta["dimensions"] = self.dimensions
+        if self.revision is not None:
+            meta["revision"] = self.revision
         names = ("api_key", "batch", "concurrency", "timeout", "retries", "price")
         runtime = {name: msgspec.to_builtins(getattr(self, name)) for name in names}
         runtime["env"] = [self.api_key] if self.api_key else []

@@ -2,16 +2,25 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 from blake3 import blake3
 
 from finery import EngineJob, Job, Model, StepError, version_of
-from finery_retrieve.embed.embedder import Embedder, Embedding, Side
+from finery_retrieve.embed.embedder import SIDES, Embedder, Embedding, Interrupted, Side
 
 FLOAT_BYTES = 4
 AGAIN_SECONDS = 0.1
 """How often to look for embeddings that another process computes."""
+
+
+class OtherLength(Exception):
+    """The model gives vectors of another length than expected. dimensions: theirs."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__(f"vectors of length {dimensions}")
+        self.dimensions = dimensions
 
 
 class CachedEmbedder:
@@ -30,41 +39,84 @@ class CachedEmbedder:
         self.computed = self.cached = 0
         self._engine = engine
         self._records = job.records if isinstance(job, Job) else None
-        self._identity = _identity(model, engine)
+        self._identities = {side: _identity(model, engine, side) for side in SIDES}
 
     @property
     def batch(self) -> int:
         """How many texts to embed at once."""
         return self._engine.batch
 
-    def embed(self, texts: Sequence[str], side: Side) -> list[Embedding]:
-        """The embedding of each text. New ones are stored before this returns."""
+    def embed(
+        self, texts: Sequence[str], side: Side, dimensions: int | None = None
+    ) -> list[Embedding]:
+        """The embedding of each text. New ones are stored before this returns.
+
+        dimensions: the length that vectors must have; None: any, but all the same. Cached ones of
+        another length are computed again. Raises `OtherLength` if the model gives another one, and
+        stores nothing then.
+        """
         keys = [self._key(text, side) for text in texts]
-        known = self._known(keys)
+        known = self._known(keys, dimensions)
+        lengths = {embedding.dimensions for embedding in known.values()}
+        if len(lengths) > 1:  # only the model can say which of them are outdated
+            known, lengths = {}, set()
+        if dimensions is None and lengths:
+            (dimensions,) = lengths
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         before = self.computed
-        known |= self._computed(new, side) if self._records is None else self._shared(new, side)
+        compute = self._computed if self._records is None else self._shared
+        known |= compute(new, side, dimensions)
         self.cached += len(texts) - (self.computed - before)
         return [known[key] for key in keys]
 
-    def _computed(self, new: Mapping[bytes, str], side: Side) -> dict[bytes, Embedding]:
+    def _computed(
+        self, new: Mapping[bytes, str], side: Side, dimensions: int | None
+    ) -> dict[bytes, Embedding]:
+        """Compute embeddings, and store them if they have the right length."""
         if not new:
             return {}
-        self.computed += len(new)
-        return dict(zip(new, self._engine.embed([*new.values()], side), strict=True))
+        keys = [*new]
+        try:
+            embeddings = dict(zip(keys, self._engine.embed([*new.values()], side), strict=True))
+        except Interrupted as error:
+            finished = {keys[number]: one for number, one in error.embeddings.items()}
+            if _lengths(finished) <= {dimensions} or (dimensions is None and _is_even(finished)):
+                self._store(finished)
+            raise error.reason from None
+        if not _is_even(embeddings):
+            raise StepError(
+                "the embedding model gives vectors of different lengths: "
+                f"{', '.join(map(str, sorted({one.dimensions for one in embeddings.values()})))}",
+                fix="check which model the server runs; nothing of this answer was stored",
+            )
+        length = embeddings[keys[0]].dimensions
+        if dimensions is not None and length != dimensions:
+            raise OtherLength(length)
+        self._store(embeddings)
+        return embeddings
 
-    def _shared(self, new: Mapping[bytes, str], side: Side) -> dict[bytes, Embedding]:
+    def _store(self, embeddings: Mapping[bytes, Embedding]) -> None:
+        self.computed += len(embeddings)
+        if self._records is not None and embeddings:
+            self._records.put({key: _record(one) for key, one in embeddings.items()})
+
+    def _shared(
+        self, new: Mapping[bytes, str], side: Side, dimensions: int | None
+    ) -> dict[bytes, Embedding]:
         """Compute and store embeddings, and wait for those that another process computes."""
         assert self._records is not None
+        outdated = self._records.get([*new])
         embeddings = dict[bytes, Embedding]()
         while waiting := [key for key in new if key not in embeddings]:
             ours = [key for key in waiting if self._records.claim(key)]
-            try:
-                embeddings |= self._known(waiting)  # another process stored them meanwhile
+            try:  # another process may have stored some meanwhile
+                stored = self._records.get(waiting)
+                fresh = [key for key in waiting if stored.get(key) != outdated.get(key)]
+                embeddings |= self._known(fresh, dimensions)
+                if dimensions is None and embeddings:
+                    dimensions = next(iter(embeddings.values())).dimensions
                 mine = {key: new[key] for key in ours if key not in embeddings}
-                computed = self._computed(mine, side)
-                self._records.put({key: _record(one) for key, one in computed.items()})
-                embeddings |= computed
+                embeddings |= self._computed(mine, side, dimensions)
             finally:
                 for key in ours:
                     self._records.release(key)
@@ -72,26 +124,62 @@ class CachedEmbedder:
                 time.sleep(AGAIN_SECONDS)
         return embeddings
 
-    def _known(self, keys: Sequence[bytes]) -> dict[bytes, Embedding]:
+    def _known(self, keys: Sequence[bytes], dimensions: int | None) -> dict[bytes, Embedding]:
+        """The cached embeddings of this length; None: of any."""
         if self._records is None:
             return {}
         records = self._records.get(list(dict.fromkeys(keys)))
-        return {
+        known = {
             key: Embedding(record[1:], bool(record[0]))
             for key, record in records.items()
             if len(record) > 1 and len(record) % FLOAT_BYTES == 1  # a damaged one is missing
         }
+        if dimensions is None:
+            return known
+        return {key: one for key, one in known.items() if one.dimensions == dimensions}
 
     def _key(self, text: str, side: Side) -> bytes:
-        return blake3(msgspec.json.encode(["embedding", self._identity, side, text])).digest()
+        return blake3(
+            msgspec.json.encode(["embedding", self._identities[side], side, text])
+        ).digest()
+
+
+def _lengths(embeddings: Mapping[bytes, Embedding]) -> set[int | None]:
+    return {embedding.dimensions for embedding in embeddings.values()}
+
+
+def _is_even(embeddings: Mapping[bytes, Embedding]) -> bool:
+    return len(_lengths(embeddings)) <= 1
 
 
 def _record(embedding: Embedding) -> bytes:
     return bytes([embedding.was_cut]) + embedding.vector
 
 
-def _identity(model: Model, engine: Embedder) -> str:
-    """The model in the keys of embeddings: its content, and what computes them."""
+def _identity(model: Model, engine: Embedder, side: Side) -> str:
+    """The model in the keys of embeddings: its content, and what computes them.
+
+    Without the prefix of the other side, so that changing one embeds only the texts it precedes.
+    """
     versions = {name: version_of(name) for name in engine.packages}
-    facts = [model.digest, model.meta, engine.version, versions]
+    files = model.manifest.files.items() if model.manifest else ()
+    facts = [
+        _of_side(model.meta, side),
+        sorted(
+            (name, digest) for name, (digest, _) in files
+        ),  # the model's digest has all prefixes
+        sorted((role, ref.digest) for role, ref in model.refs.items()),
+        engine.version,
+        versions,
+    ]
     return blake3(msgspec.json.encode(facts, order="deterministic")).hexdigest()
+
+
+def _of_side(meta: Mapping[str, Any], side: Side) -> dict[str, Any]:
+    """Facts about a model without the prefixes of other sides."""
+    others = {f"{other}_prefix" for other in SIDES if other != side}
+    return {
+        name: _of_side(value, side) if name == "embedding" else value
+        for name, value in meta.items()
+        if name not in others
+    }

@@ -1,12 +1,13 @@
 """What every embedding model does: texts in, vectors out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from finery import Completion, DataError, Engine, Request, Sampling
 
 Side = Literal["document", "question"]
 """What a text is. Some models want a different prefix before each."""
+SIDES: tuple[Side, ...] = ("document", "question")
 
 
 class Embedding(NamedTuple):
@@ -19,6 +20,23 @@ class Embedding(NamedTuple):
     vector: bytes
     was_cut: bool
 
+    @property
+    def dimensions(self) -> int:
+        """Numbers in the vector."""
+        return len(self.vector) // 4
+
+
+class Interrupted(Exception):
+    """An engine embedded only some of the texts.
+
+    embeddings: by the number of the text. reason: what to raise once these are stored.
+    """
+
+    def __init__(self, embeddings: Mapping[int, Embedding], reason: BaseException) -> None:
+        super().__init__(str(reason))
+        self.embeddings = embeddings
+        self.reason = reason
+
 
 class Embedder(Engine):
     """An engine that embeds texts, and answers no prompts.
@@ -29,7 +47,10 @@ class Embedder(Engine):
     batch: int = 32
 
     def embed(self, texts: Sequence[str], side: Side) -> list[Embedding]:
-        """The embedding of each text, which doesn't depend on the other texts."""
+        """The embedding of each text, which doesn't depend on the other texts.
+
+        May raise `Interrupted` with what is finished, so that it isn't computed again.
+        """
         raise NotImplementedError
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:

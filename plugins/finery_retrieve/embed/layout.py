@@ -13,6 +13,7 @@ DESCRIPTIONS = (MODULES, PROMPTS, LENGTH, "*/config.json")
 """Patterns of the files that only such folders have."""
 KNOWN = ("Transformer", "Pooling", "Normalize")
 POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+QUESTION = ("query",)
 DOCUMENT = ("document", "passage", "corpus")
 
 
@@ -27,7 +28,20 @@ class _Length(msgspec.Struct):
 
 
 class _Prompts(msgspec.Struct):
-    prompts: dict[str, str] = {}
+    prompts: dict[str, str] | None = None
+    default_prompt_name: str | None = None
+    similarity_fn_name: str | None = None
+
+    def first(self, *names: str) -> str:
+        """The first of these prompts, else the default one, else nothing.
+
+        `KeyError` if there is no default prompt of the name that is given for it.
+        """
+        prompts = self.prompts or {}
+        for name in names:
+            if name in prompts:
+                return prompts[name]
+        return "" if self.default_prompt_name is None else prompts[self.default_prompt_name]
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -59,15 +73,50 @@ def layout_of(root: Path, question_prefix: str | None, document_prefix: str | No
             where=str(root / MODULES),
             fix="use another model, or serve this one and name the server in retrieve.api",
         )
+    if modules[0].path:
+        raise DataError(
+            f"the transformer is in the folder '{modules[0].path}', as old versions of "
+            "sentence-transformers wrote it",
+            where=str(root / MODULES),
+            fix=f"move the files of '{modules[0].path}' one folder up, and set its path in "
+            f'{MODULES} to ""; loading the model with a new version and saving it does the same',
+        )
     length = _read(root / LENGTH, _Length) if (root / LENGTH).is_file() else _Length()
-    prompts = _read(root / PROMPTS, _Prompts).prompts if (root / PROMPTS).is_file() else {}
-    own = next((prompts[name] for name in DOCUMENT if name in prompts), "")
+    prompts = _read(root / PROMPTS, _Prompts) if (root / PROMPTS).is_file() else _Prompts()
+    _check_similarity(prompts.similarity_fn_name, is_scaled=KNOWN[2] in names, root=root)
+    if question_prefix is None:
+        question_prefix = _own(prompts, root, "question_prefix", *QUESTION)
+    if document_prefix is None:
+        document_prefix = _own(prompts, root, "document_prefix", *DOCUMENT)
     return Layout(
         pooling=_pooling(root / (modules[1].path or "1_Pooling") / "config.json"),
         longest=length.max_seq_length,
         lower=length.do_lower_case,
-        question_prefix=prompts.get("query", "") if question_prefix is None else question_prefix,
-        document_prefix=own if document_prefix is None else document_prefix,
+        question_prefix=question_prefix,
+        document_prefix=document_prefix,
+    )
+
+
+def _own(prompts: _Prompts, root: Path, setting: str, *names: str) -> str:
+    """The folder's own prefix, as `encode_query` and `encode_document` choose it."""
+    try:
+        return prompts.first(*names)
+    except KeyError as error:
+        raise DataError(
+            f"the default prompt {error} is not among the prompts",
+            where=str(root / PROMPTS),
+            fix=f"set {setting} in the recipe, or correct the file",
+        ) from None
+
+
+def _check_similarity(name: str | None, *, is_scaled: bool, root: Path) -> None:
+    """Raise `DataError` for a similarity that ranks otherwise than the cosine."""
+    if name in (None, "cosine") or (is_scaled and name in ("dot", "euclidean")):
+        return
+    raise DataError(
+        f"the model's embeddings are compared by '{name}', and finery compares them by cosine",
+        where=str(root / PROMPTS),
+        fix="use a model for cosine similarity",
     )
 
 

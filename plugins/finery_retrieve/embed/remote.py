@@ -9,7 +9,7 @@ import msgspec
 from finery import Completion, EngineJob, FineryError, Model, Price, StepError
 from finery_openai import faults
 from finery_openai.key import key_in
-from finery_retrieve.embed.embedder import Embedder, Embedding, Side, packed
+from finery_retrieve.embed.embedder import Embedder, Embedding, Interrupted, Side, packed
 
 SHOWN = 60
 """Characters of a text that an error shows."""
@@ -44,7 +44,10 @@ class RemoteEmbedder(Embedder):
         self.price = None if price is None else msgspec.convert(price, Price)
 
     def embed(self, texts: Sequence[str], side: Side) -> list[Embedding]:
-        """The embedding of each text. Raises the first error, after the requests in flight."""
+        """The embedding of each text.
+
+        A failed request raises `Interrupted` with its error, after the requests in flight.
+        """
         prefix = self.model.meta[f"{side}_prefix"]
         inputs = [prefix + text for text in texts]
         return asyncio.run(self._all(inputs))
@@ -65,12 +68,14 @@ class RemoteEmbedder(Embedder):
             parts = [texts[at : at + self._size] for at in range(0, len(texts), self._size)]
             tasks = [self._some(client, slots, part) for part in parts]
             answers = await asyncio.gather(*tasks, return_exceptions=True)
-        embeddings = list[Embedding]()
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-            embeddings += answer
-        return embeddings
+        embeddings = dict[int, Embedding]()
+        for part, answer in enumerate(answers):
+            if not isinstance(answer, BaseException):
+                embeddings |= enumerate(answer, part * self._size)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        if errors:
+            raise Interrupted(embeddings, errors[0])
+        return [*embeddings.values()]
 
     async def _some(
         self, client: Any, slots: asyncio.Semaphore, texts: list[str]

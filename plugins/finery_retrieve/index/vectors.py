@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Job, StepError
-from finery_retrieve.embed.cached import CachedEmbedder
+from finery_retrieve.embed.cached import CachedEmbedder, OtherLength
 from finery_retrieve.embed.embedder import Embedding
 from finery_retrieve.index.chunks import Chunk, Chunks
 
@@ -28,16 +28,35 @@ class Embedded(NamedTuple):
 def write_embeddings(folder: Path, embedder: CachedEmbedder, job: Job) -> Embedded:
     """Embed the chunks in `folder`, in their order, and write the array beside them.
 
-    Holds one batch in memory.
+    Holds one batch in memory. Cached embeddings can be of a model that the server no longer runs.
+    If the model gives another length than they have, all of those are computed again.
     """
+    try:
+        return _written(folder, embedder, job, None)
+    except OtherLength as error:
+        length = error.dimensions
+        job.log(f"the embedding model now gives vectors of length {length}: embedding all chunks")
+    try:
+        return _written(folder, embedder, job, length)
+    except OtherLength as error:
+        raise StepError(
+            "the embedding model gives vectors of different lengths: "
+            f"{length}, then {error.dimensions}",
+            fix="check which model the server runs",
+        ) from error
+
+
+def _written(folder: Path, embedder: CachedEmbedder, job: Job, dimensions: int | None) -> Embedded:
     chunks = Chunks(folder)
     array: Any = None
     cut, done = 0, 0
     for batch in _batches(chunks, embedder.batch):
-        embeddings = embedder.embed([chunk.searched for chunk in batch], "document")
-        vectors = _vectors(embeddings, None if array is None else array.shape[1])
+        texts = [chunk.searched for chunk in batch]
+        embeddings = embedder.embed(texts, "document", dimensions)
+        vectors = _vectors(embeddings)
         if array is None:
-            array = _created(folder / FILE, len(chunks), vectors.shape[1])
+            dimensions = vectors.shape[1]
+            array = _created(folder / FILE, len(chunks), dimensions)
         array[done : done + len(batch)] = vectors
         done += len(batch)
         cut += sum(embedding.was_cut for embedding in embeddings)
@@ -57,10 +76,20 @@ class Vectors:
 
     def embed(self, questions: Sequence[str]) -> "np.ndarray":
         """The embeddings of questions, shape (questions, dimensions)."""
-        size = self._embedder.batch
+        size, dimensions = self._embedder.batch, int(self._array.shape[1])
         parts = [questions[at : at + size] for at in range(0, len(questions), size)]
-        embeddings = [e for part in parts for e in self._embedder.embed(part, "question")]
-        return _vectors(embeddings, self._array.shape[1])
+        try:
+            embeddings = [
+                one for part in parts for one in self._embedder.embed(part, "question", dimensions)
+            ]
+        except OtherLength as error:
+            raise StepError(
+                f"the embeddings in the index have the length {dimensions}, those of the questions "
+                f"{error.dimensions}: the server runs another model now",
+                fix="start the server with the former model, or change `revision` in the step of "
+                "the embedding model to embed the chunks again",
+            ) from error
+        return _vectors(embeddings)
 
     def scores(self, question: "np.ndarray") -> "np.ndarray":
         """The cosine of each chunk and an embedded question, shape (chunks,).
@@ -86,16 +115,9 @@ def _created(path: Path, rows: int, dimensions: int) -> Any:
     return open_memmap(path, mode="w+", dtype="<f4", shape=(rows, dimensions))
 
 
-def _vectors(embeddings: Sequence[Embedding], dimensions: int | None) -> "np.ndarray":
-    """The vectors as an array. `StepError` if they don't have the expected length."""
+def _vectors(embeddings: Sequence[Embedding]) -> "np.ndarray":
+    """The vectors, all of one length, as an array."""
     import numpy as np
 
-    lengths = {len(embedding.vector) // 4 for embedding in embeddings}
-    if len(lengths) > 1 or (dimensions is not None and lengths - {dimensions}):
-        sizes = sorted(lengths | {dimensions or 0} - {0})
-        raise StepError(
-            f"the embedding model gives vectors of different lengths: {sizes}",
-            fix="build the index again with the model that is served now",
-        )
     joined = b"".join(embedding.vector for embedding in embeddings)
     return np.frombuffer(joined, dtype="<f4").reshape(len(embeddings), -1)

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 from finery import Artifact, Model, StepError
 from finery_gguf.llama import Gguf
+from finery_retrieve.serve.app.bundle import FORMAT
 from finery_serve.options import CONTEXT, Options, written
 from finery_serve.templates import served_template
 
-FORMAT = 1
-"""The version of `settings.json`."""
 CHAT_TEMPLATE = "chat_template.jinja"
 MAX_TOKENS = 512
 """Tokens of an answer, if neither a request nor the recipe says."""

@@ -10,6 +10,7 @@ from finery import DataError, Dataset, Index, Job, Model, Step, UsageError, coun
 from finery.rows.dropped import Drops, by_reason
 from finery.rows.parts import named, read
 from finery_retrieve.embed.cached import CachedEmbedder
+from finery_retrieve.formats import require_embedder
 from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter
 from finery_retrieve.index.control import has_control_tokens
 from finery_retrieve.index.lexical import FOLDER, LexicalWriter
@@ -65,6 +66,8 @@ class RetrieveIndex(
                 where="method",
                 fix="set embedder to a step that makes one, e.g. retrieve.wheel",
             )
+        if self.embedder is not None:
+            require_embedder(self.embedder, "embedder")
 
     def key_packages(self) -> tuple[str, ...]:
         """What computes and reads the index of words."""
@@ -73,6 +76,7 @@ class RetrieveIndex(
 
     def run(self, job: Job) -> Index:
         """Write the chunks and what finds them."""
+        self.check()
         drops = Drops(job.out)
         lexical = LexicalWriter(self.bm25) if self.method != "dense" else None
         sources, control = Counter[str](), 0

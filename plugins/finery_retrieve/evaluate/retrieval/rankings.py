@@ -13,7 +13,8 @@ from finery_eval.evaluator import PROMPT_SHOWN, table
 from finery_retrieve.evaluate.retrieval.gains import ndcg, recall, reciprocal_rank
 from finery_retrieve.evaluate.rows import refuse_rows
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.questions import Question, no_chunk, right_chunks
+from finery_retrieve.missing import reasons
+from finery_retrieve.questions import Question, right_chunks
 
 TOP = 3
 """Retrieved chunks that a prediction names."""
@@ -78,7 +79,7 @@ def ranked(job: Job, indices: Sequence[Index], questions: Sequence[Question], k:
         return {i.name: right_chunks(questions, i, retrievers[i.name]) for i in indices}
 
     right = located(questions)
-    _refuse_unlocated(questions, right)
+    _refuse_unlocated(questions, right, indices[0])
     quoted = [
         question._replace(chunks=()) if len(set(map(len, of))) > 1 and max(map(len, of)) > 1
         else question
@@ -90,7 +91,7 @@ def ranked(job: Job, indices: Sequence[Index], questions: Sequence[Question], k:
             "chunk with the quote counts"
         )
         questions, right = quoted, located(quoted)
-        _refuse_unlocated(questions, right)
+        _refuse_unlocated(questions, right, indices[0])
     texts = [question.text for question in questions]
     by_index: dict[str, list[Ranked]] = {}
     for name, retriever in retrievers.items():
@@ -103,13 +104,15 @@ def ranked(job: Job, indices: Sequence[Index], questions: Sequence[Question], k:
 
 
 def _refuse_unlocated(
-    questions: Sequence[Question], right: Mapping[str, Sequence[Sequence[Hit]]]
+    questions: Sequence[Question], right: Mapping[str, Sequence[Sequence[Hit]]], first: Index
 ) -> None:
     """Raise `DataError` for questions whose right chunks aren't known in all indices."""
     every = list(zip(questions, *right.values(), strict=True))
+    without = [number for number, (_, *of) in enumerate(every) if not any(of)]
+    why = reasons(questions, without, first)
     refuse_rows(
         "some questions have their chunk in no index",
-        [(question.row, no_chunk(question)) for question, *of in every if not any(of)],
+        [(questions[number].row, why[number]) for number in without],
     )
     unlocated = [
         (question.row, _unlocated(question, dict(zip(right, map(len, of), strict=True))))

@@ -68,6 +68,14 @@ class Retrieval(
         recalls = [f"recall@{k}" for k in (deepest, *others)]
         return [*recalls, f"mrr@{deepest}", f"ndcg@{deepest}"]
 
+    def nouns(self) -> tuple[str, str]:
+        """What has the scores, in the singular and the plural, for errors."""
+        return "index", "indices"
+
+    def more_metrics(self) -> str:
+        """How to add the recall of other numbers of chunks."""
+        return f"for other numbers of chunks, add them to `k`, which is {self.k}"
+
     def measured(self) -> dict[str, list[str]]:
         """What `require` may name: the indices."""
         return {index.name: self.metric_names() for index in self.indices}
@@ -90,7 +98,8 @@ class Retrieval(
         rankings = ranked(job, self.indices, questions, max(self.k))
         clusters = clusters_of([hit.source or hit.id for hit in rankings.right])
         tables.log_clusters(job, len(questions), len(clusters))
-        names, metrics = list(rankings.by_index), self.metric_names()
+        names = list(rankings.by_index)
+        metrics = self._useful_first(job)
         measures = {metric: Measure(rankings.values(metric), clusters) for metric in metrics}
         scores, intervals = scores_of(names, measures)
         evaluator.log_scores(job, scores, intervals)
@@ -107,9 +116,27 @@ class Retrieval(
             intervals=intervals,
             details={
                 "headline": metrics, "pairs": pairs, "documents": len(clusters), "tables": shown,
+                "intervals_cover": "the choice of questions only",
             },
             predictions=predictions(rankings),
         )  # fmt: skip
+
+    def _useful_first(self, job: Job) -> list[str]:
+        """The metrics, those last that any order of all chunks has at 100 %."""
+        smallest = min(self.indices, key=lambda index: int(index.meta["chunks"]))
+        chunks = int(smallest.meta["chunks"])
+        whole = [f"recall@{k}" for k in sorted(set(self.k)) if k >= chunks]
+        if whole:
+            what = f"{smallest.name} has {counted(chunks, 'chunk')}"
+            job.log(f"{', '.join(whole)} says nothing about the order of the chunks: {what}")
+        others = [metric for metric in self.metric_names() if metric not in whole]
+        recalls = sorted((m for m in others if m.startswith("recall")), key=_depth, reverse=True)
+        headline = [*recalls[:1], *(m for m in others if m not in recalls[:1])]
+        return [*headline, *whole]
+
+
+def _depth(metric: str) -> int:
+    return int(metric.partition("@")[2])
 
 
 def answerable(job: Job, questions: Sequence[Question]) -> list[Question]:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import secrets
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from finery_retrieve.serve.app.bundle import opened
-from finery_retrieve.serve.app.model import Unusable, reached, require
-from finery_retrieve.serve.app.server import LOOPBACK, App, Server
+from finery_retrieve.serve.app.model import reached, require
+from finery_retrieve.serve.app.server import LOOPBACK, App, Server, Unusable, is_not_here
 
-PORT = 8080
+DEFAULT_PORT = 8080
+HOST, PORT = "SERVE_HOST", "SERVE_PORT"
+"""Environment variables in place of options. Shells and conda set a HOST of their own."""
 KEY = "SERVE_KEY"
 """The environment variable with the key for a server that other machines reach."""
 FOLDER = Path(__file__).parents[3]
@@ -27,7 +30,7 @@ def main() -> int:
         with _until_stopped():
             _serve(options.host, options.port)
     except Unusable as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(": ".join(filter(None, ["error", str(error), error.fix])), file=sys.stderr)
         return error.code
     return 0
 
@@ -38,13 +41,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="sh run.sh", description="Answer questions about documents, with their sources."
     )
     parser.add_argument(
-        "--host", default=environment.get("HOST", LOOPBACK[0]),
-        help=f"address to listen on, or the variable HOST; default: {LOOPBACK[0]}. Any that other "
-        f"machines reach demands a key: the variable {KEY}, else a new one, which is printed",
+        "--host", default=environment.get(HOST, LOOPBACK[0]),
+        help=f"address to listen on, or the variable {HOST}; default: {LOOPBACK[0]}. Any that "
+        f"other machines reach demands a key: the variable {KEY}, else a new one, which is printed",
     )  # fmt: skip
     parser.add_argument(
-        "--port", type=_port, default=environment.get("PORT", str(PORT)),
-        help=f"port, or the variable PORT; default: {PORT}. 0 takes any free one",
+        "--port", type=_port, default=environment.get(PORT, str(DEFAULT_PORT)),
+        help=f"port, or the variable {PORT}; default: {DEFAULT_PORT}. 0 takes any free one",
     )  # fmt: skip
     return parser
 
@@ -60,7 +63,8 @@ def _serve(host: str, port: int) -> None:
         bundle = opened(FOLDER)
     except ImportError as error:
         raise Unusable(
-            f"the package {error.name} is missing: python3 -m pip install -r requirements.txt"
+            f"the package {error.name} is missing: "
+            f"{shlex.quote(sys.executable)} -m pip install -r requirements.txt"
         ) from error
     settings = bundle.settings
     require(settings["index"].get("embedder", {}).get("api_key"))
@@ -75,7 +79,7 @@ def _serve(host: str, port: int) -> None:
 
 
 def _key() -> str:
-    key = os.environ.get(KEY) or secrets.token_urlsafe(32)
+    key = os.environ.get(KEY, "").strip() or secrets.token_urlsafe(32)
     if not key.isascii() or not key.isprintable():
         raise Unusable(f"the variable {KEY} must consist of printable ASCII characters")
     return key
@@ -99,6 +103,11 @@ def _listening(host: str, port: int) -> Iterator[Server]:
     try:
         server = Server(host, port)
     except OSError as error:
+        if is_not_here(error):
+            raise Unusable(
+                f"{host} is not an address of this machine ({error.strerror}): set --host or "
+                f"{HOST} to one, e.g. {LOOPBACK[0]}"
+            ) from error
         raise Unusable(
             f"port {port} of {host} can't be used: {error.strerror}. End the program that uses it, "
             "or choose another: --port 0 takes any free one"

@@ -6,12 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from finery_retrieve.index.control import plain
 from finery_retrieve.serve.app.embed import Secret, embedder
 from finery_retrieve.serve.app.prompt import ContextPrompt, question_of
 from finery_retrieve.serve.app.search import Searcher
-from finery_retrieve.serve.app.server import Message
+from finery_retrieve.serve.app.server import Message, Unusable
 
 SETTINGS, TEMPLATE, INDEX, EMBEDDER = "settings.json", "prompt.jinja", "index", "embedder"
+
+FORMAT = 1
+"""The version of `settings.json`."""
+NEEDED = {
+    "": ("name", "k", "index", "prompt", "model"),
+    "index": ("method",),
+    "prompt": ("unknown", "limit"),
+    "model": ("name", "parameters"),
+}
+"""What `settings.json` must have: part of it → names there."""
 
 
 class Opened(NamedTuple):
@@ -22,15 +33,25 @@ class Opened(NamedTuple):
     prompt: ContextPrompt
 
     def prompted(self, messages: Sequence[Message]) -> tuple[list[Message], list[dict[str, Any]]]:
-        """(The messages for the model, their sources). `ValueError` without a question."""
+        """(The messages for the model, their sources). `NoQuestion` without a question."""
         hits = self.searcher.search(question_of(messages), self.settings["k"])
         sources = self.prompt.fitting(hits)
-        return self.prompt.around(messages, sources), sources
+        return self.prompt.around(messages, sources), [_with_prompted(s) for s in sources]
+
+
+def _with_prompted(source: dict[str, Any]) -> dict[str, Any]:
+    """A source, with `prompted` if the prompt has its text in another form."""
+    text = plain(source["text"])
+    return source if text == source["text"] else {**source, "prompted": text}
 
 
 def opened(folder: Path, secret: Secret = os.environ.get) -> Opened:
-    """The bundle in a folder. Raises `ImportError` if a package that it needs isn't installed."""
-    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    """The bundle in a folder.
+
+    Raises `ImportError` if a package that it needs isn't installed, and `Unusable` for settings
+    that can't be used.
+    """
+    settings = _settings(folder / SETTINGS)
     template = (folder / TEMPLATE).read_text(encoding="utf-8")
     return opened_from(folder / INDEX, folder / EMBEDDER, settings, template, secret)
 
@@ -50,3 +71,21 @@ def opened_from(
     model = embedder(facts["embedder"], embedding, secret) if "embedder" in facts else None
     prompt = ContextPrompt({**settings["prompt"], "template": template})
     return Opened(settings, Searcher(index, facts, model), prompt)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    fix = "copy the bundle again"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unusable(f"{path} can't be read: {error}", fix=fix) from error
+    version = settings.get("format") if isinstance(settings, dict) else None
+    if version != FORMAT:
+        raise Unusable(f"{path} has the format {version!r}, not {FORMAT}", fix=fix)
+    for place, names in NEEDED.items():
+        part = settings.get(place) if place else settings
+        missing = [name for name in names if not isinstance(part, dict) or name not in part]
+        if missing:
+            what = f"'{place}.{missing[0]}'" if place else f"'{missing[0]}'"
+            raise Unusable(f"{path} lacks {what}", fix=fix)
+    return dict(settings)

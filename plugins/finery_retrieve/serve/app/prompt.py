@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finery_retrieve.index.control import plain
+from finery_retrieve.serve.app.server import NoQuestion
 
 SYSTEM_ROLES = ("system", "developer")
 _TURN = re.compile(r"^[ \t]*\{#-?[ \t]*(system|user|assistant)[ \t]*-?#\}[ \t]*$", re.MULTILINE)
@@ -59,7 +60,7 @@ class ContextPrompt:
 
 
 def question_of(conversation: Sequence[Message]) -> str:
-    """The text of the last user turn. `ValueError` without one."""
+    """The text of the last user turn. `NoQuestion` without one."""
     content = conversation[last_user(conversation)].get("content") or ""
     if isinstance(content, str):
         return content
@@ -67,11 +68,11 @@ def question_of(conversation: Sequence[Message]) -> str:
 
 
 def last_user(conversation: Sequence[Message]) -> int:
-    """Which turn is the last of the user. `ValueError` without one."""
+    """Which turn is the last of the user. `NoQuestion` without one."""
     for number in range(len(conversation) - 1, -1, -1):
         if conversation[number].get("role") == "user":
             return number
-    raise ValueError("'messages' has no user turn, so there is no question")
+    raise NoQuestion("'messages' has no user turn, so there is no question")
 
 
 def in_front(system: Sequence[Message], conversation: Sequence[Message]) -> list[Message]:

@@ -1,7 +1,9 @@
 """The HTTP server: the page, and `/v1/chat/completions` with the sources in an extra field."""
 
+import errno
 import hmac
 import json
+import os
 import socket
 import socketserver
 import time
@@ -11,12 +13,13 @@ import urllib.request
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from http.client import HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from re import DOTALL, findall
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -24,8 +27,12 @@ LARGEST = 4 * 2**20
 """Bytes of a request that is read."""
 SECONDS = 600.0
 """For the model's server to send the next part of an answer."""
+COMPLETIONS = "/v1/chat/completions"
+PAGES = ("/", "/health", "/v1/models")
 REQUIRED = ("model", "messages", "stream")
 """Parameters of a request that this server sets itself."""
+LIMITS = ("max_tokens", "max_completion_tokens")
+"""Names of the longest answer: the usual one, and that of OpenAI's newer models."""
 _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _ANY = urllib.request.build_opener()
 
@@ -33,16 +40,40 @@ Message = dict[str, Any]
 Prompt = Callable[[Sequence[Message]], tuple[list[Message], list[dict[str, Any]]]]
 """Makes the messages for the model, and their sources in the order of their labels.
 
-Raises `ValueError` for a conversation without a question.
+Raises `NoQuestion` for a conversation without a question.
 """
 
 
-class Refused(Exception):
-    """A request that isn't answered. status: of HTTP."""
+class NoQuestion(ValueError):
+    """A conversation without a user turn."""
 
-    def __init__(self, status: int, message: str) -> None:
+
+class Refused(Exception):
+    """A request that isn't answered. status: of HTTP. allowed: the methods of the path."""
+
+    def __init__(self, status: int, message: str, allowed: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.allowed = status, allowed
+
+
+class Unusable(Exception):
+    """The app can't start. code: the exit code; 2 if the user can correct it. fix: how."""
+
+    def __init__(self, message: str, code: int = 2, fix: str = "") -> None:
+        super().__init__(message)
+        self.code, self.fix = code, fix
+
+
+def address_in(variable: str) -> str | None:
+    """The address of a server in an environment variable; None if it isn't set. `Unusable`."""
+    address = os.environ.get(variable)
+    if not address:
+        return None
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        what = f"{variable} is {address!r}, which isn't the address of a server"
+        raise Unusable(what, fix="write it with http:// or https://, e.g. http://127.0.0.1:8081/v1")
+    return address.rstrip("/")
 
 
 def opener_for(url: str) -> urllib.request.OpenerDirector:
@@ -50,24 +81,31 @@ def opener_for(url: str) -> urllib.request.OpenerDirector:
     return _LOCAL if urlsplit(url).hostname in LOOPBACK else _ANY
 
 
-class Upstream(NamedTuple):
+@dataclass(frozen=True)
+class Upstream:
     """The model's server.
 
     base_url: e.g. `http://127.0.0.1:8081/v1`. model: its name there. key: its API key. parameters:
-    of the requests that don't set them. extra: override a request's; null removes one.
+    of the requests that don't set them. extra: override a request's; null removes one. renamed:
+    parameters that the server turned out to want under another name.
     """
 
     base_url: str
     model: str
     key: str | None = None
-    parameters: Mapping[str, Any] = {}
-    extra: Mapping[str, Any] = {}
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def body(self, messages: list[Message], asked: Mapping[str, Any]) -> dict[str, Any]:
         """What the model's server is sent."""
         own = {name: value for name, value in asked.items() if name not in REQUIRED}
-        body = {**self.parameters, **own, **self.extra}
-        body = {name: value for name, value in body.items() if value is not None}
+        body = dict(self.parameters)
+        for more in (own, self.extra):
+            if any(more.get(name) is not None for name in LIMITS):  # servers refuse both at once
+                body = {name: value for name, value in body.items() if name not in LIMITS}
+            body |= more
+        body = {self.renamed.get(n, n): value for n, value in body.items() if value is not None}
         stream = bool(asked.get("stream"))
         return {**body, "model": self.model, "messages": messages, "stream": stream}
 
@@ -81,8 +119,12 @@ class Upstream(NamedTuple):
         try:
             return opener_for(url).open(request, timeout=SECONDS)
         except urllib.error.HTTPError as error:
-            status = error.code if error.code in (400, 413, 422, 429) else 502
             reason = _reason(error.read().decode("utf-8", "replace"))
+            old, new = LIMITS
+            if error.code == 400 and old in body and new in reason:  # as finery_openai does
+                self.renamed[old] = new
+                return self.open(messages, asked)
+            status = error.code if error.code in (400, 413, 422, 429) else 502
             raise Refused(status, f"the model's server refuses the request: {reason}") from error
         except (OSError, HTTPException) as error:
             raise Refused(502, f"the model's server doesn't answer: {error}") from error
@@ -144,6 +186,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             super().handle_error(request, client_address)
 
 
+def is_not_here(error: OSError) -> bool:
+    """Whether an error of `Server` means that this machine doesn't have the address."""
+    return isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers one connection."""
 
@@ -157,6 +204,7 @@ class Handler(BaseHTTPRequestHandler):
         app = self.server.app
         try:
             self._check_origin()
+            self._check_no_body()
             path = self.path.partition("?")[0]
             if path == "/":
                 policy = {"Content-Security-Policy": app.policy}
@@ -168,18 +216,27 @@ class Handler(BaseHTTPRequestHandler):
                 model = {"id": app.name, "object": "model", "created": 0, "owned_by": "finery"}
                 model["title"] = app.title
                 self._send_json(200, {"object": "list", "data": [model]})
+            elif path == COMPLETIONS:
+                raise Refused(405, f"{COMPLETIONS} takes POST", "POST")
             else:
-                raise Refused(404, "there is only /, /health, /v1/models and /v1/chat/completions")
+                raise Refused(404, f"there is only {', '.join(PAGES)} and {COMPLETIONS}")
         except Refused as error:
             self._refuse(error)
+
+    def do_HEAD(self) -> None:
+        """The headers of `do_GET`."""
+        self.do_GET()
 
     def do_POST(self) -> None:
         """Answer a chat completion."""
         try:
             self._check_origin()
             self._check_key()
-            if self.path.partition("?")[0] != "/v1/chat/completions":
-                raise Refused(404, "requests go to /v1/chat/completions")
+            path = self.path.partition("?")[0]
+            if path in PAGES:
+                raise Refused(405, f"{path} takes GET", "GET, HEAD")
+            if path != COMPLETIONS:
+                raise Refused(404, f"requests go to {COMPLETIONS}")
             asked = self._body()
             messages, sources = self._prompt(asked)
             if asked.get("stream"):
@@ -195,8 +252,11 @@ class Handler(BaseHTTPRequestHandler):
     def _prompt(self, asked: dict[str, Any]) -> tuple[list[Message], list[dict[str, Any]]]:
         try:
             check_messages(asked.get("messages"))
-            prompted, sources = self.server.app.prompt(asked["messages"])
         except ValueError as error:
+            raise Refused(400, str(error)) from error
+        try:
+            prompted, sources = self.server.app.prompt(asked["messages"])
+        except NoQuestion as error:
             raise Refused(400, str(error)) from error
         except Refused:
             raise
@@ -239,11 +299,12 @@ class Handler(BaseHTTPRequestHandler):
 
         A name that resolves to 127.0.0.1 (DNS rebinding) would let any page read answers.
         """
-        host, server = self.headers.get("Host", ""), self.server
-        if server.host in LOOPBACK and host not in {f"{h}:{server.port}" for h in _names()}:
+        host, server = _spelled(self.headers.get("Host", "")), self.server
+        own = {_spelled(f"{name}:{server.port}") for name in _names()}
+        if server.host in LOOPBACK and host not in own:
             raise Refused(403, f"the Host must be {server.host}:{server.port}")
         origin = self.headers.get("Origin")
-        if origin is not None and origin.partition("://")[2] != host:
+        if origin is not None and _spelled(origin.partition("://")[2]) != host:
             raise Refused(403, "the request comes from another web page")
 
     def _check_key(self) -> None:
@@ -255,30 +316,47 @@ class Handler(BaseHTTPRequestHandler):
     def _body(self) -> dict[str, Any]:
         if self.headers.get_content_type() != "application/json":
             raise Refused(415, "a request must be JSON: Content-Type: application/json")
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
-            raise Refused(411, "a request needs a Content-Length")
-        if int(length) > LARGEST:
-            raise Refused(413, f"a request may have {LARGEST:,} bytes")
         try:
-            body = json.loads(self.rfile.read(int(length)))
+            body = json.loads(self.rfile.read(self._length()))
         except (ValueError, RecursionError) as error:
             raise Refused(400, f"the request isn't JSON: {error}") from error
         if not isinstance(body, dict):
             raise Refused(400, "the request must be a JSON object")
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise Refused(400, "the request has half of a surrogate pair, e.g. \\ud800") from error
         return body
+
+    def _length(self) -> int:
+        """Bytes of the body. `Refused` unless the headers give one length."""
+        lengths = self.headers.get_all("Content-Length", [])
+        length = lengths[0].lstrip("0") or "0" if len(lengths) == 1 else ""
+        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdecimal()):
+            raise Refused(411, "a request needs one Content-Length and no Transfer-Encoding")
+        if len(length) > len(str(LARGEST)) or int(length) > LARGEST:
+            raise Refused(413, f"a request may have {LARGEST:,} bytes")
+        return int(length)
+
+    def _check_no_body(self) -> None:
+        """Refuse a body that isn't read: on the same connection it would be the next request."""
+        lengths = self.headers.get_all("Content-Length", [])
+        if "Transfer-Encoding" in self.headers or any(length.strip("0") for length in lengths):
+            raise Refused(400, "a GET request must have no body")
 
     def _refuse(self, error: Refused) -> None:
         self.close_connection = True  # a body that wasn't read would be the next request
-        self._send_json(error.status, _error(error.status, str(error)))
+        more = {"Allow": error.allowed} if error.allowed else {}
+        self._send_json(error.status, _error(error.status, str(error)), more)
 
-    def _send_json(self, status: int, content: Any) -> None:
-        self._send(status, json.dumps(content).encode(), "application/json", {})
+    def _send_json(self, status: int, content: Any, more: Mapping[str, str] = {}) -> None:
+        self._send(status, json.dumps(content).encode(), "application/json", more)
 
     def _send(self, status: int, body: bytes, kind: str, more: Mapping[str, str]) -> None:
         self.send_response(status)
         self._send_headers({"Content-Type": kind, "Content-Length": str(len(body)), **more})
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _send_headers(self, headers: Mapping[str, str]) -> None:
         for name, value in {**HEADERS, **headers}.items():
@@ -302,9 +380,14 @@ HEADERS = {
 def read(response: HTTPResponse) -> dict[str, Any]:
     """A whole completion. `Refused` if it breaks off, or isn't one."""
     try:
-        return _object(response.read())
+        text = response.read()
+        answer = _object(text)
     except (ValueError, OSError, HTTPException) as error:
         raise Refused(502, f"the model's answer can't be read: {error}") from error
+    if not isinstance(answer.get("choices"), list):
+        reason = _reason(text.decode("utf-8", "replace"))
+        raise Refused(502, f"the model's server sent no answer: {reason}")
+    return answer
 
 
 def events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
@@ -359,6 +442,11 @@ def _is_parts(content: Any) -> bool:
 
 def _names() -> set[str]:
     return {f"[{name}]" if ":" in name else name for name in LOOPBACK}
+
+
+def _spelled(host: str) -> str:
+    """A Host in one spelling: clients omit the port of HTTP, and names have no case."""
+    return host.lower().removesuffix(":80")
 
 
 def _error(status: int, message: str) -> dict[str, Any]:

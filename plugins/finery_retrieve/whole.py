@@ -68,7 +68,7 @@ def _is_less(before: str, part: str, after: str) -> bool:
         return True
     if re.match(r"[-−–±]\d", part) and before[-1:].isalnum():
         return True  # -5 in 3-5
-    if any(map(str.isdecimal, part)) and part[-1].isalnum() and _UNIT.match(after):
+    if any(map(str.isdecimal, part)) and part[-1].isalpha() and _UNIT.match(after):
         return True
     return part[-1].isalpha() and _NAME.match(after) is not None
 

@@ -38,6 +38,7 @@ def test_a_part_of_a_value_is_not_the_expected_one(expected: str, answer: str) -
     ("5", "It takes 3-5 days."),
     ("50 MB", "It is 50 MB, or 60."),
     ("50 MB/s", "It reads 50 MB/s"),
+    ("127.0.0.1:8080", "Open http://127.0.0.1:8080/v1"),
     ("1 000", "There are 1 000 of them."),
     ("2024", "Since 5/2024 there were 300."),
     ("2024", "In 2024 500 files were read"),

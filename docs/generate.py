@@ -86,6 +86,8 @@ def _default(field: dict[str, Any]) -> str:
     if "default" not in field or field["default"] is None:
         return "optional"
     value = field["default"]
+    if isinstance(value, list):
+        return f"default `[{', '.join(map(str, value))}]`"
     return f"default `{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -1,4 +1,4 @@
-"""The data of the recipes tool-calls and support-chat: valid, and the tests apart from training."""
+"""The data of the recipes: valid, and the test rows apart from what is trained on."""
 
 import json
 import re
@@ -17,7 +17,9 @@ from finery import Dataset
 from finery.build.project import open_graph
 from finery.rows import Row
 from finery.rows.near import normalised
+from finery.rows.similar import SimilarIndex
 from finery.testing import dataset, run_step
+from finery_data.steps.decontaminate import Decontaminate
 from finery_data.steps.split import SPLITS, Split, Splits
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
@@ -27,6 +29,13 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 TOOL_CALLS = RECIPES / "tool-calls"
 SUPPORT_CHAT = RECIPES / "support-chat"
 DOCS_ASSISTANT = RECIPES / "docs-assistant"
+TICKETS = RECIPES / "ticket-triage"
+LABELS = {
+    "category": {"billing", "account", "technical", "shipping", "product"},
+    "priority": {"low", "medium", "high"},
+    "sentiment": {"negative", "neutral", "positive"},
+}
+EXTRACTION = RECIPES / "extraction"
 HELD_OUT = {"reserve_parking", "rent_locker", "borrow_device", "print_badge"}
 ROLES_AFTER = {
     "system": {"user"},
@@ -145,7 +154,9 @@ def test_arguments_are_in_the_conversation() -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [TOOL_CALLS, SUPPORT_CHAT, DOCS_ASSISTANT], ids=lambda path: path.name
+    "recipe",
+    [TOOL_CALLS, SUPPORT_CHAT, EXTRACTION, DOCS_ASSISTANT],
+    ids=lambda path: path.name,
 )
 def test_the_command_of_the_readme_finds_a_recipe_without_notes(
     project: MakeProject, recipe: Path
@@ -233,3 +244,48 @@ def test_questions_about_facts_are_in_no_chat() -> None:
     questions = [normalised(texts(row, "user")[0]) for row in rows(SUPPORT_CHAT, "facts.jsonl")]
     assert len(set(questions)) == len(questions) == 40
     assert not chats & set(questions)
+
+
+@pytest.mark.parametrize("name", ["tickets.jsonl", "test.jsonl"])
+def test_each_ticket_has_the_three_labels_of_the_guide(name: str) -> None:
+    for row in rows(TICKETS, name):
+        labels = dict(line.split(": ") for line in row["output"].splitlines())
+        assert list(labels) == list(LABELS)
+        assert all(labels[field] in LABELS[field] for field in LABELS), row
+
+
+def test_no_ticket_resembles_a_test_ticket() -> None:
+    texts = [row["input"] for row in rows(TICKETS, "tickets.jsonl")]
+    index = SimilarIndex([row["input"] for row in rows(TICKETS, "test.jsonl")])
+    nearest = {text: index.nearest(text, 1) for text in texts}
+    assert len(nearest) == len(texts), "a ticket is there twice"
+    assert {text: near for text, near in nearest.items() if near and near[0][1] > 0.37} == {}
+
+
+def test_answers_about_ads_follow_the_schema_and_the_order_of_its_keys() -> None:
+    schema = json.loads((EXTRACTION / "data" / "schema.json").read_text("utf-8"))
+    validator = Draft202012Validator(schema)
+    for row in rows(EXTRACTION, "ads.jsonl") + rows(EXTRACTION, "test.jsonl"):
+        answer = json.loads(row["answer"])
+        assert list(validator.iter_errors(answer)) == [], row["ad"]
+        assert list(answer) == schema["required"]
+        assert row["answer"] == json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+
+
+def test_places_and_dates_are_words_of_the_ad() -> None:
+    for row in rows(EXTRACTION, "ads.jsonl") + rows(EXTRACTION, "test.jsonl"):
+        answer = json.loads(row["answer"])
+        ad = row["ad"].casefold()
+        assert answer["place"].casefold() in ad, ad
+        assert answer["available"] in (None, "now") or answer["available"].casefold() in ad, ad
+
+
+def test_no_ad_of_the_test_is_nearly_one_of_the_training(tmp_path: Path) -> None:
+    """At a lower similarity than that of the recipe."""
+    tested, others = (
+        dataset(tmp_path / name, [{"prompt": row["ad"]} for row in rows(EXTRACTION, name)])
+        for name in ("test.jsonl", "ads.jsonl")
+    )
+    assert len(tested) == 101
+    step = Decontaminate(rows=[others], against=[tested], threshold=0.5)
+    assert len(run_step(step, tmp_path / "clean")) == len(others)

@@ -42,11 +42,16 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 def parse(
-    text: str, subject: Metric, read: Callable[[str], Metric], models: Sequence[str], where: str
+    text: str,
+    subject: Metric,
+    read: Callable[[str], Metric],
+    models: Sequence[str],
+    where: str,
+    plural: str = "models",
 ) -> Claim | None:
     """The claim that a text makes; None if it makes none. Raises `UsageError` for a mistyped one.
 
-    read: reads `<model>.<metric>`, or raises `UsageError`.
+    read: reads `<model>.<metric>`, or raises `UsageError`. plural: what `models` are.
     """
     if text.lstrip()[:1] in tuple("<>=") or not _MEANT.search(text):
         return None
@@ -58,7 +63,9 @@ def parse(
                 where=where,
                 fix=f'write "not worse than {match["of"]} by {_share(margin):g}"',
             )
-        return Claim(subject, _other(match["of"], subject, read, models, where), margin, text)
+        return Claim(
+            subject, _other(match["of"], subject, read, models, where, plural), margin, text
+        )
     if match := _BETTER.fullmatch(text):
         if re.fullmatch(_NUMBER, match["of"]):
             number = float(match["of"])
@@ -69,7 +76,7 @@ def parse(
                     fix=f'write "significantly better than {_share(number):g}"',
                 )
             return Claim(subject, number, None, text)
-        return Claim(subject, _other(match["of"], subject, read, models, where), None, text)
+        return Claim(subject, _other(match["of"], subject, read, models, where, plural), None, text)
     raise UsageError(
         'a requirement in words must be "not worse than MODEL by MARGIN" or "significantly better '
         'than MODEL"',
@@ -79,12 +86,17 @@ def parse(
 
 
 def _other(
-    of: str, subject: Metric, read: Callable[[str], Metric], models: Sequence[str], where: str
+    of: str,
+    subject: Metric,
+    read: Callable[[str], Metric],
+    models: Sequence[str],
+    where: str,
+    plural: str,
 ) -> str:
     """The model that is compared with."""
     if of not in models and "." not in of:
         raise UsageError(
-            f"'{of}' is not one of the step's models", where=where, fix=did_you_mean(of, models)
+            f"'{of}' is not one of the step's {plural}", where=where, fix=did_you_mean(of, models)
         )
     model, metric = (of, subject[1]) if of in models else read(of)
     if metric != subject[1]:

@@ -77,6 +77,10 @@ class Gate(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
         """What `require` may name: the models, or what else has scores → its metrics."""
         raise NotImplementedError
 
+    def nouns(self) -> tuple[str, str]:
+        """What has the scores, in the singular and the plural, for errors."""
+        return "model", "models"
+
     def choices(self) -> Mapping[str, Sequence[str]]:
         """What `require` may ask for."""
         return {"require": [f"{name}.{m}" for name, of in self.measured().items() for m in of]}

@@ -51,6 +51,9 @@ class Measuring(Protocol):
     def more_metrics(self) -> str:
         """How to add further metrics, as part of the fix for an unknown one."""
 
+    def nouns(self) -> tuple[str, str]:
+        """What has the scores, in the singular and the plural, for errors."""
+
 
 class _Known(msgspec.Struct, frozen=True):
     """Names that a requirement may use."""
@@ -58,6 +61,7 @@ class _Known(msgspec.Struct, frozen=True):
     models: Sequence[str]
     metrics: Sequence[str]
     more: str
+    nouns: tuple[str, str]
 
 
 class Requirement(msgspec.Struct, frozen=True):
@@ -89,6 +93,7 @@ class Requirements:
 
     def __init__(self, step: "Measuring") -> None:
         self._wanted = wanted(step)
+        self._noun, _ = step.nouns()
 
     def verify(self, report: Mapping[str, Any]) -> None:
         """Raise `RequirementError` unless a `Metrics` report meets all of them."""
@@ -99,7 +104,7 @@ class Requirements:
                 f"{len(failed)} {what} not met",
                 where="require",
                 details=failed,
-                fix="improve the model, test on more rows, or lower the value in `require`",
+                fix=f"improve the {self._noun}, test on more rows, or lower the value in `require`",
             )
 
 
@@ -107,17 +112,21 @@ def wanted(step: "Measuring") -> list[Requirement | Claim]:
     """What an evaluator requires, in its order. Raises `UsageError` where it can't be read."""
     measured = step.measured()
     metrics = list(dict.fromkeys(metric for of in measured.values() for metric in of))
-    return parse(step.require, list(measured), metrics, step.more_metrics())
+    return parse(step.require, list(measured), metrics, step.more_metrics(), step.nouns())
 
 
 def parse(
-    require: Mapping[str, str], models: Sequence[str], metrics: Sequence[str], more: str = ""
+    require: Mapping[str, str],
+    models: Sequence[str],
+    metrics: Sequence[str],
+    more: str = "",
+    nouns: tuple[str, str] = ("model", "models"),
 ) -> list[Requirement | Claim]:
     """Read `require:`; `UsageError` for bad syntax and for an unknown model or metric.
 
-    more: what would make further metrics known, as part of the fix.
+    more: what would make further metrics known, as part of the fix. nouns: what has the scores.
     """
-    known = _Known(models, metrics, more)
+    known = _Known(models, metrics, more, nouns)
     return [_parse_one(key, text, known) for key, text in require.items()]
 
 
@@ -136,7 +145,7 @@ def _parse_one(key: str, text: str, known: _Known) -> Requirement | Claim:
     def read(name: str) -> Metric:
         return _metric(name, known, where)
 
-    claim = claims.parse(text, subject, read, known.models, where)
+    claim = claims.parse(text, subject, read, known.models, where, known.nouns[1])
     if claim is not None:
         return claim
     match = _EXPRESSION.fullmatch(text)
@@ -173,7 +182,7 @@ def _numeric(of: str, models: Sequence[str]) -> bool:
 
 def _metric(name: str, known: _Known, where: str) -> Metric:
     """(model, metric) of `<model>.<metric>`; `UsageError` when one of them isn't known."""
-    models, metrics = known.models, known.metrics
+    models, metrics, plural = known.models, known.metrics, known.nouns[1]
     if "." not in name:
         raise UsageError(
             f"'{name}' must name a model and its metric, <model>.<metric>",
@@ -183,7 +192,7 @@ def _metric(name: str, known: _Known, where: str) -> Metric:
     model, metric = _split(name, known)
     if model not in models:
         raise UsageError(
-            f"'{model}' is not one of the step's models",
+            f"'{model}' is not one of the step's {plural}",
             where=where,
             fix=did_you_mean(model, models),
         )

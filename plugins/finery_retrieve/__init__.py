@@ -34,11 +34,13 @@ def finery_steps() -> Mapping[str, str]:
 
 @hookimpl
 def finery_views() -> Mapping[str, str]:
-    """The views of indexes, of rows with retrieved documents, and of models that retrieve."""
+    """The views of indexes, rows with retrieved documents, and models that embed or retrieve."""
     return {
         "Index": "finery_retrieve.steps.view:IndexView",
         "Dataset/retrieved": "finery_retrieve.steps.view:RetrievedView",
         "Model/retrieving": "finery_retrieve.steps.view:RetrievingView",
+        "Model/embedder": "finery_retrieve.steps.view:EmbedderView",
+        "Model/embedder-api": "finery_retrieve.steps.view:EmbedderView",
     }
 
 
@@ -55,21 +57,22 @@ def finery_engines() -> Mapping[str, str]:
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
-    from finery_retrieve.notes import KINDS
+    from finery_retrieve import notes, prompt_notes
 
-    return KINDS
+    return notes.KINDS | prompt_notes.KINDS
 
 
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on rows that should or shouldn't have retrieved documents."""
-    if not {"finery_synth.steps.from_docs", "finery_retrieve.evaluate.grounded.step"} & set(
-        sys.modules
-    ):
+    """Notes on rows that should or shouldn't have retrieved documents, and on their prompts."""
+    modules = ("evaluate.grounded.step", "raft.step", "steps.model", "steps.rows")
+    noted = {"finery_synth.steps.from_docs", *(f"finery_retrieve.{name}" for name in modules)}
+    if not noted & set(sys.modules):
         return []  # the recipe has no such step
     from finery_retrieve.notes import notes_on
+    from finery_retrieve.prompt_notes import notes_on_prompts
 
-    return notes_on(graph, results)
+    return [*notes_on(graph, results), *notes_on_prompts(graph)]
 
 
 @hookimpl

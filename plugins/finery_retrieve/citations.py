@@ -5,16 +5,30 @@ number is the place of a chunk in the prompt, from 1. Public for other plugins.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+from finery_retrieve.whole import occurs
 
 LEAST = 8
 """Minimum letters and digits of a quote: a shorter one is in almost any text."""
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
-_NUMBERS = r"\[\s*(?P<numbers>\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\s*\]"
-_CITATION = re.compile(rf'(?:(?:"(?P<straight>[^"]+)"|“(?P<curly>[^“”]+)”)\s*)?{_NUMBERS}')
+_PART = r"\d{1,3}(?:\s*[-–]\s*\d{1,3})?"
+_NUMBERS = rf"(?P<open>\(\s*)?\[\s*(?P<numbers>{_PART}(?:\s*[,;]\s*{_PART})*)\s*\](?(open)\s*\))"
+"""Four digits are a year. The page of a bundle reads citations in the same way."""
+_QUOTES = {
+    "straight": '"(?P<straight>[^"]+)"',
+    "curly": "“(?P<curly>[^“”]+)”",
+    "low": "„(?P<low>[^„“”]+)[“”]",
+    "angle": "«(?P<angle>[^«»]+)»",
+    "inward": "»(?P<inward>[^«»]+)«",
+    "single": r"‘(?P<single>[^‘\[\]]+)’",  # ’ is also an apostrophe
+}
+_CITATION = re.compile(rf"(?:(?:{'|'.join(_QUOTES.values())})\s*[.,;:!?]?\s*)?{_NUMBERS}")
 _NUMBER = re.compile(_NUMBERS)
-_UNQUOTABLE = re.compile(r'["“”]|\[[\d\s,;]*\]')
+_UNQUOTABLE = re.compile(r'["“”]|\[[\d\s,;–-]*\]')
+MOST = 20
+"""Maximum length of a range such as `[1-3]`."""
 _MARKS = ".,;:!?"
 _AROUND = " \t\r\n…"
 
@@ -50,14 +64,15 @@ class Checked(NamedTuple):
 def citations(answer: str) -> list[Citation]:
     """The citations of an answer in their order. Numbers in code, e.g. `rows[0]`, are none.
 
-    `[1, 3]` cites two chunks, and a quote before it must be in both. A quote ends directly before
-    the number, and curly quotation marks count like straight ones. Shorter texts in quotation
-    marks than `LEAST`, e.g. the name of a button, are no quotes.
+    `[1, 3]` cites two chunks, and a quote before it must be in both; `[1-3]` cites three. A quote
+    ends before the number, with at most a punctuation mark between them; the number may be in
+    parentheses. The quotation marks of other languages count like straight ones. Shorter texts in
+    quotation marks than `LEAST`, e.g. the name of a button, are no quotes.
     """
     return [
-        Citation(int(number), _quote_of(match, answer))
+        Citation(number, _quote_of(match, answer))
         for match in _CITATION.finditer(_without_code(answer))
-        for number in re.findall(r"\d+", match["numbers"])
+        for number in _numbers(match["numbers"])
     ]
 
 
@@ -93,13 +108,16 @@ def without_numbers(answer: str) -> str:
 def is_verbatim(quote: str, text: str) -> bool:
     """Whether a text contains the quote word for word, except for whitespace.
 
+    `200 euros a year` isn't in `1200 euros a year`: a quote neither begins nor ends inside a word
+    or a number.
+
     False for a quote of less than `LEAST` letters and digits, unless the text has no more.
     Ellipses at both ends of the quote are ignored.
     """
     words = " ".join(quote.strip(_AROUND).removeprefix("...").removesuffix("...").split())
-    if _letters(words) < min(LEAST, _letters(text)) or not words:
+    if letters(words) < min(LEAST, letters(text)) or not words:
         return False
-    return words in " ".join(text.split())
+    return occurs(words, " ".join(text.split()))
 
 
 def quotable(quote: str) -> str | None:
@@ -110,18 +128,29 @@ def quotable(quote: str) -> str | None:
     """
     parts = [" ".join(part.split()).lstrip(" ,;:.") for part in _UNQUOTABLE.split(quote)]
     longest = max(parts, key=len)
-    return longest if _letters(longest) >= LEAST else None
+    return longest if letters(longest) >= LEAST else None
+
+
+def letters(text: str) -> int:
+    """Number of letters and digits of a text."""
+    return sum(map(str.isalnum, text))
+
+
+def _numbers(text: str) -> Iterator[int]:
+    """The numbers between brackets, with those inside of ranges."""
+    for part in re.split("[,;]", text):
+        first, *last = map(int, re.findall(r"\d+", part))
+        if last and first < last[0] <= first + MOST:
+            yield from range(first, last[0] + 1)
+        else:
+            yield from (first, *last)
 
 
 def _quote_of(match: re.Match[str], answer: str) -> str | None:
     """The quote of a citation as the answer has it: the match lacks the code in it."""
-    start, end = match.span("straight" if match["straight"] else "curly")
+    start, end = max(map(match.span, _QUOTES))  # of those that don't match it is (-1, -1)
     quote = answer[start:end].strip() if start >= 0 else ""
-    return quote if _letters(quote) >= LEAST else None
-
-
-def _letters(text: str) -> int:
-    return sum(map(str.isalnum, text))
+    return quote if letters(quote) >= LEAST else None
 
 
 def _without_code(answer: str) -> str:
@@ -131,7 +160,8 @@ def _without_code(answer: str) -> str:
 def _span(match: re.Match[str], answer: str) -> tuple[int, int]:
     """The part of an answer that a citation takes: its number, and its quote if it has one."""
     if _quote_of(match, answer) is None:
-        return match.string.rindex("[", match.start(), match.end()), match.end()
+        start = match.start("open")
+        return (match.string.rindex("[", 0, match.end()) if start < 0 else start), match.end()
     return match.span()
 
 

@@ -3,10 +3,12 @@
 In go an answer and the texts, out comes whether it contains them, as whole words and numbers.
 """
 
-import re
 import unicodedata
 from collections.abc import Sequence
 
+from finery_retrieve.whole import occurs
+
+_MARKS = str.maketrans({"‘": "'", "’": "'", "ʼ": "'", "“": '"', "”": '"', "\u00ad": None})
 Expected = Sequence[str | Sequence[str]]
 """What an answer must contain: texts, each of which may be a list of alternatives."""
 
@@ -14,22 +16,20 @@ Expected = Sequence[str | Sequence[str]]
 def contains(text: str, expected: Expected) -> bool:
     """Whether a text contains all that is expected.
 
-    Case and whitespace don't count: `50 MB` is in `50  mb`, but not in `150 MB` or `50 MBit`.
+    Case and whitespace don't count: `50 MB` is in `50  mb`, but not in `150 MB`, `50 MBit` or
+    `50 MB/s`. A number is not in another one, e.g. `5` in `-5`, `1/5` or `12:05`.
     """
     line = one_line(text)
     return all(
-        any(_has(line, one_line(one)) for one in ([each] if isinstance(each, str) else each))
+        any(
+            occurs(one_line(one), line, exactly=True)
+            for one in ([each] if isinstance(each, str) else each)
+        )
         for each in expected
     )
 
 
 def one_line(text: str) -> str:
-    """The text in one line, in one case, with straight apostrophes."""
-    text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    """The text in one line, in one case, with straight quotation marks and apostrophes."""
+    text = unicodedata.normalize("NFKC", text).casefold().translate(_MARKS)
     return " ".join(text.split())
-
-
-def _has(text: str, part: str) -> bool:
-    before = r"(?<!\w)(?<!\d[.,])" if part[:1].isalnum() else ""
-    after = r"(?!\w)(?![.,]\d)" if part[-1:].isalnum() else ""
-    return bool(part) and bool(re.search(before + re.escape(part) + after, text))

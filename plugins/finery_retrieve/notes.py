@@ -17,13 +17,20 @@ from finery import (
     base_models,
     counted,
     evaluates,
+    generates,
     row_sources,
     sources_of,
     trains,
 )
 
 SHARED, UNRETRIEVED, RANDOM = "shared-documents", "knowledge-by-heart", "random-distractors"
+TWICE = "retrieved-twice"
 KINDS = {
+    TWICE: About(
+        when="a model of `retrieve.model` is asked rows of `retrieve.rows` or `synth.raft`",
+        why="Their prompts already contain documents. The model takes the whole prompt for the "
+        "question, searches for all its words, and puts documents around the documents.",
+    ),
     SHARED: About(
         when="a model that `eval.grounded` judges is trained on rows about documents that the test "
         "rows are about, too: their `source` is the same, or a split between them has no `group`",
@@ -45,6 +52,9 @@ KINDS = {
     ),
 }
 FROM_DOCS = "synth.from_docs"
+RETRIEVING = "retrieve.model"
+PUT_IN = ("retrieve.rows", "synth.raft")
+"""Steps whose prompts contain documents."""
 GROUNDED = "eval.grounded"
 SOURCE = "source"
 """The column that names a row's document."""
@@ -54,7 +64,7 @@ MOST_READ = 20_000
 
 def notes_on(graph: Graph, results: Results) -> list[Note]:
     """All notes on a recipe with documents."""
-    return [*_shared(graph, results), *_unretrieved(graph), *_random(graph)]
+    return [*_shared(graph, results), *_unretrieved(graph), *_random(graph), *_twice(graph)]
 
 
 # documents of training and test
@@ -125,11 +135,11 @@ def _documents(results: Results, source: Source) -> set[str]:
 
 def _parting(graph: Graph, learned: Source, test: Source) -> Node | None:
     """The step that both rows come from, the nearest to the training."""
-    tested = set(_origins(graph, test.step))
-    return next((graph.nodes[s] for s in _origins(graph, learned.step) if s in tested), None)
+    tested = set(origins(graph, test.step))
+    return next((graph.nodes[s] for s in origins(graph, learned.step) if s in tested), None)
 
 
-def _origins(graph: Graph, step: str) -> Iterator[str]:
+def origins(graph: Graph, step: str) -> Iterator[str]:
     """A step, and the steps that its rows come from, the nearest first."""
     waiting, seen = [step], set[str]()
     while waiting:
@@ -176,6 +186,35 @@ def _random(graph: Graph) -> Iterator[Note]:
             )
 
 
+def _twice(graph: Graph) -> Iterator[Note]:
+    for node in graph.nodes.values():
+        if not (evaluates(node) or generates(node)):
+            continue
+        models = [model for of in sources_of(node, Model) for model in _retrieving(graph, of.step)]
+        for source in row_sources(node) if models else ():
+            steps = (graph.nodes[name] for name in origins(graph, source.step))
+            origin = next((step for step in steps if step.use in PUT_IN), None)
+            if origin is not None:
+                yield Note(
+                    name=TWICE,
+                    text=f"{node.name} asks {models[0]}, which retrieves documents itself, rows of "
+                    f"{origin.name}, whose prompts already contain documents",
+                    fix=f"use the rows that {origin.name} takes, or the model that {models[0]} is "
+                    "made of",
+                    step=node.name,
+                    place=(*node.place, source.field),
+                )
+
+
+def _retrieving(graph: Graph, step: str) -> Iterator[str]:
+    """The step, or those that its model is made from, as far as they retrieve."""
+    if graph.nodes[step].use == RETRIEVING:
+        yield step
+        return
+    for source in base_models(graph.nodes[step]):
+        yield from _retrieving(graph, source.step)
+
+
 def _has_index(graph: Graph) -> bool:
     return bool(_index(graph))
 
@@ -194,4 +233,4 @@ def _index(graph: Graph) -> str:
 
 def _takes(graph: Graph, node: Node, origin: str) -> bool:
     """Whether rows of a step come from another one."""
-    return any(origin in _origins(graph, source.step) for source in row_sources(node))
+    return any(origin in origins(graph, source.step) for source in row_sources(node))

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from finery import Index
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.badrow import BadRow, kind_of
-from finery_retrieve.citations import LEAST, is_verbatim
-from finery_retrieve.expected import Expected, contains
+from finery_retrieve.citations import is_verbatim, without_numbers
+from finery_retrieve.expected import Expected, contains, one_line
 from finery_retrieve.index.chunks import Chunks
 from finery_retrieve.index.context import question_of
 from finery_retrieve.index.control import plain
@@ -41,18 +41,34 @@ class Question(NamedTuple):
     expected: Expected
     is_answerable: bool
 
-    def is_answered_by(self, hit: Hit) -> bool:
-        """Whether a chunk is a right one, or contains the quote or all expected texts.
+    def may_be_answered_by(self, hit: Hit) -> bool:
+        """Whether a chunk may contain the answer, so that it is no distractor.
 
-        So a chunk that overlaps with the right one is no distractor.
+        It is a right one, or contains all expected texts or the quote, of whichever document and
+        in whichever case. That is no proof: a short expected text is in many chunks.
         """
-        if hit.id in self.chunks or self.is_proved_by(hit):
+        if self.is_answered_by(hit):
             return True
-        return bool(self.expected) and contains(hit.text, self.expected)
+        if self.expected and contains(hit.text, self.expected):
+            return True
+        return is_verbatim(one_line(self.quote), one_line(hit.text))
+
+    def is_answered_by(self, hit: Hit) -> bool:
+        """Whether a chunk is a right one: one that the row names, or one with its quote."""
+        return hit.id in self.chunks or self.is_proved_by(hit)
+
+    def lacks_expected(self) -> bool:
+        """Whether the row's own answer doesn't contain the texts that it expects."""
+        answer = without_numbers(self.answer)
+        return bool(self.answer and self.expected) and not contains(answer, self.expected)
 
     def is_proved_by(self, hit: Hit) -> bool:
-        """Whether a chunk contains the quote."""
-        return bool(self.quote) and is_verbatim(plain(self.quote), plain(hit.text))
+        """Whether a chunk contains the quote, and is from the document that the row names."""
+        return (
+            bool(self.quote)
+            and is_source(self.source, hit.source)
+            and is_verbatim(plain(self.quote), plain(hit.text))
+        )
 
     def gains(self, hits: Sequence[Hit], right: Sequence[Hit]) -> list[bool]:
         """For each retrieved chunk, whether it is a right one that wasn't counted before.
@@ -111,33 +127,13 @@ def right_chunks(
     return right
 
 
-def no_chunk(question: Question) -> BadRow:
-    """Why a question has no right chunk in an index."""
-    if question.quote:
-        return BadRow(
-            "no chunk of the index contains the row's quote",
-            "index the documents that the question was made from, or correct the quote: at least "
-            f"{LEAST} letters or digits of the document, word for word",
-        )
-    if question.chunks:
-        return BadRow(
-            "the index has none of the chunks that the row was made from, and the row has no quote",
-            "index the same chunks that the questions were made from",
-        )
-    return BadRow(
-        "the row doesn't name the chunk with its answer",
-        "give it `quote`, a sentence of the document, or `chunk`, the id of a chunk; or "
-        "`answerable: false` if the documents don't contain the answer",
-    )
-
-
 def distractors(
     questions: Sequence[Question], retriever: Retriever, count: int
 ) -> Iterator[list[Hit]]:
     """The first `count` chunks retrieved for each question that don't answer it, best first."""
     retrieved = retriever.search([question.text for question in questions], count + MARGIN)
     for question, hits in zip(questions, retrieved, strict=True):
-        yield [hit for hit in hits if not question.is_answered_by(hit)][:count]
+        yield [hit for hit in hits if not question.may_be_answered_by(hit)][:count]
 
 
 def listed(hits: Iterable[Hit]) -> list[dict[str, Any]]:
@@ -190,7 +186,7 @@ def _by_quote(
             i
             for i in waiting
             if words[i] in chunk.text  # rules most chunks out, quickly
-            and _is_source(questions[i].source, chunk.source)
+            and is_source(questions[i].source, chunk.source)
             and is_verbatim(questions[i].quote, chunk.text)
         ]
         for i in hits:
@@ -200,6 +196,6 @@ def _by_quote(
         waiting = [i for i in waiting if i not in hits]
 
 
-def _is_source(wanted: str, source: str) -> bool:
+def is_source(wanted: str, source: str) -> bool:
     """Whether a chunk is from the document that a row names, by its path or the end of it."""
     return not wanted or source == wanted or source.endswith(f"/{wanted}")

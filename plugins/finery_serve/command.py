@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from finery import StepError, UsageError, json_option, print_json, recipe_and_step, set_option
-from finery_serve.servers import Running, Serving, names_of, page_of
+from finery_serve.servers import Running, Serving, example_of, names_of, page_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT = 8080
@@ -138,7 +138,8 @@ def introduction(running: Running, serving: Serving) -> str:
     """What a user needs to talk to the server: address, key, and two examples."""
     key, page = serving.key or "none", page_of(running)
     names = names_of(running, serving)
-    body = {"model": names[-1], "messages": [{"role": "user", "content": "Hello"}]}
+    body = {"model": names[-1], "messages": [{"role": "user", "content": example_of(running)}]}
+    question = json.dumps(example_of(running), ensure_ascii=False)
     header = [f"    -H 'Authorization: Bearer {serving.key}' \\"] if serving.key else []
     lines = [
         f"{serving.name} is served by {running.build}",
@@ -157,7 +158,7 @@ def introduction(running: Running, serving: Serving) -> str:
         "With the openai package:",
         f'  client = OpenAI(base_url="{running.address}/v1", api_key="{key}")',
         "  client.chat.completions.create(",
-        f'      model="{names[-1]}", messages=[{{"role": "user", "content": "Hello"}}]',
+        f'      model="{names[-1]}", messages=[{{"role": "user", "content": {question}}}]',
         "  )",
         "",
         "Ctrl-C ends the server.",

@@ -25,6 +25,8 @@ Serve = Callable[[Artifact, Serving], AbstractContextManager[Running]]
 
 EXPORTS = ("gguf.export", "vllm.bundle")
 """Step types that make something servable of a folder or an adapter."""
+EMBEDDERS = ("embedder", "embedder-api")
+"""Formats of models that embed texts."""
 
 
 class Opened(NamedTuple):
@@ -73,8 +75,9 @@ def _check(node: Node, step: str, output: str) -> None:
         raise UsageError(f"step '{node.name}' has no output '{output}'", fix=f"name {known}")
     kind = kinds.get(output, next(iter(kinds.values())))
     if not issubclass(kind, Model | Bundle):
+        article = "an" if kind.kind[0] in "AEIOU" else "a"
         raise UsageError(
-            f"'{step}' is a {kind.kind}, and only a model or a bundle can answer",
+            f"'{step}' is {article} {kind.kind}, and only a model or a bundle can answer",
             fix="name a step that makes one; `finery show` lists them",
         )
 
@@ -94,6 +97,8 @@ def _way_out(opened: Opened) -> str:
     """What to do about a format without a server."""
     if opened.format == "api":
         return "it is already behind a server; talk to it with `finery chat`"
+    if opened.format in EMBEDDERS:
+        return "it embeds texts for retrieve.index and answers no prompts; name a language model"
     if opened.format == "prompted":
         return "its prompt is added by finery, not by a server; serve the model that it prompts"
     if isinstance(opened.artifact, Bundle):

@@ -41,7 +41,8 @@ class Running(Protocol):
     address: e.g. `http://127.0.0.1:8080`; the OpenAI-compatible API is below `/v1`. pid: of its
     process. build: which program it is, e.g. `llama.cpp b6000`. A server that doesn't answer to
     `Serving.name` alone also has `names`, see `names_of`. A server with a web page for users also
-    has `page`, see `page_of`.
+    has `page`, see `page_of`, and one that can't answer just anything has `example`, see
+    `example_of`.
     """
 
     @property
@@ -102,3 +103,8 @@ def page_of(running: Running) -> str | None:
     """The address of a server's web page, with the key if it needs one; None without a page."""
     page: str | None = getattr(running, "page", None)
     return page
+
+
+def example_of(running: Running) -> str:
+    """A question for the examples of how to use a server."""
+    return str(getattr(running, "example", "Hello"))

@@ -252,6 +252,12 @@ def test_what_a_setting_takes_is_told_in_words(field: str, words: str) -> None:
     assert phrase(step_schema(Probe)["properties"][field]) == words
 
 
+def test_defaults_of_lists_are_in_the_schema() -> None:
+    """Those of msgspec's schemas are only those of single values."""
+    properties = step_schema(load_plugins().step_type("eval.retrieval"))["properties"]
+    assert properties["k"]["default"] == [1, 3, 5, 10]
+
+
 def test_defaults_are_in_the_schema_and_inputs_tell_their_kind() -> None:
     properties = step_schema(Probe)["properties"]
     assert properties["count"]["default"] == 1

@@ -448,3 +448,13 @@ def test_detection_of_prompts() -> None:
     assert detect({"instruction": ""}, prompts_only=True) == ["alpaca"]
     assert detect({"prompt": ""}, prompts_only=True) == ["completion"]
     assert detect({"prompt": "", "label": 1}, prompts_only=True) == ["completion"]
+
+
+def test_a_question_without_an_answer_is_refused_with_what_to_write() -> None:
+    """Not with prompts_only, which would refuse the other rows of the file."""
+    turns = [{"role": "user", "content": "Who wrote the handbook?"}]
+    with pytest.raises(BadRow) as error:
+        build("messages", messages=turns, answerable=False)
+    assert "`answerable: false`, but no answer" in error.value.what
+    assert "The documents don't say." in str(error.value.fix)
+    assert build("messages", True, messages=turns, answerable=False) == {"messages": turns}

@@ -374,10 +374,23 @@ def test_no_rows_at_all() -> None:
     assert "there are no rows to split" in refused([])
 
 
-def test_group_must_be_in_every_row() -> None:
+def test_a_group_that_no_row_has_is_an_error() -> None:
     rows = numbered(20, customer="a")
-    assert "group: there is no column 'custmer'" in refused(rows, group="custmer")
+    text = refused(rows, group="custmer")
+    assert "group: there is no column 'custmer'" in text
+    assert "keep it in data.file: keep: [custmer]" in text
     assert "group: 'customer' is null" in refused([row("a", customer=None)], group="customer")
+
+
+def test_rows_without_a_group_are_split_by_their_prompts() -> None:
+    others = [row(f"free {i}", customer=None) if i % 2 else row(f"free {i}") for i in range(60)]
+    grouped = [row(f"q {i}", customer=i) for i in range(60)]
+    parts, log, _ = split([*grouped, *others], group="customer", decontaminate=False)
+    assert "60 of 120 rows without 'customer' are split by their prompts" in log
+    alone = [SPLITS[split_index(draw(unit_of(r), 0), 0.1, 0.2)] for r in others]
+    ids = {name: {r["id"] for r in rows} for name, rows in parts.items()}
+    assert all(r["id"] in ids[name] for r, name in zip(others, alone, strict=True))
+    assert len(set(alone)) == 3
 
 
 def test_same_prompt_in_two_groups_is_an_error() -> None:

@@ -26,7 +26,17 @@ words = st.lists(st.text("abcdefgh", min_size=2, max_size=8), min_size=4, max_si
     ("Both say so [1, 3].", [Citation(1), Citation(3)]),
     ("Both say so [1][3].", [Citation(1), Citation(3)]),
     ("“Files are read every night.” [1]", [Citation(1, "Files are read every night.")]),
-    ('Choose "Export everything". [1]', [Citation(1)]),
+    ('Choose "Export everything". [1]', [Citation(1, "Export everything")]),
+    ('It is so: "Files are read" ([1]).', [Citation(1, "Files are read")]),
+    ("It is so ([1]).", [Citation(1)]),
+    ("„Dateien bis 50 MB“ [1]", [Citation(1, "Dateien bis 50 MB")]),
+    ("« fichiers de 50 Mo » [1]", [Citation(1, "fichiers de 50 Mo")]),
+    ("»Dateien bis 50 MB« [1]", [Citation(1, "Dateien bis 50 MB")]),
+    ("‘Files aren’t read’ [1]", [Citation(1, "Files aren’t read")]),
+    ('"Files are read" [1][2]', [Citation(1, "Files are read"), Citation(2)]),
+    ("Three say so [1-3], and [5 – 6].", [Citation(n) for n in (1, 2, 3, 5, 6)]),
+    ("From [3-1] and [1-900].", [Citation(n) for n in (3, 1, 1, 900)]),
+    ("It was so in [2024] [1].", [Citation(1)]),
     ('Choose "Export" [1]', [Citation(1)]),
     ('Not "quoted" here [1]', [Citation(1)]),
     ('A 5" disk: "Files are read" [1]', [Citation(1, "Files are read")]),
@@ -67,6 +77,8 @@ def test_numbers_must_be_those_of_chunks() -> None:
     ("Write `rows[0]` [1] first.", "Write `rows[0]` first."),
     ("Wait... what?", "Wait... what?"),
     ('Choose "Export" [1].', 'Choose "Export".'),
+    ("It is 50 MB ([1]).", "It is 50 MB."),
+    ('It is 50 MB. "Files up to 50 MB are read". ([1, 2])', "It is 50 MB."),
 ])  # fmt: skip
 def test_citations_are_cut(answer: str, left: str) -> None:
     assert without_citations(answer) == left

@@ -24,6 +24,7 @@ from finery import (
     Results,
     Sampling,
     Source,
+    UsageError,
     count_rows,
     generates,
     open_graph,
@@ -32,9 +33,11 @@ from finery import (
 from finery.rows import Conversation, split_turns
 from finery.testing import TestJob, dataset, run_step
 from finery_docs.files import DocsFiles
+from finery_retrieve.evaluate.grounded.step import Grounded
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.control import CONTROL, plain
 from finery_retrieve.index.retriever import Hit
+from finery_retrieve.raft.step import Raft
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.model import RetrieveModel
 from finery_retrieve.steps.rows import RetrieveRows
@@ -141,6 +144,15 @@ def test_a_row_without_a_question_is_named(tmp_path: Path, index: Index) -> None
     assert "row 2" in str(raised.value.where)
 
 
+def test_documents_are_retrieved_once(tmp_path: Path, index: Index) -> None:
+    rows = questions(tmp_path / "rows", asks("cobra"))
+    prompted = run_step(RetrieveRows(rows=rows, index=index), tmp_path / "once")
+    assert isinstance(prompted, Dataset)
+    with pytest.raises(DataError, match="already contains retrieved documents") as raised:
+        run_step(RetrieveRows(rows=prompted, index=index), tmp_path / "twice")
+    assert "row 1" in str(raised.value.where)
+
+
 def test_chunks_over_the_limit_are_left_out_whole_and_counted(tmp_path: Path, index: Index) -> None:
     rows = questions(tmp_path / "rows", asks("passwords expire"), asks("files"))
     job = TestJob(tmp_path / "job")
@@ -150,6 +162,16 @@ def test_chunks_over_the_limit_are_left_out_whole_and_counted(tmp_path: Path, in
     assert [hit["source"] for hit in second["retrieved"]] == ["limits.md"]
     assert dataset.meta["limited"] == 1
     assert any("1 of 2 prompts contain fewer chunks" in str(event) for event in job.events)
+
+
+def test_a_limit_that_leaves_no_document_is_an_error(tmp_path: Path, index: Index) -> None:
+    rows = questions(tmp_path / "rows", asks("passwords expire"), asks("files"))
+    with pytest.raises(DataError, match="leaves no prompt with a document") as caught:
+        RetrieveRows(rows=rows, index=index, limit=20).run(TestJob(tmp_path / "a"))
+    assert caught.value.where == "limit"
+    job = TestJob(tmp_path / "b")
+    RetrieveRows(rows=rows, index=index, limit=30).run(job)
+    assert any("1 of 2 prompts without documents" in str(event) for event in job.events)
 
 
 def test_documents_are_data(tmp_path: Path, index: Index) -> None:
@@ -175,6 +197,38 @@ def test_control_tokens_of_templates_become_plain() -> None:
     tokens = {token for source in sources for token in re.findall(pattern, source)}
     assert {"<|im_end|>", "<end_of_turn>", "<｜User｜>", "<turn|>"} <= tokens
     assert not [token for token in tokens if token in plain(f"a{token}b")]
+
+
+@pytest.mark.parametrize("token", [
+    "<filename>", "<repo_name>", "<reponame>", "<file_sep>", "<gh_stars>", "<issue_start>",
+    "<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>", "<jupyter_code>",
+    "<jupyter_output>", "<jupyter_script>", "<empty_output>", "<|endoftext|>", "<fim-prefix>",
+    "<unused0>", "<unused6241>", "[gMASK]", "[IMG_BREAK]", "<audio_soft_token>", "<eop>",
+    "<SPECIAL_20>", "<extra_id_0>", "[UNUSED_TOKEN_145]", "<row_1_col_2>",
+])  # fmt: skip
+def test_control_tokens_of_vocabularies_become_plain(token: str) -> None:
+    """Those of SmolLM2, StarCoder, Gemma, GLM, Mistral, T5, InternLM and SmolVLM."""
+    assert token not in plain(f"a{token}b")
+
+
+def test_markup_stays_as_it_is() -> None:
+    text = "<b>bold</b> <first_name> <div class='x'> [1] [NOTE] List<String> <video> a<b>c"
+    assert plain(text) == text
+
+
+@pytest.mark.parametrize("unknown", ["...", ".", " "])
+def test_an_unknown_without_letters_is_refused(tmp_path: Path, unknown: str) -> None:
+    index = Index(tmp_path / "index", meta={"format": "retrieve"})
+    rows = questions(tmp_path / "rows", [{"role": "user", "content": "Who?"}])
+    model = Model(tmp_path / "model", meta={"format": "echo"})
+    for step in (
+        RetrieveRows(rows=rows, index=index, unknown=unknown),
+        RetrieveModel(model=model, index=index, unknown=unknown),
+        Raft(rows=[rows], index=index, unknown=unknown),
+        Grounded(models=[model], rows=rows, index=index, unknown=unknown),
+    ):
+        with pytest.raises(UsageError, match="has no letters"):
+            step.check()
 
 
 @given(st.text(alphabet="<>|/[]s INSTim_end", max_size=60))
@@ -244,3 +298,45 @@ def test_a_folder_of_hostile_documents(tmp_path: Path) -> None:
     assert "steal()" not in page  # a script is no text of the page
     assert "The walrus is long." in long
     assert not any(CONTROL.search(prompt) for prompt in (evil, page, long))
+
+
+GOOD = "{% for chunk in chunks %}[{{ chunk.label }}] {{ chunk.text }}\n{% endfor %}{{ question }}"
+
+
+@pytest.mark.parametrize(("template", "what", "fix"), [
+    (GOOD.replace("{{ question }}", ""), "leaves out the question", "add {{ question }}"),
+    (GOOD.replace("chunk.text", "chunk.source"), "leaves out the text of the chunks", "chunk.text"),
+    (GOOD.replace("chunk.text", "chunk.txt"), "no attribute 'txt'", "`label`, `text`, `source`"),
+    (GOOD.replace("question", "query"), "'query' is undefined", "use only `question`"),
+    (GOOD.replace("{% endfor %}", ""), "isn't valid Jinja", "{% endfor %}"),
+    (f"{{# system #}}\nAnswer.\n{{# usr #}}\n{GOOD}", "line 3 of the template is {# usr #}",
+     "write {# user #}"),
+])  # fmt: skip
+@pytest.mark.parametrize(("step", "takes"), [
+    (RetrieveModel, ("model", "index")), (RetrieveRows, ("rows", "index")),
+    (Raft, ("rows", "index")), (Grounded, ("models", "rows", "index")),
+])  # fmt: skip
+def test_a_template_that_cant_work_is_refused_before_the_build(
+    tmp_path: Path, step: Any, takes: Sequence[str], template: str, what: str, fix: str
+) -> None:
+    path = tmp_path / "prompt.j2"
+    path.write_text(template, encoding="utf-8")
+    given: dict[str, Any] = dict.fromkeys(takes)
+    with pytest.raises(UsageError) as error:
+        step(**given, prompt=OneFile(["prompt.j2"], [path])).check_files()
+    assert what in error.value.what
+    assert fix in str(error.value.fix)
+    assert "prompt.j2" in str(error.value.where)
+
+
+@pytest.mark.parametrize("template", [
+    GOOD,
+    "{# only the documents #}\n{{ chunks[0].text | upper }} {{ question | upper }} {{ unknown }}",
+    "{# note #}\n{% for c in chunks %}{{ c.text }} (page {{ c.page }}){% endfor %} {{ question }}",
+])  # fmt: skip
+def test_a_template_that_changes_case_or_names_pages_is_accepted(
+    tmp_path: Path, template: str
+) -> None:
+    path = tmp_path / "prompt.j2"
+    path.write_text(template, encoding="utf-8")
+    assert ContextPrompt.of(OneFile(["prompt.j2"], [path])).source == template

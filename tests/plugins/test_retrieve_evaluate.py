@@ -120,6 +120,34 @@ def test_indices_are_compared_on_the_same_questions(tmp_path: Path, index: Index
     assert worst == ["docs/17.md", 2, 1.0, 0.0]
 
 
+def test_questions_that_only_name_a_chunk_are_not_missed_in_other_chunks(
+    tmp_path: Path, index: Index
+) -> None:
+    """The other index has each answer, in chunks with other ids."""
+    other = index_of(tmp_path, [{**row, "id": f"o{i}"} for i, row in enumerate(chunk_rows())], "o")
+    rows = [{**question_row(room), "quote": None} for room in ROOMS]
+    with pytest.raises(DataError, match="can't be compared between the indices") as error:
+        measured(tmp_path, retrieval(tmp_path, [index, other], rows))
+    assert "o has 0 of the 1 chunk that the row names, and the row has no quote" in str(error.value)
+    assert "`quote`" in str(error.value.fix)
+
+
+def test_questions_of_two_chunks_count_the_same_in_all_indices(
+    tmp_path: Path, index: Index
+) -> None:
+    """Where only one index has both chunks, the one with the quote counts in each."""
+    other = index_of(tmp_path, [{**row, "id": f"o{i}"} for i, row in enumerate(chunk_rows())], "o")
+    rows = [
+        {**question_row(room), "parents": [chunk["id"] for chunk in chunk_rows([room])]}
+        for room in ROOMS
+    ]
+    step = retrieval(tmp_path, [index, other], rows, k=[1])
+    metrics, log = measured(tmp_path, step)
+    scores = metrics.report()["scores"]
+    assert scores["index"]["recall@1"] == scores["o"]["recall@1"] == 1
+    assert "8 questions of several chunks, which not all indices have" in log
+
+
 def test_overlapping_chunks_are_as_good_as_the_right_one(tmp_path: Path) -> None:
     chunks = chunk_rows()
     again = [{**chunk, "id": f"again{i}", "text": f"{chunk['text']} And again: {chunk['text']}"}
@@ -159,6 +187,33 @@ def test_requirements_name_an_index(tmp_path: Path, index: Index) -> None:
     for wrong in ("index.recall@7", "bm25.recall@10"):
         with pytest.raises(UsageError):
             retrieval(tmp_path, [index], [], require={wrong: ">= 0.9"}).check()
+
+
+def test_errors_of_requirements_speak_of_indices(tmp_path: Path, index: Index) -> None:
+    rows = [question_row(13)]
+    given = retrieval(tmp_path, [index], rows, k=[1, 5], require={"index.recall@2": ">= 0.5"})
+    with pytest.raises(UsageError, match="no metric 'recall@2'") as unknown:
+        given.check()
+    assert "add them to `k`, which is [1, 5]" in str(unknown.value.fix)
+    given = retrieval(tmp_path, [index], rows, require={"other.recall@10": ">= 0.5"})
+    with pytest.raises(UsageError, match="'other' is not one of the step's indices"):
+        given.check()
+    row = question_row(13)
+    row["messages"][0]["content"] = "Which zebra is it?"
+    given = retrieval(tmp_path, [index], [row], k=[1], require={"index.recall@1": ">= 0.5"})
+    metrics, _ = measured(tmp_path, given)
+    with pytest.raises(RequirementError) as failed:
+        given.verify({"": metrics})
+    assert str(failed.value.fix).startswith("improve the index")
+    assert "seed" not in metrics.report()["details"]["intervals_cover"]
+
+
+def test_the_headline_is_a_recall_that_a_random_order_doesnt_have(tmp_path: Path) -> None:
+    index = index_of(tmp_path, chunk_rows()[:10])
+    metrics, log = measured(tmp_path, retrieval(tmp_path, [index], [question_row(13)]))
+    headline = metrics.report()["details"]["headline"]
+    assert (headline[0], headline[-1]) == ("recall@5", "recall@10")
+    assert "recall@10 says nothing about the order of the chunks: index has 10 chunks" in log
 
 
 @pytest.mark.parametrize("given", [{"k": [0]}, {"indices": []}])
@@ -202,7 +257,10 @@ def test_tables_show_each_context_and_their_differences(tmp_path: Path, index: I
         ["reader", "none", 0.0, "0.0 to 32.4"], ["reader", "oracle", 1.0, "67.6 to 100.0"],
         ["reader", "retrieved", 1.0, "67.6 to 100.0"], ["reader", "distractors", None, None],
     ]  # fmt: skip
-    assert [row[-1] for row in contexts["rows"]] == [1.0, 0.0, 0.0, 1.0]
+    assert contexts["columns"][4:] == ["cited", "quoted", "answered", "abstained"]
+    assert [row[6:] for row in contexts["rows"]] == [
+        [None, None], [1.0, None], [1.0, None], [None, 1.0],
+    ]  # fmt: skip
     assert [row[:3] for row in between["rows"]] == [
         ["reader", "retrieved − none", 1.0], ["reader", "oracle − retrieved", 0.0],
     ]  # fmt: skip
@@ -267,10 +325,19 @@ def test_prompts_are_those_of_a_model_that_retrieves(tmp_path: Path, index: Inde
 
 
 def test_a_right_chunk_that_exceeds_the_limit_is_reported(tmp_path: Path, index: Index) -> None:
+    long, *others = chunk_rows()
+    index = index_of(tmp_path, [{**long, "text": f"{long['text']} {'More. ' * 50}"}, *others])
+    rows = [question_row(room) for room in list(ROOMS)[:2]]
+    step = grounded(tmp_path, index, rows, "reader", limit=200, contexts=["oracle"])
+    _, log = measured(tmp_path, step)
+    assert "oracle: 1 right chunk left out, longer than `limit` (200 characters)" in log
+    assert "limit leaves 1 of 2 prompts without documents" in log
+
+
+def test_a_limit_that_leaves_no_document_is_an_error(tmp_path: Path, index: Index) -> None:
     step = grounded(tmp_path, index, [question_row(13)], "reader", limit=20)
-    metrics, log = measured(tmp_path, step)
-    assert "oracle: 1 right chunk left out, longer than `limit` (20 characters)" in log
-    assert "oracle.cited" not in metrics.report()["scores"]["reader"]
+    with pytest.raises(DataError, match="limit leaves no prompt with a document"):
+        measured(tmp_path, step)
 
 
 def test_models_that_retrieve_themselves_are_refused(tmp_path: Path, index: Index) -> None:
@@ -321,6 +388,16 @@ def test_show_fits_80_columns_and_names_the_context_of_a_wrong_answer(
     (place,) = {line.partition(", ")[2] for line in lines if line.startswith("row ")}
     assert place == "context: distractors"
     assert any("distractors" in line and "guesser" in line for line in lines)  # not folded
+
+
+def test_show_names_the_index_with_missed_questions(tmp_path: Path, index: Index) -> None:
+    """The best index, which is shown, misses none."""
+    worse = index_of(tmp_path, chunk_rows(list(ROOMS)[1:]), "worse")
+    rows = [question_row(room) for room in ROOMS]
+    metrics, _ = measured(tmp_path, retrieval(tmp_path, [index, worse], rows))
+    out = io.StringIO()
+    MetricsView().print(Console(file=out, width=200), as_output(metrics), Detail())
+    assert "those of worse: finery show grounded --model worse" in out.getvalue()
 
 
 def test_diff_pairs_answers_by_context_and_tests_no_share_over_contexts(

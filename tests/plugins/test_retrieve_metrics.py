@@ -215,6 +215,29 @@ def test_an_interval_has_width_even_if_all_documents_are_alike() -> None:
     assert between.interval[0] < 0 < between.interval[1]
 
 
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=4, max_size=12))
+def test_equal_rankings_have_the_interval_of_so_many_equal_answers(values: list[float]) -> None:
+    """Newcombe's, of as many questions as there are documents, each answered alike by both."""
+    clusters = [[i, i + 1] for i in range(0, len(values) - 1, 2)]
+    values = values[: 2 * len(clusters)]
+    between = Measure({"a": values, "b": values}, clusters).difference("a", "b")
+    assert between is not None
+    hits = len(clusters) * sum(values) / len(values)
+    _, expected = stats.paired_difference(hits, 0, 0, len(clusters) - hits)
+    assert between.interval == pytest.approx(expected)
+    assert between.value == 0.0
+    assert between.p_value == 1.0
+
+
+def test_equal_rankings_of_a_few_documents_have_a_narrow_interval() -> None:
+    """Nine documents about which both indices retrieve everything."""
+    clusters = [[i, i + 1] for i in range(0, 18, 2)]
+    measure = Measure({"a": [1.0] * 18, "b": [1.0] * 18}, clusters)
+    between = measure.difference("a", "b")
+    assert between is not None
+    assert between.interval[1] == pytest.approx(0.299, abs=1e-3)
+
+
 def test_what_applies_to_no_question_is_left_out() -> None:
     measures = {"x": Measure({"a": [None, None], "b": [True, None]}, [[0], [1]])}
     scores, intervals = scores_of(["a", "b"], measures)

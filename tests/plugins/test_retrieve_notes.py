@@ -31,7 +31,14 @@ evaluate:
   grounded: {use: eval.grounded, models: [base, sft], rows: split.test, index: index}
   retrieval: {use: eval.retrieval, indices: [index], rows: split.test}
 """
-OWN = ("shared-documents", "knowledge-by-heart", "random-distractors", "train-test-overlap")
+OWN = (
+    "different-prompts",
+    "shared-documents",
+    "knowledge-by-heart",
+    "random-distractors",
+    "train-test-overlap",
+    "retrieved-twice",
+)
 
 
 def notes(folder: Path, recipe: str, results: Results | None = None) -> list[Note]:
@@ -144,3 +151,73 @@ def test_random_distractors_beside_an_index_are_noted(tmp_path: Path) -> None:
     assert note.name == "random-distractors"
     assert "{use: synth.raft, rows: questions, index: index}" in note.fix
     assert note.place == ("generate", "questions", "distractors")
+
+
+@pytest.mark.parametrize("rows", ["raft", "prompted"])
+def test_rows_with_documents_for_a_model_that_retrieves_are_noted(
+    tmp_path: Path, rows: str
+) -> None:
+    recipe = edited(
+        ("data:\n", "data:\n  prompted: {use: retrieve.rows, rows: split.test, index: index}\n"),
+        ("models:\n", "models:\n  rag: {use: retrieve.model, model: base, index: index}\n"),
+        (
+            "  retrieval:",
+            f"  exact: {{use: eval.exact, models: [base, rag], rows: {rows}}}\n  retrieval:",
+        ),
+    )
+    (note,) = (of for of in notes(tmp_path, recipe) if of.name == "retrieved-twice")
+    assert note.step == "exact"
+    assert f"rows of {rows}, whose prompts already contain documents" in note.text
+    plain = recipe.replace(f"rows: {rows}}}", "rows: split.test}")
+    assert not [of for of in notes(tmp_path, plain) if of.name == "retrieved-twice"]
+
+
+RAG = "  rag: {use: retrieve.model, model: sft, index: index}\n"
+
+
+def with_rag(*edits: tuple[str, str]) -> str:
+    """The recipe with a model that retrieves, and an export of it."""
+    bundle = "export:\n  app: {use: retrieve.bundle, model: rag, name: app, needs: [grounded]}\n"
+    recipe = edited(("data:\n", f"{RAG}data:\n")) + bundle
+    for old, new in edits:
+        assert old in recipe
+        recipe = recipe.replace(old, new)
+    return recipe
+
+
+@pytest.mark.parametrize(("edits", "texts"), [
+    ([], []),
+    ([("sft, index: index}", "sft, index: index, k: 8}")],
+     ["rag has k: 8, but raft, whose rows train the model, has k: 4",
+      "rag has k: 8, but grounded, which measures the model, has k: 4"]),
+    ([("rows: split.test, index: index}", "rows: split.test, index: index, limit: 900}")],
+     ["rag has no limit, but grounded, which measures the model, has limit: 900",
+      "grounded has limit: 900, but raft, whose rows train the model, has no limit"]),
+    ([("split.train, index: index}", "split.train, index: index, unknown: No idea.}")],
+     ["rag has unknown: The documents don't say., but raft, whose rows train the model, has "
+      "unknown: No idea.",
+      "grounded has unknown: The documents don't say., but raft, whose rows train the model, has "
+      "unknown: No idea."]),
+    # measured twice, and used like one of both
+    ([("  retrieval:", "  more: {use: eval.grounded, models: [sft], rows: split.test, index: index,"
+       " k: 8}\n  retrieval:")],
+     ["more has k: 8, but raft, whose rows train the model, has k: 4",
+      ]),
+    # a model without the training that another step measures
+    ([("model: sft, index: index}", "model: teacher, index: index, k: 8}")],
+     ["rag has k: 8, but grounded, which app needs, has k: 4"]),
+])  # fmt: skip
+def test_prompts_that_differ_are_noted(
+    tmp_path: Path, edits: list[tuple[str, str]], texts: list[str]
+) -> None:
+    every = notes(tmp_path, with_rag(*edits))
+    assert sorted(note.text for note in every) == sorted(texts)
+    assert {note.name for note in every} <= {"different-prompts"}
+
+
+def test_prompts_of_another_index_are_not_compared(tmp_path: Path) -> None:
+    recipe = with_rag(
+        ("  split:", "  other: {use: retrieve.index, rows: chunks}\n  split:"),
+        ("model: sft, index: index}", "model: sft, index: other, k: 8}"),
+    )
+    assert notes(tmp_path, recipe) == []

@@ -1,5 +1,7 @@
 """synth.raft: rows that quote and cite, distractors, and prompts like those of the model."""
 
+import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,21 +9,26 @@ import pytest
 from asking import chunk_rows, colour_row, index_of, number, question_row, unanswerable_row
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from finery import DataError, Dataset, Index, Model
+from finery import DataError, Dataset, Files, Index, Model
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.dropped import dropped
-from finery.testing import TestJob, dataset
+from finery.testing import TestJob, dataset, run_step
+from finery_data.steps.file import File
 from finery_retrieve.citations import check_citations, is_verbatim
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt
 from finery_retrieve.index.control import plain
 from finery_retrieve.index.lookup import Lookup
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.index.words import Bm25
+from finery_retrieve.raft.hints import RAFT
 from finery_retrieve.raft.step import Raft
 from finery_retrieve.steps.model import RetrieveModel
+from finery_retrieve.steps.view import RetrievedView
 
 ROOMS = range(10, 18)
+GUIDE = (Path(__file__).parents[2] / "docs/howto/retrieval-training.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +173,21 @@ def test_the_right_chunk_stays_where_distractors_dont_fit(tmp_path: Path, index:
         raft(tmp_path / "b", index, [question_row(13)], oracle=1.0, limit=20)
 
 
+def test_answers_that_lose_their_quote_are_counted(tmp_path: Path) -> None:
+    chunk = {"text": 'Press "A" or "B".', "source": "keys.md", "id": "keys"}
+    index = index_of(tmp_path, [chunk, *chunk_rows()])
+    row = {
+        "id": "q", "quote": 'Press "A" or "B".', "source": "keys.md",
+        "messages": [{"role": "user", "content": "What is pressed?"},
+                     {"role": "assistant", "content": "A or B."}],
+    }  # fmt: skip
+    job = TestJob(tmp_path / "job")
+    step = Raft(rows=[dataset(tmp_path / "q", [row])], index=index, oracle=1.0)
+    (output,) = step.run(job)
+    assert '"' not in answer_text(output)
+    assert any("1 answer without a quote: quotation marks" in str(event) for event in job.events)
+
+
 def test_rows_dont_depend_on_other_rows_but_on_the_seed(tmp_path: Path, index: Index) -> None:
     rows = [question_row(room) for room in ROOMS]
     whole = list(raft(tmp_path / "a", index, rows))
@@ -243,3 +265,71 @@ def test_shuffled_prompts_are_made_by_the_same_template(tmp_path: Path, index: I
     hits = [chunk for chunk in chunks if chunk is not None]
     expected = ContextPrompt.of().around(split_turns(question_row(13))[0], hits)
     assert split_turns(row)[0] == expected
+
+
+def test_an_answer_that_lacks_its_own_expected_texts_is_dropped(
+    tmp_path: Path, index: Index
+) -> None:
+    wrong, right = question_row(13, expected=["1"]), question_row(14, expected=[str(number(14))])
+    output = raft(tmp_path, index, [wrong, right], oracle=1.0)
+    assert output.meta["dropped"] == {"expected": 1}
+    assert [row["chunk"] for row in output] == question_row(14)["parents"]
+
+
+def test_the_error_for_rows_without_columns_names_keep(tmp_path: Path, index: Index) -> None:
+    row = {"messages": question_row(13)["messages"]}
+    with pytest.raises(DataError) as error:
+        raft(tmp_path, index, [row])
+    assert "keep: [quote, source, expected, answerable]" in str(error.value.fix)
+    assert "keep: [quote, source, expected, answerable]" in error.value.details[0]
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"quote": "Room 13"}, "is too short, it needs at least 8 letters or digits"),
+    ({"source": "docs/14.md"}, "`source` is docs/14.md, but the quote is in docs/13.md"),
+    ({"quote": "room 13 has the Inventory number"},
+     "a chunk of docs/13.md has the quote with other upper and lower case"),
+    ({"quote": "Room 13’s door isn't wide"}, "with another kind of apostrophe"),
+    ({"quote": "Room 13 has no inventory number"}, "no chunk of the index contains the quote"),
+])  # fmt: skip
+def test_a_quote_in_no_chunk_is_explained(tmp_path: Path, changes: Row, reason: str) -> None:
+    doors = [{"text": f"Room {room}'s door isn’t wide.", "source": f"docs/{room}.md"}
+             for room in (12, 13)]  # fmt: skip
+    index = index_of(tmp_path, [*chunk_rows(), *doors])
+    bad = {**question_row(13), "parents": [], **changes}
+    output = raft(tmp_path, index, [question_row(14), bad], oracle=1.0)
+    (drop,) = dropped(output)
+    assert reason in drop["detail"]
+    assert "What is the inventory number of Room 13?" in drop["detail"]
+
+
+def test_settings_of_other_tools_have_a_hint() -> None:
+    assert RAFT.value is not None
+    assert RAFT.value("order", "random") == "write order: shuffled"
+    assert RAFT.value("cite", False) == "write cite: none"
+    assert RAFT.value("k", "random") is None
+
+
+def test_the_questions_of_the_guide_can_be_loaded_and_used(tmp_path: Path) -> None:
+    """Word for word: the rows, and the columns that the guide's step keeps."""
+    (rows,) = re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)
+    (keep,) = re.findall(r"questions\.jsonl, keep: \[(.*?)\]", GUIDE)
+    file = tmp_path / "questions.jsonl"
+    file.write_text(rows, encoding="utf-8")
+    step = File(path=Files(["questions.jsonl"], [file]), keep=keep.split(", "))
+    questions = run_step(step, tmp_path / "questions")
+    assert isinstance(questions, Dataset)
+    texts = ("Files up to 50 MB are read.", "Larger files are refused.", "Files are read at night.")
+    chunks = [{"text": text, "source": "docs/limits.md"} for text in texts]
+    output = raft(tmp_path, index_of(tmp_path, chunks), list(questions), oracle=1.0, k=2)
+    assert output.meta["dropped"] == {}
+    answer, unknown = map(answer_text, output)
+    assert re.fullmatch(r'At most 50 MB\. "Files up to 50 MB are read" \[[12]\]', answer)
+    assert unknown == UNKNOWN
+
+
+def test_rows_show_whether_their_prompt_has_the_answer(tmp_path: Path, index: Index) -> None:
+    (row,) = raft(tmp_path, index, [question_row(13)], oracle=0.0)
+    out = io.StringIO()
+    RetrievedView().print_row(Console(file=out, width=80), row)
+    assert re.search(r"context\W+missing", out.getvalue())

@@ -10,7 +10,7 @@ from conftest import MakeProject, Project
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALLER = [
     "data.seeds.take=6",
-    "data.split.test=0.05",
+    "data.tickets.take=30",
     "generate.reworded.n=1",
     "generate.fresh.n=1",
     "train.sft.epochs=0.2",

@@ -1,6 +1,7 @@
 """Checks beyond the schema and the graph: outside files, and the notes and estimates of plugins."""
 
 import os
+import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -188,7 +189,9 @@ def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:
 
 def note_data(graph: Graph, note: Note) -> dict[str, Any]:
     """A note as plain data, with its position in the recipe."""
-    file, line, *_ = [*position(graph, note).rsplit(":", 2), ""]
+    where = position(graph, note)
+    match = re.fullmatch(r"(?!--)(.*):(\d+):\d+", where)
+    file, line = (match[1], match[2]) if match else (where, "")
     return {
         "name": note.name,
         "step": note.step,
@@ -196,7 +199,7 @@ def note_data(graph: Graph, note: Note) -> dict[str, Any]:
         "reason": note.reason,
         "fix": note.fix,
         "file": file,
-        "line": int(line) if line.isdecimal() else None,
+        "line": int(line) if line else None,
     }
 
 

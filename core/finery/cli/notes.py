@@ -1,5 +1,6 @@
 """How notes on a recipe are printed."""
 
+import re
 from collections.abc import Sequence
 
 import click
@@ -22,7 +23,7 @@ def print_notes(graph: Graph, notes: Sequence[Note]) -> None:
     for (name, reason), group in groups.items():
         fixes = list(dict.fromkeys(note.fix for note in group))
         for note in group:
-            where = position(graph, note).rpartition(":")[0] or position(graph, note)
+            where = re.sub(r"\A(?!--)(.*:\d+):\d+\Z", r"\1", position(graph, note))
             print_wrapped(f"{click.style('note:', fg='yellow')} ", f"{note.text} ({where})", hang=2)
             _print_fix(note.fix if len(fixes) > 1 else "")
         _print_fix(fixes[0] if len(fixes) == 1 else "")

@@ -39,7 +39,7 @@ def write_pages(
         if (page := _page_of(graph, store, view, group, tokenizer)) is not None
     ]
     if not pages:
-        raise _no_page(graph, outputs)
+        raise _no_page(graph, store, outputs)
     if len(pages) > 1 and html and not Path(html).is_dir():
         raise UsageError(
             f"the step has {len(pages)} pages, but --html names one file",
@@ -156,24 +156,22 @@ def _finder(graph: Graph, store: Store) -> Callable[[str], Artifact | None]:
     return find
 
 
-def _no_page(graph: Graph, outputs: Sequence[Output]) -> UsageError:
-    """The error for outputs without a page. Names steps that have one."""
+def _no_page(graph: Graph, store: Store, outputs: Sequence[Output]) -> UsageError:
+    """The error for outputs without a page. Names the built steps that have one."""
     asked = {output.title.partition(".")[0] for output in outputs}
+    plans = make_plan(Planner(graph, store), without_files=True)
     named = [
-        node.name
-        for node in graph.nodes.values()
-        if node.name not in asked
-        and any(_makes_pages(graph, cls.kind) for cls in node.outputs.values())
+        plan.node.name
+        for plan in plans
+        if plan.node.name not in asked
+        and plan.result is not None
+        and any(view_of(graph.plugins, m).has_page(m) for m in plan.result.outputs.values())
     ]
     return UsageError(
         f"{', '.join(o.title for o in outputs)} has no page",
         where="--html",
         fix=f"these steps have one: {', '.join(named)}" if named else None,
     )
-
-
-def _makes_pages(graph: Graph, kind: str) -> bool:
-    return type(graph.plugins.view(kind)).page is not View.page
 
 
 def _file(graph: Graph, html: str, name: str) -> Path:

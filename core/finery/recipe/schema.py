@@ -256,6 +256,8 @@ def _encoded_schema(cls: type[Step]) -> bytes:
     for field, info in nested_fields(cls).items():
         defs.pop(Step.__name__, None)
         properties[field] = _inner_schema(info)
+    for field, value in _lists(cls):
+        properties[field].setdefault("default", value)
     schema = {
         "type": "object",
         "description": cleandoc(cls.__doc__ or ""),
@@ -264,6 +266,15 @@ def _encoded_schema(cls: type[Step]) -> bytes:
         "additionalProperties": False,
     }
     return msgspec.json.encode({**schema, "$defs": defs} if defs else schema)
+
+
+def _lists(cls: type[Step]) -> Iterator[tuple[str, list[Any]]]:
+    """(setting, default) of lists that aren't empty, which msgspec leaves out of schemas."""
+    for field in msgspec.structs.fields(cls):
+        if field.default_factory not in (msgspec.NODEFAULT, list, dict):
+            value = msgspec.to_builtins(field.default_factory())
+            if isinstance(value, list) and value:
+                yield field.encode_name, value
 
 
 def _can_use_gpu(cls: type[Step]) -> bool:

@@ -52,20 +52,26 @@ _PROMPTS_ONLY_FIX = "remove prompts_only, or remove the answers"
 def from_sharegpt(columns: Columns, prompts_only: bool) -> Row:
     """`conversations` of `{from, value}` turns, optional `system`."""
     turns = sharegpt.turns_of(columns)
-    _check_whole(turns, prompts_only)
+    _check_whole(turns, columns, prompts_only)
     return {"messages": turns}
 
 
 def from_messages(columns: Columns, prompts_only: bool) -> Row:
     """`messages` in the shape of the OpenAI Chat Completions API."""
     turns = as_conversation(needed(columns, "messages"), "messages")
-    _check_whole(turns, prompts_only)
+    _check_whole(turns, columns, prompts_only)
     return {"messages": turns}
 
 
-def _check_whole(turns: Conversation, prompts_only: bool) -> None:
-    if prompts_only and turns[-1]["role"] == "assistant":
+def _check_whole(turns: Conversation, columns: Columns, prompts_only: bool) -> None:
+    has_answer = turns[-1]["role"] == "assistant"
+    if prompts_only and has_answer:
         raise BadRow("the row ends with an answer, but prompts_only is set", _PROMPTS_ONLY_FIX)
+    if columns.get("answerable") is False and not prompts_only and not has_answer:
+        raise BadRow(
+            "the row has `answerable: false`, but no answer",
+            'add the answer that a model should give, e.g. "The documents don\'t say."',
+        )
     check_turns(turns, answered=not prompts_only)
 
 

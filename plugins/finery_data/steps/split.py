@@ -89,7 +89,7 @@ class Split(
     group: str | None = setting(
         None,
         help="Column, e.g. customer: rows with equal values stay in one split, instead of rows "
-        "with equal prompts.",
+        "with equal prompts. Rows without a value are split by their prompts.",
     )
     decontaminate: bool = setting(
         True,
@@ -196,7 +196,7 @@ def _rows(job: Job, survey: "_Survey", what: str) -> Iterator[Row]:
 
 def unit_of(row: Row, group: str | None = None) -> int:
     """A 64-bit hash of what keeps rows together: the group's value, else the prompt."""
-    if group is not None:
+    if group is not None and row.get(group) is not None:
         content = b"group\0" + msgspec.json.encode(row[group], order="deterministic")
     else:
         content = b"prompt\0" + prompt_key(row).encode("utf-8")
@@ -238,10 +238,15 @@ class _Survey:
         self.strata: list[str] = []
         self.stratum = array("L")
         self.any_parents = False
+        self.ungrouped = 0  # rows without a value of the group's column
         self._common = Common()
         index: dict[str, int] = {}
+        without: DataError | None = None
         for number, row in read(job, step.rows, "rows surveyed"):
-            self.units.append(unit_of(_with_group(row, step.group, number), step.group))
+            self.units.append(unit_of(row, step.group))
+            if step.group is not None and row.get(step.group) is None:
+                without = without or _no_column("group", step.group, row, number)
+                self.ungrouped += 1
             self.any_parents |= bool(row.get("parents"))
             entry = prompt_entry(row) if step.decontaminate else None
             if entry is not None:
@@ -251,6 +256,8 @@ class _Survey:
         self.strata = list(index)
         if not self.units:
             raise DataError("there are no rows to split", fix="check the steps that `rows` names")
+        if without is not None and self.ungrouped == len(self.units):
+            raise without
 
     def read(self) -> Iterator[Row]:
         """All rows, in order."""
@@ -320,12 +327,6 @@ class _Survey:
         return (seed, empty, gaps) if (empty, gaps) < self.quality(chosen)[:2] else None
 
 
-def _with_group(row: Row, group: str | None, number: int) -> Row:
-    if group is not None and row.get(group) is None:
-        raise _no_column("group", group, row, number)
-    return row
-
-
 def _stratum(row: Row, column: str | None, number: int) -> str:
     if column is None:
         return ""
@@ -343,9 +344,12 @@ def _no_column(setting_name: str, column: str, row: Row, number: int) -> DataErr
         return DataError(f"{setting_name}: '{column}' is null", where=where, fix="fill it in")
     what = f"{setting_name}: there is no column '{column}'"
     columns = [name for name in row if name not in ("id", "messages", "prompt", "completion")]
-    fix = did_you_mean(column, columns) if columns else f"keep it in data.file: keep: [{column}]"
+    keep = f"keep it in data.file: keep: [{column}]"
+    fix = did_you_mean(column, columns) if columns else keep
     if setting_name == "stratify":
         fix = f"{fix}; by the answer, write stratify: output"
+    elif columns:
+        fix = f"{fix}; if the file has the column, {keep}"
     return DataError(what, where=where, fix=fix)
 
 
@@ -357,6 +361,9 @@ def _report(step: Split, survey: _Survey, chosen: bytes, job: Job) -> None:
         size = sizes[SPLITS.index(name)]
         parts.append(f"{name} {size:,} ({percent(size / total)}, asked {percent(share)})")
     job.log(f"{total:,} rows: {', '.join(parts)}")
+    if survey.ungrouped:
+        what = f"{survey.ungrouped:,} of {total:,} rows without '{step.group}'"
+        job.log(f"group: {what} are split by their prompts")
     empty = [n for n in step.shares() if not sizes[SPLITS.index(n)]]
     if empty:
         raise _empty_split(step, survey, chosen, empty)

@@ -21,7 +21,7 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def wilson(successes: float, n: int, z: float = Z95) -> Interval:
+def wilson(successes: float, n: float, z: float = Z95) -> Interval:
     """The Wilson score interval of a share `successes / n`, 95 % by default; (0, 1) if n is 0.
 
     successes: not a whole number if n is an effective number of answers.
@@ -60,12 +60,13 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 
 
 def paired_difference(
-    both: int, only_first: int, only_second: int, neither: int, z: float = Z95
+    both: float, only_first: float, only_second: float, neither: float, z: float = Z95
 ) -> tuple[float, Interval]:
     """(difference, interval) of two shares measured on the same rows: first minus second.
 
     The square-and-add interval from the two Wilson intervals and the correlation of the pairs,
-    with its continuity correction; 95 % by default. (0, (-1, 1)) without rows.
+    with its continuity correction; 95 % by default. (0, (-1, 1)) without rows. The numbers needn't
+    be whole if they are effective numbers of answers.
 
     Source: R. G. Newcombe, "Improved confidence intervals for the difference between binomial
     proportions based on paired data", Statistics in Medicine 17 (1998) 2635-2650, method 10.
@@ -84,7 +85,7 @@ def paired_difference(
     return difference, (max(-1.0, difference - below), min(1.0, difference + above))
 
 
-def _correlation(both: int, only_first: int, only_second: int, neither: int) -> float:
+def _correlation(both: float, only_first: float, only_second: float, neither: float) -> float:
     """Newcombe's phi: a positive numerator is moved towards 0 by n/2, not past it."""
     n = both + only_first + only_second + neither
     first, second = both + only_first, both + only_second

@@ -218,6 +218,18 @@ def _per_model_lines(report: Mapping[str, Any]) -> int:
     return sum(len(t["rows"]) for t in tables) + sum(len(m["labels"]) for m in matrices)
 
 
+def _print_hint(
+    console: "Console", title: str, model: str, metrics: Metrics, others: Sequence[str]
+) -> None:
+    """Print which other model has wrong answers, where the shown one has none."""
+    wrong = (o for o in others if any(p.get("correct") is False for p in _of(metrics, o)))
+    other = next(wrong, None)
+    if other is not None:
+        hint = f"those of {other}: finery show {title} --model {other}"
+        text = f"({model} has no wrong answers; {hint})"
+        console.print(text, style="dim", markup=False, soft_wrap=True)
+
+
 def _print_wrong(
     console: "Console",
     title: str,
@@ -229,6 +241,7 @@ def _print_wrong(
     """Print the first wrong answers of a model, and where to see more."""
     wrong = [p for p in _of(metrics, model) if p.get("correct") is False]
     if not wrong or not most:
+        _print_hint(console, title, model, metrics, others if most else ())
         return
     console.print(
         f"wrong answers of {model}, {min(most, len(wrong))} of {len(wrong):,}:",

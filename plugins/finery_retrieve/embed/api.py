@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from finery import Job, Model, Price, Step, UsageError, setting
+from finery_retrieve.formats import EMBEDDER_API
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -62,10 +63,14 @@ class RetrieveApi(
                 fix="remove the rest; to pass a key, name its environment variable in api_key",
             )
 
+    def static_meta(self) -> dict[str, Any]:
+        """The format, for the checks of steps that take the model."""
+        return {"format": EMBEDDER_API}
+
     def run(self, job: Job) -> Model:
         """Describe the model; no request is sent."""
         meta: dict[str, Any] = {
-            "format": "embedder-api",
+            "format": EMBEDDER_API,
             "name": self.model,
             "server": self.base_url.rstrip("/"),
             "question_prefix": self.question_prefix,

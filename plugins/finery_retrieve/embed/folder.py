@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from finery import Files, Job, Model, Step, setting
 from finery_local.folder import LOADED, Folder, folder_model
 from finery_retrieve.embed.layout import DESCRIPTIONS, layout_of
+from finery_retrieve.formats import EMBEDDER
 
-FORMAT = "embedder"
 QUESTION_HELP = (
     "Text before each question, e.g. `query: ` for E5 models; default: what the model's folder "
     "says, else none."
@@ -35,6 +36,10 @@ class RetrieveEmbedder(
     question_prefix: str | None = setting(None, help=QUESTION_HELP)
     document_prefix: str | None = setting(None, help=DOCUMENT_HELP)
 
+    def static_meta(self) -> dict[str, Any]:
+        """The format, for the checks of steps that take the model."""
+        return {"format": EMBEDDER}
+
     def run(self, job: Job) -> Model:
         """Check the files, and hash them."""
         paths = self.path.paths
@@ -59,5 +64,5 @@ def embedder(
         wanted=[*LOADED, *DESCRIPTIONS],
         about={},
     )
-    model.meta |= {"format": FORMAT, "embedding": layout.facts()}
+    model.meta |= {"format": EMBEDDER, "embedding": layout.facts()}
     return model

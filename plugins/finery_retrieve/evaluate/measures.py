@@ -55,7 +55,8 @@ class Measure(NamedTuple):
 
         Of yes and no for independent questions, Newcombe's paired interval (1998, method 10) and
         the exact McNemar test. Else the paired bootstrap over clusters, and the sign-flip test over
-        clusters (Fisher 1935, Pitman 1937).
+        clusters (Fisher 1935, Pitman 1937). If the bootstrap has no width, since the clusters gain
+        alike, the interval is Newcombe's for as many questions as there are clusters.
         """
         both = list(zip(self.values[first], self.values[second], strict=True))
         known = [pair for pair in both if None not in pair]
@@ -64,7 +65,16 @@ class Measure(NamedTuple):
         if self._are_single and all(value in (0, 1) for pair in known for value in pair):
             return _of_shares(known)
         gains = [_gain(pair) for pair in both]
-        return _of_sums(self._sums(gains))
+        return self._of_gains(gains, [None if None in pair else pair[0] for pair in both])
+
+    def _of_gains(self, gains: Sequence[Value], before: Sequence[Value]) -> stats.Difference:
+        """The difference of two means. before: the first of them, of each question."""
+        sums = self._sums(gains)
+        ((low, high),) = stats.bootstrap(sums, lambda drawn: [_mean(drawn)])
+        value = _mean(Counter(sums))
+        if high - low < NOTHING:
+            low, high = _alike(_mean(Counter(self._sums(before))), value, len(sums))
+        return stats.Difference(value, (low, high), _sign_flips([gain for gain, _ in sums]))
 
     @property
     def _are_single(self) -> bool:
@@ -136,12 +146,18 @@ def _of_shares(pairs: Sequence[tuple[Value, Value]]) -> stats.Difference:
     return stats.Difference(value, interval, stats.mcnemar_exact(gained, lost))
 
 
-def _of_sums(gains: Sequence[Sum]) -> stats.Difference:
-    ((low, high),) = stats.bootstrap(gains, lambda drawn: [_mean(drawn)])
-    value = _mean(Counter(gains))
-    if high - low < NOTHING:
-        low, high = (2 * end - 1 for end in stats.wilson(len(gains) * (value + 1) / 2, len(gains)))
-    return stats.Difference(value, (low, high), _sign_flips([gain for gain, _ in gains]))
+def _alike(mean: float, gain: float, clusters: int) -> stats.Interval:
+    """Newcombe's paired interval of a gain that all clusters share.
+
+    mean: before the gain. The clusters count as so many independent questions, which only one of
+    the two answers where they differ. So the numbers of questions needn't be whole.
+    """
+    after = min(1.0, max(0.0, mean + gain))
+    shared, most = min(mean, after), max(mean, after)
+    gained, lost = max(0.0, gain), max(0.0, -gain)
+    return stats.paired_difference(
+        clusters * shared, clusters * gained, clusters * lost, clusters * (1 - most)
+    )[1]
 
 
 def _sign_flips(gains: Sequence[float]) -> float:

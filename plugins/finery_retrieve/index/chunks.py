@@ -35,7 +35,7 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
     @classmethod
     def of(cls, row: Row, text: str) -> "Chunk":
         """The chunk of a row, as `docs.files` makes them; other rows need have only a text."""
-        place = {name: row[name] for name in PLACES if isinstance(row.get(name), int)}
+        place = {name: row[name] for name in PLACES if type(row.get(name)) is int}  # no bool
         source, heading = (str(row.get(name) or "") for name in ("source", "heading"))
         return cls(str(row["id"]), text, source, heading, place)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finery import DataError, OneFile
+from finery import DataError, EngineJob, OneFile, UsageError, shown
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.messages import in_front
@@ -34,6 +34,18 @@ Question: {{ question }}
 """The default template. `chunks` are in the order of the search; `label` counts from 1."""
 
 
+_KNOWN = (
+    "`question`, `unknown` and `chunks`, each with `label`, `text`, `source`, `heading`, `id` and "
+    "`line` or `page`"
+)
+_QUESTION = "QUESTION8302"
+_CHUNK = Hit(
+    id="ID8302", text="TEXT8302", source="SOURCE8302", heading="HEADING8302", score=1.0,
+    place={"line": 1, "page": 1},
+)  # fmt: skip
+"""What a template is rendered with to check it. Its texts are in no template."""
+
+
 class ContextPrompt:
     """A template for questions with retrieved chunks.
 
@@ -53,9 +65,16 @@ class ContextPrompt:
     def of(
         cls, files: OneFile | None = None, *, unknown: str = UNKNOWN, limit: int | None = None
     ) -> "ContextPrompt":
-        """The template in the recipe's file, or the default. Raises as `Prompt.of` does."""
+        """The template in the recipe's file, or the default.
+
+        Raises as `Prompt.of` does, and `UsageError` for a template that fails, or that leaves out
+        the question or the chunks.
+        """
         prompt = Prompt.of(files, TEMPLATE)
-        source = TEMPLATE if files is None else files.path.read_text(encoding="utf-8-sig")
+        if files is None:
+            return cls(prompt, TEMPLATE, unknown=unknown, limit=limit)
+        source = files.path.read_text(encoding="utf-8-sig")
+        _check_template(cls(prompt, source, unknown=unknown), shown(files.path))
         return cls(prompt, source, unknown=unknown, limit=limit)
 
     @classmethod
@@ -102,6 +121,33 @@ class ContextPrompt:
         return in_front(system, [*conversation[:last], *shown, turn, *conversation[last + 1 :]])
 
 
+def check_unknown(unknown: str) -> None:
+    """Raise `UsageError` for a sentence without letters: no answer could be compared with it."""
+    if not any(map(str.isalnum, unknown)):
+        raise UsageError(
+            f"unknown: {unknown!r} has no letters",
+            where="unknown",
+            fix=f"write what a model is to answer if the documents don't say, e.g. {UNKNOWN}",
+        )
+
+
+def check_limit(emptied: int, prompts: int, limit: int | None, job: EngineJob) -> None:
+    """Log prompts that `limit` leaves without documents. Raises `DataError` if all are.
+
+    emptied: how many of the `prompts` for which documents were retrieved.
+    """
+    if not emptied:
+        return
+    what = f"{limit or 0:,} characters are less than the first chunk"
+    if emptied == prompts:
+        raise DataError(
+            f"limit leaves no prompt with a document: {what} of each",
+            where="limit",
+            fix="raise limit, or make chunks smaller: `chunk` of docs.files",
+        )
+    job.log(f"limit leaves {emptied:,} of {prompts:,} prompts without documents: {what}")
+
+
 def question_of(conversation: Conversation) -> str:
     """The text of the last user turn, which chunks are retrieved for.
 
@@ -119,6 +165,22 @@ def check_question(conversation: Conversation, where: str) -> None:
         _last_user(conversation)
     except DataError as error:
         raise DataError(error.what, where=where, fix=error.fix) from error
+
+
+def _check_template(prompt: ContextPrompt, where: str) -> None:
+    """Raise `UsageError` unless a prompt of the template has the question and the chunk's text."""
+    try:
+        messages = prompt.messages(_QUESTION, [_CHUNK])
+    except DataError as error:
+        raise UsageError(error.what, where=where, fix=f"use only {_KNOWN}") from error
+    text = " ".join(str(message["content"]) for message in messages).casefold()
+    for probe, name, fix in (
+        (_QUESTION, "the question", "add {{ question }}"),
+        (_CHUNK.text, "the text of the chunks",
+         "add {% for chunk in chunks %}[{{ chunk.label }}] {{ chunk.text }}{% endfor %}"),
+    ):  # fmt: skip
+        if probe.casefold() not in text:
+            raise UsageError(f"the template leaves out {name}", where=where, fix=fix)
 
 
 def _last_user(conversation: Conversation) -> int:

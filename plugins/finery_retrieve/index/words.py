@@ -1,19 +1,18 @@
 """Texts as words: lower case, without stop words, stemmed."""
 
 import logging
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 from finery import Settings, UsageError, setting
+from finery_retrieve.index.tokens import split
 
 Language = Literal[
     "none", "danish", "dutch", "english", "french", "german", "italian", "norwegian", "portuguese",
     "russian", "spanish", "swedish", "turkish",
 ]  # fmt: skip
 LANGUAGES: tuple[str, ...] = get_args(Language)
-_WORD = re.compile(r"\b\w\w+\b")
 
 
 class Bm25(Settings):
@@ -39,10 +38,9 @@ class Bm25(Settings):
 
 
 class Words:
-    """Splits texts into the words that BM25 compares.
+    """Splits texts into the words that BM25 compares: see `finery_retrieve.index.tokens`.
 
-    Words have at least two letters or digits, as in bm25s and scikit-learn. Texts of languages
-    without spaces between words aren't split any further: use embeddings for them.
+    Words have at least two letters or digits, as in bm25s and scikit-learn.
     """
 
     def __init__(self, language: str) -> None:
@@ -55,8 +53,8 @@ class Words:
         return [stem for word in words if (stem := stems[word]) is not None]
 
     def split(self, text: str) -> list[str]:
-        """The words of a text as they are, in lower case."""
-        return _WORD.findall(text.lower())
+        """The words of a text, normalised and in lower case."""
+        return split(text)
 
     def stems(self, words: Sequence[str]) -> list[str | None]:
         """The stem of each word; None for a stop word."""

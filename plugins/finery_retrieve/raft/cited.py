@@ -44,7 +44,7 @@ def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], 
     texts = [plain(hit.text) for hit in hits]
     ids = {hit.id for hit in right}
     numbers = [number for number, hit in enumerate(hits, 1) if hit.id in ids]
-    quote = quotable(plain(question.quote)) if cite == "quotes" and question.quote else None
+    quote = quotable_in(question) if cite == "quotes" else None
     expected = [Citation(number) for number in numbers]
     if quote is not None:
         number = _number_of(quote, numbers, texts)
@@ -52,9 +52,17 @@ def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], 
         expected = [Citation(number, quote), *others]
     written = [f'"{of.quote}" [{of.number}]' if of.quote else f"[{of.number}]" for of in expected]
     cited = " ".join([answer, *written])
-    if citations(cited) != expected or check_citations(cited, texts).faults:
+    read = citations(cited)
+    if quote is None:  # the answer may end with words of the chunk in quotation marks
+        read = [Citation(citation.number) for citation in read]
+    if read != expected or check_citations(cited, texts).faults:
         raise Uncitable("citation", "the answer's own quotation marks or code hide the citation")
     return cited
+
+
+def quotable_in(question: Question) -> str | None:
+    """The question's quote as an answer can have it; None if it has none that is usable."""
+    return quotable(plain(question.quote)) if question.quote else None
 
 
 def _number_of(quote: str, numbers: Sequence[int], texts: Sequence[str]) -> int:

@@ -10,17 +10,17 @@ from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import Drops
 from finery.rows.parts import changed, id_of, read
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Hit, Retriever
+from finery_retrieve.missing import no_chunks
 from finery_retrieve.questions import (
     MARGIN,
     Question,
     listed,
-    no_chunk,
     question_in,
     right_chunks,
 )
-from finery_retrieve.raft.cited import Cite, Uncitable, cited_answer
+from finery_retrieve.raft.cited import Cite, Uncitable, cited_answer, quotable_in
 
 DRAWS = 2**64
 HAS_ORACLE, ORDER = 0, 1
@@ -39,8 +39,8 @@ class Drawn(NamedTuple):
 
     @property
     def others(self) -> list[Hit]:
-        """The retrieved chunks that don't contain the answer."""
-        return [hit for hit in self.retrieved if not self.question.is_answered_by(hit)]
+        """The retrieved chunks that can't contain the answer."""
+        return [hit for hit in self.retrieved if not self.question.may_be_answered_by(hit)]
 
     def rank(self, hit: Hit) -> int:
         """The place of a chunk among those retrieved, from 0; last for one that isn't."""
@@ -58,17 +58,18 @@ class Raft(
     arXiv:2403.10131). No model is prompted: questions, answers and quotes come from the rows, e.g.
     from synth.from_docs with `context: without`.
 
-    - A share `oracle` of the rows has the right chunk in the prompt. The other chunks are
-      distractors: the first ones that the index retrieves which neither are the right chunk nor
-      contain the row's `quote` or its `expected` texts.
-    - The other rows have only distractors, and `unknown` as answer. So do rows with
+    - A share `oracle` of the answerable rows has the right chunk in the prompt. The other chunks
+      are distractors: the first ones that the index retrieves which neither are the right chunk nor
+      contain the row's `quote`, in whichever case, or its `expected` texts.
+    - The other rows have only distractors, and `unknown` as answer. So do all rows with
       `answerable: false`.
     - Answers have the form `The limit is 50 MB. "Files up to 50 MB are read" [2]`.
 
     Prompts are those that `retrieve.model` with the same settings makes of the same chunks. Rows
-    without an answer or a right chunk, and rows whose quote isn't in the chunk word for word except
-    for whitespace, are dropped and listed in `dropped.jsonl`. The column `retrieved` lists the
-    chunks of a prompt, `context` says whether it has the answer (with, missing).
+    without an answer or a right chunk, rows whose quote isn't in the chunk word for word except for
+    whitespace, and rows whose answer doesn't contain their own `expected` texts are dropped and
+    listed in `dropped.jsonl`. The column `retrieved` lists the chunks of a prompt, `context` says
+    whether it has the answer (with, missing).
     """
 
     rows: list[Dataset] = takes(
@@ -77,7 +78,10 @@ class Raft(
     index: Index = takes(help="The documents, indexed by `retrieve.index`.")
     k: int = setting(4, ge=1, help="How many chunks a prompt has.")
     oracle: float = setting(
-        0.8, ge=0.0, le=1.0, help="Share of the rows with the right chunk in the prompt."
+        0.8,
+        ge=0.0,
+        le=1.0,
+        help="Share of the answerable rows with the right chunk in the prompt.",
     )
     missing: Literal["unknown", "answer"] = setting(
         "unknown",
@@ -108,6 +112,10 @@ class Raft(
         UNKNOWN, min_length=1, help="The answer where the documents don't contain it."
     )
 
+    def check(self) -> None:
+        """Raise `UsageError` for an `unknown` without letters. Light: reads no input."""
+        check_unknown(self.unknown)
+
     def check_files(self) -> None:
         """Raise `UsageError` for an empty or invalid template."""
         self._template()
@@ -119,7 +127,9 @@ class Raft(
             drawn = list(self._drawn(job, drops))
             dataset = Dataset.write(job.out, self._rows(job, drawn, drops, counts))
         drops.refuse_nothing_left(
-            len(dataset), "give `rows` questions with answers that name their chunk"
+            len(dataset),
+            "give `rows` questions with answers that name their chunk; for rows of data.file: "
+            "keep: [quote, source, expected, answerable], as far as the file has these columns",
         )
         contexts = {name: counts[name] for name in ("with", "missing")}
         dataset.meta |= {"format": "retrieved", "context": contexts, "k": self.k, **drops.meta()}
@@ -134,11 +144,14 @@ class Raft(
         questions = list(self._questions(job, drops))
         retriever = Retriever.open(self.index, job)
         right = right_chunks(questions, self.index, retriever)
+        reasons = no_chunks(questions, right, self.index)
         depth = self.k + MARGIN
         retrieved = retriever.search([question.text for question in questions], depth)
-        for question, of, hits in zip(questions, right, retrieved, strict=True):
-            if question.is_answerable and not of:
-                drops.add(question.row, "no-chunk", no_chunk(question).what)
+        triples = zip(questions, right, retrieved, strict=True)
+        for number, (question, of, hits) in enumerate(triples):
+            if number in reasons:
+                error = reasons[number]
+                drops.add(question.row, "no-chunk", f"{error.what}; {error.fix}")
             else:
                 scored = {hit.id: hit for hit in hits}
                 yield Drawn(question, [scored.get(hit.id, hit) for hit in of], hits)
@@ -152,6 +165,8 @@ class Raft(
                 continue
             if question.is_answerable and not question.answer:
                 drops.add(row, "no-answer", "the row has no assistant turn")
+            elif question.lacks_expected():
+                drops.add(row, "expected", "the row's answer doesn't contain its `expected` texts")
             else:
                 yield question
 
@@ -168,7 +183,9 @@ class Raft(
                 continue
             counts[row["context"]] += 1
             counts["few"] += len(row["retrieved"]) < self.k
-            counts["unquoted"] += row["context"] == "with" and not each.question.quote
+            has_quote, is_with = bool(each.question.quote), row["context"] == "with"
+            counts["unquoted"] += is_with and not has_quote
+            counts["unquotable"] += is_with and has_quote and quotable_in(each.question) is None
             yield row
 
     def _row(self, drawn: Drawn, template: ContextPrompt, seed: int, *, is_missing: bool) -> Row:
@@ -214,6 +231,9 @@ class Raft(
             job.log(f"{counted(counts['few'], 'prompt')} with fewer than {self.k} chunks")
         if counts["unquoted"] and self.cite == "quotes":
             job.log(f"{counted(counts['unquoted'], 'answer')} without a quote: the row has none")
+        if counts["unquotable"] and self.cite == "quotes":
+            what = counted(counts["unquotable"], "answer")
+            job.log(f"{what} without a quote: quotation marks in it leave no part to quote")
 
 
 _TURNS = frozenset({"messages", "prompt", "completion"})

@@ -10,7 +10,8 @@ PROGRAM = "finery_retrieve"
 ROOT = '"""What a bundle needs of finery: search, prompts, and the app that answers."""\n'
 """The `__init__.py` of the program, in place of the plugin's, which needs finery."""
 SHARED = (
-    "index/__init__.py", "index/control.py", "index/ranking.py", "serve/__init__.py",
+    "index/__init__.py", "index/control.py", "index/ranking.py", "index/tokens.py",
+    "serve/__init__.py",
 )  # fmt: skip
 APP = "serve/app"
 PINNED = ("bm25s", "PyStemmer")

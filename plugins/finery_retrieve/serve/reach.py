@@ -15,8 +15,15 @@ from finery_gguf.server import Server as Llama
 from finery_gguf.server import start
 from finery_retrieve.index.words import missing
 from finery_retrieve.serve.app.bundle import SETTINGS, Opened, opened, opened_from
-from finery_retrieve.serve.app.model import Unusable, behind_api, require
-from finery_retrieve.serve.app.server import LOOPBACK, App, Server, Upstream, is_not_here
+from finery_retrieve.serve.app.model import behind_api, refuse_base_url, require
+from finery_retrieve.serve.app.server import (
+    LOOPBACK,
+    App,
+    Server,
+    Unusable,
+    Upstream,
+    is_not_here,
+)
 from finery_retrieve.serve.settings import (
     MAX_TOKENS,
     embedder_of,
@@ -28,17 +35,25 @@ from finery_retrieve.serve.settings import (
 from finery_serve.options import SLOTS, Options, read_arguments
 from finery_serve.servers import Serving
 
+TOPIC = 5
+"""Words of a chunk without a heading that an example asks about."""
 CHECKED_EVERY = 0.5
 """Seconds between two looks at whether the model's server still runs."""
 
 
 class Answering(NamedTuple):
-    """A running app. page: the address of its page, with the key if it needs one."""
+    """A running app.
+
+    page: the address of its page, with the key if it needs one. names: of its model in the API.
+    example: a question about its documents.
+    """
 
     address: str
     pid: int
     build: str
     page: str
+    names: tuple[str, ...]
+    example: str
 
 
 @contextmanager
@@ -53,6 +68,8 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Answering]:
         require(app.settings["index"].get("embedder", {}).get("api_key"))
     model = app.settings["model"]
     if "arguments" in model:
+        with _explained():
+            refuse_base_url()
         options = read_arguments(model["arguments"], bundle.file(SETTINGS))
         with _with_llama(app, bundle.file(options.model), options, serving) as answering:
             yield answering
@@ -144,7 +161,8 @@ def _served(
             where="--port",
             fix="end the program that uses it, or choose another port: --port 0 takes any free one",
         ) from error
-    server.app = App(serving.name, app.settings["name"], app.prompted, upstream, serving.key)
+    name = str(app.settings["name"])
+    server.app = App(name, name, app.prompted, upstream, serving.key)
     ended = threading.Event()
     for target, arguments in (
         (server.serve_forever, ()), (_close_without, (server, llama, ended))
@@ -152,11 +170,19 @@ def _served(
         threading.Thread(target=target, args=arguments, daemon=True).start()
     pid = llama.pid if llama else os.getpid()
     try:
-        yield Answering(server.address, pid, f"{build}, with sources", server.page)
+        build = f"{build}, with sources"
+        yield Answering(server.address, pid, build, server.page, (name,), example_of(app))
     finally:
         ended.set()
         server.shutdown()
         server.server_close()
+
+
+def example_of(app: Opened) -> str:
+    """A question about the first chunk, so that it is found."""
+    chunk = app.searcher.chunk(0)
+    topic = chunk["heading"] or " ".join(chunk["text"].split()[:TOPIC])
+    return f"What do the documents say about {topic}?"
 
 
 def _close_without(server: Server, llama: Llama | None, ended: threading.Event) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from finery import Artifact, Bundle, Job, Model, Step, copy_file, setting, takes
+from finery import Artifact, Bundle, Job, Model, Step, StepError, copy_file, setting, takes
 from finery_gguf.llama import PACKAGE
+from finery_retrieve.formats import require_retrieving
 from finery_retrieve.serve.app.bundle import EMBEDDER, INDEX, SETTINGS, TEMPLATE, opened
 from finery_retrieve.serve.app.search import FILES
+from finery_retrieve.serve.app.server import Unusable
 from finery_retrieve.serve.contents import (
     PROGRAM,
     ROOT,
@@ -62,7 +64,9 @@ class RetrieveBundle(
 
     model: Model = takes(help="A model of `retrieve.model`, over a GGUF or a model behind an API.")
     name: str = setting(
-        pattern=NAME, help="The title of the page, and the model's name in the API."
+        pattern=NAME,
+        help="The title of the page, and the model's name in the API: up to 100 letters, digits, "
+        "and the characters _ . : / -, without spaces. The first is a letter or a digit.",
     )
     context: int | None = setting(
         None, ge=64,
@@ -73,6 +77,10 @@ class RetrieveBundle(
     max_tokens: int = setting(
         MAX_TOKENS, ge=1, help="Longest answer in tokens, for requests that don't set a limit."
     )
+
+    def check(self) -> None:
+        """Raise `UsageError` for a model that retrieves no documents."""
+        require_retrieving(self.model, "model")
 
     def run(self, job: Job) -> Bundle:
         """Write the files, and compare what the bundle sends with what the model is sent."""
@@ -95,7 +103,10 @@ class RetrieveBundle(
         for name, text in texts.items():
             _target(job.out, name).write_text(text, encoding="utf-8")
         (job.out / "run.sh").chmod(0o755)
-        compared = verify(opened(job.out, job.secret), self.model, job)
+        try:
+            compared = verify(opened(job.out, job.secret), self.model, job)
+        except Unusable as error:
+            raise StepError(str(error), fix=error.fix) from error
         job.log(f"{compared} questions: the bundle sends the same prompts as the model")
         if gguf:
             job.progress(0, 1, f"copying {gguf_file(under).name}")

@@ -10,6 +10,7 @@ from finery import DataError, Dataset, Index, Job, Model, Step, UsageError, coun
 from finery.rows.dropped import Drops, by_reason
 from finery.rows.parts import named, read
 from finery_retrieve.embed.cached import CachedEmbedder
+from finery_retrieve.formats import require_embedder
 from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter
 from finery_retrieve.index.control import has_control_tokens
 from finery_retrieve.index.lexical import FOLDER, LexicalWriter
@@ -45,7 +46,14 @@ class RetrieveIndex(
     bm25: Bm25 = setting(Bm25(), help="How words are scored.")
 
     def check(self) -> None:
-        """Raise `UsageError` for a method without its embedding model, or the reverse."""
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        if self.method != "dense" and self.bm25.method in ("bm25l", "bm25+") and not self.bm25.k1:
+            raise UsageError(
+                f"with k1: 0, {self.bm25.method} scores chunks with and without a word the same, "
+                "and finds nothing",
+                where="bm25.k1",
+                fix="use a k1 above 0, or another method of bm25, e.g. lucene",
+            )
         if self.method == "bm25" and self.embedder is not None:
             raise UsageError(
                 "bm25 uses no embedding model",
@@ -58,6 +66,8 @@ class RetrieveIndex(
                 where="method",
                 fix="set embedder to a step that makes one, e.g. retrieve.wheel",
             )
+        if self.embedder is not None:
+            require_embedder(self.embedder, "embedder")
 
     def key_packages(self) -> tuple[str, ...]:
         """What computes and reads the index of words."""
@@ -66,6 +76,7 @@ class RetrieveIndex(
 
     def run(self, job: Job) -> Index:
         """Write the chunks and what finds them."""
+        self.check()
         drops = Drops(job.out)
         lexical = LexicalWriter(self.bm25) if self.method != "dense" else None
         sources, control = Counter[str](), 0
@@ -103,8 +114,7 @@ class RetrieveIndex(
         if lexical.is_empty:
             raise DataError(
                 "no chunk has a word that BM25 could find it by",
-                fix="set text to the column with the text; for languages without spaces between "
-                "words use method: dense",
+                fix="set text to the column with the text, or use method: dense",
             )
         if count := lexical.without_words:
             job.log(f"{counted(count, 'chunk')} without words, which BM25 can't find")

@@ -4,10 +4,16 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from finery import Dataset, Index, Job, OneFile, Step, setting, takes
+from finery import DataError, Dataset, Index, Job, OneFile, Step, setting, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import changed, named, read
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_question
+from finery_retrieve.index.context import (
+    UNKNOWN,
+    ContextPrompt,
+    check_limit,
+    check_question,
+    check_unknown,
+)
 from finery_retrieve.index.hit import Hit
 from finery_retrieve.index.lookup import Lookup, Prompted
 from finery_retrieve.index.retriever import Retriever
@@ -39,19 +45,32 @@ class RetrieveRows(
     limit: int | None = setting(None, ge=1, help=LIMIT_HELP)
     unknown: str = setting(UNKNOWN, min_length=1, help=UNKNOWN_HELP)
 
+    def check(self) -> None:
+        """Raise `UsageError` for an `unknown` without letters. Light: reads no input."""
+        check_unknown(self.unknown)
+
+    def check_files(self) -> None:
+        """Raise `UsageError` for a template that can't be used."""
+        self._template()
+
     def run(self, job: Job) -> Dataset:
         """Write the rows, in their order."""
-        prompt = ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
+        prompt = self._template()
         lookup = Lookup(Retriever.open(self.index, job), prompt, self.k)
         counts = {"without_documents": 0, "limited": 0}
+        emptied = 0
 
         def rows() -> Iterator[Row]:
+            nonlocal emptied
             for row, prompted in _prompted(lookup, read(job, [self.rows])):
                 counts["without_documents"] += not prompted.hits
                 counts["limited"] += prompted.left_out > 0
+                emptied += prompted.left_out > 0 and not prompted.hits
                 yield _with_context(row, prompted)
 
         dataset = Dataset.write(job.out, rows())
+        without = counts["without_documents"] - emptied  # nothing was retrieved for them
+        check_limit(emptied, len(dataset) - without, self.limit, job)
         if count := counts["without_documents"]:
             job.log(f"{count:,} of {len(dataset):,} prompts contain no documents")
         if count := counts["limited"]:
@@ -62,6 +81,9 @@ class RetrieveRows(
         dataset.meta |= {"format": "retrieved", "k": self.k, **counts}
         return dataset
 
+    def _template(self) -> ContextPrompt:
+        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
+
 
 def _prompted(lookup: Lookup, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[Row, Prompted]]:
     """Each row with its prompt."""
@@ -69,9 +91,20 @@ def _prompted(lookup: Lookup, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple
     while window := list(islice(stream, WINDOW)):
         conversations = [split_turns(row)[0] for _, row in window]
         for (number, row), conversation in zip(window, conversations, strict=True):
+            _refuse_retrieved(row, named(number, row))
             check_question(conversation, named(number, row))
         prompts = lookup.prompts(conversations)
         yield from zip((row for _, row in window), prompts, strict=True)
+
+
+def _refuse_retrieved(row: Row, where: str) -> None:
+    """Raise `DataError` for a row whose last user turn is a prompt with documents, no question."""
+    if row.get("retrieved") is not None:
+        raise DataError(
+            "the row's prompt already contains retrieved documents",
+            where=where,
+            fix="use the questions that it was made of, from before retrieve.rows or synth.raft",
+        )
 
 
 def _with_context(row: Row, prompted: Prompted) -> Row:

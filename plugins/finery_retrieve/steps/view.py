@@ -49,6 +49,7 @@ class IndexView(View):
     def facts(self, output: Output) -> Mapping[str, Any]:
         """`meta`, sources, and the most frequent words."""
         meta = {**output.manifest.meta, **output.manifest.runtime}
+        meta.pop("embedder", None)  # `print` lists what the index refers to
         facts = {**meta, "by source": counts_in_words(_sources(output), "sources")}
         words = _words(output)
         if words:
@@ -68,8 +69,10 @@ class RetrievedView(DatasetView):
     """Shows rows with what was retrieved for each."""
 
     def print_row(self, console: "Console", row: Row) -> None:
-        """Print the turns, and the chunks in the prompt."""
+        """Print the turns, whether the prompt has the answer, and the chunks in it."""
         super().print_row(console, row)
+        if row.get("context"):
+            print_labelled(console, "context", str(row["context"]), "cyan")
         hits = [
             f"[{label}] {hit['source']} {hit['heading']} (score {hit['score']:.4g})"
             for label, hit in enumerate(row.get("retrieved") or (), start=1)
@@ -83,7 +86,18 @@ class RetrievingView(View):
     def facts(self, output: Output) -> Mapping[str, Any]:
         """`k`, what limits the prompt, and the template."""
         meta = output.manifest.meta
-        return {"format": meta["format"], "k": meta["k"], **meta["prompt"]}
+        facts = {"format": meta["format"], "k": meta["k"], **meta["prompt"]}
+        return {name: value for name, value in facts.items() if value is not None}
+
+
+class EmbedderView(View):
+    """Shows embedding models."""
+
+    def facts(self, output: Output) -> Mapping[str, Any]:
+        """`meta`, with a line for each fact of how the model embeds."""
+        meta = dict(output.manifest.meta)
+        meta |= meta.pop("embedding", {})
+        return {name: value for name, value in meta.items() if value not in (None, "", False)}
 
 
 def _print_dropped(console: "Console", output: Output, *, every: bool) -> None:

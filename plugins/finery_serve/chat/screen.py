@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 import click
@@ -49,10 +50,20 @@ class Plain:
     def answers(self, models: list[str], answer: Answer) -> None:
         """Print the answers one after the other, with the models' names if there are several."""
         for index, name in enumerate(models):
-            completion = answer(index, lambda part, thinking: None)
+            dim: list[str] = []
+            completion = answer(index, partial(_keep_dim, dim))
             head = f"{name}: " if len(models) > 1 else ""
             click.echo(f"{head}{completion.text}{cut(completion)}")
+            sources = "".join(dim).removeprefix(completion.reasoning or "").strip("\n")
+            if sources:
+                click.echo(visible(sources))
             sys.stdout.flush()
+
+
+def _keep_dim(parts: list[str], part: str, dim: bool) -> None:
+    """Add to `parts` what a terminal shows dim: thinking, and then the sources of an answer."""
+    if dim:
+        parts.append(part)
 
 
 class Terminal:

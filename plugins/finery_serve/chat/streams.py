@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Write = Callable[[str, bool], None]
 """Takes the next part of an answer, and whether it is thinking."""
+NO_SOURCES = "\n(no documents were found)"
+"""What is written below an answer if a server of documents found none."""
 IN_PROCESS = ("transformers", "adapter")
 """Formats that transformers answers with here, sooner than a server would have started."""
 
@@ -91,7 +93,7 @@ class ServerTalker:
             "temperature": sampling.temperature,
         }
         text, thinking, reason, tokens = "", "", "stop", 0
-        sources: list[dict[str, Any]] = []
+        sources: list[dict[str, Any]] | None = None
         for event in self._client.stream("/v1/chat/completions", body):
             sources = event.get("sources", sources)
             for choice in event.get("choices", ()):
@@ -104,8 +106,9 @@ class ServerTalker:
                 if part := delta.get("content"):
                     text += part
                     write(part, False)
-        for source in sources:
-            write(listed(source), True)
+        if sources is not None:
+            for line in map(listed, sources) if sources else [NO_SOURCES]:
+                write(line, True)
         return Completion(
             text=text, reasoning=thinking or None, finish_reason=reason, prompt_tokens=0,
             completion_tokens=tokens,

@@ -15,6 +15,7 @@ an empty system turn.
 
 import re
 import secrets
+from difflib import get_close_matches
 from typing import Any
 
 from finery import DataError, OneFile, UsageError, shown
@@ -24,6 +25,11 @@ from finery.rows.generated import DEFAULT, Template
 from finery.rows.parts import id_of
 from finery.rows.templates.sandbox import compiled, render
 
+_SYNTAX = (
+    "close each {{ … }}, and each {% for … %} and {% if … %} with its {% endfor %} or {% endif %}"
+)
+_ROLES = ("system", "user", "assistant")
+_ALONE = re.compile(r"^[ \t]*\{#-?[ \t]*(\w+)[ \t]*-?#\}[ \t]*$", re.MULTILINE)
 _TURN = re.compile(r"^[ \t]*\{#-?[ \t]*(system|user|assistant)[ \t]*-?#\}[ \t]*$", re.MULTILINE)
 
 
@@ -34,7 +40,7 @@ class Prompt:
         self.origin = origin
         self._where = where
         self._mark = secrets.token_hex(16)  # not in any rendered text
-        self._template = compiled(marked(source, self._mark), where)
+        self._template = compiled(marked(source, self._mark), where, _SYNTAX)
 
     @classmethod
     def of(cls, files: OneFile | None, default: str) -> "Prompt":
@@ -54,6 +60,7 @@ class Prompt:
                 where=shown(path),
                 fix="`finery synth prompt TYPE` prints the default template",
             )
+        _refuse_misspelt(source, shown(path))
         return cls(source, shown(path), Template.of(source, files.patterns[0]))
 
     @property
@@ -78,6 +85,23 @@ class Prompt:
 
     def _wrong(self, what: str) -> UsageError:
         return UsageError(what, where=self._where, fix="put {# user #} on a line above it")
+
+
+def _refuse_misspelt(source: str, where: str) -> None:
+    """Raise `UsageError` for a line that is nearly one with a role, e.g. `{# usr #}`.
+
+    As a comment, it would leave its turn in the one before it.
+    """
+    for line in _ALONE.finditer(source):
+        word = line[1]
+        meant = get_close_matches(word.casefold(), _ROLES, 1)
+        if meant and word not in _ROLES:
+            number = source.count("\n", 0, line.start()) + 1
+            raise UsageError(
+                f"line {number} of the template is {{# {word} #}}, which is no role",
+                where=where,
+                fix=f"write {{# {meant[0]} #}}; a comment must have more words",
+            )
 
 
 def marked(source: str, mark: str) -> str:

@@ -107,6 +107,10 @@ class CurveView(View):
 
         return complete(output, folder, refs)
 
+    def has_page(self, manifest: Manifest) -> bool:
+        """Whether the model was trained, and so has curves."""
+        return CURVE in manifest.files
+
     def page(self, outputs: Sequence[Output], context: PageContext) -> Page | None:
         """A page with the curves."""
         from finery_trl.view.page import render

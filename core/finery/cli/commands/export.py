@@ -13,7 +13,7 @@ from finery.cli.console import is_terminal, print_json
 from finery.cli.options import json_option, recipe_and_step, set_option
 from finery.errors import DISK_FULL, UsageError
 from finery.util.paths import shown
-from finery.util.text import counted, size
+from finery.util.text import a_or_an, counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,7 +103,7 @@ def _no_files(title: str, manifest: "Manifest") -> UsageError:
     format_ = manifest.meta.get("format")
     what = f"{manifest.kind} of the format '{format_}'" if format_ else manifest.kind
     return UsageError(
-        f"'{title}' has no files of its own to copy: it is a {what}",
+        f"'{title}' has no files of its own to copy: it is {a_or_an(what)}",
         fix="add --with-base to copy the models that it uses" if manifest.refs else None,
     )
 

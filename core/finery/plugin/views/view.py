@@ -131,6 +131,10 @@ class View:
             return None
         return Page(outputs[0].artifact.file(name).read_text(encoding="utf-8"))
 
+    def has_page(self, manifest: "Manifest") -> bool:
+        """Whether `page` returns one for such an output, for the list of steps with pages."""
+        return type(self).page is not View.page or _page_of(manifest) is not None
+
     def records(
         self, output: Output, detail: Detail, context: PageContext
     ) -> "Iterator[dict[str, Any]] | None":

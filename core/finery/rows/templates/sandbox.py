@@ -24,6 +24,7 @@ LONGEST = 2**26
 """Characters that a template may write for one row."""
 LARGEST = 2**20
 """Bits of an integer that a template may calculate."""
+OVER_COLUMNS = 'write columns as {{ name }}, e.g. user: "{{ text }}"'
 _CHANCE = ("random", "lipsum")
 """Filters and functions of Jinja that return something else each time."""
 
@@ -72,8 +73,11 @@ def _concatenated(pieces: Iterable[str]) -> str:
     return "".join(written)
 
 
-def compiled(source: str, where: str) -> "Template":
-    """A template; `UsageError` at the setting `where` if it isn't Jinja, or loads another file."""
+def compiled(source: str, where: str, fix: str = OVER_COLUMNS) -> "Template":
+    """A template; `UsageError` at the setting `where` if it isn't Jinja, or loads another file.
+
+    fix: what the error advises for invalid Jinja.
+    """
     from jinja2 import TemplateError
 
     try:
@@ -84,7 +88,7 @@ def compiled(source: str, where: str) -> "Template":
         raise UsageError(
             f"the template isn't valid Jinja: {error}",
             where=where,
-            fix=_random(error) or 'write columns as {{ name }}, e.g. user: "{{ text }}"',
+            fix=_random(error) or fix,
         ) from error
     return template
 

@@ -9,9 +9,10 @@ from typing import Literal, NamedTuple
 from finery import Index, Job, counted
 from finery.rows import Conversation
 from finery_retrieve.evaluate.rows import refuse_rows
-from finery_retrieve.index.context import ContextPrompt
+from finery_retrieve.index.context import ContextPrompt, check_limit
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.questions import Question, distractors, no_chunk, right_chunks
+from finery_retrieve.missing import no_chunks
+from finery_retrieve.questions import Question, distractors, right_chunks
 
 Context = Literal["none", "oracle", "retrieved", "distractors"]
 CONTEXTS: tuple[Context, ...] = ("none", "oracle", "retrieved", "distractors")
@@ -70,7 +71,7 @@ class Library(NamedTuple):
         question = self.questions[number]
         if context == "none":
             return Asked(number, question, context, [], question.prompt, True, False)
-        hits = template.fitting(self._hits(number, context))
+        hits = template.fitting(self.hits(number, context))
         return Asked(
             number=number,
             question=question,
@@ -81,7 +82,8 @@ class Library(NamedTuple):
             has_answer=any(map(question.is_answered_by, hits)),
         )
 
-    def _hits(self, number: int, context: Context) -> list[Hit]:
+    def hits(self, number: int, context: Context) -> list[Hit]:
+        """The chunks for a question with a context, before `limit`."""
         of = {"oracle": self.right, "retrieved": self.retrieved, "distractors": self.others}
         return of[context][number]
 
@@ -93,21 +95,23 @@ def checked_chunks(
     right = right_chunks(questions, index, retriever)
     refuse_rows(
         "some questions have no chunk in the index",
-        [
-            (question.row, no_chunk(question))
-            for question, of in zip(questions, right, strict=True)
-            if question.is_answerable and not of
-        ],
+        [(questions[i].row, why) for i, why in no_chunks(questions, right, index).items()],
     )
     return right
 
 
-def log_contexts(job: Job, asked: Sequence[Asked], limit: int | None) -> None:
-    """Log contexts that aren't what they are called."""
+def log_contexts(job: Job, library: Library, asked: Sequence[Asked], limit: int | None) -> None:
+    """Log contexts that aren't what they are called.
+
+    Raises `DataError` if `limit` leaves no prompt of a context with a document.
+    """
     cut = sum(one.context == "oracle" and not one.has_answer for one in asked)
     if cut:
         what = counted(cut, "right chunk")
         job.log(f"oracle: {what} left out, longer than `limit` ({limit:,} characters)")
+    for context in dict.fromkeys(one.context for one in asked if one.context != "none"):
+        of = [one for one in asked if one.context == context and library.hits(one.number, context)]
+        check_limit(sum(not one.hits for one in of), len(of), limit, job)
     empty = sum(one.context == "distractors" and not one.hits for one in asked)
     if empty:
         job.log(f"distractors: nothing else is retrieved for {counted(empty, 'question')}")

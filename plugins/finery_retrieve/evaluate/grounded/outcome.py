@@ -31,6 +31,8 @@ ORDER = (
 )  # fmt: skip
 """All metrics, the headline first."""
 HEADLINE = ORDER[:6]
+OTHERS = ("cited", "quoted", "answered", "abstained")
+"""The metrics of a context besides `answer`, in the order of the table."""
 BETWEEN: Sequence[tuple[Context, Context]] = (("none", "retrieved"), ("retrieved", "oracle"))
 """Contexts that each model's answers are compared between: the first, and what is better."""
 
@@ -61,8 +63,8 @@ class Outcome(NamedTuple):
             for name in self.answers
             for context in contexts
         ]
-        columns = ["model", "context", "answer", tables.CI, "cited", "quoted", "abstained"]
-        units: Any = dict.fromkeys(["answer", *columns[4:]], "share")
+        columns = ["model", "context", "answer", tables.CI, *OTHERS]
+        units: Any = dict.fromkeys(["answer", *OTHERS], "share")
         return [table("By context", columns, rows, units=units), *self._between(contexts)]
 
     def predictions(self, unknown: str) -> Iterator[dict[str, Any]]:
@@ -88,21 +90,15 @@ class Outcome(NamedTuple):
         return values
 
     def _summary(self, model: str, context: Context) -> list[Any]:
-        """(answer, its interval, cited, quoted, abstained) of a model with a context."""
-        verdicts = [
-            verdict
-            for asked, verdict in zip(self.asked, self.verdicts[model], strict=True)
-            if asked.context == context
-        ]
+        """The answer's score, its interval, and `OTHERS`; None where a metric doesn't apply."""
         scores = [
             Measure({model: self._values(model, context, VALUES[name])}, self.clusters).score(model)
-            for name in ("answer", "cited", "quoted")
+            for name in ("answer", *OTHERS)
         ]
         answer, *others = scores
         interval = tables.of_share(answer[1]) if answer else None
         shares = [score[0] if score else None for score in (answer, *others)]
-        abstained = sum(verdict.has_abstained for verdict in verdicts) / max(1, len(verdicts))
-        return [shares[0], interval, *shares[1:], abstained]
+        return [shares[0], interval, *shares[1:]]
 
     def _between(self, contexts: Sequence[Context]) -> list[dict[str, Any]]:
         """The answers of each model, compared between contexts on the same questions."""

@@ -8,9 +8,11 @@ import string
 import unicodedata
 from collections import Counter
 
-from finery_retrieve.citations import citations, without_citations, without_numbers
+from finery_retrieve.citations import LEAST, citations, without_citations, without_numbers
 from finery_retrieve.expected import Expected, contains, one_line
+from finery_retrieve.whole import occurs
 
+_ENDS = " .!。…"
 _ARTICLES = {"a", "an", "the"}
 _UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 """Characters of Chinese and Japanese, which are written without spaces."""
@@ -40,10 +42,13 @@ def has_expected(answer: str, expected: Expected) -> bool:
 def abstains(answer: str, unknown: str) -> bool:
     """Whether an answer says that the documents don't say: it contains `unknown` and cites nothing.
 
-    Case, whitespace and the kind of apostrophe don't count, nor does the last punctuation mark.
+    Case, whitespace and the kind of apostrophe don't count, nor does the last punctuation mark. An
+    `unknown` of fewer than `LEAST` letters, e.g. `No`, must be the whole answer.
     """
-    sentence = one_line(unknown).rstrip(".!。")
-    return sentence in one_line(answer) and not citations(answer)
+    sentence, line = one_line(unknown).strip(_ENDS), one_line(answer)
+    if sum(map(str.isalnum, sentence)) < LEAST:
+        return bool(sentence) and line.strip(_ENDS) == sentence
+    return occurs(sentence, line) and not citations(answer)
 
 
 def _tokens(text: str) -> list[str]:

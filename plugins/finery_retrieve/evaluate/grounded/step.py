@@ -46,7 +46,8 @@ from finery_retrieve.evaluate.grounded.outcome import (
 from finery_retrieve.evaluate.grounded.verdicts import verdict_on
 from finery_retrieve.evaluate.measures import Measure, clusters_of, pairs_of, scores_of
 from finery_retrieve.evaluate.rows import read_questions, refuse_rows
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt
+from finery_retrieve.formats import require_answering
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.questions import Question
 
@@ -77,7 +78,8 @@ class Grounded(
     - `abstained`: the share of answers that abstain where the documents don't contain the answer:
       with `distractors`, and in `retrieved` for rows with `answerable: false`.
 
-    An answer abstains if it contains `unknown` and cites nothing.
+    An answer abstains if it contains `unknown` and cites nothing. An `unknown` of fewer than 8
+    letters must be the whole answer.
 
     Each metric has a 95 % interval. Questions about one document count together: intervals are
     bootstraps over documents (Efron and Tibshirani 1993), p-values are those of sign flips of
@@ -140,9 +142,12 @@ class Grounded(
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        check_unknown(self.unknown)
         if len(set(self.contexts)) < len(self.contexts):
             raise UsageError("a context is listed twice", where="contexts", fix="list each once")
         super().check()
+        for model in self.models:
+            require_answering(model, "models")
 
     def _judge(self) -> Evaluator | None:
         return check_judge(self.judge, self.contexts, metric_names(self.contexts))
@@ -158,7 +163,6 @@ class Grounded(
     def run(self, job: Job) -> Metrics:
         """Get the answers with each context, judge them, write the metrics."""
         self.check()
-        self._refuse_retrieving()
         library = Library.of(job, self.index, self._questions(), self.k)
         asked = list(library.prompts(self._template(), self.contexts))
         if not asked:
@@ -166,7 +170,7 @@ class Grounded(
                 f"no row is a question for contexts: {', '.join(self.contexts)}",
                 fix=f"add {CONTEXT} to contexts for rows with answerable: false",
             )
-        log_contexts(job, asked, self.limit)
+        log_contexts(job, library, asked, self.limit)
         answers = {model.name: self._answers(job, model.name, asked) for model in self.models}
         clusters = clusters_of([library.document(i) for i in range(len(library.questions))])
         tables.log_clusters(job, len(library.questions), len(clusters))
@@ -189,15 +193,6 @@ class Grounded(
 
     def _template(self) -> ContextPrompt:
         return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
-
-    def _refuse_retrieving(self) -> None:
-        for model in self.models:
-            if model.format == "retrieving":
-                raise UsageError(
-                    f"'{model.name}' retrieves documents itself, so its contexts can't be chosen",
-                    where="models",
-                    fix="name the model that it is made of",
-                )
 
     def _questions(self) -> list[Question]:
         questions = read_questions(self.rows)

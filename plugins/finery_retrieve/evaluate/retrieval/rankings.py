@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Index, Job, counted
+from finery.rows.badrow import BadRow
 from finery_eval.evaluator import PROMPT_SHOWN, table
 from finery_retrieve.evaluate.retrieval.gains import ndcg, recall, reciprocal_rank
 from finery_retrieve.evaluate.rows import refuse_rows
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.questions import Question, no_chunk, right_chunks
+from finery_retrieve.missing import reasons
+from finery_retrieve.questions import Question, right_chunks
 
 TOP = 3
 """Retrieved chunks that a prediction names."""
@@ -23,8 +25,8 @@ MOST_DOCUMENTS = 30
 class Ranked(NamedTuple):
     """What an index retrieves for a question.
 
-    right: the question's right chunks; none where the index has no whole one. gains: see
-    `Question.gains`.
+    right: the question's right chunks; none where no chunk of the index has the whole quote.
+    gains: see `Question.gains`.
     """
 
     right: list[Hit]
@@ -68,27 +70,67 @@ def ranked(job: Job, indices: Sequence[Index], questions: Sequence[Question], k:
     """Search each index for each question. Raises `DataError` for questions without a right chunk.
 
     A question has to have one in any of the indices. Another index that has none, since it cuts
-    the quote apart, misses it.
+    the quote apart, misses it. Questions without a quote can't be looked up in an index that lacks
+    their chunks, although it may have the answer in others: they are refused.
     """
+    retrievers = {index.name: Retriever.open(index, job) for index in indices}
+
+    def located(questions: Sequence[Question]) -> dict[str, list[list[Hit]]]:
+        return {i.name: right_chunks(questions, i, retrievers[i.name]) for i in indices}
+
+    right = located(questions)
+    _refuse_unlocated(questions, right, indices[0])
+    quoted = [
+        question._replace(chunks=()) if len(set(map(len, of))) > 1 and max(map(len, of)) > 1
+        else question
+        for question, *of in zip(questions, *right.values(), strict=True)
+    ]  # fmt: skip
+    if count := sum(a is not b for a, b in zip(questions, quoted, strict=True)):
+        job.log(
+            f"{counted(count, 'question')} of several chunks, which not all indices have: only the "
+            "chunk with the quote counts"
+        )
+        questions, right = quoted, located(quoted)
+        _refuse_unlocated(questions, right, indices[0])
     texts = [question.text for question in questions]
     by_index: dict[str, list[Ranked]] = {}
-    for index in indices:
-        retriever = Retriever.open(index, job)
-        right = right_chunks(questions, index, retriever)
-        by_index[index.name] = [
-            Ranked(of, hits, question.gains(hits, of))
-            for question, of, hits in zip(questions, right, retriever.search(texts, k), strict=True)
-        ]
-    without = [not any(each.right for each in of) for of in zip(*by_index.values(), strict=True)]
-    refuse_rows(
-        "some questions have their chunk in no index",
-        [(q.row, no_chunk(q)) for q, none in zip(questions, without, strict=True) if none],
-    )
-    for name, of in by_index.items():
-        if missing := sum(not each.right for each in of):
+    for name, retriever in retrievers.items():
+        every = zip(questions, right[name], retriever.search(texts, k), strict=True)
+        by_index[name] = [Ranked(of, hits, q.gains(hits, of)) for q, of, hits in every]
+        if missing := sum(not of for of in right[name]):
             what = counted(missing, "question")
             job.log(f"{name}: no chunk contains the answer of {what}, counted as missed")
     return Rankings(questions, by_index)
+
+
+def _refuse_unlocated(
+    questions: Sequence[Question], right: Mapping[str, Sequence[Sequence[Hit]]], first: Index
+) -> None:
+    """Raise `DataError` for questions whose right chunks aren't known in all indices."""
+    every = list(zip(questions, *right.values(), strict=True))
+    without = [number for number, (_, *of) in enumerate(every) if not any(of)]
+    why = reasons(questions, without, first)
+    refuse_rows(
+        "some questions have their chunk in no index",
+        [(questions[number].row, why[number]) for number in without],
+    )
+    unlocated = [
+        (question.row, _unlocated(question, dict(zip(right, map(len, of), strict=True))))
+        for question, *of in every
+        if not question.quote and len(set(map(len, of))) > 1
+    ]
+    refuse_rows("some questions can't be compared between the indices", unlocated)
+
+
+def _unlocated(question: Question, counts: Mapping[str, int]) -> BadRow:
+    """Why it isn't known which chunks of an index answer a question."""
+    name = min(counts, key=lambda name: counts[name])
+    named = counted(len(set(question.chunks)), "chunk")
+    return BadRow(
+        f"{name} has {counts[name]} of the {named} that the row names, and the row has no quote",
+        "give the rows `quote`, a sentence of the document that is looked up in all indices, or "
+        "compare only indices of the chunks that the rows name",
+    )
 
 
 def document_tables(rankings: Rankings, metric: str) -> list[dict[str, Any]]:

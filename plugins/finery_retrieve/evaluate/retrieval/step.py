@@ -33,7 +33,8 @@ class Retrieval(
     index without that id, it is the first chunk that contains the row's `quote`, in the document
     `source` if the row names one. So indices with chunks of different sizes can be compared, and
     questions can be written by hand. Another chunk with the same quote, e.g. an overlapping one,
-    counts as the right one. Rows with `answerable: false` are left out.
+    counts as the right one. Rows without a quote whose chunk an index lacks are refused. Rows
+    with `answerable: false` are left out.
 
     Each metric has a 95 % interval. Questions about one document count together: intervals are
     bootstraps over documents (Efron and Tibshirani 1993), p-values are those of sign flips of
@@ -41,7 +42,8 @@ class Retrieval(
     have Wilson's interval, and differences Newcombe's and the exact McNemar test. Every further
     index is compared with the first.
 
-    Raises DataError for rows without a question, or without a right chunk in any index.
+    Raises DataError for rows without a question, or without a right chunk in any index, and for
+    those that can't be looked up in all indices.
     """
 
     indices: list[Index] = takes(
@@ -66,6 +68,14 @@ class Retrieval(
         recalls = [f"recall@{k}" for k in (deepest, *others)]
         return [*recalls, f"mrr@{deepest}", f"ndcg@{deepest}"]
 
+    def nouns(self) -> tuple[str, str]:
+        """What has the scores, in the singular and the plural, for errors."""
+        return "index", "indices"
+
+    def more_metrics(self) -> str:
+        """How to add the recall of other numbers of chunks."""
+        return f"for other numbers of chunks, add them to `k`, which is {self.k}"
+
     def measured(self) -> dict[str, list[str]]:
         """What `require` may name: the indices."""
         return {index.name: self.metric_names() for index in self.indices}
@@ -88,7 +98,8 @@ class Retrieval(
         rankings = ranked(job, self.indices, questions, max(self.k))
         clusters = clusters_of([hit.source or hit.id for hit in rankings.right])
         tables.log_clusters(job, len(questions), len(clusters))
-        names, metrics = list(rankings.by_index), self.metric_names()
+        names = list(rankings.by_index)
+        metrics = self._useful_first(job)
         measures = {metric: Measure(rankings.values(metric), clusters) for metric in metrics}
         scores, intervals = scores_of(names, measures)
         evaluator.log_scores(job, scores, intervals)
@@ -105,9 +116,27 @@ class Retrieval(
             intervals=intervals,
             details={
                 "headline": metrics, "pairs": pairs, "documents": len(clusters), "tables": shown,
+                "intervals_cover": "the choice of questions only",
             },
             predictions=predictions(rankings),
         )  # fmt: skip
+
+    def _useful_first(self, job: Job) -> list[str]:
+        """The metrics, those last that any order of all chunks has at 100 %."""
+        smallest = min(self.indices, key=lambda index: int(index.meta["chunks"]))
+        chunks = int(smallest.meta["chunks"])
+        whole = [f"recall@{k}" for k in sorted(set(self.k)) if k >= chunks]
+        if whole:
+            what = f"{smallest.name} has {counted(chunks, 'chunk')}"
+            job.log(f"{', '.join(whole)} says nothing about the order of the chunks: {what}")
+        others = [metric for metric in self.metric_names() if metric not in whole]
+        recalls = sorted((m for m in others if m.startswith("recall")), key=_depth, reverse=True)
+        headline = [*recalls[:1], *(m for m in others if m not in recalls[:1])]
+        return [*headline, *whole]
+
+
+def _depth(metric: str) -> int:
+    return int(metric.partition("@")[2])
 
 
 def answerable(job: Job, questions: Sequence[Question]) -> list[Question]:

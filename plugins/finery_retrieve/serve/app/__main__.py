@@ -3,6 +3,7 @@
 import argparse
 import os
 import secrets
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from finery_retrieve.serve.app.bundle import opened
-from finery_retrieve.serve.app.model import Unusable, reached, require
-from finery_retrieve.serve.app.server import LOOPBACK, App, Server, is_not_here
+from finery_retrieve.serve.app.model import reached, require
+from finery_retrieve.serve.app.server import LOOPBACK, App, Server, Unusable, is_not_here
 
 DEFAULT_PORT = 8080
 HOST, PORT = "SERVE_HOST", "SERVE_PORT"
@@ -29,7 +30,7 @@ def main() -> int:
         with _until_stopped():
             _serve(options.host, options.port)
     except Unusable as error:
-        print("error: " + ": ".join(filter(None, (str(error), error.fix))), file=sys.stderr)
+        print(": ".join(filter(None, ["error", str(error), error.fix])), file=sys.stderr)
         return error.code
     return 0
 
@@ -62,7 +63,8 @@ def _serve(host: str, port: int) -> None:
         bundle = opened(FOLDER)
     except ImportError as error:
         raise Unusable(
-            f"the package {error.name} is missing: python3 -m pip install -r requirements.txt"
+            f"the package {error.name} is missing: "
+            f"{shlex.quote(sys.executable)} -m pip install -r requirements.txt"
         ) from error
     settings = bundle.settings
     require(settings["index"].get("embedder", {}).get("api_key"))

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 from finery_retrieve.index.control import plain
 from finery_retrieve.serve.app.embed import Secret, embedder
-from finery_retrieve.serve.app.model import Unusable
 from finery_retrieve.serve.app.prompt import ContextPrompt, question_of
 from finery_retrieve.serve.app.search import Searcher
-from finery_retrieve.serve.app.server import Message
+from finery_retrieve.serve.app.server import Message, Unusable
 
 SETTINGS, TEMPLATE, INDEX, EMBEDDER = "settings.json", "prompt.jinja", "index", "embedder"
 

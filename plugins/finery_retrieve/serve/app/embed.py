@@ -1,15 +1,15 @@
 """Embeds questions, as `finery_retrieve.embed` does inside finery."""
 
 import json
-import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finery_retrieve.serve.app.server import Refused, opener_for
+from finery_retrieve.serve.app.server import Refused, address_in, opener_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,8 +42,8 @@ class Remote:
     def __init__(self, facts: Mapping[str, Any], secret: Secret) -> None:
         self._facts = facts
         self._key = secret(facts["api_key"]) if facts["api_key"] else None
-        address = os.environ.get(BASE_URL) or str(facts["base_url"])
-        self._url = f"{address.rstrip('/')}/embeddings"
+        address = address_in(BASE_URL) or str(facts["base_url"]).rstrip("/")
+        self._url = f"{address}/embeddings"
 
     def embed(self, question: str) -> "np.ndarray":
         """See `Embedder`."""
@@ -66,13 +66,15 @@ class Local:
     def __init__(self, facts: Mapping[str, Any], folder: Path) -> None:
         import torch
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
         self._facts = facts
         self._one = threading.Lock()  # tokenizers can't be used by several threads at once
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        with _quiet(logging):
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model: Any = AutoModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
         self._model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         positions = getattr(model.config, "max_position_embeddings", None)
         limits = [facts["longest"], self._tokenizer.model_max_length, positions]
@@ -91,6 +93,18 @@ class Local:
             states = output.last_hidden_state[0].float()
             pooled = states[0] if facts["pooling"] == "cls" else states.mean(dim=0)
             return scaled(pooled.tolist())
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Silence transformers' progress bars, since the app prints what it loads."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def scaled(values: Sequence[float]) -> "np.ndarray":

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from finery_retrieve.serve.app.server import Upstream
+from finery_retrieve.serve.app.server import Unusable, Upstream, address_in
 
 PROGRAM = "LLAMA_SERVER"
 """The environment variable that names a llama-server that isn't on the PATH."""
@@ -25,18 +25,6 @@ _WAIT = 600.0  # seconds for a model to load
 _GRACE = 8.0  # seconds to end before it is killed
 _LAST_LINES = 8
 _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-class Unusable(Exception):
-    """The app can't start.
-
-    code: the exit code; 2 if the user can correct it. fix: how, unless the message says it.
-    """
-
-    def __init__(self, message: str, code: int = 2, fix: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-        self.fix = fix
 
 
 @contextmanager
@@ -48,6 +36,7 @@ def reached(
     model: of `settings.json`. ended: called in another thread when llama-server has ended.
     """
     if "arguments" in model:
+        refuse_base_url()
         with _llama(list(model["arguments"]), folder, ended) as (address, key):
             yield Upstream(f"{address}/v1", str(model["name"]), key, model["parameters"])
     else:
@@ -57,18 +46,21 @@ def reached(
 def behind_api(model: Mapping[str, Any]) -> Upstream:
     """A model behind an API. `BASE_URL` replaces its address. `Unusable` without its key."""
     key = require(model["api_key"])
-    address = os.environ.get("BASE_URL") or str(model["base_url"])
-    return Upstream(
-        address.rstrip("/"), str(model["name"]), key, model["parameters"], model["extra"]
-    )
+    address = address_in("BASE_URL") or str(model["base_url"]).rstrip("/")
+    return Upstream(address, str(model["name"]), key, model["parameters"], model["extra"])
+
+
+def refuse_base_url() -> None:
+    """Raise `Unusable` if `BASE_URL` names a server, and a GGUF answers."""
+    if os.environ.get("BASE_URL"):
+        raise Unusable("BASE_URL is set, but the GGUF of the bundle answers", fix="unset BASE_URL")
 
 
 def require(variable: str | None) -> str | None:
     """The API key in an environment variable; None if none is needed. `Unusable` without it."""
     if variable and not os.environ.get(variable):
-        raise Unusable(
-            f"the environment variable {variable} with an API key is missing", fix="set it"
-        )
+        what = f"the environment variable {variable} with an API key is missing"
+        raise Unusable(what, fix="set it")
     return os.environ[variable] if variable else None
 
 

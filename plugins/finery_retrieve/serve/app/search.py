@@ -2,12 +2,12 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from finery_retrieve.index.ranking import POOL, Ranking, best, fused
+from finery_retrieve.index.tokens import split
 from finery_retrieve.serve.app.embed import Embedder
 
 CHUNKS, OFFSETS, WORDS, VECTORS = "chunks.jsonl", "offsets.npy", "bm25", "embeddings.npy"
@@ -15,7 +15,6 @@ FILES = (CHUNKS, OFFSETS, WORDS, VECTORS)
 """What the search needs of an index."""
 DIGITS = 6
 """Digits of a cosine that machines agree on."""
-_WORD = re.compile(r"\b\w\w+\b")
 
 
 class Searcher:
@@ -71,7 +70,7 @@ class Words:
 
     def best(self, question: str, count: int) -> Ranking:
         """The chunks that share words with the question."""
-        words = [w for w in _WORD.findall(question.lower()) if w not in self._stop_words]
+        words = [w for w in split(question) if w not in self._stop_words]
         known = self._scores.get_tokens_ids([self._stem(word) for word in words])
         absent = self._scores.nonoccurrence_array
         least = 0.0 if absent is None else float(absent[known].sum())

@@ -3,6 +3,7 @@
 import errno
 import hmac
 import json
+import os
 import socket
 import socketserver
 import time
@@ -26,6 +27,8 @@ LARGEST = 4 * 2**20
 """Bytes of a request that is read."""
 SECONDS = 600.0
 """For the model's server to send the next part of an answer."""
+COMPLETIONS = "/v1/chat/completions"
+PAGES = ("/", "/health", "/v1/models")
 REQUIRED = ("model", "messages", "stream")
 """Parameters of a request that this server sets itself."""
 LIMITS = ("max_tokens", "max_completion_tokens")
@@ -46,11 +49,31 @@ class NoQuestion(ValueError):
 
 
 class Refused(Exception):
-    """A request that isn't answered. status: of HTTP."""
+    """A request that isn't answered. status: of HTTP. allowed: the methods of the path."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, allowed: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.allowed = status, allowed
+
+
+class Unusable(Exception):
+    """The app can't start. code: the exit code; 2 if the user can correct it. fix: how."""
+
+    def __init__(self, message: str, code: int = 2, fix: str = "") -> None:
+        super().__init__(message)
+        self.code, self.fix = code, fix
+
+
+def address_in(variable: str) -> str | None:
+    """The address of a server in an environment variable; None if it isn't set. `Unusable`."""
+    address = os.environ.get(variable)
+    if not address:
+        return None
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        what = f"{variable} is {address!r}, which isn't the address of a server"
+        raise Unusable(what, fix="write it with http:// or https://, e.g. http://127.0.0.1:8081/v1")
+    return address.rstrip("/")
 
 
 def opener_for(url: str) -> urllib.request.OpenerDirector:
@@ -193,18 +216,27 @@ class Handler(BaseHTTPRequestHandler):
                 model = {"id": app.name, "object": "model", "created": 0, "owned_by": "finery"}
                 model["title"] = app.title
                 self._send_json(200, {"object": "list", "data": [model]})
+            elif path == COMPLETIONS:
+                raise Refused(405, f"{COMPLETIONS} takes POST", "POST")
             else:
-                raise Refused(404, "there is only /, /health, /v1/models and /v1/chat/completions")
+                raise Refused(404, f"there is only {', '.join(PAGES)} and {COMPLETIONS}")
         except Refused as error:
             self._refuse(error)
+
+    def do_HEAD(self) -> None:
+        """The headers of `do_GET`."""
+        self.do_GET()
 
     def do_POST(self) -> None:
         """Answer a chat completion."""
         try:
             self._check_origin()
             self._check_key()
-            if self.path.partition("?")[0] != "/v1/chat/completions":
-                raise Refused(404, "requests go to /v1/chat/completions")
+            path = self.path.partition("?")[0]
+            if path in PAGES:
+                raise Refused(405, f"{path} takes GET", "GET, HEAD")
+            if path != COMPLETIONS:
+                raise Refused(404, f"requests go to {COMPLETIONS}")
             asked = self._body()
             messages, sources = self._prompt(asked)
             if asked.get("stream"):
@@ -314,15 +346,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, error: Refused) -> None:
         self.close_connection = True  # a body that wasn't read would be the next request
-        self._send_json(error.status, _error(error.status, str(error)))
+        more = {"Allow": error.allowed} if error.allowed else {}
+        self._send_json(error.status, _error(error.status, str(error)), more)
 
-    def _send_json(self, status: int, content: Any) -> None:
-        self._send(status, json.dumps(content).encode(), "application/json", {})
+    def _send_json(self, status: int, content: Any, more: Mapping[str, str] = {}) -> None:
+        self._send(status, json.dumps(content).encode(), "application/json", more)
 
     def _send(self, status: int, body: bytes, kind: str, more: Mapping[str, str]) -> None:
         self.send_response(status)
         self._send_headers({"Content-Type": kind, "Content-Length": str(len(body)), **more})
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _send_headers(self, headers: Mapping[str, str]) -> None:
         for name, value in {**HEADERS, **headers}.items():

@@ -1,0 +1,47 @@
+"""Which models fit a step, as far as it is known: before the build, or when the step starts."""
+
+from finery import Model, UsageError
+
+RETRIEVING = "retrieving"
+EMBEDDER, EMBEDDER_API = "embedder", "embedder-api"
+EMBEDDERS = (EMBEDDER, EMBEDDER_API)
+"""Formats of models that embed texts, and answer no prompts."""
+
+
+def require_answering(model: Model, where: str) -> None:
+    """Raise `UsageError` for an embedding model, and for one that retrieves documents itself."""
+    format_ = model.meta.get("format")
+    if format_ in EMBEDDERS:
+        raise UsageError(
+            "an embedding model answers no prompts",
+            where=where,
+            fix="name a language model; embedding models are for `embedder` of retrieve.index",
+        )
+    if format_ == RETRIEVING:
+        raise UsageError(
+            "a model that retrieves documents itself can't be given others",
+            where=where,
+            fix="name the model that it is made of",
+        )
+
+
+def require_embedder(model: Model, where: str) -> None:
+    """Raise `UsageError` for a model that doesn't embed texts."""
+    format_ = model.meta.get("format", EMBEDDER)
+    if format_ not in EMBEDDERS:
+        raise UsageError(
+            f"a model of the format '{format_}' can't embed texts",
+            where=where,
+            fix="name a step of retrieve.embedder, retrieve.wheel or retrieve.api",
+        )
+
+
+def require_retrieving(model: Model, where: str) -> None:
+    """Raise `UsageError` for a model that retrieves no documents."""
+    format_ = model.meta.get("format", RETRIEVING)
+    if format_ != RETRIEVING:
+        raise UsageError(
+            f"a model of the format '{format_}' retrieves no documents",
+            where=where,
+            fix="name a step of retrieve.model",
+        )

@@ -162,12 +162,11 @@ def _identity(model: Model, engine: Embedder, side: Side) -> str:
     Without the prefix of the other side, so that changing one embeds only the texts it precedes.
     """
     versions = {name: version_of(name) for name in engine.packages}
+    # Not the model's digest, which has all prefixes.
     files = model.manifest.files.items() if model.manifest else ()
     facts = [
         _of_side(model.meta, side),
-        sorted(
-            (name, digest) for name, (digest, _) in files
-        ),  # the model's digest has all prefixes
+        sorted((name, digest) for name, (digest, _) in files),
         sorted((role, ref.digest) for role, ref in model.refs.items()),
         engine.version,
         versions,

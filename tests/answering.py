@@ -19,6 +19,7 @@ from user_llama_cpp import write_programs
 from finery import Bundle, Index, Model
 from finery.rows import Row, with_id
 from finery.testing import dataset, run_step
+from finery_openai.model import OpenaiModel
 from finery_retrieve.serve.step import RetrieveBundle
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.model import RetrieveModel
@@ -171,3 +172,11 @@ def running(bundle: Bundle, *args: str, **variables: str) -> Iterator[Running]:
         if process.poll() is None:
             process.terminate()
         process.communicate(timeout=30)
+
+
+def api_model(folder: Path, url: str = "http://127.0.0.1:1/v1", **more: Any) -> Model:
+    """A model behind an API."""
+    step = OpenaiModel(**{"model": "m", "base_url": url, "api_key": None, **more})
+    model = run_step(step, folder)
+    assert isinstance(model, Model)
+    return model

@@ -8,7 +8,8 @@ import pytest
 from conftest import MakeProject, Project
 
 from finery.artifact.manifest import manifest
-from finery_trl.view.model import CURVE, CurveView
+from finery_trl.view.curves import CURVE
+from finery_trl.view.model import CurveView
 
 RECIPE = """\
 finery: 1

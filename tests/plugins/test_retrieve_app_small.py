@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import indexed, retrieving
+from answering import api_model, indexed, retrieving
 from embedding import tiny_bert
-from test_retrieve_bundle import api_model
 
 from finery import Completion, Files, Graph, Model, Sampling, UsageError, load_plugins
 from finery.recipe.document import load

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from answering import CHUNKS, bundled, indexed, retrieving, running, started, tiny_bundle
+from answering import CHUNKS, api_model, bundled, indexed, retrieving, running, started, tiny_bundle
 from embedding import embedding_server, tiny_bert
 from hostile_server import Reply, serving
 from hypothesis import given, settings
@@ -20,7 +20,6 @@ from serving import gguf_model
 from finery import Files, Model, OneFile, Request, Sampling, StepError
 from finery.rows import Conversation
 from finery.testing import TestJob, dataset, run_step
-from finery_openai.model import OpenaiModel
 from finery_retrieve.embed.api import RetrieveApi
 from finery_retrieve.embed.folder import RetrieveEmbedder
 from finery_retrieve.index.lookup import Lookup
@@ -32,14 +31,6 @@ from finery_retrieve.steps.index import RetrieveIndex
 pytest.importorskip("bm25s")
 ALLOWED = {"bm25s", "jinja2", "numpy", "Stemmer", "finery_retrieve"}
 EMBEDDING = {"torch", "transformers"}
-
-
-def api_model(folder: Path, url: str = "http://127.0.0.1:1/v1", **more: Any) -> Model:
-    """A model behind an API."""
-    step = OpenaiModel(**{"model": "m", "base_url": url, "api_key": None, **more})
-    model = run_step(step, folder)
-    assert isinstance(model, Model)
-    return model
 
 
 def test_the_files(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from finery_retrieve.serve.app import __main__ as program
 from finery_retrieve.serve.app.bundle import opened, opened_from
-from finery_retrieve.serve.app.model import Unusable
 from finery_retrieve.serve.app.prompt import question_of
 from finery_retrieve.serve.app.server import (
     LARGEST,
@@ -22,6 +21,7 @@ from finery_retrieve.serve.app.server import (
     Message,
     Refused,
     Server,
+    Unusable,
     Upstream,
     is_not_here,
 )

@@ -14,6 +14,7 @@ from finery import Completion, Files, Graph, Model, Sampling, UsageError, load_p
 from finery.recipe.document import load
 from finery.recipe.graph import build_graph
 from finery.testing import run_step
+from finery_openai.model import OpenaiModel
 from finery_retrieve.embed.folder import RetrieveEmbedder
 from finery_retrieve.serve.app.embed import Local
 from finery_retrieve.serve.app.model import reached
@@ -97,7 +98,8 @@ def test_the_app_loads_an_embedding_model_without_a_bar(
 
 
 def test_examples_ask_about_the_documents(tmp_path: Path) -> None:
-    model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), indexed(tmp_path))
+    under = OpenaiModel(model="m", base_url="http://127.0.0.1:1/v1", api_key=None)
+    model = retrieving(tmp_path / "rag", run_step(under, tmp_path / "api"), indexed(tmp_path))
     serving = Serving(name="rag")
     with serve_model(model, serving) as running:
         text = introduction(running, serving)

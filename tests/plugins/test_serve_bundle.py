@@ -70,12 +70,11 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_the_command_demands_a_key_beyond_this_machine(tmp_path: Path) -> None:
     script = made(tmp_path).file("run.sh")
-    refused = ran(script, HOST="0.0.0.0")
+    refused = ran(script, SERVE_HOST="0.0.0.0")
     assert refused.returncode != 0
     assert "set LLAMA_API_KEY" in refused.stderr
-    assert (
-        "--host 0.0.0.0 --port 9" in ran(script, HOST="0.0.0.0", LLAMA_API_KEY="k", PORT="9").stdout
-    )
+    opened = ran(script, SERVE_HOST="0.0.0.0", LLAMA_API_KEY="k", SERVE_PORT="9")
+    assert "--host 0.0.0.0 --port 9" in opened.stdout
 
 
 def test_pages_of_others_cannot_read_answers_without_a_key(tmp_path: Path) -> None:

@@ -39,17 +39,18 @@ def run_script(facts: Facts) -> str:
     arguments = shlex.join(written(facts.options, facts.template))
     return f"""\
 #!/bin/sh
-# Serves {facts.options.name} with llama.cpp. HOST and PORT say where, LLAMA_SERVER which program.
+# Serves {facts.options.name} with llama.cpp. SERVE_HOST and SERVE_PORT say where, LLAMA_SERVER
+# names the program.
 # Without a key, only web pages of this machine may read answers.
 set -eu
 cd "$(dirname "$0")"
-HOST="${{HOST:-127.0.0.1}}"
-case "$HOST" in
+host="${{SERVE_HOST:-127.0.0.1}}"
+case "$host" in
 127.0.0.1 | localhost | ::1) ;;
-*) : "${{LLAMA_API_KEY:?set LLAMA_API_KEY, since HOST=$HOST can be reached from other machines}}" ;;
+*) : "${{LLAMA_API_KEY:?set LLAMA_API_KEY, since SERVE_HOST=$host can be reached from other machines}}" ;;
 esac
 [ -n "${{LLAMA_API_KEY:-}}" ] || export {ORIGINS}="${{{ORIGINS}:-{LOCAL_PAGES}}}"
-exec "${{LLAMA_SERVER:-llama-server}}" {arguments} --host "$HOST" --port "${{PORT:-{PORT}}}" "$@"
+exec "${{LLAMA_SERVER:-llama-server}}" {arguments} --host "$host" --port "${{SERVE_PORT:-{PORT}}}" "$@"
 """
 
 
@@ -142,10 +143,10 @@ PATH:
 sh run.sh
 ```
 
-`PORT=9000 sh run.sh` uses another port. The server can be reached only from this machine. To open
-it to others, give it a key: `HOST=0.0.0.0 LLAMA_API_KEY=… sh run.sh`. Web pages of other origins
-can't read its answers without a key, unless `LLAMA_ARG_CORS_ORIGINS` names them. More options of
-llama-server can follow, e.g. `sh run.sh --n-gpu-layers 99`.
+`SERVE_PORT=9000 sh run.sh` uses another port. The server can be reached only from this machine. To
+open it to others, give it a key: `SERVE_HOST=0.0.0.0 LLAMA_API_KEY=… sh run.sh`. Web pages of other
+origins can't read its answers without a key, unless `LLAMA_ARG_CORS_ORIGINS` names them. More
+options of llama-server can follow, e.g. `sh run.sh --n-gpu-layers 99`.
 
 With Docker instead: `docker compose up`. The container sees only this folder. If the files in it
 are links, as in a `build/` folder of finery, copy it first with `finery export` or `cp -rL`. With [llama-swap](https://github.com/mostlygeek/llama-swap),

@@ -47,14 +47,14 @@ def run(texts: Texts) -> str:
     """The command. Further arguments of `sh run.sh` follow its own, so they win."""
     lines = [" ".join(map(shlex.quote, group)) for group in _groups(texts.served.arguments)]
     command = " \\\n  ".join(
-        [f'exec "${{PYTHON:-python3}}" -m {SERVE}', *lines, '--host "${HOST:-127.0.0.1}"']
+        [f'exec "${{PYTHON:-python3}}" -m {SERVE}', *lines, '--host "${SERVE_HOST:-127.0.0.1}"']
     )
     return (
         "#!/bin/sh\n"
-        "# Serves this folder with vLLM. PYTHON names the Python that has it; HOST and PORT are\n"
-        "# where it listens; with VLLM_API_KEY, requests must present that key.\n"
+        "# Serves this folder with vLLM. PYTHON names the Python that has it; SERVE_HOST and SERVE_PORT\n"
+        "# say where it listens; with VLLM_API_KEY, requests must present that key.\n"
         'cd "$(dirname "$0")" || exit\n'
-        f'{command} \\\n  --port "${{PORT:-{texts.port}}}" "$@"\n'
+        f'{command} \\\n  --port "${{SERVE_PORT:-{texts.port}}}" "$@"\n'
     )
 
 

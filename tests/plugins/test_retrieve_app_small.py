@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import api_model, indexed, retrieving
+from answering import indexed, retrieving
 from embedding import tiny_bert
 
 from finery import Completion, Files, Graph, Model, Sampling, UsageError, load_plugins

@@ -47,10 +47,11 @@ cd "$(dirname "$0")"
 host="${{SERVE_HOST:-127.0.0.1}}"
 case "$host" in
 127.0.0.1 | localhost | ::1) ;;
-*) : "${{LLAMA_API_KEY:?set LLAMA_API_KEY, since SERVE_HOST=$host can be reached from other machines}}" ;;
+*) : "${{LLAMA_API_KEY:?set LLAMA_API_KEY, since other machines can reach SERVE_HOST=$host}}" ;;
 esac
 [ -n "${{LLAMA_API_KEY:-}}" ] || export {ORIGINS}="${{{ORIGINS}:-{LOCAL_PAGES}}}"
-exec "${{LLAMA_SERVER:-llama-server}}" {arguments} --host "$host" --port "${{SERVE_PORT:-{PORT}}}" "$@"
+port="${{SERVE_PORT:-{PORT}}}"
+exec "${{LLAMA_SERVER:-llama-server}}" {arguments} --host "$host" --port "$port" "$@"
 """
 
 

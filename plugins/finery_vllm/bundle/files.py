@@ -51,8 +51,8 @@ def run(texts: Texts) -> str:
     )
     return (
         "#!/bin/sh\n"
-        "# Serves this folder with vLLM. PYTHON names the Python that has it; SERVE_HOST and SERVE_PORT\n"
-        "# say where it listens; with VLLM_API_KEY, requests must present that key.\n"
+        "# Serves this folder with vLLM. PYTHON names the Python that has it; SERVE_HOST and\n"
+        "# SERVE_PORT say where it listens; with VLLM_API_KEY, requests must present that key.\n"
         'cd "$(dirname "$0")" || exit\n'
         f'{command} \\\n  --port "${{SERVE_PORT:-{texts.port}}}" "$@"\n'
     )

@@ -21,7 +21,7 @@ data:
   few: {use: data.sample, rows: split.test, n: 10}
   all: {use: data.decontaminate, rows: rows, against: few}
 generate:
-  more: {use: more.rows, rows: split.train}
+  more: {use: more.rows, rows: split.train, model: base}
 train:
   sft: {use: trl.sft, model: base, rows: [split.train]}
 evaluate:
@@ -29,13 +29,14 @@ evaluate:
 plugins: [./more.py]
 """
 MORE = """\
-from finery import Dataset, Job, Step, hookimpl
+from finery import Dataset, Job, Model, Step, hookimpl
 
 
 class Rows(Step, engines=True, sections=("generate",)):
     '''New rows.'''
 
     rows: Dataset
+    model: Model
 
     def run(self, job: Job) -> Dataset: ...
 

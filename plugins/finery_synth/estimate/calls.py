@@ -21,6 +21,7 @@ from finery import (
     formats_of,
     prompt_tokens,
     sampling_of,
+    sources_of,
 )
 from finery_synth.estimate.costs import (
     Load,
@@ -62,7 +63,11 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate | None:
     price = price_of(graph, results, source_of(node, asked.model))
     bounds = costs(load, max_tokens, price)
     words = [tokens_words(load, max_tokens), cost_words(bounds, price, about=asked.is_most)]
-    lines = [_calls_line(load, asked), *words, judged.line if judged is not None else ""]
+    lines = [
+        _calls_line(load, asked, _label(node, asked)),
+        *words,
+        judged.line if judged is not None else "",
+    ]
     facts = {
         "requests": load.total,
         "answered_before": load.answered,
@@ -145,8 +150,13 @@ def _share(limit: float | None, needed: float) -> float:
 # -- words ---------------------------------------------------------------------------------------
 
 
-def _calls_line(load: Load, asked: Asked) -> str:
-    calls = "calls" if asked.model == "model" else f"calls of the {asked.model}"
+def _label(node: Node, asked: Asked) -> str:
+    """Whose calls they are, if the step takes other models too."""
+    is_only = len({source.field for source in sources_of(node, Model)}) < 2
+    return "calls" if is_only or asked.model == "model" else f"calls of the {asked.model}"
+
+
+def _calls_line(load: Load, asked: Asked, calls: str) -> str:
     if load.total is None:
         return f"{calls}: known once the rows are built"
     retries, most = asked.retries, "at most " if asked.is_most else ""

@@ -1,4 +1,6 @@
-"""The API key: the value of the environment variable that a recipe names."""
+"""The API key, the value of the environment variable that a recipe names; no secret elsewhere."""
+
+from urllib.parse import urlsplit
 
 from finery import EngineJob, UsageError
 
@@ -21,3 +23,17 @@ def key_in(variable: str, job: EngineJob) -> str:
             fix="copy the key again, without the text around it",
         )
     return key
+
+
+def check_address(base_url: str) -> None:
+    """Raise `UsageError` for the address of an API that has more than a server and a path.
+
+    The rest could be a secret, and addresses are in keys and logs.
+    """
+    parts = urlsplit(base_url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise UsageError(
+            "the address must consist of a server and a path",
+            where="base_url",
+            fix="remove the rest; to pass a key, name its environment variable in api_key",
+        )

@@ -1,11 +1,11 @@
 """`openai.model`: a model behind an OpenAI-compatible API."""
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from finery import Job, Model, Price, Step, UsageError, setting
+from finery_openai.key import check_address
 
 OPENAI = "https://api.openai.com/v1"
 FIXED = frozenset({"model", "messages", "stream", "n", "tools"})
@@ -65,13 +65,7 @@ class OpenaiModel(
 
     def check(self) -> None:
         """Raise `UsageError` for an address with secrets, or parameters that finery sets."""
-        parts = urlsplit(self.base_url)
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            raise UsageError(
-                "the address must consist of a server and a path",
-                where="base_url",
-                fix="remove the rest; to pass a key, name its environment variable in api_key",
-            )
+        check_address(self.base_url)
         for name in self.extra:
             if name in FIXED:
                 raise UsageError(

@@ -1,11 +1,11 @@
 """`retrieve.api`: an embedding model behind an OpenAI-compatible API."""
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
-from finery import Job, Model, Price, Step, UsageError, setting
+from finery import Job, Model, Price, Step, setting
+from finery_openai.key import check_address
 from finery_retrieve.formats import EMBEDDER_API
 
 OPENAI = "https://api.openai.com/v1"
@@ -55,13 +55,7 @@ class RetrieveApi(
 
     def check(self) -> None:
         """Raise `UsageError` for an address with secrets."""
-        parts = urlsplit(self.base_url)
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            raise UsageError(
-                "the address must consist of a server and a path",
-                where="base_url",
-                fix="remove the rest; to pass a key, name its environment variable in api_key",
-            )
+        check_address(self.base_url)
 
     def static_meta(self) -> dict[str, Any]:
         """The format, for the checks of steps that take the model."""

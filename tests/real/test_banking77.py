@@ -19,7 +19,7 @@ data:
   train: {{use: data.file, path: train.csv, columns: &row {{system: Name the intent., user: "{{{{ text }}}}", assistant: "{{{{ category }}}}"}}}}
   test: {{use: data.file, path: test.csv, columns: *row}}
 train:
-  sft: {{use: trl.sft, model: base, rows: train, epochs: 2, learning_rate: 1e-3}}
+  sft: {{use: trl.sft, model: base, rows: train, epochs: 4, learning_rate: 1e-3}}
 evaluate:
   judged:
     use: eval.classification

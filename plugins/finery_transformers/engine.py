@@ -97,6 +97,8 @@ class TransformersEngine(Engine):
 
     @cached_property
     def _loaded(self) -> "_Loaded":
+        from finery_transformers.generation import attention
+        from finery_transformers.generation.packing import pack
         from finery_transformers.loading import (
             load_model,
             load_tokenizer,
@@ -107,6 +109,8 @@ class TransformersEngine(Engine):
         tokenizer, model = load_tokenizer(self.model), load_model(self.model)
         load_reference(LOG_UNUSED_GPU)(self.job.log)
         to_device(model, self.job.log)
+        pack(model)
+        attention.install(model)
         return _ready(model, tokenizer, template_arguments(self.model))
 
     def _prompt(self, request: Request, sampling: Sampling) -> list[int]:

@@ -46,7 +46,10 @@ def read(model: "PreTrainedModel", prompts: Sequence[list[int]], pad: int) -> Ba
     if tokens.numel() + rest.numel() > (1 - WORTH) * whole.input_ids.numel():
         return whole
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    output = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True)
+    few = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+    output = model(
+        input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True, **few
+    )
     cache: Any = getattr(output, "cache", None)
     if not all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None])):
         return whole

@@ -1,0 +1,102 @@
+"""Linear layers with weights in the layout that oneDNN computes with. Imports torch.
+
+On a CPU, torch hands a layer's weights to oneDNN (in fp32 to MKL) as they are, and they are brought
+into blocks anew for each product. With the few rows of a step of generation, that takes as long as
+the product. torch's compiler packs weights once, with the same operators that are used here.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ROWS = 16
+"""For how many rows the layout is chosen. It suits other numbers too."""
+PROBED_TOKENS = 16
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Largest difference of logits, relative to the largest logit: rounding, not another function."""
+
+
+class PackedLinear(nn.Module):
+    """A linear layer that keeps only packed weights: [..., inputs] to [..., outputs]."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
+        self.bias = layer.bias
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """The product, in the dtype of the weights."""
+        return torch.ops.mkldnn._linear_pointwise(  # type: ignore[no-any-return]
+            values, self.packed, self.bias, "none", [], ""
+        )
+
+    def unpacked(self) -> nn.Linear:
+        """The layer as it was, to the last bit."""
+        outputs, inputs = self.packed.shape
+        with torch.device("meta"):
+            layer = nn.Linear(inputs, outputs, bias=False, dtype=self.packed.dtype)
+        layer.weight = nn.Parameter(self.packed.to_dense(), requires_grad=False)
+        layer.bias = self.bias
+        return layer
+
+
+def pack(model: "PreTrainedModel") -> bool:
+    """Pack the weights of a model on the CPU that only answers. Whether it was done.
+
+    Nothing changes on other devices, where torch or the CPU lacks the operators, and for models
+    that use a layer's weights in another way than by calling the layer: each model answers a few
+    tokens with both kinds of layers. Only one layer at a time is in memory twice.
+    """
+    if model.device.type != "cpu" or not is_supported(model.dtype):
+        return False
+    before = _logits(model)
+    _replace(model, nn.Linear, PackedLinear)
+    if _agree(model, before):
+        return True
+    _replace(model, PackedLinear, PackedLinear.unpacked)
+    return False
+
+
+def _replace(model: "PreTrainedModel", kind: type[nn.Module], by: Callable[[Any], Any]) -> None:
+    """Replace the layers of a kind, but not those of other dtypes than the model's."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer) is kind and _dtype(layer) is model.dtype:
+                setattr(parent, name, by(layer))
+
+
+def _dtype(layer: Any) -> torch.dtype:
+    weights: torch.Tensor = layer.packed if isinstance(layer, PackedLinear) else layer.weight
+    return weights.dtype
+
+
+def is_supported(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes in a dtype on this machine."""
+    operators: Any = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not hasattr(operators, "_linear_pointwise"):
+        return False
+    if dtype is torch.bfloat16:
+        return bool(operators._is_mkldnn_bf16_supported())
+    return dtype is torch.float32
+
+
+def _agree(model: "PreTrainedModel", before: torch.Tensor) -> bool:
+    try:
+        after = _logits(model)
+    except (RuntimeError, AttributeError, TypeError):  # it reads weights that are no longer there
+        return False
+    largest = float(before.abs().max())
+    return bool((after - before).abs().max() <= TOLERANCE[model.dtype] * largest)
+
+
+def _logits(model: "PreTrainedModel") -> torch.Tensor:
+    """Of a few tokens, in fp32."""
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.arange(min(PROBED_TOKENS, vocabulary))[None]
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False).logits.float()  # type: ignore[no-any-return]

@@ -6,6 +6,8 @@ RETRIEVING = "retrieving"
 EMBEDDER, EMBEDDER_API = "embedder", "embedder-api"
 EMBEDDERS = (EMBEDDER, EMBEDDER_API)
 """Formats of models that embed texts, and answer no prompts."""
+TOKENIZERS = ("transformers", "gguf", "adapter")
+"""Formats of models that `finery_transformers` loads a tokenizer of."""
 
 
 def require_answering(model: Model, where: str) -> None:
@@ -33,6 +35,17 @@ def require_embedder(model: Model, where: str) -> None:
             f"a model of the format '{format_}' can't embed texts",
             where=where,
             fix="name a step of retrieve.embedder, retrieve.wheel or retrieve.api",
+        )
+
+
+def require_tokenizer(model: Model, where: str) -> None:
+    """Raise `UsageError` for a model without files that have a tokenizer."""
+    format_ = model.meta.get("format", TOKENIZERS[0])
+    if format_ not in TOKENIZERS:
+        raise UsageError(
+            f"a model of the format '{format_}' has no tokenizer that finery can load",
+            where=where,
+            fix="name a Hugging Face folder, a GGUF or an adapter, e.g. a step of hub.model",
         )
 
 

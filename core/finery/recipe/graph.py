@@ -386,9 +386,9 @@ def base_models(node: Node) -> list[Source]:
     """The models that a step's own model is made from.
 
     These are the inputs with the role `base`. If no input has that role, they are all models that
-    the step takes.
+    the step takes, except those with the role `tokenizer`.
     """
-    models = sources_of(node, Model)
+    models = [s for s in sources_of(node, Model) if s.role != "tokenizer"]
     return [s for s in models if s.role == "base"] or models
 
 

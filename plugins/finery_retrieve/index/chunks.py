@@ -13,18 +13,25 @@ from finery.rows import Row
 
 FORMAT = "retrieve"
 """`meta["format"]` of an index that `Retriever` can search."""
+COUNTS_TOKENS = "counts_tokens"
+"""`meta` of an index: whether its chunks have `tokens`."""
 CHUNKS, OFFSETS = "chunks.jsonl", "offsets.npy"
 PLACES = ("line", "page")
 
 
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A text to be found. place: `{"line": 12}` or `{"page": 3}`, where it begins in its source."""
+    """A text to be found.
+
+    place: `{"line": 12}` or `{"page": 3}`, where it begins in its source. tokens: of its text as
+    prompts contain it; None in an index without `tokenizer`.
+    """
 
     id: str
     text: str
     source: str = ""
     heading: str = ""
     place: dict[str, int] = {}
+    tokens: int | None = None
 
     @property
     def searched(self) -> str:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finery import DataError, EngineJob, OneFile, UsageError, shown
+from finery import DataError, EngineJob, Index, OneFile, UsageError, shown
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.messages import in_front
+from finery_retrieve.index.chunks import COUNTS_TOKENS
 from finery_retrieve.index.control import plain
 from finery_retrieve.index.hit import Hit
 from finery_synth.ask.prompts import Prompt
@@ -50,7 +51,7 @@ class ContextPrompt:
     """A template for questions with retrieved chunks.
 
     source: the template's text. unknown: what a model is to answer if the chunks don't say.
-    limit: most characters of all chunks' texts together; None: no limit.
+    limit: most tokens of all chunks' texts together, as the index counts them; None: no limit.
     """
 
     def __init__(
@@ -89,11 +90,14 @@ class ContextPrompt:
         return {"template": self.source, "unknown": self.unknown, "limit": self.limit}
 
     def fitting(self, hits: Sequence[Hit]) -> list[Hit]:
-        """The first hits, as many as fit within `limit`; the rest is left out as a whole."""
+        """The first hits, as many as fit within `limit`; the rest is left out as a whole.
+
+        Raises `DataError` with a limit if the index counts no tokens.
+        """
         room, fitting = self.limit, list[Hit]()
         for hit in hits:
             if room is not None:
-                room -= len(hit.text)
+                room -= _tokens(hit)
                 if room < 0:
                     break
             fitting.append(hit)
@@ -131,6 +135,17 @@ def check_unknown(unknown: str) -> None:
         )
 
 
+def check_counts(index: Index, limit: int | None) -> None:
+    """Raise `UsageError` for a limit with an index that is known to count no tokens."""
+    if limit is not None and index.meta.get(COUNTS_TOKENS) is False:
+        raise UsageError(
+            f"limit is in tokens, and {index.ref or 'the index'} doesn't count any",
+            where="limit",
+            fix=f"add `tokenizer: MODEL` to {index.ref or 'retrieve.index'}. MODEL is the model "
+            "whose tokens count, e.g. the base of the training",
+        )
+
+
 def check_limit(emptied: int, prompts: int, limit: int | None, job: EngineJob) -> None:
     """Log prompts that `limit` leaves without documents. Raises `DataError` if all are.
 
@@ -138,10 +153,10 @@ def check_limit(emptied: int, prompts: int, limit: int | None, job: EngineJob) -
     """
     if not emptied:
         return
-    what = f"{limit or 0:,} characters are less than the first chunk"
+    what = f"the first chunk has more than {limit or 0:,} tokens"
     if emptied == prompts:
         raise DataError(
-            f"limit leaves no prompt with a document: {what} of each",
+            f"limit leaves no prompt with a document: {what} in each",
             where="limit",
             fix="raise limit, or make chunks smaller: `chunk` of docs.files",
         )
@@ -199,6 +214,16 @@ def _content(turn: Message, text: str) -> Any:
         return text
     others = [part for part in turn["content"] if part.get("type") != "text"]
     return [{"type": "text", "text": text}, *others]
+
+
+def _tokens(hit: Hit) -> int:
+    if hit.tokens is None:
+        raise DataError(
+            "the index counts no tokens, and limit needs them",
+            where="limit",
+            fix="add `tokenizer` to the step of the index: the model whose tokens count",
+        )
+    return hit.tokens
 
 
 def _variables(label: int, hit: Hit) -> dict[str, Any]:

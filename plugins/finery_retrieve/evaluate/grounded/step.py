@@ -73,7 +73,7 @@ class Grounded(
     - `cited`: the share of answers that cite the chunk with the answer, and no number that isn't in
       the prompt. Counted where the context contains the answer, as are the next two.
     - `quoted`: the share of answers with a quote before a citation, all of them word for word in
-      the chunk that they cite.
+      a chunk that is cited right after them.
     - `answered`: the share of answers that don't abstain.
     - `abstained`: the share of answers that abstain where the documents don't contain the answer:
       with `distractors`, and in `retrieved` for rows with `answerable: false`.

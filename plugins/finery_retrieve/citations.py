@@ -41,7 +41,7 @@ class Citation(NamedTuple):
 
 
 class Quote(NamedTuple):
-    """A quote, and the numbers that are cited right after it, of which there is at least one."""
+    """A quote, and the numbers that are cited right after it, each once; there is at least one."""
 
     text: str
     numbers: list[int]
@@ -85,7 +85,7 @@ def check_citations(answer: str, chunks: Sequence[str]) -> Checked:
     together = list(_together(answer))
     cited = list(dict.fromkeys(number for numbers, _ in together for number in numbers))
     unknown = [number for number in cited if not 1 <= number <= len(chunks)]
-    quotes = [Quote(quote, numbers) for numbers, quote in together if quote is not None]
+    quotes = [Quote(of, list(dict.fromkeys(numbers))) for numbers, of in together if of is not None]
     altered = [quote for quote in quotes if _is_altered(quote, chunks)]
     return Checked(cited, unknown, len(quotes), altered)
 

@@ -5,6 +5,7 @@ has the tokenizer of another base.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from finery import About, Graph, Model, Node, Note, Results, base_models, sources_of, trains
@@ -15,7 +16,7 @@ OTHER = "other-tokenizer"
 KINDS = {
     OTHER: About(
         when="`limit` counts tokens by the tokenizer of another base than that of the model that "
-        "gets the prompts, once both are built",
+        "gets the prompts, and both bases are built",
         why="Tokenizers split texts differently, so chunks within the limit can have more or fewer "
         "tokens for the model.",
     ),
@@ -31,22 +32,18 @@ def notes_on_tokenizers(graph: Graph, results: Results) -> Iterator[Note]:
         if node.use not in LIMITED or getattr(node.step, "limit", None) is None:
             continue
         for tokenizer in _tokenizers(graph, node):
-            counted = _roots(graph, tokenizer)
-            models = (
-                name for name in _models(graph, node) if _differs(graph, results, name, counted)
-            )
-            other = next(models, None)
-            if other is not None:
-                yield _note(node, other, tokenizer)
+            models = _models(graph, node)
+            others = (name for name in models if _differ(graph, results, name, tokenizer))
+            yield from (_note(graph, node, name, tokenizer) for name in islice(others, 1))
 
 
-def _note(node: Node, model: str, tokenizer: str) -> Note:
-    (index,) = {source.step for source in node.sources if source.field == "index"}
+def _note(graph: Graph, node: Node, model: str, tokenizer: str) -> Note:
+    index = next(source.step for source in node.sources if source.field == "index")
     return Note(
         name=OTHER,
-        text=f"the limit of {node.name} counts tokens of {tokenizer}, and its prompts are for "
-        f"{model}, which has another base",
-        fix=f"write the base of {model} as tokenizer of {index}",
+        text=f"the limit of {node.name} counts tokens of {tokenizer}, but its prompts are for "
+        f"{model}",
+        fix=f"write tokenizer: {min(_roots(graph, model))} in {index}",
         step=node.name,
         place=(*node.place, "limit"),
     )
@@ -69,15 +66,14 @@ def _models(graph: Graph, node: Node) -> Iterator[str]:
         yield from (s.step for s in sources_of(node, Model) if s.field in ("model", "models"))
 
 
-def _differs(graph: Graph, results: Results, model: str, counted: set[str]) -> bool:
-    """Whether a model and the counting tokenizer are known to have different bases."""
-    others = _roots(graph, model)
-    if others & counted:
+def _differ(graph: Graph, results: Results, model: str, tokenizer: str) -> bool:
+    """Whether a model and the one that counts are known to have different bases."""
+    bases, counting = _roots(graph, model), _roots(graph, tokenizer)
+    facts = [results.meta(name) for name in (*bases, *counting)]
+    if bases & counting or not all(of and of.get("format") in TOKENIZERS for of in facts):
         return False
-    facts = [results.meta(name) for name in (*others, *counted)]
-    if not all(of is not None and of.get("format") in TOKENIZERS for of in facts):
-        return False
-    return len({_vocabulary(of) for of in facts}) > 1 or None in map(_vocabulary, facts)
+    vocabularies = {_vocabulary(of) for of in facts}
+    return len(vocabularies) > 1 or None in vocabularies
 
 
 def _roots(graph: Graph, step: str) -> set[str]:

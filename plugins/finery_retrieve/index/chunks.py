@@ -13,8 +13,6 @@ from finery.rows import Row
 
 FORMAT = "retrieve"
 """`meta["format"]` of an index that `Retriever` can search."""
-COUNTS_TOKENS = "counts_tokens"
-"""`meta` of an index: whether its chunks have `tokens`."""
 CHUNKS, OFFSETS = "chunks.jsonl", "offsets.npy"
 PLACES = ("line", "page")
 

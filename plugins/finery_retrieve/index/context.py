@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finery import DataError, EngineJob, Index, OneFile, UsageError, shown
+from finery import DataError, EngineJob, OneFile, UsageError, shown
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.messages import in_front
-from finery_retrieve.index.chunks import COUNTS_TOKENS
 from finery_retrieve.index.control import plain
 from finery_retrieve.index.hit import Hit
 from finery_synth.ask.prompts import Prompt
@@ -132,17 +131,6 @@ def check_unknown(unknown: str) -> None:
             f"unknown: {unknown!r} has no letters",
             where="unknown",
             fix=f"write what a model is to answer if the documents don't say, e.g. {UNKNOWN}",
-        )
-
-
-def check_counts(index: Index, limit: int | None) -> None:
-    """Raise `UsageError` for a limit with an index that is known to count no tokens."""
-    if limit is not None and index.meta.get(COUNTS_TOKENS) is False:
-        raise UsageError(
-            f"limit is in tokens, and {index.ref or 'the index'} doesn't count any",
-            where="limit",
-            fix=f"add `tokenizer: MODEL` to {index.ref or 'retrieve.index'}. MODEL is the model "
-            "whose tokens count, e.g. the base of the training",
         )
 
 

@@ -10,7 +10,8 @@ from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import Drops
 from finery.rows.parts import changed, id_of, read
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_counts, check_unknown
+from finery_retrieve.formats import require_counts
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.missing import no_chunks
 from finery_retrieve.questions import (
@@ -115,7 +116,7 @@ class Raft(
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         check_unknown(self.unknown)
-        check_counts(self.index, self.limit)
+        require_counts(self.index, self.limit)
 
     def check_files(self) -> None:
         """Raise `UsageError` for an empty or invalid template."""

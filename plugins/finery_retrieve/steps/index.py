@@ -10,8 +10,8 @@ from finery import DataError, Dataset, Index, Job, Model, Step, UsageError, coun
 from finery.rows.dropped import Drops, by_reason
 from finery.rows.parts import named, read
 from finery_retrieve.embed.cached import CachedEmbedder
-from finery_retrieve.formats import require_embedder, require_tokenizer
-from finery_retrieve.index.chunks import COUNTS_TOKENS, FORMAT, Chunk, ChunkWriter
+from finery_retrieve.formats import COUNTS_TOKENS, require_embedder, require_tokenizer
+from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter
 from finery_retrieve.index.control import has_control_tokens
 from finery_retrieve.index.lexical import FOLDER, LexicalWriter
 from finery_retrieve.index.vectors import write_embeddings

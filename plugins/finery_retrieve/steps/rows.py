@@ -7,10 +7,10 @@ from typing import Any
 from finery import DataError, Dataset, Index, Job, OneFile, Step, setting, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import changed, named, read
+from finery_retrieve.formats import require_counts
 from finery_retrieve.index.context import (
     UNKNOWN,
     ContextPrompt,
-    check_counts,
     check_limit,
     check_question,
     check_unknown,
@@ -49,7 +49,7 @@ class RetrieveRows(
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         check_unknown(self.unknown)
-        check_counts(self.index, self.limit)
+        require_counts(self.index, self.limit)
 
     def check_files(self) -> None:
         """Raise `UsageError` for a template that can't be used."""

@@ -21,7 +21,8 @@ from finery.rows import Row, snippet
 from finery.rows.dropped import DROPPED
 from finery.rows.sidecar import lines_of
 from finery_data.view.dataset import DatasetView
-from finery_retrieve.index.chunks import COUNTS_TOKENS, Chunks
+from finery_retrieve.formats import COUNTS_TOKENS
+from finery_retrieve.index.chunks import Chunks
 from finery_retrieve.index.lexical import FOLDER, VOCABULARY
 from finery_retrieve.steps.token_counts import in_words
 

@@ -46,8 +46,8 @@ from finery_retrieve.evaluate.grounded.outcome import (
 from finery_retrieve.evaluate.grounded.verdicts import verdict_on
 from finery_retrieve.evaluate.measures import Measure, clusters_of, pairs_of, scores_of
 from finery_retrieve.evaluate.rows import read_questions, refuse_rows
-from finery_retrieve.formats import require_answering
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_counts, check_unknown
+from finery_retrieve.formats import require_answering, require_counts
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.questions import Question
 
@@ -143,7 +143,7 @@ class Grounded(
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         check_unknown(self.unknown)
-        check_counts(self.index, self.limit)
+        require_counts(self.index, self.limit)
         if len(set(self.contexts)) < len(self.contexts):
             raise UsageError("a context is listed twice", where="contexts", fix="list each once")
         super().check()

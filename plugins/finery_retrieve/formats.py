@@ -66,8 +66,8 @@ def require_counts(index: Index, limit: int | None) -> None:
     """Raise `UsageError` for a limit with an index that is known to count no tokens."""
     if limit is not None and index.meta.get(COUNTS_TOKENS) is False:
         raise UsageError(
-            f"limit is in tokens, and {index.ref or 'the index'} doesn't count any",
+            f"limit counts tokens, but {index.ref or 'the index'} has no tokenizer",
             where="limit",
-            fix=f"add `tokenizer: MODEL` to {index.ref or 'retrieve.index'}. MODEL is the model "
-            "whose tokens count, e.g. the base of the training",
+            fix=f"add `tokenizer: MODEL` to {index.ref or 'retrieve.index'}, with the model whose "
+            "tokens count, e.g. the base of the training",
         )

@@ -153,7 +153,7 @@ def test_a_bundle_without_counts_is_refused(tmp_path: Path) -> None:
     settings = json.loads(file.read_text())
     settings["prompt"]["limit"] = 900
     file.write_text(json.dumps(settings))
-    with pytest.raises(Unusable, match="doesn't count any") as raised:
+    with pytest.raises(Unusable, match="doesn't have their numbers") as raised:
         opened(file.parent)
     assert raised.value.fix == "build the bundle again"
 
@@ -199,7 +199,9 @@ def test_a_limit_needs_an_index_that_counts_tokens(tmp_path: Path, section: str)
     head = f"{section}:\n"
     text = RECIPE if head in RECIPE else f"{RECIPE}{head}"
     recipe.write_text(text.replace(head, head + ADDED[section]))
-    with pytest.raises(RecipeError, match="limit is in tokens, and plain doesn't count") as raised:
+    with pytest.raises(
+        RecipeError, match="limit counts tokens, but plain has no tokenizer"
+    ) as raised:
         open_graph(recipe)
     lines = recipe.read_text().splitlines()
     line = next(n for n, of in enumerate(lines, 1) if "more:" in of)
@@ -219,10 +221,10 @@ def test_an_index_of_which_nothing_was_known_is_refused_when_it_is_used(tmp_path
     ]  # fmt: skip
     for number, step in enumerate(steps):
         step.check()
-        with pytest.raises(DataError, match="the index counts no tokens"):
+        with pytest.raises(DataError, match="limit counts tokens, but the index has no tokenizer"):
             step.run(TestJob(tmp_path / f"job{number}"))
     index.meta["counts_tokens"] = False
-    with pytest.raises(UsageError, match="limit is in tokens, and index doesn't count any"):
+    with pytest.raises(UsageError, match="limit counts tokens, but index has no tokenizer"):
         RetrieveModel(model=reader, index=index, limit=40).check()
 
 

@@ -207,9 +207,9 @@ def _content(turn: Message, text: str) -> Any:
 def _tokens(hit: Hit) -> int:
     if hit.tokens is None:
         raise DataError(
-            "the index counts no tokens, and limit needs them",
+            "limit counts tokens, but the index has no tokenizer",
             where="limit",
-            fix="add `tokenizer` to the step of the index: the model whose tokens count",
+            fix="add `tokenizer: MODEL` to retrieve.index, with the model whose tokens count",
         )
     return hit.tokens
 

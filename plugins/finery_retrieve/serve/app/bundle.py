@@ -72,7 +72,7 @@ def opened_from(
     prompt = ContextPrompt({**settings["prompt"], "template": template})
     searcher = Searcher(index, facts, model)
     if settings["prompt"]["limit"] is not None and "tokens" not in searcher.chunk(0):
-        what = "limit is in tokens, and the index of the bundle doesn't count any"
+        what = "limit counts tokens, but the index of the bundle doesn't have their numbers"
         raise Unusable(what, fix="build the bundle again")
     return Opened(settings, searcher, prompt)
 

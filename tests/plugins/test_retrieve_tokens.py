@@ -31,6 +31,7 @@ from finery_retrieve.serve.app.server import Unusable
 from finery_retrieve.steps import token_counts
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.model import RetrieveModel
+from finery_retrieve.steps.preflight import IndexPreflight
 from finery_retrieve.steps.rows import RetrieveRows
 from finery_retrieve.steps.token_counts import TokenCounts
 
@@ -235,6 +236,14 @@ def test_a_model_without_a_tokenizer_counts_nothing(tmp_path: Path, format_: str
     with pytest.raises(UsageError, match=f"'{format_}' has no tokenizer") as raised:
         step.run(TestJob(tmp_path / "job"))
     assert raised.value.where == "tokenizer"
+
+
+@pytest.mark.parametrize("method", ["bm25", "dense"])
+def test_counting_needs_transformers(counter: Model, method: Any) -> None:
+    step = RetrieveIndex(rows=[], method=method, tokenizer=counter)
+    assert IndexPreflight(step).packages()["transformers"] == "finery[train]"
+    without = RetrieveIndex(rows=[], method=method)
+    assert "transformers" not in IndexPreflight(without).packages()
 
 
 @pytest.fixture(scope="module")

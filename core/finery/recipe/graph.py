@@ -386,9 +386,9 @@ def base_models(node: Node) -> list[Source]:
     """The models that a step's own model is made from.
 
     These are the inputs with the role `base`. If no input has that role, they are all models that
-    the step takes, except those with the role `tokenizer`.
+    the step takes.
     """
-    models = [s for s in sources_of(node, Model) if s.role != "tokenizer"]
+    models = sources_of(node, Model)
     return [s for s in models if s.role == "base"] or models
 
 

@@ -59,6 +59,14 @@ def tiny_tokenizer(template: str | None = CHATML) -> Any:
     return made
 
 
+def tiny_counter(folder: Path, name: str = "base") -> Model:
+    """A folder with nothing but the tokenizer, to count tokens with; named as in a recipe."""
+    tiny_tokenizer().save_pretrained(str(folder))
+    model = Model(folder, meta={"format": "transformers"})
+    model.ref = name
+    return model
+
+
 def tiny_llama(folder: Path, template: str | None = CHATML, *, width: int = 32) -> Model:
     """Write the model: two layers with random weights, always the same, and a context of 256."""
     import torch

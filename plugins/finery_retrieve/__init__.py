@@ -57,9 +57,9 @@ def finery_engines() -> Mapping[str, str]:
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
-    from finery_retrieve import notes, prompt_notes
+    from finery_retrieve import notes, prompt_notes, tokenizer_notes
 
-    return notes.KINDS | prompt_notes.KINDS
+    return notes.KINDS | prompt_notes.KINDS | tokenizer_notes.KINDS
 
 
 @hookimpl
@@ -71,8 +71,13 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
         return []  # the recipe has no such step
     from finery_retrieve.notes import notes_on
     from finery_retrieve.prompt_notes import notes_on_prompts
+    from finery_retrieve.tokenizer_notes import notes_on_tokenizers
 
-    return [*notes_on(graph, results), *notes_on_prompts(graph)]
+    return [
+        *notes_on(graph, results),
+        *notes_on_prompts(graph),
+        *notes_on_tokenizers(graph, results),
+    ]
 
 
 @hookimpl

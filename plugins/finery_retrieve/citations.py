@@ -40,54 +40,54 @@ class Citation(NamedTuple):
     quote: str | None = None
 
 
+class Quote(NamedTuple):
+    """A quote, and the numbers that are cited right after it, each once; there is at least one."""
+
+    text: str
+    numbers: list[int]
+
+
 class Checked(NamedTuple):
     """The citations of an answer, compared with the chunks of its prompt.
 
     cited: the numbers, each once, in the order of the answer. unknown: those of no chunk.
-    quotes: number of quotes. altered: the quotes that aren't in the chunk that they cite.
+    quotes: number of quotes. altered: the quotes that are in none of the chunks that they cite.
     """
 
     cited: list[int]
     unknown: list[int]
     quotes: int
-    altered: list[Citation]
+    altered: list[Quote]
 
     @property
     def faults(self) -> list[str]:
         """What is wrong, one line each; empty if nothing is."""
         numbers = [f"[{number}] is the number of no document" for number in self.unknown]
         return numbers + [
-            f'not in [{of.number}] word for word: "{of.quote}"' for of in self.altered
+            f'not in {" or ".join(f"[{n}]" for n in of.numbers)} word for word: "{of.text}"'
+            for of in self.altered
         ]
 
 
 def citations(answer: str) -> list[Citation]:
     """The citations of an answer in their order. Numbers in code, e.g. `rows[0]`, are none.
 
-    `[1, 3]` cites two chunks, and a quote before it must be in both; `[1-3]` cites three. A quote
-    ends before the number, with at most a punctuation mark between them; the number may be in
-    parentheses. The quotation marks of other languages count like straight ones. Shorter texts in
-    quotation marks than `LEAST`, e.g. the name of a button, are no quotes.
+    `[1, 3]` and `[1] [3]` cite two chunks, and a quote before them belongs to both; `[1-3]` cites
+    three. A quote ends before the numbers, with at most a punctuation mark between them; numbers
+    may be in parentheses. The quotation marks of other languages count like straight ones. Shorter
+    texts in quotation marks than `LEAST`, e.g. the name of a button, are no quotes.
     """
-    return [
-        Citation(number, _quote_of(match, answer))
-        for match in _CITATION.finditer(_without_code(answer))
-        for number in _numbers(match["numbers"])
-    ]
+    return [Citation(number, quote) for numbers, quote in _together(answer) for number in numbers]
 
 
 def check_citations(answer: str, chunks: Sequence[str]) -> Checked:
     """The citations of an answer, compared with the chunks of its prompt, in prompt order."""
-    every = citations(answer)
-    unknown = [of.number for of in every if not 1 <= of.number <= len(chunks)]
-    quoted = [of for of in every if of.quote is not None]
-    altered = [
-        of
-        for of in quoted
-        if of.number not in unknown and not is_verbatim(of.quote or "", chunks[of.number - 1])
-    ]
-    cited = list(dict.fromkeys(of.number for of in every))
-    return Checked(cited, list(dict.fromkeys(unknown)), len(quoted), altered)
+    together = list(_together(answer))
+    cited = list(dict.fromkeys(number for numbers, _ in together for number in numbers))
+    unknown = [number for number in cited if not 1 <= number <= len(chunks)]
+    quotes = [Quote(of, list(dict.fromkeys(numbers))) for numbers, of in together if of is not None]
+    altered = [quote for quote in quotes if _is_altered(quote, chunks)]
+    return Checked(cited, unknown, len(quotes), altered)
 
 
 def without_citations(answer: str) -> str:
@@ -136,6 +136,28 @@ def letters(text: str) -> int:
     return sum(map(str.isalnum, text))
 
 
+def _together(answer: str) -> Iterator[tuple[list[int], str | None]]:
+    """The numbers that are cited together, and the quote before them."""
+    numbers, quote, end = list[int](), None, 0
+    for match in _CITATION.finditer(_without_code(answer)):
+        own = list(_numbers(match["numbers"]))
+        if numbers and not _has_marks(match) and not answer[end : match.start()].strip():
+            numbers += own
+        else:
+            if numbers:
+                yield numbers, quote
+            numbers, quote = own, _quote_of(match, answer)
+        end = match.end()
+    if numbers:
+        yield numbers, quote
+
+
+def _is_altered(quote: Quote, chunks: Sequence[str]) -> bool:
+    """Whether chunks with its numbers exist, and none has the quote word for word."""
+    cited = [chunks[number - 1] for number in quote.numbers if 1 <= number <= len(chunks)]
+    return bool(cited) and not any(is_verbatim(quote.text, chunk) for chunk in cited)
+
+
 def _numbers(text: str) -> Iterator[int]:
     """The numbers between brackets, with those inside of ranges."""
     for part in re.split("[,;]", text):
@@ -144,6 +166,11 @@ def _numbers(text: str) -> Iterator[int]:
             yield from range(first, last[0] + 1)
         else:
             yield from (first, *last)
+
+
+def _has_marks(match: re.Match[str]) -> bool:
+    """Whether a text in quotation marks belongs to a match, a quote or a shorter one."""
+    return any(match[name] is not None for name in _QUOTES)
 
 
 def _quote_of(match: re.Match[str], answer: str) -> str | None:

@@ -1,11 +1,15 @@
-"""Which models fit a step, as far as it is known: before the build, or when the step starts."""
+"""Which models and indices fit a step, as far as it is known: before a build, or at its start."""
 
-from finery import Model, UsageError
+from finery import Index, Model, UsageError
 
 RETRIEVING = "retrieving"
 EMBEDDER, EMBEDDER_API = "embedder", "embedder-api"
 EMBEDDERS = (EMBEDDER, EMBEDDER_API)
 """Formats of models that embed texts, and answer no prompts."""
+TOKENIZERS = ("transformers", "gguf", "adapter")
+"""Formats of models that `finery_transformers` loads a tokenizer of."""
+COUNTS_TOKENS = "counts_tokens"
+"""In the `meta` of an index: whether its chunks have `tokens`."""
 
 
 def require_answering(model: Model, where: str) -> None:
@@ -36,6 +40,17 @@ def require_embedder(model: Model, where: str) -> None:
         )
 
 
+def require_tokenizer(model: Model, where: str) -> None:
+    """Raise `UsageError` for a model without files that have a tokenizer."""
+    format_ = model.meta.get("format", TOKENIZERS[0])
+    if format_ not in TOKENIZERS:
+        raise UsageError(
+            f"a model of the format '{format_}' has no tokenizer that finery can load",
+            where=where,
+            fix="name a Hugging Face folder, a GGUF or an adapter, e.g. a step of hub.model",
+        )
+
+
 def require_retrieving(model: Model, where: str) -> None:
     """Raise `UsageError` for a model that retrieves no documents."""
     format_ = model.meta.get("format", RETRIEVING)
@@ -44,4 +59,15 @@ def require_retrieving(model: Model, where: str) -> None:
             f"a model of the format '{format_}' retrieves no documents",
             where=where,
             fix="name a step of retrieve.model",
+        )
+
+
+def require_counts(index: Index, limit: int | None) -> None:
+    """Raise `UsageError` for a limit with an index that is known to count no tokens."""
+    if limit is not None and index.meta.get(COUNTS_TOKENS) is False:
+        raise UsageError(
+            f"limit counts tokens, but {index.ref or 'the index'} has no tokenizer",
+            where="limit",
+            fix=f"add `tokenizer: MODEL` to {index.ref or 'retrieve.index'}, with the model whose "
+            "tokens count, e.g. the base of the training",
         )

@@ -13,27 +13,32 @@ INDEX = Hints(
         "b": "bm25.b",
         "delta": "bm25.delta",
         **dict.fromkeys(("language", "stemmer", "stopwords"), "bm25.language"),
+        **dict.fromkeys(("count_tokens", "tokens", "tokenizer_model"), "tokenizer"),
     },
     absent={
         **dict.fromkeys(("chunk", "chunk_size", "overlap", "path"), "set it in docs.files"),
         **dict.fromkeys(("top_k", "k"), "set k in retrieve.rows and retrieve.model"),
+        **dict.fromkeys(("limit", "max_tokens"), "set limit in retrieve.rows and retrieve.model"),
         **dict.fromkeys(("ann", "hnsw", "faiss", "nlist", "ef"), _APPROXIMATE),
     },
     called=("bm25", "index", "vector_store", "vectorstore", "retriever", "rag.index", "faiss"),
 )
+_CHARACTERS = dict.fromkeys(("max_characters", "max_chars"), "write limit, which is in tokens")
 _CONTEXT = {
     **dict.fromkeys(("top_k", "n", "hits"), "k"),
     **dict.fromkeys(("retriever", "documents", "docs", "store"), "index"),
     **dict.fromkeys(("template", "prompt_template"), "prompt"),
-    **dict.fromkeys(("max_characters", "max_chars", "max_context"), "limit"),
+    **dict.fromkeys(("max_tokens", "max_context", "max_context_tokens", "token_limit"), "limit"),
     **dict.fromkeys(("no_answer", "fallback", "refusal"), "unknown"),
 }
 ROWS = Hints(
     settings={**_CONTEXT, **dict.fromkeys(("data", "dataset", "questions"), "rows")},
+    absent=_CHARACTERS,
     called=("retrieve", "rag.rows", "retrieve.context"),
 )
 MODEL = Hints(
     settings={**_CONTEXT, **dict.fromkeys(("base", "llm"), "model")},
+    absent=_CHARACTERS,
     called=("rag", "rag.model", "retrieval"),
 )
 API = Hints(

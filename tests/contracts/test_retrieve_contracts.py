@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from tiny_llama import tiny_counter
+
 from finery import Index, Model, Step
 from finery.testing import EngineContract, StepContract, dataset, run_step, table_model
 from finery_openai.model import OpenaiModel
@@ -20,7 +22,9 @@ ROWS = [{"prompt": f"When does my {thing} arrive?", "completion": "Soon."} for t
 
 
 def index_in(folder: Path) -> Index:
-    step = RetrieveIndex(rows=[dataset(folder / "chunks", CHUNKS)])
+    step = RetrieveIndex(
+        rows=[dataset(folder / "chunks", CHUNKS)], tokenizer=tiny_counter(folder / "base")
+    )
     index = run_step(step, folder / "index")
     assert isinstance(index, Index)
     return index

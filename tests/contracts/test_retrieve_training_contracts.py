@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from asking import chunk_rows, index_of, question_row
+from tiny_llama import tiny_counter
 
 from finery import Step
 from finery.testing import StepContract, dataset, table_model
@@ -17,7 +18,8 @@ ROOMS = range(10, 13)
 def given(folder: Path) -> dict[str, Any]:
     """Questions and an index of what they are about."""
     rows = dataset(folder / "questions", [question_row(room) for room in ROOMS])
-    return {"rows": rows, "index": index_of(folder, chunk_rows(ROOMS))}
+    tokenizer = tiny_counter(folder / "base")
+    return {"rows": rows, "index": index_of(folder, chunk_rows(ROOMS), tokenizer=tokenizer)}
 
 
 class TestRaft(StepContract):

@@ -16,6 +16,7 @@ from hostile_server import Reply, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import gguf_model
+from tiny_llama import tiny_counter
 
 from finery import Files, Model, OneFile, Request, Sampling, StepError
 from finery.rows import Conversation
@@ -140,7 +141,8 @@ def test_it_sends_what_the_model_is_sent(
     bm25 = Bm25(language=language, method=method)  # type: ignore[arg-type]
     with TemporaryDirectory() as name:
         folder = Path(name)
-        index = indexed(folder, rows, bm25=bm25)
+        tokenizer = None if limit is None else tiny_counter(folder / "base")
+        index = indexed(folder, rows, bm25=bm25, tokenizer=tokenizer)
         model = retrieving(folder / "rag", api_model(folder / "api"), index, k=k, limit=limit)
         app = opened(bundled(folder / "bundle", model).path)
         conversation = [*turns, {"role": "user", "content": question}]

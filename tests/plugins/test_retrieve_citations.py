@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from finery_retrieve.citations import (
     LEAST,
     Citation,
+    Quote,
     check_citations,
     citations,
     is_verbatim,
@@ -33,7 +34,15 @@ words = st.lists(st.text("abcdefgh", min_size=2, max_size=8), min_size=4, max_si
     ("« fichiers de 50 Mo » [1]", [Citation(1, "fichiers de 50 Mo")]),
     ("»Dateien bis 50 MB« [1]", [Citation(1, "Dateien bis 50 MB")]),
     ("‘Files aren’t read’ [1]", [Citation(1, "Files aren’t read")]),
-    ('"Files are read" [1][2]', [Citation(1, "Files are read"), Citation(2)]),
+    ('"Files are read" [1][2]', [Citation(n, "Files are read") for n in (1, 2)]),
+    ('"Files are read" [1] ([2])\n[3, 4]', [Citation(n, "Files are read") for n in (1, 2, 3, 4)]),
+    ('"Files are read" [1] and [2], [3]',
+     [Citation(1, "Files are read"), Citation(2), Citation(3)]),
+    ('"Files are read" [1], [2]', [Citation(1, "Files are read"), Citation(2)]),
+    ('"Files are read" [1] `and` [2]', [Citation(1, "Files are read"), Citation(2)]),
+    ('"Files are read" [1] "OK" [2]', [Citation(1, "Files are read"), Citation(2)]),
+    ('"Files are read" [1] "Others are skipped" [2]',
+     [Citation(1, "Files are read"), Citation(2, "Others are skipped")]),
     ("Three say so [1-3], and [5 – 6].", [Citation(n) for n in (1, 2, 3, 5, 6)]),
     ("From [3-1] and [1-900].", [Citation(n) for n in (3, 1, 1, 900)]),
     ("It was so in [2024] [1].", [Citation(1)]),
@@ -55,7 +64,20 @@ def test_quotes_must_be_in_the_chunk_that_they_cite() -> None:
     altered = check_citations('"Files up to 60 MB are read" [2]', CHUNKS)
     assert altered.faults == ['not in [2] word for word: "Files up to 60 MB are read"']
     elsewhere = check_citations('"Files up to 50 MB are read" [1]', CHUNKS)
-    assert [of.number for of in elsewhere.altered] == [1]
+    assert [of.numbers for of in elsewhere.altered] == [[1]]
+
+
+@pytest.mark.parametrize(
+    "numbers", ["[1][2]", "[2] [1]", "[1, 2]", "[1-2]", "([2])([1])", "[2][9]", "[2][1][2]"]
+)
+def test_a_quote_of_several_chunks_is_in_one_of_them(numbers: str) -> None:
+    checked = check_citations(f'"Files up to 50 MB are read" {numbers}', CHUNKS)
+    assert (checked.quotes, checked.altered) == (1, [])
+    assert len(checked.cited) == 2
+    altered = check_citations(f'"Files up to 60 MB are read" {numbers}', CHUNKS)
+    assert altered.altered == [Quote("Files up to 60 MB are read", altered.cited)]
+    first, second = altered.cited  # each is named once, however often it is cited
+    assert altered.faults[-1].startswith(f"not in [{first}] or [{second}] word for word: ")
 
 
 def test_numbers_must_be_those_of_chunks() -> None:

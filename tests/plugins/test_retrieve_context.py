@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_llama import tiny_counter
 
 from finery import (
     Completion,
@@ -68,7 +69,10 @@ class Echo(Engine):
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     folder = tmp_path_factory.mktemp("index")
     rows = [{"text": text, "source": name, "line": 1} for name, text in DOCUMENTS.items()]
-    index = run_step(RetrieveIndex(rows=[dataset(folder / "rows", rows)]), folder / "index")
+    step = RetrieveIndex(
+        rows=[dataset(folder / "rows", rows)], tokenizer=tiny_counter(folder / "base")
+    )
+    index = run_step(step, folder / "index")
     assert isinstance(index, Index)
     return index
 

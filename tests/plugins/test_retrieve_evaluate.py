@@ -21,6 +21,7 @@ from asking import (
 )
 from judging import critic
 from rich.console import Console
+from tiny_llama import tiny_counter
 
 from finery import (
     DataError,
@@ -48,7 +49,8 @@ from finery_retrieve.steps.model import RetrieveModel
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    return index_of(tmp_path_factory.mktemp("index"), chunk_rows())
+    folder = tmp_path_factory.mktemp("index")
+    return index_of(folder, chunk_rows(), tokenizer=tiny_counter(folder / "base"))
 
 
 def measured(folder: Path, step: Any) -> tuple[Metrics, str]:
@@ -326,11 +328,15 @@ def test_prompts_are_those_of_a_model_that_retrieves(tmp_path: Path, index: Inde
 
 def test_a_right_chunk_that_exceeds_the_limit_is_reported(tmp_path: Path, index: Index) -> None:
     long, *others = chunk_rows()
-    index = index_of(tmp_path, [{**long, "text": f"{long['text']} {'More. ' * 50}"}, *others])
+    index = index_of(
+        tmp_path,
+        [{**long, "text": f"{long['text']} {'More. ' * 50}"}, *others],
+        tokenizer=tiny_counter(tmp_path / "base"),
+    )
     rows = [question_row(room) for room in list(ROOMS)[:2]]
     step = grounded(tmp_path, index, rows, "reader", limit=200, contexts=["oracle"])
     _, log = measured(tmp_path, step)
-    assert "oracle: 1 right chunk left out, longer than `limit` (200 characters)" in log
+    assert "oracle: 1 right chunk left out, longer than `limit` (200 tokens)" in log
     assert "limit leaves 1 of 2 prompts without documents" in log
 
 

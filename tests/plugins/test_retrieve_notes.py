@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from asking import ROOMS, question_row
 
-from finery import Artifact, Dataset, Note
+from finery import Artifact, Dataset, Model, Note
 from finery.build.checks import notes_on
 from finery.plugin.history import Results
 from finery.plugin.manager import load_plugins
@@ -20,7 +21,7 @@ models:
   teacher: {use: openai.model, model: m, api_key: null}
 data:
   chunks: {use: docs.files, path: docs}
-  index: {use: retrieve.index, rows: chunks}
+  index: {use: retrieve.index, rows: chunks, tokenizer: base}
   split: {use: data.split, rows: questions, group: source}
 generate:
   questions: {use: synth.from_docs, rows: chunks, model: teacher, context: without}
@@ -38,6 +39,7 @@ OWN = (
     "random-distractors",
     "train-test-overlap",
     "retrieved-twice",
+    "other-tokenizer",
 )
 
 
@@ -96,6 +98,11 @@ class Built(Results):
     def artifact(self, step: str, output: str = "") -> Artifact | None:
         """The rows of an output."""
         return self._rows.get(f"{step}.{output}".rstrip("."))
+
+    def meta(self, step: str, output: str = "") -> dict[str, Any] | None:
+        """The facts about an output."""
+        artifact = self.artifact(step, output)
+        return artifact.meta if artifact is not None else None
 
 
 def built(folder: Path, trained: range, tested: range) -> Results:
@@ -221,3 +228,62 @@ def test_prompts_of_another_index_are_not_compared(tmp_path: Path) -> None:
         ("model: sft, index: index}", "model: sft, index: other, k: 8}"),
     )
     assert notes(tmp_path, recipe) == []
+
+
+def with_other_tokenizer(*edits: tuple[str, str]) -> str:
+    """The recipe with a model that retrieves, a limit, and the tokenizer of another base."""
+    return with_rag(
+        ("  teacher:", "  other: {use: local.model, path: models/base}\n  teacher:"),
+        ("tokenizer: base", "tokenizer: other"),
+        *edits,
+    )
+
+
+LIMITED = [
+    ("split.train, index: index}", "split.train, index: index, limit: 300}"),
+    ("rows: split.test, index: index}", "rows: split.test, index: index, limit: 300}"),
+    ("model: sft, index: index}", "model: sft, index: index, limit: 300}"),
+]
+
+
+def bases(folder: Path, *metas: dict[str, Any]) -> Results:
+    """The two bases, built."""
+    models = [Model(folder, meta=meta) for meta in metas]
+    return Built(dict(zip(("base", "other"), models, strict=True)))
+
+
+def folder_of(digest: str) -> dict[str, Any]:
+    """What is known of a folder with a tokenizer."""
+    return {"format": "transformers", "files": {"tokenizer.json": {"blake3": digest, "size": 1}}}
+
+
+def test_a_limit_that_another_tokenizer_counts_is_noted(tmp_path: Path) -> None:
+    results = bases(tmp_path, folder_of("a"), folder_of("b"))
+    every = notes(tmp_path, with_other_tokenizer(*LIMITED), results)
+    assert {note.step: note.text for note in every} == {
+        name: f"the limit of {name} counts tokens of other, but its prompts are for {model}"
+        for name, model in {"raft": "sft", "grounded": "base", "rag": "sft"}.items()
+    }
+    assert {note.name for note in every} == {"other-tokenizer"}
+    assert {note.fix for note in every} == {"write tokenizer: base in index"}
+    assert {note.place[2] for note in every} == {"limit"}
+    assert notes(tmp_path, with_rag(*LIMITED), results) == []
+    assert notes(tmp_path, with_other_tokenizer(), results) == []
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    (folder_of("a"), folder_of("a")),  # the same file
+    ({"format": "api"}, folder_of("b")),
+])  # fmt: skip
+def test_tokenizers_that_may_be_the_same_are_not_noted(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    recipe = with_other_tokenizer(*LIMITED)
+    assert notes(tmp_path, recipe, bases(tmp_path, one, other)) == []
+    assert notes(tmp_path, recipe) == []  # nothing is built
+
+
+def test_a_gguf_has_a_tokenizer_of_its_own(tmp_path: Path) -> None:
+    recipe = with_other_tokenizer(*LIMITED)
+    gguf = {"format": "gguf", "files": {"a.gguf": {"blake3": "a", "size": 1}}}
+    assert len(notes(tmp_path, recipe, bases(tmp_path, gguf, folder_of("b")))) == 3

@@ -16,7 +16,7 @@ from finery_retrieve.index.control import plain
 pytestmark = [needs_llama_server, pytest.mark.slow]
 pytest.importorskip("bm25s")
 ANSWER = (
-    'Up to 50 MB. "… Larger files are left out" [1], “there is no limit” [1; 2], as in [9]. '
+    'Up to 50 MB. "… Larger files are left out" [1] [2], “there is no limit” [1; 2], as in [9]. '
     '`rows[3]` is code, and "OK" [1] too short for a quote. '
     "<script>document.title='run'</script><b>x</b>"
 )
@@ -78,10 +78,10 @@ def test_an_answer_and_its_sources(page: Window) -> None:
     ask(page)
     assert page.text("article > h2") == QUESTION
     shown = page.text(".answer")
-    assert shown.startswith('Up to 50 MB. "… Larger files are left out" [1], ')
+    assert shown.startswith('Up to 50 MB. "… Larger files are left out" [1] [2], ')
     assert "“there is no limit” [1: not a quote from it, 2: not a quote from it], as in" in shown
     assert '[9: no such source]. `rows[3]` is code, and "OK" [1] too short' in shown
-    assert labels(page, ".answer a") == ["1", "1", "2", "1"]
+    assert labels(page, ".answer a") == ["1", "2", "1", "2", "1"]
     assert page.text("details .label") == "[1] guide/limits.md"
     assert page.text("details .where") == "Limits > Files · line 12"
     assert "It cites the sources 1, 2." in page.text("#live")

@@ -18,6 +18,8 @@ ANSWERS = (
     "„Dateien bis 50 MB“ [1], « fichiers de 50 Mo » [1], »Dateien bis 50 MB« [1]",
     "‘Files aren’t read’ [1], “Files are read.” [1]",
     'Choose "Export" [1], `rows[0]`, ```[2]```, "are built by `--keep-going`" [1]',
+    '"Files are read" [1][2] ([3]) [4, 5], [6] "Files are read" ([1]) ([2]) "OK" [3] `x` [4]',
+    '"Files are read" [1]\n[2] [1].',
     'A 5" disk: "Files are read" [1], He said "yes" and "Files are read" [1]',
 )
 PLACES = (

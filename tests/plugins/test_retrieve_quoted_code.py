@@ -13,7 +13,7 @@ def test_a_quote_with_code_is_compared_with_the_code() -> None:
 
 def test_a_quote_with_other_code_is_altered() -> None:
     checked = check_citations("Yes. “are built first if you add `--force`” [1]", [CHUNK])
-    assert [of.quote for of in checked.altered] == ["are built first if you add `--force`"]
+    assert [of.text for of in checked.altered] == ["are built first if you add `--force`"]
 
 
 def test_numbers_in_code_are_no_citations() -> None:

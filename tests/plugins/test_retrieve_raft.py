@@ -10,6 +10,7 @@ from asking import chunk_rows, colour_row, index_of, number, question_row, unans
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from tiny_llama import tiny_counter
 
 from finery import DataError, Dataset, Files, Index, Model
 from finery.rows import Row, answer_text, split_turns
@@ -33,7 +34,8 @@ GUIDE = (Path(__file__).parents[2] / "docs/howto/retrieval-training.md").read_te
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    return index_of(tmp_path_factory.mktemp("index"), chunk_rows())
+    folder = tmp_path_factory.mktemp("index")
+    return index_of(folder, chunk_rows(), tokenizer=tiny_counter(folder / "base"))
 
 
 def raft(folder: Path, index: Index, rows: list[Row], seed: int = 0, **given: Any) -> Dataset:

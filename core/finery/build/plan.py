@@ -209,7 +209,8 @@ class Planner:
         engines = {}
         if type(node.step).__spec__.engines:
             known = self.graph.plugins.engines
-            for model_format in sorted({f for m in inputs.values() for f in _formats(m, known)}):
+            used = _used(node, inputs)
+            for model_format in sorted({f for m in used for f in _formats(m, known)}):
                 engine = self.graph.plugins.engine(model_format)
                 code = self.code.of_engine(model_format)
                 self.outside.update(engine.key_files())
@@ -303,6 +304,13 @@ def _open_files(node: Node, files: Mapping[str, Sequence[tuple[str, Path]]]) -> 
     """Give the step its outside files, since a floating name may depend on their content."""
     for name, setting in files_of(node.step).items():
         setting.paths = [path for _, path in files[name]]
+
+
+def _used(node: Node, inputs: Mapping[tuple[str, int], Manifest]) -> Iterator[Manifest]:
+    """The inputs except models of which only the tokenizer is used."""
+    for source in node.sources:
+        if source.role != "tokenizer" and (source.field, source.index) in inputs:
+            yield inputs[source.field, source.index]
 
 
 def _formats(manifest: Manifest, known: Collection[str]) -> Iterator[str]:

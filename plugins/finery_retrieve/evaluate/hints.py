@@ -16,8 +16,10 @@ GROUNDED = Hints(
     settings={
         "model": "models", "dataset": "rows", "questions": "rows", "top_k": "k",
         "retriever": "index", "conditions": "contexts", "template": "prompt", "gate": "require",
-        "max_new_tokens": "max_tokens", "temp": "temperature",
+        "max_new_tokens": "max_tokens", "temp": "temperature", "max_context": "limit",
+        "max_context_tokens": "limit", "token_limit": "limit",
     },
-    absent=_ABSENT,
+    absent=_ABSENT
+    | dict.fromkeys(("max_characters", "max_chars"), "write limit, which is in tokens"),
     called=("rag", "faithfulness", "groundedness", "eval.rag", "eval.raft", "eval.faithfulness"),
 )  # fmt: skip

@@ -18,13 +18,18 @@ PLACES = ("line", "page")
 
 
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A text to be found. place: `{"line": 12}` or `{"page": 3}`, where it begins in its source."""
+    """A text to be found.
+
+    place: `{"line": 12}` or `{"page": 3}`, where it begins in its source. tokens: of its text as
+    prompts contain it; None in an index without `tokenizer`.
+    """
 
     id: str
     text: str
     source: str = ""
     heading: str = ""
     place: dict[str, int] = {}
+    tokens: int | None = None
 
     @property
     def searched(self) -> str:

@@ -50,7 +50,7 @@ class ContextPrompt:
     """A template for questions with retrieved chunks.
 
     source: the template's text. unknown: what a model is to answer if the chunks don't say.
-    limit: most characters of all chunks' texts together; None: no limit.
+    limit: most tokens of all chunks' texts together, as the index counts them; None: no limit.
     """
 
     def __init__(
@@ -89,11 +89,14 @@ class ContextPrompt:
         return {"template": self.source, "unknown": self.unknown, "limit": self.limit}
 
     def fitting(self, hits: Sequence[Hit]) -> list[Hit]:
-        """The first hits, as many as fit within `limit`; the rest is left out as a whole."""
+        """The first hits, as many as fit within `limit`; the rest is left out as a whole.
+
+        Raises `DataError` with a limit if the index counts no tokens.
+        """
         room, fitting = self.limit, list[Hit]()
         for hit in hits:
             if room is not None:
-                room -= len(hit.text)
+                room -= _tokens(hit)
                 if room < 0:
                     break
             fitting.append(hit)
@@ -138,10 +141,10 @@ def check_limit(emptied: int, prompts: int, limit: int | None, job: EngineJob) -
     """
     if not emptied:
         return
-    what = f"{limit or 0:,} characters are less than the first chunk"
+    what = f"the first chunk has more than {limit or 0:,} tokens"
     if emptied == prompts:
         raise DataError(
-            f"limit leaves no prompt with a document: {what} of each",
+            f"limit leaves no prompt with a document: {what} in each",
             where="limit",
             fix="raise limit, or make chunks smaller: `chunk` of docs.files",
         )
@@ -199,6 +202,16 @@ def _content(turn: Message, text: str) -> Any:
         return text
     others = [part for part in turn["content"] if part.get("type") != "text"]
     return [{"type": "text", "text": text}, *others]
+
+
+def _tokens(hit: Hit) -> int:
+    if hit.tokens is None:
+        raise DataError(
+            "limit counts tokens, but the index has no tokenizer",
+            where="limit",
+            fix="add `tokenizer: MODEL` to retrieve.index, with the model whose tokens count",
+        )
+    return hit.tokens
 
 
 def _variables(label: int, hit: Hit) -> dict[str, Any]:

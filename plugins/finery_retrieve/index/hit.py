@@ -7,7 +7,8 @@ class Hit(msgspec.Struct, frozen=True):
     """A chunk that was found.
 
     score: BM25's, the cosine, or that of reciprocal rank fusion; 0 if it wasn't searched for.
-    place: `{"line": 12}` or `{"page": 3}`.
+    place: `{"line": 12}` or `{"page": 3}`. tokens: of its text as prompts contain it; None if the
+    index counts none.
     """
 
     id: str
@@ -16,3 +17,4 @@ class Hit(msgspec.Struct, frozen=True):
     heading: str
     score: float
     place: dict[str, int]
+    tokens: int | None = None

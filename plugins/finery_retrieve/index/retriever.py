@@ -86,4 +86,4 @@ class Retriever:
 
 
 def _hit(chunk: Chunk, score: float) -> Hit:
-    return Hit(chunk.id, chunk.text, chunk.source, chunk.heading, score, chunk.place)
+    return Hit(chunk.id, chunk.text, chunk.source, chunk.heading, score, chunk.place, chunk.tokens)

@@ -45,17 +45,18 @@ def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], 
     ids = {hit.id for hit in right}
     numbers = [number for number, hit in enumerate(hits, 1) if hit.id in ids]
     quote = quotable_in(question) if cite == "quotes" else None
-    expected = [Citation(number) for number in numbers]
     if quote is not None:
-        number = _number_of(quote, numbers, texts)
-        others = [citation for citation in expected if citation.number != number]
-        expected = [Citation(number, quote), *others]
-    written = [f'"{of.quote}" [{of.number}]' if of.quote else f"[{of.number}]" for of in expected]
-    cited = " ".join([answer, *written])
+        first = _number_of(quote, numbers, texts)
+        numbers = [first, *(number for number in numbers if number != first)]
+    written = [f'"{quote}"'] if quote is not None else []
+    cited = " ".join([answer, *written, *(f"[{number}]" for number in numbers)])
     read = citations(cited)
     if quote is None:  # the answer may end with words of the chunk in quotation marks
         read = [Citation(citation.number) for citation in read]
-    if read != expected or check_citations(cited, texts).faults:
+    if (
+        read != [Citation(number, quote) for number in numbers]
+        or check_citations(cited, texts).faults
+    ):
         raise Uncitable("citation", "the answer's own quotation marks or code hide the citation")
     return cited
 

@@ -27,13 +27,15 @@ RAFT = Hints(
     settings={
         "dataset": "rows", "questions": "rows", "documents": "index", "retriever": "index",
         "top_k": "k", "p": "oracle", "oracle_p": "oracle", "golden": "oracle",
-        "template": "prompt", "shuffle": "order", "citations": "cite",
+        "template": "prompt", "shuffle": "order", "citations": "cite", "max_tokens": "limit",
+        "max_context": "limit", "max_context_tokens": "limit", "token_limit": "limit",
     },
     absent={
         "model": "remove it: answers come from the rows; synth.from_docs writes them",
         "distractors": "write k: the number of chunks in a prompt, the right one included",
         "num_distractors": "write k: the number of chunks in a prompt, the right one included",
         "n": "remove it: each question makes one row",
+        **dict.fromkeys(("max_characters", "max_chars"), "write limit, which is in tokens"),
     },
     value=_value,
     called=("raft", "rag", "synth.rag", "retrieve.raft"),

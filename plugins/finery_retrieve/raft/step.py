@@ -10,6 +10,7 @@ from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import Drops
 from finery.rows.parts import changed, id_of, read
+from finery_retrieve.formats import require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.missing import no_chunks
@@ -105,16 +106,17 @@ class Raft(
     limit: int | None = setting(
         None,
         ge=1,
-        help="Maximum characters of all chunks in a prompt, as in `retrieve.model`. Distractors "
-        "that don't fit are left out.",
+        help="Maximum tokens of all chunks in a prompt, as in `retrieve.model`. Distractors that "
+        "don't fit are left out.",
     )
     unknown: str = setting(
         UNKNOWN, min_length=1, help="The answer where the documents don't contain it."
     )
 
     def check(self) -> None:
-        """Raise `UsageError` for an `unknown` without letters. Light: reads no input."""
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
         check_unknown(self.unknown)
+        require_counts(self.index, self.limit)
 
     def check_files(self) -> None:
         """Raise `UsageError` for an empty or invalid template."""
@@ -213,7 +215,8 @@ class Raft(
         count = max(self.k, len(right))
         hits = template.fitting([*right, *drawn.others][:count])
         if len(hits) < len(right):
-            raise Uncitable("too-long", f"the right chunk is longer than limit: {self.limit}")
+            what = counted(len(right), "right chunk")
+            raise Uncitable("too-long", f"{what} with more than limit: {self.limit} tokens")
         if self.order == "ranked":
             return sorted(hits, key=drawn.rank)
         name = id_of(drawn.question.row)

@@ -68,7 +68,7 @@ def readme(settings: dict[str, Any], about: dict[str, str], chunks: int) -> str:
 Answers questions about documents and shows the sources of each answer.
 
 - Documents: {chunks:,} sections, searched by {METHODS[settings["index"]["method"]]}
-- Sections in a prompt: at most {settings["k"]}
+- Sections in a prompt: at most {settings["k"]}{_limit(settings["prompt"]["limit"])}
 {lines}
 ## Run it
 
@@ -119,6 +119,10 @@ With `stream=True`, the first chunk has the sources.
 - The text of documents is shown as text and never run. It can still contain instructions that a
   model follows.
 """
+
+
+def _limit(tokens: int | None) -> str:
+    return "" if tokens is None else f", with at most {tokens:,} tokens together"
 
 
 METHODS = {

@@ -68,9 +68,7 @@ class RetrievingEngine(Engine):
         if left_out and not self._has_logged_limit:
             self._has_logged_limit = True
             limit = self.model.meta["prompt"]["limit"]
-            self.job.log(
-                f"prompts contain fewer chunks than were found: limit is {limit:,} characters"
-            )
+            self.job.log(f"prompts contain fewer chunks than were found: limit is {limit:,} tokens")
 
     @cached_property
     def _lookup(self) -> Lookup:

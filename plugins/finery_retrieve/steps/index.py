@@ -10,12 +10,13 @@ from finery import DataError, Dataset, Index, Job, Model, Step, UsageError, coun
 from finery.rows.dropped import Drops, by_reason
 from finery.rows.parts import named, read
 from finery_retrieve.embed.cached import CachedEmbedder
-from finery_retrieve.formats import require_embedder
+from finery_retrieve.formats import COUNTS_TOKENS, require_embedder, require_tokenizer
 from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter
 from finery_retrieve.index.control import has_control_tokens
 from finery_retrieve.index.lexical import FOLDER, LexicalWriter
 from finery_retrieve.index.vectors import write_embeddings
 from finery_retrieve.index.words import Bm25
+from finery_retrieve.steps.token_counts import LOADING, TokenCounts, in_words
 
 
 class RetrieveIndex(
@@ -44,6 +45,17 @@ class RetrieveIndex(
         None, help="The embedding model for dense and hybrid, e.g. of `retrieve.wheel`."
     )
     bm25: Bm25 = setting(Bm25(), help="How words are scored.")
+    tokenizer: Model | None = takes(
+        None,
+        uses_name=True,
+        role="tokenizer",
+        help="The model whose tokenizer counts the tokens of each chunk, e.g. the base of the "
+        "training. `limit` of the steps that use the index needs the counts.",
+    )
+
+    def static_meta(self) -> dict[str, Any]:
+        """Whether the index counts tokens, for the checks of steps with a `limit`."""
+        return {COUNTS_TOKENS: self.tokenizer is not None}
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -68,20 +80,29 @@ class RetrieveIndex(
             )
         if self.embedder is not None:
             require_embedder(self.embedder, "embedder")
+        if self.tokenizer is not None:
+            require_tokenizer(self.tokenizer, "tokenizer")
 
     def key_packages(self) -> tuple[str, ...]:
-        """What computes and reads the index of words."""
-        packages = () if self.method == "dense" else ("bm25s", "PyStemmer")
-        return (*super().key_packages(), *packages)
+        """What computes and reads the index of words, and what counts tokens."""
+        lexical = () if self.method == "dense" else ("bm25s", "PyStemmer")
+        counting = () if self.tokenizer is None else ("tokenizers", "transformers")
+        return (*super().key_packages(), *lexical, *counting)
+
+    def key_code(self) -> list[Any]:
+        """What loads the tokenizer, if the index has one."""
+        return [] if self.tokenizer is None else [LOADING]
 
     def run(self, job: Job) -> Index:
         """Write the chunks and what finds them."""
         self.check()
         drops = Drops(job.out)
         lexical = LexicalWriter(self.bm25) if self.method != "dense" else None
+        counts = TokenCounts(self.tokenizer) if self.tokenizer is not None else None
         sources, control = Counter[str](), 0
         with drops, ChunkWriter(job.out) as writer:
-            for chunk in self._chunks(job, drops):
+            chunks = self._chunks(job, drops)
+            for chunk in counts.counted(chunks) if counts is not None else chunks:
                 writer.add(chunk)
                 if lexical is not None:
                     lexical.add(chunk.searched)
@@ -95,19 +116,24 @@ class RetrieveIndex(
                 f"{counted(control, 'chunk')} with control tokens of chat templates, such as "
                 "<|im_end|>: prompts show them with a space inside, so that models read plain text"
             )
-        meta: dict[str, Any] = {
+        index = Index(job.out, meta={
             "format": FORMAT,
             "method": self.method,
             "chunks": len(writer),
             "sources": len(sources),
             "control_tokens": control,
+            **self.static_meta(),
             **drops.meta(),
-        }
+        })  # fmt: skip
+        if self.tokenizer is not None and counts is not None:
+            index.meta["tokens"] = facts = counts.facts()
+            index.runtime["tokenizer"] = name = self.tokenizer.name  # it changes no prompt
+            job.log(f"tokens per chunk: {in_words(facts, name)}")
         if lexical is not None:
-            meta |= self._write_words(lexical, job)
-        if self.embedder is None:
-            return Index(job.out, meta=meta)
-        return self._embedded(self.embedder, meta, job)
+            index.meta |= self._write_words(lexical, job)
+        if self.embedder is not None:
+            self._add_embeddings(self.embedder, index, job)
+        return index
 
     def _write_words(self, lexical: LexicalWriter, job: Job) -> dict[str, Any]:
         """Write the index of words; facts about it."""
@@ -122,12 +148,12 @@ class RetrieveIndex(
         settings = msgspec.to_builtins(self.bm25)
         return {"bm25": settings, "without_words": lexical.without_words}
 
-    def _embedded(self, model: Model, meta: dict[str, Any], job: Job) -> Index:
-        """The index with embeddings."""
+    def _add_embeddings(self, model: Model, index: Index, job: Job) -> None:
+        """Embed the chunks, and add the embeddings to the index."""
         embedder = CachedEmbedder(model, job)
         embedded = write_embeddings(job.out, embedder, job)
         job.log(
-            f"embedded {embedder.computed:,} of {meta['chunks']:,} chunks; "
+            f"embedded {embedder.computed:,} of {index.meta['chunks']:,} chunks; "
             f"{embedder.cached:,} embeddings came from the cache"
         )
         if embedded.cut:
@@ -135,13 +161,11 @@ class RetrieveIndex(
                 f"{counted(embedded.cut, 'chunk')} longer than the embedding model reads: only the "
                 "beginning is embedded (make chunks smaller)"
             )
-        facts = {"dimensions": embedded.dimensions, "cut": embedded.cut, "embedder": model.digest}
-        return Index(
-            job.out,
-            meta=meta | facts,
-            refs={"embedder": model},
-            runtime={"embedded": embedder.computed, "from_cache": embedder.cached},
-        )
+        index.meta |= {
+            "dimensions": embedded.dimensions, "cut": embedded.cut, "embedder": model.digest,
+        }  # fmt: skip
+        index.refs["embedder"] = model
+        index.runtime |= {"embedded": embedder.computed, "from_cache": embedder.cached}
 
     def _chunks(self, job: Job, drops: Drops) -> Iterator[Chunk]:
         seen = set[str]()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from finery import Index, Job, Model, OneFile, Step, setting, takes
-from finery_retrieve.formats import RETRIEVING, require_answering
+from finery_retrieve.formats import RETRIEVING, require_answering, require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.steps.settings import K_HELP, LIMIT_HELP, PROMPT_HELP, UNKNOWN_HELP
 
@@ -29,6 +29,7 @@ class RetrieveModel(Step, sections=("models",), seeded=False, hints="finery_retr
     def check(self) -> None:
         """Raise `UsageError` for settings and models that can't work. Light: reads no input."""
         check_unknown(self.unknown)
+        require_counts(self.index, self.limit)
         require_answering(self.model, "model")
 
     def check_files(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from finery import DataError, Dataset, Index, Job, OneFile, Step, setting, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import changed, named, read
+from finery_retrieve.formats import require_counts
 from finery_retrieve.index.context import (
     UNKNOWN,
     ContextPrompt,
@@ -46,8 +47,9 @@ class RetrieveRows(
     unknown: str = setting(UNKNOWN, min_length=1, help=UNKNOWN_HELP)
 
     def check(self) -> None:
-        """Raise `UsageError` for an `unknown` without letters. Light: reads no input."""
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
         check_unknown(self.unknown)
+        require_counts(self.index, self.limit)
 
     def check_files(self) -> None:
         """Raise `UsageError` for a template that can't be used."""
@@ -76,7 +78,7 @@ class RetrieveRows(
         if count := counts["limited"]:
             job.log(
                 f"{count:,} of {len(dataset):,} prompts contain fewer chunks than were found: "
-                f"limit is {self.limit or 0:,} characters"
+                f"limit is {self.limit or 0:,} tokens"
             )
         dataset.meta |= {"format": "retrieved", "k": self.k, **counts}
         return dataset

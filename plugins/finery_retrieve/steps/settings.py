@@ -6,7 +6,8 @@ PROMPT_HELP = (
     "`label`, `text`, `source`, `heading`, `id` and `line` or `page`) and `unknown`."
 )
 LIMIT_HELP = (
-    "Maximum characters of all chunks in a prompt. Chunks that don't fit are left out as a whole, "
-    "the last ones first. 2,000 characters are about 500 tokens of English."
+    "Maximum tokens of all chunks in a prompt. Chunks that don't fit are left out as a whole, the "
+    "last ones first. Needs an index with `tokenizer`, which counts the tokens. The rest of the "
+    "prompt doesn't count: the question, the template, sources and headings."
 )
 UNKNOWN_HELP = "What the model is to answer if the documents don't contain the answer."

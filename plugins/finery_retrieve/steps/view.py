@@ -21,8 +21,10 @@ from finery.rows import Row, snippet
 from finery.rows.dropped import DROPPED
 from finery.rows.sidecar import lines_of
 from finery_data.view.dataset import DatasetView
+from finery_retrieve.formats import COUNTS_TOKENS
 from finery_retrieve.index.chunks import Chunks
 from finery_retrieve.index.lexical import FOLDER, VOCABULARY
+from finery_retrieve.steps.token_counts import in_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +52,10 @@ class IndexView(View):
         """`meta`, sources, and the most frequent words."""
         meta = {**output.manifest.meta, **output.manifest.runtime}
         meta.pop("embedder", None)  # `print` lists what the index refers to
+        meta.pop(COUNTS_TOKENS, None)
+        tokenizer = meta.pop("tokenizer", "")
+        if tokens := meta.pop("tokens", None):
+            meta["tokens per chunk"] = in_words(tokens, tokenizer)
         facts = {**meta, "by source": counts_in_words(_sources(output), "sources")}
         words = _words(output)
         if words:
@@ -87,6 +93,8 @@ class RetrievingView(View):
         """`k`, what limits the prompt, and the template."""
         meta = output.manifest.meta
         facts = {"format": meta["format"], "k": meta["k"], **meta["prompt"]}
+        if (limit := meta["prompt"]["limit"]) is not None:
+            facts["limit"] = f"{limit:,} tokens"
         return {name: value for name, value in facts.items() if value is not None}
 
 

@@ -108,7 +108,7 @@ def log_contexts(job: Job, library: Library, asked: Sequence[Asked], limit: int 
     cut = sum(one.context == "oracle" and not one.has_answer for one in asked)
     if cut:
         what = counted(cut, "right chunk")
-        job.log(f"oracle: {what} left out, longer than `limit` ({limit:,} characters)")
+        job.log(f"oracle: {what} left out, longer than `limit` ({limit:,} tokens)")
     for context in dict.fromkeys(one.context for one in asked if one.context != "none"):
         of = [one for one in asked if one.context == context and library.hits(one.number, context)]
         check_limit(sum(not one.hits for one in of), len(of), limit, job)

@@ -46,7 +46,7 @@ from finery_retrieve.evaluate.grounded.outcome import (
 from finery_retrieve.evaluate.grounded.verdicts import verdict_on
 from finery_retrieve.evaluate.measures import Measure, clusters_of, pairs_of, scores_of
 from finery_retrieve.evaluate.rows import read_questions, refuse_rows
-from finery_retrieve.formats import require_answering
+from finery_retrieve.formats import require_answering, require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.questions import Question
@@ -73,7 +73,7 @@ class Grounded(
     - `cited`: the share of answers that cite the chunk with the answer, and no number that isn't in
       the prompt. Counted where the context contains the answer, as are the next two.
     - `quoted`: the share of answers with a quote before a citation, all of them word for word in
-      the chunk that they cite.
+      a chunk that is cited right after them.
     - `answered`: the share of answers that don't abstain.
     - `abstained`: the share of answers that abstain where the documents don't contain the answer:
       with `distractors`, and in `retrieved` for rows with `answerable: false`.
@@ -107,7 +107,7 @@ class Grounded(
         None, help="Jinja template of the prompts with a context, as in `retrieve.model`."
     )
     limit: int | None = setting(
-        None, ge=1, help="Maximum characters of all chunks in a prompt, as in `retrieve.model`."
+        None, ge=1, help="Maximum tokens of all chunks in a prompt, as in `retrieve.model`."
     )
     unknown: str = setting(
         UNKNOWN, min_length=1, help="The answer of a model where the documents don't say."
@@ -143,6 +143,7 @@ class Grounded(
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         check_unknown(self.unknown)
+        require_counts(self.index, self.limit)
         if len(set(self.contexts)) < len(self.contexts):
             raise UsageError("a context is listed twice", where="contexts", fix="list each once")
         super().check()

@@ -16,7 +16,7 @@ class Verdict(NamedTuple):
 
     answer: from 0 to 1; None where none is expected. cited: whether it cites the chunk with the
     answer, and only numbers that the prompt has. quoted: whether it quotes, and each quote is in
-    the chunk that it cites. Both None where the context doesn't contain the answer.
+    a chunk that it cites. Both None where the context doesn't contain the answer.
     """
 
     answer: float | None

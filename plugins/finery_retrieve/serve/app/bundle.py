@@ -70,7 +70,11 @@ def opened_from(
     facts = settings["index"]
     model = embedder(facts["embedder"], embedding, secret) if "embedder" in facts else None
     prompt = ContextPrompt({**settings["prompt"], "template": template})
-    return Opened(settings, Searcher(index, facts, model), prompt)
+    searcher = Searcher(index, facts, model)
+    if settings["prompt"]["limit"] is not None and "tokens" not in searcher.chunk(0):
+        what = "limit counts tokens, but the index of the bundle doesn't have their numbers"
+        raise Unusable(what, fix="build the bundle again")
+    return Opened(settings, searcher, prompt)
 
 
 def _settings(path: Path) -> dict[str, Any]:

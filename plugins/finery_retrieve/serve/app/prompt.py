@@ -33,11 +33,11 @@ class ContextPrompt:
         self._template = environment.from_string(marked)
 
     def fitting(self, sources: Sequence[Message]) -> list[Message]:
-        """The first sources, as many as fit into the prompt."""
+        """The first sources, as many as fit into the prompt's limit of tokens."""
         room, fitting = self._limit, list[Message]()
         for source in sources:
             if room is not None:
-                room -= len(source["text"])
+                room -= source["tokens"]
                 if room < 0:
                     break
             fitting.append(source)

@@ -1,0 +1,297 @@
+"""`limit` counts tokens: an index stores those of each chunk, and prompts stay within them."""
+
+import json
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from answering import api_model, bundled, indexed, retrieving
+from asking import chunk_rows, index_of, model_of, question_row
+from conftest import Project
+from hypothesis import given
+from hypothesis import strategies as st
+from in_process import build
+from tiny_llama import CHATML, tiny_counter, tiny_llama, tiny_tokenizer
+
+from finery import DataError, Index, Model, UsageError, open_graph
+from finery.errors import RecipeError
+from finery.testing import TestJob, dataset
+from finery_retrieve.evaluate.grounded.step import Grounded
+from finery_retrieve.index.chunks import Chunk, Chunks
+from finery_retrieve.index.context import ContextPrompt
+from finery_retrieve.index.control import plain
+from finery_retrieve.index.hit import Hit
+from finery_retrieve.index.lookup import Lookup
+from finery_retrieve.raft.step import Raft
+from finery_retrieve.serve.app import prompt as app_prompt
+from finery_retrieve.serve.app.bundle import opened
+from finery_retrieve.serve.app.server import Unusable
+from finery_retrieve.steps import token_counts
+from finery_retrieve.steps.index import RetrieveIndex
+from finery_retrieve.steps.model import RetrieveModel
+from finery_retrieve.steps.preflight import IndexPreflight
+from finery_retrieve.steps.rows import RetrieveRows
+from finery_retrieve.steps.token_counts import TokenCounts
+
+pytest.importorskip("bm25s")
+TEXTS = ["where is my card", "Ends<|im_end|>\n<|im_start|>system", "Größe: 税金", "a " * 700, "x"]
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tiny_counter(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, counter: Model) -> Index:
+    return index_of(tmp_path_factory.mktemp("index"), chunk_rows(), tokenizer=counter)
+
+
+def test_tokens_are_those_of_the_text_in_a_prompt(tmp_path: Path, counter: Model) -> None:
+    """Control tokens count as the text that prompts have in their place."""
+    rows = [{"text": text, "source": f"{n}.md"} for n, text in enumerate(TEXTS)]
+    job = TestJob(tmp_path / "job")
+    index = RetrieveIndex(rows=[dataset(tmp_path / "rows", rows)], tokenizer=counter).run(job)
+    tokenizer = tiny_tokenizer()
+    expected = [len(tokenizer(plain(text))["input_ids"]) for text in TEXTS]
+    assert [chunk.tokens for chunk in Chunks(index.path)] == expected
+    assert expected[1] > len(tokenizer(TEXTS[1])["input_ids"])
+    assert index.meta["tokens"] == {
+        "median": sorted(expected)[2], "longest": max(expected), "total": sum(expected)
+    }  # fmt: skip
+    line = f"tokens per chunk: median {sorted(expected)[2]}, longest {max(expected):,}"
+    assert any(f"{line} (tokenizer of base)" in str(event) for event in job.events)
+
+
+def test_tokens_that_a_tokenizer_adds_dont_count(tmp_path: Path) -> None:
+    """Such as the first token of Llama and Gemma."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    tokenizer.save_pretrained(tmp_path)
+    (chunk,) = TokenCounts(Model(tmp_path, meta={"format": "transformers"})).counted(
+        [Chunk("a", "my card")]
+    )
+    assert chunk.tokens == len(tokenizer("my card")["input_ids"]) - 1
+
+
+@pytest.mark.parametrize(("chunks", "characters"), [(2, 2**20), (512, 30)])
+def test_counts_dont_depend_on_batches(
+    monkeypatch: pytest.MonkeyPatch, counter: Model, chunks: int, characters: int
+) -> None:
+    texts = [Chunk(str(n), text) for n, text in enumerate(TEXTS)]
+    whole = list(TokenCounts(counter).counted(texts))
+    monkeypatch.setattr(token_counts, "BATCH", chunks)
+    monkeypatch.setattr(token_counts, "CHARACTERS", characters)
+    assert list(TokenCounts(counter).counted(texts)) == whole
+
+
+def test_without_a_tokenizer_nothing_is_counted(tmp_path: Path) -> None:
+    index = index_of(tmp_path, chunk_rows())
+    assert not any(b"tokens" in line for line in (index.path / "chunks.jsonl").open("rb"))
+    assert index.meta["counts_tokens"] is False
+    assert "tokens" not in index.meta
+
+
+counts = st.lists(st.integers(0, 60), max_size=12)
+
+
+@given(counts, st.integers(1, 200))
+def test_the_first_chunks_that_fit_are_in_the_prompt(tokens: list[int], limit: int) -> None:
+    """As many as fit, in their order, and the same in the app of a bundle."""
+    hits = [Hit(str(n), "a", "", "", 1.0, {}, count) for n, count in enumerate(tokens)]
+    fitting = ContextPrompt.of(limit=limit).fitting(hits)
+    assert fitting == hits[: len(fitting)]
+    sums = list(accumulate(tokens))
+    assert sum(hit.tokens or 0 for hit in fitting) <= limit
+    assert len(fitting) == len(hits) or sums[len(fitting)] > limit
+    app = app_prompt.ContextPrompt({"template": "{{ question }}", "unknown": "?", "limit": limit})
+    sources: list[dict[str, Any]] = [{"id": hit.id, "tokens": hit.tokens} for hit in hits]
+    assert [source["id"] for source in app.fitting(sources)] == [hit.id for hit in fitting]
+
+
+def test_chunks_of_equal_length_differ_in_tokens(tmp_path: Path, counter: Model) -> None:
+    """The limit isn't one of characters."""
+    texts = ("where is my card" * 2, "Zq;#" * 8)
+    rows = [{"text": "card " * 8 + text, "source": f"{n}.md"} for n, text in enumerate(texts)]
+    index = index_of(tmp_path, rows, tokenizer=counter)
+    short, long = (chunk.tokens or 0 for chunk in Chunks(index.path))
+    assert len(rows[0]["text"]) == len(rows[1]["text"])
+    assert short < long
+    for limit, sources in ((long, ["0.md"]), (short + long, ["0.md", "1.md"])):
+        asked = [{"prompt": "where is a card", "completion": "x"}]
+        rows_of = dataset(tmp_path / f"q{limit}", asked)
+        step = RetrieveRows(rows=rows_of, index=index, k=2, limit=limit)
+        (row,) = step.run(TestJob(tmp_path / f"job{limit}"))
+        assert [hit["source"] for hit in row["retrieved"]] == sources
+
+
+def test_the_app_leaves_out_the_same_chunks(tmp_path: Path, counter: Model) -> None:
+    """Building a bundle compares its prompts with those of the model."""
+    index, turns = indexed(tmp_path, chunk_rows(), tokenizer=counter), question_row(13)["messages"]
+    under = api_model(tmp_path / "api")
+    (whole,) = Lookup.of(retrieving(tmp_path / "rag", under, index), TestJob()).prompts([turns[:1]])
+    first, second, _ = (hit.tokens or 0 for hit in whole.hits)
+    for limit, count in ((first - 1, 0), (first, 1), (first + second, 2)):
+        model = retrieving(tmp_path / f"rag{count}", under, index, limit=limit)
+        bundle = bundled(tmp_path / f"bundle{count}", model)
+        assert opened(bundle.path).prompted(turns[:1])[1] == [
+            msgspec.to_builtins(hit) for hit in whole.hits[:count]
+        ]
+        line = f"at most 3, with at most {limit} tokens together"
+        assert line in bundle.file("README.md").read_text()
+
+
+def test_a_bundle_without_counts_is_refused(tmp_path: Path) -> None:
+    """One whose limit was in characters."""
+    model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), indexed(tmp_path))
+    file = bundled(tmp_path / "bundle", model).file("settings.json")
+    settings = json.loads(file.read_text())
+    settings["prompt"]["limit"] = 900
+    file.write_text(json.dumps(settings))
+    with pytest.raises(Unusable, match="doesn't have their numbers") as raised:
+        opened(file.parent)
+    assert raised.value.fix == "build the bundle again"
+
+
+RECIPE = """\
+finery: 1
+name: t
+models:
+  base: {use: local.model, path: base}
+  rag: {use: retrieve.model, model: base, index: index}
+data:
+  chunks:
+    use: data.file
+    path: chunks.jsonl
+    columns: {user: "{{ text }}", assistant: x}
+    keep: [text]
+  index: {use: retrieve.index, rows: chunks, tokenizer: base}
+  plain: {use: retrieve.index, rows: chunks}
+  questions: {use: data.file, path: q.jsonl}
+  asked: {use: retrieve.rows, rows: questions, index: index, limit: 40}
+  free: {use: retrieve.rows, rows: questions, index: plain}
+"""
+GIVEN = {
+    "q.jsonl": '{"prompt": "Where is my card?", "completion": "x"}\n',
+    "chunks.jsonl": '{"text": "My card is late."}\n{"text": "The card is wrong."}\n',
+}
+ADDED = {
+    "models": "  more: {use: retrieve.model, model: base, index: plain, limit: 40}\n",
+    "data": "  more: {use: retrieve.rows, rows: questions, index: plain, limit: 40}\n",
+    "generate": "  more: {use: synth.raft, rows: questions, index: plain, limit: 40}\n",
+    "evaluate": "  more: {use: eval.grounded, models: base, rows: questions, index: plain, "
+    "limit: 40}\n",
+}
+
+
+@pytest.mark.parametrize("section", ADDED)
+def test_a_limit_needs_an_index_that_counts_tokens(tmp_path: Path, section: str) -> None:
+    """It is found before anything is built, at its line."""
+    for name, text in {**GIVEN, "base/config.json": "{}"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    recipe = tmp_path / "recipe.yaml"
+    head = f"{section}:\n"
+    text = RECIPE if head in RECIPE else f"{RECIPE}{head}"
+    recipe.write_text(text.replace(head, head + ADDED[section]))
+    with pytest.raises(
+        RecipeError, match="limit counts tokens, but plain has no tokenizer"
+    ) as raised:
+        open_graph(recipe)
+    lines = recipe.read_text().splitlines()
+    line = next(n for n, of in enumerate(lines, 1) if "more:" in of)
+    column = lines[line - 1].index("40}") + 1
+    assert str(raised.value.where).endswith(f"recipe.yaml:{line}:{column}")
+    assert "add `tokenizer: MODEL` to plain" in str(raised.value.fix)
+
+
+def test_an_index_of_which_nothing_was_known_is_refused_when_it_is_used(tmp_path: Path) -> None:
+    index = index_of(tmp_path, chunk_rows())
+    del index.meta["counts_tokens"]
+    rows = dataset(tmp_path / "rows", [question_row(13)])
+    reader = model_of(tmp_path, "reader")
+    steps: list[Any] = [
+        RetrieveRows(rows=rows, index=index, limit=40), Raft(rows=[rows], index=index, limit=40),
+        Grounded(models=[reader], rows=rows, index=index, limit=40),
+    ]  # fmt: skip
+    for number, step in enumerate(steps):
+        step.check()
+        with pytest.raises(DataError, match="limit counts tokens, but the index has no tokenizer"):
+            step.run(TestJob(tmp_path / f"job{number}"))
+    index.meta["counts_tokens"] = False
+    with pytest.raises(UsageError, match="limit counts tokens, but index has no tokenizer"):
+        RetrieveModel(model=reader, index=index, limit=40).check()
+
+
+@pytest.mark.parametrize("format_", ["api", "embedder", "retrieving", "prompted"])
+def test_a_model_without_a_tokenizer_counts_nothing(tmp_path: Path, format_: str) -> None:
+    rows = [dataset(tmp_path / "rows", chunk_rows())]
+    step = RetrieveIndex(rows=rows, tokenizer=model_of(tmp_path, format_))
+    with pytest.raises(UsageError, match=f"'{format_}' has no tokenizer") as raised:
+        step.run(TestJob(tmp_path / "job"))
+    assert raised.value.where == "tokenizer"
+
+
+@pytest.mark.parametrize("method", ["bm25", "dense"])
+def test_counting_needs_transformers(counter: Model, method: Any) -> None:
+    step = RetrieveIndex(rows=[], method=method, tokenizer=counter)
+    assert IndexPreflight(step).packages()["transformers"] == "finery[train]"
+    without = RetrieveIndex(rows=[], method=method)
+    assert "transformers" not in IndexPreflight(without).packages()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The recipe with a tiny model, built."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.write({"recipe.yaml": RECIPE, **GIVEN})
+    tiny_llama(project.folder / "base")
+    assert len(ran(project)) == 8
+    return project
+
+
+def ran(project: Project) -> list[str]:
+    """Build; the steps that ran, sorted."""
+    return sorted(build(project.folder / "recipe.yaml").outcome.ran)
+
+
+def test_another_tokenizer_reruns_what_uses_its_counts(project: Project) -> None:
+    assert ran(project) == []
+    _train_tokenizer(project.folder / "base", ["my card my card is late"] * 4)
+    assert ran(project) == ["asked", "base", "index", "rag"]
+    (project.folder / "base" / "chat_template.jinja").write_text(CHATML + "{# same tokens #}")
+    assert ran(project) == ["base", "index", "rag"]  # the same counts: `asked` has the same rows
+
+
+def test_the_engine_of_the_tokenizers_model_is_not_in_the_key(project: Project) -> None:
+    """It isn't prompted, so neither torch nor the engine's code reruns the index."""
+    planner = build(project.folder / "recipe.yaml").planner
+    names = {step: [name for name, _ in planner.explain(step)[0].parts]
+             for step in ("index", "plain")}  # fmt: skip
+    assert {"package tokenizers", "package transformers"} <= {*names["index"]}
+    assert any("finery_transformers/loading.py" in name for name in names["index"])
+    assert not {"package torch", "engine transformers"} & {*names["index"]}
+    assert "package tokenizers" not in names["plain"]
+    assert not any("finery_transformers" in name for name in names["plain"])
+
+
+def test_show_says_how_long_chunks_are(project: Project) -> None:
+    shown = project.run("show", "index").out
+    assert "tokens per chunk" in shown
+    assert "(tokenizer of base)" in shown
+    assert json.loads(project.run("show", "index", "--json").out)["tokenizer"] == "base"
+    assert "tokens per chunk" not in project.run("show", "plain").out
+
+
+def _train_tokenizer(folder: Path, texts: list[str]) -> None:
+    """Replace the tokenizer by one with other merges."""
+    tokenizer = tiny_tokenizer()
+    trained = tokenizer.train_new_from_iterator(texts, 300, show_progress=False)
+    trained.chat_template = CHATML
+    trained.save_pretrained(str(folder))

@@ -1,20 +1,34 @@
 """Draws docs/images/build.svg: the terminal at the end of a real `finery build`.
 
-python docs/picture.py RECIPE FILE.svg [OPTION…]   builds in a terminal of 100 columns, draws it
+python docs/picture.py RECIPE FILE.svg [OPTION…]     builds in a terminal of 100 columns, draws it
+python docs/picture.py RECIPE FILE.svg --run RUN     draws a recorded build, see `finery runs`
+
+A recorded build's results must still be those of the recipe.
 """
 
 import io
+import json
 import os
 import pty
 import re
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-WIDTH = 100
+from finery.build.project import open_graph, open_store, result_of
+from finery.build.runs.log import EVENTS
+from finery.build.runs.reading import read_run
+from finery.build.scheduler import Build, Outcome
+from finery.cli.progress import listener
+from finery.cli.summary import print_summary
+from finery.execute.local import LocalExecutor
+
+WIDTH, HEIGHT = 100, 42
+"""Columns, and the most lines that are drawn: the last ones."""
 THEME = TerminalTheme(
     (24, 26, 32),
     (214, 218, 228),
@@ -57,7 +71,9 @@ def recorded(command: list[str]) -> str:
         parts.append(os.read(terminal, 65536))
         return parts[-1]
 
-    os.environ.update(COLUMNS=str(WIDTH), LINES="40", TERM="xterm-256color", COLORTERM="truecolor")
+    os.environ.update(
+        COLUMNS=str(WIDTH), LINES=str(HEIGHT), TERM="xterm-256color", COLORTERM="truecolor"
+    )
     if status := pty.spawn(command, read):
         sys.exit(os.waitstatus_to_exitcode(status))
     return b"".join(parts).decode()
@@ -82,16 +98,42 @@ def last_screen(text: str) -> list[str]:
     return lines
 
 
+def replay(recipe: Path, run: str) -> None:
+    """Show a recorded build as `finery build` showed it."""
+    graph, store = open_graph(recipe), open_store(recipe)
+    events = (store.root / "runs" / run / EVENTS).read_text(encoding="utf-8").splitlines()
+    with closing(listener(sys.stderr, graph)) as display:
+        for line in events:
+            display(json.loads(line))
+    build = Build(graph, store, LocalExecutor(1))
+    print_summary(build, _outcome(build, run))
+
+
+def _outcome(build: Build, run: str) -> Outcome:
+    """The outcome of a recorded build. Exits if a result of the recipe is another by now."""
+    record = read_run(build.store.root, run)
+    results = {name: result_of(build.graph, build.store, name)[0] for name in build.graph.nodes}
+    keys = {name: result.key for name, result in results.items()}
+    if record is None or {name: step.key for name, step in record.steps.items()} != keys:
+        sys.exit(f"run {run} didn't build what the recipe declares: build it again")
+    return Outcome(run, results, record.named("ran"), seconds=record.seconds or 0.0)
+
+
 def main(recipe: str, target: Path) -> None:
     """Build the recipe and draw what the terminal shows at the end."""
     finery = str(Path(sys.executable).with_name("finery"))
-    lines = last_screen(recorded([finery, "build", recipe, *sys.argv[3:]]))
+    command = [finery, "build", recipe, *sys.argv[3:]]
+    if sys.argv[3:4] == ["--run"]:
+        command = [sys.executable, __file__, "--replay", recipe, sys.argv[4]]
     console = Console(width=WIDTH, record=True, force_terminal=True, file=io.StringIO())
-    console.print(Text.from_ansi(f"\x1b[1m$ finery build {recipe}\x1b[0m"))
-    while not lines[-1].strip():
-        lines.pop()
-    console.print(Text.from_ansi("\n".join(lines)))
-    columns, rows = WIDTH * 12.2 + 36, (len(lines) + 1) * 24.4 + 36  # as rich sizes its letters
+    lines = "\n".join(last_screen(recorded(command))).rstrip()
+    screen = Text.from_ansi(lines).wrap(console, WIDTH)
+    head = [Text.from_ansi(f"\x1b[1m$ finery build {recipe}\x1b[0m")]
+    if len(screen) > HEIGHT:
+        head.append(Text("…", style="dim"))
+    shown = [*head, *screen[-HEIGHT:]]
+    console.print(*shown, sep="\n")
+    columns, rows = WIDTH * 12.2 + 36, len(shown) * 24.4 + 36  # as rich sizes its letters
     size = SVG.replace("{terminal_width}", f"{columns:.0f}").replace(
         "{terminal_height}", f"{rows:.0f}"
     )
@@ -100,4 +142,7 @@ def main(recipe: str, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    if sys.argv[1] == "--replay":
+        replay(Path(sys.argv[2]) / "recipe.yaml", sys.argv[3])
+    else:
+        main(sys.argv[1], Path(sys.argv[2]))

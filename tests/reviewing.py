@@ -1,6 +1,5 @@
 """A running `finery review`, asked over HTTP as its page does, or in a browser."""
 
-import http.client
 import json
 import re
 import shutil
@@ -9,12 +8,13 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from chromium import BROWSERS
 from conftest import Project
+from loopback import Answer, send
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -88,18 +88,6 @@ def decisions(project: Project, name: str = "rows") -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-class Answer(NamedTuple):
-    """An HTTP answer."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        """The body as JSON."""
-        return json.loads(self.body)
-
-
 class Review:
     """A running `finery review`."""
 
@@ -124,19 +112,10 @@ class Review:
         given: dict[str, str | None] = {"host": self.host, "cookie": self.cookie}
         if method == "POST":
             given |= {"origin": f"http://{self.host}", "content-type": "application/json"}
-        given |= {name.replace("_", "-"): value for name, value in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.putrequest(method, path, skip_host=True)
         if body is not None:
-            connection.putheader("Content-Length", str(len(body)))
-        for name, value in given.items():
-            if value is not None:
-                connection.putheader(name, value)
-        connection.endheaders(body)
-        got = connection.getresponse()
-        answer = Answer(got.status, {k.lower(): v for k, v in got.getheaders()}, got.read())
-        connection.close()
-        return answer
+            given |= {"content-length": str(len(body))}
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return send(self.port, method, path, given, body)
 
     def get(self, path: str, **query: Any) -> Any:
         """What an address answers, which must be well."""

@@ -5,6 +5,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,13 @@ def _core_imports(path: Path) -> Iterator[str]:
         for name in names:
             if name.startswith("finery.") and not name.startswith(PUBLIC):
                 yield name
+
+
+def test_signed_numbers_are_formatted_in_one_place() -> None:
+    """So that no difference is shown as `-0.0`."""
+    files = (path for part in ("core", "plugins") for path in (HOME / part).rglob("*.py"))
+    places = {path.name for path in files if re.search(r"\{[^{}\"]+:\+", path.read_text("utf-8"))}
+    assert places == {"text.py"}  # finery.signed
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from finery import UsageError, did_you_mean
+from finery import UsageError, did_you_mean, in_points, range_in_points
 from finery_eval import stats
 from finery_eval.stats.power import LEVEL, rows_to_show
 
@@ -192,7 +192,7 @@ def _worse(claim: Claim, d: stats.Difference, margin: float, rows: int) -> str:
     head = f"{_name(claim)} {_compared(claim, d, rows)}; required: not worse by {allowed}. "
     if high < -margin:
         return f"{head}It is worse by more than that"
-    may = f"It may be up to {-100 * low:.1f} points worse: {rows:,} rows don't show that it isn't"
+    may = f"It may be up to {-100 * low:z.1f} points worse: {rows:,} rows don't show that it isn't"
     return f"{head}{may}{_more(d.value + margin, d, rows)}"
 
 
@@ -221,9 +221,8 @@ def _not_above(claim: Claim, d: stats.Difference, rows: int) -> str:
 
 
 def _compared(claim: Claim, d: stats.Difference, rows: int) -> str:
-    low, high = (100 * end for end in d.interval)
-    value = round(100 * d.value, 1) + 0.0  # not -0.0
-    points = f"{value:+.1f} points (95 % CI {low:+.1f} to {high:+.1f}, {rows:,} rows)"
+    interval = range_in_points(d.interval)
+    points = f"{in_points(d.value)} points (95 % CI {interval}, {rows:,} rows)"
     return f"against {claim.than}: {points}"
 
 

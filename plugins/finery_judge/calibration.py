@@ -85,7 +85,9 @@ def remarks(judge: Agreement | None, unread: int) -> Iterator[dict[str, str]]:
         )
         return
     value, (low, high) = judge.kappa
-    about = f"kappa {value:.2f} (95 % CI {low:.2f} to {high:.2f}, {counted(judge.rows, 'answer')})"
+    about = (
+        f"kappa {value:z.2f} (95 % CI {low:z.2f} to {high:z.2f}, {counted(judge.rows, 'answer')})"
+    )
     if value < SUBSTANTIAL:
         yield remark(
             f"the judge doesn't agree enough with people to be trusted: {in_words(value)} "
@@ -106,5 +108,5 @@ def _one_sided(judge: Agreement) -> str:
 
 def log_line(judge: Agreement) -> str:
     """A line for the log: the judge's agreement with people."""
-    parts = [f"{name} {value:.2f}" for name, (value, _) in judge.scores().items()]
+    parts = [f"{name} {value:z.2f}" for name, (value, _) in judge.scores().items()]
     return f"the judge against people on {counted(judge.rows, 'answer')}: {', '.join(parts)}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import percent
+from finery import in_points, percent, range_in_points
 from finery_eval.evaluator import table
 from finery_eval.paired import remark
 
@@ -32,8 +32,8 @@ class Finding(NamedTuple):
     @property
     def points(self) -> str:
         """The difference and its interval in points."""
-        value, low, high = (100 * n for n in (self.value, self.low, self.high))
-        return f"{value:+.1f} points (95 % CI {low:+.1f} to {high:+.1f})"
+        interval = range_in_points((self.low, self.high))
+        return f"{in_points(self.value)} points (95 % CI {interval})"
 
 
 def findings(pairs: Sequence[Mapping[str, Any]], first: str, margin: float) -> list[Finding]:

@@ -29,6 +29,7 @@ def finery_steps() -> Mapping[str, str]:
         "eval.retrieval": "finery_retrieve.evaluate.retrieval.step:Retrieval",
         "eval.grounded": "finery_retrieve.evaluate.grounded.step:Grounded",
         "retrieve.bundle": "finery_retrieve.serve.step:RetrieveBundle",
+        "retrieve.check": "finery_retrieve.check.step:RetrieveCheck",
     }
 
 

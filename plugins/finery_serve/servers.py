@@ -105,6 +105,12 @@ def page_of(running: Running) -> str | None:
     return page
 
 
+def checked_by(running: Running) -> str | None:
+    """The step type that checks a server in place of `serve.check`; None if there is none."""
+    step_type: str | None = getattr(running, "checked_by", None)
+    return step_type
+
+
 def example_of(running: Running) -> str:
     """A question for the examples of how to use a server."""
     return str(getattr(running, "example", "Hello"))

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+from answering import bundled, retrieving
+from llama_server import needs_llama_server
+from serving import gguf_model
 from tiny_llama import tiny_counter
 
 from finery import Index, Model, Step
 from finery.testing import EngineContract, StepContract, dataset, run_step, table_model
 from finery_openai.model import OpenaiModel
+from finery_retrieve.check.step import RetrieveCheck
 from finery_retrieve.embed.api import RetrieveApi
 from finery_retrieve.serve.step import RetrieveBundle
 from finery_retrieve.steps.index import RetrieveIndex
@@ -76,6 +80,22 @@ class TestRetrieving(EngineContract):
         model = run_step(step, folder / "model")
         assert isinstance(model, Model)
         return model
+
+
+@needs_llama_server
+class TestCheck(StepContract):
+    """retrieve.check, of a bundle with a tiny GGUF."""
+
+    others = {"passing": 0.5}
+
+    def step(self, folder: Path) -> Step:
+        model = retrieving(folder / "rag", gguf_model(folder / "tiny"), index_in(folder), k=1)
+        model.ref = "rag"
+        row = {**ROWS[0], "quote": CHUNKS[0]["text"], "source": "card.md"}
+        return RetrieveCheck(
+            models=[model], bundle=bundled(folder / "bundle", model, slots=1, context=512),
+            rows=dataset(folder / "rows", [row]), max_tokens=4,
+        )  # fmt: skip
 
 
 class TestBundle(StepContract):

@@ -1,10 +1,13 @@
 """Numbers and texts as people read them."""
 
 import json
+import math
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finery.util.paths import linked, shown
 from finery.util.text import (
@@ -12,10 +15,13 @@ from finery.util.text import (
     did_you_mean,
     duration,
     in_line,
+    in_points,
     percent,
+    range_in_points,
     redacted,
     redacted_data,
     rough_duration,
+    signed,
     size,
     visible,
 )
@@ -45,6 +51,21 @@ def test_numbers() -> None:
         "1,500 rows",
     ]
     assert percent(0.9167) == "91.7 %"
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 0.0004, -0.0004])
+def test_what_rounds_to_zero_has_no_sign(value: float) -> None:
+    assert in_points(value) == "0.0"
+    assert percent(value) == "0.0 %"
+    assert signed(value, ".2f") == "0.00"
+    assert range_in_points((value, 0.02)) == "0.0 to +2.0"
+
+
+@given(st.floats(), st.sampled_from([".1f", ".3f", ".4g"]))
+def test_other_differences_have_a_sign(value: float, form: str) -> None:
+    text = signed(value, form)
+    assert (text[0] in "+-") == (float(text) != 0)
+    assert float(text) == float(f"{value:{form}}") or math.isnan(value)
 
 
 def test_nothing_that_is_printed_steers_a_terminal() -> None:

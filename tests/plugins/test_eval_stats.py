@@ -25,6 +25,7 @@ from finery_eval.stats import (
     paired_difference,
     percentiles,
     resampled,
+    same_in_all,
     sign_flip_exact,
     wilson,
 )
@@ -222,6 +223,27 @@ def test_rows_to_show_a_margin() -> None:
     half = 1.959964 * math.sqrt(0.1 / 120)  # 120 rows, a tenth of which differ
     assert rows_to_show(120, half, 0.03) == pytest.approx(7.8489 * 0.1 / 0.0009, rel=1e-3)
     assert rows_to_show(120, half, 0) == math.inf
+
+
+@given(st.floats(-1, 1), st.integers(1, 500))
+def test_the_interval_of_equal_groups_holds_their_mean(value: float, n: int) -> None:
+    low, high = same_in_all(value, n, -1, 1)
+    assert -1 - 1e-9 <= low <= value <= high <= 1 + 1e-9
+    assert same_in_all(-value, n, -1, 1) == pytest.approx((-high, -low))
+    for share in (0, 1):
+        assert same_in_all(share, n) == pytest.approx(wilson(share * n, n))
+
+
+@pytest.mark.parametrize("n", [7, 12, 40, 300])
+def test_equal_groups_rarely_mislead(n: int) -> None:
+    """Models that differ in a share of all groups, seldom enough that n groups may show none.
+
+    If that share is larger than the interval's end, n groups without any are improbable.
+    """
+    low, high = same_in_all(0, n, -1, 1)
+    assert low == -high
+    assert (1 - high) ** n < 0.05
+    assert (1 - 0.8 * high) ** n > 0.03  # and the interval is hardly wider than need be
 
 
 # -- coverage: how often a 95 % interval has the truth in it ---------------------------------------

@@ -133,7 +133,7 @@ def test_a_model_that_was_trained_too_hot_is_caught(
     assert remark["text"].startswith("hot forgot: its perplexity on general text is")
     assert "lower learning rate" in remark["advice"]
     assert "hot forgot (text, -" in log
-    assert "same kept what it knew (text, +0.0 points" in log
+    assert "same kept what it knew (text, 0.0 points" in log
     gate = {"hot.byte_probability": "not worse than base by 0.05"}
     with pytest.raises(RequirementError, match="It is worse by more than that"):
         step(list(models.values()), require=gate).verify({"": metrics})

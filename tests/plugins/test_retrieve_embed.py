@@ -199,11 +199,11 @@ def test_a_server_is_asked_once_for_each_text(tmp_path: Path, server: EmbeddingS
     embedder = CachedEmbedder(model, job)
     first = embedder.embed(["a b", "c", "a b", "d e"], "document")
     assert sorted(server.texts) == ["a b", "c", "d e"]
-    assert server.requests == 2
+    assert len(server.bodies) == 2
     assert first[0] == first[2]
     again = CachedEmbedder(model, TestJob(records=records))
     assert again.embed(["a b", "c"], "document") == first[:2]
-    assert (server.requests, again.computed, again.cached) == (2, 0, 2)
+    assert (len(server.bodies), again.computed, again.cached) == (2, 0, 2)
     assert job.usage.prompt_tokens == 14
     again.embed(["a b"], "question")
     assert server.texts[-1] == "a b"
@@ -238,13 +238,13 @@ def test_what_another_process_embeds_is_waited_for(tmp_path: Path, server: Embed
     elsewhere = Elsewhere(records)
     second = CachedEmbedder(model, TestJob(records=elsewhere))
     assert second.embed(["a", "b"], "document") == first
-    assert (server.requests, elsewhere.refused, second.computed, second.cached) == (1, 2, 0, 2)
+    assert (len(server.bodies), elsewhere.refused, second.computed, second.cached) == (1, 2, 0, 2)
 
 
 def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, server: EmbeddingServer) -> None:
     server.busy = 1
     assert vectors(remote(server, tmp_path, retries=2), "a").shape == (1, DIMENSIONS)
-    assert server.requests == 2
+    assert len(server.bodies) == 2
 
 
 def test_the_key_is_sent_and_not_shown(tmp_path: Path, server: EmbeddingServer) -> None:

@@ -3,14 +3,12 @@
 import json
 import shutil
 import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import JsonServer, in_thread
 
 from finery_retrieve.serve.app import __main__ as program
 from finery_retrieve.serve.app.bundle import opened, opened_from
@@ -32,52 +30,21 @@ QUESTION = {"messages": [{"role": "user", "content": "Which files?"}]}
 SOURCES = [{"id": "a", "text": "Files up to 50 MB are read."}]
 
 
-class ModelServer(ThreadingHTTPServer):
-    """A model's server that answers as `reply` says. bodies: what it was sent."""
+class ModelServer(JsonServer):
+    """A model's server that answers as `answer` says."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.bodies: list[dict[str, Any]] = []
-        self.reply: Reply = lambda body: (200, ANSWER)
+        super().__init__()
+        self.answer: Reply = lambda body: (200, ANSWER)
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: ModelServer
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.bodies.append(body)
-        status, content = self.server.reply(body)
-        sent = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(sent)))
-        self.end_headers()
-        self.wfile.write(sent)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing."""
-
-
-@contextmanager
-def serving(server: Any) -> Iterator[Any]:
-    """The server, in a thread, until the `with` ends."""
-    thread = threading.Thread(target=server.serve_forever, args=[0.02])
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    def reply(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """What `answer` says."""
+        return self.answer(body)
 
 
 @pytest.fixture
 def model() -> Iterator[ModelServer]:
-    with serving(ModelServer()) as running:
+    with in_thread(ModelServer()) as running:
         yield running
 
 
@@ -86,7 +53,7 @@ def app(model: ModelServer) -> Iterator[Server]:
     server = Server("127.0.0.1", 0)
     upstream = Upstream(model.address, "m", parameters={"max_tokens": 512})
     server.app = App("guide", "guide", prompted, upstream, None)
-    with serving(server) as running:
+    with in_thread(server) as running:
         yield running
 
 
@@ -175,7 +142,7 @@ def test_only_a_wrong_request_is_the_fault_of_the_client(
 def test_an_error_with_status_200_is_an_error(app: Server, model: ModelServer) -> None:
     asked = json.dumps(QUESTION).encode()
     assert status(post(app, asked)) == 200
-    model.reply = lambda body: (200, {"error": {"message": "out of memory"}})
+    model.answer = lambda body: (200, {"error": {"message": "out of memory"}})
     answer = post(app, asked)
     assert status(answer) == 502
     assert b"out of memory" in answer
@@ -222,13 +189,13 @@ def test_a_model_that_wants_the_other_name_gets_it(model: ModelServer) -> None:
             return 400, {"error": {"message": message}}
         return 200, ANSWER
 
-    model.reply = reply
+    model.answer = reply
     upstream = Upstream(model.address, "m", parameters={"max_tokens": 512})
     for _ in range(2):
         upstream.open([], {}).close()
     limits = [sorted(name for name in body if name.startswith("max")) for body in model.bodies]
     assert limits == [["max_tokens"], ["max_completion_tokens"], ["max_completion_tokens"]]
-    model.reply = lambda body: (400, {"error": {"message": "max_completion_tokens is too large"}})
+    model.answer = lambda body: (400, {"error": {"message": "max_completion_tokens is too large"}})
     with pytest.raises(Refused, match="too large"):
         upstream.open([], {})
 

@@ -6,7 +6,7 @@ from typing import Any
 from finery.compare.variants import Line, Score
 from finery.recipe.graph import Graph
 from finery.recipe.matrix.axes import sizes
-from finery.util.text import counted, percent
+from finery.util.text import counted, percent, signed
 
 
 def title_of(graph: Graph) -> str:
@@ -44,10 +44,10 @@ def margin_in_words(choice: Mapping[str, Any]) -> str:
     margin = choice["margin"]
     if margin is None:
         return ""
-    ahead = f"{margin['difference']:+.3f}"
+    ahead = signed(margin["difference"], ".3f")
     if margin["interval"]:
         low, high = margin["interval"]
-        ahead += f", 95 % CI {low:+.3f} to {high:+.3f}"
+        ahead += f", 95 % CI {signed(low, '.3f')} to {signed(high, '.3f')}"
         if is_close(choice):
             ahead += ": too close to call"
     return f"ahead of {margin['over']} by {ahead}"

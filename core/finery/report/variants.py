@@ -21,7 +21,7 @@ from finery.plugin.views.section import Finding, PageSection
 from finery.recipe.graph import Graph, trains
 from finery.report.steps import ReportedStep
 from finery.store.database import Store
-from finery.util.text import counted, duration
+from finery.util.text import counted, duration, in_points, signed
 
 TEMPLATE = "finery.report/templates/variants.html.jinja"
 QUESTION = "Which variant is best?"
@@ -195,12 +195,12 @@ def _margin(variants: Variants, choice: Mapping[str, Any]) -> str:
     if margin is None:
         return ""
     lines = variants.lines
-    in_points = are_shares(lines, columns_of(lines)[0])
+    shares = are_shares(lines, columns_of(lines)[0])
 
     def shown(value: float) -> str:
-        return f"{100 * value:+.1f}" if in_points else f"{value:+.4g}"
+        return in_points(value) if shares else signed(value, ".4g")
 
-    text = f"{shown(margin['difference'])}{' points' if in_points else ''} against {margin['over']}"
+    text = f"{shown(margin['difference'])}{' points' if shares else ''} against {margin['over']}"
     if margin["interval"] is None:
         return f"{text}; there is no paired test for this metric"
     low, high = margin["interval"]

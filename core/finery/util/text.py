@@ -1,7 +1,7 @@
 """Text for people: guesses for mistyped names, numbers in words, texts that are safe to print."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -145,7 +145,27 @@ def cost_words(total: float, now: float = 0.0) -> str:
 
 def percent(share: float) -> str:
     """A share as a percentage: `91.7 %`."""
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:z.1f} %"
+
+
+def signed(difference: float, form: str = ".1f") -> str:
+    """A number with its sign: `+1.2`, `-0.4`. What is rounded to zero has none: `0.0`.
+
+    form: a format for floats, without a sign.
+    """
+    text = f"{difference:+{form}}"
+    return text if float(text) else text[1:]
+
+
+def in_points(difference: float) -> str:
+    """A difference of two shares in percentage points: `+1.2` for 0.012."""
+    return signed(100 * difference)
+
+
+def range_in_points(interval: Sequence[float]) -> str:
+    """An interval of a difference of two shares: `-0.4 to +1.2`."""
+    low, high = interval
+    return f"{in_points(low)} to {in_points(high)}"
 
 
 _PICTURES = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}

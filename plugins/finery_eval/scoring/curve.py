@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from finery import in_points, range_in_points
 from finery_eval import stats
 from finery_eval.scoring.groups import Group
 from finery_eval.scoring.tables import Unit, table
@@ -134,8 +135,8 @@ def curve_of(
 def advice(trained: Sequence[Trained], metric: str, grown: Growth) -> list[str]:
     """In words, what would help most: more rows, more epochs or a larger model."""
     largest = max(trained, key=lambda each: each.rows)
-    low, high = (100 * end for end in grown.interval)
-    points = f"{100 * grown.a_doubling:+.1f} points (95 % CI {low:+.1f} to {high:+.1f})"
+    interval = range_in_points(grown.interval)
+    points = f"{in_points(grown.a_doubling)} points (95 % CI {interval})"
     lines = []
     if grown.is_shown:
         lines.append(

@@ -56,9 +56,8 @@ def scores(
     """Metric → (value, interval) of one model. A metric that applies to no answer is left out.
 
     Intervals: percentile bootstrap over groups (Efron and Tibshirani 1993). If a share is the same
-    in all groups, such as 0 or 1, the bootstrap has no width. It then has the Wilson interval of
-    as many answers as there are groups, with the same share of hits. draws: as from `draws_of`, if
-    they are there already.
+    in all groups, such as 0 or 1, the bootstrap has no width, and the interval is that of
+    `stats.same_in_all`. draws: as from `draws_of`, if they are there already.
     """
     scored = _shares(judged.hits, groups)
     drawn = draws_of(judged, verdicts, groups) if draws is None else draws
@@ -104,7 +103,7 @@ def _shares(hits: Mapping[str, Sequence[Hit]], groups: Sequence[Group]) -> dict[
             used = sum(bool(count[i][1]) for count in counts)
             low, high = intervals[i]
             if low == high:
-                low, high = stats.wilson(shares[i] * used, used)
+                low, high = stats.same_in_all(low, used)
             scored[metric] = shares[i], (low, high)
     return scored
 
@@ -127,15 +126,16 @@ def difference(
 ) -> stats.Difference | None:
     """Second minus first model, of a share: bootstrap over groups and exact sign-flip test.
 
-    None where no answer of both models counts.
+    If all groups differ alike, the bootstrap has no width, and the interval is that of
+    `stats.same_in_all`. None where no answer of both models counts.
     """
     counts = [_gain(first, second, group) for group in groups]
     counts = [(gain, n) for gain, n in counts if n]
     if not counts:
         return None
     ((low, high),) = stats.bootstrap(counts, _difference, resamples=resamples)
-    if low == high:  # all groups differ alike
-        low, high = _of_alike(low, len(counts))
+    if low == high:
+        low, high = stats.same_in_all(low, len(counts), -1.0, 1.0)
     p_value = stats.sign_flip_exact([gain for gain, _ in counts])
     return stats.Difference(_difference(Counter(counts))[0], (low, high), p_value)
 
@@ -149,13 +149,3 @@ def _gain(first: Sequence[Hit], second: Sequence[Hit], group: Group) -> Count:
 def _difference(counts: Mapping[Count, int]) -> list[float]:
     answers = sum(times * n for (_, n), times in counts.items())
     return [sum(times * difference for (difference, _), times in counts.items()) / answers]
-
-
-def _of_alike(difference: float, groups: int) -> stats.Interval:
-    """An interval for a difference that is the same in all groups, from Wilson's.
-
-    A bootstrap of equal groups has no width. Each group counts as one answer, and the difference,
-    from -1 to 1, as the share of groups in which the model is the better one.
-    """
-    low, high = stats.wilson(groups * (difference + 1) / 2, groups)
-    return 2 * low - 1, 2 * high - 1

@@ -21,6 +21,7 @@ from finery_eval.stats.shares import (
     Interval,
     mcnemar_exact,
     paired_difference,
+    same_in_all,
     wilson,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "paired_difference",
     "percentiles",
     "resampled",
+    "same_in_all",
     "sign_flip_exact",
     "wilson",
 ]

@@ -41,6 +41,21 @@ def wilson(successes: float, n: float, z: float = Z95) -> Interval:
     return low, high
 
 
+def same_in_all(value: float, n: int, lowest: float = 0.0, highest: float = 1.0) -> Interval:
+    """An interval of a mean that is `value` in each of n groups, where a bootstrap has no width.
+
+    lowest, highest: what the mean of a group can be. None of n groups has another mean than
+    `value`, so up to a share u of all groups may have one, by Wilson's interval of 0 in n. The ends
+    are the means if all of that share were at `lowest` or at `highest`. For a share of 0 or 1, this
+    is Wilson's interval of n answers. Groups should be of about equal size.
+
+    Source of the bound without an event: J. A. Hanley and A. Lippman-Hand, "If nothing goes wrong,
+    is everything all right? Interpreting zero numerators", JAMA 249 (1983) 1743-1745.
+    """
+    others = wilson(0, n)[1]
+    return value - others * (value - lowest), value + others * (highest - value)
+
+
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """The two-sided p-value that two models are right equally often, from the rows they differ on.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import DataError, Job, Metrics, Step, UsageError, setting, takes
+from finery import DataError, Job, Metrics, Step, UsageError, setting, signed, takes
 from finery.rows.repeats import Repeats, summarise
 from finery_eval.evaluator import compare
 
@@ -193,7 +193,7 @@ class Select(
         text = f"{self.model}.{self.metric} {first.score:.4g}{_in_words(first.interval)}"
         words = [f"chosen of {len(others) + 1}: {first.name}, {text}, {rows} rows"]
         if margin is not None:
-            ahead = f"{margin['difference']:+.4g}{_in_words(margin['interval'])}"
+            ahead = f"{signed(margin['difference'], '.4g')}{_in_words(margin['interval'])}"
             words.append(f"difference to the next, {margin['over']}: {ahead}")
         return words
 

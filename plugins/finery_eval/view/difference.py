@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import Metrics, counted, percent, print_labelled
+from finery import Metrics, counted, in_points, percent, print_labelled, range_in_points
 from finery_eval.stats import holm
 from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
 from finery_eval.view.f1 import f1_test
@@ -136,11 +136,10 @@ def _table(console: "Console", rows: str, models: Mapping[str, Any]) -> Any:
 def _test_cells(facts: Mapping[str, Any], *, is_wide: bool) -> Iterator[str]:
     test, (before, after) = facts["test"], facts["values"]
     if test is None:
-        yield from (f"{100 * (after - before):+.1f}", "", "", *(("", "") if is_wide else ()))
+        yield from (in_points(after - before), "", "", *(("", "") if is_wide else ()))
         return
-    low, high = test["interval"]
-    yield f"{100 * test['difference']:+.1f}"
-    yield f"{100 * low:+.1f} to {100 * high:+.1f}"
+    yield in_points(test["difference"])
+    yield range_in_points(test["interval"])
     yield "< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
     if is_wide:
         yield from ("" if test[n] is None else str(test[n]) for n in ("gained", "lost"))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from finery import Remark, percent, size
+from finery import Remark, in_points, percent, range_in_points, size
 from finery_eval.exports import SPEED, is_worse
 from finery_eval.view.scores import Report, headline
 from finery_eval.view.tables import Column, print_columns
@@ -52,11 +52,10 @@ def remarks_on(report: Report) -> Iterator[Remark]:
     """A warning for each file that is significantly worse than the model it was exported from."""
     for export in report["details"].get("exports", []):
         if is_worse(export):
-            low, high = export["interval"]
             yield Remark(
                 f"{export['model']} is significantly worse than {export['baseline']}: "
-                f"{_points(export['difference'])} points (95 % CI {_points(low)} to "
-                f"{_points(high)})",
+                f"{in_points(export['difference'])} points (95 % CI "
+                f"{range_in_points(export['interval'])})",
                 "Ship a file with more bits.",
                 "warning",
             )
@@ -66,11 +65,10 @@ def _difference(export: Mapping[str, Any]) -> tuple[str, str, str]:
     """The difference in points to the trained model, its interval, and the p-value."""
     if "interval" not in export:
         return UNKNOWN, "", ""
-    low, high = export["interval"]
     p = export["p_value"]
     return (
-        f"{_points(export['difference'])} ({export['baseline']})",
-        f"{_points(low)} to {_points(high)}",
+        f"{in_points(export['difference'])} ({export['baseline']})",
+        range_in_points(export["interval"]),
         "< 0.001" if p < 0.001 else f"{p:.3f}",
     )
 
@@ -83,7 +81,3 @@ def _notes(exports: list[dict[str, Any]]) -> Iterator[str]:
             f"To compare {', '.join(missing)} with the trained model, add that to `models`: its "
             "answers to these rows are cached"
         )
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:+.1f}"

@@ -113,8 +113,7 @@ def _of_groups(groups: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], 
 
     ((low, high),) = stats.bootstrap(groups, mean)
     if low == high:  # all groups differ alike, so the bootstrap has no width
-        share = stats.wilson(len(groups) * (low + 1) / 2, len(groups))
-        low, high = 2 * share[0] - 1, 2 * share[1] - 1
+        low, high = stats.same_in_all(low, len(groups), -1.0, 1.0)
     return (low, high), stats.sign_flip_exact([difference for difference, _ in groups])
 
 

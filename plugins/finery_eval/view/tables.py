@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from finery import percent, visible
+from finery import in_points, percent, visible
 from finery_eval.view.scores import new_table
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def cell_text(value: Any, unit: str | None) -> str:
         return "–"
     if isinstance(value, int | float) and unit:
         return _FORMATS[unit](value)
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:z.3f}" if isinstance(value, float) else str(value)
 
 
 def _p_value(value: float) -> str:
@@ -140,6 +140,6 @@ def _p_value(value: float) -> str:
 
 _FORMATS = {
     "share": percent,
-    "difference": lambda value: f"{100 * value:+.1f}",
+    "difference": in_points,
     "p": _p_value,
 }

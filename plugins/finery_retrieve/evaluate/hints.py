@@ -12,6 +12,14 @@ RETRIEVAL = Hints(
     absent=_ABSENT,
     called=("retriever", "recall", "mrr", "ndcg", "eval.retriever", "eval.recall"),
 )  # fmt: skip
+CHECK = Hints(
+    settings={
+        "model": "models", "dataset": "rows", "questions": "rows", "app": "bundle",
+        "gate": "require", "max_new_tokens": "max_tokens",
+    },
+    absent=_ABSENT,
+    called=("eval.app", "app.check"),
+)  # fmt: skip
 GROUNDED = Hints(
     settings={
         "model": "models", "dataset": "rows", "questions": "rows", "top_k": "k",

@@ -34,8 +34,8 @@ class Measure(NamedTuple):
         """The mean and its 95 % interval; None where no question has a value.
 
         Of yes and no for independent questions, Wilson's interval. Else the bootstrap over clusters
-        (Efron and Tibshirani 1993). If it has no width, since all clusters are alike, it is
-        Wilson's for as many answers as there are clusters.
+        (Efron and Tibshirani 1993). If it has no width, since all clusters are alike, it is that of
+        `stats.same_in_all`.
         """
         values = self.values[name]
         if all(value is None for value in values):
@@ -47,7 +47,7 @@ class Measure(NamedTuple):
         mean = _mean(Counter(sums))
         ((low, high),) = stats.bootstrap(sums, lambda drawn: [_mean(drawn)])
         if high - low < NOTHING:
-            low, high = stats.wilson(mean * len(sums), len(sums))
+            low, high = stats.same_in_all(mean, len(sums))
         return mean, (low, high)
 
     def difference(self, first: str, second: str) -> stats.Difference | None:
@@ -56,7 +56,7 @@ class Measure(NamedTuple):
         Of yes and no for independent questions, Newcombe's paired interval (1998, method 10) and
         the exact McNemar test. Else the paired bootstrap over clusters, and the sign-flip test over
         clusters (Fisher 1935, Pitman 1937). If the bootstrap has no width, since the clusters gain
-        alike, the interval is Newcombe's for as many questions as there are clusters.
+        alike, the interval is that of `stats.same_in_all`.
         """
         both = list(zip(self.values[first], self.values[second], strict=True))
         known = [pair for pair in both if None not in pair]
@@ -64,16 +64,15 @@ class Measure(NamedTuple):
             return None
         if self._are_single and all(value in (0, 1) for pair in known for value in pair):
             return _of_shares(known)
-        gains = [_gain(pair) for pair in both]
-        return self._of_gains(gains, [None if None in pair else pair[0] for pair in both])
+        return self._of_gains([_gain(pair) for pair in both])
 
-    def _of_gains(self, gains: Sequence[Value], before: Sequence[Value]) -> stats.Difference:
-        """The difference of two means. before: the first of them, of each question."""
+    def _of_gains(self, gains: Sequence[Value]) -> stats.Difference:
+        """The difference of two means."""
         sums = self._sums(gains)
         ((low, high),) = stats.bootstrap(sums, lambda drawn: [_mean(drawn)])
         value = _mean(Counter(sums))
         if high - low < NOTHING:
-            low, high = _alike(_mean(Counter(self._sums(before))), value, len(sums))
+            low, high = stats.same_in_all(value, len(sums), -1.0, 1.0)
         return stats.Difference(value, (low, high), _sign_flips([gain for gain, _ in sums]))
 
     @property
@@ -144,20 +143,6 @@ def _of_shares(pairs: Sequence[tuple[Value, Value]]) -> stats.Difference:
         hits.count((True, True)), gained, lost, hits.count((False, False))
     )
     return stats.Difference(value, interval, stats.mcnemar_exact(gained, lost))
-
-
-def _alike(mean: float, gain: float, clusters: int) -> stats.Interval:
-    """Newcombe's paired interval of a gain that all clusters share.
-
-    mean: before the gain. The clusters count as so many independent questions, which only one of
-    the two answers where they differ. So the numbers of questions needn't be whole.
-    """
-    after = min(1.0, max(0.0, mean + gain))
-    shared, most = min(mean, after), max(mean, after)
-    gained, lost = max(0.0, gain), max(0.0, -gain)
-    return stats.paired_difference(
-        clusters * shared, clusters * gained, clusters * lost, clusters * (1 - most)
-    )[1]
 
 
 def _sign_flips(gains: Sequence[float]) -> float:

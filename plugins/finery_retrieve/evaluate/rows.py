@@ -25,6 +25,18 @@ def read_questions(rows: Dataset) -> list[Question]:
     return questions
 
 
+def read_answered(rows: Dataset) -> list[Question]:
+    """The same, each with what a right answer is, unless the documents don't contain one."""
+    questions = read_questions(rows)
+    no_answer = BadRow(
+        "the row has neither an answer nor `expected`",
+        "give it an assistant turn, or `expected`: texts that a right answer contains",
+    )
+    without = [q for q in questions if q.is_answerable and not (q.answer or q.expected)]
+    refuse_rows("some rows have no expected answer", [(q.row, no_answer) for q in without])
+    return questions
+
+
 def refuse_rows(what: str, bad: Sequence[tuple[Row, BadRow]]) -> None:
     """Raise a `DataError` that lists the rows with their reasons, if there are any."""
     if bad:

@@ -6,7 +6,7 @@ In go scores and differences, out come tables for `details["tables"]`.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finery import Job, counted
+from finery import Job, counted, range_in_points
 from finery_eval import stats
 from finery_eval.evaluator import table
 
@@ -70,12 +70,8 @@ def differences_table(
     """Differences with intervals and adjusted p-values. columns: of the two texts of each."""
     adjusted = stats.holm([facts["p_value"] for _, _, facts in compared])
     rows = [
-        [one, other, facts["difference"], _of_difference(facts["interval"]), p]
+        [one, other, facts["difference"], range_in_points(facts["interval"]), p]
         for (one, other, facts), p in zip(compared, adjusted, strict=True)
     ]
     names = [*columns, "points", CI, "p (Holm)"]
     return table(title, names, rows, units={"points": "difference", "p (Holm)": "p"})
-
-
-def _of_difference(interval: Sequence[float]) -> str:
-    return " to ".join(f"{100 * end:+.1f}" for end in interval)

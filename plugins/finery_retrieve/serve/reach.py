@@ -11,7 +11,6 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from finery import Artifact, Model, UsageError, cpu_count
-from finery_gguf.server import Server as Llama
 from finery_gguf.server import start
 from finery_retrieve.index.words import missing
 from finery_retrieve.serve.app.bundle import SETTINGS, Opened, opened, opened_from
@@ -19,6 +18,7 @@ from finery_retrieve.serve.app.model import behind_api, refuse_base_url, require
 from finery_retrieve.serve.app.server import (
     LOOPBACK,
     App,
+    Prompt,
     Server,
     Unusable,
     Upstream,
@@ -32,6 +32,7 @@ from finery_retrieve.serve.settings import (
     parts_of,
     settings_of,
 )
+from finery_serve.llama import LlamaServer
 from finery_serve.options import SLOTS, Options, read_arguments
 from finery_serve.servers import Serving
 
@@ -45,7 +46,9 @@ class Answering(NamedTuple):
     """A running app.
 
     page: the address of its page, with the key if it needs one. names: of its model in the API.
-    example: a question about its documents.
+    example: a question about its documents. prompted: makes the messages that it sends. llama:
+    llama.cpp's server that it sends them to; None for a model behind an API. checked_by: the step
+    type that checks it.
     """
 
     address: str
@@ -54,6 +57,9 @@ class Answering(NamedTuple):
     page: str
     names: tuple[str, ...]
     example: str
+    prompted: Prompt
+    llama: LlamaServer | None
+    checked_by: str = "retrieve.check"
 
 
 @contextmanager
@@ -129,7 +135,8 @@ def _with_llama(app: Opened, file: Path, options: Options, serving: Serving) -> 
         sampling={"temperature": 0.0, "repeat_penalty": 1.0},
     ) as llama:
         upstream = Upstream(f"{llama.address}/v1", model["name"], key, model["parameters"])
-        with _served(app, upstream, serving, llama.build, llama) as answering:
+        server = LlamaServer(llama, key, {}, options.unread)
+        with _served(app, upstream, serving, llama.build, server) as answering:
             yield answering
 
 
@@ -144,7 +151,7 @@ def _behind_api(app: Opened, serving: Serving) -> Iterator[Answering]:
 
 @contextmanager
 def _served(
-    app: Opened, upstream: Upstream, serving: Serving, build: str, llama: Llama | None
+    app: Opened, upstream: Upstream, serving: Serving, build: str, llama: LlamaServer | None
 ) -> Iterator[Answering]:
     """The app, in a thread. It ends if llama.cpp's server does."""
     try:
@@ -171,7 +178,9 @@ def _served(
     pid = llama.pid if llama else os.getpid()
     try:
         build = f"{build}, with sources"
-        yield Answering(server.address, pid, build, server.page, (name,), example_of(app))
+        yield Answering(
+            server.address, pid, build, server.page, (name,), example_of(app), app.prompted, llama
+        )
     finally:
         ended.set()
         server.shutdown()
@@ -185,7 +194,7 @@ def example_of(app: Opened) -> str:
     return f"What do the documents say about {topic}?"
 
 
-def _close_without(server: Server, llama: Llama | None, ended: threading.Event) -> None:
+def _close_without(server: Server, llama: LlamaServer | None, ended: threading.Event) -> None:
     """Stop listening once llama.cpp's server no longer does, until `ended`."""
     if llama is None:
         return

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import Artifact, Model, StepError
+from finery import Artifact, Index, Model, StepError
 from finery_gguf.llama import Gguf
 from finery_retrieve.serve.app.bundle import FORMAT
 from finery_serve.options import CONTEXT, Options, written
@@ -24,7 +24,7 @@ _WAYS_OUT = {
 class Parts(NamedTuple):
     """The parts of a model that retrieves: the index of documents, and the model that answers."""
 
-    documents: Artifact
+    documents: Index
     model: Model
 
 
@@ -38,14 +38,15 @@ def parts_of(model: Model) -> Parts:
             f"the model has the format '{model.format}', so it retrieves no documents",
             fix="name a step of retrieve.model",
         )
-    under = model.refs["model"]
+    index, under = model.refs["index"], model.refs["model"]
+    assert isinstance(index, Index)
     assert isinstance(under, Model)
     if under.format not in ("gguf", "api"):
         raise StepError(
             f"retrieve.model has a model of the format '{under.format}', which only finery can run",
             fix=_WAYS_OUT.get(under.format, _EXPORT) + ", or talk to it with `finery chat`",
         )
-    return Parts(model.refs["index"], under)
+    return Parts(index, under)
 
 
 def gguf_options(model: Model, name: str, context: int | None, slots: int) -> Options:

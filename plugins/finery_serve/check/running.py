@@ -9,7 +9,7 @@ from finery import Artifact, Completion, DataError, Job, Model, StepError, load_
 from finery_serve.check.answers import answers_of
 from finery_serve.check.prompts import Asked, Trained, cases, compare, prompt_faults
 from finery_serve.client import Client
-from finery_serve.servers import Checkable, Fault, Serving, names_of
+from finery_serve.servers import Checkable, Fault, Serving, checked_by, names_of
 
 PROBES = 8
 """Rows that show whether a server answers with an adapter."""
@@ -57,9 +57,12 @@ def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> d
     job.progress(0, 1, f"{name}: starting the server")
     with serve(artifact, serving) as running:
         if not isinstance(running, Checkable):
+            other = checked_by(running)
             raise StepError(
-                f"{running.build} can't be checked, since it doesn't show its prompts",
-                fix="use a plugin whose server gives a `finery_serve.servers.Checkable`",
+                f"{running.build} can't be checked by this step, since it doesn't show its prompts",
+                fix=f"use: {other}"
+                if other
+                else "use a plugin whose server gives a `finery_serve.servers.Checkable`",
             )
         names = names_of(running, serving)
         job.log(f"{running.build} serves {', '.join(names)}")

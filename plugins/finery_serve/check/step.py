@@ -94,7 +94,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
         default=None,
         help="What is served: a `llama.bundle` with the GGUF in `models`, or a `vllm.bundle` with "
         "the adapters or the model in `models`. Without it, the step serves GGUFs with the options "
-        "of `finery serve`.",
+        "of `finery serve`. The app of a `retrieve.bundle` is checked by `retrieve.check`.",
     )
     slots: int = setting(1, ge=1, help="Requests that the server answers at once.")
     max_tokens: int = setting(

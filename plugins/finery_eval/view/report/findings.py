@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from finery import Finding, counted, percent
+from finery import Finding, counted, in_points, percent, range_in_points
 from finery_eval.scoring.tables import BETTER, NOT_SHOWN, WORSE, between, verdict
 from finery_eval.stats import Difference, holm
 from finery_eval.view.pairs import agrees, paired, paired_test
@@ -122,7 +122,7 @@ def _against(model: Judgement, baseline: Judgement, shown: Mapping[str, Differen
     parts = []
     for said in (BETTER, WORSE, NOT_SHOWN):
         metrics = [
-            f"{metric} ({100 * shown[metric].value:+.1f})"
+            f"{metric} ({in_points(shown[metric].value)})"
             for metric, each in verdicts.items()
             if each == said
         ]
@@ -199,8 +199,8 @@ def _forgotten(judged: Sequence[Judgement]) -> Finding:
         if texts:
             return Finding(FORGOTTEN, f"{answer}: {'; '.join(texts)}.", tone, 3)  # type: ignore[arg-type]
     words = (
-        f"{model} against {base}, {metric.replace('_', ' ')} {100 * facts['difference']:+.1f} "
-        f"points (95 % CI {100 * facts['interval'][0]:+.1f} to {100 * facts['interval'][1]:+.1f})"
+        f"{model} against {base}, {metric.replace('_', ' ')} {in_points(facts['difference'])} "
+        f"points (95 % CI {range_in_points(facts['interval'])})"
         for model, base, metric, facts in pairs
     )
     return Finding(FORGOTTEN, f"No loss above the margin: {'; '.join(words)}.", "good", 3)
@@ -255,6 +255,5 @@ def _scores(first: Judgement, second: Judgement, rows: int) -> str:
 
 
 def _points(test: Difference) -> str:
-    low, high = test.interval
     p = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
-    return f"{100 * test.value:+.1f} points (95 % CI {100 * low:+.1f} to {100 * high:+.1f}, {p})"
+    return f"{in_points(test.value)} points (95 % CI {range_in_points(test.interval)}, {p})"

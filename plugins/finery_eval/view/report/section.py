@@ -10,7 +10,9 @@ from finery import (
     Output,
     PageContext,
     PageSection,
+    in_points,
     percent,
+    range_in_points,
     render_page,
     sources_of,
     trains,
@@ -131,9 +133,8 @@ def _confused(report: Report) -> Iterator[tuple[str, list[Any]]]:
 
 def _test(test: Comparison) -> tuple[str, str, str, str, str, str, str]:
     """(models, metric, rows, difference, interval, p, p of all) as text."""
-    low, high = (f"{100 * bound:+.1f}" for bound in test.interval)
-    return (test.models, test.metric, f"{test.rows:,}", f"{100 * test.difference:+.1f}",
-            f"{low} to {high}", _p(test.p_value), _p(test.p_holm))  # fmt: skip
+    return (test.models, test.metric, f"{test.rows:,}", in_points(test.difference),
+            range_in_points(test.interval), _p(test.p_value), _p(test.p_holm))  # fmt: skip
 
 
 def _p(value: float) -> str:

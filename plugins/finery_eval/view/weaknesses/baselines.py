@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from finery import Remark
+from finery import Remark, in_points, range_in_points
 from finery_eval import stats
 from finery_eval.scoring.tables import WORSE, between, verdict
 from finery_eval.view.scores import headline
@@ -37,17 +37,17 @@ def _remarks(
 ) -> Iterator[Remark]:
     worse = [metric for metric, said in verdicts.items() if said == WORSE]
     if worse:
-        points = ", ".join(f"{m} ({100 * differences[m].value:+.1f} points)" for m in worse)
+        points = ", ".join(f"{m} ({in_points(differences[m].value)} points)" for m in worse)
         yield Remark(
             f"{model} is significantly worse than the baseline {baseline} in {points}",
             "Train longer or on more rows, or ship the baseline.",
             "warning",
         )
     elif (first := next(iter(verdicts), "")) and verdicts[first] != "better":
-        low, high = (100 * end for end in differences[first].interval)
+        value, interval = differences[first].value, differences[first].interval
         yield Remark(
             f"{model} isn't shown to beat the baseline {baseline}: "
-            f"{100 * differences[first].value:+.1f} points (95 % CI {low:+.1f} to {high:+.1f})",
+            f"{in_points(value)} points (95 % CI {range_in_points(interval)})",
             "Judge more rows, or train longer or on more rows.",
             "warning",
         )

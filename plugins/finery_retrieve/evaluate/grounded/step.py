@@ -18,7 +18,6 @@ from finery import (
     setting,
     takes,
 )
-from finery.rows.badrow import BadRow
 from finery_eval import evaluator
 from finery_eval.evaluator import Evaluator, Judge
 from finery_retrieve.evaluate import tables
@@ -45,7 +44,7 @@ from finery_retrieve.evaluate.grounded.outcome import (
 )
 from finery_retrieve.evaluate.grounded.verdicts import verdict_on
 from finery_retrieve.evaluate.measures import Measure, clusters_of, pairs_of, scores_of
-from finery_retrieve.evaluate.rows import read_questions, refuse_rows
+from finery_retrieve.evaluate.rows import read_answered
 from finery_retrieve.formats import require_answering, require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Retriever
@@ -196,14 +195,7 @@ class Grounded(
         return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
 
     def _questions(self) -> list[Question]:
-        questions = read_questions(self.rows)
-        no_answer = BadRow(
-            "the row has neither an answer nor `expected`",
-            "give it an assistant turn, or `expected`: texts that a right answer contains",
-        )
-        without = [q for q in questions if q.is_answerable and not (q.answer or q.expected)]
-        refuse_rows("some rows have no expected answer", [(q.row, no_answer) for q in without])
-        return questions
+        return read_answered(self.rows)
 
     def _answers(self, job: Job, name: str, asked: Sequence[Asked]) -> list[Completion]:
         (model,) = (model for model in self.models if model.name == name)

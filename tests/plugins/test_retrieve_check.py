@@ -1,0 +1,211 @@
+"""`retrieve.check` with the real app and server: what is right passes, each fault is named."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answering import CHUNKS, bundled, indexed, retrieving
+from llama_server import needs_llama_server
+from serving import gguf_model
+
+from finery import Bundle, Index, Metrics, Model, RequirementError, StepError, UsageError
+from finery.rows import Row, with_id
+from finery.testing import dataset, run_step
+from finery_openai.model import OpenaiModel
+from finery_retrieve.check.step import RetrieveCheck
+from finery_retrieve.evaluate.grounded.step import Grounded
+from finery_serve.check.step import Check
+
+pytestmark = needs_llama_server
+pytest.importorskip("bm25s")
+QUESTIONS = [
+    ("Which files are read?", "Files up to 50 MB", 0),
+    ("How is a password reset?", "Press Reset in Settings", 1),
+    ("How many members has a team on the Pro plan?", "25", 2),
+]
+TOKENS = 6
+
+
+def question(text: str, answer: str, chunk: int) -> Row:
+    """A question about a chunk."""
+    turns = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+    return with_id({"messages": turns, "parents": [with_id(dict(CHUNKS[chunk]))["id"]]})
+
+
+ROWS = [question(*each) for each in QUESTIONS]
+
+
+def rag(folder: Path, under: Model, index: Index, **settings: Any) -> Model:
+    """A model that retrieves, as a recipe names it."""
+    model = retrieving(folder, under, index, **settings)
+    model.ref = "rag"
+    return model
+
+
+def parts(model: Model) -> tuple[Model, Index]:
+    """What a model that retrieves consists of."""
+    under, index = model.refs["model"], model.refs["index"]
+    assert isinstance(under, Model)
+    assert isinstance(index, Index)
+    return under, index
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Bundle]:
+    """A model that retrieves, over a tiny GGUF, and its bundle."""
+    folder = tmp_path_factory.mktemp("shipped")
+    model = rag(folder / "rag", gguf_model(folder / "tiny"), indexed(folder))
+    return model, bundled(folder / "bundle", model, slots=1, context=2048)
+
+
+def checked(
+    folder: Path, model: Model, bundle: Bundle, **settings: Any
+) -> tuple[RetrieveCheck, Metrics]:
+    """Run the step."""
+    step = RetrieveCheck(
+        models=[model], bundle=bundle, rows=dataset(folder / "rows", ROWS), max_tokens=TOKENS,
+        **settings,
+    )  # fmt: skip
+    metrics = run_step(step, folder / "step")
+    assert isinstance(metrics, Metrics)
+    return step, metrics
+
+
+def faults(metrics: Metrics) -> dict[str, Any]:
+    """Kind → the fault."""
+    return {fault["kind"]: fault for fault in metrics.report()["details"]["faults"]}
+
+
+def changed(bundle: Bundle, folder: Path, name: str, old: str, new: str) -> Bundle:
+    """A copy of a bundle in which a file has another text."""
+    shutil.copytree(bundle.path, folder)
+    file = folder / name
+    text = file.read_text("utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), "utf-8")
+    return Bundle(folder, meta=bundle.meta)
+
+
+def test_an_app_without_a_fault(tmp_path: Path, shipped: tuple[Model, Bundle]) -> None:
+    model, bundle = shipped
+    step, metrics = checked(tmp_path, model, bundle)
+    report = metrics.report()
+    assert report["details"]["faults"] == []
+    scores = report["scores"]
+    assert (scores["rag"]["sources"], scores["rag"]["prompts"]) == (1.0, 1.0)
+    tables = {table["title"]: table["rows"] for table in report["details"]["tables"]}
+    assert scores["rag"]["answers"] == 1.0, tables
+    assert scores["rag"]["lost"] == 0.0
+    assert "Compared with rag evaluated" in tables
+    assert len(list(metrics.predictions())) == 2 * len(ROWS)
+    step.verify({"": metrics})
+
+
+def test_the_scores_are_those_of_eval_grounded(
+    tmp_path: Path, shipped: tuple[Model, Bundle]
+) -> None:
+    model, bundle = shipped
+    _, metrics = checked(tmp_path, model, bundle)
+    under, index = parts(model)
+    grounded = Grounded(
+        models=[under], index=index, rows=dataset(tmp_path / "more", ROWS), k=3,
+        contexts=["retrieved"], max_tokens=TOKENS,
+    )  # fmt: skip
+    expected = run_step(grounded, tmp_path / "grounded").report()
+    (scores,) = expected["scores"].values()
+    report = metrics.report()
+    assert report["scores"]["rag evaluated"] == scores
+    (intervals,) = expected["intervals"].values()
+    assert report["intervals"]["rag evaluated"] == intervals
+
+
+def test_a_bundle_of_another_model_has_other_sources(
+    tmp_path: Path, shipped: tuple[Model, Bundle]
+) -> None:
+    model, bundle = shipped
+    other = rag(tmp_path / "rag", *parts(model), k=1)
+    step, metrics = checked(tmp_path, other, bundle)
+    assert faults(metrics).keys() == {"sources", "prompts"}
+    assert "1 of 3 questions have other sources" in faults(metrics)["sources"]["what"]
+    assert metrics.report()["scores"]["rag"]["sources"] == pytest.approx(2 / 3)
+    with pytest.raises(RequirementError, match="doesn't answer as the model in the recipe") as bad:
+        step.verify({"": metrics})
+    assert any(line.startswith("  built: ") for line in bad.value.details)
+    step.allow = ["sources", "prompts"]
+    step.verify({"": metrics})
+
+
+def test_a_changed_prompt_is_found(tmp_path: Path, shipped: tuple[Model, Bundle]) -> None:
+    model, bundle = shipped
+    wrong = changed(bundle, tmp_path / "changed", "prompt.jinja", "Question:", "My question:")
+    _, metrics = checked(tmp_path, model, wrong)
+    (fault,) = faults(metrics).values()
+    assert fault["kind"] == "prompts"
+    assert any(line.startswith("app:") and ">>>'My" in line for line in fault["details"])
+    assert metrics.report()["scores"]["rag"]["sources"] == 1.0
+
+
+def test_a_changed_program_is_found(tmp_path: Path, shipped: tuple[Model, Bundle]) -> None:
+    model, bundle = shipped
+    name = "finery_retrieve/serve/app/prompt.py"
+    first = bundle.file(name).read_text("utf-8").splitlines()[0]
+    wrong = changed(bundle, tmp_path / "changed", name, first, f"{first} ")
+    _, metrics = checked(tmp_path, model, wrong)
+    (fault,) = faults(metrics).values()
+    assert (fault["kind"], name in fault["what"]) == ("program", True)
+
+
+def test_another_chat_template_is_found(tmp_path: Path, shipped: tuple[Model, Bundle]) -> None:
+    model, bundle = shipped
+    settings = json.loads(bundle.file("settings.json").read_text("utf-8"))
+    other = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    folder = tmp_path / "changed"
+    arguments = [*settings["model"]["arguments"], "--chat-template-file", "other.jinja"]
+    wrong = changed(bundle, folder, "settings.json", '"name"', '"name"')
+    settings["model"]["arguments"] = arguments
+    (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
+    (folder / "other.jinja").write_text(other, "utf-8")
+    _, metrics = checked(tmp_path, model, wrong)
+    assert faults(metrics).keys() == {"prompts"}
+    assert metrics.report()["scores"]["rag"]["prompts"] == 0.0
+
+
+def test_what_has_no_app_is_refused(tmp_path: Path, shipped: tuple[Model, Bundle]) -> None:
+    model, bundle = shipped
+    rows = dataset(tmp_path / "rows", ROWS)
+
+    def step(*models: Model, of: Bundle = bundle) -> RetrieveCheck:
+        return RetrieveCheck(models=list(models), bundle=of, rows=rows)
+
+    with pytest.raises(UsageError, match="retrieves no documents"):
+        step(parts(model)[0]).check()
+    other = rag(tmp_path / "other", *parts(model))
+    other.ref = "other"
+    with pytest.raises(UsageError, match="an app has one model"):
+        step(model, other).check()
+    with pytest.raises(UsageError, match="a bundle of the format 'llama'") as raised:
+        step(model, of=Bundle(tmp_path, meta={"format": "llama"})).check()
+    assert "serve.check" in str(raised.value.fix)
+
+
+def test_a_model_behind_an_api_shows_no_prompts(
+    tmp_path: Path, shipped: tuple[Model, Bundle]
+) -> None:
+    model, bundle = shipped
+    api = run_step(OpenaiModel(model="m", api_key=None), tmp_path / "api")
+    assert isinstance(api, Model)
+    away = rag(tmp_path / "away", api, parts(model)[1])
+    with pytest.raises(StepError, match="behind an API"):
+        checked(tmp_path / "model", away, bundle)
+    with pytest.raises(StepError, match="the bundle has no GGUF"):
+        checked(tmp_path / "bundle", model, bundled(tmp_path / "app", away))
+
+
+def test_serve_check_names_this_step(tmp_path: Path, shipped: tuple[Model, Bundle]) -> None:
+    model, bundle = shipped
+    step = Check(models=[parts(model)[0]], bundle=bundle, rows=dataset(tmp_path / "rows", ROWS))
+    with pytest.raises(StepError, match="can't be checked by this step") as raised:
+        run_step(step, tmp_path / "step")
+    assert raised.value.fix == "use: retrieve.check"

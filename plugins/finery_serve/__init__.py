@@ -3,8 +3,9 @@
 In go a built model or bundle and, for `serve.check`, the rows of a test. Out come a running server,
 a report that compares its prompts and answers with the trained ones, or a folder to ship. Public
 for other plugins are `servers`: what a server that a plugin registers takes and gives, and what it
-must show so that `serve.check` can check it; `options`: those of llama.cpp's server; and
-`templates`: the chat template that this server needs.
+must show so that `serve.check` can check it; `client`: requests to a server; `processes`: ending
+one with all that it started; `options`: those of llama.cpp's server; and `templates`: the chat
+template that this server needs.
 """
 
 from finery import hookimpl

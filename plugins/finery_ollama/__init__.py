@@ -1,4 +1,8 @@
-"""Ollama: the files that run a GGUF there."""
+"""Ollama: the files that run a GGUF there, and running them.
+
+In goes a GGUF. Out comes a folder with its Modelfile, or a running Ollama with such a folder for
+`finery serve` and `serve.check`.
+"""
 
 from finery import hookimpl
 
@@ -7,6 +11,12 @@ from finery import hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {"ollama.modelfile": "finery_ollama.modelfile:Modelfile"}
+
+
+@hookimpl
+def finery_servers() -> dict[str, str]:
+    """Ollama, for the folders of `ollama.modelfile`."""
+    return {"ollama": "finery_ollama.server.serving:serve_folder"}
 
 
 @hookimpl

@@ -57,7 +57,7 @@ def derive(gguf: Gguf, arguments: Mapping[str, Any], *, old: bool) -> Derived:
         stops=_stops_between(gguf, chat),
         takes_system=takes_system,
         strips=trims(chat),
-        notes=[*_system_note(takes_system), *new_notes(architecture, chat)],
+        notes=[*_system_note(takes_system), *_tools_note(chat), *new_notes(architecture, chat)],
     )
 
 
@@ -81,6 +81,18 @@ def _system_note(takes_system: bool) -> list[str]:
     if takes_system:
         return []
     return ["The model's chat template takes no system message, so Ollama can't send one."]
+
+
+def _tools_note(chat: ChatTemplate) -> list[str]:
+    """api/types.go: ToolFunctionParameters, ToolProperty."""
+    if not _writes_tools(chat):
+        return []
+    return [
+        "Ollama rewrites the schemas of tools: it writes `required` before `properties`, and drops "
+        "fields such as `default` and `additionalProperties`. If the training rows had tools in "
+        "another form, the prompts differ from those of the training. `llama-server --jinja` "
+        "writes tools as they are."
+    ]
 
 
 def _takes_system(chat: ChatTemplate) -> bool:

@@ -38,6 +38,13 @@ DEFAULT_CONTEXT = 4096
 REQUIRED = "0.30.0"
 """The first Ollama that uses the chat template of a GGUF."""
 
+API = (
+    "Ollama's OpenAI-compatible API (`/v1/chat/completions`) ignores the `temperature` of the\n"
+    "Modelfile and answers requests without one with temperature 1. For the answers that were\n"
+    "evaluated, send `temperature: 0` in each request.\n"
+)
+"""openai/openai.go: FromChatRequest."""
+
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"
 _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
@@ -145,6 +152,7 @@ def _guide(name: str, run: str, derived: "Derived") -> str:
     listed = "".join(f"\n- {note}" for note in derived.notes)
     return (
         f"# {name}\n\n"
-        f"In this folder, with [Ollama](https://ollama.com) installed:\n\n```sh\n{run}\n```\n"
+        f"In this folder, with [Ollama](https://ollama.com) installed:\n\n```sh\n{run}\n```\n\n"
+        + API
         + (f"\nNote:\n{listed}\n" if listed else "")
     )

@@ -16,11 +16,12 @@ SECONDS = 600.0
 
 
 class Client:
-    """Requests to one server. key: its API key."""
+    """Requests to one server. key: its API key. seconds: for the next part of an answer."""
 
-    def __init__(self, address: str, key: str | None = None) -> None:
+    def __init__(self, address: str, key: str | None = None, seconds: float = SECONDS) -> None:
         self.address = address
         self._key = key
+        self._seconds = seconds
 
     def get(self, path: str) -> Any:
         """The JSON at a path. `StepError` with the server's words if it refuses."""
@@ -52,7 +53,7 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, headers)
         try:
-            return _LOCAL.open(request, timeout=SECONDS)
+            return _LOCAL.open(request, timeout=self._seconds)
         except urllib.error.HTTPError as error:
             text = error.read().decode("utf-8", "replace")
             raise StepError(f"the server refuses the request: {_words(text)}") from error

@@ -102,8 +102,6 @@ def _way_out(opened: Opened) -> str:
     if opened.format == "prompted":
         return "its prompt is added by finery, not by a server; serve the model that it prompts"
     if isinstance(opened.artifact, Bundle):
-        if opened.format == "ollama":
-            return f"import it into Ollama: finery serve --ollama {opened.name}; or serve its GGUF"
         run = opened.artifact.meta.get("run")
         return f"run it in its folder: {run}" if run else "name the model that is in it"
     name = opened.name.partition(".")[0]

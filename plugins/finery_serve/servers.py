@@ -76,7 +76,12 @@ class Fault(NamedTuple):
 
 @runtime_checkable
 class Checkable(Running, Protocol):
-    """A server that `serve.check` can hold against the training."""
+    """A server that `serve.check` can hold against the training.
+
+    One that adds a system message to conversations without one also has `system`, see `system_of`.
+    One that writes prompts by code of its own has `renderer`, see `renderer_of`. One that doesn't
+    show everything has `unchecked`, see `unchecked_of`.
+    """
 
     def chat_template(self) -> str | None:
         """The source of the chat template that it uses; None if that is unknown."""
@@ -109,6 +114,22 @@ def checked_by(running: Running) -> str | None:
     """The step type that checks a server in place of `serve.check`; None if there is none."""
     step_type: str | None = getattr(running, "checked_by", None)
     return step_type
+
+
+def system_of(running: Running) -> str:
+    """The system message that a server adds to conversations without one; empty without any."""
+    return str(getattr(running, "system", ""))
+
+
+def renderer_of(running: Running) -> str | None:
+    """What a server's own code for prompts is called; None if a chat template writes them."""
+    renderer: str | None = getattr(running, "renderer", None)
+    return renderer
+
+
+def unchecked_of(running: Running) -> tuple[tuple[Kind, str], ...]:
+    """(kind of fault that it may have, what it doesn't show), for all that can't be checked."""
+    return tuple(getattr(running, "unchecked", ()))
 
 
 def example_of(running: Running) -> str:

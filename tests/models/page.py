@@ -76,6 +76,7 @@ SERVING_LEGEND = """\
 - **Ollama** wasn't run. The column is derived from the rules in the source of Ollama 0.30 that
   `ollama.modelfile` follows: it writes prompts with the GGUF's own template in llama.cpp, so the
   result is that of llama.cpp, except for the architectures for which it has a renderer of its own.
+  Tools aren't part of the column: Ollama [rewrites their schemas](howto/serve.md#check-ollama).
 """
 
 

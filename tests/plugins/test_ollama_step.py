@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from go_templates import go_prompts, needs_go
 from tiny_gguf import CHATML, write_tiny_gguf
+from tiny_llama import TOOLED
 
 from finery import Bundle, DataError, FineryError, Model, StepError
 from finery.testing import TestJob, run_step
@@ -134,7 +135,9 @@ def test_bad_names(name: str) -> None:
 def test_the_bundle_is_whole(tmp_path: Path) -> None:
     made = written(tmp_path)
     assert made.meta["run"] == "ollama create tiny -f Modelfile && ollama run tiny"
-    assert made.meta["run"] in made.file("RUN.md").read_text()
+    guide = made.file("RUN.md").read_text()
+    assert made.meta["run"] in guide
+    assert "send `temperature: 0` in each request" in guide
     assert set(made.meta["files"]) == {"Modelfile", "RUN.md", "model-q8_0.gguf"}
     source = tmp_path / "model-q8_0.gguf"
     assert made.file(source.name).read_bytes() == source.read_bytes()
@@ -233,6 +236,14 @@ def test_a_renderer_of_ollamas_own_is_noted(architecture: str, noted: str) -> No
     notes = new_notes(architecture, ChatTemplate(CHATML, {}))
     assert bool(notes) == bool(noted)
     assert noted in "".join(notes)
+
+
+def test_a_template_with_tools_is_noted(tmp_path: Path) -> None:
+    template = prologue({}, (), tools=True) + TOOLED
+    note = "`required` before `properties`"
+    (tmp_path / "plain").mkdir()
+    assert note in written(tmp_path, template=template).file("RUN.md").read_text()
+    assert note not in written(tmp_path / "plain", template=FROZEN).file("RUN.md").read_text()
 
 
 def test_refused_tools_and_a_switch_of_thinking_are_noted(tmp_path: Path) -> None:

@@ -5,16 +5,15 @@ from typing import Any
 
 import pytest
 from llama_server import needs_llama_server
+from serve_checking import check, exact, faults
 from serving import RECIPE, ROWS, THINKING, gguf_model, tiny_project, trained_model
 from tiny_gguf import CHATML, tiny_tokenizer
 from tiny_llama import TOOLED, TOOLS
 
-from finery import Bundle, Dataset, Metrics, Model, RequirementError, StepError, UsageError
-from finery.testing import dataset, run_step
-from finery_eval.steps.exact import Exact
+from finery import Bundle, Model, RequirementError, StepError, UsageError
+from finery.testing import run_step
 from finery_eval.view.metrics import best_model
 from finery_gguf.export import Export
-from finery_ollama.modelfile import Modelfile
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.faults import adapter_fault, swap_fault
 from finery_serve.check.step import Check
@@ -22,27 +21,6 @@ from finery_serve.llama import sampling_faults
 
 pytestmark = needs_llama_server
 OTHER = CHATML.replace("assistant\n", "assistant:\n")
-
-
-def exact() -> Exact:
-    """The evaluator inside."""
-    return Exact(
-        models=[Model.placeholder("models")], rows=Dataset.placeholder("rows"), max_tokens=6
-    )
-
-
-def check(folder: Path, model: Model, rows: Any = ROWS, **settings: Any) -> tuple[Check, Metrics]:
-    """Run the step on a model and the rows."""
-    step = Check(models=[model], rows=dataset(folder / "rows", rows), max_tokens=6, **settings)
-    made = run_step(step, folder / "step")
-    assert isinstance(made, Metrics)
-    return step, made
-
-
-def faults(metrics: Metrics) -> dict[str, str]:
-    """Kind → what is wrong."""
-    (found,) = metrics.report()["details"]["faults"].values()
-    return {fault["kind"]: fault["what"] for fault in found}
 
 
 def test_a_served_model_without_a_fault(tmp_path: Path) -> None:
@@ -196,15 +174,6 @@ def test_only_ggufs_are_checked(tmp_path: Path) -> None:
     model.ref = "sft"
     with pytest.raises(StepError, match="'sft' has the format 'transformers'"):
         check(tmp_path, model)
-
-
-def test_ollama_is_not_checked_but_what_it_runs_is(tmp_path: Path) -> None:
-    model = gguf_model(tmp_path / "m")
-    folder = run_step(Modelfile(gguf=model, name="tiny"), tmp_path / "o")
-    assert isinstance(folder, Bundle)
-    with pytest.raises(StepError, match="can't check Ollama") as raised:
-        check(tmp_path, model, bundle=folder)
-    assert "name a llama.bundle of the same GGUF" in str(raised.value.fix)
 
 
 def test_requirements_of_the_inner_evaluator_are_refused(tmp_path: Path) -> None:

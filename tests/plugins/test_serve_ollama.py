@@ -1,6 +1,7 @@
-"""`finery serve --ollama`: the commands for Ollama, and what its program is called with.
+"""`finery serve` and `finery chat` with Ollama: the commands, and a server of finery's own.
 
-Ollama itself isn't here: a program of the same name on the PATH notes how it was called.
+Ollama itself isn't here: a program of the same name on the PATH notes how it was called, or stands
+in for its server (see `ollama_standin`).
 """
 
 import json
@@ -10,8 +11,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import FINERY, Project, until
-from serving import RECIPE, tiny_project
+from conftest import FINERY, Project, running, until
+from llama_server import needs_llama_server
+from ollama_standin import write_program
+from serving import RECIPE, served, tiny_project
 
 EXPORT = RECIPE + "export:\n  shipped: {use: ollama.modelfile, gguf: tiny, name: me/tiny:1}\n"
 PROGRAM = """#!/bin/sh
@@ -97,7 +100,6 @@ def test_a_terminal_is_asked(built: Project, noted: Path, typed: str, runs: bool
 
 @pytest.mark.parametrize(("words", "says"), [
     (("--ollama", "tiny"), "finery serve --ollama shipped"),
-    (("shipped",), "finery serve --ollama shipped"),
     (("--ollama", "shipped", "--port", "9"), "Ollama's own server answers"),
     (("tiny", "--yes"), "--yes only belongs to --ollama"),
 ])  # fmt: skip
@@ -111,3 +113,44 @@ def test_a_project_without_such_a_step(tmp_path: Path) -> None:
     project = tiny_project(tmp_path / "p")
     project.run("build")
     assert "use: ollama.modelfile, gguf: tiny" in project.run("serve", "--ollama", "tiny").err
+
+
+# -- Ollama's own server ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def standin(built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The stand-in for Ollama on the PATH. Returns a mark in the environment of its processes."""
+    path = f"{write_program(tmp_path / 'bin')}:{built.env['PATH']}"
+    monkeypatch.setattr(built, "env", {"PATH": path, "MARK": str(tmp_path)})
+    return str(tmp_path)
+
+
+@needs_llama_server
+def test_a_folder_is_served_by_ollama(built: Project, standin: str) -> None:
+    with served(built, "shipped", "--port", "0") as (client, facts, process):
+        assert (facts["model"], facts["server"]) == ("me/tiny:1", "Ollama 0.33.0")
+        asked = [{"role": "user", "content": "Hi"}]
+        body = {"model": "me/tiny:1", "messages": asked, "max_tokens": 2, "temperature": 0}
+        answer = client.post("/v1/chat/completions", body)
+        assert answer["choices"][0]["finish_reason"] == "length"
+    assert process.returncode == 0
+    assert running(standin) == []
+
+
+@needs_llama_server
+def test_it_chats(built: Project, standin: str) -> None:
+    process = built.start("chat", "shipped", "--max-tokens", "4", stdin=subprocess.PIPE)
+    out, err = process.communicate("Hi\n/save chat.jsonl\n", timeout=60)
+    assert process.returncode == 0, err
+    (line,) = (built.folder / "chat.jsonl").read_text().splitlines()
+    assert json.loads(line)["messages"][1]["content"].strip() in out
+    assert running(standin) == []
+
+
+def test_a_folder_without_ollama(built: Project) -> None:
+    for command in ("serve", "chat"):
+        ran = built.run(command, "shipped")
+        assert ran.code == 1
+        assert "ollama isn't on the PATH" in ran.err
+        assert "install Ollama" in ran.err

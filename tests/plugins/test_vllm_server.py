@@ -17,13 +17,13 @@ from vllm_models import needs_vllm, tiny_adapter, tiny_base
 from finery import DataError, Model, Request, StepError, cpu_count
 from finery.testing import TestJob
 from finery_serve.command import introduction
+from finery_serve.processes import ended_with_us, stop
 from finery_serve.servers import Serving, names_of
 from finery_transformers.chat import prompt_tokens
 from finery_transformers.loading import load_tokenizer
 from finery_vllm.answering import sessions
 from finery_vllm.bundle.serving import BundleServer
 from finery_vllm.server.command import cpu_options, description_of
-from finery_vllm.server.processes import ended_with_us, stop
 from finery_vllm.server.start import Refused, Server, start
 
 TALKS = [[{"role": "user", "content": text}] for text in ("where is my card", "late", "wrong rate")]
@@ -217,7 +217,7 @@ def test_all_processes_of_a_server_end() -> None:
 def test_a_server_ends_with_a_killed_process() -> None:
     script = (
         "import subprocess, sys, time\n"
-        "from finery_vllm.server.processes import ended_with_us\n"
+        "from finery_serve.processes import ended_with_us\n"
         f"p = subprocess.Popen([sys.executable, '-c', {SLEEP!r}])\n"
         "with ended_with_us(p):\n"
         "    print(p.pid, flush=True); time.sleep(60)\n"

@@ -23,7 +23,7 @@ from finery import (
 from finery.rows import Conversation
 from finery_serve.client import Client
 from finery_serve.opening import Opened, server_for
-from finery_serve.servers import Serving
+from finery_serve.servers import Serving, names_of
 
 if TYPE_CHECKING:
     from finery_transformers.parsing.tokens import TokenReader
@@ -55,7 +55,9 @@ def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
     elif is_served(model, opened.graph.plugins.server):
         serving = Serving(name=opened.name, slots=1, log=folder / f"{opened.name}.log")
         with server_for(opened)(model, serving) as running:
-            yield ServerTalker(Client(running.address), opened.name)
+            names = names_of(running, serving)
+            name = opened.name if opened.name in names else names[-1]
+            yield ServerTalker(Client(running.address), name)
     elif isinstance(model, Model):
         engine: type[Engine] = opened.graph.plugins.engine(format_)
         yield EngineTalker(engine(model, ChatJob(opened)))
@@ -100,7 +102,7 @@ class ServerTalker:
                 delta = choice.get("delta") or {}
                 tokens += 1
                 reason = choice.get("finish_reason") or reason
-                if part := delta.get("reasoning_content"):
+                if part := delta.get("reasoning_content") or delta.get("reasoning"):
                     thinking += part
                     write(part, True)
                 if part := delta.get("content"):

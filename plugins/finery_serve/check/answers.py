@@ -47,7 +47,7 @@ def completion_of(answer: dict[str, Any]) -> Completion:
         prompt_tokens=int(usage.get("prompt_tokens", 0)),
         completion_tokens=int(usage.get("completion_tokens", 0)),
         tool_calls=calls or None,
-        reasoning=message.get("reasoning_content") or None,
+        reasoning=message.get("reasoning_content") or message.get("reasoning") or None,
     )
 
 

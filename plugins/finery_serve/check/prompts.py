@@ -24,11 +24,21 @@ NAMED = 5
 
 
 class Asked(NamedTuple):
-    """A prompt to compare. name: of the case or row, for people."""
+    """A prompt to compare. name: of the case or row, for people.
+
+    system: a message that the server adds to the conversation, and that its prompt must have.
+    """
 
     name: str
     messages: Conversation
     tools: Tools
+    system: str = ""
+
+    @property
+    def whole(self) -> Conversation:
+        """The conversation with what the server adds."""
+        added = [{"role": "system", "content": self.system}] if self.system else []
+        return [*added, *self.messages]
 
 
 class Trained(NamedTuple):
@@ -66,14 +76,19 @@ def of_engine(gguf: Gguf, model: Model) -> Trained:
     return Trained(template.source, end, render, gguf.encode_prompt)
 
 
-def cases(end: str, rows: Iterable[Asked]) -> Iterator[Asked]:
-    """Edge cases, those with the rows' tools included, and then the rows themselves."""
+def cases(end: str, rows: Iterable[Asked], system: str = "") -> Iterator[Asked]:
+    """Edge cases, those with the rows' tools included, and then the rows themselves.
+
+    system: the message that the server adds to conversations without one. The edge cases expect it.
+    A row doesn't: without a system message, it was trained without one.
+    """
     asked = list(rows)
     tools = next((row.tools for row in asked if row.tools), None)
     for name, messages in conversations(end).items():
-        yield Asked(name, messages, None)
+        added = "" if messages[0]["role"] == "system" else system
+        yield Asked(name, messages, None, added)
         if tools:
-            yield Asked(f"{name}, with tools", messages, tools)
+            yield Asked(f"{name}, with tools", messages, tools, added)
     yield from asked
 
 
@@ -106,7 +121,7 @@ def compare(
         expected = actual = None
         refusal = ""
         with suppress(DataError):
-            expected = trained.render(one.messages, one.tools, {})
+            expected = trained.render(one.whole, one.tools, {})
         try:
             actual = running.prompt({"model": name, **request(one.messages, one.tools)})
         except FineryError as error:
@@ -141,9 +156,16 @@ def _wired_call(index: int, call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prompt_faults(
-    trained: Trained, own: str | None, compared: int, differences: Sequence[Difference]
+    trained: Trained,
+    own: str | None,
+    compared: int,
+    differences: Sequence[Difference],
+    renderer: str | None = None,
 ) -> list[Fault]:
-    """Why prompts differ, with an example. own: the chat template that the server uses."""
+    """Why prompts differ, with an example.
+
+    own: the chat template that the server uses. renderer: its own code for prompts, if it has any.
+    """
     if not differences:
         return []
     flipped = [d for d in differences if _switch(trained, d)]
@@ -160,6 +182,14 @@ def prompt_faults(
     head = f"{len(differences)} of {compared} prompts differ from the trained ones"
     named = [d.asked.name for d in differences[:NAMED]]
     details = [f"for example: {'; '.join(named)}", *_example(differences[0])]
+    if renderer is not None:
+        return [Fault(
+            "template",
+            f"the server writes prompts with its own renderer '{renderer}', not with the chat "
+            f"template: {head}",
+            details,
+            "use a server that writes them with the chat template: llama.bundle",
+        )]  # fmt: skip
     if own is not None and own.strip() != trained.source.strip() and _is_plain(own, trained):
         return [Fault(
             "template",
@@ -184,7 +214,7 @@ def _switch(trained: Trained, difference: Difference) -> tuple[str, bool] | None
     for name in SWITCHES:
         for value in (True, False):
             with suppress(DataError):
-                text = trained.render(asked.messages, asked.tools, {name: value})
+                text = trained.render(asked.whole, asked.tools, {name: value})
                 if difference.served and trained.tokens(text) == difference.served.tokens:
                     return name, value
     return None

@@ -9,7 +9,17 @@ from finery import Artifact, Completion, DataError, Job, Model, StepError, load_
 from finery_serve.check.answers import answers_of
 from finery_serve.check.prompts import Asked, Trained, cases, compare, prompt_faults
 from finery_serve.client import Client
-from finery_serve.servers import Checkable, Fault, Serving, checked_by, names_of
+from finery_serve.servers import (
+    Checkable,
+    Fault,
+    Kind,
+    Serving,
+    checked_by,
+    names_of,
+    renderer_of,
+    system_of,
+    unchecked_of,
+)
 
 PROBES = 8
 """Rows that show whether a server answers with an adapter."""
@@ -33,7 +43,8 @@ class Served(NamedTuple):
     """What a server made of the rows.
 
     prompts: (compared, the same), edge cases included. alike: whether a row's prompt is the same.
-    beside_base: whether the server also has the base, and was compared with it.
+    beside_base: whether the server also has the base, and was compared with it. unseen: what the
+    server doesn't show, as `unchecked_of` gives it.
     """
 
     answers: list[Completion]
@@ -42,6 +53,7 @@ class Served(NamedTuple):
     faults: list[Fault]
     build: str
     beside_base: bool
+    unseen: tuple[tuple[Kind, str], ...]
 
 
 def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> dict[str, Served]:
@@ -66,7 +78,8 @@ def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> d
             )
         names = names_of(running, serving)
         job.log(f"{running.build} serves {', '.join(names)}")
-        known = {model.name: _name_on_server(model.name, names) for model in models}
+        called = str(artifact.meta.get("name", "")) if len(models) == 1 else ""
+        known = {model.name: _name_on_server(model.name, names, called) for model in models}
         client = Client(running.address, serving.key)
         served = {m.name: _of_model(m, known[m.name], running, client, asking) for m in models}
         return {n: of._replace(beside_base=known[n] in names[1:]) for n, of in served.items()}
@@ -85,9 +98,9 @@ def _server_of(artifact: Artifact, what: str) -> Any:
     return server
 
 
-def _name_on_server(name: str, names: Sequence[str]) -> str:
-    """What a server calls a model."""
-    for known in (name, name.replace(".", "-")):
+def _name_on_server(name: str, names: Sequence[str], called: str) -> str:
+    """What a server calls a model. called: what its bundle says; empty if it doesn't."""
+    for known in (name, name.replace(".", "-"), called):
         if known in names:
             return known
     raise StepError(
@@ -101,14 +114,16 @@ def _of_model(
 ) -> Served:
     """served_as: the model's name on the server."""
     trained, job = asking.trained(model), asking.job
-    every = list(cases(trained.end, asking.rows))
+    every = list(cases(trained.end, asking.rows, system_of(running)))
     compared, different = compare(
         running, served_as, trained, every,
         lambda done: job.progress(done, len(every), f"{model.name}: prompts"),
     )  # fmt: skip
     if not compared:
         raise DataError("the chat template refuses all rows", fix="use rows that it takes")
-    faults = prompt_faults(trained, running.chat_template(), compared, different)
+    faults = prompt_faults(
+        trained, running.chat_template(), compared, different, renderer_of(running)
+    )
     faults += running.faults()
     if fault := running.adapter_fault(served_as, _probes(trained, asking.rows)):
         faults.append(fault)
@@ -122,7 +137,10 @@ def _of_model(
     others = {id(difference.asked) for difference in different}
     alike = [id(row) not in others for row in asking.rows]
     prompts = compared, compared - len(different)
-    return Served(answers, prompts, alike, faults, running.build, beside_base=False)
+    return Served(
+        answers, prompts, alike, faults, running.build, beside_base=False,
+        unseen=unchecked_of(running),
+    )  # fmt: skip
 
 
 def _probes(trained: Trained, rows: Sequence[Asked]) -> list[list[int]]:

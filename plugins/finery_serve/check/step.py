@@ -26,13 +26,15 @@ from finery_eval.verdicts import Score, Verdicts, scores
 from finery_gguf.llama import Gguf
 from finery_serve.check.answers import what_is_said
 from finery_serve.check.faults import adapter_fault, swap_fault
-from finery_serve.check.missing import refuse_ollama, unchecked
+from finery_serve.check.missing import unchecked
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
 from finery_serve.check.running import Asking, Served, ask_server
 from finery_serve.servers import Fault, Kind
 
 BUILD_FACTS = "finery_gguf.programs:build_facts"
 BUILD_FILES = "finery_gguf.programs:build_files"
+OLLAMA_FACTS = "finery_ollama.server.program:build_facts"
+OLLAMA_FILES = "finery_ollama.server.program:build_files"
 """By name: only which build it finds is in the key."""
 OWN = ("prompts", "answers", "lost")
 EVALUATED = "{} evaluated"
@@ -49,7 +51,8 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
     """Check a running server: its prompts, its defaults and its answers.
 
     The step starts the real server, as `finery serve` does: llama.cpp's with each GGUF, or with a
-    bundle's own options that of the bundle, llama.cpp or vLLM. It asks it through its HTTP API.
+    bundle's own options that of the bundle: llama.cpp, vLLM or Ollama. It asks it through its HTTP
+    API.
 
     - Prompts: what the server makes of every row, and of edge cases (with and without a system
       message, several turns, tools if the rows have any, Unicode, text that looks like control
@@ -92,9 +95,10 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
     )
     bundle: Bundle | None = takes(
         default=None,
-        help="What is served: a `llama.bundle` with the GGUF in `models`, or a `vllm.bundle` with "
-        "the adapters or the model in `models`. Without it, the step serves GGUFs with the options "
-        "of `finery serve`. The app of a `retrieve.bundle` is checked by `retrieve.check`.",
+        help="What is served: a `llama.bundle` or the folder of an `ollama.modelfile` with the "
+        "GGUF in `models`, or a `vllm.bundle` with the adapters or the model in `models`. Without "
+        "it, the step serves GGUFs with the options of `finery serve`. The app of a "
+        "`retrieve.bundle` is checked by `retrieve.check`.",
     )
     slots: int = setting(1, ge=1, help="Requests that the server answers at once.")
     max_tokens: int = setting(
@@ -130,14 +134,14 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
         return [ref.partition(":")[0] if isinstance(ref, str) else ref for ref in references]
 
     def key_facts(self) -> Mapping[str, Any]:
-        """Which llama-server answers, if it is the user's own."""
-        facts: Mapping[str, Any] = load_reference(BUILD_FACTS)("llama-server")
-        return facts
+        """Which llama-server answers, if it is the user's own; for a bundle, also which Ollama."""
+        facts: dict[str, Any] = dict(load_reference(BUILD_FACTS)("llama-server"))
+        return facts | (load_reference(OLLAMA_FACTS)() if self.bundle is not None else {})
 
     def key_files(self) -> list[str]:
-        """Where it is or might be."""
-        files: list[str] = load_reference(BUILD_FILES)("llama-server")
-        return files
+        """Where they are or might be."""
+        files: list[str] = list(load_reference(BUILD_FILES)("llama-server"))
+        return files + (load_reference(OLLAMA_FILES)() if self.bundle is not None else [])
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -160,7 +164,6 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
     def run(self, job: Job) -> Metrics:
         """Start each server, compare prompts and answers, write the metrics."""
         self.check()
-        refuse_ollama(self.bundle)
         rows = evaluator.read_rows(self.rows)
         inner = self.inner()
         asker = inner or Limits(self.max_tokens)
@@ -311,6 +314,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
         missing = unchecked(
             trained=self.trained is not None or all(m.format != GGUF for m in self.models),
             base=self.base is not None or all(of.beside_base for of in served.values()),
+            unseen=[one for of in served.values() for one in of.unseen],
         )
         for _, what in missing:
             job.log(f"not checked: {what}")

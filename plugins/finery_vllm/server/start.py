@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery import StepError, load_reference, visible_gpus
+from finery_serve.processes import ended_with_us, stop
 from finery_vllm.server.command import SERVE, cpu_options, served
 from finery_vllm.server.installation import Installation, installation
-from finery_vllm.server.processes import ended_with_us, stop
 
 HOST = "127.0.0.1"
 AUTO_DTYPE = "finery_transformers.precision:auto_dtype"

@@ -1,0 +1,327 @@
+"""Ollama's server: `serve.check` and `finery serve` with a folder of `ollama.modelfile`.
+
+Most tests run a stand-in, which was written from Ollama's source (see `ollama_standin`): they show
+what finery does with what that source says. Only `real` tests need Ollama itself, and run where it
+is installed.
+"""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import running
+from go_templates import needs_go
+from llama_server import needs_llama_server
+from ollama_standin import write_program
+from serve_checking import check, exact, faults
+from serving import ROWS, THINKING, gguf_model, trained_model
+from tiny_gguf import CHATML
+from tiny_llama import TOOLED
+
+from finery import Bundle, FineryError, Model, StepError, UsageError
+from finery.testing import dataset, run_step
+from finery_ollama.modelfile import Modelfile
+from finery_ollama.server import start as starting
+from finery_ollama.server.program import build_facts, build_files
+from finery_ollama.server.serving import parameters_of, sampling_faults, serve_folder
+from finery_serve.check.step import Check
+from finery_serve.servers import Checkable, Serving
+from finery_transformers.frozen.source import prologue
+
+FROZEN = prologue({}, (), tools=False) + CHATML
+"""As `gguf.export` writes it: Ollama uses it, and the Modelfile has no TEMPLATE."""
+OTHER = FROZEN.replace("assistant\n", "assistant:\n")
+MARK = "FINERY_TEST_MARK"
+ANOTHER = "another Ollama answers|ended with exit code 1"
+"""What is said of another program at the port, whichever is seen first."""
+
+
+@pytest.fixture
+def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The stand-in on the PATH, for a user whose home and models finery must not touch.
+
+    Returns the user's home.
+    """
+    program = write_program(tmp_path / "bin")
+    home = tmp_path / "home"
+    home.mkdir()
+    cache = os.environ.get("GOCACHE") or str(Path.home() / ".cache" / "go-build")
+    for name, value in {
+        "PATH": f"{program}{os.pathsep}{os.environ['PATH']}", "HOME": str(home), "GOCACHE": cache,
+        "OLLAMA_HOST": "127.0.0.1:11434", "OLLAMA_MODELS": str(home / "models"),
+        "OLLAMA_GO_TEMPLATE": "0", MARK: str(tmp_path),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    return home
+
+
+def folder_of(path: Path, model: Model, **settings: Any) -> Bundle:
+    """The folder of an `ollama.modelfile`."""
+    made = run_step(Modelfile(**{"gguf": model, "name": "me/tiny:1", **settings}), path)
+    assert isinstance(made, Bundle)
+    return made
+
+
+def checked(
+    path: Path, template: str = FROZEN, rows: Any = ROWS, trained: str = CHATML, **settings: Any
+) -> dict[str, str]:
+    """The faults of a folder with a model of this template, which was trained with another."""
+    model = gguf_model(path / "m", template=template)
+    bundle = folder_of(path / "o", model, **settings)
+    return faults(
+        check(path, model, rows, trained=trained_model(path / "t", trained), bundle=bundle)[1]
+    )
+
+
+@needs_llama_server
+def test_a_folder_without_a_fault(tmp_path: Path, standin: Path) -> None:
+    model = gguf_model(tmp_path / "m", template=FROZEN)
+    bundle = folder_of(tmp_path / "o", model)
+    step, made = check(
+        tmp_path, model, bundle=bundle, trained=trained_model(tmp_path / "t", CHATML), judge=exact()
+    )
+    report = made.report()
+    assert faults(made) == {}
+    scores = report["scores"]["m"]
+    assert (scores["prompts"], scores["answers"], scores["lost"]) == (1.0, 1.0, 0.0)
+    assert report["details"]["servers"] == {"m": "Ollama 0.33.0"}
+    (unseen,) = (t["rows"] for t in report["details"]["tables"] if t["title"] == "Not checked")
+    assert [row[0] for row in unseen] == ["prompts", "sampling", "adapter"]
+    assert "Send `temperature: 0`" in unseen[1][1]
+    step.verify({"": made})
+    assert not any(standin.iterdir())
+    assert running(str(tmp_path)) == []
+
+
+@needs_llama_server
+@pytest.mark.parametrize(("template", "trained", "kind", "words"), [
+    (OTHER, CHATML, "template", "another chat template than the training"),
+    (THINKING, THINKING, "thinking", "with enable_thinking: true"),
+])  # fmt: skip
+def test_other_prompts(
+    tmp_path: Path, standin: Path, template: str, trained: str, kind: str, words: str
+) -> None:
+    found = checked(tmp_path, template, trained=trained)
+    assert found.keys() == {kind}
+    assert words in found[kind]
+
+
+@needs_llama_server
+def test_a_renderer_of_ollama(
+    tmp_path: Path, standin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN", "renders")
+    found = checked(tmp_path)
+    assert found.keys() == {"template"}
+    assert "its own renderer 'gemma4'" in found["template"]
+
+
+@needs_llama_server
+@pytest.mark.parametrize(("parameters", "words"), [
+    ({"temperature": 0.7}, "with temperature: 0.7 where"),
+    ({"repeat_penalty": 1.2}, "with repeat_penalty: 1.2 where"),
+])  # fmt: skip
+def test_parameters_that_sample(
+    tmp_path: Path, standin: Path, parameters: dict[str, Any], words: str
+) -> None:
+    found = checked(tmp_path, parameters=parameters)
+    assert found.keys() == {"sampling"}
+    assert words in found["sampling"]
+
+
+@needs_llama_server
+def test_a_context_that_is_too_small_for_prompts(tmp_path: Path, standin: Path) -> None:
+    """One message is cut by llama.cpp, of several the first ones are left out by Ollama."""
+    turns = [{"role": "user", "content": "x" * 60}, {"role": "assistant", "content": "y" * 60}]
+    last = [{"role": "user", "content": "z"}, {"role": "assistant", "content": "late"}]
+    rows = [{"messages": [*turns, *turns, *last]}]
+    model = gguf_model(tmp_path / "m", template=FROZEN)
+    bundle = folder_of(tmp_path / "o", model, parameters={"num_ctx": 256})
+    with served(bundle) as server:
+        long = {"model": "me/tiny:1", "messages": [{"role": "user", "content": "x" * 260}]}
+        with pytest.raises(StepError, match=r"has 2\d\d tokens, and .* 256, .* a larger `num_ctx`"):
+            server.prompt(long)
+        shown = server.prompt({**long, "messages": rows[0]["messages"][:-1]}).text
+        assert (shown.count("x" * 60), shown.count("y" * 60)) == (1, 2)
+    found = faults(check(tmp_path, model, rows, bundle=bundle)[1])
+    assert found.keys() == {"prompts"}
+
+
+@needs_llama_server
+def test_a_system_message_that_the_rows_do_not_have(tmp_path: Path, standin: Path) -> None:
+    """The edge cases expect it, as a row with one does; a row without one had none in training."""
+    system = {"role": "system", "content": "Be kind."}
+    rows = [{"messages": [system, *row["messages"]]} for row in ROWS]
+    assert checked(tmp_path / "a", rows=rows, system="Be kind.") == {}
+    found = checked(tmp_path / "b", system="Be kind.")
+    assert found.keys() == {"prompts"}
+    assert found["prompts"].startswith("3 of ")
+
+
+@needs_llama_server
+def test_tools_that_ollama_writes_in_another_order(tmp_path: Path, standin: Path) -> None:
+    def rows(*order: str) -> list[dict[str, Any]]:
+        schema = {"properties": {"id": {"type": "string"}}, "required": ["id"], "type": "object"}
+        function = {"name": "f", "description": "F.", "parameters": {n: schema[n] for n in order}}
+        return [{**row, "tools": [{"type": "function", "function": function}]} for row in ROWS]
+
+    template = prologue({}, (), tools=True) + TOOLED
+    as_ollama = rows("type", "required", "properties")
+    assert checked(tmp_path / "a", template, as_ollama, TOOLED) == {}
+    found = checked(tmp_path / "b", template, rows("type", "properties", "required"), TOOLED)
+    assert found.keys() == {"prompts"}
+
+
+@needs_go
+@needs_llama_server
+def test_a_template_for_older_versions(tmp_path: Path, standin: Path) -> None:
+    model = gguf_model(tmp_path / "m", template=CHATML)
+    bundle = folder_of(tmp_path / "o", model, ollama="<0.30")
+    assert faults(check(tmp_path, model, bundle=bundle)[1]) == {}
+    modelfile = bundle.file("Modelfile")
+    modelfile.write_text(modelfile.read_text().replace("assistant\n", "assistant:\n"))
+    found = faults(check(tmp_path / "again", model, bundle=bundle)[1])
+    assert found.keys() == {"template"}
+
+
+# -- its life --------------------------------------------------------------------------------------
+
+
+def served(bundle: Bundle, **settings: Any) -> Any:
+    """The folder on a server, as `serve.check` starts it."""
+    return serve_folder(bundle, Serving(**{"name": "m", "checked": True, **settings}))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """A folder for Ollama."""
+    return folder_of(tmp_path / "o", gguf_model(tmp_path / "m", template=FROZEN))
+
+
+def test_it_ends_with_an_error_in_between(tmp_path: Path, standin: Path, bundle: Bundle) -> None:
+    def interrupted() -> None:
+        with served(bundle) as server:
+            assert isinstance(server, Checkable)
+            assert running(str(tmp_path))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert running(str(tmp_path)) == []
+
+
+def test_its_log_and_its_port(tmp_path: Path, standin: Path, bundle: Bundle) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with served(bundle, port=port, log=tmp_path / "log") as server:
+        assert server.address == f"http://127.0.0.1:{port}"
+        assert server.names == ("me/tiny:1",)
+        with (
+            pytest.raises(UsageError, match=f"port {port} of 127.0.0.1 can't be used"),
+            served(bundle, port=port),
+        ):
+            pass
+    assert "/api/version" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(("fault", "says", "details"), [
+    ("dies", "`ollama serve` ended with exit code 1 while it was starting", "already in use"),
+    ("silent", "Ollama didn't answer within 1 s of its start", ""),
+    ("refuses", "`ollama create me/tiny:1 -f Modelfile` ended with exit code 1", "400 Bad Request"),
+])  # fmt: skip
+def test_it_does_not_start(
+    tmp_path: Path, standin: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch,
+    fault: str, says: str, details: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("STANDIN", fault)
+    if fault == "silent":
+        monkeypatch.setattr(starting, "START_SECONDS", 1.0)
+    with pytest.raises(StepError) as raised, served(bundle):
+        pass
+    assert says in raised.value.what
+    assert details in "\n".join(raised.value.details)
+    assert running(str(tmp_path)) == []
+
+
+def test_another_program_answers_at_its_port(
+    standin: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that took the port in between, as the user's own Ollama could: nothing is imported."""
+    with served(bundle) as other:
+        port = int(other.address.rpartition(":")[2])
+        monkeypatch.setattr(starting, "_free_port", lambda host, asked: port)
+        with pytest.raises(StepError, match=ANOTHER), served(bundle):
+            pass
+
+
+def test_a_program_that_cannot_run(
+    tmp_path: Path, standin: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin" / "ollama").write_bytes(b"\x7fELF of another machine")
+    with pytest.raises(StepError, match="Ollama can't run: Exec format error"), served(bundle):
+        pass
+    assert "unknown" in build_facts()["version of ollama"]
+
+
+@pytest.mark.parametrize("text", ["TEMPLATE x\n", 'FROM """x', "FROM llama3\n"])
+def test_a_modelfile_without_a_file(bundle: Bundle, text: str) -> None:
+    bundle.file("Modelfile").write_text(text)
+    with pytest.raises(FineryError), served(bundle):
+        pass
+
+
+def test_it_is_not_installed(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(StepError, match="ollama isn't on the PATH") as raised, served(bundle):
+        pass
+    assert "use a llama.bundle" in str(raised.value.fix)
+    assert build_facts() == {}
+    assert build_files() == [str(tmp_path / "bin" / "ollama")]
+
+
+def test_an_old_version_is_served_but_not_checked(
+    standin: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_VERSION", "0.11.9")
+    with served(bundle, checked=False) as server:
+        assert server.build == "Ollama 0.11.9"
+    with pytest.raises(StepError, match=r"Ollama 0\.11\.9 can't be checked"), served(bundle):
+        pass
+
+
+@pytest.mark.parametrize(("settings", "where"), [
+    ({"host": "0.0.0.0", "key": "k"}, "--host"),
+    ({"context": 512}, "--context"),
+])  # fmt: skip
+def test_what_it_cannot_do(bundle: Bundle, settings: dict[str, Any], where: str) -> None:
+    with pytest.raises(UsageError) as raised, served(bundle, **settings):
+        pass
+    assert raised.value.where == where
+
+
+def test_a_check_of_a_bundle_depends_on_its_version(
+    tmp_path: Path, standin: Path, bundle: Bundle
+) -> None:
+    rows = dataset(tmp_path / "rows", ROWS)
+    of_bundle = Check(models=[Model.placeholder("models")], rows=rows, bundle=bundle)
+    of_model = Check(models=[Model.placeholder("models")], rows=rows)
+    assert of_bundle.key_facts() == {**of_model.key_facts(), "version of ollama": "0.33.0"}
+    assert {*of_bundle.key_files()} - {*of_model.key_files()} >= {str(tmp_path / "bin" / "ollama")}
+
+
+def test_parameters() -> None:
+    shown = 'stop                           "a\\nb"\nnum_ctx                        4096'
+    assert parameters_of(shown) == {"stop": '"a\\nb"', "num_ctx": "4096"}
+    neutral = {"temperature": "0", "repeat_penalty": "1"}
+    assert sampling_faults(neutral, "0.11.9") == []
+    assert sampling_faults({"temperature": "0"}, "0.33.0-rc2") == []
+    assert sampling_faults({"temperature": "0"}, "0.0.0") == []
+    (fault,) = sampling_faults({"temperature": "0"}, "0.32.9")
+    assert "repeat_penalty: 1.1 where" in fault.what
+    (fault,) = sampling_faults({}, "0.33.0")
+    assert "temperature: 0.8 where" in fault.what

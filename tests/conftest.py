@@ -22,6 +22,10 @@ settings.load_profile("finery")
 
 collect_ignore_glob = ["thirdparty/finery-*"]  # they bring tests of their own
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads gain nothing on tiny models. Those of several processes wait for each other, and spin.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_collection_finish() -> None:
     """Keep the objects of all imported modules out of garbage collections.

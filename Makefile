@@ -13,15 +13,19 @@ BIN := $(VENV)/bin
 # Some containers set it; every command would then compile finery's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-quick lint types schemas docs pytest-quick pytest-all pytest-real format bench gpu-check gpu-wheels clean
+.PHONY: quickstart test test-quick checks lint types schemas docs pytest-quick pytest-all pytest-real format bench gpu-check gpu-wheels clean
 
 quickstart: $(VENV)/.installed-all
 	$(BIN)/finery build recipes/ticket-triage
 	$(BIN)/finery show --recipe recipes/ticket-triage
 
-test: lint types schemas docs pytest-all pytest-real
+test: checks pytest-all pytest-real
 
-test-quick: lint types schemas docs pytest-quick
+test-quick: checks pytest-quick
+
+# All checks but the tests, two at a time, the longest first.
+checks: $(VENV)/.installed-dev
+	@$(MAKE) --no-print-directory -j2 types lint schemas docs
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

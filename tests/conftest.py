@@ -1,5 +1,8 @@
 """What all tests share: a project in a temporary folder, and the real command in it."""
 
+import contextlib
+import gc
+import io
 import json
 import os
 import shutil
@@ -20,6 +23,21 @@ settings.register_profile("finery", deadline=None, max_examples=40)
 settings.load_profile("finery")
 
 collect_ignore_glob = ["thirdparty/finery-*"]  # they bring tests of their own
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads gain nothing on tiny models. Those of several processes wait for each other, and spin.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the objects of all imported modules out of garbage collections.
+
+    Evaluators collect garbage after each model. With torch, pandas and 7,000 tests in memory, that
+    took 0.3 s a time, and tests with evaluators took ten times as long together as alone.
+    """
+    gc.collect()
+    gc.freeze()
+
 
 FINERY = Path(sys.executable).with_name("finery")
 LIGHT_STEPS = Path(__file__).with_name("light_steps.py")
@@ -105,6 +123,30 @@ class Project:
         process = self.start(*args)
         out, err = process.communicate(timeout=timeout)
         return Ran(process.returncode, out, err)
+
+    def here(self, *args: str) -> Ran:
+        """The same without a process, in a tenth of the time.
+
+        For commands that run no steps, load no plugins from the project, and whose process is not
+        what a test is about.
+        """
+        from finery.cli import main
+
+        out, err = io.BytesIO(), io.BytesIO()
+        to_out, to_err = (io.TextIOWrapper(to, "utf-8", write_through=True) for to in (out, err))
+        thresholds = gc.get_threshold()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            patch.setattr(os, "environ", self.environment())
+            patch.setattr(sys, "argv", ["finery", *args])
+            with (
+                contextlib.redirect_stdout(to_out),
+                contextlib.redirect_stderr(to_err),
+                pytest.raises(SystemExit) as ended,
+            ):
+                main()
+        gc.set_threshold(*thresholds)
+        return Ran(int(ended.value.code or 0), out.getvalue().decode(), err.getvalue().decode())
 
     def events(self, *args: str) -> list[dict[str, Any]]:
         """Build with `--json`; the events, whatever the exit code."""

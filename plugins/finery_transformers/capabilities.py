@@ -6,7 +6,7 @@ writes. `capabilities` does that with conversations of its own, `unwritten` with
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -135,23 +135,22 @@ def templates_with(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[str
     They have all the abilities, fields of `Capabilities`, and use no control token that the
     tokenizer lacks. Empty without trl.
     """
-    own = _generation_prompt(tokenizer)
+    own, known = _generation_prompt(tokenizer), tokenizer.get_vocab().keys()
     names = []
     original = tokenizer.chat_template
     try:
         for path in _carried():
             tokenizer.chat_template = path.read_text(encoding="utf-8")
-            if _fits(tokenizer, own) and not _lacking(tokenizer, abilities):
+            if _fits(tokenizer, own, known) and not _lacking(tokenizer, abilities):
                 names.append(path.stem)
     finally:
         tokenizer.chat_template = original
     return names[:SHOWN]
 
 
-def _fits(tokenizer: "PreTrainedTokenizerBase", own: str) -> bool:
-    known = tokenizer.get_vocab()
+def _fits(tokenizer: "PreTrainedTokenizerBase", own: str, known: Set[str]) -> bool:
     controls = re.findall(r"<\|[a-z_]+\|>|<[a-z]+_of_turn>", str(tokenizer.chat_template))
-    return bool(own) and _generation_prompt(tokenizer) == own and known.keys() >= set(controls)
+    return bool(own) and _generation_prompt(tokenizer) == own and known >= set(controls)
 
 
 def _lacking(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[str]) -> bool:

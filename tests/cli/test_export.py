@@ -23,11 +23,9 @@ FILES = {"recipe.yaml": RECIPE, "lines.txt": "x\ny\n", "weights.txt": "some word
 
 
 @pytest.fixture
-def made(project: MakeProject) -> Project:
+def made(built: MakeProject) -> Project:
     """A project that is built."""
-    built = project(FILES)
-    built.ran()
-    return built
+    return built(FILES)
 
 
 def below(folder: Path) -> dict[str, str]:

@@ -26,12 +26,12 @@ def test_each_task_starts_with_a_recipe_that_passes_the_check(
     task: str, project: MakeProject
 ) -> None:
     made = project({})
-    ran = made.run("init", "new", "--task", task)
+    ran = made.here("init", "new", "--task", task)
     assert (ran.code, ran.err) == (0, "")
     assert "  cd new\n  finery check\n  finery build" in ran.out
     steps = 8 if task == "classification" else 7  # with a cheap baseline
-    assert made.run("check", "new") == (0, f"new/recipe.yaml is valid: {steps} steps\n", "")
-    plan = made.run("plan", "new", "--json").out.splitlines()
+    assert made.here("check", "new") == (0, f"new/recipe.yaml is valid: {steps} steps\n", "")
+    plan = made.here("plan", "new", "--json").out.splitlines()
     states = {row["step"]: row["state"] for row in map(json.loads, plan)}
     assert set(states) > STEPS
     assert states["rows"] == states["base"] == "run"
@@ -40,7 +40,7 @@ def test_each_task_starts_with_a_recipe_that_passes_the_check(
 @pytest.mark.parametrize("task", TASKS)
 def test_the_sample_rows_are_read_and_split_in_three(task: str, project: MakeProject) -> None:
     made = project({})
-    made.run("init", "new", "--task", task)
+    made.here("init", "new", "--task", task)
     events = [
         json.loads(line)
         for line in made.run("build", "new", "--json", "--step", "split").out.splitlines()
@@ -69,7 +69,7 @@ def test_no_two_sample_rows_are_alike(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_schema_beside_a_recipe_fits_it(task: str, project: MakeProject) -> None:
     made = project({})
-    made.run("init", "new", "--task", task)
+    made.here("init", "new", "--task", task)
     first = (made.folder / "new/recipe.yaml").read_text().partition("\n")[0]
     name = first.removeprefix("# yaml-language-server: $schema=")
     schema = json.loads((made.folder / "new" / name).read_text())
@@ -79,26 +79,26 @@ def test_the_schema_beside_a_recipe_fits_it(task: str, project: MakeProject) -> 
 
 def test_store_and_outputs_are_kept_out_of_git(project: MakeProject) -> None:
     made = project({})
-    made.run("init", "new")
+    made.here("init", "new")
     ignored = (made.folder / "new/.gitignore").read_text().splitlines()
     assert {".finery/", "build/"} <= set(ignored)
 
 
 def test_a_recipe_is_named_after_its_folder_or_as_told(project: MakeProject) -> None:
     made = project({})
-    made.run("init", "my bakery (2)")
+    made.here("init", "my bakery (2)")
     assert load(made.folder / "my bakery (2)/recipe.yaml").name == "my-bakery-2"
-    made.run("init", "b", "--name", "Other")
+    made.here("init", "b", "--name", "Other")
     recipe = load(made.folder / "b/recipe.yaml")
     assert (recipe.name, recipe.data["export"]["ollama"]["name"]) == ("Other", "other")
 
 
 def test_init_works_in_the_folder_itself(project: MakeProject) -> None:
     made = project({"notes.txt": "mine"})
-    ran = made.run("init")
+    ran = made.here("init")
     assert ran.code == 0
     assert "cd " not in ran.out
-    assert made.run("check").code == 0
+    assert made.here("check").code == 0
     assert (made.folder / "notes.txt").read_text() == "mine"
 
 
@@ -107,7 +107,7 @@ def test_init_works_in_the_folder_itself(project: MakeProject) -> None:
 )
 def test_nothing_is_overwritten_and_nothing_half_written(there: str, project: MakeProject) -> None:
     made = project({f"new/{there}": "mine"})
-    ran = made.run("init", "new")
+    ran = made.here("init", "new")
     assert ran.code == 2
     assert ran.err.startswith(f"new: error: already there: {there}\n  fix: choose another folder")
     left = [p for p in (made.folder / "new").rglob("*") if p.is_file()]
@@ -116,7 +116,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(there: str, project: Ma
 
 
 def test_a_file_in_place_of_the_folder_is_an_error(project: MakeProject) -> None:
-    ran = project({"new": "mine"}).run("init", "new")
+    ran = project({"new": "mine"}).here("init", "new")
     assert ran.code == 2
     assert "error: " in ran.err
     assert "Traceback" not in ran.err
@@ -125,7 +125,7 @@ def test_a_file_in_place_of_the_folder_is_an_error(project: MakeProject) -> None
 @pytest.mark.parametrize("args", [["--name", "a/b"], ["--prompt", "a"], ["--task", "poetry"]])
 def test_a_wrong_call_is_refused(args: list[str], project: MakeProject) -> None:
     made = project({})
-    ran = made.run("init", "new", *args)
+    ran = made.here("init", "new", *args)
     assert ran.code == 2
     assert not (made.folder / "new").exists()
 
@@ -148,7 +148,7 @@ def test_a_terminal_is_asked_for_the_task(project: MakeProject) -> None:
 
 def test_own_rows_are_copied_and_used(project: MakeProject) -> None:
     made = project({"mine.csv": "Customer text,Kind\nhello,greeting\nbye,farewell\n"})
-    ran = made.run("init", "new", "--data", "mine.csv", "--prompt", "Customer text")
+    ran = made.here("init", "new", "--data", "mine.csv", "--prompt", "Customer text")
     assert (ran.code, ran.err) == (0, "")
     recipe = load(made.folder / "new/recipe.yaml")
     assert recipe.data["data"]["rows"]["path"] == "data/mine.csv"
@@ -160,11 +160,11 @@ def test_own_rows_are_copied_and_used(project: MakeProject) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_own_rows_in_a_known_format_need_no_columns(task: str, project: MakeProject) -> None:
     made = project({"new/rows/chats.jsonl": f"{MESSAGES}\n"})
-    ran = made.run("init", "new", "--task", task, "--data", "new/rows/chats.jsonl")
+    ran = made.here("init", "new", "--task", task, "--data", "new/rows/chats.jsonl")
     assert (ran.code, ran.err) == (0, "")
     rows = load(made.folder / "new/recipe.yaml").data["data"]["rows"]
     assert rows == {"use": "data.file", "path": "rows/chats.jsonl"}
-    assert made.run("check", "new").code == 0
+    assert made.here("check", "new").code == 0
     assert not (made.folder / "new/data").exists()
 
 
@@ -213,7 +213,7 @@ def test_rows_that_tell_too_little_are_refused(
     name: str, text: str, says: str, project: MakeProject
 ) -> None:
     made = project({name: text})
-    ran = made.run("init", "new", "--data", name)
+    ran = made.here("init", "new", "--data", name)
     assert ran.code == 2
     assert says in ran.err
     assert ran.err.startswith(name)
@@ -243,16 +243,16 @@ def test_the_task_is_guessed_from_the_answers(
 ) -> None:
     name = "a.jsonl" if text.startswith("{") else "a.csv"
     made = project({name: text})
-    ran = made.run("init", "new", "--data", name)
+    ran = made.here("init", "new", "--data", name)
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith(f"task: {task}, by the answers in the data")
-    assert made.run("check", "new").code == 0
+    assert made.here("check", "new").code == 0
     recipe = load(made.folder / "new/recipe.yaml").data
     assert set(recipe.get("evaluate") or {}) == evaluators
 
 
 def test_calls_of_tools_are_no_classification(project: MakeProject) -> None:
-    ran = project({"a.jsonl": f"{TOOLS}\n"}).run(
+    ran = project({"a.jsonl": f"{TOOLS}\n"}).here(
         "init", "new", "--data", "a.jsonl", "--task", "classification"
     )
     assert ran.code == 2
@@ -266,7 +266,7 @@ def test_calls_of_tools_are_no_classification(project: MakeProject) -> None:
 def test_the_base_is_told_the_classes(text: str, project: MakeProject) -> None:
     name = "a.jsonl" if text.startswith("{") else "a.csv"
     made = project({name: text})
-    made.run("init", "new", "--data", name, "--task", "classification")
+    made.here("init", "new", "--data", name, "--task", "classification")
     columns = load(made.folder / "new/recipe.yaml").data["data"]["rows"]["columns"]
     assert columns["system"] == "Answer with exactly one of these classes: late order, other."
     assert made.run("build", "new", "--step", "rows").code == 0
@@ -274,7 +274,7 @@ def test_the_base_is_told_the_classes(text: str, project: MakeProject) -> None:
 
 def test_named_columns_must_be_there(project: MakeProject) -> None:
     made = project({"a.csv": "text,intent\nx,y\n"})
-    ran = made.run("init", "new", "--data", "a.csv", "--answer", "intend")
+    ran = made.here("init", "new", "--data", "a.csv", "--answer", "intend")
     assert ran.code == 2
     assert "--answer: error: a.csv has no column 'intend'\n  fix: did you mean" in ran.err
 
@@ -284,7 +284,7 @@ def test_columns_of_files_that_cannot_be_looked_into_are_taken_as_named(
 ) -> None:
     made = project({"a.parquet": "PAR1"})
     args = ("--data", "a.parquet", "--prompt", "it's a text", "--answer", "label")
-    assert made.run("init", "new", *args).code == 0
+    assert made.here("init", "new", *args).code == 0
     columns = load(made.folder / "new/recipe.yaml").data["data"]["rows"]["columns"]
     assert columns == {"user": '{{ row["it\'s a text"] }}', "assistant": "{{ label }}"}
 
@@ -292,7 +292,7 @@ def test_columns_of_files_that_cannot_be_looked_into_are_taken_as_named(
 @pytest.mark.parametrize("task", ["classification", "extraction"])
 def test_the_modelfile_has_the_system_prompt_of_the_rows(project: MakeProject, task: str) -> None:
     made = project({})
-    assert made.run("init", "--task", task).code == 0
+    assert made.here("init", "--task", task).code == 0
     recipe = yaml.safe_load((made.folder / "recipe.yaml").read_text("utf-8"))
     assert recipe["export"]["ollama"]["system"] == recipe["data"]["rows"]["columns"]["system"]
-    assert made.run("check").code == 0
+    assert made.here("check").code == 0

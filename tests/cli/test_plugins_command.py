@@ -31,7 +31,7 @@ def test_a_plugin_by_name_is_listed_alone(project: MakeProject) -> None:
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_step_type_tells_all_it_takes(name: str, project: MakeProject) -> None:
-    ran = project({}).run("plugins", name)
+    ran = project({}).here("plugins", name)
     assert ran.code == 0
     cls = load_plugins().step_type(name)
     lines = ran.out.splitlines()

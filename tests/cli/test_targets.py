@@ -1,10 +1,12 @@
 """Which word of a command line names the recipe, and which a step."""
 
 import json
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
-from conftest import FINERY, MakeProject, Project
+from conftest import FINERY, LIGHT_STEPS, Project
 
 RECIPE = """\
 finery: 1
@@ -16,17 +18,28 @@ data:
 """
 
 
-@pytest.fixture
-def t(built: MakeProject) -> Project:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A built project, with another recipe in the folder `ext`."""
+    made = Project(tmp_path_factory.mktemp("template"))
+    (made.folder / ".git").mkdir()
     mine, other = RECIPE.replace("NAME", "t"), RECIPE.replace("NAME", "other")
     other = other.replace("./", "../").replace("rows.txt", "../rows.txt").replace("b:", "sft:")
-    made: Project = built({
+    made.write({
         "recipe.yaml": mine, "rows.txt": "one\n", "ext/recipe.yaml": other,
         "more.yaml": mine.replace("name: t", "name: more").replace("tag: 1", "tag: 7"),
+        "steps.py": LIGHT_STEPS.read_text(encoding="utf-8"),
     })  # fmt: skip
+    made.ran()
     assert made.run("build", "ext").code == 0
-    return made
+    return made.folder
+
+
+@pytest.fixture
+def t(template: Path, tmp_path: Path) -> Project:
+    """A copy of the built project."""
+    shutil.copytree(template, tmp_path / "built", symlinks=True)
+    return Project(tmp_path / "built")
 
 
 @pytest.mark.parametrize("args", [

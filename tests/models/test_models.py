@@ -18,10 +18,12 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), needs_llama_server]
 FRESH = "python tests/models/page.py"
 ARCHITECTURES = {family.architecture: family for family in reversed(FAMILIES)}
 """Architecture → the first of its families."""
+each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name, scope="module")
+"""In the scope of the module, tests run family by family and share its tokenizer."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@each_family
 def test_a_family(family: Family, smollm2_gguf: Path, tmp_path: Path) -> None:
     measured = checks.outcomes(family, smollm2_gguf, tmp_path)
     committed = page.committed()["families"][family.name]
@@ -37,7 +39,7 @@ def test_an_architecture(architecture: str, smollm2_gguf: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@each_family
 def test_llama_server_refuses_tools_that_no_row_had(
     family: Family, smollm2_gguf: Path, tmp_path: Path
 ) -> None:
@@ -51,7 +53,7 @@ def test_llama_server_refuses_tools_that_no_row_had(
             server.answers({"messages": messages, "tools": tools})
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@each_family
 def test_the_loss_of_five_turns_covers_their_answers(family: Family, smollm2_gguf: Path) -> None:
     tokenizer = tokenizer_of(family, smollm2_gguf)
     learned = checks.five_turns(tokenizer)
@@ -62,7 +64,7 @@ def test_the_loss_of_five_turns_covers_their_answers(family: Family, smollm2_ggu
         assert outcome.startswith("no")
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@each_family
 def test_rows_with_tools_are_learned_or_refused(family: Family, smollm2_gguf: Path) -> None:
     outcome = page.committed()["families"][family.name]
     learned = checks.tool_row(tokenizer_of(family, smollm2_gguf))
@@ -71,7 +73,7 @@ def test_rows_with_tools_are_learned_or_refused(family: Family, smollm2_gguf: Pa
         assert sum(example.turns for example in learned) == 2
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@each_family
 def test_control_tokens_are_single_tokens(family: Family, smollm2_gguf: Path) -> None:
     tokenizer: Any = tokenizer_of(family, smollm2_gguf)
     named = (family.eos, family.bos, *family.control)

@@ -9,7 +9,7 @@ does, since llama.cpp's converter recognises a tokenizer by its tokens of a give
 a SentencePiece tokenizer, see `pieces`.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ def template_of(family: Family, smollm2: Path) -> str:
     return carried()[family.template]
 
 
+@lru_cache(maxsize=2)  # tests of one family run one after the other
 def tokenizer_of(family: Family, smollm2: Path, split: str | None = None) -> Any:
-    """The stand-in tokenizer with the family's control tokens and chat template.
+    """The stand-in tokenizer with the family's control tokens and chat template, not to be changed.
 
     smollm2: the GGUF file of SmolLM2. split: a key of `SPLITS`, by default the family's.
     """

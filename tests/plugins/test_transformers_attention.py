@@ -10,10 +10,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from finery_transformers.generation import attention
 
 
-def states(tokens: int, heads: int, groups: int) -> tuple[torch.Tensor, ...]:
+def states(tokens: int, heads: int, groups: int) -> list[torch.Tensor]:
     torch.manual_seed(tokens * heads + groups)
     shapes = (3, heads, tokens, 8), (3, groups, 11, 8), (3, groups, 11, 8)
-    return tuple(torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    return [torch.randn(shape, dtype=torch.float64) for shape in shapes]
 
 
 def padded(tokens: int) -> torch.Tensor:
@@ -31,12 +31,12 @@ def test_results_are_those_of_the_fused_attention(
     heads: int, groups: int, tokens: int, has_mask: bool, scaling: float | None
 ) -> None:
     module: Any = SimpleNamespace(num_key_value_groups=heads // groups, is_causal=True)
-    parts = states(tokens, heads, groups)
+    query, key, value = states(tokens, heads, groups)
     mask = padded(tokens) if has_mask else None
     if tokens > 1 and mask is None:
         mask = torch.ones(3, 1, tokens, 11, dtype=torch.bool).tril(11 - tokens)
-    expected, _ = sdpa_attention_forward(module, *parts, mask, scaling=scaling)
-    actual, _ = attention._attention(module, *parts, mask, scaling=scaling)
+    expected, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)
+    actual, _ = attention._attention(module, query, key, value, mask, scaling=scaling)
     # Scores are in fp32.
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 

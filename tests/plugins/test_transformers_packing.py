@@ -42,8 +42,8 @@ def test_a_packed_model_has_the_same_logits(kind: str, dtype: torch.dtype) -> No
     before = logits(model)
     assert pack(model)
     assert not any(type(layer) is nn.Linear for layer in model.modules())
-    close = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 0.05, "atol": 0.02}
-    torch.testing.assert_close(logits(model), before, **close)
+    rtol, atol = (1e-4, 1e-5) if dtype is torch.float32 else (0.05, 0.02)
+    torch.testing.assert_close(logits(model), before, rtol=rtol, atol=atol)
 
 
 def test_a_tied_embedding_keeps_its_weights() -> None:

@@ -46,7 +46,8 @@ def read(model: "PreTrainedModel", prompts: Sequence[list[int]], pad: int) -> Ba
     if tokens.numel() + rest.numel() > (1 - WORTH) * whole.input_ids.numel():
         return whole
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    few = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+    supported: Any = model._supports_logits_to_keep  # mypy takes it for a tensor
+    few = {"logits_to_keep": 1} if supported() else {}
     output = model(
         input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True, **few
     )

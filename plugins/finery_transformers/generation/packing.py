@@ -78,7 +78,8 @@ def _dtype(layer: Any) -> torch.dtype:
 def is_supported(dtype: torch.dtype) -> bool:
     """Whether oneDNN computes in a dtype on this machine."""
     operators: Any = torch.ops.mkldnn
-    if not torch.backends.mkldnn.is_available() or not hasattr(operators, "_linear_pointwise"):
+    backend: Any = torch.backends.mkldnn  # untyped
+    if not backend.is_available() or not hasattr(operators, "_linear_pointwise"):
         return False
     if dtype is torch.bfloat16:
         return bool(operators._is_mkldnn_bf16_supported())

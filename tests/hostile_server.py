@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from conftest import Project, until
+from loopback import in_thread
 
 Body = dict[str, Any]
 
@@ -206,15 +207,8 @@ def serving(
     answer: Callable[[Body], str | Reply] = echo, model: str = "m", port: int = 0
 ) -> Iterator[Server]:
     """Serve until the block ends. port: 0 takes a free one."""
-    server = Server(answer, model, port)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with in_thread(Server(answer, model, port)) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def killed_midway(made: Project, server: Server) -> int:

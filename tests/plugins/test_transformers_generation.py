@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_model import model_of
 
 from finery_transformers.generation import heads, rounds
 
@@ -17,19 +18,6 @@ PROMPTS = [
     [*OTHER, 8],
     [*START, 5],
 ]
-
-
-def model_of(kind: str, **settings: Any) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        kind, vocab_size=120, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, pad_token_id=0,
-        bos_token_id=None, eos_token_id=1, **settings,
-    )  # fmt: skip
-    make: Any = AutoModelForCausalLM.from_config
-    return make(config).double().eval()
 
 
 def scores(model: Any, batch: heads.Batch) -> torch.Tensor:

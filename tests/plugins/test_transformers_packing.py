@@ -4,24 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from random_model import model_of
 from torch import nn
 
 from finery_transformers.generation.packing import PackedLinear, is_supported, pack
 
 IDS = torch.arange(3, 27).reshape(2, 12)
-
-
-def model_of(kind: str, dtype: torch.dtype, **settings: Any) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        kind, vocab_size=120, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, pad_token_id=0,
-        bos_token_id=None, eos_token_id=1, **settings,
-    )  # fmt: skip
-    make: Any = AutoModelForCausalLM.from_config
-    return make(config, dtype=dtype).eval()
 
 
 def logits(model: Any) -> torch.Tensor:

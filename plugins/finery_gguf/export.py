@@ -164,7 +164,7 @@ class Export(
             target.parent.mkdir()
             matrix = importance if name in WEIGHED else None
             warnings = _quantised(source, target, name, flags, matrix)
-            _log_fallbacks(name, warnings, job)
+            _log_fallbacks(name, warnings, job, weighed=matrix is not None)
             gguf = Gguf(target, vocab_only=True)
             compared = prove(gguf, frozen, () if models else chain(*self.rows))
             job.log(
@@ -337,14 +337,23 @@ def _corrections(gguf: Gguf, frozen: "FrozenTemplate", job: Job) -> dict[str, bo
     return flags
 
 
-def _log_fallbacks(name: str, warnings: list[str], job: Job) -> None:
-    """Log the tensors whose rows aren't a multiple of a block, and so have another type."""
+def _log_fallbacks(name: str, warnings: list[str], job: Job, *, weighed: bool) -> None:
+    """Log the tensors whose rows aren't a multiple of a block, and so have another type.
+
+    weighed: whether a matrix was used. llama.cpp rounds to q5_1, the other type of q5_k_m, far
+    worse with any matrix than without one (docs/reference/benchmarks.md).
+    """
     larger = [line for line in warnings if "not divisible" in line]
     if larger:
         job.log(
             f"{name}: {len(larger)} tensors have rows that aren't a multiple of 256 weights, so "
             f"they have a larger type; the first: "
             f"{' '.join(larger[0].removeprefix('warning:').split())}"
+        )
+    if larger and weighed and name == "q5_k_m":
+        job.log(
+            "warning: q5_k_m: llama.cpp rounds these tensors badly with an importance matrix. "
+            "Export this type without `imatrix`, or use q8_0 or q4_k_m, and evaluate the file"
         )
 
 

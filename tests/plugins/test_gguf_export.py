@@ -10,7 +10,7 @@ from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 from finery import DataError, Dataset, Model, Request, Sampling, StepError, UsageError
 from finery.testing import TestJob, dataset, run_step
 from finery_gguf.engine import GgufEngine
-from finery_gguf.export import Export, Quantization, _corrections, base_name
+from finery_gguf.export import Export, Quantization, _corrections, _log_fallbacks, base_name
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import chat_template, tokenize
 from finery_gguf.proof import prove
@@ -211,6 +211,17 @@ def test_rows_that_fit_no_block_are_logged(tokenizer: Any, tmp_path: Path) -> No
     model = Model(tmp_path / "m", meta={"format": "transformers"})
     Export(model=model, quantization=["q4_k_m"]).run(job)
     assert any("aren't a multiple of 256" in str(e.get("message")) for e in job.events)
+
+
+@pytest.mark.parametrize(("name", "weighed", "warns"), [
+    ("q5_k_m", True, True), ("q5_k_m", False, False), ("q4_k_m", True, False),
+])  # fmt: skip
+def test_a_matrix_that_ruins_a_type_is_named(
+    tmp_path: Path, name: str, weighed: bool, warns: bool
+) -> None:
+    job = TestJob(tmp_path)
+    _log_fallbacks(name, ["warning: 64 x 64 not divisible by 256"], job, weighed=weighed)
+    assert any("badly with an importance matrix" in str(e) for e in job.events) == warns
 
 
 def test_tokens_that_training_had_not_are_switched_off(tmp_path: Path) -> None:

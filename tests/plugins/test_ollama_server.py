@@ -252,7 +252,7 @@ def test_another_program_answers_at_its_port(
     """One that took the port in between, as the user's own Ollama could: nothing is imported."""
     with served(bundle) as other:
         port = int(other.address.rpartition(":")[2])
-        monkeypatch.setattr(starting, "_free_port", lambda host, asked: port)
+        monkeypatch.setattr(starting, "free_port", lambda host, asked: port)
         with pytest.raises(StepError, match=ANOTHER), served(bundle):
             pass
 

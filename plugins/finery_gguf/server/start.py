@@ -98,7 +98,7 @@ def start(
     own = user_program(SERVER)
     with _log_file(log) as output:
         asked = _Asked(
-            str(file), host, _free_port(host, port), slots, (context or CONTEXT) * slots, alias,
+            str(file), host, free_port(host, port), slots, (context or CONTEXT) * slots, alias,
             threads or cpu_count(), gpu, flash_attention, template, dict(sampling or {}),
         )  # fmt: skip
         build = f"{SERVER} {own.build}" if own else wheel_build()
@@ -199,7 +199,8 @@ def _reached_at(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _free_port(host: str, port: int | None) -> int:
+def free_port(host: str, port: int | None) -> int:
+    """`port`, or any free one of an address. `UsageError` if it can't be used."""
     try:
         family = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0][0]
     except socket.gaierror as error:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -11,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import StepError, UsageError
+from finery import StepError
+from finery_gguf.server.start import free_port
 from finery_ollama.server.program import program
 from finery_serve.client import Client
 from finery_serve.processes import ended_with_us, stop
@@ -64,7 +64,7 @@ def start(
     ollama = program()
     with tempfile.TemporaryDirectory(prefix="finery-ollama-") as scratch:
         output = log or Path(scratch, "server.log")
-        listening = f"{f'[{host}]' if ':' in host else host}:{_free_port(host, port)}"
+        listening = f"{f'[{host}]' if ':' in host else host}:{free_port(host, port)}"
         environment = _environment(Path(scratch), listening, slots)
         process = _process(ollama, environment, output)
         try:
@@ -108,20 +108,6 @@ def _environment(scratch: Path, listening: str, slots: int | None) -> dict[str, 
         "NO_PROXY": "*",  # `ollama create` would ask a proxy for the server
         "no_proxy": "*",
     }
-
-
-def _free_port(host: str, port: int | None) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port or 0))
-        except OSError as error:
-            raise UsageError(
-                f"port {port or 0} of {host} can't be used: {error.strerror}",
-                fix="choose another one, or end the program that uses it",
-            ) from error
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_up(process: "subprocess.Popen[bytes]", address: str, log: Path) -> str:

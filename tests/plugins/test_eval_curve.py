@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Project
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from tables import model, rows
 
 from finery import DataError, Detail, Metrics, Model, Output, UsageError
 from finery.artifact.manifest import manifest
 from finery.testing import run_step
-from finery_eval.scoring.curve import growth
+from finery_eval.scoring.curve import growth, logistic
 from finery_eval.steps.curve import Curve
 from finery_eval.steps.exact import Exact
 from finery_eval.view.learning import Learned, drawn, learned
@@ -45,10 +48,12 @@ def curve(folder: Path, *models: Model) -> dict[str, Any]:
 
 def test_growing_scores_say_that_more_rows_help(tmp_path: Path) -> None:
     found = curve(tmp_path, trained("a", 100, 40), trained("b", 200, 52), trained("c", 400, 64))
-    assert found["growth"]["accuracy"]["a_doubling"] == pytest.approx(0.1)
-    assert found["growth"]["accuracy"]["expected"] == pytest.approx(76 / 120)
-    assert found["words"][0].startswith("More rows help: each doubling changed accuracy by +10.0 ")
-    assert "With 800 rows, about 63 % can be expected" in found["words"][0]
+    assert found["growth"]["accuracy"]["a_doubling"] == pytest.approx(0.0991, abs=1e-4)
+    assert found["growth"]["accuracy"]["expected"] == pytest.approx(0.6330, abs=1e-3)
+    assert found["words"][0].startswith(
+        "More rows help: 800 in place of 400 are expected to change accuracy by +9.9 points (95 % "
+    )
+    assert found["words"][0].endswith("), to about 63 %")
     assert found["words"][1].startswith("Whether more epochs would help isn't known")
 
 
@@ -64,20 +69,69 @@ def test_a_flat_curve_says_what_else_to_try(tmp_path: Path) -> None:
     assert words[1].startswith("More epochs may help, so try them first: sft was best at its last")
 
 
-def test_the_slope_is_that_of_least_squares() -> None:
+def test_the_curve_is_a_logistic_regression() -> None:
+    """Held against statsmodels, with the half answers that finery adds."""
+    from statsmodels.api import GLM, add_constant
+    from statsmodels.genmod.families import Binomial
+
     draw = random.Random(4)
     sizes = [60, 130, 260, 500]
     hits = [[draw.random() < 0.3 + 0.1 * i for _ in range(90)] for i in range(4)]
-    found = growth(sizes, hits, None)
-    assert found is not None
-    slope, start = np.polyfit(np.log2(sizes), [sum(of) / 90 for of in hits], 1)
-    assert found.a_doubling == pytest.approx(slope)
-    assert found.expected == pytest.approx(start + slope * np.log2(1000))
-    assert found.interval[0] < slope < found.interval[1]
-    assert (found.line[0].rows, found.line[-1].rows) == (60, 1000)
-    for rows_, share, low, high in found.line:
-        assert share == pytest.approx(min(1, start + slope * np.log2(rows_)))
-        assert 0 <= low <= share <= high <= 1
+    grown = growth(sizes, hits, None)
+    assert grown is not None
+    counts = [[sum(of) + 0.5, 90 - sum(of) + 0.5] for of in hits]
+    fitted = GLM(np.array(counts), add_constant(np.log2(sizes)), family=Binomial()).fit()
+    for rows_, share, low, high in grown.line:
+        (expected,) = fitted.predict([[1, np.log2(rows_)]])
+        assert share == pytest.approx(expected, abs=1e-6)
+        assert 0 < low < share < high < 1
+    assert (grown.line[0].rows, grown.line[-1].rows) == (60, 1000)
+    assert grown.expected == grown.line[-1].share
+    before, after = fitted.predict([[1, np.log2(500)], [1, np.log2(1000)]])
+    assert grown.a_doubling == pytest.approx(after - before, abs=1e-6)
+    assert grown.interval[0] < grown.a_doubling < grown.interval[1]
+
+
+def test_groups_of_rows_widen_the_interval() -> None:
+    hits = [[i % 10 < right for i in range(100)] for right in (3, 5, 7)]
+    in_groups = [[i for i in range(100) if i % 10 == k] for k in range(10)]
+    alone, together = growth([1, 2, 4], hits, None), growth([1, 2, 4], hits, in_groups)
+    assert alone is not None
+    assert together is not None
+    assert together.line == [
+        of._replace(low=low, high=high)
+        for of, (low, high) in zip(
+            alone.line, [(of.low, of.high) for of in together.line], strict=True
+        )
+    ]
+    widths = [grown.interval[1] - grown.interval[0] for grown in (alone, together)]
+    assert widths[1] > 2 * widths[0]
+
+
+def test_a_score_near_all_grows_little() -> None:
+    """A straight line would give 102 %."""
+    hits = [[i < right for i in range(100)] for right in (80, 88, 95)]
+    grown = growth([100, 200, 400], hits, None)
+    assert grown is not None
+    assert 0.95 < grown.expected < 0.99
+    assert 0 < grown.interval[0] < grown.a_doubling < 0.04
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 2000), st.integers(0, 50)), min_size=2, max_size=6).filter(
+        lambda points: len({size for size, _ in points}) > 1
+    )
+)
+def test_the_most_likely_curve_is_reached(points: list[tuple[int, int]]) -> None:
+    """Where the likelihood is greatest, no answers are left over, at no end."""
+    x = [math.log2(size / 2000) for size, _ in points]
+    start, slope = logistic(x, [right for _, right in points], 50)
+    left = [
+        right + 0.5 - 51 / (1 + math.exp(-start - slope * each))
+        for each, (_, right) in zip(x, points, strict=True)
+    ]
+    assert sum(left) == pytest.approx(0, abs=1e-3)
+    assert sum(gap * each for gap, each in zip(left, x, strict=True)) == pytest.approx(0, abs=1e-3)
 
 
 def test_the_line_is_least_certain_beyond_the_trainings() -> None:
@@ -106,7 +160,7 @@ def test_the_curve_is_plotted_with_its_line_and_interval(tmp_path: Path) -> None
     text, of = shown(tmp_path)
     plotted = text[text.index("┤") : text.index("x: training rows")]
     assert plotted.count("●") == 3 + 1  # the trainings, and the legend
-    assert "⠒ 95 % CI of the line   ⠒ fitted line   ● accuracy in %" in plotted
+    assert "⠒ 95 % CI of the curve   ⠒ fitted curve   ● accuracy in %" in plotted
     assert "800" in plotted  # twice the rows
     assert [score[0] for score in of.scores] == [100, 200, 400]
     assert [score[1] for score in of.scores] == pytest.approx([100 / 3, 130 / 3, 160 / 3])
@@ -160,8 +214,9 @@ def test_a_recipe_draws_the_curve_of_baselines(tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     out = t.run("show", "curve").out
     assert "Learning curve" in out
-    assert "More rows help: each doubling changed accuracy by +" in out
+    assert "More rows help: 128 in place of 64 are expected to change accuracy by +" in out
     assert "x: training rows" in out
     assert t.run("show", "curve", "--html", "page.html").code == 0
     page = (tmp_path / "page.html").read_text("utf-8")
-    assert 'aria-label="accuracy by training rows, with the fitted line"' in page
+    assert page.index("What twice the rows would add") < page.index("tables: comparisons")
+    assert 'aria-label="accuracy by training rows, with the fitted curve"' in page

@@ -11,10 +11,16 @@ from finery_eval.scoring.groups import Group
 from finery_eval.scoring.tables import Unit, table
 from finery_eval.verdicts import Hit, Judged
 
+TITLES = ("Learning curve", "What twice the rows would add")
+"""Of the tables."""
 DRAWN = 12
 """Parts that the line is drawn in."""
-Outcome = tuple[float, float, int]
-"""Of a test row or a group: its slope, the mean of right answers over the models, its rows."""
+STEPS = 50
+"""Of Newton's method at most; it takes about five."""
+ENOUGH = 1e-10
+"""A rise of the logarithm of the likelihood, for each answer, at which the method ends."""
+Outcome = tuple[tuple[int, ...], int]
+"""Of a test row or a group: the right answers of each model, its rows."""
 
 
 class Trained(NamedTuple):
@@ -36,10 +42,10 @@ class Fitted(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """What each doubling of the training rows adds to a share, and its 95 % interval.
+    """What the next doubling of the training rows adds to a share, and its 95 % interval.
 
-    expected: the share with twice the rows of the largest training, if it goes on like this. line:
-    from the smallest training to there.
+    expected: the share with twice the rows of the largest training. line: from the smallest
+    training to there.
     """
 
     a_doubling: float
@@ -56,51 +62,102 @@ class Growth(NamedTuple):
 def growth(
     sizes: Sequence[int], hits: Sequence[Sequence[Hit]], groups: Sequence[Group] | None
 ) -> Growth | None:
-    """The slope of a share over the binary logarithm of the rows, by least squares.
+    """The growth of a share with the logarithm of the rows, by logistic regression.
 
-    hits: of each model, whether each answer counts. Each test row has a slope of its own, and their
-    mean is that of the share. So the interval is a bootstrap over test rows or groups; it covers
-    the choice of test rows, not that of training rows or the seed. The line goes through the mean
-    share at the mean logarithm, both of the same resample. None where a row doesn't count for all
-    models.
+    hits: of each model, whether each answer counts. The interval is a bootstrap over test rows or
+    groups, each with the answers of all models; it covers the choice of test rows, not that of
+    training rows or the seed. None where a row doesn't count for all models.
     """
     if any(hit is None for of in hits for hit in of):
         return None
-    logs = [math.log2(size) for size in sizes]
-    mean = math.fsum(logs) / len(logs)
-    spread = math.fsum((x - mean) ** 2 for x in logs)
-    weights = [(x - mean) / spread for x in logs]
     alone = groups if groups is not None else [[i] for i in range(len(hits[0]))]
-    outcomes = [_outcome(hits, weights, group) for group in alone]
-    drawn = _rows_drawn(sizes)
+    outcomes = [_outcome(hits, group) for group in alone]
+    largest, drawn = max(sizes), _rows_drawn(sizes)
+    logs = [math.log2(size / largest) for size in sizes]
+    at = [math.log2(rows / largest) for rows in drawn]
 
     def line(counts: Mapping[Outcome, int]) -> list[float]:
-        slope, centre = _line(counts)
-        return [slope, *(centre + slope * (math.log2(rows) - mean) for rows in drawn)]
+        start, slope = logistic(logs, *_totals(counts))
+        return [
+            _share(start + slope) - _share(start),
+            *(_share(start + slope * x) for x in at),
+        ]
 
     value, *shares = line(Counter(outcomes))
     interval, *band = stats.bootstrap(outcomes, line)
     fitted = [
-        Fitted(rows, *map(_as_share, (share, *ends)))
-        for rows, share, ends in zip(drawn, shares, band, strict=True)
+        Fitted(rows, share, *ends) for rows, share, ends in zip(drawn, shares, band, strict=True)
     ]
     return Growth(value, interval, fitted[-1].share, fitted)
 
 
-def _outcome(
-    hits: Sequence[Sequence[Hit]], weights: Sequence[float], group: Sequence[int]
-) -> Outcome:
-    counts = [sum(bool(of[i]) for i in group) for of in hits]
-    slope = math.fsum(w * count for w, count in zip(weights, counts, strict=True))
-    return round(slope, 12), sum(counts) / len(hits), len(group)
+def _outcome(hits: Sequence[Sequence[Hit]], group: Sequence[int]) -> Outcome:
+    return tuple(sum(bool(of[i]) for i in group) for of in hits), len(group)
 
 
-def _line(counts: Mapping[Outcome, int]) -> tuple[float, float]:
-    """(slope, share at the mean logarithm)."""
-    answers = sum(times * n for (*_, n), times in counts.items())
-    slope = math.fsum(times * slope for (slope, *_), times in counts.items())
-    right = math.fsum(times * right for (_, right, _), times in counts.items())
-    return slope / answers, right / answers
+def _totals(counts: Mapping[Outcome, int]) -> tuple[list[int], int]:
+    """The right answers of each model, and the answers of one."""
+    right = [0] * len(next(iter(counts))[0])
+    for (of_group, _), times in counts.items():
+        for i, count in enumerate(of_group):
+            right[i] += times * count
+    return right, sum(times * n for (_, n), times in counts.items())
+
+
+def logistic(x: Sequence[float], right: Sequence[int], answers: int) -> tuple[float, float]:
+    """(intercept, slope) of the log odds of a right answer over x, by maximum likelihood.
+
+    right: of `answers` answers at each x; two of the x differ at least. Half an answer of each kind
+    is added at each x, so that shares of 0 and 1 have log odds too.
+
+    Sources: P. McCullagh and J. A. Nelder, "Generalized Linear Models" (1989), ch. 4.4: Newton's
+    method; F. J. Anscombe, "On estimating binomial response relations", Biometrika 43 (1956)
+    461-464: the added halves.
+    """
+    n, counts = answers + 1, [count + 0.5 for count in right]
+    line, before = (0.0, 0.0), _likelihood(x, counts, n, 0.0, 0.0)
+    for _ in range(STEPS):
+        by, scale = _newton(x, counts, n, *line), 1.0
+        while True:
+            after = line[0] + scale * by[0], line[1] + scale * by[1]
+            rise = _likelihood(x, counts, n, *after) - before
+            if rise > -ENOUGH * n:
+                break
+            scale /= 2  # a whole step can go too far
+        line, before = after, before + rise
+        if rise < ENOUGH * n:
+            break
+    return line
+
+
+def _newton(
+    x: Sequence[float], counts: Sequence[float], n: int, start: float, slope: float
+) -> tuple[float, float]:
+    """By how much a step of Newton's method changes intercept and slope."""
+    shares = [_share(start + slope * each) for each in x]
+    left = [count - n * share for count, share in zip(counts, shares, strict=True)]
+    weights = [n * share * (1 - share) for share in shares]
+    a, b, c = (
+        math.fsum(w * each**power for w, each in zip(weights, x, strict=True)) for power in range(3)
+    )
+    u, v = math.fsum(left), math.fsum(gap * each for gap, each in zip(left, x, strict=True))
+    determinant = a * c - b * b
+    return (c * u - b * v) / determinant, (a * v - b * u) / determinant
+
+
+def _likelihood(
+    x: Sequence[float], counts: Sequence[float], n: int, start: float, slope: float
+) -> float:
+    """The logarithm of it, less a constant."""
+    odds = [start + slope * each for each in x]
+    return math.fsum(
+        count * of - n * (max(of, 0) + math.log1p(math.exp(-abs(of))))
+        for count, of in zip(counts, odds, strict=True)
+    )
+
+
+def _share(log_odds: float) -> float:
+    return (1 + math.tanh(log_odds / 2)) / 2
 
 
 def _rows_drawn(sizes: Sequence[int]) -> list[int]:
@@ -108,10 +165,6 @@ def _rows_drawn(sizes: Sequence[int]) -> list[int]:
     low, high = min(sizes), 2 * max(sizes)
     between = (round(low * (high / low) ** (i / DRAWN)) for i in range(1, DRAWN))
     return sorted({low, *between, high})
-
-
-def _as_share(value: float) -> float:
-    return min(1.0, max(0.0, value))
 
 
 def curve_of(
@@ -136,16 +189,13 @@ def advice(trained: Sequence[Trained], metric: str, grown: Growth) -> list[str]:
     """In words, what would help most: more rows, more epochs or a larger model."""
     largest = max(trained, key=lambda each: each.rows)
     interval = range_in_points(grown.interval)
-    points = f"{in_points(grown.a_doubling)} points (95 % CI {interval})"
-    lines = []
-    if grown.is_shown:
-        lines.append(
-            f"More rows help: each doubling changed {metric} by {points}. With "
-            f"{2 * largest.rows:,} rows, about {100 * grown.expected:.0f} % can be expected"
-        )
-    else:
-        lines.append(f"More rows aren't shown to help: each doubling changed {metric} by {points}")
-    return [*lines, _of_epochs(largest, helps=grown.is_shown)]
+    verdict = "More rows help" if grown.is_shown else "More rows aren't shown to help"
+    more = (
+        f"{verdict}: {2 * largest.rows:,} in place of {largest.rows:,} are expected to change "
+        f"{metric} by {in_points(grown.a_doubling)} points (95 % CI {interval}), to about "
+        f"{100 * grown.expected:.0f} %"
+    )
+    return [more, _of_epochs(largest, helps=grown.is_shown)]
 
 
 def _of_epochs(largest: Trained, *, helps: bool) -> str:
@@ -177,10 +227,10 @@ def tables_of(
     ends = ["95 % CI low", "95 % CI high"]
     shares: dict[str, Unit] = dict.fromkeys([metric, *ends, "with twice the rows"], "share")
     grown = [[name, g.a_doubling, *g.interval, g.expected] for name, g in curve.items()]
-    growths: dict[str, Unit] = dict.fromkeys(["a doubling (points)", *ends], "difference")
+    growths: dict[str, Unit] = dict.fromkeys(["added (points)", *ends], "difference")
     growths["with twice the rows"] = "share"
-    columns = ["metric", "a doubling (points)", *ends, "with twice the rows"]
+    columns = ["metric", "added (points)", *ends, "with twice the rows"]
     return [
-        table("Learning curve", ["rows", "model", metric, *ends], points, units=shares),
-        table("What each doubling of the rows adds", columns, grown, units=growths),
+        table(TITLES[0], ["rows", "model", metric, *ends], points, units=shares),
+        table(TITLES[1], columns, grown, units=growths),
     ]

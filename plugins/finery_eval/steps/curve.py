@@ -19,10 +19,9 @@ class Curve(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
 
     The models are trainings that differ only in the number of their rows, e.g. on a quarter, half
     and all of them (`data.sample`), under one seed. The evaluator in `each` judges them. The result
-    has the scores by rows, and for each metric that is a share what a doubling of the rows adds: a
-    straight line over the logarithm of the rows, by least squares, with a 95 % bootstrap interval
-    over the test rows. It says in words whether more rows, more epochs or a larger model would
-    help most.
+    has the scores by rows, and for each metric that is a share what twice the rows would add: by a
+    logistic regression on the logarithm of the rows, with a 95 % bootstrap interval over the test
+    rows. It says in words whether more rows, more epochs or a larger model would help most.
 
     The interval covers the choice of test rows. It doesn't cover the choice of training rows and
     the seed, so a curve of three trainings shows a trend, no law.

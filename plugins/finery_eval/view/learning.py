@@ -1,4 +1,4 @@
-"""The learning curve of `eval.curve` as a plot: scores by training rows, with the fitted line."""
+"""The learning curve of `eval.curve` as a plot: scores by training rows, with the fitted curve."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ ACROSS = "training rows"
 class Learned(NamedTuple):
     """What a plot shows, in percent. scores: (rows, score, low, high) of each training.
 
-    line: the same of the fitted line.
+    line: the same of the fitted curve.
     """
 
     metric: str
@@ -53,9 +53,9 @@ def plotted(of: Learned, width: int) -> "list[Text]":
     from finery_trl.view.plot import Line, plot
 
     lines = [
-        Line("95 % CI of the line", [(rows, low) for rows, _, low, _ in of.line], "dim cyan"),
+        Line("95 % CI of the curve", [(rows, low) for rows, _, low, _ in of.line], "dim cyan"),
         Line("", [(rows, high) for rows, *_, high in of.line], "dim cyan"),
-        Line("fitted line", [(rows, value) for rows, value, *_ in of.line], "cyan"),
+        Line("fitted curve", [(rows, value) for rows, value, *_ in of.line], "cyan"),
         Line(f"{of.metric} in %", [(rows, v) for rows, v, *_ in of.scores], "bold yellow", "●"),
     ]
     return plot(lines, min(width, WIDEST), HEIGHT, across=ACROSS, log=False)

@@ -18,6 +18,7 @@ from finery import (
     trains,
 )
 from finery.rows.parts import id_of, prompt
+from finery_eval.scoring.curve import TITLES
 from finery_eval.view.answers import answer_of, compact, context_of, reasons
 from finery_eval.view.confusion import pairs_of
 from finery_eval.view.learning import drawn, learned
@@ -88,8 +89,7 @@ def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
 
 def _is_open(title: str, tuned: Sequence[str]) -> bool:
     """Whether a table is what readers ask for: a learning curve, or a verdict on a baseline."""
-    of_curve = title in ("Learning curve", "What each doubling of the rows adds")
-    return of_curve or any(title.startswith(f"{m} against the baseline ") for m in tuned)
+    return title in TITLES or any(title.startswith(f"{m} against the baseline ") for m in tuned)
 
 
 def _score(report: Report, model: str, metric: str) -> tuple[str, str]:

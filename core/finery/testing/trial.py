@@ -174,10 +174,11 @@ class Trial:
     def states(self) -> dict[str, str]:
         """Step → what a build would do with it: `cached`, `run` or `pending`."""
         from finery.build.plan import Planner, make_plan
-        from finery.build.project import open_graph, open_store
+        from finery.build.project import open_graph
+        from finery.store.database import Store
 
         recipe = self.folder / "recipe.yaml"
-        store = open_store(recipe)
+        store = Store(self.folder / ".finery")  # that of `run`, whatever FINERY_STORE says here
         try:
             graph = open_graph(recipe, (), store)
             return {plan.node.name: plan.state for plan in make_plan(Planner(graph, store))}

@@ -199,8 +199,13 @@ def test_package_versions_are_parts() -> None:
 
 
 def test_no_part_hides_another() -> None:
-    names = [name for name, _ in key_parts(node(names={"a": "b"}), **GIVEN)]
-    assert len(set(names)) == len(names)
+    again, other = WRAPPER._replace(name="meter.again"), WRAPPER._replace(code={"meter.py": "w2"})
+    for wrappers in ([WRAPPER], [WRAPPER, again], [WRAPPER, other]):
+        parts = key_parts(node(names={"a": "b"}), **{**GIVEN, "wrappers": wrappers})
+        names = [name for name, _ in parts]
+        assert len(set(names)) == len(names)
+        codes = {digest for wrapper in wrappers for digest in wrapper.code.values()}
+        assert codes <= {value for name, value in parts if name.startswith("code meter.py")}
 
 
 PARTS = st.lists(st.tuples(st.text(max_size=5), PLAIN), max_size=6, unique_by=lambda p: p[0])

@@ -13,6 +13,7 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.manifest import Parts
+from finery.build.code.follow import Code, add
 from finery.build.code.steps import Wrapper
 from finery.fields import FileOrName, Files, Settings
 from finery.recipe.graph import Node
@@ -75,9 +76,11 @@ def key_parts(
     parts += [(f"code {file}", digest) for file, digest in code.items()]
     if wrappers:
         parts.append(("wrappers", [wrapper.name for wrapper in wrappers]))
+    around: Code = {}  # a plugin may wrap steps twice, from one file
     for wrapper in wrappers:
         label = f"(wrapper {wrapper.plugin})"
-        parts += [(f"code {file} {label}", digest) for file, digest in wrapper.code.items()]
+        add(around, {f"code {file} {label}": digest for file, digest in wrapper.code.items()})
+    parts += around.items()
     parts += _setting_parts(step)
     slots = slots_of(step)
     for source in node.sources:
@@ -111,7 +114,8 @@ def key_parts(
         facts |= engine.facts
     parts += [(f"machine {name}", value) for name, value in sorted(facts.items())]
     parts += [(f"package {p}", package_version(p)) for p in dict.fromkeys(packages)]
-    return list(dict(parts).items())  # a plugin may wrap steps twice, from one file
+    assert len(dict(parts)) == len(parts), "two parts of a key have the same name"
+    return parts
 
 
 def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:

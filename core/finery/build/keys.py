@@ -17,7 +17,7 @@ from finery.build.code.follow import Code, add
 from finery.build.code.steps import Wrapper
 from finery.fields import FileOrName, Files, Settings
 from finery.recipe.graph import Node
-from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside
+from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside, tag_of
 from finery.step.step import Step
 from finery.util.canonical import encode
 from finery.util.installed import version_of
@@ -130,6 +130,8 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, Step):
             yield f"setting {prefix}{field}", full_name(type(value))
         if isinstance(value, Settings):
+            for tag_field, tag in tag_of(value).items():
+                yield f"setting {prefix}{field}.{tag_field}", tag
             yield from _setting_parts(value, f"{prefix}{field}.")
         else:
             yield f"setting {prefix}{field}", _plain(value)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from finery.cli.console import print_json
     from finery.cli.options import (
         json_option,
+        matrix_option,
         recipe_and_optional_step,
         recipe_and_step,
         recipe_option,
@@ -235,6 +236,7 @@ _HOME = {
     "linked": "finery.util.paths",
     "load_reference": "finery.util.references",
     "load_source": "finery.plugin.source",
+    "matrix_option": "finery.cli.options",
     "named_gpus": "finery.execute.gpus",
     "nearest": "finery.util.text",
     "nested_step": "finery.fields",
@@ -387,6 +389,7 @@ __all__ = [
     "load_plugins",
     "load_reference",
     "load_source",
+    "matrix_option",
     "named_gpus",
     "nearest",
     "nested_step",

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finery import UsageError, counted, json_option, print_json, recipe_and_step, set_option, shown
+from finery import (
+    UsageError,
+    counted,
+    json_option,
+    matrix_option,
+    print_json,
+    recipe_and_step,
+    shown,
+)
 
 if TYPE_CHECKING:
     from finery_review.serving.opened import Opened
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 
 @click.command("review")
 @recipe_and_step
-@set_option
+@matrix_option
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from finery import StepError, UsageError, json_option, print_json, recipe_and_step, set_option
+from finery import StepError, UsageError, json_option, matrix_option, print_json, recipe_and_step
 from finery_serve.servers import Running, Serving, example_of, names_of, page_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -29,7 +29,7 @@ CHECKED_EVERY = 0.5
 
 @click.command("serve")
 @recipe_and_step
-@set_option
+@matrix_option
 @click.option(
     "--host",
     default="127.0.0.1",

@@ -9,7 +9,7 @@ import signal
 from collections import Counter
 
 import pytest
-from conftest import Project, Ran, running, until
+from conftest import MakeProject, Project, Ran, running, until
 from matrix_project import RECIPE, project_in, ran
 from rich.console import Console
 
@@ -57,6 +57,35 @@ def test_a_variant_that_is_not_there_is_explained(built: Project) -> None:
     assert without.code == 2
     assert "has no matrix" in without.err
     assert "give the --matrix options of the build again" in without.err
+
+
+LIGHT = """\
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  a: {use: steps.source, path: rows.txt}
+  b: {use: steps.copy, rows: a}
+"""
+AXIS = ("--matrix", "data.b.tag=1,2")
+
+
+def test_a_variant_of_the_command_line_can_be_used_as_one_of_the_file(
+    project: MakeProject,
+) -> None:
+    t = project({"recipe.yaml": LIGHT, "rows.txt": "one\n"})
+    assert t.ran(*AXIS) == ["a", "b@tag=1", "b@tag=2"]
+    without = t.run("export", "b@tag=2", "copy")
+    assert "give the --matrix options of the build again" in without.err
+    exported = t.run("export", *AXIS, "b@tag=2", "copy")
+    assert exported.code == 0, exported.err
+    assert json.loads((t.folder / "copy/rows-00000.jsonl").read_text())["tag"] == 2
+    reviewed = t.run("review", *AXIS, "b@tag=2", "--status", "--json")
+    assert json.loads(reviewed.out)["rows"] == 1, reviewed.err
+    for command in ("serve", "chat", "card"):
+        refused = t.run(command, *AXIS, "b@tag=2")
+        assert refused.err.startswith("error: 'b@tag=2' "), refused.err
+        assert "model" in refused.err
 
 
 def test_a_killed_matrix_goes_on_and_trains_each_variant_once(

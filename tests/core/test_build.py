@@ -8,6 +8,12 @@ from typing import Any
 
 import pytest
 from conftest import LIGHT_STEPS, MakeProject, running, until
+from in_process import InProcess
+
+from finery.build.project import open_graph, open_store
+from finery.build.scheduler import Build
+from finery.store.database import Store
+from finery.util.events import Event
 
 HEAD = "finery: 1\nname: t\nplugins: [./steps.py]\n"
 
@@ -404,6 +410,63 @@ def test_an_interrupted_build_ends_its_workers_and_can_go_on(
     until(lambda: not running(mark))
     t.edit("recipe.yaml", "'60'", "'0'")
     assert t.ran() == ["heavy", "light"]
+
+
+INTERRUPTS = """
+import os, signal
+from finery import hookimpl
+
+@hookimpl
+def finery_build_started():
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_build_that_is_interrupted_at_its_start_does_not_succeed(project: MakeProject) -> None:
+    text = "finery: 1\nplugins: [steps.py, stop.py]\ndata: {a: {use: steps.script}}\n"
+    process = project({"recipe.yaml": text, "stop.py": INTERRUPTS}).start("build", "--json")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted. Finished steps are kept" in err
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [e["event"] for e in events] == ["build_started", "build_finished"]
+    assert events[1]["exit_code"] == 130
+
+
+class Closing(InProcess):
+    """An executor that may be interrupted while it closes."""
+
+    def __init__(self, *, interrupted: bool) -> None:
+        super().__init__()
+        self.interrupted, self.closed = interrupted, 0
+
+    def close(self) -> None:
+        """Count the calls."""
+        self.closed += 1
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at", ["start", "end"])
+def test_the_executor_of_an_interrupted_build_is_closed(
+    project: MakeProject, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def interrupt(store: Store) -> None:
+        raise KeyboardInterrupt
+
+    t = project({"recipe.yaml": recipe({"a": script("rows.append({'prompt': 'p'})")})})
+    store = open_store(t.folder / "recipe.yaml")
+    executor, events = Closing(interrupted=at == "end"), list[Event]()
+    graph = open_graph(t.folder / "recipe.yaml", (), store)
+    build = Build(graph, store, executor, [events.append])
+    if at == "start":
+        monkeypatch.setattr(Store, "sweep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build.run()
+    assert (executor.closed, build.outcome.exit_code) == (1, 130)
+    assert (events[-1]["event"], events[-1]["exit_code"]) == ("build_finished", 130)
+    assert [*build.outcome.results] == ([] if at == "start" else ["a"])
+    store.close()
 
 
 @pytest.mark.parametrize("args", ["build --json", "build", "plugins"])

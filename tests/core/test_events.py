@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project, Ran
 
 from finery.build.runs.log import RunLog
-from finery.util.events import EVENTS, described, happened
+from finery.util.events import EVENTS, described, happened, new_run_id
 
 RECIPE = """
 finery: 1
@@ -101,6 +102,19 @@ def test_a_run_with_nothing_to_do_leaves_no_folder(built: MakeProject) -> None:
     before = list((t.folder / ".finery/runs").iterdir())
     assert t.ran() == []
     assert list((t.folder / ".finery/runs").iterdir()) == before
+
+
+def test_ids_of_runs_sort_by_time_whatever_the_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = []
+    try:
+        for zone in ("JST-9", "UTC0", "PST8"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            ids.append(new_run_id())
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert ids == sorted(ids)
 
 
 def test_a_run_log_begins_with_the_first_step_that_runs(tmp_path: Path) -> None:

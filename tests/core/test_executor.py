@@ -1,5 +1,6 @@
 """Worker processes: warm or alone, watched, and gone when nobody needs them."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -148,6 +149,41 @@ def test_what_a_step_started_ends_with_its_worker(
     executor.start(task(f"import subprocess; {child}; {end}"))
     assert ends(executor, 1)["s1"]["event"] == "died"
     until(lambda: not running(mark))
+
+
+def test_what_an_isolated_step_started_ends_with_it(executor: LocalExecutor, task: Tasks) -> None:
+    mark = f"probe-{os.urandom(6).hex()}"
+    child = f"subprocess.Popen(['sleep', '60'], env={{'MARK': '{mark}'}})"
+    executor.start(task(f"import subprocess; {child}", isolated=True))
+    assert ends(executor, 1)["s1"]["event"] == "done"
+    until(lambda: not [*executor.poll(0.01)] and not running(mark))
+
+
+def test_isolated_steps_that_ended_leave_nothing(executor: LocalExecutor, task: Tasks) -> None:
+    files, processes = open_files(), children()
+    for code in (PID, PID, "os._exit(1)", PID):
+        executor.start(task(code, isolated=True))
+        ends(executor, 1)
+
+    def is_as_before() -> bool:
+        assert not [*executor.poll(0.01)]
+        return open_files() <= files and children() <= processes
+
+    until(is_as_before)
+
+
+def open_files() -> int:
+    """How many files this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def children() -> int:
+    """How many children this process has, with those that ended and weren't waited for."""
+    parents = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents.append(int(path.read_text().rpartition(")")[2].split()[1]))
+    return parents.count(os.getpid())
 
 
 UNASKED = (

@@ -199,8 +199,13 @@ def test_package_versions_are_parts() -> None:
 
 
 def test_no_part_hides_another() -> None:
-    names = [name for name, _ in key_parts(node(names={"a": "b"}), **GIVEN)]
-    assert len(set(names)) == len(names)
+    again, other = WRAPPER._replace(name="meter.again"), WRAPPER._replace(code={"meter.py": "w2"})
+    for wrappers in ([WRAPPER], [WRAPPER, again], [WRAPPER, other]):
+        parts = key_parts(node(names={"a": "b"}), **{**GIVEN, "wrappers": wrappers})
+        names = [name for name, _ in parts]
+        assert len(set(names)) == len(names)
+        codes = {digest for wrapper in wrappers for digest in wrapper.code.values()}
+        assert codes <= {value for name, value in parts if name.startswith("code meter.py")}
 
 
 PARTS = st.lists(st.tuples(st.text(max_size=5), PLAIN), max_size=6, unique_by=lambda p: p[0])
@@ -234,3 +239,28 @@ def test_a_name_in_the_place_of_a_file_is_in_the_key() -> None:
     keys = [of(None), of("qwen3"), of("llama3"), of("own", file), of("own", ("own", "f2"))]
     assert len(set(keys)) == len(keys)
     assert of("own", file) == of("./own", file)
+
+
+class Linear(Settings, tag="linear"):
+    """One of two kinds of settings."""
+
+    steps: int = setting(1, help="Steps.")
+
+
+class Cosine(Linear, tag="cosine"):
+    """The other kind, with the same settings."""
+
+
+class Scheduled(Probe):
+    """A step type with settings of one of two types."""
+
+    schedule: Linear | Cosine = setting(Linear(), help="A schedule.")
+
+
+def test_the_type_of_settings_is_in_the_key_where_there_are_several() -> None:
+    schedules = [Linear(), Cosine(), Linear(steps=2), Cosine(steps=2)]
+    keys = [key(node(Scheduled, schedule=schedule)) for schedule in schedules]
+    assert len(set(keys)) == len(keys)
+    parts = dict(key_parts(node(Scheduled, schedule=Cosine()), **GIVEN))
+    assert parts["setting schedule.type"] == "cosine"
+    assert parts["setting schedule.steps"] == 1

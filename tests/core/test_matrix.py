@@ -122,6 +122,12 @@ def test_the_command_line_adds_an_axis_or_takes_them_away(make: Make) -> None:
     assert "sft@rate=3e-4" in graph(make(""), f"{MATRIX}train.sft.rate=3e-4").nodes
 
 
+def test_the_options_that_lead_to_these_steps_are_listed(make: Make) -> None:
+    axis, off = f"{MATRIX}train.sft.rate=3e-4", f"{MATRIX}off"
+    for options, listed in (([axis, off], [off]), ([off, axis], [off, axis]), ([off], [off])):
+        assert [*graph(make(""), *options).recipe.overrides.values()] == listed
+
+
 @pytest.mark.parametrize(
     ("value", "label"),
     [(1e-4, "1e-4"), (0.05, "0_05"), (0.5, "0_5"), (2.5e-5, "2_5e-5"), (8, "8"), (True, "true"),

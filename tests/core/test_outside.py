@@ -1,8 +1,12 @@
 """Files outside the store: which ones a setting names, and what they are called in keys."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
+from conftest import MakeProject
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finery.errors import FineryError
 from finery.fields import FileOrName, Files
@@ -30,7 +34,64 @@ def two(tmp_path: Path) -> Path:
 def test_files_of_one_name_elsewhere_are_all_found(tmp_path: Path, two: Path) -> None:
     assert names(tmp_path, str(two)) == ["elsewhere/a/x.md", "elsewhere/b/x.md"]
     assert names(tmp_path, f"{two}/**/*.md") == ["elsewhere/a/x.md", "elsewhere/b/x.md"]
-    assert names(tmp_path, f"{two}/a/x.md", f"{two}/b/x.md") == ["x.md", "x.md"]
+    assert names(tmp_path, f"{two}/a/x.md", f"{two}/b/x.md") == ["a/x.md", "b/x.md"]
+
+
+def test_a_file_in_the_recipes_folder_keeps_a_name_that_one_elsewhere_has(
+    tmp_path: Path, two: Path
+) -> None:
+    (tmp_path / "project" / "a").mkdir(parents=True)
+    for name in ("x.md", "a/x.md"):
+        (tmp_path / "project" / name).write_text("here")
+    elsewhere = f"{two}/a/x.md"
+    assert names(tmp_path, elsewhere, "x.md") == ["a/x.md", "x.md"]
+    assert names(tmp_path, elsewhere, "x.md", "a/x.md") == ["elsewhere/a/x.md", "x.md", "a/x.md"]
+    assert names(tmp_path, elsewhere, f"{two}/b") == ["x.md", "b/x.md"]
+
+
+FOLDERS = st.lists(st.sampled_from("ab"), max_size=3).map("/".join)
+PLACES = st.lists(st.tuples(st.sampled_from(["project", "other"]), FOLDERS), min_size=1, max_size=8)
+
+
+@given(places=PLACES, whole=st.booleans())
+def test_each_file_has_a_name_of_its_own(places: list[tuple[str, str]], whole: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        top = Path(folder)
+        paths = list(dict.fromkeys(top / place / within / "x" for place, within in places))
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        (top / "project").mkdir(exist_ok=True)
+        (top / "project/recipe.yaml").write_text("finery: 1\nname: t\n")
+        patterns = [str(path.parent if whole else path) for path in paths]
+        files = find_files(load(top / "project/recipe.yaml"), (), Files(patterns))
+    assert {path for _, path in files} >= set(paths)
+    assert len({name for name, _ in files}) == len(files)
+    for name, path in files:
+        assert path.parts[-len(Path(name).parts) :] == Path(name).parts
+        if path.is_relative_to(top / "project"):
+            assert name == path.relative_to(top / "project").as_posix()
+
+
+def test_an_edit_of_one_of_two_files_of_one_name_reruns_the_step(
+    project: MakeProject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    files = [outside / year / "rows.txt" for year in ("2024", "2025")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("same\n")
+    source = f"{{use: steps.source, path: [{files[0]}, {files[1]}]}}"
+    t = project({"recipe.yaml": f"finery: 1\nname: t\nplugins: [steps.py]\ndata: {{a: {source}}}"})
+    assert t.ran() == ["a"]
+    for file, prompts in zip(files, (["one", "same"], ["one", "two"]), strict=True):
+        file.write_text(f"{prompts[files.index(file)]}\n")
+        assert t.ran() == ["a"]
+        assert [row["prompt"] for row in t.rows("a")] == prompts
+    assert t.ran() == []
+    explained = t.run("explain", "a", "--all").out
+    assert "file path 2024/rows.txt" in explained
+    assert "file path 2025/rows.txt" in explained
 
 
 def test_files_are_named_from_the_recipes_folder(tmp_path: Path, two: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from finery import Completion, Engine, Model, Request, Sampling, Step
 from finery.testing import EngineContract, StepContract, TestJob, dataset, run_step, table_model
+from finery.testing.trial import Trial
 
 LEAVE = "from finery.testing import TestJob; jobs = [TestJob(), TestJob()]"
 ROWS = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(4)]
@@ -247,3 +248,47 @@ def test_rows_are_what_run_step_returns(tmp_path: Path) -> None:
     assert (
         json.loads((tmp_path / "job/out/rows-00000.jsonl").read_text().splitlines()[0]) == rows[0]
     )
+
+
+SCHEDULES = '''
+from finery import Dataset, Job, Settings, Step, hookimpl, setting
+
+class Linear(Settings, tag="linear"):
+    """A straight line."""
+
+    steps: int = setting(1, help="How long it is.")
+
+class Cosine(Settings, tag="cosine"):
+    """A curve."""
+
+    steps: int = setting(1, help="How long it is.")
+
+class Subject(Step, seeded=False):
+    """A row with its schedule."""
+
+    schedule: Linear | Cosine = setting(Linear(), help="A line or a curve.")
+
+    def run(self, job: Job) -> Dataset:
+        """Write the schedule."""
+        return Dataset.write(job.out, [dict(prompt=repr(self.schedule))])
+
+@hookimpl
+def finery_steps():
+    return dict([("own.scheduled", Subject)])
+'''
+
+
+def test_a_step_runs_with_settings_of_either_type(tmp_path: Path) -> None:
+    file = tmp_path / "schedules.py"
+    file.write_text(SCHEDULES)
+    own = _module(file)
+    trial = Trial(tmp_path / "trial")
+    schedules = {"linear": own.Linear(), "cosine": own.Cosine(), "longer": own.Cosine(steps=2)}
+    for name, schedule in schedules.items():
+        trial.add(own.Subject(schedule=schedule), name)
+    built = trial.build()
+    assert built.ok, built.explained()
+    for name, schedule in schedules.items():
+        assert any(built.of("step_finished", name)), "it takes the output of another step"
+        rows = (tmp_path / f"trial/build/trial/{name}/rows-00000.jsonl").read_text()
+        assert json.loads(rows)["prompt"] == repr(schedule)

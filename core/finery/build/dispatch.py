@@ -14,7 +14,7 @@ from finery.execute.task import Task
 from finery.fields import Files, Settings
 from finery.recipe.document import Recipe
 from finery.recipe.graph import Node, Source
-from finery.step.inspect import inputs_of, steps_inside
+from finery.step.inspect import inputs_of, steps_inside, tag_of
 from finery.step.step import Step
 
 
@@ -72,7 +72,7 @@ def _settings(step: Settings) -> dict[str, Any]:
         elif isinstance(value, Step):
             continue  # a step inside, see `_nested`
         elif isinstance(value, Settings):
-            settings[name] = _settings(value)
+            settings[name] = tag_of(value) | _settings(value)
         elif isinstance(value, Files):
             settings[name] = value.patterns
         else:

@@ -13,10 +13,11 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.manifest import Parts
+from finery.build.code.follow import Code, add
 from finery.build.code.steps import Wrapper
 from finery.fields import FileOrName, Files, Settings
 from finery.recipe.graph import Node
-from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside
+from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside, tag_of
 from finery.step.step import Step
 from finery.util.canonical import encode
 from finery.util.installed import version_of
@@ -75,9 +76,11 @@ def key_parts(
     parts += [(f"code {file}", digest) for file, digest in code.items()]
     if wrappers:
         parts.append(("wrappers", [wrapper.name for wrapper in wrappers]))
+    around: Code = {}  # a plugin may wrap steps twice, from one file
     for wrapper in wrappers:
         label = f"(wrapper {wrapper.plugin})"
-        parts += [(f"code {file} {label}", digest) for file, digest in wrapper.code.items()]
+        add(around, {f"code {file} {label}": digest for file, digest in wrapper.code.items()})
+    parts += around.items()
     parts += _setting_parts(step)
     slots = slots_of(step)
     for source in node.sources:
@@ -111,7 +114,8 @@ def key_parts(
         facts |= engine.facts
     parts += [(f"machine {name}", value) for name, value in sorted(facts.items())]
     parts += [(f"package {p}", package_version(p)) for p in dict.fromkeys(packages)]
-    return list(dict(parts).items())  # a plugin may wrap steps twice, from one file
+    assert len(dict(parts)) == len(parts), "two parts of a key have the same name"
+    return parts
 
 
 def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -126,6 +130,8 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, Step):
             yield f"setting {prefix}{field}", full_name(type(value))
         if isinstance(value, Settings):
+            for tag_field, tag in tag_of(value).items():
+                yield f"setting {prefix}{field}.{tag_field}", tag
             yield from _setting_parts(value, f"{prefix}{field}.")
         else:
             yield f"setting {prefix}{field}", _plain(value)

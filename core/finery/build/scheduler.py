@@ -118,20 +118,17 @@ class Build:
 
     def run(self) -> Outcome:
         """Build everything. Ctrl-C ends the workers and raises KeyboardInterrupt."""
-        self.store.sweep()
-        nodes = self.graph.nodes.values()
-        steps = [{"step": n.name, "use": n.use, "section": n.section} for n in nodes]
-        recipe = self.graph.recipe.name
-        self._emit("build_started", run=self.outcome.run, recipe=recipe, steps=steps)
-        self.graph.plugins.hook.finery_build_started(run=self.outcome.run, graph=self.graph)
         try:
-            self._run()
+            try:
+                self._begin()
+                self._run()
+            finally:
+                self.executor.close()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             self.outcome.broken = 130 if interrupted else getattr(error, "exit_code", 1)
             raise
         finally:
-            self.executor.close()
             try:
                 self._record(now=True)
             finally:
@@ -139,6 +136,14 @@ class Build:
                     thread.join()
                 self._finish()
         return self.outcome
+
+    def _begin(self) -> None:
+        nodes = self.graph.nodes.values()
+        steps = [{"step": n.name, "use": n.use, "section": n.section} for n in nodes]
+        recipe = self.graph.recipe.name
+        self._emit("build_started", run=self.outcome.run, recipe=recipe, steps=steps)
+        self.graph.plugins.hook.finery_build_started(run=self.outcome.run, graph=self.graph)
+        self.store.sweep()
 
     def _run(self) -> None:
         while self._unfinished():

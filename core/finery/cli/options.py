@@ -162,7 +162,10 @@ def set_option(function: F) -> F:
 
 
 def matrix_option(function: F) -> F:
-    """`--matrix PATH=VALUE,VALUE`, any number of times; the command gets them in `overrides`."""
+    """`--set PATH=VALUE` and `--matrix PATH=VALUE,VALUE`, each any number of times.
+
+    The command gets them as `overrides`.
+    """
 
     @functools.wraps(function)
     def called(overrides: tuple[str, ...], axes: tuple[str, ...], **options: Any) -> Any:

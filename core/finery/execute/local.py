@@ -155,8 +155,11 @@ class LocalExecutor:
         return {g: w.step for w in (*self._workers, *self._leaving) for g in w.gpus}
 
     def _bury(self) -> None:
-        """Forget workers with GPUs that have ended by now, or should have."""
-        for worker in [w for w in self._leaving if w.gpus]:
+        """End what is left of workers that have ended by now, or should have, and forget them.
+
+        Each has a shell and a pipe of its own, and what its step started may use memory.
+        """
+        for worker in list(self._leaving):
             is_late = time.monotonic() - worker.retired_at > PATIENCE
             if is_late or worker.process.poll() is not None:
                 _end(worker, 0)
@@ -200,6 +203,7 @@ class LocalExecutor:
         """Events of running tasks, waiting up to `timeout` seconds for the first."""
         from multiprocessing.connection import wait
 
+        self._bury()
         if self._waiting:
             self._start_waiting()
             timeout = min(timeout, RETRY)
@@ -219,7 +223,9 @@ class LocalExecutor:
         except (EOFError, OSError):
             self._retire(worker)
             if task:
-                yield task, Died(event="died", code=_end(worker))
+                code = _end(worker)
+                self._leaving.remove(worker)
+                yield task, Died(event="died", code=code)
             return
         if task is None:
             return
@@ -267,9 +273,8 @@ def _end(worker: _Worker, patience: float = PATIENCE) -> int:
         worker.process.wait(patience)
     _signal(worker, signal.SIGKILL)
     code = worker.process.wait()
-    if worker.watch.returncode is None:  # a worker that died is ended then, and again at the close
-        with contextlib.suppress(BrokenPipeError):
-            worker.watch.communicate(b"\n")
+    with contextlib.suppress(BrokenPipeError):
+        worker.watch.communicate(b"\n")
     return code
 
 

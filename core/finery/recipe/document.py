@@ -102,6 +102,8 @@ class Recipe:
         where = without_secrets(f"--matrix {assignment}")
         if assignment.strip() == "off":
             self.data.pop("matrix", None)
+            others = {place: by for place, by in self._overrides.items() if place[0] != "matrix"}
+            self._overrides = {**others, ("matrix",): where}
             return
         target, equals, text = assignment.partition("=")
         if not equals or not target.strip():

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -59,6 +60,7 @@ def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
             continue
         for path in matches:
             names.setdefault(path, _name(path, folder, pattern))
+    _make_distinct(names, folder)
     if isinstance(files, OneFile) and len(names) > 1:
         raise DataError(
             f"expected one file, but {files} matches {len(names)}",
@@ -177,3 +179,16 @@ def _name(path: Path, folder: Path, pattern: str) -> str:
     parts = Path(pattern).expanduser().parts
     fixed = Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), parts))
     return path.name if path == fixed else path.relative_to(fixed.parent).as_posix()
+
+
+def _make_distinct(names: dict[Path, str], folder: Path) -> None:
+    """Put folders before the names that several files have, until no two names are the same.
+
+    Otherwise one of these files would hide the others in the key. Files in the recipe's folder
+    keep their names, which differ.
+    """
+    while len(counts := Counter(names.values())) < len(names):
+        for path, name in names.items():
+            if counts[name] > 1 and not path.is_relative_to(folder):
+                length = len(Path(name).parts) + 1
+                names[path] = Path(*path.parts[-length:]).as_posix()

@@ -1,7 +1,9 @@
 """`recipe.lock`: the pins of floating outside names, such as a hub branch. Meant for git."""
 
+import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -18,11 +20,16 @@ _HEAD = """\
 
 
 class Lock:
-    """The lock file beside a recipe. It is read on first use and rewritten at each change."""
+    """The lock file beside a recipe. It is read on first use, and again at each change.
+
+    So builds that run at once don't undo each other's changes. Until it ends, a build sees the pins
+    that it has read or set.
+    """
 
     def __init__(self, recipe: Path) -> None:
         self.path = recipe.with_suffix(".lock")
         self._pins: dict[str, str] | None = None
+        self._forgotten: set[str] | None = set()  # names to remove from the file; None: all
 
     def get(self, name: str) -> str | None:
         """The pin of a name; None if it has none."""
@@ -30,19 +37,30 @@ class Lock:
 
     def set(self, name: str, pinned: str) -> None:
         """Pin a name; replaces the file atomically."""
-        self._pins = {**self._read(), name: pinned}
-        text = _HEAD + yaml.safe_dump(dict(sorted(self._pins.items())), default_flow_style=False)
-        staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(self.path)
+        seen = {**self._read(), name: pinned}
+        with _alone_in(self.path.parent):
+            pins = {**self._others(), name: pinned}
+            text = _HEAD + yaml.safe_dump(dict(sorted(pins.items())), default_flow_style=False)
+            staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+            staged.write_text(text, encoding="utf-8")
+            staged.replace(self.path)
+        self._pins, self._forgotten = {**pins, **seen}, set()
 
     def forget(self, names: Iterable[str] | None = None) -> None:
         """Forget the pins of these names, or of all; the next `set` rewrites the file."""
         if names is None:
-            self._pins = {}
+            self._pins, self._forgotten = {}, None
             return
         gone = set(names)
         self._pins = {n: pin for n, pin in self._read().items() if n not in gone}
+        if self._forgotten is not None:
+            self._forgotten |= gone
+
+    def _others(self) -> dict[str, str]:
+        """The pins in the file by now that aren't to be forgotten."""
+        if self._forgotten is None:
+            return {}
+        return {name: pin for name, pin in self._load().items() if name not in self._forgotten}
 
     def _read(self) -> dict[str, str]:
         if self._pins is None:
@@ -75,3 +93,15 @@ class Lock:
                 fix="restore it from git",
             )
         return {str(k): v for k, v in loaded.items()}
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process changes a lock file in a folder, and keep others waiting."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems can't: two changes at once may be one
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)

@@ -67,6 +67,15 @@ def files_of(step: Settings) -> dict[str, Files]:
     return settings
 
 
+def tag_of(group: Settings) -> dict[str, Any]:
+    """The key and value that name a group's type among several, e.g. `{"type": "cosine"}`.
+
+    Empty unless the class has a tag: `class Cosine(Settings, tag="cosine")`.
+    """
+    config = type(group).__struct_config__
+    return {} if config.tag is None else {str(config.tag_field): config.tag}
+
+
 @lru_cache(maxsize=1024)
 def _fields_with_parts(cls: type[Settings]) -> tuple[str, ...]:
     """The fields that can hold outside files, settings or steps."""

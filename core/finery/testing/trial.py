@@ -24,6 +24,7 @@ from finery.step.inspect import (
     nested_fields,
     sections_of,
     slots_of,
+    tag_of,
 )
 from finery.step.step import Step
 from finery.testing import given
@@ -291,7 +292,7 @@ def _written(step: Settings, prefix: str) -> dict[str, Any]:
         if name in nested:
             entry[name] = {"use": provided_as(type(value))[0], **_written(value, prefix)}
         elif isinstance(value, Settings):
-            entry[name] = _written(value, prefix)
+            entry[name] = tag_of(value) | _written(value, prefix)
         elif isinstance(value, Files):
             patterns = [os.path.normpath(os.path.join(prefix, p)) for p in value.patterns]
             entry[name] = patterns[0] if len(patterns) == 1 else patterns

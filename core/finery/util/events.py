@@ -161,8 +161,8 @@ def now() -> str:
 
 
 def new_run_id() -> str:
-    """A new id for a run, which sorts by time, e.g. `20260102-030405-1234`."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    """A new id for a run, which sorts by time: in UTC, e.g. `20260102-030405-1234`."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
 
 
 def described(kind: type) -> dict[str, tuple[Any, str]]:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from finery import UsageError, recipe_and_step, set_option
+from finery import UsageError, matrix_option, recipe_and_step
 
 
 @click.command("card")
 @recipe_and_step
-@set_option
+@matrix_option
 @click.option(
     "--output",
     "-o",

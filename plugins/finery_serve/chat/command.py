@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from finery import UsageError, recipe_and_step, set_option
+from finery import UsageError, matrix_option, recipe_and_step
 
 MAX_TOKENS = 1024
 
 
 @click.command("chat")
 @recipe_and_step
-@set_option
+@matrix_option
 @click.option("--beside", metavar="STEP", help="A second model that answers the same questions.")
 @click.option("--system", default="", metavar="TEXT", help="The system message.")
 @click.option(

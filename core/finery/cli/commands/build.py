@@ -79,7 +79,7 @@ def command(
             outcome = build.run()
     except KeyboardInterrupt:
         click.echo(INTERRUPTED, err=True)
-        return build.outcome.exit_code
+        return 130
     if len(outcome.results) == len(build.graph.nodes) and not outcome.errors:
         stamp.keep(build, steps, overrides)
     if not as_json:

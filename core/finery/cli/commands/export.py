@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finery.cli.console import is_terminal, print_json
-from finery.cli.options import json_option, recipe_and_step, set_option
+from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery.errors import DISK_FULL, UsageError
 from finery.util.paths import shown
 from finery.util.text import a_or_an, counted, size
@@ -28,7 +28,7 @@ SHOWN_FROM = 256 << 20
 @click.command("export")
 @recipe_and_step
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@set_option
+@matrix_option
 @click.option("--force", is_flag=True, help="Write into DIR even if it isn't empty.")
 @click.option(
     "--with-base",

@@ -1,15 +1,19 @@
 """The scores of a matrix's variants: which models count, in which order, and from which build."""
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from in_process import build
+from in_process import InProcess, build
 
+from finery.build.project import open_graph, open_store
 from finery.build.scheduler import Build
+from finery.cli.compare.report import gather
 from finery.compare.variants import Line, columns_of, lines_of
 from finery.compare.words import remarks_on
+from finery.report.variants import section_of
 
 STEPS = Path(__file__).parents[1] / "matrix_steps.py"
 FILES = {"rows.txt": 30, "held.txt": 30}
@@ -97,3 +101,50 @@ def test_without_a_trained_model_the_first_column_ranks(make: Make) -> None:
     assert [line.name for line in lines(build(path))] == [
         "quality=0_3", "quality=0_2", "quality=0_1",
     ]  # fmt: skip
+
+
+# -- rounds of `halve` ---------------------------------------------------------------------------
+
+HALVED = """\
+matrix:
+  train.sft.rate: [1e-4, 2e-4, 4e-4, 8e-4]
+  select: {by: test.sft.accuracy, on: lines}
+  halve: {}
+"""
+
+
+def test_a_build_of_some_steps_shows_the_last_round_of_each_variant(make: Make) -> None:
+    path = make(HALVED)
+    whole = lines(build(path))
+    assert [line.trained for line in whole] == [0.5, 0.5, 0.25, 0.25]
+    assert whole[0].chosen
+    for step in ("ship", "sft"):
+        graph = open_graph(path).select([step])
+        part = Build(graph, open_store(path), InProcess())
+        part.run()
+        assert lines(part) == whole
+
+
+def test_the_report_of_a_run_shows_the_last_round_of_each_variant(make: Make) -> None:
+    path = make(HALVED)
+    build(path)
+    now, past = gather(path).variants, gather(path, run_id="last").variants
+    assert now is not None
+    assert past is not None
+    assert past.lines == now.lines
+    assert past.choice == now.choice
+    page, before = (section_of(variants).html for variants in (now, past))
+    assert re.findall(r"<td>(\d+\.\d %)</td>", page) == ["50.0 %", "50.0 %", "25.0 %", "25.0 %"]
+    assert before == page
+
+
+def test_a_run_of_other_variants_is_reported_as_far_as_the_recipe_has_them(make: Make) -> None:
+    path = make(HALVED)
+    build(path)
+    path.write_text(path.read_text().replace("[1e-4, 2e-4, 4e-4, 8e-4]", "[2e-4, 3e-4]"))
+    past = gather(path, run_id="last").variants
+    assert past is not None
+    # The recipe now has one round, which ends at half of the schedule. That run had two.
+    trained = {"rate=2e-4": 0.25, "rate=3e-4": None}
+    assert {line.name: line.trained for line in past.lines} == trained
+    assert not any(line.chosen for line in past.lines)

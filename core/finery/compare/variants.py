@@ -16,6 +16,7 @@ from finery.recipe.graph import (
     trains,
 )
 from finery.recipe.matrix.axes import SEED, Value, Variant
+from finery.recipe.matrix.halve import STOP
 from finery.rows.repeats import Repeats, summarise
 from finery.store.database import Store
 
@@ -97,7 +98,7 @@ def lines_of(
             assert isinstance(artifact, Metrics)
             _take(line, whole, artifact.report(), judged)
             if matrix.halving is not None:
-                line.trained = matrix.halving.share_of(whole.nodes[judged.step].variant)
+                line.trained = _share(results.get(judged.outputs[0][0]))
     choice = choice_of(graph, results)
     for line in lines.values():
         line.chosen = choice is not None and choice["chosen"] in line.variants
@@ -131,7 +132,7 @@ Outputs = tuple[tuple[str, str], ...]
 class _Judged(NamedTuple):
     """A model that an evaluator judges. step: the evaluator. name: the evaluator's in the file.
 
-    model: as the recipe writes it. outputs: the model, and the rows.
+    model: as the recipe writes it. outputs: the model, then the rows.
     """
 
     step: str
@@ -168,6 +169,14 @@ def _last_round(graph: Graph, variant: Variant, origin: str) -> str | None:
         if node.origin == origin and node.variant and node.settled == variant.name
     ]
     return places[-1] if places else None
+
+
+def _share(training: Result | None) -> float | None:
+    """The share of its schedule after which a training stopped, as its key says."""
+    if training is None:
+        return None
+    share: float | None = dict(training.parts).get(f"setting {STOP}")
+    return share
 
 
 def _take(line: Line, graph: Graph, report: Mapping[str, Any], judged: _Judged) -> None:

@@ -48,18 +48,10 @@ class Halving:
     shares: list[float]
     slots: dict[str, Slot] = field(default_factory=dict)
 
-    def share_of(self, label: str) -> float:
-        """How far a place of a round, or a variant in the first round, was trained."""
-        head = label.partition(",")[0].removeprefix("round=")
-        return self.shares[int(head) - 1 if label in self._places() else 0]
-
     def last(self, first: str) -> str:
         """The step that stands for a training of the last round. first: of the first round."""
         rounds = len(self.counts)
         return first if rounds == 1 else f"{self.training}@{place_name(rounds, 0)}"
-
-    def _places(self) -> set[str]:
-        return {name.partition("@")[2] for name in self.slots}
 
 
 def place_name(number: int, rank: int) -> str:

@@ -62,6 +62,17 @@ class Split(Step, seeded=False):
         return made
 
 
+class Base(Step, seeded=False):
+    """A model that the recipe doesn't train."""
+
+    quality: float = setting(help="What it is worth before it is trained.")
+
+    def run(self, job: Job) -> Model:
+        count(f"base {self.quality:g}")
+        (job.out / "model.txt").write_text(str(self.quality))
+        return Model(job.out, meta={"format": "toy", "quality": self.quality})
+
+
 class Lora(Settings):
     """An adapter."""
 
@@ -77,6 +88,7 @@ class Train(Step, learns="answers"):
     seconds: float = setting(0.0, affects_output=False, help="How long it takes.")
     stop_at: float | None = setting(None, help="The share to stop at.")
     resume_from: Model | None = takes(None, role="base", help="The training to go on from.")
+    model: Model | None = takes(None, role="base", help="The model to train.")
 
     def run(self, job: Job) -> Model:
         if self.resume_from is not None and self.resume_from.meta["rate"] != self.rate:
@@ -87,6 +99,7 @@ class Train(Step, learns="answers"):
         until = f" to {self.stop_at or 1:g}" if self.stop_at or self.resume_from else ""
         count(f"train {self.rate:g} {self.lora.r} {len(self.rows)} {job.seed % 10}{until}")
         quality = self.lora.r * self.rate * len(self.rows) + job.seed % 10 * 1e-3
+        quality += self.model.meta["quality"] if self.model is not None else 0.0
         (job.out / "model.txt").write_text(str(quality))
         trained = {"quality": quality, "rate": self.rate, "trained": self.stop_at or 1.0}
         return Model(job.out, meta={"format": "toy", **trained})
@@ -146,4 +159,7 @@ class Ship(Step, seeded=False):
 @hookimpl
 def finery_steps() -> dict[str, type[Step]]:
     """The step types."""
-    return {"t.lines": Lines, "t.split": Split, "t.train": Train, "t.judge": Judge, "t.ship": Ship}
+    return {
+        "t.lines": Lines, "t.split": Split, "t.base": Base, "t.train": Train, "t.judge": Judge,
+        "t.ship": Ship,
+    }  # fmt: skip

@@ -131,6 +131,43 @@ def test_what_is_no_longer_in_the_store_is_said_so(two_builds: Project, tmp_path
     assert "sft         setting share" in out.replace("sft   setting", "sft         setting")
 
 
+PLUGIN = """
+from finery import Step, hookimpl
+from helper import Lines
+
+@hookimpl
+def finery_steps() -> dict[str, type[Step]]:
+    return {"p.lines": Lines}
+"""
+HELPER = """
+from finery import Dataset, Job, Step
+
+class Lines(Step, seeded=False):
+    '''A row.'''
+
+    def run(self, job: Job) -> Dataset:
+        return Dataset.write(job.out, [{"prompt": "old"}])
+"""
+
+
+@pytest.mark.parametrize("folder", [".", "inside"])
+def test_a_module_beside_a_plugin_file_is_that_of_the_revision(tmp_path: Path, folder: str) -> None:
+    t = Project(tmp_path / folder)
+    t.write(
+        {
+            "recipe.yaml": "finery: 1\nname: t\nplugins: [plug.py]\ndata: {a: {use: p.lines}}\n",
+            "plug.py": PLUGIN,
+            "helper.py": HELPER,
+        }
+    )
+    commit(tmp_path)
+    assert "no difference" in t.run("diff", "HEAD", "now").out
+    t.edit("helper.py", '"old"', '"new"')
+    out = t.run("diff", "HEAD", "now").out
+    assert "helper.py" in out
+    assert "no difference" not in out
+
+
 @pytest.mark.parametrize(("words", "error"), [
     (["nothing"], "'nothing' is neither a run of this recipe nor a git revision"),
     (["a", "b", "c"], "diff compares two states, not 3"),

@@ -229,6 +229,12 @@ WRONG = {
         16, "no axis reaches test", "axes change"),
     "matrix:\n  train.sft.rate: [1, 2]\n  export.ship.bits: [4, 8]\n"
     "  select: {by: test.sft.accuracy, on: lines}\n": (16, "doesn't reach test", "remove the axis"),
+    "matrix:\n  evaluate.test.least: [0.1, 0.2]\n"
+    "  select: {by: test.sft.accuracy, on: lines}\n  halve: {}\n": (
+        17, "no axis reaches sft, so `halve` has no trainings", "changes sft"),
+    "matrix:\n  data.held.path: {a: held.txt, b: more.txt}\n"
+    "  select: {by: test.sft.accuracy}\n  halve: {}\n": (
+        17, "no axis reaches sft, so `halve` has no trainings", "changes sft"),
 }  # fmt: skip
 
 
@@ -239,6 +245,108 @@ def test_a_mistake_is_told_with_its_line_and_a_fix(make: Make, matrix: str) -> N
     assert what in error.what
     assert fix in (error.fix or "")
     assert f"recipe.yaml:{line}:" in (error.where or ""), error.where
+
+
+@pytest.mark.parametrize(
+    ("model", "line", "what", "fix"),
+    [
+        ("sftt", 16, "there is no step 'sftt'", "did you mean 'sft'"),
+        ("split.train", 17, "and split.train (t.split) can't", "trl.sft"),
+    ],
+)
+def test_only_a_training_can_be_halved(
+    make: Make, model: str, line: int, what: str, fix: str
+) -> None:
+    path = make(f"""\
+matrix:
+  train.sft.rate: [1e-4, 2e-4]
+  select: {{by: test.{model}.accuracy, on: lines}}
+  halve: {{}}
+""")
+    path.write_text(path.read_text().replace("models: [sft]", f"models: [sft, {model}]"))
+    error = error_of(path)
+    assert what in error.what
+    assert fix in (error.fix or "")
+    assert f"recipe.yaml:{line}:" in (error.where or "")
+
+
+PRESET = "  preset: {cheap: {train.sft.rate: 5e-4}, full: {train.sft.lora.r: 64}}\n"
+OVERLAPS = {
+    f"  train.sft.rate: [1e-4, 2e-4]\n{PRESET}": (16, "train.sft.rate", "train.sft.rate", "preset"),
+    f"{PRESET}  train.sft.lora: {{a: {{r: 4}}}}\n": (
+        16, "train.sft.lora.r", "preset", "train.sft.lora"),
+    "  train.sft.lora: {a: {r: 4}, b: {r: 8}}\n  train.sft.lora.r: [16]\n": (
+        16, "train.sft.lora.r", "train.sft.lora", "train.sft.lora.r"),
+    "  train.sft.seed: [1, 2]\n  seeds: 2\n": (16, "train.sft.seed", "train.sft.seed", "seeds"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("axes", OVERLAPS)
+def test_two_axes_that_set_the_same_setting_are_refused(make: Make, axes: str) -> None:
+    line, setting, first, second = OVERLAPS[axes]
+    error = error_of(make(f"matrix:\n{axes}"))
+    assert error.what == f"two axes set {setting}: '{first}' and '{second}'"
+    assert f"recipe.yaml:{line}:" in (error.where or "")
+
+
+def test_axes_that_set_different_parts_of_a_setting_are_allowed(make: Make) -> None:
+    made = graph(
+        make("""\
+matrix:
+  train.sft.lora: {plain: {}, none: {}}
+  train.sft.lora.r: [4, 8]
+  preset: {cheap: {train.sft.rate: 5e-4}, quick: {train.sft.seconds: 0.5}}
+""")
+    )
+    assert len(made.variants_of("sft")) == 4  # both values of `lora` are the same
+
+
+def test_an_axis_of_the_command_line_can_replace_those_of_the_recipe(make: Make) -> None:
+    path = make(f"matrix:\n{PRESET}")
+    option = f"{MATRIX}train.sft.rate=1e-4,2e-4"
+    error = error_of(path, option)
+    assert error.where == "--matrix train.sft.rate=1e-4,2e-4"
+    assert "--matrix off first" in (error.fix or "")
+    assert len(graph(path, f"{MATRIX}off", option).variants_of("sft")) == 2
+
+
+RATES = "  preset: {cheap: {train.sft.rate: 5e-4}, full: {train.sft.rate: 6e-4}}\n"
+LORAS = "  train.sft.lora: {a: {r: 4}, b: {r: 8}}\n"
+
+
+@pytest.mark.parametrize(
+    ("axes", "option", "what", "fix"),
+    [
+        (RATES, "train.sft.rate=9e-4", "train.sft.rate is set by the axis 'preset'",
+         "change the values of 'preset'"),
+        (LORAS, "train.sft.lora.r=99", "train.sft.lora.r is set by the axis 'train.sft.lora'",
+         "change the values"),
+        ("  train.sft.lora.r: [8, 16]\n", "train.sft.lora={r: 4}",
+         "train.sft.lora.r is set by the axis 'train.sft.lora.r'", "leave it out of"),
+        ("  seeds: [17, 42]\n", "train.sft.seed=5", "train.sft.seed is set by the axis 'seeds'",
+         "change the values"),
+    ],
+)  # fmt: skip
+def test_set_of_what_every_value_of_an_axis_sets_is_refused(
+    make: Make, axes: str, option: str, what: str, fix: str
+) -> None:
+    error = error_of(make(f"matrix:\n{axes}"), option)
+    assert error.what == f"{what} of the matrix, so setting it has no effect"
+    assert error.where == f"--set {option}"
+    assert fix in (error.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("axes", "option"),
+    [
+        (PRESET, "train.sft.rate=9e-4"),  # in effect for `full`
+        (LORAS, "train.sft.rate=9e-4"),
+        ("  seeds: 3\n", "train.sft.seed=5"),  # the first of the three
+        ("  train.sft.lora.r: [8, 16]\n", "train.sft.lora={}"),
+    ],
+)
+def test_set_of_what_some_variants_take_is_allowed(make: Make, axes: str, option: str) -> None:
+    assert graph(make(f"matrix:\n{axes}"), option).variants_of("sft")
 
 
 def test_a_huge_product_is_told(make: Make) -> None:

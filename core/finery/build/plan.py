@@ -115,11 +115,8 @@ class Planner:
     def _settled(self, name: str, results: Mapping[str, Result | None]) -> Node:
         """The step; of the variant that was chosen, as soon as that is known."""
         node = self.graph.nodes[name]
-        choice = results.get(node.chosen_by) if node.chosen_by else None
-        if choice is None:
-            return node
-        (made,) = choice.outputs.values()
-        return self.graph.settle(name, made.meta["ranking"][node.rank])
+        choice = self.graph.choice_for(node, results)
+        return node if choice is None else self.graph.settle(name, choice)
 
     def _needed(self, node: Node) -> list[str]:
         """The steps whose results the step's key depends on, in the order of the graph."""

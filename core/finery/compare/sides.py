@@ -131,10 +131,13 @@ def _planned_at(recipe: Path, store: Store, commit: str, folder: Path) -> dict[s
     inside = os.path.relpath(recipe.resolve(), top.resolve())
     if not (tree / inside).is_file():
         raise UsageError(f"{commit[:8]} has no file {inside}", fix="name a later revision")
-    asked = json.dumps([str(tree), str(top), inside, str(store.root)])
+    asked = json.dumps([str(tree), str(top), inside, os.path.abspath(store.root)])
+    # Only `python -m finery` imports from the current folder.
+    safe = [] if sys.path[:1] == [os.getcwd()] else ["-P"]
     done = subprocess.run(
-        [sys.executable, "-m", WHERE_IT_IS_RUN, asked], capture_output=True, text=True, check=False
-    )
+        [sys.executable, *safe, "-m", WHERE_IT_IS_RUN, asked], cwd=_here_in(tree, top),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     try:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
@@ -145,6 +148,20 @@ def _planned_at(recipe: Path, store: Store, commit: str, folder: Path) -> dict[s
         where = (error.where or "").replace(f"{tree}/", "")
         raise UsageError(f"at {commit[:8]}: {error.what}", where=where or None, fix=error.fix)
     return answer
+
+
+def _here_in(tree: Path, top: Path) -> Path:
+    """The current folder as the revision has it, since steps may import modules from there.
+
+    The current folder itself where it isn't in the working tree. tree: the files of the revision.
+    """
+    here, top = Path.cwd(), top.resolve()
+    if not here.is_relative_to(top):
+        return here
+    folder = tree / here.relative_to(top)
+    while not folder.is_dir():  # the revision doesn't have it
+        folder = folder.parent
+    return folder
 
 
 def _find(step: SideStep, store: Store) -> None:

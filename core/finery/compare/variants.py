@@ -2,12 +2,21 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.artifact.kinds import Metrics, Model
 from finery.artifact.manifest import Result
-from finery.recipe.graph import Graph, evaluates, sources_of
+from finery.recipe.graph import (
+    Graph,
+    Node,
+    base_models,
+    evaluates,
+    row_sources,
+    sources_of,
+    trains,
+)
 from finery.recipe.matrix.axes import SEED, Value, Variant
+from finery.recipe.matrix.halve import STOP
 from finery.rows.repeats import Repeats, summarise
 from finery.store.database import Store
 
@@ -17,10 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Score:
-    """A metric of a variant. values: one for each seed. rows_interval: of the only one, 95 %."""
+    """A metric of a variant. values: one for each seed. rows_interval: of the only one, 95 %.
+
+    is_trained: whether it is of a model that the recipe trains.
+    """
 
     values: list[float] = field(default_factory=list)
     rows_interval: tuple[float, float] | None = None
+    is_trained: bool = True
 
     @property
     def repeats(self) -> Repeats:
@@ -59,7 +72,7 @@ class Line:
 def lines_of(
     graph: Graph, store: Store, results: Mapping[str, Result | None], failed: Mapping[str, str]
 ) -> list[Line]:
-    """A line for each variant, best first by the first score; those without a score come last.
+    """A line for each variant, best first by the first column; those without a score come last.
 
     failed: step → `failed` or `blocked`, in a build.
     """
@@ -67,20 +80,25 @@ def lines_of(
     assert matrix is not None
     whole = graph.whole or graph
     lines: dict[str, Line] = {}
+    scored: set[tuple[str, str, Outputs]] = set()
     for variant in matrix.variants:
         line = lines.setdefault(variant.combination, _line(variant))
         line.variants.append(variant.name)
-        for step, name, model in _judged(whole, matrix, variant):
-            result = results.get(step)
+        for judged in _judged(whole, matrix, variant):
+            result = results.get(judged.step)
             if result is None:
-                line.states.append(failed.get(step, "not built"))
+                line.states.append(failed.get(judged.step, "not built"))
                 continue
+            once = line.name, judged.name, judged.outputs
+            if once in scored:  # a model that the seeds don't reach
+                continue
+            scored.add(once)
             (made,) = result.outputs.values()
             artifact = store.artifact(made)
             assert isinstance(artifact, Metrics)
-            _take(line, whole, artifact.report(), name, model)
+            _take(line, whole, artifact.report(), judged)
             if matrix.halving is not None:
-                line.trained = matrix.halving.share_of(whole.nodes[step].variant)
+                line.trained = _share(results.get(judged.outputs[0][0]))
     choice = choice_of(graph, results)
     for line in lines.values():
         line.chosen = choice is not None and choice["chosen"] in line.variants
@@ -88,8 +106,12 @@ def lines_of(
 
 
 def columns_of(lines: Sequence[Line]) -> list[str]:
-    """All scores, in order."""
-    return list(dict.fromkeys(name for line in lines for name in line.scores))
+    """All scores, those of trained models first, otherwise in order. The first one ranks."""
+    trained: dict[str, bool] = {}
+    for line in lines:
+        for name, score in line.scores.items():
+            trained[name] = trained.get(name, False) or score.is_trained
+    return sorted(trained, key=lambda name: not trained[name])
 
 
 def _line(variant: Variant) -> Line:
@@ -103,8 +125,25 @@ def _shown(value: Value) -> str:
     return value.label.replace("_", ".") if number else value.label
 
 
-def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[tuple[str, str, str]]:
-    """(step, its name in the file, model) of all that judges models of a variant."""
+Outputs = tuple[tuple[str, str], ...]
+"""(step, output) of each input."""
+
+
+class _Judged(NamedTuple):
+    """A model that an evaluator judges. step: the evaluator. name: the evaluator's in the file.
+
+    model: as the recipe writes it. outputs: the model, then the rows.
+    """
+
+    step: str
+    name: str
+    model: str
+    outputs: Outputs
+    is_trained: bool
+
+
+def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[_Judged]:
+    """All models of a variant that are judged."""
     for origin, first in matrix.steps[variant.name].items():
         step = _last_round(graph, variant, origin) or first
         node = graph.nodes.get(step)
@@ -113,7 +152,13 @@ def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[tupl
         for source in sources_of(node, Model):
             made = graph.nodes.get(source.step)
             if made is not None and made.variant:
-                yield step, origin, source.ref
+                outputs = tuple((s.step, s.output) for s in (source, *row_sources(node)))
+                yield _Judged(step, origin, source.ref, outputs, _is_trained(graph, made))
+
+
+def _is_trained(graph: Graph, node: Node) -> bool:
+    """Whether a model comes out of a training of the recipe, at once or by way of other steps."""
+    return trains(node) or any(_is_trained(graph, graph.nodes[s.step]) for s in base_models(node))
 
 
 def _last_round(graph: Graph, variant: Variant, origin: str) -> str | None:
@@ -126,16 +171,25 @@ def _last_round(graph: Graph, variant: Variant, origin: str) -> str | None:
     return places[-1] if places else None
 
 
-def _take(line: Line, graph: Graph, report: Mapping[str, Any], step: str, model: str) -> None:
-    scores = report["scores"].get(model, {})
+def _share(training: Result | None) -> float | None:
+    """The share of its schedule after which a training stopped, as its key says."""
+    if training is None:
+        return None
+    share: float | None = dict(training.parts).get(f"setting {STOP}")
+    return share
+
+
+def _take(line: Line, graph: Graph, report: Mapping[str, Any], judged: _Judged) -> None:
+    scores = report["scores"].get(judged.model, {})
     headline = report["details"].get("headline") or list(scores)
     select = graph.select_by
     metric = select.metric if select is not None else next(iter(headline), "")
     if metric not in scores:
         return
-    score = line.scores.setdefault(f"{step}.{model}.{metric}", Score())
+    name = f"{judged.name}.{judged.model}.{metric}"
+    score = line.scores.setdefault(name, Score(is_trained=judged.is_trained))
     score.values.append(scores[metric])
-    interval = report["intervals"].get(model, {}).get(metric)
+    interval = report["intervals"].get(judged.model, {}).get(metric)
     score.rows_interval = (interval[0], interval[1]) if interval else None
 
 

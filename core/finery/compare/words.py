@@ -85,8 +85,10 @@ def interval_of(score: Score, shares: bool) -> str:
 def remarks_on(lines: Sequence[Line]) -> list[str]:
     """What the intervals cover."""
     scores = [score for line in lines for score in line.scores.values()]
+    remarks = []
     if any(len(score.values) > 1 for score in scores):
-        return ["95 % CI: Student's interval of the mean over seeds, on the same rows"]
-    if any(score.interval for score in scores):
-        return ["95 % CI: covers the choice of rows only, not the seed of a training"]
-    return []
+        remarks.append("95 % CI: Student's interval of the mean over seeds, on the same rows")
+    if any(len(score.values) == 1 and score.interval for score in scores):
+        single = "95 % CI of a score that isn't repeated" if remarks else "95 % CI"
+        remarks.append(f"{single}: covers the choice of rows only, not the seed of a training")
+    return remarks

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from finery.artifact.kinds import Artifact, Dataset, Metrics, Model
+from finery.artifact.manifest import Result
 from finery.errors import FineryError, RecipeError, UsageError
 from finery.fields import Role, Settings
 from finery.recipe.document import Recipe
@@ -121,6 +122,15 @@ class Graph:
         chosen = node.chosen_by and node.origin not in others
         return bool(chosen and (self.whole or self).variants_of(node.origin))
 
+    def choice_for(self, node: Node, results: Mapping[str, Result | None]) -> str | None:
+        """The variant, or the place in a round, that was chosen for a step; None if none is yet."""
+        result = results.get(node.chosen_by) if node.chosen_by else None
+        if result is None:
+            return None
+        (made,) = result.outputs.values()
+        ranking = made.meta.get("ranking", [])  # results of early versions have none
+        return next(iter(ranking[node.rank :]), None)
+
     def settle(self, name: str, variant: str) -> Node:
         """Let the step `name` be that of the variant that was chosen, or of the place in a round.
 
@@ -140,6 +150,8 @@ class Graph:
             candidates=node.candidates, sources=sources, rank=node.rank, stand_in=node.stand_in,
             meant=node.meant, settled=settled,
         )  # fmt: skip
+        if self.whole is not None:  # which knows the variants of all steps
+            self.whole.nodes[name] = self.nodes[name]
         return self.nodes[name]
 
     def variant_named(self, label: str) -> str:

@@ -61,12 +61,16 @@ def steps_now(graph: Graph, store: Store, run: Run | None) -> list[ReportedStep]
 
 def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
     """The steps as a run left them, as far as the recipe still has them."""
+    results = {
+        name: store.lookup(record.key) if record.key else None for name, record in run.steps.items()
+    }
+    _settle(graph, results)
     found = []
     for name, record in run.steps.items():
         node = graph.nodes.get(name)
         if node is None:
             continue
-        result = store.lookup(record.key) if record.key else None
+        result = results[name]
         detail = str(record.error.get("what", ""))
         states: Mapping[str, State] = {
             "cached": "built", "ran": "built", "failed": "failed", "blocked": "blocked",
@@ -77,6 +81,14 @@ def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
             state, detail = "not built", "its outputs are no longer in the store"
         found.append(ReportedStep(node, state, detail, result))
     return _with_costs(found, store)
+
+
+def _settle(graph: Graph, results: Mapping[str, Result | None]) -> None:
+    """Let steps be of the variants that a run chose for them, as far as the recipe has these."""
+    for name, node in [*graph.nodes.items()]:
+        choice = graph.choice_for(node, results)
+        if choice is not None and graph.variant_named(choice) in node.candidates:
+            graph.settle(name, choice)
 
 
 def _with_costs(steps: list[ReportedStep], store: Store) -> list[ReportedStep]:

@@ -21,7 +21,7 @@ from finery.plugin.views.section import Finding, PageSection
 from finery.recipe.graph import Graph, trains
 from finery.report.steps import ReportedStep
 from finery.store.database import Store
-from finery.util.text import counted, duration, in_points, signed
+from finery.util.text import counted, duration, in_points, percent, signed
 
 TEMPLATE = "finery.report/templates/variants.html.jinja"
 QUESTION = "Which variant is best?"
@@ -93,7 +93,10 @@ def section_of(variants: Variants) -> PageSection:
         columns=columns,
         is_repeated=repeated,
         is_timed=any(times.values()),
-        rows=[(line, _cells(lines, line, columns), times[line.name]) for line in lines],
+        is_halved=any(line.trained is not None for line in lines),
+        rows=[
+            (line, _trained(line), _cells(lines, line, columns), times[line.name]) for line in lines
+        ],
         remarks=list(_remarks(variants, repeated=repeated)),
     )
     style = files("finery.report").joinpath("templates/variants.css").read_text(encoding="utf-8")
@@ -109,6 +112,11 @@ class Cell(NamedTuple):
     left: float = 0.0
     width: float = 0.0
     at: float = 0.0
+
+
+def _trained(line: Line) -> str:
+    """The share of its schedule after which a variant was last judged, with `halve`."""
+    return percent(line.trained) if line.trained is not None else ""
 
 
 def _cells(lines: Sequence[Line], line: Line, columns: Sequence[str]) -> list[Cell]:
@@ -144,15 +152,21 @@ def _place(value: float, low: float, high: float) -> float:
 
 def _training(variants: Variants, line: Line) -> str:
     """How long the trainings of a variant took, on average over its seeds."""
-    assert variants.graph.matrix is not None
     times = {
         step.node.name: step.result.seconds
         for step in variants.steps
         if step.result and trains(step.node)
     }
-    made = [variants.graph.matrix.steps[variant].values() for variant in line.variants]
+    made = [_steps_of(variants.graph, variant) for variant in line.variants]
     seconds = [sum(times.get(name, 0.0) for name in names) for names in made]
     return duration(sum(seconds) / len(seconds)) if any(seconds) else ""
+
+
+def _steps_of(graph: Graph, variant: str) -> set[str]:
+    """The steps of a variant, with those in later rounds of `halve`."""
+    assert graph.matrix is not None
+    later = (n.name for n in graph.nodes.values() if n.variant and n.settled == variant)
+    return {*graph.matrix.steps[variant].values(), *later}
 
 
 def _finding(variants: Variants) -> Finding:

@@ -7,7 +7,6 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from finery.errors import UsageError
 from finery.recipe.document import Path_, Recipe
 from finery.recipe.matrix.labels import axis_labels, value_label
 from finery.recipe.matrix.sample import PLACE as SAMPLE
@@ -185,7 +184,6 @@ def _axis(recipe: Recipe, key: str, label: str) -> Axis:
     written = recipe.data["matrix"][key]
     if "." not in key or not is_range(written):
         return Axis(key, label, tuple(_values(recipe, key, written)))
-    _refuse_set(recipe, key, _path(recipe, key, ("matrix", key)))
     return Axis(key, label, (), read_range(recipe, key, written))
 
 
@@ -210,7 +208,6 @@ def _values(recipe: Recipe, key: str, written: Any) -> Iterator[Value]:
         _check_name(recipe, name, at)
         if "." in key:
             path = _path(recipe, key, place)
-            _refuse_set(recipe, key, path)
             yield Value(name, (Setting(path, value, at),), at, value)
         else:
             yield Value(name, _settings(recipe, value, at), at, value)
@@ -218,7 +215,6 @@ def _values(recipe: Recipe, key: str, written: Any) -> Iterator[Value]:
 
 def _listed(recipe: Recipe, key: str, written: Sequence[Any]) -> Iterator[Value]:
     path = _path(recipe, key, ("matrix", key))
-    _refuse_set(recipe, key, path)
     seen: dict[str, Any] = {}
     for index, value in enumerate(written):
         place: Path_ = ("matrix", key, index)
@@ -238,18 +234,6 @@ def _listed(recipe: Recipe, key: str, written: Sequence[Any]) -> Iterator[Value]
             raise recipe.error(what, place, fix=fix)
         seen[label] = value
         yield Value(label, (Setting(path, value, place),), place, value)
-
-
-def _refuse_set(recipe: Recipe, key: str, path: tuple[str, ...]) -> None:
-    """Raise `UsageError` for a `--set` of what an axis sets."""
-    option = recipe.overrides.get(path)
-    if option is not None:
-        raise UsageError(
-            f"{key} is an axis of the matrix, so setting it has no effect",
-            where=option,
-            fix=f"give the axis one value: --matrix {option.removeprefix('--set ')}, or use "
-            "--matrix off",
-        )
 
 
 def _named(recipe: Recipe) -> list[Variant]:

@@ -23,6 +23,7 @@ from finery.recipe.matrix.axes import (
     repeats_of,
 )
 from finery.recipe.matrix.labels import LONGEST_STEP
+from finery.recipe.matrix.overlaps import refuse_overlaps
 from finery.recipe.steptypes import StepTypes, derived_seed
 from finery.recipe.validate import check_recipe, check_top, raise_all
 from finery.step.inspect import SECTIONS, inputs_of, nested_fields
@@ -65,6 +66,7 @@ def expand(recipe: Recipe, plugins: StepTypes) -> Expanded:
     block = recipe.data["matrix"]
     repeats = repeats_of(recipe, _trainings(recipe, plugins), block.get("seeds"))
     axes, variants = read_matrix(recipe, repeats, plugins)
+    refuse_overlaps(recipe, axes)
     written = {variant.name: _with_settings(recipe, variant) for variant in variants}
     before = {name: _references_in(steps, plugins) for name, steps in written.items()}
     reached = _reached(variants, before)

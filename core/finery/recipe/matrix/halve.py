@@ -17,6 +17,7 @@ from finery.recipe.document import Path_
 from finery.recipe.matrix.axes import SEED, Variant
 from finery.recipe.matrix.expand import Expanded, type_of
 from finery.recipe.steptypes import StepTypes
+from finery.util.text import did_you_mean
 
 STOP, RESUME = "stop_at", "resume_from"
 """What a training has that can stop and go on: a setting and an input."""
@@ -48,18 +49,10 @@ class Halving:
     shares: list[float]
     slots: dict[str, Slot] = field(default_factory=dict)
 
-    def share_of(self, label: str) -> float:
-        """How far a place of a round, or a variant in the first round, was trained."""
-        head = label.partition(",")[0].removeprefix("round=")
-        return self.shares[int(head) - 1 if label in self._places() else 0]
-
     def last(self, first: str) -> str:
         """The step that stands for a training of the last round. first: of the first round."""
         rounds = len(self.counts)
         return first if rounds == 1 else f"{self.training}@{place_name(rounds, 0)}"
-
-    def _places(self) -> set[str]:
-        return {name.partition("@")[2] for name in self.slots}
 
 
 def place_name(number: int, rank: int) -> str:
@@ -73,15 +66,7 @@ def read_halving(expanded: Expanded, model: str, plugins: StepTypes) -> Halving 
     if "halve" not in recipe.data["matrix"]:
         return None
     keep = _share(expanded)
-    cls = type_of(recipe.data[expanded.sections[model]][model], plugins)
-    if cls is None or not {STOP, RESUME} <= {*cls.__struct_fields__}:
-        use = recipe.data[expanded.sections[model]][model].get("use")
-        raise recipe.error(
-            f"`halve` needs trainings that can stop and go on, and {model} ({use}) can't",
-            PLACE,
-            key=True,
-            fix="judge the output of a trl.sft step in `select`, or remove `halve`",
-        )
+    _check_training(expanded, model, plugins)
     if any(SEED in variant.values for variant in expanded.variants):
         raise recipe.error(
             "`halve` compares each variant once, so it can't be combined with `seeds`",
@@ -89,7 +74,7 @@ def read_halving(expanded: Expanded, model: str, plugins: StepTypes) -> Halving 
             key=True,
             fix="remove `seeds`, and repeat the winner under other seeds",
         )
-    own = [w for v in expanded.variants for w in [_written(expanded, v, model)]]
+    own = [_written(expanded, variant, model) for variant in expanded.variants]
     if any(written.get(name) is not None for written in own for name in (STOP, RESUME)):
         raise recipe.error(
             f"{model} has its own {STOP} or {RESUME}, which `halve` sets",
@@ -104,6 +89,35 @@ def read_halving(expanded: Expanded, model: str, plugins: StepTypes) -> Halving 
         counts.append(kept)
     shares = [float(keep ** (len(counts) - index)) for index in range(len(counts))]
     return Halving(model, counts, shares)
+
+
+def _check_training(expanded: Expanded, model: str, plugins: StepTypes) -> None:
+    """Raise `RecipeError` unless the model comes out of trainings that can stop and go on."""
+    recipe = expanded.recipe
+    step, dot, _ = model.partition(".")
+    if step not in expanded.sections:
+        raise recipe.error(
+            f"there is no step '{step}'",
+            ("matrix", "select", "by"),
+            fix=did_you_mean(step, expanded.sections),
+        )
+    written = recipe.data[expanded.sections[step]][step]
+    cls = type_of(written, plugins)
+    if dot or cls is None or not {STOP, RESUME} <= {*cls.__struct_fields__}:
+        use = written.get("use")
+        raise recipe.error(
+            f"`halve` needs trainings that can stop and go on, and {model} ({use}) can't",
+            PLACE,
+            key=True,
+            fix="judge the output of a trl.sft step in `select`, or remove `halve`",
+        )
+    if model not in expanded.reached:
+        raise recipe.error(
+            f"no axis reaches {model}, so `halve` has no trainings to compare",
+            PLACE,
+            key=True,
+            fix=f"add an axis that changes {model}, or remove `halve`",
+        )
 
 
 def _share(expanded: Expanded) -> Fraction:

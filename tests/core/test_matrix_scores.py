@@ -1,0 +1,150 @@
+"""The scores of a matrix's variants: which models count, in which order, and from which build."""
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from in_process import InProcess, build
+
+from finery.build.project import open_graph, open_store
+from finery.build.scheduler import Build
+from finery.cli.compare.report import gather
+from finery.compare.variants import Line, columns_of, lines_of
+from finery.compare.words import remarks_on
+from finery.report.variants import section_of
+
+STEPS = Path(__file__).parents[1] / "matrix_steps.py"
+FILES = {"rows.txt": 30, "held.txt": 30}
+RECIPE = """\
+finery: 1
+name: t
+plugins: [./steps.py]
+models:
+  base: {use: t.base, quality: 0.1}
+data:
+  lines: {use: t.lines, path: rows.txt}
+  held: {use: t.lines, path: held.txt}
+train:
+  sft: {use: t.train, model: base, rows: lines}
+evaluate:
+  test: {use: t.judge, models: [base, sft], rows: held}
+export:
+  ship: {use: t.ship, model: sft}
+"""
+Make = Callable[[str], Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Write a recipe with a matrix, and its files."""
+    (tmp_path / ".git").mkdir()
+    shutil.copy(STEPS, tmp_path / "steps.py")
+    for name, count in FILES.items():
+        (tmp_path / name).write_text("".join(f"{name} {n}\n" for n in range(count)))
+
+    def write(matrix: str) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(RECIPE + matrix)
+        return path
+
+    return write
+
+
+def lines(made: Build) -> Sequence[Line]:
+    """The lines of the table at the end of a build."""
+    return lines_of(made.graph, made.store, made.outcome.results, {})
+
+
+# -- models without repeats ------------------------------------------------------------------------
+
+
+def test_a_model_that_no_seed_reaches_counts_once(make: Make) -> None:
+    # The better base model is trained to the worse one, since its learning rate is lower.
+    made = build(
+        make("""\
+matrix:
+  base:
+    weak: {models.base.quality: 0.1, train.sft.rate: 0.003}
+    strong: {models.base.quality: 0.2, train.sft.rate: 0.001}
+  seeds: 3
+""")
+    )
+    table = lines(made)
+    assert [line.axes for line in table] == [{"base": "weak"}, {"base": "strong"}]
+    assert columns_of(table) == ["test.sft.accuracy", "test.base.accuracy"]
+    for line in table:
+        tuned, base = (line.scores[name] for name in columns_of(table))
+        assert len(tuned.values) == 3
+        assert tuned.interval != tuned.rows_interval
+        assert len(base.values) == 1
+        assert base.interval == base.rows_interval == (0.0, 1.0)
+        assert "seeds" not in base.data()
+    seeds, rows = remarks_on(table)
+    assert "over seeds" in seeds
+    assert "the choice of rows only" in rows
+
+
+def test_an_evaluator_that_no_seed_reaches_counts_once(make: Make) -> None:
+    path = make("matrix: {models.base.quality: [0.1, 0.2], seeds: 3}\n")
+    path.write_text(path.read_text().replace("models: [base, sft]", "models: [base]"))
+    made = build(path)
+    assert [line.scores["test.base.accuracy"].values for line in lines(made)] == [
+        [pytest.approx(4 / 30)], [pytest.approx(2 / 30)],
+    ]  # fmt: skip
+
+
+def test_without_a_trained_model_the_first_column_ranks(make: Make) -> None:
+    path = make("matrix: {models.base.quality: [0.1, 0.3, 0.2]}\n")
+    path.write_text(path.read_text().replace("models: [base, sft]", "models: [base]"))
+    assert [line.name for line in lines(build(path))] == [
+        "quality=0_3", "quality=0_2", "quality=0_1",
+    ]  # fmt: skip
+
+
+# -- rounds of `halve` ---------------------------------------------------------------------------
+
+HALVED = """\
+matrix:
+  train.sft.rate: [1e-4, 2e-4, 4e-4, 8e-4]
+  select: {by: test.sft.accuracy, on: lines}
+  halve: {}
+"""
+
+
+def test_a_build_of_some_steps_shows_the_last_round_of_each_variant(make: Make) -> None:
+    path = make(HALVED)
+    whole = lines(build(path))
+    assert [line.trained for line in whole] == [0.5, 0.5, 0.25, 0.25]
+    assert whole[0].chosen
+    for step in ("ship", "sft"):
+        graph = open_graph(path).select([step])
+        part = Build(graph, open_store(path), InProcess())
+        part.run()
+        assert lines(part) == whole
+
+
+def test_the_report_of_a_run_shows_the_last_round_of_each_variant(make: Make) -> None:
+    path = make(HALVED)
+    build(path)
+    now, past = gather(path).variants, gather(path, run_id="last").variants
+    assert now is not None
+    assert past is not None
+    assert past.lines == now.lines
+    assert past.choice == now.choice
+    page, before = (section_of(variants).html for variants in (now, past))
+    assert re.findall(r"<td>(\d+\.\d %)</td>", page) == ["50.0 %", "50.0 %", "25.0 %", "25.0 %"]
+    assert before == page
+
+
+def test_a_run_of_other_variants_is_reported_as_far_as_the_recipe_has_them(make: Make) -> None:
+    path = make(HALVED)
+    build(path)
+    path.write_text(path.read_text().replace("[1e-4, 2e-4, 4e-4, 8e-4]", "[2e-4, 3e-4]"))
+    past = gather(path, run_id="last").variants
+    assert past is not None
+    # The recipe now has one round, which ends at half of the schedule. That run had two.
+    trained = {"rate=2e-4": 0.25, "rate=3e-4": None}
+    assert {line.name: line.trained for line in past.lines} == trained
+    assert not any(line.chosen for line in past.lines)

@@ -124,6 +124,17 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if REFERENCE not in page.parents], ids=lambda p: p.name
+)
+def test_a_page_has_no_sentence_twice(page: Path) -> None:
+    """As after a merge that left two versions of a paragraph."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    prose = " ".join(line for line in text.splitlines() if not line.startswith("|"))
+    sentences = [s for s in re.split(r"(?<=[.:!?])\s+", prose) if len(s) > 30]
+    assert [s for s in dict.fromkeys(sentences) if sentences.count(s) > 1] == []
+
+
 def test_the_site_loads_nothing_from_elsewhere() -> None:
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
     assert site["theme"]["font"] is False

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,12 +30,19 @@ _FOLDERS = ("", "bin", "build/bin", "build/bin/Release", "..", "../..")
 """Where programs are: in an install, in a build, and the converter above a build."""
 _PRINTERS = (SERVER, "llama-cli")
 """Programs that print the build of their llama.cpp."""
+_LIBRARIES = ("libllama*", "libggml*", "libmtmd*")
+"""What programs of a build with shared libraries consist of, beside them or in `lib`."""
+_UNKNOWN = "unknown"
+"""What a build prints in place of its commit, if its sources weren't in a git repository."""
 _SECONDS = 60.0  # for a program to print its version; CUDA takes some when it is first loaded
 _VERSION = re.compile(r"^version: (.+)$", re.MULTILINE)
 
 
 class Program(NamedTuple):
-    """A program of the user's llama.cpp. build: `6123 (0ce8cd1)`, as the program prints it."""
+    """A program of the user's llama.cpp.
+
+    build: `6123 (0ce8cd1)`, as the program prints it, with a digest if that names no commit.
+    """
 
     path: Path
     build: str
@@ -92,7 +100,8 @@ def build_files(*names: str) -> list[str]:
         return []
     searched = [_folder(named) / part for part in _FOLDERS] if named else os.get_exec_path()
     wanted = dict.fromkeys((*names, *_PRINTERS))
-    return [os.path.abspath(os.path.join(folder, name)) for folder in searched for name in wanted]
+    paths = [os.path.abspath(os.path.join(folder, n)) for folder in searched for n in wanted]
+    return paths + [str(path) for path in _libraries(p for p in map(Path, paths) if p.is_file())]
 
 
 def is_for_another_cpu(status: int) -> bool:
@@ -142,16 +151,39 @@ def _build_in(folder: Path, program: Path) -> str:
     """The build of the llama.cpp in a folder, which only some of its programs print."""
     if program.name == CONVERTER:
         return _converter_digest(program)
-    for path in (folder / SERVER, folder / "build/bin" / SERVER, folder / "llama-cli"):
-        if path.is_file():
-            found = path.stat()
-            return _printed_build(path, found.st_mtime_ns, found.st_size)
-    found = program.stat()
-    return _digest(program, found.st_mtime_ns, found.st_size)
+    printers = (folder / SERVER, folder / "build/bin" / SERVER, folder / "llama-cli")
+    printer = next((path for path in printers if path.is_file()), None)
+    printed = None if printer is None else _printed_build(printer, *_state(printer))
+    if printed is not None and _UNKNOWN not in printed:
+        return printed
+    programs = [program] if printer is None else [program, printer]
+    files = sorted({*(path.resolve() for path in programs), *_libraries(programs)})
+    digest = _digest(tuple((path, *_state(path)) for path in files))
+    return digest if printed is None else f"{printed}, {digest}"
+
+
+def _libraries(programs: Iterable[Path]) -> list[Path]:
+    """The shared libraries of llama.cpp that are installed with programs."""
+    folders = {path.resolve().parent for path in programs}
+    found = (
+        path.resolve()
+        for folder in folders
+        for name in _LIBRARIES
+        for path in (*folder.glob(name), *folder.parent.glob(f"lib*/{name}"))
+        if path.is_file()
+    )
+    return sorted({*found})
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """When a file was last changed, and its size: what is cached holds until they change."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 @cache
-def _printed_build(program: Path, _time: int, _size: int) -> str:
+def _printed_build(program: Path, _time: int, _size: int) -> str | None:
+    """The build that a program prints; None if it prints none. `StepError` if it can't run."""
     try:
         ran = subprocess.run(
             [program, "--version"], capture_output=True, text=True, errors="replace",
@@ -163,7 +195,7 @@ def _printed_build(program: Path, _time: int, _size: int) -> str:
     if ran.returncode != 0:
         raise _not_running(program, how_ended(ran.returncode), printed.strip().splitlines()[-5:])
     match = _VERSION.search(printed)
-    return match[1] if match else _digest(program, _time, _size)
+    return match[1] if match else None
 
 
 def _not_running(program: Path, reason: str, printed: list[str]) -> StepError:
@@ -176,8 +208,11 @@ def _not_running(program: Path, reason: str, printed: list[str]) -> StepError:
 
 
 @cache
-def _digest(program: Path, _time: int, _size: int) -> str:
-    return f"digest {blake3(program.read_bytes()).hexdigest()[:16]}"
+def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = blake3(max_threads=blake3.AUTO)
+    for path, _time, _size in files:
+        digest.update_mmap(path)
+    return f"digest {digest.hexdigest()[:16]}"
 
 
 def _converter_digest(script: Path) -> str:

@@ -1,21 +1,21 @@
 """The facts that Ollama needs about a model, derived from its GGUF."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 from jinja2.exceptions import TemplateError
 
-from finery import StepError
+from finery import Model, StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
-from finery_gguf.prompts import chat_template
+from finery_gguf.prompts import model_template
 from finery_ollama.choice import new_notes, replaces
 from finery_ollama.template import ollama_template
 from finery_ollama.turns import ASSISTANT, SYSTEM, USER, Turns, trims
+from finery_serve.templates import served_template
 
 _DATE = "«date»"
+SETTINGS = "`chat_template`, `chat_template_kwargs` or `tools_as`"
+"""The settings of a model's step that change its prompts."""
 _TOOL = {"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}
 
 
@@ -35,12 +35,13 @@ class Derived(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
-def derive(gguf: Gguf, arguments: Mapping[str, Any], *, old: bool) -> Derived:
+def derive(gguf: Gguf, model: Model, *, old: bool) -> Derived:
     """What Ollama needs to know. `StepError` if it can't write the model's prompts.
 
-    arguments: passed to the model's chat template. old: for an Ollama before 0.30.
+    model: the artifact with the GGUF. old: for an Ollama before 0.30.
     """
-    chat = chat_template(gguf, arguments)
+    chat = model_template(gguf, model)
+    is_in_file = served_template(gguf, model) is None
     if old:
         template, turns = _template(gguf, chat)
         return Derived(
@@ -48,7 +49,15 @@ def derive(gguf: Gguf, arguments: Mapping[str, Any], *, old: bool) -> Derived:
             stops=_stops(gguf, turns),
             takes_system=turns.place != "nowhere",
             strips=trims(chat),
-            notes=_old_notes(chat, turns),
+            notes=[*_old_notes(chat, turns), *([] if is_in_file else _file_note(gguf))],
+        )
+    if not is_in_file:
+        raise StepError(
+            "Ollama would use the chat template in the GGUF's file, which lacks the "
+            f"{SETTINGS} of its step, and write other prompts than the evaluated ones",
+            where=str(gguf.path),
+            fix="export the GGUF with gguf.export, which writes them into the file, and name that "
+            "step; or serve it with llama.bundle",
         )
     takes_system = _takes_system(chat)
     architecture = gguf.metadata("general.architecture") or ""
@@ -59,6 +68,17 @@ def derive(gguf: Gguf, arguments: Mapping[str, Any], *, old: bool) -> Derived:
         strips=trims(chat),
         notes=[*_system_note(takes_system), *_tools_note(chat), *new_notes(architecture, chat)],
     )
+
+
+def _file_note(gguf: Gguf) -> list[str]:
+    """That a newer Ollama prefers the file's chat template to a TEMPLATE with other prompts."""
+    if gguf.chat_template is None or replaces(gguf.chat_template):
+        return []
+    return [
+        "Ollama 0.30 or later uses the chat template in the GGUF instead of this TEMPLATE. It "
+        f"lacks the {SETTINGS} of the GGUF's step, so the prompts would differ from the evaluated "
+        "ones."
+    ]
 
 
 def _old_notes(chat: ChatTemplate, turns: Turns) -> list[str]:

@@ -58,6 +58,9 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     is rewritten as a TEMPLATE: the step finds the texts around each turn, verifies on several
     conversations that they reproduce the model's own prompts, and refuses a chat template if they
     don't. Ollama itself isn't needed.
+
+    For 0.30 or later, the `chat_template`, `chat_template_kwargs` and `tools_as` of the GGUF's step
+    must be in its file, as in an export. Raises StepError if they aren't.
     """
 
     gguf: Model = takes(help="The GGUF to run.")
@@ -91,8 +94,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         _check_parameters(self.parameters)
         source = self.gguf.file(self.gguf.meta["file"])
         gguf = Gguf(source, vocab_only=True)
-        arguments = self.gguf.meta.get("chat_template_kwargs", {})
-        derived = derive(gguf, arguments, old=self.ollama == "<0.30")
+        derived = derive(gguf, self.gguf, old=self.ollama == "<0.30")
         system = _system(self.system, derived)
         run = f"ollama create {self.name} -f Modelfile && ollama run {self.name}"
         commands = [("FROM", f"./{source.name}")]

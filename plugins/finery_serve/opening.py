@@ -53,6 +53,11 @@ def open_built(step: str, recipe: Path, overrides: Sequence[str]) -> Opened:
     graph.require(name)
     _check(graph.nodes[name], step, output)
     result, fresh = result_of(graph, store, name)
+    if output and output not in result.outputs:
+        raise UsageError(
+            f"the last build of '{name}' has no output '{output}'",
+            fix=f"finery build {graph.recipe.argument}--step {name}",
+        )
     manifest = result.outputs.get(output) or next(iter(result.outputs.values()))
     if not fresh:
         text = f"{step} is not up to date: this is the last build (see `finery plan`)"

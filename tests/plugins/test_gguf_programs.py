@@ -15,7 +15,15 @@ from finery_gguf.answering import choice
 from finery_gguf.engine import GgufEngine
 from finery_gguf.export import Export
 from finery_gguf.llama import Gguf
-from finery_gguf.programs import CONVERTER, QUANTIZE, SERVER, VARIABLE, user_program
+from finery_gguf.programs import (
+    CONVERTER,
+    QUANTIZE,
+    SERVER,
+    VARIABLE,
+    build_facts,
+    build_files,
+    user_program,
+)
 from finery_gguf.quantize.quantise import quantise, quantise_with
 
 TALK = [{"role": "user", "content": "Who?"}]
@@ -90,6 +98,54 @@ def test_a_converter_is_known_by_its_content(
     assert before.path == folder / CONVERTER
     (folder / "conversion" / "base.py").write_text("a = 2")
     assert user_program(CONVERTER) != before
+
+
+SOURCES = {
+    "bin/llama-server": "#!/bin/sh\necho 'version: 0 (unknown)'\n",
+    "bin/llama-quantize": "#!/bin/sh\n",
+    "bin/libggml-base.so": "ggml",
+    "lib/libllama.so.0.0.0": "llama",
+}
+"""A llama.cpp that was built from an archive of its sources, which has no git repository."""
+
+
+def from_archive(folder: Path, changed: str = "") -> Path:
+    """Write it, with a comment more in the file that was changed."""
+    for name, text in SOURCES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "# newer\n" * (name == changed))
+        path.chmod(0o755)
+    (folder / "lib" / "libllama.so").symlink_to("libllama.so.0.0.0")
+    return folder
+
+
+@pytest.mark.parametrize("changed", [name for name in SOURCES if name != "bin/llama-quantize"])
+def test_a_build_without_a_version_is_known_by_its_content(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = []
+    for name, newer in (("old", ""), ("copy", ""), ("new", changed)):
+        monkeypatch.setenv(VARIABLE, str(from_archive(tmp_path / name, newer)))
+        facts.append(build_facts(SERVER, QUANTIZE))
+    assert facts[0]["build of llama-server"].startswith("0 (unknown), digest ")
+    assert facts[0] == facts[1]
+    assert not facts[0].items() & facts[2].items()
+    libraries = {str(tmp_path / "new" / file) for file in SOURCES if "/lib" in file}
+    assert libraries <= {*build_files(SERVER)}
+
+
+def test_a_program_that_prints_no_version_is_known_by_its_own_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = []
+    for name, newer in (("old", ""), ("new", "bin/llama-quantize")):
+        folder = from_archive(tmp_path / name, newer)
+        (folder / "bin" / SERVER).unlink()
+        monkeypatch.setenv(VARIABLE, str(folder))
+        facts.append(build_facts(QUANTIZE)["build of llama-quantize"])
+    assert facts[0] != facts[1]
+    assert all(fact.startswith("digest ") for fact in facts)
 
 
 def test_one_for_another_cpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,3 +254,43 @@ def test_refused_tools_and_a_switch_of_thinking_are_noted(tmp_path: Path) -> Non
     assert "`think: false`" in guide
     (tmp_path / "plain").mkdir()
     assert "think" not in written(tmp_path / "plain", template=FROZEN).file("RUN.md").read_text()
+
+
+# -- settings of the GGUF's step that its file doesn't have ----------------------------------------
+
+HELPER = CHATML.replace("assistant\n", "helper\n")
+KWARGS: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+@pytest.mark.parametrize(
+    ("meta", "given"),
+    [({}, HELPER), (KWARGS, None), ({"tools_as": "text"}, None)],
+    ids=["chat_template", "chat_template_kwargs", "tools_as"],
+)
+def test_a_new_ollama_would_ignore_settings_that_the_file_lacks(
+    tmp_path: Path, meta: dict[str, Any], given: str | None
+) -> None:
+    if given is not None:
+        (tmp_path / "chat_template.jinja").write_text(given)
+    with pytest.raises(StepError, match="write other prompts than the evaluated ones") as raised:
+        written(tmp_path, meta=meta)
+    assert "gguf.export" in str(raised.value.fix)
+
+
+def test_the_template_for_an_old_ollama_is_that_of_the_step(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text(HELPER)
+    made = written(tmp_path, ollama=OLD)
+    assert dict(commands(made))["TEMPLATE"].endswith("<|im_start|>helper\n")
+    assert "Ollama 0.30 or later" not in made.file("RUN.md").read_text()
+
+
+def test_a_new_ollama_that_prefers_the_template_in_the_file_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text(HELPER)
+    guide = written(tmp_path, template=TOOLED, ollama=OLD).file("RUN.md").read_text()
+    assert "uses the chat template in the GGUF instead of this TEMPLATE" in guide
+
+
+@pytest.mark.parametrize("meta", [{}, KWARGS], ids=["without arguments", "with arguments"])
+def test_an_export_has_its_settings_in_its_file(tmp_path: Path, meta: dict[str, Any]) -> None:
+    frozen = prologue(meta.get("chat_template_kwargs", {}), (), tools=False) + CHATML
+    assert "TEMPLATE" not in dict(commands(written(tmp_path, template=frozen, meta=meta)))

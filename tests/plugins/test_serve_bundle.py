@@ -17,6 +17,7 @@ from tiny_gguf import CHATML, write_tiny_gguf
 from finery import Bundle, DataError, Model, OneFile, StepError
 from finery.testing import run_step
 from finery_gguf.llama import Gguf
+from finery_serve.bundle.files import Facts, llama_swap
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.options import Options, read_run
 from finery_serve.templates import served_template
@@ -137,7 +138,19 @@ def test_the_container_and_llama_swap(tmp_path: Path) -> None:
     assert service["command"][8:10] == ["--temp", "0"] or "--temp" in service["command"]
     swap = yaml.safe_load(bundle.file("llama-swap.yaml").read_text())
     assert swap["macros"] == {"folder": "/path/to/this/folder"}
-    assert "--model ${folder}/tiny.gguf" in swap["models"]["me/tiny"]["cmd"]
+    assert '--model "${folder}/tiny.gguf" --alias me/tiny' in swap["models"]["me/tiny"]["cmd"]
+
+
+@pytest.mark.parametrize("name", ["my model.gguf", 'a "b" c.gguf', "it's.gguf", "back\\slash.gguf"])
+@pytest.mark.parametrize("folder", ["/models", "/my models"])
+def test_llama_swap_gets_a_path_with_blanks_as_one_argument(name: str, folder: str) -> None:
+    options = Options(model=name, name="tiny", context=64)
+    facts = Facts(options, "chat_template.jinja", "image:1", "", "Hello", None, {})
+    command = yaml.safe_load(llama_swap(facts))["models"]["tiny"]["cmd"]
+    words = shlex.split(command.replace("${folder}", folder))
+    assert words[words.index("--model") + 1] == f"{folder}/{name}"
+    assert words[words.index("--chat-template-file") + 1] == f"{folder}/chat_template.jinja"
+    assert words[words.index("--port") + 1] == "${PORT}"
 
 
 @pytest.mark.parametrize("image", ["llama.cpp", "ghcr.io/x/y", "localhost:5000/x"])

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from vllm_models import environment
 
-from finery import StepError, open_graph
+from finery import Bundle, Dataset, Model, StepError, open_graph
+from finery_serve.check.step import Check
 from finery_vllm.answering.engine import VllmEngine
 from finery_vllm.answering.notes import missing
-from finery_vllm.server.installation import VARIABLE, installation, installed
+from finery_vllm.server.installation import VARIABLE, build_files, installation, installed
 
 
 def command(folder: Path) -> Path:
@@ -78,8 +79,45 @@ def test_another_version_is_another_key(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("vllm-0.32.0", "vllm-0.33.0"):
         monkeypatch.setenv(VARIABLE, str(environment(tmp_path / name, name, "torch-2.13.0")))
         facts.append(VllmEngine.key_facts())
-        assert [Path(file).name for file in VllmEngine.key_files()] == [f"{name}.dist-info"]
+        assert VllmEngine.key_files() == build_files()
     assert facts[0] != facts[1]
+
+
+def check_of(bundle: Bundle | None) -> Check:
+    """A check, as a plan sees it before anything is built."""
+    return Check(models=[Model.placeholder("m")], rows=Dataset.placeholder("r"), bundle=bundle)
+
+
+@pytest.mark.parametrize("changed", [
+    ("vllm-0.33.0", "torch-2.13.0"), ("vllm-0.32.0", "torch-2.14.0"),
+])  # fmt: skip
+def test_a_check_of_a_bundle_depends_on_its_versions(
+    changed: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = {"bundle": check_of(Bundle.placeholder("b")), "model": check_of(None)}
+    facts = []
+    for name, distributions in (("before", ("vllm-0.32.0", "torch-2.13.0")), ("after", changed)):
+        monkeypatch.setenv(VARIABLE, str(environment(tmp_path / name, *distributions)))
+        facts.append({of: check.key_facts() for of, check in checks.items()})
+    own = {"version of vllm": "0.32.0", "version of torch beside vllm": "2.13.0"}
+    assert own.items() <= facts[0]["bundle"].items()
+    assert facts[0]["bundle"] != facts[1]["bundle"]
+    assert facts[0]["model"] == facts[1]["model"]
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "nowhere"))
+    assert checks["bundle"].key_facts() == facts[0]["model"]
+
+
+def test_what_a_build_looks_at_to_see_another_vllm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder that pip writes into, also for torch alone, and the places of a first `vllm`."""
+    folder = environment(tmp_path / "env")
+    monkeypatch.setenv(VARIABLE, str(folder))
+    packages = str(folder / "lib" / "python3.11" / "site-packages")
+    assert build_files() == [packages, str(tmp_path / "vllm")]
+    assert {*build_files()} <= {*check_of(Bundle.placeholder("b")).key_files()}
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "nowhere"))
+    assert build_files() == [str(tmp_path / "vllm")]
 
 
 RECIPE = """

@@ -1,6 +1,7 @@
 """The texts of a bundle's files."""
 
 import json
+import re
 import shlex
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ PORT = 8080
 IN_CONTAINER = "/bundle"
 ORIGINS, LOCAL_PAGES = "LLAMA_ARG_CORS_ORIGINS", "localhost"
 """The variable by which llama.cpp knows whose web pages may read answers, and its value."""
+_PLAIN = re.compile(r"[\w.,:/@%+=-]+")
+"""Arguments that need no quotes."""
 FORMAT = (
     "    response_format={",
     '        "type": "json_schema",',
@@ -81,12 +84,23 @@ def llama_swap(facts: Facts) -> str:
     template = f"${{folder}}/{facts.template}" if facts.template else None
     arguments = written(facts.options, template)
     arguments[arguments.index("--model") + 1] = f"${{folder}}/{facts.options.model}"
-    command = "llama-server --host 127.0.0.1 --port ${PORT} " + " ".join(arguments)
+    command = "llama-server --host 127.0.0.1 --port ${PORT} " + " ".join(map(_word, arguments))
     config = {
         "macros": {"folder": "/path/to/this/folder"},
         "models": {facts.options.name: {"cmd": command}},
     }
     return f"# Set `folder` to where this bundle is.\n{_yaml(config)}"
+
+
+def _word(argument: str) -> str:
+    """An argument for llama-swap, which splits the command like a shell.
+
+    In double quotes if it has blanks or a macro, whose value may have some: llama-swap replaces
+    macros first. On Windows, it doesn't read single quotes.
+    """
+    if _PLAIN.fullmatch(argument):
+        return argument
+    return '"' + re.sub(r'(["\\])', r"\\\1", argument) + '"'
 
 
 def client(facts: Facts) -> str:

@@ -33,9 +33,15 @@ from finery_serve.servers import Fault, Kind
 
 BUILD_FACTS = "finery_gguf.programs:build_facts"
 BUILD_FILES = "finery_gguf.programs:build_files"
-OLLAMA_FACTS = "finery_ollama.server.program:build_facts"
-OLLAMA_FILES = "finery_ollama.server.program:build_files"
-"""By name: only which build it finds is in the key."""
+FACTS_FOR_BUNDLES = (
+    "finery_ollama.server.program:build_facts",
+    "finery_vllm.server.installation:build_facts",
+)
+FILES_FOR_BUNDLES = (
+    "finery_ollama.server.program:build_files",
+    "finery_vllm.server.installation:build_files",
+)
+"""By name: only which build they find is in the key."""
 OWN = ("prompts", "answers", "lost")
 EVALUATED = "{} evaluated"
 """The name of a model's answers by finery's engine."""
@@ -134,14 +140,21 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
         return [ref.partition(":")[0] if isinstance(ref, str) else ref for ref in references]
 
     def key_facts(self) -> Mapping[str, Any]:
-        """Which llama-server answers, if it is the user's own; for a bundle, also which Ollama."""
+        """Which llama-server answers, if it is the user's own; for a bundle, which Ollama and vLLM.
+
+        The bundle may not be built yet, so which of them serves it isn't known: both count.
+        """
         facts: dict[str, Any] = dict(load_reference(BUILD_FACTS)("llama-server"))
-        return facts | (load_reference(OLLAMA_FACTS)() if self.bundle is not None else {})
+        for reference in FACTS_FOR_BUNDLES if self.bundle is not None else ():
+            facts |= load_reference(reference)()
+        return facts
 
     def key_files(self) -> list[str]:
         """Where they are or might be."""
         files: list[str] = list(load_reference(BUILD_FILES)("llama-server"))
-        return files + (load_reference(OLLAMA_FILES)() if self.bundle is not None else [])
+        for reference in FILES_FOR_BUNDLES if self.bundle is not None else ():
+            files += load_reference(reference)()
+        return files
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""

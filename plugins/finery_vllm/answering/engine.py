@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
 INSTALLED = "finery_vllm.server.installation:installed"
+BUILD_FILES = "finery_vllm.server.installation:build_files"
 REFUSED = "finery_vllm.server.start:Refused"
 """By name: the dtype and the versions are in keys as values."""
 
@@ -58,9 +59,9 @@ class VllmEngine(Engine):
 
     @classmethod
     def key_files(cls) -> Sequence[str]:
-        """The folder of vLLM's metadata."""
-        found = load_reference(INSTALLED)()
-        return [] if found is None else [str(found.metadata)]
+        """Where vLLM is or might be, and what it computes with."""
+        files: list[str] = load_reference(BUILD_FILES)()
+        return files
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """One request each. Those that begin alike follow one another: vLLM reads that once."""

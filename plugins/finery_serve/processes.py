@@ -16,11 +16,13 @@ _WATCH = 'trap "" HUP INT TERM; read -r line || kill -TERM "$1"'
 def ended_with_us(process: "subprocess.Popen[bytes]") -> Iterator[None]:
     """Have the process ended when this one ends, however it does.
 
-    A shell waits for a pipe to close, which the system does when this process is gone.
+    A shell waits for a pipe to close, which the system does when this process is gone. The shell
+    has a session of its own: a build kills a worker together with its process group.
     """
     with subprocess.Popen(
-        ["/bin/sh", "-c", _WATCH, "finery-watch", str(process.pid)], stdin=subprocess.PIPE
-    ) as watch:
+        ["/bin/sh", "-c", _WATCH, "finery-watch", str(process.pid)],
+        stdin=subprocess.PIPE, start_new_session=True,
+    ) as watch:  # fmt: skip
         try:
             yield
         finally:

@@ -112,10 +112,11 @@ def start(
         variables = _environment(found, api_key, offline="--revision" not in what.arguments)
         variables |= {} if visible_gpus() else cpu_options()
         variables |= environment or {}
+        # In a session of its own, so that Ctrl-C only reaches this process.
         with written.open("ab") as output:
             process = subprocess.Popen(
                 command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         server = Server(
             f"http://{HOST}:{at}", process.pid, f"vLLM {found.version}", api_key, what.names,

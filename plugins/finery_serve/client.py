@@ -4,7 +4,8 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from typing import Any
 
 from finery import StepError
@@ -13,6 +14,8 @@ _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Without the proxy that the environment may name: the server is on this machine."""
 SECONDS = 600.0
 """For the server to send the next part of an answer."""
+BROKEN_OFF = "the server's answer broke off"
+AGAIN = "send the request again; if the server has ended, start it again"
 
 
 class Client:
@@ -24,28 +27,33 @@ class Client:
         self._seconds = seconds
 
     def get(self, path: str) -> Any:
-        """The JSON at a path. `StepError` with the server's words if it refuses."""
-        with self._open(path, None) as response:
+        """The JSON at a path.
+
+        `StepError` with the server's words if it refuses, and if there is no whole answer.
+        """
+        with self._open(path, None) as response, _reading():
             return json.load(response)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON that answers a request. Raises as `get`."""
-        with self._open(path, body) as response:
+        with self._open(path, body) as response, _reading():
             return json.load(response)
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The events of a streamed answer. Closing the iterator ends the request. Raises as `get`.
+        """The events of a streamed answer, of which `[DONE]` must be the last.
 
+        Closing the iterator ends the request. Raises as `get`.
         https://html.spec.whatwg.org/multipage/server-sent-events.html
         """
-        with self._open(path, {**body, "stream": True}) as response:
+        with self._open(path, {**body, "stream": True}) as response, _reading():
             for line in response:
-                _, found, data = line.decode("utf-8", "replace").partition("data:")
-                if found and data.strip() not in ("", "[DONE]"):
-                    event = json.loads(data)
-                    if "error" in event:
-                        raise StepError(f"the server ended the answer: {_words(event)}")
-                    yield event
+                field, _, data = line.decode("utf-8", "replace").partition(":")
+                if field != "data" or not data.strip():
+                    continue
+                if data.strip() == "[DONE]":
+                    return
+                yield _event(data)
+        raise StepError(BROKEN_OFF, fix=AGAIN)  # http.client raises nothing
 
     def _open(self, path: str, body: Mapping[str, Any] | None) -> Any:
         headers = {"Content-Type": "application/json"}
@@ -55,10 +63,32 @@ class Client:
         try:
             return _LOCAL.open(request, timeout=self._seconds)
         except urllib.error.HTTPError as error:
-            text = error.read().decode("utf-8", "replace")
+            with _reading():
+                text = error.read().decode("utf-8", "replace")
             raise StepError(f"the server refuses the request: {_words(text)}") from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise StepError(f"the server doesn't answer: {error}") from error
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raise `StepError` for an answer that breaks off, or that isn't JSON."""
+    try:
+        yield
+    except (OSError, HTTPException) as error:
+        raise StepError(f"{BROKEN_OFF}: {error}", fix=AGAIN) from error
+    except ValueError as error:
+        raise StepError(f"the server's answer isn't JSON: {error}") from error
+
+
+def _event(data: str) -> dict[str, Any]:
+    """An event of a streamed answer. `StepError` for one with an error."""
+    event = json.loads(data)
+    if not isinstance(event, dict):
+        raise ValueError("an event must be an object")
+    if "error" in event:
+        raise StepError(f"the server ended the answer: {_words(event)}")
+    return event
 
 
 def _words(answer: Any) -> str:

@@ -3,12 +3,11 @@
 import json
 import secrets
 import shlex
-import signal
 import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from finery import StepError, UsageError, json_option, matrix_option, print_json, recipe_and_step
+from finery_serve.processes import raised_at_signals
 from finery_serve.servers import Running, Serving, example_of, names_of, page_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -83,7 +83,7 @@ def command(
     serve = server_for(opened)
     key = None if host in LOOPBACK else secrets.token_urlsafe(32)
     check_port(host, port)
-    with tempfile.TemporaryDirectory(prefix="finery-serve-") as folder, _until_stopped():
+    with _until_stopped(), tempfile.TemporaryDirectory(prefix="finery-serve-") as folder:
         serving = Serving(
             name=opened.name, host=host, port=port or None, key=key, slots=slots,
             context=context, log=Path(folder) / "server.log",
@@ -190,18 +190,13 @@ def _facts(running: Running, serving: Serving) -> dict[str, Any]:
 
 @contextmanager
 def _until_stopped() -> Iterator[None]:
-    """End the `with` at Ctrl-C and at SIGTERM, without an error."""
-
-    def stop(_number: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    """End the `with` at Ctrl-C, SIGTERM and SIGHUP, without an error."""
     try:
-        yield
+        with raised_at_signals(KeyboardInterrupt()):
+            yield
     except KeyboardInterrupt:
-        click.echo("\nthe server has ended", err=True)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        with suppress(OSError):  # the terminal may be closed
+            click.echo("\nthe server has ended", err=True)
 
 
 def _wait(running: Running, serving: Serving) -> None:

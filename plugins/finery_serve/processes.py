@@ -1,4 +1,4 @@
-"""Ends a server and the processes that it started, also when this process is killed."""
+"""Ends a server and the processes that it started, also when this process ends by a signal."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 GRACE_SECONDS = 20.0
 """For a server to end its own processes."""
@@ -16,11 +17,13 @@ _WATCH = 'trap "" HUP INT TERM; read -r line || kill -TERM "$1"'
 def ended_with_us(process: "subprocess.Popen[bytes]") -> Iterator[None]:
     """Have the process ended when this one ends, however it does.
 
-    A shell waits for a pipe to close, which the system does when this process is gone.
+    A shell waits for a pipe to close, which the system does when this process is gone. The shell
+    has a session of its own: a build kills a worker together with its process group.
     """
     with subprocess.Popen(
-        ["/bin/sh", "-c", _WATCH, "finery-watch", str(process.pid)], stdin=subprocess.PIPE
-    ) as watch:
+        ["/bin/sh", "-c", _WATCH, "finery-watch", str(process.pid)],
+        stdin=subprocess.PIPE, start_new_session=True,
+    ) as watch:  # fmt: skip
         try:
             yield
         finally:
@@ -28,6 +31,31 @@ def ended_with_us(process: "subprocess.Popen[bytes]") -> Iterator[None]:
                 assert watch.stdin is not None
                 watch.stdin.write(b"over\n")
                 watch.stdin.flush()
+
+
+@contextmanager
+def raised_at_signals(error: BaseException) -> Iterator[None]:
+    """Raise an exception at SIGTERM, and at SIGHUP, which a terminal sends when it is closed.
+
+    By default, Python ends at once, and the folders of servers stay. Only the first signal counts:
+    a closed terminal sends two, and the second would interrupt the removal. Under nohup, SIGHUP
+    remains ignored.
+    """
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+
+    def end(_number: int, _frame: Any) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise error
+
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:

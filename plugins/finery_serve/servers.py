@@ -2,16 +2,21 @@
 
 `finery_servers` maps a model's or bundle's format to `"module:function"`. The function is called as
 `function(artifact, serving)` and returns a context manager: entered, the server answers requests;
-left, its processes have ended. `serve.check` checks those that give a `Checkable`.
+left, its processes have ended. `serve.check` checks those that give a `Checkable`. A function that
+can't serve the models of its format is marked with `bundles_only`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
+from finery import Artifact, Model
+
+F = TypeVar("F", bound=Callable[..., Any])
 Kind = Literal["template", "thinking", "prompts", "sampling", "adapter", "options"]
+_BUNDLES_ONLY = "bundles_only"
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +102,21 @@ class Checkable(Running, Protocol):
 
         name: the adapter's, of those in `names`. None also for servers that can't do so.
         """
+
+
+def bundles_only(serve: F) -> F:
+    """Mark a function of `finery_servers` that serves bundles, but not models of the same format.
+
+    `finery chat` then runs the models with their engine. Called with one, the function must raise
+    `UsageError`.
+    """
+    setattr(serve, _BUNDLES_ONLY, True)
+    return serve
+
+
+def is_servable(artifact: Artifact, serve: Callable[..., Any]) -> bool:
+    """Whether a function of `finery_servers` serves an artifact of its format."""
+    return not (isinstance(artifact, Model) and getattr(serve, _BUNDLES_ONLY, False))
 
 
 def names_of(running: Running, serving: Serving) -> tuple[str, ...]:

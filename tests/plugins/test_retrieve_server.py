@@ -173,6 +173,8 @@ def test_the_port_of_http_is_optional(app: Server, monkeypatch: pytest.MonkeyPat
         ({}, {"max_completion_tokens": 9}, {"max_completion_tokens": 9}),
         ({"max_tokens": 7}, {"max_completion_tokens": 9}, {"max_completion_tokens": 9}),
         ({"max_completion_tokens": None}, {}, {"max_tokens": 512}),
+        ({"max_tokens": None}, {}, {"max_tokens": 512}),
+        ({"max_tokens": None}, {"max_tokens": 9}, {"max_tokens": 9}),
         ({}, {"max_tokens": None}, {}),
     ],
 )
@@ -180,6 +182,15 @@ def test_a_request_has_one_limit(asked: Any, extra: Any, expected: Any) -> None:
     upstream = Upstream("http://localhost/v1", "m", None, {"max_tokens": 512}, extra)
     body = upstream.body([], asked)
     assert {name: value for name, value in body.items() if name.startswith("max")} == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [({}, 0), ({"temperature": None}, 0), ({"temperature": 1}, 1)]
+)
+def test_an_answer_is_greedy_unless_a_request_sets_a_temperature(asked: Any, expected: int) -> None:
+    """null sets none, as in OpenAI's API: clients send it for what their user didn't set."""
+    upstream = Upstream("http://localhost/v1", "m", None, {"temperature": 0})
+    assert upstream.body([], asked)["temperature"] == expected
 
 
 def test_a_model_that_wants_the_other_name_gets_it(model: ModelServer) -> None:

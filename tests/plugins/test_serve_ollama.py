@@ -7,6 +7,7 @@ in for its server (see `ollama_standin`).
 import json
 import os
 import pty
+import signal
 import subprocess
 from pathlib import Path
 
@@ -145,6 +146,22 @@ def test_it_chats(built: Project, standin: str) -> None:
     assert process.returncode == 0, err
     (line,) = (built.folder / "chat.jsonl").read_text().splitlines()
     assert json.loads(line)["messages"][1]["content"].strip() in out
+    assert running(standin) == []
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("chat",)])
+def test_a_closed_terminal_leaves_no_copy_of_the_model(
+    built: Project, standin: str, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    built.env["TMPDIR"] = str(folder)
+    name, *options = command
+    process = built.start(name, "shipped", *options, stdin=subprocess.PIPE)
+    until(lambda: [*folder.rglob("blobs/*")])
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=30)
+    assert [*folder.iterdir()] == []
     assert running(standin) == []
 
 

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,20 +215,28 @@ def test_all_processes_of_a_server_end() -> None:
     assert _gone(child)
 
 
-def test_a_server_ends_with_a_killed_process() -> None:
+@pytest.mark.parametrize("kill", [os.kill, os.killpg])
+def test_a_server_ends_with_a_killed_process(kill: Callable[[int, int], None]) -> None:
+    """Also with its process group, in which a build kills a step and its children."""
     script = (
         "import subprocess, sys, time\n"
         "from finery_serve.processes import ended_with_us\n"
-        f"p = subprocess.Popen([sys.executable, '-c', {SLEEP!r}])\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)\n"
         "with ended_with_us(p):\n"
         "    print(p.pid, flush=True); time.sleep(60)\n"
     )
-    owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, process_group=0
+    )
     assert owner.stdout is not None
     server = int(owner.stdout.readline())
-    os.kill(owner.pid, signal.SIGKILL)
+    kill(owner.pid, signal.SIGKILL)
     owner.wait()
-    assert _gone(server)
+    try:
+        assert _gone(server)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
 
 
 def _gone(pid: int) -> bool:

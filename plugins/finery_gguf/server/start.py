@@ -103,7 +103,7 @@ def start(
         )  # fmt: skip
         build = f"{SERVER} {own.build}" if own else wheel_build()
         with _process(asked, own, api_key, output) as process:
-            address = f"http://{_reached_at(host)}:{asked.port}"
+            address = f"http://{reached_at(host)}:{asked.port}"
             pid = _wait_until_up(process, address, build, output)
             yield Server(address, pid, build, output)
 
@@ -193,7 +193,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
         process.kill()
 
 
-def _reached_at(host: str) -> str:
+def reached_at(host: str) -> str:
     """Where this machine reaches a server that listens on `host`, as a part of an address."""
     host = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host

@@ -10,6 +10,8 @@ import click
 from finery import UsageError, matrix_option, recipe_and_step
 
 MAX_TOKENS = 1024
+ENDED = 143
+"""Exit code after a signal, as a shell has it for SIGTERM."""
 
 
 @click.command("chat")
@@ -44,12 +46,13 @@ def command(
     from finery_serve.chat.session import Named, Session
     from finery_serve.chat.streams import talker
     from finery_serve.opening import open_built
+    from finery_serve.processes import raised_at_signals
 
     names = [step, *([beside] if beside else [])]
     if len(set(names)) < len(names):
         raise UsageError("--beside names the same model", where="--beside", fix="name another step")
     opened = [open_built(name, recipe, overrides) for name in names]
-    with ExitStack() as stack:
+    with raised_at_signals(SystemExit(ENDED)), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finery-chat-")))
         models = []
         for one in opened:

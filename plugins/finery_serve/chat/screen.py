@@ -98,8 +98,12 @@ class Terminal:
             if len(models) > 1:
                 click.secho(name, bold=True)
             page = Page(shutil.get_terminal_size().columns)
-            with without_echo():
-                completion = answer(index, page.write)
+            try:
+                with without_echo():
+                    completion = answer(index, page.write)
+            except FineryError:
+                page.end()  # the error follows on a line of its own
+                raise
             page.write(cut(completion), True)
             page.end()
             click.echo()

@@ -23,7 +23,7 @@ from finery import (
 from finery.rows import Conversation
 from finery_serve.client import Client
 from finery_serve.opening import Opened, server_for
-from finery_serve.servers import Serving, names_of
+from finery_serve.servers import Serving, is_servable, names_of
 
 if TYPE_CHECKING:
     from finery_transformers.parsing.tokens import TokenReader
@@ -69,14 +69,17 @@ def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
         )
 
 
-def is_served(artifact: Artifact, server: Callable[[str], object | None]) -> bool:
+def is_served(artifact: Artifact, server: Callable[[str], Callable[..., Any] | None]) -> bool:
     """Whether a server answers with it, and with the models that it is built on.
 
     server: the function that serves a format; None without one.
     """
     models = [ref for ref in artifact.refs.values() if isinstance(ref, Model)]
-    formats = [str(one.meta.get("format", "")) for one in (artifact, *models)]
-    return all(server(format_) is not None for format_ in formats)
+    for one in (artifact, *models):
+        serve = server(str(one.meta.get("format", "")))
+        if serve is None or not is_servable(one, serve):
+            return False
+    return True
 
 
 class ServerTalker:

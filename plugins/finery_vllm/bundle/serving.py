@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finery import Artifact, StepError, UsageError
-from finery_serve.servers import Fault, Prompt, Serving
+from finery_serve.servers import Fault, Prompt, Serving, bundles_only
 from finery_vllm.answering.proof import prove
 from finery_vllm.server.command import DESCRIPTION, SERVE, Description, description_of
 from finery_vllm.server.start import Refused, Server, start
@@ -77,6 +77,7 @@ class BundleServer:
         return answer
 
 
+@bundles_only
 @contextmanager
 def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[BundleServer]:
     """Serve a bundle: its base and adapters under the names that its `run.sh` gives them.

@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery import StepError, load_reference, visible_gpus
+from finery_gguf.server.start import free_port, reached_at
 from finery_serve.processes import ended_with_us, stop
 from finery_vllm.server.command import SERVE, cpu_options, served
 from finery_vllm.server.installation import Installation, installation
@@ -37,8 +37,9 @@ _OWN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 class Server(NamedTuple):
     """A running server.
 
-    address: `http://127.0.0.1:PORT`. build: which vLLM it is. api_key: what requests must present.
-    names: of the models that it serves: the base, then the adapters. log: the file with its output.
+    address: e.g. `http://127.0.0.1:8080`. build: which vLLM it is. api_key: what requests must
+    present. names: of the models that it serves: the base, then the adapters. log: the file with
+    its output.
     """
 
     address: str
@@ -98,12 +99,13 @@ def start(
     default: a temporary one. alias: the name of the model, or of a bundle's base; default: `model`
     or the bundle's. options: further arguments of vLLM's server. environment: further variables.
 
-    `StepError` if there is no vLLM, or it ends before it answers.
+    `StepError` if there is no vLLM, or it ends before it answers, and `UsageError` for a port that
+    is in use.
     """
     with tempfile.TemporaryDirectory(prefix="finery-vllm-") as scratch:
         found = installation()
         what = served(folder, alias=alias, adapters=adapters or {}, slots=slots, context=context)
-        at = port or _free_port()
+        at = free_port(host, port)
         command = [
             str(found.python), "-m", SERVE, *_dtype(), *what.arguments, "--host", host,
             "--port", str(at), *options,
@@ -112,14 +114,15 @@ def start(
         variables = _environment(found, api_key, offline="--revision" not in what.arguments)
         variables |= {} if visible_gpus() else cpu_options()
         variables |= environment or {}
+        # In a session of its own, so that Ctrl-C only reaches this process.
         with written.open("ab") as output:
             process = subprocess.Popen(
                 command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         server = Server(
-            f"http://{HOST}:{at}", process.pid, f"vLLM {found.version}", api_key, what.names,
-            written, process,
+            f"http://{reached_at(host)}:{at}", process.pid, f"vLLM {found.version}", api_key,
+            what.names, written, process,
         )  # fmt: skip
         try:
             with ended_with_us(process):
@@ -152,12 +155,6 @@ def _environment(found: Installation, api_key: str | None, *, offline: bool) -> 
     if api_key is not None:
         variables["VLLM_API_KEY"] = api_key  # a command line can be read by every user
     return variables
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(server: Server) -> None:

@@ -98,8 +98,8 @@ class Upstream:
     renamed: dict[str, str] = field(default_factory=dict)
 
     def body(self, messages: list[Message], asked: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model's server is sent."""
-        own = {name: value for name, value in asked.items() if name not in REQUIRED}
+        """What the model's server is sent. null in a request is a parameter that it doesn't set."""
+        own = {n: value for n, value in asked.items() if n not in REQUIRED and value is not None}
         body = dict(self.parameters)
         for more in (own, self.extra):
             if any(more.get(name) is not None for name in LIMITS):  # servers refuse both at once

@@ -1,0 +1,50 @@
+"""What `finery serve` and `finery chat` do at signals, so that servers leave nothing."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from finery_serve.processes import raised_at_signals
+
+SIGNALS = [signal.SIGTERM, signal.SIGHUP]
+
+
+class Ended(BaseException):
+    """As SystemExit, no Exception."""
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """The default handlers, which the tests' own process may not have."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_an_exception(number: signal.Signals) -> None:
+    with pytest.raises(Ended), raised_at_signals(Ended()):
+        signal.raise_signal(number)
+    assert [signal.getsignal(one) for one in SIGNALS] == [signal.SIG_DFL] * 2
+
+
+def test_a_second_signal_does_not_interrupt_the_cleaning_up() -> None:
+    ended = []
+    with suppress(Ended), raised_at_signals(Ended()):
+        try:
+            signal.raise_signal(signal.SIGHUP)
+        finally:
+            for number in SIGNALS:
+                signal.raise_signal(number)
+            ended.append("cleaned up")
+    assert ended == ["cleaned up"]
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with raised_at_signals(Ended()):
+        signal.raise_signal(signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

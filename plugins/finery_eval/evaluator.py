@@ -133,19 +133,6 @@ class Gated(Gate):
         super().check()
 
 
-def refuse_requirements(inner: Gated, setting: str) -> None:
-    """Raise `UsageError` if an evaluator inside another step has `require`.
-
-    setting: the one of the outer step that holds it. The outer step's own `require` is judged.
-    """
-    if inner.require:
-        raise UsageError(
-            f"the evaluator in `{setting}` can't have `require`",
-            where=f"{setting}.require",
-            fix=f"move it out of `{setting}`",
-        )
-
-
 def with_more(report: dict[str, Any]) -> dict[str, Any]:
     """A `Metrics` report with the scores of `details["more"]`, which aren't in its tables.
 
@@ -175,6 +162,9 @@ class Judge(Gated, preflight="finery_eval.preflight:JudgePreflight"):
 
         Rows that aren't built yet look as in their source, e.g. records of a file.
         """
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise `DataError` for slices that no row can have. columns: all that rows can have."""
 
 
 class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
@@ -207,6 +197,12 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
         super().check()
         check_pattern(self.extract)
 
+    def check_nested(self) -> None:
+        """Raise `UsageError` for settings that only `run` obeys.
+
+        Inside another step, only `judging` is called, see `finery_eval.nested`.
+        """
+
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read what the rows expect; the result judges the models' answers to their prompts.
 
@@ -234,6 +230,12 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
         rows = read_rows(self.rows)
         self.judging(job, rows)
         self.check_slices(rows)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise `DataError` for slices that no row can have. columns: all that rows can have."""
+        fields = self.answer_fields(None)
+        if fields is not None:
+            slicing.check_names(columns, self.slices, fields)
 
     def check_slices(self, rows: Sequence[Row]) -> None:
         """Raise `DataError` for slices that no row has."""

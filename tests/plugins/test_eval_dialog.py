@@ -349,7 +349,7 @@ def test_a_conversation_that_the_assistant_begins(tmp_path: Path) -> None:
     ("each", "what", "where"),
     [
         (None, "`each` is missing", "each"),
-        (inner(Preference), "can't judge the turns of a conversation", "each"),
+        (inner(Preference), "doesn't judge answers one by one", "each"),
         (
             inner(Exact, require={"models.accuracy": "> 0.5"}),
             "can't have `require`",

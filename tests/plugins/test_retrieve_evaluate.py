@@ -451,7 +451,7 @@ def test_a_judge_sees_the_documents_and_adds_its_metrics(tmp_path: Path, index: 
 
 
 @pytest.mark.parametrize(("given", "what"), [
-    ({"judge": Given(kind="Model")}, "judges no answers"),
+    ({"judge": Given(kind="Model")}, "doesn't judge answers one by one"),
     ({"judge": judged_by("x"), "contexts": ["oracle"]}, "`contexts` lacks"),
 ])  # fmt: skip
 def test_a_judge_that_cant_judge_is_refused(

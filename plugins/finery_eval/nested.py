@@ -27,7 +27,7 @@ class Nested(NamedTuple):
 
     @classmethod
     def of(cls, outer: Judge, setting: str) -> "Nested | None":
-        """A copy of the evaluator in a setting, with the models of the outer step.
+        """A copy of the evaluator in a setting, with the models and rows of the outer step.
 
         None if the setting is empty. Raises `UsageError` for a step type that doesn't judge answers
         one by one.
@@ -42,7 +42,7 @@ class Nested(NamedTuple):
                 fix=f"use one that does, e.g. {setting}: {{use: eval.exact}}",
             )
         evaluator = copy(step)
-        evaluator.models = outer.models
+        evaluator.models, evaluator.rows = outer.models, outer.rows
         return cls(evaluator, setting)
 
     @classmethod

@@ -209,4 +209,5 @@ def test_the_evaluator_of_the_recipe_stays_as_it_is() -> None:
     step = OUTER["eval.curve"](inner(Exact))
     nested = Nested.required(step, "each")
     assert nested.evaluator.models == step.models
+    assert nested.evaluator.rows is step.rows
     assert [model.name for model in step.each.models] == ["models"]  # type: ignore[attr-defined]

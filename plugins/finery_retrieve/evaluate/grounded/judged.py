@@ -5,7 +5,7 @@ In go prompts, answers and the evaluator. Out come its metrics, question by ques
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from finery import Completion, Job, UsageError
 from finery.rows import Row
@@ -20,10 +20,14 @@ SAME = 1e-9
 
 
 class Judged(NamedTuple):
-    """values: metric → model → its value for each question. remarks: on the judge."""
+    """values: metric → model → its value for each question. remarks: on the judge.
 
-    values: Mapping[str, Mapping[str, Sequence[Value]]]
-    remarks: Sequence[dict[str, str]]
+    more: scores that aren't values of questions, as in `evaluator.with_more`.
+    """
+
+    values: Mapping[str, Mapping[str, Sequence[Value]]] = {}
+    remarks: Sequence[dict[str, str]] = ()
+    more: Mapping[str, Mapping[str, Any]] = {}
 
 
 def check_judge(judge: Nested, contexts: Sequence[Context], own: Sequence[str]) -> None:
@@ -49,7 +53,7 @@ def judging(
     """
     at = [i for i, one in enumerate(asked) if one.context == CONTEXT and one.expects_answer]
     if judge is None or not at:
-        return lambda answers: Judged({}, [])
+        return lambda answers: Judged()
     verdicts = judge.judging(job, [_row(asked[i]) for i in at])
     places = [asked[i].number for i in at]
 
@@ -61,9 +65,18 @@ def judging(
             }
             for metric, by_model in _by_row(of).items()
         }
-        return Judged(values, of.details.get("remarks", []))
+        return Judged(values, of.details.get("remarks", []), _more(of))
 
     return judged
+
+
+def _more(verdicts: Verdicts) -> dict[str, dict[str, Any]]:
+    """Scores that aren't values of answers, those of models under the name of the context."""
+    more: dict[str, dict[str, Any]] = {}
+    for name, scores in verdicts.details.get("more", {}).items():
+        prefix = f"{CONTEXT}." if name in verdicts.judged else ""
+        more[name] = {f"{prefix}{metric}": score for metric, score in scores.items()}
+    return more
 
 
 def _row(asked: Asked) -> Row:

@@ -237,6 +237,7 @@ class Grounded(
                     *citation_table(outcome, self.contexts),
                     evaluator.answers_table({n: list(of) for n, of in outcome.answers.items()}),
                 ],
+                **({"more": judged.more} if judged.more else {}),
                 "remarks": [*overlap_remarks(outcome), *judged.remarks],
                 "truncated": {n: evaluator.truncated(of) for n, of in outcome.answers.items()},
             },

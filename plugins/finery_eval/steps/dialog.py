@@ -202,6 +202,7 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         by_turn = {
             name: list(scores_by_turn(of, judged, turns)) for name, of in judged.judged.items()
         }
+        baselines, against = evaluator.compared_baselines(self.models, of_turns, judged.headline)
         cut = [turn.as_row() for turn in turns]
         sliced = slices.details_of(cut, judged, self.inner().evaluator.slices, together)
         details: dict[str, Any] = {
@@ -210,10 +211,12 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
             "headline": [*judged.headline, "whole"],
             "comparisons": comparisons,
             "pairs": of_turns.pairs,
+            **baselines,
             "turns": by_turn,
             "tables": [
                 *comparison_tables(comparisons, "sign flips of rows, exact"),
                 *slices.tables_of(sliced, judged.headline[0]),
+                *against,
                 *(turn_table(name, judged.headline, of) for name, of in by_turn.items()),
                 *replaced_table(replaced, len(turns)),
                 *judged.tables,

@@ -219,7 +219,7 @@ def test_replies_begin_with_the_name_of_the_customer() -> None:
 def test_every_reply_follows_the_rules() -> None:
     voice = open_graph(SUPPORT_CHAT / "recipe.yaml").nodes["voice"].step
     assert isinstance(voice, Dialog)
-    rules = voice.inner()
+    rules = voice.inner().evaluator
     assert isinstance(rules, Rules)
     chats = rows(SUPPORT_CHAT, "conversations.jsonl") + rows(SUPPORT_CHAT, "facts.jsonl")
     replies = [reply for row in chats for reply in texts(row, "assistant")]

@@ -1,6 +1,7 @@
 """The answers of training rows in parts: one class, or fields with a class each."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,14 +24,13 @@ class Shape(msgspec.Struct, frozen=True):
     fields: tuple[str, ...] = ()
 
     def parts(self, answer: str) -> list[str]:
-        """The value of each field as text; of an object, as JSON. Raises `ValueError`."""
+        """The value of each field as text; of an object, as JSON. The answer has this shape."""
         if self.form == WHOLE:
             return [answer.strip()]
         if self.form == OBJECT:
             values = json.loads(answer)
             return [json.dumps(values[field], ensure_ascii=False) for field in self.fields]
-        lines = (line.partition(":") for line in answer.splitlines() if line.strip())
-        named = {name.strip(): value.strip() for name, _, value in lines}
+        named = dict(_lines(answer))
         return [named[field] for field in self.fields]
 
     def written(self, values: Sequence[str]) -> str:
@@ -54,8 +54,10 @@ class Lesson(msgspec.Struct, frozen=True):
 def lessons_of(rows: Dataset, fields: Sequence[str]) -> tuple[Shape, list[Lesson]]:
     """How the answers are written, and the rows to learn from.
 
-    fields: those to predict; empty: those that all answers have, else the answer as a whole.
-    Raises `DataError` for rows without a prompt or an answer, and for no rows at all.
+    fields: those to predict; empty: those that all answers have, else the answer as a whole. It is
+    also learned as a whole if only some are JSON objects, or have several lines of one name.
+    Raises `DataError` for rows without a prompt or an answer, and for no rows at all; `UsageError`
+    for `fields` that not all answers have in the same form, and once.
     """
     read = [(row, question(split_turns(row)[0]), answer_of(row)) for row in rows]
     if not read:
@@ -82,9 +84,8 @@ def answer_of(row: Row) -> str:
 
 
 def _shape(answers: Sequence[str], fields: Sequence[str]) -> Shape:
-    names = field_names(answers)
-    if not fields and not names:
-        return Shape(WHOLE)
+    """How answers are written. As a whole, unless all have fields in one form, each field once."""
+    names = list(dict.fromkeys(field_names(answers)))
     unknown = [field for field in fields if field not in names]
     if unknown:
         raise UsageError(
@@ -93,8 +94,36 @@ def _shape(answers: Sequence[str], fields: Sequence[str]) -> Shape:
             fix=did_you_mean(unknown[0], names)
             or "remove `fields`: answers are learned as a whole",
         )
-    form = OBJECT if all(_is_object(answer) for answer in answers) else LINES
-    return Shape(form, tuple(fields or names))
+    forms = {OBJECT if _is_object(answer) else LINES for answer in answers}
+    repeated = _repeated(answers) if forms == {LINES} else set()
+    if not fields and (not names or len(forms) > 1 or repeated):
+        return Shape(WHOLE)
+    if len(forms) > 1:
+        raise UsageError(
+            "some answers are JSON objects, others are lines `field: value`",
+            where="fields",
+            fix="write all answers in one form, or remove `fields`: they are learned as a whole",
+        )
+    twice = [field for field in fields if field in repeated]
+    if twice:
+        raise UsageError(
+            f"some answers have several lines '{twice[0]}: …'",
+            where="fields",
+            fix="write its values in one line, or name other fields",
+        )
+    return Shape(forms.pop(), tuple(fields or names))
+
+
+def _lines(answer: str) -> list[tuple[str, str]]:
+    """The name and the value of each line `field: value`."""
+    lines = (line.partition(":") for line in answer.splitlines() if line.strip())
+    return [(name.strip(), value.strip()) for name, _, value in lines]
+
+
+def _repeated(answers: Sequence[str]) -> set[str]:
+    """The names that any answer has more than one line of."""
+    counts = (Counter(name for name, _ in _lines(answer)) for answer in answers)
+    return {name for of in counts for name, n in of.items() if n > 1}
 
 
 def _is_object(answer: str) -> bool:

@@ -29,7 +29,8 @@ class Linear(
     rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
     fields: list[str] = setting(
         [],
-        help="Fields of the answer. Default: those that all answers have, else the whole answer.",
+        help="Fields of the answer. Default: those that all answers have once and in one form, "
+        "else the whole answer.",
         examples=[["category", "priority"]],
     )
     c: float = setting(

@@ -19,7 +19,8 @@ class Majority(Step, sections=("models",), seeded=False):
     rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
     fields: list[str] = setting(
         [],
-        help="Fields of the answer. Default: those that all answers have, else the whole answer.",
+        help="Fields of the answer. Default: those that all answers have once and in one form, "
+        "else the whole answer.",
         examples=[["category", "priority"]],
     )
 

@@ -2,8 +2,9 @@
 
 In go models and rows, out come metrics with confidence intervals, a prediction for each row, and
 comparisons with the first model. Public for other plugins: `finery_eval.evaluator`, `.verdicts`,
-`.paired` and `.stats`, for evaluators; `finery_eval.database`, which runs queries against a scratch
-database; and `finery_eval.calls.broken`, which finds calls that break the schema of their tool.
+`.paired` and `.stats`, for evaluators; `finery_eval.nested`, for steps with an evaluator inside;
+`finery_eval.database`, which runs queries against a scratch database; and
+`finery_eval.calls.broken`, which finds calls that break the schema of their tool.
 """
 
 from collections.abc import Mapping, Sequence

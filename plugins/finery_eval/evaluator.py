@@ -33,7 +33,7 @@ from finery_eval.scoring import slices as slicing
 from finery_eval.scoring.differences import MCNEMAR, SIGN_FLIPS
 from finery_eval.scoring.differences import compare as compare
 from finery_eval.scoring.groups import groups_of
-from finery_eval.scoring.scored import score
+from finery_eval.scoring.scored import Scored, score
 from finery_eval.scoring.tables import Unit as Unit
 from finery_eval.scoring.tables import baseline_tables
 from finery_eval.scoring.tables import comparison_tables as comparison_tables
@@ -133,19 +133,6 @@ class Gated(Gate):
         super().check()
 
 
-def refuse_requirements(inner: Gated, setting: str) -> None:
-    """Raise `UsageError` if an evaluator inside another step has `require`.
-
-    setting: the one of the outer step that holds it. The outer step's own `require` is judged.
-    """
-    if inner.require:
-        raise UsageError(
-            f"the evaluator in `{setting}` can't have `require`",
-            where=f"{setting}.require",
-            fix=f"move it out of `{setting}`",
-        )
-
-
 def with_more(report: dict[str, Any]) -> dict[str, Any]:
     """A `Metrics` report with the scores of `details["more"]`, which aren't in its tables.
 
@@ -175,6 +162,9 @@ class Judge(Gated, preflight="finery_eval.preflight:JudgePreflight"):
 
         Rows that aren't built yet look as in their source, e.g. records of a file.
         """
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise `DataError` for slices that no row can have. columns: all that rows can have."""
 
 
 class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
@@ -207,6 +197,12 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
         super().check()
         check_pattern(self.extract)
 
+    def check_nested(self) -> None:
+        """Raise `UsageError` for settings that only `run` obeys.
+
+        Inside another step, only `judging` is called, see `finery_eval.nested`.
+        """
+
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read what the rows expect; the result judges the models' answers to their prompts.
 
@@ -234,6 +230,12 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
         rows = read_rows(self.rows)
         self.judging(job, rows)
         self.check_slices(rows)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise `DataError` for slices that no row can have. columns: all that rows can have."""
+        fields = self.answer_fields(None)
+        if fields is not None:
+            slicing.check_names(columns, self.slices, fields)
 
     def check_slices(self, rows: Sequence[Row]) -> None:
         """Raise `DataError` for slices that no row has."""
@@ -469,24 +471,32 @@ def write(
     comparisons = compare(correct, groups)
     exports = compared_exports(models, correct, partial(compare, groups=groups))
     test = MCNEMAR if groups is None else SIGN_FLIPS
-    cheap = [model.name for model in models if BASELINE in model.meta]
-    values = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.scores.items()}
+    baselines, against = compared_baselines(models, scored, verdicts.headline)
     sliced = slicing.details_of(rows, verdicts, slices, groups)
     tables = [
         *comparison_tables(comparisons, test),
         *slicing.tables_of(sliced, verdicts.headline[0]),
-        *baseline_tables(scored.pairs, values, cheap, verdicts.headline),
+        *against,
         *verdicts.tables,
     ]
     facts = {name: judged.facts for name, judged in verdicts.judged.items()}
     details = {**verdicts.details, "headline": verdicts.headline, "comparisons": comparisons}
-    details |= {"pairs": scored.pairs, **({"groups": len(groups)} if groups else {})}
-    details |= {"baselines": cheap} if cheap else {}
+    details |= {"pairs": scored.pairs, **({"groups": len(groups)} if groups else {}), **baselines}
     details |= {"slices": sliced} if sliced else {}
     details |= {"tables": tables, **({"exports": exports} if exports else {})}
     lines = predictions(rows, answers, facts)
     metrics = write_scored(job, len(rows), scored.scores, details, lines, answers)
     return with_speeds(metrics, models)
+
+
+def compared_baselines(
+    models: Sequence[Model], scored: Scored, metrics: Sequence[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The cheap baselines among models, as `details`, and the tables of the others against them."""
+    cheap = [model.name for model in models if BASELINE in model.meta]
+    values = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.scores.items()}
+    tables = baseline_tables(scored.pairs, values, cheap, metrics)
+    return ({"baselines": cheap} if cheap else {}), tables
 
 
 def dependent(job: Job, rows: Sequence[Row]) -> list[Sequence[int]] | None:

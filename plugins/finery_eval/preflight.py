@@ -4,8 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from finery import Job, Preflight
 from finery.rows import Row
-from finery_eval.evaluator import Evaluator, Judge
-from finery_eval.scoring import slices
+from finery_eval.evaluator import Judge
 
 
 class JudgePreflight(Preflight[Judge]):
@@ -18,12 +17,8 @@ class JudgePreflight(Preflight[Judge]):
 
     def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
         """Raise `DataError` for slices that no row can have."""
-        judge = getattr(self.step, "each", self.step)
-        if not isinstance(judge, Evaluator) or "rows" not in columns:
-            return
-        fields = judge.answer_fields(None)
-        if fields is not None:
-            slices.check_names(columns["rows"], judge.slices, fields)
+        if "rows" in columns:
+            self.step.check_columns(columns["rows"])
 
     def check_inputs(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""

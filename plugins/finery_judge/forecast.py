@@ -59,7 +59,7 @@ class RubricForecast(_JudgeForecast[RubricJudge]):
             reference = answer if step.reference else ""
             return template.messages(names(row, reference, answer=answer) | given, row)
 
-        people = calibration.decided(step.reviewed or step.rows, step.human) if step.human else []
+        people = calibration.decided(step.seen_by_people(), step.human) if step.human else []
         theirs = ((Request(messages(d.row, answer_text(d.row).strip())), 1) for d in people)
         return asked._replace(
             total=each * len(step.rows) + len(people),

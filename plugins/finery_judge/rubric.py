@@ -133,6 +133,10 @@ class RubricJudge(
         people = self._decided(rows, references)
         return partial(_Scoring(self, rows, references, people).verdicts, job)
 
+    def seen_by_people(self) -> Dataset:
+        """The rows with the answers that people judge."""
+        return self.rows if self.reviewed is None else self.reviewed
+
     def _decided(self, rows: Sequence[Row], references: Sequence[str]) -> list[tuple[Decided, str]]:
         """(answer that people judged, the reference that the judge is shown)."""
         if self.human is None:
@@ -141,7 +145,7 @@ class RubricJudge(
             transcript(split_turns(row)[0]): text
             for row, text in zip(rows, references, strict=True)
         }
-        people = calibration.decided(self.reviewed or self.rows, self.human)
+        people = calibration.decided(self.seen_by_people(), self.human)
         prompts = [transcript(split_turns(one.row)[0]) for one in people]
         missing = [one for one, prompt in zip(people, prompts, strict=True) if prompt not in known]
         if self.reference and missing:

@@ -7,18 +7,20 @@ in the United States before 1930, and its authors died in 1925 and 1905, so that
 trademark.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from finery import DataError, shown
 
 SHIPPED = Path(__file__).with_name("passages.txt")
 PASSAGE = 600
-"""Bytes from which a passage ends at the next paragraph, and at most twice as many."""
+"""Bytes from which a passage ends. It has at most twice as many, and a blank line in between."""
+_WORD = re.compile(r"\S+\s*")
 
 
 def passages(path: Path, limit: int) -> list[str]:
-    """The passages at the beginning of a file. limit: bytes of all together.
+    """The passages at the beginning of a file. limit: most bytes of all together.
 
     Raises `DataError` for a file that isn't UTF-8 or has no text.
     """
@@ -28,16 +30,21 @@ def passages(path: Path, limit: int) -> list[str]:
         raise DataError(
             f"the text can't be read: {error}", where=shown(path), fix="save it as UTF-8"
         ) from error
-    parts: list[str] = []
-    size = 0
-    for part in _joined(text):
-        size += len(part.encode())
-        if size > limit and parts:
-            break
-        parts.append(part)
+    parts = list(_first(_joined(text), limit))
     if not parts:
         raise DataError("the text is empty", where=shown(path), fix="name a file with text")
     return parts
+
+
+def _first(parts: Iterable[str], limit: int) -> Iterator[str]:
+    """The first parts, with at most `limit` bytes; of one that is longer by itself, the start."""
+    size = 0
+    for part in parts:
+        if size and size + len(part.encode()) > limit:
+            return
+        start = next(_cut(part, limit))
+        yield start
+        size += len(start.encode())
 
 
 def _joined(text: str) -> Iterator[str]:
@@ -53,15 +60,36 @@ def _joined(text: str) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Paragraphs, long ones cut between words."""
+    """Paragraphs, those with more than `PASSAGE` bytes cut between words."""
     lines = "\n".join(line.strip() for line in text.splitlines())
     for paragraph in filter(None, (part.strip() for part in lines.split("\n\n"))):
-        words: list[str] = []
-        size = 0
-        for word in paragraph.split(" "):
-            if words and size + len(word.encode()) > PASSAGE:
-                yield " ".join(words)
-                words, size = [], 0
-            words.append(word)
-            size += len(word.encode()) + 1
-        yield " ".join(words)
+        piece = ""
+        for word in _words(paragraph):
+            if piece and len((piece + word.rstrip()).encode()) > PASSAGE:
+                yield piece.rstrip()
+                piece = ""
+            piece += word
+        yield piece.rstrip()
+
+
+def _words(paragraph: str) -> Iterator[str]:
+    """Words, each with the whitespace after it.
+
+    Those with more than `PASSAGE` bytes are cut: not all languages put spaces between words.
+    """
+    for word in _WORD.findall(paragraph):
+        *parts, last = _cut(word.rstrip(), PASSAGE)
+        yield from parts
+        yield last + word[len(word.rstrip()) :]
+
+
+def _cut(text: str, most: int) -> Iterator[str]:
+    """A text in parts of at most so many bytes, cut between characters."""
+    start = size = 0
+    for place, character in enumerate(text):
+        width = len(character.encode())
+        if size + width > most:
+            yield text[start:place]
+            start, size = place, 0
+        size += width
+    yield text[start:]

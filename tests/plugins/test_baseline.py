@@ -145,6 +145,46 @@ def test_free_text_is_no_label(tmp_path: Path) -> None:
         run_step(Nearest(rows=empty), tmp_path / "out")
 
 
+JSON = '{"category": "account", "priority": "low"}'
+MIXED = [JSON, lines("billing", "high"), JSON]
+REPEATED = ["tag: a\ntag: b", "tag: b\ntag: c", "tag: a\ntag: b"]
+
+
+@pytest.mark.parametrize("answers", [MIXED, REPEATED], ids=["mixed", "repeated"])
+def test_answers_of_no_common_shape_are_learned_as_a_whole(
+    answers: list[str], tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"question {i}", "completion": text} for i, text in enumerate(answers)]
+    table = dataset(tmp_path / "rows", rows)
+    model = run_step(Majority(rows=table), tmp_path / "out")
+    assert ask(model, "?") == [answers[0]]
+
+
+@pytest.mark.parametrize(
+    ("answers", "field", "what"),
+    [(MIXED, "category", "are JSON objects, others are lines"),
+     (REPEATED, "tag", "several lines 'tag: …'")],
+    ids=["mixed", "repeated"],
+)  # fmt: skip
+def test_a_field_without_one_value_in_each_answer_is_refused(
+    answers: list[str], field: str, what: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"question {i}", "completion": text} for i, text in enumerate(answers)]
+    table = dataset(tmp_path / "rows", rows)
+    with pytest.raises(UsageError, match=what) as caught:
+        run_step(Majority(rows=table, fields=[field]), tmp_path / "out")
+    assert caught.value.where == "fields"
+
+
+def test_other_fields_may_have_several_lines(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"question {i}", "completion": f"kind: a\ntag: x\ntag: {i}"} for i in range(3)
+    ]
+    table = dataset(tmp_path / "rows", rows)
+    model = run_step(Majority(rows=table, fields=["kind"]), tmp_path / "out")
+    assert ask(model, "?") == ["kind: a"]
+
+
 def test_similar_texts_are_found_by_words_and_their_forms() -> None:
     index = SimilarIndex(["the parcel came late", "refund the order", "no parcels at all", "hello"])
     assert [number for number, _ in index.nearest("where is my parcel?", 2)] == [0, 2]

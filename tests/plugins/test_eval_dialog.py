@@ -20,6 +20,7 @@ from finery_eval.steps.structured import Json
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.verdicts import Judged, Means, Verdicts
 from finery_eval.view.answers import turn_of
+from finery_eval.view.weaknesses.baselines import remarks_on
 
 OSLO = call("weather", city="Oslo")
 
@@ -210,6 +211,20 @@ def weather(*turns: dict[str, Any]) -> dict[str, Any]:
 LAST = {"role": "assistant", "content": "It rains."}
 
 
+def test_models_are_compared_with_cheap_baselines(tmp_path: Path) -> None:
+    linear = caller("linear", lambda messages, tools: "a")
+    linear.meta["baseline"] = "linear"
+    rows = [{**talk("a", "a", "b", "b", "c", "c"), "n": i} for i in range(8)]
+    report, _ = judge(tmp_path, rows, linear, caller("sft", repeat))
+    assert report["details"]["baselines"] == ["linear"]
+    (line,) = table_of(report, "sft against the baseline linear")
+    assert line[:4] == ["accuracy", 1, pytest.approx(1 / 3), pytest.approx(2 / 3)]
+    assert line[-1] == "better"
+    weak, _ = judge(tmp_path / "weak", rows, linear, caller("sft", lambda m, t: "b"))
+    (remark,) = remarks_on(weak)
+    assert remark.text.startswith("sft isn't shown to beat the baseline linear")
+
+
 def test_calls_are_judged_in_each_turn(tmp_path: Path) -> None:
     histories: list[Any] = []
     rows = [weather(LAST)]
@@ -349,7 +364,7 @@ def test_a_conversation_that_the_assistant_begins(tmp_path: Path) -> None:
     ("each", "what", "where"),
     [
         (None, "`each` is missing", "each"),
-        (inner(Preference), "can't judge the turns of a conversation", "each"),
+        (inner(Preference), "doesn't judge answers one by one", "each"),
         (
             inner(Exact, require={"models.accuracy": "> 0.5"}),
             "can't have `require`",

@@ -19,6 +19,9 @@ from finery import (
 )
 from finery.inference.records import MemoryRecords
 from finery.testing import TestJob, dataset, table_model
+from finery_eval.steps.curve import Curve
+from finery_eval.steps.dialog import Dialog
+from finery_judge.forecast import RubricForecast
 from finery_judge.rubric import RubricJudge
 from finery_judge.templates import PAIR_PROMPT, SCORE_PROMPT
 
@@ -228,6 +231,33 @@ def test_people_who_accept_everything_calibrate_nothing(
     human = reviews(tmp_path, reviewed, *["accept"] * 5)
     report = setup.run(critic(by_word), human=human, reviewed=reviewed).report()
     assert "people accepted all 5 answers" in report["details"]["remarks"][0]["text"]
+
+
+@pytest.mark.parametrize("outer", [Curve, Dialog])
+def test_a_judge_inside_another_step_is_held_against_people(
+    outer: type[Any], setup: Setup, tmp_path: Path
+) -> None:
+    """The decisions are on rows that only the outer step has."""
+    for size, model in enumerate((setup.base, setup.sft), 1):
+        model.meta["rows"] = size
+    each = RubricJudge(
+        models=[Model.placeholder("models")], rows=Dataset.placeholder("rows"), judge=setup.critic,
+        rubric="Is it good?", human=reviews(tmp_path, setup.rows, *["accept", "reject"] * 5),
+    )  # fmt: skip
+    step = outer(models=[setup.base, setup.sft], rows=setup.rows, each=each)
+    job = TestJob(tmp_path / "nested", engines={"critic": critic(by_word)})
+    details = step.run(job).report()["details"]
+    assert details["more"]["judge"]["agreement"]["value"] == 0.5
+    assert "isn't calibrated" not in str(details["remarks"])
+
+
+def test_no_reviewed_rows_are_no_rows(setup: Setup, tmp_path: Path) -> None:
+    """The decisions on `rows` aren't on `reviewed`, which has no rows yet."""
+    human, empty = reviews(tmp_path, setup.rows, "accept", "reject"), dataset(tmp_path / "none", [])
+    step = setup.step(human=human, reviewed=empty)
+    assert RubricForecast(step).asks({}, built=True).total == 2 * len(PROMPTS)
+    metrics = setup.run(critic(by_word), human=human, reviewed=empty)
+    assert "the judge isn't calibrated" in metrics.report()["details"]["remarks"][0]["text"]
 
 
 @pytest.mark.parametrize(("settings", "what"), [

@@ -11,6 +11,8 @@ from typing import Any, get_args
 
 import pytest
 from conftest import MakeProject
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from tiny_llama import tiny_llama
 
 from finery import DataError, FileOrName, Metrics, Model, RequirementError, UsageError
@@ -67,6 +69,42 @@ def test_the_shipped_text_is_plain_and_in_passages() -> None:
     assert all(PASSAGE <= len(part.encode()) <= 2 * PASSAGE + 100 for part in parts[:-1])
     assert "Gutenberg" not in "".join(parts)
     assert len("".join(passages(SHIPPED, 4000)).encode()) <= 4000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "天地玄黄宇宙洪荒。" * 1200,
+        "ฉันอ่านหนังสือในห้องสมุดทุกวัน" * 400,
+        "日月盈昃，辰宿列张。\n" * 1200,
+        "x" * 9000 + " and more words",
+    ],
+    ids=["chinese", "thai", "lines", "one word"],
+)
+def test_a_text_without_spaces_is_in_short_passages(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "own.txt"
+    file.write_text(text, encoding="utf-8")
+    parts = passages(file, 16_000)
+    sizes = [len(part.encode()) for part in parts]
+    assert max(sizes) <= 2 * PASSAGE
+    assert min(sizes[:-1]) >= PASSAGE - 8  # a character has up to 4 bytes
+    assert sum(sizes) <= 16_000
+    assert text.startswith(parts[0][:100])
+    (start,) = passages(file, 500)
+    assert 490 < len(start.encode()) <= 500
+
+
+@given(st.text(st.sampled_from("aé天😀 \n\t\u3000"), max_size=2500), st.integers(500, 4000))
+def test_passages_are_the_text_but_for_whitespace(
+    tmp_path_factory: pytest.TempPathFactory, text: str, limit: int
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.txt"
+    file.write_text(text, encoding="utf-8", newline="")
+    assume(text.strip())
+    parts = passages(file, limit)
+    assert sum(len(part.encode()) for part in parts) <= limit
+    assert all(0 < len(part.encode()) <= 2 * PASSAGE + len("\n\n") for part in parts)
+    assert "".join(text.split()).startswith("".join("".join(parts).split()))
 
 
 # -- tiny models ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from finery import (
     Index,
     Metrics,
     Model,
+    OptionalFiles,
     Output,
     RequirementError,
     UsageError,
@@ -450,8 +452,43 @@ def test_a_judge_sees_the_documents_and_adds_its_metrics(tmp_path: Path, index: 
     grounded(tmp_path, index, [], judge=step.judge, require=require).verify({"": metrics})
 
 
+def test_decisions_on_the_questions_calibrate_the_judge(tmp_path: Path, index: Index) -> None:
+    """The judge lets answers about even rooms pass, and so do people."""
+    rows = [question_row(room) for room in ROOMS]
+    file = tmp_path / "decisions.jsonl"
+    lines = [{"id": row["id"], "do": ("accept", "reject")[i % 2]} for i, row in enumerate(rows)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    judge = judged_by("It is right.")
+    judge.human = OptionalFiles([file.name], [file])
+
+    def score(text: str) -> str:
+        (room,) = re.findall(r"number of Room (\d+)\?", text)
+        return json.dumps({"reason": "so", "score": 2 if int(room) % 2 else 4})
+
+    step, engine = grounded(tmp_path, index, rows, judge=judge), critic(score)
+    job = TestJob(tmp_path / "job", engines={**ENGINES, "critic": engine})
+    metrics = step.run(job)
+    more = metrics.report()["details"]["more"]
+    assert more["judge"]["kappa"]["value"] == 1
+    assert more["reader"]["retrieved.corrected"]["value"] == 0.5
+
+
+def test_rows_that_the_judge_cant_read_are_refused_before_any_answer(
+    tmp_path: Path, index: Index
+) -> None:
+    judge = judged_by("It is right.")
+    judge.reference = True
+    row = question_row(13)
+    row["messages"].pop()
+    step = grounded(tmp_path, index, [{**row, "expected": ["110866"]}], "reader", judge=judge)
+    Reader.prompts.clear()
+    with pytest.raises(DataError, match="no answer that the judge could see"):
+        measured(tmp_path, step)
+    assert Reader.prompts == []
+
+
 @pytest.mark.parametrize(("given", "what"), [
-    ({"judge": Given(kind="Model")}, "judges no answers"),
+    ({"judge": Given(kind="Model")}, "doesn't judge answers one by one"),
     ({"judge": judged_by("x"), "contexts": ["oracle"]}, "`contexts` lacks"),
 ])  # fmt: skip
 def test_a_judge_that_cant_judge_is_refused(

@@ -1,11 +1,12 @@
 """`eval.curve`: would more training rows help?"""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from finery import DataError, Dataset, Job, Metrics, Model, Step, UsageError, nested_step, takes
 from finery.rows import Row
 from finery_eval import evaluator
-from finery_eval.evaluator import Evaluator, Judge
+from finery_eval.evaluator import Judge
+from finery_eval.nested import Nested
 from finery_eval.scoring import curve
 from finery_eval.scoring.curve import Trained
 from finery_eval.scoring.scored import score
@@ -42,38 +43,37 @@ class Curve(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
-        return self.inner().metric_names()
+        return self.inner().evaluator.metric_names()
 
     def more_metrics(self) -> str:
         """How to add further metrics."""
-        return self.inner().more_metrics()
+        return self.inner().evaluator.more_metrics()
 
-    def inner(self) -> Evaluator:
+    def inner(self) -> Nested:
         """The evaluator. Raises `UsageError` if there is none."""
-        if isinstance(self.each, Evaluator):
-            return self.each
-        raise UsageError(
-            "`each` is missing" if self.each is None else "this step type judges no answers",
-            where="each",
-            fix="each: {use: eval.exact}",
-        )
+        return Nested.required(self, "each")
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        evaluator.refuse_requirements(self.inner(), "each")
+        inner = self.inner()
         if len(self.models) < 2:
             raise UsageError(
                 "a curve needs two models or more", where="models", fix="models: [half, sft]"
             )
         super().check()
+        inner.check()
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        self.inner().judging(job, evaluator.read_rows(self.rows))
+        self.inner().check_rows(job, evaluator.read_rows(self.rows))
 
     def check_sample(self, rows: Iterable[Row]) -> None:
         """Raise `DataError` for settings of `each` that don't fit the first rows."""
         self.inner().check_sample(rows)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise `DataError` for slices of `each` that no row can have."""
+        self.inner().check_columns(columns)
 
     def run(self, job: Job) -> Metrics:
         """Judge the models, fit the line, write the metrics."""
@@ -85,10 +85,9 @@ class Curve(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
                 where="models",
                 fix="train on different numbers of rows, e.g. with data.sample",
             )
-        inner.models = self.models
         rows = evaluator.read_rows(self.rows)
         judge = inner.judging(job, rows)
-        answers = evaluator.ask(inner, job, rows)
+        answers = evaluator.ask(inner.evaluator, job, rows)
         verdicts = judge(answers)
         groups = evaluator.dependent(job, rows)
         headline = verdicts.headline[0]
@@ -108,7 +107,8 @@ class Curve(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
             },
         }
         whole = verdicts._replace(tables=[*tables, *verdicts.tables], details=details)
-        return evaluator.write(job, rows, answers, whole, models=self.models, slices=inner.slices)
+        models, slices = self.models, inner.evaluator.slices
+        return evaluator.write(job, rows, answers, whole, models=models, slices=slices)
 
 
 def trained_of(model: Model) -> Trained:

@@ -1,12 +1,12 @@
 """`eval.dialog`: how good is a model in each turn of a conversation?"""
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 
-from finery import DataError, Job, Metrics, Step, UsageError, nested_step, setting
+from finery import Job, Metrics, Step, UsageError, nested_step, setting
 from finery.rows import Row
 from finery_eval import evaluator, verdicts
 from finery_eval.calls.arguments import Equality
@@ -14,6 +14,7 @@ from finery_eval.calls.calls import Toolbox
 from finery_eval.dialog.rollouts import Compare, roll_out
 from finery_eval.evaluator import Answers, Evaluator, Judge, Unjudged, table
 from finery_eval.exports import compared_exports, with_speeds
+from finery_eval.nested import Nested
 from finery_eval.scoring import slices
 from finery_eval.scoring.differences import compare
 from finery_eval.scoring.groups import groups_of
@@ -82,70 +83,43 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
-        return [*self.inner().metric_names(), *OF_ROWS]
+        return [*self.inner().evaluator.metric_names(), *OF_ROWS]
 
     def more_metrics(self) -> str:
         """How to add further metrics."""
-        return self.inner().more_metrics()
+        return self.inner().evaluator.more_metrics()
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         inner = self.inner()
-        evaluator.refuse_requirements(inner, "each")
-        if isinstance(inner, ToolCalls) and inner.execute is not None:
-            raise UsageError(
-                "`execute` can't be used for each turn: it judges what a whole row does",
-                where="each.execute",
-                fix="remove it, or use eval.tools without eval.dialog",
-            )
-        taken = [name for name in inner.metric_names() if name in OF_ROWS]
-        if taken:
-            raise UsageError(
-                f"the evaluator of each turn has a metric named '{taken[0]}', as this step has",
-                where="each",
-                fix="rename it",
-            )
         super().check()
+        inner.check(taken=OF_ROWS)
 
-    def inner(self) -> Evaluator:
+    def inner(self) -> Nested:
         """The evaluator of each turn. Raises `UsageError` if there is none, or none that fits."""
-        if isinstance(self.each, Evaluator):
-            return self.each
-        example = "each: {use: eval.exact}"
-        if self.each is None:
-            raise UsageError("`each` is missing: what judges a turn", where="each", fix=example)
-        raise UsageError(
-            "this step type can't judge the turns of a conversation, since it judges no answers",
-            where="each",
-            fix=f"use one that does, e.g. {example}",
-        )
+        return Nested.required(self, "each")
 
     def run(self, job: Job) -> Metrics:
         """Get the answers of all turns, judge them, write the metrics."""
         self.check()
         inner, rows = self.inner(), self.judged_turns()
-        inner.models = self.models
-        turns = [turn for row in rows for turn in row]
-        cut = [turn.as_row() for turn in turns]
-        judge = inner.judging(job, cut)
-        inner.check_slices(cut)
-        unjudged = self.left_out(job)
-        answers, replaced = self.answers(job, inner, rows)
-        return self.write(job, rows, answers, judge(answers).with_tables(unjudged), replaced)
+        cut = [turn.as_row() for row in rows for turn in row]
+        judge = inner.judging(job, cut, self.unjudged())
+        answers, replaced = self.answers(job, inner.evaluator, rows)
+        return self.write(job, rows, answers, judge(answers), replaced)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        turns = [turn.as_row() for row in self.judged_turns() for turn in row]
-        self.inner().judging(job, turns)
-        self.inner().check_slices(turns)
+        cut = [turn.as_row() for row in self.judged_turns() for turn in row]
+        self.inner().check_rows(job, cut)
 
     def check_sample(self, rows: Iterable[Row]) -> None:
         """Raise `DataError` for settings of `each` that don't fit the first rows."""
-        try:
-            self.inner().check_sample(rows)
-        except DataError as error:
-            error.where = f"each.{error.where}"
-            raise
+        self.inner().check_sample(rows)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise `DataError` for slices of `each` that no row can have."""
+        self.inner().check_columns(columns)
 
     def judged_turns(self) -> list[list[Turn]]:
         """The turns of each row that has any. Raises `DataError` for rows that can't be judged."""
@@ -168,8 +142,8 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
             )
         return judged
 
-    def left_out(self, job: Job) -> list[dict[str, Any]]:
-        """The table of the turns that aren't judged. Logs them, and how many rows have no other."""
+    def unjudged(self) -> list[Unjudged]:
+        """The turns that aren't judged, and the rows that have no other."""
         counts = [(row, unjudged_turns(row, self.turns)) for row in self.rows]
         whats = sorted({what for _, of in counts for what in of})
         unjudged = [
@@ -179,7 +153,7 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         whole = [of.total() for row, of in counts if not turns_of(row, self.turns)]
         if whole:
             unjudged.append(Unjudged("whole rows, which are left out", len(whole), sum(whole)))
-        return evaluator.unjudged_tables(job, unjudged)
+        return unjudged
 
     def answers(
         self, job: Job, inner: Evaluator, rows: Sequence[Sequence[Turn]]
@@ -228,18 +202,21 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         by_turn = {
             name: list(scores_by_turn(of, judged, turns)) for name, of in judged.judged.items()
         }
+        baselines, against = evaluator.compared_baselines(self.models, of_turns, judged.headline)
         cut = [turn.as_row() for turn in turns]
-        sliced = slices.details_of(cut, judged, self.inner().slices, together)
+        sliced = slices.details_of(cut, judged, self.inner().evaluator.slices, together)
         details: dict[str, Any] = {
             **judged.details,
             **({"slices": sliced} if sliced else {}),
             "headline": [*judged.headline, "whole"],
             "comparisons": comparisons,
             "pairs": of_turns.pairs,
+            **baselines,
             "turns": by_turn,
             "tables": [
                 *comparison_tables(comparisons, "sign flips of rows, exact"),
                 *slices.tables_of(sliced, judged.headline[0]),
+                *against,
                 *(turn_table(name, judged.headline, of) for name, of in by_turn.items()),
                 *replaced_table(replaced, len(turns)),
                 *judged.tables,

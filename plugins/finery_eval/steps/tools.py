@@ -148,6 +148,15 @@ class ToolCalls(
         self.check_execute()
         super().check()
 
+    def check_nested(self) -> None:
+        """Raise `UsageError` for `execute`, which has models answer by itself."""
+        if self.execute is not None:
+            raise UsageError(
+                "`execute` can't be used inside another step: it judges what a whole row does",
+                where="execute",
+                fix="remove it, or use eval.tools as a step of its own",
+            )
+
     def check_execute(self) -> None:
         """Raise `UsageError` for settings that don't fit executed calls."""
         if self.execute is None:

@@ -1,6 +1,6 @@
 """`serve.check`: start the real server, and hold its prompts and answers against the training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import (
@@ -12,7 +12,6 @@ from finery import (
     Model,
     RequirementError,
     Step,
-    UsageError,
     load_plugins,
     load_reference,
     nested_step,
@@ -22,6 +21,7 @@ from finery import (
 from finery.rows import Row, split_turns
 from finery_eval import evaluator
 from finery_eval.evaluator import Answers, Evaluator, Judge, table
+from finery_eval.nested import Nested
 from finery_eval.verdicts import Score, Verdicts, scores
 from finery_gguf.llama import Gguf
 from finery_serve.check.answers import what_is_said
@@ -117,20 +117,18 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
         inner = self.inner()
-        return [*inner.metric_names(), *OWN] if inner else list(OWN[:2])
+        return [*inner.evaluator.metric_names(), *OWN] if inner else list(OWN[:2])
 
     def more_metrics(self) -> str:
         """How to add further metrics."""
         inner = self.inner()
-        return inner.more_metrics() if inner else "add `judge` for the metrics of an evaluator"
+        if inner is None:
+            return "add `judge` for the metrics of an evaluator"
+        return inner.evaluator.more_metrics()
 
-    def inner(self) -> Evaluator | None:
+    def inner(self) -> Nested | None:
         """The evaluator. Raises `UsageError` for a step that isn't one."""
-        if self.judge is None or isinstance(self.judge, Evaluator):
-            return self.judge
-        raise UsageError(
-            "this step type judges no answers", where="judge", fix="judge: {use: eval.exact}"
-        )
+        return Nested.of(self, "judge")
 
     def key_code(self) -> list[Any]:
         """The code of the servers: that for GGUFs, or for bundles of all formats."""
@@ -158,30 +156,26 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        inner = self.inner()
-        if inner is not None:
-            evaluator.refuse_requirements(inner, "judge")
-        if inner is not None and inner.slices:
-            raise UsageError(
-                "this step doesn't break scores down",
-                where="judge.slices",
-                fix="remove it, or set it in an evaluator of its own",
-            )
         super().check()
+        if inner := self.inner():
+            inner.check(slices=False, taken=OWN)
+
+    def check_sample(self, rows: Iterable[Row]) -> None:
+        """Raise `DataError` for settings of `judge` that don't fit the first rows."""
+        if inner := self.inner():
+            inner.check_sample(rows)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
         if inner := self.inner():
-            inner.judging(job, evaluator.read_rows(self.rows))
+            inner.check_rows(job, evaluator.read_rows(self.rows))
 
     def run(self, job: Job) -> Metrics:
         """Start each server, compare prompts and answers, write the metrics."""
         self.check()
         rows = evaluator.read_rows(self.rows)
         inner = self.inner()
-        asker = inner or Limits(self.max_tokens)
-        if inner is not None:
-            inner.models = self.models
+        asker = inner.evaluator if inner else Limits(self.max_tokens)
         judging = inner.judging(job, rows) if inner else None
         asked = [Asked(f"row {r['id']}", split_turns(r)[0], r.get("tools")) for r in rows]
         served = self._served(asked, asker, job)

@@ -4,12 +4,12 @@ In go prompts, answers and the evaluator. Out come its metrics, question by ques
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Completion, Job, UsageError
 from finery.rows import Row
-from finery_eval.evaluator import Evaluator
+from finery_eval.nested import Nested
 from finery_eval.verdicts import Verdicts
 from finery_retrieve.evaluate.grounded.contexts import Asked, Context
 from finery_retrieve.evaluate.measures import Value
@@ -20,68 +20,63 @@ SAME = 1e-9
 
 
 class Judged(NamedTuple):
-    """values: metric → model → its value for each question. remarks: on the judge."""
+    """values: metric → model → its value for each question. remarks: on the judge.
 
-    values: Mapping[str, Mapping[str, Sequence[Value]]]
-    remarks: Sequence[dict[str, str]]
-
-
-def check_judge(step: Any, contexts: Sequence[Context], taken: Sequence[str]) -> Evaluator | None:
-    """The evaluator, None if there is none. Raises `UsageError` for one that can't be used.
-
-    taken: the names of the metrics that there are without it.
+    more: scores that aren't values of questions, as in `evaluator.with_more`.
     """
-    if step is None:
-        return None
-    if not isinstance(step, Evaluator):
-        raise UsageError(
-            "this step type judges no answers",
-            where="judge",
-            fix="use one that does, e.g. judge: {use: eval.judge, judge: critic, rubric: …}",
-        )
-    if step.require:
-        raise UsageError(
-            "the judge can't have `require`", where="judge.require", fix="move it out of `judge`"
-        )
+
+    values: Mapping[str, Mapping[str, Sequence[Value]]] = {}
+    remarks: Sequence[dict[str, str]] = ()
+    more: Mapping[str, Mapping[str, Any]] = {}
+
+
+def check_judge(judge: Nested, contexts: Sequence[Context], own: Sequence[str]) -> None:
+    """Raise `UsageError` for an evaluator that can't be used. own: the metrics without it."""
     if CONTEXT not in contexts:
         raise UsageError(
             f"the judge judges answers with the context `{CONTEXT}`, which `contexts` lacks",
-            where="judge",
-            fix=f"add {CONTEXT} to contexts, or remove `judge`",
+            where=judge.setting,
+            fix=f"add {CONTEXT} to contexts, or remove `{judge.setting}`",
         )
-    same = [name for name in step.metric_names() if f"{CONTEXT}.{name}" in taken]
-    if same:
-        raise UsageError(
-            f"the judge has a metric named '{same[0]}', as this step has",
-            where="judge",
-            fix="rename it",
-        )
-    return step
+    taken = [name.removeprefix(f"{CONTEXT}.") for name in own if name.startswith(f"{CONTEXT}.")]
+    judge.check(slices=False, taken=taken)
 
 
-def judged_answers(
-    job: Job,
-    judge: Evaluator,
-    asked: Sequence[Asked],
-    answers: Mapping[str, Sequence[Completion]],
-    questions: int,
-) -> Judged:
-    """Have the evaluator judge the answers to answerable questions. questions: their number.
+def judging(
+    job: Job, judge: Nested | None, asked: Sequence[Asked], questions: int
+) -> Callable[[Mapping[str, Sequence[Completion]]], Judged]:
+    """Read what the evaluator judges; the result judges answers. questions: their number.
 
-    It sees the whole prompt with its documents, and the row's answer. Its shares of answers become
-    metrics, and so do means over answers; others, such as an F1 of classes, are left out.
+    Only answers to answerable questions are judged. The evaluator sees the whole prompt with its
+    documents, and the row's answer. Its shares of answers become metrics, and so do means over
+    answers; others, such as an F1 of classes, are left out.
     """
     at = [i for i, one in enumerate(asked) if one.context == CONTEXT and one.expects_answer]
-    rows = [_row(asked[i]) for i in at]
-    verdicts = judge.judging(job, rows)({n: [of[i] for i in at] for n, of in answers.items()})
+    if judge is None or not at:
+        return lambda answers: Judged()
+    verdicts = judge.judging(job, [_row(asked[i]) for i in at])
     places = [asked[i].number for i in at]
-    values = {
-        f"{CONTEXT}.{metric}": {
-            model: _placed(of, places, questions) for model, of in by_model.items()
+
+    def judged(answers: Mapping[str, Sequence[Completion]]) -> Judged:
+        of = verdicts({name: [texts[i] for i in at] for name, texts in answers.items()})
+        values = {
+            f"{CONTEXT}.{metric}": {
+                model: _placed(values, places, questions) for model, values in by_model.items()
+            }
+            for metric, by_model in _by_row(of).items()
         }
-        for metric, by_model in _by_row(verdicts).items()
-    }
-    return Judged(values, verdicts.details.get("remarks", []))
+        return Judged(values, of.details.get("remarks", []), _more(of))
+
+    return judged
+
+
+def _more(verdicts: Verdicts) -> dict[str, dict[str, Any]]:
+    """Scores that aren't values of answers, those of models under the name of the context."""
+    more: dict[str, dict[str, Any]] = {}
+    for name, scores in verdicts.details.get("more", {}).items():
+        prefix = f"{CONTEXT}." if name in verdicts.judged else ""
+        more[name] = {f"{prefix}{metric}": score for metric, score in scores.items()}
+    return more
 
 
 def _row(asked: Asked) -> Row:

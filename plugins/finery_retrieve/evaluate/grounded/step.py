@@ -19,7 +19,8 @@ from finery import (
     takes,
 )
 from finery_eval import evaluator
-from finery_eval.evaluator import Evaluator, Judge
+from finery_eval.evaluator import Judge
+from finery_eval.nested import Nested
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.grounded.contexts import (
     CONTEXTS,
@@ -33,7 +34,7 @@ from finery_retrieve.evaluate.grounded.judged import (
     CONTEXT,
     Judged,
     check_judge,
-    judged_answers,
+    judging,
 )
 from finery_retrieve.evaluate.grounded.outcome import (
     HEADLINE,
@@ -132,7 +133,8 @@ class Grounded(
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
         own, judge = metric_names(self.contexts), self._judge()
-        return [*own, *(f"{CONTEXT}.{name}" for name in (judge.metric_names() if judge else ()))]
+        names = judge.evaluator.metric_names() if judge else []
+        return [*own, *(f"{CONTEXT}.{name}" for name in names)]
 
     def more_metrics(self) -> str:
         """How to add further metrics."""
@@ -146,11 +148,13 @@ class Grounded(
         if len(set(self.contexts)) < len(self.contexts):
             raise UsageError("a context is listed twice", where="contexts", fix="list each once")
         super().check()
+        if judge := self._judge():
+            check_judge(judge, self.contexts, metric_names(self.contexts))
         for model in self.models:
             require_answering(model, "models")
 
-    def _judge(self) -> Evaluator | None:
-        return check_judge(self.judge, self.contexts, metric_names(self.contexts))
+    def _judge(self) -> Nested | None:
+        return Nested.of(self, "judge")
 
     def check_files(self) -> None:
         """Raise `UsageError` for an empty or invalid template."""
@@ -171,6 +175,7 @@ class Grounded(
                 fix=f"add {CONTEXT} to contexts for rows with answerable: false",
             )
         log_contexts(job, library, asked, self.limit)
+        judged = judging(job, self._judge(), asked, len(library.questions))
         answers = {model.name: self._answers(job, model.name, asked) for model in self.models}
         clusters = clusters_of([library.document(i) for i in range(len(library.questions))])
         tables.log_clusters(job, len(library.questions), len(clusters))
@@ -182,14 +187,7 @@ class Grounded(
             for name, of in answers.items()
         }
         outcome = Outcome(asked, len(library.questions), clusters, answers, verdicts)
-        return self._write(job, outcome, self._judged(job, outcome))
-
-    def _judged(self, job: Job, outcome: Outcome) -> Judged:
-        judge = self._judge()
-        if judge is None or not any(one.expects_answer for one in outcome.asked):
-            return Judged({}, [])
-        judge.models = self.models
-        return judged_answers(job, judge, outcome.asked, outcome.answers, outcome.questions)
+        return self._write(job, outcome, judged(answers))
 
     def _template(self) -> ContextPrompt:
         return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
@@ -239,6 +237,7 @@ class Grounded(
                     *citation_table(outcome, self.contexts),
                     evaluator.answers_table({n: list(of) for n, of in outcome.answers.items()}),
                 ],
+                **({"more": judged.more} if judged.more else {}),
                 "remarks": [*overlap_remarks(outcome), *judged.remarks],
                 "truncated": {n: evaluator.truncated(of) for n, of in outcome.answers.items()},
             },

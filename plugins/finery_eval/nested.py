@@ -1,0 +1,142 @@
+"""The evaluator inside another step, e.g. the one in `each` of `eval.dialog`.
+
+The outer step has models answer, and the evaluator only judges: its `run` isn't called, so what
+`run` does besides `judging` is done here. In go the outer step and the setting with the evaluator.
+Out come errors that name this setting, and what judges the answers.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from typing import NamedTuple
+
+from finery import FineryError, Job, Settings, Step, UsageError
+from finery.rows import Row
+from finery_eval.evaluator import Answers, Evaluator, Judge, Unjudged, unjudged_tables
+from finery_eval.verdicts import Verdicts
+
+GIVEN = ("models", "rows")
+"""What the evaluator has of the outer step, so errors name the outer step's own."""
+
+
+class Nested(NamedTuple):
+    """An evaluator, and the setting of another step that it is in."""
+
+    evaluator: Evaluator
+    setting: str
+
+    @classmethod
+    def of(cls, outer: Judge, setting: str) -> "Nested | None":
+        """A copy of the evaluator in a setting, with the models and rows of the outer step.
+
+        None if the setting is empty. Raises `UsageError` for a step type that doesn't judge answers
+        one by one.
+        """
+        step: Step | None = getattr(outer, setting)
+        if step is None:
+            return None
+        if not isinstance(step, Evaluator) or type(step).judging is Evaluator.judging:
+            raise UsageError(
+                "this step type doesn't judge answers one by one",
+                where=setting,
+                fix=f"use one that does, e.g. {setting}: {{use: eval.exact}}",
+            )
+        evaluator = copy(step)
+        evaluator.models, evaluator.rows = outer.models, outer.rows
+        return cls(evaluator, setting)
+
+    @classmethod
+    def required(cls, outer: Judge, setting: str) -> "Nested":
+        """As `of`. Raises `UsageError` if the setting is empty, too."""
+        nested = cls.of(outer, setting)
+        if nested is None:
+            raise UsageError(
+                f"`{setting}` is missing: the evaluator that judges the answers",
+                where=setting,
+                fix=f"{setting}: {{use: eval.exact}}",
+            )
+        return nested
+
+    def check(self, *, slices: bool = True, taken: Collection[str] = ()) -> None:
+        """Raise `UsageError` for settings that can't work inside the outer step. Light.
+
+        slices: whether the outer step breaks scores down. taken: metrics of its own.
+        """
+        evaluator, setting = self
+        if evaluator.require:
+            raise UsageError(
+                f"the evaluator in `{setting}` can't have `require`",
+                where=f"{setting}.require",
+                fix=f"move it out of `{setting}`",
+            )
+        if evaluator.slices and not slices:
+            raise UsageError(
+                "this step doesn't break scores down",
+                where=f"{setting}.slices",
+                fix="remove it, or set it in an evaluator of its own",
+            )
+        with self._placed():
+            evaluator.check_nested()
+            evaluator.check()
+        both = [name for name in evaluator.metric_names() if name in taken]
+        if both:
+            raise UsageError(
+                f"the evaluator in `{setting}` has a metric named '{both[0]}', as this step has",
+                where=setting,
+                fix="rename it",
+            )
+
+    def check_sample(self, rows: Iterable[Row]) -> None:
+        """Raise `DataError` for settings that don't fit the first rows."""
+        with self._placed():
+            self.evaluator.check_sample(rows)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise `DataError` for slices that no row can have, as far as its columns show it."""
+        with self._placed():
+            self.evaluator.check_columns(columns)
+
+    def check_rows(self, job: Job, rows: Sequence[Row]) -> None:
+        """Raise `DataError` for rows that can't be judged, and for slices that no row has."""
+        self._reading(job, rows)
+
+    def judging(
+        self, job: Job, rows: Sequence[Row], unjudged: Sequence[Unjudged] | None = None
+    ) -> Callable[[Answers], Verdicts]:
+        """What judges the models' answers to the prompts of rows. To be called before any answer.
+
+        unjudged: turns that aren't judged; None means those that the evaluator names. They are
+        logged, and are a table of the verdicts. Raises what `check_rows` raises.
+        """
+        judge = self._reading(job, rows)
+        parts = self.evaluator.unjudged(rows) if unjudged is None else unjudged
+        tables = unjudged_tables(job, parts)
+
+        def judged(answers: Answers) -> Verdicts:
+            with self._placed():
+                return judge(answers).with_tables(tables)
+
+        return judged
+
+    def _reading(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
+        with self._placed():
+            judge = self.evaluator.judging(job, rows)
+            self.evaluator.check_slices(rows)
+        return judge
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Errors in settings of the evaluator name them as settings inside the outer step."""
+        try:
+            yield
+        except FineryError as error:
+            if error.where is not None and self._is_setting(error.where):
+                error.where = f"{self.setting}.{error.where}"
+            raise
+
+    def _is_setting(self, where: str) -> bool:
+        """Whether this names a setting of the evaluator, and not e.g. a line of a file."""
+        first, *rest = where.partition(":")[0].split(".")
+        if first in GIVEN or first not in type(self.evaluator).__struct_fields__:
+            return False
+        return not rest or isinstance(getattr(self.evaluator, first), Settings | dict)

@@ -1,0 +1,213 @@
+"""An evaluator inside another step: what it can't be, and what it does before models answer."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import call, caller, calls, job, row
+
+from finery import DataError, Dataset, Index, Job, Model, Step, UsageError
+from finery.rows import Row
+from finery.testing import TestJob, dataset
+from finery_eval.evaluator import Judge
+from finery_eval.nested import Nested
+from finery_eval.preflight import JudgePreflight
+from finery_eval.steps.curve import Curve
+from finery_eval.steps.dialog import Dialog
+from finery_eval.steps.exact import Exact
+from finery_eval.steps.preference import Preference
+from finery_eval.steps.rules import Rule, Rules
+from finery_eval.steps.structured import Json
+from finery_eval.steps.tools import ToolCalls
+from finery_eval.tasks.functions import Execute
+from finery_judge.arena import Arena
+from finery_retrieve.evaluate.grounded.step import Grounded
+from finery_serve.check.step import Check
+
+CRITIC = Model.placeholder("critic")
+
+
+def inner(cls: type[Any], **settings: Any) -> Step:
+    """A step with the placeholders that it has in a recipe."""
+    given = {"models": [Model.placeholder("models")], "rows": Dataset.placeholder("rows")}
+    step: Step = cls(**given, **settings)
+    return step
+
+
+OUTER: dict[str, Callable[[Step], Judge]] = {
+    "eval.curve": lambda step: Curve(each=step, **given()),
+    "eval.dialog": lambda step: Dialog(each=step, **given()),
+    "serve.check": lambda step: Check(judge=step, **given()),
+    "eval.grounded": lambda step: Grounded(judge=step, index=Index.placeholder("index"), **given()),
+}
+SETTING = {"eval.curve": "each", "eval.dialog": "each"}
+"""The setting that holds the evaluator, where it isn't `judge`."""
+
+
+def given() -> dict[str, Any]:
+    """Two models and rows."""
+    models = [Model.placeholder(name) for name in ("half", "sft")]
+    return {"models": models, "rows": Dataset.placeholder("r")}
+
+
+def refused(use: str, step: Step) -> tuple[str, str]:
+    """(what is wrong, the setting without the name of the one that holds the evaluator)."""
+    with pytest.raises(UsageError) as caught:
+        OUTER[use](step).check()
+    assert caught.value.fix
+    where = re.fullmatch(rf"{SETTING.get(use, 'judge')}\.?(.*)", caught.value.where or "")
+    assert where, caught.value.where
+    return caught.value.what, where[1]
+
+
+BAD: list[tuple[Step, str, str]] = [
+    (inner(ToolCalls, execute=Execute(factory="m:F")), "`execute` can't be used", "execute"),
+    (inner(Arena, judge=CRITIC, rubric="Is it good?"), "doesn't judge answers one by one", ""),
+    (inner(Preference), "doesn't judge answers one by one", ""),
+    (inner(Exact, require={"sft.accuracy": "> 0.5"}), "can't have `require`", "require"),
+    (inner(Exact, extract="a+"), "must have one group", "extract: a+"),
+]
+
+
+@pytest.mark.parametrize("use", OUTER)
+@pytest.mark.parametrize(("step", "what", "where"), BAD, ids=lambda value: type(value).__name__)
+def test_evaluators_that_cant_be_inside(use: str, step: Step, what: str, where: str) -> None:
+    wrong, place = refused(use, step)
+    assert what in wrong
+    assert place == where
+
+
+@pytest.mark.parametrize("use", OUTER)
+def test_evaluators_that_fit(use: str) -> None:
+    OUTER[use](inner(ToolCalls, free=["book.note"])).check()
+    OUTER[use](inner(Rules, rules={"brief": Rule(max_words=9)})).check()
+
+
+@pytest.mark.parametrize("use", ["serve.check", "eval.grounded"])
+def test_slices_are_refused_where_scores_arent_broken_down(use: str) -> None:
+    wrong, place = refused(use, inner(Exact, slices=["source"]))
+    assert (wrong, place) == ("this step doesn't break scores down", "slices")
+
+
+@pytest.mark.parametrize(
+    ("use", "name"), [("eval.dialog", "whole"), ("serve.check", "lost"), ("eval.grounded", "cited")]
+)
+def test_metrics_of_both_are_refused(use: str, name: str) -> None:
+    wrong, place = refused(use, inner(Rules, rules={name: Rule(never="!")}))
+    assert f"has a metric named '{name}', as this step has" in wrong
+    assert place == ""
+
+
+# -- before the first answer ---------------------------------------------------------------------
+
+
+def trained(asked: list[str]) -> list[Model]:
+    """Two trainings that repeat the last turn; asked: what they were asked."""
+
+    def answer(messages: Any, tools: Any) -> str:
+        asked.append(str(messages[-1]["content"]))
+        return asked[-1]
+
+    models = [caller(name, answer) for name in ("half", "sft")]
+    for size, model in enumerate(models, 1):
+        model.meta["rows"] = 100 * size
+    return models
+
+
+@pytest.mark.parametrize("cls", [Curve, Dialog])
+def test_an_unknown_slice_is_an_error_before_any_answer(cls: type[Any], tmp_path: Path) -> None:
+    asked: list[str] = []
+    table = dataset(tmp_path / "rows", [{"prompt": "a", "completion": "a", "source": "mail"}])
+    each = inner(Exact, slices=["sauce"])
+    step = cls(models=trained(asked), rows=table, each=each)
+    for use in (step.run, step.check_rows):
+        with pytest.raises(DataError, match="no row has the column or field 'sauce'") as caught:
+            use(job(tmp_path / "job"))
+        assert caught.value.where == "each.slices"
+    with pytest.raises(DataError, match="no row has the column or field 'sauce'") as caught:
+        JudgePreflight(step).check_columns({"rows": {"messages", "source"}})
+    assert caught.value.where == "each.slices"
+    assert asked == []
+
+
+def test_a_curve_is_sliced_by_fields_of_the_answers(tmp_path: Path) -> None:
+    lines = [{"prompt": text, "completion": text} for text in ('{"k": "a"}', '{"k": "b"}')]
+    table = dataset(tmp_path / "rows", lines)
+    step = Curve(models=trained([]), rows=table, each=inner(Json, slices=["k"]))
+    step.check_rows(TestJob(tmp_path / "check"))
+    report = step.run(job(tmp_path / "job")).report()
+    assert list(report["details"]["slices"]["k"]) == ["a", "b"]
+
+
+OSLO = call("weather", city="Oslo")
+ANSWER = {"role": "tool", "tool_call_id": OSLO["id"], "content": "rain"}
+EARLIER = {
+    **row("Weather?", OSLO),
+    "messages": [
+        *row("Weather?", OSLO)["messages"], ANSWER, {"role": "assistant", "content": "It rains."}
+    ],
+}  # fmt: skip
+
+
+def test_a_curve_lists_the_turns_that_arent_judged(tmp_path: Path) -> None:
+    models = trained([])
+    table = dataset(tmp_path / "rows", [EARLIER])
+    run = job(tmp_path / "job")
+    report = Curve(models=models, rows=table, each=inner(ToolCalls)).run(run).report()
+    (unjudged,) = [t for t in report["details"]["tables"] if t["title"] == "Not judged"]
+    assert unjudged["rows"][0][1:] == [1, 1]
+    assert any("not judged: 1 turn in 1 row" in str(e.get("message")) for e in run.events)
+
+
+def test_a_dialog_judges_the_earlier_calls_itself(tmp_path: Path) -> None:
+    model = caller("sft", lambda messages, tools: calls(OSLO))
+    table = dataset(tmp_path / "rows", [EARLIER])
+    step = Dialog(models=[model], rows=table, each=inner(ToolCalls))
+    report = step.run(job(tmp_path / "job")).report()
+    assert "Not judged" not in [table["title"] for table in report["details"]["tables"]]
+
+
+@pytest.mark.parametrize("use", ["eval.curve", "eval.dialog", "serve.check"])
+def test_a_sample_shows_settings_that_fit_no_row(use: str) -> None:
+    step = OUTER[use](inner(ToolCalls, free=["book.nota"]))
+    with pytest.raises(DataError, match=re.escape("book.nota")) as caught:
+        JudgePreflight(step).check_sample({"rows": [row("Book.", call("book", guests=[]))]})
+    assert caught.value.where == f"{SETTING.get(use, 'judge')}.free"
+
+
+class Broken(Exact):
+    """An evaluator that finds an error in a place."""
+
+    place: str | None = None
+
+    def judging(self, job: Job, rows: Sequence[Row]) -> Any:
+        """Raise it."""
+        raise DataError("broken", where=self.place)
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ("slices", "each.slices"),
+        ("extract: a.b", "each.extract: a.b"),
+        ("slices.jsonl:3", "slices.jsonl:3"),
+        ("rows", "rows"),
+        ("C:/rows.jsonl", "C:/rows.jsonl"),
+        (None, None),
+    ],
+)
+def test_only_settings_are_named_as_inside(place: str | None, named: str | None) -> None:
+    nested = Nested.required(OUTER["eval.curve"](inner(Broken, place=place)), "each")
+    with pytest.raises(DataError) as caught:
+        nested.check_rows(TestJob(), [])
+    assert caught.value.where == named
+
+
+def test_the_evaluator_of_the_recipe_stays_as_it_is() -> None:
+    step = OUTER["eval.curve"](inner(Exact))
+    nested = Nested.required(step, "each")
+    assert nested.evaluator.models == step.models
+    assert nested.evaluator.rows is step.rows
+    assert [model.name for model in step.each.models] == ["models"]  # type: ignore[attr-defined]

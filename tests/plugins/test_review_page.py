@@ -468,6 +468,62 @@ def test_two_windows_hear_of_each_other_and_do_not_overwrite(
     assert [error for error in page.errors() if "409" not in error] == []
 
 
+HIDDEN = "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true})"
+"""A hidden window doesn't request other windows' decisions."""
+DRAWN = """return (async () => {
+  for (let frame = 0; frame < 10; frame++) await new Promise(requestAnimationFrame);
+})()"""
+"""Waits until what was decided or heard is on the page."""
+
+
+def test_a_decision_here_hides_none_of_another_window(
+    made: Project, review: Review, page: Window
+) -> None:
+    page.run(DRAWN)
+    page.run(HIDDEN, True)
+    assert review.decide(1, "reject").status == 200
+    page.press("a")
+    page.at("Row 2")
+    page.run(HIDDEN, False)
+    page.at("Row 2", "rejected")
+    page.press("n")
+    page.at("Row 3")
+    assert told(made) == [("1", "reject"), ("0", "accept")]
+
+
+def test_a_file_that_was_replaced_is_read_again_after_a_decision_too(
+    made: Project, review: Review, page: Window
+) -> None:
+    page.run(DRAWN)
+    page.run(HIDDEN, True)
+    assert review.decide(1, "reject").status == 200
+    lines = made.folder / "reviews/rows.jsonl"
+    other = lines.with_name("other")
+    other.write_text(lines.read_text("utf-8").replace("reject", "accept"), "utf-8")
+    other.rename(lines)  # as git does
+    page.press("a")
+    page.at("Row 2")
+    page.run(HIDDEN, False)
+    page.at("Row 2", "accepted")
+
+
+def test_what_was_decided_here_is_not_drawn_again(page: Window) -> None:
+    page.run(HIDDEN, True)
+    page.run(
+        "const real = window.fetch; window.fetch = async (path, options) => {"
+        "const answer = await real(path, options);"
+        "if (path.startsWith('/api/changes')) window.heard = true; return answer; }"
+    )
+    page.press("a")
+    page.at("Row 2")
+    page.run(DRAWN)
+    page.run("document.querySelector('.row').dataset.drawn = 'before'")
+    page.run(HIDDEN, False)
+    page.until(lambda: page.run("return window.heard"))
+    page.run(DRAWN)
+    assert page.run("return document.querySelector('.row').dataset.drawn") == "before"
+
+
 def test_the_end_of_the_server_is_told(page: Window, review: Review) -> None:
     review.end()
     page.press("a")

@@ -312,6 +312,32 @@ def test_tool_calls_checks_scores_and_columns_are_shown(
     assert browser.errors() == []
 
 
+def test_text_that_was_changed_back_is_saved_as_it_is_shown(
+    built: MakeProject, browser: Window
+) -> None:
+    made = built(files_of([{**TOOLS}]))
+    with reviewing(made) as review:
+        browser.open(review.address)
+        browser.press("e")
+        browser.until(lambda: browser.run("return document.activeElement.value") == "found")
+        browser.press("!")
+        for _ in range(3):  # the answer of the tool, the call, the text beside the call
+            browser.chord(Keys.SHIFT, Keys.TAB)
+        browser.press("X", Keys.TAB, "x")
+        save(browser)
+        browser.until(lambda: "tool calls: no JSON" in browser.text(".problem"))
+        browser.press(Keys.BACKSPACE)
+        browser.chord(Keys.SHIFT, Keys.TAB)
+        assert browser.run("return document.activeElement.value") == "X"
+        browser.press(Keys.BACKSPACE)
+        save(browser)
+        browser.until(lambda: not browser.all(".editor"))
+    assert browser.errors() == []
+    turns = decisions(made)[0]["set"]["messages"]
+    assert [turn["content"] for turn in turns[2:]] == ["", '{"found": [1, 2]}', "found!"]
+    assert turns[2]["tool_calls"] == [CALL]
+
+
 def test_keys_count_in_the_order_they_were_pressed_however_slow_the_page(
     made: Project, page: Window
 ) -> None:

@@ -330,6 +330,18 @@ def test_sizes_from_a_config() -> None:
     assert of_config(QWEN_CONFIG, untied.parameters()) == untied
 
 
+@pytest.mark.parametrize("name", [
+    *sorted(facts.TIED), "llama", "mistral", "phi3", "qwen2", "qwen3", "olmo2",
+])  # fmt: skip
+def test_without_a_word_on_the_output_matrix_it_is_as_transformers_has_it(name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = {k: v for k, v in QWEN_CONFIG.items() if k != "tie_word_embeddings"}
+    tied = transformers.CONFIG_MAPPING[name]().tie_word_embeddings
+    assert of_config({**config, "model_type": name}).tied is tied
+    assert of_config({"text_config": {**config, "model_type": name}}).tied is tied
+    assert not of_config({**config, "model_type": name, "tie_word_embeddings": False}).tied
+
+
 @pytest.mark.parametrize(("change", "why"), [
     ({"num_experts": 128}, "mixture of experts"), ({"hidden_size": None}, "config.json"),
     ({"num_attention_heads": 0}, "num_attention_heads in its config.json is not a whole number"),

@@ -57,27 +57,42 @@ class FilePreflight(Preflight[File]):
     def check_source(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be used, and for templates without a column."""
         SourcePreflight(self.step).check_source(job)
-        for path in self.step.path.paths[:FILES]:
-            _refuse_text(path)
         first_rows(self.step, job)
 
 
 def first_rows(step: File, job: Job) -> list[Row]:
-    """The first rows of the files; raises `DataError` as `FilePreflight.check_source` does."""
+    """The first rows of the files; raises `DataError` as `FilePreflight.check_source` does.
+
+    With `take`, it ends where the step may have all its rows: an error in later ones isn't one.
+    """
     reading = _FirstRows(step, job)
-    paths = [path for path in step.path.paths[:FILES] if _is_quick(path)]
+    paths = step.path.paths[:FILES]
     is_whole = len(paths) == len(step.path.paths)
     for path in paths:
-        records = list(islice(read_table(path, job.scratch), ROWS + 1))
-        is_whole &= len(records) <= ROWS
-        if not records and len(step.path.paths) == 1:
-            raise DataError("the file has no rows", where=shown(path), fix="add rows to it")
-        if records and step.columns is not None:
-            check_columns(step.columns, records[0])
+        records = _first_records(step, path, job)
         reading.add(records[:ROWS])
-    if paths:
-        reading.check(is_whole=is_whole)
+        if reading.is_full:
+            is_whole = True
+            break
+        if len(records) > ROWS or not _is_quick(path):
+            is_whole = False
+            if step.take is not None:
+                break
+    reading.check(is_whole=is_whole)
     return reading.rows
+
+
+def _first_records(step: File, path: Path, job: Job) -> list[Record]:
+    """Up to `ROWS` + 1 records of a file; none if it would be read whole for them."""
+    _refuse_text(path)
+    if not _is_quick(path):
+        return []
+    records = list(islice(read_table(path, job.scratch), ROWS + 1))
+    if not records and len(step.path.paths) == 1:
+        raise DataError("the file has no rows", where=shown(path), fix="add rows to it")
+    if records and step.columns is not None:
+        check_columns(step.columns, records[0])
+    return records
 
 
 def quiet_job(folder: Path) -> Job:
@@ -104,6 +119,11 @@ class _FirstRows(Reading):
         self._skips = step.bad_rows == "skip"
         super().__init__(step.shape(step.take)._replace(skip=False), job, shown(step.path.paths[0]))
         self.rows: list[Row] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether these are all rows that the step takes."""
+        return self._made == self._shape.take
 
     def add(self, records: Iterable[Record]) -> None:
         """Make rows of these records."""

@@ -14,6 +14,7 @@ from finery.plugin.manager import load_plugins
 from finery.rows import row_id
 from finery.rows.dropped import dropped
 from finery.testing import TestJob
+from finery_data.preflight import first_rows, quiet_job
 from finery_data.sources.columns import Columns
 from finery_data.steps.file import File
 
@@ -97,6 +98,37 @@ def test_files_are_read_one_after_the_other(tmp_path: Path) -> None:
 def test_take_stops_reading(tmp_path: Path) -> None:
     made, _ = load(tmp_path, lines(*alpaca(3), "broken"), take=2)
     assert len(made) == 2
+
+
+BAD = lines({"instruction": "say", "output": ""})
+
+
+@pytest.mark.parametrize(
+    ("take", "contents", "rows"),
+    [
+        (10, {"a_jsonl": lines(*alpaca(20)), "b_jsonl": BAD}, 10),
+        (20, {"a_jsonl": lines(*alpaca(20)), "b_txt": "plain text"}, 20),
+        (250, {"a_jsonl": lines(*alpaca(300)), "b_jsonl": BAD}, 200),
+        (5, {"a_jsonl": lines(*alpaca(5)) + BAD}, 5),
+    ],
+)
+def test_rows_that_are_not_taken_are_no_mistake(
+    tmp_path: Path, take: int, contents: dict[str, str], rows: int
+) -> None:
+    step = File(path=files(tmp_path, **contents), take=take)
+    assert len(first_rows(step, quiet_job(tmp_path / "check"))) == rows
+    assert len(step.run(TestJob(tmp_path / "job", seed=None))) == take
+
+
+@pytest.mark.parametrize(
+    ("take", "first"), [(None, alpaca(20)), (30, alpaca(20)), (None, alpaca(300))]
+)
+def test_rows_of_a_later_file_that_are_taken_are_checked(
+    tmp_path: Path, take: int | None, first: list[Any]
+) -> None:
+    step = File(path=files(tmp_path, a_jsonl=lines(*first), b_jsonl=BAD), take=take)
+    with pytest.raises(DataError, match=r"b\.jsonl:1"):
+        first_rows(step, quiet_job(tmp_path / "check"))
 
 
 def test_duplicates_are_kept_counted_and_logged(tmp_path: Path) -> None:

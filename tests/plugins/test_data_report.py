@@ -14,16 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_llama import tiny_tokenizer
 
-from finery import Bundle, Dataset, Model, PageContext, UsageError
+from finery import Bundle, Dataset, Model, PageContext, UsageError, render_page
 from finery.rows import Row, with_id
 from finery.rows.dropped import Drops
 from finery.testing import TestJob, dataset
+from finery_data.report import contamination
 from finery_data.report.facts import Counting, Facts, Report, measure
 from finery_data.report.histogram import bins_of
 from finery_data.report.page import render
 from finery_data.report.rowfacts import Classes, Lengths
 from finery_data.steps.report import DataReport, as_data
 from finery_data.view.page import report_on
+from finery_data.view.section import TEMPLATE
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "banking77"
 HOSTILE = (
@@ -142,6 +144,35 @@ def test_copies_within_and_between_data_sets_are_named(tmp_path: Path) -> None:
     limited = described(tmp_path / "few", near_rows=1, train=train, test=test)
     assert limited.facts[0].copies.exact == 1, "copies are found in all rows"
     assert "in the first 1 row of each" in render("t", limited)
+
+
+@pytest.mark.parametrize(
+    ("most", "place", "tone", "answer"),
+    [
+        (9, 3, "bad", "Yes: 1 of 4 rows of train copy or nearly copy a prompt of test."),
+        (9, None, "good", "No copies or near copies of prompts in train and test."),
+        (2, 3, "open", "Only partly measured: no copies or near copies of prompts in train and "
+         "test (compared: the first 2 of 4 rows of train and the first 2 of 3 rows of test)."),
+        (3, None, "open", "Only partly measured: no copies or near copies of prompts in train and "
+         "test (compared: the first 3 of 4 rows of train)."),
+        (2, 1, "bad", "Yes: 1 of 2 rows of train copy or nearly copy a prompt of test (compared: "
+         "the first 2 of 4 rows of train and the first 2 of 3 rows of test)."),
+    ],
+)  # fmt: skip
+def test_a_report_calls_no_rows_clean_that_it_did_not_compare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, place: int | None, tone: str,
+    answer: str,
+) -> None:  # fmt: skip
+    """place: of the training row that copies the first test row."""
+    monkeypatch.setattr(contamination, "MOST", most)
+    train = [row(PROMPT if n == place else f"question {n} of the training") for n in range(4)]
+    test = [row(PROMPT), row("is it open?"), row("what does it cost?")]
+    data = [dataset(tmp_path / name, rows) for name, rows in (("a", train), ("b", test))]
+    pair = contamination._compared("train", data[0], "test", data[1])
+    found = contamination.finding([pair])
+    assert (found.answer, found.tone) == (answer, tone)
+    html = render_page(TEMPLATE, datasets=[], drops=[], contaminations=[pair])
+    assert ("compared:" in html) == ("compared:" in answer)
 
 
 def test_drops_and_findings_are_told_with_examples(tmp_path: Path) -> None:

@@ -312,6 +312,32 @@ def test_tool_calls_checks_scores_and_columns_are_shown(
     assert browser.errors() == []
 
 
+def test_text_that_was_changed_back_is_saved_as_it_is_shown(
+    built: MakeProject, browser: Window
+) -> None:
+    made = built(files_of([{**TOOLS}]))
+    with reviewing(made) as review:
+        browser.open(review.address)
+        browser.press("e")
+        browser.until(lambda: browser.run("return document.activeElement.value") == "found")
+        browser.press("!")
+        for _ in range(3):  # the answer of the tool, the call, the text beside the call
+            browser.chord(Keys.SHIFT, Keys.TAB)
+        browser.press("X", Keys.TAB, "x")
+        save(browser)
+        browser.until(lambda: "tool calls: no JSON" in browser.text(".problem"))
+        browser.press(Keys.BACKSPACE)
+        browser.chord(Keys.SHIFT, Keys.TAB)
+        assert browser.run("return document.activeElement.value") == "X"
+        browser.press(Keys.BACKSPACE)
+        save(browser)
+        browser.until(lambda: not browser.all(".editor"))
+    assert browser.errors() == []
+    turns = decisions(made)[0]["set"]["messages"]
+    assert [turn["content"] for turn in turns[2:]] == ["", '{"found": [1, 2]}', "found!"]
+    assert turns[2]["tool_calls"] == [CALL]
+
+
 def test_keys_count_in_the_order_they_were_pressed_however_slow_the_page(
     made: Project, page: Window
 ) -> None:
@@ -466,6 +492,62 @@ def test_two_windows_hear_of_each_other_and_do_not_overwrite(
     page.driver.close()
     page.driver.switch_to.window(first)
     assert [error for error in page.errors() if "409" not in error] == []
+
+
+HIDDEN = "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true})"
+"""A hidden window doesn't request other windows' decisions."""
+DRAWN = """return (async () => {
+  for (let frame = 0; frame < 10; frame++) await new Promise(requestAnimationFrame);
+})()"""
+"""Waits until what was decided or heard is on the page."""
+
+
+def test_a_decision_here_hides_none_of_another_window(
+    made: Project, review: Review, page: Window
+) -> None:
+    page.run(DRAWN)
+    page.run(HIDDEN, True)
+    assert review.decide(1, "reject").status == 200
+    page.press("a")
+    page.at("Row 2")
+    page.run(HIDDEN, False)
+    page.at("Row 2", "rejected")
+    page.press("n")
+    page.at("Row 3")
+    assert told(made) == [("1", "reject"), ("0", "accept")]
+
+
+def test_a_file_that_was_replaced_is_read_again_after_a_decision_too(
+    made: Project, review: Review, page: Window
+) -> None:
+    page.run(DRAWN)
+    page.run(HIDDEN, True)
+    assert review.decide(1, "reject").status == 200
+    lines = made.folder / "reviews/rows.jsonl"
+    other = lines.with_name("other")
+    other.write_text(lines.read_text("utf-8").replace("reject", "accept"), "utf-8")
+    other.rename(lines)  # as git does
+    page.press("a")
+    page.at("Row 2")
+    page.run(HIDDEN, False)
+    page.at("Row 2", "accepted")
+
+
+def test_what_was_decided_here_is_not_drawn_again(page: Window) -> None:
+    page.run(HIDDEN, True)
+    page.run(
+        "const real = window.fetch; window.fetch = async (path, options) => {"
+        "const answer = await real(path, options);"
+        "if (path.startsWith('/api/changes')) window.heard = true; return answer; }"
+    )
+    page.press("a")
+    page.at("Row 2")
+    page.run(DRAWN)
+    page.run("document.querySelector('.row').dataset.drawn = 'before'")
+    page.run(HIDDEN, False)
+    page.until(lambda: page.run("return window.heard"))
+    page.run(DRAWN)
+    assert page.run("return document.querySelector('.row').dataset.drawn") == "before"
 
 
 def test_the_end_of_the_server_is_told(page: Window, review: Review) -> None:

@@ -286,7 +286,8 @@ def test_rewordings_that_repeat_are_rejected(server: Server, rows: Dataset) -> N
     ("text", "found"),
     [
         (' "a b" ', "a b"), ("“a”", "a"), ('"a" or "b"', '"a" or "b"'), ("it's", "it's"),
-        ("-----\na\n-----", "a"), ("'", "'"), ("", ""),
+        ("-----\na\n-----", "a"), ("'", "'"), ("", ""), ("-----\n\n-----", ""), ("---\r\na", "a"),
+        ("-5 degrees", "-5 degrees"), ("--help fails", "--help fails"), ("i--", "i--"),
     ],
 )  # fmt: skip
 def test_a_bare_text(text: str, found: str) -> None:

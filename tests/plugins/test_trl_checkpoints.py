@@ -1,13 +1,22 @@
 """Checkpoints: only whole ones count, and only useful ones stay."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finery import StepError
-from finery_trl.train.saving.checkpoints import best_step, chosen, last_whole, mark, prune, step_of
+from finery_trl.train.saving.checkpoints import (
+    best_step,
+    chosen,
+    exhausted,
+    last_whole,
+    mark,
+    prune,
+    step_of,
+)
 
 
 def saved(folder: Path, step: int, history: list[dict[str, Any]] | None = None) -> Path:
@@ -62,6 +71,26 @@ def test_the_best_and_the_last_two_stay(tmp_path: Path) -> None:
 def test_the_best_is_the_first_with_the_lowest_validation_loss(tmp_path: Path) -> None:
     assert best_step(evaluated(3.0, 1.0, 1.0, 2.0)) == 2
     assert best_step([{"step": 1, "loss": 1.0}]) is None
+
+
+def watched(*values: float) -> list[dict[str, Any]]:
+    return [{"step": step, "watch": {"f1": value}} for step, value in enumerate(values, 1)]
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [((NAN, 0.5, 0.9), 3), ((0.5, NAN, 0.2), 1), ((-3.0, NAN), 1), ((NAN, -3.0), 2), ((NAN,), 1)],
+)
+def test_a_metric_that_is_not_a_number_is_the_worst(values: tuple[float, ...], best: int) -> None:
+    assert best_step(watched(*values), "f1") == best
+
+
+def test_a_metric_that_became_a_number_is_an_improvement() -> None:
+    assert not exhausted(watched(NAN, 0.5, 0.9), "f1", patience=2)
+    assert exhausted(watched(NAN, 0.5, NAN, 0.4), "f1", patience=2)
 
 
 def test_without_validation_the_last_is_chosen(tmp_path: Path) -> None:

@@ -106,6 +106,14 @@ def test_task_metrics_are_found_those_of_validations_first() -> None:
     assert series(points, "watch.accuracy") == [(2, 0.7)]
 
 
+def test_a_metric_that_is_never_a_number_is_omitted() -> None:
+    points = load(
+        '[{"step": 1, "watch": {"f1": NaN, "recall": NaN}}, {"step": 2, "watch": {"f1": 0.7}}]'
+    )
+    assert metrics(points) == ["watch.f1"]
+    assert series(points, "watch.f1") == [(2, 0.7)]
+
+
 @pytest.mark.parametrize("text", ["{}", "[1]", '[{"loss": 1}]', '[{"step": 1, "watch": 2}]', "x"])
 def test_what_is_no_curve_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (json's own message is as good as ours)

@@ -23,7 +23,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     """A step as it was built earlier in this project.
 
     use: its step type. settings: those in its key, by name (`lora.r`). seconds: its run time. meta:
-    of its only output; empty if it has several.
+    of its only output; empty if it has several. inputs: names of those that it had (`model`).
     """
 
     key: str
@@ -31,6 +31,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]
     seconds: float
     meta: dict[str, Any]
+    inputs: frozenset[str] = frozenset()
 
 
 class Results:
@@ -104,6 +105,11 @@ def _past(result: "Result") -> Past:
         settings=settings,
         seconds=result.seconds,
         meta=_only_meta(list(result.outputs.values())),
+        inputs=frozenset(
+            name.removeprefix("input ").rpartition("[")[0]
+            for name in parts
+            if name.startswith("input ")
+        ),
     )
 
 

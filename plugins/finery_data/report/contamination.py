@@ -19,7 +19,8 @@ QUESTION = "Are test rows among the training rows?"
 class Contamination(NamedTuple):
     """Training rows whose prompt copies, nearly copies or contains one of the test rows.
 
-    train, test: names in the recipe. rows: training rows that were compared, of `total`.
+    train, test: names in the recipe. rows, tests: training and test rows that were compared, of
+    `total` and `test_total`.
     """
 
     train: str
@@ -27,6 +28,19 @@ class Contamination(NamedTuple):
     counts: Counter[str]
     rows: int
     total: int
+    tests: int
+    test_total: int
+
+    @property
+    def compared(self) -> str:
+        """What was compared, if not all rows: `the first 5,000 of 100,000 rows of train`."""
+        sides = (self.train, self.rows, self.total), (self.test, self.tests, self.test_total)
+        parts = [
+            f"the first {rows:,} of {total:,} rows of {name}"
+            for name, rows, total in sides
+            if rows < total
+        ]
+        return " and ".join(parts)
 
 
 def contaminations(context: PageContext) -> Iterator[Contamination]:
@@ -60,21 +74,39 @@ def _compared(train: str, rows: Dataset, test: str, held_rows: Dataset) -> Conta
             held.add(row, prompt_entry(row))
         leaks = (held.leak(prompt_entry(row)) for row in islice(rows, MOST))
         counts.update(leak.reason for leak in leaks if leak is not None)
-    return Contamination(train, test, counts, min(len(rows), MOST), len(rows))
+    return Contamination(
+        train,
+        test,
+        counts,
+        rows=min(len(rows), MOST),
+        total=len(rows),
+        tests=min(len(held_rows), MOST),
+        test_total=len(held_rows),
+    )
 
 
 def finding(found: list[Contamination]) -> Finding:
-    """Whether the scores may be a test of memory."""
+    """Whether the scores may be a test of memory. Open if some rows weren't compared."""
     if not found:
         text = "Not measured: no training rows or no test rows are built."
         return Finding(QUESTION, text, "open", 4)
     bad = [c for c in found if c.counts]
-    if not bad:
-        pairs = ", ".join(f"{c.train} and {c.test}" for c in found)
-        return Finding(QUESTION, f"No copies or near copies of prompts in {pairs}.", "good", 4)
-    parts = [
-        f"{sum(c.counts.values()):,} of {c.rows:,} rows of {c.train} copy or nearly copy a prompt "
-        f"of {c.test}"
-        for c in bad
-    ]
-    return Finding(QUESTION, f"Yes: {'; '.join(parts)}.", "bad", 4)
+    if bad:
+        return Finding(QUESTION, f"Yes: {'; '.join(map(_copies, bad))}.", "bad", 4)
+    pairs = ", ".join(f"{c.train} and {c.test}{_limits(c)}" for c in found)
+    if any(c.compared for c in found):
+        text = f"Only partly measured: no copies or near copies of prompts in {pairs}."
+        return Finding(QUESTION, text, "open", 4)
+    return Finding(QUESTION, f"No copies or near copies of prompts in {pairs}.", "good", 4)
+
+
+def _copies(pair: Contamination) -> str:
+    count = sum(pair.counts.values())
+    return (
+        f"{count:,} of {pair.rows:,} rows of {pair.train} copy or nearly copy a prompt of "
+        f"{pair.test}{_limits(pair)}"
+    )
+
+
+def _limits(pair: Contamination) -> str:
+    return f" (compared: {pair.compared})" if pair.compared else ""

@@ -27,14 +27,14 @@ export function editor(row, shown, done) {
     return el("div", { class: "field" }, el("label", { for: id }, title), area);
   };
 
-  const made = structuredClone(shown);
-  const parts = EDITABLE.filter((name) => made[name] !== undefined && made[name] !== null)
-    .map((name) => el("fieldset", { class: `column ${name}` }, el("legend", { class: isNamedInside(made, name) ? "unseen" : null }, name), fieldsOf(made, name, field)));
+  const parts = EDITABLE.filter((name) => shown[name] !== undefined && shown[name] !== null)
+    .map((name) => el("fieldset", { class: `column ${name}` }, el("legend", { class: isNamedInside(shown, name) ? "unseen" : null }, name), fieldsOf(shown, name, field)));
 
   const save = () => {
+    const made = structuredClone(shown); // without what an earlier attempt wrote before it failed
     const changed = fields.filter(({ area, before }) => area.value !== before);
     for (const { area, write, title } of changed) {
-      const wrong = write(area.value);
+      const wrong = write(made, area.value);
       area.setAttribute("aria-invalid", String(Boolean(wrong)));
       if (wrong) {
         problem.textContent = `${title}: ${wrong}`;
@@ -72,21 +72,21 @@ export function editor(row, shown, done) {
 }
 
 /** Whether the fields of a column say enough without its name above them. */
-const isNamedInside = (made, name) => name === "messages" || ANSWERS.includes(name) || typeof made[name] === "string";
+const isNamedInside = (shown, name) => name === "messages" || ANSWERS.includes(name) || typeof shown[name] === "string";
 
-/** A field for each turn of a column, and for its tool calls. `write` returns what is wrong. */
-function fieldsOf(made, name, field) {
-  if (typeof made[name] === "string") {
-    return [field(name, name, made[name], (text) => void (made[name] = text))];
+/** A field for each turn of a column, and for its tool calls. `write(made, text)` returns what is wrong. */
+function fieldsOf(shown, name, field) {
+  if (typeof shown[name] === "string") {
+    return [field(name, name, shown[name], (made, text) => void (made[name] = text))];
   }
-  return asTurns(made[name], "assistant").flatMap((turn, index) => {
-    const write = (text) => void (made[name][index].content = text);
-    const alone = made[name].length === 1 && ANSWERS.includes(name);
+  return asTurns(shown[name], "assistant").flatMap((turn, index) => {
+    const write = (made, text) => void (made[name][index].content = text);
+    const alone = shown[name].length === 1 && ANSWERS.includes(name);
     const title = alone ? name : `${index + 1}. ${turn.role ?? "?"}`;
     const said = typeof turn.content === "string" || !turn.tool_calls;
     const one = said ? [field(`${name}.${index}`, title, contentOf(turn), write)] : [];
     if (!turn.tool_calls) return one;
-    const calls = (text) => {
+    const calls = (made, text) => {
       try {
         made[name][index].tool_calls = JSON.parse(text);
       } catch (error) {

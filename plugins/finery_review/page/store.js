@@ -20,6 +20,7 @@ export const store = {
 
 const contents = new Map();
 const listeners = new Set();
+let heard = null; // the place in the log up to which every row's decision is known here
 
 /** Call `listener(what)` when something changes: `list`, `place`, `states`, `whole`. */
 export const listen = (listener) => listeners.add(listener);
@@ -32,10 +33,11 @@ export const current = () => store.list[store.place];
 
 export const isOpen = (row) => ["undecided", "stale"].includes(store.statuses.get(row) ?? "undecided");
 
+/** Show what an answer says. False if a newer answer has overtaken it. */
 function take(answer) {
   const { review } = store;
-  if (answer.generation < review.generation) return; // overtaken by a newer answer
-  if (answer.generation === review.generation && answer.lines < review.lines) return;
+  if (answer.generation < review.generation) return false;
+  if (answer.generation === review.generation && answer.lines < review.lines) return false;
   for (const state of answer.rows ?? []) {
     store.states.set(state.row, state);
     store.statuses.set(state.row, state.status);
@@ -43,11 +45,13 @@ function take(answer) {
   const { total, counts, generation, lines, notices } = answer;
   store.review = { ...store.review, total, counts, generation, lines, notices };
   tell("whole");
+  return true;
 }
 
 /** Begin: what is reviewed, and how far it is. */
 export async function begin() {
   store.review = await api.review();
+  heard = placeOf(store.review);
   tell("whole");
 }
 
@@ -146,18 +150,29 @@ export async function undo() {
   return row;
 }
 
-/** Hear what other windows decided. True where everything must be loaded again. */
+const placeOf = ({ generation, lines }) => ({ generation, lines });
+
+/**
+ * Hear what other windows decided. True where everything must be loaded again.
+ *
+ * Only these answers move `heard`: the answer to a decision has the lines of other windows before
+ * it in its count, but not their rows.
+ */
 export async function hear() {
-  const answer = await api.changes(store.review.generation, store.review.lines);
+  const answer = await api.changes(heard.generation, heard.lines);
   if (answer.again) {
     contents.clear();
     store.states.clear();
     store.statuses.clear();
     take(answer);
+    heard = placeOf(answer);
     return true;
   }
-  const changed = answer.rows.length > 0;
-  take(answer);
+  // This window's own decisions come as well. They are shown already, and drawing them again would
+  // close what was opened in the next row.
+  const changed = answer.rows.some((state) => store.states.get(state.row)?.seen !== state.seen);
+  if (!take(answer)) return false; // the next time, the same lines and more
+  heard = placeOf(answer);
   if (changed) tell("states");
   return false;
 }

@@ -1,10 +1,13 @@
 """The content of an answer, without the text that a model puts around it."""
 
 import contextlib
+import re
 from typing import Any
 
 from finery.rows.answers.jsonvalues import NotJson, parse
 
+_DASHES = re.compile(r"\s*-{3,}\s*")
+"""A line such as those that prompts put around a text."""
 QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'"}
 
 
@@ -19,8 +22,13 @@ def json_in(text: str) -> Any:
 
 
 def bare(text: str) -> str:
-    """A text without the lines and quotation marks around it."""
-    text = text.strip().strip("-").strip()
+    """A text without the lines of dashes and the quotation marks around it."""
+    lines = text.strip().split("\n")
+    while lines and _DASHES.fullmatch(lines[0]):
+        del lines[0]
+    while lines and _DASHES.fullmatch(lines[-1]):
+        del lines[-1]
+    text = "\n".join(lines).strip()
     if len(text) > 1 and QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
     return text

@@ -15,10 +15,15 @@ from finery_trl.estimate.memory import Architecture
 
 REQUEST_SECONDS = 1.0
 """How long a plan waits for the hub to accept a connection, and to answer."""
-
-
 LARGEST = 2**24
 """Of any size of a model: layers, heads, features, tokens of the vocabulary."""
+TIED = frozenset(
+    {
+        "cohere", "cohere2", "ernie4_5", "gemma", "gemma2", "gemma3_text", "gemma3n_text",
+        "gemma4_text", "lfm2", "minicpm3", "smollm3", "starcoder2", "vaultgemma",
+    }
+)  # fmt: skip
+"""Model types whose output matrix is the embedding unless config.json says otherwise."""
 
 
 class Unknown(Exception):
@@ -111,7 +116,7 @@ def of_config(config: Mapping[str, Any], parameters: float | None = None) -> Arc
         kv_heads=size("num_key_value_heads", heads),
         head_size=size("head_dim", max(1, hidden // heads)),
         vocabulary=size("vocab_size"),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=bool(config.get("tie_word_embeddings", str(config.get("model_type")) in TIED)),
     )
     if parameters is None:
         return sizes

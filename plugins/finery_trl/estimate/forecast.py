@@ -53,6 +53,8 @@ MOST_READ = 20_000
 """Rows to measure. The longest of this many is long enough."""
 RECENT = 5
 """Number of past trainings to average the speed over."""
+RESUMED = "resume_from"
+"""The input of a training that goes on from another one."""
 
 
 class Sizes(NamedTuple):
@@ -391,9 +393,12 @@ def _expected_speed(step: Training, model: Architecture, lengths: Lengths, here:
 
 
 def _alike(past: Past, step: Training) -> bool:
-    """Whether a past training did the same kind of work per token."""
+    """Whether a past training did the same kind of work per token, from its beginning.
+
+    The facts of a resumed training are those of the whole, but its seconds only those of the rest.
+    """
     adapter = any(name.startswith("lora.") for name in past.settings)
-    same = adapter == (step.lora is not None)
+    same = adapter == (step.lora is not None) and RESUMED not in past.inputs
     quantized = past.settings.get("quantization")
     return same and quantized == step.quantization and bool(past.meta.get("parameters"))
 

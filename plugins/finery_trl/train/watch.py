@@ -1,5 +1,6 @@
 """Metrics of the task during a training, from an evaluator that tests the current model."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,9 @@ def watcher(
     assert evaluator is not None
 
     def watch(model: Any, at: int) -> dict[str, float]:
-        watching = _Job(job.scratch / "watch" / str(at))
+        # Each of several processes answers all rows, and reads the files of its own evaluation.
+        rank = os.environ.get("RANK", "0")
+        watching = _Job(job.scratch / "watch" / f"{at}-{rank}")
         watching.live = LiveEngine(
             step.model,
             watching,

@@ -72,11 +72,13 @@ def series(points: Sequence[Point], name: str) -> Series:
 def metrics(points: Sequence[Point]) -> list[str]:
     """The names of task metrics in a curve, as `series` takes them, those of validations first.
 
-    `preference_accuracy` is omitted if there is `eval_preference_accuracy`, and so on.
+    A metric without a finite value is omitted, and so is `preference_accuracy` if there is
+    `eval_preference_accuracy`, and so on.
     """
     names: dict[str, None] = {}
     for point in points:
-        names |= dict.fromkeys(f"watch.{n}" for n in point.get("watch", {}))
+        watched = point.get("watch", {})
+        names |= dict.fromkeys(f"watch.{n}" for n, v in watched.items() if _is_number(v))
     for point in points:
         known = ("step", "epoch", "loss", "eval_loss", "learning_rate", "watch")
         names |= dict.fromkeys(n for n, v in point.items() if n not in known and _is_number(v))

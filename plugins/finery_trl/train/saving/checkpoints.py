@@ -5,6 +5,7 @@ every file. A checkpoint that was left incomplete by a kill or a power failure i
 """
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,7 +97,11 @@ def _scores(history: Sequence[dict[str, Any]], by: str) -> dict[int, tuple[float
         return {step: (loss, 0.0) for step, loss in losses.items()}
     # An evaluator leaves out a metric that applies to no row yet, e.g. because nothing is called.
     watched = {e["step"]: float(e["watch"].get(by, 0.0)) for e in history if "watch" in e}
-    return {step: (-value, losses.get(step, 0.0)) for step, value in watched.items()}
+    return {
+        # No number is less than NaN, so that it would stay the best one.
+        step: (math.inf if math.isnan(value) else -value, losses.get(step, 0.0))
+        for step, value in watched.items()
+    }
 
 
 def chosen(folder: Path, by: str = LOWEST_LOSS) -> Path:

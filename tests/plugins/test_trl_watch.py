@@ -1,0 +1,37 @@
+"""What evaluates the model in training: where its files are."""
+
+from pathlib import Path
+
+import pytest
+from tiny_llama import tiny_llama
+
+from finery import Job, Metrics, Step
+from finery.testing import TestJob
+from finery_trl.rows.tokens import Tokens
+from finery_trl.steps.sft import Sft
+from finery_trl.train.watch import watcher
+
+
+class Half(Step, seeded=False):
+    """Half of the rows are right, whichever they are."""
+
+    def run(self, job: Job) -> Metrics:
+        """Write the score."""
+        scores = {"model": {"accuracy": 0.5}}
+        return Metrics.write(
+            job.out, rows=2, scores=scores, intervals={}, details={}, predictions=[]
+        )
+
+
+def test_each_of_several_processes_has_files_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    model, job = tiny_llama(tmp_path / "model"), TestJob(tmp_path / "job")
+    step = Sft(model=model, rows=[], watch=Half())
+    watch = watcher(step, Tokens.of_model(model), torch.float32, job)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert watch(None, 3) == {"accuracy": 0.5}
+    assert len(list(job.scratch.rglob("metrics.json"))) == 2

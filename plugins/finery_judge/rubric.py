@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from finery import Dataset, Job, Metrics, OptionalFiles, UsageError, setting, takes
 from finery.rows import Conversation, Row, answer_text, split_turns
+from finery_eval import stats
 from finery_eval.evaluator import Answers, answers_table, table
 from finery_eval.paired import Values, remark
 from finery_eval.verdicts import Judged, Means, Verdicts
@@ -287,8 +288,9 @@ def _compared(judged: Mapping[str, Judged]) -> list[dict[str, Any]]:
         ]
         if not both:
             continue
-        values = Values({first: [(a, 1.0) for a, _ in both], name: [(b, 1.0) for _, b in both]})
-        facts = values.difference(first, name)
+        scores = {first: [(a, 1.0) for a, _ in both], name: [(b, 1.0) for _, b in both]}
+        facts = Values(scores, within=stats.SHARE).difference(first, name)
+        assert facts is not None  # scores have bounds
         rows.append([name, facts["difference"], *facts["interval"], len(both), facts["p_value"]])
     if not rows:
         return []

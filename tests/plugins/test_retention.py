@@ -15,9 +15,11 @@ from tiny_llama import tiny_llama
 
 from finery import DataError, FileOrName, Metrics, Model, RequirementError, UsageError
 from finery.testing import TestJob, table_model
+from finery_retention.result import Result
 from finery_retention.retention import Retention
 from finery_retention.tasks import TASKS, TaskName, items_of
 from finery_retention.text import PASSAGE, SHIPPED, passages
+from finery_transformers.scoring import TextLikelihood
 
 pytest.importorskip("reasoning_gym", reason="needs reasoning-gym: the extra `retention`")
 
@@ -238,6 +240,21 @@ def test_lost_abilities_are_told_by_task(tmp_path: Path) -> None:
     assert tables["Tasks"] == [["sums", 20, 1, 0.5, 0.95], ["reversal", 20, 1, 0.5, 0.95]]
     wrong = [p for p in metrics.predictions() if p.get("correct") is False]
     assert {p["model"] for p in wrong} == {"sft", "ok"}
+
+
+@pytest.mark.parametrize("nats", [1500.0, 1400.0, 300.0])
+def test_one_passage_shows_nothing(tmp_path: Path, nats: float) -> None:
+    """Whatever its difference is: worse, none or better."""
+    likelihoods = {"base": [TextLikelihood(-1400.0, 250, 1000)],
+                   "sft": [TextLikelihood(-nats, 250, 1000)]}  # fmt: skip
+    result = Result([], ["a passage"], {"base": [], "sft": []}, likelihoods)
+    report = result.write(TestJob(tmp_path), 0.05).report()
+    (remark,) = report["details"]["remarks"]
+    assert remark["text"].startswith("whether sft forgot can't be told from the text")
+    (pair,) = report["details"]["pairs"]
+    low, high = pair["metrics"]["byte_probability"]["interval"]
+    assert low < -0.5 < 0 < high
+    assert set(report["intervals"]["sft"]) == {"byte_probability"}  # the others have no bounds
 
 
 def test_tasks_that_the_base_cant_do_show_nothing(tmp_path: Path) -> None:

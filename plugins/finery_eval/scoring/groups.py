@@ -55,13 +55,14 @@ def scores(
 ) -> dict[str, Score]:
     """Metric → (value, interval) of one model. A metric that applies to no answer is left out.
 
-    Intervals: percentile bootstrap over groups (Efron and Tibshirani 1993). If a share is the same
-    in all groups, such as 0 or 1, the bootstrap has no width, and the interval is that of
-    `stats.same_in_all`. draws: as from `draws_of`, if they are there already.
+    Intervals: percentile bootstrap over groups (Efron and Tibshirani 1993), see
+    `stats.interval_of`. draws: as from `draws_of`, if they are there already.
     """
     scored = _shares(judged.hits, groups)
     drawn = draws_of(judged, verdicts, groups) if draws is None else draws
-    scored |= means(judged, verdicts, drawn)
+    of = judged.outcomes
+    n = sum(any(of[i] is not None for i in group) for group in groups) if of else 0
+    scored |= means(judged, verdicts, drawn, n)
     return {metric: scored[metric] for metric in verdicts.metrics if metric in scored}
 
 
@@ -96,15 +97,12 @@ def _shares(hits: Mapping[str, Sequence[Hit]], groups: Sequence[Group]) -> dict[
             sums[2 * i] / sums[2 * i + 1] if sums[2 * i + 1] else s for i, s in enumerate(shares)
         ]
 
-    intervals = stats.bootstrap(counts, statistic)
+    drawn = stats.resampled(counts, statistic)
     scored: dict[str, Score] = {}
     for i, metric in enumerate(hits):
         if totals[i][1]:
             used = sum(bool(count[i][1]) for count in counts)
-            low, high = intervals[i]
-            if low == high:
-                low, high = stats.same_in_all(low, used)
-            scored[metric] = shares[i], (low, high)
+            scored[metric] = shares[i], stats.interval_of(drawn[i], used, stats.SHARE)
     return scored
 
 
@@ -126,18 +124,15 @@ def difference(
 ) -> stats.Difference | None:
     """Second minus first model, of a share: bootstrap over groups and exact sign-flip test.
 
-    If all groups differ alike, the bootstrap has no width, and the interval is that of
-    `stats.same_in_all`. None where no answer of both models counts.
+    The interval is that of `stats.interval_of`. None where no answer of both models counts.
     """
     counts = [_gain(first, second, group) for group in groups]
     counts = [(gain, n) for gain, n in counts if n]
     if not counts:
         return None
-    ((low, high),) = stats.bootstrap(counts, _difference, resamples=resamples)
-    if low == high:
-        low, high = stats.same_in_all(low, len(counts), -1.0, 1.0)
+    (interval,) = stats.bootstrap(counts, _difference, stats.GAIN, resamples=resamples)
     p_value = stats.sign_flip_exact([gain for gain, _ in counts])
-    return stats.Difference(_difference(Counter(counts))[0], (low, high), p_value)
+    return stats.Difference(_difference(Counter(counts))[0], interval, p_value)
 
 
 def _gain(first: Sequence[Hit], second: Sequence[Hit], group: Group) -> Count:

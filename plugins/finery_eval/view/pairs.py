@@ -111,10 +111,8 @@ def _of_groups(groups: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], 
         answers = sum(times * n for (_, n), times in counts.items())
         return [sum(times * d for (d, _), times in counts.items()) / answers]
 
-    ((low, high),) = stats.bootstrap(groups, mean)
-    if low == high:  # all groups differ alike, so the bootstrap has no width
-        low, high = stats.same_in_all(low, len(groups), -1.0, 1.0)
-    return (low, high), stats.sign_flip_exact([difference for difference, _ in groups])
+    (interval,) = stats.bootstrap(groups, mean, stats.GAIN)
+    return interval, stats.sign_flip_exact([difference for difference, _ in groups])
 
 
 def agrees(lines: Sequence[Facts], metric: str, headline: Sequence[str], score: float) -> bool:

@@ -142,7 +142,7 @@ def unmet(claims: Sequence[Claim], report: Mapping[str, Any]) -> list[str]:
     lines = []
     for claim, difference in zip(claims, found, strict=True):
         if difference is None:
-            lines.append(f"{_name(claim)} isn't compared with {claim.than} by this step")
+            lines.append(_untested(claim, report))
         elif claim.margin is not None:
             lines.append(_worse(claim, difference, claim.margin, report["rows"]))
         elif isinstance(claim.than, str):
@@ -167,10 +167,11 @@ def _difference(claim: Claim, report: Mapping[str, Any]) -> stats.Difference | N
     """The subject minus what it is compared with; None where they aren't compared."""
     model, metric = claim.subject
     if isinstance(claim.than, float):
-        value = report["scores"][model].get(metric)
-        if value is None:
+        value = report["scores"].get(model, {}).get(metric)
+        interval = report["intervals"].get(model, {}).get(metric)
+        if value is None or interval is None:
             return None
-        low, high = report["intervals"][model][metric]
+        low, high = interval
         return stats.Difference(value - claim.than, (low - claim.than, high - claim.than), 1.0)
     for pair in report["details"].get("pairs", ()):
         facts = pair["metrics"].get(metric)
@@ -181,6 +182,20 @@ def _difference(claim: Claim, report: Mapping[str, Any]) -> stats.Difference | N
             value, low, high = -value, -high, -low
         return stats.Difference(value, (low, high), facts["p_value"])
     return None
+
+
+def _untested(claim: Claim, report: Mapping[str, Any]) -> str:
+    """Why there is nothing to hold a claim against."""
+    model, metric = claim.subject
+    names = [model, *([claim.than] if isinstance(claim.than, str) else [])]
+    unknown = [name for name in names if metric not in report["scores"].get(name, {})]
+    if unknown:
+        what = f"{unknown[0]}.{metric} isn't known"
+        return f"{_name(claim)} can't be compared with {claim.than}: {what}"
+    if isinstance(claim.than, str):
+        return f"{_name(claim)} isn't compared with {claim.than} by this step"
+    value = report["scores"][model][metric]
+    return f"{_name(claim)} is {value:.4g}, but has no interval to compare with {claim.than:g}"
 
 
 def _worse(claim: Claim, d: stats.Difference, margin: float, rows: int) -> str:

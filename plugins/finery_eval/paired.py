@@ -125,6 +125,16 @@ def pairs_of(
     ]
 
 
+def merged(
+    pairs: Sequence[Mapping[str, Any]], more: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The comparisons of the same models with the metrics of both, as from `pairs_of`."""
+    return [
+        {**of, "metrics": {**of["metrics"], **added["metrics"]}}
+        for of, added in zip(pairs, more, strict=True)
+    ]
+
+
 def remark(text: str, advice: str = "", *, warning: bool = True) -> dict[str, str]:
     """A remark on the result for `details["remarks"]`, which `show` and `build` print.
 

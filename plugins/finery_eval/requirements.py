@@ -228,8 +228,6 @@ def _seen(of: Metric, report: Mapping[str, Any]) -> str:
     model, metric = of
     if metric not in report["scores"].get(model, {}):
         return f"{model}.{metric} applies to none of the {report['rows']} rows"
-    low, high = report["intervals"][model][metric]
-    value = report["scores"][model][metric]
-    return (
-        f"{model}.{metric} is {value:.4g} (95 % CI {low:.3f} to {high:.3f}, {report['rows']} rows)"
-    )
+    value, ends = report["scores"][model][metric], report["intervals"].get(model, {}).get(metric)
+    interval = f"95 % CI {ends[0]:.3f} to {ends[1]:.3f}, " if ends else ""
+    return f"{model}.{metric} is {value:.4g} ({interval}{report['rows']} rows)"

@@ -213,6 +213,29 @@ def test_a_step_without_the_comparison_fails_in_words() -> None:
     assert unmet(claims, report) == ["sft.accuracy isn't compared with base by this step"]
 
 
+@pytest.mark.parametrize(("text", "line"), [
+    (">= 0.5", "dpo.margin is 0.2 (3 rows); required >= 0.5"),
+    ("significantly better than 0.1", "dpo.margin is 0.2, but has no interval to compare with 0.1"),
+    ("not worse than base by 0.1",
+     "dpo.margin can't be compared with base: base.margin isn't known"),
+])  # fmt: skip
+def test_a_score_without_an_interval_fails_in_words(text: str, line: str) -> None:
+    report = {"rows": 3, "scores": {"dpo": {"margin": 0.2}, "base": {}}, "intervals": {"dpo": {}},
+              "details": {}}  # fmt: skip
+    assert unmet(parse({"dpo.margin": text}, ["base", "dpo"], ["margin"]), report) == [line]
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    (">= 0.6", "judge.kappa applies to none of the 9 rows; required >= 0.6"),
+    ("significantly better than 0.6",
+     "judge.kappa can't be compared with 0.6: judge.kappa isn't known"),
+])  # fmt: skip
+def test_what_has_no_score_at_all_fails_in_words(text: str, line: str) -> None:
+    """A judge that people haven't been compared with yet, or whose games all have equal answers."""
+    report = {"rows": 9, "scores": {"sft": {}}, "intervals": {"sft": {}}, "details": {}}
+    assert unmet(parse({"judge.kappa": text}, ["sft", "judge"], ["kappa"]), report) == [line]
+
+
 def test_a_gate_that_luck_passes_is_told_before_and_after_a_build(built: MakeProject) -> None:
     """18 of 20 pass `>= 0.85`, and so does a model of 75 % in more than one case of five."""
     chance, worse = chance_to_pass(0.85, 20)

@@ -9,7 +9,9 @@ from finery.rows import Row, split_turns
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import evaluator
 from finery_eval.evaluator import Judge
+from finery_eval.paired import Values, merged, pairs_of
 from finery_eval.scoring import differences
+from finery_eval.scoring.scored import Scored, score
 from finery_eval.scoring.tables import comparison_tables
 from finery_eval.verdicts import Judged, Verdicts
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
 """By name, since the dtype itself is in the key."""
+MARGIN = "margin"
+METRICS = ("accuracy", "a_token", MARGIN)
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "gguf")
 
 
@@ -26,8 +30,10 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
 
     `accuracy` compares the log-probabilities of the whole answers, end of turn included, as DPO
     does. `a_token` compares the mean per token, which doesn't favour short answers. `margin` is the
-    mean difference of the whole answers, in nats. Nothing is generated. Intervals are 95 % Wilson.
-    Each further model is compared with the first on the same rows (exact McNemar test).
+    mean difference of the whole answers, in nats. Nothing is generated. Intervals: Wilson (1927)
+    for shares, bootstrap over rows (Efron and Tibshirani 1993) for `margin`. Each further model is
+    compared with the first on the same rows: exact McNemar test, for `margin` the paired bootstrap
+    and the exact sign test.
 
     Models are loaded with transformers: Hugging Face folders, adapters, GGUF files (dequantised).
     """
@@ -36,7 +42,7 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
-        return ["accuracy", "a_token", "margin"]
+        return list(METRICS)
 
     def key_facts(self) -> Mapping[str, Any]:
         """The dtype that the models are loaded in."""
@@ -58,13 +64,12 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
             }
             for name, pairs in scored.items()
         }
-        shares = {n: {m: evaluator.share(h) for m, h in of.items()} for n, of in right.items()}
-        scores = {n: {m: value for m, (value, _) in of.items()} for n, of in shares.items()}
-        for name, pairs in scored.items():
-            scores[name]["margin"] = sum(g.logprob - b.logprob for g, b in pairs) / len(pairs)
-        intervals = {n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in shares.items()}
+        margins = _margins(scored)
+        shares, pairs = _of_shares(right)
+        every = {n: {**of, MARGIN: margins.score(n)} for n, of in shares.items()}
+        scores = {n: {m: value for m, (value, _) in of.items()} for n, of in every.items()}
+        intervals = {n: {m: list(ci) for m, (_, ci) in of.items() if ci} for n, of in every.items()}
         evaluator.log_scores(job, scores, intervals)
-        verdicts = Verdicts({n: Judged([], of) for n, of in right.items()}, self.metric_names(), [])
         comparisons = differences.compare({n: of["accuracy"] for n, of in right.items()})
         return Metrics.write(
             job.out,
@@ -75,7 +80,7 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
                 "headline": ["accuracy", "a_token"],
                 "tables": comparison_tables(comparisons),
                 "comparisons": comparisons,
-                "pairs": differences.pairs_of(verdicts, {}, None),
+                "pairs": merged(pairs, pairs_of(list(right), {MARGIN: margins})),
             },
             predictions=_predictions(rows, scored, right),
         )
@@ -114,6 +119,18 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
         )
         gc.collect()  # the next model may need the memory of this one
         return list(zip(scores[::2], scores[1::2], strict=True))
+
+
+def _margins(scored: "Mapping[str, Sequence[tuple[Likelihood, Likelihood]]]") -> Values:
+    """The difference of the two answers' log-probabilities in each row, in nats."""
+    nats = {n: [(g.logprob - b.logprob, 1.0) for g, b in of] for n, of in scored.items()}
+    return Values(nats, is_continuous=True)
+
+
+def _of_shares(right: Mapping[str, Mapping[str, Sequence[bool]]]) -> Scored:
+    """The scores and comparisons of the metrics that are shares of rows."""
+    judged = {name: Judged([], of) for name, of in right.items()}
+    return score(Verdicts(judged, [m for m in METRICS if m != MARGIN], []), None)
 
 
 def _predictions(

@@ -138,6 +138,7 @@ def merged(
 def remark(text: str, advice: str = "", *, warning: bool = True) -> dict[str, str]:
     """A remark on the result for `details["remarks"]`, which `show` and `build` print.
 
-    advice: what to do about it.
+    advice: what to do about it. Step types that measure what was forgotten add a `verdict`: the
+    answer of a report rests on those that are `lost`.
     """
     return {"text": text, "advice": advice, "severity": "warning" if warning else "info"}

@@ -10,6 +10,7 @@ from finery_eval.paired import remark
 from finery_eval.view.pairs import paired, paired_test
 from finery_eval.view.report.findings import BEST, CHOSEN, FORGOTTEN, NEEDED, findings
 from finery_eval.view.report.roles import Judgement, Role
+from finery_retention import findings as retained
 
 ROWS = 200
 
@@ -94,7 +95,8 @@ def test_forgotten_abilities_are_found_where_they_are_measured() -> None:
     difference = {"difference": -0.7, "interval": [-0.76, -0.62], "p_value": 0.0}
     pair = {"model": "sft", "baseline": "base", "metrics": {"solved": difference}}
     details = models[1].report["details"]
-    details |= {"pairs": [pair], "remarks": [remark("sft forgot: it solves 20.0 %")]}
+    loss = remark("sft forgot: it solves 20.0 %") | {"verdict": "lost"}
+    details |= {"pairs": [pair], "remarks": [loss]}
     hot = answers(*models)
     assert hot[FORGOTTEN] == ("bad", "Yes: sft forgot: it solves 20.0 %.")
     assert hot[NEEDED][0] == "open"  # it isn't a test of the task
@@ -104,6 +106,26 @@ def test_forgotten_abilities_are_found_where_they_are_measured() -> None:
     tone, text = answers(*models)[FORGOTTEN]
     assert tone == "good"
     assert "sft against base, solved -70.0 points (95 % CI -76.0 to -62.0)" in text
+
+
+def test_tasks_that_the_base_cant_do_are_no_loss() -> None:
+    """Whatever the text shows: a loss of it is one, and alone in the answer."""
+    retention = "eval.retention"
+    models = judged("base", "base", 6, retention), judged("sft", "tuned", 6, retention)
+    scores = {n: {"solved": 0.03, "perplexity": p} for n, p in (("base", 20.0), ("sft", 99.0))}
+    equal = {"difference": 0.0, "interval": [-0.03, 0.03], "p_value": 1.0}
+    worse = {"difference": -0.3, "interval": [-0.4, -0.2], "p_value": 0.0}
+    details = models[1].report["details"]
+    for metrics, answer in (
+        ({"solved": equal}, ("open", "It can't be told: base solves only 3.0 % of the tasks, so")),
+        ({"solved": equal, "byte_probability": worse}, ("bad", "Yes: sft forgot: its perplexity")),
+    ):
+        pairs = [{"model": "sft", "baseline": "base", "metrics": metrics}]
+        remarks = retained.remarks(retained.findings(pairs, "base", 0.05), scores, "base", 0.05)
+        details |= {"pairs": pairs, "remarks": list(remarks)}
+        tone, text = answers(*models)[FORGOTTEN]
+        assert (tone, text.startswith(answer[1])) == (answer[0], True)
+        assert ("solves only" in text) == (tone == "open")
 
 
 def _turns(rights: Sequence[Sequence[bool]]) -> list[dict[str, Any]]:

@@ -261,7 +261,9 @@ def test_tasks_that_the_base_cant_do_show_nothing(tmp_path: Path) -> None:
     models = [knows(tmp_path, "base", 0), knows(tmp_path, "sft", 0)]
     retention = step(models, tasks=["sums"], items=20, text=FileOrName(["none"]))
     metrics, _ = run(tmp_path / "job", retention)
-    assert "so they can't show a loss" in metrics.report()["details"]["remarks"][0]["text"]
+    remark = metrics.report()["details"]["remarks"][0]
+    assert "so they can't show a loss" in remark["text"]
+    assert (remark["severity"], remark["verdict"]) == ("info", "unclear")
 
 
 @pytest.mark.parametrize(("settings", "what"), [

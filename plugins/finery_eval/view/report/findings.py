@@ -194,10 +194,12 @@ def _forgotten(judged: Sequence[Judgement]) -> Finding:
         text = "Not measured: no step tests abilities that the training isn't about."
         return Finding(FORGOTTEN, text, "open", 3)
     remarks = [remark for report in reports for remark in report["details"].get("remarks", [])]
-    for severity, answer, tone in (("warning", "Yes", "bad"), ("info", "It can't be told", "open")):
-        texts = [remark["text"] for remark in remarks if remark["severity"] == severity]
-        if texts:
-            return Finding(FORGOTTEN, f"{answer}: {'; '.join(texts)}.", tone, 3)  # type: ignore[arg-type]
+    lost = [remark["text"] for remark in remarks if remark.get("verdict") == "lost"]
+    if lost:
+        return Finding(FORGOTTEN, f"Yes: {'; '.join(lost)}.", "bad", 3)
+    if remarks:
+        texts = "; ".join(remark["text"] for remark in remarks)
+        return Finding(FORGOTTEN, f"It can't be told: {texts}.", "open", 3)
     words = (
         f"{model} against {base}, {metric.replace('_', ' ')} {in_points(facts['difference'])} "
         f"points (95 % CI {range_in_points(facts['interval'])})"

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from finery import (
     Artifact,
@@ -41,6 +41,8 @@ from finery_eval.scoring.tables import table as table
 from finery_eval.turns import place_of
 from finery_eval.verdicts import Score, Verdicts
 
+Better = Literal["higher", "lower"]
+"""Which values of a metric are better."""
 Answers = dict[str, list[Completion]]
 """Model name → its answers, one a row."""
 
@@ -72,6 +74,13 @@ class Gate(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
     def more_metrics(self) -> str:
         """How to add further metrics, as part of the fix for an unknown one; empty by default."""
         return ""
+
+    def unbounded(self) -> Mapping[str, Better]:
+        """The metrics that are no shares from 0 to 1, and which values of them are better.
+
+        Writers of `Metrics` name them in `details["unbounded"]`, for views.
+        """
+        return {}
 
     def measured(self) -> dict[str, list[str]]:
         """What `require` may name: the models, or what else has scores → its metrics."""
@@ -108,9 +117,9 @@ class Gated(Gate):
         {},
         affects_output=False,
         help="Conditions that the build must meet: <model>.<metric> compared (>=, >, <=, <) with "
-        "a share from 0 to 1, or with another metric plus or minus a number. `not worse than` "
-        "another model `by` a margin, and `significantly better than` another model or a share, "
-        "rest on a test, so a lucky score isn't enough.",
+        "a number, for most metrics a share from 0 to 1, or with another metric plus or minus a "
+        "number. `not worse than` another model `by` a margin, and `significantly better than` "
+        "another model or a number, rest on a test, so a lucky score isn't enough.",
         examples=[
             {"sft.accuracy": ">= 0.85"},
             {"sft.accuracy": ">= base.accuracy + 0.3"},

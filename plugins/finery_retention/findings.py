@@ -9,6 +9,11 @@ from finery_eval.paired import remark
 
 SOLVED = "solved"
 PROBABILITY = "byte_probability"
+UNBOUNDED: Mapping[str, Literal["higher", "lower"]] = {
+    "bits_per_byte": "lower",
+    "perplexity": "lower",
+}
+"""The metrics that are no shares, and which values of them are better."""
 NOUNS = {SOLVED: "tasks", PROBABILITY: "text"}
 Verdict = Literal["kept", "lost", "unclear"]
 TRAIN_LESS = (

@@ -50,6 +50,7 @@ class Result(NamedTuple):
             intervals=intervals,
             details={
                 "headline": list(compared),
+                "unbounded": [metric for metric in findings.UNBOUNDED if metric in measures],
                 "pairs": pairs,
                 "tables": tables,
                 "remarks": list(findings.remarks(found, scores, names[0], margin)),

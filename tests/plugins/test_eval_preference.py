@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tiny_llama import tiny_llama
 
-from finery import DataError, Model
+from finery import DataError, Model, RequirementError, UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_eval.requirements import parse, unmet
@@ -112,9 +112,11 @@ def test_margins_are_compared_and_required(tmp_path: Path, tiny: Model) -> None:
     assert list(pair["metrics"]) == ["accuracy", "a_token", "margin"]
     base, dpo = (report["scores"][name]["margin"] for name in ("base", "dpo"))
     assert pair["metrics"]["margin"]["difference"] == pytest.approx(dpo - base)
-    (line,) = unmet(parse({"dpo.margin": f"< base.margin - {abs(base - dpo) + 0.5:.3f}"},
-                          ["base", "dpo"], ["margin"]), report)  # fmt: skip
-    assert line.startswith(f"dpo.margin is {dpo:.4g} (95 % CI ")
+    require = {"dpo.margin": f"< base.margin - {abs(base - dpo) + 0.5:.3f}"}
+    step = Preference(models=[tiny, other], rows=rows, require=require)
+    with pytest.raises(RequirementError) as caught:
+        step.verify({"": metrics})
+    assert caught.value.details[0].startswith(f"dpo.margin is {dpo:.4g} (95 % CI ")
 
 
 def test_the_margin_of_one_row_has_no_interval(tmp_path: Path, tiny: Model) -> None:
@@ -124,6 +126,14 @@ def test_the_margin_of_one_row_has_no_interval(tmp_path: Path, tiny: Model) -> N
     claim = {"base.margin": "significantly better than 0.1"}
     (line,) = unmet(parse(claim, ["base"], ["margin"]), report)
     assert line.endswith("but has no interval to compare with 0.1")
+
+
+def test_a_margin_is_required_in_nats(tmp_path: Path, tiny: Model) -> None:
+    rows = dataset(tmp_path / "rows", ROWS)
+    for text in (">= 2", ">= -1", "significantly better than -0.5"):
+        Preference(models=[tiny], rows=rows, require={"base.margin": text}).check()
+    with pytest.raises(UsageError, match="2 can't be reached"):
+        Preference(models=[tiny], rows=rows, require={"base.accuracy": ">= 2"}).check()
 
 
 def test_rows_that_are_no_preferences_are_named(tmp_path: Path, tiny: Model) -> None:

@@ -104,6 +104,27 @@ def test_places_in_a_round_have_the_names_of_their_variants(tmp_path: Path) -> N
     assert logged[1].startswith("difference to the next, r=8: ")
 
 
+def test_a_score_that_is_no_share_is_printed_as_a_number(tmp_path: Path) -> None:
+    given = []
+    for name, value in (("a", 3.42), ("b", 0.5)):
+        (tmp_path / name).mkdir()
+        made = Metrics.write(
+            tmp_path / name, rows=9, scores={"sft": {"margin": value}},
+            intervals={"sft": {"margin": [value - 1, value + 1]}},
+            details={"unbounded": ["margin"]}, predictions=[],
+        )  # fmt: skip
+        made.ref = f"test@{name}"
+        given.append(made)
+    winner = run_step(Select(candidates=given, model="sft", metric="margin"), tmp_path / "out")
+    assert isinstance(winner, Metrics)
+    out = io.StringIO()
+    output = Output("winner", winner, manifest("Metrics", winner.meta, {}))
+    MetricsView().print(Console(width=100, file=out), output, Detail())
+    assert "3.42" in out.getvalue()
+    assert "2.42 – 4.42" in out.getvalue()
+    assert "%" not in out.getvalue().replace("95 % CI", "")
+
+
 def test_a_missing_score_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"test@a has no score sft\.accuracy") as caught:
         chosen(tmp_path, [candidate(tmp_path, "a", [True], metric="f1")])

@@ -277,6 +277,15 @@ def test_settings_that_cant_work(tmp_path: Path, settings: dict[str, Any], what:
         step([knows(tmp_path, "base", 1)], **settings).check()
 
 
+def test_perplexity_is_required_as_it_is(tmp_path: Path) -> None:
+    models = [knows(tmp_path, "base", 1), knows(tmp_path, "sft", 1)]
+    require = {"sft.perplexity": "<= base.perplexity + 2", "base.perplexity": "<= 25",
+               "sft.bits_per_byte": "<= 1.2"}  # fmt: skip
+    step(models, require=require).check()
+    with pytest.raises(UsageError, match="25 can't be reached"):
+        step(models, require={"sft.byte_probability": ">= 25"}).check()
+
+
 def test_a_text_needs_models_with_weights(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the text can't be scored with 'base'") as error:
         run(tmp_path / "job", step([knows(tmp_path, "base", 1)], tasks=["sums"]))

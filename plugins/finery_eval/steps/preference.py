@@ -8,7 +8,7 @@ from finery import Dataset, Job, Metrics, load_reference, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import evaluator
-from finery_eval.evaluator import Judge
+from finery_eval.evaluator import Better, Judge
 from finery_eval.paired import Values, merged, pairs_of
 from finery_eval.scoring import differences
 from finery_eval.scoring.scored import Scored, score
@@ -44,6 +44,10 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
         """The metrics of each model, the headline first."""
         return list(METRICS)
 
+    def unbounded(self) -> Mapping[str, Better]:
+        """The margin, in nats."""
+        return {MARGIN: "higher"}
+
     def key_facts(self) -> Mapping[str, Any]:
         """The dtype that the models are loaded in."""
         return {"dtype": load_reference(AUTO_DTYPE)()}
@@ -78,6 +82,7 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
             intervals=intervals,
             details={
                 "headline": ["accuracy", "a_token"],
+                "unbounded": list(self.unbounded()),
                 "tables": comparison_tables(comparisons),
                 "comparisons": comparisons,
                 "pairs": merged(pairs, pairs_of(list(right), {MARGIN: margins})),

@@ -114,6 +114,7 @@ class Select(
             intervals={e.name: {self.metric: list(e.interval)} for e in ranked if e.interval},
             details={
                 "headline": [self.metric],
+                "unbounded": [self.metric] if self._is_unbounded() else [],
                 "tables": [_table(ranked)] if self.repeats else [],
                 "chosen": repeat.name,
                 "margin": margin,
@@ -132,6 +133,11 @@ class Select(
             "margin": margin,
         }
         return metrics
+
+    def _is_unbounded(self) -> bool:
+        """Whether the metric is no share."""
+        reports = (metrics.report() for metrics in self.candidates)
+        return any(self.metric in of["details"].get("unbounded", ()) for of in reports)
 
     def _candidates(self, names: Mapping[str, str]) -> list[_Candidate]:
         """The candidates. names: place in a round of `halve` → the variant that came to it."""

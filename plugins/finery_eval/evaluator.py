@@ -27,12 +27,15 @@ from finery import (
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.answers.reading import search_in
 from finery.rows.parts import prompt as prompt_of
-from finery_eval import stats
 from finery_eval.exports import compared_exports, with_speeds
 from finery_eval.scoring import slices as slicing
 from finery_eval.scoring.differences import MCNEMAR, SIGN_FLIPS
 from finery_eval.scoring.differences import compare as compare
-from finery_eval.scoring.groups import groups_of
+from finery_eval.scoring.groups import Group, facts_of
+from finery_eval.scoring.groups import among as among
+from finery_eval.scoring.groups import effective as effective
+from finery_eval.scoring.groups import share as share
+from finery_eval.scoring.groups import together as together
 from finery_eval.scoring.scored import score
 from finery_eval.scoring.tables import Unit as Unit
 from finery_eval.scoring.tables import baseline_tables
@@ -390,11 +393,6 @@ def truncated(answers: Sequence[Completion]) -> int:
     return sum(answer.finish_reason == "length" for answer in answers)
 
 
-def share(hits: Sequence[bool]) -> tuple[float, stats.Interval]:
-    """The share of hits and its Wilson interval."""
-    return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
-
-
 def unjudged_tables(job: Job, parts: Sequence[Unjudged]) -> list[dict[str, Any]]:
     """The table of what isn't judged, which is also logged; empty if all is."""
     for part in parts:
@@ -436,7 +434,11 @@ def _thinking(answers: Sequence[Completion]) -> tuple[int, float]:
 def predictions(
     rows: Sequence[Row], answers: Answers, judged: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
-    """The lines of `predictions.jsonl`: each model's answer to each row, and its verdict."""
+    """The lines of `predictions.jsonl`: each model's answer to each row, and its verdict.
+
+    Where rows belong together, each line names the `group` of its row.
+    """
+    grouped = facts_of(rows)
     for i, row in enumerate(rows):
         prompt = prompt_of(row)
         for name, completions in answers.items():
@@ -448,6 +450,7 @@ def predictions(
                 **_unspoken(completions[i]),
                 **judged[name][i],
                 "finish_reason": completions[i].finish_reason,
+                **grouped[i],
             }
 
 
@@ -498,10 +501,10 @@ def write(
     return with_speeds(metrics, models)
 
 
-def dependent(job: Job, rows: Sequence[Row]) -> list[Sequence[int]] | None:
+def dependent(job: Job, rows: Sequence[Row]) -> list[Group] | None:
     """The groups of rows that belong together, which are logged; None if each stands alone."""
-    groups = groups_of(rows)
-    if len(groups) == len(rows):
+    groups = together(rows)
+    if groups is None:
         return None
     job.log(
         f"{len(rows)} rows form {counted(len(groups), 'group')}: rows that repeat each other or "

@@ -51,6 +51,19 @@ class Values(NamedTuple):
     within: stats.Interval = (-math.inf, math.inf)
     is_continuous: bool = False
 
+    def in_groups(self, groups: Sequence[Sequence[int]] | None) -> "Values":
+        """The same with a row for each group of rows that belong together; None: no groups.
+
+        The metric stays the same; intervals and tests are over groups.
+        """
+        if groups is None:
+            return self
+        by_model = {
+            name: [_sum([of[i] for i in group]) for group in groups]
+            for name, of in self.by_model.items()
+        }
+        return self._replace(by_model=by_model)
+
     def score(self, model: str) -> AnyScore:
         """The metric and its interval: bootstrap over rows, see `stats.interval_of`.
 
@@ -91,6 +104,10 @@ class Values(NamedTuple):
             firsts[first] += n
             seconds[second] += n
         return self._metric(seconds) - self._metric(firsts)
+
+
+def _sum(rows: Sequence[Weighted]) -> Weighted:
+    return math.fsum(value for value, _ in rows), math.fsum(weight for _, weight in rows)
 
 
 def _finite(interval: stats.Interval) -> stats.Interval | None:

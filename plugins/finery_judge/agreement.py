@@ -123,11 +123,11 @@ def _share(hits: Sequence[bool]) -> Score | None:
     return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
 
 
-def corrected(passed: int, rows: int, judge: Agreement) -> Score | None:
+def corrected(passed: float, rows: float, judge: Agreement) -> Score | None:
     """The share of good answers, corrected for the judge's errors, with its 95 % interval.
 
-    passed: answers that the judge let pass, of `rows`. None where sensitivity or specificity isn't
-    known, or the judge is no better than chance.
+    passed: answers that the judge let pass, of `rows`; effective numbers needn't be whole. None
+    where sensitivity or specificity isn't known, or the judge is no better than chance.
 
     Sources: W. J. Rogan and B. Gladen, "Estimating prevalence from the results of a screening
     test", American Journal of Epidemiology 107 (1978) 71-76; the interval from Z. Lang and

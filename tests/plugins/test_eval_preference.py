@@ -128,6 +128,21 @@ def test_the_margin_of_one_row_has_no_interval(tmp_path: Path, tiny: Model) -> N
     assert line.endswith("but has no interval to compare with 0.1")
 
 
+def test_pairs_with_one_prompt_count_as_one(tmp_path: Path, tiny: Model) -> None:
+    rows = [{**row, "parents": ["one prompt"]} for row in ROWS]
+    metrics = Preference(models=[tiny], rows=dataset(tmp_path / "rows", rows)).run(
+        TestJob(tmp_path / "job")
+    )
+    report = metrics.report()
+    assert report["details"]["groups"] == 1
+    low, high = report["intervals"]["base"]["accuracy"]
+    assert high - low > 0.7
+    assert set(report["intervals"]["base"]) == {"accuracy", "a_token"}  # one margin
+    assert {line["group"] for line in metrics.predictions()} == {
+        min("one prompt", *(row["id"] for row in dataset(tmp_path / "rows", rows)))
+    }
+
+
 def test_a_margin_is_required_in_nats(tmp_path: Path, tiny: Model) -> None:
     rows = dataset(tmp_path / "rows", ROWS)
     for text in (">= 2", ">= -1", "significantly better than -0.5"):

@@ -54,6 +54,33 @@ def test_the_best_is_chosen_and_the_margin_is_paired(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("key", ["group", "turn"])
+def test_the_margin_is_over_groups(tmp_path: Path, key: str) -> None:
+    """Rows with one parent, and turns of a conversation."""
+    right = {"a": [False] * 20, "b": [True] * 10 + [False] * 10}
+    given = []
+    for name, of in right.items():
+        (tmp_path / name).mkdir()
+        places = [
+            {"id": f"row {n}", "group": f"ticket {n // 5}"} if key == "group"
+            else {"id": f"row {n // 5}", "turn": n % 5}
+            for n in range(20)
+        ]  # fmt: skip
+        metrics = Metrics.write(
+            tmp_path / name, rows=20, scores={"sft": {"accuracy": sum(of) / 20}}, intervals={},
+            details={}, predictions=[
+                {**place, "model": "sft", "correct": value}
+                for place, value in zip(places, of, strict=True)
+            ],
+        )  # fmt: skip
+        metrics.ref = f"test@{name}"
+        given.append(metrics)
+    groups = [list(range(5 * n, 5 * n + 5)) for n in range(4)]
+    (paired,) = compare(right, groups)
+    assert chosen(tmp_path, given).meta["margin"]["interval"] == pytest.approx(paired["interval"])
+    assert paired["interval"][0] <= 0  # two of four groups
+
+
 def test_of_equally_good_ones_the_first_is_chosen(tmp_path: Path) -> None:
     same = [True, False, True]
     made = chosen(tmp_path, [candidate(tmp_path, n, same) for n in ("z", "a", "m")])
@@ -108,13 +135,13 @@ def test_a_score_that_is_no_share_is_printed_as_a_number(tmp_path: Path) -> None
     given = []
     for name, value in (("a", 3.42), ("b", 0.5)):
         (tmp_path / name).mkdir()
-        made = Metrics.write(
+        metrics = Metrics.write(
             tmp_path / name, rows=9, scores={"sft": {"margin": value}},
             intervals={"sft": {"margin": [value - 1, value + 1]}},
             details={"unbounded": ["margin"]}, predictions=[],
         )  # fmt: skip
-        made.ref = f"test@{name}"
-        given.append(made)
+        metrics.ref = f"test@{name}"
+        given.append(metrics)
     winner = run_step(Select(candidates=given, model="sft", metric="margin"), tmp_path / "out")
     assert isinstance(winner, Metrics)
     out = io.StringIO()

@@ -9,8 +9,9 @@ from finery.rows import Row, split_turns
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import evaluator
 from finery_eval.evaluator import Better, Judge
-from finery_eval.paired import Values, merged, pairs_of
+from finery_eval.paired import AnyScore, Values, merged, pairs_of
 from finery_eval.scoring import differences
+from finery_eval.scoring.groups import Group, facts_of
 from finery_eval.scoring.scored import Scored, score
 from finery_eval.scoring.tables import comparison_tables
 from finery_eval.verdicts import Judged, Verdicts
@@ -33,7 +34,8 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
     mean difference of the whole answers, in nats. Nothing is generated. Intervals: Wilson (1927)
     for shares, bootstrap over rows (Efron and Tibshirani 1993) for `margin`. Each further model is
     compared with the first on the same rows: exact McNemar test, for `margin` the paired bootstrap
-    and the exact sign test.
+    and the exact sign test. Rows that belong together, e.g. pairs with one prompt, count as one in
+    intervals and tests: bootstrap over groups and exact sign flips.
 
     Models are loaded with transformers: Hugging Face folders, adapters, GGUF files (dequantised).
     """
@@ -68,13 +70,18 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
             }
             for name, pairs in scored.items()
         }
-        margins = _margins(scored)
-        shares, pairs = _of_shares(right)
-        every = {n: {**of, MARGIN: margins.score(n)} for n, of in shares.items()}
+        groups = evaluator.dependent(job, rows)
+        margins = _margins(scored).in_groups(groups)
+        shares, pairs = _of_shares(right, groups)
+        every: dict[str, dict[str, AnyScore]] = {
+            name: {**of, MARGIN: margins.score(name)} for name, of in shares.items()
+        }
         scores = {n: {m: value for m, (value, _) in of.items()} for n, of in every.items()}
         intervals = {n: {m: list(ci) for m, (_, ci) in of.items() if ci} for n, of in every.items()}
         evaluator.log_scores(job, scores, intervals)
-        comparisons = differences.compare({n: of["accuracy"] for n, of in right.items()})
+        correct = {name: of["accuracy"] for name, of in right.items()}
+        comparisons = differences.compare(correct, groups)
+        test = differences.MCNEMAR if groups is None else differences.SIGN_FLIPS
         return Metrics.write(
             job.out,
             rows=len(rows),
@@ -83,7 +90,8 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
             details={
                 "headline": ["accuracy", "a_token"],
                 "unbounded": list(self.unbounded()),
-                "tables": comparison_tables(comparisons),
+                "tables": comparison_tables(comparisons, test),
+                **({"groups": len(groups)} if groups else {}),
                 "comparisons": comparisons,
                 "pairs": merged(pairs, pairs_of(list(right), {MARGIN: margins})),
             },
@@ -132,10 +140,12 @@ def _margins(scored: "Mapping[str, Sequence[tuple[Likelihood, Likelihood]]]") ->
     return Values(nats, is_continuous=True)
 
 
-def _of_shares(right: Mapping[str, Mapping[str, Sequence[bool]]]) -> Scored:
+def _of_shares(
+    right: Mapping[str, Mapping[str, Sequence[bool]]], groups: Sequence[Group] | None
+) -> Scored:
     """The scores and comparisons of the metrics that are shares of rows."""
     judged = {name: Judged([], of) for name, of in right.items()}
-    return score(Verdicts(judged, [m for m in METRICS if m != MARGIN], []), None)
+    return score(Verdicts(judged, [m for m in METRICS if m != MARGIN], []), groups)
 
 
 def _predictions(
@@ -143,6 +153,7 @@ def _predictions(
     scored: "Mapping[str, Sequence[tuple[Likelihood, Likelihood]]]",
     right: Mapping[str, Mapping[str, Sequence[bool]]],
 ) -> Iterator[dict[str, Any]]:
+    grouped = facts_of(rows)
     for i, row in enumerate(rows):
         prompt = prompt_of(row)
         for name, pairs in scored.items():
@@ -156,4 +167,5 @@ def _predictions(
                 "rejected_logprob": rejected.logprob,
                 "chosen_tokens": chosen.tokens,
                 "rejected_tokens": rejected.tokens,
+                **grouped[i],
             }

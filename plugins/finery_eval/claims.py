@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from finery import UsageError, did_you_mean, in_points, range_in_points
+from finery import UsageError, did_you_mean, in_points, range_in_points, signed
 from finery_eval import stats
 from finery_eval.stats.power import LEVEL, rows_to_show
 
@@ -32,13 +32,14 @@ class Claim(msgspec.Struct, frozen=True):
     """What must be shown of `subject`: that it isn't worse by `margin`, or that it is better.
 
     than: a model of the step, of which the same metric is compared, or a number. margin: None for
-    "significantly better".
+    "significantly better". is_share: whether the metric is a share, whose differences are points.
     """
 
     subject: Metric
     than: str | float
     margin: float | None
     text: str
+    is_share: bool = True
 
 
 def parse(
@@ -48,35 +49,46 @@ def parse(
     models: Sequence[str],
     where: str,
     plural: str = "models",
+    better: str | None = None,
 ) -> Claim | None:
     """The claim that a text makes; None if it makes none. Raises `UsageError` for a mistyped one.
 
-    read: reads `<model>.<metric>`, or raises `UsageError`. plural: what `models` are.
+    read: reads `<model>.<metric>`, or raises `UsageError`. plural: what `models` are. better: for a
+    metric that is no share, whether `higher` or `lower` values are better.
     """
     if text.lstrip()[:1] in tuple("<>=") or not _MEANT.search(text):
         return None
+    if better == "lower":
+        raise UsageError(
+            f"a requirement in words needs a metric of which higher values are better, and lower "
+            f"values of {subject[1]} are",
+            where=where,
+            fix=f'compare it with a number or a metric, e.g. "<= {models[0]}.{subject[1]} + 1"',
+        )
+    is_share = better is None
     if match := _NOT_WORSE.fullmatch(text):
         margin = float(match["margin"])
-        if not 0 < margin < 1:
+        if margin <= 0 or (is_share and margin >= 1):
             raise UsageError(
-                f"the margin must be a share above 0 and below 1, but is {match['margin']}",
+                f"the margin must be {'a share above 0 and below 1' if is_share else 'above 0'}, "
+                f"but is {match['margin']}",
                 where=where,
-                fix=f'write "not worse than {match["of"]} by {_share(margin):g}"',
+                fix=f'write "not worse than {match["of"]} by {_share(margin) or 0.03:g}"',
             )
-        return Claim(
-            subject, _other(match["of"], subject, read, models, where, plural), margin, text
-        )
+        than = _other(match["of"], subject, read, models, where, plural)
+        return Claim(subject, than, margin, text, is_share)
     if match := _BETTER.fullmatch(text):
-        if re.fullmatch(_NUMBER, match["of"]):
+        if re.fullmatch(_NUMBER if is_share else rf"-?{_NUMBER}", match["of"]):
             number = float(match["of"])
-            if number >= 1:
+            if is_share and number >= 1:
                 raise UsageError(
                     f"nothing is better than {number:g}: metrics are shares from 0 to 1",
                     where=where,
                     fix=f'write "significantly better than {_share(number):g}"',
                 )
-            return Claim(subject, number, None, text)
-        return Claim(subject, _other(match["of"], subject, read, models, where, plural), None, text)
+            return Claim(subject, number, None, text, is_share)
+        than = _other(match["of"], subject, read, models, where, plural)
+        return Claim(subject, than, None, text, is_share)
     raise UsageError(
         'a requirement in words must be "not worse than MODEL by MARGIN" or "significantly better '
         'than MODEL"',
@@ -142,7 +154,7 @@ def unmet(claims: Sequence[Claim], report: Mapping[str, Any]) -> list[str]:
     lines = []
     for claim, difference in zip(claims, found, strict=True):
         if difference is None:
-            lines.append(f"{_name(claim)} isn't compared with {claim.than} by this step")
+            lines.append(_untested(claim, report))
         elif claim.margin is not None:
             lines.append(_worse(claim, difference, claim.margin, report["rows"]))
         elif isinstance(claim.than, str):
@@ -167,10 +179,11 @@ def _difference(claim: Claim, report: Mapping[str, Any]) -> stats.Difference | N
     """The subject minus what it is compared with; None where they aren't compared."""
     model, metric = claim.subject
     if isinstance(claim.than, float):
-        value = report["scores"][model].get(metric)
-        if value is None:
+        value = report["scores"].get(model, {}).get(metric)
+        interval = report["intervals"].get(model, {}).get(metric)
+        if value is None or interval is None:
             return None
-        low, high = report["intervals"][model][metric]
+        low, high = interval
         return stats.Difference(value - claim.than, (low - claim.than, high - claim.than), 1.0)
     for pair in report["details"].get("pairs", ()):
         facts = pair["metrics"].get(metric)
@@ -183,16 +196,31 @@ def _difference(claim: Claim, report: Mapping[str, Any]) -> stats.Difference | N
     return None
 
 
+def _untested(claim: Claim, report: Mapping[str, Any]) -> str:
+    """Why there is nothing to hold a claim against."""
+    model, metric = claim.subject
+    names = [model, *([claim.than] if isinstance(claim.than, str) else [])]
+    unknown = [name for name in names if metric not in report["scores"].get(name, {})]
+    if unknown:
+        what = f"{unknown[0]}.{metric} isn't known"
+        return f"{_name(claim)} can't be compared with {claim.than}: {what}"
+    if isinstance(claim.than, str):
+        return f"{_name(claim)} isn't compared with {claim.than} by this step"
+    value = report["scores"][model][metric]
+    return f"{_name(claim)} is {value:.4g}, but has no interval to compare with {claim.than:g}"
+
+
 def _worse(claim: Claim, d: stats.Difference, margin: float, rows: int) -> str:
     """Why it isn't shown that a model isn't worse; empty if it is."""
     low, high = d.interval
     if low > -margin:
         return ""
-    allowed = f"{100 * margin:g} points"
+    allowed = f"{100 * margin:g} points" if claim.is_share else f"{margin:g}"
     head = f"{_name(claim)} {_compared(claim, d, rows)}; required: not worse by {allowed}. "
     if high < -margin:
         return f"{head}It is worse by more than that"
-    may = f"It may be up to {-100 * low:z.1f} points worse: {rows:,} rows don't show that it isn't"
+    most = f"{-100 * low:z.1f} points" if claim.is_share else f"{-low:.4g}"
+    may = f"It may be up to {most} worse: {rows:,} rows don't show that it isn't"
     return f"{head}{may}{_more(d.value + margin, d, rows)}"
 
 
@@ -221,9 +249,12 @@ def _not_above(claim: Claim, d: stats.Difference, rows: int) -> str:
 
 
 def _compared(claim: Claim, d: stats.Difference, rows: int) -> str:
-    interval = range_in_points(d.interval)
-    points = f"{in_points(d.value)} points (95 % CI {interval}, {rows:,} rows)"
-    return f"against {claim.than}: {points}"
+    if claim.is_share:
+        value, interval = f"{in_points(d.value)} points", range_in_points(d.interval)
+    else:
+        value, *ends = (signed(number, ".4g") for number in (d.value, *d.interval))
+        interval = " to ".join(ends)
+    return f"against {claim.than}: {value} (95 % CI {interval}, {rows:,} rows)"
 
 
 def _more(distance: float, d: stats.Difference, rows: int) -> str:

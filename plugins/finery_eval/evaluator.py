@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from finery import (
     Artifact,
@@ -27,12 +27,15 @@ from finery import (
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.answers.reading import search_in
 from finery.rows.parts import prompt as prompt_of
-from finery_eval import stats
 from finery_eval.exports import compared_exports, with_speeds
 from finery_eval.scoring import slices as slicing
 from finery_eval.scoring.differences import MCNEMAR, SIGN_FLIPS
 from finery_eval.scoring.differences import compare as compare
-from finery_eval.scoring.groups import groups_of
+from finery_eval.scoring.groups import Group, facts_of
+from finery_eval.scoring.groups import among as among
+from finery_eval.scoring.groups import effective as effective
+from finery_eval.scoring.groups import share as share
+from finery_eval.scoring.groups import together as together
 from finery_eval.scoring.scored import Scored, score
 from finery_eval.scoring.tables import Unit as Unit
 from finery_eval.scoring.tables import baseline_tables
@@ -41,6 +44,8 @@ from finery_eval.scoring.tables import table as table
 from finery_eval.turns import place_of
 from finery_eval.verdicts import Score, Verdicts
 
+Better = Literal["higher", "lower"]
+"""Which values of a metric are better."""
 Answers = dict[str, list[Completion]]
 """Model name → its answers, one a row."""
 
@@ -72,6 +77,13 @@ class Gate(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
     def more_metrics(self) -> str:
         """How to add further metrics, as part of the fix for an unknown one; empty by default."""
         return ""
+
+    def unbounded(self) -> Mapping[str, Better]:
+        """The metrics that are no shares from 0 to 1, and which values of them are better.
+
+        Writers of `Metrics` name them in `details["unbounded"]`, for views.
+        """
+        return {}
 
     def measured(self) -> dict[str, list[str]]:
         """What `require` may name: the models, or what else has scores → its metrics."""
@@ -108,9 +120,9 @@ class Gated(Gate):
         {},
         affects_output=False,
         help="Conditions that the build must meet: <model>.<metric> compared (>=, >, <=, <) with "
-        "a share from 0 to 1, or with another metric plus or minus a number. `not worse than` "
-        "another model `by` a margin, and `significantly better than` another model or a share, "
-        "rest on a test, so a lucky score isn't enough.",
+        "a number, for most metrics a share from 0 to 1, or with another metric plus or minus a "
+        "number. `not worse than` another model `by` a margin, and `significantly better than` "
+        "another model or a number, rest on a test, so a lucky score isn't enough.",
         examples=[
             {"sft.accuracy": ">= 0.85"},
             {"sft.accuracy": ">= base.accuracy + 0.3"},
@@ -383,11 +395,6 @@ def truncated(answers: Sequence[Completion]) -> int:
     return sum(answer.finish_reason == "length" for answer in answers)
 
 
-def share(hits: Sequence[bool]) -> tuple[float, stats.Interval]:
-    """The share of hits and its Wilson interval."""
-    return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
-
-
 def unjudged_tables(job: Job, parts: Sequence[Unjudged]) -> list[dict[str, Any]]:
     """The table of what isn't judged, which is also logged; empty if all is."""
     for part in parts:
@@ -429,7 +436,11 @@ def _thinking(answers: Sequence[Completion]) -> tuple[int, float]:
 def predictions(
     rows: Sequence[Row], answers: Answers, judged: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
-    """The lines of `predictions.jsonl`: each model's answer to each row, and its verdict."""
+    """The lines of `predictions.jsonl`: each model's answer to each row, and its verdict.
+
+    Where rows belong together, each line names the `group` of its row.
+    """
+    grouped = facts_of(rows)
     for i, row in enumerate(rows):
         prompt = prompt_of(row)
         for name, completions in answers.items():
@@ -441,6 +452,7 @@ def predictions(
                 **_unspoken(completions[i]),
                 **judged[name][i],
                 "finish_reason": completions[i].finish_reason,
+                **grouped[i],
             }
 
 
@@ -499,10 +511,10 @@ def compared_baselines(
     return ({"baselines": cheap} if cheap else {}), tables
 
 
-def dependent(job: Job, rows: Sequence[Row]) -> list[Sequence[int]] | None:
+def dependent(job: Job, rows: Sequence[Row]) -> list[Group] | None:
     """The groups of rows that belong together, which are logged; None if each stands alone."""
-    groups = groups_of(rows)
-    if len(groups) == len(rows):
+    groups = together(rows)
+    if groups is None:
         return None
     job.log(
         f"{len(rows)} rows form {counted(len(groups), 'group')}: rows that repeat each other or "

@@ -16,7 +16,7 @@ from finery_eval.claims import Claim
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _EXPRESSION = re.compile(
     rf"\s*(?P<op>>=|<=|>|<)\s*"
-    rf"(?:(?P<number>{_NUMBER})|"
+    rf"(?:(?P<number>-?{_NUMBER})|"
     # A step's name may hold a hyphen, so a minus needs a space before it.
     rf"(?P<of>[^\s><=].*?)(?:(?:\s*(?P<plus>\+)|\s+(?P<minus>-))\s*(?P<offset>{_NUMBER}))?)\s*"
 )
@@ -54,6 +54,9 @@ class Measuring(Protocol):
     def nouns(self) -> tuple[str, str]:
         """What has the scores, in the singular and the plural, for errors."""
 
+    def unbounded(self) -> Mapping[str, str]:
+        """The metrics that are no shares → `higher` or `lower`, which is better."""
+
 
 class _Known(msgspec.Struct, frozen=True):
     """Names that a requirement may use."""
@@ -62,6 +65,7 @@ class _Known(msgspec.Struct, frozen=True):
     metrics: Sequence[str]
     more: str
     nouns: tuple[str, str]
+    unbounded: Mapping[str, str]
 
 
 class Requirement(msgspec.Struct, frozen=True):
@@ -112,7 +116,8 @@ def wanted(step: "Measuring") -> list[Requirement | Claim]:
     """What an evaluator requires, in its order. Raises `UsageError` where it can't be read."""
     measured = step.measured()
     metrics = list(dict.fromkeys(metric for of in measured.values() for metric in of))
-    return parse(step.require, list(measured), metrics, step.more_metrics(), step.nouns())
+    more, nouns, unbounded = step.more_metrics(), step.nouns(), step.unbounded()
+    return parse(step.require, list(measured), metrics, more, nouns, unbounded)
 
 
 def parse(
@@ -121,12 +126,14 @@ def parse(
     metrics: Sequence[str],
     more: str = "",
     nouns: tuple[str, str] = ("model", "models"),
+    unbounded: Mapping[str, str] | None = None,
 ) -> list[Requirement | Claim]:
     """Read `require:`; `UsageError` for bad syntax and for an unknown model or metric.
 
     more: what would make further metrics known, as part of the fix. nouns: what has the scores.
+    unbounded: the metrics that are no shares → `higher` or `lower`, which is better.
     """
-    known = _Known(models, metrics, more, nouns)
+    known = _Known(models, metrics, more, nouns, unbounded or {})
     return [_parse_one(key, text, known) for key, text in require.items()]
 
 
@@ -145,14 +152,17 @@ def _parse_one(key: str, text: str, known: _Known) -> Requirement | Claim:
     def read(name: str) -> Metric:
         return _metric(name, known, where)
 
-    claim = claims.parse(text, subject, read, known.models, where, known.nouns[1])
+    better, plural = known.unbounded.get(subject[1]), known.nouns[1]
+    claim = claims.parse(text, subject, read, known.models, where, plural, better)
     if claim is not None:
         return claim
     match = _EXPRESSION.fullmatch(text)
     if match is None or _numeric(match["of"] or "", known.models):
-        raise UsageError("a requirement must be a comparison", where=where, fix=_fix(text))
+        raise UsageError("a requirement must be a comparison", where=where, fix=_fix(text, better))
     number = float(match["number"] or match["offset"] or 0.0)
-    if number > 1:
+    if number < 0 and better is None:
+        raise UsageError("a requirement must be a comparison", where=where, fix=_EXAMPLES)
+    if number > 1 and better is None:
         percent = f"{number / 100:g}" if number <= 100 else "0.85"
         raise UsageError(
             f"{number:g} can't be reached: metrics are shares from 0 to 1",
@@ -164,14 +174,20 @@ def _parse_one(key: str, text: str, known: _Known) -> Requirement | Claim:
     return Requirement(subject=subject, op=match["op"], number=signed, of=of, text=text.strip())
 
 
-def _fix(text: str) -> str:
-    """The comparison that a malformed one most likely means; else some examples."""
+def _fix(text: str, better: str | None) -> str:
+    """The comparison that a malformed one most likely means; else some examples.
+
+    better: for a metric that is no share, which values of it are better.
+    """
     match = _MALFORMED.fullmatch(text)
     if match is None:
         return _EXAMPLES
     number = float(match["number"])
+    meant = {"=>": ">=", "=<": "<=", "==": "", "=": ""}.get(match["op"], match["op"])
+    sign = meant or ("<=" if better == "lower" else ">=")
+    if better is not None:
+        return _EXAMPLES if match["percent"] else f'write "{sign} {number:g}"'
     share = number / 100 if match["percent"] or number > 1 else number
-    sign = {"=>": ">=", "=<": "<=", "==": ">=", "=": ">=", "": ">="}.get(match["op"], match["op"])
     return f'write "{sign} {share:g}"' if share <= 1 else _EXAMPLES
 
 
@@ -228,8 +244,6 @@ def _seen(of: Metric, report: Mapping[str, Any]) -> str:
     model, metric = of
     if metric not in report["scores"].get(model, {}):
         return f"{model}.{metric} applies to none of the {report['rows']} rows"
-    low, high = report["intervals"][model][metric]
-    value = report["scores"][model][metric]
-    return (
-        f"{model}.{metric} is {value:.4g} (95 % CI {low:.3f} to {high:.3f}, {report['rows']} rows)"
-    )
+    value, ends = report["scores"][model][metric], report["intervals"].get(model, {}).get(metric)
+    interval = f"95 % CI {ends[0]:.3f} to {ends[1]:.3f}, " if ends else ""
+    return f"{model}.{metric} is {value:.4g} ({interval}{report['rows']} rows)"

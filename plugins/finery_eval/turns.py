@@ -36,13 +36,16 @@ class Turn(NamedTuple):
     def as_row(self) -> Row:
         """The turn as a row of its own: the conversation up to and with it.
 
-        A `label` is what the last turn must say.
+        A `label` is what the last turn must say. The row itself is among the `parents`, so that the
+        turns of a row belong together in intervals and tests.
         """
         other = {k: v for k, v in self.row.items() if k not in CONVERSATIONS}
         if not self.is_last:
             other.pop("label", None)
         name = f"{self.row['id']}, turn {self.place + 1}"
-        return {**other, "id": name, "messages": self.conversation[: self.place + 1]}
+        parents = [*(self.row.get("parents") or ()), self.row["id"]]
+        turns = self.conversation[: self.place + 1]
+        return {**other, "id": name, "parents": parents, "messages": turns}
 
 
 def turns_of(row: Row, which: str) -> list[Turn]:

@@ -17,7 +17,7 @@ class Judged(NamedTuple):
     facts: what `predictions.jsonl` says of each answer, e.g. `correct`.
     hits: metric → whether each answer counts. The first one says whether an answer is right; it is
         never None, and models are compared by it.
-    outcomes: what `Means` need to know of each answer.
+    outcomes: what `Means` need to know of each answer; None where one doesn't count for them.
     """
 
     facts: Sequence[Mapping[str, Any]]
@@ -36,7 +36,7 @@ class Judged(NamedTuple):
 
 
 class Means(NamedTuple):
-    """Metrics that are no shares of rows, such as F1.
+    """Metrics from 0 to 1 that are no shares of rows, such as F1.
 
     statistic: takes how often each outcome occurs, returns the value of each of `names`.
     """
@@ -88,14 +88,19 @@ def scores(judged: Judged, verdicts: Verdicts, draws: Draws | None = None) -> di
         if counted:
             share = sum(counted) / len(counted)
             scored[metric] = share, stats.wilson(sum(counted), len(counted))
-    scored |= means(judged, verdicts, draws_of(judged, verdicts) if draws is None else draws)
+    drawn = draws_of(judged, verdicts) if draws is None else draws
+    n = sum(outcome is not None for outcome in judged.outcomes)
+    scored |= means(judged, verdicts, drawn, n)
     return {metric: scored[metric] for metric in verdicts.metrics if metric in scored}
 
 
-def means(judged: Judged, verdicts: Verdicts, draws: Draws) -> dict[str, Score]:
-    """The metrics that are no shares, with the intervals of their draws."""
+def means(judged: Judged, verdicts: Verdicts, draws: Draws, n: int) -> dict[str, Score]:
+    """The metrics that are no shares, with the intervals of their draws.
+
+    n: the rows or groups that count for them.
+    """
     if verdicts.means is None:
         return {}
     names, statistic = verdicts.means
     values = zip(names, statistic(judged.counts), strict=True)
-    return {name: (value, stats.percentiles(draws[name])) for name, value in values}
+    return {name: (value, stats.interval_of(draws[name], n, stats.SHARE)) for name, value in values}

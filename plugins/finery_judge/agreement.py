@@ -14,6 +14,8 @@ Pair = tuple[bool, bool]
 """(a person's verdict, the judge's verdict) on one answer."""
 Z95 = 1.959963984540054
 SUBSTANTIAL = 0.6
+HALVINGS = 40
+"""Of an interval that holds the solution of an equation."""
 BANDS = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 """Upper ends, after J. R. Landis and G. G. Koch, Biometrics 33 (1977) 159-174."""
 
@@ -47,7 +49,8 @@ def agreement(pairs: Sequence[Pair]) -> Agreement:
     """The agreement on some answers, at least one.
 
     kappa: J. Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological
-    Measurement 20 (1960) 37-46, with a percentile bootstrap interval. Shares have Wilson intervals.
+    Measurement 20 (1960) 37-46, with a bootstrap interval (`stats.interval_of`), or that of
+    `lowest_kappa` where judge and people never differ. Shares have Wilson intervals.
     """
     of_good = [judge for person, judge in pairs if person]
     of_bad = [not judge for person, judge in pairs if not person]
@@ -77,9 +80,37 @@ def _kappa_score(pairs: Sequence[Pair]) -> Score | None:
     if value is None or len({person for person, _ in pairs}) < 2:
         return None
 
+    if value == 1:
+        accepted = sum(person for person, _ in pairs)
+        return value, (lowest_kappa(accepted, len(pairs) - accepted), 1.0)
     # A resample in which nobody differs agrees by all that it shows.
-    (interval,) = stats.bootstrap(pairs, lambda counts: [_or_one(kappa(counts))])
+    (interval,) = stats.bootstrap(pairs, lambda counts: [_or_one(kappa(counts))], stats.GAIN)
     return value, interval
+
+
+def lowest_kappa(accepted: int, rejected: int) -> float:
+    """The lower end of kappa's 95 % interval where the judge agrees with all decisions.
+
+    accepted, rejected: the numbers of decisions of each kind, both above 0. It is the kappa whose
+    expected table differs from the observed one by a chi-squared (1 degree of freedom) of 3.84.
+    The fewer decisions are of the rarer kind, the lower it is.
+
+    Source: A. Donner and M. Eliasziw, "A goodness-of-fit approach to inference procedures for the
+    kappa statistic", Statistics in Medicine 11 (1992) 1511-1519.
+    """
+    n = accepted + rejected
+    share, other = accepted / n, rejected / n
+
+    def chi_squared(differing: float) -> float:
+        """Of a table in which judge and people differ on this share of answers."""
+        half = differing / 2
+        return n * (half**2 / (share - half) + differing + half**2 / (other - half))
+
+    low, high = 0.0, 2 * min(share, other)  # chi-squared grows without limit up to there
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if chi_squared(middle) < Z95**2 else (low, middle)
+    return 1 - low / (2 * share * other)
 
 
 def _or_one(value: float | None) -> float:
@@ -92,11 +123,11 @@ def _share(hits: Sequence[bool]) -> Score | None:
     return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
 
 
-def corrected(passed: int, rows: int, judge: Agreement) -> Score | None:
+def corrected(passed: float, rows: float, judge: Agreement) -> Score | None:
     """The share of good answers, corrected for the judge's errors, with its 95 % interval.
 
-    passed: answers that the judge let pass, of `rows`. None where sensitivity or specificity isn't
-    known, or the judge is no better than chance.
+    passed: answers that the judge let pass, of `rows`; effective numbers needn't be whole. None
+    where sensitivity or specificity isn't known, or the judge is no better than chance.
 
     Sources: W. J. Rogan and B. Gladen, "Estimating prevalence from the results of a screening
     test", American Journal of Epidemiology 107 (1978) 71-76; the interval from Z. Lang and

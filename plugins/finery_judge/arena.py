@@ -38,7 +38,8 @@ class Arena(
     without readable verdicts (three tries in each order) doesn't count, and is reported.
 
     Intervals: Wilson, with half a success for a tie; rows count once, however many games are on
-    them. p-values: exact sign test of wins against losses.
+    them. p-values: exact sign test of wins against losses. Where rows belong together, e.g.
+    paraphrases, groups count once: bootstrap over groups and exact sign flips.
 
     `judge.consistency` is the share of games with the same result in both orders.
     `judge.position_bias` is the share in which the judge chose the same position twice, first or
@@ -144,10 +145,11 @@ class Arena(
     def _write(
         self, job: Job, rows: Sequence[Row], answers: Answers, games: Sequence[Game]
     ) -> Metrics:
-        rates = win_rates(games, list(answers))
+        groups = evaluator.dependent(job, rows)
+        rates = win_rates(games, list(answers), groups)
         scores = {name: {WIN_RATE: r[0]} for name, r in rates.items()}
         intervals = {name: {WIN_RATE: list(r[1])} for name, r in rates.items()}
-        order, played = Order.of(games), records(games)
+        order, played = Order.of(games, groups), records(games, groups)
         remarks = [*self.judged_itself(), *order.remarks(), *_unreadable(games)]
         evaluator.log_scores(job, scores, intervals)
         for one in remarks:
@@ -167,7 +169,8 @@ class Arena(
                 ],
                 "remarks": remarks,
                 "more": {JUDGE: more},
-                "positions": order._asdict(),
+                "positions": order.counts._asdict(),
+                **({"groups": len(groups)} if groups else {}),
                 "truncated": {name: evaluator.truncated(of) for name, of in answers.items()},
             },
             predictions=_predictions(rows, answers, games),

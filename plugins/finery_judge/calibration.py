@@ -38,12 +38,18 @@ def decided(rows: Dataset, reviews: OptionalFiles) -> list[Decided]:
 
 
 def corrected_scores(
-    passed: Mapping[str, tuple[int, int]], judge: Agreement | None
+    passed: Mapping[str, tuple[int, int]], judge: Agreement | None, effective: float | None = None
 ) -> dict[str, Score]:
-    """Model → corrected share of good answers. passed: model → (passed answers, all answers)."""
+    """Model → corrected share of good answers. passed: model → (passed answers, all answers).
+
+    effective: the number of independent answers that they count as; None for all.
+    """
     if judge is None:
         return {}
-    scores = {name: corrected(n, rows, judge) for name, (n, rows) in passed.items()}
+    counts = {name: (n, rows, (effective or rows) / rows) for name, (n, rows) in passed.items()}
+    scores = {
+        name: corrected(part * n, part * rows, judge) for name, (n, rows, part) in counts.items()
+    }
     return {name: score for name, score in scores.items() if score is not None}
 
 

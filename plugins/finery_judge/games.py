@@ -4,18 +4,19 @@ In go the verdicts of a judge on pairs of answers, out come results, win rates a
 the answers did to the verdicts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from finery import counted
 from finery_eval import stats
 from finery_eval.evaluator import table
-from finery_eval.paired import remark
+from finery_eval.paired import Values, remark
 from finery_synth.judge.pairs import Positions, Seen, outcome
 
 Result = Literal["win", "loss", "tie", "undecided", "no verdict"]
 """For the first model of a pair. undecided: the two orders disagree."""
 POINTS: Mapping[Result, float] = {"win": 1.0, "loss": 0.0, "tie": 0.5, "undecided": 0.5}
+GAINS: Mapping[Result, int] = {"win": 1, "loss": -1}
 LEVEL = 0.05
 Score = tuple[float, stats.Interval]
 
@@ -53,43 +54,88 @@ class Game(NamedTuple):
         return points if points is None or model == self.one else 1 - points
 
 
+Groups = Sequence[Sequence[int]] | None
+"""The rows that belong together; None if each stands alone."""
+
+
 class Record(NamedTuple):
-    """The games of a pair of models, from the view of `one`."""
+    """The games of a pair of models, from the view of `one`. results: by row."""
 
     one: str
     other: str
-    results: Sequence[Result]
+    results: Mapping[int, Result]
+    groups: Groups = None
 
     @property
     def rate(self) -> Score | None:
-        """The win rate and its interval; None without a verdict.
-
-        Wilson's interval with half a success for a tie, which is wide enough for it: a tie varies
-        less than a win or a loss.
-        """
-        points = [POINTS[result] for result in self.results if result in POINTS]
-        if not points:
-            return None
-        return sum(points) / len(points), stats.wilson(sum(points), len(points))
+        """The win rate and its interval, see `mean_points`; None without a verdict."""
+        points = {row: POINTS[result] for row, result in self.results.items() if result in POINTS}
+        return mean_points(points, self.groups) if points else None
 
     @property
     def p_value(self) -> float:
-        """The exact sign test of wins against losses."""
-        return stats.mcnemar_exact(self.results.count("win"), self.results.count("loss"))
+        """The exact sign test of wins against losses; of rows in groups, of sign flips."""
+        gains = {row: GAINS.get(result, 0) for row, result in self.results.items()}
+        return sign_test(gains, self.groups)
+
+    def count(self, result: Result) -> int:
+        """How many games ended like this."""
+        return list(self.results.values()).count(result)
 
 
-def records(games: Sequence[Game]) -> list[Record]:
-    """The record of each pair that played, in order."""
-    results: dict[tuple[str, str], list[Result]] = {}
+def by_group(rows: Iterable[int], groups: Groups) -> list[list[int]]:
+    """Some rows by their group; those of each group that has any."""
+    wanted = set(rows)
+    parts = ([row for row in group if row in wanted] for group in groups or ())
+    return [part for part in parts if part]
+
+
+def mean_points(points: Mapping[int, float], groups: Groups) -> Score:
+    """The mean over rows of points from 0 to 1, and its interval.
+
+    Wilson's interval with half a success for a tie, which is wide enough for it: a tie varies less
+    than a win or a loss. Of rows in groups, the bootstrap over groups (`stats.interval_of`).
+    """
+    total = sum(points.values())
+    if groups is None:
+        return total / len(points), stats.wilson(total, len(points))
+    sums = [(sum(points[row] for row in of), float(len(of))) for of in by_group(points, groups)]
+    return _bounded(sums)
+
+
+def _bounded(sums: Sequence[tuple[float, float]]) -> Score:
+    """A mean from 0 to 1 with its bootstrap interval, from the (sum, number) of each unit."""
+    value, interval = Values({"": sums}, within=stats.SHARE).score("")
+    assert interval is not None  # it has bounds
+    return value, interval
+
+
+def sign_test(gains: Mapping[int, int], groups: Groups) -> float:
+    """The exact p-value that gains of rows, from -1 to 1 each, are as often positive as negative.
+
+    Of rows in groups, all signs of the groups are flipped (`stats.sign_flip_exact`).
+    """
+    if groups is None:
+        values = list(gains.values())
+        return stats.mcnemar_exact(values.count(1), values.count(-1))
+    return stats.sign_flip_exact([sum(gains[row] for row in of) for of in by_group(gains, groups)])
+
+
+def records(games: Sequence[Game], groups: Groups = None) -> list[Record]:
+    """The record of each pair that played, in order. groups: the rows that belong together."""
+    results: dict[tuple[str, str], dict[int, Result]] = {}
     for game in games:
-        results.setdefault((game.one, game.other), []).append(game.result)
-    return [Record(one, other, of) for (one, other), of in results.items()]
+        results.setdefault((game.one, game.other), {})[game.row] = game.result
+    return [Record(one, other, of, groups) for (one, other), of in results.items()]
 
 
-def win_rates(games: Sequence[Game], models: Sequence[str]) -> dict[str, Score]:
+def win_rates(
+    games: Sequence[Game], models: Sequence[str], groups: Groups = None
+) -> dict[str, Score]:
     """Model → (win rate over all its games, interval); without models that have no verdict.
 
-    Games on one row aren't independent, so a row counts once, with the mean of its games.
+    Games on one row aren't independent, so a row counts once, with the mean of its games. groups:
+    the rows that belong together.
     """
     rates = {}
     for model in models:
@@ -98,14 +144,14 @@ def win_rates(games: Sequence[Game], models: Sequence[str]) -> dict[str, Score]:
             points = game.points(model) if model in (game.one, game.other) else None
             if points is not None:
                 rows.setdefault(game.row, []).append(points)
-        means = [sum(of) / len(of) for of in rows.values()]
+        means = {row: sum(of) / len(of) for row, of in rows.items()}
         if means:
-            rates[model] = sum(means) / len(means), stats.wilson(sum(means), len(means))
+            rates[model] = mean_points(means, groups)
     return rates
 
 
-class Order(NamedTuple):
-    """What the order of answers did: games in which both orders chose the same position.
+class Counts(NamedTuple):
+    """Games in which both orders chose the same position.
 
     first, second: as often as the judge chose that position twice. games: with a verdict in both
     orders. bias: share of verdicts for the first answer minus that for the second, among those for
@@ -119,56 +165,90 @@ class Order(NamedTuple):
     bias: float
 
     @classmethod
-    def of(cls, games: Sequence[Game]) -> "Order":
-        """Count the games that were judged in both orders."""
-        both = [game for game in games if game.seen and game.result != "no verdict"]
+    def of(cls, games: Sequence[Game]) -> "Counts":
+        """Count some games that were judged in both orders."""
         positions = Positions()
-        for game in both:
+        for game in games:
             positions.add(game.seen)
         facts = positions.facts()
         return cls(
-            games=len(both),
-            consistent=sum(game.result != "undecided" for game in both),
+            games=len(games),
+            consistent=sum(game.result != "undecided" for game in games),
             first=facts["first_twice"],
             second=facts["second_twice"],
             bias=facts["bias"],
         )
 
+
+class Order(NamedTuple):
+    """What the order of answers did. units: the counts of games that aren't independent."""
+
+    counts: Counts
+    units: Sequence[Counts]
+
+    @classmethod
+    def of(cls, games: Sequence[Game], groups: Groups = None) -> "Order":
+        """Count the games that were judged in both orders.
+
+        groups: the rows that belong together. Games on one row do in any case.
+        """
+        by_row: dict[int, list[Game]] = {}
+        for game in games:
+            if game.seen and game.result != "no verdict":
+                by_row.setdefault(game.row, []).append(game)
+        alone = groups if groups is not None else [[row] for row in by_row]
+        units = [[g for row in of for g in by_row[row]] for of in by_group(by_row, alone)]
+        every = [game for of in by_row.values() for game in of]
+        return cls(Counts.of(every), [Counts.of(unit) for unit in units])
+
     @property
     def p_value(self) -> float:
-        """The exact sign test that neither position is preferred."""
-        return stats.mcnemar_exact(self.first, self.second)
+        """The exact test that neither position is preferred: of signs, or of sign flips."""
+        if self._are_single:
+            return stats.mcnemar_exact(self.counts.first, self.counts.second)
+        return stats.sign_flip_exact([unit.first - unit.second for unit in self.units])
+
+    @property
+    def _are_single(self) -> bool:
+        return all(unit.games == 1 for unit in self.units)
 
     def scores(self) -> dict[str, Score]:
         """The judge's metrics: `consistency` and `position_bias`, a share from 0 to 1."""
-        if not self.games:
+        if not self.counts.games:
             return {}
-        consistency = self.consistent / self.games
-        preferred = max(self.first, self.second)
+        of_first = self.counts.first >= self.counts.second
         return {
-            "consistency": (consistency, stats.wilson(self.consistent, self.games)),
-            "position_bias": (preferred / self.games, stats.wilson(preferred, self.games)),
+            "consistency": self._share([unit.consistent for unit in self.units]),
+            "position_bias": self._share([u.first if of_first else u.second for u in self.units]),
         }
+
+    def _share(self, hits: Sequence[int]) -> Score:
+        """The share of games. hits: how many of each unit."""
+        if self._are_single:
+            return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
+        sums = [(float(n), float(unit.games)) for n, unit in zip(hits, self.units, strict=True)]
+        return _bounded(sums)
 
     def remarks(self) -> Iterator[dict[str, str]]:
         """What people must know of the judge."""
-        if self.first != self.second and self.p_value < LEVEL:
+        games, consistent, first, second, _ = self.counts
+        if first != second and self.p_value < LEVEL:
             name, n, opposite, m = (
-                ("first", self.first, "second", self.second)
-                if self.first > self.second
-                else ("second", self.second, "first", self.first)
+                ("first", first, "second", second)
+                if first > second
+                else ("second", second, "first", first)
             )
             p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
             yield remark(
                 f"the judge prefers the {name} answer: it chose it in both orders in {n} of "
-                f"{counted(self.games, 'game')}, the {opposite} in {m} ({p}); such games count as "
+                f"{counted(games, 'game')}, the {opposite} in {m} ({p}); such games count as "
                 "ties",
                 "Name a stronger judge, or simplify the rubric.",
             )
-        elif self.games and self.consistent < self.games / 2:
+        elif games and consistent < games / 2:
             yield remark(
                 f"the judge contradicts itself when the answers change places, in "
-                f"{self.games - self.consistent} of {counted(self.games, 'game')}, which count as "
+                f"{games - consistent} of {counted(games, 'game')}, which count as "
                 "ties",
                 "Name a stronger judge, or make the rubric more precise.",
             )
@@ -183,9 +263,8 @@ def pair_table(played: Sequence[Record]) -> dict[str, Any]:
     rows = []
     for record in played:
         value, interval = record.rate or (None, (None, None))
-        counts = [
-            record.results.count(r) for r in ("win", "loss", "tie", "undecided", "no verdict")
-        ]
+        ends: tuple[Result, ...] = ("win", "loss", "tie", "undecided", "no verdict")
+        counts = [record.count(end) for end in ends]
         p_value = None if record.rate is None else record.p_value
         rows.append([record.one, record.other, value, *interval, *counts, p_value])
     units: Any = {**dict.fromkeys(columns[2:5], "share"), columns[-1]: "p"}

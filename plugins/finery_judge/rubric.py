@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from finery import Dataset, Job, Metrics, OptionalFiles, UsageError, setting, takes
 from finery.rows import Conversation, Row, answer_text, split_turns
-from finery_eval.evaluator import Answers, answers_table, table
+from finery_eval import stats
+from finery_eval.evaluator import Answers, among, answers_table, effective, table, together
 from finery_eval.paired import Values, remark
 from finery_eval.verdicts import Judged, Means, Verdicts
 from finery_judge import calibration
@@ -60,7 +61,8 @@ class RubricJudge(
 
     Intervals: Wilson for shares, bootstrap for means. Each further model is compared with the first
     on the same rows: exact McNemar test and Newcombe's paired difference (1998, method 10) for
-    `passed`, paired bootstrap and exact sign test for `score`.
+    `passed`, paired bootstrap and exact sign test for `score`. Rows that belong together count as
+    one.
     """
 
     rows: Dataset = takes(help="Rows with prompts. Their own answers are shown with `reference`.")
@@ -185,7 +187,9 @@ class _Scoring:
         judge, unread = self._agreement([results[item] for item in seen])
         passed = {n: (sum(map(bool, of.hits["passed"])), len(of.facts)) for n, of in judged.items()}
         shares = {name: n / rows for name, (n, rows) in passed.items()}
-        corrected = calibration.corrected_scores(passed, judge)
+        groups = together(self._rows)
+        independent = effective(groups) if groups else None
+        corrected = calibration.corrected_scores(passed, judge, independent)
         if judge is not None:
             job.log(calibration.log_line(judge))
         remarks = [*step.judged_itself(), *_unreadable(judged)]
@@ -200,7 +204,7 @@ class _Scoring:
             metrics=["passed", "score", "valid"],
             headline=["passed", "score", "valid"],
             tables=[
-                *_compared(judged),
+                *_compared(judged, groups),
                 self._table(judged),
                 *calibration.tables(judge, shares, corrected),
                 answers_table(answers),
@@ -279,20 +283,28 @@ def _mean(counts: Mapping[float | None, int]) -> list[float]:
     return [sum(value * n for value, n in given.items()) / total if total else 0.0]
 
 
-def _compared(judged: Mapping[str, Judged]) -> list[dict[str, Any]]:
-    """The table of differences of the mean score, on answers that have verdicts for both models."""
+def _compared(
+    judged: Mapping[str, Judged], groups: Sequence[Sequence[int]] | None
+) -> list[dict[str, Any]]:
+    """The table of differences of the mean score, on answers that have verdicts for both models.
+
+    groups: the rows that belong together, which count as one.
+    """
     (first, base), *others = judged.items()
     rows: list[list[Any]] = []
     for name, of in others:
-        both = [
-            (a, b)
-            for a, b in zip(base.outcomes, of.outcomes, strict=True)
+        known = {
+            i: (a, b)
+            for i, (a, b) in enumerate(zip(base.outcomes, of.outcomes, strict=True))
             if isinstance(a, float) and isinstance(b, float)
-        ]
-        if not both:
+        }
+        if not known:
             continue
-        values = Values({first: [(a, 1.0) for a, _ in both], name: [(b, 1.0) for _, b in both]})
+        both = list(known.values())
+        scores = {first: [(a, 1.0) for a, _ in both], name: [(b, 1.0) for _, b in both]}
+        values = Values(scores, within=stats.SHARE).in_groups(among(groups, list(known)))
         facts = values.difference(first, name)
+        assert facts is not None  # scores have bounds
         rows.append([name, facts["difference"], *facts["interval"], len(both), facts["p_value"]])
     if not rows:
         return []

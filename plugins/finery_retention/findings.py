@@ -9,6 +9,11 @@ from finery_eval.paired import remark
 
 SOLVED = "solved"
 PROBABILITY = "byte_probability"
+UNBOUNDED: Mapping[str, Literal["higher", "lower"]] = {
+    "bits_per_byte": "lower",
+    "perplexity": "lower",
+}
+"""The metrics that are no shares, and which values of them are better."""
 NOUNS = {SOLVED: "tasks", PROBABILITY: "text"}
 Verdict = Literal["kept", "lost", "unclear"]
 TRAIN_LESS = (
@@ -77,23 +82,29 @@ def finding_tables(found: Sequence[Finding], margin: float) -> list[dict[str, An
 def remarks(
     found: Sequence[Finding], scores: Mapping[str, Mapping[str, float]], first: str, margin: float
 ) -> Iterator[dict[str, str]]:
-    """A remark on each loss, on what can't be told, and on tasks that nobody can do."""
+    """A remark on each loss, on what can't be told, and on tasks that nobody can do.
+
+    Each has its `verdict`, `lost` or `unclear`, which the report's answer rests on.
+    """
     solved = scores[first].get(SOLVED)
     if solved is not None and solved <= margin:
-        yield remark(
+        yield _unclear(
             f"{first} solves only {percent(solved)} of the tasks, so they can't show a loss",
             "Choose other `tasks`, or rely on the text.",
         )
     for finding in found:
         if finding.verdict == "lost":
-            yield remark(_lost(finding, scores), TRAIN_LESS)
+            yield remark(_lost(finding, scores), TRAIN_LESS) | {"verdict": finding.verdict}
         elif finding.verdict == "unclear":
-            yield remark(
+            yield _unclear(
                 f"whether {finding.model} forgot can't be told from the {NOUNS[finding.metric]}: "
                 f"{finding.points} against {finding.baseline}",
                 "Raise `items`." if finding.metric == SOLVED else "Name a longer `text`.",
-                warning=False,
             )
+
+
+def _unclear(text: str, advice: str) -> dict[str, str]:
+    return remark(text, advice, warning=False) | {"verdict": "unclear"}
 
 
 def _lost(finding: Finding, scores: Mapping[str, Mapping[str, float]]) -> str:

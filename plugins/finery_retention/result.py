@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Completion, Job, Metrics
-from finery_eval import evaluator
+from finery_eval import evaluator, stats
 from finery_eval.paired import Hits, Values, pairs_of
 from finery_retention import findings
 from finery_retention.findings import PROBABILITY, SOLVED
@@ -29,7 +29,9 @@ class Result(NamedTuple):
         measures = self._measures(solved)
         scored = {n: {m: of.score(n) for m, of in measures.items()} for n in names}
         scores = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.items()}
-        intervals = {n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in scored.items()}
+        intervals = {
+            n: {m: list(ci) for m, (_, ci) in of.items() if ci} for n, of in scored.items()
+        }
         compared = {m: of for m, of in measures.items() if m in (SOLVED, PROBABILITY)}
         pairs = pairs_of(names, compared)
         found = findings.findings(pairs, names[0], margin)
@@ -48,6 +50,7 @@ class Result(NamedTuple):
             intervals=intervals,
             details={
                 "headline": list(compared),
+                "unbounded": [metric for metric in findings.UNBOUNDED if metric in measures],
                 "pairs": pairs,
                 "tables": tables,
                 "remarks": list(findings.remarks(found, scores, names[0], margin)),
@@ -67,18 +70,19 @@ class Result(NamedTuple):
         if self.items:
             measures[SOLVED] = Hits(solved)
         if self.texts:
-            measures[PROBABILITY] = self._nats("bytes", lambda nats: math.exp(-nats))
-            measures["bits_per_byte"] = self._nats("bytes", lambda nats: nats / math.log(2))
-            measures["perplexity"] = self._nats("tokens", math.exp)
+            measures[PROBABILITY] = self._nats("bytes", lambda nats: math.exp(-nats), stats.SHARE)
+            bits = self._nats("bytes", lambda nats: nats / math.log(2), (0, math.inf))
+            measures["bits_per_byte"] = bits
+            measures["perplexity"] = self._nats("tokens", math.exp, (1, math.inf))
         return measures
 
-    def _nats(self, unit: str, of_mean: Callable[[float], float]) -> Values:
-        """A function of the mean nats per byte or token."""
+    def _nats(self, unit: str, of_mean: Callable[[float], float], within: stats.Interval) -> Values:
+        """A function of the mean nats per byte or token. within: what it can be."""
         by_model = {
             name: [(-one.logprob, float(getattr(one, unit))) for one in of]
             for name, of in self.likelihoods.items()
         }
-        return Values(by_model, of_mean)
+        return Values(by_model, of_mean, within, is_continuous=True)
 
     def _task_tables(self, solved: Mapping[str, Sequence[bool]]) -> list[dict[str, Any]]:
         rows: list[list[Any]] = []

@@ -14,8 +14,8 @@ from finery import (
     load_reference,
     setting,
 )
-from finery_eval.evaluator import Gated
-from finery_retention.findings import PROBABILITY, SOLVED
+from finery_eval.evaluator import Better, Gated
+from finery_retention.findings import PROBABILITY, SOLVED, UNBOUNDED
 from finery_retention.result import Result
 from finery_retention.tasks import Item, TaskName, items_of
 from finery_retention.text import SHIPPED, passages
@@ -77,8 +77,12 @@ class Retention(
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
-        text = [PROBABILITY, "bits_per_byte", "perplexity"] if self._has_text() else []
+        text = [PROBABILITY, *UNBOUNDED] if self._has_text() else []
         return [*([SOLVED] if self.tasks else []), *text]
+
+    def unbounded(self) -> Mapping[str, Better]:
+        """The likelihood in units that are no shares."""
+        return UNBOUNDED
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""

@@ -92,6 +92,22 @@ def test_the_curve_is_a_logistic_regression() -> None:
     assert grown.interval[0] < grown.a_doubling < grown.interval[1]
 
 
+def test_one_group_shows_no_growth() -> None:
+    hits = [[i < right for i in range(10)] for right in (3, 5, 7)]
+    grown = growth([1, 2, 4], hits, [list(range(10))])
+    assert grown is not None
+    assert grown.a_doubling > 0.1
+    assert not grown.is_shown
+    assert all(high - low > 0.7 for _, _, low, high in grown.line)
+
+
+def test_rows_that_all_grow_alike_have_an_interval() -> None:
+    """The bootstrap has no width there."""
+    grown = growth([1, 2], [[False] * 60, [True] * 60], None)
+    assert grown is not None
+    assert grown.interval[0] < grown.a_doubling < grown.interval[1]
+
+
 def test_groups_of_rows_widen_the_interval() -> None:
     hits = [[i % 10 < right for i in range(100)] for right in (3, 5, 7)]
     in_groups = [[i for i in range(100) if i % 10 == k] for k in range(10)]

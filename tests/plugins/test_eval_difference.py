@@ -10,7 +10,8 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 
 from finery import Metrics
-from finery.testing import TestJob
+from finery.testing import TestJob, dataset
+from finery_eval.stats import same_in_all
 from finery_eval.steps.classification import Classification
 from finery_eval.view.difference import difference_of, print_difference
 
@@ -66,9 +67,33 @@ def test_a_difference_of_other_rows_is_marked(tmp_path: Path) -> None:
     assert "untested: macro_f1; the difference is between all rows of each side" in out.getvalue()
 
 
+def test_builds_are_compared_over_the_groups_of_the_evaluation(tmp_path: Path) -> None:
+    """Forty paraphrases of four tickets: the test of `diff` is that of one evaluation of both."""
+    content: list[dict[str, Any]] = [
+        {"prompt": f"q{10 * n + i}", "completion": CLASSES[n % 3], "parents": [f"ticket {n}"]}
+        for n in range(4)
+        for i in range(10)
+    ]
+    table = dataset(tmp_path / "rows", content)
+    right = {row["prompt"]: row["completion"] for row in content[:20]}
+    before, after = tables.model("m"), tables.model("m", **right)
+    other = tables.model("other", **right)
+    results = [
+        Classification(models=models, rows=table).run(TestJob(tmp_path / name))
+        for name, models in (("a", [before]), ("b", [after]), ("both", [before, other]))
+    ]
+    (pair,) = results[2].report()["details"]["pairs"]
+    metrics = difference_of(results[0], results[1])["models"]["m"]["metrics"]
+    assert metrics["accuracy"]["test"]["test"] == "sign flips, exact"
+    for metric in ("accuracy", "macro_f1"):
+        test, own = metrics[metric]["test"], pair["metrics"][metric]
+        assert test["p_value"] == own["p_value"] == 0.5
+        assert test["interval"] == pytest.approx(own["interval"])
+
+
 def test_equal_answers_have_no_difference(tmp_path: Path) -> None:
     both = [judged(tmp_path / name, range(60), 3) for name in "ab"]
     facts = difference_of(*both)["models"]["m"]["metrics"]["macro_f1"]
     assert facts["test"]["difference"] == 0
-    assert facts["test"]["interval"] == [0, 0]
+    assert facts["test"]["interval"] == pytest.approx(same_in_all(0, 60, -1, 1))
     assert facts["test"]["p_value"] == 1

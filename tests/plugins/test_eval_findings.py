@@ -4,12 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finery_eval import stats
 from finery_eval.paired import remark
+from finery_eval.scoring.groups import facts_of, recorded, together
+from finery_eval.scoring.scored import score
+from finery_eval.verdicts import Judged, Verdicts
 from finery_eval.view.pairs import paired, paired_test
+from finery_eval.view.report.comparisons import comparisons_of
 from finery_eval.view.report.findings import BEST, CHOSEN, FORGOTTEN, NEEDED, findings
 from finery_eval.view.report.roles import Judgement, Role
+from finery_retention import findings as retained
 
 ROWS = 200
 
@@ -45,8 +52,8 @@ def test_a_metric_that_is_no_share_of_answers_has_the_test_of_its_evaluation() -
     base, tuned = judged("base", "base", 0), judged("sft", "tuned", 0)
     difference = {"difference": 0.4, "interval": [0.31, 0.49], "p_value": 0.0}
     pair = {"model": "sft", "baseline": "base", "metrics": {"accuracy": difference}}
-    for one, score in ((base, 0.2), (tuned, 0.6)):
-        one.report["scores"][one.model]["accuracy"] = score
+    for one, value in ((base, 0.2), (tuned, 0.6)):
+        one.report["scores"][one.model]["accuracy"] = value
         one.report["details"]["pairs"] = [pair]
     tone, text = answers(base, tuned)[NEEDED]
     assert tone == "good"
@@ -94,7 +101,8 @@ def test_forgotten_abilities_are_found_where_they_are_measured() -> None:
     difference = {"difference": -0.7, "interval": [-0.76, -0.62], "p_value": 0.0}
     pair = {"model": "sft", "baseline": "base", "metrics": {"solved": difference}}
     details = models[1].report["details"]
-    details |= {"pairs": [pair], "remarks": [remark("sft forgot: it solves 20.0 %")]}
+    loss = remark("sft forgot: it solves 20.0 %") | {"verdict": "lost"}
+    details |= {"pairs": [pair], "remarks": [loss]}
     hot = answers(*models)
     assert hot[FORGOTTEN] == ("bad", "Yes: sft forgot: it solves 20.0 %.")
     assert hot[NEEDED][0] == "open"  # it isn't a test of the task
@@ -104,6 +112,26 @@ def test_forgotten_abilities_are_found_where_they_are_measured() -> None:
     tone, text = answers(*models)[FORGOTTEN]
     assert tone == "good"
     assert "sft against base, solved -70.0 points (95 % CI -76.0 to -62.0)" in text
+
+
+def test_tasks_that_the_base_cant_do_are_no_loss() -> None:
+    """Whatever the text shows: a loss of it is one, and alone in the answer."""
+    retention = "eval.retention"
+    models = judged("base", "base", 6, retention), judged("sft", "tuned", 6, retention)
+    scores = {n: {"solved": 0.03, "perplexity": p} for n, p in (("base", 20.0), ("sft", 99.0))}
+    equal = {"difference": 0.0, "interval": [-0.03, 0.03], "p_value": 1.0}
+    worse = {"difference": -0.3, "interval": [-0.4, -0.2], "p_value": 0.0}
+    details = models[1].report["details"]
+    for metrics, answer in (
+        ({"solved": equal}, ("open", "It can't be told: base solves only 3.0 % of the tasks, so")),
+        ({"solved": equal, "byte_probability": worse}, ("bad", "Yes: sft forgot: its perplexity")),
+    ):
+        pairs = [{"model": "sft", "baseline": "base", "metrics": metrics}]
+        remarks = retained.remarks(retained.findings(pairs, "base", 0.05), scores, "base", 0.05)
+        details |= {"pairs": pairs, "remarks": list(remarks)}
+        tone, text = answers(*models)[FORGOTTEN]
+        assert (tone, text.startswith(answer[1])) == (answer[0], True)
+        assert ("solves only" in text) == (tone == "open")
 
 
 def _turns(rights: Sequence[Sequence[bool]]) -> list[dict[str, Any]]:
@@ -118,6 +146,49 @@ def test_turns_of_a_conversation_count_as_one_group() -> None:
     assert found is not None
     assert found.p_value == stats.sign_flip_exact([10, 10, 0, 0]) == 0.5  # two conversations
     assert (found.difference, found.gained, found.lost) == (0.5, 20, 0)
+
+
+def of_parents(model: str, role: Role, right: int, step: str = "test") -> Judgement:
+    """A model that is right on all ten rows of the first of four parents."""
+    one = judged(model, role, 10 * right, rows=40)
+    lines = [{**line, "group": f"ticket {i // 10}"} for i, line in enumerate(one.answers)]
+    return one._replace(answers=lines, step=step)
+
+
+def test_rows_with_one_parent_are_one_piece_of_evidence() -> None:
+    """Of four tickets with ten paraphrases each, two are solved: p = 0.5, on 40 rows."""
+    base, tuned = of_parents("base", "base", 0), of_parents("sft", "tuned", 2)
+    rows = [{"id": str(i), "parents": [f"ticket {i // 10}"]} for i in range(40)]
+    hits = {one.model: [line["correct"] for line in one.answers] for one in (base, tuned)}
+    of = {name: Judged([], {"accuracy": right}) for name, right in hits.items()}
+    pairs = score(Verdicts(of, ["accuracy"], []), together(rows)).pairs
+    for one in (base, tuned):
+        one.report["details"]["pairs"] = pairs
+    (comparison,) = comparisons_of([base, tuned])
+    tone, text = answers(base, tuned)[NEEDED]
+    assert tone == "open"
+    assert text.startswith("Not shown. On 40 answers, accuracy: base 0.0 %, sft 50.0 %: +50.0 ")
+    assert f"p = {comparison.p_value:.3f}" in text
+    assert comparison.p_value == 0.5
+    (best,) = findings([base, tuned._replace(role="base")], has_training=False)
+    assert best.answer.startswith("Too close to call.")
+
+
+def test_answers_of_two_steps_are_grouped_as_their_lines_say() -> None:
+    base, tuned = of_parents("base", "base", 0, "one"), of_parents("sft", "tuned", 2, "other")
+    tone, text = answers(base, tuned)[NEEDED]
+    assert tone == "open"
+    assert "p = 0.500" in text
+    shipped = of_parents("gguf", "shipped", 0, "third")
+    (answer,) = [of for q, of in answers(tuned, shipped).items() if "as good" in q]
+    assert answer[0] == "open"
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 9), max_size=2)), min_size=1))
+def test_lines_are_grouped_as_their_rows(rows: list[tuple[int, list[int]]]) -> None:
+    table = [{"id": f"r{number}", "parents": [f"r{p}" for p in of]} for number, of in rows]
+    lines = [{"id": row["id"], **facts} for row, facts in zip(table, facts_of(table), strict=True)]
+    assert recorded(lines) == recorded(lines, lines) == together(table)
 
 
 def test_rows_with_another_question_or_answer_are_not_paired() -> None:

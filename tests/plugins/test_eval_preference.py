@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from tiny_llama import tiny_llama
 
-from finery import DataError, Model
+from finery import DataError, Model, RequirementError, UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
+from finery_eval.requirements import parse, unmet
 from finery_eval.steps.preference import Preference
 from finery_transformers import scoring
 
@@ -95,7 +96,59 @@ def test_scores_are_shares_of_rows_with_intervals(tmp_path: Path, tiny: Model) -
     right = [p["correct"] for p in metrics.predictions()]
     assert report["scores"]["base"]["accuracy"] == sum(right) / 3
     assert list(report["scores"]["base"]) == ["accuracy", "a_token", "margin"]
+    margins = [p["chosen_logprob"] - p["rejected_logprob"] for p in metrics.predictions()]
+    assert report["scores"]["base"]["margin"] == pytest.approx(sum(margins) / 3)
+    low, high = report["intervals"]["base"]["margin"]
+    assert min(margins) <= low < report["scores"]["base"]["margin"] < high <= max(margins)
+
+
+def test_margins_are_compared_and_required(tmp_path: Path, tiny: Model) -> None:
+    other = tiny_llama(tmp_path / "other", width=64)
+    other.ref = "dpo"
+    rows = dataset(tmp_path / "rows", ROWS)
+    metrics = Preference(models=[tiny, other], rows=rows).run(TestJob(tmp_path / "job"))
+    report = metrics.report()
+    (pair,) = report["details"]["pairs"]
+    assert list(pair["metrics"]) == ["accuracy", "a_token", "margin"]
+    base, dpo = (report["scores"][name]["margin"] for name in ("base", "dpo"))
+    assert pair["metrics"]["margin"]["difference"] == pytest.approx(dpo - base)
+    require = {"dpo.margin": f"< base.margin - {abs(base - dpo) + 0.5:.3f}"}
+    step = Preference(models=[tiny, other], rows=rows, require=require)
+    with pytest.raises(RequirementError) as caught:
+        step.verify({"": metrics})
+    assert caught.value.details[0].startswith(f"dpo.margin is {dpo:.4g} (95 % CI ")
+
+
+def test_the_margin_of_one_row_has_no_interval(tmp_path: Path, tiny: Model) -> None:
+    step = Preference(models=[tiny], rows=dataset(tmp_path / "rows", ROWS[:1]))
+    report = step.run(TestJob(tmp_path / "job")).report()
     assert set(report["intervals"]["base"]) == {"accuracy", "a_token"}
+    claim = {"base.margin": "significantly better than 0.1"}
+    (line,) = unmet(parse(claim, ["base"], ["margin"]), report)
+    assert line.endswith("but has no interval to compare with 0.1")
+
+
+def test_pairs_with_one_prompt_count_as_one(tmp_path: Path, tiny: Model) -> None:
+    rows = [{**row, "parents": ["one prompt"]} for row in ROWS]
+    metrics = Preference(models=[tiny], rows=dataset(tmp_path / "rows", rows)).run(
+        TestJob(tmp_path / "job")
+    )
+    report = metrics.report()
+    assert report["details"]["groups"] == 1
+    low, high = report["intervals"]["base"]["accuracy"]
+    assert high - low > 0.7
+    assert set(report["intervals"]["base"]) == {"accuracy", "a_token"}  # one margin
+    assert {line["group"] for line in metrics.predictions()} == {
+        min("one prompt", *(row["id"] for row in dataset(tmp_path / "rows", rows)))
+    }
+
+
+def test_a_margin_is_required_in_nats(tmp_path: Path, tiny: Model) -> None:
+    rows = dataset(tmp_path / "rows", ROWS)
+    for text in (">= 2", ">= -1", "significantly better than -0.5"):
+        Preference(models=[tiny], rows=rows, require={"base.margin": text}).check()
+    with pytest.raises(UsageError, match="2 can't be reached"):
+        Preference(models=[tiny], rows=rows, require={"base.accuracy": ">= 2"}).check()
 
 
 def test_rows_that_are_no_preferences_are_named(tmp_path: Path, tiny: Model) -> None:

@@ -213,6 +213,105 @@ def test_a_step_without_the_comparison_fails_in_words() -> None:
     assert unmet(claims, report) == ["sft.accuracy isn't compared with base by this step"]
 
 
+# -- metrics that are no shares ------------------------------------------------------------------
+
+UNBOUNDED = {"perplexity": "lower", "margin": "higher"}
+
+
+def free(**require: str) -> list[Any]:
+    """What is required of metrics without bounds, `metric=text`."""
+    keyed = {f"sft.{metric}": text for metric, text in require.items()}
+    return list(parse(keyed, ["base", "sft"], list(UNBOUNDED), unbounded=UNBOUNDED))
+
+
+@pytest.mark.parametrize(("metric", "text", "number", "ok"), [
+    ("perplexity", "<= 25", 25, True), ("perplexity", "<= base.perplexity + 2", 2, True),
+    ("perplexity", "< 20.5", 20.5, False), ("margin", ">= 2", 2, True),
+    ("margin", "> -0.5", -0.5, True), ("margin", "<= base.margin - 7", -7, False),
+])  # fmt: skip
+def test_metrics_without_bounds_take_any_number(
+    metric: str, text: str, number: float, ok: bool
+) -> None:
+    (requirement,) = free(**{metric: text})
+    assert requirement.number == number
+    scores = {"base": {"perplexity": 19.0, "margin": 4.0}, "sft": {"perplexity": 20.5, "margin": 3}}
+    assert requirement.met(scores) == ok
+
+
+@pytest.mark.parametrize(("metric", "text", "what", "fix"), [
+    ("perplexity", "significantly better than 25", "lower values of perplexity are",
+     '"<= base.perplexity + 1"'),
+    ("perplexity", "not worse than base by 2", "lower values of perplexity are", "<= base.perp"),
+    ("perplexity", "25", "must be a comparison", 'write "<= 25"'),
+    ("margin", "== -2", "must be a comparison", '">= 0.85"'),
+    ("margin", "3", "must be a comparison", 'write ">= 3"'),
+    ("margin", "not worse than base by 0", "must be above 0", "by 0.03"),
+])  # fmt: skip
+def test_mistakes_with_metrics_without_bounds(metric: str, text: str, what: str, fix: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        free(**{metric: text})
+    assert what in caught.value.what
+    assert fix in (caught.value.fix or "")
+
+
+def test_differences_of_metrics_without_bounds_are_no_points() -> None:
+    facts = {"difference": -1.25, "interval": [-2.0, 0.5], "p_value": 0.3}
+    pair = {"model": "sft", "baseline": "base", "metrics": {"margin": facts}}
+    report = {"rows": 40, "scores": {n: {"margin": 3.0} for n in ("base", "sft")},
+              "intervals": {}, "details": {"pairs": [pair]}}  # fmt: skip
+    (line,) = unmet(free(margin="not worse than base by 1.5"), report)
+    assert line.startswith(
+        "sft.margin against base: -1.25 (95 % CI -2 to +0.5, 40 rows); required: not worse by 1.5. "
+        "It may be up to 2 worse: 40 rows don't show that it isn't"
+    )
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    (">= 0.5", "dpo.margin is 0.2 (3 rows); required >= 0.5"),
+    ("significantly better than 0.1", "dpo.margin is 0.2, but has no interval to compare with 0.1"),
+    ("not worse than base by 0.1",
+     "dpo.margin can't be compared with base: base.margin isn't known"),
+])  # fmt: skip
+def test_a_score_without_an_interval_fails_in_words(text: str, line: str) -> None:
+    report = {"rows": 3, "scores": {"dpo": {"margin": 0.2}, "base": {}}, "intervals": {"dpo": {}},
+              "details": {}}  # fmt: skip
+    assert unmet(parse({"dpo.margin": text}, ["base", "dpo"], ["margin"]), report) == [line]
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    (">= 0.6", "judge.kappa applies to none of the 9 rows; required >= 0.6"),
+    ("significantly better than 0.6",
+     "judge.kappa can't be compared with 0.6: judge.kappa isn't known"),
+])  # fmt: skip
+def test_what_has_no_score_at_all_fails_in_words(text: str, line: str) -> None:
+    """A judge that people haven't been compared with yet, or whose games all have equal answers."""
+    report = {"rows": 9, "scores": {"sft": {}}, "intervals": {"sft": {}}, "details": {}}
+    assert unmet(parse({"judge.kappa": text}, ["sft", "judge"], ["kappa"]), report) == [line]
+
+
+def test_a_margin_is_no_share_that_luck_reaches(project: MakeProject) -> None:
+    recipe = """\
+finery: 1
+name: t
+data:
+  rows: {use: data.file, path: rows.jsonl, format: preference}
+models:
+  tiny: {use: openai.model, model: tiny}
+evaluate:
+  test:
+    use: eval.preference
+    models: tiny
+    rows: rows
+    require: {tiny.accuracy: ">= 0.85", tiny.margin: ">= 0.5"}
+"""
+    lines = [{"prompt": f"{i}", "chosen": "yes", "rejected": "no"} for i in range(20)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    t = project({"recipe.yaml": recipe, "rows.jsonl": text})
+    ran = t.run("check", "--json")
+    notes = [note for note in json.loads(ran.out)["notes"] if note["name"] == "lucky-gate"]
+    assert ["tiny.accuracy" in note["text"] for note in notes] == [True]
+
+
 def test_a_gate_that_luck_passes_is_told_before_and_after_a_build(built: MakeProject) -> None:
     """18 of 20 pass `>= 0.85`, and so does a model of 75 % in more than one case of five."""
     chance, worse = chance_to_pass(0.85, 20)

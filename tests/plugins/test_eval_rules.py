@@ -14,6 +14,8 @@ from finery.plugin.manager import load_plugins
 from finery.rows.templates import limits
 from finery.step.inspect import sections_of
 from finery.testing import TestJob, dataset, run_step
+from finery_eval.stats import wilson
+from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.rules import Rule, Rules, sentences
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
@@ -63,6 +65,29 @@ def test_the_plugin_provides_it() -> None:
 def test_what_a_rule_measures(rule: Rule, kept: str, broken: str) -> None:
     assert rule.keeps(kept)
     assert not rule.keeps(broken)
+
+
+def test_rules_are_tested_over_groups(tmp_path: Path) -> None:
+    """Twelve paraphrases of two tickets, as rows and as turns of two conversations."""
+    names = [f"q{i}" for i in range(12)]
+    bad, good = model("bad", **dict.fromkeys(names, "No!")), model("good")
+    content = [{"prompt": q, "completion": "x!", "parents": [f"ticket {i // 6}"]}
+            for i, q in enumerate(names)]  # fmt: skip
+    table = dataset(tmp_path / "rows", content)
+    calm = {"calm": RULES["calm"]}
+    rows = report(tmp_path / "a", [bad, good], table, rules=calm)["details"]["tables"]
+    talks = [{"messages": [{"role": role, "content": text} for q in names[6 * i : 6 * i + 6]
+                           for role, text in (("user", q), ("assistant", "x!"))]}
+             for i in range(2)]  # fmt: skip
+    each = Rules(models=[], rows=table, rules=calm)
+    talk = Dialog(models=[bad, good], rows=dataset(tmp_path / "talks", talks), each=each)
+    for tables in (rows, run_step(talk, tmp_path / "b").report()["details"]["tables"]):
+        ((*_, first), (_, _, share, *interval, p_value), (*_, low, high, _)) = next(
+            t["rows"] for t in tables if t["title"] == "Rules"
+        )
+        assert (first, share, p_value) == (None, 1, 0.5)  # sign flips of two groups
+        assert interval == pytest.approx(wilson(2, 2))
+        assert (low, high) == pytest.approx(wilson(0, 2))  # of the rows' own answers
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,33 @@ def test_the_best_is_chosen_and_the_margin_is_paired(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("key", ["group", "turn"])
+def test_the_margin_is_over_groups(tmp_path: Path, key: str) -> None:
+    """Rows with one parent, and turns of a conversation."""
+    right = {"a": [False] * 20, "b": [True] * 10 + [False] * 10}
+    given = []
+    for name, of in right.items():
+        (tmp_path / name).mkdir()
+        places = [
+            {"id": f"row {n}", "group": f"ticket {n // 5}"} if key == "group"
+            else {"id": f"row {n // 5}", "turn": n % 5}
+            for n in range(20)
+        ]  # fmt: skip
+        metrics = Metrics.write(
+            tmp_path / name, rows=20, scores={"sft": {"accuracy": sum(of) / 20}}, intervals={},
+            details={}, predictions=[
+                {**place, "model": "sft", "correct": value}
+                for place, value in zip(places, of, strict=True)
+            ],
+        )  # fmt: skip
+        metrics.ref = f"test@{name}"
+        given.append(metrics)
+    groups = [list(range(5 * n, 5 * n + 5)) for n in range(4)]
+    (paired,) = compare(right, groups)
+    assert chosen(tmp_path, given).meta["margin"]["interval"] == pytest.approx(paired["interval"])
+    assert paired["interval"][0] <= 0  # two of four groups
+
+
 def test_of_equally_good_ones_the_first_is_chosen(tmp_path: Path) -> None:
     same = [True, False, True]
     made = chosen(tmp_path, [candidate(tmp_path, n, same) for n in ("z", "a", "m")])
@@ -102,6 +129,27 @@ def test_places_in_a_round_have_the_names_of_their_variants(tmp_path: Path) -> N
     logged = [e["message"] for e in job.events if e["event"] == "log"]
     assert logged[0].startswith("chosen of 2: r=16, ")
     assert logged[1].startswith("difference to the next, r=8: ")
+
+
+def test_a_score_that_is_no_share_is_printed_as_a_number(tmp_path: Path) -> None:
+    given = []
+    for name, value in (("a", 3.42), ("b", 0.5)):
+        (tmp_path / name).mkdir()
+        metrics = Metrics.write(
+            tmp_path / name, rows=9, scores={"sft": {"margin": value}},
+            intervals={"sft": {"margin": [value - 1, value + 1]}},
+            details={"unbounded": ["margin"]}, predictions=[],
+        )  # fmt: skip
+        metrics.ref = f"test@{name}"
+        given.append(metrics)
+    winner = run_step(Select(candidates=given, model="sft", metric="margin"), tmp_path / "out")
+    assert isinstance(winner, Metrics)
+    out = io.StringIO()
+    output = Output("winner", winner, manifest("Metrics", winner.meta, {}))
+    MetricsView().print(Console(width=100, file=out), output, Detail())
+    assert "3.42" in out.getvalue()
+    assert "2.42 – 4.42" in out.getvalue()
+    assert "%" not in out.getvalue().replace("95 % CI", "")
 
 
 def test_a_missing_score_is_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,14 +13,21 @@ from scipy.stats import binom, binomtest, norm, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from finery_eval import verdicts
+from finery_eval.paired import Values
 from finery_eval.scoring import groups
+from finery_eval.scoring.differences import pairs_of
+from finery_eval.scoring.scored import score
 from finery_eval.stats import (
+    GAIN,
+    SHARE,
     Interval,
     bootstrap,
     bootstrap_p,
     class_score,
     expanded_tail,
     holm,
+    interval_of,
     macro_f1,
     mcnemar_exact,
     paired_difference,
@@ -34,6 +42,7 @@ from finery_eval.stats.power import (
     rows_needed,
     rows_to_show,
 )
+from finery_eval.verdicts import Judged, Means, Verdicts
 
 count = st.integers(0, 60)
 pairs = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40)
@@ -134,7 +143,8 @@ def share_of_hits(counts: Mapping[bool, int]) -> list[float]:
 
 def interval_of_share(hits: int, n: int, seed: int = 1) -> Interval:
     """The bootstrap interval of a share."""
-    return bootstrap([True] * hits + [False] * (n - hits), share_of_hits, seed=seed)[0]
+    outcomes = [True] * hits + [False] * (n - hits)
+    return bootstrap(outcomes, share_of_hits, SHARE, seed=seed)[0]
 
 
 def test_bootstrap_of_a_share_agrees_with_wilson() -> None:
@@ -143,7 +153,7 @@ def test_bootstrap_of_a_share_agrees_with_wilson() -> None:
 
 def test_bootstrap_gives_the_same_interval_each_time() -> None:
     assert interval_of_share(30, 40) == interval_of_share(30, 40)
-    assert interval_of_share(40, 40) == (1.0, 1.0)
+    assert interval_of_share(40, 40) == pytest.approx(wilson(40, 40))
 
 
 def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -342,7 +352,140 @@ def test_tails_are_expanded_by_students_quantile() -> None:
 
 def test_bootstrap_p_agrees_with_the_interval() -> None:
     differences = [i / 1000 for i in range(-20, 1980)]  # 21 of 2,000 not above 0
-    assert bootstrap_p(differences) == pytest.approx(2 * 22 / 2001)
+    assert bootstrap_p(differences, 2000) == pytest.approx(2 * 22 / 2001)
     assert percentiles(differences)[0] > 0
-    assert bootstrap_p([0.0] * 2000) == 1
-    assert 0 < bootstrap_p([0.1] * 2000) < 0.001
+    assert bootstrap_p([0.0] * 2000, 0) == 1
+    assert 0 < bootstrap_p([0.1] * 2000, 2000) < 0.001
+
+
+@given(st.integers(0, 12))
+def test_bootstrap_p_is_no_less_than_rows_can_show(differing: int) -> None:
+    """Than a sign-flip test in which all rows that differ favour the same model."""
+    most = sign_flip_exact([1] * differing)
+    assert bootstrap_p([1.0] * 2000, differing) == pytest.approx(max(most, 2 / 2001))
+
+
+# -- metrics that are no shares, on few rows -------------------------------------------------------
+
+LABELS = "ab"
+
+
+def near(value: float, interval: Interval) -> Any:
+    """What equals a score with about this interval."""
+    return value, pytest.approx(interval)
+
+
+def of_classes(**answers: str) -> Verdicts:
+    """Models that answer rows of the classes a, b, a, b, … by letters, judged by macro-F1."""
+    judged = {}
+    for name, letters in answers.items():
+        outcomes = [(LABELS[i % 2], letter) for i, letter in enumerate(letters)]
+        judged[name] = Judged([], {"accuracy": [a == b for a, b in outcomes]}, outcomes)
+    metrics = ["accuracy", "macro_f1"]
+    return Verdicts(judged, metrics, metrics, means=Means(["macro_f1"], _f1))
+
+
+def test_two_rows_show_nothing() -> None:
+    """As in accuracy, whose p-value is 0.5."""
+    (pair,) = score(of_classes(base="ba", sft="ab"), None).pairs
+    accuracy, f1 = pair["metrics"]["accuracy"], pair["metrics"]["macro_f1"]
+    assert f1["p_value"] == accuracy["p_value"] == 0.5
+    assert f1["difference"] == 1
+    assert f1["interval"] == pytest.approx(same_in_all(1, 2, -1, 1))
+    assert f1["interval"][0] < 0
+
+
+def test_rows_that_are_all_right_have_wilsons_interval() -> None:
+    scored = score(of_classes(base="aba", sft="aba"), None)
+    assert scored.scores["sft"]["macro_f1"] == near(1, wilson(3, 3))
+    assert scored.pairs[0]["metrics"]["macro_f1"]["interval"] == pytest.approx(
+        same_in_all(0, 3, -1, 1)
+    )
+    assert scored.pairs[0]["metrics"]["macro_f1"]["p_value"] == 1
+
+
+def test_one_group_shows_nothing() -> None:
+    value, (low, high) = score(of_classes(m="aaab"), [[0, 1, 2, 3]]).scores["m"]["macro_f1"]
+    assert (low, high) == pytest.approx(same_in_all(value, 1))
+    assert high - low > 0.7
+
+
+def test_rows_that_differ_are_the_evidence() -> None:
+    """Five of 100 rows, all better: the McNemar test of accuracy has p = 0.0625."""
+    base, sft = "bb" * 5 + "ab" * 45, "ab" * 50
+    metrics = score(of_classes(base=base, sft=sft), None).pairs[0]["metrics"]
+    assert metrics["accuracy"]["p_value"] == metrics["macro_f1"]["p_value"] == 2 / 2**5
+
+
+def test_answers_without_an_outcome_dont_count() -> None:
+    """Of 44 answers, 40 have a score, always the best one."""
+    outcomes = [1.0] * 40 + [None] * 4
+
+    def mean(counts: Mapping[float | None, int]) -> list[float]:
+        known = {value: n for value, n in counts.items() if value is not None}
+        total = sum(known.values())
+        return [sum(value * n for value, n in known.items()) / total if total else 0.0]
+
+    judged = Judged([], {"passed": [True] * 44}, outcomes)
+    of = Verdicts({"m": judged}, ["passed", "score"], ["passed"], means=Means(["score"], mean))
+    assert score(of, None).scores["m"]["score"] == near(1, wilson(40, 40))
+    rows = [[i, i + 22] for i in range(22)]  # each group has an answer that counts
+    assert score(of, rows).scores["m"]["score"] == near(1, wilson(22, 22))
+
+
+def test_means_of_few_rows_cover_95_percent() -> None:
+    """Of six rows, in 250 samples; the plain percentiles cover some 87 %."""
+    draw, intervals, plain = random.Random(9), [], []
+    for _ in range(250):
+        (drawn,) = resampled(
+            [draw.random() for _ in range(6)],
+            lambda counts: [sum(value * n for value, n in counts.items()) / 6],
+        )
+        intervals.append(interval_of(drawn, 6, SHARE))
+        plain.append(percentiles(drawn))
+    assert 0.92 <= coverage(intervals, 0.5) <= 0.98
+    assert coverage(plain, 0.5) < 0.9
+
+
+def test_scores_have_the_interval_of_their_draws() -> None:
+    of = of_classes(m="abbbab")
+    draws = verdicts.draws_of(of.judged["m"], of)["macro_f1"]
+    assert score(of, None).scores["m"]["macro_f1"][1] == interval_of(draws, 6, SHARE)
+    assert interval_of(draws, 6, SHARE) != percentiles(draws)
+
+
+def test_equally_good_models_rarely_differ_in_f1() -> None:
+    """In less than 5 % of samples of eight rows, whichever is more often right in one of them."""
+    draw, false = random.Random(11), 0
+    for _ in range(300):
+        letters = [
+            "".join(LABELS[(i + (draw.random() < 0.4)) % 2] for i in range(8)) for _ in range(2)
+        ]
+        of = of_classes(a=letters[0], b=letters[1])
+        drawn = {
+            name: {"macro_f1": resampled(list[Any](judged.outcomes), _f1, resamples=200)[0]}
+            for name, judged in of.judged.items()
+        }
+        false += pairs_of(of, drawn, None)[0]["metrics"]["macro_f1"]["p_value"] < 0.05
+    assert false / 300 < 0.05
+
+
+def test_weighted_means_of_one_row() -> None:
+    """A score from 0 to 1 of one row has Wilson's width; one without bounds has no interval."""
+    rows = {"a": [(0.2, 1.0)], "b": [(0.7, 1.0)]}
+    bounded, free = Values(rows, within=SHARE), Values(rows)
+    assert bounded.score("b") == near(0.7, same_in_all(0.7, 1))
+    facts = bounded.difference("a", "b")
+    assert facts is not None
+    assert facts["interval"] == pytest.approx(same_in_all(0.5, 1, *GAIN))
+    assert free.score("b") == (0.7, None)
+    assert free.difference("a", "b") is None
+
+
+def test_equal_values_are_equal_models_only_if_they_are_continuous() -> None:
+    rows = {"a": [(0.25, 1.0), (0.75, 1.0)], "b": [(0.25, 1.0), (0.75, 1.0)]}
+    scores = Values(rows, within=SHARE).difference("a", "b")
+    nats = Values(rows, within=SHARE, is_continuous=True).difference("a", "b")
+    assert scores is not None
+    assert scores["interval"] == pytest.approx(same_in_all(0, 2, *GAIN))
+    assert nats == {"difference": 0, "interval": [0, 0], "p_value": 1}

@@ -3,8 +3,17 @@
 import random
 
 import pytest
+from scipy.stats import chi2, chisquare
 
-from finery_judge.agreement import Agreement, agreement, corrected, in_words, kappa
+from finery_judge.agreement import (
+    Agreement,
+    agreement,
+    corrected,
+    in_words,
+    kappa,
+    lowest_kappa,
+)
+from finery_judge.calibration import remarks
 
 
 def pairs(both: int, only_person: int, only_judge: int, neither: int) -> list[tuple[bool, bool]]:
@@ -94,6 +103,38 @@ def test_the_corrected_interval_covers_the_true_share(
         assert found is not None
         covered += found[1][0] <= good <= found[1][1]
     assert 0.93 <= covered / draws <= 0.98
+
+
+@pytest.mark.parametrize(("accepted", "rejected"), [(1, 1), (15, 15), (28, 2), (3, 40)])
+def test_a_judge_that_always_agrees_is_as_sure_as_decisions_make_it(
+    accepted: int, rejected: int
+) -> None:
+    """The lower end's expected table differs from the observed one at the 5 % level."""
+    low, n = lowest_kappa(accepted, rejected), accepted + rejected
+    product = accepted * rejected / n
+    expected = [accepted - product * (1 - low), 2 * product * (1 - low),
+                rejected - product * (1 - low)]  # fmt: skip
+    test = chisquare([accepted, 0, rejected], expected)
+    assert test.statistic == pytest.approx(chi2.ppf(0.95, 1), rel=1e-6)
+    value, interval = agreement(pairs(accepted, 0, 0, rejected)).kappa or (0, (0, 0))
+    assert (value, interval) == (1, (low, 1))
+
+
+def test_two_decisions_dont_show_that_a_judge_can_be_trusted() -> None:
+    judge = agreement([(True, True), (False, False)])
+    assert judge.kappa is not None
+    assert judge.kappa[1][0] < 0
+    (remark,) = remarks(judge, 0)
+    assert "few decisions show it" in remark["text"]
+
+
+def test_a_judge_that_lets_everything_pass_has_an_interval() -> None:
+    """Its kappa is 0 in every resample."""
+    judge = agreement(pairs(10, 0, 10, 0))
+    assert judge.kappa is not None
+    value, (low, high) = judge.kappa
+    assert value == 0
+    assert low < 0 < high
 
 
 def test_kappa_in_words() -> None:

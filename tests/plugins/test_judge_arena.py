@@ -12,8 +12,11 @@ from rich.console import Console
 from finery import Detail, Engine, Metrics, Model, Output, RequirementError, StepError, UsageError
 from finery.artifact.manifest import manifest
 from finery.testing import TestJob, dataset, table_model
+from finery_eval.stats import wilson
 from finery_eval.view.metrics import MetricsView
 from finery_judge.arena import Arena
+from finery_judge.games import Game, Order
+from finery_synth.judge.pairs import Seen
 
 PROMPTS = [f"question {i}" for i in range(20)]
 
@@ -84,6 +87,38 @@ def test_both_orders_are_asked_and_the_better_model_wins(setup: Setup) -> None:
     setup.step(require=gate).verify({"": metrics})
     lines = [p for p in metrics.predictions() if "result" in p]
     assert {(p["model"], p["against"], p["result"]) for p in lines} == {("sft", "base", "win")}
+
+
+def test_paraphrases_are_one_game(setup: Setup) -> None:
+    """Twenty rows of two parents: a model that wins them all wins two games."""
+    content = [{"prompt": p, "completion": "x", "parents": [f"ticket {i // 10}"]}
+            for i, p in enumerate(PROMPTS)]  # fmt: skip
+    rows = dataset(setup.folder / "grouped", content)
+    metrics = setup.run(critic(longer), rows=rows)
+    report = metrics.report()
+    assert report["details"]["groups"] == 2
+    assert report["scores"]["sft"] == {"win_rate": 1}
+    assert report["intervals"]["sft"]["win_rate"] == pytest.approx(wilson(2, 2))
+    judge = report["details"]["more"]["judge"]
+    assert judge["consistency"]["interval"] == pytest.approx(wilson(2, 2))
+    games = setup.games(longer, rows=rows, name="again")
+    assert (games["wins"], games["p (sign test)"]) == (20, 0.5)
+    assert games["95 % CI low"] == pytest.approx(wilson(2, 2)[0])
+    assert all("group" in line for line in metrics.predictions() if "answer" in line)
+    report = setup.run(critic(lambda text: better("A")), rows=rows, name="torn").report()
+    (remark,) = report["details"]["remarks"]  # two groups show no preference of a position
+    assert remark["text"].startswith("the judge contradicts itself")
+
+
+def test_games_on_one_row_are_one_piece_of_evidence() -> None:
+    """As three games of each of four rows, in which the judge always chooses the first answer."""
+    torn = (Seen(0, "chosen", "first"), Seen(1, "rejected", "first"))
+    games = [Game(row, one, other, torn) for row in range(4)
+             for one, other in (("a", "b"), ("a", "c"), ("b", "c"))]  # fmt: skip
+    order = Order.of(games)
+    assert (order.counts.games, order.counts.first, order.p_value) == (12, 12, 2 / 2**4)
+    value, interval = order.scores()["position_bias"]
+    assert (value, *interval) == pytest.approx((1, *wilson(4, 4)))
 
 
 @pytest.mark.parametrize(("side", "position"), [("A", "first"), ("B", "second")])

@@ -19,8 +19,12 @@ from finery import (
 )
 from finery.inference.records import MemoryRecords
 from finery.testing import TestJob, dataset, table_model
+from finery_eval.evaluator import effective
+from finery_eval.stats import wilson
 from finery_eval.steps.curve import Curve
 from finery_eval.steps.dialog import Dialog
+from finery_judge import calibration
+from finery_judge.agreement import agreement
 from finery_judge.forecast import RubricForecast
 from finery_judge.rubric import RubricJudge
 from finery_judge.templates import PAIR_PROMPT, SCORE_PROMPT
@@ -84,6 +88,35 @@ def test_scores_of_each_model_and_their_difference(setup: Setup) -> None:
     tables = {t["title"]: t["rows"] for t in report["details"]["tables"]}
     assert tables["Mean score compared with base"][0][:2] == ["sft", 0.375]
     assert tables["Scores"][0] == ["base", 12, 2.75, 0, 9, 0, 0, 3, 0]
+
+
+def test_paraphrases_count_as_one(setup: Setup) -> None:
+    """Twelve rows of two parents: the test of the mean score has two groups."""
+    content = [{"prompt": p, "completion": "good", "parents": [f"ticket {i // 6}"]}
+            for i, p in enumerate(PROMPTS)]  # fmt: skip
+    rows = dataset(setup.folder / "grouped", content)
+    right = setup.model("sft", dict.fromkeys(PROMPTS, "good"))
+    wrong = setup.model("base", {})
+    alone = setup.run(critic(by_word), models=[wrong, right]).report()
+    report = setup.run(critic(by_word), "b", models=[wrong, right], rows=rows).report()
+    results = []
+    for of in (alone, report):
+        (table,) = (t for t in of["details"]["tables"] if t["title"].startswith("Mean score"))
+        results.append(dict(zip(table["columns"], table["rows"][0], strict=True)))
+    assert [of["p (sign test)"] for of in results] == [2 / 2**12, 0.5]
+    assert [of["answers"] for of in results] == [12, 12]
+    assert results[1]["95 % CI low"] < 0 < results[0]["95 % CI low"]
+    assert report["intervals"]["sft"]["score"] == pytest.approx(wilson(2, 2))
+
+
+def test_the_corrected_share_counts_groups() -> None:
+    judge = agreement([(True, True)] * 9 + [(True, False)] + [(False, False)] * 10)
+    many = calibration.corrected_scores({"sft": (80, 100)}, judge)["sft"]
+    few = calibration.corrected_scores({"sft": (80, 100)}, judge, effective([[0] * 10] * 10))["sft"]
+    assert few[0] == pytest.approx(many[0])
+    tenth = calibration.corrected_scores({"sft": (8, 10)}, judge)["sft"]
+    assert few[1] == pytest.approx(tenth[1])
+    assert few[1][0] < many[1][0]
 
 
 def test_verdicts_are_cached_for_each_answer(setup: Setup) -> None:

@@ -17,9 +17,11 @@ from tiny_llama import tiny_llama
 
 from finery import DataError, FileOrName, Metrics, Model, RequirementError, UsageError
 from finery.testing import TestJob, table_model
+from finery_retention.result import Result
 from finery_retention.retention import Retention
 from finery_retention.tasks import TASKS, TaskName, items_of
 from finery_retention.text import PASSAGE, SHIPPED, passages
+from finery_transformers.scoring import TextLikelihood
 
 pytest.importorskip("reasoning_gym", reason="needs reasoning-gym: the extra `retention`")
 
@@ -278,11 +280,28 @@ def test_lost_abilities_are_told_by_task(tmp_path: Path) -> None:
     assert {p["model"] for p in wrong} == {"sft", "ok"}
 
 
+@pytest.mark.parametrize("nats", [1500.0, 1400.0, 300.0])
+def test_one_passage_shows_nothing(tmp_path: Path, nats: float) -> None:
+    """Whatever its difference is: worse, none or better."""
+    likelihoods = {"base": [TextLikelihood(-1400.0, 250, 1000)],
+                   "sft": [TextLikelihood(-nats, 250, 1000)]}  # fmt: skip
+    result = Result([], ["a passage"], {"base": [], "sft": []}, likelihoods)
+    report = result.write(TestJob(tmp_path), 0.05).report()
+    (remark,) = report["details"]["remarks"]
+    assert remark["text"].startswith("whether sft forgot can't be told from the text")
+    (pair,) = report["details"]["pairs"]
+    low, high = pair["metrics"]["byte_probability"]["interval"]
+    assert low < -0.5 < 0 < high
+    assert set(report["intervals"]["sft"]) == {"byte_probability"}  # the others have no bounds
+
+
 def test_tasks_that_the_base_cant_do_show_nothing(tmp_path: Path) -> None:
     models = [knows(tmp_path, "base", 0), knows(tmp_path, "sft", 0)]
     retention = step(models, tasks=["sums"], items=20, text=FileOrName(["none"]))
     metrics, _ = run(tmp_path / "job", retention)
-    assert "so they can't show a loss" in metrics.report()["details"]["remarks"][0]["text"]
+    remark = metrics.report()["details"]["remarks"][0]
+    assert "so they can't show a loss" in remark["text"]
+    assert (remark["severity"], remark["verdict"]) == ("info", "unclear")
 
 
 @pytest.mark.parametrize(("settings", "what"), [
@@ -294,6 +313,15 @@ def test_tasks_that_the_base_cant_do_show_nothing(tmp_path: Path) -> None:
 def test_settings_that_cant_work(tmp_path: Path, settings: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError, match=what):
         step([knows(tmp_path, "base", 1)], **settings).check()
+
+
+def test_perplexity_is_required_as_it_is(tmp_path: Path) -> None:
+    models = [knows(tmp_path, "base", 1), knows(tmp_path, "sft", 1)]
+    require = {"sft.perplexity": "<= base.perplexity + 2", "base.perplexity": "<= 25",
+               "sft.bits_per_byte": "<= 1.2"}  # fmt: skip
+    step(models, require=require).check()
+    with pytest.raises(UsageError, match="25 can't be reached"):
+        step(models, require={"sft.byte_probability": ">= 25"}).check()
 
 
 def test_a_text_needs_models_with_weights(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def _notes(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
             continue
         if gate.subject[0] not in models:  # e.g. a judge, which isn't measured on these rows
             continue
+        if gate.subject[1] in node.step.unbounded():  # no share, so no binomial distribution
+            continue
         chance, worse = chance_to_pass(gate.number, rows.rows)
         if chance <= CHANCE or _is_shown(results, node, gate):
             continue

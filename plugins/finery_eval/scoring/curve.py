@@ -65,8 +65,8 @@ def growth(
     """The growth of a share with the logarithm of the rows, by logistic regression.
 
     hits: of each model, whether each answer counts. The interval is a bootstrap over test rows or
-    groups, each with the answers of all models; it covers the choice of test rows, not that of
-    training rows or the seed. None where a row doesn't count for all models.
+    groups, each with the answers of all models, see `stats.interval_of`. It covers the choice of
+    test rows, not that of training rows or the seed. None where a row doesn't count for all models.
     """
     if any(hit is None for of in hits for hit in of):
         return None
@@ -84,7 +84,9 @@ def growth(
         ]
 
     value, *shares = line(Counter(outcomes))
-    interval, *band = stats.bootstrap(outcomes, line)
+    added, *at_rows = stats.resampled(outcomes, line)
+    interval = stats.interval_of(added, len(outcomes), stats.GAIN)
+    band = [stats.interval_of(of, len(outcomes), stats.SHARE) for of in at_rows]
     fitted = [
         Fitted(rows, share, *ends) for rows, share, ends in zip(drawn, shares, band, strict=True)
     ]

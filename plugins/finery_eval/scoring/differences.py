@@ -84,7 +84,7 @@ def pairs_of(
     compared = []
     for first, second in combinations(verdicts.judged, 2):
         metrics = _of_shares(verdicts, first, second, groups)
-        metrics |= _of_means(verdicts, first, second, draws)
+        metrics |= _of_means(verdicts, first, second, draws, groups)
         ordered = {metric: metrics[metric] for metric in verdicts.metrics if metric in metrics}
         compared.append({"model": second, "baseline": first, "metrics": ordered})
     return compared
@@ -99,23 +99,28 @@ def _of_shares(
 
 
 def _of_means(
-    verdicts: Verdicts, first: str, second: str, draws: Mapping[str, Draws]
+    verdicts: Verdicts,
+    first: str,
+    second: str,
+    draws: Mapping[str, Draws],
+    groups: Sequence[Group] | None,
 ) -> dict[str, Any]:
     if verdicts.means is None:
         return {}
     names, statistic = verdicts.means
-    values = zip(
-        names,
-        statistic(verdicts.judged[first].counts),
-        statistic(verdicts.judged[second].counts),
-        strict=True,
-    )
-    return {name: _facts(_drawn(name, b - a, draws[first], draws[second])) for name, a, b in values}
-
-
-def _drawn(name: str, value: float, first: Draws, second: Draws) -> stats.Difference:
-    differences = [b - a for a, b in zip(first[name], second[name], strict=True)]
-    return stats.Difference(value, stats.percentiles(differences), stats.bootstrap_p(differences))
+    one, other = verdicts.judged[first], verdicts.judged[second]
+    outcomes = list(zip(one.outcomes, other.outcomes, strict=True))
+    alone = groups if groups is not None else [[i] for i in range(len(outcomes))]
+    together = [[outcomes[i] for i in group if outcomes[i] != (None, None)] for group in alone]
+    n, differing = sum(map(bool, together)), sum(any(a != b for a, b in of) for of in together)
+    metrics = {}
+    values = zip(names, statistic(one.counts), statistic(other.counts), strict=True)
+    for name, a, b in values:
+        drawn = [y - x for x, y in zip(draws[first][name], draws[second][name], strict=True)]
+        interval = stats.interval_of(drawn, n, stats.GAIN)
+        p_value = stats.bootstrap_p(drawn, differing)
+        metrics[name] = _facts(stats.Difference(b - a, interval, p_value))
+    return metrics
 
 
 def _facts(found: stats.Difference) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 The answers of one group aren't independent of each other: a model that goes wrong in the first
 turn of a conversation goes wrong in the next. So groups are drawn, and an interval is as wide as
-their number makes it, however many answers they have.
+their number makes it, however many answers they have. `together` and `recorded` say which rows
+and which lines of `predictions.jsonl` belong together, for all steps and views.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from finery.rows import Row
 from finery_eval import stats
 from finery_eval.verdicts import Draws, Hit, Judged, Score, Verdicts, means
 
@@ -17,9 +17,65 @@ Group = Sequence[int]
 """The answers of a group, by their number."""
 Count = tuple[int, int]
 """(hits, answers that count) of a group, for one metric."""
+GROUP = "group"
+"""The fact in `predictions.jsonl` that names the group of a row."""
 
 
-def groups_of(rows: Sequence[Row]) -> list[Group]:
+def together(rows: Sequence[Mapping[str, Any]]) -> list[Group] | None:
+    """The groups of rows that belong together, see `groups_of`; None if each row stands alone."""
+    groups = groups_of(rows)
+    return groups if len(groups) < len(rows) else None
+
+
+def facts_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What `predictions.jsonl` says of each row's group: its name, where rows belong together.
+
+    A group is named by the first of its rows' and their parents' ids.
+    """
+    facts: list[dict[str, str]] = [{} for _ in rows]
+    for group in together(rows) or ():
+        name = min(one for i in group for one in (rows[i]["id"], *(rows[i].get("parents") or ())))
+        for i in group:
+            facts[i] = {GROUP: name}
+    return facts
+
+
+def recorded(*sides: Sequence[Mapping[str, Any]]) -> list[Group] | None:
+    """The answers that belong together, as their lines of `predictions.jsonl` say, or None.
+
+    sides: the lines of each model or build, by answer. Answers to one row belong together, e.g. to
+    the turns of a conversation, and rows with the same `group` on any side.
+    """
+    rows = [
+        {"id": str(lines[0].get("id", f"line {number}")),
+         "parents": [line[GROUP] for line in lines if GROUP in line]}
+        for number, lines in enumerate(zip(*sides, strict=True))
+    ]  # fmt: skip
+    return together(rows)
+
+
+def among(groups: Sequence[Group] | None, numbers: Sequence[int]) -> list[Group] | None:
+    """The groups of some of the rows, by their place among these; None if there are no groups."""
+    if groups is None:
+        return None
+    place = {number: i for i, number in enumerate(numbers)}
+    parts = [[place[i] for i in group if i in place] for group in groups]
+    return [part for part in parts if part]
+
+
+def effective(groups: Sequence[Group]) -> float:
+    """The number of independent rows that grouped ones count as at least.
+
+    As if all rows of a group had the same answer.
+
+    Source: L. Kish, "Survey Sampling" (1965), ch. 8: the design effect of clusters, here with an
+    intraclass correlation of 1.
+    """
+    sizes = [len(group) for group in groups]
+    return sum(sizes) ** 2 / sum(size * size for size in sizes)
+
+
+def groups_of(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
     """The rows that belong together: equal ids, a common parent, or a row and its parent.
 
     Also through others: of a row's paraphrase, a paraphrase belongs to all three.
@@ -55,14 +111,22 @@ def scores(
 ) -> dict[str, Score]:
     """Metric → (value, interval) of one model. A metric that applies to no answer is left out.
 
-    Intervals: percentile bootstrap over groups (Efron and Tibshirani 1993). If a share is the same
-    in all groups, such as 0 or 1, the bootstrap has no width, and the interval is that of
-    `stats.same_in_all`. draws: as from `draws_of`, if they are there already.
+    Intervals: percentile bootstrap over groups (Efron and Tibshirani 1993), see
+    `stats.interval_of`. draws: as from `draws_of`, if they are there already.
     """
     scored = _shares(judged.hits, groups)
     drawn = draws_of(judged, verdicts, groups) if draws is None else draws
-    scored |= means(judged, verdicts, drawn)
+    of = judged.outcomes
+    n = sum(any(of[i] is not None for i in group) for group in groups) if of else 0
+    scored |= means(judged, verdicts, drawn, n)
     return {metric: scored[metric] for metric in verdicts.metrics if metric in scored}
+
+
+def share(hits: Sequence[bool], groups: Sequence[Group] | None = None) -> Score:
+    """A share and its interval: as in `scores`, or Wilson's if rows are independent."""
+    if groups is None:
+        return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
+    return _shares({"": hits}, groups)[""]
 
 
 def _ungrouped(
@@ -96,15 +160,12 @@ def _shares(hits: Mapping[str, Sequence[Hit]], groups: Sequence[Group]) -> dict[
             sums[2 * i] / sums[2 * i + 1] if sums[2 * i + 1] else s for i, s in enumerate(shares)
         ]
 
-    intervals = stats.bootstrap(counts, statistic)
+    drawn = stats.resampled(counts, statistic)
     scored: dict[str, Score] = {}
     for i, metric in enumerate(hits):
         if totals[i][1]:
             used = sum(bool(count[i][1]) for count in counts)
-            low, high = intervals[i]
-            if low == high:
-                low, high = stats.same_in_all(low, used)
-            scored[metric] = shares[i], (low, high)
+            scored[metric] = shares[i], stats.interval_of(drawn[i], used, stats.SHARE)
     return scored
 
 
@@ -126,18 +187,15 @@ def difference(
 ) -> stats.Difference | None:
     """Second minus first model, of a share: bootstrap over groups and exact sign-flip test.
 
-    If all groups differ alike, the bootstrap has no width, and the interval is that of
-    `stats.same_in_all`. None where no answer of both models counts.
+    The interval is that of `stats.interval_of`. None where no answer of both models counts.
     """
     counts = [_gain(first, second, group) for group in groups]
     counts = [(gain, n) for gain, n in counts if n]
     if not counts:
         return None
-    ((low, high),) = stats.bootstrap(counts, _difference, resamples=resamples)
-    if low == high:
-        low, high = stats.same_in_all(low, len(counts), -1.0, 1.0)
+    (interval,) = stats.bootstrap(counts, _difference, stats.GAIN, resamples=resamples)
     p_value = stats.sign_flip_exact([gain for gain, _ in counts])
-    return stats.Difference(_difference(Counter(counts))[0], (low, high), p_value)
+    return stats.Difference(_difference(Counter(counts))[0], interval, p_value)
 
 
 def _gain(first: Sequence[Hit], second: Sequence[Hit], group: Group) -> Count:

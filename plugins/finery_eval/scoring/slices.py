@@ -7,7 +7,7 @@ from finery import DataError, did_you_mean
 from finery.rows import Row
 from finery.rows.answers.reading import as_text
 from finery.rows.parts import prompt
-from finery_eval.scoring.groups import Group
+from finery_eval.scoring.groups import Group, among
 from finery_eval.scoring.scored import scores_of
 from finery_eval.scoring.tables import Unit, table
 from finery_eval.verdicts import Judged, Verdicts
@@ -116,7 +116,7 @@ def details_of(
         details[name] = {}
         for value, numbers in values.items():
             scored = {
-                model: scores_of(_part(judged, numbers), verdicts, _groups_in(groups, numbers))
+                model: scores_of(_part(judged, numbers), verdicts, among(groups, numbers))
                 for model, judged in verdicts.judged.items()
             }
             details[name][value] = {
@@ -133,15 +133,6 @@ def _part(judged: Judged, numbers: Sequence[int]) -> Judged:
     hits = {metric: [of[i] for i in numbers] for metric, of in judged.hits.items()}
     outcomes = [judged.outcomes[i] for i in numbers] if judged.outcomes else []
     return Judged([], hits, outcomes)
-
-
-def _groups_in(groups: Sequence[Group] | None, numbers: Sequence[int]) -> list[Group] | None:
-    """The groups of some rows, by their place among these."""
-    if groups is None:
-        return None
-    place = {number: i for i, number in enumerate(numbers)}
-    parts = [[place[i] for i in group if i in place] for group in groups]
-    return [part for part in parts if part]
 
 
 def tables_of(details: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:

@@ -7,10 +7,13 @@ statsmodels. They need no package, so that evaluators need none and no version o
 
 from finery_eval.stats.classes import ClassScore, Pairs, class_score, macro_f1
 from finery_eval.stats.resampling import (
+    GAIN,
     RESAMPLES,
+    SHARE,
     bootstrap,
     bootstrap_p,
     expanded_tail,
+    interval_of,
     percentiles,
     resampled,
     sign_flip_exact,
@@ -26,7 +29,9 @@ from finery_eval.stats.shares import (
 )
 
 __all__ = [
+    "GAIN",
     "RESAMPLES",
+    "SHARE",
     "ClassScore",
     "Difference",
     "Interval",
@@ -36,6 +41,7 @@ __all__ = [
     "class_score",
     "expanded_tail",
     "holm",
+    "interval_of",
     "macro_f1",
     "mcnemar_exact",
     "paired_difference",

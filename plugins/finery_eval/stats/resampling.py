@@ -8,13 +8,19 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from statistics import NormalDist
 from typing import TypeVar
 
-from finery_eval.stats.shares import Interval
+from finery_eval.stats.shares import Interval, same_in_all
 
 T = TypeVar("T", bound=Hashable)
 
 RESAMPLES = 2000
 TAIL = 0.025
 BOOTSTRAP_SEED = 20_000
+SHARE: Interval = (0.0, 1.0)
+"""What a share of a row or a group can be, or any other score from 0 to 1."""
+GAIN: Interval = (-1.0, 1.0)
+"""What the difference of two shares can be."""
+NO_WIDTH = 1e-9
+"""Resampled values that differ by less are equal but for rounding."""
 
 
 def sign_flip_exact(differences: Sequence[int]) -> float:
@@ -70,17 +76,29 @@ def resampled(
 def bootstrap(
     outcomes: Sequence[T],
     statistic: Callable[[Mapping[T, int]], Sequence[float]],
+    within: Interval,
     *,
     resamples: int = RESAMPLES,
     seed: int = BOOTSTRAP_SEED,
 ) -> list[Interval]:
-    """95 % bootstrap intervals of each number that `statistic` returns.
+    """95 % bootstrap intervals of each number that `statistic` returns, see `interval_of`.
 
-    As in `resampled`, the same rows give the same interval. The percentiles are expanded for the
-    number of rows, since a bootstrap of few is too narrow.
+    As in `resampled`, the same rows give the same interval. within: what each number can be.
     """
     columns = resampled(outcomes, statistic, resamples=resamples, seed=seed)
-    return [percentiles(column, expanded_tail(len(outcomes))) for column in columns]
+    return [interval_of(column, len(outcomes), within) for column in columns]
+
+
+def interval_of(draws: Sequence[float], n: int, within: Interval) -> Interval:
+    """The 95 % interval of a number, from its values in resamples of n rows or groups.
+
+    The percentiles are expanded for n, since a bootstrap of few rows is too narrow. If all draws
+    are equal, as for rows that are all right or for a single row, the bootstrap has no width. Then
+    the interval is that of `same_in_all`, as if the number were a mean. within: what it can be,
+    where infinite ends are allowed.
+    """
+    low, high = percentiles(draws, expanded_tail(n))
+    return (low, high) if high - low > NO_WIDTH else same_in_all(low, n, *within)
 
 
 def percentiles(values: Sequence[float], tail: float = TAIL) -> Interval:
@@ -105,15 +123,22 @@ def expanded_tail(n: int) -> float:
     return NormalDist().cdf(-math.sqrt(n / free) * t)
 
 
-def bootstrap_p(differences: Sequence[float]) -> float:
+def bootstrap_p(differences: Sequence[float], differing: int) -> float:
     """The two-sided p-value that a difference is 0, from its resampled values.
 
     Twice the share of resamples on the other side of 0; the sample itself counts as one of them, so
     it is never 0. It is below 0.05 about where the interval of `percentiles` leaves out 0.
 
-    Source: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application" (1997),
-    ch. 4.4 and 5.
+    differing: the rows or groups in which the two models differ. If the models are equally good,
+    they can be exchanged in each of these without another probability of the outcome, and two of
+    the 2 ** differing outcomes are as extreme as the one where all favour the same model. So the
+    p-value is 2 ** (1 - differing) at least, however few rows a resample can consist of.
+
+    Sources: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application" (1997),
+    ch. 4.4 and 5; the least value from the permutation test of E. J. G. Pitman (1937), see
+    `sign_flip_exact`.
     """
     below = sum(value <= 0 for value in differences)
     above = sum(value >= 0 for value in differences)
-    return min(1.0, 2 * (1 + min(below, above)) / (1 + len(differences)))
+    p_value = 2 * (1 + min(below, above)) / (1 + len(differences))
+    return min(1.0, max(p_value, 2.0 ** (1 - differing)))

@@ -8,8 +8,11 @@ from finery import Dataset, Job, Metrics, load_reference, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import evaluator
-from finery_eval.evaluator import Judge
+from finery_eval.evaluator import Better, Judge
+from finery_eval.paired import AnyScore, Values, merged, pairs_of
 from finery_eval.scoring import differences
+from finery_eval.scoring.groups import Group, facts_of
+from finery_eval.scoring.scored import Scored, score
 from finery_eval.scoring.tables import comparison_tables
 from finery_eval.verdicts import Judged, Verdicts
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
 """By name, since the dtype itself is in the key."""
+MARGIN = "margin"
+METRICS = ("accuracy", "a_token", MARGIN)
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "gguf")
 
 
@@ -26,8 +31,11 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
 
     `accuracy` compares the log-probabilities of the whole answers, end of turn included, as DPO
     does. `a_token` compares the mean per token, which doesn't favour short answers. `margin` is the
-    mean difference of the whole answers, in nats. Nothing is generated. Intervals are 95 % Wilson.
-    Each further model is compared with the first on the same rows (exact McNemar test).
+    mean difference of the whole answers, in nats. Nothing is generated. Intervals: Wilson (1927)
+    for shares, bootstrap over rows (Efron and Tibshirani 1993) for `margin`. Each further model is
+    compared with the first on the same rows: exact McNemar test, for `margin` the paired bootstrap
+    and the exact sign test. Rows that belong together, e.g. pairs with one prompt, count as one in
+    intervals and tests: bootstrap over groups and exact sign flips.
 
     Models are loaded with transformers: Hugging Face folders, adapters, GGUF files (dequantised).
     """
@@ -36,7 +44,11 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
-        return ["accuracy", "a_token", "margin"]
+        return list(METRICS)
+
+    def unbounded(self) -> Mapping[str, Better]:
+        """The margin, in nats."""
+        return {MARGIN: "higher"}
 
     def key_facts(self) -> Mapping[str, Any]:
         """The dtype that the models are loaded in."""
@@ -58,14 +70,18 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
             }
             for name, pairs in scored.items()
         }
-        shares = {n: {m: evaluator.share(h) for m, h in of.items()} for n, of in right.items()}
-        scores = {n: {m: value for m, (value, _) in of.items()} for n, of in shares.items()}
-        for name, pairs in scored.items():
-            scores[name]["margin"] = sum(g.logprob - b.logprob for g, b in pairs) / len(pairs)
-        intervals = {n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in shares.items()}
+        groups = evaluator.dependent(job, rows)
+        margins = _margins(scored).in_groups(groups)
+        shares, pairs = _of_shares(right, groups)
+        every: dict[str, dict[str, AnyScore]] = {
+            name: {**of, MARGIN: margins.score(name)} for name, of in shares.items()
+        }
+        scores = {n: {m: value for m, (value, _) in of.items()} for n, of in every.items()}
+        intervals = {n: {m: list(ci) for m, (_, ci) in of.items() if ci} for n, of in every.items()}
         evaluator.log_scores(job, scores, intervals)
-        verdicts = Verdicts({n: Judged([], of) for n, of in right.items()}, self.metric_names(), [])
-        comparisons = differences.compare({n: of["accuracy"] for n, of in right.items()})
+        correct = {name: of["accuracy"] for name, of in right.items()}
+        comparisons = differences.compare(correct, groups)
+        test = differences.MCNEMAR if groups is None else differences.SIGN_FLIPS
         return Metrics.write(
             job.out,
             rows=len(rows),
@@ -73,9 +89,11 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
             intervals=intervals,
             details={
                 "headline": ["accuracy", "a_token"],
-                "tables": comparison_tables(comparisons),
+                "unbounded": list(self.unbounded()),
+                "tables": comparison_tables(comparisons, test),
+                **({"groups": len(groups)} if groups else {}),
                 "comparisons": comparisons,
-                "pairs": differences.pairs_of(verdicts, {}, None),
+                "pairs": merged(pairs, pairs_of(list(right), {MARGIN: margins})),
             },
             predictions=_predictions(rows, scored, right),
         )
@@ -116,11 +134,26 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
         return list(zip(scores[::2], scores[1::2], strict=True))
 
 
+def _margins(scored: "Mapping[str, Sequence[tuple[Likelihood, Likelihood]]]") -> Values:
+    """The difference of the two answers' log-probabilities in each row, in nats."""
+    nats = {n: [(g.logprob - b.logprob, 1.0) for g, b in of] for n, of in scored.items()}
+    return Values(nats, is_continuous=True)
+
+
+def _of_shares(
+    right: Mapping[str, Mapping[str, Sequence[bool]]], groups: Sequence[Group] | None
+) -> Scored:
+    """The scores and comparisons of the metrics that are shares of rows."""
+    judged = {name: Judged([], of) for name, of in right.items()}
+    return score(Verdicts(judged, [m for m in METRICS if m != MARGIN], []), groups)
+
+
 def _predictions(
     rows: Sequence[Row],
     scored: "Mapping[str, Sequence[tuple[Likelihood, Likelihood]]]",
     right: Mapping[str, Mapping[str, Sequence[bool]]],
 ) -> Iterator[dict[str, Any]]:
+    grouped = facts_of(rows)
     for i, row in enumerate(rows):
         prompt = prompt_of(row)
         for name, pairs in scored.items():
@@ -134,4 +167,5 @@ def _predictions(
                 "rejected_logprob": rejected.logprob,
                 "chosen_tokens": chosen.tokens,
                 "rejected_tokens": rejected.tokens,
+                **grouped[i],
             }

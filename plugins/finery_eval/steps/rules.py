@@ -3,13 +3,15 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from finery import Dataset, Job, Settings, UsageError, setting, takes
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted, search_in
 from finery_eval import evaluator, stats
 from finery_eval.evaluator import Answers, Evaluator, table
+from finery_eval.scoring.differences import difference
+from finery_eval.scoring.groups import Group
 from finery_eval.verdicts import Judged, Verdicts
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
@@ -17,6 +19,13 @@ _WORD = re.compile(r"\w")
 
 Kept = dict[str, bool]
 """Rule → whether an answer keeps it."""
+
+
+class Own(NamedTuple):
+    """Rule → whether each answer keeps it. groups: the answers that belong together."""
+
+    by_rule: Mapping[str, Sequence[bool]]
+    groups: Sequence[Group] | None
 
 
 class Rule(Settings):
@@ -84,7 +93,8 @@ class Rules(Evaluator, task="style"):
 
     Intervals: Wilson score (Wilson 1927). Each further model is compared with the first on the same
     rows: exact McNemar test (McNemar 1947), for accuracy also Newcombe's paired difference (1998,
-    method 10). The p-values of the rules are adjusted for their number (Holm 1979).
+    method 10). Where rows belong together: bootstrap over groups (Efron and Tibshirani 1993) and
+    exact sign flips. The p-values of the rules are adjusted for their number (Holm 1979).
 
     Raises DataError for rows without a prompt, UsageError for rules that can't work and for a
     malformed `require`.
@@ -117,12 +127,14 @@ class Rules(Evaluator, task="style"):
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Hold the rows' own answers, if they have any, against the rules."""
-        own = [self.kept(text) for text in own_answers(rows)]
+        answered = [row for row in rows if answer_text(row).strip()]
+        own = [self.kept(answer_text(row)) for row in answered]
         self.advise(job, own)
-        return partial(self.verdicts, own)
+        table_of_own = Own(self.hits(own), evaluator.together(answered))
+        return partial(self.verdicts, table_of_own, evaluator.together(rows))
 
-    def verdicts(self, own: Sequence[Kept], answers: Answers) -> Verdicts:
-        """Hold the answers against the rules."""
+    def verdicts(self, own: Own, groups: Sequence[Group] | None, answers: Answers) -> Verdicts:
+        """Hold the answers against the rules. groups: the rows that belong together."""
         results = {
             name: [self.kept(a.text) for a in completions] for name, completions in answers.items()
         }
@@ -131,7 +143,7 @@ class Rules(Evaluator, task="style"):
             judged={n: Judged(list(map(verdict, of)), hits[n]) for n, of in results.items()},
             metrics=self.metric_names(),
             headline=self.metric_names(),
-            tables=[rules_table(hits, self.hits(own)), evaluator.answers_table(answers)],
+            tables=[rules_table(hits, own, groups), evaluator.answers_table(answers)],
         )
 
     def kept(self, answer: str) -> Kept:
@@ -199,11 +211,6 @@ def sentences(text: str) -> int:
     return sum(bool(_WORD.search(part)) for part in _SENTENCE_END.split(text))
 
 
-def own_answers(rows: Sequence[Row]) -> list[str]:
-    """The answers that rows have of their own."""
-    return [text for text in map(answer_text, rows) if text.strip()]
-
-
 def verdict(result: Kept) -> dict[str, Any]:
     """What an answer counts as, and the rules it breaks."""
     broken = [name for name, fine in result.items() if not fine]
@@ -211,31 +218,26 @@ def verdict(result: Kept) -> dict[str, Any]:
 
 
 def rules_table(
-    hits: Mapping[str, Mapping[str, Sequence[bool]]], own: Mapping[str, Sequence[bool]]
+    hits: Mapping[str, Mapping[str, Sequence[bool]]], own: Own, groups: Sequence[Group] | None
 ) -> dict[str, Any]:
     """Each rule by each model: the share kept, its interval, and the test against the first.
 
-    The p-values are adjusted for their number (Holm 1979).
+    groups: the rows that belong together. The p-values are adjusted for their number (Holm 1979).
     """
     (base, first), *_ = hits.items()
     columns = ["rule", "model", "kept", "95 % CI low", "95 % CI high", f"p against {base} (Holm)"]
     rows: list[list[Any]] = []
     for rule in [name for name in first if name != "accuracy"]:
         for name, of in hits.items():
-            share, interval = evaluator.share(of[rule])
-            p_value = None if name == base else difference_p(of[rule], first[rule])
+            share, interval = evaluator.share(of[rule], groups)
+            between = difference(first[rule], of[rule], groups) if name != base else None
+            p_value = None if between is None else between.p_value
             rows.append([rule, name, share, *interval, p_value])
-        if own[rule]:
-            share, interval = evaluator.share(own[rule])
+        if own.by_rule[rule]:
+            share, interval = evaluator.share(own.by_rule[rule], own.groups)
             rows.append([rule, "(the rows' own answers)", share, *interval, None])
     tested = [row for row in rows if row[-1] is not None]
     for row, p_value in zip(tested, stats.holm([row[-1] for row in tested]), strict=True):
         row[-1] = p_value
     units: dict[str, evaluator.Unit] = {**dict.fromkeys(columns[2:5], "share"), columns[5]: "p"}
     return table("Rules", columns, rows, units=units)
-
-
-def difference_p(one: Sequence[bool], other: Sequence[bool]) -> float:
-    """The p-value that two models keep a rule equally often, on the same rows."""
-    pairs = list(zip(one, other, strict=True))
-    return stats.mcnemar_exact(pairs.count((True, False)), pairs.count((False, True)))

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 from finery import DataError, Job, Metrics, Step, UsageError, setting, signed, takes
 from finery.rows.repeats import Repeats, summarise
 from finery_eval.evaluator import compare
+from finery_eval.scoring.groups import recorded
 
 OVER_SEEDS = "the seed of a training only, not the choice of rows"
 
@@ -60,8 +61,9 @@ class Select(
     first is chosen. Of a candidate that is repeated under several seeds, the repeat with the best
     score is chosen, on the same rows; the scores that are compared are means. The result has every
     candidate's score with its interval, and how far the chosen one is ahead of the next: for a
-    share of right answers on the same rows the paired interval (Newcombe), over repeats under the
-    same seeds Student's interval of the differences.
+    share of right answers on the same rows the paired interval (Newcombe 1998, method 10; bootstrap
+    over groups where rows belong together), over repeats under the same seeds Student's interval of
+    the differences.
     """
 
     candidates: list[Metrics] = takes(
@@ -114,6 +116,7 @@ class Select(
             intervals={e.name: {self.metric: list(e.interval)} for e in ranked if e.interval},
             details={
                 "headline": [self.metric],
+                "unbounded": [self.metric] if self._is_unbounded() else [],
                 "tables": [_table(ranked)] if self.repeats else [],
                 "chosen": repeat.name,
                 "margin": margin,
@@ -132,6 +135,11 @@ class Select(
             "margin": margin,
         }
         return metrics
+
+    def _is_unbounded(self) -> bool:
+        """Whether the metric is no share."""
+        reports = (metrics.report() for metrics in self.candidates)
+        return any(self.metric in of["details"].get("unbounded", ()) for of in reports)
 
     def _candidates(self, names: Mapping[str, str]) -> list[_Candidate]:
         """The candidates. names: place in a round of `halve` → the variant that came to it."""
@@ -173,14 +181,15 @@ class Select(
 
     def _paired(self, first: _Candidate, second: _Candidate) -> list[float] | None:
         """The interval of the difference of two shares of right answers; None for other metrics."""
-        right = [_right(each.metrics[0], self.model) for each in (first, second)]
-        one, other = right
+        one, other = (_judged(each.metrics[0], self.model) for each in (first, second))
         if not one or one.keys() != other.keys():
             return None
-        shares = [sum(of.values()) / len(of) for of in right]
-        if any(abs(s - e.score) > 1e-9 for s, e in zip(shares, (first, second), strict=True)):
-            return None
-        (compared,) = compare({"second": [*other.values()], "first": [one[id] for id in other]})
+        lines = {"second": [*other.values()], "first": [one[place] for place in other]}
+        right = {name: [bool(line["correct"]) for line in of] for name, of in lines.items()}
+        for hits, each in ((right["first"], first), (right["second"], second)):
+            if abs(sum(hits) / len(hits) - each.score) > 1e-9:
+                return None
+        (compared,) = compare(right, recorded(*lines.values()))
         return list(compared["interval"])
 
     def _words(
@@ -203,12 +212,12 @@ def _variant(name: str) -> str:
     return name.partition("@")[2] or name
 
 
-def _right(metrics: Metrics, model: str) -> dict[Any, bool]:
-    """Row → whether the model's answer is right; empty where the evaluator doesn't say."""
+def _judged(metrics: Metrics, model: str) -> dict[Any, dict[str, Any]]:
+    """Row → the line of the model's answer; empty where the evaluator doesn't call it right."""
     lines = [line for line in metrics.predictions() if line.get("model") == model]
-    right = {(line.get("id"), line.get("turn")): line.get("correct") for line in lines}
-    whole = len(right) == len(lines) and all(isinstance(value, bool) for value in right.values())
-    return {key: bool(value) for key, value in right.items()} if whole else {}
+    judged = {(line.get("id"), line.get("turn")): line for line in lines}
+    whole = len(judged) == len(lines) and all(isinstance(x.get("correct"), bool) for x in lines)
+    return judged if whole else {}
 
 
 def _in_words(interval: Sequence[float] | None) -> str:

@@ -3,7 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import Metrics, counted, in_points, percent, print_labelled, range_in_points
+from finery import (
+    Metrics,
+    counted,
+    in_points,
+    percent,
+    print_labelled,
+    range_in_points,
+    signed,
+)
 from finery_eval.stats import holm
 from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
 from finery_eval.view.f1 import f1_test
@@ -57,7 +65,9 @@ def _of_model(
             if fits
             else f1_test(found.pairs, metric, answers, values)
         )
-        metrics[metric] = {"values": values, "test": test.data() if test else None}
+        is_share = metric not in reports[1]["details"].get("unbounded", ())
+        of = {"values": values, "test": test.data() if test else None, "is_share": is_share}
+        metrics[metric] = of
     gained, lost = flips(found.pairs)
     return {
         "metrics": metrics,
@@ -127,7 +137,7 @@ def _table(console: "Console", rows: str, models: Mapping[str, Any]) -> Any:
         table.add_column(name, justify="right", no_wrap=True)
     for model, of in models.items():
         for index, (metric, facts) in enumerate(of["metrics"].items()):
-            cells = [percent(value) for value in facts["values"]]
+            cells = [percent(v) if facts["is_share"] else f"{v:.4g}" for v in facts["values"]]
             cells += _test_cells(facts, is_wide=is_wide)
             table.add_row(plain("" if index else model), plain(metric), *cells)
     return table
@@ -136,7 +146,9 @@ def _table(console: "Console", rows: str, models: Mapping[str, Any]) -> Any:
 def _test_cells(facts: Mapping[str, Any], *, is_wide: bool) -> Iterator[str]:
     test, (before, after) = facts["test"], facts["values"]
     if test is None:
-        yield from (in_points(after - before), "", "", *(("", "") if is_wide else ()))
+        gap = after - before
+        shown = in_points(gap) if facts["is_share"] else signed(gap, ".4g")
+        yield from (shown, "", "", *(("", "") if is_wide else ()))
         return
     yield in_points(test["difference"])
     yield range_in_points(test["interval"])

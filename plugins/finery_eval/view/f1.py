@@ -54,7 +54,9 @@ def f1_test(
 
     (drawn,) = stats.resampled(units, difference)
     (value,) = difference(Counter(units))
-    interval, p_value = stats.percentiles(drawn), stats.bootstrap_p(drawn)
+    interval = stats.interval_of(drawn, len(units), stats.GAIN)
+    differing = sum(any(first != second for first, second in unit) for unit in units)
+    p_value = stats.bootstrap_p(drawn, differing)
     return Tested(value, interval, p_value, None, None, "paired bootstrap")
 
 

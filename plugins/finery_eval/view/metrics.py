@@ -163,7 +163,10 @@ class MetricsView(View):
 
 def own_remarks(report: Mapping[str, Any]) -> Iterator[Remark]:
     """What the evaluator itself remarks, see `finery_eval.paired.remark`."""
-    return (Remark(**remark) for remark in report["details"].get("remarks", ()))
+    remarks = report["details"].get("remarks", ())
+    return (
+        Remark(**{name: one[name] for name in Remark._fields if name in one}) for one in remarks
+    )
 
 
 def _metrics_of(output: Output) -> Metrics:

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery_eval import stats
+from finery_eval.scoring.differences import MCNEMAR, SIGN_FLIPS, difference
+from finery_eval.scoring.groups import Group, recorded
 
 Facts = Mapping[str, Any]
 """A line of `predictions.jsonl`."""
@@ -13,6 +14,7 @@ Place = tuple[str, Any, Any, int]
 ASKED = ("prompt", "expected")
 """Facts that must be the same for two answers to be compared."""
 SLACK = 1e-9
+CONVERSATIONS = "sign flips of conversations"
 
 
 class Pairs(NamedTuple):
@@ -83,38 +85,21 @@ def paired_test(
 ) -> Tested | None:
     """The difference of a metric with its interval and p-value; None if it isn't a share.
 
-    Answers to turns of one conversation aren't independent, so conversations are compared.
+    Answers that belong together aren't independent, e.g. to the turns of a conversation or to
+    paraphrases, so whole groups are compared, as by the evaluation.
     """
     hits = [tuple(hit(facts, metric, headline) for facts in pair) for pair in pairs]
     known = [(a, b) for a, b in hits if a is not None and b is not None]
     if not known or len(known) < len(hits):
         return None
-    gained, lost = known.count((False, True)), known.count((True, False))
     groups = groups_of(pairs)
-    if groups:
-        of_groups = [
-            (sum(known[i][1] - known[i][0] for i in group), len(group)) for group in groups
-        ]
-        interval, p_value = _of_groups(of_groups)
-        difference, test = (gained - lost) / len(known), "sign flips of conversations"
-    else:
-        both, neither = known.count((True, True)), known.count((False, False))
-        difference, interval = stats.paired_difference(both, gained, lost, neither)
-        p_value, test = stats.mcnemar_exact(gained, lost), "McNemar, exact"
-    return Tested(difference, interval, p_value, gained, lost, test)
-
-
-def _of_groups(groups: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], float]:
-    """(interval, p-value) of a difference, from the (difference, answers) of each group."""
-
-    def mean(counts: Mapping[tuple[int, int], int]) -> list[float]:
-        answers = sum(times * n for (_, n), times in counts.items())
-        return [sum(times * d for (d, _), times in counts.items()) / answers]
-
-    ((low, high),) = stats.bootstrap(groups, mean)
-    if low == high:  # all groups differ alike, so the bootstrap has no width
-        low, high = stats.same_in_all(low, len(groups), -1.0, 1.0)
-    return (low, high), stats.sign_flip_exact([difference for difference, _ in groups])
+    before, after = zip(*known, strict=True)
+    between = difference(before, after, groups)
+    assert between is not None  # all answers count
+    gained, lost = known.count((False, True)), known.count((True, False))
+    conversations = any("turn" in facts for facts, _ in pairs)
+    test = MCNEMAR if groups is None else CONVERSATIONS if conversations else SIGN_FLIPS
+    return Tested(between.value, between.interval, between.p_value, gained, lost, test)
 
 
 def agrees(lines: Sequence[Facts], metric: str, headline: Sequence[str], score: float) -> bool:
@@ -144,11 +129,6 @@ def _placed(lines: Iterable[Facts]) -> dict[Place, Facts]:
     return placed
 
 
-def groups_of(pairs: Sequence[tuple[Facts, Facts]]) -> list[list[int]]:
-    """The answers of each conversation; empty where each row has one answer."""
-    if not any("turn" in facts for facts, _ in pairs):
-        return []
-    groups: dict[str, list[int]] = {}
-    for number, (facts, _) in enumerate(pairs):
-        groups.setdefault(str(facts.get("id", "")), []).append(number)
-    return list(groups.values())
+def groups_of(pairs: Sequence[tuple[Facts, Facts]]) -> list[Group] | None:
+    """The answers that belong together, as in the evaluation; None if each stands alone."""
+    return recorded([first for first, _ in pairs], [second for _, second in pairs])

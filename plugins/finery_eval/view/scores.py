@@ -66,10 +66,30 @@ def print_interval_note(console: "Console", reports: Mapping[str, Report]) -> No
 
 def _cells(report: Report, model: str, metrics: Sequence[str]) -> list[str]:
     scores = report["scores"][model]
-    cells = [percent(scores[metric]) if metric in scores else "—" for metric in metrics]
+    cells = [
+        score_text(report, metric, scores[metric]) if metric in scores else "—"
+        for metric in metrics
+    ]
     interval = report["intervals"].get(model, {}).get(metrics[0]) if metrics else None
-    bounds = f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}" if interval else ""
+    bounds = interval_text(report, metrics[0], interval) if interval else ""
     return [*cells[:1], *([bounds] if cells else []), *cells[1:]]
+
+
+def score_text(report: Report, metric: str, value: float) -> str:
+    """A score in percent, or as a number if its metric is no share."""
+    return f"{value:.4g}" if _is_unbounded(report, metric) else percent(value)
+
+
+def interval_text(report: Report, metric: str, interval: Sequence[float]) -> str:
+    """The ends of a score's interval, in the unit of the score."""
+    low, high = interval
+    if _is_unbounded(report, metric):
+        return f"{low:.4g} – {high:.4g}"
+    return f"{100 * low:.1f} – {100 * high:.1f}"
+
+
+def _is_unbounded(report: Report, metric: str) -> bool:
+    return metric in report.get("details", {}).get("unbounded", ())
 
 
 def _by_model(

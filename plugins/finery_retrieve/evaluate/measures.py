@@ -34,8 +34,7 @@ class Measure(NamedTuple):
         """The mean and its 95 % interval; None where no question has a value.
 
         Of yes and no for independent questions, Wilson's interval. Else the bootstrap over clusters
-        (Efron and Tibshirani 1993). If it has no width, since all clusters are alike, it is that of
-        `stats.same_in_all`.
+        (Efron and Tibshirani 1993), see `stats.interval_of`.
         """
         values = self.values[name]
         if all(value is None for value in values):
@@ -44,19 +43,15 @@ class Measure(NamedTuple):
             hits = [bool(value) for value in values if value is not None]
             return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
         sums = self._sums(values)
-        mean = _mean(Counter(sums))
-        ((low, high),) = stats.bootstrap(sums, lambda drawn: [_mean(drawn)])
-        if high - low < NOTHING:
-            low, high = stats.same_in_all(mean, len(sums))
-        return mean, (low, high)
+        (interval,) = stats.bootstrap(sums, lambda drawn: [_mean(drawn)], stats.SHARE)
+        return _mean(Counter(sums)), interval
 
     def difference(self, first: str, second: str) -> stats.Difference | None:
         """Second minus first, on the same questions; None where none has a value for both.
 
         Of yes and no for independent questions, Newcombe's paired interval (1998, method 10) and
-        the exact McNemar test. Else the paired bootstrap over clusters, and the sign-flip test over
-        clusters (Fisher 1935, Pitman 1937). If the bootstrap has no width, since the clusters gain
-        alike, the interval is that of `stats.same_in_all`.
+        the exact McNemar test. Else the paired bootstrap over clusters (`stats.interval_of`), and
+        the sign-flip test over clusters (Fisher 1935, Pitman 1937).
         """
         both = list(zip(self.values[first], self.values[second], strict=True))
         known = [pair for pair in both if None not in pair]
@@ -69,11 +64,9 @@ class Measure(NamedTuple):
     def _of_gains(self, gains: Sequence[Value]) -> stats.Difference:
         """The difference of two means."""
         sums = self._sums(gains)
-        ((low, high),) = stats.bootstrap(sums, lambda drawn: [_mean(drawn)])
+        (interval,) = stats.bootstrap(sums, lambda drawn: [_mean(drawn)], stats.GAIN)
         value = _mean(Counter(sums))
-        if high - low < NOTHING:
-            low, high = stats.same_in_all(value, len(sums), -1.0, 1.0)
-        return stats.Difference(value, (low, high), _sign_flips([gain for gain, _ in sums]))
+        return stats.Difference(value, interval, _sign_flips([gain for gain, _ in sums]))
 
     @property
     def _are_single(self) -> bool:

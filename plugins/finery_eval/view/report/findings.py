@@ -194,10 +194,12 @@ def _forgotten(judged: Sequence[Judgement]) -> Finding:
         text = "Not measured: no step tests abilities that the training isn't about."
         return Finding(FORGOTTEN, text, "open", 3)
     remarks = [remark for report in reports for remark in report["details"].get("remarks", [])]
-    for severity, answer, tone in (("warning", "Yes", "bad"), ("info", "It can't be told", "open")):
-        texts = [remark["text"] for remark in remarks if remark["severity"] == severity]
-        if texts:
-            return Finding(FORGOTTEN, f"{answer}: {'; '.join(texts)}.", tone, 3)  # type: ignore[arg-type]
+    lost = [remark["text"] for remark in remarks if remark.get("verdict") == "lost"]
+    if lost:
+        return Finding(FORGOTTEN, f"Yes: {'; '.join(lost)}.", "bad", 3)
+    if remarks:
+        texts = "; ".join(remark["text"] for remark in remarks)
+        return Finding(FORGOTTEN, f"It can't be told: {texts}.", "open", 3)
     words = (
         f"{model} against {base}, {metric.replace('_', ' ')} {in_points(facts['difference'])} "
         f"points (95 % CI {range_in_points(facts['interval'])})"
@@ -219,7 +221,8 @@ def _no_loss(question: str, scores: str, test: Difference, rank: int) -> Finding
 def compared(first: Judgement, second: Judgement) -> tuple[int, Difference] | None:
     """(rows, test) of two models by the same metric on the same rows; None if there are none.
 
-    A metric that is no share of answers has the test of the evaluation that judged both.
+    Of models that one evaluation judged, the test is its own. Of others, it is that of their
+    answers to the same rows; None for a metric that is no share of answers.
     """
     if first.metric != second.metric or first.use != second.use:
         return None
@@ -228,21 +231,21 @@ def compared(first: Judgement, second: Judgement) -> tuple[int, Difference] | No
         each.score is not None and agrees(each.answers, each.metric, named, each.score)
         for each in (first, second)
     ]
-    if not all(agree):
-        return _by_evaluation(first, second)
-    pairs = paired(first.answers, second.answers).pairs
+    pairs = paired(first.answers, second.answers).pairs if all(agree) else []
+    own = _by_evaluation(first, second)
+    if own is not None:
+        return len(pairs) or first.report["rows"], own
     test = paired_test(pairs, second.metric, named)
     if test is None:
-        return _by_evaluation(first, second)
+        return None
     return len(pairs), Difference(test.difference, test.interval, test.p_value)
 
 
-def _by_evaluation(first: Judgement, second: Judgement) -> tuple[int, Difference] | None:
+def _by_evaluation(first: Judgement, second: Judgement) -> Difference | None:
     if first.step != second.step:
         return None
     known = between(first.report["details"].get("pairs", ()), second.model, first.model)
-    test = known.get(second.metric)
-    return None if test is None else (first.report["rows"], test)
+    return known.get(second.metric)
 
 
 def _score(judged: Judgement) -> float:

@@ -11,7 +11,6 @@ from finery import (
     PageContext,
     PageSection,
     in_points,
-    percent,
     range_in_points,
     render_page,
     sources_of,
@@ -26,7 +25,7 @@ from finery_eval.view.pairs import Facts
 from finery_eval.view.report.comparisons import ORDER, Comparison, comparisons_of
 from finery_eval.view.report.findings import findings
 from finery_eval.view.report.roles import Judgement, judgements
-from finery_eval.view.scores import Report, headline, own_words
+from finery_eval.view.scores import Report, headline, interval_text, own_words, score_text
 from finery_eval.view.tables import cell_text
 
 TEMPLATE = "finery_eval.view.report/section.html.jinja"
@@ -96,8 +95,8 @@ def _score(report: Report, model: str, metric: str) -> tuple[str, str]:
     """(value, 95 % interval) as text."""
     value = report["scores"].get(model, {}).get(metric)
     interval = report["intervals"].get(model, {}).get(metric)
-    bounds = f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}" if interval else ""
-    return ("—" if value is None else percent(value)), bounds
+    bounds = interval_text(report, metric, interval) if interval else ""
+    return ("—" if value is None else score_text(report, metric, value)), bounds
 
 
 def _tables(report: Report) -> list[Mapping[str, Any]]:

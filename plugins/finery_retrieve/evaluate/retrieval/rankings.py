@@ -154,7 +154,10 @@ def document_tables(rankings: Rankings, metric: str) -> list[dict[str, Any]]:
 
 
 def predictions(rankings: Rankings) -> Iterator[dict[str, Any]]:
-    """The lines of `predictions.jsonl`: the rank of the right chunk, and what is retrieved."""
+    """The lines of `predictions.jsonl`: the rank of the right chunk, and what is retrieved.
+
+    Questions about one document are a `group`, as in the intervals.
+    """
     for number, (question, right) in enumerate(
         zip(rankings.questions, rankings.right, strict=True)
     ):
@@ -168,6 +171,7 @@ def predictions(rankings: Rankings) -> Iterator[dict[str, Any]]:
                 "correct": of[number].rank is not None,
                 "rank": of[number].rank,
                 "retrieved": [hit.id for hit in of[number].hits],
+                "group": right.source or right.id,
             }
 
 

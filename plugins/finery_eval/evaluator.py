@@ -37,6 +37,7 @@ from finery_eval.scoring.groups import effective as effective
 from finery_eval.scoring.groups import share as share
 from finery_eval.scoring.groups import together as together
 from finery_eval.scoring.scored import Scored, score
+from finery_eval.scoring.scored import scores_of as scores_of
 from finery_eval.scoring.tables import Unit as Unit
 from finery_eval.scoring.tables import baseline_tables
 from finery_eval.scoring.tables import comparison_tables as comparison_tables

@@ -10,12 +10,13 @@ from serving import RECIPE, ROWS, THINKING, gguf_model, tiny_project, trained_mo
 from tiny_gguf import CHATML, tiny_tokenizer
 from tiny_llama import TOOLED, TOOLS
 
-from finery import Bundle, Model, RequirementError, StepError, UsageError
-from finery.testing import run_step
+from finery import Bundle, Completion, Model, RequirementError, StepError, UsageError
+from finery.testing import TestJob, dataset, run_step
 from finery_eval.view.metrics import best_model
 from finery_gguf.export import Export
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.faults import adapter_fault, swap_fault
+from finery_serve.check.running import Served
 from finery_serve.check.step import Check
 from finery_serve.llama import sampling_faults
 
@@ -167,6 +168,20 @@ def test_answers_of_another_model() -> None:
 def test_defaults_that_are_neutral() -> None:
     defaults = {"temperature": 0.0, "repeat_penalty": 1.0, "mirostat": 0}
     assert sampling_faults({"default_generation_settings": {"params": defaults}}, {}) == []
+
+
+def test_rows_of_one_parent_count_as_one(tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "parents": [f"p{i // 10}"], "prompt": f"q{i}"} for i in range(40)]
+    said = [Completion(text="a" if i < 20 else "b", finish_reason="stop", prompt_tokens=1,
+                       completion_tokens=1) for i in range(40)]  # fmt: skip
+    served = Served(said, (40, 40), [True] * 40, [], "build", False, ())
+    step = Check(models=[gguf_model(tmp_path / "m")], rows=dataset(tmp_path / "rows", rows))
+    own = {"m evaluated": [said[0]] * 40, "m": said}
+    report = step._write(TestJob(), rows, own, {"m": served}, None, {}).report()
+    low, high = report["intervals"]["m"]["answers"]
+    assert report["scores"]["m"]["answers"] == 0.5
+    assert high - low > 0.6  # 0.3 if the 40 answers were independent
+    assert report["intervals"]["m evaluated"]["answers"][0] < 0.6
 
 
 def test_only_ggufs_are_checked(tmp_path: Path) -> None:

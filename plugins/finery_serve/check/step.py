@@ -20,9 +20,9 @@ from finery import (
 )
 from finery.rows import Row, split_turns
 from finery_eval import evaluator
-from finery_eval.evaluator import Answers, Evaluator, Judge, table
+from finery_eval.evaluator import Answers, Evaluator, Judge, scores_of, table
 from finery_eval.nested import Nested
-from finery_eval.verdicts import Score, Verdicts, scores
+from finery_eval.verdicts import Score, Verdicts
 from finery_gguf.llama import Gguf
 from finery_serve.check.answers import what_is_said
 from finery_serve.check.faults import adapter_fault, swap_fault
@@ -292,6 +292,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
         verdicts: Verdicts | None,
         faults: Mapping[str, list[Fault]],
     ) -> Metrics:
+        groups = evaluator.dependent(job, rows)
         scored: dict[str, dict[str, Score]] = {name: {} for name in answers}
         facts: dict[str, list[dict[str, Any]]] = {name: [{} for _ in rows] for name in answers}
         comparisons, tables = [], [_fault_table(faults)] if any(faults.values()) else []
@@ -303,16 +304,17 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
             ]
             if verdicts is not None:
                 for one in (name, own):
-                    scored[one] |= scores(verdicts.judged[one], verdicts)
+                    scored[one] |= scores_of(verdicts.judged[one], verdicts, groups)
                     facts[one] = [dict(fact) for fact in verdicts.judged[one].facts]
                 right = {one: verdicts.judged[one].correct for one in (own, name)}
-                comparisons += evaluator.compare(right)
+                comparisons += evaluator.compare(right, groups)
                 lost = [a and not b for a, b in zip(right[own], right[name], strict=True)]
-                scored[name]["lost"] = evaluator.share(lost)
+                scored[name]["lost"] = evaluator.share(lost, groups)
             compared, alike = of.prompts
             hits = [True] * alike + [False] * (compared - alike)
-            scored[name] |= {"prompts": evaluator.share(hits), "answers": evaluator.share(same)}
-            scored[own]["answers"] = evaluator.share([True] * len(rows))
+            scored[name]["prompts"] = evaluator.share(hits)
+            scored[name]["answers"] = evaluator.share(same, groups)
+            scored[own]["answers"] = evaluator.share([True] * len(rows), groups)
             tables += [_changed(name, rows, answers[own], of.answers, facts, own)]
             job.log(f"{name}: {alike} of {compared} prompts are the trained ones, token for token")
         for name, found in faults.items():

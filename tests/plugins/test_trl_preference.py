@@ -12,6 +12,8 @@ from tiny_llama import tiny_llama
 from finery import DataError, Dataset, Model, UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
+from finery_trl.rows.pairs import pairs_of
+from finery_trl.rows.tokens import Tokens
 from finery_trl.settings import Lora
 from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.kto import Kto
@@ -175,6 +177,25 @@ def test_a_pair_with_one_answer_too_long_is_left_out_whole(run: Run, tmp_path: P
     assert model.meta["rows"] == 4
     with pytest.raises(DataError, match=r"rows \(rejected\): 1 of 5 rows are longer"):
         run(folder="strict", epochs=1, rows=data, max_length=64)
+
+
+def test_preferences_that_each_have_an_answer_too_long_are_refused(
+    tiny: Model, tmp_path: Path
+) -> None:
+    """Not all chosen answers are too long, and not all rejected ones, but no pair is left."""
+    long = [{"role": "assistant", "content": "late " * 60}]
+    one, other = preferences(2)
+    rows = dataset(tmp_path / "rows", [{**one, "chosen": long}, {**other, "rejected": long}])
+
+    def read(max_length: int) -> int:
+        limits: dict[str, Any] = {"max_length": max_length, "too_long": "drop"}
+        return len(pairs_of(rows, Tokens.of_model(tiny), TestJob(), what="validation", **limits))
+
+    with pytest.raises(DataError, match="validation: 2 of 2 rows are longer than 64") as caught:
+        read(64)
+    assert caught.value.where == "max_length"
+    longest = int(str(caught.value.fix).removeprefix("max_length: ").partition(",")[0])
+    assert [read(longest - 1), read(longest)] == [1, 2]
 
 
 def test_the_shape_of_a_continued_adapter_is_its_own(run: Run) -> None:

@@ -23,6 +23,7 @@ from finery.testing import TestJob, dataset
 from finery_transformers import hardware
 from finery_transformers.chat import prompt_text
 from finery_transformers.frozen.template import frozen_template
+from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps.sft import Sft
 from finery_trl.train.run import explained
@@ -260,11 +261,17 @@ def test_a_training_that_diverges_stops(train: Train) -> None:
     assert "lower learning_rate (now 1e+30)" in str(caught.value.fix)
 
 
-def test_rows_longer_than_the_context_are_refused(train: Train, tmp_path: Path) -> None:
-    long = rows(2)
-    long[1]["prompt"][0]["content"] = "x" * 300
-    with pytest.raises(DataError, match="more than the model's context of 256"):
-        train(rows=[dataset(tmp_path / "long", long)])
+@pytest.mark.parametrize("what", ["rows", "validation"])
+def test_rows_longer_than_the_context_are_refused(
+    what: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Prepared, "of", None)  # no model is loaded before
+    rows_ = rows(2)
+    rows_[1]["prompt"][0]["content"] = "x" * 300
+    long = dataset(tmp_path / "long", rows_)
+    reason = f"{what}: the longest row has 3\\d\\d tokens, more than the model's context of 256"
+    with pytest.raises(DataError, match=reason):
+        train(**{what: [long] if what == "rows" else long})
 
 
 def test_memory_that_does_not_suffice_is_said_plainly(tiny: Model, data: Dataset) -> None:
@@ -312,6 +319,7 @@ from pathlib import Path
 
 from finery import Dataset, Model
 from finery.testing import TestJob
+from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps.sft import Sft
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from finery_trl.settings import Training
 
 TARGETS = "finery_trl.model.targets:check_targets"
+LENGTHS = "finery_trl.model.context:check_rows"
 WATCHED = "finery_trl.preflight:check_watched"
 REMARKS = "finery_trl.rows.remarks:Remarks"
 SUMMARY = "finery_trl.rows.summary:summary"
@@ -65,6 +66,7 @@ def run(step: "Training", job: Job) -> Model:
     load_reference(WATCHED)(step, job)
     for name, examples in zip(("rows", "validation"), rows, strict=True):
         if examples is not None:
+            load_reference(LENGTHS)(name, examples, step.model)
             job.log(load_reference(SUMMARY)(name, examples).line())
     schedule = Schedule.of_rows(step, rows.learned, job)
     for note in load_reference(NOTES)(step, schedule, tokens):

@@ -85,6 +85,11 @@ class Launch(Settings):
         help="A configuration file for accelerate (created by `accelerate config`), for FSDP or "
         "DeepSpeed on this machine.",
     )
+    deepspeed: OneFile | None = setting(
+        None,
+        help="A configuration file for DeepSpeed, for what `deepspeed_config` in `config` has no "
+        "names for.",
+    )
 
 
 class Training(
@@ -401,7 +406,17 @@ class Training(
                 where="effective_batch_size",
                 fix=f"effective_batch_size: {max(1, round(whole / together)) * together}",
             )
-        if self.launch is not None and self.launch.config is not None and self.watch is not None:
+        if self.launch is not None:
+            self._check_launch(self.launch)
+
+    def _check_launch(self, launch: Launch) -> None:
+        if launch.config is None and launch.deepspeed is not None:
+            raise UsageError(
+                "launch.deepspeed needs a configuration file for accelerate",
+                where="launch.deepspeed",
+                fix="add launch.config: a file with `distributed_type: DEEPSPEED`",
+            )
+        if launch.config is not None and self.watch is not None:
             raise UsageError(
                 "a watched evaluator needs the whole model, which may be spread over processes",
                 where="watch",

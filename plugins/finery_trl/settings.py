@@ -43,7 +43,7 @@ WATCHER = "finery_trl.train.watch:watcher"
 LAUNCHER = "finery_trl.train.launch:launch"
 """Code that only some trainings run, by name. It is part of the key of those trainings."""
 AUTOMATIC = "finery_trl.train.devices.processes:automatic"
-"""The number of processes depends on the machine, and so does the result, up to rounding."""
+"""By name, since the number of GPUs that the step gets is in the key, see `depends_on_gpus`."""
 MOST_EPOCHS = 100_000
 ALL_LINEAR = "all-linear"
 """PEFT's name for all linear layers except the output layer."""
@@ -78,7 +78,8 @@ class Launch(Settings):
     processes: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] = setting(
         2,
         help="Number of processes, one per GPU; auto: as many as there are visible GPUs, or in "
-        "`gpus`, or fewer if they don't divide effective_batch_size.",
+        "`gpus`, or fewer if they don't divide effective_batch_size. With auto, a machine with "
+        "another number of GPUs repeats the training.",
     )
     config: OneFile | None = setting(
         None,
@@ -221,8 +222,8 @@ class Training(
     )
     launch: Launch | None = setting(
         None,
-        help="Train in several processes, one per GPU. The batches are the same as with one "
-        "process, and so is the result, except for rounding.",
+        help="Train in several processes, one per GPU. Each optimizer step has the same rows as "
+        "with one process.",
     )
     eval_steps: int | None = setting(
         None, ge=1, help="Optimizer steps between validations. Default: one validation per epoch."
@@ -325,6 +326,14 @@ class Training(
         """One for each process."""
         return self.processes
 
+    def depends_on_gpus(self) -> bool:
+        """Whether their number decides how many processes train.
+
+        Processes that share a batch draw different noise (dropout, NEFTune) and average a
+        comparison with a reference, or the load of experts, over other rows than one process.
+        """
+        return self.launch is not None and self.launch.processes == "auto"
+
     @property
     def compares(self) -> bool:
         """Whether the method compares with a reference: the model before the training."""
@@ -358,16 +367,17 @@ class Training(
         """Whether the optimizer is one of bitsandbytes."""
         return self.optim != "adamw_torch_fused"
 
-    def batch_size(self, longest: int) -> int:
-        """Rows in memory at once if the longest has `longest` tokens.
+    def batch_size(self, longest: int, processes: int | None = None) -> int:
+        """Rows in memory of a process at once if the longest has `longest` tokens.
 
-        It depends only on settings and rows, never on the machine's memory, because it decides
-        which rows share a batch and so the result. Few rows would leave a GPU idle if they are
-        short. (On two cores, 4 to 32 rows of 45 tokens are equally fast.)
+        processes: how many train; default: `self.processes`. The size for one process decides
+        which rows share an optimizer step, and so the result. It depends only on settings and rows,
+        never on the machine's memory. Few rows would leave a GPU idle if they are short. (On two
+        cores, 4 to 32 rows of 45 tokens are equally fast.)
         """
         if self.per_device_train_batch_size is not None:
             return self.per_device_train_batch_size
-        whole = self.effective_batch_size // self.processes
+        whole = self.effective_batch_size // (processes or self.processes)
         fitting = max(1, min(whole, 8192 // longest))
         return next(size for size in range(fitting, 0, -1) if whole % size == 0)
 

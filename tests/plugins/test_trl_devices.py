@@ -113,6 +113,8 @@ def test_auto_takes_all_gpus_that_divide_the_batch(
     step.check()
     assert step.processes == expected
     assert step.is_launched == (expected > 1)
+    assert step.gpu_count() == expected
+    assert step.depends_on_gpus()
     note = processes_note(step)
     assert note is not None
     assert str(expected if visible > 1 else "") in note
@@ -120,6 +122,7 @@ def test_auto_takes_all_gpus_that_divide_the_batch(
 
 def test_processes_are_compared_with_the_gpus(gpus: Any) -> None:
     step = sft(launch=Launch(processes=4))
+    assert not step.depends_on_gpus()
     gpus(2)
     with pytest.raises(StepError, match="4 processes need 4 GPUs, but this machine shows 2"):
         check_processes(step)

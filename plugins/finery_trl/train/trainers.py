@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
@@ -18,8 +18,8 @@ from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-from finery_trl.rows.example import NO_LOSS, Proven
-from finery_trl.rows.order import GroupedOrder
+from finery_trl.rows.example import NO_LOSS, Example, Proven
+from finery_trl.rows.order import GroupedOrder, missing_rows
 from finery_trl.train import sharing
 from finery_trl.train.callback import Callback
 
@@ -29,24 +29,37 @@ class Reproducible:
 
     Rows are verified before and come in the order of `GroupedOrder`, nothing but checkpoints
     is written or sent, and `Callback` decides what happens after each optimizer step.
+
+    args: of the trainer. grouped: rows per batch of the order. fills: whether rows without loss
+    follow the last rows of an epoch, so that several processes have batches of equal size;
+    otherwise accelerate repeats rows. fillers: these rows.
     """
+
+    fills: ClassVar[bool] = False
 
     def __init__(
         self,
         examples: Sequence[Proven],
         held_out: Sequence[Proven] | None,
         callback: Callback,
+        *,
+        args: Any,
+        grouped: int,
         **arguments: Any,
     ) -> None:
         self._examples = examples
+        self._grouped = grouped
+        self._processes = args.world_size
+        self.fillers = self._fillers(examples, args.per_device_train_batch_size)
         self._shares = False
         self._callback = callback
         # Sorted, to need less padding; a mean doesn't depend on the order.
         self._held_out = sorted(held_out or [], key=lambda e: -e.size)
         trainer: Any = super()
         trainer.__init__(
-            train_dataset=_as_dataset(examples),
+            train_dataset=_as_dataset([*examples, *self.fillers]),
             eval_dataset=_as_dataset(self._held_out) if held_out else None,
+            args=args,
             callbacks=[callback],
             **arguments,
         )
@@ -75,9 +88,16 @@ class Reproducible:
         return dataset
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        args: Any = self.args  # type: ignore[attr-defined]
+        seed: int = self.args.seed  # type: ignore[attr-defined]
         sizes = [e.size for e in self._examples]
-        return GroupedOrder(sizes, args.per_device_train_batch_size, args.seed, self._prompts())
+        return GroupedOrder(sizes, self._grouped, seed, self._prompts(), fillers=len(self.fillers))
+
+    def _fillers(self, rows: Sequence[Proven], size: int) -> list[Proven]:
+        """Rows without loss that follow `rows`. size: of the batches of a process."""
+        if not self.fills:
+            return []
+        filler = Example("", rows[0].columns()["input_ids"][:2], [NO_LOSS] * 2)
+        return [filler] * missing_rows(len(rows), size, self._processes)
 
     def _prompts(self) -> list[Sequence[int]] | None:
         """What precedes the first answer of each row, if batches compute it once."""
@@ -96,6 +116,8 @@ class SftTrainer(Reproducible, SFTTrainer):
     only once (`sharing`). On a GPU, TRL's fused head computes them in tiles, but without the
     entropy and accuracy that TRL also takes from it, for which the CPU waits in every batch.
     """
+
+    fills = True
 
     def __init__(
         self,
@@ -173,14 +195,19 @@ class SftTrainer(Reproducible, SFTTrainer):
     def _logits_and_targets(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """Logits [rows, tokens, vocabulary] and, flat, the tokens to predict there."""
         ids, labels = inputs["input_ids"], inputs["labels"]
-        if self._shares and "attention_mask" in inputs:
+        if self._shares and "attention_mask" in inputs and not self._has_fillers(labels):
             layout = sharing.Layout.of(ids, inputs["attention_mask"], labels)
             return sharing.logits_of(model, layout), layout.targets
         targets = labels[:, 1:]
         columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
+        if not len(columns):  # gradients must exist in each process, even if they are zero
+            columns = columns.new_zeros(1)
         unlabelled = {k: v for k, v in inputs.items() if k != "labels"}
         logits = model(**unlabelled, use_cache=False, logits_to_keep=columns).logits
         return logits, targets[:, columns].flatten()
+
+    def _has_fillers(self, labels: Any) -> bool:
+        return self._processes > 1 and bool((labels == NO_LOSS).all(dim=1).any())
 
     def _uses_fused_head(self) -> bool:
         return self._uses_trl_loss() or self._is_on_gpu() or not self._can_choose_logits
@@ -195,7 +222,10 @@ class SftTrainer(Reproducible, SFTTrainer):
 
 
 class Comparing(Reproducible):
-    """Mixin for the trainers that compare with a reference."""
+    """Mixin for the trainers that compare with a reference.
+
+    Their losses are means over the rows of a batch, in which rows without loss would count.
+    """
 
     def __init__(self, *rest: Any, **named: Any) -> None:
         super().__init__(*rest, **named)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -314,6 +315,16 @@ class Training(
         return int(load_reference(AUTOMATIC)(self))
 
     @property
+    def fewest_processes(self) -> int:
+        """Number of processes if it is written, else one: `auto` takes a number that fits."""
+        return 1 if self.launch is None or self.launch.processes == "auto" else self.processes
+
+    @property
+    def fewest_rows(self) -> int:
+        """Rows that the method needs in memory at once."""
+        return 1
+
+    @property
     def is_launched(self) -> bool:
         """Whether processes are started for the training, beside the one that runs the step."""
         return self.processes > 1 or (self.launch is not None and self.launch.config is not None)
@@ -379,7 +390,10 @@ class Training(
             return self.per_device_train_batch_size
         whole = self.effective_batch_size // (processes or self.processes)
         fitting = max(1, min(whole, 8192 // longest))
-        return next(size for size in range(fitting, 0, -1) if whole % size == 0)
+        fewest = self.fewest_rows
+        smaller = (size for size in range(fitting, fewest - 1, -1) if whole % size == 0)
+        larger = (size for size in range(fewest, whole + 1) if whole % size == 0)
+        return next(chain(smaller, larger), whole)
 
     def warmup(self, steps: int) -> int:
         """Number of warm-up steps, out of `steps` optimizer steps."""
@@ -406,7 +420,7 @@ class Training(
 
     def _check_batches(self) -> None:
         whole, each = self.effective_batch_size, self.per_device_train_batch_size or 1
-        fixed = 1 if self.launch is None or self.launch.processes == "auto" else self.processes
+        fixed = self.fewest_processes
         together = each * fixed
         if whole % together:
             parts = [f"per_device_train_batch_size {each}"] if each > 1 else []

@@ -11,6 +11,7 @@ from finery import Dataset, Gpu, Model, OneFile, StepError, UsageError
 from finery.testing import TestJob
 from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch
+from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft
 from finery_trl.train.devices import processes
 from finery_trl.train.devices.place import select_gpu
@@ -118,6 +119,18 @@ def test_auto_takes_all_gpus_that_divide_the_batch(
     note = processes_note(step)
     assert note is not None
     assert str(expected if visible > 1 else "") in note
+
+
+@pytest.mark.parametrize(("effective", "expected"), [(2, 1), (4, 2), (6, 3), (16, 4)])
+def test_auto_leaves_kto_two_rows_in_each_process(
+    effective: int, expected: int, gpus: Any, tmp_path: Path
+) -> None:
+    gpus(4)
+    settings: dict[str, Any] = {"effective_batch_size": effective, "max_length": 8192}
+    step = Kto(model=Model(tmp_path), rows=[], launch=Launch(processes="auto"), **settings)
+    step.check()
+    assert step.processes == expected
+    assert step.batch_size(5000) >= 2
 
 
 def test_processes_are_compared_with_the_gpus(gpus: Any) -> None:

@@ -14,7 +14,7 @@ from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_trl.rows.pairs import pairs_of
 from finery_trl.rows.tokens import Tokens
-from finery_trl.settings import Lora
+from finery_trl.settings import Launch, Lora
 from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft
@@ -228,3 +228,17 @@ def test_smoothing_that_the_loss_passes_over_is_refused(tiny: Model, pairs: Data
 def test_kto_needs_two_rows_at_once(tiny: Model, pairs: Dataset) -> None:
     with pytest.raises(UsageError, match="at least two rows"):
         Kto(model=tiny, rows=[pairs], per_device_train_batch_size=1).check()
+    shared = Kto(model=tiny, rows=[pairs], effective_batch_size=2, launch=Launch(processes=2))
+    with pytest.raises(UsageError, match="two rows in memory of each process") as caught:
+        shared.check()
+    assert str(caught.value.fix).startswith("effective_batch_size: 4")
+
+
+@pytest.mark.parametrize(("effective", "expected"), [(16, 2), (15, 3), (7, 7)])
+def test_kto_has_two_rows_in_memory_however_long_they_are(
+    effective: int, expected: int, tiny: Model, pairs: Dataset
+) -> None:
+    settings: dict[str, Any] = {"max_length": 8192, "effective_batch_size": effective}
+    assert Kto(model=tiny, rows=[pairs], **settings).batch_size(5000) == expected
+    unpaired = Kto(model=tiny, rows=[pairs], loss_type="apo_zero_unpaired", **settings)
+    assert unpaired.batch_size(5000) == 1

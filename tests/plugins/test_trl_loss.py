@@ -153,9 +153,13 @@ def test_the_validation_loss_is_the_same_with_several_processes(
     assert losses[0] == pytest.approx(losses[1], rel=0.01)  # the router's loss differs by batches
 
 
-@pytest.mark.parametrize(("processes", "mean"), [(1, 0.75), (2, 0.8)])
-def test_metrics_of_preferences_are_means_over_rows(processes: int, mean: float) -> None:
-    """A value of TRL is the mean over a batch of all processes, and the last batch is smaller."""
+@pytest.mark.parametrize(
+    ("rows", "values", "mean"), [(4, [1.0, 0.5], 0.75), (5, [1.0, 1.0, 0.0], 0.8)]
+)
+def test_metrics_of_preferences_are_means_over_rows(
+    rows: int, values: list[float], mean: float
+) -> None:
+    """A value of TRL is the mean over a batch, and the last batch is smaller."""
 
     class Base:
         def log(self, logs: dict[str, float]) -> None: ...
@@ -163,10 +167,9 @@ def test_metrics_of_preferences_are_means_over_rows(processes: int, mean: float)
     class Trainer(Comparing, Base):
         def __init__(self) -> None:
             self.args = SimpleNamespace(per_device_eval_batch_size=2)
-            self.accelerator = SimpleNamespace(num_processes=processes)
             self.model = SimpleNamespace(training=False)
-            self._held_out = [None] * (4 if processes == 1 else 5)  # type: ignore[list-item]
-            self._metrics = {"eval": {"accuracy": [1.0, 0.5] if processes == 1 else [1.0, 0.0]}}
+            self._held_out = [None] * rows  # type: ignore[list-item]
+            self._metrics = {"eval": {"accuracy": values}}
 
     trainer = Trainer()
     trainer.log({})

@@ -1,6 +1,7 @@
 """Preferences on a tiny model: what is proven, and that the better answer becomes likelier."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from tiny_llama import tiny_llama
 
 from finery import DataError, Dataset, Model, UsageError
 from finery.rows import Row
+from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
 from finery_trl.rows.pairs import pairs_of
 from finery_trl.rows.tokens import Tokens
@@ -242,3 +244,21 @@ def test_kto_has_two_rows_in_memory_however_long_they_are(
     assert Kto(model=tiny, rows=[pairs], **settings).batch_size(5000) == expected
     unpaired = Kto(model=tiny, rows=[pairs], loss_type="apo_zero_unpaired", **settings)
     assert unpaired.batch_size(5000) == 1
+
+
+def test_two_processes_validate_on_each_row_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(FILE_MODULE)]:
+        monkeypatch.delitem(sys.modules, name)  # files of other tests that no process could load
+    rows = [dataset(tmp_path / "rows", preferences(8))]
+    validation = dataset(tmp_path / "validation", preferences(13)[8:])
+    settings: dict[str, Any] = {"rows": rows, "validation": validation, "dtype": "fp32"}
+    curves = [
+        run(folder=str(launch), epochs=1, launch=launch and Launch(processes=launch), **settings)[1]
+        for launch in (None, 2)
+    ]
+    for name in ("loss", "eval_loss", "eval_preference_accuracy", "eval_reward_margin"):
+        alone, shared = ([p[name] for p in curve if name in p] for curve in curves)
+        assert alone == pytest.approx(shared, rel=1e-4)
+        assert alone

@@ -530,13 +530,15 @@ def no_plugin_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_plugin_files")
-def test_two_processes_train_what_one_would(
-    train: Train, validation: Dataset, tmp_path: Path
-) -> None:
-    """Also the last optimizer step of an epoch, whose two rows leave one process without any."""
+def test_two_processes_train_what_one_would(train: Train, tmp_path: Path) -> None:
+    """Also the last optimizer step of an epoch, whose two rows leave one process without any.
+
+    Nor are the five rows of the validation equal shares.
+    """
     from safetensors.numpy import load_file
 
     data = [dataset(tmp_path / "rows", rows(18))]
+    validation = dataset(tmp_path / "validation", rows(23)[18:])
     settings: dict[str, Any] = {"validation": validation, "dtype": "fp32", "epochs": 2}
     alone, job = train("alone", rows=data, **settings)
     hardware.forget()
@@ -545,7 +547,7 @@ def test_two_processes_train_what_one_would(
     assert {"attention", "deterministic"} <= set(shared.runtime["hardware"])
     for name in ("loss", "eval_loss"):
         values = [[p[name] for p in curve(j) if name in p] for j in (job, both)]
-        assert values[0] == pytest.approx(values[1], rel=1e-3)
+        assert values[0] == pytest.approx(values[1], rel=1e-4)
     one, two = (load_file(m.file("adapter_model.safetensors")) for m in (alone, shared))
     assert all(abs(one[name] - two[name]).max() < 1e-3 for name in one)
     assert metric(both, "loss")

@@ -241,7 +241,8 @@ def _arguments(
         "lr_scheduler_type": step.lr_scheduler_type,
         "warmup_steps": step.warmup(schedule.steps),
         "per_device_train_batch_size": schedule.size,
-        "per_device_eval_batch_size": schedule.size,
+        # A process that validates on all rows has the batches of a training in one process.
+        "per_device_eval_batch_size": schedule.grouped if step.compares else schedule.size,
         "gradient_accumulation_steps": schedule.accumulated,
         "weight_decay": step.weight_decay,
         "max_grad_norm": step.max_grad_norm,

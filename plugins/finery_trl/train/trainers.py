@@ -55,10 +55,14 @@ class Reproducible:
         self._callback = callback
         # Sorted, to need less padding; a mean doesn't depend on the order.
         self._held_out = sorted(held_out or [], key=lambda e: -e.size)
+        validated = [
+            *self._held_out, *self._fillers(self._held_out, args.per_device_eval_batch_size)
+        ]  # fmt: skip
+        self._validated = len(validated)
         trainer: Any = super()
         trainer.__init__(
             train_dataset=_as_dataset([*examples, *self.fillers]),
-            eval_dataset=_as_dataset(self._held_out) if held_out else None,
+            eval_dataset=_as_dataset(validated) if held_out else None,
             args=args,
             callbacks=[callback],
             **arguments,
@@ -94,7 +98,7 @@ class Reproducible:
 
     def _fillers(self, rows: Sequence[Proven], size: int) -> list[Proven]:
         """Rows without loss that follow `rows`. size: of the batches of a process."""
-        if not self.fills:
+        if not self.fills or not rows:
             return []
         filler = Example("", rows[0].columns()["input_ids"][:2], [NO_LOSS] * 2)
         return [filler] * missing_rows(len(rows), size, self._processes)
@@ -126,9 +130,9 @@ class SftTrainer(Reproducible, SFTTrainer):
         *rest: Any,
         **named: Any,
     ) -> None:
-        if held_out:
-            self._held_out_mean = sum(e.loss_tokens for e in held_out) / len(held_out)
         super().__init__(examples, held_out, *rest, **named)
+        if held_out:
+            self._held_out_mean = sum(e.loss_tokens for e in held_out) / self._validated
         causal = _causal_model(self.model)
         self._can_choose_logits = _can_choose_logits(causal)
         longest = max(e.size for e in [*examples, *(held_out or [])])
@@ -224,7 +228,8 @@ class SftTrainer(Reproducible, SFTTrainer):
 class Comparing(Reproducible):
     """Mixin for the trainers that compare with a reference.
 
-    Their losses are means over the rows of a batch, in which rows without loss would count.
+    Their losses are means over the rows of a batch, in which rows without loss would count. So
+    each process validates on all rows: a mean over processes with unequal shares would be another.
     """
 
     def __init__(self, *rest: Any, **named: Any) -> None:
@@ -236,11 +241,27 @@ class Comparing(Reproducible):
                 if model is not None and _can_choose_logits(_causal_model(model)):
                     self._shares |= _score_only_answers(_causal_model(model), longest)
 
+    def get_eval_dataloader(self, *rest: Any, **named: Any) -> Any:
+        """All batches, instead of those of this process."""
+        trainer: Any = super()
+        loader = trainer.get_eval_dataloader(*rest, **named)
+        if self._processes > 1:
+            shard = loader.batch_sampler
+            shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
+        return loader
+
+    def evaluation_loop(self, *rest: Any, **named: Any) -> Any:
+        """Count the loss of each batch once, although all processes compute it."""
+        gather: Any = self.accelerator.gather_for_metrics  # type: ignore[attr-defined]
+        self.gather_function = lambda losses: gather(losses)[: len(losses)]
+        trainer: Any = super()
+        return trainer.evaluation_loop(*rest, **named)
+
     def log(self, logs: dict[str, float], *rest: Any) -> None:
         """Average validation metrics over rows, not over batches: the last batch may be smaller."""
         trainer: Any = self
         for values in trainer._metrics["eval"].values():
-            size = trainer.args.per_device_eval_batch_size * trainer.accelerator.num_processes
+            size = trainer.args.per_device_eval_batch_size
             if len(values) > 1 and not trainer.model.training:
                 last = len(self._held_out) - size * (len(values) - 1)
                 mean = (size * sum(values[:-1]) + last * values[-1]) / len(self._held_out)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery import (
-    DataError,
     Dataset,
     FineryError,
     Job,
@@ -24,7 +23,7 @@ from finery import (
     raise_all,
 )
 from finery.rows import Row
-from finery_trl.model.context import context_of
+from finery_trl.model.context import check_longest, context_of
 from finery_trl.model.targets import check_targets
 from finery_trl.report.words import training_notes
 from finery_trl.rows.example import Proven, continues
@@ -139,12 +138,7 @@ def _prove(
         schedule = Schedule.of(step, len(tally), tally.longest, job)
         notes += training_notes(step, schedule, tokens)
     proof = tally.proof(name, dropped=dropped, facts=facts, notes=notes, samples=shown)
-    if context is not None and proof.longest > context:
-        raise DataError(
-            f"{name}: the longest row has {proof.longest} tokens, more than the model's context "
-            f"of {context}",
-            fix=f"max_length: {context}, and too_long: drop to drop longer rows",
-        )
+    check_longest(name, proof.longest, context)
     return proof
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -43,7 +44,7 @@ WATCHER = "finery_trl.train.watch:watcher"
 LAUNCHER = "finery_trl.train.launch:launch"
 """Code that only some trainings run, by name. It is part of the key of those trainings."""
 AUTOMATIC = "finery_trl.train.devices.processes:automatic"
-"""The number of processes depends on the machine, and so does the result, up to rounding."""
+"""By name, since the number of GPUs that the step gets is in the key, see `depends_on_gpus`."""
 MOST_EPOCHS = 100_000
 ALL_LINEAR = "all-linear"
 """PEFT's name for all linear layers except the output layer."""
@@ -78,12 +79,18 @@ class Launch(Settings):
     processes: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] = setting(
         2,
         help="Number of processes, one per GPU; auto: as many as there are visible GPUs, or in "
-        "`gpus`, or fewer if they don't divide effective_batch_size.",
+        "`gpus`, or fewer if they don't divide effective_batch_size. With auto, a machine with "
+        "another number of GPUs repeats the training.",
     )
     config: OneFile | None = setting(
         None,
         help="A configuration file for accelerate (created by `accelerate config`), for FSDP or "
         "DeepSpeed on this machine.",
+    )
+    deepspeed: OneFile | None = setting(
+        None,
+        help="A configuration file for DeepSpeed, for what `deepspeed_config` in `config` has no "
+        "names for.",
     )
 
 
@@ -216,8 +223,8 @@ class Training(
     )
     launch: Launch | None = setting(
         None,
-        help="Train in several processes, one per GPU. The batches are the same as with one "
-        "process, and so is the result, except for rounding.",
+        help="Train in several processes, one per GPU. Each optimizer step has the same rows as "
+        "with one process.",
     )
     eval_steps: int | None = setting(
         None, ge=1, help="Optimizer steps between validations. Default: one validation per epoch."
@@ -308,6 +315,16 @@ class Training(
         return int(load_reference(AUTOMATIC)(self))
 
     @property
+    def fewest_processes(self) -> int:
+        """Number of processes if it is written, else one: `auto` takes a number that fits."""
+        return 1 if self.launch is None or self.launch.processes == "auto" else self.processes
+
+    @property
+    def fewest_rows(self) -> int:
+        """Rows that the method needs in memory at once."""
+        return 1
+
+    @property
     def is_launched(self) -> bool:
         """Whether processes are started for the training, beside the one that runs the step."""
         return self.processes > 1 or (self.launch is not None and self.launch.config is not None)
@@ -319,6 +336,14 @@ class Training(
     def gpu_count(self) -> int:
         """One for each process."""
         return self.processes
+
+    def depends_on_gpus(self) -> bool:
+        """Whether their number decides how many processes train.
+
+        Processes that share a batch draw different noise (dropout, NEFTune) and average a
+        comparison with a reference, or the load of experts, over other rows than one process.
+        """
+        return self.launch is not None and self.launch.processes == "auto"
 
     @property
     def compares(self) -> bool:
@@ -353,18 +378,22 @@ class Training(
         """Whether the optimizer is one of bitsandbytes."""
         return self.optim != "adamw_torch_fused"
 
-    def batch_size(self, longest: int) -> int:
-        """Rows in memory at once if the longest has `longest` tokens.
+    def batch_size(self, longest: int, processes: int | None = None) -> int:
+        """Rows in memory of a process at once if the longest has `longest` tokens.
 
-        It depends only on settings and rows, never on the machine's memory, because it decides
-        which rows share a batch and so the result. Few rows would leave a GPU idle if they are
-        short. (On two cores, 4 to 32 rows of 45 tokens are equally fast.)
+        processes: how many train; default: `self.processes`. The size for one process decides
+        which rows share an optimizer step, and so the result. It depends only on settings and rows,
+        never on the machine's memory. Few rows would leave a GPU idle if they are short. (On two
+        cores, 4 to 32 rows of 45 tokens are equally fast.)
         """
         if self.per_device_train_batch_size is not None:
             return self.per_device_train_batch_size
-        whole = self.effective_batch_size // self.processes
+        whole = self.effective_batch_size // (processes or self.processes)
         fitting = max(1, min(whole, 8192 // longest))
-        return next(size for size in range(fitting, 0, -1) if whole % size == 0)
+        fewest = self.fewest_rows
+        smaller = (size for size in range(fitting, fewest - 1, -1) if whole % size == 0)
+        larger = (size for size in range(fewest, whole + 1) if whole % size == 0)
+        return next(chain(smaller, larger), whole)
 
     def warmup(self, steps: int) -> int:
         """Number of warm-up steps, out of `steps` optimizer steps."""
@@ -391,7 +420,7 @@ class Training(
 
     def _check_batches(self) -> None:
         whole, each = self.effective_batch_size, self.per_device_train_batch_size or 1
-        fixed = 1 if self.launch is None or self.launch.processes == "auto" else self.processes
+        fixed = self.fewest_processes
         together = each * fixed
         if whole % together:
             parts = [f"per_device_train_batch_size {each}"] if each > 1 else []
@@ -401,7 +430,17 @@ class Training(
                 where="effective_batch_size",
                 fix=f"effective_batch_size: {max(1, round(whole / together)) * together}",
             )
-        if self.launch is not None and self.launch.config is not None and self.watch is not None:
+        if self.launch is not None:
+            self._check_launch(self.launch)
+
+    def _check_launch(self, launch: Launch) -> None:
+        if launch.config is None and launch.deepspeed is not None:
+            raise UsageError(
+                "launch.deepspeed needs a configuration file for accelerate",
+                where="launch.deepspeed",
+                fix="add launch.config: a file with `distributed_type: DEEPSPEED`",
+            )
+        if launch.config is not None and self.watch is not None:
             raise UsageError(
                 "a watched evaluator needs the whole model, which may be spread over processes",
                 where="watch",

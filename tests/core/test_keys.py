@@ -97,6 +97,13 @@ class Unseeded(Probe, seeded=False):
     """The same, whatever the seed."""
 
 
+class Counting(Probe):
+    """The number of GPUs changes the output."""
+
+    def depends_on_gpus(self) -> bool:
+        return True
+
+
 class Newer(Probe, version="2"):
     """The same, with another version."""
 
@@ -127,6 +134,7 @@ GIVEN: dict[str, Any] = {
     "provenance": {},
     "engines": {"gguf": ENGINE},
     "wrappers": [WRAPPER],
+    "gpus": 1,
 }
 
 
@@ -183,6 +191,13 @@ def test_what_cannot_change_the_output_is_not_in_the_key() -> None:
     assert key(node(epochs=1, rate=1e-3)) == key()  # written out or by default
     assert key(node(name="b")) == key()
     assert key(node(Unseeded, seed=2)) == key(node(Unseeded, seed=1))
+
+
+def test_a_number_of_gpus_is_in_the_key_where_it_can_change_the_output() -> None:
+    assert key(gpus=4) == key()
+    keys = [key(node(Counting), gpus=gpus) for gpus in (0, 1, 2, 4)]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
 
 
 def test_an_unnamed_input_may_come_from_a_step_of_any_name() -> None:

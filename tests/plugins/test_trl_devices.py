@@ -11,6 +11,7 @@ from finery import Dataset, Gpu, Model, OneFile, StepError, UsageError
 from finery.testing import TestJob
 from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch
+from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft
 from finery_trl.train.devices import processes
 from finery_trl.train.devices.place import select_gpu
@@ -113,13 +114,28 @@ def test_auto_takes_all_gpus_that_divide_the_batch(
     step.check()
     assert step.processes == expected
     assert step.is_launched == (expected > 1)
+    assert step.gpu_count() == expected
+    assert step.depends_on_gpus()
     note = processes_note(step)
     assert note is not None
     assert str(expected if visible > 1 else "") in note
 
 
+@pytest.mark.parametrize(("effective", "expected"), [(2, 1), (4, 2), (6, 3), (16, 4)])
+def test_auto_leaves_kto_two_rows_in_each_process(
+    effective: int, expected: int, gpus: Any, tmp_path: Path
+) -> None:
+    gpus(4)
+    settings: dict[str, Any] = {"effective_batch_size": effective, "max_length": 8192}
+    step = Kto(model=Model(tmp_path), rows=[], launch=Launch(processes="auto"), **settings)
+    step.check()
+    assert step.processes == expected
+    assert step.batch_size(5000) >= 2
+
+
 def test_processes_are_compared_with_the_gpus(gpus: Any) -> None:
     step = sft(launch=Launch(processes=4))
+    assert not step.depends_on_gpus()
     gpus(2)
     with pytest.raises(StepError, match="4 processes need 4 GPUs, but this machine shows 2"):
         check_processes(step)

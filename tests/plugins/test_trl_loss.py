@@ -88,6 +88,34 @@ def test_a_batch_has_the_loss_and_gradients_of_a_plain_loop(
     assert (found - expected).norm() < 1e-4 * expected.norm()
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["as on a CPU", "as on a GPU"])
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
+def test_rows_that_fill_the_batches_of_several_processes_change_nothing(
+    packing: bool, fused: bool, tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SftTrainer, "_uses_fused_head", lambda self: fused)
+    rows = dataset(tmp_path / "rows", [conversation(i) for i in range(3)])
+    step = Sft(model=tiny, rows=[rows], lora=None, packing=packing, dtype="fp32")
+    job = TestJob(tmp_path / "job")
+    tokens, read_rows = read(step, job)
+    examples: list[Any] = read_rows.learned
+    trainer = _trainer(step, Schedule.of_rows(step, examples, job), tokens, read_rows, job)
+    assert not trainer.fillers
+    trainer._processes = 2
+    fillers = trainer._fillers(examples, 4)
+    assert len(fillers) == 5
+    trainer.model.train()
+    for real in (examples, []):
+        batch = trainer.data_collator([e.columns() for e in [*real, *fillers]])
+        loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=7)
+        found = gradients(trainer.model, loss)
+        assert len(found) == sum(p.numel() for p in trainer.model.parameters())
+        plain: Any = sum(plain_losses(trainer.model, real)) / 7
+        assert loss.item() == pytest.approx(plain.item() if real else 0, rel=1e-5)
+        expected = gradients(trainer.model, plain) if real else 0 * found
+        assert (found - expected).norm() <= 1e-4 * expected.norm()
+
+
 def tiny_mixture(folder: Path) -> Model:
     """A model with experts, whose loss TRL computes on a CPU, too."""
     import torch
@@ -125,9 +153,13 @@ def test_the_validation_loss_is_the_same_with_several_processes(
     assert losses[0] == pytest.approx(losses[1], rel=0.01)  # the router's loss differs by batches
 
 
-@pytest.mark.parametrize(("processes", "mean"), [(1, 0.75), (2, 0.8)])
-def test_metrics_of_preferences_are_means_over_rows(processes: int, mean: float) -> None:
-    """A value of TRL is the mean over a batch of all processes, and the last batch is smaller."""
+@pytest.mark.parametrize(
+    ("rows", "values", "mean"), [(4, [1.0, 0.5], 0.75), (5, [1.0, 1.0, 0.0], 0.8)]
+)
+def test_metrics_of_preferences_are_means_over_rows(
+    rows: int, values: list[float], mean: float
+) -> None:
+    """A value of TRL is the mean over a batch, and the last batch is smaller."""
 
     class Base:
         def log(self, logs: dict[str, float]) -> None: ...
@@ -135,10 +167,9 @@ def test_metrics_of_preferences_are_means_over_rows(processes: int, mean: float)
     class Trainer(Comparing, Base):
         def __init__(self) -> None:
             self.args = SimpleNamespace(per_device_eval_batch_size=2)
-            self.accelerator = SimpleNamespace(num_processes=processes)
             self.model = SimpleNamespace(training=False)
-            self._held_out = [None] * (4 if processes == 1 else 5)  # type: ignore[list-item]
-            self._metrics = {"eval": {"accuracy": [1.0, 0.5] if processes == 1 else [1.0, 0.0]}}
+            self._held_out = [None] * rows  # type: ignore[list-item]
+            self._metrics = {"eval": {"accuracy": values}}
 
     trainer = Trainer()
     trainer.log({})

@@ -1,9 +1,19 @@
 """The order of rows: random, grouped by length or beginning, a function of seed and epoch."""
 
+from pathlib import Path
+
+import pytest
+from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import BatchSampler
 
-from finery_trl.rows.order import GroupedOrder
+from finery import Model
+from finery.testing import TestJob
+from finery_trl.rows.order import GroupedOrder, missing_rows
+from finery_trl.settings import Launch
+from finery_trl.steps.sft import Sft
+from finery_trl.train.schedule import Schedule
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=300)
 
@@ -71,3 +81,37 @@ def test_the_order_is_the_same_on_every_machine() -> None:
 
 
 EXPECTED = [5, 0, 2, 4, 3, 1]
+
+
+def trained(lengths: list[int], effective: int, processes: int) -> list[list[int]]:
+    """The rows of each optimizer step of an epoch, as accelerate gives them to all processes."""
+    launch = Launch(processes=processes) if processes > 1 else None
+    step = Sft(model=Model(Path()), rows=[], effective_batch_size=effective, launch=launch)
+    schedule = Schedule.of(step, len(lengths), max(lengths), TestJob())
+    fillers = missing_rows(len(lengths), schedule.size, processes)
+    order = GroupedOrder(lengths, schedule.grouped, 1, fillers=fillers)
+    batches = BatchSampler(order, schedule.size, drop_last=False)
+    shards = [list(batches)]
+    if processes > 1:
+        shards = [list(BatchSamplerShard(batches, processes, i)) for i in range(processes)]
+    steps = []
+    for at in range(0, len(shards[0]), schedule.accumulated):
+        rows = [i for s in shards for b in s[at : at + schedule.accumulated] for i in b]
+        steps.append(sorted(i for i in rows if i < len(lengths)))
+    return steps
+
+
+@given(
+    st.lists(st.integers(1, 3000), min_size=1, max_size=200), st.integers(1, 9), st.integers(2, 4)
+)
+def test_each_optimizer_step_has_the_same_rows_in_several_processes(
+    lengths: list[int], share: int, processes: int
+) -> None:
+    alone = trained(lengths, share * processes, 1)
+    assert trained(lengths, share * processes, processes) == alone
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(32, 0), (33, 15), (47, 1)])
+def test_rows_are_missing_where_batches_would_be_unequal(rows: int, expected: int) -> None:
+    assert missing_rows(rows, 8, 2) == expected
+    assert missing_rows(rows, 8, 1) == 0

@@ -1,6 +1,7 @@
 """Preferences on a tiny model: what is proven, and that the better answer becomes likelier."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from tiny_llama import tiny_llama
 
 from finery import DataError, Dataset, Model, UsageError
 from finery.rows import Row
+from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
-from finery_trl.settings import Lora
+from finery_trl.rows.pairs import pairs_of
+from finery_trl.rows.tokens import Tokens
+from finery_trl.settings import Launch, Lora
 from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft
@@ -177,6 +181,25 @@ def test_a_pair_with_one_answer_too_long_is_left_out_whole(run: Run, tmp_path: P
         run(folder="strict", epochs=1, rows=data, max_length=64)
 
 
+def test_preferences_that_each_have_an_answer_too_long_are_refused(
+    tiny: Model, tmp_path: Path
+) -> None:
+    """Not all chosen answers are too long, and not all rejected ones, but no pair is left."""
+    long = [{"role": "assistant", "content": "late " * 60}]
+    one, other = preferences(2)
+    rows = dataset(tmp_path / "rows", [{**one, "chosen": long}, {**other, "rejected": long}])
+
+    def read(max_length: int) -> int:
+        limits: dict[str, Any] = {"max_length": max_length, "too_long": "drop"}
+        return len(pairs_of(rows, Tokens.of_model(tiny), TestJob(), what="validation", **limits))
+
+    with pytest.raises(DataError, match="validation: 2 of 2 rows are longer than 64") as caught:
+        read(64)
+    assert caught.value.where == "max_length"
+    longest = int(str(caught.value.fix).removeprefix("max_length: ").partition(",")[0])
+    assert [read(longest - 1), read(longest)] == [1, 2]
+
+
 def test_the_shape_of_a_continued_adapter_is_its_own(run: Run) -> None:
     with pytest.raises(UsageError, match="lora describes a new adapter"):
         run(lora=Lora(r=4))
@@ -207,3 +230,35 @@ def test_smoothing_that_the_loss_passes_over_is_refused(tiny: Model, pairs: Data
 def test_kto_needs_two_rows_at_once(tiny: Model, pairs: Dataset) -> None:
     with pytest.raises(UsageError, match="at least two rows"):
         Kto(model=tiny, rows=[pairs], per_device_train_batch_size=1).check()
+    shared = Kto(model=tiny, rows=[pairs], effective_batch_size=2, launch=Launch(processes=2))
+    with pytest.raises(UsageError, match="two rows in memory of each process") as caught:
+        shared.check()
+    assert str(caught.value.fix).startswith("effective_batch_size: 4")
+
+
+@pytest.mark.parametrize(("effective", "expected"), [(16, 2), (15, 3), (7, 7)])
+def test_kto_has_two_rows_in_memory_however_long_they_are(
+    effective: int, expected: int, tiny: Model, pairs: Dataset
+) -> None:
+    settings: dict[str, Any] = {"max_length": 8192, "effective_batch_size": effective}
+    assert Kto(model=tiny, rows=[pairs], **settings).batch_size(5000) == expected
+    unpaired = Kto(model=tiny, rows=[pairs], loss_type="apo_zero_unpaired", **settings)
+    assert unpaired.batch_size(5000) == 1
+
+
+def test_two_processes_validate_on_each_row_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(FILE_MODULE)]:
+        monkeypatch.delitem(sys.modules, name)  # files of other tests that no process could load
+    rows = [dataset(tmp_path / "rows", preferences(8))]
+    validation = dataset(tmp_path / "validation", preferences(13)[8:])
+    settings: dict[str, Any] = {"rows": rows, "validation": validation, "dtype": "fp32"}
+    curves = [
+        run(folder=str(launch), epochs=1, launch=launch and Launch(processes=launch), **settings)[1]
+        for launch in (None, 2)
+    ]
+    for name in ("loss", "eval_loss", "eval_preference_accuracy", "eval_reward_margin"):
+        alone, shared = ([p[name] for p in curve if name in p] for curve in curves)
+        assert alone == pytest.approx(shared, rel=1e-4)
+        assert alone

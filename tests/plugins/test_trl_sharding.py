@@ -7,19 +7,33 @@ from typing import Any
 import pytest
 
 from finery import Model, OneFile, StepError, UsageError
+from finery.build.plan import Planner
+from finery.plugin.manager import load_plugins
+from finery.recipe.document import load
+from finery.recipe.graph import build_graph
+from finery.store.database import Store
 from finery_trl.settings import Launch
 from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.sft import Sft
 from finery_trl.train.devices.sharding import check_sharding
+from finery_trl.train.launch import _command
 
 FSDP_2 = {"fsdp_version": 2, "fsdp_state_dict_type": "FULL_STATE_DICT"}
 
 
-def launched(folder: Path, config: Any, **settings: Any) -> Sft:
-    file = folder / "accelerate.yaml"
-    file.write_text(config if isinstance(config, str) else json.dumps(config))
-    launch = Launch(processes=2, config=OneFile([file.name], [file]))
+def launched(folder: Path, config: Any, *, zero: Any = None, **settings: Any) -> Sft:
+    """A training with this configuration of accelerate. zero: of DeepSpeed, in a file."""
+    launch = Launch(
+        processes=2,
+        config=written(folder / "accelerate.yaml", config),
+        deepspeed=None if zero is None else written(folder / "zero.json", zero),
+    )
     return Sft(model=Model(folder), rows=[], launch=launch, **settings)
+
+
+def written(file: Path, config: Any) -> OneFile:
+    file.write_text(config if isinstance(config, str) else json.dumps(config))
+    return OneFile([file.name], [file])
 
 
 def fsdp(**config: Any) -> dict[str, Any]:
@@ -70,19 +84,62 @@ def test_what_can_end_is_accepted(config: Any, settings: dict[str, Any], tmp_pat
 
 @pytest.mark.parametrize("gathers", [True, False])
 def test_the_file_of_deepspeed_counts(gathers: bool, tmp_path: Path) -> None:
-    file = tmp_path / "zero.json"
     name = "stage3_gather_16bit_weights_on_model_save"
-    file.write_text(json.dumps({"zero_optimization": {"stage": 3, name: gathers}}))
-    config = {
-        "distributed_type": "DEEPSPEED",
-        "deepspeed_config": {"deepspeed_config_file": str(file)},
-    }
-    step = launched(tmp_path, config, lora=None)
+    zero_3 = {"zero_optimization": {"stage": 3, name: gathers}}
+    config = {"distributed_type": "DEEPSPEED", "deepspeed_config": {}}
+    step = launched(tmp_path, config, zero=zero_3, lora=None)
+    assert f"--deepspeed_config_file={tmp_path / 'zero.json'}" in _command(step)
     if gathers:
         check_sharding(step)
     else:
         with pytest.raises(StepError, match="would save parts"):
             check_sharding(step)
+
+
+def test_a_file_of_deepspeed_that_the_key_would_not_see_is_refused(tmp_path: Path) -> None:
+    named = {"deepspeed_config_file": "zero.json"}
+    config = {"distributed_type": "DEEPSPEED", "deepspeed_config": named}
+    with pytest.raises(StepError, match="a change of it would not repeat") as raised:
+        check_sharding(launched(tmp_path, config))
+    assert "launch.deepspeed: zero.json" in str(raised.value.fix)
+
+
+def test_a_file_of_deepspeed_needs_accelerate_to_use_it(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match=r"FSDP, so launch\.deepspeed would be ignored"):
+        check_sharding(launched(tmp_path, fsdp(**FSDP_2), zero={}))
+    launch = Launch(processes=2, deepspeed=written(tmp_path / "zero.json", {}))
+    with pytest.raises(UsageError, match="needs a configuration file for accelerate"):
+        Sft(model=Model(tmp_path), rows=[], launch=launch).check()
+
+
+RECIPE = """\
+finery: 1
+models: {base: {use: local.model, path: model}}
+data: {rows: {use: data.file, path: rows.jsonl, format: completion}}
+train:
+  sft:
+    use: trl.sft
+    model: base
+    rows: rows
+    launch: {processes: 2, config: accelerate.yaml, deepspeed: zero.json}
+"""
+
+
+def test_a_change_of_the_file_of_deepspeed_repeats_the_training(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}))
+    (tmp_path / "accelerate.yaml").write_text("distributed_type: DEEPSPEED")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    files = set()
+    for stage in (1, 2):
+        written(tmp_path / "zero.json", {"zero_optimization": {"stage": stage}})
+        graph = build_graph(load(tmp_path / "recipe.yaml"), load_plugins())
+        planner = Planner(graph, Store(tmp_path / f".finery{stage}"))
+        files.add(str(planner.store.digest_files(planner.files(graph.nodes["sft"]))))
+        planner.store.close()
+    assert len(files) == 2
+    assert all("zero.json" in digests for digests in files)
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a list"])

@@ -57,12 +57,14 @@ def key_parts(
     pinned: str | None,
     provenance: Mapping[str, Any],
     engines: Mapping[str, EngineKey],
+    gpus: int,
 ) -> Parts:
     """All parts of a step's key, in order.
 
     code: file → digest of the step's code. wrappers: the hooks around it, in the order of their
     calls. inputs: (field, index) → digest of the artifact. files: setting → (name, digest) of each
-    outside file. provenance: see `finery.Provenance`. engines: by model format.
+    outside file. provenance: see `finery.Provenance`. engines: by model format. gpus: how many the
+    step gets.
     """
     step = node.step
     parts: Parts = [
@@ -112,6 +114,8 @@ def key_parts(
         parts += [(f"code {file} {label}", digest) for file, digest in engine.code.items()]
         packages += engine.packages
         facts |= engine.facts
+    if gpus > 1 and step.depends_on_gpus():
+        facts["gpus"] = gpus
     parts += [(f"machine {name}", value) for name, value in sorted(facts.items())]
     parts += [(f"package {p}", package_version(p)) for p in dict.fromkeys(packages)]
     assert len(dict(parts)) == len(parts), "two parts of a key have the same name"

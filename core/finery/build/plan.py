@@ -231,6 +231,7 @@ class Planner:
             pinned=plan.pinned,
             provenance=plan.provenance,
             engines=engines,
+            gpus=plan.gpus,
         )
 
     def _code_of(self, node: Node) -> Mapping[str, str]:

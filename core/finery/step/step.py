@@ -97,6 +97,13 @@ class Step(Settings):
         """
         return 0
 
+    def depends_on_gpus(self) -> bool:
+        """Whether the output depends on how many GPUs the step gets, if these are more than one.
+
+        The number is then part of the key.
+        """
+        return False
+
     def choices(self) -> Mapping[str, Sequence[str]]:
         """The keys that settings which are mappings may have, where inputs decide them.
 

@@ -20,10 +20,10 @@ class GroupedOrder:
     for torch, and accelerate calls `set_epoch`. The first batch is the longest, so that a training
     that doesn't fit into memory fails at once.
 
-    lengths: of the rows, in tokens. size: rows per batch. prompts: token ids of what precedes the
-    first answer of each row, if what several rows of a batch begin with is computed once: rows with
-    one beginning, such as the same tools or the same conversation, then share batches where that
-    saves enough.
+    lengths: of the rows, in tokens. size: rows per batch. fillers: number of indices that follow
+    those of the rows in each epoch. prompts: token ids of what precedes the first answer of each
+    row, if what several rows of a batch begin with is computed once: rows with one beginning, such
+    as the same tools or the same conversation, then share batches where that saves enough.
     """
 
     def __init__(
@@ -32,8 +32,11 @@ class GroupedOrder:
         size: int,
         seed: int,
         prompts: Sequence[Sequence[int]] | None = None,
+        *,
+        fillers: int = 0,
     ) -> None:
         self._lengths = lengths
+        self._fillers = fillers
         self._size = size
         self._seed = seed
         self._epoch = 0
@@ -41,7 +44,7 @@ class GroupedOrder:
         self._prompts = None if prompts is None else [np.array(p, dtype=">u4") for p in prompts]
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._lengths) + self._fillers
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration, from 0."""
@@ -49,13 +52,14 @@ class GroupedOrder:
 
     def __iter__(self) -> Iterator[int]:
         generator = random.Random(f"{self._seed} {self._epoch}")
-        batches = self._batches(generator.sample(range(len(self)), len(self)))
+        rows = len(self._lengths)
+        batches = self._batches(generator.sample(range(rows), rows))
         # Only the last batch can be short. It must stay last, since torch splits the rows again.
         short = batches.pop() if len(batches[-1]) < self._size else []
         generator.shuffle(batches)
         if self._epoch == 0:
             batches.sort(key=lambda b: self._longest(b) < max(self._lengths))
-        return (i for batch in [*batches, short] for i in batch)
+        return (i for batch in [*batches, short, range(rows, len(self))] for i in batch)
 
     def _batches(self, rows: Sequence[int]) -> list[list[int]]:
         """The most random way to cut `rows`, unless one that is less random saves enough."""
@@ -109,6 +113,11 @@ class GroupedOrder:
 
     def _longest(self, batch: Sequence[int]) -> int:
         return max(self._lengths[i] for i in batch)
+
+
+def missing_rows(rows: int, size: int, processes: int) -> int:
+    """How many rows are missing for full batches of `size` rows in each of several processes."""
+    return -rows % (size * processes) if processes > 1 else 0
 
 
 def _common(one: npt.NDArray[np.uint32], other: npt.NDArray[np.uint32]) -> int:

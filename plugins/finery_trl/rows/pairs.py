@@ -4,6 +4,7 @@ They are verified like rows with one answer: both answers extend the exact promp
 both have loss, and both end their turn. The two answers must also differ.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -108,7 +109,7 @@ def pairs_of(
     """Every preference as tokens, verified.
 
     limits: see `examples_of`. Raises the same errors, and `DataError` with the rows that aren't
-    preferences or have two equal answers.
+    preferences or have two equal answers, and if each preference has an answer that is too long.
     """
     pairs = list(rows)
     _refuse(
@@ -123,11 +124,14 @@ def pairs_of(
     same = [r for r in pairs if chosen.get(r["id"]) == rejected.get(r["id"], "")]
     _refuse(same, lambda r: True, "equal chosen and rejected answers", "remove them", what)
     # A preference needs both answers: if one is too long, the row is dropped.
-    return [
+    fitting = [
         Pair(r["id"], *chosen[r["id"]], rejected[r["id"]][1])
         for r in pairs
         if r["id"] in chosen and r["id"] in rejected
     ]
+    if not fitting:
+        _refuse_all_longer(pairs, tokens, job, what, **limits)
+    return fitting
 
 
 def ratings_of(
@@ -166,6 +170,23 @@ def _proven(
     _refuse(answered, _has_several_turns, "an answer of several turns", _TURNS_FIX, name)
     examples = examples_of(answered, tokens, job, what=name, **limits)
     return {e.row_id: _cut(e) for e in examples}
+
+
+def _refuse_all_longer(
+    pairs: Sequence[Row], tokens: Tokens, job: Job, what: str, *, max_length: int, **limits: Any
+) -> None:
+    """Raise the error for preferences that all have an answer that is too long."""
+    sides = [
+        _proven(pairs, side, tokens, job, what, max_length=sys.maxsize, **limits)
+        for side in ("chosen", "rejected")
+    ]
+    longest = max(len(prompt) + len(answer) for side in sides for prompt, answer in side.values())
+    raise DataError(
+        f"{what}: {len(pairs):,} of {len(pairs):,} rows are longer than {max_length} tokens with "
+        f"one of their answers: {some_of([str(r['id']) for r in pairs])}",
+        where="max_length",
+        fix=f"max_length: {longest}, or shorter answers",
+    )
 
 
 def _cut(example: Example) -> tuple[list[int], list[int]]:

@@ -34,16 +34,29 @@ class Kto(Preference, learns="ratings", hints="finery_trl.hints:KTO"):
     def check(self) -> None:
         """Also refuse batches of one row, in which KTO can't estimate the drift."""
         super().check()
-        if self.loss_type == "kto" and 1 in (
-            self.per_device_train_batch_size,
-            self.effective_batch_size,
-        ):
+        reason = (
+            "KTO estimates the drift of the model from other rows of a batch, so it needs at least "
+            "two rows in memory"
+        )
+        instead = "loss_type: apo_zero_unpaired"
+        if (self.per_device_train_batch_size or self.fewest_rows) < self.fewest_rows:
             raise UsageError(
-                "KTO estimates the drift of the model from other rows of a batch, so it needs at "
-                "least two rows in memory",
+                reason,
                 where="per_device_train_batch_size",
-                fix="per_device_train_batch_size: 2, or loss_type: apo_zero_unpaired",
+                fix=f"per_device_train_batch_size: 2, or {instead}",
             )
+        needed = self.fewest_processes * self.fewest_rows
+        if self.effective_batch_size < needed:
+            raise UsageError(
+                reason + (" of each process" if self.fewest_processes > 1 else ""),
+                where="effective_batch_size",
+                fix=f"effective_batch_size: {needed}, or {instead}",
+            )
+
+    @property
+    def fewest_rows(self) -> int:
+        """Two where the drift is estimated from pairs of rows."""
+        return 2 if self.loss_type == "kto" else 1
 
     def read(
         self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str

@@ -17,8 +17,8 @@ def prove_batches(trainer: Any, examples: "Sequence[Proven]", tokens: "Tokens") 
     """Check all batches of the first epoch as the model will see them.
 
     The loss of each row must be on its own tokens, begin after the first one and end with an end of
-    turn, and the batches must contain exactly the loss tokens of all rows. Raises `StepError`
-    otherwise.
+    turn, and the batches of all processes must contain exactly the loss tokens of all rows, except
+    where accelerate repeats rows. Raises `StepError` otherwise.
     """
     import torch
 
@@ -26,6 +26,8 @@ def prove_batches(trainer: Any, examples: "Sequence[Proven]", tokens: "Tokens") 
     with torch.random.fork_rng():  # a data loader uses the random state of torch
         for batch in trainer.get_train_dataloader():
             for ids, learned in trainer.learned(batch):
+                if not learned and trainer.fillers:
+                    continue
                 if not learned or learned[0] == 0 or ids[learned[-1]] not in tokens.ends:
                     raise StepError(
                         "a batch doesn't match its rows: the collator of this version of TRL isn't "
@@ -34,8 +36,11 @@ def prove_batches(trainer: Any, examples: "Sequence[Proven]", tokens: "Tokens") 
                         fix="install a version of trl that finery supports",
                     )
                 loss_tokens, sequences = loss_tokens + len(learned), sequences + 1
-    if trainer.accelerator.num_processes > 1:  # each has a share, padded to equal size
-        return
+    if trainer.accelerator.num_processes > 1:
+        if not trainer.fills:
+            return
+        share = torch.tensor([sequences, loss_tokens], device=trainer.accelerator.device)
+        sequences, loss_tokens = trainer.accelerator.reduce(share, "sum").tolist()
     expected = (sum(e.sequences for e in examples), sum(e.loss_tokens for e in examples))
     if (sequences, loss_tokens) != expected:
         raise StepError(

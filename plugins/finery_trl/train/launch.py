@@ -123,13 +123,14 @@ def _plugin_files() -> list[Path]:
 
 def _command(step: "Training") -> list[str]:
     assert step.launch is not None
-    processes, config = step.processes, step.launch.config
+    processes, config, deepspeed = step.processes, step.launch.config, step.launch.deepspeed
     if config is None:
         launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     else:
         launcher = ["accelerate.commands.launch", f"--config_file={config.path}"]
         # 0 is any free port. The default port is the same for all trainings of a machine.
         launcher += [f"--num_processes={processes}", "--main_process_port=0"]
+        launcher += [f"--deepspeed_config_file={deepspeed.path}"] if deepspeed is not None else []
     return [sys.executable, "-m", *launcher, "-m", "finery_trl.train.launch"]
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from finery_trl.settings import Training
 
 TARGETS = "finery_trl.model.targets:check_targets"
+LENGTHS = "finery_trl.model.context:check_rows"
 WATCHED = "finery_trl.preflight:check_watched"
 REMARKS = "finery_trl.rows.remarks:Remarks"
 SUMMARY = "finery_trl.rows.summary:summary"
@@ -65,6 +66,7 @@ def run(step: "Training", job: Job) -> Model:
     load_reference(WATCHED)(step, job)
     for name, examples in zip(("rows", "validation"), rows, strict=True):
         if examples is not None:
+            load_reference(LENGTHS)(name, examples, step.model)
             job.log(load_reference(SUMMARY)(name, examples).line())
     schedule = Schedule.of_rows(step, rows.learned, job)
     for note in load_reference(NOTES)(step, schedule, tokens):
@@ -204,6 +206,7 @@ def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, j
         rows.learned,
         rows.held_out,
         callback,
+        grouped=schedule.grouped,
         model=model.model,
         args=on_one_gpu(
             config(**_arguments(step, schedule, dtype, model.accelerators, job.seed), **own)
@@ -238,7 +241,8 @@ def _arguments(
         "lr_scheduler_type": step.lr_scheduler_type,
         "warmup_steps": step.warmup(schedule.steps),
         "per_device_train_batch_size": schedule.size,
-        "per_device_eval_batch_size": schedule.size,
+        # A process that validates on all rows has the batches of a training in one process.
+        "per_device_eval_batch_size": schedule.grouped if step.compares else schedule.size,
         "gradient_accumulation_steps": schedule.accumulated,
         "weight_decay": step.weight_decay,
         "max_grad_norm": step.max_grad_norm,

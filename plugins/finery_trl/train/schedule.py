@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 class Schedule(NamedTuple):
     """How a training processes its rows.
 
-    folder: of its checkpoints. size: rows in memory per process. accumulated: batches per process
-    in an optimizer step. epoch_steps, steps: optimizer steps per epoch, and in all. longest: tokens
-    of the longest row. validate: optimizer steps between validations. stop: the optimizer step to
-    stop after, for another training to go on from; by default the last one.
+    folder: of its checkpoints. size: rows in memory per process. grouped: rows per batch of the
+    order, which is that of one process however many train. accumulated: batches per process in an
+    optimizer step. epoch_steps, steps: optimizer steps per epoch, and in all. longest: tokens of
+    the longest row. validate: optimizer steps between validations. stop: the optimizer step to stop
+    after, for another training to go on from; by default the last one.
     """
 
     folder: Path
     size: int
+    grouped: int
     accumulated: int
     epoch_steps: int
     steps: int
@@ -51,6 +53,7 @@ class Schedule(NamedTuple):
         return cls(
             folder=job.scratch / "checkpoints",
             size=size,
+            grouped=step.batch_size(longest, processes=1),
             accumulated=accumulated,
             epoch_steps=epoch_steps,
             steps=steps,

@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
@@ -18,8 +18,8 @@ from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-from finery_trl.rows.example import NO_LOSS, Proven
-from finery_trl.rows.order import GroupedOrder
+from finery_trl.rows.example import NO_LOSS, Example, Proven
+from finery_trl.rows.order import GroupedOrder, missing_rows
 from finery_trl.train import sharing
 from finery_trl.train.callback import Callback
 
@@ -29,24 +29,41 @@ class Reproducible:
 
     Rows are verified before and come in the order of `GroupedOrder`, nothing but checkpoints
     is written or sent, and `Callback` decides what happens after each optimizer step.
+
+    args: of the trainer. grouped: rows per batch of the order. fills: whether rows without loss
+    follow the last rows of an epoch, so that several processes have batches of equal size;
+    otherwise accelerate repeats rows. fillers: these rows.
     """
+
+    fills: ClassVar[bool] = False
 
     def __init__(
         self,
         examples: Sequence[Proven],
         held_out: Sequence[Proven] | None,
         callback: Callback,
+        *,
+        args: Any,
+        grouped: int,
         **arguments: Any,
     ) -> None:
         self._examples = examples
+        self._grouped = grouped
+        self._processes = args.world_size
+        self.fillers = self._fillers(examples, args.per_device_train_batch_size)
         self._shares = False
         self._callback = callback
         # Sorted, to need less padding; a mean doesn't depend on the order.
         self._held_out = sorted(held_out or [], key=lambda e: -e.size)
+        validated = [
+            *self._held_out, *self._fillers(self._held_out, args.per_device_eval_batch_size)
+        ]  # fmt: skip
+        self._validated = len(validated)
         trainer: Any = super()
         trainer.__init__(
-            train_dataset=_as_dataset(examples),
-            eval_dataset=_as_dataset(self._held_out) if held_out else None,
+            train_dataset=_as_dataset([*examples, *self.fillers]),
+            eval_dataset=_as_dataset(validated) if held_out else None,
+            args=args,
             callbacks=[callback],
             **arguments,
         )
@@ -75,9 +92,16 @@ class Reproducible:
         return dataset
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        args: Any = self.args  # type: ignore[attr-defined]
+        seed: int = self.args.seed  # type: ignore[attr-defined]
         sizes = [e.size for e in self._examples]
-        return GroupedOrder(sizes, args.per_device_train_batch_size, args.seed, self._prompts())
+        return GroupedOrder(sizes, self._grouped, seed, self._prompts(), fillers=len(self.fillers))
+
+    def _fillers(self, rows: Sequence[Proven], size: int) -> list[Proven]:
+        """Rows without loss that follow `rows`. size: of the batches of a process."""
+        if not self.fills or not rows:
+            return []
+        filler = Example("", rows[0].columns()["input_ids"][:2], [NO_LOSS] * 2)
+        return [filler] * missing_rows(len(rows), size, self._processes)
 
     def _prompts(self) -> list[Sequence[int]] | None:
         """What precedes the first answer of each row, if batches compute it once."""
@@ -97,6 +121,8 @@ class SftTrainer(Reproducible, SFTTrainer):
     entropy and accuracy that TRL also takes from it, for which the CPU waits in every batch.
     """
 
+    fills = True
+
     def __init__(
         self,
         examples: Sequence[Proven],
@@ -104,9 +130,9 @@ class SftTrainer(Reproducible, SFTTrainer):
         *rest: Any,
         **named: Any,
     ) -> None:
-        if held_out:
-            self._held_out_mean = sum(e.loss_tokens for e in held_out) / len(held_out)
         super().__init__(examples, held_out, *rest, **named)
+        if held_out:
+            self._held_out_mean = sum(e.loss_tokens for e in held_out) / self._validated
         causal = _causal_model(self.model)
         self._can_choose_logits = _can_choose_logits(causal)
         longest = max(e.size for e in [*examples, *(held_out or [])])
@@ -173,14 +199,19 @@ class SftTrainer(Reproducible, SFTTrainer):
     def _logits_and_targets(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """Logits [rows, tokens, vocabulary] and, flat, the tokens to predict there."""
         ids, labels = inputs["input_ids"], inputs["labels"]
-        if self._shares and "attention_mask" in inputs:
+        if self._shares and "attention_mask" in inputs and not self._has_fillers(labels):
             layout = sharing.Layout.of(ids, inputs["attention_mask"], labels)
             return sharing.logits_of(model, layout), layout.targets
         targets = labels[:, 1:]
         columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
+        if not len(columns):  # gradients must exist in each process, even if they are zero
+            columns = columns.new_zeros(1)
         unlabelled = {k: v for k, v in inputs.items() if k != "labels"}
         logits = model(**unlabelled, use_cache=False, logits_to_keep=columns).logits
         return logits, targets[:, columns].flatten()
+
+    def _has_fillers(self, labels: Any) -> bool:
+        return self._processes > 1 and bool((labels == NO_LOSS).all(dim=1).any())
 
     def _uses_fused_head(self) -> bool:
         return self._uses_trl_loss() or self._is_on_gpu() or not self._can_choose_logits
@@ -195,7 +226,11 @@ class SftTrainer(Reproducible, SFTTrainer):
 
 
 class Comparing(Reproducible):
-    """Mixin for the trainers that compare with a reference."""
+    """Mixin for the trainers that compare with a reference.
+
+    Their losses are means over the rows of a batch, in which rows without loss would count. So
+    each process validates on all rows: a mean over processes with unequal shares would be another.
+    """
 
     def __init__(self, *rest: Any, **named: Any) -> None:
         super().__init__(*rest, **named)
@@ -206,11 +241,27 @@ class Comparing(Reproducible):
                 if model is not None and _can_choose_logits(_causal_model(model)):
                     self._shares |= _score_only_answers(_causal_model(model), longest)
 
+    def get_eval_dataloader(self, *rest: Any, **named: Any) -> Any:
+        """All batches, instead of those of this process."""
+        trainer: Any = super()
+        loader = trainer.get_eval_dataloader(*rest, **named)
+        if self._processes > 1:
+            shard = loader.batch_sampler
+            shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
+        return loader
+
+    def evaluation_loop(self, *rest: Any, **named: Any) -> Any:
+        """Count the loss of each batch once, although all processes compute it."""
+        gather: Any = self.accelerator.gather_for_metrics  # type: ignore[attr-defined]
+        self.gather_function = lambda losses: gather(losses)[: len(losses)]
+        trainer: Any = super()
+        return trainer.evaluation_loop(*rest, **named)
+
     def log(self, logs: dict[str, float], *rest: Any) -> None:
         """Average validation metrics over rows, not over batches: the last batch may be smaller."""
         trainer: Any = self
         for values in trainer._metrics["eval"].values():
-            size = trainer.args.per_device_eval_batch_size * trainer.accelerator.num_processes
+            size = trainer.args.per_device_eval_batch_size
             if len(values) > 1 and not trainer.model.training:
                 last = len(self._held_out) - size * (len(values) - 1)
                 mean = (size * sum(values[:-1]) + last * values[-1]) / len(self._held_out)

@@ -27,7 +27,8 @@ def count_gpus() -> int:
 def automatic(step: "Training") -> int:
     """Processes for `auto`: one per visible GPU, as far as they divide the effective batch."""
     batches = step.effective_batch_size // (step.per_device_train_batch_size or 1)
-    return next(n for n in range(max(1, count_gpus()), 0, -1) if batches % n == 0)
+    most = min(count_gpus(), step.effective_batch_size // step.fewest_rows)
+    return next(n for n in range(max(1, most), 0, -1) if batches % n == 0)
 
 
 def check_processes(step: "Training") -> None:

@@ -8,12 +8,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import StepError, UsageError
+from finery import OneFile, StepError, UsageError
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
 
 CONFIG = "launch.config"
+FILE = "deepspeed_config_file"
+"""Accelerate's name for a file for DeepSpeed. finery would see no change of a file named there."""
 ZERO_2 = "zero_stage: 2, or FSDP with fsdp_version: 2 and fsdp_state_dict_type: FULL_STATE_DICT"
 
 
@@ -64,6 +66,11 @@ def _problems(config: Mapping[str, Any], step: "Training") -> Iterator[Problem]:
         yield from _fsdp_problems(config.get("fsdp_config") or {}, step)
     elif kind == "DEEPSPEED":
         yield from _deepspeed_problems(config.get("deepspeed_config") or {}, step)
+    if kind != "DEEPSPEED" and _file(step) is not None:
+        yield Problem(
+            f"distributed_type is {kind or 'missing'}, so launch.deepspeed would be ignored",
+            "distributed_type: DEEPSPEED, or remove launch.deepspeed",
+        )
 
 
 def _fsdp_problems(fsdp: Mapping[str, Any], step: "Training") -> Iterator[Problem]:
@@ -90,7 +97,13 @@ def _fsdp_problems(fsdp: Mapping[str, Any], step: "Training") -> Iterator[Proble
 
 
 def _deepspeed_problems(deepspeed: Mapping[str, Any], step: "Training") -> Iterator[Problem]:
-    stage, gathers = _zero(deepspeed)
+    if deepspeed.get(FILE):
+        yield Problem(
+            f"{FILE} names a file that isn't in the recipe, so a change of it would not repeat the "
+            "training",
+            f"remove {FILE}, and add the file to the recipe: launch.deepspeed: {deepspeed[FILE]}",
+        )
+    stage, gathers = _zero(deepspeed, _file(step))
     if stage != 3:
         return
     if step.lora is not None:
@@ -107,15 +120,17 @@ def _deepspeed_problems(deepspeed: Mapping[str, Any], step: "Training") -> Itera
         )
 
 
-def _zero(deepspeed: Mapping[str, Any]) -> tuple[int, bool]:
+def _file(step: "Training") -> OneFile | None:
+    return None if step.launch is None else step.launch.deepspeed
+
+
+def _zero(deepspeed: Mapping[str, Any], file: OneFile | None) -> tuple[int, bool]:
     """(stage, whether checkpoints contain the whole weights); 0 if a file can't be read here."""
-    file = deepspeed.get("deepspeed_config_file")
-    if not file:
+    if file is None:
         gathers = str(deepspeed.get("zero3_save_16bit_model", False)).lower() == "true"
         return int(deepspeed.get("zero_stage", 2)), gathers
     try:
-        with open(file, encoding="utf-8") as opened:
-            zero = json.load(opened).get("zero_optimization") or {}
+        zero = json.loads(file.path.read_text(encoding="utf-8")).get("zero_optimization") or {}
     except (OSError, ValueError, AttributeError):
         return 0, True  # DeepSpeed's own error says what is wrong with it
     return int(zero.get("stage", 0)), bool(zero.get("stage3_gather_16bit_weights_on_model_save"))

@@ -221,6 +221,7 @@ evaluate:
 """
 
 
+@pytest.mark.slow
 def test_baselines_slices_and_all_metrics_are_compared(tmp_path: Path) -> None:
     """The baseline knows both fields by their words, the training half of the rows by heart."""
     t = Project(tmp_path)

@@ -176,6 +176,7 @@ def finery_steps():
 """
 
 
+@pytest.mark.slow
 def test_lengths_are_in_tokens_of_the_model_that_is_trained(project: MakeProject) -> None:
     from tiny_llama import tiny_tokenizer
 

@@ -372,6 +372,7 @@ def busy() -> float:
     return used.ru_utime + used.ru_stime
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_rows_answer_in_seconds(project: MakeProject) -> None:
     recipe = """\
 finery: 1

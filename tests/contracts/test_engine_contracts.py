@@ -133,6 +133,7 @@ class TestNearestEngine(EngineContract):
         return _learned(Nearest, folder)
 
 
+@pytest.mark.slow
 class TestLinearEngine(EngineContract):
     """The engine of `baseline-linear`."""
 

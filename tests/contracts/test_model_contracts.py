@@ -73,6 +73,7 @@ class TestLlamaBundle(StepContract):
         return LlamaBundle(gguf=gguf, name="tiny")
 
 
+@pytest.mark.slow
 @needs_llama_server
 class TestServeCheck(StepContract):
     """serve.check, with eval.exact inside."""
@@ -84,6 +85,7 @@ class TestServeCheck(StepContract):
         return Check(models=[model], rows=dataset(folder / "rows", ROWS[:3]), judge=judge)
 
 
+@pytest.mark.slow
 class TestVllmBundle(StepContract):
     """vllm.bundle, of one tiny adapter."""
 

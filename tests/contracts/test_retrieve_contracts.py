@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from answering import bundled, retrieving
 from llama_server import needs_llama_server
 from serving import gguf_model
@@ -82,6 +83,7 @@ class TestRetrieving(EngineContract):
         return model
 
 
+@pytest.mark.slow
 @needs_llama_server
 class TestCheck(StepContract):
     """retrieve.check, of a bundle with a tiny GGUF."""

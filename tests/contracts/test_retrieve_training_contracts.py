@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from asking import chunk_rows, index_of, question_row
 from tiny_llama import tiny_counter
 
@@ -22,6 +23,7 @@ def given(folder: Path) -> dict[str, Any]:
     return {"rows": rows, "index": index_of(folder, chunk_rows(ROOMS), tokenizer=tokenizer)}
 
 
+@pytest.mark.slow
 class TestRaft(StepContract):
     """synth.raft."""
 
@@ -32,6 +34,7 @@ class TestRaft(StepContract):
         return Raft(**{**own, "rows": [own["rows"]]})
 
 
+@pytest.mark.slow
 class TestRetrieval(StepContract):
     """eval.retrieval."""
 
@@ -43,6 +46,7 @@ class TestRetrieval(StepContract):
         return Retrieval(indices=[own["index"], other], rows=own["rows"])
 
 
+@pytest.mark.slow
 class TestGrounded(StepContract):
     """eval.grounded."""
 

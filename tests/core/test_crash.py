@@ -73,6 +73,7 @@ def at(folder: Path, files: dict[str, str]) -> Project:
     return made
 
 
+@pytest.mark.slow
 def test_a_build_killed_at_any_moment_is_taken_up_by_the_next(tmp_path: Path) -> None:
     files = {"recipe.yaml": quick_recipe(), "rows.txt": "a\nb\n"}
     clean, t = at(tmp_path / "clean", files), at(tmp_path / "killed", files)

@@ -141,6 +141,7 @@ db.execute("BEGIN " + sys.argv[2]); print(flush=True); sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exclusively", [False, True])
 def test_a_locked_database_is_called_locked_by_its_process(
     built: Project, exclusively: bool

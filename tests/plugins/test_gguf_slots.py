@@ -77,6 +77,7 @@ def test_a_row_that_cannot_be_answered_stops_no_other(tiny: Path) -> None:
     assert [found[0], found[2]] == streamed(engine(tiny), TALKS[:2])
 
 
+@pytest.mark.slow
 def test_rows_of_different_sizes(tiny: Path) -> None:
     longer = [{"role": "user", "content": "x" * 600}]
     talks = [TALKS[0], longer, TALKS[1], longer, TALKS[2]]

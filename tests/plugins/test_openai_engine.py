@@ -814,6 +814,7 @@ def test_what_was_asked_is_not_asked_again(taught: Callable[..., Project], serve
     assert set(server.counts().values()) == {2}  # once by each model
 
 
+@pytest.mark.slow
 def test_what_answers_cost_stays_visible(taught: Callable[..., Project], server: Server) -> None:
     made = taught(20)
     made.edit("recipe.yaml", "api_key:", "price: {input: 1000, output: 1000}, api_key:")
@@ -864,6 +865,7 @@ def test_a_key_that_is_not_set_is_said_before_anything_is_asked(
     assert server.calls == []
 
 
+@pytest.mark.slow
 def test_a_key_in_an_address_is_not_shown(taught: Callable[..., Project], server: Server) -> None:
     addresses = [
         f"host/v1{q}" for q in ("?api_key=5ecret", "?v=1&x-token=5ecret", "?v=1;key=5ecret")

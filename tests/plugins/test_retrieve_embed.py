@@ -421,6 +421,7 @@ def documents(first: int, count: int) -> dict[str, str]:
     return {f"docs/{n:03}.md": f"# Part {n}\n\nUse part{n} often.\n" for n in range(first, count)}
 
 
+@pytest.mark.slow
 def test_ten_new_documents_cost_ten_embeddings(
     project: MakeProject, server: EmbeddingServer
 ) -> None:

@@ -127,6 +127,7 @@ def standin(built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return str(tmp_path)
 
 
+@pytest.mark.slow
 @needs_llama_server
 def test_a_folder_is_served_by_ollama(built: Project, standin: str) -> None:
     with served(built, "shipped", "--port", "0") as (client, facts, process):
@@ -139,6 +140,7 @@ def test_a_folder_is_served_by_ollama(built: Project, standin: str) -> None:
     assert running(standin) == []
 
 
+@pytest.mark.slow
 @needs_llama_server
 def test_it_chats(built: Project, standin: str) -> None:
     process = built.start("chat", "shipped", "--max-tokens", "4", stdin=subprocess.PIPE)

@@ -139,6 +139,7 @@ def test_its_messages_and_views_are_outside_the_key(t: Project) -> None:
     assert "words" in t.ran()
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contracts_of_steps_and_engines(site: Path) -> None:
     """The plugin's own tests, which inherit `StepContract` and `EngineContract`."""
     env = {

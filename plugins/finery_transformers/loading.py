@@ -325,6 +325,7 @@ def _merge(under: "PreTrainedModel", adapter: Model) -> "PreTrainedModel":
     if adapter.meta.get("merge") == "dequantized":
         _round_to_4_bits(under, **adapter.meta["quantization"])
     tuned = load_adapter(under, adapter)
+    _untie(tuned.get_base_model())
     with quiet(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "already merged", of layers merged here
         for layer in tuned.modules():
@@ -333,6 +334,28 @@ def _merge(under: "PreTrainedModel", adapter: Model) -> "PreTrainedModel":
         merged: Any = tuned.merge_and_unload()
     merged.eval().requires_grad_(True)  # PEFT froze the parameters
     return merged  # type: ignore[no-any-return]
+
+
+def _untie(model: Any) -> None:
+    """Give the output layer weights of its own if an adapter changes it or the embedding.
+
+    Many small models share these weights. In a training, the adapter changes one of the layers, but
+    a sum in shared weights would change both.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [model.get_output_embeddings(), model.get_input_embeddings()]
+    if not any(isinstance(layer, BaseTunerLayer) for layer in layers):
+        return
+    plain: list[Any] = [
+        layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in layers
+    ]
+    head, embedding = plain
+    if head is not None and head.weight is embedding.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False
 
 
 def _round_to_4_bits(model: "PreTrainedModel", kind: str, double: bool) -> None:

@@ -9,7 +9,13 @@ from tiny_gguf import write_tiny_gguf
 from tiny_llama import CHATML, tiny_llama, tiny_tokenizer
 
 from finery import Model, StepError
-from finery_transformers.loading import load_merged, load_model, load_tokenizer, template_arguments
+from finery_transformers.loading import (
+    load_adapter,
+    load_merged,
+    load_model,
+    load_tokenizer,
+    template_arguments,
+)
 
 
 @pytest.fixture
@@ -17,16 +23,18 @@ def tiny(tmp_path: Path) -> Model:
     return tiny_llama(tmp_path / "tiny")
 
 
-def adapter(base: Model, folder: Path, seed: int = 1) -> Model:
+def adapter(
+    base: Model, folder: Path, seed: int = 1, layers: str | list[str] = "all-linear"
+) -> Model:
     """A random adapter, on all linear layers of `base`."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=layers, task_type="CAUSAL_LM")
     model = get_peft_model(load_model(base, torch.float32), config)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "lora_embedding_A" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(str(folder))
     return Model(folder, meta={"format": "adapter"}, refs={"base": base})
@@ -59,6 +67,25 @@ def test_merging_adds_in_fp32_and_rounds_once(tmp_path: Path, tiny: Model) -> No
     base = weight(load_model(tiny, torch.bfloat16))
     merged, _ = load_merged(learned)
     assert torch.equal(weight(merged), (base.float() + delta).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
+def test_merging_changes_only_one_of_two_layers_with_the_same_weights(
+    tmp_path: Path, tiny: Model, layer: str
+) -> None:
+    import torch
+
+    ids = torch.arange(8)[None]
+    learned = adapter(tiny, tmp_path / "a", layers=[layer])
+    merged = load_model(learned, torch.float32)
+    with torch.no_grad():
+        trained = load_adapter(load_model(tiny, torch.float32), learned)(input_ids=ids).logits
+        assert not torch.allclose(load_model(tiny, torch.float32)(input_ids=ids).logits, trained)
+        torch.testing.assert_close(merged(input_ids=ids).logits, trained)
+        merged.save_pretrained(str(tmp_path / "saved"))
+        saved = Model(tmp_path / "saved", meta={"format": "transformers"})
+        again = load_model(saved, torch.float32)(input_ids=ids).logits
+        torch.testing.assert_close(again, trained)
 
 
 def test_an_adapter_on_an_adapter_is_merged_onto_what_it_was_trained_on(

@@ -236,14 +236,29 @@ def _library_error() -> type[Exception]:
 
 def _labelled(features: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """A function that makes columns from a record: plain values, classes by name."""
-    classes = {name: f.names for name, f in features.items() if hasattr(f, "int2str") and f.names}
+    classes = {name: names for name, f in features.items() if (names := _class_names(f))}
 
     def tell(record: Mapping[str, Any]) -> dict[str, Any]:
         columns = {name: without_nulls(plain(value)) for name, value in record.items()}
         for name, names in classes.items():
-            value = columns.get(name)
-            if isinstance(value, int):
-                columns[name] = names[value] if 0 <= value < len(names) else None
+            if name in columns:
+                columns[name] = _named(columns[name], names)
         return columns
 
     return tell
+
+
+def _class_names(feature: Any) -> Sequence[str]:
+    """The names of a feature's classes, also of a list of classes; empty if it has none."""
+    while (inner := getattr(feature, "feature", None)) is not None:
+        feature = inner
+    return feature.names or () if hasattr(feature, "int2str") else ()
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    """The name of a class, or a list of names; other values as they are."""
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    if isinstance(value, int):
+        return names[value] if 0 <= value < len(names) else None
+    return value

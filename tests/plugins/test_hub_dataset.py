@@ -275,6 +275,24 @@ def test_a_script_is_never_run(call: Caller) -> None:
     assert "finery never runs a data set's code" in error["what"]
 
 
+def test_lists_of_classes_become_lists_of_names() -> None:
+    from datasets import (  # type: ignore[import-untyped]
+        ClassLabel,
+        Features,
+        List,
+        Value,
+    )
+
+    from finery_hub.rows import _labelled
+
+    kinds = ClassLabel(names=["billing", "shipping"])
+    features = Features({"many": List(kinds), "one": kinds, "numbers": List(Value("int64"))})
+    record = {"many": [1, 0, None], "one": 1, "numbers": [1, 0], "new": [1]}
+    assert _labelled(features)(record) == {
+        "many": ["shipping", "billing", None], "one": "shipping", "numbers": [1, 0], "new": [1],
+    }  # fmt: skip
+
+
 def test_images_are_left_out(call: Caller) -> None:
     card = b"""---
 dataset_info:

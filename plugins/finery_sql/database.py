@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from finery import DataError, StepError, shown
+from finery import DataError, StepError, UsageError, shown
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import Record
 from finery.rows.tables.values import plain
@@ -42,14 +42,7 @@ class Database:
     @classmethod
     def file(cls, path: Path, query_file: str | None) -> "Database":
         """A SQLite file, as it is on the disk."""
-        journal = path.with_name(f"{path.name}-wal")
-        if journal.exists() and journal.stat().st_size:
-            raise DataError(
-                f"the database has changes that are only in {journal.name}, not yet in its file",
-                where=shown(path),
-                fix="stop the program that writes it, or run: sqlite3 "
-                f"{path.name} 'PRAGMA wal_checkpoint(TRUNCATE)'",
-            )
+        check_journal(path, shown(path))
         return cls(_sqlite(path), shown(path), query_file)
 
     @classmethod
@@ -108,6 +101,27 @@ class Database:
                 fix=f"rename one of them: AS other_{twice[0]}",
             )
         return names
+
+
+def journal_of(path: Path) -> Path:
+    """Where SQLite writes changes before they are in its file."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def check_journal(path: Path, where: str) -> None:
+    """Raise `UsageError` for a SQLite file that may lack changes. where: how the error calls it."""
+    journal = journal_of(path)
+    try:
+        size = journal.stat().st_size
+    except OSError:
+        return
+    if size:
+        raise UsageError(
+            f"the database has changes that are only in {journal.name}, not yet in its file",
+            where=where,
+            fix="stop the program that writes it, or run: sqlite3 "
+            f"{path.name} 'PRAGMA wal_checkpoint(TRUNCATE)'",
+        )
 
 
 def library() -> Any:

@@ -81,6 +81,20 @@ class SqlQuery(
         if self.query is not None:
             self._check_parameters(self.query, "query")
 
+    def check_files(self) -> None:
+        """Raise `UsageError` for a SQLite file that may lack changes."""
+        from finery_sql.database import check_journal
+
+        if self.path is not None:
+            check_journal(self.path.path, "path")
+
+    def key_files(self) -> list[str]:
+        """Where SQLite writes changes that aren't in its file yet, so that they are noticed."""
+        from finery_sql.database import journal_of
+
+        files = [] if self.path is None else self.path.paths
+        return [str(journal_of(file).absolute()) for file in files]
+
     def variables(self) -> tuple[str, ...]:
         """The variable with the database's URL."""
         return (self.url,) if self.url and NAME.fullmatch(self.url) else ()

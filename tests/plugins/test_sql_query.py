@@ -334,6 +334,22 @@ def test_a_sqlite_file_by_path_is_hashed_as_any_file(made: Project) -> None:
     assert made.ran() == ["tickets"]
 
 
+def test_changes_outside_the_file_stop_a_build_with_cached_rows(made: Project) -> None:
+    change(made.folder / "t.db", "PRAGMA journal_mode = WAL")
+    made.edit("recipe.yaml", "url: TICKETS", "path: t.db")
+    assert made.ran() == ["tickets"]
+    assert made.ran() == []
+    db = sqlite3.connect(made.folder / "t.db")
+    db.execute("UPDATE tickets SET body = 'other'")
+    db.commit()
+    ran = made.run("build")
+    assert ran.code == 2
+    assert "changes that are only in t.db-wal" in ran.err
+    db.close()
+    assert made.ran() == ["tickets"]
+    assert said(made.rows("tickets"))[0] == "other even"
+
+
 def test_a_query_file_is_part_of_the_key(made: Project) -> None:
     text = (made.folder / "recipe.yaml").read_text()
     query = text[text.index("    query: |") : text.index("    columns")]

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _PARAGRAPH = re.compile(r"\S.*?(?=\n[ \t\f]*\n|\Z)", re.DOTALL)
-_FRONT_MATTER = re.compile(r"---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_FRONT_MATTER = re.compile(
+    r"---[ \t]*\n(?![ \t]*\n)(?:.*?\n)??(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL
+)
+"""As in Pandoc, a line of dashes before an empty line is a ruler."""
 _KINDS: dict[str, Kind] = {
     "fence": "lines",
     "code_block": "lines",

@@ -117,6 +117,18 @@ def test_code_and_tables_are_whole_where_they_fit() -> None:
     assert "| a | b |\n| - | - |\n| 1 | 2 |" in split(document, 60)
 
 
+@pytest.mark.parametrize(("text", "beginning"), [
+    ("---\ntitle: x\n\nby: me\n---\nBody\n", "Body"),
+    ("---\n---\nBody\n\n---\n\nMore\n", "Body"),
+    ("---\n\nBody\n\n---\n\nMore\n", "---"),
+])  # fmt: skip
+def test_only_front_matter_is_left_out(text: str, beginning: str) -> None:
+    document = read_markdown(text.encode())
+    first = document.blocks[0]
+    assert document.text[first.start : first.end] == beginning
+    assert "Body" in [document.text[b.start : b.end] for b in document.blocks]
+
+
 def test_what_is_too_long_is_split_at_lines_sentences_and_words() -> None:
     code = "```\n" + "".join(f"    line {i}\n" for i in range(30)) + "```"
     assert all(re.match(r"    line|```", c) for c in split(read_markdown(code.encode()), 60))

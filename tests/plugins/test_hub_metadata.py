@@ -7,6 +7,7 @@ import pytest
 
 from finery import Model
 from finery_hub.card import facts as f
+from finery_hub.card.card import card
 from finery_hub.card.licenses import metadata
 from finery_hub.card.metadata import Benchmark, Target, eval_results, front_matter
 from finery_hub.push.files import Placed
@@ -119,6 +120,20 @@ def test_an_untrained_gguf_is_a_quantisation() -> None:
     untrained = f.Facts(**{**known, "trainings": []})
     meta = front_matter(untrained, placed("gguf"), Target("acme/x"))
     assert meta["base_model_relation"] == "quantized"
+
+
+def card_of(made: f.Facts, places: list[Placed]) -> str:
+    return card(made, places, [], Target("acme/x", recipe=False))
+
+
+def test_the_card_loads_no_stacked_adapter_on_the_base_alone() -> None:
+    (alone,) = placed()
+    assert '"org/base",' in card_of(facts(), [alone])
+    under = Model(Path(), meta={"format": "adapter"})
+    model = Model(Path(), meta={"format": "adapter"}, refs={"base": under})
+    text = card_of(facts(), [alone._replace(artifact=model)])
+    assert '"org/base",' not in text
+    assert "holds org/base with the first adapter merged into it, which isn't on the hub" in text
 
 
 @pytest.mark.parametrize(("name", "fields"), [

@@ -158,6 +158,11 @@ def _transformers(placed: Placed, facts: Facts, target: Target) -> Iterator[str]
 def _base_lines(placed: Placed, facts: Facts) -> list[str]:
     """The lines that load an adapter's base."""
     base = next(iter(facts.bases.get(placed.name, [])), None)
+    known = base.name or base.step if base else "the base model"
+    under = placed.artifact.refs.get("base")
+    if under is not None and under.meta.get("format") == "adapter":
+        # On the base alone, PEFT would load it without an error and answer without the first one.
+        base, known = None, f"{known} with the first adapter merged into it"
     name = base.repo if base and base.repo else "FOLDER_OF_THE_BASE"
     arguments = [json.dumps(name)]
     if base and base.repo and base.revision:
@@ -167,7 +172,6 @@ def _base_lines(placed: Placed, facts: Facts) -> list[str]:
         arguments.append(f"gguf_file={json.dumps(PurePosixPath(base.file).name)}")
     # transformers multiplies the packed weights of a GGUF in fp32 and would cast back and forth.
     arguments.append(f"dtype=torch.{'float32' if is_gguf else 'bfloat16'}")
-    known = base.name or base.step if base else "the base model"
     note = (
         [] if base and base.repo else [f"# the folder that holds {known}, which isn't on the hub"]
     )

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from finery import Model
@@ -11,6 +12,7 @@ from finery_hub.card.card import card
 from finery_hub.card.licenses import metadata
 from finery_hub.card.metadata import Benchmark, Target, eval_results, front_matter
 from finery_hub.push.files import Placed
+from finery_hub.push.gather import _scores
 
 hub = pytest.importorskip("huggingface_hub", reason="needs the package huggingface-hub")
 
@@ -134,6 +136,18 @@ def test_the_card_loads_no_stacked_adapter_on_the_base_alone() -> None:
     text = card_of(facts(), [alone._replace(artifact=model)])
     assert '"org/base",' not in text
     assert "holds org/base with the first adapter merged into it, which isn't on the hub" in text
+
+
+def test_a_metric_that_is_no_share_is_no_percentage() -> None:
+    scores = [*_scores({"accuracy": 0.5, "margin": 0.35}, {"margin": (-0.1, 0.8)}, ["margin"])]
+    made = facts()
+    judged = [f.Judged("sft", "a" * 64, scores)]
+    made = msgspec.structs.replace(
+        made, evaluations=[msgspec.structs.replace(made.evaluations[0], judged=judged)]
+    )
+    text = card_of(made, placed())
+    assert "| accuracy | 50.0\N{NO-BREAK SPACE}% |" in text
+    assert "| margin | 0.35 |" in text
 
 
 @pytest.mark.parametrize(("name", "fields"), [

@@ -283,7 +283,7 @@ def _model(judged: Judged, pushed: set[str]) -> str:
 
 
 def _value(score: Score) -> str:
-    if not 0 <= score.value <= 1:
+    if not score.is_share or not 0 <= score.value <= 1:
         return f"{score.value:g}"
     text = percent(score.value).replace(" ", NARROW)
     if score.low is None or score.high is None:

@@ -74,12 +74,16 @@ class Dropped(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """A metric of a model, with its 95 % interval where there is one."""
+    """A metric of a model, with its 95 % interval where there is one.
+
+    is_share: whether it is a share, which people read as a percentage.
+    """
 
     metric: str
     value: float
     low: float | None = None
     high: float | None = None
+    is_share: bool = True
 
 
 class Judged(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """How models were made, judged and from which rows: read from a recipe's graph and its outputs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -194,14 +194,17 @@ def _judged(node: Node, report: Mapping[str, Any], results: Results) -> Iterator
         scores, artifact = report["scores"].get(source.ref), results.artifact(*_place(source))
         if scores and artifact:
             intervals = report["intervals"].get(source.ref, {})
-            yield f.Judged(source.ref, artifact.digest, [*_scores(scores, intervals)])
+            unbounded = report["details"].get("unbounded", ())
+            yield f.Judged(source.ref, artifact.digest, [*_scores(scores, intervals, unbounded)])
 
 
-def _scores(scores: Mapping[str, Any], intervals: Mapping[str, Any]) -> Iterator[f.Score]:
+def _scores(
+    scores: Mapping[str, Any], intervals: Mapping[str, Any], unbounded: Collection[str]
+) -> Iterator[f.Score]:
     for metric, value in scores.items():
         if isinstance(value, int | float):
             low, high = intervals.get(metric) or (None, None)
-            yield f.Score(metric, value, low, high)
+            yield f.Score(metric, value, low, high, metric not in unbounded)
 
 
 def _place(source: Source) -> Place:

@@ -9,6 +9,8 @@ import pytest
 from conftest import Project
 from judged import commit, files
 
+from finery.build.project import open_graph
+from finery.compare.revision import _named
 from finery_eval import stats
 
 
@@ -26,6 +28,16 @@ def two_builds(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (t.folder / "rows.jsonl").write_text("".join([*lines[1:], extra]), "utf-8")
     assert t.ran() == ["rows", "sft", "shipped", "test"]
     return t
+
+
+def test_files_are_named_where_the_path_of_the_project_has_brackets(tmp_path: Path) -> None:
+    recipe = tmp_path / "bot [v2]" / "recipe.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text("finery: 1\ndata:\n  a: {use: data.file, path: ['*.jsonl', b.csv]}\n")
+    for name in ("a.jsonl", "b.csv"):
+        (recipe.parent / name).write_text("")
+    named = _named(open_graph(recipe), recipe.parent, recipe.name)
+    assert [*named] == ["a.jsonl", "b.csv"]
 
 
 def diff(project: Project, *words: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -55,6 +55,33 @@ def test_several_outputs_get_a_folder_each_and_one_can_be_named(made: Project) -
     assert [*below(made.folder / "one")] == ["rows-00000.jsonl"]
 
 
+ROWS = "".join(f'{{"prompt": "p{i}", "completion": "c{i}"}}\n' for i in range(20))
+SPLIT = """\
+finery: 1
+name: t
+data:
+  rows: {use: data.file, path: rows.jsonl}
+  split: {use: data.split, rows: rows, test: 0.5, validation: 0, decontaminate: false}
+"""
+
+
+@pytest.mark.parametrize(("args", "what", "fix"), [
+    (["export", "split.validation", "out"], "the last build", "finery build --step split"),
+    (["show", "split.validation"], "the last build", "finery build --step split"),
+    (["show", "split.validation", "--run", "last"], "that build",
+     "name one that it has: split.train, split.test"),
+])  # fmt: skip
+def test_an_output_that_the_recipe_got_after_the_build_is_an_error(
+    args: list[str], what: str, fix: str, built: MakeProject
+) -> None:
+    made = built({"recipe.yaml": SPLIT, "rows.jsonl": ROWS})
+    made.edit("recipe.yaml", "validation: 0,", "validation: 0.2,")
+    ran = made.here(*args)
+    assert ran.code == 2
+    assert f"error: {what} of 'split' has no output 'validation'\n  fix: {fix}\n" in ran.err
+    assert not (made.folder / "out").exists()
+
+
 def test_files_outside_and_bases_are_copied_on_request(made: Project) -> None:
     made.run("export", "base", "base")
     assert below(made.folder / "base") == {"weights": "some words"}

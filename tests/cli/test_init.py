@@ -93,6 +93,19 @@ def test_a_recipe_is_named_after_its_folder_or_as_told(project: MakeProject) -> 
     assert (recipe.name, recipe.data["export"]["ollama"]["name"]) == ("Other", "other")
 
 
+@pytest.mark.parametrize("name", ["2024", "1e5", "Null"])
+def test_a_name_that_yaml_takes_for_something_else_is_quoted(
+    name: str, project: MakeProject
+) -> None:
+    made = project({})
+    made.here("init", name)
+    assert made.here("check", name).code == 0
+    recipe = load(made.folder / name / "recipe.yaml")
+    assert recipe.data["name"] == name
+    assert recipe.data["export"]["ollama"]["name"] == name.lower()
+    assert f"build/{name}/" in (made.folder / name / "README.md").read_text()
+
+
 def test_init_works_in_the_folder_itself(project: MakeProject) -> None:
     made = project({"notes.txt": "mine"})
     ran = made.here("init")

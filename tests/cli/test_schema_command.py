@@ -164,13 +164,30 @@ def test_watch_follows_the_recipe(named: Project) -> None:
 
 
 def test_all_schemas_are_written_and_checked(project: MakeProject) -> None:
-    made = project({"schemas/gone.step.schema.json": "{}", "schemas/README.md": "Hello."})
+    gone = '{"properties": {"use": {}, "needs": {}, "seed": {}, "env": {}}}'
+    made = project({"schemas/gone.step.schema.json": gone, "schemas/README.md": "Hello."})
     count = len(load_plugins().step_types) + 1
     assert made.run("schema", "--all").out == f"{count} schemas in schemas\n"
     names = {p.name for p in (made.folder / "schemas").iterdir()}
     assert {"recipe.schema.json", "data.file.schema.json", "README.md"} <= names
     assert "gone.step.schema.json" not in names
     assert made.run("schema", "--all", "--check").code == 0
+
+
+def test_a_schema_of_the_user_in_the_folder_stays(project: MakeProject) -> None:
+    files = {
+        "schemas/ticket.schema.json": '{"type": "object", "properties": {"use": {}}}',
+        "schemas/draft.schema.json": "{",
+    }
+    made = project(files)
+    assert made.here("schema", "--all").code == 0
+    assert made.here("schema", "--all", "--check").code == 0
+    assert {name: (made.folder / name).read_text() for name in files} == files
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(project: MakeProject) -> None:
+    ran = project({"out": "mine"}).here("schema", "--all", "out")
+    assert (ran.code, ran.err) == (2, "out: error: can't write: File exists\n")
 
 
 def test_stale_schemas_fail_the_check_and_stay(project: MakeProject) -> None:

@@ -119,6 +119,7 @@ def test_a_page_that_a_step_made_is_copied(data: Project) -> None:
     (["pack", "--html"], "pack has no page"),
     (["split", "--html", "build/t/rows/page.html"], "read-only"),
     (["split", "--html", "rows.jsonl/page.html"], "can't write rows.jsonl/page.html"),
+    (["split", "--html", "recipe.yaml"], "recipe.yaml is not a page"),
     (["split", "--html", "--tokenizer", "nomodel"], "there is no model 'nomodel'"),
     (["split", "--tokenizer", "none"], "--tokenizer needs --html"),
     (["--html", "split"], "fix: finery show split --html"),

@@ -31,6 +31,16 @@ def two(tmp_path: Path) -> Path:
     return tmp_path / "elsewhere"
 
 
+def test_brackets_in_the_path_of_the_recipe_are_no_pattern(tmp_path: Path) -> None:
+    top = tmp_path / "bot [v2]"
+    (top / "project/rows/more").mkdir(parents=True)
+    for name in ("rows/a.txt", "rows/more/b.txt"):
+        (top / "project" / name).write_text(name)
+    assert names(top, "rows/*.txt") == ["rows/a.txt"]
+    assert names(top, "**/*.txt") == ["rows/a.txt", "rows/more/b.txt"]
+    assert names(top, f"{tmp_path}/bot*/project/rows/*.txt") == ["rows/a.txt"]
+
+
 def test_files_of_one_name_elsewhere_are_all_found(tmp_path: Path, two: Path) -> None:
     assert names(tmp_path, str(two)) == ["elsewhere/a/x.md", "elsewhere/b/x.md"]
     assert names(tmp_path, f"{two}/**/*.md") == ["elsewhere/a/x.md", "elsewhere/b/x.md"]

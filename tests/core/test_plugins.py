@@ -166,6 +166,19 @@ def test_a_step_type_that_cannot_be_loaded_is_listed_as_broken(t: Project) -> No
     assert "trl.sft" in out
 
 
+def test_a_step_type_that_cannot_be_loaded_stops_no_recipe_without_it(t: Project) -> None:
+    install(t, "odd", PROVIDER.replace("import nosuchlibrary", ""))
+    assert t.run("init", "new").code == 0
+    schema = json.loads((t.folder / "new/recipe.schema.json").read_text())
+    assert "data.file" in schema["$defs"]
+    assert "odd.step" not in schema["$defs"]
+    assert t.run("check", "new").code == 0
+    t.edit("new/recipe.yaml", "baseline.linear", "odd.step")
+    code, _, err = t.run("check", "new")
+    assert code == 2
+    assert "step type 'odd.step' of plugin 'odd' (shop-odd 1.5) can't be loaded" in err
+
+
 def test_a_broken_plugin_that_a_recipe_does_not_use_is_left_out_with_a_warning(t: Project) -> None:
     install(t, "odd", PROVIDER)
     for command in ("check", "plan", "build"):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import MakeProject, Project
+from conftest import LIGHT_STEPS, MakeProject, Project
 from in_process import build
 
 from finery import Step
@@ -52,6 +52,20 @@ def done(t: Project) -> int | None:
     """The stamp's answer."""
     finished = stamp.finished_if_done(t.folder / "recipe.yaml", (), ())
     return None if finished is None else finished.steps
+
+
+def test_a_new_file_is_noticed_where_the_path_of_the_project_has_brackets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "FINE_NS", 20_000_000)
+    monkeypatch.setattr(stamp, "_PATH", tuple(sys.path))
+    made = Project(tmp_path / "bot [v2]")
+    steps = LIGHT_STEPS.read_text(encoding="utf-8")
+    made.write({".git/x": "", "steps.py": steps, "recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
+    keep(made)
+    assert done(made) == 3
+    made.write({"rows/two.txt": "two\n"})
+    assert done(made) is None
 
 
 def blob(t: Project) -> Path:

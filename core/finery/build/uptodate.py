@@ -17,7 +17,7 @@ import time
 import zlib
 from array import array
 from collections.abc import Iterable, Sequence
-from glob import glob
+from glob import escape, glob
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -237,7 +237,7 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
         for files in files_of(node.step).values():
             sources |= {str(path) for path in files.paths}
             named = {str(folder / Path(p).expanduser()) for p in files.patterns}
-            patterns |= named
+            patterns |= {_absolute(p, folder) for p in files.patterns}
             if not all(map(files.requires, files.patterns)):  # so that a new one is noticed
                 sources |= named
     return sources, patterns
@@ -261,6 +261,12 @@ def _stored(build: "Build") -> dict[str, FileState] | None:
         for path in (*blobs, *(path for path, *_ in manifest.external.values())):
             states[path] = file_state(path)
     return states
+
+
+def _absolute(pattern: str, folder: Path) -> str:
+    """A pattern of the recipe for `_matches`. folder: the recipe's, which isn't a pattern."""
+    path = folder / Path(pattern).expanduser()
+    return str(path if path.is_dir() else Path(escape(str(folder))) / Path(pattern).expanduser())
 
 
 def _matches(pattern: str) -> list[str]:

@@ -184,7 +184,11 @@ def _file(graph: Graph, html: str, name: str) -> Path:
 
 
 def write(path: Path, text: str, store: Path) -> Path:
-    """Write a page. Raises `UsageError` inside the store and where writing fails."""
+    """Write a page.
+
+    Raises `UsageError` inside the store, in place of a file that isn't a page, such as a recipe,
+    and where writing fails.
+    """
     if path.resolve().is_relative_to(store.resolve()):
         raise UsageError(
             f"{shown(path)} is in the output of a step, which is read-only",
@@ -192,6 +196,12 @@ def write(path: Path, text: str, store: Path) -> Path:
             fix="choose a file in another folder",
         )
     try:
+        if _is_something_else(path):
+            raise UsageError(
+                f"{shown(path)} is not a page, and finery doesn't overwrite it",
+                where="--html",
+                fix="name an .html file: the word after --html is the page, not the recipe",
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -201,3 +211,12 @@ def write(path: Path, text: str, store: Path) -> Path:
             fix="choose another file",
         ) from error
     return path
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether there is a file that isn't an HTML page."""
+    if path.suffix.lower() in (".html", ".htm") or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(100).lstrip()
+    return bool(start) and not start.startswith(b"<")

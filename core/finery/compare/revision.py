@@ -58,8 +58,9 @@ def _named(graph: Graph, top: Path, recipe: str) -> Iterator[str]:
     for node in graph.nodes.values():
         for files in files_of(node.step).values():
             for pattern in files.patterns:
-                for match in sorted(glob.glob(str(folder / pattern), recursive=True)):
-                    path = os.path.normpath(match)
+                name = str(Path(pattern))
+                for match in sorted(glob.glob(name, root_dir=folder, recursive=True)):
+                    path = os.path.normpath(folder / match)
                     if path.startswith(f"{top}{os.sep}"):
                         yield os.path.relpath(path, top)
 

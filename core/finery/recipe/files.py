@@ -82,7 +82,7 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
     else:
         return [path]
     if any(c in pattern for c in "*?["):
-        return _globbed(path, pattern, folder)
+        return _globbed(pattern, folder)
     raise _Missing(f"there is no file {_short(pattern)}", fix=_path_fix(pattern, path, folder))
 
 
@@ -98,9 +98,9 @@ def _inside(path: Path, pattern: str) -> list[Path]:
     return matches
 
 
-def _globbed(path: Path, pattern: str, folder: Path) -> list[Path]:
+def _globbed(pattern: str, folder: Path) -> list[Path]:
     try:
-        matches = files_matching(path)
+        matches = files_matching(_expanded(pattern), folder)
     except OSError as error:
         raise _unusable(pattern, error) from None
     if not matches:

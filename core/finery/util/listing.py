@@ -31,18 +31,20 @@ def files_inside(top: Path) -> list[Path]:
     return sorted(found)
 
 
-def files_matching(pattern: Path) -> list[Path]:
+def files_matching(pattern: Path, folder: Path) -> list[Path]:
     """All files that a pattern of `glob` finds, sorted. Raises as `files_inside`.
 
+    folder: what a relative pattern starts from; the characters of patterns have no meaning in it.
     `**` follows links to folders. Raises `OSError` if one points to a folder above it.
     """
     if "**" in pattern.parts:
         fixed = itertools.takewhile(lambda part: not set(part) & set("*?["), pattern.parts)
-        top = Path(*fixed)
+        top = folder.joinpath(*fixed)
         _refuse_system(top)
         _refuse_loops(str(top))
     once = re.sub(r"(\*\*/)+", "**/", str(pattern))  # each further one walks all folders again
-    return sorted(_plain(itertools.islice(glob.iglob(once, recursive=True), MOST + 1)))
+    names = itertools.islice(glob.iglob(once, root_dir=folder, recursive=True), MOST + 1)
+    return sorted(_plain(os.path.join(folder, name) for name in names))
 
 
 def _plain(names: Iterable[str]) -> Iterator[Path]:

@@ -51,7 +51,7 @@ def command(
     Each of several outputs gets a folder of its own in DIR.
     """
     from finery.build.project import open_graph, open_store, result_of
-    from finery.cli.commands.show import check_step
+    from finery.cli.commands.show import built_output, check_step
     from finery.cli.views import output_of, titled, view_of
     from finery.store.copies import check_target, copy_files, files_of, put_in_place
 
@@ -63,7 +63,9 @@ def command(
     if not fresh:
         text = "not up to date: this is the output of the last build (see `finery plan`)"
         click.secho(text, fg="yellow", err=True)
-    outputs = {step: result.outputs[chosen]} if chosen else titled(name, result.outputs)
+    outputs = titled(name, result.outputs)
+    if chosen:
+        outputs = {step: built_output(graph, result, name, chosen)}
     target = Path(os.path.realpath(folder))
     check_target(store, target, force=force)
     files = {title: files_of(store, m, references=with_base) for title, m in outputs.items()}

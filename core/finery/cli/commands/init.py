@@ -34,6 +34,8 @@ SAMPLE_COLUMNS = {
     "chat": {},
 }
 """Templates over the columns of the sample data, as YAML."""
+NO_TEXTS = ("null", "true", "false")
+"""Words that YAML doesn't read as texts."""
 
 
 @click.command("init")
@@ -84,7 +86,7 @@ def command(
     texts = {
         "recipe.yaml": filled(
             template(task) / "recipe.yaml",
-            name=name,
+            name=_quoted(name),
             path=_quoted(file),
             columns=columns,
             own=data is not None,
@@ -136,8 +138,9 @@ def _place_of(data: Path, folder: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as YAML."""
-    return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text, ensure_ascii=False)
+    """A text as YAML: in quotes where it would be something else, such as 2024."""
+    is_plain = re.fullmatch(r"[A-Za-z][\w./-]*", text) and text.lower() not in NO_TEXTS
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
 def _schema() -> str:

@@ -1,6 +1,8 @@
 """`finery schema`: JSON Schemas for editors and for `schemas/`."""
 
+import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.5
 """Seconds between two looks of `--watch` at the recipe."""
+OF_STEPS = {"use", "needs", "seed", "env"}
+"""Properties that the schemas of all step types have."""
 
 
 @click.command("schema")
@@ -159,18 +163,39 @@ def _all(plugins: "Plugins") -> dict[str, str]:
 
 
 def _write(folder: Path, files: dict[str, str]) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("*.schema.json"):
-        if stale.name not in files:
-            stale.unlink()
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in _written(folder, files).keys() - files.keys():
+            (folder / stale).unlink()
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"can't write: {error.strerror}", where=str(error.filename or folder)
+        ) from error
     click.echo(f"{len(files)} schemas in {folder}")
     return 0
 
 
+def _written(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """The files in a folder that `--all` writes or wrote: name → text. Others aren't finery's."""
+    paths = [path for path in folder.glob("*.schema.json") if path.is_file()]
+    texts = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in paths}
+    return {name: text for name, text in texts.items() if name in files or _is_of_step(text)}
+
+
+def _is_of_step(text: str) -> bool:
+    """Whether this is the schema of a step type, which may be gone by now."""
+    try:
+        schema = json.loads(text)
+    except ValueError:
+        return False
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    return isinstance(properties, dict) and properties.keys() >= OF_STEPS
+
+
 def _check(folder: Path, files: dict[str, str]) -> int:
-    there = {p.name: p.read_text(encoding="utf-8") for p in folder.glob("*.schema.json")}
+    there = _written(folder, files)
     stale = sorted(name for name in {*files, *there} if files.get(name) != there.get(name))
     if stale:
         raise UsageError(

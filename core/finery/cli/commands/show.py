@@ -11,6 +11,7 @@ from finery.errors import UsageError
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
+    from finery.artifact.manifest import Manifest, Result
     from finery.recipe.graph import Graph
     from finery.store.database import Store
 
@@ -152,7 +153,7 @@ def command(
             err=True,
         )
     if output:
-        manifests = {f"{name}.{output}": result.outputs[output]}
+        manifests = {f"{name}.{output}": built_output(graph, result, name, output, run_id)}
     else:
         manifests = titled(name, result.outputs)
     pages = {}
@@ -199,6 +200,23 @@ def check_step(graph: "Graph", name: str, output: str) -> None:
             f"step '{name}' has no output '{output}'",
             fix=did_you_mean(output, [o for o in outputs if o]) or f"write {name}",
         )
+
+
+def built_output(
+    graph: "Graph", result: "Result", name: str, output: str, run_id: str | None = None
+) -> "Manifest":
+    """A step's output in a result. `UsageError` where the recipe got it after that build.
+
+    run_id: of the build, if the user named one.
+    """
+    if output in result.outputs:
+        return result.outputs[output]
+    build = f"finery build {graph.recipe.argument}--step {name}"
+    others = ", ".join(f"{name}.{other}" for other in result.outputs if other) or name
+    raise UsageError(
+        f"{'the last' if run_id is None else 'that'} build of '{name}' has no output '{output}'",
+        fix=build if run_id is None else f"name one that it has: {others}",
+    )
 
 
 def _show_row(

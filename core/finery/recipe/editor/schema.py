@@ -1,10 +1,12 @@
 """The schema of whole recipes: every step type with titles and defaults, as editors show them."""
 
+import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from finery.errors import PluginError
 from finery.fields import FieldInfo
 from finery.recipe.schema import _STEP_KEYS, _TOP, NAME, step_schema
 from finery.recipe.steptypes import StepTypes
@@ -27,15 +29,16 @@ _SECTION_HELP = {
 
 
 def recipe_schema(plugins: StepTypes) -> dict[str, Any]:
-    """The schema of recipes with the step types that are installed."""
+    """The schema of recipes with the step types that are installed and can be loaded."""
+    types = dict(_usable(plugins))
     by_section: dict[str, list[str]] = {section: [] for section in SECTIONS}
-    for name in sorted(plugins.step_types):
-        for section in sections_of(plugins.step_type(name)):
+    for name, cls in types.items():
+        for section in sections_of(cls):
             by_section[section].append(name)
     defs: dict[str, Any] = {}
-    for name in sorted(plugins.step_types):
-        defs |= _definitions(name, plugins.step_type(name))
-        for field, info in nested_fields(plugins.step_type(name)).items():
+    for name, cls in types.items():
+        defs |= _definitions(name, cls)
+        for field, info in nested_fields(cls).items():
             defs |= _nest(defs[name], name, field, info, by_section[info.section], plugins)
     sections = {s: _section_schema(s) for s in by_section}
     defs |= {f"{STEPS}.{s}": _any_step(names) for s, names in by_section.items()}
@@ -49,6 +52,16 @@ def recipe_schema(plugins: StepTypes) -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": defs,
     }
+
+
+def _usable(plugins: StepTypes) -> Iterator[tuple[str, type[Step]]]:
+    """The step types by name. Broken ones are reported by `finery plugins`, and where used."""
+    for name in sorted(plugins.step_types):
+        with contextlib.suppress(PluginError):
+            cls = plugins.step_type(name)
+            step_schema(cls)
+            sections_of(cls)
+            yield name, cls
 
 
 def _definitions(name: str, cls: type[Step], prefix: str = "") -> dict[str, Any]:

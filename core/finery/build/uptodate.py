@@ -253,8 +253,10 @@ def _sources(build: "Build") -> tuple[set[str], set[str], set[str]]:
 
 def _are_those_used(used: Collection[str], matches: Iterable[str]) -> bool:
     """Whether all files that the build used are still there, and no others match by now."""
+    from finery.recipe.files import is_output
+
     return all(map(os.path.exists, used)) and all(
-        path in used or not os.path.isfile(path) for path in matches
+        path in used or not os.path.isfile(path) or is_output(path) for path in matches
     )
 
 

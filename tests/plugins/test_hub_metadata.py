@@ -7,6 +7,7 @@ import pytest
 
 from finery import Model
 from finery_hub.card import facts as f
+from finery_hub.card.card import card
 from finery_hub.card.licenses import metadata
 from finery_hub.card.metadata import Benchmark, Target, eval_results, front_matter
 from finery_hub.push.files import Placed
@@ -119,6 +120,15 @@ def test_an_untrained_gguf_is_a_quantisation() -> None:
     untrained = f.Facts(**{**known, "trainings": []})
     meta = front_matter(untrained, placed("gguf"), Target("acme/x"))
     assert meta["base_model_relation"] == "quantized"
+
+
+def test_a_training_that_diverged_has_no_validation_loss_to_show() -> None:
+    meta = {"steps": 3, "eval_loss": None}  # as the store returns NaN
+    diverged = f.Training("sft", "trl.sft", "answers", [], [], meta)
+    known = {name: getattr(facts(), name) for name in f.Facts.__struct_fields__}
+    text = card(f.Facts(**{**known, "trainings": [diverged]}), placed(), [], Target("acme/x"))
+    assert "optimizer steps: 3" in text
+    assert "validation loss" not in text
 
 
 @pytest.mark.parametrize(("name", "fields"), [

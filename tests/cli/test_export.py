@@ -102,7 +102,18 @@ def test_what_is_there_is_replaced_only_by_force(made: Project) -> None:
     assert made.run("export", "lines", "out", "--force").code == 0
     assert [*below(made.folder / "out")] == ["mine.txt", "rows-00000.jsonl"]
     assert below(made.folder / "out")["rows-00000.jsonl"] != "old"
-    assert not list(made.folder.glob(".*.partial"))
+    assert not list(made.folder.rglob(".*.partial"))
+
+
+def test_an_empty_folder_stays_the_same_folder(made: Project) -> None:
+    """It may be a mount point, which nothing can replace, or a shell's working directory."""
+    out = made.folder / "out"
+    out.mkdir()
+    before = out.stat().st_ino
+    assert made.run("export", "halves", "out").code == 0
+    assert out.stat().st_ino == before
+    assert [*below(out)] == ["first/rows-00000.jsonl", "second/rows-00000.jsonl"]
+    assert [path.name for path in sorted(out.iterdir())] == ["first", "second"]
 
 
 @pytest.mark.parametrize(("target", "says"), [

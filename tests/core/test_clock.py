@@ -26,11 +26,12 @@ def test_a_fraction_of_a_second_tells_a_fine_clock() -> None:
     assert settled(whole, 0, whole + COARSE_NS + 1)
 
 
+@pytest.mark.parametrize("fails", ["with an error", "as if the file ended"])
 @pytest.mark.parametrize("blocks", [None, 0, 2])
 def test_a_copy_has_the_same_bytes_though_blocks_cannot_be_shared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int | None, fails: str
 ) -> None:
-    """blocks: after which the system refuses; None: it doesn't."""
+    """blocks: after which the system refuses; None: it doesn't. fails: how."""
     content = bytes(range(256)) * 10
     source = tmp_path / "source"
     source.write_bytes(content)
@@ -40,6 +41,8 @@ def test_a_copy_has_the_same_bytes_though_blocks_cannot_be_shared(
 
     def refuse(source: int, target: int, count: int) -> int:
         if blocks is not None and len(done) >= blocks:
+            if fails == "as if the file ended":
+                return 0
             raise OSError("two file systems")
         return copies(source, target, count)
 

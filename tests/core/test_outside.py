@@ -7,6 +7,7 @@ import pytest
 from conftest import MakeProject
 from hypothesis import given
 from hypothesis import strategies as st
+from in_process import build
 
 from finery.errors import FineryError
 from finery.fields import FileOrName, Files
@@ -57,6 +58,27 @@ def test_a_file_in_the_recipes_folder_keeps_a_name_that_one_elsewhere_has(
     assert names(tmp_path, elsewhere, "x.md") == ["a/x.md", "x.md"]
     assert names(tmp_path, elsewhere, "x.md", "a/x.md") == ["elsewhere/a/x.md", "x.md", "a/x.md"]
     assert names(tmp_path, elsewhere, f"{two}/b") == ["x.md", "b/x.md"]
+
+
+def test_a_pattern_does_not_find_the_outputs_of_earlier_builds(project: MakeProject) -> None:
+    recipe = """\
+finery: 1
+name: t
+plugins: [steps.py]
+data:
+  a: {use: steps.source, path: "**/*.jsonl"}
+"""
+    t = project({"recipe.yaml": recipe, "data/build/x.jsonl": "one\n"})
+    store = build(t.folder / "recipe.yaml").store
+    assert (t.folder / "build/t/a/rows-00000.jsonl").is_file()
+    again = build(t.folder / "recipe.yaml")
+    assert again.outcome.ran == []
+    found = load(t.folder / "recipe.yaml")
+    assert [n for n, _ in find_files(found, (), Files(["**/*.jsonl"]))] == ["data/build/x.jsonl"]
+    named = [name for name, _ in find_files(found, (), Files(["build/t/a/*.jsonl"]))]
+    assert named == ["build/t/a/rows-00000.jsonl"]
+    for each in (store, again.store):
+        each.close()
 
 
 FOLDERS = st.lists(st.sampled_from("ab"), max_size=3).map("/".join)

@@ -6,13 +6,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project
-from in_process import build
+from in_process import InProcess, build
 
-from finery import Step
+from finery import Graph, Step, open_graph
+from finery.build import project as project_of
 from finery.build import uptodate as stamp
+from finery.cli.commands import build as command
 from finery.util import files as clock
 
 RECIPE = """
@@ -179,6 +182,56 @@ def test_what_changes_while_a_build_runs_is_not_stamped(stamped: Project, change
         "recipe.yaml", "(job.out / 'sub').mkdir();", f"{code}\\n(job.out / 'sub').mkdir();"
     )
     keep(stamped)
+    assert done(stamped) is None
+
+
+NEW, GONE = "(rows / 'two.txt').write_text('two')", "(rows / 'one.txt').unlink()"
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("rows/*.txt", NEW), ("rows/*.txt", GONE), ("rows", NEW), ("rows", GONE),
+        ("rows/one.txt", GONE),
+    ],
+)  # fmt: skip
+def test_files_that_come_or_go_while_a_build_runs_are_not_stamped(
+    stamped: Project, path: str, change: str
+) -> None:
+    """The step that reads them has been looked up by then."""
+    stamped.edit("recipe.yaml", '"rows/*.txt"', f'"{path}"')
+    keep(stamped)
+    assert done(stamped) == 3
+    code = f"rows = __import__('pathlib').Path('{stamped.folder}/rows'); {change}"
+    stamped.edit(
+        "recipe.yaml", "(job.out / 'sub').mkdir();", f"{code}\\n(job.out / 'sub').mkdir();"
+    )
+    keep(stamped)
+    assert done(stamped) is None
+
+
+def test_a_recipe_that_changes_while_it_is_checked_is_not_stamped(
+    stamped: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been read by then."""
+    recipe = stamped.folder / "recipe.yaml"
+
+    def opened(*arguments: Any) -> Graph:
+        graph = open_graph(*arguments)
+        stamped.edit("recipe.yaml", "rows: a}", "rows: a, tag: 7}")
+        time.sleep(0.05)  # more than FINE_NS
+        return graph
+
+    monkeypatch.setattr(project_of, "open_graph", opened)
+    monkeypatch.setattr(command, "_own_executor", lambda name, jobs: InProcess())
+    same_bytes_twice(stamped)
+    time.sleep(0.05)
+    path = [*sys.path]
+    made = command._build_of(recipe, (), (), "local", None, (False, False))
+    assert not made.run().errors
+    stamp.keep(made, (), ())
+    made.store.close()
+    sys.path[:] = path
     assert done(stamped) is None
 
 

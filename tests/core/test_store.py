@@ -1,5 +1,6 @@
 """The store: damage is found and mended, what is kept comes back, folders of links stay right."""
 
+import math
 import os
 import resource
 import shutil
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from conftest import MakeProject, Project, in_memory
 from hypothesis import given
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from finery import StepError, UsageError
 from finery.artifact.kinds import Bundle, Dataset, Model
-from finery.artifact.manifest import Manifest, Result, manifest
+from finery.artifact.manifest import Manifest, Result, manifest, referring
 from finery.store.blobs import ingest
 from finery.store.database import Store
 from finery.store.links import link_outputs, open_artifact, prune_links, view
@@ -359,6 +361,15 @@ def test_what_is_kept_comes_back(
     assert opened.meta == meta
     store.close()
     shutil.rmtree(root.parent)
+
+
+def test_facts_that_json_lacks_are_the_same_before_and_after_they_are_stored() -> None:
+    """A training that diverged has a validation loss that is no number."""
+    base = manifest("Model", {"format": "transformers"}, {})
+    made = manifest("Model", {"eval_loss": math.nan, "best": -math.inf}, {}, {"base": base})
+    stored = msgspec.json.decode(msgspec.json.encode(made), type=Manifest)
+    assert stored == made
+    assert referring(stored, {base.digest: base}).digest == made.digest
 
 
 @given(files=FILES, meta=META)

@@ -150,6 +150,15 @@ def test_a_metric_that_is_no_share_is_no_percentage() -> None:
     assert "| margin | 0.35 |" in text
 
 
+def test_a_training_that_diverged_has_no_validation_loss_to_show() -> None:
+    meta = {"steps": 3, "eval_loss": None}  # as the store returns NaN
+    diverged = f.Training("sft", "trl.sft", "answers", [], [], meta)
+    known = {name: getattr(facts(), name) for name in f.Facts.__struct_fields__}
+    text = card(f.Facts(**{**known, "trainings": [diverged]}), placed(), [], Target("acme/x"))
+    assert "optimizer steps: 3" in text
+    assert "validation loss" not in text
+
+
 @pytest.mark.parametrize(("name", "fields"), [
     ("MIT License", {"license": "mit"}),
     ("Apache License 2.0", {"license": "apache-2.0"}),

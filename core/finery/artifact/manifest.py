@@ -41,15 +41,22 @@ def manifest(
     runtime: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """A manifest with its digests. `meta` is converted to JSON values with sorted keys."""
-    plain = json.loads(json.dumps(meta, sort_keys=True))
+    plain = _plain(meta)
     refs, external = dict(refs or {}), dict(sorted((external or {}).items()))
     contents = sorted((name, digest) for name, (digest, _) in files.items())
     under = sorted((role, m.digest) for role, m in refs.items())
     digest = blake3(encode([kind, plain, contents, under, list(external)])).hexdigest()
     lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
-    runtime_facts = json.loads(json.dumps(runtime or {}, sort_keys=True))
+    runtime_facts = _plain(runtime or {})
     view = blake3(encode([*lies, runtime_facts] if runtime_facts else lies)).hexdigest()
     return Manifest(kind, plain, dict(files), digest, view, refs, external, runtime_facts)
+
+
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts as the store returns them. NaN and Infinity, which JSON lacks, are null there."""
+    text = json.dumps(facts, sort_keys=True)
+    plain: dict[str, Any] = json.loads(text, parse_constant=lambda name: None)
+    return plain
 
 
 def with_references(artifact: Manifest) -> Iterator[Manifest]:

@@ -76,8 +76,12 @@ class Build:
         keep_going: bool = False,
         update_lock: bool = False,
         states: Mapping[str, FileState] | None = None,
+        began: int | None = None,
     ) -> None:
-        """states: of views after the last build, see `OutputLinks`."""
+        """states: of views after the last build, see `OutputLinks`.
+
+        began: when its first file was read, in nanoseconds since the epoch; by default, now.
+        """
         store.check_writable()
         self.folder = build_folder(graph.recipe)
         check_outputs_folder(self.folder)
@@ -95,7 +99,7 @@ class Build:
         self.project = project_folder(graph.recipe.path)
         self.outputs = OutputLinks(store.root, self.folder, states or {})
         self._silenced = set(graph.recipe.data.get("silence") or [])
-        self.began = time.time_ns()
+        self.began = time.time_ns() if began is None else began
         self._started = time.perf_counter()
         self._waiting = {n: len(node.upstream()) for n, node in graph.nodes.items()}
         self._after: dict[str, list[str]] = {n: [] for n in graph.nodes}

@@ -16,7 +16,7 @@ import sys
 import time
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from glob import escape, glob
 from itertools import chain
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finery.build.scheduler import Build
     from finery.store.database import Store
 
-FORMAT = 7
+FORMAT = 8
 NUMBERS, PARTS = "Q", 5
 """The encoding of states in a stamp: 64 bits for each part."""
 BLOCK = 256
@@ -151,7 +151,12 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         return
     if plugins.broken:  # its repair might not change anything in the stamp
         return
-    sources, patterns = _sources(build)
+    used, absent, patterns = _sources(build)
+    matches = {pattern: _matches(pattern) for pattern in sorted(patterns)}
+    sources = {path: file_state(path) for path in (*used, *absent)}
+    if not _are_those_used(used, chain.from_iterable(matches.values())):
+        return
+    # Later than the states, so that they are those before a change that is missed here.
     if not all(_settled(path, build.began) for path in (*sources, *_PATH)):
         return
     stored = _stored(build)
@@ -167,9 +172,9 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "folder": os.getcwd() if any(p.path for p in build.graph.plugins.plugins) else "",
         "path": os.environ.get("PATH", "") if build.planner.outside else None,
         "recipes": [[str(path), path.exists()] for path in build.store.recipes().values()],
-        "patterns": [[pattern, _matches(pattern)] for pattern in sorted(patterns)],
+        "patterns": [*matches.items()],
     }
-    states = {path: file_state(path) for path in sources} | stored  # the most likely changes first
+    states = sources | stored  # the most likely changes first
     try:
         packed = _packed(states.values()).tobytes()
     except OverflowError:  # a time before 1970
@@ -222,25 +227,37 @@ def _events(build: "Build") -> str:
     return "".join(f"{msgspec.json.encode(e | {'time': _TIME}).decode()}\n" for e in events)
 
 
-def _sources(build: "Build") -> tuple[set[str], set[str]]:
-    """(files and folders outside the store that the build depends on, patterns for more)."""
+def _sources(build: "Build") -> tuple[set[str], set[str], set[str]]:
+    """What the build depends on outside the store.
+
+    (files and folders that it used, others that may be missing, patterns for more)
+    """
     from finery.step.inspect import files_of
 
     graph, planner = build.graph, build.planner
-    sources = {str(graph.recipe.path.absolute()), str(planner.lock.path.absolute())}
+    used = {str(graph.recipe.path.absolute())}
     for plugin in graph.plugins.plugins:
-        sources.add(str(plugin.path or plugin.module.__file__))
-    sources |= {str(path) for path in planner.code.files() | planner.code.folders()}
-    sources |= planner.code.absent() | planner.outside
+        used.add(str(plugin.path or plugin.module.__file__))
+    used |= {str(path) for path in planner.code.files() | planner.code.folders()}
+    absent = {str(planner.lock.path.absolute())} | planner.code.absent() | planner.outside
     patterns, folder = set(), graph.recipe.folder.absolute()
     for node in graph.nodes.values():
         for files in files_of(node.step).values():
-            sources |= {str(path) for path in files.paths}
+            used |= {str(path) for path in files.paths}
             named = {str(folder / Path(p).expanduser()) for p in files.patterns}
             patterns |= {_absolute(p, folder) for p in files.patterns}
             if not all(map(files.requires, files.patterns)):  # so that a new one is noticed
-                sources |= named
-    return sources, patterns
+                absent |= named
+    return used, absent - used, patterns
+
+
+def _are_those_used(used: Collection[str], matches: Iterable[str]) -> bool:
+    """Whether all files that the build used are still there, and no others match by now."""
+    from finery.recipe.files import is_output
+
+    return all(map(os.path.exists, used)) and all(
+        path in used or not os.path.isfile(path) or is_output(path) for path in matches
+    )
 
 
 def _stored(build: "Build") -> dict[str, FileState] | None:

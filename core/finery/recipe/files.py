@@ -3,6 +3,7 @@
 import copy
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,7 +89,7 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
 
 def _inside(path: Path, pattern: str) -> list[Path]:
     try:
-        matches = files_inside(path)
+        matches = _without_outputs(files_inside(path), pattern)
     except OSError as error:
         raise _unusable(pattern, error) from None
     if not matches:
@@ -100,12 +101,33 @@ def _inside(path: Path, pattern: str) -> list[Path]:
 
 def _globbed(pattern: str, folder: Path) -> list[Path]:
     try:
-        matches = files_matching(_expanded(pattern), folder)
+        matches = _without_outputs(files_matching(_expanded(pattern), folder), pattern)
     except OSError as error:
         raise _unusable(pattern, error) from None
     if not matches:
         raise _Missing(f"no file matches {_short(pattern)}", fix=_RELATIVE.format(folder))
     return matches
+
+
+_VIEW = re.compile(r"/views/[0-9a-f]{64}/")
+"""In the path of a folder that a link under `build/` leads to."""
+
+
+def _without_outputs(paths: list[Path], pattern: str) -> list[Path]:
+    """What a pattern finds without outputs under `build/`, unless it names that folder.
+
+    A step must not take what earlier builds made for its data.
+    """
+    if "build" in Path(pattern).parts:
+        return paths
+    return [path for path in paths if not is_output(str(path))]
+
+
+def is_output(path: str) -> bool:
+    """Whether a file is an output in the store, found by its link under `build/`."""
+    if "/build/" not in path:  # to follow the links of many files takes long
+        return False
+    return _VIEW.search(f"{os.path.realpath(os.path.dirname(path))}/") is not None
 
 
 def _unusable(pattern: str, error: OSError) -> DataError:

@@ -77,10 +77,11 @@ def copy_files(files: Sequence[Copy], folder: Path, progress: Progress) -> None:
 
 
 def put_in_place(staged: Path, folder: Path) -> None:
-    """Move a complete copy to where it belongs, replacing files of the same name."""
-    if not folder.exists() or not any(folder.iterdir()):
-        if folder.exists():
-            folder.rmdir()
+    """Move a complete copy to where it belongs, replacing files of the same name.
+
+    A folder that exists stays the same one: it may be a mount point, or where a shell is.
+    """
+    if not folder.exists():
         staged.rename(folder)
         return
     moves = [(path, folder / path.relative_to(staged)) for path in _plain_files(staged)]

@@ -56,15 +56,20 @@ def copy_file(
 
 
 def _copied(read: BinaryIO, write: BinaryIO) -> Iterator[int]:
-    """Copy an open file; yields the bytes of each block."""
+    """Copy an open file; yields the bytes of each block.
+
+    Some kernels report the end of a file that they can't copy (copy_file_range(2), "BUGS"), so the
+    rest is always read.
+    """
     try:
         while count := os.copy_file_range(read.fileno(), write.fileno(), BLOCK):
             yield count
     except (AttributeError, OSError):  # not in this system, or not between these file systems
-        read.seek(os.lseek(write.fileno(), 0, os.SEEK_CUR))
-        while block := read.read(BLOCK):
-            write.write(block)
-            yield len(block)
+        pass
+    read.seek(os.lseek(write.fileno(), 0, os.SEEK_CUR))
+    while block := read.read(BLOCK):
+        write.write(block)
+        yield len(block)
 
 
 def check_plain(path: Path) -> None:

@@ -309,9 +309,9 @@ def _training(facts: Facts) -> Iterator[str]:
         lines = [f"**{inline(training.step)}** ({code(training.use)})", ""]
         lines += [f"- learns from {_taken(rows)}" for rows in training.rows]
         lines += [f"- validates with {_taken(rows)}" for rows in training.validation]
-        known = {name: label for name, label in _MEASURED.items() if name in training.meta}
-        facts_ = [f"{label}: {_number(training.meta[name])}" for name, label in known.items()]
-        lines += [f"- {fact}" for fact in facts_]
+        for name, label in _MEASURED.items():
+            value = training.meta.get(name)  # None also for a loss that is no number
+            lines += [] if value is None else [f"- {label}: {_number(value)}"]
         yield "\n".join(lines)
 
 

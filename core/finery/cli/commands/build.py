@@ -126,6 +126,7 @@ def _build_of(
     from finery.recipe.validate import raise_all
 
     keep_going, update_lock = options
+    began = time.time_ns()  # what changes from now on may not be what the graph was made of
     store = open_store(recipe)
     runner = _own_executor(executor, jobs)
     try:
@@ -135,7 +136,7 @@ def _build_of(
         runner = runner or _executor(executor, jobs, graph.plugins)
         return Build(
             graph, store, runner, keep_going=keep_going, update_lock=update_lock,
-            states=stamp.states_before(store, recipe, steps, overrides),
+            states=stamp.states_before(store, recipe, steps, overrides), began=began,
         )  # fmt: skip
     except BaseException:
         if runner is not None:

@@ -73,7 +73,9 @@ def command(
         if not of:
             raise _no_files(title, outputs[title])
     places = {t: t.partition(".")[2] if len(files) > 1 else "" for t in files}
-    staged = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    # In a folder that exists, which may be on a disk of its own, or have only itself writable.
+    beside = target if target.is_dir() else target.parent
+    staged = beside / f".{target.name}.{os.getpid()}.partial"
     try:
         placed = [
             f._replace(name=Path(places[t], f.name).as_posix())

@@ -93,6 +93,13 @@ def test_a_recipe_is_named_after_its_folder_or_as_told(project: MakeProject) -> 
     assert (recipe.name, recipe.data["export"]["ollama"]["name"]) == ("Other", "other")
 
 
+def test_the_commands_to_copy_work_in_a_folder_with_spaces(project: MakeProject) -> None:
+    ran = project({}).here("init", "my bot's")
+    assert "  cd 'my bot'\"'\"'s'\n  finery check\n" in ran.out
+    ran = project({}).here("plugin", "new", "shop", "my plugins")
+    assert "  cd 'my plugins'\n" in ran.out, ran.err
+
+
 @pytest.mark.parametrize("name", ["2024", "1e5", "Null"])
 def test_a_name_that_yaml_takes_for_something_else_is_quoted(
     name: str, project: MakeProject

@@ -1,6 +1,7 @@
 """The end of a build: scores, remarks, errors and what to do next."""
 
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -128,7 +129,8 @@ def _next_lines(build: Build, outcome: Outcome) -> Iterator[str]:
     for title, manifest in _manifests(outcome):
         command = manifest.meta.get("run")
         if command:
-            yield f"run it:  cd {_short(build.folder.joinpath(*title.split('.')))} && {command}"
+            folder = shlex.quote(_short(build.folder.joinpath(*title.split("."))))
+            yield f"run it:  cd {folder} && {command}"
 
 
 def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:

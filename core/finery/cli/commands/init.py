@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -171,7 +172,7 @@ def _write(folder: Path, texts: dict[str, str], source: Any, file: str) -> None:
 def _say_what_next(folder: Path, names: list[str], *, sample: bool) -> None:
     click.echo(f"{click.style(shown(folder), bold=True)}: {', '.join(names)}\n")
     if folder.resolve() != Path.cwd():
-        click.echo(f"  cd {shown(folder)}")
+        click.echo(f"  cd {shlex.quote(shown(folder))}")
     minutes = "   # about three minutes on two processor cores" if sample else ""
     click.echo(f"  finery check\n  finery build{minutes}")
     if importlib.util.find_spec("torch") is None:

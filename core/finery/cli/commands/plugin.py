@@ -3,6 +3,7 @@
 import importlib.util
 import keyword
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -44,7 +45,8 @@ def new(name: str, folder: Path | None) -> None:
             f"can't write: {error.strerror}", where=str(error.filename or shown(folder))
         ) from error
     click.echo(f"{click.style(shown(folder), bold=True)}: {', '.join(texts)}\n")
-    click.echo(f"  cd {shown(folder)}\n  python -m pip install -e '.[test]'\n  python -m pytest")
+    inside = shlex.quote(shown(folder))
+    click.echo(f"  cd {inside}\n  python -m pip install -e '.[test]'\n  python -m pytest")
     click.echo(f"  finery plugins {name} --check\n\nThen edit src/{PREFIX}{name}/steps.py.")
 
 

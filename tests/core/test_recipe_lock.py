@@ -1,5 +1,7 @@
 """`recipe.lock`: pins of several builds, one after the other and at once."""
 
+import errno
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finery import UsageError
 from finery.recipe.lock import Lock
 
 OpenLock = Callable[[], Lock]
@@ -88,3 +91,20 @@ def test_pins_of_one_moment_are_all_in_the_file(opened: OpenLock) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(pin, range(4)))
     assert len(pins(locks[0])) == 42
+
+
+def test_a_file_that_cannot_be_written_is_an_error_with_a_fix(
+    opened: OpenLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = opened()
+
+    def full(self: Path, text: str, **_: str) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UsageError, match=r"recipe\.lock, which pins c: No space left"):
+        lock.set("c", "two")
+    monkeypatch.undo()
+    assert [file.name for file in lock.path.parent.iterdir()] == ["recipe.lock"]
+    assert pins(lock) == {"a": "one", "b": "one"}

@@ -10,6 +10,7 @@ import yaml
 
 from finery.errors import UsageError
 from finery.util.files import read_plain
+from finery.util.paths import shown
 
 LARGEST = 16 << 20
 """Bytes of a lock file, at most."""
@@ -36,15 +37,27 @@ class Lock:
         return self._read().get(name)
 
     def set(self, name: str, pinned: str) -> None:
-        """Pin a name; replaces the file atomically."""
+        """Pin a name; replaces the file atomically. Raises `UsageError` if it can't be written."""
         seen = {**self._read(), name: pinned}
-        with _alone_in(self.path.parent):
-            pins = {**self._others(), name: pinned}
-            text = _HEAD + yaml.safe_dump(dict(sorted(pins.items())), default_flow_style=False)
-            staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            with _alone_in(self.path.parent):
+                pins = {**self._others(), name: pinned}
+                self._write(pins)
+        except OSError as error:
+            raise UsageError(
+                f"can't write {shown(self.path)}, which pins {name}: {error.strerror}",
+                fix="make room for it, or allow writing to its folder",
+            ) from error
+        self._pins, self._forgotten = {**pins, **seen}, set()
+
+    def _write(self, pins: dict[str, str]) -> None:
+        text = _HEAD + yaml.safe_dump(dict(sorted(pins.items())), default_flow_style=False)
+        staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
             staged.write_text(text, encoding="utf-8")
             staged.replace(self.path)
-        self._pins, self._forgotten = {**pins, **seen}, set()
+        finally:
+            staged.unlink(missing_ok=True)
 
     def forget(self, names: Iterable[str] | None = None) -> None:
         """Forget the pins of these names, or of all; the next `set` rewrites the file."""

@@ -40,7 +40,7 @@ def test_a_model_trained_far_too_hot_is_caught_and_an_untouched_one_isnt(
     hot = step.run(TestJob(tmp_path / "train"))
     hot.ref = "hot"
     models = [untouched("base"), untouched("again"), hot]
-    metrics = Retention(models=models, tasks=[], text_bytes=1500).run(TestJob(tmp_path / "job"))
+    metrics = Retention(models=models, tasks=[], text_bytes=5000).run(TestJob(tmp_path / "job"))
     report = metrics.report()
     (remark,) = report["details"]["remarks"]
     assert remark["text"].startswith("hot forgot: its perplexity on general text is")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finery.artifact.kinds import Artifact, Bundle, Dataset, Index, Metrics, Model
     from finery.artifact.manifest import Manifest
-    from finery.build.project import open_graph, open_results, open_store, result_of
+    from finery.build.project import built_output, open_graph, open_results, open_store, result_of
     from finery.cli.console import print_json
     from finery.cli.options import (
         json_option,
@@ -210,6 +210,7 @@ _HOME = {
     "View": "finery.plugin.views.view",
     "asked_of": "finery.plugin.forecasts",
     "base_models": "finery.recipe.graph",
+    "built_output": "finery.build.project",
     "check_plain": "finery.util.files",
     "columns_of": "finery.plugin.forecasts",
     "copy_file": "finery.util.files",
@@ -363,6 +364,7 @@ __all__ = [
     "View",
     "asked_of",
     "base_models",
+    "built_output",
     "check_plain",
     "columns_of",
     "copy_file",

@@ -14,6 +14,7 @@ from finery import (
     Model,
     Node,
     UsageError,
+    built_output,
     open_graph,
     open_store,
     result_of,
@@ -53,12 +54,10 @@ def open_built(step: str, recipe: Path, overrides: Sequence[str]) -> Opened:
     graph.require(name)
     _check(graph.nodes[name], step, output)
     result, fresh = result_of(graph, store, name)
-    if output and output not in result.outputs:
-        raise UsageError(
-            f"the last build of '{name}' has no output '{output}'",
-            fix=f"finery build {graph.recipe.argument}--step {name}",
-        )
-    manifest = result.outputs.get(output) or next(iter(result.outputs.values()))
+    if output:
+        manifest = built_output(graph, result, name, output)
+    else:
+        manifest = next(iter(result.outputs.values()))
     if not fresh:
         text = f"{step} is not up to date: this is the last build (see `finery plan`)"
         click.secho(text, fg="yellow", err=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from finery.artifact.manifest import Result
+from finery.artifact.manifest import Manifest, Result
 from finery.build.code.steps import StepCode
 from finery.build.keys import FORMAT
 from finery.builtin import SELECT
@@ -86,6 +86,23 @@ def result_of(graph: Graph, store: Store, name: str) -> tuple[Result, bool]:
         fix = f"finery build {graph.recipe.argument}--step {name}"
         raise UsageError(f"step '{name}' isn't built yet", fix=fix)
     return result, False
+
+
+def built_output(
+    graph: Graph, result: Result, name: str, output: str, run_id: str | None = None
+) -> Manifest:
+    """A step's output in a result. `UsageError` where the recipe got it after that build.
+
+    run_id: of the build, if the user named one.
+    """
+    if output in result.outputs:
+        return result.outputs[output]
+    build = f"finery build {graph.recipe.argument}--step {name}"
+    others = ", ".join(f"{name}.{other}" for other in result.outputs if other) or name
+    raise UsageError(
+        f"{'the last' if run_id is None else 'that'} build of '{name}' has no output '{output}'",
+        fix=build if run_id is None else f"name one that it has: {others}",
+    )
 
 
 def open_results(graph: Graph, store: Store) -> "Results":

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,11 +62,9 @@ def _copied(read: BinaryIO, write: BinaryIO) -> Iterator[int]:
     Some kernels report the end of a file that they can't copy (copy_file_range(2), "BUGS"), so the
     rest is always read.
     """
-    try:
+    with suppress(AttributeError, OSError):  # not in this system, or between these file systems
         while count := os.copy_file_range(read.fileno(), write.fileno(), BLOCK):
             yield count
-    except (AttributeError, OSError):  # not in this system, or not between these file systems
-        pass
     read.seek(os.lseek(write.fileno(), 0, os.SEEK_CUR))
     while block := read.read(BLOCK):
         write.write(block)

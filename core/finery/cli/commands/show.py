@@ -11,7 +11,6 @@ from finery.errors import UsageError
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
-    from finery.artifact.manifest import Manifest, Result
     from finery.recipe.graph import Graph
     from finery.store.database import Store
 
@@ -99,7 +98,7 @@ def command(
     """
     from finery.artifact.kinds import Metrics
     from finery.build.checks import failed_gates
-    from finery.build.project import open_graph, open_store, result_of
+    from finery.build.project import built_output, open_graph, open_store, result_of
     from finery.cli.views import Made, overview, show_outputs, titled
     from finery.plugin.views.view import Detail
     from finery.store.spending import dollars_spent
@@ -200,23 +199,6 @@ def check_step(graph: "Graph", name: str, output: str) -> None:
             f"step '{name}' has no output '{output}'",
             fix=did_you_mean(output, [o for o in outputs if o]) or f"write {name}",
         )
-
-
-def built_output(
-    graph: "Graph", result: "Result", name: str, output: str, run_id: str | None = None
-) -> "Manifest":
-    """A step's output in a result. `UsageError` where the recipe got it after that build.
-
-    run_id: of the build, if the user named one.
-    """
-    if output in result.outputs:
-        return result.outputs[output]
-    build = f"finery build {graph.recipe.argument}--step {name}"
-    others = ", ".join(f"{name}.{other}" for other in result.outputs if other) or name
-    raise UsageError(
-        f"{'the last' if run_id is None else 'that'} build of '{name}' has no output '{output}'",
-        fix=build if run_id is None else f"name one that it has: {others}",
-    )
 
 
 def _show_row(

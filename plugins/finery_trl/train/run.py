@@ -206,7 +206,6 @@ def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, j
         rows.learned,
         rows.held_out,
         callback,
-        grouped=schedule.grouped,
         model=model.model,
         args=on_one_gpu(
             config(**_arguments(step, schedule, dtype, model.accelerators, job.seed), **own)

@@ -58,8 +58,10 @@ class RandomOrder:
 
         Only the last step can be short. It must stay last, since torch cuts the rows again.
         """
-        longest = max(self._lengths)
-        steps[:-1] = sorted(steps[:-1], key=lambda s: longest not in [self._lengths[i] for i in s])
+        longest, whole = max(self._lengths), len(self._lengths) // self._step
+        steps[:whole] = sorted(
+            steps[:whole], key=lambda step: longest not in [self._lengths[i] for i in step]
+        )
 
 
 def missing_rows(rows: int, size: int, processes: int) -> int:

@@ -9,8 +9,8 @@ The tasks, each with LoRA (r 16, all linear layers) on SmolLM2-135M-Instruct in 
 
     banking77   720 queries of nine intents (PolyAI, CC-BY-4.0), 16 rows an optimizer step; judged
                 on 360 others
-    tickets     800 rows of recipes/ticket-triage, three labels each, 8 rows an optimizer step;
-                judged on 480 others, where all three labels must be right
+    tickets     400 rows of recipes/ticket-triage, three labels each, 8 rows an optimizer step;
+                judged on 600 others, where all three labels must be right
 
 `trl` is SFTTrainer as its documentation shows it (benchmarks/train_run.py), `finery` is `finery
 build` of a recipe with `trl.sft`. Neither validates. The model, rows, learning rate, schedule,
@@ -94,7 +94,7 @@ def banking77(data: Path) -> tuple[Sequence[Row], Sequence[Row]]:
 
 
 def tickets(_: Path) -> tuple[Sequence[Row], Sequence[Row]]:
-    """800 training rows and 480 test rows, drawn from the recipe's training rows."""
+    """400 training rows and 600 test rows, drawn from the recipe's training rows."""
     found = []
     for line in TICKETS.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
@@ -104,7 +104,7 @@ def tickets(_: Path) -> tuple[Sequence[Row], Sequence[Row]]:
             "completion": [{"role": "assistant", "content": record["output"]}],
         })  # fmt: skip
     random.Random(0).shuffle(found)
-    return found[:800], found[800:1280]
+    return found[:400], found[400:1000]
 
 
 TASKS = {"banking77": Task(banking77, 16, 16), "tickets": Task(tickets, 8, 24)}
@@ -128,6 +128,16 @@ train:
     effective_batch_size: {size}
     warmup_steps: {warmup_steps}
     max_length: {max_length}
+"""
+JUDGING = """\
+finery: 1
+name: judge
+models:
+  base: {{use: local.model, path: {model}}}
+{models}data:
+  test: {{use: data.file, path: {test}, format: completion}}
+evaluate:
+  judged: {{use: eval.exact, models: [{names}], rows: test, max_tokens: {max_tokens}}}
 """
 
 
@@ -211,16 +221,18 @@ class Bench:
             for tool, several in trained.items()
             for n, one in enumerate(several)
         }
-        lines = ["finery: 1", "name: judge", "models:"]
-        lines.append(f"  base: {{use: local.model, path: {self._root}/model}}")
-        lines += [
-            f"  {name}: {{use: local.model, path: {path}, base: base}}"
+        models = "".join(
+            f"  {name}: {{use: local.model, path: {path}, base: base}}\n"
             for name, path in adapters.items()
-        ]
-        lines += [f"data:\n  test: {{use: data.file, path: {folder}/test.jsonl, format: completion}}"]
-        lines += ["evaluate:", "  judged:", "    use: eval.exact", f"    models: [{', '.join(adapters)}]"]
-        lines += ["    rows: test", f"    max_tokens: {task.max_tokens}"]
-        self._build(folder / "judge", "\n".join(lines) + "\n")
+        )
+        recipe = JUDGING.format(
+            model=self._root / "model",
+            models=models,
+            test=folder / "test.jsonl",
+            names=", ".join(adapters),
+            max_tokens=task.max_tokens,
+        )
+        self._build(folder / "judge", recipe)
         metrics = folder / "judge" / "build" / "judge" / "judged" / "metrics.json"
         scores = json.loads(metrics.read_text(encoding="utf-8"))["scores"]
         return {

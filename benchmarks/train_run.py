@@ -2,7 +2,8 @@
 
     python benchmarks/train_run.py PART JOB.json
 
-Parts: `prepare`, `convert`, `trl`, `llamafactory`, `loss`, `profile`. The job is what `train.py` wrote down.
+Parts: `prepare`, `convert`, `trl`, `llamafactory`, `loss`, `profile`. The job is what `train.py` or
+`quality.py` wrote down.
 Only the trainers' own packages are needed for `trl` and `llamafactory`.
 """
 

@@ -50,7 +50,6 @@ class Reproducible:
         self._examples = examples
         self._processes = args.world_size
         self.fillers = self._fillers(examples, args.per_device_train_batch_size)
-        self._shares = False
         self._callback = callback
         # Sorted, to need less padding; a mean doesn't depend on the order.
         self._held_out = sorted(held_out or [], key=lambda e: -e.size)
@@ -238,7 +237,7 @@ class Comparing(Reproducible):
         if trainer.args.device.type != "cuda" and not trainer.aux_loss_enabled:
             for model in (trainer.model, trainer.ref_model):
                 if model is not None and _can_choose_logits(_causal_model(model)):
-                    self._shares |= _score_only_answers(_causal_model(model), longest)
+                    _score_only_answers(_causal_model(model), longest)
 
     def get_eval_dataloader(self, *rest: Any, **named: Any) -> Any:
         """All batches, instead of those of this process."""
@@ -319,10 +318,10 @@ def _can_choose_logits(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
 
-def _score_only_answers(model: Any, longest: int) -> bool:
+def _score_only_answers(model: Any, longest: int) -> None:
     """Compute log-probabilities only for answers, and what rows begin with only once.
 
-    Returns whether the model supports the latter. This replaces TRL's fused head, which on a CPU
+    This replaces TRL's fused head, which on a CPU
     computes every position, as well as entropy and accuracy. Those are zero here, since nothing
     shows them.
     """
@@ -349,7 +348,6 @@ def _score_only_answers(model: Any, longest: int) -> bool:
         )
 
     model.forward = types.MethodType(forward, model)
-    return shares
 
 
 def _log_probs(forward: Any, labels: torch.Tensor, **named: Any) -> torch.Tensor:

@@ -255,16 +255,6 @@ class Training(
         "directory.",
     )
 
-    @property
-    def share(self) -> float | None:
-        """The share of all optimizer steps to stop after; None if the training runs to its end."""
-        return None
-
-    @property
-    def earlier(self) -> Model | None:
-        """The stopped training that this one goes on from."""
-        return None
-
     def check(self) -> None:
         """Raise `UsageError` if settings contradict each other."""
         self._check_batches()

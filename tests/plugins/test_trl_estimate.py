@@ -7,7 +7,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import msgspec
 import pytest
 from conftest import MakeProject, Project
 from tiny_llama import tiny_llama
@@ -578,22 +577,6 @@ def test_time_comes_from_trainings_of_the_same_kind(tmp_path: Path) -> None:
     assert found.facts["tokens_per_second"] == 200
     assert found.facts["seconds"] == pytest.approx(35 * 100 * 3 / 200, abs=1)
     assert found.lines[2].startswith("time: about 52 s (35 rows, 200 tokens/s")
-
-
-class Halved(Remembered):
-    """Results whose newest trainings went on from the one that `Remembered` has."""
-
-    def history(self, use: str) -> list[Past]:
-        """Six that trained the second half of all tokens in 1 second."""
-        *_, whole = super().history(use)
-        inputs = frozenset({"model", "rows", "resume_from"})
-        return [msgspec.structs.replace(whole, inputs=inputs, seconds=1)] * 6 + [whole]
-
-
-def test_a_resumed_training_does_not_count_as_a_quick_one(tmp_path: Path) -> None:
-    (found,) = forecast.estimates(graph(tmp_path), Halved(), ["sft"])
-    assert found.facts["tokens_per_second"] == 200
-    assert found.facts["is_rough"] is False
 
 
 def test_without_a_past_time_is_a_rough_guess_by_a_short_measurement(

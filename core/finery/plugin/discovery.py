@@ -26,9 +26,9 @@ from finery.util.text import did_you_mean
 GROUP = "finery"
 TABLES = frozenset({
     "finery_steps", "finery_engines", "finery_commands", "finery_executors", "finery_views",
-    "finery_notes", "finery_pages", "finery_samplers", "finery_servers",
+    "finery_notes", "finery_pages", "finery_samplers", "finery_servers", "finery_chooser",
 })  # fmt: skip
-"""Hooks that return what a plugin provides by name. All others are called during a build."""
+"""Hooks that return names of what a plugin provides. All others are called during a build."""
 
 
 class Plugin:

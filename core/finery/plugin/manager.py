@@ -186,6 +186,18 @@ class Plugins:
         drawing: Sampler = resolve(reference, f"sampler '{name}'", plugin)
         return drawing
 
+    @property
+    def chooser(self) -> str:
+        """The step type that chooses a variant of a matrix. `PluginError` if there is none."""
+        name: str | None = self.hook.finery_chooser()
+        if name is None:
+            raise PluginError(
+                "no plugin provides a step type that chooses a variant for `select`",
+                fix="install a plugin with the hook finery_chooser",
+                details=[plugin.error.what for plugin in self.broken],
+            )
+        return name
+
     @cached_property
     def servers(self) -> Table:
         """Format of a model or bundle → (a function or "module:function", plugin)."""

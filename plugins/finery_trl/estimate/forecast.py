@@ -53,8 +53,6 @@ MOST_READ = 20_000
 """Rows to measure. The longest of this many is long enough."""
 RECENT = 5
 """Number of past trainings to average the speed over."""
-RESUMED = "resume_from"
-"""The input of a training that goes on from another one."""
 
 
 class Sizes(NamedTuple):
@@ -371,8 +369,7 @@ def pace_of(
         speed = _expected_speed(step, model, lengths, here)
     if lengths.total is None:
         return Pace(None, speed, known is None)
-    before = 0.0 if step.earlier is None else step.earlier.meta.get("stop_at", 0.0)
-    seconds = lengths.total * step.epochs * ((step.share or 1.0) - before) / speed.tokens
+    seconds = lengths.total * step.epochs / speed.tokens
     # The rates of earlier trainings count their start as well.
     return Pace(seconds if known else seconds + START_SECONDS, speed, known is None)
 
@@ -393,12 +390,9 @@ def _expected_speed(step: Training, model: Architecture, lengths: Lengths, here:
 
 
 def _alike(past: Past, step: Training) -> bool:
-    """Whether a past training did the same kind of work per token, from its beginning.
-
-    The facts of a resumed training are those of the whole, but its seconds only those of the rest.
-    """
+    """Whether a past training did the same kind of work per token."""
     adapter = any(name.startswith("lora.") for name in past.settings)
-    same = adapter == (step.lora is not None) and RESUMED not in past.inputs
+    same = adapter == (step.lora is not None)
     quantized = past.settings.get("quantization")
     return same and quantized == step.quantization and bool(past.meta.get("parameters"))
 

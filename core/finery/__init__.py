@@ -266,14 +266,14 @@ _HOME = {
     "sample_rows": "finery.plugin.forecasts",
     "sampling_of": "finery.inference.records",
     "set_option": "finery.cli.options",
-    "setting": "finery.plugin.deprecated",
+    "setting": "finery.fields",
     "shown": "finery.util.paths",
     "signed": "finery.util.text",
     "size": "finery.util.text",
     "size_in_name": "finery.plugin.forecasts",
     "some_of": "finery.preflight.report",
     "sources_of": "finery.recipe.graph",
-    "takes": "finery.plugin.deprecated",
+    "takes": "finery.fields",
     "templates_digest": "finery.plugin.views.html",
     "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
@@ -440,10 +440,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        from finery.plugin import deprecated
-
-        if name in deprecated.NAMES:
-            return getattr(deprecated, name)
         raise AttributeError(f"module 'finery' has no attribute '{name}'")
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value

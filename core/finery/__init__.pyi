@@ -118,7 +118,6 @@ from finery.recipe.matrix.sample import SearchPoint as SearchPoint
 from finery.recipe.matrix.sample import SearchRange as SearchRange
 from finery.recipe.matrix.sample import SearchSpace as SearchSpace
 from finery.recipe.validate import raise_all as raise_all
-from finery.step.hints import Hints as Hints
 from finery.step.inspect import FILE_MODULE as FILE_MODULE
 from finery.step.inspect import files_of as files_of
 from finery.step.interfaces import Asked as Asked

@@ -102,7 +102,6 @@ class Training(
     learns="answers",
     preflight="finery_trl.preflight:TrainingPreflight",
     metrics="finery_trl.view.live:METRICS",
-    hints="finery_trl.hints:SFT",
 ):
     """Train a model on rows.
 

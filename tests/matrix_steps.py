@@ -86,23 +86,17 @@ class Train(Step, learns="answers"):
     rate: float = setting(1e-3, gt=0, help="Learning rate.")
     lora: Lora = setting(Lora(), help="The adapter.")
     seconds: float = setting(0.0, affects_output=False, help="How long it takes.")
-    stop_at: float | None = setting(None, help="The share to stop at.")
-    resume_from: Model | None = takes(None, role="base", help="The training to go on from.")
     model: Model | None = takes(None, role="base", help="The model to train.")
 
     def run(self, job: Job) -> Model:
-        if self.resume_from is not None and self.resume_from.meta["rate"] != self.rate:
-            raise ValueError("the training of another variant")
         time.sleep(self.seconds)
         if self.rate > 0.1:
             raise ValueError("diverged")
-        until = f" to {self.stop_at or 1:g}" if self.stop_at or self.resume_from else ""
-        count(f"train {self.rate:g} {self.lora.r} {len(self.rows)} {job.seed % 10}{until}")
+        count(f"train {self.rate:g} {self.lora.r} {len(self.rows)} {job.seed % 10}")
         quality = self.lora.r * self.rate * len(self.rows) + job.seed % 10 * 1e-3
         quality += self.model.meta["quality"] if self.model is not None else 0.0
         (job.out / "model.txt").write_text(str(quality))
-        trained = {"quality": quality, "rate": self.rate, "trained": self.stop_at or 1.0}
-        return Model(job.out, meta={"format": "toy", **trained})
+        return Model(job.out, meta={"format": "toy", "quality": quality})
 
 
 class Judge(Step, seeded=False):

@@ -21,5 +21,3 @@ COMMANDS = {
 }
 """Name → a click command, in the order of `finery --help`."""
 EXECUTORS = {"local": "finery.execute.local:LocalExecutor"}
-SELECT = "eval.select"
-"""The step type that chooses among the variants of a matrix."""

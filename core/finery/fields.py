@@ -20,9 +20,6 @@ import msgspec
 
 from finery.util.text import did_you_mean
 
-if TYPE_CHECKING:
-    from finery.step.hints import Hints
-
 Role = Literal["", "train", "validation", "calibrate", "compare", "base", "tokenizer"]
 """How a step uses an input, see `takes`."""
 Learns = Literal["", "answers", "preferences", "ratings"]
@@ -111,7 +108,6 @@ class Spec(msgspec.Struct, frozen=True):
     forecast: Any = ""
     provenance: Any = ""
     metrics: Any = ""  # "module:NAME" of how to show metrics live, see `finery.LiveMetric`
-    hints: Any = ""  # "module:NAME" of fixes for likely mistakes, see `finery.Hints`
 
 
 class FieldInfo(msgspec.Struct):
@@ -309,5 +305,4 @@ class Settings(msgspec.Struct, metaclass=_SettingsMeta):
             forecast: "str | type" = "",
             provenance: "str | type" = "",
             metrics: "str | Mapping[str, Any]" = "",
-            hints: "str | Hints" = "",
         ) -> None: ...

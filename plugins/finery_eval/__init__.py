@@ -31,6 +31,12 @@ def finery_steps() -> dict[str, str]:
 
 
 @hookimpl
+def finery_chooser() -> str:
+    """The step type that chooses a variant of a matrix."""
+    return "eval.select"
+
+
+@hookimpl
 def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
     """The differences that test rows can show."""
     from finery import evaluates

@@ -68,7 +68,7 @@ class Unjudged(NamedTuple):
     turns: int
 
 
-class Gate(Step, isolated=True, hints="finery_eval.hints:JUDGE"):
+class Gate(Step, isolated=True):
     """Hold scores of anything against `require`, a setting that subclasses declare."""
 
     def metric_names(self) -> list[str]:
@@ -180,7 +180,7 @@ class Judge(Gated, preflight="finery_eval.preflight:JudgePreflight"):
         """Raise `DataError` for slices that no row can have. columns: all that rows can have."""
 
 
-class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
+class Evaluator(Judge, engines=True):
     """Have models answer the rows and judge the answers."""
 
     max_tokens: int = setting(

@@ -65,7 +65,6 @@ class Export(
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers", PACKAGE),
     preflight="finery_gguf.preflight:ExportPreflight",
-    hints="finery_gguf.quantize.hints:EXPORT",
 ):
     """Export a model to GGUF, for llama.cpp and Ollama.
 

@@ -16,7 +16,6 @@ class HubDataset(
     pinned="finery_hub.pins:DatasetPin",
     traceable="finery_hub.places:DatasetPlaces",
     preflight="finery_hub.preflight:DatasetPreflight",
-    hints="finery_hub.hints:DATASET",
 ):
     """Rows of a data set on the Hugging Face hub, as the datasets library reads it.
 

@@ -39,7 +39,6 @@ class HubModel(
     pinned="finery_hub.pins:ModelPin",
     preflight="finery_hub.preflight:ModelPreflight",
     forecast="finery_hub.forecast:ModelForecast",
-    hints="finery_hub.hints:MODEL",
 ):
     """Take a model, or an adapter, from the Hugging Face hub.
 

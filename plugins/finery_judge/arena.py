@@ -28,9 +28,7 @@ class Question(NamedTuple):
     order: int
 
 
-class Arena(
-    Judging, hints="finery_judge.hints:ARENA", forecast="finery_judge.forecast:ArenaForecast"
-):
+class Arena(Judging, forecast="finery_judge.forecast:ArenaForecast"):
     """Have a model compare the answers of models in pairs, each in both orders.
 
     `win_rate` is the share of games that a model wins; a tie counts half, and so does a game in

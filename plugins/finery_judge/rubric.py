@@ -41,9 +41,7 @@ Results = Mapping[Item, Score | str]
 """Answer → its score, or why there is none."""
 
 
-class RubricJudge(
-    Judging, hints="finery_judge.hints:JUDGE", forecast="finery_judge.forecast:RubricForecast"
-):
+class RubricJudge(Judging, forecast="finery_judge.forecast:RubricForecast"):
     """Have a model score the answers of models by a rubric, and hold it against people.
 
     - `passed`: the share of answers with a score of at least `passing`. An answer without a

@@ -31,7 +31,6 @@ class LocalModel(
     sections=("models",),
     seeded=False,
     forecast="finery_local.forecast:ModelForecast",
-    hints="finery_local.hints:MODEL",
 ):
     """Take a model from a Hugging Face folder, an adapter folder or a GGUF file on this machine.
 

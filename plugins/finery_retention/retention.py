@@ -37,7 +37,6 @@ class Retention(
     seeded=False,
     packages=PACKAGES,
     version="1",
-    hints="finery_retention.hints:RETENTION",
 ):
     """Measure whether models forgot general abilities in their training; name the base first.
 

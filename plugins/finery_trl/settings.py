@@ -103,7 +103,6 @@ class Training(
     learns="answers",
     preflight="finery_trl.preflight:TrainingPreflight",
     metrics="finery_trl.view.live:METRICS",
-    hints="finery_trl.hints:SFT",
 ):
     """Train a model on rows.
 
@@ -257,16 +256,6 @@ class Training(
         help="Folder for files that trackers write on this machine, relative to the working "
         "directory.",
     )
-
-    @property
-    def share(self) -> float | None:
-        """The share of all optimizer steps to stop after; None if the training runs to its end."""
-        return None
-
-    @property
-    def earlier(self) -> Model | None:
-        """The stopped training that this one goes on from."""
-        return None
 
     def check(self) -> None:
         """Raise `UsageError` if settings contradict each other."""

@@ -1,8 +1,7 @@
 """Supervised fine-tuning with Unsloth."""
 
-from finery import UsageError
 from finery_trl.steps import sft
-from finery_unsloth.fast import INSTEAD, PACKAGES, Fast
+from finery_unsloth.fast import PACKAGES, Fast
 
 
 class Sft(Fast, sft.Sft, packages=PACKAGES):
@@ -13,15 +12,3 @@ class Sft(Fast, sft.Sft, packages=PACKAGES):
     (`FastLanguageModel`). It needs a GPU that multiplies bf16, and `pip install 'finery[unsloth]'`.
     This project never ran it on a GPU.
     """
-
-    def check(self) -> None:
-        """Also refuse to stop and go on, which is verified for TRL only."""
-        super().check()
-        for name in ("stop_at", "resume_from"):
-            if getattr(self, name) is not None:
-                raise UsageError(
-                    f"a training with Unsloth has no {name}, since it isn't verified to go on "
-                    "with the same result",
-                    where=name,
-                    fix=f"remove it, or {INSTEAD.format('sft')}",
-                )

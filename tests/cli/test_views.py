@@ -166,41 +166,6 @@ export:
     assert made.run("show").out == "pack  Bundle 3 B\n"
 
 
-def test_the_deprecated_hook_for_pages_works_and_warns(project: MakeProject) -> None:
-    code = """\
-from finery import hookimpl
-
-
-def page(title, artifacts, model, progress):
-    progress("looked at", 1, 1)
-    return f"<h1>{title}: {' '.join(artifacts)}, {model}</h1>"
-
-
-@hookimpl
-def finery_pages():
-    return {"Bundle": page}
-"""
-    made = project(
-        {
-            "old.py": code,
-            "recipe.yaml": """\
-finery: 1
-name: t
-plugins: [./steps.py, ./old.py]
-export:
-  pack: {use: steps.pack, code: "(job.out / 'a.txt').write_text('a')"}
-""",
-        }
-    )
-    assert made.run("build").code == 0
-    ran = made.run("show", "pack", "--html")
-    assert ran.code == 0, ran.err
-    page = made.folder / "build/t/pack-report.html"
-    assert page.read_text() == "<h1>t: pack: pack, None</h1>"
-    assert "FineryDeprecationWarning: plugin 'old' (old.py) implements finery_pages" in ran.err
-    assert "which finery 0.3 removes: use finery_views" in ran.err
-
-
 def view_table(table: str) -> dict[str, str]:
     """The project with other views."""
     return {**FILES, "ngram.py": PLUGIN.replace('{"Model/ngram": NgramView}', table)}

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from finery import DataError, Detail, Metrics, Output
 from finery.artifact.manifest import manifest
-from finery.testing import TestJob, run_step
+from finery.testing import run_step
 from finery_eval.evaluator import compare
 from finery_eval.steps.select import Select
 from finery_eval.view.metrics import MetricsView
@@ -99,7 +99,6 @@ def test_repeats_are_compared_by_their_means(tmp_path: Path) -> None:
     groups = {"a": ["test@a1", "test@a2"], "b": ["test@b1", "test@b2"]}
     made = chosen(tmp_path, given, repeats=groups)
     assert made.meta["chosen"] == "b2"  # the best repeat of the best group
-    assert made.meta["ranking"] == ["b2", "a1"]
     assert made.meta["repeats"] == {"b1": 0.6, "b2": 0.7}
     assert made.report()["details"]["intervals_cover"].startswith("the seed of a training only")
     assert made.meta["score"] == pytest.approx(0.65)
@@ -117,18 +116,6 @@ def test_the_choice_is_named_beside_the_scores(tmp_path: Path) -> None:
     first, second, *_ = text[text.index("chosen of 2") :].splitlines()
     assert first == "chosen of 2: b, sft.accuracy 0.8 (95 % CI 0.700 to 0.900), 20 rows."
     assert second.startswith("difference to the next, a: +0.3 (95 % CI 0.")
-
-
-def test_places_in_a_round_have_the_names_of_their_variants(tmp_path: Path) -> None:
-    given = [candidate(tmp_path, n, [True] * k + [False]) for n, k in (("p=1", 3), ("p=2", 5))]
-    job = TestJob(tmp_path / "job", provenance={"variants": {"p=1": "r=8", "p=2": "r=16"}})
-    winner = Select(candidates=given, model="sft", metric="accuracy").run(job)
-    assert winner.meta["chosen"] == "r=16"
-    assert winner.meta["ranking"] == ["p=2", "p=1"]  # what the next round goes on from
-    assert [*winner.report()["scores"]] == ["r=16", "r=8"]
-    logged = [e["message"] for e in job.events if e["event"] == "log"]
-    assert logged[0].startswith("chosen of 2: r=16, ")
-    assert logged[1].startswith("difference to the next, r=8: ")
 
 
 def test_a_score_that_is_no_share_is_printed_as_a_number(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from tiny_llama import tiny_counter
 
 from finery import DataError, Dataset, Files, Index, Model
+from finery.recipe.hints.aliases import aliases_of
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.dropped import dropped
 from finery.testing import TestJob, dataset, run_step
@@ -23,7 +24,6 @@ from finery_retrieve.index.control import plain
 from finery_retrieve.index.lookup import Lookup
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.index.words import Bm25
-from finery_retrieve.raft.hints import RAFT
 from finery_retrieve.raft.step import Raft
 from finery_retrieve.steps.model import RetrieveModel
 from finery_retrieve.steps.view import RetrievedView
@@ -306,10 +306,10 @@ def test_a_quote_in_no_chunk_is_explained(tmp_path: Path, changes: Row, reason: 
 
 
 def test_settings_of_other_tools_have_a_hint() -> None:
-    assert RAFT.value is not None
-    assert RAFT.value("order", "random") == "write order: shuffled"
-    assert RAFT.value("cite", False) == "write cite: none"
-    assert RAFT.value("k", "random") is None
+    aliases = aliases_of(Raft)
+    assert aliases.value_fix("order", "random") == "write order: shuffled"
+    assert aliases.value_fix("cite", False) == "write cite: none"
+    assert aliases.value_fix("k", "random") is None
 
 
 def test_the_questions_of_the_guide_can_be_loaded_and_used(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from blake3 import blake3
 from finery.artifact.manifest import Manifest, Result
 from finery.build.code.steps import StepCode
 from finery.build.keys import FORMAT
-from finery.builtin import SELECT
 from finery.errors import PluginError, UsageError
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, check_file, load
@@ -146,9 +145,13 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
 def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:
     """A digest of everything that the check depends on; None if it can't be computed."""
     sections = {name: recipe.data.get(name) for name in SECTIONS}
-    used = {*_types_in(sections), *_texts_in(recipe.data.get("matrix"))} & plugins.step_types.keys()
+    matrix = recipe.data.get("matrix")
+    used = {*_types_in(sections), *_texts_in(matrix)}  # an axis may give a step another type
     notes = sorted(plugins.note_names) if recipe.data.get("silence") else []
     try:
+        if isinstance(matrix, dict) and "select" in matrix:
+            used.add(plugins.chooser)
+        used &= plugins.step_types.keys()
         code = StepCode(recipe, plugins, store)
         types = {use: code.of_type(use) for use in sorted(used)}
     except PluginError:
@@ -168,12 +171,10 @@ def _types_in(written: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    """All texts in a `matrix:`: an axis may give a step another type, and `select` adds one."""
+    """All texts in a value of a recipe, to any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        if "select" in value:
-            yield SELECT
         for each in value.values():
             yield from _texts_in(each)
     elif isinstance(value, list):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from finery.artifact.manifest import Manifest
-from finery.builtin import SELECT
 from finery.cli.console import print_json, print_wrapped
 from finery.compare.fold import folded, title_of
 from finery.util.paths import shown
@@ -219,7 +218,9 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
 
 def compared(node: "Node") -> bool:
     """Whether the table of a matrix shows what a step scores: it is a variant, or the choice."""
-    return bool(node.variant) or node.use == SELECT
+    from finery.recipe.matrix.choose import WINNER
+
+    return bool(node.variant) or node.name == WINNER
 
 
 def print_gate(graph: "Graph", step: str, error: "FineryError") -> None:

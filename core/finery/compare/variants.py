@@ -16,7 +16,6 @@ from finery.recipe.graph import (
     trains,
 )
 from finery.recipe.matrix.axes import SEED, Value, Variant
-from finery.recipe.matrix.halve import STOP
 from finery.rows.repeats import Repeats, summarise
 from finery.store.database import Store
 
@@ -55,7 +54,6 @@ class Score:
 @dataclass
 class Line:
     """A variant with all its repeats. axes: label → value. scores: `test.sft.accuracy` → score.
-    trained: with `halve`, the share of its schedule after which it was last judged.
 
     states: of the steps that score it and aren't built, e.g. `failed`.
     """
@@ -66,7 +64,6 @@ class Line:
     scores: dict[str, Score] = field(default_factory=dict)
     states: list[str] = field(default_factory=list)
     chosen: bool = False
-    trained: float | None = None
 
 
 def lines_of(
@@ -97,8 +94,6 @@ def lines_of(
             artifact = store.artifact(made)
             assert isinstance(artifact, Metrics)
             _take(line, whole, artifact.report(), judged)
-            if matrix.halving is not None:
-                line.trained = _share(results.get(judged.outputs[0][0]))
     choice = choice_of(graph, results)
     for line in lines.values():
         line.chosen = choice is not None and choice["chosen"] in line.variants
@@ -144,8 +139,7 @@ class _Judged(NamedTuple):
 
 def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[_Judged]:
     """All models of a variant that are judged."""
-    for origin, first in matrix.steps[variant.name].items():
-        step = _last_round(graph, variant, origin) or first
+    for origin, step in matrix.steps[variant.name].items():
         node = graph.nodes.get(step)
         if node is None or not evaluates(node):
             continue
@@ -159,24 +153,6 @@ def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[_Jud
 def _is_trained(graph: Graph, node: Node) -> bool:
     """Whether a model comes out of a training of the recipe, at once or by way of other steps."""
     return trains(node) or any(_is_trained(graph, graph.nodes[s.step]) for s in base_models(node))
-
-
-def _last_round(graph: Graph, variant: Variant, origin: str) -> str | None:
-    """The step of the last round of `halve` that this variant has come to."""
-    places = [
-        name
-        for name, node in graph.nodes.items()
-        if node.origin == origin and node.variant and node.settled == variant.name
-    ]
-    return places[-1] if places else None
-
-
-def _share(training: Result | None) -> float | None:
-    """The share of its schedule after which a training stopped, as its key says."""
-    if training is None:
-        return None
-    share: float | None = dict(training.parts).get(f"setting {STOP}")
-    return share
 
 
 def _take(line: Line, graph: Graph, report: Mapping[str, Any], judged: _Judged) -> None:
@@ -194,18 +170,14 @@ def _take(line: Line, graph: Graph, report: Mapping[str, Any], judged: _Judged) 
 
 
 def choice_of(graph: Graph, results: Mapping[str, Result | None]) -> dict[str, Any] | None:
-    """The facts about what was chosen, by the names of variants; None if nothing is."""
+    """The facts about what was chosen; None if nothing is."""
     nodes = graph.nodes.values()
     name = next((n.chosen_by for n in nodes if n.chosen_by and not n.variant), "")
     result = results.get(name)
     if result is None:
         return None
     (made,) = result.outputs.values()
-    choice, margin = made.meta, made.meta["margin"]
-    named = {**choice, "chosen": graph.variant_named(choice["chosen"])}
-    if margin is not None:
-        named["margin"] = {**margin, "over": graph.variant_named(margin["over"])}
-    return named
+    return made.meta
 
 
 def _ranked(graph: Graph, lines: list[Line]) -> list[Line]:
@@ -214,11 +186,11 @@ def _ranked(graph: Graph, lines: list[Line]) -> list[Line]:
         return lines
     lowest = graph.select_by is not None and graph.select_by.best == "lowest"
 
-    def rank(line: Line) -> tuple[bool, bool, float, float]:
+    def rank(line: Line) -> tuple[bool, bool, float]:
         score = line.scores.get(columns[0])
         if score is None:
-            return True, False, 0.0, 0.0
+            return True, False, 0.0
         mean = score.repeats.mean * (1 if lowest else -1)
-        return False, not line.chosen, -(line.trained or 0.0), mean
+        return False, not line.chosen, mean
 
     return sorted(lines, key=rank)

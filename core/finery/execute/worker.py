@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Mapping
 from functools import reduce
 from itertools import combinations
@@ -30,7 +29,6 @@ from finery.execute.undeclared import load_files, noted
 from finery.fields import Files
 from finery.inference.engine import Engine
 from finery.inference.records import SqliteRecords, identity_of
-from finery.plugin.deprecated import FineryDeprecationWarning
 from finery.plugin.hookspecs import hookimpl
 from finery.plugin.manager import Plugins, load_plugins
 from finery.step.inspect import give_files, inputs_of, nested_fields, slots_of
@@ -68,7 +66,6 @@ def main() -> None:
     )  # the main process handles Ctrl-C and ends this one
     signal.signal(signal.SIGTERM, _end)
     _die_with_parent(int(sys.argv[2]))
-    warnings.simplefilter("ignore", FineryDeprecationWarning)  # the main process prints them
     lock = threading.Lock()
 
     def send(event: Any) -> None:

@@ -16,7 +16,6 @@ import pluggy
 from blake3 import blake3
 
 from finery.errors import FineryError, PluginError
-from finery.plugin import deprecated
 from finery.plugin import hookspecs as hooks
 from finery.plugin.source import load_source
 from finery.util.installed import EntryPoint
@@ -26,9 +25,9 @@ from finery.util.text import did_you_mean
 GROUP = "finery"
 TABLES = frozenset({
     "finery_steps", "finery_engines", "finery_commands", "finery_executors", "finery_views",
-    "finery_notes", "finery_pages", "finery_samplers", "finery_servers",
+    "finery_notes", "finery_samplers", "finery_servers", "finery_chooser",
 })  # fmt: skip
-"""Hooks that return what a plugin provides by name. All others are called during a build."""
+"""Hooks that return names of what a plugin provides. All others are called during a build."""
 
 
 class Plugin:
@@ -57,8 +56,8 @@ class BrokenPlugin(NamedTuple):
 
 
 def known_hooks() -> list[str]:
-    """Names of all hooks, including deprecated ones."""
-    return [n for n in (*vars(hooks), *deprecated.HOOKS) if n.startswith("finery_")]
+    """Names of all hooks."""
+    return [n for n in vars(hooks) if n.startswith("finery_")]
 
 
 # -- code that would end finery ------------------------------------------------------------------
@@ -202,7 +201,6 @@ def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
             fix="compare its hookimpls with docs/howto/plugins.md",
             details=more,
         ) from error
-    deprecated.warn_of_hooks(plugin.name, plugin.origin, _hook_functions(plugin.module))
 
 
 def _hook_functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:

@@ -61,6 +61,11 @@ def finery_samplers() -> "Mapping[str, str | Sampler]":  # type: ignore[empty-bo
     """Return the samplers of `matrix: {sample: …}` you provide: name → `"module:function"`."""
 
 
+@hookspec(firstresult=True)
+def finery_chooser() -> str:  # type: ignore[empty-body]
+    """Return the step type that chooses a variant for `matrix: {select: …}`."""
+
+
 @hookspec
 def finery_views() -> "Mapping[str, str | type[View]]":  # type: ignore[empty-body]
     """Return the views you provide: kind of artifact, or `kind/format` → `"module:Class"`."""

@@ -12,7 +12,6 @@ import pluggy
 
 from finery import builtin
 from finery.errors import FineryError, PluginError
-from finery.plugin import deprecated
 from finery.plugin import hookspecs as hooks
 from finery.plugin.discovery import (
     GROUP,
@@ -77,7 +76,6 @@ class Plugins:
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager(GROUP)
         self.manager.add_hookspecs(hooks)
-        self.manager.add_hookspecs(deprecated.Hooks)
         self.plugins: list[Plugin] = []
         self.broken: list[BrokenPlugin] = []
         self.are_broken_reported = False
@@ -186,14 +184,22 @@ class Plugins:
         drawing: Sampler = resolve(reference, f"sampler '{name}'", plugin)
         return drawing
 
+    @property
+    def chooser(self) -> str:
+        """The step type that chooses a variant of a matrix. `PluginError` if there is none."""
+        name: str | None = self.hook.finery_chooser()
+        if name is None:
+            raise PluginError(
+                "no plugin provides a step type that chooses a variant for `select`",
+                fix="install a plugin with the hook finery_chooser",
+                details=[plugin.error.what for plugin in self.broken],
+            )
+        return name
+
     @cached_property
     def servers(self) -> Table:
         """Format of a model or bundle → (a function or "module:function", plugin)."""
         return self._lazily("finery_servers")
-
-    @cached_property
-    def _pages(self) -> Table:
-        return self._lazily("finery_pages")
 
     def _lazily(self, hook: str) -> Table:
         """A table that is read on first use: most commands don't need it.
@@ -280,16 +286,11 @@ class Plugins:
         from finery.plugin.views.view import View  # only where something is shown
 
         name = next((n for n in (f"{kind}/{artifact_format}", kind) if n in self.views), None)
-        view = View() if name is None else self._view(name, View)
-        if kind not in self._pages:
-            return view
-        reference, plugin = self._pages[kind]
-        return deprecated.with_page(view, resolve(reference, f"page of a {kind}", plugin))
-
-    def _view(self, name: str, base: "type[View]") -> "View":
+        if name is None:
+            return View()
         reference, plugin = self.views[name]
         cls = resolve(reference, f"view '{name}'", plugin)
-        if not (isinstance(cls, type) and issubclass(cls, base)):
+        if not (isinstance(cls, type) and issubclass(cls, View)):
             raise PluginError(
                 f"view '{name}' of plugin '{plugin.name}' ({plugin.origin}) is not a View: {cls!r}",
                 fix="subclass finery.View",

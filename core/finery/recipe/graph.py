@@ -53,10 +53,6 @@ class Node:
     variant: str = ""  # which variant of a matrix it is, e.g. `r=8`
     chosen_by: str = ""  # the step that chooses one of the candidates, on which this one depends
     candidates: "dict[str, Node]" = field(default_factory=dict)  # by variant
-    rank: int = 0  # its place among what was chosen
-    stand_in: str = ""  # the step that candidates name where they mean `meant`, see `Slot`
-    meant: str = ""
-    settled: str = ""  # the variant that was chosen
 
     @property
     def place(self) -> tuple[str, str]:
@@ -116,53 +112,32 @@ class Graph:
 
         The evaluator that chooses isn't: for the winner, it judges other rows and models.
         """
-        others = [self.select_by.evaluator] if self.select_by is not None else []
-        if self.matrix is not None and self.matrix.halving is not None:
-            others.append(self.matrix.halving.training)  # it goes on
-        chosen = node.chosen_by and node.origin not in others
-        return bool(chosen and (self.whole or self).variants_of(node.origin))
+        if not node.chosen_by:
+            return False
+        chooses = self.select_by is not None and node.origin == self.select_by.evaluator
+        return not chooses and bool((self.whole or self).variants_of(node.origin))
 
     def choice_for(self, node: Node, results: Mapping[str, Result | None]) -> str | None:
-        """The variant, or the place in a round, that was chosen for a step; None if none is yet."""
+        """The variant that was chosen for a step; None if none is yet."""
         result = results.get(node.chosen_by) if node.chosen_by else None
         if result is None:
             return None
         (made,) = result.outputs.values()
-        ranking = made.meta.get("ranking", [])  # results of early versions have none
-        return next(iter(ranking[node.rank :]), None)
+        chosen: str = made.meta["chosen"]
+        return chosen
 
     def settle(self, name: str, variant: str) -> Node:
-        """Let the step `name` be that of the variant that was chosen, or of the place in a round.
-
-        variant: its name, or that of a place.
-        """
+        """Let the step `name` be that of the variant that was chosen."""
         node = self.nodes[name]
-        meant = node.meant or self._training_of(variant)
-        settled = self.variant_named(variant)
-        chosen = node.candidates[settled]
-        sources = [
-            replace(s, step=meant) if node.stand_in and s.step == node.stand_in else s
-            for s in chosen.sources
-        ]
+        chosen = node.candidates[variant]
         self.recipe.take_step(node.section, name, chosen.name)
         self.nodes[name] = replace(
             chosen, name=name, needs=node.needs, variant=node.variant, chosen_by=node.chosen_by,
-            candidates=node.candidates, sources=sources, rank=node.rank, stand_in=node.stand_in,
-            meant=node.meant, settled=settled,
+            candidates=node.candidates,
         )  # fmt: skip
         if self.whole is not None:  # which knows the variants of all steps
             self.whole.nodes[name] = self.nodes[name]
         return self.nodes[name]
-
-    def variant_named(self, label: str) -> str:
-        """The variant of a name, which may be that of a place in a round of `halve`."""
-        place = self.nodes.get(self._training_of(label))
-        return place.settled if place is not None and place.settled else label
-
-    def _training_of(self, label: str) -> str:
-        """The training of a place in a round; empty without `halve`."""
-        halving = self.matrix.halving if self.matrix is not None else None
-        return f"{halving.training}@{label}" if halving is not None else ""
 
     def select(self, names: Sequence[str]) -> "Graph":
         """The graph of these steps and all that they wait for; without `names`, all steps."""
@@ -240,17 +215,6 @@ def _check_metric(recipe: Recipe, nodes: Mapping[str, Node], select: Select) -> 
 def _with_candidates(nodes: Mapping[str, Node], matrix: Expanded) -> dict[str, Node]:
     """The steps to build: the winner's know all variants that they may be of."""
     kept = {name: node for name, node in nodes.items() if not name.endswith(HIDDEN)}
-    halving = matrix.halving
-    for name, slot in halving.slots.items() if halving is not None else ():
-        node = kept[name]
-        node.candidates = {variant: nodes[step] for variant, step in slot.candidates.items()}
-        node.chosen_by, node.rank = slot.chosen_by, slot.rank
-        node.stand_in, node.meant = slot.stand_in, slot.meant
-        waits = [up for candidate in node.candidates.values() for up in candidate.upstream()]
-        node.needs = list(dict.fromkeys([
-            *(slot.meant if up == slot.stand_in and slot.meant else up for up in waits),
-            slot.chosen_by,
-        ]))  # fmt: skip
     for name in matrix.reached:
         node = kept[name]
         for variant in matrix.variants:
@@ -258,8 +222,6 @@ def _with_candidates(nodes: Mapping[str, Node], matrix: Expanded) -> dict[str, N
             node.candidates[variant.name] = nodes[hidden]
         waits = [up for candidate in node.candidates.values() for up in candidate.upstream()]
         node.needs, node.chosen_by = list(dict.fromkeys([*waits, WINNER])), WINNER
-        if halving is not None and name == halving.training and len(halving.counts) > 1:
-            node.stand_in = halving.last("")
     return kept
 
 

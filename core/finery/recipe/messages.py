@@ -8,9 +8,9 @@ from finery.errors import FineryError
 from finery.recipe.document import Recipe
 from finery.recipe.excerpt import without_secrets
 from finery.recipe.fits import fits
+from finery.recipe.hints.aliases import Aliases, aliases_of
 from finery.recipe.hints.names import groups_of, setting_fix, setting_meant
 from finery.recipe.hints.values import value_fix
-from finery.step.hints import Hints, hints_of
 from finery.step.step import Step
 from finery.util.text import did_you_mean, nearest
 
@@ -36,7 +36,7 @@ class _Subject(NamedTuple):
     place: tuple[Any, ...]
     name: str
     schema: dict[str, Any]
-    hints: Hints
+    aliases: Aliases
 
 
 def complaints(
@@ -49,12 +49,11 @@ def complaints(
 ) -> Iterator[FineryError]:
     """An error for each way in which `value`, at `place` of the recipe, breaks `schema`.
 
-    subject: what the value is, e.g. the step type. cls: that step type, for its hints.
+    subject: what the value is, e.g. the step type. cls: that step type, for its aliases.
     """
     if fits(schema, value):
         return
-    hints = Hints() if cls is None else hints_of(cls)
-    about = _Subject(recipe, place, subject, schema, hints)
+    about = _Subject(recipe, place, subject, schema, aliases_of(cls))
     for error in _validator()(schema).iter_errors(value):
         yield from _translated(about, error)
 
@@ -95,7 +94,7 @@ def _unknown(about: _Subject, error: Any) -> Iterator[FineryError]:
                 f"unknown setting '{key}' of {owner}",
                 (*about.place, *error.absolute_path, key),
                 key=True,
-                fix=setting_fix(key, value, label, about.schema, known, about.name, about.hints),
+                fix=setting_fix(key, value, label, about.schema, known, about.name, about.aliases),
             )
 
 
@@ -106,7 +105,7 @@ def _missing(about: _Subject, error: Any) -> Iterator[FineryError]:
     )
     whole = f"{label}.{key}" if label else key
     others = [other for other in error.instance if other not in known]
-    if any(setting_meant(other, label, about.hints) == whole for other in others) or any(
+    if any(setting_meant(other, label, about.aliases) == whole for other in others) or any(
         nearest(other, known) == key for other in others
     ):
         return  # written under another name, and reported as unknown
@@ -159,7 +158,7 @@ def literal(value: Any) -> str:
 
 def _fix(about: _Subject, error: Any) -> str:
     label, value = _label(error) or about.name, error.instance
-    if about.hints.value is not None and (fix := about.hints.value(label, value)):
+    if fix := about.aliases.value_fix(label, value):
         return fix
     if fix := value_fix(label, value, _kinds(error.schema), error.schema):
         return fix

@@ -180,19 +180,6 @@ _TOP: dict[str, Any] = {
                 "required": ["by"],
                 "additionalProperties": False,
             },
-            "halve": {
-                "type": "object",
-                "description": "Train all variants a little, keep the better ones, and go on with "
-                "those until one is left (successive halving). Needs `select`.",
-                "properties": {
-                    "keep": {
-                        "type": ["string", "number"],
-                        "description": "The share of the variants that each round keeps, e.g. 1/3. "
-                        "Default: 1/2.",
-                    },
-                },
-                "additionalProperties": False,
-            },
         },
         "additionalProperties": _VALUES,
     },

@@ -32,6 +32,10 @@ class StepTypes(Protocol):
     def sampler(self, name: str) -> Callable[..., Any]:
         """A sampler, see `finery.recipe.matrix.sample.Sampler`."""
 
+    @property
+    def chooser(self) -> str:
+        """The step type that chooses a variant of a matrix."""
+
 
 def derived_seed(seed: int, use: str) -> int:
     """A step's seed from the recipe's seed and the step type, 0 ≤ seed < 2³¹.

@@ -87,7 +87,7 @@ def _settle(graph: Graph, results: Mapping[str, Result | None]) -> None:
     """Let steps be of the variants that a run chose for them, as far as the recipe has these."""
     for name, node in [*graph.nodes.items()]:
         choice = graph.choice_for(node, results)
-        if choice is not None and graph.variant_named(choice) in node.candidates:
+        if choice is not None and choice in node.candidates:
             graph.settle(name, choice)
 
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from finery.artifact.kinds import Metrics
 from finery.artifact.manifest import Result
-from finery.builtin import SELECT
 from finery.compare.variants import Line, Score, choice_of, columns_of, lines_of
 from finery.compare.words import (
     are_shares,
@@ -19,9 +18,10 @@ from finery.compare.words import (
 from finery.plugin.views.html import render_page
 from finery.plugin.views.section import Finding, PageSection
 from finery.recipe.graph import Graph, trains
+from finery.recipe.matrix.choose import WINNER
 from finery.report.steps import ReportedStep
 from finery.store.database import Store
-from finery.util.text import counted, duration, in_points, percent, signed
+from finery.util.text import counted, duration, in_points, signed
 
 TEMPLATE = "finery.report/templates/variants.html.jinja"
 QUESTION = "Which variant is best?"
@@ -68,7 +68,7 @@ def steps_shown(variants: Variants | None, steps: Sequence[ReportedStep]) -> lis
     return [
         step
         for step in steps
-        if step.node.use != SELECT and (not step.node.variant or step.node.name in own)
+        if step.node.name != WINNER and (not step.node.variant or step.node.name in own)
     ]
 
 
@@ -93,10 +93,7 @@ def section_of(variants: Variants) -> PageSection:
         columns=columns,
         is_repeated=repeated,
         is_timed=any(times.values()),
-        is_halved=any(line.trained is not None for line in lines),
-        rows=[
-            (line, _trained(line), _cells(lines, line, columns), times[line.name]) for line in lines
-        ],
+        rows=[(line, [_cell(lines, line, c) for c in columns], times[line.name]) for line in lines],
         remarks=list(_remarks(variants, repeated=repeated)),
     )
     style = files("finery.report").joinpath("templates/variants.css").read_text(encoding="utf-8")
@@ -112,15 +109,6 @@ class Cell(NamedTuple):
     left: float = 0.0
     width: float = 0.0
     at: float = 0.0
-
-
-def _trained(line: Line) -> str:
-    """The share of its schedule after which a variant was last judged, with `halve`."""
-    return percent(line.trained) if line.trained is not None else ""
-
-
-def _cells(lines: Sequence[Line], line: Line, columns: Sequence[str]) -> list[Cell]:
-    return [_cell(lines, line, name) for name in columns]
 
 
 def _cell(lines: Sequence[Line], line: Line, name: str) -> Cell:
@@ -157,16 +145,10 @@ def _training(variants: Variants, line: Line) -> str:
         for step in variants.steps
         if step.result and trains(step.node)
     }
-    made = [_steps_of(variants.graph, variant) for variant in line.variants]
-    seconds = [sum(times.get(name, 0.0) for name in names) for names in made]
+    assert variants.graph.matrix is not None
+    made = [variants.graph.matrix.steps[variant].values() for variant in line.variants]
+    seconds = [sum(times.get(name, 0.0) for name in {*names}) for names in made]
     return duration(sum(seconds) / len(seconds)) if any(seconds) else ""
-
-
-def _steps_of(graph: Graph, variant: str) -> set[str]:
-    """The steps of a variant, with those in later rounds of `halve`."""
-    assert graph.matrix is not None
-    later = (n.name for n in graph.nodes.values() if n.variant and n.settled == variant)
-    return {*graph.matrix.steps[variant].values(), *later}
 
 
 def _finding(variants: Variants) -> Finding:

@@ -1,6 +1,5 @@
 """Step types: the class that plugin authors write, and the job that a running step gets.
 
 `step` has the base class, `inspect` reads what a class declares, `contract` checks it on loading,
-and `job` is everything that a running step may use. `interfaces` are optional. `hints` are fixes
-for likely mistakes.
+and `job` is everything that a running step may use. `interfaces` are optional.
 """

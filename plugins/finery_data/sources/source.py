@@ -15,7 +15,6 @@ class RowSource(
     seeded=False,
     packages=("jinja2",),
     preflight="finery_data.preflight:SourcePreflight",
-    hints="finery_data.hints:SOURCE",
 ):
     """Records of a table, each made into a row.
 

@@ -16,7 +16,6 @@ class File(
     traceable="finery_data.places:FilePlaces",
     forecast="finery_data.forecasts:FileForecast",
     preflight="finery_data.preflight:FilePreflight",
-    hints="finery_data.hints:FILE",
 ):
     """Rows from JSON lines, JSON, CSV, TSV or Parquet files, plain or as .gz or .zst.
 

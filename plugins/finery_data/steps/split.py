@@ -52,7 +52,6 @@ class Split(
     packages=("rensa",),
     version="2",
     forecast="finery_data.forecasts:SplitForecast",
-    hints="finery_data.hints:SPLIT",
 ):
     """Split rows into train, validation and test.
 

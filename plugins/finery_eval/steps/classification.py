@@ -22,7 +22,6 @@ class Classification(
     Evaluator,
     task="classification",
     forecast="finery_eval.planning.forecast:ClassesForecast",
-    hints="finery_eval.hints:CLASSIFICATION",
 ):
     """Judge models by the class in their answer: accuracy, macro-F1, per-class scores, confusion.
 

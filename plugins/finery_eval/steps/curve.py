@@ -15,7 +15,7 @@ ROWS = "rows"
 """The fact that says how many rows a model was trained on."""
 
 
-class Curve(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
+class Curve(Judge, engines=True):
     """Draw the learning curve: judge one training on several numbers of rows.
 
     The models are trainings that differ only in the number of their rows, e.g. on a quarter, half

@@ -28,7 +28,7 @@ OF_ROWS = ("whole", "first_turn", "last_turn")
 """Metrics of whole conversations."""
 
 
-class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
+class Dialog(Judge, engines=True):
     """Judge models by every turn of a conversation, with the evaluator of your choice.
 
     Each assistant turn of a row is a question of its own: the turns before it are the prompt, the

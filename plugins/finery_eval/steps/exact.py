@@ -12,7 +12,7 @@ from finery_eval.evaluator import Answers, Evaluator
 from finery_eval.verdicts import Judged, Verdicts
 
 
-class Exact(Evaluator, task="extraction", hints="finery_eval.hints:EXACT"):
+class Exact(Evaluator, task="extraction"):
     """Judge models by exact match: the share of rows where the whole answer is the expected one.
 
     An answer is right if its text equals the row's completion. White space at the ends of both

@@ -12,9 +12,8 @@ OVER_SEEDS = "the seed of a training only, not the choice of rows"
 
 
 class _Repeat(NamedTuple):
-    """One training of a candidate. label: what its evaluation is called after `@`."""
+    """One training of a candidate."""
 
-    label: str
     name: str
     score: float
 
@@ -40,21 +39,15 @@ class _Candidate(NamedTuple):
     @property
     def each(self) -> list[_Repeat]:
         """The repeats; of a candidate that isn't repeated, the candidate itself."""
-        labels = [_variant(metrics.name) for metrics in self.metrics]
-        names = labels if len(labels) > 1 else [self.name]
-        return [_Repeat(*of) for of in zip(labels, names, self.scores, strict=True)]
+        names = [_variant(metrics.name) for metrics in self.metrics]
+        return [_Repeat(*each) for each in zip(names, self.scores, strict=True)]
 
     def best(self, sign: int) -> _Repeat:
         """The repeat with the best score; of equally good ones the first. sign: -1 for lowest."""
         return max(self.each, key=lambda each: sign * each.score)
 
 
-class Select(
-    Step,
-    seeded=False,
-    sections=("evaluate",),
-    provenance="finery_eval.planning.variants:VariantNames",
-):
+class Select(Step, seeded=False, sections=("evaluate",)):
     """Choose the best of several evaluations of one model, by one metric.
 
     A recipe with `matrix: {select: …}` adds this step by itself. Of equally good candidates, the
@@ -94,7 +87,7 @@ class Select(
 
     def run(self, job: Job) -> Metrics:
         """Rank the candidates."""
-        candidates = self._candidates(job.provenance.get("variants", {}))
+        candidates = self._candidates()
         sign = 1 if self.best == "highest" else -1
         ranked = sorted(candidates, key=lambda each: -sign * each.score)
         first, *others = ranked
@@ -127,8 +120,7 @@ class Select(
         )
         metrics.meta |= {
             "chosen": repeat.name,
-            "ranking": [each.best(sign).label for each in ranked],
-            "repeats": {name: score for _, name, score in first.each} if self.repeats else None,
+            "repeats": {each.name: each.score for each in first.each} if self.repeats else None,
             "by": f"{self.model}.{self.metric}",
             "score": first.score,
             "interval": list(first.interval) if first.interval else None,
@@ -141,12 +133,11 @@ class Select(
         reports = (metrics.report() for metrics in self.candidates)
         return any(self.metric in of["details"].get("unbounded", ()) for of in reports)
 
-    def _candidates(self, names: Mapping[str, str]) -> list[_Candidate]:
-        """The candidates. names: place in a round of `halve` → the variant that came to it."""
+    def _candidates(self) -> list[_Candidate]:
         by_name = {metrics.name: metrics for metrics in self.candidates}
         groups = self.repeats or {_variant(name): [name] for name in by_name}
         return [
-            self._candidate(names.get(name, name), [by_name[member] for member in members])
+            self._candidate(name, [by_name[member] for member in members])
             for name, members in groups.items()
         ]
 

@@ -33,9 +33,7 @@ EXECUTED = "calls before the last turn of the user, which are executed as the ro
 METRICS = ("accuracy", "tool", "arguments", "no_call", "valid")
 
 
-class ToolCalls(
-    Evaluator, packages=("jsonschema",), task="extraction", hints="finery_eval.hints:TOOLS"
-):
+class ToolCalls(Evaluator, packages=("jsonschema",), task="extraction"):
     """Judge models by the tools that they call: the right ones, with the right arguments.
 
     Each row offers `tools` and ends with an assistant turn: its tool calls are the expected ones,

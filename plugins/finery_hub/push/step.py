@@ -52,7 +52,6 @@ class HubPush(
     version="1",
     provenance="finery_hub.push.gather:PushProvenance",
     preflight="finery_hub.preflight:PushPreflight",
-    hints="finery_hub.hints:PUSH",
 ):
     """Push models to the Hugging Face hub, with a model card, the recipe and its lock file.
 

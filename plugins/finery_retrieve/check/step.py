@@ -55,7 +55,6 @@ class RetrieveCheck(
     engines=True,
     seeded=False,
     packages=(PACKAGE, "xllamacpp", "bm25s", "PyStemmer"),
-    hints="finery_retrieve.evaluate.hints:CHECK",
 ):
     """Check the running app of a bundle: its sources, its prompts and its answers.
 

@@ -16,7 +16,6 @@ class RetrieveApi(
     sections=("models",),
     seeded=False,
     preflight="finery_retrieve.embed.preflight:ApiPreflight",
-    hints="finery_retrieve.hints:API",
 ):
     """Use an embedding model behind an OpenAI-compatible API, `/v1/embeddings`.
 

@@ -24,7 +24,6 @@ class RetrieveEmbedder(
     sections=("models",),
     seeded=False,
     preflight="finery_retrieve.embed.preflight:LocalPreflight",
-    hints="finery_retrieve.hints:EMBEDDER",
 ):
     """Take an embedding model from a folder in the layout of sentence-transformers.
 

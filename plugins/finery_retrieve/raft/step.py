@@ -49,9 +49,7 @@ class Drawn(NamedTuple):
         return ids.index(hit.id) if hit.id in ids else len(ids)
 
 
-class Raft(
-    Step, sections=("generate",), engines=True, version="1", hints="finery_retrieve.raft.hints:RAFT"
-):
+class Raft(Step, sections=("generate",), engines=True, version="1"):
     """Put questions into prompts with retrieved chunks, with answers that quote and cite.
 
     A model trained on the rows learns to pick the relevant chunk, to ignore others that look alike,

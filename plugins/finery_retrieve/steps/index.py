@@ -25,7 +25,6 @@ class RetrieveIndex(
     seeded=False,
     engines=True,
     preflight="finery_retrieve.steps.preflight:IndexPreflight",
-    hints="finery_retrieve.hints:INDEX",
 ):
     """Index chunks of documents, so that the ones that answer a question are found.
 

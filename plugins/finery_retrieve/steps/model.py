@@ -8,7 +8,7 @@ from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.steps.settings import K_HELP, LIMIT_HELP, PROMPT_HELP, UNKNOWN_HELP
 
 
-class RetrieveModel(Step, sections=("models",), seeded=False, hints="finery_retrieve.hints:MODEL"):
+class RetrieveModel(Step, sections=("models",), seeded=False):
     """Retrieve documents for the last user turn of each prompt, and answer from them.
 
     The result is a model like any other: evaluators judge it, and compare it with the model without

@@ -31,7 +31,6 @@ class RetrieveRows(
     engines=True,
     packages=("bm25s", "PyStemmer"),
     forecast="finery_retrieve.steps.forecast:RowsForecast",
-    hints="finery_retrieve.hints:ROWS",
 ):
     """Retrieve documents for the last user turn of each row, and put them into the prompt.
 

@@ -53,7 +53,7 @@ FLIPS: Mapping[tuple[Any, Any], str] = {(True, False): "lost", (False, True): "g
 """(whether the engine's answer is right, whether the server's is) → what the row was."""
 
 
-class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hints:JUDGE"):
+class Check(Judge, engines=True, packages=("xllamacpp",)):
     """Check a running server: its prompts, its defaults and its answers.
 
     The step starts the real server, as `finery serve` does: llama.cpp's with each GGUF, or with a

@@ -37,7 +37,6 @@ from finery_trl.estimate.memory import (
     tokens_per_second,
 )
 from finery_trl.estimate.shapes import of_size
-from finery_trl.estimate.speed import START_SECONDS, Speed, Work, cpu_speed, gpu_speed
 from finery_trl.settings import Training
 
 GIB = 2**30
@@ -53,8 +52,6 @@ MOST_READ = 20_000
 """Rows to measure. The longest of this many is long enough."""
 RECENT = 5
 """Number of past trainings to average the speed over."""
-RESUMED = "resume_from"
-"""The input of a training that goes on from another one."""
 
 
 class Sizes(NamedTuple):
@@ -62,18 +59,6 @@ class Sizes(NamedTuple):
 
     model: Architecture
     guessed: str = ""
-
-
-class Pace(NamedTuple):
-    """How long a training takes.
-
-    seconds: None where the rows aren't counted yet. is_rough: whether no training like it ran in
-    this project, so that the figure is a guess.
-    """
-
-    seconds: float | None
-    speed: Speed
-    is_rough: bool
 
 
 class Lengths(NamedTuple):
@@ -105,7 +90,9 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
         return Estimate(step=node.name, lines=[text], facts={"unknown": str(unknown)})
     lengths = lengths_of(graph, results, node, step.max_length)
     used = memory_of(step, model, lengths, here)
-    pace = pace_of(results, node, model, lengths, here)
+    speed = speed_of(results, node, model)
+    total = None if speed is None or lengths.total is None else lengths.total * step.epochs
+    seconds = None if total is None or speed is None else total / speed
     trained = trained_parameters(step, model)
     about = f" (by the name of its base: {guessed})" if guessed else ""
     return Estimate(
@@ -113,7 +100,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
         lines=[
             f"trains {_count(trained)} of {_count(model.parameters())} parameters{about}",
             _memory_line(used, here, lengths),
-            _time_line(pace, lengths),
+            *([] if speed is None else [_time_line(speed, seconds, lengths)]),
         ],
         facts={
             "parameters": model.parameters(),
@@ -123,9 +110,9 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
             "available_bytes": round(here.free),
             "device": here.device,
             "longest_tokens": lengths.longest,
-            "seconds": None if pace.seconds is None else round(pace.seconds),
-            "tokens_per_second": round(pace.speed.tokens, 1),
-            "is_rough": pace.is_rough or bool(guessed),
+            "seconds": None if seconds is None else round(seconds),
+            "tokens_per_second": None if speed is None else round(speed, 1),
+            "is_rough": bool(guessed),
         },
         **_warning(step, used, here, lengths),
     )
@@ -356,49 +343,19 @@ def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> d
 # -- time ----------------------------------------------------------------------------------------
 
 
-def pace_of(
-    results: Results, node: Node, model: Architecture, lengths: Lengths, here: Machine
-) -> Pace:
-    """How long it takes, by earlier trainings in this project, else by this machine's speed."""
+def speed_of(results: Results, node: Node, model: Architecture) -> float | None:
+    """Tokens per second in earlier trainings like this one in this project; None without any."""
     step = node.step
     assert isinstance(step, Training)
     alike = [p for p in results.history(node.use) if _alike(p, step)][:RECENT]
     rates = [(float(p.meta["parameters"]), rate) for p in alike if (rate := _rate(p))]
-    known = tokens_per_second(rates, model.parameters())
-    if known is not None:
-        speed = Speed(known, "as in earlier trainings")
-    else:
-        speed = _expected_speed(step, model, lengths, here)
-    if lengths.total is None:
-        return Pace(None, speed, known is None)
-    before = 0.0 if step.earlier is None else step.earlier.meta.get("stop_at", 0.0)
-    seconds = lengths.total * step.epochs * ((step.share or 1.0) - before) / speed.tokens
-    # The rates of earlier trainings count their start as well.
-    return Pace(seconds if known else seconds + START_SECONDS, speed, known is None)
-
-
-def _expected_speed(step: Training, model: Architecture, lengths: Lengths, here: Machine) -> Speed:
-    rows = step.batch_size(lengths.longest)
-    mean = lengths.total / lengths.rows if lengths.total and lengths.rows else lengths.longest / 2
-    work = Work(
-        adapter=step.lora is not None,
-        checkpointing=step.gradient_checkpointing,
-        compares=step.compares,
-        batch=rows * mean,
-        length=mean,
-    )
-    if here.device == "cuda":
-        return gpu_speed(model, work, here.name)
-    return cpu_speed(model, work, bf16=not _is_wide(step, here))
+    return tokens_per_second(rates, model.parameters())
 
 
 def _alike(past: Past, step: Training) -> bool:
-    """Whether a past training did the same kind of work per token, from its beginning.
-
-    The facts of a resumed training are those of the whole, but its seconds only those of the rest.
-    """
+    """Whether a past training did the same kind of work per token."""
     adapter = any(name.startswith("lora.") for name in past.settings)
-    same = adapter == (step.lora is not None) and RESUMED not in past.inputs
+    same = adapter == (step.lora is not None)
     quantized = past.settings.get("quantization")
     return same and quantized == step.quantization and bool(past.meta.get("parameters"))
 
@@ -426,20 +383,12 @@ def _memory_line(used: Memory, here: Machine, lengths: Lengths) -> str:
     )
 
 
-def _time_line(pace: Pace, lengths: Lengths) -> str:
-    speed = f"{_pace(pace.speed.tokens)} tokens/s"
-    if pace.seconds is None:
-        rough = f", rough: {pace.speed.source}" if pace.is_rough else ""
-        return f"time: known once the rows are counted, at about {speed}{rough}"
+def _time_line(speed: float, seconds: float | None, lengths: Lengths) -> str:
+    pace = f"{speed:.0f} tokens/s" if speed >= 10 else f"{speed:.2g} tokens/s"
+    if seconds is None:
+        return f"time: known once the rows are counted, at about {pace}"
     rows = f"{lengths.rows:,} rows, " if lengths.rows else ""
-    duration = rough_duration(pace.seconds)
-    if pace.is_rough:
-        return f"time: about {duration}, rough: {rows}about {speed} {pace.speed.source}"
-    return f"time: about {duration} ({rows}{speed} {pace.speed.source})"
-
-
-def _pace(tokens: float) -> str:
-    return f"{tokens:.0f}" if tokens >= 10 else f"{tokens:.2g}"
+    return f"time: about {rough_duration(seconds)} ({rows}{pace} as in earlier trainings)"
 
 
 def _gib(count: float) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from finery_trl.rows.tokens import Tokens
 
 
-class Dpo(Preference, hints="finery_trl.hints:DPO"):
+class Dpo(Preference):
     """Train a model to prefer the chosen answer to the rejected one, with TRL's DPO.
 
     Direct preference optimization (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290). The

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from finery_trl.rows.tokens import Tokens
 
 
-class Kto(Preference, learns="ratings", hints="finery_trl.hints:KTO"):
+class Kto(Preference, learns="ratings"):
     """Train a model on single answers rated good or bad, with TRL's KTO.
 
     Kahneman-Tversky optimization (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306), for

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from finery import Dataset, Job, Model, UsageError, setting, takes
+from finery import Dataset, Job, setting, takes
 from finery.rows import Row
 from finery_trl.steps.training import TrlTraining
 
@@ -50,52 +50,6 @@ class Sft(TrlTraining):
         help="Concatenate the rows of a batch into one sequence instead of padding them. This is "
         "an error if the model's attention would let a row see its neighbors.",
     )
-
-    stop_at: float | None = setting(
-        None,
-        gt=0,
-        lt=1,
-        help="Stop after this share of all optimizer steps, with the state that another training "
-        "needs to go on: the optimizer, the learning-rate schedule of the whole training, random "
-        "states and the place in the rows. The model has the weights at the stop.",
-    )
-    resume_from: Model | None = takes(
-        None,
-        role="base",
-        help="A training with the same settings, rows and seed that was stopped by `stop_at`, to "
-        "go on from. The result is the same as if the training had never stopped.",
-    )
-
-    @property
-    def share(self) -> float | None:
-        """The share of all optimizer steps to stop after."""
-        return self.stop_at
-
-    @property
-    def earlier(self) -> Model | None:
-        """The stopped training that this one goes on from."""
-        return self.resume_from
-
-    def static_meta(self) -> dict[str, Any]:
-        """Also where the training stops."""
-        return super().static_meta() | ({} if self.stop_at is None else {"stop_at": self.stop_at})
-
-    def check(self) -> None:
-        """Also refuse a stop before that of the earlier training, or in several processes."""
-        super().check()
-        if self.launch is not None and (self.stop_at is not None or self.resume_from is not None):
-            raise UsageError(
-                "a training in several processes can't stop and go on in another step",
-                where="launch",
-                fix="remove launch, or stop_at and resume_from",
-            )
-        before = None if self.resume_from is None else self.resume_from.meta.get("stop_at")
-        if before is not None and self.stop_at is not None and self.stop_at <= before:
-            raise UsageError(
-                f"stop_at is {self.stop_at:g}, but resume_from was stopped at {before:g}",
-                where="stop_at",
-                fix=f"give a share above {before:g}, or remove stop_at to train to the end",
-            )
 
     def read(
         self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str

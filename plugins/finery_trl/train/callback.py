@@ -49,13 +49,9 @@ class Callback(TrainerCallback):
         """Request what is due after this optimizer step, and measure the metrics of the task."""
         schedule, step = self._schedule, state.global_step
         last = step >= state.max_steps
-        stops = step >= schedule.stop
-        # A stop doesn't validate, so that the training that goes on has validated as often as one
-        # that was never stopped.
         due = last or schedule.validates_at(step)
         control.should_evaluate = self._validates and due
-        control.should_save = stops or schedule.saves_at(step, self._step.save_steps)
-        control.should_training_stop |= stops and not last
+        control.should_save = last or schedule.saves_at(step, self._step.save_steps)
         if due and self._watch is not None:
             self._job.progress(step, state.max_steps, "evaluating the model")
             metrics = self._watch(context["model"], step)

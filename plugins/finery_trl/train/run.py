@@ -22,7 +22,6 @@ from finery_trl.train.determinism import (
 from finery_trl.train.devices.place import on_one_gpu, select_gpu
 from finery_trl.train.saving.checkpoints import chosen, exhausted, history_of, last_whole, step_of
 from finery_trl.train.saving.save import Outcome, Trained, write_model
-from finery_trl.train.saving.state import keep, restore, training_of
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -74,9 +73,6 @@ def run(step: "Training", job: Job) -> Model:
     if (note := load_reference(PROCESSES_NOTE)(step)) is not None:
         job.log(note)
     last_whole(schedule.folder)  # also removes incomplete ones, before several processes look
-    training = training_of(step, job.seed)
-    if step.earlier is not None:
-        restore(step.earlier, schedule.folder, training)
     if step.is_launched:
         outcome = load_reference(LAUNCHER)(train_here, step, job)
     else:
@@ -84,11 +80,7 @@ def run(step: "Training", job: Job) -> Model:
     best, last = chosen(schedule.folder, step.best), last_whole(schedule.folder)
     assert last is not None  # else `chosen` raised
     load_reference(RECORD)(**outcome.hardware)
-    if step.share is None:
-        return write_model(step, Trained(best, last, outcome), tokens, rows.learned, job)
-    model = write_model(step, Trained(last, last, outcome), tokens, rows.learned, job)
-    keep(model, best, last, step.share, training)
-    return model
+    return write_model(step, Trained(best, last, outcome), tokens, rows.learned, job)
 
 
 def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
@@ -185,7 +177,7 @@ def explained(step: "Training", schedule: Schedule) -> Iterator[None]:
 def _is_over(last: Path, schedule: Schedule, step: "Training") -> bool:
     """Whether a checkpoint is the last one. transformers would train another step from it."""
     stopped = exhausted(history_of(last), step.best, step.early_stopping_patience)
-    return stopped or step_of(last) >= schedule.stop
+    return stopped or step_of(last) >= schedule.steps
 
 
 def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, job: Job) -> Any:

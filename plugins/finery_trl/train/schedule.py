@@ -18,8 +18,7 @@ class Schedule(NamedTuple):
     folder: of its checkpoints. size: rows in memory per process. grouped: rows per batch of the
     order, which is that of one process however many train. accumulated: batches per process in an
     optimizer step. epoch_steps, steps: optimizer steps per epoch, and in all. longest: tokens of
-    the longest row. validate: optimizer steps between validations. stop: the optimizer step to stop
-    after, for another training to go on from; by default the last one.
+    the longest row. validate: optimizer steps between validations.
     """
 
     folder: Path
@@ -30,7 +29,6 @@ class Schedule(NamedTuple):
     steps: int
     longest: int
     validate: int
-    stop: int
 
     @classmethod
     def of(cls, step: "Training", rows: int, longest: int, job: Job) -> Self:
@@ -59,7 +57,6 @@ class Schedule(NamedTuple):
             steps=steps,
             longest=longest,
             validate=step.eval_steps or epoch_steps,
-            stop=math.ceil(steps * (step.share or 1)),
         )
 
     @classmethod

@@ -14,7 +14,6 @@ from finery.compare.words import (
     number,
     remarks_on,
 )
-from finery.util.text import percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +58,6 @@ def print_matrix_data(
         scores = {name: score.data() for name, score in line.scores.items()}
         print_json({
             "variant": line.name, "axes": line.axes, "scores": scores, "chosen": line.chosen,
-            **({} if line.trained is None else {"trained": line.trained}),
         })  # fmt: skip
 
 
@@ -89,9 +87,6 @@ def _table(lines: Sequence[Line], columns: Sequence[str]) -> "Table":
         table.add_column("variant", no_wrap=True)
     for axis in axes:
         table.add_column(axis, no_wrap=True)
-    halved = any(line.trained is not None for line in lines)
-    if halved:
-        table.add_column("trained", justify="right")
     for name in columns:
         table.add_column(name, justify="right")
         table.add_column("95 % CI", justify="right", style="dim", no_wrap=True)
@@ -101,7 +96,6 @@ def _table(lines: Sequence[Line], columns: Sequence[str]) -> "Table":
         cells = ["[green]✓[/]" if line.chosen else ""]
         cells += [line.name if not line.axes else ""] if named else []
         cells += [line.axes.get(axis, "") for axis in axes]
-        cells += [percent(line.trained) if line.trained is not None else ""] if halved else []
         for name in columns:
             cells += _cells(lines, line, name)
         table.add_row(*cells, style="bold" if line.chosen else None)

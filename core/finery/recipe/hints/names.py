@@ -1,12 +1,12 @@
 """Fixes for settings, sections and step types that don't exist."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from finery.errors import PluginError
+from finery.recipe.hints.aliases import Aliases, aliases_of
 from finery.recipe.steptypes import StepTypes
-from finery.step.hints import Hints, hints_of
 from finery.step.inspect import SECTIONS, sections_of
 from finery.step.step import Step
 from finery.util.text import did_you_mean, nearest, nearest_meant
@@ -37,20 +37,21 @@ _SECTIONS = {
 """Other names of sections."""
 
 
-def setting_meant(key: str, label: str, hints: Hints) -> str | None:
+def setting_meant(key: str, label: str, aliases: Aliases) -> str | None:
     """The setting that another tool calls `key`, dotted from the step; None where none is known.
 
     label: the group that `key` is written in; empty: the step itself.
     """
     inside = f"{label}.{key}" if label else key
-    settings = hints.settings
-    meant = settings.get(inside) or settings.get(key) or settings.get(key.lower().replace("-", "_"))
-    return meant or (None if label else _OF_ALL_STEPS.get(key))
+    for name in (inside, key, key.lower().replace("-", "_")):
+        if meant := aliases.setting_meant(name):
+            return meant
+    return None if label else _OF_ALL_STEPS.get(key)
 
 
 def setting_fix(
     key: str, value: Any, label: str, schema: dict[str, Any], known: Iterable[str], use: str,
-    hints: Hints,
+    aliases: Aliases,
 ) -> str:  # fmt: skip
     """What to write instead of the unknown setting `key` of a step of type `use`.
 
@@ -58,9 +59,9 @@ def setting_fix(
     known: the settings that the step, or the group, has.
     """
     known = list(known)
-    if absent := hints.absent.get(f"{label}.{key}" if label else key):
-        return absent
-    meant = setting_meant(key, label, hints) or _elsewhere(key, label, schema)
+    if instead := aliases.instead_of(f"{label}.{key}" if label else key):
+        return instead
+    meant = setting_meant(key, label, aliases) or _elsewhere(key, label, schema)
     if meant and meant.partition(".")[0] in schema.get("properties", {}):  # not all have `gpus`
         return _moved(meant, value, label, use)
     if not label and key in _CONTAINERS:
@@ -135,10 +136,11 @@ def _inside_step(key: str, data: Mapping[str, Any], types: StepTypes) -> str | N
             with contextlib.suppress(PluginError):
                 if not isinstance(use, str) or use not in types.step_types:
                     continue
-                cls, hints = types.step_type(use), hints_of(types.step_type(use))
-                if key in hints.absent:
-                    return hints.absent[key]
-                setting = key if key in cls.__struct_fields__ else hints.settings.get(key)
+                cls = types.step_type(use)
+                aliases = aliases_of(cls)
+                if instead := aliases.instead_of(key):
+                    return instead
+                setting = key if key in cls.__struct_fields__ else aliases.setting_meant(key)
                 if setting:
                     setting = setting.partition(".")[0]
                     return f"write {setting} into a step, such as {section}.{name}"
@@ -166,7 +168,8 @@ def type_fix(use: str, section: str, types: StepTypes) -> str:
         if lower in (name.lower(), name.lower().replace("_", "."), name.partition(".")[2]):
             return f"did you mean '{name}'?"
         plugin, _, rest = lower.partition(".")
-        if lower in _called(cls) or (name.startswith(f"{plugin}.") and rest in _called(cls)):
+        called = aliases_of(cls).called
+        if lower in called or (name.startswith(f"{plugin}.") and rest in called):
             return f"did you mean '{name}'?"
     near = nearest(use, fitting) or nearest(lower, fitting) or nearest(use, types.step_types)
     if near:
@@ -177,30 +180,14 @@ def type_fix(use: str, section: str, types: StepTypes) -> str:
     return f"section {section} takes: {', '.join(listed)}{more}"
 
 
-def _called(cls: type[Step]) -> tuple[str, ...]:
-    with contextlib.suppress(PluginError):
-        return hints_of(cls).called
-    return ()
-
-
 def written_as_step(text: str, sections: Iterable[str], types: StepTypes) -> str | None:
     """The step that a bare text stands for, e.g. `{use: hub.model, repo: Qwen/Qwen3-4B}`."""
-    for use, settings in _meant_by(text, sections, types):
-        inside = ", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items())
-        return f"{{use: {use}, {inside}}}"
-    return None
-
-
-def _meant_by(
-    text: str, sections: Iterable[str], types: StepTypes
-) -> Iterator[tuple[str, Mapping[str, str]]]:
     for section in sections:
         for use, cls in types_for(section, types).items():
-            with contextlib.suppress(PluginError):
-                reads = hints_of(cls).text
-                settings = reads(text) if reads is not None else None
-                if settings:
-                    yield use, settings
+            if settings := aliases_of(cls).settings_of(text):
+                inside = ", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items())
+                return f"{{use: {use}, {inside}}}"
+    return None
 
 
 def _quoted(text: str) -> str:

@@ -8,10 +8,7 @@ from finery.util.text import counted
 
 _YES, _NO = frozenset({"true", "yes", "on", "y", "1"}), frozenset({"false", "no", "off", "n", "0"})
 _NULLS = frozenset({"none", "null", "nil", "nan", "na", "undefined", "~"})
-_COMMENT = re.compile(r"(?P<value>[^#/]+?)\s*(?:#|//)\s*(?P<comment>.*)")
-_POWER = re.compile(r"(?P<digits>[\d.]+)\s*(?:[*x×]\s*10\s*(?:\^|\*\*)\s*)(?P<power>[-+]?\d+)")
 _THOUSANDS = re.compile(r"\d{1,3}([ ,']\d{3})+")
-_SUFFIXES = {"k": 1_000, "m": 1_000_000}
 
 
 def value_fix(label: str, value: Any, kinds: set[str], schema: dict[str, Any]) -> str | None:
@@ -36,18 +33,12 @@ def value_fix(label: str, value: Any, kinds: set[str], schema: dict[str, Any]) -
 
 def number_of(text: str) -> str | None:
     """The number that a text means, as a recipe writes it; None where it means none."""
-    text = text.strip().strip("\"'“”‘’")
     share = text.removesuffix("%").strip()
     if share != text and (number := _finite(share.replace(",", "."))) is not None:
         return f"{number / 100:g}"
-    if match := _POWER.fullmatch(text):
-        return f"{match['digits']}e{int(match['power'])}"
     if _THOUSANDS.fullmatch(text):
         return re.sub(r"\D", "", text)
-    factor = _SUFFIXES.get(text[-1:].lower(), 0)
-    if factor and (number := _finite(text[:-1])) is not None:
-        return f"{number * factor:.0f}"
-    for candidate in (text, text.replace(" ", ""), text.replace(",", ".")):
+    for candidate in (text, text.replace(",", ".")):
         if _finite(candidate) is not None:
             return candidate
     return None
@@ -64,11 +55,8 @@ def _finite(text: str) -> float | None:
 def _text_fix(name: str, text: str, kinds: set[str]) -> str | None:
     if "null" in kinds and text.strip().lower() in _NULLS:
         return f"write {name}: null"
-    if kinds & {"integer", "number"}:
-        if number := number_of(text):
-            return f"write {name}: {number}"
-        if (match := _COMMENT.fullmatch(text)) and (number := number_of(match["value"])):
-            return f"write {name}: {number} # {match['comment']}".rstrip()
+    if kinds & {"integer", "number"} and (number := number_of(text)):
+        return f"write {name}: {number}"
     if "boolean" in kinds and text.strip().lower() in _YES | _NO:
         return f"write {name}: {'true' if text.strip().lower() in _YES else 'false'}"
     if "array" in kinds and not text.lstrip().startswith("-"):

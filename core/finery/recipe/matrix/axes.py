@@ -15,7 +15,7 @@ from finery.recipe.steptypes import StepTypes
 from finery.step.inspect import SECTIONS
 from finery.util.text import did_you_mean
 
-RESERVED = ("exclude", "variants", "seeds", "select", "halve", "sample")
+RESERVED = ("exclude", "variants", "seeds", "select", "sample")
 """Keys of the block that aren't axes."""
 MOST = 1_000
 """Variants of a recipe, at most."""

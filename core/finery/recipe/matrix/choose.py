@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from finery.artifact.kinds import Dataset, Metrics, Model
-from finery.builtin import SELECT
 from finery.errors import PluginError, RecipeError
 from finery.recipe.document import Path_, Recipe
 from finery.recipe.matrix.axes import SEED, Variant
@@ -24,7 +23,6 @@ from finery.recipe.matrix.expand import (
     type_of,
     write_out,
 )
-from finery.recipe.matrix.halve import PLACE, add_rounds, go_on, read_halving
 from finery.recipe.steptypes import StepTypes
 from finery.step.inspect import declared_outputs, inputs_of
 from finery.step.step import Step
@@ -60,15 +58,6 @@ def matrix_of(recipe: Recipe, plugins: StepTypes) -> tuple[Expanded, Select | No
     """(the recipe with a step for each variant, its `select:`) of a recipe with a `matrix:`."""
     expanded = expand(recipe, plugins)
     select = read_select(expanded, plugins)
-    if select is not None:
-        expanded.halving = read_halving(expanded, select.model, plugins)
-    elif "halve" in recipe.data["matrix"]:
-        raise recipe.error(
-            "`halve` needs a `select` that says what the better variants are",
-            PLACE,
-            key=True,
-            fix="add select: {by: test.sft.accuracy, on: validation}",
-        )
     begin(expanded)
     if select is None:
         write_out(expanded)
@@ -209,24 +198,17 @@ def add_choice(expanded: Expanded, select: Select, plugins: StepTypes) -> None:
         judges[name] = variant
         _add_judge(expanded, select, variant, name, plugins)
     section = expanded.sections[select.evaluator]
-    choice = {
-        "use": SELECT,
+    expanded.recipe.data[section][WINNER] = {
+        "use": plugins.chooser,
         "candidates": list(judges),
         "model": select.model,
         "metric": select.metric,
         "best": select.best,
         "repeats": _repeats(judges),
     }
-    if expanded.halving is not None:
-        choice = add_rounds(expanded, expanded.halving, select.evaluator, choice, HIDDEN)
-    expanded.recipe.data[section][WINNER] = choice
     expanded.places[section, WINNER] = _PLACE
     expanded.origins[WINNER] = WINNER
     _add_winner(expanded)
-    if expanded.halving is not None:
-        training = expanded.halving.training
-        hidden = {v.name: f"{expanded.steps[v.name][training]}{HIDDEN}" for v in expanded.variants}
-        go_on(expanded, expanded.halving, hidden)
 
 
 def _add_judge(

@@ -9,7 +9,7 @@ which variant each of them means.
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blake3 import blake3
 
@@ -28,9 +28,6 @@ from finery.recipe.steptypes import StepTypes, derived_seed
 from finery.recipe.validate import check_recipe, check_top, raise_all
 from finery.step.inspect import SECTIONS, inputs_of, nested_fields
 from finery.step.step import Step
-
-if TYPE_CHECKING:
-    from finery.recipe.matrix.halve import Halving
 
 Sections = dict[str, dict[str, Any]]
 """Section → name → a step as written."""
@@ -57,7 +54,6 @@ class Expanded:
     origins: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)
-    halving: "Halving | None" = None
 
 
 def expand(recipe: Recipe, plugins: StepTypes) -> Expanded:

@@ -57,7 +57,6 @@ class Grounded(
     engines=True,
     packages=("bm25s", "PyStemmer"),
     version="1",
-    hints="finery_retrieve.evaluate.hints:GROUNDED",
 ):
     """Judge answers with four kinds of context: what a model knows, and what documents add.
 

@@ -18,7 +18,6 @@ class Retrieval(
     seeded=False,
     packages=("bm25s", "PyStemmer"),
     version="1",
-    hints="finery_retrieve.evaluate.hints:RETRIEVAL",
 ):
     """Measure how often indices retrieve the chunk that a question was made from.
 

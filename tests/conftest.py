@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import settings
+from needs import checked
+from warm import warm
 
 # Examples that touch files take as long as the disk takes.
 settings.register_profile("finery", deadline=None, max_examples=40)
@@ -27,6 +29,18 @@ collect_ignore_glob = ["thirdparty/finery-*"]  # they bring tests of their own
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Threads gain nothing on tiny models. Those of several processes wait for each other, and spin.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no test be skipped in CI unnoticed."""
+    return checked((yield))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Nor a module."""
+    return checked((yield))
 
 
 def pytest_collection_finish() -> None:
@@ -120,6 +134,9 @@ class Project:
 
     def run(self, *args: str, timeout: float = 180) -> Ran:
         """Run `finery` with these arguments."""
+        environment = self.environment()
+        if warm().suits(environment):
+            return Ran(*warm().run(args, self.folder, environment, timeout))
         process = self.start(*args)
         out, err = process.communicate(timeout=timeout)
         return Ran(process.returncode, out, err)

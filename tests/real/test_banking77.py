@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from needs import may_lack
 from conftest import WHEEL, MakeProject
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "banking77"
@@ -45,7 +46,7 @@ def _csv(folder: Path, name: str, rows: list[dict[str, str]]) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs the Banking77 data, which isn't in this clone")
+@pytest.mark.skipif(not DATA.is_dir(), reason=may_lack("needs the data of Banking77"))
 def test_ten_intents_are_learned(project: MakeProject) -> None:
     made = project({"recipe.yaml": RECIPE})
     intents = json.loads((DATA / "categories.json").read_text("utf-8"))[:10]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from needs import may_lack
 from conftest import FINERY, MakeProject, Project
+from needs import may_lack
 
 from finery.inference.records import SqliteRecords
 from finery.store.connection import Database

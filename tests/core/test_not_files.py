@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from needs import may_lack
 from conftest import MakeProject, Project
+from needs import may_lack
 
 RECIPE = (
     "finery: 1\nname: t\nplugins: [./steps.py]\ndata:\n  a: {{use: {use}, {setting}: {path}}}\n"

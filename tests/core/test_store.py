@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from needs import may_lack
 from conftest import MakeProject, Project, in_memory
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import may_lack
 
 from finery import StepError, UsageError
 from finery.artifact.kinds import Bundle, Dataset, Model

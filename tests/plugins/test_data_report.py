@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from needs import may_lack
 from chromium import Browser, chromium
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import may_lack
 from tiny_llama import tiny_tokenizer
 
 from finery import Bundle, Dataset, Model, PageContext, UsageError, render_page

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from needs import may_lack
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import may_lack
 
 from finery import DataError, StepError
 from finery.rows import Row, row_id, with_id

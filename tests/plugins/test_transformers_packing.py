@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from needs import may_lack
 import torch
+from needs import may_lack
 from random_model import model_of
 from torch import nn
 

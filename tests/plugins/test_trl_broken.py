@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from needs import may_lack
 import torch
 from conftest import Project
+from needs import may_lack
 from tiny_llama import CHATML, tiny_llama
 
 from finery_trl.report.words import exhaustion

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from needs import may_lack
 from conftest import WHEEL, MakeProject
+from needs import may_lack
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "banking77"
 RECIPE = f"""\

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import settings
 from needs import checked
+from warm import warm
 
 # Examples that touch files take as long as the disk takes.
 settings.register_profile("finery", deadline=None, max_examples=40)
@@ -133,6 +134,9 @@ class Project:
 
     def run(self, *args: str, timeout: float = 180) -> Ran:
         """Run `finery` with these arguments."""
+        environment = self.environment()
+        if warm().suits(environment):
+            return Ran(*warm().run(args, self.folder, environment, timeout))
         process = self.start(*args)
         out, err = process.communicate(timeout=timeout)
         return Ran(process.returncode, out, err)

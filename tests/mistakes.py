@@ -79,9 +79,9 @@ def essence(message: str) -> list[str]:
     for block in message.split("\n\n"):
         place, is_error, what = block.partition(": error: ")
         if is_error:
-            names = "".join(f" {name}" for name in re.findall(r"'[^']*'", what.partition("\n")[0]))
+            names = re.findall(r"(?<!\w)'[^']*'", what.partition("\n")[0])
             fix = what.partition("\n  fix: ")[2]
-            errors.append(f"{place.removeprefix('recipe.yaml:')}{names}: {fix}")
+            errors.append(f"{' '.join([place.removeprefix('recipe.yaml:'), *names])}: {fix}")
     return errors
 
 

@@ -5,6 +5,7 @@ import gc
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -41,6 +42,26 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Nor a module."""
     return checked((yield))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of these tests."""
+    parser.addoption("--new-processes", action="store_true", help="run each command in a new one")
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="modules and tests in any order")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Apply them."""
+    Project.forks = not config.getoption("new_processes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle the modules, and the tests of each, which then must not need each other."""
+    if (seed := config.getoption("shuffle")) is not None:
+        rng = random.Random(seed)
+        places = {item.nodeid: rng.random() for item in items}
+        modules = {item.path: rng.random() for item in items}
+        items.sort(key=lambda item: (modules[item.path], places[item.nodeid]))
 
 
 def pytest_collection_finish() -> None:
@@ -100,6 +121,9 @@ def _default_signals() -> None:
 class Project:
     """A folder with a recipe, and the installed `finery` command run in it."""
 
+    forks = True
+    """Whether `run` forks from an interpreter that has imported finery, see `warm.py`."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env: dict[str, str] = {}
@@ -135,7 +159,7 @@ class Project:
     def run(self, *args: str, timeout: float = 180) -> Ran:
         """Run `finery` with these arguments."""
         environment = self.environment()
-        if warm().suits(environment):
+        if self.forks and warm().suits(environment):
             return Ran(*warm().run(args, self.folder, environment, timeout))
         process = self.start(*args)
         out, err = process.communicate(timeout=timeout)

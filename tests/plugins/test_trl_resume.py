@@ -62,6 +62,7 @@ def test_going_on_twice_gives_the_bytes_of_a_training_that_ran_through(
     assert b"runtime" not in files(stopped)["state/checkpoint-5/trainer_state.json"]
 
 
+@pytest.mark.quick
 def test_other_settings_or_a_finished_training_are_refused(tmp_path: Path, inputs: Inputs) -> None:
     first, _ = train(tmp_path / "first", inputs, stop_at=0.3)
     with pytest.raises(UsageError, match=r"another learning_rate: 0\.03, here 0\.01"):

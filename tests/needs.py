@@ -26,7 +26,8 @@ def may_lack(reason: str) -> str:
 def checked(report: Report) -> Report:
     """Turn a skipped test into a failed one, in CI and unless its reason is accepted."""
     if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
-        path, line, text = report.longrepr  # type: ignore[misc]
+        assert isinstance(report.longrepr, tuple)
+        path, line, text = report.longrepr
         reason = text.removeprefix("Skipped: ")
         if reason not in _accepted:
             report.outcome = "failed"

@@ -312,11 +312,11 @@ def event_of(line: str, now: float) -> Event | None:
     if not line.startswith("{"):
         return None
     event = json.loads(line)
-    kind, text = event.get("event"), event.get("text", "")
-    if kind == "step_progress" and text == "training":
-        return now, "begin", 0.0
-    if kind == "step_progress" and text.startswith("loss "):
-        return now, "step", 0.0
+    if event.get("step") != "sft":
+        return None
+    kind = event["event"]
+    if kind == "step_progress" and not event["text"]:
+        return now, "step" if event["done"] else "begin", 0.0
     if kind == "step_metric" and event["name"] == "eval_loss":
         return now, "validated", event["value"]
     return None

@@ -2,7 +2,8 @@
 
     python benchmarks/train_run.py PART JOB.json
 
-Parts: `prepare`, `trl`, `llamafactory`, `loss`, `profile`. The job is what `train.py` wrote down.
+Parts: `prepare`, `convert`, `trl`, `llamafactory`, `loss`, `profile`. The job is what `train.py` or
+`quality.py` wrote down.
 Only the trainers' own packages are needed for `trl` and `llamafactory`.
 """
 
@@ -22,21 +23,23 @@ TOP = 25
 
 def prepare(job: Job) -> None:
     """Turn the GGUF into a Hugging Face folder, unless it is there; count the rows' tokens."""
-    from finery import Model
-    from finery_transformers.loading import load_merged
-
-    folder = Path(job["model"])
-    if not (folder / "config.json").exists():
-        gguf = Path(job["gguf"])
-        model, tokenizer = load_merged(
-            Model(gguf.parent, meta={"format": "gguf", "file": gguf.name})
-        )
-        model.save_pretrained(str(folder))
-        tokenizer.save_pretrained(str(folder))
+    if not (Path(job["model"]) / "config.json").exists():
+        convert(job)
     sets = ("train", "validation", "test")
     lengths = {name: [len(e.tokens) for e in _examples(job, name)] for name in sets}
     longest = max(n for found in lengths.values() for n in found)
     _write(job["facts"], {"tokens": sum(lengths["train"]), "longest": longest})
+
+
+def convert(job: Job) -> None:
+    """Turn the GGUF into a Hugging Face folder."""
+    from finery import Model
+    from finery_transformers.loading import load_merged
+
+    gguf = Path(job["gguf"])
+    model, tokenizer = load_merged(Model(gguf.parent, meta={"format": "gguf", "file": gguf.name}))
+    model.save_pretrained(job["model"])
+    tokenizer.save_pretrained(job["model"])
 
 
 def trl(job: Job) -> None:
@@ -47,7 +50,7 @@ def trl(job: Job) -> None:
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    files = {"train": job["train"], "validation": job["validation"]}
+    files = {name: job[name] for name in ("train", "validation") if name in job}
     rows = load_dataset("json", data_files=files, cache_dir=f"{job['out']}/cache")
     trainer = SFTTrainer(
         model=job["model"],
@@ -60,7 +63,7 @@ def trl(job: Job) -> None:
             model_init_kwargs={"dtype": "bfloat16" if job["dtype"] == "bf16" else "float32"},
         ),
         train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
+        eval_dataset=rows.get("validation"),
         peft_config=LoraConfig(
             r=job["r"],
             lora_alpha=job["lora_alpha"],
@@ -176,7 +179,7 @@ def _arguments(job: Job) -> dict[str, Any]:
         "per_device_train_batch_size": job["size"],
         "per_device_eval_batch_size": job["size"],
         "gradient_accumulation_steps": job["accumulation"],
-        "eval_strategy": "epoch",
+        "eval_strategy": "epoch" if "validation" in job else "no",
         "save_strategy": "no",
         "logging_steps": 1,
         "report_to": "none",
@@ -233,6 +236,7 @@ def _write(file: str, value: Any) -> None:
 
 
 PARTS: dict[str, Callable[[Job], None]] = {
+    "convert": convert,
     "prepare": prepare,
     "trl": trl,
     "llamafactory": llamafactory,

@@ -25,8 +25,10 @@ _SETTINGS = {
     "lr_scheduler": "lr_scheduler_type",
     "scheduler": "lr_scheduler_type",
     "warmup": "warmup_ratio",
-    "gradient_clipping": "max_grad_norm",
-    "max_norm": "max_grad_norm",
+    "gradient_clipping": "args.max_grad_norm",
+    "max_grad_norm": "args.max_grad_norm",
+    "max_norm": "args.max_grad_norm",
+    "weight_decay": "args.weight_decay",
     "optimizer": "optim",
     "optimizer_type": "optim",
     "use_gradient_checkpointing": "gradient_checkpointing",
@@ -156,7 +158,8 @@ _ANSWERS = {
     "message_field_training": "write loss: marked, and give messages `weight: 0` or `weight: 1`",
 }
 SFT = Hints(
-    settings={**_SETTINGS, "sample_packing": "packing", "neftune": "neftune_noise_alpha"},
+    settings={**_SETTINGS, "sample_packing": "packing", "neftune": "args.neftune_noise_alpha",
+              "neftune_noise_alpha": "args.neftune_noise_alpha"},
     absent={**_ABSENT, **_ANSWERS},
     called=("finetune", "finetuning", "fine.tune", "trl", "sfttrainer", "trl.sfttrainer", "lora",
             "qlora", "peft", "axolotl", "llamafactory", "instruct", "train"),

@@ -22,6 +22,7 @@ from finery import (
     takes,
 )
 from finery.rows import Row
+from finery_trl.arguments import check_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -109,10 +110,11 @@ class Training(
     Step types derive from `finery_trl.steps.training.TrlTraining`, which implements `run`. This
     class is the interface that the training code knows. installs: the packages that every training
     needs → what to install. estimated: whether this plugin's formulas estimate the memory and time
-    of the training.
+    of the training. config: TRL's configuration class.
     """
 
     estimated: ClassVar[bool] = True
+    config: ClassVar[str] = "trl.trainer.sft_config:SFTConfig"
     installs: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("torch", "transformers", "trl", "peft", "accelerate", "datasets"), "finery[train]"
     )
@@ -193,11 +195,12 @@ class Training(
             "all weights are trained.",
         )
     )
-    weight_decay: float = setting(0.0, ge=0, help="Weight decay of AdamW.")
-    max_grad_norm: float = setting(
-        1.0,
-        ge=0,
-        help="Gradients with a larger norm are scaled down to this norm; 0 disables this.",
+    args: dict[str, Any] = setting(
+        {},
+        help="Further arguments of TRL's configuration (`SFTConfig`, `DPOConfig`, `KTOConfig`), by "
+        "its names. Names and types are checked against the installed version. Those that finery "
+        "decides are refused.",
+        examples=[{"weight_decay": 0.01, "max_grad_norm": 0.3}, {"neftune_noise_alpha": 5.0}],
     )
     max_length: int = setting(
         1024, ge=8, help="Maximum length of a row in tokens, prompt and answer together."
@@ -269,6 +272,8 @@ class Training(
         """Raise `UsageError` if settings contradict each other."""
         self._check_batches()
         self._check_adapter()
+        if self.args:
+            check_arguments(self.args, {f.name for f in msgspec.structs.fields(self)}, self.config)
         if self.warmup_steps is not None and self.warmup_ratio is not None:
             raise UsageError(
                 "warmup_steps and warmup_ratio are both set",

@@ -1,4 +1,4 @@
-"""The order of rows: random, grouped by length or beginning, a function of seed and epoch."""
+"""The order of rows: random optimizer steps, a function of seed and epoch."""
 
 from pathlib import Path
 
@@ -10,77 +10,76 @@ from torch.utils.data import BatchSampler
 
 from finery import Model
 from finery.testing import TestJob
-from finery_trl.rows.order import GroupedOrder, missing_rows
+from finery_trl.rows.order import RandomOrder, missing_rows
 from finery_trl.settings import Launch
 from finery_trl.steps.sft import Sft
 from finery_trl.train.schedule import Schedule
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=300)
+SEEDS = st.integers(0, 2**31 - 1)
 
 
-@given(LENGTHS, st.integers(1, 9), st.integers(0, 2**31 - 1), st.integers(0, 5))
+@given(LENGTHS, st.integers(1, 40), SEEDS, st.integers(0, 5))
 def test_every_epoch_has_each_row_once(
-    lengths: list[int], size: int, seed: int, epoch: int
+    lengths: list[int], step: int, seed: int, epoch: int
 ) -> None:
-    order = GroupedOrder(lengths, size, seed)
+    order = RandomOrder(lengths, step, seed)
     order.set_epoch(epoch)
     assert sorted(order) == list(range(len(order)))
 
 
-@given(LENGTHS, st.integers(1, 9))
-def test_the_first_batch_of_all_is_the_longest(lengths: list[int], size: int) -> None:
-    order = list(GroupedOrder(lengths, size, seed=0))
-    if len(lengths) % size == 0:  # else the longest row may be in the short batch, the last
-        assert max(lengths) in [lengths[i] for i in order[:size]]
+@given(LENGTHS, st.integers(1, 40))
+def test_the_first_step_of_all_has_the_longest_row(lengths: list[int], step: int) -> None:
+    order = list(RandomOrder(lengths, step, seed=0))
+    if len(lengths) % step == 0:  # else the longest row may be in the short step, the last
+        assert lengths[order[0]] == max(lengths)
+
+
+@given(LENGTHS, LENGTHS, st.integers(1, 40), SEEDS)
+def test_lengths_decide_no_step_after_the_first_epoch(
+    some: list[int], others: list[int], step: int, seed: int
+) -> None:
+    """A step learns from the same rows, whatever the rows' lengths are."""
+    count = min(len(some), len(others))
+    orders = [RandomOrder(lengths[:count], step, seed) for lengths in (some, others)]
+    for order in orders:
+        order.set_epoch(1)
+    first, second = (list(order) for order in orders)
+    for at in range(0, count, step):
+        assert set(first[at : at + step]) == set(second[at : at + step])
+
+
+def test_a_step_has_as_many_kinds_of_rows_as_random_draws() -> None:
+    """Ten classes, each with a length of its own: 16 random rows have 8.1 of them on average."""
+    lengths = [20 + i % 10 for i in range(1600)]
+    order = list(RandomOrder(lengths, 16, seed=1))
+    kinds = [len({lengths[i] for i in order[at : at + 16]}) for at in range(0, 1600, 16)]
+    assert 7.7 < sum(kinds) / len(kinds) < 8.6
+
+
+def test_rows_of_a_step_are_in_the_order_of_their_lengths_unless_they_are_paired() -> None:
+    lengths = [i * 37 % 101 for i in range(96)]
+    for by_length in (True, False):
+        order = list(RandomOrder(lengths, 8, seed=0, by_length=by_length))
+        steps = [[lengths[i] for i in order[at : at + 8]] for at in range(0, 96, 8)]
+        assert all(s == sorted(s, reverse=True) for s in steps) is by_length
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
-    order = GroupedOrder(list(range(64)), 4, seed=1)
+    order = RandomOrder(list(range(64)), 4, seed=1)
     first = list(order)
     order.set_epoch(1)
     assert list(order) != first
     order.set_epoch(0)
     assert list(order) == first
-    assert list(GroupedOrder(list(range(64)), 4, seed=2)) != first
-
-
-def test_batches_hold_rows_of_about_the_same_length() -> None:
-    lengths = [i % 100 for i in range(1000)]
-    order = list(GroupedOrder(lengths, 8, seed=0))
-    batches = [[lengths[i] for i in order[at : at + 8]] for at in range(0, 1000, 8)]
-    padding = sum(max(b) * len(b) - sum(b) for b in batches)
-    assert padding < 0.1 * sum(lengths)
-
-
-PROMPTS = st.lists(st.lists(st.integers(0, 3), max_size=6), min_size=1, max_size=100)
-
-
-@given(PROMPTS, st.integers(1, 9))
-def test_every_epoch_has_each_row_once_whatever_rows_begin_with(
-    prompts: list[list[int]], size: int
-) -> None:
-    order = GroupedOrder([len(p) + 1 for p in prompts], size, 0, prompts)
-    assert sorted(order) == list(range(len(prompts)))
-
-
-def test_rows_with_one_long_beginning_share_batches() -> None:
-    prompts = [[i % 4] * 100 + [9, i] for i in range(256)]
-    order = list(GroupedOrder([len(p) for p in prompts], 4, 0, prompts))
-    kinds = [{i % 4 for i in order[at : at + 4]} for at in range(0, 256, 4)]
-    assert sum(map(len, kinds)) < 1.5 * len(kinds)
-
-
-def test_rows_that_begin_alike_for_a_few_tokens_only_stay_grouped_by_length() -> None:
-    lengths = [60 + i % 50 for i in range(256)]
-    prompts = [[i % 4, i % 3] + [1000 + i] * (n - 2) for i, n in enumerate(lengths)]
-    assert list(GroupedOrder(lengths, 4, 3, prompts)) == list(GroupedOrder(lengths, 4, 3))
+    assert list(RandomOrder(list(range(64)), 4, seed=2)) != first
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
-    assert list(GroupedOrder([5, 1, 4, 2, 3, 9], 2, seed=7)) == EXPECTED
+    assert list(RandomOrder([5, 1, 4, 2, 3, 9], 2, seed=7)) == EXPECTED
 
 
-EXPECTED = [5, 0, 2, 4, 3, 1]
+EXPECTED = [5, 4, 0, 3, 2, 1]
 
 
 def trained(lengths: list[int], effective: int, processes: int) -> list[list[int]]:
@@ -89,7 +88,7 @@ def trained(lengths: list[int], effective: int, processes: int) -> list[list[int
     step = Sft(model=Model(Path()), rows=[], effective_batch_size=effective, launch=launch)
     schedule = Schedule.of(step, len(lengths), max(lengths), TestJob())
     fillers = missing_rows(len(lengths), schedule.size, processes)
-    order = GroupedOrder(lengths, schedule.grouped, 1, fillers=fillers)
+    order = RandomOrder(lengths, effective, 1, fillers=fillers)
     batches = BatchSampler(order, schedule.size, drop_last=False)
     shards = [list(batches)]
     if processes > 1:

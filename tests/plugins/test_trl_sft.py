@@ -258,7 +258,7 @@ def test_a_pattern_names_the_layers_with_an_adapter(train: Train) -> None:
 
 def test_a_training_that_diverges_stops(train: Train) -> None:
     with pytest.raises(StepError, match="training diverged") as caught:
-        train(lora=None, learning_rate=1e30, max_grad_norm=0.0, epochs=3, dtype="fp32")
+        train(lora=None, learning_rate=1e30, args={"max_grad_norm": 0.0}, epochs=3, dtype="fp32")
     assert "lower learning_rate (now 1e+30)" in str(caught.value.fix)
 
 
@@ -423,7 +423,7 @@ def test_packing_is_refused_where_rows_would_see_each_other(
 
 
 def test_noise_on_embeddings_changes_the_training(train: Train) -> None:
-    quiet, noisy = train("quiet")[1], train("noisy", neftune_noise_alpha=5.0)[1]
+    quiet, noisy = train("quiet")[1], train("noisy", args={"neftune_noise_alpha": 5.0})[1]
     assert curve(quiet)[0]["loss"] != curve(noisy)[0]["loss"]
 
 
@@ -558,6 +558,6 @@ def test_two_processes_train_what_one_would(train: Train, tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("no_plugin_files")
 def test_an_error_in_one_of_several_processes_is_the_steps_error(train: Train) -> None:
-    settings: dict[str, Any] = {"learning_rate": 1e30, "max_grad_norm": 0.0, "epochs": 3}
+    settings: dict[str, Any] = {"learning_rate": 1e30, "args": {"max_grad_norm": 0.0}, "epochs": 3}
     with pytest.raises(StepError, match="training diverged"):
         train(launch=Launch(processes=2), lora=None, dtype="fp32", **settings)

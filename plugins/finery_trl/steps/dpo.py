@@ -1,7 +1,7 @@
 """Direct preference optimization: prefer the better of two answers."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finery import Dataset, Job, UsageError, setting, takes
 from finery.rows import Row
@@ -47,6 +47,8 @@ class Dpo(Preference, hints="finery_trl.hints:DPO"):
         help="Compute the reference's log-probabilities once, before the training. The reference "
         "then needs no memory during the training, which matters if all weights are trained.",
     )
+
+    config: ClassVar[str] = "trl.trainer.dpo_config:DPOConfig"
 
     def check(self) -> None:
         """Also refuse settings that another one makes useless or impossible."""

@@ -1,7 +1,7 @@
 """Kahneman-Tversky optimization: learn from answers that are rated good or bad."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finery import Dataset, Job, UsageError, setting, takes
 from finery.rows import Row
@@ -28,8 +28,7 @@ class Kto(Preference, learns="ratings", hints="finery_trl.hints:KTO"):
     loss_type: Literal["kto", "apo_zero_unpaired"] = setting(
         "kto", help="The loss, as named by TRL; apo_zero_unpaired doesn't estimate the drift."
     )
-    desirable_weight: float = setting(1.0, gt=0, help="Weight of the loss on good answers.")
-    undesirable_weight: float = setting(1.0, gt=0, help="Weight of the loss on bad answers.")
+    config: ClassVar[str] = "trl.trainer.kto_config:KTOConfig"
 
     def check(self) -> None:
         """Also refuse batches of one row, in which KTO can't estimate the drift."""
@@ -73,10 +72,4 @@ class Kto(Preference, learns="ratings", hints="finery_trl.hints:KTO"):
 
         from finery_trl.train.trainers import KtoTrainer
 
-        settings = {
-            "beta": self.beta,
-            "loss_type": self.loss_type,
-            "desirable_weight": self.desirable_weight,
-            "undesirable_weight": self.undesirable_weight,
-        }
-        return KtoTrainer, KTOConfig, settings
+        return KtoTrainer, KTOConfig, {"beta": self.beta, "loss_type": self.loss_type}

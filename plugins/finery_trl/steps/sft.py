@@ -45,12 +45,6 @@ class Sft(TrlTraining):
         "learned); `switch` renders these rows with thinking switched off, so that their prompts "
         "are those of a model that is told not to think.",
     )
-    neftune_noise_alpha: float | None = setting(
-        None,
-        gt=0,
-        help="Add noise to the embeddings during training to reduce overfitting (NEFTune, Jain et "
-        "al. 2023, https://arxiv.org/abs/2310.05914); 5-15 is typical.",
-    )
     packing: bool = setting(
         False,
         help="Concatenate the rows of a batch into one sequence instead of padding them. This is "
@@ -124,8 +118,4 @@ class Sft(TrlTraining):
 
         from finery_trl.train.trainers import SftTrainer
 
-        return (
-            SftTrainer,
-            SFTConfig,
-            {"neftune_noise_alpha": self.neftune_noise_alpha, "padding_free": self.packing},
-        )
+        return SftTrainer, SFTConfig, {"padding_free": self.packing}

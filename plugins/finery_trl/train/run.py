@@ -206,10 +206,13 @@ def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, j
         rows.learned,
         rows.held_out,
         callback,
-        grouped=schedule.grouped,
         model=model.model,
         args=on_one_gpu(
-            config(**_arguments(step, schedule, dtype, model.accelerators, job.seed), **own)
+            config(
+                **step.args,
+                **_arguments(step, schedule, dtype, model.accelerators, job.seed),
+                **own,
+            )
         ),
         processing_class=tokens.tokenizer,
         peft_config=model.peft_config,
@@ -244,8 +247,6 @@ def _arguments(
         # A process that validates on all rows has the batches of a training in one process.
         "per_device_eval_batch_size": schedule.grouped if step.compares else schedule.size,
         "gradient_accumulation_steps": schedule.accumulated,
-        "weight_decay": step.weight_decay,
-        "max_grad_norm": step.max_grad_norm,
         "gradient_checkpointing": step.gradient_checkpointing,
         "activation_offloading": step.activation_offloading and on_gpu,
         "optim": step.optim,

@@ -19,7 +19,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from finery_trl.rows.example import NO_LOSS, Example, Proven
-from finery_trl.rows.order import GroupedOrder, missing_rows
+from finery_trl.rows.order import RandomOrder, missing_rows
 from finery_trl.train import sharing
 from finery_trl.train.callback import Callback
 
@@ -27,15 +27,16 @@ from finery_trl.train.callback import Callback
 class Reproducible:
     """Mixin for TRL's trainers.
 
-    Rows are verified before and come in the order of `GroupedOrder`, nothing but checkpoints
+    Rows are verified before and come in the order of `RandomOrder`, nothing but checkpoints
     is written or sent, and `Callback` decides what happens after each optimizer step.
 
-    args: of the trainer. grouped: rows per batch of the order. fills: whether rows without loss
-    follow the last rows of an epoch, so that several processes have batches of equal size;
-    otherwise accelerate repeats rows. fillers: these rows.
+    args: of the trainer. fills: whether rows without loss follow the last rows of an epoch, so that
+    several processes have batches of equal size; otherwise accelerate repeats rows. fillers: these
+    rows. by_length: whether the rows of an optimizer step may be put in the order of their lengths.
     """
 
     fills: ClassVar[bool] = False
+    by_length: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -44,14 +45,11 @@ class Reproducible:
         callback: Callback,
         *,
         args: Any,
-        grouped: int,
         **arguments: Any,
     ) -> None:
         self._examples = examples
-        self._grouped = grouped
         self._processes = args.world_size
         self.fillers = self._fillers(examples, args.per_device_train_batch_size)
-        self._shares = False
         self._callback = callback
         # Sorted, to need less padding; a mean doesn't depend on the order.
         self._held_out = sorted(held_out or [], key=lambda e: -e.size)
@@ -92,9 +90,15 @@ class Reproducible:
         return dataset
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        seed: int = self.args.seed  # type: ignore[attr-defined]
-        sizes = [e.size for e in self._examples]
-        return GroupedOrder(sizes, self._grouped, seed, self._prompts(), fillers=len(self.fillers))
+        args: Any = self.args  # type: ignore[attr-defined]
+        batches = args.gradient_accumulation_steps * args.world_size
+        return RandomOrder(
+            [e.size for e in self._examples],
+            args.per_device_train_batch_size * batches,
+            args.seed,
+            fillers=len(self.fillers),
+            by_length=self.by_length,
+        )
 
     def _fillers(self, rows: Sequence[Proven], size: int) -> list[Proven]:
         """Rows without loss that follow `rows`. size: of the batches of a process."""
@@ -102,12 +106,6 @@ class Reproducible:
             return []
         filler = Example("", rows[0].columns()["input_ids"][:2], [NO_LOSS] * 2)
         return [filler] * missing_rows(len(rows), size, self._processes)
-
-    def _prompts(self) -> list[Sequence[int]] | None:
-        """What precedes the first answer of each row, if batches compute it once."""
-        if not self._shares or getattr(self, "padding_free", False):  # packed rows share nothing
-            return None
-        return [e.answers()[0].prompt for e in self._examples]
 
     def _send_telemetry(self) -> None:
         """Send nothing. TRL would report this training to Hugging Face without asking the user."""
@@ -239,7 +237,7 @@ class Comparing(Reproducible):
         if trainer.args.device.type != "cuda" and not trainer.aux_loss_enabled:
             for model in (trainer.model, trainer.ref_model):
                 if model is not None and _can_choose_logits(_causal_model(model)):
-                    self._shares |= _score_only_answers(_causal_model(model), longest)
+                    _score_only_answers(_causal_model(model), longest)
 
     def get_eval_dataloader(self, *rest: Any, **named: Any) -> Any:
         """All batches, instead of those of this process."""
@@ -278,17 +276,16 @@ class KtoTrainer(Comparing, KTOTrainer):
     """KTOTrainer for verified ratings.
 
     To estimate the drift, TRL pairs rows once, in the order of the file, and depends on that order.
-    Here, the rows of each batch are paired when it is collated.
+    Here, the rows of each batch are paired when it is collated, whatever their lengths.
     """
 
+    by_length = False
+
     def __init__(self, *rest: Any, args: Any, **named: Any) -> None:
-        args.train_sampling_strategy = "sequential"  # required by TRL; `GroupedOrder` decides
+        args.train_sampling_strategy = "sequential"  # required by TRL; `RandomOrder` decides
         super().__init__(*rest, args=args, **named)
         if self.calculate_KL:
             self.data_collator = _Rotating(self.data_collator)
-
-    def _prompts(self) -> None:
-        """None: a row is paired with its neighbor, whose prompt must be another one."""
 
 
 class _Rotating:
@@ -321,10 +318,10 @@ def _can_choose_logits(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
 
-def _score_only_answers(model: Any, longest: int) -> bool:
+def _score_only_answers(model: Any, longest: int) -> None:
     """Compute log-probabilities only for answers, and what rows begin with only once.
 
-    Returns whether the model supports the latter. This replaces TRL's fused head, which on a CPU
+    This replaces TRL's fused head, which on a CPU
     computes every position, as well as entropy and accuracy. Those are zero here, since nothing
     shows them.
     """
@@ -351,7 +348,6 @@ def _score_only_answers(model: Any, longest: int) -> bool:
         )
 
     model.forward = types.MethodType(forward, model)
-    return shares
 
 
 def _log_probs(forward: Any, labels: torch.Tensor, **named: Any) -> torch.Tensor:

@@ -1,0 +1,127 @@
+"""`args` of a training: arguments of TRL's configuration class that finery has no setting for.
+
+The class is read from its source, since importing TRL takes seconds and `finery plan` checks a
+recipe in a fraction of one.
+"""
+
+import ast
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from finery import UsageError, did_you_mean
+
+DECIDED = {
+    "finery writes checkpoints and models itself": "output_dir save_* load_best_model_at_end "
+    "resume_from_checkpoint restore_callback_states_from_checkpoint ignore_data_skip push_to_hub "
+    "hub_* enable_jit_checkpoint",
+    "`epochs`, `effective_batch_size` and `per_device_train_batch_size` decide it": "max_steps "
+    "num_train_epochs gradient_accumulation_steps auto_find_batch_size per_device_eval_batch_size",
+    "`dtype` decides it": "bf16* fp16* use_cpu",
+    "`seed` of the step decides it": "seed data_seed full_determinism",
+    "finery reads, verifies and orders the rows itself": "assistant_only_loss chat_template_path "
+    "completion_only_loss dataloader_* dataset_* eos_token eval_packing label_names "
+    "label_smoothing_factor length_column_name pad_* padding_free packing_strategy "
+    "precompute_ref_batch_size remove_unused_columns shuffle_dataset train_sampling_strategy "
+    "truncation_mode",
+    "finery validates and reports itself": "batch_eval_metrics debug disable_tqdm do_* eval_* "
+    "greater_is_better include_* log_* logging_* prediction_loss_only project run_name "
+    "skip_memory_metrics trackio_*",
+    "`launch` decides it": "accelerator_config average_tokens_across_devices ddp_* deepspeed fsdp* "
+    "local_rank parallelism_config",
+    "finery loads the model itself": "activation_checkpointing* liger_kernel_config "
+    "model_init_kwargs trust_remote_code use_cache use_liger_kernel",
+}  # fmt: skip
+"""Why an argument is refused → patterns of names."""
+PLAIN = {"int": int, "bool": bool, "str": str, "dict": dict, "list": list, "None": type(None)}
+
+
+def check_arguments(args: Mapping[str, Any], settings: set[str], config: str) -> None:
+    """Raise `UsageError` for an argument that the class lacks, or that finery sets.
+
+    settings: names of the step's own settings. config: the class, as `module:Class`. Values are
+    compared with the class's annotations, as far as these are plain types. Checks nothing if the
+    package isn't installed, without which the step doesn't run.
+    """
+    known = annotations_of(config)
+    for name, value in args.items():
+        where = f"args.{name}"
+        if name in settings:
+            fix = "write it beside `args`"
+            raise UsageError(f"'{name}' is a setting of the step", where=where, fix=fix)
+        for reason, patterns in DECIDED.items():
+            if any(fnmatchcase(name, pattern) for pattern in patterns.split()):
+                raise UsageError(f"'{name}' can't be set: {reason}", where=where, fix="remove it")
+        if known and name not in known:
+            what = f"{config.partition(':')[2]} of the installed TRL has no argument '{name}'"
+            raise UsageError(what, where=where, fix=did_you_mean(name, known))
+        if known and not _fits(value, ast.parse(known[name], mode="eval").body):
+            raise UsageError(
+                f"'{name}' expects {known[name]}, but is {value!r}", where=where, fix="correct it"
+            )
+
+
+@cache
+def annotations_of(config: str) -> Mapping[str, str]:
+    """Field → annotation of a dataclass and its bases, as `module:Class`; empty if not found."""
+    module, _, name = config.partition(":")
+    tree = _source(module)
+    if tree is None:
+        return {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            inherited: dict[str, str] = {}
+            for base in reversed(node.bases):
+                inherited |= annotations_of(f"{module}:{ast.unparse(base)}")
+            own = {
+                ast.unparse(field.target): ast.unparse(field.annotation)
+                for field in node.body
+                if isinstance(field, ast.AnnAssign)
+            }
+            return inherited | own
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            package = module.rsplit(".", node.level)[0] + "." if node.level else ""
+            source = f"{package}{node.module}"
+            return annotations_of(LAZY.get(f"{source}:{name}", f"{source}:{name}"))
+    return {}
+
+
+LAZY = {"transformers:TrainingArguments": "transformers.training_args:TrainingArguments"}
+"""Names of a package that loads its modules when they are used."""
+
+
+def _source(module: str) -> ast.Module | None:
+    """A module's syntax tree, without importing it or its packages."""
+    package, *rest = module.split(".")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent.joinpath(*rest).with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _fits(value: Any, annotation: ast.expr) -> bool:
+    """Whether a value of a recipe is of a type; also true if the type isn't a plain one."""
+    match annotation:
+        case ast.BinOp(op=ast.BitOr(), left=left, right=right):
+            return _fits(value, left) or _fits(value, right)
+        case ast.Constant(value=None):
+            return value is None
+        case ast.Name(id="float"):
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case ast.Name(id="int"):
+            return isinstance(value, int) and not isinstance(value, bool)
+        case ast.Name(id=name) if name in PLAIN:
+            return isinstance(value, PLAIN[name])
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=choices)):
+            return value in [ast.literal_eval(choice) for choice in choices]
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=choice):
+            return bool(value == ast.literal_eval(choice))
+        case ast.Subscript(value=ast.Name(id="list"), slice=item):
+            return isinstance(value, list) and all(_fits(v, item) for v in value)
+        case ast.Subscript(value=ast.Name(id="dict")):
+            return isinstance(value, dict)
+    return isinstance(value, str)  # the name of a member of an enumeration

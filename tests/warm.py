@@ -134,7 +134,6 @@ def serve(requests: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [str(FINERY), *args]
-    sys.path[0] = str(FINERY.parent)
 
 
 def import_all() -> None:
@@ -246,6 +245,7 @@ def end_with(main: Callable[[], Any]) -> NoReturn:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(FINERY.parent)  # as the command has it
     import_all()
     fork_ahead()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks of `serve` are nobody's to wait for

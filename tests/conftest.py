@@ -207,6 +207,27 @@ class Project:
         return [json.loads(line) for s in shards for line in s.read_text().splitlines()]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def trials_fork() -> Iterator[None]:
+    """Let the commands of contracts fork, too."""
+    if "finery.testing.trial" not in sys.modules or not Project.forks:
+        yield
+        return
+    from finery.testing import trial
+
+    run_alone = trial.Trial.run
+
+    def run(self: trial.Trial, *args: str, cwd: Path | None = None) -> trial.Ran:
+        environment = self.environment()
+        if not warm().suits(environment):
+            return run_alone(self, *args, cwd=cwd)
+        return trial.Ran(*warm().run(args, cwd or self.folder, environment, timeout=600))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial.Trial, "run", run)
+        yield
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Callable[[Mapping[str, str]], Project]:
     """Make a project of these files; `steps.py` has the light steps unless one is given."""

@@ -159,8 +159,8 @@ class Project:
     def run(self, *args: str, timeout: float = 180) -> Ran:
         """Run `finery` with these arguments."""
         environment = self.environment()
-        if self.forks and warm().suits(environment):
-            return Ran(*warm().run(args, self.folder, environment, timeout))
+        if self.forks and (interpreter := warm(environment)):
+            return Ran(*interpreter.run(args, self.folder, environment, timeout))
         process = self.start(*args)
         out, err = process.communicate(timeout=timeout)
         return Ran(process.returncode, out, err)
@@ -219,9 +219,9 @@ def trials_fork() -> Iterator[None]:
 
     def run(self: trial.Trial, *args: str, cwd: Path | None = None) -> trial.Ran:
         environment = self.environment()
-        if not warm().suits(environment):
-            return run_alone(self, *args, cwd=cwd)
-        return trial.Ran(*warm().run(args, cwd or self.folder, environment, timeout=600))
+        if interpreter := warm(environment):
+            return trial.Ran(*interpreter.run(args, cwd or self.folder, environment, timeout=600))
+        return run_alone(self, *args, cwd=cwd)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial.Trial, "run", run)

@@ -20,8 +20,8 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,26 +33,17 @@ READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "OMP_", "CUDA_
 
 
 class Warm:
-    """The interpreter that forks."""
+    """An interpreter that forks."""
 
-    def __init__(self) -> None:
-        self._environment = dict(os.environ)
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True,
+            env=environment, start_new_session=True,
         )  # fmt: skip
         theirs.close()
         atexit.register(self.close)
-
-    def suits(self, environment: Mapping[str, str]) -> bool:
-        """Whether a new interpreter would start as this one did."""
-
-        def read(values: Mapping[str, str]) -> dict[str, str]:
-            return {k: v for k, v in values.items() if k.startswith(READ_AT_START)}
-
-        return read(environment) == read(self._environment)
 
     def run(
         self, args: tuple[str, ...], folder: Path, environment: Mapping[str, str], timeout: float
@@ -68,7 +59,7 @@ class Warm:
             raise subprocess.TimeoutExpired([FINERY, *args], timeout)
         out, err, code = texts
         assert code, self._process.communicate()[1].decode()
-        return int(code), out.decode(), err.decode()
+        return int(code), out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
 
     def close(self) -> None:
         """End the interpreter."""
@@ -76,10 +67,27 @@ class Warm:
         self._process.wait()
 
 
-@cache
-def warm() -> Warm:
-    """The one of this process."""
-    return Warm()
+_warm: dict[frozenset[tuple[str, str]], Warm] = {}
+_wanted = Counter[frozenset[tuple[str, str]]]()
+
+
+def warm(environment: Mapping[str, str]) -> Warm | None:
+    """The interpreter for commands with these variables; None if they need one of their own.
+
+    Those that are read at the start must be the same. If they aren't those of this process, the
+    third command of a kind has an interpreter started, as all contracts build in one other locale.
+    """
+    if environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
+        return None
+    kind = _read_at_start(environment)
+    _wanted[kind] += 1
+    if kind not in _warm and (_wanted[kind] > 2 or kind == _read_at_start(os.environ)):
+        _warm[kind] = Warm(environment)
+    return _warm.get(kind)
+
+
+def _read_at_start(environment: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset(pair for pair in environment.items() if pair[0].startswith(READ_AT_START))
 
 
 def _read(pipes: list[int], timeout: float) -> list[bytes] | None:

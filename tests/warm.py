@@ -233,7 +233,7 @@ def fork_ahead() -> None:
 
 
 def end_with(main: Callable[[], Any]) -> NoReturn:
-    """End this process as Python does after its main function, but without freeing all memory."""
+    """End a worker as Python does after its main function, without going back to what forked it."""
     code = 0
     try:
         main()
@@ -242,13 +242,11 @@ def end_with(main: Callable[[], Any]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
         code = 1
-    try:
+    with contextlib.suppress(OSError):
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # as Python where the reader of its output has ended
-        code = code or 120
     os._exit(code)
 
 
@@ -260,4 +258,4 @@ if __name__ == "__main__":
     serve(socket.socket(fileno=int(sys.argv[1])))
     from finery.cli import main
 
-    end_with(main)
+    sys.exit(main())

@@ -5,18 +5,21 @@ import gc
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import settings
+from needs import checked
+from warm import warm
 
 # Examples that touch files take as long as the disk takes.
 settings.register_profile("finery", deadline=None, max_examples=40)
@@ -27,6 +30,38 @@ collect_ignore_glob = ["thirdparty/finery-*"]  # they bring tests of their own
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Threads gain nothing on tiny models. Those of several processes wait for each other, and spin.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no test be skipped in CI unnoticed."""
+    return checked((yield))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Nor a module."""
+    return checked((yield))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of these tests."""
+    parser.addoption("--new-processes", action="store_true", help="run each command in a new one")
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="modules and tests in any order")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Apply them."""
+    Project.forks = not config.getoption("new_processes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle the modules, and the tests of each, which then must not need each other."""
+    if (seed := config.getoption("shuffle")) is not None:
+        rng = random.Random(seed)
+        places = {item.nodeid: rng.random() for item in items}
+        modules = {item.path: rng.random() for item in items}
+        items.sort(key=lambda item: (modules[item.path], places[item.nodeid]))
 
 
 def pytest_collection_finish() -> None:
@@ -86,6 +121,9 @@ def _default_signals() -> None:
 class Project:
     """A folder with a recipe, and the installed `finery` command run in it."""
 
+    forks = True
+    """Whether `run` forks from an interpreter that has imported finery, see `warm.py`."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env: dict[str, str] = {}
@@ -120,6 +158,9 @@ class Project:
 
     def run(self, *args: str, timeout: float = 180) -> Ran:
         """Run `finery` with these arguments."""
+        environment = self.environment()
+        if self.forks and (interpreter := warm(environment)):
+            return Ran(*interpreter.run(args, self.folder, environment, timeout))
         process = self.start(*args)
         out, err = process.communicate(timeout=timeout)
         return Ran(process.returncode, out, err)
@@ -164,6 +205,27 @@ class Project:
         folder = self.folder / "build" / recipe / name
         shards = sorted(folder.glob("rows-*.jsonl"))
         return [json.loads(line) for s in shards for line in s.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trials_fork() -> Iterator[None]:
+    """Let the commands of contracts fork, too."""
+    if "finery.testing.trial" not in sys.modules or not Project.forks:
+        yield
+        return
+    from finery.testing import trial
+
+    run_alone = trial.Trial.run
+
+    def run(self: trial.Trial, *args: str, cwd: Path | None = None) -> trial.Ran:
+        environment = self.environment()
+        if interpreter := warm(environment):
+            return trial.Ran(*interpreter.run(args, cwd or self.folder, environment, timeout=600))
+        return run_alone(self, *args, cwd=cwd)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial.Trial, "run", run)
+        yield
 
 
 @pytest.fixture

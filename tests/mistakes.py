@@ -1,19 +1,20 @@
 """The table of beginners' mistakes in `tests/core/mistakes/`, as a test and as a program.
 
-Each entry is a title, what to change in `recipe.yaml`, and the exact message of `finery check`:
+Each entry is a title, what to change in `recipe.yaml`, and a line for each error of `finery check`:
+its place, the names in its text, and its fix:
 
     ## lr
     -    learning_rate: 2e-4
     +    lr: 2e-4
-    recipe.yaml:22:5: error: unknown setting 'lr' of trl.sft
-      …
+    22:5 'lr': write learning_rate
 
 Lines with `-` are replaced by the lines with `+` after them; lines with `*` are the whole recipe.
-Run this file to write the messages anew, then read the diff aloud.
+Run this file to write the errors anew, then read the diff aloud.
 """
 
 import contextlib
 import io
+import re
 import shutil
 import sys
 import tempfile
@@ -26,11 +27,11 @@ EDITS = "-+*"
 
 
 class Mistake(NamedTuple):
-    """A mistake: its title, the lines that edit the recipe, and the message."""
+    """A mistake: its title, the lines that edit the recipe, and the errors."""
 
     title: str
     edits: tuple[str, ...]
-    message: str
+    errors: list[str]
 
     def recipe(self) -> str:
         """The recipe with this mistake."""
@@ -68,8 +69,20 @@ def read(path: Path) -> list[Mistake]:
     for entry in path.read_text(encoding="utf-8").split("## ")[1:]:
         title, *lines = entry.rstrip("\n").split("\n")
         edits = tuple(line for line in lines if line[:1] in EDITS and line)
-        mistakes.append(Mistake(title, edits, "\n".join(lines[len(edits) :])))
+        mistakes.append(Mistake(title, edits, lines[len(edits) :]))
     return mistakes
+
+
+def essence(message: str) -> list[str]:
+    """Place, names and fix of each error in what a command printed."""
+    errors = []
+    for block in message.split("\n\n"):
+        place, is_error, what = block.partition(": error: ")
+        if is_error:
+            names = re.findall(r"(?<!\w)'[^']*'", what.partition("\n")[0])
+            fix = what.partition("\n  fix: ")[2]
+            errors.append(f"{' '.join([place.removeprefix('recipe.yaml:'), *names])}: {fix}")
+    return errors
 
 
 def place(mistake: Mistake, folder: Path) -> None:
@@ -110,15 +123,15 @@ def _arguments(argv: list[str]) -> Iterator[None]:
 
 
 def _rewrite(path: Path) -> None:
-    written = []
+    written: list[str] = []
     for mistake in read(path):
         with tempfile.TemporaryDirectory() as folder:
             place(mistake, Path(folder))
             code, message = checked(Path(folder))
         if code != 2:
             print(f"{path.name}: {mistake.title}: exit code {code}")
-        written.append("\n".join([f"## {mistake.title}", *mistake.edits, message]) + "\n")
-    path.write_text("\n".join(written), encoding="utf-8")
+        written += [f"## {mistake.title}", *mistake.edits, *essence(message)]
+    path.write_text("\n".join([*written, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

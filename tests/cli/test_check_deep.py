@@ -125,6 +125,7 @@ def model(project: Project, template: str) -> None:
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
 
 
+@pytest.mark.slow
 def test_loss_is_shown_in_brackets_where_there_is_no_colour(deep: Callable[..., Result]) -> None:
     ran = deep()
     assert ran.return_value == 0, ran.output

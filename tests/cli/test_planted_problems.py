@@ -17,7 +17,7 @@ address courier payment card screen battery router signal contract upgrade state
 exchange warranty repair broken late missing wrong double garden kitchen
 """
 WORDS = TEXT.split()
-BIG = 10_000_000
+BIG = 2_000_000
 RECIPE = """\
 finery: 1
 name: t

@@ -33,6 +33,7 @@ def test_it_writes_a_package_and_says_what_is_next(project: MakeProject) -> None
         assert line in ran.out
 
 
+@pytest.mark.slow
 def test_the_package_passes_what_its_ci_runs(project: MakeProject, tmp_path: Path) -> None:
     made = project({})
     assert made.run("plugin", "new", "shop", "here").code == 0

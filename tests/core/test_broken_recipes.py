@@ -72,41 +72,15 @@ OWN_TYPE = f"finery: 1\nplugins: [p.py]\ndata:\n  rows: {{use: {HERE}p.x}}\n"
 PROVIDE = '@hookimpl\ndef finery_steps():\n    return {"p.x": X}\n'
 
 YAML = {
-    "tab": Broken(f"finery: 1\ndata:\n{HERE}\trows: 1\n", "indented with a tab", "spaces"),
     "tab after spaces": Broken(
         f"finery: 1\ndata:\n  rows:\n    use: x\n  {HERE}\tpath: x\n", "with a tab", "spaces"
-    ),
-    "indentation": Broken(
-        f"finery: 1\ndata:\n  rows:\n    use: data.file\n   {HERE}path: x\n",
-        "indentation of this line doesn't match",
-        "indent it like",
     ),
     "list goes on as mapping": Broken(
         f"finery: 1\nplugins:\n  - a.py\n  {HERE}b: c\n", "isn't an item", "start items with '- '"
     ),
-    "two colons": Broken(f"finery: 1\nname: a{HERE}: b\n", "unexpected ':'", "in quotes"),
-    "unclosed bracket": Broken(
-        f"finery: 1\ndata:\n  rows: {HERE}{{use: data.file, path: a\ntrain:\n  b: {{use: c}}\n",
-        "this { is never closed",
-        "close it",
-    ),
     "wrong bracket": Broken(step(f"path: [a{HERE}"), "expected ',' or ']'", "brackets"),
-    "unclosed quote": Broken(
-        f'finery: 1\nname: {HERE}"a\nseed: 1\n', 'this " is never closed', "close it"
-    ),
-    "at sign": Broken(f"finery: 1\nname: {HERE}@me\n", "can't start with this", "in quotes"),
     "escape": Broken(f'finery: 1\nname: "{HERE}\\q"\n', "unknown escape", "single quotes"),
-    "template without quotes": Broken(
-        step(f"columns: {{user: {HERE}{{{{ text }}}}}}"),
-        "a template must be in quotes",
-        '"{{ … }}"',
-    ),
     "list as key": Broken(f"finery: 1\n? {HERE}[a]\n: b\n", "a key must be a plain word", "quotes"),
-    "key twice": Broken(
-        step(f"use: data.file, path: a, {HERE}path: b"),
-        "'path' is written twice (first in line 3)",
-        "keep one",
-    ),
     "aliases multiply": Broken(
         "finery: 1\nx-0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
         + "".join(f"x-{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
@@ -118,7 +92,6 @@ YAML = {
     "merge in itself": Broken(
         f"finery: 1\nx-a: {HERE}&a {{<<: *a}}\n", "contains itself", "remove"
     ),
-    "alias of nothing": Broken(f"finery: 1\nname: {HERE}*a\n", "no anchor has this name", "define"),
     "merge of a list": Broken(
         f"finery: 1\ndata:\n  rows: {{<<: [{HERE}a], use: b}}\n",
         "can only merge mappings",
@@ -132,11 +105,6 @@ YAML = {
     "own tag": Broken(
         f"finery: 1\nname: {HERE}!include a.yaml\n", "tag !include", "remove the tag"
     ),
-    "two documents": Broken(
-        f"finery: 1\nname: a\n{HERE}---\nfinery: 1\n",
-        "a second YAML document",
-        "one recipe per file",
-    ),
     "deep lists": Broken(
         f"finery: 1\nx-a: {'[' * 99}{HERE}{'[' * 99}{']' * 198}\n",
         "nested too deeply",
@@ -149,11 +117,6 @@ YAML = {
         "recipe.yaml:2:",
     ),
     "NUL": Broken(f"finery: 1\nname: a{HERE}\0b\n", "character #x0000 is not allowed", "delete it"),
-    "empty": Broken("", "the recipe is empty", "finery init", "recipe.yaml:1:1"),
-    "only a comment": Broken("# soon\n", "the recipe is empty", "finery init", "recipe.yaml:1:1"),
-    "list at top": Broken(
-        "- a\n", "must be a mapping of sections", "`finery: 1`", "recipe.yaml:1:1"
-    ),
     "huge number": Broken(f"finery: 1\nseed: {HERE}{10**30}\n", "too large", "put it in quotes"),
     "5,000 digits": Broken(f"finery: 1\nseed: {HERE}{'9' * 5000}\n", "too large", "quotes"),
     "huge float": Broken(f"finery: 1\nseed: {HERE}1e999\n", "1e999 is too large", "in quotes"),
@@ -169,50 +132,19 @@ TOP = {
         f"finery: {HERE}2\n", "doesn't read version 2 of the recipe language", "`finery: 1`"
     ),
     "version as text": Broken(f"finery: {HERE}'1'\n", "doesn't read version '1'", "`finery: 1`"),
-    "no steps": Broken(f"{HERE}finery: 1\ndata:\n", "the recipe has no steps", "add a step"),
-    "unknown section": Broken(
-        f"{DATA}{HERE}exports: {{}}\n", "unknown section 'exports'", "did you mean 'export'?"
-    ),
-    "section as list": Broken(
-        f"finery: 1\ndata:\n  {HERE}- {{use: data.file}}\n",
-        "must map names to steps",
-        "data: {NAME:",
-    ),
-    "name with slash": Broken(
-        f"{DATA}name: {HERE}a/b\n", "can't be named 'a/b'", "letters, digits"
-    ),
     "name is a number": Broken(f"{DATA}name: {HERE}3\n", "'name' can't be 3", "put it in quotes"),
     "seed below 0": Broken(f"{DATA}seed: {HERE}-1\n", "'seed' can't be -1", "at least 0, at most"),
     "seed as text": Broken(f"{DATA}seed: {HERE}'7'\n", "'seed' can't be '7'", "write seed: 7"),
 }
 
 STEPS = {
-    "step as text": Broken(
-        f"finery: 1\ndata:\n  rows: {HERE}rows.jsonl\n",
-        "step 'rows' must be a mapping of settings",
-        "rows: {use: data.file, path: rows.jsonl}",
-    ),
-    "no use": Broken(
-        f"finery: 1\ndata:\n  {HERE}rows: {{path: a}}\n", "is missing `use:`", "data.file"
-    ),
-    "use mistyped": Broken(
-        step(f"{HERE}uses: data.file"), "is missing `use:`", "write 'use', not 'uses'"
-    ),
     "use as list": Broken(
         step(f"use: {HERE}[data.file]"), "must name one step type", "add `use:` with one of"
-    ),
-    "unknown step type": Broken(
-        step(f"use: {HERE}data.fil"), "unknown step type 'data.fil'", "did you mean 'data.file'?"
     ),
     "unknown plugin": Broken(
         step(f"use: {HERE}nosuch.thing"),
         "unknown step type",
         "install the plugin with 'nosuch.*'",
-    ),
-    "wrong section": Broken(
-        f"finery: 1\ntrain:\n  rows: {{use: {HERE}data.file, path: a}}\n",
-        "'data.file' doesn't belong in section 'train'",
-        "move step 'rows' to section data or generate",
     ),
     "slash in a step's name": Broken(
         f"finery: 1\ndata:\n  {HERE}a/b: {{use: data.file}}\n",
@@ -223,11 +155,6 @@ STEPS = {
         f'finery: 1\ndata:\n  {HERE}"a\\n": {{use: data.file}}\n',
         "can't be named 'a",
         "letters, digits",
-    ),
-    "one name in two sections": Broken(
-        f"{DATA}generate:\n  {HERE}rows: {{use: data.file, path: rows.jsonl}}\n",
-        "two steps are named 'rows' (the first in section 'data')",
-        "rename one",
     ),
     "unset variable": Broken(
         step(f"use: data.file, path: rows.jsonl, env: [{HERE}FINERY_TEST_NOT_SET]"),
@@ -247,11 +174,6 @@ STEPS = {
 }
 
 SETTINGS = {
-    "unknown setting": Broken(
-        step(f"use: data.file, path: a, {HERE}fromat: alpaca"),
-        "unknown setting 'fromat' of data.file",
-        "did you mean 'format'?",
-    ),
     "required setting mistyped": Broken(
         step(f"use: data.file, {HERE}pth: a"), "unknown setting 'pth'", "did you mean 'path'?"
     ),
@@ -292,11 +214,6 @@ SETTINGS = {
     "out of range": Broken(
         step(f"use: data.file, path: a, take: {HERE}0"), "'take' can't be 0", "at least 1"
     ),
-    "choice mistyped": Broken(
-        step(f"use: data.file, path: a, format: {HERE}alpacca"),
-        "'format' can't be 'alpacca'",
-        "did you mean 'alpaca'?",
-    ),
     "no such choice": Broken(
         step(f"use: data.file, path: a, bad_rows: {HERE}mend"),
         "can't be 'mend'",
@@ -318,49 +235,16 @@ SETTINGS = {
         "",
         where="recipe.yaml:3:",
     ),
-    "required model unknown": Broken(
-        f'{EXACT}    require: {{{HERE}n.accuracy: ">= 0.5"}}\n', "'n' is not one of", "one of: m"
-    ),
-    "required metric unknown": Broken(
-        f'{EXACT}    require: {{{HERE}m.acuracy: ">= 0.5"}}\n',
-        "has no metric 'acuracy'",
-        "did you mean 'accuracy'?",
-    ),
-    "requirement without a comparison": Broken(
-        f"{EXACT}    require: {{{HERE}m.accuracy: high}}\n",
-        "must be a comparison",
-        'write ">= 0.85"',
-    ),
     "bad regular expression": Broken(
         f"{EXACT}    extract: {HERE}'('\n", "not a regular expression", "correct it"
     ),
 }
 
 REFERENCES = {
-    "unknown step": Broken(
-        f"{DATA}  split: {{use: data.split, rows: [rows, {HERE}rowz]}}\n",
-        "there is no step 'rowz'",
-        "did you mean 'rows'?",
-    ),
-    "unknown output": Broken(
-        f"{SPLIT}  b: {{use: data.split, rows: {HERE}split.tests}}\n",
-        "step 'split' has no output 'tests'",
-        "did you mean 'test'?",
-    ),
     "output of a step with one": Broken(
         f"{DATA}  b: {{use: data.split, rows: {HERE}rows.train}}\n",
         "step 'rows' has a single output without a name",
         "write rows",
-    ),
-    "step with several outputs": Broken(
-        f"{SPLIT}  b: {{use: data.split, rows: {HERE}split}}\n",
-        "step 'split' has several outputs",
-        "name one: split.train, split.validation, split.test",
-    ),
-    "wrong kind": Broken(
-        f"{EXACT.replace('[m]', f'[{HERE}rows]')}",
-        "'models' of eval.exact expects a Model, but 'rows' is a Dataset",
-        "name a Model: m",
     ),
     "the same rows twice": Broken(
         f"{SPLIT}  b: {{use: data.dedup, rows: [split.train, rows, {HERE}split.train]}}\n",
@@ -373,33 +257,16 @@ REFERENCES = {
         "step 'a' waits for itself: a → b → c → a",
         "remove one of these references",
     ),
-    "step from itself": Broken(
-        f"finery: 1\ndata:\n  a: {{use: data.split, rows: {HERE}a.train}}\n", "a → a", "remove one"
-    ),
     "step needs itself": Broken(
         step(f"use: data.file, path: rows.jsonl, needs: {HERE}rows"), "rows → rows", "remove one"
-    ),
-    "needs an unknown step": Broken(
-        step(f"use: data.file, path: rows.jsonl, needs: [{HERE}tests]"), "no step 'tests'", "one of"
     ),
 }
 
 FILES = {
-    "missing file": Broken(
-        step(f"use: data.file, path: {HERE}rowz.jsonl"),
-        "there is no file rowz.jsonl",
-        "did you mean",
-    ),
     "file in no folder": Broken(
         step(f"use: data.file, path: {HERE}data/a.jsonl"),
         "there is no file data/a.jsonl",
         "relative to",
-    ),
-    "glob without matches": Broken(
-        step(f'use: data.file, path: {HERE}"*.csv"'), "no file matches *.csv", "relative to"
-    ),
-    "empty file": Broken(
-        DATA, "the file has no rows", "add rows to it", "rows.jsonl", {"rows.jsonl": ""}
     ),
     "bad row": Broken(
         DATA,

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from conftest import FINERY, MakeProject, Project
+from needs import may_lack
 
 from finery.inference.records import SqliteRecords
 from finery.store.connection import Database
@@ -170,7 +171,7 @@ def read_only(t: Project, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command as a user who may not write to anything in the project."""
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if not os.geteuid() else []
     if drop and shutil.which("setpriv") is None:
-        pytest.skip("root may write everywhere")
+        pytest.skip(may_lack("root may write everywhere"))
     subprocess.run(["chmod", "-R", "a-w", t.folder], check=True)
     try:
         return subprocess.run(

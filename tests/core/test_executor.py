@@ -12,11 +12,16 @@ from pathlib import Path
 import msgspec
 import pytest
 from conftest import running, until
+from needs import may_lack
 from tasks import PID, Tasks, ends, number_of, text_of
 
 from finery.execute.environment import secrets_for_all, worker_environment
 from finery.execute.local import LocalExecutor
 from finery.util.machine import cpu_count
+
+needs_two_cores = pytest.mark.skipif(
+    cpu_count() == 1, reason=may_lack("a worker starts ahead on a core of its own")
+)
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ def test_isolated_steps_get_a_process_that_ends_with_them(
     until(lambda: not any(alive(pid) for pid in pids))
 
 
-@pytest.mark.skipif(cpu_count() == 1, reason="a worker starts ahead on a core of its own")
+@needs_two_cores
 def test_a_worker_gets_ready_before_there_is_a_step(executor: LocalExecutor, task: Tasks) -> None:
     (ready,) = [worker.process.pid for worker in executor._workers]
     executor.start(task(PID))
@@ -72,7 +77,7 @@ def test_the_worker_that_got_ready_has_the_environment_of_its_first_step(
     assert number_of(event, task) == int(wanted)
 
 
-@pytest.mark.skipif(cpu_count() == 1, reason="a worker starts ahead on a core of its own")
+@needs_two_cores
 def test_a_worker_that_got_ready_does_not_wait_beside_a_heavy_step(
     executor: LocalExecutor, task: Tasks
 ) -> None:

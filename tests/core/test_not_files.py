@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeProject, Project
+from needs import may_lack
 
 RECIPE = (
     "finery: 1\nname: t\nplugins: [./steps.py]\ndata:\n  a: {{use: {use}, {setting}: {path}}}\n"
@@ -81,7 +82,7 @@ def test_a_path_that_is_no_file_is_an_error_at_once(project: MakeProject, case: 
     assert len(text) < 4000
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason=may_lack("root may read everything"))
 def test_a_file_that_may_not_be_read_is_an_error(project: MakeProject) -> None:
     t = project({"recipe.yaml": RECIPE.format(use="data.file", setting="path", path="a.jsonl")})
     t.write({"a.jsonl": "{}"})

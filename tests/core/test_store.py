@@ -15,6 +15,7 @@ import pytest
 from conftest import MakeProject, Project, in_memory
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import may_lack
 
 from finery import StepError, UsageError
 from finery.artifact.kinds import Bundle, Dataset, Model
@@ -247,7 +248,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "finery-test", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
+        pytest.skip(may_lack("mounting a small disk needs root"))
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 

@@ -22,8 +22,8 @@ TIMES = int(os.environ.get("FINERY_FUZZ_TIMES", "1"))
 CASES = {
     "recipe": 75, "rows": 50, "docs": 15, "store": 35, "gguf": 30, "folder": 30, "api": 15,
 }  # fmt: skip
-"""250 together, for every test run: 2,000 took seven minutes on two cores. A case of `api` has four
-answers or more."""
+"""250 together, for every run of all tests: 2,000 took seven minutes on two cores. A case of `api`
+has four answers or more."""
 CHUNK = 150
 
 
@@ -55,7 +55,10 @@ def described(wrong: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "first"), chunks())
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [pytest.param(*at, marks=pytest.mark.quick if at[0] == "recipe" else ()) for at in chunks()],
+)
 def test_hostile_input_gets_an_error_in_words(name: str, first: int) -> None:
     count = min(CHUNK, CASES[name] - first) * TIMES
     if name == "api":

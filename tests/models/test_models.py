@@ -23,7 +23,12 @@ each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name, 
 
 
 @pytest.mark.slow
-@each_family
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(FAMILIES[0], marks=pytest.mark.quick), *FAMILIES[1:]],
+    ids=lambda family: family.name,
+    scope="module",
+)
 def test_a_family(family: Family, smollm2_gguf: Path, tmp_path: Path) -> None:
     measured = checks.outcomes(family, smollm2_gguf, tmp_path)
     committed = page.committed()["families"][family.name]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import may_lack
 
 from finery import Dataset, Files
 from finery.rows.dropped import dropped
@@ -15,7 +16,7 @@ from finery_data.steps.file import File
 from finery_data.steps.split import Split, prompt_key
 
 TRAIN = Path(__file__).parents[3] / "shared" / "data" / "banking77" / "train.csv"
-pytestmark = pytest.mark.skipif(not TRAIN.exists(), reason=f"the data set isn't there: {TRAIN}")
+pytestmark = pytest.mark.skipif(not TRAIN.exists(), reason=may_lack("needs the data of Banking77"))
 COLUMNS = Columns(
     system="Name the intent.",
     user="{{ text }}",

@@ -12,6 +12,7 @@ import pytest
 from chromium import Browser, chromium
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import may_lack
 from tiny_llama import tiny_tokenizer
 
 from finery import Bundle, Dataset, Model, PageContext, UsageError, render_page
@@ -344,7 +345,7 @@ def test_plots_and_bars_can_be_read_without_seeing_them(tmp_path: Path, browser:
     assert abs(widths[0] - widths[1]) < 2
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the data of Banking77 isn't there")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=may_lack("needs the data of Banking77"))
 def test_seventy_seven_classes_are_folded(tmp_path: Path, browser: Browser) -> None:
     import csv
 

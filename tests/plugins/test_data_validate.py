@@ -89,9 +89,9 @@ def test_each_problem_is_found_and_named_by_its_row(tmp_path: Path, check: str) 
 
 def test_a_row_of_ten_megabytes_is_found_at_once(tmp_path: Path) -> None:
     big = row("word " * 2_000_000)
-    started = time.perf_counter()
+    started = time.process_time()
     lines = refused(tmp_path, [*GOOD, big])
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert lines == [f"row 10 (id {big['id']}): size: has 10,000,105 bytes, more than 1,000,000"]
 
 
@@ -99,10 +99,10 @@ def test_a_row_of_ten_megabytes_is_found_at_once(tmp_path: Path) -> None:
     "text", ["a" * 2_000_000, "1 " * 1_000_000, "a.b@" * 500_000, "A1" * 999_999]
 )
 def test_long_texts_take_time_in_proportion(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     list(personal.personal_data(text, personal.KINDS))
     list(personal.garbled(text))
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_wrong_label_for_the_same_prompt(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def scores_of(made: Project, step: str) -> dict[str, dict[str, float]]:
     return report["scores"]  # type: ignore[no-any-return]
 
 
+@pytest.mark.quick
 def test_calls_turns_and_tasks(judged: Callable[..., Project], server: Server) -> None:
     made = judged()
     built = made.run("build")

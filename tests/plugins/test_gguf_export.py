@@ -93,11 +93,13 @@ def answer(model: Model) -> str:
     return engine.generate([Request(TALK)], Sampling(max_tokens=12))[0].text
 
 
+@pytest.mark.quick
 def test_outputs_are_the_first_and_each() -> None:
     step = Export(model=Model.placeholder("sft"), quantization=["q4_k_m", "q8_0"])
     assert step.outputs() == {"": Model, "q4_k_m": Model, "q8_0": Model}
 
 
+@pytest.mark.quick
 def test_types_are_taken_as_llama_cpp_writes_them() -> None:
     step = Export(model=Model.placeholder("sft"), quantization=["Q4_K_M", "q4_K_M", "Q8_0"])
     assert step.quantization == ["q4_k_m", "q8_0"]
@@ -260,6 +262,7 @@ def test_a_model_without_weights_is_refused(kind: str, tmp_path: Path) -> None:
         ({"format": "transformers", "architecture": "LlamaForCausalLM"}, "LlamaForCausalLM"),
     ],
 )
+@pytest.mark.quick
 def test_base_name(meta: dict[str, str], name: str) -> None:
     under = Model(Path(), meta=meta)
     assert base_name(under) == name
@@ -267,6 +270,7 @@ def test_base_name(meta: dict[str, str], name: str) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.quick
 def test_smollm2_is_exported_and_answers(smollm2_gguf: Path, tmp_path: Path) -> None:
     model = Model(smollm2_gguf.parent, meta={"format": "gguf", "file": smollm2_gguf.name})
     made = run_step(Export(model=model, quantization=["bf16", "q8_0", "q4_k_m"]), tmp_path)

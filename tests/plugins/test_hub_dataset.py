@@ -86,6 +86,7 @@ def first_words(made: dict[str, Any]) -> list[str]:
     return [" ".join(r["messages"][0]["content"].split()[:2]) for r in made["rows"]]
 
 
+@pytest.mark.quick
 def test_only_a_branch_or_tag_floats() -> None:
     from finery import floating_name
     from finery_hub.dataset import HubDataset
@@ -94,6 +95,7 @@ def test_only_a_branch_or_tag_floats() -> None:
     assert floating_name(HubDataset(repo="org/rows", revision=FIRST)) is None
 
 
+@pytest.mark.quick
 def test_a_split_is_read_whole_and_only_its_files_are_fetched(call: Caller) -> None:
     made = call(FIRST)
     assert first_words(made)[:2] == ["text 0", "text 1"]

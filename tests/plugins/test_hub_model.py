@@ -44,6 +44,7 @@ def call(hub: Hub, tmp_path: Path) -> Caller:
     return Caller(hub, tmp_path / "hf", "finery_hub.model:HubModel", repo="org/small")
 
 
+@pytest.mark.quick
 def test_only_a_branch_or_tag_floats() -> None:
     from finery import floating_name
     from finery_hub.model import HubModel
@@ -67,6 +68,7 @@ def test_a_commit_in_the_recipe_needs_no_pin(call: Caller) -> None:
     assert call("", revision=FIRST)["external"]["config.json"].split("/")[-2] == FIRST
 
 
+@pytest.mark.quick
 def test_what_is_loaded_is_fetched_and_stays_in_the_cache(call: Caller) -> None:
     made = call(FIRST)
     assert set(made["external"]) == {"config.json", "model.safetensors"}

@@ -30,6 +30,7 @@ def project(hub: PushHub, tmp_path: Path) -> Project:
     return Project(tmp_path, hub)
 
 
+@pytest.mark.quick
 def test_everything_is_pushed_as_one_private_commit(project: Project) -> None:
     project.build()
     assert project.hub.private == {REPO: True}

@@ -587,7 +587,7 @@ def test_what_waits_to_be_sent_again_does_not_delay_the_end(server: Server) -> N
     started = time.monotonic()
     with pytest.raises(UsageError, match="denied access"):
         found.extend(engine.stream(map(Request, map(conversation, "abcdef"))))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 50
     assert engine.usage.calls == 1  # what was under way is taken in
 
 

@@ -122,6 +122,7 @@ def chat(project: Project, typed: str, *args: str) -> Ran:
 
 
 @pytest.mark.parametrize("step", ["rag", "ship", "politerag"])
+@pytest.mark.quick
 def test_one_can_talk_to_it(built: Project, step: str) -> None:
     ran = chat(built, "Which files are read?\n/save talk.jsonl\n", step, "--max-tokens", "4")
     assert ran.code == 0, ran

@@ -84,6 +84,7 @@ def told(project: Project) -> list[tuple[str, ...]]:
 # -- deciding -------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_rows_are_decided_by_keys_alone_and_the_page_can_be_loaded_again(
     made: Project, page: Window
 ) -> None:

@@ -52,6 +52,7 @@ def review(made: Project) -> Iterator[Review]:
 # -- who may ask ----------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_every_address_needs_the_token(asked: Review) -> None:
     wrong = f"finery-review-{asked.port}={'x' * len(asked.token)}"
     for path in [*PATHS, "/nothing", "/api/decide"]:
@@ -185,6 +186,7 @@ def test_only_this_machine_is_listened_to(asked: Review) -> None:
 # -- what is answered -----------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_rows_come_with_what_is_known_about_them(built: MakeProject) -> None:
     files = files_of(ROWS)
     checks = [{"name": "schema", "passed": True}]

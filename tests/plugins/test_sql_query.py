@@ -85,6 +85,7 @@ def failure(folder: Path, **settings: Any) -> FineryError:
 # SQLite
 
 
+@pytest.mark.quick
 def test_rows_of_a_sqlite_file(tmp_path: Path) -> None:
     fill(tmp_path / "t.db")
     found = rows(tmp_path, keep={"number": "id"})
@@ -205,6 +206,7 @@ def test_changes_that_are_not_in_the_file_yet(tmp_path: Path) -> None:
         ({"url": "postgresql://me:pw@host/db"}, "url names an environment variable"),
     ],
 )
+@pytest.mark.quick
 def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError) as caught:
         step(tmp_path, **settings).check()
@@ -225,6 +227,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
 # A query's text
 
 
+@pytest.mark.quick
 def test_what_a_query_says() -> None:
     assert parameters("SELECT :a, b::date, '10:30', :a, \\:c WHERE x = :b_2") == ["a", "b_2"]
     assert trimmed(" SELECT 1 ;\n; ") == "SELECT 1"
@@ -244,6 +247,7 @@ def test_what_a_query_says() -> None:
         pytest.param("SELECT 1" + "(" * 50_000 + ")" * 50_000 + " order by 1", True, id="deep"),
     ],
 )
+@pytest.mark.quick
 def test_order(query: str, ordered: bool) -> None:
     assert is_ordered(query) is ordered
 
@@ -265,6 +269,7 @@ def made(project: MakeProject) -> Project:
     return found
 
 
+@pytest.mark.quick
 def test_the_result_is_pinned_and_refreshed_when_asked(made: Project) -> None:
     assert "isn't pinned in recipe.lock yet" in made.run("plan").out
     assert made.ran() == ["tickets"]
@@ -453,6 +458,7 @@ def kept(server: postgres.Server, project: MakeProject) -> Project:
     return found
 
 
+@pytest.mark.quick
 def test_rows_of_postgresql(kept: Project) -> None:
     assert kept.ran() == ["tickets"]
     assert said(kept.rows("tickets"))[:2] == ["ticket 1 odd", "ticket 2 even"]

@@ -76,6 +76,7 @@ def accounted(made: Project, seeds: int, each: int = 1) -> tuple[int, int]:
     return len(rows), len(drops)
 
 
+@pytest.mark.quick
 def test_ten_rows_more_are_ten_calls_more(making: Make, server: Server) -> None:
     made = making(1000, "synth.answer", "n: 1")
     made.ran()

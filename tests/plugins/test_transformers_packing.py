@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from needs import may_lack
 from random_model import model_of
 from torch import nn
 
@@ -19,7 +20,7 @@ def logits(model: Any) -> torch.Tensor:
 
 def need(dtype: torch.dtype) -> None:
     if not is_supported(dtype):
-        pytest.skip(f"oneDNN doesn't compute in {dtype} on this machine")
+        pytest.skip(may_lack(f"oneDNN doesn't compute in {dtype} on this machine"))
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma", "phi3", "olmo2"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Project
+from needs import may_lack
 from tiny_llama import CHATML, tiny_llama
 
 from finery_trl.report.words import exhaustion
@@ -130,7 +131,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "finery-test", str(folder)]
     if os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk takes root and mount")
+        pytest.skip(may_lack("mounting a small disk needs root"))
     yield folder
     # Lazily: the error of a failed write may still hold its file.
     subprocess.run(["umount", "--lazy", str(folder)], check=True)

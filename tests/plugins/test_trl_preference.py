@@ -83,6 +83,7 @@ def run(tmp_path: Path, sft: Model, pairs: Dataset) -> Run:
     return train
 
 
+@pytest.mark.quick
 def test_dpo_makes_the_chosen_answer_likelier_than_the_rejected_one(run: Run) -> None:
     model, curve = run()
     measured = [p["eval_preference_accuracy"] for p in curve if "eval_loss" in p]
@@ -119,6 +120,7 @@ def test_the_same_seed_gives_the_same_bytes(run: Run) -> None:
     assert all(first.file(f).read_bytes() == again.file(f).read_bytes() for f in files)
 
 
+@pytest.mark.quick
 def test_kto_learns_from_ratings_and_from_pairs(run: Run, tmp_path: Path) -> None:
     rated = [
         {"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"}

@@ -32,6 +32,7 @@ def row(question: str) -> Row:
 
 
 @pytest.mark.real
+@pytest.mark.quick
 def test_a_real_model_learns_labels_it_never_says_by_itself(
     tmp_path: Path, smollm2_gguf: Path
 ) -> None:

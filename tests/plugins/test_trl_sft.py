@@ -91,6 +91,7 @@ def metric(job: TestJob, name: str) -> list[tuple[float, float]]:
     return [(e["at"], e["value"]) for e in job.events if e.get("name") == name]
 
 
+@pytest.mark.quick
 def test_it_learns_to_answer_and_to_stop(train: Train, data: Dataset) -> None:
     model, job = train(epochs=40, lora=None)
     prompts = [row["prompt"] for row in data]
@@ -291,6 +292,7 @@ def test_an_empty_validation_set_is_refused(train: Train, tmp_path: Path) -> Non
         train(validation=dataset(tmp_path / "none", []))
 
 
+@pytest.mark.quick
 def test_batch_sizes_that_do_not_divide_are_refused(tiny: Model, data: Dataset) -> None:
     step = Sft(model=tiny, rows=[data], effective_batch_size=10, per_device_train_batch_size=4)
     with pytest.raises(UsageError, match="10 is not a multiple of per_device_train_batch_size 4"):
@@ -459,6 +461,7 @@ def test_watching_changes_no_weights(train: Train, data: Dataset) -> None:
     assert files(alone.out)[weights] == files(watched.out)[weights]
 
 
+@pytest.mark.quick
 def test_nothing_chooses_by_what_nothing_measures(tiny: Model, data: Dataset) -> None:
     with pytest.raises(UsageError, match="nothing measures 'accuracy'"):
         Sft(model=tiny, rows=[data], metric_for_best_model="accuracy").check()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeProject, Project
+from needs import may_lack
 from safetensors.numpy import save_file
 from tiny_llama import tiny_tokenizer
 
@@ -33,7 +34,7 @@ models: {base: {use: local.model, path: model}}
 data: {rows: {use: data.file, path: rows.jsonl}}
 train: {tuned: {use: unsloth.sft, model: base, rows: rows, epochs: 1}}
 """
-HERE = pytest.mark.skipif(find_spec("unsloth") is not None, reason="Unsloth is installed")
+HERE = pytest.mark.skipif(find_spec("unsloth") is not None, reason=may_lack("Unsloth is installed"))
 
 
 def made(cls: type[Any], **settings: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import WHEEL, MakeProject
+from needs import may_lack
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "banking77"
 RECIPE = f"""\
@@ -45,7 +46,7 @@ def _csv(folder: Path, name: str, rows: list[dict[str, str]]) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs the Banking77 data, which isn't in this clone")
+@pytest.mark.skipif(not DATA.is_dir(), reason=may_lack("needs the data of Banking77"))
 def test_ten_intents_are_learned(project: MakeProject) -> None:
     made = project({"recipe.yaml": RECIPE})
     intents = json.loads((DATA / "categories.json").read_text("utf-8"))[:10]

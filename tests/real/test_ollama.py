@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import may_lack
 from serve_checking import check, faults
 from serving import ROWS, THINKING, gguf_model, trained_model
 from tiny_gguf import CHATML
@@ -24,7 +25,7 @@ from finery_transformers.frozen.source import prologue
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(
-        shutil.which(PROGRAM) is None, reason="needs Ollama: https://ollama.com/download"
+        shutil.which(PROGRAM) is None, reason=may_lack("needs Ollama: https://ollama.com/download")
     ),
 ]
 FROZEN = prologue({}, (), tools=False) + CHATML

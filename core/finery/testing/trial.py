@@ -130,17 +130,21 @@ class Trial:
 
     def run(self, *args: str, cwd: Path | None = None) -> Ran:
         """Run `finery` with these arguments, in the recipe's folder."""
+        process = subprocess.run(
+            [sys.executable, "-m", "finery", *args],
+            cwd=cwd or self.folder, env=self.environment(), capture_output=True, encoding="utf-8",
+            errors="replace", stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return Ran(process.returncode, process.stdout, process.stderr)
+
+    def environment(self) -> dict[str, str]:
+        """The command's environment variables."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("FINERY_")}
         for name, value in {"NO_COLOR": "1", **self.env}.items():
             env.pop(name, None)
             if value is not None:
                 env[name] = value
-        process = subprocess.run(
-            [sys.executable, "-m", "finery", *args],
-            cwd=cwd or self.folder, env=env, capture_output=True, encoding="utf-8",
-            errors="replace", stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        return Ran(process.returncode, process.stdout, process.stderr)
+        return env
 
     def build(self, *args: str, cwd: Path | None = None) -> "Built":
         """Build the recipe."""

@@ -1,0 +1,261 @@
+"""The `finery` command in processes that have finery's modules in memory from the start.
+
+An interpreter imports them once and forks for each command: `finery check` takes 0.04 s instead of
+0.28 s, and a build with a step 0.11 s instead of 0.5 s. The worker that a build starts ahead is
+forked from the build. Everything else is as in a process of its own.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import finery
+
+FINERY = Path(sys.executable).with_name("finery")
+READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "OMP_", "CUDA_")
+"""Variables that an interpreter, or a library in it, reads only once."""
+
+
+class Warm:
+    """An interpreter that forks."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        atexit.register(self.close)
+
+    def run(
+        self, args: tuple[str, ...], folder: Path, environment: Mapping[str, str], timeout: float
+    ) -> tuple[int, str, str]:
+        """Run `finery` with these arguments: its exit code, and what it printed to both streams."""
+        pipes = [os.pipe() for _ in range(3)]  # output, errors, and the exit code
+        request = json.dumps([args, str(folder), dict(environment)]).encode()
+        socket.send_fds(self._socket, [request], [writing for _, writing in pipes])
+        for _, writing in pipes:
+            os.close(writing)
+        texts = _read([reading for reading, _ in pipes], timeout)
+        if texts is None:
+            raise subprocess.TimeoutExpired([FINERY, *args], timeout)
+        out, err, code = texts
+        assert code, self._process.communicate()[1].decode()
+        return int(code), out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """End the interpreter."""
+        self._socket.close()
+        self._process.wait()
+
+
+_warm: dict[frozenset[tuple[str, str]], Warm] = {}
+_wanted = Counter[frozenset[tuple[str, str]]]()
+
+
+def warm(environment: Mapping[str, str]) -> Warm | None:
+    """The interpreter for commands with these variables; None if they need one of their own.
+
+    Those that are read at the start must be the same. If they aren't those of this process, the
+    third command of a kind has an interpreter started, as all contracts build in one other locale.
+    """
+    if environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
+        return None
+    kind = _read_at_start(environment)
+    _wanted[kind] += 1
+    if kind not in _warm and (_wanted[kind] > 2 or kind == _read_at_start(os.environ)):
+        _warm[kind] = Warm(environment)
+    return _warm.get(kind)
+
+
+def _read_at_start(environment: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset(pair for pair in environment.items() if pair[0].startswith(READ_AT_START))
+
+
+def _read(pipes: list[int], timeout: float) -> list[bytes] | None:
+    """What comes out of the pipes until all are closed; None if that takes too long."""
+    texts = {pipe: bytearray() for pipe in pipes}
+    late = time.monotonic() + timeout
+    with selectors.DefaultSelector() as selector:
+        for pipe in pipes:
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            if time.monotonic() > late:
+                return None
+            for key, _ in selector.select(1):
+                if data := os.read(key.fd, 1 << 16):
+                    texts[key.fd] += data
+                else:
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+    return [bytes(text) for text in texts.values()]
+
+
+# -- in the interpreter that forks -----------------------------------------------------------------
+
+
+def serve(requests: socket.socket) -> None:
+    """Fork for each request, until there are no more. Returns in the fork, too, as the command."""
+    while True:
+        data, fds, _, _ = socket.recv_fds(requests, 1 << 20, 3)
+        if not data:
+            sys.exit()
+        if not os.fork():
+            break
+        for fd in fds:
+            os.close(fd)
+    requests.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    out, err, code = fds
+    if child := os.fork():
+        os.close(out)
+        os.close(err)
+        _, status = os.waitpid(child, 0)
+        os.write(code, str(os.waitstatus_to_exitcode(status)).encode())
+        os._exit(0)
+    os.close(code)
+    os.setsid()
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    os.close(out)
+    os.close(err)
+    args, folder, environment = json.loads(data)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [str(FINERY), *args]
+
+
+def import_all() -> None:
+    """Import all of finery, and of the plugins what commands import, which is light."""
+    from finery.plugin.discovery import GROUP
+    from finery.plugin.manager import Plugins
+    from finery.util.installed import distributions, entry_points
+
+    for module in pkgutil.walk_packages(finery.__path__, "finery."):
+        if not module.name.startswith(("finery.testing", "finery.__main__")):
+            importlib.import_module(module.name)
+    plugins = Plugins()
+    for entry in entry_points(GROUP):
+        plugins.add_installed(entry)
+    for name in plugins.step_types:
+        plugins.step_type(name)
+    assert plugins.notes  # imports their modules
+    assert plugins.views
+    importlib.import_module("rich.table")
+    distributions.cache_clear()
+    gc.collect()
+    gc.freeze()
+
+
+class _Fork:
+    """A process that was forked: what an executor needs of `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        with self._lock:
+            if self.returncode is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+            return self.returncode
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        late = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > late:
+                raise subprocess.TimeoutExpired("worker", timeout)
+            time.sleep(0.002)
+        return code
+
+
+def fork_ahead() -> None:
+    """Have the worker that a build starts ahead forked from it, while nothing else runs in it."""
+    from multiprocessing.connection import Connection
+
+    from finery.execute import local, worker
+    from finery.execute.task import AHEAD
+
+    spawn = local._spawn
+
+    def start(log: str, environment: Mapping[str, str], *args: str, inherits: Any = ()) -> Any:
+        if args != (AHEAD,) or threading.active_count() > 1:
+            return spawn(log, environment, *args, inherits=inherits)
+        ours, theirs = socket.socketpair()
+        parent, pid = os.getpid(), os.fork()
+        if pid == 0:
+            be_worker(log, environment, theirs, parent)
+        with contextlib.suppress(PermissionError):
+            os.setpgid(pid, pid)
+        theirs.close()
+        watch = subprocess.Popen(
+            ["/bin/sh", "-c", local._WATCH, "finery-watch", str(pid)], stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={}, cwd="/", process_group=0,
+        )  # fmt: skip
+        return local._Worker(_Fork(pid), Connection(ours.detach()), watch)  # type: ignore[arg-type]
+
+    def be_worker(log: str, environment: Any, connection: socket.socket, parent: int) -> None:
+        os.setpgid(0, 0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 1)
+        os.dup2(1, 2)
+        fd = os.dup2(connection.detach(), 3)
+        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv = [worker.__file__, str(fd), str(parent), AHEAD]
+        gc.set_threshold(700, 10, 10)
+        end_with(worker.main)
+
+    local._spawn = start
+
+
+def end_with(main: Callable[[], Any]) -> NoReturn:
+    """End a worker as Python does after its main function, without going back to what forked it."""
+    code = 0
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    with contextlib.suppress(OSError):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(FINERY.parent)  # as the command has it
+    import_all()
+    fork_ahead()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks of `serve` are nobody's to wait for
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    from finery.cli import main
+
+    sys.exit(main())

@@ -28,7 +28,7 @@ def finery_steps() -> Mapping[str, str]:
         "synth.raft": "finery_retrieve.raft.step:Raft",
         "eval.retrieval": "finery_retrieve.evaluate.retrieval.step:Retrieval",
         "eval.grounded": "finery_retrieve.evaluate.grounded.step:Grounded",
-        "retrieve.bundle": "finery_retrieve.serve.step:RetrieveBundle",
+        "retrieve.bundle": "finery_retrieve.serve.bundle:RetrieveBundle",
         "retrieve.check": "finery_retrieve.check.step:RetrieveCheck",
     }
 
@@ -85,6 +85,6 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
 def finery_servers() -> Mapping[str, str]:
     """The app that answers with sources, for models that retrieve and for their bundles."""
     return {
-        "retrieving": "finery_retrieve.serve.reach:serve_model",
-        "retrieve": "finery_retrieve.serve.reach:serve_bundle",
+        "retrieving": "finery_retrieve.serve.running:serve_model",
+        "retrieve": "finery_retrieve.serve.running:serve_bundle",
     }

@@ -13,7 +13,7 @@ from finery.testing import EngineContract, StepContract, dataset, run_step, tabl
 from finery_openai.model import OpenaiModel
 from finery_retrieve.check.step import RetrieveCheck
 from finery_retrieve.embed.api import RetrieveApi
-from finery_retrieve.serve.step import RetrieveBundle
+from finery_retrieve.serve.bundle import RetrieveBundle
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.model import RetrieveModel
 from finery_retrieve.steps.rows import RetrieveRows

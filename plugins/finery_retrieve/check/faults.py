@@ -7,19 +7,16 @@ and an example.
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from finery import Bundle, Model
+from finery import Model
 from finery_gguf.difference import text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template, tokenize
 from finery_retrieve.check.serving import Served
 from finery_retrieve.evaluate.grounded.contexts import Asked
-from finery_retrieve.serve.contents import program_files
 from finery_retrieve.serve.settings import gguf_file
 from finery_serve.servers import Prompt
 
-Kind = Literal["sources", "prompts", "program", "sampling", "options"]
-NAMED = 5
-"""Questions and files that a fault names."""
+Kind = Literal["sources", "prompts", "sampling"]
 AGAIN = "build the bundle again, of the model in `models`"
 
 
@@ -102,17 +99,3 @@ def _prompt_faults(
     what = f"{same.count(False)} of {len(same)} prompts differ from those of the build"
     head = f"for example {asked[first].question.text!r}:"
     return [Fault("prompts", what, [head, *details], AGAIN)]
-
-
-def program_faults(bundle: Bundle) -> list[Fault]:
-    """Whether the program in a bundle is another than the one that was started."""
-    changed = [
-        name
-        for name, path in program_files().items()
-        if not (bundle.path / name).is_file()
-        or (bundle.path / name).read_bytes() != path.read_bytes()
-    ]
-    if not changed:
-        return []
-    what = f"the program in the bundle was changed: {', '.join(changed[:NAMED])}"
-    return [Fault("program", what, [], "build the bundle again")]

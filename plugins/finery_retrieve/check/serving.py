@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from finery import Bundle, Completion, FineryError, Job, StepError
 from finery.rows import Conversation
 from finery_retrieve.evaluate.grounded.contexts import Asked
-from finery_retrieve.serve.reach import Answering, serve_bundle
+from finery_retrieve.serve.running import Answering, serve_bundle
 from finery_serve.check.answers import completion_of
 from finery_serve.client import Client
 from finery_serve.llama import LlamaServer

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from finery import StepError
+from finery import EngineJob, Model, StepError
 from finery_retrieve.embed.embedder import Embedder, Embedding, Side, packed
 from finery_retrieve.embed.layout import Layout
 
@@ -26,11 +27,15 @@ class LocalEmbedder(Embedder):
     local = True
     packages = ("torch", "transformers", "tokenizers")
 
+    def __init__(self, model: Model, job: EngineJob) -> None:
+        super().__init__(model, job)
+        self._alone = Lock()  # tokenizers can't be used by several threads at once
+
     def embed(self, texts: Sequence[str], side: Side) -> list[Embedding]:
         """The embedding of each text: the model's last states, pooled and scaled to length 1."""
         import torch
 
-        with torch.inference_mode():
+        with self._alone, torch.inference_mode():
             return [self._embedding(text, side) for text in texts]
 
     def _embedding(self, text: str, side: Side) -> Embedding:

@@ -40,11 +40,16 @@ class Lookup:
 
     def prompts(self, conversations: Sequence[Conversation]) -> list[Prompted]:
         """The prompt of each conversation. Raises `DataError` for one without a user turn."""
-        questions = [question_of(conversation) for conversation in conversations]
-        hits = self._retriever.search(questions, self._k)
-        return [self._prompted(*pair) for pair in zip(conversations, hits, strict=True)]
+        hits = self.search(conversations)
+        return [self.prompted(*pair) for pair in zip(conversations, hits, strict=True)]
 
-    def _prompted(self, conversation: Conversation, hits: list[Hit]) -> Prompted:
+    def search(self, conversations: Sequence[Conversation]) -> list[list[Hit]]:
+        """The chunks found for each conversation. Raises as `prompts`."""
+        questions = [question_of(conversation) for conversation in conversations]
+        return self._retriever.search(questions, self._k)
+
+    def prompted(self, conversation: Conversation, hits: list[Hit]) -> Prompted:
+        """The prompt with those of the hits that fit."""
         fitting = self._prompt.fitting(hits)
         messages = self._prompt.around(conversation, fitting)
         return Prompted(messages, fitting, len(hits) - len(fitting))

@@ -148,8 +148,8 @@ class RetrieveCheck(
         if under.format != "gguf":
             raise StepError(
                 "the model is behind an API, whose server doesn't show its prompts",
-                fix="remove this step: retrieve.bundle has compared the app's sources and messages "
-                "already",
+                fix="remove this step; the app of the bundle retrieves and prompts by the code of the "
+                "model in the recipe",
             )
         library = Library.of(job, index, read_answered(self.rows), model.meta["k"])
         asked = list(library.prompts(ContextPrompt.stored(model.meta["prompt"]), [CONTEXT]))

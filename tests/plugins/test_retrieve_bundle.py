@@ -20,14 +20,13 @@ from tiny_llama import tiny_counter
 from finery import Bundle, Files, Model, Request, Sampling, StepError, UsageError
 from finery.rows import Conversation
 from finery.testing import TestJob, dataset, run_step
-from finery_retrieve.embed.api import RetrieveApi
-from finery_retrieve.embed.folder import RetrieveEmbedder
-from finery_retrieve.index.lookup import Lookup
+from finery_retrieve.embed.steps import RetrieveApi, RetrieveEmbedder
+from finery_retrieve.index.context import Lookup
 from finery_retrieve.serve.running import Documents
 from finery_retrieve.serve.settings import bundled_model, read_settings
 from finery_retrieve.serve.upstream import Upstream
-from finery_retrieve.steps.engine import RetrievingEngine
 from finery_retrieve.steps.index import RetrieveIndex
+from finery_retrieve.steps.model import RetrievingEngine
 
 pytest.importorskip("bm25s")
 

@@ -17,10 +17,8 @@ from finery import DataError, Index, UsageError
 from finery.rows.dropped import DROPPED
 from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.index.chunks import Chunks
-from finery_retrieve.index.lexical import FOLDER, Lexical, LexicalWriter
-from finery_retrieve.index.ranking import best, fused
-from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.index.words import LANGUAGES, Bm25, Words
+from finery_retrieve.index.retriever import Retriever, best, fused
+from finery_retrieve.index.words import FOLDER, LANGUAGES, Bm25, Lexical, LexicalWriter, Words
 from finery_retrieve.steps.index import RetrieveIndex
 
 TEXTS = [

@@ -20,19 +20,16 @@ from finery.errors import RecipeError
 from finery.testing import TestJob, dataset
 from finery_retrieve.evaluate.grounded.step import Grounded
 from finery_retrieve.index.chunks import Chunk, Chunks
-from finery_retrieve.index.context import ContextPrompt
+from finery_retrieve.index.context import ContextPrompt, Lookup
 from finery_retrieve.index.control import plain
-from finery_retrieve.index.hit import Hit
-from finery_retrieve.index.lookup import Lookup
-from finery_retrieve.raft.step import Raft
+from finery_retrieve.index.retriever import Hit
 from finery_retrieve.serve.running import Documents
 from finery_retrieve.serve.settings import bundled_model, read_settings
 from finery_retrieve.steps import token_counts
-from finery_retrieve.steps.index import RetrieveIndex
+from finery_retrieve.steps.index import IndexPreflight, RetrieveIndex, TokenCounts
 from finery_retrieve.steps.model import RetrieveModel
-from finery_retrieve.steps.preflight import IndexPreflight
+from finery_retrieve.steps.raft import Raft
 from finery_retrieve.steps.rows import RetrieveRows
-from finery_retrieve.steps.token_counts import TokenCounts
 
 pytest.importorskip("bm25s")
 TEXTS = ["where is my card", "Ends<|im_end|>\n<|im_start|>system", "Größe: 税金", "a " * 700, "x"]

@@ -21,8 +21,7 @@ from finery import (
 from finery_eval import evaluator
 from finery_eval.evaluator import Judge, table
 from finery_gguf.llama import PACKAGE
-from finery_retrieve.check.faults import Compared, Fault, Kind, compared
-from finery_retrieve.check.serving import ask_app
+from finery_retrieve.check.app import Compared, Fault, Kind, ask_app, compared
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.grounded.contexts import Asked, Library, checked_chunks, log_contexts
 from finery_retrieve.evaluate.grounded.judged import CONTEXT
@@ -148,8 +147,7 @@ class RetrieveCheck(
         if under.format != "gguf":
             raise StepError(
                 "the model is behind an API, whose server doesn't show its prompts",
-                fix="remove this step; the app of the bundle retrieves and prompts by the code of the "
-                "model in the recipe",
+                fix="remove this step: the app retrieves and prompts by the model's own code",
             )
         library = Library.of(job, index, read_answered(self.rows), model.meta["k"])
         asked = list(library.prompts(ContextPrompt.stored(model.meta["prompt"]), [CONTEXT]))
@@ -162,7 +160,7 @@ class RetrieveCheck(
             model.name: [one.answer for one in app.served],
         }
         same = compared(asked, app.served, under)
-        faults = [*same.faults, *(Fault(*of) for of in app.faults)]
+        faults = [*same.faults, *app.faults]
         _log(job, model.name, same, faults)
         outcome = self._outcome(job, library, asked, answers)
         return self._write(job, outcome, same, faults, app.build)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Job, StepError
 from finery_retrieve.embed.cached import CachedEmbedder, OtherLength
-from finery_retrieve.embed.embedder import Embedding
+from finery_retrieve.embed.engines import Embedding
 from finery_retrieve.index.chunks import Chunk, Chunks
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from finery import Artifact, Bundle, Index, Job, Model, Step, copy_file, setting
 from finery_gguf.llama import PACKAGE
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.chunks import CHUNKS, OFFSETS
-from finery_retrieve.index.lexical import FOLDER
 from finery_retrieve.index.vectors import FILE
+from finery_retrieve.index.words import FOLDER
 from finery_retrieve.serve.settings import (
     CHAT_TEMPLATE,
     EMBEDDER,

@@ -29,8 +29,8 @@ from finery.rows import Conversation
 from finery_gguf.server import start
 from finery_gguf.server.start import reached_at
 from finery_retrieve.index.chunks import Chunks
+from finery_retrieve.index.context import Lookup
 from finery_retrieve.index.control import plain
-from finery_retrieve.index.lookup import Lookup
 from finery_retrieve.serve.settings import (
     MAX_TOKENS,
     Remote,

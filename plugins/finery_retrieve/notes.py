@@ -173,7 +173,7 @@ def origins(graph: Graph, step: str) -> Iterator[str]:
 
 
 def _unretrieved(graph: Graph) -> Iterator[Note]:
-    if _has_index(graph):
+    if _index(graph):
         return
     for node in graph.nodes.values():
         if node.use != FROM_DOCS or getattr(node.step, "context", "") != "without":
@@ -191,7 +191,7 @@ def _unretrieved(graph: Graph) -> Iterator[Note]:
 
 
 def _random(graph: Graph) -> Iterator[Note]:
-    if not _has_index(graph):
+    if not _index(graph):
         return
     for node in graph.nodes.values():
         if node.use == FROM_DOCS and getattr(node.step, "distractors", None):
@@ -232,10 +232,6 @@ def _retrieving(graph: Graph, step: str) -> Iterator[str]:
         return
     for source in base_models(graph.nodes[step]):
         yield from _retrieving(graph, source.step)
-
-
-def _has_index(graph: Graph) -> bool:
-    return bool(_index(graph))
 
 
 def _index(graph: Graph) -> str:

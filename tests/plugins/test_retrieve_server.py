@@ -4,12 +4,17 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import uvicorn
+from hostile_server import Reply as Hostile
+from hostile_server import serving
 from loopback import JsonServer, in_thread
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -27,6 +32,7 @@ from finery_serve.servers import Serving
 Reply = Callable[[dict[str, Any]], tuple[int, Any]]
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "50 MB [1]"}}]}
 QUESTION = {"messages": [{"role": "user", "content": "Which files?"}]}
+MANY = 100
 SOURCES = [{"id": "a", "text": "Files up to 50 MB are read."}]
 
 
@@ -55,9 +61,9 @@ class Running(NamedTuple):
     prompt: list[Any]
 
 
-@pytest.fixture
-def app(model: ModelServer) -> Iterator[Running]:
-    upstream = Upstream(model.address, "m", parameters={"max_tokens": 512})
+@contextmanager
+def app_of(upstream: Upstream) -> Iterator[Running]:
+    """An app in a thread."""
     bound = command.listening("127.0.0.1", 0)
     app = Running(bound.getsockname()[1], [prompted])
     asgi = application("guide", lambda m: app.prompt[0](m), upstream, "127.0.0.1", app.port, None)
@@ -67,6 +73,12 @@ def app(model: ModelServer) -> Iterator[Running]:
     yield app
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def app(model: ModelServer) -> Iterator[Running]:
+    with app_of(Upstream(model.address, "m", parameters={"max_tokens": 512})) as app:
+        yield app
 
 
 def prompted(messages: Conversation) -> tuple[Conversation, list[Source]]:
@@ -175,6 +187,44 @@ def test_an_error_with_status_200_is_an_error(app: Running, model: ModelServer) 
     answer = post(app, asked)
     assert status(answer) == 502
     assert b"out of memory" in answer
+
+
+def test_many_answers_are_waited_for_at_once(app: Running, model: ModelServer) -> None:
+    together = threading.Barrier(MANY, timeout=60)
+
+    def reply(_: dict[str, Any]) -> tuple[int, Any]:
+        together.wait()
+        return 200, ANSWER
+
+    model.answer = reply
+    asked = json.dumps(QUESTION).encode()
+    with ThreadPoolExecutor(MANY) as pool:
+        answers = [pool.submit(post, app, asked) for _ in range(MANY)]
+    assert {status(answer.result()) for answer in answers} == {200}
+
+
+def test_the_model_stops_when_the_client_goes_away() -> None:
+    ended = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        try:
+            while True:
+                yield b'data: {"choices": []}\n\n'
+                time.sleep(0.02)
+        finally:
+            ended.set()
+
+    with (
+        serving(lambda body: Hostile(stream=endless)) as server,
+        app_of(Upstream(server.url, "m")) as app,
+    ):
+        asked = json.dumps({**QUESTION, "stream": True}).encode()
+        lines = ["POST /v1/chat/completions HTTP/1.1", host(app),
+                 "Content-Type: application/json", f"Content-Length: {len(asked)}"]  # fmt: skip
+        with socket.create_connection(("127.0.0.1", app.port), timeout=10) as client:
+            client.sendall("\r\n".join([*lines, "", ""]).encode() + asked)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        assert ended.wait(30)
 
 
 def test_names_of_this_machine_have_no_case(app: Running) -> None:

@@ -75,15 +75,12 @@ def _pairs(characters: list[str]) -> Iterator[str]:
 def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """(a word, or characters without spaces between them; one of these characters)."""
     unspaced = _class(_BLOCKS)
-    marks = _class((code, code) for code in range(0x300, 0x1F000) if _is_mark(code))
+    codes = range(0x300, 0x1F000)
+    marks = _class((c, c) for c in codes if unicodedata.category(chr(c))[0] == "M")
     character = rf"(?=\w)[{unspaced}][{marks}]*"
     letter = rf"[^\W{unspaced}]"
     word = rf"(?P<unspaced>(?:{character})+)|{letter}(?:{letter}|[{marks}])+"
     return re.compile(word), re.compile(character)
-
-
-def _is_mark(code: int) -> bool:
-    return unicodedata.category(chr(code))[0] == "M"
 
 
 def _class(ranges: Iterable[tuple[int, int]]) -> str:
@@ -121,23 +118,16 @@ class Bm25(Settings):
 
 
 class Words:
-    """Splits texts into the words that BM25 compares: see `finery_retrieve.index.words`.
-
-    Words have at least two letters or digits, as in bm25s and scikit-learn.
-    """
+    """Turns words into what BM25 compares: their stems, without stop words."""
 
     def __init__(self, language: str) -> None:
         self._language = language
 
     def of(self, text: str) -> list[str]:
         """The stems of a text's words, in order, with repetitions."""
-        words = self.split(text)
+        words = split(text)
         stems = dict(zip(words, self.stems(words), strict=True))
         return [stem for word in words if (stem := stems[word]) is not None]
-
-    def split(self, text: str) -> list[str]:
-        """The words of a text, normalised and in lower case."""
-        return split(text)
 
     def stems(self, words: Sequence[str]) -> list[str | None]:
         """The stem of each word; None for a stop word."""
@@ -205,18 +195,14 @@ class LexicalWriter:
 
     def add(self, text: str) -> None:
         """Take the text of the next chunk."""
-        words, columns = self._words.split(text), self._columns
-        self._learn(sorted(set(words).difference(columns)))
+        words, columns = split(text), self._columns
+        new = sorted(set(words).difference(columns))
+        for word, stem in zip(new, self._words.stems(new), strict=True):
+            column = len(self._vocabulary)
+            columns[word] = NO_COLUMN if stem is None else self._vocabulary.setdefault(stem, column)
         ids = array("i", [column for word in words if (column := columns[word]) != NO_COLUMN])
         self._ids.append(ids)
         self.without_words += not ids
-
-    def _learn(self, words: list[str]) -> None:
-        """Give each word a column, that of its stem."""
-        vocabulary = self._vocabulary
-        for word, stem in zip(words, self._words.stems(words), strict=True):
-            column = NO_COLUMN if stem is None else vocabulary.setdefault(stem, len(vocabulary))
-            self._columns[word] = column
 
     def write(self, folder: Path) -> None:
         """Compute all scores, and write the files of bm25s into `folder`."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
 from finery import Count, DataError, Dataset, Forecast, Index, Job, OneFile, Step, setting, takes
 from finery.rows import Row, split_turns
@@ -21,7 +20,8 @@ from finery_retrieve.index.context import (
     check_question,
     check_unknown,
 )
-from finery_retrieve.index.retriever import Hit, Retriever
+from finery_retrieve.index.retriever import Retriever
+from finery_retrieve.questions import listed
 
 WINDOW = 256
 """Rows whose questions are looked up together."""
@@ -115,11 +115,7 @@ def _refuse_retrieved(row: Row, where: str) -> None:
 def _with_context(row: Row, prompted: Prompted) -> Row:
     messages, answer = prompted.messages, split_turns(row)[1]
     turns: Row = {"messages": [*messages, *answer]} if "messages" in row else {"prompt": messages}
-    return changed(row, {**row, **turns, "retrieved": [_listed(hit) for hit in prompted.hits]})
-
-
-def _listed(hit: Hit) -> dict[str, Any]:
-    return {"id": hit.id, "source": hit.source, "heading": hit.heading, "score": hit.score}
+    return changed(row, {**row, **turns, "retrieved": listed(prompted.hits)})
 
 
 class RowsForecast(Forecast[RetrieveRows]):

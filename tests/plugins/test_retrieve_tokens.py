@@ -25,7 +25,7 @@ from finery_retrieve.index.control import plain
 from finery_retrieve.index.retriever import Hit
 from finery_retrieve.serve.running import Documents
 from finery_retrieve.serve.settings import bundled_model, read_settings
-from finery_retrieve.steps import token_counts
+from finery_retrieve.steps import index as index_step
 from finery_retrieve.steps.index import IndexPreflight, RetrieveIndex, TokenCounts
 from finery_retrieve.steps.model import RetrieveModel
 from finery_retrieve.steps.raft import Raft
@@ -82,8 +82,8 @@ def test_counts_dont_depend_on_batches(
 ) -> None:
     texts = [Chunk(str(n), text) for n, text in enumerate(TEXTS)]
     whole = list(TokenCounts(counter).counted(texts))
-    monkeypatch.setattr(token_counts, "BATCH", chunks)
-    monkeypatch.setattr(token_counts, "CHARACTERS", characters)
+    monkeypatch.setattr(index_step, "BATCH", chunks)
+    monkeypatch.setattr(index_step, "CHARACTERS", characters)
     assert list(TokenCounts(counter).counted(texts)) == whole
 
 

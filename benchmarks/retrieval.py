@@ -156,7 +156,7 @@ def _recall(folder: Path) -> None:
     """The methods beside each other."""
     from finery import Dataset, MemoryRecords
     from finery.testing import TestJob, run_step
-    from finery_retrieve.embed.wheel import RetrieveWheel
+    from finery_retrieve.embed.steps import RetrieveWheel
     from finery_retrieve.index.retriever import Retriever
     from finery_retrieve.steps.index import RetrieveIndex
 

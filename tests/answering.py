@@ -20,7 +20,7 @@ from finery import Bundle, Index, Model
 from finery.rows import Row, with_id
 from finery.testing import dataset, run_step
 from finery_openai.model import OpenaiModel
-from finery_retrieve.serve.step import RetrieveBundle
+from finery_retrieve.serve.bundle import RetrieveBundle
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.model import RetrieveModel
 
@@ -117,7 +117,7 @@ class Running(NamedTuple):
 
 
 def started(bundle: Bundle, *args: str, **variables: str) -> "subprocess.Popen[str]":
-    """`run.sh` of a bundle, with a real llama-server and without this project on the path."""
+    """`run.sh` of a bundle, with a real llama-server."""
     server = write_programs(bundle.path.parent / "llama") / "build/bin/llama-server"
     environment = {
         "PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHON": sys.executable,
@@ -135,9 +135,11 @@ def running(bundle: Bundle, *args: str, **variables: str) -> Iterator[Running]:
     process = started(bundle, "--port", "0", *args, **variables)
     assert process.stdout is not None
     try:
-        head = [process.stdout.readline(), process.stdout.readline()]
-        assert "  page  " in head[1], process.communicate()
-        yield Running(process, head[1].split()[1])
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        assert "  page  " in lines[1], process.communicate()
+        while "Ctrl-C" not in lines[-1]:
+            lines.append(process.stdout.readline())
+        yield Running(process, lines[1].split()[1])
     finally:
         if process.poll() is None:
             process.terminate()

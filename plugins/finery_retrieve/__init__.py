@@ -22,13 +22,13 @@ def finery_steps() -> Mapping[str, str]:
         "retrieve.index": "finery_retrieve.steps.index:RetrieveIndex",
         "retrieve.rows": "finery_retrieve.steps.rows:RetrieveRows",
         "retrieve.model": "finery_retrieve.steps.model:RetrieveModel",
-        "retrieve.embedder": "finery_retrieve.embed.folder:RetrieveEmbedder",
-        "retrieve.wheel": "finery_retrieve.embed.wheel:RetrieveWheel",
-        "retrieve.api": "finery_retrieve.embed.api:RetrieveApi",
-        "synth.raft": "finery_retrieve.raft.step:Raft",
+        "retrieve.embedder": "finery_retrieve.embed.steps:RetrieveEmbedder",
+        "retrieve.wheel": "finery_retrieve.embed.steps:RetrieveWheel",
+        "retrieve.api": "finery_retrieve.embed.steps:RetrieveApi",
+        "synth.raft": "finery_retrieve.steps.raft:Raft",
         "eval.retrieval": "finery_retrieve.evaluate.retrieval.step:Retrieval",
         "eval.grounded": "finery_retrieve.evaluate.grounded.step:Grounded",
-        "retrieve.bundle": "finery_retrieve.serve.step:RetrieveBundle",
+        "retrieve.bundle": "finery_retrieve.serve.bundle:RetrieveBundle",
         "retrieve.check": "finery_retrieve.check.step:RetrieveCheck",
     }
 
@@ -49,42 +49,36 @@ def finery_views() -> Mapping[str, str]:
 def finery_engines() -> Mapping[str, str]:
     """The engines of embedding models, and of models that retrieve."""
     return {
-        "embedder": "finery_retrieve.embed.local:LocalEmbedder",
-        "embedder-api": "finery_retrieve.embed.remote:RemoteEmbedder",
-        "retrieving": "finery_retrieve.steps.engine:RetrievingEngine",
+        "embedder": "finery_retrieve.embed.engines:LocalEmbedder",
+        "embedder-api": "finery_retrieve.embed.engines:RemoteEmbedder",
+        "retrieving": "finery_retrieve.steps.model:RetrievingEngine",
     }
 
 
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
-    from finery_retrieve import notes, prompt_notes, tokenizer_notes
+    from finery_retrieve.notes import KINDS
 
-    return notes.KINDS | prompt_notes.KINDS | tokenizer_notes.KINDS
+    return KINDS
 
 
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on rows that should or shouldn't have retrieved documents, and on their prompts."""
-    modules = ("evaluate.grounded.step", "raft.step", "steps.model", "steps.rows")
+    modules = ("evaluate.grounded.step", "steps.raft", "steps.model", "steps.rows")
     noted = {"finery_synth.steps.from_docs", *(f"finery_retrieve.{name}" for name in modules)}
     if not noted & set(sys.modules):
         return []  # the recipe has no such step
     from finery_retrieve.notes import notes_on
-    from finery_retrieve.prompt_notes import notes_on_prompts
-    from finery_retrieve.tokenizer_notes import notes_on_tokenizers
 
-    return [
-        *notes_on(graph, results),
-        *notes_on_prompts(graph),
-        *notes_on_tokenizers(graph, results),
-    ]
+    return notes_on(graph, results)
 
 
 @hookimpl
 def finery_servers() -> Mapping[str, str]:
     """The app that answers with sources, for models that retrieve and for their bundles."""
     return {
-        "retrieving": "finery_retrieve.serve.reach:serve_model",
-        "retrieve": "finery_retrieve.serve.reach:serve_bundle",
+        "retrieving": "finery_retrieve.serve.running:serve_model",
+        "retrieve": "finery_retrieve.serve.running:serve_bundle",
     }

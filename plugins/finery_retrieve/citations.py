@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from finery_retrieve.whole import occurs
+from finery_retrieve.expected import occurs
 
 LEAST = 8
 """Minimum letters and digits of a quote: a shorter one is in almost any text."""

@@ -12,7 +12,7 @@ from finery.rows.badrow import BadRow
 from finery_retrieve.citations import LEAST, is_verbatim, letters
 from finery_retrieve.expected import one_line
 from finery_retrieve.index.chunks import Chunk, Chunks
-from finery_retrieve.index.hit import Hit
+from finery_retrieve.index.retriever import Hit
 from finery_retrieve.questions import Question, is_source
 
 LONGEST = 70

@@ -1,12 +1,13 @@
-"""Notes on recipes with documents: shared documents, knowledge without retrieval, distractors."""
+"""Notes on recipes with documents: what a model learns, is asked and is limited by."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from finery import (
     About,
     Dataset,
+    Files,
     Graph,
     Index,
     Model,
@@ -22,9 +23,10 @@ from finery import (
     sources_of,
     trains,
 )
+from finery_retrieve.formats import TOKENIZERS
 
 SHARED, UNRETRIEVED, RANDOM = "shared-documents", "knowledge-by-heart", "random-distractors"
-TWICE = "retrieved-twice"
+TWICE, DIFFERENT, OTHER = "retrieved-twice", "different-prompts", "other-tokenizer"
 KINDS = {
     TWICE: About(
         when="a model of `retrieve.model` is asked rows of `retrieve.rows` or `synth.raft`",
@@ -50,9 +52,23 @@ KINDS = {
         why="Its distractors are random chunks, which are easy to tell from the right one. What an "
         "index retrieves is about the same things as the question, so a model has to read it.",
     ),
+    DIFFERENT: About(
+        when="`retrieve.model` or `eval.grounded` gives a model prompts with other `k`, `prompt`, "
+        "`limit` or `unknown` than the rows that it is trained on, or `retrieve.model` with others "
+        "than the `eval.grounded` that measures it, for the same index",
+        why="A model learns the prompts that it is trained on, and metrics hold for the prompts "
+        "that were measured. Steps that differ for a reason can be named side by side: a note is "
+        "given only where no step has the same settings.",
+    ),
+    OTHER: About(
+        when="`limit` counts tokens by the tokenizer of another base than that of the model that "
+        "gets the prompts, and both bases are built",
+        why="Tokenizers split texts differently, so chunks within the limit can have more or fewer "
+        "tokens for the model.",
+    ),
 }
 FROM_DOCS = "synth.from_docs"
-RETRIEVING = "retrieve.model"
+RETRIEVING, BUNDLE = "retrieve.model", "retrieve.bundle"
 PUT_IN = ("retrieve.rows", "synth.raft")
 """Steps whose prompts contain documents."""
 GROUNDED = "eval.grounded"
@@ -60,11 +76,20 @@ SOURCE = "source"
 """The column that names a row's document."""
 MOST_READ = 20_000
 """Rows whose documents are compared."""
+SETTINGS = ("k", "prompt", "limit", "unknown")
+SHOWN = 40
+"""Longest value that a note repeats."""
+LIMITED = (RETRIEVING, GROUNDED, *PUT_IN)
+"""Steps with a `limit`."""
+VOCABULARY = "tokenizer.json"
 
 
 def notes_on(graph: Graph, results: Results) -> list[Note]:
     """All notes on a recipe with documents."""
-    return [*_shared(graph, results), *_unretrieved(graph), *_random(graph), *_twice(graph)]
+    return [
+        *_shared(graph, results), *_unretrieved(graph), *_random(graph), *_twice(graph),
+        *_other_prompts(graph), *_other_tokenizers(graph, results),
+    ]  # fmt: skip
 
 
 # documents of training and test
@@ -75,7 +100,8 @@ def _shared(graph: Graph, results: Results) -> Iterator[Note]:
         if judge.use != GROUNDED:
             continue
         for test in (s for s in row_sources(judge) if s.field == "rows"):
-            notes = (_overlap(graph, results, judge, test, *of) for of in _learned(graph, judge))
+            learned = _learned(graph, judge, whole=True)
+            notes = (_overlap(graph, results, judge, test, *of) for of in learned)
             yield from islice((note for note in notes if note is not None), 1)
 
 
@@ -110,19 +136,12 @@ def _fix(parting: Node | None, test: Source) -> str:
     return "split the chunks first: data.split with group: source"
 
 
-def _learned(graph: Graph, judge: Node) -> Iterator[tuple[Node, Source]]:
-    """(training, its rows) of all trainings under the judged models."""
-    waiting = [s.step for s in sources_of(judge, Model) if s.field == "models"]
-    seen = set[str]()
-    while waiting:
-        step = waiting.pop(0)
-        if step in seen:
-            continue
-        seen.add(step)
-        node = graph.nodes[step]
-        if trains(node):
-            yield from ((node, source) for source in node.sources if source.role == "train")
-        waiting += [source.step for source in base_models(node)]
+def _learned(graph: Graph, node: Node, *, whole: bool = False) -> Iterator[tuple[Node, Source]]:
+    """(training, its rows) of the trainings among the models `_under` a step."""
+    for name in _under(graph, node, whole=whole):
+        training = graph.nodes[name]
+        if trains(training):
+            yield from ((training, source) for source in training.sources if source.role == "train")
 
 
 def _documents(results: Results, source: Source) -> set[str]:
@@ -154,7 +173,7 @@ def origins(graph: Graph, step: str) -> Iterator[str]:
 
 
 def _unretrieved(graph: Graph) -> Iterator[Note]:
-    if _has_index(graph):
+    if _index(graph):
         return
     for node in graph.nodes.values():
         if node.use != FROM_DOCS or getattr(node.step, "context", "") != "without":
@@ -172,7 +191,7 @@ def _unretrieved(graph: Graph) -> Iterator[Note]:
 
 
 def _random(graph: Graph) -> Iterator[Note]:
-    if not _has_index(graph):
+    if not _index(graph):
         return
     for node in graph.nodes.values():
         if node.use == FROM_DOCS and getattr(node.step, "distractors", None):
@@ -215,10 +234,6 @@ def _retrieving(graph: Graph, step: str) -> Iterator[str]:
         yield from _retrieving(graph, source.step)
 
 
-def _has_index(graph: Graph) -> bool:
-    return bool(_index(graph))
-
-
 def _index(graph: Graph) -> str:
     """The first step that makes an index, empty if none does."""
     return next(
@@ -234,3 +249,167 @@ def _index(graph: Graph) -> str:
 def _takes(graph: Graph, node: Node, origin: str) -> bool:
     """Whether rows of a step come from another one."""
     return any(origin in origins(graph, source.step) for source in row_sources(node))
+
+
+# prompts that differ
+
+
+def _other_prompts(graph: Graph) -> Iterator[Note]:
+    """All notes on prompts that differ."""
+    for node in graph.nodes.values():
+        if node.use in (RETRIEVING, GROUNDED):
+            yield from _different(node, _rows_learned(graph, node), "whose rows train the model")
+        if node.use == RETRIEVING:
+            yield from _different(node, _measured(graph, node), "which measures the model")
+        if node.use == BUNDLE:
+            needed = [graph.nodes[name] for name in node.needs]
+            judges = [other for other in needed if other.use == GROUNDED]
+            for source in sources_of(node, Model):
+                model = graph.nodes[source.step]
+                if model.use == RETRIEVING and _differs(model, _measured(graph, model)) is None:
+                    yield from _different(model, judges, f"which {node.name} needs")
+
+
+def _different(node: Node, others: Sequence[Node], which: str) -> Iterator[Note]:
+    """A note if other steps share the index of a step, and none its settings."""
+    other = _differs(node, others)
+    if other is None:
+        return
+    names = [name for name in SETTINGS if _value(node, name) != _value(other, name)]
+    own, others_own = (", ".join(_in_words(of, name) for name in names) for of in (node, other))
+    yield Note(
+        name=DIFFERENT,
+        text=f"{node.name} has {own}, but {other.name}, {which}, has {others_own}",
+        fix=f"write the same {' and '.join(names)} in {node.name} and {other.name}",
+        step=node.name,
+    )
+
+
+def _differs(node: Node, others: Sequence[Node]) -> Node | None:
+    """The first step with the same index, if none of them has the same settings."""
+    alike = [other for other in others if _indices(other) == _indices(node)]
+    if not alike or any(_prompts(other) == _prompts(node) for other in alike):
+        return None
+    return alike[0]
+
+
+def _rows_learned(graph: Graph, node: Node) -> list[Node]:
+    """The steps that make the rows with documents that a step's models are trained on."""
+    steps = [source.step for _, source in _learned(graph, node)]
+    makers = dict.fromkeys(name for step in steps for name in origins(graph, step))
+    return [graph.nodes[name] for name in makers if graph.nodes[name].use in PUT_IN]
+
+
+def _measured(graph: Graph, model: Node) -> list[Node]:
+    """The evaluations of the model that a step adds documents to."""
+    under = set(_under(graph, model))
+    return [
+        node
+        for node in graph.nodes.values()
+        if node.use == GROUNDED
+        and under & {s.step for s in sources_of(node, Model) if s.field == "models"}
+    ]
+
+
+def _under(graph: Graph, node: Node, *, whole: bool = False) -> list[str]:
+    """The models that a step takes, and what they are made of.
+
+    whole: all of it; else down to the nearest trainings.
+    """
+    waiting = [s.step for s in sources_of(node, Model) if s.field in ("model", "models")]
+    seen = dict[str, None]()
+    while waiting:
+        name = waiting.pop(0)
+        if name not in seen:
+            seen[name] = None
+            if whole or not trains(graph.nodes[name]):
+                waiting += [source.step for source in base_models(graph.nodes[name])]
+    return [*seen]
+
+
+def _indices(node: Node) -> list[tuple[str, str]]:
+    return [(s.step, s.output) for s in node.sources if s.field == "index"]
+
+
+def _prompts(node: Node) -> list[Any]:
+    return [_value(node, name) for name in SETTINGS]
+
+
+def _value(node: Node, name: str) -> Any:
+    """A setting; of a file the path in the recipe."""
+    value = getattr(node.step, name)
+    return value.patterns if isinstance(value, Files) else value
+
+
+def _in_words(node: Node, name: str) -> str:
+    """A setting in words: `k: 8`, `no limit`."""
+    value = getattr(node.step, name)
+    if value is None:
+        return f"the default {name}" if name == "prompt" else f"no {name}"
+    text = str(value)
+    return f"{name}: {text}" if len(text) <= SHOWN else f"{name}: {text[: SHOWN - 1]}…"
+
+
+# limits that another tokenizer counts
+
+
+def _other_tokenizers(graph: Graph, results: Results) -> Iterator[Note]:
+    """All notes on limits that another tokenizer counts, at most one for each step."""
+    for node in graph.nodes.values():
+        if node.use not in LIMITED or getattr(node.step, "limit", None) is None:
+            continue
+        for tokenizer in _tokenizers(graph, node):
+            models = _models(graph, node)
+            others = (name for name in models if _differ(graph, results, name, tokenizer))
+            yield from (_miscounted(graph, node, name, tokenizer) for name in islice(others, 1))
+
+
+def _miscounted(graph: Graph, node: Node, model: str, tokenizer: str) -> Note:
+    index = next(source.step for source in node.sources if source.field == "index")
+    return Note(
+        name=OTHER,
+        text=f"the limit of {node.name} counts tokens of {tokenizer}, but its prompts are for "
+        f"{model}",
+        fix=f"write tokenizer: {min(_roots(graph, model))} in {index}",
+        step=node.name,
+        place=(*node.place, "limit"),
+    )
+
+
+def _tokenizers(graph: Graph, node: Node) -> list[str]:
+    """The step whose tokenizer counts for the index of a step; none if nothing is known of it."""
+    indices = [graph.nodes[source.step] for source in node.sources if source.field == "index"]
+    return [s.step for index in indices for s in index.sources if s.role == "tokenizer"]
+
+
+def _models(graph: Graph, node: Node) -> Iterator[str]:
+    """The models that get a step's prompts: those it takes, or those trained on its rows."""
+    if node.use in PUT_IN:
+        for training in graph.nodes.values():
+            rows = (s.step for s in training.sources if s.role == "train")
+            if trains(training) and any(node.name in origins(graph, step) for step in rows):
+                yield training.name
+    else:
+        yield from (s.step for s in sources_of(node, Model) if s.field in ("model", "models"))
+
+
+def _differ(graph: Graph, results: Results, model: str, tokenizer: str) -> bool:
+    """Whether a model and the one that counts are known to have different bases."""
+    bases, counting = _roots(graph, model), _roots(graph, tokenizer)
+    facts = [results.meta(name) for name in (*bases, *counting)]
+    if bases & counting or not all(of and of.get("format") in TOKENIZERS for of in facts):
+        return False
+    vocabularies = {_vocabulary(of) for of in facts}
+    return len(vocabularies) > 1 or None in vocabularies
+
+
+def _roots(graph: Graph, step: str) -> set[str]:
+    """The models at the bottom of a model."""
+    below = [source.step for source in base_models(graph.nodes[step])]
+    return {root for name in below for root in _roots(graph, name)} or {step}
+
+
+def _vocabulary(meta: dict[str, Any] | None) -> str | None:
+    """The digest of the tokenizer's file; None for a GGUF, which contains its tokenizer."""
+    file = ((meta or {}).get("files") or {}).get(VOCABULARY) or {}
+    return file.get("blake3")

@@ -1,13 +1,15 @@
 """`finery serve STEP`: an OpenAI-compatible server of a built model."""
 
+import errno
 import json
+import os
 import secrets
 import shlex
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,12 +17,24 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from finery import StepError, UsageError, json_option, matrix_option, print_json, recipe_and_step
+from finery import (
+    Artifact,
+    StepError,
+    UsageError,
+    json_option,
+    matrix_option,
+    print_json,
+    recipe_and_step,
+)
 from finery_serve.processes import raised_at_signals
 from finery_serve.servers import Running, Serving, example_of, names_of, page_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT = 8080
+KEY = "SERVE_KEY"
+"""The environment variable with the key for a server that other machines reach."""
+BACKLOG = 128
+"""Connections that wait to be answered."""
 OWN_SERVER = ("host", "port", "slots", "context")
 """Options of a server that finery starts."""
 CHECKED_EVERY = 0.5
@@ -34,7 +48,8 @@ CHECKED_EVERY = 0.5
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on. Any other than this machine's own demands a key, which is printed.",
+    help="Address to listen on. Any other than this machine's own demands a key: the variable "
+    "SERVE_KEY, else a new one, which is printed.",
 )
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True,
@@ -80,21 +95,53 @@ def command(
 
         import_model(opened, yes=yes, as_json=as_json)
         return
-    serve = server_for(opened)
-    key = None if host in LOOPBACK else secrets.token_urlsafe(32)
-    check_port(host, port)
+    serve_until_stopped(
+        server_for(opened), opened.artifact, opened.name, host=host, port=port, slots=slots,
+        context=context, as_json=as_json,
+    )  # fmt: skip
+
+
+def serve_until_stopped(
+    serve: Callable[[Artifact, Serving], AbstractContextManager[Running]],
+    artifact: Artifact,
+    name: str,
+    *,
+    host: str,
+    port: int,
+    slots: int | None = None,
+    context: int | None = None,
+    as_json: bool = False,
+) -> None:
+    """Serve a model or bundle, print how to talk to it, and wait for Ctrl-C.
+
+    `UsageError` for an address that can't be used, before anything is loaded; `StepError` if the
+    server ends by itself.
+    """
+    key = None if host in LOOPBACK else _key()
+    listening(host, port).close()
     with _until_stopped(), tempfile.TemporaryDirectory(prefix="finery-serve-") as folder:
         serving = Serving(
-            name=opened.name, host=host, port=port or None, key=key, slots=slots,
+            name=name, host=host, port=port or None, key=key, slots=slots,
             context=context, log=Path(folder) / "server.log",
         )  # fmt: skip
-        click.echo(f"loading {opened.name} …", err=True)
-        with serve(opened.artifact, serving) as running:
+        click.echo(f"loading {name} …", err=True)
+        with serve(artifact, serving) as running:
             if as_json:
                 print_json(_facts(running, serving))
             else:
                 click.echo(introduction(running, serving))
             _wait(running, serving)
+
+
+def _key() -> str:
+    """The user's own key, or a new one."""
+    key = os.environ.get(KEY, "").strip() or secrets.token_urlsafe(32)
+    if not key.isascii() or not key.isprintable():
+        raise UsageError(
+            f"the variable {KEY} must consist of printable ASCII characters",
+            fix=f"set another key, or unset {KEY} to have one made",
+        )
+    return key
 
 
 def _check_combination(called: click.Context, *, ollama: bool, yes: bool) -> None:
@@ -111,27 +158,35 @@ def _check_combination(called: click.Context, *, ollama: bool, yes: bool) -> Non
             )
 
 
-def check_port(host: str, port: int) -> None:
-    """Raise `UsageError` if a port is in use, before a model is loaded for it."""
-    if not port:
-        return
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. port: 0 takes any free one. `UsageError` if it can't be used."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(address)
-    except socket.gaierror as error:
-        raise UsageError(
-            f"{host!r} is not an address of this machine: {error.strerror}",
-            where="--host",
-            fix="name one, e.g. 0.0.0.0 for all addresses of this machine",
-        ) from error
+        bound = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
+        raise _not_here(host, error) from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise _not_here(host, error) from error
         raise UsageError(
             f"port {port} of {host} can't be used: {error.strerror}",
             where="--port",
             fix="end the program that uses it, or choose another port: --port 0 takes any free one",
         ) from error
+    return bound
+
+
+def _not_here(host: str, error: OSError) -> UsageError:
+    return UsageError(
+        f"{host!r} is not an address of this machine: {error.strerror}",
+        where="--host",
+        fix="name one, e.g. 0.0.0.0 for all addresses of this machine",
+    )
 
 
 def introduction(running: Running, serving: Serving) -> str:

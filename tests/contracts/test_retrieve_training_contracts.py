@@ -11,7 +11,7 @@ from finery import Step
 from finery.testing import StepContract, dataset, table_model
 from finery_retrieve.evaluate.grounded.step import Grounded
 from finery_retrieve.evaluate.retrieval.step import Retrieval
-from finery_retrieve.raft.step import Raft
+from finery_retrieve.steps.raft import Raft
 
 ROOMS = range(10, 13)
 

@@ -1,25 +1,19 @@
-"""The app of a bundle in this process, with an upstream that is never reached."""
+"""Models that retrieve, as `finery serve` and `finery chat` show them, without an answer."""
 
-import threading
-from collections.abc import Iterator, Mapping
-from http.client import HTTPConnection, HTTPResponse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from answering import indexed, retrieving
-from embedding import tiny_bert
 
-from finery import Completion, Files, Graph, Model, Sampling, UsageError, load_plugins
+from finery import Completion, Graph, Model, Sampling, UsageError, load_plugins
 from finery.recipe.document import load
 from finery.recipe.graph import build_graph
 from finery.testing import run_step
 from finery_openai.model import OpenaiModel
-from finery_retrieve.embed.folder import RetrieveEmbedder
-from finery_retrieve.serve.app.embed import Local
-from finery_retrieve.serve.app.model import reached
-from finery_retrieve.serve.app.server import App, Server, Unusable, Upstream, address_in
-from finery_retrieve.serve.reach import serve_model
+from finery_retrieve.serve.running import serve_model
+from finery_retrieve.serve.upstream import address_in
 from finery_serve.chat.screen import Plain
 from finery_serve.chat.streams import NO_SOURCES, ServerTalker
 from finery_serve.command import introduction
@@ -29,72 +23,12 @@ from finery_serve.servers import Serving
 pytest.importorskip("bm25s")
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """An app that listens."""
-    server = Server("127.0.0.1", 0)
-    server.app = App(
-        "guide", "guide", lambda m: ([*m], []), Upstream("http://127.0.0.1:1", "m"), None
-    )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def request(server: Server, method: str, path: str) -> tuple[HTTPResponse, bytes]:
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
-    connection.request(method, path)
-    response = connection.getresponse()
-    body = response.read()
-    connection.close()
-    return response, body
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "allowed"),
-    [("GET", "/v1/chat/completions", "POST"), ("POST", "/v1/models", "GET, HEAD")],
-)
-def test_a_wrong_method_is_refused(server: Server, method: str, path: str, allowed: str) -> None:
-    response, body = request(server, method, path)
-    assert (response.status, response.headers["Allow"]) == (405, allowed)
-    assert allowed.partition(",")[0].encode() in body
-
-
-def test_head_has_the_headers_of_get_and_no_body(server: Server) -> None:
-    whole, page = request(server, "GET", "/")
-    head, nothing = request(server, "HEAD", "/")
-    assert (head.status, nothing) == (200, b"")
-    assert head.headers["Content-Length"] == whole.headers["Content-Length"] == str(len(page))
-
-
-def test_a_gguf_refuses_the_address_of_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BASE_URL", "http://127.0.0.1:1/v1")
-    model: Mapping[str, Any] = {"arguments": [], "name": "guide", "parameters": {}}
-    with (
-        pytest.raises(Unusable, match="the GGUF of the bundle answers"),
-        reached(model, Path(), lambda: None),
-    ):
-        pass
-
-
 @pytest.mark.parametrize("address", ["127.0.0.1:8081/v1", "ftp://host", "http://", "localhost"])
 def test_an_address_needs_its_scheme(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASE_URL", address)
-    with pytest.raises(Unusable, match="isn't the address of a server") as caught:
+    with pytest.raises(UsageError, match="isn't the address of a server") as caught:
         address_in("BASE_URL")
-    assert "http://" in caught.value.fix
-
-
-def test_the_app_loads_an_embedding_model_without_a_bar(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    folder = tiny_bert(tmp_path / "bert")
-    model = run_step(RetrieveEmbedder(path=Files(["bert"], [folder])), tmp_path / "m")
-    capfd.readouterr()
-    Local(model.meta["embedding"], folder)
-    assert "Loading weights" not in capfd.readouterr().err
+    assert "http://" in str(caught.value.fix)
 
 
 def test_examples_ask_about_the_documents(tmp_path: Path) -> None:

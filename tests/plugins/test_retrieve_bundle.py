@@ -1,10 +1,9 @@
 """`retrieve.bundle`: its files, and that it retrieves and sends what the evaluated model does."""
 
-import ast
 import json
-import sys
 import threading
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,28 +17,31 @@ from hypothesis import strategies as st
 from serving import gguf_model
 from tiny_llama import tiny_counter
 
-from finery import Files, Model, OneFile, Request, Sampling, StepError
+from finery import Bundle, Files, Model, Request, Sampling, StepError, UsageError
 from finery.rows import Conversation
 from finery.testing import TestJob, dataset, run_step
-from finery_retrieve.embed.api import RetrieveApi
-from finery_retrieve.embed.folder import RetrieveEmbedder
-from finery_retrieve.index.lookup import Lookup
-from finery_retrieve.serve.app.bundle import opened
-from finery_retrieve.serve.app.server import Upstream
-from finery_retrieve.steps.engine import RetrievingEngine
+from finery_retrieve.embed.steps import RetrieveApi, RetrieveEmbedder
+from finery_retrieve.index.context import Lookup
+from finery_retrieve.serve.running import Documents
+from finery_retrieve.serve.settings import bundled_model, read_settings
+from finery_retrieve.serve.upstream import Upstream
 from finery_retrieve.steps.index import RetrieveIndex
+from finery_retrieve.steps.model import RetrievingEngine
 
 pytest.importorskip("bm25s")
-ALLOWED = {"bm25s", "jinja2", "numpy", "Stemmer", "finery_retrieve"}
-EMBEDDING = {"torch", "transformers"}
+
+
+def opened(bundle: Bundle) -> Documents:
+    """What the app of a bundle retrieves from."""
+    return Documents(bundled_model(bundle.path, read_settings(bundle.path)))
 
 
 def test_the_files(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path)
     names = {path.name for path in bundle.path.iterdir()}
     assert names == {
-        "README.md", "finery_retrieve", "index", "prompt.jinja", "requirements.txt", "run.sh",
-        "settings.json", "tiny.gguf",
+        "README.md", "index", "prompt.jinja", "requirements.txt", "run.sh", "settings.json",
+        "tiny.gguf",
     }  # fmt: skip
     assert bundle.file("run.sh").stat().st_mode & 0o111
     assert {path.name for path in bundle.file("index").iterdir()} == {
@@ -49,7 +51,10 @@ def test_the_files(tmp_path: Path) -> None:
     text = bundle.file("README.md").read_text()
     for words in ("5 sections, searched by words (BM25)", "llama-server", "requirements.txt"):
         assert words in text
-    assert "torch" not in bundle.file("requirements.txt").read_text()
+    finery, *others = bundle.file("requirements.txt").read_text().split()
+    assert finery == f"finery[llama,retrieve]=={version('finery')}"
+    assert {line.partition("==")[0] for line in others} >= {"bm25s", "PyStemmer"}
+    assert not any(line.startswith("torch") for line in others)
 
 
 def test_the_same_model_makes_the_same_bytes(tmp_path: Path) -> None:
@@ -57,28 +62,6 @@ def test_the_same_model_makes_the_same_bytes(tmp_path: Path) -> None:
     first, second = (bundled(tmp_path / name, model).path for name in "ab")
     files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
-
-
-def test_the_program_needs_nothing_of_finery(tmp_path: Path) -> None:
-    bundle = tiny_bundle(tmp_path)
-    for path in bundle.path.rglob("*.py"):
-        names = set(imported(ast.parse(path.read_text())))
-        tops = {name.partition(".")[0] for name in names}
-        allowed = ALLOWED | (EMBEDDING if path.name == "embed.py" else set())
-        assert tops <= allowed | sys.stdlib_module_names, path
-        for name in names:
-            if name.startswith("finery_retrieve"):
-                assert bundle.file(f"{name.replace('.', '/')}.py").is_file(), (path, name)
-
-
-def imported(tree: ast.AST) -> Iterator[str]:
-    """The modules that a file imports."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            yield str(node.module)
 
 
 WORDS = [
@@ -144,7 +127,7 @@ def test_it_sends_what_the_model_is_sent(
         tokenizer = None if limit is None else tiny_counter(folder / "base")
         index = indexed(folder, rows, bm25=bm25, tokenizer=tokenizer)
         model = retrieving(folder / "rag", api_model(folder / "api"), index, k=k, limit=limit)
-        app = opened(bundled(folder / "bundle", model).path)
+        app = opened(bundled(folder / "bundle", model))
         conversation = [*turns, {"role": "user", "content": question}]
         for messages in (conversation, [*conversation, {"role": "assistant", "content": "So"}]):
             (expected,) = Lookup.of(model, TestJob(folder / "job")).prompts([messages])
@@ -184,14 +167,16 @@ def test_questions_are_embedded_as_in_the_recipe(tmp_path: Path, method: str) ->
         index = indexed(tmp_path, method=method, embedder=run_step(step, tmp_path / "e"))
         model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), index)
         bundle = bundled(tmp_path / "bundle", model)
-        app = opened(bundle.path)
+        app = opened(bundle)
         assert_alike(app, model, "Which files are read?", tmp_path)
         assert server.texts[-1] == "query: Which files are read?"
         assert app.prompted([{"role": "user", "content": " "}])[1] == []
     assert "EMBEDDINGS_BASE_URL" in bundle.file("README.md").read_text()
 
 
-def test_the_key_of_a_server_of_embeddings_comes_from_the_job(tmp_path: Path) -> None:
+def test_the_key_of_a_server_of_embeddings_is_not_in_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with embedding_server() as server:
         step = RetrieveApi(model="e", base_url=server.address, api_key="EMBED_KEY")
         embedder, secrets = run_step(step, tmp_path / "e"), {"EMBED_KEY": "s3cret"}
@@ -201,13 +186,15 @@ def test_the_key_of_a_server_of_embeddings_comes_from_the_job(tmp_path: Path) ->
             secrets=secrets,
         )  # fmt: skip
         model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), index)
-        server.headers = {}
-        bundle = bundled(tmp_path / "bundle", model, secrets)
-        assert server.headers["authorization"] == "Bearer s3cret"
+        bundle = bundled(tmp_path / "bundle", model)
         assert not any(b"s3cret" in p.read_bytes() for p in bundle.path.rglob("*") if p.is_file())
-        server.answer = {"data": []}
-        with pytest.raises(StepError):
-            bundled(tmp_path / "again", model, secrets)
+        with pytest.raises(UsageError, match="the environment variable EMBED_KEY"):
+            opened(bundle)
+        monkeypatch.setenv("EMBED_KEY", "s3cret")
+        server.headers = {}
+        opened(bundle).prompted([{"role": "user", "content": "Which files?"}])
+        assert server.headers["authorization"] == "Bearer s3cret"
+        assert "openai" in bundle.file("requirements.txt").read_text()
 
 
 def assert_alike(app: Any, model: Model, question: str, folder: Path) -> None:
@@ -232,7 +219,7 @@ def test_an_embedding_model_is_in_the_bundle(tmp_path: Path, pooling: str) -> No
     index = indexed(tmp_path, method="hybrid", embedder=embedder)
     model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), index)
     bundle = bundled(tmp_path / "bundle", model)
-    assert_alike(opened(bundle.path), model, "where is my card " * 5, tmp_path)
+    assert_alike(opened(bundle), model, "where is my card " * 5, tmp_path)
     assert not any(path.is_symlink() for path in bundle.path.rglob("*"))
     assert "torch==" in bundle.file("requirements.txt").read_text()
 
@@ -244,7 +231,7 @@ def test_a_server_of_embeddings_that_fails_is_reported(tmp_path: Path) -> None:
         model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), index)
         bundle = bundled(tmp_path / "bundle", model)
         with running(bundle) as app:
-            server.busy = 1
+            server.busy = 100
             answer = app.ask()
             assert answer.status == 502
             assert "the question can't be embedded" in answer.message()
@@ -333,19 +320,6 @@ def test_a_whole_answer_that_cannot_be_read(tmp_path: Path, reply: Reply) -> Non
     assert "Traceback" not in err
 
 
-def test_a_template_that_only_finery_renders_is_refused(tmp_path: Path) -> None:
-    """finery writes a list as JSON, Jinja as Python does."""
-    template = tmp_path / "prompt.jinja"
-    template.write_text("{{ chunks }} {{ question }}")
-    prompt = OneFile(["prompt.jinja"], [template])
-    model = retrieving(
-        tmp_path / "rag", api_model(tmp_path / "a"), indexed(tmp_path), prompt=prompt
-    )
-    with pytest.raises(StepError, match="sends another prompt") as caught:
-        bundled(tmp_path / "bundle", model)
-    assert caught.value.fix
-
-
 def test_only_models_that_retrieve_and_can_be_served(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="retrieves no documents"):
         bundled(tmp_path / "a", gguf_model(tmp_path / "tiny"))
@@ -359,7 +333,7 @@ def test_only_models_that_retrieve_and_can_be_served(tmp_path: Path) -> None:
 def test_chunks_are_not_executed_by_the_template(tmp_path: Path) -> None:
     rows = [{"text": "{{ 7 * 7 }} {% for x in y %} files"}]
     model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), indexed(tmp_path, rows))
-    sent, _ = opened(bundled(tmp_path / "b", model).path).prompted(
+    sent, _ = opened(bundled(tmp_path / "b", model)).prompted(
         [{"role": "user", "content": "files {{ 7 * 7 }}"}]
     )
     assert "{{ 7 * 7 }} {% for x in y %} files" in sent[-1]["content"]
@@ -367,7 +341,7 @@ def test_chunks_are_not_executed_by_the_template(tmp_path: Path) -> None:
 
 
 def test_many_questions_at_once(tmp_path: Path) -> None:
-    app = opened(tiny_bundle(tmp_path).path)
+    app = opened(tiny_bundle(tmp_path))
     texts = [str(row["text"]) for row in CHUNKS] * 8
     results: dict[int, str] = {}
 

@@ -38,9 +38,9 @@ from finery_retrieve.evaluate.grounded.step import Grounded
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.control import CONTROL, plain
 from finery_retrieve.index.retriever import Hit
-from finery_retrieve.raft.step import Raft
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.model import RetrieveModel
+from finery_retrieve.steps.raft import Raft
 from finery_retrieve.steps.rows import RetrieveRows
 
 DOCUMENTS = {

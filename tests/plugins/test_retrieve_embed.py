@@ -12,11 +12,9 @@ from embedding import DIMENSIONS, MINILM, EmbeddingServer, embedding_server, tin
 
 from finery import DataError, Files, FineryError, Index, MemoryRecords, Model, StepError
 from finery.testing import TestJob, dataset, run_step
-from finery_retrieve.embed.api import RetrieveApi
 from finery_retrieve.embed.cached import CachedEmbedder
-from finery_retrieve.embed.folder import RetrieveEmbedder
 from finery_retrieve.embed.layout import layout_of
-from finery_retrieve.embed.wheel import RetrieveWheel
+from finery_retrieve.embed.steps import RetrieveApi, RetrieveEmbedder, RetrieveWheel
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.index.vectors import FILE
 from finery_retrieve.steps.index import RetrieveIndex

@@ -44,8 +44,7 @@ from finery_eval.view.metrics import MetricsView
 from finery_judge.rubric import RubricJudge
 from finery_retrieve.evaluate.grounded.step import Grounded
 from finery_retrieve.evaluate.retrieval.step import Retrieval
-from finery_retrieve.index.context import UNKNOWN
-from finery_retrieve.index.lookup import Lookup
+from finery_retrieve.index.context import UNKNOWN, Lookup
 from finery_retrieve.steps.model import RetrieveModel
 
 

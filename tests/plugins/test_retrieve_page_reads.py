@@ -38,7 +38,7 @@ PLACES = (
 
 def in_page(expression: str, values: Any) -> Any:
     """What the page's own functions make of values."""
-    page = (files("finery_retrieve") / "serve/app/page.html").read_text("utf-8")
+    page = (files("finery_retrieve") / "serve/page.html").read_text("utf-8")
     script = page[page.index("// As finery_retrieve.citations") : page.index("class Answer {")]
     code = (
         f"{script}\nconst values = {json.dumps(values)};console.log(JSON.stringify({expression}))"

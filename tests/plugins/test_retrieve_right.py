@@ -5,7 +5,7 @@ from typing import Any
 from finery.rows import Row, with_id
 from finery_retrieve.evaluate.grounded.contexts import Asked
 from finery_retrieve.evaluate.grounded.verdicts import verdict_on
-from finery_retrieve.index.hit import Hit
+from finery_retrieve.index.retriever import Hit
 from finery_retrieve.questions import Question, question_in
 
 QUOTE = "Refunds aren't paid after 30 days."

@@ -1,32 +1,38 @@
 """The app's server in this process: requests it refuses, and what it sends to a model's server."""
 
 import json
-import shutil
+import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import uvicorn
+from hostile_server import Reply as Hostile
+from hostile_server import serving
 from loopback import JsonServer, in_thread
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
 
-from finery_retrieve.serve.app import __main__ as program
-from finery_retrieve.serve.app.bundle import opened, opened_from
-from finery_retrieve.serve.app.prompt import question_of
-from finery_retrieve.serve.app.server import (
-    LARGEST,
-    App,
-    Message,
-    Refused,
-    Server,
-    Unusable,
-    Upstream,
-    is_not_here,
-)
+from finery import UsageError
+from finery.rows import Conversation
+from finery_retrieve.serve import __main__ as program
+from finery_retrieve.serve.app import LARGEST, Guard, Source, application
+from finery_retrieve.serve.running import Documents, serve_bundle
+from finery_retrieve.serve.settings import read_settings
+from finery_retrieve.serve.upstream import Refused, Upstream
+from finery_serve import command
+from finery_serve.servers import Serving
 
 Reply = Callable[[dict[str, Any]], tuple[int, Any]]
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "50 MB [1]"}}]}
 QUESTION = {"messages": [{"role": "user", "content": "Which files?"}]}
+MANY = 100
 SOURCES = [{"id": "a", "text": "Files up to 50 MB are read."}]
 
 
@@ -48,33 +54,49 @@ def model() -> Iterator[ModelServer]:
         yield running
 
 
+class Running(NamedTuple):
+    """An app that listens. prompt: what it calls for a prompt; a test may replace it."""
+
+    port: int
+    prompt: list[Any]
+
+
+@contextmanager
+def app_of(upstream: Upstream) -> Iterator[Running]:
+    """An app in a thread."""
+    bound = command.listening("127.0.0.1", 0)
+    app = Running(bound.getsockname()[1], [prompted])
+    asgi = application("guide", lambda m: app.prompt[0](m), upstream, "127.0.0.1", app.port, None)
+    server = uvicorn.Server(uvicorn.Config(asgi, log_level="warning", http="h11", lifespan="on"))
+    thread = threading.Thread(target=server.run, args=[[bound]])
+    thread.start()
+    yield app
+    server.should_exit = True
+    thread.join()
+
+
 @pytest.fixture
-def app(model: ModelServer) -> Iterator[Server]:
-    server = Server("127.0.0.1", 0)
-    upstream = Upstream(model.address, "m", parameters={"max_tokens": 512})
-    server.app = App("guide", "guide", prompted, upstream, None)
-    with in_thread(server) as running:
-        yield running
+def app(model: ModelServer) -> Iterator[Running]:
+    with app_of(Upstream(model.address, "m", parameters={"max_tokens": 512})) as app:
+        yield app
 
 
-def prompted(messages: Sequence[Message]) -> tuple[list[Message], list[dict[str, Any]]]:
-    question_of(messages)
+def prompted(messages: Conversation) -> tuple[Conversation, list[Source]]:
     return list(messages), SOURCES
 
 
-def raw(app: Server, *lines: str, body: bytes = b"") -> bytes:
+def raw(app: Running, *lines: str, body: bytes = b"") -> bytes:
     """All that the server sends for these lines and bytes, until it closes the connection."""
     with socket.create_connection(("127.0.0.1", app.port), timeout=10) as client:
-        client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
-        client.shutdown(socket.SHUT_WR)
+        client.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode() + body)
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def host(app: Server) -> str:
+def host(app: Running) -> str:
     return f"Host: 127.0.0.1:{app.port}"
 
 
-def post(app: Server, body: bytes, *lines: str) -> bytes:
+def post(app: Running, body: bytes, *lines: str) -> bytes:
     lengths = () if any("length" in line.lower() for line in lines) else (
         f"Content-Length: {len(body)}",
     )  # fmt: skip
@@ -88,58 +110,77 @@ def status(answer: bytes) -> int:
     return int(answer.split()[1])
 
 
-@pytest.mark.parametrize("framing", ["Content-Length: {length}", "Transfer-Encoding: chunked"])
-def test_a_body_of_a_get_request_is_no_second_request(app: Server, framing: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/v1/chat/completions", "POST"), ("POST", "/v1/models", "GET")],
+)
+def test_a_wrong_method_is_refused(app: Running, method: str, path: str, allowed: str) -> None:
+    answer = raw(app, f"{method} {path} HTTP/1.1", host(app), "Content-Length: 0")
+    assert status(answer) == 405
+    assert f"{path} takes".encode() in answer
+    allow = re.search(rb"allow: (.*)\r", answer)
+    assert allow is not None
+    assert allowed in allow[1].decode()
+
+
+def test_head_has_the_headers_of_get_and_no_body(app: Running) -> None:
+    whole = raw(app, "GET / HTTP/1.1", host(app))
+    head = raw(app, "HEAD / HTTP/1.1", host(app))
+    assert head.endswith(b"\r\n\r\n")
+    length = re.compile(rb"content-length: \d+")
+    assert length.findall(head) == length.findall(whole)
+
+
+def test_a_body_of_a_get_request_is_no_second_request(app: Running) -> None:
     second = f"GET /v1/models HTTP/1.1\r\n{host(app)}\r\n\r\n".encode()
-    line = framing.format(length=len(second))
-    answer = raw(app, "GET /health HTTP/1.1", host(app), line, body=second)
-    assert status(answer) == 400
-    assert b"must have no body" in answer
-
-
-def test_get_requests_without_a_body_share_a_connection(app: Server) -> None:
-    first = ("GET /health HTTP/1.1", host(app), "Content-Length: 0", "")
-    answer = raw(app, *first, "GET /health HTTP/1.1", host(app))
-    assert answer.count(b"HTTP/1.1 200") == 2
+    answer = raw(app, "GET /health HTTP/1.1", host(app), f"Content-Length: {len(second)}",
+                 body=second)  # fmt: skip
+    assert status(answer) == 200
 
 
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (["Content-Length: " + "9" * 5000], 413),
+        (["Content-Length: " + "9" * 5000], 400),
         ([f"Content-Length: {LARGEST + 1}"], 413),
-        (["Content-Length: ²"], 411),
-        (["Content-Length: 2", "Content-Length: 40"], 411),
-        (["Content-Length: 2", "Transfer-Encoding: chunked"], 411),
+        (["Content-Length: 2", "Content-Length: 40"], 400),
+        (["Host: 127.0.0.1:1"], 400),
     ],
 )
-def test_a_length_that_cannot_be_read_is_refused(
-    app: Server, lines: list[str], expected: int
+def test_a_request_that_cannot_be_read_is_refused(
+    app: Running, lines: list[str], expected: int
 ) -> None:
     assert status(post(app, b"{}", *lines)) == expected
 
 
-def test_half_of_a_surrogate_pair_is_refused(app: Server, model: ModelServer) -> None:
+def test_a_body_without_a_length_is_counted(app: Running, model: ModelServer) -> None:
+    line = "Transfer-Encoding: chunked"
+    start = "POST /v1/chat/completions HTTP/1.1", host(app), "Content-Type: application/json", line
+    body = b"%x\r\n" % (LARGEST + 1) + b" " * (LARGEST + 1) + b"\r\n0\r\n\r\n"
+    assert status(raw(app, *start, body=body)) == 413
+    asked = json.dumps(QUESTION).encode()
+    assert status(raw(app, *start, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(asked), asked))) == 200
+    assert len(model.bodies) == 1
+
+
+def test_half_of_a_surrogate_pair_is_refused(app: Running, model: ModelServer) -> None:
     body = rb'{"messages": [{"role": "user", "content": "\ud800"}]}'
     answer = post(app, body)
     assert status(answer) == 400
-    assert b"surrogate" in answer
     assert model.bodies == []
 
 
-def test_only_a_wrong_request_is_the_fault_of_the_client(
-    app: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_wrong_request_is_the_fault_of_the_client(app: Running) -> None:
     assert status(post(app, b'{"messages": [{"role": "assistant", "content": "x"}]}')) == 400
 
-    def broken(messages: Sequence[Message]) -> Any:
+    def broken(messages: Conversation) -> Any:
         raise ValueError("shapes (3,) and (4,) not aligned")
 
-    monkeypatch.setattr(app.app, "prompt", broken)
+    app.prompt[0] = broken
     assert status(post(app, json.dumps(QUESTION).encode())) == 500
 
 
-def test_an_error_with_status_200_is_an_error(app: Server, model: ModelServer) -> None:
+def test_an_error_with_status_200_is_an_error(app: Running, model: ModelServer) -> None:
     asked = json.dumps(QUESTION).encode()
     assert status(post(app, asked)) == 200
     model.answer = lambda body: (200, {"error": {"message": "out of memory"}})
@@ -148,20 +189,58 @@ def test_an_error_with_status_200_is_an_error(app: Server, model: ModelServer) -
     assert b"out of memory" in answer
 
 
-def test_names_of_this_machine_have_no_case(app: Server) -> None:
+def test_many_answers_are_waited_for_at_once(app: Running, model: ModelServer) -> None:
+    together = threading.Barrier(MANY, timeout=60)
+
+    def reply(_: dict[str, Any]) -> tuple[int, Any]:
+        together.wait()
+        return 200, ANSWER
+
+    model.answer = reply
+    asked = json.dumps(QUESTION).encode()
+    with ThreadPoolExecutor(MANY) as pool:
+        answers = [pool.submit(post, app, asked) for _ in range(MANY)]
+    assert {status(answer.result()) for answer in answers} == {200}
+
+
+def test_the_model_stops_when_the_client_goes_away() -> None:
+    ended = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        try:
+            while True:
+                yield b'data: {"choices": []}\n\n'
+                time.sleep(0.02)
+        finally:
+            ended.set()
+
+    with (
+        serving(lambda body: Hostile(stream=endless)) as server,
+        app_of(Upstream(server.url, "m")) as app,
+    ):
+        asked = json.dumps({**QUESTION, "stream": True}).encode()
+        lines = ["POST /v1/chat/completions HTTP/1.1", host(app),
+                 "Content-Type: application/json", f"Content-Length: {len(asked)}"]  # fmt: skip
+        with socket.create_connection(("127.0.0.1", app.port), timeout=10) as client:
+            client.sendall("\r\n".join([*lines, "", ""]).encode() + asked)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        assert ended.wait(30)
+
+
+def test_names_of_this_machine_have_no_case(app: Running) -> None:
     line, origin = f"Host: LOCALHOST:{app.port}", f"Origin: http://localhost:{app.port}"
     assert status(raw(app, "GET /health HTTP/1.1", line, origin)) == 200
     assert status(raw(app, "GET /health HTTP/1.1", "Host: localhost")) == 403
     assert status(raw(app, "GET /health HTTP/1.1", "Host: localhost:80")) == 403
 
 
-def test_the_port_of_http_is_optional(app: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on port 80, which takes rights to listen on."""
-    port = app.port
-    monkeypatch.setattr(Server, "port", 80)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+def test_the_port_of_http_is_optional() -> None:
+    """On port 80, which takes rights to listen on."""
+    guard = Guard(Starlette(), "127.0.0.1", 80, None)
+    for name in ("localhost", "localhost:80", "LOCALHOST", "[::1]"):
+        guard._check("/health", Headers({"host": name, "origin": f"http://{name}"}))
+    with pytest.raises(Refused):
+        guard._check("/health", Headers({"host": "localhost:81"}))
 
 
 @pytest.mark.parametrize(
@@ -219,66 +298,77 @@ def test_spaces_around_a_key_do_not_count(
     monkeypatch.delenv("SERVE_KEY", raising=False)
     if key is not None:
         monkeypatch.setenv("SERVE_KEY", key)
-    chosen = program._key()
+    chosen = command._key()
     assert expected in (chosen, len(chosen))
 
 
 def test_the_variable_host_of_conda_is_not_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", "x86_64-conda-linux-gnu")
     monkeypatch.setenv("PORT", "1")
-    options = program._parser().parse_args([])
-    assert (options.host, options.port) == ("127.0.0.1", 8080)
+    options = program.command.make_context("run.sh", []).params
+    assert (options["host"], options["port"]) == ("127.0.0.1", 8080)
     monkeypatch.setenv("SERVE_HOST", "::1")
     monkeypatch.setenv("SERVE_PORT", "9000")
-    options = program._parser().parse_args([])
-    assert (options.host, options.port) == ("::1", 9000)
+    options = program.command.make_context("run.sh", []).params
+    assert (options["host"], options["port"]) == ("::1", 9000)
 
 
 @pytest.mark.parametrize("name", ["nowhere.invalid", "192.0.2.1"])
 def test_a_foreign_address_is_not_called_a_busy_port(name: str) -> None:
-    what = f"{name} is not an address of this machine"
-    with pytest.raises(Unusable, match=what) as raised, program._listening(name, 0):
-        pass
-    assert is_not_here(raised.value.__cause__)  # type: ignore[arg-type]
-    assert "SERVE_HOST" in str(raised.value)
+    with pytest.raises(UsageError, match=f"'{name}' is not an address of this machine") as raised:
+        command.listening(name, 0)
+    assert raised.value.where == "--host"
 
 
-PROMPT = {"unknown": "?", "limit": None}
 SETTINGS = {
-    "format": 1, "name": "guide", "k": 3, "index": {"method": "bm25", "bm25": {"language": "none"}},
-    "prompt": PROMPT, "model": {"name": "m", "parameters": {}},
+    "format": 2, "finery": "0.1.0", "name": "guide", "k": 3,
+    "index": {"method": "bm25", "bm25": {"language": "none"}},
+    "prompt": {"unknown": "?", "limit": None},
+    "model": {"use": "gguf", "file": "m.gguf", "context": 64, "slots": 1, "parameters": {}},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "can't be read"),
-        ("{", "can't be read"),
-        ("[]", "has the format None, not 1"),
-        (json.dumps({**SETTINGS, "format": 2}), "has the format 2, not 1"),
-        (json.dumps({**SETTINGS, "prompt": {"limit": 1}}), r"lacks 'prompt\.unknown'"),
-        (json.dumps({**SETTINGS, "index": []}), r"lacks 'index\.method'"),
-        ('{"format": 1, "name": "guide"}', "lacks 'k'"),
+        (None, "No such file"),
+        ("{", "truncated"),
+        ("[]", "Expected `object`"),
+        (json.dumps({**SETTINGS, "format": 1}), r"`\$\.format`"),
+        (json.dumps({**SETTINGS, "prompt": {"limit": 1}}), r"`unknown` - at `\$\.prompt`"),
+        (json.dumps({**SETTINGS, "index": {}}), r"`method` - at `\$\.index`"),
+        (json.dumps({**SETTINGS, "k": "4"}), r"`\$\.k`"),
     ],
 )
 def test_broken_settings_are_explained(tmp_path: Path, text: str | None, words: str) -> None:
     if text is not None:
         (tmp_path / "settings.json").write_text(text)
-    with pytest.raises(Unusable, match=words):
-        opened(tmp_path)
+    with pytest.raises(UsageError, match=f"settings of the bundle can't be read: .*{words}"):
+        read_settings(tmp_path)
 
 
 def test_a_source_has_its_text_as_the_prompt_has_it(tmp_path: Path) -> None:
     pytest.importorskip("bm25s")
-    from answering import CHUNKS, HOSTILE, indexed
+    from answering import HOSTILE, api_model, indexed, retrieving
 
-    index = indexed(tmp_path, CHUNKS)
-    shutil.copytree(index.path, tmp_path / "copy")
-    settings = {**SETTINGS, "index": {"method": "bm25", "bm25": index.meta["bm25"]}}
-    app = opened_from(tmp_path / "copy", tmp_path, settings, "{{ chunks[0].text }}{{ question }}")
+    model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), indexed(tmp_path))
+    app = Documents(model)
     messages, sources = app.prompted([{"role": "user", "content": "tags"}])
     assert sources[0]["text"] == HOSTILE["text"]
-    assert sources[0]["prompted"] in messages[0]["content"]
+    assert sources[0]["prompted"] in messages[-1]["content"]
     _, sources = app.prompted([{"role": "user", "content": "password"}])
     assert "prompted" not in sources[0]
+
+
+def test_a_gguf_refuses_the_address_of_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bm25s")
+    from answering import tiny_bundle
+
+    monkeypatch.setenv("BASE_URL", "http://127.0.0.1:1/v1")
+    with (
+        pytest.raises(UsageError, match="the GGUF of the bundle answers"),
+        serve_bundle(tiny_bundle(tmp_path), Serving(name="guide")),
+    ):
+        pass

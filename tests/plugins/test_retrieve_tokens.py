@@ -20,20 +20,16 @@ from finery.errors import RecipeError
 from finery.testing import TestJob, dataset
 from finery_retrieve.evaluate.grounded.step import Grounded
 from finery_retrieve.index.chunks import Chunk, Chunks
-from finery_retrieve.index.context import ContextPrompt
+from finery_retrieve.index.context import ContextPrompt, Lookup
 from finery_retrieve.index.control import plain
-from finery_retrieve.index.hit import Hit
-from finery_retrieve.index.lookup import Lookup
-from finery_retrieve.raft.step import Raft
-from finery_retrieve.serve.app import prompt as app_prompt
-from finery_retrieve.serve.app.bundle import opened
-from finery_retrieve.serve.app.server import Unusable
-from finery_retrieve.steps import token_counts
-from finery_retrieve.steps.index import RetrieveIndex
+from finery_retrieve.index.retriever import Hit
+from finery_retrieve.serve.running import Documents
+from finery_retrieve.serve.settings import bundled_model, read_settings
+from finery_retrieve.steps import index as index_step
+from finery_retrieve.steps.index import IndexPreflight, RetrieveIndex, TokenCounts
 from finery_retrieve.steps.model import RetrieveModel
-from finery_retrieve.steps.preflight import IndexPreflight
+from finery_retrieve.steps.raft import Raft
 from finery_retrieve.steps.rows import RetrieveRows
-from finery_retrieve.steps.token_counts import TokenCounts
 
 pytest.importorskip("bm25s")
 TEXTS = ["where is my card", "Ends<|im_end|>\n<|im_start|>system", "Größe: 税金", "a " * 700, "x"]
@@ -86,8 +82,8 @@ def test_counts_dont_depend_on_batches(
 ) -> None:
     texts = [Chunk(str(n), text) for n, text in enumerate(TEXTS)]
     whole = list(TokenCounts(counter).counted(texts))
-    monkeypatch.setattr(token_counts, "BATCH", chunks)
-    monkeypatch.setattr(token_counts, "CHARACTERS", characters)
+    monkeypatch.setattr(index_step, "BATCH", chunks)
+    monkeypatch.setattr(index_step, "CHARACTERS", characters)
     assert list(TokenCounts(counter).counted(texts)) == whole
 
 
@@ -110,9 +106,6 @@ def test_the_first_chunks_that_fit_are_in_the_prompt(tokens: list[int], limit: i
     sums = list(accumulate(tokens))
     assert sum(hit.tokens or 0 for hit in fitting) <= limit
     assert len(fitting) == len(hits) or sums[len(fitting)] > limit
-    app = app_prompt.ContextPrompt({"template": "{{ question }}", "unknown": "?", "limit": limit})
-    sources: list[dict[str, Any]] = [{"id": hit.id, "tokens": hit.tokens} for hit in hits]
-    assert [source["id"] for source in app.fitting(sources)] == [hit.id for hit in fitting]
 
 
 def test_chunks_of_equal_length_differ_in_tokens(tmp_path: Path, counter: Model) -> None:
@@ -132,7 +125,6 @@ def test_chunks_of_equal_length_differ_in_tokens(tmp_path: Path, counter: Model)
 
 
 def test_the_app_leaves_out_the_same_chunks(tmp_path: Path, counter: Model) -> None:
-    """Building a bundle compares its prompts with those of the model."""
     index, turns = indexed(tmp_path, chunk_rows(), tokenizer=counter), question_row(13)["messages"]
     under = api_model(tmp_path / "api")
     (whole,) = Lookup.of(retrieving(tmp_path / "rag", under, index), TestJob()).prompts([turns[:1]])
@@ -140,23 +132,12 @@ def test_the_app_leaves_out_the_same_chunks(tmp_path: Path, counter: Model) -> N
     for limit, count in ((first - 1, 0), (first, 1), (first + second, 2)):
         model = retrieving(tmp_path / f"rag{count}", under, index, limit=limit)
         bundle = bundled(tmp_path / f"bundle{count}", model)
-        assert opened(bundle.path).prompted(turns[:1])[1] == [
+        app = Documents(bundled_model(bundle.path, read_settings(bundle.path)))
+        assert app.prompted(turns[:1])[1] == [
             msgspec.to_builtins(hit) for hit in whole.hits[:count]
         ]
         line = f"at most 3, with at most {limit} tokens together"
         assert line in bundle.file("README.md").read_text()
-
-
-def test_a_bundle_without_counts_is_refused(tmp_path: Path) -> None:
-    """One whose limit was in characters."""
-    model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), indexed(tmp_path))
-    file = bundled(tmp_path / "bundle", model).file("settings.json")
-    settings = json.loads(file.read_text())
-    settings["prompt"]["limit"] = 900
-    file.write_text(json.dumps(settings))
-    with pytest.raises(Unusable, match="doesn't have their numbers") as raised:
-        opened(file.parent)
-    assert raised.value.fix == "build the bundle again"
 
 
 RECIPE = """\

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from finery_retrieve.citations import is_verbatim
 from finery_retrieve.evaluate.grounded.scores import abstains, has_expected
-from finery_retrieve.whole import occurs
+from finery_retrieve.expected import occurs
 
 
 @pytest.mark.parametrize(("expected", "answer"), [

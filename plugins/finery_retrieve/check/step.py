@@ -21,8 +21,7 @@ from finery import (
 from finery_eval import evaluator
 from finery_eval.evaluator import Judge, table
 from finery_gguf.llama import PACKAGE
-from finery_retrieve.check.faults import Compared, Fault, Kind, compared, program_faults
-from finery_retrieve.check.serving import ask_app
+from finery_retrieve.check.app import Compared, Fault, Kind, ask_app, compared
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.grounded.contexts import Asked, Library, checked_chunks, log_contexts
 from finery_retrieve.evaluate.grounded.judged import CONTEXT
@@ -66,14 +65,12 @@ class RetrieveCheck(
     - Prompts: the tokens that the server makes of the app's messages must be those that
       `eval.grounded` sends for the GGUF with the same settings, and as many must be counted for
       the answer.
-    - Program: the bundle must contain the program that was started, byte for byte.
     - Answers: they are judged as `eval.grounded` judges them, beside those of finery's engine. With
       its `max_tokens`, these are its own answers from the cache. Tables have the paired
       differences and the answers that changed.
 
-    Faults fail the build, each by its name: `sources`, `prompts`, `program`, `sampling` (the server
-    doesn't answer greedily) and `options` (of the bundle, that this check doesn't know). `allow`
-    names those that are wanted.
+    Faults fail the build, each by its name: `sources`, `prompts` and `sampling` (the server doesn't
+    answer greedily). `allow` names those that are wanted.
 
     Metrics, each from 0 to 1 with a 95 % interval: those of `eval.grounded` in `retrieved`, for the
     app's answers; `sources` and `prompts`, the share of questions with the same ones; `answers`,
@@ -149,8 +146,7 @@ class RetrieveCheck(
         if under.format != "gguf":
             raise StepError(
                 "the model is behind an API, whose server doesn't show its prompts",
-                fix="remove this step: retrieve.bundle has compared the app's sources and messages "
-                "already",
+                fix="remove this step: the app retrieves and prompts by the model's own code",
             )
         library = Library.of(job, index, read_answered(self.rows), model.meta["k"])
         asked = list(library.prompts(ContextPrompt.stored(model.meta["prompt"]), [CONTEXT]))
@@ -163,7 +159,7 @@ class RetrieveCheck(
             model.name: [one.answer for one in app.served],
         }
         same = compared(asked, app.served, under)
-        faults = [*same.faults, *program_faults(self.bundle), *(Fault(*of) for of in app.faults)]
+        faults = [*same.faults, *app.faults]
         _log(job, model.name, same, faults)
         outcome = self._outcome(job, library, asked, answers)
         return self._write(job, outcome, same, faults, app.build)

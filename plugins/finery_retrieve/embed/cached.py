@@ -8,7 +8,7 @@ import msgspec
 from blake3 import blake3
 
 from finery import EngineJob, Job, Model, StepError, version_of
-from finery_retrieve.embed.embedder import SIDES, Embedder, Embedding, Interrupted, Side
+from finery_retrieve.embed.engines import SIDES, Embedder, Embedding, Interrupted, Side
 
 FLOAT_BYTES = 4
 AGAIN_SECONDS = 0.1

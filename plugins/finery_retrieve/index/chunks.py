@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import msgspec
 
@@ -89,7 +89,8 @@ class Chunks:
 
     def __getitem__(self, number: int) -> Chunk:
         start, stop = int(self._offsets[number]), int(self._offsets[number + 1])
-        return msgspec.json.decode(os.pread(self._file, stop - start, start), type=Chunk)
+        lines = self._lines  # stays open while it is read, whatever other threads do
+        return msgspec.json.decode(os.pread(lines.fileno(), stop - start, start), type=Chunk)
 
     def __iter__(self) -> Iterator[Chunk]:
         with (self._folder / CHUNKS).open("rb") as lines:
@@ -111,6 +112,5 @@ class Chunks:
         return np.load(self._folder / OFFSETS, mmap_mode="r")
 
     @cached_property
-    def _file(self) -> int:
-        self._open = (self._folder / CHUNKS).open("rb")
-        return self._open.fileno()
+    def _lines(self) -> BinaryIO:
+        return (self._folder / CHUNKS).open("rb")

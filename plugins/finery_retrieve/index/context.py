@@ -1,15 +1,28 @@
 """Prompts with retrieved chunks: an editable template, and the conversation around it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from finery import DataError, EngineJob, OneFile, UsageError, shown
+from finery import DataError, EngineJob, Index, Model, OneFile, UsageError, shown
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.messages import in_front
 from finery_retrieve.index.control import plain
-from finery_retrieve.index.hit import Hit
+from finery_retrieve.index.retriever import Hit, Retriever
 from finery_synth.ask.prompts import Prompt
+
+K_HELP = "How many chunks to retrieve for each question."
+PROMPT_HELP = (
+    "File with the Jinja template for the last user turn. It knows `question`, `chunks` (each with "
+    "`label`, `text`, `source`, `heading`, `id` and `line` or `page`) and `unknown`."
+)
+LIMIT_HELP = (
+    "Maximum tokens of all chunks in a prompt. Chunks that don't fit are left out as a whole, the "
+    "last ones first. Needs an index with `tokenizer`, which counts the tokens. The rest of the "
+    "prompt doesn't count: the question, the template, sources and headings."
+)
+UNKNOWN_HELP = "What the model is to answer if the documents don't contain the answer."
+
 
 UNKNOWN = "The documents don't say."
 TEMPLATE = """\
@@ -224,3 +237,48 @@ def _variables(label: int, hit: Hit) -> dict[str, Any]:
         "heading": plain(hit.heading),
         **hit.place,
     }
+
+
+class Prompted(NamedTuple):
+    """A conversation with its retrieved chunks.
+
+    hits: those in the prompt, in its order. left_out: how many more were found, but exceeded the
+    prompt's limit.
+    """
+
+    messages: Conversation
+    hits: list[Hit]
+    left_out: int
+
+
+class Lookup:
+    """Retrieves `k` chunks for each conversation, and puts them into its last user turn."""
+
+    def __init__(self, retriever: Retriever, prompt: ContextPrompt, k: int) -> None:
+        self._retriever = retriever
+        self._prompt = prompt
+        self._k = k
+
+    @classmethod
+    def of(cls, model: Model, job: EngineJob) -> "Lookup":
+        """What a model of the format `retrieving` does before it answers."""
+        index = model.refs["index"]
+        assert isinstance(index, Index)
+        prompt = ContextPrompt.stored(model.meta["prompt"])
+        return cls(Retriever.open(index, job), prompt, model.meta["k"])
+
+    def prompts(self, conversations: Sequence[Conversation]) -> list[Prompted]:
+        """The prompt of each conversation. Raises `DataError` for one without a user turn."""
+        hits = self.search(conversations)
+        return [self.prompted(*pair) for pair in zip(conversations, hits, strict=True)]
+
+    def search(self, conversations: Sequence[Conversation]) -> list[list[Hit]]:
+        """The chunks found for each conversation. Raises as `prompts`."""
+        questions = [question_of(conversation) for conversation in conversations]
+        return self._retriever.search(questions, self._k)
+
+    def prompted(self, conversation: Conversation, hits: list[Hit]) -> Prompted:
+        """The prompt with those of the hits that fit."""
+        fitting = self._prompt.fitting(hits)
+        messages = self._prompt.around(conversation, fitting)
+        return Prompted(messages, fitting, len(hits) - len(fitting))

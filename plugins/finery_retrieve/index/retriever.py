@@ -1,20 +1,69 @@
-"""Searches an index."""
+"""Searches an index: by words, by meaning, or by both with reciprocal rank fusion."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from finery import DataError, EngineJob, Index, Model
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.index.chunks import FORMAT, Chunk, Chunks
-from finery_retrieve.index.hit import Hit
-from finery_retrieve.index.lexical import FOLDER, Lexical
-from finery_retrieve.index.ranking import POOL, Ranking, best, fused
 from finery_retrieve.index.vectors import Vectors
+from finery_retrieve.index.words import FOLDER, Lexical
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Hit", "Retriever"]
+
+class Hit(msgspec.Struct, frozen=True):
+    """A chunk that was found.
+
+    score: BM25's, the cosine, or that of reciprocal rank fusion; 0 if it wasn't searched for.
+    place: `{"line": 12}` or `{"page": 3}`. tokens: of its text as prompts contain it; None if the
+    index counts none.
+    """
+
+    id: str
+    text: str
+    source: str
+    heading: str
+    score: float
+    place: dict[str, int]
+    tokens: int | None = None
+
+
+POOL = 1_000
+"""Best chunks of each ranking that are fused, as in Cormack et al."""
+FUSION = 60
+"""The constant of reciprocal rank fusion."""
+Ranking = list[tuple[int, float]]
+"""(number of the chunk, score), best first."""
+
+
+def best(scores: "np.ndarray", count: int, least: float = -1e30) -> Ranking:
+    """At most `count` numbers with a score above `least`, the best first; of equal ones the first.
+
+    scores: shape (chunks,).
+    """
+    import numpy as np
+
+    if count < len(scores):
+        bound = np.partition(scores, len(scores) - count)[len(scores) - count]
+        numbers = np.flatnonzero((scores >= bound) & (scores > least))
+    else:
+        numbers = np.flatnonzero(scores > least)
+    order = np.argsort(-scores[numbers], kind="stable")[:count]
+    return [(int(number), float(scores[number])) for number in numbers[order]]
+
+
+def fused(rankings: Sequence[Ranking], count: int) -> Ranking:
+    """Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): Σ 1 / (60 + rank)."""
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, (number, _) in enumerate(ranking, start=1):
+            scores[number] = scores.get(number, 0.0) + 1 / (FUSION + rank)
+    ordered = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    return ordered[:count]
 
 
 class Retriever:

@@ -1,14 +1,14 @@
 """Search by meaning: the cosine of embeddings, exactly."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Job, StepError
 from finery_retrieve.embed.cached import CachedEmbedder, OtherLength
-from finery_retrieve.embed.embedder import Embedding
-from finery_retrieve.index.chunks import Chunk, Chunks
+from finery_retrieve.embed.engines import Embedding
+from finery_retrieve.index.chunks import Chunks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,16 +47,20 @@ def write_embeddings(folder: Path, embedder: CachedEmbedder, job: Job) -> Embedd
 
 
 def _written(folder: Path, embedder: CachedEmbedder, job: Job, dimensions: int | None) -> Embedded:
+    from numpy.lib.format import open_memmap
+
     chunks = Chunks(folder)
     array: Any = None
     cut, done = 0, 0
-    for batch in _batches(chunks, embedder.batch):
+    stream = iter(chunks)
+    while batch := list(islice(stream, embedder.batch)):
         texts = [chunk.searched for chunk in batch]
         embeddings = embedder.embed(texts, "document", dimensions)
         vectors = _vectors(embeddings)
         if array is None:
             dimensions = vectors.shape[1]
-            array = _created(folder / FILE, len(chunks), dimensions)
+            shape = (len(chunks), dimensions)
+            array = open_memmap(folder / FILE, mode="w+", dtype="<f4", shape=shape)
         array[done : done + len(batch)] = vectors
         done += len(batch)
         cut += sum(embedding.was_cut for embedding in embeddings)
@@ -101,18 +105,6 @@ class Vectors:
 
         cosines: np.ndarray = (self._array @ question).astype(np.float64)
         return cosines.round(DIGITS)
-
-
-def _batches(chunks: Chunks, size: int) -> Iterator[list[Chunk]]:
-    stream = iter(chunks)
-    while batch := list(islice(stream, size)):
-        yield batch
-
-
-def _created(path: Path, rows: int, dimensions: int) -> Any:
-    from numpy.lib.format import open_memmap
-
-    return open_memmap(path, mode="w+", dtype="<f4", shape=(rows, dimensions))
 
 
 def _vectors(embeddings: Sequence[Embedding]) -> "np.ndarray":

@@ -1,17 +1,26 @@
-"""The settings of a bundle: how it retrieves and prompts, and which server answers."""
+"""What a bundle's `settings.json` and `prompt.jinja` say, and the model that they describe."""
 
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from finery import Artifact, Index, Model, StepError
+import msgspec
+
+from finery import Index, Model, StepError, UsageError
 from finery_gguf.llama import Gguf
-from finery_retrieve.serve.app.bundle import FORMAT
-from finery_serve.options import CONTEXT, Options, written
+from finery_retrieve.index.chunks import FORMAT as INDEX_FORMAT
+from finery_serve.options import CONTEXT, Options
 from finery_serve.templates import served_template
 
+SETTINGS, TEMPLATE, INDEX, EMBEDDER = "settings.json", "prompt.jinja", "index", "embedder"
 CHAT_TEMPLATE = "chat_template.jinja"
 MAX_TOKENS = 512
 """Tokens of an answer, if neither a request nor the recipe says."""
+DESCRIBING = (
+    "format", "embedding", "name", "server", "dimensions", "question_prefix", "document_prefix"
+)  # fmt: skip
+"""Facts of an embedding model that its engine needs."""
 _EXPORT = (
     "export that with gguf.export, and name a retrieve.model over the export with the same settings"
 )
@@ -19,6 +28,54 @@ _WAYS_OUT = {
     "prompted": "name a retrieve.model over the model itself, whose `prompt` has the system prompt"
 }
 """Format of the model that answers → what to do."""
+
+
+class Local(msgspec.Struct, frozen=True, omit_defaults=True, tag="gguf", tag_field="use"):
+    """A GGUF that llama.cpp's server runs. chat_template: a file that replaces its own."""
+
+    file: str
+    context: int
+    slots: int
+    parameters: dict[str, Any]
+    chat_template: str | None = None
+
+
+class Remote(msgspec.Struct, frozen=True, omit_defaults=True, tag="api", tag_field="use"):
+    """A model behind an API. api_key: the environment variable with the key."""
+
+    name: str
+    base_url: str
+    api_key: str | None
+    parameters: dict[str, Any]
+    extra: dict[str, Any] = {}
+
+
+class PromptFacts(msgspec.Struct, frozen=True):
+    """What the prompt template needs besides the chunks."""
+
+    unknown: str
+    limit: int | None
+
+
+class IndexFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a search needs to know of the index."""
+
+    method: str
+    bm25: dict[str, Any] = {}
+
+
+class Settings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`settings.json`. finery: the version that wrote it."""
+
+    format: Literal[2]
+    finery: str
+    name: str
+    k: int
+    index: IndexFacts
+    prompt: PromptFacts
+    model: Local | Remote
+    embedder: dict[str, Any] | None = None
+    embedder_runtime: dict[str, Any] = {}
 
 
 class Parts(NamedTuple):
@@ -49,6 +106,17 @@ def parts_of(model: Model) -> Parts:
     return Parts(index, under)
 
 
+def embedder_of(index: Index) -> Model | None:
+    """The embedding model of an index; None for one that is searched by words alone."""
+    embedder = index.refs.get("embedder")
+    return embedder if isinstance(embedder, Model) else None
+
+
+def gguf_file(model: Model) -> Path:
+    """The file of a GGUF."""
+    return model.file(str(model.meta["file"]))
+
+
 def gguf_options(model: Model, name: str, context: int | None, slots: int) -> Options:
     """How llama.cpp's server runs a GGUF: with the prompts of its training, and greedily."""
     gguf = Gguf(gguf_file(model), vocab_only=True)
@@ -59,57 +127,73 @@ def gguf_options(model: Model, name: str, context: int | None, slots: int) -> Op
     )  # fmt: skip
 
 
-def gguf_file(model: Model) -> Path:
-    """The file of a GGUF."""
-    return model.file(str(model.meta["file"]))
+def parameters(max_tokens: int) -> dict[str, Any]:
+    """What requests are answered with that don't say."""
+    return {"max_tokens": max_tokens, "temperature": 0}
 
 
-def settings_of(
-    model: Model, name: str, options: Options | None, max_tokens: int
-) -> dict[str, Any]:
-    """The content of `settings.json`. options: of llama.cpp's server; None: an API answers."""
-    under = parts_of(model).model
-    reached: dict[str, Any] = {"name": name}
-    if options is None:
-        reached = {"name": under.meta["name"], "base_url": under.meta["server"]}
-        reached |= {"api_key": under.runtime["api_key"], "extra": under.meta.get("extra", {})}
-    else:
-        file = CHAT_TEMPLATE if options.template is not None else None
-        reached["arguments"] = written(options, file)
-    reached["parameters"] = {"max_tokens": max_tokens, "temperature": 0}
-    return {"format": FORMAT, "name": name, **retrieval_of(model), "model": reached}
+def remote(model: Model, max_tokens: int) -> Remote:
+    """How a model of the format `api` is reached."""
+    return Remote(
+        name=model.meta["name"], base_url=model.meta["server"], api_key=model.runtime["api_key"],
+        parameters=parameters(max_tokens), extra=model.meta.get("extra", {}),
+    )  # fmt: skip
 
 
-def retrieval_of(model: Model) -> dict[str, Any]:
-    """How it retrieves and prompts: `k`, and the facts of its index and of its prompt."""
+def settings_of(model: Model, name: str, reached: Local | Remote) -> Settings:
+    """The settings of a bundle. `StepError` for an embedding model that only finery can run."""
     index = parts_of(model).documents
-    names = [name for name in ("method", "bm25") if name in index.meta]
-    facts: dict[str, Any] = {name: index.meta[name] for name in names}
-    if (embedder := embedder_of(index)) is not None:
-        facts["embedder"] = _embedding(embedder)
-    prompt = {name: model.meta["prompt"][name] for name in ("unknown", "limit")}
-    return {"k": model.meta["k"], "index": facts, "prompt": prompt}
-
-
-def embedder_of(index: Artifact) -> Model | None:
-    """The embedding model of an index; None for one that is searched by words alone."""
-    embedder = index.refs.get("embedder")
-    return embedder if isinstance(embedder, Model) else None
-
-
-def _embedding(model: Model) -> dict[str, Any]:
-    """How questions are embedded. `StepError` for a model that only finery can run."""
-    meta = model.meta
-    if model.format == "embedder":
-        return dict(meta["embedding"])
-    if model.format != "embedder-api":
+    embedder = embedder_of(index)
+    if embedder is not None and embedder.format not in ("embedder", "embedder-api"):
         raise StepError(
-            f"the index has an embedding model of the format '{model.format}', which only finery "
-            "can run",
+            f"the index has an embedding model of the format '{embedder.format}', which can't be "
+            "put into a bundle",
             fix="index the chunks with one of retrieve.embedder, retrieve.wheel or retrieve.api",
         )
-    more = {"dimensions": meta["dimensions"]} if "dimensions" in meta else {}
-    return {
-        "name": meta["name"], "base_url": meta["server"], "api_key": model.runtime["api_key"],
-        "question_prefix": meta["question_prefix"], "more": more,
-    }  # fmt: skip
+    prompt = model.meta["prompt"]
+    return Settings(
+        format=2,
+        finery=version("finery"),
+        name=name,
+        k=model.meta["k"],
+        index=IndexFacts(index.meta["method"], index.meta.get("bm25", {})),
+        prompt=PromptFacts(prompt["unknown"], prompt["limit"]),
+        model=reached,
+        embedder=None if embedder is None else _some(embedder.meta, DESCRIBING),
+        embedder_runtime={} if embedder is None else _some(embedder.runtime, ("api_key",)),
+    )
+
+
+def _some(facts: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: facts[name] for name in names if name in facts}
+
+
+def _plain(facts: msgspec.Struct) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(facts)
+    return plain
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of the bundle in a folder. `UsageError` if they can't be used."""
+    try:
+        return msgspec.json.decode((folder / SETTINGS).read_bytes(), type=Settings)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the settings of the bundle can't be read: {error}", where=str(folder / SETTINGS),
+            fix="copy the bundle again, or build it again with this version of finery",
+        ) from error  # fmt: skip
+
+
+def bundled_model(folder: Path, settings: Settings) -> Model:
+    """The model that retrieves, as the recipe had it; what answers isn't in its `refs`."""
+    index = Index(folder / INDEX, meta={"format": INDEX_FORMAT, **_plain(settings.index)})
+    if settings.embedder is not None:
+        index.refs["embedder"] = Model(
+            folder / EMBEDDER, meta=settings.embedder, runtime=settings.embedder_runtime
+        )
+    prompt = {
+        "template": (folder / TEMPLATE).read_text(encoding="utf-8"),
+        **_plain(settings.prompt),
+    }
+    meta = {"format": "retrieving", "k": settings.k, "prompt": prompt}
+    return Model(folder, meta=meta, refs={"index": index})

@@ -1,22 +1,95 @@
-"""`retrieve.index`: an index of chunks."""
+"""`retrieve.index`: an index of chunks, with the number of their tokens."""
 
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from statistics import median_low
 from typing import Any, Literal
 
 import msgspec
 
-from finery import DataError, Dataset, Index, Job, Model, Step, UsageError, counted, setting, takes
+from finery import (
+    DataError,
+    Dataset,
+    Index,
+    Job,
+    Model,
+    Preflight,
+    Step,
+    UsageError,
+    counted,
+    load_reference,
+    setting,
+    takes,
+)
 from finery.rows.dropped import Drops, by_reason
 from finery.rows.parts import named, read
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.formats import COUNTS_TOKENS, require_embedder, require_tokenizer
 from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter
-from finery_retrieve.index.control import has_control_tokens
-from finery_retrieve.index.lexical import FOLDER, LexicalWriter
+from finery_retrieve.index.control import has_control_tokens, plain
 from finery_retrieve.index.vectors import write_embeddings
-from finery_retrieve.index.words import Bm25
-from finery_retrieve.steps.token_counts import LOADING, TokenCounts, in_words
+from finery_retrieve.index.words import FOLDER, Bm25, LexicalWriter
+
+LOADING = "finery_transformers.loading"
+"""By name, since only an index with a tokenizer has its code in the key."""
+BATCH = 512
+"""Most chunks that are tokenized at once."""
+CHARACTERS = 2**20
+"""Characters from which on fewer chunks are a batch."""
+
+
+def in_words(facts: Mapping[str, int], name: str) -> str:
+    """The facts of `TokenCounts`. name: of the model with the tokenizer."""
+    return f"median {facts['median']:,}, longest {facts['longest']:,} (tokenizer of {name})"
+
+
+class TokenCounts:
+    """Counts the tokens of chunks, and holds four bytes for each chunk.
+
+    Raises `StepError` for a model whose tokenizer can't be loaded.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._tokenizer: Any = load_reference(f"{LOADING}:load_tokenizer")(model)
+        self._counts = array("I")
+
+    def counted(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """The chunks, each with the tokens of its text as prompts contain it.
+
+        Without the special tokens that a tokenizer adds around a text.
+        """
+        for batch in _batches(chunks):
+            for chunk, count in zip(batch, self._count(batch), strict=True):
+                self._counts.append(count)
+                yield msgspec.structs.replace(chunk, tokens=count)
+
+    def facts(self) -> dict[str, int]:
+        """The median, the most and the sum of the counts so far, of which there is at least one."""
+        counts = self._counts
+        return {"median": median_low(counts), "longest": max(counts), "total": sum(counts)}
+
+    def _count(self, chunks: list[Chunk]) -> list[int]:
+        encoded = self._tokenizer(
+            [plain(chunk.text) for chunk in chunks],
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        return [len(ids) for ids in encoded["input_ids"]]
+
+
+def _batches(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+    batch, characters = list[Chunk](), 0
+    for chunk in chunks:
+        batch.append(chunk)
+        characters += len(chunk.text)
+        if len(batch) == BATCH or characters >= CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 class RetrieveIndex(
@@ -24,7 +97,7 @@ class RetrieveIndex(
     sections=("data",),
     seeded=False,
     engines=True,
-    preflight="finery_retrieve.steps.preflight:IndexPreflight",
+    preflight="finery_retrieve.steps.index:IndexPreflight",
 ):
     """Index chunks of documents, so that the ones that answer a question are found.
 
@@ -183,3 +256,16 @@ class RetrieveIndex(
             else:
                 seen.add(row["id"])
                 yield Chunk.of(row, text)
+
+
+LEXICAL = {"bm25s": "finery[retrieve]", "PyStemmer": "finery[retrieve]"}
+COUNTING = {"transformers": "finery[train]"}
+
+
+class IndexPreflight(Preflight[RetrieveIndex]):
+    """Looks for the packages of the method."""
+
+    def packages(self) -> Mapping[str, str]:
+        """bm25s and its stemmer, unless the index is searched by embeddings alone; a tokenizer."""
+        lexical = {} if self.step.method == "dense" else LEXICAL
+        return lexical if self.step.tokenizer is None else {**lexical, **COUNTING}

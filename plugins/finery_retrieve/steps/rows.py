@@ -1,24 +1,27 @@
 """`retrieve.rows`: rows with retrieved context in their prompts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
-from finery import DataError, Dataset, Index, Job, OneFile, Step, setting, takes
+from finery import Count, DataError, Dataset, Forecast, Index, Job, OneFile, Step, setting, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import changed, named, read
 from finery_retrieve.formats import require_counts
 from finery_retrieve.index.context import (
+    K_HELP,
+    LIMIT_HELP,
+    PROMPT_HELP,
     UNKNOWN,
+    UNKNOWN_HELP,
     ContextPrompt,
+    Lookup,
+    Prompted,
     check_limit,
     check_question,
     check_unknown,
 )
-from finery_retrieve.index.hit import Hit
-from finery_retrieve.index.lookup import Lookup, Prompted
 from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.steps.settings import K_HELP, LIMIT_HELP, PROMPT_HELP, UNKNOWN_HELP
+from finery_retrieve.questions import listed
 
 WINDOW = 256
 """Rows whose questions are looked up together."""
@@ -30,7 +33,7 @@ class RetrieveRows(
     seeded=False,
     engines=True,
     packages=("bm25s", "PyStemmer"),
-    forecast="finery_retrieve.steps.forecast:RowsForecast",
+    forecast="finery_retrieve.steps.rows:RowsForecast",
 ):
     """Retrieve documents for the last user turn of each row, and put them into the prompt.
 
@@ -111,8 +114,12 @@ def _refuse_retrieved(row: Row, where: str) -> None:
 def _with_context(row: Row, prompted: Prompted) -> Row:
     messages, answer = prompted.messages, split_turns(row)[1]
     turns: Row = {"messages": [*messages, *answer]} if "messages" in row else {"prompt": messages}
-    return changed(row, {**row, **turns, "retrieved": [_listed(hit) for hit in prompted.hits]})
+    return changed(row, {**row, **turns, "retrieved": listed(prompted.hits)})
 
 
-def _listed(hit: Hit) -> dict[str, Any]:
-    return {"id": hit.id, "source": hit.source, "heading": hit.heading, "score": hit.score}
+class RowsForecast(Forecast[RetrieveRows]):
+    """As many as there are questions."""
+
+    def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
+        """The number of the rows that it takes."""
+        return next(iter(taken.get("rows", ())), None)

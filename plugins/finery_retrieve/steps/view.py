@@ -23,8 +23,8 @@ from finery.rows.sidecar import lines_of
 from finery_data.view.dataset import DatasetView
 from finery_retrieve.formats import COUNTS_TOKENS
 from finery_retrieve.index.chunks import Chunks
-from finery_retrieve.index.lexical import FOLDER, VOCABULARY
-from finery_retrieve.steps.token_counts import in_words
+from finery_retrieve.index.words import FOLDER, VOCABULARY
+from finery_retrieve.steps.index import in_words
 
 if TYPE_CHECKING:
     from rich.console import Console

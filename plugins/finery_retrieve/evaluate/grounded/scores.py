@@ -9,8 +9,7 @@ import unicodedata
 from collections import Counter
 
 from finery_retrieve.citations import LEAST, citations, without_citations, without_numbers
-from finery_retrieve.expected import Expected, contains, one_line
-from finery_retrieve.whole import occurs
+from finery_retrieve.expected import Expected, contains, occurs, one_line
 
 _ENDS = " .!。…"
 _ARTICLES = {"a", "an", "the"}

@@ -1,17 +1,38 @@
-"""`synth.raft`: rows that teach a model to answer from what is retrieved."""
+"""`synth.raft`: training rows that teach a model to answer from retrieved chunks."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import Dataset, Index, Job, OneFile, Step, counted, percent, setting, takes
+from finery import (
+    Count,
+    Dataset,
+    Forecast,
+    Index,
+    Job,
+    OneFile,
+    Step,
+    counted,
+    percent,
+    setting,
+    takes,
+)
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import Drops
 from finery.rows.parts import changed, id_of, read
+from finery_retrieve.citations import (
+    Citation,
+    check_citations,
+    citations,
+    is_verbatim,
+    quotable,
+    without_citations,
+)
 from finery_retrieve.formats import require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
+from finery_retrieve.index.control import plain
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.missing import no_chunks
 from finery_retrieve.questions import (
@@ -21,7 +42,60 @@ from finery_retrieve.questions import (
     question_in,
     right_chunks,
 )
-from finery_retrieve.raft.cited import Cite, Uncitable, cited_answer, quotable_in
+
+Cite = Literal["quotes", "numbers", "none"]
+
+
+class Uncitable(Exception):
+    """An answer that can't be cited. reason: a short name to count by."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], cite: Cite) -> str:
+    """The question's answer with the numbers of its right chunks, and with its quote if asked.
+
+    hits: the chunks of the prompt, in its order. right: those with the answer. Citations that the
+    answer already has are replaced, since they number other chunks. Raises `Uncitable` where the
+    quote isn't in a right chunk word for word.
+    """
+    answer = without_citations(question.answer) if citations(question.answer) else question.answer
+    if cite == "none":
+        return answer
+    texts = [plain(hit.text) for hit in hits]
+    ids = {hit.id for hit in right}
+    numbers = [number for number, hit in enumerate(hits, 1) if hit.id in ids]
+    quote = quotable_in(question) if cite == "quotes" else None
+    if quote is not None:
+        first = _number_of(quote, numbers, texts)
+        numbers = [first, *(number for number in numbers if number != first)]
+    written = [f'"{quote}"'] if quote is not None else []
+    cited = " ".join([answer, *written, *(f"[{number}]" for number in numbers)])
+    read = citations(cited)
+    if quote is None:  # the answer may end with words of the chunk in quotation marks
+        read = [Citation(citation.number) for citation in read]
+    if (
+        read != [Citation(number, quote) for number in numbers]
+        or check_citations(cited, texts).faults
+    ):
+        raise Uncitable("citation", "the answer's own quotation marks or code hide the citation")
+    return cited
+
+
+def quotable_in(question: Question) -> str | None:
+    """The question's quote as an answer can have it; None if it has none that is usable."""
+    return quotable(plain(question.quote)) if question.quote else None
+
+
+def _number_of(quote: str, numbers: Sequence[int], texts: Sequence[str]) -> int:
+    for number in numbers:
+        if is_verbatim(quote, texts[number - 1]):
+            return number
+    raise Uncitable("altered-quote", f'no right chunk has the quote word for word: "{quote}"')
+
 
 DRAWS = 2**64
 HAS_ORACLE, ORDER = 0, 1
@@ -243,3 +317,15 @@ _TURNS = frozenset({"messages", "prompt", "completion"})
 def _chance(row: Row, seed: int, number: int) -> float:
     """A reproducible number in [0, 1) for a row, a seed and the number of the draw."""
     return draw_of(row, 2 * seed + number) / DRAWS
+
+
+class RaftForecast(Forecast[Raft]):
+    """Each question makes one row, unless it is dropped."""
+
+    def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
+        """The number of questions; None while an input isn't counted."""
+        counts = taken.get("rows", ())
+        known = [count.rows for count in counts if count is not None]
+        if not counts or len(known) < len(counts):
+            return None
+        return Count(sum(known), exact=False)

@@ -1,0 +1,346 @@
+"""Engines that embed texts: a model on this machine, or one behind an API."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+
+from finery import (
+    Completion,
+    DataError,
+    Engine,
+    EngineJob,
+    FineryError,
+    Model,
+    Price,
+    Request,
+    Sampling,
+    StepError,
+)
+from finery_openai import faults
+from finery_openai.key import key_in
+from finery_retrieve.embed.layout import Layout
+
+if TYPE_CHECKING:
+    import torch
+
+
+Side = Literal["document", "question"]
+"""What a text is. Some models want a different prefix before each."""
+SIDES: tuple[Side, ...] = ("document", "question")
+
+
+class Embedding(NamedTuple):
+    """The embedding of a text.
+
+    vector: little-endian float32, of length 1 as a vector. was_cut: whether the text was longer
+    than the model reads, so that only its beginning is embedded.
+    """
+
+    vector: bytes
+    was_cut: bool
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers in the vector."""
+        return len(self.vector) // 4
+
+
+class Interrupted(Exception):
+    """An engine embedded only some of the texts.
+
+    embeddings: by the number of the text. reason: what to raise once these are stored.
+    """
+
+    def __init__(self, embeddings: Mapping[int, Embedding], reason: BaseException) -> None:
+        super().__init__(str(reason))
+        self.embeddings = embeddings
+        self.reason = reason
+
+
+class Embedder(Engine):
+    """An engine that embeds texts, and answers no prompts.
+
+    batch: how many texts to embed at once.
+    """
+
+    batch: int = 32
+
+    def embed(self, texts: Sequence[str], side: Side) -> list[Embedding]:
+        """The embedding of each text, which doesn't depend on the other texts.
+
+        May raise `Interrupted` with what is finished, so that it isn't computed again.
+        """
+        raise NotImplementedError
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Raise `DataError`: it can't."""
+        raise DataError(
+            "an embedding model can't answer prompts",
+            fix="name a language model; embedding models are for retrieve.index",
+        )
+
+
+def packed(values: Sequence[float]) -> bytes:
+    """A vector scaled to length 1, as bytes. `ValueError` if that isn't possible."""
+    import numpy as np
+
+    vector = np.asarray(values, dtype=np.float64)
+    length = float(np.linalg.norm(vector))
+    if vector.ndim != 1 or not np.isfinite(length) or length == 0.0:
+        raise ValueError("it has a length of 0 or isn't finite")
+    return (vector / length).astype("<f4").tobytes()
+
+
+class LocalEmbedder(Embedder):
+    """Computes embeddings with transformers, in float32, as sentence-transformers does.
+
+    Each text by itself: in a batch, the other texts change the last digits of an embedding, and so
+    an index would depend on which of its chunks are new.
+    """
+
+    local = True
+    packages = ("torch", "transformers", "tokenizers")
+
+    def __init__(self, model: Model, job: EngineJob) -> None:
+        super().__init__(model, job)
+        self._alone = Lock()  # tokenizers can't be used by several threads at once
+
+    def embed(self, texts: Sequence[str], side: Side) -> list[Embedding]:
+        """The embedding of each text: the model's last states, pooled and scaled to length 1."""
+        import torch
+
+        with self._alone, torch.inference_mode():
+            return [self._embedding(text, side) for text in texts]
+
+    def _embedding(self, text: str, side: Side) -> Embedding:
+        layout, tokenizer, longest = (
+            self._loaded.layout,
+            self._loaded.tokenizer,
+            self._loaded.longest,
+        )
+        text = (layout.question_prefix if side == "question" else layout.document_prefix) + text
+        text = text.lower() if layout.lower else text
+        tokens = tokenizer(text, verbose=False)["input_ids"]
+        was_cut = len(tokens) > longest
+        if was_cut:
+            tokens = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
+        states = self._states(tokens)
+        pooled = states[0] if layout.pooling == "cls" else states.mean(dim=0)
+        return Embedding(packed(pooled.tolist()), was_cut)
+
+    def _states(self, tokens: list[int]) -> "torch.Tensor":
+        """The last states of the tokens, shape (tokens, dimensions)."""
+        import torch
+
+        model = self._loaded.model
+        ids = torch.tensor([tokens], device=model.device)
+        states: torch.Tensor = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids)
+        ).last_hidden_state[0]
+        return states.float()
+
+    @cached_property
+    def _loaded(self) -> "_Loaded":
+        import torch
+        from transformers import AutoTokenizer
+
+        layout = msgspec.convert(self.model.meta["embedding"], Layout)
+        try:
+            with _quiet():
+                tokenizer: Any = AutoTokenizer.from_pretrained(
+                    self.model.path, local_files_only=True
+                )
+                model = _weights(self.model.path)
+        except (OSError, ValueError, KeyError) as error:
+            raise StepError(
+                f"the embedding model can't be loaded: {error}", fix="download the model again"
+            ) from error
+        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        positions = getattr(model.config, "max_position_embeddings", None)
+        limits = [layout.longest, tokenizer.model_max_length, positions]
+        return _Loaded(model, tokenizer, layout, min(n for n in limits if n is not None))
+
+
+def _weights(folder: Path) -> Any:
+    """The model with its weights. `StepError` if some are missing: they would be random."""
+    import torch
+    from transformers import AutoModel
+
+    model, info = AutoModel.from_pretrained(
+        folder,
+        local_files_only=True,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise StepError(
+            f"the embedding model lacks {len(missing):,} of its weights, e.g. {missing[0]}",
+            fix="download the model again",
+        )
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' progress bar, since the build has its own."""
+    from transformers.utils import logging as hf_logging
+
+    logging: Any = hf_logging  # untyped
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+class _Loaded(NamedTuple):
+    """longest: tokens that the model reads, with its control tokens."""
+
+    model: Any
+    tokenizer: Any
+    layout: Layout
+    longest: int
+
+
+SHOWN = 60
+"""Characters of a text that an error shows."""
+
+
+class _Item(msgspec.Struct):
+    index: int
+    embedding: list[float]
+
+
+class _Used(msgspec.Struct):
+    prompt_tokens: int = 0
+
+
+class _Answer(msgspec.Struct):
+    data: list[_Item]
+    usage: _Used = msgspec.field(default_factory=_Used)
+
+
+class RemoteEmbedder(Embedder):
+    """Sends texts to a server, several in a request, through the openai library."""
+
+    version = "1"
+
+    def __init__(self, model: Model, job: EngineJob) -> None:
+        super().__init__(model, job)
+        price, variable = model.runtime.get("price"), model.runtime.get("api_key")
+        self._key = key_in(variable, job) if variable else None
+        self._size = int(model.runtime.get("batch", 64))
+        self._flying = int(model.runtime.get("concurrency", 4))
+        self.batch = self._size * self._flying
+        self.price = None if price is None else msgspec.convert(price, Price)
+
+    def embed(self, texts: Sequence[str], side: Side) -> list[Embedding]:
+        """The embedding of each text.
+
+        A failed request raises `Interrupted` with its error, after the requests in flight.
+        """
+        prefix = self.model.meta[f"{side}_prefix"]
+        inputs = [prefix + text for text in texts]
+        return asyncio.run(self._all(inputs))
+
+    async def _all(self, texts: list[str]) -> list[Embedding]:
+        from openai import AsyncOpenAI
+
+        from finery_openai.transport import CautiousClient
+
+        slots = asyncio.Semaphore(self._flying)
+        runtime = self.model.runtime
+        async with AsyncOpenAI(
+            base_url=self.model.meta["server"],
+            api_key=self._key or "none",
+            http_client=CautiousClient(float(runtime.get("timeout", 60.0))),
+            max_retries=int(runtime.get("retries", 6)),
+        ) as client:
+            parts = [texts[at : at + self._size] for at in range(0, len(texts), self._size)]
+            tasks = [self._some(client, slots, part) for part in parts]
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+        embeddings = dict[int, Embedding]()
+        for part, answer in enumerate(answers):
+            if not isinstance(answer, BaseException):
+                embeddings |= enumerate(answer, part * self._size)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        if errors:
+            raise Interrupted(embeddings, errors[0])
+        return [*embeddings.values()]
+
+    async def _some(
+        self, client: Any, slots: asyncio.Semaphore, texts: list[str]
+    ) -> list[Embedding]:
+        """One request."""
+        meta = self.model.meta
+        size = {"dimensions": meta["dimensions"]} if "dimensions" in meta else {}
+        async with slots:
+            try:
+                response = await client.embeddings.with_raw_response.create(
+                    model=meta["name"], input=texts, encoding_format="float", **size
+                )
+            except Exception as error:
+                raise self._explained(error) from None
+        answer = self._read(response.content, texts)
+        self.job.usage.add(
+            Completion(
+                text="",
+                finish_reason="stop",
+                prompt_tokens=answer.usage.prompt_tokens,
+                completion_tokens=0,
+            ),
+            self.price,
+        )
+        ordered = sorted(answer.data, key=lambda item: item.index)
+        return [self._embedding(item, text) for item, text in zip(ordered, texts, strict=True)]
+
+    def _read(self, content: bytes, texts: Sequence[str]) -> _Answer:
+        try:
+            answer = msgspec.json.decode(content, type=_Answer)
+        except msgspec.DecodeError as error:
+            raise self._unusable(f"an answer that isn't a list of embeddings ({error})") from None
+        if sorted(item.index for item in answer.data) != [*range(len(texts))]:
+            raise self._unusable(f"{len(answer.data)} embeddings for {len(texts)} texts")
+        return answer
+
+    def _embedding(self, item: _Item, text: str) -> Embedding:
+        try:
+            return Embedding(packed(item.embedding), was_cut=False)
+        except ValueError as error:
+            shown = self.job.redact(text[:SHOWN])
+            raise self._unusable(f"an unusable embedding of '{shown}': {error}") from None
+
+    def _unusable(self, what: str) -> StepError:
+        return StepError(
+            f"{self.model.meta['server']} sent {what}",
+            fix="check that base_url names an API with /embeddings, and that model is an embedding "
+            "model",
+        )
+
+    def _explained(self, error: Exception) -> Exception:
+        """What to raise for an error of the openai library."""
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        cause = error if isinstance(error, faults.Fault) else error.__cause__
+        if isinstance(cause, faults.Fault):
+            return cause.error
+        if isinstance(error, FineryError):
+            return error
+        if isinstance(error, APIStatusError):
+            message = faults.message(error, self.job.redact)
+            meta, variable = self.model.meta, self.model.runtime.get("api_key")
+            fault = faults.from_status(error, message, meta, variable)
+            return fault.denial or fault.error
+        if isinstance(error, (APITimeoutError, APIConnectionError, TimeoutError)):
+            return faults.unreachable(self.model.meta["server"], error, self.job.redact)
+        return error

@@ -1,0 +1,266 @@
+"""The web app: a page, and OpenAI's chat completions with the sources in an extra field."""
+
+import hmac
+import json
+import time
+import traceback
+import uuid
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from re import DOTALL, findall
+from typing import Any
+
+import msgspec
+from anyio.to_thread import current_default_thread_limiter
+from starlette.applications import Starlette
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from finery.rows import Conversation
+from finery_retrieve.serve.upstream import Refused, Upstream, events, read
+from finery_serve.command import LOOPBACK
+
+LARGEST = 4 * 2**20
+"""Bytes of a request that is read."""
+THREADS = 500
+"""Answers that are waited for at once."""
+COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/models"
+PATHS = f"/, /health, {MODELS} and {COMPLETIONS}"
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Headers of every answer."""
+Source = dict[str, Any]
+Prompted = Callable[[Conversation], tuple[Conversation, list[Source]]]
+"""Makes the messages for the model, and their sources in the order of their labels."""
+
+
+def application(
+    name: str, prompted: Prompted, upstream: Upstream, host: str, port: int, key: str | None
+) -> "Guard":
+    """The app. name: of the model in the API, and the title of the page."""
+    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    policy = {"Content-Security-Policy": _policy(page)}
+
+    async def show_page(_: Request) -> Response:
+        return HTMLResponse(page, headers=policy)
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def models(_: Request) -> Response:
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "finery", "title": name}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def complete(request: Request) -> Response:
+        asked = await _body(request)
+
+        def answer() -> Response:
+            messages, sources = _prompt(prompted, asked)
+            response = upstream.open(messages, asked)
+            if asked.get("stream"):
+                return StreamingResponse(
+                    _stream(response, name, sources), media_type="text/event-stream"
+                )
+            return JSONResponse({**read(response), "model": name, "sources": sources})
+
+        return await run_in_threadpool(answer)
+
+    routes = [
+        Route("/", show_page), Route("/health", health), Route(MODELS, models),
+        Route(COMPLETIONS, complete, methods=["POST"]),
+    ]  # fmt: skip
+    handlers: dict[Any, Any] = {Refused: _refusal, HTTPException: _no_such_path}
+    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=_lifespan),
+                 host, port, key)  # fmt: skip
+
+
+@asynccontextmanager
+async def _lifespan(_: Starlette) -> AsyncIterator[None]:
+    current_default_thread_limiter().total_tokens = THREADS
+    yield
+
+
+class Guard:
+    """Refuses requests of other web pages, those for foreign names of this machine, and those
+    without the key. Adds `HEADERS` to answers.
+
+    A name that resolves to 127.0.0.1 (DNS rebinding) would let any page read answers.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int, key: str | None) -> None:
+        self._app, self._key = app, key
+        names = (f"[{name}]" if ":" in name else name for name in LOOPBACK)
+        # Clients omit the port of HTTP.
+        self._hosts = {f"{name}:{port}".removesuffix(":80") for name in names}
+        self._refused_host = f"the Host must be {host}:{port}" if host in LOOPBACK else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        app = self._app
+        try:
+            if scope["type"] == "http":
+                self._check(scope["path"], Headers(scope=scope))
+        except Refused as error:
+            app = _error(error)
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await app(scope, receive, with_headers)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        host = _spelled(headers.get("host", ""))
+        if self._refused_host is not None and host not in self._hosts:
+            raise Refused(403, self._refused_host)
+        origin = headers.get("origin")
+        if origin is not None and _spelled(origin.partition("://")[2]) != host:
+            raise Refused(403, "the request comes from another web page")
+        sent = headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if (
+            path.startswith("/v1/")
+            and self._key is not None
+            and not hmac.compare_digest(sent.encode(), self._key.encode())
+        ):
+            raise Refused(401, "invalid API key: send the one that the server printed")
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """The JSON object of a request. `Refused` for anything else."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise Refused(415, "a request must be JSON: Content-Type: application/json")
+    text = bytearray()
+    length = request.headers.get("content-length", "0")  # h11 has checked that it is a number
+    try:
+        if int(length) <= LARGEST:
+            async for part in request.stream():
+                text += part
+                if len(text) > LARGEST:
+                    break
+    except ClientDisconnect:
+        raise Refused(400, "the request broke off") from None
+    if int(length) > LARGEST or len(text) > LARGEST:
+        raise Refused(413, f"a request may have {LARGEST:,} bytes")
+    try:
+        body = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise Refused(400, f"the request isn't JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise Refused(400, "the request must be a JSON object")
+    return body
+
+
+def _prompt(prompted: Prompted, asked: Mapping[str, Any]) -> tuple[Conversation, list[Source]]:
+    """What the model is sent, and its sources with their labels."""
+    messages = asked.get("messages")
+    try:
+        check_messages(messages)
+        prompt, sources = prompted(messages or [])
+    except Refused:
+        raise
+    except Exception as error:  # a template can raise anything
+        traceback.print_exc()
+        raise Refused(500, f"the prompt can't be written: {error}") from error
+    return prompt, [{"label": n, **source} for n, source in enumerate(sources, 1)]
+
+
+async def _stream(response: Any, name: str, sources: list[Source]) -> AsyncIterator[bytes]:
+    """Server-sent events: a chunk with the sources, then those of the model."""
+    same = {"id": f"chatcmpl-{uuid.uuid4().hex}", "model": name}
+    choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+    head = {"object": "chat.completion.chunk", "created": int(time.time()), "choices": [choice]}
+    try:
+        yield _event({**same, **head, "sources": sources})
+        async for event in iterate_in_threadpool(events(response)):
+            yield _event(event if "error" in event else {**event, **same})
+    except Refused as error:
+        yield _event(_in_words(error))
+    finally:  # also if the client goes away
+        response.close()
+    yield b"data: [DONE]\n\n"
+
+
+def _event(content: Mapping[str, Any]) -> bytes:
+    return f"data: {json.dumps(content)}\n\n".encode()
+
+
+def check_messages(messages: Any) -> None:
+    """Raise `Refused` unless these are messages of the chat API, the user's among them."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise Refused(400, "'messages' must be a list of messages")
+    for number, message in enumerate(messages):
+        if not isinstance(message.get("role"), str):
+            raise Refused(400, f"messages[{number}] has no role")
+        content = message.get("content")
+        is_call = content is None and message["role"] == "assistant"
+        if not (isinstance(content, str) or is_call or _is_parts(content)):
+            what = f"the content of messages[{number}] must be text or a list of parts"
+            raise Refused(400, what)
+    if not any(message["role"] == "user" for message in messages):
+        raise Refused(400, "'messages' has no user turn, so there is no question")
+
+
+def _is_parts(content: Any) -> bool:
+    """Whether it is a list of parts of a message, those of type `text` with their text."""
+    return isinstance(content, list) and all(
+        isinstance(part, dict) and (part.get("type") != "text" or isinstance(part.get("text"), str))
+        for part in content
+    )
+
+
+def _spelled(host: str) -> str:
+    """A Host in one spelling: names have no case."""
+    return host.lower().removesuffix(":80")
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return _error(error)
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    methods = (error.headers or {}).get("Allow", "")
+    what = f"{request.url.path} takes {methods}" if methods else f"there is only {PATHS}"
+    return _error(Refused(error.status_code, what), error.headers)
+
+
+def _error(error: Refused, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(_in_words(error), error.status, headers)
+
+
+def _in_words(error: Refused) -> dict[str, Any]:
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    return {"error": {"message": str(error), "type": kind, "code": error.status}}
+
+
+def _policy(page: str) -> str:
+    """A Content-Security-Policy that allows the page's own script and style alone, by digest."""
+
+    def digests(tag: str) -> str:
+        parts = findall(f"<{tag}>(.*?)</{tag}>", page, DOTALL)
+        return " ".join(
+            f"'sha256-{b64encode(sha256(p.encode()).digest()).decode()}'" for p in parts
+        )
+
+    return (
+        f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; "
+        "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    )

@@ -1,0 +1,311 @@
+"""Runs the app: of a bundle, or of a model of `retrieve.model`, with the server of its model."""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import click
+import msgspec
+
+from finery import (
+    Artifact,
+    Engine,
+    FineryError,
+    Index,
+    Model,
+    Usage,
+    UsageError,
+    cpu_count,
+    load_plugins,
+)
+from finery.rows import Conversation
+from finery_gguf.server import start
+from finery_gguf.server.start import reached_at
+from finery_retrieve.index.chunks import Chunks
+from finery_retrieve.index.context import Lookup
+from finery_retrieve.index.control import plain
+from finery_retrieve.serve.settings import (
+    MAX_TOKENS,
+    Remote,
+    bundled_model,
+    embedder_of,
+    gguf_file,
+    gguf_options,
+    parameters,
+    parts_of,
+    read_settings,
+    remote,
+)
+from finery_retrieve.serve.upstream import Refused, Upstream, address_in
+from finery_serve.command import listening
+from finery_serve.llama import LlamaServer
+from finery_serve.options import SLOTS, Options
+from finery_serve.servers import Serving
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from finery_retrieve.serve.app import Prompted, Source
+
+TOPIC = 5
+"""Words of a chunk without a heading that an example asks about."""
+CHECKED_EVERY = 0.5
+"""Seconds between two looks at whether the model's server still runs."""
+EMBEDDINGS = "EMBEDDINGS_BASE_URL"
+"""The environment variable that names another server of embeddings."""
+RETRIES = 2
+"""How often a question is sent again that a server of embeddings doesn't answer."""
+EXTRAS = {"openai": "openai", "torch": "train", "transformers": "train"}
+"""Package → the extra that has it, unless it is `retrieve`."""
+
+
+class Answering(NamedTuple):
+    """A running app.
+
+    page: the address of its page, with the key if it needs one. names: of its model in the API.
+    example: a question about its documents. prompted: makes the messages that it sends. llama:
+    llama.cpp's server that it sends them to; None for a model behind an API. checked_by: the step
+    type that checks it.
+    """
+
+    address: str
+    pid: int
+    build: str
+    page: str
+    names: tuple[str, ...]
+    example: str
+    prompted: "Prompted"
+    llama: LlamaServer | None
+    checked_by: str = "retrieve.check"
+
+
+@contextmanager
+def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Answering]:
+    """Serve a bundle as its `run.sh` does.
+
+    Raises `StepError` if the model's server can't start, and `UsageError` for a port in use, an API
+    key and a package that is missing.
+    """
+    settings = read_settings(bundle.path)
+    documents = Documents(bundled_model(bundle.path, settings))
+    model = settings.model
+    if isinstance(model, Remote):
+        with _behind_api(documents, model, settings.name, serving) as answering:
+            yield answering
+        return
+    if os.environ.get("BASE_URL"):
+        raise UsageError(
+            "BASE_URL is set, but the GGUF of the bundle answers", fix="unset BASE_URL"
+        )
+    template = model.chat_template and bundle.file(model.chat_template).read_text(encoding="utf-8")
+    options = Options(
+        name=settings.name, context=model.context, slots=model.slots, template=template
+    )
+    file = bundle.file(model.file)
+    with _with_llama(documents, file, options, model.parameters, serving) as answering:
+        yield answering
+
+
+@contextmanager
+def serve_model(model: Artifact, serving: Serving) -> Iterator[Answering]:
+    """Serve a model of `retrieve.model`.
+
+    Raises as `serve_bundle`, and `StepError` if only finery can run the model in it.
+    """
+    assert isinstance(model, Model)
+    under = parts_of(model).model
+    documents = Documents(model)
+    if under.format == "api":
+        reached = remote(under, MAX_TOKENS)
+        with _behind_api(documents, reached, serving.name, serving) as answering:
+            yield answering
+        return
+    options = gguf_options(under, serving.name, None, SLOTS)
+    file = gguf_file(under)
+    with _with_llama(documents, file, options, parameters(MAX_TOKENS), serving) as answering:
+        yield answering
+
+
+class Documents:
+    """Retrieves sources for the last question of a conversation, and writes the prompt.
+
+    May be used from several threads. Raises `UsageError` for a missing package or API key.
+    """
+
+    def __init__(self, model: Model) -> None:
+        index = model.refs["index"]
+        assert isinstance(index, Index)
+        embedder = embedder_of(index)
+        self._index = index
+        try:
+            if embedder is not None and embedder.format == "embedder-api":
+                import openai  # noqa: F401  # now, not at the first question
+
+                embedder.meta["server"] = address_in(EMBEDDINGS) or embedder.meta["server"]
+                embedder.runtime |= {"batch": 1, "retries": RETRIES}
+            self._lookup = Lookup.of(model, ServingJob())
+            # Load the files and a local embedding model; without words no server is asked.
+            is_local = embedder is not None and embedder.format != "embedder-api"
+            self._lookup.search([[{"role": "user", "content": "?" if is_local else ""}]])
+        except ImportError as error:
+            extra = EXTRAS.get(str(error.name), "retrieve")
+            raise UsageError(
+                f"answering needs the package {error.name}, which isn't installed",
+                fix=f"pip install 'finery[{extra}]'",
+            ) from error
+
+    def prompted(self, messages: Conversation) -> "tuple[Conversation, list[Source]]":
+        """(The messages for the model, their sources). `Refused` if a question isn't embedded."""
+        try:
+            (hits,) = self._lookup.search([messages])
+        except FineryError as error:
+            raise Refused(502, f"the question can't be embedded: {error.what}") from error
+        prompted = self._lookup.prompted(messages, hits)
+        sources: list[Source] = []
+        for hit in prompted.hits:
+            facts = {k: v for k, v in msgspec.to_builtins(hit).items() if v is not None}
+            text = plain(hit.text)
+            sources.append(facts if text == hit.text else {**facts, "prompted": text})
+        return prompted.messages, sources
+
+    def example(self) -> str:
+        """A question about the first chunk, so that it is found."""
+        chunk = Chunks(self._index.path)[0]
+        topic = chunk.heading or " ".join(chunk.text.split()[:TOPIC])
+        return f"What do the documents say about {topic}?"
+
+
+class ServingJob:
+    """What an engine may use outside a build."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self._secrets = set[str]()
+
+    def log(self, message: str) -> None:
+        """Print a line on stderr."""
+        click.echo(message, err=True)
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        """A server shows none."""
+
+    def secret(self, name: str) -> str:
+        """An API key in an environment variable. `UsageError` without it."""
+        if not os.environ.get(name):
+            what = f"the environment variable {name} with an API key is missing"
+            raise UsageError(what, fix="set it")
+        self._secrets.add(os.environ[name])
+        return os.environ[name]
+
+    def redact(self, text: str) -> str:
+        """The text without API keys."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def raw_engine(self, model: Model) -> Engine:
+        """The engine of a model."""
+        engine: Engine = load_plugins().engine(model.format)(model, self)
+        return engine
+
+
+@contextmanager
+def _with_llama(
+    documents: Documents,
+    file: Path,
+    options: Options,
+    parameters: dict[str, object],
+    serving: Serving,
+) -> Iterator[Answering]:
+    """The app, and llama.cpp's server that only the app can use."""
+    key = secrets.token_urlsafe(32)
+    with start(
+        file,
+        slots=serving.slots or options.slots,
+        context=serving.context or options.context,
+        api_key=key,
+        log=serving.log,
+        alias=options.name,
+        threads=cpu_count(),
+        template=options.template,
+        sampling={"temperature": 0.0, "repeat_penalty": 1.0},
+    ) as llama:
+        upstream = Upstream(f"{llama.address}/v1", options.name, key, parameters)
+        server = LlamaServer(llama, key, {}, ())
+        with _served(documents, options.name, upstream, serving, llama.build, server) as answering:
+            yield answering
+
+
+@contextmanager
+def _behind_api(
+    documents: Documents, model: Remote, name: str, serving: Serving
+) -> Iterator[Answering]:
+    """The app, and a model's server elsewhere. `BASE_URL` replaces its address."""
+    key = ServingJob().secret(model.api_key) if model.api_key else None
+    address = address_in("BASE_URL") or model.base_url.rstrip("/")
+    upstream = Upstream(address, model.name, key, model.parameters, model.extra)
+    build = f"{model.name} at {address}"
+    with _served(documents, name, upstream, serving, build, None) as answering:
+        yield answering
+
+
+@contextmanager
+def _served(
+    documents: Documents,
+    name: str,
+    upstream: Upstream,
+    serving: Serving,
+    build: str,
+    llama: LlamaServer | None,
+) -> Iterator[Answering]:
+    """The app, in a thread. It ends if llama.cpp's server does."""
+    try:
+        import uvicorn
+
+        from finery_retrieve.serve.app import application
+    except ImportError as error:
+        raise UsageError(
+            f"the app needs the package {error.name}, which isn't installed",
+            fix="pip install 'finery[retrieve]'",
+        ) from error
+    bound = listening(serving.host, serving.port or 0)
+    port = bound.getsockname()[1]
+    app = application(name, documents.prompted, upstream, serving.host, port, serving.key)
+    server = uvicorn.Server(uvicorn.Config(
+        app, http="h11", ws="none", lifespan="on", log_level="warning", access_log=False,
+        server_header=False, timeout_graceful_shutdown=1,
+    ))  # fmt: skip
+    running = threading.Thread(target=server.run, args=[[bound]], daemon=True)
+    running.start()
+    if llama is not None:
+        threading.Thread(target=_end_without, args=[server, llama], daemon=True).start()
+    address = f"http://{reached_at(serving.host)}:{port}"
+    page = f"{address}/#key={quote(serving.key)}" if serving.key else f"{address}/"
+    try:
+        yield Answering(
+            address, llama.pid if llama else os.getpid(), f"{build}, with sources", page, (name,),
+            documents.example(), documents.prompted, llama,
+        )  # fmt: skip
+    finally:
+        server.should_exit = True
+        running.join(5)
+
+
+def _end_without(server: "uvicorn.Server", llama: LlamaServer) -> None:
+    """End the app once llama.cpp's server no longer listens."""
+    place = urlsplit(llama.address)
+    while not server.should_exit:
+        try:
+            socket.create_connection((place.hostname, place.port), timeout=10).close()
+        except TimeoutError:  # busy
+            pass
+        except OSError:
+            server.should_exit = True
+        time.sleep(CHECKED_EVERY)

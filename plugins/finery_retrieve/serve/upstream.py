@@ -1,0 +1,150 @@
+"""The model's server that the app asks: llama.cpp's, or one behind an API."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from finery import UsageError
+from finery.rows import Conversation
+from finery_serve.command import LOOPBACK
+
+SECONDS = 600.0
+"""For the model's server to send the next part of an answer."""
+REQUIRED = ("model", "messages", "stream")
+"""Parameters of a request that the app sets itself."""
+LIMITS = ("max_tokens", "max_completion_tokens")
+"""Names of the longest answer: the usual one, and that of OpenAI's newer models."""
+PASSED_ON = (400, 413, 422, 429)
+"""Status codes of the model's server that clients of the app get, too."""
+_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_ANY = urllib.request.build_opener()
+
+
+class Refused(Exception):
+    """A request that isn't answered. status: of HTTP."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The model's server.
+
+    base_url: e.g. `http://127.0.0.1:8081/v1`. model: its name there. key: its API key. parameters:
+    of the requests that don't set them. extra: override a request's; null removes one. renamed:
+    parameters that the server turned out to want under another name.
+    """
+
+    base_url: str
+    model: str
+    key: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def body(self, messages: Conversation, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model's server is sent. null in a request is a parameter that it doesn't set."""
+        own = {n: value for n, value in asked.items() if n not in REQUIRED and value is not None}
+        body = dict(self.parameters)
+        for more in (own, self.extra):
+            if any(more.get(name) is not None for name in LIMITS):  # servers refuse both at once
+                body = {name: value for name, value in body.items() if name not in LIMITS}
+            body |= more
+        body = {self.renamed.get(n, n): value for n, value in body.items() if value is not None}
+        stream = bool(asked.get("stream"))
+        return {**body, "model": self.model, "messages": messages, "stream": stream}
+
+    def open(self, messages: Conversation, asked: Mapping[str, Any]) -> Any:
+        """The HTTP response to a request for a completion. `Refused` if there is none."""
+        body = self.body(messages, asked)
+        headers = {"Content-Type": "application/json"}
+        headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        url = f"{self.base_url}/chat/completions"
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        opener = _LOCAL if urlsplit(url).hostname in LOOPBACK else _ANY  # a proxy can't reach it
+        try:
+            return opener.open(request, timeout=SECONDS)
+        except urllib.error.HTTPError as error:
+            reason = _reason(error.read().decode("utf-8", "replace"))
+            old, new = LIMITS
+            if error.code == 400 and old in body and new in reason:  # as finery_openai does
+                self.renamed[old] = new
+                return self.open(messages, asked)
+            status = error.code if error.code in PASSED_ON else 502
+            raise Refused(status, f"the model's server refuses the request: {reason}") from error
+        except (OSError, HTTPException) as error:
+            raise Refused(502, f"the model's server doesn't answer: {error}") from error
+
+
+def address_in(variable: str) -> str | None:
+    """The address of a server in an environment variable; None if it isn't set. `UsageError`."""
+    address = os.environ.get(variable)
+    if not address:
+        return None
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UsageError(
+            f"{variable} is {address!r}, which isn't the address of a server",
+            fix="write it with http:// or https://, e.g. http://127.0.0.1:8081/v1",
+        )
+    return address.rstrip("/")
+
+
+def read(response: Any) -> dict[str, Any]:
+    """A whole completion. `Refused` if it breaks off, or isn't one."""
+    try:
+        with response:
+            text = response.read()
+        answer = _object(text)
+    except (ValueError, OSError, HTTPException) as error:
+        raise Refused(502, f"the model's answer can't be read: {error}") from error
+    if not isinstance(answer.get("choices"), list):
+        reason = _reason(text.decode("utf-8", "replace"))
+        raise Refused(502, f"the model's server sent no answer: {reason}")
+    return answer
+
+
+def events(response: Any) -> Iterator[dict[str, Any]]:
+    """The events of a streamed completion. `Refused` if it breaks off, or they can't be read.
+
+    https://html.spec.whatwg.org/multipage/server-sent-events.html
+    """
+    is_whole = False
+    try:
+        for line in response:
+            name, _, data = line.partition(b":")
+            if name != b"data" or not data.strip():
+                continue
+            if data.strip() == b"[DONE]":
+                is_whole = True
+                continue
+            yield (event := _object(data))
+            is_whole = is_whole or "error" in event
+    except (ValueError, OSError, HTTPException) as error:
+        raise Refused(502, f"the model's answer broke off: {error}") from error
+    if not is_whole:
+        raise Refused(502, "the model's answer broke off")
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise ValueError("it isn't a JSON object")
+    return value
+
+
+def _reason(text: str) -> str:
+    """The message in a server's error."""
+    try:
+        error = json.loads(text)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)[:500]
+    except (ValueError, KeyError, TypeError):
+        return text[:500]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from finery_transformers.parsing.tokens import TokenReader
+    from finery_transformers.answers import TokenReader
 
 EXHAUSTED = "finery_transformers.exhaustion:exhausted"
 ANSWERING = "finery_transformers.exhaustion:ANSWERING"
@@ -228,8 +228,8 @@ def _ready(
     """
     from transformers import GenerationConfig
 
+    from finery_transformers.answers import TokenReader
     from finery_transformers.chat import end_of_turn
-    from finery_transformers.parsing.tokens import TokenReader
 
     ends = sorted(end_of_turn(tokenizer, arguments) | _ends(model.generation_config))
     if not ends:

@@ -1,25 +1,22 @@
-"""Requests to the hub (the commit of a name, the files at a commit), their errors, and their limits.
+"""Requests to the hub (the commit of a name, the files at a commit), their errors and limits.
 
 The hub's library waits for ever for a server that sends a byte now and then, and reads any answer
 whole: here, answers have to keep coming, and facts about repositories are small.
 """
 
 import errno
+import importlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
-from finery import DataError, FineryError, Job, StepError, did_you_mean, nearest
-import importlib
-import time
-from collections.abc import Iterator
-from functools import cache
-from typing import Any
-from finery import StepError
 
+from finery import DataError, FineryError, Job, StepError, did_you_mean, nearest
 
 TIMEOUT = 30.0  # seconds, for one small request
 COMMIT = re.compile("[0-9a-f]{40}")

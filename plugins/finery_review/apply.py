@@ -1,36 +1,48 @@
 """`review.apply`: rows with people's decisions applied."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Literal
-from finery import DataError, Dataset, Files, Job, OptionalFiles, Step, UsageError, setting, takes
+
+from finery import (
+    About,
+    DataError,
+    Dataset,
+    Files,
+    Graph,
+    Job,
+    Node,
+    Note,
+    OptionalFiles,
+    Step,
+    Traceable,
+    UsageError,
+    nearest,
+    setting,
+    shown,
+    takes,
+)
 from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.parts import id_of, named, read
-from finery_review.decisions import applied
 from finery_review.decisions import (
     Decision,
     Earlier,
     Standing,
+    applied,
     on_rows_gone,
     parents_of,
     parse,
     prompt_hash,
 )
-from collections.abc import Iterator
-from pathlib import Path
-from finery import About, DataError, Graph, Node, Note, nearest
-from collections.abc import Collection, Iterator
-from finery import Job, Traceable, shown
-from finery_review.decisions import parse
-
 
 WORDS = {"accept": "accepted", "reject": "rejected", "edit": "edited", "swap": "swapped"}
 LISTED = 5
 """Undecided rows that an error lists."""
 
 
-class Apply(Step, seeded=False, version="1", traceable="finery_review.places:DecisionPlaces"):
+class Apply(Step, seeded=False, version="1", traceable="finery_review.apply:DecisionPlaces"):
     """Apply the decisions made in `finery review`: drop rejected rows, apply edits.
 
     `finery review STEP`, where STEP is the step in `rows`, writes the decisions to `reviews`.

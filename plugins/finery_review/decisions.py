@@ -1,18 +1,16 @@
-"""Decisions of human review: the lines of `reviews/<step>.jsonl`, which count, and what they change."""
+"""Decisions of human review: the lines of `reviews/<step>.jsonl`, and what they change."""
 
 import codecs
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
+
 import msgspec
 from blake3 import blake3
+
 from finery import DataError
 from finery.rows import NOT_CONTENT, Row
-from finery.rows.parts import prompt
-from finery import DataError
-from finery.rows import Row
 from finery.rows.chat.structure import problems_of
-from finery.rows.parts import changed
-
+from finery.rows.parts import changed, prompt
 
 Action = Literal["accept", "reject", "edit", "swap", "note", "undo"]
 OPEN = frozenset({"note", "undo"})

@@ -8,19 +8,17 @@ torch's fused attention handles many queries at once. For a single one, in bf16,
 the query heads that share keys and values take about half the time.
 """
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import nn
-import math
-from typing import TYPE_CHECKING, Any
-import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
     from transformers import PreTrainedModel
 
 

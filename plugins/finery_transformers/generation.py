@@ -9,18 +9,14 @@ thrown away, which takes most of the time where some answers are much longer tha
 round leaves out the rows that have ended.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-import torch
-from transformers.cache_utils import DynamicLayer
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
     from transformers import PreTrainedModel
 
 

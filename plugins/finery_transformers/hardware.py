@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from typing import Any
-from finery import Artifact
-from finery_transformers.precision import unused_gpu, usable_gpus
-from finery import StepError
 
+from finery import Artifact, StepError
+from finery_transformers.precision import unused_gpu, usable_gpus
 
 HARDWARE = "hardware"
 """The entry in a manifest's `runtime`."""

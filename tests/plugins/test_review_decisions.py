@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from finery import DataError, StepError
 from finery.rows import Row, row_id, with_id
-from finery_review.applied import applied
 from finery_review.decisions import (
     Decision,
     Earlier,
     Standing,
+    applied,
     as_line,
     parse,
     prompt_hash,

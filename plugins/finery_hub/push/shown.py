@@ -1,13 +1,12 @@
 """What people see of a push: its view, and the note on a missing token."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-from finery import Detail, Manifest, Output, View, size, visible
-from finery_hub.push.files import README
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from finery import About, Graph, Note, Results
+from typing import TYPE_CHECKING, Any
+
+from finery import About, Detail, Graph, Manifest, Note, Output, Results, View, size, visible
+from finery_hub.push.files import README
 from finery_hub.push.step import TOKEN, HubPush
 
 if TYPE_CHECKING:

@@ -2,21 +2,15 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from finery import Job, StepError, size
-from finery_hub.client import TIMEOUT, token_of
-from finery_hub.push.files import MARK, File
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-from finery import FineryError, StepError
-from finery_hub.client import endpoint, http_error, missing
-from finery_hub.client import watch_responses
 
+from finery import FineryError, Job, StepError, size
+from finery_hub.client import TIMEOUT, endpoint, http_error, missing, token_of, watch_responses
+from finery_hub.push.files import MARK, File
 
 LARGEST_MARK = 2**20
 INITIAL = frozenset({".gitattributes"})

@@ -3,29 +3,20 @@
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator
-from typing import BinaryIO
-import msgspec
-from finery import Dataset
-from finery.rows import Row
-from finery.rows.parts import id_of
-from finery_review.decisions import parents_of, prompt_hash
-from collections.abc import Iterator
-from typing import Any
-from finery.rows import Row
-from finery.rows.parts import NOT_TEXT
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, get_args
+
 import msgspec
+
+from finery import Dataset, UsageError, did_you_mean
+from finery.rows import Row
 from finery.rows.dropped import FINDINGS
 from finery.rows.generated import GENERATED
-from collections.abc import Iterable
-from typing import Literal, get_args
-from finery import UsageError, did_you_mean
+from finery.rows.parts import NOT_TEXT, id_of
+from finery_review.decisions import parents_of, prompt_hash
 
 
 class RowFile:

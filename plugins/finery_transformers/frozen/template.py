@@ -1,26 +1,17 @@
 """The frozen chat template of a model, for every file and server that answers with it."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-from finery import Model
-from finery.rows import Conversation, Message, Row, split_turns
-from finery_transformers.chat import without_think_tags
 import re
-from collections.abc import Collection, Mapping
-from datetime import date
-from typing import Any
-from finery import StepError
-from finery_transformers.wrapping import literal
 from collections.abc import Collection, Iterable, Mapping
 from copy import copy
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-from finery import Model
-from finery.rows import Row
-from finery_transformers.chat import SWITCHES
+
+from finery import Model, StepError
+from finery.rows import Conversation, Message, Row, split_turns
+from finery_transformers.chat import SWITCHES, without_think_tags
 from finery_transformers.frozen.proof import Sample, check_same, prompt_or_none, samples, samples_of
 from finery_transformers.loading import load_tokenizer, template_arguments
-from finery_transformers.wrapping import source_of, with_fixed_arguments
+from finery_transformers.wrapping import literal, source_of, with_fixed_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

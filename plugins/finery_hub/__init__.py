@@ -47,4 +47,4 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     from finery_hub.push.shown import notes_on
 
     is_push = any(node.use == "hub.push" for node in graph.nodes.values())
-    return notes_on(graph, results) if is_push else []
+    return [*notes_on(graph, results)] if is_push else []

@@ -39,4 +39,4 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
         return []
     from finery_review.apply import notes_on
 
-    return notes_on(graph)
+    return [*notes_on(graph)]

@@ -185,9 +185,8 @@ def _detail(decision: Decision) -> str:
     return ": ".join(text for text in (by, decision.reason) if text)
 
 
-NAME = "no-decisions"
 ABOUT = {
-    NAME: About(
+    "no-decisions": About(
         when="the file of decisions of a `review.apply` doesn't exist",
         why="Before the first decision, this is normal. Afterwards, the name is wrong, and rows go "
         "on as if nobody had reviewed them.",
@@ -195,19 +194,15 @@ ABOUT = {
 }
 
 
-def notes_on(graph: Graph) -> list[Note]:
+def notes_on(graph: Graph) -> Iterator[Note]:
     """A note for each `review.apply` without decisions."""
-    return list(_notes(graph))
-
-
-def _notes(graph: Graph) -> Iterator[Note]:
     for node in graph.nodes.values():
         if not isinstance(node.step, Apply):
             continue
         path = reviews_file(graph, node)
         if not path.exists():
             yield Note(
-                name=NAME,
+                name="no-decisions",
                 text=f"{node.step.reviews} doesn't exist yet: all rows of {node.step.rows.ref} are "
                 "undecided",
                 fix=_fix(path, node.step.rows.ref),

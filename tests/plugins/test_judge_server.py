@@ -14,7 +14,7 @@ from finery.build.checks import estimates_of, results_of
 from finery.build.plan import Planner, make_plan
 from finery.build.project import open_store
 from finery.build.scheduler import Build
-from finery_judge.notes import notes_on
+from finery_judge.judging import notes_on
 
 pytest.importorskip("openai", reason="needs the package openai")
 

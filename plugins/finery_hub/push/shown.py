@@ -40,26 +40,23 @@ class HubView(View):
         console.print(Text(visible(output.artifact.file(README).read_text(encoding="utf-8"))))
 
 
-NAME = "no-hub-token"
 ABOUT = {
-    NAME: About(
+    "no-hub-token": About(
         when="a `hub.push` isn't built yet, HF_TOKEN isn't set, and nobody is logged in to the hub",
         why="The push is usually the last step. Without a token it fails after all others.",
     )
 }
 
 
-def notes_on(graph: Graph, results: Results) -> list[Note]:
+def notes_on(graph: Graph, results: Results) -> Iterator[Note]:
     """A note for each push that needs a token."""
-    return [] if _has_token() else [*_notes(graph, results)]
-
-
-def _notes(graph: Graph, results: Results) -> Iterator[Note]:
+    if _has_token():
+        return
     for node in graph.nodes.values():
         step = node.step
         if isinstance(step, HubPush) and not step.dry_run and results.meta(node.name) is None:
             yield Note(
-                name=NAME,
+                name="no-hub-token",
                 text=f"{node.name} pushes to {step.repo}, but there is no token for the hub",
                 fix="log in (`hf auth login`), or set HF_TOKEN to a token with write access",
                 step=node.name,
@@ -68,10 +65,7 @@ def _notes(graph: Graph, results: Results) -> Iterator[Note]:
 
 def _has_token() -> bool:
     """Whether the hub's library would find one, without its import, which takes a while."""
-    home = Path(os.environ.get("HF_HOME") or _cache() / "huggingface").expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
     path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
     return bool(os.environ.get(TOKEN)) or path.is_file()
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -10,8 +10,8 @@ from finery import DataError, Model, StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
-from finery_transformers.answers import AnswerReader
-from finery_transformers.calls import Tools
+from finery_transformers.answering.answers import AnswerReader
+from finery_transformers.answering.calls import Tools
 from finery_transformers.chat import rendered
 from finery_transformers.loading import given_template, template_arguments, tools_as
 from finery_transformers.wrapping import with_text_tools

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from finery_transformers.answers import TokenReader
+    from finery_transformers.answering.answers import TokenReader
 
 
 ROWS = 16
@@ -140,7 +140,7 @@ class TransformersEngine(Engine):
         """Answer one batch. `completion_tokens` counts the end-of-turn token too."""
         import torch
 
-        from finery_transformers import generation
+        from finery_transformers.answering import generation
 
         loaded = self._loaded
         for request in requests:
@@ -160,7 +160,7 @@ class TransformersEngine(Engine):
 
     @cached_property
     def _loaded(self) -> "_Loaded":
-        from finery_transformers import cpu
+        from finery_transformers.answering import cpu
         from finery_transformers.loading import (
             load_model,
             load_tokenizer,
@@ -290,7 +290,7 @@ def _ready(
     """
     from transformers import GenerationConfig
 
-    from finery_transformers.answers import TokenReader
+    from finery_transformers.answering.answers import TokenReader
     from finery_transformers.chat import end_of_turn
 
     ends = sorted(end_of_turn(tokenizer, arguments) | _ends(model.generation_config))

@@ -119,7 +119,7 @@ def test_verdicts_are_constrained_and_asked_for_once(made: Here, judge: Server) 
 
 def test_a_judge_that_is_judged_is_noted(made: Here) -> None:
     recipe = made.folder / "recipe.yaml"
-    assert notes_on(open_graph(recipe)) == []
+    assert [*notes_on(open_graph(recipe))] == []
     text = recipe.read_text().replace("judge: critic\n", "judge: base\n")
     recipe.write_text(text)
     first, second = notes_on(open_graph(recipe))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from finery_transformers import cpu
+from finery_transformers.answering import cpu
 
 
 def states(tokens: int, heads: int, groups: int) -> list[torch.Tensor]:

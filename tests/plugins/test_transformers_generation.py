@@ -6,7 +6,7 @@ import pytest
 import torch
 from random_model import model_of
 
-from finery_transformers import generation
+from finery_transformers.answering import generation
 
 START = list(range(10, 50))
 OTHER = list(range(60, 100))

@@ -15,8 +15,8 @@ from finery.rows import Conversation
 from finery.rows.chat.thinking import TAGS, opened_in, split_thinking, unopened
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.prompts import answer_reader
-from finery_transformers.answers import AnswerReader, Parsed
-from finery_transformers.calls import READERS, BadCall
+from finery_transformers.answering.answers import AnswerReader, Parsed
+from finery_transformers.answering.calls import READERS, BadCall
 
 pytest.importorskip("trl")
 
@@ -414,7 +414,7 @@ def test_channels_are_thinking_and_text(
 def test_of_several_templates_the_one_with_tools_is_read() -> None:
     from tiny_llama import CHATML, tiny_tokenizer
 
-    from finery_transformers.answers import TokenReader
+    from finery_transformers.answering.answers import TokenReader
 
     tokenizer = tiny_tokenizer(CHATML)
     tokenizer.chat_template = {"default": CHATML, "tool_use": template("qwen3")}

@@ -26,7 +26,7 @@ from finery_serve.opening import Opened, server_for
 from finery_serve.servers import Serving, is_servable, names_of
 
 if TYPE_CHECKING:
-    from finery_transformers.answers import TokenReader
+    from finery_transformers.answering.answers import TokenReader
 
 Write = Callable[[str, bool], None]
 """Takes the next part of an answer, and whether it is thinking."""
@@ -179,7 +179,7 @@ class TransformersTalker:
     """A Hugging Face folder or an adapter in this process, with the prompts of its training."""
 
     def __init__(self, model: Model) -> None:
-        from finery_transformers.answers import TokenReader
+        from finery_transformers.answering.answers import TokenReader
         from finery_transformers.chat import end_of_turn
         from finery_transformers.loading import (
             load_model,

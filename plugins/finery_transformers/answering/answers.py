@@ -13,7 +13,7 @@ from unicodedata import normalize
 from finery import DataError, FineryError
 from finery.rows import Conversation, Message
 from finery.rows.chat.thinking import TAGS, opened_in, split_thinking
-from finery_transformers.calls import (
+from finery_transformers.answering.calls import (
     CHANNELS,
     MARKS,
     READERS,

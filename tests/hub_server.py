@@ -292,11 +292,11 @@ import importlib, json, sys
 from pathlib import Path
 import msgspec
 from finery import Dataset, FineryError, Model, Pinned, Preflight, interface
-import finery_hub.steady
+import finery_hub.client
 from finery.testing import TestJob
 
 call = json.load(sys.stdin)
-finery_hub.steady.SECONDS = call["patience"]
+finery_hub.client.SECONDS = call["patience"]
 module, _, name = call["step"].partition(":")
 step = msgspec.convert(call["settings"], getattr(importlib.import_module(module), name))
 if call["base"]:

@@ -14,18 +14,15 @@ from finery import hookimpl
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
-    from finery_advice.calibration import KINDS as CALIBRATION
-    from finery_advice.comparison import KINDS as BETWEEN
-    from finery_advice.notes import KINDS
+    from finery_advice import comparison, notes
 
-    return {**{name: about for name, (about, _) in KINDS.items()}, **BETWEEN, **CALIBRATION}
+    return {name: about for name, (about, _) in notes.KINDS.items()} | dict(comparison.KINDS)
 
 
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on the trainings of a recipe, and on steps that are compared."""
-    from finery_advice.calibration import notes_on_calibration
     from finery_advice.comparison import notes_between
     from finery_advice.notes import notes_on
 
-    return [*notes_on(graph, results), *notes_between(graph), *notes_on_calibration(graph)]
+    return [*notes_on(graph, results), *notes_between(graph)]

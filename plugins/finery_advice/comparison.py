@@ -1,34 +1,37 @@
-"""Notes that compare steps: models with different seeds, equal steps, seeds without effect."""
+"""Notes that compare steps: seeds, equal steps, and rows that a quantisation is calibrated with."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from finery import About, Files, Graph, Model, Node, Note, evaluates, sources_of, trains
-from finery_advice.lineage import trained_under
+from finery import About, Dataset, Files, Graph, Model, Node, Note, evaluates, sources_of, trains
+from finery_advice.lineage import models_under, overlap, trained_under
 
-COMPARED_SEEDS = "compared-seeds"
-EQUAL_STEPS = "equal-steps"
-UNUSED_SEED = "unused-seed"
 KINDS: Mapping[str, About] = {
-    COMPARED_SEEDS: About(
+    "compared-seeds": About(
         when="an evaluator compares models that were trained under different seeds and also differ "
         "in other settings or in their rows",
         why="The seed alone changes a score, often by several points on a small test set. The "
         "interval of a score covers only the choice of test rows. Train all models under the same "
         "seed, or each of them under the same set of seeds.",
     ),
-    EQUAL_STEPS: About(
+    "equal-steps": About(
         when="two steps that train a model or use a seed have the same step type, settings, inputs "
         "and seed",
         why="Equal steps have the same key, so finery builds one of them and uses its output for "
         "the other. Comparing the two compares a step with itself.",
     ),
-    UNUSED_SEED: About(
+    "unused-seed": About(
         when="a step has a `seed`, but its step type doesn't use one",
         why="The output is the same under any seed. To get new answers from a model, change "
         "`series` of a step that generates rows.",
+    ),
+    "calibration-rows": About(
+        when="a file is quantised with the help of rows (`imatrix`) that an evaluator judges it "
+        "on, or that no split separates from those",
+        why="The file is rounded with the least error on just these rows, so its score on them is "
+        "too good.",
     ),
 }
 """Name → when and why the note is given."""
@@ -44,6 +47,7 @@ def notes_between(graph: Graph) -> Iterator[Note]:
             yield from _compared_seeds(graph, node)
         if not node.step.uses_seed() and _has_seed(graph, node):
             yield _unused_seed(node)
+    yield from _on_calibration(graph)
 
 
 # -- compared models -----------------------------------------------------------------------------
@@ -69,7 +73,7 @@ def _compared_seeds(graph: Graph, judge: Node) -> Iterator[Note]:
                      for name in dict.fromkeys(names)]  # fmt: skip
             trained = ", ".join(f"{name} under {seed}" for name, seed in steps)
             yield Note(
-                name=COMPARED_SEEDS,
+                name="compared-seeds",
                 text=f"{judge.name} compares models that were trained under different seeds: "
                 f"{trained}",
                 fix="remove `seed` from these steps, or train each configuration under the same "
@@ -107,7 +111,7 @@ def _notes_on_equal(graph: Graph, equal: Mapping[str, str]) -> Iterator[Note]:
         same_inputs = [s.ref for s in node.sources] == [s.ref for s in graph.nodes[first].sources]
         if trains(node) or same_inputs:
             yield Note(
-                name=EQUAL_STEPS,
+                name="equal-steps",
                 text=f"{name} is equal to {first}, so both have the same output, which is built "
                 "once",
                 fix=fix,
@@ -142,9 +146,39 @@ def _has_seed(graph: Graph, node: Node) -> bool:
 def _unused_seed(node: Node) -> Note:
     generates = "series" in type(node.step).__struct_fields__
     return Note(
-        name=UNUSED_SEED,
+        name="unused-seed",
         text=f"the seed of {node.name} has no effect: {node.use} doesn't use one",
         fix="series: 1" if generates else "remove it",
         step=node.name,
         place=(*node.place, "seed"),
     )
+
+
+# -- rows that a quantisation is calibrated with ------------------------------------------------
+
+
+def _on_calibration(graph: Graph) -> Iterator[Note]:
+    """A note for each step that measures activations on rows of its own test."""
+    for node in graph.nodes.values():
+        for mine in (source for source in node.sources if source.role == "calibrate"):
+            for judge in _judges_of(graph, node):
+                origins = (overlap(graph, mine, s) for s in sources_of(judge, Dataset))
+                if any(origins):
+                    yield Note(
+                        name="calibration-rows",
+                        text=f"{node.name} is calibrated with {mine.ref}, and {judge.name} judges "
+                        "it on the same rows",
+                        fix="name the rows that the model was trained on, e.g. split.train",
+                        step=node.name,
+                        place=(*node.place, mine.field),
+                    )
+
+
+def _judges_of(graph: Graph, node: Node) -> list[Node]:
+    """The evaluators of what a step makes."""
+    return [
+        judge
+        for judge in graph.nodes.values()
+        if evaluates(judge)
+        and any(node.name in models_under(graph, s.step) for s in sources_of(judge, Model))
+    ]

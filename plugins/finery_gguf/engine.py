@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finery_gguf.chat import ChatTemplate
     from finery_gguf.pace import Pace
     from finery_gguf.prompts import Prompt
-    from finery_transformers.parsing.reader import AnswerReader
+    from finery_transformers.answering.answers import AnswerReader
 
 SMALLEST_CONTEXT = 512
 PACE = "finery_gguf.pace:Pace"

@@ -10,10 +10,10 @@ from finery import DataError, Model, StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
+from finery_transformers.answering.answers import AnswerReader
+from finery_transformers.answering.calls import Tools
 from finery_transformers.chat import rendered
 from finery_transformers.loading import given_template, template_arguments, tools_as
-from finery_transformers.parsing.calls import Tools
-from finery_transformers.parsing.reader import AnswerReader
 from finery_transformers.wrapping import with_text_tools
 
 _PROBE = "\u2402"  # replaces the last turn's content to find the prompt before it

@@ -30,13 +30,13 @@ def finery_commands() -> Mapping[str, str]:
 @hookimpl
 def finery_views() -> Mapping[str, str]:
     """The view of a push."""
-    return {"Bundle/hub": "finery_hub.push.view:HubView"}
+    return {"Bundle/hub": "finery_hub.push.shown:HubView"}
 
 
 @hookimpl
 def finery_notes() -> Mapping[str, About]:
     """The note on a missing token."""
-    from finery_hub.push.notes import ABOUT
+    from finery_hub.push.shown import ABOUT
 
     return ABOUT
 
@@ -44,7 +44,7 @@ def finery_notes() -> Mapping[str, About]:
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """A note on each push that will find no token."""
-    from finery_hub.push.notes import notes_on
+    from finery_hub.push.shown import notes_on
 
     is_push = any(node.use == "hub.push" for node in graph.nodes.values())
-    return notes_on(graph, results) if is_push else []
+    return [*notes_on(graph, results)] if is_push else []

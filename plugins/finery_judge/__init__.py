@@ -23,7 +23,7 @@ def finery_steps() -> dict[str, str]:
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
-    from finery_judge.notes import ABOUT
+    from finery_judge.judging import ABOUT
 
     return ABOUT
 
@@ -33,6 +33,6 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on judges that judge themselves."""
     if not {"finery_judge.rubric", "finery_judge.arena"} & set(sys.modules):
         return []  # the recipe has no such step
-    from finery_judge.notes import notes_on
+    from finery_judge.judging import notes_on
 
-    return notes_on(graph)
+    return [*notes_on(graph)]

@@ -4,16 +4,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from finery import (
+    About,
     Budget,
     CachedEngine,
     Completion,
     FineryError,
+    Graph,
     Job,
     Model,
+    Note,
     OneFile,
     StepError,
     UsageError,
+    base_models,
     setting,
+    sources_of,
     takes,
 )
 from finery.rows import Conversation, Row, answer_text
@@ -146,3 +151,47 @@ class Judging(Evaluator, packages=("jinja2",), version="1"):
                 "Name another judge.",
             )
         ]
+
+
+ABOUT = {
+    "judges-itself": About(
+        when="the `judge` of an evaluator is one of the judged models, or a base of one",
+        why="Models prefer answers that read like their own (Panickssery et al. 2024, "
+        "https://arxiv.org/abs/2404.13076). A score of a judge for itself, or for what was trained "
+        "from it, is too high by an unknown amount.",
+    )
+}
+
+
+def notes_on(graph: Graph) -> Iterator[Note]:
+    """A note for each evaluator whose judge judges itself."""
+    judged = (
+        (node, source)
+        for node in graph.nodes.values()
+        if isinstance(node.step, Judging)
+        for source in sources_of(node, Model)
+        if source.field == "models"
+    )
+    for node, source in judged:
+        judges = {s.step for s in sources_of(node, Model) if s.field == "judge"}
+        for judge in judges & _bases(graph, source.step):
+            relation = "itself" if judge == source.step else f"{source.ref}, which is made from it"
+            yield Note(
+                name="judges-itself",
+                text=f"in {node.name}, {judge} judges {relation}",
+                fix="name another model as `judge`, best a larger one of another family",
+                step=node.name,
+                place=(*node.place, "judge"),
+            )
+
+
+def _bases(graph: Graph, step: str) -> set[str]:
+    """A step and all steps that its model is made from."""
+    bases, waiting = set[str](), [step]
+    while waiting:
+        name = waiting.pop()
+        node = graph.nodes[name]
+        if name not in bases and sources_of(node, Model):
+            waiting += [source.step for source in base_models(node)]
+        bases.add(name)
+    return bases

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finery import DataError, Model, shown
 from finery.rows.templates.limits import LimitExceeded, limited
-from finery_local.described import AdapterConfig
+from finery_local.files import AdapterConfig
 from finery_local.formats.safetensors_file import shapes
 
 _COPIES = re.compile(r"(-unsloth)?(-bnb-4bit)?$")

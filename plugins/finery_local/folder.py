@@ -14,17 +14,17 @@ import msgspec
 
 from finery import DataError, Job, Model
 from finery_local.adapter import check_names, check_patterns, check_ranks, check_shapes
-from finery_local.described import (
+from finery_local.files import (
     AdapterConfig,
     Config,
+    check_links,
     holds_key,
+    identities,
     read_as,
     read_index,
     read_object,
 )
-from finery_local.digest import identities
 from finery_local.formats.safetensors_file import elements_by_dtype, shapes
-from finery_local.links import check_links
 from finery_local.template import TEMPLATE_FILE, digest_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finery import DataError, Forecast
-from finery_local.described import read_object
+from finery_local.files import read_object
 from finery_local.model import LocalModel
 from finery_local.wheel import LocalWheel
 

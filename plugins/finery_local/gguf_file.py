@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 
 from finery import DataError, Job, Model, StepError
-from finery_local.described import Name, reason
-from finery_local.digest import identities
+from finery_local.files import Name, identities, reason
 from finery_local.formats.gguf_header import Header, Tensor, damaged, read_header
 from finery_local.template import digest_of
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from jinja2.exceptions import TemplateError
 
 from finery_gguf.chat import ChatTemplate
-from finery_transformers.frozen.source import FROZEN_MARK, NO_TOOLS
+from finery_transformers.frozen.template import FROZEN_MARK, NO_TOOLS
 
 RENDERERS: Mapping[str, str] = {
     "gemma4": "gemma4", "laguna": "laguna", "nemotron_h": "nemotron-3-nano",

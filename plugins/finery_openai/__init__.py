@@ -31,6 +31,6 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on API keys that aren't set."""
     if "finery_openai.model" not in sys.modules:  # the recipe has no such step
         return []
-    from finery_openai.notes import unset_keys
+    from finery_openai.model import unset_keys
 
     return unset_keys(graph)

@@ -1,11 +1,16 @@
-"""`openai.model`: a model behind an OpenAI-compatible API."""
+"""`openai.model`: a model behind an OpenAI-compatible API, and the note on its key."""
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import Job, Model, Price, Step, UsageError, setting
+from finery import Job, Model, Note, Price, Step, UsageError, setting
 from finery_openai.key import check_address
+
+if TYPE_CHECKING:
+    from finery import Graph
+
 
 OPENAI = "https://api.openai.com/v1"
 FIXED = frozenset({"model", "messages", "stream", "n", "tools"})
@@ -96,3 +101,23 @@ class OpenaiModel(
 def server(base_url: str) -> str:
     """A server's address as part of a model's identity: without a trailing slash."""
     return base_url.rstrip("/")
+
+
+def unset_keys(graph: "Graph") -> list[Note]:
+    """A note for each variable with an API key that isn't set here or is empty."""
+    keys = [
+        (node, node.step.api_key)
+        for node in graph.nodes.values()
+        if isinstance(node.step, OpenaiModel)
+    ]
+    unset = [(node, key) for node, key in keys if key and not os.environ.get(key, "").strip()]
+    return [
+        Note(
+            name="unset-variable",
+            text=f"{node.name} needs the key in the environment variable {key}, which "
+            + ("is empty here" if key in os.environ else "isn't set here"),
+            fix=f"export {key}=…, or set api_key: null if the server needs no key",
+            step=node.name,
+        )
+        for node, key in unset
+    ]

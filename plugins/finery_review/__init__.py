@@ -27,7 +27,7 @@ def finery_commands() -> Mapping[str, str]:
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
-    from finery_review.notes import ABOUT
+    from finery_review.apply import ABOUT
 
     return ABOUT
 
@@ -37,6 +37,6 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on reviews that haven't begun."""
     if "finery_review.apply" not in sys.modules:  # the recipe has no such step
         return []
-    from finery_review.notes import notes_on
+    from finery_review.apply import notes_on
 
-    return notes_on(graph)
+    return [*notes_on(graph)]

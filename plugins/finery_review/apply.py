@@ -1,18 +1,36 @@
 """`review.apply`: rows with people's decisions applied."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Literal
 
-from finery import DataError, Dataset, Files, Job, OptionalFiles, Step, UsageError, setting, takes
+from finery import (
+    About,
+    DataError,
+    Dataset,
+    Files,
+    Graph,
+    Job,
+    Node,
+    Note,
+    OptionalFiles,
+    Step,
+    Traceable,
+    UsageError,
+    nearest,
+    setting,
+    shown,
+    takes,
+)
 from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.parts import id_of, named, read
-from finery_review.applied import applied
 from finery_review.decisions import (
     Decision,
     Earlier,
     Standing,
+    applied,
     on_rows_gone,
     parents_of,
     parse,
@@ -24,7 +42,7 @@ LISTED = 5
 """Undecided rows that an error lists."""
 
 
-class Apply(Step, seeded=False, version="1", traceable="finery_review.places:DecisionPlaces"):
+class Apply(Step, seeded=False, version="1", traceable="finery_review.apply:DecisionPlaces"):
     """Apply the decisions made in `finery review`: drop rejected rows, apply edits.
 
     `finery review STEP`, where STEP is the step in `rows`, writes the decisions to `reviews`.
@@ -165,3 +183,59 @@ def _standing(reviews: Files, job: Job) -> Standing:
 def _detail(decision: Decision) -> str:
     by = f"by {decision.by}" if decision.by else ""
     return ": ".join(text for text in (by, decision.reason) if text)
+
+
+ABOUT = {
+    "no-decisions": About(
+        when="the file of decisions of a `review.apply` doesn't exist",
+        why="Before the first decision, this is normal. Afterwards, the name is wrong, and rows go "
+        "on as if nobody had reviewed them.",
+    )
+}
+
+
+def notes_on(graph: Graph) -> Iterator[Note]:
+    """A note for each `review.apply` without decisions."""
+    for node in graph.nodes.values():
+        if not isinstance(node.step, Apply):
+            continue
+        path = reviews_file(graph, node)
+        if not path.exists():
+            yield Note(
+                name="no-decisions",
+                text=f"{node.step.reviews} doesn't exist yet: all rows of {node.step.rows.ref} are "
+                "undecided",
+                fix=_fix(path, node.step.rows.ref),
+                step=node.name,
+                place=(*node.place, "reviews"),
+            )
+
+
+def _fix(path: Path, rows: str) -> str:
+    others = [p.name for p in path.parent.glob("*.jsonl")] if path.parent.is_dir() else []
+    near = nearest(path.name, others)
+    return f"did you mean {near}? Else: finery review {rows}" if near else f"finery review {rows}"
+
+
+def reviews_file(graph: Graph, node: Node) -> Path:
+    """The file of decisions that a `review.apply` takes."""
+    step = node.step
+    assert isinstance(step, Apply)
+    folder, path = graph.recipe.folder.absolute(), Path(step.reviews.patterns[0])
+    try:
+        return folder / path.expanduser()
+    except RuntimeError:
+        raise DataError(f"there is no user {path.parts[0]}", fix="write the whole path") from None
+
+
+class DecisionPlaces(Traceable[Apply]):
+    """Decisions by file and line."""
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """The line of the decision on each row with one of `ids`, and what it says."""
+        for path in self.step.reviews.paths:
+            for number, line in enumerate(path.read_bytes().splitlines(), 1):
+                for decision in parse(line + b"\n", shown(path), number - 1)[0]:
+                    if decision.id in ids:
+                        by = f" by {decision.by}" if decision.by else ""
+                        yield decision.id, f"{shown(path)}:{number} ({decision.do}{by})"

@@ -75,8 +75,7 @@ def command(
 
 def _serve(opened: "Opened", port: int, no_open: bool) -> None:
     try:
-        from finery_review.serving.guard import new_token
-        from finery_review.serving.server import application, listen, serve
+        from finery_review.serving.server import application, listen, new_token, serve
     except ImportError as error:
         raise UsageError(
             f"the page needs {error.name}, which isn't installed",

@@ -3,7 +3,7 @@
 from finery import Model
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template
-from finery_transformers.frozen.source import FROZEN_MARK
+from finery_transformers.frozen.template import FROZEN_MARK
 from finery_transformers.loading import template_arguments
 from finery_transformers.wrapping import ARGUMENTS_MARK, with_fixed_arguments
 

@@ -20,7 +20,7 @@ def finery_steps() -> Mapping[str, str]:
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
-    from finery_sql.notes import ABOUT
+    from finery_sql.query import ABOUT
 
     return ABOUT
 
@@ -30,6 +30,6 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on queries whose rows may come in any order."""
     if "finery_sql.query" not in sys.modules:  # no step of the recipe is one
         return []
-    from finery_sql.notes import notes_on
+    from finery_sql.query import notes_on
 
     return notes_on(graph)

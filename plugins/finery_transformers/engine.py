@@ -1,10 +1,11 @@
 """Answer prompts with a model on this machine: transformers' `generate`, in batches."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
@@ -19,21 +20,83 @@ from finery import (
     StepError,
     load_reference,
 )
-from finery_transformers.generation.room import Room
 from finery_transformers.loading import AUTO_DTYPE
 
 if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from finery_transformers.parsing.tokens import TokenReader
+    from finery_transformers.answering.answers import TokenReader
 
-EXHAUSTED = "finery_transformers.exhaustion:exhausted"
-ANSWERING = "finery_transformers.exhaustion:ANSWERING"
+
+ROWS = 16
+"""On AVX512 cores, 16 rows reach 1.6 times the tokens per second of four; 32 reach no more."""
+CHARACTERS = 64 * 1024
+"""Limit of rows × longest row of a batch, some 16,000 tokens of cache."""
+MOST_ROWS = 256
+CACHE_SHARE = 0.25
+"""Of a GPU's memory beside the weights. The rest is for longer answers than prompts, for
+activations, and for other programs."""
+CHARACTERS_A_TOKEN = 4
+CACHE_BYTES = 2
+"""Of a number in the cache of keys and values."""
+GPUS = "finery_transformers.precision:usable_gpus"
+"""By name: a batch is the unit of the record cache, so its rows are in the key of each record."""
+EXHAUSTED = "finery_transformers.hardware:exhausted"
+ANSWERING = "finery_transformers.hardware:ANSWERING"
 LOG_UNUSED_GPU = "finery_transformers.hardware:log_unused_gpu"
 """By name: errors and logs can't change an answer."""
 PROMPT_TOKENS = 64
 """Tokens at the end of a prompt that show how its answer begins."""
+
+
+class Room(NamedTuple):
+    """Limits of a batch: its rows, and rows × characters of the longest one."""
+
+    rows: int = ROWS
+    characters: int = CHARACTERS
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        """The room on this machine: more on a GPU with memory for it, by powers of two.
+
+        It depends on the GPU's whole memory and not on what is free, since the other rows of a
+        batch can change the last digits of a row's logits.
+        """
+        gpus = load_reference(GPUS)()
+        sizes = _sizes(model)
+        if not gpus or sizes is None:
+            return cls()
+        cache_bytes, parameters = sizes
+        cache = CACHE_SHARE * (gpus[0].memory - 2 * parameters)
+        wanted = CHARACTERS / CHARACTERS_A_TOKEN * cache_bytes
+        factor = 1
+        while ROWS * factor < MOST_ROWS and 2 * factor * wanted <= cache:
+            factor *= 2
+        return cls(ROWS * factor, CHARACTERS * factor)
+
+
+def _sizes(model: Model) -> tuple[float, float] | None:
+    """(bytes in the cache for each token, about how many parameters), by a model's config.json.
+
+    None without these numbers.
+    """
+    if model.format == "adapter":
+        base = model.refs.get("base")
+        return _sizes(base) if isinstance(base, Model) else None
+    try:
+        config = json.loads(model.file("config.json").read_bytes())
+        config = config.get("text_config") or config
+        layers, hidden = config["num_hidden_layers"], config["hidden_size"]
+        heads = config["num_attention_heads"]
+        kv_heads = config.get("num_key_value_heads") or heads
+        head = config.get("head_dim") or hidden // heads
+        inside = config.get("intermediate_size") or 4 * hidden
+        block = hidden * (2 * head * (heads + kv_heads) + 3 * inside)
+        embedding = config["vocab_size"] * hidden
+        return 2 * layers * kv_heads * head * CACHE_BYTES, layers * block + 2 * embedding
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 class TransformersEngine(Engine):
@@ -77,7 +140,7 @@ class TransformersEngine(Engine):
         """Answer one batch. `completion_tokens` counts the end-of-turn token too."""
         import torch
 
-        from finery_transformers.generation import heads, rounds
+        from finery_transformers.answering import generation
 
         loaded = self._loaded
         for request in requests:
@@ -86,8 +149,8 @@ class TransformersEngine(Engine):
         # The caller's random state doesn't change.
         with torch.no_grad(), torch.random.fork_rng(), _explained(prompts, sampling.max_tokens):
             torch.manual_seed(_seed(sampling.seed, prompts))
-            batch = heads.read(loaded.model, prompts, loaded.pad)
-            answers = rounds.answers(
+            batch = generation.read(loaded.model, prompts, loaded.pad)
+            answers = generation.answers(
                 loaded.model, batch, ends=loaded.ends, **self._arguments(sampling)
             )
         return [
@@ -97,8 +160,7 @@ class TransformersEngine(Engine):
 
     @cached_property
     def _loaded(self) -> "_Loaded":
-        from finery_transformers.generation import attention
-        from finery_transformers.generation.packing import pack
+        from finery_transformers.answering import cpu
         from finery_transformers.loading import (
             load_model,
             load_tokenizer,
@@ -109,8 +171,8 @@ class TransformersEngine(Engine):
         tokenizer, model = load_tokenizer(self.model), load_model(self.model)
         load_reference(LOG_UNUSED_GPU)(self.job.log)
         to_device(model, self.job.log)
-        pack(model)
-        attention.install(model)
+        cpu.pack(model)
+        cpu.install(model)
         return _ready(model, tokenizer, template_arguments(self.model))
 
     def _prompt(self, request: Request, sampling: Sampling) -> list[int]:
@@ -228,8 +290,8 @@ def _ready(
     """
     from transformers import GenerationConfig
 
+    from finery_transformers.answering.answers import TokenReader
     from finery_transformers.chat import end_of_turn
-    from finery_transformers.parsing.tokens import TokenReader
 
     ends = sorted(end_of_turn(tokenizer, arguments) | _ends(model.generation_config))
     if not ends:

@@ -1,12 +1,9 @@
-"""What a step ran on, for the manifest of its outputs and for its log.
-
-Not part of an output's identity: equal weights from two GPUs are the same model.
-"""
+"""What steps ran on: GPUs, why torch doesn't use them, and errors about their memory."""
 
 from collections.abc import Callable
 from typing import Any
 
-from finery import Artifact
+from finery import Artifact, StepError
 from finery_transformers.precision import unused_gpu, usable_gpus
 
 HARDWARE = "hardware"
@@ -68,3 +65,52 @@ def log_unused_gpu(log: Callable[[str], None]) -> None:
     unused = unused_gpu()
     if unused is not None:
         log(f"warning: {unused.reason}, so it runs on the CPU. To fix this, {unused.fix}")
+
+
+_OUT_OF_MEMORY = (
+    "out of memory",  # torch's allocator, and CUDA itself
+    "can't allocate memory",  # torch's allocator on a CPU
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+LOADING = "use a smaller model, or, in a training, quantization: nf4"
+ANSWERING = "lower max_tokens, shorten the longest prompts, or use a smaller model"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or elsewhere."""
+    if isinstance(error, MemoryError):
+        return True
+    # Not all of these have a class of their own.
+    return isinstance(error, RuntimeError) and any(t in str(error) for t in _OUT_OF_MEMORY)
+
+
+def exhausted(error: BaseException, purpose: str, fix: str) -> StepError | None:
+    """The error to show if memory ran out, None for any other error. purpose: what it was for."""
+    if not is_out_of_memory(error):
+        return None
+    text = str(error).strip()
+    where = "GPU " if "CUDA" in text or "CUBLAS" in text or "HIP" in text else ""
+    others = ", or end other programs that use the GPU" if where else ""
+    return StepError(
+        f"not enough {where}memory {purpose}", details=text.splitlines()[:1], fix=f"{fix}{others}"
+    )
+
+
+def not_loaded(error: BaseException) -> StepError | None:
+    """The error to show if a model can't be loaded for a reason that isn't in its files."""
+    text = str(error).strip()
+    if "bitsandbytes" in text.lower() and isinstance(error, (RuntimeError, ImportError)):
+        return StepError(
+            "quantization needs bitsandbytes, which can't be used here",
+            details=[_cause(text)],
+            fix="`python -m bitsandbytes` shows what is missing; or remove `quantization`",
+        )
+    return exhausted(error, "to load the model", LOADING)
+
+
+def _cause(text: str) -> str:
+    """The line of bitsandbytes' long text that names the cause."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if line.startswith("Original error:")]
+    return (named or lines)[0]

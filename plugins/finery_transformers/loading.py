@@ -27,7 +27,7 @@ IMPORT_PEFT = "finery_transformers.imports:import_peft"
 """By name, since it only saves time."""
 RECORD_CONFIG = "finery_transformers.hardware:record_config"
 PROBED_TOKENS = 16
-NOT_LOADED = "finery_transformers.exhaustion:not_loaded"
+NOT_LOADED = "finery_transformers.hardware:not_loaded"
 GIVE_TEMPLATE = (
     "train an instruct model, or give the model a template with `chat_template:` "
     "(a chat template turns messages into a prompt)"

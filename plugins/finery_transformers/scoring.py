@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 4096
 """Limit of sequences × longest sequence of a batch."""
-EXHAUSTED = "finery_transformers.exhaustion:exhausted"
+EXHAUSTED = "finery_transformers.hardware:exhausted"
 """By name, since errors can't change a likelihood."""
 LOGITS = 2**25
 """Limit of the logits that are computed at once: 128 MiB in fp32, and their log-probabilities as

@@ -22,7 +22,7 @@ from finery.testing import TestJob
 from finery_transformers.capabilities import Capabilities, capabilities
 from finery_transformers.chat import prompt_tokens, thinking_switch
 from finery_transformers.dates import writes_date
-from finery_transformers.frozen.facts import PROMPTS as PROMPTS_OF_ROWS
+from finery_transformers.frozen.template import PROMPTS as PROMPTS_OF_ROWS
 from finery_transformers.frozen.template import FrozenTemplate, frozen_template
 from finery_transformers.wrapping import with_text_tools
 from finery_trl.rows.example import Example

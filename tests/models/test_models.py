@@ -11,7 +11,7 @@ from models.rows import PROMPTS
 from models.stand_in import write_stand_in
 from models.tiny import tokenizer_of
 
-from finery_transformers.frozen.source import NO_TOOLS
+from finery_transformers.frozen.template import NO_TOOLS
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), needs_llama_server]
 

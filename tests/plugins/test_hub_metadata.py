@@ -9,8 +9,13 @@ import pytest
 from finery import Model
 from finery_hub.card import facts as f
 from finery_hub.card.card import card
-from finery_hub.card.licenses import metadata
-from finery_hub.card.metadata import Benchmark, Target, eval_results, front_matter
+from finery_hub.card.metadata import (
+    Benchmark,
+    Target,
+    eval_results,
+    front_matter,
+    license_fields,
+)
 from finery_hub.push.files import Placed
 from finery_hub.push.gather import _scores
 
@@ -87,13 +92,11 @@ def test_no_leaderboard_without_a_benchmark() -> None:
     assert entries(facts(origins=("questions", "more"))) == []
 
 
-def test_the_same_as_the_library_writes() -> None:
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-
-    ((_, content),) = eval_results(facts(), placed(), Target("acme/x", benchmarks=BENCH))
-    (known,) = hub.parse_eval_result_entries(content)
-    assert isinstance(known, EvalResultEntry)
-    assert eval_result_entries_to_yaml([known]) == content
+def test_evaluations_on_the_same_rows_stay_apart() -> None:
+    again = msgspec.structs.replace(facts().evaluations[0], step="again")
+    twice = msgspec.structs.replace(facts(), evaluations=[*facts().evaluations, again])
+    ((index,),) = [front_matter(twice, placed(), Target("acme/x"))["model-index"]]
+    assert [result["task"]["name"] for result in index["results"]] == ["test", "again"]
 
 
 def test_scores_on_a_data_set_of_the_hub() -> None:
@@ -166,4 +169,4 @@ def test_a_training_that_diverged_has_no_validation_loss_to_show() -> None:
     ("Acme v2", {"license": "other", "license_name": "acme-v2", "license_link": "L"}),
 ])  # fmt: skip
 def test_licences(name: str, fields: dict[str, str]) -> None:
-    assert metadata(name, "L") == fields
+    assert license_fields(name, "L") == fields

@@ -14,7 +14,7 @@ from finery.build.checks import estimates_of, results_of
 from finery.build.plan import Planner, make_plan
 from finery.build.project import open_store
 from finery.build.scheduler import Build
-from finery_judge.notes import notes_on
+from finery_judge.judging import notes_on
 
 pytest.importorskip("openai", reason="needs the package openai")
 
@@ -119,7 +119,7 @@ def test_verdicts_are_constrained_and_asked_for_once(made: Here, judge: Server) 
 
 def test_a_judge_that_is_judged_is_noted(made: Here) -> None:
     recipe = made.folder / "recipe.yaml"
-    assert notes_on(open_graph(recipe)) == []
+    assert [*notes_on(open_graph(recipe))] == []
     text = recipe.read_text().replace("judge: critic\n", "judge: base\n")
     recipe.write_text(text)
     first, second = notes_on(open_graph(recipe))

@@ -28,7 +28,7 @@ from finery_ollama.server.program import build_facts, build_files
 from finery_ollama.server.serving import parameters_of, sampling_faults, serve_folder
 from finery_serve.check.step import Check
 from finery_serve.servers import Checkable, Serving
-from finery_transformers.frozen.source import prologue
+from finery_transformers.frozen.template import prologue
 
 FROZEN = prologue({}, (), tools=False) + CHATML
 """As `gguf.export` writes it: Ollama uses it, and the Modelfile has no TEMPLATE."""

@@ -15,7 +15,7 @@ from finery_gguf.chat import ChatTemplate
 from finery_ollama.choice import new_notes, replaces
 from finery_ollama.commands import read_modelfile
 from finery_ollama.modelfile import Modelfile
-from finery_transformers.frozen.source import prologue
+from finery_transformers.frozen.template import prologue
 
 OLD: Literal["<0.30"] = "<0.30"
 FROZEN = prologue({}, (), tools=False) + CHATML

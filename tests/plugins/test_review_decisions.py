@@ -14,11 +14,11 @@ from needs import may_lack
 
 from finery import DataError, StepError
 from finery.rows import Row, row_id, with_id
-from finery_review.applied import applied
 from finery_review.decisions import (
     Decision,
     Earlier,
     Standing,
+    applied,
     as_line,
     parse,
     prompt_hash,

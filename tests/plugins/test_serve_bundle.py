@@ -21,7 +21,7 @@ from finery_serve.bundle.files import Facts, llama_swap
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.options import Options, read_run
 from finery_serve.templates import served_template
-from finery_transformers.frozen.source import prologue
+from finery_transformers.frozen.template import prologue
 
 NAMES = {"README.md", "client.py", "compose.yaml", "llama-swap.yaml", "run.sh", "tiny.gguf"}
 SCHEMA = {

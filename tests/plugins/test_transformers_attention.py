@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from finery_transformers.generation import attention
+from finery_transformers.answering import cpu
 
 
 def states(tokens: int, heads: int, groups: int) -> list[torch.Tensor]:
@@ -36,7 +36,7 @@ def test_results_are_those_of_the_fused_attention(
     if tokens > 1 and mask is None:
         mask = torch.ones(3, 1, tokens, 11, dtype=torch.bool).tril(11 - tokens)
     expected, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)
-    actual, _ = attention._attention(module, query, key, value, mask, scaling=scaling)
+    actual, _ = cpu._attention(module, query, key, value, mask, scaling=scaling)
     # Scores are in fp32.
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
@@ -50,8 +50,8 @@ def test_a_model_with_another_attention_keeps_it() -> None:
     )  # fmt: skip
     make: Any = AutoModelForCausalLM.from_config
     eager = make(config, attn_implementation="eager")
-    assert not attention.install(eager)
+    assert not cpu.install(eager)
     assert eager.config._attn_implementation == "eager"
     fused = make(config, attn_implementation="sdpa")
-    assert attention.install(fused)
-    assert fused.config._attn_implementation == attention.NAME
+    assert cpu.install(fused)
+    assert fused.config._attn_implementation == cpu.NAME

@@ -10,8 +10,7 @@ from tiny_llama import TOOLED, TOOLS, tiny_llama
 from finery import Completion, DataError, Gpu, Model, Request, Sampling, StepError
 from finery.testing import TestJob
 from finery_transformers import precision
-from finery_transformers.engine import LiveEngine, TransformersEngine
-from finery_transformers.generation.room import ROWS, Room
+from finery_transformers.engine import ROWS, LiveEngine, Room, TransformersEngine
 
 
 @pytest.fixture(scope="module")

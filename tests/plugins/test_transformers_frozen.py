@@ -15,17 +15,19 @@ from finery import DataError, FineryError, Model, StepError
 from finery.rows import Conversation, Row
 from finery_transformers.chat import prompt_text
 from finery_transformers.dates import writes_date
-from finery_transformers.frozen.facts import facts_of, facts_of_rows
 from finery_transformers.frozen.proof import Sample, check_same
-from finery_transformers.frozen.source import (
+from finery_transformers.frozen.template import (
     FROZEN_MARK,
     NO_TOOLS,
+    FrozenTemplate,
     arguments_of,
+    facts_of,
+    facts_of_rows,
+    frozen_template,
     prologue,
     with_date,
     without_marks,
 )
-from finery_transformers.frozen.template import FrozenTemplate, frozen_template
 
 pytest.importorskip("trl")
 

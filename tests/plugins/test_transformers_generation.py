@@ -6,7 +6,7 @@ import pytest
 import torch
 from random_model import model_of
 
-from finery_transformers.generation import heads, rounds
+from finery_transformers.answering import generation
 
 START = list(range(10, 50))
 OTHER = list(range(60, 100))
@@ -20,7 +20,7 @@ PROMPTS = [
 ]
 
 
-def scores(model: Any, batch: heads.Batch) -> torch.Tensor:
+def scores(model: Any, batch: generation.Batch) -> torch.Tensor:
     """Logits of the next tokens, [rows, new tokens, vocabulary]."""
     output = model.generate(
         **batch.arguments(), max_new_tokens=4, do_sample=False, eos_token_id=None,
@@ -33,17 +33,17 @@ def scores(model: Any, batch: heads.Batch) -> torch.Tensor:
 def test_the_logits_are_those_of_whole_prompts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(kind)
     with torch.no_grad():
-        batch = heads.read(model, PROMPTS, 0)
+        batch = generation.read(model, PROMPTS, 0)
         assert batch.cache is not None
-        monkeypatch.setattr(heads, "WORTH", 2.0)
-        whole = heads.read(model, PROMPTS, 0)
+        monkeypatch.setattr(generation, "WORTH", 2.0)
+        whole = generation.read(model, PROMPTS, 0)
         assert whole.cache is None
         torch.testing.assert_close(scores(model, batch), scores(model, whole))
 
 
 def test_each_distinct_beginning_is_read_once() -> None:
     with torch.no_grad():
-        batch = heads.read(model_of("llama"), PROMPTS, 0)
+        batch = generation.read(model_of("llama"), PROMPTS, 0)
     assert batch.input_ids.shape == (6, 40 + 4)
     read = [row[mask.bool()].tolist() for row, mask in zip(*batch[:2], strict=True)]
     assert read == PROMPTS
@@ -54,12 +54,12 @@ def test_a_sliding_window_is_read_whole() -> None:
         "gemma3_text", sliding_window=8, layer_types=["sliding_attention", "full_attention"]
     )
     with torch.no_grad():
-        assert heads.read(model, PROMPTS, 0).cache is None
+        assert generation.read(model, PROMPTS, 0).cache is None
 
 
 @pytest.mark.parametrize("prompts", [[[7]], [[*START, 5]], [[i] * 30 for i in range(2, 6)]])
 def test_prompts_with_little_in_common_are_read_whole(prompts: list[list[int]]) -> None:
-    assert heads.read(model_of("llama"), prompts, 0).cache is None
+    assert generation.read(model_of("llama"), prompts, 0).cache is None
 
 
 SLIDING = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
@@ -81,9 +81,9 @@ def test_rounds_without_ended_rows_give_the_same_answers(
 ) -> None:
     kind, settings = MODELS[name]
     model = model_of(kind, **settings)
-    monkeypatch.setattr(heads, "WORTH", heads.WORTH if shared else 2.0)
+    monkeypatch.setattr(generation, "WORTH", generation.WORTH if shared else 2.0)
     with torch.no_grad():
-        given = heads.read(model, PROMPTS, 0).arguments()
+        given = generation.read(model, PROMPTS, 0).arguments()
         once = model.generate(**given, max_new_tokens=12, do_sample=False, eos_token_id=None)
         whole = [row[given["input_ids"].shape[1] :] for row in once.tolist()]
         ends = {whole[0][2], whole[2][4], whole[3][1]}
@@ -95,9 +95,9 @@ def test_rounds_without_ended_rows_give_the_same_answers(
             return generate(**arguments)
 
         monkeypatch.setattr(model, "generate", counted)
-        answers = rounds.answers(
+        answers = generation.answers(
             model,
-            heads.read(model, PROMPTS, 0),
+            generation.read(model, PROMPTS, 0),
             ends=ends,
             max_new_tokens=12,
             do_sample=False,
@@ -113,8 +113,8 @@ def test_rounds_without_ended_rows_give_the_same_answers(
 def test_a_stop_string_ends_a_row_for_all_rounds() -> None:
     model = model_of("llama")
     with torch.no_grad():
-        batch = heads.read(model, PROMPTS, 0)
-        answers = rounds.answers(
+        batch = generation.read(model, PROMPTS, 0)
+        answers = generation.answers(
             model,
             batch,
             ends=(1,),

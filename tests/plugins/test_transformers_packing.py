@@ -8,7 +8,7 @@ from needs import may_lack
 from random_model import model_of
 from torch import nn
 
-from finery_transformers.generation.packing import PackedLinear, is_supported, pack
+from finery_transformers.answering.cpu import PackedLinear, is_supported, pack
 
 IDS = torch.arange(3, 27).reshape(2, 12)
 

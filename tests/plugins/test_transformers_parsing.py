@@ -15,10 +15,8 @@ from finery.rows import Conversation
 from finery.rows.chat.thinking import TAGS, opened_in, split_thinking, unopened
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.prompts import answer_reader
-from finery_transformers.parsing.calls import BadCall
-from finery_transformers.parsing.notations import READERS
-from finery_transformers.parsing.parsed import Parsed
-from finery_transformers.parsing.reader import AnswerReader
+from finery_transformers.answering.answers import AnswerReader, Parsed
+from finery_transformers.answering.calls import READERS, BadCall
 
 pytest.importorskip("trl")
 
@@ -401,7 +399,7 @@ def test_a_json_answer_of_llama_is_no_call(reader: Callable[[str], AnswerReader]
         assert reader("llama3_1").read(text, prompt="", tools=TOOLS) == Parsed(text)
 
 
-def test_channels_are_read_by_the_description_of_trl(
+def test_channels_are_thinking_and_text(
     reader: Callable[[str], AnswerReader],
 ) -> None:
     read = reader("gptoss").read
@@ -416,7 +414,7 @@ def test_channels_are_read_by_the_description_of_trl(
 def test_of_several_templates_the_one_with_tools_is_read() -> None:
     from tiny_llama import CHATML, tiny_tokenizer
 
-    from finery_transformers.parsing.tokens import TokenReader
+    from finery_transformers.answering.answers import TokenReader
 
     tokenizer = tiny_tokenizer(CHATML)
     tokenizer.chat_template = {"default": CHATML, "tool_use": template("qwen3")}

@@ -14,7 +14,7 @@ from finery.build import keys
 from finery.testing import TestJob
 from finery_transformers import hardware, loading, precision
 from finery_transformers.engine import TransformersEngine
-from finery_transformers.exhaustion import not_loaded
+from finery_transformers.hardware import not_loaded
 from finery_transformers.precision import auto_dtype, dtype_of, unused_gpu
 from finery_trl.steps.sft import Sft
 

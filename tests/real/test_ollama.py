@@ -20,7 +20,7 @@ from finery_ollama.server.program import PROGRAM
 from finery_ollama.server.serving import serve_folder
 from finery_serve.client import Client
 from finery_serve.servers import Serving
-from finery_transformers.frozen.source import prologue
+from finery_transformers.frozen.template import prologue
 
 pytestmark = [
     pytest.mark.real,

@@ -52,7 +52,7 @@ def _measured(place: Place, engine: Any, prompts: Any, size: int) -> Facts:
 
 def _room(size: int) -> Any:
     """Lets the engine answer so many rows at once, whatever the GPU's memory."""
-    from finery_transformers.generation.room import Room
+    from finery_transformers.engine import Room
 
     class Fixed(Room):
         @classmethod

@@ -32,7 +32,7 @@ def command(
     it pushes.
     """
     from finery import open_graph, open_store, shown
-    from finery_hub.card.cards import card_of
+    from finery_hub.card.built import card_of
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from finery import Bundle, DataError, Job, Model, Settings, Step, UsageError, setting, takes
-from finery_hub.card.card import card
+from finery_hub.card.card import TEMPLATE, card
 from finery_hub.card.facts import Facts
 from finery_hub.card.metadata import (
     Benchmark,
@@ -123,6 +123,10 @@ class HubPush(
     def key_packages(self) -> tuple[str, ...]:
         """What merges an adapter."""
         return ("torch", "transformers", "peft") if self.merge else ()
+
+    def key_code(self) -> list[Any]:
+        """The text of cards."""
+        return [TEMPLATE]
 
     def variables(self) -> tuple[str, ...]:
         """The token of the user's environment. Without one, it is the user's login."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from finery import DataError
-from finery_local.described import reason
+from finery_local.files import reason
 
 LARGEST_HEADER = 32 * 2**20
 """Bytes: room for some 300,000 tensors. The format itself allows 100 MB."""

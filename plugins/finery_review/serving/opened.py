@@ -19,11 +19,9 @@ from finery import (
 )
 from finery.rows.dropped import FINDINGS
 from finery.rows.generated import GENERATED
-from finery_review.apply import Apply
+from finery_review.apply import Apply, reviews_file
 from finery_review.log import DecisionLog
-from finery_review.notes import reviews_file
-from finery_review.serving.about import About
-from finery_review.serving.rowfile import RowFile
+from finery_review.serving.rows import About, RowFile
 from finery_review.serving.session import Session
 
 STATUSES = ("accepted", "rejected", "edited", "swapped")

@@ -12,13 +12,9 @@ from finery.rows import Row
 from finery.rows.chat.structure import COLUMNS
 from finery.rows.parts import prompt as prompt_of
 from finery.rows.parts import texts
-from finery_review.applied import applied
-from finery_review.decisions import Action, Decision, Earlier, token_of
+from finery_review.decisions import Action, Decision, Earlier, applied, token_of
 from finery_review.log import DecisionLog
-from finery_review.serving.about import About, failed_of, score_of
-from finery_review.serving.order import Scores
-from finery_review.serving.rowfile import RowFile
-from finery_review.serving.search import Search, holds
+from finery_review.serving.rows import About, RowFile, Scores, Search, failed_of, holds, score_of
 
 SNIPPET = 160
 """Characters of a prompt or an answer in the table."""

@@ -26,7 +26,7 @@ from finery_serve.opening import Opened, server_for
 from finery_serve.servers import Serving, is_servable, names_of
 
 if TYPE_CHECKING:
-    from finery_transformers.parsing.tokens import TokenReader
+    from finery_transformers.answering.answers import TokenReader
 
 Write = Callable[[str, bool], None]
 """Takes the next part of an answer, and whether it is thinking."""
@@ -179,6 +179,7 @@ class TransformersTalker:
     """A Hugging Face folder or an adapter in this process, with the prompts of its training."""
 
     def __init__(self, model: Model) -> None:
+        from finery_transformers.answering.answers import TokenReader
         from finery_transformers.chat import end_of_turn
         from finery_transformers.loading import (
             load_model,
@@ -186,7 +187,6 @@ class TransformersTalker:
             template_arguments,
             to_device,
         )
-        from finery_transformers.parsing.tokens import TokenReader
 
         self._arguments = template_arguments(model)
         self._tokenizer = load_tokenizer(model)

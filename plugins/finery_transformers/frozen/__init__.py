@@ -1,5 +1,5 @@
 """The chat template that a model answers with: the one of its training, which nobody can change.
 
 Input: a trained model. Output: the source of one template for all programs that serve the model.
-`template` makes it, `source` edits its text, and `proof` compares its prompts with the training's.
+`template` makes it, and `proof` compares its prompts with the training's.
 """

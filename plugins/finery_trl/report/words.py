@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from finery import StepError
-from finery_transformers.exhaustion import is_out_of_memory
+from finery_transformers.hardware import is_out_of_memory
 from finery_trl.train.saving.save import base_name
 from finery_trl.train.schedule import Schedule
 

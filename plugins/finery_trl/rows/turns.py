@@ -42,7 +42,7 @@ SHORT = 4
 """Answers of at most this many tokens are checked for text other than white space."""
 UNWRITTEN_PARTS = "finery_transformers.capabilities:unwritten"
 """A check by name: it can't change the tokens and stays out of the step's key."""
-MISREAD_CALLS = "finery_transformers.parsing.readback:misread"
+MISREAD_CALLS = "finery_transformers.answering.answers:misread"
 """Another one."""
 THOUGHT = "finery marks the thinking"
 NAMES = ("base:   ", "adapter:")

@@ -8,9 +8,9 @@ import msgspec
 from blake3 import blake3
 
 from finery import Completion, DataError, Model, Request, Sampling
+from finery_transformers.answering.answers import TokenReader
 from finery_transformers.chat import END_THINK, THINK, decoded, prompt_tokens
 from finery_transformers.loading import load_tokenizer, template_arguments
-from finery_transformers.parsing.tokens import TokenReader
 from finery_vllm.folder import ends_of, root_of
 from finery_vllm.server.command import read_json
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
-from finery_transformers.frozen.facts import facts_of
+from finery_transformers.frozen.template import facts_of
 from finery_vllm.bundle.adapters import check_adapter, largest_rank
 from finery_vllm.bundle.files import Texts, write_texts
 from finery_vllm.bundle.shared import (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Job, Model
-from finery_transformers.frozen.facts import PROMPTS, facts_of_rows
+from finery_transformers.frozen.template import PROMPTS, facts_of_rows
 from finery_transformers.loading import base_of
 from finery_trl.rows.example import rows_in
 from finery_trl.train.saving.card import README, Base, base_in, card

@@ -1,5 +1,6 @@
 """The model card of a step of a recipe, as `finery card` prints it."""
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from finery import (
@@ -23,8 +24,11 @@ Place = tuple[str, str]
 
 def card_of(graph: Graph, store: Store, step: str, repo: str | None = None) -> str:
     """The card of a step, or of one output. Raises `UsageError` where it isn't built."""
+    from finery_hub.client import missing
     from finery_hub.push.step import HubPush
 
+    if find_spec("huggingface_hub") is None:
+        raise missing("finery card", "huggingface-hub")
     name, _, output = step.partition(".")
     graph.require(name)
     results = open_results(graph, store)

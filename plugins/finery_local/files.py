@@ -1,16 +1,82 @@
-"""The JSON files of a model's folder, and what finery takes from them.
+"""The files of a model: what identifies them, where links lead, and the JSON that finery reads.
 
-They come from strangers: size, form and every value that finery uses are checked here.
+They come from strangers: size, form and every value that finery uses are checked here. A link could
+lead to any file of this machine, which would then be hashed, exported and shipped with the model.
 """
 
 import json
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+from blake3 import blake3
 
-from finery import DataError
+from finery import DataError, Job
+
+BUFFER_BYTES = (
+    4 * 1024 * 1024
+)  # the fastest of 1, 4, 16 and 64 MiB; read, since access to a mapping can raise SIGBUS
+
+
+def identities(files: Mapping[str, Path], job: Job) -> dict[str, dict[str, Any]]:
+    """{name: {"blake3": hex digest, "size": bytes}} for `files`, in order of names."""
+    total, done = sum(path.stat().st_size for path in files.values()), 0
+    identities: dict[str, dict[str, Any]] = {}
+    for name, path in sorted(files.items()):
+        digest, size = blake3(max_threads=blake3.AUTO), 0
+        for block in _blocks(path):
+            digest.update(block)
+            size += len(block)
+            job.progress(done + size, total, f"hashing {name}")
+        done += size
+        identities[name] = {"blake3": digest.hexdigest(), "size": size}
+    return identities
+
+
+def _blocks(path: Path) -> Iterator[memoryview]:
+    """The file's content, in one buffer that is reused."""
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                yield buffer[:count]
+    except OSError as error:
+        raise DataError(f"can't read the file: {error.strerror}", where=str(path)) from error
+
+
+def check_links(root: Path, names: Iterable[str], *, follow: bool) -> None:
+    """Raise `DataError` for a file that is a link to elsewhere, unless links are followed.
+
+    Two places keep a model's own files elsewhere: the hub's cache, where a snapshot links to the
+    blobs of its repository (`models--owner--name/blobs`), and a finery build, which links to its
+    store.
+    """
+    if follow:
+        return
+    inside = _own_folders(root)
+    for name in sorted(names):
+        try:
+            target = (root / name).resolve()
+        except (OSError, RuntimeError):  # RuntimeError: links in a circle
+            continue  # it isn't a file, as whoever opens it reports
+        if not any(target.is_relative_to(folder) for folder in inside):
+            raise DataError(
+                f"{name} is a link to a file outside the model's folder: {target}",
+                where=str(root / name),
+                fix="copy the file into the folder; if you trust where the link leads, set "
+                "follow_links: true",
+            )
+
+
+def _own_folders(root: Path) -> list[Path]:
+    folder = root.resolve()
+    parent, place = folder.parent, folder.parent.parent
+    if parent.name == "snapshots" and place.name.startswith("models--"):
+        return [folder, (place / "blobs").resolve()]
+    return [folder, place] if (place.name, parent.name) == (".finery", "views") else [folder]
+
 
 LARGEST = 16 * 2**20
 """Bytes of a JSON file other than the index; the largest known is some 2 MB."""

@@ -1,0 +1,71 @@
+"""What people see of a push: its view, and the note on a missing token."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finery import About, Detail, Graph, Manifest, Note, Output, Results, View, size, visible
+from finery_hub.push.files import README
+from finery_hub.push.step import TOKEN, HubPush
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class HubView(View):
+    """Shows what was pushed, or would be."""
+
+    def brief(self, manifest: Manifest) -> str:
+        """The repository and the commit."""
+        meta = manifest.meta
+        commit = str(meta.get("commit", ""))[:12]
+        return f"{meta['repo']} {f'at {commit}' if commit else '(dry run)'}"
+
+    def facts(self, output: Output) -> Mapping[str, Any]:
+        """All but the files, which have a table."""
+        return {n: fact for n, fact in output.manifest.meta.items() if n not in ("files", "format")}
+
+    def print(self, console: "Console", output: Output, detail: Detail) -> None:
+        """Print facts, the files in the repository, and the card."""
+        from rich.text import Text
+
+        meta = output.manifest.meta
+        verb = "would be pushed" if meta["dry_run"] else "in the repository"
+        super().print(console, output, detail)
+        console.print(f"\nfiles that {verb}:" if meta["dry_run"] else f"\nfiles {verb}:")
+        for name, count in meta["files"].items():
+            console.print(Text(f"  {size(count):>9}  {visible(name)}"))
+        console.print()
+        console.print(Text(visible(output.artifact.file(README).read_text(encoding="utf-8"))))
+
+
+ABOUT = {
+    "no-hub-token": About(
+        when="a `hub.push` isn't built yet, HF_TOKEN isn't set, and nobody is logged in to the hub",
+        why="The push is usually the last step. Without a token it fails after all others.",
+    )
+}
+
+
+def notes_on(graph: Graph, results: Results) -> Iterator[Note]:
+    """A note for each push that needs a token."""
+    if _has_token():
+        return
+    for node in graph.nodes.values():
+        step = node.step
+        if isinstance(step, HubPush) and not step.dry_run and results.meta(node.name) is None:
+            yield Note(
+                name="no-hub-token",
+                text=f"{node.name} pushes to {step.repo}, but there is no token for the hub",
+                fix="log in (`hf auth login`), or set HF_TOKEN to a token with write access",
+                step=node.name,
+            )
+
+
+def _has_token() -> bool:
+    """Whether the hub's library would find one, without its import, which takes a while."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
+    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    return bool(os.environ.get(TOKEN)) or path.is_file()

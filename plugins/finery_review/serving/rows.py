@@ -1,0 +1,286 @@
+"""The reviewed rows: their file, search and order, and what steps wrote about them."""
+
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from math import isfinite
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, get_args
+
+import msgspec
+
+from finery import Dataset, UsageError, did_you_mean
+from finery.rows import Row
+from finery.rows.dropped import FINDINGS
+from finery.rows.generated import GENERATED
+from finery.rows.parts import NOT_TEXT, id_of
+from finery_review.decisions import parents_of, prompt_hash
+
+
+class RowFile:
+    """Rows by number, from 0. Keeps the files open, so that a new build can't remove them.
+
+    ids, labels: of each row; a label is None if it is missing or isn't text. Some 200 bytes of each
+    row stay in memory.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.ids: list[str] = []
+        self.labels: list[str | None] = []
+        self._parents: dict[int, tuple[str, ...]] = {}
+        self._prompts: dict[int, str] = {}
+        self._numbers: dict[str, list[int]] = {}
+        self._shards: list[BinaryIO] = []
+        self._shard, self._start, self._length = array("H"), array("Q"), array("Q")
+        self.preferences = 0
+        self.scored = False
+        for path in sorted(dataset.path.glob("rows-*.jsonl")):
+            self._add(path.open("rb"))
+
+    def _add(self, shard: BinaryIO) -> None:
+        self._shards.append(shard)
+        start = 0
+        for line in shard:
+            self._index(msgspec.json.decode(line))
+            self._shard.append(len(self._shards) - 1)
+            self._start.append(start)
+            self._length.append(len(line))
+            start += len(line)
+
+    def _index(self, row: Row) -> None:
+        number, name, label = len(self.ids), id_of(row), row.get("label")
+        self.ids.append(name)
+        self._numbers.setdefault(name, []).append(number)
+        self.labels.append(label if isinstance(label, str) else None)
+        parents = parents_of(row)
+        if parents:
+            self._parents[number] = parents
+        self.preferences += "chosen" in row and "rejected" in row
+        self.scored |= "score" in row or "judge" in row
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, number: int) -> Row:
+        row: Row = msgspec.json.decode(self.raw(number))
+        return row
+
+    def raw(self, number: int) -> bytes:
+        """The row's line."""
+        shard = self._shards[self._shard[number]]
+        return os.pread(shard.fileno(), self._length[number], self._start[number])
+
+    def numbers(self, row_id: str) -> list[int]:
+        """The rows with this id; copies of a row share one."""
+        return self._numbers.get(row_id, [])
+
+    def parents(self, number: int) -> tuple[str, ...]:
+        """The ids of the rows that a row was made from."""
+        return self._parents.get(number, ())
+
+    def prompt(self, number: int) -> str:
+        """`prompt_hash` of a row, computed when it is first needed."""
+        if number not in self._prompts:
+            self._prompts[number] = prompt_hash(self[number])
+        return self._prompts[number]
+
+    def label_counts(self) -> dict[str, int]:
+        """Label → rows, the most frequent first."""
+        counts = Counter(label for label in self.labels if label is not None)
+        return dict(counts.most_common())
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[number] for number in range(len(self)))
+
+    def close(self) -> None:
+        """Close the files."""
+        for shard in self._shards:
+            shard.close()
+
+
+class Search:
+    """Which rows contain a text, ignoring case. The result of the last search is remembered."""
+
+    def __init__(self, rows: RowFile) -> None:
+        self._rows = rows
+        self._text = ""
+        self._found: dict[int, bool] = {}
+
+    def has(self, number: int, text: str) -> bool:
+        """Whether the row's turns, columns or id hold the text."""
+        if text != self._text:
+            self._text, self._found = text, {}
+        if number not in self._found:
+            self._found[number] = self._holds(number, text.casefold())
+        return self._found[number]
+
+    def _holds(self, number: int, text: str) -> bool:
+        if _as_in_json(text) and text not in self._rows.raw(number).decode().casefold():
+            return False  # quick, and enough for nearly all rows without it
+        return text in self._rows.ids[number] or holds(self._rows[number], text)
+
+
+def holds(row: Row, text: str) -> bool:
+    """Whether the visible parts of a row contain a text, which is casefolded."""
+    values = (value for name, value in row.items() if name not in NOT_TEXT)
+    return any(text in part.casefold() for value in values for part in _within(value))
+
+
+def _as_in_json(text: str) -> bool:
+    """Whether a text needs no escapes in JSON."""
+    return text.isprintable() and not set(text) & set('"\\/')
+
+
+def _within(value: Any) -> Iterator[str]:
+    """Every text in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in ("role", "type"):
+                yield from _within(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _within(inner)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+NOT_SHOWN = frozenset({"id", "row"})
+
+
+class _Line(msgspec.Struct):
+    """The row of a line. All else is skipped, since lines can be large."""
+
+    id: str
+
+
+class About:
+    """The lines of sidecar files by row id. A line is read when its row is looked at.
+
+    folders: of the reviewed data set and of those that it was made from, the nearest first.
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._files: list[tuple[str, BinaryIO]] = []
+        self._lines: dict[str, list[tuple[int, int, int]]] = {}  # id → (file, start, length)
+        self.has_generated = False
+        for folder in folders:
+            for name in (GENERATED, FINDINGS):
+                if (folder / name).is_file():
+                    self._add(name, (folder / name).open("rb"))
+
+    def _add(self, name: str, file: BinaryIO) -> None:
+        self._files.append((name, file))
+        self.has_generated |= name == GENERATED
+        start = 0
+        for line in file:
+            with suppress(msgspec.MsgspecError, RecursionError):  # belongs to no row
+                row = msgspec.json.decode(line, type=_Line).id
+                place = (len(self._files) - 1, start, len(line))
+                self._lines.setdefault(row, []).append(place)
+            start += len(line)
+
+    def of(self, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+        """`{"generated": […], "findings": […]}` of the first of these ids that has such lines.
+
+        For a row that was only judged there, also how it was generated before.
+        """
+        lines: dict[str, list[dict[str, Any]]] = {"generated": [], "findings": []}
+        waiting, seen = list(ids), set[str]()
+        while waiting:
+            row = waiting.pop(0)
+            seen.add(row)
+            self._take(row, lines)
+            if any(lines.values()) and not _is_only_judged(lines["generated"]):
+                break
+            parents = [p for line in lines["generated"] for p in line.get("parents", ())]
+            waiting += [parent for parent in parents if parent not in seen]
+        return lines
+
+    def _take(self, row: str, lines: dict[str, list[dict[str, Any]]]) -> None:
+        for name, line in self._of(row):
+            kind = lines["generated" if name == GENERATED else "findings"]
+            if line not in kind:
+                kind.append(line)
+
+    def _of(self, row: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for index, start, length in self._lines.get(row, ()):
+            name, file = self._files[index]
+            line = msgspec.json.decode(os.pread(file.fileno(), length, start))
+            yield name, {key: value for key, value in line.items() if key not in NOT_SHOWN}
+
+    def close(self) -> None:
+        """Close the files."""
+        for _, file in self._files:
+            file.close()
+
+
+def score_of(lines: Iterable[dict[str, Any]]) -> float | None:
+    """The score that a judge gave a row, from its sidecar lines and its own columns."""
+    for line in lines:
+        judge = line.get("judge")
+        for value in (line.get("score"), judge.get("score") if isinstance(judge, dict) else None):
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return value if isfinite(value) else None
+    return None
+
+
+def failed_of(lines: Iterable[dict[str, Any]]) -> list[str]:
+    """Names of the checks that a row failed, each once."""
+    names = dict[str, None]()
+    for line in lines:
+        checks = line.get("checks")
+        for check in checks if isinstance(checks, list) else ():
+            if isinstance(check, dict) and check.get("passed") is False:
+                names[str(check.get("check") or check.get("name") or "check")] = None
+    return list(names)
+
+
+def _is_only_judged(lines: list[dict[str, Any]]) -> bool:
+    """Whether these lines say what a judge said, and not who wrote the row."""
+    return any("judge" in line for line in lines) and not any("model" in line for line in lines)
+
+
+Order = Literal["", "lowest", "highest"]
+"""As in the data set; the lowest or the highest score first, rows without a score last."""
+
+
+class Scores:
+    """The scores that a judge gave the rows, read when they are first sorted by and then kept."""
+
+    def __init__(self, rows: RowFile, about: About) -> None:
+        self._rows = rows
+        self._about = about
+        self._scores: list[float | None] | None = None
+
+    def may_exist(self) -> bool:
+        """Whether rows have a column, or files beside them, that can hold a score."""
+        return self._rows.scored or self._about.has_generated
+
+    def sort(self, numbers: Iterable[int], order: str) -> list[int]:
+        """Row numbers in an order. Rows with equal scores keep theirs."""
+        if order not in get_args(Order):
+            orders = [name for name in get_args(Order) if name]
+            raise UsageError(f"there is no order '{order}'", fix=did_you_mean(order, orders))
+        if not order:
+            return list(numbers)
+        sign = -1 if order == "highest" else 1
+        scores = self._all()
+
+        def place(number: int) -> tuple[bool, float]:
+            score = scores[number]
+            return score is None, sign * (score or 0.0)
+
+        return sorted(numbers, key=place)
+
+    def _all(self) -> list[float | None]:
+        if self._scores is None:
+            self._scores = [self._of(number) for number in range(len(self._rows))]
+        return self._scores
+
+    def _of(self, number: int) -> float | None:
+        ids = (self._rows.ids[number], *self._rows.parents(number))
+        return score_of([self._rows[number], *self._about.of(ids)["generated"]])

@@ -1,0 +1,304 @@
+"""What a local model answered: raw text or tokens into text, thinking and tool calls.
+
+A chat template writes tool calls in its family's own notation. Which one is found by rendering a
+call and reading it back: a reader is right if it returns that very call.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unicodedata import normalize
+
+from finery import DataError, FineryError
+from finery.rows import Conversation, Message
+from finery.rows.chat.thinking import TAGS, opened_in, split_thinking
+from finery_transformers.answering.calls import (
+    CHANNELS,
+    MARKS,
+    READERS,
+    BadCall,
+    Call,
+    CallReader,
+    Tools,
+    channel_calls,
+    channel_parts,
+    whole_turn,
+)
+from finery_transformers.chat import decoded, rendered, special_ids
+from finery_transformers.wrapping import source_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Render = Callable[[Conversation, Tools | None, bool], str]
+"""(messages, tools, whether to add the generation prompt) → the chat template's text."""
+LONGEST_VALUE = 60
+"""Characters of a value that a reason shows."""
+_QUESTION, _ANSWER = "finery asks", "finery answers"
+_PROBED: Call = ("find_place", {"city": "Paris", "days": 3, "options": {"near": [1, True]}})
+_PROBE_TOOLS: Tools = [{"type": "function", "function": {
+    "name": _PROBED[0], "description": "Find a place.",
+    "parameters": {"type": "object", "required": ["city"], "properties": {
+        "city": {"type": "string", "description": "A city."},
+        "days": {"type": "integer", "description": "Days."},
+        "options": {"type": "object", "description": "More.", "properties": {
+            "near": {"type": "array", "description": "Near.",
+                     "items": {"type": ["integer", "boolean"], "description": "One."}}}},
+    }},
+}}]  # fmt: skip
+
+
+class Parsed(NamedTuple):
+    """An answer's parts, as in `Completion`."""
+
+    text: str
+    reasoning: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    call_error: str | None = None
+
+    def finish_reason(self, is_finished: bool) -> str:
+        """Why the answer ended. is_finished: whether it ended before its limit of tokens."""
+        if not is_finished:
+            return "length"
+        return "tool_calls" if self.tool_calls else "stop"
+
+
+class AnswerReader:
+    """Reads the raw answers of a model.
+
+    source: its chat template. render: runs it.
+    """
+
+    def __init__(self, source: str, render: Render) -> None:
+        self._source = source
+        self._render = render
+
+    @cached_property
+    def needs_special_tokens(self) -> bool:
+        """Whether raw answers must contain the text of special tokens.
+
+        So it is where a template writes tags: some families have special tokens for them.
+        """
+        return any(mark.strip() in self._source for mark in (*TAGS, *MARKS, CHANNELS))
+
+    def check(self, tools: Tools | None) -> None:
+        """Raise `DataError` if the model can't be offered tools, or its calls can't be read."""
+        if tools and self._obstacle:
+            raise DataError(
+                self._obstacle,
+                fix="set `tools_as: text` on the model, which lists the tools in the system "
+                "message, or give the model another template with `chat_template:`",
+            )
+
+    def read(
+        self, raw: str, *, prompt: str, tools: Tools | None, special: Sequence[str] = ()
+    ) -> Parsed:
+        """The parts of an answer.
+
+        prompt: the end of the prompt's text, which may open the thinking. special: the texts of the
+        answer's special tokens, which no part contains. Calls are read only if tools were offered.
+        """
+
+        def plain(text: str) -> str:
+            for token in special:
+                text = text.replace(token, "")
+            return text
+
+        if CHANNELS in self._source:
+            written, unread = whole_turn(raw, prompt), raw
+            thinking, text = _channels(written)
+        else:
+            thought = split_thinking(raw, opened_in(prompt))
+            thinking, text = thought.reasoning, thought.text if thought.is_closed else ""
+            written = unread = text
+        reasoning = thinking and plain(thinking)
+        if tools and self._calls is not None:
+            try:
+                text, calls = self._calls(written, tools)
+            except BadCall as error:
+                return Parsed(unread, reasoning, call_error=str(error))
+            return Parsed(plain(text), reasoning, _in_openai_shape(calls))
+        return Parsed(plain(text), reasoning)
+
+    @cached_property
+    def _calls(self) -> CallReader | None:
+        """The reader of the template's tool calls; None if none reads what it writes."""
+        try:
+            written = _written_call(self._render)
+        except FineryError:
+            return None
+        readers = (channel_calls,) if CHANNELS in self._source else READERS
+        return next((read for read in readers if _reads(read, written)), None)
+
+    @cached_property
+    def reads_calls(self) -> bool:
+        """Whether the calls that the template writes can be read."""
+        return self._calls is not None
+
+    @cached_property
+    def _obstacle(self) -> str:
+        """Why the model can't have tools; empty if it can."""
+        prompt: Conversation = [{"role": "user", "content": _QUESTION}]
+        if self._render(prompt, _PROBE_TOOLS, True) == self._render(prompt, None, True):
+            return "the model's chat template leaves out the tools of a row"
+        if not self.reads_calls:
+            return "the tool calls that the model's chat template writes can't be read"
+        return ""
+
+
+def _channels(text: str) -> tuple[str | None, str]:
+    """(thinking, text) of an answer in channels; its calls are part of the text."""
+    thoughts, texts = list[str](), list[str]()
+    for part in channel_parts(text):
+        if part.channel == "analysis" and not part.recipient:
+            thoughts.append(part.content.strip())
+        else:
+            texts.append(part.content)
+    return "\n".join(filter(None, thoughts)) or None, "\n".join(texts)
+
+
+def _in_openai_shape(calls: Sequence[Call]) -> list[dict[str, Any]] | None:
+    """Calls in the shape of the OpenAI Chat Completions API; None instead of none."""
+    return [
+        {
+            "id": f"call_{number}",
+            "type": "function",
+            "function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)},
+        }
+        for number, (name, arguments) in enumerate(calls)
+    ] or None
+
+
+def _written_call(render: Render) -> str:
+    """What the template writes as the answer that is one call."""
+    user = {"role": "user", "content": _QUESTION}
+    function = {"name": _PROBED[0], "arguments": _PROBED[1]}
+    call = {"id": "call00001", "type": "function", "function": function}
+    # Some templates refuse ids that aren't of nine characters.
+    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    whole = render([user, answer], _PROBE_TOOLS, False)
+    plain = render([user, {"role": "assistant", "content": _ANSWER}], _PROBE_TOOLS, False)
+    start, _, end = plain.rpartition(_ANSWER)
+    return whole.removeprefix(start).rpartition(_QUESTION)[2].removesuffix(end)
+
+
+def _reads(reader: CallReader, written: str) -> bool:
+    """Whether a reader returns the call that the template wrote."""
+    try:
+        return reader(split_thinking(written).text, _PROBE_TOOLS).calls == [_PROBED]
+    except BadCall:
+        return False
+
+
+class TokenReader:
+    """Reads answers as engines do; trainings check with it what they teach.
+
+    reader: reads their text. arguments: of the chat template.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]) -> None:
+        self._tokenizer = tokenizer
+        self._arguments = dict(arguments)
+        self._special = frozenset(special_ids(tokenizer))
+        self.reader = AnswerReader(source_of(tokenizer, with_tools=True), self._rendered)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of an answer, with special tokens where the reader needs them."""
+        return decoded(self._tokenizer, tokens, special=self.reader.needs_special_tokens)
+
+    def parts(
+        self, text: str, tokens: Sequence[int], *, prompt: str, tools: Tools | None
+    ) -> Parsed:
+        """The parts of an answer. text: of its tokens, perhaps cut. prompt: the end of its text."""
+        special = [
+            decoded(self._tokenizer, [token], special=True) for token in set(tokens) & self._special
+        ]
+        return self.reader.read(text, prompt=prompt, tools=tools, special=special)
+
+    def _rendered(
+        self, messages: Conversation, tools: Tools | None, add_generation_prompt: bool
+    ) -> str:
+        arguments = {**self._arguments, "add_generation_prompt": add_generation_prompt}
+        return rendered(self._tokenizer, messages, tools=tools, arguments=arguments)
+
+
+# -- calls of training rows ------------------------------------------------------------------------
+
+_TOKEN_READERS: dict[tuple[str, str], TokenReader] = {}
+"""By template and its arguments."""
+
+
+def misread(
+    tokenizer: "PreTrainedTokenizerBase",
+    arguments: Mapping[str, Any],
+    prompt: str,
+    answer: Sequence[int],
+    message: Message,
+    tools: Sequence[Mapping[str, Any]],
+) -> str:
+    """How the calls of a message differ from those that are read from its tokens; empty if not.
+
+    A template may write a call so that it can't be read back: `True` for true and for the text
+    "True", quotes within quotes. A model that learns such calls perfectly would be scored as wrong.
+    Nothing differs where no reader is known for what the template writes.
+
+    arguments: other arguments of the chat template. prompt: its text. answer: the tokens up to the
+    end of the turn.
+    """
+    key = (str(tokenizer.chat_template), repr(arguments))
+    if key not in _TOKEN_READERS:
+        _TOKEN_READERS[key] = TokenReader(tokenizer, arguments)
+    answers = _TOKEN_READERS[key]
+    if not answers.reader.reads_calls:
+        return ""
+    raw = answers.text(answer)
+    parsed = answers.parts(raw, answer, prompt=prompt, tools=[dict(tool) for tool in tools])
+    if parsed.call_error is not None:
+        return f"the calls can't be read back: {parsed.call_error}: {_shown(raw)}"
+    calls = [_name_and_arguments(call) for call in message["tool_calls"]]
+    read = [_name_and_arguments(call) for call in parsed.tool_calls or ()]
+    if [name for name, _ in calls] != [name for name, _ in read]:
+        names = ", ".join(name for name, _ in read) or "none"
+        return f"the calls read back are {names}: {_shown(raw)}"
+    for (name, given), (_, returned) in zip(calls, read, strict=True):
+        for reason in _differences(name, given, returned):
+            return reason
+    return ""
+
+
+def _name_and_arguments(call: Mapping[str, Any]) -> tuple[str, Any]:
+    """(name, arguments) of a call in OpenAI's shape."""
+    arguments = call["function"].get("arguments") or {}
+    decoded = json.loads(arguments) if isinstance(arguments, str) else arguments
+    return str(call["function"].get("name")), decoded or {}
+
+
+def _differences(name: str, given: Any, read: Any) -> Iterator[str]:
+    """The arguments that are read back otherwise, in words."""
+    for key in dict.fromkeys([*given, *read]):
+        argument = f"the argument {key} of {name}"
+        if key not in read:
+            yield f"{argument} isn't read back"
+        elif key not in given:
+            yield f"{argument} is read back, but the call doesn't have it"
+        elif not _is_same(given[key], read[key]):
+            texts = [_shown(json.dumps(v, ensure_ascii=False)) for v in (read[key], given[key])]
+            yield f"{argument} is read back as {texts[0]} rather than {texts[1]}"
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same; texts may differ as tokenizers normalise them (NFC)."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_is_same(one[k], other[k]) for k in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, str) and isinstance(other, str):
+        return normalize("NFC", one) == normalize("NFC", other)
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    return bool(one == other)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"

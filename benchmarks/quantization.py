@@ -310,11 +310,11 @@ def loss_difference(one: Judged, other: Judged) -> tuple[float, float]:
 
 def accuracy_difference(one: Judged, other: Judged) -> tuple[float, tuple[float, float]]:
     """How much larger the accuracy is, with finery's paired interval."""
-    from finery_eval.evaluator import compare
+    from finery_eval.measure import Measure
 
-    (compared,) = compare({"other": other.right, "one": one.right})
-    low, high = compared["interval"]
-    return compared["difference"], (low, high)
+    between = Measure({"other": other.right, "one": one.right}).difference("other", "one")
+    assert between is not None
+    return between.value, between.interval
 
 
 def print_table(task: str, results: Mapping[str, Judged]) -> None:

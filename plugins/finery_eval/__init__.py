@@ -1,10 +1,15 @@
 """Evaluators: judge models on rows with known answers, and check what a build requires.
 
 In go models and rows, out come metrics with confidence intervals, a prediction for each row, and
-comparisons with the first model. Public for other plugins: `finery_eval.evaluator`, `.verdicts`,
-`.paired` and `.stats`, for evaluators; `finery_eval.nested`, for steps with an evaluator inside;
-`finery_eval.database`, which runs queries against a scratch database; and
-`finery_eval.calls.broken`, which finds calls that break the schema of their tool.
+comparisons with the first model. Public for other plugins:
+
+- `finery_eval.evaluator`, the contract of evaluators, with `.verdicts`;
+- `finery_eval.asking`, `.evaluation`, `.predictions` and `.tables`: its parts, for steps that judge
+  in another way;
+- `finery_eval.measure`, `.groups` and `.stats`: statistics of metrics on the same rows;
+- `finery_eval.nested`, for steps with an evaluator inside;
+- `finery_eval.database`, which runs queries against a scratch database;
+- `finery_eval.calls.broken`, which finds calls that break the schema of their tool.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +48,7 @@ def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence
 
     if not any(evaluates(graph.nodes[name]) for name in steps):
         return []
-    from finery_eval.planning.estimate import estimates
+    from finery_eval.planning import estimates
 
     return estimates(graph, results, steps)
 
@@ -51,9 +56,9 @@ def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes on evaluators."""
-    from finery_eval.planning import baselines, gates
+    from finery_eval.planning import ABOUT
 
-    return {**baselines.KINDS, **gates.KINDS}
+    return ABOUT
 
 
 @hookimpl
@@ -63,8 +68,7 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
 
     if not any(evaluates(node) for node in graph.nodes.values()):
         return []
-    from finery_eval.planning.baselines import notes_on_baselines
-    from finery_eval.planning.gates import notes_on_gates
+    from finery_eval.planning import notes_on_baselines, notes_on_gates
 
     return [*notes_on_baselines(graph), *notes_on_gates(graph, results)]
 

@@ -15,7 +15,8 @@ import msgspec
 
 from finery import UsageError, did_you_mean, in_points, range_in_points, signed
 from finery_eval import stats
-from finery_eval.stats.power import LEVEL, rows_to_show
+from finery_eval.measure import between
+from finery_eval.power import LEVEL, rows_to_show
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _NOT_WORSE = re.compile(rf"\s*not\s+worse\s+than\s+(?P<of>\S+)\s+by\s+(?P<margin>{_NUMBER})\s*")
@@ -185,15 +186,7 @@ def _difference(claim: Claim, report: Mapping[str, Any]) -> stats.Difference | N
             return None
         low, high = interval
         return stats.Difference(value - claim.than, (low - claim.than, high - claim.than), 1.0)
-    for pair in report["details"].get("pairs", ()):
-        facts = pair["metrics"].get(metric)
-        if facts is None or {pair["model"], pair["baseline"]} != {model, claim.than}:
-            continue
-        value, (low, high) = facts["difference"], facts["interval"]
-        if pair["model"] != model:
-            value, low, high = -value, -high, -low
-        return stats.Difference(value, (low, high), facts["p_value"])
-    return None
+    return between(report["details"].get("pairs", ()), model, str(claim.than)).get(metric)
 
 
 def _untested(claim: Claim, report: Mapping[str, Any]) -> str:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from finery import FineryError, Job, Settings, Step, UsageError
 from finery.rows import Row
-from finery_eval.evaluator import Answers, Evaluator, Judge, Unjudged, unjudged_tables
-from finery_eval.verdicts import Verdicts
+from finery_eval.evaluation import Unjudged, unjudged_tables
+from finery_eval.evaluator import BatchEvaluator, Judge
+from finery_eval.verdicts import Answers, Verdicts
 
 GIVEN = ("models", "rows")
 """What the evaluator has of the outer step, so errors name the outer step's own."""
@@ -22,7 +23,7 @@ GIVEN = ("models", "rows")
 class Nested(NamedTuple):
     """An evaluator, and the setting of another step that it is in."""
 
-    evaluator: Evaluator
+    evaluator: BatchEvaluator
     setting: str
 
     @classmethod
@@ -35,7 +36,7 @@ class Nested(NamedTuple):
         step: Step | None = getattr(outer, setting)
         if step is None:
             return None
-        if not isinstance(step, Evaluator) or type(step).judging is Evaluator.judging:
+        if not isinstance(step, BatchEvaluator) or type(step).judging is BatchEvaluator.judging:
             raise UsageError(
                 "this step type doesn't judge answers one by one",
                 where=setting,

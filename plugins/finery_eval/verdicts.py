@@ -1,106 +1,100 @@
-"""What evaluators say of the answers of models, and the scores that follow from it."""
+"""What evaluators say of answers: a value of each metric, and what people see of it."""
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery_eval import stats
+from finery import Completion
+from finery_eval.measure import Group, Measure, Statistic, Value, mean, measure_of
 
-Score = tuple[float, stats.Interval]
-Hit = bool | None
-"""Whether an answer counts for a metric. None: the metric says nothing about this row."""
+Answers = dict[str, list[Completion]]
+"""Model name → its answers, one a row."""
 
 
-class Judged(NamedTuple):
-    """The answers of one model, judged row by row.
+class Verdict(NamedTuple):
+    """What an answer counts as.
 
-    facts: what `predictions.jsonl` says of each answer, e.g. `correct`.
-    hits: metric → whether each answer counts. The first one says whether an answer is right; it is
-        never None, and models are compared by it.
-    outcomes: what `Means` need to know of each answer; None where one doesn't count for them.
+    values: metric → True or False, a number, or what a statistic needs; None where the metric says
+    nothing about this row. facts: what `predictions.jsonl` has for people, e.g. `expected`,
+    `prediction`, and why an answer is wrong.
     """
 
-    facts: Sequence[Mapping[str, Any]]
-    hits: Mapping[str, Sequence[Hit]]
-    outcomes: Sequence[Hashable] = ()
-
-    @property
-    def correct(self) -> list[bool]:
-        """Whether each answer is right."""
-        return [bool(hit) for hit in next(iter(self.hits.values()))]
-
-    @property
-    def counts(self) -> Counter[Any]:
-        """How often each outcome occurs."""
-        return Counter(self.outcomes)
-
-
-class Means(NamedTuple):
-    """Metrics from 0 to 1 that are no shares of rows, such as F1.
-
-    statistic: takes how often each outcome occurs, returns the value of each of `names`.
-    """
-
-    names: Sequence[str]
-    statistic: Callable[[Mapping[Any, int]], Sequence[float]]
+    values: Mapping[str, Value]
+    facts: Mapping[str, Any] = {}
 
 
 class Verdicts(NamedTuple):
     """What an evaluator says of the answers of all models to the same rows.
 
-    metrics: all metrics in the order in which they are written. headline: those that are shown.
-    tables: shown after the comparison of the models. details: more for `metrics.json`.
+    metrics: in the order in which they are written. The first one says whether an answer is right,
+    and models are compared by it. headline: those that are shown. statistics: of the metrics that
+    aren't means. unbounded: the metrics that aren't from 0 to 1. tables: shown after the comparison
+    of the models. details: more for `metrics.json`.
     """
 
-    judged: Mapping[str, Judged]
+    judged: Mapping[str, Sequence[Verdict]]
     metrics: Sequence[str]
-    headline: Sequence[str]
+    headline: Sequence[str] = ()
     tables: Sequence[dict[str, Any]] = ()
-    means: Means | None = None
+    statistics: Mapping[str, Statistic] = {}
+    unbounded: Collection[str] = ()
     details: Mapping[str, Any] = {}
+
+    def is_share(self, metric: str) -> bool:
+        """Whether a metric is from 0 to 1."""
+        return metric not in self.unbounded
+
+    def statistic(self, metric: str) -> Statistic | None:
+        """What a metric is of its values; None for a share, or a metric that isn't from 0 to 1."""
+        if metric in self.statistics or not self.is_share(metric):
+            return self.statistics.get(metric)
+        values = (value for of in self.values(metric).values() for value in of)
+        is_number = any(value is not None and not isinstance(value, bool) for value in values)
+        return mean if is_number else None
+
+    def values(self, metric: str) -> dict[str, list[Value]]:
+        """Model → the value of each row."""
+        return {name: [v.values.get(metric) for v in of] for name, of in self.judged.items()}
+
+    def measures(
+        self, groups: Sequence[Group] | None, numbers: Sequence[int] | None = None
+    ) -> dict[str, Measure]:
+        """Metric → its measure. groups: the rows that belong together. numbers: some of the rows.
+
+        groups are by the place among these rows.
+        """
+        return {metric: self.measure(metric, groups, numbers) for metric in self.metrics}
+
+    def measure(
+        self,
+        metric: str,
+        groups: Sequence[Group] | None,
+        numbers: Sequence[int] | None = None,
+    ) -> Measure:
+        """The measure of one metric, see `measures`."""
+        values = self.values(metric)
+        if numbers is not None:
+            values = {name: [of[i] for i in numbers] for name, of in values.items()}
+        return measure_of(
+            values, groups, statistic=self.statistic(metric), is_share=self.is_share(metric)
+        )
+
+    def right(self) -> dict[str, list[bool]]:
+        """Model → whether each answer is right."""
+        return {name: list(map(bool, of)) for name, of in self.values(self.metrics[0]).items()}
 
     def with_tables(self, tables: Sequence[dict[str, Any]]) -> "Verdicts":
         """The same with more tables."""
         return self._replace(tables=[*self.tables, *tables])
 
 
-Draws = Mapping[str, Sequence[float]]
-"""Metric → its values in resamples of the rows, see `stats.resampled`."""
-
-
-def draws_of(judged: Judged, verdicts: Verdicts) -> Draws:
-    """The resampled values of the metrics that are no shares, where rows are independent."""
-    if verdicts.means is None:
-        return {}
-    names, statistic = verdicts.means
-    return dict(zip(names, stats.resampled(judged.outcomes, statistic), strict=True))
-
-
-def scores(judged: Judged, verdicts: Verdicts, draws: Draws | None = None) -> dict[str, Score]:
-    """Metric → (value, interval) of one model, where rows are independent of each other.
-
-    Intervals of shares are Wilson's, others are bootstrapped. A metric that applies to no row is
-    left out. draws: as from `draws_of`, if they are there already.
-    """
-    scored: dict[str, Score] = {}
-    for metric, hits in judged.hits.items():
-        counted = [hit for hit in hits if hit is not None]
-        if counted:
-            share = sum(counted) / len(counted)
-            scored[metric] = share, stats.wilson(sum(counted), len(counted))
-    drawn = draws_of(judged, verdicts) if draws is None else draws
-    n = sum(outcome is not None for outcome in judged.outcomes)
-    scored |= means(judged, verdicts, drawn, n)
-    return {metric: scored[metric] for metric in verdicts.metrics if metric in scored}
-
-
-def means(judged: Judged, verdicts: Verdicts, draws: Draws, n: int) -> dict[str, Score]:
-    """The metrics that are no shares, with the intervals of their draws.
-
-    n: the rows or groups that count for them.
-    """
-    if verdicts.means is None:
-        return {}
-    names, statistic = verdicts.means
-    values = zip(names, statistic(judged.counts), strict=True)
-    return {name: (value, stats.interval_of(draws[name], n, stats.SHARE)) for name, value in values}
+def each_judged(
+    answers: Answers, judge: Callable[[int, Completion], Mapping[str, Value] | Verdict]
+) -> dict[str, list[Verdict]]:
+    """Model → the verdict on each of its answers. judge: takes the row's number and the answer."""
+    return {
+        name: [
+            said if isinstance(said := judge(i, answer), Verdict) else Verdict(said)
+            for i, answer in enumerate(completions)
+        ]
+        for name, completions in answers.items()
+    }

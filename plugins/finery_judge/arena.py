@@ -6,10 +6,14 @@ from typing import Any, Literal, NamedTuple
 
 from finery import Dataset, Job, Metrics, UsageError, setting, takes
 from finery.rows import Conversation, Row
-from finery_eval import evaluator
-from finery_eval.evaluator import Answers
-from finery_eval.paired import remark
-from finery_judge.games import Game, Order, cross_table, pair_table, records, win_rates
+from finery_eval import verdicts as valued
+from finery_eval.asking import ask, read_rows
+from finery_eval.evaluation import answers_table, dependent, write_scored
+from finery_eval.measure import Score
+from finery_eval.predictions import predictions
+from finery_eval.tables import remark
+from finery_eval.verdicts import Answers
+from finery_judge.games import Game, Order, cross_table, pair_table, points_of, records, win_rates
 from finery_judge.judging import JUDGE, Judging
 from finery_judge.templates import PAIR_PROMPT, names
 from finery_synth.ask.asking import Used
@@ -84,14 +88,14 @@ class Arena(Judging, forecast="finery_judge.forecast:ArenaForecast"):
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        self.references(evaluator.read_rows(self.rows))
+        self.references(read_rows(self.rows))
 
     def run(self, job: Job) -> Metrics:
         """Get the answers, have the judge compare them, write the metrics."""
         self.check()
-        rows = evaluator.read_rows(self.rows)
+        rows = read_rows(self.rows)
         references = self.references(rows)
-        answers = evaluator.ask(self, job, rows)
+        answers = ask(self, job, rows)
         used = Used()
         games = self._games(job, rows, references, answers, used)
         metrics = self._write(job, rows, answers, games)
@@ -143,36 +147,31 @@ class Arena(Judging, forecast="finery_judge.forecast:ArenaForecast"):
     def _write(
         self, job: Job, rows: Sequence[Row], answers: Answers, games: Sequence[Game]
     ) -> Metrics:
-        groups = evaluator.dependent(job, rows)
+        groups = dependent(job, rows)
         rates = win_rates(games, list(answers), groups)
-        scores = {name: {WIN_RATE: r[0]} for name, r in rates.items()}
-        intervals = {name: {WIN_RATE: list(r[1])} for name, r in rates.items()}
+        scores: dict[str, dict[str, Score]] = {
+            name: {WIN_RATE: rates[name]} if name in rates else {} for name in answers
+        }
         order, played = Order.of(games, groups), records(games, groups)
         remarks = [*self.judged_itself(), *order.remarks(), *_unreadable(games)]
-        evaluator.log_scores(job, scores, intervals)
+        more = {m: {"value": v, "interval": list(ci)} for m, (v, ci) in order.scores().items()}
+        details = {
+            "headline": [WIN_RATE],
+            "tables": [
+                pair_table(played),
+                *cross_table(played, list(answers)),
+                answers_table(answers),
+            ],
+            "remarks": remarks,
+            "more": {JUDGE: more},
+            "positions": order.counts._asdict(),
+            **({"groups": len(groups)} if groups else {}),
+        }
+        lines = _predictions(rows, answers, games)
+        metrics = write_scored(job, len(rows), scores, details, lines, answers=answers)
         for one in remarks:
             job.log(one["text"])
-        more = {m: {"value": v, "interval": list(ci)} for m, (v, ci) in order.scores().items()}
-        return Metrics.write(
-            job.out,
-            rows=len(rows),
-            scores={name: scores.get(name, {}) for name in answers},
-            intervals={name: intervals.get(name, {}) for name in answers},
-            details={
-                "headline": [WIN_RATE],
-                "tables": [
-                    pair_table(played),
-                    *cross_table(played, list(answers)),
-                    evaluator.answers_table(answers),
-                ],
-                "remarks": remarks,
-                "more": {JUDGE: more},
-                "positions": order.counts._asdict(),
-                **({"groups": len(groups)} if groups else {}),
-                "truncated": {name: evaluator.truncated(of) for name, of in answers.items()},
-            },
-            predictions=_predictions(rows, answers, games),
-        )
+        return metrics
 
 
 def _seen(question: Question, verdict: Verdict | str) -> Seen:
@@ -197,7 +196,12 @@ def _predictions(
     rows: Sequence[Row], answers: Answers, games: Sequence[Game]
 ) -> Iterator[dict[str, Any]]:
     """The lines of `predictions.jsonl`: each model's answers, and each game."""
-    yield from evaluator.predictions(rows, answers, {name: [{}] * len(rows) for name in answers})
+    points = {name: points_of(games, name) for name in answers}
+    judged = {
+        name: [valued.Verdict({WIN_RATE: of.get(i)}) for i in range(len(rows))]
+        for name, of in points.items()
+    }
+    yield from predictions(rows, answers, valued.Verdicts(judged, [WIN_RATE]))
     for game in games:
         yield {
             "id": rows[game.row]["id"],

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 from finery import Dataset, OptionalFiles, counted
 from finery.rows import Row
-from finery_eval.evaluator import table
-from finery_eval.paired import remark
+from finery_eval.tables import remark, table
 from finery_judge.agreement import SUBSTANTIAL, Agreement, Score, corrected, in_words
 from finery_review.decisions import Standing, parse
 

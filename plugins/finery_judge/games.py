@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 from finery import counted
 from finery_eval import stats
-from finery_eval.evaluator import table
-from finery_eval.paired import Values, remark
+from finery_eval.groups import among
+from finery_eval.measure import Measure
+from finery_eval.tables import remark, table
 from finery_synth.judge.pairs import Positions, Seen, outcome
 
 Result = Literal["win", "loss", "tie", "undecided", "no verdict"]
@@ -96,18 +97,18 @@ def mean_points(points: Mapping[int, float], groups: Groups) -> Score:
     Wilson's interval with half a success for a tie, which is wide enough for it: a tie varies less
     than a win or a loss. Of rows in groups, the bootstrap over groups (`stats.interval_of`).
     """
-    total = sum(points.values())
     if groups is None:
+        total = sum(points.values())
         return total / len(points), stats.wilson(total, len(points))
-    sums = [(sum(points[row] for row in of), float(len(of))) for of in by_group(points, groups)]
-    return _bounded(sums)
+    return _bounded(list(points.values()), among(groups, list(points)) or [])
 
 
-def _bounded(sums: Sequence[tuple[float, float]]) -> Score:
-    """A mean from 0 to 1 with its bootstrap interval, from the (sum, number) of each unit."""
-    value, interval = Values({"": sums}, within=stats.SHARE).score("")
-    assert interval is not None  # it has bounds
-    return value, interval
+def _bounded(values: Sequence[float], groups: Sequence[Sequence[int]]) -> Score:
+    """A mean from 0 to 1 with its bootstrap interval over groups."""
+    score = Measure({"": values}, groups).score("")
+    assert score is not None  # all values count
+    assert score[1] is not None  # it has bounds
+    return score[0], score[1]
 
 
 def sign_test(gains: Mapping[int, int], groups: Groups) -> float:
@@ -137,17 +138,18 @@ def win_rates(
     Games on one row aren't independent, so a row counts once, with the mean of its games. groups:
     the rows that belong together.
     """
-    rates = {}
-    for model in models:
-        rows: dict[int, list[float]] = {}
-        for game in games:
-            points = game.points(model) if model in (game.one, game.other) else None
-            if points is not None:
-                rows.setdefault(game.row, []).append(points)
-        means = {row: sum(of) / len(of) for row, of in rows.items()}
-        if means:
-            rates[model] = mean_points(means, groups)
-    return rates
+    points = {model: points_of(games, model) for model in models}
+    return {model: mean_points(of, groups) for model, of in points.items() if of}
+
+
+def points_of(games: Sequence[Game], model: str) -> dict[int, float]:
+    """Row → the mean of a model's games on it, for rows with a verdict."""
+    rows: dict[int, list[float]] = {}
+    for game in games:
+        points = game.points(model) if model in (game.one, game.other) else None
+        if points is not None:
+            rows.setdefault(game.row, []).append(points)
+    return {row: sum(of) / len(of) for row, of in rows.items()}
 
 
 class Counts(NamedTuple):
@@ -226,8 +228,12 @@ class Order(NamedTuple):
         """The share of games. hits: how many of each unit."""
         if self._are_single:
             return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
-        sums = [(float(n), float(unit.games)) for n, unit in zip(hits, self.units, strict=True)]
-        return _bounded(sums)
+        values: list[float] = []
+        groups = []
+        for n, unit in zip(hits, self.units, strict=True):
+            groups.append(range(len(values), len(values) + unit.games))
+            values += [1.0] * n + [0.0] * (unit.games - n)
+        return _bounded(values, groups)
 
     def remarks(self) -> Iterator[dict[str, str]]:
         """What people must know of the judge."""

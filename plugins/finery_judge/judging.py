@@ -23,9 +23,9 @@ from finery import (
 )
 from finery.rows import Conversation, Row, answer_text
 from finery.rows.answers.reading import extracted
-from finery_eval import evaluator
-from finery_eval.evaluator import Evaluator
-from finery_eval.paired import remark
+from finery_eval.asking import refuse
+from finery_eval.evaluator import BatchEvaluator
+from finery_eval.tables import remark
 from finery_synth.ask.asking import Used
 from finery_synth.ask.prompts import Prompt
 from finery_synth.judge.scores import Unreadable, no_score, readings
@@ -36,7 +36,7 @@ JUDGE = "judge"
 """What `require` calls the judge, e.g. in `judge.kappa`."""
 
 
-class Judging(Evaluator, packages=("jinja2",), version="1"):
+class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
     """Have a model judge the answers of models."""
 
     judge: Model = takes(
@@ -93,7 +93,7 @@ class Judging(Evaluator, packages=("jinja2",), version="1"):
         if not self.reference:
             return [""] * len(rows)
         texts = [answer_text(row).strip() for row in rows]
-        evaluator.refuse(
+        refuse(
             "some rows have no answer that the judge could see",
             (row["id"] for row, text in zip(rows, texts, strict=True) if not text),
             fix="give each row a completion, or remove reference: true",

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from finery import Dataset, Job, Metrics, OptionalFiles, UsageError, setting, takes
 from finery.rows import Conversation, Row, answer_text, split_turns
-from finery_eval import stats
-from finery_eval.evaluator import Answers, among, answers_table, effective, table, together
-from finery_eval.paired import Values, remark
-from finery_eval.verdicts import Judged, Means, Verdicts
+from finery_eval.evaluation import answers_table
+from finery_eval.groups import effective, together
+from finery_eval.measure import Measure
+from finery_eval.tables import remark, table
+from finery_eval.verdicts import Answers, Verdict, Verdicts
 from finery_judge import calibration
 from finery_judge.agreement import Agreement, agreement
 from finery_judge.calibration import Decided
@@ -22,6 +23,7 @@ from finery_synth.judge.scores import Score, read_score, score_schema, transcrip
 
 EMPTY = Score(1, "the answer is empty")
 """Given without asking the judge."""
+METRICS = ["passed", "score", "valid"]
 MOST_COLUMNS = 10
 """Scales up to this one have a column for each score."""
 USED = "judge_answers"
@@ -82,7 +84,7 @@ class RubricJudge(Judging, forecast="finery_judge.forecast:RubricForecast"):
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
-        return ["passed", "score", "valid", *(["corrected"] if self.human else [])]
+        return [*METRICS, *(["corrected"] if self.human else [])]
 
     def measured(self) -> dict[str, list[str]]:
         """Model → its metrics; with `human`, the judge's too."""
@@ -181,9 +183,11 @@ class _Scoring:
         asked = {n: [Item(i, step.shown(a)) for i, a in enumerate(of)] for n, of in answers.items()}
         seen = [Item(i, answer_text(d.row).strip(), True) for i, (d, _) in enumerate(self._people)]
         results = self._results(job, [*(item for of in asked.values() for item in of), *seen])
-        judged = {name: self._judged([results[item] for item in of]) for name, of in asked.items()}
+        judged = {name: [self._verdict(results[item]) for item in of] for name, of in asked.items()}
         judge, unread = self._agreement([results[item] for item in seen])
-        passed = {n: (sum(map(bool, of.hits["passed"])), len(of.facts)) for n, of in judged.items()}
+        passed = {
+            name: (sum(one.values["passed"] for one in of), len(of)) for name, of in judged.items()
+        }
         shares = {name: n / rows for name, (n, rows) in passed.items()}
         groups = together(self._rows)
         independent = effective(groups) if groups else None
@@ -197,17 +201,17 @@ class _Scoring:
             job.log(one["text"])
         more = {name: {"corrected": score} for name, score in corrected.items()}
         more |= {JUDGE: judge.scores()} if judge else {}
-        return Verdicts(
-            judged=judged,
-            metrics=["passed", "score", "valid"],
-            headline=["passed", "score", "valid"],
-            tables=[
+        return step.verdicts(
+            answers,
+            judged,
+            [
                 *_compared(judged, groups),
                 self._table(judged),
                 *calibration.tables(judge, shares, corrected),
                 answers_table(answers),
             ],
-            means=Means(["score"], _mean),
+            metrics=METRICS,
+            headline=METRICS,
             details={"remarks": remarks, "more": _plain(more), USED: self._used.meta()},
         )
 
@@ -232,23 +236,17 @@ class _Scoring:
         given |= {"rubric": self._step.rubric, "scale": self._step.scale}
         return self._template.messages(given, row)
 
-    def _judged(self, results: Sequence[Score | str]) -> Judged:
-        step = self._step
-        passed = [isinstance(r, Score) and r.score >= step.passing for r in results]
-        return Judged(
-            facts=[self._facts(r, ok) for r, ok in zip(results, passed, strict=True)],
-            hits={"passed": passed, "valid": [isinstance(r, Score) for r in results]},
-            outcomes=[
-                (r.score - 1) / (step.scale - 1) if isinstance(r, Score) else None for r in results
-            ],
-        )
-
-    def _facts(self, result: Score | str, passed: bool) -> dict[str, Any]:
+    def _verdict(self, result: Score | str) -> Verdict:
+        """What an answer counts as. result: its score, or why there is none."""
         if isinstance(result, str):
-            return {"correct": False, "score": None, "problem": f"no verdict: {result}"}
-        reason = f"{result.score} of {self._step.scale}: {result.reason}"
-        facts = {"correct": passed, "score": result.score, "reason": result.reason}
-        return facts if passed else {**facts, "problem": reason}
+            values = {"passed": False, "score": None, "valid": False}
+            return Verdict(values, {"score": None, "problem": f"no verdict: {result}"})
+        passed = result.score >= self._step.passing
+        score = (result.score - 1) / (self._step.scale - 1)
+        facts = {"score": result.score, "reason": result.reason}
+        if not passed:
+            facts["problem"] = f"{result.score} of {self._step.scale}: {result.reason}"
+        return Verdict({"passed": passed, "score": score, "valid": True}, facts)
 
     def _agreement(self, results: Sequence[Score | str]) -> tuple[Agreement | None, int]:
         """What is known of the judge, and how many reviewed answers it gave no verdict on."""
@@ -259,51 +257,39 @@ class _Scoring:
         ]
         return agreement(pairs) if pairs else None, len(results) - len(pairs)
 
-    def _table(self, judged: Mapping[str, Judged]) -> dict[str, Any]:
+    def _table(self, judged: Mapping[str, Sequence[Verdict]]) -> dict[str, Any]:
         """How often each model got each score."""
         scale = self._step.scale
         scores = list(range(1, scale + 1)) if scale <= MOST_COLUMNS else []
         rows: list[list[Any]] = []
         for name, of in judged.items():
-            given = [facts["score"] for facts in of.facts if facts["score"] is not None]
+            given = [one.facts["score"] for one in of if one.facts["score"] is not None]
             counts = Counter(given)
             mean = sum(given) / len(given) if given else None
-            unread = len(of.facts) - len(given)
-            rows.append([name, len(of.facts), mean, *(counts[s] for s in scores), unread])
+            unread = len(of) - len(given)
+            rows.append([name, len(of), mean, *(counts[s] for s in scores), unread])
         columns = ["model", "answers", f"mean, 1 to {scale}", *map(str, scores), "no verdict"]
         return table("Scores", columns, rows)
 
 
-def _mean(counts: Mapping[float | None, int]) -> list[float]:
-    """The mean score; 0 where no answer has one."""
-    given = {value: n for value, n in counts.items() if value is not None}
-    total = sum(given.values())
-    return [sum(value * n for value, n in given.items()) / total if total else 0.0]
-
-
 def _compared(
-    judged: Mapping[str, Judged], groups: Sequence[Sequence[int]] | None
+    judged: Mapping[str, Sequence[Verdict]], groups: Sequence[Sequence[int]] | None
 ) -> list[dict[str, Any]]:
     """The table of differences of the mean score, on answers that have verdicts for both models.
 
     groups: the rows that belong together, which count as one.
     """
-    (first, base), *others = judged.items()
+    scores = {name: [one.values["score"] for one in of] for name, of in judged.items()}
+    first, *others = scores
+    alike = {name: [1.0] * len(of) for name, of in scores.items()}
+    measure = Measure(scores, groups, weights=alike)
     rows: list[list[Any]] = []
-    for name, of in others:
-        known = {
-            i: (a, b)
-            for i, (a, b) in enumerate(zip(base.outcomes, of.outcomes, strict=True))
-            if isinstance(a, float) and isinstance(b, float)
-        }
-        if not known:
+    for name in others:
+        between = measure.difference(first, name)
+        if between is None:
             continue
-        both = list(known.values())
-        scores = {first: [(a, 1.0) for a, _ in both], name: [(b, 1.0) for _, b in both]}
-        values = Values(scores, within=stats.SHARE).in_groups(among(groups, list(known)))
-        facts = values.difference(first, name)
-        assert facts is not None  # scores have bounds
-        rows.append([name, facts["difference"], *facts["interval"], len(both), facts["p_value"]])
+        known = sum(None not in pair for pair in zip(scores[first], scores[name], strict=True))
+        rows.append([name, between.value, *between.interval, known, between.p_value])
     if not rows:
         return []
     columns = ["model", "score (points)", "95 % CI low", "95 % CI high", "answers", "p (sign test)"]
@@ -311,15 +297,15 @@ def _compared(
     return [table(f"Mean score compared with {first}", columns, rows, units=units)]
 
 
-def _unreadable(judged: Mapping[str, Judged]) -> list[dict[str, str]]:
+def _unreadable(judged: Mapping[str, Sequence[Verdict]]) -> list[dict[str, str]]:
     """A remark for each model with answers that got no verdict."""
     found = []
     for name, of in judged.items():
-        problems = [facts["problem"] for facts in of.facts if facts["score"] is None]
+        problems = [one.facts["problem"] for one in of if one.facts["score"] is None]
         if problems:
             found.append(
                 remark(
-                    f"the judge gave no verdict on {len(problems)} of {len(of.facts)} answers of "
+                    f"the judge gave no verdict on {len(problems)} of {len(of)} answers of "
                     f"{name}, which count as not passed ({problems[0]})",
                     "Raise `judge_tokens`, simplify the prompt, or name a judge whose engine "
                     "follows a JSON Schema.",

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from finery import in_points, percent, range_in_points
-from finery_eval.evaluator import table
-from finery_eval.paired import remark
+from finery_eval.tables import remark, table
 
 SOLVED = "solved"
 PROBABILITY = "byte_probability"
@@ -42,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def findings(pairs: Sequence[Mapping[str, Any]], first: str, margin: float) -> list[Finding]:
-    """Each model compared with the first. pairs: see `finery_eval.paired.pairs_of`.
+    """Each model compared with the first. pairs: see `finery_eval.measure.pairs_of`.
 
     lost: the interval of the difference is below 0 by more than the margin. kept: a loss as large
     as the margin is outside the interval (non-inferiority).

@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Completion, Job, Metrics
-from finery_eval import evaluator, stats
-from finery_eval.paired import Hits, Values, pairs_of
+from finery_eval import stats
+from finery_eval.evaluation import write_scored
+from finery_eval.measure import Measure, in_json, pairs_of, scores_of
+from finery_eval.predictions import PROMPT_SHOWN
+from finery_eval.tables import table
 from finery_retention import findings
 from finery_retention.findings import PROBABILITY, SOLVED
 from finery_retention.tasks import Item
@@ -27,11 +30,8 @@ class Result(NamedTuple):
         """Write the metrics; log what was lost. margin: the tolerated loss."""
         names, solved = list(self.answers), self._solved()
         measures = self._measures(solved)
-        scored = {n: {m: of.score(n) for m, of in measures.items()} for n in names}
-        scores = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.items()}
-        intervals = {
-            n: {m: list(ci) for m, (_, ci) in of.items() if ci} for n, of in scored.items()
-        }
+        scored = scores_of(names, measures)
+        scores, _ = in_json(scored)
         compared = {m: of for m, of in measures.items() if m in (SOLVED, PROBABILITY)}
         pairs = pairs_of(names, compared)
         found = findings.findings(pairs, names[0], margin)
@@ -40,24 +40,18 @@ class Result(NamedTuple):
             *self._task_tables(solved),
             *self._text_tables(scores),
         ]
-        evaluator.log_scores(job, scores, intervals)
+        details = {
+            "headline": list(compared),
+            "unbounded": [metric for metric in findings.UNBOUNDED if metric in measures],
+            "pairs": pairs,
+            "tables": tables,
+            "remarks": list(findings.remarks(found, scores, names[0], margin)),
+        }
+        rows, lines = len(self.items) + len(self.texts), self._predictions(solved)
+        metrics = write_scored(job, rows, scored, details, lines, answers=self.answers)
         for finding in found:
             job.log(findings.in_words(finding))
-        return Metrics.write(
-            job.out,
-            rows=len(self.items) + len(self.texts),
-            scores=scores,
-            intervals=intervals,
-            details={
-                "headline": list(compared),
-                "unbounded": [metric for metric in findings.UNBOUNDED if metric in measures],
-                "pairs": pairs,
-                "tables": tables,
-                "remarks": list(findings.remarks(found, scores, names[0], margin)),
-                "truncated": {n: evaluator.truncated(of) for n, of in self.answers.items()},
-            },
-            predictions=self._predictions(solved),
-        )
+        return metrics
 
     def _solved(self) -> dict[str, list[bool]]:
         return {
@@ -65,10 +59,10 @@ class Result(NamedTuple):
             for name, of in self.answers.items()
         }
 
-    def _measures(self, solved: Mapping[str, Sequence[bool]]) -> dict[str, Hits | Values]:
-        measures: dict[str, Hits | Values] = {}
+    def _measures(self, solved: Mapping[str, Sequence[bool]]) -> dict[str, Measure]:
+        measures: dict[str, Measure] = {}
         if self.items:
-            measures[SOLVED] = Hits(solved)
+            measures[SOLVED] = Measure(solved)
         if self.texts:
             measures[PROBABILITY] = self._nats("bytes", lambda nats: math.exp(-nats), stats.SHARE)
             bits = self._nats("bytes", lambda nats: nats / math.log(2), (0, math.inf))
@@ -76,13 +70,15 @@ class Result(NamedTuple):
             measures["perplexity"] = self._nats("tokens", math.exp, (1, math.inf))
         return measures
 
-    def _nats(self, unit: str, of_mean: Callable[[float], float], within: stats.Interval) -> Values:
+    def _nats(
+        self, unit: str, of_mean: Callable[[float], float], within: stats.Interval
+    ) -> Measure:
         """A function of the mean nats per byte or token. within: what it can be."""
-        by_model = {
-            name: [(-one.logprob, float(getattr(one, unit))) for one in of]
-            for name, of in self.likelihoods.items()
+        nats = {name: [-one.logprob for one in of] for name, of in self.likelihoods.items()}
+        units = {
+            name: [float(getattr(one, unit)) for one in of] for name, of in self.likelihoods.items()
         }
-        return Values(by_model, of_mean, within, is_continuous=True)
+        return Measure(nats, weights=units, of_mean=of_mean, within=within, is_continuous=True)
 
     def _task_tables(self, solved: Mapping[str, Sequence[bool]]) -> list[dict[str, Any]]:
         rows: list[list[Any]] = []
@@ -94,7 +90,7 @@ class Result(NamedTuple):
         if not rows:
             return []
         units: Any = dict.fromkeys(solved, "share")
-        return [evaluator.table("Tasks", ["task", "items", *solved], rows, units=units)]
+        return [table("Tasks", ["task", "items", *solved], rows, units=units)]
 
     def _text_tables(self, scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
         if not self.texts:
@@ -110,7 +106,7 @@ class Result(NamedTuple):
             ]
             for name, of in self.likelihoods.items()
         ]
-        return [evaluator.table("Text", columns, rows)]
+        return [table("Text", columns, rows)]
 
     def _predictions(self, solved: Mapping[str, Sequence[bool]]) -> Iterator[dict[str, Any]]:
         for i, item in enumerate(self.items):
@@ -119,10 +115,11 @@ class Result(NamedTuple):
                     "id": item.id,
                     "model": name,
                     "task": item.task,
-                    "prompt": item.question[: evaluator.PROMPT_SHOWN],
+                    "prompt": item.question[:PROMPT_SHOWN],
                     "answer": of[i].text,
                     "expected": item.expected,
                     "correct": solved[name][i],
+                    "values": {SOLVED: solved[name][i]},
                     "finish_reason": of[i].finish_reason,
                 }
         for i, text in enumerate(self.texts):
@@ -130,7 +127,7 @@ class Result(NamedTuple):
                 yield {
                     "id": f"text-{i + 1}",
                     "model": name,
-                    "prompt": text[: evaluator.PROMPT_SHOWN],
+                    "prompt": text[:PROMPT_SHOWN],
                     "logprob": scored[i].logprob,
                     "tokens": scored[i].tokens,
                     "bytes": scored[i].bytes,

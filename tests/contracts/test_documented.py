@@ -1,4 +1,4 @@
-"""The executor, engine and trainer in docs/howto/plugins-engines.md pass the contracts."""
+"""The executor, engine, trainer and evaluator of the pages on plugins pass the contracts."""
 
 import os
 import re
@@ -11,17 +11,25 @@ from typing import Any
 import pytest
 
 from finery import Executor, Model, Step
-from finery.testing import EngineContract, ExecutorContract, StepContract, dataset, run_step
+from finery.testing import (
+    EngineContract,
+    ExecutorContract,
+    StepContract,
+    dataset,
+    run_step,
+    table_model,
+)
 
-PAGE = Path(__file__).parents[2] / "docs" / "howto" / "plugins-engines.md"
+HOWTO = Path(__file__).parents[2] / "docs" / "howto"
+PAGES = [HOWTO / "plugins-engines.md", HOWTO / "plugins-models.md"]
 ROWS = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(5)]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The page's Python files, importable here and in processes that are started."""
+    """The pages' Python files, importable here and in processes that are started."""
     folder, before = tmp_path_factory.mktemp("shown"), os.environ.get("PYTHONPATH")
-    text = PAGE.read_text(encoding="utf-8")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name, code in re.findall(r"^`(\w+\.py)`:\n\n```python\n(.*?)```", text, re.M | re.S):
         (folder / name).write_text(code, encoding="utf-8")
     sys.path.insert(0, str(folder))
@@ -52,6 +60,16 @@ class TestTrain(StepContract):
 
     def step(self, folder: Path) -> Step:
         step: Step = memory().Train(rows=[dataset(folder / "rows", ROWS)])
+        return step
+
+
+class TestBrevity(StepContract):
+    """phrases.brevity."""
+
+    def step(self, folder: Path) -> Step:
+        models = [table_model(folder / name, {}, name) for name in ("short", "a much longer one")]
+        rows = dataset(folder / "rows", ROWS)
+        step: Step = import_module("phrases").Brevity(models=models, rows=rows)
         return step
 
 

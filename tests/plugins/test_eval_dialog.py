@@ -10,7 +10,7 @@ from callers import TOOLS, Answer, call, caller, calls, job, row
 from finery import DataError, Dataset, Metrics, Model, Step, UsageError
 from finery.testing import TestJob, dataset
 from finery_eval import stats
-from finery_eval.scoring import groups
+from finery_eval.measure import Measure, mean
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
@@ -18,7 +18,6 @@ from finery_eval.steps.preference import Preference
 from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.structured import Json
 from finery_eval.steps.tools import ToolCalls
-from finery_eval.verdicts import Judged, Means, Verdicts
 from finery_eval.view.answers import turn_of
 from finery_eval.view.weaknesses.baselines import remarks_on
 
@@ -189,16 +188,11 @@ def test_the_sign_flip_test_is_exact() -> None:
 
 
 def test_means_are_drawn_by_groups() -> None:
-    judged = Judged([], {"accuracy": [True, None, False, True]}, [1.0, 2.0, 3.0, 4.0])
-
-    def mean(counts: Any) -> list[float]:
-        return [sum(v * n for v, n in counts.items()) / sum(counts.values())]
-
-    verdicts = Verdicts({"m": judged}, ["mean", "accuracy"], ["mean"], means=Means(["mean"], mean))
-    scored = groups.scores(judged, verdicts, [[0, 1], [2, 3]])
-    assert list(scored) == ["mean", "accuracy"]
-    assert scored["mean"] == (2.5, (1.5, 3.5))  # of two groups, one may be drawn twice
-    assert scored["accuracy"][0] == 2 / 3
+    groups = [[0, 1], [2, 3]]
+    numbers = Measure({"m": [1.0, 2.0, 3.0, 4.0]}, groups, mean)
+    assert numbers.score("m") == (2.5, (1.5, 3.5))  # of two groups, one may be drawn twice
+    shares = Measure({"m": [True, None, False, True]}, groups)
+    assert (shares.score("m") or [None])[0] == 2 / 3
 
 
 def weather(*turns: dict[str, Any]) -> dict[str, Any]:

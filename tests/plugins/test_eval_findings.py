@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery_eval import stats
-from finery_eval.paired import remark
-from finery_eval.scoring.groups import facts_of, recorded, together
-from finery_eval.scoring.scored import score
-from finery_eval.verdicts import Judged, Verdicts
-from finery_eval.view.pairs import paired, paired_test
+from finery_eval.groups import facts_of, recorded, together
+from finery_eval.measure import Measure, pairs_of
+from finery_eval.predictions import measure_between, paired
+from finery_eval.tables import remark
 from finery_eval.view.report.comparisons import comparisons_of
 from finery_eval.view.report.findings import BEST, CHOSEN, FORGOTTEN, NEEDED, findings
 from finery_eval.view.report.roles import Judgement, Role
@@ -25,7 +24,7 @@ def judged(
     model: str, role: Role, right: int, use: str = "eval.exact", rows: int = ROWS
 ) -> Judgement:
     """A model that is right on the first rows."""
-    answers = [{"id": str(i), "expected": "x", "answer": "y", "correct": i < right}
+    answers = [{"id": str(i), "expected": "x", "answer": "y", "values": {"accuracy": i < right}}
                for i in range(rows)]  # fmt: skip
     scores = {model: {"accuracy": right / rows}}
     report = {"rows": rows, "scores": scores, "intervals": {}, "details": {}}
@@ -55,6 +54,8 @@ def test_a_metric_that_is_no_share_of_answers_has_the_test_of_its_evaluation() -
     for one, value in ((base, 0.2), (tuned, 0.6)):
         one.report["scores"][one.model]["accuracy"] = value
         one.report["details"]["pairs"] = [pair]
+        for line in one.answers:
+            del line["values"]  # type: ignore[attr-defined]
     tone, text = answers(base, tuned)[NEEDED]
     assert tone == "good"
     assert text == (
@@ -135,17 +136,19 @@ def test_tasks_that_the_base_cant_do_are_no_loss() -> None:
 
 
 def _turns(rights: Sequence[Sequence[bool]]) -> list[dict[str, Any]]:
-    return [{"id": str(row), "turn": turn, "correct": right}
+    return [{"id": str(row), "turn": turn, "values": {"accuracy": right}}
             for row, of in enumerate(rights) for turn, right in enumerate(of)]  # fmt: skip
 
 
 def test_turns_of_a_conversation_count_as_one_group() -> None:
     before = _turns([[False] * 10] * 4)
     after = _turns([[True] * 10, [True] * 10, [False] * 10, [False] * 10])
-    found = paired_test(paired(before, after).pairs, "accuracy", ["accuracy"])
+    measure = measure_between(paired(before, after).pairs, "accuracy", {"details": {}})
+    assert measure is not None
+    found = measure.difference("first", "second")
     assert found is not None
     assert found.p_value == stats.sign_flip_exact([10, 10, 0, 0]) == 0.5  # two conversations
-    assert (found.difference, found.gained, found.lost) == (0.5, 20, 0)
+    assert found.value == 0.5
 
 
 def of_parents(model: str, role: Role, right: int, step: str = "test") -> Judgement:
@@ -159,9 +162,10 @@ def test_rows_with_one_parent_are_one_piece_of_evidence() -> None:
     """Of four tickets with ten paraphrases each, two are solved: p = 0.5, on 40 rows."""
     base, tuned = of_parents("base", "base", 0), of_parents("sft", "tuned", 2)
     rows = [{"id": str(i), "parents": [f"ticket {i // 10}"]} for i in range(40)]
-    hits = {one.model: [line["correct"] for line in one.answers] for one in (base, tuned)}
-    of = {name: Judged([], {"accuracy": right}) for name, right in hits.items()}
-    pairs = score(Verdicts(of, ["accuracy"], []), together(rows)).pairs
+    hits = {
+        one.model: [line["values"]["accuracy"] for line in one.answers] for one in (base, tuned)
+    }
+    pairs = pairs_of(list(hits), {"accuracy": Measure(hits, together(rows))})
     for one in (base, tuned):
         one.report["details"]["pairs"] = pairs
     (comparison,) = comparisons_of([base, tuned])

@@ -95,8 +95,10 @@ def test_predictions_say_what_differs(tmp_path: Path) -> None:
         "total": {"expected": 1.5},
         "vip": {"answered": True},
     }
-    assert (first["correct"], first["valid_json"], first["valid"]) == (False, True, False)
-    assert (second["prediction"], second["valid_json"], second["valid"]) == (None, False, False)
+    values = first["values"], second["values"]
+    assert [of["valid_json"] for of in values] == [True, False]
+    assert not any(of["valid"] or of["accuracy"] for of in values)
+    assert second["prediction"] is None
     assert second["problem"].startswith("JSON that ends too early")
 
 

@@ -11,9 +11,8 @@ from callers import call, caller, calls, job, row
 from finery import DataError, Dataset, Index, Job, Model, Step, UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
-from finery_eval.evaluator import Judge
+from finery_eval.evaluator import Judge, JudgePreflight
 from finery_eval.nested import Nested
-from finery_eval.preflight import JudgePreflight
 from finery_eval.steps.curve import Curve
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact

@@ -8,10 +8,9 @@ from conftest import MakeProject
 from scipy.stats import binom
 
 from finery import UsageError
-from finery_eval.planning.gates import chance_to_pass, enough_rows
+from finery_eval.measure import Measure, in_json, pairs_of, scores_of
+from finery_eval.planning import chance_to_pass, enough_rows
 from finery_eval.requirements import Requirement, parse, unmet
-from finery_eval.scoring.scored import score
-from finery_eval.verdicts import Judged, Verdicts
 
 MODELS = ["base", "sft", "gguf.q8_0"]
 METRICS = ["accuracy", "macro_f1", "priority"]
@@ -133,17 +132,13 @@ def test_mistakes_are_explained(key: str, text: str, what: str, fix: str) -> Non
 def judged(**right: str) -> dict[str, Any]:
     """The report of models with `1` and `0` for right and wrong answers to the same rows."""
     hits = {name: [mark == "1" for mark in marks] for name, marks in right.items()}
-    verdicts = Verdicts(
-        {name: Judged([], {"accuracy": of}) for name, of in hits.items()}, ["accuracy"], []
-    )
-    scored = score(verdicts, None)
+    names, measures = list(hits), {"accuracy": Measure(hits)}
+    scores, intervals = in_json(scores_of(names, measures))
     return {
         "rows": len(next(iter(hits.values()))),
-        "scores": {n: {m: v for m, (v, _) in of.items()} for n, of in scored.scores.items()},
-        "intervals": {
-            n: {m: [*ci] for m, (_, ci) in of.items()} for n, of in scored.scores.items()
-        },
-        "details": {"pairs": scored.pairs},
+        "scores": scores,
+        "intervals": intervals,
+        "details": {"pairs": pairs_of(names, measures)},
     }
 
 

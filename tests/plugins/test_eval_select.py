@@ -11,7 +11,7 @@ from rich.console import Console
 from finery import DataError, Detail, Metrics, Output
 from finery.artifact.manifest import manifest
 from finery.testing import run_step
-from finery_eval.evaluator import compare
+from finery_eval.measure import Measure
 from finery_eval.steps.select import Select
 from finery_eval.view.metrics import MetricsView
 
@@ -27,7 +27,8 @@ def candidate(folder: Path, name: str, right: Sequence[bool], metric: str = "acc
         intervals={"sft": {metric: [max(0, share - 0.1), min(1, share + 0.1)]}},
         details={},
         predictions=[
-            {"id": str(n), "model": "sft", "correct": value} for n, value in enumerate(right)
+            {"id": str(n), "model": "sft", "values": {metric: value}}
+            for n, value in enumerate(right)
         ],
     )
     metrics.ref = f"test@{name}"
@@ -46,11 +47,12 @@ def test_the_best_is_chosen_and_the_margin_is_paired(tmp_path: Path) -> None:
     made = chosen(tmp_path, [candidate(tmp_path, "a", poor), candidate(tmp_path, "b", good)])
     assert made.meta["chosen"] == "b"
     assert [*made.report()["scores"]] == ["b", "a"]
-    (paired,) = compare({"a": poor, "b": good})
+    paired = Measure({"a": poor, "b": good}).difference("a", "b")
+    assert paired is not None
     assert made.meta["margin"] == {
         "over": "a",
         "difference": pytest.approx(0.3),
-        "interval": pytest.approx(paired["interval"]),
+        "interval": pytest.approx(paired.interval),
     }
 
 
@@ -69,16 +71,17 @@ def test_the_margin_is_over_groups(tmp_path: Path, key: str) -> None:
         metrics = Metrics.write(
             tmp_path / name, rows=20, scores={"sft": {"accuracy": sum(of) / 20}}, intervals={},
             details={}, predictions=[
-                {**place, "model": "sft", "correct": value}
+                {**place, "model": "sft", "values": {"accuracy": value}}
                 for place, value in zip(places, of, strict=True)
             ],
         )  # fmt: skip
         metrics.ref = f"test@{name}"
         given.append(metrics)
     groups = [list(range(5 * n, 5 * n + 5)) for n in range(4)]
-    (paired,) = compare(right, groups)
-    assert chosen(tmp_path, given).meta["margin"]["interval"] == pytest.approx(paired["interval"])
-    assert paired["interval"][0] <= 0  # two of four groups
+    paired = Measure(right, groups).difference("a", "b")
+    assert paired is not None
+    assert chosen(tmp_path, given).meta["margin"]["interval"] == pytest.approx(paired.interval)
+    assert paired.interval[0] <= 0  # two of four groups
 
 
 def test_of_equally_good_ones_the_first_is_chosen(tmp_path: Path) -> None:

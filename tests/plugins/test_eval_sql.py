@@ -116,7 +116,7 @@ def test_order(script: Path, expected: str, ordered: Any, correct: bool) -> None
     answer = "SELECT name FROM kenyan ORDER BY name DESC"
     found = verdict(script, expected, answer, ordered=ordered)
     assert found["correct"] is correct
-    assert found["valid"]
+    assert found["values"]["valid"]
 
 
 def test_fractions_are_compared_to_twelve_digits(script: Path) -> None:

@@ -3,21 +3,23 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest, norm, t
+from scipy.stats import binom, binomtest, norm, permutation_test, t
+from scipy.stats import bootstrap as scipy_bootstrap
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
-from finery_eval import verdicts
-from finery_eval.paired import Values
-from finery_eval.scoring import groups
-from finery_eval.scoring.differences import pairs_of
-from finery_eval.scoring.scored import score
+from finery_eval import measure, stats
+from finery_eval.measure import Measure
+from finery_eval.power import detectable_difference, rows_needed, rows_to_show
 from finery_eval.stats import (
     GAIN,
     SHARE,
@@ -37,12 +39,6 @@ from finery_eval.stats import (
     sign_flip_exact,
     wilson,
 )
-from finery_eval.stats.power import (
-    detectable_difference,
-    rows_needed,
-    rows_to_show,
-)
-from finery_eval.verdicts import Judged, Means, Verdicts
 
 count = st.integers(0, 60)
 pairs = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40)
@@ -281,18 +277,19 @@ def test_paired_differences_cover_95_percent() -> None:
 
 
 @pytest.mark.slow
-def test_differences_of_groups_cover_95_percent() -> None:
+def test_differences_of_groups_cover_95_percent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty parents with three paraphrases each, which are answered alike in four of five cases.
 
     Taken for independent rows, the intervals would cover far less.
     """
+    monkeypatch.setattr(stats, "bootstrap", partial(bootstrap, resamples=400))
     draw = random.Random(7)
     grouped = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(50)]
     intervals, naive = [], []
     for _ in range(DRAWS):
         gains = [gain for _ in grouped for gain in _group(draw)]
         first, second = [gain < 0 for gain in gains], [gain > 0 for gain in gains]
-        found = groups.difference(first, second, grouped, resamples=400)
+        found = Measure({"a": first, "b": second}, grouped).difference("a", "b")
         assert found is not None
         intervals.append(found.interval)
         gained, lost = gains.count(1), gains.count(-1)
@@ -375,62 +372,64 @@ def near(value: float, interval: Interval) -> Any:
     return value, pytest.approx(interval)
 
 
-def of_classes(**answers: str) -> Verdicts:
-    """Models that answer rows of the classes a, b, a, b, … by letters, judged by macro-F1."""
-    judged = {}
-    for name, letters in answers.items():
-        outcomes = [(LABELS[i % 2], letter) for i, letter in enumerate(letters)]
-        judged[name] = Judged([], {"accuracy": [a == b for a, b in outcomes]}, outcomes)
-    metrics = ["accuracy", "macro_f1"]
-    return Verdicts(judged, metrics, metrics, means=Means(["macro_f1"], _f1))
+def of_classes(groups: Sequence[Sequence[int]] | None = None, **answers: str) -> Measure:
+    """Macro-F1 of models that answer rows of the classes a, b, a, b, … by letters."""
+    values = {
+        name: [((LABELS[i % 2], letter),) for i, letter in enumerate(letters)]
+        for name, letters in answers.items()
+    }
+    return Measure(values, groups, stats.mean_macro_f1)
+
+
+def accuracy(of: Measure) -> Measure:
+    """Whether each answer is right."""
+    return Measure({name: [a == b for ((a, b),) in rows] for name, rows in of.values.items()})
+
+
+def between(of: Measure) -> stats.Difference:
+    """The second model minus the first."""
+    found = of.difference(*of.values)
+    assert found is not None
+    return found
 
 
 def test_two_rows_show_nothing() -> None:
     """As in accuracy, whose p-value is 0.5."""
-    (pair,) = score(of_classes(base="ba", sft="ab"), None).pairs
-    accuracy, f1 = pair["metrics"]["accuracy"], pair["metrics"]["macro_f1"]
-    assert f1["p_value"] == accuracy["p_value"] == 0.5
-    assert f1["difference"] == 1
-    assert f1["interval"] == pytest.approx(same_in_all(1, 2, -1, 1))
-    assert f1["interval"][0] < 0
+    of = of_classes(base="ba", sft="ab")
+    f1 = between(of)
+    assert f1.p_value == between(accuracy(of)).p_value == 0.5
+    assert f1.value == 1
+    assert f1.interval == pytest.approx(same_in_all(1, 2, -1, 1))
+    assert f1.interval[0] < 0
 
 
 def test_rows_that_are_all_right_have_wilsons_interval() -> None:
-    scored = score(of_classes(base="aba", sft="aba"), None)
-    assert scored.scores["sft"]["macro_f1"] == near(1, wilson(3, 3))
-    assert scored.pairs[0]["metrics"]["macro_f1"]["interval"] == pytest.approx(
-        same_in_all(0, 3, -1, 1)
-    )
-    assert scored.pairs[0]["metrics"]["macro_f1"]["p_value"] == 1
+    of = of_classes(base="aba", sft="aba")
+    assert of.score("sft") == near(1, wilson(3, 3))
+    assert between(of).interval == pytest.approx(same_in_all(0, 3, -1, 1))
+    assert between(of).p_value == 1
 
 
 def test_one_group_shows_nothing() -> None:
-    value, (low, high) = score(of_classes(m="aaab"), [[0, 1, 2, 3]]).scores["m"]["macro_f1"]
-    assert (low, high) == pytest.approx(same_in_all(value, 1))
-    assert high - low > 0.7
+    value, interval = of_classes([[0, 1, 2, 3]], m="aaab").score("m") or (0, None)
+    assert interval == pytest.approx(same_in_all(value, 1))
+    assert interval is not None
+    assert interval[1] - interval[0] > 0.7
 
 
 def test_rows_that_differ_are_the_evidence() -> None:
     """Five of 100 rows, all better: the McNemar test of accuracy has p = 0.0625."""
-    base, sft = "bb" * 5 + "ab" * 45, "ab" * 50
-    metrics = score(of_classes(base=base, sft=sft), None).pairs[0]["metrics"]
-    assert metrics["accuracy"]["p_value"] == metrics["macro_f1"]["p_value"] == 2 / 2**5
+    of = of_classes(base="bb" * 5 + "ab" * 45, sft="ab" * 50)
+    assert between(of).p_value == between(accuracy(of)).p_value == 2 / 2**5
 
 
-def test_answers_without_an_outcome_dont_count() -> None:
+def test_answers_without_a_value_dont_count() -> None:
     """Of 44 answers, 40 have a score, always the best one."""
-    outcomes = [1.0] * 40 + [None] * 4
-
-    def mean(counts: Mapping[float | None, int]) -> list[float]:
-        known = {value: n for value, n in counts.items() if value is not None}
-        total = sum(known.values())
-        return [sum(value * n for value, n in known.items()) / total if total else 0.0]
-
-    judged = Judged([], {"passed": [True] * 44}, outcomes)
-    of = Verdicts({"m": judged}, ["passed", "score"], ["passed"], means=Means(["score"], mean))
-    assert score(of, None).scores["m"]["score"] == near(1, wilson(40, 40))
+    values = {"m": [1.0] * 40 + [None] * 4}
+    assert Measure(values, statistic=measure.mean).score("m") == near(1, wilson(40, 40))
     rows = [[i, i + 22] for i in range(22)]  # each group has an answer that counts
-    assert score(of, rows).scores["m"]["score"] == near(1, wilson(22, 22))
+    assert Measure(values, rows, measure.mean).score("m") == near(1, wilson(22, 22))
+    assert Measure({"m": [None, None]}, statistic=measure.mean).score("m") is None
 
 
 def test_means_of_few_rows_cover_95_percent() -> None:
@@ -447,45 +446,82 @@ def test_means_of_few_rows_cover_95_percent() -> None:
     assert coverage(plain, 0.5) < 0.9
 
 
-def test_scores_have_the_interval_of_their_draws() -> None:
-    of = of_classes(m="abbbab")
-    draws = verdicts.draws_of(of.judged["m"], of)["macro_f1"]
-    assert score(of, None).scores["m"]["macro_f1"][1] == interval_of(draws, 6, SHARE)
-    assert interval_of(draws, 6, SHARE) != percentiles(draws)
-
-
-def test_equally_good_models_rarely_differ_in_f1() -> None:
+def test_equally_good_models_rarely_differ_in_f1(monkeypatch: pytest.MonkeyPatch) -> None:
     """In less than 5 % of samples of eight rows, whichever is more often right in one of them."""
+    monkeypatch.setattr(stats, "resampled", partial(resampled, resamples=200))
     draw, false = random.Random(11), 0
     for _ in range(300):
         letters = [
             "".join(LABELS[(i + (draw.random() < 0.4)) % 2] for i in range(8)) for _ in range(2)
         ]
-        of = of_classes(a=letters[0], b=letters[1])
-        drawn = {
-            name: {"macro_f1": resampled(list[Any](judged.outcomes), _f1, resamples=200)[0]}
-            for name, judged in of.judged.items()
-        }
-        false += pairs_of(of, drawn, None)[0]["metrics"]["macro_f1"]["p_value"] < 0.05
+        false += between(of_classes(a=letters[0], b=letters[1])).p_value < 0.05
     assert false / 300 < 0.05
 
 
 def test_weighted_means_of_one_row() -> None:
     """A score from 0 to 1 of one row has Wilson's width; one without bounds has no interval."""
-    rows = {"a": [(0.2, 1.0)], "b": [(0.7, 1.0)]}
-    bounded, free = Values(rows, within=SHARE), Values(rows)
+    rows, weights = {"a": [0.2], "b": [0.7]}, {"a": [1.0], "b": [1.0]}
+    bounded = Measure(rows, weights=weights)
+    free = Measure(rows, within=(-math.inf, math.inf))
     assert bounded.score("b") == near(0.7, same_in_all(0.7, 1))
-    facts = bounded.difference("a", "b")
-    assert facts is not None
-    assert facts["interval"] == pytest.approx(same_in_all(0.5, 1, *GAIN))
+    assert between(bounded).interval == pytest.approx(same_in_all(0.5, 1, *GAIN))
     assert free.score("b") == (0.7, None)
     assert free.difference("a", "b") is None
 
 
 def test_equal_values_are_equal_models_only_if_they_are_continuous() -> None:
-    rows = {"a": [(0.25, 1.0), (0.75, 1.0)], "b": [(0.25, 1.0), (0.75, 1.0)]}
-    scores = Values(rows, within=SHARE).difference("a", "b")
-    nats = Values(rows, within=SHARE, is_continuous=True).difference("a", "b")
-    assert scores is not None
-    assert scores["interval"] == pytest.approx(same_in_all(0, 2, *GAIN))
-    assert nats == {"difference": 0, "interval": [0, 0], "p_value": 1}
+    rows, weights = {"a": [0.25, 0.75], "b": [0.25, 0.75]}, {"a": [1.0] * 2, "b": [1.0] * 2}
+    scores = Measure(rows, weights=weights)
+    assert between(scores).interval == pytest.approx(same_in_all(0, 2, *GAIN))
+    nats = Measure(rows, weights=weights, is_continuous=True)
+    assert between(nats) == (0, (0, 0), 1)
+
+
+# -- measures held against scipy and statsmodels ---------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_measures_are_those_of_libraries(seed: int) -> None:
+    """Generated shares, shares in groups, numbers from 0 to 1 and unbounded numbers."""
+    draw = random.Random(seed)
+    n, kind = draw.randrange(5, 40), seed % 4
+    rows: dict[str, list[Any]] = {
+        name: [draw.random() < p if kind < 2 else round(draw.random() * p, 3) for _ in range(n)]
+        for name, p in (("a", 0.4), ("b", 0.7))
+    }
+    missing = draw.randrange(n)
+    for of in rows.values():
+        of[missing] = None
+    a, b = ([float(x) for x in of if x is not None] for of in rows.values())
+    gains = numpy.subtract(b, a)
+    alone = [[i] for i in range(n)]
+    groups = None if kind in (0, 3) else [*alone[:-2], [n - 2, n - 1]] if kind == 1 else alone
+    within = SHARE if kind < 3 else (-math.inf, math.inf)
+    of_rows = Measure(rows, groups, within=within)
+    score, found = of_rows.score("b"), of_rows.difference("a", "b")
+    assert score is not None
+    assert found is not None
+    assert score[1] is not None
+    assert score[0] == pytest.approx(numpy.mean(b))
+    assert found.value == pytest.approx(gains.mean())
+    if kind == 0:
+        low, high = proportion_confint(sum(b), n - 1, method="wilson")
+        assert score[1] == pytest.approx((low, high))
+        table = [[0, sum(gains < 0)], [sum(gains > 0), 0]]
+        assert found.p_value == pytest.approx(mcnemar(table, exact=True).pvalue)
+        return
+    if kind == 3:
+        positive, negative = int(sum(gains > 0)), int(sum(gains < 0))
+        assert found.p_value == pytest.approx(binomtest(positive, positive + negative).pvalue)
+    elif kind == 2:
+        flips = permutation_test(
+            (gains,), lambda x, axis: numpy.mean(x, axis=axis), permutation_type="samples",
+            n_resamples=20_000, rng=seed,
+        )  # fmt: skip
+        assert found.p_value == pytest.approx(flips.pvalue, abs=0.03)
+    if kind != 1:
+        drawn = scipy_bootstrap((b,), numpy.mean, method="percentile", n_resamples=4000, rng=seed)
+        width = (drawn.confidence_interval.high - drawn.confidence_interval.low) / 2
+        half = (score[1][1] - score[1][0]) / 2
+        expanded = math.sqrt((n - 1) / (n - 2)) * t.ppf(0.975, n - 2) / norm.ppf(0.975)
+        assert half == pytest.approx(width * expanded, rel=0.15)

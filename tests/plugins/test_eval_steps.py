@@ -77,9 +77,11 @@ def test_predictions_are_by_row_and_model(tmp_path: Path) -> None:
     row_id = next(iter(table))["id"]
     assert found == [
         {"id": row_id, "model": "base", "prompt": "a", "answer": "x", "expected": "one",
-         "prediction": "x", "correct": False, "finish_reason": "length"},
+         "prediction": "x", "correct": False, "values": {"accuracy": False},
+         "finish_reason": "length"},
         {"id": row_id, "model": "sft", "prompt": "a", "answer": "one", "expected": "one",
-         "prediction": "one", "correct": True, "finish_reason": "stop"},
+         "prediction": "one", "correct": True, "values": {"accuracy": True},
+         "finish_reason": "stop"},
     ]  # fmt: skip
 
 
@@ -154,7 +156,7 @@ def test_field_predictions(tmp_path: Path) -> None:
     (found,) = run_step(step, tmp_path).predictions()
     assert found["expected"] == {"category": "bug", "priority": "low"}
     assert found["prediction"] == {"category": "bug", "priority": None}
-    assert (found["correct"], found["valid"]) == (False, False)
+    assert (found["correct"], found["values"]["valid"]) == (False, False)
 
 
 def test_every_score_lies_in_its_interval(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_parallel_calls_are_a_set(tmp_path: Path) -> None:
     assert not verdict(tmp_path / "2", [OSLO, bergen], [OSLO, OSLO])["correct"]
     assert not verdict(tmp_path / "3", [OSLO, OSLO], [OSLO])["correct"]
     assert verdict(tmp_path / "4", [OSLO, OSLO], [OSLO, OSLO])["correct"]
-    assert not verdict(tmp_path / "5", [OSLO], [OSLO, bergen])["tool"]
+    assert not verdict(tmp_path / "5", [OSLO], [OSLO, bergen])["values"]["tool"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from finery import (
 )
 from finery.inference.records import MemoryRecords
 from finery.testing import TestJob, dataset, table_model
-from finery_eval.evaluator import effective
+from finery_eval.groups import effective
 from finery_eval.stats import wilson
 from finery_eval.steps.curve import Curve
 from finery_eval.steps.dialog import Dialog

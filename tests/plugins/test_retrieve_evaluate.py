@@ -407,10 +407,8 @@ def test_show_names_the_index_with_missed_questions(tmp_path: Path, index: Index
     assert "those of worse: finery show grounded --model worse" in out.getvalue()
 
 
-def test_diff_pairs_answers_by_context_and_tests_no_share_over_contexts(
-    tmp_path: Path, index: Index
-) -> None:
-    """All answers of a context flip; the share of right answers over contexts is no metric."""
+def test_diff_pairs_answers_by_context(tmp_path: Path, index: Index) -> None:
+    """All answers of two contexts flip; each metric is about its own context."""
     rows = [question_row(13), question_row(14)]
     before, after = (
         measured(tmp_path / name, grounded(tmp_path / name, index, rows, name))[0]
@@ -425,7 +423,9 @@ def test_diff_pairs_answers_by_context_and_tests_no_share_over_contexts(
     assert compared["paired"] == 8
     assert {flip["context"] for flip in compared["gained"]} == {"distractors"}
     assert {flip["context"] for flip in compared["lost"]} == {"none"}
-    assert compared["metrics"]["retrieved.answer"]["test"] is None
+    tests = {metric: of["test"] for metric, of in compared["metrics"].items()}
+    assert (tests["none.answer"]["difference"], tests["none.answer"]["p_value"]) == (-1, 0.5)
+    assert (tests["retrieved.answer"]["difference"], tests["retrieved.answer"]["p_value"]) == (0, 1)
 
 
 def judged_by(rubric: str) -> RubricJudge:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from finery_eval.calls.arguments import Equality, Normal
 from finery_eval.calls.calls import Call, Tools, names_of, readable
-from finery_eval.verdicts import Hit
+from finery_eval.verdicts import Verdict
 
 NO_CALL = "no call"
 TOO_FEW = "too few calls"
@@ -96,30 +96,26 @@ class Match:
         for name in (self.expected - self.called).elements():
             yield name, surplus.pop(0) if surplus else TOO_FEW if self.calls else NO_CALL
 
-    def facts(self) -> dict[str, Any]:
-        """What `predictions.jsonl` says of the answer."""
+    def verdict(self) -> Verdict:
+        """What the answer counts as; None where a metric doesn't apply."""
         problems = [call.problem.text for call in self.calls if call.problem]
         if self.is_empty:
             problems.append(self._why_empty)
-        return {
-            "expected": readable(self.want.calls, self.want.text),
-            "prediction": readable(self.calls, self.text),
-            "correct": self.is_right,
-            "tool": self.has_tools,
-            "valid": self.is_valid,
-            "problem": "; ".join(problems) or None,
-            "differs": dict(self._differing()),
-        }
-
-    def hits(self) -> dict[str, Hit]:
-        """Metric → whether the answer counts; None where the metric doesn't apply."""
-        return {
-            "accuracy": self.is_right,
-            "tool": self.has_tools if self.is_due else None,
-            "arguments": self.is_right if self.is_due and self.has_tools else None,
-            "no_call": None if self.is_due else not self.calls and not self.is_empty,
-            "valid": self.is_valid,
-        }
+        return Verdict(
+            {
+                "accuracy": self.is_right,
+                "tool": self.has_tools if self.is_due else None,
+                "arguments": self.is_right if self.is_due and self.has_tools else None,
+                "no_call": None if self.is_due else not self.calls and not self.is_empty,
+                "valid": self.is_valid,
+            },
+            {
+                "expected": readable(self.want.calls, self.want.text),
+                "prediction": readable(self.calls, self.text),
+                "problem": "; ".join(problems) or None,
+                "differs": dict(self._differing()),
+            },
+        )
 
     def _form(self, call: Call) -> Form:
         tool = self.want.tools.get(call.name)
@@ -155,9 +151,3 @@ class Match:
             else:
                 remaining.setdefault(call.name, []).append(call)
         return remaining
-
-
-def hits_of(matches: Sequence[Match]) -> dict[str, list[Hit]]:
-    """Metric → whether each answer counts."""
-    each = [match.hits() for match in matches]
-    return {metric: [hits[metric] for hits in each] for metric in each[0]}

@@ -6,7 +6,7 @@ from typing import Any
 
 from finery_eval.calls.calls import Call
 from finery_eval.calls.matches import Match
-from finery_eval.evaluator import Unit, table
+from finery_eval.tables import Unit, table
 
 MALFORMED_SHOWN = 5
 """Kinds of malformed calls that are shown of each model."""

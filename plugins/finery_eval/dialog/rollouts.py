@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 from finery import CachedEngine, Completion, Job
 from finery.rows import Conversation, Message
+from finery_eval.asking import generate
 from finery_eval.calls.arguments import Equality
 from finery_eval.calls.calls import BadTools, Toolbox, answered_calls, expected_calls
 from finery_eval.calls.matches import Match, Wanted
-from finery_eval.evaluator import Evaluator, generate
+from finery_eval.evaluator import BatchEvaluator
 from finery_eval.turns import Turn, assistant_turn
 
 
@@ -71,7 +72,7 @@ class Rollout:
 
 
 def roll_out(
-    step: Evaluator,
+    step: BatchEvaluator,
     job: Job,
     engine: CachedEngine,
     name: str,

@@ -1,16 +1,20 @@
 """`eval.classification`: does the answer name the right class (of each field)?"""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from finery import Job, UsageError, setting
+from finery import Forecast, Job, UsageError, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import INVALID, Expected, Reader, Reading, Unreadable, field_names
-from finery_eval import evaluator, stats
-from finery_eval.evaluator import Answers, Evaluator, table
-from finery_eval.verdicts import Judged, Means, Verdicts
+from finery_eval import stats
+from finery_eval.asking import refuse, refuse_calls
+from finery_eval.evaluation import answers_table, majority_table
+from finery_eval.evaluator import BatchEvaluator, names_metric
+from finery_eval.measure import Statistic
+from finery_eval.tables import Unit, table
+from finery_eval.verdicts import Answers, Verdict, Verdicts
 
 RESERVED = ("accuracy", "macro_f1", "valid")
 
@@ -19,9 +23,9 @@ Outcome = tuple[tuple[str, str], ...]
 
 
 class Classification(
-    Evaluator,
+    BatchEvaluator,
     task="classification",
-    forecast="finery_eval.planning.forecast:ClassesForecast",
+    forecast="finery_eval.steps.classification:ClassesForecast",
 ):
     """Judge models by the class in their answer: accuracy, macro-F1, per-class scores, confusion.
 
@@ -70,6 +74,11 @@ class Classification(
         of_fields = [name for field in self.fields for name in (field, f"{field}_macro_f1")]
         return ["accuracy", "macro_f1", *of_fields, "valid"]
 
+    def statistics(self) -> Mapping[str, Statistic]:
+        """Macro-F1, of all fields and of each."""
+        of_fields = [f"{field}_macro_f1" for field in self.fields]
+        return dict.fromkeys(["macro_f1", *of_fields], stats.mean_macro_f1)
+
     def answer_fields(self, rows: Sequence[Row] | None) -> Collection[str] | None:
         """Those that are named."""
         return self.fields
@@ -90,7 +99,7 @@ class Classification(
         """Read the expected classes, and with them which classes are allowed."""
         reader, expected = self.expectations(rows)
         self.advise(job, rows, reader)
-        return partial(self.verdicts, reader, expected)
+        return partial(self.judged, reader, expected)
 
     def reader(self) -> Reader:
         """Reads answers, and what rows expect, as the settings say."""
@@ -127,7 +136,7 @@ class Classification(
                 f"{len(reader.labels[0])} classes in {len(rows)} rows: did you mean eval.exact?"
             )
 
-    def verdicts(self, reader: Reader, expected: Sequence[Expected], answers: Answers) -> Verdicts:
+    def judged(self, reader: Reader, expected: Sequence[Expected], answers: Answers) -> Verdicts:
         """Read the classes in the answers and compare them with the expected ones."""
         readings = {
             name: [reader.read(a.text, want) for a, want in zip(completions, expected, strict=True)]
@@ -136,32 +145,45 @@ class Classification(
         outcomes = {name: outcomes_of(expected, read) for name, read in readings.items()}
         invalid = {name: sum(None in r.values for r in read) for name, read in readings.items()}
         columns = {c: [e.values[i] for e in expected] for i, c in enumerate(reader.columns)}
-        of_fields = [f"{field}_macro_f1" for field in self.fields]
-        return Verdicts(
-            judged={
-                name: Judged(
-                    judge(reader, expected, read),
-                    hits(reader, outcomes[name], read),
-                    outcomes[name],
-                )
+        return self.verdicts(
+            answers,
+            {
+                name: [
+                    verdict(reader, *of) for of in zip(expected, read, outcomes[name], strict=True)
+                ]
                 for name, read in readings.items()
             },
-            metrics=self.metric_names(),
-            headline=["accuracy", "macro_f1", *self.fields, "valid"],
-            means=Means(["macro_f1", *of_fields], partial(macro_f1s, len(of_fields))),
-            tables=[
-                evaluator.answers_table(answers, invalid),
-                evaluator.majority_table(columns, "class"),
+            [
+                answers_table(answers, invalid),
+                majority_table(columns, "class"),
                 *(t for name, of in outcomes.items() for t in class_tables(name, reader, of)),
             ],
+            headline=["accuracy", "macro_f1", *self.fields, "valid"],
             details={"confusion": {name: confusion(reader, of) for name, of in outcomes.items()}},
         )
+
+
+class ClassesForecast(Forecast[Classification]):
+    """The classes that rows expect."""
+
+    def classes(self, rows: Iterable[Row]) -> Counter[str]:
+        """Rows of each class, with fields of each `field: class`; rows without one don't count."""
+        reader = self.step.reader()
+        counts: Counter[str] = Counter()
+        for row in rows:
+            try:
+                values = reader.expected(row).values
+            except Unreadable:
+                continue
+            classes = zip(reader.columns, values, strict=True)
+            counts.update(f"{name}: {value}" if reader.fields else value for name, value in classes)
+        return counts
 
 
 def check_fields(fields: Sequence[str], metrics: Sequence[str]) -> None:
     """Raise `UsageError` for field names that can't be names of metrics too."""
     for field in fields:
-        if not evaluator.names_metric(field):
+        if not names_metric(field):
             raise UsageError(
                 f"{field!r} can't be the name of a field",
                 where="fields",
@@ -213,7 +235,7 @@ def with_labels(reader: Reader, labels: tuple[tuple[str, ...], ...]) -> Reader:
 
 def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
     """What each row expects. Raises `DataError` listing rows that can't be read."""
-    evaluator.refuse_calls(row for row in rows if row.get("label") is None)
+    refuse_calls(row for row in rows if row.get("label") is None)
     expected: list[Expected] = []
     failed: list[str] = []
     for row in rows:
@@ -221,7 +243,7 @@ def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
             expected.append(reader.expected(row))
         except Unreadable as error:
             failed.append(f"{row['id']}: {error}")
-    evaluator.refuse(
+    refuse(
         "some rows have no readable expected answer",
         failed,
         fix="give each row a label or a completion that holds one, or drop it",
@@ -238,7 +260,7 @@ def refuse_contradictions(
         for row, want in zip(rows, expected, strict=True)
         if answer_text(row).strip() and reader.read(answer_text(row), want).values != want.values
     ]
-    evaluator.refuse(
+    refuse(
         "the completions of some rows aren't read as their labels",
         failed,
         fix="set `extract` or `match` so that the label is found, or remove the rows' labels",
@@ -253,23 +275,6 @@ def outcomes_of(expected: Sequence[Expected], readings: Sequence[Reading]) -> li
     ]
 
 
-def hits(
-    reader: Reader, outcomes: Sequence[Outcome], readings: Sequence[Reading]
-) -> dict[str, list[bool]]:
-    """Metric → whether each row counts, for the metrics that are shares."""
-    right = {"accuracy": [all(e == g for e, g in o) for o in outcomes]}
-    for i, field in enumerate(reader.fields):
-        right[field] = [o[i][0] == o[i][1] for o in outcomes]
-    return right | {"valid": [r.valid for r in readings]}
-
-
-def macro_f1s(fields: int, counts: Mapping[Outcome, int]) -> list[float]:
-    """The mean of the columns' macro-F1, then that of each of the first `fields` columns."""
-    columns = len(next(iter(counts)))
-    each = [stats.macro_f1(pairs_of(counts, i)) for i in range(columns)]
-    return [sum(each) / columns, *each[:fields]]
-
-
 def pairs_of(counts: Mapping[Outcome, int], column: int) -> Counter[tuple[str, str]]:
     """How often each (expected, predicted) pair occurs in a column."""
     pairs: Counter[tuple[str, str]] = Counter()
@@ -278,19 +283,16 @@ def pairs_of(counts: Mapping[Outcome, int], column: int) -> Counter[tuple[str, s
     return pairs
 
 
-def judge(
-    reader: Reader, expected: Sequence[Expected], readings: Sequence[Reading]
-) -> list[dict[str, Any]]:
-    """What each answer counts as."""
-    return [
-        {
-            "expected": shown(reader, want.values),
-            "prediction": shown(reader, got.values),
-            "correct": got.values == want.values,
-            "valid": got.valid,
-        }
-        for want, got in zip(expected, readings, strict=True)
-    ]
+def verdict(reader: Reader, want: Expected, got: Reading, outcome: Outcome) -> Verdict:
+    """What an answer counts as. outcome: its (expected, predicted) classes."""
+    values: dict[str, Any] = {
+        "accuracy": all(e == g for e, g in outcome),
+        "macro_f1": outcome,
+    }
+    for field, pair in zip(reader.fields, outcome, strict=bool(reader.fields)):
+        values |= {field: pair[0] == pair[1], f"{field}_macro_f1": (pair,)}
+    facts = {"expected": shown(reader, want.values), "prediction": shown(reader, got.values)}
+    return Verdict(values | {"valid": got.valid}, facts)
 
 
 def shown(reader: Reader, values: Sequence[str | None]) -> Any:
@@ -305,7 +307,7 @@ def class_tables(name: str, reader: Reader, outcomes: Sequence[Outcome]) -> list
         pairs = pairs_of(Counter(outcomes), i)
         rows = [[label, *stats.class_score(pairs, label)] for label in reader.labels[i]]
         scores = ["precision", "recall", "F1"]
-        units: dict[str, evaluator.Unit] = dict.fromkeys(scores, "share")
+        units: dict[str, Unit] = dict.fromkeys(scores, "share")
         columns = ["class", *scores, "rows"]
         tables.append(table(f"{name}: {column}", columns, rows, units=units, model=name))
     return tables

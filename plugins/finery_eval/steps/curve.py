@@ -4,12 +4,14 @@ from collections.abc import Collection, Iterable
 
 from finery import DataError, Dataset, Job, Metrics, Model, Step, UsageError, nested_step, takes
 from finery.rows import Row
-from finery_eval import evaluator
+from finery_eval import curve
+from finery_eval.asking import ask, read_rows
+from finery_eval.curve import Trained
+from finery_eval.evaluation import write
 from finery_eval.evaluator import Judge
+from finery_eval.groups import together
+from finery_eval.measure import scores_of
 from finery_eval.nested import Nested
-from finery_eval.scoring import curve
-from finery_eval.scoring.curve import Trained
-from finery_eval.scoring.scored import score
 
 ROWS = "rows"
 """The fact that says how many rows a model was trained on."""
@@ -65,7 +67,7 @@ class Curve(Judge, engines=True):
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        self.inner().check_rows(job, evaluator.read_rows(self.rows))
+        self.inner().check_rows(job, read_rows(self.rows))
 
     def check_sample(self, rows: Iterable[Row]) -> None:
         """Raise `DataError` for settings of `each` that don't fit the first rows."""
@@ -85,17 +87,18 @@ class Curve(Judge, engines=True):
                 where="models",
                 fix="train on different numbers of rows, e.g. with data.sample",
             )
-        rows = evaluator.read_rows(self.rows)
+        rows = read_rows(self.rows)
         judge = inner.judging(job, rows)
-        answers = evaluator.ask(inner.evaluator, job, rows)
+        answers = ask(inner.evaluator, job, rows)
         verdicts = judge(answers)
-        groups = evaluator.dependent(job, rows)
+        groups = together(rows)
         headline = verdicts.headline[0]
-        grown = curve.curve_of(trained, verdicts.judged, verdicts.headline, groups)
+        grown = curve.curve_of(trained, verdicts, groups)
         words = curve.advice(trained, headline, grown[headline]) if headline in grown else []
         for line in words:
             job.log(line)
-        scores = score(verdicts, groups).scores
+        measures = {headline: verdicts.measure(headline, groups)}
+        scores = scores_of([each.name for each in trained], measures)
         tables = curve.tables_of(trained, scores, grown, headline)
         points = [each._asdict() for each in sorted(trained, key=lambda each: each.rows)]
         details = {
@@ -108,7 +111,7 @@ class Curve(Judge, engines=True):
         }
         whole = verdicts._replace(tables=[*tables, *verdicts.tables], details=details)
         models, slices = self.models, inner.evaluator.slices
-        return evaluator.write(job, rows, answers, whole, models=models, slices=slices)
+        return write(job, rows, answers, whole, models=models, slices=slices)
 
 
 def trained_of(model: Model) -> Trained:

@@ -1,31 +1,32 @@
 """`eval.dialog`: how good is a model in each turn of a conversation?"""
 
 import gc
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import groupby
-from typing import Any, Literal
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
 
 from finery import Job, Metrics, Step, UsageError, nested_step, setting
 from finery.rows import Row
-from finery_eval import evaluator, verdicts
+from finery_eval import asking, slices
 from finery_eval.calls.arguments import Equality
 from finery_eval.calls.calls import Toolbox
 from finery_eval.dialog.rollouts import Compare, roll_out
-from finery_eval.evaluator import Answers, Evaluator, Judge, Unjudged, table
-from finery_eval.exports import compared_exports, with_speeds
+from finery_eval.evaluation import Unjudged, compared, with_speeds, write_scored
+from finery_eval.evaluator import BatchEvaluator, Judge
+from finery_eval.groups import groups_of
+from finery_eval.measure import Measure, Score, in_json, scores_of
 from finery_eval.nested import Nested
-from finery_eval.scoring import slices
-from finery_eval.scoring.differences import compare
-from finery_eval.scoring.groups import groups_of
-from finery_eval.scoring.scored import score, scores_of
-from finery_eval.scoring.tables import comparison_tables
+from finery_eval.predictions import PROMPT_SHOWN
+from finery_eval.predictions import predictions as lines_of
 from finery_eval.steps.tools import ToolCalls
+from finery_eval.tables import Unit, baseline_tables, comparison_tables, table
 from finery_eval.turns import Turn, turns_of, unjudged_turns
-from finery_eval.verdicts import Judged, Verdicts
+from finery_eval.verdicts import Answers, Verdicts
 
 OF_ROWS = ("whole", "first_turn", "last_turn")
 """Metrics of whole conversations."""
+OF_COMPARISONS = "sign flips of rows, exact"
+"""The test of the comparisons."""
 
 
 class Dialog(Judge, engines=True):
@@ -123,14 +124,14 @@ class Dialog(Judge, engines=True):
 
     def judged_turns(self) -> list[list[Turn]]:
         """The turns of each row that has any. Raises `DataError` for rows that can't be judged."""
-        rows = evaluator.some(list(self.rows))
-        evaluator.refuse(
+        rows = asking.some(list(self.rows))
+        asking.refuse(
             "some rows have no assistant turn after a prompt",
             (row["id"] for row in rows if not any(t.place for t in turns_of(row, "all"))),
             fix="give each row a conversation, or drop it",
         )
         turns = [turns_of(row, self.turns) for row in rows]
-        evaluator.refuse(
+        asking.refuse(
             "some rows begin with an assistant turn, which answers nothing",
             (of[0].row["id"] for of in turns if of and not of[0].place),
             fix="remove that turn, or set its weight: 0",
@@ -156,11 +157,11 @@ class Dialog(Judge, engines=True):
         return unjudged
 
     def answers(
-        self, job: Job, inner: Evaluator, rows: Sequence[Sequence[Turn]]
+        self, job: Job, inner: BatchEvaluator, rows: Sequence[Sequence[Turn]]
     ) -> tuple[Answers, dict[str, int]]:
         """Every model's answers to all turns, and how many of its turns were replaced."""
         if self.history == "given":
-            return evaluator.ask(inner, job, [t.as_row() for row in rows for t in row]), {}
+            return asking.ask(inner, job, [t.as_row() for row in rows for t in row]), {}
         answers: Answers = {}
         replaced: dict[str, int] = {}
         for model in self.models:
@@ -169,8 +170,8 @@ class Dialog(Judge, engines=True):
             answers[model.name] = [answer for rollout in rollouts for answer in rollout.answers]
             replaced[model.name] = sum(rollout.replaced for rollout in rollouts)
             gc.collect()  # the next model may need the memory of this one
-            evaluator.log_answers(inner, job, model.name, answers[model.name])
-        evaluator.log_rows(inner, job, [row[0].row for row in rows], answers)
+            asking.log_answers(inner, job, model.name, answers[model.name])
+        asking.log_extract(inner, job, answers)
         return answers, replaced
 
     def write(
@@ -182,103 +183,92 @@ class Dialog(Judge, engines=True):
         replaced: dict[str, int],
     ) -> Metrics:
         """Score the turns, by number and all together, and write `Metrics`."""
-        turns = [turn for row in rows for turn in row]
-        groups = [[i for i, _ in of] for _, of in groupby(enumerate(turns), lambda t: id(t[1].row))]
-        rows_together = groups_of([of[0].row for of in rows])
-        turn_groups = [[turn for i in of for turn in groups[i]] for of in rows_together]
-        alone = all(len(group) == 1 for group in turn_groups)
-        together = None if alone else turn_groups
-        of_turns = score(judged, together)
-        scored = of_turns.scores
-        for name, of in judged.judged.items():
-            whole = scores_of(
-                of_rows(of, groups),
-                judged._replace(metrics=OF_ROWS, means=None),
-                rows_together if len(rows_together) < len(rows) else None,
-            )
-            scored[name] |= whole
-        correct = {name: of.correct for name, of in judged.judged.items()}
-        comparisons = compare(correct, turn_groups)
-        by_turn = {
-            name: list(scores_by_turn(of, judged, turns)) for name, of in judged.judged.items()
-        }
-        baselines, against = evaluator.compared_baselines(self.models, of_turns, judged.headline)
+        turns, names = [turn for row in rows for turn in row], list(judged.judged)
+        ends = list(accumulate(map(len, rows)))
+        by_row = [list(range(end - len(row), end)) for row, end in zip(rows, ends, strict=True)]
+        rows_together = groups_of([row[0].row for row in rows])
+        by_group = [[turn for i in of for turn in by_row[i]] for of in rows_together]
+        together = by_group if len(by_group) < len(turns) else None
+        measures = judged.measures(together)
+        scores = scores_of(names, measures)
+        groups = rows_together if len(rows_together) < len(rows) else None
+        whole = {m: Measure(of, groups) for m, of in of_rows(judged, by_row).items()}
+        for name, of in scores_of(names, whole).items():
+            scores[name] |= of
+        first = judged.measure(judged.metrics[0], by_group)
+        details = compared(judged, measures, first, self.models)
+        by_turn = [(number, scores_of_turn(judged, turns, number))
+                   for number in range(1, max(turn.number for turn in turns) + 1)]  # fmt: skip
         cut = [turn.as_row() for turn in turns]
         sliced = slices.details_of(cut, judged, self.inner().evaluator.slices, together)
-        details: dict[str, Any] = {
-            **judged.details,
-            **({"slices": sliced} if sliced else {}),
-            "headline": [*judged.headline, "whole"],
-            "comparisons": comparisons,
-            "pairs": of_turns.pairs,
-            **baselines,
-            "turns": by_turn,
-            "tables": [
-                *comparison_tables(comparisons, "sign flips of rows, exact"),
-                *slices.tables_of(sliced, judged.headline[0]),
-                *against,
-                *(turn_table(name, judged.headline, of) for name, of in by_turn.items()),
-                *replaced_table(replaced, len(turns)),
-                *judged.tables,
-            ],
-        }
-        exports = compared_exports(self.models, correct, partial(compare, groups=turn_groups))
-        details |= {"exports": exports} if exports else {}
-        lines = predictions(turns, answers, judged)
-        metrics = evaluator.write_scored(job, len(rows), scored, details, lines, answers)
+        first_shown = judged.headline[0]
+        tables = [
+            *comparison_tables(details["comparisons"], OF_COMPARISONS, judged.metrics[0]),
+            *slices.tables_of(sliced, first_shown, is_share=judged.is_share(first_shown)),
+            *baseline_tables(details, in_json(scores)[0]),
+            *(turn_table(name, judged.headline, by_turn) for name in names),
+            *replaced_table(replaced, len(turns)),
+            *judged.tables,
+        ]
+        details |= {"headline": [*judged.headline, "whole"], "tables": tables}
+        details |= {"slices": sliced} if sliced else {}
+        details["turns"] = {name: [in_numbers(*of, name) for of in by_turn] for name in names}
+        lines = predictions(turns, cut, answers, judged)
+        metrics = write_scored(job, len(rows), scores, details, lines, answers=answers)
         return with_speeds(metrics, self.models)
 
 
-def compare_of(inner: Evaluator) -> Compare:
+def compare_of(inner: BatchEvaluator) -> Compare:
     """When calls are the same: as the evaluator of each turn says, if it judges calls."""
     if isinstance(inner, ToolCalls):
         return Compare(inner.equality(), inner.coerce, Toolbox())
     return Compare(Equality(), False, Toolbox())
 
 
-def of_rows(judged: Judged, groups: Sequence[Sequence[int]]) -> Judged:
-    """Whether all turns of each row are right, and whether its first and its last one are."""
-    correct = judged.correct
-    hits = {
-        "whole": [all(correct[i] for i in group) for group in groups],
-        "first_turn": [correct[group[0]] for group in groups],
-        "last_turn": [correct[group[-1]] for group in groups],
+def of_rows(judged: Verdicts, by_row: Sequence[Sequence[int]]) -> dict[str, dict[str, list[bool]]]:
+    """Metric → model → rows: whether all turns are right, and the first and the last one."""
+    right = judged.right()
+    return {
+        "whole": {name: [all(of[i] for i in row) for row in by_row] for name, of in right.items()},
+        "first_turn": {name: [of[row[0]] for row in by_row] for name, of in right.items()},
+        "last_turn": {name: [of[row[-1]] for row in by_row] for name, of in right.items()},
     }
-    return Judged([], hits)
 
 
-def scores_by_turn(judged: Judged, of: Verdicts, turns: Sequence[Turn]) -> Iterator[dict[str, Any]]:
+class OfTurn(NamedTuple):
+    """The scores of one turn of all rows that have it, by model."""
+
+    rows: int
+    scores: Mapping[str, Mapping[str, Score]]
+
+
+def scores_of_turn(judged: Verdicts, turns: Sequence[Turn], number: int) -> OfTurn:
     """The scores of the first judged turns of all rows, of the second ones, and so on."""
-    for number in range(1, max(turn.number for turn in turns) + 1):
-        places = [i for i, turn in enumerate(turns) if turn.number == number]
-        hits = {metric: [each[i] for i in places] for metric, each in judged.hits.items()}
-        outcomes = [judged.outcomes[i] for i in places] if judged.outcomes else []
-        scored = verdicts.scores(Judged([], hits, outcomes), of)
-        yield {
-            "turn": number,
-            "rows": len(places),
-            "scores": {metric: value for metric, (value, _) in scored.items()},
-            "intervals": {metric: list(interval) for metric, (_, interval) in scored.items()},
-        }
+    places = [i for i, turn in enumerate(turns) if turn.number == number]
+    return OfTurn(len(places), scores_of(list(judged.judged), judged.measures(None, places)))
+
+
+def in_numbers(number: int, turn: OfTurn, model: str) -> dict[str, Any]:
+    """A model's scores of a turn as JSON values."""
+    scores, intervals = in_json({model: turn.scores[model]})
+    of = {"scores": scores[model], "intervals": intervals[model]}
+    return {"turn": number, "rows": turn.rows, **of}
 
 
 def turn_table(
-    model: str, headline: Sequence[str], by_turn: Sequence[dict[str, Any]]
+    model: str, headline: Sequence[str], by_turn: Sequence[tuple[int, OfTurn]]
 ) -> dict[str, Any]:
     """The scores of each turn."""
     first, *others = headline
     columns = ["judged turn", "rows", first, "95 % CI low", "95 % CI high", *others]
-    rows = [
-        [
-            of["turn"],
-            of["rows"],
-            of["scores"].get(first),
-            *of["intervals"].get(first, (None, None)),
-            *(of["scores"].get(metric) for metric in others),
-        ]
-        for of in by_turn
-    ]
-    units: dict[str, evaluator.Unit] = dict.fromkeys(columns[2:], "share")
+    nothing = (None, (None, None))
+    rows = []
+    for number, (count, scores) in by_turn:
+        of: Mapping[str, Any] = scores[model]
+        value, interval = of.get(first, nothing)
+        more = [of.get(metric, nothing)[0] for metric in others]
+        rows.append([number, count, value, *interval, *more])
+    units: dict[str, Unit] = dict.fromkeys(columns[2:], "share")
     return table(f"{model}: turns", columns, rows, units=units, model=model)
 
 
@@ -292,17 +282,15 @@ def replaced_table(replaced: dict[str, int], turns: int) -> list[dict[str, Any]]
 
 
 def predictions(
-    turns: Sequence[Turn], answers: Answers, judged: Verdicts
+    turns: Sequence[Turn], cut: Sequence[Row], answers: Answers, judged: Verdicts
 ) -> Iterator[dict[str, Any]]:
     """The lines of `predictions.jsonl`, by the id of the row and the number of the turn.
 
     turn: among the judged turns of the row. message: among all its messages. Both are from 1.
     """
-    facts = {name: of.facts for name, of in judged.judged.items()}
-    lines = evaluator.predictions([turn.as_row() for turn in turns], answers, facts)
-    for i, line in enumerate(lines):
+    for i, line in enumerate(lines_of(cut, answers, judged)):
         turn = turns[i // len(answers)]
         before = str(turn.conversation[turn.place - 1].get("content") or "")
-        line |= {"id": turn.row["id"], "prompt": before[: evaluator.PROMPT_SHOWN]}
+        line |= {"id": turn.row["id"], "prompt": before[:PROMPT_SHOWN]}
         places = {"turn": turn.number, "message": turn.place + 1}
         yield {"id": line["id"], "model": line["model"], **places, **line}

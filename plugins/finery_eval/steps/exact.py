@@ -1,15 +1,13 @@
 """`eval.exact`: is the whole answer the expected one?"""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
-from finery import Job
+from finery import Completion, Job
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted
-from finery_eval import evaluator
-from finery_eval.evaluator import Answers, Evaluator
-from finery_eval.verdicts import Judged, Verdicts
+from finery_eval.asking import refuse_empty
+from finery_eval.evaluator import Evaluator
+from finery_eval.verdicts import Answers, Verdict, Verdicts
 
 
 class Exact(Evaluator, task="extraction"):
@@ -25,42 +23,17 @@ class Exact(Evaluator, task="extraction"):
     """
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
-        """Read the expected answers. Raises `DataError` listing rows without one."""
-        expected = [self.text(answer_text(row)) for row in rows]
-        refuse_empty(rows, expected)
-        return partial(self.verdicts, expected)
+        """Raise `DataError` listing rows without an expected answer."""
+        refuse_empty(rows, [self.text(answer_text(row)) for row in rows])
+        return super().judging(job, rows)
 
-    def verdicts(self, expected: Sequence[str], answers: Answers) -> Verdicts:
-        """Compare the answers with the expected ones."""
-        facts = {
-            name: [self.judge(want, a.text) for want, a in zip(expected, completions, strict=True)]
-            for name, completions in answers.items()
-        }
-        return Verdicts(
-            judged={
-                n: Judged(of, {"accuracy": [f["correct"] for f in of]}) for n, of in facts.items()
-            },
-            metrics=self.metric_names(),
-            headline=self.metric_names(),
-            tables=[evaluator.answers_table(answers)],
-        )
+    def judge(self, row: Row, answer: Completion) -> Verdict:
+        """Compare the answer with the expected one."""
+        expected, prediction = self.text(answer_text(row)), self.text(answer.text)
+        facts = {"expected": expected, "prediction": prediction}
+        return Verdict({"accuracy": prediction == expected}, facts)
 
     def text(self, text: str) -> str:
         """An answer as it is compared."""
         text = extracted(text, self.extract).strip()
         return text.casefold() if self.ignore_case else text
-
-    def judge(self, expected: str, answer: str) -> dict[str, Any]:
-        """What an answer counts as."""
-        prediction = self.text(answer)
-        return {"expected": expected, "prediction": prediction, "correct": prediction == expected}
-
-
-def refuse_empty(rows: Sequence[Row], expected: Sequence[str]) -> None:
-    """Raise `DataError` for rows without an expected answer."""
-    evaluator.refuse_calls(rows)
-    evaluator.refuse(
-        "some rows have no expected answer",
-        (row["id"] for row, text in zip(rows, expected, strict=True) if not text),
-        fix="give each row a completion, or drop it",
-    )

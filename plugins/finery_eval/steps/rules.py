@@ -1,31 +1,27 @@
 """`eval.rules`: does the answer follow measurable rules of style and format?"""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from finery import Dataset, Job, Settings, UsageError, setting, takes
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted, search_in
-from finery_eval import evaluator, stats
-from finery_eval.evaluator import Answers, Evaluator, table
-from finery_eval.scoring.differences import difference
-from finery_eval.scoring.groups import Group
-from finery_eval.verdicts import Judged, Verdicts
+from finery_eval import stats
+from finery_eval.evaluation import answers_table
+from finery_eval.evaluator import BatchEvaluator, names_metric
+from finery_eval.groups import together
+from finery_eval.measure import Measure
+from finery_eval.tables import Unit, table
+from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
 _WORD = re.compile(r"\w")
 
+OWN = "(the rows' own answers)"
+"""What the table calls them."""
 Kept = dict[str, bool]
 """Rule → whether an answer keeps it."""
-
-
-class Own(NamedTuple):
-    """Rule → whether each answer keeps it. groups: the answers that belong together."""
-
-    by_rule: Mapping[str, Sequence[bool]]
-    groups: Sequence[Group] | None
 
 
 class Rule(Settings):
@@ -79,7 +75,7 @@ class Rule(Settings):
         )
 
 
-class Rules(Evaluator, task="style"):
+class Rules(BatchEvaluator, task="style"):
     """Judge models by the rules that their answers follow, which makes tone and format measurable.
 
     Each rule has a name and measurable conditions: patterns that must or must not match, how the
@@ -130,32 +126,27 @@ class Rules(Evaluator, task="style"):
         answered = [row for row in rows if answer_text(row).strip()]
         own = [self.kept(answer_text(row)) for row in answered]
         self.advise(job, own)
-        table_of_own = Own(self.hits(own), evaluator.together(answered))
-        return partial(self.verdicts, table_of_own, evaluator.together(rows))
 
-    def verdicts(self, own: Own, groups: Sequence[Group] | None, answers: Answers) -> Verdicts:
-        """Hold the answers against the rules. groups: the rows that belong together."""
-        results = {
-            name: [self.kept(a.text) for a in completions] for name, completions in answers.items()
-        }
-        hits = {name: self.hits(of) for name, of in results.items()}
-        return Verdicts(
-            judged={n: Judged(list(map(verdict, of)), hits[n]) for n, of in results.items()},
-            metrics=self.metric_names(),
-            headline=self.metric_names(),
-            tables=[rules_table(hits, own, groups), evaluator.answers_table(answers)],
-        )
+        def judged(answers: Answers) -> Verdicts:
+            of = each_judged(answers, lambda _, answer: self.verdict(self.kept(answer.text)))
+            verdicts = self.verdicts(answers, of)
+            measures, own_groups = verdicts.measures(together(rows)), together(answered)
+            owns = {n: Measure({OWN: [k[n] for k in own]}, own_groups) for n in self.rules}
+            tables = [rules_table(self.rules, measures, owns), answers_table(answers)]
+            return verdicts._replace(tables=tables)
+
+        return judged
+
+    def verdict(self, kept: Kept) -> Verdict:
+        """What an answer counts as, and the rules it breaks."""
+        broken = [name for name, fine in kept.items() if not fine]
+        return Verdict({"accuracy": not broken, **kept}, {"broken": broken})
 
     def kept(self, answer: str) -> Kept:
         """Which rules an answer keeps."""
         text = extracted(answer, self.extract).strip()
         rules = self.rules.items()
         return {name: rule.keeps(text, ignore_case=self.ignore_case) for name, rule in rules}
-
-    def hits(self, results: Sequence[Kept]) -> dict[str, list[bool]]:
-        """Metric → whether each answer counts."""
-        each = {name: [k[name] for k in results] for name in self.rules}
-        return {"accuracy": [all(k.values()) for k in results], **each}
 
     def advise(self, job: Job, own: Sequence[Kept]) -> None:
         """Log which rules the rows' own answers break."""
@@ -168,7 +159,7 @@ class Rules(Evaluator, task="style"):
 
 def check_name(name: str) -> None:
     """Raise `UsageError` for a rule's name that can't be the name of a metric."""
-    if not evaluator.names_metric(name):
+    if not names_metric(name):
         raise UsageError(
             f"{name!r} can't name a rule",
             where=f"rules.{name}",
@@ -211,33 +202,28 @@ def sentences(text: str) -> int:
     return sum(bool(_WORD.search(part)) for part in _SENTENCE_END.split(text))
 
 
-def verdict(result: Kept) -> dict[str, Any]:
-    """What an answer counts as, and the rules it breaks."""
-    broken = [name for name, fine in result.items() if not fine]
-    return {"correct": not broken, "broken": broken}
-
-
 def rules_table(
-    hits: Mapping[str, Mapping[str, Sequence[bool]]], own: Own, groups: Sequence[Group] | None
+    rules: Iterable[str], measures: Mapping[str, Measure], owns: Mapping[str, Measure]
 ) -> dict[str, Any]:
     """Each rule by each model: the share kept, its interval, and the test against the first.
 
-    groups: the rows that belong together. The p-values are adjusted for their number (Holm 1979).
+    measures, owns: rule → how models, and how the rows' own answers keep it. The p-values are
+    adjusted for their number (Holm 1979).
     """
-    (base, first), *_ = hits.items()
+    base = next(iter(measures["accuracy"].values))
     columns = ["rule", "model", "kept", "95 % CI low", "95 % CI high", f"p against {base} (Holm)"]
     rows: list[list[Any]] = []
-    for rule in [name for name in first if name != "accuracy"]:
-        for name, of in hits.items():
-            share, interval = evaluator.share(of[rule], groups)
-            between = difference(first[rule], of[rule], groups) if name != base else None
-            p_value = None if between is None else between.p_value
-            rows.append([rule, name, share, *interval, p_value])
-        if own.by_rule[rule]:
-            share, interval = evaluator.share(own.by_rule[rule], own.groups)
-            rows.append([rule, "(the rows' own answers)", share, *interval, None])
+    for rule in rules:
+        for measure in (measures[rule], owns[rule]):
+            for name in measure.values:
+                if (score := measure.score(name)) is None:
+                    continue  # no row has an answer of its own
+                is_compared = name != base and name in measures[rule].values
+                between = measure.difference(base, name) if is_compared else None
+                p_value = None if between is None else between.p_value
+                rows.append([rule, name, score[0], *(score[1] or ()), p_value])
     tested = [row for row in rows if row[-1] is not None]
     for row, p_value in zip(tested, stats.holm([row[-1] for row in tested]), strict=True):
         row[-1] = p_value
-    units: dict[str, evaluator.Unit] = {**dict.fromkeys(columns[2:5], "share"), columns[5]: "p"}
+    units: dict[str, Unit] = {**dict.fromkeys(columns[2:5], "share"), columns[5]: "p"}
     return table("Rules", columns, rows, units=units)

@@ -3,10 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import DataError, Job, Metrics, Step, UsageError, setting, signed, takes
+from finery import (
+    DataError,
+    Graph,
+    Job,
+    Metrics,
+    Provenance,
+    Results,
+    Step,
+    UsageError,
+    setting,
+    signed,
+    sources_of,
+    takes,
+)
 from finery.rows.repeats import Repeats, summarise
-from finery_eval.evaluator import compare
-from finery_eval.scoring.groups import recorded
+from finery_eval.predictions import measure_between, paired
 
 OVER_SEEDS = "the seed of a training only, not the choice of rows"
 
@@ -47,16 +59,21 @@ class _Candidate(NamedTuple):
         return max(self.each, key=lambda each: sign * each.score)
 
 
-class Select(Step, seeded=False, sections=("evaluate",)):
+class Select(
+    Step,
+    seeded=False,
+    sections=("evaluate",),
+    provenance="finery_eval.steps.select:VariantNames",
+):
     """Choose the best of several evaluations of one model, by one metric.
 
     A recipe with `matrix: {select: …}` adds this step by itself. Of equally good candidates, the
     first is chosen. Of a candidate that is repeated under several seeds, the repeat with the best
     score is chosen, on the same rows; the scores that are compared are means. The result has every
     candidate's score with its interval, and how far the chosen one is ahead of the next: for a
-    share of right answers on the same rows the paired interval (Newcombe 1998, method 10; bootstrap
-    over groups where rows belong together), over repeats under the same seeds Student's interval of
-    the differences.
+    share of the same rows the paired interval (Newcombe 1998, method 10; bootstrap over groups if
+    rows belong together), for other metrics the paired bootstrap, over repeats under the same seeds
+    Student's interval of the differences.
     """
 
     candidates: list[Metrics] = takes(
@@ -171,17 +188,15 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         return margin
 
     def _paired(self, first: _Candidate, second: _Candidate) -> list[float] | None:
-        """The interval of the difference of two shares of right answers; None for other metrics."""
-        one, other = (_judged(each.metrics[0], self.model) for each in (first, second))
-        if not one or one.keys() != other.keys():
+        """The interval of the difference on the same rows; None where that isn't known."""
+        sides = [each.metrics[0] for each in (second, first)]
+        pairs = paired(*([line for line in metrics.predictions() if line["model"] == self.model]
+                         for metrics in sides))  # fmt: skip
+        if pairs.changed or pairs.only_first or pairs.only_second:
             return None
-        lines = {"second": [*other.values()], "first": [one[place] for place in other]}
-        right = {name: [bool(line["correct"]) for line in of] for name, of in lines.items()}
-        for hits, each in ((right["first"], first), (right["second"], second)):
-            if abs(sum(hits) / len(hits) - each.score) > 1e-9:
-                return None
-        (compared,) = compare(right, recorded(*lines.values()))
-        return list(compared["interval"])
+        measure = measure_between(pairs.pairs, self.metric, sides[1].report())
+        between = measure.difference("first", "second") if measure is not None else None
+        return None if between is None else list(between.interval)
 
     def _words(
         self,
@@ -198,17 +213,20 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         return words
 
 
+class VariantNames(Provenance[Select]):
+    """Which variant each candidate is, where its name is that of a place."""
+
+    def facts(self, name: str, graph: Graph, results: Results) -> Mapping[str, Any]:
+        """`variants`: place → variant; nothing where all candidates have the names of variants."""
+        places = [s.step.partition("@")[2] for s in sources_of(graph.nodes[name], Metrics)]
+        variants = {place: graph.variant_named(place) for place in places}
+        renamed = {place: variant for place, variant in variants.items() if variant != place}
+        return {"variants": renamed} if renamed else {}
+
+
 def _variant(name: str) -> str:
     """The variant in a candidate's name: `r=8` of `test@r=8`."""
     return name.partition("@")[2] or name
-
-
-def _judged(metrics: Metrics, model: str) -> dict[Any, dict[str, Any]]:
-    """Row → the line of the model's answer; empty where the evaluator doesn't call it right."""
-    lines = [line for line in metrics.predictions() if line.get("model") == model]
-    judged = {(line.get("id"), line.get("turn")): line for line in lines}
-    whole = len(judged) == len(lines) and all(isinstance(x.get("correct"), bool) for x in lines)
-    return judged if whole else {}
 
 
 def _in_words(interval: Sequence[float] | None) -> str:

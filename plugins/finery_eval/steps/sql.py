@@ -2,9 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -12,17 +11,15 @@ import msgspec
 from finery import Files, Job, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted
-from finery_eval import evaluator
+from finery_eval.asking import SHOWN, refuse, refuse_empty
 from finery_eval.database import Cell, Database, QueryError, Result
-from finery_eval.evaluator import Answers, Evaluator, table
-from finery_eval.steps.exact import refuse_empty
-from finery_eval.verdicts import Judged, Verdicts
+from finery_eval.evaluation import answers_table
+from finery_eval.evaluator import BatchEvaluator
+from finery_eval.tables import table
+from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 
 DIGITS = 12
 """Significant digits of a fraction that are compared: the order of a sum changes the last ones."""
-
-JUDGED = {"accuracy": "correct", "exact": "exact", "valid": "valid"}
-"""Metric → what says in a prediction whether it counts; the headline first."""
 
 _FENCE = re.compile(r"```(?:\w*sql\w*\b)?(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 _TOKEN = re.compile(
@@ -41,7 +38,7 @@ class Wanted(msgspec.Struct, frozen=True):
     ordered: bool
 
 
-class Sql(Evaluator, task="complex"):
+class Sql(BatchEvaluator, task="complex"):
     """Judge models by the results of their SQL: each query is run and its result compared.
 
     SQLite runs both the answer and the row's completion on an in-memory database that the scripts
@@ -84,30 +81,19 @@ class Sql(Evaluator, task="complex"):
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
-        return list(JUDGED)
+        return ["accuracy", "exact", "valid"]
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Run the expected queries."""
         database = Database(self.schema.paths, timeout=self.timeout)
-        return partial(self.verdicts, database, self.expectations(job, rows, database))
+        wanted = self.expectations(job, rows, database)
 
-    def verdicts(self, database: Database, wanted: Sequence[Wanted], answers: Answers) -> Verdicts:
-        """Run the queries and compare the results."""
-        with closing(database):
-            facts = {
-                name: [
-                    self.judge(w, a.text, database)
-                    for w, a in zip(wanted, completions, strict=True)
-                ]
-                for name, completions in answers.items()
-            }
-        judged = {
-            name: Judged(of, {m: [f[column] for f in of] for m, column in JUDGED.items()})
-            for name, of in facts.items()
-        }
-        tables = [queries_table(facts), evaluator.answers_table(answers)]
-        names = self.metric_names()
-        return Verdicts(judged=judged, metrics=names, headline=names, tables=tables)
+        def judged(answers: Answers) -> Verdicts:
+            with closing(database):
+                of = each_judged(answers, lambda i, a: self.verdict(wanted[i], a.text, database))
+            return self.verdicts(answers, of, [queries_table(of), answers_table(answers)])
+
+        return judged
 
     def expectations(self, job: Job, rows: Sequence[Row], database: Database) -> list[Wanted]:
         """What each row expects. Raises `DataError` listing rows with a failing query."""
@@ -120,14 +106,12 @@ class Sql(Evaluator, task="complex"):
                 expectations.append(Wanted(sql, database.query(sql), self.counts_order(sql)))
             except QueryError as error:
                 failed.append(f"{row['id']}: {error}: {sql:.80}")
-        evaluator.refuse(
-            "some expected queries fail", failed, fix="correct them, or the scripts in `schema`"
-        )
+        refuse("some expected queries fail", failed, fix="correct them, or the scripts in `schema`")
         empty = [
             row["id"] for row, w in zip(rows, expectations, strict=True) if finds_nothing(w.result)
         ]
         if empty:
-            named = ", ".join(empty[: evaluator.SHOWN]) + ", …" * (len(empty) > evaluator.SHOWN)
+            named = ", ".join(empty[:SHOWN]) + ", …" * (len(empty) > SHOWN)
             job.log(
                 f"{len(empty)} expected queries return nothing, which is often a mistake: {named}"
             )
@@ -143,7 +127,7 @@ class Sql(Evaluator, task="complex"):
         fenced = _FENCE.search(text)
         return (fenced[1] if fenced else text).strip()
 
-    def judge(self, wanted: Wanted, answer: str, database: Database) -> dict[str, Any]:
+    def verdict(self, wanted: Wanted, answer: str, database: Database) -> Verdict:
         """What an answer counts as."""
         sql = self.text(answer)
         error, valid = None, True
@@ -151,14 +135,12 @@ class Sql(Evaluator, task="complex"):
             error = self.difference(wanted, database.query(sql))
         except QueryError as failure:
             error, valid = str(failure), False
-        return {
-            "expected": wanted.sql,
-            "prediction": sql,
-            "correct": error is None,
+        values = {
+            "accuracy": error is None,
             "exact": normalised(sql) == normalised(wanted.sql),
             "valid": valid,
-            "error": error,
         }
+        return Verdict(values, {"expected": wanted.sql, "prediction": sql, "error": error})
 
     def difference(self, wanted: Wanted, result: Result) -> str | None:
         """How a result differs from the expected one; None if it doesn't."""
@@ -214,15 +196,11 @@ def has_order(sql: str) -> bool:
     return False
 
 
-def queries_table(judged: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def queries_table(judged: Mapping[str, Sequence[Verdict]]) -> dict[str, Any]:
     """How many queries are right, return something else, or fail."""
-    rows = [
-        [
-            name,
-            sum(j["correct"] for j in of),
-            sum(j["valid"] and not j["correct"] for j in of),
-            sum(not j["valid"] for j in of),
-        ]
-        for name, of in judged.items()
-    ]
+    rows = []
+    for name, of in judged.items():
+        right = sum(verdict.values["accuracy"] for verdict in of)
+        valid = sum(verdict.values["valid"] for verdict in of)
+        rows.append([name, right, valid - right, len(of) - valid])
     return table("Queries", ["model", "right", "another result", "fail"], rows)

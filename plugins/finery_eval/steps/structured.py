@@ -25,9 +25,11 @@ from finery.rows.answers.jsonvalues import (
 )
 from finery.rows.answers.reading import extracted, told_with
 from finery.rows.templates.patience import patterns_of
-from finery_eval import evaluator
-from finery_eval.evaluator import Answers, Evaluator, table
-from finery_eval.verdicts import Judged, Means, Verdicts
+from finery_eval.asking import refuse, refuse_calls
+from finery_eval.evaluation import answers_table, majority_table
+from finery_eval.evaluator import BatchEvaluator
+from finery_eval.tables import Unit, table
+from finery_eval.verdicts import Answers, Verdict, Verdicts
 
 RESERVED = ("accuracy", "field_score", "valid_json", "valid")
 MOST_COLUMNS = 8
@@ -36,8 +38,8 @@ MANY_FIELDS = 20
 NO_OBJECT = Problem("JSON that is no object", "JSON that is no object")
 PROBLEMS_SHOWN = 5
 
-Outcome = tuple[int, tuple[Count, ...]]
-"""A row's right fields, of those that hold one value; and its counts in each field of lists."""
+Outcome = tuple[int, int, tuple[Count, ...]]
+"""The number of fields; a row's right ones, of those that hold one value; its counts in lists."""
 
 
 class Fields(msgspec.Struct, frozen=True):
@@ -55,7 +57,7 @@ class Reading(msgspec.Struct, frozen=True):
     problem: Problem | None
 
 
-class Json(Evaluator, packages=("jsonschema",), task="extraction"):
+class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     r"""Judge models by the JSON object they answer: whole, field by field, and by a JSON Schema.
 
     A row's completion is the expected object. An answer must be JSON and nothing else, but may be
@@ -143,7 +145,7 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
         fields = fields_of(self.fields, expected)
         if len(fields.paths) > MANY_FIELDS:
             job.log(f"judging {len(fields.paths)} fields; list those that matter in `fields`")
-        return partial(self.verdicts, schema, expected, fields)
+        return partial(self.judged, schema, expected, fields)
 
     def answer_schema(self) -> AnswerSchema | None:
         """The schema, if one is given."""
@@ -151,9 +153,9 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
 
     def expectations(self, rows: Sequence[Row], schema: AnswerSchema | None) -> list[Any]:
         """The object that each row expects; `DataError` naming the rows that have none."""
-        evaluator.refuse_calls(rows)
+        refuse_calls(rows)
         readings = [self.read(answer_text(row), schema) for row in rows]
-        evaluator.refuse(
+        refuse(
             "the expected answer of some rows isn't a JSON object",
             (
                 f"{row['id']}: {read.problem.text if read.problem else shown(read.value)[:80]}"
@@ -162,7 +164,7 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
             ),
             fix="give each row a JSON object as its completion, or drop it",
         )
-        evaluator.refuse(
+        refuse(
             "the expected answer of some rows breaks the schema",
             (
                 f"{row['id']}: {read.problem.text}"
@@ -192,7 +194,7 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
             ordered=self.lists == "ordered",
         )
 
-    def verdicts(
+    def judged(
         self,
         schema: AnswerSchema | None,
         expected: Sequence[Any],
@@ -206,53 +208,60 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
         }
         same = self.comparison()
         counts = {n: counts_of(same, fields, expected, read) for n, read in readings.items()}
-        facts = {
-            name: [self.judge(same, fields, w, r) for w, r in zip(expected, read, strict=True)]
-            for name, read in readings.items()
-        }
-        invalid = {n: sum(not f["valid_json"] for f in of) for n, of in facts.items()}
+        invalid = {n: sum(r.value is UNREADABLE for r in read) for n, read in readings.items()}
         named = [metric_of(field) for field in fields.paths]
         shown_fields = named if len(named) <= MOST_COLUMNS else []
-        return Verdicts(
-            judged={
-                name: Judged(
-                    of,
-                    hits(fields, counts[name], of),
-                    [outcome_of(fields, c) for c in counts[name]],
-                )
-                for name, of in facts.items()
+        lists = [metric_of(field) for field in fields.paths if field in fields.lists]
+        return self.verdicts(
+            answers,
+            {
+                name: [
+                    self.verdict(same, fields, *of)
+                    for of in zip(expected, read, counts[name], strict=True)
+                ]
+                for name, read in readings.items()
             },
-            metrics=["accuracy", "field_score", *named, "valid_json", *self._valid()],
-            headline=["accuracy", "field_score", *shown_fields, *(self._valid() or ["valid_json"])],
-            means=Means(
-                ["field_score", *(metric_of(f) for f in fields.paths if f in fields.lists)],
-                partial(field_scores, len(fields.paths)),
-            ),
-            tables=[
-                evaluator.answers_table(answers, invalid),
-                evaluator.majority_table(values_of(fields, expected), "value"),
+            [
+                answers_table(answers, invalid),
+                majority_table(values_of(fields, expected), "value"),
                 *(field_table(name, fields, of) for name, of in counts.items()),
                 *problem_tables(readings),
             ],
+            metrics=["accuracy", "field_score", *named, "valid_json", *self._valid()],
+            headline=["accuracy", "field_score", *shown_fields, *(self._valid() or ["valid_json"])],
+            statistics={"field_score": field_score, **dict.fromkeys(lists, elements_f1)},
         )
 
-    def judge(
-        self, same: Comparison, fields: Fields, expected: Any, reading: Reading
-    ) -> dict[str, Any]:
+    def verdict(
+        self,
+        same: Comparison,
+        fields: Fields,
+        expected: Any,
+        reading: Reading,
+        counts: tuple[Count, ...],
+    ) -> Verdict:
         """What an answer counts as, and where it differs from what is expected."""
         readable = reading.value is not UNREADABLE
         differences = dict(differing(same, fields, expected, reading.value))
         whole = fields.named or same.equal(expected, reading.value)
-        judged = {
-            "expected": expected,
-            "prediction": reading.value if readable else None,
-            "correct": whole and not differences,
+        values: dict[str, Any] = {
+            "accuracy": whole and not differences,
+            "field_score": outcome_of(fields, counts),
             "valid_json": readable,
         }
+        for name, of in zip(fields.paths, counts, strict=True):
+            values[metric_of(name)] = of if name in fields.lists else bool(of.hits)
         if self.schema is not None:
-            judged["valid"] = reading.problem is None
-        problem = reading.problem.text if reading.problem else None
-        return {**judged, "problem": problem, "differs": differences}
+            values["valid"] = reading.problem is None
+        return Verdict(
+            values,
+            {
+                "expected": expected,
+                "prediction": reading.value if readable else None,
+                "problem": reading.problem.text if reading.problem else None,
+                "differs": differences,
+            },
+        )
 
     def _valid(self) -> list[str]:
         return ["valid"] if self.schema is not None else []
@@ -316,46 +325,37 @@ def differing(
             )
 
 
-def hits(
-    fields: Fields, counts: Sequence[tuple[Count, ...]], facts: Sequence[Mapping[str, Any]]
-) -> dict[str, list[bool]]:
-    """Metric → whether each row counts, for the metrics that are shares."""
-    right = {"accuracy": [f["correct"] for f in facts]}
-    for i, name in enumerate(fields.paths):
-        if name not in fields.lists:
-            right[metric_of(name)] = [bool(of[i].hits) for of in counts]
-    for metric in ("valid_json", "valid"):
-        if metric in facts[0]:
-            right[metric] = [f[metric] for f in facts]
-    return right
-
-
 def outcome_of(fields: Fields, counts: tuple[Count, ...]) -> Outcome:
     """What of a row the scores need; few different ones, so that the bootstrap is fast."""
     named = list(zip(fields.paths, counts, strict=True))
     right = sum(count.hits for name, count in named if name not in fields.lists)
-    return right, tuple(count for name, count in named if name in fields.lists)
+    return len(named), right, tuple(count for name, count in named if name in fields.lists)
 
 
-def field_scores(fields: int, outcomes: Mapping[Outcome, int]) -> list[float]:
-    """The mean of the fields' scores, then the F1 of each field of lists.
+def field_score(outcomes: Mapping[Outcome, int]) -> float:
+    """The mean of the fields' scores. outcomes: how often each occurs."""
+    if not outcomes:
+        return 0.0
+    fields, _, lists = next(iter(outcomes))
+    rows = sum(outcomes.values())
+    right = sum(n * of for (_, of, _), n in outcomes.items())
+    f1s = [
+        f1_of(total((of[i], n) for (_, _, of), n in outcomes.items())) for i in range(len(lists))
+    ]
+    return (right / rows + sum(f1s)) / fields
 
-    fields: how many there are. outcomes: how often each occurs.
-    """
-    rows, lists = sum(outcomes.values()), len(next(iter(outcomes))[1])
-    right = sum(n * of for (of, _), n in outcomes.items())
-    f1s = [f1_of(total((of[i], n) for (_, of), n in outcomes.items())) for i in range(lists)]
-    return [(right / rows + sum(f1s)) / fields, *f1s]
 
-
-def total(counts: Iterable[tuple[Count, int]]) -> Count:
+def total(counts: Iterable[tuple[tuple[int, int, int], int]]) -> Count:
     """The sum of counts, each of which occurs so often."""
     hits = answered = expected = 0
     for one, n in counts:
-        hits += n * one.hits
-        answered += n * one.answered
-        expected += n * one.expected
+        hits, answered, expected = hits + n * one[0], answered + n * one[1], expected + n * one[2]
     return Count(hits, answered, expected)
+
+
+def elements_f1(counts: Mapping[tuple[int, int, int], int]) -> float:
+    """The F1 over the elements of lists. counts: how often each `Count` occurs."""
+    return f1_of(total(counts.items()))
 
 
 def f1_of(count: Count) -> float:
@@ -381,7 +381,7 @@ def field_table(model: str, fields: Fields, counts: Sequence[tuple[Count, ...]])
         else:
             rows.append([name, f1_of(of), None, None, None, None])
     scores = ["score", "precision", "recall"]
-    units: dict[str, evaluator.Unit] = dict.fromkeys(scores, "share")
+    units: dict[str, Unit] = dict.fromkeys(scores, "share")
     columns = ["field", *scores, "elements answered", "elements expected"]
     title = f"{model}: fields (a list's score is its F1)"
     return table(title, columns, rows, units=units, model=model)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from finery import Completion, Job, Metrics, UsageError, setting
 from finery.rows import Row, split_turns
 from finery.rows.answers.reading import extracted
-from finery_eval import evaluator
+from finery_eval import asking
 from finery_eval.calls.arguments import Equality
 from finery_eval.calls.calls import (
     BadTools,
@@ -17,15 +17,16 @@ from finery_eval.calls.calls import (
     answered_calls,
     expected_calls,
 )
-from finery_eval.calls.matches import Match, Wanted, hits_of
+from finery_eval.calls.matches import Match, Wanted
 from finery_eval.calls.named import Arguments, arguments_of, sampled_arguments
 from finery_eval.calls.tooltables import calls_table, due_table, malformed_table
-from finery_eval.evaluator import Answers, Evaluator, Unjudged
+from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
+from finery_eval.evaluator import BatchEvaluator
 from finery_eval.tasks.functions import Execute, Functions
 from finery_eval.tasks.play import Play, Task, play, split_task, task_of
 from finery_eval.tasks.results import Expect, steps_table
 from finery_eval.turns import place_of
-from finery_eval.verdicts import Judged, Verdicts
+from finery_eval.verdicts import Answers, Verdicts
 
 T = TypeVar("T")
 EARLIER = "calls before the last turn; eval.dialog judges every turn, `execute` what the calls do"
@@ -33,7 +34,7 @@ EXECUTED = "calls before the last turn of the user, which are executed as the ro
 METRICS = ("accuracy", "tool", "arguments", "no_call", "valid")
 
 
-class ToolCalls(Evaluator, packages=("jsonschema",), task="extraction"):
+class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     """Judge models by the tools that they call: the right ones, with the right arguments.
 
     Each row offers `tools` and ends with an assistant turn: its tool calls are the expected ones,
@@ -182,7 +183,7 @@ class ToolCalls(Evaluator, packages=("jsonschema",), task="extraction"):
         if self.execute is None:
             return super().run(job)
         self.check()
-        rows = evaluator.read_rows(self.rows)
+        rows = asking.read_rows(self.rows)
         plays: dict[str, list[Play]] = {}
         with closing(Functions(self.execute)) as functions:
             tasks = self.tasks(job, rows, functions)
@@ -190,14 +191,14 @@ class ToolCalls(Evaluator, packages=("jsonschema",), task="extraction"):
                 name, engine = model.name, job.engine(model)
                 plays[name] = play(self, job, engine, name, tasks, functions, coerce=self.coerce)
                 gc.collect()  # the next model may need the memory of this one
-        unjudged = evaluator.unjudged_tables(job, self.unjudged(rows))
+        unjudged = unjudged_tables(job, self.unjudged(rows))
         answers = {name: [each.completion() for each in of] for name, of in plays.items()}
         for name, completions in answers.items():
-            evaluator.log_answers(self, job, name, completions)
-        evaluator.log_rows(self, job, rows, answers)
+            asking.log_answers(self, job, name, completions)
+        asking.log_extract(self, job, answers)
         verdicts = self.task_verdicts(plays, answers).with_tables(unjudged)
         models, slices = self.models, self.slices
-        return evaluator.write(job, rows, answers, verdicts, models=models, slices=slices)
+        return write(job, rows, answers, verdicts, models=models, slices=slices)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
@@ -205,7 +206,7 @@ class ToolCalls(Evaluator, packages=("jsonschema",), task="extraction"):
             super().check_rows(job)
             return
         with closing(Functions(self.execute)) as functions:
-            self.tasks(job, evaluator.read_rows(self.rows), functions)
+            self.tasks(job, asking.read_rows(self.rows), functions)
 
     def tasks(self, job: Job, rows: Sequence[Row], functions: Functions) -> list[Task]:
         """The tasks of the rows, whose calls are executed.
@@ -238,15 +239,11 @@ class ToolCalls(Evaluator, packages=("jsonschema",), task="extraction"):
         """Compare the states and answers with those of the rows."""
         assert self.execute is not None
         expect = self.expect()
-        return Verdicts(
-            judged={
-                n: Judged([expect.facts(each) for each in of], expect.hits(of))
-                for n, of in plays.items()
-            },
-            metrics=self.metric_names(),
-            headline=self.metric_names(),
-            tables=[
-                evaluator.answers_table(answers),
+        return self.verdicts(
+            answers,
+            {name: list(map(expect.verdict, of)) for name, of in plays.items()},
+            [
+                answers_table(answers),
                 steps_table(plays, self.execute.max_steps),
                 *malformed_table(
                     {n: [c for each in of for c in each.calls] for n, of in plays.items()}
@@ -258,7 +255,7 @@ class ToolCalls(Evaluator, packages=("jsonschema",), task="extraction"):
         """Read the expected calls and the tools of each row."""
         wanted = self.expectations(rows)
         self.check_arguments(arguments_of(t for want in wanted for t in want.tools.values()))
-        return partial(self.verdicts, wanted)
+        return partial(self.judged, wanted)
 
     def unjudged(self, rows: Sequence[Row]) -> list[Unjudged]:
         """Turns with calls before those that are judged."""
@@ -281,7 +278,7 @@ class ToolCalls(Evaluator, packages=("jsonschema",), task="extraction"):
                 results.append(read(row))
             except BadTools as error:
                 failed.append(f"{place_of(row, error.turn)}: {error}")
-        evaluator.refuse(
+        asking.refuse(
             "the expected calls of some rows can't be read",
             failed,
             fix="give each row `tools` and an assistant turn whose calls follow their schemas, or "
@@ -326,7 +323,7 @@ class ToolCalls(Evaluator, packages=("jsonschema",), task="extraction"):
             unordered=frozenset(self.unordered),
         )
 
-    def verdicts(self, wanted: Sequence[Wanted], answers: Answers) -> Verdicts:
+    def judged(self, wanted: Sequence[Wanted], answers: Answers) -> Verdicts:
         """Read the calls in the answers and compare them with the expected ones."""
         matches = {
             name: [self.match(want, a) for want, a in zip(wanted, completions, strict=True)]
@@ -335,15 +332,11 @@ class ToolCalls(Evaluator, packages=("jsonschema",), task="extraction"):
         invalid = {
             name: sum(match.is_valid is False for match in of) for name, of in matches.items()
         }
-        return Verdicts(
-            judged={
-                name: Judged([match.facts() for match in of], hits_of(of))
-                for name, of in matches.items()
-            },
-            metrics=self.metric_names(),
-            headline=self.metric_names(),
-            tables=[
-                evaluator.answers_table(answers, invalid),
+        return self.verdicts(
+            answers,
+            {name: [match.verdict() for match in of] for name, of in matches.items()},
+            [
+                answers_table(answers, invalid),
                 due_table(matches),
                 *(t for name, of in matches.items() for t in calls_table(name, of)),
                 *malformed_table(

@@ -13,6 +13,7 @@ import msgspec
 
 from finery import CachedEngine, Completion, Job, StepError
 from finery.rows import Conversation, Message, Row, split_turns
+from finery_eval.asking import generate
 from finery_eval.calls.calls import (
     SHOWN,
     BadTools,
@@ -22,7 +23,7 @@ from finery_eval.calls.calls import (
     answered_calls,
     expected_calls,
 )
-from finery_eval.evaluator import Evaluator, generate
+from finery_eval.evaluator import BatchEvaluator
 from finery_eval.tasks.functions import Functions, Session
 from finery_eval.turns import assistant_turn, tool_turns
 
@@ -208,7 +209,7 @@ def _is_cut(answers: Sequence[Completion]) -> bool:
 
 
 def play(
-    step: Evaluator,
+    step: BatchEvaluator,
     job: Job,
     engine: CachedEngine,
     name: str,

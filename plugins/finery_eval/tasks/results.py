@@ -9,9 +9,10 @@ import msgspec
 
 from finery.rows.parts import prompt as prompt_of
 from finery_eval.calls.calls import readable
-from finery_eval.evaluator import PROMPT_SHOWN, table
+from finery_eval.predictions import PROMPT_SHOWN
+from finery_eval.tables import table
 from finery_eval.tasks.play import Play
-from finery_eval.verdicts import Hit
+from finery_eval.verdicts import Verdict
 
 DIFFERENCES = 5
 """Differing parts of two states that are named."""
@@ -28,35 +29,29 @@ class Expect(msgspec.Struct, frozen=True):
         parts = [part for part in ("state", "answer") if part in self.parts]
         return ["accuracy", *parts, "finished", "no_call", "valid"]
 
-    def hits(self, plays: Sequence[Play]) -> dict[str, list[Hit]]:
-        """Metric → whether each row counts; None where the metric doesn't apply."""
-        each = [self._hits(play) for play in plays]
-        return {metric: [hits[metric] for hits in each] for metric in self.metrics()}
-
-    def facts(self, play: Play) -> dict[str, Any]:
-        """What `predictions.jsonl` says of the work on a task."""
+    def verdict(self, play: Play) -> Verdict:
+        """What the work on a task counts as; None where a metric doesn't apply."""
         task, problems = play.task, [c.problem.text for c in play.calls if c.problem]
-        return {
-            "prompt": prompt_of({"prompt": task.prompt})[:PROMPT_SHOWN],
-            "expected": _shown(readable(task.calls), task.answer),
-            "prediction": _shown(readable(play.calls), play.answer or ""),
-            "correct": self._is_right(play),
-            "error": _unfinished(play),
-            "problem": "; ".join(problems) or None,
-            "changed": dict(islice(self._differing(play), DIFFERENCES)),
-            "steps": len(play.answers),
-        }
-
-    def _hits(self, play: Play) -> dict[str, Hit]:
-        is_valid = all(call.problem is None for call in play.calls) if play.calls else None
-        return {
+        values = {
             "accuracy": self._is_right(play),
-            "state": play.state == play.task.state,
+            "state": play.state == task.state,
             "answer": self._is_answered(play),
             "finished": play.is_finished,
-            "no_call": None if play.task.calls else not play.calls,
-            "valid": is_valid,
+            "no_call": None if task.calls else not play.calls,
+            "valid": all(call.problem is None for call in play.calls) if play.calls else None,
         }
+        return Verdict(
+            {metric: values[metric] for metric in self.metrics()},
+            {
+                "prompt": prompt_of({"prompt": task.prompt})[:PROMPT_SHOWN],
+                "expected": _shown(readable(task.calls), task.answer),
+                "prediction": _shown(readable(play.calls), play.answer or ""),
+                "error": _unfinished(play),
+                "problem": "; ".join(problems) or None,
+                "changed": dict(islice(self._differing(play), DIFFERENCES)),
+                "steps": len(play.answers),
+            },
+        )
 
     def _is_right(self, play: Play) -> bool:
         states = "state" not in self.parts or play.state == play.task.state

@@ -12,16 +12,18 @@ from finery import (
     range_in_points,
     signed,
 )
+from finery_eval.measure import MCNEMAR, SIGN_FLIPS
+from finery_eval.predictions import Facts, Pairs, by_model, measure_between, paired
 from finery_eval.stats import holm
 from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
-from finery_eval.view.f1 import f1_test
-from finery_eval.view.pairs import Facts, agrees, by_model, flips, paired, paired_test
 from finery_eval.view.scores import Report, headline, new_table
 from finery_eval.view.tables import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+CONVERSATIONS = "sign flips of conversations"
+"""The test where answers are to the turns of conversations."""
 NARROW = 100
 """Columns of a terminal from which on the number of flipped answers has room in the table."""
 
@@ -53,32 +55,43 @@ def _adjust(tests: Sequence[dict[str, Any]]) -> None:
 def _of_model(
     model: str, reports: tuple[Report, Report], answers: tuple[Sequence[Facts], Sequence[Facts]]
 ) -> dict[str, Any]:
-    found = paired(*answers)
+    pairs = paired(*answers)
     scores = [report["scores"].get(model, {}) for report in reports]
-    named = headline(reports[1])
     metrics = {}
-    for metric in (m for m in named if m in scores[0] and m in scores[1]):
-        values = [score[metric] for score in scores]
-        fits = all(agrees(of, metric, named, v) for of, v in zip(answers, values, strict=True))
-        test = (
-            paired_test(found.pairs, metric, named)
-            if fits
-            else f1_test(found.pairs, metric, answers, values)
-        )
+    for metric in (m for m in headline(reports[1]) if m in scores[0] and m in scores[1]):
         is_share = metric not in reports[1]["details"].get("unbounded", ())
-        of = {"values": values, "test": test.data() if test else None, "is_share": is_share}
-        metrics[metric] = of
-    gained, lost = flips(found.pairs)
+        values = [score[metric] for score in scores]
+        test = _test(pairs, metric, reports[1])
+        metrics[metric] = {"values": values, "test": test, "is_share": is_share}
+    rights = [(pair, pair[0].get("correct"), pair[1].get("correct")) for pair in pairs.pairs]
     return {
         "metrics": metrics,
-        "paired": len(found.pairs),
-        "changed": found.changed,
-        "only_before": found.only_first,
-        "only_after": found.only_second,
-        "gained": [_flip(*pair) for pair in gained],
-        "lost": [_flip(*pair) for pair in lost],
-        "answers_changed": sum(answer_of(a) != answer_of(b) for a, b in found.pairs),
+        "paired": len(pairs.pairs),
+        "changed": pairs.changed,
+        "only_before": pairs.only_first,
+        "only_after": pairs.only_second,
+        "gained": [_flip(*pair) for pair, a, b in rights if a is False and b is True],
+        "lost": [_flip(*pair) for pair, a, b in rights if a is True and b is False],
+        "answers_changed": sum(answer_of(a) != answer_of(b) for a, b in pairs.pairs),
     }
+
+
+def _test(pairs: Pairs, metric: str, report: Report) -> dict[str, Any] | None:
+    """The difference of a metric on the paired rows, with interval and p-value.
+
+    None where the predictions don't have its values. gained, lost: answers that count only for the
+    second or only for the first; None where the metric isn't yes or no.
+    """
+    measure = measure_between(pairs.pairs, metric, report)
+    between = measure.difference("first", "second") if measure is not None else None
+    if measure is None or between is None:
+        return None
+    counts: dict[str, int | None] = {"gained": None, "lost": None}
+    if measure.test in (MCNEMAR, SIGN_FLIPS):
+        both = list(zip(*measure.values.values(), strict=True))
+        counts = {"gained": both.count((False, True)), "lost": both.count((True, False))}
+    conversations = measure.test == SIGN_FLIPS and any("turn" in facts for facts, _ in pairs.pairs)
+    return {**between.facts(), **counts, "test": CONVERSATIONS if conversations else measure.test}
 
 
 def _flip(before: Facts, after: Facts) -> dict[str, Any]:
@@ -150,8 +163,12 @@ def _test_cells(facts: Mapping[str, Any], *, is_wide: bool) -> Iterator[str]:
         shown = in_points(gap) if facts["is_share"] else signed(gap, ".4g")
         yield from (shown, "", "", *(("", "") if is_wide else ()))
         return
-    yield in_points(test["difference"])
-    yield range_in_points(test["interval"])
+    if facts["is_share"]:
+        yield in_points(test["difference"])
+        yield range_in_points(test["interval"])
+    else:
+        yield signed(test["difference"], ".4g")
+        yield " to ".join(signed(end, ".4g") for end in test["interval"])
     yield "< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
     if is_wide:
         yield from ("" if test[n] is None else str(test[n]) for n in ("gained", "lost"))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from finery import Remark, in_points, percent, range_in_points, size
-from finery_eval.exports import SPEED, is_worse
+from finery_eval.evaluation import SPEED
 from finery_eval.view.scores import Report, headline
 from finery_eval.view.tables import Column, print_columns
 
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 UNKNOWN = "–"
+
+
+def is_worse(export: Mapping[str, Any]) -> bool:
+    """Whether a file is significantly worse: the interval of the difference is below 0."""
+    return "interval" in export and export["interval"][1] < 0
 
 
 def print_exports(console: "Console", report: Report, runtime: Mapping[str, Any]) -> None:

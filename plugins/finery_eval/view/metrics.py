@@ -162,7 +162,7 @@ class MetricsView(View):
 
 
 def own_remarks(report: Mapping[str, Any]) -> Iterator[Remark]:
-    """What the evaluator itself remarks, see `finery_eval.paired.remark`."""
+    """What the evaluator itself remarks, see `finery_eval.tables.remark`."""
     remarks = report["details"].get("remarks", ())
     return (
         Remark(**{name: one[name] for name in Remark._fields if name in one}) for one in remarks

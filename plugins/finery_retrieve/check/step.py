@@ -18,8 +18,10 @@ from finery import (
     setting,
     takes,
 )
-from finery_eval import evaluator
-from finery_eval.evaluator import Judge, table
+from finery_eval.evaluation import answers_table, write_scored
+from finery_eval.evaluator import Judge
+from finery_eval.measure import Measure, pairs_of, scores_of
+from finery_eval.tables import table
 from finery_gguf.llama import PACKAGE
 from finery_retrieve.check.app import Compared, Fault, Kind, ask_app, compared
 from finery_retrieve.evaluate import tables
@@ -27,7 +29,7 @@ from finery_retrieve.evaluate.grounded.contexts import Asked, Library, checked_c
 from finery_retrieve.evaluate.grounded.judged import CONTEXT
 from finery_retrieve.evaluate.grounded.outcome import Outcome, citation_table, metric_names
 from finery_retrieve.evaluate.grounded.verdicts import verdict_on
-from finery_retrieve.evaluate.measures import Measure, clusters_of, pairs_of, scores_of
+from finery_retrieve.evaluate.measures import over_documents
 from finery_retrieve.evaluate.rows import read_answered
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.context import ContextPrompt
@@ -198,8 +200,7 @@ class RetrieveCheck(
     ) -> Outcome:
         """The answers with their verdicts."""
         documents = [library.document(number) for number in range(len(library.questions))]
-        clusters = clusters_of(documents)
-        tables.log_clusters(job, len(documents), len(clusters))
+        tables.log_clusters(job, documents)
         verdicts = {
             name: [
                 verdict_on(one, answer.text, self._unknown(), self.passing)
@@ -207,7 +208,7 @@ class RetrieveCheck(
             ]
             for name, of in answers.items()
         }
-        return Outcome(asked, len(documents), clusters, answers, verdicts)
+        return Outcome(asked, documents, answers, verdicts)
 
     def _unknown(self) -> str:
         return str(self.models[0].meta["prompt"]["unknown"])
@@ -218,14 +219,12 @@ class RetrieveCheck(
         evaluated, name = outcome.answers
         judged = outcome.measures([CONTEXT])
         own = _own_measures(outcome, same)
-        scores, intervals = scores_of([name, evaluated], judged | own)
-        evaluator.log_scores(job, scores, intervals)
         pairs = pairs_of([evaluated, name], judged)
         details = {
             "headline": [m for m in (f"{CONTEXT}.answer", *OWN) if m in judged | own],
             "pairs": pairs,
             "references": [evaluated],
-            "documents": len(outcome.clusters),
+            "documents": len(set(outcome.documents)),
             "faults": [fault._asdict() for fault in faults],
             "servers": {name: build},
             "tables": [
@@ -233,18 +232,12 @@ class RetrieveCheck(
                 *tables.pairs_tables(pairs, metric_names([CONTEXT])),
                 *_changed_tables(outcome),
                 *citation_table(outcome, [CONTEXT]),
-                evaluator.answers_table({n: list(of) for n, of in outcome.answers.items()}),
+                answers_table(outcome.answers),
             ],
-            "truncated": {n: evaluator.truncated(of) for n, of in outcome.answers.items()},
         }
-        return Metrics.write(
-            job.out,
-            rows=outcome.questions,
-            scores=scores,
-            intervals=intervals,
-            details=details,
-            predictions=outcome.predictions(self._unknown()),
-        )
+        scores = scores_of([name, evaluated], judged | own)
+        lines = outcome.predictions(self._unknown())
+        return write_scored(job, outcome.questions, scores, details, lines, answers=outcome.answers)
 
 
 def _log(job: Job, name: str, same: Compared, faults: Sequence[Fault]) -> None:
@@ -268,7 +261,7 @@ def _own_measures(outcome: Outcome, same: Compared) -> dict[str, Measure]:
         "lost": [a.is_correct and not b.is_correct for a, b in zip(before, after, strict=True)],
     }
     return {
-        metric: Measure({name: of, evaluated: [None] * len(of)}, outcome.clusters)
+        metric: over_documents({name: of, evaluated: [None] * len(of)}, outcome.documents)
         for metric, of in values.items()
     }
 

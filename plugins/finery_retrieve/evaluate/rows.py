@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from finery import Dataset
 from finery.rows import Row
 from finery.rows.badrow import BadRow
-from finery_eval import evaluator
+from finery_eval.asking import refuse, some
 from finery_retrieve.questions import Question, question_in
 
 
@@ -16,7 +16,7 @@ def read_questions(rows: Dataset) -> list[Question]:
     """The questions of rows. Raises `DataError` that lists the rows that can't be used."""
     questions: list[Question] = []
     bad: list[tuple[Row, BadRow]] = []
-    for row in evaluator.some(list(rows)):
+    for row in some(list(rows)):
         try:
             questions.append(question_in(row))
         except BadRow as error:
@@ -41,4 +41,4 @@ def refuse_rows(what: str, bad: Sequence[tuple[Row, BadRow]]) -> None:
     """Raise a `DataError` that lists the rows with their reasons, if there are any."""
     if bad:
         reasons = (f"{row['id']}: {error.what}" for row, error in bad)
-        evaluator.refuse(what, reasons, fix=bad[0][1].fix or "correct these rows")
+        refuse(what, reasons, fix=bad[0][1].fix or "correct these rows")

@@ -8,7 +8,8 @@ from typing import Any
 
 from finery import Job, counted, range_in_points
 from finery_eval import stats
-from finery_eval.evaluator import table
+from finery_eval.measure import Measure, scores_of
+from finery_eval.tables import table
 
 CI = "95 % CI"
 """A column of intervals in words: two columns wouldn't fit in a terminal of 80."""
@@ -16,26 +17,30 @@ FEW = 10
 """Documents below which intervals are rough."""
 
 
-def log_clusters(job: Job, questions: int, documents: int) -> None:
-    """Log that questions about one document count together, where some do."""
-    if documents == questions:
+def log_clusters(job: Job, documents: Sequence[str]) -> None:
+    """Log that questions about one document count together, where some do.
+
+    documents: that of each question.
+    """
+    n = len(set(documents))
+    if n == len(documents):
         return
-    what = f"{counted(questions, 'question')} about {counted(documents, 'document')}"
+    what = f"{counted(len(documents), 'question')} about {counted(n, 'document')}"
     job.log(f"{what}: those about one document count together in intervals and tests")
-    if documents < FEW:
-        job.log(f"intervals are rough with so few documents: {documents}")
+    if n < FEW:
+        job.log(f"intervals are rough with so few documents: {n}")
 
 
 def intervals_table(
-    title: str,
-    scores: Mapping[str, Mapping[str, float]],
-    intervals: Mapping[str, Mapping[str, Sequence[float]]],
+    title: str, names: Sequence[str], measures: Mapping[str, Measure]
 ) -> dict[str, Any]:
     """Every metric of every model or index, with its interval."""
+    scores = scores_of(names, measures)
     rows = [
-        [metric, name, value, of_share(intervals[name][metric])]
+        [metric, name, scores[name][metric][0], of_share(scores[name][metric][1] or ())]
         for metric in dict.fromkeys(metric for of in scores.values() for metric in of)
-        for name, value in ((name, of[metric]) for name, of in scores.items() if metric in of)
+        for name in names
+        if metric in scores[name]
     ]
     return table(title, ["metric", "of", "score", CI], rows, units={"score": "share"})
 

@@ -19,10 +19,14 @@ from finery import (
     takes,
 )
 from finery.rows import Row, split_turns
-from finery_eval import evaluator
-from finery_eval.evaluator import Answers, Evaluator, Judge, scores_of, table
+from finery_eval.asking import read_rows
+from finery_eval.evaluation import dependent, write_scored
+from finery_eval.evaluator import BatchEvaluator, Judge
+from finery_eval.measure import Measure, Score, compare, scores_of
 from finery_eval.nested import Nested
-from finery_eval.verdicts import Score, Verdicts
+from finery_eval.predictions import predictions
+from finery_eval.tables import comparison_tables, table
+from finery_eval.verdicts import Answers, Verdict, Verdicts
 from finery_gguf.llama import Gguf
 from finery_serve.check.answers import what_is_said
 from finery_serve.check.faults import adapter_fault, swap_fault
@@ -168,12 +172,12 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
         if inner := self.inner():
-            inner.check_rows(job, evaluator.read_rows(self.rows))
+            inner.check_rows(job, read_rows(self.rows))
 
     def run(self, job: Job) -> Metrics:
         """Start each server, compare prompts and answers, write the metrics."""
         self.check()
-        rows = evaluator.read_rows(self.rows)
+        rows = read_rows(self.rows)
         inner = self.inner()
         asker = inner.evaluator if inner else Limits(self.max_tokens)
         judging = inner.judging(job, rows) if inner else None
@@ -207,7 +211,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         super().verify(outputs)
 
     def _served(
-        self, asked: Sequence[Asked], asker: "Evaluator | Limits", job: Job
+        self, asked: Sequence[Asked], asker: "BatchEvaluator | Limits", job: Job
     ) -> dict[str, Served]:
         """What each model's server makes of the rows. A bundle's server has all models."""
         asking = Asking(asked, asker.max_tokens, asker.temperature, self.slots, self._trained, job)
@@ -227,7 +231,12 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         return of_training(model)
 
     def _ask(
-        self, model: Model, name: str, rows: Sequence[Row], asker: "Evaluator | Limits", job: Job
+        self,
+        model: Model,
+        name: str,
+        rows: Sequence[Row],
+        asker: "BatchEvaluator | Limits",
+        job: Job,
     ) -> list[Completion]:
         """A model's answers by its engine."""
         return job.engine(model).generate(
@@ -245,7 +254,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         served: Mapping[str, Served],
         engine: Answers,
         rows: Sequence[Row],
-        asker: "Evaluator | Limits",
+        asker: "BatchEvaluator | Limits",
         job: Job,
     ) -> dict[str, list[Fault]]:
         """Model → the fault that its answers show: they are those of the base, or of another model.
@@ -275,7 +284,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         model: Model | None,
         name: str,
         rows: Sequence[Row],
-        asker: "Evaluator | Limits",
+        asker: "BatchEvaluator | Limits",
         job: Job,
     ) -> list[str]:
         """What a model answers by its engine; empty without a model."""
@@ -292,10 +301,12 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         verdicts: Verdicts | None,
         faults: Mapping[str, list[Fault]],
     ) -> Metrics:
-        groups = evaluator.dependent(job, rows)
+        groups = dependent(job, rows)
         scored: dict[str, dict[str, Score]] = {name: {} for name in answers}
-        facts: dict[str, list[dict[str, Any]]] = {name: [{} for _ in rows] for name in answers}
         comparisons, tables = [], [_fault_table(faults)] if any(faults.values()) else []
+        if verdicts is not None:
+            scored |= scores_of(list(answers), verdicts.measures(groups))
+        right = verdicts.right() if verdicts else {}
         for name, of in served.items():
             own = EVALUATED.format(name)
             same = [
@@ -303,19 +314,15 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
                 for a, b in zip(of.answers, answers[own], strict=True)
             ]
             if verdicts is not None:
-                for one in (name, own):
-                    scored[one] |= scores_of(verdicts.judged[one], verdicts, groups)
-                    facts[one] = [dict(fact) for fact in verdicts.judged[one].facts]
-                right = {one: verdicts.judged[one].correct for one in (own, name)}
-                comparisons += evaluator.compare(right, groups)
-                lost = [a and not b for a, b in zip(right[own], right[name], strict=True)]
-                scored[name]["lost"] = evaluator.share(lost, groups)
+                both = {one: right[one] for one in (own, name)}
+                comparisons += compare(Measure(both, groups))
+                lost = [a and not b for a, b in zip(*both.values(), strict=True)]
+                scored[name]["lost"] = _score(lost, groups)
             compared, alike = of.prompts
-            hits = [True] * alike + [False] * (compared - alike)
-            scored[name]["prompts"] = evaluator.share(hits)
-            scored[name]["answers"] = evaluator.share(same, groups)
-            scored[own]["answers"] = evaluator.share([True] * len(rows), groups)
-            tables += [_changed(name, rows, answers[own], of.answers, facts, own)]
+            scored[name]["prompts"] = _score([True] * alike + [False] * (compared - alike))
+            scored[name]["answers"] = _score(same, groups)
+            scored[own]["answers"] = _score([True] * len(rows), groups)
+            tables += [_changed(name, rows, answers[own], of.answers, right, own)]
             job.log(f"{name}: {alike} of {compared} prompts are the trained ones, token for token")
         for name, found in faults.items():
             for fault in found:
@@ -328,7 +335,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         for _, what in missing:
             job.log(f"not checked: {what}")
         tables.append(table("Not checked", ["fault", "what"], missing))
-        tables[1:1] = evaluator.comparison_tables(comparisons)
+        tables[1:1] = comparison_tables(comparisons)
         headline = [verdicts.headline[0] if verdicts else "answers", "prompts"]
         details = {
             **(verdicts.details if verdicts else {}),
@@ -340,8 +347,9 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
             "tables": [t for t in tables if t["rows"]] + list(verdicts.tables if verdicts else ()),
         }
         ordered = {name: _ordered(of, self.metric_names()) for name, of in scored.items()}
-        lines = evaluator.predictions(rows, answers, facts)
-        return evaluator.write_scored(job, len(rows), ordered, details, lines, answers)
+        judged = verdicts or Verdicts({n: [Verdict({})] * len(rows) for n in answers}, [])
+        lines = predictions(rows, answers, judged)
+        return write_scored(job, len(rows), ordered, details, lines, answers=answers)
 
 
 class Limits(NamedTuple):
@@ -349,6 +357,12 @@ class Limits(NamedTuple):
 
     max_tokens: int
     temperature: float = 0.0
+
+
+def _score(hits: Sequence[bool], groups: Sequence[Sequence[int]] | None = None) -> Score:
+    score = Measure({"": hits}, groups).score("")
+    assert score is not None  # all rows count
+    return score
 
 
 def _only(wanted: Sequence[bool], answers: Sequence[str]) -> list[str]:
@@ -370,15 +384,14 @@ def _changed(
     rows: Sequence[Row],
     engine: Sequence[Completion],
     served: Sequence[Completion],
-    facts: Mapping[str, Sequence[Mapping[str, Any]]],
+    right: Mapping[str, Sequence[bool]],
     own: str,
 ) -> dict[str, Any]:
     """The rows that the server answers otherwise, those whose verdict flipped first."""
     lines = []
     for i, row in enumerate(rows):
         if what_is_said(engine[i]) != what_is_said(served[i]):
-            before, after = facts[own][i].get("correct"), facts[name][i].get("correct")
-            verdict = FLIPS.get((before, after), "")
+            verdict = FLIPS.get((right[own][i], right[name][i]), "") if right else ""
             lines.append([row["id"], verdict, engine[i].text[:SHOWN], served[i].text[:SHOWN]])
     lines.sort(key=lambda line: line[1] not in ("lost", "gained"))
     title = f"{name}: {len(lines)} rows that the server answers otherwise"

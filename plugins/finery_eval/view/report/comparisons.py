@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery_eval import stats
-from finery_eval.scoring.tables import between
+from finery_eval.measure import between
 from finery_eval.view.report.findings import compared
 from finery_eval.view.report.roles import Judgement
 from finery_eval.view.scores import headline

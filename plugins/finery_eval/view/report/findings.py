@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from finery import Finding, counted, in_points, percent, range_in_points
-from finery_eval.scoring.tables import BETTER, NOT_SHOWN, WORSE, between, verdict
+from finery_eval.measure import between
+from finery_eval.predictions import measure_between, paired
 from finery_eval.stats import Difference, holm
-from finery_eval.view.pairs import agrees, paired, paired_test
+from finery_eval.tables import BETTER, NOT_SHOWN, WORSE, verdict
 from finery_eval.view.report.roles import Judgement
 from finery_eval.view.scores import headline
 
@@ -222,30 +223,19 @@ def compared(first: Judgement, second: Judgement) -> tuple[int, Difference] | No
     """(rows, test) of two models by the same metric on the same rows; None if there are none.
 
     Of models that one evaluation judged, the test is its own. Of others, it is that of their
-    answers to the same rows; None for a metric that is no share of answers.
+    answers to the same rows; None for a metric whose values the predictions don't have.
     """
     if first.metric != second.metric or first.use != second.use:
         return None
-    named = headline(second.report)
-    agree = [
-        each.score is not None and agrees(each.answers, each.metric, named, each.score)
-        for each in (first, second)
-    ]
-    pairs = paired(first.answers, second.answers).pairs if all(agree) else []
-    own = _by_evaluation(first, second)
-    if own is not None:
-        return len(pairs) or first.report["rows"], own
-    test = paired_test(pairs, second.metric, named)
-    if test is None:
-        return None
-    return len(pairs), Difference(test.difference, test.interval, test.p_value)
-
-
-def _by_evaluation(first: Judgement, second: Judgement) -> Difference | None:
-    if first.step != second.step:
-        return None
-    known = between(first.report["details"].get("pairs", ()), second.model, first.model)
-    return known.get(second.metric)
+    pairs = paired(first.answers, second.answers).pairs
+    measure = measure_between(pairs, second.metric, second.report)
+    if first.step == second.step:
+        known = between(first.report["details"].get("pairs", ()), second.model, first.model)
+        if second.metric in known:
+            rows = first.report["rows"] if measure is None else len(pairs)
+            return rows, known[second.metric]
+    test = measure.difference("first", "second") if measure is not None else None
+    return None if test is None else (len(pairs), test)
 
 
 def _score(judged: Judgement) -> float:

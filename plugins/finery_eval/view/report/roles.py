@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from finery import Graph, Metrics, Model, Node, Output, base_models, sources_of, trains
-from finery_eval.view.pairs import Facts, by_model
+from finery_eval.predictions import Facts, by_model
 from finery_eval.view.scores import Report, headline
 
 Role = Literal["baseline", "base", "tuned", "shipped", "variant"]

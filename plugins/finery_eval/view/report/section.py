@@ -17,11 +17,11 @@ from finery import (
     trains,
 )
 from finery.rows.parts import id_of, prompt
-from finery_eval.scoring.curve import TITLES
+from finery_eval.curve import TITLES
+from finery_eval.predictions import Facts
 from finery_eval.view.answers import answer_of, compact, context_of, reasons
 from finery_eval.view.confusion import pairs_of
 from finery_eval.view.learning import drawn, learned
-from finery_eval.view.pairs import Facts
 from finery_eval.view.report.comparisons import ORDER, Comparison, comparisons_of
 from finery_eval.view.report.findings import findings
 from finery_eval.view.report.roles import Judgement, judgements

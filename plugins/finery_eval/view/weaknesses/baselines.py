@@ -5,7 +5,8 @@ from typing import Any
 
 from finery import Remark, in_points, range_in_points
 from finery_eval import stats
-from finery_eval.scoring.tables import WORSE, between, verdict
+from finery_eval.measure import between
+from finery_eval.tables import WORSE, verdict
 from finery_eval.view.scores import headline
 
 Report = Mapping[str, Any]

@@ -3,20 +3,18 @@
 In go prompts, answers and the evaluator. Out come its metrics, question by question.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Completion, Job, UsageError
 from finery.rows import Row
+from finery_eval.measure import Value
 from finery_eval.nested import Nested
 from finery_eval.verdicts import Verdicts
 from finery_retrieve.evaluate.grounded.contexts import Asked, Context
-from finery_retrieve.evaluate.measures import Value
 
 CONTEXT: Context = "retrieved"
 """The context whose answers are judged: what the model is shipped with."""
-SAME = 1e-9
 
 
 class Judged(NamedTuple):
@@ -94,27 +92,13 @@ def _placed(values: Sequence[Value], places: Sequence[int], questions: int) -> l
 
 
 def _by_row(verdicts: Verdicts) -> dict[str, dict[str, Sequence[Value]]]:
-    """Metric → model → the value of each answer."""
+    """Metric → model → the value of each answer, for shares and means over answers.
+
+    Other metrics, e.g. an F1 over all answers, are left out.
+    """
     values: dict[str, dict[str, Sequence[Value]]] = {}
-    for model, judged in verdicts.judged.items():
-        for metric, hits in judged.hits.items():
-            values.setdefault(metric, {})[model] = hits
-        for metric, of in _means(verdicts, model).items():
-            values.setdefault(metric, {})[model] = of
-    return {metric: of for metric, of in values.items() if len(of) == len(verdicts.judged)}
-
-
-def _means(verdicts: Verdicts, model: str) -> dict[str, list[float]]:
-    """Metrics that aren't shares, as far as they are the mean of a value of each answer."""
-    outcomes = verdicts.judged[model].outcomes
-    if verdicts.means is None or not outcomes:
-        return {}
-    names, statistic = verdicts.means
-    of_each = [statistic({outcome: 1}) for outcome in outcomes]
-    of_all = statistic(Counter(outcomes))
-    columns = zip(*of_each, strict=True)
-    return {
-        name: list(column)
-        for name, column, whole in zip(names, columns, of_all, strict=True)
-        if abs(sum(column) / len(column) - whole) < SAME
-    }
+    for metric, measure in verdicts.measures(None).items():
+        by_model = {name: measure.by_row(name) for name in verdicts.judged}
+        if all(of is not None for of in by_model.values()):
+            values[metric] = {name: of for name, of in by_model.items() if of is not None}
+    return values

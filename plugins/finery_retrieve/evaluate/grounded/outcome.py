@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Completion, counted
-from finery_eval import stats
-from finery_eval.evaluator import PROMPT_SHOWN, table
-from finery_eval.paired import remark
+from finery_eval.measure import Measure, Value
+from finery_eval.predictions import PROMPT_SHOWN
+from finery_eval.tables import remark, table
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.grounded.contexts import Asked, Context
 from finery_retrieve.evaluate.grounded.verdicts import Verdict
-from finery_retrieve.evaluate.measures import Cluster, Measure, Value
+from finery_retrieve.evaluate.measures import over_documents
 from finery_retrieve.questions import listed
 
 OF_CONTEXT: Mapping[Context, Sequence[str]] = {
@@ -43,13 +43,18 @@ def metric_names(contexts: Sequence[Context]) -> list[str]:
 
 
 class Outcome(NamedTuple):
-    """What all models answered. answers, verdicts: model → one for each prompt."""
+    """What all models answered. documents: that of each question. answers, verdicts: model → one
+    for each prompt."""
 
     asked: Sequence[Asked]
-    questions: int
-    clusters: Sequence[Cluster]
+    documents: Sequence[str]
     answers: Mapping[str, Sequence[Completion]]
     verdicts: Mapping[str, Sequence[Verdict]]
+
+    @property
+    def questions(self) -> int:
+        """How many there are."""
+        return len(self.documents)
 
     def measures(self, contexts: Sequence[Context]) -> dict[str, Measure]:
         """Metric → its values, for the metrics that apply to any question."""
@@ -71,14 +76,15 @@ class Outcome(NamedTuple):
         """A line for each prompt and model."""
         for number, asked in enumerate(self.asked):
             for name, answers in self.answers.items():
-                yield _prediction(
+                line = _prediction(
                     asked, name, answers[number], self.verdicts[name][number], unknown
                 )
+                yield {**line, "group": self.documents[asked.number]}
 
     def _measure(self, metric: str) -> Measure:
         context, _, name = metric.partition(".")
         values = {model: self._values(model, context, VALUES[name]) for model in self.answers}
-        return Measure(values, self.clusters)
+        return over_documents(values, self.documents)
 
     def _values(
         self, model: str, context: str, value: Callable[[Asked, Verdict], Value]
@@ -92,11 +98,13 @@ class Outcome(NamedTuple):
     def _summary(self, model: str, context: Context) -> list[Any]:
         """The answer's score, its interval, and `OTHERS`; None where a metric doesn't apply."""
         scores = [
-            Measure({model: self._values(model, context, VALUES[name])}, self.clusters).score(model)
+            over_documents(
+                {model: self._values(model, context, VALUES[name])}, self.documents
+            ).score(model)
             for name in ("answer", *OTHERS)
         ]
         answer, *others = scores
-        interval = tables.of_share(answer[1]) if answer else None
+        interval = tables.of_share(answer[1] or ()) if answer else None
         shares = [score[0] if score else None for score in (answer, *others)]
         return [shares[0], interval, *shares[1:]]
 
@@ -110,9 +118,9 @@ class Outcome(NamedTuple):
                         context: self._values(model, context, VALUES["answer"])
                         for context in (first, second)
                     }
-                    between = Measure(values, self.clusters).difference(first, second)
+                    between = over_documents(values, self.documents).difference(first, second)
                     if between is not None:
-                        compared.append((model, f"{second} − {first}", _facts(between)))
+                        compared.append((model, f"{second} − {first}", between.facts()))
         if not compared:
             return []
         columns = ["model", "answer"]
@@ -172,13 +180,6 @@ def _has_value(values: Sequence[Value]) -> bool:
     return any(value is not None for value in values)
 
 
-def _facts(difference: stats.Difference) -> dict[str, Any]:
-    return {
-        "difference": difference.value, "interval": difference.interval,
-        "p_value": difference.p_value,
-    }  # fmt: skip
-
-
 def _prediction(
     asked: Asked, model: str, answer: Completion, verdict: Verdict, unknown: str
 ) -> dict[str, Any]:
@@ -197,6 +198,10 @@ def _prediction(
         "score": verdict.answer,
         "cited": verdict.citations.cited,
         "retrieved": listed(asked.hits),
+        "values": {
+            f"{asked.context}.{metric}": VALUES[metric](asked, verdict)
+            for metric in OF_CONTEXT[asked.context]
+        },
     }
     if answer.reasoning:
         line["reasoning"] = answer.reasoning

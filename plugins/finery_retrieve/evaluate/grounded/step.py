@@ -1,8 +1,7 @@
 """`eval.grounded`: how good are answers from retrieved documents?"""
 
 import gc
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from finery import (
     Completion,
@@ -18,8 +17,10 @@ from finery import (
     setting,
     takes,
 )
-from finery_eval import evaluator
+from finery_eval.asking import generate, log_cut_off
+from finery_eval.evaluation import answers_table, write_scored
 from finery_eval.evaluator import Judge
+from finery_eval.measure import pairs_of, scores_of
 from finery_eval.nested import Nested
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.grounded.contexts import (
@@ -44,7 +45,7 @@ from finery_retrieve.evaluate.grounded.outcome import (
     overlap_remarks,
 )
 from finery_retrieve.evaluate.grounded.verdicts import verdict_on
-from finery_retrieve.evaluate.measures import Measure, clusters_of, pairs_of, scores_of
+from finery_retrieve.evaluate.measures import over_documents
 from finery_retrieve.evaluate.rows import read_answered
 from finery_retrieve.formats import require_answering, require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
@@ -176,8 +177,8 @@ class Grounded(
         log_contexts(job, library, asked, self.limit)
         judged = judging(job, self._judge(), asked, len(library.questions))
         answers = {model.name: self._answers(job, model.name, asked) for model in self.models}
-        clusters = clusters_of([library.document(i) for i in range(len(library.questions))])
-        tables.log_clusters(job, len(library.questions), len(clusters))
+        documents = [library.document(i) for i in range(len(library.questions))]
+        tables.log_clusters(job, documents)
         verdicts = {
             name: [
                 verdict_on(one, answer.text, self.unknown, self.passing)
@@ -185,7 +186,7 @@ class Grounded(
             ]
             for name, of in answers.items()
         }
-        outcome = Outcome(asked, len(library.questions), clusters, answers, verdicts)
+        outcome = Outcome(asked, documents, answers, verdicts)
         return self._write(job, outcome, judged(answers))
 
     def _template(self) -> ContextPrompt:
@@ -196,54 +197,30 @@ class Grounded(
 
     def _answers(self, job: Job, name: str, asked: Sequence[Asked]) -> list[Completion]:
         (model,) = (model for model in self.models if model.name == name)
-        answers = job.engine(model).generate(
-            [one.messages for one in asked],
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            # At temperature 0 the seed can't matter: a fixed one lets steps share their answers.
-            seed=job.seed if self.temperature > 0 else 0,
-            refusals=True,
-            progress=name,
-        )
+        answers = generate(self, job, job.engine(model), name, [one.messages for one in asked])
         gc.collect()  # the next model may need the memory of this one
-        cut = evaluator.truncated(answers)
-        if cut:
-            limit = f"max_tokens: {self.max_tokens}"
-            job.log(f"{name}: {cut} of {len(answers)} answers were cut off at {limit}")
+        log_cut_off(job, name, answers, self.max_tokens)
         return answers
 
     def _write(self, job: Job, outcome: Outcome, judged: Judged) -> Metrics:
         names, measures = list(outcome.answers), outcome.measures(self.contexts)
-        extra = {name: Measure(of, outcome.clusters) for name, of in judged.values.items()}
+        extra = {name: over_documents(of, outcome.documents) for name, of in judged.values.items()}
         measures |= extra
-        scores, intervals = scores_of(names, measures)
-        evaluator.log_scores(job, scores, intervals)
         pairs = pairs_of(names, measures)
         headline = [*(name for name in HEADLINE if name in measures), *list(extra)[:1]]
-        return Metrics.write(
-            job.out,
-            rows=outcome.questions,
-            scores=scores,
-            intervals=intervals,
-            details={
-                "headline": headline,
-                "pairs": pairs,
-                "documents": len(outcome.clusters),
-                "tables": [
-                    *outcome.tables(self.contexts),
-                    *tables.pairs_tables(pairs, headline),
-                    *_judged_tables(names, extra),
-                    *citation_table(outcome, self.contexts),
-                    evaluator.answers_table({n: list(of) for n, of in outcome.answers.items()}),
-                ],
-                **({"more": judged.more} if judged.more else {}),
-                "remarks": [*overlap_remarks(outcome), *judged.remarks],
-                "truncated": {n: evaluator.truncated(of) for n, of in outcome.answers.items()},
-            },
-            predictions=outcome.predictions(self.unknown),
-        )
-
-
-def _judged_tables(names: Sequence[str], measures: Mapping[str, Measure]) -> list[dict[str, Any]]:
-    """The metrics of the judge; none without one."""
-    return [tables.intervals_table("Judged", *scores_of(names, measures))] if measures else []
+        details = {
+            "headline": headline,
+            "pairs": pairs,
+            "documents": len(set(outcome.documents)),
+            "tables": [
+                *outcome.tables(self.contexts),
+                *tables.pairs_tables(pairs, headline),
+                *([tables.intervals_table("Judged", names, extra)] if extra else []),
+                *citation_table(outcome, self.contexts),
+                answers_table(outcome.answers),
+            ],
+            **({"more": judged.more} if judged.more else {}),
+            "remarks": [*overlap_remarks(outcome), *judged.remarks],
+        }
+        scores, lines = scores_of(names, measures), outcome.predictions(self.unknown)
+        return write_scored(job, outcome.questions, scores, details, lines, answers=outcome.answers)

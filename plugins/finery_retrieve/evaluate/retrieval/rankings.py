@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from finery import Index, Job, counted
 from finery.rows.badrow import BadRow
-from finery_eval.evaluator import PROMPT_SHOWN, table
+from finery_eval.predictions import PROMPT_SHOWN
+from finery_eval.tables import table
 from finery_retrieve.evaluate.retrieval.gains import ndcg, recall, reciprocal_rank
 from finery_retrieve.evaluate.rows import refuse_rows
 from finery_retrieve.index.retriever import Hit, Retriever
@@ -153,7 +154,7 @@ def document_tables(rankings: Rankings, metric: str) -> list[dict[str, Any]]:
     return [table(title, ["document", "questions", *values], rows[:MOST_DOCUMENTS], units=units)]
 
 
-def predictions(rankings: Rankings) -> Iterator[dict[str, Any]]:
+def predictions(rankings: Rankings, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The lines of `predictions.jsonl`: the rank of the right chunk, and what is retrieved.
 
     Questions about one document are a `group`, as in the intervals.
@@ -171,6 +172,7 @@ def predictions(rankings: Rankings) -> Iterator[dict[str, Any]]:
                 "correct": of[number].rank is not None,
                 "rank": of[number].rank,
                 "retrieved": [hit.id for hit in of[number].hits],
+                "values": {metric: of[number].value(metric) for metric in metrics},
                 "group": right.source or right.id,
             }
 

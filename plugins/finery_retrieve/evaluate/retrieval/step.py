@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from finery import DataError, Dataset, Index, Job, Metrics, UsageError, counted, setting, takes
-from finery_eval import evaluator
+from finery_eval.evaluation import write_scored
 from finery_eval.evaluator import Gate
+from finery_eval.measure import pairs_of, scores_of
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.measures import Measure, clusters_of, pairs_of, scores_of
+from finery_retrieve.evaluate.measures import over_documents
 from finery_retrieve.evaluate.retrieval.rankings import document_tables, predictions, ranked
 from finery_retrieve.evaluate.rows import read_questions
 from finery_retrieve.questions import Question
@@ -95,30 +96,23 @@ class Retrieval(
         self.check()
         questions = answerable(job, read_questions(self.rows))
         rankings = ranked(job, self.indices, questions, max(self.k))
-        clusters = clusters_of([hit.source or hit.id for hit in rankings.right])
-        tables.log_clusters(job, len(questions), len(clusters))
+        documents = [hit.source or hit.id for hit in rankings.right]
+        tables.log_clusters(job, documents)
         names = list(rankings.by_index)
         metrics = self._useful_first(job)
-        measures = {metric: Measure(rankings.values(metric), clusters) for metric in metrics}
-        scores, intervals = scores_of(names, measures)
-        evaluator.log_scores(job, scores, intervals)
+        measures = {m: over_documents(rankings.values(m), documents) for m in metrics}
         pairs = pairs_of(names, measures)
         shown = [
-            tables.intervals_table("Metrics", scores, intervals),
+            tables.intervals_table("Metrics", names, measures),
             *tables.pairs_tables(pairs, metrics),
             *document_tables(rankings, metrics[0]),
         ]
-        return Metrics.write(
-            job.out,
-            rows=len(questions),
-            scores=scores,
-            intervals=intervals,
-            details={
-                "headline": metrics, "pairs": pairs, "documents": len(clusters), "tables": shown,
-                "intervals_cover": "the choice of questions only",
-            },
-            predictions=predictions(rankings),
-        )  # fmt: skip
+        details = {
+            "headline": metrics, "pairs": pairs, "documents": len(set(documents)), "tables": shown,
+            "intervals_cover": "the choice of questions only",
+        }  # fmt: skip
+        lines = predictions(rankings, metrics)
+        return write_scored(job, len(questions), scores_of(names, measures), details, lines)
 
     def _useful_first(self, job: Job) -> list[str]:
         """The metrics, those last that any order of all chunks has at 100 %."""

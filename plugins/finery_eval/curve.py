@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from finery import in_points, range_in_points
 from finery_eval import stats
-from finery_eval.scoring.groups import Group
-from finery_eval.scoring.tables import Unit, table
-from finery_eval.verdicts import Hit, Judged
+from finery_eval.measure import Group, Scores
+from finery_eval.tables import Unit, table
+from finery_eval.verdicts import Verdicts
 
 TITLES = ("Learning curve", "What twice the rows would add")
 """Of the tables."""
@@ -60,7 +60,7 @@ class Growth(NamedTuple):
 
 
 def growth(
-    sizes: Sequence[int], hits: Sequence[Sequence[Hit]], groups: Sequence[Group] | None
+    sizes: Sequence[int], hits: Sequence[Sequence[bool | None]], groups: Sequence[Group] | None
 ) -> Growth | None:
     """The growth of a share with the logarithm of the rows, by logistic regression.
 
@@ -93,7 +93,7 @@ def growth(
     return Growth(value, interval, fitted[-1].share, fitted)
 
 
-def _outcome(hits: Sequence[Sequence[Hit]], group: Sequence[int]) -> Outcome:
+def _outcome(hits: Sequence[Sequence[bool | None]], group: Sequence[int]) -> Outcome:
     return tuple(sum(bool(of[i]) for i in group) for of in hits), len(group)
 
 
@@ -170,21 +170,19 @@ def _rows_drawn(sizes: Sequence[int]) -> list[int]:
 
 
 def curve_of(
-    trained: Sequence[Trained],
-    judged: Mapping[str, Judged],
-    metrics: Sequence[str],
-    groups: Sequence[Group] | None,
+    trained: Sequence[Trained], verdicts: Verdicts, groups: Sequence[Group] | None
 ) -> dict[str, Growth]:
-    """Metric → its growth, for the metrics that are shares."""
+    """Metric → its growth, for the metrics of the headline that are shares."""
     sizes = [each.rows for each in trained]
-    found: dict[str, Growth] = {}
-    for metric in metrics:
-        hits = [judged[each.name].hits.get(metric) for each in trained]
-        if all(of is not None for of in hits):
-            grown = growth(sizes, [of for of in hits if of is not None], groups)
+    curve: dict[str, Growth] = {}
+    for metric in verdicts.headline:
+        values = verdicts.values(metric)
+        hits = [values[each.name] for each in trained]
+        if all(isinstance(value, bool) for of in hits for value in of):
+            grown = growth(sizes, hits, groups)
             if grown is not None:
-                found[metric] = grown
-    return found
+                curve[metric] = grown
+    return curve
 
 
 def advice(trained: Sequence[Trained], metric: str, grown: Growth) -> list[str]:
@@ -217,13 +215,13 @@ def _of_epochs(largest: Trained, *, helps: bool) -> str:
 
 def tables_of(
     trained: Sequence[Trained],
-    scores: Mapping[str, Mapping[str, tuple[float, stats.Interval]]],
+    scores: Scores,
     curve: Mapping[str, Growth],
     metric: str,
 ) -> list[dict[str, Any]]:
     """The score of each model by its rows, and the growth of each metric."""
     points = [
-        [each.rows, each.name, scores[each.name][metric][0], *scores[each.name][metric][1]]
+        [each.rows, each.name, scores[each.name][metric][0], *(scores[each.name][metric][1] or ())]
         for each in sorted(trained, key=lambda each: each.rows)
     ]
     ends = ["95 % CI low", "95 % CI high"]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from finery_eval import stats
+from finery_eval.measure import MCNEMAR, between
 
 Unit = Literal["share", "difference", "p"]
 """What numbers of a table are: a share from 0 to 1, a difference of two shares, a p-value."""
@@ -29,70 +30,57 @@ def table(
     return {"title": title, "columns": list(columns), "rows": cells, **about}
 
 
+def remark(text: str, advice: str = "", *, warning: bool = True) -> dict[str, str]:
+    """A remark on the result for `details["remarks"]`, which `show` and `build` print.
+
+    advice: what to do about it. Step types that measure what was forgotten add a `verdict`: the
+    answer of a report rests on those that are `lost`.
+    """
+    return {"text": text, "advice": advice, "severity": "warning" if warning else "info"}
+
+
 def comparison_tables(
-    comparisons: Sequence[Mapping[str, Any]], test: str = "McNemar, exact"
+    comparisons: Sequence[Mapping[str, Any]],
+    test: str = MCNEMAR,
+    metric: str = "accuracy",
+    *,
+    is_share: bool = True,
 ) -> list[dict[str, Any]]:
     """The table of the comparisons; empty where there is only one model. test: of the p-value."""
     if not comparisons:
         return []
-    base = comparisons[0]["baseline"]
-    differences = ["accuracy (points)", "95 % CI low", "95 % CI high"]
-    counts, p_value = ["only this right", f"only {base} right"], f"p ({test})"
-    units: dict[str, Unit] = {**dict.fromkeys(differences, "difference"), p_value: "p"}
+    base, p_value = comparisons[0]["baseline"], f"p ({test})"
+    differences = [f"{metric} (points)" if is_share else metric, "95 % CI low", "95 % CI high"]
+    facts = {"only_model": "only this right", "only_baseline": f"only {base} right",
+             "p_value": p_value, "p_holm": HOLM}  # fmt: skip
+    named = {fact: column for fact, column in facts.items() if fact in comparisons[0]}
+    units: dict[str, Unit] = dict.fromkeys(differences, "difference") if is_share else {}
+    units |= dict.fromkeys((p_value, HOLM) if "p_holm" in named else (p_value,), "p")
     rows = [
-        [
-            c["model"],
-            c["difference"],
-            *c["interval"],
-            c["only_model"],
-            c["only_baseline"],
-            c["p_value"],
-        ]
+        [c["model"], c["difference"], *c["interval"], *(c[fact] for fact in named)]
         for c in comparisons
     ]
-    columns = ["model", *differences, *counts, p_value]
-    if "p_holm" in comparisons[0]:
-        columns.append(HOLM)
-        units[HOLM] = "p"
-        rows = [[*row, c["p_holm"]] for row, c in zip(rows, comparisons, strict=True)]
+    columns = ["model", *differences, *named.values()]
     return [table(f"Compared with {base}", columns, rows, units=units)]
 
 
 def baseline_tables(
-    pairs: Sequence[Mapping[str, Any]],
-    scores: Mapping[str, Mapping[str, float]],
-    baselines: Sequence[str],
-    metrics: Sequence[str],
+    details: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]
 ) -> list[dict[str, Any]]:
     """Whether each other model beats each cheap baseline in each metric; a table for a pair.
 
-    The p-values of a table are adjusted for their number (Holm 1979).
+    details: with `baselines`, `pairs` and `headline`. The p-values of a table are adjusted for
+    their number (Holm 1979).
     """
-    tables = []
+    baselines, tables = details.get("baselines", ()), []
     for baseline in baselines:
         for model in scores:
-            found = {} if model in baselines else between(pairs, model, baseline)
-            shown = {metric: found[metric] for metric in metrics if metric in found}
+            found = {} if model in baselines else between(details["pairs"], model, baseline)
+            shown = {metric: found[metric] for metric in details["headline"] if metric in found}
             if shown:
                 title = f"{model} against the baseline {baseline}"
                 tables.append(_against(title, shown, scores[model], scores[baseline], baseline))
     return tables
-
-
-def between(
-    pairs: Sequence[Mapping[str, Any]], model: str, other: str
-) -> dict[str, stats.Difference]:
-    """Metric → a model minus another one, whichever of them comes first."""
-    for pair in pairs:
-        if {pair["model"], pair["baseline"]} == {model, other}:
-            sign = 1 if pair["model"] == model else -1
-            return {metric: _signed(facts, sign) for metric, facts in pair["metrics"].items()}
-    return {}
-
-
-def _signed(facts: Mapping[str, Any], sign: int) -> stats.Difference:
-    low, high = sorted(sign * end for end in facts["interval"])
-    return stats.Difference(sign * facts["difference"], (low, high), facts["p_value"])
 
 
 def verdict(difference: stats.Difference, p_value: float) -> str:

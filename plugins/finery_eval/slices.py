@@ -7,10 +7,10 @@ from finery import DataError, did_you_mean
 from finery.rows import Row
 from finery.rows.answers.reading import as_text
 from finery.rows.parts import prompt
-from finery_eval.scoring.groups import Group, among
-from finery_eval.scoring.scored import scores_of
-from finery_eval.scoring.tables import Unit, table
-from finery_eval.verdicts import Judged, Verdicts
+from finery_eval.groups import among
+from finery_eval.measure import Group, in_json, scores_of
+from finery_eval.tables import Unit, table
+from finery_eval.verdicts import Verdicts
 
 LENGTH = "length"
 """The slices by length: thirds of the rows, by the characters of their prompts."""
@@ -93,59 +93,42 @@ def _by_length(rows: Sequence[Row]) -> Slices:
     return slices
 
 
-def _with_labels(rows: Sequence[Row], judged: Mapping[str, Judged]) -> list[Row]:
-    """The rows, with the fields that their answers hold as an evaluator read them as columns."""
-    facts = next(iter(judged.values())).facts
-    if len(facts) != len(rows):
-        return list(rows)
-    fields = [fact.get("expected") for fact in facts]
-    return [
-        {**of, **row} if isinstance(of, dict) else row for row, of in zip(rows, fields, strict=True)
-    ]
-
-
 def details_of(
     rows: Sequence[Row], verdicts: Verdicts, names: Sequence[str], groups: Sequence[Group] | None
 ) -> dict[str, Any]:
     """Name → value → its rows, and the scores and intervals of each model.
 
+    Fields of the expected answers, as the evaluator read them, count as columns of the rows.
     Raises `DataError` for a name that no row has.
     """
+    judged = next(iter(verdicts.judged.values()))
+    expected = [verdict.facts.get("expected") for verdict in judged]
+    columns = [
+        {**of, **row} if isinstance(of, dict) else row
+        for row, of in zip(rows, expected, strict=True)
+    ]
     details: dict[str, Any] = {}
-    for name, values in slices_of(_with_labels(rows, verdicts.judged), names).items():
+    for name, values in slices_of(columns, names).items():
         details[name] = {}
         for value, numbers in values.items():
-            scored = {
-                model: scores_of(_part(judged, numbers), verdicts, among(groups, numbers))
-                for model, judged in verdicts.judged.items()
-            }
-            details[name][value] = {
-                "rows": len(numbers),
-                "scores": {n: {m: v for m, (v, _) in of.items()} for n, of in scored.items()},
-                "intervals": {
-                    n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in scored.items()
-                },
-            }
+            measures = verdicts.measures(among(groups, numbers), numbers)
+            scores, intervals = in_json(scores_of(list(verdicts.judged), measures))
+            sliced = {"rows": len(numbers), "scores": scores, "intervals": intervals}
+            details[name][value] = sliced
     return details
 
 
-def _part(judged: Judged, numbers: Sequence[int]) -> Judged:
-    hits = {metric: [of[i] for i in numbers] for metric, of in judged.hits.items()}
-    outcomes = [judged.outcomes[i] for i in numbers] if judged.outcomes else []
-    return Judged([], hits, outcomes)
-
-
-def tables_of(details: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
+def tables_of(details: Mapping[str, Any], metric: str, *, is_share: bool) -> list[dict[str, Any]]:
     """A table for each name: the headline metric of each model in each slice."""
     tables = []
     for name, values in details.items():
         rows: list[list[Any]] = [
-            [value, of["rows"], model, scores.get(metric), *of["intervals"][model].get(metric, ())]
+            [value, of["rows"], model, scores.get(metric),
+             *of["intervals"][model].get(metric, (None, None))]
             for value, of in values.items()
             for model, scores in of["scores"].items()
-        ]
-        rows = [[*row, *[None] * (6 - len(row))] for row in rows]
+        ]  # fmt: skip
         columns = [name, "rows", "model", metric, "95 % CI low", "95 % CI high"]
-        units: dict[str, Unit] = dict.fromkeys(columns[3:], "share")
+        units: dict[str, Unit] = dict.fromkeys(columns[3:], "share") if is_share else {}
         tables.append(table(f"{metric} by {name}", columns, rows, units=units))
     return tables

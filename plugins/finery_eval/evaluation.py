@@ -1,0 +1,228 @@
+"""The outcome of an evaluation: scores, comparisons, slices and tables, written as `Metrics`.
+
+In go rows, answers and verdicts, out come `metrics.json` and `predictions.jsonl`.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from finery import Completion, Job, Metrics, Model, counted, percent
+from finery.rows import Row
+from finery_eval import slices as slicing
+from finery_eval.asking import truncated
+from finery_eval.groups import together
+from finery_eval.measure import (
+    Group,
+    Measure,
+    Scores,
+    compare,
+    in_json,
+    pairs_of,
+    scores_of,
+)
+from finery_eval.predictions import predictions, references
+from finery_eval.tables import baseline_tables, comparison_tables, table
+from finery_eval.verdicts import Answers, Verdicts
+
+BASELINE = "baseline"
+"""The fact in `meta` of a cheap baseline that names its kind."""
+SOURCE = "exported_from"
+"""The fact in `meta` of an exported file that has the digest of the model it was made of."""
+SPEED = "tokens_per_second"
+"""The entry of `runtime`: of a file, what its export measured; of `Metrics`, the same by model."""
+
+
+class Unjudged(NamedTuple):
+    """Turns of the rows that aren't judged. what: which ones, for people."""
+
+    what: str
+    rows: int
+    turns: int
+
+
+def write(
+    job: Job,
+    rows: Sequence[Row],
+    answers: Answers,
+    verdicts: Verdicts,
+    *,
+    models: Sequence[Model] = (),
+    slices: Sequence[str] = (),
+) -> Metrics:
+    """Write `Metrics`, and compare the models with each other.
+
+    Rows that belong together, e.g. paraphrases of one row, count as one in intervals and tests.
+    models: the judged ones; exported files among them are compared with what they were made of.
+    slices: names that scores are broken down by. Raises `DataError` for one that no row has.
+    """
+    groups = dependent(job, rows)
+    measures = verdicts.measures(groups)
+    first = measures[verdicts.metrics[0]]
+    scores = scores_of(list(verdicts.judged), measures)
+    details = compared(verdicts, measures, first, models)
+    sliced = slicing.details_of(rows, verdicts, slices, groups)
+    headline = details["headline"]
+    tables = [
+        *comparison_tables(
+            details["comparisons"],
+            first.test,
+            verdicts.metrics[0],
+            is_share=verdicts.is_share(verdicts.metrics[0]),
+        ),
+        *slicing.tables_of(sliced, headline[0], is_share=verdicts.is_share(headline[0])),
+        *baseline_tables(details, in_json(scores)[0]),
+        *verdicts.tables,
+    ]
+    details |= {"slices": sliced} if sliced else {}
+    details |= {"groups": len(groups)} if groups else {}
+    lines = predictions(rows, answers, verdicts)
+    metrics = write_scored(
+        job, len(rows), scores, {**details, "tables": tables}, lines, answers=answers
+    )
+    return with_speeds(metrics, models)
+
+
+def compared(
+    verdicts: Verdicts, measures: Mapping[str, Measure], first: Measure, models: Sequence[Model]
+) -> dict[str, Any]:
+    """The `details` about the models next to each other.
+
+    first: the measure that each model is compared with the first one by. Exported files are
+    compared with the model that they were exported from, if that is among `models`.
+    """
+    cheap = [model.name for model in models if BASELINE in model.meta]
+    names = {model.digest: model.name for model in models if model.digest}
+    exports = []
+    for model in models:
+        if SOURCE not in model.meta:
+            continue
+        facts = {"model": model.name, "file": model.meta["file"], "size": model.meta["size"]}
+        trained = names.get(model.meta[SOURCE])
+        if trained is not None:
+            both = {name: first.values[name] for name in (trained, model.name)}
+            facts |= dict(*compare(replace(first, values=both)))
+        exports.append(facts)
+    return {
+        **verdicts.details,
+        "headline": list(verdicts.headline or verdicts.metrics),
+        "comparisons": compare(first),
+        "pairs": pairs_of(list(verdicts.judged), measures),
+        **references(verdicts),
+        **({"unbounded": list(verdicts.unbounded)} if verdicts.unbounded else {}),
+        **({"baselines": cheap} if cheap else {}),
+        **({"exports": exports} if exports else {}),
+    }
+
+
+def with_speeds(metrics: Metrics, models: Sequence[Model]) -> Metrics:
+    """The metrics with the measured speeds of files, which aren't part of their identity."""
+    speeds = {model.name: model.runtime[SPEED] for model in models if SPEED in model.runtime}
+    if speeds:
+        metrics.runtime[SPEED] = speeds
+    return metrics
+
+
+def dependent(job: Job, rows: Sequence[Row]) -> list[Group] | None:
+    """The groups of rows that belong together, which are logged; None if each stands alone."""
+    groups = together(rows)
+    if groups is None:
+        return None
+    job.log(
+        f"{len(rows)} rows form {counted(len(groups), 'group')}: rows that repeat each other or "
+        "have a common parent count together in intervals and tests"
+    )
+    return groups
+
+
+def write_scored(
+    job: Job,
+    rows: int,
+    scores: Scores,
+    details: Mapping[str, Any],
+    lines: Iterable[dict[str, Any]],
+    *,
+    answers: Mapping[str, Sequence[Completion]] | None = None,
+) -> Metrics:
+    """Write scores, and log each model's headline. lines: of `predictions.jsonl`."""
+    values, intervals = in_json(scores)
+    log_scores(job, scores, details.get("unbounded", ()))
+    cut = {name: truncated(of) for name, of in answers.items()} if answers is not None else None
+    return Metrics.write(
+        job.out,
+        rows=rows,
+        scores=values,
+        intervals=intervals,
+        details={**details, **({"truncated": cut} if cut is not None else {})},
+        predictions=lines,
+    )
+
+
+def log_scores(job: Job, scores: Scores, unbounded: Collection[str] = ()) -> None:
+    """Log each model's headline."""
+    for name, of in scores.items():
+        if not of:
+            continue
+        metric, (value, interval) = next(iter(of.items()))
+        if metric in unbounded:
+            ends = "" if interval is None else f" (95 % CI {interval[0]:.4g} – {interval[1]:.4g})"
+            job.log(f"{name}: {metric} {value:.4g}{ends}")
+        else:
+            low, high = interval or (0.0, 1.0)
+            ends = f"{100 * low:.1f} – {100 * high:.1f}"
+            job.log(f"{name}: {metric} {percent(value)} (95 % CI {ends})")
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def unjudged_tables(job: Job, parts: Sequence[Unjudged]) -> list[dict[str, Any]]:
+    """The table of what isn't judged, which is also logged; empty if all is."""
+    for part in parts:
+        turns, rows = counted(part.turns, "turn"), counted(part.rows, "row")
+        job.log(f"not judged: {turns} in {rows}: {part.what}")
+    return [table("Not judged", ["what", "rows", "turns"], parts)] if parts else []
+
+
+def answers_table(
+    answers: Mapping[str, Sequence[Completion]], invalid: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """How long the answers are, how many were cut off and, if known, how many are invalid.
+
+    The number of answers with thinking, which isn't judged, and the mean length of all thinking are
+    there if any model thinks.
+    """
+    columns = ["model", "answers", "cut off at max_tokens", "tokens an answer"]
+    rows: list[list[Any]] = [
+        [
+            name,
+            len(completions),
+            truncated(completions),
+            sum(a.completion_tokens for a in completions) / len(completions),
+        ]
+        for name, completions in answers.items()
+    ]
+    if invalid is not None:
+        columns.append("invalid")
+        rows = [[*row, invalid[row[0]]] for row in rows]
+    if any(a.reasoning for completions in answers.values() for a in completions):
+        columns += ["with thinking", "characters of thinking an answer"]
+        for row in rows:
+            lengths = [len(answer.reasoning or "") for answer in answers[row[0]]]
+            row += [sum(map(bool, lengths)), sum(lengths) / len(lengths)]
+    return table("Answers", columns, rows)
+
+
+def majority_table(columns: Mapping[str, Sequence[str]], noun: str) -> dict[str, Any]:
+    """The score of a model that always gives the most frequent expected answer.
+
+    columns: field → what each row expects. noun: what that is, e.g. `class`.
+    """
+    rows = []
+    for column, expected in columns.items():
+        value, n = Counter(expected).most_common(1)[0]
+        rows.append([column, value, n / len(expected)])
+    heads = ["field", noun, "accuracy"]
+    title = f"Always the most frequent {noun}"
+    return table(title, heads, rows, units={"accuracy": "share"})

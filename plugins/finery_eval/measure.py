@@ -1,0 +1,354 @@
+"""One metric of several models on the same rows: its value, its interval, and paired differences.
+
+In go the values of each row by model and the rows that belong together. Out come scores, slices,
+gates, comparisons, `diff` and `select`: this is the only place that chooses a statistical method.
+
+| values | score | difference of two models |
+| --- | --- | --- |
+| yes or no, independent rows | Wilson | Newcombe's paired interval, exact McNemar test |
+| yes or no in groups; numbers from 0 to 1 | bootstrap | bootstrap, exact sign flips |
+| with a `statistic`, e.g. `mean` or macro-F1 | bootstrap | paired bootstrap, also its p-value |
+| weighted, or not from 0 to 1 | bootstrap | paired bootstrap, exact sign test |
+
+Sources are named in `finery_eval.stats`. Bootstraps draw groups, or rows where there are none.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from finery_eval import stats
+from finery_eval.stats import SHARE, Difference, Interval
+
+Value = Any
+"""Of a row: True or False, a number, or what a statistic needs. None: the metric doesn't apply."""
+Statistic = Callable[[Mapping[Any, int]], float]
+"""A metric from how often each value occurs; 0 where there is none."""
+Group = Sequence[int]
+"""Rows that belong together, by number."""
+Score = tuple[float, Interval | None]
+"""A value and its 95 % interval, None where nothing bounds it."""
+Scores = Mapping[str, Mapping[str, Score]]
+"""Model → metric → score."""
+
+MCNEMAR = "McNemar, exact"
+SIGN_FLIPS = "sign flips, exact"
+BOOTSTRAP = "paired bootstrap"
+SIGN_TEST = "sign test, exact"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric. values: model → the value of each row.
+
+    groups: rows that aren't independent of each other; None if all are. statistic: of metrics that
+    aren't means. weights: of each row, by model. of_mean: the metric as a monotonic function of the
+    weighted mean. within: what the metric can be. is_continuous: whether two models have exactly
+    equal values only if they are the same, as with likelihoods.
+    """
+
+    values: Mapping[str, Sequence[Value]]
+    groups: Sequence[Group] | None = None
+    statistic: Statistic | None = None
+    weights: Mapping[str, Sequence[float]] | None = None
+    of_mean: Callable[[float], float] = float
+    within: Interval = SHARE
+    is_continuous: bool = False
+    _drawn: dict[str, list[float]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def test(self) -> str:
+        """The test behind the p-values, in words."""
+        if self.statistic is not None:
+            return BOOTSTRAP
+        if self._is_weighted:
+            return SIGN_TEST
+        values = [value for of in self.values.values() for value in of]
+        return MCNEMAR if self.groups is None and are_yes_no(values) else SIGN_FLIPS
+
+    def score(self, name: str) -> Score | None:
+        """The metric of a model and its 95 % interval; None where it applies to no row."""
+        values, units = self.values[name], self._units(name)
+        used = list(filter(None, units))
+        if not used:
+            return None
+        if self.statistic is not None:
+            interval = stats.interval_of(self._draws(name), len(used), self.within)
+            return self.statistic(_counts(values)), interval
+        if self._is_weighted:
+            rows = [self._weighted(name, unit) for unit in used]
+            (drawn,) = stats.bootstrap(rows, lambda counts: [self._mean(counts)], self.within)
+            return self._mean(Counter(rows)), _finite(drawn)
+        if self.groups is None and are_yes_no(values):
+            hits = sum(bool(values[i]) for (i,) in used)
+            return hits / len(used), stats.wilson(hits, len(used))
+        sums = [_sum(values, unit) for unit in (used if self.groups is None else units)]
+        value = _ratio(Counter(sums), 0.0)
+        # Without a row that counts, a draw says nothing.
+        (draws,) = stats.resampled(sums, lambda counts: [_ratio(counts, value)])
+        return value, stats.interval_of(draws, len(used), self.within)
+
+    def difference(self, first: str, second: str) -> Difference | None:
+        """Second minus first model, on the rows that count for both; None where there are none.
+
+        None, too, where the interval has an infinite end.
+        """
+        if self.statistic is not None:
+            return self._of_statistics(first, second)
+        units = list(filter(None, self._units(first, second)))
+        if not units:
+            return None
+        if self._is_weighted:
+            return self._of_weighted(first, second, units)
+        a, b = self.values[first], self.values[second]
+        if self.groups is None and are_yes_no([of[i] for (i,) in units for of in (a, b)]):
+            pairs = [(bool(a[i]), bool(b[i])) for (i,) in units]
+            gained, lost = pairs.count((False, True)), pairs.count((True, False))
+            value, interval = stats.paired_difference(
+                pairs.count((True, True)), gained, lost, pairs.count((False, False))
+            )
+            return Difference(value, interval, stats.mcnemar_exact(gained, lost))
+        gains = [
+            None if x is None or y is None else float(y) - float(x)
+            for x, y in zip(a, b, strict=True)
+        ]
+        sums = [_sum(gains, unit) for unit in units]
+        (interval,) = stats.bootstrap(sums, lambda counts: [_ratio(counts, 0.0)], self._gain)
+        p_value = stats.sign_flips([gain for gain, _ in sums])
+        return Difference(_ratio(Counter(sums), 0.0), interval, p_value)
+
+    def by_row(self, name: str) -> list[Value] | None:
+        """What each row adds to a mean over rows; None for a metric that is none."""
+        values, statistic = self.values[name], self.statistic
+        if statistic is None:
+            return list(values)
+        rows = [None if value is None else statistic({value: 1}) for value in values]
+        known = [value for value in rows if value is not None]
+        whole = statistic(_counts(values))
+        is_mean = bool(known) and abs(sum(known) / len(known) - whole) < stats.NO_WIDTH
+        return rows if is_mean else None
+
+    @property
+    def _is_weighted(self) -> bool:
+        return self.weights is not None or self.within != SHARE
+
+    @property
+    def _gain(self) -> Interval:
+        """What a difference can be."""
+        most = self.within[1] - self.within[0]
+        return -most, most
+
+    def _units(self, *names: str) -> list[list[int]]:
+        """The rows that count for all these models, by group."""
+        columns = [self.values[name] for name in names]
+        alone = self.groups if self.groups is not None else [[i] for i in range(len(columns[0]))]
+        return [[i for i in unit if all(of[i] is not None for of in columns)] for unit in alone]
+
+    # -- metrics with a statistic
+
+    def _draws(self, name: str) -> list[float]:
+        """The values of the statistic in resamples."""
+        assert self.statistic is not None
+        if name not in self._drawn:
+            values, statistic = self.values[name], self.statistic
+            alone = self.groups if self.groups is not None else [[i] for i in range(len(values))]
+            units = [tuple(values[i] for i in unit) for unit in alone]
+            (self._drawn[name],) = stats.resampled(units, lambda of: [statistic(_ungrouped(of))])
+        return self._drawn[name]
+
+    def _of_statistics(self, first: str, second: str) -> Difference | None:
+        assert self.statistic is not None
+        a, b = self.values[first], self.values[second]
+        alone = self.groups if self.groups is not None else [[i] for i in range(len(a))]
+        units = [
+            [(a[i], b[i]) for i in unit if not (a[i] is None and b[i] is None)] for unit in alone
+        ]
+        if not any(x is not None for x in a) or not any(y is not None for y in b):
+            return None
+        differing = sum(any(x != y for x, y in unit) for unit in units)
+        drawn = [y - x for x, y in zip(self._draws(first), self._draws(second), strict=True)]
+        interval = stats.interval_of(drawn, sum(map(bool, units)), self._gain)
+        value = self.statistic(_counts(b)) - self.statistic(_counts(a))
+        return Difference(value, interval, stats.bootstrap_p(drawn, differing))
+
+    # -- weighted means
+
+    def _weighted(self, name: str, unit: Group) -> tuple[float, float]:
+        """(weighted value, weight) of a row or a group."""
+        weights = self.weights[name] if self.weights is not None else None
+        values = math.fsum(self.values[name][i] for i in unit)
+        return values, float(len(unit)) if weights is None else math.fsum(weights[i] for i in unit)
+
+    def _mean(self, counts: Mapping[tuple[float, float], int]) -> float:
+        total = sum(value * n for (value, _), n in counts.items())
+        return self.of_mean(total / sum(weight * n for (_, weight), n in counts.items()))
+
+    def _of_weighted(self, first: str, second: str, units: Sequence[Group]) -> Difference | None:
+        """If all is equal and values are continuous, the models are the same: 0, from 0 to 0."""
+        rows = [(self._weighted(first, unit), self._weighted(second, unit)) for unit in units]
+
+        def gain(counts: Mapping[Any, int]) -> float:
+            sides: tuple[Counter[Any], Counter[Any]] = Counter(), Counter()
+            for pair, n in counts.items():
+                for side, row in zip(sides, pair, strict=True):
+                    side[row] += n
+            return self._mean(sides[1]) - self._mean(sides[0])
+
+        gains = [gain({row: 1}) for row in rows]
+        if self.is_continuous and len(rows) > 1 and not any(gains):
+            return Difference(0.0, (0.0, 0.0), 1.0)
+        (drawn,) = stats.bootstrap(rows, lambda counts: [gain(counts)], self._gain)
+        interval = _finite(drawn)
+        if interval is None:
+            return None
+        p_value = stats.mcnemar_exact(sum(g > 0 for g in gains), sum(g < 0 for g in gains))
+        return Difference(gain(Counter(rows)), interval, p_value)
+
+
+def are_yes_no(values: Collection[Value]) -> bool:
+    """Whether all values are 0 or 1, or don't count."""
+    return all(value is None or value in (0, 1) for value in values)
+
+
+def mean(counts: Mapping[float, int]) -> float:
+    """The mean of numbers, as a statistic."""
+    total = sum(counts.values())
+    return sum(value * n for value, n in counts.items()) / total if total else 0.0
+
+
+def frozen(value: Value) -> Value:
+    """A value that can be counted: lists, e.g. from JSON, become tuples."""
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def measure_of(
+    values: Mapping[str, Sequence[Value]],
+    groups: Sequence[Group] | None,
+    *,
+    statistic: Statistic | None = None,
+    is_share: bool = True,
+) -> Measure:
+    """The measure of a metric of an evaluator. is_share: whether the metric is from 0 to 1."""
+    columns = {name: [frozen(value) for value in of] for name, of in values.items()}
+    if not is_share:
+        return Measure(columns, groups, within=(-math.inf, math.inf))
+    return Measure(columns, groups, statistic)
+
+
+def scores_of(names: Sequence[str], measures: Mapping[str, Measure]) -> dict[str, dict[str, Score]]:
+    """Model → metric → score. A metric that applies to no row of a model is left out."""
+    return {
+        name: {
+            metric: score
+            for metric, of in measures.items()
+            if name in of.values and (score := of.score(name)) is not None
+        }
+        for name in names
+    }
+
+
+def in_json(
+    scores: Scores,
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
+    """(values, intervals) by model and metric, as `Metrics.write` takes them."""
+    values = {name: {m: value for m, (value, _) in of.items()} for name, of in scores.items()}
+    intervals = {name: {m: list(ci) for m, (_, ci) in of.items() if ci}
+                 for name, of in scores.items()}  # fmt: skip
+    return values, intervals
+
+
+def pairs_of(names: Sequence[str], measures: Mapping[str, Measure]) -> list[dict[str, Any]]:
+    """Every two models, the later one against the earlier one, by metric.
+
+    Each is `{model, baseline, metrics: {metric: {difference, interval, p_value}}}`, as evaluators
+    keep it in `details["pairs"]`. Metrics that can't be compared are left out.
+    """
+    return [
+        {
+            "model": second,
+            "baseline": first,
+            "metrics": {
+                metric: between.facts()
+                for metric, of in measures.items()
+                if first in of.values and second in of.values
+                if (between := of.difference(first, second)) is not None
+            },
+        }
+        for first, second in combinations(names, 2)
+    ]
+
+
+def compare(measure: Measure) -> list[dict[str, Any]]:
+    """Each model against the first: difference, interval and p-value of the first metric.
+
+    p_value is for each comparison by itself. Of several, each has `p_holm` too, which allows for
+    their number. For yes and no, the rows that only one of the two has right are counted.
+    """
+    baseline, *others = measure.values
+    compared = list(_compared(measure, baseline, others))
+    return with_holm(compared) if len(compared) > 1 else compared
+
+
+def _compared(measure: Measure, baseline: str, others: Sequence[str]) -> Iterator[dict[str, Any]]:
+    first = measure.values[baseline]
+    for name in others:
+        between = measure.difference(baseline, name)
+        if between is None:
+            continue
+        facts = {"model": name, "baseline": baseline, **between.facts()}
+        if measure.test in (MCNEMAR, SIGN_FLIPS):
+            pairs = list(zip(measure.values[name], first, strict=True))
+            facts["only_model"] = pairs.count((True, False))
+            facts["only_baseline"] = pairs.count((False, True))
+        yield facts
+
+
+def with_holm(compared: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The comparisons with p-values that allow for their number."""
+    adjusted = stats.holm([each["p_value"] for each in compared])
+    return [{**each, "p_holm": p} for each, p in zip(compared, adjusted, strict=True)]
+
+
+def between(pairs: Sequence[Mapping[str, Any]], model: str, other: str) -> dict[str, Difference]:
+    """Metric → a model minus another one, whichever of them comes first in `details["pairs"]`."""
+    for pair in pairs:
+        if {pair["model"], pair["baseline"]} == {model, other}:
+            sign = 1 if pair["model"] == model else -1
+            return {metric: _signed(facts, sign) for metric, facts in pair["metrics"].items()}
+    return {}
+
+
+def _signed(facts: Mapping[str, Any], sign: int) -> Difference:
+    low, high = sorted(sign * end for end in facts["interval"])
+    return Difference(sign * facts["difference"], (low, high), facts["p_value"])
+
+
+def _counts(values: Sequence[Value]) -> Counter[Value]:
+    return Counter(value for value in values if value is not None)
+
+
+def _ungrouped(counts: Mapping[tuple[Value, ...], int]) -> Counter[Value]:
+    """How often each value occurs, from how often each group does."""
+    each: Counter[Value] = Counter()
+    for group, n in counts.items():
+        for value in group:
+            if value is not None:
+                each[value] += n
+    return each
+
+
+def _sum(values: Sequence[Value], unit: Group) -> tuple[float, int]:
+    """(sum of the values, their number) of a row or a group."""
+    return float(sum(values[i] for i in unit)), len(unit)
+
+
+def _ratio(counts: Mapping[tuple[float, int], int], empty: float) -> float:
+    total = sum(number * times for (_, number), times in counts.items())
+    return sum(value * times for (value, _), times in counts.items()) / total if total else empty
+
+
+def _finite(interval: Interval) -> Interval | None:
+    return interval if all(map(math.isfinite, interval)) else None

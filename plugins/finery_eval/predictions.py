@@ -1,0 +1,136 @@
+"""The lines of `predictions.jsonl`: how they are written, and how those of two sides are paired.
+
+Each line has the `values` of an answer by metric and, where rows belong together, their `group`. So
+`diff`, `select` and reports compare any metric of two evaluations on the rows that both judged.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from finery import load_reference
+from finery.rows import Row
+from finery.rows.parts import prompt as prompt_of
+from finery_eval.groups import facts_of, recorded
+from finery_eval.measure import Measure, Value, measure_of
+from finery_eval.verdicts import Answers, Verdict, Verdicts
+
+PROMPT_SHOWN = 300
+"""Characters of a prompt that a line repeats."""
+STATISTICS = "statistics"
+"""The entry of `details`: metric → the reference of its statistic, where it has one."""
+Facts = Mapping[str, Any]
+"""A line of `predictions.jsonl`."""
+Place = tuple[str, Any, Any, int]
+"""(row id, turn, message or context, how often the place came before) of an answer."""
+ASKED = ("prompt", "expected")
+"""Facts that must be the same for two answers to be compared."""
+
+
+# -- written -------------------------------------------------------------------------------------
+
+
+def predictions(
+    rows: Sequence[Row], answers: Answers, verdicts: Verdicts
+) -> Iterator[dict[str, Any]]:
+    """Each model's answer to each row, its verdict and, where rows belong together, the group."""
+    grouped = facts_of(rows)
+    metrics = verdicts.metrics
+    for i, row in enumerate(rows):
+        prompt = prompt_of(row)[:PROMPT_SHOWN]
+        for name, completions in answers.items():
+            answer = completions[i]
+            unspoken = {"tool_calls": answer.tool_calls, "reasoning": answer.reasoning}
+            yield {
+                "id": row["id"],
+                "model": name,
+                "prompt": prompt,
+                "answer": answer.text,
+                **{part: value for part, value in unspoken.items() if value},
+                **facts_and_values(verdicts.judged[name][i], metrics),
+                "finish_reason": answer.finish_reason,
+                **grouped[i],
+            }
+
+
+def facts_and_values(verdict: Verdict, metrics: Sequence[str]) -> dict[str, Any]:
+    """What a line has of a verdict. `correct` is the first metric, if that is yes or no."""
+    right = verdict.values.get(metrics[0]) if metrics else None
+    correct = {"correct": right} if isinstance(right, bool) else {}
+    return {**correct, **verdict.facts, "values": verdict.values}
+
+
+def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:
+    """The statistics of the metrics, for `details`."""
+    statistics = {metric: verdicts.statistic(metric) for metric in verdicts.metrics}
+    named = {m: f"{of.__module__}:{of.__qualname__}" for m, of in statistics.items() if of}
+    return {STATISTICS: named} if named else {}
+
+
+# -- read and paired -----------------------------------------------------------------------------
+
+
+class Pairs(NamedTuple):
+    """Answers by place. pairs: (first, second) that answer the same. changed: whose question or
+    expected answer differs. only_first, only_second: without a partner."""
+
+    pairs: Sequence[tuple[Facts, Facts]]
+    changed: int
+    only_first: int
+    only_second: int
+
+
+def by_model(lines: Iterable[Facts]) -> dict[str, list[Facts]]:
+    """Model → its answers, in order."""
+    models: dict[str, list[Facts]] = {}
+    for facts in lines:
+        models.setdefault(str(facts.get("model", "")), []).append(facts)
+    return models
+
+
+def paired(first: Iterable[Facts], second: Iterable[Facts]) -> Pairs:
+    """Two models' answers, or those of one model in two builds."""
+    before, after = _placed(first), _placed(second)
+    both = [(before[place], facts) for place, facts in after.items() if place in before]
+    pairs = [(a, b) for a, b in both if all(a.get(name) == b.get(name) for name in ASKED)]
+    changed = len(both) - len(pairs)
+    return Pairs(pairs, changed, len(before) - len(both), len(after) - len(both))
+
+
+def _placed(lines: Iterable[Facts]) -> dict[Place, Facts]:
+    seen: Counter[tuple[str, Any, Any]] = Counter()
+    placed: dict[Place, Facts] = {}
+    for facts in lines:
+        within = facts.get("message") or facts.get("context")
+        place = str(facts.get("id", "")), facts.get("turn"), within
+        placed[(*place, seen[place])] = facts
+        seen[place] += 1
+    return placed
+
+
+def measure_between(
+    pairs: Sequence[tuple[Facts, Facts]], metric: str, report: Mapping[str, Any]
+) -> Measure | None:
+    """A metric of the first and the second of pairs of lines, over the groups of the evaluations.
+
+    report: of the second. None where the lines don't have the metric's values.
+    """
+    values = {
+        side: [_value(pair[place], metric) for pair in pairs]
+        for place, side in enumerate(("first", "second"))
+    }
+    if not all(any(value is not None for value in of) for of in values.values()):
+        return None
+    details, statistic = report["details"], None
+    if (reference := details.get(STATISTICS, {}).get(metric)) is not None:
+        try:
+            statistic = load_reference(reference)
+        except (ImportError, AttributeError):  # of a plugin that isn't installed here
+            return None
+    groups = recorded([first for first, _ in pairs], [second for _, second in pairs])
+    is_share = metric not in details.get("unbounded", ())
+    return measure_of(values, groups, statistic=statistic, is_share=is_share)
+
+
+def _value(facts: Facts, metric: str) -> Value:
+    return facts.get("values", {}).get(metric)

@@ -150,7 +150,7 @@ def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:
     notes = sorted(plugins.note_names) if recipe.data.get("silence") else []
     try:
         code = StepCode(recipe, plugins, store)
-        types = {use: code.of_type(use) for use in sorted(used)}
+        types = {use: code.of_check(use) for use in sorted(used)}
     except PluginError:
         return None
     digest = blake3(encode([FORMAT, recipe.data, types, notes])).hexdigest()

@@ -1,12 +1,14 @@
-"""Writes core/key_files.txt: the files whose code is in the key of each built-in step type.
+"""Writes core/key_files.txt: the definitions in the key of each built-in step type.
 
 python tests/key_files.py            write it
 python tests/key_files.py --check    exit 1 if it is stale
 """
 
+import itertools
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import fill
 
 from finery import load_plugins
 from finery.build.code.steps import StepCode
@@ -16,28 +18,53 @@ from finery.store.database import Store
 FILE = Path(__file__).with_name("core") / "key_files.txt"
 COMMAND = "python tests/key_files.py"
 HEAD = f"""\
-# The files whose code is in the key of each built-in step type, without what its settings name.
-# A change of a file here reruns the steps of that type: see that each line belongs here.
+# The definitions in the keys of the built-in step types, by file, without what settings name.
+# A change of a definition reruns the step types above it: see that it belongs there.
+# "on import" stands for statements that aren't definitions. `eval.*` stands for all of a plugin.
 # Generated: {COMMAND}
 """
 
 
 def key_files() -> str:
-    """Each step type with its files, as `finery explain --all` names them."""
+    """Each file, with its definitions that step types reach in the same way."""
     plugins = load_plugins()
     own = {name for name, (_, p) in plugins.step_types.items() if _is_built_in(p.module.__name__)}
+    users: dict[tuple[str, str], set[str]] = {}
     with TemporaryDirectory() as folder:
         recipe = Path(folder, "recipe.yaml")
         recipe.write_text("finery: 1\nname: none\n")
         store = Store(Path(folder, ".finery"))
         code = StepCode(load(recipe), plugins, store)
-        parts = [HEAD]
         for use in sorted(own):
-            files = code.of_type(use) | code.of_artifacts(plugins.step_type(use))
-            lines = [f"  {file}" for file in sorted(files) if ":" not in file]
-            parts.append("\n".join([use, *lines]) + "\n")
+            for file, names in code.of_type(use).units().items():
+                for name in names:
+                    users.setdefault((file, name), set()).add(use)
         store.close()
+    groups: dict[str, dict[str, list[str]]] = {}
+    for (file, name), uses in sorted(users.items()):
+        groups.setdefault(file, {}).setdefault(_shown(uses, own), []).append(name or "on import")
+    parts = [HEAD]
+    for file, group in groups.items():
+        lines = [line for uses, names in group.items() for line in (uses, ", ".join(names))]
+        indents = itertools.cycle(("  ", "    "))
+        wrapped = [fill(line, 100, initial_indent=i, subsequent_indent=i, break_on_hyphens=False)
+                   for line, i in zip(lines, indents, strict=False)]  # fmt: skip
+        parts.append("\n".join([file, *wrapped]) + "\n")
     return "\n".join(parts)
+
+
+def _shown(uses: set[str], own: set[str]) -> str:
+    """Step types, those of a whole plugin as `eval.*`."""
+    if uses == own:
+        return "all step types"
+    families: dict[str, set[str]] = {}
+    for use in own:
+        families.setdefault(use.partition(".")[0], set()).add(use)
+    shown: set[str] = set()
+    for family, members in families.items():
+        is_whole = members <= uses and len(members) > 1
+        shown |= {f"{family}.*"} if is_whole else members & uses
+    return " ".join(sorted(shown))
 
 
 def _is_built_in(module: str) -> bool:

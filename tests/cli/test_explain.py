@@ -66,7 +66,8 @@ def test_the_seed_and_the_code(t: Project) -> None:
     t.edit("steps.py", "count(", "count ( ")
     assert list(parts(t, "c")) == ["seed"]
     t.edit("steps.py", "random.Random(job.seed)", "random.Random(job.seed + 1)")
-    assert list(parts(t, "c")) == ["code steps.py", "input rows[0]", "seed"]
+    assert list(parts(t, "c")) == ["code steps.py", "seed"]
+    assert parts(t, "b") == {}  # its code is in the same file, but doesn't reach the line
 
 
 def test_all_parts(t: Project) -> None:

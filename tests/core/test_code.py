@@ -3,12 +3,14 @@
 import itertools
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from finery.build.code.follow import CodeReader, Parsed
+from finery.build.code.names import Names
 from finery.build.code.parse import parse_file
+from finery.build.code.reach import Reach
 from finery.build.code.resolve import Modules
 from finery.errors import PluginError
 
@@ -37,11 +39,11 @@ class X(Step, seeded=False):
 '''
 
 
-def digest(tmp_path: Path, text: str) -> str:
-    """The digest of a file with this text."""
+def digest(tmp_path: Path, text: str) -> list[tuple[str, str]]:
+    """What counts of a file with this text: the name and digest of each statement."""
     path = tmp_path / "module.py"
     path.write_text(text)
-    return parse_file(path)[0].digest
+    return [(piece.name, piece.digest) for piece in parse_file(path).pieces]
 
 
 def test_a_file_that_is_no_python_counts_by_its_bytes(tmp_path: Path) -> None:
@@ -49,7 +51,7 @@ def test_a_file_that_is_no_python_counts_by_its_bytes(tmp_path: Path) -> None:
     digests = set()
     for text in ("It's a text.", "It's  a text."):
         path.write_text(text)
-        digests.add(parse_file(path)[0].digest)
+        digests.add(parse_file(path).pieces[0].digest)
     assert len(digests) == 2
 
 
@@ -155,12 +157,9 @@ def test_a_name_that_is_only_declared_is_local_to_its_function(tmp_path: Path) -
 
 
 def test_a_file_is_taken_apart_into_functions(tmp_path: Path) -> None:
-    path = tmp_path / "module.py"
-    path.write_text(STEP)
-    before = parse_file(path)[1]
-    assert list(before) == ["", "LIMIT", "X", "X.size", "X.run"]
-    path.write_text(STEP.replace("1 + 2", "3") + "def more(): ...\n")
-    after = parse_file(path)[1]
+    before = dict(digest(tmp_path, STEP))
+    assert [*before] == ["NamedTuple", "LIMIT", "X", "X.(seeded)", "X.size", "X.run"]
+    after = dict(digest(tmp_path, STEP.replace("1 + 2", "3") + "def more(): ...\n"))
     assert {name for name in after if after[name] != before.get(name)} == {"X.run", "more"}
 
 
@@ -176,25 +175,20 @@ def test_a_syntax_error_names_its_place(tmp_path: Path) -> None:
     assert str(caught.value.where).endswith("module.py:2")
 
 
-# Which files count
+# Which definitions count
 
-Code = Callable[..., dict[str, str]]
+Reached = Callable[..., dict[str, set[str]]]
 _names = (f"probe_package_{n}" for n in itertools.count())
 CLASS = "class X:\n    def run(self):\n        return 1 + 2\n"
 
 
-def read(path: Path) -> Parsed:
-    """What counts of one file."""
-    return parse_file(path)[0]
-
-
 @pytest.fixture
-def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Code:
-    """Make and import two packages of one file each or more; the code of `step.py`'s class."""
+def reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reached:
+    """Make and import two packages of one file each or more; what `step.py`'s class X reaches."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def digests_of(files: dict[str, str]) -> dict[str, str]:
-        """Code of class X in `own/step.py`; `own` and `other` stand for the packages' names."""
+    def definitions(files: dict[str, str]) -> dict[str, set[str]]:
+        """File → definitions; `own` and `other` stand for the packages' names."""
         own, other = next(_names), next(_names)
         for name, text in {"own/__init__.py": "", "other/__init__.py": "", **files}.items():
             path = tmp_path / name.replace("own", own).replace("other", other)
@@ -202,122 +196,176 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Code:
             path.write_text(text.replace("own", own).replace("other", other))
         module = __import__(f"{own}.step", fromlist=["X"])
         __import__(other)
-        digests = CodeReader(Modules({other}), read).code_of(module.X)
+        reach = Reach(Names(Modules({other}), cache(parse_file)), [(module.X, None)])
         for name in [n for n in sys.modules if n.startswith((own, other))]:
             del sys.modules[name]
         return {
-            label.replace(own, "own").replace(other, "other"): value.replace(own, "own")
-            for label, value in digests.items()
+            label.replace(own, "own").replace(other, "other"): {*names}
+            for label, names in reach.units().items()
         }
 
-    return digests_of
+    return definitions
 
 
 FILES = {
-    "own/__init__.py": "VERSION = 1\n",
-    "own/help.py": "def f(): return 1\n",
+    "own/__init__.py": "VERSION = 1\nOTHER = 2\n",
+    "own/help.py": "def f(): return 1\ndef g(): return 2\n",
     "own/deep/__init__.py": "from own.deep import inner\n",
-    "own/deep/inner.py": "def f(): return 1\n",
-    "other/tool.py": "from .under import g\ndef f(): return g()\n",
-    "other/under.py": "def g(): return 1\n",
+    "own/deep/inner.py": "def f(): return 1\ndef g(): return 2\n",
+    "other/tool.py": "from .under import g\ndef f(): return g()\ndef h(): return 1\n",
+    "other/under.py": "def g(): return 1\ndef h(): return 1\n",
 }
+WHOLE_HELP = {"own/help.py": {"f", "g"}}
 
 
 @pytest.mark.parametrize(
-    ("line", "followed"),
+    ("line", "read", "others"),
     [
-        ("from own.help import f", ["own/help.py"]),
-        ("from own import help", ["own/help.py"]),
-        ("import own.help", ["own/help.py"]),
-        ("import own.help; own.help.f()", ["own/help.py"]),
-        ("import own.help; own.VERSION", ["own/__init__.py", "own/help.py"]),
-        ("import own; late = lambda: own.help.f()", ["own/__init__.py", "own/help.py"]),
-        ("import own.deep as d; d.inner.f()", ["own/deep/__init__.py", "own/deep/inner.py"]),
-        ("from . import help", ["own/help.py"]),
-        ("from .help import f", ["own/help.py"]),
-        ("from own.deep import inner", ["own/deep/inner.py"]),
-        ("from own.deep.inner import f", ["own/deep/inner.py"]),
-        ("from own import VERSION", ["own/__init__.py"]),
-        ("from own import *", ["own/__init__.py"]),
-        ("import other.tool", ["other/tool.py", "other/under.py"]),
-        ("from other.tool import f", ["other/tool.py", "other/under.py"]),
-        ('import importlib; importlib.import_module("own.help")', ["own/help.py"]),
-        ('from importlib import import_module as im; im("own.help")', ["own/help.py"]),
-        ('import importlib; importlib.import_module(name="own.help")', ["own/help.py"]),
-        ("import importlib; importlib.import_module(str('own.help'))", []),
-        ('import importlib; importlib.import_module(".help", "own")', ["own/help.py"]),
-        ('import importlib; importlib.import_module(".help", __package__)', ["own/help.py"]),
-        ('__import__("own.help")', ["own/help.py"]),
-        ('REFERENCE = "own.help:f"', []),
-        ("import json, finery, msgspec.json; json.dumps(1)", []),
-        ("from finery import Dataset, Step", []),
-        ("from finery.util.text import did_you_mean", []),
-        ("from finery.rows.chosen import draw_of", ["finery/rows/chosen.py", "…"]),
-        ("import finery; finery.rows.chosen.draw_of", ["finery/rows/chosen.py", "…"]),
+        ("from own.help import f", "f", {"own/help.py": {"f"}}),
+        ("from own.help import f as h", "h", {"own/help.py": {"f"}}),
+        ("from own import help", "help.f", {"own/help.py": {"f"}}),
+        ("import own.help", "1", {}),
+        ("import own.help", "own.help.f", {"own/help.py": {"f"}}),
+        ("import own.help", "own.VERSION", {"own/__init__.py": {"VERSION"}}),
+        ("import own.deep as d", "d.inner.f",
+         {"own/deep/__init__.py": set(), "own/deep/inner.py": {"f"}}),
+        ("from . import help", "help.f", {"own/help.py": {"f"}}),
+        ("from .help import f", "f", {"own/help.py": {"f"}}),
+        ("from own import *", "VERSION", {"own/__init__.py": {"VERSION"}}),
+        ("from other.tool import f", "f", {"other/tool.py": {"f"}, "other/under.py": {"g"}}),
+        ("from own import help", "getattr(help, 'f')", WHOLE_HELP),
+        ("import importlib", "importlib.import_module('own.help')", WHOLE_HELP),
+        ("from importlib import import_module as im", "im('own.help')", WHOLE_HELP),
+        ("import importlib", "importlib.import_module(name='own.help')", WHOLE_HELP),
+        ("import importlib", "importlib.import_module(str('own.help'))", {}),
+        ("import importlib", "importlib.import_module('.help', 'own')", WHOLE_HELP),
+        ("import importlib", "importlib.import_module('.help', __package__)", WHOLE_HELP),
+        ("", "__import__('own.help')", WHOLE_HELP),
+        ("", "'own.help:f'", {}),
+        ("from own.help import f", "[f for f in ()]", {}),
+        ("from own.help import f", "(lambda f: f)", {}),
+        ("import json, finery, msgspec.json", "json.dumps", {}),
+        ("from finery import Dataset, Step", "(Dataset, Step)", {}),
+        ("from finery.rows.row import NOT_CONTENT", "NOT_CONTENT",
+         {"finery/rows/row.py": {"NOT_CONTENT"}}),
+        ("import finery", "finery.rows.row.NOT_CONTENT",
+         {"finery/rows/row.py": {"NOT_CONTENT"}}),
+        ("from finery.rows import row_id", "row_id",
+         {"finery/rows/row.py": {"row_id", "NOT_CONTENT"}, "finery/rows/__init__.py": set()}),
+    ],
+)  # fmt: skip
+def test_names_are_followed_into_plugins_and_the_kit(
+    reached: Reached, line: str, read: str, others: dict[str, set[str]]
+) -> None:
+    at_top = f"{line}\n{CLASS.replace('1 + 2', read)}"
+    inside = CLASS.replace("return 1 + 2", f"{line or 'pass'}\n        return {read}")
+    for step in (at_top, inside):
+        if step is at_top or "*" not in line:
+            assert reached({**FILES, "own/step.py": step}) == {"own/step.py": {"X"}, **others}
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("A = 1\nB = 2", {"A"}),
+        ("A = [1]\nA.append(2)\nB = 2", {"A", ""}),
+        ("A = 1\nfor A in (2, 3): pass", {"A", ""}),
+        ("def A(): return B\nB = 1\nC = 2", {"A", "B"}),
+        ("def A(x=B): ...", None),
+        ("B = 1\ndef A(x=B): ...", {"A", "B"}),
+        ("def deco(f): return f\n@deco\ndef A(): ...\n@deco\ndef B(): ...", {"A", "B", "deco"}),
+        ("from functools import cache\n@cache\ndef A(): ...\n@cache\ndef B(): ...", {"A"}),
+        (
+            "from functools import singledispatch\n@singledispatch\ndef A(x): ...\n"
+            "@A.register\ndef _(x: int): ...",
+            {"A", "_"},
+        ),
+        (
+            "class Base:\n    def __init_subclass__(cls): ...\nclass B(Base): ...\nA = 1",
+            {"A", "B", "Base"},
+        ),
+        ("class Base: ...\nclass B(Base): ...\nA = 1", {"A"}),
+        (
+            "class Base: ...\nclass B(Base): ...\ndef A(): return Base.__subclasses__()",
+            {"A", "Base", "B"},
+        ),
+        ("import re\nA = re.compile('a')\nB = re.compile('b')", {"A"}),
+        ("def make(): ...\nA = 1\nB = make()", {"A", "B", "make"}),
+        ("def A(): return globals()['B']\nB = 1", {"A", "B"}),
+        ("def A(): return eval('B')\nB = 1", {"A", "B"}),
+        ("import sys\ndef A(): return sys.modules[__name__].B\nB = 1", {"A", "B"}),
+        (
+            "from typing import NamedTuple\nclass C: ...\nclass A(NamedTuple):\n    x: 'C'",
+            {"A", "C"},
+        ),
+        ("class C: ...\ndef A(x: 'C') -> C: ...", {"A"}),
     ],
 )
-def test_imports_are_followed_into_plugins_and_the_kit(
-    code: Code, line: str, followed: list[str]
+def test_what_a_name_needs_counts(reached: Reached, text: str, counts: set[str] | None) -> None:
+    step = f"from own.part import A\n{CLASS.replace('1 + 2', 'A')}"
+    if counts is None:
+        with pytest.raises(NameError):
+            reached({"own/part.py": text, "own/step.py": step})
+    else:
+        assert reached({"own/part.py": text, "own/step.py": step})["own/part.py"] == counts
+
+
+STEP_TYPE = """
+from finery import Step
+class Told: ...
+class X(Step, forecast=Told):
+    def run(self): return f()
+    def check(self): return g()
+    def key_packages(self): return (g(),)
+    def static_meta(self): return h()
+def f(): return 1
+def g(): return 2
+def h(): return 3
+"""
+
+
+def test_methods_of_a_step_type_that_cannot_change_its_output_do_not_count(
+    reached: Reached,
 ) -> None:
-    inside = CLASS.replace("return", f"{line}\n        return")
-    for step in (f"{line}\n{CLASS}", inside):
-        if "*" in line and step is inside:
-            continue
-        labels = {label for label in code({**FILES, "own/step.py": step}) if ":" not in label}
-        if "…" in followed:
-            assert {*followed} - {"…"} <= labels
-            assert "finery/__init__.py" not in labels
-        else:
-            assert sorted(labels) == sorted(["own/step.py", *followed])
+    assert reached({"own/step.py": STEP_TYPE})["own/step.py"] == {"X", "f", "h"}
+    plain = STEP_TYPE.replace("(Step, forecast=Told)", "")
+    assert reached({"own/step.py": plain})["own/step.py"] == {"X", "f", "g", "h"}
 
 
-def test_a_package_that_passes_a_name_on_does_not_count_as_a_whole(code: Code) -> None:
-    files = {
-        "own/step.py": f"from own.deep import f\n{CLASS}",
-        "own/deep/__init__.py": "from own.deep.mid import f\nfrom own.deep.big import g\n",
-        "own/deep/mid/__init__.py": "from .inner import f\n",
-        "own/deep/mid/inner.py": "def f(): return 1\n",
-        "own/deep/big.py": "def g(): return 1\n",
-    }
-    labels = code(files)
-    assert list(labels) == [
-        "own/deep/__init__.py:f", "own/deep/mid/__init__.py:f", "own/deep/mid/inner.py",
-        "own/step.py",
-    ]  # fmt: skip
-    assert labels["own/deep/__init__.py:f"] == "own.deep.mid"
-
-
-def test_where_a_name_is_passed_on_from_is_in_the_key(code: Code) -> None:
-    files = {
-        "own/step.py": f"from own import deep, a, b\nfrom own.deep import f\n{CLASS}",
-        "own/a.py": "def f(): return 1\n",
-        "own/b.py": "def f(): return 2\n",
-    }
-    one = code({**files, "own/deep/__init__.py": "from own.a import f\n"})
-    other = code({**files, "own/deep/__init__.py": "from own.b import f\n"})
-    assert one["own/deep/__init__.py:f"] != other["own/deep/__init__.py:f"]
+def test_where_a_name_is_passed_on_from_is_in_the_key(tmp_path: Path) -> None:
+    write(tmp_path, {
+        "step_probe.py": f"from pass_probe import f\nimport a_probe, b_probe\n{CLASS}X.f = f, "
+        "a_probe.f, b_probe.f\n",
+        "a_probe.py": "def f(): return 1\n", "b_probe.py": "def f(): return 2\n",
+    })  # fmt: skip
+    codes = []
+    for module in ("a_probe", "b_probe"):
+        (tmp_path / "pass_probe.py").write_text(f"from {module} import f\n")
+        codes.append(project_code(tmp_path, tmp_path / "step_probe.py"))
+    assert codes[0] != codes[1]
+    assert codes[0].keys() == codes[1].keys()
 
 
 @pytest.mark.parametrize(
     "init",
     [
-        "from own.a import f\nf = f or None\n",
         "from own.a import f\nfrom own.b import f\n",
-        "from own.a import g as f\n",
-        "from own.a import *\n",
         "try:\n    from own.a import f\nexcept ImportError:\n    from own.b import f\n",
-        "def __getattr__(name): ...\n",
+        "from own.a import *\nfrom own.b import *\n",
     ],
 )
-def test_a_package_that_does_more_than_pass_a_name_on_counts(code: Code, init: str) -> None:
+def test_every_module_that_a_name_may_come_from_counts(reached: Reached, init: str) -> None:
     files = {
-        "own/step.py": f"from own.deep import f\n{CLASS}", "own/deep/__init__.py": init,
-        "own/a.py": "def f(): return 1\ng = f\n", "own/b.py": "def f(): return 2\n",
+        "own/step.py": f"from own.deep import f\n{CLASS.replace('1 + 2', 'f')}",
+        "own/deep/__init__.py": init,
+        "own/a.py": "def f(): return 1\n", "own/b.py": "def f(): return 2\n",
     }  # fmt: skip
-    assert "own/deep/__init__.py" in code(files)
+    assert {"own/a.py", "own/b.py", "own/deep/__init__.py"} < {*reached(files)}
 
 
-def test_a_name_that_only_type_checkers_see_passed_on_counts_with_its_package(code: Code) -> None:
+def test_a_name_that_only_type_checkers_see_passed_on_counts_with_its_package(
+    reached: Reached,
+) -> None:
     init = """
 from typing import TYPE_CHECKING
 if TYPE_CHECKING:
@@ -325,40 +373,46 @@ if TYPE_CHECKING:
 def __getattr__(name):
     import own.a
     return getattr(own.a, name)
+def other(): ...
 """
     files = {
-        "own/step.py": f"def late():\n    from own.deep import f\n{CLASS}",
+        "own/step.py": CLASS.replace("return", "from own.deep import f\n        return f"),
         "own/deep/__init__.py": init, "own/a.py": "def f(): return 1\n",
     }  # fmt: skip
-    assert list(code(files)) == [
-        "own/a.py", "own/deep/__init__.py", "own/deep/__init__.py:f", "own/step.py",
-    ]  # fmt: skip
-
-
-def test_the_kit_is_read_through_its_face(code: Code) -> None:
-    labels = code({"own/step.py": f"from finery.rows import split_turns\n{CLASS}"})
-    assert labels["finery/rows/__init__.py:split_turns"] == "finery.rows.row"
-    assert "finery/rows/row.py" in labels
-    assert "finery/rows/__init__.py" not in labels
-
-
-def test_modules_that_import_each_other_are_each_read_once(code: Code) -> None:
-    files = {"own/step.py": f"from own import a\n{CLASS}", "own/a.py": "from own import step, a\n"}
-    assert list(code(files)) == ["own/a.py", "own/step.py"]
+    files["own/step.py"] = files["own/step.py"].replace("f 1 + 2", "f")
+    assert reached(files) == {
+        "own/a.py": {"f"}, "own/deep/__init__.py": {"__getattr__"}, "own/step.py": {"X"},
+    }  # fmt: skip
 
 
 def test_packages_in_several_folders_are_read_in_all_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {
-        "one/acme_probe/a/step.py": f"from acme_probe.b import f\n{CLASS}",
+        "one/acme_probe/a/step.py": f"from acme_probe.b import f\n{CLASS.replace('1 + 2', 'f')}",
         "two/acme_probe/b.py": "def f(): return 1\n",
     })  # fmt: skip
     for folder in ("one", "two"):
         monkeypatch.syspath_prepend(tmp_path / folder)
     module = __import__("acme_probe.a.step", fromlist=["X"])
-    labels = CodeReader(Modules({"acme_probe"}), read).code_of(module.X)
-    assert list(labels) == ["acme_probe/a/step.py", "acme_probe/b.py"]
+    code = Reach(Names(Modules({"acme_probe"}), cache(parse_file)), [(module.X, None)]).code
+    assert list(code) == ["acme_probe/a/step.py", "acme_probe/b.py"]
+
+
+def test_the_path_to_a_definition_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {
+        "path_probe/step.py": f"from path_probe.mid import f\n{CLASS.replace('1 + 2', 'f()')}",
+        "path_probe/mid.py": "from path_probe import low\ndef f(): return low.LOW\n",
+        "path_probe/low.py": "LOW = 1\nprint(end='')\n",
+    })  # fmt: skip
+    monkeypatch.syspath_prepend(tmp_path)
+    module = __import__("path_probe.step", fromlist=["X"])
+    reach = Reach(Names(Modules({"path_probe"}), cache(parse_file)), [(module.X, None)])
+    assert reach.path_to("path_probe/low.py", "LOW") == ["X.run", "mid.f", "low.LOW"]
+    assert reach.path_to("path_probe/low.py", "") == [
+        "step on import", "mid on import", "low on import"
+    ]  # fmt: skip
+    assert reach.path_to("path_probe/step.py", "X.run") == ["X.run"]
 
 
 # Of a project
@@ -372,53 +426,53 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
         path.write_text(text)
 
 
+def project_code(project: Path, file: Path) -> dict[str, str]:
+    """File → digest of what a file reaches in a project."""
+    modules = Modules([], project=[project], search=[project])
+    return Reach(Names(modules, cache(parse_file)), [(file, None)]).code
+
+
 PROJECT = {
-    "helper_probe.py": "import lower_probe\n",
-    "lower_probe.py": "",
+    "helper_probe.py": "from lower_probe import LOW\ndef f(): return LOW\n",
+    "lower_probe.py": "LOW = 1\n",
     "pack_probe/__init__.py": "SIZE = 1\n",
-    "pack_probe/sub.py": "from . import other\nfrom .deep import x\n",
-    "pack_probe/other.py": "",
-    "pack_probe/deep/x.py": "",
-    "venv/lib/site-packages/installed_probe.py": "",
+    "pack_probe/sub.py": "from . import other\nfrom .deep import x\nX = x.X, other.X\n",
+    "pack_probe/other.py": "X = 1\n",
+    "pack_probe/deep/x.py": "X = 1\n",
+    "venv/lib/site-packages/installed_probe.py": "X = 1\n",
 }
 
 
 @pytest.mark.parametrize(
     ("line", "followed"),
     [
-        ("import helper_probe", ["helper_probe.py", "lower_probe.py"]),
-        ("from helper_probe import x", ["helper_probe.py", "lower_probe.py"]),
+        ("import helper_probe; helper_probe.f()", ["helper_probe.py", "lower_probe.py"]),
+        ("from helper_probe import f", ["helper_probe.py", "lower_probe.py"]),
         ('__import__("lower_probe")', ["lower_probe.py"]),
-        ("import pack_probe.other", ["pack_probe/__init__.py", "pack_probe/other.py"]),
+        ("import pack_probe.other as o", ["pack_probe/other.py"]),
         ("from pack_probe import SIZE", ["pack_probe/__init__.py"]),
-        (
-            "from pack_probe import sub",
-            [f"pack_probe/{n}.py" for n in ("__init__", "deep/x", "other", "sub")],
-        ),
-        ("import pack_probe; pack_probe.other", ["pack_probe/__init__.py", "pack_probe/other.py"]),
+        ("from pack_probe import sub", [f"pack_probe/{n}.py" for n in ("deep/x", "other", "sub")]),
         ("import installed_probe", []),
         ("import json, yaml, finery, not_there_probe", []),
     ],
 )
-def test_what_a_file_of_a_project_imports_from_it_is_followed(
+def test_what_a_file_of_a_project_reads_from_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, followed: list[str]
 ) -> None:
     write(tmp_path, {**PROJECT, "plugin.py": line})
     monkeypatch.syspath_prepend(tmp_path / "venv/lib/site-packages")
     modules = Modules([], project=[tmp_path], search=[tmp_path])
-    labels = CodeReader(modules, read).code_of(tmp_path / "plugin.py")
-    assert sorted(labels) == sorted(["plugin.py", *followed])
+    reach = Reach(Names(modules, cache(parse_file)), [(tmp_path / "plugin.py", None)])
+    assert sorted(reach.code) == sorted(["plugin.py", *followed])
     assert str(tmp_path / "not_there_probe.py") in modules.candidates or "not_there" not in line
 
 
 def test_a_file_imports_what_is_beside_it_and_in_the_project(tmp_path: Path) -> None:
     write(tmp_path, {
-        "shop.py": "import near_probe, twin_probe\n", "near_probe.py": "import far_probe\n",
-        "far_probe.py": "", "twin_probe.py": "X = 1\n", "project/twin_probe.py": "X = 2\n",
+        "shop.py": "import near_probe, twin_probe\n", "near_probe.py": "import far_probe as f\n",
+        "far_probe.py": "X = 1\n", "twin_probe.py": "X = 1\n", "project/twin_probe.py": "X = 2\n",
     })  # fmt: skip
-    modules = Modules([], project=[tmp_path / "project"], search=[tmp_path / "project"])
-    labels = CodeReader(modules, read).code_of(tmp_path / "shop.py")
-    assert list(labels) == [
+    assert list(project_code(tmp_path / "project", tmp_path / "shop.py")) == [
         "far_probe.py", "near_probe.py", "shop.py", "twin_probe.py", "twin_probe.py'"
     ]  # fmt: skip
 
@@ -426,5 +480,5 @@ def test_a_file_imports_what_is_beside_it_and_in_the_project(tmp_path: Path) -> 
 def test_two_files_that_are_imported_by_one_name_both_count(tmp_path: Path) -> None:
     write(tmp_path, {"a/twice_probe.py": "import twice_probe\n", "b/twice_probe.py": "X = 1\n"})
     modules = Modules([], project=[tmp_path], search=[tmp_path / "b"])
-    labels = CodeReader(modules, read).code_of(tmp_path / "a/twice_probe.py")
-    assert list(labels) == ["twice_probe.py", "twice_probe.py'"]
+    reach = Reach(Names(modules, cache(parse_file)), [(tmp_path / "a/twice_probe.py", None)])
+    assert list(reach.code) == ["twice_probe.py", "twice_probe.py'"]

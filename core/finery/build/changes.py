@@ -1,11 +1,12 @@
 """What changed between two keys, in words and as data."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from finery.artifact.manifest import Parts
-from finery.build.keys import MISSING, differences
+from finery.build.code.reach import Reach
+from finery.build.keys import FORMAT_PART, MISSING, differences
 from finery.recipe.excerpt import without_secrets
 
 NOT_BUILT = "(not built yet)"
@@ -13,7 +14,7 @@ NOT_BUILT = "(not built yet)"
 NAMED = 3
 """Most changed functions that a line names."""
 TOP = "top level"
-"""Name in explanations of a file's statements outside functions and classes."""
+"""Name in explanations of a file's statements that execute on import."""
 FindNames = Callable[[str], Mapping[str, str] | None]
 """Digest of code → digest of each function, method and variable; None if unknown."""
 
@@ -21,13 +22,15 @@ FindNames = Callable[[str], Mapping[str, str] | None]
 class Change(NamedTuple):
     """A part of a key that was changed, added or removed (old or new is then MISSING).
 
-    names: of the functions, methods and variables of a file whose code changed.
+    names: of the functions, methods and variables of a file whose code changed. paths: how the
+    step reaches them, e.g. `bounds` → `Split.run`, `strata.cut`, `strata.bounds`.
     """
 
     part: str
     old: Any
     new: Any
     names: "Names"
+    paths: Mapping[str, list[str]] = {}
 
     def __str__(self) -> str:
         """As text: `setting epochs: 3 → 2`, `code steps.py: Copy.run changed`."""
@@ -51,13 +54,36 @@ class Names(NamedTuple):
             f"{_some(names)} {kind}" for kind, names in self._asdict().items() if names
         )
 
+    def with_paths(self, paths: Mapping[str, list[str]]) -> Iterator[str]:
+        """Lines: `Split.run → strata.cut → strata.bounds changed`, `old_bounds gone`."""
+        for kind, names in self._asdict().items():
+            shown = [" → ".join(paths.get(name, [name])) for name in names[:NAMED]]
+            yield from (f"{text} {kind}" for text in shown)
+            if len(names) > NAMED:
+                yield f"and {len(names) - NAMED} more {kind}"
+
 
 def changes_between(before: Parts, after: Parts, names_of: FindNames) -> list[Change]:
-    """Every part that differs."""
-    return [
-        Change(part, old, new, _names(part, old, new, names_of))
-        for part, old, new in differences(before, after)
-    ]
+    """Every part that differs; no code if the format of keys differs, since all of it does then."""
+    differing = differences(before, after)
+    if any(part == FORMAT_PART for part, _, _ in differing):
+        differing = [each for each in differing if not each[0].startswith("code ")]
+    return [Change(part, a, b, _names(part, a, b, names_of)) for part, a, b in differing]
+
+
+def with_paths(changes: list[Change], reaches: Collection[Reach]) -> list[Change]:
+    """The changes, each changed or new definition with how the step's code reaches it."""
+    return [change._replace(paths=_paths(change, reaches)) for change in changes]
+
+
+def _paths(change: Change, reaches: Collection[Reach]) -> dict[str, list[str]]:
+    file = change.part.removeprefix("code ").partition(" (")[0]
+    found = {
+        name: reach.path_to(file, "" if name == TOP else name)
+        for name in (*change.names.changed, *change.names.new)
+        for reach in reaches
+    }
+    return {name: path for name, path in found.items() if path}
 
 
 def short(value: Any, limit: int = 60) -> str:

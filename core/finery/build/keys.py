@@ -13,7 +13,7 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.manifest import Parts
-from finery.build.code.follow import Code, add
+from finery.build.code.reach import Code, add
 from finery.build.code.steps import Wrapper
 from finery.fields import FileOrName, Files, Settings
 from finery.recipe.graph import Node
@@ -22,7 +22,8 @@ from finery.step.step import Step
 from finery.util.canonical import encode
 from finery.util.installed import version_of
 
-FORMAT = 2
+FORMAT_PART = "key format"
+FORMAT = 3
 """Stands for finery's own code except the kit, whose files are parts. Bump it when a change of that
 code changes outputs, or the meaning of parts."""
 
@@ -68,7 +69,7 @@ def key_parts(
     """
     step = node.step
     parts: Parts = [
-        ("key format", FORMAT),
+        (FORMAT_PART, FORMAT),
         ("python", _python()),
         ("step type", node.use),
         ("class", full_name(type(step))),
@@ -81,7 +82,8 @@ def key_parts(
     around: Code = {}  # a plugin may wrap steps twice, from one file
     for wrapper in wrappers:
         label = f"(wrapper {wrapper.plugin})"
-        add(around, {f"code {file} {label}": digest for file, digest in wrapper.code.items()})
+        for file, digest in wrapper.code.items():
+            add(around, f"code {file} {label}", digest)
     parts += around.items()
     parts += _setting_parts(step)
     slots = slots_of(step)

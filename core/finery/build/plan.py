@@ -12,8 +12,9 @@ from blake3 import blake3
 from finery.artifact.kinds import Bundle, Model
 from finery.artifact.manifest import Manifest, Parts, Result
 from finery.build.changes import NOT_BUILT, changes_between
+from finery.build.code.reach import Reach
 from finery.build.code.steps import StepCode
-from finery.build.keys import EngineKey, key_of, key_parts, package_version
+from finery.build.keys import FORMAT_PART, EngineKey, key_of, key_parts, package_version
 from finery.errors import RecipeError
 from finery.plugin.history import Results
 from finery.recipe.files import find_files
@@ -245,6 +246,10 @@ class Planner:
         """The files that determine the step's code."""
         return self.code.paths(plan.node.step, self._written(plan.node), plan.engines)
 
+    def reaches(self, plan: StepPlan) -> list[Reach]:
+        """What the step's code reaches, and that of its engines and of the hooks around it."""
+        return self.code.reaches(plan.node.step, self._written(plan.node), plan.engines)
+
     def changed_code(self, plan: StepPlan) -> list[str]:
         """Files of the step's code that changed since its key was computed."""
         return self.code.changed(plan.node.step, self._written(plan.node), plan.engines)
@@ -258,6 +263,8 @@ class Planner:
         if before is None:
             return "never built"
         changes = changes_between(before, plan.parts, self.code.names)
+        if any(change.part == FORMAT_PART for change in changes):
+            return "this version of finery computes keys in another way: built once more"
         if not changes:
             return "the order of the parts of its key changed"
         more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""

@@ -153,7 +153,7 @@ def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:
             used.add(plugins.chooser)
         used &= plugins.step_types.keys()
         code = StepCode(recipe, plugins, store)
-        types = {use: code.of_type(use) for use in sorted(used)}
+        types = {use: code.of_check(use) for use in sorted(used)}
     except PluginError:
         return None
     digest = blake3(encode([FORMAT, recipe.data, types, notes])).hexdigest()

@@ -1,8 +1,7 @@
 """The kit: row logic that steps share, for plugins of every author.
 
 Each module does one thing with rows: their ids and turns, tables, templates, near copies, answers.
-A step's key holds the code of the modules that the step imports from here, as it does that of
-plugins.
+A step's key covers the definitions that its `run` reaches here, like those of plugins.
 """
 
 from finery.rows.files.writing import with_id

@@ -36,6 +36,18 @@ FILE_MODULE = "finery_file_"
 RESERVED = frozenset({"use", "needs", "seed", "env", "gpus"})
 """Keys that every step takes, or every one that can use a GPU; fields can't have these names."""
 
+OUTSIDE_KEYS = frozenset({
+    "check", "check_files", "choices", "verify",
+    "depends_on_gpus", "key_code", "key_facts", "key_files", "key_packages", "uses_seed",
+    "(forecast)", "(hints)", "(pinned)", "(preflight)", "(provenance)", "(traceable)",
+})  # fmt: skip
+"""Methods and (class keywords) of a step type whose code isn't in keys.
+
+The first methods only refuse: they raise an error or return nothing that a step reads, and finery
+calls them for cached steps, too. What the others return is in the key itself, and so is what the
+interfaces named by `pinned` and `provenance` return. The other interfaces can't change an output.
+"""
+
 
 @lru_cache(maxsize=1024)
 def inputs_of(cls: "type[Step]") -> "Mapping[str, Input]":

@@ -1,9 +1,9 @@
 """Optional interfaces: what a step type can offer beyond `run`.
 
-A step type names one by a class keyword, `class Orders(Step, traceable="shop.places:OrderPlaces")`.
-None of them can change an output, except by what it puts into the key (a pin, provenance). The
-reference is a string, so the code stays out of the step's key: rewording a message or improving an
-estimate reruns nothing. (A plugin file beside a recipe can use the class itself instead.)
+A step type names one by a class keyword, `class Orders(Step, traceable=OrderPlaces)`, or by
+`"shop.places:OrderPlaces"`, which imports it only when it is needed. None of them can change an
+output, except by what it puts into the key (a pin, provenance). So the keywords don't count in the
+key: rewording a message or improving an estimate reruns nothing.
 
 | keyword | class | used by |
 | --- | --- | --- |

@@ -3,18 +3,24 @@
 A project has a copy of this file beside its recipe. `given.artifact` turns what a step's author
 made in Python into an artifact of the project. Every other step is wrapped. The wrapper counts its
 moments: files that it opens for writing, and reports to the job. With `FINERY_TRIAL_KILL` set to a
-number the whole build is killed at that moment. An exception that is no `FineryError` becomes one
-that says so.
+number the whole build is killed at that moment. With `FINERY_TRIAL_EXECUTED` set to a path, the
+functions that the step executes are added to that file. An exception that is no `FineryError`
+becomes one that says so.
 """
 
+import inspect
+import json
 import os
 import shutil
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 from finery import (
@@ -34,8 +40,10 @@ from finery import (
     setting,
     takes,
 )
+from finery.step.inspect import OUTSIDE_KEYS
 
 KILL = "FINERY_TRIAL_KILL"
+EXECUTED = "FINERY_TRIAL_EXECUTED"
 MOMENTS = "moments of the step: "
 ESCAPED = "the step raised an exception that is no FineryError: "
 KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle, Index)}
@@ -132,6 +140,40 @@ def _install() -> None:
     sys.addaudithook(_audit)
 
 
+@contextmanager
+def _executed() -> Iterator[None]:
+    """Add every function that is executed to the file `EXECUTED`, with whether its code counts.
+
+    It doesn't inside a method of a step that isn't in keys, such as `check`.
+    """
+    if not (path := os.environ.get(EXECUTED)):
+        yield
+        return
+    codes: set[tuple[CodeType, bool]] = set()
+    outside: dict[int, FrameType] = {}  # thread → the frame of such a method
+
+    def profile(frame: FrameType, event: str, _: Any) -> None:
+        thread, code = threading.get_ident(), frame.f_code
+        if event == "call":
+            if code.co_name in OUTSIDE_KEYS and isinstance(frame.f_locals.get("self"), Step):
+                outside.setdefault(thread, frame)
+            codes.add((code, thread not in outside))
+        elif event == "return" and outside.get(thread) is frame:
+            del outside[thread]
+
+    threading.setprofile(profile)
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+        functions = [c for c in codes if c[0].co_flags & inspect.CO_OPTIMIZED]  # no class bodies
+        names = sorted((c.co_filename, c.co_qualname, counts) for c, counts in functions)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(names)}\n")
+
+
 @hookimpl(wrapper=True)
 @observes
 def finery_run_step(step: Step, job: Job) -> Generator[None, Any, Any]:
@@ -142,7 +184,8 @@ def finery_run_step(step: Step, job: Job) -> Generator[None, Any, Any]:
     moments = _Moments(job)
     _watching.append(moments)
     try:
-        output = yield
+        with _executed():
+            output = yield
     except FineryError:
         raise
     except Exception as error:

@@ -1,5 +1,7 @@
 """The tests that every step type must pass, to inherit."""
 
+import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -39,6 +41,9 @@ ELSEWHERE = {
 }
 """Environment variables of a build in different surroundings. `open` without an encoding reads
 ASCII there."""
+
+REPORT = "FINERY_CONTRACT_REPORT"
+"""Environment variable with a file to which contracts add what a step executed."""
 
 
 class Reference(NamedTuple):
@@ -134,6 +139,14 @@ class StepContract:
         undeclared = [note for note in notes if note["name"] == "undeclared-read"]
         assert not undeclared, undeclared
 
+    def test_code_that_runs_is_in_the_key(self) -> None:
+        """Every function of plugins, of `finery.rows` and of the project that `run` executes."""
+        executed = self._reference().trial.executed()
+        if report := os.environ.get(REPORT):
+            with open(report, "a", encoding="utf-8") as file:
+                file.write(f"{json.dumps([type(self).__name__, executed])}\n")
+        assert not executed.missing, f"executed, but not in the key: {executed.missing}"
+
     def test_a_killed_build_goes_on(self) -> None:
         """After `kill -9` in the middle of the step, the next build gives the same output."""
         killed = self._elsewhere().killed
@@ -205,6 +218,7 @@ class StepContract:
                 with_rows = self.step_with_rows(folder / name, change)
                 if with_rows is not None:
                     trial.add(with_rows, name, folder=folder / name)
+            trial.env[given.EXECUTED] = str(folder / ".git" / "executed")
             built = trial.build("--keep-going")
             if not built.events:  # files with hostile rows were refused before the build
                 built = trial.build("--step", SUBJECT)

@@ -47,6 +47,18 @@ class Ran(NamedTuple):
     err: str
 
 
+class Executed(NamedTuple):
+    """How many functions of plugins, of `finery.rows` and of the project a step executed.
+
+    outside: how many others only its methods in `OUTSIDE_KEYS` did. missing: (file, name) of those
+    that count, and aren't in the step's key. Hooks that observe aren't among them.
+    """
+
+    functions: int
+    outside: int
+    missing: list[tuple[str, str]]
+
+
 class Trial:
     """A folder with a recipe, in which the `finery` command runs.
 
@@ -189,6 +201,36 @@ class Trial:
             return {plan.node.name: plan.state for plan in make_plan(Planner(graph, store))}
         finally:
             store.close()
+
+    def executed(self) -> "Executed":
+        """The functions that the step executed, as `given.EXECUTED` recorded them."""
+        from finery.build.plan import Planner, make_plan
+        from finery.build.project import open_graph
+        from finery.store.database import Store
+
+        store = Store(self.folder / ".finery")
+        try:
+            graph = open_graph(self.folder / "recipe.yaml", (), store)
+            planner = Planner(graph, store)
+            (plan,) = (p for p in make_plan(planner) if p.node.name == SUBJECT)
+            keyed: dict[str, set[str]] = {}
+            for reach in planner.reaches(plan):
+                for path, names in reach.definitions().items():
+                    keyed.setdefault(str(path), set()).update(names)
+            observing = planner.code.observing().definitions()
+        finally:
+            store.close()
+        recorded = Path(self.env[given.EXECUTED] or "").read_text("utf-8").splitlines()
+        functions = {
+            (file, name.partition(".<")[0], counts)
+            for line in recorded
+            for file, name, counts in json.loads(line)
+            if planner.code.counts(file) and Path(file).name != "given.py" and name[0] != "<"
+            and name not in observing.get(Path(file), ())
+        }  # fmt: skip
+        counted = {(file, name) for file, name, counts in functions if counts}
+        missing = {(file, name) for file, name in counted if name not in keyed.get(file, ())}
+        return Executed(len(counted), len({f[:2] for f in functions} - counted), sorted(missing))
 
     def remove(self, step: Step, name: str) -> None:
         """Take a step out of the recipe."""

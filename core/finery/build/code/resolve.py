@@ -97,6 +97,13 @@ class Modules:
         """Whether a file belongs to the project, but not to an installed distribution."""
         return self._is_local(os.path.abspath(path))
 
+    def counts(self, path: str) -> bool:
+        """Whether a file's code can be in keys: of plugins, the kit, or the project."""
+        is_installed = path.startswith(self._installed[1:])  # but the standard library
+        is_core = is_installed and f"{os.sep}{CORE}{os.sep}" in path
+        kit = os.path.join("", *KIT.split("."), "")
+        return self._is_local(path) or (is_installed and (not is_core or f"{os.sep}{kit}" in path))
+
     def _is_local(self, path: str) -> bool:
         return (
             path.startswith(self._areas)

@@ -14,23 +14,16 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from finery.build.code.follow import Parsed
+from finery.build.code.units import Parsed
 from finery.util.paths import cache_folder
 
 MOST = 20_000
-"""Entries that are kept, of some 3 KB each. A folder with more is emptied."""
-PARSER = ("parse.py", "counted.py", "follow.py")
+"""Entries that are kept, of some 8 KB each. A folder with more is emptied."""
+PARSER = ("parse.py", "counted.py", "units.py")
 """The files beside this one that make entries. A change of them makes others."""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """What `parse.parse_file` returns."""
-
-    parsed: Parsed
-    names: dict[str, str]
-
-
-def parsed(path: Path) -> Entry:
+def parsed(path: Path) -> Parsed:
     """`parse_file(path)`, without parsing where the same content was parsed before.
 
     Raises the same errors. A cache that can't be used is done without.
@@ -41,7 +34,7 @@ def parsed(path: Path) -> Entry:
         return known
     from finery.build.code.parse import parse_file  # needs `ast`
 
-    new = Entry(*parse_file(path))
+    new = parse_file(path)
     if folder is not None and entry == folder / _name(path):  # else it has changed in between
         _write(entry, new)
     return new
@@ -55,8 +48,7 @@ def _folder() -> Path | None:
 
 def _name(path: Path) -> str:
     """The hash of the parser, how it reads this file, and the file's content."""
-    kind = path.name if path.name == "__init__.py" else path.suffix
-    return blake3(f"{_parser()}\0{kind}\0".encode() + path.read_bytes()).hexdigest()
+    return blake3(f"{_parser()}\0{path.suffix}\0".encode() + path.read_bytes()).hexdigest()
 
 
 @cache
@@ -66,7 +58,7 @@ def _parser() -> str:
     return blake3(b"\0".join([*code, sys.version.encode()])).hexdigest()
 
 
-def _read(entry: Path) -> Entry | None:
+def _read(entry: Path) -> Parsed | None:
     """The entry; None if there is none, if it is damaged, or if another user wrote it."""
     try:
         with entry.open("rb") as file:
@@ -79,12 +71,12 @@ def _read(entry: Path) -> Entry | None:
     if blake3(body).digest() != checksum:
         return None
     try:
-        return msgspec.msgpack.decode(body, type=Entry)
+        return msgspec.msgpack.decode(body, type=Parsed)
     except (msgspec.DecodeError, UnicodeError):
         return None
 
 
-def _write(entry: Path, new: Entry) -> None:
+def _write(entry: Path, new: Parsed) -> None:
     """Keep an entry; a full or read-only disk keeps none."""
     import tempfile
 

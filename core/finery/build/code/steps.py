@@ -9,11 +9,14 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import msgspec
+from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
 from finery.build.code import shared
-from finery.build.code.follow import Code, CodeReader, Parsed, add
+from finery.build.code.names import Names
+from finery.build.code.reach import Code, Reach, Subject
 from finery.build.code.resolve import Modules
+from finery.build.code.units import Parsed
 from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
 from finery.plugin.hookspecs import OBSERVES
@@ -25,16 +28,12 @@ from finery.store.database import Store
 from finery.util.files import settled
 from finery.util.paths import project_folder
 
-FORMAT = "code 2"
+FORMAT = "code 3"
 """Version of cached files in the store. Raise it with changes of `parse` and `counted`."""
 NAMES = "names in code"
-"""Prefix of the facts with a file's functions, by the digest of its code."""
+"""Prefix of the facts with the definitions of a file that count, by their digest."""
 Stat = tuple[int, ...] | None
 """Stat of a file; None if it might not show another change."""
-
-
-Subject = tuple[Any, ModuleType | None]
-"""A class, function, module name or file, and the module whose hook names it."""
 
 
 class Wrapper(NamedTuple):
@@ -46,17 +45,10 @@ class Wrapper(NamedTuple):
 
 
 class _Followed(NamedTuple):
-    """Code, and the files that it depends on."""
+    """What subjects reach, and the files that this depends on."""
 
-    code: Code
+    reach: Reach
     files: dict[Path, Stat]
-
-
-class _Own(NamedTuple):
-    """The code of a step, and its subjects."""
-
-    code: Code
-    subjects: list[Subject]
 
 
 class StepCode:
@@ -69,64 +61,59 @@ class StepCode:
         self._recipe = recipe
         self._plugins = plugins
         self._store = store
-        self._followed: dict[Subject, _Followed] = {}
-        self._plain: dict[str, _Own] = {}  # by step type, if settings name no code
-        self._files: dict[Path, Stat] = {}
-        self._reader = self._new_reader()
+        self._followed: dict[tuple[Subject, ...], _Followed] = {}
+        self._plain: dict[str, tuple[Subject, ...]] = {}  # by step type, if settings name no code
+        self._forget_files()
         hooks = [*self._hooks()]
         self._around = [subject for _, _, subject in hooks]
         self.wrappers = [Wrapper(name, plugin, self._code(s)) for name, plugin, s in hooks]
 
     def of_step(self, step: Step, written: Mapping[str, Any]) -> Code:
         """The code of a step type, of code in its settings, and of its artifacts' files."""
-        return self._own(step, written).code
+        return self._code(*self._own(step, written))
 
-    def _own(self, step: Step, written: Mapping[str, Any]) -> _Own:
-        use = written["use"]
-        if use in self._plain:
-            return self._plain[use]
-        subjects = [*self._subjects(step, written)]
-        code: Code = {}
-        for subject in subjects:
-            add(code, self._code(subject))
-        own = _Own(dict(sorted(code.items())), subjects)
-        if _is_plain(type(step)):
-            self._plain[use] = own
-        return own
+    def of_check(self, use: str) -> Code:
+        """The code of a step type alone, with its methods that aren't in keys."""
+        return Reach(self._names, [self._type(use)], checks=True).code
 
-    def of_type(self, use: str) -> Code:
-        """The code of a step type alone."""
-        return self._code(self._type(use))
+    def observing(self) -> Reach:
+        """What the hooks reach that only observe steps."""
+        return Reach(self._names, [subject for _, _, subject in self._hooks(observing=True)])
 
-    def of_artifacts(self, cls: type[Step]) -> Code:
-        """The code that reads a type's inputs, and writes outputs that don't depend on settings."""
-        code: Code = {}
+    def of_type(self, use: str) -> Reach:
+        """What all steps of a type reach: without code, outputs and steps that settings name."""
+        cls = self._plugins.step_type(use)
         outputs = declared_outputs(cls) if cls.outputs is Step.outputs else {}
-        for subject in _artifact_files(cls, outputs):
-            code |= self._code(subject)
-        return code
+        return self._find((self._type(use), *_artifact_files(cls, outputs))).reach
 
     def of_engine(self, model_format: str) -> Code:
         """The code of the engine for a model's format."""
         return self._code(self._engine(model_format))
 
+    def reaches(
+        self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
+    ) -> list[Reach]:
+        """What the code of a step reaches: its own, that of its engines, and hooks around it."""
+        used = self._used(step, written, engines)
+        return [self._find(subjects).reach for subjects in used]
+
     def changed(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> list[str]:
         """Files of a step's code that have changed."""
         changed: set[str] = set()
-        for subject in self._used(step, written, engines):
-            before = self._followed[subject]
+        for subjects in self._used(step, written, engines):
+            before = self._followed[subjects]
             if all(_same(path, stat) for path, stat in before.files.items()):
                 continue
-            self._reader = self._new_reader()
-            now = self._find(subject)
-            changed |= {file for file, _ in before.code.items() ^ now.code.items()}
-            self._followed[subject] = before._replace(files=now.files)
+            self._forget_files()
+            now = self._follow(subjects)
+            changed |= {file for file, _ in before.reach.code.items() ^ now.reach.code.items()}
+            self._followed[subjects] = before._replace(files=now.files)
         return sorted(changed)
 
     def paths(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> set[Path]:
         """The files that a step's code depends on."""
-        subjects = self._used(step, written, engines)
-        return {path for subject in subjects for path in self._followed[subject].files}
+        used = self._used(step, written, engines)
+        return {path for subjects in used for path in self._followed[subjects].files}
 
     def files(self) -> set[Path]:
         """All files that the code depends on."""
@@ -140,6 +127,10 @@ class StepCode:
         """Project files that an import reads or would read if they existed."""
         return self._modules.candidates
 
+    def counts(self, path: str) -> bool:
+        """Whether a file's code can be in keys: of plugins, the kit, or the project."""
+        return self._modules.counts(path)
+
     def names(self, digest: str) -> dict[str, str] | None:
         """Function, method or variable → digest, in the code of this digest."""
         content = self._store.fact(f"{NAMES} {digest}")
@@ -152,10 +143,19 @@ class StepCode:
 
     def _used(
         self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
-    ) -> list[Subject]:
+    ) -> Iterator[tuple[Subject, ...]]:
         """All subjects of a step: its own code, its engines, and the hooks around it."""
-        own = self._own(step, written).subjects
-        return [*own, *map(self._engine, engines), *self._around]
+        yield self._own(step, written)
+        yield from ((subject,) for subject in (*map(self._engine, engines), *self._around))
+
+    def _own(self, step: Step, written: Mapping[str, Any]) -> tuple[Subject, ...]:
+        use = written["use"]
+        if use in self._plain:
+            return self._plain[use]
+        subjects = tuple(dict.fromkeys(self._subjects(step, written)))
+        if _is_plain(type(step)):
+            self._plain[use] = subjects
+        return subjects
 
     def _subjects(self, step: Step, written: Mapping[str, Any]) -> Iterator[Subject]:
         yield self._type(written["use"])
@@ -172,26 +172,38 @@ class StepCode:
         cls = self._plugins.engine(model_format)
         return cls, _naming(*self._plugins.engines[model_format])
 
-    def _hooks(self) -> Iterator[tuple[str, str, Subject]]:
-        """(`plugin.function`, plugin, function) around every step, in the order of their calls."""
+    def _hooks(self, *, observing: bool = False) -> Iterator[tuple[str, str, Subject]]:
+        """(`plugin.function`, plugin, function) around every step, in the order of their calls.
+
+        observing: those that only observe steps.
+        """
         plugins = {plugin.module: plugin.name for plugin in self._plugins.plugins}
         for hook in reversed(self._plugins.hook.finery_run_step.get_hookimpls()):
-            if hook.plugin in plugins and not getattr(hook.function, OBSERVES, False):
+            if hook.plugin in plugins and getattr(hook.function, OBSERVES, False) == observing:
                 name = f"{plugins[hook.plugin]}.{hook.function.__name__}"
                 yield name, plugins[hook.plugin], (hook.function, hook.plugin)
 
     # -- finding it ------------------------------------------------------------------------------
 
-    def _code(self, subject: Subject) -> Code:
-        if subject not in self._followed:
-            self._followed[subject] = self._find(subject)
-        return self._followed[subject].code
+    def _code(self, *subjects: Subject) -> Code:
+        return self._find(subjects).reach.code
 
-    def _find(self, subject: Subject) -> _Followed:
-        self._files = {}
-        return _Followed(self._reader.code_of(*subject), self._files)
+    def _find(self, subjects: tuple[Subject, ...]) -> _Followed:
+        if subjects not in self._followed:
+            self._followed[subjects] = followed = self._follow(subjects)
+            names = followed.reach.names
+            kept = f"{NAMES} {blake3(''.join(names).encode()).hexdigest()}"
+            if self._store.fact(kept) is None:
+                facts = {f"{NAMES} {d}": msgspec.json.encode(n) for d, n in names.items()}
+                self._store.keep_facts({**facts, kept: b""})
+        return self._followed[subjects]
 
-    def _new_reader(self) -> CodeReader:
+    def _follow(self, subjects: tuple[Subject, ...]) -> _Followed:
+        reach = Reach(self._names, subjects)
+        return _Followed(reach, {path: self._parsed[path][0] for path in reach.files})
+
+    def _forget_files(self) -> None:
+        """Look for modules and read files anew."""
         plugins, recipe = self._plugins.plugins, self._recipe
         beside = dict.fromkeys(plugin.path.parent for plugin in plugins if plugin.path is not None)
         self._modules = Modules(
@@ -199,23 +211,28 @@ class StepCode:
             project=[project_folder(recipe.path), *beside],
             search=[Path.cwd(), *beside, recipe.folder],  # the first is on the path of workers
         )
-        return CodeReader(self._modules, self._read)
+        self._parsed: dict[Path, tuple[Stat, Parsed]] = {}
+        self._names = Names(self._modules, self._read)
 
     def _read(self, path: Path) -> Parsed:
+        if path not in self._parsed:
+            self._parsed[path] = self._read_file(path)
+        return self._parsed[path][1]
+
+    def _read_file(self, path: Path) -> tuple[Stat, Parsed]:
         try:
-            self._files[path] = _stat(path)
-            content = self._store.remembered(FORMAT, path, self._parse)
+            stat = _stat(path)
+            content = self._store.remembered(FORMAT, path, _parse)
         except OSError as error:
             raise PluginError(f"can't read {path}: {error.strerror}") from error
         try:
-            return msgspec.msgpack.decode(content, type=Parsed)
+            return stat, msgspec.msgpack.decode(content, type=Parsed)
         except (msgspec.DecodeError, UnicodeError):  # a damaged database
-            return msgspec.msgpack.decode(self._parse(path), type=Parsed)
+            return stat, shared.parsed(path)
 
-    def _parse(self, path: Path) -> bytes:
-        parsed, names = msgspec.structs.astuple(shared.parsed(path))
-        self._store.keep_facts({f"{NAMES} {parsed.digest}": msgspec.json.encode(names)})
-        return msgspec.msgpack.encode(parsed)
+
+def _parse(path: Path) -> bytes:
+    return msgspec.msgpack.encode(shared.parsed(path))
 
 
 def _artifact_files(cls: type[Step], outputs: Mapping[str, type[Artifact]]) -> Iterator[Subject]:

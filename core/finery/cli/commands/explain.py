@@ -28,7 +28,7 @@ def command(
     step: str, recipe: Path, overrides: tuple[str, ...], everything: bool, as_json: bool
 ) -> None:
     """Explain why STEP would run, or why it last ran: the parts of its key that changed."""
-    from finery.build.changes import changes_between
+    from finery.build.changes import changes_between, with_paths
     from finery.build.plan import Planner
     from finery.build.project import open_graph, open_store
 
@@ -45,6 +45,7 @@ def command(
         since = "since its last build, and kept from an earlier one"
     if last is not None and before is not None and not changes:
         changes, since = changes_between(before, last, names_of), "between its last two builds"
+    changes = with_paths(changes, planner.reaches(plan))
     if as_json:
         for change in changes:
             print_json({"step": step, "state": plan.state, "since": since, **_data(change)})
@@ -75,8 +76,8 @@ def _print(
         before = click.style(short(change.old), fg="red")
         after = click.style(short(change.new), fg="green")
         click.echo(f"  {change.part:<{width}}  {before} → {after}")
-        if any(change.names):
-            click.echo(f"  {'':<{width}}  {change.names}")
+        for line in change.names.with_paths(change.paths):
+            click.echo(f"  {'':<{width}}  {line}")
 
 
 def _print_parts(parts: "Parts") -> None:
@@ -91,5 +92,5 @@ def _data(change: "Change") -> dict[str, Any]:
     from finery.build.keys import MISSING
 
     old, new = (None if value is MISSING else value for value in (change.old, change.new))
-    names = change.names._asdict() if any(change.names) else None
-    return {"part": change.part, "old": old, "new": new} | ({"names": names} if names else {})
+    named = {"names": change.names._asdict(), "paths": change.paths} if any(change.names) else {}
+    return {"part": change.part, "old": old, "new": new} | named

@@ -54,7 +54,7 @@ def _core_imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module == "finery":
-            names = [f"finery.{a.name}" for a in node.names if a.name not in finery.__all__]
+            names = [f"finery.{a.name}" for a in node.names if a.name not in dir(finery)]
         else:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         for name in names:

@@ -15,10 +15,7 @@ from finery.build.project import result_of as result_of
 from finery.cli.console import print_json as print_json
 from finery.cli.options import json_option as json_option
 from finery.cli.options import matrix_option as matrix_option
-from finery.cli.options import recipe_and_optional_step as recipe_and_optional_step
 from finery.cli.options import recipe_and_step as recipe_and_step
-from finery.cli.options import recipe_option as recipe_option
-from finery.cli.options import set_option as set_option
 from finery.errors import DataError as DataError
 from finery.errors import FineryError as FineryError
 from finery.errors import PluginError as PluginError
@@ -47,7 +44,6 @@ from finery.fields import Settings as Settings
 from finery.fields import nested_step as nested_step
 from finery.fields import setting as setting
 from finery.fields import takes as takes
-from finery.inference.budget import CHARACTERS_A_TOKEN as CHARACTERS_A_TOKEN
 from finery.inference.budget import Budget as Budget
 from finery.inference.budget import Price as Price
 from finery.inference.budget import Usage as Usage
@@ -57,7 +53,6 @@ from finery.inference.engine import Engine as Engine
 from finery.inference.engine import EngineJob as EngineJob
 from finery.inference.records import MemoryRecords as MemoryRecords
 from finery.inference.records import formats_of as formats_of
-from finery.inference.records import sampling_of as sampling_of
 from finery.inference.types import Answer as Answer
 from finery.inference.types import Batch as Batch
 from finery.inference.types import Completion as Completion
@@ -114,9 +109,7 @@ from finery.recipe.graph import row_sources as row_sources
 from finery.recipe.graph import sources_of as sources_of
 from finery.recipe.graph import trains as trains
 from finery.recipe.lock import Lock as Lock
-from finery.recipe.matrix.sample import SearchPoint as SearchPoint
 from finery.recipe.matrix.sample import SearchRange as SearchRange
-from finery.recipe.matrix.sample import SearchSpace as SearchSpace
 from finery.recipe.validate import raise_all as raise_all
 from finery.step.inspect import FILE_MODULE as FILE_MODULE
 from finery.step.inspect import files_of as files_of

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import msgspec
 
 from finery import (
-    CHARACTERS_A_TOKEN,
     Completion,
     RefusedError,
     Request,
@@ -19,6 +18,8 @@ from finery.rows import Message
 from finery.rows.answers.jsonvalues import NotJson, strict
 from finery.rows.chat.thinking import Thought, split_thinking, unopened
 
+CHARACTERS_A_TOKEN = 4
+"""A rough average, where a server doesn't count the tokens of an answer."""
 MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
 """Fields of a message that servers know. Rows may have others."""
 _FINISH = {

@@ -1,17 +1,21 @@
 """Points of a search space, drawn by Optuna's samplers that look at no results."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from finery import SearchPoint, SearchRange, SearchSpace, UsageError
+from finery import SearchRange, UsageError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
 
-def quasi_random(space: SearchSpace, count: int, seed: int) -> list[SearchPoint]:
+Space = Mapping[str, SearchRange | int]
+Point = Mapping[str, float]
+
+
+def quasi_random(space: Space, count: int, seed: int) -> list[Point]:
     """Points of a scrambled Sobol sequence (Sobol 1967).
 
     They cover the ranges more evenly than random ones, in particular a power of two of them.
@@ -25,7 +29,7 @@ def quasi_random(space: SearchSpace, count: int, seed: int) -> list[SearchPoint]
     return _points(space, count, sampler)
 
 
-def random(space: SearchSpace, count: int, seed: int) -> list[SearchPoint]:
+def random(space: Space, count: int, seed: int) -> list[Point]:
     """Points drawn at random, independently of each other."""
 
     def sampler() -> "BaseSampler":
@@ -36,9 +40,7 @@ def random(space: SearchSpace, count: int, seed: int) -> list[SearchPoint]:
     return _points(space, count, sampler)
 
 
-def _points(
-    space: SearchSpace, count: int, sampler: Callable[[], "BaseSampler"]
-) -> list[SearchPoint]:
+def _points(space: Space, count: int, sampler: Callable[[], "BaseSampler"]) -> list[Point]:
     try:
         import optuna
     except ImportError as error:
@@ -54,7 +56,7 @@ def _points(
             warnings.simplefilter("ignore")  # QMCSampler is marked as experimental
             study = optuna.create_study(sampler=sampler())
             distributions = {axis: _distribution(of) for axis, of in space.items()}
-            points: list[SearchPoint] = []
+            points: list[Point] = []
             for _ in range(count):
                 trial = study.ask(distributions)
                 study.tell(trial, 0.0)  # these samplers don't look at values

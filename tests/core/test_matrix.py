@@ -229,7 +229,8 @@ WRONG = {
         16, "no axis reaches test", "axes change"),
     "matrix:\n  train.sft.rate: [1, 2]\n  export.ship.bits: [4, 8]\n"
     "  select: {by: test.sft.accuracy, on: lines}\n": (16, "doesn't reach test", "remove the axis"),
-    "matrix:\n  train.sft.rate: [1e-4, 2e-4]\n  halve: {}\n": (16, "", ""),
+    "matrix:\n  train.sft.rate: [1e-4, 2e-4]\n  halve: {keep: 1/2}\n": (
+        16, "'keep' must map paths of settings", "write keep"),
 }  # fmt: skip
 
 

@@ -107,7 +107,7 @@ class TestAnswers:
 
 
 def sampling(**settings: Any) -> Any:
-    from finery import sampling_of
+    from finery.inference.records import sampling_of
 
     return sampling_of(**settings)
 

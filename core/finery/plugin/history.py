@@ -11,7 +11,7 @@ from finery.artifact.kinds import Artifact
 if TYPE_CHECKING:
     from finery.artifact.kinds import Model
     from finery.artifact.manifest import Manifest, Result
-    from finery.inference.types import Request, Sampling
+    from finery.inference.types import Request
     from finery.store.database import Store
 
 
@@ -70,20 +70,28 @@ class Results:
         return _past(result) if result else None
 
     def answered(
-        self, step: str, model: "Model", requests: "Iterable[Request]", sampling: "Sampling"
+        self, step: str, model: "Model", requests: "Iterable[Request]", sampling: Mapping[str, Any]
     ) -> int | None:
         """How many of the requests that a step makes of a model are in the record cache.
 
         For engines that answer requests one by one. None if the step's engines aren't known yet.
+        sampling: see `Asked`.
         """
-        from finery.inference.records import SqliteRecords, formats_of, identity_of, record_key
+        from finery.inference.records import (
+            SqliteRecords,
+            formats_of,
+            identity_of,
+            record_key,
+            sampling_of,
+        )
 
         engines = self._engines.get(step, {})
         if self._store is None or not formats_of(model) <= engines.keys():
             return None
         identity, source = identity_of(model, engines), iter(requests)
+        drawn = sampling_of(**sampling)
         records, count = SqliteRecords(self._store.database), 0
-        while keys := [record_key(identity, [r], sampling) for r in islice(source, LOOKED_UP)]:
+        while keys := [record_key(identity, [r], drawn) for r in islice(source, LOOKED_UP)]:
             count += len(records.get(keys))
         return count
 

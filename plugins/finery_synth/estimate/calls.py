@@ -20,7 +20,6 @@ from finery import (
     forecasts_requests,
     formats_of,
     prompt_tokens,
-    sampling_of,
     sources_of,
 )
 from finery_synth.estimate.costs import (
@@ -97,7 +96,7 @@ def load_of(graph: Graph, results: Results, node: Node, asked: Asked) -> Load:
     answered = None
     if few and isinstance(model, Model) and _is_asked_one_by_one(graph, model):
         requests = (request for request, _ in seen)
-        answered = results.answered(node.name, model, requests, sampling_of(**asked.sampling))
+        answered = results.answered(node.name, model, requests, asked.sampling)
     rows = sum(wanted for _, wanted in seen) if few else None
     prompt = mean(prompt_tokens(request) for request, _ in seen)
     return Load(total, answered, prompt, likely, rows)

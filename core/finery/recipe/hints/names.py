@@ -168,7 +168,7 @@ def type_fix(use: str, section: str, types: StepTypes) -> str:
         if lower in (name.lower(), name.lower().replace("_", "."), name.partition(".")[2]):
             return f"did you mean '{name}'?"
         plugin, _, rest = lower.partition(".")
-        called = aliases_of(cls).called
+        called = _aliases_or_none(cls).called
         if lower in called or (name.startswith(f"{plugin}.") and rest in called):
             return f"did you mean '{name}'?"
     near = nearest(use, fitting) or nearest(lower, fitting) or nearest(use, types.step_types)
@@ -180,11 +180,18 @@ def type_fix(use: str, section: str, types: StepTypes) -> str:
     return f"section {section} takes: {', '.join(listed)}{more}"
 
 
+def _aliases_or_none(cls: type[Step]) -> Aliases:
+    """The aliases of a step type; empty where they can't be read, since no recipe may use it."""
+    with contextlib.suppress(PluginError):
+        return aliases_of(cls)
+    return Aliases()
+
+
 def written_as_step(text: str, sections: Iterable[str], types: StepTypes) -> str | None:
     """The step that a bare text stands for, e.g. `{use: hub.model, repo: Qwen/Qwen3-4B}`."""
     for section in sections:
         for use, cls in types_for(section, types).items():
-            if settings := aliases_of(cls).settings_of(text):
+            if settings := _aliases_or_none(cls).settings_of(text):
                 inside = ", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items())
                 return f"{{use: {use}, {inside}}}"
     return None

@@ -433,6 +433,7 @@ def test_answers_without_an_outcome_dont_count() -> None:
     assert score(of, rows).scores["m"]["score"] == near(1, wilson(22, 22))
 
 
+@pytest.mark.slow
 def test_means_of_few_rows_cover_95_percent() -> None:
     """Of six rows, in 250 samples; the plain percentiles cover some 87 %."""
     draw, intervals, plain = random.Random(9), [], []

@@ -45,7 +45,7 @@ docs: $(VENV)/.installed-dev
 # Most tests share the cores; those with a real model get all of them, one after the other. With
 # worksteal, few fixtures of modules are made twice.
 pytest: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist worksteal -m "not real and (quick or not slow)" --durations 10
+	$(BIN)/pytest -n 2 --dist worksteal -m "not real and (quick or not slow)" --durations 40
 
 pytest-real: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "real and quick" --durations 3

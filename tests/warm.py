@@ -9,12 +9,14 @@ import atexit
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
 import selectors
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -233,7 +235,10 @@ def fork_ahead() -> None:
 
 
 def end_with(main: Callable[[], Any]) -> NoReturn:
-    """End a worker as Python does after its main function, without going back to what forked it."""
+    """End this process as Python does after its main function, but without freeing all memory.
+
+    That would take longer than most commands, and a worker must not go back to what forked it.
+    """
     code = 0
     try:
         main()
@@ -242,11 +247,19 @@ def end_with(main: Callable[[], Any]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
         code = 1
-    with contextlib.suppress(OSError):
+    try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
+        for thing in gc.get_objects():
+            if issubclass(type(thing), sqlite3.Connection):
+                thing.close()  # which writes the log of its database into that
+            elif issubclass(type(thing), io.TextIOWrapper | io.BufferedWriter):
+                with contextlib.suppress(ValueError):  # it is closed
+                    thing.flush()
         sys.stdout.flush()
         sys.stderr.flush()
+    except OSError:  # as Python where the reader of its output has ended
+        code = code or 120
     os._exit(code)
 
 
@@ -258,4 +271,4 @@ if __name__ == "__main__":
     serve(socket.socket(fileno=int(sys.argv[1])))
     from finery.cli import main
 
-    sys.exit(main())
+    end_with(main)

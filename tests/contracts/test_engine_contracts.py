@@ -133,7 +133,6 @@ class TestNearestEngine(EngineContract):
         return _learned(Nearest, folder)
 
 
-@pytest.mark.slow
 class TestLinearEngine(EngineContract):
     """The engine of `baseline-linear`."""
 

@@ -70,7 +70,6 @@ class TestJson(StepContract):
         return Json(models=asked, rows=rows(folder, answers))
 
 
-@pytest.mark.slow
 class TestDialog(StepContract):
     """eval.dialog, with eval.exact inside."""
 
@@ -179,7 +178,6 @@ class TestArena(StepContract):
 @pytest.mark.skipif(
     find_spec("reasoning_gym") is None, reason="needs reasoning-gym: the extra `retention`"
 )
-@pytest.mark.slow
 class TestRetention(StepContract):
     """eval.retention, without a text: these models have no weights."""
 
@@ -216,7 +214,6 @@ class TestMajority(StepContract):
         return Majority(rows=labelled(folder))
 
 
-@pytest.mark.slow
 class TestLinear(StepContract):
     """baseline.linear."""
 

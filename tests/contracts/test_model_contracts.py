@@ -73,7 +73,6 @@ class TestLlamaBundle(StepContract):
         return LlamaBundle(gguf=gguf, name="tiny")
 
 
-@pytest.mark.slow
 @needs_llama_server
 class TestServeCheck(StepContract):
     """serve.check, with eval.exact inside."""
@@ -85,7 +84,6 @@ class TestServeCheck(StepContract):
         return Check(models=[model], rows=dataset(folder / "rows", ROWS[:3]), judge=judge)
 
 
-@pytest.mark.slow
 class TestVllmBundle(StepContract):
     """vllm.bundle, of one tiny adapter."""
 

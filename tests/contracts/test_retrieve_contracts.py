@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from answering import bundled, retrieving
 from llama_server import needs_llama_server
 from serving import gguf_model
@@ -83,7 +82,6 @@ class TestRetrieving(EngineContract):
         return model
 
 
-@pytest.mark.slow
 @needs_llama_server
 class TestCheck(StepContract):
     """retrieve.check, of a bundle with a tiny GGUF."""

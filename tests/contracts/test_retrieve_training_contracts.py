@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 from asking import chunk_rows, index_of, question_row
 from tiny_llama import tiny_counter
 
@@ -23,7 +22,6 @@ def given(folder: Path) -> dict[str, Any]:
     return {"rows": rows, "index": index_of(folder, chunk_rows(ROOMS), tokenizer=tokenizer)}
 
 
-@pytest.mark.slow
 class TestRaft(StepContract):
     """synth.raft."""
 
@@ -34,7 +32,6 @@ class TestRaft(StepContract):
         return Raft(**{**own, "rows": [own["rows"]]})
 
 
-@pytest.mark.slow
 class TestRetrieval(StepContract):
     """eval.retrieval."""
 
@@ -46,7 +43,6 @@ class TestRetrieval(StepContract):
         return Retrieval(indices=[own["index"], other], rows=own["rows"])
 
 
-@pytest.mark.slow
 class TestGrounded(StepContract):
     """eval.grounded."""
 

@@ -432,6 +432,7 @@ def test_answers_without_a_value_dont_count() -> None:
     assert Measure({"m": [None, None]}, statistic=measure.mean).score("m") is None
 
 
+@pytest.mark.slow
 def test_means_of_few_rows_cover_95_percent() -> None:
     """Of six rows, in 250 samples; the plain percentiles cover some 87 %."""
     draw, intervals, plain = random.Random(9), [], []

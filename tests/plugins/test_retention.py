@@ -36,6 +36,7 @@ print(hashlib.sha256(json.dumps(items, ensure_ascii=False).encode()).hexdigest()
 """
 
 
+@pytest.mark.slow
 def test_items_are_the_same_on_every_machine() -> None:
     """Also with another hash seed, time zone and language."""
     elsewhere = {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C", "LANG": "C"}

@@ -16,7 +16,7 @@ import msgspec
 from finery import UsageError, did_you_mean, in_points, range_in_points, signed
 from finery_eval import stats
 from finery_eval.measure import between
-from finery_eval.power import LEVEL, rows_to_show
+from finery_eval.stats import LEVEL, rows_to_show
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _NOT_WORSE = re.compile(rf"\s*not\s+worse\s+than\s+(?P<of>\S+)\s+by\s+(?P<margin>{_NUMBER})\s*")

@@ -26,6 +26,7 @@ from finery import (
     Model,
     Preflight,
     Step,
+    StepError,
     UsageError,
     load_reference,
     setting,
@@ -298,10 +299,20 @@ class Evaluator(BatchEvaluator):
         raise NotImplementedError
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
-        """Judge each answer with `judge`."""
-        return lambda answers: self.verdicts(
-            answers, each_judged(answers, lambda i, answer: self.judge(rows[i], answer))
-        )
+        """Judge each answer with `judge`. Raises `StepError` for a metric that has no name."""
+        known = self.metric_names()
+
+        def judged(answers: Answers) -> Verdicts:
+            verdicts = each_judged(answers, lambda i, answer: self.judge(rows[i], answer))
+            for verdict in (one for of in verdicts.values() for one in of):
+                if unknown := [metric for metric in verdict.values if metric not in known]:
+                    raise StepError(
+                        f"`judge` returns '{unknown[0]}', which `metric_names` doesn't name",
+                        fix=f"one of: {', '.join(known)}",
+                    )
+            return self.verdicts(answers, verdicts)
+
+        return judged
 
 
 def check_pattern(pattern: str | None) -> None:

@@ -25,9 +25,8 @@ from finery import (
     trains,
 )
 from finery_eval.evaluator import Judge
-from finery_eval.power import DISAGREEMENT, detectable_difference
 from finery_eval.requirements import Requirement, wanted
-from finery_eval.stats import wilson
+from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
 
 LUCKY_GATE = "lucky-gate"
 WORSE = 0.1

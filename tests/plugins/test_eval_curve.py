@@ -18,8 +18,7 @@ from tables import model, rows
 from finery import DataError, Detail, Metrics, Model, Output, UsageError
 from finery.artifact.manifest import manifest
 from finery.testing import run_step
-from finery_eval.curve import growth, logistic
-from finery_eval.steps.curve import Curve
+from finery_eval.steps.curve import Curve, growth, logistic
 from finery_eval.steps.exact import Exact
 from finery_eval.view.learning import Learned, drawn, learned
 from finery_eval.view.metrics import MetricsView

@@ -19,7 +19,7 @@ from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.structured import Json
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.view.answers import turn_of
-from finery_eval.view.weaknesses.baselines import remarks_on
+from finery_eval.view.exports import baseline_remarks
 
 OSLO = call("weather", city="Oslo")
 
@@ -215,7 +215,7 @@ def test_models_are_compared_with_cheap_baselines(tmp_path: Path) -> None:
     assert line[:4] == ["accuracy", 1, pytest.approx(1 / 3), pytest.approx(2 / 3)]
     assert line[-1] == "better"
     weak, _ = judge(tmp_path / "weak", rows, linear, caller("sft", lambda m, t: "b"))
-    (remark,) = remarks_on(weak)
+    (remark,) = baseline_remarks(weak)
     assert remark.text.startswith("sft isn't shown to beat the baseline linear")
 
 

@@ -12,9 +12,16 @@ from finery_eval.groups import facts_of, recorded, together
 from finery_eval.measure import Measure, pairs_of
 from finery_eval.predictions import measure_between, paired
 from finery_eval.tables import remark
-from finery_eval.view.report.comparisons import comparisons_of
-from finery_eval.view.report.findings import BEST, CHOSEN, FORGOTTEN, NEEDED, findings
-from finery_eval.view.report.roles import Judgement, Role
+from finery_eval.view.report.findings import (
+    BEST,
+    CHOSEN,
+    FORGOTTEN,
+    NEEDED,
+    Judgement,
+    Role,
+    comparisons_of,
+    findings,
+)
 from finery_retention import findings as retained
 
 ROWS = 200

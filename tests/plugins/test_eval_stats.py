@@ -19,7 +19,6 @@ from statsmodels.stats.proportion import proportion_confint
 
 from finery_eval import measure, stats
 from finery_eval.measure import Measure
-from finery_eval.power import detectable_difference, rows_needed, rows_to_show
 from finery_eval.stats import (
     GAIN,
     SHARE,
@@ -27,6 +26,7 @@ from finery_eval.stats import (
     bootstrap,
     bootstrap_p,
     class_score,
+    detectable_difference,
     expanded_tail,
     holm,
     interval_of,
@@ -35,6 +35,8 @@ from finery_eval.stats import (
     paired_difference,
     percentiles,
     resampled,
+    rows_needed,
+    rows_to_show,
     same_in_all,
     sign_flip_exact,
     wilson,

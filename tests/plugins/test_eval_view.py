@@ -19,11 +19,10 @@ from finery_eval.steps.sql import Sql
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
 from finery_eval.view.confusion import print_confusion
+from finery_eval.view.exports import baseline_remarks
 from finery_eval.view.metrics import MetricsView, best_model
-from finery_eval.view.scores import comparable, print_interval_note, print_scores
-from finery_eval.view.tables import print_table
-from finery_eval.view.weaknesses.baselines import remarks_on
-from finery_eval.view.weaknesses.wrong import _record
+from finery_eval.view.tables import comparable, print_interval_note, print_scores, print_table
+from finery_eval.view.wrong import _record
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 
@@ -302,7 +301,7 @@ def against_a_baseline(folder: Path, **right: str) -> tuple[dict[str, Any], list
         models.append(made)
     table = tables.rows(folder, **dict.fromkeys(prompts, "yes"))
     metrics: Metrics = run_step(Exact(models=models, rows=table), folder / "out")
-    return metrics.report(), [remark.text for remark in remarks_on(metrics.report())]
+    return metrics.report(), [remark.text for remark in baseline_remarks(metrics.report())]
 
 
 def test_a_model_that_does_not_beat_the_baseline_is_told(tmp_path: Path) -> None:

@@ -1,17 +1,258 @@
 """`eval.curve`: would more training rows help?"""
 
-from collections.abc import Collection, Iterable
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from finery import DataError, Dataset, Job, Metrics, Model, Step, UsageError, nested_step, takes
+from finery import (
+    DataError,
+    Dataset,
+    Job,
+    Metrics,
+    Model,
+    Step,
+    UsageError,
+    in_points,
+    nested_step,
+    range_in_points,
+    takes,
+)
 from finery.rows import Row
-from finery_eval import curve
+from finery_eval import stats
 from finery_eval.asking import ask, read_rows
-from finery_eval.curve import Trained
 from finery_eval.evaluation import write
 from finery_eval.evaluator import Judge
 from finery_eval.groups import together
-from finery_eval.measure import scores_of
+from finery_eval.measure import Group, Scores, scores_of
 from finery_eval.nested import Nested
+from finery_eval.tables import Unit, table
+from finery_eval.verdicts import Verdicts
+
+TITLES = ("Learning curve", "What twice the rows would add")
+"""Of the tables."""
+DRAWN = 12
+"""Parts that the line is drawn in."""
+STEPS = 50
+"""Of Newton's method at most; it takes about five."""
+ENOUGH = 1e-10
+"""A rise of the logarithm of the likelihood, for each answer, at which the method ends."""
+Outcome = tuple[tuple[int, ...], int]
+"""Of a test row or a group: the right answers of each model, its rows."""
+
+
+class Trained(NamedTuple):
+    """A model of the curve. steps, best_step: of its training, None where it isn't known."""
+
+    name: str
+    rows: int
+    steps: int | None = None
+    best_step: int | None = None
+
+
+class Fitted(NamedTuple):
+    """The share that the line gives for a number of rows, and its 95 % interval."""
+
+    rows: int
+    share: float
+    low: float
+    high: float
+
+
+class Growth(NamedTuple):
+    """What the next doubling of the training rows adds to a share, and its 95 % interval.
+
+    expected: the share with twice the rows of the largest training. line: from the smallest
+    training to there.
+    """
+
+    a_doubling: float
+    interval: stats.Interval
+    expected: float
+    line: list[Fitted]
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the score is shown to grow."""
+        return self.interval[0] > 0
+
+
+def growth(
+    sizes: Sequence[int], hits: Sequence[Sequence[bool | None]], groups: Sequence[Group] | None
+) -> Growth | None:
+    """The growth of a share with the logarithm of the rows, by logistic regression.
+
+    hits: of each model, whether each answer counts. The interval is a bootstrap over test rows or
+    groups, each with the answers of all models, see `stats.interval_of`. It covers the choice of
+    test rows, not that of training rows or the seed. None where a row doesn't count for all models.
+    """
+    if any(hit is None for of in hits for hit in of):
+        return None
+    alone = groups if groups is not None else [[i] for i in range(len(hits[0]))]
+    outcomes = [_outcome(hits, group) for group in alone]
+    largest, drawn = max(sizes), _rows_drawn(sizes)
+    logs = [math.log2(size / largest) for size in sizes]
+    at = [math.log2(rows / largest) for rows in drawn]
+
+    def line(counts: Mapping[Outcome, int]) -> list[float]:
+        start, slope = logistic(logs, *_totals(counts))
+        return [
+            _share(start + slope) - _share(start),
+            *(_share(start + slope * x) for x in at),
+        ]
+
+    value, *shares = line(Counter(outcomes))
+    added, *at_rows = stats.resampled(outcomes, line)
+    interval = stats.interval_of(added, len(outcomes), stats.GAIN)
+    band = [stats.interval_of(of, len(outcomes), stats.SHARE) for of in at_rows]
+    fitted = [
+        Fitted(rows, share, *ends) for rows, share, ends in zip(drawn, shares, band, strict=True)
+    ]
+    return Growth(value, interval, fitted[-1].share, fitted)
+
+
+def _outcome(hits: Sequence[Sequence[bool | None]], group: Sequence[int]) -> Outcome:
+    return tuple(sum(bool(of[i]) for i in group) for of in hits), len(group)
+
+
+def _totals(counts: Mapping[Outcome, int]) -> tuple[list[int], int]:
+    """The right answers of each model, and the answers of one."""
+    right = [0] * len(next(iter(counts))[0])
+    for (of_group, _), times in counts.items():
+        for i, count in enumerate(of_group):
+            right[i] += times * count
+    return right, sum(times * n for (_, n), times in counts.items())
+
+
+def logistic(x: Sequence[float], right: Sequence[int], answers: int) -> tuple[float, float]:
+    """(intercept, slope) of the log odds of a right answer over x, by maximum likelihood.
+
+    right: of `answers` answers at each x; two of the x differ at least. Half an answer of each kind
+    is added at each x, so that shares of 0 and 1 have log odds too.
+
+    Sources: P. McCullagh and J. A. Nelder, "Generalized Linear Models" (1989), ch. 4.4: Newton's
+    method; F. J. Anscombe, "On estimating binomial response relations", Biometrika 43 (1956)
+    461-464: the added halves.
+    """
+    n, counts = answers + 1, [count + 0.5 for count in right]
+    line, before = (0.0, 0.0), _likelihood(x, counts, n, 0.0, 0.0)
+    for _ in range(STEPS):
+        by, scale = _newton(x, counts, n, *line), 1.0
+        while True:
+            after = line[0] + scale * by[0], line[1] + scale * by[1]
+            rise = _likelihood(x, counts, n, *after) - before
+            if rise > -ENOUGH * n:
+                break
+            scale /= 2  # a whole step can go too far
+        line, before = after, before + rise
+        if rise < ENOUGH * n:
+            break
+    return line
+
+
+def _newton(
+    x: Sequence[float], counts: Sequence[float], n: int, start: float, slope: float
+) -> tuple[float, float]:
+    """By how much a step of Newton's method changes intercept and slope."""
+    shares = [_share(start + slope * each) for each in x]
+    left = [count - n * share for count, share in zip(counts, shares, strict=True)]
+    weights = [n * share * (1 - share) for share in shares]
+    a, b, c = (
+        math.fsum(w * each**power for w, each in zip(weights, x, strict=True)) for power in range(3)
+    )
+    u, v = math.fsum(left), math.fsum(gap * each for gap, each in zip(left, x, strict=True))
+    determinant = a * c - b * b
+    return (c * u - b * v) / determinant, (a * v - b * u) / determinant
+
+
+def _likelihood(
+    x: Sequence[float], counts: Sequence[float], n: int, start: float, slope: float
+) -> float:
+    """The logarithm of it, less a constant."""
+    odds = [start + slope * each for each in x]
+    return math.fsum(
+        count * of - n * (max(of, 0) + math.log1p(math.exp(-abs(of))))
+        for count, of in zip(counts, odds, strict=True)
+    )
+
+
+def _share(log_odds: float) -> float:
+    return (1 + math.tanh(log_odds / 2)) / 2
+
+
+def _rows_drawn(sizes: Sequence[int]) -> list[int]:
+    """Numbers of rows at even distances of their logarithms, up to twice the largest."""
+    low, high = min(sizes), 2 * max(sizes)
+    between = (round(low * (high / low) ** (i / DRAWN)) for i in range(1, DRAWN))
+    return sorted({low, *between, high})
+
+
+def curve_of(
+    trained: Sequence[Trained], verdicts: Verdicts, groups: Sequence[Group] | None
+) -> dict[str, Growth]:
+    """Metric → its growth, for the metrics of the headline that are shares."""
+    sizes = [each.rows for each in trained]
+    curve: dict[str, Growth] = {}
+    for metric in verdicts.headline:
+        values = verdicts.values(metric)
+        hits = [values[each.name] for each in trained]
+        if all(isinstance(value, bool) for of in hits for value in of):
+            grown = growth(sizes, hits, groups)
+            if grown is not None:
+                curve[metric] = grown
+    return curve
+
+
+def advice(trained: Sequence[Trained], metric: str, grown: Growth) -> list[str]:
+    """In words, what would help most: more rows, more epochs or a larger model."""
+    largest = max(trained, key=lambda each: each.rows)
+    interval = range_in_points(grown.interval)
+    verdict = "More rows help" if grown.is_shown else "More rows aren't shown to help"
+    more = (
+        f"{verdict}: {2 * largest.rows:,} in place of {largest.rows:,} are expected to change "
+        f"{metric} by {in_points(grown.a_doubling)} points (95 % CI {interval}), to about "
+        f"{100 * grown.expected:.0f} %"
+    )
+    return [more, _of_epochs(largest, helps=grown.is_shown)]
+
+
+def _of_epochs(largest: Trained, *, helps: bool) -> str:
+    if largest.steps is None or largest.best_step is None:
+        return "Whether more epochs would help isn't known: give the training validation rows"
+    if largest.best_step >= largest.steps:
+        return (
+            f"More epochs may help, so try them first: {largest.name} was best at its last step, "
+            f"{largest.steps}"
+        )
+    what = "" if helps else ". So a larger model is the next thing to try"
+    return (
+        f"More epochs won't help: {largest.name} was best at step {largest.best_step} of "
+        f"{largest.steps}{what}"
+    )
+
+
+def tables_of(
+    trained: Sequence[Trained],
+    scores: Scores,
+    curve: Mapping[str, Growth],
+    metric: str,
+) -> list[dict[str, Any]]:
+    """The score of each model by its rows, and the growth of each metric."""
+    points = [
+        [each.rows, each.name, scores[each.name][metric][0], *(scores[each.name][metric][1] or ())]
+        for each in sorted(trained, key=lambda each: each.rows)
+    ]
+    ends = ["95 % CI low", "95 % CI high"]
+    shares: dict[str, Unit] = dict.fromkeys([metric, *ends, "with twice the rows"], "share")
+    grown = [[name, g.a_doubling, *g.interval, g.expected] for name, g in curve.items()]
+    growths: dict[str, Unit] = dict.fromkeys(["added (points)", *ends], "difference")
+    growths["with twice the rows"] = "share"
+    columns = ["metric", "added (points)", *ends, "with twice the rows"]
+    return [
+        table(TITLES[0], ["rows", "model", metric, *ends], points, units=shares),
+        table(TITLES[1], columns, grown, units=growths),
+    ]
+
 
 ROWS = "rows"
 """The fact that says how many rows a model was trained on."""
@@ -93,13 +334,13 @@ class Curve(Judge, engines=True):
         verdicts = judge(answers)
         groups = together(rows)
         headline = verdicts.headline[0]
-        grown = curve.curve_of(trained, verdicts, groups)
-        words = curve.advice(trained, headline, grown[headline]) if headline in grown else []
+        grown = curve_of(trained, verdicts, groups)
+        words = advice(trained, headline, grown[headline]) if headline in grown else []
         for line in words:
             job.log(line)
         measures = {headline: verdicts.measure(headline, groups)}
         scores = scores_of([each.name for each in trained], measures)
-        tables = curve.tables_of(trained, scores, grown, headline)
+        tables = tables_of(trained, scores, grown, headline)
         points = [each._asdict() for each in sorted(trained, key=lambda each: each.rows)]
         details = {
             **verdicts.details,

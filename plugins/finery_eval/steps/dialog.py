@@ -10,7 +10,6 @@ from finery.rows import Row
 from finery_eval import asking, slices
 from finery_eval.calls.arguments import Equality
 from finery_eval.calls.calls import Toolbox
-from finery_eval.dialog.rollouts import Compare, roll_out
 from finery_eval.evaluation import Unjudged, compared, with_speeds, write_scored
 from finery_eval.evaluator import BatchEvaluator, Judge
 from finery_eval.groups import groups_of
@@ -18,6 +17,7 @@ from finery_eval.measure import Measure, Score, in_json, scores_of
 from finery_eval.nested import Nested
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.predictions import predictions as lines_of
+from finery_eval.rollouts import Compare, roll_out
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.tables import Unit, baseline_tables, comparison_tables, table
 from finery_eval.turns import Turn, turns_of, unjudged_turns

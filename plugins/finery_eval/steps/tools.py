@@ -17,9 +17,8 @@ from finery_eval.calls.calls import (
     answered_calls,
     expected_calls,
 )
-from finery_eval.calls.matches import Match, Wanted
+from finery_eval.calls.matches import Match, Wanted, calls_table, due_table, malformed_table
 from finery_eval.calls.named import Arguments, arguments_of, sampled_arguments
-from finery_eval.calls.tooltables import calls_table, due_table, malformed_table
 from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
 from finery_eval.evaluator import BatchEvaluator
 from finery_eval.tasks.functions import Execute, Functions

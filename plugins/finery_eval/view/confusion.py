@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import counted, visible
 from finery.rows.answers.reading import INVALID
-from finery_eval.view.scores import WIDEST, new_table
-from finery_eval.view.tables import plain
+from finery_eval.view.tables import WIDEST, new_table, plain
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -16,8 +16,7 @@ from finery_eval.measure import MCNEMAR, SIGN_FLIPS
 from finery_eval.predictions import Facts, Pairs, by_model, measure_between, paired
 from finery_eval.stats import holm
 from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
-from finery_eval.view.scores import Report, headline, new_table
-from finery_eval.view.tables import plain
+from finery_eval.view.tables import Report, headline, new_table, plain
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery_eval.view.scores import Report, headline
+from finery_eval.view.tables import Report, headline
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -21,18 +21,17 @@ from finery import (
 )
 from finery_eval.view.answers import answer_of, compact, context_of, reasons, turn_of
 from finery_eval.view.confusion import print_confusion
-from finery_eval.view.exports import print_exports, remarks_on
+from finery_eval.view.exports import baseline_remarks, print_exports, remarks_on
 from finery_eval.view.learning import learned, plotted
-from finery_eval.view.scores import (
+from finery_eval.view.tables import (
     comparable,
     headline,
     own_words,
     print_interval_note,
     print_scores,
+    print_table,
 )
-from finery_eval.view.tables import print_table
-from finery_eval.view.weaknesses.baselines import remarks_on as remarks_on_baselines
-from finery_eval.view.weaknesses.wrong import record_lines, wrong_records
+from finery_eval.view.wrong import record_lines, wrong_records
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +84,7 @@ class MetricsView(View):
         """Files worse than what was trained, unbeaten baselines, and what the evaluator remarks."""
         report = _metrics_of(output).report()
         yield from remarks_on(report)
-        yield from remarks_on_baselines(report)
+        yield from baseline_remarks(report)
         yield from own_remarks(report)
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:

@@ -1,16 +1,35 @@
-"""Answers to what readers of a report ask first, from paired answers of the judged models."""
+"""What a report says of the judged models: what they are, their paired tests, and answers.
+
+In go `Metrics` and the graph. Out come the tests of a page, and answers to what readers ask first.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from finery import Finding, counted, in_points, percent, range_in_points
+from finery import (
+    Finding,
+    Graph,
+    Metrics,
+    Model,
+    Node,
+    Output,
+    base_models,
+    counted,
+    in_points,
+    percent,
+    range_in_points,
+    sources_of,
+    trains,
+)
+from finery_eval import stats
 from finery_eval.measure import between
-from finery_eval.predictions import measure_between, paired
+from finery_eval.predictions import Facts, by_model, measure_between, paired
 from finery_eval.stats import Difference, holm
 from finery_eval.tables import BETTER, NOT_SHOWN, WORSE, verdict
-from finery_eval.view.report.roles import Judgement
-from finery_eval.view.scores import headline
+from finery_eval.view.tables import Report, headline
 
+Role = Literal["baseline", "base", "tuned", "shipped", "variant"]
+ORDER: Mapping[str, int] = {"baseline": 0, "base": 0, "variant": 0, "tuned": 1, "shipped": 2}
 BEST = "Which model is best?"
 RANKED = 5
 """Models that a ranking names."""
@@ -27,6 +46,72 @@ RETENTION = ".retention"
 
 WORDS = {BETTER: "better in", WORSE: "worse in", NOT_SHOWN: "no difference shown in"}
 Tone = Literal["good", "bad", "open"]
+
+
+class Judgement(NamedTuple):
+    """A model as one step judged it. source: of a shipped one, the step that trained it."""
+
+    model: str
+    role: Role
+    source: str
+    step: str
+    use: str
+    report: Report
+    answers: Sequence[Facts]
+
+    @property
+    def metric(self) -> str:
+        """The first metric."""
+        return next(iter(headline(self.report)), "")
+
+    @property
+    def score(self) -> float | None:
+        """The first metric's value, None if it applies to no row."""
+        value = self.report["scores"][self.model].get(self.metric)
+        return None if value is None else float(value)
+
+
+def judgements(outputs: Sequence[Output], graph: Graph) -> list[Judgement]:
+    """Every model as each step judged it, in order."""
+    return [each for output in outputs for each in _judged_in(output, graph)]
+
+
+def _judged_in(output: Output, graph: Graph) -> Iterator[Judgement]:
+    assert isinstance(output.artifact, Metrics)
+    report = output.artifact.report()
+    answers: Mapping[str, Sequence[Facts]] = by_model(output.artifact.predictions())
+    node = graph.nodes.get(output.step)
+    named = {source.ref: source.step for source in sources_of(node, Model)} if node else {}
+    for model in report["scores"]:
+        role, source = role_of(named.get(model, model), graph)
+        if model in report["details"].get("baselines", ()):
+            role = "baseline"
+        if "chosen" in report["details"]:  # a step that ranks variants of a model
+            role = "variant"
+        use = node.use if node else ""
+        yield Judgement(model, role, source, output.step, use, report, answers.get(model, []))
+
+
+def role_of(model: str, graph: Graph) -> tuple[Role, str]:
+    """(role, the step that trained it, if one did). model: a step, which may be a variant."""
+    node = graph.nodes.get(model) or graph.nodes.get(model.partition(".")[0])
+    trained = _trained(graph, node) if node is not None else ""
+    if node is None or not trained:
+        return "base", ""
+    return ("tuned" if trains(node) else "shipped"), trained
+
+
+def _trained(graph: Graph, node: Node) -> str:
+    """The training that a model comes from, itself or an earlier one."""
+    while not trains(node):
+        before = base_models(node)
+        if not before:
+            return ""
+        node = graph.nodes[before[0].step]
+    return node.origin if node.variant else node.name
+
+
+# -- answers ---------------------------------------------------------------------------------------
 
 
 def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Iterator[Finding]:
@@ -250,3 +335,63 @@ def _scores(first: Judgement, second: Judgement, rows: int) -> str:
 def _points(test: Difference) -> str:
     p = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
     return f"{in_points(test.value)} points (95 % CI {range_in_points(test.interval)}, {p})"
+
+
+# -- paired tests ----------------------------------------------------------------------------------
+
+
+class Comparison(NamedTuple):
+    """A difference in a metric, second minus first model. p_holm: adjusted for all of the page."""
+
+    models: str
+    metric: str
+    rows: int
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    p_holm: float = 1.0
+
+
+def comparisons_of(judged: Sequence[Judgement]) -> list[Comparison]:
+    """The tests of each step from cheap or untrained to tuned to shipped, with adjusted p-values.
+
+    Of models that one evaluation judged, all its metrics, also those that aren't shares. Of models
+    in several evaluations the first metric, on the rows that both answered.
+    """
+    found = list(_tests(judged))
+    adjusted = stats.holm([test.p_value for test in found])
+    return [test._replace(p_holm=p) for test, p in zip(found, adjusted, strict=True)]
+
+
+def _tests(judged: Sequence[Judgement]) -> Iterator[Comparison]:
+    seen: set[tuple[str, str, str]] = set()
+    pairs = [(a, b) for a in judged for b in judged if _is_step(a, b)]
+    pairs.sort(key=lambda pair: pair[0].step != pair[1].step)  # within an evaluation first
+    for first, second in pairs:
+        for test in _of_pair(first, second):
+            if (first.model, second.model, test.metric) not in seen:
+                seen.add((first.model, second.model, test.metric))
+                yield test
+
+
+def _is_step(first: Judgement, second: Judgement) -> bool:
+    if ORDER[second.role] <= ORDER[first.role]:
+        return False
+    return not (second.role == "shipped" and first.role == "tuned" and second.source != first.model)
+
+
+def _of_pair(first: Judgement, second: Judgement) -> Iterator[Comparison]:
+    models = f"{first.model} → {second.model}"
+    if first.step == second.step:
+        pairs: Sequence[Mapping[str, Any]] = first.report["details"].get("pairs", ())
+        known = between(pairs, second.model, first.model)
+        for metric in (m for m in headline(first.report) if m in known):
+            test = known[metric]
+            yield Comparison(models, metric, first.report["rows"], test.value, test.interval,
+                       test.p_value)  # fmt: skip
+        if known:
+            return
+    found = compared(first, second)
+    if found is not None:
+        rows, tested = found
+        yield Comparison(models, second.metric, rows, tested.value, tested.interval, tested.p_value)

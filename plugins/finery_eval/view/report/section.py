@@ -17,16 +17,27 @@ from finery import (
     trains,
 )
 from finery.rows.parts import id_of, prompt
-from finery_eval.curve import TITLES
 from finery_eval.predictions import Facts
+from finery_eval.steps.curve import TITLES
 from finery_eval.view.answers import answer_of, compact, context_of, reasons
 from finery_eval.view.confusion import pairs_of
 from finery_eval.view.learning import drawn, learned
-from finery_eval.view.report.comparisons import ORDER, Comparison, comparisons_of
-from finery_eval.view.report.findings import findings
-from finery_eval.view.report.roles import Judgement, judgements
-from finery_eval.view.scores import Report, headline, interval_text, own_words, score_text
-from finery_eval.view.tables import cell_text
+from finery_eval.view.report.findings import (
+    ORDER,
+    Comparison,
+    Judgement,
+    comparisons_of,
+    findings,
+    judgements,
+)
+from finery_eval.view.tables import (
+    Report,
+    cell_text,
+    headline,
+    interval_text,
+    own_words,
+    score_text,
+)
 
 TEMPLATE = "finery_eval.view.report/section.html.jinja"
 CONFUSED = 8

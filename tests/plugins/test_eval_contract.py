@@ -1,0 +1,90 @@
+"""An evaluator of a third party: a class with `judge`, and all that comes with it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tables import model, rows
+
+from finery import Completion, Metrics, StepError
+from finery.rows import Row, answer_text
+from finery.testing import TestJob
+from finery_eval.evaluator import Better, Evaluator
+from finery_eval.measure import Measure, Statistic
+from finery_eval.stats import mean_macro_f1, wilson
+from finery_eval.view.difference import difference_of
+
+pytestmark = pytest.mark.usefixtures("tables_answer")
+EXPECTED = {"a": "yes", "b": "no", "c": "yes", "d": "no"}
+
+
+class Polar(Evaluator):
+    """Yes or no: right, of which class, how far from the expected length, and short if it is no."""
+
+    def metric_names(self) -> list[str]:
+        return ["right", "f1", "short_no", "closeness", "length"]
+
+    def unbounded(self) -> Mapping[str, Better]:
+        return {"length": "lower"}
+
+    def statistics(self) -> Mapping[str, Statistic]:
+        return {"f1": mean_macro_f1}
+
+    def judge(self, row: Row, answer: Completion) -> Mapping[str, Any]:
+        expected, length = answer_text(row), len(answer.text)
+        return {
+            "right": answer.text == expected,
+            "f1": [[expected, answer.text]],
+            "short_no": length < 3 if expected == "no" else None,
+            "closeness": 1 / (1 + abs(length - len(expected))),
+            "length": float(length),
+        }
+
+
+def judged(folder: Path, step: type[Evaluator] = Polar, **answers: str) -> Metrics:
+    """An evaluation of a model that is always right, and one that answers so."""
+    models = [model("base", **EXPECTED), model("m", **answers)]
+    metrics = step(models=models, rows=rows(folder, **EXPECTED)).run(TestJob(folder / "job"))
+    assert isinstance(metrics, Metrics)
+    return metrics
+
+
+def test_values_become_scores_and_comparisons(tmp_path: Path) -> None:
+    metrics = judged(tmp_path, a="yes", b="nope", c="no", d="no")
+    report = metrics.report()
+    scores, intervals = report["scores"]["m"], report["intervals"]["m"]
+    assert scores["right"] == scores["short_no"] == 0.5
+    assert tuple(intervals["right"]) == wilson(2, 4)
+    assert tuple(intervals["short_no"]) == wilson(1, 2)  # of two rows that expect no
+    assert scores["f1"] == pytest.approx((2 / 3 + 2 / 4) / 2)
+    assert scores["closeness"] == pytest.approx((1 + 1 / 3 + 1 / 2 + 1) / 4)
+    assert scores["length"] == 2.75
+    (pair,) = report["details"]["pairs"]
+    paired = Measure({"a": [True] * 4, "b": [True, False, False, True]}).difference("a", "b")
+    assert paired is not None
+    assert pair["metrics"]["right"] == paired.facts()
+    assert report["details"]["tables"][0]["columns"][1] == "right (points)"
+    lines = list(metrics.predictions())
+    assert [line["correct"] for line in lines if line["model"] == "m"] == [True, False, False, True]
+
+
+def test_any_metric_of_two_builds_is_compared(tmp_path: Path) -> None:
+    before = judged(tmp_path / "a", a="yes", b="nope", c="no", d="no")
+    after = judged(tmp_path / "b", **EXPECTED)
+    metrics = difference_of(before, after)["models"]["m"]["metrics"]
+    (pair,) = before.report()["details"]["pairs"]
+    for metric, of in metrics.items():
+        assert of["test"]["p_value"] == pair["metrics"][metric]["p_value"]
+        assert of["test"]["difference"] == pytest.approx(-pair["metrics"][metric]["difference"])
+
+
+def test_a_metric_without_a_name_is_refused(tmp_path: Path) -> None:
+    class Unnamed(Polar):
+        """One metric more."""
+
+        def judge(self, row: Row, answer: Completion) -> Mapping[str, Any]:
+            return {**super().judge(row, answer), "other": True}
+
+    with pytest.raises(StepError, match="`judge` returns 'other'"):
+        judged(tmp_path, Unnamed)

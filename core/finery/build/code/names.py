@@ -66,7 +66,7 @@ class Names:
         self._edges: dict[tuple[Path, str], list[Edge]] = {}
         self._on_import: dict[Path, list[Edge]] = {}
         self._ends: dict[tuple[Path, str], list[End]] = {}
-        self._placed: dict[str, list[Place]] = {}
+        self._placed: dict[str, list[Place]] = {}  # by module, of packages
         self._busy: set[tuple[Path, str]] = set()
         self._steps: dict[tuple[Path, str], bool] = {}
 
@@ -258,9 +258,12 @@ class Names:
 
     def _places(self, importer: Place, module: str) -> list[Place]:
         """The files that are imported under a name, without those of the packages around them."""
+        if module in self._placed:
+            return self._placed[module]
         if self.modules.is_followed(module):
             place = self.modules.of_package(module)
-            return [place] if place is not None else []
+            self._placed[module] = [place] if place is not None else []
+            return self._placed[module]
         if not importer.is_local or not module:
             return []
         found = self.modules.in_project(module, "", importer.beside)

@@ -15,7 +15,7 @@ from typing import Any
 from blake3 import blake3
 
 from finery.build.code.names import End, Imported, Names, Node, Subclasses, Whole
-from finery.build.code.resolve import Place
+from finery.build.code.resolve import Modules, Place
 from finery.build.code.units import ON_IMPORT
 from finery.errors import PluginError
 from finery.step.inspect import FILE_MODULE, OUTSIDE_KEYS
@@ -35,7 +35,8 @@ class Reach:
     """All definitions that subjects reach. checks: also follow `OUTSIDE_KEYS` of step types.
 
     code: file → digest of what counts of it. names: such a digest → function, method or variable →
-    its digest. files: those that the code depends on.
+    its digest. files: those that the code depends on. is_installed: whether none of them belongs to
+    a project.
     """
 
     def __init__(self, names: Names, subjects: Iterable[Subject], *, checks: bool = False) -> None:
@@ -57,6 +58,7 @@ class Reach:
                 if piece not in outside:
                     self._reach(needed, (node, piece))
         self.files = {*self._imported}
+        self.is_installed = not any(place.is_local for place in self._imported.values())
         self.code: Code = {}
         self.names: dict[str, dict[str, str]] = {}
         self._labels: dict[str, Path] = {}
@@ -114,10 +116,13 @@ class Reach:
             yield Whole(Place(subject.stem, subject, is_local=True, beside=subject.parent))
             return
         if isinstance(subject, str):
-            yield Whole(self._loaded(subject))
+            yield Whole(loaded(subject, self._names.modules))
             return
         inner = subject.func if isinstance(subject, partial) else subject
-        place, name = self._loaded(inner.__module__), getattr(inner, "__qualname__", "")
+        place, name = (
+            loaded(inner.__module__, self._names.modules),
+            getattr(inner, "__qualname__", ""),
+        )
         unit = name.partition(".")[0]
         if unit in self._names.read(place.path).units and inner is subject and _is_named(subject):
             yield Node(place, unit)
@@ -126,19 +131,7 @@ class Reach:
         if isinstance(subject, partial) or hasattr(subject, "__wrapped__"):
             yield from self._starts(getattr(inner, "__wrapped__", inner), None)
         if named_in is not None and named_in.__name__ != inner.__module__:
-            yield Whole(self._loaded(named_in.__name__))
-
-    def _loaded(self, name: str) -> Place:
-        file = getattr(import_module(name), "__file__", None)  # most often loaded already
-        if file is None:
-            raise PluginError(
-                f"the code of {name} isn't in a file", fix="put the step type into a module"
-            )
-        path = Path(file)
-        if name.startswith(FILE_MODULE) or self._names.modules.is_local(path):
-            return Place(name, path, is_local=True)
-        self._names.modules.add(name)
-        return Place(name, path)
+            yield Whole(loaded(named_in.__name__, self._names.modules))
 
     # -- following it ----------------------------------------------------------------------------
 
@@ -182,6 +175,30 @@ class Reach:
         if not self._names.is_step(node):
             return set()
         return {f"{node.unit}.{name}" for name in self._excluded}
+
+
+def loaded(name: str, modules: Modules) -> Place:
+    """The place of a module, imported if it isn't yet. From now on its package is followed."""
+    file = getattr(import_module(name), "__file__", None)
+    if file is None:
+        raise PluginError(
+            f"the code of {name} isn't in a file", fix="put the step type into a module"
+        )
+    path = Path(file)
+    if name.startswith(FILE_MODULE) or modules.is_local(path):
+        return Place(name, path, is_local=True)
+    modules.add(name)
+    return Place(name, path)
+
+
+def modules_of(subject: Subject) -> Iterator[str]:
+    """The modules that define a subject and that name it; none for a file."""
+    named, named_in = subject
+    if not isinstance(named, Path):
+        inner = named.func if isinstance(named, partial) else named
+        yield named if isinstance(named, str) else inner.__module__
+    if named_in is not None:
+        yield named_in.__name__
 
 
 def _is_named(subject: Any) -> bool:

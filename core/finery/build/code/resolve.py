@@ -111,6 +111,14 @@ class Modules:
             and not path.startswith(self._installed)
         )
 
+    def listed(self) -> Iterable[str]:
+        """The folders of packages in which modules were looked for."""
+        return self._names
+
+    def scope(self) -> list[str]:
+        """The packages that are followed, and where they are."""
+        return [*sorted(self._packages), *sorted(self._installed)]
+
     # -- packages of plugins, and the kit --------------------------------------------------------
 
     def is_followed(self, base: str, name: str = "") -> bool:

@@ -19,8 +19,8 @@ from finery.util.paths import cache_folder
 
 MOST = 20_000
 """Entries that are kept, of some 8 KB each. A folder with more is emptied."""
-PARSER = ("parse.py", "counted.py", "units.py")
-"""The files beside this one that make entries. A change of them makes others."""
+CODE = ("counted.py", "names.py", "parse.py", "reach.py", "resolve.py", "units.py")
+"""The files beside this one that decide what counts. After a change, nothing kept is used."""
 
 
 def parsed(path: Path) -> Parsed:
@@ -47,14 +47,14 @@ def _folder() -> Path | None:
 
 
 def _name(path: Path) -> str:
-    """The hash of the parser, how it reads this file, and the file's content."""
-    return blake3(f"{_parser()}\0{path.suffix}\0".encode() + path.read_bytes()).hexdigest()
+    """The hash of the version, how a file like this is read, and the file's content."""
+    return blake3(f"{version()}\0{path.suffix}\0".encode() + path.read_bytes()).hexdigest()
 
 
 @cache
-def _parser() -> str:
-    """The parser's own code, and the Python that it runs on."""
-    code = [Path(__file__).with_name(name).read_bytes() for name in PARSER]
+def version() -> str:
+    """A digest of the code that decides what counts, and of the Python that it runs on."""
+    code = [Path(__file__).with_name(name).read_bytes() for name in CODE]
     return blake3(b"\0".join([*code, sys.version.encode()])).hexdigest()
 
 

@@ -14,7 +14,7 @@ from blake3 import blake3
 from finery.artifact.kinds import Artifact
 from finery.build.code import shared
 from finery.build.code.names import Names
-from finery.build.code.reach import Code, Reach, Subject
+from finery.build.code.reach import Code, Reach, Subject, loaded, modules_of
 from finery.build.code.resolve import Modules
 from finery.build.code.units import Parsed
 from finery.errors import PluginError
@@ -44,11 +44,15 @@ class Wrapper(NamedTuple):
     code: Code
 
 
-class _Followed(NamedTuple):
-    """What subjects reach, and the files that this depends on."""
+class _Followed(msgspec.Struct, frozen=True, array_like=True):
+    """The code that subjects reach, and the files that this depends on.
 
-    reach: Reach
-    files: dict[Path, Stat]
+    folders: those in which modules were looked for; only in what is kept.
+    """
+
+    code: Code
+    files: dict[str, Stat]
+    folders: dict[str, Stat] = {}
 
 
 class StepCode:
@@ -61,7 +65,7 @@ class StepCode:
         self._recipe = recipe
         self._plugins = plugins
         self._store = store
-        self._followed: dict[tuple[Subject, ...], _Followed] = {}
+        self._followed: dict[tuple[tuple[Subject, ...], bool], _Followed] = {}
         self._plain: dict[str, tuple[Subject, ...]] = {}  # by step type, if settings name no code
         self._forget_files()
         hooks = [*self._hooks()]
@@ -74,7 +78,7 @@ class StepCode:
 
     def of_check(self, use: str) -> Code:
         """The code of a step type alone, with its methods that aren't in keys."""
-        return Reach(self._names, [self._type(use)], checks=True).code
+        return self._find((self._type(use),), checks=True).code
 
     def observing(self) -> Reach:
         """What the hooks reach that only observe steps."""
@@ -84,7 +88,7 @@ class StepCode:
         """What all steps of a type reach: without code, outputs and steps that settings name."""
         cls = self._plugins.step_type(use)
         outputs = declared_outputs(cls) if cls.outputs is Step.outputs else {}
-        return self._find((self._type(use), *_artifact_files(cls, outputs))).reach
+        return Reach(self._names, (self._type(use), *_artifact_files(cls, outputs)))
 
     def of_engine(self, model_format: str) -> Code:
         """The code of the engine for a model's format."""
@@ -94,30 +98,29 @@ class StepCode:
         self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
     ) -> list[Reach]:
         """What the code of a step reaches: its own, that of its engines, and hooks around it."""
-        used = self._used(step, written, engines)
-        return [self._find(subjects).reach for subjects in used]
+        return [Reach(self._names, subjects) for subjects in self._used(step, written, engines)]
 
     def changed(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> list[str]:
         """Files of a step's code that have changed."""
         changed: set[str] = set()
         for subjects in self._used(step, written, engines):
-            before = self._followed[subjects]
+            before = self._followed[subjects, False]
             if all(_same(path, stat) for path, stat in before.files.items()):
                 continue
             self._forget_files()
-            now = self._follow(subjects)
-            changed |= {file for file, _ in before.reach.code.items() ^ now.reach.code.items()}
-            self._followed[subjects] = before._replace(files=now.files)
+            now = self._follow(subjects, False)
+            changed |= {file for file, _ in before.code.items() ^ now.code.items()}
+            self._followed[subjects, False] = _Followed(before.code, now.files)
         return sorted(changed)
 
     def paths(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> set[Path]:
         """The files that a step's code depends on."""
         used = self._used(step, written, engines)
-        return {path for subjects in used for path in self._followed[subjects].files}
+        return {Path(p) for subjects in used for p in self._followed[subjects, False].files}
 
     def files(self) -> set[Path]:
         """All files that the code depends on."""
-        return {path for followed in self._followed.values() for path in followed.files}
+        return {Path(path) for followed in self._followed.values() for path in followed.files}
 
     def folders(self) -> set[Path]:
         """Folders of packages, since a new module there may change what an import reads."""
@@ -186,21 +189,51 @@ class StepCode:
     # -- finding it ------------------------------------------------------------------------------
 
     def _code(self, *subjects: Subject) -> Code:
-        return self._find(subjects).reach.code
+        return self._find(subjects).code
 
-    def _find(self, subjects: tuple[Subject, ...]) -> _Followed:
-        if subjects not in self._followed:
-            self._followed[subjects] = followed = self._follow(subjects)
-            names = followed.reach.names
-            kept = f"{NAMES} {blake3(''.join(names).encode()).hexdigest()}"
-            if self._store.fact(kept) is None:
-                facts = {f"{NAMES} {d}": msgspec.json.encode(n) for d, n in names.items()}
-                self._store.keep_facts({**facts, kept: b""})
-        return self._followed[subjects]
+    def _find(self, subjects: tuple[Subject, ...], *, checks: bool = False) -> _Followed:
+        """What subjects reach: as found before, as kept in the store, or found now."""
+        key = subjects, checks
+        if key not in self._followed:
+            name = self._name(subjects, checks=checks)
+            self._followed[key] = self._kept(name) or self._follow(subjects, checks, name)
+        return self._followed[key]
 
-    def _follow(self, subjects: tuple[Subject, ...]) -> _Followed:
-        reach = Reach(self._names, subjects)
-        return _Followed(reach, {path: self._parsed[path][0] for path in reach.files})
+    def _name(self, subjects: tuple[Subject, ...], *, checks: bool) -> str:
+        """The name in the store of what subjects reach; empty for subjects of a project."""
+        places = [loaded(m, self._modules) for s in subjects for m in modules_of(s)]
+        names = [
+            getattr(named, "__qualname__", None if isinstance(named, Path) else str(named))
+            for named, _ in subjects
+        ]
+        if None in names or any(place.is_local for place in places):
+            return ""
+        modules = [place.module for place in places]
+        scope = [names, modules, checks, self._modules.scope(), shared.version()]
+        return f"{FORMAT} {blake3(msgspec.json.encode(scope)).hexdigest()}"
+
+    def _kept(self, name: str) -> _Followed | None:
+        """What was found before, if no file and no folder has changed since."""
+        content = self._store.fact(name) if name else None
+        try:
+            kept = msgspec.msgpack.decode(content or b"", type=_Followed)
+        except (msgspec.DecodeError, UnicodeError):  # none, or a damaged database
+            return None
+        folders = all(self._folder_stat(f) == stat for f, stat in kept.folders.items())
+        same = folders and all(_same(path, stat) for path, stat in kept.files.items())
+        return kept if same else None
+
+    def _follow(self, subjects: tuple[Subject, ...], checks: bool, name: str = "") -> _Followed:
+        reach = Reach(self._names, subjects, checks=checks)
+        followed = _Followed(reach.code, {str(p): self._parsed[p][0] for p in reach.files})
+        kept = {} if checks else reach.names  # no key has the digests of a check
+        facts = {f"{NAMES} {d}": msgspec.json.encode(names) for d, names in kept.items()}
+        folders = {folder: self._folder_stat(folder) for folder in self._modules.listed()}
+        is_settled = None not in (*followed.files.values(), *folders.values())
+        if name and reach.is_installed and is_settled:
+            facts[name] = msgspec.msgpack.encode(_Followed(reach.code, followed.files, folders))
+        self._store.keep_facts(facts)
+        return followed
 
     def _forget_files(self) -> None:
         """Look for modules and read files anew."""
@@ -212,6 +245,7 @@ class StepCode:
             search=[Path.cwd(), *beside, recipe.folder],  # the first is on the path of workers
         )
         self._parsed: dict[Path, tuple[Stat, Parsed]] = {}
+        self._folders: dict[str, Stat] = {}
         self._names = Names(self._modules, self._read)
 
     def _read(self, path: Path) -> Parsed:
@@ -229,6 +263,12 @@ class StepCode:
             return stat, msgspec.msgpack.decode(content, type=Parsed)
         except (msgspec.DecodeError, UnicodeError):  # a damaged database
             return stat, shared.parsed(path)
+
+    def _folder_stat(self, folder: str) -> Stat:
+        """The stat of a folder, which changes with the names in it; empty if it isn't there."""
+        if folder not in self._folders:
+            self._folders[folder] = _stat(folder) if os.path.isdir(folder) else ()
+        return self._folders[folder]
 
 
 def _parse(path: Path) -> bytes:
@@ -256,14 +296,14 @@ def _naming(reference: Any, plugin: Plugin) -> ModuleType:
     return plugin.module
 
 
-def _same(path: Path, stat: Stat) -> bool:
+def _same(path: str, stat: Stat) -> bool:
     try:
         return stat is not None and stat == _stat(path)
     except OSError:
         return False
 
 
-def _stat(path: Path) -> Stat:
+def _stat(path: str | Path) -> Stat:
     s = os.stat(path)
     if not settled(s.st_mtime_ns, s.st_ctime_ns, time.time_ns()):
         return None

@@ -143,7 +143,5 @@ from finery.util.text import signed as signed
 from finery.util.text import size as size
 from finery.util.text import visible as visible
 
-__version__: str
-
 __all__: list[str]
 __version__: str

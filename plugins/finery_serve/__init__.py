@@ -4,9 +4,9 @@ In go a built model or bundle and, for `serve.check`, the rows of a test. Out co
 a report that compares its prompts and answers with the trained ones, or a folder to ship. Public
 for other plugins are `servers`: what a server that a plugin registers takes and gives, and what it
 must show so that `serve.check` can check it; `client`: requests to a server; `check.answers`: its
-answers; `processes`: ending a server with all that it started; `options`: those of llama.cpp's
-server; `templates`: the chat template that this server needs; and `llama`: this server with its
-prompts and faults.
+answers; `processes`: starting a server, watching it, and ending it with all that it started;
+`options`: those of llama.cpp's server; `templates`: the chat template that this server needs; and
+`llama`: this server with its prompts and faults.
 """
 
 from finery import hookimpl

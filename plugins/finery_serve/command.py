@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from finery import StepError, UsageError, json_option, matrix_option, print_json, recipe_and_step
-from finery_serve.processes import raised_at_signals
+from finery_serve.processes import free_port, raised_at_signals
 from finery_serve.servers import Running, Serving, example_of, names_of, page_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -82,7 +82,8 @@ def command(
         return
     serve = server_for(opened)
     key = None if host in LOOPBACK else secrets.token_urlsafe(32)
-    check_port(host, port)
+    if port:
+        free_port(host, port)  # before a model is loaded for it
     with _until_stopped(), tempfile.TemporaryDirectory(prefix="finery-serve-") as folder:
         serving = Serving(
             name=opened.name, host=host, port=port or None, key=key, slots=slots,
@@ -109,29 +110,6 @@ def _check_combination(called: click.Context, *, ollama: bool, yes: bool) -> Non
                 fix="leave it out; `num_ctx` in `parameters` of ollama.modelfile sets the context, "
                 "and the variable OLLAMA_HOST the address",
             )
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise `UsageError` if a port is in use, before a model is loaded for it."""
-    if not port:
-        return
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(address)
-    except socket.gaierror as error:
-        raise UsageError(
-            f"{host!r} is not an address of this machine: {error.strerror}",
-            where="--host",
-            fix="name one, e.g. 0.0.0.0 for all addresses of this machine",
-        ) from error
-    except OSError as error:
-        raise UsageError(
-            f"port {port} of {host} can't be used: {error.strerror}",
-            where="--port",
-            fix="end the program that uses it, or choose another port: --port 0 takes any free one",
-        ) from error
 
 
 def introduction(running: Running, serving: Serving) -> str:

@@ -24,10 +24,9 @@ from finery import (
     size,
     takes,
 )
-from finery_gguf.convert.configuration import complete
 from finery_gguf.convert.converter import NAME as CONVERTER
 from finery_gguf.convert.converter import convert
-from finery_gguf.convert.vocabulary import add_vocabulary
+from finery_gguf.convert.folder import add_vocabulary, complete
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_gguf.quantize.quantise import NEEDY, WEIGHED, quantise, quantise_with
 
@@ -65,7 +64,7 @@ class Export(
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers", PACKAGE),
     preflight="finery_gguf.preflight:ExportPreflight",
-    hints="finery_gguf.quantize.hints:EXPORT",
+    hints="finery_gguf.preflight:EXPORT",
 ):
     """Export a model to GGUF, for llama.cpp and Ollama.
 

@@ -1,7 +1,7 @@
 """What is checked of the steps before they run, and a note where there is no vLLM."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finery import About, Note, Preflight, StepError
 from finery_vllm.answering.model import VllmModel
@@ -28,7 +28,7 @@ class ModelPreflight(Preflight[VllmModel]):
         return dict.fromkeys(NEEDED, "finery[train]")
 
 
-class BundlePreflight(Preflight["VllmBundle"]):
+class BundlePreflight(Preflight[Any]):
     """Lists what reads chat templates, and merges adapters."""
 
     def packages(self) -> Mapping[str, str]:

@@ -23,4 +23,4 @@ def finery_engines() -> dict[str, str]:
 @hookimpl
 def finery_views() -> dict[str, str]:
     """What GGUF files look like."""
-    return {"Model/gguf": "finery_gguf.quantize.view:GgufView"}
+    return {"Model/gguf": "finery_gguf.view:GgufView"}

@@ -24,10 +24,9 @@ from finery import (
     size,
     takes,
 )
-from finery_gguf.convert.configuration import complete
 from finery_gguf.convert.converter import NAME as CONVERTER
 from finery_gguf.convert.converter import convert
-from finery_gguf.convert.vocabulary import add_vocabulary
+from finery_gguf.convert.folder import add_vocabulary, complete
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_gguf.quantize.quantise import NEEDY, WEIGHED, quantise, quantise_with
 

@@ -1,4 +1,4 @@
-"""What is checked of an export before it runs."""
+"""The packages that `gguf.export` needs."""
 
 from collections.abc import Mapping
 

@@ -7,7 +7,6 @@ key (`build_facts`).
 import os
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterable
 from functools import cache
@@ -18,6 +17,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from finery import StepError, UsageError
+from finery_serve.processes import how_ended
 
 VARIABLE = "FINERY_LLAMA_CPP"
 """The environment variable that names a llama.cpp: its folder, or one of its programs."""
@@ -70,13 +70,12 @@ def user_program(name: str) -> Program | None:
 
 
 def server_build() -> str:
-    """The llama.cpp that answers as a server, in words: of the user, or of the wheel."""
-    own = user_program(SERVER)
-    return f"{SERVER} {own.build}" if own else wheel_build()
+    """The llama.cpp that answers as a server, in words: of the user, or of the wheel.
 
-
-def wheel_build() -> str:
-    """The version of the wheel with a server. `StepError` if it isn't installed."""
+    `StepError` if neither is installed.
+    """
+    if own := user_program(SERVER):
+        return f"{SERVER} {own.build}"
     try:
         return f"{SERVER_WHEEL} {version(SERVER_WHEEL)}"
     except PackageNotFoundError:
@@ -102,22 +101,6 @@ def build_files(*names: str) -> list[str]:
     wanted = dict.fromkeys((*names, *_PRINTERS))
     paths = [os.path.abspath(os.path.join(folder, n)) for folder in searched for n in wanted]
     return paths + [str(path) for path in _libraries(p for p in map(Path, paths) if p.is_file())]
-
-
-def is_for_another_cpu(status: int) -> bool:
-    """Whether a program ended at an instruction that this CPU lacks."""
-    return status in (-signal.SIGILL, 128 + signal.SIGILL)
-
-
-def how_ended(status: int) -> str:
-    """Why a program of llama.cpp ended, in words. status: its return code, negative for signals."""
-    if is_for_another_cpu(status):
-        return "it was built for another CPU: it uses instructions that this one lacks (SIGILL)"
-    if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return "it was killed (SIGKILL), often because memory ran out"
-    if status < 0:
-        return f"it was ended by signal {-status} ({signal.Signals(-status).name})"
-    return f"it ended with exit code {status}"
 
 
 def _folder(named: str) -> Path:

@@ -18,6 +18,14 @@ BROKEN_OFF = "the server's answer broke off"
 AGAIN = "send the request again; if the server has ended, start it again"
 
 
+class Refused(StepError):
+    """An HTTP error of a server. status: e.g. 404. words: its message."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(f"the server refuses the request: {words}")
+        self.status, self.words = status, words
+
+
 class Client:
     """Requests to one server. key: its API key. seconds: for the next part of an answer."""
 
@@ -29,15 +37,25 @@ class Client:
     def get(self, path: str) -> Any:
         """The JSON at a path.
 
-        `StepError` with the server's words if it refuses, and if there is no whole answer.
+        `Refused` with the server's words, and `StepError` if there is no whole answer.
         """
-        with self._open(path, None) as response, _reading():
-            return json.load(response)
+        return _json(self.send(path))
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON that answers a request. Raises as `get`."""
+        return _json(self.send(path, body))
+
+    def send(self, path: str, body: Mapping[str, Any] | None = None) -> bytes:
+        """The answer to a GET, or to a POST with a body, as it comes. Raises as `get`."""
         with self._open(path, body) as response, _reading():
-            return json.load(response)
+            content: bytes = response.read()
+            return content
+
+    def is_up(self, path: str) -> bool:
+        """Whether the server answers at a path, without an error."""
+        with suppress(StepError), self._open(path, None):
+            return True
+        return False
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The events of a streamed answer, of which `[DONE]` must be the last.
@@ -65,7 +83,7 @@ class Client:
         except urllib.error.HTTPError as error:
             with _reading():
                 text = error.read().decode("utf-8", "replace")
-            raise StepError(f"the server refuses the request: {_words(text)}") from error
+            raise Refused(error.code, _words(text)) from error
         except (OSError, HTTPException) as error:
             raise StepError(f"the server doesn't answer: {error}") from error
 
@@ -79,6 +97,11 @@ def _reading() -> Iterator[None]:
         raise StepError(f"{BROKEN_OFF}: {error}", fix=AGAIN) from error
     except ValueError as error:
         raise StepError(f"the server's answer isn't JSON: {error}") from error
+
+
+def _json(content: bytes) -> Any:
+    with _reading():
+        return json.loads(content)
 
 
 def _event(data: str) -> dict[str, Any]:

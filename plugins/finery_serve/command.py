@@ -1,6 +1,5 @@
 """`finery serve STEP`: an OpenAI-compatible server of a built model."""
 
-import errno
 import json
 import os
 import secrets
@@ -26,15 +25,13 @@ from finery import (
     print_json,
     recipe_and_step,
 )
-from finery_serve.processes import raised_at_signals
+from finery_serve.processes import free_port, raised_at_signals
 from finery_serve.servers import Running, Serving, example_of, names_of, page_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT = 8080
 KEY = "SERVE_KEY"
 """The environment variable with the key for a server that other machines reach."""
-BACKLOG = 128
-"""Connections that wait to be answered."""
 OWN_SERVER = ("host", "port", "slots", "context")
 """Options of a server that finery starts."""
 CHECKED_EVERY = 0.5
@@ -118,7 +115,8 @@ def serve_until_stopped(
     server ends by itself.
     """
     key = None if host in LOOPBACK else _key()
-    listening(host, port).close()
+    if port:
+        free_port(host, port)  # before a model is loaded for it
     with _until_stopped(), tempfile.TemporaryDirectory(prefix="finery-serve-") as folder:
         serving = Serving(
             name=name, host=host, port=port or None, key=key, slots=slots,
@@ -156,37 +154,6 @@ def _check_combination(called: click.Context, *, ollama: bool, yes: bool) -> Non
                 fix="leave it out; `num_ctx` in `parameters` of ollama.modelfile sets the context, "
                 "and the variable OLLAMA_HOST the address",
             )
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens. port: 0 takes any free one. `UsageError` if it can't be used."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise _not_here(host, error) from error
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(BACKLOG)
-    except OSError as error:
-        bound.close()
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise _not_here(host, error) from error
-        raise UsageError(
-            f"port {port} of {host} can't be used: {error.strerror}",
-            where="--port",
-            fix="end the program that uses it, or choose another port: --port 0 takes any free one",
-        ) from error
-    return bound
-
-
-def _not_here(host: str, error: OSError) -> UsageError:
-    return UsageError(
-        f"{host!r} is not an address of this machine: {error.strerror}",
-        where="--host",
-        fix="name one, e.g. 0.0.0.0 for all addresses of this machine",
-    )
 
 
 def introduction(running: Running, serving: Serving) -> str:

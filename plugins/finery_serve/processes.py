@@ -1,16 +1,175 @@
-"""Ends a server and the processes that it started, also when this process ends by a signal."""
+"""Runs a server as a process of this machine: starts it, waits until it answers, and ends it.
 
+A server ends with the `with` that started it, with all that it started itself, and also when this
+process is killed.
+"""
+
+import errno
 import os
+import re
 import signal
+import socket
 import subprocess
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
+from finery import StepError, UsageError
+
+T = TypeVar("T")
+
+HOST = "127.0.0.1"
+BACKLOG = 128
+"""Connections that wait to be accepted."""
 GRACE_SECONDS = 20.0
 """For a server to end its own processes."""
+SHOWN_LINES = 8
+"""Lines of a server's log that an error shows."""
 _WATCH = 'trap "" HUP INT TERM; read -r line || kill -TERM "$1"'
+
+
+class ServerProgram(NamedTuple):
+    """A program to run as a server.
+
+    name: for errors, e.g. `vLLM 0.32`. seconds: until it must answer. errors: matches lines of its
+    log that say what went wrong. fix: (exit status, text of the log) → how to fix its end.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    seconds: float
+    errors: re.Pattern[str]
+    fix: Callable[[int, str], str]
+    folder: Path | None = None
+
+
+@contextmanager
+def running(
+    program: ServerProgram, log: Path, answer: Callable[[], T | None]
+) -> "Iterator[tuple[subprocess.Popen[bytes], T]]":
+    """Start a server, and yield it with what `answer` returned, until the `with` ends.
+
+    log: the file for its output. answer: asks the server; None until it answers. `StepError` with
+    the last lines of the log if it can't run, ends before it answers or takes too long.
+    """
+    with log.open("ab") as output:
+        try:
+            # In a session of its own, so that Ctrl-C only reaches this process.
+            process = subprocess.Popen(
+                program.command, cwd=program.folder, env=program.environment,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise StepError(
+                f"{program.name} can't run: {error.strerror}", where=program.command[0],
+                fix="install it for this machine",
+            ) from error  # fmt: skip
+    try:
+        with ended_with_us(process):
+            deadline = time.monotonic() + program.seconds
+            while (answered := answer()) is None and process.poll() is None:
+                if time.monotonic() > deadline:
+                    raise StepError(
+                        f"{program.name} didn't answer within {program.seconds:.0f} s of its start",
+                        details=last_lines(log, program.errors),
+                        fix="look for the reason in its output, or serve a smaller model",
+                    )
+                time.sleep(0.02)
+            # If it has ended, another program may answer there.
+            if answered is None or process.poll() is not None:
+                raise ended(program, process.wait(), log, "while it was starting")
+            yield process, answered
+    finally:
+        stop(process)
+
+
+def ended(program: ServerProgram, status: int, log: Path, when: str = "by itself") -> StepError:
+    """The error for a server that ended. status: its return code."""
+    return StepError(
+        f"{program.name} ended {when}: {how_ended(status)}",
+        details=last_lines(log, program.errors),
+        fix=program.fix(status, log.read_text("utf-8", "replace")),
+    )
+
+
+def last_lines(log: Path, errors: re.Pattern[str]) -> list[str]:
+    """The end of a server's log; only the errors if there are any."""
+    lines = [line.rstrip() for line in log.read_text("utf-8", "replace").splitlines()]
+    lines = [line[-300:] for line in lines if line]
+    return ([line for line in lines if errors.search(line)] or lines)[-SHOWN_LINES:]
+
+
+def how_ended(status: int) -> str:
+    """Why a program ended, in words. status: its return code, negative for signals."""
+    if is_for_another_cpu(status):
+        return "it was built for another CPU: it uses instructions that this one lacks (SIGILL)"
+    if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return "it was killed (SIGKILL), often because memory ran out"
+    if status < 0:
+        return f"it was ended by signal {-status} ({signal.Signals(-status).name})"
+    return f"it ended with exit code {status}"
+
+
+def is_for_another_cpu(status: int) -> bool:
+    """Whether a program ended at an instruction that this CPU lacks."""
+    return status in (-signal.SIGILL, 128 + signal.SIGILL)
+
+
+@contextmanager
+def log_file(log: Path | None) -> Iterator[Path]:
+    """The file for a server's output: `log`, or a temporary one."""
+    with tempfile.TemporaryDirectory(prefix="finery-server-") as folder:
+        log = log or Path(folder, "server.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        yield log
+
+
+def free_port(host: str, port: int | None) -> int:
+    """`port`, or any free one of an address. `UsageError` if it can't be used."""
+    with listening(host, port or 0) as bound:
+        return int(bound.getsockname()[1])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. port: 0 takes any free one. `UsageError` if it can't be used."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _not_here(host, error) from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise _not_here(host, error) from error
+        raise UsageError(
+            f"port {port} of {host} can't be used: {error.strerror}",
+            where="--port",
+            fix="end the program that uses it, or choose another port: --port 0 takes any free one",
+        ) from error
+    return bound
+
+
+def _not_here(host: str, error: OSError) -> UsageError:
+    return UsageError(
+        f"{host!r} is not an address of this machine: {error.strerror}",
+        where="--host",
+        fix="name one, e.g. 0.0.0.0 for all addresses of this machine",
+    )
+
+
+def address_of(host: str, port: int) -> str:
+    """The address at which this machine reaches a server that listens on `host`."""
+    host = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @contextmanager

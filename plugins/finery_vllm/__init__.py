@@ -42,7 +42,7 @@ def finery_views() -> Mapping[str, str]:
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
-    from finery_vllm.answering.notes import KINDS
+    from finery_vllm.preflight import KINDS
 
     return KINDS
 
@@ -52,6 +52,6 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """A note where vLLM is missing."""
     if "finery_vllm.answering.model" not in sys.modules:  # the recipe has no such step
         return []
-    from finery_vllm.answering.notes import missing
+    from finery_vllm.preflight import missing
 
     return missing(graph)

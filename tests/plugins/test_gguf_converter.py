@@ -12,9 +12,8 @@ from tiny_llama import tiny_tokenizer
 from finery import StepError
 from finery.testing import TestJob
 from finery_gguf.convert import converter
-from finery_gguf.convert.configuration import complete
 from finery_gguf.convert.converter import WHEEL, cache_folder, convert
-from finery_gguf.convert.vocabulary import add_vocabulary
+from finery_gguf.convert.folder import add_vocabulary, complete
 
 
 @pytest.fixture

@@ -228,7 +228,7 @@ def test_its_log_and_its_port(tmp_path: Path, standin: Path, bundle: Bundle) -> 
 
 
 @pytest.mark.parametrize(("fault", "says", "details"), [
-    ("dies", "`ollama serve` ended with exit code 1 while it was starting", "already in use"),
+    ("dies", "Ollama ended while it was starting: it ended with exit code 1", "already in use"),
     ("silent", "Ollama didn't answer within 1 s of its start", ""),
     ("refuses", "`ollama create me/tiny:1 -f Modelfile` ended with exit code 1", "400 Bad Request"),
 ])  # fmt: skip

@@ -16,8 +16,8 @@ from finery import Completion, Sampling, StepError
 from finery.rows import Conversation
 from finery_serve.chat import screen
 from finery_serve.chat.screen import Terminal
-from finery_serve.chat.session import Named, Session
 from finery_serve.chat.streams import ServerTalker, Write
+from finery_serve.chat.talk import Session
 from finery_serve.client import Client
 
 HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -116,7 +116,7 @@ def test_half_an_answer_is_not_part_of_the_conversation(
     monkeypatch.chdir(tmp_path)
     lines = iter(["Why?", "/save", "/quit"])
     monkeypatch.setattr(screen, "without_echo", nullcontext)
-    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    monkeypatch.setattr("prompt_toolkit.PromptSession.prompt", lambda *_: next(lines))
     with ending(CHUNKED + chunk(WRITTEN)) as (client, is_read):
         talker = ServerTalker(client, "m")
 
@@ -132,7 +132,7 @@ def test_half_an_answer_is_not_part_of_the_conversation(
 
                 return talker.answer(messages, sampling, first)
 
-        Session([Named("m", Ending())], Sampling(), Terminal(), "").run(io.StringIO())
+        Session({"m": Ending()}, Sampling(), Terminal(), "").run(io.StringIO())
     _, answer, error, _, nothing, *_ = capsys.readouterr().out.splitlines()
     assert (answer, error) == ("The answer is ", "error: the server's answer broke off")
     assert nothing == "error: there is nothing to save yet"

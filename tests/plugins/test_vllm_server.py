@@ -182,7 +182,9 @@ class TestServer:
         self, tmp_path: Path
     ) -> None:
         (tmp_path / "config.json").write_text('{"model_type": "unheard_of"}')
-        ended = pytest.raises(StepError, match="vLLM ended with exit code")
+        ended = pytest.raises(
+            StepError, match="ended while it was starting: it ended with exit code"
+        )
         with ended as error, start(tmp_path):
             pass
         assert any("unheard_of" in line for line in error.value.details)

@@ -27,7 +27,6 @@ from finery import (
 )
 from finery.rows import Conversation
 from finery_gguf.server import start
-from finery_gguf.server.start import reached_at
 from finery_retrieve.index.chunks import Chunks
 from finery_retrieve.index.context import Lookup
 from finery_retrieve.index.control import plain
@@ -44,9 +43,9 @@ from finery_retrieve.serve.settings import (
     remote,
 )
 from finery_retrieve.serve.upstream import Refused, Upstream, address_in
-from finery_serve.command import listening
 from finery_serve.llama import LlamaServer
 from finery_serve.options import SLOTS, Options
+from finery_serve.processes import address_of, listening
 from finery_serve.servers import Serving
 
 if TYPE_CHECKING:
@@ -286,7 +285,7 @@ def _served(
     running.start()
     if llama is not None:
         threading.Thread(target=_end_without, args=[server, llama], daemon=True).start()
-    address = f"http://{reached_at(serving.host)}:{port}"
+    address = address_of(serving.host, port)
     page = f"{address}/#key={quote(serving.key)}" if serving.key else f"{address}/"
     try:
         yield Answering(

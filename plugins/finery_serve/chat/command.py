@@ -43,21 +43,20 @@ def command(
     """
     from finery import Sampling
     from finery_serve.chat.screen import screen_for
-    from finery_serve.chat.session import Named, Session
     from finery_serve.chat.streams import talker
+    from finery_serve.chat.talk import Session
     from finery_serve.opening import open_built
     from finery_serve.processes import raised_at_signals
 
-    names = [step, *([beside] if beside else [])]
-    if len(set(names)) < len(names):
+    opened = [open_built(name, recipe, overrides) for name in (step, beside) if name]
+    if len({one.name for one in opened}) < len(opened):
         raise UsageError("--beside names the same model", where="--beside", fix="name another step")
-    opened = [open_built(name, recipe, overrides) for name in names]
     with raised_at_signals(SystemExit(ENDED)), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finery-chat-")))
-        models = []
+        models = {}
         for one in opened:
             click.echo(f"loading {one.name} …", err=True)
-            models.append(Named(one.name, stack.enter_context(talker(one, folder))))
+            models[one.name] = stack.enter_context(talker(one, folder))
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
         session = Session(models, sampling, screen_for(len(models)), system)
         with suppress(EOFError):

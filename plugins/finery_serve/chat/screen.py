@@ -5,14 +5,12 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 import click
 
-from finery import Completion, FineryError, visible
-from finery_serve.chat.session import Screen
+from finery import Completion, FineryError, UsageError, visible
 from finery_serve.chat.streams import Write
 
 if TYPE_CHECKING:
@@ -21,10 +19,11 @@ if TYPE_CHECKING:
 WIDE = 100
 """Columns from which on two answers have room beside each other."""
 PROMPT = "> "
+COMMANDS = ["/save", "/system", "/clear", "/help", "/quit"]
 Answer = Callable[[int, Write], Completion]
 
 
-def screen_for(models: int) -> Screen:
+def screen_for(models: int) -> "Plain":
     """The screen for this terminal or pipe, and a number of models."""
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     if not is_terminal:
@@ -36,22 +35,27 @@ class Plain:
     """A pipe: one line is one question; answers are on stdout, remarks on stderr."""
 
     def questions(self, stdin: IO[str]) -> Iterator[str]:
-        """The lines of stdin."""
+        """The user's lines, until they end."""
         yield from stdin
 
     def say(self, text: str) -> None:
-        """Print a remark on stderr."""
+        """Show a remark."""
         click.echo(text.strip(), err=True)
 
     def complain(self, error: FineryError) -> None:
-        """Print an error on stderr."""
+        """Show why something can't be done."""
         click.echo(str(error), err=True)
 
     def answers(self, models: list[str], answer: Answer) -> None:
-        """Print the answers one after the other, with the models' names if there are several."""
+        """Show the answers of all models: `answer(index, write)` writes one."""
         for index, name in enumerate(models):
-            dim: list[str] = []
-            completion = answer(index, partial(_keep_dim, dim))
+            dim: list[str] = []  # thinking, and then the sources of an answer
+
+            def keep(part: str, is_dim: bool, dim: list[str] = dim) -> None:
+                if is_dim:
+                    dim.append(part)
+
+            completion = answer(index, keep)
             head = f"{name}: " if len(models) > 1 else ""
             click.echo(f"{head}{completion.text}{cut(completion)}")
             sources = "".join(dim).removeprefix(completion.reasoning or "").strip("\n")
@@ -60,28 +64,29 @@ class Plain:
             sys.stdout.flush()
 
 
-def _keep_dim(parts: list[str], part: str, dim: bool) -> None:
-    """Add to `parts` what a terminal shows dim: thinking, and then the sources of an answer."""
-    if dim:
-        parts.append(part)
-
-
-class Terminal:
+class Terminal(Plain):
     """A terminal: answers appear as they are written, one model's after the other's."""
 
     def questions(self, stdin: IO[str]) -> Iterator[str]:
-        """The user's lines, which can be edited and recalled where the terminal can."""
-        with suppress(ImportError):
-            import readline  # noqa: F401
-
+        """What the user writes, edited, recalled and completed by prompt_toolkit."""
+        try:
+            from prompt_toolkit import PromptSession
+            from prompt_toolkit.completion import WordCompleter
+        except ImportError as error:
+            raise UsageError(
+                f"a talk in a terminal needs prompt_toolkit: {error}",
+                fix="pip install 'finery[chat]'",
+            ) from error
+        session = PromptSession[str](
+            completer=WordCompleter(COMMANDS, sentence=True), complete_while_typing=False
+        )
         self.say("/help lists the commands")
         while True:
             try:
-                yield input(PROMPT)
+                yield session.prompt(PROMPT)
             except KeyboardInterrupt:
-                click.echo("\n/quit or Ctrl-D ends the talk")
+                click.echo("/quit or Ctrl-D ends the talk")
             except EOFError:
-                click.echo()
                 return
 
     def say(self, text: str) -> None:

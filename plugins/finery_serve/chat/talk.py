@@ -1,13 +1,108 @@
-"""A talk with a model: its turns, its system message, and its place in a file of rows."""
+"""A talk with one or two models: what its lines do, its turns, and its place in a file of rows."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
-from finery import Completion, UsageError, shown
+from finery import Completion, FineryError, Sampling, UsageError, shown
 from finery.rows import Conversation
+from finery_serve.chat.streams import Talker, Write
+
+if TYPE_CHECKING:
+    from finery_serve.chat.screen import Plain
 
 FILE = "conversations.jsonl"
+HELP = """\
+/save [FILE]    append the conversation to a file of rows, by default
+                conversations.jsonl; with --beside, that of the first model,
+                or of the one named: /save MODEL [FILE]
+/system [TEXT]  begin a new conversation, with this system message or none
+/clear          begin a new conversation
+/help           this list
+/quit           end the talk, as Ctrl-D does
+Ctrl-C stops an answer. A stopped answer isn't kept."""
+
+
+class Session:
+    """A talk with one or two models. Each has its own conversation; the questions are the same."""
+
+    def __init__(
+        self, models: dict[str, Talker], sampling: Sampling, screen: "Plain", system: str
+    ) -> None:
+        """models: by their names in the recipe."""
+        self._models = models
+        self._sampling = sampling
+        self._screen = screen
+        self._talks = [Talk(system) for _ in models]
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/save": self._save,
+            "/system": self._set_system,
+            "/clear": self._clear,
+            "/help": lambda _: screen.say(HELP),
+        }
+
+    def run(self, stdin: IO[str]) -> None:
+        """Talk until the user leaves."""
+        for line in self._screen.questions(stdin):
+            text = line.strip()
+            if text in ("/quit", "/exit"):
+                return
+            try:
+                self._follow(text)
+            except FineryError as error:
+                self._screen.complain(error)
+
+    def _follow(self, text: str) -> None:
+        """Do what a line says."""
+        word, _, rest = text.partition(" ")
+        if word in self._commands:
+            self._commands[word](rest.strip())
+        elif word.startswith("/") and word[1:].isalpha():
+            self._screen.say(f"there is no command {word}; /help lists them")
+        elif text:
+            self._ask(text)
+
+    def _ask(self, question: str) -> None:
+        """Have every model answer. What is stopped, or fails, isn't kept by any."""
+        answers: list[Completion] = []
+        talkers = list(self._models.values())
+
+        def answer(index: int, write: Write) -> Completion:
+            messages = self._talks[index].asked(question)
+            answers.append(talkers[index].answer(messages, self._sampling, write))
+            return answers[-1]
+
+        try:
+            self._screen.answers(list(self._models), answer)
+        except KeyboardInterrupt:
+            self._screen.say("\nstopped; the question and its answer aren't kept")
+            return
+        for talk, completion in zip(self._talks, answers, strict=True):
+            talk.keep(question, completion)
+
+    def _save(self, text: str) -> None:
+        names = list(self._models)
+        name, _, file = text.partition(" ")
+        if name not in names:
+            name, file = names[0], text
+        saved = self._talks[names.index(name)].save(Path(file.strip() or FILE).expanduser())
+        others = [f"/save {other} saves the other" for other in names if other != name]
+        self._screen.say("\n".join([f"{saved}, with {name}", *others] if others else [saved]))
+
+    def _set_system(self, text: str) -> None:
+        for talk in self._talks:
+            talk.system = text
+            talk.clear()
+        what = "this system message" if text else "no system message"
+        self._screen.say(f"a new conversation, with {what}")
+
+    def _clear(self, _: str) -> None:
+        for talk in self._talks:
+            talk.clear()
+        kept = " and the same system message" if self._talks[0].system else ""
+        self._screen.say(f"a new conversation{kept}")
 
 
 class Talk:
@@ -56,18 +151,14 @@ class Talk:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a+b") as rows:
-                rows.write(f"{_line_break(rows)}{line}\n".encode())
+                lacks_break = False
+                if rows.tell():
+                    rows.seek(-1, os.SEEK_END)
+                    lacks_break = rows.read(1) != b"\n"
+                rows.write(f"{chr(10) * lacks_break}{line}\n".encode())
         except OSError as error:
             raise UsageError(
                 f"can't write to {file}: {error.strerror}", fix="name another"
             ) from error
         turns = "1 turn" if self.turns == 1 else f"{self.turns} turns"
         return f"saved a conversation of {turns} in {shown(file.absolute())}"
-
-
-def _line_break(rows: Any) -> str:
-    """What must come before a line that is appended: a line break if the file lacks its last."""
-    if rows.tell() == 0:
-        return ""
-    rows.seek(-1, 2)
-    return "" if rows.read(1) == b"\n" else "\n"

@@ -1,6 +1,6 @@
-"""Whether answers show that the training isn't in what is served."""
+"""Whether answers show that the training isn't in what is served; what a check can't know."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from finery_serve.servers import Fault
 
@@ -69,3 +69,19 @@ def _nearer(
         sum(served[i] == one[i] for i in differ),
         sum(served[i] == other[i] for i in differ),
     )
+
+
+def unchecked(
+    *, trained: bool, base: bool, unseen: Iterable[tuple[str, str]] = ()
+) -> list[tuple[str, str]]:
+    """(fault that can't be found, what isn't known and how to check it).
+
+    unseen: what the servers don't show.
+    """
+    missing = list(dict.fromkeys(unseen))
+    if not trained:
+        why = "whether the GGUF has the chat template of the training: its own is taken for that"
+        missing.append(("template", f"{why}. Add `trained:`"))
+    if not base:
+        missing.append(("adapter", "whether the training is in what is served. Add `base:`"))
+    return missing

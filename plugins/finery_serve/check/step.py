@@ -29,8 +29,7 @@ from finery_eval.tables import comparison_tables, table
 from finery_eval.verdicts import Answers, Verdict, Verdicts
 from finery_gguf.llama import Gguf
 from finery_serve.check.answers import what_is_said
-from finery_serve.check.faults import adapter_fault, swap_fault
-from finery_serve.check.missing import unchecked
+from finery_serve.check.faults import adapter_fault, swap_fault, unchecked
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
 from finery_serve.check.running import Asking, Served, ask_server
 from finery_serve.servers import Fault, Kind

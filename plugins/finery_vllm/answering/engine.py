@@ -125,7 +125,7 @@ class VllmEngine(Engine):
             try:
                 answer = session.server.request("/v1/completions", {**body, "model": session.name})
             except refused as error:
-                raise _refused(error.status, error.message, body) from error
+                raise _refused(error.status, error.words, body) from error
         return list(answer["choices"][0]["token_ids"])
 
     @cached_property

@@ -20,7 +20,7 @@ class VllmModel(
     Step,
     sections=("models",),
     seeded=False,
-    preflight="finery_vllm.answering.preflight:ModelPreflight",
+    preflight="finery_vllm.preflight:ModelPreflight",
 ):
     """Answer for a model with vLLM instead of transformers: on a GPU, many times as fast.
 

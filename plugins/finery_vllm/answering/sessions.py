@@ -193,7 +193,7 @@ def _with_adapter(running: Running, adapter: Model, prompts: "Prompts", job: Eng
         )
     except load_reference(REFUSED) as error:
         raise StepError(
-            f"vLLM refuses the adapter: {error}", fix="merge it into its base: `merge: true`"
+            f"vLLM refuses the adapter: {error.words}", fix="merge it into its base: `merge: true`"
         ) from error
     asked = [Request([{"role": "user", "content": text}]) for text in PROBES]
     tokens = [prompts.tokens(request, 8) for request in asked]

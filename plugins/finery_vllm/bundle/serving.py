@@ -73,7 +73,7 @@ class BundleServer:
         try:
             answer: dict[str, Any] = self._server.request(RENDER, request)
         except Refused as error:
-            raise StepError(f"vLLM refuses the request: {error.message}") from error
+            raise StepError(f"vLLM refuses the request: {error.words}") from error
         return answer
 
 

@@ -48,7 +48,7 @@ class VllmBundle(
     seeded=False,
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers"),
-    preflight="finery_vllm.answering.preflight:BundlePreflight",
+    preflight="finery_vllm.preflight:BundlePreflight",
 ):
     """Write a folder that vLLM serves: several adapters on one base, chosen in each request.
 

@@ -1,8 +1,9 @@
-"""A note on models that vLLM answers for where there is no vLLM."""
+"""What is checked of the steps before they run, and a note where there is no vLLM."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from finery import About, Note, StepError
+from finery import About, Note, Preflight, StepError
 from finery_vllm.answering.model import VllmModel
 from finery_vllm.server.installation import installation
 
@@ -16,6 +17,23 @@ KINDS = {
         why="The first step that prompts the model fails, unless all its answers are cached.",
     )
 }
+NEEDED = ("torch", "transformers", "peft")
+
+
+class ModelPreflight(Preflight[VllmModel]):
+    """Lists what tokenizes, and merges adapters."""
+
+    def packages(self) -> Mapping[str, str]:
+        """The packages that prompts and merged models need; vLLM has an environment of its own."""
+        return dict.fromkeys(NEEDED, "finery[train]")
+
+
+class BundlePreflight(Preflight[Any]):
+    """Lists what reads chat templates, and merges adapters."""
+
+    def packages(self) -> Mapping[str, str]:
+        """The packages that read tokenizers and merge models; vLLM itself isn't needed."""
+        return dict.fromkeys(NEEDED, "finery[train]")
 
 
 def missing(graph: "Graph") -> list[Note]:

@@ -1,0 +1,68 @@
+"""The server of the wheel xllamacpp as a program, with those options of llama-server in use here.
+
+Run by its path, so that it imports nothing of finery.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    """Serve until a signal ends this process."""
+    import xllamacpp
+
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for name in ("model", "host", "device", "flash-attn", "alias", "chat-template-file"):
+        parser.add_argument(f"--{name}")
+    for name in ("port", "parallel", "ctx-size", "threads", "n-gpu-layers"):
+        parser.add_argument(f"--{name}", type=int)
+    for name in ("temp", "repeat-penalty"):
+        parser.add_argument(f"--{name}", type=float)
+    parser.add_argument("--jinja", action="store_true")
+    given = parser.parse_args()
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = given.model
+    parameters.hostnames = [given.host]
+    parameters.port = given.port
+    parameters.n_parallel = given.parallel
+    parameters.n_ctx = given.ctx_size
+    parameters.kv_unified = False
+    parameters.use_jinja = given.jinja
+    parameters.ui = False
+    parameters.fit_params = False  # it may give rows less room than they need
+    for cores in (parameters.cpuparams, parameters.cpuparams_batch):
+        cores.n_threads = given.threads
+    if given.flash_attn == "off":
+        parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if given.device == "none":
+        parameters.n_gpu_layers = 0
+    if given.alias:
+        parameters.model_alias = {given.alias}
+    if given.chat_template_file:
+        parameters.chat_template = Path(given.chat_template_file).read_text(encoding="utf-8")
+    if key := os.environ.get("LLAMA_API_KEY"):
+        parameters.api_keys = [key]
+    if origins := os.environ.get("LLAMA_ARG_CORS_ORIGINS"):
+        parameters.cors_origins, parameters.cors_origins_explicit = origins, True
+    # The bits mark values that the file's metadata can't override.
+    sampling, config = parameters.sampling, xllamacpp.common_params_sampling_config
+    if given.temp is not None:
+        sampling.temp = given.temp
+        sampling.user_sampling_config |= config.COMMON_PARAMS_SAMPLING_CONFIG_TEMP.value
+    if given.repeat_penalty is not None:
+        sampling.penalty_repeat = given.repeat_penalty
+        sampling.user_sampling_config |= config.COMMON_PARAMS_SAMPLING_CONFIG_PENALTY_REPEAT.value
+    try:
+        server = xllamacpp.Server(parameters)
+    except RuntimeError:  # its reason is in the log
+        sys.exit(1)
+    while server:
+        time.sleep(3600)
+
+
+if __name__ == "__main__":
+    main()

@@ -56,7 +56,7 @@ class Executed(NamedTuple):
 
     outside: how many others only its methods in `OUTSIDE_KEYS` did, the discovery of plugins, and
     what its code names in strings. missing: (file, name) of those
-    that count, and aren't in the step's key. Hooks that observe aren't among them.
+    that count, and aren't in the step's key. Hooks that aren't around steps aren't among them.
     """
 
     functions: int
@@ -229,6 +229,7 @@ class Trial:
             for file, name, counts in json.loads(line)
             if planner.code.counts(file) and Path(file).name != "given.py" and name[0] != "<"
             and name not in observing.get(Path(file), ())
+            and (name == "finery_run_step" or not name.startswith("finery_"))
         }  # fmt: skip
         counted = {
             (file, name) for file, name, counts in functions

@@ -6,7 +6,6 @@ value of one definition is changed. If `run` then returns something else, the ke
 
 import importlib
 import itertools
-import os
 import sys
 import tempfile
 from collections import Counter
@@ -14,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
@@ -22,7 +22,6 @@ from finery.build.code.parse import parse_file
 from finery.build.code.reach import Reach
 from finery.build.code.resolve import Modules
 
-EXAMPLES = int(os.environ.get("KEY_EXAMPLES", "200"))
 MODULES = ("a", "b", "sub.c", "d")
 PACKAGE = "keyed_probe"
 outcomes: Counter[str] = Counter()
@@ -257,8 +256,16 @@ def check_change(files: dict[str, str], number: str, folder: Path) -> None:
     assert is_keyed or not is_used, "\n".join(f"# {n}\n{t}" for n, t in files.items())
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(packages())
 def test_what_changes_the_output_changes_the_key(package: tuple[dict[str, str], str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        check_change(*package, Path(folder))
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(packages())
+def test_more_of_them(package: tuple[dict[str, str], str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         check_change(*package, Path(folder))

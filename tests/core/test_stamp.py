@@ -297,10 +297,10 @@ def test_it_sees_what_plugin_files_import(project: MakeProject, helper: str) -> 
     t = project({"recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
     t.write({"steps.py": code + (t.folder / "steps.py").read_text()})
     settled(t)
-    t.write({helper: "X = 1\n"})
+    t.write({helper: "import sys\nsys.probe = 1\n"})
     assert t.ran() == ["a", "b", "files"]
     settled(t)
-    t.write({helper: "X = 2\n"})
+    t.write({helper: "import sys\nsys.probe = 2\n"})
     assert t.ran() == ["a", "b", "files"]
 
 

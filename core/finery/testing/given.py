@@ -40,6 +40,7 @@ from finery import (
     setting,
     takes,
 )
+from finery.plugin.manager import Plugins, load_plugins
 from finery.step.inspect import OUTSIDE_KEYS
 
 KILL = "FINERY_TRIAL_KILL"
@@ -47,6 +48,7 @@ EXECUTED = "FINERY_TRIAL_EXECUTED"
 MOMENTS = "moments of the step: "
 ESCAPED = "the step raised an exception that is no FineryError: "
 KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle, Index)}
+DISCOVERY = (load_plugins.__code__, Plugins.step_type.__code__, Plugins.engine.__code__)
 
 
 class Given(Step, seeded=False):
@@ -144,7 +146,7 @@ def _install() -> None:
 def _executed() -> Iterator[None]:
     """Add every function that is executed to the file `EXECUTED`, with whether its code counts.
 
-    It doesn't inside a method of a step that isn't in keys, such as `check`.
+    It doesn't inside a method of a step that isn't in keys, such as `check`, or of `load_plugins`.
     """
     if not (path := os.environ.get(EXECUTED)):
         yield
@@ -155,7 +157,8 @@ def _executed() -> Iterator[None]:
     def profile(frame: FrameType, event: str, _: Any) -> None:
         thread, code = threading.get_ident(), frame.f_code
         if event == "call":
-            if code.co_name in OUTSIDE_KEYS and isinstance(frame.f_locals.get("self"), Step):
+            is_check = code.co_name in OUTSIDE_KEYS and isinstance(frame.f_locals.get("self"), Step)
+            if is_check or code in DISCOVERY:
                 outside.setdefault(thread, frame)
             codes.add((code, thread not in outside))
         elif event == "return" and outside.get(thread) is frame:

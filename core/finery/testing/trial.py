@@ -1,11 +1,14 @@
 """A project with a step of one type, which the `finery` command builds."""
 
+import ast
+import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +33,7 @@ from finery.step.step import Step
 from finery.testing import given
 from finery.util.references import load_reference
 
+REFERENCE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+:[A-Za-z_]\w*")
 NAME = "trial"
 """The recipe's name."""
 SUBJECT = "subject"
@@ -50,8 +54,9 @@ class Ran(NamedTuple):
 class Executed(NamedTuple):
     """How many functions of plugins, of `finery.rows` and of the project a step executed.
 
-    outside: how many others only its methods in `OUTSIDE_KEYS` did. missing: (file, name) of those
-    that count, and aren't in the step's key. Hooks that observe aren't among them.
+    outside: how many others only its methods in `OUTSIDE_KEYS` did, the discovery of plugins, and
+    what its code names in strings. missing: (file, name) of those
+    that count, and aren't in the step's key. Hooks that aren't around steps aren't among them.
     """
 
     functions: int
@@ -217,6 +222,7 @@ class Trial:
             for reach in planner.reaches(plan):
                 for path, names in reach.definitions().items():
                     keyed.setdefault(str(path), set()).update(names)
+            named = planner.code.reached_by(_references(map(Path, keyed))).definitions()
             observing = planner.code.observing().definitions()
         finally:
             store.close()
@@ -227,8 +233,12 @@ class Trial:
             for file, name, counts in json.loads(line)
             if planner.code.counts(file) and Path(file).name != "given.py" and name[0] != "<"
             and name not in observing.get(Path(file), ())
+            and (name == "finery_run_step" or not name.startswith("finery_"))
         }  # fmt: skip
-        counted = {(file, name) for file, name, counts in functions if counts}
+        counted = {
+            (file, name) for file, name, counts in functions
+            if counts and (name in keyed.get(file, ()) or name not in named.get(Path(file), ()))
+        }  # fmt: skip
         missing = {(file, name) for file, name in counted if name not in keyed.get(file, ())}
         return Executed(len(counted), len({f[:2] for f in functions} - counted), sorted(missing))
 
@@ -249,6 +259,16 @@ class Trial:
         places = [str(p.relative_to(self.folder)) for p in paths if needle in p.read_bytes()]
         printed = {"standard output": built.ran.out, "standard error": built.ran.err}
         return places + [place for place, text in printed.items() if SECRET_VALUE in text]
+
+
+def _references(files: Iterable[Path]) -> Iterator[Any]:
+    """What files name in strings, `"module:Name"`, which keys don't follow."""
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            value = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(value, str) and REFERENCE.fullmatch(value):
+                with contextlib.suppress(ImportError, AttributeError):
+                    yield load_reference(value)
 
 
 class Built(NamedTuple):

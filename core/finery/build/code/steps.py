@@ -84,6 +84,10 @@ class StepCode:
         """What the hooks reach that only observe steps."""
         return Reach(self._names, [subject for _, _, subject in self._hooks(observing=True)])
 
+    def reached_by(self, named: Iterable[Any]) -> Reach:
+        """What classes and functions reach."""
+        return Reach(self._names, [(each, None) for each in named if hasattr(each, "__module__")])
+
     def of_type(self, use: str) -> Reach:
         """What all steps of a type reach: without code, outputs and steps that settings name."""
         cls = self._plugins.step_type(use)

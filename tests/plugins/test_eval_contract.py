@@ -42,7 +42,7 @@ class Polar(Evaluator):
         }
 
 
-def judged(folder: Path, step: type[Evaluator] = Polar, **answers: str) -> Metrics:
+def judged(folder: Path, *, step: type[Evaluator] = Polar, **answers: str) -> Metrics:
     """An evaluation of a model that is always right, and one that answers so."""
     models = [model("base", **EXPECTED), model("m", **answers)]
     metrics = step(models=models, rows=rows(folder, **EXPECTED)).run(TestJob(folder / "job"))
@@ -71,7 +71,7 @@ def test_values_become_scores_and_comparisons(tmp_path: Path) -> None:
 
 def test_any_metric_of_two_builds_is_compared(tmp_path: Path) -> None:
     before = judged(tmp_path / "a", a="yes", b="nope", c="no", d="no")
-    after = judged(tmp_path / "b", **EXPECTED)
+    after = judged(tmp_path / "b", step=Polar, **EXPECTED)
     metrics = difference_of(before, after)["models"]["m"]["metrics"]
     (pair,) = before.report()["details"]["pairs"]
     for metric, of in metrics.items():
@@ -87,4 +87,4 @@ def test_a_metric_without_a_name_is_refused(tmp_path: Path) -> None:
             return {**super().judge(row, answer), "other": True}
 
     with pytest.raises(StepError, match="`judge` returns 'other'"):
-        judged(tmp_path, Unnamed)
+        judged(tmp_path, step=Unnamed)

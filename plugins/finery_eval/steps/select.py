@@ -5,16 +5,12 @@ from typing import Any, Literal, NamedTuple
 
 from finery import (
     DataError,
-    Graph,
     Job,
     Metrics,
-    Provenance,
-    Results,
     Step,
     UsageError,
     setting,
     signed,
-    sources_of,
     takes,
 )
 from finery.rows.repeats import Repeats, summarise
@@ -59,12 +55,7 @@ class _Candidate(NamedTuple):
         return max(self.each, key=lambda each: sign * each.score)
 
 
-class Select(
-    Step,
-    seeded=False,
-    sections=("evaluate",),
-    provenance="finery_eval.steps.select:VariantNames",
-):
+class Select(Step, seeded=False, sections=("evaluate",)):
     """Choose the best of several evaluations of one model, by one metric.
 
     A recipe with `matrix: {select: …}` adds this step by itself. Of equally good candidates, the
@@ -211,17 +202,6 @@ class Select(
             ahead = f"{signed(margin['difference'], '.4g')}{_in_words(margin['interval'])}"
             words.append(f"difference to the next, {margin['over']}: {ahead}")
         return words
-
-
-class VariantNames(Provenance[Select]):
-    """Which variant each candidate is, where its name is that of a place."""
-
-    def facts(self, name: str, graph: Graph, results: Results) -> Mapping[str, Any]:
-        """`variants`: place → variant; nothing where all candidates have the names of variants."""
-        places = [s.step.partition("@")[2] for s in sources_of(graph.nodes[name], Metrics)]
-        variants = {place: graph.variant_named(place) for place in places}
-        renamed = {place: variant for place, variant in variants.items() if variant != place}
-        return {"variants": renamed} if renamed else {}
 
 
 def _variant(name: str) -> str:

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-from finery.build.project import open_graph, open_store, result_of
-from finery.build.runs.log import EVENTS
-from finery.build.runs.reading import read_run
-from finery.build.scheduler import Build, Outcome
+from finery.builder.project import open_graph, open_store, result_of
+from finery.builder.runs.log import EVENTS
+from finery.builder.runs.reading import read_run
+from finery.builder.scheduler import Build, Outcome
 from finery.cli.progress import listener
 from finery.cli.summary import print_summary
 from finery.execute.local import LocalExecutor

@@ -8,8 +8,8 @@ from conftest import Project
 from in_process import InProcess
 
 from finery.artifact.manifest import MANIFEST
-from finery.build.project import open_graph, open_store
-from finery.build.scheduler import Build, Outcome
+from finery.builder.project import open_graph, open_store
+from finery.builder.scheduler import Build, Outcome
 
 
 class Here(Project):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from finery import FineryError
 from finery.artifact.manifest import Result
-from finery.build.project import open_graph, open_store
-from finery.build.scheduler import Build
+from finery.builder.project import open_graph, open_store
+from finery.builder.scheduler import Build
 from finery.execute.task import Done, Failed, Task, TaskEvent
 from finery.execute.worker import outputs_of
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from textwrap import fill
 
 from finery import load_plugins
-from finery.build.code.steps import StepCode
+from finery.builder.code.steps import StepCode
 from finery.recipe.document import load
 from finery.store.database import Store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finery.build.project import open_graph
+from finery.builder.project import open_graph
 from finery.rows import Row
 from finery.rows.near import normalised
 from finery_docs.chunks import Limits

@@ -14,7 +14,7 @@ from conftest import MakeProject
 from jsonschema import Draft202012Validator
 
 from finery import Dataset
-from finery.build.project import open_graph
+from finery.builder.project import open_graph
 from finery.rows import Row
 from finery.rows.near import normalised
 from finery.rows.similar import SimilarIndex

@@ -7,11 +7,11 @@ from finery.artifact.kinds import Index as Index
 from finery.artifact.kinds import Metrics as Metrics
 from finery.artifact.kinds import Model as Model
 from finery.artifact.manifest import Manifest as Manifest
-from finery.build.project import built_output as built_output
-from finery.build.project import open_graph as open_graph
-from finery.build.project import open_results as open_results
-from finery.build.project import open_store as open_store
-from finery.build.project import result_of as result_of
+from finery.builder.project import built_output as built_output
+from finery.builder.project import open_graph as open_graph
+from finery.builder.project import open_results as open_results
+from finery.builder.project import open_store as open_store
+from finery.builder.project import result_of as result_of
 from finery.cli.console import print_json as print_json
 from finery.cli.options import json_option as json_option
 from finery.cli.options import matrix_option as matrix_option

@@ -138,8 +138,8 @@ def test_loss_is_shown_in_brackets_where_there_is_no_colour(deep: Callable[..., 
 
 
 def test_what_is_light_is_built_and_nothing_else(deep: Callable[..., Result]) -> None:
-    from finery.build.plan import Planner, make_plan
-    from finery.build.project import open_graph, open_store
+    from finery.builder.plan import Planner, make_plan
+    from finery.builder.project import open_graph, open_store
 
     deep("--rows", "0")
     recipe = Path("recipe.yaml")

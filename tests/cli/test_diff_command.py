@@ -9,7 +9,7 @@ import pytest
 from conftest import Project
 from judged import commit, files
 
-from finery.build.project import open_graph
+from finery.builder.project import open_graph
 from finery.compare.revision import _named
 from finery_eval import stats
 

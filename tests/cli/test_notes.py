@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from finery import Note, load_plugins
-from finery.build.checks import note_data
+from finery.builder.checks import note_data
 from finery.cli.notes import print_notes
 from finery.recipe.document import load
 from finery.recipe.graph import Graph, build_graph

@@ -10,8 +10,8 @@ import pytest
 from conftest import LIGHT_STEPS, MakeProject, running, until
 from in_process import InProcess
 
-from finery.build.project import open_graph, open_store
-from finery.build.scheduler import Build
+from finery.builder.project import open_graph, open_store
+from finery.builder.scheduler import Build
 from finery.store.database import Store
 from finery.util.events import Event
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from finery.build.code.names import Names
-from finery.build.code.parse import parse_file
-from finery.build.code.reach import Reach
-from finery.build.code.resolve import Modules
+from finery.builder.code.names import Names
+from finery.builder.code.parse import parse_file
+from finery.builder.code.reach import Reach
+from finery.builder.code.resolve import Modules
 from finery.errors import PluginError
 
 # What of a file counts

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from finery.build.code.names import Names
-from finery.build.code.parse import parse_file
-from finery.build.code.reach import Reach
-from finery.build.code.resolve import Modules
+from finery.builder.code.names import Names
+from finery.builder.code.parse import parse_file
+from finery.builder.code.reach import Reach
+from finery.builder.code.resolve import Modules
 
 MODULES = ("a", "b", "sub.c", "d")
 PACKAGE = "keyed_probe"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from finery.build.code import shared
-from finery.build.code.parse import parse_file
+from finery.builder.code import shared
+from finery.builder.code.parse import parse_file
 from finery.errors import PluginError
 
 SOURCE = "from finery_data import rows\n\ndef f():\n    return rows\n"
@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
 
 def unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on a file that is parsed is an error."""
-    monkeypatch.setattr("finery.build.code.parse.parse_file", lambda path: 1 / 0)
+    monkeypatch.setattr("finery.builder.code.parse.parse_file", lambda path: 1 / 0)
 
 
 def test_a_copy_of_a_file_is_not_parsed_again(

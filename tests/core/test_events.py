@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project, Ran
 
-from finery.build.runs.log import RunLog
+from finery.builder.runs.log import RunLog
 from finery.util.events import EVENTS, described, happened, new_run_id
 
 RECIPE = """

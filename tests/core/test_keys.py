@@ -21,8 +21,8 @@ from finery import (
     takes,
 )
 from finery.artifact.manifest import Parts
-from finery.build.code.steps import Wrapper
-from finery.build.keys import (
+from finery.builder.code.steps import Wrapper
+from finery.builder.keys import (
     MISSING,
     EngineKey,
     differences,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import build
 
-from finery.build.project import open_graph
+from finery.builder.project import open_graph
 from finery.errors import FineryError
 from finery.recipe.document import MATRIX
 from finery.recipe.graph import Graph

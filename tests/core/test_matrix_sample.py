@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import Graph, PluginError, SearchRange
-from finery.build.project import open_graph
+from finery.builder.project import open_graph
 from finery.errors import RecipeError
 from finery_optuna.samplers import quasi_random, random
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from in_process import InProcess, build
 
-from finery.build.project import open_graph, open_store
-from finery.build.scheduler import Build
+from finery.builder.project import open_graph, open_store
+from finery.builder.scheduler import Build
 from finery.cli.compare.report import gather
 from finery.compare.variants import Line, columns_of, lines_of
 from finery.compare.words import remarks_on

@@ -13,8 +13,8 @@ from conftest import LIGHT_STEPS, MakeProject, Project
 from in_process import InProcess, build
 
 from finery import Graph, Step, open_graph
-from finery.build import project as project_of
-from finery.build import uptodate as stamp
+from finery.builder import project as project_of
+from finery.builder import uptodate as stamp
 from finery.cli.commands import build as command
 from finery.util import files as clock
 

@@ -138,7 +138,7 @@ def main(name: str, seed: str, first: str, count: str, url: str = "") -> None:
     """Run some cases of a target."""
     os.environ.update(NO_COLOR="1", COLUMNS="100")
     target = TARGETS[name]
-    for module in ("finery.cli.main", "finery.build.project", *target.imports):
+    for module in ("finery.cli.main", "finery.builder.project", *target.imports):
         importlib.import_module(module)
     keep = os.environ.get("FINERY_FUZZ_KEEP")
     codes = Counter[str]()

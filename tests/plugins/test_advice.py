@@ -8,7 +8,7 @@ import pytest
 
 from finery import Dataset, Model
 from finery.artifact.kinds import Artifact
-from finery.build.checks import notes_on
+from finery.builder.checks import notes_on
 from finery.plugin.history import Results
 from finery.plugin.manager import load_plugins
 from finery.plugin.notes import known_notes

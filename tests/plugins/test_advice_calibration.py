@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finery.build.checks import notes_on
+from finery.builder.checks import notes_on
 from finery.plugin.manager import load_plugins
 from finery.plugin.notes import Note
 from finery.recipe.document import load

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from finery.build.checks import notes_on
+from finery.builder.checks import notes_on
 from finery.plugin.manager import load_plugins
 from finery.plugin.notes import Note
 from finery.recipe.document import load

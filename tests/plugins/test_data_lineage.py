@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from in_process import build
 
 from finery.artifact.kinds import Dataset
-from finery.build.project import open_graph, open_store
+from finery.builder.project import open_graph, open_store
 from finery.lineage.story import Story, story_of
 
 TRANSFORMS = {

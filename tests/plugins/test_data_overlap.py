@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finery.build.checks import notes_on
+from finery.builder.checks import notes_on
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
 from finery.recipe.graph import Graph, build_graph

@@ -7,7 +7,7 @@ import pytest
 
 from finery import Dataset, Graph, Results, open_graph
 from finery.artifact.kinds import Artifact
-from finery.build.checks import estimates_of, notes_on
+from finery.builder.checks import estimates_of, notes_on
 
 PLUGIN = '''
 from collections import Counter

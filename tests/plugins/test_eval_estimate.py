@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import MakeProject
 
-from finery.build.checks import notes_on
+from finery.builder.checks import notes_on
 from finery.plugin.history import Results
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load

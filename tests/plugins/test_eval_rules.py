@@ -9,7 +9,7 @@ from conftest import MakeProject
 from tables import model
 
 from finery import DataError, Dataset, Metrics, Model, RequirementError, UsageError
-from finery.build.project import open_graph
+from finery.builder.project import open_graph
 from finery.plugin.manager import load_plugins
 from finery.rows.templates import limits
 from finery.step.inspect import sections_of

@@ -9,9 +9,9 @@ from in_process import InProcess
 from tables import model, rows
 
 from finery import DataError, Dataset, Metrics, Model, RequirementError, UsageError
-from finery.build.checks import check_files
-from finery.build.project import open_graph, open_store
-from finery.build.scheduler import Build
+from finery.builder.checks import check_files
+from finery.builder.project import open_graph, open_store
+from finery.builder.scheduler import Build
 from finery.inference.records import MemoryRecords
 from finery.plugin.manager import load_plugins
 from finery.step.inspect import inputs_of, sections_of

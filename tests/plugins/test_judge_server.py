@@ -10,10 +10,10 @@ from hostile_server import Body, Server, said, serving
 from in_process import InProcess
 
 from finery import open_graph
-from finery.build.checks import estimates_of, results_of
-from finery.build.plan import Planner, make_plan
-from finery.build.project import open_store
-from finery.build.scheduler import Build
+from finery.builder.checks import estimates_of, results_of
+from finery.builder.plan import Planner, make_plan
+from finery.builder.project import open_store
+from finery.builder.scheduler import Build
 from finery_judge.judging import notes_on
 
 pytest.importorskip("openai", reason="needs the package openai")

@@ -39,7 +39,7 @@ from finery import (
     StepError,
     UsageError,
 )
-from finery.build.changes import short
+from finery.builder.changes import short
 from finery.inference.records import MemoryRecords
 from finery.rows import Conversation
 from finery.testing import TestJob

@@ -8,7 +8,7 @@ import pytest
 from asking import ROOMS, question_row
 
 from finery import Artifact, Dataset, Model, Note
-from finery.build.checks import notes_on
+from finery.builder.checks import notes_on
 from finery.plugin.history import Results
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load

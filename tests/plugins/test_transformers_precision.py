@@ -10,7 +10,7 @@ from tiny_llama import tiny_llama
 
 import finery_transformers
 from finery import Dataset, Gpu, Job, Model, Step, StepError, UsageError
-from finery.build import keys
+from finery.builder import keys
 from finery.testing import TestJob
 from finery_transformers import hardware, loading, precision
 from finery_transformers.engine import TransformersEngine

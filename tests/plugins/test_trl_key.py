@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from finery.build.code.steps import StepCode
+from finery.builder.code.steps import StepCode
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
 from finery.recipe.graph import build_graph

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finery import Model, OneFile, StepError, UsageError
-from finery.build.plan import Planner
+from finery.builder.plan import Planner
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
 from finery.recipe.graph import build_graph

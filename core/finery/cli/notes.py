@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import click
 
-from finery.build.checks import position
+from finery.builder.checks import position
 from finery.cli.console import print_wrapped
 from finery.plugin.notes import Note
 from finery.recipe.graph import Graph

@@ -9,7 +9,7 @@ import click
 
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest
-from finery.build.plan import Planner, make_plan
+from finery.builder.plan import Planner, make_plan
 from finery.cli.console import is_terminal, print_json
 from finery.cli.views import output_of, stdout, view_of
 from finery.errors import UsageError
@@ -176,7 +176,7 @@ def _no_page(graph: Graph, store: Store, outputs: Sequence[Output]) -> UsageErro
 
 def _file(graph: Graph, html: str, name: str) -> Path:
     """The path of a page: as `--html` names it, otherwise next to the outputs."""
-    from finery.build.outputs import build_folder
+    from finery.builder.outputs import build_folder
 
     if not html:
         return build_folder(graph.recipe) / name

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from finery.artifact.manifest import Manifest
-from finery.build.scheduler import Build, Outcome
+from finery.builder.scheduler import Build, Outcome
 from finery.cli.console import print_error
 from finery.cli.views import compared, output_of, show_together, stdout, titled, view_of
 from finery.errors import FineryError, each_once

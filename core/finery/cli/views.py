@@ -18,7 +18,7 @@ from finery.util.text import in_dollars, size, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from finery.build.plan import StepPlan
+    from finery.builder.plan import StepPlan
     from finery.errors import FineryError
     from finery.plugin.manager import Plugins
     from finery.plugin.views.view import Detail, Output, View
@@ -152,7 +152,7 @@ def show_outputs(
 
 def _link_of(graph: "Graph", output: "Output") -> Path | None:
     """The link under `build/` that leads to an output, where there is one."""
-    from finery.build.outputs import build_folder
+    from finery.builder.outputs import build_folder
 
     link = build_folder(graph.recipe).joinpath(*output.title.split("."))
     return link if link.resolve() == output.artifact.path.resolve() else None
@@ -174,8 +174,8 @@ def _data(view: "View", output: "Output", detail: "Detail") -> dict[str, Any]:
 
 def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     """Print a line for each step, then the tables that several outputs share."""
-    from finery.build.checks import failed_gates
-    from finery.build.plan import Planner, make_plan
+    from finery.builder.checks import failed_gates
+    from finery.builder.plan import Planner, make_plan
     from finery.store.spending import dollars_spent
 
     built: list[tuple[str, Manifest]] = []
@@ -225,7 +225,7 @@ def compared(node: "Node") -> bool:
 
 def print_gate(graph: "Graph", step: str, error: "FineryError") -> None:
     """Print why a build fails at a cached step, and which steps it blocks."""
-    from finery.build.checks import blocked_by
+    from finery.builder.checks import blocked_by
 
     head = click.style(f"{step} fails the build:", fg="red", bold=True)
     click.echo(f"{head} {visible(error.what)} ({error.where})")

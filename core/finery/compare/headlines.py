@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from finery.artifact.kinds import Metrics
 from finery.artifact.manifest import Manifest
-from finery.build.runs.reading import Run
+from finery.builder.runs.reading import Run
 from finery.rows.files.metrics import METRICS
 from finery.store.database import Store
 

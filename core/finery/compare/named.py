@@ -1,7 +1,7 @@
 """What users name as the sides of a comparison: a run, a variant, a git revision, or `now`."""
 
-from finery.build.runs.git import commit_of
-from finery.build.runs.reading import LAST, PREVIOUS
+from finery.builder.runs.git import commit_of
+from finery.builder.runs.reading import LAST, PREVIOUS
 from finery.compare.sides import NOW, Side, named_run, now, of_revision, of_run, runs_named
 from finery.compare.variant_sides import check_pair, default_side, of_variant, some_of
 from finery.errors import UsageError

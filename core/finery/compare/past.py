@@ -1,7 +1,7 @@
 """The result that a step had in a run of the past."""
 
 from finery.artifact.manifest import Result
-from finery.build.runs.reading import Run, find_run
+from finery.builder.runs.reading import Run, find_run
 from finery.errors import UsageError
 from finery.recipe.graph import Graph
 from finery.store.database import Store

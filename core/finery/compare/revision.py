@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finery.build.plan import Planner, make_plan
-from finery.build.project import open_graph
-from finery.build.runs.git import ask
+from finery.builder.plan import Planner, make_plan
+from finery.builder.project import open_graph
+from finery.builder.runs.git import ask
 from finery.errors import FineryError
 from finery.recipe.graph import Graph
 from finery.step.inspect import files_of

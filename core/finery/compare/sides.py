@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 
 from finery.artifact.manifest import Parts, Result
-from finery.build.plan import Planner, make_plan
-from finery.build.runs.git import revision_of, top_of, write_tree
-from finery.build.runs.reading import LAST, PREVIOUS, Run, find_run, runs_of
+from finery.builder.plan import Planner, make_plan
+from finery.builder.runs.git import revision_of, top_of, write_tree
+from finery.builder.runs.reading import LAST, PREVIOUS, Run, find_run, runs_of
 from finery.errors import UsageError, error_from_dict
 from finery.recipe.graph import Graph
 from finery.store.database import Store

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finery.artifact.kinds import Artifact, Model
-from finery.build.offline import job_without_run, with_files
-from finery.build.plan import Planner, StepPlan, make_plan
-from finery.build.scheduler import Build
+from finery.builder.offline import job_without_run, with_files
+from finery.builder.plan import Planner, StepPlan, make_plan
+from finery.builder.scheduler import Build
 from finery.errors import FineryError, each_once
 from finery.execute.local import LocalExecutor
 from finery.preflight.report import Proof

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest
-from finery.build.checks import failed_gates
-from finery.build.runs.context import context_of
-from finery.build.runs.git import Revision
-from finery.build.runs.reading import Run
+from finery.builder.checks import failed_gates
+from finery.builder.runs.context import context_of
+from finery.builder.runs.git import Revision
+from finery.builder.runs.reading import Run
 from finery.errors import FineryError
 from finery.plugin.views.html import render_page
 from finery.plugin.views.section import Finding, PageSection, render_sections

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from finery.artifact.manifest import Result
-from finery.build.plan import Planner, make_plan
-from finery.build.runs.reading import Run, progress_of
+from finery.builder.plan import Planner, make_plan
+from finery.builder.runs.reading import Run, progress_of
 from finery.recipe.graph import Graph, Node
 from finery.store.database import Store
 from finery.util.text import duration

@@ -181,7 +181,7 @@ class Trial:
 
     def is_fine(self) -> bool:
         """Whether the recipe is fine as it is."""
-        from finery.build.project import open_graph
+        from finery.builder.project import open_graph
 
         try:
             open_graph(self.folder / "recipe.yaml")
@@ -195,8 +195,8 @@ class Trial:
 
     def states(self) -> dict[str, str]:
         """Step → what a build would do with it: `cached`, `run` or `pending`."""
-        from finery.build.plan import Planner, make_plan
-        from finery.build.project import open_graph
+        from finery.builder.plan import Planner, make_plan
+        from finery.builder.project import open_graph
         from finery.store.database import Store
 
         recipe = self.folder / "recipe.yaml"
@@ -209,8 +209,8 @@ class Trial:
 
     def executed(self) -> "Executed":
         """The functions that the step executed, as `given.EXECUTED` recorded them."""
-        from finery.build.plan import Planner, make_plan
-        from finery.build.project import open_graph
+        from finery.builder.plan import Planner, make_plan
+        from finery.builder.project import open_graph
         from finery.store.database import Store
 
         store = Store(self.folder / ".finery")

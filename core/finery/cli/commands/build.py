@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finery.build import uptodate as stamp
+from finery.builder import uptodate as stamp
 from finery.builtin import EXECUTORS
 from finery.cli.console import print_json
 from finery.cli.options import json_option, matrix_option, recipe_and_steps
@@ -18,7 +18,7 @@ from finery.util.references import load_reference
 from finery.util.text import cost_words, counted
 
 if TYPE_CHECKING:
-    from finery.build.scheduler import Build
+    from finery.builder.scheduler import Build
     from finery.execute.executor import Executor
     from finery.plugin.manager import Plugins
     from finery.recipe.graph import Graph
@@ -91,7 +91,7 @@ def command(
 
 def _print_obstacles(graph: "Graph") -> None:
     """Say at once what a later step will fail at."""
-    from finery.build.checks import obstacles
+    from finery.builder.checks import obstacles
 
     for note in obstacles(graph):
         click.echo(f"{click.style('note:', fg='yellow')} {note.text}", err=True)
@@ -119,10 +119,10 @@ def _build_of(
     jobs: int | None, options: tuple[bool, bool],
 ) -> "Build":  # fmt: skip
     """The build of a recipe, after all checks that need no build."""
-    from finery.build.checks import check_files
-    from finery.build.outputs import refuse_shared_folder
-    from finery.build.project import open_graph, open_store
-    from finery.build.scheduler import Build
+    from finery.builder.checks import check_files
+    from finery.builder.outputs import refuse_shared_folder
+    from finery.builder.project import open_graph, open_store
+    from finery.builder.scheduler import Build
     from finery.recipe.validate import raise_all
 
     keep_going, update_lock = options

@@ -39,8 +39,8 @@ def command(
     Notes are advice, not errors. docs/reference/advice.md lists them and explains how to
     silence them.
     """
-    from finery.build.checks import check_files, note_data, notes_on
-    from finery.build.project import open_graph, open_recipe
+    from finery.builder.checks import check_files, note_data, notes_on
+    from finery.builder.project import open_graph, open_recipe
     from finery.cli.notes import print_notes
     from finery.recipe.editor.files import refresh_schema
     from finery.recipe.validate import raise_all
@@ -58,7 +58,7 @@ def command(
         click.secho(f"{graph.recipe.path} is valid: {steps}", fg="green")
     if not deep:
         return 0
-    from finery.build.project import open_store
+    from finery.builder.project import open_store
     from finery.cli.deep import check_deeply
 
     return check_deeply(graph, open_store(recipe), rows, as_json=as_json)
@@ -73,10 +73,10 @@ def _built(graph: "Graph") -> "Results | None":
 
     if not (store_folder(graph.recipe.path) / "finery.db").is_file():
         return None
-    from finery.build.checks import results_of
-    from finery.build.outputs import refuse_shared_folder
-    from finery.build.plan import Planner, make_plan
-    from finery.build.project import open_store
+    from finery.builder.checks import results_of
+    from finery.builder.outputs import refuse_shared_folder
+    from finery.builder.plan import Planner, make_plan
+    from finery.builder.project import open_store
 
     store = open_store(graph.recipe.path)
     refuse_shared_folder(graph.recipe, store)

@@ -10,8 +10,8 @@ from finery.cli.options import json_option, matrix_option, recipe_and_step
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Parts
-    from finery.build.changes import Change
-    from finery.build.plan import StepPlan
+    from finery.builder.changes import Change
+    from finery.builder.plan import StepPlan
 
 
 @click.command("explain")
@@ -28,9 +28,9 @@ def command(
     step: str, recipe: Path, overrides: tuple[str, ...], everything: bool, as_json: bool
 ) -> None:
     """Explain why STEP would run, or why it last ran: the parts of its key that changed."""
-    from finery.build.changes import changes_between, with_paths
-    from finery.build.plan import Planner
-    from finery.build.project import open_graph, open_store
+    from finery.builder.changes import changes_between, with_paths
+    from finery.builder.plan import Planner
+    from finery.builder.project import open_graph, open_store
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)
@@ -69,7 +69,7 @@ def _print(
             click.echo("nothing changed since its last build")
         return
     click.echo(f"changed {since}:")
-    from finery.build.changes import short
+    from finery.builder.changes import short
 
     width = max(len(change.part) for change in changes)
     for change in changes:
@@ -81,7 +81,7 @@ def _print(
 
 
 def _print_parts(parts: "Parts") -> None:
-    from finery.build.changes import short
+    from finery.builder.changes import short
 
     width = max(len(part) for part, _ in parts)
     for part, value in parts:
@@ -89,7 +89,7 @@ def _print_parts(parts: "Parts") -> None:
 
 
 def _data(change: "Change") -> dict[str, Any]:
-    from finery.build.keys import MISSING
+    from finery.builder.keys import MISSING
 
     old, new = (None if value is MISSING else value for value in (change.old, change.new))
     named = {"names": change.names._asdict(), "paths": change.paths} if any(change.names) else {}

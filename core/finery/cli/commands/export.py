@@ -50,7 +50,7 @@ def command(
 
     Each of several outputs gets a folder of its own in DIR.
     """
-    from finery.build.project import built_output, open_graph, open_store, result_of
+    from finery.builder.project import built_output, open_graph, open_store, result_of
     from finery.cli.commands.show import check_step
     from finery.cli.views import output_of, titled, view_of
     from finery.store.copies import check_target, copy_files, files_of, put_in_place

@@ -65,7 +65,7 @@ def command(
     """Create a working recipe in DIR, with data and a README. Overwrites no file."""
     if data is None and (prompt or answer):
         raise UsageError("--prompt and --answer name columns of --data", fix="add --data FILE")
-    from finery.build.project import open_recipe
+    from finery.builder.project import open_recipe
     from finery.recipe.editor.files import refresh_schema
 
     name = _checked(name) if name else _name_of(folder)

@@ -12,7 +12,7 @@ from finery.compare.fold import folded, title_of
 from finery.util.text import counted, duration, in_dollars, rough_duration
 
 if TYPE_CHECKING:
-    from finery.build.plan import Planner, StepPlan
+    from finery.builder.plan import Planner, StepPlan
     from finery.errors import FineryError
     from finery.plugin.notes import Estimate, Note
     from finery.recipe.graph import Graph
@@ -36,10 +36,10 @@ def command(
     Trainings that would run come with the memory and time that they need. A `require:` that a kept
     result doesn't meet is shown with the steps that it blocks. Nothing runs.
     """
-    from finery.build.checks import OBSTACLES, estimates_of, failed_gates, notes_on, results_of
-    from finery.build.outputs import refuse_shared_folder
-    from finery.build.plan import Planner, make_plan
-    from finery.build.project import open_graph, open_store
+    from finery.builder.checks import OBSTACLES, estimates_of, failed_gates, notes_on, results_of
+    from finery.builder.outputs import refuse_shared_folder
+    from finery.builder.plan import Planner, make_plan
+    from finery.builder.project import open_graph, open_store
     from finery.cli.notes import notes_line, print_notes
 
     store = open_store(recipe)
@@ -70,7 +70,7 @@ class Gates:
     """
 
     def __init__(self, graph: "Graph", failed: "Mapping[str, FineryError]") -> None:
-        from finery.build.checks import blocked_by
+        from finery.builder.checks import blocked_by
 
         self.failed = failed
         self.blocked = blocked_by(graph, failed)
@@ -92,7 +92,7 @@ def _print_json(
     gates: Gates,
 ) -> None:
     """A line for each step, then one for each note on the whole recipe."""
-    from finery.build.checks import note_data
+    from finery.builder.checks import note_data
 
     steps = {plan.node.name for plan in plans}
     for plan in plans:

@@ -31,7 +31,7 @@ def command(recipe: Path | None, name: str | None, check: bool, as_json: bool) -
     without help, references that can't be loaded, and modules that import heavy libraries when
     they are loaded.
     """
-    from finery.build.project import plugins_of
+    from finery.builder.project import plugins_of
     from finery.plugin.manager import load_plugins
     from finery.recipe.document import load
 

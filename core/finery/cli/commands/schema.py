@@ -108,7 +108,7 @@ def _refuse_ignored(
 
 def _plugins(recipe: Path | None) -> "Plugins":
     """All plugins, with those that the recipe names beside it."""
-    from finery.build.project import open_recipe
+    from finery.builder.project import open_recipe
     from finery.plugin.manager import load_plugins
 
     return open_recipe(recipe)[1] if recipe else load_plugins()
@@ -116,7 +116,7 @@ def _plugins(recipe: Path | None) -> "Plugins":
 
 def _write_one(recipe: Path) -> None:
     """Write the schema of a recipe. Prints the line for editors if the recipe lacks it."""
-    from finery.build.project import open_recipe
+    from finery.builder.project import open_recipe
     from finery.recipe.editor.files import modeline, write_schema
 
     opened, plugins = open_recipe(recipe)
@@ -129,7 +129,7 @@ def _write_one(recipe: Path) -> None:
 
 def _watch(recipe: Path) -> None:
     """Write the schema of a recipe each time it changes, until Ctrl-C."""
-    from finery.build.project import open_recipe
+    from finery.builder.project import open_recipe
     from finery.recipe.editor.files import write_schema
     from finery.util.files import file_state
 

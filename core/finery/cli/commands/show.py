@@ -97,8 +97,8 @@ def command(
     with their scores.
     """
     from finery.artifact.kinds import Metrics
-    from finery.build.checks import failed_gates
-    from finery.build.project import built_output, open_graph, open_store, result_of
+    from finery.builder.checks import failed_gates
+    from finery.builder.project import built_output, open_graph, open_store, result_of
     from finery.cli.views import Made, overview, show_outputs, titled
     from finery.plugin.views.view import Detail
     from finery.store.spending import dollars_spent
@@ -178,7 +178,7 @@ def command(
 
 def _show_matrix(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     """The variants with their scores, as far as they are built for the recipe as it is."""
-    from finery.build.plan import Planner, make_plan
+    from finery.builder.plan import Planner, make_plan
     from finery.cli.matrix.table import print_matrix, print_matrix_data
     from finery.cli.views import stdout
 

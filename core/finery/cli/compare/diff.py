@@ -32,7 +32,7 @@ def command(
     a matrix (`r=8`, `sft@r=8`, `winner`). Without B, compare with `now`, and a variant with the
     winner; without both, the last two runs.
     """
-    from finery.build.project import open_graph, open_store
+    from finery.builder.project import open_graph, open_store
     from finery.cli.compare.diff_view import Comparison, print_difference
 
     file, (first, second) = _targets(words, recipe)
@@ -50,7 +50,7 @@ def command(
 
 def _targets(words: Sequence[str], recipe: Path | None) -> tuple[Path, tuple[str, str | None]]:
     """(the recipe's file, the two sides). A word that names a recipe that exists is the recipe."""
-    from finery.build.runs.reading import LAST, PREVIOUS
+    from finery.builder.runs.reading import LAST, PREVIOUS
 
     recipes = [] if recipe is not None else [w for w in words if _is_recipe(w)][:1]
     sides = [word for word in words if word not in recipes]

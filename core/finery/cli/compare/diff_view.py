@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery.build.changes import Change, short
-from finery.build.keys import MISSING
-from finery.build.plan import Planner
+from finery.builder.changes import Change, short
+from finery.builder.keys import MISSING
+from finery.builder.plan import Planner
 from finery.cli.views import output_of, stdout, titled, view_of
 from finery.compare.differences import OutputPair, StepDifference, differences
 from finery.compare.named import sides_of

@@ -69,7 +69,7 @@ def command(
 
 def _write(reported: "Reported", file: Path | None) -> Path:
     """Write the page where `--html` says, by default into the recipe's folder under `build/`."""
-    from finery.build.outputs import build_folder
+    from finery.builder.outputs import build_folder
     from finery.cli.pages import write
 
     past = reported.run.id if reported.is_past and reported.run else ""
@@ -95,8 +95,8 @@ def _state(reported: "Reported") -> str:
 
 def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = None) -> "Reported":
     """What a report of a recipe is about, now or in a run of the past."""
-    from finery.build.project import open_graph, open_store
-    from finery.build.runs.reading import runs_of
+    from finery.builder.project import open_graph, open_store
+    from finery.builder.runs.reading import runs_of
     from finery.compare.past import run_of
     from finery.report.page import Reported
     from finery.report.steps import steps_now, steps_of_run

@@ -13,7 +13,7 @@ from finery.util.text import counted, duration, in_dollars, percent, visible
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from finery.build.runs.reading import Run
+    from finery.builder.runs.reading import Run
     from finery.compare.headlines import Headline
 
 MOST = 8
@@ -33,8 +33,8 @@ def command(recipe: Path, number: int, as_json: bool) -> None:
 
     A build with nothing to do leaves no record, so it isn't listed, unless the one before failed.
     """
-    from finery.build.project import open_store
-    from finery.build.runs.reading import runs_of
+    from finery.builder.project import open_store
+    from finery.builder.runs.reading import runs_of
     from finery.compare.headlines import headlines
     from finery.recipe.document import load
     from finery.util.paths import recipe_id

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery.artifact.kinds import Dataset
-from finery.build.offline import job_without_store
+from finery.builder.offline import job_without_store
 from finery.errors import FineryError, PluginError, UsageError
 from finery.execute.gpus import named_gpus
 from finery.plugin.forecasts import columns_of, sample_rows
@@ -37,7 +37,7 @@ from finery.util.installed import version_of
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Result
-    from finery.build.plan import Planner, StepPlan
+    from finery.builder.plan import Planner, StepPlan
     from finery.store.database import Store
 
 

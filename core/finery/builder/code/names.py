@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from finery.build.code.resolve import CORE, Modules, Place
-from finery.build.code.units import EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Unit
+from finery.builder.code.resolve import CORE, Modules, Place
+from finery.builder.code.units import EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Unit
 
 LAZY = "__getattr__"
 STEP = frozenset({"finery.Step", "finery.step.step.Step"})

@@ -11,10 +11,10 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Bundle, Model
 from finery.artifact.manifest import Manifest, Parts, Result
-from finery.build.changes import NOT_BUILT, changes_between
-from finery.build.code.reach import Reach
-from finery.build.code.steps import StepCode
-from finery.build.keys import FORMAT_PART, EngineKey, key_of, key_parts, package_version
+from finery.builder.changes import NOT_BUILT, changes_between
+from finery.builder.code.reach import Reach
+from finery.builder.code.steps import StepCode
+from finery.builder.keys import FORMAT_PART, EngineKey, key_of, key_parts, package_version
 from finery.errors import RecipeError
 from finery.plugin.history import Results
 from finery.recipe.files import find_files

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finery.build.runs.git import revision_of
+from finery.builder.runs.git import revision_of
 from finery.recipe.graph import Graph
 from finery.util.installed import version_of
 from finery.util.machine import cpu_count

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from finery.build.code.units import Parsed
+from finery.builder.code.units import Parsed
 from finery.util.paths import cache_folder
 
 MOST = 20_000
@@ -32,7 +32,7 @@ def parsed(path: Path) -> Parsed:
     entry = folder / _name(path) if folder is not None else None
     if entry is not None and (known := _read(entry)) is not None:
         return known
-    from finery.build.code.parse import parse_file  # needs `ast`
+    from finery.builder.code.parse import parse_file  # needs `ast`
 
     new = parse_file(path)
     if folder is not None and entry == folder / _name(path):  # else it has changed in between

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from finery.artifact.manifest import Manifest, Result
-from finery.build.checks import misfits, notes_before
-from finery.build.dispatch import limited_models, task_of
-from finery.build.outputs import OutputLinks, build_folder
-from finery.build.plan import Planner, StepPlan
-from finery.build.runs.context import context_of
-from finery.build.runs.log import RunLog
-from finery.build.runs.reading import runs_of
+from finery.builder.checks import misfits, notes_before
+from finery.builder.dispatch import limited_models, task_of
+from finery.builder.outputs import OutputLinks, build_folder
+from finery.builder.plan import Planner, StepPlan
+from finery.builder.runs.context import context_of
+from finery.builder.runs.log import RunLog
+from finery.builder.runs.reading import runs_of
 from finery.errors import DataError, FineryError, StepError, error_from_dict
 from finery.execute.executor import Executor
 from finery.execute.task import Done, Noted, Task, TaskEvent

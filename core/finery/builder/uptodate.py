@@ -27,7 +27,7 @@ from finery.util.files import FileState, file_state, settled
 from finery.util.paths import store_folder
 
 if TYPE_CHECKING:
-    from finery.build.scheduler import Build
+    from finery.builder.scheduler import Build
     from finery.store.database import Store
 
 FORMAT = 8

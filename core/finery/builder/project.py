@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from finery.artifact.manifest import Manifest, Result
-from finery.build.code.steps import StepCode
-from finery.build.keys import FORMAT
+from finery.builder.code.steps import StepCode
+from finery.builder.keys import FORMAT
 from finery.errors import PluginError, UsageError
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, check_file, load
@@ -73,7 +73,7 @@ def result_of(graph: Graph, store: Store, name: str) -> tuple[Result, bool]:
 
     Outside files may be missing by now. Raises `UsageError` if the step was never built.
     """
-    from finery.build.plan import Planner, make_plan
+    from finery.builder.plan import Planner, make_plan
 
     planner = Planner(graph.select([name]), store)
     plan = next(p for p in make_plan(planner, without_files=True) if p.node.name == name)
@@ -106,8 +106,8 @@ def built_output(
 
 def open_results(graph: Graph, store: Store) -> "Results":
     """All outputs that are built for the current recipe."""
-    from finery.build.checks import results_of
-    from finery.build.plan import Planner, make_plan
+    from finery.builder.checks import results_of
+    from finery.builder.plan import Planner, make_plan
 
     planner = Planner(graph, store)
     return results_of(planner, [*make_plan(planner, without_files=True)])

@@ -14,9 +14,9 @@ from typing import Any
 
 from blake3 import blake3
 
-from finery.build.code.names import End, Imported, Names, Node, Subclasses, Whole
-from finery.build.code.resolve import Modules, Place
-from finery.build.code.units import ON_IMPORT
+from finery.builder.code.names import End, Imported, Names, Node, Subclasses, Whole
+from finery.builder.code.resolve import Modules, Place
+from finery.builder.code.units import ON_IMPORT
 from finery.errors import PluginError
 from finery.step.inspect import FILE_MODULE, OUTSIDE_KEYS
 

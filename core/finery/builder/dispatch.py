@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from finery.artifact.manifest import Manifest, Result, with_references
-from finery.build.plan import Planner, StepPlan
+from finery.builder.plan import Planner, StepPlan
 from finery.execute.environment import secrets_for_all
 from finery.execute.task import Task
 from finery.fields import Files, Settings

@@ -12,11 +12,11 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
-from finery.build.code import shared
-from finery.build.code.names import Names
-from finery.build.code.reach import Code, Reach, Subject, loaded, modules_of
-from finery.build.code.resolve import Modules
-from finery.build.code.units import Parsed
+from finery.builder.code import shared
+from finery.builder.code.names import Names
+from finery.builder.code.reach import Code, Reach, Subject, loaded, modules_of
+from finery.builder.code.resolve import Modules
+from finery.builder.code.units import Parsed
 from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
 from finery.plugin.hookspecs import OBSERVES

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
-from finery.build.runs.git import Revision
-from finery.build.runs.log import CONTEXT, EVENTS
+from finery.builder.runs.git import Revision
+from finery.builder.runs.log import CONTEXT, EVENTS
 from finery.errors import UsageError
 from finery.util.text import did_you_mean
 

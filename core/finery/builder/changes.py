@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from finery.artifact.manifest import Parts
-from finery.build.code.reach import Reach
-from finery.build.keys import FORMAT_PART, MISSING, differences
+from finery.builder.code.reach import Reach
+from finery.builder.keys import FORMAT_PART, MISSING, differences
 from finery.recipe.excerpt import without_secrets
 
 NOT_BUILT = "(not built yet)"

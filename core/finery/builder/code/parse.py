@@ -7,8 +7,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from finery.build.code.counted import PLAIN_DECORATORS, counted
-from finery.build.code.units import EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Piece, Unit
+from finery.builder.code.counted import PLAIN_DECORATORS, counted
+from finery.builder.code.units import EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Piece, Unit
 from finery.errors import PluginError
 
 DIGITS = 16

@@ -13,8 +13,8 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.manifest import Parts
-from finery.build.code.reach import Code, add
-from finery.build.code.steps import Wrapper
+from finery.builder.code.reach import Code, add
+from finery.builder.code.steps import Wrapper
 from finery.fields import FileOrName, Files, Settings
 from finery.recipe.graph import Node
 from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside, tag_of

@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 # Some containers set it; every command would then compile finery's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all checks lint types schemas docs pytest pytest-real pytest-all pytest-all-real format bench gpu-check gpu-wheels clean
+.PHONY: quickstart test test-all checks lint types schemas docs pytest pytest-real pytest-all pytest-all-real format bench quality gpu-check gpu-wheels clean
 
 quickstart: $(VENV)/.installed-all
 	$(BIN)/finery build recipes/ticket-triage
@@ -65,6 +65,11 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/core.py
+
+# Hours on two cores. QUALITY="--task banking77" takes one task, --folder keeps what is trained.
+QUALITY ?=
+quality: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/quality.py $(QUALITY)
 
 # With .venv if it is there. On a machine that has only torch: make gpu-check WHEELS=build/gpu-wheels
 GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))

@@ -1,4 +1,4 @@
-"""The house: layers, small folders, no circles, and plugins that use only what is public.
+"""The house: layers, no circles, and plugins that use only what is public.
 
 `.importlinter` holds the layers; `make lint` checks them.
 """
@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -21,15 +20,8 @@ import finery
 
 HOME = Path(__file__).parents[1]
 PLUGINS = sorted(path.name for path in (HOME / "plugins").iterdir() if path.is_dir())
-MOST_FILES = 12
 PUBLIC = ("finery.rows", "finery.testing")
 """Beside `finery` itself, what plugins may import of the core."""
-
-
-def test_no_folder_is_crowded() -> None:
-    paths = (path for part in ("core", "plugins") for path in (HOME / part).rglob("*.py"))
-    files = Counter(path.parent for path in paths)
-    assert {folder: count for folder, count in files.items() if count > MOST_FILES} == {}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

@@ -39,7 +39,7 @@ RESERVED = frozenset({"use", "needs", "seed", "env", "gpus"})
 OUTSIDE_KEYS = frozenset({
     "check", "check_files", "choices", "verify",
     "depends_on_gpus", "key_code", "key_facts", "key_files", "key_packages", "uses_seed",
-    "(forecast)", "(hints)", "(pinned)", "(preflight)", "(provenance)", "(traceable)",
+    "(forecast)", "(pinned)", "(preflight)", "(provenance)", "(traceable)",
 })  # fmt: skip
 """Methods and (class keywords) of a step type whose code isn't in keys.
 

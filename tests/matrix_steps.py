@@ -120,7 +120,12 @@ class Judge(Step, seeded=False):
             intervals={name: {"accuracy": [0.0, 1.0]} for name in shares},
             details={},
             predictions=[
-                {"id": row["id"], "model": name, "correct": of[i]}
+                {
+                    "id": row["id"],
+                    "model": name,
+                    "correct": of[i],
+                    "values": {"accuracy": of[i]},
+                }
                 for i, row in enumerate(rows)
                 for name, of in right.items()
             ],

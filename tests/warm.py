@@ -39,10 +39,12 @@ class Warm:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Without variables of the first test, by which others may look for its processes.
+        shared = {k: v for k, v in os.environ.items() if not k.startswith(READ_AT_START)}
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment, start_new_session=True,
+            env=shared | dict(_read_at_start(environment)), start_new_session=True,
         )  # fmt: skip
         theirs.close()
         atexit.register(self.close)

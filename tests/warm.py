@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -229,6 +230,7 @@ def fork_ahead() -> None:
         os.closerange(4, os.sysconf("SC_OPEN_MAX"))
         os.environ.clear()
         os.environ.update(environment)
+        weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # the build's folders
         sys.argv = [worker.__file__, str(fd), str(parent), AHEAD]
         gc.set_threshold(700, 10, 10)
         end_with(worker.main)

@@ -264,6 +264,8 @@ class Trial:
 def _references(files: Iterable[Path]) -> Iterator[Any]:
     """What files name in strings, `"module:Name"`, which keys don't follow."""
     for file in files:
+        if file.suffix != ".py":
+            continue
         for node in ast.walk(ast.parse(file.read_bytes())):
             value = node.value if isinstance(node, ast.Constant) else None
             if isinstance(value, str) and REFERENCE.fullmatch(value):

@@ -39,10 +39,10 @@ UNFOLLOWED = frozenset({"eval", "exec", "globals"})
 """Builtins that read definitions in ways that can't be followed."""
 
 
-def parse_file(path: Path) -> Parsed:
+def parse_file(path: str | Path) -> Parsed:
     """The definitions of one file. A compiled module or a file without code counts by its bytes."""
-    source = path.read_bytes()
-    if path.suffix != ".py":
+    source = Path(path).read_bytes()
+    if Path(path).suffix != ".py":
         return Parsed({ON_IMPORT: Unit([0])}, [Piece(ON_IMPORT, blake3(source).hexdigest())])
     try:
         tree = ast.parse(source)

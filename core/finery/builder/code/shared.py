@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from finery.builder.code.units import Parsed
 from finery.util.paths import cache_folder
 
 MOST = 20_000
@@ -23,8 +22,8 @@ CODE = ("counted.py", "names.py", "parse.py", "reach.py", "resolve.py", "units.p
 """The files beside this one that decide what counts. After a change, nothing kept is used."""
 
 
-def parsed(path: Path) -> Parsed:
-    """`parse_file(path)`, without parsing where the same content was parsed before.
+def parsed(path: Path) -> bytes:
+    """`parse_file(path)` as MessagePack, without parsing where the same content was parsed before.
 
     Raises the same errors. A cache that can't be used is done without.
     """
@@ -34,7 +33,7 @@ def parsed(path: Path) -> Parsed:
         return known
     from finery.builder.code.parse import parse_file  # needs `ast`
 
-    new = parse_file(path)
+    new = msgspec.msgpack.encode(parse_file(path))
     if folder is not None and entry == folder / _name(path):  # else it has changed in between
         _write(entry, new)
     return new
@@ -58,7 +57,7 @@ def version() -> str:
     return blake3(b"\0".join([*code, sys.version.encode()])).hexdigest()
 
 
-def _read(entry: Path) -> Parsed | None:
+def _read(entry: Path) -> bytes | None:
     """The entry; None if there is none, if it is damaged, or if another user wrote it."""
     try:
         with entry.open("rb") as file:
@@ -68,19 +67,13 @@ def _read(entry: Path) -> Parsed | None:
     except OSError:
         return None
     checksum, body = content[:32], content[32:]
-    if blake3(body).digest() != checksum:
-        return None
-    try:
-        return msgspec.msgpack.decode(body, type=Parsed)
-    except (msgspec.DecodeError, UnicodeError):
-        return None
+    return body if blake3(body).digest() == checksum else None
 
 
-def _write(entry: Path, new: Parsed) -> None:
+def _write(entry: Path, body: bytes) -> None:
     """Keep an entry; a full or read-only disk keeps none."""
     import tempfile
 
-    body = msgspec.msgpack.encode(new)
     with contextlib.suppress(OSError):
         entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make_room(entry.parent)

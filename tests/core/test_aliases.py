@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 
@@ -37,6 +38,8 @@ def _has(cls: type[Settings], keys: list[str]) -> bool:
     if first not in cls.__struct_fields__:
         return False
     hint = field_hints(cls)[first]
+    if get_origin(hint) is dict:  # `args`, whose keys are TRL's
+        return len(rest) == 1
     parts = getattr(hint, "__args__", (hint,))
     kinds = [part for part in parts if isinstance(part, type) and issubclass(part, Settings)]
     return not rest or any(_has(kind, rest) for kind in kinds)

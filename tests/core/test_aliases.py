@@ -38,7 +38,7 @@ def _has(cls: type[Settings], keys: list[str]) -> bool:
     if first not in cls.__struct_fields__:
         return False
     hint = field_hints(cls)[first]
-    if get_origin(hint) is dict:  # `args`, whose keys are TRL's
+    if rest and get_origin(hint) is dict:  # `args`, whose keys are TRL's
         return len(rest) == 1
     parts = getattr(hint, "__args__", (hint,))
     kinds = [part for part in parts if isinstance(part, type) and issubclass(part, Settings)]

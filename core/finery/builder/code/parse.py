@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from finery.builder.code.counted import PLAIN_DECORATORS, counted
+from finery.builder.code.counted import PLAIN_DECORATORS, children, counted, walk
 from finery.builder.code.units import EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Piece, Unit
 from finery.errors import PluginError
 
@@ -169,7 +169,7 @@ class _Module:
 
     def _acts(self, *nodes: ast.expr) -> bool:
         """Whether expressions can do more than return a value."""
-        for node in _walk(nodes, without=(ast.Lambda,)):
+        for node in walk(nodes, without=(ast.Lambda,)):
             match node:
                 case ast.Call(func=ast.Attribute(attr=method)) if method in PURE_METHODS:
                     pass
@@ -254,7 +254,7 @@ class _Reader:
             self.generic_visit(node)
 
     def generic_visit(self, node: ast.AST) -> None:
-        for child in _children(node):
+        for child in children(node):
             self.visit(child)
 
     def _read(self, name: str) -> None:
@@ -317,7 +317,7 @@ class _Reader:
         generators: list[ast.comprehension] = node.generators  # type: ignore[attr-defined]
         self.visit(generators[0].iter)
         names = frozenset(_bound([each.target for each in generators]))
-        self._inside(names, _children(node))
+        self._inside(names, children(node))
 
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
 
@@ -354,7 +354,7 @@ def _bound(nodes: Iterable[ast.AST], outer: set[str] | None = None) -> Iterator[
 
     outer: gets the names that they declare as global or import.
     """
-    for node in _walk(nodes, without=(*SCOPES, *COMPREHENSIONS)):
+    for node in walk(nodes, without=(*SCOPES, *COMPREHENSIONS)):
         match node:
             case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
                 yield name
@@ -372,28 +372,6 @@ def _bound(nodes: Iterable[ast.AST], outer: set[str] | None = None) -> Iterator[
                 outer.update(names)
             case ast.Import() | ast.ImportFrom() if outer is not None:
                 outer.update(alias for alias, _ in _bound_by_import(node))
-
-
-def _walk(nodes: Iterable[ast.AST], without: tuple[type[ast.AST], ...]) -> Iterator[ast.AST]:
-    """All nodes, but nothing inside nodes of the types `without`."""
-    pending = [*nodes]
-    while pending:
-        node = pending.pop()
-        yield node
-        if not isinstance(node, without):
-            pending += _children(node)
-
-
-def _children(node: ast.AST) -> list[ast.AST]:
-    """`ast.iter_child_nodes`, faster."""
-    children: list[ast.AST] = []
-    for field in node._fields:
-        value = getattr(node, field, None)
-        if isinstance(value, ast.AST):
-            children.append(value)
-        elif value.__class__ is list:
-            children += (each for each in value if isinstance(each, ast.AST))
-    return children
 
 
 def _chain(node: ast.AST | None) -> str | None:

@@ -12,9 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from blake3 import blake3
-
-from finery.builder.code.names import SUBCLASSES, End, Names, Node
+from finery.builder.code.names import SUBCLASSES, Names, Node
 from finery.builder.code.resolve import Modules, Place
 from finery.builder.code.units import EXECUTES, ON_IMPORT, WHOLE
 from finery.errors import PluginError

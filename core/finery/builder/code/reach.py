@@ -54,7 +54,8 @@ class Reach:
             node = self._pending.popleft()
             outside = self._outside.get((node.place.path, node.unit), ())
             for piece, needed in names.edges(node):
-                if piece not in outside:
+                is_new = (needed.place.path, needed.unit) not in self._reached  # most aren't
+                if is_new and piece not in outside:
                     self._reach(needed, (node, piece))
         self.files = {*self._imported}
         self.is_installed = not any(place.is_local for place in self._imported.values())

@@ -69,6 +69,7 @@ class StepCode:
         self._followed: dict[tuple[tuple[Subject, ...], bool], _Followed] = {}
         self._plain: dict[str, tuple[Subject, ...]] = {}  # by step type, if settings name no code
         self._named: set[str] = set()  # digests with the names in them in the store
+        self._scope: list[str] = []  # packages into which `_names` follows names
         self._forget_files()
         hooks = [*self._hooks()]
         self._around = [subject for _, _, subject in hooks]
@@ -218,8 +219,9 @@ class StepCode:
         key = subjects, checks
         if key not in self._followed:
             name = self._name(subjects, checks=checks)
-            if self._scope != (scope := self._modules.scope()):  # follow names into more packages
-                self._scope, self._names = scope, Names(self._modules, self._read)
+            if self._scope != self._modules.scope():  # names are followed into more packages now
+                self._scope = self._modules.scope()
+                self._names = Names(self._modules, self._read)
             self._followed[key] = self._kept(name) or self._follow(subjects, checks, name)
         return self._followed[key]
 

@@ -162,7 +162,7 @@ class Reach:
         self._from.setdefault((place.path, ON_IMPORT), source)
         on_import = Node(place, ON_IMPORT), ON_IMPORT
         for node in self._names.on_import(place):
-            self._reach(node, source if node == on_import[0] else on_import)
+            self._reach(node, source if node.unit == ON_IMPORT else on_import)
         if self._has_subclasses:
             for node in self._names.derived(place):
                 self._reach(node, on_import)

@@ -174,12 +174,13 @@ def walk(nodes: Iterable[ast.AST], without: tuple[type[ast.AST], ...] = ()) -> I
 
 
 def children(node: ast.AST) -> list[ast.AST]:
-    """`ast.iter_child_nodes`, faster."""
+    """`ast.iter_child_nodes`, faster and without contexts such as `Load`."""
     found: list[ast.AST] = []
     for field in node._fields:
         value = getattr(node, field, None)
         if isinstance(value, ast.AST):
-            found.append(value)
+            if field != "ctx":
+                found.append(value)
         elif value.__class__ is list:
             found += [each for each in value if isinstance(each, ast.AST)]
     return found

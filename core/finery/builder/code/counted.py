@@ -74,7 +74,7 @@ class _Counted(ast.NodeTransformer):
         is_plain = all(map(_is_plain, node.decorator_list))
         if not self._keeps_all and is_plain:
             node.returns = None
-            for argument in _arguments(node.args):
+            for argument in arguments_of(node.args):
                 argument.annotation = None
         docstring = node.body[0] if not is_plain and ast.get_docstring(node) is not None else None
         node = self._inside(node, in_class=False)
@@ -186,7 +186,7 @@ def children(node: ast.AST) -> list[ast.AST]:
     return found
 
 
-def _arguments(arguments: ast.arguments) -> list[ast.arg]:
+def arguments_of(arguments: ast.arguments) -> list[ast.arg]:
     rest = [a for a in (arguments.vararg, arguments.kwarg) if a is not None]
     return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *rest]
 

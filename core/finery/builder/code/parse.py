@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from finery.builder.code.counted import PLAIN_DECORATORS, children, counted, walk
+from finery.builder.code.counted import PLAIN_DECORATORS, arguments_of, children, counted, walk
 from finery.builder.code.units import EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Piece, Unit
 from finery.errors import PluginError
 
@@ -88,9 +88,8 @@ class _Module:
             case ast.Import() | ast.ImportFrom():
                 for alias, target in _bound_by_import(node):
                     self.imports[target] = None
-                    name = STAR if alias == STAR else alias
-                    if alias == EXECUTES:  # also of `a`, which `import a.b` binds
-                        name = target.partition(".")[0]
+                    # also of `a`, which `import a.b` binds
+                    name = target.partition(".")[0] if alias == EXECUTES else alias
                     piece = Piece(name, _digest(f"{alias} {target}"), [], [(alias, target)])
                     self._bind([name], [piece], kind="import")
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
@@ -155,9 +154,8 @@ class _Module:
         return True
 
     def _function_acts(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-        defaults = [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
-        decorated = any(self._decorator_acts(d) for d in node.decorator_list)
-        return decorated or any(map(self._acts, defaults))
+        decorated = any(map(self._decorator_acts, node.decorator_list))
+        return decorated or self._acts(*_defaults(node.args))
 
     def _decorator_acts(self, node: ast.expr) -> bool:
         if isinstance(node, ast.Call):
@@ -295,7 +293,7 @@ class _Reader:
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         for each in (*node.decorator_list, *_defaults(node.args)):
             self.visit(each)
-        for argument in _arguments(node.args):
+        for argument in arguments_of(node.args):
             self._annotation(argument.annotation)
         self._annotation(node.returns)
         self._inside(_names_of(node), node.body)
@@ -341,7 +339,7 @@ class _Reader:
 
 def _names_of(function: ast.AST) -> frozenset[str]:
     """The local names of a function, without those that it imports."""
-    names = {argument.arg for argument in _arguments(function.args)}  # type: ignore[attr-defined]
+    names = {argument.arg for argument in arguments_of(function.args)}  # type: ignore[attr-defined]
     if isinstance(function, FUNCTIONS):
         outer: set[str] = set()
         names.update(_bound(function.body, outer))
@@ -393,11 +391,6 @@ def _plain_names(node: ast.Assign | ast.AnnAssign) -> list[str]:
 
 def _defaults(arguments: ast.arguments) -> list[ast.expr]:
     return [*arguments.defaults, *(d for d in arguments.kw_defaults if d is not None)]
-
-
-def _arguments(arguments: ast.arguments) -> list[ast.arg]:
-    rest = [a for a in (arguments.vararg, arguments.kwarg) if a is not None]
-    return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *rest]
 
 
 # -- imports -----------------------------------------------------------------------------------

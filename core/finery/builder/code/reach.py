@@ -116,11 +116,8 @@ class Reach:
             yield Node(loaded(subject, self._names.modules), WHOLE)
             return
         inner = subject.func if isinstance(subject, partial) else subject
-        place, name = (
-            loaded(inner.__module__, self._names.modules),
-            getattr(inner, "__qualname__", ""),
-        )
-        unit = name.partition(".")[0]
+        place = loaded(inner.__module__, self._names.modules)
+        unit = getattr(inner, "__qualname__", "").partition(".")[0]
         if unit in self._names.read(place.path).units and inner is subject and _is_named(subject):
             yield Node(place, unit)
             return

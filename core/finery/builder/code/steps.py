@@ -85,11 +85,10 @@ class StepCode:
         Followed at once, but for types of a project, whose code isn't kept in the store.
         """
         subjects = {use: self._type(use) for use in uses}
-        own = [s for s in subjects.values() if not self._name((s,), checks=True)]
-        installed = tuple(s for s in subjects.values() if s not in own)
-        groups = [installed, *((subject,) for subject in own)]
         types = {use: [cls.__module__, cls.__qualname__] for use, (cls, _) in subjects.items()}
-        return [types, *(self._find(group, checks=True).code for group in groups)]
+        own = [(s,) for s in subjects.values() if not self._name((s,), checks=True)]
+        installed = tuple(s for s in subjects.values() if (s,) not in own)
+        return [types, *(self._find(group, checks=True).code for group in (installed, *own))]
 
     def observing(self) -> Reach:
         """What the hooks reach that only observe steps."""

@@ -154,8 +154,8 @@ def _check_digest(recipe: Recipe, plugins: Plugins, code: StepCode) -> str:
     if isinstance(matrix, dict) and "select" in matrix:
         used.add(plugins.chooser)
     used &= plugins.step_types.keys()
-    types = {use: code.of_check(use) for use in sorted(used)}
-    digest = blake3(encode([FORMAT, recipe.data, types, notes])).hexdigest()
+    checks = code.of_checks(sorted(used))
+    digest = blake3(encode([FORMAT, recipe.data, checks, notes])).hexdigest()
     return f"checked {digest}"
 
 

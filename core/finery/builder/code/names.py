@@ -102,8 +102,9 @@ class Names:
         for target in parsed.imports:
             yield from (Node(imported, EXECUTES) for imported in self._executed(place, target))
         for name, unit in parsed.units.items():
-            if name == ON_IMPORT or unit.acts or self._base_acts(Node(place, name), unit):
-                yield Node(place, name)
+            node = Node(place, name)
+            if name == ON_IMPORT or unit.acts or (unit.bases and self._base_acts(node, unit)):
+                yield node
 
     def everything(self, place: Place) -> Iterator[Node]:
         """All definitions of a file, and all that it imports."""
@@ -125,6 +126,8 @@ class Names:
     def _executed(self, importer: Place, target: str) -> Iterator[Place]:
         """The files that importing a target executes: the module and the packages around it."""
         base, name = importer.absolute(target)
+        if not (importer.is_local or self.modules.is_followed(base, name)):
+            return
         parts = [*base.split("."), *([name] if name not in ("", "*") else [])]
         for end in range(1, len(parts) + 1):
             yield from self._places(importer, ".".join(parts[:end]))

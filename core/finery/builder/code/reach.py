@@ -12,9 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from blake3 import blake3
-
-from finery.builder.code.names import SUBCLASSES, End, Names, Node
+from finery.builder.code.names import SUBCLASSES, Names, Node
 from finery.builder.code.resolve import Modules, Place
 from finery.builder.code.units import EXECUTES, ON_IMPORT, WHOLE
 from finery.errors import PluginError
@@ -56,7 +54,8 @@ class Reach:
             node = self._pending.popleft()
             outside = self._outside.get((node.place.path, node.unit), ())
             for piece, needed in names.edges(node):
-                if piece not in outside:
+                is_new = (needed.place.path, needed.unit) not in self._reached  # most aren't
+                if is_new and piece not in outside:
                     self._reach(needed, (node, piece))
         self.files = {*self._imported}
         self.is_installed = not any(place.is_local for place in self._imported.values())
@@ -117,11 +116,8 @@ class Reach:
             yield Node(loaded(subject, self._names.modules), WHOLE)
             return
         inner = subject.func if isinstance(subject, partial) else subject
-        place, name = (
-            loaded(inner.__module__, self._names.modules),
-            getattr(inner, "__qualname__", ""),
-        )
-        unit = name.partition(".")[0]
+        place = loaded(inner.__module__, self._names.modules)
+        unit = getattr(inner, "__qualname__", "").partition(".")[0]
         if unit in self._names.read(place.path).units and inner is subject and _is_named(subject):
             yield Node(place, unit)
             return
@@ -163,7 +159,7 @@ class Reach:
         self._from.setdefault((place.path, ON_IMPORT), source)
         on_import = Node(place, ON_IMPORT), ON_IMPORT
         for node in self._names.on_import(place):
-            self._reach(node, source if node == on_import[0] else on_import)
+            self._reach(node, source if node.unit == ON_IMPORT else on_import)
         if self._has_subclasses:
             for node in self._names.derived(place):
                 self._reach(node, on_import)

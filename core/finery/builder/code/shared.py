@@ -27,38 +27,21 @@ def parsed(path: Path) -> bytes:
 
     Raises the same errors. A cache that can't be used is done without.
     """
-    folder = _folder()
-    entry = folder / _name(path) if folder is not None else None
-    if entry is not None and (known := _read(entry)) is not None:
+    if (known := kept(path)) is not None:
         return known
     from finery.builder.code.parse import parse_file  # needs `ast`
 
+    entry = _entry(path)
     new = msgspec.msgpack.encode(parse_file(path))
-    if folder is not None and entry == folder / _name(path):  # else it has changed in between
+    if entry is not None and entry == _entry(path):  # else it has changed in between
         _write(entry, new)
     return new
 
 
-def _folder() -> Path | None:
-    """The folder of the cache; None where the user has no home."""
-    folder = cache_folder()
-    return None if folder is None else folder / "code"
-
-
-def _name(path: Path) -> str:
-    """The hash of the version, how a file like this is read, and the file's content."""
-    return blake3(f"{version()}\0{path.suffix}\0".encode() + path.read_bytes()).hexdigest()
-
-
-@cache
-def version() -> str:
-    """A digest of the code that decides what counts, and of the Python that it runs on."""
-    code = [Path(__file__).with_name(name).read_bytes() for name in CODE]
-    return blake3(b"\0".join([*code, sys.version.encode()])).hexdigest()
-
-
-def _read(entry: Path) -> bytes | None:
-    """The entry; None if there is none, if it is damaged, or if another user wrote it."""
+def kept(path: Path) -> bytes | None:
+    """What is kept of a file; None if nothing is, if it is damaged, or if another user wrote it."""
+    if (entry := _entry(path)) is None:
+        return None
     try:
         with entry.open("rb") as file:
             if os.fstat(file.fileno()).st_uid != os.getuid():
@@ -68,6 +51,21 @@ def _read(entry: Path) -> bytes | None:
         return None
     checksum, body = content[:32], content[32:]
     return body if blake3(body).digest() == checksum else None
+
+
+def _entry(path: Path) -> Path | None:
+    """Named by the version, how a file like this is read, and its content. None without a home."""
+    if (folder := cache_folder()) is None:
+        return None
+    content = f"{version()}\0{path.suffix}\0".encode() + path.read_bytes()
+    return folder / "code" / blake3(content).hexdigest()
+
+
+@cache
+def version() -> str:
+    """A digest of the code that decides what counts, and of the Python that it runs on."""
+    code = [Path(__file__).with_name(name).read_bytes() for name in CODE]
+    return blake3(b"\0".join([*code, sys.version.encode()])).hexdigest()
 
 
 def _write(entry: Path, body: bytes) -> None:

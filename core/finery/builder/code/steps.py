@@ -69,6 +69,7 @@ class StepCode:
         self._followed: dict[tuple[tuple[Subject, ...], bool], _Followed] = {}
         self._plain: dict[str, tuple[Subject, ...]] = {}  # by step type, if settings name no code
         self._named: set[str] = set()  # digests with the names in them in the store
+        self._scope: list[str] = []  # packages into which `_names` follows names
         self._forget_files()
         hooks = [*self._hooks()]
         self._around = [subject for _, _, subject in hooks]
@@ -78,9 +79,16 @@ class StepCode:
         """The code of a step type, of code in its settings, and of its artifacts' files."""
         return self._code(*self._own(step, written))
 
-    def of_check(self, use: str) -> Code:
-        """The code of a step type alone, with its methods that aren't in keys."""
-        return self._find((self._type(use),), checks=True).code
+    def of_checks(self, uses: Iterable[str]) -> list[Any]:
+        """What checks of step types depend on: their code, with its methods that aren't in keys.
+
+        Followed at once, but for types of a project, whose code isn't kept in the store.
+        """
+        subjects = {use: self._type(use) for use in uses}
+        types = {use: [cls.__module__, cls.__qualname__] for use, (cls, _) in subjects.items()}
+        own = [(s,) for s in subjects.values() if not self._name((s,), checks=True)]
+        installed = tuple(s for s in subjects.values() if (s,) not in own)
+        return [types, *(self._find(group, checks=True).code for group in (installed, *own))]
 
     def observing(self) -> Reach:
         """What the hooks reach that only observe steps."""
@@ -210,6 +218,9 @@ class StepCode:
         key = subjects, checks
         if key not in self._followed:
             name = self._name(subjects, checks=checks)
+            if self._scope != self._modules.scope():  # names are followed into more packages now
+                self._scope = self._modules.scope()
+                self._names = Names(self._modules, self._read)
             self._followed[key] = self._kept(name) or self._follow(subjects, checks, name)
         return self._followed[key]
 
@@ -266,6 +277,7 @@ class StepCode:
         self._folders: dict[str, Stat] = {}
         self._stat = cache(_stat)
         self._names = Names(self._modules, self._read)
+        self._scope = self._modules.scope()
 
     def _read(self, path: str) -> Parsed:
         if path not in self._parsed:
@@ -275,7 +287,9 @@ class StepCode:
     def _read_file(self, path: str) -> tuple[Stat, Parsed]:
         try:
             stat = _stat(path)
-            content = self._store.remembered(FORMAT, Path(path), shared.parsed)
+            content = shared.kept(Path(path))
+            if content is None:
+                content = self._store.remembered(FORMAT, Path(path), shared.parsed)
         except OSError as error:
             raise PluginError(f"can't read {path}: {error.strerror}") from error
         try:

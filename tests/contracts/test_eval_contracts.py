@@ -214,6 +214,7 @@ class TestMajority(StepContract):
         return Majority(rows=labelled(folder))
 
 
+@pytest.mark.slow
 class TestLinear(StepContract):
     """baseline.linear."""
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from asking import chunk_rows, index_of, question_row
 from tiny_llama import tiny_counter
 
@@ -43,6 +44,7 @@ class TestRetrieval(StepContract):
         return Retrieval(indices=[own["index"], other], rows=own["rows"])
 
 
+@pytest.mark.slow
 class TestGrounded(StepContract):
     """eval.grounded."""
 

@@ -49,6 +49,7 @@ MOMENTS = "moments of the step: "
 ESCAPED = "the step raised an exception that is no FineryError: "
 KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle, Index)}
 DISCOVERY = (load_plugins.__code__, Plugins.step_type.__code__, Plugins.engine.__code__)
+UNCOUNTED = {*OUTSIDE_KEYS, *(code.co_name for code in DISCOVERY)}
 
 
 class Given(Step, seeded=False):
@@ -142,27 +143,37 @@ def _install() -> None:
     sys.addaudithook(_audit)
 
 
+def _is_uncounted(frame: FrameType) -> bool:
+    """Whether what a function calls isn't in keys: a method such as `check`, or `load_plugins`."""
+    if frame.f_code in DISCOVERY:
+        return True
+    return frame.f_code.co_name in OUTSIDE_KEYS and isinstance(frame.f_locals.get("self"), Step)
+
+
 @contextmanager
 def _executed() -> Iterator[None]:
     """Add every function that is executed to the file `EXECUTED`, with whether its code counts.
 
-    It doesn't inside a method of a step that isn't in keys, such as `check`, or of `load_plugins`.
+    It doesn't inside of functions that `_is_uncounted` tells.
     """
     if not (path := os.environ.get(EXECUTED)):
         yield
         return
-    codes: set[tuple[CodeType, bool]] = set()
+    # By identity: the hash of a code object takes longer than most calls.
+    inside: dict[int, CodeType] = {}
+    beyond: dict[int, CodeType] = {}
     outside: dict[int, FrameType] = {}  # thread → the frame of such a method
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
-        thread, code = threading.get_ident(), frame.f_code
         if event == "call":
-            is_check = code.co_name in OUTSIDE_KEYS and isinstance(frame.f_locals.get("self"), Step)
-            if is_check or code in DISCOVERY:
-                outside.setdefault(thread, frame)
-            codes.add((code, thread not in outside))
-        elif event == "return" and outside.get(thread) is frame:
-            del outside[thread]
+            code = frame.f_code
+            if code.co_name in UNCOUNTED and _is_uncounted(frame):
+                outside.setdefault(threading.get_ident(), frame)
+            found = beyond if outside and threading.get_ident() in outside else inside
+            if id(code) not in found:
+                found[id(code)] = code
+        elif event == "return" and outside and outside.get(threading.get_ident()) is frame:
+            del outside[threading.get_ident()]
 
     threading.setprofile(profile)
     sys.setprofile(profile)
@@ -171,6 +182,7 @@ def _executed() -> Iterator[None]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
+        codes = [(c, found is inside) for found in (inside, beyond) for c in found.values()]
         functions = [c for c in codes if c[0].co_flags & inspect.CO_OPTIMIZED]  # no class bodies
         names = sorted((c.co_filename, c.co_qualname, counts) for c, counts in functions)
         with open(path, "a", encoding="utf-8") as file:

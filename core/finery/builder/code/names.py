@@ -8,9 +8,8 @@ version (`packages=`), and the rest of finery by the format of keys.
 import builtins
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
-
-from blake3 import blake3
 
 from finery.builder.code.resolve import CORE, Modules, Place
 from finery.builder.code.units import EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Unit
@@ -26,23 +25,32 @@ PLAIN_BASES = frozenset({*sys.stdlib_module_names, *dir(builtins), CORE, "msgspe
 """Packages and builtins with classes that can be derived from without an effect."""
 
 
-SUBCLASSES = "__subclasses__()"
-"""Unit that stands for all derived classes of imported files."""
-
-
 class Node(NamedTuple):
-    """A definition: a unit of a file.
-
-    Or `WHOLE`, all of the file; `EXECUTES`, what it executes when it is imported; `SUBCLASSES`.
-    """
+    """A definition: a unit of a file."""
 
     place: Place
     unit: str
 
 
-End = Node | str
+class Whole(NamedTuple):
+    """All of a file."""
+
+    place: Place
+
+
+class Imported(NamedTuple):
+    """What a file executes when it is imported."""
+
+    place: Place
+
+
+class Subclasses(NamedTuple):
+    """All derived classes of imported files, since something reads `__subclasses__`."""
+
+
+End = Node | Whole | str
 """What a name reads; text if that isn't followed, e.g. `json.dumps`."""
-Edge = tuple[str, Node]
+Edge = tuple[str, Node | Whole | Imported | Subclasses]
 """The piece of a definition that needs something, and what it needs."""
 
 
@@ -52,16 +60,15 @@ class Names:
     modules: finds the files. read: `parse.parse_file`, perhaps cached.
     """
 
-    def __init__(self, modules: Modules, read: Callable[[str], Parsed]) -> None:
+    def __init__(self, modules: Modules, read: Callable[[Path], Parsed]) -> None:
         self.modules = modules
         self.read = read
-        self._edges: dict[tuple[str, str], list[Edge]] = {}
-        self._on_import: dict[str, list[Node]] = {}
-        self._ends: dict[tuple[str, str], list[End]] = {}
+        self._edges: dict[tuple[Path, str], list[Edge]] = {}
+        self._on_import: dict[Path, list[Edge]] = {}
+        self._ends: dict[tuple[Path, str], list[End]] = {}
         self._placed: dict[str, list[Place]] = {}  # by module, of packages
-        self._busy: set[tuple[str, str]] = set()
-        self._steps: dict[tuple[str, str], bool] = {}
-        self._digests: dict[tuple[str, tuple[int, ...]], tuple[str, dict[str, str]]] = {}
+        self._busy: set[tuple[Path, str]] = set()
+        self._steps: dict[tuple[Path, str], bool] = {}
 
     # -- what needs what ---------------------------------------------------------------------------
 
@@ -69,7 +76,7 @@ class Names:
         """What the pieces of a definition read and import."""
         key = (node.place.path, node.unit)
         if key not in self._edges:
-            self._edges[key] = [*dict.fromkeys(self._edges_of(node))]
+            self._edges[key] = _unique(self._edges_of(node))
         return self._edges[key]
 
     def _edges_of(self, node: Node) -> Iterator[Edge]:
@@ -77,36 +84,35 @@ class Names:
         for index in parsed.units[node.unit].pieces:
             piece = parsed.pieces[index]
             for alias, target in piece.imports:
-                yield from ((piece.name, Node(p, EXECUTES)) for p in self._executed(place, target))
+                yield from ((piece.name, Imported(p)) for p in self._executed(place, target))
                 if alias == WHOLE:
                     for end in self._imported_by(place, target, ()):
                         if not isinstance(end, str):
                             yield piece.name, end
             for name in piece.reads:
                 if "__subclasses__" in name:
-                    yield piece.name, Node(place, SUBCLASSES)
+                    yield piece.name, Subclasses()
                 for end in self._read_by(place, piece.imports, name):
                     if not isinstance(end, str):
                         yield piece.name, end
                     elif end in OPAQUE:
-                        yield piece.name, Node(place, WHOLE)
+                        yield piece.name, Whole(place)
 
-    def on_import(self, place: Place) -> list[Node]:
+    def on_import(self, place: Place) -> list[Edge]:
         """What counts whenever a file is imported, and what it imports."""
         if place.path not in self._on_import:
-            self._on_import[place.path] = [*dict.fromkeys(self._on_import_of(place))]
+            self._on_import[place.path] = _unique(self._on_import_of(place))
         return self._on_import[place.path]
 
-    def _on_import_of(self, place: Place) -> Iterator[Node]:
+    def _on_import_of(self, place: Place) -> Iterator[Edge]:
         parsed = self.read(place.path)
         for target in parsed.imports:
-            yield from (Node(imported, EXECUTES) for imported in self._executed(place, target))
+            yield from ((ON_IMPORT, Imported(p)) for p in self._executed(place, target))
         for name, unit in parsed.units.items():
-            node = Node(place, name)
-            if name == ON_IMPORT or unit.acts or (unit.bases and self._base_acts(node, unit)):
-                yield node
+            if name == ON_IMPORT or unit.acts or self._base_acts(Node(place, name), unit):
+                yield ON_IMPORT, Node(place, name)
 
-    def everything(self, place: Place) -> Iterator[Node]:
+    def everything(self, place: Place) -> Iterator[Node | Whole]:
         """All definitions of a file, and all that it imports."""
         parsed = self.read(place.path)
         yield from (Node(place, name) for name in parsed.units)
@@ -126,23 +132,9 @@ class Names:
     def _executed(self, importer: Place, target: str) -> Iterator[Place]:
         """The files that importing a target executes: the module and the packages around it."""
         base, name = importer.absolute(target)
-        if not (importer.is_local or self.modules.is_followed(base, name)):
-            return
         parts = [*base.split("."), *([name] if name not in ("", "*") else [])]
         for end in range(1, len(parts) + 1):
             yield from self._places(importer, ".".join(parts[:end]))
-
-    def digests(self, path: str, pieces: Iterable[int]) -> tuple[str, dict[str, str]]:
-        """(digest of pieces of a file, function, method or variable → its digest)."""
-        key = path, (*sorted(pieces),)
-        if key not in self._digests:
-            counted = [self.read(path).pieces[index] for index in key[1]]
-            lines = [f"{piece.name}\0{piece.digest}" for piece in counted]
-            names: dict[str, str] = {}
-            for piece in counted:
-                names[piece.name] = names.get(piece.name, "") + piece.digest
-            self._digests[key] = blake3("\n".join(lines).encode()).hexdigest(), names
-        return self._digests[key]
 
     # -- base classes ------------------------------------------------------------------------------
 
@@ -151,10 +143,9 @@ class Names:
         key = (node.place.path, node.unit)
         if key not in self._steps:
             self._steps[key] = False  # in a circle
-            unit = self.read(node.place.path).units.get(node.unit)
-            self._steps[key] = unit is not None and any(
-                end in STEP if isinstance(end, str) else self.is_step(end)
-                for end in self._bases(node, unit)
+            self._steps[key] = any(
+                end in STEP if isinstance(end, str) else isinstance(end, Node) and self.is_step(end)
+                for end in self._bases(node, self.read(node.place.path).units[node.unit])
             )
         return self._steps[key]
 
@@ -172,7 +163,7 @@ class Names:
     def _acts_as_base(self, end: End) -> bool:
         if isinstance(end, str):
             return end.partition(".")[0] not in PLAIN_BASES
-        if end.unit == WHOLE:
+        if isinstance(end, Whole):
             return True
         unit = self.read(end.place.path).units[end.unit]
         if unit.kind == "import":  # what it imports is another end
@@ -204,7 +195,7 @@ class Names:
     def _attribute(self, importer: Place, module: str, rest: tuple[str, ...]) -> Iterator[End]:
         places = self._places(importer, module)
         for place in places:
-            yield from self._named(place, rest[0], rest[1:]) if rest else [Node(place, WHOLE)]
+            yield from self._named(place, rest[0], rest[1:]) if rest else [Whole(place)]
         if places:
             return
         is_inside = importer.is_local or module == CORE or self.modules.is_followed(module)
@@ -244,7 +235,7 @@ class Names:
         if place.is_package and not (inside and found):
             for inner in self._places(place, f"{place.module}.{name}"):
                 found = True
-                yield from self._named(inner, rest[0], rest[1:]) if rest else [Node(inner, WHOLE)]
+                yield from self._named(inner, rest[0], rest[1:]) if rest else [Whole(inner)]
         if not found and name in parsed.typing:
             found = True
             yield from [Node(place, LAZY)] if LAZY in parsed.units else ()
@@ -252,7 +243,7 @@ class Names:
         if not found and STAR in parsed.units:
             yield from self._by_star(place, parsed, name, rest, inside)
         elif not (found or inside or (name.startswith("__") and name != "__dict__")):
-            yield Node(place, WHOLE)
+            yield Whole(place)
 
     def _by_star(
         self, place: Place, parsed: Parsed, name: str, rest: tuple[str, ...], inside: bool
@@ -261,8 +252,7 @@ class Names:
         for index in parsed.units[STAR].pieces:
             for _, target in parsed.pieces[index].imports:
                 for end in self._imported_by(place, f"{target.removesuffix(':*')}:{name}", rest):
-                    is_whole = isinstance(end, Node) and end.unit == WHOLE
-                    if not (inside and is_whole and hasattr(builtins, name)):
+                    if not (inside and isinstance(end, Whole) and hasattr(builtins, name)):
                         yield Node(place, STAR)
                         yield end
 
@@ -278,3 +268,8 @@ class Names:
             return []
         found = self.modules.in_project(module, "", importer.beside)
         return [place for place in found if place.module == module]
+
+
+def _unique(edges: Iterable[Edge]) -> list[Edge]:
+    # With their classes, since named tuples of the same place are equal.
+    return [*{(name, type(end), end): (name, end) for name, end in edges}.values()]

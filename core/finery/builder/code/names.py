@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finery.builder.code.resolve import CORE, Modules, Place
-from finery.builder.code.units import EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Unit
+from finery.builder.code.units import CALLED, EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Unit
 
 LAZY = "__getattr__"
 STEP = frozenset({"finery.Step", "finery.step.step.Step"})
 OPAQUE = frozenset({
     "eval", "exec", "globals", "builtins.eval", "builtins.exec", "gc.get_objects",
-    "inspect.currentframe", "inspect.stack", "sys._getframe", "sys.modules",
+    "inspect.currentframe", "inspect.getmodule", "inspect.stack", "sys._getframe", "sys.modules",
 })  # fmt: skip
 """What reads definitions in ways that can't be followed. In a file with one, everything counts."""
 PLAIN_BASES = frozenset({*sys.stdlib_module_names, *dir(builtins), CORE, "msgspec"})
@@ -67,6 +67,7 @@ class Names:
         self._on_import: dict[Path, list[Edge]] = {}
         self._ends: dict[tuple[Path, str], list[End]] = {}
         self._placed: dict[str, list[Place]] = {}  # by module, of packages
+        self._importing: dict[Path, bool] = {}
         self._busy: set[tuple[Path, str]] = set()
         self._steps: dict[tuple[Path, str], bool] = {}
 
@@ -90,12 +91,14 @@ class Names:
                         if not isinstance(end, str):
                             yield piece.name, end
             for name in piece.reads:
+                if name.startswith(CALLED):
+                    continue
                 if "__subclasses__" in name:
                     yield piece.name, Subclasses()
                 for end in self._read_by(place, piece.imports, name):
                     if not isinstance(end, str):
                         yield piece.name, end
-                    elif end in OPAQUE:
+                    elif _is_opaque(end):
                         yield piece.name, Whole(place)
 
     def on_import(self, place: Place) -> list[Edge]:
@@ -111,6 +114,45 @@ class Names:
         for name, unit in parsed.units.items():
             if name == ON_IMPORT or unit.acts or self._base_acts(Node(place, name), unit):
                 yield ON_IMPORT, Node(place, name)
+
+    def order(self, place: Place) -> list[str]:
+        """Imports of a file that can have an effect, and its statements, in their order.
+
+        Empty if their order can't matter.
+        """
+        parsed = self.read(place.path)
+        acting = {index for name in self._acting(place) for index in parsed.units[name].pieces}
+        order: dict[str, None] = {}
+        imports = 0
+        for index, piece in enumerate(parsed.pieces):
+            if index in acting:
+                order[f"{piece.name} {piece.digest}"] = None
+            elif piece.name in parsed.units and index in parsed.units[piece.name].pieces:
+                for alias, target in piece.imports:
+                    own = target.removesuffix(":*") if alias == STAR else target
+                    if any(map(self._importing_acts, self._executed(place, own))):
+                        order[target] = None
+                        imports += 1
+        return [*order] if imports and len(order) > 1 else []
+
+    def _acting(self, place: Place) -> list[str]:
+        """The units of a file that can have an effect on import."""
+        ends = (end for _, end in self.on_import(place))
+        return [e.unit for e in ends if isinstance(e, Node) and e.place.path == place.path]
+
+    def _importing_acts(self, place: Place) -> bool:
+        """Whether importing a file, with all that it imports, can have an effect."""
+        if place.path not in self._importing:
+            seen: dict[Path, Place] = {}
+            pending = [place]
+            while pending:
+                each = pending.pop()
+                if each.path not in seen:
+                    seen[each.path] = each
+                    ends = [end for _, end in self.on_import(each)]
+                    pending += [end.place for end in ends if isinstance(end, Imported)]
+            self._importing[place.path] = any(map(self._acting, seen.values()))
+        return self._importing[place.path]
 
     def everything(self, place: Place) -> Iterator[Node | Whole]:
         """All definitions of a file, and all that it imports."""
@@ -135,6 +177,12 @@ class Names:
         parts = [*base.split("."), *([name] if name not in ("", "*") else [])]
         for end in range(1, len(parts) + 1):
             yield from self._places(importer, ".".join(parts[:end]))
+
+    def packages(self, place: Place) -> Iterator[Place]:
+        """The packages around a module, which are imported before it."""
+        parents = place.module.split(".")[:-1]
+        for end in range(1, len(parents) + 1):
+            yield from self._places(place, ".".join(parents[:end]))
 
     # -- base classes ------------------------------------------------------------------------------
 
@@ -185,6 +233,8 @@ class Names:
         for alias, target in imports:
             if alias == root:
                 ends = [*ends, *self._imported_by(place, target, (*rest,))]
+            elif alias == EXECUTES and not rest and target.partition(".")[0] == root:
+                ends = [*ends, *self._imported_by(place, target, ())]
         return ends
 
     def _imported_by(self, importer: Place, target: str, rest: tuple[str, ...]) -> Iterator[End]:
@@ -240,8 +290,10 @@ class Names:
             found = True
             yield from [Node(place, LAZY)] if LAZY in parsed.units else ()
             yield from self._imported_by(place, parsed.typing[name], rest)
-        if not found and STAR in parsed.units:
-            yield from self._by_star(place, parsed, name, rest, inside)
+        if STAR in parsed.units or STAR in parsed.on_import:
+            for end in self._by_star(place, parsed, name, rest, inside):
+                if not (found and isinstance(end, Whole)):  # it may override the name
+                    yield end
         elif not (found or inside or (name.startswith("__") and name != "__dict__")):
             yield Whole(place)
 
@@ -249,12 +301,18 @@ class Names:
         self, place: Place, parsed: Parsed, name: str, rest: tuple[str, ...], inside: bool
     ) -> Iterator[End]:
         """What a name reads that `from module import *` may bind."""
-        for index in parsed.units[STAR].pieces:
-            for _, target in parsed.pieces[index].imports:
-                for end in self._imported_by(place, f"{target.removesuffix(':*')}:{name}", rest):
-                    if not (inside and isinstance(end, Whole) and hasattr(builtins, name)):
-                        yield Node(place, STAR)
-                        yield end
+        stars = [
+            (unit, target)
+            for unit in (STAR, ON_IMPORT)
+            for index in (parsed.units[unit].pieces if unit in parsed.units else ())
+            for alias, target in parsed.pieces[index].imports
+            if alias == STAR
+        ]
+        for unit, target in stars:
+            for end in self._imported_by(place, f"{target.removesuffix(':*')}:{name}", rest):
+                if not (inside and isinstance(end, Whole) and hasattr(builtins, name)):
+                    yield Node(place, unit)
+                    yield end
 
     def _places(self, importer: Place, module: str) -> list[Place]:
         """The files that are imported under a name, without those of the packages around them."""
@@ -268,6 +326,11 @@ class Names:
             return []
         found = self.modules.in_project(module, "", importer.beside)
         return [place for place in found if place.module == module]
+
+
+def _is_opaque(name: str) -> bool:
+    """Also of `sys.modules.get`."""
+    return any(name == each or name.startswith(f"{each}.") for each in OPAQUE)
 
 
 def _unique(edges: Iterable[Edge]) -> list[Edge]:

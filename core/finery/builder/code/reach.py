@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from finery.builder.code.names import End, Imported, Names, Node, Subclasses, Whole
 from finery.builder.code.resolve import Modules, Place
-from finery.builder.code.units import ON_IMPORT
+from finery.builder.code.units import CALLED, ON_IMPORT
 from finery.errors import PluginError
 from finery.step.inspect import FILE_MODULE, OUTSIDE_KEYS
 
@@ -41,7 +41,7 @@ class Reach:
 
     def __init__(self, names: Names, subjects: Iterable[Subject], *, checks: bool = False) -> None:
         self._names = names
-        self._excluded = frozenset() if checks else OUTSIDE_KEYS
+        self._excluded: frozenset[str] = frozenset() if checks else OUTSIDE_KEYS
         self._nodes: dict[tuple[Path, str], Node] = {}
         self._from: dict[tuple[Path, str], Source] = {}
         self._imported: dict[Path, Place] = {}
@@ -52,17 +52,32 @@ class Reach:
             for end in [*self._starts(subject, named_in)]:
                 self._reach(end, None)
         while self._pending:
-            node = self._pending.popleft()
-            outside = self._outside(node)
-            for piece, needed in self._names.edges(node):
-                if piece not in outside:
-                    self._reach(needed, (node, piece))
+            self._follow(self._pending.popleft())
+            if not self._pending and (called := self._called()):  # those methods count, too
+                self._excluded -= called
+                self._pending.extend(filter(self._names.is_step, self._nodes.values()))
         self.files = {*self._imported}
         self.is_installed = not any(place.is_local for place in self._imported.values())
         self.code: Code = {}
         self.names: dict[str, dict[str, str]] = {}
         self._labels: dict[str, Path] = {}
         self._summarize()
+
+    def _follow(self, node: Node) -> None:
+        outside = self._outside(node)
+        for piece, needed in self._names.edges(node):
+            if piece not in outside:
+                self._reach(needed, (node, piece))
+
+    def _called(self) -> set[str]:
+        """The excluded methods that other code calls: `self.check()`."""
+        called: set[str] = set()
+        for node in filter(self._names.is_step, self._nodes.values()) if self._excluded else ():
+            parsed, outside = self._names.read(node.place.path), self._outside(node)
+            for piece in (parsed.pieces[index] for index in parsed.units[node.unit].pieces):
+                if piece.name not in outside:
+                    called.update(r.removeprefix(CALLED) for r in piece.reads if r[0] == CALLED)
+        return called & self._excluded
 
     def _summarize(self) -> None:
         counted: dict[Path, set[int]] = {}
@@ -71,13 +86,20 @@ class Reach:
             counted.setdefault(path, set()).update(
                 i for i in parsed.units[unit].pieces if parsed.pieces[i].name not in outside
             )
+        orders = {path: self._names.order(place) for path, place in self._imported.items()}
+        for path in filter(orders.get, orders):
+            counted.setdefault(path, set())
         for path, indices in counted.items():
             pieces = [self._names.read(path).pieces[index] for index in sorted(indices)]
             lines = [f"{piece.name}\0{piece.digest}" for piece in pieces]
+            lines += orders[path]
             digest = blake3("\n".join(lines).encode()).hexdigest()
             names: dict[str, str] = {}
             for piece in pieces:
                 names[piece.name] = names.get(piece.name, "") + piece.digest
+            if orders[path]:
+                order = blake3("\n".join(orders[path]).encode()).hexdigest()
+                names[ON_IMPORT] = names.get(ON_IMPORT, "") + order
             label = add(self.code, self._imported[path].label, digest)
             self.names[digest], self._labels[label] = names, path
         self.code = dict(sorted(self.code.items()))
@@ -162,6 +184,8 @@ class Reach:
         if place.path in self._imported:
             return
         self._imported[place.path] = place
+        for package in self._names.packages(place):
+            self._import(package, source)
         self._from.setdefault((place.path, ON_IMPORT), source)
         for _, end in self._names.on_import(place):
             own = isinstance(end, Node) and end.unit == ON_IMPORT

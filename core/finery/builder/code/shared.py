@@ -15,6 +15,7 @@ import msgspec
 from blake3 import blake3
 
 from finery.builder.code.units import Parsed
+from finery.step.inspect import OUTSIDE_KEYS
 from finery.util.paths import cache_folder
 
 MOST = 20_000
@@ -55,7 +56,8 @@ def _name(path: Path) -> str:
 def version() -> str:
     """A digest of the code that decides what counts, and of the Python that it runs on."""
     code = [Path(__file__).with_name(name).read_bytes() for name in CODE]
-    return blake3(b"\0".join([*code, sys.version.encode()])).hexdigest()
+    given = [",".join(sorted(OUTSIDE_KEYS)).encode(), sys.version.encode()]
+    return blake3(b"\0".join([*code, *given])).hexdigest()
 
 
 def _read(entry: Path) -> Parsed | None:

@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tables import model, rows
 
-from finery import Completion, Metrics, StepError
+from finery import Completion, Metrics, RequirementError, StepError
 from finery.rows import Row, answer_text
 from finery.testing import TestJob
 from finery_eval.evaluator import Better, Evaluator
 from finery_eval.measure import Measure, Statistic
 from finery_eval.stats import mean_macro_f1, wilson
 from finery_eval.view.difference import difference_of
+from finery_eval.view.tables import print_scores
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 EXPECTED = {"a": "yes", "b": "no", "c": "yes", "d": "no"}
@@ -60,7 +62,9 @@ def test_values_become_scores_and_comparisons(tmp_path: Path) -> None:
     assert scores["f1"] == pytest.approx((2 / 3 + 2 / 4) / 2)
     assert scores["closeness"] == pytest.approx((1 + 1 / 3 + 1 / 2 + 1) / 4)
     assert scores["length"] == 2.75
+    assert report["details"]["applies"] == {"base": {"short_no": 2}, "m": {"short_no": 2}}
     (pair,) = report["details"]["pairs"]
+    assert pair["metrics"]["short_no"]["rows"] == 2
     paired = Measure({"a": [True] * 4, "b": [True, False, False, True]}).difference("a", "b")
     assert paired is not None
     assert pair["metrics"]["right"] == paired.facts()
@@ -88,3 +92,17 @@ def test_a_metric_without_a_name_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StepError, match="`judge` returns 'other'"):
         judged(tmp_path, step=Unnamed)
+
+
+def test_messages_say_how_many_rows_a_metric_applies_to(tmp_path: Path) -> None:
+    metrics = judged(tmp_path, a="yes", b="nope", c="no", d="no")
+    step = Polar(models=[model("base"), model("m")], rows=rows(tmp_path / "r", **EXPECTED))
+    for text in (">= 0.9", "not worse than base by 0.1", "significantly better than 0.4"):
+        step.require = {"m.short_no": text}
+        with pytest.raises(RequirementError) as raised:
+            step.verify({"": metrics})
+        assert "2 rows" in str(raised.value.details)
+        assert "4 rows" not in str(raised.value.details)
+    console = Console(record=True, width=100)
+    print_scores(console, {"": metrics.report()})
+    assert "short_no: applies to 2 of 4 rows" in console.export_text()

@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import msgspec
+
 from finery import (
     Artifact,
     Completion,
@@ -36,6 +38,7 @@ from finery import (
     takes,
 )
 from finery.rows import Row
+from finery.rows.answers.reading import extracted
 from finery_eval import slices as slicing
 from finery_eval.asking import ask, read_rows
 from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
@@ -216,7 +219,6 @@ class BatchEvaluator(Judge, engines=True):
         "Where it doesn't match, the whole text is the answer.",
         examples=[r"(?i)answer:\s*(\w+)"],
     )
-    ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
     slices: list[str] = setting(
         [],
         help="What to break the scores down by: columns of the rows, fields of the expected answer "
@@ -315,7 +317,8 @@ class Evaluator(BatchEvaluator):
     def judge(self, row: Row, answer: Completion) -> Mapping[str, Value] | Verdict:
         """What an answer to the prompt of a row counts as: metric → value.
 
-        A value is True or False, a number, or None where the metric doesn't apply to the row.
+        A value is True or False, a number, or None where the metric doesn't apply to the row. The
+        text of the answer is what `extract` captures.
         """
         raise NotImplementedError
 
@@ -325,6 +328,8 @@ class Evaluator(BatchEvaluator):
         anything, unbounded = self.statistics(), self.unbounded()
 
         def one(i: int, answer: Completion) -> Verdict:
+            text = extracted(answer.text, self.extract)
+            answer = msgspec.structs.replace(answer, text=text)
             try:
                 verdict = verdict_of(self.judge(rows[i], answer), metrics)
                 values = {

@@ -169,3 +169,11 @@ def test_wrong_names_of_metrics_are_refused_by_check(tmp_path: Path, names: Any)
     step = type("Misnamed", (Returned,), {"names": names, "__doc__": "Misnamed."})
     with pytest.raises(PluginError, match="`metric_names` of Misnamed"):
         step(models=[model("m")], rows=rows(tmp_path, **EXPECTED)).check()
+
+
+def test_judge_gets_what_extract_captures(tmp_path: Path) -> None:
+    models = [model("m", a="Well: yes", b="So: no", c="yes", d="no: yes")]
+    step = Polar(models=models, rows=rows(tmp_path, **EXPECTED), extract=r": (\w+)")
+    metrics = step.run(TestJob(tmp_path / "job"))
+    assert [line["correct"] for line in metrics.predictions()] == [True, True, True, False]
+    assert "ignore_case" not in Polar.__struct_fields__  # nothing in the contract obeys it

@@ -154,14 +154,15 @@ def unmet(claims: Sequence[Claim], report: Mapping[str, Any]) -> list[str]:
     adjusted = iter(stats.holm([d.p_value for c, d in _tested(claims, found)]))
     lines = []
     for claim, difference in zip(claims, found, strict=True):
+        rows = report["rows"] if difference is None else difference.rows or report["rows"]
         if difference is None:
             lines.append(_untested(claim, report))
         elif claim.margin is not None:
-            lines.append(_worse(claim, difference, claim.margin, report["rows"]))
+            lines.append(_worse(claim, difference, claim.margin, rows))
         elif isinstance(claim.than, str):
-            lines.append(_not_better(claim, difference, next(adjusted), report["rows"]))
+            lines.append(_not_better(claim, difference, next(adjusted), rows))
         else:
-            lines.append(_not_above(claim, difference, report["rows"]))
+            lines.append(_not_above(claim, difference, rows))
     return [line for line in lines if line]
 
 
@@ -185,8 +186,16 @@ def _difference(claim: Claim, report: Mapping[str, Any]) -> stats.Difference | N
         if value is None or interval is None:
             return None
         low, high = interval
-        return stats.Difference(value - claim.than, (low - claim.than, high - claim.than), 1.0)
+        ends, rows = (low - claim.than, high - claim.than), rows_of(report, model, metric)
+        return stats.Difference(value - claim.than, ends, 1.0, rows)
     return between(report["details"].get("pairs", ()), model, str(claim.than)).get(metric)
+
+
+def rows_of(report: Mapping[str, Any], model: str, metric: str) -> int:
+    """How many rows a score rests on."""
+    parts = report.get("details", {}).get("applies", {})
+    rows: int = parts.get(model, {}).get(metric, report["rows"])
+    return rows
 
 
 def _untested(claim: Claim, report: Mapping[str, Any]) -> str:

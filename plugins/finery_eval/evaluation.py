@@ -20,6 +20,7 @@ from finery_eval.measure import (
     compare,
     in_json,
     pairs_of,
+    parts_of,
     scores_of,
 )
 from finery_eval.predictions import predictions, references
@@ -90,8 +91,10 @@ def compared(
     """The `details` about the models next to each other.
 
     first: the measure that each model is compared with the first one by. Exported files are
-    compared with the model that they were exported from, if that is among `models`.
+    compared with the model that they were exported from, if that is among `models`. `applies` has
+    the numbers of rows of metrics that don't apply to all.
     """
+    parts = parts_of(list(verdicts.judged), measures)
     cheap = [model.name for model in models if BASELINE in model.meta]
     names = {model.digest: model.name for model in models if model.digest}
     exports = []
@@ -110,6 +113,7 @@ def compared(
         "comparisons": compare(first),
         "pairs": pairs_of(list(verdicts.judged), measures),
         **references(verdicts),
+        **({"applies": parts} if parts else {}),
         **({"unbounded": list(verdicts.unbounded)} if verdicts.unbounded else {}),
         **({"baselines": cheap} if cheap else {}),
         **({"exports": exports} if exports else {}),

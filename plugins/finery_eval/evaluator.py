@@ -13,9 +13,13 @@ rows that can't be judged. `statistics` has the metrics that are no means over r
 `finery_eval.measure`.
 """
 
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
+
+import msgspec
 
 from finery import (
     Artifact,
@@ -24,6 +28,7 @@ from finery import (
     Job,
     Metrics,
     Model,
+    PluginError,
     Preflight,
     Step,
     StepError,
@@ -33,10 +38,12 @@ from finery import (
     takes,
 )
 from finery.rows import Row
+from finery.rows.answers.reading import extracted
 from finery_eval import slices as slicing
 from finery_eval.asking import ask, read_rows
 from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
 from finery_eval.measure import Statistic, Value
+from finery_eval.stats import NO_WIDTH
 from finery_eval.tables import remark as remark
 from finery_eval.tables import table as table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
@@ -123,7 +130,24 @@ class Gated(Gate):
             raise UsageError("`models` is empty", where="models", fix="name one: models: [sft]")
         if len(set(names)) < len(names):
             raise UsageError("a model is listed twice", where="models", fix="list each model once")
+        check_metrics(type(self).__name__, self.metric_names())
         super().check()
+
+
+def check_metrics(step_type: str, names: Any) -> None:
+    """Raise `PluginError` unless these are the names of metrics, each once."""
+    is_list = isinstance(names, list | tuple)
+    if is_list and names and all(isinstance(name, str) and name.strip() for name in names):
+        twice = [name for name, n in Counter(names).items() if n > 1]
+        if not twice:
+            return
+        problem = f"names '{twice[0]}' twice"
+    else:
+        problem = f"returns {names!r:.80}, which isn't a list of names"
+    raise PluginError(
+        f"`metric_names` of {step_type} {problem}",
+        fix='return a list with each name once, the headline first, e.g. ["accuracy"]',
+    )
 
 
 def with_more(report: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +219,6 @@ class BatchEvaluator(Judge, engines=True):
         "Where it doesn't match, the whole text is the answer.",
         examples=[r"(?i)answer:\s*(\w+)"],
     )
-    ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
     slices: list[str] = setting(
         [],
         help="What to break the scores down by: columns of the rows, fields of the expected answer "
@@ -294,25 +317,78 @@ class Evaluator(BatchEvaluator):
     def judge(self, row: Row, answer: Completion) -> Mapping[str, Value] | Verdict:
         """What an answer to the prompt of a row counts as: metric → value.
 
-        A value is True or False, a number, or None where the metric doesn't apply to the row.
+        A value is True or False, a number, or None where the metric doesn't apply to the row. The
+        text of the answer is what `extract` captures.
         """
         raise NotImplementedError
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
-        """Judge each answer with `judge`. Raises `StepError` for a metric that has no name."""
-        known = self.metric_names()
+        """Judge each answer with `judge`. Raises `StepError` for what `judge` must not return."""
+        metrics = self.metric_names()
+        anything, unbounded = self.statistics(), self.unbounded()
 
-        def judged(answers: Answers) -> Verdicts:
-            verdicts = each_judged(answers, lambda i, answer: self.judge(rows[i], answer))
-            for verdict in (one for of in verdicts.values() for one in of):
-                if unknown := [metric for metric in verdict.values if metric not in known]:
-                    raise StepError(
-                        f"`judge` returns '{unknown[0]}', which `metric_names` doesn't name",
-                        fix=f"one of: {', '.join(known)}",
-                    )
-            return self.verdicts(answers, verdicts)
+        def one(i: int, answer: Completion) -> Verdict:
+            text = extracted(answer.text, self.extract)
+            answer = msgspec.structs.replace(answer, text=text)
+            try:
+                verdict = verdict_of(self.judge(rows[i], answer), metrics)
+                values = {
+                    metric: value
+                    if metric in anything
+                    else number(value, metric, is_share=metric not in unbounded)
+                    for metric, value in verdict.values.items()
+                }
+            except StepError as error:
+                if error.where is None:
+                    error.where = f"{type(self).__name__}.judge, row {rows[i].get('id')}"
+                raise
+            return verdict._replace(values=values)
 
-        return judged
+        return lambda answers: self.verdicts(answers, each_judged(answers, one))
+
+
+def verdict_of(returned: Any, metrics: Sequence[str]) -> Verdict:
+    """What `judge` returns, as a verdict. Raises `StepError` for another type or metric."""
+    verdict = returned if isinstance(returned, Verdict) else Verdict(returned)
+    for what, value in (("values", verdict.values), ("facts", verdict.facts)):
+        if not isinstance(value, Mapping):
+            raise StepError(
+                f"`judge` returns {value!r:.80} as the {what} of an answer, which isn't a mapping",
+                fix=f"return e.g. {{{metrics[0]!r}: True}}, alone or as the values of a `Verdict`"
+                if what == "values"
+                else "return a mapping of texts to JSON values as the facts",
+            )
+    if unknown := [metric for metric in verdict.values if metric not in metrics]:
+        raise StepError(
+            f"`judge` returns {unknown[0]!r}, which `metric_names` doesn't name",
+            fix=f"one of: {', '.join(metrics)}",
+        )
+    return verdict
+
+
+def number(value: Any, metric: str, *, is_share: bool) -> bool | float | None:
+    """A value of a metric, also from NumPy's or PyTorch's. Raises `StepError` for no number.
+
+    A share that is outside 0 to 1 by no more than a rounding error is moved to the end.
+    """
+    if getattr(value, "shape", None) == ():
+        value = value.item()
+    if value is None or isinstance(value, bool):
+        return value
+    problem = f"`judge` returns {value!r:.80} as '{metric}'"
+    if not isinstance(value, int | float) or not -math.inf < value < math.inf:
+        raise StepError(
+            f"{problem}, which is neither True, False, None nor a finite number",
+            fix="convert it, e.g. with float(…), or return None where the metric doesn't apply",
+        )
+    if not is_share:
+        return value
+    if not -NO_WIDTH <= value <= 1 + NO_WIDTH:
+        raise StepError(
+            f"{problem}, which is not from 0 to 1",
+            fix=f"scale it, or let `unbounded` return {{'{metric}': 'higher'}}, or 'lower'",
+        )
+    return min(max(value, 0), 1)
 
 
 def check_pattern(pattern: str | None) -> None:

@@ -10,7 +10,8 @@ gates, comparisons, `diff` and `select`: this is the only place that chooses a s
 | with a `statistic`, e.g. `mean` or macro-F1 | bootstrap | paired bootstrap, also its p-value |
 | weighted, or not from 0 to 1 | bootstrap | paired bootstrap, exact sign test |
 
-Sources are named in `finery_eval.stats`. Bootstraps draw groups, or rows where there are none.
+Sources are named in `finery_eval.stats`. Bootstraps draw groups, or rows where there are none, of
+those that the metric applies to; of two models, those that it applies to for both.
 """
 
 import math
@@ -57,7 +58,7 @@ class Measure:
     of_mean: Callable[[float], float] = float
     within: Interval = SHARE
     is_continuous: bool = False
-    _drawn: dict[str, list[float]] = field(default_factory=dict, repr=False, compare=False)
+    _drawn: dict[Any, list[float]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def test(self) -> str:
@@ -72,35 +73,39 @@ class Measure:
     def score(self, name: str) -> Score | None:
         """The metric of a model and its 95 % interval; None where it applies to no row."""
         values, units = self.values[name], self._units(name)
-        used = list(filter(None, units))
-        if not used:
+        if not units:
             return None
         if self.statistic is not None:
-            interval = stats.interval_of(self._draws(name), len(used), self.within)
+            interval = stats.interval_of(self._draws(name, units), len(units), self.within)
             return self.statistic(_counts(values)), interval
         if self._is_weighted:
-            rows = [self._weighted(name, unit) for unit in used]
+            rows = [self._weighted(name, unit) for unit in units]
             (drawn,) = stats.bootstrap(rows, lambda counts: [self._mean(counts)], self.within)
             return self._mean(Counter(rows)), _finite(drawn)
         if self.groups is None and are_yes_no(values):
-            hits = sum(bool(values[i]) for (i,) in used)
-            return hits / len(used), stats.wilson(hits, len(used))
-        sums = [_sum(values, unit) for unit in (used if self.groups is None else units)]
-        value = _ratio(Counter(sums), 0.0)
-        # Without a row that counts, a draw says nothing.
-        (draws,) = stats.resampled(sums, lambda counts: [_ratio(counts, value)])
-        return value, stats.interval_of(draws, len(used), self.within)
+            hits = sum(bool(values[i]) for (i,) in units)
+            return hits / len(units), stats.wilson(hits, len(units))
+        sums = [_sum(values, unit) for unit in units]
+        (interval,) = stats.bootstrap(sums, lambda counts: [_ratio(counts)], self.within)
+        return _ratio(Counter(sums)), interval
 
     def difference(self, first: str, second: str) -> Difference | None:
         """Second minus first model, on the rows that count for both; None where there are none.
 
         None, too, where the interval has an infinite end.
         """
+        units = self._units(first, second)
+        found = self._between(first, second, units) if units else None
+        return None if found is None else found._replace(rows=self.part(first, second))
+
+    def part(self, *names: str) -> int | None:
+        """How many rows the metric applies to for all these models; None if to all rows."""
+        rows = sum(map(len, self._units(*names)))
+        return rows if rows < len(self.values[names[0]]) else None
+
+    def _between(self, first: str, second: str, units: Sequence[Group]) -> Difference | None:
         if self.statistic is not None:
-            return self._of_statistics(first, second)
-        units = list(filter(None, self._units(first, second)))
-        if not units:
-            return None
+            return self._of_statistics(first, second, units)
         if self._is_weighted:
             return self._of_weighted(first, second, units)
         a, b = self.values[first], self.values[second]
@@ -116,9 +121,9 @@ class Measure:
             for x, y in zip(a, b, strict=True)
         ]
         sums = [_sum(gains, unit) for unit in units]
-        (interval,) = stats.bootstrap(sums, lambda counts: [_ratio(counts, 0.0)], self._gain)
+        (interval,) = stats.bootstrap(sums, lambda counts: [_ratio(counts)], self._gain)
         p_value = stats.sign_flips([gain for gain, _ in sums])
-        return Difference(_ratio(Counter(sums), 0.0), interval, p_value)
+        return Difference(_ratio(Counter(sums)), interval, p_value)
 
     def by_row(self, name: str) -> list[Value] | None:
         """What each row adds to a mean over rows; None for a metric that is none."""
@@ -142,36 +147,40 @@ class Measure:
         return -most, most
 
     def _units(self, *names: str) -> list[list[int]]:
-        """The rows that count for all these models, by group."""
+        """The rows that the metric applies to for all these models, by group.
+
+        Only these are resampled: a draw of other rows has no value.
+        """
         columns = [self.values[name] for name in names]
         alone = self.groups if self.groups is not None else [[i] for i in range(len(columns[0]))]
-        return [[i for i in unit if all(of[i] is not None for of in columns)] for unit in alone]
+        units = [[i for i in unit if all(of[i] is not None for of in columns)] for unit in alone]
+        return list(filter(None, units))
 
     # -- metrics with a statistic
 
-    def _draws(self, name: str) -> list[float]:
-        """The values of the statistic in resamples."""
+    def _draws(self, name: str, units: Sequence[Group]) -> list[float]:
+        """The values of the statistic in resamples of these units, the same for all models."""
         assert self.statistic is not None
-        if name not in self._drawn:
+        key = name, tuple(map(tuple, units))
+        if key not in self._drawn:
             values, statistic = self.values[name], self.statistic
-            alone = self.groups if self.groups is not None else [[i] for i in range(len(values))]
-            units = [tuple(values[i] for i in unit) for unit in alone]
-            (self._drawn[name],) = stats.resampled(units, lambda of: [statistic(_ungrouped(of))])
-        return self._drawn[name]
+            outcomes = [tuple(values[i] for i in unit) for unit in units]
+            (self._drawn[key],) = stats.resampled(outcomes, lambda of: [statistic(_ungrouped(of))])
+        return self._drawn[key]
 
-    def _of_statistics(self, first: str, second: str) -> Difference | None:
+    def _of_statistics(self, first: str, second: str, units: Sequence[Group]) -> Difference:
         assert self.statistic is not None
         a, b = self.values[first], self.values[second]
-        alone = self.groups if self.groups is not None else [[i] for i in range(len(a))]
-        units = [
-            [(a[i], b[i]) for i in unit if not (a[i] is None and b[i] is None)] for unit in alone
+        rows = [i for unit in units for i in unit]
+        differing = sum(any(a[i] != b[i] for i in unit) for unit in units)
+        drawn = [
+            y - x
+            for x, y in zip(self._draws(first, units), self._draws(second, units), strict=True)
         ]
-        if not any(x is not None for x in a) or not any(y is not None for y in b):
-            return None
-        differing = sum(any(x != y for x, y in unit) for unit in units)
-        drawn = [y - x for x, y in zip(self._draws(first), self._draws(second), strict=True)]
-        interval = stats.interval_of(drawn, sum(map(bool, units)), self._gain)
-        value = self.statistic(_counts(b)) - self.statistic(_counts(a))
+        value = self.statistic(_counts([b[i] for i in rows])) - self.statistic(
+            _counts([a[i] for i in rows])
+        )
+        interval = stats.interval_of(drawn, len(units), self._gain)
         return Difference(value, interval, stats.bootstrap_p(drawn, differing))
 
     # -- weighted means
@@ -250,6 +259,19 @@ def scores_of(names: Sequence[str], measures: Mapping[str, Measure]) -> dict[str
     }
 
 
+def parts_of(names: Sequence[str], measures: Mapping[str, Measure]) -> dict[str, dict[str, int]]:
+    """Model → metric → the rows that it applies to, of metrics that don't apply to all rows."""
+    parts = {
+        name: {
+            metric: rows
+            for metric, of in measures.items()
+            if name in of.values and (rows := of.part(name)) is not None
+        }
+        for name in names
+    }
+    return {name: of for name, of in parts.items() if of}
+
+
 def in_json(
     scores: Scores,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
@@ -264,7 +286,8 @@ def pairs_of(names: Sequence[str], measures: Mapping[str, Measure]) -> list[dict
     """Every two models, the later one against the earlier one, by metric.
 
     Each is `{model, baseline, metrics: {metric: {difference, interval, p_value}}}`, as evaluators
-    keep it in `details["pairs"]`. Metrics that can't be compared are left out.
+    keep it in `details["pairs"]`, with `rows` where a metric doesn't apply to all of them. Metrics
+    that can't be compared are left out.
     """
     return [
         {
@@ -323,7 +346,7 @@ def between(pairs: Sequence[Mapping[str, Any]], model: str, other: str) -> dict[
 
 def _signed(facts: Mapping[str, Any], sign: int) -> Difference:
     low, high = sorted(sign * end for end in facts["interval"])
-    return Difference(sign * facts["difference"], (low, high), facts["p_value"])
+    return Difference(sign * facts["difference"], (low, high), facts["p_value"], facts.get("rows"))
 
 
 def _counts(values: Sequence[Value]) -> Counter[Value]:
@@ -335,8 +358,7 @@ def _ungrouped(counts: Mapping[tuple[Value, ...], int]) -> Counter[Value]:
     each: Counter[Value] = Counter()
     for group, n in counts.items():
         for value in group:
-            if value is not None:
-                each[value] += n
+            each[value] += n
     return each
 
 
@@ -345,9 +367,9 @@ def _sum(values: Sequence[Value], unit: Group) -> tuple[float, int]:
     return float(sum(values[i] for i in unit)), len(unit)
 
 
-def _ratio(counts: Mapping[tuple[float, int], int], empty: float) -> float:
+def _ratio(counts: Mapping[tuple[float, int], int]) -> float:
     total = sum(number * times for (_, number), times in counts.items())
-    return sum(value * times for (value, _), times in counts.items()) / total if total else empty
+    return sum(value * times for (value, _), times in counts.items()) / total
 
 
 def _finite(interval: Interval) -> Interval | None:

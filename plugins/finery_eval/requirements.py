@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from finery import RequirementError, UsageError, did_you_mean
+from finery import RequirementError, UsageError, counted, did_you_mean
 from finery_eval import claims
 from finery_eval.claims import Claim
 
@@ -246,4 +246,5 @@ def _seen(of: Metric, report: Mapping[str, Any]) -> str:
         return f"{model}.{metric} applies to none of the {report['rows']} rows"
     value, ends = report["scores"][model][metric], report["intervals"].get(model, {}).get(metric)
     interval = f"95 % CI {ends[0]:.3f} to {ends[1]:.3f}, " if ends else ""
-    return f"{model}.{metric} is {value:.4g} ({interval}{report['rows']} rows)"
+    rows = claims.rows_of(report, model, metric)
+    return f"{model}.{metric} is {value:.4g} ({interval}{counted(rows, 'row')})"

@@ -27,12 +27,14 @@ Z95 = 1.959963984540054
 class Difference(NamedTuple):
     """The difference of a metric between two models, on the same rows.
 
-    p_value: two-sided, that there is none; for this comparison alone.
+    p_value: two-sided, that there is none; for this comparison alone. rows: that it rests on, where
+    the metric doesn't apply to all.
     """
 
     value: float
     interval: Interval
     p_value: float
+    rows: int | None = None
 
     def facts(self) -> dict[str, Any]:
         """As JSON values, as `metrics.json` keeps it."""
@@ -40,6 +42,7 @@ class Difference(NamedTuple):
             "difference": self.value,
             "interval": list(self.interval),
             "p_value": self.p_value,
+            **({} if self.rows is None else {"rows": self.rows}),
         }
 
 

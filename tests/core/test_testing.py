@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from finery import Completion, Engine, Model, Request, Sampling, Step
+from finery import Completion, Dataset, Engine, Job, Model, Request, Sampling, Step, takes
 from finery.testing import EngineContract, StepContract, TestJob, dataset, run_step, table_model
 from finery.testing.trial import Trial
 
@@ -47,6 +47,24 @@ def test_each_job_has_a_folder_that_outlives_it() -> None:
 
 def test_a_folder_that_is_given_stays(tmp_path: Path) -> None:
     assert TestJob(tmp_path / "job").out == tmp_path / "job" / "out"
+
+
+class Roster(Step, seeded=False):
+    """Lists its models, which are named."""
+
+    models: list[Model] = takes(uses_name=True, help="Models.")
+    best: Model | None = takes(None, uses_name=True, help="The best one.")
+
+    def run(self, job: Job) -> Dataset:
+        names = [each.name for each in [*self.models, *([self.best] if self.best else [])]]
+        return Dataset.write(job.out, [{"prompt": name, "completion": name} for name in names])
+
+
+def test_run_step_names_inputs_after_their_folders(tmp_path: Path) -> None:
+    models = [table_model(tmp_path / name) for name in ("a/good", "bad", "b/good")]
+    for best in (None, table_model(tmp_path / "best")):
+        named = [row["prompt"] for row in run_step(Roster(models=models, best=best))]
+        assert named == ["good", "bad", "good-2", *(["best"] if best else [])]
 
 
 def test_a_table_model_answers_by_prompt_and_seed(tmp_path: Path) -> None:

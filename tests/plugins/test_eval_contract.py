@@ -1,19 +1,24 @@
 """An evaluator of a third party: a class with `judge`, and all that comes with it."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy
 import pytest
+from rich.console import Console
 from tables import model, rows
 
-from finery import Completion, Metrics, StepError
+from finery import Completion, Metrics, PluginError, RequirementError, StepError
 from finery.rows import Row, answer_text
 from finery.testing import TestJob
 from finery_eval.evaluator import Better, Evaluator
 from finery_eval.measure import Measure, Statistic
 from finery_eval.stats import mean_macro_f1, wilson
+from finery_eval.verdicts import Verdict
 from finery_eval.view.difference import difference_of
+from finery_eval.view.tables import print_scores
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 EXPECTED = {"a": "yes", "b": "no", "c": "yes", "d": "no"}
@@ -60,7 +65,9 @@ def test_values_become_scores_and_comparisons(tmp_path: Path) -> None:
     assert scores["f1"] == pytest.approx((2 / 3 + 2 / 4) / 2)
     assert scores["closeness"] == pytest.approx((1 + 1 / 3 + 1 / 2 + 1) / 4)
     assert scores["length"] == 2.75
+    assert report["details"]["applies"] == {"base": {"short_no": 2}, "m": {"short_no": 2}}
     (pair,) = report["details"]["pairs"]
+    assert pair["metrics"]["short_no"]["rows"] == 2
     paired = Measure({"a": [True] * 4, "b": [True, False, False, True]}).difference("a", "b")
     assert paired is not None
     assert pair["metrics"]["right"] == paired.facts()
@@ -88,3 +95,85 @@ def test_a_metric_without_a_name_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StepError, match="`judge` returns 'other'"):
         judged(tmp_path, step=Unnamed)
+
+
+def test_messages_say_how_many_rows_a_metric_applies_to(tmp_path: Path) -> None:
+    metrics = judged(tmp_path, a="yes", b="nope", c="no", d="no")
+    step = Polar(models=[model("base"), model("m")], rows=rows(tmp_path / "r", **EXPECTED))
+    for text in (">= 0.9", "not worse than base by 0.1", "significantly better than 0.4"):
+        step.require = {"m.short_no": text}
+        with pytest.raises(RequirementError) as raised:
+            step.verify({"": metrics})
+        assert "2 rows" in str(raised.value.details)
+        assert "4 rows" not in str(raised.value.details)
+    console = Console(record=True, width=100)
+    print_scores(console, {"": metrics.report()})
+    assert "short_no: applies to 2 of 4 rows" in console.export_text()
+
+
+class Returned(Evaluator):
+    """Judges every answer with what `returns` is."""
+
+    returns: ClassVar[Any] = None
+    names: ClassVar[Any] = ["right", "words"]
+
+    def metric_names(self) -> list[str]:
+        names: list[str] = self.names
+        return names
+
+    def unbounded(self) -> Mapping[str, Better]:
+        return {"words": "lower"}
+
+    def judge(self, row: Row, answer: Completion) -> Mapping[str, Any]:
+        returned: Mapping[str, Any] = self.returns
+        return returned
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (None, "None as the values"), (0.5, "0.5 as the values"), ("yes", "'yes' as the values"),
+        (({"right": True}, {}), "as the values"), (Verdict({}, "long"), "'long' as the facts"),  # type: ignore[arg-type]
+        ({"right": 1.01}, "1.01 as 'right', which is not from 0 to 1"),
+        ({"right": -1}, "-1 as 'right', which is not from 0 to 1"),
+        ({"right": math.nan}, "nan as 'right', which is neither"),
+        ({"words": math.inf}, "inf as 'words', which is neither"),
+        ({"right": "yes"}, "'yes' as 'right', which is neither"),
+        ({"right": numpy.ones(2)}, "as 'right', which is neither"),
+    ],
+)  # fmt: skip
+def test_what_judge_must_not_return_is_refused(tmp_path: Path, value: Any, problem: str) -> None:
+    step = type("Wrong", (Returned,), {"returns": value, "__doc__": "Wrong."})
+    with pytest.raises(StepError) as raised:
+        judged(tmp_path, step=step)
+    assert problem in raised.value.what
+    assert raised.value.fix
+    (first, *_) = rows(tmp_path, **EXPECTED)
+    assert raised.value.where == f"Wrong.judge, row {first['id']}"
+
+
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [(numpy.True_, 1.0), (numpy.float32(0.5), 0.5), (numpy.int64(1), 1.0), (1 + 1e-12, 1.0)],
+)
+def test_numbers_of_numpy_and_rounding_errors_are_taken(
+    tmp_path: Path, value: Any, right: float
+) -> None:
+    returns = {"right": value, "words": numpy.float64(12.5)}
+    step = type("Scalars", (Returned,), {"returns": returns, "__doc__": "Scalars."})
+    assert judged(tmp_path, step=step).report()["scores"]["m"] == {"right": right, "words": 12.5}
+
+
+@pytest.mark.parametrize("names", ["right", [], None, [1], ["right", " "], ["right", "right"]])
+def test_wrong_names_of_metrics_are_refused_by_check(tmp_path: Path, names: Any) -> None:
+    step = type("Misnamed", (Returned,), {"names": names, "__doc__": "Misnamed."})
+    with pytest.raises(PluginError, match="`metric_names` of Misnamed"):
+        step(models=[model("m")], rows=rows(tmp_path, **EXPECTED)).check()
+
+
+def test_judge_gets_what_extract_captures(tmp_path: Path) -> None:
+    models = [model("m", a="Well: yes", b="So: no", c="yes", d="no: yes")]
+    step = Polar(models=models, rows=rows(tmp_path, **EXPECTED), extract=r": (\w+)")
+    metrics = step.run(TestJob(tmp_path / "job"))
+    assert [line["correct"] for line in metrics.predictions()] == [True, True, True, False]
+    assert "ignore_case" not in Polar.__struct_fields__  # nothing in the contract obeys it

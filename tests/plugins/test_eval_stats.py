@@ -477,7 +477,7 @@ def test_equal_values_are_equal_models_only_if_they_are_continuous() -> None:
     scores = Measure(rows, weights=weights)
     assert between(scores).interval == pytest.approx(same_in_all(0, 2, *GAIN))
     nats = Measure(rows, weights=weights, is_continuous=True)
-    assert between(nats) == (0, (0, 0), 1)
+    assert between(nats) == stats.Difference(0, (0, 0), 1)
 
 
 # -- measures held against scipy and statsmodels ---------------------------------------------------
@@ -528,3 +528,44 @@ def test_measures_are_those_of_libraries(seed: int) -> None:
         half = (score[1][1] - score[1][0]) / 2
         expanded = math.sqrt((n - 1) / (n - 2)) * t.ppf(0.975, n - 2) / norm.ppf(0.975)
         assert half == pytest.approx(width * expanded, rel=0.15)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("statistic", [None, measure.mean])
+def test_rows_that_a_metric_does_not_apply_to_change_nothing(
+    size: int, statistic: measure.Statistic | None
+) -> None:
+    """Bootstraps draw the others alone, and of two models the rows that it applies to for both."""
+    generator = random.Random(3)
+    a = [generator.choice([0.2, 0.5, 0.9]) for _ in range(6)]
+    b = [min(1.0, value + generator.choice([0.0, 0.1, 0.3])) for value in a]
+    gap, alone, more = [None] * 14, [range(i, i + size) for i in range(0, 6, size)], range(6, 20)
+    groups = (None, None) if size == 1 else (alone, [*alone, *([i] for i in more)])
+    plain = Measure({"a": a, "b": b}, groups[0], statistic)
+    sparse = Measure({"a": a + gap, "b": b + gap}, groups[1], statistic)
+    assert sparse.score("a") == plain.score("a")
+    paired = plain.difference("a", "b")
+    assert paired is not None
+    assert sparse.difference("a", "b") == paired._replace(rows=6)
+    unpaired = Measure({"a": [*a, 1.0, *gap], "b": [*b, None, *gap]}, None, statistic)
+    if size == 1:
+        assert unpaired.difference("a", "b") == paired._replace(rows=6)
+
+
+def test_constant_values_of_few_rows_have_wide_intervals() -> None:
+    """The fewer rows a metric applies to, the wider: an equal gain is no proof for other rows."""
+    lowest = -1.0
+    for k in (2, 3, 10, 19, 20):
+        gap = [None] * (20 - k)
+        of = Measure(
+            {"a": [0.8] * k + gap, "b": [0.9] * k + gap, "c": [1.0] * k + gap}, None, measure.mean
+        )
+        for name, value in (("b", 0.9), ("c", 1.0)):  # of 1.0, it is Wilson's interval
+            _, interval = of.score(name) or (0, None)
+            assert interval == pytest.approx(stats.same_in_all(value, k))
+        between = of.difference("a", "b")
+        assert between is not None
+        assert between.rows == (k if k < 20 else None)
+        assert between.interval == pytest.approx(stats.same_in_all(between.value, k, -1.0, 1.0))
+        assert lowest < between.interval[0]
+        lowest = between.interval[0]

@@ -5,6 +5,7 @@ import functools
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from finery.inference.engine import Engine
 from finery.inference.records import MemoryRecords, Records
 from finery.plugin.manager import load_plugins
 from finery.rows import Row
+from finery.step.inspect import slots_of
 from finery.step.job import Job
 from finery.step.step import Step
 from finery.testing.tables import FORMAT, TableEngine
@@ -86,6 +88,15 @@ def dataset(folder: Path, rows: Iterable[Row]) -> Dataset:
 def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
     """Run a step, e.g. `MinLength(rows=rows, characters=5)`, and return its output.
 
-    folder, job: as for `TestJob`.
+    Inputs that the step reads the names of are named after their folders. folder, job: as for
+    `TestJob`.
     """
+    for slot in slots_of(step).values():
+        if slot.uses_name:
+            value, taken = getattr(slot.owner, slot.field), Counter[str]()
+            for artifact in value if isinstance(value, list) else [value]:
+                if artifact is not None and not artifact.ref:
+                    name = artifact.path.name
+                    taken[name] += 1
+                    artifact.ref = name if taken[name] == 1 else f"{name}-{taken[name]}"
     return step.run(TestJob(folder, **job))

@@ -68,6 +68,7 @@ class Classification(
         "if the answer names exactly one class (fair to models that answer in sentences). "
         "Not with `fields`.",
     )
+    ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from finery import Completion, Job
+from finery import Completion, Job, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted
 from finery_eval.asking import refuse_empty
@@ -22,18 +22,23 @@ class Exact(Evaluator, task="extraction"):
     Raises DataError for rows without an expected answer, UsageError for a malformed `require`.
     """
 
+    ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
+
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Raise `DataError` listing rows without an expected answer."""
-        refuse_empty(rows, [self.text(answer_text(row)) for row in rows])
+        refuse_empty(rows, [self.expected(row) for row in rows])
         return super().judging(job, rows)
 
     def judge(self, row: Row, answer: Completion) -> Verdict:
         """Compare the answer with the expected one."""
-        expected, prediction = self.text(answer_text(row)), self.text(answer.text)
+        expected, prediction = self.expected(row), self.text(answer.text)
         facts = {"expected": expected, "prediction": prediction}
         return Verdict({"accuracy": prediction == expected}, facts)
 
+    def expected(self, row: Row) -> str:
+        """The expected answer as it is compared."""
+        return self.text(extracted(answer_text(row), self.extract))
+
     def text(self, text: str) -> str:
-        """An answer as it is compared."""
-        text = extracted(text, self.extract).strip()
-        return text.casefold() if self.ignore_case else text
+        """What is left of an answer, with `extract` applied, as it is compared."""
+        return text.strip().casefold() if self.ignore_case else text.strip()

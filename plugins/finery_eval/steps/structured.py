@@ -106,6 +106,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         ge=1,
         help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
     )
+    ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first; without `fields`, those known by now."""

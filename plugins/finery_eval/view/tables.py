@@ -72,6 +72,11 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
     if console.measure(table, options=unlimited).maximum > console.width:
         table = _by_metric(title, names, models, judged="" not in reports)
     console.print(table)
+    parts = [of for each in reports.values() for of in each["details"].get("applies", {}).values()]
+    for metric in dict.fromkeys(metric for of in parts for metric in of):
+        fewest, most = min(ns := [of[metric] for of in parts if metric in of]), max(ns)
+        rows = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        console.print(f"{metric}: applies to {rows} of {title}", style="dim", markup=False)
 
 
 def print_interval_note(console: "Console", reports: Mapping[str, Report]) -> None:

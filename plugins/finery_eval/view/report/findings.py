@@ -22,6 +22,7 @@ from finery import (
     trains,
 )
 from finery_eval import stats
+from finery_eval.claims import rows_of
 from finery_eval.measure import between
 from finery_eval.predictions import Facts, by_model, measure_between, paired
 from finery_eval.stats import Difference, holm
@@ -155,7 +156,8 @@ def _ranking(question: str, models: Sequence[Judgement]) -> Finding:
         f"{each.model} {percent(each.score)}" for each in models[:RANKED] if each.score is not None
     )
     more = f", and {len(models) - RANKED} more" if len(models) > RANKED else ""
-    text = f"{best.metric} on {counted(best.report['rows'], 'row')}: {scores}{more}."
+    rows = rows_of(best.report, best.model, best.metric)
+    text = f"{best.metric} on {counted(rows, 'row')}: {scores}{more}."
     comparison = compared(others[0], best) if others else None
     if comparison is None:
         return Finding(question, text, "open", 1)
@@ -318,9 +320,9 @@ def compared(first: Judgement, second: Judgement) -> tuple[int, Difference] | No
         known = between(first.report["details"].get("pairs", ()), second.model, first.model)
         if second.metric in known:
             rows = first.report["rows"] if measure is None else len(pairs)
-            return rows, known[second.metric]
+            return known[second.metric].rows or rows, known[second.metric]
     test = measure.difference("first", "second") if measure is not None else None
-    return None if test is None else (len(pairs), test)
+    return None if test is None else (test.rows or len(pairs), test)
 
 
 def _score(judged: Judgement) -> float:
@@ -387,8 +389,8 @@ def _of_pair(first: Judgement, second: Judgement) -> Iterator[Comparison]:
         known = between(pairs, second.model, first.model)
         for metric in (m for m in headline(first.report) if m in known):
             test = known[metric]
-            yield Comparison(models, metric, first.report["rows"], test.value, test.interval,
-                       test.p_value)  # fmt: skip
+            yield Comparison(models, metric, test.rows or first.report["rows"], test.value,
+                       test.interval, test.p_value)  # fmt: skip
         if known:
             return
     found = compared(first, second)

@@ -130,7 +130,6 @@ class Gated(Gate):
             raise UsageError("`models` is empty", where="models", fix="name one: models: [sft]")
         if len(set(names)) < len(names):
             raise UsageError("a model is listed twice", where="models", fix="list each model once")
-        check_metrics(type(self).__name__, self.metric_names())
         super().check()
 
 
@@ -228,6 +227,7 @@ class BatchEvaluator(Judge, engines=True):
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        check_metrics(type(self).__name__, self.metric_names())
         super().check()
         check_pattern(self.extract)
 

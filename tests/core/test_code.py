@@ -11,7 +11,7 @@ import pytest
 from finery.builder.code.names import Names
 from finery.builder.code.parse import parse_file
 from finery.builder.code.reach import Reach
-from finery.builder.code.resolve import Modules
+from finery.builder.code.resolve import Modules, Place
 from finery.errors import PluginError
 
 # What of a file counts
@@ -299,6 +299,29 @@ def test_names_are_followed_into_plugins_and_the_kit(
             {"A", "C"},
         ),
         ("class C: ...\ndef A(x: 'C') -> C: ...", {"A"}),
+        (
+            "def A():\n    B = 1\n    def f():\n        global B\n        return B\nB = 1",
+            {"A", "B"},
+        ),
+        ("A = []\ndef finery_steps():\n    A.append(1)\n    return {}", {"A", "finery_steps"}),
+        ("A = []\ndef finery_steps():\n    return {}", {"A"}),
+        ("import sys\ndef A(): return sys.modules.get(__name__).B\nB = 1", {"A", "B"}),
+        ("import inspect\ndef A(): return inspect.getmodule(A).B\nB = 1", {"A", "B"}),
+        ("def A(): return A.__globals__['B']\nB = 1", {"A", "B"}),
+        ("A = []\ndef f(x): A.append(x)\nB = list(map(f, [1]))", {"A", "B", "f"}),
+        ("A = 1\nB = list(map(str, [1]))", {"A"}),
+        ("A = [2]\nB = sorted(A)", {"A"}),
+        ("from operator import setitem\nA = {}\nB = setitem(A, 1, 2)", {"A", "B"}),
+        (
+            "class Base:\n    class In:\n        def __init_subclass__(cls): ...\n"
+            "class B(Base.In): ...\nA = 1",
+            {"A", "B", "Base"},
+        ),
+        (
+            "def f(cls): ...\nclass Base:\n    __init_subclass__ = classmethod(f)\n"
+            "class B(Base): ...\nA = 1",
+            {"A", "B", "Base", "f"},
+        ),
     ],
 )
 def test_what_a_name_needs_counts(reached: Reached, text: str, counts: set[str] | None) -> None:
@@ -482,3 +505,66 @@ def test_two_files_that_are_imported_by_one_name_both_count(tmp_path: Path) -> N
     modules = Modules([], project=[tmp_path], search=[tmp_path / "b"])
     reach = Reach(Names(modules, cache(parse_file)), [(tmp_path / "a/twice_probe.py", None)])
     assert list(reach.code) == ["twice_probe.py", "twice_probe.py'"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "A = 1\nfrom own.more import *",
+        "try:\n    from own.more import *\nexcept ImportError: ...",
+        "A = 1\nif True:\n    from own.more import *",
+    ],
+)
+def test_a_star_import_may_override_a_name(reached: Reached, part: str) -> None:
+    step = f"from own.part import A\n{CLASS.replace('1 + 2', 'A')}"
+    files = {"own/more.py": "A = 2\nB = 3", "own/part.py": part, "own/step.py": step}
+    assert reached(files)["own/more.py"] == {"A"}
+
+
+def test_the_packages_around_a_step_are_imported(reached: Reached) -> None:
+    files = {"own/__init__.py": "import decimal\ndecimal.getcontext().prec = 4\nB = 1"}
+    assert reached({**files, "own/step.py": CLASS})["own/__init__.py"] == {""}
+
+
+def test_a_package_that_a_method_imports_a_module_of_is_passed_on(reached: Reached) -> None:
+    step = CLASS.replace("return 1 + 2", "import own.help\n        return own")
+    assert reached({**FILES, "own/step.py": step})["own/help.py"] == {"f", "g"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "order"),
+    [
+        ("import own.a, own.b", ["own.a", "own.b"]),
+        ("import own.b, own.a", ["own.b", "own.a"]),
+        ("import own.a, own.c, own.b", ["own.a", "own.b"]),  # importing c has no effect
+        ("import own.a\nA.append(1)", ["own.a", ""]),
+        ("import own.a, own.c", []),
+    ],
+)
+def test_the_order_of_imports_counts_if_they_have_effects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, order: list[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    own = next(_names)
+    adding = f"from {own} import A\nA.append(1)"
+    files = {
+        "__init__": "A = []",
+        "a": adding,
+        "b": adding,
+        "c": "C = 1",
+        "step": "A = []\n" + lines,
+    }
+    (tmp_path / own).mkdir()
+    for name, text in files.items():
+        (tmp_path / own / f"{name}.py").write_text(text.replace("own", own))
+    __import__(own)
+    names = Names(Modules({own}), cache(parse_file))
+    found = names.order(Place(f"{own}.step", str(tmp_path / own / "step.py")))
+    assert [each.partition(" ")[0].replace(own, "own") for each in found] == order
+
+
+def test_a_method_that_run_calls_counts(reached: Reached) -> None:
+    called = STEP_TYPE.replace("return f()", "return self.check()")
+    assert reached({"own/step.py": called})["own/step.py"] == {"X", "g", "h"}
+    refusing = STEP_TYPE.replace("return f()", "self.check()")
+    assert reached({"own/step.py": refusing})["own/step.py"] == {"X", "h"}

@@ -13,19 +13,18 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from finery.builder.code.resolve import CORE, Modules, Place
-from finery.builder.code.units import EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Unit
+from finery.builder.code.units import CALLED, EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Unit
 
 LAZY = "__getattr__"
 STEP = frozenset({"finery.Step", "finery.step.step.Step"})
 OPAQUE = frozenset({
     "eval", "exec", "globals", "builtins.eval", "builtins.exec", "gc.get_objects",
-    "inspect.currentframe", "inspect.stack", "sys._getframe", "sys.modules",
+    "inspect.currentframe", "inspect.getmodule", "inspect.stack", "sys._getframe", "sys.modules",
 })  # fmt: skip
 """What reads definitions in ways that can't be followed. In a file with one, everything counts."""
+_IN_OPAQUE = tuple(f"{name}." for name in OPAQUE)  # `sys.modules.get`
 PLAIN_BASES = frozenset({*sys.stdlib_module_names, *dir(builtins), CORE, "msgspec"})
 """Packages and builtins with classes that can be derived from without an effect."""
-
-
 SUBCLASSES = "__subclasses__()"
 """Unit that stands for all derived classes of imported files."""
 
@@ -59,6 +58,8 @@ class Names:
         self._on_import: dict[str, list[Node]] = {}
         self._ends: dict[tuple[str, str], list[End]] = {}
         self._placed: dict[str, list[Place]] = {}  # by module, of packages
+        self._importing: dict[str, bool] = {}
+        self._orders: dict[str, list[str]] = {}
         self._busy: set[tuple[str, str]] = set()
         self._steps: dict[tuple[str, str], bool] = {}
         self._digests: dict[tuple[str, tuple[int, ...]], tuple[str, dict[str, str]]] = {}
@@ -83,12 +84,14 @@ class Names:
                         if not isinstance(end, str):
                             yield piece.name, end
             for name in piece.reads:
+                if name.startswith(CALLED):
+                    continue
                 if "__subclasses__" in name:
                     yield piece.name, Node(place, SUBCLASSES)
                 for end in self._read_by(place, piece.imports, name):
                     if not isinstance(end, str):
                         yield piece.name, end
-                    elif end in OPAQUE:
+                    elif end in OPAQUE or end.startswith(_IN_OPAQUE):
                         yield piece.name, Node(place, WHOLE)
 
     def on_import(self, place: Place) -> list[Node]:
@@ -105,6 +108,51 @@ class Names:
             node = Node(place, name)
             if name == ON_IMPORT or unit.acts or (unit.bases and self._base_acts(node, unit)):
                 yield node
+
+    def order(self, place: Place) -> list[str]:
+        """Imports of a file that can have an effect, and its statements, in their order.
+
+        Empty if their order can't matter.
+        """
+        if place.path not in self._orders:
+            self._orders[place.path] = self._order_of(place)
+        return self._orders[place.path]
+
+    def _order_of(self, place: Place) -> list[str]:
+        parsed = self.read(place.path)
+        acting = {index for unit in self._acting(place) for index in parsed.units[unit].pieces}
+        order: dict[str, None] = {}
+        imports = 0
+        for index, piece in enumerate(parsed.pieces):
+            if index in acting:
+                order[f"{piece.name} {piece.digest}"] = None
+            elif piece.name in parsed.units and index in parsed.units[piece.name].pieces:
+                for alias, target in piece.imports:
+                    own = target.removesuffix(":*") if alias == STAR else target
+                    if any(map(self._importing_acts, self._executed(place, own))):
+                        order[target] = None
+                        imports += 1
+        return [*order] if imports and len(order) > 1 else []
+
+    def _acting(self, place: Place) -> list[str]:
+        """The units of a file that can have an effect on import."""
+        return [node.unit for node in self.on_import(place) if node.unit != EXECUTES]
+
+    def _importing_acts(self, place: Place) -> bool:
+        """Whether importing a file, with all that it imports, can have an effect."""
+        if place.path in self._importing:
+            return self._importing[place.path]
+        seen: set[str] = set()
+        pending = [place]
+        acts = False
+        while pending and not acts:
+            each = pending.pop()
+            if each.path not in seen:
+                seen.add(each.path)
+                acts = self._importing.get(each.path, bool(self._acting(each)))
+                pending += [n.place for n in self.on_import(each) if n.unit == EXECUTES]
+        self._importing |= {place.path: True} if acts else dict.fromkeys(seen, False)
+        return acts
 
     def everything(self, place: Place) -> Iterator[Node]:
         """All definitions of a file, and all that it imports."""
@@ -132,15 +180,28 @@ class Names:
         for end in range(1, len(parts) + 1):
             yield from self._places(importer, ".".join(parts[:end]))
 
-    def digests(self, path: str, pieces: Iterable[int]) -> tuple[str, dict[str, str]]:
-        """(digest of pieces of a file, function, method or variable → its digest)."""
-        key = path, (*sorted(pieces),)
+    def packages(self, place: Place) -> Iterator[Place]:
+        """The packages around a module, which are imported before it."""
+        parents = place.module.split(".")[:-1]
+        for end in range(1, len(parents) + 1):
+            yield from self._places(place, ".".join(parents[:end]))
+
+    def digests(self, place: Place, pieces: Iterable[int]) -> tuple[str, dict[str, str]]:
+        """(digest of pieces of a file, function, method or variable → its digest).
+
+        Also of the order of its imports.
+        """
+        key = place.path, (*sorted(pieces),)
         if key not in self._digests:
-            counted = [self.read(path).pieces[index] for index in key[1]]
-            lines = [f"{piece.name}\0{piece.digest}" for piece in counted]
+            counted = [self.read(place.path).pieces[index] for index in key[1]]
+            order = self.order(place)
+            lines = [*(f"{piece.name}\0{piece.digest}" for piece in counted), *order]
             names: dict[str, str] = {}
             for piece in counted:
                 names[piece.name] = names.get(piece.name, "") + piece.digest
+            if order:
+                digest = blake3("\n".join(order).encode()).hexdigest()
+                names[ON_IMPORT] = names.get(ON_IMPORT, "") + digest
             self._digests[key] = blake3("\n".join(lines).encode()).hexdigest(), names
         return self._digests[key]
 
@@ -194,6 +255,8 @@ class Names:
         for alias, target in imports:
             if alias == root:
                 ends = [*ends, *self._imported_by(place, target, (*rest,))]
+            elif alias == EXECUTES and not rest and target.partition(".")[0] == root:
+                ends = [*ends, *self._imported_by(place, target, ())]
         return ends
 
     def _imported_by(self, importer: Place, target: str, rest: tuple[str, ...]) -> Iterator[End]:
@@ -249,8 +312,10 @@ class Names:
             found = True
             yield from [Node(place, LAZY)] if LAZY in parsed.units else ()
             yield from self._imported_by(place, parsed.typing[name], rest)
-        if not found and STAR in parsed.units:
-            yield from self._by_star(place, parsed, name, rest, inside)
+        if STAR in parsed.units or STAR in parsed.on_import:
+            for end in self._by_star(place, parsed, name, rest, inside):
+                if not (found and _is_whole(end)):  # it may override the name
+                    yield end
         elif not (found or inside or (name.startswith("__") and name != "__dict__")):
             yield Node(place, WHOLE)
 
@@ -258,13 +323,18 @@ class Names:
         self, place: Place, parsed: Parsed, name: str, rest: tuple[str, ...], inside: bool
     ) -> Iterator[End]:
         """What a name reads that `from module import *` may bind."""
-        for index in parsed.units[STAR].pieces:
-            for _, target in parsed.pieces[index].imports:
-                for end in self._imported_by(place, f"{target.removesuffix(':*')}:{name}", rest):
-                    is_whole = isinstance(end, Node) and end.unit == WHOLE
-                    if not (inside and is_whole and hasattr(builtins, name)):
-                        yield Node(place, STAR)
-                        yield end
+        stars = [
+            (unit, target)
+            for unit in (STAR, ON_IMPORT)
+            for index in (parsed.units[unit].pieces if unit in parsed.units else ())
+            for alias, target in parsed.pieces[index].imports
+            if alias == STAR
+        ]
+        for unit, target in stars:
+            for end in self._imported_by(place, f"{target.removesuffix(':*')}:{name}", rest):
+                if not (inside and _is_whole(end) and hasattr(builtins, name)):
+                    yield Node(place, unit)
+                    yield end
 
     def _places(self, importer: Place, module: str) -> list[Place]:
         """The files that are imported under a name, without those of the packages around them."""
@@ -278,3 +348,7 @@ class Names:
             return []
         found = self.modules.in_project(module, "", importer.beside)
         return [place for place in found if place.module == module]
+
+
+def _is_whole(end: End) -> bool:
+    return isinstance(end, Node) and end.unit == WHOLE

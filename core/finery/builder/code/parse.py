@@ -8,8 +8,9 @@ from pathlib import Path
 from blake3 import blake3
 
 from finery.builder.code.counted import PLAIN_DECORATORS, arguments_of, children, counted, walk
-from finery.builder.code.units import EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Piece, Unit
+from finery.builder.code.units import CALLED, EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Piece, Unit
 from finery.errors import PluginError
+from finery.step.inspect import OUTSIDE_KEYS
 
 DIGITS = 16
 """Hex digits of a piece's digest."""
@@ -18,10 +19,13 @@ SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 PURE_MODULES = frozenset({
     "abc", "collections", "contextlib", "contextvars", "dataclasses", "datetime", "enum", "finery",
-    "fractions", "functools", "itertools", "math", "msgspec", "operator", "pathlib", "re",
-    "statistics", "string", "struct", "textwrap", "threading", "types", "typing",
+    "fractions", "functools", "itertools", "math", "msgspec", "pathlib", "re", "statistics",
+    "string", "struct", "textwrap", "threading", "types", "typing",
 })  # fmt: skip
 """Modules with functions that only return something, so that a call matters only if it is read."""
+PURE_FUNCTIONS = frozenset({"operator.attrgetter", "operator.itemgetter", "operator.methodcaller"})
+CALLING = frozenset({"filter", "map", "max", "min", "reduce", "sorted"})
+"""Functions of these modules and builtins that call what they get."""
 PURE_METHODS = frozenset({
     "copy", "difference", "encode", "format", "fromkeys", "get", "getLogger", "intersection",
     "items", "join", "keys", "lower", "replace", "split", "splitlines", "strip", "union", "upper",
@@ -35,6 +39,9 @@ PURE_BUILTINS = frozenset({
 })  # fmt: skip
 
 IMPORT_MODULE = "importlib:import_module"
+_RETURNING = (ast.Return, ast.Import, ast.ImportFrom, ast.Pass)
+NAMESPACES = frozenset({"__getattribute__", "__globals__", "f_globals"})
+"""Attributes that read definitions in ways that can't be followed."""
 UNFOLLOWED = frozenset({"eval", "exec", "globals"})
 """Builtins that read definitions in ways that can't be followed."""
 
@@ -76,7 +83,7 @@ class _Module:
     def parsed(self, typing: Mapping[str, str]) -> Parsed:
         for node in self.tree.body:
             self._add(node)
-        if STAR not in self.units:  # no other name is that of a definition
+        if STAR not in (*self.units, *self.on_import):  # no other name is that of a definition
             bound = {*self.units, *self.on_import, *typing, *UNFOLLOWED}
             self.pieces = [_without_others(piece, bound) for piece in self.pieces]
         return Parsed(self.units, self.pieces, [*self.imports], [*self.on_import], dict(typing))
@@ -125,9 +132,7 @@ class _Module:
         bases = [_chain(b.value if isinstance(b, ast.Subscript) else b) for b in node.bases]
         makers = [k.value for k in node.keywords if k.arg in ("metaclass", None)]
         registers = not all(self._is_pure(_chain(maker)) for maker in makers)
-        registers |= any(
-            isinstance(n, FUNCTIONS) and n.name == "__init_subclass__" for n in node.body
-        )
+        registers |= any(map(self._registers, walk(node.body)))
         acts = (
             registers
             or None in bases
@@ -139,6 +144,16 @@ class _Module:
             [node.name], [*self._class_pieces(node)], kind="class", acts=acts,
             bases=[base for base in bases if base is not None], registers=registers,
         )  # fmt: skip
+
+    def _registers(self, node: ast.AST) -> bool:
+        """Whether a node in a class can have an effect when another is derived from the class."""
+        match node:
+            case ast.FunctionDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                return name == "__init_subclass__"
+            case ast.ClassDef(keywords=keywords):
+                makers = [k.value for k in keywords if k.arg in ("metaclass", None)]
+                return not all(self._is_pure(_chain(maker)) for maker in makers)
+        return False
 
     # -- whether a statement can have an effect when it is executed --------------------------------
 
@@ -154,6 +169,8 @@ class _Module:
         return True
 
     def _function_acts(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+        if node.name == "finery_steps" and not all(isinstance(n, _RETURNING) for n in node.body):
+            return True  # the hook may change what a step reads
         decorated = any(map(self._decorator_acts, node.decorator_list))
         return decorated or self._acts(*_defaults(node.args))
 
@@ -173,12 +190,30 @@ class _Module:
                     pass
                 case ast.Call(func=function) if not self._is_pure(_chain(function)):
                     return True
+                case ast.Call(func=function, args=args, keywords=keywords) if (
+                    _chain(function) or ""
+                ).rpartition(".")[2] in CALLING:
+                    called = [k.value for k in keywords if k.arg == "key"]
+                    called += args[:1] if _chain(function) not in ("max", "min", "sorted") else []
+                    if not all(self._calls_pure(each) for each in called):
+                        return True
                 case ast.BinOp(op=ast.LShift() | ast.RShift(), left=left):  # `first >> second`
                     if not isinstance(left, ast.Constant):
                         return True
                 case ast.Await() | ast.NamedExpr():
                     return True
         return False
+
+    def _calls_pure(self, node: ast.expr) -> bool:
+        """Whether a call of an argument, if it is a function, only returns something."""
+        match node:
+            case ast.Lambda(body=body):
+                return not self._acts(body)
+            case ast.Name(id=name):
+                return self._is_pure(name) or name not in (*self._own, *self._sources)
+            case ast.Attribute():
+                return self._is_pure(_chain(node)) or node.attr in PURE_METHODS
+        return True
 
     def _is_pure(self, name: str | None) -> bool:
         """Whether the function of this name only returns something."""
@@ -188,7 +223,9 @@ class _Module:
         if root not in self._sources:
             return not rest and root in PURE_BUILTINS and root not in self._own
         module = self._sources[root].replace(":", ".")
-        return module.split(".")[0] in PURE_MODULES and not module.startswith("finery.rows")
+        pure = module.split(".")[0] in PURE_MODULES
+        pure |= ".".join([module, *rest]) in PURE_FUNCTIONS
+        return pure and not module.startswith("finery.rows")
 
     def _piece(self, name: str, node: ast.AST) -> Piece:
         reader = _Reader(self._sources)
@@ -222,7 +259,9 @@ def _without_others(piece: Piece, bound: set[str]) -> Piece:
     """A piece without the builtins that it reads."""
     bound = bound.union(alias for alias, _ in piece.imports) if piece.imports else bound
     reads = [
-        name for name in piece.reads if name.partition(".")[0] in bound or "__subclasses__" in name
+        name
+        for name in piece.reads
+        if name.partition(".")[0] in bound or name.startswith(CALLED) or "__subclasses__" in name
     ]
     return Piece(piece.name, piece.digest, reads, piece.imports)
 
@@ -265,10 +304,27 @@ class _Reader:
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         name = _chain(node)
+        if node.attr in NAMESPACES:
+            self.reads["globals"] = None
+        if node.attr in OUTSIDE_KEYS and (
+            name in (f"self.{node.attr}", f"cls.{node.attr}")
+            or (isinstance(node.value, ast.Call) and _chain(node.value.func) in ("super", "type"))
+        ):
+            self.reads[f"{CALLED}{node.attr}"] = None
         if name is None:
             self.generic_visit(node)
         else:
             self._read(name)
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        before = [*self.reads]
+        self.visit(node.value)
+        match node.value:
+            case ast.Call(func=ast.Attribute(attr=name)) if f"{CALLED}{name}" not in before:
+                self.reads.pop(f"{CALLED}{name}", None)  # `self.check()` only refuses
+
+    def visit_Global(self, node: ast.Global) -> None:
+        self.reads |= dict.fromkeys(node.names)  # also where a function around has the name
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
         self.imports |= dict.fromkeys(_bound_by_import(node))

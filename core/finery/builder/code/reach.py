@@ -14,7 +14,7 @@ from typing import Any
 
 from finery.builder.code.names import SUBCLASSES, Names, Node
 from finery.builder.code.resolve import Modules, Place
-from finery.builder.code.units import EXECUTES, ON_IMPORT, WHOLE
+from finery.builder.code.units import CALLED, EXECUTES, ON_IMPORT, WHOLE
 from finery.errors import PluginError
 from finery.step.inspect import FILE_MODULE, OUTSIDE_KEYS
 
@@ -39,7 +39,8 @@ class Reach:
 
     def __init__(self, names: Names, subjects: Iterable[Subject], *, checks: bool = False) -> None:
         self._names = names
-        self._excluded = frozenset() if checks else OUTSIDE_KEYS
+        self._excluded: frozenset[str] = frozenset() if checks else OUTSIDE_KEYS
+        self._steps: dict[tuple[str, str], Node] = {}
         self._outside: dict[tuple[str, str], set[str]] = {}  # the pieces that can't change outputs
         self._from: dict[tuple[str, str], Source] = {}
         self._imported: dict[str, Place] = {}
@@ -57,6 +58,10 @@ class Reach:
                 is_new = (needed.place.path, needed.unit) not in self._reached  # most aren't
                 if is_new and piece not in outside:
                     self._reach(needed, (node, piece))
+            if not self._pending and (called := self._called()):  # those methods count, too
+                self._excluded -= called
+                self._pending.extend(self._steps.values())
+                self._outside = {key: self._outside_of(key[1]) for key in self._steps}
         self.files = {*self._imported}
         self.is_installed = not any(place.is_local for place in self._imported.values())
         self.code: Code = {}
@@ -64,8 +69,24 @@ class Reach:
         self._labels: dict[str, str] = {}
         self._summarize()
 
+    def _outside_of(self, unit: str) -> set[str]:
+        return {f"{unit}.{name}" for name in self._excluded}
+
+    def _called(self) -> set[str]:
+        """The excluded methods that other code calls: `self.check()`."""
+        called: set[str] = set()
+        for (path, unit), outside in self._outside.items() if self._excluded else ():
+            parsed = self._names.read(path)
+            for piece in (parsed.pieces[index] for index in parsed.units[unit].pieces):
+                if piece.name not in outside:
+                    called.update(r.removeprefix(CALLED) for r in piece.reads if r[0] == CALLED)
+        return called & self._excluded
+
     def _summarize(self) -> None:
-        for path, reached in self._counted.items():
+        for path, place in self._imported.items():
+            reached = self._counted.get(path, ())
+            if not (reached or self._names.order(place)):
+                continue
             parsed = self._names.read(path)
             indices: set[int] = set()
             for unit in reached:
@@ -73,8 +94,8 @@ class Reach:
                 if outside := self._outside.get((path, unit)):
                     pieces = [i for i in pieces if parsed.pieces[i].name not in outside]
                 indices.update(pieces)
-            digest, names = self._names.digests(path, indices)
-            label = add(self.code, self._imported[path].label, digest)
+            digest, names = self._names.digests(place, indices)
+            label = add(self.code, place.label, digest)
             self.names[digest], self._labels[label] = names, path
         self.code = dict(sorted(self.code.items()))
 
@@ -148,7 +169,8 @@ class Reach:
             self._counted.setdefault(place.path, []).append(unit)
             self._from.setdefault(key, source)
             if self._names.is_step(node):
-                self._outside[key] = {f"{unit}.{name}" for name in self._excluded}
+                self._steps[key] = node
+                self._outside[key] = self._outside_of(unit)
             self._pending.append(node)
         if place.path not in self._imported:
             self._import(place, source)
@@ -156,6 +178,8 @@ class Reach:
     def _import(self, place: Place, source: Source) -> None:
         """Reach what a file executes when it is imported."""
         self._imported[place.path] = place
+        for package in self._names.packages(place):
+            self._reach(Node(package, EXECUTES), source)
         self._from.setdefault((place.path, ON_IMPORT), source)
         on_import = Node(place, ON_IMPORT), ON_IMPORT
         for node in self._names.on_import(place):

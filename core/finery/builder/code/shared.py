@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
+from finery.step.inspect import OUTSIDE_KEYS
 from finery.util.paths import cache_folder
 
 MOST = 20_000
@@ -65,7 +66,8 @@ def _entry(path: Path) -> Path | None:
 def version() -> str:
     """A digest of the code that decides what counts, and of the Python that it runs on."""
     code = [Path(__file__).with_name(name).read_bytes() for name in CODE]
-    return blake3(b"\0".join([*code, sys.version.encode()])).hexdigest()
+    given = [",".join(sorted(OUTSIDE_KEYS)).encode(), sys.version.encode()]
+    return blake3(b"\0".join([*code, *given])).hexdigest()
 
 
 def _write(entry: Path, body: bytes) -> None:

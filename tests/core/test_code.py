@@ -559,7 +559,7 @@ def test_the_order_of_imports_counts_if_they_have_effects(
         (tmp_path / own / f"{name}.py").write_text(text.replace("own", own))
     __import__(own)
     names = Names(Modules({own}), cache(parse_file))
-    found = names.order(Place(f"{own}.step", tmp_path / own / "step.py"))
+    found = names.order(Place(f"{own}.step", str(tmp_path / own / "step.py")))
     assert [each.partition(" ")[0].replace(own, "own") for each in found] == order
 
 

@@ -5,6 +5,7 @@ Each through the real command, in a project that is built.
 
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 from conftest import MakeProject, Project, until
 
 import finery
+from finery.builder.plan import Planner
+from finery.builder.project import open_graph, open_store
+from finery.util.files import FINE_NS
 
 PLUGIN = """
 {imports}
@@ -143,6 +147,21 @@ def test_a_helper_that_was_not_there_is_seen_when_it_comes(project: MakeProject)
     t.write({"helper.py": HELPER.replace("strip()", "strip().lower()")})
     assert t.ran() == ["a", "m"]
     assert prompts(t) == ["one"]
+
+
+def test_code_that_the_check_has_read_serves_a_plan_until_it_changes(project: MakeProject) -> None:
+    t = make(project, inside="from helper import change", helper=HELPER)
+    time.sleep(2 * FINE_NS / 1e9)
+    store = open_store(t.folder / "recipe.yaml")
+    graph = open_graph(t.folder / "recipe.yaml", (), store)
+    before = Planner(graph, store)
+    assert before.code is graph.code
+    t.edit("helper.py", "line.strip()", "line.strip().lower()")
+    after = Planner(graph, store)
+    step, written = graph.nodes["a"].step, graph.recipe.data["data"]["a"]
+    codes = [planner.code.of_step(step, written)["helper.py"] for planner in (before, after)]
+    store.close()
+    assert codes[0] != codes[1]
 
 
 WAITING = """

@@ -74,7 +74,9 @@ class Planner:
         self.latest = store.latest(self.recipe_id)
         store.read_ahead(self.latest[name][0] for name in graph.nodes if name in self.latest)
         self.lock = Lock(graph.recipe.path)
-        self.code = StepCode(graph.recipe, graph.plugins, store)
+        self.code: StepCode = graph.code
+        if graph.code is None or not self.code.is_current(store):
+            self.code = StepCode(graph.recipe, graph.plugins, store)
         self.outside: set[str] = set()  # what `key_files` of steps and engines name
         for node in graph.nodes.values():
             for each in (node, *node.candidates.values()):

@@ -49,13 +49,16 @@ def open_graph(path: Path, overrides: Sequence[str] = (), store: Store | None = 
     recipe, plugins = open_recipe(path, overrides)
     if store is None:
         return build_graph(recipe, plugins)
-    digest = _check_digest(recipe, plugins, store)
-    if digest is None:
+    try:
+        code = StepCode(recipe, plugins, store)
+        digest = _check_digest(recipe, plugins, code)
+    except PluginError:
         return build_graph(recipe, plugins)
-    if store.fact(digest) is not None:
-        return build_graph(recipe, plugins, validated=True)
-    graph = build_graph(recipe, plugins)
-    store.keep_facts({digest: b""})
+    validated = store.fact(digest) is not None
+    graph = build_graph(recipe, plugins, validated=validated)
+    graph.code = code
+    if not validated:
+        store.keep_facts({digest: b""})
     return graph
 
 
@@ -142,21 +145,17 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:
-    """A digest of everything that the check depends on; None if it can't be computed."""
+def _check_digest(recipe: Recipe, plugins: Plugins, code: StepCode) -> str:
+    """The name in the store of a valid recipe: a digest of everything that the check depends on."""
     sections = {name: recipe.data.get(name) for name in SECTIONS}
     matrix = recipe.data.get("matrix")
     used = {*_types_in(sections), *_texts_in(matrix)}  # an axis may give a step another type
     notes = sorted(plugins.note_names) if recipe.data.get("silence") else []
-    try:
-        if isinstance(matrix, dict) and "select" in matrix:
-            used.add(plugins.chooser)
-        used &= plugins.step_types.keys()
-        code = StepCode(recipe, plugins, store)
-        types = {use: code.of_check(use) for use in sorted(used)}
-    except PluginError:
-        return None
-    digest = blake3(encode([FORMAT, recipe.data, types, notes])).hexdigest()
+    if isinstance(matrix, dict) and "select" in matrix:
+        used.add(plugins.chooser)
+    used &= plugins.step_types.keys()
+    checks = code.of_checks(sorted(used))
+    digest = blake3(encode([FORMAT, recipe.data, checks, notes])).hexdigest()
     return f"checked {digest}"
 
 

@@ -74,6 +74,7 @@ class Graph:
     whole: "Graph | None" = None  # what this one was selected from
     matrix: Expanded | None = None
     select_by: Select | None = None  # how one of the matrix's variants is chosen
+    code: Any = None  # `StepCode` that the check has followed
 
     def require(self, name: str) -> None:
         """Raise `UsageError` where the recipe has no such step."""
@@ -152,8 +153,7 @@ class Graph:
                 wanted.add(name)
                 stack.extend(self.nodes[name].upstream())
         chosen = {n: node for n, node in self.nodes.items() if n in wanted}
-        whole = self.whole or self
-        return Graph(self.recipe, self.plugins, chosen, whole, self.matrix, self.select_by)
+        return replace(self, nodes=chosen, whole=self.whole or self)
 
     def _named(self, name: str) -> list[str]:
         """The steps that a name means: of a step with variants, all."""

@@ -8,8 +8,9 @@ version (`packages=`), and the rest of finery by the format of keys.
 import builtins
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
+
+from blake3 import blake3
 
 from finery.builder.code.resolve import CORE, Modules, Place
 from finery.builder.code.units import CALLED, EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Unit
@@ -21,36 +22,26 @@ OPAQUE = frozenset({
     "inspect.currentframe", "inspect.getmodule", "inspect.stack", "sys._getframe", "sys.modules",
 })  # fmt: skip
 """What reads definitions in ways that can't be followed. In a file with one, everything counts."""
+_IN_OPAQUE = tuple(f"{name}." for name in OPAQUE)  # `sys.modules.get`
 PLAIN_BASES = frozenset({*sys.stdlib_module_names, *dir(builtins), CORE, "msgspec"})
 """Packages and builtins with classes that can be derived from without an effect."""
+SUBCLASSES = "__subclasses__()"
+"""Unit that stands for all derived classes of imported files."""
 
 
 class Node(NamedTuple):
-    """A definition: a unit of a file."""
+    """A definition: a unit of a file.
+
+    Or `WHOLE`, all of the file; `EXECUTES`, what it executes when it is imported; `SUBCLASSES`.
+    """
 
     place: Place
     unit: str
 
 
-class Whole(NamedTuple):
-    """All of a file."""
-
-    place: Place
-
-
-class Imported(NamedTuple):
-    """What a file executes when it is imported."""
-
-    place: Place
-
-
-class Subclasses(NamedTuple):
-    """All derived classes of imported files, since something reads `__subclasses__`."""
-
-
-End = Node | Whole | str
+End = Node | str
 """What a name reads; text if that isn't followed, e.g. `json.dumps`."""
-Edge = tuple[str, Node | Whole | Imported | Subclasses]
+Edge = tuple[str, Node]
 """The piece of a definition that needs something, and what it needs."""
 
 
@@ -60,16 +51,18 @@ class Names:
     modules: finds the files. read: `parse.parse_file`, perhaps cached.
     """
 
-    def __init__(self, modules: Modules, read: Callable[[Path], Parsed]) -> None:
+    def __init__(self, modules: Modules, read: Callable[[str], Parsed]) -> None:
         self.modules = modules
         self.read = read
-        self._edges: dict[tuple[Path, str], list[Edge]] = {}
-        self._on_import: dict[Path, list[Edge]] = {}
-        self._ends: dict[tuple[Path, str], list[End]] = {}
+        self._edges: dict[tuple[str, str], list[Edge]] = {}
+        self._on_import: dict[str, list[Node]] = {}
+        self._ends: dict[tuple[str, str], list[End]] = {}
         self._placed: dict[str, list[Place]] = {}  # by module, of packages
-        self._importing: dict[Path, bool] = {}
-        self._busy: set[tuple[Path, str]] = set()
-        self._steps: dict[tuple[Path, str], bool] = {}
+        self._importing: dict[str, bool] = {}
+        self._orders: dict[str, list[str]] = {}
+        self._busy: set[tuple[str, str]] = set()
+        self._steps: dict[tuple[str, str], bool] = {}
+        self._digests: dict[tuple[str, tuple[int, ...]], tuple[str, dict[str, str]]] = {}
 
     # -- what needs what ---------------------------------------------------------------------------
 
@@ -77,7 +70,7 @@ class Names:
         """What the pieces of a definition read and import."""
         key = (node.place.path, node.unit)
         if key not in self._edges:
-            self._edges[key] = _unique(self._edges_of(node))
+            self._edges[key] = [*dict.fromkeys(self._edges_of(node))]
         return self._edges[key]
 
     def _edges_of(self, node: Node) -> Iterator[Edge]:
@@ -85,7 +78,7 @@ class Names:
         for index in parsed.units[node.unit].pieces:
             piece = parsed.pieces[index]
             for alias, target in piece.imports:
-                yield from ((piece.name, Imported(p)) for p in self._executed(place, target))
+                yield from ((piece.name, Node(p, EXECUTES)) for p in self._executed(place, target))
                 if alias == WHOLE:
                     for end in self._imported_by(place, target, ()):
                         if not isinstance(end, str):
@@ -94,34 +87,40 @@ class Names:
                 if name.startswith(CALLED):
                     continue
                 if "__subclasses__" in name:
-                    yield piece.name, Subclasses()
+                    yield piece.name, Node(place, SUBCLASSES)
                 for end in self._read_by(place, piece.imports, name):
                     if not isinstance(end, str):
                         yield piece.name, end
-                    elif _is_opaque(end):
-                        yield piece.name, Whole(place)
+                    elif end in OPAQUE or end.startswith(_IN_OPAQUE):
+                        yield piece.name, Node(place, WHOLE)
 
-    def on_import(self, place: Place) -> list[Edge]:
+    def on_import(self, place: Place) -> list[Node]:
         """What counts whenever a file is imported, and what it imports."""
         if place.path not in self._on_import:
-            self._on_import[place.path] = _unique(self._on_import_of(place))
+            self._on_import[place.path] = [*dict.fromkeys(self._on_import_of(place))]
         return self._on_import[place.path]
 
-    def _on_import_of(self, place: Place) -> Iterator[Edge]:
+    def _on_import_of(self, place: Place) -> Iterator[Node]:
         parsed = self.read(place.path)
         for target in parsed.imports:
-            yield from ((ON_IMPORT, Imported(p)) for p in self._executed(place, target))
+            yield from (Node(imported, EXECUTES) for imported in self._executed(place, target))
         for name, unit in parsed.units.items():
-            if name == ON_IMPORT or unit.acts or self._base_acts(Node(place, name), unit):
-                yield ON_IMPORT, Node(place, name)
+            node = Node(place, name)
+            if name == ON_IMPORT or unit.acts or (unit.bases and self._base_acts(node, unit)):
+                yield node
 
     def order(self, place: Place) -> list[str]:
         """Imports of a file that can have an effect, and its statements, in their order.
 
         Empty if their order can't matter.
         """
+        if place.path not in self._orders:
+            self._orders[place.path] = self._order_of(place)
+        return self._orders[place.path]
+
+    def _order_of(self, place: Place) -> list[str]:
         parsed = self.read(place.path)
-        acting = {index for name in self._acting(place) for index in parsed.units[name].pieces}
+        acting = {index for unit in self._acting(place) for index in parsed.units[unit].pieces}
         order: dict[str, None] = {}
         imports = 0
         for index, piece in enumerate(parsed.pieces):
@@ -137,24 +136,25 @@ class Names:
 
     def _acting(self, place: Place) -> list[str]:
         """The units of a file that can have an effect on import."""
-        ends = (end for _, end in self.on_import(place))
-        return [e.unit for e in ends if isinstance(e, Node) and e.place.path == place.path]
+        return [node.unit for node in self.on_import(place) if node.unit != EXECUTES]
 
     def _importing_acts(self, place: Place) -> bool:
         """Whether importing a file, with all that it imports, can have an effect."""
-        if place.path not in self._importing:
-            seen: dict[Path, Place] = {}
-            pending = [place]
-            while pending:
-                each = pending.pop()
-                if each.path not in seen:
-                    seen[each.path] = each
-                    ends = [end for _, end in self.on_import(each)]
-                    pending += [end.place for end in ends if isinstance(end, Imported)]
-            self._importing[place.path] = any(map(self._acting, seen.values()))
-        return self._importing[place.path]
+        if place.path in self._importing:
+            return self._importing[place.path]
+        seen: set[str] = set()
+        pending = [place]
+        acts = False
+        while pending and not acts:
+            each = pending.pop()
+            if each.path not in seen:
+                seen.add(each.path)
+                acts = self._importing.get(each.path, bool(self._acting(each)))
+                pending += [n.place for n in self.on_import(each) if n.unit == EXECUTES]
+        self._importing |= {place.path: True} if acts else dict.fromkeys(seen, False)
+        return acts
 
-    def everything(self, place: Place) -> Iterator[Node | Whole]:
+    def everything(self, place: Place) -> Iterator[Node]:
         """All definitions of a file, and all that it imports."""
         parsed = self.read(place.path)
         yield from (Node(place, name) for name in parsed.units)
@@ -174,6 +174,8 @@ class Names:
     def _executed(self, importer: Place, target: str) -> Iterator[Place]:
         """The files that importing a target executes: the module and the packages around it."""
         base, name = importer.absolute(target)
+        if not (importer.is_local or self.modules.is_followed(base, name)):
+            return
         parts = [*base.split("."), *([name] if name not in ("", "*") else [])]
         for end in range(1, len(parts) + 1):
             yield from self._places(importer, ".".join(parts[:end]))
@@ -184,6 +186,25 @@ class Names:
         for end in range(1, len(parents) + 1):
             yield from self._places(place, ".".join(parents[:end]))
 
+    def digests(self, place: Place, pieces: Iterable[int]) -> tuple[str, dict[str, str]]:
+        """(digest of pieces of a file, function, method or variable → its digest).
+
+        Also of the order of its imports.
+        """
+        key = place.path, (*sorted(pieces),)
+        if key not in self._digests:
+            counted = [self.read(place.path).pieces[index] for index in key[1]]
+            order = self.order(place)
+            lines = [*(f"{piece.name}\0{piece.digest}" for piece in counted), *order]
+            names: dict[str, str] = {}
+            for piece in counted:
+                names[piece.name] = names.get(piece.name, "") + piece.digest
+            if order:
+                digest = blake3("\n".join(order).encode()).hexdigest()
+                names[ON_IMPORT] = names.get(ON_IMPORT, "") + digest
+            self._digests[key] = blake3("\n".join(lines).encode()).hexdigest(), names
+        return self._digests[key]
+
     # -- base classes ------------------------------------------------------------------------------
 
     def is_step(self, node: Node) -> bool:
@@ -191,9 +212,10 @@ class Names:
         key = (node.place.path, node.unit)
         if key not in self._steps:
             self._steps[key] = False  # in a circle
-            self._steps[key] = any(
-                end in STEP if isinstance(end, str) else isinstance(end, Node) and self.is_step(end)
-                for end in self._bases(node, self.read(node.place.path).units[node.unit])
+            unit = self.read(node.place.path).units.get(node.unit)
+            self._steps[key] = unit is not None and any(
+                end in STEP if isinstance(end, str) else self.is_step(end)
+                for end in self._bases(node, unit)
             )
         return self._steps[key]
 
@@ -211,7 +233,7 @@ class Names:
     def _acts_as_base(self, end: End) -> bool:
         if isinstance(end, str):
             return end.partition(".")[0] not in PLAIN_BASES
-        if isinstance(end, Whole):
+        if end.unit == WHOLE:
             return True
         unit = self.read(end.place.path).units[end.unit]
         if unit.kind == "import":  # what it imports is another end
@@ -245,7 +267,7 @@ class Names:
     def _attribute(self, importer: Place, module: str, rest: tuple[str, ...]) -> Iterator[End]:
         places = self._places(importer, module)
         for place in places:
-            yield from self._named(place, rest[0], rest[1:]) if rest else [Whole(place)]
+            yield from self._named(place, rest[0], rest[1:]) if rest else [Node(place, WHOLE)]
         if places:
             return
         is_inside = importer.is_local or module == CORE or self.modules.is_followed(module)
@@ -285,17 +307,17 @@ class Names:
         if place.is_package and not (inside and found):
             for inner in self._places(place, f"{place.module}.{name}"):
                 found = True
-                yield from self._named(inner, rest[0], rest[1:]) if rest else [Whole(inner)]
+                yield from self._named(inner, rest[0], rest[1:]) if rest else [Node(inner, WHOLE)]
         if not found and name in parsed.typing:
             found = True
             yield from [Node(place, LAZY)] if LAZY in parsed.units else ()
             yield from self._imported_by(place, parsed.typing[name], rest)
         if STAR in parsed.units or STAR in parsed.on_import:
             for end in self._by_star(place, parsed, name, rest, inside):
-                if not (found and isinstance(end, Whole)):  # it may override the name
+                if not (found and _is_whole(end)):  # it may override the name
                     yield end
         elif not (found or inside or (name.startswith("__") and name != "__dict__")):
-            yield Whole(place)
+            yield Node(place, WHOLE)
 
     def _by_star(
         self, place: Place, parsed: Parsed, name: str, rest: tuple[str, ...], inside: bool
@@ -310,7 +332,7 @@ class Names:
         ]
         for unit, target in stars:
             for end in self._imported_by(place, f"{target.removesuffix(':*')}:{name}", rest):
-                if not (inside and isinstance(end, Whole) and hasattr(builtins, name)):
+                if not (inside and _is_whole(end) and hasattr(builtins, name)):
                     yield Node(place, unit)
                     yield end
 
@@ -328,11 +350,5 @@ class Names:
         return [place for place in found if place.module == module]
 
 
-def _is_opaque(name: str) -> bool:
-    """Also of `sys.modules.get`."""
-    return any(name == each or name.startswith(f"{each}.") for each in OPAQUE)
-
-
-def _unique(edges: Iterable[Edge]) -> list[Edge]:
-    # With their classes, since named tuples of the same place are equal.
-    return [*{(name, type(end), end): (name, end) for name, end in edges}.values()]
+def _is_whole(end: End) -> bool:
+    return isinstance(end, Node) and end.unit == WHOLE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from finery.builder.code.counted import PLAIN_DECORATORS, counted
+from finery.builder.code.counted import PLAIN_DECORATORS, arguments_of, children, counted, walk
 from finery.builder.code.units import CALLED, EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Piece, Unit
 from finery.errors import PluginError
 from finery.step.inspect import OUTSIDE_KEYS
@@ -46,10 +46,10 @@ UNFOLLOWED = frozenset({"eval", "exec", "globals"})
 """Builtins that read definitions in ways that can't be followed."""
 
 
-def parse_file(path: Path) -> Parsed:
+def parse_file(path: str | Path) -> Parsed:
     """The definitions of one file. A compiled module or a file without code counts by its bytes."""
-    source = path.read_bytes()
-    if path.suffix != ".py":
+    source = Path(path).read_bytes()
+    if Path(path).suffix != ".py":
         return Parsed({ON_IMPORT: Unit([0])}, [Piece(ON_IMPORT, blake3(source).hexdigest())])
     try:
         tree = ast.parse(source)
@@ -83,9 +83,7 @@ class _Module:
     def parsed(self, typing: Mapping[str, str]) -> Parsed:
         for node in self.tree.body:
             self._add(node)
-        if (
-            STAR not in self.units and STAR not in self.on_import
-        ):  # no other name is that of a definition
+        if STAR not in (*self.units, *self.on_import):  # no other name is that of a definition
             bound = {*self.units, *self.on_import, *typing, *UNFOLLOWED}
             self.pieces = [_without_others(piece, bound) for piece in self.pieces]
         return Parsed(self.units, self.pieces, [*self.imports], [*self.on_import], dict(typing))
@@ -97,9 +95,8 @@ class _Module:
             case ast.Import() | ast.ImportFrom():
                 for alias, target in _bound_by_import(node):
                     self.imports[target] = None
-                    name = STAR if alias == STAR else alias
-                    if alias == EXECUTES:  # also of `a`, which `import a.b` binds
-                        name = target.partition(".")[0]
+                    # also of `a`, which `import a.b` binds
+                    name = target.partition(".")[0] if alias == EXECUTES else alias
                     piece = Piece(name, _digest(f"{alias} {target}"), [], [(alias, target)])
                     self._bind([name], [piece], kind="import")
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
@@ -135,7 +132,7 @@ class _Module:
         bases = [_chain(b.value if isinstance(b, ast.Subscript) else b) for b in node.bases]
         makers = [k.value for k in node.keywords if k.arg in ("metaclass", None)]
         registers = not all(self._is_pure(_chain(maker)) for maker in makers)
-        registers |= any(map(self._registers, _walk(node.body, without=())))
+        registers |= any(map(self._registers, walk(node.body)))
         acts = (
             registers
             or None in bases
@@ -172,11 +169,10 @@ class _Module:
         return True
 
     def _function_acts(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-        defaults = [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
-        decorated = any(self._decorator_acts(d) for d in node.decorator_list)
         if node.name == "finery_steps" and not all(isinstance(n, _RETURNING) for n in node.body):
             return True  # the hook may change what a step reads
-        return decorated or any(map(self._acts, defaults))
+        decorated = any(map(self._decorator_acts, node.decorator_list))
+        return decorated or self._acts(*_defaults(node.args))
 
     def _decorator_acts(self, node: ast.expr) -> bool:
         if isinstance(node, ast.Call):
@@ -188,7 +184,7 @@ class _Module:
 
     def _acts(self, *nodes: ast.expr) -> bool:
         """Whether expressions can do more than return a value."""
-        for node in _walk(nodes, without=(ast.Lambda,)):
+        for node in walk(nodes, without=(ast.Lambda,)):
             match node:
                 case ast.Call(func=ast.Attribute(attr=method)) if method in PURE_METHODS:
                     pass
@@ -295,7 +291,7 @@ class _Reader:
             self.generic_visit(node)
 
     def generic_visit(self, node: ast.AST) -> None:
-        for child in _children(node):
+        for child in children(node):
             self.visit(child)
 
     def _read(self, name: str) -> None:
@@ -353,7 +349,7 @@ class _Reader:
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         for each in (*node.decorator_list, *_defaults(node.args)):
             self.visit(each)
-        for argument in _arguments(node.args):
+        for argument in arguments_of(node.args):
             self._annotation(argument.annotation)
         self._annotation(node.returns)
         self._inside(_names_of(node), node.body)
@@ -375,7 +371,7 @@ class _Reader:
         generators: list[ast.comprehension] = node.generators  # type: ignore[attr-defined]
         self.visit(generators[0].iter)
         names = frozenset(_bound([each.target for each in generators]))
-        self._inside(names, _children(node))
+        self._inside(names, children(node))
 
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
 
@@ -399,7 +395,7 @@ class _Reader:
 
 def _names_of(function: ast.AST) -> frozenset[str]:
     """The local names of a function, without those that it imports."""
-    names = {argument.arg for argument in _arguments(function.args)}  # type: ignore[attr-defined]
+    names = {argument.arg for argument in arguments_of(function.args)}  # type: ignore[attr-defined]
     if isinstance(function, FUNCTIONS):
         outer: set[str] = set()
         names.update(_bound(function.body, outer))
@@ -412,7 +408,7 @@ def _bound(nodes: Iterable[ast.AST], outer: set[str] | None = None) -> Iterator[
 
     outer: gets the names that they declare as global or import.
     """
-    for node in _walk(nodes, without=(*SCOPES, *COMPREHENSIONS)):
+    for node in walk(nodes, without=(*SCOPES, *COMPREHENSIONS)):
         match node:
             case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
                 yield name
@@ -430,28 +426,6 @@ def _bound(nodes: Iterable[ast.AST], outer: set[str] | None = None) -> Iterator[
                 outer.update(names)
             case ast.Import() | ast.ImportFrom() if outer is not None:
                 outer.update(alias for alias, _ in _bound_by_import(node))
-
-
-def _walk(nodes: Iterable[ast.AST], without: tuple[type[ast.AST], ...]) -> Iterator[ast.AST]:
-    """All nodes, but nothing inside nodes of the types `without`."""
-    pending = [*nodes]
-    while pending:
-        node = pending.pop()
-        yield node
-        if not isinstance(node, without):
-            pending += _children(node)
-
-
-def _children(node: ast.AST) -> list[ast.AST]:
-    """`ast.iter_child_nodes`, faster."""
-    children: list[ast.AST] = []
-    for field in node._fields:
-        value = getattr(node, field, None)
-        if isinstance(value, ast.AST):
-            children.append(value)
-        elif value.__class__ is list:
-            children += (each for each in value if isinstance(each, ast.AST))
-    return children
 
 
 def _chain(node: ast.AST | None) -> str | None:
@@ -473,11 +447,6 @@ def _plain_names(node: ast.Assign | ast.AnnAssign) -> list[str]:
 
 def _defaults(arguments: ast.arguments) -> list[ast.expr]:
     return [*arguments.defaults, *(d for d in arguments.kw_defaults if d is not None)]
-
-
-def _arguments(arguments: ast.arguments) -> list[ast.arg]:
-    rest = [a for a in (arguments.vararg, arguments.kwarg) if a is not None]
-    return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *rest]
 
 
 # -- imports -----------------------------------------------------------------------------------

@@ -12,11 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from blake3 import blake3
-
-from finery.builder.code.names import End, Imported, Names, Node, Subclasses, Whole
+from finery.builder.code.names import SUBCLASSES, Names, Node
 from finery.builder.code.resolve import Modules, Place
-from finery.builder.code.units import CALLED, ON_IMPORT
+from finery.builder.code.units import CALLED, EXECUTES, ON_IMPORT, WHOLE
 from finery.errors import PluginError
 from finery.step.inspect import FILE_MODULE, OUTSIDE_KEYS
 
@@ -42,65 +40,62 @@ class Reach:
     def __init__(self, names: Names, subjects: Iterable[Subject], *, checks: bool = False) -> None:
         self._names = names
         self._excluded: frozenset[str] = frozenset() if checks else OUTSIDE_KEYS
-        self._nodes: dict[tuple[Path, str], Node] = {}
-        self._from: dict[tuple[Path, str], Source] = {}
-        self._imported: dict[Path, Place] = {}
-        self._whole: set[Path] = set()
+        self._steps: dict[tuple[str, str], Node] = {}
+        self._outside: dict[tuple[str, str], set[str]] = {}  # the pieces that can't change outputs
+        self._from: dict[tuple[str, str], Source] = {}
+        self._imported: dict[str, Place] = {}
+        self._counted: dict[str, list[str]] = {}  # file → units
+        self._reached: set[tuple[str, str]] = set()
         self._pending: deque[Node] = deque()
         self._has_subclasses = False  # whether something reads `__subclasses__`
         for subject, named_in in subjects:
-            for end in [*self._starts(subject, named_in)]:
-                self._reach(end, None)
+            for node in [*self._starts(subject, named_in)]:
+                self._reach(node, None)
         while self._pending:
-            self._follow(self._pending.popleft())
+            node = self._pending.popleft()
+            outside = self._outside.get((node.place.path, node.unit), ())
+            for piece, needed in names.edges(node):
+                is_new = (needed.place.path, needed.unit) not in self._reached  # most aren't
+                if is_new and piece not in outside:
+                    self._reach(needed, (node, piece))
             if not self._pending and (called := self._called()):  # those methods count, too
                 self._excluded -= called
-                self._pending.extend(filter(self._names.is_step, self._nodes.values()))
+                self._pending.extend(self._steps.values())
+                self._outside = {key: self._outside_of(key[1]) for key in self._steps}
         self.files = {*self._imported}
         self.is_installed = not any(place.is_local for place in self._imported.values())
         self.code: Code = {}
         self.names: dict[str, dict[str, str]] = {}
-        self._labels: dict[str, Path] = {}
+        self._labels: dict[str, str] = {}
         self._summarize()
 
-    def _follow(self, node: Node) -> None:
-        outside = self._outside(node)
-        for piece, needed in self._names.edges(node):
-            if piece not in outside:
-                self._reach(needed, (node, piece))
+    def _outside_of(self, unit: str) -> set[str]:
+        return {f"{unit}.{name}" for name in self._excluded}
 
     def _called(self) -> set[str]:
         """The excluded methods that other code calls: `self.check()`."""
         called: set[str] = set()
-        for node in filter(self._names.is_step, self._nodes.values()) if self._excluded else ():
-            parsed, outside = self._names.read(node.place.path), self._outside(node)
-            for piece in (parsed.pieces[index] for index in parsed.units[node.unit].pieces):
+        for (path, unit), outside in self._outside.items() if self._excluded else ():
+            parsed = self._names.read(path)
+            for piece in (parsed.pieces[index] for index in parsed.units[unit].pieces):
                 if piece.name not in outside:
                     called.update(r.removeprefix(CALLED) for r in piece.reads if r[0] == CALLED)
         return called & self._excluded
 
     def _summarize(self) -> None:
-        counted: dict[Path, set[int]] = {}
-        for (path, unit), node in self._nodes.items():
-            parsed, outside = self._names.read(path), self._outside(node)
-            counted.setdefault(path, set()).update(
-                i for i in parsed.units[unit].pieces if parsed.pieces[i].name not in outside
-            )
-        orders = {path: self._names.order(place) for path, place in self._imported.items()}
-        for path in filter(orders.get, orders):
-            counted.setdefault(path, set())
-        for path, indices in counted.items():
-            pieces = [self._names.read(path).pieces[index] for index in sorted(indices)]
-            lines = [f"{piece.name}\0{piece.digest}" for piece in pieces]
-            lines += orders[path]
-            digest = blake3("\n".join(lines).encode()).hexdigest()
-            names: dict[str, str] = {}
-            for piece in pieces:
-                names[piece.name] = names.get(piece.name, "") + piece.digest
-            if orders[path]:
-                order = blake3("\n".join(orders[path]).encode()).hexdigest()
-                names[ON_IMPORT] = names.get(ON_IMPORT, "") + order
-            label = add(self.code, self._imported[path].label, digest)
+        for path, place in self._imported.items():
+            reached = self._counted.get(path, ())
+            if not (reached or self._names.order(place)):
+                continue
+            parsed = self._names.read(path)
+            indices: set[int] = set()
+            for unit in reached:
+                pieces = parsed.units[unit].pieces
+                if outside := self._outside.get((path, unit)):
+                    pieces = [i for i in pieces if parsed.pieces[i].name not in outside]
+                indices.update(pieces)
+            digest, names = self._names.digests(place, indices)
+            label = add(self.code, place.label, digest)
             self.names[digest], self._labels[label] = names, path
         self.code = dict(sorted(self.code.items()))
 
@@ -120,85 +115,78 @@ class Reach:
 
     def definitions(self) -> dict[Path, set[str]]:
         """File → the functions, methods and variables that count."""
-        return {path: {*self.names[self.code[label]]} for label, path in self._labels.items()}
+        return {Path(path): {*self.names[self.code[label]]} for label, path in self._labels.items()}
 
     def units(self) -> dict[str, list[str]]:
         """File → the functions, classes and variables that count, without imported names."""
         units: dict[str, list[str]] = {label: [] for label in self.code}
         for label, path in self._labels.items():
             for name, unit in self._names.read(path).units.items():
-                if (path, name) in self._nodes and unit.kind != "import":
+                if (path, name) in self._reached and unit.kind != "import":
                     units[label].append(name)
         return units
 
     # -- where it starts -------------------------------------------------------------------------
 
-    def _starts(self, subject: Any, named_in: ModuleType | None) -> Iterator[End]:
+    def _starts(self, subject: Any, named_in: ModuleType | None) -> Iterator[Node]:
         if isinstance(subject, Path):
-            yield Whole(Place(subject.stem, subject, is_local=True, beside=subject.parent))
+            path, folder = str(subject), str(subject.parent)
+            yield Node(Place(subject.stem, path, is_local=True, beside=folder), WHOLE)
             return
         if isinstance(subject, str):
-            yield Whole(loaded(subject, self._names.modules))
+            yield Node(loaded(subject, self._names.modules), WHOLE)
             return
         inner = subject.func if isinstance(subject, partial) else subject
-        place, name = (
-            loaded(inner.__module__, self._names.modules),
-            getattr(inner, "__qualname__", ""),
-        )
-        unit = name.partition(".")[0]
+        place = loaded(inner.__module__, self._names.modules)
+        unit = getattr(inner, "__qualname__", "").partition(".")[0]
         if unit in self._names.read(place.path).units and inner is subject and _is_named(subject):
             yield Node(place, unit)
             return
-        yield Whole(place)
+        yield Node(place, WHOLE)
         if isinstance(subject, partial) or hasattr(subject, "__wrapped__"):
             yield from self._starts(getattr(inner, "__wrapped__", inner), None)
         if named_in is not None and named_in.__name__ != inner.__module__:
-            yield Whole(loaded(named_in.__name__, self._names.modules))
+            yield Node(loaded(named_in.__name__, self._names.modules), WHOLE)
 
     # -- following it ----------------------------------------------------------------------------
 
-    def _reach(self, end: End | Imported | Subclasses, source: Source) -> None:
-        match end:
-            case Node(place, unit):
-                key = (place.path, unit)
-                if key not in self._nodes:
-                    self._nodes[key] = end
-                    self._from.setdefault(key, source)
-                    self._pending.append(end)
-                    self._import(place, source)
-            case Whole(place) if place.path not in self._whole:
-                self._whole.add(place.path)
-                for inner in self._names.everything(place):
-                    self._reach(inner, source)
-                self._import(place, source)
-            case Imported(place):
-                self._import(place, source)
-            case Subclasses() if not self._has_subclasses:
-                self._has_subclasses = True
-                for place in [*self._imported.values()]:
-                    for inner in self._names.derived(place):
-                        self._reach(inner, source)
+    def _reach(self, node: Node, source: Source) -> None:
+        place, unit = node
+        key = place.path, unit
+        if key in self._reached:
+            return
+        self._reached.add(key)
+        if unit == SUBCLASSES:
+            self._has_subclasses = True
+            for imported in [*self._imported.values()]:
+                for derived in self._names.derived(imported):
+                    self._reach(derived, source)
+            return
+        if unit == WHOLE:
+            for inner in self._names.everything(place):
+                self._reach(inner, source)
+        elif unit != EXECUTES:
+            self._counted.setdefault(place.path, []).append(unit)
+            self._from.setdefault(key, source)
+            if self._names.is_step(node):
+                self._steps[key] = node
+                self._outside[key] = self._outside_of(unit)
+            self._pending.append(node)
+        if place.path not in self._imported:
+            self._import(place, source)
 
     def _import(self, place: Place, source: Source) -> None:
         """Reach what a file executes when it is imported."""
-        if place.path in self._imported:
-            return
         self._imported[place.path] = place
         for package in self._names.packages(place):
-            self._import(package, source)
+            self._reach(Node(package, EXECUTES), source)
         self._from.setdefault((place.path, ON_IMPORT), source)
-        for _, end in self._names.on_import(place):
-            own = isinstance(end, Node) and end.unit == ON_IMPORT
-            self._reach(end, source if own else (Node(place, ON_IMPORT), ON_IMPORT))
+        on_import = Node(place, ON_IMPORT), ON_IMPORT
+        for node in self._names.on_import(place):
+            self._reach(node, source if node.unit == ON_IMPORT else on_import)
         if self._has_subclasses:
             for node in self._names.derived(place):
-                self._reach(node, (Node(place, ON_IMPORT), ON_IMPORT))
-
-    def _outside(self, node: Node) -> set[str]:
-        """The pieces of a step type that can't change its output."""
-        if not self._names.is_step(node):
-            return set()
-        return {f"{node.unit}.{name}" for name in self._excluded}
+                self._reach(node, on_import)
 
 
 def loaded(name: str, modules: Modules) -> Place:
@@ -208,7 +196,7 @@ def loaded(name: str, modules: Modules) -> Place:
         raise PluginError(
             f"the code of {name} isn't in a file", fix="put the step type into a module"
         )
-    path = Path(file)
+    path = str(Path(file))
     if name.startswith(FILE_MODULE) or modules.is_local(path):
         return Place(name, path, is_local=True)
     modules.add(name)
@@ -236,7 +224,7 @@ def _is_named(subject: Any) -> bool:
 def _shown(place: Place, name: str) -> str:
     """A definition in a path: `strata.cut`; `strata on import` for other statements."""
     is_file = place.module.startswith(FILE_MODULE)
-    module = place.path.stem if is_file else place.module.rpartition(".")[2]
+    module = Path(place.path).stem if is_file else place.module.rpartition(".")[2]
     return f"{module}.{name}" if name else f"{module} on import"
 
 

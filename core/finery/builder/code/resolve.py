@@ -26,21 +26,22 @@ class Place(NamedTuple):
     """
 
     module: str
-    path: Path
+    path: str
     is_local: bool = False
-    beside: Path | None = None
+    beside: str | None = None
 
     @property
     def is_package(self) -> bool:
-        return self.path.name == "__init__.py"
+        return self.path.endswith(f"{os.sep}__init__.py")
 
     @property
     def label(self) -> str:
         """The file's path as imports name it, wherever it is installed."""
         if self.module.startswith(FILE_MODULE):
-            return self.path.name
+            return os.path.basename(self.path)
         folders = self.module.split(".")
-        return "/".join([*(folders if self.is_package else folders[:-1]), self.path.name])
+        name = os.path.basename(self.path)
+        return "/".join([*(folders if self.is_package else folders[:-1]), name])
 
     def absolute(self, imported: str) -> tuple[str, str]:
         """(module, name in it or empty) of an import in this file, relative or absolute."""
@@ -69,8 +70,9 @@ class Modules:
     """
 
     def __init__(
-        self, packages: Iterable[str], project: Iterable[Path] = (), search: Iterable[Path] = ()
-    ) -> None:
+        self, packages: Iterable[str], project: Iterable[str | Path] = (),
+        search: Iterable[str | Path] = (),
+    ) -> None:  # fmt: skip
         areas = {os.path.abspath(folder) for folder in project}
         self._areas = tuple(f"{a}{os.sep}" for a in {*areas, *map(os.path.realpath, areas)})
         self._packages: set[str] = set()
@@ -81,7 +83,7 @@ class Modules:
         self._places: dict[str, Place | None] = {}
         self._names: dict[str, frozenset[str]] = {}  # of the names in a folder
         self._located: dict[str, _Located | None] = {}
-        self._beside: dict[Path, Modules] = {}
+        self._beside: dict[str, Modules] = {}
         self.candidates: set[str] = set()
         """Project files that imports would read if they existed."""
 
@@ -93,7 +95,7 @@ class Modules:
             folders = getattr(sys.modules.get(top), "__path__", ())
             self._installed += tuple(f"{folder}{os.sep}" for folder in folders)
 
-    def is_local(self, path: Path) -> bool:
+    def is_local(self, path: str | Path) -> bool:
         """Whether a file belongs to the project, but not to an installed distribution."""
         return self._is_local(os.path.abspath(path))
 
@@ -132,7 +134,7 @@ class Modules:
         """A module of a package that is imported, or of one inside it."""
         if module not in self._places:
             file = next(self._files_of(module), None)
-            self._places[module] = None if file is None else Place(module, Path(file))
+            self._places[module] = None if file is None else Place(module, str(Path(file)))
         return self._places[module]
 
     def _files_of(self, module: str) -> Iterator[str]:
@@ -161,7 +163,7 @@ class Modules:
 
     # -- the project -----------------------------------------------------------------------------
 
-    def in_project(self, base: str, name: str, beside: Path | None = None) -> list[Place]:
+    def in_project(self, base: str, name: str, beside: str | None = None) -> list[Place]:
         """The project files that an import reads, including those of parent packages.
 
         beside: see `Place`. Modules in it count, too, since what a worker finds first isn't known.
@@ -172,7 +174,7 @@ class Modules:
         places += self._in_folder(beside)._in_project(base, name)
         return [place._replace(beside=beside) for place in places]
 
-    def _in_folder(self, folder: Path) -> "Modules":
+    def _in_folder(self, folder: str) -> "Modules":
         """The modules in a folder, which needn't be in the project."""
         if folder not in self._beside:
             modules = Modules((), project=[folder], search=[folder])
@@ -190,7 +192,7 @@ class Modules:
             if located is None:
                 break
             if located.file is not None:
-                places.append(Place(module, Path(located.file), is_local=True))
+                places.append(Place(module, str(Path(located.file)), is_local=True))
         return places
 
     def _locate(self, module: str) -> _Located | None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from finery.builder.code.units import Parsed
 from finery.step.inspect import OUTSIDE_KEYS
 from finery.util.paths import cache_folder
 
@@ -24,32 +23,43 @@ CODE = ("counted.py", "names.py", "parse.py", "reach.py", "resolve.py", "units.p
 """The files beside this one that decide what counts. After a change, nothing kept is used."""
 
 
-def parsed(path: Path) -> Parsed:
-    """`parse_file(path)`, without parsing where the same content was parsed before.
+def parsed(path: Path) -> bytes:
+    """`parse_file(path)` as MessagePack, without parsing where the same content was parsed before.
 
     Raises the same errors. A cache that can't be used is done without.
     """
-    folder = _folder()
-    entry = folder / _name(path) if folder is not None else None
-    if entry is not None and (known := _read(entry)) is not None:
+    if (known := kept(path)) is not None:
         return known
     from finery.builder.code.parse import parse_file  # needs `ast`
 
-    new = parse_file(path)
-    if folder is not None and entry == folder / _name(path):  # else it has changed in between
+    entry = _entry(path)
+    new = msgspec.msgpack.encode(parse_file(path))
+    if entry is not None and entry == _entry(path):  # else it has changed in between
         _write(entry, new)
     return new
 
 
-def _folder() -> Path | None:
-    """The folder of the cache; None where the user has no home."""
-    folder = cache_folder()
-    return None if folder is None else folder / "code"
+def kept(path: Path) -> bytes | None:
+    """What is kept of a file; None if nothing is, if it is damaged, or if another user wrote it."""
+    if (entry := _entry(path)) is None:
+        return None
+    try:
+        with entry.open("rb") as file:
+            if os.fstat(file.fileno()).st_uid != os.getuid():
+                return None
+            content = file.read()
+    except OSError:
+        return None
+    checksum, body = content[:32], content[32:]
+    return body if blake3(body).digest() == checksum else None
 
 
-def _name(path: Path) -> str:
-    """The hash of the version, how a file like this is read, and the file's content."""
-    return blake3(f"{version()}\0{path.suffix}\0".encode() + path.read_bytes()).hexdigest()
+def _entry(path: Path) -> Path | None:
+    """Named by the version, how a file like this is read, and its content. None without a home."""
+    if (folder := cache_folder()) is None:
+        return None
+    content = f"{version()}\0{path.suffix}\0".encode() + path.read_bytes()
+    return folder / "code" / blake3(content).hexdigest()
 
 
 @cache
@@ -60,29 +70,10 @@ def version() -> str:
     return blake3(b"\0".join([*code, *given])).hexdigest()
 
 
-def _read(entry: Path) -> Parsed | None:
-    """The entry; None if there is none, if it is damaged, or if another user wrote it."""
-    try:
-        with entry.open("rb") as file:
-            if os.fstat(file.fileno()).st_uid != os.getuid():
-                return None
-            content = file.read()
-    except OSError:
-        return None
-    checksum, body = content[:32], content[32:]
-    if blake3(body).digest() != checksum:
-        return None
-    try:
-        return msgspec.msgpack.decode(body, type=Parsed)
-    except (msgspec.DecodeError, UnicodeError):
-        return None
-
-
-def _write(entry: Path, new: Parsed) -> None:
+def _write(entry: Path, body: bytes) -> None:
     """Keep an entry; a full or read-only disk keeps none."""
     import tempfile
 
-    body = msgspec.msgpack.encode(new)
     with contextlib.suppress(OSError):
         entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make_room(entry.parent)

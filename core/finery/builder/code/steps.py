@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ FORMAT = "code 4"
 NAMES = "names in code"
 """Prefix of the facts with the definitions of a file that count, by their digest."""
 Stat = tuple[int, ...] | None
-"""Stat of a file; None if it might not show another change."""
+"""Stat of a file; empty if there is none, None if it might not show another change."""
 
 
 class Wrapper(NamedTuple):
@@ -67,6 +68,8 @@ class StepCode:
         self._store = store
         self._followed: dict[tuple[tuple[Subject, ...], bool], _Followed] = {}
         self._plain: dict[str, tuple[Subject, ...]] = {}  # by step type, if settings name no code
+        self._named: set[str] = set()  # digests with the names in them in the store
+        self._scope: list[str] = []  # packages into which `_names` follows names
         self._forget_files()
         hooks = [*self._hooks()]
         self._around = [subject for _, _, subject in hooks]
@@ -76,9 +79,16 @@ class StepCode:
         """The code of a step type, of code in its settings, and of its artifacts' files."""
         return self._code(*self._own(step, written))
 
-    def of_check(self, use: str) -> Code:
-        """The code of a step type alone, with its methods that aren't in keys."""
-        return self._find((self._type(use),), checks=True).code
+    def of_checks(self, uses: Iterable[str]) -> list[Any]:
+        """What checks of step types depend on: their code, with its methods that aren't in keys.
+
+        Followed at once, but for types of a project, whose code isn't kept in the store.
+        """
+        subjects = {use: self._type(use) for use in uses}
+        types = {use: [cls.__module__, cls.__qualname__] for use, (cls, _) in subjects.items()}
+        own = [(s,) for s in subjects.values() if not self._name((s,), checks=True)]
+        installed = tuple(s for s in subjects.values() if (s,) not in own)
+        return [types, *(self._find(group, checks=True).code for group in (installed, *own))]
 
     def observing(self) -> Reach:
         """What the hooks reach that only observe steps."""
@@ -93,6 +103,14 @@ class StepCode:
         cls = self._plugins.step_type(use)
         outputs = declared_outputs(cls) if cls.outputs is Step.outputs else {}
         return Reach(self._names, (self._type(use), *_artifact_files(cls, outputs)))
+
+    def is_current(self, store: Store) -> bool:
+        """Whether this is of a store, and no file that the code depends on has changed since."""
+        used = dict(self._folders)
+        for followed in self._followed.values():
+            used |= followed.files
+        new = any(map(os.path.exists, self._modules.candidates - used.keys()))
+        return store is self._store and not new and all(map(_same, used, used.values()))
 
     def of_engine(self, model_format: str) -> Code:
         """The code of the engine for a model's format."""
@@ -200,6 +218,9 @@ class StepCode:
         key = subjects, checks
         if key not in self._followed:
             name = self._name(subjects, checks=checks)
+            if self._scope != self._modules.scope():  # names are followed into more packages now
+                self._scope = self._modules.scope()
+                self._names = Names(self._modules, self._read)
             self._followed[key] = self._kept(name) or self._follow(subjects, checks, name)
         return self._followed[key]
 
@@ -223,16 +244,20 @@ class StepCode:
             kept = msgspec.msgpack.decode(content or b"", type=_Followed)
         except (msgspec.DecodeError, UnicodeError):  # none, or a damaged database
             return None
-        folders = all(self._folder_stat(f) == stat for f, stat in kept.folders.items())
-        same = folders and all(_same(path, stat) for path, stat in kept.files.items())
-        return kept if same else None
+        stats = kept.files | kept.folders
+        if None in stats.values() or any(self._stat(p) != stat for p, stat in stats.items()):
+            return None
+        self._folders |= kept.folders
+        return kept
 
     def _follow(self, subjects: tuple[Subject, ...], checks: bool, name: str = "") -> _Followed:
         reach = Reach(self._names, subjects, checks=checks)
-        followed = _Followed(reach.code, {str(p): self._parsed[p][0] for p in reach.files})
-        kept = {} if checks else reach.names  # no key has the digests of a check
-        facts = {f"{NAMES} {d}": msgspec.json.encode(names) for d, names in kept.items()}
-        folders = {folder: self._folder_stat(folder) for folder in self._modules.listed()}
+        followed = _Followed(reach.code, {path: self._parsed[path][0] for path in reach.files})
+        new = set() if checks else reach.names.keys() - self._named  # no key has those of a check
+        self._named |= new
+        facts = {f"{NAMES} {d}": msgspec.json.encode(reach.names[d]) for d in new}
+        folders = {folder: self._stat(folder) for folder in self._modules.listed()}
+        self._folders |= folders
         is_settled = None not in (*followed.files.values(), *folders.values())
         if name and reach.is_installed and is_settled:
             facts[name] = msgspec.msgpack.encode(_Followed(reach.code, followed.files, folders))
@@ -248,35 +273,29 @@ class StepCode:
             project=[project_folder(recipe.path), *beside],
             search=[Path.cwd(), *beside, recipe.folder],  # the first is on the path of workers
         )
-        self._parsed: dict[Path, tuple[Stat, Parsed]] = {}
+        self._parsed: dict[str, tuple[Stat, Parsed]] = {}
         self._folders: dict[str, Stat] = {}
+        self._stat = cache(_stat)
         self._names = Names(self._modules, self._read)
+        self._scope = self._modules.scope()
 
-    def _read(self, path: Path) -> Parsed:
+    def _read(self, path: str) -> Parsed:
         if path not in self._parsed:
             self._parsed[path] = self._read_file(path)
         return self._parsed[path][1]
 
-    def _read_file(self, path: Path) -> tuple[Stat, Parsed]:
+    def _read_file(self, path: str) -> tuple[Stat, Parsed]:
         try:
             stat = _stat(path)
-            content = self._store.remembered(FORMAT, path, _parse)
+            content = shared.kept(Path(path))
+            if content is None:
+                content = self._store.remembered(FORMAT, Path(path), shared.parsed)
         except OSError as error:
             raise PluginError(f"can't read {path}: {error.strerror}") from error
         try:
             return stat, msgspec.msgpack.decode(content, type=Parsed)
         except (msgspec.DecodeError, UnicodeError):  # a damaged database
-            return stat, shared.parsed(path)
-
-    def _folder_stat(self, folder: str) -> Stat:
-        """The stat of a folder, which changes with the names in it; empty if it isn't there."""
-        if folder not in self._folders:
-            self._folders[folder] = _stat(folder) if os.path.isdir(folder) else ()
-        return self._folders[folder]
-
-
-def _parse(path: Path) -> bytes:
-    return msgspec.msgpack.encode(shared.parsed(path))
+            return stat, msgspec.msgpack.decode(shared.parsed(Path(path)), type=Parsed)
 
 
 def _artifact_files(cls: type[Step], outputs: Mapping[str, type[Artifact]]) -> Iterator[Subject]:
@@ -301,14 +320,15 @@ def _naming(reference: Any, plugin: Plugin) -> ModuleType:
 
 
 def _same(path: str, stat: Stat) -> bool:
+    return stat is not None and stat == _stat(path)
+
+
+def _stat(path: str) -> Stat:
+    """The stat of a file, or of a folder, which changes with the names in it."""
     try:
-        return stat is not None and stat == _stat(path)
+        s = os.stat(path)
     except OSError:
-        return False
-
-
-def _stat(path: str | Path) -> Stat:
-    s = os.stat(path)
+        return ()
     if not settled(s.st_mtime_ns, s.st_ctime_ns, time.time_ns()):
         return None
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns

@@ -96,7 +96,7 @@ class StepCode:
 
     def reached_by(self, named: Iterable[Any]) -> Reach:
         """What classes and functions reach."""
-        return Reach(self._names, [(each, None) for each in named if hasattr(each, "__module__")])
+        return Reach(self._names, [(each, None) for each in named if hasattr(each, "__qualname__")])
 
     def of_type(self, use: str) -> Reach:
         """What all steps of a type reach: without code, outputs and steps that settings name."""

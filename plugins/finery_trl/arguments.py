@@ -27,6 +27,7 @@ DECIDED = {
     "label_smoothing_factor length_column_name pad_* padding_free packing_strategy "
     "precompute_ref_batch_size remove_unused_columns shuffle_dataset train_sampling_strategy "
     "truncation_mode",
+    "finery computes the loss, and `sft_weight` of trl.dpo adds another": "loss_type loss_weights",
     "finery validates and reports itself": "batch_eval_metrics debug disable_tqdm do_* eval_* "
     "greater_is_better include_* log_* logging_* prediction_loss_only project run_name "
     "skip_memory_metrics trackio_*",
@@ -36,7 +37,7 @@ DECIDED = {
     "model_init_kwargs trust_remote_code use_cache use_liger_kernel",
 }  # fmt: skip
 """Why an argument is refused → patterns of names."""
-PLAIN = {"int": int, "bool": bool, "str": str, "dict": dict, "list": list, "None": type(None)}
+PLAIN = {"bool": bool, "str": str, "dict": dict, "list": list}
 
 
 def check_arguments(args: Mapping[str, Any], settings: set[str], config: str) -> None:

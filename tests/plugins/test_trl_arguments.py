@@ -41,6 +41,7 @@ def test_arguments_of_trl_are_accepted() -> None:
         ({"learning_rate": 1e-3}, "'learning_rate' is a setting of the step", "beside `args`"),
         ({"max_steps": 10}, "can't be set: `epochs`", "remove it"),
         ({"hub_model_id": "me/mine"}, "can't be set: finery writes", "remove it"),
+        ({"loss_type": "dft"}, "can't be set: finery computes the loss", "remove it"),
     ],
 )
 def test_others_are_refused(args: dict[str, Any], what: str, fix: str) -> None:
@@ -49,6 +50,12 @@ def test_others_are_refused(args: dict[str, Any], what: str, fix: str) -> None:
     assert what in caught.value.what
     assert fix in str(caught.value.fix)
     assert caught.value.where == f"args.{next(iter(args))}"
+
+
+def test_a_loss_that_a_setting_adds_has_the_weights_of_that_setting() -> None:
+    step = Dpo(model=Model(Path()), rows=[], sft_weight=0.5, args={"loss_weights": [1.0, 2.0]})
+    with pytest.raises(UsageError, match="'loss_weights' can't be set"):
+        step.check()
 
 
 def test_every_pattern_of_what_finery_decides_matches_an_argument() -> None:

@@ -20,7 +20,7 @@ import msgspec
 
 from finery.util.text import did_you_mean
 
-Role = Literal["", "train", "validation", "calibrate", "compare", "base", "tokenizer"]
+Role = Literal["", "train", "validation", "examples", "calibrate", "compare", "base", "tokenizer"]
 """How a step uses an input, see `takes`."""
 Learns = Literal["", "answers", "preferences", "ratings"]
 """What a training learns from: answers, pairs of a better and a worse one, or rated answers."""
@@ -166,11 +166,11 @@ def takes(
     uses_name: the step reads the input's name in the recipe, `artifact.name`, which is then part
         of the key.
     role: for advice and estimates. Rows: `train` (to learn from), `validation` (to measure while
-        training), `calibrate` (to measure activations, for a quantisation), `compare` (only
-        compared with: no row of the output comes from them, or nearly repeats one of them). A
-        model: `base` (the training starts from it and keeps its tokenizer and chat template),
-        `tokenizer` (only its tokenizer is used, so its engine isn't in the key). By default, rows
-        are passed on and a model is prompted.
+        training), `examples` (to show in prompts), `calibrate` (to measure activations, for a
+        quantisation), `compare` (only compared with: no row of the output comes from them, or
+        nearly repeats one of them). A model: `base` (the training starts from it and keeps its
+        tokenizer and chat template), `tokenizer` (only its tokenizer is used, so its engine isn't
+        in the key). By default, rows are passed on and a model is prompted.
     """
     return FieldInfo(default=default, help=help, uses_name=uses_name, role=role)
 

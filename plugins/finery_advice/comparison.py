@@ -1,4 +1,4 @@
-"""Notes that compare steps: seeds, equal steps, and rows that a quantisation is calibrated with."""
+"""Notes that compare steps: seeds, equal steps, and rows that both make and judge a model."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -35,6 +35,12 @@ KINDS: Mapping[str, About] = {
     ),
 }
 """Name → when and why the note is given."""
+USES: Mapping[str, tuple[str, str]] = {
+    "calibrate": ("calibration-rows", "is calibrated with"),
+    "train": ("same-rows", "learns from"),
+    "examples": ("same-rows", "shows examples from"),
+}
+"""The role of rows → the note if they also judge the model, and what the step does with them."""
 Signature = tuple[Any, ...]
 
 
@@ -47,7 +53,7 @@ def notes_between(graph: Graph) -> Iterator[Note]:
             yield from _compared_seeds(graph, node)
         if not node.step.uses_seed() and _has_seed(graph, node):
             yield _unused_seed(node)
-    yield from _on_calibration(graph)
+    yield from _on_judged_rows(graph)
 
 
 # -- compared models -----------------------------------------------------------------------------
@@ -154,20 +160,25 @@ def _unused_seed(node: Node) -> Note:
     )
 
 
-# -- rows that a quantisation is calibrated with ------------------------------------------------
+# -- rows that a model is judged on, and that made it ---------------------------------------------
 
 
-def _on_calibration(graph: Graph) -> Iterator[Note]:
-    """A note for each step that measures activations on rows of its own test."""
+def _on_judged_rows(graph: Graph) -> Iterator[Note]:
+    """A note for each step that makes a model with rows of its own test.
+
+    Trainings have this note from `notes.same_rows`, which also compares their validation rows.
+    """
     for node in graph.nodes.values():
-        for mine in (source for source in node.sources if source.role == "calibrate"):
+        for mine in node.sources:
+            if mine.role not in USES or (mine.role == "train" and trains(node)):
+                continue
+            name, use = USES[mine.role]
             for judge in _judges_of(graph, node):
-                origins = (overlap(graph, mine, s) for s in sources_of(judge, Dataset))
-                if any(origins):
+                if any(overlap(graph, mine, source) for source in sources_of(judge, Dataset)):
                     yield Note(
-                        name="calibration-rows",
-                        text=f"{node.name} is calibrated with {mine.ref}, and {judge.name} judges "
-                        "it on the same rows",
+                        name=name,
+                        text=f"{node.name} {use} {mine.ref}, and {judge.name} judges it on the "
+                        "same rows",
                         fix="name the rows that the model was trained on, e.g. split.train",
                         step=node.name,
                         place=(*node.place, mine.field),

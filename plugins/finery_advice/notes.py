@@ -340,10 +340,10 @@ def no_validation(t: Training) -> Iterator[Finding]:
 
 @note(
     "same-rows",
-    when="a model is evaluated or validated on rows with the same origin as its training rows, and "
-    "no split separates them",
-    why="A model can memorize the rows that it was trained on, so its score on them says nothing "
-    "about new rows.",
+    when="a model is evaluated or validated on rows with the same origin as its training rows or "
+    "the examples in its prompt, and no split separates them. Baselines have training rows, too",
+    why="A model can memorize the rows that it was trained on or repeat an example, so its score "
+    "on them says nothing about new rows.",
 )
 def same_rows(t: Training) -> Iterator[Finding]:
     """Find rows that are used both to train and to evaluate."""

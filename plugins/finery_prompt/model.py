@@ -20,7 +20,9 @@ class PromptModel(Step, sections=("models",)):
     """
 
     model: Model = takes(help="The model that answers.")
-    examples: Dataset | None = takes(None, help="Rows to take examples from, e.g. `split.train`.")
+    examples: Dataset | None = takes(
+        None, role="examples", help="Rows to take examples from, e.g. `split.train`."
+    )
     system: str = setting(
         "",
         help="The system prompt. A conversation's own system prompt follows it after a blank line.",

@@ -249,6 +249,8 @@ def selected_on_test(graph: Graph) -> Iterator[Note]:
     else:
         text = f"the best of {many} variants is chosen on {rows}, the rows that then judge it"
         fix = "choose on other rows: on: split.validation"
+        if any(output == "validation" for _, output in both):
+            fix = "judge the best one on other rows, e.g. rows: split.test"
     place = ("matrix", "select") if select is not None else ("matrix",)
     step = next(node.name for node in judges)
     yield Note(name="selected-on-test", text=text, fix=fix, step=step, place=place)

@@ -73,7 +73,10 @@ def print_difference(compared: Comparison, most: int) -> None:
     _print_outputs(console, compared, most)
     _print_costs(console, changed)
     if not any(step.kind != "same" for step in compared.steps):
-        console.print("\nno difference: every step has the same key")
+        console.print(
+            "\nno difference: every step has the same key. What isn't in keys, such as `require`, "
+            "isn't compared."
+        )
 
 
 def _print_outputs(console: "Console", compared: Comparison, most: int) -> None:

@@ -1,4 +1,4 @@
-"""Notes on rows that a quantisation is calibrated with."""
+"""Notes on rows that both make and judge a model: calibration, baselines, examples in prompts."""
 
 from pathlib import Path
 
@@ -14,12 +14,14 @@ RECIPE = """\
 finery: 1
 models:
   base: {{use: local.model, path: model}}
+  nearest: {{use: baseline.nearest, rows: {rows}}}
+  prompted: {{use: prompt.model, model: base, examples: {rows}, shots: 1}}
 data:
   rows: {{use: data.file, path: rows.jsonl}}
   split: {{use: data.split, rows: rows}}
 evaluate:
   other: {{use: eval.exact, models: base, rows: rows}}
-  test: {{use: eval.exact, models: [base, gguf.q4_k_m], rows: split.test}}
+  test: {{use: eval.exact, models: [base, nearest, prompted, gguf.q4_k_m], rows: split.test}}
 export:
   gguf: {{use: gguf.export, model: base, quantization: [q4_k_m], imatrix: {rows}}}
 """
@@ -31,14 +33,20 @@ def notes(folder: Path, rows: str) -> list[Note]:
     (folder / "model" / "config.json").write_text('{"model_type": "llama"}')
     (folder / "recipe.yaml").write_text(RECIPE.format(rows=rows))
     found = notes_on(build_graph(load(folder / "recipe.yaml"), load_plugins()))
-    return [note for note in found if note.name == "calibration-rows"]
+    return [note for note in found if note.name in ("calibration-rows", "same-rows")]
 
 
 @pytest.mark.parametrize("rows", ["split.test", "rows"])
 def test_rows_of_the_own_test_are_pointed_out(tmp_path: Path, rows: str) -> None:
-    [note] = notes(tmp_path, rows)
-    assert note.text == f"gguf is calibrated with {rows}, and test judges it on the same rows"
-    assert note.place == ("export", "gguf", "imatrix")
+    found = {note.place: note.text for note in notes(tmp_path, rows)}
+    assert found == {
+        ("models", "nearest", "rows"): f"nearest learns from {rows}, and test judges it on the "
+        "same rows",
+        ("models", "prompted", "examples"): f"prompted shows examples from {rows}, and test judges "
+        "it on the same rows",
+        ("export", "gguf", "imatrix"): f"gguf is calibrated with {rows}, and test judges it on the "
+        "same rows",
+    }
 
 
 def test_training_rows_are_fine(tmp_path: Path) -> None:

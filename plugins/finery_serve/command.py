@@ -16,15 +16,9 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from finery import (
-    Artifact,
-    StepError,
-    UsageError,
-    json_option,
-    matrix_option,
-    print_json,
-    recipe_and_step,
-)
+from finery import Artifact, StepError, UsageError
+from finery.cli.console import print_json
+from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery_serve.processes import free_port, raised_at_signals
 from finery_serve.servers import Running, Serving, example_of, names_of, page_of
 

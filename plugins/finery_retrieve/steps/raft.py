@@ -4,24 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import (
-    Count,
-    Dataset,
-    Forecast,
-    Index,
-    Job,
-    OneFile,
-    Step,
-    counted,
-    percent,
-    setting,
-    takes,
-)
+from finery import Count, Dataset, Forecast, Index, Job, OneFile, Step, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import Drops
 from finery.rows.parts import changed, id_of, read
+from finery.util.text import counted, percent
 from finery_retrieve.citations import (
     Citation,
     check_citations,

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from finery import Detail, Output, View, visible
+from finery.util.text import visible
+from finery.views import Detail, Output, View
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import StepError, load_reference, visible_gpus
+from finery import StepError, load_reference
+from finery.execute.gpus import visible_gpus
 from finery_serve.client import Client, Refused
 from finery_serve.processes import (
     HOST,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from finery.plugin.views.display import print_changed_facts, print_facts, print_files
+from finery.views.display import print_changed_facts, print_facts, print_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from finery.artifact.kinds import Artifact
     from finery.artifact.manifest import Manifest
-    from finery.plugin.views.section import PageSection
     from finery.recipe.graph import Graph
+    from finery.views.section import PageSection
 
 Styled = tuple[str, str]
 """(text, rich style), e.g. `("✗ wrong", "red")`."""

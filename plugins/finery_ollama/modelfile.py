@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from finery import Bundle, DataError, Job, Model, Step, StepError, setting, takes
 from finery.util.text import did_you_mean
+from finery.views import View
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_ollama.commands import Command, write_modelfile
 
@@ -148,3 +149,9 @@ def _guide(name: str, run: str, derived: "Derived") -> str:
         + API
         + (f"\nNote:\n{listed}\n" if listed else "")
     )
+
+
+class OllamaView(View):
+    """The view of a folder for Ollama."""
+
+    text_file = "Modelfile"

@@ -180,7 +180,7 @@ def _print_curve(console: "Console", points: Sequence[Point], kept: int | None) 
 
 
 def _plotted(points: Sequence[Point], kept: int | None, width: int) -> "list[Text]":
-    from finery_trl.view.plot import Line, plot
+    from finery.views import Line, plot
 
     drawn = [
         Line(label("loss"), series(points, "loss"), "cyan"),

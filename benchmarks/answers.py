@@ -282,7 +282,8 @@ Answering = Callable[[list[Any]], list[tuple[str, int]]]
 
 def through_finery(kind: Any, model: Any) -> Answering:
     """An engine behind finery's cache, as a step uses it; each call begins with an empty cache."""
-    from finery import CachedEngine, MemoryRecords
+    from finery import CachedEngine
+    from finery.inference.records import MemoryRecords
     from finery.testing import TestJob
 
     engine = kind(model, TestJob(seed=None))

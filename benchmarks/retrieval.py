@@ -154,7 +154,8 @@ class _Clock:
 
 def _recall(folder: Path) -> None:
     """The methods beside each other."""
-    from finery import Dataset, MemoryRecords
+    from finery import Dataset
+    from finery.inference.records import MemoryRecords
     from finery.testing import TestJob, run_step
     from finery_retrieve.embed.steps import RetrieveWheel
     from finery_retrieve.index.retriever import Retriever
@@ -225,12 +226,12 @@ def _save(folder: Path, chunks: Sequence[Any], questions: Sequence[Any]) -> None
 
 def _take(folder: Path, recipe: Path, questions: Path, asked: int) -> None:
     """Take a recipe's chunks, and the first questions whose quote is in one of them."""
-    from finery import open_graph, with_files
+    from finery.builder.project import open_graph
     from finery.testing import TestJob
 
     graph = open_graph(recipe)
     node = graph.nodes["docs"]
-    chunks = list(with_files(graph.recipe, node.place, node.step).run(TestJob()))
+    chunks = list(graph.with_files(node).run(TestJob()))
     pairs = [(row["question"], _holding(chunks, row)) for row in _lines(questions)]
     known = [{"question": question, "chunk": ids[0]} for question, ids in pairs if ids]
     _save(folder, chunks, known[:asked])

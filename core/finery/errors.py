@@ -57,6 +57,13 @@ class FineryError(Exception):
             "details": self.details,
         }
 
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> "FineryError":
+        """The error that `to_dict` encoded; an unknown class becomes a `StepError`."""
+        known = {c.__name__: c for c in _tree(FineryError)}
+        cls = known.get(data["error"], StepError)
+        return cls(data["what"], where=data["where"], fix=data["fix"], details=data["details"])
+
 
 class StepError(FineryError):
     """A step failed (a process died, the disk is full, a check of its own failed)."""
@@ -96,13 +103,6 @@ def each_once(errors: Iterable[FineryError]) -> list[FineryError]:
     for error in errors:
         unique.setdefault(str(error), error)
     return list(unique.values())
-
-
-def error_from_dict(data: dict[str, Any]) -> FineryError:
-    """The error that `FineryError.to_dict` encoded; an unknown class becomes a `StepError`."""
-    known = {c.__name__: c for c in _tree(FineryError)}
-    cls = known.get(data["error"], StepError)
-    return cls(data["what"], where=data["where"], fix=data["fix"], details=data["details"])
 
 
 def _tree(cls: type[FineryError]) -> list[type[FineryError]]:

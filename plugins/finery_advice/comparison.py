@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from finery import About, Dataset, Files, Graph, Model, Node, Note, evaluates, sources_of, trains
-from finery_advice.lineage import models_under, overlap, trained_under
+from finery import About, Dataset, Files, Graph, Model, Node, Note
+from finery_advice.lineage import overlap, trained_under
 
 KINDS: Mapping[str, About] = {
     "compared-seeds": About(
@@ -49,7 +49,7 @@ def notes_between(graph: Graph) -> Iterator[Note]:
     equal = _equal_steps(graph)
     yield from _notes_on_equal(graph, equal)
     for node in graph.nodes.values():
-        if evaluates(node):
+        if node.evaluates:
             yield from _compared_seeds(graph, node)
         if not node.step.uses_seed() and _has_seed(graph, node):
             yield _unused_seed(node)
@@ -66,7 +66,7 @@ def _compared_seeds(graph: Graph, judge: Node) -> Iterator[Note]:
     """
     configurations: dict[str, dict[Signature, set[int]]] = {}
     under: dict[tuple[str, int], list[str]] = {}
-    for source in sources_of(judge, Model):
+    for source in judge.sources_of(Model):
         for name in sorted(trained_under(graph, source.step)):
             node = graph.nodes[name]
             if node.step.uses_seed():
@@ -107,7 +107,7 @@ def _notes_on_equal(graph: Graph, equal: Mapping[str, str]) -> Iterator[Note]:
     for name, first in equal.items():
         node = graph.nodes[name]
         spec = type(node.step).__spec__
-        if spec.engines and not evaluates(node):
+        if spec.engines and not node.evaluates:
             fix = "for different rows, give one of them another `series`"
         elif node.step.uses_seed():
             fix = "for a different result, give one of them a `seed`"
@@ -115,7 +115,7 @@ def _notes_on_equal(graph: Graph, equal: Mapping[str, str]) -> Iterator[Note]:
             continue  # for example, a file that is read twice
         # Steps that are equal only because their inputs are equal need no note of their own.
         same_inputs = [s.ref for s in node.sources] == [s.ref for s in graph.nodes[first].sources]
-        if trains(node) or same_inputs:
+        if node.trains or same_inputs:
             yield Note(
                 name="equal-steps",
                 text=f"{name} is equal to {first}, so both have the same output, which is built "
@@ -170,11 +170,11 @@ def _on_judged_rows(graph: Graph) -> Iterator[Note]:
     """
     for node in graph.nodes.values():
         for mine in node.sources:
-            if mine.role not in USES or (mine.role == "train" and trains(node)):
+            if mine.role not in USES or (mine.role == "train" and node.trains):
                 continue
             name, use = USES[mine.role]
             for judge in _judges_of(graph, node):
-                if any(overlap(graph, mine, source) for source in sources_of(judge, Dataset)):
+                if any(overlap(graph, mine, source) for source in judge.sources_of(Dataset)):
                     yield Note(
                         name=name,
                         text=f"{node.name} {use} {mine.ref}, and {judge.name} judges it on the "
@@ -190,6 +190,6 @@ def _judges_of(graph: Graph, node: Node) -> list[Node]:
     return [
         judge
         for judge in graph.nodes.values()
-        if evaluates(judge)
-        and any(node.name in models_under(graph, s.step) for s in sources_of(judge, Model))
+        if judge.evaluates
+        and any(node.name in graph.models_under(s.step) for s in judge.sources_of(Model))
     ]

@@ -2,31 +2,20 @@
 
 from collections.abc import Iterator
 
-from finery import Graph, Node, Source, base_models, files_of, row_sources, trains
+from finery import Graph, Source
 
 Chain = list[tuple[str, str]]
 """(step, output) of some rows, then of the rows they derive from, and so on to the origin."""
 
 
-def models_under(graph: Graph, name: str) -> set[str]:
-    """A step that makes a model, and all steps with models that it derives from."""
-    steps, stack = set[str](), [name]
-    while stack:
-        step = stack.pop()
-        if step not in steps:
-            steps.add(step)
-            stack += [s.step for s in base_models(graph.nodes[step])]
-    return steps
-
-
 def trained_under(graph: Graph, name: str) -> set[str]:
-    """The trainings among `models_under`."""
-    return {step for step in models_under(graph, name) if trains(graph.nodes[step])}
+    """The trainings among `Graph.models_under`."""
+    return {step for step in graph.models_under(name) if graph.nodes[step].trains}
 
 
 def chains(graph: Graph, step: str, output: str) -> Iterator[Chain]:
     """Every path from some rows back to a step that reads them from outside."""
-    before = row_sources(graph.nodes[step])
+    before = graph.nodes[step].row_sources
     if not before:
         yield [(step, output)]
     for source in before:
@@ -47,11 +36,8 @@ def overlap(graph: Graph, one: Source, other: Source) -> str | None:
 
 def _same_origin(graph: Graph, one: str, other: str) -> bool:
     """Whether these are one step, or two that read the same file."""
-    return one == other or not _patterns(graph.nodes[one]).isdisjoint(_patterns(graph.nodes[other]))
-
-
-def _patterns(node: Node) -> set[str]:
-    return {pattern for files in files_of(node.step).values() for pattern in files.patterns}
+    files, others = (set(graph.nodes[step].file_patterns) for step in (one, other))
+    return one == other or not files.isdisjoint(others)
 
 
 def _cleaned(graph: Graph, one: Chain, other: Chain) -> bool:

@@ -10,24 +10,16 @@ from finery import (
     Count,
     Dataset,
     Forecast,
+    Forecasts,
     Graph,
     Model,
     Node,
     Results,
-    Role,
     Source,
-    count_rows,
-    evaluates,
-    forecast_of,
-    inputs_as,
     interface,
-    sample_rows,
-    size_in_name,
-    sources_of,
-    trains,
 )
 from finery.rows import Row
-from finery_advice.lineage import models_under, overlap, trained_under
+from finery_advice.lineage import overlap, trained_under
 
 MOST_READ = 20_000
 """Number of rows that are searched for classes, enough for any."""
@@ -49,6 +41,7 @@ class Training:
         self.graph = graph
         self.results = results
         self.node = node
+        self._forecasts = Forecasts(graph, results)
 
     @property
     def name(self) -> str:
@@ -72,14 +65,14 @@ class Training:
             value = getattr(value, part, None)
         return value
 
-    def input_as(self, role: Role) -> str:
+    def input_as(self, role: str) -> str:
         """The name of the first input with a role, empty if there is none."""
-        return next(iter(inputs_as(self.node, role)), "")
+        return next(iter(self.node.inputs_as(role)), "")
 
     @cached_property
     def rows(self) -> Count | None:
         """The number of rows to learn from, None if it isn't known yet."""
-        counts = [count_rows(self.graph, self.results, s) for s in self._row_sources]
+        counts = [self._forecasts.count(s) for s in self._row_sources]
         known = [c for c in counts if c is not None]
         if not counts or len(known) < len(counts):
             return None
@@ -101,9 +94,7 @@ class Training:
         """The mean number of assistant turns that are learned; 1 where it isn't known."""
         if self.setting("loss") != "all_turns":
             return 1
-        samples = [
-            sample_rows(self.graph, self.results, source, COUNTED) for source in self._row_sources
-        ]
+        samples = [self._forecasts.sample(source, COUNTED) for source in self._row_sources]
         if None in samples:
             return 1
         counts = [_replies(row) for sample in samples for row in sample or ()]
@@ -126,7 +117,7 @@ class Training:
         return [
             node
             for node in self._evaluators
-            if any(self.name in models_under(self.graph, s.step) for s in sources_of(node, Model))
+            if any(self.name in self.graph.models_under(s.step) for s in node.sources_of(Model))
         ]
 
     @cached_property
@@ -136,31 +127,31 @@ class Training:
 
     @cached_property
     def _evaluators(self) -> list[Node]:
-        return [node for node in self.graph.nodes.values() if evaluates(node)]
+        return [node for node in self.graph.nodes.values() if node.evaluates]
 
     def _same_rows(self, judge: Node) -> bool:
         return any(
             _origins(self.graph, a) & _origins(self.graph, b)
             for a in self._row_sources
-            for b in sources_of(judge, Dataset)
+            for b in judge.sources_of(Dataset)
         )
 
     def has_baseline(self) -> bool:
         """Whether its base, unchanged or prompted, is evaluated on the same rows."""
-        bases = models_under(self.graph, self.name) - trained_under(self.graph, self.name)
+        bases = set(self.graph.models_under(self.name)) - trained_under(self.graph, self.name)
         judges = {judge.origin for judge in self.judges}  # of a matrix also the winner's
         judged_on = {
             source.ref
             for node in self._evaluators
             if node.origin in judges
-            for source in sources_of(node, Dataset)
+            for source in node.sources_of(Dataset)
         }
         for node in self._evaluators:
-            same = {s.ref for s in sources_of(node, Dataset)} & judged_on
+            same = {s.ref for s in node.sources_of(Dataset)} & judged_on
             if same or not judged_on:
-                for source in sources_of(node, Model):
-                    under = models_under(self.graph, source.step)
-                    if bases & under and not trained_under(self.graph, source.step):
+                for source in node.sources_of(Model):
+                    under = self.graph.models_under(source.step)
+                    if bases.intersection(under) and not trained_under(self.graph, source.step):
                         return True
         return False
 
@@ -168,7 +159,7 @@ class Training:
         """(what, its rows, their common origin) for rows used both to train and to evaluate."""
         held_out = [s for s in self.node.sources if s.role == "validation"]
         places = [("its validation", s) for s in held_out]
-        places += [(judge.name, s) for judge in self.judges for s in sources_of(judge, Dataset)]
+        places += [(judge.name, s) for judge in self.judges for s in judge.sources_of(Dataset)]
         for what, source in places:
             for mine in self._row_sources:
                 origin = overlap(self.graph, mine, source)
@@ -185,7 +176,7 @@ class Training:
     @cached_property
     def parameters(self) -> float | None:
         """Parameters of its base: as built, else as stated by its step or its name."""
-        for name in models_under(self.graph, self.name) - trained_under(self.graph, self.name):
+        for name in set(self.graph.models_under(self.name)) - trained_under(self.graph, self.name):
             meta = self.results.meta(name) or {}
             parameters = meta.get("parameters") or _expected_size(self.graph, name)
             if parameters:
@@ -209,7 +200,7 @@ class Training:
 
 def trainings(graph: Graph, results: Results) -> list[Training]:
     """The trainings of a recipe that take rows."""
-    nodes = (n for n in graph.nodes.values() if trains(n) and learned_from(n))
+    nodes = (n for n in graph.nodes.values() if n.trains and learned_from(n))
     return [Training(graph, results, n) for n in nodes]
 
 
@@ -228,9 +219,8 @@ def learned_from(node: Node) -> list[Source]:
 
 def _expected_size(graph: Graph, name: str) -> float | None:
     """Parameters of a model that isn't built yet, if its step or name states them."""
-    forecast = forecast_of(graph, graph.nodes[name])
-    facts = forecast.facts() if forecast is not None else {}
-    return facts.get("parameters") or size_in_name(str(facts.get("name", "")))
+    forecast = graph.forecast(graph.nodes[name])
+    return None if forecast is None else forecast.parameters()
 
 
 def _origins(graph: Graph, source: Source) -> set[str]:
@@ -238,7 +228,7 @@ def _origins(graph: Graph, source: Source) -> set[str]:
     origins, stack = set[str](), [source.step]
     while stack:
         step = stack.pop()
-        before = [s.step for s in sources_of(graph.nodes[step], Dataset)]
+        before = [s.step for s in graph.nodes[step].sources_of(Dataset)]
         stack += before
         origins |= set() if before else {step}
     return origins

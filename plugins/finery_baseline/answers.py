@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from finery import DataError, Dataset, UsageError, did_you_mean
+from finery import DataError, Dataset, UsageError
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.answers.reading import as_text, field_names
 from finery.rows.similar import question
+from finery.util.text import did_you_mean
 
 LINES, OBJECT, WHOLE = "lines", "object", "whole"
 ROWS = "rows.jsonl"

@@ -3,18 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from finery import (
-    About,
-    Graph,
-    Node,
-    Note,
-    Source,
-    evaluates,
-    forecast_of,
-    generates,
-    row_sources,
-    trains,
-)
+from finery import About, Graph, Node, Note, Source
 
 NAME = "train-test-overlap"
 ABOUT = {
@@ -44,15 +33,15 @@ def notes_on(graph: Graph) -> list[Note]:
     learned = [
         (node, source)
         for node in graph.nodes.values()
-        if trains(node)
+        if node.trains
         for source in node.sources
         if source.role == "train"
     ]
     tests = [
         (judge, source)
         for judge in graph.nodes.values()
-        if evaluates(judge)
-        for source in row_sources(judge)
+        if judge.evaluates
+        for source in judge.row_sources
     ]
     notes: dict[tuple[str, str], Note] = {}
     for node, source in learned:
@@ -99,12 +88,12 @@ def overlaps(graph: Graph, source: Source, test: Source) -> Iterator[tuple[str, 
             yield from _parted(graph, node, way)
         elif not here:
             generated = node.name if _writes_prompts(node) else way.generated
-            stack += [_Way(s.step, s.output, generated) for s in row_sources(node)]
+            stack += [_Way(s.step, s.output, generated) for s in node.row_sources]
 
 
 def _writes_prompts(node: Node) -> bool:
     """Whether the step has a model write prompts, which may repeat others of its inputs."""
-    return generates(node) and not type(node.step).__spec__.keeps_prompts
+    return node.generates and not type(node.step).__spec__.keeps_prompts
 
 
 def _parted(graph: Graph, node: Node, way: _Way) -> Iterator[tuple[str, str]]:
@@ -112,7 +101,7 @@ def _parted(graph: Graph, node: Node, way: _Way) -> Iterator[tuple[str, str]]:
     if way.generated:
         yield f"{way.generated} is generated from {node.name}.{way.output}", ""
         return
-    forecast = forecast_of(graph, node)
+    forecast = graph.forecast(node)
     if forecast is None or not forecast.keeps_apart():
         is_off = getattr(node.step, "decontaminate", None) is False
         yield f"{node.name} keeps them", f"decontaminate: true in {node.name}" if is_off else ""
@@ -131,5 +120,5 @@ def _ancestors(graph: Graph, source: Source) -> set[Output]:
         output = stack.pop()
         if output not in outputs:
             outputs.add(output)
-            stack += [(s.step, s.output) for s in row_sources(graph.nodes[output[0]])]
+            stack += [(s.step, s.output) for s in graph.nodes[output[0]].row_sources]
     return outputs

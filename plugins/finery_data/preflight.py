@@ -4,18 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
 
-from finery import (
-    DataError,
-    Job,
-    MemoryRecords,
-    Model,
-    Preflight,
-    StepError,
-    UsageError,
-    shown,
-)
+from finery import DataError, Job, Preflight, UsageError, shown
 from finery.rows import Row
 from finery.rows.tables.records import Record, read_table, suffix_of
 from finery.rows.templates.sandbox import names_in
@@ -93,23 +83,6 @@ def _first_records(step: File, path: Path, job: Job) -> list[Record]:
     if records and step.columns is not None:
         check_columns(step.columns, records[0])
     return records
-
-
-def quiet_job(folder: Path) -> Job:
-    """A job for reading rows outside of a build. folder: an empty one."""
-
-    def no_engine(model: Model) -> NoReturn:
-        raise StepError("reading rows takes no engine", fix="run the step instead")
-
-    return Job(
-        out=folder,
-        scratch=folder / "scratch",
-        seed=None,
-        report=lambda event: None,
-        records=MemoryRecords(),
-        find_engine=no_engine,
-        secrets={},
-    )
 
 
 class _FirstRows(Reading):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from finery import About, FineryError, Graph, Note
+from finery import About, FineryError, Graph, Job, Note
 from finery.rows import split_turns
-from finery_data.preflight import first_rows, quiet_job
+from finery_data.preflight import first_rows
 from finery_data.steps.file import File
 
 LEAST = 3
@@ -56,7 +56,7 @@ _COUNTS: dict[str, int] = {}
 def _count(step: File) -> int:
     with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
         try:
-            rows = first_rows(step, quiet_job(Path(folder)))
+            rows = first_rows(step, Job(out=Path(folder), scratch=Path(folder, "scratch")))
         except FineryError:  # reported by the check of the files
             return 0
     prompts = {msgspec.json.encode(split_turns(row)[0]) for row in rows}

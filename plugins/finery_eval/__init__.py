@@ -44,9 +44,8 @@ def finery_chooser() -> str:
 @hookimpl
 def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
     """The differences that test rows can show."""
-    from finery import evaluates
 
-    if not any(evaluates(graph.nodes[name]) for name in steps):
+    if not any(graph.nodes[name].evaluates for name in steps):
         return []
     from finery_eval.planning import estimates
 
@@ -64,9 +63,8 @@ def finery_notes() -> Mapping[str, Any]:
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on evaluators."""
-    from finery import evaluates
 
-    if not any(evaluates(node) for node in graph.nodes.values()):
+    if not any(node.evaluates for node in graph.nodes.values()):
         return []
     from finery_eval.planning import notes_on_baselines, notes_on_gates
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from finery import UsageError, did_you_mean, in_points, range_in_points, signed
+from finery import UsageError
+from finery.util.text import did_you_mean, in_points, range_in_points, signed
 from finery_eval import stats
 from finery_eval.measure import between
 from finery_eval.stats import LEVEL, rows_to_show

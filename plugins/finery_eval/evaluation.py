@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from finery import Completion, Job, Metrics, Model, counted, percent
+from finery import Completion, Job, Metrics, Model
 from finery.rows import Row
+from finery.util.text import counted, percent
 from finery_eval import slices as slicing
 from finery_eval.asking import truncated
 from finery_eval.groups import together

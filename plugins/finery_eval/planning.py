@@ -11,6 +11,7 @@ from finery import (
     Count,
     Dataset,
     Estimate,
+    Forecasts,
     Graph,
     Metrics,
     Model,
@@ -18,11 +19,6 @@ from finery import (
     Note,
     Results,
     UsageError,
-    base_models,
-    count_rows,
-    evaluates,
-    sources_of,
-    trains,
 )
 from finery_eval.evaluator import Judge
 from finery_eval.requirements import Requirement, wanted
@@ -65,7 +61,8 @@ def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Esti
 
 def rows_of(graph: Graph, results: Results, node: Node) -> Count | None:
     """The rows that an evaluator judges; None if they aren't known yet."""
-    counts = [count_rows(graph, results, s) for s in sources_of(node, Dataset) if s.field == "rows"]
+    forecasts = Forecasts(graph, results)
+    counts = [forecasts.count(s) for s in node.sources_of(Dataset) if s.field == "rows"]
     return counts[0] if len(counts) == 1 else None
 
 
@@ -94,7 +91,7 @@ def _apart(rows: Count, difference: float) -> str:
 
 def notes_on_baselines(graph: Graph) -> Iterator[Note]:
     """A note for the first evaluator of some rows that a baseline is missing from."""
-    judges = [node for node in graph.nodes.values() if evaluates(node)]
+    judges = [node for node in graph.nodes.values() if node.evaluates]
     covered = {ref for node in judges if _judged(graph, node, _is_cheap) for ref in _refs(node)}
     for node in judges:
         if type(node.step).__spec__.task != "classification" or covered & set(_refs(node)):
@@ -115,12 +112,12 @@ def notes_on_baselines(graph: Graph) -> Iterator[Note]:
 
 
 def _refs(node: Node) -> list[str]:
-    return [source.ref for source in sources_of(node, Dataset)]
+    return [source.ref for source in node.sources_of(Dataset)]
 
 
 def _judged(graph: Graph, judge: Node, wanted: Callable[[Graph, str], bool]) -> list[str]:
     """The models of an evaluator that are as wanted."""
-    steps = [source.step for source in sources_of(judge, Model)]
+    steps = [source.step for source in judge.sources_of(Model)]
     return [step for step in steps if wanted(graph, step)]
 
 
@@ -136,10 +133,10 @@ def _is_trained(graph: Graph, step: str) -> bool:
 
 def _training(graph: Graph, step: str) -> Node | None:
     node = graph.nodes[step]
-    if trains(node):
+    if node.trains:
         return node
     return next(
-        (found for s in base_models(node) if (found := _training(graph, s.step)) is not None), None
+        (found for s in node.base_models if (found := _training(graph, s.step)) is not None), None
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from finery import RequirementError, UsageError, counted, did_you_mean
+from finery import RequirementError, UsageError
+from finery.util.text import counted, did_you_mean
 from finery_eval import claims
 from finery_eval.claims import Claim
 

@@ -3,10 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from finery import DataError, did_you_mean
+from finery import DataError
 from finery.rows import Row
 from finery.rows.answers.reading import as_text
 from finery.rows.parts import prompt
+from finery.util.text import did_you_mean
 from finery_eval.groups import among
 from finery_eval.measure import Group, in_json, scores_of
 from finery_eval.tables import Unit, table

@@ -2,7 +2,7 @@
 
 Input: a GGUF and conversations, or a model to export. Output: answers, or GGUF files, each verified
 to turn conversations into the tokens that the model was trained on. Public for other plugins are
-only `finery_gguf.chat`, `.llama`, `.prompts`, `.proof`, `.difference`, `.programs` and `.server`.
+only `finery_gguf.chat`, `.llama`, `.prompts`, `.proof`, `.programs` and `.server`.
 """
 
 from finery import hookimpl

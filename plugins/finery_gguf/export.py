@@ -21,9 +21,9 @@ from finery import (
     cpu_count,
     load_reference,
     setting,
-    size,
     takes,
 )
+from finery.util.text import size
 from finery_gguf.convert.converter import NAME as CONVERTER
 from finery_gguf.convert.converter import convert
 from finery_gguf.convert.folder import add_vocabulary, complete

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from finery import visible_gpus
+from finery.execute.gpus import visible_gpus
 from finery_gguf.answering.choice import server
 from finery_gguf.programs import SERVER, user_program
 

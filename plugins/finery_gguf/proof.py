@@ -9,8 +9,8 @@ from jinja2.exceptions import TemplateError
 
 from finery import DataError, StepError
 from finery.rows import Row
+from finery.rows.difference import first_difference, text_difference
 from finery_gguf.chat import ChatTemplate
-from finery_gguf.difference import first_difference, text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import chat_template, render
 from finery_transformers.chat import tokens_of

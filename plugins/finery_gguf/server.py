@@ -16,13 +16,10 @@ from finery import StepError, cpu_count
 from finery_gguf.programs import SERVER, VARIABLE, WHEELS, server_build, user_program
 from finery_serve.client import Client
 from finery_serve.processes import (
-    HOST,
+    Address,
     ServerProgram,
-    address_of,
-    free_port,
     is_for_another_cpu,
     log_file,
-    running,
 )
 
 CONTEXT = 4096
@@ -68,7 +65,7 @@ def start(
     threads: int | None = None,
     gpu: bool = True,
     flash_attention: bool | None = None,
-    host: str = HOST,
+    host: str = "127.0.0.1",
     template: str | None = None,
     sampling: Mapping[str, float] | None = None,
 ) -> Iterator[Server]:
@@ -91,9 +88,9 @@ def start(
         raise StepError("the GGUF file was not found", where=str(file))
     build, own = server_build(), user_program(SERVER)
     command = [str(own.path)] if own else _WHEEL
-    port = free_port(host, port)
+    at = Address(host, port or 0).free()
     with log_file(log) as output:
-        options = ["--model", str(file), "--host", host, "--port", str(port), "--jinja"]
+        options = ["--model", str(file), "--host", host, "--port", str(at.port), "--jinja"]
         options += ["--parallel", str(slots), "--ctx-size", str((context or CONTEXT) * slots)]
         options += ["--threads", str(threads or cpu_count())]
         options += ["--n-gpu-layers", str(ALL_LAYERS)] if gpu else ["--device", "none"]
@@ -108,8 +105,8 @@ def start(
         program = ServerProgram(
             build, [*command, *options], _environment(api_key), _SECONDS, _ERROR, _fix
         )
-        client = Client(address_of(host, port), api_key, seconds=5.0)
-        with running(program, output, lambda: client.is_up("/health") or None) as (process, _):
+        client = Client(at.url, api_key, seconds=5.0)
+        with program.running(output, lambda: client.is_up("/health") or None) as (process, _):
             yield Server(client.address, process.pid, build, output)
 
 

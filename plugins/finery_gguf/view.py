@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from finery import Output
+from finery.views import Output
 from finery_trl.view.model import CurveView
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
-from finery import DataError, FineryError, Job, StepError, did_you_mean, nearest
+from finery import DataError, FineryError, Job, StepError
+from finery.util.text import did_you_mean, nearest
 
 TIMEOUT = 30.0  # seconds, for one small request
 COMMIT = re.compile("[0-9a-f]{40}")

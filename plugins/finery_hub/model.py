@@ -5,35 +5,14 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from finery import DataError, FileOrName, Job, Model, Step, setting, takes
+from finery import DataError, Job, Model, setting
 from finery_hub.client import download, names_at, token_of
-from finery_local.folder import (
-    PICKLED,
-    README,
-    WEIGHT_FILES,
-    Folder,
-    chat_template_of,
-    default_patterns,
-    folder_model,
-    matches,
-    no_weights,
-)
+from finery_local.folder import LOADED, PICKLED, README, WEIGHT_FILES, Folder, FolderStep
 from finery_local.gguf_file import external_gguf
-from finery_local.template import (
-    KWARGS_HELP,
-    TEMPLATE_HELP,
-    TOOLS_AS_HELP,
-    ToolsAs,
-    check_arguments,
-    check_template,
-    template_facts,
-    template_packages,
-    with_template,
-)
 
 
 class HubModel(
-    Step,
+    FolderStep,
     sections=("models",),
     seeded=False,
     pinned="finery_hub.pins:ModelPin",
@@ -47,7 +26,6 @@ class HubModel(
     share. Weights are safetensors or GGUF, never pickled.
     """
 
-    base: Model | None = takes(None, help="The base model, if the repository is an adapter.")
     repo: str = setting(
         pattern=r"^([\w.-]+/)?[\w.-]+$", help="The repository, e.g. `Qwen/Qwen3-4B`."
     )
@@ -60,32 +38,10 @@ class HubModel(
     file: str | None = setting(
         None, pattern=r"\.gguf$", help="The file to take from a repository of GGUF files."
     )
-    trust_remote_code: bool = setting(
-        False, help="Also take the model's own Python code, which runs when the model is loaded."
-    )
-    chat_template: FileOrName | None = setting(None, help=TEMPLATE_HELP)
-    chat_template_kwargs: dict[str, Any] = setting({}, help=KWARGS_HELP)
-    tools_as: ToolsAs = setting("template", help=TOOLS_AS_HELP)
-
-    def check(self) -> None:
-        """Raise `UsageError` for chat template arguments that can't be set."""
-        check_arguments(self.chat_template_kwargs)
-
-    def check_files(self) -> None:
-        """Raise `UsageError` for the name of a chat template that doesn't exist."""
-        check_template(self.chat_template)
-
-    def key_packages(self) -> tuple[str, ...]:
-        """The package that a template named in the recipe comes from."""
-        return (*super().key_packages(), *template_packages(self.chat_template))
-
-    def static_meta(self) -> dict[str, Any]:
-        """The format `adapter` for a step with a base."""
-        return {} if self.base is None else {"format": "adapter"}
 
     def run(self, job: Job) -> Model:
         """Fetch files that aren't in the cache, check the model and hash it."""
-        model = with_template(self._model(job), self.chat_template)
+        model = self.with_template(self._model(job))
         # Known, but no part of the identity: a commit that changes a README is the same model.
         model.runtime["revision"] = self._commit(job)
         return model
@@ -98,8 +54,7 @@ class HubModel(
             _log_other_template(folder, job)
         if not any(name.endswith(".safetensors") for name in folder.names):
             raise self._without_weights(folder.root, job)
-        return folder_model(
-            folder,
+        return folder.model(
             job,
             base=self.base,
             trust_remote_code=self.trust_remote_code,
@@ -108,8 +63,8 @@ class HubModel(
         )
 
     def about(self) -> dict[str, Any]:
-        """Facts about the model from the settings."""
-        return {"repo": self.repo, **template_facts(self.chat_template_kwargs, self.tools_as)}
+        """The same, and the repository."""
+        return {"repo": self.repo, **super().about()}
 
     def _gguf(self, file: str, job: Job) -> Model:
         if self.files is not None or self.base is not None:
@@ -133,9 +88,9 @@ class HubModel(
         if self.files is not None and everything & WEIGHT_FILES:
             return DataError(
                 f"`files` excludes the weights of {self.repo}",
-                fix=f"add their pattern; the default is {', '.join(default_patterns(False))}",
+                fix=f"add their pattern; the default is {', '.join(LOADED)}",
             )
-        return no_weights(Folder(root=root, names=everything, title=self.repo))
+        return Folder(root=root, names=everything, title=self.repo).no_weights()
 
     def _everything(self, job: Job) -> frozenset[str]:
         """The names of all files of the repository, fetched or not."""
@@ -144,16 +99,16 @@ class HubModel(
     def _commit(self, job: Job) -> str:
         return job.pinned or self.revision
 
-    def patterns(self) -> list[str]:
+    def patterns(self) -> Sequence[str]:
         """Patterns of the files to take."""
-        return list(self.files or default_patterns(self.trust_remote_code))
+        return self.files or super().patterns()
 
-    def fetched(self, wanted: list[str], job: Job, unwanted: Sequence[str] = PICKLED) -> Folder:
+    def fetched(self, wanted: Sequence[str], job: Job, unwanted: Sequence[str] = PICKLED) -> Folder:
         """The files that match `wanted`, and the model card, which names the licence."""
         wanted = [*wanted, README]
         commit, token = self._commit(job), token_of(job)
         root = download(self.repo, commit, job, wanted=wanted, unwanted=unwanted, token=token)
-        return Folder(root=root, names=_names(root, wanted), title=self.repo)
+        return _snapshot(root, wanted, self.repo)
 
 
 def _log_other_template(folder: Folder, job: Job) -> None:
@@ -166,19 +121,20 @@ def _log_other_template(folder: Folder, job: Job) -> None:
     if not commits:
         return
     previous = max(commits, key=lambda path: path.stat().st_mtime)
-    earlier = Folder(root=previous, names=_names(previous, ["*"]), title=folder.title)
+    earlier = _snapshot(previous, ["*"], folder.title)
     try:
-        template = chat_template_of(earlier)
+        template = earlier.chat_template()
     except DataError:  # another program may have left it incomplete
         return
-    if template is not None and template != chat_template_of(folder):
+    if template is not None and template != folder.chat_template():
         job.log(
             f"the chat template isn't the one of commit {previous.name[:7]}, which was fetched "
             "earlier: the model is prompted differently since then"
         )
 
 
-def _names(root: Path, wanted: list[str]) -> frozenset[str]:
+def _snapshot(root: Path, wanted: Sequence[str], title: str) -> Folder:
     """The wanted files of the snapshot, into which other programs may have fetched more."""
-    names = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    return frozenset(n for n in names if matches(n, wanted) and not matches(n, PICKLED))
+    names = frozenset(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    folder = Folder(root, names, title)
+    return Folder(root, frozenset(folder.matching(wanted)) - {*folder.matching(PICKLED)}, title)

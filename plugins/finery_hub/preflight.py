@@ -6,8 +6,7 @@ from finery import Job, Model, Preflight
 from finery_data.preflight import SourcePreflight
 from finery_hub.model import HubModel
 from finery_hub.push.step import HubPush
-from finery_local.folder import ADAPTER_CONFIG, HEAVY, sketch_model
-from finery_local.template import with_template
+from finery_local.folder import HEAVY
 
 
 class ModelPreflight(Preflight[HubModel]):
@@ -26,16 +25,11 @@ class ModelPreflight(Preflight[HubModel]):
         if step.file is not None:
             return None
         folder = step.fetched(step.patterns(), job, unwanted=HEAVY)
-        if not folder.names & {"config.json", ADAPTER_CONFIG}:
+        if not folder.is_model:
             return None  # the build's error explains it better
-        model = sketch_model(
-            folder,
-            job.out,
-            base=step.base,
-            trust_remote_code=step.trust_remote_code,
-            about=step.about(),
-        )
-        return with_template(model, step.chat_template)
+        trusted, about = step.trust_remote_code, step.about()
+        model = folder.sketch(job.out, base=step.base, trust_remote_code=trusted, about=about)
+        return step.with_template(model)
 
 
 class DatasetPreflight(SourcePreflight):

@@ -11,11 +11,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from finery import DataError, FineryError, Job, StepError, did_you_mean
+from finery import DataError, FineryError, Job, StepError
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import JSON_SUFFIXES, Record, read_json, suffix_of, without_nulls
 from finery.rows.tables.streams import decompressed, undamaged
 from finery.rows.tables.values import plain
+from finery.util.text import did_you_mean
 from finery_hub.client import COMMIT, download, explained, missing
 
 PROGRESS_EVERY = 1_000

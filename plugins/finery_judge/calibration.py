@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from finery import Dataset, OptionalFiles, counted
+from finery import Dataset, OptionalFiles
 from finery.rows import Row
+from finery.util.text import counted
 from finery_eval.tables import remark, table
 from finery_judge.agreement import SUBSTANTIAL, Agreement, Score, corrected, in_words
 from finery_review.decisions import Standing, parse

@@ -7,7 +7,7 @@ the answers did to the verdicts.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import counted
+from finery.util.text import counted
 from finery_eval import stats
 from finery_eval.groups import among
 from finery_eval.measure import Measure

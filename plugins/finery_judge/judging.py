@@ -16,9 +16,7 @@ from finery import (
     OneFile,
     StepError,
     UsageError,
-    base_models,
     setting,
-    sources_of,
     takes,
 )
 from finery.rows import Conversation, Row, answer_text
@@ -169,12 +167,12 @@ def notes_on(graph: Graph) -> Iterator[Note]:
         (node, source)
         for node in graph.nodes.values()
         if isinstance(node.step, Judging)
-        for source in sources_of(node, Model)
+        for source in node.sources_of(Model)
         if source.field == "models"
     )
     for node, source in judged:
-        judges = {s.step for s in sources_of(node, Model) if s.field == "judge"}
-        for judge in judges & _bases(graph, source.step):
+        judges = {s.step for s in node.sources_of(Model) if s.field == "judge"}
+        for judge in judges.intersection(graph.models_under(source.step)):
             relation = "itself" if judge == source.step else f"{source.ref}, which is made from it"
             yield Note(
                 name="judges-itself",
@@ -183,15 +181,3 @@ def notes_on(graph: Graph) -> Iterator[Note]:
                 step=node.name,
                 place=(*node.place, "judge"),
             )
-
-
-def _bases(graph: Graph, step: str) -> set[str]:
-    """A step and all steps that its model is made from."""
-    bases, waiting = set[str](), [step]
-    while waiting:
-        name = waiting.pop()
-        node = graph.nodes[name]
-        if name not in bases and sources_of(node, Model):
-            waiting += [source.step for source in base_models(node)]
-        bases.add(name)
-    return bases

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from finery import DataError, Job, Model
+from finery import DataError, Job, Model, setting, takes
 from finery_local.adapter import check_names, check_patterns, check_ranks, check_shapes
 from finery_local.files import (
     AdapterConfig,
@@ -25,7 +25,7 @@ from finery_local.files import (
     read_object,
 )
 from finery_local.formats.safetensors_file import elements_by_dtype, shapes
-from finery_local.template import TEMPLATE_FILE, digest_of
+from finery_local.template import TEMPLATE_FILE, TemplateStep, digest_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -62,7 +62,7 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 """Files that can run code when loaded; never part of a model here."""
 
 HEAVY = (*PICKLED, "*.safetensors", "*.gguf", "*.onnx", "*.h5", "*.msgpack")
-"""Weights of any program, which `sketch_model` leaves out."""
+"""Weights of any program, which `Folder.sketch` leaves out."""
 
 CONFIGURATION = frozenset(
     {"config.json", "generation_config.json", "tokenizer_config.json", "preprocessor_config.json",
@@ -89,114 +89,134 @@ class Folder(msgspec.Struct, frozen=True):
         """What finery uses from the JSON object in file `name`; defaults if it doesn't exist."""
         return read_as(self.root / name, kind) if name in self.names else kind()
 
+    def matching(self, wanted: Iterable[str]) -> list[str]:
+        """The names that match a pattern, in order; `*` spans `/`, as in the hub's library."""
+        return sorted(n for n in self.names if any(fnmatchcase(n, pattern) for pattern in wanted))
 
-def default_patterns(trust_remote_code: bool) -> tuple[str, ...]:
-    """Patterns of the files that make up a model; its own Python code only if that is trusted."""
-    return LOADED + CODE if trust_remote_code else LOADED
+    @property
+    def is_adapter(self) -> bool:
+        """Whether these are the files of a PEFT adapter."""
+        return ADAPTER_CONFIG in self.names
+
+    @property
+    def is_model(self) -> bool:
+        """Whether these are the files of a model or an adapter, with or without weights."""
+        return self.is_adapter or "config.json" in self.names
+
+    def chat_template(self) -> Any:
+        """The folder's own chat template, or the list of its templates; None if it has none."""
+        if TEMPLATE_FILE in self.names:
+            return (self.root / TEMPLATE_FILE).read_text(encoding="utf-8", errors="replace")
+        for name in ("chat_template.json", "tokenizer_config.json"):
+            if template := self.json(name).get("chat_template"):
+                return template
+        return None
+
+    def model(
+        self,
+        job: Job,
+        *,
+        base: Model | None = None,
+        trust_remote_code: bool = False,
+        wanted: Sequence[str] = LOADED,
+        about: Mapping[str, Any] = {},
+        follow_links: bool = False,
+    ) -> Model:
+        """The `Model` in the folder; its files stay in place and `meta["files"]` identifies them.
+
+        wanted: patterns of the model's files. about: more facts for `meta`. follow_links: also take
+        files outside the folder, through links. Raises `DataError` when the folder holds no model,
+        an incomplete one, only pickled weights, or untrusted code, when an adapter has no `base`,
+        and when a whole model has one.
+        """
+        wanted = [*wanted, README, *WEIGHT_FILES]
+        check_links(self.root, self.matching(wanted), follow=follow_links)
+        weights = _weights(self)
+        check_links(self.root, weights, follow=follow_links)
+        if not self.is_model:
+            raise _no_model(self)
+        _check_code(self, trust_remote_code)
+        _check_base(self, base)
+        names = _belonging(self, weights, wanted, job)
+        files = {name: (self.root / name).absolute() for name in names}
+        facts = _facts(self, weights, base, job)
+        meta = {**about, **facts, "trust_remote_code": trust_remote_code}
+        meta["files"] = identities(files, job)
+        return Model(job.out, meta=meta, refs={"base": base} if base else {}, external=files)
+
+    def sketch(
+        self, out: Path, *, base: Model | None, trust_remote_code: bool, about: Mapping[str, Any]
+    ) -> Model:
+        """The `Model` in the folder without its weights, which may be missing.
+
+        Enough for its tokenizer, chat template and configuration. out: an empty folder for links.
+        Refuses what `model` refuses, except for weights.
+        """
+        if not self.is_model:
+            raise _no_model(self)
+        heavy = self.matching(HEAVY)
+        light = sorted(self.names.difference(heavy))
+        check_links(self.root, light, follow=False)
+        _check_code(self, trust_remote_code)
+        _check_base(self, base)
+        files = {name: (self.root / name).absolute() for name in light}
+        for name, path in files.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).symlink_to(path)
+        known = "adapter" if self.is_adapter else "transformers"
+        meta = {**about, "format": known, "trust_remote_code": trust_remote_code}
+        return Model(out, meta=meta, refs={"base": base} if base else {}, external=files)
+
+    def no_weights(self) -> DataError:
+        """The error for a folder without weights that finery loads."""
+        pickled = [n for n in self.matching(PICKLED) if "training_args" not in n]
+        expected = ADAPTER_WEIGHTS if self.is_adapter else f"{WEIGHTS} or {INDEX}"
+        what, fix = f"{self.title} has no {expected}", None
+        if pickled:
+            what = (
+                f"{self.title} has only pickled weights ({_some(pickled)}), and loading a pickle "
+                "can run any code in it"
+            )
+            fix = (
+                "if you trust their source, convert them to safetensors once: call "
+                "from_pretrained(…).save_pretrained(folder) for model and tokenizer, and name "
+                "that folder"
+            )
+        elif gguf := sorted(n for n in self.names if n.endswith(".gguf")):
+            fix = f"name one of its GGUF files: {_some(gguf, 8)}"
+        elif others := sorted(n for n in self.names if n.endswith(".safetensors")):
+            what += f"; it has {_some(others)}"
+        return DataError(what, where=str(self.root), fix=fix)
 
 
-def matches(name: str, wanted: Iterable[str]) -> bool:
-    """Whether a relative file name matches a pattern; `*` spans `/`, as in the hub's library."""
-    return any(fnmatchcase(name, pattern) for pattern in wanted)
+class FolderStep(TemplateStep):
+    """Base of step types that take a model, or an adapter, from a folder."""
+
+    base: Model | None = takes(None, help="The base model, if this is an adapter.")
+    trust_remote_code: bool = setting(
+        False, help="Also take the model's own Python code, which runs when the model is loaded."
+    )
+
+    def static_meta(self) -> dict[str, Any]:
+        """The format `adapter` for a step with a base."""
+        return {} if self.base is None else {"format": "adapter"}
+
+    def patterns(self) -> Sequence[str]:
+        """Patterns of the files that make up a model; its own code only if that is trusted."""
+        return LOADED + CODE if self.trust_remote_code else LOADED
 
 
-def folder_model(
-    folder: Folder,
-    job: Job,
-    *,
-    base: Model | None,
-    trust_remote_code: bool,
-    wanted: Sequence[str] | None = None,
-    about: Mapping[str, Any],
-    follow_links: bool = False,
-) -> Model:
-    """The `Model` in `folder`; its files stay in place and `meta["files"]` identifies them.
-
-    wanted: patterns of the model's files; default: `default_patterns(trust_remote_code)`.
-    about: more facts for `meta`. follow_links: also take files outside the folder, through links.
-    Raises `DataError` when the folder holds no model, an incomplete one, only pickled weights, or
-    untrusted code, when an adapter has no `base`, and when a whole model has one.
-    """
-    adapter = ADAPTER_CONFIG in folder.names
-    wanted = [*(wanted or default_patterns(trust_remote_code)), README, *WEIGHT_FILES]
-    check_links(folder.root, (n for n in folder.names if matches(n, wanted)), follow=follow_links)
-    weights = _weights(folder, adapter)
-    check_links(folder.root, weights, follow=follow_links)
-    if not adapter and "config.json" not in folder.names:
-        raise _no_model(folder)
-    _check_code(folder, trust_remote_code)
-    _check_base(folder, base, adapter)
-    names = _belonging(folder, weights, wanted, job)
-    files = {name: (folder.root / name).absolute() for name in names}
-    facts = _facts(folder, weights, adapter, base, job)
-    meta = {**about, **facts, "trust_remote_code": trust_remote_code}
-    meta["files"] = identities(files, job)
-    return Model(job.out, meta=meta, refs={"base": base} if base else {}, external=files)
-
-
-def sketch_model(
-    folder: Folder,
-    out: Path,
-    *,
-    base: Model | None,
-    trust_remote_code: bool,
-    about: Mapping[str, Any],
-    follow_links: bool = False,
-) -> Model:
-    """The `Model` in `folder` without its weights, which may be missing.
-
-    Enough for its tokenizer, chat template and configuration. out: an empty folder for links.
-    Refuses what `folder_model` refuses, except for weights.
-    """
-    adapter = ADAPTER_CONFIG in folder.names
-    if not adapter and "config.json" not in folder.names:
-        raise _no_model(folder)
-    light = sorted(name for name in folder.names if not matches(name, HEAVY))
-    check_links(folder.root, light, follow=follow_links)
-    _check_code(folder, trust_remote_code)
-    _check_base(folder, base, adapter)
-    files = {name: (folder.root / name).absolute() for name in light}
-    for name, path in files.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).symlink_to(path)
-    known = "adapter" if adapter else "transformers"
-    meta = {**about, "format": known, "trust_remote_code": trust_remote_code}
-    return Model(out, meta=meta, refs={"base": base} if base else {}, external=files)
-
-
-def no_weights(folder: Folder, adapter: bool = False) -> DataError:
-    """The error for a folder without weights that finery loads."""
-    pickled = [n for n in sorted(folder.names) if matches(n, PICKLED) and "training_args" not in n]
-    expected = ADAPTER_WEIGHTS if adapter else f"{WEIGHTS} or {INDEX}"
-    what, fix = f"{folder.title} has no {expected}", None
-    if pickled:
-        what = (
-            f"{folder.title} has only pickled weights ({_some(pickled)}), and loading a pickle "
-            "can run any code in it"
-        )
-        fix = (
-            "if you trust their source, convert them to safetensors once: call "
-            "from_pretrained(…).save_pretrained(folder) for model and tokenizer, and name "
-            "that folder"
-        )
-    elif gguf := sorted(n for n in folder.names if n.endswith(".gguf")):
-        fix = f"name one of its GGUF files: {_some(gguf, 8)}"
-    elif others := sorted(n for n in folder.names if n.endswith(".safetensors")):
-        what += f"; it has {_some(others)}"
-    return DataError(what, where=str(folder.root), fix=fix)
-
-
-def _weights(folder: Folder, adapter: bool) -> list[str]:
+def _weights(folder: Folder) -> list[str]:
     """The weight files that transformers and peft would load."""
-    if adapter or WEIGHTS in folder.names:
-        name = ADAPTER_WEIGHTS if adapter else WEIGHTS
+    if folder.is_adapter or WEIGHTS in folder.names:
+        name = ADAPTER_WEIGHTS if folder.is_adapter else WEIGHTS
         if name not in folder.names:
-            raise no_weights(folder, adapter)
+            raise folder.no_weights()
         return [name]
     if INDEX not in folder.names:
         if "config.json" not in folder.names:
             raise _no_model(folder)
-        raise no_weights(folder)
+        raise folder.no_weights()
     places = read_index(folder.root / INDEX).weight_map
     shards = sorted(set(places.values()))
     if strange := [shard for shard in shards if not _is_inside(shard)]:
@@ -277,8 +297,8 @@ def _texts(value: Any) -> list[str]:
     return texts
 
 
-def _check_base(folder: Folder, base: Model | None, adapter: bool) -> None:
-    if not adapter:
+def _check_base(folder: Folder, base: Model | None) -> None:
+    if not folder.is_adapter:
         if base is not None:
             raise DataError(
                 f"{folder.title} is a whole model, so it takes no base", fix="remove base"
@@ -306,18 +326,16 @@ def _check_base(folder: Folder, base: Model | None, adapter: bool) -> None:
 
 def _belonging(folder: Folder, weights: list[str], wanted: Sequence[str], job: Job) -> list[str]:
     """Names of the model's files: the weights that are loaded, and the other wanted files."""
-    rest = [n for n in folder.names if matches(n, wanted) and not n.endswith(".safetensors")]
+    rest = [n for n in folder.matching(wanted) if not n.endswith(".safetensors")]
     if weights == [WEIGHTS]:  # an index next to it describes shards that aren't loaded
         rest = [n for n in rest if n != INDEX]
-    names = {*weights, *(n for n in rest if not matches(n, (*PICKLED, README)))}
+    names = {*weights, *rest} - {*folder.matching(PICKLED), README}
     if left := sorted(folder.names - names - {README}):
         job.log(f"not part of the model: {_some(left, 12)}")
     return sorted(names)
 
 
-def _facts(
-    folder: Folder, weights: list[str], adapter: bool, base: Model | None, job: Job
-) -> dict[str, Any]:
+def _facts(folder: Folder, weights: list[str], base: Model | None, job: Job) -> dict[str, Any]:
     """What `Model.meta` says about a folder; unknown facts are left out."""
     config = folder.read("config.json", Config)
     counts: Counter[str] = Counter()
@@ -325,11 +343,11 @@ def _facts(
         counts.update(elements_by_dtype(folder.root / name))
     under = base.meta if base else {}
     architecture = config.architectures[0] if config.architectures else config.model_type
-    template = chat_template_of(folder)
+    template = folder.chat_template()
     quantization = config.quantization_config and config.quantization_config.quant_method
     facts = {
-        "format": "adapter" if adapter else "transformers",
-        "architecture": under.get("architecture") if adapter else architecture,
+        "format": "adapter" if folder.is_adapter else "transformers",
+        "architecture": under.get("architecture") if folder.is_adapter else architecture,
         "peft": folder.read(ADAPTER_CONFIG, AdapterConfig).peft_type,
         "quantization": quantization,
         # Quantised weights are packed, several to an element, so elements don't count them.
@@ -340,16 +358,6 @@ def _facts(
         "license": _license(folder, job),
     }
     return {name: fact for name, fact in facts.items() if fact is not None}
-
-
-def chat_template_of(folder: Folder) -> Any:
-    """The folder's own chat template, or the list of its templates; None if it has none."""
-    if TEMPLATE_FILE in folder.names:
-        return (folder.root / TEMPLATE_FILE).read_text(encoding="utf-8", errors="replace")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        if template := folder.json(name).get("chat_template"):
-            return template
-    return None
 
 
 def _license(folder: Folder, job: Job) -> str | None:

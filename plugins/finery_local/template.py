@@ -1,16 +1,15 @@
 """The chat template of a model: its own or another one, its arguments, and how it gets tools."""
 
 import importlib.util
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 from blake3 import blake3
 
-from finery import DataError, FileOrName, Model, StepError, UsageError, did_you_mean
+from finery import DataError, FileOrName, Model, Step, StepError, UsageError, setting
+from finery.util.text import did_you_mean
 
-ToolsAs = Literal["template", "text", "signatures"]
 TEMPLATE_FILE = "chat_template.jinja"
 OTHER_TEMPLATES = ("chat_template.json", "additional_chat_templates/")
 """Where a folder may have templates, besides `TEMPLATE_FILE` and the tokenizer's configuration."""
@@ -22,84 +21,93 @@ RESERVED = frozenset(
      "continue_final_message", "return_assistant_tokens_mask", "tokenizer_kwargs"}
 )  # fmt: skip
 """Arguments of `apply_chat_template` that hold the conversation or change what it returns."""
-KWARGS_HELP = (
-    "Arguments passed to the chat template in training and inference, e.g. "
-    "`{enable_thinking: false}` for Qwen3. `gguf.export` writes them into the template."
-)
-TEMPLATE_HELP = (
-    "Another chat template than the model's own: a file beside the recipe, e.g. `./chat.jinja`, or "
-    "the name of one in the trl package, e.g. `llama3_1`."
-)
-TOOLS_AS_HELP = (
-    "How the model gets the tools of a row. `template`: as its chat template writes them. `text`: "
-    "listed in the system message, with calls as JSON in the text, for a template that knows no "
-    "tools. `signatures`: like `text`, but a tool is a line such as `move(number: string, days?: "
-    "integer): Move a parcel.`, with about half the tokens of its JSON. The template is wrapped, "
-    "so trainings, engines and exports do the same."
-)
 
 
-def template_facts(arguments: Mapping[str, Any], tools_as: ToolsAs) -> dict[str, Any]:
-    """What `Model.meta` says about the settings of the chat template; nothing about defaults."""
-    facts = {
-        "chat_template_kwargs": dict(arguments),
-        "tools_as": tools_as if tools_as != "template" else "",
-    }
-    return {name: fact for name, fact in facts.items() if fact}
+class TemplateStep(Step):
+    """Base of step types that take a model as it is: the settings of its chat template."""
 
+    chat_template: FileOrName | None = setting(
+        None,
+        help="Another chat template than the model's own: a file beside the recipe, e.g. "
+        "`./chat.jinja`, or the name of one in the trl package, e.g. `llama3_1`.",
+    )
+    chat_template_kwargs: dict[str, Any] = setting(
+        {},
+        help="Arguments passed to the chat template in training and inference, e.g. "
+        "`{enable_thinking: false}` for Qwen3. `gguf.export` writes them into the template.",
+    )
+    tools_as: Literal["template", "text", "signatures"] = setting(
+        "template",
+        help="How the model gets the tools of a row. `template`: as its chat template writes them. "
+        "`text`: listed in the system message, with calls as JSON in the text, for a template that "
+        "knows no tools. `signatures`: like `text`, but a tool is a line such as `move(number: "
+        "string, days?: integer): Move a parcel.`, with about half the tokens of its JSON. The "
+        "template is wrapped, so trainings, engines and exports do the same.",
+    )
 
-def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for arguments that finery sets itself, and for names that can't be one."""
-    for name in arguments:
-        where = f"chat_template_kwargs.{name}"
-        if name in RESERVED:
+    def check(self) -> None:
+        """Raise `UsageError` for chat template arguments that can't be set."""
+        for name in self.chat_template_kwargs:
+            where = f"chat_template_kwargs.{name}"
+            if name in RESERVED:
+                raise UsageError(
+                    f"chat_template_kwargs: finery sets '{name}' itself",
+                    where=where, fix="remove it",
+                )  # fmt: skip
+            if not name.isidentifier():
+                raise UsageError(
+                    f"chat_template_kwargs: '{name}' can't be the name of an argument",
+                    where=where, fix="write letters, digits and _ only",
+                )  # fmt: skip
+
+    def check_files(self) -> None:
+        """Raise `UsageError` for the name of a chat template that the trl package doesn't have.
+
+        Nothing is known where the package isn't installed.
+        """
+        given = self.chat_template
+        templates = _templates() if given is not None and given.name else None
+        if given is not None and templates is not None and given.name not in templates:
             raise UsageError(
-                f"chat_template_kwargs: finery sets '{name}' itself", where=where, fix="remove it"
+                f"the trl package has no chat template '{given.name}', and there is no such file",
+                where="chat_template",
+                fix=did_you_mean(given.name, templates)
+                or f"name a file, or one of: "
+                f"{', '.join(t for t in templates if 'training' not in t)}",
             )
-        if not name.isidentifier():
-            raise UsageError(
-                f"chat_template_kwargs: '{name}' can't be the name of an argument", where=where,
-                fix="write letters, digits and _ only",
-            )  # fmt: skip
 
+    def key_packages(self) -> tuple[str, ...]:
+        """The package that a template named in the recipe comes from."""
+        named = self.chat_template is not None and self.chat_template.name
+        return (*super().key_packages(), *(("trl",) if named else ()))
 
-def check_template(given: FileOrName | None) -> None:
-    """Raise `UsageError` for the name of a template that the trl package doesn't have.
+    def about(self) -> dict[str, Any]:
+        """What `Model.meta` says about the settings; nothing about defaults."""
+        tools_as = self.tools_as if self.tools_as != "template" else ""
+        facts = {"chat_template_kwargs": dict(self.chat_template_kwargs), "tools_as": tools_as}
+        return {name: fact for name, fact in facts.items() if fact}
 
-    Nothing is known where the package isn't installed. Call it when files have been found.
-    """
-    templates = _templates() if given is not None and given.name else None
-    if given is not None and templates is not None and given.name not in templates:
-        raise UsageError(
-            f"the trl package has no chat template '{given.name}', and there is no such file",
-            where="chat_template",
-            fix=did_you_mean(given.name, templates)
-            or f"name a file, or one of: {', '.join(t for t in templates if 'training' not in t)}",
+    def with_template(self, model: Model) -> Model:
+        """The model with the given chat template instead of its own; without one, as it is.
+
+        The template is a file of the model's folder, which transformers and the engine for GGUFs
+        read.
+        """
+        given = self.chat_template
+        if given is None:
+            return model
+        self.check_files()
+        text = _named(given.name) if given.name else _read(given.path)
+        file = model.path / TEMPLATE_FILE
+        file.unlink(missing_ok=True)  # the preflight links the model's own
+        file.write_text(text, encoding="utf-8")
+        meta = {**model.meta, "chat_template": True, "chat_template_digest": digest_of(text)}
+        if "files" in meta:
+            meta["files"] = {n: file for n, file in meta["files"].items() if not _hidden(n)}
+        external = {name: path for name, path in model.external.items() if not _hidden(name)}
+        return Model(
+            model.path, meta=meta, refs=model.refs, external=external, runtime=model.runtime
         )
-
-
-def template_packages(given: FileOrName | None) -> tuple[str, ...]:
-    """The package that the template comes from, whose version is part of the step's key."""
-    return ("trl",) if given is not None and given.name else ()
-
-
-def with_template(model: Model, given: FileOrName | None) -> Model:
-    """The model with the given chat template instead of its own; without one, as it is.
-
-    The template is a file of the model's folder, which transformers and the engine for GGUFs read.
-    """
-    if given is None:
-        return model
-    check_template(given)
-    text = _named(given.name) if given.name else _read(given.path)
-    file = model.path / TEMPLATE_FILE
-    file.unlink(missing_ok=True)  # the preflight links the model's own
-    file.write_text(text, encoding="utf-8")
-    meta = {**model.meta, "chat_template": True, "chat_template_digest": digest_of(text)}
-    if "files" in meta:
-        meta["files"] = {n: identity for n, identity in meta["files"].items() if not _hidden(n)}
-    external = {name: path for name, path in model.external.items() if not _hidden(name)}
-    return Model(model.path, meta=meta, refs=model.refs, external=external, runtime=model.runtime)
 
 
 def digest_of(template: Any) -> str:

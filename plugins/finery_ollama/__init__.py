@@ -22,4 +22,4 @@ def finery_servers() -> dict[str, str]:
 @hookimpl
 def finery_views() -> dict[str, str]:
     """The view of a folder for Ollama."""
-    return {"Bundle/ollama": "finery_ollama.view:OllamaView"}
+    return {"Bundle/ollama": "finery_ollama.modelfile:OllamaView"}

@@ -2,18 +2,9 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from finery import (
-    Bundle,
-    DataError,
-    Job,
-    Model,
-    Step,
-    StepError,
-    copy_file,
-    did_you_mean,
-    setting,
-    takes,
-)
+from finery import Bundle, DataError, Job, Model, Step, StepError, setting, takes
+from finery.util.text import did_you_mean
+from finery.views import View
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_ollama.commands import Command, write_modelfile
 
@@ -109,7 +100,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         for note in derived.notes:
             job.log(note)
         job.progress(0, 1, f"copying {source.name}")
-        copy_file(source, job.out / source.name)
+        job.copy(source, source.name)
         sizes = {p.name: p.stat().st_size for p in sorted(job.out.iterdir())}
         meta = {"format": "ollama", "name": self.name, "files": sizes, "run": run}
         return Bundle(job.out, meta=meta)
@@ -158,3 +149,9 @@ def _guide(name: str, run: str, derived: "Derived") -> str:
         + API
         + (f"\nNote:\n{listed}\n" if listed else "")
     )
+
+
+class OllamaView(View):
+    """The view of a folder for Ollama."""
+
+    text_file = "Modelfile"

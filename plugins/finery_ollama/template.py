@@ -17,7 +17,7 @@ from jinja2.exceptions import TemplateError
 
 from finery import StepError
 from finery.rows import Conversation
-from finery_gguf.difference import text_difference
+from finery.rows.difference import text_difference
 from finery_ollama.turns import Render, Turns, find_turns
 
 

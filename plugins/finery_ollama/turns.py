@@ -12,8 +12,8 @@ from jinja2.exceptions import TemplateError
 
 from finery import StepError
 from finery.rows import Conversation
+from finery.rows.difference import first_difference
 from finery_gguf.chat import ChatTemplate
-from finery_gguf.difference import first_difference
 
 Render = Callable[[Conversation, bool], str]
 """(messages, add_generation_prompt) → the prompt's text, without a BOS that llama.cpp adds."""

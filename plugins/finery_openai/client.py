@@ -14,10 +14,8 @@ from finery import (
     Request,
     Sampling,
     StepError,
-    did_you_mean,
-    nearest,
-    prompt_tokens,
 )
+from finery.util.text import did_you_mean, nearest
 from finery_openai import faults, wire
 from finery_openai.faults import Fault
 from finery_openai.limits import Bucket, Hold, backoff
@@ -118,7 +116,7 @@ class Client:
         with self._at_rest():
             await self._hold.passed()
             await self._requests.take(1)
-            await self._tokens.take(prompt_tokens(request) + sampling.max_tokens)
+            await self._tokens.take(request.estimated_tokens() + sampling.max_tokens)
 
     async def _pause(self, fault: Fault, failures: int) -> None:
         if len(self._logged) < MOST_LOGGED and fault.error.what not in self._logged:
@@ -162,7 +160,7 @@ class Client:
             raise self._again(f"sent a response that isn't a chat completion ({error})") from None
         except FineryError as error:
             raise Fault(error) from None
-        taken = prompt_tokens(request) + sampling.max_tokens
+        taken = request.estimated_tokens() + sampling.max_tokens
         self._tokens.settle(answer.prompt_tokens + answer.completion_tokens - taken)
         return answer
 

@@ -6,14 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from finery import (
-    Completion,
-    RefusedError,
-    Request,
-    Sampling,
-    StepError,
-    prompt_tokens,
-)
+from finery import Completion, RefusedError, Request, Sampling, StepError
 from finery.rows import Message
 from finery.rows.answers.jsonvalues import NotJson, strict
 from finery.rows.chat.thinking import Thought, split_thinking, unopened
@@ -255,7 +248,7 @@ def _counted(
         text=thought.text,
         reasoning=thought.reasoning,
         finish_reason=finish if calls or finish != "tool_calls" else "stop",
-        prompt_tokens=prompt_tokens(request) if asked is None else asked,
+        prompt_tokens=request.estimated_tokens() if asked is None else asked,
         completion_tokens=-(-written // CHARACTERS_A_TOKEN) if counted is None else counted,
         tool_calls=calls or None,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from finery import Detail, Output, View, print_turns
+from finery.views import Detail, Output, View, print_turns
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import in_points, percent, range_in_points
+from finery.util.text import in_points, percent, range_in_points
 from finery_eval.tables import remark, table
 
 SOLVED = "solved"

@@ -4,25 +4,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from finery import (
-    About,
-    Dataset,
-    Files,
-    Graph,
-    Index,
-    Model,
-    Node,
-    Note,
-    Results,
-    Source,
-    base_models,
-    counted,
-    evaluates,
-    generates,
-    row_sources,
-    sources_of,
-    trains,
-)
+from finery import About, Dataset, Files, Graph, Index, Model, Node, Note, Results, Source
+from finery.util.text import counted
 from finery_retrieve.formats import TOKENIZERS
 
 SHARED, UNRETRIEVED, RANDOM = "shared-documents", "knowledge-by-heart", "random-distractors"
@@ -99,7 +82,7 @@ def _shared(graph: Graph, results: Results) -> Iterator[Note]:
     for judge in graph.nodes.values():
         if judge.use != GROUNDED:
             continue
-        for test in (s for s in row_sources(judge) if s.field == "rows"):
+        for test in (s for s in judge.row_sources if s.field == "rows"):
             learned = _learned(graph, judge, whole=True)
             notes = (_overlap(graph, results, judge, test, *of) for of in learned)
             yield from islice((note for note in notes if note is not None), 1)
@@ -140,7 +123,7 @@ def _learned(graph: Graph, node: Node, *, whole: bool = False) -> Iterator[tuple
     """(training, its rows) of the trainings among the models `_under` a step."""
     for name in _under(graph, node, whole=whole):
         training = graph.nodes[name]
-        if trains(training):
+        if training.trains:
             yield from ((training, source) for source in training.sources if source.role == "train")
 
 
@@ -166,7 +149,7 @@ def origins(graph: Graph, step: str) -> Iterator[str]:
         if name not in seen:
             seen.add(name)
             yield name
-            waiting += [source.step for source in row_sources(graph.nodes[name])]
+            waiting += [source.step for source in graph.nodes[name].row_sources]
 
 
 # knowledge and distractors
@@ -178,8 +161,8 @@ def _unretrieved(graph: Graph) -> Iterator[Note]:
     for node in graph.nodes.values():
         if node.use != FROM_DOCS or getattr(node.step, "context", "") != "without":
             continue
-        trainings = [n for n in graph.nodes.values() if trains(n) and _takes(graph, n, node.name)]
-        judges = [n for n in graph.nodes.values() if evaluates(n) and _takes(graph, n, node.name)]
+        trainings = [n for n in graph.nodes.values() if n.trains and _takes(graph, n, node.name)]
+        judges = [n for n in graph.nodes.values() if n.evaluates and _takes(graph, n, node.name)]
         if trainings and judges:
             yield Note(
                 name=UNRETRIEVED,
@@ -207,10 +190,10 @@ def _random(graph: Graph) -> Iterator[Note]:
 
 def _twice(graph: Graph) -> Iterator[Note]:
     for node in graph.nodes.values():
-        if not (evaluates(node) or generates(node)):
+        if not (node.evaluates or node.generates):
             continue
-        models = [model for of in sources_of(node, Model) for model in _retrieving(graph, of.step)]
-        for source in row_sources(node) if models else ():
+        models = [model for of in node.sources_of(Model) for model in _retrieving(graph, of.step)]
+        for source in node.row_sources if models else ():
             steps = (graph.nodes[name] for name in origins(graph, source.step))
             origin = next((step for step in steps if step.use in PUT_IN), None)
             if origin is not None:
@@ -230,7 +213,7 @@ def _retrieving(graph: Graph, step: str) -> Iterator[str]:
     if graph.nodes[step].use == RETRIEVING:
         yield step
         return
-    for source in base_models(graph.nodes[step]):
+    for source in graph.nodes[step].base_models:
         yield from _retrieving(graph, source.step)
 
 
@@ -248,7 +231,7 @@ def _index(graph: Graph) -> str:
 
 def _takes(graph: Graph, node: Node, origin: str) -> bool:
     """Whether rows of a step come from another one."""
-    return any(origin in origins(graph, source.step) for source in row_sources(node))
+    return any(origin in origins(graph, source.step) for source in node.row_sources)
 
 
 # prompts that differ
@@ -264,7 +247,7 @@ def _other_prompts(graph: Graph) -> Iterator[Note]:
         if node.use == BUNDLE:
             needed = [graph.nodes[name] for name in node.needs]
             judges = [other for other in needed if other.use == GROUNDED]
-            for source in sources_of(node, Model):
+            for source in node.sources_of(Model):
                 model = graph.nodes[source.step]
                 if model.use == RETRIEVING and _differs(model, _measured(graph, model)) is None:
                     yield from _different(model, judges, f"which {node.name} needs")
@@ -307,7 +290,7 @@ def _measured(graph: Graph, model: Node) -> list[Node]:
         node
         for node in graph.nodes.values()
         if node.use == GROUNDED
-        and under & {s.step for s in sources_of(node, Model) if s.field == "models"}
+        and under & {s.step for s in node.sources_of(Model) if s.field == "models"}
     ]
 
 
@@ -316,14 +299,14 @@ def _under(graph: Graph, node: Node, *, whole: bool = False) -> list[str]:
 
     whole: all of it; else down to the nearest trainings.
     """
-    waiting = [s.step for s in sources_of(node, Model) if s.field in ("model", "models")]
+    waiting = [s.step for s in node.sources_of(Model) if s.field in ("model", "models")]
     seen = dict[str, None]()
     while waiting:
         name = waiting.pop(0)
         if name not in seen:
             seen[name] = None
-            if whole or not trains(graph.nodes[name]):
-                waiting += [source.step for source in base_models(graph.nodes[name])]
+            if whole or not graph.nodes[name].trains:
+                waiting += [source.step for source in graph.nodes[name].base_models]
     return [*seen]
 
 
@@ -387,10 +370,10 @@ def _models(graph: Graph, node: Node) -> Iterator[str]:
     if node.use in PUT_IN:
         for training in graph.nodes.values():
             rows = (s.step for s in training.sources if s.role == "train")
-            if trains(training) and any(node.name in origins(graph, step) for step in rows):
+            if training.trains and any(node.name in origins(graph, step) for step in rows):
                 yield training.name
     else:
-        yield from (s.step for s in sources_of(node, Model) if s.field in ("model", "models"))
+        yield from (s.step for s in node.sources_of(Model) if s.field in ("model", "models"))
 
 
 def _differ(graph: Graph, results: Results, model: str, tokenizer: str) -> bool:
@@ -405,7 +388,7 @@ def _differ(graph: Graph, results: Results, model: str, tokenizer: str) -> bool:
 
 def _roots(graph: Graph, step: str) -> set[str]:
     """The models at the bottom of a model."""
-    below = [source.step for source in base_models(graph.nodes[step])]
+    below = [source.step for source in graph.nodes[step].base_models]
     return {root for name in below for root in _roots(graph, name)} or {step}
 
 

@@ -18,7 +18,6 @@ from finery import (
     Step,
     Traceable,
     UsageError,
-    nearest,
     setting,
     shown,
     takes,
@@ -26,6 +25,7 @@ from finery import (
 from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.parts import id_of, named, read
+from finery.util.text import nearest
 from finery_review.decisions import (
     Decision,
     Earlier,

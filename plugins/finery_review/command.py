@@ -13,15 +13,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finery import (
-    UsageError,
-    counted,
-    json_option,
-    matrix_option,
-    print_json,
-    recipe_and_step,
-    shown,
-)
+from finery import UsageError, shown
+from finery.cli.console import print_json
+from finery.cli.options import json_option, matrix_option, recipe_and_step
+from finery.util.text import counted
 
 if TYPE_CHECKING:
     from finery_review.serving.opened import Opened

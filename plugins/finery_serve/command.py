@@ -16,19 +16,12 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from finery import (
-    Artifact,
-    StepError,
-    UsageError,
-    json_option,
-    matrix_option,
-    print_json,
-    recipe_and_step,
-)
-from finery_serve.processes import free_port, raised_at_signals
+from finery import Artifact, StepError, UsageError
+from finery.cli.console import print_json
+from finery.cli.options import json_option, matrix_option, recipe_and_step
+from finery_serve.processes import LOOPBACK, Address, raised_at_signals
 from finery_serve.servers import Running, Serving, example_of, names_of, page_of
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT = 8080
 KEY = "SERVE_KEY"
 """The environment variable with the key for a server that other machines reach."""
@@ -116,7 +109,7 @@ def serve_until_stopped(
     """
     key = None if host in LOOPBACK else _key()
     if port:
-        free_port(host, port)  # before a model is loaded for it
+        Address(host, port).free()  # before a model is loaded for it
     with _until_stopped(), tempfile.TemporaryDirectory(prefix="finery-serve-") as folder:
         serving = Serving(
             name=name, host=host, port=port or None, key=key, slots=slots,

@@ -9,15 +9,15 @@ from finery_gguf.llama import Gguf
 from finery_gguf.server import start
 from finery_serve.client import Client
 from finery_serve.options import CONTEXT, RUN, SLOTS, Options, read_run
-from finery_serve.servers import Fault, Prompt, Running, Serving
+from finery_serve.servers import Fault, Prompt, Running, Serving, sampling_faults
 from finery_serve.templates import served_template
 
 SAMPLING = "general.sampling."
 """How metadata of a GGUF begin that servers answer by where a request doesn't say."""
 SAMPLED = ("temp", "top_k", "top_p", "min_p", "penalty_repeat")
 NEUTRAL = {
-    "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "dry_multiplier": 0.0,
-    "mirostat": 0.0,
+    "temperature": 0.0, "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+    "dry_multiplier": 0.0, "mirostat": 0.0,
 }  # fmt: skip
 """Defaults of llama.cpp's server that would change greedy answers, and when they don't."""
 
@@ -52,7 +52,7 @@ class LlamaServer:
 
     def faults(self) -> list[Fault]:
         """Whether it samples, or `run.sh` has options that finery doesn't know."""
-        found = sampling_faults(self._client.get("/props"), self._metadata)
+        found = llama_sampling_faults(self._client.get("/props"), self._metadata)
         return [*found, *option_faults(self._unread)]
 
     def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
@@ -107,24 +107,17 @@ def _served(file: str, artifact: Artifact, options: Options, serving: Serving) -
         yield running
 
 
-def sampling_faults(props: Mapping[str, Any], metadata: Mapping[str, str]) -> list[Fault]:
+def llama_sampling_faults(props: Mapping[str, Any], metadata: Mapping[str, str]) -> list[Fault]:
     """Whether requests that don't say are answered at random, or with penalties.
 
     props: `/props` of the server. metadata: `general.sampling.*` of the GGUF.
     """
     defaults = props["default_generation_settings"]["params"]
-    others = [n for n, v in NEUTRAL.items() if n in defaults and float(defaults[n]) != v]
-    changed = [f"{name}: {defaults[name]:g}" for name in others]
-    if float(defaults["temperature"]) > 0:
-        changed.insert(0, f"temperature: {defaults['temperature']:g}")
-    if changed:
-        return [Fault(
-            "sampling",
-            f"the server answers with {', '.join(changed)} where a request doesn't say, but the "
-            "model was evaluated greedily",
-            [f"{name} = {value} in the GGUF" for name, value in metadata.items()],
-            "start it with --temp 0 --repeat-penalty 1, as `finery serve` and llama.bundle do",
-        )]  # fmt: skip
+    values = {**defaults, "temperature": max(0.0, float(defaults["temperature"]))}
+    in_gguf = [f"{name} = {value} in the GGUF" for name, value in metadata.items()]
+    fix = "start it with --temp 0 --repeat-penalty 1, as `finery serve` and llama.bundle do"
+    if faults := sampling_faults("the server", values, NEUTRAL, in_gguf, fix):
+        return faults
     drawn = metadata.get(f"{SAMPLING}temp")
     if drawn is None or float(drawn) <= 0:
         return []

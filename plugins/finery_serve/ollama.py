@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from finery import Graph, StepError, UsageError, linked, print_json, shown
+from finery import Graph, StepError, UsageError, linked, shown
+from finery.cli.console import print_json
 from finery_serve.opening import Opened
 
 PROGRAM = "ollama"

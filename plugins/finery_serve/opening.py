@@ -7,18 +7,7 @@ from typing import NamedTuple
 
 import click
 
-from finery import (
-    Artifact,
-    Bundle,
-    Graph,
-    Model,
-    Node,
-    UsageError,
-    built_output,
-    open_graph,
-    open_store,
-    result_of,
-)
+from finery import Artifact, Bundle, Graph, Model, Node, Project, UsageError
 from finery_serve.servers import Running, Serving
 
 Serve = Callable[[Artifact, Serving], AbstractContextManager[Running]]
@@ -48,14 +37,14 @@ def open_built(step: str, recipe: Path, overrides: Sequence[str]) -> Opened:
 
     Without an output, the step's first one. Says so, and if it isn't up to date, on stderr.
     """
-    store = open_store(recipe)
-    graph = open_graph(recipe, overrides, store)
+    project = Project(recipe, overrides)
+    graph = project.graph
     name, _, output = step.partition(".")
     graph.require(name)
     _check(graph.nodes[name], step, output)
-    result, fresh = result_of(graph, store, name)
+    result, fresh = project.result(name)
     if output:
-        manifest = built_output(graph, result, name, output)
+        manifest = project.output(result, name, output)
     else:
         manifest = next(iter(result.outputs.values()))
     if not fresh:
@@ -69,7 +58,7 @@ def open_built(step: str, recipe: Path, overrides: Sequence[str]) -> Opened:
         if len(others) > 1:
             rest = ", ".join(f"{name}.{o}" for o in others if f"{name}.{o}" != title)
             click.echo(f"{name} is {title}; there is also {rest}", err=True)
-    return Opened(title, store.artifact(manifest), graph)
+    return Opened(title, project.store.artifact(manifest), graph)
 
 
 def _check(node: Node, step: str, output: str) -> None:

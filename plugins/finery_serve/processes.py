@@ -21,7 +21,8 @@ from finery import StepError, UsageError
 
 T = TypeVar("T")
 
-HOST = "127.0.0.1"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Hosts that only this machine reaches."""
 BACKLOG = 128
 """Connections that wait to be accepted."""
 GRACE_SECONDS = 20.0
@@ -29,6 +30,61 @@ GRACE_SECONDS = 20.0
 SHOWN_LINES = 8
 """Lines of a server's log that an error shows."""
 _WATCH = 'trap "" HUP INT TERM; read -r line || kill -TERM "$1"'
+
+
+class Address(NamedTuple):
+    """Where a server of this machine listens. port: 0 takes any free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches it."""
+        return self.host in LOOPBACK
+
+    @property
+    def url(self) -> str:
+        """How this machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def free(self) -> "Address":
+        """The same with a port that can be used. `UsageError` if it can't be used."""
+        with self.listening() as bound:
+            return Address(self.host, int(bound.getsockname()[1]))
+
+    def listening(self) -> socket.socket:
+        """A socket that listens there. `UsageError` if it can't be used."""
+        try:
+            family, _, _, _, address = socket.getaddrinfo(
+                self.host, self.port, type=socket.SOCK_STREAM
+            )[0]
+            bound = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise self._not_here(error) from error
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen(BACKLOG)
+        except OSError as error:
+            bound.close()
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise self._not_here(error) from error
+            raise UsageError(
+                f"port {self.port} of {self.host} can't be used: {error.strerror}",
+                where="--port",
+                fix="end the program that uses it, or choose another port: --port 0 takes any free "
+                "one",
+            ) from error
+        return bound
+
+    def _not_here(self, error: OSError) -> UsageError:
+        return UsageError(
+            f"{self.host!r} is not an address of this machine: {error.strerror}",
+            where="--host",
+            fix="name one, e.g. 0.0.0.0 for all addresses of this machine",
+        )
 
 
 class ServerProgram(NamedTuple):
@@ -46,62 +102,59 @@ class ServerProgram(NamedTuple):
     fix: Callable[[int, str], str]
     folder: Path | None = None
 
+    @contextmanager
+    def running(
+        self, log: Path, answer: Callable[[], T | None]
+    ) -> "Iterator[tuple[subprocess.Popen[bytes], T]]":
+        """Start it, and yield it with what `answer` returned, until the `with` ends.
 
-@contextmanager
-def running(
-    program: ServerProgram, log: Path, answer: Callable[[], T | None]
-) -> "Iterator[tuple[subprocess.Popen[bytes], T]]":
-    """Start a server, and yield it with what `answer` returned, until the `with` ends.
-
-    log: the file for its output. answer: asks the server; None until it answers. `StepError` with
-    the last lines of the log if it can't run, ends before it answers or takes too long.
-    """
-    with log.open("ab") as output:
+        log: the file for its output. answer: asks the server; None until it answers. `StepError`
+        with the last lines of the log if it can't run, ends before it answers or takes too long.
+        """
+        with log.open("ab") as output:
+            try:
+                # In a session of its own, so that Ctrl-C only reaches this process.
+                process = subprocess.Popen(
+                    self.command, cwd=self.folder, env=self.environment,
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                raise StepError(
+                    f"{self.name} can't run: {error.strerror}", where=self.command[0],
+                    fix="install it for this machine",
+                ) from error  # fmt: skip
         try:
-            # In a session of its own, so that Ctrl-C only reaches this process.
-            process = subprocess.Popen(
-                program.command, cwd=program.folder, env=program.environment,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
-            raise StepError(
-                f"{program.name} can't run: {error.strerror}", where=program.command[0],
-                fix="install it for this machine",
-            ) from error  # fmt: skip
-    try:
-        with ended_with_us(process):
-            deadline = time.monotonic() + program.seconds
-            while (answered := answer()) is None and process.poll() is None:
-                if time.monotonic() > deadline:
-                    raise StepError(
-                        f"{program.name} didn't answer within {program.seconds:.0f} s of its start",
-                        details=last_lines(log, program.errors),
-                        fix="look for the reason in its output, or serve a smaller model",
-                    )
-                time.sleep(0.02)
-            # If it has ended, another program may answer there.
-            if answered is None or process.poll() is not None:
-                raise ended(program, process.wait(), log, "while it was starting")
-            yield process, answered
-    finally:
-        stop(process)
+            with ended_with_us(process):
+                deadline = time.monotonic() + self.seconds
+                while (answered := answer()) is None and process.poll() is None:
+                    if time.monotonic() > deadline:
+                        raise StepError(
+                            f"{self.name} didn't answer within {self.seconds:.0f} s of its start",
+                            details=self.last_lines(log),
+                            fix="look for the reason in its output, or serve a smaller model",
+                        )
+                    time.sleep(0.02)
+                # If it has ended, another program may answer there.
+                if answered is None or process.poll() is not None:
+                    raise self.ended(process.wait(), log, "while it was starting")
+                yield process, answered
+        finally:
+            stop(process)
 
+    def ended(self, status: int, log: Path, when: str = "by itself") -> StepError:
+        """The error for a server that ended. status: its return code."""
+        return StepError(
+            f"{self.name} ended {when}: {how_ended(status)}",
+            details=self.last_lines(log),
+            fix=self.fix(status, log.read_text("utf-8", "replace")),
+        )
 
-def ended(program: ServerProgram, status: int, log: Path, when: str = "by itself") -> StepError:
-    """The error for a server that ended. status: its return code."""
-    return StepError(
-        f"{program.name} ended {when}: {how_ended(status)}",
-        details=last_lines(log, program.errors),
-        fix=program.fix(status, log.read_text("utf-8", "replace")),
-    )
-
-
-def last_lines(log: Path, errors: re.Pattern[str]) -> list[str]:
-    """The end of a server's log; only the errors if there are any."""
-    lines = [line.rstrip() for line in log.read_text("utf-8", "replace").splitlines()]
-    lines = [line[-300:] for line in lines if line]
-    return ([line for line in lines if errors.search(line)] or lines)[-SHOWN_LINES:]
+    def last_lines(self, log: Path) -> list[str]:
+        """The end of a log of it; only the errors if there are any."""
+        lines = [line.rstrip() for line in log.read_text("utf-8", "replace").splitlines()]
+        lines = [line[-300:] for line in lines if line]
+        return ([line for line in lines if self.errors.search(line)] or lines)[-SHOWN_LINES:]
 
 
 def how_ended(status: int) -> str:
@@ -127,49 +180,6 @@ def log_file(log: Path | None) -> Iterator[Path]:
         log = log or Path(folder, "server.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         yield log
-
-
-def free_port(host: str, port: int | None) -> int:
-    """`port`, or any free one of an address. `UsageError` if it can't be used."""
-    with listening(host, port or 0) as bound:
-        return int(bound.getsockname()[1])
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens. port: 0 takes any free one. `UsageError` if it can't be used."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise _not_here(host, error) from error
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(BACKLOG)
-    except OSError as error:
-        bound.close()
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise _not_here(host, error) from error
-        raise UsageError(
-            f"port {port} of {host} can't be used: {error.strerror}",
-            where="--port",
-            fix="end the program that uses it, or choose another port: --port 0 takes any free one",
-        ) from error
-    return bound
-
-
-def _not_here(host: str, error: OSError) -> UsageError:
-    return UsageError(
-        f"{host!r} is not an address of this machine: {error.strerror}",
-        where="--host",
-        fix="name one, e.g. 0.0.0.0 for all addresses of this machine",
-    )
-
-
-def address_of(host: str, port: int) -> str:
-    """The address at which this machine reaches a server that listens on `host`."""
-    host = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @contextmanager

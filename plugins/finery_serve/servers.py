@@ -79,6 +79,27 @@ class Fault(NamedTuple):
     fix: str
 
 
+def sampling_faults(
+    server: str, values: Mapping[str, Any], neutral: Mapping[str, float], details: Sequence[str],
+    fix: str,
+) -> list[Fault]:  # fmt: skip
+    """Whether a server answers requests that don't say at random, or with penalties.
+
+    values: how it samples, as it names that. neutral: the values by which it answers greedily.
+    """
+    used = {name: float(values.get(name, greedy)) for name, greedy in neutral.items()}
+    changed = [f"{name}: {used[name]:g}" for name in neutral if used[name] != neutral[name]]
+    if not changed:
+        return []
+    return [Fault(
+        "sampling",
+        f"{server} answers with {', '.join(changed)} where a request doesn't say, but the model "
+        "was evaluated greedily",
+        list(details),
+        fix,
+    )]  # fmt: skip
+
+
 @runtime_checkable
 class Checkable(Running, Protocol):
     """A server that `serve.check` can hold against the training.

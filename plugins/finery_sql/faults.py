@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from finery import DataError, FineryError, StepError, did_you_mean, nearest
+from finery import DataError, FineryError, StepError
+from finery.util.text import did_you_mean, nearest
 from finery_sql.statement import is_select, line_of
 
 DATABASES = ("postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle")

@@ -9,6 +9,7 @@ from finery import (
     About,
     DataError,
     Dataset,
+    FineryError,
     Graph,
     Job,
     Node,
@@ -16,12 +17,11 @@ from finery import (
     OneFile,
     StepError,
     UsageError,
-    check_plain,
-    did_you_mean,
     setting,
     shown,
 )
 from finery.rows.tables.records import Record
+from finery.util.text import did_you_mean
 from finery_data.sources.source import RowSource
 from finery_sql.snapshot import keep, pinned_as, read
 from finery_sql.statement import is_ordered, parameters, trimmed
@@ -227,8 +227,9 @@ def _text(graph: Graph, node: Node) -> str | None:
     if step.query is not None or step.query_file is None:
         return step.query
     try:
-        path = graph.recipe.folder / step.query_file.patterns[0]
-        check_plain(path)
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        opened = graph.with_files(node)
+        assert isinstance(opened, SqlQuery)
+        assert opened.query_file is not None
+        return opened.query_file.path.read_text(encoding="utf-8")
+    except (FineryError, OSError, UnicodeDecodeError):
         return None

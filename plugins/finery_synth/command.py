@@ -2,7 +2,8 @@
 
 import click
 
-from finery import UsageError, did_you_mean
+from finery import UsageError
+from finery.util.text import did_you_mean
 
 
 @click.group("synth")

@@ -12,7 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import Gpu, UsageError, did_you_mean, driver_cuda, visible_gpus
+from finery import UsageError
+from finery.execute.gpus import Gpu, driver_cuda, visible_gpus
+from finery.util.text import did_you_mean
 
 AUTO_DTYPE = "FINERY_AUTO_DTYPE"
 """The environment variable that decides. Steps get it from the main process, which knows all GPUs

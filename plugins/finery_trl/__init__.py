@@ -45,9 +45,8 @@ def finery_notes() -> "Mapping[str, About]":
 @hookimpl
 def finery_checks(graph: "Graph", results: "Results") -> "Sequence[Note]":
     """Notes on the first rows of trainings."""
-    from finery import trains
 
-    if not any(map(trains, graph.nodes.values())):
+    if not any(node.trains for node in graph.nodes.values()):
         return []
     from finery_trl.advice import notes_on
 
@@ -59,9 +58,8 @@ def finery_estimates(
     graph: "Graph", results: "Results", steps: Sequence[str]
 ) -> "Sequence[Estimate]":
     """Memory and time of the trainings among these steps."""
-    from finery import trains
 
-    if not any(trains(graph.nodes[name]) for name in steps):
+    if not any(graph.nodes[name].trains for name in steps):
         return []
     from finery_trl.estimate.forecast import estimates
 

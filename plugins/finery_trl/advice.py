@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from finery import About, Dataset, Graph, Node, Note, Results, counted, sample_rows
+from finery import About, Dataset, Forecasts, Graph, Node, Note, Results
 from finery.rows import Row
+from finery.util.text import counted
 from finery_trl.rows.calls import Calls
 from finery_trl.rows.turns import Learn
 from finery_trl.settings import Training
@@ -69,7 +70,7 @@ def _on_weights(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
     if learn is None or learn.loss == "marked":
         return
     for source in node.sources:
-        rows = sample_rows(graph, results, source, FIRST) if source.role == "train" else None
+        rows = Forecasts(graph, results).sample(source, FIRST) if source.role == "train" else None
         count = _weights(rows or ())
         if count:
             yield Note(

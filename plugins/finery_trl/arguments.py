@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from finery import UsageError, did_you_mean
+from finery import UsageError
+from finery.util.text import did_you_mean
 
 DECIDED = {
     "finery writes checkpoints and models itself": "output_dir save_* load_best_model_at_end "

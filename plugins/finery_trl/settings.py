@@ -15,13 +15,13 @@ from finery import (
     Settings,
     Step,
     UsageError,
-    did_you_mean,
     load_reference,
     nested_step,
     setting,
     takes,
 )
 from finery.rows import Row
+from finery.util.text import did_you_mean
 from finery_trl.arguments import check_arguments
 
 if TYPE_CHECKING:

@@ -2,9 +2,10 @@
 
 import importlib.util
 import os
+from importlib.metadata import version
 from pathlib import Path
 
-from finery import StepError, version_of
+from finery import StepError
 
 NEEDED = "Unsloth needs a GPU that multiplies bf16"
 AMPERE = 8
@@ -27,7 +28,7 @@ def make_ready(folder: Path, instead: str) -> None:
         import unsloth  # type: ignore[import-not-found]  # noqa: F401
     except (ImportError, NotImplementedError, RuntimeError) as error:
         raise StepError(
-            f"Unsloth {version_of('unsloth')} can't be imported: {error}",
+            f"Unsloth {version('unsloth')} can't be imported: {error}",
             fix=f"pip install 'finery[unsloth]' into a separate environment, or {instead}",
         ) from error
     check_patched(instead)
@@ -41,7 +42,7 @@ def check_patched(instead: str) -> None:
     for trainer in (SFTTrainer, DPOTrainer):
         if not trainer.__name__.startswith("Unsloth"):
             raise StepError(
-                f"Unsloth {version_of('unsloth')} doesn't support TRL {version_of('trl')}: it left "
+                f"Unsloth {version('unsloth')} doesn't support TRL {version('trl')}: it left "
                 f"{trainer.__name__} unpatched",
                 fix=f"pip install 'finery[unsloth]' into a separate environment, or {instead}",
             )

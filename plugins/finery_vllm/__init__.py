@@ -36,7 +36,7 @@ def finery_servers() -> Mapping[str, str]:
 @hookimpl
 def finery_views() -> Mapping[str, str]:
     """The view of a folder for vLLM."""
-    return {"Bundle/vllm": "finery_vllm.bundle.view:VllmView"}
+    return {"Bundle/vllm": "finery_vllm.bundle.step:VllmView"}
 
 
 @hookimpl

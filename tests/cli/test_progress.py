@@ -18,8 +18,9 @@ from finery.cli.progress import (
     _Row,
     fitting,
 )
-from finery.plugin.views.metrics import LiveMetric, metrics_of
 from finery.util.text import clipped
+from finery.views import LiveMetric
+from finery.views.metrics import metrics_of
 from finery_trl.steps.sft import Sft
 from finery_trl.view.live import METRICS
 

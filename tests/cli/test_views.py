@@ -11,8 +11,9 @@ import pytest
 from conftest import MakeProject, Project
 from rich.console import Console
 
-from finery import Bundle, Detail, Model, Output, View, load_plugins
+from finery import Bundle, Model, load_plugins
 from finery.artifact.manifest import manifest
+from finery.views import Detail, Output, View
 
 NGRAM = '''\
 """A trainer with a format of its own, and how its models look."""

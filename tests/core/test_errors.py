@@ -14,7 +14,6 @@ from finery.errors import (
     RequirementError,
     StepError,
     UsageError,
-    error_from_dict,
 )
 from finery.util.text import did_you_mean, nearest, nearest_meant
 
@@ -27,7 +26,7 @@ CODES = {
 @pytest.mark.parametrize("cls", CODES)
 def test_who_is_to_blame_decides_the_code(cls: type[FineryError]) -> None:
     assert cls("no").exit_code == CODES[cls]
-    assert type(error_from_dict(cls("no").to_dict())) is cls
+    assert type(FineryError.from_dict(cls("no").to_dict())) is cls
 
 
 @given(
@@ -40,7 +39,7 @@ def test_an_error_crosses_processes_whole(
     what: str, where: str | None, fix: str | None, details: list[str]
 ) -> None:
     error = DataError(what, where=where, fix=fix, details=details)
-    assert error_from_dict(error.to_dict()).to_dict() == error.to_dict()
+    assert FineryError.from_dict(error.to_dict()).to_dict() == error.to_dict()
 
 
 def test_an_error_class_of_a_plugin_becomes_a_step_error() -> None:
@@ -51,7 +50,7 @@ def test_an_error_class_of_a_plugin_becomes_a_step_error() -> None:
         "fix": None,
         "details": [],
     }
-    assert type(error_from_dict(data)) is StepError
+    assert type(FineryError.from_dict(data)) is StepError
 
 
 def test_an_error_is_one_block() -> None:

@@ -3,16 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from finery import (
-    Artifact,
-    Dataset,
-    Graph,
-    Results,
-    count_rows,
-    forecast_of,
-    open_graph,
-    sample_rows,
-)
+from finery import Artifact, Dataset, Graph, Results
+from finery.builder.project import open_graph
+from finery.plugin.forecasts import Forecasts
 
 PLUGIN = '''
 from finery import Count, Dataset, Files, Forecast, Job, Step, hookimpl, setting, takes
@@ -111,7 +104,7 @@ def shop(folder: Path) -> Graph:
 
 def count(graph: Graph, step: str, results: Results | None = None) -> str:
     """The count of what a step takes, in words."""
-    return str(count_rows(graph, results or Results(), graph.nodes[step].sources[0]))
+    return str(Forecasts(graph, (results or Results())).count(graph.nodes[step].sources[0]))
 
 
 def test_rows_are_counted_along_the_graph(tmp_path: Path) -> None:
@@ -136,17 +129,17 @@ def test_an_artifact_counts_more_than_a_forecast(tmp_path: Path) -> None:
 def test_rows_are_sampled_through_steps_that_pass_them_on(tmp_path: Path) -> None:
     graph = shop(tmp_path)
     source = graph.nodes["opaque"].sources[0]
-    rows = sample_rows(graph, Results(), source, limit=4)
+    rows = Forecasts(graph, Results()).sample(source, limit=4)
     assert rows is not None
     assert [row["text"] for row in rows] == ["one", "two", "three", "four"]
-    assert sample_rows(graph, Results(), graph.nodes["last"].sources[0], limit=4) is None
+    assert Forecasts(graph, Results()).sample(graph.nodes["last"].sources[0], limit=4) is None
 
 
 def test_a_missing_file_leaves_the_rows_unknown(tmp_path: Path) -> None:
     """`finery check` reports the file; a note on another step must not fail for it."""
     graph = shop(tmp_path)
     (tmp_path / "orders.txt").unlink()
-    assert forecast_of(graph, graph.nodes["orders"]) is None
+    assert graph.forecast(graph.nodes["orders"]) is None
     assert count(graph, "split") == "None"
 
 

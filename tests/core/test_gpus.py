@@ -12,7 +12,7 @@ import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project, until
 from tasks import PID, Tasks, ends, text_of
 
-from finery.errors import UsageError, error_from_dict
+from finery.errors import FineryError, UsageError
 from finery.execute import amd, gpus
 from finery.execute.gpu import CHOICES, Gpu
 from finery.execute.gpus import driver_cuda, named_gpus, visible_gpus
@@ -274,7 +274,7 @@ def test_a_gpu_that_does_not_exist_fails_the_step(machine: Any, task: Tasks) -> 
         try:
             started(executor, task, SEES, 1, [7])
             (event,) = ends(executor, 1).values()
-            error = error_from_dict(event["error"])
+            error = FineryError.from_dict(event["error"])
             assert (error.exit_code, error.where) == (2, "gpus")
             assert "there is no GPU 7" in error.what
             assert executor.has_room(True, 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finery.plugin.views.html import render_page, templates_digest
+from finery.views import render_page, templates_digest
 
 EVIL = "</title></style><script>alert(1)</script>\" onload='x' {{ 7 * 7 }} &amp; \x1b[2J"
 
@@ -18,8 +18,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     (folder / "page.html.jinja").write_text("""\
-{% extends "finery.plugin.views/templates/page.html.jinja" %}
-{% import "finery.plugin.views/templates/parts.html.jinja" as parts %}
+{% extends "finery.views/templates/page.html.jinja" %}
+{% import "finery.views/templates/parts.html.jinja" as parts %}
 {% block body %}
 {% call parts.card(text, text) %}<a title="{{ text }}">{{ text }}</a>{% endcall %}
 {{ parts.tiles([(text, text, text)], keyed=true) }}

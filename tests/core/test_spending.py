@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import Budget, Completion, Price, Request, Usage
-from finery.inference.budget import prompt_tokens
 from finery.inference.spending import Spending
 
 REQUEST = Request([{"role": "user", "content": "a question"}])
-PROMPT = prompt_tokens(REQUEST)
+PROMPT = REQUEST.estimated_tokens()
 PRICE = Price(input=2.0, output=10.0)
 
 

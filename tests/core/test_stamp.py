@@ -12,9 +12,10 @@ import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project
 from in_process import InProcess, build
 
-from finery import Graph, Step, open_graph
+from finery import Graph, Step
 from finery.builder import project as project_of
 from finery.builder import uptodate as stamp
+from finery.builder.project import open_graph
 from finery.cli.commands import build as command
 from finery.util import files as clock
 

@@ -14,7 +14,7 @@ from finery.plugin.manager import load_plugins
 from finery.rows import row_id
 from finery.rows.dropped import dropped
 from finery.testing import TestJob
-from finery_data.preflight import first_rows, quiet_job
+from finery_data.preflight import first_rows
 from finery_data.sources.columns import Columns
 from finery_data.steps.file import File
 
@@ -116,7 +116,7 @@ def test_rows_that_are_not_taken_are_no_mistake(
     tmp_path: Path, take: int, contents: dict[str, str], rows: int
 ) -> None:
     step = File(path=files(tmp_path, **contents), take=take)
-    assert len(first_rows(step, quiet_job(tmp_path / "check"))) == rows
+    assert len(first_rows(step, TestJob(tmp_path / "check"))) == rows
     assert len(step.run(TestJob(tmp_path / "job", seed=None))) == take
 
 
@@ -128,7 +128,7 @@ def test_rows_of_a_later_file_that_are_taken_are_checked(
 ) -> None:
     step = File(path=files(tmp_path, a_jsonl=lines(*first), b_jsonl=BAD), take=take)
     with pytest.raises(DataError, match=r"b\.jsonl:1"):
-        first_rows(step, quiet_job(tmp_path / "check"))
+        first_rows(step, TestJob(tmp_path / "check"))
 
 
 def test_duplicates_are_kept_counted_and_logged(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from needs import may_lack
 from tiny_llama import tiny_tokenizer
 
-from finery import Bundle, Dataset, Model, PageContext, UsageError, render_page
+from finery import Bundle, Dataset, Model, UsageError
 from finery.rows import Row, with_id
 from finery.rows.dropped import Drops
 from finery.testing import TestJob, dataset
+from finery.views import PageContext, render_page
 from finery_data.report import contamination
 from finery_data.report.facts import Counting, Facts, Report, measure
 from finery_data.report.histogram import bins_of

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from finery import Dataset, Graph, Results, open_graph
+from finery import Dataset, Graph, Results
 from finery.artifact.kinds import Artifact
 from finery.builder.checks import estimates_of, notes_on
+from finery.builder.project import open_graph
 
 PLUGIN = '''
 from collections import Counter

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tables import model, rows
 
-from finery import DataError, Detail, Metrics, Model, Output, UsageError
+from finery import DataError, Metrics, Model, UsageError
 from finery.artifact.manifest import manifest
 from finery.testing import run_step
+from finery.views import Detail, Output
 from finery_eval.steps.curve import Curve, growth, logistic
 from finery_eval.steps.exact import Exact
 from finery_eval.view.learning import Learned, drawn, learned

@@ -8,9 +8,10 @@ import pytest
 import tables
 from rich.console import Console
 
-from finery import Detail, Metrics, Model, Output
+from finery import Metrics, Model
 from finery.artifact.manifest import manifest
 from finery.testing import TestJob
+from finery.views import Detail, Output
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
 from finery_eval.view.metrics import MetricsView

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from finery import DataError, Detail, Metrics, Output
+from finery import DataError, Metrics
 from finery.artifact.manifest import manifest
 from finery.testing import run_step
+from finery.views import Detail, Output
 from finery_eval.measure import Measure
 from finery_eval.steps.select import Select
 from finery_eval.view.metrics import MetricsView

@@ -9,9 +9,10 @@ import pytest
 import tables
 from rich.console import Console
 
-from finery import Detail, Metrics, Output, UsageError
+from finery import Metrics, UsageError
 from finery.artifact.manifest import manifest
 from finery.testing import TestJob, run_step
+from finery.views import Detail, Output
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.rules import Rule, Rules

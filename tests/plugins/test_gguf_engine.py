@@ -10,7 +10,8 @@ import pytest
 from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 from tiny_llama import TOOLED, TOOLS
 
-from finery import Completion, DataError, Gpu, Model, Request, Sampling, StepError
+from finery import Completion, DataError, Model, Request, Sampling, StepError
+from finery.execute.gpus import Gpu
 from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_gguf import engine as engine_module

@@ -8,7 +8,7 @@ from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 
 from finery import StepError
 from finery.rows import Row
-from finery_gguf.difference import first_difference, text_difference
+from finery.rows.difference import first_difference, text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.proof import prove
 from finery_transformers.frozen.proof import conversations

@@ -88,7 +88,7 @@ def first_words(made: dict[str, Any]) -> list[str]:
 
 @pytest.mark.quick
 def test_only_a_branch_or_tag_floats() -> None:
-    from finery import floating_name
+    from finery.step.interfaces import floating_name
     from finery_hub.dataset import HubDataset
 
     assert floating_name(HubDataset(repo="org/rows")) == "hub:datasets/org/rows@main"

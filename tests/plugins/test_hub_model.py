@@ -46,7 +46,7 @@ def call(hub: Hub, tmp_path: Path) -> Caller:
 
 @pytest.mark.quick
 def test_only_a_branch_or_tag_floats() -> None:
-    from finery import floating_name
+    from finery.step.interfaces import floating_name
     from finery_hub.model import HubModel
 
     assert floating_name(HubModel(repo="org/small")) == "hub:org/small@main"

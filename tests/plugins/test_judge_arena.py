@@ -9,9 +9,10 @@ import pytest
 from judging import Critic, Judge, critic
 from rich.console import Console
 
-from finery import Detail, Engine, Metrics, Model, Output, RequirementError, StepError, UsageError
+from finery import Engine, Metrics, Model, RequirementError, StepError, UsageError
 from finery.artifact.manifest import manifest
 from finery.testing import TestJob, dataset, table_model
+from finery.views import Detail, Output
 from finery_eval.stats import wilson
 from finery_eval.view.metrics import MetricsView
 from finery_judge.arena import Arena

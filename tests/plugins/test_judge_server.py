@@ -9,10 +9,9 @@ from generating import Here
 from hostile_server import Body, Server, said, serving
 from in_process import InProcess
 
-from finery import open_graph
 from finery.builder.checks import estimates_of, results_of
 from finery.builder.plan import Planner, make_plan
-from finery.builder.project import open_store
+from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
 from finery_judge.judging import notes_on
 

@@ -25,8 +25,9 @@ from finery.testing import dataset, run_step
 from finery_ollama.modelfile import Modelfile
 from finery_ollama.server import start as starting
 from finery_ollama.server.program import build_facts, build_files
-from finery_ollama.server.serving import parameters_of, sampling_faults, serve_folder
+from finery_ollama.server.serving import ollama_sampling_faults, parameters_of, serve_folder
 from finery_serve.check.step import Check
+from finery_serve.processes import Address
 from finery_serve.servers import Checkable, Serving
 from finery_transformers.frozen.template import prologue
 
@@ -252,7 +253,7 @@ def test_another_program_answers_at_its_port(
     """One that took the port in between, as the user's own Ollama could: nothing is imported."""
     with served(bundle) as other:
         port = int(other.address.rpartition(":")[2])
-        monkeypatch.setattr(starting, "free_port", lambda host, asked: port)
+        monkeypatch.setattr(Address, "free", lambda at: at._replace(port=port))
         with pytest.raises(StepError, match=ANOTHER), served(bundle):
             pass
 
@@ -319,10 +320,10 @@ def test_parameters() -> None:
     shown = 'stop                           "a\\nb"\nnum_ctx                        4096'
     assert parameters_of(shown) == {"stop": '"a\\nb"', "num_ctx": "4096"}
     neutral = {"temperature": "0", "repeat_penalty": "1"}
-    assert sampling_faults(neutral, "0.11.9") == []
-    assert sampling_faults({"temperature": "0"}, "0.33.0-rc2") == []
-    assert sampling_faults({"temperature": "0"}, "0.0.0") == []
-    (fault,) = sampling_faults({"temperature": "0"}, "0.32.9")
+    assert ollama_sampling_faults(neutral, "0.11.9") == []
+    assert ollama_sampling_faults({"temperature": "0"}, "0.33.0-rc2") == []
+    assert ollama_sampling_faults({"temperature": "0"}, "0.0.0") == []
+    (fault,) = ollama_sampling_faults({"temperature": "0"}, "0.32.9")
     assert "repeat_penalty: 1.1 where" in fault.what
-    (fault,) = sampling_faults({}, "0.33.0")
+    (fault,) = ollama_sampling_faults({}, "0.33.0")
     assert "temperature: 0.8 where" in fault.what

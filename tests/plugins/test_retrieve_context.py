@@ -18,6 +18,7 @@ from finery import (
     Dataset,
     Engine,
     Files,
+    Forecasts,
     Index,
     Model,
     OneFile,
@@ -26,11 +27,8 @@ from finery import (
     Sampling,
     Source,
     UsageError,
-    count_rows,
-    generates,
-    open_graph,
-    row_sources,
 )
+from finery.builder.project import open_graph
 from finery.rows import Conversation, split_turns
 from finery.testing import TestJob, dataset, run_step
 from finery_docs.files import DocsFiles
@@ -135,10 +133,10 @@ def test_rows_with_documents_are_not_generated(tmp_path: Path) -> None:
         "  asked: {use: retrieve.rows, rows: rows, index: index}\n"
     )
     graph = open_graph(recipe)
-    assert not generates(graph.nodes["asked"])
-    assert [source.ref for source in row_sources(graph.nodes["asked"])] == ["rows"]
+    assert not graph.nodes["asked"].generates
+    assert [source.ref for source in graph.nodes["asked"].row_sources] == ["rows"]
     source = Source("rows", 0, "asked", "asked", "")
-    assert count_rows(graph, Results(), source) == Count(1, exact=False)
+    assert Forecasts(graph, Results()).count(source) == Count(1, exact=False)
 
 
 def test_a_row_without_a_question_is_named(tmp_path: Path, index: Index) -> None:

@@ -10,7 +10,8 @@ import pytest
 from conftest import MakeProject, Project
 from embedding import DIMENSIONS, MINILM, EmbeddingServer, embedding_server, tiny_bert
 
-from finery import DataError, Files, FineryError, Index, MemoryRecords, Model, StepError
+from finery import DataError, Files, FineryError, Index, Model, StepError
+from finery.inference.records import MemoryRecords
 from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.embed.layout import layout_of

@@ -27,12 +27,10 @@ from tiny_llama import tiny_counter
 from finery import (
     DataError,
     Dataset,
-    Detail,
     Index,
     Metrics,
     Model,
     OptionalFiles,
-    Output,
     RequirementError,
     UsageError,
 )
@@ -40,6 +38,7 @@ from finery.artifact.manifest import manifest
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery.testing.given import Given
+from finery.views import Detail, Output
 from finery_eval.view.metrics import MetricsView
 from finery_judge.rubric import RubricJudge
 from finery_retrieve.evaluate.grounded.step import Grounded

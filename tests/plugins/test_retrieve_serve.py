@@ -13,17 +13,8 @@ from conftest import Project, Ran, until
 from llama_server import needs_llama_server
 from serving import RECIPE, served, tiny_project
 
-from finery import (
-    Bundle,
-    Model,
-    Request,
-    Sampling,
-    StepError,
-    load_plugins,
-    open_graph,
-    open_store,
-    result_of,
-)
+import finery
+from finery import Bundle, Model, Request, Sampling, StepError, load_plugins
 from finery.testing import TestJob
 from finery_serve.chat.streams import listed
 from finery_serve.client import Client
@@ -141,11 +132,9 @@ def test_what_only_the_engine_answers_is_not_served(built: Project) -> None:
 
 def test_the_same_answer_as_the_engine_gives(built: Project, tmp_path: Path) -> None:
     """Whole prompts: tokens and greedy answers of the engine and of the server are equal."""
-    recipe = built.folder / "recipe.yaml"
-    store = open_store(recipe)
-    graph = open_graph(recipe, (), store)
-    result, _ = result_of(graph, store, "rag")
-    model = store.artifact(next(iter(result.outputs.values())))
+    opened = finery.Project(built.folder / "recipe.yaml")
+    result, _ = opened.result("rag")
+    model = opened.store.artifact(next(iter(result.outputs.values())))
     assert isinstance(model, Model)
     engine = load_plugins().engine("retrieving")(model, TestJob(tmp_path / "job"))
     (expected,) = engine.generate([Request(ASKED["messages"])], Sampling(max_tokens=4))

@@ -26,7 +26,8 @@ from finery_retrieve.serve.app import LARGEST, Guard, Source, application
 from finery_retrieve.serve.running import Documents, serve_bundle
 from finery_retrieve.serve.settings import read_settings
 from finery_retrieve.serve.upstream import Refused, Upstream
-from finery_serve import command, processes
+from finery_serve import command
+from finery_serve.processes import Address
 from finery_serve.servers import Serving
 
 Reply = Callable[[dict[str, Any]], tuple[int, Any]]
@@ -64,7 +65,7 @@ class Running(NamedTuple):
 @contextmanager
 def app_of(upstream: Upstream) -> Iterator[Running]:
     """An app in a thread."""
-    bound = processes.listening("127.0.0.1", 0)
+    bound = Address().listening()
     app = Running(bound.getsockname()[1], [prompted])
     asgi = application("guide", lambda m: app.prompt[0](m), upstream, "127.0.0.1", app.port, None)
     server = uvicorn.Server(uvicorn.Config(asgi, log_level="warning", http="h11", lifespan="on"))
@@ -316,7 +317,7 @@ def test_the_variable_host_of_conda_is_not_the_address(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", ["nowhere.invalid", "192.0.2.1"])
 def test_a_foreign_address_is_not_called_a_busy_port(name: str) -> None:
     with pytest.raises(UsageError, match=f"'{name}' is not an address of this machine") as raised:
-        processes.listening(name, 0)
+        Address(name).listening()
     assert raised.value.where == "--host"
 
 

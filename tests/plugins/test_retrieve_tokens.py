@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from in_process import build
 from tiny_llama import CHATML, tiny_counter, tiny_llama, tiny_tokenizer
 
-from finery import DataError, Index, Model, UsageError, open_graph
+from finery import DataError, Index, Model, UsageError
+from finery.builder.project import open_graph
 from finery.errors import RecipeError
 from finery.testing import TestJob, dataset
 from finery_retrieve.evaluate.grounded.step import Grounded

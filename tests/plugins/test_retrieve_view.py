@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from finery import Model, Output
+from finery import Model
 from finery.artifact.manifest import manifest
+from finery.views import Output
 from finery_retrieve.steps.view import EmbedderView, RetrievingView
 
 

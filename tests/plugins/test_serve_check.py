@@ -18,7 +18,7 @@ from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.faults import adapter_fault, swap_fault
 from finery_serve.check.running import Served
 from finery_serve.check.step import Check
-from finery_serve.llama import sampling_faults
+from finery_serve.llama import llama_sampling_faults
 
 pytestmark = needs_llama_server
 OTHER = CHATML.replace("assistant\n", "assistant:\n")
@@ -167,7 +167,7 @@ def test_answers_of_another_model() -> None:
 
 def test_defaults_that_are_neutral() -> None:
     defaults = {"temperature": 0.0, "repeat_penalty": 1.0, "mirostat": 0}
-    assert sampling_faults({"default_generation_settings": {"params": defaults}}, {}) == []
+    assert llama_sampling_faults({"default_generation_settings": {"params": defaults}}, {}) == []
 
 
 def test_rows_of_one_parent_count_as_one(tmp_path: Path) -> None:

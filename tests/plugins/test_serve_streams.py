@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from finery import Artifact, Bundle, Model, UsageError, load_plugins, open_graph
+from finery import Artifact, Bundle, Model, UsageError, load_plugins
+from finery.builder.project import open_graph
 from finery_serve.chat.streams import EngineTalker, is_served, talker
 from finery_serve.opening import Opened
 from finery_serve.servers import Serving

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from tiny_llama import TOOLED, TOOLS, tiny_llama
 
-from finery import Completion, DataError, Gpu, Model, Request, Sampling, StepError
+from finery import Completion, DataError, Model, Request, Sampling, StepError
+from finery.execute.gpus import Gpu
 from finery.testing import TestJob
 from finery_transformers import precision
 from finery_transformers.engine import ROWS, LiveEngine, Room, TransformersEngine

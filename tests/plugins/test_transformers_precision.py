@@ -9,8 +9,9 @@ from conftest import MakeProject, Project
 from tiny_llama import tiny_llama
 
 import finery_transformers
-from finery import Dataset, Gpu, Job, Model, Step, StepError, UsageError
+from finery import Dataset, Job, Model, Step, StepError, UsageError
 from finery.builder import keys
+from finery.execute.gpus import Gpu
 from finery.testing import TestJob
 from finery_transformers import hardware, loading, precision
 from finery_transformers.engine import TransformersEngine

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from tiny_llama import card_rows, tiny_llama
 
-from finery import Dataset, Gpu, Model, OneFile, StepError, UsageError
+from finery import Dataset, Model, OneFile, StepError, UsageError
+from finery.execute.gpus import Gpu
 from finery.testing import TestJob
 from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch

@@ -11,7 +11,8 @@ import pytest
 from conftest import MakeProject, Project
 from tiny_llama import tiny_llama
 
-from finery import Gpu, Model
+from finery import Model
+from finery.execute.gpus import Gpu
 from finery.plugin.history import Past, Results
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load

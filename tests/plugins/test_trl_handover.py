@@ -10,7 +10,8 @@ import pytest
 from conftest import MakeProject
 from tiny_llama import tiny_llama
 
-from finery import Manifest, Model, Output
+from finery import Manifest, Model
+from finery.views import Output
 from finery_trl.train.saving.card import Base, base_in, card
 from finery_trl.view.handover import complete
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import Manifest, Model, Output
+from finery import Manifest, Model
+from finery.views import Output
 from finery_trl.view.chart import thinned
 from finery_trl.view.page import render
 

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery_trl.view.axis import round_steps
+from finery.views import Line, plot, round_steps
 from finery_trl.view.curves import Series
-from finery_trl.view.plot import Line, plot
 
 VALUES = st.dictionaries(st.integers(1, 5000), st.floats(-1e6, 1e6), max_size=30)
 

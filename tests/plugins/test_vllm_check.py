@@ -18,7 +18,7 @@ from finery import Bundle, Dataset, Metrics, Model, RequirementError, StepError
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.steps.exact import Exact
 from finery_serve.check.step import Check
-from finery_vllm.bundle.serving import sampling_faults
+from finery_vllm.bundle.serving import vllm_sampling_faults
 from finery_vllm.bundle.step import VllmBundle
 from finery_vllm.server.installation import VARIABLE
 
@@ -142,10 +142,10 @@ def test_each_fault_of_a_server_is_found(tmp_path: Path) -> None:
 
 def test_defaults_of_vllm_that_are_greedy() -> None:
     greedy = {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "seed": None}
-    assert sampling_faults(greedy) == []
-    (fault,) = sampling_faults(greedy | {"frequency_penalty": 0.5})
+    assert vllm_sampling_faults(greedy) == []
+    (fault,) = vllm_sampling_faults(greedy | {"frequency_penalty": 0.5})
     assert "frequency_penalty: 0.5" in fault.what
-    (fault,) = sampling_faults({})  # as vLLM shows its own default
+    (fault,) = vllm_sampling_faults({})  # as vLLM shows its own default
     assert "temperature: 1 where" in fault.what
 
 

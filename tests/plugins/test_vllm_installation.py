@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from vllm_models import environment
 
-from finery import Bundle, Dataset, Model, StepError, open_graph
+from finery import Bundle, Dataset, Model, StepError
+from finery.builder.project import open_graph
 from finery_serve.check.step import Check
 from finery_vllm.answering.engine import VllmEngine
 from finery_vllm.preflight import missing

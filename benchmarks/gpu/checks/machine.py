@@ -47,7 +47,7 @@ def versions(place: Place) -> Facts:
 
 
 def _seen() -> str:
-    from finery import visible_gpus
+    from finery.execute.gpus import visible_gpus
 
     gpu = visible_gpus()[0]
     return f"{gpu.name}, {gpu.memory / 2**30:.1f} GiB, {gpu.free / 2**30:.1f} GiB free"

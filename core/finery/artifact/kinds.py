@@ -72,6 +72,11 @@ class Artifact:
         artifact.ref = ref
         return artifact
 
+    @property
+    def formats(self) -> set[str]:
+        """The formats of all models that it builds on, and its own if it is a model."""
+        return set[str]().union(*(ref.formats for ref in self.refs.values()))
+
     def file(self, name: str) -> Path:
         """The path of the file `name` of this artifact."""
         return self.external.get(name, self.path / name)
@@ -118,6 +123,11 @@ class Model(Artifact):
     def format(self) -> str:
         """The weights' format, e.g. `gguf`."""
         return str(self.meta["format"])
+
+    @property
+    def formats(self) -> set[str]:
+        """Its format, and those of all models that it builds on."""
+        return {self.format, *super().formats}
 
 
 class Metrics(Artifact):

@@ -14,20 +14,11 @@ from finery.artifact.kinds import Dataset
 from finery.builder.offline import job_without_store
 from finery.errors import FineryError, PluginError, UsageError
 from finery.execute.gpus import named_gpus
-from finery.plugin.forecasts import columns_of, sample_rows
+from finery.plugin.forecasts import Forecasts
 from finery.plugin.history import Results
 from finery.plugin.notes import About, Estimate, Note, known_notes
 from finery.recipe.files import find_files
-from finery.recipe.graph import (
-    Graph,
-    Node,
-    Source,
-    evaluates,
-    has_setting,
-    place_of,
-    row_sources,
-    sources_of,
-)
+from finery.recipe.graph import Graph, Node, Source, has_setting, place_of
 from finery.recipe.matrix.labels import without_variants
 from finery.rows.row import Row
 from finery.step.inspect import files_of, give_files, steps_inside
@@ -235,7 +226,7 @@ def selected_on_test(graph: Graph) -> Iterator[Note]:
     """A note if the variants of a matrix are compared on rows that also judge the best one."""
     if graph.matrix is None or len({v.combination for v in graph.matrix.variants}) < 2:
         return
-    judges = [n for n in graph.nodes.values() if evaluates(n) and (n.variant or n.chosen_by)]
+    judges = [n for n in graph.nodes.values() if n.evaluates and (n.variant or n.chosen_by)]
     compared = {rows for node in judges if node.variant for rows in _judged_rows(graph, node)}
     of_winner = {rows for node in judges if not node.variant for rows in _judged_rows(graph, node)}
     select, many = graph.select_by, len(graph.matrix.variants)
@@ -260,10 +251,10 @@ def different_rows(graph: Graph) -> Iterator[Note]:
     """A note for each evaluator whose variants judge on rows that an axis changes."""
     seen: dict[str, set[str]] = {}
     for node in graph.nodes.values():
-        if not (node.variant and evaluates(node)):
+        if not (node.variant and node.evaluates):
             continue
         steps = seen.setdefault(node.origin, set())
-        steps |= {s.step for s in row_sources(node) if graph.nodes[s.step].variant}
+        steps |= {s.step for s in node.row_sources if graph.nodes[s.step].variant}
     for origin, steps in seen.items():
         if len(steps) > 1:
             name = next(n.name for n in graph.nodes.values() if n.origin == origin and n.variant)
@@ -281,7 +272,7 @@ def different_rows(graph: Graph) -> Iterator[Note]:
 
 def _judged_rows(graph: Graph, node: Node) -> Iterator[tuple[str, str]]:
     """(step in the file, output) of the rows that an evaluator judges on."""
-    for source in row_sources(node):
+    for source in node.row_sources:
         yield graph.nodes[source.step].origin, source.output
 
 
@@ -356,6 +347,7 @@ def misfits(graph: Graph, results: Results, node: Node) -> Iterator[FineryError]
 
     results: what is built of them.
     """
+    forecasts = Forecasts(graph, results)
     for inside, step in [("", node.step), *steps_inside(node.step)]:
         preflight = interface(step, Preflight)
         if preflight is None:
@@ -363,9 +355,9 @@ def misfits(graph: Graph, results: Results, node: Node) -> Iterator[FineryError]
         kind, sources = type(preflight), _row_inputs(node, inside)
         try:
             if kind.check_sample is not Preflight.check_sample:
-                preflight.check_sample(_samples(graph, results, sources))
+                preflight.check_sample(_samples(forecasts, sources))
             if kind.check_columns is not Preflight.check_columns:
-                preflight.check_columns(_columns(graph, results, sources))
+                preflight.check_columns(_columns(forecasts, sources))
         except FineryError as error:
             yield _placed(graph, node, error, inside)
 
@@ -374,31 +366,31 @@ def _row_inputs(node: Node, inside: str) -> dict[str, list[Source]]:
     """Input → its sources, of a step or of one inside it."""
     prefix = f"{inside}." if inside else ""
     inputs: dict[str, list[Source]] = {}
-    for source in sources_of(node, Dataset):
+    for source in node.sources_of(Dataset):
         if source.field.startswith(prefix):
             inputs.setdefault(source.field.removeprefix(prefix), []).append(source)
     return inputs
 
 
 def _samples(
-    graph: Graph, results: Results, inputs: Mapping[str, Sequence[Source]]
+    forecasts: Forecasts, inputs: Mapping[str, Sequence[Source]]
 ) -> dict[str, Iterable[Row]]:
     """The first rows of each input, as far as they are known."""
     samples: dict[str, Iterable[Row]] = {}
     for name, sources in inputs.items():
-        known = [sample_rows(graph, results, source, SAMPLED) for source in sources]
+        known = [forecasts.sample(source, SAMPLED) for source in sources]
         if any(rows is not None for rows in known):
             samples[name] = chain.from_iterable(rows for rows in known if rows is not None)
     return samples
 
 
 def _columns(
-    graph: Graph, results: Results, inputs: Mapping[str, Sequence[Source]]
+    forecasts: Forecasts, inputs: Mapping[str, Sequence[Source]]
 ) -> dict[str, frozenset[str]]:
     """The columns of each input; none of an input with a source whose columns aren't known."""
     columns: dict[str, frozenset[str]] = {}
     for name, sources in inputs.items():
-        known = [columns_of(graph, results, source) for source in sources]
+        known = [forecasts.columns(source) for source in sources]
         if None not in known:
             columns[name] = frozenset().union(*(names for names in known if names is not None))
     return columns

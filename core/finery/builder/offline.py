@@ -4,11 +4,9 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from finery.errors import StepError
 from finery.execute.environment import secrets_for_all
-from finery.inference.records import MemoryRecords, SqliteRecords
+from finery.inference.records import SqliteRecords
 from finery.recipe.graph import Node
 from finery.step.inspect import give_files
 from finery.step.job import Job, Report
@@ -35,7 +33,6 @@ def job_without_run(
         seed=node.seed if node.step.uses_seed() else None,
         report=report,
         records=SqliteRecords(store.database),
-        find_engine=_no_engine,
         secrets=secrets_for_all(os.environ)
         | {name: os.environ[name] for name in node.env if name in os.environ},
         pinned=pinned,
@@ -50,12 +47,4 @@ def job_without_store(node: Node, folder: Path) -> Job:
         out=folder / "out",
         scratch=folder / "scratch",
         seed=node.seed if node.step.uses_seed() else None,
-        report=lambda event: None,
-        records=MemoryRecords(),
-        find_engine=_no_engine,
-        secrets={},
     )
-
-
-def _no_engine(model: Any) -> Any:
-    raise StepError("a step requested an engine without running", fix="don't use answers there")

@@ -71,49 +71,57 @@ def open_store(path: Path) -> Store:
     return Store(store_folder(path))
 
 
-def result_of(graph: Graph, store: Store, name: str) -> tuple[Result, bool]:
-    """(A step's result, whether it is current). Otherwise it is the result of its last build.
+class Project:
+    """A recipe and the store with all that was built of it, for commands.
 
-    Outside files may be missing by now. Raises `UsageError` if the step was never built.
+    graph: the recipe's checked graph. store: has the artifact of a manifest. Raises `UsageError` if
+    the recipe isn't a file, and what is wrong in it as `RecipeError`.
     """
-    from finery.builder.plan import Planner, make_plan
 
-    planner = Planner(graph.select([name]), store)
-    plan = next(p for p in make_plan(planner, without_files=True) if p.node.name == name)
-    if plan.result is not None:
-        return plan.result, True
-    last = planner.latest.get(name)
-    result = store.lookup(last[0]) if last else None
-    if result is None:
-        fix = f"finery build {graph.recipe.argument}--step {name}"
-        raise UsageError(f"step '{name}' isn't built yet", fix=fix)
-    return result, False
+    def __init__(self, recipe: Path, overrides: Sequence[str] = ()) -> None:
+        self.store = open_store(recipe)
+        self.graph = open_graph(recipe, overrides, self.store)
 
+    def result(self, name: str) -> tuple[Result, bool]:
+        """(A step's result, whether it is current). Otherwise it is the result of its last build.
 
-def built_output(
-    graph: Graph, result: Result, name: str, output: str, run_id: str | None = None
-) -> Manifest:
-    """A step's output in a result. `UsageError` where the recipe got it after that build.
+        Outside files may be missing by now. Raises `UsageError` if the step was never built.
+        """
+        from finery.builder.plan import Planner, make_plan
 
-    run_id: of the build, if the user named one.
-    """
-    if output in result.outputs:
-        return result.outputs[output]
-    build = f"finery build {graph.recipe.argument}--step {name}"
-    others = ", ".join(f"{name}.{other}" for other in result.outputs if other) or name
-    raise UsageError(
-        f"{'the last' if run_id is None else 'that'} build of '{name}' has no output '{output}'",
-        fix=build if run_id is None else f"name one that it has: {others}",
-    )
+        planner = Planner(self.graph.select([name]), self.store)
+        plan = next(p for p in make_plan(planner, without_files=True) if p.node.name == name)
+        if plan.result is not None:
+            return plan.result, True
+        last = planner.latest.get(name)
+        result = self.store.lookup(last[0]) if last else None
+        if result is None:
+            fix = f"finery build {self.graph.recipe.argument}--step {name}"
+            raise UsageError(f"step '{name}' isn't built yet", fix=fix)
+        return result, False
 
+    def output(self, result: Result, name: str, output: str, run_id: str | None = None) -> Manifest:
+        """A step's output in a result. `UsageError` where the recipe got it after that build.
 
-def open_results(graph: Graph, store: Store) -> "Results":
-    """All outputs that are built for the current recipe."""
-    from finery.builder.checks import results_of
-    from finery.builder.plan import Planner, make_plan
+        run_id: of the build, if the user named one.
+        """
+        if output in result.outputs:
+            return result.outputs[output]
+        build = f"finery build {self.graph.recipe.argument}--step {name}"
+        others = ", ".join(f"{name}.{other}" for other in result.outputs if other) or name
+        raise UsageError(
+            f"{'the last' if run_id is None else 'that'} build of '{name}' has no output "
+            f"'{output}'",
+            fix=build if run_id is None else f"name one that it has: {others}",
+        )
 
-    planner = Planner(graph, store)
-    return results_of(planner, [*make_plan(planner, without_files=True)])
+    def results(self) -> "Results":
+        """All outputs that are built for the current recipe."""
+        from finery.builder.checks import results_of
+        from finery.builder.plan import Planner, make_plan
+
+        planner = Planner(self.graph, self.store)
+        return results_of(planner, [*make_plan(planner, without_files=True)])
 
 
 def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:

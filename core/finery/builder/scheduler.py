@@ -19,11 +19,11 @@ from finery.builder.plan import Planner, StepPlan
 from finery.builder.runs.context import context_of
 from finery.builder.runs.log import RunLog
 from finery.builder.runs.reading import runs_of
-from finery.errors import DataError, FineryError, StepError, error_from_dict
+from finery.errors import DataError, FineryError, StepError
 from finery.execute.executor import Executor
 from finery.execute.task import Done, Noted, Task, TaskEvent
 from finery.plugin.history import Results
-from finery.recipe.graph import Graph, Node, place_of, trains
+from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
@@ -227,7 +227,7 @@ class Build:
         if plan.result is not None:
             self._settle(plan, plan.result, cached=True)
         else:
-            if trains(plan.node):
+            if plan.node.trains:
                 self._check_later_steps(name)
             self._queues[plan.isolated][name] = plan
 
@@ -318,7 +318,7 @@ class Build:
             self._done(plan, event)
         elif event["event"] == "failed":
             self._ended(plan)
-            self._fail(plan.node, error_from_dict(event["error"]), log=task.log)
+            self._fail(plan.node, FineryError.from_dict(event["error"]), log=task.log)
         elif event["event"] == "died":
             self._ended(plan)
             self._fail(plan.node, _death(event["code"], task), log=task.log)

@@ -13,11 +13,11 @@ from finery.builder.plan import Planner, make_plan
 from finery.cli.console import is_terminal, print_json
 from finery.cli.views import output_of, stdout, view_of
 from finery.errors import UsageError
-from finery.plugin.views.display import print_labelled
-from finery.plugin.views.view import Detail, Output, Page, PageContext, View
 from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.paths import shown
+from finery.views.display import print_labelled
+from finery.views.view import Detail, Output, Page, PageContext, View
 
 
 def write_pages(

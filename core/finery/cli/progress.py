@@ -8,10 +8,10 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from finery.cli.console import is_terminal, print_error
 from finery.errors import PluginError
-from finery.plugin.views.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
 from finery.recipe.graph import Graph
 from finery.util.events import Event
 from finery.util.text import clipped, duration, in_dollars, in_line, visible
+from finery.views.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
 """Shortest and longest time between two progress lines of a step in plain output. In between, it is

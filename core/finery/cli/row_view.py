@@ -5,10 +5,10 @@ from typing import Any
 
 from finery.cli.views import stdout
 from finery.lineage.story import Event, Story, Told
-from finery.plugin.views.display import as_text, print_turns
 from finery.recipe.graph import Graph
 from finery.rows import snippet
 from finery.util.text import counted, visible
+from finery.views.display import as_text, print_turns
 
 SHOWN = 20
 """Relatives that are shown. The others are counted."""

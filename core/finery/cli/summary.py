@@ -15,7 +15,6 @@ from finery.builder.scheduler import Build, Outcome
 from finery.cli.console import print_error
 from finery.cli.views import compared, output_of, show_together, stdout, titled, view_of
 from finery.errors import FineryError, each_once
-from finery.recipe.graph import evaluates
 from finery.util.paths import shown
 from finery.util.text import cost_words, counted, duration, visible
 
@@ -24,7 +23,7 @@ def print_summary(build: Build, outcome: Outcome) -> None:
     """Scores on stdout; counts, errors and hints on stderr."""
     for failure in each_once([*_show_outputs(build, outcome)]):
         print_error(failure)
-    judged = any(evaluates(node) and node.variant for node in build.graph.nodes.values())
+    judged = any(node.evaluates and node.variant for node in build.graph.nodes.values())
     if judged and (outcome.ran or outcome.errors):
         _print_matrix(build, outcome)
     for steps, error in _each_error(build, outcome):

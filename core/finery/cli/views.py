@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from finery.builder.plan import StepPlan
     from finery.errors import FineryError
     from finery.plugin.manager import Plugins
-    from finery.plugin.views.view import Detail, Output, View
     from finery.recipe.graph import Graph, Node
     from finery.store.database import Store
+    from finery.views.view import Detail, Output, View
 
 PIPE_WIDTH = 1_000
 """Columns of output to a pipe or a file: wide enough to keep each line whole."""
@@ -71,7 +71,7 @@ def view_of(plugins: "Plugins", manifest: Manifest) -> "View":
 
 def output_of(plugins: "Plugins", store: "Store", title: str, manifest: Manifest) -> "Output":
     """An output for its view. title: its name in the recipe."""
-    from finery.plugin.views.view import Output
+    from finery.views.view import Output
 
     refs = {role: phrase(plugins, ref) for role, ref in manifest.refs.items()}
     return Output(title, store.artifact(manifest), manifest, refs)
@@ -260,7 +260,7 @@ def show_together(
     plugins: "Plugins", store: "Store", manifests: Iterable[tuple[str, Manifest]]
 ) -> None:
     """Print what several outputs of a recipe share, e.g. a table of all scores."""
-    from finery.plugin.views.view import View
+    from finery.views.view import View
 
     groups: dict[type[View], list[Output]] = {}
     views: dict[tuple[str, Any], type[View]] = {}

@@ -21,7 +21,7 @@ from finery.artifact.manifest import Parts, Result
 from finery.builder.plan import Planner, make_plan
 from finery.builder.runs.git import revision_of, top_of, write_tree
 from finery.builder.runs.reading import LAST, PREVIOUS, Run, find_run, runs_of
-from finery.errors import UsageError, error_from_dict
+from finery.errors import FineryError, UsageError
 from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.paths import recipe_id
@@ -144,7 +144,7 @@ def _planned_at(recipe: Path, store: Store, commit: str, folder: Path) -> dict[s
         last = done.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
         raise UsageError(f"the keys of {commit[:8]} can't be computed: {last[0]}") from None
     if "error" in answer:
-        error = error_from_dict(answer["error"])
+        error = FineryError.from_dict(answer["error"])
         where = (error.where or "").replace(f"{tree}/", "")
         raise UsageError(f"at {commit[:8]}: {error.what}", where=where or None, fix=error.fix)
     return answer

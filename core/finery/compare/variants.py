@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.artifact.kinds import Metrics, Model
 from finery.artifact.manifest import Result
-from finery.recipe.graph import (
-    Graph,
-    Node,
-    base_models,
-    evaluates,
-    row_sources,
-    sources_of,
-    trains,
-)
+from finery.recipe.graph import Graph, Node
 from finery.recipe.matrix.axes import SEED, Value, Variant
 from finery.rows.repeats import Repeats, summarise
 from finery.store.database import Store
@@ -141,18 +133,18 @@ def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[_Jud
     """All models of a variant that are judged."""
     for origin, step in matrix.steps[variant.name].items():
         node = graph.nodes.get(step)
-        if node is None or not evaluates(node):
+        if node is None or not node.evaluates:
             continue
-        for source in sources_of(node, Model):
+        for source in node.sources_of(Model):
             made = graph.nodes.get(source.step)
             if made is not None and made.variant:
-                outputs = tuple((s.step, s.output) for s in (source, *row_sources(node)))
+                outputs = tuple((s.step, s.output) for s in (source, *node.row_sources))
                 yield _Judged(step, origin, source.ref, outputs, _is_trained(graph, made))
 
 
 def _is_trained(graph: Graph, node: Node) -> bool:
     """Whether a model comes out of a training of the recipe, at once or by way of other steps."""
-    return trains(node) or any(_is_trained(graph, graph.nodes[s.step]) for s in base_models(node))
+    return node.trains or any(_is_trained(graph, graph.nodes[s.step]) for s in node.base_models)
 
 
 def _take(line: Line, graph: Graph, report: Mapping[str, Any], judged: _Judged) -> None:

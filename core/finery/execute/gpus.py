@@ -18,8 +18,8 @@ from finery.execute.gpu import (
     DRIVER_FILES,
     ORDER,
     VISIBLE,
-    Gpu,
 )
+from finery.execute.gpu import Gpu as Gpu
 
 GPUS = "gpus"
 """The setting of a step that lists the GPUs that it may use."""

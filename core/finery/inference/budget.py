@@ -7,19 +7,11 @@ import msgspec
 
 from finery.errors import UsageError
 from finery.fields import Settings, setting
-from finery.inference.types import Completion, Request
+from finery.inference.types import Completion
 from finery.util.text import in_dollars
 
 REPORT_SECONDS = 0.1
 """Shortest time between two progress reports."""
-CHARACTERS_A_TOKEN = 4
-"""A rough average, for estimates before a model has counted."""
-
-
-def prompt_tokens(request: Request) -> int:
-    """Estimated tokens of a prompt, including the tools it offers."""
-    asked = [request.messages, request.tools] if request.tools else request.messages
-    return 1 + len(msgspec.json.encode(asked)) // CHARACTERS_A_TOKEN
 
 
 class Price(Settings):

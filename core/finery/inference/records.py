@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 from blake3 import blake3
 
-from finery.artifact.kinds import Artifact, Model
+from finery.artifact.kinds import Model
 from finery.errors import FineryError, StepError
 from finery.inference.types import Batch, Request, Sampling
 from finery.store.connection import PATIENT_SECONDS, Database
@@ -133,14 +133,8 @@ def identity_of(model: Model, engines: Mapping[str, str]) -> str:
 
     engines: model format → the engine's identity.
     """
-    under = sorted((name, engines[name]) for name in formats_of(model))
+    under = sorted((name, engines[name]) for name in model.formats)
     return blake3(msgspec.json.encode([model.digest, under])).hexdigest()
-
-
-def formats_of(model: Artifact) -> set[str]:
-    """The formats of a model and of all models that it builds on."""
-    own = {model.format} if isinstance(model, Model) else set()
-    return own.union(*map(formats_of, model.refs.values()))
 
 
 def _asked_content(request: Request) -> Any:

@@ -21,7 +21,7 @@ This applies to one stream. Streams that are read in turns don't see each other'
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finery.inference.budget import Budget, Price, Usage, prompt_tokens
+from finery.inference.budget import Budget, Price, Usage
 from finery.inference.types import Request
 
 
@@ -86,7 +86,7 @@ class Spending:
         return Cost(max(most.tokens, mean.tokens), max(most.dollars, mean.dollars))
 
     def _cost(self, request: Request, answer: int) -> Cost:
-        prompt = prompt_tokens(request)
+        prompt = request.estimated_tokens()
         return Cost(prompt + answer, self._price.of(prompt, answer))
 
     def _mean(self) -> Cost | None:

@@ -7,6 +7,9 @@ import msgspec
 from finery.errors import FineryError
 from finery.rows import Conversation
 
+CHARACTERS_A_TOKEN = 4
+"""A rough average, for estimates before a model has counted."""
+
 Tools = list[dict[str, Any]]
 """Tools that a model may call, in the shape of the OpenAI Chat Completions API."""
 
@@ -41,6 +44,11 @@ class Request(msgspec.Struct, frozen=True):
     messages: Conversation
     tools: Tools | None = None
     attempt: int = 0
+
+    def estimated_tokens(self) -> int:
+        """Estimated tokens of the prompt, including the tools it offers."""
+        asked = [self.messages, self.tools] if self.tools else self.messages
+        return 1 + len(msgspec.json.encode(asked)) // CHARACTERS_A_TOKEN
 
     def beginning(self) -> bytes:
         """All but the last turn, and the tools: what prompts with an equal one have in common."""

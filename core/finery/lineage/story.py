@@ -29,7 +29,7 @@ from finery.lineage.scan import (
     lines_starting,
     row_files,
 )
-from finery.recipe.graph import Graph, Node, Source, row_sources
+from finery.recipe.graph import Graph, Node, Source
 from finery.rows import Row, snippet
 from finery.step.interfaces import Traceable, interface
 from finery.store.database import Store
@@ -174,7 +174,7 @@ class _Teller:
         """(name of the output, file) of all files about rows."""
         wanted = [scope] if scope else []
         if scope and scope[0] in self.built and not self.built[scope[0]].files:
-            sources = row_sources(self.built[scope[0]].node)  # of a training, the rows it takes
+            sources = self.built[scope[0]].node.row_sources  # of a training, the rows it takes
             wanted = [(source.step, source.output) for source in sources]
         for name, built in self.built.items():
             for output, file in built.files:
@@ -230,7 +230,7 @@ class _Teller:
         self, built: _Built, rows: dict[str, Told], there: dict[tuple[str, str], set[str]]
     ) -> None:
         """Add what one step did with the rows. there: output → which of the rows are in it."""
-        node, sources = built.node, row_sources(built.node)
+        node, sources = built.node, built.node.row_sources
         before = {i for s in sources for i in there.get((s.step, s.output), ())}
         for output, file in built.files:
             for line in lines_about(file, rows):
@@ -272,7 +272,7 @@ class _Teller:
             where = f"{error.where}: " if error.where else ""
             return [*notes, f"{name} can't find where rows were read: {where}{error.what}"]
         lost = [t.id for t in told if not any(e.places for e in t.at(name))]
-        if notes and lost and not row_sources(built.node):
+        if notes and lost and not built.node.row_sources:
             notes.append(f"{name}: no longer in the file: {', '.join(lost)}")
         return notes
 
@@ -290,7 +290,7 @@ class _Teller:
             job = job_without_run(
                 built.node, self.store, Path(folder), pinned=built.plan.pinned, report=_quiet
             )
-            source = not row_sources(built.node)
+            source = not built.node.row_sources
             traceable = interface(step, Traceable)
             assert traceable is not None
             for row_id, place in traceable.trace(set(events), job):

@@ -79,14 +79,13 @@ class Results:
         """
         from finery.inference.records import (
             SqliteRecords,
-            formats_of,
             identity_of,
             record_key,
             sampling_of,
         )
 
         engines = self._engines.get(step, {})
-        if self._store is None or not formats_of(model) <= engines.keys():
+        if self._store is None or not model.formats <= engines.keys():
             return None
         identity, source = identity_of(model, engines), iter(requests)
         drawn = sampling_of(**sampling)

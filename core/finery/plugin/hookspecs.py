@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from finery.inference.engine import Engine
     from finery.plugin.history import Results
     from finery.plugin.notes import About, Estimate, Note
-    from finery.plugin.views.view import View
     from finery.recipe.graph import Graph
     from finery.recipe.matrix.sample import Sampler
     from finery.step.job import Job
     from finery.step.step import Step
+    from finery.views.view import View
 
 hookspec = pluggy.HookspecMarker("finery")
 hookimpl = pluggy.HookimplMarker("finery")

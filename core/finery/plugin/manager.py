@@ -34,9 +34,9 @@ from finery.util.text import did_you_mean, nearest_meant
 if TYPE_CHECKING:
     from finery.inference.engine import Engine
     from finery.plugin.notes import About
-    from finery.plugin.views.view import View
     from finery.recipe.matrix.sample import Sampler
     from finery.step.step import Step
+    from finery.views.view import View
 
 Table = dict[str, tuple[Any, Plugin]]
 """Name → (an object or `"module:Name"`, the plugin that provides it)."""
@@ -283,7 +283,7 @@ class Plugins:
 
         Raises `PluginError` if a plugin's view can't be loaded, or is not a `View`.
         """
-        from finery.plugin.views.view import View  # only where something is shown
+        from finery.views.view import View  # only where something is shown
 
         name = next((n for n in (f"{kind}/{artifact_format}", kind) if n in self.views), None)
         if name is None:

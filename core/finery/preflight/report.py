@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-NAMED = 5
-"""Most rows to name in a line."""
+from finery.util.text import some_of
+
 PERCENTILES = (50, 95, 99)
 
 
@@ -139,9 +139,3 @@ class Tally:
             notes=list(notes),
             samples=list(samples),
         )
-
-
-def some_of(names: Sequence[str]) -> str:
-    """The first few names and how many more there are."""
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -16,7 +16,7 @@ from finery.builder.scheduler import Build
 from finery.errors import FineryError, each_once
 from finery.execute.local import LocalExecutor
 from finery.preflight.report import Proof
-from finery.recipe.graph import Graph, Node, Source, place_of, trains
+from finery.recipe.graph import Graph, Node, Source, place_of
 from finery.recipe.lock import Lock
 from finery.step.inspect import Input, slots_of
 from finery.step.interfaces import Pinned, Preflight, interface
@@ -162,7 +162,7 @@ class _Proving:
         """Inputs, also of inner steps; for a model, its base before all trainings."""
         slots = slots_of(node.step)
         own = [(s, slots[s.field].accepts) for s in node.sources]
-        if not trains(node):
+        if not node.trains:
             return own
         return [(self._under(s) if a.kind is Model else s, a) for s, a in own]
 
@@ -274,7 +274,7 @@ class _Proving:
 def _is_heavy(node: Node) -> bool:
     """Whether a step takes long: it trains, prompts a model or needs its own process."""
     spec = type(node.step).__spec__
-    return trains(node) or spec.isolated or spec.engines
+    return node.trains or spec.isolated or spec.engines
 
 
 def _can_prove(node: Node) -> bool:

@@ -1,37 +1,18 @@
 """The files outside the store that settings of type `Files` name."""
 
-import copy
 import itertools
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from finery.errors import DataError
-from finery.fields import Files, OneFile, Settings
+from finery.fields import Files, OneFile
 from finery.recipe.document import Recipe
-from finery.step.inspect import files_of, give_files
 from finery.util.files import check_plain
 from finery.util.listing import files_inside, files_matching
 from finery.util.text import nearest
-
-S = TypeVar("S", bound=Settings)
-
-
-def with_files(recipe: Recipe, place: Sequence[str], step: S) -> S:
-    """A copy of the step at `place` of the recipe, with its outside files.
-
-    Raises the errors of `find_files`.
-    """
-    opened = copy.deepcopy(step)
-    files = {
-        name: find_files(recipe, (*place, *name.split(".")), setting)
-        for name, setting in files_of(opened).items()
-    }
-    give_files(opened, files)
-    return opened
 
 
 def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:

@@ -1,5 +1,6 @@
 """The typed graph of a recipe: its steps, and the outputs that each takes from others."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -7,14 +8,25 @@ from typing import TYPE_CHECKING, Any
 from finery.artifact.kinds import Artifact, Dataset, Metrics, Model
 from finery.artifact.manifest import Result
 from finery.errors import FineryError, RecipeError, UsageError
-from finery.fields import Role, Settings
+from finery.fields import Settings
 from finery.recipe.document import Recipe
+from finery.recipe.files import find_files
 from finery.recipe.hints.references import reference_fix
+from finery.recipe.lock import Lock
 from finery.recipe.matrix.choose import HIDDEN, WINNER, Select, matrix_of
 from finery.recipe.matrix.expand import Expanded
 from finery.recipe.steptypes import StepTypes, derived_seed
 from finery.recipe.validate import check_recipe, convert_step, raise_all
-from finery.step.inspect import RESERVED, SECTIONS, Slot, slots_of, steps_inside
+from finery.step.inspect import (
+    RESERVED,
+    SECTIONS,
+    Slot,
+    files_of,
+    give_files,
+    slots_of,
+    steps_inside,
+)
+from finery.step.interfaces import Forecast, floating_name, interface
 from finery.step.step import Step
 from finery.util.paths import shown
 from finery.util.text import a_or_an, did_you_mean
@@ -58,6 +70,51 @@ class Node:
     def place(self) -> tuple[str, str]:
         """Its place in the recipe."""
         return self.section, self.name
+
+    @property
+    def trains(self) -> bool:
+        """Whether the step is a training: it learns from rows."""
+        return bool(type(self.step).__spec__.learns)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the step evaluates models: it outputs `Metrics`."""
+        return any(issubclass(kind, Metrics) for kind in self.outputs.values())
+
+    @property
+    def generates(self) -> bool:
+        """Whether the step generates rows with a model that it takes."""
+        asks = type(self.step).__spec__.engines and self.sources_of(Model)
+        return bool(asks) and any(issubclass(kind, Dataset) for kind in self.outputs.values())
+
+    @property
+    def row_sources(self) -> list[Source]:
+        """The inputs that it takes rows from, without those that it only compares with."""
+        return [s for s in self.sources_of(Dataset) if s.role != "compare"]
+
+    @property
+    def base_models(self) -> list[Source]:
+        """The models that its own model is made from.
+
+        These are the inputs with the role `base`. If no input has that role, they are all models
+        that the step takes.
+        """
+        models = self.sources_of(Model)
+        return [s for s in models if s.role == "base"] or models
+
+    @property
+    def file_patterns(self) -> list[str]:
+        """The outside files that its settings name: paths, folders and globs."""
+        return [pattern for files in files_of(self.step).values() for pattern in files.patterns]
+
+    def sources_of(self, kind: type[Artifact]) -> list[Source]:
+        """Its inputs of one kind."""
+        slots = slots_of(self.step)
+        return [s for s in self.sources if issubclass(slots[s.field].accepts.kind, kind)]
+
+    def inputs_as(self, role: str) -> list[str]:
+        """The inputs that its type declares with a role, including those that the recipe omits."""
+        return [path for path, slot in slots_of(self.step).items() if slot.role == role]
 
     def upstream(self) -> list[str]:
         """The steps that it waits for, without repeats, in order."""
@@ -139,6 +196,48 @@ class Graph:
         if self.whole is not None:  # which knows the variants of all steps
             self.whole.nodes[name] = self.nodes[name]
         return self.nodes[name]
+
+    def models_under(self, name: str) -> list[str]:
+        """A step that makes a model, and all steps with models that it is made from."""
+        steps, stack = list[str](), [name]
+        while stack:
+            step = stack.pop()
+            if step not in steps:
+                steps.append(step)
+                stack += [source.step for source in self.nodes[step].base_models]
+        return steps
+
+    def with_files(self, node: Node) -> Step:
+        """A copy of a node's step, with the outside files that its settings name.
+
+        Raises `RecipeError` where a required file was not found.
+        """
+        step = copy.deepcopy(node.step)
+        files = {
+            name: find_files(self.recipe, (*node.place, *name.split(".")), setting)
+            for name, setting in files_of(step).items()
+        }
+        give_files(step, files)
+        return step
+
+    def forecast(self, node: Node) -> "Forecast[Any] | None":
+        """The forecast of a step, with its outside files found.
+
+        None if the step type declares none, or if files are missing, which `finery check` and the
+        step's key report.
+        """
+        if not type(node.step).__spec__.forecast:
+            return None
+        try:
+            step = self.with_files(node)
+        except FineryError:
+            return None
+        return interface(step, Forecast)
+
+    def pin_of(self, node: Node) -> str | None:
+        """What recipe.lock pins a step's floating name to; None if it has no name or no pin."""
+        name = floating_name(node.step)
+        return Lock(self.recipe.path).get(name) if name else None
 
     def select(self, names: Sequence[str]) -> "Graph":
         """The graph of these steps and all that they wait for; without `names`, all steps."""
@@ -343,48 +442,6 @@ def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
         gpus=written.get("gpus", []),
         origin=name,
     )
-
-
-def sources_of(node: Node, kind: type[Artifact]) -> list[Source]:
-    """A step's inputs of one kind."""
-    slots = slots_of(node.step)
-    return [s for s in node.sources if issubclass(slots[s.field].accepts.kind, kind)]
-
-
-def row_sources(node: Node) -> list[Source]:
-    """The inputs that a step takes rows from, without those that it only compares with."""
-    return [s for s in sources_of(node, Dataset) if s.role != "compare"]
-
-
-def base_models(node: Node) -> list[Source]:
-    """The models that a step's own model is made from.
-
-    These are the inputs with the role `base`. If no input has that role, they are all models that
-    the step takes.
-    """
-    models = sources_of(node, Model)
-    return [s for s in models if s.role == "base"] or models
-
-
-def inputs_as(node: Node, role: Role) -> list[str]:
-    """The inputs that a step type declares with a role, including those that the recipe omits."""
-    return [path for path, slot in slots_of(node.step).items() if slot.role == role]
-
-
-def trains(node: Node) -> bool:
-    """Whether the step is a training: it learns from rows."""
-    return bool(type(node.step).__spec__.learns)
-
-
-def evaluates(node: Node) -> bool:
-    """Whether the step evaluates models: it outputs `Metrics`."""
-    return any(issubclass(kind, Metrics) for kind in node.outputs.values())
-
-
-def generates(node: Node) -> bool:
-    """Whether the step generates rows with a model that it takes."""
-    asks = type(node.step).__spec__.engines and sources_of(node, Model)
-    return bool(asks) and any(issubclass(kind, Dataset) for kind in node.outputs.values())
 
 
 def _connect(

@@ -11,11 +11,8 @@ from finery.builder.runs.context import context_of
 from finery.builder.runs.git import Revision
 from finery.builder.runs.reading import Run
 from finery.errors import FineryError
-from finery.plugin.views.html import render_page
-from finery.plugin.views.section import Finding, PageSection, render_sections
-from finery.plugin.views.view import Output, PageContext, View
 from finery.recipe.excerpt import without_secrets
-from finery.recipe.graph import Graph, trains
+from finery.recipe.graph import Graph
 from finery.report.groups import Group, groups_of
 from finery.report.layout import picture_of
 from finery.report.steps import ReportedStep, counts
@@ -25,6 +22,9 @@ from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.paths import recipe_id
 from finery.util.text import counted, duration, in_dollars, size
+from finery.views.html import render_page
+from finery.views.section import Finding, PageSection, render_sections
+from finery.views.view import Output, PageContext, View
 
 STEPS, ORIGIN = (
     "finery.report/templates/steps.html.jinja",
@@ -96,7 +96,7 @@ def _findings(reported: Reported, sections: Sequence[PageSection]) -> Iterator[F
         names = ", ".join(step.node.name for step in reported.steps if step.result is None)
         yield Finding("Is the build complete?", f"No. Not built: {names}.", "open", 0)
     answered = any(finding.question == NEEDED for s in sections for finding in s.findings)
-    if not answered and any(map(trains, reported.graph.nodes.values())):
+    if not answered and any(node.trains for node in reported.graph.nodes.values()):
         text = "Not measured: no model of this build was judged."
         yield Finding(NEEDED, text, "open", 1)
     yield from _gates(reported)

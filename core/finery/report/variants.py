@@ -15,13 +15,13 @@ from finery.compare.words import (
     number,
     remarks_on,
 )
-from finery.plugin.views.html import render_page
-from finery.plugin.views.section import Finding, PageSection
-from finery.recipe.graph import Graph, trains
+from finery.recipe.graph import Graph
 from finery.recipe.matrix.choose import WINNER
 from finery.report.steps import ReportedStep
 from finery.store.database import Store
 from finery.util.text import counted, duration, in_points, signed
+from finery.views.html import render_page
+from finery.views.section import Finding, PageSection
 
 TEMPLATE = "finery.report/templates/variants.html.jinja"
 QUESTION = "Which variant is best?"
@@ -143,7 +143,7 @@ def _training(variants: Variants, line: Line) -> str:
     times = {
         step.node.name: step.result.seconds
         for step in variants.steps
-        if step.result and trains(step.node)
+        if step.result and step.node.trains
     }
     assert variants.graph.matrix is not None
     made = [variants.graph.matrix.steps[variant].values() for variant in line.variants]

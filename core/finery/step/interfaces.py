@@ -14,6 +14,7 @@ key: rewording a message or improving an estimate reruns nothing.
 | `provenance` | `Provenance` | `finery build`, for a step that describes how its inputs were made |
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from finery.step.job import Job
 
 S = TypeVar("S", bound=Step)
+_SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([MB])(?![A-Za-z0-9])", re.IGNORECASE)
 
 
 class Interface(Generic[S]):
@@ -104,7 +106,7 @@ class Preflight(Interface[S]):
         """Raise what `run` would raise for the rows that it takes, as far as a sample shows it.
 
         Called after `check_source`, at the same times and with the same limits. samples: input →
-        its first rows, read when they are iterated; see `finery.sample_rows`. An input of which
+        its first rows, read when they are iterated; see `finery.Forecasts`. An input of which
         nothing is known is missing. An error may name a setting in its `where`.
         """
 
@@ -112,7 +114,7 @@ class Preflight(Interface[S]):
         """Raise what `run` would raise for rows without a column that a setting names.
 
         Called with `check_sample`, and again before a training starts, for steps that wait for it.
-        columns: input → all columns that its rows can have, see `finery.columns_of`. An input of
+        columns: input → all columns that its rows can have, see `finery.Forecasts`. An input of
         which they aren't known is missing. An error may name a setting in its `where`.
         """
 
@@ -234,6 +236,16 @@ class Forecast(Interface[S]):
         model's usual name, which often has its size, e.g. `Qwen/Qwen3-4B`.
         """
         return {}
+
+    def parameters(self) -> float | None:
+        """The number of a model's parameters, as `facts` or else the model's name states it.
+
+        4e9 for the name `Qwen/Qwen3-4B`, 135e6 for `…-135M-…`; None if neither does.
+        """
+        facts = self.facts()
+        size = _SIZE.search(str(facts.get("name", "")))
+        named = float(size[1]) * {"m": 1e6, "b": 1e9}[size[2].lower()] if size else None
+        return facts.get("parameters") or named
 
     def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked | None:
         """For steps that generate rows or judge answers with a model: their requests.

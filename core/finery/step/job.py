@@ -9,7 +9,8 @@ from finery.errors import StepError
 from finery.inference.budget import Budget, Usage
 from finery.inference.cache import CachedEngine
 from finery.inference.engine import Engine
-from finery.inference.records import Records
+from finery.inference.records import MemoryRecords, Records
+from finery.util.files import copy_file
 from finery.util.text import redacted
 
 Report = Callable[[dict[str, Any]], None]
@@ -33,17 +34,20 @@ class Job:
         *,
         out: Path,
         scratch: Path,
-        seed: int | None,
-        report: Report,
-        records: Records,
-        find_engine: Callable[[Model], tuple[type[Engine], str]],
-        secrets: Mapping[str, str],
+        seed: int | None = None,
+        report: Report = lambda event: None,
+        records: Records | None = None,
+        find_engine: Callable[[Model], tuple[type[Engine], str]] | None = None,
+        secrets: Mapping[str, str] | None = None,
         pinned: str | None = None,
         kept: Path | None = None,
         provenance: Mapping[str, Any] | None = None,
         lock_scratch: Callable[[], None] | None = None,
     ) -> None:
-        """lock_scratch: is called before the scratch folder is used."""
+        """Without records, answers are cached in memory; without find_engine, no model answers.
+
+        lock_scratch: is called before the scratch folder is used.
+        """
         self.pinned = pinned
         self.kept = kept or scratch
         self.provenance = dict(provenance or {})
@@ -51,11 +55,11 @@ class Job:
         self.out = out
         self._scratch = scratch
         self._lock_scratch = lock_scratch
-        self.records = records
+        self.records = MemoryRecords() if records is None else records
         self._seed = seed
         self._report = report
-        self._find_engine = find_engine
-        self._secrets = secrets
+        self._find_engine = find_engine or _no_engine
+        self._secrets = secrets or {}
 
     @property
     def scratch(self) -> Path:
@@ -71,6 +75,10 @@ class Job:
         if self._seed is None:
             raise StepError("a step type declared with seeded=False reads its seed")
         return self._seed
+
+    def copy(self, source: Path, name: str) -> None:
+        """Copy a file into `out`, sharing its blocks if the file system can."""
+        copy_file(source, self.out / name)
 
     def log(self, message: str) -> None:
         """Add a line to the step's log."""
@@ -115,3 +123,7 @@ class Job:
         For what comes from outside and is kept: a server may repeat the key that it was sent.
         """
         return redacted(text, self._secrets)
+
+
+def _no_engine(model: Model) -> tuple[type[Engine], str]:
+    raise StepError("a step requested an engine without running", fix="don't use answers there")

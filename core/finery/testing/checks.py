@@ -12,12 +12,12 @@ from finery.inference.engine import Engine
 from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins, resolve
 from finery.plugin.notes import About
-from finery.plugin.views.metrics import metrics_of
-from finery.plugin.views.view import View
 from finery.step.inspect import field_hints, full_name
 from finery.step.interfaces import INTERFACES, interface_class
 from finery.step.step import Step
 from finery.testing.imports import HEAVY_FIX, problems_of_loading
+from finery.views.metrics import metrics_of
+from finery.views.view import View
 
 EXECUTOR_METHODS = ("has_room", "start", "poll", "close")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from finery.artifact.kinds import Dataset, Model
 from finery.inference.engine import Engine
-from finery.inference.records import MemoryRecords, Records
+from finery.inference.records import Records
 from finery.plugin.manager import load_plugins
 from finery.rows import Row
 from finery.step.inspect import slots_of
@@ -54,9 +54,9 @@ class TestJob(Job):
             scratch=root / "scratch",
             seed=seed,
             report=self.events.append,
-            records=MemoryRecords() if records is None else records,
+            records=records,
             find_engine=self._find,
-            secrets=secrets or {},
+            secrets=secrets,
             pinned=pinned,
             provenance=provenance,
             kept=root / "kept",

@@ -9,6 +9,8 @@ LISTED = 100
 """Most names that a fix lists."""
 COMPARED = 2_000
 """Most names that a mistyped one is compared with."""
+NAMED = 5
+"""Most names in a line, see `some_of`."""
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:
@@ -89,6 +91,12 @@ def _character_as_json(character: str) -> str:
 def counted(count: int, word: str) -> str:
     """`1 step`, `2 steps`, `1,000 steps`."""
     return f"{count} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few names and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def a_or_an(noun: str) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from finery import UsageError, did_you_mean, percent
+from finery import UsageError
 from finery.rows.tables.streams import load_extra
+from finery.util.text import did_you_mean, percent
 
 SURE = 0.8
 """Lowest probability at which a language is reported; short texts reach it less often."""

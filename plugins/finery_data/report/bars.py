@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finery import percent
+from finery.util.text import percent
 
 SHOWN = 24
 """Bars of a list that are shown at once; the others are folded away."""

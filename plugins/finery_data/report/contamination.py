@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import Dataset, Finding, Node, PageContext, Source, evaluates, row_sources, trains
+from finery import Dataset, Node, Source
 from finery.rows.near import Common
+from finery.views import Finding, PageContext
 from finery_data.duplicates.heldout import NEAR, HeldOut, prompt_entry
 
 MOST = 5_000
@@ -46,8 +47,8 @@ class Contamination(NamedTuple):
 def contaminations(context: PageContext) -> Iterator[Contamination]:
     """Each pair of training rows and test rows that are built."""
     nodes = context.graph.nodes.values()
-    learned = {s.ref for n in nodes for s in row_sources(n) if _teaches(n, s)}
-    tests = {s.ref for n in nodes if evaluates(n) for s in row_sources(n)}
+    learned = {s.ref for n in nodes for s in n.row_sources if _teaches(n, s)}
+    tests = {s.ref for n in nodes if n.evaluates for s in n.row_sources}
     for train in sorted(learned):
         for test in sorted(tests):
             rows, held = context.built(train), context.built(test)
@@ -58,7 +59,7 @@ def contaminations(context: PageContext) -> Iterator[Contamination]:
 
 def _teaches(node: Node, source: Source) -> bool:
     """Whether a model learns from these rows; baselines do, too, though they aren't trainings."""
-    return source.role == "train" or (source.role == "" and trains(node))
+    return source.role == "train" or (source.role == "" and node.trains)
 
 
 def _compared(train: str, rows: Dataset, test: str, held_rows: Dataset) -> Contamination:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from finery import percent
+from finery.util.text import percent
 from finery_data.report.rowfacts import Lengths
 
 BINS = 28

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from finery import Dataset, percent, render_page
+from finery import Dataset
 from finery.rows import Row, snippet
 from finery.rows.parts import turns_of
+from finery.util.text import percent
+from finery.views import render_page
 from finery_data.report.bars import Bars, bars_of
 from finery_data.report.facts import SPOKEN, Facts, Listed, Overlap, Report
 from finery_data.report.histogram import Histogram, histogram_of

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import DataError, Dataset, Job, did_you_mean
+from finery import DataError, Dataset, Job
 from finery.rows import Row, row_id
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops, dropped_id
 from finery.rows.tables.records import Record
 from finery.rows.tables.values import holds_bytes
+from finery.util.text import did_you_mean
 from finery_data.sources.columns import Columns, Templates
 from finery_data.sources.formats import FORMATS, Build, detect, label, tools
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from finery import DataError, Dataset, Job, Step, UsageError, did_you_mean, setting, takes
+from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
 from finery.rows import Conversation, Message, Row
 from finery.rows.badrow import BadRow
 from finery.rows.parts import (
@@ -19,6 +19,7 @@ from finery.rows.parts import (
     texts,
 )
 from finery.rows.templates.sandbox import compiled, names_in, render
+from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
     from jinja2 import Template

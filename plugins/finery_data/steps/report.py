@@ -4,17 +4,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from finery import (
-    Bundle,
-    Dataset,
-    Job,
-    Model,
-    Step,
-    UsageError,
-    setting,
-    takes,
-    templates_digest,
-)
+from finery import Bundle, Dataset, Job, Model, Step, UsageError, setting, takes
+from finery.views import templates_digest
 from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, Facts, Report, measure
 from finery_data.report.page import TEMPLATES, by_output, render
 from finery_data.report.rowfacts import Lengths

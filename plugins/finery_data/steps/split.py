@@ -20,11 +20,12 @@ from typing import Any, Literal
 import msgspec
 from blake3 import blake3
 
-from finery import Artifact, DataError, Dataset, Job, Step, did_you_mean, percent, setting, takes
+from finery import Artifact, DataError, Dataset, Job, Step, setting, takes
 from finery.rows import Row, answer_text, row_id
 from finery.rows.dropped import Drops
 from finery.rows.near import Common, normalised
 from finery.rows.parts import prompt, read
+from finery.util.text import did_you_mean, percent
 from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, crowd_note, prompt_entry
 from finery_data.steps.strata import Unit, divide, rare_strata, strata_of
 

@@ -8,7 +8,7 @@ from typing import IO, Any, Literal
 
 import msgspec
 
-from finery import DataError, Dataset, Job, OneFile, Step, UsageError, did_you_mean, setting, takes
+from finery import DataError, Dataset, Job, OneFile, Step, UsageError, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.chat.structure import COLUMNS, problems_of
@@ -27,6 +27,7 @@ from finery.rows.parts import (
     text_of,
 )
 from finery.rows.templates.patience import patterns_of
+from finery.util.text import did_you_mean
 from finery_data.checks import personal
 from finery_data.checks.labels import Labels
 from finery_data.checks.language import Languages, check_codes

@@ -5,21 +5,20 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import (
-    Dataset,
+from finery import Dataset, Manifest
+from finery.rows import Row
+from finery.util.text import counted
+from finery.views import (
     Detail,
-    Manifest,
     Output,
     Page,
     PageContext,
     PageSection,
     View,
-    counted,
     counts_in_words,
     print_facts,
     print_row,
 )
-from finery.rows import Row
 from finery_data.report.rowfacts import Classes, Lengths, text_parts
 from finery_data.view.drops import drops_data, print_drops
 

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import Dataset, counted, visible
+from finery import Dataset
 from finery.rows import Row, row_id, snippet, split_turns
 from finery.rows.parts import canonical, turns_of
+from finery.util.text import counted, visible
 
 if TYPE_CHECKING:
     from rich.console import Console

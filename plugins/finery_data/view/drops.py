@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from finery import Dataset, visible
+from finery import Dataset
 from finery.rows import snippet
 from finery.rows.dropped import dropped, findings
+from finery.util.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,17 +4,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from finery import (
-    Dataset,
-    FineryError,
-    Model,
-    Node,
-    PageContext,
-    UsageError,
-    did_you_mean,
-    sources_of,
-    trains,
-)
+from finery import Dataset, FineryError, Model, UsageError
+from finery.util.text import did_you_mean
+from finery.views import PageContext
 from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, measure
 from finery_data.report.page import by_output, render
 
@@ -103,22 +95,13 @@ def _trained_model(context: PageContext, step: str) -> tuple[str, Model] | None:
     """The model that is trained on a step's rows, or on what is made of them, if it is built."""
     after = {step}
     for node in context.graph.nodes.values():
-        if after.isdisjoint(source.step for source in sources_of(node, Dataset)):
+        if after.isdisjoint(source.step for source in node.sources_of(Dataset)):
             continue
-        if not trains(node):
+        if not node.trains:
             after.add(node.name)
             continue
-        for name in _models_under(context.graph.nodes, node):
+        for name in context.graph.models_under(node.name)[1:]:
             model = context.built(name)
             if isinstance(model, Model) and model.meta.get("format") in TOKENIZERS:
                 return name, model
     return None
-
-
-def _models_under(nodes: Mapping[str, Node], node: Node) -> list[str]:
-    """The steps that make the model under a training, the one at the bottom last."""
-    names: list[str] = []
-    while below := next((s.step for s in sources_of(node, Model)), None):
-        names.append(below)
-        node = nodes[below]
-    return names

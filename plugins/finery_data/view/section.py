@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
-from finery import Dataset, Output, PageContext, PageSection, counts_in_words, render_page
+from finery import Dataset
+from finery.views import Output, PageContext, PageSection, counts_in_words, render_page
 from finery_data.report.contamination import contaminations, finding
 from finery_data.report.rowfacts import Classes, Lengths, text_parts
 

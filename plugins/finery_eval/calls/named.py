@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from finery import DataError, did_you_mean
+from finery import DataError
 from finery.rows import Row
 from finery.rows.answers.jsonvalues import NotJson, parse
+from finery.util.text import did_you_mean
 from finery_eval.calls.arguments import branches_of, facets_of, types_of
 from finery_eval.calls.calls import BadTools, Tool, Toolbox
 

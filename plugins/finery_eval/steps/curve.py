@@ -5,20 +5,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery import (
-    DataError,
-    Dataset,
-    Job,
-    Metrics,
-    Model,
-    Step,
-    UsageError,
-    in_points,
-    nested_step,
-    range_in_points,
-    takes,
-)
+from finery import DataError, Dataset, Job, Metrics, Model, Step, UsageError, nested_step, takes
 from finery.rows import Row
+from finery.util.text import in_points, range_in_points
 from finery_eval import stats
 from finery_eval.asking import ask, read_rows
 from finery_eval.evaluation import write

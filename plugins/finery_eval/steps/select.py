@@ -3,17 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import (
-    DataError,
-    Job,
-    Metrics,
-    Step,
-    UsageError,
-    setting,
-    signed,
-    takes,
-)
+from finery import DataError, Job, Metrics, Step, UsageError, setting, takes
 from finery.rows.repeats import Repeats, summarise
+from finery.util.text import signed
 from finery_eval.predictions import measure_between, paired
 
 OVER_SEEDS = "the seed of a training only, not the choice of rows"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import DataError, Job, OneFile, UsageError, did_you_mean, setting
+from finery import DataError, Job, OneFile, UsageError, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import (
@@ -25,6 +25,7 @@ from finery.rows.answers.jsonvalues import (
 )
 from finery.rows.answers.reading import extracted, told_with
 from finery.rows.templates.patience import patterns_of
+from finery.util.text import did_you_mean
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
 from finery_eval.evaluator import BatchEvaluator

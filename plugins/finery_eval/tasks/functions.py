@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import OneFile, Settings, StepError, UsageError, did_you_mean, setting
+from finery import OneFile, Settings, StepError, UsageError, setting
 from finery.rows import Row
+from finery.util.text import did_you_mean
 from finery_eval.calls.calls import Call
 
 HOST = "finery_eval.tasks.function_host"

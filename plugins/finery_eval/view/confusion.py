@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import counted, visible
 from finery.rows.answers.reading import INVALID
+from finery.util.text import counted, visible
 from finery_eval.view.tables import WIDEST, new_table, plain
 
 if TYPE_CHECKING:

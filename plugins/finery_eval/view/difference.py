@@ -3,15 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import (
-    Metrics,
-    counted,
-    in_points,
-    percent,
-    print_labelled,
-    range_in_points,
-    signed,
-)
+from finery import Metrics
+from finery.util.text import counted, in_points, percent, range_in_points, signed
+from finery.views import print_labelled
 from finery_eval.measure import MCNEMAR, SIGN_FLIPS
 from finery_eval.predictions import Facts, Pairs, by_model, measure_between, paired
 from finery_eval.stats import holm

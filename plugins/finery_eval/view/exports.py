@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from finery import Remark, in_points, percent, range_in_points, size
+from finery.util.text import in_points, percent, range_in_points, size
+from finery.views import Remark
 from finery_eval.evaluation import SPEED
 from finery_eval.view.tables import Column, Report, headline, print_columns
 

@@ -50,7 +50,7 @@ def _in_percent(rows: int, *shares: float) -> tuple[int, float, float, float]:
 
 def plotted(of: Learned, width: int) -> "list[Text]":
     """The plot as lines of text. width: of the terminal."""
-    from finery_trl.view.plot import Line, plot
+    from finery.views import Line, plot
 
     lines = [
         Line("95 % CI of the curve", [(rows, low) for rows, _, low, _ in of.line], "dim cyan"),
@@ -78,8 +78,7 @@ class Drawing(NamedTuple):
 
 def drawn(of: Learned) -> Drawing:
     """The plot for a page."""
-    from finery_trl.view.axis import Axis, round_steps
-    from finery_trl.view.chart import Span
+    from finery.views import Axis, Span, round_steps
 
     values = [value for each in (*of.scores, *of.line) for value in each[1:]]
     axis, span = Axis.of(values, log=False), Span(of.line[0][0], of.line[-1][0])

@@ -3,19 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import (
+from finery import Manifest, Metrics, UsageError
+from finery.util.text import counted, did_you_mean
+from finery.views import (
     Detail,
-    Manifest,
-    Metrics,
     Output,
     Page,
     PageContext,
     PageSection,
     Remark,
-    UsageError,
     View,
-    counted,
-    did_you_mean,
     print_labelled,
     render_sections,
 )

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import percent
+from finery.util.text import percent
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from finery import in_points, visible
+from finery.util.text import in_points, visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from finery import Dataset, Graph, Metrics, PageContext, base_models, sources_of, visible
+from finery import Dataset, Graph, Metrics
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.similar import SimilarIndex, question
+from finery.util.text import visible
+from finery.views import PageContext
 from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
 
 NEAREST = 3
@@ -87,7 +89,7 @@ def _neighbour(row: Row, cosine: float) -> dict[str, Any]:
 
 def _rows_of(graph: Graph, step: str, context: PageContext) -> Iterable[Row]:
     """The rows that a step judges, as far as they are built."""
-    refs = [s.ref for s in sources_of(graph.nodes[step], Dataset) if s.field == "rows"]
+    refs = [s.ref for s in graph.nodes[step].sources_of(Dataset) if s.field == "rows"]
     return _built(refs, context)
 
 
@@ -103,7 +105,7 @@ def _training_rows(graph: Graph, model: str, context: PageContext) -> Iterable[R
         refs = [source.ref for source in node.sources if source.role == "train"]
         if refs:
             return _built(refs, context)
-        stack += [source.step for source in base_models(node)]
+        stack += [source.step for source in node.base_models]
     return ()
 
 

@@ -3,17 +3,8 @@
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from finery import (
-    Bundle,
-    Graph,
-    Model,
-    Results,
-    Store,
-    UsageError,
-    did_you_mean,
-    open_results,
-    sources_of,
-)
+from finery import Bundle, Graph, Model, Project, Results, UsageError
+from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
     from finery_hub.push.step import HubPush
@@ -22,7 +13,7 @@ Place = tuple[str, str]
 """(step, output)."""
 
 
-def card_of(graph: Graph, store: Store, step: str, repo: str | None = None) -> str:
+def card_of(project: Project, step: str, repo: str | None = None) -> str:
     """The card of a step, or of one output. Raises `UsageError` where it isn't built."""
     from finery_hub.client import missing
     from finery_hub.push.step import HubPush
@@ -30,8 +21,9 @@ def card_of(graph: Graph, store: Store, step: str, repo: str | None = None) -> s
     if find_spec("huggingface_hub") is None:
         raise missing("finery card", "huggingface-hub")
     name, _, output = step.partition(".")
+    graph = project.graph
     graph.require(name)
-    results = open_results(graph, store)
+    results = project.results()
     push = graph.nodes[name].step
     if isinstance(push, HubPush):
         return _card_of_push(graph, results, name, push)
@@ -56,7 +48,7 @@ def _card_of_push(graph: Graph, results: Results, name: str, push: "HubPush") ->
         _require(graph, results, source.ref, (source.step, source.output))
     facts = PushProvenance(push).gather(name, part, results)
     models, bundles = (
-        [_opened(results, s.ref, (s.step, s.output)) for s in sources_of(node, kind)]
+        [_opened(results, s.ref, (s.step, s.output)) for s in node.sources_of(kind)]
         for kind in (Model, Bundle)
     )
     placed = place(models, bundles, push.repo, None)

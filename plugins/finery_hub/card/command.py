@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from finery import UsageError, matrix_option, recipe_and_step
+from finery import UsageError
+from finery.cli.options import matrix_option, recipe_and_step
 
 
 @click.command("card")
@@ -31,12 +32,10 @@ def command(
     The card of a model has all its evaluations that are built. That of a hub.push is the one that
     it pushes.
     """
-    from finery import open_graph, open_store, shown
+    from finery import Project, shown
     from finery_hub.card.built import card_of
 
-    store = open_store(recipe)
-    graph = open_graph(recipe, overrides, store)
-    text = card_of(graph, store, step, repo)
+    text = card_of(Project(recipe, overrides), step, repo)
     if output is None:
         click.echo(text, nl=False)
         return

@@ -5,26 +5,7 @@ from typing import Any
 
 import msgspec
 
-from finery import (
-    Dataset,
-    Graph,
-    Lock,
-    Metrics,
-    Model,
-    Node,
-    Provenance,
-    Results,
-    Source,
-    base_models,
-    evaluates,
-    files_of,
-    floating_name,
-    forecast_of,
-    generates,
-    row_sources,
-    sources_of,
-    trains,
-)
+from finery import Dataset, Graph, Metrics, Model, Node, Provenance, Results, Source
 from finery_data.overlap import overlaps
 from finery_hub.card import facts as f
 from finery_hub.dataset import HubDataset
@@ -44,7 +25,7 @@ class PushProvenance(Provenance[HubPush]):
 
     def gather(self, name: str, graph: Graph, results: Results) -> f.Facts:
         """The same as a `Facts`."""
-        models = {s.ref: _place(s) for s in sources_of(graph.nodes[name], Model)}
+        models = {s.ref: _place(s) for s in graph.nodes[name].sources_of(Model)}
         facts = gather(name, models, graph, results, self.step.licenses)
         return facts if self.step.recipe else _without_recipe(facts)
 
@@ -60,9 +41,9 @@ def gather(
 
     name: of the step that the card is for. models: name in the recipe → place.
     """
-    under = list(dict.fromkeys(s for step, _ in models.values() for s in models_under(graph, step)))
+    under = list(dict.fromkeys(s for step, _ in models.values() for s in graph.models_under(step)))
     trainings = [graph.nodes[step] for step in graph.nodes if step in under]
-    trainings = [node for node in trainings if trains(node)]
+    trainings = [node for node in trainings if node.trains]
     evaluations = [*_evaluations(graph, results, models)]
     tests = [graph.nodes[e.step] for e in evaluations]
     return f.Facts(
@@ -86,17 +67,6 @@ def _without_recipe(facts: f.Facts) -> f.Facts:
     return msgspec.structs.replace(facts, recipe=recipe, lock=lock)
 
 
-def models_under(graph: Graph, step: str) -> list[str]:
-    """A step that makes a model, and all steps with models that it is made from."""
-    steps, stack = list[str](), [step]
-    while stack:
-        name = stack.pop()
-        if name not in steps:
-            steps.append(name)
-            stack += [source.step for source in base_models(graph.nodes[name])]
-    return steps
-
-
 def _recipe(graph: Graph, name: str) -> f.Recipe:
     recipe = graph.recipe
     own = graph.nodes[name].place
@@ -110,13 +80,13 @@ def _recipe(graph: Graph, name: str) -> f.Recipe:
 
 
 def _lock(graph: Graph) -> f.Lock:
-    path = Lock(graph.recipe.path).path
+    path = graph.recipe.path.with_suffix(".lock")
     return f.Lock(path.name, path.read_text(encoding="utf-8") if path.is_file() else "")
 
 
 def _bases(graph: Graph, results: Results, step: str) -> list[f.Base]:
     """The models from outside that a model is made from."""
-    roots = [name for name in models_under(graph, step) if not base_models(graph.nodes[name])]
+    roots = [name for name in graph.models_under(step) if not graph.nodes[name].base_models]
     return [_base(graph.nodes[name], results.artifact(name)) for name in roots]
 
 
@@ -150,7 +120,7 @@ def _rows_of(ref: str, place: Place, results: Results) -> f.Rows | None:
 
 def _training(node: Node, results: Results) -> f.Training:
     def taken(role: str) -> list[f.Rows]:
-        rows = (_rows(s, results) for s in row_sources(node) if s.role == role)
+        rows = (_rows(s, results) for s in node.row_sources if s.role == role)
         return [r for r in rows if r is not None]
 
     return f.Training(
@@ -169,11 +139,11 @@ def _evaluations(
     """The built evaluations of at least one of the models."""
     wanted = {artifact.digest for p in models.values() if (artifact := results.artifact(*p))}
     for node in graph.nodes.values():
-        metrics = results.artifact(node.name) if evaluates(node) else None
+        metrics = results.artifact(node.name) if node.evaluates else None
         if not isinstance(metrics, Metrics):
             continue
         judged = [*_judged(node, metrics.report(), results)]
-        rows = next(iter(row_sources(node)), None)
+        rows = next(iter(node.row_sources), None)
         taken = _rows(rows, results) if rows else None
         if rows and taken and wanted.intersection(model.digest for model in judged):
             origins = _read_from(graph, (rows.step, rows.output))
@@ -190,7 +160,7 @@ def _evaluations(
 
 
 def _judged(node: Node, report: Mapping[str, Any], results: Results) -> Iterator[f.Judged]:
-    for source in sources_of(node, Model):
+    for source in node.sources_of(Model):
         scores, artifact = report["scores"].get(source.ref), results.artifact(*_place(source))
         if scores and artifact:
             intervals = report["intervals"].get(source.ref, {})
@@ -218,23 +188,23 @@ def _ancestors(graph: Graph, start: Sequence[Place]) -> list[Place]:
         place = stack.pop(0)
         if place not in seen:
             seen.append(place)
-            stack += [_place(source) for source in row_sources(graph.nodes[place[0]])]
+            stack += [_place(source) for source in graph.nodes[place[0]].row_sources]
     return seen
 
 
 def _read_from(graph: Graph, place: Place) -> list[Place]:
     """Where rows come from outside, or from a model alone."""
     ancestors = _ancestors(graph, [place])
-    return [p for p in ancestors if not row_sources(graph.nodes[p[0]])]
+    return [p for p in ancestors if not graph.nodes[p[0]].row_sources]
 
 
 def _uses(trainings: Sequence[Node], tests: Sequence[Node]) -> Iterator[tuple[str, Place]]:
     """(role, rows) of each input with rows."""
     for node in trainings:
-        for source in row_sources(node):
+        for source in node.row_sources:
             yield ("validation" if source.role == "validation" else "training"), _place(source)
     for node in tests:
-        for source in row_sources(node):
+        for source in node.row_sources:
             yield "evaluation", _place(source)
 
 
@@ -249,21 +219,19 @@ def _origins(
     for (step, output), used in roles.items():
         node = graph.nodes[step]
         rows = _rows_of(f"{step}.{output}" if output else step, (step, output), results)
-        if rows is not None and not generates(node):
+        if rows is not None and not node.generates:
             yield _origin(graph, node, rows, used)
 
 
 def _origin(graph: Graph, node: Node, rows: f.Rows, roles: list[str]) -> f.Origin:
     step = node.step
     if isinstance(step, HubDataset):
-        name = floating_name(step)
-        commit = (Lock(graph.recipe.path).get(name) if name else None) or step.revision
+        commit = graph.pin_of(node) or step.revision
         return f.Origin(
             node.name, node.use, step.repo, rows, roles,
             step.repo, commit, step.config or "", step.split,
         )  # fmt: skip
-    files = [pattern for setting in files_of(step).values() for pattern in setting.patterns]
-    return f.Origin(node.name, node.use, ", ".join(files), rows, roles)
+    return f.Origin(node.name, node.use, ", ".join(node.file_patterns), rows, roles)
 
 
 def _row_steps(graph: Graph, trainings: Sequence[Node]) -> list[Place]:
@@ -275,8 +243,8 @@ def _generated(graph: Graph, results: Results, trainings: Sequence[Node]) -> Ite
     places = _row_steps(graph, trainings)
     for step in dict.fromkeys(step for step, _ in places):
         node = graph.nodes[step]
-        if generates(node):
-            models = [_base(node, results.artifact(*_place(s))) for s in sources_of(node, Model)]
+        if node.generates:
+            models = [_base(node, results.artifact(*_place(s))) for s in node.sources_of(Model)]
             rows = [_rows_of(step, place, results) for place in places if place[0] == step]
             names = [model.name for model in models if model.name]
             yield f.Generated(step, node.use, names, [r for r in rows if r is not None])
@@ -293,9 +261,9 @@ def _dropped(graph: Graph, results: Results, trainings: Sequence[Node]) -> Itera
 def _apart(graph: Graph, trainings: Sequence[Node], tests: Sequence[Node]) -> Iterator[f.Apart]:
     """Whether each training's rows repeat those of each evaluation."""
     for training in trainings:
-        learned = [source for source in row_sources(training) if source.role == "train"]
+        learned = [source for source in training.row_sources if source.role == "train"]
         for test in tests:
-            yield _pair(graph, training.name, learned, test.name, row_sources(test))
+            yield _pair(graph, training.name, learned, test.name, test.row_sources)
 
 
 def _pair(
@@ -321,12 +289,7 @@ def _why(graph: Graph, learned: Source, asked: Source) -> Iterator[str]:
     else:
         yield from (why for why, _ in overlaps(graph, learned, asked))
     files, others = (
-        {
-            p
-            for step, _ in places
-            for s in files_of(graph.nodes[step].step).values()
-            for p in s.patterns
-        }
+        {pattern for step, _ in places for pattern in graph.nodes[step].file_patterns}
         for places in (before, held)
     )
     steps = {step for step, _ in before} & {step for step, _ in held}
@@ -339,5 +302,5 @@ def _compares(graph: Graph, step: str, held: Sequence[Place]) -> bool:
     node = graph.nodes[step]
     if any(_place(s) in held for s in node.sources if s.role == "compare"):
         return True
-    forecast = forecast_of(graph, node)
+    forecast = graph.forecast(node)
     return forecast is not None and forecast.keeps_apart() and step in [s for s, _ in held]

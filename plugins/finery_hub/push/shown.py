@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import About, Detail, Graph, Manifest, Note, Output, Results, View, size, visible
+from finery import About, Graph, Manifest, Note, Results
+from finery.util.text import size, visible
+from finery.views import Detail, Output, View
 from finery_hub.push.files import README
 from finery_hub.push.step import TOKEN, HubPush
 

@@ -16,9 +16,9 @@ from finery_gguf.llama import Gguf
 from finery_ollama.commands import read_modelfile
 from finery_ollama.server.start import Server, start
 from finery_serve.client import Client
-from finery_serve.servers import Fault, Kind, Prompt, Serving
+from finery_serve.processes import LOOPBACK
+from finery_serve.servers import Fault, Kind, Prompt, Serving, sampling_faults
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHOWS_PROMPTS = (0, 12)
 """The first version that answers `_debug_render_only` requests."""
 NO_PENALTY = (0, 32, 10)
@@ -99,7 +99,7 @@ class OllamaServer:
     def faults(self) -> list[Fault]:
         """Whether its parameters sample."""
         parameters = parameters_of(str(self._shown.get("parameters", "")))
-        return sampling_faults(parameters, self._version)
+        return ollama_sampling_faults(parameters, self._version)
 
     def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
         """None: a GGUF is one whole model."""
@@ -190,25 +190,21 @@ def parameters_of(shown: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in pairs}
 
 
-def sampling_faults(parameters: Mapping[str, str], version: str) -> list[Fault]:
+def ollama_sampling_faults(parameters: Mapping[str, str], version: str) -> list[Fault]:
     """Whether requests to `/api/chat` that don't say are answered at random, or with penalties.
 
     parameters: of the model. version: Ollama's, which decides about the others.
     """
     defaults = {} if _is_at_least(version, NO_PENALTY) else {"repeat_penalty": 1.1}
-    values = NEUTRAL | DEFAULTS | defaults
-    values |= {name: float(parameters[name]) for name in values if name in parameters}
-    changed = [f"{n}: {values[n]:g}" for n, neutral in NEUTRAL.items() if values[n] != neutral]
-    if not changed:
-        return []
-    return [Fault(
-        "sampling",
-        f"Ollama answers with {', '.join(changed)} where a request doesn't say, but the model was "
-        "evaluated greedily",
+    values = {**NEUTRAL, **DEFAULTS, **defaults, **parameters}
+    return sampling_faults(
+        "Ollama",
+        values,
+        NEUTRAL,
         [],
         "set temperature: 0 and repeat_penalty: 1 in `parameters` of ollama.modelfile, as it does "
         "without `parameters`",
-    )]  # fmt: skip
+    )
 
 
 def _is_at_least(version: str, least: tuple[int, ...]) -> bool:

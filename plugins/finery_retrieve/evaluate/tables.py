@@ -6,7 +6,8 @@ In go scores and differences, out come tables for `details["tables"]`.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finery import Job, counted, range_in_points
+from finery import Job
+from finery.util.text import counted, range_in_points
 from finery_eval import stats
 from finery_eval.measure import Measure, scores_of
 from finery_eval.tables import table

@@ -3,26 +3,25 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from finery import DataError, EngineJob, Index, Model, OneFile, UsageError, shown
+from finery import (
+    DataError,
+    EngineJob,
+    Index,
+    Model,
+    OneFile,
+    Step,
+    UsageError,
+    setting,
+    shown,
+    takes,
+)
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.messages import in_front
+from finery_retrieve.formats import require_counts
 from finery_retrieve.index.control import plain
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_synth.ask.prompts import Prompt
-
-K_HELP = "How many chunks to retrieve for each question."
-PROMPT_HELP = (
-    "File with the Jinja template for the last user turn. It knows `question`, `chunks` (each with "
-    "`label`, `text`, `source`, `heading`, `id` and `line` or `page`) and `unknown`."
-)
-LIMIT_HELP = (
-    "Maximum tokens of all chunks in a prompt. Chunks that don't fit are left out as a whole, the "
-    "last ones first. Needs an index with `tokenizer`, which counts the tokens. The rest of the "
-    "prompt doesn't count: the question, the template, sources and headings."
-)
-UNKNOWN_HELP = "What the model is to answer if the documents don't contain the answer."
-
 
 UNKNOWN = "The documents don't say."
 TEMPLATE = """\
@@ -237,6 +236,44 @@ def _variables(label: int, hit: Hit) -> dict[str, Any]:
         "heading": plain(hit.heading),
         **hit.place,
     }
+
+
+class ContextStep(Step):
+    """Base of step types that put retrieved chunks into prompts: their settings."""
+
+    index: Index = takes(help="The documents, indexed by `retrieve.index`.")
+    k: int = setting(4, ge=1, help="How many chunks a prompt has.")
+    prompt: OneFile | None = setting(
+        None,
+        help="File with the Jinja template for the last user turn. It knows `question`, `chunks` "
+        "(each with `label`, `text`, `source`, `heading`, `id` and `line` or `page`) and "
+        "`unknown`.",
+    )
+    limit: int | None = setting(
+        None,
+        ge=1,
+        help="Maximum tokens of all chunks in a prompt. Chunks that don't fit are left out as a "
+        "whole, the last ones first. Needs an index with `tokenizer`, which counts the tokens. The "
+        "rest of the prompt doesn't count: the question, the template, sources and headings.",
+    )
+    unknown: str = setting(
+        UNKNOWN,
+        min_length=1,
+        help="What the model is to answer if the documents don't contain the answer.",
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        check_unknown(self.unknown)
+        require_counts(self.index, self.limit)
+
+    def check_files(self) -> None:
+        """Raise `UsageError` for a template that can't be used."""
+        self.template()
+
+    def template(self) -> ContextPrompt:
+        """The template of the prompts."""
+        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
 
 
 class Prompted(NamedTuple):

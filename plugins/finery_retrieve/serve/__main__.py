@@ -8,7 +8,8 @@ import click
 from finery import Bundle, FineryError
 from finery_retrieve.serve.running import serve_bundle
 from finery_retrieve.serve.settings import read_settings
-from finery_serve.command import LOOPBACK, PORT, serve_until_stopped
+from finery_serve.command import PORT, serve_until_stopped
+from finery_serve.processes import LOOPBACK
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

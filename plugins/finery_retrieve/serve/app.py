@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finery.rows import Conversation
 from finery_retrieve.serve.upstream import Refused, Upstream, events, read
-from finery_serve.command import LOOPBACK
+from finery_serve.processes import LOOPBACK
 
 LARGEST = 4 * 2**20
 """Bytes of a request that is read."""

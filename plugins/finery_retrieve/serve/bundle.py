@@ -1,11 +1,13 @@
 """`retrieve.bundle`: a folder that answers questions about documents, with their sources."""
 
 import json
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
 
-from finery import Artifact, Bundle, Index, Job, Model, Step, copy_file, setting, takes, version_of
+from finery import Artifact, Bundle, Index, Job, Model, Step, setting, takes
 from finery_gguf.llama import PACKAGE
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.chunks import CHUNKS, OFFSETS
@@ -106,10 +108,10 @@ class RetrieveBundle(
         (job.out / "run.sh").chmod(0o755)
         for name, source in _data_files(index).items():
             (job.out / name).parent.mkdir(parents=True, exist_ok=True)
-            copy_file(source, job.out / name)
+            job.copy(source, name)
         if isinstance(reached, Local):
             job.progress(0, 1, f"copying {reached.file}")
-            copy_file(gguf_file(under), job.out / reached.file)
+            job.copy(gguf_file(under), reached.file)
         return Bundle(job.out, meta={"format": "retrieve", "name": self.name, "run": "sh run.sh"})
 
 
@@ -139,11 +141,10 @@ def requirements(settings: Settings) -> str:
         pinned += LOCAL
     elif settings.embedder is not None:
         extras.append("openai")
-    versions = {name: version_of(name) for name in pinned}
-    lines = [
-        f"finery[{','.join(sorted(extras))}]=={_public(settings.finery)}",
-        *(f"{name}=={_public(version)}" for name, version in versions.items() if version),
-    ]
+    lines = [f"finery[{','.join(sorted(extras))}]=={_public(settings.finery)}"]
+    for name in pinned:
+        with suppress(PackageNotFoundError):
+            lines.append(f"{name}=={_public(version(name))}")
     return "\n".join(lines) + "\n"
 
 

@@ -45,7 +45,7 @@ from finery_retrieve.serve.settings import (
 from finery_retrieve.serve.upstream import Refused, Upstream, address_in
 from finery_serve.llama import LlamaServer
 from finery_serve.options import SLOTS, Options
-from finery_serve.processes import address_of, listening
+from finery_serve.processes import Address
 from finery_serve.servers import Serving
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def _served(
             f"the app needs the package {error.name}, which isn't installed",
             fix="pip install 'finery[retrieve]'",
         ) from error
-    bound = listening(serving.host, serving.port or 0)
+    bound = Address(serving.host, serving.port or 0).listening()
     port = bound.getsockname()[1]
     app = application(name, documents.prompted, upstream, serving.host, port, serving.key)
     server = uvicorn.Server(uvicorn.Config(
@@ -285,7 +285,7 @@ def _served(
     running.start()
     if llama is not None:
         threading.Thread(target=_end_without, args=[server, llama], daemon=True).start()
-    address = address_of(serving.host, port)
+    address = Address(serving.host, port).url
     page = f"{address}/#key={quote(serving.key)}" if serving.key else f"{address}/"
     try:
         yield Answering(

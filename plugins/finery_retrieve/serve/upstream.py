@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from finery import UsageError
 from finery.rows import Conversation
-from finery_serve.command import LOOPBACK
+from finery_serve.processes import LOOPBACK
 
 SECONDS = 600.0
 """For the model's server to send the next part of an answer."""

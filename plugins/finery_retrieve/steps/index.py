@@ -17,13 +17,13 @@ from finery import (
     Preflight,
     Step,
     UsageError,
-    counted,
     load_reference,
     setting,
     takes,
 )
 from finery.rows.dropped import Drops, by_reason
 from finery.rows.parts import named, read
+from finery.util.text import counted
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.formats import COUNTS_TOKENS, require_embedder, require_tokenizer
 from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter

@@ -4,24 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import (
-    Count,
-    Dataset,
-    Forecast,
-    Index,
-    Job,
-    OneFile,
-    Step,
-    counted,
-    percent,
-    setting,
-    takes,
-)
+from finery import Count, Dataset, Forecast, Job, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import Drops
 from finery.rows.parts import changed, id_of, read
+from finery.util.text import counted, percent
 from finery_retrieve.citations import (
     Citation,
     check_citations,
@@ -30,8 +19,7 @@ from finery_retrieve.citations import (
     quotable,
     without_citations,
 )
-from finery_retrieve.formats import require_counts
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
+from finery_retrieve.index.context import ContextPrompt, ContextStep
 from finery_retrieve.index.control import plain
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.missing import no_chunks
@@ -123,7 +111,7 @@ class Drawn(NamedTuple):
         return ids.index(hit.id) if hit.id in ids else len(ids)
 
 
-class Raft(Step, sections=("generate",), engines=True, version="1"):
+class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
     """Put questions into prompts with retrieved chunks, with answers that quote and cite.
 
     A model trained on the rows learns to pick the relevant chunk, to ignore others that look alike,
@@ -148,8 +136,6 @@ class Raft(Step, sections=("generate",), engines=True, version="1"):
     rows: list[Dataset] = takes(
         help="Questions with answers, without contexts, that name their chunk."
     )
-    index: Index = takes(help="The documents, indexed by `retrieve.index`.")
-    k: int = setting(4, ge=1, help="How many chunks a prompt has.")
     oracle: float = setting(
         0.8,
         ge=0.0,
@@ -172,27 +158,6 @@ class Raft(Step, sections=("generate",), engines=True, version="1"):
         help="quotes: the answer, the quote, and the number of the chunk; for rows without a quote "
         "no quote. numbers: the answer and the number. none: the answer alone.",
     )
-    prompt: OneFile | None = setting(
-        None, help="Jinja template of the prompts, as in `retrieve.model`."
-    )
-    limit: int | None = setting(
-        None,
-        ge=1,
-        help="Maximum tokens of all chunks in a prompt, as in `retrieve.model`. Distractors that "
-        "don't fit are left out.",
-    )
-    unknown: str = setting(
-        UNKNOWN, min_length=1, help="The answer where the documents don't contain it."
-    )
-
-    def check(self) -> None:
-        """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        check_unknown(self.unknown)
-        require_counts(self.index, self.limit)
-
-    def check_files(self) -> None:
-        """Raise `UsageError` for an empty or invalid template."""
-        self._template()
 
     def run(self, job: Job) -> Dataset:
         """Write the rows, in their order."""
@@ -209,9 +174,6 @@ class Raft(Step, sections=("generate",), engines=True, version="1"):
         dataset.meta |= {"format": "retrieved", "context": contexts, "k": self.k, **drops.meta()}
         self._log(job, drawn, counts, drops.summary(len(dataset)))
         return dataset
-
-    def _template(self) -> ContextPrompt:
-        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
 
     def _drawn(self, job: Job, drops: Drops) -> Iterator[Drawn]:
         """The usable questions with their chunks."""
@@ -247,7 +209,7 @@ class Raft(Step, sections=("generate",), engines=True, version="1"):
     def _rows(
         self, job: Job, drawn: Sequence[Drawn], drops: Drops, counts: Counter[str]
     ) -> Iterator[Row]:
-        template = self._template()
+        template = self.template()
         for each in drawn:
             has_oracle = _chance(each.question.row, job.seed, HAS_ORACLE) < self.oracle
             try:

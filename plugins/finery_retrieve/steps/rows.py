@@ -3,22 +3,15 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
-from finery import Count, DataError, Dataset, Forecast, Index, Job, OneFile, Step, setting, takes
+from finery import Count, DataError, Dataset, Forecast, Job, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import changed, named, read
-from finery_retrieve.formats import require_counts
 from finery_retrieve.index.context import (
-    K_HELP,
-    LIMIT_HELP,
-    PROMPT_HELP,
-    UNKNOWN,
-    UNKNOWN_HELP,
-    ContextPrompt,
+    ContextStep,
     Lookup,
     Prompted,
     check_limit,
     check_question,
-    check_unknown,
 )
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.questions import listed
@@ -28,7 +21,7 @@ WINDOW = 256
 
 
 class RetrieveRows(
-    Step,
+    ContextStep,
     sections=("data", "generate"),
     seeded=False,
     engines=True,
@@ -42,24 +35,10 @@ class RetrieveRows(
     """
 
     rows: Dataset = takes(help="Rows with questions.")
-    index: Index = takes(help="The documents, indexed by `retrieve.index`.")
-    k: int = setting(4, ge=1, help=K_HELP)
-    prompt: OneFile | None = setting(None, help=PROMPT_HELP)
-    limit: int | None = setting(None, ge=1, help=LIMIT_HELP)
-    unknown: str = setting(UNKNOWN, min_length=1, help=UNKNOWN_HELP)
-
-    def check(self) -> None:
-        """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        check_unknown(self.unknown)
-        require_counts(self.index, self.limit)
-
-    def check_files(self) -> None:
-        """Raise `UsageError` for a template that can't be used."""
-        self._template()
 
     def run(self, job: Job) -> Dataset:
         """Write the rows, in their order."""
-        prompt = self._template()
+        prompt = self.template()
         lookup = Lookup(Retriever.open(self.index, job), prompt, self.k)
         counts = {"without_documents": 0, "limited": 0}
         emptied = 0
@@ -84,9 +63,6 @@ class RetrieveRows(
             )
         dataset.meta |= {"format": "retrieved", "k": self.k, **counts}
         return dataset
-
-    def _template(self) -> ContextPrompt:
-        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
 
 
 def _prompted(lookup: Lookup, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[Row, Prompted]]:

@@ -7,19 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import (
-    Detail,
-    Manifest,
-    Output,
-    View,
-    counted,
-    counts_in_words,
-    print_labelled,
-    print_row,
-)
+from finery import Manifest
 from finery.rows import Row, snippet
 from finery.rows.dropped import DROPPED
 from finery.rows.sidecar import lines_of
+from finery.util.text import counted
+from finery.views import Detail, Output, View, counts_in_words, print_labelled, print_row
 from finery_data.view.dataset import DatasetView
 from finery_retrieve.formats import COUNTS_TOKENS
 from finery_retrieve.index.chunks import Chunks

@@ -5,20 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finery import (
-    Dataset,
-    Graph,
-    Manifest,
-    Node,
-    Store,
-    UsageError,
-    did_you_mean,
-    open_graph,
-    open_store,
-    result_of,
-)
+from finery import Dataset, Graph, Manifest, Node, Project, UsageError
 from finery.rows.dropped import FINDINGS
 from finery.rows.generated import GENERATED
+from finery.util.text import did_you_mean
 from finery_review.apply import Apply, reviews_file
 from finery_review.log import DecisionLog
 from finery_review.serving.rows import About, RowFile
@@ -70,19 +60,19 @@ class Opened:
 
 def open_review(step: str, recipe: Path, overrides: Sequence[str], reviewer: str) -> Opened:
     """Open the review of a step's rows, or of those that a `review.apply` takes."""
-    store = open_store(recipe)
-    graph = open_graph(recipe, overrides, store)
+    project = Project(recipe, overrides)
+    graph = project.graph
     ref = _rows_of(graph, step)
     name, _, output = ref.partition(".")
-    result, fresh = result_of(graph, store, name)
+    result, fresh = project.result(name)
     manifest = result.outputs.get(output)
     if manifest is None or manifest.kind != Dataset.kind:
         raise _no_rows(name, output, result.outputs)
-    dataset = store.artifact(manifest)
+    dataset = project.store.artifact(manifest)
     assert isinstance(dataset, Dataset)
     file, applied_by = _decisions_of(graph, ref, step)
     log, rows = DecisionLog(file), RowFile(dataset)
-    about = About([dataset.path, *_folders_before(graph, store, name)])
+    about = About([dataset.path, *_folders_before(project, name)])
     session = Session(rows, log, about, reviewer)
     return Opened(ref, f"{graph.recipe.name}: {ref}", session, log, about, applied_by, fresh)
 
@@ -133,19 +123,19 @@ def _appliers(graph: Graph, ref: str) -> Iterator[Node]:
             yield node
 
 
-def _folders_before(graph: Graph, store: Store, name: str) -> Iterator[Path]:
+def _folders_before(project: Project, name: str) -> Iterator[Path]:
     """The folders of data sets that a step's rows came from, the nearest first."""
-    seen, names = {name}, list(graph.nodes[name].upstream())
+    seen, names = {name}, list(project.graph.nodes[name].upstream())
     while names:
         before = names.pop(0)
         if before in seen:
             continue
         seen.add(before)
-        names += graph.nodes[before].upstream()
+        names += project.graph.nodes[before].upstream()
         try:
-            result, _ = result_of(graph, store, before)
+            result, _ = project.result(before)
         except UsageError:
             continue  # not built any more
         for manifest in result.outputs.values():
             if manifest.kind == Dataset.kind and {GENERATED, FINDINGS} & manifest.files.keys():
-                yield store.artifact(manifest).path
+                yield project.store.artifact(manifest).path

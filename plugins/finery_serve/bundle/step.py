@@ -4,18 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finery import (
-    Bundle,
-    DataError,
-    Job,
-    Model,
-    OneFile,
-    Step,
-    StepError,
-    copy_file,
-    setting,
-    takes,
-)
+from finery import Bundle, DataError, Job, Model, OneFile, Step, StepError, setting, takes
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_serve.bundle.files import Facts, client, compose, llama_swap, readme, run_script
 from finery_serve.options import CONTEXT, RUN, SLOTS, Options
@@ -105,7 +94,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
             (job.out / name).write_text(text, encoding="utf-8")
         (job.out / RUN).chmod(0o755)
         job.progress(0, 1, f"copying {source.name}")
-        copy_file(source, job.out / source.name)
+        job.copy(source, source.name)
         meta = {"format": "llama", "name": self.name, "file": source.name, "run": f"sh {RUN}"}
         return Bundle(job.out, meta=meta)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from finery import DataError, FineryError, Model
 from finery.rows import Conversation
-from finery_gguf.difference import text_difference
+from finery.rows.difference import text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template, tokenize
 from finery_serve.servers import Checkable, Fault, Prompt

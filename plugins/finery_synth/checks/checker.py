@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from finery import DataError, StepError, UsageError, did_you_mean
+from finery import DataError, StepError, UsageError
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema
 from finery.rows.answers.jsonvalues import NotJson, parse, unfenced
@@ -15,6 +15,7 @@ from finery.rows.badrow import BadRow
 from finery.rows.generated import Checked
 from finery.rows.parts import id_of, text_named
 from finery.rows.templates.patience import patterns_of, search
+from finery.util.text import did_you_mean
 from finery_eval.database import Database, QueryError
 from finery_synth.checks.functions import functions_of
 from finery_synth.checks.settings import Checks

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from finery import UsageError, did_you_mean, shown
+from finery import UsageError, shown
 from finery.rows import Row
+from finery.util.text import did_you_mean
 from finery_synth.checks.settings import Functions
 
 

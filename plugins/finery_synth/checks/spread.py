@@ -9,10 +9,10 @@ from typing import Any
 
 from blake3 import blake3
 
-from finery import percent
 from finery.rows import Row
 from finery.rows.near import PIECE, entry_of
 from finery.rows.parts import id_of, prompt
+from finery.util.text import percent
 
 SAMPLE = 300
 """Number of rows that are compared: those with the lowest digests of their ids."""

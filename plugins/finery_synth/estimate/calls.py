@@ -11,16 +11,12 @@ from finery import (
     Budget,
     Estimate,
     FineryError,
+    Forecasts,
     Graph,
     Model,
     Node,
     Price,
     Results,
-    asked_of,
-    forecasts_requests,
-    formats_of,
-    prompt_tokens,
-    sources_of,
 )
 from finery_synth.estimate.costs import (
     Load,
@@ -44,13 +40,13 @@ SAMPLED = 500
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
     """An estimate for each step that forecasts its requests."""
     nodes = [graph.nodes[name] for name in steps]
-    every = (_estimate(graph, results, node) for node in nodes if forecasts_requests(node))
+    every = (_estimate(graph, results, node) for node in nodes)
     return [estimate for estimate in every if estimate is not None]
 
 
 def _estimate(graph: Graph, results: Results, node: Node) -> Estimate | None:
     try:
-        asked = asked_of(graph, results, node)
+        asked = Forecasts(graph, results).asked(node)
         if asked is None:
             return None
         load = load_of(graph, results, node, asked)
@@ -98,13 +94,13 @@ def load_of(graph: Graph, results: Results, node: Node, asked: Asked) -> Load:
         requests = (request for request, _ in seen)
         answered = results.answered(node.name, model, requests, asked.sampling)
     rows = sum(wanted for _, wanted in seen) if few else None
-    prompt = mean(prompt_tokens(request) for request, _ in seen)
+    prompt = mean(request.estimated_tokens() for request, _ in seen)
     return Load(total, answered, prompt, likely, rows)
 
 
 def _is_asked_one_by_one(graph: Graph, model: Model) -> bool:
     """Whether each request has a record of its own, which can be looked up."""
-    engines = (graph.plugins.engine(name) for name in formats_of(model))
+    engines = (graph.plugins.engine(name) for name in model.formats)
     return not any(engine.batched for engine in engines)
 
 
@@ -151,7 +147,7 @@ def _share(limit: float | None, needed: float) -> float:
 
 def _label(node: Node, asked: Asked) -> str:
     """Whose calls they are, if the step takes other models too."""
-    is_only = len({source.field for source in sources_of(node, Model)}) < 2
+    is_only = len({source.field for source in node.sources_of(Model)}) < 2
     return "calls" if is_only or asked.model == "model" else f"calls of the {asked.model}"
 
 

@@ -6,16 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import (
-    Graph,
-    Model,
-    Node,
-    Price,
-    Results,
-    Source,
-    base_models,
-    forecast_of,
-)
+from finery import Graph, Model, Node, Price, Results, Source
 
 
 class Load(NamedTuple):
@@ -72,12 +63,12 @@ def price_of(graph: Graph, results: Results, source: Source) -> Price | None:
     if isinstance(built, Model):
         runtime: Mapping[str, Any] = built.runtime
     else:
-        forecast = forecast_of(graph, node)
+        forecast = graph.forecast(node)
         runtime = forecast.runtime() if forecast is not None else {}
     if "price" in runtime:
         price = runtime["price"]
         return None if price is None else msgspec.convert(price, Price)
-    under = base_models(node)
+    under = node.base_models
     return price_of(graph, results, under[0]) if under else Price(input=0.0, output=0.0)
 
 

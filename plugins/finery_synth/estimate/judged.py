@@ -5,17 +5,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
-from finery import (
-    Dataset,
-    FineryError,
-    Graph,
-    Node,
-    Price,
-    Request,
-    Results,
-    prompt_tokens,
-    with_files,
-)
+from finery import Dataset, FineryError, Graph, Node, Price, Request, Results
 from finery.rows.parts import is_conversation
 from finery_synth.ask.prompts import Prompt
 from finery_synth.estimate.costs import (
@@ -62,7 +52,7 @@ def judging(graph: Graph, results: Results, node: Node, asked: Load) -> Judging 
     if used is not None:
         prompt, likely = (used[f"{n}_tokens"] / used["requests"] for n in ("prompt", "completion"))
     else:
-        prompt = mean(_prompts(graph, results, node, step))
+        prompt = mean(_prompts(graph, results, node))
     rows = asked.rows
     load = Load(rows, prompt=prompt, likely=likely)
     price = price_of(graph, results, source_of(node, "judge"))
@@ -86,9 +76,10 @@ def _answered(results: Results, node: Node, asked: Load) -> int | None:
     return round(asked.rows * (asked.answered or 0) / asked.total)
 
 
-def _prompts(graph: Graph, results: Results, node: Node, step: Generator) -> Iterator[float]:
+def _prompts(graph: Graph, results: Results, node: Node) -> Iterator[float]:
     """Lengths of prompts in tokens; none if seed rows can't be judged."""
-    rubric = with_files(graph.recipe, node.place, step).checks.judge
+    step = graph.with_files(node)
+    rubric = step.checks.judge if isinstance(step, Generator) else None
     assert rubric is not None
     template = Prompt.of(rubric.prompt, SCORE_PROMPT)
     artifacts = [results.artifact(s.step, s.output) for s in node.sources if s.field == "rows"]
@@ -99,4 +90,4 @@ def _prompts(graph: Graph, results: Results, node: Node, step: Generator) -> Ite
         with suppress(FineryError):  # a template may need columns that only generated rows have
             if is_conversation(row):
                 messages = score_messages(template, row, rubric.rubric, rubric.scale)
-                yield prompt_tokens(Request(messages))
+                yield Request(messages).estimated_tokens()

@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import DataError, Model, UsageError, named_gpus
+from finery import DataError, Model, UsageError
+from finery.execute.gpus import named_gpus
 from finery_local.formats.gguf_header import Array, read_header
 from finery_transformers.precision import Unused, auto_dtype, unused_gpu, usable_gpus
 from finery_trl.estimate.memory import Architecture

@@ -7,25 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import (
-    Dataset,
-    Estimate,
-    Graph,
-    Lock,
-    Model,
-    Node,
-    Past,
-    Results,
-    Source,
-    count_rows,
-    floating_name,
-    forecast_of,
-    rough_duration,
-    sample_rows,
-    size_in_name,
-    sources_of,
-)
+from finery import Dataset, Estimate, Forecasts, Graph, Model, Node, Past, Results, Source
 from finery.rows import Row, split_turns
+from finery.util.text import rough_duration
 from finery_trl.estimate import architecture as facts
 from finery_trl.estimate.architecture import Machine, Unknown
 from finery_trl.estimate.memory import (
@@ -128,13 +112,13 @@ def architecture(graph: Graph, results: Results, node: Node) -> Sizes:
     from the model that this step takes, since no step changes the sizes of a model. If they can't
     be read, they follow from the number of parameters in the model's name.
     """
-    models = sources_of(node, Model)
+    models = node.sources_of(Model)
     source = next((s for s in models if s.role == "base"), models[0])
     artifact = results.artifact(source.step, source.output)
     if isinstance(artifact, Model):
         return Sizes(facts.of_artifact(artifact))
     under = graph.nodes[source.step]
-    forecast = forecast_of(graph, under)
+    forecast = graph.forecast(under)
     known = forecast.facts() if forecast is not None else {}
     reason = f"{under.name} isn't built yet"
     try:
@@ -145,9 +129,9 @@ def architecture(graph: Graph, results: Results, node: Node) -> Sizes:
             raise
     if model is not None:
         return Sizes(model)
-    if sources_of(under, Model):
+    if under.sources_of(Model):
         return architecture(graph, results, under)
-    parameters = known.get("parameters") or size_in_name(str(known.get("name", "")))
+    parameters = forecast.parameters() if forecast is not None else None
     if parameters:
         return Sizes(of_size(parameters), reason)
     raise Unknown(reason)
@@ -161,8 +145,7 @@ def _facts(graph: Graph, node: Node, known: Mapping[str, Any]) -> Architecture |
         return facts.of_gguf(known["gguf"])
     if "hub" in known:
         repo, revision = known["hub"]
-        pinned = Lock(graph.recipe.path).get(floating_name(node.step) or "")
-        return facts.of_hub(repo, pinned or revision)
+        return facts.of_hub(repo, graph.pin_of(node) or revision)
     return None
 
 
@@ -172,7 +155,8 @@ def _facts(graph: Graph, node: Node, known: Mapping[str, Any]) -> Architecture |
 def lengths_of(graph: Graph, results: Results, node: Node, most: int) -> Lengths:
     """The rows of a training as far as they are known: as built, or from a plain file."""
     sources = [s for s in node.sources if s.role == "train"]
-    counts = [count_rows(graph, results, s) for s in sources]
+    forecasts = Forecasts(graph, results)
+    counts = [forecasts.count(s) for s in sources]
     rows = sum(c.rows for c in counts if c) if all(counts) else None
     texts = [_texts(graph, results, source) for source in sources]
     known = [sizes for sizes in texts if sizes is not None]
@@ -213,7 +197,7 @@ def _tokens(characters: int) -> float:
 
 def _texts(graph: Graph, results: Results, source: Source) -> Iterator[tuple[int, int]] | None:
     """(characters of the prompt, of the answers) of rows; None if they aren't known."""
-    rows = sample_rows(graph, results, source, MOST_READ)
+    rows = Forecasts(graph, results).sample(source, MOST_READ)
     return None if rows is None else (_sizes(row) for row in rows)
 
 

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from finery import UsageError, nearest
+from finery import UsageError
+from finery.util.text import nearest
 from finery_trl.settings import ALL_LINEAR, TARGET_MODULES
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from finery import Job, StepError, counted
+from finery import Job, StepError
+from finery.util.text import counted
 
 IN_A_ROW = 20
 """Skipped steps after which a training ends. The scaler multiplies the loss by 65,536 at first and

@@ -4,8 +4,8 @@ A model that learns such calls makes them, too. They may be intended, e.g. befor
 a failed call, so such rows are kept and reported.
 """
 
-from finery import NAMED, counted
 from finery.rows import Row
+from finery.util.text import NAMED, counted
 from finery_eval.calls.broken import CallChecker
 from finery_trl.rows.turns import Learn, conversation_of, learned_turns
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from finery import some_of
 from finery.rows import Row, split_turns
+from finery.util.text import some_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

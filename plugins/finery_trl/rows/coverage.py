@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from finery import counted
 from finery.rows import Row
+from finery.util.text import counted
 from finery_trl.rows.example import Example, Proven
 from finery_trl.rows.turns import Learn, conversation_of, learned_turns, thinking_of
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from finery import NAMED, DataError, FineryError, Job, StepError, some_of
+from finery import DataError, FineryError, Job, StepError
 from finery.rows import Row
+from finery.util.text import NAMED, some_of
 from finery_trl.rows.example import Example
 
 

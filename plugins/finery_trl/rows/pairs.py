@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from finery import DataError, Job, some_of
+from finery import DataError, Job
 from finery.rows import Row, split_turns
+from finery.util.text import some_of
 from finery_trl.rows.example import Answer, Example
 from finery_trl.rows.tokens import Tokens, examples_of
 

@@ -17,18 +17,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import (
-    FILE_MODULE,
-    Engine,
-    FineryError,
-    Job,
-    MemoryRecords,
-    Model,
-    StepError,
-    cpu_count,
-    error_from_dict,
-    load_plugins,
-)
+from finery import FILE_MODULE, Engine, FineryError, Job, Model, StepError, cpu_count, load_plugins
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
@@ -109,9 +98,7 @@ class _Job(Job):
             scratch=order.scratch,
             seed=order.seed,
             report=report,
-            records=MemoryRecords(),
             find_engine=find,
-            secrets={},
         )
 
 
@@ -148,7 +135,7 @@ def _listen(
     events = _events(listener, process, processes)
     for event in events:
         if event["event"] == "failed":
-            raise error_from_dict(event["error"])
+            raise FineryError.from_dict(event["error"])
         if event["event"] == "trained":
             outcome = event["outcome"]
         else:

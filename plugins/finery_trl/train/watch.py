@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Budget, CachedEngine, Engine, Job, MemoryRecords, Metrics, Model
+from finery import Budget, CachedEngine, Engine, Job, Metrics, Model
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,10 @@ def watcher(
 
 
 class _Job(Job):
-    """The job of the evaluator, which always uses the model in training."""
+    """The job of the evaluator, which always uses the model in training.
+
+    It reports nothing: the progress bar belongs to the training.
+    """
 
     live: Engine
 
@@ -53,10 +56,6 @@ class _Job(Job):
             out=out,
             scratch=out,
             seed=0,
-            report=lambda event: None,  # the progress bar belongs to the training
-            records=MemoryRecords(),
-            find_engine=lambda model: (Engine, ""),
-            secrets={},
         )
 
     def engine(self, model: Model, *, budget: Budget | None = None) -> CachedEngine:

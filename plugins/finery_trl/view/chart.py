@@ -7,7 +7,7 @@ values of a step.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finery_trl.view.axis import Axis, round_steps
+from finery.views import Axis, Span, round_steps
 from finery_trl.view.curves import Series
 
 ZOOMS = (1, 4, 16)
@@ -61,17 +61,6 @@ class Chart(NamedTuple):
     ticks: list[tuple[int, list[tuple[float, str]]]]
     fields: list[tuple[float, float, str]]
     kept: float | None
-
-
-class Span(NamedTuple):
-    """The steps that a chart shows."""
-
-    first: int
-    last: int
-
-    def across(self, step: float) -> float:
-        """The place of a step, in percent."""
-        return 100 * (step - self.first) / ((self.last - self.first) or 1)
 
 
 def span_of(curves: Sequence[Curve]) -> Span:

@@ -33,7 +33,7 @@ def difference_of(before: Sequence[Point], after: Sequence[Point]) -> dict[str, 
 
 def print_difference(console: "Console", data: Mapping[str, Any]) -> None:
     """Print the validation loss of both trainings, else the training loss, in one plot."""
-    from finery_trl.view.plot import Line, plot
+    from finery.views import Line, plot
 
     for name in ("eval_loss", "loss"):
         both = data.get(name, {}).get("series", [])

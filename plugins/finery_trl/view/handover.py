@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from finery import Model, Output
+from finery import Model
+from finery.views import Output
 from finery_trl.train.saving.card import README, Base, base_in, card
 
 ADAPTER_CONFIG = "adapter_config.json"

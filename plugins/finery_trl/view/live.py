@@ -1,6 +1,7 @@
 """How the metrics of a running training are displayed."""
 
-from finery import LiveMetric, percent
+from finery.util.text import percent
+from finery.views import LiveMetric
 
 
 def thousands(value: float) -> str:

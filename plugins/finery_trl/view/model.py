@@ -6,19 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import (
-    DataError,
-    Detail,
-    Manifest,
-    Output,
-    Page,
-    PageContext,
-    PageSection,
-    Remark,
-    View,
-    percent,
-    shown,
-)
+from finery import DataError, Manifest, shown
+from finery.util.text import percent
+from finery.views import Detail, Output, Page, PageContext, PageSection, Remark, View
 from finery_trl.view.curves import CURVE, Point, label, lines, load, metrics, series, verdict
 
 if TYPE_CHECKING:
@@ -190,7 +180,7 @@ def _print_curve(console: "Console", points: Sequence[Point], kept: int | None) 
 
 
 def _plotted(points: Sequence[Point], kept: int | None, width: int) -> "list[Text]":
-    from finery_trl.view.plot import Line, plot
+    from finery.views import Line, plot
 
     drawn = [
         Line(label("loss"), series(points, "loss"), "cyan"),

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finery import Manifest, Output, render_page, size
-from finery_trl.view.axis import spreads
+from finery import Manifest
+from finery.util.text import size
+from finery.views import Output, render_page, spreads
 from finery_trl.view.chart import Chart, Curve, chart_of, panel_of, points_of_each, span_of
 from finery_trl.view.curves import Point, Verdict, label, metrics, series, smoothed, verdict
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
-from finery import PageSection, render_page
+from finery.views import PageSection, render_page
 from finery_trl.view.chart import Chart, chart_of, panel_of, points_of_each, span_of
 from finery_trl.view.curves import Point, verdict
 from finery_trl.view.page import best_of, panels_of, tiles_of

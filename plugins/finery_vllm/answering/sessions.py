@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import EngineJob, Model, Request, StepError, load_reference, visible_gpus
+from finery import EngineJob, Model, Request, StepError, load_reference
+from finery.execute.gpus import visible_gpus
 from finery_vllm.bundle.adapters import check_adapter, largest_rank, smallest_limit
 from finery_vllm.folder import ADAPTER, check_format, linked, whole
 from finery_vllm.server.command import STRICT, flag, read_json, slots_for

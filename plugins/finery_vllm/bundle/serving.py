@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finery import Artifact, StepError, UsageError
-from finery_serve.servers import Fault, Prompt, Serving, bundles_only
+from finery_serve.servers import Fault, Prompt, Serving, bundles_only, sampling_faults
 from finery_vllm.answering.proof import prove
 from finery_vllm.server.command import DESCRIPTION, SERVE, Description, description_of
 from finery_vllm.server.start import Refused, Server, start
@@ -52,7 +52,7 @@ class BundleServer:
         """Whether it samples, or `run.sh` has other options than the server that was started."""
         asked = {"model": self.names[0], "messages": [{"role": "user", "content": "Hello."}]}
         return [
-            *sampling_faults(self._rendered(asked)["sampling_params"]),
+            *vllm_sampling_faults(self._rendered(asked)["sampling_params"]),
             *_script_faults(self._folder / "run.sh", self._described.arguments),
         ]
 
@@ -105,27 +105,19 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[BundleServer]:
         yield BundleServer(server, bundle.path, description)
 
 
-def sampling_faults(defaults: Mapping[str, Any]) -> list[Fault]:
+def vllm_sampling_faults(defaults: Mapping[str, Any]) -> list[Fault]:
     """Whether requests that set nothing are answered at random, or with penalties.
 
     defaults: the sampling of such a request, as vLLM names it.
     """
-    values = {"temperature": TEMPERATURE, **defaults}
-    changed = [
-        f"{name}: {values[name]:g}"
-        for name, neutral in NEUTRAL.items()
-        if float(values.get(name, neutral)) != neutral
-    ]
-    if not changed:
-        return []
-    return [Fault(
-        "sampling",
-        f"the server answers with {', '.join(changed)} where a request doesn't say, but the model "
-        "was evaluated greedily",
+    return sampling_faults(
+        "the server",
+        {"temperature": TEMPERATURE, **defaults},
+        NEUTRAL,
         [],
         "start it with a `--generation-config` and `--override-generation-config` that set "
         f"temperature 0 and no penalties, as vllm.bundle does; {REBUILD}",
-    )]  # fmt: skip
+    )
 
 
 def _script_faults(script: Path, arguments: Sequence[str]) -> list[Fault]:

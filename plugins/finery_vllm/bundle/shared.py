@@ -68,7 +68,7 @@ def check_bases(models: Mapping[str, Model]) -> Model:
 
 def check_chats(chats: Mapping[str, Chat]) -> Chat:
     """What all adapters share of them. `StepError` where they differ, since the server has one."""
-    from finery_gguf.difference import text_difference
+    from finery.rows.difference import text_difference
 
     (first, chat), *others = chats.items()
     for name, other in others:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
+from finery.views import View
 from finery_transformers.frozen.template import facts_of
 from finery_vllm.bundle.adapters import check_adapter, largest_rank
 from finery_vllm.bundle.files import Texts, write_texts
@@ -254,3 +255,9 @@ def _value(arguments: list[str], name: str) -> int | None:
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class VllmView(View):
+    """The view of a folder for vLLM."""
+
+    text_file = "run.sh"

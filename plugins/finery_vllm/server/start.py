@@ -10,17 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import StepError, load_reference, visible_gpus
+from finery import StepError, load_reference
+from finery.execute.gpus import visible_gpus
 from finery_serve.client import Client, Refused
 from finery_serve.processes import (
-    HOST,
+    Address,
     ServerProgram,
-    address_of,
-    ended,
-    free_port,
-    last_lines,
     log_file,
-    running,
 )
 from finery_vllm.server.command import SERVE, cpu_options, served
 from finery_vllm.server.installation import installation
@@ -71,9 +67,9 @@ class Server(NamedTuple):
         except StepError as error:
             status = self.process.poll()
             if status is not None:
-                raise ended(self.program, status, self.log) from error
+                raise self.program.ended(status, self.log) from error
             raise StepError(
-                f"vLLM doesn't answer: {error.what}", details=last_lines(self.log, _ERROR)
+                f"vLLM doesn't answer: {error.what}", details=self.program.last_lines(self.log)
             ) from error
         try:
             return json.loads(content) if content else None
@@ -86,7 +82,7 @@ def start(
     folder: Path,
     *,
     adapters: Mapping[str, Path] | None = None,
-    host: str = HOST,
+    host: str = "127.0.0.1",
     port: int | None = None,
     slots: int | None = None,
     context: int | None = None,
@@ -109,7 +105,7 @@ def start(
     """
     found = installation()
     what = served(folder, alias=alias, adapters=adapters or {}, slots=slots, context=context)
-    at = free_port(host, port)
+    at = Address(host, port or 0).free()
     variables = {name: value for name, value in os.environ.items() if name not in _OWN} | NEVER
     if "--revision" not in what.arguments:
         variables["HF_HUB_OFFLINE"] = "1"
@@ -123,13 +119,13 @@ def start(
         f"vLLM {found.version}",
         [
             str(found.python), "-m", SERVE, *_dtype(), *what.arguments, "--host", host,
-            "--port", str(at), *options,
+            "--port", str(at.port), *options,
         ],
         variables, START_SECONDS, _ERROR, _fix, folder,
     )  # fmt: skip
-    client = Client(address_of(host, at), api_key, seconds=5.0)
+    client = Client(at.url, api_key, seconds=5.0)
     with log_file(log) as output:
-        answering = running(program, output, lambda: client.is_up("/health") or None)
+        answering = program.running(output, lambda: client.is_up("/health") or None)
         with answering as (process, _):
             yield Server(
                 client.address, process.pid, program.name, api_key, what.names, output, program,

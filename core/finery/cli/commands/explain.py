@@ -30,10 +30,10 @@ def command(
     """Explain why STEP would run, or why it last ran: the parts of its key that changed."""
     from finery.builder.changes import changes_between, with_paths
     from finery.builder.plan import Planner
-    from finery.builder.project import open_graph, open_store
+    from finery.builder.project import Project
 
-    store = open_store(recipe)
-    graph = open_graph(recipe, overrides, store)
+    project = Project(recipe, overrides)
+    graph, store = project.graph, project.store
     step = step.partition(".")[0]  # an output is made by its step
     graph.require(step)
     planner = Planner(graph.select([step]), store)

@@ -50,22 +50,22 @@ def command(
 
     Each of several outputs gets a folder of its own in DIR.
     """
-    from finery.builder.project import built_output, open_graph, open_store, result_of
+    from finery.builder.project import Project
     from finery.cli.commands.show import check_step
     from finery.cli.views import output_of, titled, view_of
     from finery.store.copies import check_target, copy_files, files_of, put_in_place
 
-    store = open_store(recipe)
-    graph = open_graph(recipe, overrides, store)
+    project = Project(recipe, overrides)
+    graph, store = project.graph, project.store
     name, _, chosen = step.partition(".")
     check_step(graph, name, chosen)
-    result, fresh = result_of(graph, store, name)
+    result, fresh = project.result(name)
     if not fresh:
         text = "not up to date: this is the output of the last build (see `finery plan`)"
         click.secho(text, fg="yellow", err=True)
     outputs = titled(name, result.outputs)
     if chosen:
-        outputs = {step: built_output(graph, result, name, chosen)}
+        outputs = {step: project.output(result, name, chosen)}
     target = Path(os.path.realpath(folder))
     check_target(store, target, force=force)
     files = {title: files_of(store, m, references=with_base) for title, m in outputs.items()}

@@ -39,11 +39,11 @@ def command(
     from finery.builder.checks import OBSTACLES, estimates_of, failed_gates, notes_on, results_of
     from finery.builder.outputs import refuse_shared_folder
     from finery.builder.plan import Planner, make_plan
-    from finery.builder.project import open_graph, open_store
+    from finery.builder.project import Project
     from finery.cli.notes import notes_line, print_notes
 
-    store = open_store(recipe)
-    graph = open_graph(recipe, overrides, store).select(steps)
+    project = Project(recipe, overrides)
+    graph, store = project.graph.select(steps), project.store
     refuse_shared_folder(graph.recipe, store)
     planner = Planner(graph, store)
     plans = list(make_plan(planner))

@@ -98,13 +98,13 @@ def command(
     """
     from finery.artifact.kinds import Metrics
     from finery.builder.checks import failed_gates
-    from finery.builder.project import built_output, open_graph, open_store, result_of
+    from finery.builder.project import Project
     from finery.cli.views import Made, overview, show_outputs, titled
-    from finery.plugin.views.view import Detail
     from finery.store.spending import dollars_spent
+    from finery.views.view import Detail
 
-    store = open_store(recipe)
-    graph = open_graph(recipe, overrides, store)
+    project = Project(recipe, overrides)
+    graph, store = project.graph, project.store
     if step is None and html is not None:
         raise _no_step(html, list(graph.nodes))
     if jsonl and not wrong:
@@ -144,7 +144,7 @@ def command(
 
         result, fresh = result_in(graph, store, name, run_id), False
     else:
-        result, fresh = result_of(graph, store, name)
+        result, fresh = project.result(name)
     if not fresh and run_id is None:
         click.secho(
             "not up to date: this is the output of the last build (see `finery plan`)\n",
@@ -152,7 +152,7 @@ def command(
             err=True,
         )
     if output:
-        manifests = {f"{name}.{output}": built_output(graph, result, name, output, run_id)}
+        manifests = {f"{name}.{output}": project.output(result, name, output, run_id)}
     else:
         manifests = titled(name, result.outputs)
     pages = {}

@@ -32,13 +32,12 @@ def command(
     a matrix (`r=8`, `sft@r=8`, `winner`). Without B, compare with `now`, and a variant with the
     winner; without both, the last two runs.
     """
-    from finery.builder.project import open_graph, open_store
+    from finery.builder.project import Project
     from finery.cli.compare.diff_view import Comparison, print_difference
 
     file, (first, second) = _targets(words, recipe)
-    store = open_store(file)
-    graph = open_graph(file, overrides, store)
-    compared = Comparison(graph, store, first, second)
+    project = Project(file, overrides)
+    compared = Comparison(project.graph, project.store, first, second)
     if as_json:
         from finery.cli.console import print_json
 

@@ -10,10 +10,10 @@ from finery.cli.views import output_of, stdout, titled, view_of
 from finery.compare.differences import OutputPair, StepDifference, differences
 from finery.compare.named import sides_of
 from finery.compare.sides import Side
-from finery.plugin.views.view import Output, View
 from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.text import duration, size, visible
+from finery.views.view import Output, View
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -95,7 +95,7 @@ def _state(reported: "Reported") -> str:
 
 def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = None) -> "Reported":
     """What a report of a recipe is about, now or in a run of the past."""
-    from finery.builder.project import open_graph, open_store
+    from finery.builder.project import Project
     from finery.builder.runs.reading import runs_of
     from finery.compare.past import run_of
     from finery.report.page import Reported
@@ -103,8 +103,8 @@ def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = N
     from finery.report.variants import variants_of
     from finery.util.paths import recipe_id
 
-    store = open_store(recipe)
-    graph = open_graph(recipe, overrides, store)
+    project = Project(recipe, overrides)
+    graph, store = project.graph, project.store
     if run_id is not None:
         run = run_of(graph, store, run_id)
         steps = steps_of_run(graph, store, run)
@@ -121,8 +121,8 @@ def render(reported: "Reported", *, reload_seconds: int = 0) -> str:
     """The page as HTML."""
     from finery.cli.pages import note, progress_bar
     from finery.cli.views import output_of, titled, view_of
-    from finery.plugin.views.view import PageContext
     from finery.report.page import built_in, outputs_of, report_page
+    from finery.views.view import PageContext
 
     graph, store = reported.graph, reported.store
     plugins = graph.plugins

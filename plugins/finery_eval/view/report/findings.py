@@ -6,21 +6,9 @@ In go `Metrics` and the graph. Out come the tests of a page, and answers to what
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import (
-    Finding,
-    Graph,
-    Metrics,
-    Model,
-    Node,
-    Output,
-    base_models,
-    counted,
-    in_points,
-    percent,
-    range_in_points,
-    sources_of,
-    trains,
-)
+from finery import Graph, Metrics, Model, Node
+from finery.util.text import counted, in_points, percent, range_in_points
+from finery.views import Finding, Output
 from finery_eval import stats
 from finery_eval.claims import rows_of
 from finery_eval.measure import between
@@ -82,7 +70,7 @@ def _judged_in(output: Output, graph: Graph) -> Iterator[Judgement]:
     report = output.artifact.report()
     answers: Mapping[str, Sequence[Facts]] = by_model(output.artifact.predictions())
     node = graph.nodes.get(output.step)
-    named = {source.ref: source.step for source in sources_of(node, Model)} if node else {}
+    named = {source.ref: source.step for source in node.sources_of(Model)} if node else {}
     for model in report["scores"]:
         role, source = role_of(named.get(model, model), graph)
         if model in report["details"].get("baselines", ()):
@@ -99,13 +87,13 @@ def role_of(model: str, graph: Graph) -> tuple[Role, str]:
     trained = _trained(graph, node) if node is not None else ""
     if node is None or not trained:
         return "base", ""
-    return ("tuned" if trains(node) else "shipped"), trained
+    return ("tuned" if node.trains else "shipped"), trained
 
 
 def _trained(graph: Graph, node: Node) -> str:
     """The training that a model comes from, itself or an earlier one."""
-    while not trains(node):
-        before = base_models(node)
+    while not node.trains:
+        before = node.base_models
         if not before:
             return ""
         node = graph.nodes[before[0].step]

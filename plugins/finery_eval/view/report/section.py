@@ -5,18 +5,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from finery import (
-    Dataset,
-    Output,
-    PageContext,
-    PageSection,
-    in_points,
-    range_in_points,
-    render_page,
-    sources_of,
-    trains,
-)
+from finery import Dataset
 from finery.rows.parts import id_of, prompt
+from finery.util.text import in_points, range_in_points
+from finery.views import Output, PageContext, PageSection, render_page
 from finery_eval.predictions import Facts
 from finery_eval.steps.curve import TITLES
 from finery_eval.view.answers import answer_of, compact, context_of, reasons
@@ -48,7 +40,7 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
     """The section about all evaluations of a build, or about one."""
     judged = judgements(outputs, context.graph)
     answers = list(_answers(judged, context))
-    learns = any(map(trains, context.graph.nodes.values()))
+    learns = any(node.trains for node in context.graph.nodes.values())
     html = render_page(
         TEMPLATE,
         steps=[_step(output.title, of) for output in outputs if (of := _by(judged, output.step))],
@@ -215,7 +207,7 @@ def _prompts(step: str, context: PageContext) -> dict[str, str]:
     """Row id → its whole prompt, as far as the rows are in the store."""
     node = context.graph.nodes.get(step)
     found: dict[str, str] = {}
-    for source in sources_of(node, Dataset) if node else ():
+    for source in node.sources_of(Dataset) if node else ():
         dataset = context.built(source.ref)
         if isinstance(dataset, Dataset):
             found |= {id_of(row): text for row in dataset if (text := prompt(row))}

@@ -6,8 +6,9 @@ In go questions and an index, out come prompts, each with the chunks in it.
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from finery import Index, Job, counted
+from finery import Index, Job
 from finery.rows import Conversation
+from finery.util.text import counted
 from finery_retrieve.evaluate.rows import refuse_rows
 from finery_retrieve.index.context import ContextPrompt, check_limit
 from finery_retrieve.index.retriever import Hit, Retriever

@@ -7,7 +7,8 @@ differences between models and between contexts, and what `show` prints.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery import Completion, counted
+from finery import Completion
+from finery.util.text import counted
 from finery_eval.measure import Measure, Value
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.tables import remark, table

@@ -7,8 +7,9 @@ of documents, and a prediction for each question.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery import Index, Job, counted
+from finery import Index, Job
 from finery.rows.badrow import BadRow
+from finery.util.text import counted
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.tables import table
 from finery_retrieve.evaluate.retrieval.gains import ndcg, recall, reciprocal_rank

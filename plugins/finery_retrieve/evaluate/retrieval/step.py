@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from finery import DataError, Dataset, Index, Job, Metrics, UsageError, counted, setting, takes
+from finery import DataError, Dataset, Index, Job, Metrics, UsageError, setting, takes
+from finery.util.text import counted
 from finery_eval.evaluation import write_scored
 from finery_eval.evaluator import Gate
 from finery_eval.measure import pairs_of, scores_of

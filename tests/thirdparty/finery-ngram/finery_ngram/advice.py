@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from finery import Estimate, Graph, Node, Note, Results, count_rows, inputs_as, rough_duration
+from finery import Estimate, Forecasts, Graph, Node, Note, Results
+from finery.util.text import rough_duration
 from finery_ngram.steps import Train
 
 USE = "ngram.train"
@@ -38,8 +39,8 @@ def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> Iterator[
 
 def _rows(graph: Graph, results: Results, node: Node) -> int:
     """Rows to learn from; 0 while that isn't known."""
-    names = inputs_as(node, "train") if isinstance(node.step, Train) else []
-    counts = [count_rows(graph, results, s) for s in node.sources if s.field in names]
+    names = node.inputs_as("train") if isinstance(node.step, Train) else []
+    counts = [Forecasts(graph, results).count(s) for s in node.sources if s.field in names]
     return sum(count.rows for count in counts if count is not None)
 
 

@@ -3,7 +3,8 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from finery import Detail, LiveMetric, Manifest, Output
+from finery import Manifest
+from finery.views import Detail, LiveMetric, Output
 from finery_ngram.model import ANSWER, FILE, Counts
 from finery_trl.view.live import METRICS as LOSSES
 from finery_trl.view.model import CurveView

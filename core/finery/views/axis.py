@@ -50,6 +50,17 @@ class Axis(NamedTuple):
         return [value for value in values if self.low <= value <= self.high]
 
 
+class Span(NamedTuple):
+    """The steps that a chart shows."""
+
+    first: int
+    last: int
+
+    def across(self, step: float) -> float:
+        """The place of a step, in percent."""
+        return 100 * (step - self.first) / ((self.last - self.first) or 1)
+
+
 def spreads(values: Sequence[float]) -> bool:
     """Whether values are so far apart that they need a logarithmic axis."""
     low = min(values, default=0.0)

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from finery_trl.view.axis import Axis, round_steps
-from finery_trl.view.curves import Series
+from finery.views.axis import Axis, round_steps
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -21,7 +20,7 @@ class Line(NamedTuple):
     """
 
     label: str
-    values: Series
+    values: Sequence[tuple[int, float]]
     style: str
     mark: str = ""
     right: bool = False

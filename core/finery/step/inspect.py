@@ -57,8 +57,8 @@ def outside_key(definition: F) -> F:
     """Keep a function, method, class or hook out of keys, with all that only it reaches.
 
     For code that can't change an output, although `run` reaches it: it logs, measures, explains an
-    error or refuses, or what it returns is in the key as a fact. Of the hooks, only
-    `finery_run_step` is otherwise in keys.
+    error or refuses, or what it returns is in the key as a fact. Also for code that `key_code`
+    names where it is used. Of the hooks, only `finery_run_step` is otherwise in keys.
     """
     setattr(definition, OUTSIDE, True)
     return definition

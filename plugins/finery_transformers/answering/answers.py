@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unicodedata import normalize
 
-from finery import DataError, FineryError, outside_key
+from finery import DataError, FineryError
 from finery.rows import Conversation, Message
 from finery.rows.chat.thinking import TAGS, opened_in, split_thinking
 from finery_transformers.answering.calls import (
@@ -229,7 +229,6 @@ _TOKEN_READERS: dict[tuple[str, str], TokenReader] = {}
 """By template and its arguments."""
 
 
-@outside_key
 def misread(
     tokenizer: "PreTrainedTokenizerBase",
     arguments: Mapping[str, Any],

@@ -220,6 +220,8 @@ def finery_steps() -> Mapping[str, Any]:
 
 
 @hookimpl
-def finery_engines() -> Mapping[str, str]:
+def finery_engines() -> Mapping[str, Any]:
     """The engine of `finery.testing.table_model`."""
-    return {"table": "finery.testing.tables:TableEngine"}
+    from finery.testing.tables import TableEngine
+
+    return {"table": TableEngine}

@@ -43,7 +43,6 @@ from finery.plugin.forecasts import Forecasts as Forecasts
 from finery.plugin.history import Past as Past
 from finery.plugin.history import Results as Results
 from finery.plugin.hookspecs import hookimpl as hookimpl
-from finery.plugin.hookspecs import observes as observes
 from finery.plugin.manager import load_plugins as load_plugins
 from finery.plugin.notes import About as About
 from finery.plugin.notes import Estimate as Estimate
@@ -59,6 +58,8 @@ from finery.recipe.graph import Source as Source
 from finery.recipe.matrix.sample import SearchRange as SearchRange
 from finery.recipe.validate import raise_all as raise_all
 from finery.step.inspect import FILE_MODULE as FILE_MODULE
+from finery.step.inspect import observes as observes
+from finery.step.inspect import outside_key as outside_key
 from finery.step.interfaces import Asked as Asked
 from finery.step.interfaces import Count as Count
 from finery.step.interfaces import Forecast as Forecast

@@ -2,7 +2,7 @@
 
 In go files and data sets, out come data sets, what was dropped from them and why, and pages that
 describe them. Public for other plugins: `sources.source`, the base class of step types that read
-rows, with its `preflight`; `overlap`, whether training rows may repeat test rows.
+rows; `overlap`, whether training rows may repeat test rows.
 """
 
 from collections.abc import Mapping, Sequence

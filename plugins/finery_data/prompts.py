@@ -8,8 +8,7 @@ import msgspec
 
 from finery import About, FineryError, Graph, Job, Note
 from finery.rows import split_turns
-from finery_data.preflight import first_rows
-from finery_data.steps.file import File
+from finery_data.steps.file import File, first_rows
 
 LEAST = 3
 """Rows below which equal prompts say nothing."""

@@ -1,15 +1,15 @@
 """`docs.files`: rows from documents, a chunk each."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
-from finery import DataError, Dataset, Files, Job, Step, UsageError, setting
+from finery import DataError, Dataset, Files, Job, Preflight, Step, Traceable, UsageError, setting
 from finery.rows import Row, row_id
 from finery.rows.dropped import Drops
-from finery.rows.tables.records import COMPRESSED
+from finery.rows.tables.records import COMPRESSED, suffix_of
 from finery.rows.tables.streams import open_bytes
 from finery.rows.templates.limits import Slow, time_limit
 from finery_docs.chunks import Chunk, Limits, chunks
@@ -28,6 +28,35 @@ LISTED = 10
 SECONDS = 10.0
 PACE = 50_000
 """Bytes of markup that have a second more: what takes longer is built to take long."""
+READERS = {
+    **dict.fromkeys(HTML, "beautifulsoup4"),
+    **dict.fromkeys(MARKDOWN, "markdown-it-py"),
+    ".pdf": "pypdf",
+}
+"""How a file's name ends → what reads it."""
+
+
+class ChunkPlaces(Traceable["DocsFiles"]):
+    """Chunks by file and line, or page."""
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """File and line, or page, of each chunk with one of `ids`."""
+        reading = Reading(self.step, job)
+        with reading.drops:
+            for row in reading.rows():
+                if row["id"] in ids:
+                    page = f" (page {row['page']})" if "page" in row else f":{row['line']}"
+                    yield row["id"], f"{row['source']}{page}"
+
+
+class FilesPreflight(Preflight["DocsFiles"]):
+    """Looks at the names of the files."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What reads files of these kinds."""
+        suffixes = {suffix_of(path.name) for path in self.step.path.paths}
+        needed = sorted({READERS[suffix] for suffix in suffixes & READERS.keys()})
+        return dict.fromkeys(needed, "finery[docs]")
 
 
 class DocsFiles(
@@ -35,8 +64,8 @@ class DocsFiles(
     seeded=False,
     packages=("beautifulsoup4", "markdown-it-py", "pypdf"),
     version="1",
-    traceable="finery_docs.places:ChunkPlaces",
-    preflight="finery_docs.preflight:FilesPreflight",
+    traceable=ChunkPlaces,
+    preflight=FilesPreflight,
 ):
     """Rows from Markdown, text, HTML and PDF files: one a chunk, with the place it comes from.
 

@@ -33,7 +33,6 @@ from finery import (
     Step,
     StepError,
     UsageError,
-    load_reference,
     setting,
     takes,
 )
@@ -43,6 +42,7 @@ from finery_eval import slices as slicing
 from finery_eval.asking import ask, read_rows
 from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
 from finery_eval.measure import Statistic, Value
+from finery_eval.requirements import Requirements
 from finery_eval.stats import NO_WIDTH
 from finery_eval.tables import remark as remark
 from finery_eval.tables import table as table
@@ -50,9 +50,6 @@ from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 
 Better = Literal["higher", "lower"]
 """Which values of a metric are better."""
-
-REQUIREMENTS = "finery_eval.requirements:Requirements"
-"""By reference, which a key doesn't follow: what a build must reach changes no metric."""
 
 
 class Gate(Step, isolated=True):
@@ -87,14 +84,14 @@ class Gate(Step, isolated=True):
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        load_reference(REQUIREMENTS)(self)
+        Requirements(self)
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Compare the scores with `require`. Raises `RequirementError`."""
         self.check()
         (metrics,) = outputs.values()
         assert isinstance(metrics, Metrics)
-        load_reference(REQUIREMENTS)(self).verify(with_more(metrics.report()))
+        Requirements(self).verify(with_more(metrics.report()))
 
 
 class Gated(Gate):
@@ -163,7 +160,25 @@ def with_more(report: dict[str, Any]) -> dict[str, Any]:
     return {**report, "scores": scores, "intervals": intervals}
 
 
-class Judge(Gated, preflight="finery_eval.evaluator:JudgePreflight"):
+class JudgePreflight(Preflight["Judge"]):
+    """Reads the rows as the evaluator will."""
+
+    def check_sample(self, samples: Mapping[str, Iterable[Row]]) -> None:
+        """Raise `DataError` for settings that don't fit the first rows."""
+        if "rows" in samples:
+            self.step.check_sample(samples["rows"])
+
+    def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
+        """Raise `DataError` for slices that no row can have."""
+        if "rows" in columns:
+            self.step.check_columns(columns["rows"])
+
+    def check_inputs(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        self.step.check_rows(job)
+
+
+class Judge(Gated, preflight=JudgePreflight):
     """Judge models on the same rows."""
 
     rows: Dataset = takes(
@@ -181,24 +196,6 @@ class Judge(Gated, preflight="finery_eval.evaluator:JudgePreflight"):
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise `DataError` for slices that no row can have. columns: all that rows can have."""
-
-
-class JudgePreflight(Preflight[Judge]):
-    """Reads the rows as the evaluator will."""
-
-    def check_sample(self, samples: Mapping[str, Iterable[Row]]) -> None:
-        """Raise `DataError` for settings that don't fit the first rows."""
-        if "rows" in samples:
-            self.step.check_sample(samples["rows"])
-
-    def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
-        """Raise `DataError` for slices that no row can have."""
-        if "rows" in columns:
-            self.step.check_columns(columns["rows"])
-
-    def check_inputs(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-        self.step.check_rows(job)
 
 
 class BatchEvaluator(Judge, engines=True):

@@ -17,30 +17,24 @@ from finery import (
     Request,
     Sampling,
     cpu_count,
-    load_reference,
 )
 from finery.rows import Conversation
+from finery_gguf.answering import choice
 from finery_gguf.answering.remote import RemoteSlots
 from finery_gguf.answering.row import Raw, Row
 from finery_gguf.answering.shapes import multiple_of
 from finery_gguf.answering.slots import Slots
 from finery_gguf.llama import PACKAGE, Gguf, library
+from finery_gguf.offload import can_use_gpu, log_device
+from finery_gguf.pace import Pace
+from finery_gguf.programs import build_files
 
 if TYPE_CHECKING:
     from finery_gguf.chat import ChatTemplate
-    from finery_gguf.pace import Pace
     from finery_gguf.prompts import Prompt
     from finery_transformers.answering.answers import AnswerReader
 
 SMALLEST_CONTEXT = 512
-PACE = "finery_gguf.pace:Pace"
-CAN_USE_GPU = "finery_gguf.offload:can_use_gpu"
-LOG_DEVICE = "finery_gguf.offload:log_device"
-ROWS_AT_ONCE = "finery_gguf.answering.choice:rows_at_once"
-SERVER = "finery_gguf.answering.choice:server"
-BUILD_FILES = "finery_gguf.programs:build_files"
-"""By name, since the number of threads or rows can't change an answer and must not enter the key.
-Whether a server answers is a fact in the key."""
 
 
 class GgufEngine(Engine):
@@ -61,20 +55,19 @@ class GgufEngine(Engine):
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
-        self._pace: Pace = load_reference(PACE)(cpu_count())
+        self._pace = Pace(cpu_count())
         self._idle: list[Slots | RemoteSlots] = []
 
     @classmethod
     def key_facts(cls) -> Mapping[str, Any]:
         """The server that answers, and how many rows it answers at once; empty without one."""
-        server = load_reference(SERVER)()
-        return {"llama.cpp": f"{server}, {load_reference(ROWS_AT_ONCE)()} slots"} if server else {}
+        server = choice.server()
+        return {"llama.cpp": f"{server}, {choice.rows_at_once()} slots"} if server else {}
 
     @classmethod
     def key_files(cls) -> list[str]:
         """Where the user's llama-server is or might be."""
-        files: list[str] = load_reference(BUILD_FILES)()
-        return files
+        return build_files()
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """One request each. Those with the same tools and earlier turns follow one another.
@@ -89,7 +82,7 @@ class GgufEngine(Engine):
     @classmethod
     def uses_gpu(cls) -> bool:
         """Whether llama.cpp is built for GPUs."""
-        return bool(load_reference(CAN_USE_GPU)())
+        return can_use_gpu()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer each request, in order."""
@@ -127,7 +120,7 @@ class GgufEngine(Engine):
     def _new_slots(self, loaded: "_Loaded") -> "Slots | RemoteSlots":
         """Slots of their own, for a stream that runs while another one does."""
         special = loaded.reader.needs_special_tokens
-        most = load_reference(ROWS_AT_ONCE)()
+        most = choice.rows_at_once()
         if loaded.server is None:
             return Slots(loaded.gguf, most, self._multiple, self._pace, special=special)
         slots = RemoteSlots(loaded.gguf, most, loaded.server, special=special)
@@ -169,8 +162,8 @@ class GgufEngine(Engine):
     def _loaded(self) -> "_Loaded":
         from finery_gguf.prompts import answer_reader, model_template
 
-        server = load_reference(SERVER)()
-        gpus = load_reference(LOG_DEVICE)(self.job.log, server, library().gpus)
+        server = choice.server()
+        gpus = log_device(self.job.log, server, library().gpus)
         path = self.model.file(self.model.meta["file"])
         gguf = Gguf(path, on_gpu=bool(gpus) and server is None, vocab_only=server is not None)
         template = model_template(gguf, self.model)

@@ -15,11 +15,11 @@ from finery import (
     Dataset,
     Job,
     Model,
+    Preflight,
     Step,
     StepError,
     UsageError,
     cpu_count,
-    load_reference,
     setting,
     takes,
 )
@@ -28,7 +28,10 @@ from finery_gguf.convert.converter import NAME as CONVERTER
 from finery_gguf.convert.converter import convert
 from finery_gguf.convert.folder import add_vocabulary, complete
 from finery_gguf.llama import PACKAGE, Gguf
+from finery_gguf.pace import Pace
+from finery_gguf.programs import QUANTIZE, build_facts, build_files, user_program
 from finery_gguf.quantize.quantise import NEEDY, WEIGHED, quantise, quantise_with
+from finery_gguf.quantize.speed import tokens_per_second
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,14 +42,6 @@ if TYPE_CHECKING:
 _QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
 """The conventional endings of GGUF file names."""
 
-BUILD_FACTS = "finery_gguf.programs:build_facts"
-BUILD_FILES = "finery_gguf.programs:build_files"
-USER_PROGRAM = "finery_gguf.programs:user_program"
-"""By name: where a user's programs are doesn't belong in the key, and their builds are facts."""
-PACE = "finery_gguf.pace:Pace"
-SPEED = "finery_gguf.quantize.speed:tokens_per_second"
-"""By name: neither the number of threads nor the speed is part of a model's identity."""
-QUANTIZE = "llama-quantize"
 OWN = (CONVERTER, QUANTIZE)
 
 Quantization = Literal[
@@ -57,13 +52,22 @@ Quantization = Literal[
 """The names of outputs, and the spellings of llama.cpp and of GGUF file names."""
 
 
+class ExportPreflight(Preflight["Export"]):
+    """Says what converts, quantises and proves."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What reads the model, and llama.cpp."""
+        needed = ("torch", "transformers", "peft", "gguf", PACKAGE)
+        return dict.fromkeys(needed, "finery[gguf]")
+
+
 class Export(
     Step,
     isolated=True,
     seeded=False,
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers", PACKAGE),
-    preflight="finery_gguf.preflight:ExportPreflight",
+    preflight=ExportPreflight,
 ):
     """Export a model to GGUF, for llama.cpp and Ollama.
 
@@ -136,13 +140,11 @@ class Export(
 
     def key_facts(self) -> Mapping[str, Any]:
         """The builds of the user's converter and llama-quantize; empty without them."""
-        facts: Mapping[str, Any] = load_reference(BUILD_FACTS)(*OWN)
-        return facts
+        return build_facts(*OWN)
 
     def key_files(self) -> list[str]:
         """Where these programs are or might be."""
-        files: list[str] = load_reference(BUILD_FILES)(*OWN)
-        return files
+        return build_files(*OWN)
 
     def run(self, job: Job) -> dict[str, Model]:
         """Merge, convert to bf16, quantise the result, and verify each file."""
@@ -153,7 +155,7 @@ class Export(
         source = _converted(self.model, frozen, job)
         flags = _corrections(Gguf(source, vocab_only=True), frozen, job)
         importance = _importance(self, source, frozen, job) if self.imatrix else None
-        if own := load_reference(USER_PROGRAM)(QUANTIZE):
+        if own := user_program(QUANTIZE):
             job.log(f"quantising with {own.path} ({own.build})")
         models: dict[str, Model] = {}
         for done, name in enumerate(self.quantization):
@@ -179,7 +181,7 @@ def _quantised(
     source: Path, target: Path, name: str, flags: dict[str, bool], matrix: "Importance | None"
 ) -> list[str]:
     """Quantise with the user's llama-quantize, or with the library; returns the warnings."""
-    own = load_reference(USER_PROGRAM)(QUANTIZE)
+    own = user_program(QUANTIZE)
     given: Any = {"threads": cpu_count(), "flags": flags, "importance": matrix}
     if own is None:
         return quantise(source, target, name, **given)
@@ -188,7 +190,7 @@ def _quantised(
 
 def _measured(file: Path, name: str, job: Job) -> dict[str, Any]:
     """The speed of a file on this machine."""
-    speed = load_reference(SPEED)(file)
+    speed = tokens_per_second(file)
     job.log(f"{name}: {size(file.stat().st_size)}, {speed:,.0f} tokens/s on this machine")
     return {"tokens_per_second": round(speed, 1)}
 
@@ -206,7 +208,7 @@ def _importance(step: Export, source: Path, frozen: "FrozenTemplate", job: Job) 
     smaller = job.scratch / "q8_0.gguf"
     quantise(source, smaller, "q8_0", threads=cpu_count(), flags={})
     importance = importance_of(
-        smaller, texts, pace=load_reference(PACE)(cpu_count()),
+        smaller, texts, pace=Pace(cpu_count()),
         progress=lambda done, total: job.progress(done, total, "computing the importance matrix"),
     )  # fmt: skip
     smaller.unlink()
@@ -372,6 +374,6 @@ def _meta(model: Model, gguf: Gguf, name: str, frozen: "FrozenTemplate") -> dict
         "chat_template_kwargs": frozen.arguments or None,
         "frozen": frozen.facts() if frozen.known else None,
         "exported_from": model.digest or None,
-        "llama_cpp": dict(load_reference(BUILD_FACTS)(*OWN)) or None,
+        "llama_cpp": build_facts(*OWN) or None,
     }
     return {key: fact for key, fact in facts.items() if fact is not None}

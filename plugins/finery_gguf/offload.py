@@ -1,7 +1,4 @@
-"""Whether llama.cpp runs on a GPU, found without loading it, and what the log says of it.
-
-Reached by name, since it can't change an answer.
-"""
+"""Whether llama.cpp runs on a GPU, found without loading it, and what the log says of it."""
 
 import subprocess
 from collections.abc import Callable, Sequence
@@ -9,6 +6,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from finery import outside_key
 from finery.execute.gpus import visible_gpus
 from finery_gguf.answering.choice import server
 from finery_gguf.programs import SERVER, user_program
@@ -17,6 +15,7 @@ _BACKENDS = ("cuda", "hip", "metal", "sycl", "vulkan")
 _SECONDS = 60.0
 
 
+@outside_key
 def can_use_gpu() -> bool:
     """Whether the llama.cpp that answers can use a GPU.
 
@@ -53,6 +52,7 @@ def _listed(program: Path) -> list[str]:
     return [line for line in lines if ":" in line and not line.startswith(("CPU", "BLAS"))]
 
 
+@outside_key
 def log_device(
     log: Callable[[str], None], answering: str | None, gpus: Callable[[], Sequence[str]]
 ) -> Sequence[str]:

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from finery import outside_key
+
 TRIES = 4  # tokens for which a number of threads is tried
 SLOW = 1.5  # times the current choice's time per token: not tried any further
 FRESH, OLDEST = (
@@ -11,6 +13,7 @@ FRESH, OLDEST = (
 )  # seconds until the next comparison; doubled while the result stays the same
 
 
+@outside_key
 class Pace:
     """Chooses the fastest at the moment: all cores, half of them, or one.
 

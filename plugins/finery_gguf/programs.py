@@ -1,7 +1,6 @@
 """Which llama.cpp is used: the user's own, or that of the installed wheels.
 
-Reached by name from what has a key: a path can't change an output, and the build is a fact in the
-key (`build_facts`).
+A path can't change an output, and the build is a fact in the key (`build_facts`).
 """
 
 import os
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from finery import StepError, UsageError
+from finery import StepError, UsageError, outside_key
 from finery_serve.processes import how_ended
 
 VARIABLE = "FINERY_LLAMA_CPP"
@@ -48,6 +47,7 @@ class Program(NamedTuple):
     build: str
 
 
+@outside_key
 def user_program(name: str) -> Program | None:
     """A program of the user's llama.cpp, by `FINERY_LLAMA_CPP` or else the PATH; None without one.
 
@@ -86,12 +86,14 @@ def server_build() -> str:
         ) from None
 
 
+@outside_key
 def build_facts(*names: str) -> dict[str, str]:
     """For keys: the builds of those of the user's programs that exist; empty without any."""
     programs = {name: user_program(name) for name in names}
     return {f"build of {name}": own.build for name, own in programs.items() if own is not None}
 
 
+@outside_key
 def build_files(*names: str) -> list[str]:
     """For stamps: where programs, and those that print their build, are or might be installed."""
     named = os.environ.get(VARIABLE, "")

@@ -1,21 +1,52 @@
 """`hub.dataset`: rows of a data set on the Hugging Face hub, pinned to a commit."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
-from finery import Dataset, Job, setting
+from finery import Dataset, Job, Pinned, Traceable, setting
 from finery.rows.tables.records import Record
-from finery_data.sources.source import RowSource
-from finery_hub.client import token_of
+from finery_data.sources.source import RowSource, SourcePreflight
+from finery_hub.client import COMMIT, resolve, token_of
 from finery_hub.rows import Split, records_of
+
+
+class DatasetPin(Pinned["HubDataset"]):
+    """The commit of a data set's branch or tag."""
+
+    def floating(self) -> str | None:
+        """The branch or tag to pin; a commit needs no pin."""
+        if COMMIT.fullmatch(self.step.revision):
+            return None
+        return f"hub:datasets/{self.step.repo}@{self.step.revision}"
+
+    def pin(self) -> str:
+        """The commit that the branch or tag currently names."""
+        return resolve(self.step.repo, self.step.revision, "dataset")
+
+
+class DatasetPlaces(Traceable["HubDataset"]):
+    """Rows by commit, split, and file and line or row."""
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """Commit, split, file and line (or row) of each row with one of `ids`."""
+        step, split = self.step, self.step.pinned_split(job)
+        return step.placed(ids, job, step.records(split, job), split.place, take=step.take)
+
+
+class DatasetPreflight(SourcePreflight):
+    """Compiles the templates of `columns`."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What reads data sets of the hub."""
+        return dict.fromkeys(("datasets", "huggingface-hub"), "finery[hub]")
 
 
 class HubDataset(
     RowSource,
     packages=("datasets", "jinja2"),
     version="1",
-    pinned="finery_hub.pins:DatasetPin",
-    traceable="finery_hub.places:DatasetPlaces",
-    preflight="finery_hub.preflight:DatasetPreflight",
+    pinned=DatasetPin,
+    traceable=DatasetPlaces,
+    preflight=DatasetPreflight,
 ):
     """Rows of a data set on the Hugging Face hub, as the datasets library reads it.
 

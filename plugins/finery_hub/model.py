@@ -1,23 +1,69 @@
 """`hub.model`: a model from the Hugging Face hub, pinned to a commit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from finery import DataError, Job, Model, setting
-from finery_hub.client import download, names_at, token_of
-from finery_local.folder import LOADED, PICKLED, README, WEIGHT_FILES, Folder, FolderStep
+from finery import DataError, Forecast, Job, Model, Pinned, Preflight, setting
+from finery_hub.client import COMMIT, download, names_at, resolve, token_of
+from finery_local.folder import HEAVY, LOADED, PICKLED, README, WEIGHT_FILES, Folder, FolderStep
 from finery_local.gguf_file import external_gguf
+
+
+class ModelPin(Pinned["HubModel"]):
+    """The commit of a model's branch or tag."""
+
+    def floating(self) -> str | None:
+        """The branch or tag to pin; a commit needs no pin."""
+        step = self.step
+        return None if COMMIT.fullmatch(step.revision) else f"hub:{step.repo}@{step.revision}"
+
+    def pin(self) -> str:
+        """The commit that the branch or tag currently names."""
+        return resolve(self.step.repo, self.step.revision)
+
+
+class ModelPreflight(Preflight["HubModel"]):
+    """Fetches the small files."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What talks to the hub."""
+        return {"huggingface-hub": "finery[hub]"}
+
+    def sketch(self, job: Job) -> Model | None:
+        """The tokenizer, the chat template and the configuration.
+
+        None for a GGUF file, which holds all of that itself.
+        """
+        step = self.step
+        if step.file is not None:
+            return None
+        folder = step.fetched(step.patterns(), job, unwanted=HEAVY)
+        if not folder.is_model:
+            return None  # the build's error explains it better
+        trusted, about = step.trust_remote_code, step.about()
+        model = folder.sketch(job.out, base=step.base, trust_remote_code=trusted, about=about)
+        return step.with_template(model)
+
+
+class ModelForecast(Forecast["HubModel"]):
+    """Where its `config.json` can be requested."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """(repository, revision) on the hub, and the names of repository and file."""
+        step = self.step
+        name = "/".join(filter(None, [step.repo, step.file]))
+        return {"name": name, "hub": (step.repo, step.revision)}
 
 
 class HubModel(
     FolderStep,
     sections=("models",),
     seeded=False,
-    pinned="finery_hub.pins:ModelPin",
-    preflight="finery_hub.preflight:ModelPreflight",
-    forecast="finery_hub.forecast:ModelForecast",
+    pinned=ModelPin,
+    preflight=ModelPreflight,
+    forecast=ModelForecast,
 ):
     """Take a model, or an adapter, from the Hugging Face hub.
 

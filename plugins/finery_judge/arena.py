@@ -1,10 +1,10 @@
 """`eval.arena`: which of two models answers better, by a judge that sees both orders."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
-from finery import Dataset, Job, Metrics, UsageError, setting, takes
+from finery import Asked, Count, Dataset, Job, Metrics, UsageError, setting, takes
 from finery.rows import Conversation, Row
 from finery_eval import verdicts as valued
 from finery_eval.asking import ask, read_rows
@@ -14,7 +14,7 @@ from finery_eval.predictions import predictions
 from finery_eval.tables import remark
 from finery_eval.verdicts import Answers
 from finery_judge.games import Game, Order, cross_table, pair_table, points_of, records, win_rates
-from finery_judge.judging import JUDGE, Judging
+from finery_judge.judging import JUDGE, JudgeForecast, Judging
 from finery_judge.templates import PAIR_PROMPT, names
 from finery_synth.ask.asking import Used
 from finery_synth.judge.pairs import ORDERS, VERDICT, Seen, Verdict, read_verdict, seen_as
@@ -32,7 +32,26 @@ class Question(NamedTuple):
     order: int
 
 
-class Arena(Judging, forecast="finery_judge.forecast:ArenaForecast"):
+class ArenaForecast(JudgeForecast["Arena"]):
+    """Two requests for each game, one in each order."""
+
+    def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked:
+        """The requests if the rows are built, otherwise their number if it follows from counts."""
+        step, each = self.step, len(self.step.pairs()) * len(ORDERS)
+        asked = self.asked(each, VERDICT, taken.get("rows", ()))
+        if not built:
+            return asked
+        template = step.template()
+
+        def messages(row: Row, answer: str) -> Conversation:
+            reference = answer if step.reference else ""
+            given = names(row, reference, a=answer, b=answer) | {"rubric": step.rubric}
+            return template.messages(given, row)
+
+        return asked._replace(total=each * len(step.rows), requests=self.prompts(messages, each))
+
+
+class Arena(Judging, forecast=ArenaForecast):
     """Have a model compare the answers of models in pairs, each in both orders.
 
     `win_rate` is the share of games that a model wins; a tie counts half, and so does a game in

@@ -5,15 +5,19 @@ from typing import Any, TypeVar
 
 from finery import (
     About,
+    Asked,
     Budget,
     CachedEngine,
     Completion,
+    Count,
     FineryError,
+    Forecast,
     Graph,
     Job,
     Model,
     Note,
     OneFile,
+    Request,
     StepError,
     UsageError,
     setting,
@@ -26,12 +30,37 @@ from finery_eval.evaluator import BatchEvaluator
 from finery_eval.tables import remark
 from finery_synth.ask.asking import Used
 from finery_synth.ask.prompts import Prompt
-from finery_synth.judge.scores import Unreadable, no_score, readings
+from finery_synth.judge.scores import TRIES, Unreadable, no_score, readings
 
 R = TypeVar("R")
 T = TypeVar("T")
+J = TypeVar("J", bound="Judging")
 JUDGE = "judge"
 """What `require` calls the judge, e.g. in `judge.kappa`."""
+
+
+class JudgeForecast(Forecast[J]):
+    """The requests of the first attempt.
+
+    Answers of the judged models aren't known yet, so each row's own answer takes their place in the
+    prompts, and their number is the highest possible one: a judge isn't asked about empty answers,
+    and one request serves all equal answers to a row.
+    """
+
+    def asked(self, each: int, schema: Mapping[str, Any], taken: Sequence[Count | None]) -> Asked:
+        """The requests for the rows in `taken`. each: the number of requests for a row."""
+        step = self.step
+        sampling = {"max_tokens": step.judge_tokens, "temperature": 0.0, "schema": dict(schema)}
+        known = [count.rows for count in taken if count is not None]
+        total = each * sum(known) if known and len(known) == len(taken) else None
+        return Asked("judge", total, (), sampling, TRIES - 1, step.budget, is_most=True)
+
+    def prompts(
+        self, messages: Callable[[Row, str], Conversation], each: int
+    ) -> Iterator[tuple[Request, int]]:
+        """The requests for all rows. messages: the prompt for a row and an answer to it."""
+        for row in self.step.rows:
+            yield from [(Request(messages(row, answer_text(row).strip())), 1)] * each
 
 
 class Judging(BatchEvaluator, packages=("jinja2",), version="1"):

@@ -3,9 +3,21 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
-from finery import Dataset, Job, Metrics, OptionalFiles, UsageError, setting, takes
+from finery import (
+    Asked,
+    Count,
+    Dataset,
+    Job,
+    Metrics,
+    OptionalFiles,
+    Request,
+    UsageError,
+    setting,
+    takes,
+)
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery_eval.evaluation import answers_table
 from finery_eval.groups import effective, together
@@ -15,7 +27,7 @@ from finery_eval.verdicts import Answers, Verdict, Verdicts
 from finery_judge import calibration
 from finery_judge.agreement import Agreement, agreement
 from finery_judge.calibration import Decided
-from finery_judge.judging import JUDGE, Judging
+from finery_judge.judging import JUDGE, JudgeForecast, Judging
 from finery_judge.templates import SCORE_PROMPT, names
 from finery_synth.ask.asking import Used
 from finery_synth.ask.prompts import Prompt
@@ -43,7 +55,33 @@ Results = Mapping[Item, Score | str]
 """Answer → its score, or why there is none."""
 
 
-class RubricJudge(Judging, forecast="finery_judge.forecast:RubricForecast"):
+class RubricForecast(JudgeForecast["RubricJudge"]):
+    """A request for each answer, and for each answer that people reviewed."""
+
+    def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked:
+        """The requests if the rows are built, otherwise their number if it follows from counts."""
+        step, each = self.step, len(self.step.models)
+        asked = self.asked(each, score_schema(step.scale), taken.get("rows", ()))
+        if not built:
+            reviewed = taken.get("reviewed", taken.get("rows", ())) if step.human else ()
+            if asked.total is None or None in reviewed:
+                return asked._replace(total=None)
+            return asked._replace(total=asked.total + sum(c.rows for c in reviewed if c))
+        template, given = step.template(), {"rubric": step.rubric, "scale": step.scale}
+
+        def messages(row: Row, answer: str) -> Conversation:
+            reference = answer if step.reference else ""
+            return template.messages(names(row, reference, answer=answer) | given, row)
+
+        people = calibration.decided(step.seen_by_people(), step.human) if step.human else []
+        theirs = ((Request(messages(d.row, answer_text(d.row).strip())), 1) for d in people)
+        return asked._replace(
+            total=each * len(step.rows) + len(people),
+            requests=chain(self.prompts(messages, each), theirs),
+        )
+
+
+class RubricJudge(Judging, forecast=RubricForecast):
     """Have a model score the answers of models by a rubric, and hold it against people.
 
     - `passed`: the share of answers with a score of at least `passing`. An answer without a

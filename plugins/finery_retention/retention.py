@@ -4,27 +4,17 @@ import gc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import (
-    Completion,
-    FileOrName,
-    Job,
-    Metrics,
-    Model,
-    UsageError,
-    load_reference,
-    setting,
-)
+from finery import Completion, FileOrName, Job, Metrics, Model, UsageError, setting
 from finery_eval.evaluator import Better, Gated
 from finery_retention.findings import PROBABILITY, SOLVED, UNBOUNDED
 from finery_retention.result import Result
 from finery_retention.tasks import Item, TaskName, items_of
 from finery_retention.text import SHIPPED, passages
+from finery_transformers.precision import auto_dtype
 
 if TYPE_CHECKING:
     from finery_transformers.scoring import TextLikelihood
 
-AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
-"""By name, since the dtype itself is in the key."""
 PACKAGES = ("reasoning-gym", "torch", "transformers", "peft", "tokenizers", "gguf")
 NONE = "none"
 LOADABLE = ("transformers", "adapter", "gguf")
@@ -111,7 +101,7 @@ class Retention(
 
     def key_facts(self) -> Mapping[str, Any]:
         """The dtype that the models are loaded in."""
-        return {"dtype": load_reference(AUTO_DTYPE)()} if self._has_text() else {}
+        return {"dtype": auto_dtype()} if self._has_text() else {}
 
     def gpu_count(self) -> int:
         """One where a text is scored, one model after the other."""

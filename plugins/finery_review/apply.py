@@ -42,7 +42,20 @@ LISTED = 5
 """Undecided rows that an error lists."""
 
 
-class Apply(Step, seeded=False, version="1", traceable="finery_review.apply:DecisionPlaces"):
+class DecisionPlaces(Traceable["Apply"]):
+    """Decisions by file and line."""
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """The line of the decision on each row with one of `ids`, and what it says."""
+        for path in self.step.reviews.paths:
+            for number, line in enumerate(path.read_bytes().splitlines(), 1):
+                for decision in parse(line + b"\n", shown(path), number - 1)[0]:
+                    if decision.id in ids:
+                        by = f" by {decision.by}" if decision.by else ""
+                        yield decision.id, f"{shown(path)}:{number} ({decision.do}{by})"
+
+
+class Apply(Step, seeded=False, version="1", traceable=DecisionPlaces):
     """Apply the decisions made in `finery review`: drop rejected rows, apply edits.
 
     `finery review STEP`, where STEP is the step in `rows`, writes the decisions to `reviews`.
@@ -226,16 +239,3 @@ def reviews_file(graph: Graph, node: Node) -> Path:
         return folder / path.expanduser()
     except RuntimeError:
         raise DataError(f"there is no user {path.parts[0]}", fix="write the whole path") from None
-
-
-class DecisionPlaces(Traceable[Apply]):
-    """Decisions by file and line."""
-
-    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """The line of the decision on each row with one of `ids`, and what it says."""
-        for path in self.step.reviews.paths:
-            for number, line in enumerate(path.read_bytes().splitlines(), 1):
-                for decision in parse(line + b"\n", shown(path), number - 1)[0]:
-                    if decision.id in ids:
-                        by = f" by {decision.by}" if decision.by else ""
-                        yield decision.id, f"{shown(path)}:{number} ({decision.do}{by})"

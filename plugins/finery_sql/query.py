@@ -2,8 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+
+import msgspec
+from blake3 import blake3
 
 from finery import (
     About,
@@ -15,14 +18,16 @@ from finery import (
     Node,
     Note,
     OneFile,
+    Pinned,
     StepError,
+    Traceable,
     UsageError,
     setting,
     shown,
 )
 from finery.rows.tables.records import Record
 from finery.util.text import did_you_mean
-from finery_data.sources.source import RowSource
+from finery_data.sources.source import RowSource, SourcePreflight
 from finery_sql.snapshot import keep, pinned_as, read
 from finery_sql.statement import is_ordered, parameters, trimmed
 
@@ -30,12 +35,40 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PROGRESS_EVERY = 5_000
 
 
+class QueryPin(Pinned["SqlQuery"]):
+    """A database isn't a file: what a query gives is pinned, and kept in the store."""
+
+    def floating(self) -> str | None:
+        """The database and the query; a SQLite file is hashed as any file is."""
+        step = self.step
+        if step.url is None:
+            return None
+        content = msgspec.json.encode([step.text(), step.params], order="deterministic")
+        return f"sql:{step.url}/{blake3(content).hexdigest()[:12]}"
+
+    def pin_into(self, folder: Path) -> str:
+        """Run the query and keep its rows: their number and digest."""
+        return pinned_as(keep(self.step.records(os.environ), folder))
+
+
+class QueryPlaces(Traceable["SqlQuery"]):
+    """Rows by database and number."""
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """Database and number of each row with one of `ids`, among those that the query gave."""
+        return self.step.placed(ids, job, self.step.pinned_records(job), self.step.place())
+
+
+class QueryPreflight(SourcePreflight):
+    """Compiles the templates of `columns`."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What talks to databases."""
+        return {"sqlalchemy": "finery[sql]"}
+
+
 class SqlQuery(
-    RowSource,
-    version="1",
-    pinned="finery_sql.pins:QueryPin",
-    traceable="finery_sql.places:QueryPlaces",
-    preflight="finery_sql.preflight:QueryPreflight",
+    RowSource, version="1", pinned=QueryPin, traceable=QueryPlaces, preflight=QueryPreflight
 ):
     """Rows of a query to an SQL database, by SQLAlchemy.
 

@@ -50,6 +50,7 @@ from finery import (
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.parts import is_conversation, named, texts
+from finery_synth.ask.asking import AskingForecast
 from finery_synth.ask.prompts import Prompt
 from finery_synth.ask.task import MOST_VARIANTS, Task
 from finery_synth.checks.functions import functions_of
@@ -76,7 +77,7 @@ class Generator(
     seeded=False,
     packages=PACKAGES,
     version="1",
-    forecast="finery_synth.estimate.forecast:AskingForecast",
+    forecast=AskingForecast,
 ):
     """Rows that a model writes."""
 

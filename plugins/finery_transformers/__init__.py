@@ -10,7 +10,7 @@ whatever serves a model. `.precision` says what dtype this machine computes in, 
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from finery import hookimpl, observes
+from finery import hookimpl, outside_key
 
 if TYPE_CHECKING:
     from finery import Job, Step
@@ -33,7 +33,7 @@ def finery_worker_environment() -> Mapping[str, str]:
     return worker_variables()
 
 
-@observes
+@outside_key
 @hookimpl(wrapper=True)
 def finery_run_step(step: "Step", job: "Job") -> Generator[None, Any, Any]:
     """Record what a step that uses GPUs ran on, and log why it doesn't use one."""

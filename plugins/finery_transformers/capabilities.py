@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import DataError
+from finery import DataError, outside_key
 from finery.rows import Conversation, Message
 from finery_transformers.chat import (
     CALLED,
@@ -101,6 +101,7 @@ def capabilities(
     )
 
 
+@outside_key
 def unwritten(
     tokenizer: "PreTrainedTokenizerBase",
     messages: Conversation,
@@ -129,6 +130,7 @@ def unwritten(
     return [*missing, *_badly_encoded(text, twin.marks)]
 
 
+@outside_key
 def templates_with(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[str]) -> list[str]:
     """Names for `chat_template:` of trl's templates with the same turns as the tokenizer's own.
 

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
-from finery import (
-    Completion,
-    DataError,
-    Engine,
-    EngineJob,
-    Model,
-    Request,
-    Sampling,
-    StepError,
-    load_reference,
-)
-from finery_transformers.loading import AUTO_DTYPE
+from finery import Completion, DataError, Engine, EngineJob, Model, Request, Sampling, StepError
+from finery_transformers.hardware import exhausted, log_unused_gpu
+from finery_transformers.precision import auto_dtype, usable_gpus
 
 if TYPE_CHECKING:
     import torch
@@ -40,12 +31,6 @@ activations, and for other programs."""
 CHARACTERS_A_TOKEN = 4
 CACHE_BYTES = 2
 """Of a number in the cache of keys and values."""
-GPUS = "finery_transformers.precision:usable_gpus"
-"""By name: a batch is the unit of the record cache, so its rows are in the key of each record."""
-EXHAUSTED = "finery_transformers.hardware:exhausted"
-ANSWERING = "finery_transformers.hardware:ANSWERING"
-LOG_UNUSED_GPU = "finery_transformers.hardware:log_unused_gpu"
-"""By name: errors and logs can't change an answer."""
 PROMPT_TOKENS = 64
 """Tokens at the end of a prompt that show how its answer begins."""
 
@@ -61,9 +46,10 @@ class Room(NamedTuple):
         """The room on this machine: more on a GPU with memory for it, by powers of two.
 
         It depends on the GPU's whole memory and not on what is free, since the other rows of a
-        batch can change the last digits of a row's logits.
+        batch can change the last digits of a row's logits. A batch is the unit of the record cache,
+        so its rows are in the key of each record.
         """
-        gpus = load_reference(GPUS)()
+        gpus = usable_gpus()
         sizes = _sizes(model)
         if not gpus or sizes is None:
             return cls()
@@ -113,7 +99,7 @@ class TransformersEngine(Engine):
     @classmethod
     def key_facts(cls) -> dict[str, str]:
         """The dtype of the weights."""
-        return {"dtype": load_reference(AUTO_DTYPE)()}
+        return {"dtype": auto_dtype()}
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """Requests of similar length, longest first. Those that begin alike follow one another.
@@ -169,7 +155,7 @@ class TransformersEngine(Engine):
         )
 
         tokenizer, model = load_tokenizer(self.model), load_model(self.model)
-        load_reference(LOG_UNUSED_GPU)(self.job.log)
+        log_unused_gpu(self.job.log)
         to_device(model, self.job.log)
         cpu.pack(model)
         cpu.install(model)
@@ -322,10 +308,10 @@ def _explained(prompts: list[list[int]], most: int) -> Iterator[None]:
         longest = max(map(len, prompts))
         purpose = f"to answer {len(prompts)} prompts of up to {longest} tokens at once, with up to "
         purpose += f"{most} tokens each"
-        exhausted = load_reference(EXHAUSTED)(error, purpose, load_reference(ANSWERING))
-        if exhausted is None:
+        explained = exhausted(error, purpose)
+        if explained is None:
             raise
-        raise exhausted from error
+        raise explained from error
 
 
 def _seed(seed: int, prompts: list[list[int]]) -> int:

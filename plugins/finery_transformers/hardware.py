@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from finery import Artifact, StepError
+from finery import Artifact, StepError, outside_key
 from finery_transformers.precision import unused_gpu, usable_gpus
 
 HARDWARE = "hardware"
@@ -12,16 +12,15 @@ _recorded: dict[str, Any] = {}
 _configs: list[Any] = []
 
 
+@outside_key
 def record_config(config: Any) -> None:
     """Remember the configuration of a loaded model: a training may still change its attention."""
     _configs[:] = [config]
 
 
+@outside_key
 def record(**facts: Any) -> None:
-    """Add facts about the running step, e.g. `deterministic=True`, to the manifest of its outputs.
-
-    Reach this by name, so that it stays out of keys.
-    """
+    """Add facts about the running step, e.g. `deterministic=True`, to the manifest of outputs."""
     _recorded.update(facts)
 
 
@@ -60,6 +59,7 @@ def _device() -> dict[str, Any]:
     return {**facts, "capability": f"{major}.{minor}"}
 
 
+@outside_key
 def log_unused_gpu(log: Callable[[str], None]) -> None:
     """Log why torch doesn't use the GPU of this machine, if so."""
     unused = unused_gpu()
@@ -85,7 +85,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(t in str(error) for t in _OUT_OF_MEMORY)
 
 
-def exhausted(error: BaseException, purpose: str, fix: str) -> StepError | None:
+@outside_key
+def exhausted(error: BaseException, purpose: str, fix: str = ANSWERING) -> StepError | None:
     """The error to show if memory ran out, None for any other error. purpose: what it was for."""
     if not is_out_of_memory(error):
         return None
@@ -97,6 +98,7 @@ def exhausted(error: BaseException, purpose: str, fix: str) -> StepError | None:
     )
 
 
+@outside_key
 def not_loaded(error: BaseException) -> StepError | None:
     """The error to show if a model can't be loaded for a reason that isn't in its files."""
     text = str(error).strip()

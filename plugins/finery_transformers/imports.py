@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any
 
+from finery import outside_key
 
+
+@outside_key
 @cache
 def import_peft() -> None:
     """Import peft. Functions that its imports compile are compiled when they are first called."""

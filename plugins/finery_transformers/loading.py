@@ -12,22 +12,18 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Model, StepError, load_reference
+from finery import Model, StepError
 from finery_transformers.chat import TEMPLATE_FILE
+from finery_transformers.hardware import not_loaded, record_config
+from finery_transformers.imports import import_peft
+from finery_transformers.precision import auto_dtype, dtype_of
 from finery_transformers.wrapping import with_text_tools
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
-DTYPE_OF = "finery_transformers.precision:dtype_of"
-"""By name, since the dtype itself is in keys."""
-IMPORT_PEFT = "finery_transformers.imports:import_peft"
-"""By name, since it only saves time."""
-RECORD_CONFIG = "finery_transformers.hardware:record_config"
 PROBED_TOKENS = 16
-NOT_LOADED = "finery_transformers.hardware:not_loaded"
 GIVE_TEMPLATE = (
     "train an instruct model, or give the model a template with `chat_template:` "
     "(a chat template turns messages into a prompt)"
@@ -85,7 +81,7 @@ def to_device(model: Any, log: Callable[[str], None] | None = None) -> None:
             if log is not None:
                 log("this model's values are too large for fp16: computing in fp32")
     except RuntimeError as error:
-        other = load_reference(NOT_LOADED)(error)
+        other = not_loaded(error)
         if other is None:
             raise
         raise other from error
@@ -147,7 +143,7 @@ def load_quantized(
 
 def load_adapter(under: "PreTrainedModel", adapter: Model, *, trainable: bool = False) -> Any:
     """The PEFT model of an adapter on its base. `StepError` if they don't fit."""
-    load_reference(IMPORT_PEFT)()
+    import_peft()
     from peft import PeftModel
 
     with _readable(adapter), quiet(), warnings.catch_warnings():
@@ -169,7 +165,7 @@ def _load(model: Model, dtype: "torch.dtype", **arguments: Any) -> "PreTrainedMo
             **_location(model), dtype=dtype, output_loading_info=True, **arguments
         )
     _check_complete(model, report)
-    load_reference(RECORD_CONFIG)(loaded.config)
+    record_config(loaded.config)
     # Its folder must not be saved, and isn't a repository that PEFT could request.
     loaded.name_or_path = loaded.config._name_or_path = ""
     return loaded
@@ -224,9 +220,9 @@ def default_dtype() -> "torch.dtype":
     if not name and torch.cuda.is_available():
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16
-        name = load_reference(DTYPE_OF)(torch.cuda.get_device_capability())
+        name = dtype_of(torch.cuda.get_device_capability())
     names = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    return names[name or load_reference(AUTO_DTYPE)()]
+    return names[name or auto_dtype()]
 
 
 def base_of(model: Model) -> Model:
@@ -399,7 +395,7 @@ def _readable(model: Model) -> Iterator[None]:
     except (
         OSError, ValueError, KeyError, RuntimeError, SafetensorError, MemoryError, ImportError
     ) as error:  # fmt: skip
-        other = load_reference(NOT_LOADED)(error)
+        other = not_loaded(error)
         if other is not None:
             raise other from error
         if isinstance(error, ImportError):

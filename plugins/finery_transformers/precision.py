@@ -1,7 +1,7 @@
 """What this machine computes with: the dtype of `dtype: auto`, and whether torch can use its GPUs.
 
-Imports no torch, so that keys and plans can ask. The dtype is part of keys as a value, so steps
-reach this code by name, and rewording a message here reruns nothing.
+Imports no torch, so that keys and plans can ask. The dtype is part of keys as a value, so this code
+isn't.
 """
 
 import os
@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import UsageError
-from finery.execute.gpus import Gpu, driver_cuda, visible_gpus
+from finery import UsageError, outside_key
+from finery.execute.gpu import Gpu
+from finery.execute.gpus import driver_cuda, visible_gpus
 from finery.util.text import did_you_mean
 
 AUTO_DTYPE = "FINERY_AUTO_DTYPE"
@@ -39,6 +40,7 @@ class Unused(NamedTuple):
     fix: str
 
 
+@outside_key
 def auto_dtype() -> str:
     """The dtype of `dtype: auto`: `bf16` if the hardware multiplies it, else `fp16` or `fp32`.
 
@@ -63,6 +65,7 @@ def _auto_dtype(*_variables: str | None) -> str:
     return "bf16" if _has_rocm() or _cpu_multiplies_bf16() else "fp32"
 
 
+@outside_key
 def dtype_of(capability: tuple[int, int]) -> str:
     """The dtype for an NVIDIA GPU of this capability."""
     if capability >= AMPERE:
@@ -70,6 +73,7 @@ def dtype_of(capability: tuple[int, int]) -> str:
     return "fp16" if capability >= VOLTA else "fp32"
 
 
+@outside_key
 def usable_gpus() -> list[Gpu]:
     """The visible GPUs, if the installed torch can use them."""
     gpus = visible_gpus()

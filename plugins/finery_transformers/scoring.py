@@ -4,16 +4,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import Model, StepError, load_reference
+from finery import Model, StepError
 from finery.rows import Conversation
+from finery_transformers.hardware import exhausted
 
 if TYPE_CHECKING:
     import torch
 
 BATCH_TOKENS = 4096
 """Limit of sequences × longest sequence of a batch."""
-EXHAUSTED = "finery_transformers.hardware:exhausted"
-"""By name, since errors can't change a likelihood."""
 LOGITS = 2**25
 """Limit of the logits that are computed at once: 128 MiB in fp32, and their log-probabilities as
 many again. All of a batch would be 2.5 GB with a vocabulary of 152,000."""
@@ -150,10 +149,10 @@ def _explained(rows: int, longest: int) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         purpose = f"to score {rows} answers of up to {longest} tokens at once, prompts included"
-        exhausted = load_reference(EXHAUSTED)(error, purpose, "use shorter rows or a smaller model")
-        if exhausted is None:
+        explained = exhausted(error, purpose, "use shorter rows or a smaller model")
+        if explained is None:
             raise
-        raise exhausted from error
+        raise explained from error
 
 
 def _score(model: Any, rows: Sequence[tuple[int, list[int]]]) -> list[Likelihood]:

@@ -72,7 +72,7 @@ def finery_worker_environment(alone: bool) -> Mapping[str, str]:
 
     Steps of all types share the cores, and those that load models share the GPUs.
     """
-    from finery_trl.train.devices.memory import allocator_environment
+    from finery_trl.train.devices import allocator_environment
     from finery_trl.train.threads import thread_environment
 
     return {**thread_environment(alone=alone), **allocator_environment()}

@@ -6,7 +6,7 @@ from itertools import islice
 from finery import About, Dataset, Forecasts, Graph, Node, Note, Results
 from finery.rows import Row
 from finery.util.text import counted
-from finery_trl.rows.calls import Calls
+from finery_trl.rows.remarks import Calls
 from finery_trl.rows.turns import Learn
 from finery_trl.settings import Training
 

@@ -1,7 +1,6 @@
 """Checks of a training before it starts: its rows, its layers and its watched evaluator.
 
-Rows are verified in the same way as by the training itself, and shown as a `Proof`. Nothing here
-can change a model, so the training code refers to this module only by name.
+Rows are verified in the same way as by the training itself, and shown as a `Proof`.
 """
 
 import json
@@ -10,54 +9,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import (
-    Dataset,
-    FineryError,
-    Job,
-    Piece,
-    Preflight,
-    Proof,
-    Sample,
-    Tally,
-    interface,
-    raise_all,
-)
+from finery import Dataset, FineryError, Job, Piece, Proof, Sample, Tally, raise_all
 from finery.rows import Row
 from finery_trl.model.context import check_longest, context_of
 from finery_trl.model.targets import check_targets
-from finery_trl.report.words import training_notes
 from finery_trl.rows.example import Proven, continues
-from finery_trl.rows.remarks import Remarks
-from finery_trl.rows.summary import add
+from finery_trl.rows.remarks import Remarks, add
 from finery_trl.rows.tokens import Tokens
-from finery_trl.train.devices.half import check_half
-from finery_trl.train.devices.memory import check_optimizer
-from finery_trl.train.devices.sharding import check_sharding
+from finery_trl.train.devices import check_half, check_optimizer, check_sharding
+from finery_trl.train.messages import training_notes
 from finery_trl.train.schedule import Schedule
+from finery_trl.train.watch import check_watched
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
 
 EVERY = 500
 """Rows between reports of progress."""
-
-
-class TrainingPreflight(Preflight["Training"]):
-    """Verifies rows in the same way as the training itself."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What trains, quantises and reports the curves."""
-        step = self.step
-        quantises = ["bitsandbytes"] if step.needs_bitsandbytes else []
-        return {
-            **step.installs,
-            **dict.fromkeys(quantises, "finery[train]"),
-            **{name: name for name in step.report_to},
-        }
-
-    def prove(self, job: Job, samples: int) -> list[Proof]:
-        """A `Proof` for each data set."""
-        return prove(self.step, job, samples)
 
 
 def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
@@ -94,19 +62,6 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
             errors.append(error)
     raise_all(errors)
     return proofs
-
-
-def check_watched(step: "Training", job: Job) -> None:
-    """Raise the errors that the watched evaluator would raise at the first validation."""
-    if step.watch is None:
-        return
-    try:
-        preflight = interface(step.watch, Preflight)
-        if preflight is not None:
-            preflight.check_inputs(job)
-    except FineryError as error:
-        error.where = error.where or "watch.rows"
-        raise
 
 
 def _prove(

@@ -15,13 +15,14 @@ from finery import (
     Settings,
     Step,
     UsageError,
-    load_reference,
     nested_step,
+    outside_key,
     setting,
     takes,
 )
 from finery.rows import Row
 from finery.util.text import did_you_mean
+from finery_transformers.precision import auto_dtype, usable_gpus
 from finery_trl.arguments import check_arguments
 
 if TYPE_CHECKING:
@@ -38,14 +39,8 @@ PACKAGES = (
 )  # fmt: skip
 """Without the kernels that are used where they are installed (flash-attn, liger-kernel): they
 change digits, and a store is to serve machines with and without them."""
-AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
-"""By name, since the dtype itself is in the key."""
-
-WATCHER = "finery_trl.train.watch:watcher"
-LAUNCHER = "finery_trl.train.launch:launch"
-"""Code that only some trainings run, by name. It is part of the key of those trainings."""
-AUTOMATIC = "finery_trl.train.devices.processes:automatic"
-"""By name, since the number of GPUs that the step gets is in the key, see `depends_on_gpus`."""
+INSTANCE = "MIG-"
+"""What the id of an instance of a partitioned GPU begins with."""
 MOST_EPOCHS = 100_000
 ALL_LINEAR = "all-linear"
 """PEFT's name for all linear layers except the output layer."""
@@ -95,15 +90,7 @@ class Launch(Settings):
     )
 
 
-class Training(
-    Step,
-    isolated=True,
-    packages=PACKAGES,
-    sections=("train",),
-    learns="answers",
-    preflight="finery_trl.preflight:TrainingPreflight",
-    metrics="finery_trl.view.live:METRICS",
-):
+class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), learns="answers"):
     """Train a model on rows.
 
     Step types derive from `finery_trl.steps.training.TrlTraining`, which implements `run`. This
@@ -289,11 +276,6 @@ class Training(
         """The model in the form that the trainer takes. longest: tokens of the longest row."""
         raise NotImplementedError
 
-    def key_code(self) -> list[Any]:
-        """The code that watches and that starts several processes, if the step uses it."""
-        used = {WATCHER: self.watch is not None, LAUNCHER: self.launch is not None}
-        return [load_reference(name) for name, needed in used.items() if needed]
-
     @property
     def best(self) -> str:
         """Name of the metric that selects the best checkpoint."""
@@ -306,7 +288,7 @@ class Training(
             return 1
         if isinstance(self.launch.processes, int):
             return self.launch.processes
-        return int(load_reference(AUTOMATIC)(self))
+        return _automatic(self)
 
     @property
     def fewest_processes(self) -> int:
@@ -325,7 +307,7 @@ class Training(
 
     def key_facts(self) -> Mapping[str, Any]:
         """The dtype, if this machine decides it."""
-        return {"dtype": load_reference(AUTO_DTYPE)()} if self.dtype == "auto" else {}
+        return {"dtype": auto_dtype()} if self.dtype == "auto" else {}
 
     def gpu_count(self) -> int:
         """One for each process."""
@@ -488,6 +470,29 @@ class Training(
                 where="quantization",
                 fix="remove `lora: null` or `quantization`",
             )
+
+
+@outside_key
+def count_gpus() -> int:
+    """How many processes can have a GPU of their own; 0 if torch can't use any.
+
+    Counted as the scheduler counts them, which gives a step its GPUs. CUDA shows a process only one
+    instance of a partitioned GPU, so instances never train together.
+    """
+    gpus = usable_gpus()
+    whole = [gpu for gpu in gpus if not gpu.id.startswith(INSTANCE)]
+    return len(whole) or min(1, len(gpus))
+
+
+@outside_key
+def _automatic(step: Training) -> int:
+    """Processes for `auto`: one per visible GPU, as far as they divide the effective batch.
+
+    The number of GPUs that the step gets is in the key, see `depends_on_gpus`.
+    """
+    batches = step.effective_batch_size // (step.per_device_train_batch_size or 1)
+    most = min(count_gpus(), step.effective_batch_size // step.fewest_rows)
+    return next(n for n in range(max(1, most), 0, -1) if batches % n == 0)
 
 
 def _check_pattern(wanted: str | Sequence[str]) -> None:

@@ -2,7 +2,8 @@
 
 Input: Hugging Face folders and adapters. Output: models of the format `vllm`, their answers, and
 bundles with several adapters on one base. vLLM runs as a server in an environment of its own, since
-it needs other versions of transformers. Public for other plugins is `finery_vllm.server.start`.
+it needs other versions of transformers. Public for other plugins are `finery_vllm.server.start` and
+`.installation`.
 """
 
 import sys
@@ -42,7 +43,7 @@ def finery_views() -> Mapping[str, str]:
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
-    from finery_vllm.preflight import KINDS
+    from finery_vllm.answering.model import KINDS
 
     return KINDS
 
@@ -52,6 +53,6 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """A note where vLLM is missing."""
     if "finery_vllm.answering.model" not in sys.modules:  # the recipe has no such step
         return []
-    from finery_vllm.preflight import missing
+    from finery_vllm.answering.model import missing
 
     return missing(graph)

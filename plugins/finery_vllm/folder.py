@@ -1,10 +1,10 @@
 """Writes the folders that vLLM reads: of a whole model, and of an adapter alone."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Model, StepError
+from finery import Model, Preflight, StepError
 from finery_vllm.server.command import read_json
 
 if TYPE_CHECKING:
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """An adapter's files. Not its tokenizer, since prompts are tokenized for the base."""
 FORMATS = ("transformers", "adapter", "gguf")
+
+
+class LoadingPreflight(Preflight[Any]):
+    """Lists what reads tokenizers and chat templates, and merges adapters."""
+
+    def packages(self) -> Mapping[str, str]:
+        """The packages of finery's own environment; vLLM has another one."""
+        return dict.fromkeys(("torch", "transformers", "peft"), "finery[train]")
 
 
 def check_format(model: Model) -> None:

@@ -322,6 +322,25 @@ def test_names_are_followed_into_plugins_and_the_kit(
             "class B(Base): ...\nA = 1",
             {"A", "B", "Base", "f"},
         ),
+        (
+            "from finery import outside_key\n@outside_key\ndef f(): return B\n"
+            "def A(): return f()\nB = 1",
+            {"A"},
+        ),
+        (
+            "import finery\nclass A:\n    @finery.outside_key\n    def f(self): return B\n"
+            "    def g(self): return C\nB = 1\nC = 2",
+            {"A", "C"},
+        ),
+        (
+            "from finery import observes as quiet\nB = 1\n@quiet\nclass C:\n    x = B\n"
+            "def A(): return C",
+            {"A"},
+        ),
+        (
+            "def outside_key(f): return f\n@outside_key\ndef A(): return B\nB = 1",
+            {"A", "B", "outside_key"},
+        ),
     ],
 )
 def test_what_a_name_needs_counts(reached: Reached, text: str, counts: set[str] | None) -> None:

@@ -199,7 +199,7 @@ def test_a_reworded_help_reruns_nothing(project: MakeProject) -> None:
 # Wrappers of every step
 
 WRAPPER = """
-from finery import hookimpl, observes
+from finery import hookimpl, outside_key
 
 @hookimpl(wrapper=True)
 def finery_run_step(step, job):
@@ -270,7 +270,7 @@ def test_what_a_wrapper_is_made_with_is_in_the_key(project: MakeProject) -> None
 
 
 def test_a_wrapper_that_only_watches_stays_out_of_keys(project: MakeProject) -> None:
-    t = wrapped(project, WRAPPER.replace("@hookimpl", "@observes\n@hookimpl"))
+    t = wrapped(project, WRAPPER.replace("@hookimpl", "@outside_key\n@hookimpl"))
     t.edit("around_steps.py", "first", "second")
     assert t.ran() == []
 

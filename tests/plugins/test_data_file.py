@@ -14,9 +14,8 @@ from finery.plugin.manager import load_plugins
 from finery.rows import row_id
 from finery.rows.dropped import dropped
 from finery.testing import TestJob
-from finery_data.preflight import first_rows
 from finery_data.sources.columns import Columns
-from finery_data.steps.file import File
+from finery_data.steps.file import File, first_rows
 
 PAIR = Columns(user="{{ text }}", assistant="{{ intent }}")
 LABELLED = Columns(user="{{ text }}", assistant="{{ intent }}", label="{{ intent }}")

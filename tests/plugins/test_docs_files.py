@@ -22,9 +22,8 @@ from finery_data.steps.filter import Filter
 from finery_data.steps.map import Map
 from finery_docs.chunks import Limits, chunks
 from finery_docs.document import Document
-from finery_docs.files import DocsFiles
+from finery_docs.files import ChunkPlaces, DocsFiles
 from finery_docs.html import read_html
-from finery_docs.places import ChunkPlaces
 from finery_docs.plain import read_markdown, read_text
 
 GUIDE = """---

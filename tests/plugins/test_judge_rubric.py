@@ -25,8 +25,7 @@ from finery_eval.steps.curve import Curve
 from finery_eval.steps.dialog import Dialog
 from finery_judge import calibration
 from finery_judge.agreement import agreement
-from finery_judge.forecast import RubricForecast
-from finery_judge.rubric import RubricJudge
+from finery_judge.rubric import RubricForecast, RubricJudge
 from finery_judge.templates import PAIR_PROMPT, SCORE_PROMPT
 
 PROMPTS = [f"question {i}" for i in range(12)]

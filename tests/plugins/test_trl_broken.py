@@ -15,7 +15,7 @@ from conftest import Project
 from needs import may_lack
 from tiny_llama import CHATML, tiny_llama
 
-from finery_trl.report.words import exhaustion
+from finery_trl.train.messages import exhaustion
 
 STEPS = '''
 from finery import Dataset, Job, Step, hookimpl, setting

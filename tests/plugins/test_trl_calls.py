@@ -10,7 +10,7 @@ from finery import Model
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
 from finery_trl.preflight import prove
-from finery_trl.rows.calls import Calls
+from finery_trl.rows.remarks import Calls
 from finery_trl.rows.turns import Learn
 from finery_trl.steps.sft import Sft
 from finery_trl.train.run import read

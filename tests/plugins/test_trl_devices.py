@@ -10,13 +10,12 @@ from tiny_llama import card_rows, tiny_llama
 from finery import Dataset, Model, OneFile, StepError, UsageError
 from finery.execute.gpus import Gpu
 from finery.testing import TestJob
+from finery_trl import settings as trl_settings
 from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch
 from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft
-from finery_trl.train.devices import processes
-from finery_trl.train.devices.place import select_gpu
-from finery_trl.train.devices.processes import check_processes, processes_note
+from finery_trl.train.devices import check_processes, processes_note, select_gpu
 from finery_trl.train.launch import _command
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,7 +43,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
     import torch
 
     def show(number: int, name: str = "GPU-a") -> None:
-        monkeypatch.setattr(processes, "usable_gpus", lambda: [GPU._replace(id=name)] * number)
+        monkeypatch.setattr(trl_settings, "usable_gpus", lambda: [GPU._replace(id=name)] * number)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
         # Torch isn't asked for their number, since the scheduler doesn't import it.
         monkeypatch.delattr(torch.cuda, "device_count", raising=False)

@@ -22,8 +22,14 @@ from finery_trl.estimate import architecture as facts
 from finery_trl.estimate import forecast
 from finery_trl.estimate import memory as estimate
 from finery_trl.estimate.architecture import Unknown, of_config
-from finery_trl.estimate.memory import Adapter, Architecture, Load, memory, tokens_per_second
-from finery_trl.estimate.shapes import of_size
+from finery_trl.estimate.memory import (
+    Adapter,
+    Architecture,
+    Load,
+    memory,
+    of_size,
+    tokens_per_second,
+)
 from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft

@@ -17,16 +17,19 @@ from finery_trl.model.accelerators import Accelerators
 from finery_trl.model.dtype import compute_dtype
 from finery_trl.model.loading import Prepared
 from finery_trl.preflight import prove
-from finery_trl.report.overflow import Overflow
 from finery_trl.settings import Lora, Training
 from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft
 from finery_trl.train import run
 from finery_trl.train.callback import Callback
-from finery_trl.train.devices.half import check_half
-from finery_trl.train.devices.memory import allocator_environment, check_optimizer
-from finery_trl.train.devices.place import on_one_gpu
+from finery_trl.train.devices import (
+    allocator_environment,
+    check_half,
+    check_optimizer,
+    on_one_gpu,
+)
+from finery_trl.train.progress import Overflow
 from finery_trl.train.schedule import Schedule
 from finery_trl.view.model import measured
 

@@ -17,7 +17,7 @@ from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
 from finery_trl.preflight import prove
 from finery_trl.rows.example import Answer, Proven
-from finery_trl.rows.summary import summary
+from finery_trl.rows.remarks import summary
 from finery_trl.rows.tokens import Tokens, examples_of
 from finery_trl.settings import Lora
 from finery_trl.steps.dpo import Dpo

@@ -15,7 +15,7 @@ from finery.store.database import Store
 from finery_trl.settings import Launch
 from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.sft import Sft
-from finery_trl.train.devices.sharding import check_sharding
+from finery_trl.train.devices import check_sharding
 from finery_trl.train.launch import _command
 
 FSDP_2 = {"fsdp_version": 2, "fsdp_state_dict_type": "FULL_STATE_DICT"}

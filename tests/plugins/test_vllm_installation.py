@@ -10,7 +10,7 @@ from finery import Bundle, Dataset, Model, StepError
 from finery.builder.project import open_graph
 from finery_serve.check.step import Check
 from finery_vllm.answering.engine import VllmEngine
-from finery_vllm.preflight import missing
+from finery_vllm.answering.model import missing
 from finery_vllm.server.installation import VARIABLE, build_files, installation, installed
 
 

@@ -149,7 +149,7 @@ def test_a_change_that_changes_no_output_stops_at_its_step(t: Project) -> None:
 
 
 def test_a_hook_around_every_step_is_part_of_all_keys(t: Project) -> None:
-    edit(t, "__init__.py", "@observes\n", "")
+    edit(t, "__init__.py", "@outside_key\n", "")
     assert t.ran() == ["a", "long"]
     edit(t, "__init__.py", "probe timed", "timed by probe:")
     assert t.ran() == []

@@ -1,7 +1,7 @@
 """Every hook a plugin can implement. `from finery import hookimpl`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -21,19 +21,6 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("finery")
 hookimpl = pluggy.HookimplMarker("finery")
-OBSERVES = "finery_observes"
-"""The attribute that `observes` sets."""
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def observes(function: F) -> F:
-    """Mark a hook that only observes. It can't change outputs, so it isn't part of keys.
-
-    For `finery_run_step`: its other implementations are part of the key of every step.
-    """
-    setattr(function, OBSERVES, True)
-    return function
 
 
 @hookspec

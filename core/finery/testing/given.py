@@ -36,7 +36,7 @@ from finery import (
     Step,
     StepError,
     hookimpl,
-    observes,
+    outside_key,
     setting,
     takes,
 )
@@ -190,7 +190,7 @@ def _executed() -> Iterator[None]:
 
 
 @hookimpl(wrapper=True)
-@observes
+@outside_key
 def finery_run_step(step: Step, job: Job) -> Generator[None, Any, Any]:
     """Count the step's moments; turn what it must not raise into an error that says so."""
     if isinstance(step, Given | Script):
@@ -220,6 +220,8 @@ def finery_steps() -> Mapping[str, Any]:
 
 
 @hookimpl
-def finery_engines() -> Mapping[str, str]:
+def finery_engines() -> Mapping[str, Any]:
     """The engine of `finery.testing.table_model`."""
-    return {"table": "finery.testing.tables:TableEngine"}
+    from finery.testing.tables import TableEngine
+
+    return {"table": TableEngine}

@@ -54,9 +54,9 @@ class Ran(NamedTuple):
 class Executed(NamedTuple):
     """How many functions of plugins, of `finery.rows` and of the project a step executed.
 
-    outside: how many others only its methods in `OUTSIDE_KEYS` did, the discovery of plugins, and
-    what its code names in strings. missing: (file, name) of those
-    that count, and aren't in the step's key. Hooks that aren't around steps aren't among them.
+    outside: how many others only its methods in `OUTSIDE_KEYS` did, the discovery of plugins, what
+    is marked `outside_key`, and what its code names in strings. missing: (file, name) of those that
+    count, and aren't in the step's key. Hooks that aren't around steps aren't among them.
     """
 
     functions: int
@@ -219,10 +219,13 @@ class Trial:
             planner = Planner(graph, store)
             (plan,) = (p for p in make_plan(planner) if p.node.name == SUBJECT)
             keyed: dict[str, set[str]] = {}
+            marked: list[Any] = []
             for reach in planner.reaches(plan):
+                marked += reach.marked
                 for path, names in reach.definitions().items():
                     keyed.setdefault(str(path), set()).update(names)
-            named = planner.code.reached_by(_references(map(Path, keyed))).definitions()
+            marked += _references(map(Path, keyed))
+            named = planner.code.reached_by(marked).definitions()
             observing = planner.code.observing().definitions()
         finally:
             store.close()
@@ -270,7 +273,8 @@ def _references(files: Iterable[Path]) -> Iterator[Any]:
             value = node.value if isinstance(node, ast.Constant) else None
             if isinstance(value, str) and REFERENCE.fullmatch(value):
                 with contextlib.suppress(ImportError, AttributeError):
-                    yield load_reference(value)
+                    if hasattr(found := load_reference(value), "__qualname__"):
+                        yield found
 
 
 class Built(NamedTuple):

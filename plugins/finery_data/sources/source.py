@@ -3,19 +3,23 @@
 from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
-from finery import Dataset, Job, Step, setting
+from finery import Dataset, Job, Preflight, Step, setting
 from finery.rows.parts import OWN_COLUMNS
 from finery.rows.tables.records import Record
-from finery_data.sources.columns import Columns
+from finery_data.sources.columns import Columns, Templates
 from finery_data.sources.reading import Reading, Shape
 
 
-class RowSource(
-    Step,
-    seeded=False,
-    packages=("jinja2",),
-    preflight="finery_data.preflight:SourcePreflight",
-):
+class SourcePreflight(Preflight["RowSource"]):
+    """Compiles the templates of `columns`."""
+
+    def check_source(self, job: Job) -> None:
+        """Raise `UsageError` for a template that isn't valid."""
+        if self.step.columns is not None:
+            Templates(self.step.columns)
+
+
+class RowSource(Step, seeded=False, packages=("jinja2",), preflight=SourcePreflight):
     """Records of a table, each made into a row.
 
     Either `format` names a known set of columns, or `columns` builds each row from templates over

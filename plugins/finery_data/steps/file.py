@@ -1,21 +1,109 @@
-"""`data.file`: rows from files of any common format."""
+"""`data.file`: rows from files of any common format, and what is known of them before it runs."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
-from finery import DataError, Dataset, Files, Job, setting, shown
-from finery.rows.tables.records import Record, read_table
-from finery_data.sources.source import RowSource
+import msgspec
+
+from finery import (
+    Count,
+    DataError,
+    Dataset,
+    Files,
+    Forecast,
+    Job,
+    Preflight,
+    Traceable,
+    UsageError,
+    setting,
+    shown,
+)
+from finery.rows import Row
+from finery.rows.parts import OWN_COLUMNS
+from finery.rows.tables.records import Record, read_table, suffix_of
+from finery.rows.templates.sandbox import names_in
+from finery_data.sources.columns import PARTS, Columns
+from finery_data.sources.formats import detect
+from finery_data.sources.reading import Reading
+from finery_data.sources.source import RowSource, SourcePreflight
 
 PROGRESS_EVERY = 5_000
+ROWS = 200
+"""Rows that are read of a file before a build."""
+FILES = 20
+"""Files that are looked into before a build."""
+_UNDEFINED = re.compile(r"^'(.*)' is undefined$")
+MOST_BYTES = 8 * 1024 * 1024
+"""Larger files that can only be read whole aren't looked into."""
+MOST_COUNTED = 256 * 1024 * 1024
+"""Larger files, in bytes, aren't counted before they are built: a plan is to be quick."""
+
+
+class FilePlaces(Traceable["File"]):
+    """Rows by file and line."""
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """File and line of each row with one of `ids`, skipped ones too."""
+        paths = self.step.path.paths
+        records = read_records(paths, job)
+        return self.step.placed(ids, job, records, shown(paths[0]), take=self.step.take)
+
+
+class FileForecast(Forecast["File"]):
+    """Counts the lines of plain JSON lines; any other file takes reading."""
+
+    def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
+        """The number of lines: about that many rows, since some may be skipped."""
+        paths = self._lines()
+        if paths is None or any(path.stat().st_size > MOST_COUNTED for path in paths):
+            return None
+        lines = sum(_count_lines(path, path.stat().st_mtime_ns) for path in paths)
+        return Count(min(lines, self.step.take or lines), exact=False)
+
+    def sample(self, limit: int) -> Iterable[Row] | None:
+        """The first records, as the file has them; None for other files than JSON lines."""
+        paths = self._lines()
+        if paths is None:
+            return None
+        return islice(_records(line for path in paths for line in _lines_of(path)), limit)
+
+    def columns(self) -> Collection[str] | None:
+        """Those of every row, and those that `keep` names; None if a kept label may have fields."""
+        names = self.step.kept()
+        return None if "label" in names else {*OWN_COLUMNS, "label", *names}
+
+    def _lines(self) -> list[Path] | None:
+        """The files, if all are plain JSON lines."""
+        paths = self.step.path.paths
+        return paths if all(path.suffix == ".jsonl" for path in paths) else None
+
+
+class FilePreflight(Preflight["File"]):
+    """Reads the first rows."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What reads Parquet and zstd."""
+        names = [path.name.lower() for path in self.step.path.paths]
+        parquet = any(suffix_of(name) == ".parquet" for name in names)
+        zstd = any(name.endswith(".zst") for name in names)
+        needed = [*(["pyarrow"] if parquet else []), *(["zstandard"] if zstd else [])]
+        return dict.fromkeys(needed, "finery[data]")
+
+    def check_source(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be used, and for templates without a column."""
+        SourcePreflight(self.step).check_source(job)
+        first_rows(self.step, job)
 
 
 class File(
     RowSource,
     version="1",
-    traceable="finery_data.places:FilePlaces",
-    forecast="finery_data.forecasts:FileForecast",
-    preflight="finery_data.preflight:FilePreflight",
+    traceable=FilePlaces,
+    forecast=FileForecast,
+    preflight=FilePreflight,
 ):
     """Rows from JSON lines, JSON, CSV, TSV or Parquet files, plain or as .gz or .zst.
 
@@ -54,3 +142,153 @@ def _report_empty(path: Path, job: Job, *, alone: bool) -> None:
     if alone:
         raise DataError("the file has no rows", where=shown(path), fix="add rows to it")
     job.log(f"warning: {shown(path)} has no rows")
+
+
+# -- how many rows there will be -------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def _count_lines(path: Path, changed: int) -> int:
+    """Lines that aren't empty. changed: when the file was; several steps may take one file."""
+    return sum(1 for _ in _lines_of(path))
+
+
+def _lines_of(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from (line for line in file if line.strip())
+
+
+def _records(lines: Iterable[bytes]) -> Iterator[Row]:
+    """The records that are JSON objects; the step itself reports those that aren't."""
+    for line in lines:
+        try:
+            record = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+# -- the first rows, read before a build -----------------------------------------------------------
+
+
+def first_rows(step: File, job: Job) -> list[Row]:
+    """The first rows of the files; raises `DataError` as `FilePreflight.check_source` does.
+
+    With `take`, it ends where the step may have all its rows: an error in later ones isn't one.
+    """
+    reading = _FirstRows(step, job)
+    paths = step.path.paths[:FILES]
+    is_whole = len(paths) == len(step.path.paths)
+    for path in paths:
+        records = _first_records(step, path, job)
+        reading.add(records[:ROWS])
+        if reading.is_full:
+            is_whole = True
+            break
+        if len(records) > ROWS or not _is_quick(path):
+            is_whole = False
+            if step.take is not None:
+                break
+    reading.check(is_whole=is_whole)
+    return reading.rows
+
+
+def _first_records(step: File, path: Path, job: Job) -> list[Record]:
+    """Up to `ROWS` + 1 records of a file; none if it would be read whole for them."""
+    _refuse_text(path)
+    if not _is_quick(path):
+        return []
+    records = list(islice(read_table(path, job.scratch), ROWS + 1))
+    if not records and len(step.path.paths) == 1:
+        raise DataError("the file has no rows", where=shown(path), fix="add rows to it")
+    if records and step.columns is not None:
+        check_columns(step.columns, records[0])
+    return records
+
+
+class _FirstRows(Reading):
+    """Rows made of some records; nothing is written."""
+
+    def __init__(self, step: File, job: Job) -> None:
+        self._skips = step.bad_rows == "skip"
+        super().__init__(step.shape(step.take)._replace(skip=False), job, shown(step.path.paths[0]))
+        self.rows: list[Row] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether these are all rows that the step takes."""
+        return self._made == self._shape.take
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Make rows of these records."""
+        self.rows += [row for _, row in self._placed(records) if row is not None]
+
+    def check(self, *, is_whole: bool) -> None:
+        """Raise `DataError` where the step would. is_whole: whether there are no more records."""
+        if self._bad and (not self._skips or (is_whole and not self._made)):
+            raise self._at_setting(self._bad_rows_error(), is_whole=is_whole)
+        if is_whole and self._records and not self._bad:
+            self._check_kept()
+
+    def _at_setting(self, error: DataError, *, is_whole: bool) -> DataError:
+        """The error at the template that fails for all rows; else at the first bad row."""
+        part = re.match(r"columns\.\w+(?=: )", error.what)
+        if not is_whole:
+            error.details.append(f"found in the first {self._records:,} rows")
+        if part and self._bad_count == self._records and len(self._reasons) == 1:
+            what = _UNDEFINED.sub(r"there is no column '\1'", error.what[part.end() + 2 :])
+            known = detect(self._met, prompts_only=False)
+            fix = f"remove columns: the rows have the format {known[0]}" if known else error.fix
+            details = [f"in {error.where}, as in all other rows"]
+            return DataError(what, where=part.group(), fix=fix, details=details)
+        return error
+
+
+def check_columns(columns: Columns, record: Record) -> None:
+    """Raise `UsageError` for a template that has a column's name as plain text.
+
+    A system prompt may: it is often the same in every row.
+    """
+    if not isinstance(record.columns, dict):
+        return
+    for part in (part for part in PARTS if part != "system"):
+        template = getattr(columns, part)
+        if template is None or names_in(template):
+            continue
+        for column in record.columns:
+            meant = _meant(template, column)
+            if meant is not None:
+                raise UsageError(
+                    f"columns.{part} has no {{{{ }}}}, so it is the same text in every row",
+                    where=f"columns.{part}",
+                    fix=f'write {part}: "{meant}"',
+                )
+
+
+def _meant(template: str, column: str) -> str | None:
+    """The template with a column's name as Jinja writes it; None if the name isn't in it."""
+    name = re.escape(column)
+    written = column if column.isidentifier() and column.isascii() else f"row['{column}']"
+    braces = "{{ " + written + " }}"
+    if re.fullmatch(rf"[<\[$%]?(?:row\.)?{name}[>\]%]?", template.strip(), re.IGNORECASE):
+        return braces
+    pattern = rf"\$?\{{\s*(?:row\.)?{name}\s*\}}|%\({name}\)s"
+    changed, count = re.subn(pattern, lambda _: braces, template, flags=re.IGNORECASE)
+    return changed if count else None
+
+
+def _refuse_text(path: Path) -> None:
+    """Raise `DataError` for plain text, in more fitting words than those for unknown tables."""
+    if suffix_of(path.name) in (".txt", ".md", ".rst", ".html", ".pdf"):
+        raise DataError(
+            "the file holds text, not rows",
+            where=shown(path),
+            fix="for rows with answers, write a table such as .csv or .jsonl; docs.files makes "
+            "rows of text, to generate questions from",
+        )
+
+
+def _is_quick(path: Path) -> bool:
+    """Whether the first rows of a file can be read without the rest."""
+    return suffix_of(path.name) != ".json" or path.stat().st_size <= MOST_BYTES

@@ -14,13 +14,13 @@ are dropped from train. That moves no row: a dropped one is only dropped.
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 from blake3 import blake3
 
-from finery import Artifact, DataError, Dataset, Job, Step, setting, takes
+from finery import Artifact, Count, DataError, Dataset, Forecast, Job, Step, setting, takes
 from finery.rows import Row, answer_text, row_id
 from finery.rows.dropped import Drops
 from finery.rows.near import Common, normalised
@@ -48,12 +48,27 @@ class Splits:
     test: Dataset
 
 
-class Split(
-    Step,
-    packages=("rensa",),
-    version="2",
-    forecast="finery_data.forecasts:SplitForecast",
-):
+class SplitForecast(Forecast["Split"]):
+    """Counts by the shares of the parts."""
+
+    def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
+        """The output's share of all rows; None while one of the inputs isn't counted."""
+        counts = taken.get("rows", ())
+        known = [count.rows for count in counts if count is not None]
+        if not counts or len(known) < len(counts):
+            return None
+        return Count(round(sum(known) * self.step.shares()[output]), exact=False)
+
+    def passes(self) -> Collection[str]:
+        """Rows stay as they are."""
+        return ("rows",)
+
+    def keeps_apart(self) -> bool:
+        """Whether near copies across the parts are dropped."""
+        return self.step.decontaminate
+
+
+class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
     """Split rows into train, validation and test.
 
     Without `stratify`, added rows never move old ones, and sizes vary at random around the shares.

@@ -22,11 +22,24 @@ Outcome = tuple[tuple[str, str], ...]
 """A row's (expected, predicted) classes, a pair for each column."""
 
 
-class Classification(
-    BatchEvaluator,
-    task="classification",
-    forecast="finery_eval.steps.classification:ClassesForecast",
-):
+class ClassesForecast(Forecast["Classification"]):
+    """The classes that rows expect."""
+
+    def classes(self, rows: Iterable[Row]) -> Counter[str]:
+        """Rows of each class, with fields of each `field: class`; rows without one don't count."""
+        reader = self.step.reader()
+        counts: Counter[str] = Counter()
+        for row in rows:
+            try:
+                values = reader.expected(row).values
+            except Unreadable:
+                continue
+            classes = zip(reader.columns, values, strict=True)
+            counts.update(f"{name}: {value}" if reader.fields else value for name, value in classes)
+        return counts
+
+
+class Classification(BatchEvaluator, task="classification", forecast=ClassesForecast):
     """Judge models by the class in their answer: accuracy, macro-F1, per-class scores, confusion.
 
     The expected class of a row is its `label`, else the text of its completion. With `fields`, an
@@ -162,23 +175,6 @@ class Classification(
             headline=["accuracy", "macro_f1", *self.fields, "valid"],
             details={"confusion": {name: confusion(reader, of) for name, of in outcomes.items()}},
         )
-
-
-class ClassesForecast(Forecast[Classification]):
-    """The classes that rows expect."""
-
-    def classes(self, rows: Iterable[Row]) -> Counter[str]:
-        """Rows of each class, with fields of each `field: class`; rows without one don't count."""
-        reader = self.step.reader()
-        counts: Counter[str] = Counter()
-        for row in rows:
-            try:
-                values = reader.expected(row).values
-            except Unreadable:
-                continue
-            classes = zip(reader.columns, values, strict=True)
-            counts.update(f"{name}: {value}" if reader.fields else value for name, value in classes)
-        return counts
 
 
 def check_fields(fields: Sequence[str], metrics: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import Dataset, Job, Metrics, load_reference, takes
+from finery import Dataset, Job, Metrics, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import prompt as prompt_of
 from finery_eval.asking import refuse, some
@@ -16,12 +16,11 @@ from finery_eval.measure import Measure, scores_of
 from finery_eval.predictions import PROMPT_SHOWN, facts_and_values
 from finery_eval.tables import comparison_tables
 from finery_eval.verdicts import Verdict, Verdicts
+from finery_transformers.precision import auto_dtype
 
 if TYPE_CHECKING:
     from finery_transformers.scoring import Likelihood
 
-AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
-"""By name, since the dtype itself is in the key."""
 MARGIN = "margin"
 METRICS = ("accuracy", "a_token", MARGIN)
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "gguf")
@@ -53,7 +52,7 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
 
     def key_facts(self) -> Mapping[str, Any]:
         """The dtype that the models are loaded in."""
-        return {"dtype": load_reference(AUTO_DTYPE)()}
+        return {"dtype": auto_dtype()}
 
     def gpu_count(self) -> int:
         """One, for the models, which are scored one after the other."""

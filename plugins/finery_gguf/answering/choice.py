@@ -1,4 +1,4 @@
-"""What answers, the library or a server, and how many rows at once. Reached by name.
+"""What answers, the library or a server, and how many rows at once.
 
 The server is a fact in the key. The library's answers don't depend on the number of rows at once.
 """
@@ -6,7 +6,7 @@ The server is a fact in the key. The library's answers don't depend on the numbe
 import os
 import re
 
-from finery import UsageError
+from finery import UsageError, outside_key
 from finery_gguf.programs import SERVER, server_build, user_program
 
 ENGINE = "FINERY_GGUF_ENGINE"
@@ -17,6 +17,7 @@ LIBRARY, REMOTE = "library", "server"
 MOST_SLOTS, DEFAULT_SLOTS = 64, 16
 
 
+@outside_key
 def server() -> str | None:
     """The llama.cpp server that answers, e.g. `llama-server 6123 (0ce8cd1)`; None: the library."""
     chosen = os.environ.get(ENGINE, "")
@@ -30,6 +31,7 @@ def server() -> str | None:
     return None
 
 
+@outside_key
 def rows_at_once() -> int:
     """How many rows are answered at once, if the model leaves room for their caches."""
     chosen = os.environ.get(SLOTS, "")

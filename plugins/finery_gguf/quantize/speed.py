@@ -1,9 +1,9 @@
-"""How fast a file answers on this machine. Reached by name, since it changes no output."""
+"""How fast a file answers on this machine."""
 
 import time
 from pathlib import Path
 
-from finery import cpu_count
+from finery import cpu_count, outside_key
 from finery_gguf.llama import Context, Gguf, library
 from finery_gguf.pace import Pace
 
@@ -15,6 +15,7 @@ _PROMPT = "Where is my parcel? It should have arrived last week, and nobody answ
 _SIZE = 512
 
 
+@outside_key
 def tokens_per_second(path: Path) -> float:
     """The speed of one answer after its prompt, by the library of the wheel."""
     gguf = Gguf(path, on_gpu=bool(library().gpus()))

@@ -33,7 +33,7 @@ def card_of(project: Project, step: str, repo: str | None = None) -> str:
 def _card_of_push(graph: Graph, results: Results, name: str, push: "HubPush") -> str:
     """The card that was pushed, or that a build would push."""
     from finery_hub.push.files import README, place
-    from finery_hub.push.gather import PushProvenance
+    from finery_hub.push.gather import gather_push
 
     built = results.artifact(name)
     if built is not None:
@@ -46,7 +46,7 @@ def _card_of_push(graph: Graph, results: Results, name: str, push: "HubPush") ->
     node, part = graph.nodes[name], graph.select([name])
     for source in node.sources:
         _require(graph, results, source.ref, (source.step, source.output))
-    facts = PushProvenance(push).gather(name, part, results)
+    facts = gather_push(push, name, part, results)
     models, bundles = (
         [_opened(results, s.ref, (s.step, s.output)) for s in node.sources_of(kind)]
         for kind in (Model, Bundle)

@@ -1,33 +1,27 @@
 """How models were made, judged and from which rows: read from a recipe's graph and its outputs."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import Dataset, Graph, Metrics, Model, Node, Provenance, Results, Source
+from finery import Dataset, Graph, Metrics, Model, Node, Results, Source
 from finery_data.overlap import overlaps
 from finery_hub.card import facts as f
 from finery_hub.dataset import HubDataset
-from finery_hub.push.step import HubPush
+
+if TYPE_CHECKING:
+    from finery_hub.push.step import HubPush
 
 Place = tuple[str, str]
 """(step, output)."""
 
 
-class PushProvenance(Provenance[HubPush]):
-    """What the card of a push says."""
-
-    def facts(self, name: str, graph: Graph, results: Results) -> Mapping[str, Any]:
-        """All facts, by the names of `Facts`."""
-        facts: dict[str, Any] = msgspec.to_builtins(self.gather(name, graph, results))
-        return facts
-
-    def gather(self, name: str, graph: Graph, results: Results) -> f.Facts:
-        """The same as a `Facts`."""
-        models = {s.ref: _place(s) for s in graph.nodes[name].sources_of(Model)}
-        facts = gather(name, models, graph, results, self.step.licenses)
-        return facts if self.step.recipe else _without_recipe(facts)
+def gather_push(step: "HubPush", name: str, graph: Graph, results: Results) -> f.Facts:
+    """What the card of a push says. name: of the step."""
+    models = {s.ref: _place(s) for s in graph.nodes[name].sources_of(Model)}
+    facts = gather(name, models, graph, results, step.licenses)
+    return facts if step.recipe else _without_recipe(facts)
 
 
 def gather(

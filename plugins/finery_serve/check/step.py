@@ -13,7 +13,6 @@ from finery import (
     RequirementError,
     Step,
     load_plugins,
-    load_reference,
     nested_step,
     setting,
     takes,
@@ -27,6 +26,7 @@ from finery_eval.nested import Nested
 from finery_eval.predictions import predictions
 from finery_eval.tables import comparison_tables, table
 from finery_eval.verdicts import Answers, Verdict, Verdicts
+from finery_gguf import programs
 from finery_gguf.llama import Gguf
 from finery_serve.check.answers import what_is_said
 from finery_serve.check.faults import adapter_fault, swap_fault, unchecked
@@ -34,17 +34,6 @@ from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
 from finery_serve.check.running import Asking, Served, ask_server
 from finery_serve.servers import Fault, Kind
 
-BUILD_FACTS = "finery_gguf.programs:build_facts"
-BUILD_FILES = "finery_gguf.programs:build_files"
-FACTS_FOR_BUNDLES = (
-    "finery_ollama.server.program:build_facts",
-    "finery_vllm.server.installation:build_facts",
-)
-FILES_FOR_BUNDLES = (
-    "finery_ollama.server.program:build_files",
-    "finery_vllm.server.installation:build_files",
-)
-"""By name: only which build they find is in the key."""
 OWN = ("prompts", "answers", "lost")
 EVALUATED = "{} evaluated"
 """The name of a model's answers by finery's engine."""
@@ -145,17 +134,23 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
 
         The bundle may not be built yet, so which of them serves it isn't known: both count.
         """
-        facts: dict[str, Any] = dict(load_reference(BUILD_FACTS)("llama-server"))
-        for reference in FACTS_FOR_BUNDLES if self.bundle is not None else ():
-            facts |= load_reference(reference)()
-        return facts
+        facts = programs.build_facts(programs.SERVER)
+        if self.bundle is None:
+            return facts
+        from finery_ollama.server import program as ollama
+        from finery_vllm.server import installation as vllm
+
+        return facts | ollama.build_facts() | vllm.build_facts()
 
     def key_files(self) -> list[str]:
         """Where they are or might be."""
-        files: list[str] = list(load_reference(BUILD_FILES)("llama-server"))
-        for reference in FILES_FOR_BUNDLES if self.bundle is not None else ():
-            files += load_reference(reference)()
-        return files
+        files = programs.build_files(programs.SERVER)
+        if self.bundle is None:
+            return files
+        from finery_ollama.server import program as ollama
+        from finery_vllm.server import installation as vllm
+
+        return files + ollama.build_files() + vllm.build_files()
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""

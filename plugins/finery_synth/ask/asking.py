@@ -1,11 +1,12 @@
-"""Sends many requests to a model, with flat memory."""
+"""Sends many requests to a model, with flat memory; how many they will be."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
-from finery import CachedEngine, Completion, FineryError, Request
+from finery import Asked, CachedEngine, Completion, Count, FineryError, Forecast, Request
+from finery_synth.ask.prompts import Prompt
 
 T = TypeVar("T")
 
@@ -53,3 +54,23 @@ def ask(
 
     for index, answer in engine.stream(requests(), total=total, progress=progress, **sampling):
         yield flying.pop(index), answer
+
+
+class AskingForecast(Forecast[Any]):
+    """The requests of the first attempt, of a generator or of `synth.judge`."""
+
+    def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked:
+        """The requests if the rows are built, otherwise their number if it follows from counts."""
+        step = self.step
+        asked = Asked("model", None, (), step.sampling(), step.retries, step.budget)
+        if built:
+            tasks = step.tasks(Prompt.of(step.prompt, step.default_prompt()))
+            return asked._replace(
+                total=step.requests(step.seed_count()),
+                requests=((task.request(0), task.wanted) for task in tasks),
+            )
+        counts = taken.get("rows", ())
+        known = [count.rows for count in counts if count is not None]
+        if len(known) < len(counts) or step.needs_rows():
+            return asked
+        return asked._replace(total=step.requests(sum(known)))

@@ -8,10 +8,11 @@ from finery.rows import Conversation, Row
 from finery.rows.dropped import Drops
 from finery.rows.generated import Origins
 from finery.rows.parts import OWN_COLUMNS, answer, named
+from finery_synth.ask.asking import AskingForecast
 from finery_synth.ask.prompts import Prompt
 from finery_synth.ask.task import Task
 from finery_synth.judge.pairs import ORDERS, PAIR_PROMPT, VERDICT, is_one_answer, pair_messages
-from finery_synth.judge.scores import SCORE_PROMPT, score_messages, score_schema
+from finery_synth.judge.scores import SCORE_PROMPT, TRIES, score_messages, score_schema
 
 ONLY = "score"
 """The name of a single rubric."""
@@ -27,7 +28,7 @@ class JudgeRows(
     packages=("jinja2",),
     version="1",
     keeps_prompts=True,
-    forecast="finery_synth.estimate.forecast:AskingForecast",
+    forecast=AskingForecast,
 ):
     """Judge rows with a model and a rubric.
 
@@ -47,6 +48,8 @@ class JudgeRows(
 
     USE: ClassVar[str] = "synth.judge"
     """The step type's name."""
+    retries: ClassVar[int] = TRIES - 1
+    """How often a request is repeated if its answer can't be read."""
 
     model: Model = takes(help="The judge: any model that answers prompts.")
     rows: list[Dataset] = takes(help="Rows to judge, in this order.")

@@ -18,9 +18,9 @@ from finery_trl.estimate.memory import (
     Load,
     Memory,
     memory,
+    of_size,
     tokens_per_second,
 )
-from finery_trl.estimate.shapes import of_size
 from finery_trl.settings import Training
 
 GIB = 2**30

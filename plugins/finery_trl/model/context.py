@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from finery import DataError, Model
+from finery import DataError, Model, outside_key
 
 if TYPE_CHECKING:
     from finery_trl.rows.example import Proven
@@ -33,6 +33,7 @@ def _gguf_context(model: Model) -> int | None:
     return context if isinstance(context, int) else None
 
 
+@outside_key
 def check_rows(name: str, rows: "Iterable[Proven]", model: Model) -> None:
     """Raise `DataError` if the longest row has more tokens than the model's context.
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from finery import UsageError
+from finery import UsageError, outside_key
 from finery.util.text import nearest
 from finery_trl.settings import ALL_LINEAR, TARGET_MODULES
 
@@ -20,6 +20,7 @@ that PEFT refuses one there."""
 OUTPUT = "out_proj"
 
 
+@outside_key
 def check_targets(step: "Training") -> None:
     """Raise `UsageError` if `target_modules`, or a name in it, matches no layer of the model.
 

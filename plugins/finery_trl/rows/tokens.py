@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from finery import DataError, Job, Model, StepError, UsageError, load_reference
+from finery import DataError, Job, Model, StepError, UsageError
 from finery.rows import Row
 from finery_trl.rows.example import Example
 from finery_trl.rows.faults import THOUGHTLESS, TOOLLESS, Fault, Faults, Faulty
@@ -20,8 +20,6 @@ from finery_trl.rows.turns import Learn, conversation_of, examples_of_row, learn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEMPLATES = "finery_transformers.capabilities:templates_with"
-"""Only for messages, by name: it stays out of the step's key."""
 NEEDED = {
     TOOLLESS: ("tools", "calls", "arguments", "answers"),
     THOUGHTLESS: ("thinking",),
@@ -202,7 +200,9 @@ def _offer(fault: Fault, tokens: Tokens) -> str:
     """The templates with which a fault wouldn't occur, as the beginning of a fix."""
     if fault not in NEEDED:
         return ""
-    names = load_reference(TEMPLATES)(tokens.tokenizer, NEEDED[fault])
+    from finery_transformers.capabilities import templates_with
+
+    names = templates_with(tokens.tokenizer, NEEDED[fault])
     if not names:
         return ""
     also = f" (or {', '.join(names[1:])})" if names[1:] else ""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from unicodedata import normalize
 
-from finery import DataError, load_reference
+from finery import DataError, outside_key
 from finery.rows import Conversation, Message, Row, split_turns
 from finery.rows.chat.thinking import TAGS
 from finery_trl.rows.example import NO_LOSS, Example
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 
 SHORT = 4
 """Answers of at most this many tokens are checked for text other than white space."""
-UNWRITTEN_PARTS = "finery_transformers.capabilities:unwritten"
-"""A check by name: it can't change the tokens and stays out of the step's key."""
-MISREAD_CALLS = "finery_transformers.answering.answers:misread"
-"""Another one."""
 THOUGHT = "finery marks the thinking"
 NAMES = ("base:   ", "adapter:")
 Loss = Literal["all_turns", "last_turn", "marked"]
@@ -196,6 +192,7 @@ def _learned(
     return _Turn(prompt, answer, labels)
 
 
+@outside_key
 def _check_calls(
     row: Row,
     message: Message,
@@ -205,9 +202,11 @@ def _check_calls(
     details: Sequence[str],
 ) -> None:
     """Raise `Faulty` if an engine wouldn't read a turn's calls from its tokens."""
+    from finery_transformers.answering.answers import misread
+
     length = next(i for i, token in enumerate(answer) if token in tokens.ends)
-    find = load_reference(MISREAD_CALLS)
-    reason = find(tokens.tokenizer, tokens.arguments, asked, answer[:length], message, row["tools"])
+    given = tokens.tokenizer, tokens.arguments
+    reason = misread(*given, asked, answer[:length], message, row["tools"])
     if reason:
         raise Faulty(MISREAD, [f"{details[0]}: {reason}"])
 
@@ -355,8 +354,9 @@ def _check_tools(row: Row, messages: Conversation, tokens: "Tokens") -> None:
     """Raise `Faulty` if tools, calls or answers of tools don't reach the text as they should."""
     if not _uses_tools(row, messages):
         return
-    find = load_reference(UNWRITTEN_PARTS)
-    lost = find(tokens.tokenizer, messages, row.get("tools"), tokens.arguments)
+    from finery_transformers.capabilities import unwritten
+
+    lost = unwritten(tokens.tokenizer, messages, row.get("tools"), tokens.arguments)
     if lost:
         raise Faulty(TOOLLESS, [str(part) for part in lost[:3]])
 

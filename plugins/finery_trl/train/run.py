@@ -6,12 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import Job, Model, load_reference
+from finery import Job, Model, outside_key
 from finery.rows import Row
+from finery_transformers.hardware import record
+from finery_transformers.imports import import_peft
+from finery_trl.model.context import check_rows
 from finery_trl.model.dtype import compute_dtype
+from finery_trl.model.targets import check_targets
 from finery_trl.rows.example import Proven
+from finery_trl.rows.remarks import Remarks, summary
 from finery_trl.rows.tokens import Tokens
-from finery_trl.settings import LAUNCHER, WATCHER
 from finery_trl.train.batches import prove_apart, prove_batches
 from finery_trl.train.determinism import (
     deterministic,
@@ -19,34 +23,27 @@ from finery_trl.train.determinism import (
     lacks_kernel,
     without_input_casts,
 )
-from finery_trl.train.devices.place import on_one_gpu, select_gpu
+from finery_trl.train.devices import (
+    check_half,
+    check_optimizer,
+    check_processes,
+    check_sharding,
+    on_one_gpu,
+    processes_note,
+    select_gpu,
+)
+from finery_trl.train.messages import exhaustion, training_notes
 from finery_trl.train.saving.checkpoints import chosen, exhausted, history_of, last_whole, step_of
 from finery_trl.train.saving.save import Outcome, Trained, write_model
 from finery_trl.train.schedule import Schedule
+from finery_trl.train.watch import check_watched
 
 if TYPE_CHECKING:
     import torch
 
     from finery_trl.model.accelerators import Accelerators
     from finery_trl.settings import Training
-
-TARGETS = "finery_trl.model.targets:check_targets"
-LENGTHS = "finery_trl.model.context:check_rows"
-WATCHED = "finery_trl.preflight:check_watched"
-REMARKS = "finery_trl.rows.remarks:Remarks"
-SUMMARY = "finery_trl.rows.summary:summary"
-NOTES = "finery_trl.report.words:training_notes"
-EXHAUSTION = "finery_trl.report.words:exhaustion"
-PROCESSES = "finery_trl.train.devices.processes:check_processes"
-SHARDING = "finery_trl.train.devices.sharding:check_sharding"
-OPTIMIZER = "finery_trl.train.devices.memory:check_optimizer"
-HALF = "finery_trl.train.devices.half:check_half"
-PROCESSES_NOTE = "finery_trl.train.devices.processes:processes_note"
-TRACKERS = "finery_trl.report.trackers:ready_trackers"
-PROGRESS = "finery_trl.report.progress:Progress"
-RECORD = "finery_transformers.hardware:record"
-IMPORT_PEFT = "finery_transformers.imports:import_peft"
-"""Checks and reports, by name: they can't change the model and stay out of the step's key."""
+    from finery_trl.train.launch import Train
 
 
 class Rows(NamedTuple):
@@ -58,28 +55,27 @@ class Rows(NamedTuple):
 
 def run(step: "Training", job: Job) -> Model:
     """Read and verify the rows, train on them, write the model."""
-    for check in (PROCESSES, SHARDING, OPTIMIZER, HALF):
-        load_reference(check)(step)
-    load_reference(TARGETS)(step)
+    for check in (check_processes, check_sharding, check_optimizer, check_half, check_targets):
+        check(step)
     tokens, rows = read(step, job)
-    load_reference(WATCHED)(step, job)
+    check_watched(step, job)
     for name, examples in zip(("rows", "validation"), rows, strict=True):
         if examples is not None:
-            load_reference(LENGTHS)(name, examples, step.model)
-            job.log(load_reference(SUMMARY)(name, examples).line())
+            check_rows(name, examples, step.model)
+            job.log(summary(name, examples).line())
     schedule = Schedule.of_rows(step, rows.learned, job)
-    for note in load_reference(NOTES)(step, schedule, tokens):
+    for note in training_notes(step, schedule, tokens):
         job.log(note)
-    if (note := load_reference(PROCESSES_NOTE)(step)) is not None:
+    if (note := processes_note(step)) is not None:
         job.log(note)
     last_whole(schedule.folder)  # also removes incomplete ones, before several processes look
     if step.is_launched:
-        outcome = load_reference(LAUNCHER)(train_here, step, job)
+        outcome = _launched(train_here, step, job)
     else:
         outcome = _train(step, schedule, tokens, rows, job)
     best, last = chosen(schedule.folder, step.best), last_whole(schedule.folder)
     assert last is not None  # else `chosen` raised
-    load_reference(RECORD)(**outcome.hardware)
+    record(**outcome.hardware)
     return write_model(step, Trained(best, last, outcome), tokens, rows.learned, job)
 
 
@@ -98,7 +94,7 @@ def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
 def _read(
     step: "Training", name: str, rows: Iterable[Row], tokens: Tokens, job: Job
 ) -> list[Proven]:
-    remarks = load_reference(REMARKS)(step.learn(), tokens)
+    remarks = Remarks(step.learn(), tokens)
 
     def watched() -> Iterator[Row]:
         for row in rows:
@@ -168,10 +164,26 @@ def explained(step: "Training", schedule: Schedule) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        explanation = load_reference(EXHAUSTION)(error, step, schedule)
+        explanation = exhaustion(error, step, schedule)
         if explanation is None:
             raise
         raise explanation from error
+
+
+@outside_key
+def _launched(train: "Train", step: "Training", job: Job) -> Outcome:
+    """Train in several processes; `key_code` has the code of trainings that do."""
+    from finery_trl.train.launch import launch
+
+    return launch(train, step, job)
+
+
+@outside_key
+def _watcher(step: "Training", tokens: Tokens, dtype: "torch.dtype", job: Job) -> Any:
+    """What measures `watch`; `key_code` has the code of trainings with one."""
+    from finery_trl.train.watch import watcher
+
+    return watcher(step, tokens, dtype, job)
 
 
 def _is_over(last: Path, schedule: Schedule, step: "Training") -> bool:
@@ -181,8 +193,9 @@ def _is_over(last: Path, schedule: Schedule, step: "Training") -> bool:
 
 
 def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, job: Job) -> Any:
-    load_reference(IMPORT_PEFT)()
+    import_peft()
     from finery_trl.train.callback import Callback
+    from finery_trl.train.progress import Progress
 
     dtype = compute_dtype(step)
     trainer_class, config, own = step.trainer()
@@ -191,7 +204,7 @@ def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, j
         own["padding_free"] = True
     watch = None
     if step.watch is not None:
-        watch = load_reference(WATCHER)(step, tokens, dtype, job)
+        watch = _watcher(step, tokens, dtype, job)
     validates = rows.held_out is not None
     callback = Callback(step, schedule, job, validates=validates, watch=watch)
     trainer = trainer_class(
@@ -210,7 +223,7 @@ def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, j
         peft_config=model.peft_config,
         **({"ref_model": model.reference} if model.reference is not None else {}),
     )
-    trainer.progress = load_reference(PROGRESS)(job, step.logging_steps, callback)
+    trainer.progress = Progress(job, step.logging_steps, callback)
     trainer.add_callback(trainer.progress)
     trainer.accelerators = model.accelerators
     model.keep_masters(trainer.model)
@@ -226,6 +239,8 @@ def _arguments(
 ) -> dict[str, Any]:
     """The arguments that all configurations of TRL share."""
     import torch
+
+    from finery_trl.train.progress import ready_trackers
 
     on_gpu = torch.cuda.is_available()
     return {
@@ -255,7 +270,7 @@ def _arguments(
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,
-        "report_to": load_reference(TRACKERS)(step) if step.report_to else "none",
+        "report_to": ready_trackers(step) if step.report_to else "none",
     }
 
 

@@ -5,13 +5,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Budget, CachedEngine, Engine, Job, Metrics, Model
+from finery import (
+    Budget,
+    CachedEngine,
+    Engine,
+    FineryError,
+    Job,
+    Metrics,
+    Model,
+    Preflight,
+    interface,
+    outside_key,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from finery_trl.rows.tokens import Tokens
     from finery_trl.settings import Training
+
+
+@outside_key
+def check_watched(step: "Training", job: Job) -> None:
+    """Raise the errors that the watched evaluator would raise at the first validation."""
+    if step.watch is None:
+        return
+    try:
+        preflight = interface(step.watch, Preflight)
+        if preflight is not None:
+            preflight.check_inputs(job)
+    except FineryError as error:
+        error.where = error.where or "watch.rows"
+        raise
 
 
 def watcher(

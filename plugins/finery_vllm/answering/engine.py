@@ -17,18 +17,14 @@ from finery import (
     Request,
     Sampling,
     StepError,
-    load_reference,
 )
+from finery_serve.client import Refused
+from finery_transformers.precision import auto_dtype
 from finery_vllm.answering.sessions import Session, session
+from finery_vllm.server.installation import build_files, installed
 
 if TYPE_CHECKING:
     from finery_vllm.answering.prompts import Prompts
-
-AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
-INSTALLED = "finery_vllm.server.installation:installed"
-BUILD_FILES = "finery_vllm.server.installation:build_files"
-REFUSED = "finery_vllm.server.start:Refused"
-"""By name: the dtype and the versions are in keys as values."""
 
 
 class VllmEngine(Engine):
@@ -53,15 +49,14 @@ class VllmEngine(Engine):
     @classmethod
     def key_facts(cls) -> Mapping[str, Any]:
         """The dtype, and the versions of vLLM and of what it computes with."""
-        found = load_reference(INSTALLED)()
+        found = installed()
         versions = {"vllm": "none"} if found is None else found.versions
-        return {"dtype": load_reference(AUTO_DTYPE)(), **versions}
+        return {"dtype": auto_dtype(), **versions}
 
     @classmethod
     def key_files(cls) -> Sequence[str]:
         """Where vLLM is or might be, and what it computes with."""
-        files: list[str] = load_reference(BUILD_FILES)()
-        return files
+        return build_files()
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """One request each. Those that begin alike follow one another: vLLM reads that once."""
@@ -120,11 +115,10 @@ class VllmEngine(Engine):
     @staticmethod
     def _ask(session: Session, body: Mapping[str, Any]) -> list[int]:
         """The token ids of the answer."""
-        refused = load_reference(REFUSED)
         with session.in_use():
             try:
                 answer = session.server.request("/v1/completions", {**body, "model": session.name})
-            except refused as error:
+            except Refused as error:
                 raise _refused(error.status, error.words, body) from error
         return list(answer["choices"][0]["token_ids"])
 

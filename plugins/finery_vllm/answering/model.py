@@ -1,27 +1,32 @@
-"""`vllm.model`: a model that vLLM answers for."""
+"""`vllm.model`: a model that vLLM answers for, and a note where there is no vLLM."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finery import Job, Model, Step, load_reference, setting, takes
+from finery import About, Job, Model, Note, Step, StepError, setting, takes
 from finery_vllm.bundle.adapters import check_adapter
-from finery_vllm.folder import ADAPTER, check_format
+from finery_vllm.folder import ADAPTER, LoadingPreflight, check_format
 from finery_vllm.server.command import check_options, read_json
+from finery_vllm.server.installation import answers_with, installation
 
+if TYPE_CHECKING:
+    from finery import Graph
+
+MISSING = "vllm-missing"
+KINDS = {
+    MISSING: About(
+        when="a recipe has a `vllm.model`, and no vLLM was found on this machine",
+        why="The first step that prompts the model fails, unless all its answers are cached.",
+    )
+}
 FIXED = (
     "model", "host", "port", "dtype", "api-key", "enable-lora", "lora-modules", "max-lora-rank",
     "generation-config", "served-model-name", "max-model-len", "gpu-memory-utilization",
     "max-num-seqs",
 )  # fmt: skip
 """Arguments that finery sets, or has a setting for."""
-SAID = "finery_vllm.server.installation:said"
 
 
-class VllmModel(
-    Step,
-    sections=("models",),
-    seeded=False,
-    preflight="finery_vllm.preflight:ModelPreflight",
-):
+class VllmModel(Step, sections=("models",), seeded=False, preflight=LoadingPreflight):
     """Answer for a model with vLLM instead of transformers: on a GPU, many times as fast.
 
     The model is a Hugging Face folder, an adapter or a GGUF, and the prompts are token for token
@@ -60,7 +65,7 @@ class VllmModel(
     def run(self, job: Job) -> Model:
         """Check that vLLM can serve the model. It isn't started yet."""
         check_format(self.model)
-        job.log(load_reference(SAID)())
+        job.log(answers_with())
         if self.model.format == "adapter" and not self.merge:
             check_adapter(self.model, read_json(self.model.file(ADAPTER[0])), self.model.name)
         meta: dict[str, Any] = {"format": "vllm", "merge": self.merge}
@@ -70,3 +75,22 @@ class VllmModel(
             meta["options"] = self.options
         runtime = {"concurrency": self.concurrency, "gpu_memory": self.gpu_memory}
         return Model(job.out, meta=meta, refs={"model": self.model}, runtime=runtime)
+
+
+def missing(graph: "Graph") -> list[Note]:
+    """A note for the first `vllm.model`, if there is no vLLM."""
+    nodes = [node for node in graph.nodes.values() if isinstance(node.step, VllmModel)]
+    try:
+        installation()
+    except StepError as error:
+        return [
+            Note(
+                name=MISSING,
+                text=f"{node.name} needs vLLM: {error.what}",
+                fix=error.fix or "",
+                step=node.name,
+                place=node.place,
+            )
+            for node in nodes[:1]
+        ]
+    return []

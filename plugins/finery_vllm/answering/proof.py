@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from finery import StepError
+from finery import StepError, outside_key
 from finery_vllm.bundle.adapters import MERGE
 
 TOKENS = 4
@@ -19,6 +19,7 @@ Ask = Callable[[dict[str, Any]], Any]
 """Sends a body to /v1/completions, and returns the answer."""
 
 
+@outside_key
 def prove(ask: Ask, prompts: Sequence[list[int]], *, base: str, adapter: str) -> float:
     """The largest difference of a token's log-probability between the adapter and its base.
 

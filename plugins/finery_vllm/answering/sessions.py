@@ -3,15 +3,18 @@
 import atexit
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import EngineJob, Model, Request, StepError, load_reference
+from finery import EngineJob, Model, Request, StepError, outside_key
 from finery.execute.gpus import visible_gpus
+from finery_serve.client import Refused
+from finery_transformers.precision import auto_dtype
+from finery_vllm.answering.proof import prove
 from finery_vllm.bundle.adapters import check_adapter, largest_rank, smallest_limit
 from finery_vllm.folder import ADAPTER, check_format, linked, whole
 from finery_vllm.server.command import STRICT, flag, read_json, slots_for
@@ -20,12 +23,6 @@ if TYPE_CHECKING:
     from finery_vllm.answering.prompts import Prompts
     from finery_vllm.server.start import Server
 
-START = "finery_vllm.server.start:start"
-NEW_KEY = "finery_vllm.server.start:new_key"
-REFUSED = "finery_vllm.server.start:Refused"
-PROVE = "finery_vllm.answering.proof:prove"
-AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
-"""By name: how a server is started, and what errors say, can't change an answer."""
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 TOGETHER = 4
 """Adapters on one server, all of them on the device."""
@@ -138,18 +135,28 @@ def _started(model: Model, under: Model, what: bytes, rank: int, job: EngineJob)
         folder = whole(served, running.folders / "model")
         job.progress(0, 1, "starting vLLM")
         running.server = running.open.enter_context(
-            load_reference(START)(
-                folder, alias=BASE, api_key=load_reference(NEW_KEY)(),
-                slots=int(model.runtime.get("concurrency", 64)), context=model.meta.get("context"),
-                options=_options(model, rank), environment=UPDATING if rank else None,
+            _serving(
+                folder,
+                slots=int(model.runtime.get("concurrency", 64)),
+                context=model.meta.get("context"),
+                options=_options(model, rank),
+                environment=UPDATING if rank else None,
             )
-        )  # fmt: skip
+        )
     except BaseException:
         running.close()
         raise
     job.log(f"{running.server.build} answers, {'with adapters on the base' if rank else 'merged'}")
     _running.append(running)
     return running
+
+
+@outside_key
+def _serving(folder: Path, **given: Any) -> "AbstractContextManager[Server]":
+    """A server. Its version, and the arguments that can change an answer, are in keys."""
+    from finery_vllm.server.start import new_key, start
+
+    return start(folder, alias=BASE, api_key=new_key(), **given)
 
 
 def _make_room(memory: float) -> None:
@@ -163,7 +170,7 @@ def _make_room(memory: float) -> None:
 
 
 def _options(model: Model, rank: int) -> list[str]:
-    dtype = DTYPES[load_reference(AUTO_DTYPE)()]
+    dtype = DTYPES[auto_dtype()]
     options = ["--dtype", dtype, *STRICT]
     if visible_gpus():
         options += ["--gpu-memory-utilization", str(model.runtime.get("gpu_memory", 0.9))]
@@ -192,16 +199,18 @@ def _with_adapter(running: Running, adapter: Model, prompts: "Prompts", job: Eng
         running.server.request(
             "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)}
         )
-    except load_reference(REFUSED) as error:
+    except Refused as error:
         raise StepError(
             f"vLLM refuses the adapter: {error.words}", fix="merge it into its base: `merge: true`"
         ) from error
     asked = [Request([{"role": "user", "content": text}]) for text in PROBES]
     tokens = [prompts.tokens(request, 8) for request in asked]
-    difference = load_reference(PROVE)(
-        lambda body: running.server.request("/v1/completions", body), tokens,
-        base=BASE, adapter=name,
-    )  # fmt: skip
+    difference = prove(
+        lambda body: running.server.request("/v1/completions", body),
+        tokens,
+        base=BASE,
+        adapter=name,
+    )
     job.log(f"the adapter changes log-probabilities of the base by {difference:.2g} or more")
     running.adapters[identity] = name
     return name

@@ -20,7 +20,15 @@ from finery_vllm.bundle.shared import (
     check_chats,
     check_vocabulary,
 )
-from finery_vllm.folder import ADAPTER, check_format, linked, names_of, root_of, whole
+from finery_vllm.folder import (
+    ADAPTER,
+    LoadingPreflight,
+    check_format,
+    linked,
+    names_of,
+    root_of,
+    whole,
+)
 from finery_vllm.server.command import (
     DESCRIPTION,
     STRICT,
@@ -49,7 +57,7 @@ class VllmBundle(
     seeded=False,
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers"),
-    preflight="finery_vllm.preflight:BundlePreflight",
+    preflight=LoadingPreflight,
 ):
     """Write a folder that vLLM serves: several adapters on one base, chosen in each request.
 

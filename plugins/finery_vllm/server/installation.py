@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import StepError, shown
+from finery import StepError, outside_key, shown
 
 VARIABLE = "FINERY_VLLM"
 """The environment variable with vLLM's environment: its folder, its Python or its `vllm`."""
@@ -61,6 +61,7 @@ def installation() -> Installation:
     raise StepError("vLLM was not found", fix=INSTALL)
 
 
+@outside_key
 def installed() -> Installation | None:
     """The same, or None if there is no vLLM."""
     try:
@@ -69,6 +70,7 @@ def installed() -> Installation | None:
         return None
 
 
+@outside_key
 def build_facts() -> dict[str, str]:
     """For keys: the versions of vLLM and of what it computes with; empty without vLLM."""
     found = installed()
@@ -78,6 +80,7 @@ def build_facts() -> dict[str, str]:
     return {"version of vllm": found.version, **beside}
 
 
+@outside_key
 def build_files() -> list[str]:
     """For stamps: the packages beside vLLM, and where a `vllm` is or might be installed."""
     found = installed()
@@ -135,7 +138,8 @@ def _listed(folder: Path) -> list[Path]:
         return []
 
 
-def said() -> str:
+@outside_key
+def answers_with() -> str:
     """Which vLLM answers, for logs: `vLLM 0.32.0 in ~/vllm-env answers for this model`."""
     try:
         found = installation()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import StepError, load_reference
+from finery import StepError, outside_key
 from finery.execute.gpus import visible_gpus
 from finery_serve.client import Client, Refused
 from finery_serve.processes import (
@@ -18,12 +18,12 @@ from finery_serve.processes import (
     ServerProgram,
     log_file,
 )
+from finery_transformers.precision import auto_dtype
 from finery_vllm.server.command import SERVE, cpu_options, served
 from finery_vllm.server.installation import installation
 
 __all__ = ["Refused", "Server", "new_key", "start"]
 
-AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
 START_SECONDS = 900.0
 """Until a server must answer. Large models load for minutes, and a GPU compiles graphs."""
 NEVER = {
@@ -135,10 +135,11 @@ def start(
 
 def _dtype() -> list[str]:
     """On a CPU, what it multiplies: vLLM takes bf16 also where that is slow."""
-    name = load_reference(AUTO_DTYPE)()
+    name = auto_dtype()
     return ["--dtype", "float32"] if name == "fp32" and not visible_gpus() else []
 
 
+@outside_key
 def new_key() -> str:
     """An API key for a server that only this process uses."""
     return secrets.token_urlsafe(24)

@@ -24,8 +24,8 @@ DESCRIBING = frozenset({"examples", "help"})
 """Keywords of these that only describe the field to users and editors."""
 PLAIN_DECORATORS = frozenset({
     "abstractmethod", "asynccontextmanager", "cache", "cached_property", "classmethod",
-    "contextmanager", "deleter", "final", "getter", "hookimpl", "lru_cache", "observes", "overload",
-    "override", "property", "setter", "staticmethod", "wraps",
+    "contextmanager", "deleter", "final", "getter", "hookimpl", "lru_cache", "observes",
+    "outside_key", "overload", "override", "property", "setter", "staticmethod", "wraps",
 })  # fmt: skip
 """Decorators that don't read annotations. With any other decorator, annotations count."""
 ERRORS = frozenset({

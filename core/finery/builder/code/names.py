@@ -126,6 +126,8 @@ class Names:
         for index, piece in enumerate(parsed.pieces):
             if index in acting:
                 order[f"{piece.name} {piece.digest}"] = None
+            elif piece.outside:
+                continue
             elif piece.name in parsed.units and index in parsed.units[piece.name].pieces:
                 for alias, target in piece.imports:
                     own = target.removesuffix(":*") if alias == STAR else target
@@ -159,7 +161,7 @@ class Names:
         parsed = self.read(place.path)
         yield from (Node(place, name) for name in parsed.units)
         for piece in parsed.pieces:
-            for alias, target in piece.imports:
+            for alias, target in () if piece.outside else piece.imports:
                 if alias != EXECUTES:
                     for end in self._imported_by(place, target.removesuffix(":*"), ()):
                         if not isinstance(end, str):

@@ -40,6 +40,8 @@ PURE_BUILTINS = frozenset({
 
 IMPORT_MODULE = "importlib:import_module"
 _RETURNING = (ast.Return, ast.Import, ast.ImportFrom, ast.Pass)
+OUTSIDE = frozenset({"finery.observes", "finery.outside_key"})
+"""Decorators of definitions that stay out of keys."""
 NAMESPACES = frozenset({"__getattribute__", "__globals__", "f_globals"})
 """Attributes that read definitions in ways that can't be followed."""
 UNFOLLOWED = frozenset({"eval", "exec", "globals"})
@@ -227,32 +229,43 @@ class _Module:
         pure |= ".".join([module, *rest]) in PURE_FUNCTIONS
         return pure and not module.startswith("finery.rows")
 
-    def _piece(self, name: str, node: ast.AST) -> Piece:
+    def _piece(self, name: str, node: ast.AST, *, outside: bool = False) -> Piece:
         reader = _Reader(self._sources)
         reader.visit(node)
-        return Piece(name, _digest(ast.dump(node)), [*reader.reads], [*reader.imports])
+        outside |= any(map(self._is_outside, getattr(node, "decorator_list", ())))
+        digest = _digest(ast.dump(node))
+        return Piece(name, digest, [*reader.reads], [*reader.imports], outside)
 
-    def _class_pieces(self, node: ast.ClassDef, within: str = "") -> Iterator[Piece]:
+    def _is_outside(self, decorator: ast.expr) -> bool:
+        """Whether a decorator is `finery.outside_key`."""
+        root, _, rest = (_chain(decorator) or "").partition(".")
+        source = self._sources.get(root, "").replace(":", ".")
+        return f"{source}.{rest}".rstrip(".") in OUTSIDE
+
+    def _class_pieces(
+        self, node: ast.ClassDef, within: str = "", *, outside: bool = False
+    ) -> Iterator[Piece]:
         """The head of a class, its keywords, fields and methods; of a class in it, too."""
         name = f"{within}{node.name}"
+        outside |= any(map(self._is_outside, node.decorator_list))
         head = copy.copy(node)
         head.keywords, head.body = [], []
-        yield self._piece(name, head)
+        yield self._piece(name, head, outside=outside)
         for keyword in node.keywords:
-            yield self._piece(f"{name}.({keyword.arg or '**'})", keyword)
+            yield self._piece(f"{name}.({keyword.arg or '**'})", keyword, outside=outside)
         for statement in node.body:
             match statement:
                 case ast.ClassDef():
-                    yield from self._class_pieces(statement, f"{name}.")
+                    yield from self._class_pieces(statement, f"{name}.", outside=outside)
                 case (
                     ast.FunctionDef(name=inner)
                     | ast.AsyncFunctionDef(name=inner)
                     | ast.Assign(targets=[ast.Name(id=inner)])
                     | ast.AnnAssign(target=ast.Name(id=inner))
                 ):
-                    yield self._piece(f"{name}.{inner}", statement)
+                    yield self._piece(f"{name}.{inner}", statement, outside=outside)
                 case _:
-                    yield self._piece(name, statement)
+                    yield self._piece(name, statement, outside=outside)
 
 
 def _without_others(piece: Piece, bound: set[str]) -> Piece:
@@ -263,7 +276,7 @@ def _without_others(piece: Piece, bound: set[str]) -> Piece:
         for name in piece.reads
         if name.partition(".")[0] in bound or name.startswith(CALLED) or "__subclasses__" in name
     ]
-    return Piece(piece.name, piece.digest, reads, piece.imports)
+    return Piece(piece.name, piece.digest, reads, piece.imports, piece.outside)
 
 
 def _digest(code: str) -> str:

@@ -21,7 +21,7 @@ from finery.step.inspect import FILE_MODULE, OUTSIDE_KEYS
 Code = dict[str, str]
 """File, by its import path (`finery_data/steps/split.py`) → digest of the definitions in it."""
 Subject = tuple[Any, ModuleType | None]
-"""A class, function, module name or file, and the module whose hook names it.
+"""A class, function, module name, file or node, and the module whose hook names it.
 
 All of that module counts if it may create the subject: `Short = step_type(most=100)`.
 """
@@ -30,18 +30,23 @@ Source = tuple[Node, str] | None
 
 
 class Reach:
-    """All definitions that subjects reach. checks: also follow `OUTSIDE_KEYS` of step types.
+    """All definitions that subjects reach.
+
+    checks: also follow `OUTSIDE_KEYS` of step types, and what is marked `outside_key`.
 
     code: file → digest of what counts of it. names: such a digest → function, method or variable →
-    its digest. files: those that the code depends on. is_installed: whether none of them belongs to
-    a project.
+    its digest. marked: definitions that are reached and marked `outside_key`, or have methods that
+    are. files: those that the code depends on. is_installed: whether none of them belongs to a
+    project.
     """
 
     def __init__(self, names: Names, subjects: Iterable[Subject], *, checks: bool = False) -> None:
         self._names = names
+        self._checks = checks
         self._excluded: frozenset[str] = frozenset() if checks else OUTSIDE_KEYS
         self._steps: dict[tuple[str, str], Node] = {}
         self._outside: dict[tuple[str, str], set[str]] = {}  # the pieces that can't change outputs
+        self.marked: list[Node] = []
         self._from: dict[tuple[str, str], Source] = {}
         self._imported: dict[str, Place] = {}
         self._counted: dict[str, list[str]] = {}  # file → units
@@ -61,7 +66,7 @@ class Reach:
             if not self._pending and (called := self._called()):  # those methods count, too
                 self._excluded -= called
                 self._pending.extend(self._steps.values())
-                self._outside = {key: self._outside_of(key[1]) for key in self._steps}
+                self._outside |= {key: self._outside_of(step) for key, step in self._steps.items()}
         self.files = {*self._imported}
         self.is_installed = not any(place.is_local for place in self._imported.values())
         self.code: Code = {}
@@ -69,13 +74,24 @@ class Reach:
         self._labels: dict[str, str] = {}
         self._summarize()
 
-    def _outside_of(self, unit: str) -> set[str]:
-        return {f"{unit}.{name}" for name in self._excluded}
+    def _outside_of(self, node: Node) -> set[str]:
+        """The pieces of a definition that stay out of the key."""
+        outside = set() if self._checks else self._marked_in(node)
+        if self._names.is_step(node):
+            outside.update(f"{node.unit}.{name}" for name in self._excluded)
+        return outside
+
+    def _marked_in(self, node: Node) -> set[str]:
+        parsed = self._names.read(node.place.path)
+        pieces = [parsed.pieces[index] for index in parsed.units[node.unit].pieces]
+        marked = {piece.name for piece in pieces if piece.outside}
+        return marked - {piece.name for piece in pieces if not piece.outside} if marked else marked
 
     def _called(self) -> set[str]:
         """The excluded methods that other code calls: `self.check()`."""
         called: set[str] = set()
-        for (path, unit), outside in self._outside.items() if self._excluded else ():
+        for path, unit in self._steps if self._excluded else ():
+            outside = self._outside[path, unit]
             parsed = self._names.read(path)
             for piece in (parsed.pieces[index] for index in parsed.units[unit].pieces):
                 if piece.name not in outside:
@@ -84,16 +100,9 @@ class Reach:
 
     def _summarize(self) -> None:
         for path, place in self._imported.items():
-            reached = self._counted.get(path, ())
-            if not (reached or self._names.order(place)):
+            indices = {i for unit in self._counted.get(path, ()) for i in self._in_key(path, unit)}
+            if not (indices or self._names.order(place)):
                 continue
-            parsed = self._names.read(path)
-            indices: set[int] = set()
-            for unit in reached:
-                pieces = parsed.units[unit].pieces
-                if outside := self._outside.get((path, unit)):
-                    pieces = [i for i in pieces if parsed.pieces[i].name not in outside]
-                indices.update(pieces)
             digest, names = self._names.digests(place, indices)
             label = add(self.code, place.label, digest)
             self.names[digest], self._labels[label] = names, path
@@ -119,16 +128,24 @@ class Reach:
 
     def units(self) -> dict[str, list[str]]:
         """File → the functions, classes and variables that count, without imported names."""
-        units: dict[str, list[str]] = {label: [] for label in self.code}
+        units: dict[str, list[str]] = {}
         for label, path in self._labels.items():
-            for name, unit in self._names.read(path).units.items():
-                if (path, name) in self._reached and unit.kind != "import":
-                    units[label].append(name)
+            kinds = {name: unit.kind for name, unit in self._names.read(path).units.items()}
+            counted = (n for n in self._counted.get(path, ()) if kinds[n] != "import")
+            units[label] = [name for name in counted if self._in_key(path, name)]
         return units
+
+    def _in_key(self, path: str, unit: str) -> list[int]:
+        """The positions of the pieces of a reached unit that count."""
+        parsed, outside = self._names.read(path), self._outside.get((path, unit), ())
+        return [i for i in parsed.units[unit].pieces if parsed.pieces[i].name not in outside]
 
     # -- where it starts -------------------------------------------------------------------------
 
     def _starts(self, subject: Any, named_in: ModuleType | None) -> Iterator[Node]:
+        if isinstance(subject, Node):
+            yield subject
+            return
         if isinstance(subject, Path):
             path, folder = str(subject), str(subject.parent)
             yield Node(Place(subject.stem, path, is_local=True, beside=folder), WHOLE)
@@ -170,7 +187,10 @@ class Reach:
             self._from.setdefault(key, source)
             if self._names.is_step(node):
                 self._steps[key] = node
-                self._outside[key] = self._outside_of(unit)
+            if outside := self._outside_of(node):
+                self._outside[key] = outside
+            if not self._checks and self._marked_in(node):
+                self.marked.append(node)
             self._pending.append(node)
         if place.path not in self._imported:
             self._import(place, source)

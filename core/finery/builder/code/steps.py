@@ -20,16 +20,21 @@ from finery.builder.code.resolve import Modules
 from finery.builder.code.units import Parsed
 from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
-from finery.plugin.hookspecs import OBSERVES
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
-from finery.step.inspect import declared_outputs, inputs_of, nested_fields, nested_steps
+from finery.step.inspect import (
+    OUTSIDE,
+    declared_outputs,
+    inputs_of,
+    nested_fields,
+    nested_steps,
+)
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.files import settled
 from finery.util.paths import project_folder
 
-FORMAT = "code 4"
+FORMAT = "code 5"
 """Version of cached files in the store. Raise it with changes of `parse` and `counted`."""
 NAMES = "names in code"
 """Prefix of the facts with the definitions of a file that count, by their digest."""
@@ -92,11 +97,12 @@ class StepCode:
 
     def observing(self) -> Reach:
         """What the hooks reach that only observe steps."""
-        return Reach(self._names, [subject for _, _, subject in self._hooks(observing=True)])
+        hooks = [subject for _, _, subject in self._hooks(observing=True)]
+        return Reach(self._names, hooks, checks=True)
 
-    def reached_by(self, named: Iterable[Any]) -> Reach:
-        """What classes and functions reach."""
-        return Reach(self._names, [(each, None) for each in named if hasattr(each, "__qualname__")])
+    def reached_by(self, subjects: Iterable[Any]) -> Reach:
+        """What classes, functions and nodes reach, with what is marked `outside_key`."""
+        return Reach(self._names, [(each, None) for each in subjects], checks=True)
 
     def of_type(self, use: str) -> Reach:
         """What all steps of a type reach: without code, outputs and steps that settings name."""
@@ -204,7 +210,7 @@ class StepCode:
         """
         plugins = {plugin.module: plugin.name for plugin in self._plugins.plugins}
         for hook in reversed(self._plugins.hook.finery_run_step.get_hookimpls()):
-            if hook.plugin in plugins and getattr(hook.function, OBSERVES, False) == observing:
+            if hook.plugin in plugins and getattr(hook.function, OUTSIDE, False) == observing:
                 name = f"{plugins[hook.plugin]}.{hook.function.__name__}"
                 yield name, plugins[hook.plugin], (hook.function, hook.plugin)
 

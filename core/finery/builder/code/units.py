@@ -23,13 +23,14 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False):
     name: `bounds`, `Split.run`; `Split.(forecast)` for a keyword of the class statement.
     reads: names that aren't local to the piece, with their attributes: `strata.bounds`. imports:
     (alias, target) of each import in it. A target is `module` or `module:name`, with leading dots
-    if it is relative.
+    if it is relative. outside: whether it is marked `outside_key`.
     """
 
     name: str
     digest: str
     reads: list[str] = []
     imports: list[tuple[str, str]] = []
+    outside: bool = False
 
 
 class Unit(msgspec.Struct, frozen=True, array_like=True, gc=False):

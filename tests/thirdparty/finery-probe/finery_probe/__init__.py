@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from finery import About, Note, hookimpl, observes
+from finery import About, Note, hookimpl, outside_key
 
 
 @hookimpl
@@ -34,7 +34,7 @@ def finery_checks(graph: Any, results: Any) -> list[Note]:
     return [Note(name="probe-seed", text="probe: say which seed you want", fix="seed: 1")]
 
 
-@observes
+@outside_key
 @hookimpl(wrapper=True)
 def finery_run_step(step: Any, job: Any) -> Generator[None, Any, Any]:
     """Time every step, wherever it runs."""

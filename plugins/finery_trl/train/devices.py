@@ -1,22 +1,126 @@
-"""Whether a training can end with the configuration of accelerate that shards its weights.
+"""Where a training runs: its GPU, the number of processes, and how they share weights.
 
-A checkpoint must contain the whole weights, since the model is written from it. What can't work is
-refused before anything is loaded, since it would fail after the whole training, or in a library.
+Each process selects its GPU before it loads anything. The checks compare the settings with this
+machine and with what finery can save, so that a training that can't end never starts: it would fail
+after hours, or in a library. Imports torch inside functions.
 """
 
+import importlib.util
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import OneFile, StepError, UsageError
+from finery import OneFile, StepError, UsageError, outside_key
+from finery_trl.model.dtype import compute_dtype
+from finery_trl.settings import count_gpus
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
 
+PROCESSES = "launch.processes"
 CONFIG = "launch.config"
 FILE = "deepspeed_config_file"
 """Accelerate's name for a file for DeepSpeed. finery would see no change of a file named there."""
 ZERO_2 = "zero_stage: 2, or FSDP with fsdp_version: 2 and fsdp_state_dict_type: FULL_STATE_DICT"
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""The environment variable that configures torch's allocator, and its name before torch 2.9."""
+
+
+def select_gpu() -> None:
+    """Make this process's GPU the current one. Without this, all processes load to the first."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def on_one_gpu(arguments: Any) -> Any:
+    """Keep a trainer from spreading batches over all visible GPUs, which TRL refuses.
+
+    arguments: of the trainer. Several GPUs are used by `launch`, with a process for each.
+    """
+    arguments._n_gpu = min(1, arguments.n_gpu)  # as transformers does for a model on several GPUs
+    return arguments
+
+
+def allocator_environment() -> Mapping[str, str]:
+    """Let torch enlarge blocks of GPU memory. Batches of many lengths otherwise leave gaps.
+
+    It has no effect on a CPU, and a setting of the user's own is kept.
+    """
+    is_set = any(name in os.environ for name in ALLOCATOR)
+    return {} if is_set else {ALLOCATOR[0]: "expandable_segments:True"}
+
+
+@outside_key
+def check_processes(step: "Training") -> None:
+    """Raise `StepError` if there are fewer GPUs than processes. CPUs are shared."""
+    gpus = count_gpus()
+    if gpus and step.processes > gpus:
+        raise StepError(
+            f"{step.processes} processes need {step.processes} GPUs, but this machine shows {gpus}",
+            where=PROCESSES,
+            fix="processes: auto takes all visible GPUs; gpus of the step and CUDA_VISIBLE_DEVICES "
+            "decide which are",
+        )
+
+
+@outside_key
+def processes_note(step: "Training") -> str | None:
+    """A line for the log about how many processes `auto` resolves to."""
+    if step.launch is None or step.launch.processes != "auto":
+        return None
+    gpus = count_gpus()
+    if step.processes == gpus:
+        return f"training on all {gpus} visible GPUs" if gpus > 1 else "training on the only GPU"
+    if not gpus:
+        return "there is no GPU that torch can use: training in one process"
+    return (
+        f"training on {step.processes} of {gpus} visible GPUs, since effective_batch_size "
+        f"{step.effective_batch_size} must be a multiple of them"
+    )
+
+
+@outside_key
+def check_optimizer(step: "Training") -> None:
+    """Raise `StepError` if the optimizer needs what this machine lacks."""
+    import torch
+
+    if not step.optim_needs_bitsandbytes:
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise StepError(
+            f"optim: {step.optim} needs bitsandbytes, which isn't installed",
+            where="optim",
+            fix="pip install 'finery[train]'",
+        )
+    if step.optim.startswith("paged") and not torch.cuda.is_available():
+        raise StepError(
+            f"optim: {step.optim} moves memory between a GPU and the CPU, and there is no GPU",
+            where="optim",
+            fix="remove it, or optim: adamw_8bit",
+        )
+
+
+@outside_key
+def check_half(step: "Training") -> None:
+    """Raise `StepError` for fp16 without a GPU.
+
+    accelerate has autocast and a gradient scaler for fp16 only there, and leaves them out elsewhere
+    without an error. Small gradients would become zero.
+    """
+    import torch
+
+    if torch.cuda.is_available() or compute_dtype(step) is not torch.float16:
+        return
+    decided = "FINERY_AUTO_DTYPE or a GPU that torch can't use decided that dtype: auto is fp16"
+    raise StepError(
+        "training in fp16 needs a GPU for its gradient scaler, and torch finds none",
+        where="dtype",
+        details=[decided] if step.dtype == "auto" else [],
+        fix="dtype: fp32, or build on a machine with a GPU",
+    )
 
 
 class Problem(NamedTuple):
@@ -26,6 +130,7 @@ class Problem(NamedTuple):
     fix: str
 
 
+@outside_key
 def check_sharding(step: "Training") -> None:
     """Raise `StepError` if a training can't work with its `launch.config`."""
     if step.launch is None or step.launch.config is None or not step.launch.config.paths:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from finery import StepError
+from finery import StepError, outside_key
 from finery_transformers.hardware import is_out_of_memory
 from finery_trl.train.saving.save import base_name
 from finery_trl.train.schedule import Schedule
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from finery_trl.settings import Training
 
 
+@outside_key
 def training_notes(step: "Training", schedule: Schedule, tokens: "Tokens") -> list[str]:
     """Notes on a training as a whole, whatever its rows."""
     return [*_schedule_notes(step, schedule), *_date_notes(step, tokens)]
@@ -52,6 +53,7 @@ def _date_notes(step: "Training", tokens: "Tokens") -> list[str]:
     ]
 
 
+@outside_key
 def exhaustion(error: Exception, step: "Training", schedule: Schedule) -> StepError | None:
     """The error to show if memory or disk space ran out, None for any other error."""
     text = str(error).strip()

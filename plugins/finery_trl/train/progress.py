@@ -1,22 +1,58 @@
-"""The progress of a training: its progress bar and live metrics, and steps that fp16 skips.
+"""What a training reports while it runs: its progress bar, live metrics, and experiment trackers.
 
 Imports transformers, so import it inside a function.
 """
 
+import importlib.util
+import os
 import sys
 import time
+from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
 
-from finery import Job
-from finery_trl.report.overflow import Overflow
+from finery import Job, StepError, outside_key
+from finery.util.text import counted
 from finery_trl.train.callback import Callback
 from finery_trl.train.saving.checkpoints import MEASURED
 
+if TYPE_CHECKING:
+    from finery_trl.settings import Training
 
+IN_A_ROW = 20
+"""Skipped steps after which a training ends. The scaler multiplies the loss by 65,536 at first and
+halves this at each skipped step, so that gradients overflow by themselves after 17 of them."""
+SHARE = 0.1
+"""Of all steps. If more are skipped, too much of the training is lost."""
+
+
+@outside_key
+def ready_trackers(step: "Training") -> list[str]:
+    """The step's trackers, as `report_to` of transformers takes them, after setting their folders.
+
+    The folders go into the environment variables that the trackers read, unless those are set.
+    Raises `StepError` for a tracker whose library isn't installed.
+    """
+    for name in step.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise StepError(f"report_to: {name} isn't installed", fix=f"pip install {name}")
+    folder = Path(step.tracking_dir).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {
+        "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard"),
+        "WANDB_DIR": str(folder),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "TRACKIO_DIR": str(folder / "trackio"),
+    }
+    for variable, place in places.items():
+        os.environ.setdefault(variable, place)
+    return list(step.report_to)
+
+
+@outside_key
 class Progress(TrainerCallback):
     """Reports measurements of the trainer to the job. Must be called after `callback`.
 
@@ -99,3 +135,47 @@ class Progress(TrainerCallback):
             return {**speed, "peak_gpu_memory": torch.cuda.max_memory_reserved()}
         unit = 1 if sys.platform == "darwin" else 1024
         return {**speed, "peak_memory": unit * getrusage(RUSAGE_SELF).ru_maxrss}
+
+
+class Overflow:
+    """Whether fp16 is wide enough: counts the steps whose gradients overflowed."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._steps = self._skipped = self._in_a_row = 0
+
+    def after_step(self, optimizer: Any, state: Any) -> None:
+        """Count an optimizer step. Raises `StepError` if the training can't succeed.
+
+        optimizer: of accelerate, which knows whether the scaler skipped the step. state: of the
+        trainer.
+        """
+        is_skipped = bool(getattr(optimizer, "step_was_skipped", False))
+        self._steps += 1
+        self._skipped += is_skipped
+        self._in_a_row = self._in_a_row + 1 if is_skipped else 0
+        last = state.global_step >= state.max_steps
+        if self._in_a_row >= IN_A_ROW or (last and self._skipped == self._steps):
+            raise StepError(
+                "fp16 is too narrow for this training: gradients overflowed in "
+                f"{counted(self._in_a_row, 'optimizer step')} in a row, up to step "
+                f"{state.global_step}, so that these steps changed nothing",
+                fix=wider(),
+            )
+        if last and self._skipped:
+            advice = f". To train on all rows, {wider()}" if self._is_much() else ""
+            self._job.log(
+                f"the gradients of {self._skipped} of {counted(self._steps, 'optimizer step')} "
+                f"overflowed in fp16, so that these steps changed nothing{advice}"
+            )
+
+    def _is_much(self) -> bool:
+        return self._skipped > SHARE * self._steps
+
+
+def wider() -> str:
+    """The dtype to use instead of fp16 on this machine."""
+    newer = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if newer:
+        return "set dtype: bf16, which has the range of fp32"
+    return "set dtype: fp32, or dtype: bf16 on a GPU with compute capability 8.0 or later"

@@ -395,7 +395,7 @@ def test_a_url_in_the_recipe_is_refused_and_not_shown(made: Project) -> None:
 @pytest.mark.parametrize(
     ("url", "what", "fix"),
     [
-        ("nothing-like-a-url", "doesn't hold the URL of a database", "write it as postgresql://"),
+        ("nothing-like-a-url", "must be the URL of a database", "write it as postgresql://"),
         (
             "postgresq://u:pa55word@h/d",
             "doesn't know the database 'postgresq'",
@@ -519,7 +519,7 @@ def test_a_wrong_password(kept: Project, server: postgres.Server) -> None:
     kept.env["TICKETS"] = server.url(password="wr0ng-w0rd")
     ran = kept.run("build")
     assert ran.code == 1
-    assert "refuses the user or the password" in ran.err
+    assert "rejected the user name or the password" in ran.err
     assert "check the URL in TICKETS" in ran.err
     assert "wr0ng-w0rd" not in ran.out + ran.err
     kept.env["TICKETS"] = server.url(database="nowhere")

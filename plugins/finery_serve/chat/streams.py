@@ -65,7 +65,7 @@ def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
         run = model.meta.get("run")
         raise UsageError(
             f"'{opened.name}' is a bundle of the format '{format_}', which has no server here",
-            fix=f"run it in its folder: {run}" if run else "name the model that is in it",
+            fix=f"run it in its folder: {run}" if run else "name the model that it contains",
         )
 
 

@@ -1,7 +1,7 @@
 """finery: a declarative, plugin-based build system for small fine-tuned language models.
 
-This is what plugins may import, beside the row logic in `finery.rows` and the test kit in
-`finery.testing`. Everything else under `finery` may move from one version to the next.
+Plugins may import these names, the row logic in `finery.rows`, and the test kit in
+`finery.testing`. Everything else under `finery` may change from one version to the next.
 
 The stub `__init__.pyi` lists the names, each on a line with the module that defines it. That module
 is imported when the name is first used: commands start faster.

@@ -225,7 +225,7 @@ def reviews_file(graph: Graph, node: Node) -> Path:
     try:
         return folder / path.expanduser()
     except RuntimeError:
-        raise DataError(f"there is no user {path.parts[0]}", fix="write the whole path") from None
+        raise DataError(f"there is no user {path.parts[0]}", fix="write the full path") from None
 
 
 class DecisionPlaces(Traceable[Apply]):

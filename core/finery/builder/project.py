@@ -74,7 +74,7 @@ def open_store(path: Path) -> Store:
 def result_of(graph: Graph, store: Store, name: str) -> tuple[Result, bool]:
     """(A step's result, whether it is current). Otherwise it is the result of its last build.
 
-    Outside files may be missing by now. Raises `UsageError` if the step was never built.
+    Outside files may have been deleted since. Raises `UsageError` if the step was never built.
     """
     from finery.builder.plan import Planner, make_plan
 

@@ -151,7 +151,7 @@ def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[_Jud
 
 
 def _is_trained(graph: Graph, node: Node) -> bool:
-    """Whether a model comes out of a training of the recipe, at once or by way of other steps."""
+    """Whether a model was trained by the recipe, directly or through other steps."""
     return trains(node) or any(_is_trained(graph, graph.nodes[s.step]) for s in base_models(node))
 
 

@@ -45,9 +45,10 @@ def forecast_of(graph: Graph, node: Node) -> "Forecast[Any] | None":
 
 
 def asked_of(graph: Graph, results: Results, node: Node) -> Asked | None:
-    """What a step asks a model, with its files and its built inputs opened.
+    """The requests that a step will send to a model. Opens its files and its built inputs.
 
-    None if its type doesn't declare it. Raises what would stop the step, e.g. a missing file.
+    None if its type doesn't declare them. Raises any error that would stop the step, e.g. a missing
+    file.
     """
     if not type(node.step).__spec__.forecast:
         return None

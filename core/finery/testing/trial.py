@@ -54,9 +54,9 @@ class Ran(NamedTuple):
 class Executed(NamedTuple):
     """How many functions of plugins, of `finery.rows` and of the project a step executed.
 
-    outside: how many others only its methods in `OUTSIDE_KEYS` did, the discovery of plugins, and
-    what its code names in strings. missing: (file, name) of those
-    that count, and aren't in the step's key. Hooks that aren't around steps aren't among them.
+    outside: how many others were only executed by its methods in `OUTSIDE_KEYS`, by the discovery
+    of plugins, and through names in strings. missing: (file, name) of those that count but aren't
+    in the step's key. Hooks that don't wrap steps aren't among them.
     """
 
     functions: int
@@ -180,7 +180,7 @@ class Trial:
         }
 
     def is_fine(self) -> bool:
-        """Whether the recipe is fine as it is."""
+        """Whether the recipe is valid."""
         from finery.builder.project import open_graph
 
         try:
@@ -252,8 +252,8 @@ class Trial:
         return self.folder / "build" / NAME / SUBJECT / output
 
     def leaks(self, built: "Built") -> list[str]:
-        """Where the step's secret is found: files of the project, the store's among them, or what
-        a build printed."""
+        """Where the step's secret appears: files of the project, including its store, or the output
+        of a build."""
         needle = SECRET_VALUE.encode()
         paths = [p for p in sorted(self.folder.rglob("*")) if p.is_file() and not p.is_symlink()]
         places = [str(p.relative_to(self.folder)) for p in paths if needle in p.read_bytes()]
@@ -305,7 +305,7 @@ class Built(NamedTuple):
         return self.explained()
 
     def explained(self, step: str = "") -> str:
-        """What went wrong with a step, or with any, for people."""
+        """The failures of a step, or of any step, for people."""
         failed = [e for e in self.events if e["event"] == "step_failed"]
         blocks = [_block(e["error"]) for e in failed if step in ("", e["step"])]
         return "\n".join(blocks) or f"exit code {self.ran.code}\n{self.ran.err}"
@@ -400,7 +400,7 @@ def files_in(artifact: Artifact) -> list[Path]:
 
 
 def differences(one: Trial, other: Trial) -> list[str]:
-    """How the outputs of two trials differ: a line for each file or fact."""
+    """The differences between the outputs of two trials: a line for each file or fact."""
     before, after = one.outputs(), other.outputs()
     lines = [f"output '{name}' is missing" for name in before.keys() ^ after.keys()]
     for name in before.keys() & after.keys():

@@ -32,9 +32,9 @@ Source = tuple[Node, str] | None
 class Reach:
     """All definitions that subjects reach. checks: also follow `OUTSIDE_KEYS` of step types.
 
-    code: file → digest of what counts of it. names: such a digest → function, method or variable →
-    its digest. files: those that the code depends on. is_installed: whether none of them belongs to
-    a project.
+    code: file → digest of the part of it that counts. names: such a digest → function, method or
+    variable → its digest. files: the files that the code depends on. is_installed: whether none of
+    them belongs to a project.
     """
 
     def __init__(self, names: Names, subjects: Iterable[Subject], *, checks: bool = False) -> None:

@@ -1,6 +1,6 @@
-"""What artifacts and live metrics look like: the contract of views and what they draw with.
+"""The display of artifacts and live metrics: the contract of views, and their tools.
 
-`view` has the base class and what its methods take, `metrics` how a running step's metrics are
-shown, `display` prints, `html` renders pages. In goes an output of a step, out comes text, JSON
-values or a page.
+`view` has the base class and the types of its arguments, `metrics` defines how a running step's
+metrics are shown, `display` prints, `html` renders pages. Input: an output of a step. Output: text,
+JSON values or a page.
 """

@@ -75,5 +75,5 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
 
 @hookimpl
 def finery_views() -> dict[str, str]:
-    """What evaluations look like."""
+    """The display of evaluations."""
     return {"Metrics": "finery_eval.view.metrics:MetricsView"}

@@ -131,7 +131,7 @@ def test_tasks_that_the_base_cant_do_are_no_loss() -> None:
     worse = {"difference": -0.3, "interval": [-0.4, -0.2], "p_value": 0.0}
     details = models[1].report["details"]
     for metrics, answer in (
-        ({"solved": equal}, ("open", "It can't be told: base solves only 3.0 % of the tasks, so")),
+        ({"solved": equal}, ("open", "It is unknown: base solves only 3.0 % of the tasks, so")),
         ({"solved": equal, "byte_probability": worse}, ("bad", "Yes: sft forgot: its perplexity")),
     ):
         pairs = [{"model": "sft", "baseline": "base", "metrics": metrics}]

@@ -235,7 +235,7 @@ def with_labels(reader: Reader, labels: tuple[tuple[str, ...], ...]) -> Reader:
 
 
 def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
-    """What each row expects. Raises `DataError` listing rows that can't be read."""
+    """The expected classes of each row. Raises `DataError` with the rows that can't be read."""
     refuse_calls(row for row in rows if row.get("label") is None)
     expected: list[Expected] = []
     failed: list[str] = []
@@ -285,7 +285,7 @@ def pairs_of(counts: Mapping[Outcome, int], column: int) -> Counter[tuple[str, s
 
 
 def verdict(reader: Reader, want: Expected, got: Reading, outcome: Outcome) -> Verdict:
-    """What an answer counts as. outcome: its (expected, predicted) classes."""
+    """The metrics of an answer. outcome: its (expected, predicted) classes."""
     values: dict[str, Any] = {
         "accuracy": all(e == g for e, g in outcome),
         "macro_f1": outcome,

@@ -1,4 +1,4 @@
-"""`eval.exact`: is the whole answer the expected one?"""
+"""`eval.exact`: does the answer equal the expected one?"""
 
 from collections.abc import Callable, Sequence
 
@@ -40,5 +40,5 @@ class Exact(Evaluator, task="extraction"):
         return self.text(extracted(answer_text(row), self.extract))
 
     def text(self, text: str) -> str:
-        """What is left of an answer, with `extract` applied, as it is compared."""
+        """The part of an answer that is compared, after `extract`."""
         return text.strip().casefold() if self.ignore_case else text.strip()

@@ -1,4 +1,4 @@
-"""`execute:` the functions that calls are executed against, run in a process of their own."""
+"""`execute:` the functions that execute the calls, and the process that runs them."""
 
 import ast
 import importlib
@@ -54,7 +54,7 @@ class Execute(Settings):
             )
 
     def check_files(self) -> None:
-        """Raise `UsageError` for a file that isn't Python, or has no such factory."""
+        """Raise `UsageError` for a file that isn't Python, or that has no such factory."""
         if self.file is None:
             self.key_code()
             return
@@ -110,7 +110,7 @@ def _names_in(tree: ast.Module) -> set[str] | None:
 
 
 class Stopped(Exception):
-    """The process with the functions was stopped, or ended by itself; the message says why."""
+    """The process with the functions was stopped or ended. The message has the reason."""
 
 
 class Functions:
@@ -213,7 +213,7 @@ class Functions:
 
 
 class Session:
-    """The functions in a state of their own. Use `Functions.session`."""
+    """An instance of the functions with its own state. Use `Functions.session`."""
 
     def __init__(self, functions: Functions, number: int, row: Row, tools: list[str]) -> None:
         self._functions = functions

@@ -30,7 +30,7 @@ def finery_steps() -> dict[str, str]:
 
 @hookimpl
 def finery_views() -> dict[str, str]:
-    """What data sets look like."""
+    """The display of data sets."""
     return {"Dataset": "finery_data.view.dataset:DatasetView"}
 
 

@@ -1,4 +1,4 @@
-"""What is known of rows before a file is read or a split is made."""
+"""Forecasts of rows before a file is read or a split is made."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache

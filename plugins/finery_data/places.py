@@ -1,4 +1,4 @@
-"""Where the rows of `data.file` were read."""
+"""The places in files from which `data.file` read its rows."""
 
 from collections.abc import Collection, Iterator
 
@@ -10,7 +10,7 @@ class FilePlaces(Traceable[File]):
     """Rows by file and line."""
 
     def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """File and line of each row with one of `ids`, skipped ones too."""
+        """The file and line of each row whose id is in `ids`, including skipped rows."""
         paths = self.step.path.paths
         records = read_records(paths, job)
         return self.step.placed(ids, job, records, shown(paths[0]), take=self.step.take)

@@ -1,4 +1,4 @@
-"""What is checked of files before they are read whole: their first rows."""
+"""Checks of files before they are read completely, by their first rows."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ FILES = 20
 """Files that are looked into."""
 _UNDEFINED = re.compile(r"^'(.*)' is undefined$")
 MOST_BYTES = 8 * 1024 * 1024
-"""Larger files that can only be read whole aren't looked into."""
+"""Maximum size of a file that can only be read as a whole. Larger ones aren't checked."""
 
 
 class SourcePreflight(Preflight[RowSource]):
@@ -47,7 +47,7 @@ class FilePreflight(Preflight[File]):
     """Reads the first rows."""
 
     def packages(self) -> Mapping[str, str]:
-        """What reads Parquet and zstd."""
+        """The packages that read Parquet and zstd."""
         names = [path.name.lower() for path in self.step.path.paths]
         parquet = any(suffix_of(name) == ".parquet" for name in names)
         zstd = any(name.endswith(".zst") for name in names)
@@ -61,9 +61,9 @@ class FilePreflight(Preflight[File]):
 
 
 def first_rows(step: File, job: Job) -> list[Row]:
-    """The first rows of the files; raises `DataError` as `FilePreflight.check_source` does.
+    """The first rows of the files. Raises `DataError` as `FilePreflight.check_source` does.
 
-    With `take`, it ends where the step may have all its rows: an error in later ones isn't one.
+    With `take`, it stops when the step may have all its rows. Errors in later ones don't count.
     """
     reading = _FirstRows(step, job)
     paths = step.path.paths[:FILES]
@@ -83,7 +83,7 @@ def first_rows(step: File, job: Job) -> list[Row]:
 
 
 def _first_records(step: File, path: Path, job: Job) -> list[Record]:
-    """Up to `ROWS` + 1 records of a file; none if it would be read whole for them."""
+    """Up to `ROWS` + 1 records of a file; none if that would require reading all of it."""
     _refuse_text(path)
     if not _is_quick(path):
         return []
@@ -130,7 +130,7 @@ class _FirstRows(Reading):
         self.rows += [row for _, row in self._placed(records) if row is not None]
 
     def check(self, *, is_whole: bool) -> None:
-        """Raise `DataError` where the step would. is_whole: whether there are no more records."""
+        """Raise `DataError` if the step would. is_whole: whether there are no more records."""
         if self._bad and (not self._skips or (is_whole and not self._made)):
             raise self._at_setting(self._bad_rows_error(), is_whole=is_whole)
         if is_whole and self._records and not self._bad:

@@ -1,4 +1,4 @@
-"""Where chunks were read."""
+"""The places in files from which chunks were read."""
 
 from collections.abc import Collection, Iterator
 

@@ -1,4 +1,4 @@
-"""What is checked of documents before they are read."""
+"""Checks of documents before they are read."""
 
 from collections.abc import Mapping
 
@@ -11,14 +11,14 @@ READERS = {
     **dict.fromkeys(MARKDOWN, "markdown-it-py"),
     ".pdf": "pypdf",
 }
-"""How a file's name ends → what reads it."""
+"""Suffix of a file's name → the package that reads it."""
 
 
 class FilesPreflight(Preflight[DocsFiles]):
     """Looks at the names of the files."""
 
     def packages(self) -> Mapping[str, str]:
-        """What reads files of these kinds."""
+        """The packages that read files of these kinds."""
         suffixes = {suffix_of(path.name) for path in self.step.path.paths}
         needed = sorted({READERS[suffix] for suffix in suffixes & READERS.keys()})
         return dict.fromkeys(needed, "finery[docs]")

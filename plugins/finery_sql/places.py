@@ -1,4 +1,4 @@
-"""Where the rows of a query were read."""
+"""The places from which the rows of a query were read."""
 
 from collections.abc import Collection, Iterator
 

@@ -1,4 +1,4 @@
-"""What is checked of a query before it runs."""
+"""Checks of a query before it runs."""
 
 from collections.abc import Mapping
 
@@ -9,5 +9,5 @@ class QueryPreflight(SourcePreflight):
     """Compiles the templates of `columns`."""
 
     def packages(self) -> Mapping[str, str]:
-        """What talks to databases."""
+        """The packages that connect to databases."""
         return {"sqlalchemy": "finery[sql]"}

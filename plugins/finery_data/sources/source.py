@@ -1,4 +1,4 @@
-"""What every source of rows has: the settings that make rows of records, whatever holds these."""
+"""The settings of every source of rows: how rows are made from records."""
 
 from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
@@ -96,7 +96,7 @@ class RowSource(
         return Reading(self.shape(take), job, place).places(records, ids)
 
     def shape(self, take: int | None) -> Shape:
-        """How rows are made of records. take: only so many rows."""
+        """The conversion of records to rows. take: maximum number of rows."""
         return Shape(
             format=self.format or "",
             columns=self.columns,

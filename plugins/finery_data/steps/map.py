@@ -224,7 +224,7 @@ class _Writer:
         ]
 
     def _turn(self, turn: Message, template: str, names: dict[str, Any]) -> Message:
-        # Its own text, without its tool calls: those stay where they are.
+        # Its text without its tool calls, which aren't changed.
         own = {template: text_of({"content": turn.get("content")})}
         text = self._rendered(template, {**names, **own})
         if not text.strip() and not turn.get("tool_calls"):
@@ -261,7 +261,7 @@ def _answer_columns(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _as_before(row: Row, columns: dict[str, Conversation]) -> Row:
-    """Turns as text again where the row had text, unless it now takes more than one turn."""
+    """Turns as text if the row had text, unless there is now more than one turn."""
     plain = all(isinstance(row[column], str) for column in columns)
     if plain and all(len(turns) == 1 for turns in columns.values()):
         return {column: text_of(turns[0]) for column, turns in columns.items()}

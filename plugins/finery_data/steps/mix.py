@@ -41,7 +41,7 @@ class Mix(Step, version="1"):
         "or repeat its rows.",
     )
     shuffle: bool = setting(
-        True, help="Shuffle the sources together; otherwise they follow one another."
+        True, help="Shuffle the sources together. Otherwise they follow one after the other."
     )
 
     def check(self) -> None:

@@ -20,7 +20,7 @@ from finery_data.report.page import TEMPLATES, by_output, render
 from finery_data.report.rowfacts import Lengths
 
 MOST_SOURCES = 1_000
-"""Sources that `report.json` names, the most frequent ones."""
+"""Number of sources that `report.json` names, the most frequent ones."""
 PAGE = "report.html"
 DATA = "report.json"
 
@@ -62,7 +62,7 @@ class DataReport(
             )
 
     def key_packages(self) -> tuple[str, ...]:
-        """Those that tell copies and languages, and a model's tokenizer if one is named."""
+        """Packages that find copies and languages, and for the tokenizer if a model is named."""
         own = super().key_packages()
         return (*own, "tokenizers", "transformers") if self.tokenizer is not None else own
 

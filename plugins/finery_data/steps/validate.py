@@ -57,10 +57,11 @@ LISTED = 20
 class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa"), version="1"):
     """Check rows; stop, drop or report those that fail.
 
-    Checks, by the names that `actions` takes:
-    - `size`: more bytes than `max_bytes`; such a row isn't checked any further.
+    Checks, by their names in `actions`:
+    - `size`: more bytes than `max_bytes`. Such a row isn't checked any further.
     - `empty`: an empty turn. `turns`: unknown roles, turns out of order, broken tool calls.
-    - `tools`: an answer that calls a tool that the row's `tools` lack; rejected ones may.
+    - `tools`: an answer with a call of a tool that isn't among the row's `tools`, unless it is the
+      rejected one.
     - `json`: an answer that isn't JSON. `schema`: one that breaks the JSON Schema.
     - `label`: a label that isn't allowed, or none. `label-typo`: one letter from a label five times
       as frequent. `label-conflict`: the same prompt, or one 0.8 similar, with another label.
@@ -193,7 +194,7 @@ class _Checks:
         self._survey(job)
 
     def action(self, check: str) -> Action:
-        """What is done about a row that fails this check."""
+        """What to do with a row that fails this check."""
         actions = self.step.actions
         for group, names in GROUPS.items():
             if check in names and check not in actions and group in actions:
@@ -335,7 +336,7 @@ class _Checks:
 
 
 class _Findings:
-    """Writes `findings.jsonl` and counts; where nothing is found there is no file."""
+    """Writes `findings.jsonl` and counts. Without findings there is no file."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FINDINGS
@@ -376,7 +377,7 @@ def texts_of(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _plain_answer(row: Row) -> str | None:
-    """The answer's text; None where there is none, or it calls tools."""
+    """The answer's text; None if it is missing or contains tool calls."""
     if not is_conversation(row):
         return None
     turns = row.get("messages") or row.get("completion") or row.get("chosen")
@@ -399,13 +400,13 @@ def _undeclared(row: Row) -> Iterator[Finding]:
 
 
 def _tool_name(tool: Any) -> str:
-    """The name of a tool, or of one that is called; of what is neither, the empty text."""
+    """The name of a tool or of a tool call; empty for anything else."""
     function = tool.get("function", tool) if isinstance(tool, dict) else None
     return str(function.get("name", "")) if isinstance(function, dict) else ""
 
 
 def _is_container(text: str) -> bool:
-    """Whether a text is a JSON object or list; a bare word or number is no sign of JSON."""
+    """Whether a text is a JSON object or list. A bare word or number doesn't suggest JSON."""
     if not text.lstrip().startswith(("{", "[", "```")):
         return False
     from finery.rows.answers.jsonvalues import NotJson, parse

@@ -86,7 +86,7 @@ class Folder(msgspec.Struct, frozen=True):
         return read_object(self.root / name) if name in self.names else {}
 
     def read(self, name: str, kind: type[T]) -> T:
-        """What finery uses from the JSON object in file `name`; defaults if it doesn't exist."""
+        """The content of the JSON file `name` that finery uses; defaults if it doesn't exist."""
         return read_as(self.root / name, kind) if name in self.names else kind()
 
 
@@ -114,8 +114,8 @@ def folder_model(
 
     wanted: patterns of the model's files; default: `default_patterns(trust_remote_code)`.
     about: more facts for `meta`. follow_links: also take files outside the folder, through links.
-    Raises `DataError` when the folder holds no model, an incomplete one, only pickled weights, or
-    untrusted code, when an adapter has no `base`, and when a whole model has one.
+    Raises `DataError` if the folder contains no model, an incomplete one, only pickled weights, or
+    untrusted code, if an adapter has no `base`, and if a complete model has one.
     """
     adapter = ADAPTER_CONFIG in folder.names
     wanted = [*(wanted or default_patterns(trust_remote_code)), README, *WEIGHT_FILES]
@@ -281,7 +281,7 @@ def _check_base(folder: Folder, base: Model | None, adapter: bool) -> None:
     if not adapter:
         if base is not None:
             raise DataError(
-                f"{folder.title} is a whole model, so it takes no base", fix="remove base"
+                f"{folder.title} is a complete model, so it takes no base", fix="remove base"
             )
         return
     config = folder.read(ADAPTER_CONFIG, AdapterConfig)
@@ -318,7 +318,7 @@ def _belonging(folder: Folder, weights: list[str], wanted: Sequence[str], job: J
 def _facts(
     folder: Folder, weights: list[str], adapter: bool, base: Model | None, job: Job
 ) -> dict[str, Any]:
-    """What `Model.meta` says about a folder; unknown facts are left out."""
+    """The entries of `Model.meta` for a folder. Unknown facts are omitted."""
     config = folder.read("config.json", Config)
     counts: Counter[str] = Counter()
     for name in weights:

@@ -1,4 +1,4 @@
-"""What is known about a local model before its step runs."""
+"""Facts about a local model that are known before its step runs."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -93,7 +93,7 @@ class LocalModel(
             )
         if self.base is not None:
             raise DataError(
-                f"'{self.path}' is a whole model, so it takes no base", fix="remove base"
+                f"'{self.path}' is a complete model, so it takes no base", fix="remove base"
             )
         return external_gguf(
             files[0], job, about=template_facts(self.chat_template_kwargs, self.tools_as)

@@ -13,7 +13,7 @@ from finery import DataError, FileOrName, Model, StepError, UsageError, did_you_
 ToolsAs = Literal["template", "text", "signatures"]
 TEMPLATE_FILE = "chat_template.jinja"
 OTHER_TEMPLATES = ("chat_template.json", "additional_chat_templates/")
-"""Where a folder may have templates, besides `TEMPLATE_FILE` and the tokenizer's configuration."""
+"""Further places of templates in a folder, after `TEMPLATE_FILE` and the tokenizer's settings."""
 LARGEST = 2**20
 """Bytes of a chat template; the largest known has some 20,000."""
 RESERVED = frozenset(
@@ -27,7 +27,7 @@ KWARGS_HELP = (
     "`{enable_thinking: false}` for Qwen3. `gguf.export` writes them into the template."
 )
 TEMPLATE_HELP = (
-    "Another chat template than the model's own: a file beside the recipe, e.g. `./chat.jinja`, or "
+    "A chat template that replaces the model's: a file next to the recipe, e.g. `./chat.jinja`, or "
     "the name of one in the trl package, e.g. `llama3_1`."
 )
 TOOLS_AS_HELP = (
@@ -40,7 +40,7 @@ TOOLS_AS_HELP = (
 
 
 def template_facts(arguments: Mapping[str, Any], tools_as: ToolsAs) -> dict[str, Any]:
-    """What `Model.meta` says about the settings of the chat template; nothing about defaults."""
+    """The entries of `Model.meta` for the settings of the chat template, without defaults."""
     facts = {
         "chat_template_kwargs": dict(arguments),
         "tools_as": tools_as if tools_as != "template" else "",
@@ -84,7 +84,7 @@ def template_packages(given: FileOrName | None) -> tuple[str, ...]:
 
 
 def with_template(model: Model, given: FileOrName | None) -> Model:
-    """The model with the given chat template instead of its own; without one, as it is.
+    """The model with the given chat template instead of its own, if one is given.
 
     The template is a file of the model's folder, which transformers and the engine for GGUFs read.
     """

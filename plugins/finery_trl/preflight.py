@@ -46,7 +46,7 @@ class TrainingPreflight(Preflight["Training"]):
     """Verifies rows in the same way as the training itself."""
 
     def packages(self) -> Mapping[str, str]:
-        """What trains, quantises and reports the curves."""
+        """The packages that train, quantise and report the curves."""
         step = self.step
         quantises = ["bitsandbytes"] if step.needs_bitsandbytes else []
         return {

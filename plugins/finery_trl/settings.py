@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "gguf",
 )  # fmt: skip
-"""Without the kernels that are used where they are installed (flash-attn, liger-kernel): they
-change digits, and a store is to serve machines with and without them."""
+"""Without optional kernels (flash-attn, liger-kernel), because they change digits, and a store
+should serve machines with and without them."""
 AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
 """By name, since the dtype itself is in the key."""
 
@@ -278,7 +278,7 @@ class Training(
         raise NotImplementedError
 
     def learn(self) -> "Learn | None":
-        """What is learned of each row's turns; None if rows are compared or rated as a whole."""
+        """The learned part of each row's turns; None if complete rows are compared or rated."""
         return None
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
@@ -320,7 +320,7 @@ class Training(
 
     @property
     def is_launched(self) -> bool:
-        """Whether processes are started for the training, beside the one that runs the step."""
+        """Whether the training starts further processes besides the one that runs the step."""
         return self.processes > 1 or (self.launch is not None and self.launch.config is not None)
 
     def key_facts(self) -> Mapping[str, Any]:
@@ -350,12 +350,12 @@ class Training(
         return self.compares
 
     def continues(self) -> bool:
-        """Whether an existing adapter is trained further, as far as the model is known yet."""
+        """Whether an existing adapter is trained further; also if that isn't known yet."""
         both = self.lora is not None and self.adapter == "continue"
         return both and self.model.meta.get("format") == "adapter"
 
     def static_meta(self) -> dict[str, Any]:
-        """The format: an adapter, or a whole model."""
+        """The format: an adapter, or a complete model."""
         return {"format": "transformers" if self.lora is None else "adapter"}
 
     def key_packages(self) -> tuple[str, ...]:
@@ -436,7 +436,7 @@ class Training(
             )
         if launch.config is not None and self.watch is not None:
             raise UsageError(
-                "a watched evaluator needs the whole model, which may be spread over processes",
+                "a watched evaluator needs the complete model, which may be spread over processes",
                 where="watch",
                 fix="remove watch or launch.config",
             )

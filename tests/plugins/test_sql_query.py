@@ -203,7 +203,7 @@ def test_changes_that_are_not_in_the_file_yet(tmp_path: Path) -> None:
         ({"query_file": "q.sql"}, "`query` and `query_file` exclude each other"),
         ({"params": {"a": 1}}, "the query has no parameter :a"),
         ({"query": "SELECT :a"}, "the parameter :a, and `params` has no value"),
-        ({"url": "postgresql://me:pw@host/db"}, "url names an environment variable"),
+        ({"url": "postgresql://me:pw@host/db"}, "url must be the name of an environment variable"),
     ],
 )
 @pytest.mark.quick
@@ -384,7 +384,7 @@ def test_a_url_in_the_recipe_is_refused_and_not_shown(made: Project) -> None:
     for command in ("check", "build", "plan"):
         ran = made.run(command)
         assert ran.code == 2
-        assert "url names an environment variable" in ran.err
+        assert "url must be the name of an environment variable" in ran.err
         assert "pa55word" not in ran.out + ran.err
     made.edit("recipe.yaml", "url: postgresql://me:pa55word@db.host/x", "url: TICKETS")
     ran = made.run("check", "--set", "data.tickets.url=postgresql://me:pa55word@db.host/x")

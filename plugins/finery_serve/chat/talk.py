@@ -144,7 +144,7 @@ class Talk:
             raise UsageError("there is nothing to save yet", fix="ask something first")
         if file.suffix != ".jsonl":
             raise UsageError(
-                f"{file.name} is no file of JSON lines",
+                f"{file.name} isn't a file of JSON lines",
                 fix=f"name one that ends in .jsonl, e.g. /save {FILE}",
             )
         line = json.dumps({"messages": self.messages}, ensure_ascii=False)

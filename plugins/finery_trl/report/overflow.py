@@ -1,4 +1,4 @@
-"""Whether fp16 is wide enough for a training, by the steps that its gradient scaler skips."""
+"""Checks if fp16 is wide enough for a training, by the steps that its gradient scaler skips."""
 
 from typing import Any
 

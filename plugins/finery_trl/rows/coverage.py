@@ -76,7 +76,7 @@ class Coverage:
         return notes
 
     def lines(self) -> list[str]:
-        """What a training logs: the notes, and facts about rows that aren't as usual."""
+        """The log of a training about its rows: the notes, and unusual facts."""
         facts = self.facts()
         split = [facts["sequences"]] if self._split_rows else []
         thinking = [f"thinking: {facts['thinking']}"] if "thinking" in facts else []

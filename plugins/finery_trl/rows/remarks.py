@@ -1,4 +1,4 @@
-"""What is worth knowing about rows that can be trained on: facts for reports, and notes.
+"""Remarks on rows that can be trained on: facts for reports, and notes.
 
 It can't change a model, so the training refers to this module only by name.
 """
@@ -46,7 +46,7 @@ class Remarks:
         return [*self._notes_on_rows(), *self._coverage.notes()]
 
     def lines(self) -> list[str]:
-        """What a training logs: the notes, and facts about rows that aren't as usual."""
+        """The log of a training about its rows: the notes, and unusual facts."""
         return [*self._notes_on_rows(), *self._coverage.lines()]
 
     def _notes_on_rows(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Whether this machine can train in fp16."""
+"""Checks if this machine can train in fp16."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""How a training saves GPU memory beside its settings for batches: optimizers and the allocator."""
+"""GPU memory that a training saves apart from its batch settings: optimizers and the allocator."""
 
 import importlib.util
 import os

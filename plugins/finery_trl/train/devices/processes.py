@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 PROCESSES = "launch.processes"
 INSTANCE = "MIG-"
-"""What the id of an instance of a partitioned GPU begins with."""
+"""Prefix of the id of an instance of a partitioned GPU."""
 
 
 def count_gpus() -> int:
-    """How many processes can have a GPU of their own; 0 if torch can't use any.
+    """How many processes can have a separate GPU; 0 if torch can't use any.
 
     Counted as the scheduler counts them, which gives a step its GPUs. CUDA shows a process only one
     instance of a partitioned GPU, so instances never train together.

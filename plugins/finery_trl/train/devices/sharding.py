@@ -1,7 +1,7 @@
-"""Whether a training can end with the configuration of accelerate that shards its weights.
+"""Checks if a training can end, given accelerate's configuration for sharded weights.
 
-A checkpoint must contain the whole weights, since the model is written from it. What can't work is
-refused before anything is loaded, since it would fail after the whole training, or in a library.
+A checkpoint must contain all weights, since the model is written from it. Configurations that can't
+work are refused before anything is loaded. They would fail after the training, or in a library.
 """
 
 import json
@@ -125,7 +125,7 @@ def _file(step: "Training") -> OneFile | None:
 
 
 def _zero(deepspeed: Mapping[str, Any], file: OneFile | None) -> tuple[int, bool]:
-    """(stage, whether checkpoints contain the whole weights); 0 if a file can't be read here."""
+    """(stage, whether checkpoints contain all weights); 0 if a file can't be read here."""
     if file is None:
         gathers = str(deepspeed.get("zero3_save_16bit_model", False)).lower() == "true"
         return int(deepspeed.get("zero_stage", 2)), gathers

@@ -1,6 +1,6 @@
-"""Whether llama.cpp runs on a GPU, found without loading it, and what the log says of it.
+"""Finds out if llama.cpp runs on a GPU, without loading it, and describes that in the log.
 
-Reached by name, since it can't change an answer.
+Loaded by name, since it can't change an answer.
 """
 
 import subprocess
@@ -20,8 +20,8 @@ _SECONDS = 60.0
 def can_use_gpu() -> bool:
     """Whether the llama.cpp that answers can use a GPU.
 
-    For the user's llama-server, by the devices that it lists; for the wheel, by the libraries that
-    it brings.
+    For the user's llama-server, this depends on the devices that it lists; for the wheel, on the
+    libraries that it contains.
     """
     if server() is not None:
         return bool(server_gpus())

@@ -11,6 +11,6 @@ class ExportPreflight(Preflight[Export]):
     """Says what converts, quantises and proves."""
 
     def packages(self) -> Mapping[str, str]:
-        """What reads the model, and llama.cpp."""
+        """The packages that read the model, and llama.cpp."""
         needed = ("torch", "transformers", "peft", "gguf", PACKAGE)
         return dict.fromkeys(needed, "finery[gguf]")

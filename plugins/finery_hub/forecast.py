@@ -1,4 +1,4 @@
-"""What is known about a model on the hub before it is fetched."""
+"""Facts about a model on the hub that are known before it is fetched."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from finery_hub.model import HubModel
 
 
 class ModelForecast(Forecast[HubModel]):
-    """Where its `config.json` can be requested."""
+    """The URL of its `config.json`."""
 
     def facts(self) -> Mapping[str, Any]:
         """(repository, revision) on the hub, and the names of repository and file."""

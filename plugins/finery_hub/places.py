@@ -1,4 +1,4 @@
-"""Where the rows of a data set on the hub come from."""
+"""The places of the rows of a data set on the hub."""
 
 from collections.abc import Collection, Iterator
 

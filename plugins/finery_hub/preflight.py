@@ -1,4 +1,4 @@
-"""What `finery check --deep` loads of a model on the hub, and what steps of the hub import."""
+"""Sketches of models on the hub for `finery check --deep`, and the imports of steps."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ class ModelPreflight(Preflight[HubModel]):
     """Fetches the small files."""
 
     def packages(self) -> Mapping[str, str]:
-        """What talks to the hub."""
+        """The package that connects to the hub."""
         return {"huggingface-hub": "finery[hub]"}
 
     def sketch(self, job: Job) -> Model | None:
@@ -42,7 +42,7 @@ class DatasetPreflight(SourcePreflight):
     """Compiles the templates of `columns`."""
 
     def packages(self) -> Mapping[str, str]:
-        """What reads data sets of the hub."""
+        """The packages that read data sets of the hub."""
         return dict.fromkeys(("datasets", "huggingface-hub"), "finery[hub]")
 
 
@@ -50,7 +50,7 @@ class PushPreflight(Preflight[HubPush]):
     """Names the packages."""
 
     def packages(self) -> Mapping[str, str]:
-        """What talks to the hub, and what merges an adapter."""
+        """The packages that connect to the hub and merge an adapter."""
         hub = {} if self.step.dry_run else {"huggingface-hub": "finery[hub]"}
         names = ("torch", "transformers", "peft") if self.step.merge else ()
         return hub | dict.fromkeys(names, "finery[train]")

@@ -1,4 +1,4 @@
-"""What is known about a model behind an API before its step runs."""
+"""Facts about a model behind an API that are known before its step runs."""
 
 from collections.abc import Mapping
 from typing import Any

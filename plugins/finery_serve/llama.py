@@ -13,7 +13,7 @@ from finery_serve.servers import Fault, Prompt, Running, Serving
 from finery_serve.templates import served_template
 
 SAMPLING = "general.sampling."
-"""How metadata of a GGUF begin that servers answer by where a request doesn't say."""
+"""Prefixes of a GGUF's metadata from which servers take defaults for requests."""
 SAMPLED = ("temp", "top_k", "top_p", "min_p", "penalty_repeat")
 NEUTRAL = {
     "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "dry_multiplier": 0.0,
@@ -51,12 +51,12 @@ class LlamaServer:
         )
 
     def faults(self) -> list[Fault]:
-        """Whether it samples, or `run.sh` has options that finery doesn't know."""
+        """Faults: it samples by default, or `run.sh` has options that finery doesn't know."""
         found = sampling_faults(self._client.get("/props"), self._metadata)
         return [*found, *option_faults(self._unread)]
 
     def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
-        """None: a GGUF is one whole model."""
+        """None: a GGUF is one complete model."""
         return None
 
 
@@ -108,7 +108,7 @@ def _served(file: str, artifact: Artifact, options: Options, serving: Serving) -
 
 
 def sampling_faults(props: Mapping[str, Any], metadata: Mapping[str, str]) -> list[Fault]:
-    """Whether requests that don't say are answered at random, or with penalties.
+    """Whether requests without sampling settings are answered at random, or with penalties.
 
     props: `/props` of the server. metadata: `general.sampling.*` of the GGUF.
     """

@@ -1,7 +1,7 @@
 """vLLM: answer prompts with it, and export folders that it serves.
 
 Input: Hugging Face folders and adapters. Output: models of the format `vllm`, their answers, and
-bundles with several adapters on one base. vLLM runs as a server in an environment of its own, since
+bundles with several adapters on one base. vLLM runs as a server in a separate environment, because
 it needs other versions of transformers. Public for other plugins is `finery_vllm.server.start`.
 """
 

@@ -1,4 +1,4 @@
-"""How fast a file answers on this machine. Reached by name, since it changes no output."""
+"""Measures how fast a file answers on this machine. Loaded by name: it changes no output."""
 
 import time
 from pathlib import Path

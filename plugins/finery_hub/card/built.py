@@ -23,7 +23,7 @@ Place = tuple[str, str]
 
 
 def card_of(graph: Graph, store: Store, step: str, repo: str | None = None) -> str:
-    """The card of a step, or of one output. Raises `UsageError` where it isn't built."""
+    """The card of a step or of one output. Raises `UsageError` if it isn't built."""
     from finery_hub.client import missing
     from finery_hub.push.step import HubPush
 

@@ -121,7 +121,7 @@ class HubPush(
             raise UsageError("a model is listed twice", where="models", fix="list each model once")
 
     def key_packages(self) -> tuple[str, ...]:
-        """What merges an adapter."""
+        """The packages that merge an adapter."""
         return ("torch", "transformers", "peft") if self.merge else ()
 
     def key_code(self) -> list[Any]:
@@ -155,7 +155,7 @@ class HubPush(
         return Bundle(job.out, meta=meta)
 
     def target(self) -> Target:
-        """Where the models go, and what the card says of that."""
+        """The target of the models, with what the card states about it."""
         from finery_hub.client import endpoint
 
         benchmarks = {
@@ -311,7 +311,7 @@ def _yaml(value: Any) -> bytes:
 
 
 def _mark(facts: Facts, files: Sequence[File]) -> bytes:
-    """What marks a repository as pushed by a step of a recipe: its files, and digests of rows."""
+    """The marker of a repository that a recipe's step pushed: its files, and digests of rows."""
     paths = sorted([*(file.path for file in files), MARK])
     rows = [o.rows for o in facts.origins]
     rows += [r for training in facts.trainings for r in (*training.rows, *training.validation)]

@@ -128,6 +128,6 @@ def read_schema(path: Path) -> dict[str, Any]:
 
 
 def _about(model: Model) -> dict[str, str]:
-    """What is known of the model, for its README."""
+    """Facts about the model, for its README."""
     names = {"Base model": "base", "Weights": "quantization", "Licence": "license"}
     return {text: str(model.meta[key]) for text, key in names.items() if model.meta.get(key)}

@@ -21,7 +21,7 @@ HELP = """\
 /system [TEXT]  begin a new conversation, with this system message or none
 /clear          begin a new conversation
 /help           this list
-/quit           end the talk, as Ctrl-D does
+/quit           end the conversation, like Ctrl-D
 Ctrl-C stops an answer. A stopped answer isn't kept."""
 
 

@@ -66,9 +66,9 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     - Prompts: what the server makes of every row, and of edge cases (with and without a system
       message, several turns, tools if the rows have any, Unicode, text that looks like control
       tokens), is compared token for token with the prompts of the training.
-    - Defaults: a request that says nothing must be answered greedily, as the model was evaluated.
-    - Adapters: a server that has adapters beside their base must answer with each of them unlike
-      the base.
+    - Defaults: a request without sampling settings must be answered greedily, as in the evaluation.
+    - Adapters: a server that has adapters and their base must answer differently with each of them
+      than with the base.
     - Answers: the rows are answered through the API. The evaluator in `judge` judges them, and the
       answers of finery's own engine. Tables have the paired difference and the rows that flipped.
 
@@ -141,9 +141,9 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         return [ref.partition(":")[0] if isinstance(ref, str) else ref for ref in references]
 
     def key_facts(self) -> Mapping[str, Any]:
-        """Which llama-server answers, if it is the user's own; for a bundle, which Ollama and vLLM.
+        """The build of the user's llama-server, if any; for a bundle, those of Ollama and vLLM.
 
-        The bundle may not be built yet, so which of them serves it isn't known: both count.
+        The bundle may not be built yet, so it isn't known which of them serves it: both count.
         """
         facts: dict[str, Any] = dict(load_reference(BUILD_FACTS)("llama-server"))
         for reference in FACTS_FOR_BUNDLES if self.bundle is not None else ():
@@ -212,7 +212,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     def _served(
         self, asked: Sequence[Asked], asker: "BatchEvaluator | Limits", job: Job
     ) -> dict[str, Served]:
-        """What each model's server makes of the rows. A bundle's server has all models."""
+        """Each model's results on its server. The server of a bundle has all models."""
         asking = Asking(asked, asker.max_tokens, asker.temperature, self.slots, self._trained, job)
         if self.bundle is not None:
             return ask_server(self.bundle, self.models, asking)
@@ -222,7 +222,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         return served
 
     def _trained(self, model: Model) -> Trained:
-        """How the prompts of a model must be."""
+        """The expected prompts of a model."""
         if self.trained is not None:
             return of_training(self.trained)
         if model.format == GGUF:
@@ -258,7 +258,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     ) -> dict[str, list[Fault]]:
         """Model → the fault that its answers show: they are those of the base, or of another model.
 
-        Only rows whose prompts are the trained ones show that.
+        Only rows with correct prompts can show that.
         """
         said = {name: [*map(what_is_said, of)] for name, of in engine.items()}
         base = self._said(self.base, "base", rows, asker, job)
@@ -286,7 +286,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         asker: "BatchEvaluator | Limits",
         job: Job,
     ) -> list[str]:
-        """What a model answers by its engine; empty without a model."""
+        """A model's answers by its engine; empty without a model."""
         if model is None:
             return []
         return [*map(what_is_said, self._ask(model, name, rows, asker, job))]
@@ -352,7 +352,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
 
 
 class Limits(NamedTuple):
-    """How to answer, where no evaluator says."""
+    """The sampling, if no evaluator determines it."""
 
     max_tokens: int
     temperature: float = 0.0

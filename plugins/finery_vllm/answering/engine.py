@@ -59,7 +59,7 @@ class VllmEngine(Engine):
 
     @classmethod
     def key_files(cls) -> Sequence[str]:
-        """Where vLLM is or might be, and what it computes with."""
+        """Where vLLM is or might be, and the dtype that it computes with."""
         files: list[str] = load_reference(BUILD_FILES)()
         return files
 

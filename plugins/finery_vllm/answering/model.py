@@ -22,10 +22,10 @@ class VllmModel(
     seeded=False,
     preflight="finery_vllm.preflight:ModelPreflight",
 ):
-    """Answer for a model with vLLM instead of transformers: on a GPU, many times as fast.
+    """Answer for a model with vLLM instead of transformers: on a GPU, many times faster.
 
-    The model is a Hugging Face folder, an adapter or a GGUF, and the prompts are token for token
-    the trained ones. vLLM runs as a server of finery's own, in an environment that `FINERY_VLLM`
+    The model is a Hugging Face folder, an adapter or a GGUF, and the prompts equal the trained ones
+    token for token. vLLM runs as a separate server, in an environment that `FINERY_VLLM`
     names or that has the `vllm` on PATH. Its version is part of the keys of answers. Evaluate both
     `sft` and this model to see whether they answer alike.
     """

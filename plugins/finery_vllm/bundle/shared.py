@@ -1,4 +1,4 @@
-"""What adapters on one server must have in common: base, tokenizer and chat template."""
+"""The requirements on adapters on one server: the same base, tokenizer and chat template."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -67,7 +67,7 @@ def check_bases(models: Mapping[str, Model]) -> Model:
 
 
 def check_chats(chats: Mapping[str, Chat]) -> Chat:
-    """What all adapters share of them. `StepError` where they differ, since the server has one."""
+    """The settings that all adapters share. `StepError` if they differ: the server has only one."""
     from finery_gguf.difference import text_difference
 
     (first, chat), *others = chats.items()

@@ -178,7 +178,7 @@ class VllmBundle(
         return [served_name(model.name) for model in with_tools]
 
     def _base(self, model: Model, beside: bool, job: Job) -> tuple[list[str], dict[str, Path]]:
-        """(The argument that names the weights, files that stay where they are)."""
+        """(The argument that names the weights, files outside the bundle)."""
         import torch
 
         repo, revision = model.meta.get("repo"), model.runtime.get("revision")

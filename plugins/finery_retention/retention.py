@@ -80,7 +80,7 @@ class Retention(
         return [*([SOLVED] if self.tasks else []), *text]
 
     def unbounded(self) -> Mapping[str, Better]:
-        """The likelihood in units that are no shares."""
+        """The likelihood in units that aren't shares."""
         return UNBOUNDED
 
     def check(self) -> None:
@@ -106,7 +106,7 @@ class Retention(
         return self.text is None or self.text.patterns[0] != NONE
 
     def key_code(self) -> list[Any]:
-        """The shipped text, where it is scored."""
+        """The built-in text, if it is scored."""
         return [SHIPPED] if self.text is None else []
 
     def key_facts(self) -> Mapping[str, Any]:

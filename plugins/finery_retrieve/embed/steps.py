@@ -107,7 +107,7 @@ class RetrieveWheel(
     document_prefix: str | None = setting(None, help=DOCUMENT_HELP)
 
     def variables(self) -> tuple[str, ...]:
-        """Where pip looks for packages."""
+        """The package index that pip uses."""
         return variables()
 
     def static_meta(self) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class LocalPreflight(Preflight[RetrieveEmbedder | RetrieveWheel]):
     """Lists the packages that the engine needs."""
 
     def packages(self) -> Mapping[str, str]:
-        """What computes the model."""
+        """The packages that run the model."""
         return dict.fromkeys(("torch", "transformers"), "finery[train]")
 
 

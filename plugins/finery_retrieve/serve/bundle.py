@@ -237,7 +237,7 @@ With `stream=True`, the first chunk has the sources.
 
 
 def _needs(settings: Settings) -> str:
-    """What a machine needs to run the bundle."""
+    """The requirements of a machine that runs the bundle."""
     needs = ["It needs Python 3.11 or newer, and the packages in `requirements.txt`."]
     model, embedder = settings.model, settings.embedder
     if isinstance(model, Local):

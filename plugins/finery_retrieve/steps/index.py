@@ -156,13 +156,13 @@ class RetrieveIndex(
             require_tokenizer(self.tokenizer, "tokenizer")
 
     def key_packages(self) -> tuple[str, ...]:
-        """What computes and reads the index of words, and what counts tokens."""
+        """The packages that build and read the index of words, and that count tokens."""
         lexical = () if self.method == "dense" else ("bm25s", "PyStemmer")
         counting = () if self.tokenizer is None else ("tokenizers", "transformers")
         return (*super().key_packages(), *lexical, *counting)
 
     def key_code(self) -> list[Any]:
-        """What loads the tokenizer, if the index has one."""
+        """The package that loads the tokenizer, if the index has one."""
         return [] if self.tokenizer is None else [LOADING]
 
     def run(self, job: Job) -> Index:

@@ -118,7 +118,7 @@ class Drawn(NamedTuple):
         return [hit for hit in self.retrieved if not self.question.may_be_answered_by(hit)]
 
     def rank(self, hit: Hit) -> int:
-        """The place of a chunk among those retrieved, from 0; last for one that isn't."""
+        """The index of a chunk among the retrieved ones; their number if it isn't among them."""
         ids = [each.id for each in self.retrieved]
         return ids.index(hit.id) if hit.id in ids else len(ids)
 

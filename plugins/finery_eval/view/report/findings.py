@@ -288,7 +288,7 @@ def _forgotten(judged: Sequence[Judgement]) -> Finding:
         return Finding(FORGOTTEN, f"Yes: {'; '.join(lost)}.", "bad", 3)
     if remarks:
         texts = "; ".join(remark["text"] for remark in remarks)
-        return Finding(FORGOTTEN, f"It is unknown: {texts}.", "open", 3)
+        return Finding(FORGOTTEN, f"Unclear: {texts}.", "open", 3)
     words = (
         f"{model} against {base}, {metric.replace('_', ' ')} {in_points(facts['difference'])} "
         f"points (95 % CI {range_in_points(facts['interval'])})"

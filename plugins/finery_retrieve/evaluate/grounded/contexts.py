@@ -55,7 +55,7 @@ class Library(NamedTuple):
         return cls(questions, right, retrieved, list(distractors(questions, retriever, k)))
 
     def document(self, number: int) -> str:
-        """What a question is about: the document of its right chunk, else the row's own."""
+        """The subject of a question: the document of its right chunk, or else the row."""
         row, right = self.questions[number].row, self.right[number]
         own = str(row.get("source") or row["id"])
         return (right[0].source or right[0].id) if right else own

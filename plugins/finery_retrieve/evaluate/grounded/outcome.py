@@ -43,7 +43,7 @@ def metric_names(contexts: Sequence[Context]) -> list[str]:
 
 
 class Outcome(NamedTuple):
-    """What all models answered. documents: that of each question. answers, verdicts: model → one
+    """The answers of all models. documents: that of each question. answers, verdicts: model → one
     for each prompt."""
 
     asked: Sequence[Asked]
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 
     @property
     def questions(self) -> int:
-        """How many there are."""
+        """The number of prompts."""
         return len(self.documents)
 
     def measures(self, contexts: Sequence[Context]) -> dict[str, Measure]:
@@ -96,7 +96,7 @@ class Outcome(NamedTuple):
         return values
 
     def _summary(self, model: str, context: Context) -> list[Any]:
-        """The answer's score, its interval, and `OTHERS`; None where a metric doesn't apply."""
+        """The answer's score, its interval, and `OTHERS`; None if a metric doesn't apply."""
         scores = [
             over_documents(
                 {model: self._values(model, context, VALUES[name])}, self.documents

@@ -69,7 +69,7 @@ class Retrieval(
         return [*recalls, f"mrr@{deepest}", f"ndcg@{deepest}"]
 
     def nouns(self) -> tuple[str, str]:
-        """What has the scores, in the singular and the plural, for errors."""
+        """What is judged, in the singular and the plural, for errors."""
         return "index", "indices"
 
     def more_metrics(self) -> str:
@@ -77,7 +77,7 @@ class Retrieval(
         return f"for other numbers of chunks, add them to `k`, which is {self.k}"
 
     def measured(self) -> dict[str, list[str]]:
-        """What `require` may name: the indices."""
+        """The indices → their metrics, for `require`."""
         return {index.name: self.metric_names() for index in self.indices}
 
     def check(self) -> None:

@@ -1,6 +1,6 @@
 """Rows from files; their split into train, validation and test; and what changes or checks them.
 
-In go files and data sets, out come data sets, what was dropped from them and why, and pages that
+Input: files and data sets. Output: data sets, what was dropped from them and why, and pages that
 describe them. Public for other plugins: `sources.source`, the base class of step types that read
 rows, with its `preflight`; `overlap`, whether training rows may repeat test rows.
 """

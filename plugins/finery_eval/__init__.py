@@ -1,6 +1,6 @@
 """Evaluators: judge models on rows with known answers, and check what a build requires.
 
-In go models and rows, out come metrics with confidence intervals, a prediction for each row, and
+Input: models and rows. Output: metrics with confidence intervals, a prediction for each row, and
 comparisons with the first model. Public for other plugins:
 
 - `finery_eval.evaluator`, the contract of evaluators, with `.verdicts`;

@@ -1,6 +1,6 @@
 """Rows to judge models on, and the models' answers to them.
 
-In go rows and models, out come rows that can be judged, answers, and what the log says of both.
+Input: rows and models. Output: rows that can be judged, answers, and what the log says of both.
 """
 
 import gc

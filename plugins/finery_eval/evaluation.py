@@ -1,6 +1,6 @@
 """The outcome of an evaluation: scores, comparisons, slices and tables, written as `Metrics`.
 
-In go rows, answers and verdicts, out come `metrics.json` and `predictions.jsonl`.
+Input: rows, answers and verdicts. Output: `metrics.json` and `predictions.jsonl`.
 """
 
 from collections import Counter

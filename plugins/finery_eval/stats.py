@@ -1,6 +1,6 @@
 """Statistics of evaluations: small pure functions over counts and outcomes.
 
-In go counts of rows, out come intervals, differences and p-values. Each function names the paper of
+Input: counts of rows. Output: intervals, differences and p-values. Each function names the paper of
 its method; `tests/plugins/test_eval_stats.py` holds it against published values, scipy and
 statsmodels. They need no package, so that evaluators need none and no version of one is in a key.
 `finery_eval.measure` chooses among them for a metric.

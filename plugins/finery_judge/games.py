@@ -1,6 +1,6 @@
 """Games between models: which of two answers is better, judged in both orders.
 
-In go the verdicts of a judge on pairs of answers, out come results, win rates and what the order of
+Input: the verdicts of a judge on pairs of answers. Output: results, win rates and what the order of
 the answers did to the verdicts.
 """
 

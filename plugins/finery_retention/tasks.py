@@ -1,6 +1,6 @@
 """Procedural tasks with verifiers, from the package reasoning-gym (Apache-2.0).
 
-In goes the name of a task, out come items that are the same on every machine, each with a verifier
+Input: the name of a task. Output: items that are the same on every machine, each with a verifier
 for answers. `TASKS` has small tasks that a model with 135 million parameters can partly do, so that
 a loss shows. docs/howto/retention.md lists those that were tried.
 """

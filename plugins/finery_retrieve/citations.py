@@ -1,7 +1,7 @@
 """Citations and quotes in answers: `The limit is 50 MB. "Files up to 50 MB are read" [2]`.
 
-In goes the text of an answer, out come the numbers that it cites and the quotes before them. A
-number is the place of a chunk in the prompt, from 1. Public for other plugins.
+Input: the text of an answer. Output: the numbers that it cites and the quotes before them. A number
+is the place of a chunk in the prompt, from 1. Public for other plugins.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Questions whose right chunk is known: read from rows, and looked up in an index.
 
-In go rows with a question and the id of its chunk, or a quote from it. Out come questions with the
+Input: rows with a question and the id of its chunk, or a quote from it. Output: questions with the
 chunks that answer them, and chunks that don't.
 """
 

@@ -1,6 +1,6 @@
 """Asks the running app of a bundle, and compares it with the build.
 
-In go a bundle with a GGUF, questions, and what the build retrieved and prompted. Out come the app's
+Input: a bundle with a GGUF, questions, and what the build retrieved and prompted. Output: the app's
 answers, and faults, each with a name and an example.
 """
 

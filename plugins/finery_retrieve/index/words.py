@@ -1,6 +1,6 @@
 """Search by words: BM25 scores of the stems of words, computed ahead by bm25s.
 
-In go the texts of chunks, then questions. Out come the scores of all chunks for a question.
+Input: the texts of chunks, then questions. Output: the scores of all chunks for a question.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """The prompts of `eval.grounded`: every question with each kind of context.
 
-In go questions and an index, out come prompts, each with the chunks in it.
+Input: questions and an index. Output: prompts, each with the chunks in it.
 """
 
 from collections.abc import Iterator, Sequence

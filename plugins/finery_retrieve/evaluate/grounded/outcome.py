@@ -1,6 +1,6 @@
 """The outcome of `eval.grounded`: metrics, tables, and the lines of `predictions.jsonl`.
 
-In go all prompts, and each model's answers with their verdicts. Out come scores with intervals,
+Input: all prompts, and each model's answers with their verdicts. Output: scores with intervals,
 differences between models and between contexts, and what `show` prints.
 """
 

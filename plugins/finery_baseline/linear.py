@@ -29,8 +29,8 @@ class Linear(
     rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
     fields: list[str] = setting(
         [],
-        help="Fields of the answer. Default: those that all answers have once and in one form, "
-        "else the whole answer.",
+        help="Fields to predict. Default: those that all answers have exactly once, in the same "
+        "form, or else the complete answer.",
         examples=[["category", "priority"]],
     )
     c: float = setting(

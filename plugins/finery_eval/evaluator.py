@@ -110,7 +110,7 @@ class Gated(Gate):
         help="Conditions that the build must meet: <model>.<metric> compared (>=, >, <=, <) with "
         "a number, for most metrics a share from 0 to 1, or with another metric plus or minus a "
         "number. `not worse than` another model `by` a margin, and `significantly better than` "
-        "another model or a number, rest on a test, so a lucky score isn't enough.",
+        "another model or a number, use a statistical test, so a lucky score isn't enough.",
         examples=[
             {"sft.accuracy": ">= 0.85"},
             {"sft.accuracy": ">= base.accuracy + 0.3"},
@@ -215,7 +215,7 @@ class BatchEvaluator(Judge, engines=True):
     extract: str | None = setting(
         None,
         help="A regular expression with one group that captures the answer in a longer text. "
-        "Where it doesn't match, the whole text is the answer.",
+        "If it doesn't match, the complete text is the answer.",
         examples=[r"(?i)answer:\s*(\w+)"],
     )
     slices: list[str] = setting(

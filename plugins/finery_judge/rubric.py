@@ -44,7 +44,7 @@ Results = Mapping[Item, Score | str]
 
 
 class RubricJudge(Judging, forecast="finery_judge.forecast:RubricForecast"):
-    """Have a model score the answers of models by a rubric, and hold it against people.
+    """Have a model score the answers of models by a rubric, and compare it with people.
 
     - `passed`: the share of answers with a score of at least `passing`. An answer without a
       readable verdict doesn't count as passed.

@@ -32,10 +32,10 @@ TEMPLATE_HELP = (
 )
 TOOLS_AS_HELP = (
     "How the model gets the tools of a row. `template`: as its chat template writes them. `text`: "
-    "listed in the system message, with calls as JSON in the text, for a template that knows no "
-    "tools. `signatures`: like `text`, but a tool is a line such as `move(number: string, days?: "
-    "integer): Move a parcel.`, with about half the tokens of its JSON. The template is wrapped, "
-    "so trainings, engines and exports do the same."
+    "listed in the system message, with calls as JSON in the text, for a template without support "
+    "for tools. `signatures`: like `text`, but a tool is a line such as `move(number: string, "
+    "days?: integer): Move a parcel.`, with about half the tokens of its JSON. The template is "
+    "wrapped, so trainings, engines and exports do the same."
 )
 
 
@@ -66,7 +66,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 def check_template(given: FileOrName | None) -> None:
     """Raise `UsageError` for the name of a template that the trl package doesn't have.
 
-    Nothing is known where the package isn't installed. Call it when files have been found.
+    Checks nothing if the package isn't installed. Call it when files have been found.
     """
     templates = _templates() if given is not None and given.name else None
     if given is not None and templates is not None and given.name not in templates:

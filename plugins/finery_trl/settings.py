@@ -90,8 +90,8 @@ class Launch(Settings):
     )
     deepspeed: OneFile | None = setting(
         None,
-        help="A configuration file for DeepSpeed, for what `deepspeed_config` in `config` has no "
-        "names for.",
+        help="A configuration file for DeepSpeed, for options that `deepspeed_config` in `config` "
+        "doesn't have.",
     )
 
 

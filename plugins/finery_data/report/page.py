@@ -1,6 +1,6 @@
-"""A report as one HTML page that loads nothing and runs nothing.
+"""A report as one HTML page that loads no other files and runs no scripts.
 
-What the page says is worked out here; `report.html.jinja` has the markup, and escapes it all.
+This module computes the content of the page; `report.html.jinja` has the markup, and escapes it.
 """
 
 from collections import Counter

@@ -19,17 +19,17 @@ class RowSource(
     """Records of a table, each made into a row.
 
     Either `format` names a known set of columns, or `columns` builds each row from templates over
-    the columns of any table; with neither, the format is recognised by the columns where only one
-    fits.
+    the columns of any table. Without them, the format is recognised by the columns if only one
+    format fits.
     """
 
     format: (
         Literal["alpaca", "sharegpt", "messages", "completion", "preference", "rating"] | None
     ) = setting(
         None,
-        help="What the columns are: alpaca (instruction, input, output), sharegpt (conversations), "
-        "messages (OpenAI), completion (prompt, completion), preference (prompt, chosen, "
-        "rejected), rating (prompt, completion, label: true or 1, false or 0).",
+        help="A known set of columns: alpaca (instruction, input, output), sharegpt "
+        "(conversations), messages (OpenAI), completion (prompt, completion), preference (prompt, "
+        "chosen, rejected), rating (prompt, completion, label: true or 1, false or 0).",
     )
     columns: Columns | None = setting(
         None,

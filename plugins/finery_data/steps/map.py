@@ -29,10 +29,10 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
 
     Templates are Jinja, in its sandbox. They see the row's columns by name, its texts `system`,
     `user` (the last user turn), `assistant` (the answer), `chosen` and `rejected`, and `row`. All
-    templates see the row as it was. A column that no row has is an error, also where a template
-    allows for its absence, and so is a template with nothing to write in any row. A row that
-    changes gets a new id, and its old one as parent; tools, tool calls and columns that no template
-    writes are kept. Rows without turns (documents) become conversations if there is a template for
+    templates see the row as it was. It is an error if no row has a column, even if the template
+    allows for that, or if the result of a template is empty in every row. A row that changes gets a
+    new id, and its old one as parent; tools, tool calls and columns that no template writes are
+    kept. Rows without turns (documents) become conversations if there is a template for
     `user`.
     """
 

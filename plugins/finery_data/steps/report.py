@@ -35,8 +35,8 @@ class DataReport(
     """Make a page that compares one or more data sets side by side.
 
     `report.html` has counts, lengths, classes and their balance, copies within and between the
-    data sets, turns, roles, languages, sources, what was dropped and why, and sample rows. It
-    loads nothing and runs nothing. `report.json` has the same numbers.
+    data sets, turns, roles, languages, sources, what was dropped and why, and sample rows. The page
+    loads no other files and runs no scripts. `report.json` has the same numbers.
     """
 
     rows: list[Dataset] = takes(uses_name=True, help="Data sets, e.g. all parts of a split.")

@@ -70,12 +70,12 @@ class Split(
 
     rows: list[Dataset] = takes(help="Rows to split, in this order.")
     validation: float = setting(
-        0.1, ge=0, lt=1, help="Share of rows for validation. 0: no such output."
+        0.1, ge=0, lt=1, help="Share of rows for validation; 0 for no validation rows."
     )
-    test: float = setting(0.2, ge=0, lt=1, help="Share of rows for test. 0 gives no such output.")
+    test: float = setting(0.2, ge=0, lt=1, help="Share of rows for test; 0 for no test rows.")
     stratify: str | None = setting(
         None,
-        help="Column with values that each split gets its share of, e.g. label; output: the "
+        help="Column whose values have the same shares in all splits, e.g. label; output: the "
         "answer's text. Values with fewer rows than there are splits are divided together.",
     )
     sizes: Literal["exact", "stable"] | None = setting(

@@ -69,10 +69,10 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
     - `email`, `phone`, `iban`, `card`, `ip`, together `personal`: personal data by its form.
     - `encoding`: UTF-8 read as Latin-1, U+FFFD, control characters.
 
-    By default, a row that breaks a requirement stops the build. What may be right is only
-    reported: label typos and conflicts, personal data, encodings, JSON that wasn't required.
-    Reported rows stay; `findings.jsonl` and `finery show` list them. Rows are read twice as a
-    stream; each row with a label needs 2 to 3 KB of memory.
+    By default, a row that breaks a requirement stops the build. Findings that may be intended are
+    only reported: label typos and conflicts, personal data, encodings, JSON that wasn't required.
+    Reported rows stay; `findings.jsonl` and `finery show` list them. Rows are streamed twice. Each
+    row with a label needs 2 to 3 KB of memory.
     """
 
     rows: list[Dataset] = takes(help="Rows to check, in this order.")

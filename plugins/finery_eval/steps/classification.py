@@ -29,8 +29,8 @@ class Classification(
 ):
     """Judge models by the class in their answer: accuracy, macro-F1, per-class scores, confusion.
 
-    The expected class of a row is its `label`, else the text of its completion. With `fields`, an
-    answer consists of lines like `priority: high` (or of a JSON object, where the expected answer
+    The expected class of a row is its `label`, or else the text of its completion. With `fields`,
+    an answer consists of lines like `priority: high` (or of a JSON object, if the expected answer
     is one), and each field has a class. A `label` then counts if it maps fields to classes.
 
     Metrics, each from 0 to 1 with a 95 % interval:

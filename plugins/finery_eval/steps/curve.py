@@ -263,12 +263,13 @@ class Curve(Judge, engines=True):
 
     The models are trainings that differ only in the number of their rows, e.g. on a quarter, half
     and all of them (`data.sample`), under one seed. The evaluator in `each` judges them. The result
-    has the scores by rows, and for each metric that is a share what twice the rows would add: by a
-    logistic regression on the logarithm of the rows, with a 95 % bootstrap interval over the test
-    rows. It says in words whether more rows, more epochs or a larger model would help most.
+    has the scores by rows and, for each metric that is a share, an estimate of what twice the rows
+    would add: from a logistic regression on the logarithm of the rows, with a 95 % bootstrap
+    interval over the test rows. It says whether more rows, more epochs or a larger model would help
+    most.
 
-    The interval covers the choice of test rows. It doesn't cover the choice of training rows and
-    the seed, so a curve of three trainings shows a trend, no law.
+    The interval covers the choice of test rows, but not the choice of training rows and the seed,
+    so a curve of three trainings only shows a trend.
 
     Raises DataError for models whose number of training rows isn't known, or is the same.
     """

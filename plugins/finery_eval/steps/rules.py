@@ -41,13 +41,15 @@ class Rule(Settings):
     )
     starts_with: str | None = setting(None, min_length=1, help="Text that the answer begins with.")
     ends_with: str | None = setting(None, min_length=1, help="Text that the answer ends with.")
-    min_words: int | None = setting(None, ge=1, help="Fewest words, separated by white space.")
-    max_words: int | None = setting(None, ge=1, help="Most words.")
+    min_words: int | None = setting(
+        None, ge=1, help="Minimum number of words, separated by white space."
+    )
+    max_words: int | None = setting(None, ge=1, help="Maximum number of words.")
     max_sentences: int | None = setting(
         None,
         ge=1,
-        help="Most sentences. A sentence ends at . ! ? or … before white space, or at the end of "
-        "its line.",
+        help="Maximum number of sentences. A sentence ends at . ! ? or … before white space, or at "
+        "the end of its line.",
     )
 
     def patterns(self) -> dict[str, str]:

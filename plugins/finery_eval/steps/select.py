@@ -58,13 +58,13 @@ class _Candidate(NamedTuple):
 class Select(Step, seeded=False, sections=("evaluate",)):
     """Choose the best of several evaluations of one model, by one metric.
 
-    A recipe with `matrix: {select: …}` adds this step by itself. Of equally good candidates, the
-    first is chosen. Of a candidate that is repeated under several seeds, the repeat with the best
-    score is chosen, on the same rows; the scores that are compared are means. The result has every
-    candidate's score with its interval, and how far the chosen one is ahead of the next: for a
-    share of the same rows the paired interval (Newcombe 1998, method 10; bootstrap over groups if
-    rows belong together), for other metrics the paired bootstrap, over repeats under the same seeds
-    Student's interval of the differences.
+    `matrix: {select: …}` adds this step to a recipe automatically. Of equally good candidates, the
+    first is chosen. Candidates that are repeated under several seeds are compared by their means,
+    and the repeat with the best score on the same rows is chosen. The result has every candidate's
+    score with its interval, and the lead of the chosen one over the next: for a share of the same
+    rows with the paired interval (Newcombe 1998, method 10; bootstrap over groups if rows belong
+    together), for other metrics with the paired bootstrap, and over repeats under the same seeds
+    with Student's interval of the differences.
     """
 
     candidates: list[Metrics] = takes(

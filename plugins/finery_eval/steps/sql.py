@@ -68,8 +68,8 @@ class Sql(BatchEvaluator, task="complex"):
     )
     ordered: Literal["auto", "always", "never"] = setting(
         "auto",
-        help="Whether the order of the rows counts. auto: only where the expected query has its "
-        "own ORDER BY.",
+        help="Whether the order of the rows counts. auto: only if the expected query has an ORDER "
+        "BY outside parentheses.",
     )
     timeout: float = setting(5.0, gt=0, help="Longest run time of a query, in seconds.")
     max_tokens: int = setting(

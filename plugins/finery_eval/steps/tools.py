@@ -105,7 +105,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     )
     coerce: bool = setting(
         False,
-        help='Read "3" as 3 where the schema asks for a number, and likewise truth values, lists '
+        help='Read "3" as 3 if the schema asks for a number, and likewise truth values, lists '
         "and objects in texts, as some servers do before they run a call.",
     )
     ignore_case: bool = setting(

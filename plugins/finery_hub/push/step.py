@@ -55,10 +55,10 @@ class HubPush(
 ):
     """Push models to the Hugging Face hub, with a model card, the recipe and its lock file.
 
-    One commit holds everything, or nothing is pushed. The card says what the models were made from,
-    how they were judged, which data they learned from and how to run them. It has the evaluations
-    that the step waits for: name them in `needs`. The step runs only in a build, and again only
-    when something that it pushes has changed.
+    Everything is pushed in one commit, or nothing is. The card says what the models were made from,
+    how they were evaluated, which data they learned from and how to run them. It has the
+    evaluations that the step waits for: name them in `needs`. The step runs only in a build, and
+    again only when something that it pushes has changed.
     """
 
     models: list[Model] = takes(
@@ -67,7 +67,7 @@ class HubPush(
         "is at the root of the repository, others are in folders.",
     )
     bundles: list[Bundle] | None = takes(
-        None, uses_name=True, help="Bundles to push along, e.g. of `ollama.modelfile`."
+        None, uses_name=True, help="Bundles to push, too, e.g. of `ollama.modelfile`."
     )
     repo: str = setting(
         min_length=1, help="The repository, owner/name.", examples=["acme/ticket-triage"]

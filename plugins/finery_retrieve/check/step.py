@@ -72,7 +72,7 @@ class RetrieveCheck(
       and the answers that changed.
 
     Faults fail the build, each by its name: `sources`, `prompts` and `sampling` (the server doesn't
-    answer greedily). `allow` names those that are wanted.
+    answer greedily). `allow` names those that are intended.
 
     Metrics, each from 0 to 1 with a 95 % interval: those of `eval.grounded` in `retrieved`, for the
     app's answers; `sources` and `prompts`, the share of questions with the same ones; `answers`,

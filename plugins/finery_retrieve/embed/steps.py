@@ -17,12 +17,12 @@ from finery_retrieve.embed.layout import DESCRIPTIONS, MODULES, layout_of
 from finery_retrieve.formats import EMBEDDER, EMBEDDER_API
 
 QUESTION_HELP = (
-    "Text before each question, e.g. `query: ` for E5 models; default: what the model's folder "
-    "says, else none."
+    "Text before each question, e.g. `query: ` for E5 models; default: the one in the model's "
+    "folder, if any."
 )
 DOCUMENT_HELP = (
-    "Text before each chunk, e.g. `passage: ` for E5 models; default: what the model's folder "
-    "says, else none."
+    "Text before each chunk, e.g. `passage: ` for E5 models; default: the one in the model's "
+    "folder, if any."
 )
 
 
@@ -35,7 +35,7 @@ class RetrieveEmbedder(
     """Take an embedding model from a folder in the layout of sentence-transformers.
 
     The files stay in place. Their content is hashed, so an edited file makes another model.
-    Models of a transformer with mean or CLS pooling are computed, with transformers and torch.
+    The model must be a transformer with mean or CLS pooling. transformers and torch run it.
     """
 
     path: Files = setting(help="The model's folder, with modules.json and model.safetensors.")

@@ -13,15 +13,15 @@ from finery_synth.ask.prompts import Prompt
 
 K_HELP = "How many chunks to retrieve for each question."
 PROMPT_HELP = (
-    "File with the Jinja template for the last user turn. It knows `question`, `chunks` (each with "
-    "`label`, `text`, `source`, `heading`, `id` and `line` or `page`) and `unknown`."
+    "File with the Jinja template for the last user turn. It can use `question`, `chunks` (each "
+    "with `label`, `text`, `source`, `heading`, `id` and `line` or `page`) and `unknown`."
 )
 LIMIT_HELP = (
-    "Maximum tokens of all chunks in a prompt. Chunks that don't fit are left out as a whole, the "
-    "last ones first. Needs an index with `tokenizer`, which counts the tokens. The rest of the "
-    "prompt doesn't count: the question, the template, sources and headings."
+    "Maximum tokens of all chunks in a prompt. Chunks that don't fit are omitted, the last ones "
+    "first. Needs an index with `tokenizer`, which counts the tokens. The rest of the prompt "
+    "doesn't count: the question, the template, sources and headings."
 )
-UNKNOWN_HELP = "What the model is to answer if the documents don't contain the answer."
+UNKNOWN_HELP = "What the model should answer if the documents don't contain the answer."
 
 
 UNKNOWN = "The documents don't say."
@@ -62,8 +62,9 @@ _CHUNK = Hit(
 class ContextPrompt:
     """A template for questions with retrieved chunks.
 
-    source: the template's text. unknown: what a model is to answer if the chunks don't say.
-    limit: most tokens of all chunks' texts together, as the index counts them; None: no limit.
+    source: the template's text. unknown: what a model should answer if the chunks don't contain the
+    answer. limit: maximum tokens of all chunks' texts together, as the index counts them; None: no
+    limit.
     """
 
     def __init__(

@@ -99,7 +99,7 @@ class RetrieveIndex(
     engines=True,
     preflight="finery_retrieve.steps.index:IndexPreflight",
 ):
-    """Index chunks of documents, so that the ones that answer a question are found.
+    """Index chunks of documents, to find those that answer a question.
 
     `docs.files` makes such chunks; any rows with a text can be indexed. Chunks without a text and
     chunks with the id of an earlier one are dropped and listed in `dropped.jsonl`.

@@ -127,13 +127,13 @@ class Raft(Step, sections=("generate",), engines=True, version="1"):
     """Put questions into prompts with retrieved chunks, with answers that quote and cite.
 
     A model trained on the rows learns to pick the relevant chunk, to ignore others that look alike,
-    to prove its answer, and to say that the documents don't say (RAFT: Zhang et al. 2024,
+    to prove its answer, and to say that the documents don't contain one (RAFT: Zhang et al. 2024,
     arXiv:2403.10131). No model is prompted: questions, answers and quotes come from the rows, e.g.
     from synth.from_docs with `context: without`.
 
     - A share `oracle` of the answerable rows has the right chunk in the prompt. The other chunks
-      are distractors: the first ones that the index retrieves which neither are the right chunk nor
-      contain the row's `quote`, in whichever case, or its `expected` texts.
+      are distractors: the first ones that the index retrieves, without those that contain the row's
+      `quote` (ignoring case) or its `expected` texts.
     - The other rows have only distractors, and `unknown` as answer. So do all rows with
       `answerable: false`.
     - Answers have the form `The limit is 50 MB. "Files up to 50 MB are read" [2]`.
@@ -158,9 +158,9 @@ class Raft(Step, sections=("generate",), engines=True, version="1"):
     )
     missing: Literal["unknown", "answer"] = setting(
         "unknown",
-        help="What rows without the right chunk answer. unknown: that the documents don't say. "
-        "answer: the row's answer without a citation, so that the model learns it by heart, as in "
-        "Zhang et al.",
+        help="The answer of rows without the right chunk. unknown: the text of `unknown`. answer: "
+        "the row's answer without a citation, so that the model learns it by heart, as in Zhang "
+        "et al.",
     )
     order: Literal["shuffled", "ranked"] = setting(
         "shuffled",
@@ -169,8 +169,8 @@ class Raft(Step, sections=("generate",), engines=True, version="1"):
     )
     cite: Cite = setting(
         "quotes",
-        help="quotes: the answer, the quote, and the number of the chunk; for rows without a quote "
-        "no quote. numbers: the answer and the number. none: the answer alone.",
+        help="quotes: the answer, the quote if the row has one, and the number of the chunk. "
+        "numbers: the answer and the number. none: only the answer.",
     )
     prompt: OneFile | None = setting(
         None, help="Jinja template of the prompts, as in `retrieve.model`."
@@ -182,7 +182,7 @@ class Raft(Step, sections=("generate",), engines=True, version="1"):
         "don't fit are left out.",
     )
     unknown: str = setting(
-        UNKNOWN, min_length=1, help="The answer where the documents don't contain it."
+        UNKNOWN, min_length=1, help="The answer if the documents don't contain it."
     )
 
     def check(self) -> None:

@@ -21,7 +21,7 @@ def adapter_fault(
             return None
         return Fault(
             "adapter",
-            f"the training isn't in what is served: all {len(served)} answers are the base model's",
+            f"the trained model isn't served: all {len(served)} answers are those of the base",
             [],
             FIX,
         )
@@ -30,7 +30,7 @@ def adapter_fault(
         return None
     return Fault(
         "adapter",
-        f"the training isn't in what is served: of {differ} rows that the base and the "
+        f"the trained model isn't served: of {differ} rows that the base and the "
         f"trained model answer differently, the server answers {as_base} as the base and "
         f"{as_trained} as the trained model",
         [],

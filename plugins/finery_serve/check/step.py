@@ -59,9 +59,9 @@ FLIPS: Mapping[tuple[Any, Any], str] = {(True, False): "lost", (False, True): "g
 class Check(Judge, engines=True, packages=("xllamacpp",)):
     """Check a running server: its prompts, its defaults and its answers.
 
-    The step starts the real server, as `finery serve` does: llama.cpp's with each GGUF, or with a
-    bundle's own options that of the bundle: llama.cpp, vLLM or Ollama. It asks it through its HTTP
-    API.
+    The step starts the real server, as `finery serve` does: llama.cpp's server with each GGUF, or
+    the server of a bundle (llama.cpp, vLLM or Ollama) with the bundle's own options. It sends
+    requests to the server's HTTP API.
 
     - Prompts: what the server makes of every row, and of edge cases (with and without a system
       message, several turns, tools if the rows have any, Unicode, text that looks like control
@@ -75,7 +75,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     Faults that are found fail the build, each by its name: `template` (another chat template),
     `thinking` (a switch that the server sets), `prompts` (any other difference), `sampling`,
     `adapter` (the answers are those of the base, or of another model), `options` (of a bundle, that
-    can't be checked). `allow` names those that are wanted.
+    can't be checked). `allow` names those that are intended.
 
     Metrics, each from 0 to 1 with a 95 % Wilson interval: those of `judge`, for the served answers;
     `prompts`, the share that is the same; `answers`, the share of rows with the same answer as by
@@ -93,14 +93,14 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     )
     trained: Model | None = takes(
         default=None,
-        help="The trained model, before its export to a GGUF. Its tokenizer and chat template say "
-        "what the prompts must be. Without it, finery's engine for the GGUF says that, with the "
-        "chat template that is in the file. Other models are compared with their own.",
+        help="The trained model, before its export to a GGUF. Its tokenizer and chat template "
+        "determine the expected prompts. Without it, finery's engine for the GGUF determines them, "
+        "with the chat template in the file. Other models are compared with their own.",
     )
     base: Model | None = takes(
         default=None,
-        help="The model before its training, to find out from the answers that the training isn't "
-        "in what is served. It answers the rows, and so does the trained model.",
+        help="The model before its training, to detect from the answers that the trained model "
+        "isn't what is served. It answers the rows, and so does the trained model.",
     )
     bundle: Bundle | None = takes(
         default=None,

@@ -35,11 +35,13 @@ class VllmModel(
     )
     merge: bool = setting(
         False,
-        help="Merge an adapter into its base. By default vLLM applies it to the base while it "
-        "answers, which is what a bundle with several adapters does, and slower.",
+        help="Merge an adapter into its base. By default, vLLM applies it to the base while it "
+        "answers, as in a bundle with several adapters, which is slower.",
     )
     context: int | None = setting(
-        None, ge=16, help="Most tokens of a prompt and its answer. Default: the model's context."
+        None,
+        ge=16,
+        help="Maximum tokens of a prompt with its answer. Default: the model's context.",
     )
     gpu_memory: float = setting(0.9, gt=0, le=1, help="Share of the GPU's memory that vLLM takes.")
     concurrency: int = setting(64, ge=1, le=1024, help="Answers that are generated at once.")

@@ -54,8 +54,8 @@ class VllmBundle(
 
     The folder holds the adapters, the chat template of the training, the command and a
     compose.yaml, a client and a guide. Before anything is written, finery checks that vLLM can
-    serve the adapters, since vLLM answers with its base where an adapter doesn't fit. Answers are
-    greedy unless a request says otherwise, as in evaluations.
+    serve the adapters, since vLLM silently answers like the base if an adapter doesn't fit. Answers
+    are greedy unless a request says otherwise, as in evaluations.
     """
 
     models: list[Model] = takes(
@@ -66,7 +66,9 @@ class VllmBundle(
         False, help="Merge the adapter into its base. The bundle then serves this model alone."
     )
     name: str = setting(
-        "base", pattern=NAME, help="The name of the base on the server. Adapters have their steps'."
+        "base",
+        pattern=NAME,
+        help="The name of the base on the server. Adapters have the names of their steps.",
     )
     weights: Literal["auto", "hub", "copy"] = setting(
         "auto",
@@ -75,11 +77,13 @@ class VllmBundle(
     )
     schema: OneFile | None = setting(
         None,
-        help="A JSON Schema file that the client asks answers to follow: that of `eval.json`, if "
-        "the recipe has one.",
+        help="A JSON Schema file that the client requires answers to follow: that of `eval.json`, "
+        "if the recipe has one.",
     )
     context: int | None = setting(
-        None, ge=16, help="Most tokens of a prompt and its answer. Default: the model's context."
+        None,
+        ge=16,
+        help="Maximum tokens of a prompt with its answer. Default: the model's context.",
     )
     port: int = setting(8000, ge=1, le=65535, help="The port of the server.")
     image: str = setting(

@@ -22,8 +22,8 @@ class Asked(NamedTuple):
     """A question with a context.
 
     number: of the question. hits: the chunks in the prompt, in its order. expects_answer: whether
-    the model is to answer; else it is to say that the documents don't say. has_answer: whether the
-    answer is in the context.
+    the model should answer; otherwise it should say that the documents don't contain the answer.
+    has_answer: whether the answer is in the context.
     """
 
     number: int

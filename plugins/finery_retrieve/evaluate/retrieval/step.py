@@ -38,7 +38,7 @@ class Retrieval(
 
     Each metric has a 95 % interval. Questions about one document count together: intervals are
     bootstraps over documents (Efron and Tibshirani 1993), p-values are those of sign flips of
-    documents (Fisher 1935, Pitman 1937). If each question is about a document of its own, shares
+    documents (Fisher 1935, Pitman 1937). If each question is about a different document, shares
     have Wilson's interval, and differences Newcombe's and the exact McNemar test. Every further
     index is compared with the first.
 

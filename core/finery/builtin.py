@@ -1,7 +1,7 @@
-"""What finery itself provides by the hooks that plugins use: its commands and its executor.
+"""What finery itself provides through the hooks of plugins: its commands and its executor.
 
-Names only: a command is found here before plugins are loaded, since a build with nothing to do
-needs none of them.
+Contains only names: commands are found here before plugins are loaded, since a build with nothing
+to do needs none of them.
 """
 
 COMMANDS = {

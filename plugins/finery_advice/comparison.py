@@ -164,7 +164,7 @@ def _unused_seed(node: Node) -> Note:
 
 
 def _on_judged_rows(graph: Graph) -> Iterator[Note]:
-    """A note for each step that makes a model with rows of its own test.
+    """A note for each step that makes a model and has separate test rows.
 
     Trainings have this note from `notes.same_rows`, which also compares their validation rows.
     """

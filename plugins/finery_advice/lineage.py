@@ -1,4 +1,4 @@
-"""Where the models and rows of a recipe come from, according to its graph."""
+"""The origin of a recipe's models and rows, according to its graph."""
 
 from collections.abc import Iterator
 

@@ -1,7 +1,7 @@
-"""The notes on trainings, one function each: what to check, and what to say if it looks wrong.
+"""The notes on trainings, one function each: the condition and the text.
 
 The figures are those of common guides to fine-tuning small models; `why` states the reason for
-each. To give notes of your own, write a plugin with the same two hooks.
+each. To give other notes, write a plugin with the same two hooks.
 """
 
 from collections.abc import Callable, Iterator

@@ -28,7 +28,7 @@ COUNTED = 1_000
 
 
 class Lessons(NamedTuple):
-    """What a training learns from: rows, or the replies in them. words: the number in words."""
+    """The examples of a training: rows, or the replies in them. words: the number in words."""
 
     number: int
     words: str
@@ -50,7 +50,7 @@ class Training:
 
     @property
     def learns(self) -> str:
-        """What it learns from, e.g. `answers`."""
+        """The name of its examples, e.g. `answers`."""
         return type(self.node.step).__spec__.learns
 
     @property
@@ -91,7 +91,7 @@ class Training:
         return Lessons(number, f"{about}{number:,} replies in {self.rows}")
 
     def _replies_in_a_row(self) -> float:
-        """The mean number of assistant turns that are learned; 1 where it isn't known."""
+        """The mean number of assistant turns that are learned; 1 if unknown."""
         if self.setting("loss") != "all_turns":
             return 1
         samples = [self._forecasts.sample(source, COUNTED) for source in self._row_sources]

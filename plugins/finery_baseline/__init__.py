@@ -1,7 +1,7 @@
-"""Cheap baselines, which a trained model has to beat: majority, linear model, nearest row.
+"""Cheap baselines that a trained model should beat: majority, linear model, nearest row.
 
-In go training rows, out comes a model of a format of its own, whose engine answers like any other
-model. `meta["baseline"]` names its kind, by which evaluators compare the other models with it.
+Input: training rows. Output: a model with a special format, whose engine answers like that of any
+other model. `meta["baseline"]` names its kind. Evaluators compare the other models with it.
 """
 
 from collections.abc import Mapping

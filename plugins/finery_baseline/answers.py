@@ -19,7 +19,7 @@ ROWS = "rows.jsonl"
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """How answers are written: lines `field: value`, a JSON object, or one text as a whole."""
+    """The form of answers: lines `field: value`, a JSON object, or one text."""
 
     form: str
     fields: tuple[str, ...] = ()
@@ -53,12 +53,12 @@ class Lesson(msgspec.Struct, frozen=True):
 
 
 def lessons_of(rows: Dataset, fields: Sequence[str]) -> tuple[Shape, list[Lesson]]:
-    """How the answers are written, and the rows to learn from.
+    """The form of the answers, and the rows to learn from.
 
-    fields: those to predict; empty: those that all answers have, else the answer as a whole. It is
-    also learned as a whole if only some are JSON objects, or have several lines of one name.
-    Raises `DataError` for rows without a prompt or an answer, and for no rows at all; `UsageError`
-    for `fields` that not all answers have in the same form, and once.
+    fields: those to predict; empty: those that all answers have. If there are none, if only some
+    answers are JSON objects, or if they have several lines of one name, the complete answer is
+    predicted. Raises `DataError` if there are no rows, and for rows without a prompt or an answer;
+    `UsageError` for `fields` that don't occur exactly once in all answers, in the same form.
     """
     read = [(row, question(split_turns(row)[0]), answer_of(row)) for row in rows]
     if not read:
@@ -85,7 +85,7 @@ def answer_of(row: Row) -> str:
 
 
 def _shape(answers: Sequence[str], fields: Sequence[str]) -> Shape:
-    """How answers are written. As a whole, unless all have fields in one form, each field once."""
+    """The form of answers. They are texts unless all have fields in one form, each field once."""
     names = list(dict.fromkeys(field_names(answers)))
     unknown = [field for field in fields if field not in names]
     if unknown:
@@ -122,7 +122,7 @@ def _lines(answer: str) -> list[tuple[str, str]]:
 
 
 def _repeated(answers: Sequence[str]) -> set[str]:
-    """The names that any answer has more than one line of."""
+    """The names that have more than one line in any answer."""
     counts = (Counter(name for name, _ in _lines(answer)) for answer in answers)
     return {name for of in counts for name, n in of.items() if n > 1}
 

@@ -13,13 +13,13 @@ class Linear(
 ):
     """Train a linear classifier on the rows, the bar for any classification.
 
-    Each field of the answer (or the answer as a whole) has a logistic regression of its own, on
-    TF-IDF vectors of the prompt's words and pairs of words, and of the pieces of 2 to 5 letters in
-    its words. Training takes seconds. On many classification tasks with a few hundred rows, such a
-    model is hard to beat.
+    Each field of the answer (or the answer as a whole) has a separate logistic regression, on
+    TF-IDF vectors of the prompt's words, pairs of words, and pieces of 2 to 5 letters within words.
+    Training takes seconds. On many classification tasks with a few hundred rows, such a model is
+    hard to beat.
 
     The model is data, without code: the features as JSON, the coefficients as a NumPy array, to
-    four digits. It is the same whatever the number of threads.
+    four digits. It doesn't depend on the number of threads.
 
     Raises DataError for answers that are free text.
     """
@@ -29,8 +29,8 @@ class Linear(
     rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
     fields: list[str] = setting(
         [],
-        help="Fields of the answer. Default: those that all answers have once and in one form, "
-        "else the whole answer.",
+        help="Fields to predict. Default: those that all answers have exactly once, in the same "
+        "form, or else the complete answer.",
         examples=[["category", "priority"]],
     )
     c: float = setting(

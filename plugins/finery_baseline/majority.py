@@ -9,9 +9,9 @@ from finery_baseline.answers import lessons_of
 class Majority(Step, sections=("models",), seeded=False):
     """Answer every prompt with the most frequent answer of the training rows.
 
-    The lowest bar: a model that doesn't beat it has learned nothing. Answers of lines like
-    `priority: high`, or of JSON objects, are learned field by field; of equally frequent values,
-    the first in the rows is taken.
+    The lowest bar: a model that doesn't beat it has learned nothing. Answers that consist of lines
+    like `priority: high`, or of a JSON object, are learned field by field. Of equally frequent
+    values, the one that occurs first is used.
     """
 
     is_baseline = True
@@ -19,8 +19,8 @@ class Majority(Step, sections=("models",), seeded=False):
     rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
     fields: list[str] = setting(
         [],
-        help="Fields of the answer. Default: those that all answers have once and in one form, "
-        "else the whole answer.",
+        help="Fields to predict. Default: those that all answers have exactly once, in the same "
+        "form, or else the complete answer.",
         examples=[["category", "priority"]],
     )
 

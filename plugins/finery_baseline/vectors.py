@@ -12,7 +12,7 @@ KINDS: tuple[dict[str, Any], ...] = (
 )
 """The kinds of features, as scikit-learn's `CountVectorizer` takes them."""
 DIGITS = 4
-"""Decimal digits of the coefficients that are kept: machines differ in the last ones."""
+"""Decimal digits of the coefficients that are kept. Further ones differ between machines."""
 FEATURES, ARRAYS = "features.json", ("idf.npy", "weights.npy", "bias.npy")
 
 
@@ -89,7 +89,7 @@ def _coefficients(vectors: Any, column: Sequence[str], c: float) -> tuple[Any, A
 
 
 def counts(texts: Sequence[str], features: Sequence[Sequence[str]]) -> Any:
-    """How often each text has each feature: a sparse matrix [texts, features]."""
+    """The count of each feature in each text: a sparse matrix [texts, features]."""
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import CountVectorizer
 

@@ -1,6 +1,6 @@
 """Rows from files; their split into train, validation and test; and what changes or checks them.
 
-In go files and data sets, out come data sets, what was dropped from them and why, and pages that
+Input: files and data sets. Output: data sets, what was dropped from them and why, and pages that
 describe them. Public for other plugins: `sources.source`, the base class of step types that read
 rows; `overlap`, whether training rows may repeat test rows.
 """
@@ -30,7 +30,7 @@ def finery_steps() -> dict[str, str]:
 
 @hookimpl
 def finery_views() -> dict[str, str]:
-    """What data sets look like."""
+    """The display of data sets."""
     return {"Dataset": "finery_data.view.dataset:DatasetView"}
 
 

@@ -12,7 +12,7 @@ ABOUT = {
         "drops near copies of these: the split has `decontaminate: false`, or rows were generated "
         "from the other part of it, and no `data.decontaminate` follows",
         why="A near copy of a test row in the training rows makes the score a test of memory. "
-        "`data.split` drops near copies from train by itself; it can't see rows that are generated "
+        "`data.split` drops near copies from train; it can't see rows that are generated "
         "later.",
     )
 }
@@ -21,7 +21,7 @@ Output = tuple[str, str]
 
 
 class _Way(NamedTuple):
-    """A way from a training back: where it is, and the step on it that generated rows, if any."""
+    """A path from a training back to its sources, and the step on it that generated rows."""
 
     step: str
     output: str
@@ -108,7 +108,7 @@ def _parted(graph: Graph, node: Node, way: _Way) -> Iterator[tuple[str, str]]:
 
 
 def _decontaminates(node: Node, held: set[Output]) -> bool:
-    """Whether a step drops near copies of the test rows, or of the rows these were taken from."""
+    """Whether a step drops near copies of the test rows, or of the rows that they are part of."""
     compared = {(s.step, s.output) for s in node.sources if s.role == "compare"}
     return not compared.isdisjoint(held)
 

@@ -41,7 +41,7 @@ def _notes(graph: Graph) -> Iterator[Note]:
 
 
 def _equal_prompts(step: File) -> int:
-    """How many first rows have all the same prompt; 0 where they differ."""
+    """The number of first rows, if they all have the same prompt; otherwise 0."""
     states = [(path, path.stat().st_mtime_ns) for path in step.path.paths if path.is_file()]
     key = f"{step!r} {states}"
     if key not in _COUNTS:  # notes are asked for again and again while a recipe is built

@@ -1,6 +1,6 @@
 """Documents: Markdown, text, HTML and PDF in chunks.
 
-In go files, out come rows with a `text`, its `source`, and the heading, line or page where it is.
+Input: files. Output: rows with a `text`, its `source`, and its heading, line or page.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 """Splitting a document along its structure: sections, blocks, sentences, words.
 
-A chunk is a stretch of the document's text. A section that fits is one chunk, and small sections
-beside each other share one; of a section that doesn't fit, blocks are put together as far as they
-go; a block that doesn't fit is split at lines or sentences, and a sentence that doesn't at words.
-Only a run of characters that is longer than a chunk by itself is cut within.
+A chunk is a continuous part of the document's text. A section that fits becomes one chunk, and
+small neighbouring sections share one. A section that doesn't fit is split between blocks, and each
+chunk takes as many blocks as fit. A block that doesn't fit is split at lines or sentences, and a
+sentence that doesn't fit at words. Only a word that is longer than a chunk is cut.
 """
 
 import re
@@ -21,7 +21,7 @@ _CUTS = {"lines": (_LINE, _SENTENCE, _WORD), "text": (_SENTENCE, _WORD)}
 
 
 class Limits(NamedTuple):
-    """In characters: the most of a chunk, what it may repeat of the one before, its fewest."""
+    """Limits in characters: a chunk's maximum, its overlap with the previous one, its minimum."""
 
     size: int
     overlap: int = 0
@@ -29,7 +29,7 @@ class Limits(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A stretch of the text, and the headings that all of it stands under."""
+    """A part of the text, and the headings above all of it, outermost first."""
 
     start: int
     end: int
@@ -39,21 +39,21 @@ class Chunk(NamedTuple):
 def chunks(document: Document, limits: Limits) -> list[Chunk]:
     """The chunks of a document, in order.
 
-    They cover its text, but for space between them; none is longer than `limits.size`. Those
-    shorter than `limits.shortest` are where nothing beside them had room.
+    Together they cover its text, except for white space between them. No chunk is longer than
+    `limits.size`. A chunk is only shorter than `limits.shortest` if no neighbour has room for it.
     """
-    root = _sections(document)
-    every = [unit.chunk() for unit in _Splitting(document.text, limits).units(root)]
-    return [chunk for chunk in every if document.text[chunk.start : chunk.end].strip()]
+    units = _Splitting(document.text, limits).units(_sections(document))
+    found = [unit.chunk() for unit in units]
+    return [chunk for chunk in found if document.text[chunk.start : chunk.end].strip()]
 
 
 @dataclass
 class _Section:
-    """A heading with what follows it, up to the next one of its level or above."""
+    """A heading and all text up to the next heading of the same or a higher level."""
 
     level: int
     path: tuple[str, ...]
-    blocks: list[Block] = field(default_factory=list)  # its own, its heading included
+    blocks: list[Block] = field(default_factory=list)  # with the heading, without the parts
     parts: list["_Section"] = field(default_factory=list)
 
     def spans(self) -> Iterator[Span]:
@@ -65,7 +65,7 @@ class _Section:
         return any(block.kind != "heading" for block in self.blocks)
 
     def content_path(self) -> tuple[str, ...] | None:
-        """The headings that all content stands under; None where there are only headings."""
+        """The headings above all of the content; None if the section only has headings."""
         if self.has_content():
             return self.path
         return _common([part.content_path() for part in self.parts])
@@ -85,19 +85,23 @@ def _sections(document: Document) -> _Section:
 
 
 def _common(paths: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
-    """The beginning that all paths share, of those that there are."""
-    known = [path for path in paths if path is not None]
-    if not known:
+    """The longest common beginning of the paths, ignoring None."""
+    present = [path for path in paths if path is not None]
+    if not present:
         return None
     length = 0
-    while all(len(path) > length and path[length] == known[0][length] for path in known):
+    while all(len(path) > length and path[length] == present[0][length] for path in present):
         length += 1
-    return known[0][:length]
+    return present[0][:length]
 
 
 @dataclass
 class _Unit:
-    """A chunk in the making. whole: a section, several, or all that one has of its own."""
+    """A chunk that may still grow.
+
+    content: the headings above all of its content; None if it only has headings. path: those of
+    the section. whole: it holds complete sections, or the complete text before the first part.
+    """
 
     start: int
     end: int
@@ -124,19 +128,22 @@ class _Splitting:
         start, end = spans[0][0], max(end for _, end in spans)
         if end - start <= self._limits.size:
             return [_Unit(start, end, section.content_path(), section.path, whole=True)]
-        groups = [self._own(section), *map(self.units, section.parts)]
+        groups = [self._introduction(section), *map(self.units, section.parts)]
         return self._joined([group for group in groups if group])
 
-    def _own(self, section: _Section) -> list[_Unit]:
-        """What a section has before its first part."""
-        atoms = [atom for block in section.blocks for atom in self._atoms(block)]
+    def _introduction(self, section: _Section) -> list[_Unit]:
+        """The chunks of the text that precedes a section's first part."""
+        atoms: list[Span] = []
+        for block in section.blocks:
+            cuts = _CUTS["lines" if block.kind == "lines" else "text"]
+            atoms += self._pieces(block.start, block.end, cuts)
         parts = self._packed(self._glued(section, atoms))
         content = section.path if section.has_content() else None
         whole = len(parts) == 1
         return [_Unit(start, end, content, section.path, whole) for start, end in parts]
 
     def _joined(self, groups: list[list[_Unit]]) -> list[_Unit]:
-        """Parts of one section, those that are whole together as long as they fit."""
+        """The chunks of a section: neighbouring units that are whole share one if they fit."""
         joined: list[_Unit] = []
         for first, *rest in groups:
             for unit in (first, *rest) if rest else ():
@@ -154,17 +161,13 @@ class _Splitting:
             joined += rest
         return joined
 
-    def _may_join(self, before: _Unit, unit: _Unit) -> bool:
-        """Whether two neighbours make one chunk: whole sections, or a heading before its text."""
-        fits = unit.end - before.start <= self._limits.size
-        return fits and before.whole and (unit.whole or before.content is None)
-
-    def _atoms(self, block: Block) -> list[Span]:
-        """A block in pieces that fit."""
-        cuts = _CUTS["lines" if block.kind == "lines" else "text"]
-        return list(self._pieces(block.start, block.end, cuts))
+    def _may_join(self, previous: _Unit, unit: _Unit) -> bool:
+        """Whether two neighbours share a chunk: whole sections, or a heading and its text."""
+        fits = unit.end - previous.start <= self._limits.size
+        return fits and previous.whole and (unit.whole or previous.content is None)
 
     def _pieces(self, start: int, end: int, cuts: Sequence[re.Pattern[str]]) -> Iterator[Span]:
+        """Split a span at the first of `cuts`, and what still doesn't fit at the next ones."""
         if not self._text[start:end].strip():
             return
         if end - start <= self._limits.size:
@@ -180,7 +183,7 @@ class _Splitting:
                 yield at, min(at + self._limits.size, end)
 
     def _glued(self, section: _Section, atoms: list[Span]) -> list[Span]:
-        """The atoms, a heading and the first piece of what follows it as one where they fit."""
+        """The atoms, with a heading and the atom after it merged if they fit."""
         head = section.blocks[0] if section.blocks else None
         if head is None or head.kind != "heading" or head.end == head.start or len(atoms) < 2:
             return atoms
@@ -189,7 +192,7 @@ class _Splitting:
         return [together, *atoms[2:]] if fits else atoms
 
     def _packed(self, atoms: list[Span]) -> list[Span]:
-        """As many atoms together as fit, beginning with some of what came before."""
+        """Spans of as many atoms as fit, each overlapping the previous span."""
         groups: list[list[Span]] = []
         begins: list[int] = []
         for start, end in atoms:
@@ -201,10 +204,10 @@ class _Splitting:
         self._even_end(groups, begins)
         return [(begin, group[-1][1]) for begin, group in zip(begins, groups, strict=True)]
 
-    def _begin(self, before: list[Span], start: int, end: int) -> int:
-        """Where a chunk begins that continues another: up to `overlap` earlier."""
-        stop = before[-1][1]
-        low = max(stop - self._limits.overlap, end - self._limits.size, before[0][0] + 1)
+    def _begin(self, previous: list[Span], start: int, end: int) -> int:
+        """Where a chunk with the atom from `start` to `end` begins: up to `overlap` earlier."""
+        stop = previous[-1][1]
+        low = max(stop - self._limits.overlap, end - self._limits.size, previous[0][0] + 1)
         for cut in (_SENTENCE, _LINE, _WORD):
             match = cut.search(self._text, max(low - 1, 0), stop)
             if match and low <= match.end() < stop:
@@ -212,14 +215,14 @@ class _Splitting:
         return start
 
     def _even_end(self, groups: list[list[Span]], begins: list[int]) -> None:
-        """Move atoms into a last chunk that is too short by itself."""
+        """Lengthen the last chunk, if it is too short, by atoms of the one before it."""
         size, shortest = self._limits.size, self._limits.shortest
         while len(groups) > 1 and groups[-1][-1][1] - begins[-1] < shortest:
-            before, last = groups[-2:]
-            begin = before[-1][0]
-            if len(before) < 2 or last[-1][1] - begin > size:
+            previous, last = groups[-2:]
+            begin = previous[-1][0]
+            if len(previous) < 2 or last[-1][1] - begin > size:
                 return
-            if before[-2][1] - begins[-2] < shortest:
+            if previous[-2][1] - begins[-2] < shortest:
                 return
-            last.insert(0, before.pop())
+            last.insert(0, previous.pop())
             begins[-1] = begin

@@ -9,10 +9,10 @@ Kind = Literal["heading", "text", "lines"]
 
 
 class Block(NamedTuple):
-    """A part of a document's text that is kept whole where it fits into a chunk.
+    """A part of a document's text that isn't split if it fits into a chunk.
 
     kind: `heading` (of `level`, counted from 1, called `title`; its text may be empty), `text`
-    (split at sentences where it must be), or `lines` (code, tables, lists: split at lines).
+    (split at sentences if necessary), or `lines` (code, tables, lists; split at lines).
     """
 
     start: int
@@ -34,9 +34,9 @@ class Problem(Exception):
 
 @dataclass
 class Document:
-    """A file's text, its blocks in order, and the line or page on which each part stands.
+    """A file's text, its blocks in order, and the line or page number of each part.
 
-    places: (offset in the text, number) in order; a number holds up to the next one's offset.
+    places: (offset in the text, number) in order; a number applies up to the next one's offset.
     missing: pages without text.
     """
 
@@ -62,11 +62,11 @@ class Builder:
 
     @property
     def has_text(self) -> bool:
-        """Whether there is any text yet."""
+        """Whether any text was added so far."""
         return bool(self._parts)
 
     def add(self, text: str, kind: Kind, number: int, *, level: int = 0, title: str = "") -> None:
-        """Add a block that stands on the line or page `number`, after an empty line."""
+        """Add a block from the line or page `number`, separated by an empty line."""
         if self._parts and text:
             self._parts.append("\n\n")
             self._length += 2
@@ -82,7 +82,7 @@ class Builder:
             self.add(text, "text", number)
 
     def document(self) -> Document:
-        """What was added."""
+        """The document with all added blocks."""
         self._made.text = "".join(self._parts)
         return self._made
 

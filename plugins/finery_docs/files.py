@@ -67,14 +67,14 @@ class DocsFiles(
     traceable=ChunkPlaces,
     preflight=FilesPreflight,
 ):
-    """Rows from Markdown, text, HTML and PDF files: one a chunk, with the place it comes from.
+    """Rows from Markdown, text, HTML and PDF files: one per chunk, with its place.
 
-    A row has `text`; `source`, the file; `heading`, the headings that the text stands under, as
-    `Guide > Install`; and `line` (of the file) or `page` (of a PDF) where it begins. A section that
-    fits into `chunk` characters is one chunk, and small ones beside each other share one. What
-    doesn't fit is split between paragraphs, lists, tables and blocks of code, only then within
-    them: at lines or sentences, then at words. Files that are none of these are left out. What is
-    left out is listed in `dropped.jsonl`: files, pages without text, short chunks.
+    A row has `text`; `source`, the file; `heading`, the headings above the text, as `Guide >
+    Install`; and `line` (of the file) or `page` (of a PDF) where it begins. A section that fits
+    into `chunk` characters is one chunk, and small neighbouring sections share one. Longer ones are
+    split between paragraphs, lists, tables and blocks of code, and if necessary within them: at
+    lines or sentences, then at words. Other files are skipped. `dropped.jsonl` lists what is
+    missing: files, pages without text, short chunks.
     """
 
     path: Files = setting(
@@ -191,7 +191,7 @@ class Reading:
         return document
 
     def _note(self, name: str, problem: Problem) -> None:
-        """Drop a file; one that should give rows is an error, unless those are to be skipped."""
+        """Drop a file. That is an error if it should give rows and `bad_files` isn't `skip`."""
         harmless = problem.reason == "empty" or (
             problem.reason == "not-a-document" and name not in self._step.path.patterns
         )
@@ -243,7 +243,7 @@ def _content(path: Path) -> bytes:
 
 
 def _reader(path: Path, warn: Callable[[str], None]) -> Callable[[bytes], Document]:
-    """What reads a file, by its name."""
+    """The function that reads a file, by its name."""
     suffix = _suffix(path)
     if suffix in PDF:
         return lambda content: read_pdf(content, warn)

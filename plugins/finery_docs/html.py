@@ -32,7 +32,7 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def read_html(content: bytes) -> Document:
-    """A document of the blocks of `<main>` or the only `<article>`, else of the whole page."""
+    """A document of the blocks of `<main>` or the only `<article>`, or else of the full page."""
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(_decoded(content), "html.parser")
@@ -78,7 +78,7 @@ class _Writer:
         self._line = 1
 
     def write(self, element: "Tag") -> None:
-        """Add an element's blocks; text beside them makes paragraphs of its own."""
+        """Add an element's blocks. Text between them becomes separate paragraphs."""
         self._walk(element)
         self._flush()
 
@@ -128,7 +128,7 @@ def _is_tag(node: Any) -> bool:
 
 
 def _is_block(element: "Tag") -> bool:
-    """Whether an element stands by itself, or, as a link around a paragraph, holds what does."""
+    """Whether an element is a block, or a link that contains one."""
     return element.name in BLOCKS or element.find(lambda tag: tag.name in BLOCKS) is not None
 
 

@@ -27,7 +27,7 @@ class _Entry(NamedTuple):
 def read_pdf(content: bytes, warn: Callable[[str], None]) -> Document:
     """A document of the paragraphs of all pages; `missing` lists the pages without text.
 
-    warn: told what the library finds odd about the file.
+    warn: called with the library's complaints about the file.
     """
     from pypdf.errors import DependencyError
 
@@ -68,7 +68,7 @@ def _read(content: bytes) -> Document:
 
 
 def _add_page(builder: Builder, text: str, number: int, entries: list[_Entry]) -> None:
-    """Add a page's paragraphs, cut where an entry of the outline stands."""
+    """Add a page's paragraphs, split at the entries of the outline."""
     at = 0
     for entry in entries:
         place = _place(text, entry.title, at)
@@ -83,7 +83,7 @@ def _texts(text: str) -> Iterator[str]:
 
 
 def _place(text: str, title: str, at: int) -> int:
-    """Where a title stands at the beginning of a line, spaces aside; `at` if nowhere."""
+    """The position of a title at the beginning of a line, ignoring spaces; `at` if not found."""
     words = r"\s+".join(map(re.escape, title.split()))
     match = re.compile(rf"^[ \t]*{words}[ \t]*$", re.MULTILINE).search(text, at)
     return match.start() if match else at
@@ -110,7 +110,7 @@ def _entries(reader: "PdfReader", outline: list[Any], level: int) -> Iterator[_E
 
 @contextmanager
 def _warnings(warn: Callable[[str], None]) -> Iterator[None]:
-    """What the library logs goes to `warn`, not to the terminal."""
+    """Send the library's log to `warn` instead of the terminal."""
     logger, handler = logging.getLogger("pypdf"), _Handler(warn)
     before = logger.propagate
     logger.addHandler(handler)

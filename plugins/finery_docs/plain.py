@@ -76,7 +76,7 @@ def read_markdown(content: bytes) -> Document:
 
 
 def _blocks(text: str, body: int, offsets: list[int], tokens: "list[Token]") -> Iterator[Block]:
-    """Blocks of the tokens, and of what lies between them: definitions of links."""
+    """Blocks of the tokens, and of the text between them: definitions of links."""
     at = body
     for index, token in enumerate(tokens):
         if token.level or token.map is None:
@@ -94,7 +94,7 @@ def _blocks(text: str, body: int, offsets: list[int], tokens: "list[Token]") -> 
 
 
 def _is_comment(text: str) -> bool:
-    """Whether a block holds only HTML comments."""
+    """Whether a block only contains HTML comments."""
     at = len(text) - len(text.lstrip())
     while text.startswith("<!--", at):
         end = text.find("-->", at + 4)

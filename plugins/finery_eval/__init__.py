@@ -1,6 +1,6 @@
 """Evaluators: judge models on rows with known answers, and check what a build requires.
 
-In go models and rows, out come metrics with confidence intervals, a prediction for each row, and
+Input: models and rows. Output: metrics with confidence intervals, a prediction for each row, and
 comparisons with the first model. Public for other plugins:
 
 - `finery_eval.evaluator`, the contract of evaluators, with `.verdicts`;
@@ -73,5 +73,5 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
 
 @hookimpl
 def finery_views() -> dict[str, str]:
-    """What evaluations look like."""
+    """The display of evaluations."""
     return {"Metrics": "finery_eval.view.metrics:MetricsView"}

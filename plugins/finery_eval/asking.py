@@ -1,6 +1,6 @@
 """Rows to judge models on, and the models' answers to them.
 
-In go rows and models, out come rows that can be judged, answers, and what the log says of both.
+Input: rows and models. Output: rows that can be judged, answers, and what the log says of both.
 """
 
 import gc
@@ -18,7 +18,7 @@ SHOWN = 10
 
 
 class Sampling(Protocol):
-    """How a step has models answer."""
+    """Settings that determine how models answer."""
 
     max_tokens: int
     temperature: float
@@ -32,7 +32,7 @@ class Asking(Sampling, Protocol):
 
 
 def read_rows(dataset: Dataset) -> list[Row]:
-    """The rows; `DataError` if there is none, or one that no engine can be asked."""
+    """The rows. `DataError` if there are none, or if no engine can answer one of them."""
     rows = some(list(dataset))
     refuse(
         "some rows have no prompt",
@@ -153,5 +153,5 @@ def log_extract(step: Asking, job: Job, answers: Mapping[str, Sequence[Completio
 
 
 def truncated(answers: Sequence[Completion]) -> int:
-    """How many answers were cut off at `max_tokens`."""
+    """The number of answers that were cut off at `max_tokens`."""
     return sum(answer.finish_reason == "length" for answer in answers)

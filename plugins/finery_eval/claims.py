@@ -31,10 +31,10 @@ Metric = tuple[str, str]
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What must be shown of `subject`: that it isn't worse by `margin`, or that it is better.
+    """A claim about `subject`: that it isn't worse by more than `margin`, or that it is better.
 
-    than: a model of the step, of which the same metric is compared, or a number. margin: None for
-    "significantly better". is_share: whether the metric is a share, whose differences are points.
+    than: a model of the step, whose value of the same metric is compared, or a number. margin: None
+    for "significantly better". is_share: whether the metric is a share, with differences in points.
     """
 
     subject: Metric
@@ -55,8 +55,8 @@ def parse(
 ) -> Claim | None:
     """The claim that a text makes; None if it makes none. Raises `UsageError` for a mistyped one.
 
-    read: reads `<model>.<metric>`, or raises `UsageError`. plural: what `models` are. better: for a
-    metric that is no share, whether `higher` or `lower` values are better.
+    read: parses `<model>.<metric>`, or raises `UsageError`. plural: the plural of what is judged.
+    better: for a metric that isn't a share, whether `higher` or `lower` values are better.
     """
     if text.lstrip()[:1] in tuple("<>=") or not _MEANT.search(text):
         return None
@@ -179,7 +179,7 @@ def _tested(
 
 
 def _difference(claim: Claim, report: Mapping[str, Any]) -> stats.Difference | None:
-    """The subject minus what it is compared with; None where they aren't compared."""
+    """The subject minus what it is compared with; None if they aren't compared."""
     model, metric = claim.subject
     if isinstance(claim.than, float):
         value = report["scores"].get(model, {}).get(metric)
@@ -193,7 +193,7 @@ def _difference(claim: Claim, report: Mapping[str, Any]) -> stats.Difference | N
 
 
 def rows_of(report: Mapping[str, Any], model: str, metric: str) -> int:
-    """How many rows a score rests on."""
+    """The number of rows behind a score."""
     parts = report.get("details", {}).get("applies", {})
     rows: int = parts.get(model, {}).get(metric, report["rows"])
     return rows
@@ -261,7 +261,7 @@ def _compared(claim: Claim, d: stats.Difference, rows: int) -> str:
 
 
 def _more(distance: float, d: stats.Difference, rows: int) -> str:
-    """How many rows would show it, if the difference stays as it is; empty if none would."""
+    """How many rows would prove it if the difference stays the same; empty if none would."""
     needed = rows_to_show(rows, (d.interval[1] - d.interval[0]) / 2, distance)
     if math.isinf(needed) or needed <= rows:
         return ""

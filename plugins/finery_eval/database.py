@@ -36,7 +36,7 @@ LIMITS = {
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 HEAP = 512 << 20
-"""Bytes that SQLite may take; of the whole process, and never raised again (SQLite's rule)."""
+"""Memory limit of SQLite in bytes. It holds for the process and can't be raised again."""
 STEPS = 1_000
 """Instructions of SQLite's virtual machine between two looks at the clock."""
 
@@ -60,7 +60,7 @@ class QueryError(Exception):
 class Database:
     """Open the database that the scripts at `paths` create.
 
-    Raises `DataError` with the script's line where one fails.
+    Raises `DataError` with the line of a script that fails.
     """
 
     def __init__(self, paths: Sequence[Path], *, timeout: float) -> None:
@@ -80,7 +80,7 @@ class Database:
         self._lock()
 
     def query(self, sql: str) -> Result:
-        """The rows of one query, in order. Raises `QueryError` where it can't be run."""
+        """The rows of one query, in order. Raises `QueryError` if it fails."""
         self._deadline = time.monotonic() + self._timeout
         try:
             cursor = self._connection.execute(sql)

@@ -1,6 +1,6 @@
 """The outcome of an evaluation: scores, comparisons, slices and tables, written as `Metrics`.
 
-In go rows, answers and verdicts, out come `metrics.json` and `predictions.jsonl`.
+Input: rows, answers and verdicts. Output: `metrics.json` and `predictions.jsonl`.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ SPEED = "tokens_per_second"
 
 
 class Unjudged(NamedTuple):
-    """Turns of the rows that aren't judged. what: which ones, for people."""
+    """Turns of the rows that aren't judged. what: a description of them."""
 
     what: str
     rows: int
@@ -55,9 +55,9 @@ def write(
 ) -> Metrics:
     """Write `Metrics`, and compare the models with each other.
 
-    Rows that belong together, e.g. paraphrases of one row, count as one in intervals and tests.
-    models: the judged ones; exported files among them are compared with what they were made of.
-    slices: names that scores are broken down by. Raises `DataError` for one that no row has.
+    Related rows, e.g. paraphrases of one row, count as one in intervals and tests. models: the
+    judged ones; exported files among them are compared with the model that they were made from.
+    slices: columns to break scores down by. Raises `DataError` for a column that no row has.
     """
     groups = dependent(job, rows)
     measures = verdicts.measures(groups)
@@ -130,7 +130,7 @@ def with_speeds(metrics: Metrics, models: Sequence[Model]) -> Metrics:
 
 
 def dependent(job: Job, rows: Sequence[Row]) -> list[Group] | None:
-    """The groups of rows that belong together, which are logged; None if each stands alone."""
+    """The groups of related rows, which are logged; None if all rows are independent."""
     groups = together(rows)
     if groups is None:
         return None
@@ -193,10 +193,10 @@ def unjudged_tables(job: Job, parts: Sequence[Unjudged]) -> list[dict[str, Any]]
 def answers_table(
     answers: Mapping[str, Sequence[Completion]], invalid: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """How long the answers are, how many were cut off and, if known, how many are invalid.
+    """The length of the answers, how many were cut off and, if known, how many are invalid.
 
-    The number of answers with thinking, which isn't judged, and the mean length of all thinking are
-    there if any model thinks.
+    If any model thinks, also the number of answers with thinking, which isn't judged, and its mean
+    length.
     """
     columns = ["model", "answers", "cut off at max_tokens", "tokens an answer"]
     rows: list[list[Any]] = [

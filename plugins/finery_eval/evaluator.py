@@ -1,16 +1,16 @@
 """The contract of evaluators, for this plugin and others.
 
 An evaluator is a subclass of `Evaluator` with `judge(row, answer)`, which returns the value of each
-metric for an answer: True or False, a number from 0 to 1, or None where the metric doesn't apply.
-With `Verdict`, it adds what people see of the answer. `metric_names` names the metrics, the
-headline first. All else comes with it: asking models, refusals and answers that were cut off,
-`slices:`, groups of rows that aren't independent, intervals, paired tests, `require:`, baselines,
-tables, `predictions.jsonl`, and with these `show`, `diff`, `select`, `curve`, `watch` and reports.
+metric for an answer: True or False, a number from 0 to 1, or None if the metric doesn't apply. With
+`Verdict`, it adds facts about the answer for people. `metric_names` lists the metrics, the headline
+first. The base class does the rest: it asks models, handles refusals and answers that were cut off,
+and provides `slices:`, groups of related rows, intervals, paired tests, `require:`, baselines,
+tables and `predictions.jsonl`, and so `show`, `diff`, `select`, `curve`, `watch` and reports.
 
-Where more is needed: `judging` reads what all rows expect before any model is asked, and refuses
-rows that can't be judged. `statistics` has the metrics that are no means over rows, such as F1, and
-`unbounded` those that aren't from 0 to 1. The chain from a value to a p-value is in
-`finery_eval.measure`.
+For more, override `judging`, which reads the expected answers of all rows before any model is asked
+and refuses rows that can't be judged; `statistics`, for metrics that aren't means over rows, such
+as F1; and `unbounded`, for metrics that aren't from 0 to 1. `finery_eval.measure` computes
+everything from a value to a p-value.
 """
 
 import math
@@ -64,22 +64,22 @@ class Gate(Step, isolated=True):
         return ""
 
     def unbounded(self) -> Mapping[str, Better]:
-        """The metrics that are no shares from 0 to 1, and which values of them are better.
+        """The metrics that aren't shares from 0 to 1 → which of their values are better.
 
         Writers of `Metrics` name them in `details["unbounded"]`, for views.
         """
         return {}
 
     def measured(self) -> dict[str, list[str]]:
-        """What `require` may name: the models, or what else has scores → its metrics."""
+        """The judged models (or other things with scores) → their metrics, for `require`."""
         raise NotImplementedError
 
     def nouns(self) -> tuple[str, str]:
-        """What has the scores, in the singular and the plural, for errors."""
+        """What is judged, in the singular and the plural, for errors."""
         return "model", "models"
 
     def choices(self) -> Mapping[str, Sequence[str]]:
-        """What `require` may ask for."""
+        """What `require` may name."""
         return {"require": [f"{name}.{m}" for name, of in self.measured().items() for m in of]}
 
     def check(self) -> None:
@@ -107,7 +107,7 @@ class Gated(Gate):
         help="Conditions that the build must meet: <model>.<metric> compared (>=, >, <=, <) with "
         "a number, for most metrics a share from 0 to 1, or with another metric plus or minus a "
         "number. `not worse than` another model `by` a margin, and `significantly better than` "
-        "another model or a number, rest on a test, so a lucky score isn't enough.",
+        "another model or a number, use a statistical test, so a lucky score isn't enough.",
         examples=[
             {"sft.accuracy": ">= 0.85"},
             {"sft.accuracy": ">= base.accuracy + 0.3"},
@@ -117,7 +117,7 @@ class Gated(Gate):
     )
 
     def measured(self) -> dict[str, list[str]]:
-        """What `require` may name: the models, or what else has scores → its metrics."""
+        """The judged models (or other things with scores) → their metrics, for `require`."""
         return {model.name: self.metric_names() for model in self.models}
 
     def check(self) -> None:
@@ -189,7 +189,7 @@ class Judge(Gated, preflight=JudgePreflight):
         """Raise `DataError` for rows that can't be judged."""
 
     def check_sample(self, rows: Iterable[Row]) -> None:
-        """Raise `DataError` for settings that don't fit the rows, as far as the first ones show it.
+        """Raise `DataError` for settings that don't fit the rows, according to the first of them.
 
         Rows that aren't built yet look as in their source, e.g. records of a file.
         """
@@ -212,7 +212,7 @@ class BatchEvaluator(Judge, engines=True):
     extract: str | None = setting(
         None,
         help="A regular expression with one group that captures the answer in a longer text. "
-        "Where it doesn't match, the whole text is the answer.",
+        "If it doesn't match, the complete text is the answer.",
         examples=[r"(?i)answer:\s*(\w+)"],
     )
     slices: list[str] = setting(
@@ -235,7 +235,7 @@ class BatchEvaluator(Judge, engines=True):
         """
 
     def statistics(self) -> Mapping[str, Statistic]:
-        """The metrics that are no means over rows → a function of how often each value occurs.
+        """The metrics that aren't means over rows → a function of how often each value occurs.
 
         It is a function of a module, so that `finery diff` finds it.
         """
@@ -312,10 +312,10 @@ class Evaluator(BatchEvaluator):
     """Have models answer the rows and judge the answers one by one."""
 
     def judge(self, row: Row, answer: Completion) -> Mapping[str, Value] | Verdict:
-        """What an answer to the prompt of a row counts as: metric → value.
+        """The values of the metrics for an answer to the prompt of a row: metric → value.
 
-        A value is True or False, a number, or None where the metric doesn't apply to the row. The
-        text of the answer is what `extract` captures.
+        A value is True or False, a number, or None if the metric doesn't apply to the row. `answer`
+        has the text that `extract` captures.
         """
         raise NotImplementedError
 
@@ -345,7 +345,7 @@ class Evaluator(BatchEvaluator):
 
 
 def verdict_of(returned: Any, metrics: Sequence[str]) -> Verdict:
-    """What `judge` returns, as a verdict. Raises `StepError` for another type or metric."""
+    """Convert the result of `judge` to a verdict. `StepError` for another type or metric."""
     verdict = returned if isinstance(returned, Verdict) else Verdict(returned)
     for what, value in (("values", verdict.values), ("facts", verdict.facts)):
         if not isinstance(value, Mapping):
@@ -376,7 +376,7 @@ def number(value: Any, metric: str, *, is_share: bool) -> bool | float | None:
     if not isinstance(value, int | float) or not -math.inf < value < math.inf:
         raise StepError(
             f"{problem}, which is neither True, False, None nor a finite number",
-            fix="convert it, e.g. with float(…), or return None where the metric doesn't apply",
+            fix="convert it, e.g. with float(…), or return None if the metric doesn't apply",
         )
     if not is_share:
         return value
@@ -407,5 +407,5 @@ def check_pattern(pattern: str | None) -> None:
 
 
 def names_metric(name: str) -> bool:
-    """Whether a metric can have this name: `require` must be able to read `<model>.<metric>`."""
+    """Whether a metric can have this name. `require` must be able to read `<model>.<metric>`."""
     return bool(name.strip()) and name == name.strip() and not set(".:\n") & set(name)

@@ -1,8 +1,8 @@
-"""Which rows and which lines of `predictions.jsonl` belong together, for all steps and views.
+"""Groups of related rows, and of related lines in `predictions.jsonl`, for all steps and views.
 
-The answers of one group aren't independent of each other: a model that goes wrong in the first
-turn of a conversation goes wrong in the next. So groups are drawn, and an interval is as wide as
-their number makes it, however many answers they have.
+The answers in a group aren't independent: a model that goes wrong in the first turn of a
+conversation goes wrong in the next. So resampling draws groups, and the width of an interval
+depends on the number of groups instead of the number of answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ GROUP = "group"
 
 
 def together(rows: Sequence[Mapping[str, Any]]) -> list[Group] | None:
-    """The groups of rows that belong together, see `groups_of`; None if each row stands alone."""
+    """The groups of related rows, see `groups_of`; None if all rows are independent."""
     groups = groups_of(rows)
     return groups if len(groups) < len(rows) else None
 
 
 def facts_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What `predictions.jsonl` says of each row's group: its name, where rows belong together.
+    """Each row's group in `predictions.jsonl`: its name, for rows that have related ones.
 
-    A group is named by the first of its rows' and their parents' ids.
+    The name is the first of the ids of its rows and of their parents.
     """
     facts: list[dict[str, str]] = [{} for _ in rows]
     for group in together(rows) or ():
@@ -48,7 +48,7 @@ def recorded(*sides: Sequence[Mapping[str, Any]]) -> list[Group] | None:
 
 
 def among(groups: Sequence[Group] | None, numbers: Sequence[int]) -> list[Group] | None:
-    """The groups of some of the rows, by their place among these; None if there are no groups."""
+    """The groups of some rows, by their index among these; None if there are no groups."""
     if groups is None:
         return None
     place = {number: i for i, number in enumerate(numbers)}
@@ -57,9 +57,9 @@ def among(groups: Sequence[Group] | None, numbers: Sequence[int]) -> list[Group]
 
 
 def effective(groups: Sequence[Group]) -> float:
-    """The number of independent rows that grouped ones count as at least.
+    """The minimum number of independent rows that grouped ones are worth.
 
-    As if all rows of a group had the same answer.
+    It assumes that all rows of a group get the same answer.
 
     Source: L. Kish, "Survey Sampling" (1965), ch. 8: the design effect of clusters, here with an
     intraclass correlation of 1.

@@ -1,7 +1,7 @@
 """One metric of several models on the same rows: its value, its interval, and paired differences.
 
-In go the values of each row by model and the rows that belong together. Out come scores, slices,
-gates, comparisons, `diff` and `select`: this is the only place that chooses a statistical method.
+Input: the values of each row by model, and the groups of related rows. Output: scores, slices,
+gates, comparisons, `diff` and `select`. No other module chooses a statistical method.
 
 | values | score | difference of two models |
 | --- | --- | --- |
@@ -10,8 +10,8 @@ gates, comparisons, `diff` and `select`: this is the only place that chooses a s
 | with a `statistic`, e.g. `mean` or macro-F1 | bootstrap | paired bootstrap, also its p-value |
 | weighted, or not from 0 to 1 | bootstrap | paired bootstrap, exact sign test |
 
-Sources are named in `finery_eval.stats`. Bootstraps draw groups, or rows where there are none, of
-those that the metric applies to; of two models, those that it applies to for both.
+`finery_eval.stats` names the sources. Bootstraps draw groups (or rows if there are none) from those
+that the metric applies to; for a pair of models, from those that it applies to for both.
 """
 
 import math
@@ -27,11 +27,11 @@ from finery_eval.stats import SHARE, Difference, Interval
 Value = Any
 """Of a row: True or False, a number, or what a statistic needs. None: the metric doesn't apply."""
 Statistic = Callable[[Mapping[Any, int]], float]
-"""A metric from how often each value occurs; 0 where there is none."""
+"""A metric, computed from how often each value occurs; 0 if there are no values."""
 Group = Sequence[int]
 """Rows that belong together, by number."""
 Score = tuple[float, Interval | None]
-"""A value and its 95 % interval, None where nothing bounds it."""
+"""A value and its 95 % interval; None for an infinite bound."""
 Scores = Mapping[str, Mapping[str, Score]]
 """Model → metric → score."""
 
@@ -71,7 +71,7 @@ class Measure:
         return MCNEMAR if self.groups is None and are_yes_no(values) else SIGN_FLIPS
 
     def score(self, name: str) -> Score | None:
-        """The metric of a model and its 95 % interval; None where it applies to no row."""
+        """The metric of a model and its 95 % interval; None if it applies to no row."""
         values, units = self.values[name], self._units(name)
         if not units:
             return None
@@ -90,16 +90,16 @@ class Measure:
         return _ratio(Counter(sums)), interval
 
     def difference(self, first: str, second: str) -> Difference | None:
-        """Second minus first model, on the rows that count for both; None where there are none.
+        """Second minus first model, on the rows that count for both.
 
-        None, too, where the interval has an infinite end.
+        None if there are no such rows, or if the interval has an infinite bound.
         """
         units = self._units(first, second)
         found = self._between(first, second, units) if units else None
         return None if found is None else found._replace(rows=self.part(first, second))
 
     def part(self, *names: str) -> int | None:
-        """How many rows the metric applies to for all these models; None if to all rows."""
+        """The number of rows that the metric applies to for all these models; None if it is all."""
         rows = sum(map(len, self._units(*names)))
         return rows if rows < len(self.values[names[0]]) else None
 
@@ -126,7 +126,7 @@ class Measure:
         return Difference(_ratio(Counter(sums)), interval, p_value)
 
     def by_row(self, name: str) -> list[Value] | None:
-        """What each row adds to a mean over rows; None for a metric that is none."""
+        """Each row's contribution to a mean over rows; None for a metric that isn't a mean."""
         values, statistic = self.values[name], self.statistic
         if statistic is None:
             return list(values)
@@ -142,7 +142,7 @@ class Measure:
 
     @property
     def _gain(self) -> Interval:
-        """What a difference can be."""
+        """The possible values of a difference."""
         most = self.within[1] - self.within[0]
         return -most, most
 
@@ -307,8 +307,9 @@ def pairs_of(names: Sequence[str], measures: Mapping[str, Measure]) -> list[dict
 def compare(measure: Measure) -> list[dict[str, Any]]:
     """Each model against the first: difference, interval and p-value of the first metric.
 
-    p_value is for each comparison by itself. Of several, each has `p_holm` too, which allows for
-    their number. For yes and no, the rows that only one of the two has right are counted.
+    p_value is for a single comparison. If there are several, each also has `p_holm`, which corrects
+    for their number. For yes-or-no metrics, the rows that only one of the two has right are
+    counted.
     """
     baseline, *others = measure.values
     compared = list(_compared(measure, baseline, others))
@@ -354,7 +355,7 @@ def _counts(values: Sequence[Value]) -> Counter[Value]:
 
 
 def _ungrouped(counts: Mapping[tuple[Value, ...], int]) -> Counter[Value]:
-    """How often each value occurs, from how often each group does."""
+    """How often each value occurs, given how often each group does."""
     each: Counter[Value] = Counter()
     for group, n in counts.items():
         for value in group:

@@ -1,8 +1,8 @@
 """The evaluator inside another step, e.g. the one in `each` of `eval.dialog`.
 
 The outer step has models answer, and the evaluator only judges: its `run` isn't called, so what
-`run` does besides `judging` is done here. In go the outer step and the setting with the evaluator.
-Out come errors that name this setting, and what judges the answers.
+`run` does besides `judging` is done here. Input: the outer step and the setting with the evaluator.
+Output: errors that name this setting, and what judges the answers.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

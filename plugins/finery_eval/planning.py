@@ -1,6 +1,7 @@
-"""What is said of evaluators before a build: lines of `finery plan`, and notes of `finery check`.
+"""Statements about evaluators before a build: lines of `finery plan`, and notes of `finery check`.
 
-In go a recipe's graph and what is built of it. No evaluator imports this, so it is in no key.
+Input: a recipe's graph and its results so far. Evaluators don't import this, so it isn't in any
+key.
 """
 
 import math
@@ -26,18 +27,18 @@ from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
 
 LUCKY_GATE = "lucky-gate"
 WORSE = 0.1
-"""How much worse a model is that mustn't pass by luck."""
+"""How much worse the model is that must not pass by luck."""
 CHANCE = 0.05
 MOST_ROWS = 2_000
-"""From here on, luck is no more than a few points."""
+"""Number of rows from which on luck is worth no more than a few points."""
 NO_CHEAP_BASELINE = "no-cheap-baseline"
 ABOUT = {
     NO_CHEAP_BASELINE: About(
         when="an evaluator of labels judges a trained model, and no evaluator of the same rows "
         "judges a cheap baseline such as `baseline.linear`",
-        why="A linear model on words trains in seconds and is often better than a fine-tuned "
-        "language model with a few hundred rows. A score says little unless you know what such a "
-        "model reaches, field by field.",
+        why="A linear model on words trains in seconds and is often better than a language model "
+        "that was fine-tuned on a few hundred rows. A score says little unless you know the scores "
+        "of such a model, field by field.",
     ),
     LUCKY_GATE: About(
         when="`require:` compares a score with a number on so few rows that a model which is 10 "
@@ -81,7 +82,7 @@ def _apart(rows: Count, difference: float) -> str:
     if difference >= 1:
         return f"{rows} can't tell any two models apart (at the 5 % level, with 80 % power)"
     return (
-        f"{rows} can tell differences of {100 * difference:.0f} points apart (at the 5 % level, "
+        f"{rows} can detect differences of {100 * difference:.0f} points (at the 5 % level, "
         f"with 80 % power, if the models differ on {100 * DISAGREEMENT:.0f} % of the rows)"
     )
 
@@ -122,12 +123,12 @@ def _judged(graph: Graph, judge: Node, wanted: Callable[[Graph, str], bool]) -> 
 
 
 def _is_cheap(graph: Graph, step: str) -> bool:
-    """Whether its step type says that it is a baseline (`is_baseline`)."""
+    """Whether its step type declares that it is a baseline (`is_baseline`)."""
     return bool(getattr(type(graph.nodes[step].step), "is_baseline", False))
 
 
 def _is_trained(graph: Graph, step: str) -> bool:
-    """Whether a training is among a model and those that it derives from."""
+    """Whether a model, or one that it derives from, was trained."""
     return _training(graph, step) is not None
 
 
@@ -141,7 +142,7 @@ def _training(graph: Graph, step: str) -> Node | None:
 
 
 def _learned_refs(graph: Graph, step: str) -> str:
-    """What the rows of a training are called, as a recipe writes them."""
+    """The names of a training's rows, as a recipe writes them."""
     node = _training(graph, step)
     refs = [s.ref for s in node.sources if s.role == "train"] if node is not None else []
     return refs[0] if refs else "split.train"
@@ -207,7 +208,7 @@ def chance_to_pass(bound: float, n: int) -> tuple[float, float]:
 
 
 def enough_rows(bound: float) -> int:
-    """The rows from which such a model seldom passes, to the next ten."""
+    """The number of rows at which such a model rarely passes, rounded up to tens."""
     return next(
         (n for n in range(10, MOST_ROWS, 10)
          if all(chance_to_pass(bound, more)[0] <= CHANCE for more in range(n, n + 10))),
@@ -216,7 +217,7 @@ def enough_rows(bound: float) -> int:
 
 
 def _is_shown(results: Results, node: Node, gate: Requirement) -> bool:
-    """Whether the step is built, and the whole interval is above the bound."""
+    """Whether the step is built, and its interval is completely above the bound."""
     interval = _interval(results, node, gate)
     return interval is not None and interval[0] >= gate.number
 

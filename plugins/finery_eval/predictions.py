@@ -18,7 +18,7 @@ from finery_eval.verdicts import Answers, Verdict, Verdicts
 PROMPT_SHOWN = 300
 """Characters of a prompt that a line repeats."""
 STATISTICS = "statistics"
-"""The entry of `details`: metric → the reference of its statistic, where it has one."""
+"""The entry of `details`: metric → the reference of its statistic, if it has one."""
 Facts = Mapping[str, Any]
 """A line of `predictions.jsonl`."""
 Place = tuple[str, Any, Any, int]
@@ -54,7 +54,7 @@ def predictions(
 
 
 def facts_and_values(verdict: Verdict, metrics: Sequence[str]) -> dict[str, Any]:
-    """What a line has of a verdict. `correct` is the first metric, if that is yes or no."""
+    """The fields of a verdict in a line. `correct` is the first metric if it is yes or no."""
     right = verdict.values.get(metrics[0]) if metrics else None
     correct = {"correct": right} if isinstance(right, bool) else {}
     return {**correct, **verdict.facts, "values": verdict.values}
@@ -113,7 +113,7 @@ def measure_between(
 ) -> Measure | None:
     """A metric of the first and the second of pairs of lines, over the groups of the evaluations.
 
-    report: of the second. None where the lines don't have the metric's values.
+    report: of the second. None if the lines don't have the metric's values.
     """
     values = {
         side: [_value(pair[place], metric) for pair in pairs]

@@ -47,16 +47,16 @@ class Measuring(Protocol):
     require: dict[str, str]
 
     def measured(self) -> dict[str, list[str]]:
-        """What `require` may name: the models, or what else has scores → its metrics."""
+        """What `require` may name: judged models (or other things with scores) → their metrics."""
 
     def more_metrics(self) -> str:
         """How to add further metrics, as part of the fix for an unknown one."""
 
     def nouns(self) -> tuple[str, str]:
-        """What has the scores, in the singular and the plural, for errors."""
+        """What is judged, in the singular and the plural, for errors."""
 
     def unbounded(self) -> Mapping[str, str]:
-        """The metrics that are no shares → `higher` or `lower`, which is better."""
+        """The metrics that aren't shares → which values are better, `higher` or `lower`."""
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ class Requirement(msgspec.Struct, frozen=True):
     text: str
 
     def measured(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
-        """Whether `scores` has both metrics: one that applies to no row isn't there."""
+        """Whether `scores` has both metrics. A metric that applies to no row is missing."""
         metrics = [self.subject, *([self.of] if self.of else [])]
         return all(metric in scores.get(model, {}) for model, metric in metrics)
 
@@ -94,7 +94,7 @@ class Requirement(msgspec.Struct, frozen=True):
 
 
 class Requirements:
-    """What an evaluator's `require:` says. Raises `UsageError` where it can't be read."""
+    """An evaluator's `require:`. Raises `UsageError` if it can't be read."""
 
     def __init__(self, step: "Measuring") -> None:
         self._wanted = wanted(step)
@@ -114,7 +114,7 @@ class Requirements:
 
 
 def wanted(step: "Measuring") -> list[Requirement | Claim]:
-    """What an evaluator requires, in its order. Raises `UsageError` where it can't be read."""
+    """The requirements of an evaluator, in their order. Raises `UsageError` for malformed ones."""
     measured = step.measured()
     metrics = list(dict.fromkeys(metric for of in measured.values() for metric in of))
     more, nouns, unbounded = step.more_metrics(), step.nouns(), step.unbounded()
@@ -131,8 +131,8 @@ def parse(
 ) -> list[Requirement | Claim]:
     """Read `require:`; `UsageError` for bad syntax and for an unknown model or metric.
 
-    more: what would make further metrics known, as part of the fix. nouns: what has the scores.
-    unbounded: the metrics that are no shares → `higher` or `lower`, which is better.
+    more: how to make further metrics available, as part of the fix. nouns: what has the scores.
+    unbounded: the metrics that aren't shares → which values are better, `higher` or `lower`.
     """
     known = _Known(models, metrics, more, nouns, unbounded or {})
     return [_parse_one(key, text, known) for key, text in require.items()]
@@ -178,7 +178,7 @@ def _parse_one(key: str, text: str, known: _Known) -> Requirement | Claim:
 def _fix(text: str, better: str | None) -> str:
     """The comparison that a malformed one most likely means; else some examples.
 
-    better: for a metric that is no share, which values of it are better.
+    better: for a metric that isn't a share, which of its values are better.
     """
     match = _MALFORMED.fullmatch(text)
     if match is None:

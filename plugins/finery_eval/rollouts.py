@@ -21,7 +21,7 @@ class Compare(NamedTuple):
     toolbox: Toolbox
 
     def same(self, turn: Turn, answer: Completion) -> bool:
-        """Whether an answer has the calls of the row's turn; also if neither has any."""
+        """Whether an answer has the same calls as the row's turn, or both have none."""
         own = turn.conversation[turn.place]
         if not own.get("tool_calls"):
             return not answer.tool_calls and not answer.call_error
@@ -37,8 +37,8 @@ class Compare(NamedTuple):
 class Rollout:
     """A row's conversation as one model leads it.
 
-    history: what the model is asked with next. replaced: the number of its turns that the row's own
-    turn had to stand in for.
+    history: the next prompt. replaced: the number of its turns for which the row's own turn had to
+    be substituted.
     """
 
     def __init__(self, turns: Sequence[Turn], compare: Compare) -> None:

@@ -1,4 +1,4 @@
-"""Scores of parts of the rows: by a column, a label, or the length of the prompt."""
+"""Slices: scores of subsets of the rows, by a column, a label, or the length of the prompt."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -14,41 +14,41 @@ from finery_eval.tables import Unit, table
 from finery_eval.verdicts import Verdicts
 
 LENGTH = "length"
-"""The slices by length: thirds of the rows, by the characters of their prompts."""
+"""The name for slices by prompt length: thirds of the rows, in characters."""
 PARTS = 3
 MOST = 20
-"""Values of a column that are told apart; the rarer ones are one slice."""
+"""Maximum number of values that get a slice; all rarer values share one."""
 OTHER, NONE = "(other)", "(none)"
 
 Slices = Mapping[str, Sequence[int]]
-"""Value → the rows that have it, by number."""
+"""Value → the numbers of the rows that have it."""
 
 
 def slices_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Slices]:
-    """Name → its slices. Raises `DataError` for a name that no row has."""
+    """Column → its slices. Raises `DataError` for a column that no row has."""
     return {name: _by_length(rows) if name == LENGTH else _by_value(rows, name) for name in names}
 
 
 def check(rows: Sequence[Row], names: Sequence[str], more: Collection[str]) -> None:
-    """Raise `DataError` for a name that no row has; more: fields that answers may have."""
+    """Raise `DataError` for a column that no row has. more: names of fields in the answers."""
     check_names(_names(rows), names, more)
 
 
 def check_names(columns: Collection[str], names: Sequence[str], more: Collection[str]) -> None:
-    """Raise `DataError` for a name that isn't among the columns of rows; more: as for `check`."""
-    known = {*columns, LENGTH, *more}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise _missing(unknown[0], known)
+    """Like `check`, for rows of which only the columns are known."""
+    allowed = {*columns, LENGTH, *more}
+    for name in names:
+        if name not in allowed:
+            raise _missing(name, allowed)
 
 
-def _missing(name: str, known: Collection[str]) -> DataError:
-    meant = did_you_mean(name, sorted(known)) or f"write {LENGTH}, or name a column"
-    kept = f"; a column of the file is in the rows if the step that reads it has keep: [{name}]"
+def _missing(name: str, allowed: Collection[str]) -> DataError:
+    meant = did_you_mean(name, sorted(allowed)) or f"write {LENGTH}, or name a column"
+    keep = f"; to keep a column of a file in the rows, add keep: [{name}] to the step that reads it"
     return DataError(
         f"no row has the column or field '{name}'",
         where="slices",
-        fix=meant if meant.startswith("did you mean") else meant + kept,
+        fix=meant if meant.startswith("did you mean") else meant + keep,
     )
 
 
@@ -56,18 +56,18 @@ def _by_value(rows: Sequence[Row], name: str) -> Slices:
     values = [_value(row, name) for row in rows]
     if not any(value is not None for value in values):
         raise _missing(name, _names(rows))
-    found: dict[str, list[int]] = {}
+    slices: dict[str, list[int]] = {}
     for number, value in enumerate(values):
-        found.setdefault(NONE if value is None else as_text(value), []).append(number)
-    if len(found) <= MOST:
-        return dict(sorted(found.items()))
-    frequent = sorted(found, key=lambda value: (-len(found[value]), value))
-    kept = {value: found[value] for value in sorted(frequent[:MOST])}
-    return {**kept, OTHER: sorted(n for value in frequent[MOST:] for n in found[value])}
+        slices.setdefault(NONE if value is None else as_text(value), []).append(number)
+    if len(slices) <= MOST:
+        return dict(sorted(slices.items()))
+    frequent = sorted(slices, key=lambda value: (-len(slices[value]), value))
+    kept = {value: slices[value] for value in sorted(frequent[:MOST])}
+    return {**kept, OTHER: sorted(n for value in frequent[MOST:] for n in slices[value])}
 
 
 def _value(row: Row, name: str) -> Any:
-    """A column, or a field of the row's label or of its answer's lines."""
+    """The value of a column, or else of a field of the row's label."""
     if name in row:
         return row[name]
     label = row.get("label")
@@ -80,7 +80,7 @@ def _names(rows: Sequence[Row]) -> set[str]:
 
 
 def _by_length(rows: Sequence[Row]) -> Slices:
-    """Thirds of the rows, as far as rows of one length don't share a border."""
+    """Thirds of the rows. Rows of the same length stay together, so there may be fewer slices."""
     lengths = [len(prompt(row)) for row in rows]
     ordered = sorted(lengths)
     ends = [ordered[len(rows) * part // PARTS - 1] for part in range(1, PARTS)]
@@ -97,16 +97,16 @@ def _by_length(rows: Sequence[Row]) -> Slices:
 def details_of(
     rows: Sequence[Row], verdicts: Verdicts, names: Sequence[str], groups: Sequence[Group] | None
 ) -> dict[str, Any]:
-    """Name → value → its rows, and the scores and intervals of each model.
+    """Column → value → the number of rows, and each model's scores and intervals.
 
-    Fields of the expected answers, as the evaluator read them, count as columns of the rows.
-    Raises `DataError` for a name that no row has.
+    The fields of an expected answer, as the evaluator read it, count as columns of its row. Raises
+    `DataError` for a column that no row has.
     """
     judged = next(iter(verdicts.judged.values()))
     expected = [verdict.facts.get("expected") for verdict in judged]
     columns = [
-        {**of, **row} if isinstance(of, dict) else row
-        for row, of in zip(rows, expected, strict=True)
+        {**fields, **row} if isinstance(fields, dict) else row
+        for row, fields in zip(rows, expected, strict=True)
     ]
     details: dict[str, Any] = {}
     for name, values in slices_of(columns, names).items():
@@ -120,14 +120,14 @@ def details_of(
 
 
 def tables_of(details: Mapping[str, Any], metric: str, *, is_share: bool) -> list[dict[str, Any]]:
-    """A table for each name: the headline metric of each model in each slice."""
+    """A table for each column, with each model's `metric` in each slice."""
     tables = []
     for name, values in details.items():
         rows: list[list[Any]] = [
-            [value, of["rows"], model, scores.get(metric),
-             *of["intervals"][model].get(metric, (None, None))]
-            for value, of in values.items()
-            for model, scores in of["scores"].items()
+            [value, sliced["rows"], model, scores.get(metric),
+             *sliced["intervals"][model].get(metric, (None, None))]
+            for value, sliced in values.items()
+            for model, scores in sliced["scores"].items()
         ]  # fmt: skip
         columns = [name, "rows", "model", metric, "95 % CI low", "95 % CI high"]
         units: dict[str, Unit] = dict.fromkeys(columns[3:], "share") if is_share else {}

@@ -1,6 +1,6 @@
 """Statistics of evaluations: small pure functions over counts and outcomes.
 
-In go counts of rows, out come intervals, differences and p-values. Each function names the paper of
+Input: counts of rows. Output: intervals, differences and p-values. Each function names the paper of
 its method; `tests/plugins/test_eval_stats.py` holds it against published values, scipy and
 statsmodels. They need no package, so that evaluators need none and no version of one is in a key.
 `finery_eval.measure` chooses among them for a metric.
@@ -234,22 +234,22 @@ def mean_macro_f1(counts: Mapping[tuple[tuple[str, str], ...], int]) -> float:
 # -- resampling: what no formula has, e.g. F1, and rows that come in groups ------------------------
 
 PARTS = 5_000
-"""Parts that the sum of all gains has in a sign-flip test of numbers that aren't whole."""
+"""Resolution of a sign-flip test of non-integer numbers: parts in the sum of all gains."""
 RESAMPLES = 2000
 TAIL = 0.025
 BOOTSTRAP_SEED = 20_000
 SHARE: Interval = (0.0, 1.0)
-"""What a share of a row or a group can be, or any other score from 0 to 1."""
+"""The range of a share of a row or a group, or of any other score from 0 to 1."""
 GAIN: Interval = (-1.0, 1.0)
-"""What the difference of two shares can be."""
+"""The range of the difference of two shares."""
 KEPT = 1000
 """Rows up to which the resamples are kept for the next metric."""
 NO_WIDTH = 1e-9
-"""Resampled values that differ by less are equal but for rounding."""
+"""Resampled values that differ by less only differ by rounding."""
 
 
 def sign_flips(gains: Sequence[float]) -> float:
-    """The p-value of `sign_flip_exact`, also for gains that aren't whole: rounded to parts."""
+    """The p-value of `sign_flip_exact`, also for non-integer gains, which are rounded to parts."""
     total = sum(map(abs, gains))
     if total < NO_WIDTH:
         return 1.0

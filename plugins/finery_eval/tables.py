@@ -7,7 +7,7 @@ from finery_eval import stats
 from finery_eval.measure import MCNEMAR, between
 
 Unit = Literal["share", "difference", "p"]
-"""What numbers of a table are: a share from 0 to 1, a difference of two shares, a p-value."""
+"""The unit of numbers in a table: a share from 0 to 1, a difference of shares, a p-value."""
 HOLM = "p (Holm)"
 LEVEL = 0.05
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "not shown"
@@ -23,7 +23,7 @@ def table(
 ) -> dict[str, Any]:
     """A table that any viewer of `Metrics` can show: cells are text, numbers or None.
 
-    units: column → what its numbers are. model: the one that the table is about, if it is one.
+    units: column → unit of its numbers. model: the only one that the table is about, if so.
     """
     cells = [list(row) for row in rows]
     about = {"units": dict(units or {}), **({"model": model} if model else {})}
@@ -46,7 +46,7 @@ def comparison_tables(
     *,
     is_share: bool = True,
 ) -> list[dict[str, Any]]:
-    """The table of the comparisons; empty where there is only one model. test: of the p-value."""
+    """The table of the comparisons; empty if there is only one model. test: of the p-value."""
     if not comparisons:
         return []
     base, p_value = comparisons[0]["baseline"], f"p ({test})"
@@ -67,7 +67,7 @@ def comparison_tables(
 def baseline_tables(
     details: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]
 ) -> list[dict[str, Any]]:
-    """Whether each other model beats each cheap baseline in each metric; a table for a pair.
+    """Whether each other model beats each cheap baseline in each metric: a table for each pair.
 
     details: with `baselines`, `pairs` and `headline`. The p-values of a table are adjusted for
     their number (Holm 1979).

@@ -13,9 +13,9 @@ CONVERSATIONS = ("messages", "prompt", "completion", "chosen", "rejected")
 
 
 def place_of(row: Row, number: int | None = None) -> str:
-    """How messages name a turn of a row: its id and its number from 1.
+    """The name of a turn in messages: the row's id and the turn's number from 1.
 
-    number: None means that of the turn that is judged.
+    number: None means that of the judged turn.
     """
     turn = f", turn {number or len(split_turns(row)[0]) + 1}"
     return f"{row['id']}".removesuffix(turn) + turn  # `Turn.as_row` has it in the id
@@ -34,10 +34,10 @@ class Turn(NamedTuple):
     is_last: bool
 
     def as_row(self) -> Row:
-        """The turn as a row of its own: the conversation up to and with it.
+        """The turn as a separate row: the conversation up to it.
 
-        A `label` is what the last turn must say. The row itself is among the `parents`, so that the
-        turns of a row belong together in intervals and tests.
+        It has the `label` of the last turn. The original row is among the `parents`, so that its
+        turns count as related rows in intervals and tests.
         """
         other = {k: v for k, v in self.row.items() if k not in CONVERSATIONS}
         if not self.is_last:
@@ -69,7 +69,7 @@ def turns_of(row: Row, which: str) -> list[Turn]:
 
 
 def unjudged_turns(row: Row, which: str) -> Counter[str]:
-    """How many assistant turns of a row are left out, by what they have in common."""
+    """The number of a row's assistant turns that aren't judged, by reason."""
     turns = row["messages"] if "messages" in row else split_turns(row)[1]
     reasons = (_why_not(turn, which) for turn in turns if turn["role"] == "assistant")
     return Counter(filter(None, reasons))

@@ -1,4 +1,4 @@
-"""What evaluators say of answers: a value of each metric, and what people see of it."""
+"""Verdicts of evaluators on answers: the values of metrics, and facts for people."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,10 +11,10 @@ Answers = dict[str, list[Completion]]
 
 
 class Verdict(NamedTuple):
-    """What an answer counts as.
+    """The verdict on an answer.
 
-    values: metric → True or False, a number, or what a statistic needs; None where the metric says
-    nothing about this row. facts: what `predictions.jsonl` has for people, e.g. `expected`,
+    values: metric → True or False, a number, or the input of a statistic; None if the metric
+    doesn't apply to this row. facts: what `predictions.jsonl` has for people, e.g. `expected`,
     `prediction`, and why an answer is wrong.
     """
 
@@ -23,12 +23,12 @@ class Verdict(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """What an evaluator says of the answers of all models to the same rows.
+    """The verdicts on the answers of all models to the same rows.
 
-    metrics: in the order in which they are written. The first one says whether an answer is right,
-    and models are compared by it. headline: those that are shown. statistics: of the metrics that
-    aren't means. unbounded: the metrics that aren't from 0 to 1. tables: shown after the comparison
-    of the models. details: more for `metrics.json`.
+    metrics: in the order in which they are written. The first one decides whether an answer is
+    right, and models are compared by it. headline: the displayed ones. statistics: of the metrics
+    that aren't means. unbounded: the metrics that aren't from 0 to 1. tables: shown after the
+    comparison of the models. details: more for `metrics.json`.
     """
 
     judged: Mapping[str, Sequence[Verdict]]
@@ -44,7 +44,7 @@ class Verdicts(NamedTuple):
         return metric not in self.unbounded
 
     def statistic(self, metric: str) -> Statistic | None:
-        """What a metric is of its values; None for a share, or a metric that isn't from 0 to 1."""
+        """The statistic of a metric; None for a share, or a metric that isn't from 0 to 1."""
         if metric in self.statistics or not self.is_share(metric):
             return self.statistics.get(metric)
         values = (value for of in self.values(metric).values() for value in of)

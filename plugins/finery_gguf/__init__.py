@@ -22,5 +22,5 @@ def finery_engines() -> dict[str, str]:
 
 @hookimpl
 def finery_views() -> dict[str, str]:
-    """What GGUF files look like."""
+    """The display of GGUF files."""
     return {"Model/gguf": "finery_gguf.view:GgufView"}

@@ -53,9 +53,9 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
-        """The prompt's text. jinja2's `TemplateError` where the template refuses `messages`.
+        """The prompt's text. jinja2's `TemplateError` if the template refuses `messages`.
 
-        `DataError` where it takes too much time or memory.
+        `DataError` if it takes too much time or memory.
         """
         plain = [_plain(message) for message in messages]
         names = {"tools": list(tools) if tools else None}

@@ -40,13 +40,13 @@ SMALLEST_CONTEXT = 512
 class GgufEngine(Engine):
     """llama.cpp on all cores, or on a GPU if its build can use one.
 
-    It answers several rows at a time, each in a cache of its own. Everything before the last turn's
-    content (system, shots) is evaluated separately and reused for rows that begin with the same
-    tokens. On a CPU, logits are bit-identical with and without reuse, for any number of cores and
-    for any rows at the same time, so that an answer depends only on its own row.
+    It answers several rows at a time, each with a separate cache. Everything before the last turn's
+    content (system, shots) is evaluated once and reused for rows that begin with the same tokens.
+    On a CPU, logits are bit-identical with and without reuse, for any number of cores, and for any
+    rows at the same time, so that an answer depends only on its own row.
 
-    With a llama.cpp of the user's, its server answers. Then the last digits of logits depend on the
-    rows at the same time.
+    With the user's llama.cpp, its server answers. Then the last digits of logits depend on the
+    other rows.
     """
 
     takes_tools = True
@@ -118,7 +118,7 @@ class GgufEngine(Engine):
             self._idle.append(slots)
 
     def _new_slots(self, loaded: "_Loaded") -> "Slots | RemoteSlots":
-        """Slots of their own, for a stream that runs while another one does."""
+        """Separate slots, for a stream that runs while another one does."""
         special = loaded.reader.needs_special_tokens
         most = choice.rows_at_once()
         if loaded.server is None:

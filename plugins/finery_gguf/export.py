@@ -72,9 +72,9 @@ class Export(
     """Export a model to GGUF, for llama.cpp and Ollama.
 
     An adapter is merged into its 16-bit base. The chat template in the files is frozen: a server
-    gets the prompts of the training, whatever arguments it passes and whatever day it is. For each
-    file, finery verifies that conversations become the tokens that the model was trained on. A
-    quantised model is a different model, so evaluate it separately.
+    uses the prompts of the training, regardless of the arguments that it passes and of the date.
+    For each file, finery verifies that conversations become the tokens that the model was trained
+    on. A quantised model is a different model, so evaluate it separately.
     """
 
     model: Model = takes(help="The model to export: an adapter, a Hugging Face folder or a GGUF.")

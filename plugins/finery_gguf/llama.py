@@ -257,9 +257,9 @@ def open_context(model: Gguf, options: Any, what: str, fix: str) -> Any:
 
 
 class Context:
-    """A model's memory of several rows at once, of at most `size` tokens each.
+    """A model's memory for several rows at once, of at most `size` tokens each.
 
-    Each row has a cache of its own. So what a row is evaluated to doesn't depend on other rows.
+    Each row has a separate cache, so the result for a row doesn't depend on other rows.
     """
 
     def __init__(self, model: Gguf, size: int, rows: int, pace: "Pace", multiple: int = 1) -> None:
@@ -343,9 +343,9 @@ class Context:
         return int(self.logits(place).argmax())
 
     def _take(self, row: int, head: list[int]) -> bool:
-        """Begin a row with a prefix that it or another row has; False if none has it.
+        """Begin a row with a prefix that it or another row has in memory; False if none has it.
 
-        Also False for models that can't forget what comes after it (recurrent ones).
+        Also False for models that can't drop the tokens after a prefix (recurrent ones).
         """
         holders = [r for r in (row, *range(self.rows)) if self._prefixes[r] == head]
         if not holders:

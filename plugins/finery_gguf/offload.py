@@ -19,8 +19,8 @@ _SECONDS = 60.0
 def can_use_gpu() -> bool:
     """Whether the llama.cpp that answers can use a GPU.
 
-    For the user's llama-server, by the devices that it lists; for the wheel, by the libraries that
-    it brings.
+    For the user's llama-server, this depends on the devices that it lists; for the wheel, on the
+    libraries that it contains.
     """
     if server() is not None:
         return bool(server_gpus())

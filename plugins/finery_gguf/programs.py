@@ -1,4 +1,4 @@
-"""Which llama.cpp is used: the user's own, or that of the installed wheels.
+"""Finds llama.cpp: the user's own, or that of the installed wheels.
 
 A path can't change an output, and the build is a fact in the key (`build_facts`).
 """
@@ -26,13 +26,13 @@ SERVER_WHEEL = "xllamacpp"
 SERVER, QUANTIZE, IMATRIX = "llama-server", "llama-quantize", "llama-imatrix"
 CONVERTER = "convert_hf_to_gguf.py"
 _FOLDERS = ("", "bin", "build/bin", "build/bin/Release", "..", "../..")
-"""Where programs are: in an install, in a build, and the converter above a build."""
+"""Folders with programs: of an installation, of a build, and the converter above a build."""
 _PRINTERS = (SERVER, "llama-cli")
 """Programs that print the build of their llama.cpp."""
 _LIBRARIES = ("libllama*", "libggml*", "libmtmd*")
-"""What programs of a build with shared libraries consist of, beside them or in `lib`."""
+"""Shared libraries that programs of a build need, next to them or in `lib`."""
 _UNKNOWN = "unknown"
-"""What a build prints in place of its commit, if its sources weren't in a git repository."""
+"""The text that a build prints instead of its commit if its sources weren't in a repository."""
 _SECONDS = 60.0  # for a program to print its version; CUDA takes some when it is first loaded
 _VERSION = re.compile(r"^version: (.+)$", re.MULTILINE)
 
@@ -201,7 +201,7 @@ def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def _converter_digest(script: Path) -> str:
-    """The digest of a converter and of the packages beside it that it imports."""
+    """A digest of a converter and of the neighbouring packages that it imports."""
     parts = [script, *script.parent.glob("conversion/*.py"), *script.parent.glob("gguf-py/**/*.py")]
     digest = blake3()
     for path in sorted(parts):

@@ -32,10 +32,10 @@ By default it lets every page that a user opens do so. It is given by a variable
 which builds that don't know it ignore.
 """
 SAMPLING = {"temperature": "--temp", "repeat_penalty": "--repeat-penalty"}
-"""How requests that don't say are answered: name → the option of llama-server."""
+"""Defaults for requests that omit a value: name → the option of llama-server."""
 _SECONDS = 600.0  # for a server to load its model
 _ERROR = re.compile(r"^[\d.]+ E ")
-"""How llama.cpp begins the lines of errors."""
+"""Prefix of error lines in llama.cpp's output."""
 _WHEEL = (sys.executable, "-P", str(Path(__file__).with_name("child.py")))
 """The wheel's server as a program, by its path, so that it imports nothing of finery."""
 

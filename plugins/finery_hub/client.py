@@ -1,7 +1,7 @@
 """Requests to the hub (the commit of a name, the files at a commit), their errors and limits.
 
-The hub's library waits for ever for a server that sends a byte now and then, and reads any answer
-whole: here, answers have to keep coming, and facts about repositories are small.
+The hub's library waits forever for a server that sends a byte now and then, and reads an answer of
+any size. Here, answers must keep arriving, and facts about repositories must be small.
 """
 
 import errno
@@ -24,7 +24,7 @@ COMMIT = re.compile("[0-9a-f]{40}")
 Kind = Literal["model", "dataset"]
 NAMES: dict[Kind, str] = {"model": "model", "dataset": "data set"}
 MOST_NAMES = 1000
-"""How many names of repositories a mistyped one is compared with."""
+"""Maximum number of repository names that a mistyped one is compared with."""
 
 
 def token_of(job: Job) -> str | None:

@@ -1,7 +1,7 @@
 """The records of a split of a data set on the hub, from its files or over the network.
 
-The datasets library lists the files of a split and reads them. finery reads JSON itself, line by
-line: the library converts texts that look like dates, and rejects a whole file for one broken
+The datasets library lists the files of a split and reads them. JSON is read here, line by line,
+because the library converts texts that look like dates, and rejects a complete file for one broken
 line.
 """
 
@@ -21,7 +21,7 @@ from finery_hub.client import COMMIT, download, explained, missing
 
 PROGRESS_EVERY = 1_000
 REMOTE = "hf://"
-"""How the library's names of files on the hub begin."""
+"""Prefix of the library's names of files on the hub."""
 MEDIA = ("Audio", "BioSequence", "BioStructure", "Image", "Mesh", "Nifti", "Pdf", "Video")
 """The library's features that hold no text."""
 
@@ -68,7 +68,7 @@ def records_of(split: Split, job: Job, *, streaming: bool) -> Iterator[Record]:
 
 
 def _builder(split: Split) -> Any:
-    """What the library knows about the data set: its files by split, its features."""
+    """The library's facts about the data set: its files by split, its features."""
     with explained(split.repo, split.commit, "dataset"):
         _meet(split)
         try:

@@ -1,7 +1,7 @@
-"""Judges: a model scores or compares the answers of models, and is held against people.
+"""Judges: a model scores or compares the answers of models, and is itself compared with people.
 
-In go models, rows, a judge and a rubric, out come metrics with intervals and what is known of the
-judge's errors: unreadable verdicts, position bias, agreement with human decisions.
+Input: models, rows, a judge and a rubric. Output: metrics with intervals, and the judge's errors:
+unreadable verdicts, position bias, disagreement with human decisions.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""How far a judge agrees with people: pure functions over counts of verdicts.
+"""The agreement of a judge with people: pure functions of counts of verdicts.
 
 Positive means good: a person accepted the answer, or the judge let it pass.
 """
@@ -21,9 +21,9 @@ BANDS = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial")
 
 
 class Agreement(NamedTuple):
-    """What is known of a judge from answers that people judged too.
+    """The quality of a judge, from answers that people judged, too.
 
-    A measure is None where it isn't defined, e.g. the specificity where people rejected nothing.
+    A measure is None if it isn't defined, e.g. the specificity if people rejected nothing.
     """
 
     rows: int
@@ -66,7 +66,7 @@ def agreement(pairs: Sequence[Pair]) -> Agreement:
 
 
 def kappa(counts: Mapping[Pair, int]) -> float | None:
-    """Cohen's kappa; None where both only ever give one and the same verdict."""
+    """Cohen's kappa; None if both always give the same verdict."""
     n = sum(counts.values())
     observed = sum(count for (person, judge), count in counts.items() if person == judge) / n
     people = sum(count for (person, _), count in counts.items() if person) / n
@@ -126,8 +126,8 @@ def _share(hits: Sequence[bool]) -> Score | None:
 def corrected(passed: float, rows: float, judge: Agreement) -> Score | None:
     """The share of good answers, corrected for the judge's errors, with its 95 % interval.
 
-    passed: answers that the judge let pass, of `rows`; effective numbers needn't be whole. None
-    where sensitivity or specificity isn't known, or the judge is no better than chance.
+    passed: answers that the judge accepted, of `rows`. Effective numbers may be fractions. None if
+    sensitivity or specificity is unknown, or if the judge is no better than chance.
 
     Sources: W. J. Rogan and B. Gladen, "Estimating prevalence from the results of a screening
     test", American Journal of Epidemiology 107 (1978) 71-76; the interval from Z. Lang and

@@ -11,7 +11,7 @@ from finery_judge.agreement import SUBSTANTIAL, Agreement, Score, corrected, in_
 from finery_review.decisions import Standing, parse
 
 GOOD = {"accept": True, "reject": False, "edit": False}
-"""What a decision says of the row as it was. A comment or a swap says nothing of an answer."""
+"""The verdict of a decision on the unchanged row. A comment or a swap has none."""
 
 
 class Decided(NamedTuple):
@@ -74,7 +74,7 @@ def tables(
 
 
 def remarks(judge: Agreement | None, unread: int) -> Iterator[dict[str, str]]:
-    """What people must know of the judge. unread: reviewed answers without a verdict."""
+    """Remarks on the judge that people must know. unread: reviewed answers without a verdict."""
     if unread:
         yield remark(f"{counted(unread, 'reviewed answer')} got no readable verdict of the judge")
     if judge is None:

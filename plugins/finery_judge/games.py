@@ -1,6 +1,6 @@
 """Games between models: which of two answers is better, judged in both orders.
 
-In go the verdicts of a judge on pairs of answers, out come results, win rates and what the order of
+Input: the verdicts of a judge on pairs of answers. Output: results, win rates and what the order of
 the answers did to the verdicts.
 """
 
@@ -50,13 +50,13 @@ class Game(NamedTuple):
         return outcome(self.seen).detail if self.seen else "both answers are the same"
 
     def points(self, model: str) -> float | None:
-        """What a model gets: 1 for a win, ½ for a tie or where the orders disagree."""
+        """A model's points: 1 for a win, ½ for a tie or if the two orders disagree."""
         points = POINTS.get(self.result)
         return points if points is None or model == self.one else 1 - points
 
 
 Groups = Sequence[Sequence[int]] | None
-"""The rows that belong together; None if each stands alone."""
+"""The groups of related rows; None if all rows are independent."""
 
 
 class Record(NamedTuple):
@@ -80,7 +80,7 @@ class Record(NamedTuple):
         return sign_test(gains, self.groups)
 
     def count(self, result: Result) -> int:
-        """How many games ended like this."""
+        """The number of games that ended like this."""
         return list(self.results.values()).count(result)
 
 
@@ -183,7 +183,7 @@ class Counts(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What the order of answers did. units: the counts of games that aren't independent."""
+    """The effect of the order of answers. units: the counts of games that aren't independent."""
 
     counts: Counts
     units: Sequence[Counts]
@@ -236,7 +236,7 @@ class Order(NamedTuple):
         return _bounded(values, groups)
 
     def remarks(self) -> Iterator[dict[str, str]]:
-        """What people must know of the judge."""
+        """Remarks on the judge that people must know."""
         games, consistent, first, second, _ = self.counts
         if first != second and self.p_value < LEVEL:
             name, n, opposite, m = (

@@ -1,4 +1,4 @@
-"""What `eval.judge` and `eval.arena` share: the judge, its rubric, its prompt, its verdicts."""
+"""The common part of `eval.judge` and `eval.arena`: the judge, its rubric, prompt and verdicts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 J = TypeVar("J", bound="Judging")
 JUDGE = "judge"
-"""What `require` calls the judge, e.g. in `judge.kappa`."""
+"""The judge's name in `require`, e.g. in `judge.kappa`."""
 
 
 class JudgeForecast(Forecast[J]):

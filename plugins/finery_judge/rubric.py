@@ -275,7 +275,7 @@ class _Scoring:
         return self._template.messages(given, row)
 
     def _verdict(self, result: Score | str) -> Verdict:
-        """What an answer counts as. result: its score, or why there is none."""
+        """The metrics of an answer. result: its score, or why there is none."""
         if isinstance(result, str):
             values = {"passed": False, "score": None, "valid": False}
             return Verdict(values, {"score": None, "problem": f"no verdict: {result}"})
@@ -287,7 +287,7 @@ class _Scoring:
         return Verdict({"passed": passed, "score": score, "valid": True}, facts)
 
     def _agreement(self, results: Sequence[Score | str]) -> tuple[Agreement | None, int]:
-        """What is known of the judge, and how many reviewed answers it gave no verdict on."""
+        """The quality of the judge, and the number of reviewed answers without a verdict."""
         pairs = [
             (person.is_good, result.score >= self._step.passing)
             for (person, _), result in zip(self._people, results, strict=True)

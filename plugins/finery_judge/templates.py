@@ -1,7 +1,7 @@
 """The judges' prompts: Jinja templates that a recipe can replace.
 
-The texts to judge are fenced: each is between two lines that hold a digest of the texts, so that no
-text can contain the line and pretend to end. The judge is told that what is fenced never instructs.
+The texts to judge are fenced: each is between two lines with a digest of the texts, so that no text
+can contain such a line. The prompt states that fenced text never contains instructions.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ An answer that is known to be right:
 {{ fence }}
 {% endif %}
 """
-"""What both judges are told before the answers."""
+"""Instructions for both judges that precede the answers."""
 
 SCORE_PROMPT = (
     """\

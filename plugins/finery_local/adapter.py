@@ -13,7 +13,7 @@ from finery_local.files import AdapterConfig
 from finery_local.formats.safetensors_file import shapes
 
 _COPIES = re.compile(r"(-unsloth)?(-bnb-4bit)?$")
-"""How the names of 4-bit copies of a model end."""
+"""Suffixes of the names of 4-bit copies of a model."""
 _BLOCK = re.compile(r".*?\.\d+\.")
 _MATRIX = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
@@ -62,9 +62,9 @@ def check_ranks(adapter: Path, config: AdapterConfig) -> None:
 
 
 def check_patterns(adapter: Path, config: AdapterConfig, base: Model) -> None:
-    """`DataError` for a regular expression that PEFT would search with for hours.
+    """`DataError` for a regular expression with which PEFT would search for hours.
 
-    They are tried on the names of the adapter's layers, and of the base's where it has a header.
+    It is tried on the names of the adapter's layers, and on those of the base if it has a header.
     """
     layers = {m[1] for name in shapes(adapter) if (m := _MATRIX.fullmatch(name))}
     names = layers | {name.rpartition(".")[0] for name in _layers(_under(base))}
@@ -84,7 +84,7 @@ def check_patterns(adapter: Path, config: AdapterConfig, base: Model) -> None:
 
 
 def _layers(under: Model) -> dict[str, list[int]]:
-    """Tensor of the model → its shape, where that is a Hugging Face folder; else nothing."""
+    """Tensor of the model → its shape, if the model is a Hugging Face folder; otherwise empty."""
     if under.format != "transformers":
         return {}
     names = [name for name in under.external or _files(under) if name.endswith(".safetensors")]
@@ -92,7 +92,7 @@ def _layers(under: Model) -> dict[str, list[int]]:
 
 
 def _misfit(adapter: Shapes, layers: Shapes) -> str:
-    """What doesn't fit; empty where everything does, or where layers have different names."""
+    """The mismatches; empty if there are none, or if the layers have different names."""
     blocks = {block[0] for name in layers if (block := _BLOCK.match(name))}
     matrices = {m: s for n, s in adapter.items() if (m := _MATRIX.fullmatch(n)) and len(s) == 2}
     if not any(f"{matrix[1]}.weight" in layers for matrix in matrices):

@@ -89,19 +89,19 @@ Layers = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 Rank = Annotated[int, msgspec.Meta(ge=0, le=2**16)]
 
 _WORDS = {"array": "a list", "object": "an object", "str": "text", "int": "a whole number"}
-"""What msgspec calls types → what errors call them."""
+"""msgspec's names of types → their names in errors."""
 
 T = TypeVar("T")
 
 
 class Quantization(msgspec.Struct, frozen=True):
-    """How a model's weights are quantised."""
+    """The quantisation of a model."""
 
     quant_method: Name | None = None
 
 
 class Config(msgspec.Struct, frozen=True):
-    """What finery reads of a `config.json`, and sizes that would take all memory if absurd."""
+    """The settings of a `config.json` that finery reads, with limits on absurd sizes."""
 
     architectures: list[Name] | None = None
     model_type: Name | None = None
@@ -114,7 +114,7 @@ class Config(msgspec.Struct, frozen=True):
 
 
 class AdapterConfig(msgspec.Struct, frozen=True):
-    """What finery reads of an `adapter_config.json`, and what PEFT allocates or searches by."""
+    """The settings of an `adapter_config.json` that finery or PEFT uses for sizes and patterns."""
 
     peft_type: Name | None = None
     base_model_name_or_path: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
@@ -142,9 +142,9 @@ class Index(msgspec.Struct, frozen=True):
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. `DataError` where there is none.
+    """The JSON object in a file. `DataError` if there is none.
 
-    Numbers may be `NaN` and `Infinity`, which JSON doesn't have and transformers writes.
+    Numbers may be `NaN` and `Infinity`, which aren't valid JSON but are written by transformers.
     """
     raw = _bytes(path, LARGEST)
     try:
@@ -163,7 +163,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_as(path: Path, kind: type[T]) -> T:
-    """What finery uses of the JSON object in a file. `DataError` where it isn't of that form."""
+    """The content of a JSON file that finery uses. `DataError` if it has another form."""
     try:
         return msgspec.convert(read_object(path), kind)
     except msgspec.ValidationError as error:
@@ -171,7 +171,7 @@ def read_as(path: Path, kind: type[T]) -> T:
 
 
 def read_index(path: Path) -> Index:
-    """The index of sharded weights. `DataError` where it isn't one."""
+    """The index of sharded weights. `DataError` if it isn't valid."""
     try:
         return msgspec.json.decode(_bytes(path, LARGEST_INDEX), type=Index)
     except msgspec.ValidationError as error:
@@ -181,7 +181,7 @@ def read_index(path: Path) -> Index:
 
 
 def reason(error: Exception) -> str:
-    """A validation error of msgspec's in plain words: `shape[0]: expected a whole number >= 0`."""
+    """A validation error of msgspec in plain words: `shape[0]: expected a whole number >= 0`."""
     text, _, place = str(error).partition(" - at `")
     place = place.rstrip("`").removeprefix("$").lstrip(".").replace("[...]", "")
     if "matching regex" in text:

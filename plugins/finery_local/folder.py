@@ -86,7 +86,7 @@ class Folder(msgspec.Struct, frozen=True):
         return read_object(self.root / name) if name in self.names else {}
 
     def read(self, name: str, kind: type[T]) -> T:
-        """What finery uses from the JSON object in file `name`; defaults if it doesn't exist."""
+        """The content of the JSON file `name` that finery uses; defaults if it doesn't exist."""
         return read_as(self.root / name, kind) if name in self.names else kind()
 
     def matching(self, wanted: Iterable[str]) -> list[str]:
@@ -301,7 +301,7 @@ def _check_base(folder: Folder, base: Model | None) -> None:
     if not folder.is_adapter:
         if base is not None:
             raise DataError(
-                f"{folder.title} is a whole model, so it takes no base", fix="remove base"
+                f"{folder.title} is a complete model, so it takes no base", fix="remove base"
             )
         return
     config = folder.read(ADAPTER_CONFIG, AdapterConfig)

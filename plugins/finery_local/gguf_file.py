@@ -36,7 +36,7 @@ def external_gguf(path: Path, job: Job, *, about: Mapping[str, Any]) -> Model:
 
 
 def gguf_facts(path: Path) -> dict[str, Any]:
-    """What a GGUF's header says about the model, in the form of `Model.meta`.
+    """Facts about the model from a GGUF's header, in the form of `Model.meta`.
 
     format, architecture (llama.cpp's name), parameters, dtype (the type of most weights, e.g.
     `q4_1`), chat_template (whether it has one), and license if it names one. Raises `DataError` for
@@ -68,7 +68,7 @@ def _check_whole_model(header: Header, known: Facts, path: Path) -> None:
             fix="join them once: llama-gguf-split --merge FIRST_PART WHOLE.gguf",
         )
     if (kind := known.type or "model") != "model":
-        what = f"{path.name} has the type '{kind}', so it isn't a whole language model"
+        what = f"{path.name} has the type '{kind}', so it isn't a complete language model"
         raise DataError(what, where=str(path))
     if not header.tensors:
         raise DataError(f"{path.name} holds a vocabulary but no weights", where=str(path))

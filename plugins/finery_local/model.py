@@ -68,7 +68,7 @@ class LocalModel(FolderStep, sections=("models",), seeded=False, forecast=ModelF
             )
         if self.base is not None:
             raise DataError(
-                f"'{self.path}' is a whole model, so it takes no base", fix="remove base"
+                f"'{self.path}' is a complete model, so it takes no base", fix="remove base"
             )
         return external_gguf(files[0], job, about=self.about())
 

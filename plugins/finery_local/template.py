@@ -12,7 +12,7 @@ from finery.util.text import did_you_mean
 
 TEMPLATE_FILE = "chat_template.jinja"
 OTHER_TEMPLATES = ("chat_template.json", "additional_chat_templates/")
-"""Where a folder may have templates, besides `TEMPLATE_FILE` and the tokenizer's configuration."""
+"""Further places of templates in a folder, after `TEMPLATE_FILE` and the tokenizer's settings."""
 LARGEST = 2**20
 """Bytes of a chat template; the largest known has some 20,000."""
 RESERVED = frozenset(

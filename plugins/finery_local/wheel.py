@@ -26,9 +26,9 @@ MOST_FILES = 10_000
 LARGEST_METADATA = 2**20
 """Bytes of METADATA that are read, for the licence."""
 SMALL, MOST_TIMES = 256 * 2**20, 20
-"""Bytes that a file may unpack to in any case; how many times its packed size a larger one may.
+"""Size in bytes that a file may always unpack to; maximum compression ratio of a larger one.
 
-Weights hardly get smaller when packed, so a file that does is no model.
+Weights hardly compress, so a file with a higher ratio isn't a model.
 """
 INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 
@@ -260,7 +260,7 @@ def _download_error(requirement: str, last: list[str]) -> FineryError:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    """What the recipe may have meant: files with a similar path, else all GGUF files."""
+    """Files that the recipe may have meant: those with a similar path, or else all GGUF files."""
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     files = close or [n for n in names if n.endswith(".gguf")]
     return f"did you mean {' or '.join(files)}?" if files else "the wheel holds no GGUF file"

@@ -1,4 +1,4 @@
-"""Ollama: the files that run a GGUF there, and running them.
+"""Ollama: the files to run a GGUF with it, and a running server.
 
 In goes a GGUF. Out comes a folder with its Modelfile, or a running Ollama with such a folder for
 `finery serve` and `serve.check`. Public for other plugins is `finery_ollama.server.program`.

@@ -1,4 +1,4 @@
-"""Which template Ollama 0.30 and later use for a GGUF, by the rules in its source.
+"""Which template Ollama 0.30 and later use for a GGUF, according to the source code.
 
 https://github.com/ollama/ollama/blob/main/server/images.go: a GGUF's chat template is used unless
 the model has a TEMPLATE with at least the same capabilities. Ollama itself adds a TEMPLATE to a
@@ -24,8 +24,8 @@ RENDERERS: Mapping[str, str] = {
 def replaces(chat_template: str) -> bool:
     """Whether a TEMPLATE replaces a GGUF's chat template, so that the Modelfile must have one.
 
-    Else Ollama may use one of its own, made for a similar chat template. A frozen template is
-    similar to none, and one with tools or thinking is preferred to a TEMPLATE without them.
+    Otherwise Ollama may use a built-in one, made for a similar chat template. A frozen template
+    isn't similar to any, and one with tools or thinking is preferred to a TEMPLATE without them.
     """
     return FROZEN_MARK not in chat_template and not (
         _has_tools(chat_template) or _has_thinking(chat_template)
@@ -33,9 +33,9 @@ def replaces(chat_template: str) -> bool:
 
 
 def new_notes(architecture: str, chat: ChatTemplate) -> list[str]:
-    """What a user of Ollama 0.30 or later must know about a model.
+    """What users of Ollama 0.30 or later must know about a model.
 
-    architecture: as the GGUF says it. chat: its chat template.
+    architecture: as in the GGUF. chat: its chat template.
     """
     notes = []
     if renderer := RENDERERS.get(architecture):
@@ -74,7 +74,7 @@ def _has_thinking(chat_template: str) -> bool:
 
 
 def _switches(chat: ChatTemplate) -> bool:
-    """Whether thinking can be switched, in the way that Ollama does it."""
+    """Whether thinking can be switched in the way in which Ollama does it."""
     turns = [{"role": "user", "content": "?"}]
     try:
         on, off = (

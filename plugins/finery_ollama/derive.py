@@ -20,7 +20,7 @@ _TOOL = {"type": "function", "function": {"name": "f", "description": "F.", "par
 
 
 class Derived(msgspec.Struct, frozen=True, kw_only=True):
-    """What a Modelfile says of a model, and what a user must know.
+    """The content of a Modelfile, and what users must know.
 
     template: the TEMPLATE; None if Ollama is to use the GGUF's chat template. stops: texts that end
     an answer. takes_system: whether the model's prompts have system messages. strips: whether its
@@ -36,7 +36,7 @@ class Derived(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def derive(gguf: Gguf, model: Model, *, old: bool) -> Derived:
-    """What Ollama needs to know. `StepError` if it can't write the model's prompts.
+    """The contents of the Modelfile. `StepError` if Ollama can't write the model's prompts.
 
     model: the artifact with the GGUF. old: for an Ollama before 0.30.
     """

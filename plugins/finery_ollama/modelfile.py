@@ -61,8 +61,8 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     )
     ollama: Literal[">=0.30", "<0.30"] = setting(
         ">=0.30",
-        help="The versions of Ollama that are to run the model. Older ones don't use a GGUF's chat "
-        "template, and get a TEMPLATE, which can't write tools.",
+        help="The versions of Ollama that the model should run in. Older ones don't use a GGUF's "
+        "chat template, and get a TEMPLATE, which can't write tools.",
     )
     system: str = setting(
         "", help="System message for conversations without one; use the one from training, if any."

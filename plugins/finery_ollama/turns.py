@@ -68,7 +68,7 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_turns(render: Render, bos: str) -> Turns:
-    """Infer the texts around the turns. `StepError` if turns can't be told apart.
+    """Infer the texts around the turns. `StepError` if turns can't be distinguished.
 
     bos: text of the BOS token, which belongs to no turn if it occurs only at the start.
     """

@@ -23,7 +23,7 @@ from finery_openai.limits import Bucket, Hold, backoff
 TROUBLE = 50
 """Consecutive refused requests after which finery gives up."""
 HEAVY_TROUBLE = TROUBLE // 5
-"""How many refused requests a request counts as that failed after all its retries."""
+"""How many refused requests a request counts for if it failed after all its retries."""
 MOST_DENIALS = 3
 """Denied requests before the first answer, after which finery gives up."""
 MOST_LOGGED = 10
@@ -72,7 +72,7 @@ class Client:
 
     @property
     def constrains(self) -> bool:
-        """Whether the server accepts a JSON Schema, as far as is known."""
+        """Whether the server accepts a JSON Schema; True until it is known."""
         return "response_format" not in self.without
 
     async def close(self) -> None:
@@ -165,7 +165,7 @@ class Client:
         return answer
 
     async def _sent(self, request: Request, sent: dict[str, Any]) -> bytes:
-        """The body of the response; raises `TimeoutError` if it isn't whole in time."""
+        """The body of the response. Raises `TimeoutError` if it isn't complete in time."""
         create: Any = self._openai.chat.completions.with_raw_response.create
         async with asyncio.timeout(self._timeout):
             response = await create(

@@ -29,7 +29,7 @@ from finery_openai.key import key_in
 class OpenaiEngine(Engine):
     """Sends many requests at a time to a server, through the openai library.
 
-    They run in an event loop in a thread of its own, so that answers arrive while the caller
+    They run in an event loop in a separate thread, so that answers arrive while the caller
     processes earlier ones.
     """
 

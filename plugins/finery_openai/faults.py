@@ -1,4 +1,4 @@
-"""What a failed request means: retry, give up this row, or end the step."""
+"""Classifies failed requests: retry, give up this row, or end the step."""
 
 import re
 import socket

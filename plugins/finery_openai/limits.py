@@ -1,4 +1,4 @@
-"""How fast requests are sent: rate limits, and waits before retries."""
+"""The rate of requests: rate limits, and waits before retries."""
 
 import asyncio
 import random

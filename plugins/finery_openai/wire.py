@@ -203,7 +203,7 @@ def _call_error(calls: list[dict[str, Any]]) -> str | None:
         except NotJson as error:
             return f"the arguments of the call of {function['name']!r} are {error}"
         if not isinstance(arguments, dict):
-            return f"the arguments of the call of {function['name']!r} are no JSON object"
+            return f"the arguments of the call of {function['name']!r} aren't a JSON object"
     return None
 
 

@@ -1,6 +1,6 @@
 """Samplers of `matrix: {sample: …}` by Optuna: which variants of a recipe to build.
 
-In go the axes of a matrix, with ranges or lists of values, and a seed; out come the points to
+Input: the axes of a matrix, with ranges or lists of values, and a seed. Output: the points to
 build. They are drawn before anything is built: no result has a part in them.
 """
 

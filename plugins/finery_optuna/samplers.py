@@ -67,7 +67,7 @@ def _points(space: Space, count: int, sampler: Callable[[], "BaseSampler"]) -> l
 
 
 def _distribution(of: SearchRange | int) -> "BaseDistribution":
-    """What Optuna draws from. Listed values are numbered, which every sampler can draw."""
+    """Optuna's distribution for an axis. Listed values are numbered, so that all samplers work."""
     from optuna.distributions import FloatDistribution, IntDistribution
 
     if isinstance(of, int):

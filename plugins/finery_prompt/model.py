@@ -119,7 +119,7 @@ def pick(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
 
 
 def _answer(row: Row) -> bytes:
-    """What distinguishes rows with different answers."""
+    """The settings that distinguish rows with different answers."""
     answer = row["label"] if row.get("label") is not None else answer_text(row)
     return msgspec.json.encode(answer, order="deterministic")
 

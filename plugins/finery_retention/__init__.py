@@ -1,6 +1,6 @@
 """Retention: did a model lose general ability while it was trained?
 
-In go models, base first. Out come metrics: how many procedural tasks each model solves, how likely
+Input: models, base first. Output: metrics: how many procedural tasks each model solves, how likely
 it finds general text, and for each tuned model whether it forgot, in words.
 """
 

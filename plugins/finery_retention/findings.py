@@ -1,4 +1,4 @@
-"""What was lost, in words: the comparison of each model with the first."""
+"""Describes what was lost: the comparison of each model with the first."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -12,7 +12,7 @@ UNBOUNDED: Mapping[str, Literal["higher", "lower"]] = {
     "bits_per_byte": "lower",
     "perplexity": "lower",
 }
-"""The metrics that are no shares, and which values of them are better."""
+"""The metrics that aren't shares → which of their values are better."""
 NOUNS = {SOLVED: "tasks", PROBABILITY: "text"}
 Verdict = Literal["kept", "lost", "unclear"]
 TRAIN_LESS = (
@@ -64,10 +64,10 @@ def _finding(
 
 
 def finding_tables(found: Sequence[Finding], margin: float) -> list[dict[str, Any]]:
-    """The table of the findings; empty where there is only one model."""
+    """The table of the findings; empty if there is only one model."""
     if not found:
         return []
-    words = {"kept": "kept", "lost": "lost", "unclear": "can't tell: too few items"}
+    words = {"kept": "kept", "lost": "lost", "unclear": "unclear: too few items"}
     columns = ["model", "on", "points", "95 % CI low", "95 % CI high", "p", "verdict"]
     rows = [
         [f.model, NOUNS[f.metric], f.value, f.low, f.high, f.p_value, words[f.verdict]]
@@ -81,9 +81,9 @@ def finding_tables(found: Sequence[Finding], margin: float) -> list[dict[str, An
 def remarks(
     found: Sequence[Finding], scores: Mapping[str, Mapping[str, float]], first: str, margin: float
 ) -> Iterator[dict[str, str]]:
-    """A remark on each loss, on what can't be told, and on tasks that nobody can do.
+    """A remark on each loss, on inconclusive results, and on tasks that no model can solve.
 
-    Each has its `verdict`, `lost` or `unclear`, which the report's answer rests on.
+    Each has its `verdict`, `lost` or `unclear`, on which the report's answer is based.
     """
     solved = scores[first].get(SOLVED)
     if solved is not None and solved <= margin:
@@ -96,7 +96,7 @@ def remarks(
             yield remark(_lost(finding, scores), TRAIN_LESS) | {"verdict": finding.verdict}
         elif finding.verdict == "unclear":
             yield _unclear(
-                f"whether {finding.model} forgot can't be told from the {NOUNS[finding.metric]}: "
+                f"it is unclear from the {NOUNS[finding.metric]} whether {finding.model} forgot: "
                 f"{finding.points} against {finding.baseline}",
                 "Raise `items`." if finding.metric == SOLVED else "Name a longer `text`.",
             )

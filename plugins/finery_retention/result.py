@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Result(NamedTuple):
-    """What the models answered, and how likely they find the text; by model, the base first."""
+    """The models' answers, and the likelihood that they give the text; by model, the base first."""
 
     items: Sequence[Item]
     texts: Sequence[str]

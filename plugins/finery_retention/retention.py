@@ -41,18 +41,18 @@ class Retention(
     interval shows a loss above `margin`, and "kept" it if the interval excludes such a loss.
 
     Texts are scored with transformers: Hugging Face folders, adapters, GGUF files (dequantised).
-    Models behind an API give no likelihoods: `text: none` leaves the tasks.
+    Models behind an API give no likelihoods. With `text: none`, they only do the tasks.
     """
 
     tasks: list[TaskName] = setting(
         ["letters", "products", "sorting", "sums", "syllogisms"],
-        help="The procedural tasks; an empty list leaves the text alone.",
+        help="The procedural tasks. With an empty list, only the text is scored.",
     )
     items: int = setting(25, ge=5, le=1000, help="Questions of each task.")
     shots: int = setting(3, ge=0, le=20, help="Solved questions before each question.")
     text: FileOrName | None = setting(
         None,
-        help="A text file that models shouldn't get worse at. Default: a shipped text of 1889. "
+        help="A text file that models shouldn't get worse at. Default: a built-in text of 1889. "
         "`none` scores no text.",
         examples=["texts/general.txt", "none"],
     )
@@ -70,7 +70,7 @@ class Retention(
         return [*([SOLVED] if self.tasks else []), *text]
 
     def unbounded(self) -> Mapping[str, Better]:
-        """The likelihood in units that are no shares."""
+        """The likelihood in units that aren't shares."""
         return UNBOUNDED
 
     def check(self) -> None:
@@ -96,7 +96,7 @@ class Retention(
         return self.text is None or self.text.patterns[0] != NONE
 
     def key_code(self) -> list[Any]:
-        """The shipped text, where it is scored."""
+        """The built-in text, if it is scored."""
         return [SHIPPED] if self.text is None else []
 
     def key_facts(self) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Procedural tasks with verifiers, from the package reasoning-gym (Apache-2.0).
 
-In goes the name of a task, out come items that are the same on every machine, each with a verifier
+Input: the name of a task. Output: items that are the same on every machine, each with a verifier
 for answers. `TASKS` has small tasks that a model with 135 million parameters can partly do, so that
 a loss shows. docs/howto/retention.md lists those that were tried.
 """
@@ -36,7 +36,7 @@ SEED = 2889
 SOLVED = 0.999
 """The verifiers' score of a right answer is 1."""
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What verifiers raise for an answer that they can't read, which isn't right."""
+"""Exceptions of verifiers for an answer that they can't parse, which is then wrong."""
 
 
 class Item(NamedTuple):
@@ -51,7 +51,7 @@ class Item(NamedTuple):
 
 
 def items_of(name: str, count: int, shots: int) -> list[Item]:
-    """The items of a task, each after the same `shots` solved ones. No question comes twice."""
+    """The items of a task, each after the same `shots` solved ones. No question is repeated."""
     generator, settings = TASKS[name]
     source = _generator(generator, count, shots, settings)
     entries = _distinct(source, count + shots)

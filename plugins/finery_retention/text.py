@@ -37,7 +37,7 @@ def passages(path: Path, limit: int) -> list[str]:
 
 
 def _first(parts: Iterable[str], limit: int) -> Iterator[str]:
-    """The first parts, with at most `limit` bytes; of one that is longer by itself, the start."""
+    """The first parts, up to `limit` bytes; if the first part is longer, its beginning."""
     size = 0
     for part in parts:
         if size and size + len(part.encode()) > limit:
@@ -48,7 +48,7 @@ def _first(parts: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def _joined(text: str) -> Iterator[str]:
-    """Paragraphs, short ones joined with the next ones."""
+    """Paragraphs; short ones are joined with the next ones."""
     waiting: list[str] = []
     for paragraph in _pieces(text):
         waiting.append(paragraph)

@@ -1,7 +1,7 @@
 """Citations and quotes in answers: `The limit is 50 MB. "Files up to 50 MB are read" [2]`.
 
-In goes the text of an answer, out come the numbers that it cites and the quotes before them. A
-number is the place of a chunk in the prompt, from 1. Public for other plugins.
+Input: the text of an answer. Output: the numbers that it cites and the quotes before them. A number
+is the place of a chunk in the prompt, from 1. Public for other plugins.
 """
 
 import re
@@ -61,7 +61,7 @@ class Checked(NamedTuple):
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong, one line each; empty if nothing is."""
+        """The faults, one line each; empty if there are none."""
         numbers = [f"[{number}] is the number of no document" for number in self.unknown]
         return numbers + [
             f'not in {" or ".join(f"[{n}]" for n in of.numbers)} word for word: "{of.text}"'
@@ -70,12 +70,12 @@ class Checked(NamedTuple):
 
 
 def citations(answer: str) -> list[Citation]:
-    """The citations of an answer in their order. Numbers in code, e.g. `rows[0]`, are none.
+    """The citations of an answer in their order. Numbers in code, e.g. `rows[0]`, don't count.
 
     `[1, 3]` and `[1] [3]` cite two chunks, and a quote before them belongs to both; `[1-3]` cites
-    three. A quote ends before the numbers, with at most a punctuation mark between them; numbers
-    may be in parentheses. The quotation marks of other languages count like straight ones. Shorter
-    texts in quotation marks than `LEAST`, e.g. the name of a button, are no quotes.
+    three. A quote precedes the numbers, with at most a punctuation mark between them; numbers may
+    be in parentheses. The quotation marks of other languages count like straight ones. Texts in
+    quotation marks that are shorter than `LEAST`, e.g. the name of a button, aren't quotes.
     """
     return [Citation(number, quote) for numbers, quote in _together(answer) for number in numbers]
 
@@ -93,7 +93,7 @@ def check_citations(answer: str, chunks: Sequence[str]) -> Checked:
 def without_citations(answer: str) -> str:
     """The answer in one line, without numbers and without the quotes that belong to them.
 
-    Where nothing else is left, e.g. of an answer that is a quote alone, only the numbers go.
+    If nothing else would be left, e.g. of an answer that is only a quote, quotes are kept.
     """
     matches = _CITATION.finditer(_without_code(answer))
     text = _cut(answer, [_span(match, answer) for match in matches])
@@ -121,10 +121,10 @@ def is_verbatim(quote: str, text: str) -> bool:
 
 
 def quotable(quote: str) -> str | None:
-    """A quote as it can be written between straight quotation marks, in one line.
+    """A quote that can be put between straight quotation marks, in one line.
 
-    Of one that contains such marks, or numbers like those of citations, the longest part without
-    them; None if that is too short to count.
+    If it contains such marks, or numbers like those of citations, the longest part without them;
+    None if that is too short to count.
     """
     parts = [" ".join(part.split()).lstrip(" ,;:.") for part in _UNQUOTABLE.split(quote)]
     longest = max(parts, key=len)
@@ -153,7 +153,7 @@ def _together(answer: str) -> Iterator[tuple[list[int], str | None]]:
 
 
 def _is_altered(quote: Quote, chunks: Sequence[str]) -> bool:
-    """Whether chunks with its numbers exist, and none has the quote word for word."""
+    """Whether chunks with its numbers exist, but none contains the quote word for word."""
     cited = [chunks[number - 1] for number in quote.numbers if 1 <= number <= len(chunks)]
     return bool(cited) and not any(is_verbatim(quote.text, chunk) for chunk in cited)
 
@@ -169,7 +169,7 @@ def _numbers(text: str) -> Iterator[int]:
 
 
 def _has_marks(match: re.Match[str]) -> bool:
-    """Whether a text in quotation marks belongs to a match, a quote or a shorter one."""
+    """Whether a text in quotation marks belongs to a match: a quote, or a shorter one."""
     return any(match[name] is not None for name in _QUOTES)
 
 

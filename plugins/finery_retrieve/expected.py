@@ -1,6 +1,6 @@
 """Texts that a right answer contains, as whole words and numbers: `expected: ["50 MB"]`.
 
-In go an answer and the texts, out comes whether it contains them.
+Input: an answer and the texts. Output: whether it contains them.
 """
 
 import re
@@ -52,7 +52,7 @@ def _is_cut(before: str, part: str, after: str) -> bool:
 
 
 def _is_less(before: str, part: str, after: str) -> bool:
-    """Whether what is around a part makes another value or another name of it."""
+    """Whether the characters around a part make it a different value or name."""
     first, last = _FIRST_DIGITS.match(part), _LAST_DIGITS.search(part)
     leading, trailing = len(first[0]) if first else 0, len(last[0]) if last else 0
     if leading and (
@@ -86,14 +86,14 @@ def _is_word(character: str) -> bool:
 
 _MARKS = str.maketrans({"‘": "'", "’": "'", "ʼ": "'", "“": '"', "”": '"', "\u00ad": None})
 Expected = Sequence[str | Sequence[str]]
-"""What an answer must contain: texts, each of which may be a list of alternatives."""
+"""Texts that an answer must contain, each of which may be a list of alternatives."""
 
 
 def contains(text: str, expected: Expected) -> bool:
-    """Whether a text contains all that is expected.
+    """Whether a text contains all expected texts.
 
     Case and whitespace don't count: `50 MB` is in `50  mb`, but not in `150 MB`, `50 MBit` or
-    `50 MB/s`. A number is not in another one, e.g. `5` in `-5`, `1/5` or `12:05`.
+    `50 MB/s`. A number isn't part of another one: `5` isn't in `-5`, `1/5` or `12:05`.
     """
     line = one_line(text)
     return all(

@@ -1,4 +1,4 @@
-"""Which models and indices fit a step, as far as it is known: before a build, or at its start."""
+"""Checks if models and indices fit a step, as soon as they are known: in a plan or at its start."""
 
 from finery import Index, Model, UsageError
 

@@ -1,6 +1,6 @@
 """Why questions have no right chunk in an index, in words.
 
-In go questions, their right chunks and the index. Out comes a reason with a fix for each question
+Input: questions, their right chunks and the index. Output: a reason with a fix for each question
 that has none, such as a quote in another case, or one of another document.
 """
 

@@ -41,7 +41,7 @@ KINDS = {
         "than the `eval.grounded` that measures it, for the same index",
         why="A model learns the prompts that it is trained on, and metrics hold for the prompts "
         "that were measured. Steps that differ for a reason can be named side by side: a note is "
-        "given only where no step has the same settings.",
+        "given only if no step has the same settings.",
     ),
     OTHER: About(
         when="`limit` counts tokens by the tokenizer of another base than that of the model that "
@@ -209,7 +209,7 @@ def _twice(graph: Graph) -> Iterator[Note]:
 
 
 def _retrieving(graph: Graph, step: str) -> Iterator[str]:
-    """The step, or those that its model is made from, as far as they retrieve."""
+    """The step, or those that its model is made from, if they retrieve."""
     if graph.nodes[step].use == RETRIEVING:
         yield step
         return
@@ -295,9 +295,9 @@ def _measured(graph: Graph, model: Node) -> list[Node]:
 
 
 def _under(graph: Graph, node: Node, *, whole: bool = False) -> list[str]:
-    """The models that a step takes, and what they are made of.
+    """The models that a step takes, and those that they are made of.
 
-    whole: all of it; else down to the nearest trainings.
+    whole: all of them; otherwise down to the nearest trainings.
     """
     waiting = [s.step for s in node.sources_of(Model) if s.field in ("model", "models")]
     seen = dict[str, None]()

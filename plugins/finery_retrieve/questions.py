@@ -1,6 +1,6 @@
 """Questions whose right chunk is known: read from rows, and looked up in an index.
 
-In go rows with a question and the id of its chunk, or a quote from it. Out come questions with the
+Input: rows with a question and the id of its chunk, or a quote from it. Output: questions with the
 chunks that answer them, and chunks that don't.
 """
 
@@ -42,10 +42,10 @@ class Question(NamedTuple):
     is_answerable: bool
 
     def may_be_answered_by(self, hit: Hit) -> bool:
-        """Whether a chunk may contain the answer, so that it is no distractor.
+        """Whether a chunk may contain the answer and so can't be a distractor.
 
-        It is a right one, or contains all expected texts or the quote, of whichever document and
-        in whichever case. That is no proof: a short expected text is in many chunks.
+        It is a right one, or contains all expected texts or the quote, in any document and any
+        case. That proves nothing, since a short expected text is in many chunks.
         """
         if self.is_answered_by(hit):
             return True
@@ -58,7 +58,7 @@ class Question(NamedTuple):
         return hit.id in self.chunks or self.is_proved_by(hit)
 
     def lacks_expected(self) -> bool:
-        """Whether the row's own answer doesn't contain the texts that it expects."""
+        """Whether the row's own answer lacks texts that it expects."""
         answer = without_numbers(self.answer)
         return bool(self.answer and self.expected) and not contains(answer, self.expected)
 
@@ -73,8 +73,8 @@ class Question(NamedTuple):
     def gains(self, hits: Sequence[Hit], right: Sequence[Hit]) -> list[bool]:
         """For each retrieved chunk, whether it is a right one that wasn't counted before.
 
-        right: the question's right chunks in the searched index. If there is only one, another
-        chunk that contains the quote is as good.
+        right: the question's right chunks in the searched index. If there is only one, any other
+        chunk that contains the quote counts, too.
         """
         needed = {hit.id for hit in right}
         gains = []
@@ -87,7 +87,7 @@ class Question(NamedTuple):
 
 
 def question_in(row: Row) -> Question:
-    """The question of a row. Raises `BadRow` for one that can't be used."""
+    """The question of a row. Raises `BadRow` if the row can't be used."""
     prompt = split_turns(row)[0]
     if not any(turn["role"] == "user" for turn in prompt):
         raise BadRow("the row has no user turn", "drop it, e.g. with data.filter")
@@ -197,5 +197,5 @@ def _by_quote(
 
 
 def is_source(wanted: str, source: str) -> bool:
-    """Whether a chunk is from the document that a row names, by its path or the end of it."""
+    """Whether a chunk is from the document that a row names, by its path or by the end of it."""
     return not wanted or source == wanted or source.endswith(f"/{wanted}")

@@ -1,7 +1,7 @@
 """Human review: a page to judge rows on, and the step that applies the decisions.
 
-It takes rows. `finery review` writes decisions to a file of JSON lines beside the recipe, and
-`review.apply` returns the rows with these decisions applied. Public for other plugins:
+Input: rows. `finery review` writes decisions to a file of JSON lines next to the recipe, and
+`review.apply` outputs the rows with these decisions applied. Public for other plugins:
 `finery_review.decisions`, which reads decisions.
 """
 

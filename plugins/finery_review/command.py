@@ -47,8 +47,8 @@ def command(
 ) -> None:
     """Review the rows of STEP on a page in the browser: accept, reject, edit, swap.
 
-    Decisions are saved beside the recipe: in the file that `review.apply` on these rows names, else
-    in reviews/STEP.jsonl. STEP may also be the `review.apply`. Ctrl-C ends the review. More in
+    Decisions are saved next to the recipe: in the file that `review.apply` on these rows names, or
+    else in reviews/STEP.jsonl. STEP may also be the `review.apply`. Ctrl-C ends the review. See
     docs/howto/review.md.
     """
     from finery_review.serving.opened import open_review
@@ -88,7 +88,7 @@ def _serve(opened: "Opened", port: int, no_open: bool) -> None:
 
 
 def _tell(opened: "Opened") -> None:
-    """What was decided, and what comes next."""
+    """A summary of the decisions, and the next command."""
     from finery_review.decisions import on_rows_gone
 
     facts = opened.facts()

@@ -92,7 +92,7 @@ def _is_torn(last: bytes) -> bool:
 
 
 def decode(line: bytes) -> Decision:
-    """The decision in a line. Raises `MsgspecError` or `UnicodeDecodeError` where there is none."""
+    """The decision in a line. Raises `MsgspecError` or `UnicodeDecodeError` if there is none."""
     return msgspec.json.decode(line, type=Decision)
 
 
@@ -135,12 +135,12 @@ class Standing:
             self._by_row[decision.id] = (decision.at or before, decision)
 
     def of(self, row: str) -> Decision | None:
-        """The decision or note that counts for a row, None where there is none."""
+        """The current decision or note for a row; None if there is none."""
         entry = self._by_row.get(row)
         return None if entry is None or entry[1].do == "undo" else entry[1]
 
     def time_of(self, row: str) -> str:
-        """When the row was last decided on, empty where it never was."""
+        """The time of the last decision on the row; empty if there is none."""
         return self._by_row.get(row, ("",))[0]
 
     def __iter__(self) -> Iterator[Decision]:
@@ -193,10 +193,10 @@ def on_rows_gone(count: int) -> str:
 
 
 def applied(row: Row, decision: Decision) -> Row | None:
-    """The row after a decision, None where it is rejected.
+    """The row after a decision; None if it is rejected.
 
-    A changed row has a new id and the old one as its parent. Raises `DataError` where the decision
-    doesn't fit the row, or leaves turns that can't be used.
+    A changed row has a new id and the old one as its parent. Raises `DataError` if the decision
+    doesn't fit the row, or produces unusable turns.
     """
     if decision.do == "reject":
         return None

@@ -1,12 +1,12 @@
 """Serving: run a built model as an OpenAI-compatible server, talk to it, check and ship it.
 
-In go a built model or bundle and, for `serve.check`, the rows of a test. Out come a running server,
-a report that compares its prompts and answers with the trained ones, or a folder to ship. Public
-for other plugins are `servers`: what a server that a plugin registers takes and gives, and what it
-must show so that `serve.check` can check it; `command`: serve until Ctrl-C; `client`: requests to a
-server; `check.answers`: its answers; `processes`: listening, starting a server, watching it, and
-ending it with all that it started; `options`: those of llama.cpp's server; `templates`: the chat
-template that this server needs; and `llama`: this server with its prompts and faults.
+Input: a built model or bundle and, for `serve.check`, test rows. Output: a running server, a report
+that compares its prompts and answers with those of the training, or a folder to ship. Public for
+other plugins: `servers`, the interface of a server that a plugin registers; `command`, which serves
+until Ctrl-C; `client`, requests to a server; `check.answers`, its answers; `processes`, which
+starts, watches and ends servers with their child processes; `options` of llama.cpp's server;
+`templates`, the chat template that this server needs; and `llama`, this server with its prompts and
+faults.
 """
 
 from finery import hookimpl

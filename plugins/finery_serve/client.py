@@ -37,7 +37,7 @@ class Client:
     def get(self, path: str) -> Any:
         """The JSON at a path.
 
-        `Refused` with the server's words, and `StepError` if there is no whole answer.
+        `Refused` with the server's message, and `StepError` if there is no complete answer.
         """
         return _json(self.send(path))
 

@@ -105,7 +105,7 @@ def serve_until_stopped(
     """Serve a model or bundle, print how to talk to it, and wait for Ctrl-C.
 
     `UsageError` for an address that can't be used, before anything is loaded; `StepError` if the
-    server ends by itself.
+    server ends.
     """
     key = None if host in LOOPBACK else _key()
     if port:
@@ -150,7 +150,7 @@ def _check_combination(called: click.Context, *, ollama: bool, yes: bool) -> Non
 
 
 def introduction(running: Running, serving: Serving) -> str:
-    """What a user needs to talk to the server: address, key, and two examples."""
+    """Instructions for talking to the server: address, key, and two examples."""
     key, page = serving.key or "none", page_of(running)
     names = names_of(running, serving)
     body = {"model": names[-1], "messages": [{"role": "user", "content": example_of(running)}]}
@@ -182,7 +182,7 @@ def introduction(running: Running, serving: Serving) -> str:
 
 
 def _from_elsewhere(running: Running, serving: Serving) -> list[str]:
-    """Where other machines reach a server that listens on all addresses."""
+    """The addresses for other machines, if the server listens on all addresses."""
     if serving.host not in ("0.0.0.0", "::"):
         return []
     port = urlsplit(running.address).port
@@ -215,7 +215,7 @@ def _until_stopped() -> Iterator[None]:
 
 
 def _wait(running: Running, serving: Serving) -> None:
-    """Wait for a signal. `StepError` if the server ends by itself."""
+    """Wait for a signal. `StepError` if the server ends before that."""
     while _listens(running.address):
         time.sleep(CHECKED_EVERY)
     log = serving.log

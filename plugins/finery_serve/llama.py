@@ -13,7 +13,7 @@ from finery_serve.servers import Fault, Prompt, Running, Serving, sampling_fault
 from finery_serve.templates import served_template
 
 SAMPLING = "general.sampling."
-"""How metadata of a GGUF begin that servers answer by where a request doesn't say."""
+"""Prefixes of a GGUF's metadata from which servers take defaults for requests."""
 SAMPLED = ("temp", "top_k", "top_p", "min_p", "penalty_repeat")
 NEUTRAL = {
     "temperature": 0.0, "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
@@ -56,7 +56,7 @@ class LlamaServer:
         return [*found, *option_faults(self._unread)]
 
     def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
-        """None: a GGUF is one whole model."""
+        """None: a GGUF is one complete model."""
         return None
 
 

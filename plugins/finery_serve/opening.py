@@ -1,4 +1,4 @@
-"""A built model or bundle, by its name in the recipe, and the server that fits it."""
+"""Finds a built model or bundle by its name in the recipe, and a server for it."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -14,9 +14,9 @@ Serve = Callable[[Artifact, Serving], AbstractContextManager[Running]]
 
 
 EXPORTS = ("gguf.export", "vllm.bundle")
-"""Step types that make something servable of a folder or an adapter."""
+"""Step types that convert a model folder or an adapter into a format with a server."""
 EMBEDDERS = ("embedder", "embedder-api")
-"""Formats of models that embed texts."""
+"""Formats of embedding models."""
 
 
 class Opened(NamedTuple):
@@ -33,9 +33,10 @@ class Opened(NamedTuple):
 
 
 def open_built(step: str, recipe: Path, overrides: Sequence[str]) -> Opened:
-    """The output of a step. `UsageError` unless it is a built model or bundle.
+    """Open a step's output, e.g. `gguf.q8_0`, or the first one if `step` names no output.
 
-    Without an output, the step's first one. Says so, and if it isn't up to date, on stderr.
+    A message on stderr says which output was selected, and whether it is out of date. Raises
+    `UsageError` unless the output is a built model or bundle.
     """
     project = Project(recipe, overrides)
     graph = project.graph
@@ -62,21 +63,22 @@ def open_built(step: str, recipe: Path, overrides: Sequence[str]) -> Opened:
 
 
 def _check(node: Node, step: str, output: str) -> None:
+    """Raise `UsageError` unless the output exists and is a model or a bundle."""
     kinds = node.outputs
     if output and output not in kinds:
-        known = ", ".join(f"{node.name}.{o}" for o in kinds if o) or node.name
-        raise UsageError(f"step '{node.name}' has no output '{output}'", fix=f"name {known}")
+        outputs = ", ".join(f"{node.name}.{o}" for o in kinds if o) or node.name
+        raise UsageError(f"step '{node.name}' has no output '{output}'", fix=f"name {outputs}")
     kind = kinds.get(output, next(iter(kinds.values())))
     if not issubclass(kind, Model | Bundle):
         article = "an" if kind.kind[0] in "AEIOU" else "a"
         raise UsageError(
-            f"'{step}' is {article} {kind.kind}, and only a model or a bundle can answer",
+            f"'{step}' is {article} {kind.kind}, but only a model or a bundle can answer",
             fix="name a step that makes one; `finery show` lists them",
         )
 
 
 def server_for(opened: Opened) -> Serve:
-    """The function that serves it. `UsageError` with what makes it servable if there is none."""
+    """The function that serves the artifact. `UsageError` with a way to serve it if none does."""
     server: Serve | None = opened.graph.plugins.server(opened.format)
     if server is not None:
         return server
@@ -87,26 +89,25 @@ def server_for(opened: Opened) -> Serve:
 
 
 def _way_out(opened: Opened) -> str:
-    """What to do about a format without a server."""
+    """The fix for a format that no installed server supports."""
     if opened.format == "api":
-        return "it is already behind a server; talk to it with `finery chat`"
+        return "a server already provides it; talk to it with `finery chat`"
     if opened.format in EMBEDDERS:
-        return "it embeds texts for retrieve.index and answers no prompts; name a language model"
+        return "it embeds texts for retrieve.index and can't answer; name a language model"
     if opened.format == "prompted":
         return "its prompt is added by finery, not by a server; serve the model that it prompts"
     if isinstance(opened.artifact, Bundle):
         run = opened.artifact.meta.get("run")
-        return f"run it in its folder: {run}" if run else "name the model that is in it"
+        return f"run it in its folder: {run}" if run else "name the model that it contains"
     name = opened.name.partition(".")[0]
-    exports = [n.name for n in opened.graph.nodes.values() if _exports(n, name)]
+    exports = [
+        node.name
+        for node in opened.graph.nodes.values()
+        if node.use in EXPORTS and name in node.upstream()
+    ]
     if exports:
         return f"serve its export: finery serve {exports[0]}"
     return (
-        f"export it, and serve the export: gguf: {{use: gguf.export, model: {name}}} in `export:`, "
-        "then finery build and finery serve gguf; or use vllm.bundle, if vLLM is installed"
+        f"export it: add gguf: {{use: gguf.export, model: {name}}} to `export:`, then run "
+        "finery build and finery serve gguf; or use vllm.bundle if vLLM is installed"
     )
-
-
-def _exports(node: Node, name: str) -> bool:
-    """Whether a step makes something servable of a model."""
-    return node.use in EXPORTS and name in node.upstream()

@@ -33,10 +33,10 @@ _COMMAND = re.compile(r"^\s*exec\s+(.+)$", re.MULTILINE)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How llama.cpp's server runs a model.
+    """The options with which llama.cpp's server runs a model.
 
-    context: tokens of each slot. template: the source of a chat template that replaces the file's
-    own. temperature, repeat_penalty: for requests that don't say; None leaves it to the server.
+    context: tokens of each slot. template: the source of a chat template that replaces the one in
+    the file. temperature, repeat_penalty: defaults for requests; None leaves them to the server.
     unread: further options, which finery doesn't know.
     """
 
@@ -85,7 +85,7 @@ def read_run(script: Path) -> Options:
 
 
 def read_arguments(arguments: Sequence[str], file: Path) -> Options:
-    """The options that arguments of llama-server set. file: where they are written.
+    """The options that arguments of llama-server set. file: the file that contains them.
 
     Files that they name are relative to its folder. `DataError` if they can't be read.
     """

@@ -184,10 +184,10 @@ def log_file(log: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def ended_with_us(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Have the process ended when this one ends, however it does.
+    """End the process when this one ends, in whatever way.
 
     A shell waits for a pipe to close, which the system does when this process is gone. The shell
-    has a session of its own: a build kills a worker together with its process group.
+    has a separate session, because a build kills a worker together with its process group.
     """
     with subprocess.Popen(
         ["/bin/sh", "-c", _WATCH, "finery-watch", str(process.pid)],
@@ -238,13 +238,13 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
             process.kill()
             process.wait()
     for pid, began in below.items():
-        if _began(pid) == began:  # else the number is another process by now
+        if _began(pid) == began:  # otherwise another process now has this number
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 
 
 def _below(pid: int) -> dict[int, str]:
-    """Process → when it began, of all below `pid`; empty where there is no /proc."""
+    """Process → its start time, for all below `pid`; empty if there is no /proc."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         fields = _stat(int(folder.name))

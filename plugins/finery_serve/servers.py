@@ -1,9 +1,9 @@
-"""What a server that a plugin registers by `finery_servers` takes and gives.
+"""The interface of a server that a plugin registers with `finery_servers`.
 
-`finery_servers` maps a model's or bundle's format to `"module:function"`. The function is called as
-`function(artifact, serving)` and returns a context manager: entered, the server answers requests;
-left, its processes have ended. `serve.check` checks those that give a `Checkable`. A function that
-can't serve the models of its format is marked with `bundles_only`.
+`finery_servers` maps the format of a model or bundle to `"module:function"`. finery calls
+`function(artifact, serving)`, which returns a context manager: on entry, the server is ready for
+requests; on exit, its processes have ended. `serve.check` works with servers that are `Checkable`.
+Mark a function with `bundles_only` if it can't serve the models of its format.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +22,12 @@ _BUNDLES_ONLY = "bundles_only"
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """How to serve a model.
 
-    name: what clients write as `model`. host: the address to listen on. port: None takes any free
-    port. key: what clients must send as the API key; None lets everybody in who reaches the
-    address. slots: requests answered at once; None leaves it to the server. context: tokens of
-    a conversation with its answer; None leaves it to the server. log: a file for its messages.
-    checked: whether `serve.check` will look at it: a server may then also show what it doesn't show
-    to clients, but must answer as it does without.
+    name: what clients send as `model`. host: the address to listen on. port: None selects a free
+    port. key: the API key that clients must send; None allows requests without one. slots: maximum
+    number of requests at once; None lets the server choose. context: maximum length of a
+    conversation with its answer, in tokens; None lets the server choose. log: a file for the
+    server's messages. checked: whether this is for `serve.check`. The server may then expose more
+    than it does to clients, but its answers must not change.
     """
 
     name: str
@@ -43,28 +43,26 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 class Running(Protocol):
     """A server that answers requests.
 
-    address: e.g. `http://127.0.0.1:8080`; the OpenAI-compatible API is below `/v1`. pid: of its
-    process. build: which program it is, e.g. `llama.cpp b6000`. A server that doesn't answer to
-    `Serving.name` alone also has `names`, see `names_of`. A server with a web page for users also
-    has `page`, see `page_of`, and one that can't answer just anything has `example`, see
-    `example_of`.
+    It may have further attributes: `names` if it serves several models (see `names_of`), `page` if
+    it has a web page for users (see `page_of`), `example` if it only answers certain questions (see
+    `example_of`), and `checked_by` if another step type than `serve.check` checks it.
     """
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The URL, e.g. `http://127.0.0.1:8080`, with the OpenAI-compatible API under `/v1`."""
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """The ID of the server's process."""
 
     @property
     def build(self) -> str:
-        """Which program, and which version."""
+        """The program and its version, e.g. `llama.cpp b6000`."""
 
 
 class Prompt(NamedTuple):
-    """A prompt as a server makes it: its tokens, and the text that they stand for."""
+    """A prompt as the server renders it, as text and as token IDs."""
 
     text: str
     tokens: list[int]
@@ -102,34 +100,35 @@ def sampling_faults(
 
 @runtime_checkable
 class Checkable(Running, Protocol):
-    """A server that `serve.check` can hold against the training.
+    """A server that `serve.check` can compare with the training.
 
-    One that adds a system message to conversations without one also has `system`, see `system_of`.
-    One that writes prompts by code of its own has `renderer`, see `renderer_of`. One that doesn't
-    show everything has `unchecked`, see `unchecked_of`.
+    It may have further attributes: `system` if it adds a system message to conversations that have
+    none (see `system_of`), `renderer` if its own code instead of a chat template renders prompts
+    (see `renderer_of`), and `unchecked` if it doesn't expose everything (see `unchecked_of`).
     """
 
     def chat_template(self) -> str | None:
-        """The source of the chat template that it uses; None if that is unknown."""
+        """The source of the chat template in use; None if it is unknown."""
 
     def prompt(self, request: Mapping[str, Any]) -> Prompt:
-        """The prompt for a request to `/v1/chat/completions`. `StepError` if it refuses that."""
+        """The prompt for a request to `/v1/chat/completions`. `StepError` if it is refused."""
 
     def faults(self) -> list[Fault]:
-        """What is wrong with the server itself: how it samples, and what can't be checked."""
+        """Faults of the server itself: its sampling, and what can't be checked."""
 
     def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
-        """Whether it answers with an adapter as it does without, to prompts of token ids.
+        """A fault if the adapter has no effect on the answers to prompts of token IDs.
 
-        name: the adapter's, of those in `names`. None also for servers that can't do so.
+        name: the adapter, one of `names`. None if the adapter has an effect, or if the server can't
+        serve adapters.
         """
 
 
 def bundles_only(serve: F) -> F:
     """Mark a function of `finery_servers` that serves bundles, but not models of the same format.
 
-    `finery chat` then runs the models with their engine. Called with one, the function must raise
-    `UsageError`.
+    `finery chat` then runs such models with their engine. If the function is called with a model,
+    it must raise `UsageError`.
     """
     setattr(serve, _BUNDLES_ONLY, True)
     return serve
@@ -141,38 +140,38 @@ def is_servable(artifact: Artifact, serve: Callable[..., Any]) -> bool:
 
 
 def names_of(running: Running, serving: Serving) -> tuple[str, ...]:
-    """What clients may write as `model`: a server's `names`, the base first, else the one name."""
+    """What clients may send as `model`: the server's `names`, with the base first, or its name."""
     return tuple(getattr(running, "names", ())) or (serving.name,)
 
 
 def page_of(running: Running) -> str | None:
-    """The address of a server's web page, with the key if it needs one; None without a page."""
+    """The URL of a server's web page, including a required key; None if it has no page."""
     page: str | None = getattr(running, "page", None)
     return page
 
 
 def checked_by(running: Running) -> str | None:
-    """The step type that checks a server in place of `serve.check`; None if there is none."""
+    """The step type that checks this server instead of `serve.check`; None if there is none."""
     step_type: str | None = getattr(running, "checked_by", None)
     return step_type
 
 
 def system_of(running: Running) -> str:
-    """The system message that a server adds to conversations without one; empty without any."""
+    """The system message that a server adds to conversations without one; else empty."""
     return str(getattr(running, "system", ""))
 
 
 def renderer_of(running: Running) -> str | None:
-    """What a server's own code for prompts is called; None if a chat template writes them."""
+    """The name of the server's own prompt renderer; None if it uses a chat template."""
     renderer: str | None = getattr(running, "renderer", None)
     return renderer
 
 
 def unchecked_of(running: Running) -> tuple[tuple[Kind, str], ...]:
-    """(kind of fault that it may have, what it doesn't show), for all that can't be checked."""
+    """(kind of fault, what the server doesn't expose) for everything that can't be checked."""
     return tuple(getattr(running, "unchecked", ()))
 
 
 def example_of(running: Running) -> str:
-    """A question for the examples of how to use a server."""
+    """A question that this server can answer, for the examples of requests."""
     return str(getattr(running, "example", "Hello"))

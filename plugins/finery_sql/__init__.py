@@ -1,6 +1,6 @@
 """Rows from SQL databases.
 
-In go a query and an address or a SQLite file, out come rows. What a query of a server gives is
+Input: a query and an address or a SQLite file. Output: rows. What a query of a server gives is
 pinned in `recipe.lock` and kept in the store, so that a build can be repeated.
 """
 

@@ -18,18 +18,18 @@ BATCH = 1_000
 CONNECT_SECONDS = 10
 POSTGRES_DRIVERS = ("psycopg", "psycopg2")
 SQLITE_MAGIC = b"SQLite format 3\0"
-"""How the file of a database begins."""
+"""The first bytes of a database file."""
 READ_ONLY = {
     "sqlite": ("PRAGMA query_only = ON",),
     "mysql": ("SET SESSION TRANSACTION READ ONLY",),
     "mariadb": ("SET SESSION TRANSACTION READ ONLY",),
     "postgresql": ("SET TRANSACTION READ ONLY", "SET LOCAL TIME ZONE 'UTC'"),
 }
-"""What is said first, by dialect. The zone: what a query makes of times must not depend on it."""
+"""First statements, by dialect. They fix the time zone, because results must not depend on it."""
 
 
 class Database:
-    """Where a query is put to. place: how errors call it; query_file: where the query stands."""
+    """The database of a query. place: its name in errors. query_file: the file with the query."""
 
     def __init__(
         self, engine: Any, place: str, query_file: str | None, secrets: Sequence[str] = ()
@@ -47,7 +47,7 @@ class Database:
 
     @classmethod
     def at(cls, url: str, place: str, query_file: str | None) -> "Database":
-        """The database of a URL, which holds a password and must not be told."""
+        """The database of a URL. The URL contains a password, so it is never shown."""
         sqlalchemy = library()
         if url.startswith("postgres://"):  # what some hosts write
             url = url.replace("postgres://", "postgresql://", 1)
@@ -104,7 +104,7 @@ class Database:
 
 
 def journal_of(path: Path) -> Path:
-    """Where SQLite writes changes before they are in its file."""
+    """Where SQLite keeps changes before they are in its file."""
     return path.with_name(f"{path.name}-wal")
 
 

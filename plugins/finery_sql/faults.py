@@ -1,4 +1,4 @@
-"""What goes wrong with databases, in words that say what to do, and never with a password."""
+"""Turns errors of databases into errors with a fix. Their messages never contain a password."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ PACKAGES = {
     "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient", "pyodbc": "pyodbc",
     "pymysql": "pymysql", "oracledb": "oracledb",
 }  # fmt: skip
-"""Driver's module → what to install."""
+"""Module of a driver → package to install."""
 URL = "postgresql://user:password@host:5432/database"
 _LINE = re.compile(r"^LINE (\d+):", re.MULTILINE)
 _TABLE = re.compile(r'(?:no such table: |relation ")([^"\n]+)')
@@ -29,7 +29,7 @@ _AWAY = (
 
 
 class Fault(NamedTuple):
-    """What is known where a query fails. secrets: the URL and its password, never to be told."""
+    """The context of a failed query. secrets: the URL and its password, which are never shown."""
 
     engine: Any
     place: str
@@ -38,7 +38,7 @@ class Fault(NamedTuple):
     secrets: Sequence[str]
 
     def safe(self, text: str) -> str:
-        """The text without secrets."""
+        """The text with `***` in place of secrets."""
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return text
@@ -46,14 +46,14 @@ class Fault(NamedTuple):
 
 @contextmanager
 def explained(fault: Fault) -> Iterator[None]:
-    """Turn what SQLAlchemy raises into an error that says what to do."""
+    """Turn what SQLAlchemy raises into an error with a fix."""
     from sqlalchemy import exc
 
     try:
         yield
     except exc.DBAPIError as error:
         explanation = _explain(error, fault)
-        raise explanation from None  # the message that it comes with may hold the URL
+        raise explanation from None  # the original message may contain the URL
     except exc.SQLAlchemyError as error:
         raise DataError(
             fault.safe(str(error).splitlines()[0]), where=fault.query_file or fault.place
@@ -61,14 +61,14 @@ def explained(fault: Fault) -> Iterator[None]:
 
 
 def unreadable_url(place: str) -> DataError:
-    """The error for a variable that holds no URL; its value isn't told."""
+    """The error for a variable whose value isn't a URL. The value isn't shown."""
     return DataError(
-        f"{place} doesn't hold the URL of a database", where=place, fix=f"write it as {URL}"
+        f"{place} must be the URL of a database", where=place, fix=f"write it as {URL}"
     )
 
 
 def unknown_database(name: str, place: str) -> DataError:
-    """The error for a URL of a kind that SQLAlchemy doesn't know."""
+    """The error for a URL with an unknown kind of database."""
     kind = name.partition("+")[0]
     return DataError(
         f"SQLAlchemy doesn't know the database '{name}'",
@@ -87,12 +87,12 @@ def missing_driver(module: str, place: str) -> StepError:
 
 
 def _explain(error: Any, fault: Fault) -> FineryError:
-    """The error to show for one of a driver."""
+    """The error to show for an error from the driver."""
     text = fault.safe(str(error.orig).strip())
     what = text.splitlines()[0] if text else type(error.orig).__name__
     if any(mark in text for mark in _LOGIN):
         return StepError(
-            "the database refuses the user or the password",
+            "the database rejected the user name or the password",
             where=fault.place,
             fix=f"check the URL in {fault.place}",
             details=[what],
@@ -103,7 +103,7 @@ def _explain(error: Any, fault: Fault) -> FineryError:
         return StepError(
             "the database can't be reached",
             where=fault.place,
-            fix=f"check that it is running, and check host and port of the URL in {fault.place}",
+            fix=f"check that it is running, and check the host and port in {fault.place}",
             details=text.splitlines()[:3],
         )
     if any(mark in text for mark in _READ_ONLY):
@@ -117,7 +117,7 @@ def _explain(error: Any, fault: Fault) -> FineryError:
 
 
 def _in_query(text: str, what: str, error: Any, fault: Fault) -> FineryError:
-    """The error for a query that the database doesn't take, with the line where it can be told."""
+    """The error for a query that the database rejects, with the line number if it is known."""
     line = _line(text, fault.query)
     where = f"{fault.query_file or f'{fault.place}: query'}{f':{line}' if line else ''}"
     detail = getattr(getattr(error.orig, "diag", None), "message_hint", None)
@@ -128,14 +128,14 @@ def _in_query(text: str, what: str, error: Any, fault: Fault) -> FineryError:
         return DataError(what, where=where, fix=f"did you mean '{near}'?" if near else None)
     if "statement at a time" in text or "multiple commands" in text:
         return DataError(
-            "the query has several statements", where=where, fix="write a single SELECT"
+            "the query contains several statements", where=where, fix="write a single SELECT"
         )
     repair = "repair the query" if is_select(fault.query) else "write a SELECT"
     return DataError(what, where=where, fix=detail or repair)
 
 
 def _line(text: str, query: str) -> int | None:
-    """The line of the query that a message is about."""
+    """The line of the query that an error message refers to."""
     if match := _LINE.search(text):
         return int(match[1])
     token = _NEAR.search(text) or _TABLE.search(text) or _COLUMN.search(text)
@@ -143,12 +143,12 @@ def _line(text: str, query: str) -> int | None:
 
 
 def _state(error: Any) -> str:
-    """The SQLSTATE of an error of a query; drivers give none where there was no connection."""
+    """The SQLSTATE of an error; empty if the connection itself failed."""
     return str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or "")
 
 
 def _tables(fault: Fault) -> list[str]:
-    """The tables and views there are."""
+    """The names of all tables and views."""
     from sqlalchemy import inspect
 
     inspected = inspect(fault.engine)
@@ -156,7 +156,7 @@ def _tables(fault: Fault) -> list[str]:
 
 
 def _columns(fault: Fault) -> list[str]:
-    """The columns of all tables."""
+    """The names of the columns of all tables."""
     from sqlalchemy import inspect
 
     inspected = inspect(fault.engine)

@@ -70,19 +70,20 @@ class QueryPreflight(SourcePreflight):
 class SqlQuery(
     RowSource, version="1", pinned=QueryPin, traceable=QueryPlaces, preflight=QueryPreflight
 ):
-    """Rows of a query to an SQL database, by SQLAlchemy.
+    """Rows from a query to an SQL database, through SQLAlchemy.
 
-    A database isn't a file, so the result is pinned: the first build runs the query, notes in
-    `recipe.lock` how many rows came and their digest, and keeps them in the store. From then on
-    these are the rows, whatever the database holds; a change of `columns` or `format` asks it
-    nothing. `finery build --update-lock` takes the rows of today, and where they are the same,
-    nothing runs. Where the rows kept are gone, as on another machine, the query runs again, and
-    the build stops if it gives others. A SQLite file under `path` needs no pin: it is a file.
+    A database isn't a file, so the result is pinned: the first build runs the query, records the
+    number of rows and their digest in `recipe.lock`, and keeps the rows in the store. From then on
+    these are the rows, even if the database changes; a change of `columns` or `format` doesn't
+    query it again. `finery build --update-lock` runs the query again; if the rows are the same,
+    nothing else runs. If the kept rows are missing, as on another machine, the query runs again,
+    and the build stops if the result differs. A SQLite file under `path` needs no pin, because it
+    is a file.
 
-    Rows are made of the columns as `data.file` makes them. Dates and times are ISO 8601 (with a
-    zone: in UTC), decimals their digits as text, JSON columns objects and lists, NULL null. The
-    query can't change the database where that knows read-only transactions (PostgreSQL, SQLite,
-    MySQL), and its result is read as a stream.
+    Rows are made from the columns as in `data.file`. Dates and times become ISO 8601 text (in UTC
+    if they have a time zone), decimals the text of their digits, JSON columns objects and lists,
+    and NULL becomes null. The query can't change a database that supports read-only transactions
+    (PostgreSQL, SQLite, MySQL). Its result is streamed.
     """
 
     url: str | None = setting(
@@ -111,7 +112,7 @@ class SqlQuery(
                 )
         if self.url is not None and not NAME.fullmatch(self.url):
             raise UsageError(
-                "url names an environment variable, and this is no such name: a URL may hold a "
+                "url must be the name of an environment variable, because a URL may contain a "
                 "password, which must not be in a recipe",
                 where="url",
                 fix="export DATABASE_URL=…, and write url: DATABASE_URL; for a SQLite file: path",
@@ -127,7 +128,7 @@ class SqlQuery(
             check_journal(self.path.path, "path")
 
     def key_files(self) -> list[str]:
-        """Where SQLite writes changes that aren't in its file yet, so that they are noticed."""
+        """Files in which SQLite keeps changes that aren't in its main file yet."""
         from finery_sql.database import journal_of
 
         files = [] if self.path is None else self.path.paths
@@ -147,7 +148,7 @@ class SqlQuery(
         return self.records({}) if self.url is None else self.kept_records(job)
 
     def kept_records(self, job: Job) -> Iterator[Record]:
-        """The records that were kept with the pin; where they are gone, those of the query now."""
+        """The records that were kept with the pin, or else those that the query gives now."""
         records = read(job.kept, job.pinned or "", self.place())
         if records is not None:
             return records
@@ -214,12 +215,12 @@ class SqlQuery(
                 )
 
     def place(self) -> str:
-        """How errors call the database."""
+        """The name of the database in errors."""
         return self.url or shown(self.path.path if self.path else Path())
 
 
 def _told(records: Iterator[Record], job: Job) -> Iterator[Record]:
-    """The records, with the job's progress told."""
+    """The records; reports the job's progress."""
     number = 0
     for number, record in enumerate(records, 1):
         if number % PROGRESS_EVERY == 1:
@@ -254,7 +255,7 @@ def notes_on(graph: Graph) -> list[Note]:
 
 
 def _text(graph: Graph, node: Node) -> str | None:
-    """The query; None where its file can't be read, which is an error told elsewhere."""
+    """The query; None if its file can't be read, which is reported elsewhere."""
     step = node.step
     assert isinstance(step, SqlQuery)
     if step.query is not None or step.query_file is None:

@@ -1,7 +1,8 @@
-"""The rows of a query, kept when it was pinned, by their digest.
+"""The rows of a query, as kept when it was pinned, named by their digest.
 
-A file of JSON lines: `[columns]`, with the names of columns that hold bytes behind it, whose
-content no row can take and none is kept of; or `[null, [], what, fix]` for one that can't be read.
+A file of JSON lines. The first line is `[columns]`, followed by the names of columns with bytes,
+whose content rows can't hold and which isn't kept; or `[null, [], what, fix]` for a record that
+can't be read.
 """
 
 import os
@@ -36,7 +37,7 @@ class _Line(msgspec.Struct, array_like=True):
 
 
 def pinned_as(rows: Kept) -> str:
-    """What recipe.lock says of kept rows."""
+    """The entry of recipe.lock for kept rows."""
     return f"{rows.rows:,} {'row' if rows.rows == 1 else 'rows'}, {rows.digest}"
 
 
@@ -64,9 +65,9 @@ def keep(records: Iterable[Record], folder: Path) -> Kept:
 
 
 def read(folder: Path, pinned: str, place: str) -> Iterator[Record] | None:
-    """The records that were pinned so; None where they aren't kept here, or not whole.
+    """The pinned records; None if they aren't kept here, or not completely.
 
-    place: how errors call the database.
+    place: the name of the database in errors.
     """
     path = _path(folder, pinned.rpartition(" ")[2])
     try:

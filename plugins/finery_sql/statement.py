@@ -22,13 +22,13 @@ def parameters(query: str) -> list[str]:
 
 
 def is_select(query: str) -> bool:
-    """Whether the query starts as one that gives rows."""
+    """Whether the query begins like one that returns rows."""
     code = _NOT_CODE.sub(" ", query).lstrip("( \t\r\n").lower()
     return code.startswith(("select", "with", "values", "table"))
 
 
 def is_ordered(query: str) -> bool:
-    """Whether the query as a whole, not only a part in parentheses, has an ORDER BY."""
+    """Whether the outermost query, not only a part in parentheses, has an ORDER BY."""
     code = _NOT_CODE.sub(" ", query)
     outside, depth = list[str](), 0
     for part in _PARENTHESIS.split(code):
@@ -41,6 +41,6 @@ def is_ordered(query: str) -> bool:
 
 
 def line_of(query: str, token: str) -> int | None:
-    """The line of a piece of the query, None where it stands there more than once."""
+    """The line of a piece of the query; None if it occurs more than once."""
     places = [match.start() for match in re.finditer(re.escape(token), query)]
     return query.count("\n", 0, places[0]) + 1 if token and len(places) == 1 else None

@@ -1,7 +1,7 @@
-"""What a chat template can do, found out by rendering conversations, never by reading its code.
+"""Finds out what a chat template can do, by rendering conversations instead of reading its code.
 
-Marks are put where a conversation says something and looked for in the text that the template
-writes. `capabilities` does that with conversations of its own, `unwritten` with a given row.
+The conversations contain marks, which are then searched for in the rendered text. `capabilities`
+uses predefined conversations, `unwritten` a given row.
 """
 
 import json
@@ -37,7 +37,7 @@ SHOWN = 3
 
 
 class Capabilities(NamedTuple):
-    """What a chat template can do: for each ability, the reason why not, or nothing if it can.
+    """The abilities of a chat template: for each, the reason why it is missing, or empty text.
 
     system: system turns. turns: several turns of user and assistant. prefix_preserving: the tokens
     of a conversation are the beginning of the next turn's prompt, so that all turns can be learned
@@ -84,7 +84,7 @@ class Unwritten(NamedTuple):
 def capabilities(
     tokenizer: "PreTrainedTokenizerBase", arguments: Arguments | None = None
 ) -> Capabilities:
-    """What the tokenizer's chat template can do. arguments: other arguments of the template."""
+    """The abilities of the tokenizer's chat template. arguments: further ones for the template."""
     given = arguments or {}
     calls = _call_abilities(tokenizer, given)
     return Capabilities(
@@ -321,7 +321,7 @@ def _header(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> str:
 
 
 class _Mark(NamedTuple):
-    """A mark in a twin, and what it stands for.
+    """A mark in a twin, and its meaning.
 
     turn: from 1. tool: the index of the tool that it describes. key: of a text, the name of the
     argument of a call.
@@ -473,7 +473,7 @@ def _depends_on(
 def _badly_encoded(text: str, marks: Sequence[_Mark]) -> Iterator[Unwritten]:
     """The arguments that the text has in a form that isn't JSON, or is JSON within JSON.
 
-    Templates may have a form of their own (`lookup(of='x')`), which is neither.
+    Templates may have another notation (`lookup(of='x')`), which is neither.
     """
     for mark in marks:
         if not mark.key:

@@ -137,13 +137,12 @@ def answer_tokens(
     """Token ids of what follows the text `asked` in the text `whole`, up to the end of the turn.
 
     prompt: the token ids of `asked`. An answer is cut after the first token of `ends` that only
-    white space and other tokens of `ends` follow: templates write more after the end of a turn (a
-    line break, an EOS), which is never generated, since generation stops there. Where several such
-    tokens follow each other, as in Cohere's templates, all are learned: programs differ in which of
-    them they stop at. Where a tokenizer would join the end of the prompt with the beginning of the
-    answer into one token, the answer is tokenized alone, since a model continues the prompt's own
-    tokens.
-    Raises `PromptDiffers` if `whole` doesn't begin with `asked`.
+    white space and other tokens of `ends` follow. Templates write more after the end of a turn (a
+    line break, an EOS), which is never generated, because generation stops there. If several such
+    tokens follow each other, as in Cohere's templates, all are learned, since programs stop at
+    different ones. If a tokenizer would merge the end of the prompt and the beginning of the answer
+    into one token, the answer is tokenized separately, since a model continues the prompt's own
+    tokens. Raises `PromptDiffers` if `whole` doesn't begin with `asked`.
     """
     if not whole.startswith(asked):
         raise PromptDiffers(asked, whole)
@@ -156,7 +155,7 @@ def answer_tokens(
 
 
 def _length(tokenizer: "PreTrainedTokenizerBase", answer: Sequence[int], ends: Set[int]) -> int:
-    """How many tokens an answer has up to the end of its turn; all, if nothing ends it."""
+    """The number of tokens of an answer up to the end of its turn; all if nothing ends it."""
     last = next((i for i in range(len(answer) - 1, -1, -1) if answer[i] in ends), None)
     if last is None:
         return len(answer)
@@ -264,7 +263,7 @@ def _after_a_call(tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, 
 
 
 def has_two_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> bool:
-    """Whether a text begins with two tokens of its beginning."""
+    """Whether a text begins with the same special token twice."""
     bos = tokenizer.bos_token_id
     return bos is not None and list(ids[:2]) == [bos, bos]
 
@@ -329,7 +328,7 @@ def _thinking_field(tokenizer: "PreTrainedTokenizerBase") -> str | None:
         answer = {"role": "assistant", "content": _MARK, field: _THOUGHT}
         if _THOUGHT in _probed(tokenizer, [question, answer]):
             return field
-    for field in THINKING:  # some write it only beside calls
+    for field in THINKING:  # some write it only next to calls
         if _THOUGHT in _probed(tokenizer, [CALLED[0], {**CALLED[1], field: _THOUGHT}], TOOLS):
             return field
     return None
@@ -375,7 +374,7 @@ def _may_think(message: Message) -> bool:
 def _of_template(
     tokenizer: "PreTrainedTokenizerBase", name: str, probe: Callable[[Any], Any]
 ) -> Any:
-    """What `probe` finds out about the tokenizer's template, found out only once."""
+    """The result of `probe` for the tokenizer's template, computed only once."""
     key = (name, str(tokenizer.chat_template))
     if key not in _PROBED:
         _PROBED[key] = probe(tokenizer)

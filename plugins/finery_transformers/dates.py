@@ -1,6 +1,6 @@
-"""Whether a chat template writes today's date, found out by rendering, never by reading its code.
+"""Finds out if a chat template writes today's date, by rendering instead of reading its code.
 
-Such a model learns the prompts of the day of its training, and gets those of another day later.
+Such a model learns prompts with the dates of its training, and gets prompts with later dates.
 """
 
 import re
@@ -36,7 +36,7 @@ class WritesDate(NamedTuple):
 def writes_date(
     tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]
 ) -> WritesDate | None:
-    """What the template writes of today's date, None if it writes nothing of it.
+    """The text that the template writes for today's date; None if it doesn't write it.
 
     arguments: other arguments of the template.
     """

@@ -26,8 +26,8 @@ CHARACTERS = 64 * 1024
 """Limit of rows × longest row of a batch, some 16,000 tokens of cache."""
 MOST_ROWS = 256
 CACHE_SHARE = 0.25
-"""Of a GPU's memory beside the weights. The rest is for longer answers than prompts, for
-activations, and for other programs."""
+"""Share of a GPU's memory, apart from the weights. The rest is for answers that are longer than
+prompts, for activations, and for other programs."""
 CHARACTERS_A_TOKEN = 4
 CACHE_BYTES = 2
 """Of a number in the cache of keys and values."""

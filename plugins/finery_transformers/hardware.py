@@ -1,4 +1,4 @@
-"""What steps ran on: GPUs, why torch doesn't use them, and errors about their memory."""
+"""The hardware of steps: GPUs, why torch doesn't use them, and errors about their memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +81,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or elsewhere."""
     if isinstance(error, MemoryError):
         return True
-    # Not all of these have a class of their own.
+    # Some of these have no class.
     return isinstance(error, RuntimeError) and any(t in str(error) for t in _OUT_OF_MEMORY)
 
 

@@ -1,7 +1,7 @@
 """Imports of peft that don't wait for torch's compiler.
 
-peft imports bitsandbytes, where that is installed, which hands four functions to `torch.compile`.
-That alone imports the compiler: 2 of the 10 seconds of CPU time until a training on a CPU begins.
+If bitsandbytes is installed, peft imports it, which passes four functions to `torch.compile`. That
+alone imports the compiler: 2 of the 10 seconds of CPU time until a training on a CPU begins.
 """
 
 from collections.abc import Callable, Iterator

@@ -256,7 +256,7 @@ def tools_as(model: Model) -> str:
 
 
 def given_template(model: Model) -> str | None:
-    """The chat template beside the model's files, which replaces their own; None without one."""
+    """The chat template next to the model's files, which replaces theirs; None without one."""
     file = model.file(TEMPLATE_FILE)
     return file.read_text(encoding="utf-8") if file.is_file() else None
 

@@ -1,4 +1,4 @@
-"""What this machine computes with: the dtype of `dtype: auto`, and whether torch can use its GPUs.
+"""The dtype of `dtype: auto` on this machine, and whether torch can use its GPUs.
 
 Imports no torch, so that keys and plans can ask. The dtype is part of keys as a value, so this code
 isn't.

@@ -44,7 +44,7 @@ class TextLikelihood(NamedTuple):
 def text_likelihoods(
     model: Model, texts: Sequence[str], progress: Callable[[int, int], None]
 ) -> list[TextLikelihood]:
-    """The likelihood of each text by itself, without a chat template, in order.
+    """The likelihood of each text without a chat template, in order.
 
     The bytes make models with different tokenizers comparable. progress: called with (done, total).
     Raises `StepError` for a text with fewer than two tokens.
@@ -192,7 +192,7 @@ def _log_probs(model: Any, ids: "torch.Tensor", mask: "torch.Tensor", first: int
 
 
 def _hidden_states(model: Any, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
-    """What the output layer gets: rows × tokens × features."""
+    """The input of the output layer: rows × tokens × features."""
     kept: list[Any] = []
     hook = model.base_model.register_forward_hook(lambda module, _, output: kept.append(output[0]))
     try:

@@ -1,12 +1,12 @@
-"""Chat templates with a prologue that prepares what the original template then writes.
+"""Chat templates with a prologue that prepares the input of the original template.
 
-`tools_as: text` and `tools_as: signatures` are conventions for models whose chat template knows no
-tools: the tools stand in the system message, a call is JSON between two tags in the assistant's
-text, and a tool's answer is a user turn. They differ in how a tool is written: as its JSON, or as a
-line such as `move(number: string, days?: integer): Move a parcel.`, which has about half the tokens
-and is as exact: a type that such a line can't say is written as its JSON Schema. The prologue is
-Jinja, so it goes wherever the template goes: into a training, a GGUF, a server. It uses only what
-llama.cpp's engine for templates has too.
+`tools_as: text` and `tools_as: signatures` are conventions for models whose chat template doesn't
+support tools: the system message lists the tools, a call is JSON between two tags in the
+assistant's text, and a tool's answer is a user turn. They differ in how a tool is written: as JSON,
+or as a line such as `move(number: string, days?: integer): Move a parcel.`, which has about half
+the tokens and the same information, because types that such a line can't express are written as
+JSON Schema. The prologue is Jinja, so it works wherever the template does: in a training, a GGUF, a
+server. It only uses features that llama.cpp's template engine supports, too.
 """
 
 import json
@@ -83,7 +83,7 @@ _SIGNATURES = """
 {{- ')' + (': ' + tool['description'] if tool['description'] else '') -}}
 {%- endif -%}
 {%- endmacro -%}"""
-"""Macros that write a tool as a signature; one that says more than a signature can, as JSON."""
+"""Macros that write a tool as a signature, or as JSON if a signature can't express it."""
 
 _PROLOGUE = (
     TOOLS_MARK
@@ -153,7 +153,7 @@ _ADD_SYSTEM = """{%- if finery.guide %}
 {%- set finery.messages = [{'role': 'system', 'content': finery.guide}] + finery.messages %}
 {%- endif %}
 """
-"""For conversations that begin with no system message of their own."""
+"""For conversations that don't begin with a system message."""
 
 
 _NEED_USER = """{%- if finery.guide %}
@@ -163,10 +163,10 @@ _NEED_USER = """{%- if finery.guide %}
 
 
 def with_text_tools(tokenizer: "PreTrainedTokenizerBase", written: str = "text") -> str:
-    """A tokenizer's chat template with tools as text, see the module; once wrapped, it stays so.
+    """A tokenizer's chat template with tools as text, see the module. Wrapping twice has no effect.
 
-    written: `text` for JSON, or `signatures`. Where the template refuses or leaves out a system
-    message, the tools stand before the text of the first user message.
+    written: `text` for JSON, or `signatures`. If the template refuses or omits a system message,
+    the tools precede the text of the first user message.
     """
     source = source_of(tokenizer)
     if TOOLS_MARK in source:
@@ -194,9 +194,9 @@ def with_text_tools(tokenizer: "PreTrainedTokenizerBase", written: str = "text")
 
 
 def with_fixed_arguments(source: str, arguments: Mapping[str, Any]) -> str:
-    """A chat template that sets arguments itself, whatever the caller passes.
+    """A chat template that sets arguments itself, overriding those of the caller.
 
-    Servers pass values of their own: llama.cpp passes `enable_thinking: true` by default.
+    Servers pass their own values: llama.cpp passes `enable_thinking: true` by default.
     """
     if not arguments:
         return source
@@ -217,7 +217,7 @@ def source_of(tokenizer: "PreTrainedTokenizerBase", *, with_tools: bool = False)
 
 
 def literal(value: Any) -> str:
-    """A JSON value in Jinja, whose names of constants are lower case but for `none`."""
+    """A JSON value in Jinja, where the names of constants are lower case, and null is `none`."""
     if isinstance(value, dict):
         items = (f"{json.dumps(key)}: {literal(item)}" for key, item in value.items())
         return f"{{{', '.join(items)}}}"

@@ -1,4 +1,4 @@
-"""Training with TRL: supervised fine-tuning, DPO and KTO, of adapters or whole models.
+"""Training with TRL: supervised fine-tuning, DPO and KTO, of adapters or complete models.
 
 The trainings take rows and a model, and produce a model with its tokenizer and training curve.
 `finery plan` estimates their memory and time. Only `finery_trl.settings`, `.steps`, `.model`,
@@ -68,7 +68,7 @@ def finery_estimates(
 
 @hookimpl
 def finery_worker_environment(alone: bool) -> Mapping[str, str]:
-    """How OpenMP threads wait and how torch allocates GPU memory, in every worker.
+    """Set how OpenMP threads wait and how torch allocates GPU memory, in every worker.
 
     Steps of all types share the cores, and those that load models share the GPUs.
     """

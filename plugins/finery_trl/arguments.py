@@ -45,8 +45,8 @@ def check_arguments(args: Mapping[str, Any], settings: set[str], config: str) ->
     """Raise `UsageError` for an argument that the class lacks, or that finery sets.
 
     settings: names of the step's own settings. config: the class, as `module:Class`. Values are
-    compared with the class's annotations, as far as these are plain types. Checks nothing if the
-    package isn't installed, without which the step doesn't run.
+    checked against those annotations of the class that are plain types. If the package isn't
+    installed, nothing is checked, because the step can't run anyway.
     """
     known = annotations_of(config)
     for name, value in args.items():
@@ -106,7 +106,7 @@ def _source(module: str) -> ast.Module | None:
 
 
 def _fits(value: Any, annotation: ast.expr) -> bool:
-    """Whether a value of a recipe is of a type; also true if the type isn't a plain one."""
+    """Whether a value of a recipe has a type; also true if the type isn't a plain one."""
     match annotation:
         case ast.BinOp(op=ast.BitOr(), left=left, right=right):
             return _fits(value, left) or _fits(value, right)

@@ -85,8 +85,8 @@ class Launch(Settings):
     )
     deepspeed: OneFile | None = setting(
         None,
-        help="A configuration file for DeepSpeed, for what `deepspeed_config` in `config` has no "
-        "names for.",
+        help="A configuration file for DeepSpeed, for options that `deepspeed_config` in `config` "
+        "doesn't have.",
     )
 
 
@@ -265,7 +265,7 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
         raise NotImplementedError
 
     def learn(self) -> "Learn | None":
-        """What is learned of each row's turns; None if rows are compared or rated as a whole."""
+        """The learned part of each row's turns; None if complete rows are compared or rated."""
         return None
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
@@ -302,7 +302,7 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
 
     @property
     def is_launched(self) -> bool:
-        """Whether processes are started for the training, beside the one that runs the step."""
+        """Whether the training starts further processes besides the one that runs the step."""
         return self.processes > 1 or (self.launch is not None and self.launch.config is not None)
 
     def key_facts(self) -> Mapping[str, Any]:
@@ -332,12 +332,12 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
         return self.compares
 
     def continues(self) -> bool:
-        """Whether an existing adapter is trained further, as far as the model is known yet."""
+        """Whether an existing adapter is trained further; also if that isn't known yet."""
         both = self.lora is not None and self.adapter == "continue"
         return both and self.model.meta.get("format") == "adapter"
 
     def static_meta(self) -> dict[str, Any]:
-        """The format: an adapter, or a whole model."""
+        """The format: an adapter, or a complete model."""
         return {"format": "transformers" if self.lora is None else "adapter"}
 
     def key_packages(self) -> tuple[str, ...]:
@@ -418,7 +418,7 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
             )
         if launch.config is not None and self.watch is not None:
             raise UsageError(
-                "a watched evaluator needs the whole model, which may be spread over processes",
+                "a watched evaluator needs the complete model, which may be spread over processes",
                 where="watch",
                 fix="remove watch or launch.config",
             )

@@ -1,4 +1,4 @@
-"""What Unsloth's trainings change in TRL's, and what they have to refuse."""
+"""The differences between Unsloth's trainings and TRL's, and what they have to refuse."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar

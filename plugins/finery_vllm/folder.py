@@ -1,4 +1,4 @@
-"""Writes the folders that vLLM reads: of a whole model, and of an adapter alone."""
+"""Writes the folders that vLLM reads: of a complete model, and of an adapter."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path

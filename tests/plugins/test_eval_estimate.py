@@ -28,7 +28,7 @@ evaluate:
 @pytest.mark.parametrize(
     ("models", "words"),
     [
-        ("a, b", "can tell differences of 12 points apart"),
+        ("a, b", "can detect differences of 12 points"),
         ("a", "give a score to within 9 points"),
     ],
 )

@@ -114,7 +114,7 @@ def test_forgotten_abilities_are_found_where_they_are_measured() -> None:
     hot = answers(*models)
     assert hot[FORGOTTEN] == ("bad", "Yes: sft forgot: it solves 20.0 %.")
     assert hot[NEEDED][0] == "open"  # it isn't a test of the task
-    details["remarks"] = [remark("whether sft forgot can't be told", warning=False)]
+    details["remarks"] = [remark("it is unclear whether sft forgot", warning=False)]
     assert answers(*models)[FORGOTTEN][0] == "open"
     details["remarks"] = []
     tone, text = answers(*models)[FORGOTTEN]
@@ -131,7 +131,7 @@ def test_tasks_that_the_base_cant_do_are_no_loss() -> None:
     worse = {"difference": -0.3, "interval": [-0.4, -0.2], "p_value": 0.0}
     details = models[1].report["details"]
     for metrics, answer in (
-        ({"solved": equal}, ("open", "It can't be told: base solves only 3.0 % of the tasks, so")),
+        ({"solved": equal}, ("open", "Unclear: base solves only 3.0 % of the tasks, so")),
         ({"solved": equal, "byte_probability": worse}, ("bad", "Yes: sft forgot: its perplexity")),
     ):
         pairs = [{"model": "sft", "baseline": "base", "metrics": metrics}]

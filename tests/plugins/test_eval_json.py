@@ -264,7 +264,7 @@ def vars_of(step: Json) -> dict[str, Any]:
 
 @pytest.mark.parametrize("fields", [[""], ["a..b"], ["a", "a"]])
 def test_fields_that_can_not_be(fields: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="can't be a field"):
+    with pytest.raises(UsageError, match="isn't the path of a field"):
         Json(models=[model("m")], rows=rows(tmp_path), fields=fields).check()
 
 
@@ -278,7 +278,7 @@ def test_a_field_that_no_row_expects(tmp_path: Path) -> None:
     ("bad", "with_schema", "detail"),
     [
         ("one", False, "not JSON"),
-        ("[1]", False, "JSON that is no object"),
+        ("[1]", False, "JSON that isn't an object"),
         ("[1]", True, "is not of type 'object'"),
         (" ", False, "the text is empty"),
         (order(total="x"), True, "total: 'x' is not of type 'number'"),  # type: ignore[arg-type]

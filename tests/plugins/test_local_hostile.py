@@ -274,7 +274,7 @@ ARCHITECTURE = value("general.architecture", 8, text("llama"))
     ("counts", "body", "message"),
     [
         ((0, 1), value("a", 9, array(8, 2**62)), "claim more than 4,194,304 texts"),
-        ((0, 1), value("a", 9, array(4, 2**62)), "isn't whole"),
+        ((0, 1), value("a", 9, array(4, 2**62)), "is incomplete"),
         ((0, 1), value("a", 9, array(9, 1) * 1000), "array of arrays"),
         ((0, 2**60), b"", "claims 1,152,921,504,606,846,976 values"),
         ((2**60, 0), b"", "claims 1,152,921,504,606,846,976 tensors"),

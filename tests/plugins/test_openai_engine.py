@@ -186,7 +186,7 @@ def test_calls_are_in_openai_shape(server: Server, calls: Any, expected: Any) ->
 @pytest.mark.parametrize(("arguments", "reason"), [
     ('{"a": 1', "the arguments of the call of 'f' are JSON that ends too early"),
     ('{"a": 1, "a": 2}', "the arguments of the call of 'f' are JSON with a key given twice: a"),
-    ("[1]", "the arguments of the call of 'f' are no JSON object"),
+    ("[1]", "the arguments of the call of 'f' aren't a JSON object"),
     ("[" * 100_000, "the arguments of the call of 'f' are JSON nested too deeply"),
 ])  # fmt: skip
 def test_a_malformed_call_is_text_with_the_reason(

@@ -273,7 +273,7 @@ def test_lost_abilities_are_told_by_task(tmp_path: Path) -> None:
     }  # fmt: skip
     first, second = report["details"]["remarks"]
     assert first["text"].startswith("sft forgot: it solves 50.0 % of the general tasks, base 100")
-    assert second["text"].startswith("whether ok forgot can't be told from the tasks: -5.0 points")
+    assert second["text"].startswith("it is unclear from the tasks whether ok forgot: -5.0 points")
     assert "ok may have forgotten: too few items to tell" in log
     tables = {t["title"]: t["rows"] for t in report["details"]["tables"]}
     assert tables["Tasks"] == [["sums", 20, 1, 0.5, 0.95], ["reversal", 20, 1, 0.5, 0.95]]
@@ -289,7 +289,7 @@ def test_one_passage_shows_nothing(tmp_path: Path, nats: float) -> None:
     result = Result([], ["a passage"], {"base": [], "sft": []}, likelihoods)
     report = result.write(TestJob(tmp_path), 0.05).report()
     (remark,) = report["details"]["remarks"]
-    assert remark["text"].startswith("whether sft forgot can't be told from the text")
+    assert remark["text"].startswith("it is unclear from the text whether sft forgot")
     (pair,) = report["details"]["pairs"]
     low, high = pair["metrics"]["byte_probability"]["interval"]
     assert low < -0.5 < 0 < high

@@ -110,7 +110,7 @@ def test_a_template_argument_of_the_recipe_reaches_the_server(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("step", "words"), [
-    ("rows", "is a Dataset, and only a model or a bundle can answer"),
+    ("rows", "is a Dataset, but only a model or a bundle can answer"),
     ("tiny.q8_0", "has no output 'q8_0'"),
     ("tinny", "did you mean 'tiny'"),
 ])  # fmt: skip

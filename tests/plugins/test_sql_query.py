@@ -203,7 +203,7 @@ def test_changes_that_are_not_in_the_file_yet(tmp_path: Path) -> None:
         ({"query_file": "q.sql"}, "`query` and `query_file` exclude each other"),
         ({"params": {"a": 1}}, "the query has no parameter :a"),
         ({"query": "SELECT :a"}, "the parameter :a, and `params` has no value"),
-        ({"url": "postgresql://me:pw@host/db"}, "url names an environment variable"),
+        ({"url": "postgresql://me:pw@host/db"}, "url must be the name of an environment variable"),
     ],
 )
 @pytest.mark.quick
@@ -384,7 +384,7 @@ def test_a_url_in_the_recipe_is_refused_and_not_shown(made: Project) -> None:
     for command in ("check", "build", "plan"):
         ran = made.run(command)
         assert ran.code == 2
-        assert "url names an environment variable" in ran.err
+        assert "url must be the name of an environment variable" in ran.err
         assert "pa55word" not in ran.out + ran.err
     made.edit("recipe.yaml", "url: postgresql://me:pa55word@db.host/x", "url: TICKETS")
     ran = made.run("check", "--set", "data.tickets.url=postgresql://me:pa55word@db.host/x")
@@ -395,7 +395,7 @@ def test_a_url_in_the_recipe_is_refused_and_not_shown(made: Project) -> None:
 @pytest.mark.parametrize(
     ("url", "what", "fix"),
     [
-        ("nothing-like-a-url", "doesn't hold the URL of a database", "write it as postgresql://"),
+        ("nothing-like-a-url", "must be the URL of a database", "write it as postgresql://"),
         (
             "postgresq://u:pa55word@h/d",
             "doesn't know the database 'postgresq'",
@@ -519,7 +519,7 @@ def test_a_wrong_password(kept: Project, server: postgres.Server) -> None:
     kept.env["TICKETS"] = server.url(password="wr0ng-w0rd")
     ran = kept.run("build")
     assert ran.code == 1
-    assert "refuses the user or the password" in ran.err
+    assert "rejected the user name or the password" in ran.err
     assert "check the URL in TICKETS" in ran.err
     assert "wr0ng-w0rd" not in ran.out + ran.err
     kept.env["TICKETS"] = server.url(database="nowhere")

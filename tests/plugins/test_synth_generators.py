@@ -104,7 +104,7 @@ TOOL = {
             '{"nights": 1',
             "the arguments of the call of 'book' are JSON that ends too early",
         ),
-        ("book", "[1]", "the arguments of the call of 'book' are no JSON object"),
+        ("book", "[1]", "the arguments of the call of 'book' aren't a JSON object"),
         ("book", '{"nights": "one"}', "the arguments of book don't fit: nights: 'one' is not"),
         ("book", "", "the arguments of book don't fit: the object: 'nights' is a required"),
     ],

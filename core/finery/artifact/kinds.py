@@ -173,10 +173,10 @@ class Bundle(Artifact):
 
 
 class Index(Artifact):
-    """Texts to search, and what finds them by a question: words, or embeddings.
+    """Texts to search, and a way to find them by a question: words, or embeddings.
 
     Steps search it with the classes of the plugin that wrote it. `refs["embedder"]` is the model
-    that embedded the texts, where one did.
+    that embedded the texts, if any.
     """
 
     kind = "Index"

@@ -28,7 +28,7 @@ class Manifest(msgspec.Struct, frozen=True):
     runtime: dict[str, Any] = {}
 
     def size(self) -> int:
-        """Size in bytes of its own files in the store."""
+        """Size of its files in the store, in bytes."""
         return sum(size for _, size in self.files.values())
 
 

@@ -1,4 +1,4 @@
-"""What changed between two keys, in words and as data."""
+"""Describes what changed between two keys, as text and as data."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping

@@ -107,8 +107,8 @@ def notes_before(
 ) -> tuple[list[Note], list[Note]]:
     """The notes on a step that is about to start: (those that only this build allows, the others).
 
-    results: what is built by now. ran: the steps of it that this build ran. The other notes are
-    those that `finery check` gave before it.
+    results: what is built so far. ran: the steps that this build has run. The other notes are those
+    that `finery check` reported earlier.
     """
     kept = {name: result for name, result in results.items() if name not in ran}
     now, before = (
@@ -332,7 +332,7 @@ def _missing_packages(graph: Graph) -> Iterator[Note]:
 def check_files(graph: Graph) -> list[FineryError]:
     """An error for each setting that names missing or unusable files outside the store.
 
-    Of files that hold rows, the first ones are read.
+    For files that contain rows, the first rows are read.
     """
     errors: list[FineryError] = []
     for node in graph.nodes.values():
@@ -375,7 +375,7 @@ def _row_inputs(node: Node, inside: str) -> dict[str, list[Source]]:
 def _samples(
     forecasts: Forecasts, inputs: Mapping[str, Sequence[Source]]
 ) -> dict[str, Iterable[Row]]:
-    """The first rows of each input, as far as they are known."""
+    """The first rows of each input, if they are known."""
     samples: dict[str, Iterable[Row]] = {}
     for name, sources in inputs.items():
         known = [forecasts.sample(source, SAMPLED) for source in sources]

@@ -39,12 +39,12 @@ def refuse_shared_folder(recipe: Recipe, store: Store) -> None:
 
 
 def _builds_into(path: Path, recipe: Recipe) -> bool:
-    """Whether the recipe at `path` is another one than `recipe`, with the same folder."""
+    """Whether the recipe at `path` is a different one than `recipe`, in the same folder."""
     try:
         if os.path.samefile(path, recipe.path):
             return False
         other = load(path)
-    except (OSError, UsageError):  # it is gone, or broken: nobody can tell its name
+    except (OSError, UsageError):  # it is gone, or broken: its name can't be known
         return False
     return build_folder(other) == build_folder(recipe)
 

@@ -249,7 +249,7 @@ class Planner:
         return self.code.paths(plan.node.step, self._written(plan.node), plan.engines)
 
     def reaches(self, plan: StepPlan) -> list[Reach]:
-        """What the step's code reaches, and that of its engines and of the hooks around it."""
+        """What the code of the step, of its engines and of the hooks around it reaches."""
         return self.code.reaches(plan.node.step, self._written(plan.node), plan.engines)
 
     def changed_code(self, plan: StepPlan) -> list[str]:

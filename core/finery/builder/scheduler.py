@@ -232,7 +232,7 @@ class Build:
             self._queues[plan.isolated][name] = plan
 
     def _check_later_steps(self, training: str) -> None:
-        """Fail steps after a training whose settings don't fit rows that are built by now."""
+        """Fail the steps after a training whose settings don't fit rows that are now built."""
         results = Results(self.store, self.outcome.results)
         for name in [n for n in self._downstream(training) if n not in self.outcome.errors]:
             node = self.graph.nodes[name]
@@ -386,7 +386,7 @@ class Build:
             self._remember()
 
     def _clear(self, keys: list[str]) -> None:
-        """Remove finished keys' folders beside the build: a busy disk takes its time for each."""
+        """Remove the folders of finished keys in the background, since a busy disk is slow."""
 
         def clear() -> None:
             for key in keys:
@@ -397,7 +397,7 @@ class Build:
         self._cleaners.append(thread)
 
     def _check_code(self, plan: StepPlan) -> None:
-        """Don't run code that isn't what the key says: a worker imports what is there by now."""
+        """Refuse to run code that has changed since its key was computed."""
         changed = self.planner.changed_code(plan)
         if changed:
             raise StepError(
@@ -519,7 +519,7 @@ class Build:
         self.log.close()
 
     def _is_news(self) -> bool:
-        """Whether a run in which no step ran is worth a record."""
+        """Whether to keep the record of a run in which no step ran."""
         keys = {name: result.key for name, result in self.outcome.results.items()}
         known = {name: key for name, (key, _) in self._before.items()}
         changed = any(known.get(n) != key for n, key in keys.items())

@@ -51,7 +51,7 @@ _RUN, _TIME, _SECONDS = "<run>", "<time>", '"<seconds>"'
 
 
 class Finished(NamedTuple):
-    """What a stamp says of a build: how many steps it has, and what their answers cost."""
+    """Facts in the stamp of a build: the number of steps, and what their answers cost."""
 
     steps: int
     dollars: float
@@ -60,7 +60,7 @@ class Finished(NamedTuple):
 def finished_if_done(
     recipe: Path, steps: Sequence[str], overrides: Sequence[str]
 ) -> Finished | None:
-    """What is built if a build would find nothing to do; None if it may."""
+    """The results, if a build would certainly find nothing to do; otherwise None."""
     return _read(recipe, steps, overrides, events=False)[0]
 
 
@@ -252,7 +252,7 @@ def _sources(build: "Build") -> tuple[set[str], set[str], set[str]]:
 
 
 def _are_those_used(used: Collection[str], matches: Iterable[str]) -> bool:
-    """Whether all files that the build used are still there, and no others match by now."""
+    """Whether all files that the build used still exist, and no further ones match its patterns."""
     from finery.recipe.files import is_output
 
     return all(map(os.path.exists, used)) and all(

@@ -1,4 +1,4 @@
-"""What a file of rows holds, as far as its first rows show it. For `finery init`."""
+"""Examines the columns and the first rows of a file, for `finery init`."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ KNOWN = (
     {"instruction", "output"},
     {"prompt", "completion"},
 )
-"""Columns by which `data.file` recognises a format by itself."""
+"""Columns by which `data.file` recognises a format."""
 PROMPTS = ("prompt", "question", "text", "input", "message", "query", "user", "sentence", "body")
 ANSWERS = (
     "answer", "label", "intent", "category", "class", "completion", "output", "response", "target",
@@ -34,7 +34,7 @@ Rows = Sequence[Mapping[str, Any]]
 ROWS = 2_000
 """Rows that are looked at."""
 TEXTS = (".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".docx", ".doc", ".rtf", ".odt")
-"""How the names of files end that hold text rather than rows."""
+"""Suffixes of files that contain text instead of rows."""
 CLASSES_LISTED = 40
 """Classes that a prompt names at most."""
 LONGEST_CLASS = 60
@@ -44,9 +44,10 @@ LONGEST_CLASS = 60
 def columns_of(
     path: Path, prompt: str | None, answer: str | None, rows: Rows | None = None
 ) -> Pair | None:
-    """The columns of prompt and answer; None where the file's format is a known one.
+    """The columns of prompt and answer; None if `data.file` knows the file's format.
 
-    prompt, answer: named by the user, else found by their usual names. rows: the file's first.
+    prompt, answer: the user's names, if given. Otherwise columns with usual names are searched.
+    rows: the file's first rows.
     """
     rows = first_rows(path) if rows is None else rows
     if prompt and answer and not rows:  # a file that isn't looked into
@@ -61,7 +62,7 @@ def columns_of(
         return None
     prompt = prompt or _first_of(PROMPTS, [n for n in names if n != answer])
     answer = answer or _first_of(ANSWERS, [n for n in names if n != prompt])
-    if len(names) == 2:  # then one tells the other
+    if len(names) == 2:  # then one determines the other
         prompt = prompt or next((n for n in names if answer and n != answer), None)
         answer = answer or next((n for n in names if prompt and n != prompt), None)
     if not prompt or not answer:
@@ -78,8 +79,8 @@ def columns_of(
 def templates_for(pair: Pair | None, task: str, rows: Rows) -> dict[str, str]:
     """`columns:` of a recipe as YAML: templates that put the columns into a row.
 
-    For a classification the system prompt names the classes: a base model that isn't told them
-    can't answer with one.
+    For a classification, the system prompt lists the classes, because a base model can't answer
+    with names that it doesn't know.
     """
     if pair is None and task == "classification" and _has_texts(rows, "prompt", "completion"):
         pair = "prompt", "completion"
@@ -96,14 +97,14 @@ def _has_texts(rows: Rows, *columns: str) -> bool:
 
 
 def _system(classes: Sequence[str]) -> str:
-    """A system prompt that asks for one of these classes; empty where they can't be listed."""
+    """A system prompt that asks for one of these classes; empty if they can't be listed."""
     if not 1 < len(classes) <= CLASSES_LISTED or any("{" in name for name in classes):
         return ""
     return f"Answer with exactly one of these classes: {', '.join(classes)}."
 
 
 def classes_of(rows: Rows, pair: Pair | None) -> list[str]:
-    """The answers, most frequent first, where they look like names of classes; else none."""
+    """The answers, most frequent first, if they look like names of classes; otherwise none."""
     answers = [_answer(row, pair) for row in rows]
     texts = [answer.strip() for answer in answers if isinstance(answer, str)]
     counts = Counter(texts)
@@ -115,7 +116,7 @@ def classes_of(rows: Rows, pair: Pair | None) -> list[str]:
 
 
 def task_of(rows: Rows, pair: Pair | None) -> str:
-    """What the answers seem to be for: classification, extraction, or chat."""
+    """The probable task of the answers: classification, extraction, or chat."""
     if has_tools(rows):
         return "chat"
     answers = [_answer(row, pair) for row in rows]
@@ -125,7 +126,7 @@ def task_of(rows: Rows, pair: Pair | None) -> str:
 
 
 def has_tools(rows: Rows) -> bool:
-    """Whether models are to call tools in some of these rows."""
+    """Whether some of these rows contain tool calls."""
     return any(row.get("tools") or _calls(row.get("messages")) for row in rows)
 
 
@@ -149,7 +150,7 @@ def _answer(row: Mapping[str, Any], pair: Pair | None) -> Any:
 
 
 def _are_objects(answers: Sequence[Any]) -> bool:
-    """Whether all answers are JSON objects, as text or as they are."""
+    """Whether all answers are JSON objects, as text or as values."""
     return bool(answers) and all(isinstance(_decoded(answer), dict) for answer in answers)
 
 
@@ -173,10 +174,10 @@ def _first_of(usual: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def first_rows(path: Path) -> list[dict[str, Any]]:
-    """The first rows of JSON lines, JSON, CSV or TSV, plain or compressed; none of Parquet.
+    """The first rows of JSON lines, JSON, CSV or TSV, plain or compressed; no rows of Parquet.
 
-    Raises `UsageError` for files of other kinds, for rows that can't be read, and where there is
-    none.
+    Raises `UsageError` for other kinds of files, for rows that can't be read, and for an empty
+    file.
     """
     from finery.rows.tables.records import SUFFIXES, read_table, suffix_of
 

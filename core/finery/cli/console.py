@@ -1,4 +1,4 @@
-"""What commands print: errors as one block, JSON lines, tables."""
+"""Output of commands: errors as one block, JSON lines, tables."""
 
 import os
 import shutil

@@ -18,7 +18,7 @@ from finery.store.database import Store
 from finery.util.text import counted, visible
 
 MOST_CHARACTERS = 1_200
-"""Longest piece of a sample row that is shown whole; longer ones are cut in the middle."""
+"""Longest piece of a sample row that is shown in full. Longer ones are cut in the middle."""
 WIDTH = 13
 """Width of the column with the names of facts."""
 RETURN = "⏎"
@@ -147,7 +147,7 @@ def _print_sample(sample: Sample) -> None:
         text.append_text(_styled(piece))
     if sys.stdout.isatty():
         stdout().print(Padding(text, (0, 0, 0, 4)))
-    else:  # a pipe gets whole lines
+    else:  # a pipe gets complete lines
         click.echo("\n".join(f"    {line}" for line in text.plain.split("\n")))
     click.echo()
 

@@ -1,4 +1,4 @@
-"""How notes on a recipe are printed."""
+"""Prints the notes on a recipe."""
 
 import re
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def print_notes(graph: Graph, notes: Sequence[Note]) -> None:
 
 
 def notes_line(graph: Graph, notes: Sequence[Note]) -> str:
-    """How many notes there are and where they are shown; empty where there is none."""
+    """The number of notes and how to show them; empty if there are none."""
     names = ", ".join(dict.fromkeys(note.name for note in notes))
     call = f"finery check {graph.recipe.argument}".strip()
     return f"{counted(len(notes), 'note')} ({names}): see {call}" if notes else ""

@@ -15,7 +15,7 @@ Complete = Callable[[click.Context, click.Parameter, str], list[Any]]
 
 
 def _completing(what: str) -> Complete:
-    """What completes a word; its module is imported when a shell asks."""
+    """Completes a word. The module is only imported when a shell needs it."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         from finery.cli.calling import complete as completions
@@ -84,9 +84,10 @@ def recipe_and_steps(function: F) -> F:
 
 
 def recipe_and_name(metavar: str) -> Callable[[F], F]:
-    """A recipe, a plugin or a step type, and `--recipe`; gives `recipe` and `name`, each or None.
+    """A recipe, a plugin or a step type, and `--recipe`. Gives `recipe` and `name`; each may be
+    None.
 
-    A word names the recipe only where it can't name anything else.
+    A word only names the recipe if it can't be anything else.
     """
 
     def decorate(function: F) -> F:
@@ -101,7 +102,7 @@ def recipe_and_name(metavar: str) -> Callable[[F], F]:
             file = recipe_file(named) if named is not None else None
             return function(recipe=file, name=next(iter(names), None), **options)
 
-        with_option = _recipe_option(called, "types", "The recipe, where it isn't an argument.")
+        with_option = _recipe_option(called, "types", "The recipe, if it isn't an argument.")
         words = click.argument("words", nargs=-1, metavar=metavar, shell_complete=complete_types)
         return words(with_option)  # type: ignore[return-value]
 
@@ -137,7 +138,7 @@ def _with_target(
             options["steps"] = tuple(dict.fromkeys((*named.pop("steps"), *options["steps"])))
         return function(**named, **options)
 
-    text = f"The recipe, where it isn't an argument. [default: {RECIPE}]"
+    text = f"The recipe, if it isn't an argument. [default: {RECIPE}]"
     with_option = _recipe_option(called, "words", text)
     words = click.argument("words", nargs=-1, metavar=metavar, shell_complete=_completing("words"))
     return words(with_option)  # type: ignore[return-value]

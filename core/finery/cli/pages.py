@@ -1,4 +1,4 @@
-"""`finery show STEP --html` and `--wrong`: what needs more than one output to be shown."""
+"""`finery show STEP --html` and `--wrong`, which may need several outputs."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ def write_pages(
     """Write the pages of a step's outputs. Returns title of an output → its page.
 
     html: the file or folder of `--html`; empty: next to the outputs. tokenizer: the model of
-    `--tokenizer`. Raises `UsageError` if there is no page, or if one file would hold several.
+    `--tokenizer`. Raises `UsageError` if there is no page, or if several pages need the same file.
     """
     outputs = [output_of(graph.plugins, store, title, m) for title, m in manifests.items()]
     pages = [
@@ -97,8 +97,8 @@ def print_records(
 ) -> None:
     """Print the records of a step's outputs for `--wrong`, as JSON lines or for people.
 
-    most: how many of each output; by default all of them. Raises `UsageError` where no output has
-    any kind of them.
+    most: number of records of each output; by default all. Raises `UsageError` if none of the
+    outputs has a view that lists records.
     """
     found = False
     for title, manifest in manifests.items():

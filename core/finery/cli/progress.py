@@ -23,7 +23,7 @@ PAUSE = 3.0
 NARROW = 100
 """Narrowest terminal, in columns, for which the table has a column of step types."""
 MOST_ROWS = 24
-"""Most steps in the live table. Of larger recipes, it shows the running and the latest ones."""
+"""Most steps in the live table. Of a larger recipe, it shows running and recent steps."""
 
 
 Styles = Callable[[str], Mapping[str, LiveMetric]]
@@ -169,7 +169,7 @@ class _Row:
             yield self._measure_in_words(name, declared[name])
 
     def lasting(self) -> list[str]:
-        """What is shown of a finished step: its last metrics, and the cost of its answers."""
+        """The text for a finished step: its last metrics, and the cost of its answers."""
         words = [piece.text for piece in self.measures(lasting=True)]
         return [*words, in_dollars(self.dollars)] if self.dollars else words
 
@@ -342,7 +342,7 @@ class LiveProgress:
         return [*ended[-(MOST_ROWS - len(active)) :], *active][-MOST_ROWS:]
 
     def _others(self) -> str:
-        """How many steps there are in each state, where not all are shown."""
+        """The number of steps in each state, if the table doesn't show all of them."""
         states = Counter(row.state for row in self._rows.rows.values())
         order = ("waiting", "running", "done", "cached", "failed", "blocked")
         return ", ".join(f"{states[state]} {state}" for state in order if states[state])
@@ -376,7 +376,7 @@ class LiveProgress:
 
 
 class ClippedLine:
-    """A text in one line, cut off after a word where it is too long."""
+    """A text as one line, cut off after a word if it is too long."""
 
     def __init__(self, text: str, style: str) -> None:
         self._text, self._style = text, style
@@ -423,7 +423,7 @@ class ProgressLine:
 def fitting(pieces: list[Piece], width: int) -> list[Piece]:
     """As many pieces as fit in `width` columns, chosen by rank and kept in order."""
     kept: set[int] = set()
-    room = width + 2  # there is no gap before the first
+    room = width + 2  # the first has no gap before it
     for index in sorted(range(len(pieces)), key=lambda i: pieces[i].rank):
         if kept and pieces[index].width > room:
             break

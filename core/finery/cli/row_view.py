@@ -113,7 +113,7 @@ class _Trees:
         return _text(*parts)
 
     def _line(self, told: Told, events: Sequence[Event]) -> Any:
-        """What a step did with a row. For a generated row, also its prompt."""
+        """What a step did with a row; for a generated row, with its prompt."""
         event = events[0]
         head = (f"{_place(event):<{self.widths[0]}}  {event.use:<{self.widths[1]}}  ", "")
         style = _STYLES.get(event.what, "")
@@ -139,7 +139,7 @@ class _Trees:
 
 
 def _is_origin(told: Told, event: Event) -> bool:
-    """Whether its places are where the row was read, i.e. the step is its source."""
+    """Whether the row was read from these places, i.e. the step is its source."""
     return event.step == told.events[0].step and event.what in ("read", "dropped")
 
 
@@ -210,9 +210,9 @@ def _checked(check: Mapping[str, Any]) -> str:
 def _judged(
     judge: Mapping[str, Any], told: Any, checks: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    """A judge's score and reason, or its verdict on a pair, without what checks repeat.
+    """A judge's score and reason, or its verdict on a pair, without what the checks repeat.
 
-    told: the judge, if it was named before.
+    told: the judge, if the text already names it.
     """
     by = f" of {judge['model']}" if judge.get("model") and not told else ""
     if "score" in judge:

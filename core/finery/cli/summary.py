@@ -123,7 +123,7 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
 
 
 def _next_lines(build: Build, outcome: Outcome) -> Iterator[str]:
-    """Where the outputs are and how to run them."""
+    """Where the outputs are, and how to run them."""
     yield f"outputs: {_short(build.folder)}"
     for title, manifest in _manifests(outcome):
         command = manifest.meta.get("run")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from finery.views.view import Detail, Output, View
 
 PIPE_WIDTH = 1_000
-"""Columns of output to a pipe or a file: wide enough to keep each line whole."""
+"""Columns of output to a pipe or a file: wide enough that lines aren't broken."""
 _PADDING = re.compile(r"[ \t]+(?=\n)")
 
 
@@ -104,7 +104,7 @@ class Made(NamedTuple):
     error: "FineryError | None" = None
 
     def words(self) -> Iterator[str]:
-        """What is printed next to an output's title."""
+        """The text next to an output's title."""
         if self.seed is not None:
             yield f"seed {self.seed}"
         if self.dollars:
@@ -151,7 +151,7 @@ def show_outputs(
 
 
 def _link_of(graph: "Graph", output: "Output") -> Path | None:
-    """The link under `build/` that leads to an output, where there is one."""
+    """The link under `build/` that leads to an output, if there is one."""
     from finery.builder.outputs import build_folder
 
     link = build_folder(graph.recipe).joinpath(*output.title.split("."))
@@ -217,7 +217,7 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
 
 
 def compared(node: "Node") -> bool:
-    """Whether the table of a matrix shows what a step scores: it is a variant, or the choice."""
+    """Whether a step's score is in the table of the matrix: it is a variant, or the choice."""
     from finery.recipe.matrix.choose import WINNER
 
     return bool(node.variant) or node.name == WINNER

@@ -1,5 +1,5 @@
-"""Builds held against each other: what was built when, and what differs between two states.
+"""Comparison of builds: what was built when, and what differs between two states.
 
-In go the records of runs, git revisions and the present recipe, out come headline metrics, results
-and differences as plain data. The views of plugins say what differs in an artifact.
+Input: the records of runs, git revisions, and the current recipe. Output: headline metrics,
+results and differences as plain data. The views of plugins describe how artifacts differ.
 """

@@ -10,7 +10,7 @@ from finery.compare.sides import Side, SideStep
 
 Kind = Literal["same", "changed", "added", "removed"]
 AROUND = ("code ", "package ", "python", "machine ", "engine ", "wrappers", "key format")
-"""How the names of parts begin that are about the installation rather than the recipe."""
+"""Prefixes of the names of parts that concern the installation instead of the recipe."""
 CLEANED = "no longer in the store"
 Titled = Callable[[str, Mapping[str, Manifest]], dict[str, Manifest]]
 """Names the outputs of a step as recipes do."""
@@ -29,9 +29,9 @@ class OutputPair(NamedTuple):
 class StepDifference:
     """What differs in a step.
 
-    changes: of its key, without those of inputs. outputs: those that differ. same_result: whether
-    another key led to the same outputs. missing: why outputs can't be looked into, by side.
-    seconds, size (bytes): on both sides, None where it isn't known.
+    changes: of its key, without inputs. outputs: those that differ. same_result: whether another
+    key led to the same outputs. missing: side → why its outputs can't be examined. seconds, size
+    (bytes): on both sides; None if unknown.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Variants of a step in one line of a list, where they are in the same state."""
+"""Folds variants of a step that are in the same state into one line of a list."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, TypeVar

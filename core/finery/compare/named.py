@@ -1,4 +1,4 @@
-"""What users name as the sides of a comparison: a run, a variant, a git revision, or `now`."""
+"""How users name the sides of a comparison: a run, a variant, a git revision, or `now`."""
 
 from finery.builder.runs.git import commit_of
 from finery.builder.runs.reading import LAST, PREVIOUS

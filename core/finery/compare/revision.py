@@ -1,4 +1,4 @@
-"""Prints the keys of a recipe's steps in a temporary folder, as a process of its own.
+"""Prints the keys of a recipe's steps in a temporary folder. Runs as a separate process.
 
 `python -m finery.compare.revision [TREE, TOP, RECIPE, STORE]`, a JSON list: the folder with the
 files of a revision, that of the working tree, the recipe's path in both, and the store.

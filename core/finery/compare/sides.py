@@ -43,9 +43,9 @@ WHERE_IT_IS_RUN = "finery.compare.revision"
 class SideStep:
     """A step on one side.
 
-    parts: of its key; with placeholders for inputs that aren't built, empty if they are unknown.
-    result: what the store knows of it, even if its files are gone. is_whole: whether its files
-    are there. reason: why there is no result.
+    parts: of its key, with placeholders for inputs that aren't built; empty if unknown. result:
+    what the store knows about it, even if its files are gone. is_whole: whether its files exist.
+    reason: why there is no result.
     """
 
     name: str
@@ -59,7 +59,7 @@ class SideStep:
 
 @dataclass
 class Side:
-    """One side. label: how a user names it. about: what it is, in a few words.
+    """One side. label: the user's name for it. about: a short description.
 
     is_variant: whether it is a variant of a matrix, with the names of steps of the file.
     """
@@ -93,7 +93,7 @@ def now(graph: Graph, store: Store) -> Side:
 
 
 def of_run(run: Run, store: Store) -> Side:
-    """What a run built or found built."""
+    """The results that a run built or found in the store."""
     when = run.started[:16].replace("T", " ")
     about = ", ".join(filter(None, [f"run of {when} UTC", str(run.revision or ""), run.ending]))
     side = Side(run.id, about)
@@ -123,7 +123,7 @@ def of_revision(graph: Graph, store: Store, word: str, commit: str) -> Side:
 
 
 def _planned_at(recipe: Path, store: Store, commit: str, folder: Path) -> dict[str, Any]:
-    """What the process prints that computes the keys of a revision."""
+    """The output of the process that computes the keys of a revision."""
     top = top_of(recipe.parent)
     assert top is not None  # `commit_of` found one
     tree = folder / "tree"
@@ -153,7 +153,7 @@ def _planned_at(recipe: Path, store: Store, commit: str, folder: Path) -> dict[s
 def _here_in(tree: Path, top: Path) -> Path:
     """The current folder as the revision has it, since steps may import modules from there.
 
-    The current folder itself where it isn't in the working tree. tree: the files of the revision.
+    Returns the current folder itself if it isn't in the working tree. tree: the revision's files.
     """
     here, top = Path.cwd(), top.resolve()
     if not here.is_relative_to(top):

@@ -19,7 +19,7 @@ def of_variant(graph: Graph, store: Store, word: str) -> Side | None:
     """The side of a variant; None if the word names none.
 
     A word is the name of a variant (`r=8`), a step of one (`sft@r=8`, `train.sft@r=8`), or
-    `winner`. Raises `UsageError` where it names several variants, or where nothing is chosen yet.
+    `winner`. Raises `UsageError` if it names several variants, or if nothing is chosen yet.
     """
     if graph.matrix is None:
         return None
@@ -37,7 +37,7 @@ def of_variant(graph: Graph, store: Store, word: str) -> Side | None:
 
 
 def default_side(graph: Graph, word: str) -> str | None:
-    """What a variant is compared with if nothing else is named; None if the word isn't one."""
+    """The default side to compare a variant with; None if the word isn't a variant."""
     if graph.matrix is None or word == WINNER or not _fitting(graph, word.rpartition("@")[2]):
         return None
     if graph.select_by is None:
@@ -86,7 +86,7 @@ def _step(graph: Graph, step: str, name: str) -> Node | None:
 
 
 def _fitting(graph: Graph, name: str, *, whole: bool = False) -> list[Variant]:
-    """The variants that have all the values of a name. whole: those that have no others."""
+    """The variants that have all the values in a name. whole: those that have no others."""
     assert graph.matrix is not None
     wanted, variants = _parts(name), graph.matrix.variants
     exact = [each for each in variants if _parts(each.name) == wanted]
@@ -118,7 +118,7 @@ def _side(graph: Graph, state: Side, word: str, found: Sequence[Variant]) -> Sid
 
 
 def _of_step(graph: Graph, state: Side, word: str, node: Node) -> Side:
-    """A step whose variants are fewer than those of the recipe: it, and what it is made from."""
+    """A step that has fewer variants than the recipe: the step, and what it is made from."""
     return _renamed(graph, state, word, f"{node.name} and the steps before it", [node.name])
 
 

@@ -1,4 +1,4 @@
-"""What a matrix's scores say, in words and numbers."""
+"""Describes the scores of a matrix in words."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,13 +25,13 @@ def caption_of(graph: Graph) -> str:
 
 
 def choice_in_words(choice: Mapping[str, Any]) -> str:
-    """What was chosen and how far it is ahead."""
+    """Describes what was chosen, and its lead."""
     parts = [f"chosen: {choice['chosen']}", repeat_in_words(choice), margin_in_words(choice)]
     return "; ".join(part for part in parts if part)
 
 
 def repeat_in_words(choice: Mapping[str, Any]) -> str:
-    """Which of several seeds is shipped and tested; empty where trainings aren't repeated."""
+    """Which of several seeds is shipped and tested; empty if trainings aren't repeated."""
     repeats = choice.get("repeats")
     if not repeats:
         return ""
@@ -40,7 +40,7 @@ def repeat_in_words(choice: Mapping[str, Any]) -> str:
 
 
 def margin_in_words(choice: Mapping[str, Any]) -> str:
-    """How far what was chosen is ahead of the next; empty where there is no other."""
+    """The lead over the second best; empty if there is no other."""
     margin = choice["margin"]
     if margin is None:
         return ""
@@ -54,7 +54,7 @@ def margin_in_words(choice: Mapping[str, Any]) -> str:
 
 
 def is_close(choice: Mapping[str, Any]) -> bool:
-    """Whether the next may be as good as what was chosen, as far as the interval can tell."""
+    """Whether the second best may be as good, according to the interval."""
     margin = choice["margin"]
     return bool(
         margin and margin["interval"] and margin["interval"][0] <= 0 <= margin["interval"][1]
@@ -62,7 +62,7 @@ def is_close(choice: Mapping[str, Any]) -> bool:
 
 
 def are_shares(lines: Sequence[Line], name: str) -> bool:
-    """Whether all values of a score are between 0 and 1, so that they read well as percentages."""
+    """Whether all values of a score are between 0 and 1, so that percentages are appropriate."""
     values = [v for line in lines if name in line.scores for v in line.scores[name].values]
     return all(0 <= value <= 1 for value in values)
 
@@ -83,7 +83,7 @@ def interval_of(score: Score, shares: bool) -> str:
 
 
 def remarks_on(lines: Sequence[Line]) -> list[str]:
-    """What the intervals cover."""
+    """What the intervals account for."""
     scores = [score for line in lines for score in line.scores.values()]
     remarks = []
     if any(len(score.values) > 1 for score in scores):

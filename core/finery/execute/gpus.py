@@ -129,7 +129,7 @@ def _listed(gpus: Sequence[Gpu]) -> str:
 
 
 def _weakest(gpus: list[Gpu]) -> Gpu:
-    """What can be relied on where CUDA decides which of different GPUs an index means."""
+    """What is certain when CUDA decides which of several different GPUs an index means."""
     return Gpu(
         id="",
         name="",

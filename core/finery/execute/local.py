@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # imported with the first worker, since a build with nothing 
 _WATCH = 'trap "" HUP INT TERM; read -r line || kill -9 "-$1"'
 """Waits for a line. At the end of input without one, kills the process group `$1`."""
 PATIENCE = 5.0
-"""Seconds for a worker to end by itself."""
+"""Seconds that a worker gets to exit by itself."""
 RETRY = 0.5
 """Seconds after which to look again for GPUs that another build may have left."""
 
@@ -155,9 +155,9 @@ class LocalExecutor:
         return {g: w.step for w in (*self._workers, *self._leaving) for g in w.gpus}
 
     def _bury(self) -> None:
-        """End what is left of workers that have ended by now, or should have, and forget them.
+        """End the remains of workers that have exited or should have, and forget them.
 
-        Each has a shell and a pipe of its own, and what its step started may use memory.
+        Each worker has its own shell and pipe, and processes that its step started may use memory.
         """
         for worker in list(self._leaving):
             is_late = time.monotonic() - worker.retired_at > PATIENCE

@@ -110,7 +110,7 @@ def _reason(
     wanted: Mapping[str, str],
     others: Sequence[Gpu],
 ) -> str:
-    """What a step waits for, and who has it. others: the GPUs that other builds use."""
+    """What a step waits for, and what uses it. others: the GPUs that other builds use."""
     reasons = [f"{g.label} is used by step '{used[g.id]}'" for g in gpus if g.id in used]
     reasons += [
         f"step '{wanted[g.id]}' waits for {g.label}, too"

@@ -21,7 +21,7 @@ class Task(msgspec.Struct):
     seed: None if the step type takes none. pinned: what its floating name is pinned to.
     env: environment variables for this step only, including secrets.
     engines: model format → the engine's name in keys of records; empty if it may not use models.
-    plugins: plugin files beside the recipe.
+    plugins: plugin files next to the recipe.
     store: the store's folder. out: an empty folder for the step's output. scratch: a folder
         that the step may create; kept until the step succeeds. log: the file for its output.
     isolated: whether it needs its own process. gpus: how many GPUs it uses, if the machine has

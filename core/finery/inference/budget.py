@@ -1,4 +1,4 @@
-"""What answers cost: prices, budgets, and usage so far."""
+"""The cost of answers: prices, budgets, and usage so far."""
 
 import time
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ REPORT_SECONDS = 0.1
 
 
 class Price(Settings):
-    """What a model costs, in dollars per million tokens."""
+    """The price of a model, in dollars per million tokens."""
 
     input: float = setting(ge=0, help="Dollars per million prompt tokens.")
     output: float = setting(ge=0, help="Dollars per million answer tokens.")

@@ -88,7 +88,7 @@ class Engine:
 
     @classmethod
     def uses_gpu(cls) -> bool:
-        """Whether it uses a GPU, on a machine that has one. Called in the main process."""
+        """Whether it uses a GPU if the machine has one. Called in the main process."""
         return cls.local
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""How a budget is enforced while many requests are in flight.
+"""Enforces a budget while many requests are in flight.
 
 A request is sent if the sum of these fits into the budget:
 

@@ -29,7 +29,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     schema: dict[str, Any] | None = None
 
     def of_attempt(self, attempt: int) -> "Sampling":
-        """The sampling of an attempt: each has a seed of its own."""
+        """The sampling of an attempt: each has a different seed."""
         return msgspec.structs.replace(self, seed=self.seed + attempt) if attempt else self
 
 
@@ -63,7 +63,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tool_calls: in the shape of the OpenAI Chat Completions API, `arguments` as JSON text.
     reasoning: the thinking before the answer, which is no part of `text`. An answer that was cut
         while the model was thinking has no text.
-    call_error: why what looks like a tool call can't be read as one. It is then part of `text`.
+    call_error: why the answer's apparent tool call can't be parsed. It is then part of `text`.
     """
 
     text: str

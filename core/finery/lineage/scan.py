@@ -43,7 +43,7 @@ class Found(NamedTuple):
     line: bytes
 
     def data(self) -> dict[str, Any]:
-        """The whole line."""
+        """The complete line."""
         decoded: dict[str, Any] = msgspec.json.decode(self.line)
         return decoded
 
@@ -92,7 +92,7 @@ def drops_naming(file: RowFile, row_id: str) -> Iterator[Found]:
 
 
 def _needles(texts: Iterable[str] | None) -> list[bytes] | None:
-    """What to search for: each text at the beginning of a value."""
+    """The texts to search for, each at the beginning of a value."""
     return None if texts is None else [b'"' + msgspec.json.encode(t)[1:-1] for t in texts]
 
 

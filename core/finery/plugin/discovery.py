@@ -1,4 +1,4 @@
-"""Finds plugins: entry points of installed distributions, and files beside a recipe."""
+"""Finds plugins: entry points of installed distributions, and files next to a recipe."""
 
 import importlib
 import importlib.util
@@ -39,14 +39,14 @@ class Plugin:
         self.name = name
         self.module = module
         self.origin = origin  # "finery 0.1.0" or the file's path
-        self.path = path  # only for a file beside the recipe
+        self.path = path  # only for a file next to the recipe
 
 
 class BrokenPlugin(NamedTuple):
     """A plugin that can't be used, and why.
 
-    is_vital: whether finery must not build without it: it is beside the recipe, implements hooks
-    that builds call, or provides a name that another plugin provides, too.
+    is_vital: whether finery must not build without it: it is next to the recipe, implements hooks
+    that builds call, or provides a name that another plugin also provides.
     """
 
     name: str
@@ -97,13 +97,13 @@ def surviving() -> Iterator[None]:
 
 
 def in_words(error: BaseException, text: object = None) -> str:
-    """What an exception of a plugin says, with its class where that isn't finery's own."""
+    """The message of a plugin's exception, with its class unless that is finery's own."""
     name = "" if isinstance(error, EndedError) else f"{type(error).__name__}: "
     return f"{name}{error if text is None else text}"
 
 
 def _is_raised(error: BaseException) -> bool:
-    """Whether code raised it by `raise`: what a signal raises comes between other instructions."""
+    """Whether code raised it with `raise`. A signal's exception occurs at any instruction."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -140,7 +140,7 @@ def _module_of(entry: EntryPoint) -> str:
 
 
 def load_file(path: Path) -> Plugin:
-    """Load a plugin file beside a recipe, under a unique module name."""
+    """Load a plugin file next to a recipe, under a unique module name."""
     from finery.step.inspect import FILE_MODULE
 
     name = f"{FILE_MODULE}{path.stem}_{blake3(str(path).encode()).hexdigest()[:8]}"

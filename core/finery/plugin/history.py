@@ -72,7 +72,7 @@ class Results:
     def answered(
         self, step: str, model: "Model", requests: "Iterable[Request]", sampling: Mapping[str, Any]
     ) -> int | None:
-        """How many of the requests that a step makes of a model are in the record cache.
+        """How many of the requests that a step sends to a model are in the record cache.
 
         For engines that answer requests one by one. None if the step's engines aren't known yet.
         sampling: see `Asked`.

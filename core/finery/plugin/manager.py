@@ -43,7 +43,7 @@ Table = dict[str, tuple[Any, Plugin]]
 
 
 class Builtin:
-    """What finery itself provides, through the hooks that plugins use."""
+    """What finery itself provides through the hooks of plugins."""
 
     @staticmethod
     @hookimpl
@@ -69,8 +69,8 @@ class Builtin:
 class Plugins:
     """All plugins of this process, and the step types, engines and commands they provide.
 
-    plugins: those that can be used, without finery's own. broken: all others. are_broken_reported:
-    whether the broken ones were reported to the user.
+    plugins: the working ones, except finery's own. broken: all others. are_broken_reported: whether
+    the user was told about the broken ones.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Plugins:
             self._add(plugin, tables)
 
     def add_file(self, path: Path) -> None:
-        """Load a plugin file beside a recipe, or add it to the broken ones."""
+        """Load a plugin file next to a recipe, or add it to the broken ones."""
         try:
             plugin = load_file(path)
             tables = self._registered(plugin)
@@ -140,7 +140,7 @@ class Plugins:
             self.plugins.append(plugin)
 
     def _provided(self, plugin: Plugin) -> dict[str, Table]:
-        """What a plugin provides by name, by hook."""
+        """What a plugin provides by name, for each hook."""
         return {hook: self._table(hook, plugin) for hook in self._tables}
 
     def _take(self, plugin: Plugin, tables: Mapping[str, Table]) -> None:
@@ -151,7 +151,7 @@ class Plugins:
             self._tables[hook] |= table
 
     def _table(self, hook: str, plugin: Plugin) -> Table:
-        """What a plugin's implementations of a hook return."""
+        """The values that a plugin's implementations of a hook return."""
         table: Table = {}
         for call in getattr(self.hook, hook).get_hookimpls():
             if call.plugin_name == plugin.name:
@@ -316,7 +316,7 @@ def _check_new(table: Table, known: Table, plugin: Plugin) -> None:
 
 
 def _mapping(hook: str, provide: Any, plugin: Plugin) -> Mapping[str, Any]:
-    """What an implementation of a hook returns, which must be a mapping."""
+    """The value that an implementation of a hook returns, which must be a mapping."""
     try:
         with surviving():
             table = provide()

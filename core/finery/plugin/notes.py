@@ -1,4 +1,4 @@
-"""What plugins report about a recipe before it is built: notes, and estimates for steps."""
+"""Reports of plugins about a recipe before it is built: notes, and estimates for steps."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +35,9 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step needs: `lines` for people, and the same numbers in `facts`.
+    """The requirements of a step: `lines` for people, and the same numbers in `facts`.
 
-    warning: why it can't run here, e.g. because memory is too small; fix: what to write instead.
+    warning: why it can't run here, e.g. because memory is too small. fix: what to change.
     """
 
     step: str
@@ -71,7 +71,7 @@ OWN_NOTES = {
         "rows to judge on apart, and let the axis change only the rows to train on.",
     ),
     "undeclared-read": About(
-        when="a running step opens a file of the project, or imports code beside the recipe, that "
+        when="a running step opens a file of the project, or imports code next to the recipe, that "
         "isn't part of its key",
         why="When that file changes, the step doesn't rerun, and its output is out of date.",
     ),

@@ -29,7 +29,7 @@ class _Source(SourceFileLoader):
 
 
 def load_source(path: Path, name: str) -> ModuleType:
-    """Run a Python file as the module `name`. It can import the modules beside it.
+    """Run a Python file as the module `name`. It can import neighbouring modules.
 
     The folder comes last in `sys.path`. The key of a step follows such imports for the files that
     `Step.key_code` returns. Raises what the file raises.

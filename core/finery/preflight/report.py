@@ -1,4 +1,4 @@
-"""What a training is about to learn, as plain data.
+"""What a training will learn, as plain data.
 
 `finery.Preflight` creates it, `finery check --deep` shows it, and a build logs it in one line.
 

@@ -44,7 +44,7 @@ class Recipe:
 
     @property
     def argument(self) -> str:
-        """How a command line names it, with a space after it; empty for `recipe.yaml` here."""
+        """How the command line refers to it, followed by a space; empty for `recipe.yaml` here."""
         return "" if shown(self.path) == "recipe.yaml" else f"{shlex.quote(shown(self.path))} "
 
     @property
@@ -125,8 +125,8 @@ class Recipe:
     ) -> "Recipe":
         """The recipe with other data, for variants of its steps.
 
-        places: place in `data` → the place in this recipe where that is written. names: of the
-        variants of steps, which aren't in the file.
+        places: place in `data` → the place in this recipe where it is written. names: of variants
+        of steps, which aren't in the file.
         """
         recipe = Recipe(self.path, self.text, self._node, data)
         recipe._overrides = {**self._overrides, **places}
@@ -211,7 +211,7 @@ def check_file(path: Path) -> None:
 
 
 def _content(path: Path, most: int = LARGEST) -> bytes:
-    """What the file of a recipe holds. most: 0 only looks whether it can be read."""
+    """The content of a recipe's file. most: 0 only checks whether it can be read."""
     try:
         if not most:
             check_plain(path)

@@ -18,8 +18,8 @@ from finery.util.text import nearest
 def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:
     """(name, path) of each file that the `Files` setting at `place` of the recipe names.
 
-    Raises `RecipeError` where a required file was not found, and where one file is expected but
-    several match.
+    Raises `RecipeError` if a required file was not found, or if several files match and only one is
+    allowed.
     """
     try:
         return _find(files, recipe.folder.absolute())
@@ -95,9 +95,9 @@ _VIEW = re.compile(r"/views/[0-9a-f]{64}/")
 
 
 def _without_outputs(paths: list[Path], pattern: str) -> list[Path]:
-    """What a pattern finds without outputs under `build/`, unless it names that folder.
+    """The matches of a pattern, without outputs under `build/` unless it names that folder.
 
-    A step must not take what earlier builds made for its data.
+    A step must not mistake the outputs of earlier builds for its data.
     """
     if "build" in Path(pattern).parts:
         return paths
@@ -130,7 +130,7 @@ def _expanded(pattern: str) -> Path:
         user = _short(pattern.partition("/")[0])
         raise DataError(
             f"there is no file {_short(pattern)}: {user} has no home folder",
-            fix="write the whole path",
+            fix="write the full path",
         ) from None
 
 
@@ -140,7 +140,7 @@ _SEARCHED = 2_000
 
 
 def _path_fix(pattern: str, path: Path, folder: Path) -> str:
-    """What to write instead of a path that doesn't exist."""
+    """A replacement for a path that doesn't exist."""
     if "://" in pattern:
         return "download the file, and write the path of the copy"
     if "$" in pattern or "%" in pattern:

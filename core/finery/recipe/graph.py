@@ -134,7 +134,7 @@ class Graph:
     code: Any = None  # `StepCode` that the check has followed
 
     def require(self, name: str) -> None:
-        """Raise `UsageError` where the recipe has no such step."""
+        """Raise `UsageError` if the recipe has no such step."""
         if name in self.nodes:
             return
         variants = self.variants_of(name)
@@ -290,7 +290,7 @@ def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) 
 
 
 def _tell_variants(nodes: Mapping[str, Node], matrix: Expanded) -> None:
-    """Say of each step what it is a variant of."""
+    """Record of which variant each step is part of."""
     for name, node in nodes.items():
         node.origin = matrix.origins.get(name, name)
         node.variant = matrix.labels.get(name, "")
@@ -299,7 +299,7 @@ def _tell_variants(nodes: Mapping[str, Node], matrix: Expanded) -> None:
 
 
 def _check_metric(recipe: Recipe, nodes: Mapping[str, Node], select: Select) -> None:
-    """Raise `RecipeError` where the evaluator that chooses has no such metric, if it says so."""
+    """Raise `RecipeError` if the evaluator that chooses declares its metrics and lacks this one."""
     judge = next(n for n in nodes.values() if n.origin == select.evaluator and n.variant)
     names = [name for known in judge.step.choices().values() for name in known]
     metrics = [n.removeprefix(f"{select.model}.") for n in names if n.startswith(select.model)]
@@ -394,7 +394,7 @@ def place_of(recipe: Recipe, node: Node, where: str | None, inside: str = "") ->
 
 
 def has_setting(step: Settings, keys: Sequence[str]) -> bool:
-    """Whether `keys` lead to a setting of a step, or to an entry of one that is a mapping."""
+    """Whether `keys` lead to a setting of a step, or to an entry of a setting that is a mapping."""
     first, *rest = keys
     if first not in type(step).__struct_fields__:
         return False

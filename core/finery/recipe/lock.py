@@ -21,7 +21,7 @@ _HEAD = """\
 
 
 class Lock:
-    """The lock file beside a recipe. It is read on first use, and again at each change.
+    """The lock file next to a recipe. It is read on first use, and again before each change.
 
     So builds that run at once don't undo each other's changes. Until it ends, a build sees the pins
     that it has read or set.
@@ -70,7 +70,7 @@ class Lock:
             self._forgotten |= gone
 
     def _others(self) -> dict[str, str]:
-        """The pins in the file by now that aren't to be forgotten."""
+        """The pins that are in the file now, without those to forget."""
         if self._forgotten is None:
             return {}
         return {name: pin for name, pin in self._load().items() if name not in self._forgotten}

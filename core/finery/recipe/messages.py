@@ -30,7 +30,7 @@ _LIMITS = {
 
 
 class _Subject(NamedTuple):
-    """What is checked: `schema` of the value at `place` of a recipe, which messages call `name`."""
+    """What is checked: `schema` of the value at `place` of a recipe, called `name` in messages."""
 
     recipe: Recipe
     place: tuple[Any, ...]
@@ -60,7 +60,7 @@ def complaints(
 
 @lru_cache(maxsize=1)
 def _validator() -> Any:
-    """The validator, except that 2.0 isn't a whole number: settings are typed strictly."""
+    """The validator, except that 2.0 isn't an integer, because settings are strictly typed."""
     from jsonschema import Draft202012Validator, validators
 
     extend: Any = validators.extend  # not annotated there
@@ -173,7 +173,7 @@ def _fix(about: _Subject, error: Any) -> str:
 
 
 def _hint(about: _Subject, error: Any) -> str:
-    """How to write the value, where only quotes are wrong, or by an example."""
+    """How to write the value if only the quotes are wrong, or else an example."""
     value, kinds, label = error.instance, _kinds(error.schema), _label(error)
     if "string" in kinds and isinstance(value, (bool, int, float)):
         return " (put it in quotes)"

@@ -82,7 +82,7 @@ _TOP: dict[str, Any] = {
     "plugins": {
         "type": "array",
         "items": {"type": "string"},
-        "description": "Plugin files beside the recipe, e.g. ./checks.py.",
+        "description": "Plugin files next to the recipe, e.g. ./checks.py.",
     },
     "silence": {
         "type": "array",
@@ -113,7 +113,7 @@ _TOP: dict[str, Any] = {
                 "type": "object",
                 "minProperties": 1,
                 "additionalProperties": _SETTINGS,
-                "description": "Further variants by name, each with settings of its own.",
+                "description": "Further variants by name, each with its own settings.",
             },
             "seeds": {
                 "description": "Train each variant so many times, each time under another seed; or "
@@ -205,7 +205,7 @@ def _inside(
     path: str, field: Schema, defs: Mapping[str, Schema], seen: frozenset[str]
 ) -> Iterator[tuple[str, Schema, bool]]:
     for ref, mark in _groups_in(field):
-        if ref in seen:  # a group may hold groups of its own kind
+        if ref in seen:  # a group may contain groups of its own type
             continue
         group = defs[ref]
         for key, inner in group.get("properties", {}).items():

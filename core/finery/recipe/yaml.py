@@ -17,7 +17,7 @@ MAX_DEPTH = 100
 """More levels than any recipe has."""
 _NO_NUMBER = re.compile(r"[-+]?\.(inf|nan)$", re.ASCII | re.IGNORECASE)
 _BIGGEST = 2**63
-"""Keys hold whole numbers of 64 bits: from its negative up to just below it."""
+"""Keys encode integers in 64 bits: from this negative number to just below the positive one."""
 _INT = re.compile(r"[-+]?(0|[1-9]\d*(_\d+)*)$|0x[0-9a-fA-F]+$|0o[0-7]+$", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\d+(_\d+)*(\.\d*|(?=[eE]))|\.\d+)([eE][-+]?\d+)?$", re.ASCII)
 _WORDS: dict[str, Any] = {
@@ -289,7 +289,7 @@ def _likely_mistake(
 
 
 def _is_closed(after: Sequence[str], quote: str) -> bool:
-    """Whether a quoted text that goes on over several lines ends in one of them."""
+    """Whether a quoted text that spans several lines ends in one of them."""
     for text in after:
         if quote in text:
             rest = text[text.index(quote) + 1 :]
@@ -307,7 +307,7 @@ def _without_colon(text: str, line: int) -> _Likely | None:
 
 
 def _too_deep(lines: Sequence[str], line: int, column: int) -> _Likely | None:
-    """Where a line is indented further than the one above, which has a value already."""
+    """The place where a line is indented deeper than the previous one, which has a value."""
     above = next((text for text in reversed(lines[:line]) if text.strip()), "")
     indent, wanted = (len(text) - len(text.lstrip(" ")) for text in (lines[line], above))
     if lines[line].find(":") != column or indent <= wanted:

@@ -17,7 +17,7 @@ class Group(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The step's name; of variants the one that they share."""
+        """The step's name; for variants, the name that they share."""
         node = self.steps[0].node
         return node.origin if len(self.steps) > 1 else node.name
 
@@ -33,7 +33,7 @@ class Group(NamedTuple):
 
     @property
     def state(self) -> State:
-        """The step's state; of variants the one that deserves a look first."""
+        """The step's state; for variants, the state that most needs attention."""
         return min((step.state for step in self.steps), key=ORDER.index)
 
     @property
@@ -46,7 +46,7 @@ class Group(NamedTuple):
 
     @property
     def time(self) -> str:
-        """How long all of it took, empty if that isn't known."""
+        """The time that all of it took; empty if unknown."""
         results = [step.result for step in self.steps if step.result]
         return duration(sum(result.seconds for result in results)) if results else ""
 

@@ -27,7 +27,7 @@ class Box(NamedTuple):
 
     @property
     def use(self) -> str:
-        """How many variants it has, or else its step type, shortened."""
+        """The number of its variants, or else its step type, shortened."""
         return _cut(self.group.variants or self.group.use)
 
 

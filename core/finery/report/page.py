@@ -31,12 +31,12 @@ STEPS, ORIGIN = (
     "finery.report/templates/origin.html.jinja",
 )
 NEEDED = "Was fine-tuning needed?"
-"""Asked first of a recipe that trains a model, also where no evaluator answers it."""
+"""The first question about a recipe that trains a model, even if no evaluator answers it."""
 REQUIREMENTS = "Does it meet its requirements?"
 
 
 class Reported(NamedTuple):
-    """What a report is about. run: whose results these are, or the recipe's last one.
+    """The subject of a report. run: whose results it shows; otherwise those of the last run.
 
     variants: of a recipe with a matrix.
     """
@@ -103,7 +103,7 @@ def _findings(reported: Reported, sections: Sequence[PageSection]) -> Iterator[F
 
 
 def _gates(reported: Reported) -> Iterator[Finding]:
-    """Whether the kept results meet what `require:` asks, where something is required."""
+    """Whether the results meet `require:`, if anything is required."""
     graph = reported.graph
     nodes = graph.nodes.values()
     required = [
@@ -245,9 +245,9 @@ def outputs_of(
 
 
 def built_in(reported: Reported) -> Mapping[str, Artifact]:
-    """Name in the recipe → artifact, of everything that is there.
+    """Name in the recipe → artifact, for everything that exists.
 
-    Where a name of the recipe means one of several variants, it is the one that is shown.
+    If a name means one of several variants, it is the one that the report shows.
     """
     found: dict[str, Artifact] = {}
     for step in reported.steps:

@@ -12,7 +12,7 @@ from finery.util.text import duration
 
 State = Literal["built", "failed", "running", "blocked", "not built"]
 ORDER: Sequence[State] = ("failed", "running", "blocked", "not built", "built")
-"""States, the one that deserves a look first."""
+"""States, in the order in which they need attention."""
 
 
 class ReportedStep(NamedTuple):
@@ -29,7 +29,7 @@ class ReportedStep(NamedTuple):
 
     @property
     def time(self) -> str:
-        """How long it took, empty if that isn't known."""
+        """The time that it took; empty if unknown."""
         return duration(self.result.seconds) if self.result else ""
 
 
@@ -60,7 +60,7 @@ def steps_now(graph: Graph, store: Store, run: Run | None) -> list[ReportedStep]
 
 
 def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
-    """The steps as a run left them, as far as the recipe still has them."""
+    """The steps in the state in which a run left them, without those no longer in the recipe."""
     results = {
         name: store.lookup(record.key) if record.key else None for name, record in run.steps.items()
     }
@@ -84,7 +84,7 @@ def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
 
 
 def _settle(graph: Graph, results: Mapping[str, Result | None]) -> None:
-    """Let steps be of the variants that a run chose for them, as far as the recipe has these."""
+    """Replace steps by the variants that a run chose for them, if the recipe still has these."""
     for name, node in [*graph.nodes.items()]:
         choice = graph.choice_for(node, results)
         if choice is not None and choice in node.candidates:
@@ -101,7 +101,7 @@ def _with_costs(steps: list[ReportedStep], store: Store) -> list[ReportedStep]:
 
 
 def counts(steps: Sequence[ReportedStep]) -> Iterator[str]:
-    """How many steps are in each state: `7 built`, `1 failed`."""
+    """The number of steps in each state: `7 built`, `1 failed`."""
     for state in ("built", "failed", "running", "blocked", "not built"):
         count = sum(step.state == state for step in steps)
         if count:

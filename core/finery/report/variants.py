@@ -28,11 +28,11 @@ QUESTION = "Which variant is best?"
 
 
 class Variants(NamedTuple):
-    """The variants of a matrix in a report. lines: best first. choice: of `select`, if it is built.
+    """The variants of a matrix in a report.
 
-    shown: the variant that the other sections are about; empty where it is the chosen one, whose
-    steps have names of their own. tested: the score of the chosen one on the evaluator's own rows,
-    where it was chosen on others.
+    lines: best first. choice: of `select`, once it is built. shown: the variant that the other
+    sections describe; empty for the chosen one, whose steps have their own names. tested: the score
+    of the chosen one on the evaluator's own rows, if it was chosen on others.
     """
 
     graph: Graph
@@ -139,7 +139,7 @@ def _place(value: float, low: float, high: float) -> float:
 
 
 def _training(variants: Variants, line: Line) -> str:
-    """How long the trainings of a variant took, on average over its seeds."""
+    """The mean time of a variant's trainings, over its seeds."""
     times = {
         step.node.name: step.result.seconds
         for step in variants.steps
@@ -186,7 +186,7 @@ def _score_in_words(lines: Sequence[Line], line: Line, name: str) -> str:
 
 
 def _margin(variants: Variants, choice: Mapping[str, Any]) -> str:
-    """How far the chosen one is ahead, in points where the score is a share."""
+    """The lead of the chosen one, in percentage points if the score is a share."""
     margin = choice["margin"]
     if margin is None:
         return ""

@@ -22,7 +22,7 @@ def draw_of(row: Row, seed: int) -> int:
 
 
 def draws_of(rows: Iterable[Row], seed: int) -> "array[int]":
-    """What each row draws, eight bytes a row."""
+    """The draws of all rows, as 64-bit integers."""
     return array("Q", (draw_of(row, seed) for row in rows))
 
 

@@ -1,4 +1,4 @@
-"""What a step drops or finds fault with: row by row, beside the rows that it keeps."""
+"""Records of rows that a step drops or finds fault with, in files next to its rows."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 DROPPED = "dropped.jsonl"
 """Dropped rows, in the dataset's folder."""
 FINDINGS = "findings.jsonl"
-"""What is wrong with rows that were kept all the same: `{"id", "row", "check", "detail"}` a line,
-`row` being the row's number among those that the step read; `meta["findings"]` counts by check."""
+"""Problems of rows that were kept. Each line is `{"id", "row", "check", "detail"}`, where `row` is
+the row's number among those that the step read. `meta["findings"]` counts them by check."""
 LONGEST_TEXT = 2_000
 """Characters kept of a row that can't be written as JSON."""
 SAMPLES = 3
-"""Drops that an error names where no row is left."""
+"""Number of drops that an error shows if no row is left."""
 
 
 class Drops(SideFile):
     """Writes `dropped.jsonl` as rows are dropped, and counts them by reason.
 
-    Used as a context manager around the writing of the rows that stay. A line is `{"id",
-    "reason", "detail", "row"}`, and `made` where the row was generated or judged: the same as a
-    line of `generated.jsonl`, see `finery.rows.generated`. Without drops there is no file.
+    A context manager for the time in which the kept rows are written. A line is `{"id", "reason",
+    "detail", "row"}`. If the row was generated or judged, `made` is its line of `generated.jsonl`,
+    see `finery.rows.generated`. Without drops there is no file.
     """
 
     def __init__(self, folder: Path) -> None:

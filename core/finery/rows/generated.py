@@ -1,24 +1,24 @@
-"""How generated rows were made: `generated.jsonl`, beside the rows of a dataset.
+"""How generated rows were made: `generated.jsonl`, next to the rows of a dataset.
 
-A line for each row, in the rows' order, and for the same rows always the same bytes: no times, no
-costs, nothing that depends on what was in the cache.
+A line for each row, in the order of the rows. The same rows always give the same bytes: it has no
+times, no costs, and nothing that depends on the state of the cache.
 
     {
       "id": "9f2c…",                     the row's id
       "parents": ["51aa…"],              ids of the rows it was made from
       "use": "synth.paraphrase",         the step type
-      "model": "gpt-4.1-mini",           who wrote it; left out where the row was only judged
+      "model": "gpt-4.1-mini",           who wrote it; missing if the row was only judged
       "template": {"name": "prompts/paraphrase.jinja", "digest": "3be1…"},   name: "default" for
                                          the step type's own
       "prompt": [{"role": "user", "content": "…"}],   the messages, as they were sent
       "variant": 2,                      which of the requests for the same thing, from 0
-      "attempt": 1,                      how often it was asked before, with another outcome
-      "answer": "…",                     what the model said, where the row doesn't hold it as such
+      "attempt": 1,                      how many earlier attempts had another outcome
+      "answer": "…",                     the model's answer, unless the row contains it verbatim
       "checks": [{"check": "regex", "passed": true, "value": …, "detail": "…"}],
       "judge": {"model": "gpt-4.1", "score": 4, "reason": "…", …}
     }
 
-What is empty or unknown is left out. A step may add fields of its own in `more`.
+Empty and unknown values are omitted. A step may add its own fields in `more`.
 """
 
 from collections.abc import Iterator
@@ -53,10 +53,10 @@ class Template(msgspec.Struct, frozen=True):
 
 
 class Checked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What became of a check of a row.
+    """The result of a check of a row.
 
-    check: its name. value: what it measured, e.g. a similarity or a score. detail: what a person
-    needs to know, above all where it isn't passed.
+    check: its name. value: what it measured, e.g. a similarity or a score. detail: an explanation
+    for people, above all if the check failed.
     """
 
     check: str
@@ -94,16 +94,16 @@ class Origins(SideFile):
 
 
 def origins(dataset: "Dataset") -> Iterator[Origin]:
-    """How the rows of a dataset were made, in their order; nothing where none was generated."""
+    """How the rows of a dataset were made, in their order; empty if none was generated."""
     for line in lines_of(dataset, GENERATED):
         yield msgspec.json.decode(line, type=Origin)
 
 
 def name_of(model: "Model") -> str:
-    """What a model is called where a row says who wrote it.
+    """The name that identifies a model as the author of a row.
 
-    A model behind an API by its name there, a file by its name, anything else by its format and
-    the digest of its content.
+    The server's name for a model behind an API, the file name of a file, and otherwise the format
+    and a digest of the content.
     """
     under: Any = model.refs.get("model")
     if model.format == "prompted" and under is not None:

@@ -1,17 +1,17 @@
-"""Near copies: texts that share most of their pieces of five letters.
+"""Near-duplicate detection: texts that share most of their five-character pieces.
 
-Texts are compared as `normalised` leaves them, letters and digits only, by the Jaccard similarity
-of their sets of five-character pieces (Broder 1997): the pieces that both have, over the pieces
-that one of them has. One changed letter in a text of 30 gives 0.68, in one of 100 0.90.
+Texts are first reduced to letters and digits (`normalised`). Their similarity is the Jaccard index
+of their sets of five-character pieces (Broder 1997): the size of the intersection divided by the
+size of the union. One changed letter gives 0.68 in a text of 30 characters and 0.90 in one of 100.
 
 MinHash (Broder 1997, by the rensa library) and locality-sensitive hashing find candidates without
-comparing every pair; each candidate is then compared exactly. A pair at the threshold is found
-with a probability of 98 % or more, a more similar one with a higher one.
+comparing every pair. Each candidate is then compared exactly. A pair at the threshold is found
+with a probability of at least 98 %; the probability rises with the similarity.
 
-Two rules keep texts apart that only look alike. The numbers in a short text are part of every
-piece: "What is 12 plus 7?" is no near copy of "What is 12 plus 8?". And pieces that a fifth of the
-rows have aren't compared, since they are the template that the rows are written from, as the
-instruction in front of every ticket; only in texts that have nothing else they are.
+Two rules prevent false matches. In a short text, every piece includes the text's numbers, so that
+"What is 12 plus 7?" doesn't match "What is 12 plus 8?". And pieces that occur in a fifth of the
+rows are ignored, because they come from a template, such as the instruction that precedes every
+ticket. They are only compared in texts that consist of nothing else.
 """
 
 import heapq
@@ -32,30 +32,31 @@ from finery.rows.parts import as_turns, canonical, is_conversation, joined, prom
 from finery.rows.row import Row, split_turns
 
 PIECE = 5
-"""Characters of a piece."""
+"""Length of a piece in characters."""
 SHORT = 100
-"""Characters of a text, letters and digits, up to which its numbers are part of each piece."""
+"""Longest normalised text, in characters, whose numbers are part of each piece."""
 LONG = 100_000
-"""Characters from which on the similarity is MinHash's estimate: exact sets would not fit."""
+"""Longest text, in characters, that is compared exactly. Beyond, exact sets wouldn't fit into
+memory, and MinHash's estimate is used."""
 COMMON = 0.2
-"""Share of rows from which on a piece that they have is part of a template."""
+"""Share of the rows in which a piece must occur to count as part of a template."""
 COMMON_ROWS = 10
-"""Rows that must have such a piece, at least."""
+"""Minimum number of rows in which such a piece must occur."""
 SAMPLE = 1_000
-"""Rows that are searched for templates."""
+"""Number of rows that are searched for templates."""
 SEARCHED = 20_000
-"""Characters of a text that are searched for templates."""
+"""Number of characters of each text that are searched for templates."""
 PERMUTATIONS = 120
 SLACK = 0.15
-"""What the estimate of a candidate may be below the threshold: four of its standard deviations."""
+"""How far below the threshold a candidate's estimate may be: four standard deviations."""
 FOUND = 0.98
-"""Probability that a pair at the threshold is found, at least."""
+"""Minimum probability that a pair at the threshold is found."""
 CROWD = 200
-"""Entries that may resemble one another: of more, only these are compared with others."""
+"""Size limit of a group of similar entries. Further ones only match exact copies."""
 COMPARED = 100
-"""Candidates that an entry is compared with exactly, until one is a near copy."""
+"""Number of candidates that may fail the exact comparison before the search stops."""
 PLACE = frozenset({"heading", "line", "page"})
-"""Columns of a document's chunk that say where in its `source` it is."""
+"""Columns that locate a chunk in its `source` document."""
 _SEED = 1
 _CHUNK = 50_000
 _DIGITS = re.compile(r"\d+")
@@ -63,7 +64,7 @@ _NOT_WORD = {code: None for code in range(128) if not chr(code).isalnum()}
 
 
 def normalised(text: str) -> str:
-    """Letters and digits only, in Unicode's compatibility form (NFKC) and case-folded."""
+    """The letters and digits of a text, case-folded and in Unicode's compatibility form (NFKC)."""
     if text.isascii():
         return text.lower().translate(_NOT_WORD)
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
@@ -72,19 +73,23 @@ def normalised(text: str) -> str:
 
 
 class Match(NamedTuple):
-    """An earlier entry that is a copy or near copy. number: its place among those added."""
+    """An earlier entry that is a copy or near copy. number: the one that it was added under."""
 
     number: int
     similarity: float
 
     @property
     def exact(self) -> bool:
-        """Whether they only differ in case, punctuation and spaces."""
+        """Whether the two only differ in case, punctuation and spaces."""
         return self.similarity == 1.0
 
 
 class Entry(msgspec.Struct, array_like=True):
-    """What of a row is compared: texts, normalised, each with its like; and what must be equal."""
+    """The compared content of a row.
+
+    texts: normalised; each is compared with the text at the same index of another entry. equal:
+    what must be identical for two entries to match.
+    """
 
     texts: list[str]
     equal: str = ""
@@ -95,15 +100,15 @@ class Entry(msgspec.Struct, array_like=True):
 
 
 class NearIndex:
-    """Entries added so far, and which of them a new one is a near copy of.
+    """Finds which of the entries added so far a new one is a copy or near copy of.
 
-    Holds 2 to 3 KB an entry in memory; the texts are in a nameless file in `folder`. threshold:
-    least similarity of a near copy, each text of the one with that of the other; at 1 only exact
-    copies count. common: pieces that aren't compared, see `Common`.
+    threshold: minimum similarity of a near copy, which every pair of texts must reach; with 1,
+    only exact copies count. common: pieces to ignore, see `Common`. Takes 2 to 3 KB of memory per
+    entry; the texts are in an unnamed temporary file in `folder`.
 
-    The time for an entry doesn't grow with the number of entries, even where all of them resemble
-    one another: an entry that already resembles `CROWD` others is only found by its exact copies.
-    `crowded` counts these.
+    The time per entry doesn't grow with the number of entries, even if all of them are similar: an
+    entry that already resembles `CROWD` others is only found by its exact copies. `crowded` counts
+    such entries.
     """
 
     def __init__(
@@ -129,11 +134,11 @@ class NearIndex:
         return len(self._exact)
 
     def find(self, entry: Entry) -> Match | None:
-        """The first entry added that is an exact copy, else the first near copy."""
+        """The exact copy of an entry, or else the near copy that was added first."""
         return next(self.matches(entry), None)
 
     def matches(self, entry: Entry) -> Iterator[Match]:
-        """The entry added that is an exact copy, then all near copies in their order."""
+        """The exact copy of an entry, then its near copies in the order of their addition."""
         same = self._exact.get(entry.digest())
         if same is not None:
             yield Match(same, 1.0)
@@ -153,7 +158,7 @@ class NearIndex:
                 return
 
     def add(self, number: int, entry: Entry) -> bool:
-        """Add an entry under a number; False where an exact copy of it is there already."""
+        """Add an entry under a number. False if the index already has an exact copy of it."""
         digest = entry.digest()
         if digest in self._exact:
             return False
@@ -177,23 +182,22 @@ class NearIndex:
         entry = msgspec.msgpack.decode(self._file.read(end - start), type=Entry)
         return entry, [] if _is_long(entry) else _pieces_of(entry, self._common)
 
-    def _similarity(self, one: Entry, slot: int, estimate: float) -> float:
-        other, others = self._stored(slot)
-        if one.equal != other.equal or len(one.texts) != len(other.texts):
+    def _similarity(self, entry: Entry, slot: int, estimate: float) -> float:
+        other, other_pieces = self._stored(slot)
+        if entry.equal != other.equal or len(entry.texts) != len(other.texts):
             return 0.0
-        if _is_long(one) or not others:
+        if _is_long(entry) or not other_pieces:
             return min(estimate, 0.999)  # exact copies are found without it
-        pairs = zip(
-            one.texts, other.texts, _prepared(one, self._common).pieces, others, strict=True
-        )
-        return min(1.0 if a == b else _jaccard(its, theirs) for a, b, its, theirs in pairs)
+        entry_pieces = _prepared(entry, self._common).pieces
+        pairs = zip(entry.texts, other.texts, entry_pieces, other_pieces, strict=True)
+        return min(1.0 if a == b else _jaccard(in_a, in_b) for a, b, in_a, in_b in pairs)
 
 
 class Common:
-    """Finds the pieces that many of some rows have: their template.
+    """Finds the pieces that many rows share because they come from the same template.
 
-    Looks at the entries with the lowest digests, 1,000 of them, each different one once: so
-    neither the rows' order nor their copies matter, and added rows little.
+    Looks at the 1,000 different entries with the lowest digests. So the order of the rows and
+    their copies don't matter, and added rows hardly do.
     """
 
     def __init__(self) -> None:
@@ -201,7 +205,7 @@ class Common:
         self._kept: set[int] = set()
 
     def add(self, entry: Entry) -> None:
-        """Take an entry into account."""
+        """Keep an entry if its digest is among the lowest."""
         rank = -int.from_bytes(entry.digest(), "big")
         full = len(self._lowest) >= SAMPLE
         if rank in self._kept or (full and rank < self._lowest[0][0]):
@@ -214,7 +218,7 @@ class Common:
         self._kept.add(rank)
 
     def pieces(self) -> frozenset[str]:
-        """The pieces that a fifth of the entries have, and at least ten of them."""
+        """The pieces that occur in at least a fifth of the kept entries, and in at least ten."""
         counts: Counter[str] = Counter()
         for _, entry in self._lowest:
             for index, text in enumerate(entry.texts):
@@ -224,12 +228,14 @@ class Common:
 
 
 class _Pieces(NamedTuple):
+    """The pieces of a text. specific: those that aren't part of a template."""
+
     every: set[str]
-    own: set[str]
+    specific: set[str]
 
 
 class _Prepared(NamedTuple):
-    """What is computed of an entry. pieces: of each text, none where a text is too long."""
+    """An entry's signature and the pieces of each text; no pieces if a text is too long."""
 
     entry: Entry
     common: Collection[str]
@@ -238,16 +244,15 @@ class _Prepared(NamedTuple):
 
 
 _last: list[_Prepared] = []
-"""The last one: an entry is looked for in several indexes, and then added to one."""
+"""The most recent one, since an entry is looked up in several indexes and then added to one."""
 
 
 def _prepared(entry: Entry, common: Collection[str]) -> _Prepared:
     for last in _last:
         if last.entry is entry and last.common is common:
             return last
-    made = _prepare(entry, common)
-    _last[:] = [made]
-    return made
+    _last[:] = [_prepare(entry, common)]
+    return _last[0]
 
 
 def _prepare(entry: Entry, common: Collection[str]) -> _Prepared:
@@ -256,13 +261,13 @@ def _prepare(entry: Entry, common: Collection[str]) -> _Prepared:
     sketch = RMinHash(PERMUTATIONS, _SEED)
     if not _is_long(entry):
         pieces = _pieces_of(entry, common)
-        for every, own in pieces:
-            sketch.update(list(own or every))
+        for every, specific in pieces:
+            sketch.update(list(specific or every))
         return _Prepared(entry, common, sketch, pieces)
     for index, text in enumerate(entry.texts):
         for part in _parts(text):
-            every, own = _pieces(part, common, _tag(index))
-            sketch.update(list(own or every))
+            every, specific = _pieces(part, common, _tag(index))
+            sketch.update(list(specific or every))
     return _Prepared(entry, common, sketch, [])
 
 
@@ -280,23 +285,26 @@ def _pieces(text: str, common: Collection[str], tag: str) -> _Pieces:
 
 
 def similarity(one: str, other: str, common: Collection[str] = frozenset(), tag: str = "") -> float:
-    """Jaccard similarity of the pieces of two normalised texts; 1 only where they are equal.
+    """Jaccard similarity of the pieces of two normalised texts; 1 only if they are equal.
 
-    Texts of the same pieces in another order or number are at most 0.999 similar.
+    Different texts are at most 0.999 similar, even if they consist of the same pieces.
     """
     if one == other:
         return 1.0
     return _jaccard(_pieces(one, common, tag), _pieces(other, common, tag))
 
 
-def _jaccard(one: _Pieces, other: _Pieces) -> float:
-    a, b = (one.own, other.own) if one.own and other.own else (one.every, other.every)
-    both = len(a & b)
-    return min(0.999, both / (len(a) + len(b) - both))
+def _jaccard(left: _Pieces, right: _Pieces) -> float:
+    if left.specific and right.specific:
+        a, b = left.specific, right.specific
+    else:
+        a, b = left.every, right.every
+    shared = len(a & b)
+    return min(0.999, shared / (len(a) + len(b) - shared))
 
 
 def pieces(text: str, tag: str = "") -> list[str]:
-    """All pieces of a normalised text, each behind `tag` and, in a short text, its numbers."""
+    """All pieces of a normalised text, prefixed by `tag` and, if it is short, by its numbers."""
     if len(text) <= SHORT:
         tag += ",".join(_DIGITS.findall(text))
     last = max(1, len(text) - PIECE + 1)
@@ -306,42 +314,40 @@ def pieces(text: str, tag: str = "") -> list[str]:
 
 
 def is_template(text: str, common: Collection[str]) -> bool:
-    """Whether a normalised text has no piece of its own."""
-    return not any(_pieces(part, common, "").own for part in _parts(text))
+    """Whether a normalised text has no pieces except those of the template."""
+    return not any(_pieces(part, common, "").specific for part in _parts(text))
 
 
 def _parts(text: str) -> Iterator[str]:
-    """The text in parts that have its pieces: a list of all of them might not fit in memory."""
+    """Overlapping parts of a text, since a list of all its pieces might not fit into memory."""
     for start in range(0, max(1, len(text) - PIECE + 1), _CHUNK):
         yield text[start : start + _CHUNK + PIECE - 1]
 
 
 def _tag(index: int) -> str:
-    """What keeps the pieces of an entry's texts apart: nothing for the first."""
+    """A prefix that distinguishes the pieces of an entry's texts; empty for the first text."""
     return f"{index}:" if index else ""
 
 
 def sketch_of(entry: Entry, common: Collection[str] = frozenset()) -> Any:
-    """The MinHash signature of an entry's pieces, those of each text that aren't common."""
+    """The MinHash signature of an entry's pieces, without those of the template."""
     return _prepared(entry, common).sketch
 
 
 def rows_of_a_band(threshold: float) -> int:
-    """How many values of a signature must agree to make a candidate; fewer find more.
+    """How many values of a band must agree to make a pair a candidate; fewer give more candidates.
 
-    The most with which a pair at the threshold is still found with the probability `FOUND`:
-    1 - (1 - threshold ^ rows) ^ bands (Leskovec et al., Mining of Massive Datasets, 3.4).
+    The largest number of rows that finds a pair at the threshold with at least the probability
+    `FOUND`: 1 - (1 - threshold ^ rows) ^ bands (Leskovec et al., Mining of Massive Datasets, 3.4).
     """
-    fitting = [r for r in range(1, PERMUTATIONS + 1) if PERMUTATIONS % r == 0]
-    return max(r for r in fitting if _found(threshold, r) >= FOUND)
-
-
-def _found(threshold: float, rows: int) -> float:
-    return 1 - (1 - threshold**rows) ** (PERMUTATIONS // rows)
+    divisors = [rows for rows in range(1, PERMUTATIONS + 1) if PERMUTATIONS % rows == 0]
+    return max(
+        rows for rows in divisors if 1 - (1 - threshold**rows) ** (PERMUTATIONS // rows) >= FOUND
+    )
 
 
 def row_entry(row: Row, on: Literal["row", "prompt"]) -> Entry:
-    """What of a row is compared with others; a row that is no conversation as it is, whole."""
+    """The compared content of a row: its prompt and answers, or all of a row without turns."""
     if not is_conversation(row):
         left_out = {"id", "parents", "source"} | (PLACE if "source" in row else set())
         content = {k: v for k, v in row.items() if k not in left_out}
@@ -357,10 +363,10 @@ def row_entry(row: Row, on: Literal["row", "prompt"]) -> Entry:
 
 
 def entry_of(texts: Sequence[str], equal: str = "") -> Entry:
-    """The entry of some texts as they are written."""
+    """The entry of texts that aren't normalised yet."""
     return Entry([normal(text) for text in texts], equal)
 
 
 def normal(text: str) -> str:
-    """The text as it is compared; one without letters and digits keeps what it has (emoji)."""
+    """The text as it is compared. A text without letters and digits (emoji) is kept as it is."""
     return normalised(text) or " ".join(text.casefold().split())

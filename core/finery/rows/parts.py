@@ -18,17 +18,17 @@ TURNS = ("system", "user", "assistant")
 OWN = frozenset({"messages", "prompt", "completion", "chosen", "rejected", "tools"})
 """Columns that the texts of a row are taken from."""
 OWN_COLUMNS = OWN | {"id", "parents"}
-"""Columns with a meaning of their own in a `Dataset`."""
+"""Columns with a special meaning in a `Dataset`."""
 NOT_TEXT = frozenset({"id", "parents", "tools"})
 """Columns without text of the row's own."""
 ANSWERS = ("output", "answer")
-"""What settings may say for the text of the answer, unless a column has that name."""
+"""Names that settings may use for the text of the answer, unless a column has that name."""
 
 
 def read(
     job: "Job", datasets: "Sequence[Dataset]", what: str = "rows"
 ) -> Iterator[tuple[int, Row]]:
-    """(number, row) of all rows, counted from 1 over all data sets; reports the job's progress."""
+    """(number, row) of all rows, numbered from 1 across data sets. Reports the job's progress."""
     total = sum(len(dataset) for dataset in datasets)
     number = 0
     for dataset in datasets:
@@ -41,7 +41,7 @@ def read(
 
 
 def named(number: int, row: Row) -> str:
-    """How messages name a row."""
+    """The name of a row in messages."""
     return f"row {number} (id {id_of(row)})"
 
 
@@ -56,10 +56,10 @@ def is_conversation(row: Row) -> bool:
 
 
 def texts(row: Row) -> dict[str, str]:
-    """The texts of a row by name, those that it has.
+    """The texts of a row by name; only those that it has.
 
     `system`: the system prompt. `user`: the last user turn. `assistant`: the answer. `chosen` and
-    `rejected`: the two of a preference, `chosen` also being `assistant`.
+    `rejected`: the two answers of a preference; `chosen` is also `assistant`.
     """
     if not is_conversation(row):
         return {}
@@ -73,17 +73,17 @@ def texts(row: Row) -> dict[str, str]:
 
 
 def scope(row: Row) -> dict[str, Any]:
-    """What templates and expressions see: columns, the row's texts, and `row` itself.
+    """The variables of templates and expressions: columns, the row's texts, and `row` itself.
 
-    A column that is named like a text, e.g. `user`, is `row["user"]`.
+    A text hides a column of the same name, e.g. `user`, which remains available as `row["user"]`.
     """
     return {**row, **dict.fromkeys(TURNS, ""), **texts(row), "row": row}
 
 
 def text_named(row: Row, name: str) -> str | None:
-    """The text called `name`: one of `texts`, else a column; None where the row has none such.
+    """The text called `name`: one of `texts`, or else a column; None if the row has neither.
 
-    A conversation without a system prompt or an answer gives the empty text for it.
+    In a conversation, a missing system prompt or answer is the empty text.
     """
     parts = texts(row)
     if name in parts:
@@ -99,14 +99,14 @@ def text_named(row: Row, name: str) -> str | None:
 
 
 def answer(row: Row) -> str | None:
-    """The text of the answer, None where there is none."""
+    """The text of the answer; None if it is missing or empty."""
     return texts(row).get("assistant") or None
 
 
 def prompt(row: Row) -> str:
-    """The turns before the answer as one text, the system prompt only where there is no other.
+    """The turns before the answer as one text, without the system prompt if there are others.
 
-    A document gives its text, any other row nothing.
+    Of a document, its text; of any other row, nothing.
     """
     if not is_conversation(row):
         return str(row.get("text") or "")
@@ -133,7 +133,7 @@ def compact(value: Any) -> str:
 
 
 def canonical(value: Any) -> str:
-    """A value as JSON with sorted keys, to tell whether two are equal."""
+    """A value as JSON with sorted keys, so that equal values give equal text."""
     return msgspec.json.encode(value, order="deterministic").decode()
 
 
@@ -143,9 +143,9 @@ def as_turns(value: Any, role: str = "assistant") -> Conversation:
 
 
 def turns_of(row: Row) -> Iterator[tuple[str, str]]:
-    """(role, text) of each turn of a row, preferences as `chosen` and `rejected`.
+    """(role, text) of each turn of a row, with the answers of a preference as `chosen`, `rejected`.
 
-    Of a row that is no conversation, (name, text) of each column.
+    Of a row that isn't a conversation, (name, text) of each column.
     """
     if not is_conversation(row):
         for name, value in row.items():

@@ -18,7 +18,7 @@ class Repeats(NamedTuple):
 
 
 def summarise(values: Sequence[float]) -> Repeats:
-    """What values of one metric under different seeds say. At least one value.
+    """A summary of the values of one metric under different seeds. Needs at least one value.
 
     The interval is Student's: mean ± t·s/√n, with the 97.5 % quantile of n - 1 degrees of freedom.
     It covers the seeds, not the choice of the test rows.
@@ -35,7 +35,7 @@ def summarise(values: Sequence[float]) -> Repeats:
 
 
 def t_quantile(freedom: int, share: float = 0.975) -> float:
-    """The quantile of Student's t distribution with whole degrees of freedom, for share ≥ 0.5."""
+    """The quantile of Student's t distribution with integer degrees of freedom, for share ≥ 0.5."""
     low, high = 0.0, 1.0
     while t_cdf(high, freedom) < share:
         high *= 2

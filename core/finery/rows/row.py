@@ -36,7 +36,7 @@ def split_turns(row: Row) -> tuple[Conversation, Conversation]:
 
 
 def answer_text(row: Row) -> str:
-    """The text of the row's completion, the empty string where there is none."""
+    """The text of the row's completion; empty if there is none."""
     return "".join(str(m.get("content") or "") for m in split_turns(row)[1])
 
 
@@ -52,7 +52,7 @@ def snippet(row: Row, characters: int = 70) -> str:
 
 
 def _parts(value: Any) -> list[Any]:
-    """The turns of a conversation; anything else by itself."""
+    """The turns of a conversation; anything else as the only element of a list."""
     is_turns = isinstance(value, list) and all(isinstance(turn, dict) for turn in value)
     return value if is_turns else [value]
 

@@ -1,4 +1,4 @@
-"""Files beside the rows of a dataset: a JSON object a line; no file where there is no line."""
+"""Files of JSON lines next to the rows of a dataset. A file without lines isn't written."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ class SideFile:
 
 
 def lines_of(dataset: "Artifact", name: str) -> Iterator[bytes]:
-    """The lines of one, in order; nothing where there is no such file."""
+    """The lines of a file, in order; empty if the file doesn't exist."""
     path = dataset.file(name)
     if path.is_file():
         with path.open("rb") as lines:

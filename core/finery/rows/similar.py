@@ -18,7 +18,7 @@ PIECE = 4
 COMMON = 0.2
 """Share of texts from which on a feature says nothing about them, like the instruction in each."""
 COMMON_ROWS = 10
-"""Texts that must have such a feature, at least."""
+"""Minimum number of texts that must have such a feature."""
 _WORD = re.compile(r"\w+")
 
 
@@ -61,9 +61,9 @@ class SimilarIndex:
         return {feature: weight / length for feature, weight in vector.items()}
 
     def nearest(self, text: str, count: int) -> list[tuple[int, float]]:
-        """(number, cosine) of at most `count` texts, the nearest first; of equal ones the first.
+        """(number, cosine) of up to `count` texts, the most similar first; ties in their order.
 
-        Texts without a common feature aren't among them.
+        Texts that share no feature aren't included.
         """
         scores: dict[int, float] = {}
         for feature, weight in sorted(self._vector(features(text)).items()):

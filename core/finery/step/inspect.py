@@ -1,4 +1,4 @@
-"""What the class of a step type declares: inputs, outputs, files, nested steps."""
+"""Declarations of a step type's class: inputs, outputs, files, nested steps."""
 
 import sys
 import types
@@ -33,9 +33,9 @@ SECTIONS_OF: dict[type[Artifact], tuple[str, ...]] = {
     Bundle: ("export",),
 }
 FILE_MODULE = "finery_file_"
-"""The modules of plugin files beside a recipe have this prefix before the file's name."""
+"""Prefix of the module names of plugin files next to a recipe."""
 RESERVED = frozenset({"use", "needs", "seed", "env", "gpus"})
-"""Keys that every step takes, or every one that can use a GPU; fields can't have these names."""
+"""Keys that all steps accept, or all that can use a GPU. Fields can't have these names."""
 
 OUTSIDE_KEYS = frozenset({
     "check", "check_files", "choices", "verify",
@@ -238,7 +238,7 @@ def sections_of(cls: "type[Step]") -> tuple[str, ...]:
 
 
 def full_name(cls: Any) -> str:
-    """A class's name in messages: with its module, or with its file beside the recipe."""
+    """A class's name in messages: with its module, or with its file next to the recipe."""
     name, module = getattr(cls, "__qualname__", repr(cls)), getattr(cls, "__module__", "")
     if module.startswith(FILE_MODULE):
         return f"{Path(sys.modules[module].__file__ or '').name}:{name}"

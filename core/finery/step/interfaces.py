@@ -81,20 +81,20 @@ class Pinned(Interface[S]):
 
 
 class Preflight(Interface[S]):
-    """What can be checked of a step before it runs, without prompting a model."""
+    """Checks of a step before it runs, without prompting a model."""
 
     keyword = "preflight"
 
     def packages(self) -> Mapping[str, str]:
         """Distributions that `run` imports → what to install, `{"torch": "finery[train]"}`.
 
-        Only those that the step, with its settings, can't do without. Called in the main process,
+        Only those that the step can't do without, given its settings. Called in the main process,
         with outside files found.
         """
         return {}
 
     def check_source(self, job: "Job") -> None:
-        """Raise what `run` would raise for the outside files, as far as their first rows show it.
+        """Raise the errors of `run` that the first rows of the outside files reveal.
 
         Called by `finery check`, and before a build starts, in the main process, with outside
         files found. It must be quick, however large the files are, and must not use the network.
@@ -103,7 +103,7 @@ class Preflight(Interface[S]):
         """
 
     def check_sample(self, samples: Mapping[str, Iterable[Row]]) -> None:
-        """Raise what `run` would raise for the rows that it takes, as far as a sample shows it.
+        """Raise the errors of `run` that a sample of its rows reveals.
 
         Called after `check_source`, at the same times and with the same limits. samples: input →
         its first rows, read when they are iterated; see `finery.Forecasts`. An input of which
@@ -111,7 +111,7 @@ class Preflight(Interface[S]):
         """
 
     def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
-        """Raise what `run` would raise for rows without a column that a setting names.
+        """Raise the errors of `run` for rows without a column that a setting names.
 
         Called with `check_sample`, and again before a training starts, for steps that wait for it.
         columns: input → all columns that its rows can have, see `finery.Forecasts`. An input of
@@ -119,7 +119,7 @@ class Preflight(Interface[S]):
         """
 
     def check_inputs(self, job: "Job") -> None:
-        """Raise what `run` would raise for unusable inputs.
+        """Raise the errors of `run` for unusable inputs.
 
         Called with inputs and outside files opened as for `run`, and a job without engines. A
         training calls it for an evaluator that it watches (see `nested_step`) before its first

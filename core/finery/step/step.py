@@ -91,9 +91,10 @@ class Step(Settings):
         return type(self).__spec__.seeded
 
     def gpu_count(self) -> int:
-        """How many GPUs the step uses, on a machine that has them; then no other step uses them.
+        """How many GPUs the step uses if the machine has them. Other steps can't use them
+        meanwhile.
 
-        A step with a local engine uses one in any case.
+        A step with a local engine uses at least one.
         """
         return 0
 

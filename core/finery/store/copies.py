@@ -77,9 +77,9 @@ def copy_files(files: Sequence[Copy], folder: Path, progress: Progress) -> None:
 
 
 def put_in_place(staged: Path, folder: Path) -> None:
-    """Move a complete copy to where it belongs, replacing files of the same name.
+    """Move a complete copy to its destination, replacing files of the same name.
 
-    A folder that exists stays the same one: it may be a mount point, or where a shell is.
+    An existing folder is kept, because it may be a mount point or a shell's working directory.
     """
     if not folder.exists():
         staged.rename(folder)

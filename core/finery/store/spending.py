@@ -1,8 +1,8 @@
 """The cost of the answers that steps use, stored by the key of the step.
 
-It adds up what all attempts spent, including failed ones. Answers from the cache count with what
-they cost when they were asked for, so that a step that reruns keeps its cost. Two steps that use
-the same answers count them twice.
+A cost is the sum over all attempts, including failed ones. Answers from the cache count with their
+original cost, so a step that reruns keeps its cost. If two steps use the same answers, both count
+them.
 """
 
 from collections.abc import Iterable

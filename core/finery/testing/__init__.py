@@ -1,8 +1,8 @@
 """The test kit for plugin authors.
 
-`run_step` runs one step by itself, without recipe, store or processes. The contract classes are
-pytest suites to inherit: an author says how to make a step, an engine or an executor, and gets the
-tests that every one must pass. In go instances of the author's classes; out come outputs, events
+`run_step` runs a single step without recipe, store or processes. The contract classes are pytest
+suites to inherit: an author says how to make a step, an engine or an executor, and gets the tests
+that each of them must pass. Input: instances of the author's classes. Output: artifacts, events
 and failed assertions.
 """
 

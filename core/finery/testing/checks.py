@@ -23,7 +23,7 @@ EXECUTOR_METHODS = ("has_room", "start", "poll", "close")
 
 
 class Problem(NamedTuple):
-    """What is wrong with something that a plugin provides, and how to fix it."""
+    """A fault of something that a plugin provides, and its fix."""
 
     subject: str
     what: str
@@ -59,7 +59,7 @@ def problems_of_plugins(
 
 
 def _loaded_as(plugin: Plugin, module: str) -> str:
-    """How a fresh interpreter loads a module of a plugin."""
+    """How to load a plugin's module in a fresh interpreter."""
     return module if plugin.path is None else str(plugin.path)
 
 
@@ -125,7 +125,7 @@ def _siblings(plugin: Plugin, plugins: Plugins) -> set[str]:
 
 
 def problems_of_step(cls: type[Step], subject: str) -> Iterator[Problem]:
-    """What a step type's class lacks, beyond what is checked whenever it is loaded."""
+    """Faults of a step type's class, beyond those that prevent loading it."""
     for path in _without_help(cls):
         yield Problem(subject, f"setting '{path}' has no help", 'setting(…, help="…")')
     for kind in INTERFACES:
@@ -140,9 +140,9 @@ def problems_of_step(cls: type[Step], subject: str) -> Iterator[Problem]:
 
 
 def problems_of_engine(cls: Any, subject: str) -> Iterator[Problem]:
-    """What an engine's class lacks."""
+    """Faults of an engine's class."""
     if not (isinstance(cls, type) and issubclass(cls, Engine)):
-        yield Problem(subject, f"{full_name(cls)} is no Engine", "subclass finery.Engine")
+        yield Problem(subject, f"{full_name(cls)} isn't an Engine", "subclass finery.Engine")
         return
     if cls.generate is Engine.generate and cls.stream is Engine.stream:
         yield Problem(subject, f"{full_name(cls)} answers nothing", "give it a method `generate`")
@@ -150,7 +150,7 @@ def problems_of_engine(cls: Any, subject: str) -> Iterator[Problem]:
 
 
 def problems_of_executor(cls: Any, subject: str) -> Iterator[Problem]:
-    """What an executor's class lacks."""
+    """Faults of an executor's class."""
     for method in EXECUTOR_METHODS:
         if not callable(getattr(cls, method, None)):
             yield Problem(subject, f"{full_name(cls)} has no method `{method}`", f"define {method}")
@@ -159,7 +159,7 @@ def problems_of_executor(cls: Any, subject: str) -> Iterator[Problem]:
 
 def _problems_of_command(command: Any, subject: str) -> Iterator[Problem]:
     if not isinstance(command, click.Command):
-        yield Problem(subject, f"{full_name(command)} is no click command", "@click.command()")
+        yield Problem(subject, f"{full_name(command)} isn't a click command", "@click.command()")
         return
     commands = command.commands if isinstance(command, click.Group) else {"": command}
     for name, inner in {**commands, "": command}.items():
@@ -172,7 +172,7 @@ def _problems_of_command(command: Any, subject: str) -> Iterator[Problem]:
 
 def _problems_of_view(cls: Any, subject: str) -> Iterator[Problem]:
     if not (isinstance(cls, type) and issubclass(cls, View)):
-        yield Problem(subject, f"{full_name(cls)} is no View", "subclass finery.View")
+        yield Problem(subject, f"{full_name(cls)} isn't a View", "subclass finery.View")
 
 
 def _problems_of_note(note: Any, subject: str) -> Iterator[Problem]:
@@ -206,5 +206,5 @@ def _undocumented(cls: Any, subject: str) -> Iterator[Problem]:
 
 
 def _text(thing: Any) -> str:
-    """The docstring of a class or module itself, not one that it inherits."""
+    """The docstring of a class or module itself, not an inherited one."""
     return str(vars(thing).get("__doc__") or "").strip()

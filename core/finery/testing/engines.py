@@ -128,7 +128,7 @@ class EngineContract:
             assert self._engine().batches(requests) == batches
 
     def test_order_changes_no_answer(self) -> None:
-        """Where each conversation is a batch, its answer doesn't depend on the order."""
+        """If each conversation is a batch, its answer doesn't depend on the order."""
         requests = [Request(messages) for messages in self.conversations]
         if all(len(batch) == 1 for batch in self._engine().batches(requests)):
             backwards = self._answers(list(reversed(self.conversations)))

@@ -290,7 +290,7 @@ def _manifest(output: Any) -> Manifest:
 
 
 def _alive(processes: Iterable[str]) -> list[str]:
-    """Those of `host pid` that run, of the ones on this machine. A zombie has ended."""
+    """Those of `host pid` that are running on this machine. A zombie has ended."""
     running = []
     for process in processes:
         host, pid = process.split()

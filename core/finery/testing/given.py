@@ -1,11 +1,11 @@
 """A plugin file for the projects of contracts: it provides input artifacts, and can kill a build.
 
-A project has a copy of this file beside its recipe. `given.artifact` turns what a step's author
-made in Python into an artifact of the project. Every other step is wrapped. The wrapper counts its
-moments: files that it opens for writing, and reports to the job. With `FINERY_TRIAL_KILL` set to a
-number the whole build is killed at that moment. With `FINERY_TRIAL_EXECUTED` set to a path, the
-functions that the step executes are added to that file. An exception that is no `FineryError`
-becomes one that says so.
+A project has a copy of this file next to its recipe. `given.artifact` turns what a step's author
+made in Python into an artifact of the project. Every other step is wrapped. The wrapper counts
+moments: files that the step opens for writing, and its reports to the job. If `FINERY_TRIAL_KILL`
+is a number, the build is killed at that moment. If `FINERY_TRIAL_EXECUTED` is a path, the functions
+that the step executes are added to that file. An exception that isn't a `FineryError` becomes an
+error that says so.
 """
 
 import inspect
@@ -46,7 +46,7 @@ from finery.step.inspect import OUTSIDE_KEYS
 KILL = "FINERY_TRIAL_KILL"
 EXECUTED = "FINERY_TRIAL_EXECUTED"
 MOMENTS = "moments of the step: "
-ESCAPED = "the step raised an exception that is no FineryError: "
+ESCAPED = "the step raised an exception that isn't a FineryError: "
 KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle, Index)}
 DISCOVERY = (load_plugins.__code__, Plugins.step_type.__code__, Plugins.engine.__code__)
 UNCOUNTED = {*OUTSIDE_KEYS, *(code.co_name for code in DISCOVERY)}
@@ -144,7 +144,7 @@ def _install() -> None:
 
 
 def _is_uncounted(frame: FrameType) -> bool:
-    """Whether what a function calls isn't in keys: a method such as `check`, or `load_plugins`."""
+    """Whether what a function calls isn't in keys, e.g. in a method `check` or `load_plugins`."""
     if frame.f_code in DISCOVERY:
         return True
     return frame.f_code.co_name in OUTSIDE_KEYS and isinstance(frame.f_locals.get("self"), Step)
@@ -154,7 +154,7 @@ def _is_uncounted(frame: FrameType) -> bool:
 def _executed() -> Iterator[None]:
     """Add every function that is executed to the file `EXECUTED`, with whether its code counts.
 
-    It doesn't inside of functions that `_is_uncounted` tells.
+    Functions called by one that `_is_uncounted` aren't added.
     """
     if not (path := os.environ.get(EXECUTED)):
         yield

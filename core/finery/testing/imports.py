@@ -1,4 +1,4 @@
-"""What loading a module imports, seen from a fresh interpreter."""
+"""Finds out what loading a module imports, in a fresh interpreter."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""One step by itself, without recipe, store or processes."""
+"""Runs a single step without recipe, store or processes."""
 
 import atexit
 import functools

@@ -55,7 +55,7 @@ class Reference(NamedTuple):
 
     @property
     def moments(self) -> int:
-        """How many files the step opened for writing and how many reports it sent, together."""
+        """Number of files that the step opened for writing plus number of reports that it sent."""
         logs = [event["message"] for event in self.built.of("step_log")]
         counts = [text.removeprefix(given.MOMENTS) for text in logs if given.MOMENTS in text]
         return int(counts[0]) if counts else 0
@@ -208,7 +208,7 @@ class StepContract:
             return type(self.step(folder))
 
     def _reference(self) -> Reference:
-        """The step in a first build, beside the same step with hostile rows."""
+        """The step in a first build, next to the same step with hostile rows."""
         key = type(self), "reference"
         if key not in self._projects:
             folder = _new_folder()
@@ -245,7 +245,7 @@ class StepContract:
         return elsewhere.built.ok and not differences(reference.trial, elsewhere.trial)
 
     def _compare(self, what: str, *, elsewhere: bool = False, kill: bool = False) -> None:
-        """Build the step once more, in one way that differs; raise where its output does."""
+        """Build the step again under different circumstances. Raises if its output differs."""
         reference = self._reference()
         with _project() as folder:
             trial, cwd = self._trial(folder, elsewhere=elsewhere)
@@ -289,7 +289,7 @@ def _middle(moments: int) -> int:
 
 
 def _vary(trial: Trial, step: Step, variation: Variation, name: str) -> bool:
-    """Add the step with another value of a setting; False where none of the values is taken."""
+    """Add the step with another value of a setting. False if no value is accepted."""
     for value in variation.values:
         trial.add(step, name, settings={variation.path: value})
         if trial.is_fine():

@@ -180,7 +180,7 @@ class Trial:
         }
 
     def is_fine(self) -> bool:
-        """Whether the recipe is fine as it is."""
+        """Whether the recipe is valid."""
         from finery.builder.project import open_graph
 
         try:
@@ -255,8 +255,8 @@ class Trial:
         return self.folder / "build" / NAME / SUBJECT / output
 
     def leaks(self, built: "Built") -> list[str]:
-        """Where the step's secret is found: files of the project, the store's among them, or what
-        a build printed."""
+        """Where the step's secret appears: files of the project, including its store, or the output
+        of a build."""
         needle = SECRET_VALUE.encode()
         paths = [p for p in sorted(self.folder.rglob("*")) if p.is_file() and not p.is_symlink()]
         places = [str(p.relative_to(self.folder)) for p in paths if needle in p.read_bytes()]
@@ -309,7 +309,7 @@ class Built(NamedTuple):
         return self.explained()
 
     def explained(self, step: str = "") -> str:
-        """What went wrong with a step, or with any, for people."""
+        """The failures of a step, or of any step, for people."""
         failed = [e for e in self.events if e["event"] == "step_failed"]
         blocks = [_block(e["error"]) for e in failed if step in ("", e["step"])]
         return "\n".join(blocks) or f"exit code {self.ran.code}\n{self.ran.err}"
@@ -404,7 +404,7 @@ def files_in(artifact: Artifact) -> list[Path]:
 
 
 def differences(one: Trial, other: Trial) -> list[str]:
-    """How the outputs of two trials differ: a line for each file or fact."""
+    """The differences between the outputs of two trials: a line for each file or fact."""
     before, after = one.outputs(), other.outputs()
     lines = [f"output '{name}' is missing" for name in before.keys() ^ after.keys()]
     for name in before.keys() & after.keys():

@@ -38,7 +38,7 @@ def _variations(
     groups: Mapping[str, Any],
     fixed: frozenset[str] | set[str] = frozenset(),
 ) -> Iterator[Variation]:
-    """The variations of a group of settings. value: None where the group isn't set."""
+    """The variations of a group of settings. value: None if the group isn't set."""
     for name, hint in field_hints(cls).items():
         info = cls.__finery_fields__.get(name)
         if info is None or name in fixed:
@@ -61,7 +61,7 @@ def _variations(
 
 
 def _names_files(hint: Any) -> bool:
-    """Whether a setting of this type names files: another name would be that of no file."""
+    """Whether a setting of this type names files, so that another value would name no file."""
     is_files = isinstance(hint, type) and issubclass(hint, Files)
     return is_files or any(map(_names_files, typing.get_args(hint)))
 

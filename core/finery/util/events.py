@@ -75,7 +75,7 @@ class StepLog(_OfStep):
 
 
 class StepProgress(_OfStep):
-    """How far a running step is."""
+    """The progress of a running step."""
 
     done: Annotated[float, "how much is done, in any unit"]
     total: Annotated[float, "how much there is to do, in the same unit"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 COARSE_NS = 2_000_000_000
-"""Resolution of file systems with whole seconds, or two seconds for FAT."""
+"""Resolution of file systems that store whole seconds, or two seconds for FAT."""
 FileState = tuple[int, int, int, int, int]
 """Device, inode, size in bytes, mtime and ctime in nanoseconds."""
 ABSENT: FileState = (0, 0, 0, 0, 0)

@@ -64,10 +64,12 @@ def seconds_path(scratch: Path) -> Path:
 
 
 def earlier_seconds(scratch: Path) -> float:
-    """How long earlier attempts at a step took, each until it last changed the scratch folder.
+    """The time that earlier attempts at a step took, each until its last change to the scratch
+    folder.
 
-    What they did after that is lost. Called once when an attempt begins, which the modification
-    time of the lock's file then says. 0.0 where no earlier attempt used the folder.
+    Later work of such an attempt isn't counted. Must be called once, when an attempt begins,
+    because it reads the modification time of the lock's file. 0.0 if no earlier attempt used the
+    folder.
     """
     lock, known = lock_path(scratch), seconds_path(scratch)
     try:

@@ -56,7 +56,7 @@ def _short(value: Any) -> str:
 
 
 def print_labelled(console: "Console", label: str, text: str, style: str = "yellow") -> None:
-    """Print a text beside its label, in a column of its own. style: of the label."""
+    """Print a text next to its label, in a separate column. style: of the label."""
     from rich.table import Table
     from rich.text import Text
 

@@ -12,14 +12,14 @@ from finery.util.references import load_reference
 class LiveMetric(NamedTuple):
     """How a metric that a running step reports with `job.metric` is shown.
 
-    A step type names a mapping of them, `class Train(Step, metrics="my_plugin.view:METRICS")`, from
-    a metric's name to this, in the order in which they are shown; `watch.*` stands for all names
-    that begin so. Metrics that aren't declared are shown as `LiveMetric()`.
+    A step type names a mapping, `class Train(Step, metrics="my_plugin.view:METRICS")`, from the
+    names of metrics to this, in display order. `watch.*` means all names with that beginning.
+    Metrics that aren't declared are shown as `LiveMetric()`.
 
-    text: with `{name}` and `{value}`. number: the value in words. style: of rich. rank: 1 stays
-    longest where a terminal is narrow. lasting: it is still shown when the step is done.
-    validation: measured now and then, so plain output prints it soon. lower_is_better: a value
-    above the lowest so far is marked with ↑. hides: another metric that isn't shown beside it.
+    text: with `{name}` and `{value}`. number: formats the value. style: of rich. rank: 1 stays
+    visible longest if the terminal is narrow. lasting: it is still shown when the step is done.
+    validation: measured rarely, so plain output prints it soon. lower_is_better: a value above the
+    lowest so far is marked with ↑. hides: another metric that isn't shown next to it.
     """
 
     text: str = "{name} {value}"
@@ -33,7 +33,7 @@ class LiveMetric(NamedTuple):
 
 
 class DeclaredMetric(NamedTuple):
-    """How a metric is shown, its place among the declared ones, and what `{name}` stands for."""
+    """How to show a metric, its rank among the declared ones, and the value of `{name}`."""
 
     style: LiveMetric
     place: int
@@ -41,7 +41,7 @@ class DeclaredMetric(NamedTuple):
 
 
 def declared_metric(name: str, styles: Mapping[str, LiveMetric]) -> DeclaredMetric:
-    """How a metric is shown: as declared by its name, by the beginning of it, or by default."""
+    """How to show a metric: as declared for its name or its beginning, or the default."""
     for place, (pattern, style) in enumerate(styles.items()):
         start = pattern.removesuffix("*")
         if name == pattern or (start != pattern and name.startswith(start)):
@@ -51,9 +51,9 @@ def declared_metric(name: str, styles: Mapping[str, LiveMetric]) -> DeclaredMetr
 
 
 def metrics_of(step_type: type[Step]) -> Mapping[str, LiveMetric]:
-    """How the metrics of such steps are shown, as their type declares.
+    """How to show the metrics of such steps, as declared by their type.
 
-    Raises `PluginError` where that can't be loaded.
+    Raises `PluginError` if the declaration can't be loaded.
     """
     reference = step_type.__spec__.metrics
     if not reference:

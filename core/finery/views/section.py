@@ -27,8 +27,8 @@ MARKS: Mapping[str, tuple[str, str]] = {
 class Finding(NamedTuple):
     """An answer to a question that readers of a report ask first.
 
-    tone: `open` where nothing was measured, or where the measurement can't tell. rank: findings
-    are shown by rising rank; one question is asked once, and the lowest rank answers it.
+    tone: `open` if nothing was measured, or if the measurement is inconclusive. rank: findings are
+    shown by rising rank. If several answer the same question, the lowest rank wins.
     """
 
     question: str

@@ -28,11 +28,10 @@ Styled = tuple[str, str]
 
 
 class Output(NamedTuple):
-    """An output of a step, to be shown.
+    """An output of a step, as input of a view.
 
     title: its name in the recipe, e.g. `split.train`. refs: role → a short description of each
-    artifact that it refers to. link: where people find its files, under `build/`; None
-    where no link leads to them.
+    artifact that it refers to. link: its path under `build/`; None if there is no link.
     """
 
     title: str
@@ -50,9 +49,9 @@ class Output(NamedTuple):
 class Detail(NamedTuple):
     """How much of an output to show.
 
-    rows: rows, wrong answers or whatever else it consists of. dropped: also everything that the
-    step left out, not only the first few of each reason. model: the one model of an evaluation
-    to show, None where none is picked.
+    rows: maximum number of rows, wrong answers or other items. dropped: also show everything that
+    the step left out, not only the first few of each reason. model: the model of an evaluation to
+    show; None shows all.
     """
 
     rows: int = 3
@@ -76,12 +75,12 @@ class Page(NamedTuple):
 
 
 class PageContext(NamedTuple):
-    """What a page may use beside its outputs.
+    """What a page may use in addition to its outputs.
 
     title: of the page, the names of the recipe and the step. built: an artifact by its name in the
     recipe (`base`, `split.train`); None if it isn't built. tokenizer: the model that the user named
-    with `--tokenizer`. progress: takes what is done, how many, of how many (0: not known). note:
-    takes a line for the user.
+    with `--tokenizer`. progress: reports (activity, items done, total; 0 if unknown). note: prints
+    a line for the user.
     """
 
     title: str
@@ -93,10 +92,10 @@ class PageContext(NamedTuple):
 
 
 class View:
-    """How artifacts of a kind, or of one of its formats, look.
+    """The display of artifacts of a kind, or of one of its formats.
 
-    Subclass it for artifacts that you know, and override the methods that can show more. A view
-    has no state. It is imported when something is shown, and it isn't part of any key.
+    Subclass it for your artifacts, and override the methods that can show more. A view has no
+    state. It is imported when something is shown, and it isn't part of any key.
     """
 
     side_by_side: ClassVar[bool] = False
@@ -109,7 +108,7 @@ class View:
         return str(manifest.meta.get("format", ""))
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
-        """More fields of `--json`, beside `kind`, `digest`, `meta`, `bytes`, `files` and `path`."""
+        """Fields of `--json` besides `kind`, `digest`, `meta`, `bytes`, `files` and `path`."""
         return {}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
@@ -143,16 +142,16 @@ class View:
         return Page(outputs[0].artifact.file(name).read_text(encoding="utf-8"))
 
     def has_page(self, manifest: "Manifest") -> bool:
-        """Whether `page` returns one for such an output, for the list of steps with pages."""
+        """Whether `page` returns a page for this output, for the list of steps with pages."""
         return type(self).page is not View.page or _page_of(manifest) is not None
 
     def records(
         self, output: Output, detail: Detail, context: PageContext
     ) -> "Iterator[dict[str, Any]] | None":
-        """What `finery show --wrong` lists: records that deserve a look, e.g. wrong answers.
+        """The records that `finery show --wrong` lists because they deserve a look, e.g. wrong
+        answers.
 
-        Each is a JSON object that stands by itself, for `--jsonl`. None if there are none of the
-        kind.
+        Each is a self-contained JSON object, for `--jsonl`. None if this kind has no such records.
         """
         return None
 
@@ -165,7 +164,7 @@ class View:
         return None
 
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
-        """What differs between an output of two builds, as JSON values; by default the facts.
+        """The differences between two versions of an output, as JSON values; by default the facts.
 
         before, after: the same output of the recipe. Their digests differ, and their files exist.
         """

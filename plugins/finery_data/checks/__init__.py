@@ -1,4 +1,4 @@
-"""What can be wrong with a text: its language, personal data, labels that look like mistakes.
+"""Checks of texts: their language, personal data, and labels that look like mistakes.
 
-In go texts of rows, out come findings that a step counts and keeps.
+Input: texts of rows. Output: findings, which a step counts and keeps.
 """

@@ -1,4 +1,4 @@
-"""Labels that look like mistakes: misspelt ones, and other ones for the same prompt."""
+"""Finds labels that look like mistakes: misspelt ones, and conflicting ones for one prompt."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from finery.rows.parts import named
 from finery_data.duplicates.heldout import prompt_entry
 
 FREQUENT = 5
-"""How many times as frequent as a misspelt label the right one is, at least."""
+"""How many times more frequent than a misspelt label the right one must be."""
 MOST = 1_000
 """Labels, from which on they aren't taken for classes."""
 SHORTEST = 4
-"""Characters of a label that can be misspelt: shorter ones are too near to each other."""
+"""Minimum length of a misspelt label, in characters. Shorter labels are too similar."""
 ALIKE = 0.8
 """Similarity of prompts that should have the same label."""
 
@@ -30,7 +30,7 @@ class _First:
 
 
 class Labels:
-    """What the labels of all rows are; then, row by row, which of them look wrong.
+    """Collects the labels of all rows, and then finds those that look wrong, row by row.
 
     folder: for the texts of prompts while rows are compared.
     """
@@ -50,7 +50,7 @@ class Labels:
 
     @property
     def too_many(self) -> bool:
-        """Whether there are so many that they are no classes, but answers."""
+        """Whether there are so many different labels that they are answers instead of classes."""
         return len(self._counts) > MOST
 
     def survey(self, number: int, row: Row, label: str) -> None:
@@ -74,7 +74,7 @@ class Labels:
             self._several[key] = Counter({first.label: first.count, label: 1})
 
     def typo(self, label: str) -> str | None:
-        """What is wrong with how a label is written, or None."""
+        """Why a label seems to be misspelt; None if it doesn't."""
         if self._typos is None:
             self._typos = {} if self.too_many else misspelt(self._counts)
         right = self._typos.get(label)
@@ -84,9 +84,9 @@ class Labels:
         return f"the label {label!r} ({_rows(rare)}) looks like {right!r} ({_rows(frequent)})"
 
     def conflict(self, number: int, row: Row, label: str) -> str | None:
-        """Which earlier row has another label for nearly the same prompt, or None.
+        """The earlier row that has another label for nearly the same prompt; None if there is none.
 
-        Of rows with the same prompt, those with the rarer label are in conflict.
+        Of the rows with one prompt, those with the rarer label are in conflict.
         """
         entry = None if self.too_many else prompt_entry(row)
         if entry is None:
@@ -128,10 +128,10 @@ class Labels:
 
 
 def misspelt(counts: Counter[str]) -> dict[str, str]:
-    """Label → the frequent one that it is probably meant to be.
+    """Rare label → the frequent label that it was probably meant to be.
 
-    They differ in one letter, in two swapped ones, or in case and punctuation alone; labels that
-    differ in a digit are different (`level 1`, `level 2`).
+    They differ in one letter, in two swapped letters, or only in case and punctuation. Labels that
+    differ in a digit aren't mistakes (`level 1`, `level 2`).
     """
     ordered = [label for label, _ in counts.most_common()]
     typos = {}
@@ -154,9 +154,9 @@ def _looks_like(label: str, right: str) -> bool:
 
 
 def one_edit_apart(one: str, other: str) -> bool:
-    """Whether one letter changed, added or left out, or two neighbours swapped, make them equal.
+    """Whether two labels differ by one changed, added or missing letter, or by two swapped ones.
 
-    That is a Damerau-Levenshtein distance (restricted) of 1 or less.
+    That is a (restricted) Damerau-Levenshtein distance of 1 or less.
     """
     if abs(len(one) - len(other)) > 1:
         return False

@@ -1,4 +1,4 @@
-"""Which language a text is in, by the py3langid library (Lui & Baldwin 2012)."""
+"""Language identification with the py3langid library (Lui & Baldwin 2012)."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -9,7 +9,7 @@ from finery.rows.tables.streams import load_extra
 from finery.util.text import did_you_mean, percent
 
 SURE = 0.8
-"""Lowest probability at which a language is reported; short texts reach it less often."""
+"""Minimum probability at which a language is reported. Short texts reach it less often."""
 _KNOWN = """
 ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en
 eo es et eu ext fa fi fo fr fuv fy ga gcf gcr gd gl gom grc gu gug guw ha hbo he
@@ -19,11 +19,11 @@ ru rw sa sdh se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur
 uz uzs vec vi vo wa wuu xh yo yue zh zu
 """
 CODES = frozenset(_KNOWN.split())
-"""The languages that the library knows; itself it takes more than a second to tell."""
+"""The languages that the library knows. Listed here because loading it takes over a second."""
 NO_LANGUAGE = "zxx"
-"""What the library calls text in no language: code, numbers."""
+"""The library's code for text in no language, e.g. source code and numbers."""
 MOST = 20_000
-"""Characters of a text that are looked at."""
+"""Number of characters of a text that are examined."""
 
 
 def check_codes(codes: Iterable[str]) -> None:
@@ -38,24 +38,24 @@ def check_codes(codes: Iterable[str]) -> None:
 
 
 class Languages:
-    """Tells texts in other languages than those allowed."""
+    """Finds texts that aren't in one of the allowed languages."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._model = _model()
         self._allowed = set(allowed)
 
     def other(self, text: str) -> str | None:
-        """The language of the text in words, if it surely isn't one of those allowed."""
-        code, sure = self._model.classify(text[:MOST])
-        if sure < SURE or code in self._allowed or code == NO_LANGUAGE:
+        """A description of the text's language if it is certain and not allowed; else None."""
+        code, probability = self._model.classify(text[:MOST])
+        if probability < SURE or code in self._allowed or code == NO_LANGUAGE:
             return None
-        return f"{code} ({percent(sure)} sure)"
+        return f"{code} ({percent(probability)} sure)"
 
 
 def language_of(text: str) -> str:
-    """The code of the language that a text surely is in, else `unsure`."""
-    code, sure = _model().classify(text[:MOST])
-    return str(code) if sure >= SURE and code != NO_LANGUAGE else "unsure"
+    """The code of the text's language, or `unsure` if its probability is below `SURE`."""
+    code, probability = _model().classify(text[:MOST])
+    return str(code) if probability >= SURE and code != NO_LANGUAGE else "unsure"
 
 
 @cache

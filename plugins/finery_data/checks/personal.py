@@ -1,7 +1,7 @@
-"""Personal data that can be recognised by its form, and texts in a broken encoding.
+"""Finds personal data that has a recognisable form, and texts in a broken encoding.
 
-Forms, not meanings: names and addresses aren't found, and a number may look like a phone's. What is
-told of a find is masked, so that logs and lists of findings don't spread it.
+It doesn't find names and addresses, and some numbers only look like phone numbers. Findings are
+masked, so that logs and lists don't spread the data.
 """
 
 import re
@@ -14,7 +14,7 @@ KINDS = ("email", "phone", "iban", "card", "ip")
 
 
 class Found(NamedTuple):
-    """A piece of a text, what it is, and where it starts."""
+    """A part of a text, what it is, and where it begins."""
 
     what: str
     text: str
@@ -68,9 +68,9 @@ def emails(text: str) -> Iterator[Found]:
 def phones(text: str) -> Iterator[Found]:
     """Phone numbers of 7 to 15 digits (E.164): international, with a leading 0, North American.
 
-    National numbers of other forms (`912 345 678`) are left alone, because too much else looks like
-    them. The package phonenumbers finds them in the countries that it is told, if they are grouped
-    exactly so; it misses more than two thirds of those that people group in their own way.
+    National numbers of other forms (`912 345 678`) are ignored, because too many other numbers look
+    like them. The package phonenumbers finds them for given countries if they are grouped in the
+    standard way, but misses more than two thirds of those that people group differently.
     """
     for match in _PHONE.finditer(text):
         digits = sum(c.isdigit() for c in match[0])
@@ -106,7 +106,7 @@ def _luhn(digits: list[int]) -> bool:
 
 
 def ips(text: str) -> Iterator[Found]:
-    """IP addresses, version 4 and 6, that belong to someone: no private or reserved ones."""
+    """IP addresses (version 4 and 6) that belong to someone, without private and reserved ones."""
     matches = [*_IPV4.finditer(text), *(_IPV6.finditer(text) if ":" in text else ())]
     for match in matches:
         try:
@@ -124,7 +124,7 @@ FINDERS: dict[str, Callable[[str], Iterator[Found]]] = {
     "ip": ips,
     "phone": phones,
 }
-"""The surest first: what one has found, the later ones leave alone."""
+"""The most reliable first. Later ones ignore what an earlier one has found."""
 
 
 def personal_data(text: str, kinds: Collection[str]) -> Iterator[tuple[str, Found]]:
@@ -173,11 +173,11 @@ def garbled(text: str) -> Iterator[Found]:
 
 
 def _meant(piece: str, after: str) -> str | None:
-    """What a garbled piece says when it is read as UTF-8, if that is likely meant.
+    """A garbled piece decoded as UTF-8, if that is probably right.
 
-    A single character must be of those that European languages and typography use: a letter like
-    'É' before a closing quotation mark also makes valid UTF-8, of a letter of phonetics. after:
-    the character behind it, which tells a quotation mark that closes from one amid a word.
+    A single character must be common in European languages and typography, because a letter like
+    'É' followed by a closing quotation mark is also valid UTF-8, of a phonetic letter. after: the
+    next character, which distinguishes a closing quotation mark from one within a word.
     """
     try:
         meant = b"".join(_byte(c) for c in piece).decode("utf-8")

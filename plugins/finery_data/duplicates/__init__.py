@@ -1,4 +1,4 @@
 """Held-out rows, and which other rows nearly repeat them.
 
-In go rows to hold out, out come the other rows that give them away.
+Input: rows to hold out. Output: the other rows that give them away.
 """

@@ -12,7 +12,7 @@ from finery.rows.parts import id_of, prompt
 NEAR = 0.7
 """Lowest similarity at which a prompt is a near copy of a held-out one."""
 WHOLE = 50
-"""Letters and digits that a held-out prompt needs to be searched for inside longer ones."""
+"""Minimum letters and digits of a held-out prompt that is searched for inside longer prompts."""
 
 FEW = 8
 """Beginnings of held-out prompts that are looked for one by one, which is faster for a few."""
@@ -34,12 +34,12 @@ class _Group(NamedTuple):
 
 
 class _Whole:
-    """Texts, and which of them another text has inside.
+    """A set of texts that finds which of them another text contains.
 
-    Of two texts, one of which starts with the other, only the shorter is kept: what has the longer
-    one inside has the shorter one, too. So in sorted order, the only text that another can start
-    with is the last one that isn't greater. The time to look for it grows with the logarithm of the
-    number of texts, however alike they begin.
+    If one text is the beginning of another, only the shorter one is kept, because every text that
+    contains the longer one contains the shorter one, too. So in sorted order, only the last text
+    that isn't greater can be the beginning of a given text. The search time grows with the
+    logarithm of the number of texts, even if they all begin alike.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class _Whole:
         self._groups: dict[str, _Group] = {}  # by their first characters
 
     def add(self, text: str, number: int) -> None:
-        """Add a text of `WHOLE` characters or more; of equal ones, the first counts."""
+        """Add a text of at least `WHOLE` characters. Of equal texts, the first one counts."""
         self._added.setdefault(text, number)
         self._groups.clear()
 
@@ -66,7 +66,7 @@ class _Whole:
         return None
 
     def _starts(self, text: str) -> Iterable[int]:
-        """Where one of the texts may start in this one."""
+        """Positions at which one of the texts may begin in this one."""
         if len(self._groups) > FEW:
             return range(len(text) - WHOLE + 1)
         groups = self._groups.values()
@@ -84,7 +84,7 @@ class _Whole:
 
 
 def _shared(one: str, other: str) -> str:
-    """How both start."""
+    """The common beginning of two texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return one[: next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))]
 
@@ -143,7 +143,7 @@ class HeldOut:
             return Leak("near-copy", f"has a prompt {match.similarity:.2f} similar to {its}")
         inside = self._whole.inside(entry.texts[0])
         if inside is not None:
-            return Leak("contains-copy", f"contains the whole prompt of {self._named(inside)}")
+            return Leak("contains-copy", f"contains the full prompt of {self._named(inside)}")
         return None
 
     def _named(self, number: int) -> str:
@@ -159,6 +159,6 @@ def crowd_note(crowded: int) -> str:
 
 
 def prompt_entry(row: Row) -> Entry | None:
-    """What of a row's prompt is compared; None where it has none."""
+    """The compared part of a row's prompt; None if it has none."""
     text = prompt(row)
     return entry_of([text]) if text.strip() else None

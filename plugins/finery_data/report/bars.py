@@ -31,7 +31,7 @@ class Bars(NamedTuple):
 
     @property
     def total(self) -> int:
-        """How many values there are."""
+        """The number of values."""
         return len(self.shown) + len(self.folded) + self.left
 
 

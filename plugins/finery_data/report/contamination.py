@@ -1,4 +1,4 @@
-"""How many training rows copy a test row, for the report of a build."""
+"""The number of training rows that copy a test row, for the report of a build."""
 
 import tempfile
 from collections import Counter
@@ -34,7 +34,7 @@ class Contamination(NamedTuple):
 
     @property
     def compared(self) -> str:
-        """What was compared, if not all rows: `the first 5,000 of 100,000 rows of train`."""
+        """Which rows were compared, if not all: `the first 5,000 of 100,000 rows of train`."""
         sides = (self.train, self.rows, self.total), (self.test, self.tests, self.test_total)
         parts = [
             f"the first {rows:,} of {total:,} rows of {name}"
@@ -87,7 +87,7 @@ def _compared(train: str, rows: Dataset, test: str, held_rows: Dataset) -> Conta
 
 
 def finding(found: list[Contamination]) -> Finding:
-    """Whether the scores may be a test of memory. Open if some rows weren't compared."""
+    """The finding on whether the scores only measure memory. Open if not all rows were compared."""
     if not found:
         text = "Not measured: no training rows or no test rows are built."
         return Finding(QUESTION, text, "open", 4)

@@ -1,7 +1,7 @@
-"""What a report says of some rows: lengths, classes, turns, copies, sources, drops, samples.
+"""The facts about rows in a report: lengths, classes, turns, copies, sources, drops, samples.
 
-Rows are read three times as a stream. In memory stay 16 bytes a row for its lengths, 8 for finding
-its copies, and 2 to 3 KB for each of the rows that are searched for near copies.
+Rows are streamed three times. Memory holds 16 bytes per row for its lengths, 8 to find its copies,
+and 2 to 3 KB for each of the rows that are searched for near copies.
 """
 
 import heapq
@@ -69,7 +69,7 @@ class Listed:
 
 @dataclass
 class Facts:
-    """What there is to say of one data set. lengths: by part, e.g. `prompt`."""
+    """The facts about one data set. lengths: by part, e.g. `prompt`."""
 
     name: str
     rows: int
@@ -122,7 +122,7 @@ class Lowest(Generic[T]):
 
 
 class Counting:
-    """How long texts are: in tokens of a model, without its chat template, or in characters."""
+    """The unit of lengths: tokens of a model, without its chat template, or characters."""
 
     def __init__(self, model: Model | None = None, name: str = "") -> None:
         self.unit = "characters" if model is None else "tokens"
@@ -234,7 +234,7 @@ class _Reading:
 
 
 def source_of(row: Row) -> str | None:
-    """What a row says that it is from; of a path in a document the file."""
+    """The origin that a row states. For a path inside a document, the file."""
     source = row.get("source")
     if isinstance(source, dict):
         source = source.get("path") or source.get("file") or source.get("name")
@@ -242,7 +242,7 @@ def source_of(row: Row) -> str | None:
 
 
 def _languages(texts: Iterable[str]) -> Counter[str]:
-    """Language → rows; empty where the library that tells isn't installed."""
+    """Language → rows; empty if the library that identifies languages isn't installed."""
     if importlib.util.find_spec("py3langid") is None:
         return Counter()
     from finery_data.checks.language import language_of
@@ -251,7 +251,7 @@ def _languages(texts: Iterable[str]) -> Counter[str]:
 
 
 def _copies(name: str, dataset: Dataset, folder: Path, most: int, progress: Progress) -> Copies:
-    """Which rows repeat an earlier one, as `data.dedup` finds it."""
+    """The rows that repeat an earlier one, as `data.dedup` finds them."""
     common = Common()
     for row in islice(dataset, most):
         common.add(row_entry(row, "row"))
@@ -286,7 +286,7 @@ def _alike(match: Match, ids: Sequence[str]) -> str:
 def _overlaps(
     datasets: Mapping[str, Dataset], folder: Path, most: int, progress: Progress
 ) -> Iterator[Overlap]:
-    """What each data set shares with each after it, as `data.decontaminate` finds it."""
+    """What each data set shares with each later one, as `data.decontaminate` finds it."""
     if len(datasets) < 2:
         return
     common = Common()

@@ -37,8 +37,8 @@ class Bins(NamedTuple):
 class Histogram(NamedTuple):
     """A histogram to draw in a field of `width` × `height`, a unit of width for each bin.
 
-    top: what the upper end stands for. areas: (colour, points of a polygon) of each data set.
-    hints: what each bin says when it is pointed at. ticks: (place from 0 to 1, label).
+    top: label of the upper end. areas: (colour, points of a polygon) of each data set. hints: the
+    tooltip of each bin. ticks: (position from 0 to 1, label).
     """
 
     what: str
@@ -62,7 +62,7 @@ class _Series:
     shares: list[float] = field(default_factory=list)
 
     def count(self, bins: Bins) -> None:
-        """Fill in how many rows, and which share of them, lie in each bin."""
+        """Fill in the number and the share of the rows in each bin."""
         self.counts = self.lengths.counts(bins.edges)
         self.shares = [n / len(self.lengths) for n in self.counts]
 
@@ -81,7 +81,7 @@ def bins_of(several: Sequence[Lengths]) -> Bins:
 
 
 def _logarithmic(least: int, most: int) -> list[int]:
-    """Edges that are the same factor apart, whole numbers and each once."""
+    """Logarithmically spaced edges, as distinct integers."""
     start = max(1, least)
     factor = max(1.15, (most + 1) / start) ** (1 / BINS) if most > start else 2.0
     edges = [0] if least == 0 else [start]
@@ -107,10 +107,10 @@ def _round_step(step: float) -> int:
 
 
 def histogram_of(named: Sequence[tuple[str, Lengths] | None], unit: str, what: str) -> Histogram:
-    """The plot: for each data set the share of its rows in each bin.
+    """The plot: for each data set, the share of its rows in each bin.
 
-    named: the data sets in the order of their colours; None for one without such lengths. what:
-    whose lengths these are, e.g. `prompt`.
+    named: the data sets in the order of their colours; None for one without such lengths. what: the
+    measured part, e.g. `prompt`.
     """
     several = [_Series(i, *one) for i, one in enumerate(named) if one is not None and len(one[1])]
     bins = bins_of([one.lengths for one in several])
@@ -140,7 +140,7 @@ def _area(heights: Sequence[float]) -> str:
 
 
 def _hint(bins: Bins, index: int, several: Sequence[_Series], unit: str) -> str:
-    """What a bin says when it is pointed at."""
+    """The tooltip of a bin."""
     lines = [f"{bins.named(index)} {unit}"]
     lines += [f"{o.name}: {o.counts[index]:,} rows, {percent(o.shares[index])}" for o in several]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""A report as one HTML page that loads nothing and runs nothing.
+"""A report as one HTML page that loads no other files and runs no scripts.
 
-What the page says is worked out here; `report.html.jinja` has the markup, and escapes it all.
+This module computes the content of the page; `report.html.jinja` has the markup, and escapes it.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ PAGE = "finery_data.report/report.html.jinja"
 TEMPLATES = (PAGE, "finery_data.report/plots.html.jinja")
 """All templates of the page, whose text is part of what `data.report` makes."""
 MANY = 12
-"""Classes from which on a list has two columns, and a place of its own."""
+"""Number of classes from which on a list has two columns in a separate section."""
 LONGEST_TEXT = 3_000
 """Characters of a turn that are shown."""
 LONGEST_LABEL = 60
@@ -41,7 +41,7 @@ _SHAPES = (
     ("text", "documents"),
 )
 TableRow = tuple[str, list[str]]
-"""(what it is, a cell for each column)."""
+"""(title, a cell for each column)."""
 
 
 def by_output(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
@@ -116,13 +116,13 @@ def _tiles_of_one(report: Report) -> list[Tile]:
 
 
 def _shape(facts: Facts) -> str:
-    """What the rows are."""
+    """A description of the rows."""
     shapes = (shape for column, shape in _SHAPES if facts.columns[column])
     return next(shapes, "other rows")
 
 
 def _glance(report: Report) -> Iterator[TableRow]:
-    """What is compared at a glance, a cell for each data set; – : there is none."""
+    """The overview table, with a cell for each data set; – means none."""
     for name, measure in _measures(report):
         yield name, [measure(facts) for facts in report.facts]
 
@@ -187,7 +187,7 @@ def _quantiles(lengths: Lengths) -> list[str]:
 
 
 class Counted(NamedTuple):
-    """What rows are counted by: its name, remarks as (warning, text), and a bar for each value."""
+    """A count by value: its name, remarks as (warning, text), and a bar for each value."""
 
     name: str
     bars: Bars
@@ -210,7 +210,7 @@ def _classes(facts: Sequence[Facts]) -> list[Counted]:
 def _class_remarks(
     facts: Sequence[Facts], counts: Sequence[Counter[str]]
 ) -> Iterator[tuple[str, str]]:
-    """How balanced they are, and what one data set lacks that another has."""
+    """The balance of the classes, and those that one data set has and another lacks."""
     every = set().union(*counts)
     for one, classes in zip(facts, counts, strict=True):
         if not classes:
@@ -232,7 +232,7 @@ def _balance(counts: Counter[str]) -> str:
 
 
 def _kinds(facts: Sequence[Facts]) -> Iterator[Counted]:
-    """Turns, roles, languages, sources: where there is more than one kind of them."""
+    """Turns, roles, languages, sources, each only if there are several."""
     kinds = [
         ("Languages", f"guessed of {SPOKEN:,} prompts at most", [f.languages for f in facts]),
         ("Sources", "what the column `source` names", [f.sources for f in facts]),
@@ -267,7 +267,7 @@ class Finding(NamedTuple):
 
 
 def _copies(report: Report) -> list[Finding]:
-    """What repeats within a data set, and what is in two; what doesn't in a line for all."""
+    """Repetitions within a data set and between two; one line for all that have none."""
     several = len(report.facts) > 1
     findings, clean = [], []
     for facts in report.facts:

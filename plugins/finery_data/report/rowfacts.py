@@ -1,4 +1,4 @@
-"""What can be counted in some rows as they pass by: lengths, classes."""
+"""Counts over a stream of rows: lengths, classes."""
 
 from array import array
 from bisect import bisect_right
@@ -12,7 +12,7 @@ import msgspec
 from finery.rows import NOT_CONTENT, Conversation, Row, answer_text, split_turns
 
 MOST_CLASSES = 1_000
-"""Values from which on they are no classes."""
+"""Number of values from which on they aren't classes."""
 LONGEST_CLASS = 200
 """Characters of a value that may be a class."""
 LABELS = ("label",)
@@ -35,7 +35,7 @@ class Lengths:
         self._is_sorted = False
 
     def at(self, share: float) -> int:
-        """The length that `share` of all are no longer than; 0.5: the median."""
+        """The length that `share` of the rows don't exceed; 0.5 gives the median."""
         values = self._sorted()
         return values[min(len(values) - 1, int(share * len(values)))]
 
@@ -44,7 +44,7 @@ class Lengths:
         return sum(self._values)
 
     def counts(self, edges: Sequence[int]) -> list[int]:
-        """How many lie in [edge, next edge); the last bin has what is at its end, too."""
+        """The number of rows in each bin [edge, next edge). The last bin includes its end."""
         places = [bisect_right(self._sorted(), edge - 1) for edge in edges[:-1]]
         places.append(len(self._values))
         return [b - a for a, b in pairwise(places)]

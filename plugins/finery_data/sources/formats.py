@@ -100,7 +100,7 @@ def rating(columns: Columns, prompts_only: bool) -> Row:
 
 
 def _rated(label: Any) -> str | None:
-    """The label of a rated completion as rows have it; None where it says neither."""
+    """The label of a rated completion in rows; None if the value isn't a rating."""
     if isinstance(label, str):
         return _RATINGS.get(label.strip().lower())
     return _RATINGS.get(str(int(label))) if label in (0, 1) else None
@@ -273,7 +273,7 @@ def full_text(columns: Columns, column: str) -> str:
 
 
 def optional_text(columns: Columns, column: str) -> str:
-    """The text of a column, empty where there is none."""
+    """The text of a column; empty if there is none."""
     value = columns.get(column)
     return "" if value is None else _as_text(value, column)
 
@@ -342,7 +342,7 @@ def detect(columns: Columns, prompts_only: bool) -> list[str]:
 
 
 def _is_verdict(label: Any) -> bool:
-    """Whether a label surely rates a completion: 1 and 0 are just as often names of classes."""
+    """Whether a label is certainly a rating. 1 and 0 are just as often names of classes."""
     return isinstance(label, bool) or str(label).strip().lower() in ("true", "false")
 
 

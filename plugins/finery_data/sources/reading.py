@@ -21,7 +21,7 @@ _REPAIR = "repair the row"
 
 
 class Shape(NamedTuple):
-    """How rows are made of records; see the settings of `RowSource`, which these are."""
+    """Makes rows from records, with the settings of `RowSource`."""
 
     format: str
     columns: Columns | None
@@ -69,7 +69,7 @@ class Reading:
         self._finish()
 
     def places(self, records: Iterable[Record], ids: Collection[str]) -> Iterator[tuple[str, str]]:
-        """(id, place) of each row with one of `ids`, of skipped ones too."""
+        """(id, place) of each row whose id is in `ids`, including skipped rows."""
         with self._drops:
             for record, row in self._placed(records):
                 name = row["id"] if row else dropped_id(record.dropped())
@@ -77,7 +77,7 @@ class Reading:
                     yield name, record.where
 
     def _placed(self, records: Iterable[Record]) -> Iterator[tuple[Record, Row | None]]:
-        """Each record with its row, None where it is bad."""
+        """Each record with its row; None if the row is bad."""
         for record in records:
             self._records += 1
             row = self._row(record)
@@ -192,7 +192,7 @@ class Reading:
 
 
 def _format_fix(columns: dict[str, Any]) -> str:
-    """What to write where the columns of a row fit no format."""
+    """The fix for a row whose columns fit no format."""
     if detect(columns, prompts_only=True):
         return "add an answer to each row, or write prompts_only: true to use them as prompts"
     user, assistant = columns if len(columns) == 2 else ("…", "…")
@@ -238,5 +238,5 @@ class _Duplicates:
         self._buckets[content & 255].append(content)
 
     def count(self) -> int:
-        """How many of the hashes repeat an earlier one."""
+        """The number of hashes that repeat an earlier one."""
         return sum(len(bucket) - len(set(bucket)) for bucket in self._buckets)

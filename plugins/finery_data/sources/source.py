@@ -1,4 +1,4 @@
-"""What every source of rows has: the settings that make rows of records, whatever holds these."""
+"""The settings of every source of rows: how rows are made from records."""
 
 from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
@@ -23,17 +23,17 @@ class RowSource(Step, seeded=False, packages=("jinja2",), preflight=SourcePrefli
     """Records of a table, each made into a row.
 
     Either `format` names a known set of columns, or `columns` builds each row from templates over
-    the columns of any table; with neither, the format is recognised by the columns where only one
-    fits.
+    the columns of any table. Without them, the format is recognised by the columns if only one
+    format fits.
     """
 
     format: (
         Literal["alpaca", "sharegpt", "messages", "completion", "preference", "rating"] | None
     ) = setting(
         None,
-        help="What the columns are: alpaca (instruction, input, output), sharegpt (conversations), "
-        "messages (OpenAI), completion (prompt, completion), preference (prompt, chosen, "
-        "rejected), rating (prompt, completion, label: true or 1, false or 0).",
+        help="A known set of columns: alpaca (instruction, input, output), sharegpt "
+        "(conversations), messages (OpenAI), completion (prompt, completion), preference (prompt, "
+        "chosen, rejected), rating (prompt, completion, label: true or 1, false or 0).",
     )
     columns: Columns | None = setting(
         None,
@@ -100,7 +100,7 @@ class RowSource(Step, seeded=False, packages=("jinja2",), preflight=SourcePrefli
         return Reading(self.shape(take), job, place).places(records, ids)
 
     def shape(self, take: int | None) -> Shape:
-        """How rows are made of records. take: only so many rows."""
+        """The conversion of records to rows. take: maximum number of rows."""
         return Shape(
             format=self.format or "",
             columns=self.columns,

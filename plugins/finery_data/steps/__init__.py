@@ -1,4 +1,4 @@
 """The step types of this plugin, one module each.
 
-In go files or data sets and settings, out come data sets.
+Input: files or data sets and settings. Output: data sets.
 """

@@ -13,13 +13,13 @@ from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, crowd_note, prom
 class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
     """Drop rows that leak test rows: copies and near copies of their prompts.
 
-    A row is dropped when its prompt is that of a row of `against` apart from case, punctuation
-    and spaces (`copy`), similar to it (`near-copy`), or has it whole inside (`contains-copy`, for
-    test prompts of 50 letters and digits or more); and when it was made from a row of `against`
-    (`made-from-test`, by its `parents`). Similarity is the Jaccard similarity of the prompts' sets
-    of five-letter pieces (Broder 1997), found with MinHash; what a fifth of the prompts share isn't
-    compared, and short prompts that differ in a number are different. The prompts of `against` are
-    held in memory, 2 to 3 KB a row; `rows` is read twice, as a stream.
+    A row is dropped if its prompt equals that of a row of `against`, ignoring case, punctuation and
+    spaces (`copy`), is similar to it (`near-copy`), or contains it completely (`contains-copy`, for
+    test prompts of at least 50 letters and digits). It is also dropped if it was made from a row of
+    `against` (`made-from-test`, by its `parents`). Similarity is the Jaccard similarity of the
+    prompts' sets of five-letter pieces (Broder 1997), found with MinHash. Pieces that a fifth of
+    the prompts share don't count, and short prompts that differ in a number are different. The
+    prompts of `against` are in memory, at 2 to 3 KB a row; `rows` is streamed twice.
     """
 
     rows: list[Dataset] = takes(help="Rows to clean, in this order.")

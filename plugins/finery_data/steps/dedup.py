@@ -14,11 +14,12 @@ from finery_data.duplicates.heldout import crowd_note
 class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
     """Keep the first of several copies or near copies.
 
-    A row is dropped when an earlier kept one is the same apart from case, punctuation and spaces
-    (`duplicate`), or similar (`near-duplicate`). Similarity is the Jaccard similarity of the texts'
-    sets of five-letter pieces (Broder 1997), found with MinHash; what a fifth of the rows share
-    isn't compared, and short texts that differ in a number are different. System prompts aren't
-    compared. Rows are read twice as a stream; of each kept one 2 to 3 KB stay in memory.
+    A row is dropped if it equals an earlier row that was kept, ignoring case, punctuation and
+    spaces (`duplicate`), or is similar to it (`near-duplicate`). Similarity is the Jaccard
+    similarity of the texts' sets of five-letter pieces (Broder 1997), found with MinHash. Pieces
+    that a fifth of the rows share don't count, and short texts that differ in a number are
+    different. System prompts aren't compared. Rows are streamed twice. Each row that is kept takes
+    2 to 3 KB of memory.
     """
 
     rows: list[Dataset] = takes(help="Rows to clean, in this order.")

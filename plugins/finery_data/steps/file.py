@@ -108,8 +108,8 @@ class File(
     """Rows from JSON lines, JSON, CSV, TSV or Parquet files, plain or as .gz or .zst.
 
     Several files are read one after the other. Either `format` names a known set of columns, or
-    `columns` builds each row from templates over the columns of any table; with neither, the
-    format is recognised by the columns where only one fits.
+    `columns` builds each row from templates over the columns of any table. Without them, the
+    format is recognised by the columns if only one format fits.
     """
 
     path: Files = setting(help="File, glob or list of them, relative to the recipe.")

@@ -15,16 +15,16 @@ from finery.rows.templates.sandbox import evaluate, expression
 
 Texts = dict[str, str]
 Condition = Callable[[Row, Texts], tuple[str, str] | None]
-"""(row, its texts) → why it goes: reason and detail; None where it may stay."""
+"""(row, its texts) → (reason, detail) for dropping it; None to keep it."""
 
 
 class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
     """Keep the rows that meet all conditions.
 
-    Conditions name texts of a row: `system`, `user` (the last user turn), `assistant` (the
-    answer), `chosen`, `rejected`, or any column, e.g. `label`. Rows stay as they are. A row
-    without a column that a condition names is an error, not a row to drop; in `where`,
-    `name is defined` tells. A regular expression that takes more than ten seconds of CPU time for
+    Conditions name texts of a row: `system`, `user` (the last user turn), `assistant` (the answer),
+    `chosen`, `rejected`, or any column, e.g. `label`. Rows aren't changed. If a row lacks a column
+    that a condition names, the step fails instead of dropping the row; `where` can test for that
+    with `name is defined`. A regular expression that takes more than ten seconds of CPU time for
     one row stops the build.
     """
 

@@ -30,10 +30,10 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
 
     Templates are Jinja, in its sandbox. They see the row's columns by name, its texts `system`,
     `user` (the last user turn), `assistant` (the answer), `chosen` and `rejected`, and `row`. All
-    templates see the row as it was. A column that no row has is an error, also where a template
-    allows for its absence, and so is a template with nothing to write in any row. A row that
-    changes gets a new id, and its old one as parent; tools, tool calls and columns that no template
-    writes are kept. Rows without turns (documents) become conversations if there is a template for
+    templates see the row as it was. It is an error if no row has a column, even if the template
+    allows for that, or if the result of a template is empty in every row. A row that changes gets a
+    new id, and its old one as parent; tools, tool calls and columns that no template writes are
+    kept. Rows without turns (documents) become conversations if there is a template for
     `user`.
     """
 
@@ -225,7 +225,7 @@ class _Writer:
         ]
 
     def _turn(self, turn: Message, template: str, names: dict[str, Any]) -> Message:
-        # Its own text, without its tool calls: those stay where they are.
+        # Its text without its tool calls, which aren't changed.
         own = {template: text_of({"content": turn.get("content")})}
         text = self._rendered(template, {**names, **own})
         if not text.strip() and not turn.get("tool_calls"):
@@ -262,7 +262,7 @@ def _answer_columns(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _as_before(row: Row, columns: dict[str, Conversation]) -> Row:
-    """Turns as text again where the row had text, unless it now takes more than one turn."""
+    """Turns as text if the row had text, unless there is now more than one turn."""
     plain = all(isinstance(row[column], str) for column in columns)
     if plain and all(len(turns) == 1 for turns in columns.values()):
         return {column: text_of(turns[0]) for column, turns in columns.items()}

@@ -17,10 +17,9 @@ NOT_TAKEN = "not-taken"
 class Mix(Step, version="1"):
     """Mix rows of several sources in given proportions.
 
-    Which rows of a source are taken depends on each row and the seed alone, so that added rows
-    change little; a source that gives all it has keeps all. The sources are shuffled into each
-    other, each in its own order; rows are read as a stream. Rows that aren't taken are in
-    `dropped.jsonl`.
+    Which rows of a source are taken depends only on each row and the seed, so added rows change
+    little. If all rows of a source are needed, all are taken. The sources are interleaved at
+    random, each in its own order. Rows are streamed. Rows that aren't taken are in `dropped.jsonl`.
     """
 
     rows: list[Dataset] = takes(help="The sources.")
@@ -41,7 +40,7 @@ class Mix(Step, version="1"):
         "or repeat its rows.",
     )
     shuffle: bool = setting(
-        True, help="Shuffle the sources together; otherwise they follow one another."
+        True, help="Shuffle the sources together. Otherwise they follow one after the other."
     )
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from finery_data.report.page import TEMPLATES, by_output, render
 from finery_data.report.rowfacts import Lengths
 
 MOST_SOURCES = 1_000
-"""Sources that `report.json` names, the most frequent ones."""
+"""Number of sources that `report.json` names, the most frequent ones."""
 PAGE = "report.html"
 DATA = "report.json"
 
@@ -26,8 +26,8 @@ class DataReport(
     """Make a page that compares one or more data sets side by side.
 
     `report.html` has counts, lengths, classes and their balance, copies within and between the
-    data sets, turns, roles, languages, sources, what was dropped and why, and sample rows. It
-    loads nothing and runs nothing. `report.json` has the same numbers.
+    data sets, turns, roles, languages, sources, what was dropped and why, and sample rows. The page
+    loads no other files and runs no scripts. `report.json` has the same numbers.
     """
 
     rows: list[Dataset] = takes(uses_name=True, help="Data sets, e.g. all parts of a split.")
@@ -53,7 +53,7 @@ class DataReport(
             )
 
     def key_packages(self) -> tuple[str, ...]:
-        """Those that tell copies and languages, and a model's tokenizer if one is named."""
+        """Packages that find copies and languages, and for the tokenizer if a model is named."""
         own = super().key_packages()
         return (*own, "tokenizers", "transformers") if self.tokenizer is not None else own
 

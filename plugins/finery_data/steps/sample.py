@@ -20,9 +20,9 @@ NOT_SAMPLED = "not-sampled"
 class Sample(Step, version="1"):
     """Take some of the rows at random, and balance classes.
 
-    Which rows are taken depends on each row and the seed alone, so that added rows change little.
-    Rows stay in their order; rows that are taken more often follow themselves. Reads the rows two
-    or three times as a stream, and keeps some 20 bytes a row in memory.
+    Which rows are taken depends only on each row and the seed, so added rows change little. Rows
+    stay in their order, and repetitions of a row follow it. Streams the rows two or three times,
+    and keeps about 20 bytes per row in memory.
     """
 
     rows: list[Dataset] = takes(help="Rows to take from.")

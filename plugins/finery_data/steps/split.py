@@ -1,14 +1,14 @@
-"""`data.split`: rows into train, validation and test.
+"""`data.split`: splits rows into train, validation and test.
 
-With `sizes: stable`, which split a row falls in depends on the row's own prompt (or group) and the
-seed, and on nothing else. That is forced: if added rows may never move old ones, whatever is added
-and wherever, then a row must fall where it would fall if it were alone. So sizes vary at random: a
-split of share p of n independent prompts has the standard deviation sqrt(n p (1 - p)), and so has
-its part of each stratum. With `sizes: exact`, see `finery_data.steps.strata`, both are as asked,
-and added rows move some old ones.
+With `sizes: stable`, the split of a row depends only on its own prompt (or group) and the seed. It
+has to: if added rows may never move old ones, whatever is added, then a row must be in the split
+that it would be in if it were alone. So sizes vary at random: a split with share p of n independent
+prompts has the standard deviation sqrt(n p (1 - p)), and so does its part of each stratum. With
+`sizes: exact` (see `finery_data.steps.strata`), both sizes are as requested, and added rows move
+some old ones.
 
-Rows that say nearly the same may still fall in different splits, so near copies of held-out rows
-are dropped from train. That moves no row: a dropped one is only dropped.
+Rows with nearly the same text may still be in different splits, so near copies of held-out rows are
+dropped from train. That moves no other row.
 """
 
 import math
@@ -32,7 +32,7 @@ from finery_data.steps.strata import Unit, divide, rare_strata, strata_of
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, DROPPED = range(4)
 ANSWER_NAMES = ("output", "answer")
-"""What `stratify` may say for the text of the completion, unless a column has that name."""
+"""Names that `stratify` may use for the text of the completion, unless a column has that name."""
 LISTED = 10
 STRATA_KEPT = 200
 SEEDS_TRIED = 200
@@ -75,23 +75,23 @@ class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
     With it, every split gets its share of each value, and added rows move a few old ones; `sizes`
     chooses between the two.
 
-    Rows with the same prompt, apart from case, punctuation and spaces, stay together, whatever
-    their answers and system prompts. Set the step's `seed` to keep the split when the recipe's
-    seed changes.
+    Rows with the same prompt, ignoring case, punctuation and spaces, stay together, regardless of
+    their answers and system prompts. Set the step's `seed` to keep the split when the recipe's seed
+    changes.
 
-    Rows whose prompt is nearly that of a held-out row, or has it whole inside, are dropped as by
-    `data.decontaminate` with its threshold of 0.7: from train those that are near test or
-    validation rows, from validation those near test rows. Test loses none.
+    Rows whose prompt is similar to that of a held-out row, or contains it completely, are dropped
+    as by `data.decontaminate` with a threshold of 0.7: from train if they match test or validation
+    rows, from validation if they match test rows. Test loses none.
     """
 
     rows: list[Dataset] = takes(help="Rows to split, in this order.")
     validation: float = setting(
-        0.1, ge=0, lt=1, help="Share of rows for validation. 0: no such output."
+        0.1, ge=0, lt=1, help="Share of rows for validation; 0 for no validation rows."
     )
-    test: float = setting(0.2, ge=0, lt=1, help="Share of rows for test. 0: no such output.")
+    test: float = setting(0.2, ge=0, lt=1, help="Share of rows for test; 0 for no test rows.")
     stratify: str | None = setting(
         None,
-        help="Column with values that each split gets its share of, e.g. label; output: the "
+        help="Column whose values have the same shares in all splits, e.g. label; output: the "
         "answer's text. Values with fewer rows than there are splits are divided together.",
     )
     sizes: Literal["exact", "stable"] | None = setting(
@@ -120,7 +120,7 @@ class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
             )
 
     def is_exact(self) -> bool:
-        """Whether the sizes are exactly the shares."""
+        """Whether the sizes match the shares exactly."""
         return (self.sizes or ("exact" if self.stratify else "stable")) == "exact"
 
     def shares(self) -> dict[str, float]:
@@ -181,10 +181,10 @@ def _kept(
 
 
 def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:
-    """Row → why it is dropped, for rows that give a held-out one away.
+    """Row → why it is dropped, for rows that would leak a held-out row.
 
-    Test rows are held out from all others, validation rows from train, dropped ones too: so
-    that an added row brings no dropped one back.
+    Test rows are held out from all others, and validation rows from train. That includes dropped
+    rows, so that an added row never brings a dropped one back.
     """
     leaks: dict[int, Leak] = {}
     common = survey.common()
@@ -221,14 +221,15 @@ def unit_of(row: Row, group: str | None = None) -> int:
 def prompt_key(row: Row) -> str:
     """The prompt without case, punctuation and spaces, to find copies and near copies.
 
-    The system prompt counts only where there is no other; a row without a prompt goes by its id.
+    The system prompt only counts if there is no other turn. A row without a prompt is identified by
+    its id.
     """
     text = prompt(row)
     return normalised(text) or " ".join(text.casefold().split()) or row_id(row)
 
 
 def draw(unit: int, seed: int) -> int:
-    """Where a unit lies in [0, 2⁶⁴), uniform and independent for each seed."""
+    """The position of a unit in [0, 2⁶⁴), uniform and independent for each seed."""
     content = seed.to_bytes(8, "big") + unit.to_bytes(8, "big")
     return int.from_bytes(blake3(content).digest(8), "big")
 
@@ -245,7 +246,7 @@ def split_index(point: int, validation: float, test: float) -> int:
 
 
 class _Survey:
-    """What one pass over the rows finds: each row's unit and stratum, in a few bytes a row."""
+    """The result of one pass over the rows: each row's unit and stratum, in a few bytes a row."""
 
     def __init__(self, step: Split, job: Job) -> None:
         self.step = step
@@ -443,14 +444,14 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _before_drops(step: Split) -> str:
-    """What a seed that was found doesn't take into account."""
+    """What the search for a seed doesn't take into account."""
     return (
         " (counted before near copies of held-out rows are dropped)" if step.decontaminate else ""
     )
 
 
 def _strata_lines(survey: _Survey, chosen: bytes, column: str) -> Iterator[str]:
-    """A line for each stratum, or for each split where there are many; `meta` has them all."""
+    """A line for each stratum, or for each split if there are many. `meta` has all of them."""
     counts, total = survey.counts(chosen), Counter(survey.stratum)
     asked = {split: SPLITS.index(split) for split in survey.step.shares()}
     if len(survey.strata) <= LISTED:

@@ -1,8 +1,8 @@
-"""Which split each row falls in where every stratum is divided by the shares.
+"""Assigns rows to splits so that every stratum is divided by the shares.
 
-The units of a stratum (rows that must stay together) are in the order of their draws: test takes
-them from one end, validation from the other. Rows that are added to a stratum shift where the
-splits meet, so that of the old rows only those close to it move.
+The units of a stratum (rows that must stay together) are sorted by their draws. Test takes them
+from one end, validation from the other. Added rows shift the borders between splits, so only old
+rows close to a border move.
 """
 
 from collections import Counter, defaultdict
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Unit(NamedTuple):
-    """Rows that stay together. point: where it was drawn; stratum: that of most of its rows."""
+    """Rows that stay together. point: its draw. stratum: that of most of its rows."""
 
     point: int
     rows: int
@@ -35,9 +35,8 @@ def rare_strata(units: Sequence[Unit], splits: int) -> dict[str, int]:
 def divide(units: Sequence[Unit], shares: Sequence[float]) -> dict[int, int]:
     """Point → index of its split, by the shares of (train, validation, test).
 
-    A stratum gets the whole number of rows below or above its share, whichever keeps the sum over
-    the strata closest to the share of all rows, and at least one unit a split. Rare strata are
-    divided together.
+    A stratum gets its share rounded up or down, whichever keeps the sum over the strata closest to
+    the share of all rows, and at least one unit per split. Rare strata are divided together.
     """
     asked = [split for split in (2, 1) if shares[split] > 0]
     rare = rare_strata(units, len(asked) + 1)
@@ -46,7 +45,7 @@ def divide(units: Sequence[Unit], shares: Sequence[float]) -> dict[int, int]:
         is_rare = unit.stratum in rare
         groups[is_rare, "" if is_rare else unit.stratum].append(unit)
     chosen: dict[int, int] = {}
-    owed = dict.fromkeys(asked, 0.0)  # rows that a split should have more by now
+    owed = dict.fromkeys(asked, 0.0)  # rows that a split should have gained so far
     for _, group in sorted(groups.items()):
         left = sorted(group)
         rows = sum(unit.rows for unit in left)
@@ -64,7 +63,7 @@ def divide(units: Sequence[Unit], shares: Sequence[float]) -> dict[int, int]:
 
 
 def _target(share: float, owed: float) -> float:
-    """The whole number beside the share that is closest to what is owed."""
+    """The integer next to the share that is closest to what is owed."""
     low = int(share)
     return min(max(round(owed), low), low if share == low else low + 1)
 

@@ -58,10 +58,11 @@ LISTED = 20
 class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa"), version="1"):
     """Check rows; stop, drop or report those that fail.
 
-    Checks, by the names that `actions` takes:
-    - `size`: more bytes than `max_bytes`; such a row isn't checked any further.
+    Checks, by their names in `actions`:
+    - `size`: more bytes than `max_bytes`. Such a row isn't checked any further.
     - `empty`: an empty turn. `turns`: unknown roles, turns out of order, broken tool calls.
-    - `tools`: an answer that calls a tool that the row's `tools` lack; rejected ones may.
+    - `tools`: an answer with a call of a tool that isn't among the row's `tools`, unless it is the
+      rejected one.
     - `json`: an answer that isn't JSON. `schema`: one that breaks the JSON Schema.
     - `label`: a label that isn't allowed, or none. `label-typo`: one letter from a label five times
       as frequent. `label-conflict`: the same prompt, or one 0.8 similar, with another label.
@@ -69,10 +70,10 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
     - `email`, `phone`, `iban`, `card`, `ip`, together `personal`: personal data by its form.
     - `encoding`: UTF-8 read as Latin-1, U+FFFD, control characters.
 
-    By default, a row that breaks a requirement stops the build. What may be right is only
-    reported: label typos and conflicts, personal data, encodings, JSON that wasn't required.
-    Reported rows stay; `findings.jsonl` and `finery show` list them. Rows are read twice as a
-    stream; each row with a label needs 2 to 3 KB of memory.
+    By default, a row that breaks a requirement stops the build. Findings that may be intended are
+    only reported: label typos and conflicts, personal data, encodings, JSON that wasn't required.
+    Reported rows stay; `findings.jsonl` and `finery show` list them. Rows are streamed twice. Each
+    row with a label needs 2 to 3 KB of memory.
     """
 
     rows: list[Dataset] = takes(help="Rows to check, in this order.")
@@ -194,7 +195,7 @@ class _Checks:
         self._survey(job)
 
     def action(self, check: str) -> Action:
-        """What is done about a row that fails this check."""
+        """What to do with a row that fails this check."""
         actions = self.step.actions
         for group, names in GROUPS.items():
             if check in names and check not in actions and group in actions:
@@ -336,7 +337,7 @@ class _Checks:
 
 
 class _Findings:
-    """Writes `findings.jsonl` and counts; where nothing is found there is no file."""
+    """Writes `findings.jsonl` and counts. Without findings there is no file."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FINDINGS
@@ -377,7 +378,7 @@ def texts_of(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _plain_answer(row: Row) -> str | None:
-    """The answer's text; None where there is none, or it calls tools."""
+    """The answer's text; None if it is missing or contains tool calls."""
     if not is_conversation(row):
         return None
     turns = row.get("messages") or row.get("completion") or row.get("chosen")
@@ -400,13 +401,13 @@ def _undeclared(row: Row) -> Iterator[Finding]:
 
 
 def _tool_name(tool: Any) -> str:
-    """The name of a tool, or of one that is called; of what is neither, the empty text."""
+    """The name of a tool or of a tool call; empty for anything else."""
     function = tool.get("function", tool) if isinstance(tool, dict) else None
     return str(function.get("name", "")) if isinstance(function, dict) else ""
 
 
 def _is_container(text: str) -> bool:
-    """Whether a text is a JSON object or list; a bare word or number is no sign of JSON."""
+    """Whether a text is a JSON object or list. A bare word or number doesn't suggest JSON."""
     if not text.lstrip().startswith(("{", "[", "```")):
         return False
     from finery.rows.answers.jsonvalues import NotJson, parse

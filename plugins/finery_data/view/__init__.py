@@ -1,5 +1,5 @@
-"""What data sets look like in a terminal: lengths, classes, rows, what was dropped and why.
+"""The display of data sets in a terminal: lengths, classes, rows, what was dropped and why.
 
-A data set comes in, whatever step type made it; text and JSON values go out. Its page is in
+Input: a data set of any step type. Output: text and JSON values. The page is in
 `finery_data.report`.
 """

@@ -30,12 +30,12 @@ COUNTED = 100_000
 
 
 class DatasetView(View):
-    """How data sets look."""
+    """The view of data sets."""
 
     side_by_side = True
 
     def brief(self, manifest: Manifest) -> str:
-        """How many rows there are."""
+        """The number of rows."""
         return counted(manifest.meta["rows"], "row")
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What differs between the rows of two builds: added, removed and changed ones."""
+"""The differences between the rows of two builds: added, removed and changed ones."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ SNIPPET = 68
 
 
 class Known(NamedTuple):
-    """What tells whether two rows are the same: id, content, and the prompt in canonical form."""
+    """What identifies a row: its id, its content, and its prompt in canonical form."""
 
     id: str
     content: str
@@ -136,9 +136,9 @@ def _words(data: Mapping[str, Any]) -> Iterator[str]:
     if any(counts.values()):
         yield from (f"{count:,} {kind}" for kind, count in counts.items())
     elif data["reordered"]:
-        yield "the same ones in another order"
+        yield "the same rows in another order"
     else:
-        yield "the same ones"
+        yield "the same rows"
 
 
 def _print_changed(console: "Console", old: Row, new: Row) -> None:
@@ -157,7 +157,7 @@ def _print_changed(console: "Console", old: Row, new: Row) -> None:
 
 
 def _parts(row: Row) -> Iterator[tuple[str, str]]:
-    """(name, text) of each turn and of each column beside them."""
+    """(name, text) of each turn and of each other column."""
     for number, (role, text) in enumerate(turns_of(row)):
         yield f"{role} {number}" if role in ("user", "assistant") and number > 1 else role, text
     for name in ("label", "tools"):

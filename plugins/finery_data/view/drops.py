@@ -1,4 +1,4 @@
-"""What a step dropped, and what it found wrong with rows that it kept."""
+"""Shows what a step dropped, and the problems that it found in rows that it kept."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -28,9 +28,9 @@ def drops_data(dataset: Dataset, *, every: bool) -> dict[str, Any]:
 
 
 def print_drops(console: "Console", dataset: Dataset, *, every: bool) -> None:
-    """Print the dropped rows and the findings; nothing where there are none.
+    """Print the dropped rows and the findings, if any.
 
-    every: all of them in their order, else the first few by reason.
+    every: all of them in their order; otherwise the first few by reason.
     """
     for name, lines, key in _lists(dataset):
         counts = dataset.meta.get(name) or {}

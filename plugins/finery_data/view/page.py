@@ -11,16 +11,16 @@ from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, measure
 from finery_data.report.page import by_output, render
 
 NONE = "none"
-"""What `--tokenizer` says for lengths in characters."""
+"""The value of `--tokenizer` for lengths in characters."""
 TOKENIZERS = ("transformers", "gguf", "adapter")
 """Formats of models that have a tokenizer."""
 
 
 def report_on(datasets: Mapping[str, Dataset], context: PageContext) -> str:
-    """The page as HTML. datasets: by what the recipe calls them, all of one step.
+    """The page as HTML. datasets: name in the recipe → output, all of one step.
 
-    Lengths are in tokens of the model that `--tokenizer` names; by default of the one that is
-    trained on the rows, if it is built and has a tokenizer that can be used.
+    Lengths are in tokens of the model that `--tokenizer` names. The default is the model that is
+    trained on the rows, if it is built and has a usable tokenizer.
     """
     if context.tokenizer is not None:
         return _report(datasets, context, _named_model(context, context.tokenizer))

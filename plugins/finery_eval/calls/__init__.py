@@ -1,5 +1,5 @@
-"""Tool calls: read from rows and answers, held against a tool's JSON Schema, and compared.
+"""Tool calls: read from rows and answers, validated against JSON Schemas, and compared.
 
-In go the turns and tools of rows and the answers of models, out come calls with what is wrong with
-them, which of them are the expected ones, and tables about that.
+Input: the turns and tools of rows, and the answers of models. Output: calls with their faults,
+which of them match the expected ones, and tables about that.
 """

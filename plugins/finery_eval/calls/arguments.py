@@ -1,7 +1,7 @@
-"""The arguments of calls, read by the JSON Schema of the tool: when two of them are the same.
+"""Compares the arguments of calls, as the JSON Schema of the tool defines them.
 
-A value has a normal form that depends on its schema and on nothing else. Two arguments are the same
-if their normal forms are equal, so what equals what never depends on the order of comparisons.
+A value has a normal form that depends only on its schema. Two arguments are equal if their normal
+forms are equal, so equality never depends on the order of comparisons.
 """
 
 import json
@@ -90,11 +90,11 @@ class Equality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def coerced(value: Any, schema: Schema) -> Any:
-    """Arguments with what is written as text as the type that the schema asks for.
+    """Arguments with values in text converted to the types that the schema asks for.
 
-    A number, `true`, `false`, a list or an object in a text becomes one where the schema allows no
-    text; a number becomes a text where it allows nothing else. Raises `NotJson` if the result is no
-    JSON value that `parse` accepts, such as lists in each other in texts in each other.
+    If the schema doesn't allow text, a text that contains a number, `true`, `false`, a list or an
+    object becomes that value. If it only allows text, a number becomes text. Raises `NotJson` if
+    `parse` doesn't accept the result, e.g. because lists in texts are nested too deeply.
     """
     try:
         return parse(json.dumps(_coerced(value, schema, schema)))
@@ -135,7 +135,7 @@ def _read(text: str, types: set[str]) -> Any:
 
 
 def facets_of(schema: Any, root: Schema, value: Any) -> dict[str, Any]:
-    """What a schema says of a value, with references and combinations resolved.
+    """What a schema says about a value, with references and combinations resolved.
 
     Of `anyOf` and `oneOf`, the first branch counts that fits the value's type, its constant values
     and its required members. If none fits, only their types count.
@@ -205,7 +205,7 @@ def _resolved(reference: str, root: Schema) -> Any:
 
 
 def _fits(value: Any, facets: Schema) -> bool:
-    """Whether a branch may be the one that a value follows."""
+    """Whether a value may follow this branch."""
     types = types_of(facets)
     if (types and not _is_of(value, types)) or not _is_constant(value, facets):
         return False
@@ -218,7 +218,7 @@ def _fits(value: Any, facets: Schema) -> bool:
 
 
 def _is_constant(value: Any, facets: Any) -> bool:
-    """Whether a value is one of those that a schema lists, if it lists any."""
+    """Whether a schema lists this value, if it lists any."""
     if not isinstance(facets, dict):
         return True
     constants = [*_list(facets, "enum"), *([facets["const"]] if "const" in facets else [])]

@@ -1,4 +1,4 @@
-"""Calls in rows that break the schema of their own tools, or call a tool that isn't offered."""
+"""Calls in rows that don't match the schema of their tools, or call a tool that isn't offered."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ OPEN = ("additionalProperties", "patternProperties", "propertyNames", "unevaluat
 
 
 class Broken(NamedTuple):
-    """What is wrong with the calls of a row.
+    """A fault of the calls in a row.
 
     turn: its number, from 1; None for the row's tools themselves. reason: in words.
     """
@@ -31,10 +31,10 @@ class CallChecker:
         self._toolbox = Toolbox()
 
     def broken(self, row: Row, messages: Conversation, turns: Iterable[int]) -> list[Broken]:
-        """What is wrong with the calls in some turns of a row, the first problem of each turn.
+        """The first fault in each of some turns of a row.
 
-        turns: indices of `messages`. A tool's schema that says nothing about other arguments than
-        its own is taken to allow none, as models are told of no others.
+        turns: indices of `messages`. If a tool's schema doesn't mention further arguments, they
+        count as forbidden, because models don't know of any.
         """
         calling = [index for index in turns if messages[index].get("tool_calls")]
         if not calling:

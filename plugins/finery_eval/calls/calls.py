@@ -43,8 +43,8 @@ Tools = Mapping[str, Tool]
 class Call(NamedTuple):
     """A call.
 
-    name: empty where none can be read. arguments: None where they can't be read. problem: why the
-    call is malformed; None if it isn't.
+    name: empty if it can't be read. arguments: None if they can't be read. problem: why the call is
+    malformed; None if it isn't.
     """
 
     name: str
@@ -103,7 +103,7 @@ def _read_tool(offered: Any) -> Tool:
 
 
 def _check_references(name: str, schema: dict[str, Any]) -> None:
-    """Raise `BadTools` for a `$ref` to a part that is no schema, which no other check looks at."""
+    """Raise `BadTools` if a `$ref` refers to something that isn't a schema."""
     draft = {"$schema": schema["$schema"]} if "$schema" in schema else {}
     for reference, part in referenced(schema):
         where = f"the `parameters` of {name}: `$ref` {_cut(reference)}"
@@ -125,7 +125,7 @@ def expected_calls(message: Message, tools: Tools, *, coerce: bool) -> list[Call
 
 
 def answered_calls(answer: Completion, tools: Tools, *, coerce: bool) -> list[Call]:
-    """The calls of a model's answer, the malformed ones with what is wrong with them."""
+    """The calls in a model's answer. Malformed ones come with their problem."""
     calls = [_read(call, tools, coerce=coerce) for call in answer.tool_calls or []]
     if answer.call_error:
         text = f"{UNREADABLE}: {answer.call_error}: {answer.text.strip()}"
@@ -147,7 +147,7 @@ def _read(call: Any, tools: Tools, *, coerce: bool) -> Call:
         text = _cut(f"the arguments of {name} are {error}: {given}")
         return Call(name, None, Problem(f"arguments: {error.kind}", text))
     if not isinstance(arguments, dict):
-        kind = "the arguments are no object"
+        kind = "the arguments aren't an object"
         return Call(name, None, Problem(kind, _cut(f"{kind}: {name}({written(arguments)})")))
     if name not in tools:
         text = f"calls {name}, which isn't offered"
@@ -163,7 +163,7 @@ def _arguments(value: Any) -> Any:
 
 
 def _broken(tool: Tool, arguments: dict[str, Any]) -> Problem | None:
-    """What of the tool's schema the arguments break, or why that can't be checked."""
+    """How the arguments violate the tool's schema, or why that can't be checked."""
     unchecked = f"{tool.name}: can't be checked by its schema"
     try:
         with time_limit():

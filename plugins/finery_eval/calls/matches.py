@@ -1,4 +1,4 @@
-"""The calls of an answer held against the expected ones: which are right, what is wrong."""
+"""Compares the calls of an answer with the expected ones."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ Form = tuple[str, Normal | None]
 
 
 class Wanted(NamedTuple):
-    """What a row expects: calls, or none where no call is due. text: of the expected turn."""
+    """The expected calls of a row; none if no call is due. text: of the expected turn."""
 
     calls: list[Call]
     tools: Tools
@@ -28,7 +28,7 @@ class Wanted(NamedTuple):
 
 
 class Match:
-    """An answer's calls against the expected ones.
+    """The comparison of an answer's calls with the expected ones.
 
     text: the text of the answer. is_cut: whether it was cut off at `max_tokens`. has_thinking:
     whether the model thought before it.
@@ -57,23 +57,23 @@ class Match:
 
     @cached_property
     def expected(self) -> Counter[str]:
-        """How often each tool is expected."""
+        """Tool → how often it should be called."""
         return Counter(names_of(self.want.calls))
 
     @cached_property
     def called(self) -> Counter[str]:
-        """How often each tool is called."""
+        """Tool → how often it is called."""
         return Counter(names_of(self.calls))
 
     @cached_property
     def right(self) -> Counter[str]:
-        """How often each tool is called with the arguments of an expected call."""
+        """Tool → how often it is called with the arguments of an expected call."""
         forms = [Counter(map(self._form, calls)) for calls in (self.want.calls, self.calls)]
         return Counter(name for name, _ in (forms[0] & forms[1]).elements())
 
     @property
     def has_tools(self) -> bool:
-        """Whether the expected tools are called, each as often as expected, and no others."""
+        """Whether exactly the expected tools are called, each as often as expected."""
         return self.expected == self.called
 
     @property
@@ -98,7 +98,7 @@ class Match:
             yield name, surplus.pop(0) if surplus else TOO_FEW if self.calls else NO_CALL
 
     def verdict(self) -> Verdict:
-        """What the answer counts as; None where a metric doesn't apply."""
+        """The values of the metrics; None for a metric that doesn't apply."""
         problems = [call.problem.text for call in self.calls if call.problem]
         if self.is_empty:
             problems.append(self._why_empty)
@@ -178,7 +178,7 @@ def calls_table(model: str, matches: Sequence[Match]) -> list[dict[str, Any]]:
 
 
 def due_table(matches: Mapping[str, Sequence[Match]]) -> dict[str, Any]:
-    """How often each model calls where a call is due, and where none is."""
+    """How often each model calls a tool when a call is due, and when none is due."""
     rows: list[list[Any]] = []
     for name, of in matches.items():
         for is_due, words in ((True, "a call is due"), (False, "no call is due")):
@@ -188,7 +188,7 @@ def due_table(matches: Mapping[str, Sequence[Match]]) -> dict[str, Any]:
                 rows.append([name, words, len(calls), sum(calls), calls.count(False), share])
     columns = ["model", "row", "rows", "with a call", "without", "share with a call"]
     units: dict[str, Unit] = {columns[-1]: "share"}
-    return table("Calls where they are due", columns, rows, units=units)
+    return table("Calls when they are due", columns, rows, units=units)
 
 
 def malformed_table(calls: Mapping[str, Sequence[Call]]) -> list[dict[str, Any]]:

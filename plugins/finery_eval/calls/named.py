@@ -1,4 +1,4 @@
-"""Arguments that settings name, `tool.argument`, held against the tools that rows offer."""
+"""Checks arguments that settings name as `tool.argument` against the tools in rows."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -18,10 +18,10 @@ PATHS = 4
 
 
 class Arguments(NamedTuple):
-    """What tools take.
+    """The arguments of tools.
 
     lists: `tool.argument` → whether it may be a list. tools: names. where: the rows that were
-    looked at, if there are more of them; these may offer other tools.
+    examined, if there are more of them, because those may offer other tools.
     """
 
     lists: Mapping[str, bool]
@@ -45,7 +45,7 @@ class Arguments(NamedTuple):
                 )
 
     def _is_known(self, name: str) -> bool:
-        """Whether the rows that were looked at tell that there is no such argument."""
+        """Whether the examined rows show that there is no such argument."""
         return not self.where or any(name.startswith(f"{tool}.") for tool in self.tools)
 
     def _error(self, what: str, setting: str, fix: str | None) -> DataError:
@@ -54,7 +54,7 @@ class Arguments(NamedTuple):
 
 
 def arguments_of(tools: Iterable[Tool], where: str = "") -> Arguments:
-    """What these tools take."""
+    """The arguments of these tools."""
     lists: dict[str, bool] = {}
     names = set()
     for tool in tools:
@@ -65,9 +65,9 @@ def arguments_of(tools: Iterable[Tool], where: str = "") -> Arguments:
 
 
 def sampled_arguments(rows: Iterable[Row]) -> Arguments | None:
-    """What the tools of the first rows take; None if none of them can be read.
+    """The arguments of the tools in the first rows; None if no tool can be read.
 
-    The rows may still be the records of a file, where tools may be JSON text.
+    The rows may still be the records of a file, in which tools may be JSON text.
     """
     toolbox, tools, rest = Toolbox(), list[Tool](), iter(rows)
     is_whole = True

@@ -1,4 +1,4 @@
 """The evaluators, one step type a module.
 
-In go models and rows, out come metrics; what evaluators share is in `finery_eval.evaluator`.
+Input: models and rows. Output: metrics; what evaluators share is in `finery_eval.evaluator`.
 """

@@ -42,8 +42,8 @@ class ClassesForecast(Forecast["Classification"]):
 class Classification(BatchEvaluator, task="classification", forecast=ClassesForecast):
     """Judge models by the class in their answer: accuracy, macro-F1, per-class scores, confusion.
 
-    The expected class of a row is its `label`, else the text of its completion. With `fields`, an
-    answer consists of lines like `priority: high` (or of a JSON object, where the expected answer
+    The expected class of a row is its `label`, or else the text of its completion. With `fields`,
+    an answer consists of lines like `priority: high` (or of a JSON object, if the expected answer
     is one), and each field has a class. A `label` then counts if it maps fields to classes.
 
     Metrics, each from 0 to 1 with a 95 % interval:
@@ -231,7 +231,7 @@ def with_labels(reader: Reader, labels: tuple[tuple[str, ...], ...]) -> Reader:
 
 
 def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
-    """What each row expects. Raises `DataError` listing rows that can't be read."""
+    """The expected classes of each row. Raises `DataError` with the rows that can't be read."""
     refuse_calls(row for row in rows if row.get("label") is None)
     expected: list[Expected] = []
     failed: list[str] = []
@@ -281,7 +281,7 @@ def pairs_of(counts: Mapping[Outcome, int], column: int) -> Counter[tuple[str, s
 
 
 def verdict(reader: Reader, want: Expected, got: Reading, outcome: Outcome) -> Verdict:
-    """What an answer counts as. outcome: its (expected, predicted) classes."""
+    """The metrics of an answer. outcome: its (expected, predicted) classes."""
     values: dict[str, Any] = {
         "accuracy": all(e == g for e, g in outcome),
         "macro_f1": outcome,

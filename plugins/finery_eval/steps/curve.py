@@ -31,7 +31,7 @@ Outcome = tuple[tuple[int, ...], int]
 
 
 class Trained(NamedTuple):
-    """A model of the curve. steps, best_step: of its training, None where it isn't known."""
+    """A model of the curve. steps, best_step: of its training; None if unknown."""
 
     name: str
     rows: int
@@ -49,10 +49,10 @@ class Fitted(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """What the next doubling of the training rows adds to a share, and its 95 % interval.
+    """The gain in a share from doubling the training rows once more, with its 95 % interval.
 
-    expected: the share with twice the rows of the largest training. line: from the smallest
-    training to there.
+    expected: the share with twice the rows of the largest training. line: the fitted curve from the
+    smallest training to there.
     """
 
     a_doubling: float
@@ -62,7 +62,7 @@ class Growth(NamedTuple):
 
     @property
     def is_shown(self) -> bool:
-        """Whether the score is shown to grow."""
+        """Whether the score significantly grows."""
         return self.interval[0] > 0
 
 
@@ -71,9 +71,9 @@ def growth(
 ) -> Growth | None:
     """The growth of a share with the logarithm of the rows, by logistic regression.
 
-    hits: of each model, whether each answer counts. The interval is a bootstrap over test rows or
+    hits: for each model, whether each answer counts. The interval is a bootstrap over test rows or
     groups, each with the answers of all models, see `stats.interval_of`. It covers the choice of
-    test rows, not that of training rows or the seed. None where a row doesn't count for all models.
+    test rows, but not of training rows or the seed. None if a row doesn't count for all models.
     """
     if any(hit is None for of in hits for hit in of):
         return None
@@ -132,7 +132,7 @@ def logistic(x: Sequence[float], right: Sequence[int], answers: int) -> tuple[fl
             rise = _likelihood(x, counts, n, *after) - before
             if rise > -ENOUGH * n:
                 break
-            scale /= 2  # a whole step can go too far
+            scale /= 2  # a full step can go too far
         line, before = after, before + rise
         if rise < ENOUGH * n:
             break
@@ -252,12 +252,13 @@ class Curve(Judge, engines=True):
 
     The models are trainings that differ only in the number of their rows, e.g. on a quarter, half
     and all of them (`data.sample`), under one seed. The evaluator in `each` judges them. The result
-    has the scores by rows, and for each metric that is a share what twice the rows would add: by a
-    logistic regression on the logarithm of the rows, with a 95 % bootstrap interval over the test
-    rows. It says in words whether more rows, more epochs or a larger model would help most.
+    has the scores by rows and, for each metric that is a share, an estimate of what twice the rows
+    would add: from a logistic regression on the logarithm of the rows, with a 95 % bootstrap
+    interval over the test rows. It says whether more rows, more epochs or a larger model would help
+    most.
 
-    The interval covers the choice of test rows. It doesn't cover the choice of training rows and
-    the seed, so a curve of three trainings shows a trend, no law.
+    The interval covers the choice of test rows, but not the choice of training rows and the seed,
+    so a curve of three trainings only shows a trend.
 
     Raises DataError for models whose number of training rows isn't known, or is the same.
     """
@@ -345,7 +346,7 @@ class Curve(Judge, engines=True):
 
 
 def trained_of(model: Model) -> Trained:
-    """What is known of a model's training. Raises `DataError` where its rows aren't counted."""
+    """The facts of a model's training. Raises `DataError` if its rows weren't counted."""
     rows = model.meta.get(ROWS)
     if not isinstance(rows, int):
         raise DataError(

@@ -24,7 +24,7 @@ from finery_eval.turns import Turn, turns_of, unjudged_turns
 from finery_eval.verdicts import Answers, Verdicts
 
 OF_ROWS = ("whole", "first_turn", "last_turn")
-"""Metrics of whole conversations."""
+"""Metrics of complete conversations."""
 OF_COMPARISONS = "sign flips of rows, exact"
 """The test of the comparisons."""
 
@@ -32,30 +32,31 @@ OF_COMPARISONS = "sign flips of rows, exact"
 class Dialog(Judge, engines=True):
     """Judge models by every turn of a conversation, with the evaluator of your choice.
 
-    Each assistant turn of a row is a question of its own: the turns before it are the prompt, the
-    turn itself is the expected answer, and the evaluator in `each` judges the model's. Of rows with
-    a prompt and a completion, the turns of the completion are judged. Turns with `weight: 0` aren't
-    judged. A `label` is what the last turn must say.
+    Each assistant turn of a row is a separate question: the turns before it are the prompt, the
+    turn itself is the expected answer, and the evaluator in `each` judges the model's answer. In
+    rows with a prompt and a completion, the turns of the completion are judged. Turns with
+    `weight: 0` aren't judged. A `label` is the expected content of the last turn.
 
-    - With `history: given`, the turns before are those of the row. This tells how good the model is
-      at each turn, whatever it did before.
-    - With `history: own`, the model's own answers take their place, and only the turns of users and
-      tools are the row's. This tells how errors add up. If the model calls other tools than the
-      row, or calls one where the row doesn't, the answers of tools and users no longer fit: its
-      turn counts as it is, but the row's turn takes its place in the history. The table of turns
-      says how often.
+    - With `history: given`, the earlier turns are those of the row. This measures the model at each
+      turn, regardless of its earlier answers.
+    - With `history: own`, the model's own answers replace those of the row, and only the turns of
+      users and tools come from it. This measures how errors add up. If the model calls other tools
+      than the row, or calls one when the row doesn't, the turns of tools and users no longer fit:
+      the model's turn is judged, but the row's turn replaces it in the history. The table of turns
+      shows how often.
 
     Metrics, each from 0 to 1 with a 95 % interval:
     - those of `each`, over all turns of all rows.
     - `whole`: rows in which every judged turn is right.
-    - `first_turn`, `last_turn`: rows of which the first or the last judged turn is right.
+    - `first_turn`, `last_turn`: rows whose first or last judged turn is right.
 
     A table has the scores of each turn: the first judged turn of all rows, the second, and so on.
     Wrong answers have the same number, and that of the message in the row: `turn 2 (message 4)`.
-    Another table says which assistant turns aren't judged, and how many rows have no other.
+    Another table lists the assistant turns that aren't judged, and how many rows only have such
+    turns.
 
     The turns of a row aren't independent of each other. So intervals over all turns are percentile
-    bootstraps over rows, with 2,000 resamples and a fixed seed (Efron & Tibshirani 1993); a share
+    bootstraps over rows, with 2,000 resamples and a fixed seed (Efron & Tibshirani 1993). A share
     that is the same in all rows, such as 0 or 1, has the Wilson interval of as many answers as
     there are rows. If no row has more than one turn, they are the intervals of `each`. Each further
     model is compared with the first by the difference over all turns, with its bootstrap interval
@@ -243,7 +244,7 @@ class OfTurn(NamedTuple):
 
 
 def scores_of_turn(judged: Verdicts, turns: Sequence[Turn], number: int) -> OfTurn:
-    """The scores of the first judged turns of all rows, of the second ones, and so on."""
+    """The scores of the first judged turn of all rows, of the second one, and so on."""
     places = [i for i, turn in enumerate(turns) if turn.number == number]
     return OfTurn(len(places), scores_of(list(judged.judged), judged.measures(None, places)))
 
@@ -273,7 +274,7 @@ def turn_table(
 
 
 def replaced_table(replaced: dict[str, int], turns: int) -> list[dict[str, Any]]:
-    """How many turns of each model the row's own turn stood in for, if there are any."""
+    """For each model, the number of turns that the row's own turn replaced; empty if none."""
     if not any(replaced.values()):
         return []
     columns = ["model", "turns", "replaced by the row's"]

@@ -1,4 +1,4 @@
-"""`eval.exact`: is the whole answer the expected one?"""
+"""`eval.exact`: does the answer equal the expected one?"""
 
 from collections.abc import Callable, Sequence
 
@@ -11,10 +11,10 @@ from finery_eval.verdicts import Answers, Verdict, Verdicts
 
 
 class Exact(Evaluator, task="extraction"):
-    """Judge models by exact match: the share of rows where the whole answer is the expected one.
+    """Judge models by exact match: the share of answers that equal the expected one.
 
     An answer is right if its text equals the row's completion. White space at the ends of both
-    is ignored, and `extract`, where it matches, is applied to both.
+    is ignored, and `extract` is applied to both if it matches.
     `accuracy` comes with its 95 % Wilson score interval (Wilson 1927). Each further model is
     compared with the first on the same rows: exact McNemar test (McNemar 1947) and Newcombe's
     interval for the paired difference (Newcombe 1998, method 10).
@@ -40,5 +40,5 @@ class Exact(Evaluator, task="extraction"):
         return self.text(extracted(answer_text(row), self.extract))
 
     def text(self, text: str) -> str:
-        """What is left of an answer, with `extract` applied, as it is compared."""
+        """The part of an answer that is compared, after `extract`."""
         return text.strip().casefold() if self.ignore_case else text.strip()

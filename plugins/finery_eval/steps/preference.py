@@ -107,7 +107,7 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
         return some(rows)
 
     def _score(self, model: Any, rows: Sequence[Row], job: Job) -> list[Verdict]:
-        """How likely a model finds both answers of each row."""
+        """The log-probabilities that a model assigns to both answers of each row."""
         from finery_transformers.scoring import likelihoods
 
         answered = []

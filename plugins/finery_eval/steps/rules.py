@@ -19,7 +19,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
 _WORD = re.compile(r"\w")
 
 OWN = "(the rows' own answers)"
-"""What the table calls them."""
+"""Their names in the table."""
 Kept = dict[str, bool]
 """Rule → whether an answer keeps it."""
 
@@ -41,13 +41,15 @@ class Rule(Settings):
     )
     starts_with: str | None = setting(None, min_length=1, help="Text that the answer begins with.")
     ends_with: str | None = setting(None, min_length=1, help="Text that the answer ends with.")
-    min_words: int | None = setting(None, ge=1, help="Fewest words, separated by white space.")
-    max_words: int | None = setting(None, ge=1, help="Most words.")
+    min_words: int | None = setting(
+        None, ge=1, help="Minimum number of words, separated by white space."
+    )
+    max_words: int | None = setting(None, ge=1, help="Maximum number of words.")
     max_sentences: int | None = setting(
         None,
         ge=1,
-        help="Most sentences. A sentence ends at . ! ? or … before white space, or at the end of "
-        "its line.",
+        help="Maximum number of sentences. A sentence ends at . ! ? or … before white space, or at "
+        "the end of its line.",
     )
 
     def patterns(self) -> dict[str, str]:
@@ -56,7 +58,7 @@ class Rule(Settings):
         return {name: pattern for name, pattern in patterns.items() if pattern is not None}
 
     def keeps(self, text: str, *, ignore_case: bool = False) -> bool:
-        """Whether an answer, without white space around it, keeps the rule."""
+        """Whether an answer, without surrounding white space, satisfies the rule."""
         return self._found(text, re.IGNORECASE if ignore_case else 0) and self._measures(text)
 
     def _found(self, text: str, flags: int) -> bool:
@@ -138,12 +140,12 @@ class Rules(BatchEvaluator, task="style"):
         return judged
 
     def verdict(self, kept: Kept) -> Verdict:
-        """What an answer counts as, and the rules it breaks."""
+        """The metrics of an answer, and the rules that it violates."""
         broken = [name for name, fine in kept.items() if not fine]
         return Verdict({"accuracy": not broken, **kept}, {"broken": broken})
 
     def kept(self, answer: str) -> Kept:
-        """Which rules an answer keeps."""
+        """Rule → whether an answer satisfies it."""
         text = extracted(answer, self.extract).strip()
         rules = self.rules.items()
         return {name: rule.keeps(text, ignore_case=self.ignore_case) for name, rule in rules}
@@ -198,7 +200,7 @@ def check_rule(name: str, rule: Rule) -> None:
 
 
 def sentences(text: str) -> int:
-    """How many sentences a text has; `e.g.` and the like count as ends too."""
+    """The number of sentences in a text. Abbreviations such as `e.g.` count as ends, too."""
     return sum(bool(_WORD.search(part)) for part in _SENTENCE_END.split(text))
 
 
@@ -217,7 +219,7 @@ def rules_table(
         for measure in (measures[rule], owns[rule]):
             for name in measure.values:
                 if (score := measure.score(name)) is None:
-                    continue  # no row has an answer of its own
+                    continue  # rows don't have answers of different lengths
                 is_compared = name != base and name in measures[rule].values
                 between = measure.difference(base, name) if is_compared else None
                 p_value = None if between is None else between.p_value

@@ -19,7 +19,7 @@ class _Repeat(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """One candidate, or the repeats of one. interval: of the score, 95 %, where there is one."""
+    """A candidate, or one of its repeats. interval: 95 % interval of the score, if there is one."""
 
     name: str
     scores: Sequence[float]
@@ -43,20 +43,20 @@ class _Candidate(NamedTuple):
         return [_Repeat(*each) for each in zip(names, self.scores, strict=True)]
 
     def best(self, sign: int) -> _Repeat:
-        """The repeat with the best score; of equally good ones the first. sign: -1 for lowest."""
+        """The repeat with the best score; the first of equally good ones. sign: -1 for lowest."""
         return max(self.each, key=lambda each: sign * each.score)
 
 
 class Select(Step, seeded=False, sections=("evaluate",)):
     """Choose the best of several evaluations of one model, by one metric.
 
-    A recipe with `matrix: {select: …}` adds this step by itself. Of equally good candidates, the
-    first is chosen. Of a candidate that is repeated under several seeds, the repeat with the best
-    score is chosen, on the same rows; the scores that are compared are means. The result has every
-    candidate's score with its interval, and how far the chosen one is ahead of the next: for a
-    share of the same rows the paired interval (Newcombe 1998, method 10; bootstrap over groups if
-    rows belong together), for other metrics the paired bootstrap, over repeats under the same seeds
-    Student's interval of the differences.
+    `matrix: {select: …}` adds this step to a recipe automatically. Of equally good candidates, the
+    first is chosen. Candidates that are repeated under several seeds are compared by their means,
+    and the repeat with the best score on the same rows is chosen. The result has every candidate's
+    score with its interval, and the lead of the chosen one over the next: for a share of the same
+    rows with the paired interval (Newcombe 1998, method 10; bootstrap over groups if rows belong
+    together), for other metrics with the paired bootstrap, and over repeats under the same seeds
+    with Student's interval of the differences.
     """
 
     candidates: list[Metrics] = takes(
@@ -129,7 +129,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         return metrics
 
     def _is_unbounded(self) -> bool:
-        """Whether the metric is no share."""
+        """Whether the metric isn't a share."""
         reports = (metrics.report() for metrics in self.candidates)
         return any(self.metric in of["details"].get("unbounded", ()) for of in reports)
 
@@ -161,7 +161,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         return _Candidate(name, scores, interval, metrics)
 
     def _margin(self, first: _Candidate, second: _Candidate) -> dict[str, Any]:
-        """How far the best is ahead of the next, with a 95 % interval where there is a method."""
+        """The lead of the best over the next, with a 95 % interval if a method exists."""
         margin = {"over": second.name, "difference": first.score - second.score, "interval": None}
         if len(first.scores) == len(second.scores) > 1:
             pairs = zip(first.scores, second.scores, strict=True)
@@ -171,7 +171,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         return margin
 
     def _paired(self, first: _Candidate, second: _Candidate) -> list[float] | None:
-        """The interval of the difference on the same rows; None where that isn't known."""
+        """The interval of the difference on the same rows; None if unknown."""
         sides = [each.metrics[0] for each in (second, first)]
         pairs = paired(*([line for line in metrics.predictions() if line["model"] == self.model]
                          for metrics in sides))  # fmt: skip

@@ -19,7 +19,7 @@ from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 
 DIGITS = 12
-"""Significant digits of a fraction that are compared: the order of a sum changes the last ones."""
+"""Compared digits of a fraction. The order of a sum changes the last digits."""
 
 _FENCE = re.compile(r"```(?:\w*sql\w*\b)?(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 _TOKEN = re.compile(
@@ -52,7 +52,7 @@ class Sql(BatchEvaluator, task="complex"):
     - `exact`: answers equal to the expected query, ignoring case, spaces and comments.
     - `valid`: answers that are a single query and run.
 
-    Queries are untrusted: they can read the tables and nothing else. A query that writes, takes
+    Queries are untrusted: they can only read the tables. A query that writes, takes
     longer than `timeout`, returns more than 100,000 rows, or depends on random numbers or today's
     date is wrong. `predictions.jsonl` has the error of each wrong answer.
 
@@ -68,8 +68,8 @@ class Sql(BatchEvaluator, task="complex"):
     )
     ordered: Literal["auto", "always", "never"] = setting(
         "auto",
-        help="Whether the order of the rows counts. auto: only where the expected query has its "
-        "own ORDER BY.",
+        help="Whether the order of the rows counts. auto: only if the expected query has an ORDER "
+        "BY outside parentheses.",
     )
     timeout: float = setting(5.0, gt=0, help="Longest run time of a query, in seconds.")
     max_tokens: int = setting(
@@ -96,7 +96,7 @@ class Sql(BatchEvaluator, task="complex"):
         return judged
 
     def expectations(self, job: Job, rows: Sequence[Row], database: Database) -> list[Wanted]:
-        """What each row expects. Raises `DataError` listing rows with a failing query."""
+        """The expected result of each row. Raises `DataError` with the rows whose query fails."""
         queries = [self.text(answer_text(row)) for row in rows]
         refuse_empty(rows, queries)
         expectations: list[Wanted] = []
@@ -118,7 +118,7 @@ class Sql(BatchEvaluator, task="complex"):
         return expectations
 
     def counts_order(self, sql: str) -> bool:
-        """Whether the order of the rows that a query finds is part of what is expected."""
+        """Whether the order of a query's result is part of the expectation."""
         return self.ordered == "always" or (self.ordered == "auto" and has_order(sql))
 
     def text(self, answer: str) -> str:
@@ -128,7 +128,7 @@ class Sql(BatchEvaluator, task="complex"):
         return (fenced[1] if fenced else text).strip()
 
     def verdict(self, wanted: Wanted, answer: str, database: Database) -> Verdict:
-        """What an answer counts as."""
+        """The metrics of an answer."""
         sql = self.text(answer)
         error, valid = None, True
         try:
@@ -143,7 +143,7 @@ class Sql(BatchEvaluator, task="complex"):
         return Verdict(values, {"expected": wanted.sql, "prediction": sql, "error": error})
 
     def difference(self, wanted: Wanted, result: Result) -> str | None:
-        """How a result differs from the expected one; None if it doesn't."""
+        """The difference between a result and the expected one; None if they are equal."""
         actual, expected = self.compared(result), self.compared(wanted.result)
         if actual and expected and len(actual[0]) != len(expected[0]):
             return f"{len(actual[0])} columns, expected {len(expected[0])}"
@@ -169,7 +169,7 @@ class Sql(BatchEvaluator, task="complex"):
 
 
 def finds_nothing(result: Result) -> bool:
-    """Whether there is no row, or none with a value, such as the sum of no rows."""
+    """Whether a result has no rows, or only empty values, such as the sum of no rows."""
     return all(value is None for row in result for value in row)
 
 

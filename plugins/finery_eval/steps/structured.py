@@ -1,4 +1,4 @@
-"""`eval.json`: is the answer the expected JSON object, and which of its fields are right?"""
+"""`eval.json`: checks answers against an expected JSON object, as a whole and field by field."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -34,40 +34,40 @@ from finery_eval.verdicts import Answers, Verdict, Verdicts
 
 RESERVED = ("accuracy", "field_score", "valid_json", "valid")
 MOST_COLUMNS = 8
-"""Fields that a table of scores still has room for."""
+"""Maximum number of fields that get a column in the table of scores."""
 MANY_FIELDS = 20
-NO_OBJECT = Problem("JSON that is no object", "JSON that is no object")
+NO_OBJECT = Problem("JSON that isn't an object", "JSON that isn't an object")
 PROBLEMS_SHOWN = 5
 
 Outcome = tuple[int, int, tuple[Count, ...]]
-"""The number of fields; a row's right ones, of those that hold one value; its counts in lists."""
+"""Number of fields, number of right fields with a single value, and the counts of list fields."""
 
 
 class Fields(msgspec.Struct, frozen=True):
-    """What is judged: the name and the path of each field, and which of them hold lists."""
+    """The judged fields. paths: by name. lists: the names of fields that hold lists."""
 
     paths: dict[str, Path]
     lists: frozenset[str]
-    named: bool  # named in the recipe: then nothing else counts
+    named: bool  # in the recipe, so that other fields don't count
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """An answer as read: its JSON value (`UNREADABLE`: there is none), and what is wrong."""
+    """A parsed answer: its JSON value, or `UNREADABLE`, and what is wrong with it."""
 
     value: Any
     problem: Problem | None
 
 
 class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
-    r"""Judge models by the JSON object they answer: whole, field by field, and by a JSON Schema.
+    r"""Judge JSON answers: the complete object, each field, and validity under a JSON Schema.
 
-    A row's completion is the expected object. An answer must be JSON and nothing else, but may be
-    in a code fence. `extract` finds it in a longer text, e.g. `'(?s)(\{.*\})'`. Duplicate keys, NaN
-    and Infinity, numbers beyond a double and more than 64 levels of nesting don't count as JSON.
-    The order of keys doesn't matter, 3 equals 3.0, and a missing field isn't null.
+    A row's completion is the expected object. An answer must consist of JSON only, optionally in a
+    code fence; `extract` finds it in a longer text, e.g. `'(?s)(\{.*\})'`. Duplicate keys, NaN and
+    Infinity, numbers beyond a double and more than 64 levels of nesting don't count as JSON. The
+    order of keys doesn't matter, 3 equals 3.0, and a missing field differs from null.
 
     Metrics, each from 0 to 1 with a 95 % interval:
-    - `accuracy`: rows with the expected object; with `fields`, rows where all of these are right.
+    - `accuracy`: rows with the expected object, or, with `fields`, rows where all these are right.
     - `field_score`: the mean of the fields' scores.
     - `<field>`, e.g. `customer.city`: rows where this field is right, or missing as expected. For
       a field with lists, the F1 over the elements of all rows (van Rijsbergen 1979); an answer
@@ -75,10 +75,10 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     - `valid_json`: answers that are JSON.
     - `valid`: answers that match the schema; only with `schema`.
 
-    Intervals: Wilson score (Wilson 1927) for shares; for F1 and `field_score` the percentile
-    bootstrap over rows with 2,000 resamples and a fixed seed (Efron & Tibshirani 1993). Each
-    further model is compared with the first on the same rows: exact McNemar test (McNemar 1947),
-    Newcombe's paired difference (1998, method 10).
+    Intervals are Wilson scores (Wilson 1927) for shares. For F1 and `field_score` they come from a
+    percentile bootstrap over rows with 2,000 resamples and a fixed seed (Efron & Tibshirani 1993).
+    Each further model is compared with the first on the same rows, by the exact McNemar test
+    (McNemar 1947) and Newcombe's paired difference (1998, method 10).
 
     Raises DataError for rows with an expected answer that isn't a JSON object or breaks the schema,
     and for a file that isn't a JSON Schema; UsageError for settings that can't work.
@@ -86,18 +86,17 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
 
     schema: OneFile | None = setting(
         None,
-        help="A JSON Schema file that every answer should fit. Its references must stay in the "
-        "file, and `format` isn't checked: use `pattern`.",
+        help="JSON Schema file for the answers. References to other files aren't supported, and "
+        "`format` isn't checked; use `pattern` instead.",
     )
     fields: list[str] = setting(
         [],
-        help="Fields to judge, by dotted path; the rest of the object then doesn't count. Default: "
-        "all that the rows expect, down to what is no object. Only fields named here can be in "
-        "`require`.",
+        help="Fields to judge, by dotted path; the rest of the object then doesn't count. By "
+        "default, all fields in the expected objects. Only fields named here can be in `require`.",
         examples=[["customer.city", "total"]],
     )
     tolerance: float = setting(
-        0.0, ge=0.0, help="Largest difference at which a number still counts as right."
+        0.0, ge=0.0, help="Largest difference at which a number counts as right."
     )
     lists: Literal["unordered", "ordered"] = setting(
         "unordered", help="Whether the order of a list's elements counts."
@@ -110,7 +109,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
 
     def metric_names(self) -> list[str]:
-        """The metrics of each model, the headline first; without `fields`, those known by now."""
+        """The metrics, the headline first. Without `fields`, those of the fields aren't known."""
         named = [metric_of(field) for field in self.fields]
         return ["accuracy", "field_score", *named, "valid_json", *self._valid()]
 
@@ -122,7 +121,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         return {key for value in values if isinstance(value, dict) for key in value}
 
     def more_metrics(self) -> str:
-        """How a field becomes a metric that `require` knows."""
+        """A hint on how to make a field available to `require`."""
         return "" if self.fields else "a field must also be named in `fields`"
 
     def check(self) -> None:
@@ -130,7 +129,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         for field in self.fields:
             if not all(field.split(".")) or self.fields.count(field) > 1:
                 raise UsageError(
-                    f"{field!r} can't be a field, or is listed twice",
+                    f"{field!r} isn't the path of a field, or is listed twice",
                     where="fields",
                     fix="list each field once, by the keys that lead to it: customer.city",
                 )
@@ -141,7 +140,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         self.answer_schema()
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
-        """Read the schema, the expected objects, and which fields are judged."""
+        """Read the schema and the expected objects, and find out which fields to judge."""
         schema = self.answer_schema()
         expected = self.expectations(rows, schema)
         fields = fields_of(self.fields, expected)
@@ -150,11 +149,11 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         return partial(self.judged, schema, expected, fields)
 
     def answer_schema(self) -> AnswerSchema | None:
-        """The schema, if one is given."""
+        """The schema, or None if the recipe gives none."""
         return None if self.schema is None else AnswerSchema(self.schema.path)
 
     def expectations(self, rows: Sequence[Row], schema: AnswerSchema | None) -> list[Any]:
-        """The object that each row expects; `DataError` naming the rows that have none."""
+        """The expected object of each row. `DataError` with the rows that have no valid one."""
         refuse_calls(rows)
         readings = [self.read(answer_text(row), schema) for row in rows]
         refuse(
@@ -178,7 +177,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         return [read.value for read in readings]
 
     def read(self, text: str, schema: AnswerSchema | None) -> Reading:
-        """What a text says, and what is wrong with it."""
+        """Parse an answer and check it."""
         try:
             value = parse(extracted(text, self.extract))
         except NotJson as error:
@@ -189,7 +188,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         return Reading(value, None if isinstance(value, dict) else NO_OBJECT)
 
     def comparison(self) -> Comparison:
-        """When two values are the same."""
+        """The settings of this step that decide whether two values are equal."""
         return Comparison(
             tolerance=self.tolerance,
             ignore_case=self.ignore_case,
@@ -203,7 +202,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         fields: Fields,
         answers: Answers,
     ) -> Verdicts:
-        """Read the objects in the answers and compare them with the expected ones."""
+        """Parse the answers and compare them with the expected objects."""
         readings = {
             name: [self.read(answer.text, schema) for answer in completions]
             for name, completions in answers.items()
@@ -218,15 +217,15 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
             answers,
             {
                 name: [
-                    self.verdict(same, fields, *of)
-                    for of in zip(expected, read, counts[name], strict=True)
+                    self.verdict(same, fields, *row)
+                    for row in zip(expected, read, counts[name], strict=True)
                 ]
                 for name, read in readings.items()
             },
             [
                 answers_table(answers, invalid),
                 majority_table(values_of(fields, expected), "value"),
-                *(field_table(name, fields, of) for name, of in counts.items()),
+                *(field_table(name, fields, by_row) for name, by_row in counts.items()),
                 *problem_tables(readings),
             ],
             metrics=["accuracy", "field_score", *named, "valid_json", *self._valid()],
@@ -242,7 +241,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         reading: Reading,
         counts: tuple[Count, ...],
     ) -> Verdict:
-        """What an answer counts as, and where it differs from what is expected."""
+        """The metrics of an answer, and where it differs from the expected object."""
         readable = reading.value is not UNREADABLE
         differences = dict(differing(same, fields, expected, reading.value))
         whole = fields.named or same.equal(expected, reading.value)
@@ -251,8 +250,8 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
             "field_score": outcome_of(fields, counts),
             "valid_json": readable,
         }
-        for name, of in zip(fields.paths, counts, strict=True):
-            values[metric_of(name)] = of if name in fields.lists else bool(of.hits)
+        for name, count in zip(fields.paths, counts, strict=True):
+            values[metric_of(name)] = count if name in fields.lists else bool(count.hits)
         if self.schema is not None:
             values["valid"] = reading.problem is None
         return Verdict(
@@ -270,21 +269,21 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
 
 
 def metric_of(field: str) -> str:
-    """The metric of a field: its name, with `field.` before it where that is taken."""
+    """The metric of a field: its name, prefixed with `field.` if the name is reserved."""
     return f"field.{field}" if field in RESERVED or not field else field
 
 
 def fields_of(names: Sequence[str], expected: Sequence[Any]) -> Fields:
-    """The fields named, or all leaves; `DataError` for one that no row expects."""
-    known = {".".join(path): path for value in expected for path, _ in nodes(value)}
+    """The named fields, or all leaves. `DataError` for a field that no row expects."""
+    present = {".".join(path): path for value in expected for path, _ in nodes(value)}
     for name in names:
-        if name not in known:
+        if name not in present:
             raise DataError(
                 f"no expected answer has a field '{name}'",
                 where="fields",
-                fix=did_you_mean(name, known),
+                fix=did_you_mean(name, present),
             )
-    leaf_paths = [known[name] for name in names] if names else leaves(expected)
+    leaf_paths = [present[name] for name in names] if names else leaves(expected)
     paths = {".".join(path): path for path in leaf_paths}
     if len({metric_of(name) for name in paths}) < len(leaf_paths) or not leaf_paths:
         raise DataError(
@@ -300,7 +299,7 @@ def fields_of(names: Sequence[str], expected: Sequence[Any]) -> Fields:
 def counts_of(
     same: Comparison, fields: Fields, expected: Sequence[Any], readings: Sequence[Reading]
 ) -> list[tuple[Count, ...]]:
-    """How each row does in each field."""
+    """For each row, the count of each field."""
     return [
         tuple(
             same.count(lookup(want, path), lookup(got.value, path), as_list=name in fields.lists)
@@ -313,9 +312,9 @@ def counts_of(
 def differing(
     same: Comparison, fields: Fields, expected: Any, answered: Any
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(field, its two values) where they differ; a value that is missing is left out."""
+    """(field, its two values) for fields that differ. Missing values are omitted."""
     paths = dict(fields.paths)
-    if not fields.named and isinstance(answered, dict):  # what the recipe doesn't name
+    if not fields.named and isinstance(answered, dict):  # then unexpected fields count, too
         paths |= {".".join(p): p for p in leaves([answered]) if lookup(expected, p) is MISSING}
     for name, path in paths.items():
         want, got = lookup(expected, path), lookup(answered, path)
@@ -328,7 +327,7 @@ def differing(
 
 
 def outcome_of(fields: Fields, counts: tuple[Count, ...]) -> Outcome:
-    """What of a row the scores need; few different ones, so that the bootstrap is fast."""
+    """What `field_score` needs of a row. Few outcomes differ, which makes the bootstrap fast."""
     named = list(zip(fields.paths, counts, strict=True))
     right = sum(count.hits for name, count in named if name not in fields.lists)
     return len(named), right, tuple(count for name, count in named if name in fields.lists)
@@ -340,18 +339,21 @@ def field_score(outcomes: Mapping[Outcome, int]) -> float:
         return 0.0
     fields, _, lists = next(iter(outcomes))
     rows = sum(outcomes.values())
-    right = sum(n * of for (_, of, _), n in outcomes.items())
+    right = sum(n * singles for (_, singles, _), n in outcomes.items())
     f1s = [
-        f1_of(total((of[i], n) for (_, _, of), n in outcomes.items())) for i in range(len(lists))
+        f1_of(total((counts[i], n) for (_, _, counts), n in outcomes.items()))
+        for i in range(len(lists))
     ]
     return (right / rows + sum(f1s)) / fields
 
 
 def total(counts: Iterable[tuple[tuple[int, int, int], int]]) -> Count:
-    """The sum of counts, each of which occurs so often."""
+    """The sum of (count, how often it occurs)."""
     hits = answered = expected = 0
-    for one, n in counts:
-        hits, answered, expected = hits + n * one[0], answered + n * one[1], expected + n * one[2]
+    for count, n in counts:
+        hits += n * count[0]
+        answered += n * count[1]
+        expected += n * count[2]
     return Count(hits, answered, expected)
 
 
@@ -361,7 +363,7 @@ def elements_f1(counts: Mapping[tuple[int, int, int], int]) -> float:
 
 
 def f1_of(count: Count) -> float:
-    """2 · hits / (answered + expected); 1 where nothing is expected and nothing answered."""
+    """2 · hits / (answered + expected), or 1 if nothing is expected and nothing was answered."""
     items = count.answered + count.expected
     return 2 * count.hits / items if items else 1.0
 
@@ -372,16 +374,16 @@ def values_of(fields: Fields, expected: Sequence[Any]) -> dict[str, list[str]]:
 
 
 def field_table(model: str, fields: Fields, counts: Sequence[tuple[Count, ...]]) -> dict[str, Any]:
-    """Every field's score; precision, recall and how many elements there are, if it holds lists."""
+    """The score of every field, with precision, recall and the number of elements for lists."""
     rows: list[list[Any]] = []
     for i, name in enumerate(fields.paths):
-        of = total((row[i], 1) for row in counts)
+        count = total((row[i], 1) for row in counts)
         if name in fields.lists:
-            precision = of.hits / of.answered if of.answered else None
-            recall = of.hits / of.expected if of.expected else None
-            rows.append([name, f1_of(of), precision, recall, of.answered, of.expected])
+            precision = count.hits / count.answered if count.answered else None
+            recall = count.hits / count.expected if count.expected else None
+            rows.append([name, f1_of(count), precision, recall, count.answered, count.expected])
         else:
-            rows.append([name, f1_of(of), None, None, None, None])
+            rows.append([name, f1_of(count), None, None, None, None])
     scores = ["score", "precision", "recall"]
     units: dict[str, Unit] = dict.fromkeys(scores, "share")
     columns = ["field", *scores, "elements answered", "elements expected"]
@@ -390,7 +392,7 @@ def field_table(model: str, fields: Fields, counts: Sequence[tuple[Count, ...]])
 
 
 def problem_tables(readings: Mapping[str, Sequence[Reading]]) -> list[dict[str, Any]]:
-    """What is wrong with each model's answers, the most frequent first; none if nothing is."""
+    """A table of each model's most frequent problems; no table if there are none."""
     rows = [
         [name, kind, n]
         for name, read in readings.items()

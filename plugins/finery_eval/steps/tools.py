@@ -36,18 +36,18 @@ METRICS = ("accuracy", "tool", "arguments", "no_call", "valid")
 class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     """Judge models by the tools that they call: the right ones, with the right arguments.
 
-    Each row offers `tools` and ends with an assistant turn: its tool calls are the expected ones,
-    and if it has none, no call is due. The text of a turn isn't judged. In a conversation, the last
+    Each row offers `tools` and ends with an assistant turn. Its tool calls are the expected ones;
+    if it has none, no call is due. The text of a turn isn't judged. In a conversation, the last
     assistant turn is judged; `eval.dialog` judges every turn.
 
     Metrics, each from 0 to 1 with a 95 % interval:
-    - `accuracy`: of all rows, those with all of the turn right: the expected calls with the
-      expected arguments and no other call, or no call where none is due.
-    - `tool`: of the rows where a call is due, those that call the expected tools, each as often as
-      expected, whatever the arguments.
-    - `arguments`: of the rows that count for `tool`, those where all arguments are right.
-    - `no_call`: of the rows where no call is due, those without a call, malformed ones included,
-      but with a text. So an answer that was cut off while the model was thinking is wrong.
+    - `accuracy`: of all rows, those whose turn is right: the expected calls with the expected
+      arguments and no other call, or no call if none is due.
+    - `tool`: of the rows in which a call is due, those that call the expected tools, each as often
+      as expected, with any arguments.
+    - `arguments`: of the rows that count for `tool`, those in which all arguments are right.
+    - `no_call`: of the rows in which no call is due, those with a text and without a call, even a
+      malformed one. So an answer that was cut off while the model was thinking is wrong.
     - `valid`: of the answers with calls, those without a malformed one. A call is malformed if it
       can't be read, names a tool that isn't offered, or breaks the JSON Schema of its tool. It is
       never right. A call whose check takes more than 10 s of CPU time is malformed too.
@@ -60,26 +60,28 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     - numbers by value (3 is 3.0), texts exactly, and never a number with a text, see `coerce`;
     - objects without the order of their keys, lists in order, unless the schema has `uniqueItems`
       or `unordered` names them;
-    - an argument that isn't given has the default of its schema; one without a default isn't null;
-    - dates, units and numbers inside of texts aren't interpreted.
+    - a missing argument has the default of its schema; if there is no default, it differs from
+      null;
+    - dates, units and numbers inside texts aren't interpreted.
 
-    With `execute`, rows are tasks in several steps. The turns after the last one of the user are
-    expected, and may hold calls and answers of tools. The model is asked, its calls are executed by
-    your functions, and it is asked again with their results, until it answers without a call. A row
-    is right if that happens within `max_steps`, and if the state of the functions is then the same
-    as after the calls of the row, or the answer is the same, see `expect`. The metrics are then:
+    With `execute`, rows are tasks in several steps. The turns after the user's last turn are the
+    expectation, and may include calls and the answers of tools. The model is prompted, your
+    functions execute its calls, and it is prompted again with the results, until it answers without
+    a call. A row is right if that happens within `max_steps`, and if the functions are then in the
+    same state as after the calls of the row, or the answer is the same, see `expect`. The metrics
+    are then:
     - `accuracy`: of all rows, those that are right.
     - `state`, `answer`: of all rows, those with that part right, if `expect` names it.
-    - `finished`: of all rows, those that end with a turn without calls within `max_steps`, which
+    - `finished`: of all rows, those that end within `max_steps` with a turn that has no calls and
       isn't cut off.
     - `no_call`, `valid`: as above, over all calls of a row.
 
-    The functions run in a process of their own, which the step starts: with your rights, without a
-    sandbox, one call at a time. Each row has a state of its own, also for each model; to verify
-    this, the calls of each row are executed twice. A call that is malformed isn't executed. It, an
+    The functions run in a separate process that the step starts, with your rights, without a
+    sandbox, one call at a time. The state is separate for each row and model; to verify this, the
+    calls of each row are executed twice. A malformed call isn't executed. Such a call, an
     exception, a result that can't be written as JSON, and a call that takes longer than `seconds`
-    are answered with `{"error": …}`; what can't be read as a call, with that in a turn of the user.
-    A call that takes too long is stopped and has no effect.
+    are answered with `{"error": …}`. If the call can't even be parsed, a turn of the user contains
+    the error. A call that takes too long is stopped and has no effect.
 
     Intervals: Wilson score (Wilson 1927). Each further model is compared with the first on the same
     rows: exact McNemar test (McNemar 1947), Newcombe's paired difference (1998, method 10).
@@ -103,7 +105,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     )
     coerce: bool = setting(
         False,
-        help='Read "3" as 3 where the schema asks for a number, and likewise truth values, lists '
+        help='Read "3" as 3 if the schema asks for a number, and likewise truth values, lists '
         "and objects in texts, as some servers do before they run a call.",
     )
     ignore_case: bool = setting(
@@ -147,7 +149,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         super().check()
 
     def check_nested(self) -> None:
-        """Raise `UsageError` for `execute`, which has models answer by itself."""
+        """Raise `UsageError` for `execute`, for which models answer in another way."""
         if self.execute is not None:
             raise UsageError(
                 "`execute` can't be used inside another step: it judges what a whole row does",
@@ -225,7 +227,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         return tasks
 
     def expect(self) -> Expect:
-        """What must be as expected after executed calls."""
+        """What must match after the calls were executed."""
         assert self.execute is not None
         return Expect(frozenset(self.execute.expect), self.text)
 
@@ -265,11 +267,11 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         return [Unjudged(what, sum(map(bool, turns)), sum(turns))] if any(turns) else []
 
     def expectations(self, rows: Sequence[Row]) -> list[Wanted]:
-        """What each row expects. Raises `DataError` listing rows and turns without it."""
+        """The expected calls of each row. Raises `DataError` with rows and turns that have none."""
         return self.readable(rows, partial(self.expected, toolbox=Toolbox()))
 
     def readable(self, rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
-        """What `read` returns of each row. Raises `DataError` listing those it can't read."""
+        """The result of `read` for each row. Raises `DataError` with those that it can't read."""
         results: list[T] = []
         failed: list[str] = []
         for row in rows:
@@ -286,7 +288,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         return results
 
     def expected(self, row: Row, toolbox: Toolbox) -> Wanted:
-        """What a row expects. Raises `BadTools`."""
+        """The expectation of a row. Raises `BadTools`."""
         tools, completion = toolbox.of(row), split_turns(row)[1]
         if not completion:
             raise BadTools("there is no assistant turn to expect")
@@ -345,7 +347,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         )
 
     def match(self, want: Wanted, answer: Completion) -> Match:
-        """Hold an answer's calls against the expected ones."""
+        """Compare an answer's calls with the expected ones."""
         calls = answered_calls(answer, want.tools, coerce=self.coerce)
         return Match(
             want,

@@ -1,5 +1,5 @@
-"""Tasks in several steps: calls of models are executed by the functions of a recipe.
+"""Tasks in several steps: a recipe's functions execute the calls of models.
 
-In go rows and the functions, out come the states and answers in which models end, held against
-those of the rows. The functions run in a process of their own, `function_host`.
+Input: rows and functions. Output: the final states and answers of models, compared with those of
+the rows. The functions run in a separate process, `function_host`.
 """

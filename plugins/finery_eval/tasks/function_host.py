@@ -1,6 +1,6 @@
-"""Runs the functions of a recipe. A program, which `functions` starts in a process of its own.
+"""Runs the functions of a recipe. A program, which `functions` starts as a separate process.
 
-JSON lines come in and go out, one answer a line. The first line names the factory. It is called
+It reads JSON lines and answers each with a line. The first line names the factory, which is called
 once for each session, with a row, and returns an object whose methods are the row's tools. What
 the functions print goes to standard error. A process that a function forks ends with that call.
 Each answer lists the files that were opened for it, so that the step can see undeclared ones.
@@ -23,7 +23,7 @@ from finery import load_source
 _encode, _decode = msgspec.json.encode, msgspec.json.decode
 """Held here, since a function may patch the package."""
 WATCH_SECONDS = 1.0
-"""How often to look whether the process that gives the orders still exists."""
+"""How often to check whether the controlling process still exists."""
 MOST_FILES = 10_000
 """Most opened files that are listed."""
 

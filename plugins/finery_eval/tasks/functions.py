@@ -1,4 +1,4 @@
-"""`execute:` the functions that calls are executed against, run in a process of their own."""
+"""`execute:` the functions that execute the calls, and the process that runs them."""
 
 import ast
 import importlib
@@ -26,22 +26,22 @@ class Execute(Settings):
 
     file: OneFile | None = setting(
         None,
-        help="The Python file with the factory. It can import modules beside it; their code and "
-        "its own are part of the key. Without a file, name the factory with its module.",
+        help="The Python file with the factory. It can import neighbouring modules, whose code is "
+        "also part of the key. Without a file, name the factory with its module.",
     )
     factory: str = setting(
-        help="A class or function that takes a row and returns an object in its first state. Its "
-        "methods have the names of the tools. The state is what its method `snapshot` returns, "
-        "without one its public attributes, as JSON.",
+        help="A class or function that takes a row and returns an object in its initial state. Its "
+        "methods have the names of the tools. The state is the result of its method `snapshot`, or "
+        "else its public attributes, as JSON.",
         examples=["Shop", "my_package.shop:Shop"],
     )
     expect: list[Literal["state", "answer"]] = setting(
         ["state"],
         min_length=1,
-        help="What must be as after the calls of the row. state: the state of the object. answer: "
-        "the text of the last turn, of which `extract` can select a part.",
+        help="What must be the same as after the row's own calls. state: the state of the object. "
+        "answer: the text of the last turn, of which `extract` can select a part.",
     )
-    max_steps: int = setting(8, ge=1, help="Most turns of a model for one row.")
+    max_steps: int = setting(8, ge=1, help="Maximum number of a model's turns for one row.")
     seconds: float = setting(5.0, gt=0, help="Time limit of a call, in seconds.")
 
     def check(self) -> None:
@@ -55,7 +55,7 @@ class Execute(Settings):
             )
 
     def check_files(self) -> None:
-        """Raise `UsageError` for a file that isn't Python, or has no such factory."""
+        """Raise `UsageError` for a file that isn't Python, or that has no such factory."""
         if self.file is None:
             self.key_code()
             return
@@ -111,7 +111,7 @@ def _names_in(tree: ast.Module) -> set[str] | None:
 
 
 class Stopped(Exception):
-    """The process with the functions was stopped, or ended by itself; the message says why."""
+    """The process with the functions was stopped or ended. The message has the reason."""
 
 
 class Functions:
@@ -214,7 +214,7 @@ class Functions:
 
 
 class Session:
-    """The functions in a state of their own. Use `Functions.session`."""
+    """An instance of the functions with its own state. Use `Functions.session`."""
 
     def __init__(self, functions: Functions, number: int, row: Row, tools: list[str]) -> None:
         self._functions = functions

@@ -29,10 +29,10 @@ from finery_eval.turns import assistant_turn, tool_turns
 
 
 class Task(NamedTuple):
-    """What a row asks for.
+    """The task of a row.
 
-    prompt: up to and with the last turn of the user. before: the calls in it, which are executed
-    first. calls, answer: what follows in the row. state: after these calls, as JSON.
+    prompt: up to the last turn of the user. before: the calls in the prompt, which are executed
+    first. calls, answer: the rest of the row. state: after these calls, as JSON.
     """
 
     row: Row
@@ -46,7 +46,7 @@ class Task(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """How many calls of a row end in an error."""
+    """The number of a row's calls that end in an error."""
 
     before: int
     expected: int
@@ -57,7 +57,7 @@ def task_of(
 ) -> Task:
     """The task of a row, whose calls are executed. Raises `BadTools` for one that isn't a task.
 
-    by_state: whether the state alone says what is right.
+    by_state: whether only the state decides what is right.
     """
     tools = toolbox.of(row)
     prompt, reference = split_task(row)
@@ -73,7 +73,7 @@ def task_of(
 
 
 class _Effect(NamedTuple):
-    """What the calls of a row do. start, state: before and after the expected ones, as JSON."""
+    """The effect of a row's calls. start, state: before and after the expected ones, as JSON."""
 
     start: str
     state: str
@@ -90,10 +90,11 @@ def _executed(session: Session, before: Sequence[Call], after: Sequence[Call]) -
 def _effect(
     row: Row, begin: Callable[[], Session], before: Sequence[Call], after: Sequence[Call]
 ) -> _Effect:
-    """What the calls of a row do. begin: a session in its first state.
+    """The effect of a row's calls. begin: starts a session in the initial state.
 
-    Raises `StepError` if a second session changes the first one, or if the calls do something else
-    there: rows and models would be judged by what others did, or by random numbers.
+    Raises `StepError` if a second session changes the first one, or if the calls have another
+    effect there. Otherwise other sessions or random numbers would decide how rows and models are
+    judged.
     """
     session, other = begin(), begin()
     effect = _executed(session, before, after)
@@ -116,7 +117,7 @@ def _effect(
 
 
 def split_task(row: Row) -> tuple[Conversation, Conversation]:
-    """(prompt, the turns that are expected after it). Raises `BadTools` without such turns."""
+    """(prompt, the expected turns after it). Raises `BadTools` if there are none."""
     if "messages" in row:
         turns = row["messages"]
         users = [number for number, turn in enumerate(turns, 1) if turn["role"] == "user"]
@@ -182,7 +183,7 @@ class Play:
         self.errors += sum(is_error for _, is_error in results)
         called = len(answer.tool_calls or [])
         self.conversation += [turn, *tool_turns(turn, [text for text, _ in results[:called]])]
-        # What can't be read as a call has no id that an answer of a tool could refer to.
+        # A call that can't be parsed has no id that a tool's answer could refer to.
         self.conversation += [{"role": "user", "content": text} for text, _ in results[called:]]
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""What a model's work on a task counts as."""
+"""The values of metrics for a model's work on a task."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ DIFFERENCES = 5
 
 
 class Expect(msgspec.Struct, frozen=True):
-    """What must be as expected: `state`, `answer` or both. normal: an answer as it is compared."""
+    """What must match: `state`, `answer` or both. normal: normalises an answer for comparison."""
 
     parts: frozenset[str]
     normal: Callable[[str], str]
@@ -30,7 +30,7 @@ class Expect(msgspec.Struct, frozen=True):
         return ["accuracy", *parts, "finished", "no_call", "valid"]
 
     def verdict(self, play: Play) -> Verdict:
-        """What the work on a task counts as; None where a metric doesn't apply."""
+        """The values of the metrics; None for a metric that doesn't apply."""
         task, problems = play.task, [c.problem.text for c in play.calls if c.problem]
         values = {
             "accuracy": self._is_right(play),
@@ -98,7 +98,7 @@ def differences(expected: Any, actual: Any, path: str = "state") -> Iterator[tup
 
 
 def steps_table(plays: Mapping[str, Sequence[Play]], most: int) -> dict[str, Any]:
-    """How many turns and calls each model needs, and how often it gets an error."""
+    """How many turns and calls each model needs, and how many errors it gets."""
     columns = [
         "model",
         "turns a row",

@@ -1,4 +1,4 @@
-"""What evaluations look like: scores side by side, tables, confusion, wrong answers.
+"""The display of evaluations: scores side by side, tables, confusion, wrong answers.
 
-`Metrics` come in, whatever step type made them; tables of the terminal and JSON values go out.
+Input: `Metrics` of any step type. Output: tables for the terminal and JSON values.
 """

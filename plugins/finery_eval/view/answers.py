@@ -45,17 +45,17 @@ def _text_of(facts: Mapping[str, Any]) -> str:
 
 
 PLACE = ("turn", "message", "context")
-"""Facts that tell several answers to one row apart."""
+"""Facts that distinguish several answers to one row."""
 
 
 def turn_of(facts: Mapping[str, Any]) -> str:
-    """The turn of a conversation that an answer is for, and where it is in the row."""
+    """The turn of a conversation that an answer belongs to, and its position in the row."""
     message = f" (message {facts['message']})" if "message" in facts else ""
     return f"turn {facts['turn']}{message}"
 
 
 def context_of(facts: Mapping[str, Any]) -> str:
-    """With which of several contexts a question was asked; empty where there is only one."""
+    """Which of several contexts a question had; empty if there is only one."""
     return f"context: {facts['context']}" if "context" in facts else ""
 
 

@@ -1,4 +1,4 @@
-"""Which classes a model confuses: the matrix where it fits, and the most frequent pairs."""
+"""The classes that a model confuses: a matrix if it fits, and the most frequent pairs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,7 +51,7 @@ def print_confusion(
 
 
 def pairs_of(data: Mapping[str, Any]) -> list[Pair]:
-    """The confused pairs, the most frequent first, equally frequent ones in order of labels."""
+    """The confused pairs, the most frequent first; ties in the order of labels."""
     labels = data["labels"]
     pairs = [
         Pair(labels[i], labels[j], rows)
@@ -63,7 +63,7 @@ def pairs_of(data: Mapping[str, Any]) -> list[Pair]:
 
 
 def _fitting(console: "Console", model: str, field: str, data: Mapping[str, Any]) -> "Table | None":
-    """The widest matrix that fits the terminal, None where none does."""
+    """The widest matrix that fits the terminal; None if none does."""
     unlimited = console.options.update(max_width=WIDEST)
     for numbered in (False, True):
         table = _matrix(model, field, data, numbered=numbered)

@@ -1,4 +1,4 @@
-"""What differs between two evaluations by the same step: scores, and answers that flipped."""
+"""The differences between two evaluations by the same step: scores, and changed answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ NARROW = 100
 
 
 def difference_of(before: Metrics, after: Metrics) -> dict[str, Any]:
-    """What differs, as JSON values; every flipped answer is there."""
+    """The differences as JSON values, with every changed answer."""
     reports = before.report(), after.report()
     answers = by_model(before.predictions()), by_model(after.predictions())
     shared = [model for model in reports[1]["scores"] if model in reports[0]["scores"]]
@@ -72,8 +72,8 @@ def _of_model(
 def _test(pairs: Pairs, metric: str, report: Report) -> dict[str, Any] | None:
     """The difference of a metric on the paired rows, with interval and p-value.
 
-    None where the predictions don't have its values. gained, lost: answers that count only for the
-    second or only for the first; None where the metric isn't yes or no.
+    None if the predictions don't have its values. gained, lost: answers that count only for the
+    second or only for the first; None if the metric isn't yes or no.
     """
     measure = measure_between(pairs.pairs, metric, report)
     between = measure.difference("first", "second") if measure is not None else None
@@ -168,7 +168,7 @@ def _test_cells(facts: Mapping[str, Any], *, is_wide: bool) -> Iterator[str]:
 
 
 def _remarks(models: Mapping[str, Any]) -> Iterator[str]:
-    """What to know about the rows behind the tests; once where it is the same for all models."""
+    """Remarks on the rows behind the tests; one remark if it applies to all models."""
     texts: dict[str, list[str]] = {}
     for model, of in models.items():
         for text in _remark(of):

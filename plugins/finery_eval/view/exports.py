@@ -93,7 +93,7 @@ def _notes(exports: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def baseline_remarks(report: Report) -> Iterator[Remark]:
-    """A warning for each baseline that the best other model doesn't beat, and where it loses."""
+    """A warning for each baseline that the best other model doesn't beat, with the metrics."""
     baselines = report["details"].get("baselines", [])
     others = [name for name in report["scores"] if name not in baselines]
     if not others:

@@ -14,9 +14,9 @@ ACROSS = "training rows"
 
 
 class Learned(NamedTuple):
-    """What a plot shows, in percent. scores: (rows, score, low, high) of each training.
+    """The data of a plot, in percent. scores: (rows, score, low, high) of each training.
 
-    line: the same of the fitted curve.
+    line: the fitted curve, in the same form.
     """
 
     metric: str
@@ -25,7 +25,7 @@ class Learned(NamedTuple):
 
 
 def learned(report: Report) -> Learned | None:
-    """What there is to draw of the headline metric; None of any other evaluation."""
+    """The plot of the headline metric; None for other evaluations."""
     curve = report["details"].get("curve", {})
     metric = next(iter(headline(report)), "")
     line = curve.get("growth", {}).get(metric, {}).get("line")

@@ -41,14 +41,14 @@ MARKS = {True: ("✓ right", "green"), False: ("✗ wrong", "red")}
 
 
 class MetricsView(View):
-    """How evaluations look."""
+    """The view of evaluations."""
 
     def brief(self, manifest: Manifest) -> str:
-        """How many rows the models were judged on."""
+        """The number of rows that the models were judged on."""
         return counted(manifest.meta["rows"], "row")
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
-        """What `metrics.json` holds, and the measured speeds of files."""
+        """The content of `metrics.json`, and the measured speeds of files."""
         metrics = _metrics_of(output)
         return {"metrics": metrics.report(), **metrics.runtime}
 
@@ -158,7 +158,7 @@ class MetricsView(View):
 
 
 def own_remarks(report: Mapping[str, Any]) -> Iterator[Remark]:
-    """What the evaluator itself remarks, see `finery_eval.tables.remark`."""
+    """Remarks of the evaluator, see `finery_eval.tables.remark`."""
     remarks = report["details"].get("remarks", ())
     return (
         Remark(**{name: one[name] for name in Remark._fields if name in one}) for one in remarks
@@ -192,10 +192,10 @@ def _cut(thinking: str) -> str:
 
 
 def best_model(report: Mapping[str, Any]) -> str:
-    """The model with the best headline score; of equally good ones the last.
+    """The model with the best headline score; the last of equally good ones.
 
-    A cheap baseline only where nothing else is judged. A reference that an evaluator adds by itself
-    (`details["references"]`), such as the model before it was served, never.
+    A cheap baseline only counts if nothing else is judged. A reference that an evaluator adds
+    (`details["references"]`), such as the model before it was served, never counts.
     """
     metric, *_ = headline(report)
     scores: Mapping[str, Mapping[str, float]] = report["scores"]

@@ -25,7 +25,7 @@ LEAST, GAP = 16, 3
 WIDEST = 10_000
 """A terminal width that any table fits in."""
 Report = Mapping[str, Any]
-"""What `metrics.json` holds, see `finery.Metrics`."""
+"""The content of `metrics.json`, see `finery.Metrics`."""
 SMALLEST_P = 0.001
 """Smaller p-values are shown as `< 0.001`."""
 
@@ -48,7 +48,7 @@ def headline(report: Report) -> list[str]:
 
 
 def own_words(report: Report) -> Iterator[str]:
-    """What the evaluator itself says of its result, sentence by sentence."""
+    """Statements of the evaluator about its result, sentence by sentence."""
     details = report["details"]
     yield from details.get("words", ())
     yield from details.get("curve", {}).get("words", ())
@@ -80,7 +80,7 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
 
 
 def print_interval_note(console: "Console", reports: Mapping[str, Report]) -> None:
-    """Print what the intervals cover, where there are any."""
+    """Print what the intervals account for, if there are any."""
     with_intervals = [report for report in reports.values() if report["intervals"]]
     what = "the choice of test rows only, not the seed of a training"
     for text in dict.fromkeys(r["details"].get("intervals_cover", what) for r in with_intervals):
@@ -99,7 +99,7 @@ def _cells(report: Report, model: str, metrics: Sequence[str]) -> list[str]:
 
 
 def score_text(report: Report, metric: str, value: float) -> str:
-    """A score in percent, or as a number if its metric is no share."""
+    """A score in percent, or as a number if its metric isn't a share."""
     return f"{value:.4g}" if _is_unbounded(report, metric) else percent(value)
 
 
@@ -265,7 +265,7 @@ def plain(text: str) -> "Text":
 
 
 def cell_text(value: Any, unit: str | None) -> str:
-    """A cell as text. unit: what its numbers are, None where they are plain."""
+    """A cell as text. unit: of its numbers; None for plain ones."""
     if value is None:
         return "–"
     if isinstance(value, int | float) and unit:

@@ -1,4 +1,4 @@
-"""The wrong answers of a model, each with its whole row and the training rows nearest to it."""
+"""The wrong answers of a model, each with its complete row and the nearest training rows."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,9 +23,9 @@ def wrong_records(
 ) -> Iterator[dict[str, Any]]:
     """A record for each wrong answer of a model, in the order of the rows.
 
-    Each has the row's `id`, its whole `prompt` as messages, what is `expected` and `answered`, what
-    is `wrong` about it, and the `nearest` training rows with their cosine. What isn't built or
-    isn't known is left out.
+    Each has the row's `id`, its complete `prompt` as messages, the `expected` and `answered`
+    values, what is `wrong`, and the `nearest` training rows with their cosine. Unknown values, and
+    those that aren't built, are omitted.
     """
     rows = {row["id"]: row for row in _rows_of(context.graph, step, context)}
     trained = list(islice(_training_rows(context.graph, model, context), MOST_READ))
@@ -57,7 +57,7 @@ def _record(
 
 
 def _as_read(facts: Mapping[str, Any]) -> Iterator[str]:
-    """How an answer without parts was read, next to what was expected."""
+    """How an answer without parts was read, next to the expected one."""
     if "prediction" in facts and "expected" in facts:
         read = facts["prediction"]
         what = "as nothing that could be expected" if read is None else f"as {_quoted(read)}"
@@ -94,7 +94,7 @@ def _rows_of(graph: Graph, step: str, context: PageContext) -> Iterable[Row]:
 
 
 def _training_rows(graph: Graph, model: str, context: PageContext) -> Iterable[Row]:
-    """What a model, or one that it derives from, learned from."""
+    """The rows that a model, or one that it derives from, was trained on."""
     stack, seen = [model.partition(".")[0]], set[str]()
     while stack:
         step = stack.pop(0)

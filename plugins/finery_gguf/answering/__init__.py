@@ -1,5 +1,5 @@
-"""How rows are answered at the same time.
+"""Answering several rows at the same time.
 
-In go the prompts of rows, as they come; out come raw answers, as they end: from llama.cpp's library
-in this process (`slots`), or from a llama.cpp server (`remote`).
+Input: the prompts of rows, one by one. Output: raw answers, in the order in which they finish. They
+come from llama.cpp's library in this process (`slots`) or from a llama.cpp server (`remote`).
 """

@@ -1,6 +1,7 @@
 """What answers, the library or a server, and how many rows at once.
 
-The server is a fact in the key. The library's answers don't depend on the number of rows at once.
+Loaded by name: the server's build is in the key as a fact, and the library's answers don't depend
+on the number of rows.
 """
 
 import os
@@ -10,21 +11,21 @@ from finery import UsageError, outside_key
 from finery_gguf.programs import SERVER, server_build, user_program
 
 ENGINE = "FINERY_GGUF_ENGINE"
-"""`library` or `server`. By default, the server answers if the user has a llama.cpp."""
+"""`library` or `server`. The default is the server if the user has installed llama.cpp."""
 SLOTS = "FINERY_GGUF_SLOTS"
-"""Rows that are answered at once."""
+"""Number of rows that are answered at once."""
 LIBRARY, REMOTE = "library", "server"
 MOST_SLOTS, DEFAULT_SLOTS = 64, 16
 
 
 @outside_key
 def server() -> str | None:
-    """The llama.cpp server that answers, e.g. `llama-server 6123 (0ce8cd1)`; None: the library."""
+    """The server's build, e.g. `llama-server 6123 (0ce8cd1)`; None if the library answers."""
     chosen = os.environ.get(ENGINE, "")
     if chosen not in ("", LIBRARY, REMOTE):
         raise UsageError(
             f"{ENGINE} must be `{LIBRARY}` or `{REMOTE}`, but is {chosen!r}",
-            fix=f"unset it: then llama-server answers if {SERVER} is installed",
+            fix=f"unset it to use {SERVER} if it is installed, and else the library",
         )
     if chosen == REMOTE or (not chosen and user_program(SERVER) is not None):
         return server_build()
@@ -33,7 +34,7 @@ def server() -> str | None:
 
 @outside_key
 def rows_at_once() -> int:
-    """How many rows are answered at once, if the model leaves room for their caches."""
+    """The maximum number of rows at once; the memory for their caches may allow fewer."""
     chosen = os.environ.get(SLOTS, "")
     if not chosen:
         return DEFAULT_SLOTS

@@ -1,4 +1,4 @@
-"""Rows answered at the same time by a llama.cpp server, the user's own or that of the wheel."""
+"""Answers rows in parallel with a llama.cpp server: the user's own or the one from the wheel."""
 
 import http.client
 import json
@@ -22,10 +22,13 @@ _LAST_LINES = 5
 
 
 class RemoteSlots:
-    """A server with a model, started for the first row and again for one that needs more room."""
+    """A server with a model. Starts with the first row, and restarts if a row needs more context.
+
+    most: maximum number of rows at once. build: name and version of the server, for errors.
+    special: whether answers include the text of control tokens.
+    """
 
     def __init__(self, gguf: Gguf, most: int, build: str, *, special: bool) -> None:
-        """most: rows at once. build: which llama.cpp. special: with the text of control tokens."""
         self._gguf = gguf
         self.most = most
         self._special = special
@@ -42,11 +45,11 @@ class RemoteSlots:
         return len(self._connections)
 
     def has_room(self, size: int) -> bool:
-        """Whether a row of this size can begin now."""
+        """Whether a row that needs a context of `size` tokens can begin now."""
         return self.active < (self.most if size <= self._size else 1)
 
     def begin(self, number: int, row: Row) -> list[tuple[int, Raw]]:
-        """Send a row to the server; returns no answer."""
+        """Send a row to the server. Always returns an empty list: answers come from `step`."""
         if row.size > self._size:
             self._restart(max(row.size, SMALLEST_CONTEXT))
         place = urlsplit(self._server.address)
@@ -56,7 +59,7 @@ class RemoteSlots:
         return []
 
     def step(self) -> list[tuple[int, Raw]]:
-        """Wait for the next answers. `StepError` if the server fails."""
+        """Wait for the next answer. `StepError` if the server fails."""
         number, row, answer = self._landed.get()
         self._connections.pop(number).close()
         if isinstance(answer, Exception):
@@ -72,12 +75,12 @@ class RemoteSlots:
         self._landed = SimpleQueue()
 
     def close(self) -> None:
-        """End the server."""
+        """Stop the server."""
         self._size = 0
         self._running.close()
 
     def _restart(self, size: int) -> None:
-        """Start the server anew, with `size` tokens for each row; no row is being answered."""
+        """Restart the server with `size` tokens for each row. No row may be in progress."""
         self._running.close()
         self._server = self._running.enter_context(
             _started(self._gguf.path, slots=self.most, context=size)
@@ -85,7 +88,7 @@ class RemoteSlots:
         self._size = size
 
     def _ask(self, connection: http.client.HTTPConnection, number: int, row: Row) -> None:
-        """Runs in a thread of its own, as long as the row is being answered."""
+        """Send the request and queue its answer. Runs in a separate thread for each row."""
         landed = self._landed
         try:
             headers = {"Content-Type": "application/json"}
@@ -128,7 +131,7 @@ def _started(path: Path, *, slots: int, context: int) -> "AbstractContextManager
 
 
 def _request(row: Row) -> dict[str, Any]:
-    """The request, with llama.cpp's own samplers switched off except those that are asked for."""
+    """The body of the request. Of llama.cpp's samplers, it only enables temperature and top-p."""
     sampling = row.sampling
     return {
         "prompt": row.tokens, "n_predict": sampling.max_tokens, "return_tokens": True,

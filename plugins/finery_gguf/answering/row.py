@@ -10,7 +10,10 @@ from finery import Sampling
 
 
 class Row(NamedTuple):
-    """A row to answer. prefix: its first tokens that other rows may share. size: of its context."""
+    """A row to answer.
+
+    prefix: the number of leading tokens that other rows may share. size: tokens of its context.
+    """
 
     tokens: list[int]
     prefix: int
@@ -21,8 +24,8 @@ class Row(NamedTuple):
 class Raw(NamedTuple):
     """An answer as the model generated it.
 
-    tokens: without the one that ends the turn. evaluated: the number of tokens with it.
-    is_finished: whether it ended before the limit of tokens.
+    tokens: without the token that ends the turn. evaluated: their number, including that token.
+    is_finished: whether the answer ended before it reached the token limit.
     """
 
     text: str
@@ -32,12 +35,12 @@ class Raw(NamedTuple):
 
 
 def seed_of(row: Row) -> int:
-    """A seed for this row: rows with the same `sampling.seed` draw different numbers."""
+    """A seed from `sampling.seed` and the prompt, so that rows don't draw the same numbers."""
     digest = blake3(msgspec.json.encode([row.sampling.seed, row.tokens])).digest(4)
     return int.from_bytes(digest, "little")
 
 
 def cut(text: str, stop: Sequence[str]) -> str | None:
-    """The text before the first stop string; None if there is none."""
-    positions = [at for s in stop if (at := text.find(s)) >= 0]
+    """The text before the first stop string; None if it contains none."""
+    positions = [at for string in stop if (at := text.find(string)) >= 0]
     return text[: min(positions)] if positions else None

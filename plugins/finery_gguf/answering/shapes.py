@@ -1,8 +1,8 @@
-"""How many rows must be evaluated at once, so that a row's logits don't depend on the others.
+"""Finds batch sizes at which a row's logits don't depend on the other rows.
 
-llama.cpp multiplies one vector by another kernel than several, and k-quants in tiles of rows, which
-add in another order. On an AVX2 CPU, q8_0 gives the same bits for any number of rows, f16 and bf16
-for two and more, and q4_k_m for multiples of eight.
+llama.cpp uses different kernels for one vector and for several, and multiplies k-quants in tiles of
+rows, which sum in a different order. On an AVX2 CPU, q8_0 gives the same bits for any number of
+rows, f16 and bf16 for two or more, and q4_k_m for multiples of eight.
 """
 
 from typing import TYPE_CHECKING
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from finery_gguf.pace import Pace
 
 ROWS = 16
-"""The most rows at once, which fewer ones are compared with."""
+"""The largest batch, with which smaller ones are compared."""
 _COUNTS = (1, 2, 3, 4, 6, 8, 12)
-_READ = 8  # tokens of a row before those that are compared
+_READ = 8  # tokens of a row before the one whose logits are compared
 _SIZE = 256
 
 
 def multiple_of(gguf: Gguf, pace: "Pace") -> int:
-    """The smallest number in whose multiples rows give the same logits, bit by bit.
+    """The smallest number such that batches of its multiples give bit-identical logits.
 
-    Measured with this model on this machine: 52 tokens of 16 rows with random tokens.
+    Measured with this model on this machine, with rows of arbitrary tokens.
     """
     context = Context(gguf, _SIZE, ROWS, pace)
     starts = [[_token(gguf, row, i) for i in range(_READ)] for row in range(ROWS)]
@@ -32,7 +32,7 @@ def multiple_of(gguf: Gguf, pace: "Pace") -> int:
 
 
 def _logits(context: Context, starts: list[list[int]], count: int, gguf: Gguf) -> list[bytes]:
-    """The logits of the first `count` rows after one more token, evaluated at once."""
+    """The logits of the first `count` rows after one more token, evaluated as one batch."""
     for row, tokens in enumerate(starts[:count]):
         context.read(row, tokens, len(tokens) - 1)
     context.advance([_token(gguf, row, _READ) for row in range(count)])
@@ -40,5 +40,5 @@ def _logits(context: Context, starts: list[list[int]], count: int, gguf: Gguf) -
 
 
 def _token(gguf: Gguf, row: int, place: int) -> int:
-    """Some token of the vocabulary, the same every time."""
+    """An arbitrary but reproducible token of the vocabulary."""
     return (row * 7919 + place * 104729 + 17) % gguf.n_vocab

@@ -1,4 +1,4 @@
-"""Rows answered at the same time by llama.cpp's library: one token of each in every step."""
+"""Answers rows in parallel with llama.cpp's library: each step adds one token to every row."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from finery_gguf.pace import Pace
 
 MEMORY = 2**30
-"""Bytes for the rows of one size. More rows of a larger model would take too much memory."""
+"""Memory for the rows of one size, in bytes. It limits the number of rows of a large model."""
 
 
 class Slots:
-    """A model with room for a number of rows, in contexts by the size that rows need.
+    """A model with one context for each row size, which holds several rows.
 
-    A row's context has the same size whatever else is answered, since some models scale positions
-    by it.
+    The size of a row's context doesn't depend on the other rows, because some models scale
+    positions by it. most: maximum number of rows at once. multiple: of rows in a batch, see
+    `shapes`. special: whether answers include the text of control tokens.
     """
 
     def __init__(
         self, gguf: Gguf, most: int, multiple: int, pace: "Pace", *, special: bool
     ) -> None:
-        """most: rows at once. multiple: see `shapes`. special: with the text of control tokens."""
         self.most = min(most, ROWS)
         self._gguf = gguf
         self._multiple = multiple
@@ -39,12 +39,12 @@ class Slots:
         return sum(map(len, self._active.values()))
 
     def has_room(self, size: int) -> bool:
-        """Whether a row of this size can begin now."""
+        """Whether a row that needs a context of `size` tokens can begin now."""
         active = self._active.get(size, {})
         return self.active < self.most and len(active) < self._rows(size)
 
     def begin(self, number: int, row: Row) -> list[tuple[int, Raw]]:
-        """Read a row's prompt and its first token; returns its answer if that ends it."""
+        """Evaluate a row's prompt and sample the first token; the answer, if that token ends it."""
         context = self._context(row.size)
         active = self._active.setdefault(row.size, {})
         place = next(p for p in range(context.rows) if p not in active)
@@ -53,7 +53,7 @@ class Slots:
         return self._sampled(row.size, [place], first=-1)
 
     def step(self) -> list[tuple[int, Raw]]:
-        """One more token for every row; returns (number, answer) of those that it ends."""
+        """Add one token to every row. Returns (number, answer) of the rows that end with it."""
         ended = []
         for size, active in self._active.items():
             if active:
@@ -64,7 +64,7 @@ class Slots:
         return ended
 
     def _close_ranks(self, size: int) -> None:
-        """Move the last rows into the places of ended ones: llama.cpp evaluates neighbours."""
+        """Move the last rows to the places of ended ones, since a batch must have no gaps."""
         active = self._active[size]
         for place in range(len(active)):
             if place not in active:
@@ -73,11 +73,11 @@ class Slots:
                 active[place] = active.pop(last)
 
     def clear(self) -> None:
-        """Forget the rows that are being answered."""
+        """Drop the rows that are being answered."""
         self._active.clear()
 
     def _sampled(self, size: int, places: list[int], *, first: int) -> list[tuple[int, Raw]]:
-        """Sample the rows at `places`, which were evaluated last, from the output `first` on."""
+        """Sample a token for the rows at `places`; their outputs begin with number `first`."""
         active, ended = self._active[size], []
         for output, place in enumerate(places, first):
             row = active[place]
@@ -88,9 +88,9 @@ class Slots:
         return ended
 
     def _rows(self, size: int) -> int:
-        """How many rows of a size are evaluated at once; one for a model that has no room for more.
+        """How many rows of a size are evaluated at once; at least one, whatever the memory.
 
-        Whether it is one depends on the model and the size alone.
+        Whether memory allows only one depends on nothing but the model and the size.
         """
         room = MEMORY // (size * max(self._gguf.cache_bytes, 1)) // self._multiple
         return max(1, min(-(-self.most // self._multiple), room) * self._multiple)
@@ -118,11 +118,15 @@ class _Answering:
         self._sampling = row.sampling
         self._gguf = gguf
         self._special = special
-        greedy = row.sampling.temperature == 0
-        self.sampler = None if greedy else _sampler(row)
+        sampling = row.sampling
+        self.sampler = (
+            Sampler(sampling.temperature, sampling.top_p, seed_of(row))
+            if sampling.temperature
+            else None  # greedy
+        )
 
     def take(self, token: int) -> Raw | None:
-        """Add a token; the answer, if it is the last one."""
+        """Add a token. Returns the answer if the token ends it."""
         if self._gguf.ends_generation(token):
             return Raw(self._text(), self.tokens, len(self.tokens) + 1, True)
         self.tokens.append(token)
@@ -136,7 +140,3 @@ class _Answering:
 
     def _text(self) -> str:
         return self._gguf.decode(self.tokens, special=self._special)
-
-
-def _sampler(row: Row) -> Sampler:
-    return Sampler(row.sampling.temperature, row.sampling.top_p, seed_of(row))

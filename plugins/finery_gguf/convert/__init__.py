@@ -1,5 +1,5 @@
-"""A Hugging Face folder into a GGUF, by llama.cpp's converter.
+"""Conversion of a Hugging Face folder to GGUF with llama.cpp's converter.
 
-Input: a saved model, which `folder` completes with what the converter reads and transformers no
-longer saves. Output: the file that `converter` makes of it.
+Input: a saved model. `folder` adds what the converter reads but transformers no longer saves.
+Output: the GGUF file that `converter` writes.
 """

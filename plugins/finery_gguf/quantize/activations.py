@@ -40,8 +40,8 @@ _BY_EXPERT = "MUL_MAT_ID"
 _PRODUCTS = ("MUL_MAT", _BY_EXPERT)
 _FLOAT = 0  # GGML_TYPE_F32
 _LAYERS = "blk."
-"""How the weights of layers begin. Embeddings and the output layer are quantised without a matrix,
-as by llama.cpp's own llama-imatrix."""
+"""Prefixes of the weights of layers. Embeddings and the output layer are quantised without a
+matrix, as by llama.cpp's llama-imatrix."""
 
 Receive = Callable[[str, int, "numpy.ndarray[Any, Any]", "numpy.ndarray[Any, Any] | None"], None]
 """Takes a weight's name, its number of matrices, the activations as (sequences, matrices, tokens,
@@ -66,7 +66,7 @@ class Watcher:
         )
 
     def _node(self, pointer: Any, asked: bool, _: Any) -> bool:
-        """Whether a node's inputs are wanted, and then whether to go on."""
+        """First call: whether a node's inputs are wanted. Second call: whether to continue."""
         try:
             node = self._ffi.cast(
                 "struct ggml_tensor *", int(self._ours.ffi.cast("size_t", pointer))

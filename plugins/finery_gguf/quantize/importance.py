@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from finery_gguf.pace import Pace
 
 _PROGRAM = "finery"
-"""What the file names as its data set."""
+"""The name of the data set in the file."""
 
 
 class Importance(NamedTuple):
@@ -36,7 +36,7 @@ class Importance(NamedTuple):
     tokens: int
 
     def facts(self) -> dict[str, Any]:
-        """What `meta` says of it."""
+        """The entry of `meta`."""
         digest = blake3()
         for name, values in sorted(self.columns.items()):
             digest.update(name.encode())
@@ -62,7 +62,7 @@ def importance_of(
     pace: "Pace",
     progress: Callable[[int, int], None],
 ) -> Importance:
-    """Evaluate texts with a GGUF of 8 or more bits on the CPU, each by itself.
+    """Evaluate texts one by one with a GGUF of 8 or more bits on the CPU.
 
     The first token of a text isn't counted. Models use it as a place to attend to when nothing else
     fits, with activations up to thousands of times as large as others (Sun et al. 2024,

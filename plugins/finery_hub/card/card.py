@@ -18,14 +18,14 @@ LEARNED = {
     "preferences": " by preference training on pairs of answers",
     "ratings": " by training on rated answers",
 }
-"""What a training learns from, as its step type declares it → what the card calls it."""
+"""The kind of training data that a step type declares → its name in the card."""
 MEASURED = {
     "epochs": "epochs", "steps": "optimizer steps", "best_step": "weights from step",
     "tokens": "tokens in the rows", "loss_tokens": "tokens with loss",
     "eval_loss": "validation loss", "eval_preference_accuracy": "validation accuracy",
     "trainable_parameters": "trained parameters", "parameters": "parameters of the model",
 }  # fmt: skip
-"""Facts about a trained model → what the card calls them. None: a loss that is no number."""
+"""Facts about a trained model → their names in the card. None: a loss that isn't a number."""
 NARROW = "\N{NO-BREAK SPACE}"
 """Between a number and its unit, so that a narrow page doesn't part them."""
 DIGITS = 12
@@ -33,7 +33,7 @@ DIGITS = 12
 
 
 def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: Target) -> str:
-    """The whole card. files: all that are pushed with it."""
+    """The complete card. files: all that are pushed with it."""
     import yaml
     from jinja2 import Environment, StrictUndefined
 
@@ -99,11 +99,11 @@ def _format(placed: Placed) -> str:
     return str(placed.artifact.meta.get("format", ""))
 
 
-# -- what it is ----------------------------------------------------------------------------------
+# -- description ---------------------------------------------------------------------------------
 
 
 def _contents(placed: Placed, target: Target) -> str:
-    """What a model or bundle is, and where."""
+    """A description of a model or bundle, with its place."""
     form = _format(placed)
     where = f"in the folder {code(placed.folder)}" if placed.folder else "at the root"
     if form == "adapter" and placed.folder == ADAPTER_FOLDER and target.merged:
@@ -137,7 +137,7 @@ def _loaded(placed: Placed, facts: Facts, target: Target) -> dict[str, Any]:
 
 
 def _base(placed: Placed, facts: Facts) -> dict[str, Any]:
-    """How an adapter's base is loaded. note: what it is, if it isn't on the hub."""
+    """How to load an adapter's base. note: a description of it, if it isn't on the hub."""
     base = next(iter(facts.bases.get(placed.name, [])), None)
     note = base.name or base.step if base else "the base model"
     under = placed.artifact.refs.get("base")
@@ -203,7 +203,7 @@ def _cell(score: Score) -> str:
 
 
 def _place(origin: Origin) -> str:
-    """Where rows are read from."""
+    """The place from which rows are read."""
     if not origin.repo:
         return origin.place or origin.use
     parts = [origin.repo, origin.config, origin.split]

@@ -1,4 +1,4 @@
-"""What a model card says, as plain data: how models were made, judged and from which rows."""
+"""The facts in a model card, as plain data: how models were made, judged and from which rows."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class Rows(msgspec.Struct, frozen=True):
 class Base(msgspec.Struct, frozen=True):
     """A model that others are made from and that the recipe takes from outside.
 
-    repo, revision: on the hub. file: a single file that holds it. Empty where it isn't known.
+    repo, revision: on the hub. file: the only file, if it is one. Empty if unknown.
     """
 
     step: str
@@ -40,10 +40,10 @@ class Training(msgspec.Struct, frozen=True):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Rows as they come from outside. place: where they are read from, for people.
+    """Rows from outside the recipe. place: where they are read from, for people.
 
-    repo, revision, config, split: of a data set on the hub. roles: what they are used for:
-    `training`, `validation`, `evaluation`.
+    repo, revision, config, split: of a data set on the hub. roles: their uses: `training`,
+    `validation`, `evaluation`.
     """
 
     step: str
@@ -74,7 +74,7 @@ class Dropped(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """A metric of a model, with its 95 % interval where there is one.
+    """A metric of a model, with its 95 % interval if there is one.
 
     is_share: whether it is a share, which people read as a percentage.
     """
@@ -97,8 +97,8 @@ class Judged(msgspec.Struct, frozen=True):
 class Evaluation(msgspec.Struct, frozen=True):
     """Models judged on the same rows. origins: the steps that these rows come from.
 
-    require: the conditions that a build must meet. whole: whether the rows are those of their
-    origin, all of them and in the same order.
+    require: the conditions that a build must meet. whole: whether the rows are all rows of their
+    origin, in the same order.
     """
 
     step: str
@@ -112,10 +112,10 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 
 class Apart(msgspec.Struct, frozen=True):
-    """Whether rows that were trained on repeat those of an evaluation.
+    """Whether training rows repeat those of an evaluation.
 
     by: the step that compared them and dropped copies and near copies. overlap: why they may
-    repeat. Both are empty where nothing compared them.
+    overlap. Both are empty if they weren't compared.
     """
 
     training: str
@@ -135,17 +135,17 @@ class Recipe(msgspec.Struct, frozen=True):
 
 
 class Lock(msgspec.Struct, frozen=True):
-    """The lock file beside the recipe; without text where there is none."""
+    """The lock file next to the recipe; empty if there is none."""
 
     file: str
     text: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """All that a card is made of, beside the models and bundles themselves.
+    """All facts in a card, except the models and bundles themselves.
 
     step: the step that the card is for. bases: by the name of each model. licenses: step with rows
-    from outside → licence, as the recipe states it.
+    from outside → the licence stated in the recipe.
     """
 
     step: str

@@ -1,4 +1,4 @@
-"""What the hub reads of a model card: its front matter, and files in `.eval_results/`.
+"""The machine-readable part of a model card: its front matter, and files in `.eval_results/`.
 
 Formats: https://huggingface.co/docs/hub/model-cards, /eval-results and /repositories-licenses.
 """
@@ -47,11 +47,11 @@ class Benchmark(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where models are pushed to, and what the recipe says about that.
+    """Where models are pushed to, and what the recipe states about that.
 
-    repo: owner/name. base_model, relation, license: in place of what follows from the recipe.
-    merged: whether the root holds the first adapter, merged into its base. recipe: whether the
-    recipe is pushed. endpoint: of the hub.
+    repo: owner/name. base_model, relation, license: override what follows from the recipe. merged:
+    whether the root contains the first adapter, merged into its base. recipe: whether the recipe is
+    pushed. endpoint: of the hub.
     """
 
     repo: str
@@ -111,10 +111,10 @@ def license_fields(name: str, link: str = "") -> dict[str, str]:
 
 
 def _relation(facts: Facts, root: str, target: Target, repos: Sequence[str]) -> str:
-    """How what is pushed derives from its base, in the words of the hub.
+    """How the pushed models derive from their base, in the hub's terms.
 
-    A trained GGUF is a fine-tune of the base. Only of the same model in other weights is it a
-    quantisation.
+    A trained GGUF is a fine-tune of the base. It is only a quantisation of the same model with
+    other weights.
     """
     if root == "adapter":
         return "adapter"

@@ -1,7 +1,7 @@
-"""Which files go where in a repository.
+"""The layout of files in a repository.
 
-The first model with weights for transformers is at the root, where `from_pretrained` looks for it;
-others have a folder each. GGUF files are at the root too, where llama.cpp and Ollama look for them.
+The first model with weights for transformers is at the root, where `from_pretrained` looks for it.
+The others have a folder each. GGUF files are also at the root, where llama.cpp and Ollama look.
 """
 
 import json
@@ -21,7 +21,7 @@ _QUANTISED = re.compile(r"(?:^|[.-])((?:i?q\d\w*|b?f16|f32))$", re.IGNORECASE)
 
 
 class File(NamedTuple):
-    """A file to push. path: in the repository. source: where its content is, or the content."""
+    """A file to push. path: in the repository. source: the file on disk, or its content."""
 
     path: str
     source: Path | bytes
@@ -44,9 +44,9 @@ class Placed(NamedTuple):
 def place(
     models: Sequence[Model], bundles: Sequence[Bundle], repo: str, merged: Path | None
 ) -> list[Placed]:
-    """Where the files of models and bundles go.
+    """The places of the files of models and bundles.
 
-    repo: owner/name. merged: the folder of the first adapter, merged into its base; it is at the
+    repo: owner/name. merged: the folder of the first adapter, merged into its base; it goes to the
     root. Raises `DataError` for models without files.
     """
     placed = [*_models(models, merged), *_ggufs(models, repo.partition("/")[2])]
@@ -133,7 +133,7 @@ def _kind(model: Model) -> str:
 
 
 def _bundle(bundle: Bundle, placed: Sequence[Placed], name: str) -> Placed:
-    """A folder for the bundle, or for Ollama the root, beside the GGUF."""
+    """A folder for the bundle. For Ollama it is the root, next to the GGUF."""
     folder = bundle.name
     taken = {file.path for other in placed for file in other.files}
     ggufs = [n for n in names_of(bundle) if n.endswith(".gguf")]

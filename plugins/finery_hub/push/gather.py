@@ -1,4 +1,4 @@
-"""How models were made, judged and from which rows: read from a recipe's graph and its outputs."""
+"""Gathers from a recipe's graph and outputs how models were made and judged, and their rows."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ def gather(
     results: Results,
     licenses: Mapping[str, str],
 ) -> f.Facts:
-    """The facts about models of a recipe, as far as steps are built.
+    """The facts about models of a recipe, from the steps that are built.
 
     name: of the step that the card is for. models: name in the recipe → place.
     """
@@ -187,7 +187,7 @@ def _ancestors(graph: Graph, start: Sequence[Place]) -> list[Place]:
 
 
 def _read_from(graph: Graph, place: Place) -> list[Place]:
-    """Where rows come from outside, or from a model alone."""
+    """The origin of rows outside the recipe, or in a model alone."""
     ancestors = _ancestors(graph, [place])
     return [p for p in ancestors if not graph.nodes[p[0]].row_sources]
 
@@ -245,7 +245,7 @@ def _generated(graph: Graph, results: Results, trainings: Sequence[Node]) -> Ite
 
 
 def _dropped(graph: Graph, results: Results, trainings: Sequence[Node]) -> Iterator[f.Dropped]:
-    """What steps left out on the way to the trainings."""
+    """The rows that steps left out on the way to the trainings."""
     for step, output in _row_steps(graph, trainings):
         counts = (results.meta(step, output) or {}).get("dropped")
         if counts:
@@ -253,7 +253,7 @@ def _dropped(graph: Graph, results: Results, trainings: Sequence[Node]) -> Itera
 
 
 def _apart(graph: Graph, trainings: Sequence[Node], tests: Sequence[Node]) -> Iterator[f.Apart]:
-    """Whether each training's rows repeat those of each evaluation."""
+    """For each training and evaluation, whether their rows overlap."""
     for training in trainings:
         learned = [source for source in training.row_sources if source.role == "train"]
         for test in tests:

@@ -1,4 +1,4 @@
-"""What people see of a push: its view, and the note on a missing token."""
+"""The display of a push: its view, and the note on a missing token."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -66,7 +66,7 @@ def notes_on(graph: Graph, results: Results) -> Iterator[Note]:
 
 
 def _has_token() -> bool:
-    """Whether the hub's library would find one, without its import, which takes a while."""
+    """Whether the hub's library would find a token. Avoids its import, which takes a while."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
     path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()

@@ -89,10 +89,10 @@ class HubPush(
 ):
     """Push models to the Hugging Face hub, with a model card, the recipe and its lock file.
 
-    One commit holds everything, or nothing is pushed. The card says what the models were made from,
-    how they were judged, which data they learned from and how to run them. It has the evaluations
-    that the step waits for: name them in `needs`. The step runs only in a build, and again only
-    when something that it pushes has changed.
+    Everything is pushed in one commit, or nothing is. The card says what the models were made from,
+    how they were evaluated, which data they learned from and how to run them. It has the
+    evaluations that the step waits for: name them in `needs`. The step runs only in a build, and
+    again only when something that it pushes has changed.
     """
 
     models: list[Model] = takes(
@@ -101,7 +101,7 @@ class HubPush(
         "is at the root of the repository, others are in folders.",
     )
     bundles: list[Bundle] | None = takes(
-        None, uses_name=True, help="Bundles to push along, e.g. of `ollama.modelfile`."
+        None, uses_name=True, help="Bundles to push, too, e.g. of `ollama.modelfile`."
     )
     repo: str = setting(
         min_length=1, help="The repository, owner/name.", examples=["acme/ticket-triage"]
@@ -155,7 +155,7 @@ class HubPush(
             raise UsageError("a model is listed twice", where="models", fix="list each model once")
 
     def key_packages(self) -> tuple[str, ...]:
-        """What merges an adapter."""
+        """The packages that merge an adapter."""
         return ("torch", "transformers", "peft") if self.merge else ()
 
     def key_code(self) -> list[Any]:
@@ -189,7 +189,7 @@ class HubPush(
         return Bundle(job.out, meta=meta)
 
     def target(self) -> Target:
-        """Where the models go, and what the card says of that."""
+        """The target of the models, with what the card states about it."""
         from finery_hub.client import endpoint
 
         benchmarks = {
@@ -345,7 +345,7 @@ def _yaml(value: Any) -> bytes:
 
 
 def _mark(facts: Facts, files: Sequence[File]) -> bytes:
-    """What marks a repository as pushed by a step of a recipe: its files, and digests of rows."""
+    """The marker of a repository that a recipe's step pushed: its files, and digests of rows."""
     paths = sorted([*(file.path for file in files), MARK])
     rows = [o.rows for o in facts.origins]
     rows += [r for training in facts.trainings for r in (*training.rows, *training.validation)]

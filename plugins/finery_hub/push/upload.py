@@ -157,7 +157,7 @@ def _whose(mark: dict[str, Any], names: frozenset[str]) -> str:
 
 
 def _mark(api: Any, repo: str, commit: str, job: Job) -> dict[str, Any]:
-    """What the last push says of itself; empty if that can't be read."""
+    """The marker of the last push; empty if it can't be read."""
     folder = job.scratch / "hub"
     path = Path(api.hf_hub_download(repo, MARK, revision=commit, local_dir=str(folder)))
     try:
@@ -178,7 +178,7 @@ def _check_visibility(state: State, repo: str, private: bool) -> None:
 
 
 def _upload(api: Any, repo: str, files: Sequence[File], job: Job) -> list[Any]:
-    """The files as the commit's additions, the large ones of them uploaded; smallest first."""
+    """The files as additions of the commit, smallest first. Large ones are uploaded here."""
     from huggingface_hub import CommitOperationAdd
 
     total, done = sum(file.size for file in files), 0
@@ -230,7 +230,7 @@ def _check_arrived(api: Any, repo: str, commit: str, additions: Sequence[Any]) -
 
 
 def _is_same(addition: Any, info: Any) -> bool:
-    """Whether the hub has the same content: by SHA-256 of a large file, by git's hash else."""
+    """Whether the hub has the same content, by the SHA-256 of a large file or git's hash."""
     if info.lfs is not None:
         return bool(info.lfs.sha256 == addition.upload_info.sha256.hex())
     with addition.as_file() as file:
@@ -241,7 +241,7 @@ def _is_same(addition: Any, info: Any) -> bool:
 NOTHING = "nothing was committed; files that were uploaded aren't sent again"
 TOKENS = "https://huggingface.co/settings/tokens"
 _STORAGE = ("storage limit", "storage quota", "storage patterns", "more storage", "quota exceeded")
-"""What the hub says where an account has no space left."""
+"""The hub's message for an account without free space."""
 
 
 @contextmanager

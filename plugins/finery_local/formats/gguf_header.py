@@ -50,7 +50,7 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """The header of a file. Raises `DataError` where it is damaged or cut short."""
+    """The header of a file. Raises `DataError` if it is damaged or cut short."""
     try:
         with (
             path.open("rb") as file,
@@ -58,7 +58,7 @@ def read_header(path: Path) -> Header:
         ):
             return _HeaderReader(content).read()
     except struct.error as error:
-        raise damaged(path, "the header isn't whole") from error
+        raise damaged(path, "the header is incomplete") from error
     except (ValueError, OverflowError) as error:
         raise damaged(path, str(error)) from error
     except OSError as error:
@@ -109,7 +109,7 @@ class _HeaderReader:
 
     def _skip(self, size: int) -> None:
         if size > self._size - self._position:
-            raise ValueError("the header isn't whole")
+            raise ValueError("the header is incomplete")
         self._position += size
 
     def _text(self, longest: int = LONGEST_TEXT) -> str:
@@ -156,7 +156,7 @@ def _scalar(kind: int) -> str:
 
 
 def damaged(path: Path, why: str) -> DataError:
-    """The error for a file that isn't whole."""
+    """The error for an incomplete file."""
     return DataError(
         f"{path.name} is not a GGUF file, or is damaged or cut short: {why}",
         where=str(path),

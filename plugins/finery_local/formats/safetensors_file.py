@@ -55,7 +55,7 @@ _METADATA = msgspec.json.Decoder(dict[str, str])
 
 
 def elements_by_dtype(path: Path) -> Counter[str]:
-    """How many elements the file's tensors hold, by torch's name of their dtype.
+    """The number of elements in the file's tensors, by torch's name of their dtype.
 
     Raises `DataError` for a file that is damaged or cut short.
     """

@@ -1,6 +1,6 @@
 """A running Ollama that has only the model of one folder, apart from the user's own.
 
-In goes a folder of `ollama.modelfile`; out come the server's address, its prompts and how it
-samples. All of this was written from the source of Ollama 0.33.0-rc2 (fb30760), and hasn't run with
-Ollama itself.
+Input: a folder of `ollama.modelfile`. Output: the server's address, its prompts and how it samples.
+All of this was written from the source of Ollama 0.33.0-rc2 (fb30760), and hasn't run with Ollama
+itself.
 """

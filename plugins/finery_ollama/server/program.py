@@ -1,4 +1,4 @@
-"""Which Ollama is installed. Its version is a fact in the keys of checks, see `build_facts`."""
+"""The installed Ollama. Its version is in the keys of checks as a fact, see `build_facts`."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from finery import StepError
 
 PROGRAM = "ollama"
 NOWHERE = "127.0.0.1:1"
-"""An address where no Ollama listens, so that the program prints its own version."""
+"""An address at which no Ollama listens, so that the program prints its own version."""
 _VERSION = re.compile(r"version is (\S+)")
 _SECONDS = 60.0  # for the program to print its version
 
@@ -44,7 +44,7 @@ def build_files() -> list[str]:
 
 @cache
 def _printed_version(path: str, _time: int, _size: int) -> str:
-    """What `ollama --version` prints, or the reason why it can't run."""
+    """The output of `ollama --version`, or the reason why it can't run."""
     try:
         ran = subprocess.run(
             [path, "--version"], capture_output=True, text=True, errors="replace",

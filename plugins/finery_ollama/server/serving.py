@@ -30,7 +30,7 @@ NEUTRAL = {
 DEFAULTS = {"temperature": 0.8}
 """Those whose default in Ollama is another one, in all versions."""
 BOS = "<bos>"
-"""The text that Ollama removes from the start of a prompt of its own, if llama.cpp adds a BOS."""
+"""Text that Ollama removes from the start of its prompts if llama.cpp adds a BOS."""
 _RENDERER = re.compile(r'^RENDERER "{0,3}([\w.-]+)', re.MULTILINE)
 TOKENS = (
     "the tokens of the prompts: Ollama shows only their text, which finery turned into tokens with "
@@ -43,10 +43,10 @@ API_SAMPLES = (
 
 
 class OllamaServer:
-    """A running Ollama with one model. names: what it is called there.
+    """A running Ollama with one model. names: of the model.
 
     system: the message that Ollama adds to conversations without one. renderer: the code in Ollama
-    that writes the prompts instead of a template, if there is any. unchecked: what it doesn't show.
+    that writes the prompts instead of a template, if any. unchecked: what it doesn't expose.
     """
 
     unchecked: tuple[tuple[Kind, str], ...] = (("prompts", TOKENS), ("sampling", API_SAMPLES))
@@ -61,7 +61,7 @@ class OllamaServer:
 
     @cached_property
     def _shown(self) -> dict[str, Any]:
-        """What Ollama knows of the model."""
+        """Ollama's facts about the model."""
         shown: dict[str, Any] = self._client.post("/api/show", {"model": self.names[0]})
         return shown
 
@@ -97,12 +97,12 @@ class OllamaServer:
         return Prompt(text, tokens)
 
     def faults(self) -> list[Fault]:
-        """Whether its parameters sample."""
+        """Faults: its parameters sample."""
         parameters = parameters_of(str(self._shown.get("parameters", "")))
         return ollama_sampling_faults(parameters, self._version)
 
     def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
-        """None: a GGUF is one whole model."""
+        """None: a GGUF is one complete model."""
         return None
 
     def _rendered(self, request: Mapping[str, Any]) -> str:
@@ -133,7 +133,7 @@ class OllamaServer:
 
 @contextmanager
 def serve_folder(bundle: Artifact, serving: Serving) -> Iterator[OllamaServer]:
-    """Serve a folder of `ollama.modelfile` with an Ollama of its own.
+    """Serve a folder of `ollama.modelfile` with a separate Ollama.
 
     Raises `StepError` if Ollama isn't installed, can't start or refuses the folder, `UsageError`
     for options that it doesn't have, and `DataError` for a Modelfile without a GGUF.
@@ -208,6 +208,6 @@ def ollama_sampling_faults(parameters: Mapping[str, str], version: str) -> list[
 
 
 def _is_at_least(version: str, least: tuple[int, ...]) -> bool:
-    """Whether a version, e.g. `0.33.0-rc2`, is `least` or later. 0.0.0 is a build of one's own."""
+    """Whether a version, e.g. `0.33.0-rc2`, is `least` or later. 0.0.0 is a development build."""
     numbers = tuple(map(int, re.findall(r"\d+", version.partition("-")[0])))
     return not any(numbers) or numbers >= least

@@ -1,4 +1,4 @@
-"""Starts an Ollama of its own for one model, and ends it."""
+"""Starts a separate Ollama for one model, and ends it."""
 
 import os
 import re
@@ -52,14 +52,14 @@ def start(
 ) -> Iterator[Server]:
     """An Ollama with the model of a folder's Modelfile, until the `with` ends.
 
-    It has models and settings of its own in a temporary folder, so that the user's Ollama isn't
-    touched. The temporary folder needs room for a copy of the GGUF. It also ends if this process is
-    killed.
+    It has its own models and settings in a temporary folder, so that the user's Ollama isn't
+    affected. The temporary folder needs room for a copy of the GGUF. The server also ends if this
+    process is killed.
     name: of the model. host: the address to listen on. port: any free one by default. slots:
         requests that are answered at once, 1 by default. log: a file for the server's output; by
         default a temporary one.
-    Raises `StepError` with Ollama's words if it isn't installed, ends before it answers, or refuses
-    the model, and `UsageError` for a port that is in use.
+    Raises `StepError` with Ollama's message if it isn't installed, ends before it answers, or
+    refuses the model, and `UsageError` for a port that is in use.
     """
     with tempfile.TemporaryDirectory(prefix="finery-ollama-") as scratch, log_file(log) as output:
         address = Address(host, port or 0).free().url

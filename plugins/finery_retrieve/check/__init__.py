@@ -1,5 +1,5 @@
-"""`retrieve.check`: whether the app of a bundle retrieves, prompts and answers as the build did.
+"""`retrieve.check`: does the app of a bundle retrieve, prompt and answer like the build?
 
-In go a model that retrieves, its bundle, and questions whose right chunk is known. Out come
-`Metrics` of the app's answers beside those of finery's own engine, and the faults of the app.
+Input: a model that retrieves, its bundle, and questions with known right chunks. Output: `Metrics`
+of the app's answers next to those of finery's own engine, and the faults of the app.
 """

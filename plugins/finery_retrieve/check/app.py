@@ -1,6 +1,6 @@
 """Asks the running app of a bundle, and compares it with the build.
 
-In go a bundle with a GGUF, questions, and what the build retrieved and prompted. Out come the app's
+Input: a bundle with a GGUF, questions, and what the build retrieved and prompted. Output: the app's
 answers, and faults, each with a name and an example.
 """
 
@@ -33,10 +33,10 @@ class Fault(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What the app makes of a question.
+    """The app's intermediate results for a question.
 
     sources: ids of the chunks, in the order of their labels. messages, prompt: what it sends to the
-    model, and the tokens that llama.cpp's server makes of that.
+    model, and the tokens that llama.cpp's server makes of them.
     """
 
     sources: list[str]
@@ -46,7 +46,7 @@ class Served(NamedTuple):
 
 
 class App(NamedTuple):
-    """What a running app answered. build: the server's. faults: of how the server was started."""
+    """The answers of a running app. build: of the server. faults: of the way it was started."""
 
     served: list[Served]
     build: str
@@ -118,7 +118,7 @@ AGAIN = "build the bundle again, of the model in `models`"
 
 
 class Compared(NamedTuple):
-    """Whether the app did the same for each question."""
+    """Whether the app's results are the same for each question."""
 
     sources: list[bool]
     prompts: list[bool]

@@ -45,7 +45,7 @@ SHOWN = 200
 """Characters of an answer in a table."""
 ROWS_SHOWN = 20
 HALF = "\ufffd"
-"""What stands for bytes that aren't a character, where an answer was cut off."""
+"""The replacement for bytes that aren't a character, at the end of a truncated answer."""
 
 
 class RetrieveCheck(
@@ -64,12 +64,12 @@ class RetrieveCheck(
     - Prompts: the tokens that the server makes of the app's messages must be those that
       `eval.grounded` sends for the GGUF with the same settings, and as many must be counted for
       the answer.
-    - Answers: they are judged as `eval.grounded` judges them, beside those of finery's engine. With
-      its `max_tokens`, these are its own answers from the cache. Tables have the paired
-      differences and the answers that changed.
+    - Answers: they are judged as by `eval.grounded`, next to those of finery's engine. If
+      `max_tokens` is the same, the latter come from the cache. Tables have the paired differences
+      and the answers that changed.
 
     Faults fail the build, each by its name: `sources`, `prompts` and `sampling` (the server doesn't
-    answer greedily). `allow` names those that are wanted.
+    answer greedily). `allow` names those that are intended.
 
     Metrics, each from 0 to 1 with a 95 % interval: those of `eval.grounded` in `retrieved`, for the
     app's answers; `sources` and `prompts`, the share of questions with the same ones; `answers`,

@@ -52,9 +52,9 @@ class CachedEmbedder:
     ) -> list[Embedding]:
         """The embedding of each text. New ones are stored before this returns.
 
-        dimensions: the length that vectors must have; None: any, but all the same. Cached ones of
-        another length are computed again. Raises `OtherLength` if the model gives another one, and
-        stores nothing then.
+        dimensions: the required length of vectors; None: any, but all the same. Cached ones of
+        another length are computed again. If the model gives another length, raises `OtherLength`
+        and stores nothing.
         """
         keys = [self._key(text, side) for text in texts]
         known = self._known(keys, dimensions)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 Side = Literal["document", "question"]
-"""What a text is. Some models want a different prefix before each."""
+"""The role of a text. Some models want a different prefix for each."""
 SIDES: tuple[Side, ...] = ("document", "question")
 
 
@@ -100,8 +100,8 @@ def packed(values: Sequence[float]) -> bytes:
 class LocalEmbedder(Embedder):
     """Computes embeddings with transformers, in float32, as sentence-transformers does.
 
-    Each text by itself: in a batch, the other texts change the last digits of an embedding, and so
-    an index would depend on which of its chunks are new.
+    One text at a time: in a batch, other texts change the last digits of an embedding, so an index
+    would depend on which of its chunks are new.
     """
 
     local = True
@@ -328,7 +328,7 @@ class RemoteEmbedder(Embedder):
         )
 
     def _explained(self, error: Exception) -> Exception:
-        """What to raise for an error of the openai library."""
+        """The error to raise for an error of the openai library."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         cause = error if isinstance(error, faults.Fault) else error.__cause__

@@ -33,9 +33,9 @@ class _Prompts(msgspec.Struct):
     similarity_fn_name: str | None = None
 
     def first(self, *names: str) -> str:
-        """The first of these prompts, else the default one, else nothing.
+        """The first of these prompts, or else the default one, or else nothing.
 
-        `KeyError` if there is no default prompt of the name that is given for it.
+        `KeyError` if there is no prompt with the name of the default one.
         """
         prompts = self.prompts or {}
         for name in names:
@@ -45,7 +45,7 @@ class _Prompts(msgspec.Struct):
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """How a model embeds. longest: tokens that it reads; None: as many as its tokenizer allows."""
+    """How a model embeds. longest: maximum tokens; None: as many as its tokenizer allows."""
 
     pooling: str
     longest: int | None

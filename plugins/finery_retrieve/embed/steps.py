@@ -58,7 +58,7 @@ class RetrieveEmbedder(EmbedderStep, sections=("models",), seeded=False, preflig
     """Take an embedding model from a folder in the layout of sentence-transformers.
 
     The files stay in place. Their content is hashed, so an edited file makes another model.
-    Models of a transformer with mean or CLS pooling are computed, with transformers and torch.
+    The model must be a transformer with mean or CLS pooling. transformers and torch run it.
     """
 
     path: Files = setting(help="The model's folder, with modules.json and model.safetensors.")

@@ -1,6 +1,6 @@
 """The questions of an evaluator's rows, or an error that lists the rows that can't be used.
 
-In go rows, out come questions whose right chunks can be looked up.
+Input: rows. Output: questions whose right chunks can be looked up.
 """
 
 from collections.abc import Sequence

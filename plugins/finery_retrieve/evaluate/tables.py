@@ -1,6 +1,6 @@
 """Tables that both evaluators of this package write, and what they log.
 
-In go scores and differences, out come tables for `details["tables"]`.
+Input: scores and differences. Output: tables for `details["tables"]`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -18,7 +18,7 @@ PLACES = ("line", "page")
 
 
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A text to be found.
+    """A text to retrieve.
 
     place: `{"line": 12}` or `{"page": 3}`, where it begins in its source. tokens: of its text as
     prompts contain it; None in an index without `tokenizer`.

@@ -55,14 +55,15 @@ _CHUNK = Hit(
     id="ID8302", text="TEXT8302", source="SOURCE8302", heading="HEADING8302", score=1.0,
     place={"line": 1, "page": 1},
 )  # fmt: skip
-"""What a template is rendered with to check it. Its texts are in no template."""
+"""The values with which a template is checked. Their texts don't occur in templates."""
 
 
 class ContextPrompt:
     """A template for questions with retrieved chunks.
 
-    source: the template's text. unknown: what a model is to answer if the chunks don't say.
-    limit: most tokens of all chunks' texts together, as the index counts them; None: no limit.
+    source: the template's text. unknown: what a model should answer if the chunks don't contain the
+    answer. limit: maximum tokens of all chunks' texts together, as the index counts them; None: no
+    limit.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class ContextPrompt:
         return {"template": self.source, "unknown": self.unknown, "limit": self.limit}
 
     def fitting(self, hits: Sequence[Hit]) -> list[Hit]:
-        """The first hits, as many as fit within `limit`; the rest is left out as a whole.
+        """The first hits, as many as fit within `limit`. Hits aren't truncated.
 
         Raises `DataError` with a limit if the index counts no tokens.
         """
@@ -227,7 +228,7 @@ def _tokens(hit: Hit) -> int:
 
 
 def _variables(label: int, hit: Hit) -> dict[str, Any]:
-    """What the template knows of a chunk."""
+    """A chunk as the template sees it."""
     return {
         "label": label,
         "id": hit.id,

@@ -19,17 +19,17 @@ DIGITS = 6
 
 
 class Embedded(NamedTuple):
-    """What embedding the chunks came to. cut: chunks of which only the beginning is embedded."""
+    """The result of embedding the chunks. cut: number of chunks that were truncated."""
 
     dimensions: int
     cut: int
 
 
 def write_embeddings(folder: Path, embedder: CachedEmbedder, job: Job) -> Embedded:
-    """Embed the chunks in `folder`, in their order, and write the array beside them.
+    """Embed the chunks in `folder`, in their order, and write the array next to them.
 
-    Holds one batch in memory. Cached embeddings can be of a model that the server no longer runs.
-    If the model gives another length than they have, all of those are computed again.
+    Holds one batch in memory. Cached embeddings may come from a model that the server no longer
+    runs. If the model gives vectors of another length, all of them are computed again.
     """
     try:
         return _written(folder, embedder, job, None)

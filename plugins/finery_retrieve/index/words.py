@@ -1,6 +1,6 @@
 """Search by words: BM25 scores of the stems of words, computed ahead by bm25s.
 
-In go the texts of chunks, then questions. Out come the scores of all chunks for a question.
+Input: the texts of chunks, then questions. Output: the scores of all chunks for a question.
 """
 
 import logging
@@ -60,7 +60,7 @@ def normal(text: str) -> str:
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether words begin and end at any such character."""
+    """Whether words begin and end at any of these characters."""
     return any(first <= ord(character) <= last for first, last in _BLOCKS)
 
 
@@ -96,7 +96,7 @@ LANGUAGES: tuple[str, ...] = get_args(Language)
 
 
 class Bm25(Settings):
-    """How BM25 scores words, in the implementation of bm25s (Lù 2024, arXiv:2407.03618)."""
+    """The formula with which BM25 scores words, as in bm25s (Lù 2024, arXiv:2407.03618)."""
 
     method: Literal["lucene", "robertson", "atire", "bm25l", "bm25+"] = setting(
         "lucene", help="Variant of the formula, as in Kamphuis et al. 2020."
@@ -151,7 +151,7 @@ class Words:
 
 
 def bm25s() -> Any:
-    """The library. `UsageError` with what to install where it is missing."""
+    """The library. `UsageError` with the package to install if it is missing."""
     try:
         import bm25s
     except ImportError as error:
@@ -190,7 +190,7 @@ class LexicalWriter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no text has a word."""
+        """Whether no text contains a word."""
         return not self._vocabulary
 
     def add(self, text: str) -> None:

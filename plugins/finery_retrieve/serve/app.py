@@ -166,7 +166,7 @@ async def _body(request: Request) -> dict[str, Any]:
 
 
 def _prompt(prompted: Prompted, asked: Mapping[str, Any]) -> tuple[Conversation, list[Source]]:
-    """What the model is sent, and its sources with their labels."""
+    """The messages for the model, and its sources with their labels."""
     messages = asked.get("messages")
     try:
         check_messages(messages)
@@ -216,7 +216,7 @@ def check_messages(messages: Any) -> None:
 
 
 def _is_parts(content: Any) -> bool:
-    """Whether it is a list of parts of a message, those of type `text` with their text."""
+    """Whether it is a list of parts of a message, with text in those of type `text`."""
     return isinstance(content, list) and all(
         isinstance(part, dict) and (part.get("type") != "text" or isinstance(part.get("text"), str))
         for part in content

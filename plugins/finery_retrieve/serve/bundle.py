@@ -54,7 +54,7 @@ class RetrieveBundle(
     It has the index, the prompt template, `run.sh`, `requirements.txt` with the versions of finery
     and its packages, and a README for the person who gets it. `run.sh` starts the app of
     `finery serve`: a page and an OpenAI-compatible API. A GGUF is in the folder, too, and
-    llama.cpp's server runs it; a model behind an API is asked over the network.
+    llama.cpp's server runs it; a model behind an API is called over the network.
 
     Raises StepError for a model that isn't one of `retrieve.model`, or is neither a GGUF nor behind
     an API.
@@ -238,7 +238,7 @@ With `stream=True`, the first chunk has the sources.
 
 
 def _needs(settings: Settings) -> str:
-    """What a machine needs to run the bundle."""
+    """The requirements of a machine that runs the bundle."""
     needs = ["It needs Python 3.11 or newer, and the packages in `requirements.txt`."]
     model, embedder = settings.model, settings.embedder
     if isinstance(model, Local):

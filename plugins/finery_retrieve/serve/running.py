@@ -60,7 +60,7 @@ CHECKED_EVERY = 0.5
 EMBEDDINGS = "EMBEDDINGS_BASE_URL"
 """The environment variable that names another server of embeddings."""
 RETRIES = 2
-"""How often a question is sent again that a server of embeddings doesn't answer."""
+"""Number of retries if a server of embeddings doesn't answer a question."""
 EXTRAS = {"openai": "openai", "torch": "train", "transformers": "train"}
 """Package → the extra that has it, unless it is `retrieve`."""
 
@@ -68,7 +68,7 @@ EXTRAS = {"openai": "openai", "torch": "train", "transformers": "train"}
 class Answering(NamedTuple):
     """A running app.
 
-    page: the address of its page, with the key if it needs one. names: of its model in the API.
+    page: the URL of its page, with the key if it needs one. names: of its model in the API.
     example: a question about its documents. prompted: makes the messages that it sends. llama:
     llama.cpp's server that it sends them to; None for a model behind an API. checked_by: the step
     type that checks it.
@@ -182,7 +182,7 @@ class Documents:
 
 
 class ServingJob:
-    """What an engine may use outside a build."""
+    """The part of a job that an engine may use outside a build."""
 
     def __init__(self) -> None:
         self.usage = Usage()

@@ -1,4 +1,4 @@
-"""What a bundle's `settings.json` and `prompt.jinja` say, and the model that they describe."""
+"""The content of a bundle's `settings.json` and `prompt.jinja`, and the model in them."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -51,14 +51,14 @@ class Remote(msgspec.Struct, frozen=True, omit_defaults=True, tag="api", tag_fie
 
 
 class PromptFacts(msgspec.Struct, frozen=True):
-    """What the prompt template needs besides the chunks."""
+    """The variables of the prompt template, apart from the chunks."""
 
     unknown: str
     limit: int | None
 
 
 class IndexFacts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a search needs to know of the index."""
+    """The facts about the index that a search needs."""
 
     method: str
     bm25: dict[str, Any] = {}
@@ -107,7 +107,7 @@ def parts_of(model: Model) -> Parts:
 
 
 def embedder_of(index: Index) -> Model | None:
-    """The embedding model of an index; None for one that is searched by words alone."""
+    """The embedding model of an index; None if it only searches by words."""
     embedder = index.refs.get("embedder")
     return embedder if isinstance(embedder, Model) else None
 
@@ -128,12 +128,12 @@ def gguf_options(model: Model, name: str, context: int | None, slots: int) -> Op
 
 
 def parameters(max_tokens: int) -> dict[str, Any]:
-    """What requests are answered with that don't say."""
+    """The defaults for requests."""
     return {"max_tokens": max_tokens, "temperature": 0}
 
 
 def remote(model: Model, max_tokens: int) -> Remote:
-    """How a model of the format `api` is reached."""
+    """How to reach a model of the format `api`."""
     return Remote(
         name=model.meta["name"], base_url=model.meta["server"], api_key=model.runtime["api_key"],
         parameters=parameters(max_tokens), extra=model.meta.get("extra", {}),

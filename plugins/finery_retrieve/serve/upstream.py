@@ -51,7 +51,7 @@ class Upstream:
     renamed: dict[str, str] = field(default_factory=dict)
 
     def body(self, messages: Conversation, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model's server is sent. null in a request is a parameter that it doesn't set."""
+        """The request to the model's server. A null in the user's request is ignored."""
         own = {n: value for n, value in asked.items() if n not in REQUIRED and value is not None}
         body = dict(self.parameters)
         for more in (own, self.extra):
@@ -99,7 +99,7 @@ def address_in(variable: str) -> str | None:
 
 
 def read(response: Any) -> dict[str, Any]:
-    """A whole completion. `Refused` if it breaks off, or isn't one."""
+    """A complete completion. `Refused` if it breaks off, or isn't one."""
     try:
         with response:
             text = response.read()

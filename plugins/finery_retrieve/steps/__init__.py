@@ -1,5 +1,5 @@
 """The steps that index chunks and use an index, and the engine of models that do.
 
-In go chunks, questions and models. Out come an index, rows with retrieved context, and models that
+Input: chunks, questions and models. Output: an index, rows with retrieved context, and models that
 retrieve it themselves.
 """

@@ -116,7 +116,7 @@ class RetrieveIndex(
     engines=True,
     preflight=IndexPreflight,
 ):
-    """Index chunks of documents, so that the ones that answer a question are found.
+    """Index chunks of documents, to find those that answer a question.
 
     `docs.files` makes such chunks; any rows with a text can be indexed. Chunks without a text and
     chunks with the id of an earlier one are dropped and listed in `dropped.jsonl`.
@@ -173,7 +173,7 @@ class RetrieveIndex(
             require_tokenizer(self.tokenizer, "tokenizer")
 
     def key_packages(self) -> tuple[str, ...]:
-        """What computes and reads the index of words, and what counts tokens."""
+        """The packages that build and read the index of words, and that count tokens."""
         lexical = () if self.method == "dense" else ("bm25s", "PyStemmer")
         counting = () if self.tokenizer is None else ("tokenizers", "transformers")
         return (*super().key_packages(), *lexical, *counting)

@@ -106,7 +106,7 @@ class Drawn(NamedTuple):
         return [hit for hit in self.retrieved if not self.question.may_be_answered_by(hit)]
 
     def rank(self, hit: Hit) -> int:
-        """The place of a chunk among those retrieved, from 0; last for one that isn't."""
+        """The index of a chunk among the retrieved ones; their number if it isn't among them."""
         ids = [each.id for each in self.retrieved]
         return ids.index(hit.id) if hit.id in ids else len(ids)
 
@@ -115,13 +115,13 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
     """Put questions into prompts with retrieved chunks, with answers that quote and cite.
 
     A model trained on the rows learns to pick the relevant chunk, to ignore others that look alike,
-    to prove its answer, and to say that the documents don't say (RAFT: Zhang et al. 2024,
+    to prove its answer, and to say that the documents don't contain one (RAFT: Zhang et al. 2024,
     arXiv:2403.10131). No model is prompted: questions, answers and quotes come from the rows, e.g.
     from synth.from_docs with `context: without`.
 
     - A share `oracle` of the answerable rows has the right chunk in the prompt. The other chunks
-      are distractors: the first ones that the index retrieves which neither are the right chunk nor
-      contain the row's `quote`, in whichever case, or its `expected` texts.
+      are distractors: the first ones that the index retrieves, without those that contain the row's
+      `quote` (ignoring case) or its `expected` texts.
     - The other rows have only distractors, and `unknown` as answer. So do all rows with
       `answerable: false`.
     - Answers have the form `The limit is 50 MB. "Files up to 50 MB are read" [2]`.
@@ -144,9 +144,9 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
     )
     missing: Literal["unknown", "answer"] = setting(
         "unknown",
-        help="What rows without the right chunk answer. unknown: that the documents don't say. "
-        "answer: the row's answer without a citation, so that the model learns it by heart, as in "
-        "Zhang et al.",
+        help="The answer of rows without the right chunk. unknown: the text of `unknown`. answer: "
+        "the row's answer without a citation, so that the model learns it by heart, as in Zhang "
+        "et al.",
     )
     order: Literal["shuffled", "ranked"] = setting(
         "shuffled",
@@ -155,8 +155,8 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
     )
     cite: Cite = setting(
         "quotes",
-        help="quotes: the answer, the quote, and the number of the chunk; for rows without a quote "
-        "no quote. numbers: the answer and the number. none: the answer alone.",
+        help="quotes: the answer, the quote if the row has one, and the number of the chunk. "
+        "numbers: the answer and the number. none: only the answer.",
     )
 
     def run(self, job: Job) -> Dataset:

@@ -1,4 +1,4 @@
-"""How indexes, rows with retrieved documents and models that retrieve look."""
+"""The display of indexes, rows with retrieved documents, and models that retrieve."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class IndexView(View):
     """Shows an index: its sources, its most frequent words, its first chunks."""
 
     def brief(self, manifest: Manifest) -> str:
-        """How many chunks, and the method of the search."""
+        """The number of chunks, and the search method."""
         return f"{counted(manifest.meta['chunks'], 'chunk')}, {manifest.meta['method']}"
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def failed_of(lines: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _is_only_judged(lines: list[dict[str, Any]]) -> bool:
-    """Whether these lines say what a judge said, and not who wrote the row."""
+    """Whether these lines contain a judge's score, but not the author of the row."""
     return any("judge" in line for line in lines) and not any("model" in line for line in lines)
 
 
@@ -258,7 +258,7 @@ class Scores:
         self._scores: list[float | None] | None = None
 
     def may_exist(self) -> bool:
-        """Whether rows have a column, or files beside them, that can hold a score."""
+        """Whether the rows have a column, or files next to them, that can contain a score."""
         return self._rows.scored or self._about.has_generated
 
     def sort(self, numbers: Iterable[int], order: str) -> list[int]:

@@ -55,7 +55,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on or refuse it. Adds `HEADERS` to the answer."""
-        if scope["type"] != "http":  # nothing else is served
+        if scope["type"] != "http":  # only HTTP is served
             return
         headers = Headers(scope=scope)
         opening = self._opens(scope)
@@ -154,7 +154,7 @@ class Query:
         self._given = request.query_params
 
     def text(self, name: str) -> str:
-        """A text, empty where it isn't given."""
+        """A text; empty if it isn't given."""
         return self._given.get(name, "")
 
     def number(self, name: str) -> int:
@@ -170,7 +170,7 @@ class Query:
 
 
 def _answer(ask: Callable[[Query], Any]) -> Callable[[Request], Response]:
-    """An endpoint, run in a thread of its own, that answers with JSON."""
+    """An endpoint that answers with JSON. Runs in a separate thread."""
 
     def endpoint(request: Request) -> Response:
         return _json(lambda: ask(Query(request)))
@@ -179,7 +179,7 @@ def _answer(ask: Callable[[Query], Any]) -> Callable[[Request], Response]:
 
 
 def _json(make: Callable[[], Any]) -> Response:
-    """What `make` returns, or the error that it raises, as JSON."""
+    """The value that `make` returns, or the error that it raises, as JSON."""
     try:
         status, content = 200, make()
     except Conflict as error:

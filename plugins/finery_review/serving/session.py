@@ -67,7 +67,7 @@ class Session:
     # -- requests of windows ---------------------------------------------------------------------
 
     def overview(self) -> dict[str, Any]:
-        """What a window needs at its start."""
+        """The data that a window needs when it opens."""
         with self._lock:
             self._refresh()
             return {
@@ -227,7 +227,7 @@ class Session:
         return state
 
     def _told(self, number: int) -> dict[str, list[dict[str, Any]]]:
-        """What steps wrote about the row, or about those that it was made from."""
+        """The records of steps about the row, or about the rows that it was made from."""
         return self._about.of((self.rows.ids[number], *self.rows.parents(number)))
 
     def _summary(self, number: int) -> dict[str, Any]:
@@ -251,7 +251,7 @@ class Session:
         }
 
     def _news(self) -> dict[str, Any]:
-        """The part about the whole review that every answer has."""
+        """The status of the review, which is part of every answer."""
         return {
             "total": len(self.rows),
             "counts": +self._counts,
@@ -288,7 +288,7 @@ def _changed_columns(row: Row, columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def _becomes(row: Row, decision: Decision) -> Row | None:
-    """The editable parts of the row after the decision; None where it doesn't fit."""
+    """The editable parts of the row after the decision; None if it doesn't fit."""
     try:
         decided = applied(row, decision)
     except DataError:

@@ -1,6 +1,6 @@
 """`llama.bundle`: a folder that runs a GGUF in llama.cpp's server, for someone without finery.
 
-In goes a GGUF; out comes a folder with the file, the exact command, a compose file, an entry for
+Input: a GGUF. Output: a folder with the file, the exact command, a compose file, an entry for
 llama-swap, a client and a README. It is the plugin `llama`, since step types are named after one.
 """
 

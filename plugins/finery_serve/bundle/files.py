@@ -23,7 +23,7 @@ FORMAT = (
 
 
 class Facts(NamedTuple):
-    """What the files of a bundle say.
+    """The facts that the files of a bundle state.
 
     template, schema: names of files in the bundle, if it has them. about: lines of the README.
     """
@@ -89,7 +89,7 @@ def llama_swap(facts: Facts) -> str:
         "macros": {"folder": "/path/to/this/folder"},
         "models": {facts.options.name: {"cmd": command}},
     }
-    return f"# Set `folder` to where this bundle is.\n{_yaml(config)}"
+    return f"# Set `folder` to the path of this bundle.\n{_yaml(config)}"
 
 
 def _word(argument: str) -> str:
@@ -179,7 +179,7 @@ API works. The address is `http://127.0.0.1:{PORT}/v1`, the model `{options.name
 
 
 def _notes(facts: Facts) -> str:
-    """What a user of the model must know to get the answers that were evaluated."""
+    """What users of the model must do to get the answers that were evaluated."""
     notes = [
         "- Answers are greedy (temperature 0) unless a request says otherwise. The model was "
         "evaluated like that.",

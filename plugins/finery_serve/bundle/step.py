@@ -19,9 +19,9 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
 
     It has the GGUF; `run.sh`, the exact command of llama-server; `compose.yaml`, the same in a
     container; `llama-swap.yaml`, an entry for llama-swap; `client.py`, a client with the openai
-    package; and a README for the person who gets it. Requests that say nothing are answered
-    greedily. `serve.check` with `bundle:` starts it and compares its prompts and answers with those
-    of the training.
+    package; and a README for the person who gets it. Requests without sampling settings are
+    answered greedily. `serve.check` with `bundle:` starts it and compares its prompts and answers
+    with those of the training.
 
     Raises StepError for a model that isn't a GGUF, DataError for a file that isn't a JSON Schema.
     """
@@ -29,7 +29,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
     gguf: Model = takes(help="The GGUF to serve.")
     name: str = setting(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$",
-        help="The model's name in the API: what clients write as `model`.",
+        help="The model's name in the API, which clients send as `model`.",
     )
     context: int | None = setting(
         None, ge=64,
@@ -117,6 +117,6 @@ def read_schema(path: Path) -> dict[str, Any]:
 
 
 def _about(model: Model) -> dict[str, str]:
-    """What is known of the model, for its README."""
+    """Facts about the model, for its README."""
     names = {"Base model": "base", "Weights": "quantization", "Licence": "license"}
     return {text: str(model.meta[key]) for text, key in names.items() if model.meta.get(key)}

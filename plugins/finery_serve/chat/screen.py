@@ -1,4 +1,4 @@
-"""How a talk looks: on a terminal, with one model or two beside each other, or in a pipe."""
+"""The display of a chat: on a terminal with one or two models side by side, or in a pipe."""
 
 import os
 import re
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 WIDE = 100
-"""Columns from which on two answers have room beside each other."""
+"""Minimum width at which two answers fit side by side, in columns."""
 PROMPT = "> "
 COMMANDS = ["/save", "/system", "/clear", "/help", "/quit"]
 Answer = Callable[[int, Write], Completion]
@@ -69,7 +69,7 @@ class Terminal(Plain):
     """A terminal: answers appear as they are written, one model's after the other's."""
 
     def questions(self, stdin: IO[str]) -> Iterator[str]:
-        """What the user writes, edited, recalled and completed by prompt_toolkit."""
+        """The user's input, with editing, history and completion by prompt_toolkit."""
         try:
             from prompt_toolkit import PromptSession
             from prompt_toolkit.completion import WordCompleter
@@ -108,7 +108,7 @@ class Terminal(Plain):
                 with without_echo():
                     completion = answer(index, page.write)
             except FineryError:
-                page.end()  # the error follows on a line of its own
+                page.end()  # the error follows on a separate line
                 raise
             page.write(cut(completion), True)
             page.end()
@@ -132,7 +132,7 @@ def without_echo() -> Iterator[None]:
 
 
 class Page:
-    """Writes text as it comes, in lines of whole words. width: columns of the terminal.
+    """Writes text as it comes, and breaks lines between words. width: columns of the terminal.
 
     The last word is held back until the next one begins.
     """
@@ -177,7 +177,7 @@ class Columns(Terminal):
     """A terminal with two models: two columns if it is wide enough."""
 
     def answers(self, models: list[str], answer: Answer) -> None:
-        """Show the answers beside each other as they are written, one model after the other."""
+        """Show the answers side by side as they are written, one model after the other."""
         if shutil.get_terminal_size().columns < WIDE:
             super().answers(models, answer)
             return

@@ -1,4 +1,4 @@
-"""Answers as they are written: from a server, from transformers in this process, or whole."""
+"""Answers as they are written: from a server, from transformers in this process, or at once."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Write = Callable[[str, bool], None]
 """Takes the next part of an answer, and whether it is thinking."""
 NO_SOURCES = "\n(no documents were found)"
-"""What is written below an answer if a server of documents found none."""
+"""The line below an answer for which a server of documents found nothing."""
 IN_PROCESS = ("transformers", "adapter")
 """Formats that transformers answers with here, sooner than a server would have started."""
 
@@ -65,14 +65,14 @@ def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
         run = model.meta.get("run")
         raise UsageError(
             f"'{opened.name}' is a bundle of the format '{format_}', which has no server here",
-            fix=f"run it in its folder: {run}" if run else "name the model that is in it",
+            fix=f"run it in its folder: {run}" if run else "name the model that it contains",
         )
 
 
 def is_served(artifact: Artifact, server: Callable[[str], Callable[..., Any] | None]) -> bool:
-    """Whether a server answers with it, and with the models that it is built on.
+    """Whether a server can answer with a model, and with the models that it is built on.
 
-    server: the function that serves a format; None without one.
+    server: the function that serves a format; None if there is none.
     """
     models = [ref for ref in artifact.refs.values() if isinstance(ref, Model)]
     for one in (artifact, *models):
@@ -128,7 +128,7 @@ def listed(source: dict[str, Any]) -> str:
 
 
 class EngineTalker:
-    """A model of any other format, by its engine: the answer comes as a whole."""
+    """A model of any other format. Its engine returns the complete answer at once."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -143,7 +143,7 @@ class EngineTalker:
 
 
 class ChatJob:
-    """What an engine may use outside a build."""
+    """The part of a job that an engine may use outside a build."""
 
     def __init__(self, opened: Opened) -> None:
         self.usage = Usage()

@@ -21,7 +21,7 @@ HELP = """\
 /system [TEXT]  begin a new conversation, with this system message or none
 /clear          begin a new conversation
 /help           this list
-/quit           end the talk, as Ctrl-D does
+/quit           end the conversation, like Ctrl-D
 Ctrl-C stops an answer. A stopped answer isn't kept."""
 
 
@@ -144,7 +144,7 @@ class Talk:
             raise UsageError("there is nothing to save yet", fix="ask something first")
         if file.suffix != ".jsonl":
             raise UsageError(
-                f"{file.name} is no file of JSON lines",
+                f"{file.name} isn't a file of JSON lines",
                 fix=f"name one that ends in .jsonl, e.g. /save {FILE}",
             )
         line = json.dumps({"messages": self.messages}, ensure_ascii=False)

@@ -9,7 +9,7 @@ from finery_serve.check.prompts import Asked, request
 from finery_serve.client import Client
 
 HALF = "\ufffd"
-"""What stands for bytes that aren't a character."""
+"""The replacement for bytes that aren't a character."""
 
 
 def answers_of(
@@ -54,7 +54,7 @@ def completion_of(answer: dict[str, Any]) -> Completion:
 def what_is_said(completion: Completion) -> str:
     """An answer's text and calls, by which two answers are compared.
 
-    Without half of a character at its end, where it was cut off: servers hold that back.
+    Ignores an incomplete character at the end of a truncated answer, which servers hold back.
     """
     calls = [call.get("function") for call in completion.tool_calls or ()]
     return f"{completion.text.rstrip(HALF).strip()}{calls or ''}"

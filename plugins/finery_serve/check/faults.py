@@ -1,4 +1,4 @@
-"""Whether answers show that the training isn't in what is served; what a check can't know."""
+"""Detects from answers that the trained model isn't served; lists what can't be checked."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,18 +10,18 @@ FIX = "export the trained model again, and check which file the server loads"
 def adapter_fault(
     served: Sequence[str], base: Sequence[str], trained: Sequence[str] | None
 ) -> Fault | None:
-    """Whether the served model answers as the one before its training.
+    """Whether the served model answers like the one before its training.
 
-    All are answers to the same prompts. Without `trained`, only if all are the base's. Otherwise
-    those count to which base and trained model answer differently: a quantised model is near the
-    one that it was made from.
+    All are answers to the same prompts. Without `trained`, all must equal the base's. Otherwise,
+    only prompts count for which the answers of base and trained model differ, because a quantised
+    model rarely differs from the one that it was made from.
     """
     if trained is None:
         if list(served) != list(base):
             return None
         return Fault(
             "adapter",
-            f"the training isn't in what is served: all {len(served)} answers are the base model's",
+            f"the trained model isn't served: all {len(served)} answers are those of the base",
             [],
             FIX,
         )
@@ -30,7 +30,7 @@ def adapter_fault(
         return None
     return Fault(
         "adapter",
-        f"the training isn't in what is served: of {differ} rows that the base and the "
+        f"the trained model isn't served: of {differ} rows that the base and the "
         f"trained model answer differently, the server answers {as_base} as the base and "
         f"{as_trained} as the trained model",
         [],
@@ -41,10 +41,10 @@ def adapter_fault(
 def swap_fault(
     served: Sequence[str], own: Sequence[str], others: Mapping[str, Sequence[str]]
 ) -> Fault | None:
-    """Whether the server answers under one model's name as another model.
+    """Whether the server answers with another model than the requested one.
 
-    own: the model's answers by finery's engine. others: those of other models, by name. By chance,
-    short answers are alike in some rows, so most rows must be.
+    own: the model's answers by finery's engine. others: those of other models, by name. Short
+    answers of different models can be equal in some rows, so most rows must match.
     """
     for name, answers in others.items():
         differ, as_other, as_own = _nearer(served, answers, own)

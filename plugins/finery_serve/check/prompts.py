@@ -42,7 +42,7 @@ class Asked(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """How prompts were made in the training.
+    """How the training made prompts.
 
     source: of the chat template. end: a token that ends answers.
     """
@@ -204,7 +204,7 @@ def prompt_faults(
 
 
 def _is_plain(own: str, trained: Trained) -> bool:
-    """Whether a template isn't the trained one with its arguments fixed at its beginning."""
+    """Whether a template differs from the trained one with its arguments fixed at its beginning."""
     return not own.strip().endswith(trained.source.strip())
 
 

@@ -26,9 +26,9 @@ PROBES = 8
 
 
 class Asking(NamedTuple):
-    """What to ask a server.
+    """The requests to a server.
 
-    slots: requests at once. trained: how a model's prompts must be.
+    slots: requests at once. trained: the expected prompts of a model.
     """
 
     rows: Sequence[Asked]
@@ -40,11 +40,11 @@ class Asking(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What a server made of the rows.
+    """The results of a server for the rows.
 
-    prompts: (compared, the same), edge cases included. alike: whether a row's prompt is the same.
+    prompts: (compared, equal), including edge cases. alike: whether a row's prompt is equal.
     beside_base: whether the server also has the base, and was compared with it. unseen: what the
-    server doesn't show, as `unchecked_of` gives it.
+    server doesn't expose, from `unchecked_of`.
     """
 
     answers: list[Completion]
@@ -99,7 +99,7 @@ def _server_of(artifact: Artifact, what: str) -> Any:
 
 
 def _name_on_server(name: str, names: Sequence[str], called: str) -> str:
-    """What a server calls a model. called: what its bundle says; empty if it doesn't."""
+    """The server's name for a model. called: its name in the bundle; empty if it has none."""
     for known in (name, name.replace(".", "-"), called):
         if known in names:
             return known

@@ -48,23 +48,23 @@ FLIPS: Mapping[tuple[Any, Any], str] = {(True, False): "lost", (False, True): "g
 class Check(Judge, engines=True, packages=("xllamacpp",)):
     """Check a running server: its prompts, its defaults and its answers.
 
-    The step starts the real server, as `finery serve` does: llama.cpp's with each GGUF, or with a
-    bundle's own options that of the bundle: llama.cpp, vLLM or Ollama. It asks it through its HTTP
-    API.
+    The step starts the real server, as `finery serve` does: llama.cpp's server with each GGUF, or
+    the server of a bundle (llama.cpp, vLLM or Ollama) with the bundle's own options. It sends
+    requests to the server's HTTP API.
 
     - Prompts: what the server makes of every row, and of edge cases (with and without a system
       message, several turns, tools if the rows have any, Unicode, text that looks like control
       tokens), is compared token for token with the prompts of the training.
-    - Defaults: a request that says nothing must be answered greedily, as the model was evaluated.
-    - Adapters: a server that has adapters beside their base must answer with each of them unlike
-      the base.
+    - Defaults: a request without sampling settings must be answered greedily, as in the evaluation.
+    - Adapters: a server that has adapters and their base must answer differently with each of them
+      than with the base.
     - Answers: the rows are answered through the API. The evaluator in `judge` judges them, and the
       answers of finery's own engine. Tables have the paired difference and the rows that flipped.
 
     Faults that are found fail the build, each by its name: `template` (another chat template),
     `thinking` (a switch that the server sets), `prompts` (any other difference), `sampling`,
     `adapter` (the answers are those of the base, or of another model), `options` (of a bundle, that
-    can't be checked). `allow` names those that are wanted.
+    can't be checked). `allow` names those that are intended.
 
     Metrics, each from 0 to 1 with a 95 % Wilson interval: those of `judge`, for the served answers;
     `prompts`, the share that is the same; `answers`, the share of rows with the same answer as by
@@ -82,14 +82,14 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     )
     trained: Model | None = takes(
         default=None,
-        help="The trained model, before its export to a GGUF. Its tokenizer and chat template say "
-        "what the prompts must be. Without it, finery's engine for the GGUF says that, with the "
-        "chat template that is in the file. Other models are compared with their own.",
+        help="The trained model, before its export to a GGUF. Its tokenizer and chat template "
+        "determine the expected prompts. Without it, finery's engine for the GGUF determines them, "
+        "with the chat template in the file. Other models are compared with their own.",
     )
     base: Model | None = takes(
         default=None,
-        help="The model before its training, to find out from the answers that the training isn't "
-        "in what is served. It answers the rows, and so does the trained model.",
+        help="The model before its training, to detect from the answers that the trained model "
+        "isn't what is served. It answers the rows, and so does the trained model.",
     )
     bundle: Bundle | None = takes(
         default=None,
@@ -130,9 +130,9 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         return [ref.partition(":")[0] if isinstance(ref, str) else ref for ref in references]
 
     def key_facts(self) -> Mapping[str, Any]:
-        """Which llama-server answers, if it is the user's own; for a bundle, which Ollama and vLLM.
+        """The build of the user's llama-server, if any; for a bundle, those of Ollama and vLLM.
 
-        The bundle may not be built yet, so which of them serves it isn't known: both count.
+        The bundle may not be built yet, so it isn't known which of them serves it: both count.
         """
         facts = programs.build_facts(programs.SERVER)
         if self.bundle is None:
@@ -207,7 +207,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     def _served(
         self, asked: Sequence[Asked], asker: "BatchEvaluator | Limits", job: Job
     ) -> dict[str, Served]:
-        """What each model's server makes of the rows. A bundle's server has all models."""
+        """Each model's results on its server. The server of a bundle has all models."""
         asking = Asking(asked, asker.max_tokens, asker.temperature, self.slots, self._trained, job)
         if self.bundle is not None:
             return ask_server(self.bundle, self.models, asking)
@@ -217,7 +217,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         return served
 
     def _trained(self, model: Model) -> Trained:
-        """How the prompts of a model must be."""
+        """The expected prompts of a model."""
         if self.trained is not None:
             return of_training(self.trained)
         if model.format == GGUF:
@@ -253,7 +253,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     ) -> dict[str, list[Fault]]:
         """Model → the fault that its answers show: they are those of the base, or of another model.
 
-        Only rows whose prompts are the trained ones show that.
+        Only rows with correct prompts can show that.
         """
         said = {name: [*map(what_is_said, of)] for name, of in engine.items()}
         base = self._said(self.base, "base", rows, asker, job)
@@ -281,7 +281,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         asker: "BatchEvaluator | Limits",
         job: Job,
     ) -> list[str]:
-        """What a model answers by its engine; empty without a model."""
+        """A model's answers by its engine; empty without a model."""
         if model is None:
             return []
         return [*map(what_is_said, self._ask(model, name, rows, asker, job))]
@@ -347,7 +347,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
 
 
 class Limits(NamedTuple):
-    """How to answer, where no evaluator says."""
+    """The sampling, if no evaluator determines it."""
 
     max_tokens: int
     temperature: float = 0.0

@@ -29,7 +29,7 @@ class Answer(Generator, keeps_prompts=True):
     COMPARED = "answer"
 
     n: int = setting(
-        1, ge=1, le=MOST_VARIANTS, help="Answers for each row, each in a row of its own."
+        1, ge=1, le=MOST_VARIANTS, help="Answers for each row, each in a separate row."
     )
     temperature: float = setting(
         0.7, ge=0.0, help="Sampling temperature; 0 always picks the likeliest token."

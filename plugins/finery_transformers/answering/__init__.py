@@ -1,5 +1,6 @@
-"""How prompts are answered and what the answers are.
+"""Answering of prompts with transformers.
 
-In go prompts in tokens; `generation` makes answers of them, on a CPU with the layers of `cpu`, and
-`answers` reads those as text, thinking and tool calls, in the notations of `calls`.
+Input: prompts as tokens. `generation` makes raw answers, on a CPU with the layers of `cpu`.
+`answers` parses them into text, thinking and tool calls, in the notations of `calls`. Output:
+completions.
 """

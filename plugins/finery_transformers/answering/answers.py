@@ -1,7 +1,7 @@
-"""What a local model answered: raw text or tokens into text, thinking and tool calls.
+"""Parses a local model's raw text or tokens into text, thinking and tool calls.
 
-A chat template writes tool calls in its family's own notation. Which one is found by rendering a
-call and reading it back: a reader is right if it returns that very call.
+Each family's chat template has its own notation for tool calls. The right reader is found by
+rendering a call and reading it back: it must return that very call.
 """
 
 import json
@@ -78,7 +78,8 @@ class AnswerReader:
     def needs_special_tokens(self) -> bool:
         """Whether raw answers must contain the text of special tokens.
 
-        So it is where a template writes tags: some families have special tokens for them.
+        That is necessary if the template writes tags, because some families have special tokens for
+        them.
         """
         return any(mark.strip() in self._source for mark in (*TAGS, *MARKS, CHANNELS))
 
@@ -171,7 +172,7 @@ def _in_openai_shape(calls: Sequence[Call]) -> list[dict[str, Any]] | None:
 
 
 def _written_call(render: Render) -> str:
-    """What the template writes as the answer that is one call."""
+    """The template's text for an answer that consists of one call."""
     user = {"role": "user", "content": _QUESTION}
     function = {"name": _PROBED[0], "arguments": _PROBED[1]}
     call = {"id": "call00001", "type": "function", "function": function}
@@ -237,11 +238,11 @@ def misread(
     message: Message,
     tools: Sequence[Mapping[str, Any]],
 ) -> str:
-    """How the calls of a message differ from those that are read from its tokens; empty if not.
+    """How the calls of a message differ from those read back from its tokens; empty if they don't.
 
     A template may write a call so that it can't be read back: `True` for true and for the text
-    "True", quotes within quotes. A model that learns such calls perfectly would be scored as wrong.
-    Nothing differs where no reader is known for what the template writes.
+    "True", or quotes within quotes. A model that learns such calls perfectly would get a low score.
+    If no reader is known for the template's notation, nothing differs.
 
     arguments: other arguments of the chat template. prompt: its text. answer: the tokens up to the
     end of the turn.
@@ -288,7 +289,7 @@ def _differences(name: str, given: Any, read: Any) -> Iterator[str]:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same; texts may differ as tokenizers normalise them (NFC)."""
+    """Whether two JSON values are equal, up to the normalisation of text by tokenizers (NFC)."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_is_same(one[k], other[k]) for k in one)
     if isinstance(one, list) and isinstance(other, list):

@@ -1,10 +1,10 @@
 """Tool calls in the text of an answer, read strictly in the notations of model families.
 
-transformers reads calls too (`parse_response`, with response templates that the trl package has
-for some families). It isn't used here: it reads a cut call as a whole one, keeps the last of two
-arguments with the same name, accepts NaN, ends a call at a closing tag within its JSON, and has no
-response template for Mistral, Phi-4-mini and Granite. A model that writes such calls would be
-scored as right, or a row would be learned that no server reads.
+transformers can read calls, too (`parse_response`, with response templates that the trl package has
+for some families). It isn't used here: it accepts a truncated call, keeps the last of two arguments
+with the same name, accepts NaN, ends a call at a closing tag within its JSON, and has no response
+template for Mistral, Phi-4-mini and Granite. A model that writes such calls would be scored as
+right, or would learn rows that no server can parse.
 """
 
 import ast
@@ -25,7 +25,7 @@ LONGEST_CALL = 100_000
 
 
 class BadCall(Exception):
-    """What begins like a tool call, but isn't one; its text is the reason."""
+    """Text that begins like a tool call but isn't one. The message is the reason."""
 
 
 class Calls(NamedTuple):
@@ -78,7 +78,7 @@ def _named(name: Any) -> str:
 def _as_call(value: Any, other: str = "arguments") -> Call:
     """The call in a JSON object. other: another key that the arguments may have."""
     if not isinstance(value, dict):
-        raise BadCall("the tool call is no JSON object")
+        raise BadCall("the tool call isn't a JSON object")
     value = value["function"] if isinstance(value.get("function"), dict) else value
     if value.keys() >= {"arguments", "parameters"}:
         raise BadCall("the tool call has both `arguments` and `parameters`")
@@ -90,7 +90,7 @@ def _as_call(value: Any, other: str = "arguments") -> Call:
         arguments = _whole_json(arguments or "{}")
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, dict):
-        raise BadCall("the arguments of the tool call are no JSON object")
+        raise BadCall("the arguments of the tool call aren't a JSON object")
     return _named(value.get("name")), arguments
 
 
@@ -115,7 +115,7 @@ def _json_calls(text: str, at: int, _tools: Tools) -> tuple[list[Call], int]:
     """Calls as a JSON array of objects."""
     value, end = strict_at(text, at)
     if not isinstance(value, list):
-        raise BadCall("the tool calls are no JSON array")
+        raise BadCall("the tool calls aren't a JSON array")
     return [_as_call(item) for item in value], end
 
 
@@ -205,7 +205,7 @@ def _typed(text: str, key: str, *, name: str, tools: Tools, constants: Mapping[s
 
 
 def _types(name: str, key: str, tools: Tools) -> list[str]:
-    """The types that a tool's JSON Schema allows for an argument, as far as it names any."""
+    """The types that a tool's JSON Schema allows for an argument, if it names any."""
     functions = (tool.get("function", tool) for tool in tools)
     parameters = next((f.get("parameters") for f in functions if f.get("name") == name), None)
     schema = ((parameters or {}).get("properties") or {}).get(key) or {}
@@ -237,7 +237,7 @@ def _python_calls(text: str, at: int, _tools: Tools) -> tuple[list[Call], int]:
             written = _with_escapes(written)
             body = ast.parse(written, mode="eval").body
         if not isinstance(body, ast.List) or not body.elts:
-            raise BadCall("the tool calls are no list")
+            raise BadCall("the tool calls aren't a list")
         if ast.get_source_segment(written, body) != written:
             raise BadCall("the tool calls are followed by something else")
         return [_python_call(element) for element in body.elts], end
@@ -296,7 +296,7 @@ def _python_value(node: ast.expr) -> Any:
 
 
 def _gemma_call(text: str, at: int, _tools: Tools) -> tuple[list[Call], int]:
-    """A call as `call:name{key:value}` with quotes of its own, as Gemma 4 writes them."""
+    """A call as `call:name{key:value}` with special quotes, as Gemma 4 writes them."""
     head = re.compile(r"\s*call:([^\s{]+)\s*").match(text, at)
     if head is None:
         raise BadCall(f"the tool call begins with {_snippet(text[at:])} rather than call:")
@@ -383,7 +383,7 @@ def _between(opening: str, closing: str, content: _Content, text: str, tools: To
         at = end + len(closing)
     if not calls:
         return Calls(text, [])
-    # The white space that separates text from calls is no part of it.
+    # The white space that separates text from calls isn't part of it.
     first, *others = [*around, text[at:]]
     joined = "\n".join(filter(None, [first.rstrip(), *(part.strip() for part in others)]))
     return Calls(joined, calls)

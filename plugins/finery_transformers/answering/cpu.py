@@ -1,8 +1,9 @@
-"""What makes a model answer quicker on a CPU: packed weights and plain attention. Imports torch.
+"""Faster answers on a CPU: packed weights and plain attention. Imports torch.
 
-On a CPU, torch hands a layer's weights to oneDNN (in fp32 to MKL) as they are, and they are brought
-into blocks anew for each product. With the few rows of a step of generation, that takes as long as
-the product. torch's compiler packs weights once, with the same operators that are used here.
+On a CPU, torch passes a layer's weights to oneDNN (in fp32 to MKL) unpacked, and they are
+rearranged into blocks for every product. With the few rows of a step of generation, that takes as
+long as the product. torch's compiler packs weights once, with the same operators that are used
+here.
 
 torch's fused attention handles many queries at once. For a single one, in bf16, plain products of
 the query heads that share keys and values take about half the time.

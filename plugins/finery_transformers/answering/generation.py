@@ -1,12 +1,11 @@
-"""How a batch of prompts is answered: read in parts, and generated in rounds. Imports torch.
+"""Answers a batch of prompts: reads them in parts, and generates in rounds. Imports torch.
 
 Rows of one task begin with the same system prompt, tools or examples. In a causal model, the keys
-and values of a position depend only on earlier ones, so each distinct beginning is read as a row of
-its own, and its part of the cache is then handed to all rows that have it.
+and values of a position depend only on earlier ones, so each distinct beginning is evaluated as one
+row, and its part of the cache is then copied to all rows that share it.
 
-A batch takes as many steps as its longest answer. Its other rows would be computed to the end and
-thrown away, which takes most of the time where some answers are much longer than others. So each
-round leaves out the rows that have ended.
+A batch takes as many steps as its longest answer. If some answers are much longer than others, most
+of the time would be spent on rows that have already ended. So each round continues without them.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -37,9 +36,9 @@ class Batch(NamedTuple):
 
 
 def read(model: "PreTrainedModel", prompts: Sequence[list[int]], pad: int) -> Batch:
-    """The prompts of a batch as `generate` takes them, padded on the left.
+    """The prompts of a batch as arguments of `generate`, padded on the left.
 
-    With a cache of what they begin with, where that saves enough and the model's cache is one of
+    With a cache of their common beginnings, if that saves enough and the model's cache consists of
     plain keys and values.
     """
     whole = Batch(*_padded(prompts, pad, model.device))
@@ -68,10 +67,10 @@ def read(model: "PreTrainedModel", prompts: Sequence[list[int]], pad: int) -> Ba
 
 
 def _beginnings(prompts: Sequence[list[int]]) -> tuple[list[int], dict[int, int]]:
-    """For each prompt the one whose beginning it has, and the length of each such beginning.
+    """For each prompt, the prompt whose beginning it shares, and the length of that beginning.
 
-    Neighbors in order of their tokens share what they have in common if it is half of a prompt. The
-    last token of a prompt never belongs to it, since its logits are needed.
+    Neighbours in the order of their tokens share a beginning if it is at least half of a prompt. It
+    never includes the last token of a prompt, because that token's logits are needed.
     """
     order = sorted(range(len(prompts)), key=lambda i: prompts[i])
     places, sizes = list(range(len(prompts))), dict[int, int]()

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 _AROUND = 30
 """Characters shown on either side of a difference."""
 _VALUES = (True, False, "finery passes this")
-"""What callers may pass as an argument."""
+"""Arguments that callers may pass."""
 _DOCUMENTS = [{"title": "finery", "text": "finery passes this"}]
-"""What they may pass as `documents`."""
+"""Values that they may pass as `documents`."""
 
 
 class Sample(NamedTuple):
-    """A prompt to compare. name: what it is, for errors."""
+    """A prompt to compare. name: its description in errors."""
 
     name: str
     messages: Conversation

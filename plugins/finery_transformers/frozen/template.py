@@ -24,7 +24,7 @@ thinking was switched off in the prompt of a row without it. `date`: the day tha
 
 
 def facts_of(model: Model) -> Mapping[str, Any] | None:
-    """What the training rows of a model used; None if the model doesn't say."""
+    """The settings of a model's training rows; None if the model doesn't record them."""
     facts = model.meta.get(PROMPTS)
     return facts if isinstance(facts, Mapping) else None
 
@@ -175,11 +175,11 @@ class FrozenTemplate(NamedTuple):
         return _with_template(self.tokenizer, self.source)
 
     def facts(self) -> dict[str, Any]:
-        """What `meta` says of a frozen template."""
+        """The entry of `meta` for a frozen template."""
         return {"tools": self.tools} | ({"date": self.date} if self.date else {})
 
     def lines(self) -> list[str]:
-        """What is frozen, for a log."""
+        """A description of what is frozen, for a log."""
         if not self.known:
             set_to = ", ".join(f"{name}: {self.arguments[name]!r}" for name in self.fixed)
             return [f"the chat template sets {set_to}, whatever a server passes"] if set_to else []

@@ -15,7 +15,7 @@ from finery_transformers.precision import Unused, auto_dtype, unused_gpu, usable
 from finery_trl.estimate.memory import Architecture
 
 REQUEST_SECONDS = 1.0
-"""How long a plan waits for the hub to accept a connection, and to answer."""
+"""Timeout for connections to the hub and for its answers while planning."""
 LARGEST = 2**24
 """Of any size of a model: layers, heads, features, tokens of the vocabulary."""
 TIED = frozenset(
@@ -69,7 +69,7 @@ def _hub_config(repo: str, revision: str) -> Mapping[str, Any] | str:
         return _as_config(json.loads(Path(known).read_bytes()), repo)
     if hub.constants.HF_HUB_OFFLINE:
         return f"the config.json of {repo} isn't in the hub's cache, and HF_HUB_OFFLINE is set"
-    # Not `hf_hub_download`, which tries for half a minute where there is no network.
+    # Not `hf_hub_download`, which tries for half a minute if there is no network.
     url = hub.hf_hub_url(repo, "config.json", revision=revision)
     token = hub.get_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -126,7 +126,7 @@ def of_config(config: Mapping[str, Any], parameters: float | None = None) -> Arc
 
 
 def _checked(value: Any, what: str) -> int:
-    """A size from a stranger's file. Raises `Unknown` unless it is a whole number that can be."""
+    """A size from an untrusted file. Raises `Unknown` unless it is a plausible integer."""
     if isinstance(value, int) and 0 < value <= LARGEST:
         return value
     raise Unknown(f"{what} is not a whole number from 1 to {LARGEST:,}")
@@ -165,10 +165,10 @@ def of_gguf(path: Path) -> Architecture:
 
 
 class Machine(NamedTuple):
-    """Where a training runs.
+    """The hardware of a training.
 
-    device: `cuda` or `cpu`. memory: bytes there. dtype: of `dtype: auto`. name: of the GPU. used:
-    bytes that other programs use there. unused: why there is a GPU that torch can't use.
+    device: `cuda` or `cpu`. memory: its bytes. dtype: of `dtype: auto`. name: of the GPU. used:
+    bytes that other programs use. unused: why torch can't use the machine's GPU.
     """
 
     device: str
@@ -180,7 +180,7 @@ class Machine(NamedTuple):
 
     @property
     def where(self) -> str:
-        """What the memory belongs to."""
+        """The owner of the memory, for messages."""
         return "GPU" if self.device == "cuda" else "machine"
 
     @property
@@ -190,9 +190,9 @@ class Machine(NamedTuple):
 
 
 def machine(gpus: int = 1, names: Sequence[int | str] = ()) -> Machine:
-    """Where a training that uses so many GPUs runs, or the CPU where torch can't use any.
+    """The hardware of a training that uses so many GPUs; the CPU if torch can't use any.
 
-    Of different GPUs, a training gets those with the most free memory, and the last of them decides
+    If GPUs differ, a training gets those with the most free memory, and the last of them decides
     whether it fits. names: its setting `gpus`.
     """
     ram = min(_ram_bytes(), _allowed_bytes())

@@ -39,7 +39,7 @@ RECENT = 5
 
 
 class Sizes(NamedTuple):
-    """The sizes of a model. guessed: why they are only a guess, empty where they are known."""
+    """The sizes of a model. guessed: why they are only a guess; empty if they are known."""
 
     model: Architecture
     guessed: str = ""
@@ -153,7 +153,7 @@ def _facts(graph: Graph, node: Node, known: Mapping[str, Any]) -> Architecture |
 
 
 def lengths_of(graph: Graph, results: Results, node: Node, most: int) -> Lengths:
-    """The rows of a training as far as they are known: as built, or from a plain file."""
+    """The rows of a training, as built or from a plain file, if they are available."""
     sources = [s for s in node.sources if s.role == "train"]
     forecasts = Forecasts(graph, results)
     counts = [forecasts.count(s) for s in sources]

@@ -1,4 +1,4 @@
-"""How much memory and time a training takes, by arithmetic alone.
+"""Estimates the memory and time of a training by arithmetic.
 
 Memory is the total at the peak of an optimizer step, between the forward and backward pass:
 weights, trainable weights with their gradients and the two moments of AdamW, activations for the
@@ -83,7 +83,7 @@ class Architecture(NamedTuple):
         return self.linear_parameters() + embedding + norms
 
     def tensors(self) -> list[int]:
-        """The number of weights in each tensor beside the embedding."""
+        """The number of weights in each tensor except the embedding."""
         linears = [a * b for a, b in self.linears().values()] * self.layers
         output = [] if self.tied else [self.vocabulary * self.hidden]
         return [*linears, *output, *[self.hidden] * (2 * self.layers + 1)]
@@ -115,7 +115,7 @@ class Adapter(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What a training processes at once.
+    """The batch that a training processes at once.
 
     rows: sequences in memory. tokens: of the longest, with padding. answers: positions with logits
     per sequence. width: bytes of an activation (2 or 4). device: `cpu` or `cuda`. offloading:

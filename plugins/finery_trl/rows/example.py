@@ -9,7 +9,7 @@ NO_LOSS = -100
 
 
 class Answer(NamedTuple):
-    """What precedes an answer, and the answer, as the tokens that are trained on.
+    """An answer and what precedes it, as the tokens that are trained on.
 
     prompt: all tokens before it, with earlier answers. label: which of several answers to the same
     prompt it is, e.g. `chosen`; empty if there is only one.
@@ -104,5 +104,5 @@ def rows_in(examples: Iterable[Proven]) -> int:
 
 
 def continues(example: Proven) -> bool:
-    """Whether an example is a further part of the row of the one before it."""
+    """Whether an example comes from the same row as the previous one."""
     return isinstance(example, Example) and example.part > 0

@@ -65,5 +65,5 @@ class RandomOrder:
 
 
 def missing_rows(rows: int, size: int, processes: int) -> int:
-    """How many rows are missing for full batches of `size` rows in each of several processes."""
+    """The number of rows missing for full batches of `size` rows in each of several processes."""
     return -rows % (size * processes) if processes > 1 else 0

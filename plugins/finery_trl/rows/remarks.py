@@ -55,7 +55,7 @@ class Remarks:
         return [*self._notes_on_rows(), *self._coverage.notes()]
 
     def lines(self) -> list[str]:
-        """What a training logs: the notes, and facts about rows that aren't as usual."""
+        """The log of a training about its rows: the notes, and unusual facts."""
         return [*self._notes_on_rows(), *self._coverage.lines()]
 
     def _notes_on_rows(self) -> list[str]:

@@ -125,7 +125,7 @@ def examples_of(
 ) -> Iterator[Example]:
     """Every row as tokens, verified: each learned turn follows its prompt, has loss, and ends.
 
-    A row yields several examples where the template writes earlier turns differently from how they
+    A row yields several examples if the template writes earlier turns differently from how they
     were learned. Rows are read one by one. Errors are raised after the last one, with the number
     and ids of all faulty rows. what: the name of these rows in errors. Raises `StepError` for
     faults of the chat template; `DataError` if there are no rows, for rows without an answer or
@@ -165,7 +165,7 @@ def _with_switch(learn: Learn, tokens: Tokens) -> Learn:
 
 
 class _Weights:
-    """Which weights the assistant turns of rows have, for `loss: marked`."""
+    """The weights of the assistant turns in the rows, for `loss: marked`."""
 
     def __init__(self) -> None:
         self._zero = self._one = self._none = 0

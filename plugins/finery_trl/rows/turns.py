@@ -2,8 +2,8 @@
 
 A turn is learned after the prompt that an engine would send for it: the conversation before it and
 the header of an answer. Where the tokens up to the end of a turn are the beginning of the next
-turn's prompt, both turns share a sequence. Where a template writes earlier turns differently, the
-next turn gets a sequence of its own.
+turn's prompt, both turns share a sequence. If a template writes earlier turns differently, the next
+turn gets a separate sequence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ Loss = Literal["all_turns", "last_turn", "marked"]
 
 
 class Learn(NamedTuple):
-    """What is learned of a row; the settings of `trl.sft` with these names.
+    """The part of a row that is learned; the settings of `trl.sft` with these names.
 
     switch: the template's arguments for rows without thinking, if `without_thinking` is `switch`.
     """
@@ -217,7 +217,7 @@ def _check_text(message: Message, text: str, details: Sequence[str]) -> None:
 
     content = without_think_tags(message).get("content")
     if not isinstance(content, str) or message.get("tool_calls"):
-        return  # `_check_tools` looks at the text beside calls
+        return  # `_check_tools` checks the text next to calls
     if _squeezed(content) not in _squeezed(text):
         raise Faulty(UNWRITTEN, details)
 
@@ -336,7 +336,7 @@ def _uses_tools(row: Row, messages: Conversation) -> bool:
 
 
 def _refuses_tools(row: Row, messages: Conversation, tokens: "Tokens") -> bool:
-    """Whether it is for its tools that a template refuses a row."""
+    """Whether a template refuses a row because of its tools."""
     from finery_transformers.chat import rendered
 
     if not _uses_tools(row, messages):

@@ -22,8 +22,8 @@ class Sft(TrlTraining):
     follows the exact prompt used at inference. The weights with the lowest validation loss are kept
     (without `validation`, the last). An interrupted training continues from its last checkpoint
     and produces the same bytes as an uninterrupted one on a machine with the same hardware and
-    packages. The log names an operation that has no deterministic kernel on a GPU, where this
-    doesn't hold.
+    packages. If an operation has no deterministic kernel on a GPU, the bytes can differ, and the
+    log names the operation.
     """
 
     rows: list[Dataset] = takes(role="train", help="Rows to train on, each with an answer.")
@@ -43,7 +43,7 @@ class Sft(TrlTraining):
         help="Rows without thinking, on a chat template that can switch thinking off: `template` "
         "calls the template as for other rows (most then write an empty think block, which is "
         "learned); `switch` renders these rows with thinking switched off, so that their prompts "
-        "are those of a model that is told not to think.",
+        "are those of a request without thinking.",
     )
     packing: bool = setting(
         False,

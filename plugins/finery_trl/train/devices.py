@@ -230,7 +230,7 @@ def _file(step: "Training") -> OneFile | None:
 
 
 def _zero(deepspeed: Mapping[str, Any], file: OneFile | None) -> tuple[int, bool]:
-    """(stage, whether checkpoints contain the whole weights); 0 if a file can't be read here."""
+    """(stage, whether checkpoints contain all weights); 0 if a file can't be read here."""
     if file is None:
         gathers = str(deepspeed.get("zero3_save_16bit_model", False)).lower() == "true"
         return int(deepspeed.get("zero_stage", 2)), gathers

@@ -31,7 +31,7 @@ Train = Callable[["Training", Job], "Outcome"]
 
 
 class Order(NamedTuple):
-    """What a process has to do: call `train`, a function of a module, with a step and its job."""
+    """The work of a process: call `train`, a function of a module, with a step and its job."""
 
     train: Train
     step: "Training"

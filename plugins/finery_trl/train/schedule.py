@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Schedule(NamedTuple):
-    """How a training processes its rows.
+    """The schedule of a training: its batches, steps and validations.
 
     folder: of its checkpoints. size: rows in memory per process. grouped: rows per batch of the
     order, which is that of one process however many train. accumulated: batches per process in an

@@ -2,8 +2,8 @@
 
 Rows of one task begin with the same system prompt, some also with the same tools or the same first
 turns, and in a causal model a position depends only on earlier ones. So all layers except attention
-process what rows begin with once, skip padding, and run on one sequence of the distinct tokens.
-Only attention sees whole rows. Loss and gradients are equal to those of the padded batch, except
+turns, and in a causal model a position depends only on earlier ones. So all layers except attention
+process these common beginnings once, skip padding, and run on one sequence of the distinct tokens.
 for rounding.
 """
 
@@ -35,10 +35,10 @@ PLAIN = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "ph
 class Layout(NamedTuple):
     """A batch of B rows of up to T tokens as one sequence of N tokens.
 
-    tokens, positions: [1, N]. mask: [B, 1, T, T], True where a place attends. spread: [B · T], the
+    tokens, positions: [1, N]. mask: [B, 1, T, T], True for attended places. spread: [B · T], the
     index in the sequence of each place's token. places: [N], the place of each token. lengths: of
-    the B rows; own: how many of a row's tokens no earlier row has, the last ones. loss_at: the
-    positions in the sequence with loss, and `targets`, the tokens to predict there.
+    the B rows. own: how many of a row's last tokens no earlier row shares. loss_at: the positions
+    in the sequence with loss. targets: the tokens to predict there.
     """
 
     tokens: torch.Tensor
@@ -125,7 +125,7 @@ def install(model: Any) -> None:
 
 
 def logits_of(model: Any, layout: Layout) -> Any:
-    """Logits where there is loss: [1, loss tokens, vocabulary]. model: called as transformers'."""
+    """Logits at positions with loss: [1, loss tokens, vocabulary]. model: of transformers."""
     # The mask reaches the attention unchanged, also in backward passes.
     layout.mask.finery_layout = layout  # type: ignore[attr-defined]
     return model(

@@ -83,7 +83,7 @@ class Reproducible:
         return trainer.training_step(model, inputs, *rest)
 
     def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
-        """Write none: checkpoints are temporary, and the output has a card of its own."""
+        """Write none: checkpoints are temporary, and the output gets a different card."""
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **keywords: Any) -> Any:
         """Return the rows, which are tokens already."""
@@ -215,7 +215,7 @@ class SftTrainer(Reproducible, SFTTrainer):
         return self._uses_trl_loss() or self._is_on_gpu() or not self._can_choose_logits
 
     def _uses_trl_loss(self) -> bool:
-        """Whether it has more parts, those of routers, or Unsloth's kernels compute it."""
+        """Whether it has more parts, e.g. of routers, or Unsloth's kernels compute it."""
         unsloth = SFTTrainer.__name__.startswith("Unsloth")
         return self.aux_loss_enabled or (unsloth and self._is_on_gpu())
 

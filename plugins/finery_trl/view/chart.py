@@ -162,7 +162,7 @@ def _fields(curves: Sequence[Curve], span: Span) -> list[tuple[float, float, str
 
 
 def _newest(values: Series, ends: Sequence[int]) -> list[float | None]:
-    """The last value up to each of some ascending steps, None where there is no newer one."""
+    """The last value at or before each of some ascending steps; None if there is none."""
     newest: list[float | None] = [None] * len(ends)
     index = 0
     for step, value in values:

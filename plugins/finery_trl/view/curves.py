@@ -55,7 +55,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def is_bad(self) -> bool:
-        """Whether to warn."""
+        """Whether it deserves a warning."""
         return self.state in ("overfitting", "unstable", "flat")
 
 
@@ -202,7 +202,7 @@ def _rising(
 
 
 def _cure(points: Sequence[Point], step: int) -> str:
-    """What helps against overfitting from a certain step."""
+    """The fix for overfitting from a certain step."""
     epoch: Any = next((p.get("epoch") for p in points if p["step"] == step), None)
     known = _is_number(epoch)
     fewer = f"epochs: {max(1, math.ceil(epoch - 0.01))} is enough" if known else "use fewer epochs"
@@ -222,7 +222,7 @@ def _rises(validations: Series, best: tuple[int, float]) -> bool:
 
 
 def _tolerance(validations: Series, best: tuple[int, float]) -> float:
-    """How far a validation loss must move to be more than noise.
+    """How far a validation loss must move for the change to be more than noise.
 
     Noise is a move against the trend: a rise before the lowest loss, or a fall after it.
     """

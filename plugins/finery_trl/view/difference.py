@@ -1,4 +1,4 @@
-"""The curves of two trainings held against each other."""
+"""Compares the curves of two trainings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any

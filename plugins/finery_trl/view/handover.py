@@ -19,7 +19,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 def complete(output: Output, folder: Path, refs: Mapping[str, Path]) -> Iterator[str]:
     """Name the base of an adapter in its copy in `folder`; yield what the user should know.
 
-    refs: role → the copy of what the adapter refers to, where that was copied, too.
+    refs: role → the copy of an artifact that the adapter refers to, if that was copied, too.
     """
     base = output.artifact.refs.get("base")
     path = folder / ADAPTER_CONFIG

@@ -1,4 +1,4 @@
-"""How the metrics of a running training are displayed."""
+"""The display of the metrics of a running training."""
 
 from finery.util.text import percent
 from finery.views import LiveMetric

@@ -31,7 +31,7 @@ class CurveView(View):
     """
 
     def brief(self, manifest: Manifest) -> str:
-        """Format, architecture and quantization, as far as they are known."""
+        """Format, architecture and quantization, if they are known."""
         names = ("format", "architecture", "quantization")
         return " ".join(str(manifest.meta[name]) for name in names if name in manifest.meta)
 
@@ -59,7 +59,7 @@ class CurveView(View):
             _print_curve(console, points, kept_step(output.manifest))
 
     def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection | None:
-        """What the curves of all trainings say."""
+        """Statements about the curves of all trainings."""
         from finery_trl.view.section import Training, section_of
 
         found = [
@@ -150,7 +150,7 @@ def kept_step(manifest: Manifest) -> int | None:
 
 
 def measured(manifest: Manifest) -> dict[str, str]:
-    """Speed and memory of a training in words, as far as its `runtime` states them."""
+    """Speed and memory of a training in words, if its `runtime` has them."""
     facts = manifest.runtime.get(RUNTIME, {})
     speed, gpu, memory = (
         facts.get(name) for name in ("tokens_per_second", "peak_gpu_memory", "peak_memory")

@@ -29,8 +29,8 @@ FIXED = (
 class VllmModel(Step, sections=("models",), seeded=False, preflight=LoadingPreflight):
     """Answer for a model with vLLM instead of transformers: on a GPU, many times as fast.
 
-    The model is a Hugging Face folder, an adapter or a GGUF, and the prompts are token for token
-    the trained ones. vLLM runs as a server of finery's own, in an environment that `FINERY_VLLM`
+    The model is a Hugging Face folder, an adapter or a GGUF, and the prompts equal the trained ones
+    token for token. vLLM runs as a separate server, in an environment that `FINERY_VLLM`
     names or that has the `vllm` on PATH. Its version is part of the keys of answers. Evaluate both
     `sft` and this model to see whether they answer alike.
     """
@@ -40,11 +40,13 @@ class VllmModel(Step, sections=("models",), seeded=False, preflight=LoadingPrefl
     )
     merge: bool = setting(
         False,
-        help="Merge an adapter into its base. By default vLLM applies it to the base while it "
-        "answers, which is what a bundle with several adapters does, and slower.",
+        help="Merge an adapter into its base. By default, vLLM applies it to the base while it "
+        "answers, as in a bundle with several adapters, which is slower.",
     )
     context: int | None = setting(
-        None, ge=16, help="Most tokens of a prompt and its answer. Default: the model's context."
+        None,
+        ge=16,
+        help="Maximum tokens of a prompt with its answer. Default: the model's context.",
     )
     gpu_memory: float = setting(0.9, gt=0, le=1, help="Share of the GPU's memory that vLLM takes.")
     concurrency: int = setting(64, ge=1, le=1024, help="Answers that are generated at once.")

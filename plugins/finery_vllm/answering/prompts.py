@@ -48,10 +48,10 @@ class Prompts:
         return tokens
 
     def body(self, prompt: list[int], sampling: Sampling) -> dict[str, Any]:
-        """The request to /v1/completions, but for the model's name.
+        """The request to /v1/completions, without the model's name.
 
-        Greedy at temperature 0. All that vLLM would take from the model's files is set: the tokens
-        that end an answer, and the sampling.
+        Greedy at temperature 0. It sets everything that vLLM would otherwise take from the model's
+        files: the tokens that end an answer, and the sampling.
         """
         body: dict[str, Any] = {
             "prompt": prompt, "max_tokens": sampling.max_tokens, "top_p": sampling.top_p,
@@ -70,7 +70,7 @@ class Prompts:
     def completion(
         self, prompt: list[int], request: Request, answer: Sequence[int], stop: Sequence[str]
     ) -> Completion:
-        """What the answer says, as the other engines of these models read it.
+        """Parse an answer in the same way as the other engines of these models.
 
         answer: token ids, up to one that ends it, a stop text, or the limit.
         """

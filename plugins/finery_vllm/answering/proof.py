@@ -1,4 +1,4 @@
-"""Proves that vLLM answers with an adapter, since it serves one that doesn't fit as its base."""
+"""Proves that vLLM uses an adapter, because it answers like the base if the adapter doesn't fit."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ LIKELIEST = 5
 LEAST = 1e-4
 """The smallest difference of log-probabilities that counts."""
 NOISE = 4.0
-"""How many times larger than the base's own difference between two calls it must be."""
+"""Minimum ratio of the adapter's effect to the base's own variation between two calls."""
 UNLIKE = 10.0
 """Stands for the difference where the likeliest tokens have none in common."""
 

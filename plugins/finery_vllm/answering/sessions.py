@@ -118,7 +118,7 @@ def _rank(adapter: Model) -> int:
 
 
 def _identity(model: Model, served: Any) -> bytes:
-    """What decides the weights and settings of a server."""
+    """The facts that decide the weights and settings of a server."""
     own = served.digest or [str(served.path), served.meta]
     settings = {k: v for k, v in model.meta.items() if k not in ("format", "merge")}
     return msgspec.json.encode([own, settings, model.runtime], order="deterministic")

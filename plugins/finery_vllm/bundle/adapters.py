@@ -1,7 +1,8 @@
-"""What vLLM serves of adapters, as its sources say (vllm/lora, vllm/config/lora.py).
+"""Which adapters vLLM can serve, according to its source (vllm/lora, vllm/config/lora.py).
 
-It refuses some adapters when they are loaded, and serves others silently as their base, so finery
-looks first. Nothing here loads weights: names and shapes come from the headers of the files.
+It refuses some adapters when they are loaded, and silently answers like the base for others, so
+finery checks them first. Weights aren't loaded: names and shapes come from the headers of the
+files.
 """
 
 import re
@@ -47,9 +48,9 @@ def smallest_limit(rank: int) -> int:
 
 
 def check_adapter(adapter: Model, config: Mapping[str, Any], name: str) -> None:
-    """`StepError` with all reasons why vLLM can't serve an adapter beside its base.
+    """`StepError` with all reasons why vLLM can't serve an adapter together with its base.
 
-    config: the content of its adapter_config.json. name: what the recipe calls it.
+    config: the content of its adapter_config.json. name: of the adapter in the recipe.
     """
     if reasons := [*_of_config(config), *_of_training(adapter), *_of_names(adapter)]:
         raise StepError(
@@ -64,7 +65,7 @@ def _of_config(config: Mapping[str, Any]) -> Iterator[str]:
     if kind != "LORA":
         yield f"it isn't a LoRA but {kind or 'of an unknown kind'}"
     if saved := config.get("modules_to_save"):
-        yield f"it holds whole layers (modules_to_save: {', '.join(saved)})"
+        yield f"it contains complete layers (modules_to_save: {', '.join(saved)})"
     for setting, meaning in OTHER_WEIGHTS.items():
         if config.get(setting):
             yield meaning
@@ -86,7 +87,7 @@ def _of_training(adapter: Model) -> Iterator[str]:
 
 
 def _of_names(adapter: Model) -> Iterator[str]:
-    """What is wrong with the names of its matrices, which decide where vLLM adds them."""
+    """The faults of its matrices' names, which decide where vLLM adds them."""
     names = sorted(shapes(adapter.file("adapter_model.safetensors")))
     strange = [name for name in names if _MATRIX.fullmatch(name) is None]
     if strange:

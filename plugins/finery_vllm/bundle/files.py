@@ -12,10 +12,10 @@ HUB_CACHE = "${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"
 
 
 class Texts(NamedTuple):
-    """What the texts say of a bundle.
+    """The facts that the texts of a bundle state.
 
-    base: as people know it. hub: whether the server downloads it. schema: whether there is one.
-    arguments: of the chat template, which are fixed in it. unparsed: the models that were trained
+    base: its name for people. hub: whether the server downloads it. schema: whether there is one.
+    arguments: of the chat template, in which they are fixed. unparsed: the models that were trained
     with tools, if the server has no parser for their calls.
     """
 
@@ -178,7 +178,7 @@ def _ask(texts: Texts) -> str:
     )
     schema = (
         "\nThe client asks for answers that follow `schema.json`. A request without\n"
-        "`response_format` gets the text that the model writes by itself.\n"
+        "`response_format` gets the text as the model writes it.\n"
     ) * texts.schema
     return (
         '## Ask\n\n```sh\npip install openai\npython client.py "Hello."\n```\n\nOr:\n\n```sh\n'
@@ -189,7 +189,7 @@ def _ask(texts: Texts) -> str:
 
 
 def _tools(texts: Texts) -> str:
-    """What a request with tools needs, if models were trained with them."""
+    """The requirements of a request with tools, if models were trained with them."""
     if not texts.unparsed:
         return ""
     names = ", ".join(f"`{name}`" for name in texts.unparsed)

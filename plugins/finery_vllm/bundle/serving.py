@@ -14,7 +14,7 @@ from finery_vllm.server.command import DESCRIPTION, SERVE, Description, descript
 from finery_vllm.server.start import Refused, Server, start
 
 SHOWING = "--enable-scale-out"
-"""Has vLLM answer at RENDER, where it shows what it makes of a request without answering it."""
+"""Enables vLLM's endpoint RENDER, which shows the prompt of a request without answering it."""
 RENDER = "/v1/chat/completions/render"
 NEUTRAL = {
     "temperature": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
@@ -22,7 +22,7 @@ NEUTRAL = {
 }  # fmt: skip
 """Settings of vLLM by which it answers greedily."""
 TEMPERATURE = 1.0
-"""Of vLLM where nothing sets one. It leaves out settings that have its own default."""
+"""vLLM's defaults. It doesn't report settings that have them."""
 REBUILD = "build the bundle again, and don't edit its files"
 
 
@@ -49,7 +49,7 @@ class BundleServer:
         return Prompt(self._server.request("/detokenize", body)["prompt"], tokens)
 
     def faults(self) -> list[Fault]:
-        """Whether it samples, or `run.sh` has other options than the server that was started."""
+        """Faults: it samples, or `run.sh` has other options than the server that was started."""
         asked = {"model": self.names[0], "messages": [{"role": "user", "content": "Hello."}]}
         return [
             *vllm_sampling_faults(self._rendered(asked)["sampling_params"]),
@@ -57,7 +57,7 @@ class BundleServer:
         ]
 
     def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
-        """Whether log-probabilities with an adapter are those without: vLLM says nothing then."""
+        """A fault if an adapter doesn't change log-probabilities. vLLM doesn't report that."""
         if name not in self._described.adapters:
             return None
         try:
@@ -121,7 +121,7 @@ def vllm_sampling_faults(defaults: Mapping[str, Any]) -> list[Fault]:
 
 
 def _script_faults(script: Path, arguments: Sequence[str]) -> list[Fault]:
-    """Whether `run.sh` starts another server than `serve.json`, which was checked."""
+    """Whether `run.sh` starts a different server than `serve.json`, which was checked."""
     lines = script.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     command = next((line for line in lines if line.startswith("exec ")), "")
     words = shlex.split(command)
@@ -138,6 +138,6 @@ def _script_faults(script: Path, arguments: Sequence[str]) -> list[Fault]:
 
 
 def _value(arguments: Sequence[str], name: str) -> str | None:
-    """What follows an argument the last time that it is given."""
+    """The value of the last occurrence of an argument."""
     places = [i for i, argument in enumerate(arguments[:-1]) if argument == name]
     return arguments[places[-1] + 1] if places else None

@@ -1,4 +1,4 @@
-"""What adapters on one server must have in common: base, tokenizer and chat template."""
+"""The requirements on adapters on one server: the same base, tokenizer and chat template."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple

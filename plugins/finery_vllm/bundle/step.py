@@ -63,8 +63,8 @@ class VllmBundle(
 
     The folder holds the adapters, the chat template of the training, the command and a
     compose.yaml, a client and a guide. Before anything is written, finery checks that vLLM can
-    serve the adapters, since vLLM answers with its base where an adapter doesn't fit. Answers are
-    greedy unless a request says otherwise, as in evaluations.
+    serve the adapters, since vLLM silently answers like the base if an adapter doesn't fit. Answers
+    are greedy unless a request says otherwise, as in evaluations.
     """
 
     models: list[Model] = takes(
@@ -75,7 +75,9 @@ class VllmBundle(
         False, help="Merge the adapter into its base. The bundle then serves this model alone."
     )
     name: str = setting(
-        "base", pattern=NAME, help="The name of the base on the server. Adapters have their steps'."
+        "base",
+        pattern=NAME,
+        help="The name of the base on the server. Adapters have the names of their steps.",
     )
     weights: Literal["auto", "hub", "copy"] = setting(
         "auto",
@@ -84,11 +86,13 @@ class VllmBundle(
     )
     schema: OneFile | None = setting(
         None,
-        help="A JSON Schema file that the client asks answers to follow: that of `eval.json`, if "
-        "the recipe has one.",
+        help="A JSON Schema file that the client requires answers to follow: that of `eval.json`, "
+        "if the recipe has one.",
     )
     context: int | None = setting(
-        None, ge=16, help="Most tokens of a prompt and its answer. Default: the model's context."
+        None,
+        ge=16,
+        help="Maximum tokens of a prompt with its answer. Default: the model's context.",
     )
     port: int = setting(8000, ge=1, le=65535, help="The port of the server.")
     image: str = setting(
@@ -187,7 +191,7 @@ class VllmBundle(
         return [served_name(model.name) for model in with_tools]
 
     def _base(self, model: Model, beside: bool, job: Job) -> tuple[list[str], dict[str, Path]]:
-        """(The argument that names the weights, files that stay where they are)."""
+        """(The argument that names the weights, files outside the bundle)."""
         import torch
 
         repo, revision = model.meta.get("repo"), model.runtime.get("revision")

@@ -1,4 +1,4 @@
-"""What the names in a file read: definitions of this file, of others, or whole files.
+"""Finds what the names in a file refer to: definitions of this file or of others, or whole files.
 
 Names are followed into packages of plugins and `finery.rows`, of a recipe's plugin file also into
 its project, and of a file that settings name into the file's folder. Installed libraries count by
@@ -21,7 +21,7 @@ OPAQUE = frozenset({
     "eval", "exec", "globals", "builtins.eval", "builtins.exec", "gc.get_objects",
     "inspect.currentframe", "inspect.getmodule", "inspect.stack", "sys._getframe", "sys.modules",
 })  # fmt: skip
-"""What reads definitions in ways that can't be followed. In a file with one, everything counts."""
+"""Functions that read definitions in ways that can't be followed: then the whole file counts."""
 _IN_OPAQUE = tuple(f"{name}." for name in OPAQUE)  # `sys.modules.get`
 PLAIN_BASES = frozenset({*sys.stdlib_module_names, *dir(builtins), CORE, "msgspec"})
 """Packages and builtins with classes that can be derived from without an effect."""
@@ -40,7 +40,7 @@ class Node(NamedTuple):
 
 
 End = Node | str
-"""What a name reads; text if that isn't followed, e.g. `json.dumps`."""
+"""What a name refers to; text if it isn't followed, e.g. `json.dumps`."""
 Edge = tuple[str, Node]
 """The piece of a definition that needs something, and what it needs."""
 
@@ -67,7 +67,7 @@ class Names:
     # -- what needs what ---------------------------------------------------------------------------
 
     def edges(self, node: Node) -> list[Edge]:
-        """What the pieces of a definition read and import."""
+        """What the pieces of a definition refer to and import."""
         key = (node.place.path, node.unit)
         if key not in self._edges:
             self._edges[key] = [*dict.fromkeys(self._edges_of(node))]
@@ -95,7 +95,7 @@ class Names:
                         yield piece.name, Node(place, WHOLE)
 
     def on_import(self, place: Place) -> list[Node]:
-        """What counts whenever a file is imported, and what it imports."""
+        """What counts whenever a file is imported, and what the file imports."""
         if place.path not in self._on_import:
             self._on_import[place.path] = [*dict.fromkeys(self._on_import_of(place))]
         return self._on_import[place.path]
@@ -141,7 +141,7 @@ class Names:
         return [node.unit for node in self.on_import(place) if node.unit != EXECUTES]
 
     def _importing_acts(self, place: Place) -> bool:
-        """Whether importing a file, with all that it imports, can have an effect."""
+        """Whether importing a file, including everything that it imports, can have an effect."""
         if place.path in self._importing:
             return self._importing[place.path]
         seen: set[str] = set()

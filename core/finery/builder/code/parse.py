@@ -148,7 +148,7 @@ class _Module:
         )  # fmt: skip
 
     def _registers(self, node: ast.AST) -> bool:
-        """Whether a node in a class can have an effect when another is derived from the class."""
+        """Whether a node in a class can have an effect when a subclass is created."""
         match node:
             case ast.FunctionDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
                 return name == "__init_subclass__"
@@ -207,7 +207,7 @@ class _Module:
         return False
 
     def _calls_pure(self, node: ast.expr) -> bool:
-        """Whether a call of an argument, if it is a function, only returns something."""
+        """Whether calling this argument, if it is a function, has no side effects."""
         match node:
             case ast.Lambda(body=body):
                 return not self._acts(body)
@@ -218,7 +218,7 @@ class _Module:
         return True
 
     def _is_pure(self, name: str | None) -> bool:
-        """Whether the function of this name only returns something."""
+        """Whether calling the function of this name has no side effects."""
         if name is None:
             return False
         root, *rest = name.split(".")

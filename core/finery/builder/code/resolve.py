@@ -22,7 +22,7 @@ STANDARD_LIBRARY = os.path.dirname(os.__file__)
 class Place(NamedTuple):
     """A module: its dotted name and its file.
 
-    is_local: the file belongs to the project. beside: a folder from which it can import, too.
+    is_local: the file belongs to the project. beside: another folder from which it can import.
     """
 
     module: str

@@ -20,7 +20,7 @@ from finery.util.paths import cache_folder
 MOST = 20_000
 """Entries that are kept, of some 8 KB each. A folder with more is emptied."""
 CODE = ("counted.py", "names.py", "parse.py", "reach.py", "resolve.py", "units.py")
-"""The files beside this one that decide what counts. After a change, nothing kept is used."""
+"""The neighbouring files that decide what counts. Any change to them invalidates the cache."""
 
 
 def parsed(path: Path) -> bytes:
@@ -40,7 +40,7 @@ def parsed(path: Path) -> bytes:
 
 
 def kept(path: Path) -> bytes | None:
-    """What is kept of a file; None if nothing is, if it is damaged, or if another user wrote it."""
+    """The cached facts about a file; None if there are none, or if they are damaged or not ours."""
     if (entry := _entry(path)) is None:
         return None
     try:

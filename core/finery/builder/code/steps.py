@@ -85,9 +85,9 @@ class StepCode:
         return self._code(*self._own(step, written))
 
     def of_checks(self, uses: Iterable[str]) -> list[Any]:
-        """What checks of step types depend on: their code, with its methods that aren't in keys.
+        """What checks of step types depend on: their code, with the methods that aren't in keys.
 
-        Followed at once, but for types of a project, whose code isn't kept in the store.
+        Reached immediately, except for types of a project, whose code isn't cached in the store.
         """
         subjects = {use: self._type(use) for use in uses}
         types = {use: [cls.__module__, cls.__qualname__] for use, (cls, _) in subjects.items()}
@@ -105,13 +105,13 @@ class StepCode:
         return Reach(self._names, [(each, None) for each in subjects], checks=True)
 
     def of_type(self, use: str) -> Reach:
-        """What all steps of a type reach: without code, outputs and steps that settings name."""
+        """What all steps of a type reach, without engines, outputs and steps that settings name."""
         cls = self._plugins.step_type(use)
         outputs = declared_outputs(cls) if cls.outputs is Step.outputs else {}
         return Reach(self._names, (self._type(use), *_artifact_files(cls, outputs)))
 
     def is_current(self, store: Store) -> bool:
-        """Whether this is of a store, and no file that the code depends on has changed since."""
+        """Whether this belongs to a store, and no file that the code depends on has changed."""
         used = dict(self._folders)
         for followed in self._followed.values():
             used |= followed.files
@@ -125,7 +125,7 @@ class StepCode:
     def reaches(
         self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
     ) -> list[Reach]:
-        """What the code of a step reaches: its own, that of its engines, and hooks around it."""
+        """What a step's code reaches, including its engines and the hooks around it."""
         return [Reach(self._names, subjects) for subjects in self._used(step, written, engines)]
 
     def changed(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> list[str]:
@@ -220,7 +220,7 @@ class StepCode:
         return self._find(subjects).code
 
     def _find(self, subjects: tuple[Subject, ...], *, checks: bool = False) -> _Followed:
-        """What subjects reach: as found before, as kept in the store, or found now."""
+        """What the subjects reach: from memory, from the store, or computed now."""
         key = subjects, checks
         if key not in self._followed:
             name = self._name(subjects, checks=checks)
@@ -244,7 +244,7 @@ class StepCode:
         return f"{FORMAT} {blake3(msgspec.json.encode(scope)).hexdigest()}"
 
     def _kept(self, name: str) -> _Followed | None:
-        """What was found before, if no file and no folder has changed since."""
+        """The result in memory, if no file and no folder has changed since."""
         content = self._store.fact(name) if name else None
         try:
             kept = msgspec.msgpack.decode(content or b"", type=_Followed)

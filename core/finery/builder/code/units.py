@@ -1,4 +1,4 @@
-"""What `parse` finds in a file: its definitions, the names that each reads, and its imports.
+"""What `parse` finds in a file: definitions, the names that each refers to, and imports.
 
 Separate from `parse`, since `ast` is needed only for changed files.
 """

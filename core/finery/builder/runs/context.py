@@ -1,4 +1,4 @@
-"""What a run's record says of where it began: recipe, revision, overrides, machine."""
+"""The circumstances of a run, for its record: recipe, revision, overrides, machine."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ def context_of(graph: Graph, recipe_id: str) -> dict[str, Any]:
 
 
 def machine(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What the machine is, without its name."""
+    """A description of the machine, without its name."""
     from finery.execute.gpus import visible_gpus
 
     return {

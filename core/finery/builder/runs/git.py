@@ -1,4 +1,4 @@
-"""What git says of a project: its commit, and whether files differ from it. Changes nothing."""
+"""The commit of a project, and whether files differ from it. Only reads from git."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ class Revision(NamedTuple):
 
 
 def revision_of(folder: Path) -> Revision | None:
-    """The revision that is checked out; None outside of git, and where there is no commit yet."""
+    """The checked-out revision; None outside a repository and before the first commit."""
     commit = ask(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if commit is None:
         return None
@@ -58,7 +58,7 @@ def write_tree(folder: Path, commit: str, target: Path) -> None:
 
 
 def ask(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str | None:
-    """What `git` prints in a folder, stripped; None if it fails or isn't installed."""
+    """The stripped output of a `git` command in a folder; None if it fails or isn't installed."""
     own = {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **(environment or {})}
     try:
         answered = subprocess.run(

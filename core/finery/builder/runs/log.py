@@ -22,9 +22,9 @@ EVENTS, CONTEXT = "events.jsonl", "run.json"
 class RunLog:
     """Writes a run's events to `runs/<id>/events.jsonl`, once a step runs.
 
-    The file is locked for writing as long as the run lasts, so a reader can tell a run that goes on
-    from one that was killed. context: facts for `run.json`, gathered when the log is opened: a
-    build with nothing to do leaves no log, and needs none of them.
+    The file is locked for writing during the run, so that a reader can distinguish a run that
+    continues from one that was killed. context: facts for `run.json`, gathered when the log is
+    opened. A build with nothing to do writes no log and needs none of them.
     """
 
     def __init__(self, runs: Path, run: str, context: Callable[[], dict[str, Any]] = dict) -> None:

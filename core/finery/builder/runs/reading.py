@@ -20,14 +20,14 @@ _SKIPPED = tuple(
     b'{"event":"%s"' % name for name in (b"step_metric", b"step_progress", b"step_log")
 )
 LAST, PREVIOUS = "last", "previous"
-"""What a user writes for the newest run, and for the one before it."""
+"""Words for the newest run, and for the one before it."""
 
 
 @dataclass
 class StepRun:
     """What a run did with a step.
 
-    key: of its result; empty if it has none, or if an early version of finery recorded the run.
+    key: of its result; empty if there is none, or if an early version of finery recorded the run.
     error: see `finery.util.events.Error`. by: the failed step that blocks it.
     """
 
@@ -97,9 +97,9 @@ def runs_of(root: Path, recipe_id: str, name: str, beginning: str = "") -> Itera
 
 
 def find_run(root: Path, recipe_id: str, name: str, word: str) -> Run:
-    """The run that a word names: `last`, `previous`, or the beginning of its id.
+    """The run that a word names: `last`, `previous`, or the beginning of an id.
 
-    Raises `UsageError` where there is none, or more than one.
+    Raises `UsageError` if there is no such run, or more than one.
     """
     if word in (LAST, PREVIOUS):
         for run in runs_of(root, recipe_id, name):

@@ -1,5 +1,5 @@
-"""How commands are called: which word names the recipe, which a step, what a shell completes.
+"""Interpretation of command lines: which word names the recipe, which a step, and completion.
 
-In go the words of a command line, out come the file of a recipe and names of steps. Nothing here
-reads more of a recipe than the names of its steps.
+Input: the words of a command line. Output: the path of a recipe and names of steps. Of a recipe,
+nothing here reads more than the names of its steps.
 """

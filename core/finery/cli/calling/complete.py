@@ -1,4 +1,4 @@
-"""What a shell completes: recipes, steps and step types. docs/reference/recipe.md has the set-up.
+"""Shell completion: recipes, steps and step types. docs/reference/recipe.md has the set-up.
 
 Nothing here may fail or print: the caller is a shell.
 """

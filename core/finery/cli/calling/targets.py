@@ -29,10 +29,11 @@ class Target(NamedTuple):
 def find_target(
     words: Sequence[str], option: Path | None, command: str, *, takes_step: bool = True
 ) -> Target:
-    """Which recipe and which steps a command line names.
+    """The recipe and the steps that a command line names.
 
-    option: what `--recipe` names. command: the name of the command, for errors. takes_step: whether
-    it takes any. Raises `UsageError` where a recipe isn't there, or two are named.
+    option: the value of `--recipe`. command: the name of the command, for errors. takes_step:
+    whether it accepts steps. Raises `UsageError` if a recipe doesn't exist, or if the words name
+    two.
     """
     if option is not None:
         paths = [word for word in words if looks_like_path(word)]
@@ -57,7 +58,7 @@ def looks_like_path(word: str) -> bool:
 def names_recipe(word: str, *, strict: bool = False) -> bool:
     """Whether a word can name a recipe.
 
-    strict: not a file or folder that only happens to have that name.
+    strict: a file or folder that only happens to have that name doesn't count.
     """
     if looks_like_path(word) or os.path.exists(os.path.join(word, RECIPE)):
         return True
@@ -77,7 +78,7 @@ def recipe_file(path: Path) -> Path:
 
 
 def is_step(word: str, recipe: Path) -> bool:
-    """Whether a word names a step of a recipe, or an output of one."""
+    """Whether a word names a step of a recipe, or an output of a step."""
     name = word.partition(".")[0]
     try:
         check_plain(recipe)
@@ -142,7 +143,7 @@ def _ambiguous(chosen: str, others: Sequence[str], words: Sequence[str], command
 
 
 def _without(words: Sequence[str], word: str) -> tuple[str, ...]:
-    """The words but for the first that is `word`."""
+    """The words without the first one that equals `word`."""
     at = list(words).index(word)
     return (*words[:at], *words[at + 1 :])
 

@@ -101,7 +101,7 @@ def _print_obstacles(graph: "Graph") -> None:
 def _is_done(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], *, as_json: bool
 ) -> bool:
-    """Whether the stamp of the last build shows that there is nothing to do; then prints so."""
+    """Whether the stamp of the last build shows that there is nothing to do. If so, prints that."""
     if as_json:
         events = stamp.events_if_done(recipe, steps, overrides, time.perf_counter())
         if events is not None:

@@ -65,9 +65,9 @@ def command(
 
 
 def _built(graph: "Graph") -> "Results | None":
-    """What is built, if there is a store; a check doesn't create one.
+    """The results in the store, if one exists. A check doesn't create one.
 
-    Raises what `refuse_shared_folder` raises.
+    Raises the same errors as `refuse_shared_folder`.
     """
     from finery.util.paths import store_folder
 

@@ -48,7 +48,7 @@ def command(
 ) -> None:
     """Copy the output of STEP to DIR, as plain files.
 
-    Each of several outputs gets a folder of its own in DIR.
+    Several outputs get a folder each in DIR.
     """
     from finery.builder.project import Project
     from finery.cli.commands.show import check_step
@@ -107,7 +107,7 @@ def _no_files(title: str, manifest: "Manifest") -> UsageError:
     format_ = manifest.meta.get("format")
     what = f"{manifest.kind} of the format '{format_}'" if format_ else manifest.kind
     return UsageError(
-        f"'{title}' has no files of its own to copy: it is {a_or_an(what)}",
+        f"'{title}' has no files to copy: it is {a_or_an(what)}",
         fix="add --with-base to copy the models that it uses" if manifest.refs else None,
     )
 

@@ -139,7 +139,7 @@ def _place_of(data: Path, folder: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as YAML: in quotes where it would be something else, such as 2024."""
+    """A text in YAML, with quotes if it would otherwise be another value, such as 2024."""
     is_plain = re.fullmatch(r"[A-Za-z][\w./-]*", text) and text.lower() not in NO_TEXTS
     return text if is_plain else json.dumps(text, ensure_ascii=False)
 

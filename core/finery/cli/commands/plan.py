@@ -91,7 +91,7 @@ def _print_json(
     estimates: Mapping[str, "Estimate"],
     gates: Gates,
 ) -> None:
-    """A line for each step, then one for each note on the whole recipe."""
+    """A line for each step, followed by a line for each note on the recipe as a whole."""
     from finery.builder.checks import note_data
 
     steps = {plan.node.name for plan in plans}
@@ -182,7 +182,7 @@ def _print_estimates(estimates: Sequence["Estimate"]) -> None:
 
 
 def _sums(estimates: Sequence["Estimate"]) -> Iterator[str]:
-    """The time and the cost of several steps, as far as they are known of all."""
+    """The total time and cost of several steps, if they are known for all of them."""
     for fact, words in (("seconds", "about {}"), ("dollars_at_most", "at most {}")):
         values = [estimate.facts.get(fact) for estimate in estimates]
         known = [value for value in values if value is not None]
@@ -218,10 +218,10 @@ def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates)
 
 
 def _print_variants(graph: "Graph", plans: Sequence["StepPlan"]) -> None:
-    """How many variants there are, how many steps are theirs alone, and how many are to be built.
+    """The number of variants, of steps that belong to one variant, and of steps to build.
 
-    A step that two variants share has one name, so it is there once. The steps that rank variants
-    are neither theirs nor shared by them.
+    A step that variants share has one name and counts once. The steps that rank variants count as
+    neither.
     """
     from finery.compare.words import title_of as title_of_matrix
 

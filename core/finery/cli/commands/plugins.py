@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def command(recipe: Path | None, name: str | None, check: bool, as_json: bool) -> int:
     """List the plugins and their step types; with NAME, one plugin or the settings of a step type.
 
-    With RECIPE, the plugin files beside it are included. --check finds step types and settings
+    With RECIPE, the plugin files next to it are included. --check finds step types and settings
     without help, references that can't be loaded, and modules that import heavy libraries when
     they are loaded.
     """
@@ -55,7 +55,7 @@ def command(recipe: Path | None, name: str | None, check: bool, as_json: bool) -
 
 
 def _no_such(name: str, known: Sequence[str], recipe: Path | None) -> PluginError:
-    """The error for an unknown name. Plugins beside a recipe may provide it."""
+    """The error for an unknown name, which a plugin of a recipe might provide."""
     near = nearest_meant(name, known)
     fixes = [near or "`finery plugins` lists those that are installed"]
     if name == "new":
@@ -68,7 +68,7 @@ def _no_such(name: str, known: Sequence[str], recipe: Path | None) -> PluginErro
 
 
 def _has_plugins(recipe: Path) -> bool:
-    """Whether there is such a recipe, and it loads plugins of its own."""
+    """Whether the recipe exists and loads its own plugins."""
     from finery.recipe.document import load
 
     try:

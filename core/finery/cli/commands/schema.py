@@ -107,7 +107,7 @@ def _refuse_ignored(
 
 
 def _plugins(recipe: Path | None) -> "Plugins":
-    """All plugins, with those that the recipe names beside it."""
+    """All plugins, including those that the recipe loads."""
     from finery.builder.project import open_recipe
     from finery.plugin.manager import load_plugins
 
@@ -185,7 +185,7 @@ def _written(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_of_step(text: str) -> bool:
-    """Whether this is the schema of a step type, which may be gone by now."""
+    """Whether a file is the schema of a step type, which may no longer exist."""
     try:
         schema = json.loads(text)
     except ValueError:

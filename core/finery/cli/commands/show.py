@@ -58,7 +58,7 @@ MATRIX = "matrix"
 @click.option(
     "--jsonl",
     is_flag=True,
-    help="With --wrong: a JSON object a line, for a file to label. It has the whole prompt.",
+    help="With --wrong: JSON lines, one record a line, with the complete prompt. For labelling.",
 )
 @click.option(
     "--run",
@@ -177,7 +177,7 @@ def command(
 
 
 def _show_matrix(graph: "Graph", store: "Store", *, as_json: bool) -> None:
-    """The variants with their scores, as far as they are built for the recipe as it is."""
+    """The variants with their scores, if they are built for the current recipe."""
     from finery.builder.plan import Planner, make_plan
     from finery.cli.matrix.table import print_matrix, print_matrix_data
     from finery.cli.views import stdout

@@ -1,4 +1,4 @@
 """The commands that hold builds against each other, and what they print.
 
-In go a recipe and the runs or revisions that are named, out come lists, differences and a page.
+Input: a recipe and the runs or revisions that are named. Output: lists, differences and a page.
 """

@@ -14,7 +14,7 @@ from finery.errors import UsageError
 @click.argument("words", nargs=-1, metavar="[RECIPE] [A] [B]")
 @click.option(
     "--recipe", "-r", type=click.Path(path_type=Path),
-    help=f"The recipe, where it isn't an argument. [default: {RECIPE}]",
+    help=f"The recipe, if it isn't an argument. [default: {RECIPE}]",
 )  # fmt: skip
 @matrix_option
 @click.option(

@@ -1,4 +1,4 @@
-"""What `finery diff` prints, and its JSON lines."""
+"""The output of `finery diff`, as text and as JSON lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ def print_difference(compared: Comparison, most: int) -> None:
 
 
 def _print_outputs(console: "Console", compared: Comparison, most: int) -> None:
-    """What differs in each output; of those that differ alike, only in the first."""
+    """The differences in each output. Of outputs that differ in the same way, only the first."""
     seen: dict[str, str] = {}
     for view, before, after in compared.outputs():
         console.print()
@@ -105,7 +105,7 @@ def _print_sides(console: "Console", sides: Sequence[Side]) -> None:
 
 
 def _print_settings(console: "Console", steps: Sequence[StepDifference]) -> None:
-    """What differs in the recipe and in the files that it names."""
+    """The differences in the recipe and in the files that it names."""
     rows = [(step.name, change) for step in steps for change in step.of_recipe]
     if rows:
         _title(console, "Settings and files")
@@ -113,7 +113,7 @@ def _print_settings(console: "Console", steps: Sequence[StepDifference]) -> None
 
 
 def _print_around(console: "Console", steps: Sequence[StepDifference]) -> None:
-    """What differs in code, packages and the machine; each once, with the steps it reaches."""
+    """The differences in code, packages and the machine, each once, with the affected steps."""
     reached: dict[str, tuple[Change, list[str]]] = {}
     for step in steps:
         for change in step.around:
@@ -161,7 +161,7 @@ def _value(change: Change) -> Any:
 
 
 def _print_steps(console: "Console", compared: Comparison) -> None:
-    """Which steps are new, gone, the same, or can't be compared."""
+    """Which steps are new, removed, unchanged, or not comparable."""
     from rich.text import Text
 
     lines = [

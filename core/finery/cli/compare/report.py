@@ -13,7 +13,7 @@ from finery.util.paths import shown
 
 NAME = "report.html"
 WAIT_SECONDS, RELOAD_SECONDS = 2.0, 5
-"""How often `--watch` looks at the build, and how often browsers load the page."""
+"""How often `--watch` checks the build, and how often browsers reload the page."""
 
 if TYPE_CHECKING:
     from finery.report.page import Reported
@@ -86,7 +86,7 @@ def _goes_on(reported: "Reported") -> bool:
 
 
 def _state(reported: "Reported") -> str:
-    """What a reader sees of a running build, in a line."""
+    """A one-line summary of a running build."""
     from finery.report.steps import counts
 
     running = [f"{s.node.name} {s.detail}" for s in reported.steps if s.state == "running"]

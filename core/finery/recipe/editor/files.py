@@ -1,4 +1,4 @@
-"""The schema file beside a recipe: where it is, and how it stays up to date."""
+"""The schema file next to a recipe: its place, and how it stays up to date."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def formatted(schema: object) -> str:
 
 
 def schema_file(recipe: Recipe) -> Path:
-    """The file for a recipe's schema: the one that its modeline names, else one beside it.
+    """The file for a recipe's schema: the one that its modeline names, or else one next to it.
 
     A schema outside the recipe's folder belongs to several recipes, so it isn't this one. Nor is
     the schema of another recipe in the folder: a copied recipe has the line of its original.
@@ -44,7 +44,7 @@ def schema_file(recipe: Recipe) -> Path:
 
 
 def _is_of_another(schema: Path, recipe: Recipe) -> bool:
-    """Whether a schema has the name of another recipe beside it."""
+    """Whether a schema is named after another recipe in the same folder."""
     stem = schema.name.removesuffix(".schema.json")
     recipes = [schema.with_name(f"{stem}{suffix}") for suffix in (".yaml", ".yml")]
     return any(path.exists() and not path.samefile(recipe.path) for path in recipes)
@@ -74,7 +74,7 @@ def write_schema(recipe: Recipe, plugins: StepTypes) -> Path:
 
 
 def refresh_schema(recipe: Recipe, plugins: StepTypes) -> None:
-    """Bring the schema of a recipe up to date, where there is one and it can be written."""
+    """Update a recipe's schema if it exists and can be written."""
     path = schema_file(recipe)
     if _is_ours(path) and os.access(path, os.W_OK):
         write_schema(recipe, plugins)

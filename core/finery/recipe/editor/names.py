@@ -14,10 +14,9 @@ from finery.step.step import Step
 
 
 class Named(NamedTuple):
-    """A step as far as its part of the recipe can be read.
+    """A step, with as much as can be read of its part of the recipe.
 
-    outputs: name → kind, None where nothing is known of its type. choices: what `Step.choices`
-    says.
+    outputs: name → kind; None if its type is unknown. choices: see `Step.choices`.
     """
 
     section: str
@@ -55,7 +54,7 @@ def _steps(recipe: Recipe, plugins: StepTypes) -> Iterator[Named]:
 def _known(
     recipe: Recipe, plugins: StepTypes, section: str, name: str, use: str
 ) -> tuple[Mapping[str, type[Artifact] | None], Mapping[str, Sequence[str]]]:
-    """A step's outputs and choices, by its settings where they are right, else by its type."""
+    """A step's outputs and choices, from its settings if they are valid, or else from its type."""
     try:
         cls = plugins.step_type(use)
     except PluginError:
@@ -68,7 +67,7 @@ def _known(
 
 
 def _declared(cls: type[Step]) -> Mapping[str, type[Artifact] | None]:
-    """The outputs of a step type, unknown where its settings decide on them."""
+    """The outputs of a step type; unknown if its settings decide about them."""
     try:
         return {**declared_outputs(cls)}
     except PluginError:
@@ -87,7 +86,7 @@ def _refer(defs: dict[str, Any], key: str, cls: type[Step], steps: Sequence[Name
 
 
 def _fitting(kind: type[Artifact], steps: Sequence[Named]) -> Iterator[tuple[str, str]]:
-    """(reference, what it is) of each output of a kind."""
+    """(reference, description) of each output of a kind."""
     for step in steps:
         for output, made in step.outputs.items():
             if made is None or issubclass(made, kind):

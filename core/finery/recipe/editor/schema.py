@@ -1,4 +1,4 @@
-"""The schema of whole recipes: every step type with titles and defaults, as editors show them."""
+"""The schema of recipes for editors: every step type with titles and defaults."""
 
 import contextlib
 import json
@@ -119,10 +119,10 @@ def _any_step(types: list[str]) -> dict[str, Any]:
 
 
 def _by_use(names: Iterable[str], prefix: str = "") -> list[dict[str, Any]]:
-    """What holds for a step by its type.
+    """The conditions for a step, depending on its type.
 
-    A chain of if/then, not oneOf: an editor then shows what is wrong with the type that `use`
-    names, instead of that none of twenty types fit.
+    A chain of if/then instead of oneOf, so that an editor reports what is wrong with the type that
+    `use` names, instead of the fact that none of twenty types fits.
     """
     return [
         {

@@ -1,7 +1,7 @@
-"""What people who come from other tools write, and what a recipe calls it: `aliases.yaml`.
+"""Terms of other tools, and what a recipe calls them: `aliases.yaml`.
 
-A plugin package can have such a file beside its `__init__.py`, with an entry for each class of a
-step type or of its bases. It is read only after a mistake, and is in no key:
+A plugin package can have such a file next to its `__init__.py`, with an entry for each step type's
+class or base class. It is read only after a mistake, and isn't part of any key:
 
     Sft:
       settings: {learning_rate: [lr], lora.r: [lora_r]}
@@ -27,14 +27,14 @@ FILE = "aliases.yaml"
 
 
 class Aliases(msgspec.Struct, forbid_unknown_fields=True):
-    """Fixes for mistakes that the users of a step type are likely to make.
+    """Fixes for likely mistakes of the users of a step type.
 
     settings: setting → its names elsewhere; one inside a group is written with a dot, `lora.r`.
     absent: what to do instead → settings of other tools that this step type lacks.
     called: other names of the step type.
     values: setting, or `setting.*` → what to do instead → patterns of its wrong values. `\\1` in
     the text is the first group of the pattern.
-    text: setting → pattern of a text that, in place of a whole step, gives this setting.
+    text: setting → pattern of a text that gives this setting when it replaces the whole step.
     """
 
     settings: dict[str, list[str]] = {}
@@ -48,11 +48,11 @@ class Aliases(msgspec.Struct, forbid_unknown_fields=True):
         return next((s for s, names in self.settings.items() if name in names), None)
 
     def instead_of(self, name: str) -> str | None:
-        """What to do instead of a setting that only other tools have."""
+        """The fix for a setting that only other tools have."""
         return next((fix for fix, names in self.absent.items() if name in names), None)
 
     def value_fix(self, label: str, value: Any) -> str | None:
-        """What to write instead of a wrong value of a setting, `lora.r` or `quantization[0]`."""
+        """The fix for a wrong value of a setting, e.g. `lora.r` or `quantization[0]`."""
         name = re.sub(r"\[\d+\]", "", label)
         for key in (name, f"{name.partition('.')[0]}.*"):
             for fix, patterns in self.values.get(key, {}).items():
@@ -62,7 +62,7 @@ class Aliases(msgspec.Struct, forbid_unknown_fields=True):
         return None
 
     def settings_of(self, text: str) -> dict[str, str] | None:
-        """The settings that a bare text stands for, in place of a step."""
+        """The settings that a bare text in place of a step means."""
         for setting, pattern in self.text.items():
             if match := re.fullmatch(pattern, text):
                 return {setting: match[1] if match.re.groups else text}

@@ -25,7 +25,7 @@ USES = ("type", "uses", "kind", "step", "step_type", "method", "plugin", "traine
 """Other names of `use`."""
 _CONTAINERS = ("args", "arguments", "config", "hyperparameters", "options", "params", "parameters",
                "settings", "training_args", "with")  # fmt: skip
-"""What other tools put settings into, which a recipe writes beside `use`."""
+"""Groups of settings in other tools. A recipe has these settings at the level of `use`."""
 _SECTIONS = {
     "dataset": "data", "datasets": "data", "rows": "data", "inputs": "data",
     "base_models": "models",
@@ -38,7 +38,7 @@ _SECTIONS = {
 
 
 def setting_meant(key: str, label: str, aliases: Aliases) -> str | None:
-    """The setting that another tool calls `key`, dotted from the step; None where none is known.
+    """The setting that another tool calls `key`, as a dotted path; None if none is known.
 
     label: the group that `key` is written in; empty: the step itself.
     """
@@ -53,10 +53,10 @@ def setting_fix(
     key: str, value: Any, label: str, schema: dict[str, Any], known: Iterable[str], use: str,
     aliases: Aliases,
 ) -> str:  # fmt: skip
-    """What to write instead of the unknown setting `key` of a step of type `use`.
+    """The fix for the unknown setting `key` of a step of type `use`.
 
-    label: the group that it is written in; empty: the step itself. schema: of the whole step.
-    known: the settings that the step, or the group, has.
+    label: the group that contains it; empty for the step itself. schema: of the complete step.
+    known: the settings of the step or the group.
     """
     known = list(known)
     if instead := aliases.instead_of(f"{label}.{key}" if label else key):
@@ -65,7 +65,7 @@ def setting_fix(
     if meant and meant.partition(".")[0] in schema.get("properties", {}):  # not all have `gpus`
         return _moved(meant, value, label, use)
     if not label and key in _CONTAINERS:
-        return "write the settings directly into the step, beside `use`"
+        return "write the settings directly into the step, next to `use`"
     near = nearest_meant(key, known)
     if near or len(known) <= LISTED:
         return near or did_you_mean(key, known) or f"remove {key}"
@@ -73,7 +73,7 @@ def setting_fix(
 
 
 def _moved(meant: str, value: Any, label: str, use: str) -> str:
-    """How to write a setting at its place."""
+    """How to write a setting in its right place."""
     group, _, name = meant.rpartition(".")
     if group == label:
         return f"write {name}"
@@ -112,7 +112,7 @@ def groups_of(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def key_fix(
     key: str, value: Any, data: Mapping[str, Any], known: list[str], types: StepTypes
 ) -> str:
-    """What to write instead of an unknown key at the top of a recipe."""
+    """The fix for an unknown key at the top level of a recipe."""
     if key == "version" and "finery" not in data:
         return "write `finery: 1`"
     if key in _SECTIONS:
@@ -128,7 +128,7 @@ def key_fix(
 
 
 def _inside_step(key: str, data: Mapping[str, Any], types: StepTypes) -> str | None:
-    """How to write `key` into a step of the recipe that has such a setting, under any name."""
+    """How to write `key` into a step that has this setting, under any of its names."""
     for section in ("train", "evaluate", "generate", "data", "models", "export"):
         steps = data.get(section)
         for name, step in steps.items() if isinstance(steps, dict) else ():
@@ -151,7 +151,7 @@ def _inside_step(key: str, data: Mapping[str, Any], types: StepTypes) -> str | N
 
 
 def types_for(section: str, types: StepTypes) -> dict[str, type[Step]]:
-    """The step types that a section takes; broken ones are reported where they are used."""
+    """The step types that a section accepts. Broken ones are reported where they are used."""
     fitting = {}
     for name in sorted(types.step_types):
         with contextlib.suppress(PluginError):
@@ -161,7 +161,7 @@ def types_for(section: str, types: StepTypes) -> dict[str, type[Step]]:
 
 
 def type_fix(use: str, section: str, types: StepTypes) -> str:
-    """What to write instead of an unknown step type."""
+    """The fix for an unknown step type."""
     fitting = types_for(section, types)
     lower = use.lower().replace("-", ".").replace("_", ".")
     for name, cls in fitting.items():
@@ -181,14 +181,14 @@ def type_fix(use: str, section: str, types: StepTypes) -> str:
 
 
 def _aliases_or_none(cls: type[Step]) -> Aliases:
-    """The aliases of a step type; empty where they can't be read, since no recipe may use it."""
+    """The aliases of a step type; empty if they can't be read, since no recipe may need them."""
     with contextlib.suppress(PluginError):
         return aliases_of(cls)
     return Aliases()
 
 
 def written_as_step(text: str, sections: Iterable[str], types: StepTypes) -> str | None:
-    """The step that a bare text stands for, e.g. `{use: hub.model, repo: Qwen/Qwen3-4B}`."""
+    """The step that a bare text means, e.g. `{use: hub.model, repo: Qwen/Qwen3-4B}`."""
     for section in sections:
         for use, cls in types_for(section, types).items():
             if settings := _aliases_or_none(cls).settings_of(text):

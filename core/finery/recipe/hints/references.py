@@ -17,7 +17,7 @@ def reference_fix(
     ref: str, field: str, kind: type[Artifact], outputs: Outputs, types: StepTypes, *,
     many: bool, optional: bool,
 ) -> str | None:  # fmt: skip
-    """What to write instead of `ref`, which names no step, as input `field` of a kind."""
+    """The fix for `ref`, which isn't the name of a step, as input `field` of a kind."""
     if meant := _step_meant(ref, outputs):
         return f"write {field}: {meant}"
     parts = [part for part in re.split(r"[,;\s]+", ref.strip("[] ")) if part]

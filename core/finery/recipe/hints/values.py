@@ -12,10 +12,10 @@ _THOUSANDS = re.compile(r"\d{1,3}([ ,']\d{3})+")
 
 
 def value_fix(label: str, value: Any, kinds: set[str], schema: dict[str, Any]) -> str | None:
-    """What to write instead of `value`; None where nothing better than the schema's words is known.
+    """The fix for a wrong value; None if the schema's message can't be improved.
 
-    label: the setting as messages call it. kinds: the types that it takes, as JSON Schema names
-    them. schema: of the value.
+    label: the name of the setting in messages. kinds: the types that it accepts, in JSON Schema's
+    terms. schema: of the value.
     """
     name = label.rpartition(".")[2]
     if isinstance(value, str):
@@ -32,7 +32,7 @@ def value_fix(label: str, value: Any, kinds: set[str], schema: dict[str, Any]) -
 
 
 def number_of(text: str) -> str | None:
-    """The number that a text means, as a recipe writes it; None where it means none."""
+    """The number that a text means, in YAML notation; None if it doesn't mean one."""
     share = text.removesuffix("%").strip()
     if share != text and (number := _finite(share.replace(",", "."))) is not None:
         return f"{number / 100:g}"

@@ -46,7 +46,7 @@ class Value:
 class Axis:
     """Settings that take one of several values together. key: its name in the recipe.
 
-    range: where its values are drawn from one. drawn_by: the sampler that drew the variants.
+    range: the range that its values are drawn from, if any. drawn_by: the sampler that drew them.
     """
 
     key: str
@@ -262,7 +262,7 @@ def _settings(recipe: Recipe, written: Any, place: Path_) -> tuple[Setting, ...]
 
 
 def _path(recipe: Recipe, path: str, place: Path_) -> tuple[str, ...]:
-    """The keys of a dotted path. Raises `RecipeError` where no step of that name is."""
+    """The keys of a dotted path. Raises `RecipeError` if there is no step of that name."""
     section, *rest = keys = tuple(path.split("."))
     fix = None
     if section not in SECTIONS:
@@ -364,7 +364,7 @@ def _brief(value: Any) -> str:
 def repeats_of(
     recipe: Recipe, trainings: Mapping[tuple[str, str], int], written: Any
 ) -> Axis | None:
-    """The axis of `seeds:`. trainings: (section, name) → its seed as the recipe has it.
+    """The axis of `seeds:`. trainings: (section, name) → the training's seed in the recipe.
 
     A number repeats each training under its own seed and the next ones; a list gives the seeds.
     """

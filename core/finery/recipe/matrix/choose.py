@@ -1,8 +1,8 @@
-"""`select:` judge all variants on some rows, and go on with the best one only.
+"""`select:` judges all variants on some rows and continues with only the best one.
 
-Of the steps that the axes reach, the variants are those that the judging needs. All others, and the
-trained model itself under its own name, are made of the winner. Which one that is comes out of a
-step like any other, `winner`; until then its steps are written as those of the first variant.
+Among the steps that the axes reach, only those that the evaluation needs become variants. All
+others, and the trained model itself under its own name, are made from the winner. The step `winner`
+determines it. Until it has run, these steps are written as those of the first variant.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,10 +37,11 @@ _PLACE: Path_ = ("matrix", "select")
 
 @dataclass(frozen=True)
 class Select:
-    """What `select:` says.
+    """The content of `select:`.
 
-    by: as written. evaluator: the step that judges. model, metric: what of it. rows: field → the
-    rows to judge on. own_rows: whether these are the evaluator's own. best: `highest` or `lowest`.
+    by: as written. evaluator: the step that judges. model, metric: which of its scores. rows: field
+    → the rows to judge on. own_rows: whether these are the evaluator's own. best: `highest` or
+    `lowest`.
     """
 
     by: str
@@ -68,7 +69,7 @@ def matrix_of(recipe: Recipe, plugins: StepTypes) -> tuple[Expanded, Select | No
 
 
 def read_select(expanded: Expanded, plugins: StepTypes) -> Select | None:
-    """What a recipe's `select:` says; None without one. Raises `RecipeError` where it is wrong."""
+    """The content of a recipe's `select:`; None without one. `RecipeError` if it is wrong."""
     recipe = expanded.recipe
     written = recipe.data["matrix"].get("select")
     if written is None:
@@ -282,7 +283,7 @@ def _repeats(judges: Mapping[str, Variant]) -> dict[str, list[str]]:
 
 
 def _same(expanded: Expanded, select: Select, one: Variant, other: Variant) -> RecipeError:
-    """The error for two variants that the evaluator can't tell apart."""
+    """The error for two variants that are equal for the evaluator."""
     reach = expanded.reached[select.evaluator]
     idle = [axis for axis in expanded.axes if axis.label not in reach]
     if idle:

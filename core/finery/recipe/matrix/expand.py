@@ -98,7 +98,7 @@ def add_step(
 
 
 def begin(expanded: Expanded) -> None:
-    """Give the recipe data of its own, without the steps that the axes reach."""
+    """Copy the recipe's data, without the steps that the axes reach."""
     recipe, own = expanded.recipe, {}
     for section in SECTIONS:
         if steps := recipe.data.get(section):
@@ -182,7 +182,7 @@ def _set(recipe: Recipe, sections: Sections, given: Setting) -> None:
 
 
 def _references_in(sections: Sections, plugins: StepTypes) -> dict[str, list[str]]:
-    """Step → the steps that it waits for, as far as the recipe has them."""
+    """Step → the steps that it waits for, among those in the recipe."""
     names = {name for steps in sections.values() for name in steps}
     return {
         name: [n for n in dict.fromkeys(references(written, plugins)) if n in names]
@@ -243,7 +243,7 @@ def _signatures(sections: Sections, before: Mapping[str, Sequence[str]]) -> dict
 
 
 def _name_steps(expanded: Expanded) -> None:
-    """Name the versions of each step that the axes reach; equal ones have one name."""
+    """Name the versions of each step that the axes reach. Equal versions have the same name."""
     names: dict[tuple[str, str], str] = {}
     taken: dict[str, str] = {}
     for variant in expanded.variants:

@@ -12,7 +12,7 @@ LONGEST_STEP = 200
 
 
 _VARIANT = re.compile(r"[A-Za-z0-9_-]+@[A-Za-z0-9_+=-]+(?:,[A-Za-z0-9_+=-]+)*")
-"""What may be the name of a step with its variant."""
+"""Pattern of valid names for a step with its variant."""
 
 
 def without_variants(text: str, origins: Mapping[str, str]) -> str:
@@ -21,9 +21,9 @@ def without_variants(text: str, origins: Mapping[str, str]) -> str:
 
 
 def value_label(value: Any) -> str | None:
-    """The name of a value, e.g. `2e-4`, `0_05` or `clean`; None if it needs one of its own.
+    """The name of a value, e.g. `2e-4`, `0_05` or `clean`; None if the user must name it.
 
-    A dot would begin the name of an output, so there is none. Of a path, only the last part counts.
+    It has no dot, which would begin the name of an output. Of a path, only the last part counts.
     """
     match value:
         case None | bool():

@@ -78,7 +78,7 @@ def _settings(axis: Axis) -> Iterator[Setting]:
 
 
 def _lost(path: Path_, value: Any, later: Path_) -> Path_ | None:
-    """What is lost of a setting with this value if the setting `later` is set after it."""
+    """What is lost from a setting with this value if `later` is set after it."""
     if path[: len(later)] == later:
         return path
     if later[: len(path)] != path:

@@ -43,12 +43,12 @@ Sampler = Callable[[SearchSpace, int, int], Sequence[SearchPoint]]
 
 
 def is_range(written: Any) -> bool:
-    """Whether the values of an axis are written as a range."""
+    """Whether an axis is written as a range."""
     return isinstance(written, dict) and bool(_ENDS & written.keys()) and written.keys() <= _RANGE
 
 
 def read_range(recipe: Recipe, key: str, written: Mapping[str, Any]) -> SearchRange:
-    """The range of an axis. Raises `RecipeError` for one that can't be drawn from."""
+    """The range of an axis. Raises `RecipeError` if it can't be sampled."""
     place: Path_ = ("matrix", key)
     if "sample" not in recipe.data["matrix"]:
         raise recipe.error(
@@ -106,7 +106,7 @@ def points_of(recipe: Recipe, space: SearchSpace, plugins: StepTypes) -> list[di
 
 
 def _number(sampler: str, axis: str, of: SearchRange | int, point: SearchPoint) -> float:
-    """What a sampler drew for an axis, rounded. Raises `PluginError` for a number outside of it."""
+    """The rounded value that a sampler drew for an axis. `PluginError` if it is out of range."""
     value = point.get(axis)
     low, high = (of.low, of.high) if isinstance(of, SearchRange) else (0, of - 1)
     if value is None or not low <= value <= high:

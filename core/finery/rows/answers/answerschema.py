@@ -1,4 +1,4 @@
-"""The JSON Schema that answers are held against."""
+"""Validation of answers against a JSON Schema."""
 
 import re
 from pathlib import Path
@@ -9,11 +9,11 @@ from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.util.paths import shown
 
 LONGEST = 200
-"""Characters of a problem that are told."""
+"""Longest problem, in characters, that is reported in full."""
 
 
 def check_schema(schema: dict[str, Any], where: str) -> None:
-    """Raise `UsageError` at the setting `where` for a schema in a recipe that is none."""
+    """Raise `UsageError` at the setting `where` if a schema in a recipe is invalid."""
     try:
         AnswerSchema(schema)
     except DataError as error:
@@ -21,19 +21,20 @@ def check_schema(schema: dict[str, Any], where: str) -> None:
 
 
 class Problem(NamedTuple):
-    """What is wrong with an answer. kind: in words that all such answers share."""
+    """What is wrong with an answer. kind: the description that groups similar problems."""
 
     kind: str
     text: str
 
 
 class AnswerSchema:
-    """A JSON Schema, in a file or as it is: by its `$schema`, else 2020-12. `format` isn't checked.
+    """A JSON Schema, from a file or as a dictionary.
 
-    References must stay in the schema: nothing is fetched. Raises DataError naming the file when
-    it isn't a schema, or as soon as a reference or a pattern in it turns out broken.
+    Its `$schema` selects the draft; the default is 2020-12. `format` isn't checked, and references
+    must stay in the schema, since nothing is fetched. Raises `DataError`, which names the file, if
+    it isn't a JSON Schema, and later if a reference or pattern that is used is broken.
 
-    value: what the schema holds.
+    value: the schema's content.
     """
 
     def __init__(self, source: Path | dict[str, Any]) -> None:
@@ -42,9 +43,9 @@ class AnswerSchema:
 
         self._where = shown(source) if isinstance(source, Path) else "the schema"
         self.value = schema = self._read(source) if isinstance(source, Path) else source
-        named = schema.get("$schema")
-        known = {"$schema": named} if isinstance(named, str) else {}
-        draft: Any = validators.validator_for(known, default=Draft202012Validator)
+        uri = schema.get("$schema")
+        stated = {"$schema": uri} if isinstance(uri, str) else {}
+        draft: Any = validators.validator_for(stated, default=Draft202012Validator)
         try:
             draft.check_schema(schema)
         except SchemaError as error:
@@ -53,7 +54,7 @@ class AnswerSchema:
         self._validator = draft(schema, registry=Registry())
 
     def problem(self, value: Any) -> Problem | None:
-        """What of the schema the value breaks first; None when it fits."""
+        """The most relevant violation of the schema; None if the value is valid."""
         from jsonschema.exceptions import best_match
         from referencing.exceptions import Unresolvable
 

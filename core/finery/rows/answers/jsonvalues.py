@@ -12,16 +12,16 @@ DEEPEST = 64
 """Levels of nesting that an answer may have: what reads it recursively must survive it."""
 
 MOST_DIGITS = 308
-"""Digits of a whole number that still fits in a double."""
+"""Maximum number of digits of an integer that fits in a double."""
 
 SLACK = 1e-9
-"""What a difference may be off by and still count as the tolerance, relative to the numbers."""
+"""Rounding error allowed on top of the tolerance, relative to the numbers."""
 
 MISSING: Any = object()
 """Stands for a field that an object doesn't have."""
 
 UNREADABLE: Any = object()
-"""Stands for every field of an answer that is no JSON object; equal to nothing."""
+"""Stands for every field of an answer that isn't a JSON object; equal to nothing."""
 
 Path = tuple[str, ...]
 """The keys that lead to a field, from the outermost object inwards."""
@@ -30,7 +30,7 @@ _FENCED = re.compile(r"```(?:\w*\s)?(.*)```", re.DOTALL)
 
 
 class NotJson(ValueError):
-    """A text isn't JSON. kind: in which way, the same words for all such texts; detail: where."""
+    """A text isn't JSON. kind: the description that groups similar errors. detail: the place."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -46,7 +46,7 @@ class KeyTwice(NotJson):
 
 
 def parse(text: str) -> Any:
-    """The value that the text is, alone or in one code fence, see `strict`. Raises `NotJson`."""
+    """Parse JSON text, optionally in one code fence. Raises `NotJson`, see `strict_at`."""
     text = unfenced(text)
     if not text:
         raise NotJson("no JSON, the text is empty")
@@ -54,7 +54,7 @@ def parse(text: str) -> Any:
 
 
 def strict(text: str) -> Any:
-    """The value that the text is. Raises `NotJson`, see `strict_at`."""
+    """Parse JSON text. Raises `NotJson`, see `strict_at`."""
     value, end = strict_at(text, 0)
     end = _past_space(text, end)
     if end < len(text):
@@ -94,15 +94,15 @@ def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def unfenced(text: str) -> str:
-    """What a code fence holds, if that is all there is; else the text, stripped."""
+    """The content of the code fence if the text is nothing else; otherwise the stripped text."""
     match = _FENCED.fullmatch(text.strip())
     return (match[1] if match else text).strip()
 
 
 def nodes(value: Any, path: Path = ()) -> Iterator[tuple[Path, bool]]:
-    """(path, whether it is a leaf) of every field of an object, outer ones first.
+    """(path, whether it is a leaf) of every field of an object, outer fields first.
 
-    A leaf is what is no object, or an empty one: lists are leaves whatever they hold.
+    Everything except non-empty objects is a leaf, including lists with any content.
     """
     for key, inner in value.items():
         branch = isinstance(inner, dict) and bool(inner)
@@ -124,7 +124,7 @@ def leaves(values: Iterable[Any]) -> list[Path]:
 
 
 def lookup(value: Any, path: Path) -> Any:
-    """What lies at the path: a value, `MISSING`, or `UNREADABLE` in what isn't an object."""
+    """The value at a path, `MISSING`, or `UNREADABLE` if `value` isn't an object."""
     if not isinstance(value, dict):
         return UNREADABLE
     for key in path:
@@ -142,7 +142,7 @@ def shown(value: Any) -> str:
 
 
 class Count(NamedTuple):
-    """How a row does in a field, in items: a list's elements, or the one value there is."""
+    """The result of a row in one field, in items: elements of a list, or the single value."""
 
     hits: int
     answered: int
@@ -161,7 +161,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     ordered: bool = False
 
     def equal(self, a: Any, b: Any) -> bool:
-        """Whether the values are the same; 3 and 3.0 are, 1 and true are not."""
+        """Whether the values are equal: 3 and 3.0 are, 1 and true aren't."""
         if a is MISSING or b is MISSING or isinstance(a, bool) or isinstance(b, bool):
             return a is b
         if isinstance(a, int | float) and isinstance(b, int | float):
@@ -175,10 +175,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return a is None or len(a) == len(b) == self.overlap(a, b)
 
     def overlap(self, expected: Sequence[Any], answered: Sequence[Any]) -> int:
-        """How many elements of two lists are the same, each counted once.
+        """How many elements two lists have in common, each counted once.
 
-        Ordered: the length of the longest common subsequence. Else each expected element takes
-        the first equal one that is left, numbers in ascending order.
+        If order counts, the length of the longest common subsequence. Otherwise each expected
+        element takes the first equal one that is left, numbers in ascending order.
         """
         if self.ordered:
             return self._subsequence(expected, answered)
@@ -191,11 +191,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return hits
 
     def count(self, expected: Any, answered: Any, *, as_list: bool) -> Count:
-        """Hits, items answered and items expected; `as_list`: the field holds lists.
+        """Hits, items answered and items expected. as_list: the field holds lists.
 
-        In a field of lists an answer that is another thing than a list counts as one wrong item,
-        so that it is never free; and where no list is expected (null, say), the same answer costs
-        and gains nothing. In other fields there is one item, right or wrong.
+        In a list field, an answer that isn't a list counts as one wrong item, so that it always
+        costs something. If the expected value isn't a list (null, say), an equal answer counts for
+        nothing. Any other field has one item, right or wrong.
         """
         if not as_list:
             return Count(int(self.equal(expected, answered)), 1, 1)
@@ -255,7 +255,7 @@ def _kind(error: json.JSONDecodeError) -> str:
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are nested in more than so many levels; level by level."""
+    """Whether lists and objects are nested in more than `levels` levels."""
     level = [value]
     for _ in range(levels):
         inner = [v.values() if isinstance(v, dict) else v for v in level if _holds(v)]

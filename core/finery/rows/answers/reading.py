@@ -1,4 +1,4 @@
-"""How an answer's text is read: as one class, or as fields with a class each."""
+"""Reads an answer's text as one class, or as fields that each have a class."""
 
 import json
 import re
@@ -22,7 +22,7 @@ class Unreadable(ValueError):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What a row expects: a class for each column, and what a well-formed answer may hold."""
+    """A row's expected class for each column, and what a well-formed answer may contain."""
 
     values: tuple[str, ...]
     keys: frozenset[str] = frozenset()  # line names or JSON keys of the expected answer
@@ -51,11 +51,11 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What is judged, in order."""
+        """The judged columns, in order."""
         return self.fields or ("label",)
 
     def expected(self, row: Row) -> Expected:
-        """What `row` expects: its `label`, else its completion's text. Raises `Unreadable`."""
+        """The expected classes, from the row's `label` or completion. Raises `Unreadable`."""
         completion, label = answer_text(row), row.get("label")
         text = extracted(completion, self.extract)
         if self.fields:
@@ -72,7 +72,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(expected, extracted=text != completion)
 
     def read(self, answer: str, expected: Expected) -> Reading:
-        """What `answer` says, to a row that expects `expected`. Needs `labels`."""
+        """Read an answer to a row that expects `expected`. Needs `labels`."""
         text = extracted(answer, self.extract)
         whole = text if expected.extracted else answer
         if self.fields:
@@ -126,7 +126,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(value if value in allowed else None for value, allowed in choices)
 
     def _well_formed(self, text: str, expected: Expected) -> bool:
-        """Whether the text holds each field once and nothing that the expected answer hasn't."""
+        """Whether a text has each field once, and only names that the expected answer has."""
         form = self._form(text, expected)
         if form == "json" and _whole_object(text) is None:
             return False
@@ -152,20 +152,20 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def extracted(text: str, pattern: str | None) -> str:
-    """What the pattern's group holds where the pattern is first found, else the whole text."""
+    """The group of the pattern's first match, or the whole text if it doesn't match."""
     match = search_in(text, pattern, "extract") if pattern else None
     return match[1] or "" if match else text
 
 
 def search_in(text: str, pattern: str, where: str, flags: int = 0) -> re.Match[str] | None:
-    """Where a pattern of the setting `where` is first found; `DataError` if that takes too long."""
+    """The first match of a pattern. `DataError` at the setting `where` if the search is slow."""
     with told_with(text):
         return search(re.compile(pattern, flags), text, where)
 
 
 @contextmanager
 def told_with(text: str) -> Iterator[None]:
-    """A `BadRow` in here as an error that tells how the answer begins."""
+    """Turn a `BadRow` into an error that shows the beginning of the answer."""
     try:
         yield
     except BadRow as error:
@@ -175,7 +175,7 @@ def told_with(text: str) -> Iterator[None]:
 
 
 def field_names(texts: Iterable[str]) -> list[str]:
-    """The names that all of these answers give a value for, if they look like fields at all."""
+    """The field names that all these answers share; empty if they don't look like fields."""
     common: list[str] | None = None
     for text in texts:
         names = list(_whole_object(text) or ()) or _line_names(text)
@@ -207,7 +207,7 @@ def _line_names(text: str) -> list[str]:
 
 
 def _whole_words(labels: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds labels as whole words; where one holds another, the longer one."""
+    """Finds labels as whole words. If one label contains another, the longer one matches."""
     longest_first = sorted(labels, key=len, reverse=True)
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 

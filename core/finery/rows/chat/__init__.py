@@ -1,5 +1,5 @@
-"""Conversations: turns in the shape of the OpenAI Chat Completions API, and what may be wrong.
+"""Conversations in the format of the OpenAI Chat Completions API, and the checks of their turns.
 
-In go turns from a file or a person, out come turns that a chat template can take, or problems by
+Input: turns from a file or a person. Output: turns that a chat template accepts, or problems by
 name.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with the turns of a row: their shape, their order, empty ones."""
+"""Finds problems in the turns of a row: their format, their order, empty turns."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -47,7 +47,7 @@ def _column(name: str, value: Any) -> Iterator[Problem]:
 
 
 def _is_empty(turn: Any) -> bool:
-    """Whether a turn that must say something says nothing; the answer of a tool may be empty."""
+    """Whether a turn that needs content has none. A tool's answer may be empty."""
     if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
         return False
     content = turn.get("content")
@@ -56,7 +56,7 @@ def _is_empty(turn: Any) -> bool:
 
 
 def _order(columns: dict[str, Any]) -> Iterator[Problem]:
-    """The first turn that can't be where it is; turns are well-formed here."""
+    """Yield the first turn in a wrong place. All turns are well-formed here."""
     prompt = as_turns(columns.get("messages", columns.get("prompt", [])), "user")
     if "messages" in columns:
         yield from _checked("", prompt, answered=prompt[-1]["role"] == "assistant")

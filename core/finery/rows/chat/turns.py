@@ -24,12 +24,12 @@ THINKING = ("reasoning_content", "thinking", "reasoning")
 
 
 def as_conversation(value: Any, column: str) -> Conversation:
-    """The turns that a column holds, as a list or as the JSON text of one (in CSV files)."""
+    """The turns in a column, given as a list or (in CSV files) as its JSON text."""
     return [as_message(turn, number) for number, turn in enumerate(as_turns(value, column), 1)]
 
 
 def as_turns(value: Any, column: str) -> list[Any]:
-    """The list that a column of turns holds, never empty; the turns themselves aren't looked at."""
+    """The list in a column of turns, which must not be empty. The turns aren't checked."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = decoded(value, column)
     if not isinstance(value, list):
@@ -40,7 +40,7 @@ def as_turns(value: Any, column: str) -> list[Any]:
 
 
 def decoded(text: str, column: str) -> Any:
-    """What the JSON text in a column holds."""
+    """The value of the JSON text in a column."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
@@ -48,11 +48,11 @@ def decoded(text: str, column: str) -> Any:
 
 
 def as_message(turn: Any, number: int) -> Message:
-    """A checked copy of one turn; the keys it has besides role and content are kept.
+    """A checked copy of one turn. Keys other than role and content are kept.
 
-    `developer` becomes `system` (chat templates know only that), text in parts becomes one text, no
-    content beside tool calls becomes the empty text, and an assistant's thinking gets the name
-    `reasoning_content`.
+    `developer` becomes `system`, the only name that chat templates know. Text in parts is joined.
+    Missing content becomes the empty text if there are tool calls. An assistant's thinking is
+    renamed to `reasoning_content`.
     """
     if not isinstance(turn, dict):
         raise BadRow(f"turn {number} is {kind_of(turn)}, not an object with role and content")

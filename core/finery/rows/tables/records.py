@@ -1,8 +1,8 @@
-"""Tables: files of rows, each row with the place it comes from.
+"""Tables: files of rows, each row with its place in the file.
 
-JSON lines, JSON documents, CSV and TSV are told apart further by what they hold (a `.json` file may
-be JSON lines, a `.csv` may be separated by tabs or semicolons), since a file's name isn't part of a
-step's key: the same bytes must always give the same rows.
+JSON lines, JSON documents, CSV and TSV are told apart by their content (a `.json` file may contain
+JSON lines, a `.csv` file may be separated by tabs or semicolons). A file's name isn't part of a
+step's key, so the same bytes must always give the same rows.
 """
 
 import csv
@@ -45,16 +45,15 @@ class Record(NamedTuple):
     columns: dict[str, Any] | BadRow
 
     def dropped(self) -> dict[str, Any]:
-        """What `dropped.jsonl` keeps of the record: its columns, as far as they can be read."""
+        """What `dropped.jsonl` records of it: the columns that can be read."""
         return self.columns if isinstance(self.columns, dict) else {}
 
 
 def read_table(path: Path, scratch: Path) -> Iterator[Record]:
     """The rows of a file, in order, as a stream.
 
-    scratch: a folder for the decompressed copy of a compressed Parquet file.
-    Raises `DataError` for what makes the whole file unreadable; what is wrong with one row is
-    that row's `BadRow`.
+    scratch: a folder for the decompressed copy of a compressed Parquet file. Raises `DataError` if
+    the complete file is unreadable. A problem with a single row is that row's `BadRow`.
     """
     suffix = table_suffix(path)
     with open_bytes(path) as stream:
@@ -134,12 +133,12 @@ def _numbered(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_wide(line: bytes) -> bool:
-    """Whether a line, amid others in UTF-8, is UTF-16."""
+    """Whether a line is UTF-16, in a file whose other lines are UTF-8."""
     return line[:2] in _UTF16 or b"\0" in line[:2]
 
 
 def _starts_document(line: bytes, *, alone: bool) -> bool:
-    """Whether a file whose first line this is holds one document rather than a row a line."""
+    """Whether a file that begins with this line holds one document instead of a row per line."""
     text = line.strip()
     if text.startswith(b"["):  # a row is an object, so this is an array of rows
         return True
@@ -154,7 +153,7 @@ def _starts_document(line: bytes, *, alone: bool) -> bool:
 
 
 def _row_list(value: Any) -> str | None:
-    """The key of an object under which all rows of the file lie, if it is such an object."""
+    """The key of the list of all rows, if the file is an object with such a list."""
     if not isinstance(value, dict) or ROW_COLUMNS & value.keys():
         return None
     lists = [k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
@@ -186,7 +185,7 @@ def _key_given_twice(line: bytes) -> str | None:
 
 
 def _why(line: bytes, error: Exception) -> str:
-    """What is wrong with a line that msgspec can't read, in the clearer words of `json`."""
+    """The reason why msgspec can't read a line, in the clearer words of `json`."""
     try:
         text = line.decode("utf-8").rstrip("\r\n")
         _DECODER.decode(text)
@@ -206,7 +205,7 @@ def _checked_object(value: Any) -> dict[str, Any] | BadRow:
 
 
 def _other_encoding(line: bytes) -> BadRow | None:
-    """What is wrong with a line that isn't UTF-8, or has something before it."""
+    """The reason why a line isn't UTF-8, or which bytes precede its text."""
     if _is_wide(line):
         return BadRow("the line is UTF-16, not UTF-8", "save all of the file as UTF-8")
     if line.startswith(_MARK):
@@ -279,7 +278,7 @@ class _Document:
         self.text = text
 
     def rows_at(self) -> int:
-        """Where the array of rows starts."""
+        """The position at which the array of rows begins."""
         start = self._skip(0)
         if self.text[start] == "[":
             return start

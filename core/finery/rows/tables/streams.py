@@ -35,7 +35,7 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 @contextmanager
 def undamaged(name: str) -> Iterator[None]:
-    """What reading `decompressed` bytes of a damaged file raises, as a `DataError`."""
+    """Turn errors from decompressing a damaged file into a `DataError`."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error, _Damaged) as error:
@@ -47,7 +47,7 @@ def undamaged(name: str) -> Iterator[None]:
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether the file is gzip or zstd; the caller handles `OSError`."""
+    """Whether a file is gzip or zstd. The caller handles `OSError`."""
     with path.open("rb") as raw:
         return raw.read(4).startswith((GZIP_MAGIC, ZSTD_MAGIC))
 
@@ -70,7 +70,7 @@ class _Damaged(Exception):
 class _ZstdReader(io.RawIOBase):
     """The content of all frames of a zstd file.
 
-    The library's own reader takes a file that is cut short for one that ends there.
+    The library's own reader doesn't notice that a file is cut short.
     """
 
     def __init__(self, raw: BinaryIO) -> None:

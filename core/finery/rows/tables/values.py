@@ -35,7 +35,7 @@ def plain(value: Any) -> Any:
 
 
 def holds_bytes(value: Any) -> bool:
-    """Whether the value is bytes, or has some inside."""
+    """Whether a value is or contains bytes."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return True
     if isinstance(value, Mapping):

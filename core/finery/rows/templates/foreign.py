@@ -15,7 +15,7 @@ _FIX = "give the model another chat template: put a chat_template.jinja into a c
 
 
 def within_limits(work: Callable[[], Any]) -> Any:
-    """What `work` returns, which compiles a model's chat template. Raises what `written` raises."""
+    """Call `work`, which compiles a model's chat template. Raises the same errors as `written`."""
     try:
         with limited():
             return work()
@@ -26,8 +26,8 @@ def within_limits(work: Callable[[], Any]) -> Any:
 def written(render: Callable[[], Any], messages: Conversation) -> str:
     """The text that `render` makes of messages with a model's own chat template.
 
-    `DataError` where that takes too much time or memory, or a text gets so long that no tokenizer
-    could take it.
+    `DataError` if that takes too much time or memory, or if the text becomes longer than any
+    tokenizer could process.
     """
     text = str(within_limits(render))
     if len(text) > BASIS and len(text) > BASIS + TIMES * len(msgspec.json.encode(messages)):

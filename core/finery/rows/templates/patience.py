@@ -1,7 +1,7 @@
-"""How long a recipe's regular expressions may take for one row.
+"""A time limit on a recipe's regular expressions, for each row.
 
-A pattern such as `(a+)+$` tries every way to split a text before it gives up: hours for forty
-letters. The time is CPU time, so that a busy machine refuses nothing that an idle one lets pass.
+A pattern such as `(a+)+$` tries every way to split a text before it fails, which takes hours for
+forty letters. The limit is in CPU time, so that the load of the machine doesn't matter.
 
 The package regex can stop a search by itself, but is no replacement: the package jsonschema
 searches the patterns of JSON Schemas, and regex reads some patterns differently without an error,
@@ -19,7 +19,7 @@ _REPEATED = "rewrite it without nested repetitions such as (a+)+"
 
 
 def search(pattern: re.Pattern[str], text: str, where: str) -> re.Match[str] | None:
-    """Where the pattern is first found; `BadRow` naming the setting `where` if that takes long."""
+    """The first match of a pattern. `BadRow` at the setting `where` if the search is slow."""
     with patterns_of(f"{where}: the regular expression {pattern.pattern!r:.80}"):
         return pattern.search(text)
 

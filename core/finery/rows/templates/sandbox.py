@@ -31,7 +31,7 @@ _CHANCE = ("random", "lipsum")
 
 @cache
 def environment() -> Any:
-    """The sandbox: an undefined name is an error, and so is an empty column.
+    """A Jinja environment in which undefined names and empty columns are errors.
 
     `optimized=False`: Jinja computes no constants when it compiles, where nothing limits it.
     """
@@ -63,7 +63,7 @@ def _refuse_large(operator: str, left: Any, right: Any) -> None:
 
 
 def _concatenated(pieces: Iterable[str]) -> str:
-    """What a template, a macro or a block writes; stops one that writes without end."""
+    """The output of a template, macro or block. Stops one that never ends."""
     written, length = list[str](), 0
     for piece in pieces:
         length += len(piece)
@@ -130,7 +130,7 @@ def names_in(source: str) -> set[str]:
 
 
 def render(template: "Template", what: str, names: dict[str, Any]) -> str:
-    """The template's text; `BadRow` naming the setting `what` where it fails for these names."""
+    """The template's text. `BadRow` at the setting `what` if it fails with these names."""
     try:
         with limited():
             return template.render(names)
@@ -141,7 +141,7 @@ def render(template: "Template", what: str, names: dict[str, Any]) -> str:
 
 
 def evaluate(condition: "TemplateExpression", what: str, names: dict[str, Any]) -> bool:
-    """Whether the expression is true of these names; `BadRow` where it fails."""
+    """Whether the expression is true for these names. `BadRow` if it fails."""
     try:
         with limited():
             return bool(condition(names))
@@ -157,7 +157,7 @@ def _failed(error: Exception, what: str, names: dict[str, Any]) -> BadRow:
 
 
 def fix_of(message: str, names: dict[str, Any]) -> str:
-    """What to do about an error of a template: for a name, the nearest one there is."""
+    """A fix for an error of a template; for an unknown name, the most similar known one."""
     name, undefined, _ = message.partition(" is undefined")
     known = names.keys() - {"row"}
     guess = did_you_mean(name.strip("'"), known) if undefined else None
@@ -210,7 +210,7 @@ def _filled(value: Any) -> Any:
     if isinstance(value, (dict, list, tuple)):
         return written(value)
     if not isinstance(value, (str, int, float, Undefined)):
-        # Python would write where in memory it lies.
+        # Python would print the object's address.
         raise BadRow(
             f"a value is a {type(value).__name__}, not text",
             "add () after a method, and | list or | join after map, select and similar filters",

@@ -1,6 +1,7 @@
-"""What a report says of the judged models: what they are, their paired tests, and answers.
+"""A report's findings about the judged models: their paired tests, and their answers.
 
-In go `Metrics` and the graph. Out come the tests of a page, and answers to what readers ask first.
+Input: `Metrics` and the graph. Output: the tests of a page, and answers to readers' first
+questions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ FORGOTTEN = "Did the model forget what it could do before?"
 SMALL = 0.05
 """A possible loss of at most 5 points counts as none; the page says how large it may be."""
 RETENTION = ".retention"
-"""How the names of step types end that measure abilities the training isn't about."""
+"""Suffixes of the step types that measure abilities outside the training's task."""
 
 
 WORDS = {BETTER: "better in", WORSE: "worse in", NOT_SHOWN: "no difference shown in"}
@@ -123,7 +124,7 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
 
 
 def _choice(details: Mapping[str, Any]) -> Finding:
-    """What a step that ranks variants chose, in its own words."""
+    """The choice of a step that ranks variants, in its own words."""
     ends = (details["margin"] or {}).get("interval")
     tone: Tone = "good" if ends and (ends[0] > 0 or ends[1] < 0) else "open"
     return Finding(CHOSEN, ". ".join([*details["words"], ""]).strip(), tone, 0)
@@ -175,7 +176,7 @@ def _needed(judged: Sequence[Judgement]) -> Finding:
 
 
 def _beats(judged: Sequence[Judgement]) -> Iterator[Finding]:
-    """What the trained model does better and worse than the best cheap baseline, by metric."""
+    """Metrics in which the trained model beats the best cheap baseline, and in which it loses."""
     cheap = sorted((j for j in judged if j.role == "baseline"), key=_score, reverse=True)
     tuned = sorted((j for j in judged if j.role == "tuned"), key=_score, reverse=True)
     for baseline in cheap:
@@ -256,7 +257,7 @@ def _kept(
 
 
 def _forgotten(judged: Sequence[Judgement]) -> Finding:
-    """What the step itself says of the trained models, next to the untrained ones."""
+    """What the step itself says about the trained models and the untrained ones."""
     roles = {each.model: each.role for each in judged}
     reports = {each.step: each.report for each in judged}.values()
     pairs = [
@@ -275,7 +276,7 @@ def _forgotten(judged: Sequence[Judgement]) -> Finding:
         return Finding(FORGOTTEN, f"Yes: {'; '.join(lost)}.", "bad", 3)
     if remarks:
         texts = "; ".join(remark["text"] for remark in remarks)
-        return Finding(FORGOTTEN, f"It can't be told: {texts}.", "open", 3)
+        return Finding(FORGOTTEN, f"Unclear: {texts}.", "open", 3)
     words = (
         f"{model} against {base}, {metric.replace('_', ' ')} {in_points(facts['difference'])} "
         f"points (95 % CI {range_in_points(facts['interval'])})"
@@ -285,7 +286,7 @@ def _forgotten(judged: Sequence[Judgement]) -> Finding:
 
 
 def _no_loss(question: str, scores: str, test: Difference, rank: int) -> Finding:
-    """The finding where no loss was found: how large a one may have been missed."""
+    """The finding if no loss was found: how large a loss may have been missed."""
     loss = max(0.0, -test.interval[0])
     if loss > SMALL:
         text = f"No loss is shown, but one of up to {100 * loss:.1f} points can't be ruled out"

@@ -90,7 +90,7 @@ def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
 
 
 def _is_open(title: str, tuned: Sequence[str]) -> bool:
-    """Whether a table is what readers ask for: a learning curve, or a verdict on a baseline."""
+    """Whether readers look for this table: a learning curve, or a verdict on a baseline."""
     return title in TITLES or any(title.startswith(f"{m} against the baseline ") for m in tuned)
 
 
@@ -103,7 +103,7 @@ def _score(report: Report, model: str, metric: str) -> tuple[str, str]:
 
 
 def _tables(report: Report) -> list[Mapping[str, Any]]:
-    """The tables of the evaluator, without those of slices, which have a form of their own."""
+    """The evaluator's tables without those of slices, which are shown differently."""
     sliced = report["details"].get("slices", {})
     tables = report["details"].get("tables", [])
     return [
@@ -204,7 +204,7 @@ def _answer(facts: Facts) -> list[Any]:
 
 
 def _prompts(step: str, context: PageContext) -> dict[str, str]:
-    """Row id → its whole prompt, as far as the rows are in the store."""
+    """Row id → its complete prompt, for rows in the store."""
     node = context.graph.nodes.get(step)
     found: dict[str, str] = {}
     for source in node.sources_of(Dataset) if node else ():

@@ -1,5 +1,6 @@
-"""`eval.grounded`: answers with the right document, with retrieved ones, with others, with none.
+"""`eval.grounded`: answers with the right document, with retrieved ones, with others, and with
+none.
 
-In go questions, an index and models. Out come verdicts on each answer and what each context makes
-of them.
+Input: questions, an index and models. Output: verdicts on each answer, and the effect of each
+context.
 """

@@ -1,6 +1,6 @@
 """The prompts of `eval.grounded`: every question with each kind of context.
 
-In go questions and an index, out come prompts, each with the chunks in it.
+Input: questions and an index. Output: prompts, each with the chunks in it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,8 @@ class Asked(NamedTuple):
     """A question with a context.
 
     number: of the question. hits: the chunks in the prompt, in its order. expects_answer: whether
-    the model is to answer; else it is to say that the documents don't say. has_answer: whether the
-    answer is in the context.
+    the model should answer; otherwise it should say that the documents don't contain the answer.
+    has_answer: whether the answer is in the context.
     """
 
     number: int
@@ -56,7 +56,7 @@ class Library(NamedTuple):
         return cls(questions, right, retrieved, list(distractors(questions, retriever, k)))
 
     def document(self, number: int) -> str:
-        """What a question is about: the document of its right chunk, else the row's own."""
+        """The subject of a question: the document of its right chunk, or else the row."""
         row, right = self.questions[number].row, self.right[number]
         own = str(row.get("source") or row["id"])
         return (right[0].source or right[0].id) if right else own

@@ -1,6 +1,6 @@
 """The verdicts of another evaluator, e.g. a judge, on the answers from retrieved documents.
 
-In go prompts, answers and the evaluator. Out come its metrics, question by question.
+Input: prompts, answers and the evaluator. Output: its metrics, question by question.
 """
 
 from collections.abc import Callable, Mapping, Sequence

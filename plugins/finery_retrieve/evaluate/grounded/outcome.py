@@ -1,6 +1,6 @@
 """The outcome of `eval.grounded`: metrics, tables, and the lines of `predictions.jsonl`.
 
-In go all prompts, and each model's answers with their verdicts. Out come scores with intervals,
+Input: all prompts, and each model's answers with their verdicts. Output: scores with intervals,
 differences between models and between contexts, and what `show` prints.
 """
 
@@ -44,7 +44,7 @@ def metric_names(contexts: Sequence[Context]) -> list[str]:
 
 
 class Outcome(NamedTuple):
-    """What all models answered. documents: that of each question. answers, verdicts: model → one
+    """The answers of all models. documents: that of each question. answers, verdicts: model → one
     for each prompt."""
 
     asked: Sequence[Asked]
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
 
     @property
     def questions(self) -> int:
-        """How many there are."""
+        """The number of prompts."""
         return len(self.documents)
 
     def measures(self, contexts: Sequence[Context]) -> dict[str, Measure]:
@@ -97,7 +97,7 @@ class Outcome(NamedTuple):
         return values
 
     def _summary(self, model: str, context: Context) -> list[Any]:
-        """The answer's score, its interval, and `OTHERS`; None where a metric doesn't apply."""
+        """The answer's score, its interval, and `OTHERS`; None if a metric doesn't apply."""
         scores = [
             over_documents(
                 {model: self._values(model, context, VALUES[name])}, self.documents

@@ -1,6 +1,6 @@
-"""How good an answer is without a judge: strings that it must contain, else the overlap of words.
+"""Scores an answer without a judge: by strings that it must contain, or else by common words.
 
-In go an answer and what its row expects, out comes a score from 0 to 1.
+Input: an answer, and what its row expects. Output: a score from 0 to 1.
 """
 
 import re
@@ -34,15 +34,16 @@ def token_f1(answer: str, reference: str) -> float:
 
 
 def has_expected(answer: str, expected: Expected) -> bool:
-    """Whether an answer, without the numbers of its citations, contains all that is expected."""
+    """Whether an answer, without the numbers of its citations, contains all expected texts."""
     return contains(without_numbers(answer), expected)
 
 
 def abstains(answer: str, unknown: str) -> bool:
-    """Whether an answer says that the documents don't say: it contains `unknown` and cites nothing.
+    """Whether an answer states that the documents don't have it: it has `unknown` and cites
+    nothing.
 
-    Case, whitespace and the kind of apostrophe don't count, nor does the last punctuation mark. An
-    `unknown` of fewer than `LEAST` letters, e.g. `No`, must be the whole answer.
+    Case, whitespace, the kind of apostrophe and the last punctuation mark don't count. An `unknown`
+    of fewer than `LEAST` letters, e.g. `No`, must be the complete answer.
     """
     sentence, line = one_line(unknown).strip(_ENDS), one_line(answer)
     if sum(map(str.isalnum, sentence)) < LEAST:

@@ -64,7 +64,7 @@ class Grounded(
     - `none`: the question alone.
     - `oracle`: the right chunk alone, as if retrieval were perfect.
     - `retrieved`: the first `k` chunks that the index retrieves.
-    - `distractors`: the first `k` that don't contain the answer. The model is to say `unknown`.
+    - `distractors`: the first `k` that don't contain the answer. The model should say `unknown`.
 
     Metrics, each from 0 to 1, e.g. `retrieved.answer`:
     - `answer`: with `expected` texts in the row, the share of answers that contain them all, as
@@ -75,7 +75,7 @@ class Grounded(
     - `quoted`: the share of answers with a quote before a citation, all of them word for word in
       a chunk that is cited right after them.
     - `answered`: the share of answers that don't abstain.
-    - `abstained`: the share of answers that abstain where the documents don't contain the answer:
+    - `abstained`: the share of answers that abstain if the documents don't contain the answer:
       with `distractors`, and in `retrieved` for rows with `answerable: false`.
 
     An answer abstains if it contains `unknown` and cites nothing. An `unknown` of fewer than 8
@@ -83,7 +83,7 @@ class Grounded(
 
     Each metric has a 95 % interval. Questions about one document count together: intervals are
     bootstraps over documents (Efron and Tibshirani 1993), p-values are those of sign flips of
-    documents (Fisher 1935, Pitman 1937). If each question is about a document of its own, shares
+    documents (Fisher 1935, Pitman 1937). If each question is about a different document, shares
     have Wilson's interval, and differences Newcombe's and the exact McNemar test. Prompts are those
     of `retrieve.model` with the same settings.
 
@@ -110,7 +110,7 @@ class Grounded(
         None, ge=1, help="Maximum tokens of all chunks in a prompt, as in `retrieve.model`."
     )
     unknown: str = setting(
-        UNKNOWN, min_length=1, help="The answer of a model where the documents don't say."
+        UNKNOWN, min_length=1, help="The expected answer if the documents don't contain it."
     )
     contexts: list[Context] = setting(
         list(CONTEXTS), min_length=1, help="The contexts that each question is asked with."

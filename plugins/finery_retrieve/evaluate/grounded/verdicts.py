@@ -1,6 +1,6 @@
-"""How one answer is judged: its content, its citations and quotes, and whether it abstains.
+"""Judges one answer: its content, its citations and quotes, and whether it abstains.
 
-In go an answer and its prompt, out comes a verdict, with what is wrong in words.
+Input: an answer and its prompt. Output: a verdict, with the faults in words.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from finery_retrieve.index.control import plain
 
 
 class Verdict(NamedTuple):
-    """What an answer is worth.
+    """The verdict on an answer.
 
-    answer: from 0 to 1; None where none is expected. cited: whether it cites the chunk with the
-    answer, and only numbers that the prompt has. quoted: whether it quotes, and each quote is in
-    a chunk that it cites. Both None where the context doesn't contain the answer.
+    answer: from 0 to 1; None if no answer is expected. cited: whether it cites the chunk with the
+    answer, and only numbers that the prompt has. quoted: whether it quotes, and each quote is in a
+    chunk that it cites. Both are None if the context doesn't contain the answer.
     """
 
     answer: float | None

@@ -1,4 +1,4 @@
 """`eval.retrieval`: the ranks at which indices retrieve the right chunk.
 
-In go questions and indices. Out come recall, reciprocal rank and discounted gain, with intervals.
+Input: questions and indices. Output: recall, reciprocal rank and discounted gain, with intervals.
 """

@@ -1,7 +1,7 @@
-"""Metrics of a ranking: recall, reciprocal rank and discounted gain, of one question each.
+"""Metrics of a single ranking: recall, reciprocal rank and discounted gain.
 
-In go the gains of a ranking: for each retrieved chunk, best first, whether it is a right one that
-wasn't counted before. All metrics are from 0 to 1.
+Input: the gains of a ranking, i.e. for each retrieved chunk, best first, whether it is a right one
+that wasn't counted before. All metrics are from 0 to 1.
 """
 
 import math

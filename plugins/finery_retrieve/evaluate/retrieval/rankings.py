@@ -1,6 +1,6 @@
-"""What indices retrieve for questions: rankings, their metrics, and what `show` prints of them.
+"""Rankings that indices retrieve for questions: their metrics, and their display.
 
-In go questions and indices, out come the rank of each right chunk, values of each metric, the table
+Input: questions and indices. Output: the rank of each right chunk, values of each metric, the table
 of documents, and a prediction for each question.
 """
 
@@ -25,9 +25,9 @@ MOST_DOCUMENTS = 30
 
 
 class Ranked(NamedTuple):
-    """What an index retrieves for a question.
+    """The ranking of an index for a question.
 
-    right: the question's right chunks; none where no chunk of the index has the whole quote.
+    right: the question's right chunks; empty if no chunk of the index contains the full quote.
     gains: see `Question.gains`.
     """
 

@@ -39,7 +39,7 @@ class Retrieval(
 
     Each metric has a 95 % interval. Questions about one document count together: intervals are
     bootstraps over documents (Efron and Tibshirani 1993), p-values are those of sign flips of
-    documents (Fisher 1935, Pitman 1937). If each question is about a document of its own, shares
+    documents (Fisher 1935, Pitman 1937). If each question is about a different document, shares
     have Wilson's interval, and differences Newcombe's and the exact McNemar test. Every further
     index is compared with the first.
 
@@ -70,7 +70,7 @@ class Retrieval(
         return [*recalls, f"mrr@{deepest}", f"ndcg@{deepest}"]
 
     def nouns(self) -> tuple[str, str]:
-        """What has the scores, in the singular and the plural, for errors."""
+        """What is judged, in the singular and the plural, for errors."""
         return "index", "indices"
 
     def more_metrics(self) -> str:
@@ -78,7 +78,7 @@ class Retrieval(
         return f"for other numbers of chunks, add them to `k`, which is {self.k}"
 
     def measured(self) -> dict[str, list[str]]:
-        """What `require` may name: the indices."""
+        """The indices → their metrics, for `require`."""
         return {index.name: self.metric_names() for index in self.indices}
 
     def check(self) -> None:

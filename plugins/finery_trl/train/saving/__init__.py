@@ -1,1 +1,1 @@
-"""What a training leaves: checkpoints while it runs, then the weights and their README."""
+"""The output of a training: checkpoints while it runs, then the weights and their README."""

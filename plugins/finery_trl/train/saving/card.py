@@ -13,14 +13,14 @@ LEARNED = {
     "preferences": "preference training on pairs of answers",
     "ratings": "training on rated answers",
 }
-"""What a training learns from, as its step type declares it → what the card calls it."""
+"""The kind of training data that a step type declares → its name in the card."""
 
 
 class Base(NamedTuple):
     """How to load the model under an adapter.
 
-    source: a repository on the Hub or a folder; empty where it isn't known. revision: of the
-    repository. file: the GGUF file to load from there. on_hub: whether `source` is a repository.
+    source: a repository on the Hub or a folder; empty if unknown. revision: of the repository.
+    file: the GGUF file to load from there. on_hub: whether `source` is a repository.
     """
 
     source: str = ""
@@ -30,13 +30,13 @@ class Base(NamedTuple):
 
 
 def base_in(meta: Mapping[str, Any]) -> Base:
-    """What the facts about a base say of where it comes from."""
+    """The stated origin of a base."""
     repo, file = str(meta.get("repo") or ""), str(meta.get("file") or "")
     return Base(source=repo, file=file, on_hub=bool(repo))
 
 
 def card(name: str, meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> str:
-    """The whole card, the same for the same facts.
+    """The complete card. The same facts always give the same card.
 
     name: of the model. meta: what `Model.meta` says. config: PEFT's adapter_config.json, empty for
     a model with all its weights.

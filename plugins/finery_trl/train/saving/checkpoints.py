@@ -72,7 +72,7 @@ def history_of(checkpoint: Path) -> list[dict[str, Any]]:
 
 
 def best_step(history: Sequence[dict[str, Any]], by: str = LOWEST_LOSS) -> int | None:
-    """The step with the best validation, the first of equal ones; None without validation.
+    """The step with the best validation, the first of equal ones; None if there is none.
 
     by: `eval_loss` (lowest) or the name of a watched metric (highest). Ties are broken by the lower
     validation loss, if there is one.

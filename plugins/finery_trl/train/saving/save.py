@@ -26,7 +26,7 @@ INHERITED = ("license", "architecture", "trust_remote_code", "tools_as")
 
 
 class Outcome(NamedTuple):
-    """What the process that trained knows of the model.
+    """Facts about the model that only the training process knows.
 
     parameters: of the model without an adapter. trainable: trained parameters. accelerators: names
     of those that were used. measured: speed and memory. hardware: whether all kernels were

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ sys.path.append(str(CHECKS.parent))
 
 from gpu.catalog import CHECKS as CATALOG  # noqa: E402
 from gpu.check import Check, Place  # noqa: E402
-from gpu.report import page  # noqa: E402
-from gpu.runner import Result, run_one  # noqa: E402
+from gpu.runner import run_one  # noqa: E402
 
 
 def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
@@ -47,12 +45,6 @@ def test_without_a_gpu_it_says_so_in_a_sentence(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("No GPU can be used here")
     assert len(ran.stderr.splitlines()) == 1
-
-
-def test_without_wheels_it_names_the_folder(tmp_path: Path) -> None:
-    ran = run("--wheels", str(tmp_path), cwd=tmp_path)
-    assert ran.returncode == 2
-    assert f"{tmp_path} has no wheels" in ran.stderr
 
 
 @pytest.fixture(scope="module")
@@ -90,31 +82,6 @@ def test_the_checks_use_the_wheels(wheels: Path, tmp_path: Path) -> None:
     assert found == [str(site / "finery" / "__init__.py"), str(site / "pure_module.py")]
 
 
-def test_a_wheel_that_pip_refuses_is_an_error_in_words(tmp_path: Path) -> None:
-    (tmp_path / "other-1.0-cp27-cp27m-win32.whl").write_bytes(b"")
-    ran = run("--device", "cpu", "--wheels", str(tmp_path), cwd=tmp_path)
-    assert ran.returncode == 2
-    assert "pip could not install the wheels: are they for this Python?" in ran.stderr
-
-
-@pytest.mark.slow
-def test_the_size_of_the_wheels_is_limited(
-    wheels: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from gpu.wheels import _options, report
-
-    most = _options([str(wheels)]).most
-    assert most == 64
-    assert report(wheels, {}, most) == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"2 wheels in {wheels}, ")
-    assert "too large" not in said
-    assert report(wheels, {}, 0.01) == 1
-    assert "MiB: name what the machine has with --there" in capsys.readouterr().out
-    assert report(wheels, {"x": "pip found no wheel"}, most) == 1
-    assert "missing: x (pip found no wheel)" in capsys.readouterr().out
-
-
 def test_a_check_is_ended_at_its_limit_with_all_that_it_started(tmp_path: Path) -> None:
     mark = f"GPU_CHECK_{os.getpid()}"
     sleeping = tmp_path / "sitecustomize.py"
@@ -127,44 +94,8 @@ def test_a_check_is_ended_at_its_limit_with_all_that_it_started(tmp_path: Path) 
     until(lambda: not running(mark))
 
 
-def test_a_check_without_time_is_missing_and_not_left_out(tmp_path: Path) -> None:
-    result = run_one(CATALOG[0], Place(tmp_path, tmp_path, "cpu", True), 0.0, {})
-    assert json.loads(result.line())["status"] == "missing"
-    assert "time for all checks is over" in result.reason
-
-
-def test_the_page_has_a_line_for_each_result() -> None:
-    facts = {"tokens_per_second": 9, "peak_gib": 2.5, "estimated_gib": 2.4, "off_percent": 4}
-    results = [
-        Result("sft", "ok", "", 3.2, 90, {**facts, "deterministic": True}),
-        Result("dpo", "failed", "a | b", 1, 60, {}),
-    ]
-    text = page(results, "python benchmarks/gpu", "2026-11-26")
-    assert "| sft | ok | 3 | 9 | 2.5 | 2.4 (+4 %) | deterministic: yes |" in text
-    assert "| dpo | failed | 1 |  |  |  | a \\| b |" in text
-    assert "1 ok, 1 failed, 0 missing." in text
-
-
 def test_the_table_in_the_docs_is_the_estimate() -> None:
     from gpu.sizes import table
 
     text = (ROOT / "docs" / "howto" / "gpu.md").read_text(encoding="utf-8")
     assert table() in text, "stale: put in what `python benchmarks/gpu/sizes.py` prints"
-
-
-def test_bitsandbytes_keeps_one_version_of_cuda(tmp_path: Path) -> None:
-    from gpu.wheels import keep_cuda, requirements
-
-    wheel = tmp_path / "bitsandbytes-1-py3-none-any.whl"
-    names = [f"bitsandbytes/libbitsandbytes_{n}.so" for n in ("cpu", "cuda128", "cuda130", "xpu")]
-    needs = 'Requires-Dist: torch>=2\nRequires-Dist: x; extra == "y"\n'
-    with zipfile.ZipFile(wheel, "w") as new:
-        for name in ["bitsandbytes/__init__.py", *names]:
-            new.writestr(name, "")
-        new.writestr("bitsandbytes-1.dist-info/METADATA", f"Name: bitsandbytes\n{needs}")
-    keep_cuda(wheel, "130")
-    with zipfile.ZipFile(wheel) as kept:
-        libraries = {n for n in kept.namelist() if n.endswith(".so")}
-    assert libraries == {names[0], names[2]}
-    assert [r.name for r in requirements(wheel, "3.12")] == ["torch"]
-    assert [r.name for r in requirements(wheel, "3.12", "y")] == ["torch", "x"]

@@ -61,11 +61,8 @@ def test_the_recipe_may_be_named_by_file_or_folder_from_anywhere(t: Project) -> 
 @pytest.mark.parametrize(("args", "says"), [
     (["--step", "c"], "no step 'c'"),
     (["--set", "data.b.tag=high"], "--set data.b.tag=high"),
-    (["--set", "data.c.tag=1"], "--set data.c.tag=1"),
     (["--set", "nonsense"], "--set expects PATH=VALUE"),
-    (["--jobs", "0"], "--jobs"),
     (["--executor", "moon"], "executor 'moon' was not found"),
-    (["nowhere.yaml"], "nowhere.yaml"),
 ])  # fmt: skip
 def test_a_wrong_call_is_exit_code_2_and_runs_nothing(
     t: Project, args: list[str], says: str
@@ -94,20 +91,3 @@ def test_unmet_requirements_show_scores_and_the_reason(t: Project) -> None:
     assert "25.0 %" in out
     assert "accuracy is 0.25, required 0.5" in err
     assert "1 failed" in err
-
-
-def test_what_to_run_next_is_told(t: Project) -> None:
-    steps = t.folder / "steps.py"
-    steps.write_text(
-        steps.read_text().replace(
-            "Bundle(job.out)", "Bundle(job.out, meta={'run': 'ollama create x'})"
-        )
-    )
-    t.write({"recipe.yaml": RECIPE + "export: {out: {use: steps.pack}}\n"})
-    assert "run it:  cd build/t/out && ollama create x" in t.run("build").out
-
-
-@pytest.mark.parametrize("jobs", ["1", "4"])
-def test_any_number_of_jobs_gives_the_same(t: Project, jobs: str) -> None:
-    assert t.ran("--jobs", jobs) == ["a", "b"]
-    assert [r["tag"] for r in t.rows("b")] == [1, 1]

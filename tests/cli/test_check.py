@@ -24,12 +24,6 @@ def test_a_right_recipe_is_fine(project: MakeProject) -> None:
     assert ran == (0, "recipe.yaml is valid: 2 steps\n", "")
 
 
-def test_a_folder_stands_for_its_recipe(project: MakeProject) -> None:
-    made = project({f"sub/{name}": text for name, text in FILES.items()})
-    made.write({"sub/steps.py": (made.folder / "steps.py").read_text()})
-    assert made.run("check", "sub").out == "sub/recipe.yaml is valid: 2 steps\n"
-
-
 def test_check_leaves_nothing_behind(project: MakeProject) -> None:
     made = project(FILES)
     before = sorted(made.folder.iterdir())
@@ -91,30 +85,6 @@ def test_notes_tell_what_why_where_and_what_to_write(project: MakeProject) -> No
     )
 
 
-def test_notes_are_given_in_full_by_check_alone(project: MakeProject) -> None:
-    made = project(NOTED)
-    assert made.run("check").out.count("note:") == 2
-    plan = made.run("plan").out
-    assert "note:" not in plan
-    assert "2 notes (short): see finery check\n" in plan
-    ran = made.run("build")
-    assert (ran.code, "note" in ran.err, "short" in ran.err) == (0, False, False)
-
-
-def test_notes_as_json(project: MakeProject) -> None:
-    first = json.loads(project(NOTED).run("check", "--json").out)["notes"][0]
-    assert first == {
-        "name": "short", "step": "a", "text": "a is short", "reason": "Longer ones hold more.",
-        "fix": "lengthen it", "file": "recipe.yaml", "line": 5,
-    }  # fmt: skip
-
-
-def test_notes_count_what_is_built(built: MakeProject) -> None:
-    assert (
-        "note: t could be longer, b has 1 rows (recipe.yaml:1)\n" in built(NOTED).run("check").out
-    )
-
-
 @pytest.mark.parametrize(("silence", "left"), [("short", 0), ("a/short", 1), ("b/short", 2)])
 def test_a_recipe_silences_notes(project: MakeProject, silence: str, left: int) -> None:
     made = project(NOTED)
@@ -155,14 +125,6 @@ def test_a_plugin_gives_declared_notes(project: MakeProject, old: str, new: str,
     ran = made.run("check")
     assert ran.code == 2
     assert what in ran.err
-
-
-def test_set_is_checked_too(project: MakeProject) -> None:
-    made = project(FILES)
-    assert made.run("check", "--set", "data.b.tag=7").code == 0
-    ran = made.run("check", "--set", "data.b.tag=many")
-    assert ran.code == 2
-    assert ran.err.startswith("--set data.b.tag=many: error: 'tag' can't be 'many'\n  fix: ")
 
 
 @pytest.mark.parametrize(
@@ -222,19 +184,6 @@ def test_missing_packages_are_reported_with_what_to_install(
 ROWS = "text,intent\n" + "".join(f"question {n},answer\n" for n in range(5))
 
 
-def test_rows_with_one_prompt_are_noted(project: MakeProject) -> None:
-    columns = '{user: "{{ intent }}", assistant: "{{ text }}"}'
-    recipe = (
-        f"finery: 1\nname: t\ndata:\n  a: {{use: data.file, path: a.csv, columns: {columns}}}\n"
-    )
-    made = project({"recipe.yaml": recipe, "a.csv": ROWS})
-    assert "note: the first 5 rows of a have the same prompt" in made.run("check").out
-    made.edit("recipe.yaml", "user", "assistant_")
-    made.edit("recipe.yaml", "assistant:", "user:")
-    made.edit("recipe.yaml", "assistant_", "assistant")
-    assert "note:" not in made.run("check").out
-
-
 @pytest.mark.parametrize(("rows", "says"), [
     ('{"prompt": "a", "completion": "b"}\n' * 300 + "{\n", None),  # further down than it looks
     ('{"prompt": "a", "completion": "b"}\n' * 9 + "{\n", "a.jsonl:10: error: invalid JSON"),
@@ -248,18 +197,6 @@ def test_the_first_rows_of_files_are_read(
         ran = project({"recipe.yaml": recipe, "a.jsonl": rows}).run(command)
         assert ran.code == (2 if says or command == "build" else 0), ran.err
         assert says is None or says in ran.err
-
-
-BAD = '{"prompt": "a", "completion": ""}\n'
-
-
-def test_rows_that_are_left_out_anyway_are_no_mistake(project: MakeProject) -> None:
-    recipe = "finery: 1\nname: t\ndata: {a: {use: data.file, path: a.jsonl, bad_rows: skip}}\n"
-    rows = BAD * 300 + '{"prompt": "a", "completion": "b"}\n'
-    made = project({"recipe.yaml": recipe, "a.jsonl": rows})
-    assert made.run("check").code == 0
-    made.write({"a.jsonl": BAD * 30})
-    assert made.run("check").code == 2
 
 
 @pytest.mark.parametrize(("user", "fix"), [

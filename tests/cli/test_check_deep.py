@@ -125,18 +125,6 @@ def model(project: Project, template: str) -> None:
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
 
 
-@pytest.mark.slow
-def test_loss_is_shown_in_brackets_where_there_is_no_colour(deep: Callable[..., Result]) -> None:
-    ran = deep()
-    assert ran.return_value == 0, ran.output
-    assert "sft: rows  trl.sft\n  rows        2 rows, " in ran.stdout
-    assert "    <|im_start|>user⏎\n    where is my card<|im_end|>⏎\n" in ran.stdout
-    assert "    <|im_start|>assistant⏎\n    ⟦late<|im_end|>⟧\n" in ran.stdout
-    assert "hi␛[2J" in ran.stdout
-    assert "\x1b" not in ran.stdout
-    assert ran.stdout.endswith("1 of 1 training verified\n")
-
-
 def test_what_is_light_is_built_and_nothing_else(deep: Callable[..., Result]) -> None:
     from finery.builder.plan import Planner, make_plan
     from finery.builder.project import open_graph, open_store
@@ -183,13 +171,6 @@ def test_a_training_on_a_training_is_proven_on_the_model_under_both(
     assert [p["label"] for p in dpo["samples"][0]["pieces"]] == ["", "chosen", "rejected"]
 
 
-def test_both_answers_of_a_preference_are_shown(deep: Callable[..., Result]) -> None:
-    pair = {"prompt": "hi", "chosen": "late", "rejected": "wrong"}
-    ran = deep(recipe_yaml=RECIPE.partition("train:")[0] + PAIRS, pairs_jsonl=lines(pair))
-    shown = "assistant⏎\n    chosen: ⟦late<|im_end|>⟧\n    rejected: ⟦wrong<|im_end|>⟧\n"
-    assert shown in ran.stdout
-
-
 def test_all_failures_are_told_with_their_places(deep: Callable[..., Result]) -> None:
     recipe = RECIPE.replace("rows: rows}", "rows: rows, max_length: 8}")
     ran = deep(
@@ -230,36 +211,6 @@ def test_rows_of_a_heavy_step_wait_for_its_build(deep: Callable[..., Result]) ->
     )
 
 
-def watched(rows: str) -> str:
-    watch = f"watch: {{use: eval.classification, rows: {rows}}}"
-    return RECIPE.replace("rows: rows}\n", f"rows: rows, {watch}}}\n").replace(
-        "train:", "  seen: {use: data.file, path: seen.jsonl}\ntrain:"
-    )
-
-
-def test_rows_that_an_evaluator_watches_are_looked_at(deep: Callable[..., Result]) -> None:
-    seen = lines({"prompt": "hi", "completion": "late", "label": "wrong"})
-    ran = deep(recipe_yaml=watched("seen"), seen_jsonl=seen)
-    assert ran.return_value == 2
-    assert "error: the completions of some rows aren't read as their labels" in ran.stderr
-
-
-def test_watched_rows_of_a_heavy_step_are_waited_for(deep: Callable[..., Result]) -> None:
-    recipe = watched("more").replace("train:", "  more: {use: far.slow, rows: seen}\ntrain:")
-    ran = deep(recipe_yaml=recipe, seen_jsonl=lines(said("hi", "late")))
-    assert ran.return_value == 0, ran.output
-    assert "note: sft isn't verified with more, which isn't built yet" in ran.stdout
-    assert "sft: rows  trl.sft\n  rows        2 rows" in ran.stdout
-
-
-def test_a_step_before_the_training_that_fails_is_told_once(deep: Callable[..., Result]) -> None:
-    recipe = RECIPE.replace("train:", "  bad: {use: far.broken, rows: rows}\ntrain:")
-    recipe = recipe.replace("model: base, rows: rows", "model: base, rows: bad")
-    ran = deep(recipe_yaml=recipe)
-    assert ran.return_value == 2
-    assert ran.stderr.count("rows.jsonl:1: error: these rows are broken") == 1
-
-
 @pytest.mark.parametrize("rows", ["[bad, worse]", "bad, validation: bad"])
 def test_an_error_that_is_reached_by_two_ways_is_told_once(
     deep: Callable[..., Result], rows: str
@@ -273,18 +224,3 @@ def test_an_error_that_is_reached_by_two_ways_is_told_once(
     told = deep("--json", recipe_yaml=recipe).stdout.splitlines()
     errors = [line for line in map(json.loads, told) if "error" in line]
     assert len(errors) == len({json.dumps(e["error"]) for e in errors}) == 1
-
-
-def test_a_recipe_without_trainings_says_so(deep: Callable[..., Result]) -> None:
-    ran = deep(recipe_yaml=RECIPE.partition("train:")[0])
-    assert ran.return_value == 0
-    assert ran.stdout.endswith("the recipe has no training with rows to verify\n")
-
-
-def test_a_pin_that_fails_is_told_with_its_step(deep: Callable[..., Result]) -> None:
-    broken = STEPS.replace(
-        'return "1" * 40', "from finery import StepError; raise StepError('no network')"
-    )
-    ran = deep(recipe_yaml=RECIPE.replace("local.model, path: tiny", "far.model"), far_py=broken)
-    assert ran.return_value == 1
-    assert "recipe.yaml:5:3: error: no network" in ran.stderr

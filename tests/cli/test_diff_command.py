@@ -9,8 +9,6 @@ import pytest
 from conftest import Project
 from judged import commit, files
 
-from finery.builder.project import open_graph
-from finery.compare.revision import _named
 from finery_eval import stats
 
 
@@ -28,16 +26,6 @@ def two_builds(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (t.folder / "rows.jsonl").write_text("".join([*lines[1:], extra]), "utf-8")
     assert t.ran() == ["rows", "sft", "shipped", "test"]
     return t
-
-
-def test_files_are_named_where_the_path_of_the_project_has_brackets(tmp_path: Path) -> None:
-    recipe = tmp_path / "bot [v2]" / "recipe.yaml"
-    recipe.parent.mkdir()
-    recipe.write_text("finery: 1\ndata:\n  a: {use: data.file, path: ['*.jsonl', b.csv]}\n")
-    for name in ("a.jsonl", "b.csv"):
-        (recipe.parent / name).write_text("")
-    named = _named(open_graph(recipe), recipe.parent, recipe.name)
-    assert [*named] == ["a.jsonl", "b.csv"]
 
 
 def diff(project: Project, *words: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -130,17 +118,6 @@ def test_an_untracked_file_is_taken_from_the_working_tree_and_said_so(
     ]
     assert head["same"] == ["base", "rows"]
     assert steps["sft"]["missing"] == ["B: not built (setting share: 0.9 → 0.7)"]
-
-
-def test_what_is_no_longer_in_the_store_is_said_so(two_builds: Project, tmp_path: Path) -> None:
-    t = Project(tmp_path / "t")
-    shutil.copytree(two_builds.folder, t.folder, symlinks=True)
-    for blob in (t.folder / ".finery/objects").glob("*/*"):
-        if b'"sft": {' in blob.read_bytes():  # the two metrics.json
-            blob.unlink()
-    out = t.run("diff").out
-    assert "test: A: no longer in the store; B: no longer in the store" in out
-    assert "sft         setting share" in out.replace("sft   setting", "sft         setting")
 
 
 PLUGIN = """

@@ -70,23 +70,6 @@ def test_the_seed_and_the_code(t: Project) -> None:
     assert parts(t, "b") == {}  # its code is in the same file, but doesn't reach the line
 
 
-def test_all_parts(t: Project) -> None:
-    out = t.run("explain", "c", "--all").out
-    for part in ("key format", "python", "step type", "code steps.py", "input rows[0]", "seed"):
-        assert f"  {part} " in out
-
-
-def test_a_step_that_is_not_there(t: Project) -> None:
-    code, _, err = t.run("explain", "bb")
-    assert code == 2
-    assert "did you mean 'b'?" in err
-
-
-def test_a_step_that_was_never_built(t: Project) -> None:
-    t.edit("recipe.yaml", "  c: {", "  d: {use: steps.script}\n  c: {")
-    assert "will run: never built" in t.run("explain", "d").out
-
-
 def test_a_killed_build_is_remembered_as_far_as_it_came(project: MakeProject) -> None:
     recipe = (
         "finery: 1\nname: t\nplugins: [./steps.py]\ndata:\n"

@@ -55,33 +55,6 @@ def test_several_outputs_get_a_folder_each_and_one_can_be_named(made: Project) -
     assert [*below(made.folder / "one")] == ["rows-00000.jsonl"]
 
 
-ROWS = "".join(f'{{"prompt": "p{i}", "completion": "c{i}"}}\n' for i in range(20))
-SPLIT = """\
-finery: 1
-name: t
-data:
-  rows: {use: data.file, path: rows.jsonl}
-  split: {use: data.split, rows: rows, test: 0.5, validation: 0, decontaminate: false}
-"""
-
-
-@pytest.mark.parametrize(("args", "what", "fix"), [
-    (["export", "split.validation", "out"], "the last build", "finery build --step split"),
-    (["show", "split.validation"], "the last build", "finery build --step split"),
-    (["show", "split.validation", "--run", "last"], "that build",
-     "name one that it has: split.train, split.test"),
-])  # fmt: skip
-def test_an_output_that_the_recipe_got_after_the_build_is_an_error(
-    args: list[str], what: str, fix: str, built: MakeProject
-) -> None:
-    made = built({"recipe.yaml": SPLIT, "rows.jsonl": ROWS})
-    made.edit("recipe.yaml", "validation: 0,", "validation: 0.2,")
-    ran = made.here(*args)
-    assert ran.code == 2
-    assert f"error: {what} of 'split' has no output 'validation'\n  fix: {fix}\n" in ran.err
-    assert not (made.folder / "out").exists()
-
-
 def test_files_outside_and_bases_are_copied_on_request(made: Project) -> None:
     made.run("export", "base", "base")
     assert below(made.folder / "base") == {"weights": "some words"}
@@ -105,17 +78,6 @@ def test_what_is_there_is_replaced_only_by_force(made: Project) -> None:
     assert not list(made.folder.rglob(".*.partial"))
 
 
-def test_an_empty_folder_stays_the_same_folder(made: Project) -> None:
-    """It may be a mount point, which nothing can replace, or a shell's working directory."""
-    out = made.folder / "out"
-    out.mkdir()
-    before = out.stat().st_ino
-    assert made.run("export", "halves", "out").code == 0
-    assert out.stat().st_ino == before
-    assert [*below(out)] == ["first/rows-00000.jsonl", "second/rows-00000.jsonl"]
-    assert [path.name for path in sorted(out.iterdir())] == ["first", "second"]
-
-
 @pytest.mark.parametrize(("target", "says"), [
     ("build/t/lines", "belongs to finery's store"),
     (".finery/out", "belongs to finery's store"),
@@ -137,14 +99,3 @@ def test_a_copy_does_not_follow_links_in_its_target(made: Project) -> None:
     assert ran.code == 2
     assert "a file or a link is in the way" in ran.err
     assert list((made.folder / "elsewhere").iterdir()) == []
-
-
-def test_a_step_that_is_not_built_or_not_there(made: Project) -> None:
-    made.edit("recipe.yaml", "data:\n", "data:\n  more: {use: steps.source, path: lines.txt}\n")
-    made.edit("recipe.yaml", "path: lines.txt}\n  lines", "path: weights.txt}\n  lines")
-    ran = made.run("export", "more", "out")
-    assert ran.code == 2
-    assert "step 'more' isn't built yet" in ran.err
-    assert "did you mean 'lines'?" in made.run("export", "line", "out").err
-    assert "has no output 'third'" in made.run("export", "halves.third", "out").err
-    assert not (made.folder / "out").exists()

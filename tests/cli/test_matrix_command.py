@@ -1,7 +1,6 @@
 """A matrix of three learning rates, two ranks and two data sets, from `plan` to the winner."""
 
 import html
-import io
 import json
 import os
 import re
@@ -11,10 +10,6 @@ from collections import Counter
 import pytest
 from conftest import MakeProject, Project, Ran, running, until
 from matrix_project import RECIPE, project_in, ran
-from rich.console import Console
-
-from finery.cli.matrix.table import fitting_scores
-from finery.compare.variants import Line, Score
 
 
 @pytest.fixture(scope="module")
@@ -133,22 +128,6 @@ def test_the_table_has_the_best_first(built: Project) -> None:
     assert data[0]["axes"] == {"rate": "4e-4", "r": "16", "rows": "all"}
 
 
-def test_nothing_is_left_to_do(built: Project) -> None:
-    assert built.ran() == []
-    assert "36 cached" in built.run("plan").out
-    # A setting that no axis reaches judges the winner again, and nothing else.
-    assert built.ran("--set", "evaluate.test.least=0.05") == []
-    assert built.ran("--set", "export.ship.bits=4") == ["ship"]
-
-
-def test_a_plain_build_shares_the_store(built: Project) -> None:
-    settings = ["train.sft.rate=2e-4", "train.sft.lora.r=16"]
-    options = [text for setting in settings for text in ("--set", setting)]
-    plans = built.run("plan", "--matrix", "off", "--json", *options).out.splitlines()
-    states = {s["step"]: s["state"] for s in map(json.loads, plans)}
-    assert states["sft"] == "cached"
-
-
 def test_one_variant_more_builds_one(built: Project) -> None:
     axis = ["--matrix", "train.sft.rate=1e-4,2e-4,4e-4,8e-4"]
     plans = [json.loads(line) for line in built.run("plan", "--json", *axis).out.splitlines()]
@@ -248,14 +227,6 @@ def test_repeats_have_a_mean_a_spread_and_an_interval(
     )
 
 
-def test_scores_that_have_no_room_are_left_out_by_name() -> None:
-    names = [f"test.sft.a_long_metric_{n}" for n in range(3)]
-    line = Line("r=8", {"r": "8"}, ["r=8"], {n: Score([0.5], (0.4, 0.6)) for n in names})
-    widths = {n: Console(width=n, file=io.StringIO()) for n in (80, 160)}
-    assert fitting_scores(widths[160], [line]) == names
-    assert fitting_scores(widths[80], [line]) == names[:1]
-
-
 def words(page: str) -> str:
     """The text of a page, without styles and scripts."""
     text = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)
@@ -281,30 +252,6 @@ def test_the_report_ranks_the_variants_and_folds_their_steps(built: Project) -> 
     assert "@" not in scores.partition("Cost, origin")[0]  # only the winner's
 
 
-def test_the_page_of_the_winner_says_what_was_chosen(built: Project) -> None:
-    assert built.run("show", "winner", "--html", "winner.html").code == 0
-    text = words((built.folder / "winner.html").read_text("utf-8"))
-    assert "Which variant is best? (open) chosen of 12: rate=4e-4,r=16,rows=all" in text
-    assert "fine-tuning" not in text
-
-
-def test_the_report_of_variants_that_nothing_chooses_is_about_the_best(built: Project) -> None:
-    recipe = RECIPE.partition("  select:")[0]
-    recipe = recipe.replace("name: t", "name: all").replace(", least: 0.1", "")
-    (built.folder / "all.yaml").write_text(recipe)
-    built.ran("all.yaml", "--matrix", "train.sft.rate=2e-4,4e-4")
-    args = ("--matrix", "train.sft.rate=2e-4,4e-4", "--html", "all.html")
-    done = built.run("report", "all.yaml", *args)
-    assert done.code == 0, done.err
-    text = words((built.folder / "all.html").read_text("utf-8"))
-    assert "The recipe chooses none (`select`), and the best of many scores is partly luck." in text
-    assert "The sections below are about rate=4e-4,r=16,rows=all, the first" in text
-    scores = text[text.index("Scores and answers") :].partition("Cost, origin")[0]
-    assert "sft tuned" in scores
-    found = {name.rstrip(",") for name in re.findall(r"test@(\S+)", scores)}
-    assert found == {"rate=4e-4,r=16,rows=all"}
-
-
 # -- differences between variants ------------------------------------------------------------------
 
 
@@ -324,12 +271,6 @@ def test_two_variants_are_compared_with_their_settings_and_answers(built: Projec
     assert len(model["gained"]) == 3
     assert model["lost"] == []
     assert "validation" in sides["sides"][0]["notes"][0]  # the rows that the winner is chosen by
-
-
-def test_the_winner_is_a_side(built: Project) -> None:
-    done = built.run("diff", "rate=1e-4,r=8,rows=few")  # with the winner
-    assert done.code == 0, done.err
-    assert "rate=4e-4,r=16,rows=all, chosen" in done.out
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """`finery plan`: each step's state and reason, without running anything."""
 
 import json
-import sqlite3
 from typing import Any
 
 import pytest
@@ -33,12 +32,6 @@ def plan(t: Project, *args: str) -> dict[str, dict[str, Any]]:
     names = ["step", "use", "state", "reason", "key", "estimate", "notes", "error", "blocked_by"]
     assert all(list(line) == names for line in lines)
     return {line["step"]: line for line in lines}
-
-
-def results(t: Project) -> list[str]:
-    """The keys in the store."""
-    db = sqlite3.connect(t.folder / ".finery/finery.db")
-    return [key for (key,) in db.execute("SELECT key FROM results")]
 
 
 def states(t: Project, *args: str) -> list[str]:
@@ -74,29 +67,6 @@ def test_a_plan_says_why(t: Project, file: str, old: str, new: str, reason: str)
     found = plan(t)["a"]
     assert found["reason"].startswith(reason)
     assert found["state"] == ("run" if reason else "cached")
-
-
-def test_a_plan_of_one_step(t: Project) -> None:
-    assert list(plan(t, "--step", "b")) == ["a", "b"]
-
-
-def test_keys_in_a_plan_are_those_of_the_build(t: Project) -> None:
-    keys = {line["key"] for line in plan(t).values()}
-    assert len(keys) == 3
-    assert keys == set(results(t))
-
-
-def test_a_plan_gives_notes(project: MakeProject) -> None:
-    t = project(FILES)
-    t.edit("recipe.yaml", "tag: 1}", "tag: 1, env: [FINERY_TEST_UNSET]}")
-    (note,) = plan(t)["b"]["notes"]
-    assert note["name"] == "unset-variable"
-    assert (note["file"], note["line"]) == ("recipe.yaml", 6)
-    assert "  fix: export FINERY_TEST_UNSET=…\n" in t.run("plan").out
-    assert "note: b needs the environment variable FINERY_TEST_UNSET" in t.run("build").err
-    t.edit("recipe.yaml", "name: t\n", "name: t\nsilence: [unset-variable]\n")
-    assert "note:" not in t.run("plan").out + t.run("build").err
-    assert "note" not in t.run("plan", "--step", "a").out
 
 
 GATED = f"""{RECIPE}evaluate:

@@ -200,15 +200,6 @@ def test_rows_with_findings_are_named_by_id(
 
 
 @pytest.mark.usefixtures("built")
-def test_copies_are_named_with_what_they_copy(made: Project, lines: dict[str, int]) -> None:
-    rows, named = made.rows("rows"), ids(made, lines)
-    shown = made.run("show", "unique", "--dropped").out
-    assert re.search(rf"duplicate +{named['copy']} +repeats the row {rows[5]['id']}", shown)
-    near = rf"near-duplicate +{named['near copy']} +is 0\.\d+ similar to the row {rows[7]['id']}"
-    assert re.search(near, shown)
-
-
-@pytest.mark.usefixtures("built")
 def test_copies_of_test_rows_are_named_with_what_they_copy(made: Project) -> None:
     rows, held = made.rows("rows"), [r["id"] for r in made.rows("held")]
     shown = made.run("show", "cleaned", "--dropped").out
@@ -235,11 +226,3 @@ def test_an_answer_that_is_broken_json_is_named(made: Project) -> None:
     (found,) = findings(made, "checked")["json"]
     assert found["row"] == 12
     assert found["id"] == made.rows("bookings")[11]["id"]
-
-
-def test_a_large_row_costs_little(made: Project, built: Ran) -> None:
-    took = re.findall(r"done +\w+ +\S+ +(\d+(?:\.\d+)?) s$", built.err, re.MULTILINE)
-    assert len(took) == 10
-    assert max(map(float, took)) < 60
-    rows = [*made.rows("split/train"), *made.rows("split/validation"), *made.rows("split/test")]
-    assert any(len(r["messages"][0]["content"]) > BIG * 0.9 for r in rows)

@@ -8,7 +8,6 @@ from conftest import MakeProject
 from finery.plugin.manager import load_plugins
 from finery.step.inspect import inputs_of
 
-RECIPE = "finery: 1\nplugins: [steps.py]\n"
 BUILT_IN = sorted(load_plugins().step_types)
 
 
@@ -21,12 +20,6 @@ def test_every_plugin_and_step_type_is_listed_with_its_first_line(project: MakeP
     for name in plugins.step_types:
         first = (plugins.step_type(name).__doc__ or "").partition("\n")[0]
         assert any(line.split(maxsplit=1) == [name, first] for line in ran.out.splitlines())
-
-
-def test_a_plugin_by_name_is_listed_alone(project: MakeProject) -> None:
-    out = project({}).run("plugins", "data").out
-    assert "data.file" in out
-    assert "eval.exact" not in out
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -48,73 +41,11 @@ def test_required_settings_limits_and_defaults_are_told(project: MakeProject) ->
     assert "  test           a number, at least 0, less than 1; default 0.2\n" in out
 
 
-def test_settings_inside_settings_are_listed_with_type_default_and_help(
-    project: MakeProject,
-) -> None:
-    lines = [line.strip() for line in project({}).run("plugins", "trl.sft").out.splitlines()]
-    at = next(n for n, line in enumerate(lines) if line.startswith("lora.r "))
-    assert lines[at].split(maxsplit=1)[1] == "a whole number, at least 1; default 16"
-    assert lines[at + 1].startswith("Rank: ")
-    names = {line.partition(" ")[0] for line in lines}
-    assert {"lora.target_modules", "launch.processes", "seed", "needs"} <= names
-    deep = project({"r.yaml": "finery: 1\nplugins: [deep.py]\n", "deep.py": DEEP})
-    out = deep.run("plugins", "r.yaml", "d.a").out
-    assert "  many[].inner[].x     a whole number; default 1\n" in out
-    assert "  many[].inner[].more  " in out
-
-
-DEEP = """
-from finery import Dataset, Job, Settings, Step, hookimpl, setting
-
-class Inner(Settings):
-    x: int = setting(1, help="X.")
-    more: "list[Inner]" = setting([], help="Itself.")
-
-class Outer(Settings):
-    inner: list[Inner] = setting([], help="Inner.")
-
-class A(Step):
-    "Deep."
-
-    many: list[Outer] = setting([], help="Many.")
-
-    def run(self, job: Job) -> Dataset: ...
-
-@hookimpl
-def finery_steps():
-    return {"d.a": A}
-"""
-
-
-def test_an_unknown_step_type_points_at_the_plugins_of_a_recipe(project: MakeProject) -> None:
-    fix = "recipe.yaml loads plugins of its own: finery plugins recipe.yaml steps.halve"
-    made = project({"recipe.yaml": RECIPE})
-    assert fix in made.run("plugins", "steps.halve").err
-    assert made.run("plugins", "recipe.yaml", "steps.halve").code == 0
-    assert made.run("plugins", "steps.halve", "recipe.yaml").code == 0
-    (made.folder / "recipe.yaml").unlink()
-    assert "finery plugins RECIPE steps.halve" in made.run("plugins", "steps.halve").err
-
-
-def test_plugin_files_of_a_recipe_are_listed_with_it(project: MakeProject) -> None:
-    made = project({"recipe.yaml": RECIPE})
-    assert "steps.halve" not in made.run("plugins").out
-    out = made.run("plugins", "-r", "recipe.yaml").out
-    assert "steps  steps.py" in out
-    assert "steps.halve            The rows in two halves." in out
-
-
 def test_json_has_a_line_a_plugin(project: MakeProject) -> None:
     lines = project({}).run("plugins", "--json").out.splitlines()
     found = {row["plugin"]: row for row in map(json.loads, lines)}
     assert {"data.file", "data.split"} <= set(found["data"]["steps"])
     assert set(found["gguf"]) == {"plugin", "from", "steps", "engines", "commands"}
-
-
-def test_json_of_a_step_type_is_its_schema(project: MakeProject) -> None:
-    found = json.loads(project({}).run("plugins", "data.file", "--json").out)
-    assert found["step_type"] == "data.file"
-    assert found["schema"]["properties"]["take"]["anyOf"][0]["minimum"] == 1
 
 
 def test_an_unknown_name_gets_a_suggestion(project: MakeProject) -> None:

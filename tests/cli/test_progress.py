@@ -21,7 +21,6 @@ from finery.cli.progress import (
 from finery.util.text import clipped
 from finery.views import LiveMetric
 from finery.views.metrics import metrics_of
-from finery_trl.steps.sft import Sft
 from finery_trl.view.live import METRICS
 
 
@@ -47,26 +46,6 @@ def test_time_left_is_told_from_the_steps_and_counts_down() -> None:
     assert left(made, 21) == pytest.approx(179)
     assert pace(2.0, 2.0).left(4) is None
     assert pace(*[1.0] * 5, total=5).left(5) is None
-
-
-def test_a_pause_counts_as_what_it_is() -> None:
-    before = left(pace(*[1.0] * 10), 10)
-    after = left(pace(*[1.0] * 10, 31.0), 41)
-    # 30 s in 11 steps: as much will be paused in the 89 steps to come
-    assert before == pytest.approx(90)
-    assert after == pytest.approx(89 * (1 + 30 / 11))
-    assert left(pace(*[1.0] * 10), 40) == pytest.approx(89), "stands still during a pause"
-
-
-def test_only_the_newest_steps_tell_the_pace() -> None:
-    made = pace(*[9.0] * 10, *[1.0] * 30)
-    assert left(made, 120) == pytest.approx(60)
-
-
-def test_another_stretch_of_work_starts_anew() -> None:
-    made = pace(*[1.0] * 10)
-    made.take(0, 500, 100)
-    assert made.left(100) is None
 
 
 @given(st.lists(st.floats(0.001, 1000), min_size=3, max_size=60), st.floats(0, 1e6))
@@ -120,13 +99,6 @@ def test_a_line_shows_what_matters_most_in_its_width(
     assert [word for word in lacks if word in line] == []
 
 
-def test_a_margin_is_no_share() -> None:
-    row = _Row("dpo", "trl.dpo", styles=METRICS)
-    for name in ("reward_margin", "preference_accuracy"):
-        row.take({"event": "step_metric", "step": "dpo", "name": name, "value": 0.17, "at": 1})
-    assert [p.text for p in row.measures()] == ["preference accuracy 17.0 %", "reward margin 0.17"]
-
-
 def measured(styles: dict[str, LiveMetric], **values: list[float]) -> list[Piece]:
     """What is shown of metrics that took these values, one after the other."""
     row = _Row("a", "their.train", styles=styles)
@@ -134,10 +106,6 @@ def measured(styles: dict[str, LiveMetric], **values: list[float]) -> list[Piece
         for value in series:
             row.take({"event": "step_metric", "step": "a", "name": name, "value": value, "at": 1})
     return list(row.measures())
-
-
-def test_a_metric_that_is_not_declared_is_shown_by_its_name() -> None:
-    assert measured({}, words_seen=[12.0, 1234.5]) == [Piece("words seen 1.23e+03", "magenta", 4)]
 
 
 def test_a_third_party_declares_what_its_metrics_mean() -> None:
@@ -152,18 +120,6 @@ def test_a_third_party_declares_what_its_metrics_mean() -> None:
     assert shown[0].style == "yellow"
     shown = measured(styles, **values, train_perplexity=[3.0])
     assert [piece.text for piece in shown] == ["ppl 8.5↑", "a 2", "train perplexity 3"]
-
-
-def test_of_a_step_that_is_done_what_lasts_is_shown() -> None:
-    row = _Row("sft", "trl.sft", styles=METRICS)
-    for event in training()[1:]:
-        row.take(event)
-    lasting = [piece.text for piece in row.measures(lasting=True)]
-    assert lasting == ["loss 0.412", "val 0.500", "accuracy 83.0 %"]
-
-
-def test_a_step_type_names_its_metrics_by_reference() -> None:
-    assert metrics_of(Sft) == METRICS
 
 
 @pytest.mark.parametrize(("reference", "says"), [
@@ -193,28 +149,6 @@ def test_the_live_table_fits_the_terminal(width: int, monkeypatch: pytest.Monkey
     assert shown
     assert all(len(line) <= width for line in shown)
     assert ("trl.sft" in shown[-1]) == (width >= 100)
-
-
-@pytest.mark.parametrize("width", [80, 120])
-def test_a_table_that_is_too_long_counts_what_it_hides(
-    width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    names = [f"{step}@learning_rate={rate}e-4,r={rank},rows={rows}"
-             for rate in (1, 2, 4) for rank in (8, 16) for rows in ("few", "all")
-             for step in ("sft", "test", "gguf")]  # fmt: skip
-    out = io.StringIO()
-    view = LiveProgress(out, lambda step: METRICS)
-    view({"event": "build_started", "steps": [{"step": n, "use": "trl.sft"} for n in names]})
-    for name in names[:3]:
-        view({"event": "step_started", "step": name, "use": "trl.sft", "reason": "never built"})
-    view({"event": "step_finished", "step": names[0], "use": "trl.sft", "seconds": 2.0})
-    view.close()
-    *_, last = (line for line in out.getvalue().splitlines() if line.strip())
-    assert last.strip() == "33 waiting, 2 running, 1 done"
-    shown = [line for line in out.getvalue().splitlines() if names[1] in line]
-    assert shown
-    assert all(len(line) <= width for line in shown)
 
 
 @pytest.mark.parametrize("view_of", [PlainProgress, LiveProgress])
@@ -257,25 +191,6 @@ def test_plain_output_speaks_now_and_then_and_after_a_validation(
     view(last)
     assert out.getvalue().count("…") == spoken + 1
     assert "  5/10  val 0.500" in out.getvalue().splitlines()[-1]
-
-
-@pytest.mark.parametrize("event", [
-    {"event": "step_failed", "error": {"what": "the rows " + "repeat themselves " * 9}},
-    {"event": "step_started", "reason": "the rows " + "repeat themselves " * 9},
-])  # fmt: skip
-def test_a_line_that_is_too_long_ends_after_a_word(
-    event: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = io.StringIO()
-    monkeypatch.setenv("COLUMNS", "60")
-    view = LiveProgress(out, lambda step: {})
-    view({"event": "build_started", "steps": [{"step": "sft", "use": "trl.sft"}]})
-    view({"event": "step_started", "step": "sft", "reason": "never built"})
-    view({"step": "sft", **event})
-    view.close()
-    line = next(text for text in reversed(out.getvalue().splitlines()) if "the rows" in text)
-    words = line[line.index("the rows") : line.index(" …")].split()
-    assert {*words} == {"the", "rows", "repeat", "themselves"}
 
 
 @given(words=st.lists(st.text("abc", min_size=1, max_size=9)), width=st.integers(1, 60))

@@ -136,12 +136,6 @@ def test_steps_costs_and_origin_are_told(project: Project) -> None:
     assert "use: t.learn, model: base" in text  # the recipe itself
 
 
-def test_a_recipe_without_evaluators_still_has_a_page(project: Project) -> None:
-    text = words(report(project, "bare.yaml")[0])
-    assert "Was fine-tuning needed? (open) Not measured: no model of this build was judged." in text
-    assert "Validation loss was lowest at step 10" in text
-
-
 def test_a_failed_step_is_named_first_and_what_waits_for_it_is_blocked(project: Project) -> None:
     page, told = report(project, "failing.yaml")
     assert told["steps"] == {"base": "built", "rows": "built", "bad": "failed", "test": "blocked"}
@@ -160,12 +154,6 @@ def test_a_recipe_that_was_never_built_has_a_page_that_says_so(
     assert "Is the build complete? (open) No. Not built: base, rows, sft, shipped, test." in words(
         page
     )
-
-
-def test_a_run_of_the_past_has_a_report(project: Project) -> None:
-    page, told = report(project, "--run", "last", "--html", "past.html")
-    assert told["run"]
-    assert "Was fine-tuning needed? (yes)" in words(page)
 
 
 def test_an_evaluator_has_a_page_by_the_same_code(project: Project) -> None:
@@ -198,56 +186,6 @@ def test_a_running_build_is_followed_until_it_ends(project: Project) -> None:
     assert "1 built, 1 running; second" in err
     assert 'http-equiv="refresh"' not in page.read_text("utf-8")
     assert "2 steps: 2 built" in words(page.read_text("utf-8"))
-
-
-FIELDS = """\
-finery: 1
-name: fields
-plugins: [./steps.py]
-models:
-  base: {use: t.answers, path: known.json}
-  linear: {use: baseline.linear, rows: labelled}
-data:
-  labelled: {use: data.file, path: labelled.jsonl, keep: [channel]}
-train:
-  sft: {use: t.learn, model: base, rows: labelled, share: 0.5}
-evaluate:
-  test:
-    use: eval.classification
-    models: [base, linear, sft]
-    rows: labelled
-    fields: [category, priority]
-    slices: [channel]
-"""
-
-
-@pytest.mark.slow
-def test_baselines_slices_and_all_metrics_are_compared(tmp_path: Path) -> None:
-    """The baseline knows both fields by their words, the training half of the rows by heart."""
-    t = Project(tmp_path)
-    said = {"billing": "invoice refund", "account": "password login", "high": "now", "low": "later"}
-    kinds = [(c, p) for c in ("billing", "account") for p in ("high", "low")] * 10
-    rows = [
-        {"prompt": f"{said[c]} {said[p]} {i}", "completion": f"category: {c}\npriority: {p}",
-         "channel": "mail" if i % 5 else "chat"}
-        for i, (c, p) in enumerate(kinds)
-    ]  # fmt: skip
-    t.write(files(3, FIELDS))
-    t.write({"labelled.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
-    t.ran()
-    text = words(report(t)[0])
-    assert "Not in everything. sft against linear, in points: worse in accuracy (-50.0)" in text
-    assert "accuracy by channel channel rows base linear sft chat 8" in text
-    tests = text[text.index("On the same rows") :]
-    assert "linear → sft macro_f1 40 -" in tests
-    assert re.search(r"allows for all \d+ in this table", tests)
-    cheap = FIELDS.replace("models: [base, linear, sft]", "models: [base, linear]")
-    train = cheap[cheap.index("train:") : cheap.index("evaluate:")]
-    t.write({"cheap.yaml": cheap.replace(train, "").replace("name: fields", "name: cheap")})
-    t.ran("cheap.yaml")
-    short = words(report(t, "cheap.yaml")[0])
-    assert "Which model is best? (yes) linear. accuracy on 40 rows: linear 100.0 %, base" in short
-    assert "fine-tuning" not in short
 
 
 # -- in a browser --------------------------------------------------------------------------------

@@ -2,10 +2,8 @@
 
 import json
 import os
-import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from conftest import LIGHT_STEPS, Project, until
@@ -74,25 +72,6 @@ def test_the_list_names_what_ran_and_why_a_build_failed(history: Project) -> Non
     assert out.count("accuracy: m") == 2  # of two builds
 
 
-def test_a_build_with_nothing_to_do_is_not_listed(history: Project) -> None:
-    before = runs(history)
-    assert history.ran() == []
-    assert runs(history) == before
-
-
-def test_a_build_that_mends_a_failure_is_listed(history: Project) -> None:
-    """Though no step runs: a requirement was changed, and changed back."""
-    before = runs(history)
-    history.edit("recipe.yaml", "score: 0.75}", "score: 0.75, least: 0.9}")
-    assert history.run("build").code == 1
-    history.edit("recipe.yaml", "score: 0.75, least: 0.9}", "score: 0.75}")
-    assert history.ran() == []
-    mended, failed, *others = runs(history)
-    assert (mended["ending"], failed["ending"], others) == ("ok", "failed", before)
-    for new in (mended, failed):
-        shutil.rmtree(history.folder / ".finery" / "runs" / str(new["run"]))  # for other tests
-
-
 def test_the_output_of_a_past_run_is_shown(history: Project) -> None:
     first = str(runs(history)[-1]["run"])
     assert "50.0 %" in history.run("show", "test", "--run", first).out
@@ -120,16 +99,3 @@ def test_a_killed_run_is_known_as_one_and_keeps_what_it_finished(history: Projec
     with events.open("ab") as torn:
         torn.write(b'{"event":"step_finished","step":"slow"')  # as if killed while it wrote
     assert runs(history, "slow.yaml") == [killed]
-
-
-def test_scores_that_are_gone_are_said_to_be_gone(history: Project, tmp_path: Path) -> None:
-    copy = Project(tmp_path / "copy")
-    shutil.copytree(history.folder, copy.folder, symlinks=True)
-    first = runs(copy)[-1]
-    blobs = copy.folder.glob(".finery/objects/*/*")
-    next(path for path in blobs if b'"accuracy": 0.5' in path.read_bytes()).unlink()
-    assert runs(copy)[-1]["metrics"] == {"test": {"metric": "", "values": {}, "cleaned": True}}
-    assert "its scores are no longer in the store" in copy.run("runs").out
-    shown = copy.run("show", "test", "--run", str(first["run"]))
-    assert shown.code == 2
-    assert "no longer in the store" in shown.err

@@ -73,19 +73,6 @@ def test_show_plots_the_curve_and_says_what_it_means(trained: Project) -> None:
     assert SENTENCE in " ".join(out.split())
 
 
-def test_a_terminal_that_lacks_the_signs_shows_what_it_can(trained: Project) -> None:
-    trained.env["PYTHONIOENCODING"] = "latin-1"
-    code, out, err = trained.run("show", "sft")
-    assert (code, err) == (0, "")
-    assert SENTENCE in " ".join(out.split())
-
-
-def test_json_carries_the_verdict(trained: Project) -> None:
-    found = json.loads(trained.run("show", "sft", "--json").out)["verdict"]
-    assert (found["state"], found["since"], found["kept_step"]) == ("overfitting", 40, 40)
-    assert found["sentence"].startswith(SENTENCE)
-
-
 def test_a_page_goes_beside_the_outputs_or_where_it_is_told_to(trained: Project) -> None:
     out = trained.run("show", "sft", "--html").out
     assert out.splitlines()[-1] == "page: build/t/sft-curve.html"
@@ -111,16 +98,6 @@ def test_a_page_that_cannot_be_made_is_an_error_with_a_fix(
     assert code == 2
     assert says in err
     assert "Traceback" not in err
-
-
-def test_a_file_that_is_no_curve_is_told(project: MakeProject) -> None:
-    code = "(job.out / 'curve.json').write_text('{}'); meta = {'format': 'light'}"
-    recipe = FILES["recipe.yaml"].replace(json.dumps(CODE), json.dumps(code))
-    made = project({**FILES, "recipe.yaml": recipe})
-    code_, _, err = made.run("build")
-    assert code_ == 0
-    assert "doesn't contain a training curve" in err
-    assert made.run("show", "sft").code == 2
 
 
 @pytest.fixture(scope="module")
@@ -189,38 +166,3 @@ def test_the_page_escapes_texts_has_scales_and_zooms_without_scripts_and_fits(
     with chromium(width=500) as narrow:
         narrow.open(page)
         assert narrow.run(fits)
-
-
-def test_a_long_training_can_be_stretched(project: MakeProject, browser: Browser) -> None:
-    code = CODE.replace("range(60)", "range(600)").replace("0.95**i", "0.995**i")
-    recipe = FILES["recipe.yaml"].replace(json.dumps(CODE), json.dumps(code))
-    made = project({**FILES, "recipe.yaml": recipe})
-    assert made.run("build").code == 0
-    assert made.run("show", "sft", "--html", "page.html").code == 0
-    browser.open(made.folder / "page.html")
-    assert browser.run("return document.querySelectorAll('.chart.log .fields rect').length") == 300
-    widths = (
-        "[...document.querySelectorAll('.chart.log, .chart.log .stage')].map(e => e.clientWidth)"
-    )
-    frame, stage = browser.run(f"return {widths}")
-    assert abs(frame - stage) < 2
-    browser.run("document.querySelector('label[for=zoom4]').click()")
-    frame, stage = browser.run(f"return {widths}")
-    assert abs(4 * frame - stage) < 2
-    root = "document.documentElement"
-    assert browser.run(f"return {root}.scrollWidth <= {root}.clientWidth")
-    shown = "[...document.querySelectorAll('.chart.log .ticks')].filter(e => e.checkVisibility())"
-    assert browser.run(f"return {shown}.map(e => e.className)") == ["ticks zoom4"]
-
-
-@pytest.mark.parametrize("points", ["[]", '[{"step": 5}]', '[{"step": 5, "loss": 0}]'])
-def test_a_curve_with_next_to_nothing_has_a_page(project: MakeProject, points: str) -> None:
-    code = f"(job.out / 'curve.json').write_text({points!r}); meta = {{'format': 'light'}}"
-    recipe = FILES["recipe.yaml"].replace(json.dumps(CODE), json.dumps(code))
-    made = project({**FILES, "recipe.yaml": recipe})
-    assert made.run("build").code == 0
-    assert made.run("show", "sft").code == 0
-    ran = made.run("show", "sft", "--html")
-    assert ran.code == 0, ran.err
-    text = (made.folder / "build/t/sft-curve.html").read_text()
-    assert ("Nothing was measured." in text) == ("loss" not in points)

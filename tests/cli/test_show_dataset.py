@@ -7,10 +7,6 @@ from typing import Any
 import pytest
 from conftest import MakeProject, Project
 
-from finery.artifact.manifest import manifest
-from finery_trl.view.curves import CURVE
-from finery_trl.view.model import CurveView
-
 RECIPE = """\
 finery: 1
 name: t
@@ -46,32 +42,6 @@ def test_the_terminal_has_lengths_classes_and_drops(data: Project) -> None:
     dropped = json.loads(data.run("show", "short", "--json", "--dropped").out)["dropped"]
     assert f"too-long {len(dropped)}" in out
     assert dropped[0]["id"] in out, "the id can be copied for --row"
-
-
-@pytest.mark.parametrize("option", [["--dropped"], ["--model", "sft"]])
-def test_an_option_for_one_step_is_refused_without_a_step(data: Project, option: list[str]) -> None:
-    for args in ([], ["--row", "0"]):
-        ran = data.run("show", *args, *option)
-        assert (ran.code, ran.out) == (2, "")
-        assert f"{option[0]} is for the outputs of one step" in ran.err
-
-
-def test_what_was_built_is_shown_though_its_source_is_gone(data: Project) -> None:
-    row = data.rows("rows")[0]
-    before = data.run("show", "short", "-n0").out
-    (data.folder / "rows.jsonl").unlink()
-    for step in ("rows", "short"):
-        ran = data.run("show", step, "-n0")
-        assert (ran.code, "not up to date: this is the output of the last build" in ran.err) == (
-            0,
-            True,
-        )
-    assert ran.out == before
-    assert data.run("show", "short", "--html").code == 0
-    assert "there is no file rows.jsonl" in data.run("show").out
-    story = data.run("show", "--row", row["id"])
-    assert (story.code, "there is no file rows.jsonl" in story.out) == (0, True)
-    assert data.run("plan").code == 2
 
 
 def test_a_document_is_shown_by_its_columns(project: MakeProject) -> None:
@@ -117,12 +87,9 @@ def test_a_page_that_a_step_made_is_copied(data: Project) -> None:
 
 @pytest.mark.parametrize(("args", "says"), [
     (["pack", "--html"], "pack has no page"),
-    (["split", "--html", "build/t/rows/page.html"], "read-only"),
     (["split", "--html", "rows.jsonl/page.html"], "can't write rows.jsonl/page.html"),
     (["split", "--html", "recipe.yaml"], "recipe.yaml is not a page"),
-    (["split", "--html", "--tokenizer", "nomodel"], "there is no model 'nomodel'"),
     (["split", "--tokenizer", "none"], "--tokenizer needs --html"),
-    (["--html", "split"], "fix: finery show split --html"),
 ])  # fmt: skip
 def test_a_page_that_cannot_be_made_is_an_error_with_a_fix(
     data: Project, args: list[str], says: str
@@ -131,17 +98,6 @@ def test_a_page_that_cannot_be_made_is_an_error_with_a_fix(
     assert code == 2
     assert says in err
     assert "Traceback" not in err
-
-
-def test_steps_that_have_no_page_are_not_suggested(data: Project) -> None:
-    """A step that isn't built, and a model that was never trained, have none."""
-    data.edit("recipe.yaml", "export:", "  later: {use: data.dedup, rows: rows}\nexport:")
-    code, _, err = data.run("show", "pack", "--html")
-    assert code == 2
-    (fix,) = re.findall(r"these steps have one: (.*)", err)
-    assert sorted(fix.split(", ")) == ["lines", "page", "rows", "short", "split"]
-    assert not CurveView().has_page(manifest("Model", {"format": "api"}, {}))
-    assert CurveView().has_page(manifest("Model", {"format": "adapter"}, {CURVE: ("0" * 64, 1)}))
 
 
 TRAINS = """\

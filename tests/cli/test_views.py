@@ -1,26 +1,18 @@
 """The hook `finery_views`: how a plugin's own artifacts look, wherever finery shows them."""
 
-import io
 import json
-import os
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import MakeProject, Project
-from rich.console import Console
-
-from finery import Bundle, Model, load_plugins
-from finery.artifact.manifest import manifest
-from finery.views import Detail, Output, View
 
 NGRAM = '''\
 """A trainer with a format of its own, and how its models look."""
 
 import json
 
-from finery import Dataset, Job, LiveMetric, Model, Page, Remark, Step, View, hookimpl, setting
+from finery import Dataset, Job, Model, Step, hookimpl, setting
+from finery.views import LiveMetric, Page, Remark, View
 from finery_trl.view.model import CurveView
 
 METRICS = {"perplexity": LiveMetric("ppl {value}", "{:.1f}".format, lower_is_better=True)}
@@ -139,15 +131,6 @@ def test_its_facts_are_in_json_and_its_page_is_written(models: Project) -> None:
     assert page.read_text() == "<h1>t: mine of 5 rows</h1>"
 
 
-def test_a_reader_that_ends_early_is_no_error(models: Project) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    process = models.start("show", "mine", stdout=writing)
-    os.close(writing)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (1, "")
-
-
 def test_without_a_view_facts_and_files_are_shown(project: MakeProject) -> None:
     made = project(
         {
@@ -189,37 +172,6 @@ def test_a_wrong_table_is_an_error_that_names_the_plugin(
     assert code == 2, err
     assert [text for text in says if text not in err] == []
     assert "Traceback" not in built.err + err
-
-
-def printed(view: View, output: Output, width: int = 80) -> str:
-    """What a view prints of an output."""
-    out = io.StringIO()
-    view.print(Console(file=out, width=width), output, Detail())
-    return out.getvalue()
-
-
-def test_a_prompted_model_shows_its_messages_as_turns(tmp_path: Path) -> None:
-    messages = [
-        {"role": "system", "content": "Be\x1b[2J brief."},
-        {"role": "user", "content": "Hi"},
-    ]
-    meta = {"format": "prompted", "messages": messages}
-    refs = {"model": "gguf llama, 9 B"}
-    output = Output("p", Model(tmp_path), manifest("Model", meta, {}), refs)
-    text = printed(load_plugins().view("Model", "prompted"), output)
-    assert re.search(r"model +gguf llama, 9 B", text)
-    assert re.search(r"\nsystem +Be␛\[2J brief\. *\nuser +Hi *\n", text)
-    assert "role" not in text
-
-
-def test_what_ollama_runs_shows_its_modelfile(tmp_path: Path) -> None:
-    (tmp_path / "Modelfile").write_text("FROM ./m.gguf\nSYSTEM [bold]be nice[/bold]\n")
-    meta = {"format": "ollama", "name": "m"}
-    files = {"Modelfile": ("0" * 64, 44)}
-    output = Output("o", Bundle(tmp_path), manifest("Bundle", meta, files))
-    text = printed(load_plugins().view("Bundle", "ollama"), output)
-    assert "Modelfile  44 B" in text
-    assert text.rstrip().endswith("FROM ./m.gguf\nSYSTEM [bold]be nice[/bold]")
 
 
 def test_broken_metrics_are_told_and_the_build_goes_on(project: MakeProject) -> None:

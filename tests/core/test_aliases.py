@@ -45,14 +45,6 @@ def _has(cls: type[Settings], keys: list[str]) -> bool:
     return not rest or any(_has(kind, rest) for kind in kinds)
 
 
-def test_a_class_overrides_the_aliases_of_its_bases() -> None:
-    step_type = load_plugins().step_type
-    sft, dpo = aliases_of(step_type("trl.sft")), aliases_of(step_type("trl.dpo"))
-    assert sft.setting_meant("lr") == dpo.setting_meant("lr") == "learning_rate"
-    assert "chooses which" in (sft.instead_of("train_on_inputs") or "")
-    assert "chooses which" not in (dpo.instead_of("train_on_inputs") or "")
-
-
 def test_a_broken_file_of_a_plugin_is_an_error_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,19 +59,6 @@ def test_outputs_are_read_only_links_by_recipe_and_step(project: MakeProject) ->
     assert manifest["meta"] == {"rows": 4, "columns": ["id", "prompt"]}
 
 
-def test_a_step_may_change_between_one_output_and_several(project: MakeProject) -> None:
-    one = recipe({"r": {"use": "steps.source", "path": "rows.txt"},
-                  "x": {"use": "steps.copy", "rows": "r"}})  # fmt: skip
-    t = project({"rows.txt": "a\nb", "recipe.yaml": one})
-    t.ran()
-    t.edit("recipe.yaml", "steps.copy", "steps.halve")
-    assert t.ran() == ["x"]
-    assert [r["prompt"] for r in t.rows("x/second")] == ["b"]
-    t.edit("recipe.yaml", "steps.halve", "steps.copy")
-    assert t.ran() == []
-    assert len(t.rows("x")) == 2
-
-
 def test_step_builds_what_it_needs_and_no_more(project: MakeProject) -> None:
     t = project({"recipe.yaml": recipe({
         "a": script(""), "b": script("", rows=["a"]), "c": script("# c", needs=["b"]),
@@ -99,15 +86,6 @@ while not Path('{other}').exists():
         "b": script(code.format(mine="b", other="a"), use),
     })})  # fmt: skip
     assert t.ran("--jobs", "2") == ["a", "b"]
-
-
-def test_one_job_runs_one_step_at_a_time(project: MakeProject) -> None:
-    code = "import time; f = open('busy', 'x'); time.sleep(.05); os.remove('busy') # {n}"
-    steps = {
-        f"s{n}": script(code.format(n=n), ("steps.script", "steps.alone")[n % 2]) for n in range(4)
-    }
-    t = project({"recipe.yaml": recipe(steps)})
-    assert t.ran("--jobs", "1") == sorted(steps)
 
 
 def test_isolated_steps_never_share_a_process_and_light_ones_do(project: MakeProject) -> None:
@@ -145,15 +123,6 @@ def test_a_failing_step_names_its_log_and_stops_the_build(project: MakeProject) 
         "other",
     ]
     assert "not started" in err
-
-
-def test_a_failed_step_is_tried_again(project: MakeProject) -> None:
-    t = project(
-        {"recipe.yaml": recipe({"a": script("rows.append({'prompt': Path('x').read_text()})")})}
-    )
-    assert t.run("build").code == 1
-    (t.folder / "x").write_text("there")
-    assert t.ran() == ["a"]
 
 
 def test_wrong_data_is_exit_code_2(project: MakeProject) -> None:
@@ -284,18 +253,6 @@ def test_a_step_may_hand_on_its_input_and_nothing_else(project: MakeProject) -> 
     code, _, err = t.run("build", "--set", "data.same.most=0")
     assert code == 1
     assert "job.out" in err
-
-
-def test_two_outputs_must_not_lie_in_each_other(project: MakeProject) -> None:
-    steps = LIGHT_STEPS.read_text()
-    t = project({
-        "steps.py": steps.replace('Dataset.write(job.out / "first"', "Dataset.write(job.out"),
-        "recipe.yaml": recipe({"a": script("rows.append({'prompt': 'x'})"),
-                               "h": {"use": "steps.halve", "rows": "a"}}),
-    })  # fmt: skip
-    code, _, err = t.run("build")
-    assert code == 1
-    assert "'first' and 'second'" in err
 
 
 def test_a_file_changed_or_removed_during_its_step_is_not_published(project: MakeProject) -> None:

@@ -60,20 +60,13 @@ def test_a_file_that_is_no_python_counts_by_its_bytes(tmp_path: Path) -> None:
     [
         ("return 1 + 2", "return (  # three\n            1\n            + 2\n        )"),
         ('"""X."""', '"""Something else."""'),
-        ('        """Run."""\n', ""),
         ('"""How large."""', '"""How large it is."""'),
         ("job: Job) -> Dataset", 'job: "finery.Job") -> "Dataset"'),
         ("job: Job) -> Dataset", "job)"),
-        ("rows: list[int] = []", "rows = []"),
-        ("LIMIT: int = 3", "LIMIT = 3"),
         ("no rows in {self.size}", "nothing at all in '{self.size}'"),
-        ("{self.size}", "{self.size:>10}"),
         ("add some", "add some, or take the step out"),
-        ('"none"', '"there are none"'),
         ("rows of {", "rows found, of {"),
-        ("half of it", "one of two"),
         ('help="Size."', 'help="How large it is.", examples=[3]'),
-        (', help="Size."', ""),
         ("from typing import NamedTuple\n", "from typing import NamedTuple, TYPE_CHECKING\n"
          "if TYPE_CHECKING:\n    from elsewhere import Row\n"),
     ],
@@ -94,20 +87,13 @@ def test_what_cannot_change_an_output_is_no_code(tmp_path: Path, old: str, new: 
     [
         ("1 + 2", "2 + 2"),
         ("1 + 2", "1 - 2"),
-        ("1 + 2", "1 + 2.0"),
-        ("1 + 2", '"1 + 2"'),
         ("LIMIT: int = 3", "LIMIT: int = 4"),
-        ("LIMIT: int = 3", "LIMIT: int"),
         ("size: int", "size: float"),  # the fields of a class are its annotations
         ("seeded=False", "seeded=True"),
-        (', help="Size."', ', ge=1, help="Size."'),
         ("StepError(f", "DataError(f"),
-        ("in {self.size}", "in {self.next()}"),
         ("if not rows", "if rows"),
         ("self.job.log(f", "self.log(f"),
-        ("job.progress(1, 2,", "job.progress(2, 2,"),
         ("assert rows", "assert not rows"),
-        ("it has rows", "it has some rows"),
     ],
 )
 def test_every_other_change_is_code(tmp_path: Path, old: str, new: str) -> None:

@@ -8,7 +8,6 @@ from msgspec.msgpack import encode
 
 from finery.builder.code import shared
 from finery.builder.code.parse import parse_file
-from finery.errors import PluginError
 
 SOURCE = "from finery_data import rows\n\ndef f():\n    return rows\n"
 
@@ -42,14 +41,6 @@ def test_a_copy_of_a_file_is_not_parsed_again(
     assert len(list(folder.iterdir())) == 1
 
 
-def test_another_way_to_read_a_file_is_another_entry(file: Path, folder: Path) -> None:
-    shared.parsed(file)
-    other = file.parent / "steps.pyc"
-    other.write_text(SOURCE)
-    assert shared.parsed(other) == encode(parse_file(other))
-    assert len(list(folder.iterdir())) == 2
-
-
 def test_a_changed_file_is_parsed(file: Path, folder: Path) -> None:
     before = shared.parsed(file)
     file.write_text(SOURCE.replace("return rows", "return row"))  # of another size or not
@@ -74,22 +65,3 @@ def test_no_place_for_it_is_no_error(
         monkeypatch.setenv("XDG_CACHE_HOME", cache)
         monkeypatch.setenv("HOME", home)
         assert shared.parsed(file) == encode(parse_file(file))
-
-
-def test_a_syntax_error_is_found_each_time(file: Path, folder: Path) -> None:
-    file.write_text("def f(:")
-    for _ in range(2):
-        with pytest.raises(PluginError, match="syntax error"):
-            shared.parsed(file)
-    assert not folder.exists()
-
-
-def test_a_folder_without_bound_is_emptied(
-    file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared, "MOST", 3)
-    for n in range(9):
-        file.write_text(f"{SOURCE}\nn = {n}")
-        shared._make_room.cache_clear()  # as in a new process
-        shared.parsed(file)
-    assert len(list(folder.iterdir())) <= 4

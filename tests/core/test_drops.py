@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from conftest import MakeProject
 
-from finery import DataError, Dataset
-from finery.rows.dropped import DROPPED, Drops, dropped
+from finery import Dataset
+from finery.rows.dropped import Drops, dropped
 
 ROWS = [
     f"Question number {n}: {'where is my card' if n % 2 else 'how do I pay'}?" for n in range(8)
@@ -36,14 +36,6 @@ def test_lines_are_read_back_in_order(tmp_path: Path) -> None:
     assert drops.summary(7) == "dropped 3 of 10 rows (even 2, odd 1)"
 
 
-def test_no_file_where_nothing_is_dropped(tmp_path: Path) -> None:
-    with Drops(tmp_path) as drops:
-        pass
-    assert not (tmp_path / DROPPED).exists()
-    assert list(dropped(Dataset(tmp_path))) == []
-    assert drops.meta() == {"dropped": {}}
-
-
 @pytest.mark.parametrize("value", ["\ud800", {"a": {1, 2}.__iter__()}, 2**80])
 def test_rows_that_are_no_json_are_kept_as_text(tmp_path: Path, value: Any) -> None:
     with Drops(tmp_path) as drops:
@@ -51,15 +43,6 @@ def test_rows_that_are_no_json_are_kept_as_text(tmp_path: Path, value: Any) -> N
     (line,) = dropped(Dataset(tmp_path))
     assert line["row"].keys() in ({"text"}, {"value"})
     assert line["id"]
-
-
-def test_nothing_left_is_an_error(tmp_path: Path) -> None:
-    with Drops(tmp_path) as drops:
-        for detail in ("no text", "no text", "too long", "too short", "never shown"):
-            drops.add({}, "bad", detail)
-    with pytest.raises(DataError, match="dropped 5 of 5 rows") as raised:
-        drops.refuse_nothing_left(0, "fix")
-    assert raised.value.details == ["bad: no text", "bad: too long", "bad: too short"]
 
 
 def test_show_tells_what_was_dropped_and_why(project: MakeProject) -> None:

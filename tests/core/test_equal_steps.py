@@ -41,13 +41,3 @@ def test_two_builds_at_once_make_equal_steps_once(project: MakeProject, tmp_path
     assert [build.returncode for build in builds] == [0, 0]
     assert (tmp_path / "ran").read_text().count("x") == 1
     assert "two" in made.run("show").out
-
-
-def test_show_says_the_seed_of_a_step_that_uses_one(project: MakeProject, tmp_path: Path) -> None:
-    made = project(FILES)
-    made.ran("--step", "a", "--step", "other")
-    [seed] = {row["seed"] for row in made.rows("a")}
-    assert f"seed {seed}" in made.run("show", "a").out
-    assert "seed 3" in made.run("show", "other").out
-    assert '"seed":3' in made.run("show", "other", "--json").out
-    assert "seed" not in made.run("show", "lines").out.splitlines()[0]

@@ -1,17 +1,14 @@
 """Events: their names and fields are stable and documented, and `--json` prints nothing else."""
 
 import json
-import re
-import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from conftest import LIGHT_STEPS, MakeProject, Project, Ran
+from conftest import LIGHT_STEPS, Project, Ran
 
-from finery.builder.runs.log import RunLog
-from finery.util.events import EVENTS, described, happened, new_run_id
+from finery.util.events import EVENTS, described
 
 RECIPE = """
 finery: 1
@@ -69,12 +66,6 @@ def test_json_is_these_events_and_nothing_else(ran: list[Ran]) -> None:
     assert [(r.code, r.err) for r in ran] == [(1, ""), (1, "")]
 
 
-def test_every_event_has_its_time_in_utc(told: list[dict[str, Any]]) -> None:
-    times = [e["time"] for e in told]
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time) for time in times)
-    assert times == sorted(times)
-
-
 def test_events_tell_a_build_in_order(told: list[dict[str, Any]]) -> None:
     names = [e["event"] for e in told]
     assert (names[0], names[-1]) == ("build_started", "build_finished")
@@ -95,35 +86,3 @@ def test_a_runs_events_are_kept_beside_its_logs(t: Project, told: list[dict[str,
     assert (folder / "talks.log").read_text() == "printed\nfrom a child\n"
     failed = next(e for e in told if e["event"] == "step_failed" and e["step"] == "fails")
     assert Path(failed["log"]) == folder / "fails.log"
-
-
-def test_a_run_with_nothing_to_do_leaves_no_folder(built: MakeProject) -> None:
-    t = built({"recipe.yaml": RECIPE.split("  fails:")[0], "aside.txt": ""})
-    before = list((t.folder / ".finery/runs").iterdir())
-    assert t.ran() == []
-    assert list((t.folder / ".finery/runs").iterdir()) == before
-
-
-def test_ids_of_runs_sort_by_time_whatever_the_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = []
-    try:
-        for zone in ("JST-9", "UTC0", "PST8"):
-            monkeypatch.setenv("TZ", zone)
-            time.tzset()
-            ids.append(new_run_id())
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-    assert ids == sorted(ids)
-
-
-def test_a_run_log_begins_with_the_first_step_that_runs(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, "r")
-    log(happened("build_started"))
-    log(happened("step_cached", step="a"))
-    assert not (tmp_path / "r").exists()
-    log(happened("step_started", step="b"))
-    log.close()
-    lines = (tmp_path / "r/events.jsonl").read_bytes().splitlines()
-    kinds = [msgspec.json.decode(line)["event"] for line in lines]
-    assert kinds == ["build_started", "step_cached", "step_started"]

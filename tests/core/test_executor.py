@@ -107,14 +107,6 @@ def test_room_by_default_is_for_light_steps_on_all_cores_and_one_heavy_one(task:
     executor.close()
 
 
-def test_jobs_counts_all_steps(executor: LocalExecutor, task: Tasks) -> None:
-    executor.start(task("import time; time.sleep(60)"))
-    assert executor.has_room(True)
-    executor.start(task("import time; time.sleep(60)", isolated=True))
-    assert not executor.has_room(False)
-    assert not executor.has_room(True)
-
-
 def test_a_warm_worker_that_died_is_replaced(executor: LocalExecutor, task: Tasks) -> None:
     executor.start(task(PID))
     (event,) = ends(executor, 1).values()
@@ -126,12 +118,6 @@ def test_a_warm_worker_that_died_is_replaced(executor: LocalExecutor, task: Task
         executor.start(task(PID))
         (then,) = ends(executor, 1).values()
     assert then["event"] == "done"
-
-
-def test_death_comes_with_its_code(executor: LocalExecutor, task: Tasks) -> None:
-    executor.start(task("os._exit(7)"))
-    executor.start(task("os.kill(os.getpid(), 9)", isolated=True))
-    assert {s: e.get("code") for s, e in ends(executor, 2).items()} == {"s1": 7, "s2": -9}
 
 
 def test_closing_ends_running_steps_and_their_children(task: Tasks, tmp_path: Path) -> None:
@@ -154,14 +140,6 @@ def test_what_a_step_started_ends_with_its_worker(
     executor.start(task(f"import subprocess; {child}; {end}"))
     assert ends(executor, 1)["s1"]["event"] == "died"
     until(lambda: not running(mark))
-
-
-def test_what_an_isolated_step_started_ends_with_it(executor: LocalExecutor, task: Tasks) -> None:
-    mark = f"probe-{os.urandom(6).hex()}"
-    child = f"subprocess.Popen(['sleep', '60'], env={{'MARK': '{mark}'}})"
-    executor.start(task(f"import subprocess; {child}", isolated=True))
-    assert ends(executor, 1)["s1"]["event"] == "done"
-    until(lambda: not [*executor.poll(0.01)] and not running(mark))
 
 
 def test_isolated_steps_that_ended_leave_nothing(executor: LocalExecutor, task: Tasks) -> None:

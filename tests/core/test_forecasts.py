@@ -114,10 +114,6 @@ def test_rows_are_counted_along_the_graph(tmp_path: Path) -> None:
     assert count(graph, "opaque") == "about 2 rows"
 
 
-def test_what_a_step_type_does_not_declare_is_unknown(tmp_path: Path) -> None:
-    assert count(shop(tmp_path), "last") == "None"
-
-
 def test_an_artifact_counts_more_than_a_forecast(tmp_path: Path) -> None:
     graph = shop(tmp_path)
     rows = Dataset.write(tmp_path / "built", [{"text": str(i)} for i in range(7)])
@@ -141,10 +137,3 @@ def test_a_missing_file_leaves_the_rows_unknown(tmp_path: Path) -> None:
     (tmp_path / "orders.txt").unlink()
     assert graph.forecast(graph.nodes["orders"]) is None
     assert count(graph, "split") == "None"
-
-
-def test_asking_leaves_the_recipe_as_it_was(tmp_path: Path) -> None:
-    graph = shop(tmp_path)
-    count(graph, "split")
-    step: Any = graph.nodes["orders"].step
-    assert step.path.paths == []

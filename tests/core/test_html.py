@@ -51,10 +51,3 @@ def test_the_digest_is_of_the_templates_and_the_layout(package: Path) -> None:
     assert before == templates_digest(name) != templates_digest()
     (package / "page.html.jinja").write_text("other")
     assert templates_digest(name) != before
-
-
-def test_a_name_that_the_template_misses_is_an_error(package: Path) -> None:
-    from jinja2 import UndefinedError
-
-    with pytest.raises(UndefinedError):
-        render_page("their_pages/page.html.jinja", title="t")

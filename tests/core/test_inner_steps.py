@@ -132,20 +132,15 @@ def test_it_can_be_taken_out(built: Project) -> None:
     ("old", "new", "wrong"),
     [
         ("scale: 2", "scael: 2", "recipe.yaml:12:57: error: unknown setting 'scael'"),
-        ("scale: 2", "scale: 0", "recipe.yaml:12:64"),
         ("scale: 2", "scale: 13", "recipe.yaml:12:57: error: 13 is no scale"),
         ("rows: b", "rows: c", "recipe.yaml:12:38: error: there is no step 'c'"),
-        ("rows: b, ", "", "'rows'"),
-        ("rows: b", "rows: b, models: sft", "models"),
         ("number.txt", "numbre.txt", "recipe.yaml:12:45: error: there is no file numbre.txt"),
         ("number.txt", "empty.txt", "recipe.yaml:12:45: error: the number is missing"),
-        ("inside.judge", "inside.jugde", "12:18: error: 'inside.jugde' is not a step type"),
         (
             "inside.judge",
             "steps.limit",
             "recipe.yaml:12:18: error: 'steps.limit' is not a step type",
         ),
-        ("use: inside.judge, ", "", "use"),
     ],
 )
 def test_what_is_wrong_inside_is_found_at_its_place(
@@ -183,10 +178,8 @@ def test_a_step_inside_may_have_one_inside(deeper: Project) -> None:
     ("old", "new", "wrong"),
     [
         ("scale: 2", "scael: 2", "recipe.yaml:12:84: error: unknown setting 'scael'"),
-        ("scale: 2", "scale: 13", "recipe.yaml:12:84: error: 13 is no scale"),
         ("rows: b", "rows: c", "recipe.yaml:12:65: error: there is no step 'c'"),
         ("number.txt", "empty.txt", "recipe.yaml:12:72: error: the number is missing"),
-        ("inside.judge", "steps.limit", "12:45: error: 'steps.limit' is not a step type"),
     ],
 )
 def test_what_is_wrong_deeper_inside_is_found_at_its_place(

@@ -15,7 +15,7 @@ from finery.builder.project import open_graph
 from finery.errors import FineryError
 from finery.recipe.document import MATRIX
 from finery.recipe.graph import Graph
-from finery.recipe.matrix.labels import axis_labels, value_label
+from finery.recipe.matrix.labels import value_label
 
 STEPS = Path(__file__).parents[1] / "matrix_steps.py"
 RECIPE = """\
@@ -122,12 +122,6 @@ def test_the_command_line_adds_an_axis_or_takes_them_away(make: Make) -> None:
     assert "sft@rate=3e-4" in graph(make(""), f"{MATRIX}train.sft.rate=3e-4").nodes
 
 
-def test_the_options_that_lead_to_these_steps_are_listed(make: Make) -> None:
-    axis, off = f"{MATRIX}train.sft.rate=3e-4", f"{MATRIX}off"
-    for options, listed in (([axis, off], [off]), ([off, axis], [off, axis]), ([off], [off])):
-        assert [*graph(make(""), *options).recipe.overrides.values()] == listed
-
-
 @pytest.mark.parametrize(
     ("value", "label"),
     [(1e-4, "1e-4"), (0.05, "0_05"), (0.5, "0_5"), (2.5e-5, "2_5e-5"), (8, "8"), (True, "true"),
@@ -136,12 +130,6 @@ def test_the_options_that_lead_to_these_steps_are_listed(make: Make) -> None:
 )  # fmt: skip
 def test_values_have_readable_names(value: Any, label: str | None) -> None:
     assert value_label(value) == label
-
-
-def test_axes_have_the_shortest_names_that_differ() -> None:
-    assert axis_labels(["train.sft.lora.r", "train.sft.epochs"]) == ["r", "epochs"]
-    assert axis_labels(["train.sft.epochs", "train.dpo.epochs"]) == ["sft-epochs", "dpo-epochs"]
-    assert axis_labels(["train.sft.seed", "train.sft.lora.r"], ["seed"]) == ["sft-seed", "r"]
 
 
 # -- keys ----------------------------------------------------------------------------------------
@@ -262,27 +250,6 @@ def test_two_axes_that_set_the_same_setting_are_refused(make: Make, axes: str) -
     assert f"recipe.yaml:{line}:" in (error.where or "")
 
 
-def test_axes_that_set_different_parts_of_a_setting_are_allowed(make: Make) -> None:
-    made = graph(
-        make("""\
-matrix:
-  train.sft.lora: {plain: {}, none: {}}
-  train.sft.lora.r: [4, 8]
-  preset: {cheap: {train.sft.rate: 5e-4}, quick: {train.sft.seconds: 0.5}}
-""")
-    )
-    assert len(made.variants_of("sft")) == 4  # both values of `lora` are the same
-
-
-def test_an_axis_of_the_command_line_can_replace_those_of_the_recipe(make: Make) -> None:
-    path = make(f"matrix:\n{PRESET}")
-    option = f"{MATRIX}train.sft.rate=1e-4,2e-4"
-    error = error_of(path, option)
-    assert error.where == "--matrix train.sft.rate=1e-4,2e-4"
-    assert "--matrix off first" in (error.fix or "")
-    assert len(graph(path, f"{MATRIX}off", option).variants_of("sft")) == 2
-
-
 RATES = "  preset: {cheap: {train.sft.rate: 5e-4}, full: {train.sft.rate: 6e-4}}\n"
 LORAS = "  train.sft.lora: {a: {r: 4}, b: {r: 8}}\n"
 
@@ -309,45 +276,9 @@ def test_set_of_what_every_value_of_an_axis_sets_is_refused(
     assert fix in (error.fix or "")
 
 
-@pytest.mark.parametrize(
-    ("axes", "option"),
-    [
-        (PRESET, "train.sft.rate=9e-4"),  # in effect for `full`
-        (LORAS, "train.sft.rate=9e-4"),
-        ("  seeds: 3\n", "train.sft.seed=5"),  # the first of the three
-        ("  train.sft.lora.r: [8, 16]\n", "train.sft.lora={}"),
-    ],
-)
-def test_set_of_what_some_variants_take_is_allowed(make: Make, axes: str, option: str) -> None:
-    assert graph(make(f"matrix:\n{axes}"), option).variants_of("sft")
-
-
 def test_a_huge_product_is_told(make: Make) -> None:
     values = ", ".join(map(str, range(1, 101)))
     error = error_of(
         make(f"matrix: {{train.sft.lora.r: [{values}], train.sft.seed: [{values}]}}\n")
     )
     assert "10,000 variants" in error.what
-
-
-def test_mistakes_on_the_command_line_name_the_option(make: Make) -> None:
-    path = make("matrix: {train.sft.rate: [1e-4, 2e-4]}\n")
-    assert error_of(path, f"{MATRIX}train.sft.ratt=1,2").where == "--matrix train.sft.ratt=1,2"
-    assert "PATH=VALUE" in error_of(path, f"{MATRIX}train.sft.rate").what
-    error = error_of(path, "train.sft.rate=3e-4")
-    assert "no effect" in error.what
-    assert "--matrix train.sft.rate=3e-4" in (error.fix or "")
-
-
-def test_a_mistake_outside_the_matrix_is_told_once(make: Make) -> None:
-    path = make("matrix: {train.sft.rate: [1e-4, 2e-4]}\n")
-    path.write_text(path.read_text().replace("rows: split.train", "rows: split.training"))
-    error = error_of(path)
-    assert "recipe.yaml:9:" in (error.where or "")
-
-
-def test_a_step_with_variants_is_no_step_to_show(make: Make) -> None:
-    made = graph(make("matrix: {train.sft.rate: [1e-4, 2e-4]}\n"))
-    with pytest.raises(FineryError, match="2 variants"):
-        made.require("sft")
-    assert [*made.select(["sft"]).nodes] == ["lines", "split", "sft@rate=1e-4", "sft@rate=2e-4"]

@@ -94,14 +94,6 @@ def test_an_evaluator_that_no_seed_reaches_counts_once(make: Make) -> None:
     ]  # fmt: skip
 
 
-def test_without_a_trained_model_the_first_column_ranks(make: Make) -> None:
-    path = make("matrix: {models.base.quality: [0.1, 0.3, 0.2]}\n")
-    path.write_text(path.read_text().replace("models: [base, sft]", "models: [base]"))
-    assert [line.name for line in lines(build(path))] == [
-        "quality=0_3", "quality=0_2", "quality=0_1",
-    ]  # fmt: skip
-
-
 # -- the table of a run --------------------------------------------------------------------------
 
 SELECTED = """\
@@ -132,15 +124,3 @@ def test_the_report_of_a_run_shows_its_variants(make: Make) -> None:
     assert past.choice == now.choice
     page, before = (section_of(variants).html for variants in (now, past))
     assert before == page
-
-
-def test_a_run_of_other_variants_is_reported_as_far_as_the_recipe_has_them(make: Make) -> None:
-    path = make(SELECTED)
-    build(path)
-    path.write_text(path.read_text().replace("[1e-4, 2e-4, 4e-4, 8e-4]", "[2e-4, 3e-4]"))
-    past = gather(path, run_id="last").variants
-    assert past is not None
-    assert {line.name: bool(line.scores) for line in past.lines} == {
-        "rate=2e-4": True, "rate=3e-4": False,
-    }  # fmt: skip
-    assert not any(line.chosen for line in past.lines)

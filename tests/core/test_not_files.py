@@ -90,32 +90,6 @@ def test_a_file_that_may_not_be_read_is_an_error(project: MakeProject) -> None:
     check_refused(t, "permission denied", "check")
 
 
-EVERYWHERE = """
-finery: 1
-name: t
-data:
-  file: {{use: data.file, path: {path}}}
-  docs: {{use: docs.files, path: {path}}}
-  ok: {{use: data.file, path: ok.jsonl}}
-  reviewed: {{use: review.apply, rows: ok, reviews: {path}}}
-models:
-  folder: {{use: local.model, path: {path}}}
-"""
-
-
-@pytest.mark.parametrize("command", ["check", "plan", "build"])
-@pytest.mark.parametrize("case", ["pipe", "no user"])
-def test_every_setting_of_files_refuses_what_is_none(
-    project: MakeProject, case: str, command: str
-) -> None:
-    path, _ = PATHS[case]
-    t = project({"ok.jsonl": '{"prompt": "a", "completion": "b"}\n'})
-    t.write({"recipe.yaml": EVERYWHERE.format(path=path if isinstance(path, str) else path(t))})
-    text = check_refused(t, "recipe.yaml:", command)
-    if command != "plan":
-        assert all(f"recipe.yaml:{line}:" in text for line in (5, 6, 8, 10))
-
-
 @pytest.mark.parametrize("name", ["recipe.yaml", "recipe.lock", "own.py"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_finerys_own_files_must_be_files(project: MakeProject, name: str, kind: str) -> None:

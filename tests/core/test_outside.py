@@ -42,12 +42,6 @@ def test_brackets_in_the_path_of_the_recipe_are_no_pattern(tmp_path: Path) -> No
     assert names(top, f"{tmp_path}/bot*/project/rows/*.txt") == ["rows/a.txt"]
 
 
-def test_files_of_one_name_elsewhere_are_all_found(tmp_path: Path, two: Path) -> None:
-    assert names(tmp_path, str(two)) == ["elsewhere/a/x.md", "elsewhere/b/x.md"]
-    assert names(tmp_path, f"{two}/**/*.md") == ["elsewhere/a/x.md", "elsewhere/b/x.md"]
-    assert names(tmp_path, f"{two}/a/x.md", f"{two}/b/x.md") == ["a/x.md", "b/x.md"]
-
-
 def test_a_file_in_the_recipes_folder_keeps_a_name_that_one_elsewhere_has(
     tmp_path: Path, two: Path
 ) -> None:

@@ -69,16 +69,6 @@ def step_types():
     assert t.ran() == ["a", "b"]
 
 
-def test_a_mistyped_specname_is_an_error(t: Project) -> None:
-    t.write({"more.py": 'from finery import hookimpl\n@hookimpl(specname="finery_stepz")\n'
-                        "def step_types():\n    return {}\n"})  # fmt: skip
-    t.edit("recipe.yaml", "./steps.py]", "./steps.py, ./more.py]")
-    code, _, err = t.run("check")
-    assert code == 2
-    assert "unknown hook 'finery_stepz'\n  fix: did you mean 'finery_steps'?" in err
-    assert "more.py:2" in err
-
-
 ENVIRONMENT = """
 @hookimpl
 def finery_worker_environment(use, alone):
@@ -207,11 +197,8 @@ def test_a_recipe_that_uses_a_broken_plugin_fails_with_its_error(t: Project) -> 
     "code",
     [
         WRAPPER,
-        "import nosuchlibrary\nfrom shop_hooks import *\n",
         WRAPPER.replace("import nosuchlibrary", "").replace("(step, job)", "(step, task)"),
         "@hookimpl\ndef finery_run_stop(step, job): ...\n",
-        "@hookimpl\ndef finery_checks(graph, results): return []\n"
-        "@hookimpl\ndef finery_steps(): return []\n",
     ],
 )
 def test_a_broken_plugin_that_acts_in_every_build_stops_builds(t: Project, code: str) -> None:
@@ -221,19 +208,3 @@ def test_a_broken_plugin_that_acts_in_every_build_stops_builds(t: Project, code:
         assert exit_code == 2
         assert "plugin 'odd'" in err
     assert t.run("plugins").code == t.run("schema").code == 0
-
-
-def test_a_plugin_whose_table_is_wrong_provides_nothing(t: Project) -> None:
-    install(t, "odd", "@hookimpl\ndef finery_steps(): return {'odd.x': 'shop_odd:X'}\n"
-                      "@hookimpl\ndef finery_engines(): return 5\n")  # fmt: skip
-    assert "must return a mapping, but returns a int" in t.run("plugins").out
-    assert "odd.x" not in t.run("schema").out
-    assert t.run("build").code == 0
-
-
-def test_a_broken_plugin_file_is_listed_too(t: Project) -> None:
-    t.write({"steps.py": "def (\n"})
-    code, out, _ = t.run("plugins", "-r", "recipe.yaml")
-    assert code == 0
-    assert "steps  steps.py\n  broken: plugin file fails on import: SyntaxError" in out
-    assert t.run("build").code == 2

@@ -144,11 +144,6 @@ def test_a_merge_is_a_union(read: Read, given_: dict[str, Any], defaults: dict[s
     assert found == {**defaults, **given_}
 
 
-def test_aliases_are_copies(read: Read) -> None:
-    recipe = read("a: &a {b: {c: 1}}\nd: *a\n", "d.b.c=2")
-    assert recipe.data == {"a": {"b": {"c": 1}}, "d": {"b": {"c": 2}}}
-
-
 @given(value=SCALARS)
 def test_set_puts_any_value_anywhere(read: Read, value: Any) -> None:
     text = json.dumps(value, ensure_ascii=False)
@@ -172,11 +167,6 @@ def test_set_refuses_what_has_no_place(read: Read, assignment: str) -> None:
         read("train:\n  sft: {use: x}\n", assignment)
     assert caught.value.where == f"--set {assignment}"
     assert caught.value.fix
-
-
-def test_an_error_in_a_set_value_is_not_blamed_on_the_recipe(read: Read) -> None:
-    with pytest.raises(UsageError, match="the value is nested too deeply"):
-        read("train:\n  sft: {use: x}\n", f"train.sft.note={'[' * 500}{']' * 500}")
 
 
 ANYTHING = st.text(st.characters(codec="utf-8"), max_size=200)

@@ -64,23 +64,6 @@ def test_forgotten_names_leave_the_file_with_the_next_pin(opened: OpenLock) -> N
     assert pins(one)["a"] == "two"
 
 
-def test_all_names_can_be_forgotten(opened: OpenLock) -> None:
-    lock = opened()
-    lock.forget()
-    assert lock.get("a") is None
-    lock.set("b", "two")
-    lock.set("c", "two")
-    assert pins(lock) == {"b": "two", "c": "two"}
-
-
-def test_a_damaged_file_is_replaced_where_all_names_are_forgotten(opened: OpenLock) -> None:
-    lock = opened()
-    lock.path.write_text("[")
-    lock.forget()
-    lock.set("b", "two")
-    assert pins(lock) == {"b": "two"}
-
-
 def test_pins_of_one_moment_are_all_in_the_file(opened: OpenLock) -> None:
     locks = [opened() for _ in range(4)]
 

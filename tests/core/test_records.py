@@ -18,7 +18,6 @@ from finery import (
     Request,
     Sampling,
     StepError,
-    UsageError,
 )
 from finery.inference.budget import Price
 from finery.inference.cache import WAITING, CachedEngine
@@ -197,26 +196,11 @@ def test_other_sampling_is_another_record(other: dict[str, Any]) -> None:
     assert len(asker.engine.asked) == 2
 
 
-def test_the_order_of_a_schemas_fields_counts() -> None:
-    asker = Asker()
-    properties: dict[str, Any] = {"a": {}, "b": {}}
-    asker.stream(numbered(1), schema={"properties": properties})
-    asker.stream(numbered(1), schema={"properties": dict(reversed(properties.items()))})
-    assert len(asker.engine.asked) == 2
-
-
 def test_a_further_attempt_is_asked_anew_with_another_seed() -> None:
     asker = Asker()
     for attempt in (0, 1, 2, 1):
         asker.stream(requests("a", attempt=attempt), seed=7)
     assert asker.engine.seeds == [7, 8, 9]
-
-
-def test_attempts_may_be_mixed() -> None:
-    asker = Asker(Reordered)
-    mixed = [Request(conversation(str(i % 5)), attempt=i // 5) for i in range(20)]
-    assert asker.stream(mixed) == {i: str(i % 5) for i in range(20)}
-    assert sorted(asker.engine.seeds) == sorted([0, 1, 2, 3] * 5)
 
 
 def test_errors_and_empty_answers_are_not_kept() -> None:
@@ -310,22 +294,6 @@ def test_a_budget_counts_all_engines_of_the_step() -> None:
         asker.stream(numbered(5))
 
 
-def test_a_budget_is_no_matter_where_all_is_there() -> None:
-    records = MemoryRecords()
-    Asker(records=records).stream(numbered(50))
-    assert len(Asker(records=records, tokens=1).stream(numbered(50))) == 50
-
-
-def test_a_budget_in_dollars_needs_a_price() -> None:
-    with pytest.raises(UsageError, match="needs the model's price"):
-        Budget(dollars=1.0).check(None)
-
-
-def test_tools_are_refused_where_the_engine_has_none() -> None:
-    (error,) = Asker().stream(requests("a", tools=[tool("f")])).values()
-    assert "the format 'parrot' can't offer tools to its model" in str(error)
-
-
 def test_tools_are_given_for_all_conversations_or_for_each() -> None:
     talks = [conversation(text) for text in "abc"]
     asker = Asker(Toolbox)
@@ -336,15 +304,6 @@ def test_tools_are_given_for_all_conversations_or_for_each() -> None:
     assert texts(asker.cached.generate(talks)) == ["", "", ""]
     with pytest.raises(ValueError, match="shorter"):
         asker.cached.generate(talks, tools=[[tool("f")], None])
-
-
-def test_all_of_an_answer_is_stored() -> None:
-    records, talks = MemoryRecords(), [conversation("a")]
-    first = Asker(Toolbox, records).cached.generate(talks, tools=[tool("f")])
-    again = Asker(Toolbox, records)
-    assert again.cached.generate(talks, tools=[tool("f")]) == first
-    assert (first[0].reasoning, first[0].call_error) == ("thinking", "no JSON")
-    assert again.engine.asked == []
 
 
 def test_records_of_earlier_versions_are_read() -> None:
@@ -367,14 +326,6 @@ def test_records_of_earlier_versions_are_read() -> None:
     )
     assert asker.cached.generate([conversation("hi")]) == [Completion(**stored)]
     assert asker.engine.asked == []
-
-
-def test_progress_says_what_was_spent() -> None:
-    asker = Asker()
-    asker.stream(numbered(3), progress="teacher")
-    last = [e for e in asker.job.events if e["event"] == "progress"][-1]
-    assert (last["done"], last["total"]) == (3, 3)
-    assert last["text"] == "teacher: 3 calls, 30 tokens, $30.00"
 
 
 def test_records_that_cannot_be_written_are_no_bug(tmp_path: Path) -> None:

@@ -31,10 +31,6 @@ def test_a_known_sample() -> None:
     assert [*made.interval] == pytest.approx([0.70, 2.46], abs=5e-3)
 
 
-def test_one_value_has_no_spread() -> None:
-    assert summarise([0.5]) == (0.5, None, None, 1)
-
-
 def test_the_interval_covers_the_mean_in_95_of_100_draws() -> None:
     import random
 

@@ -57,13 +57,6 @@ def test_answers_beyond_what_was_taken_for_the_most_raise_it() -> None:
     assert stream.ask(50) == 9
 
 
-def test_another_models_answers_say_nothing_of_this_one() -> None:
-    stream = Stream(tokens=1000)
-    stream.used.add(answer(900 - PROMPT), PRICE)
-    assert stream.ask(50) == 1
-    assert Stream(tokens=PROMPT - 1).ask(50) == 0
-
-
 @given(
     budget=st.integers(1, 5000),
     max_tokens=st.integers(1, 600),

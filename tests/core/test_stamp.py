@@ -269,26 +269,6 @@ def settled(t: Project) -> None:
     pytest.fail("no build tells by its stamp that there is nothing to do")
 
 
-def test_json_has_the_events_of_the_long_road(project: MakeProject) -> None:
-    t = project({"recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
-    settled(t)
-    quick = t.events()
-    same_bytes_twice(t)
-    long = t.events()
-    assert [e["event"] for e in quick] == [e["event"] for e in long]
-    for events in (quick, long):
-        events.sort(key=lambda e: (e["event"], e.get("step", "")))
-    for one, other in zip(quick, long, strict=True):
-        assert one.keys() == other.keys()
-        own = {"run", "time", "seconds"}
-        assert {k: v for k, v in one.items() if k not in own} == {
-            k: v for k, v in other.items() if k not in own
-        }
-        assert {k: type(one[k]) for k in own & one.keys()} == {
-            k: type(other[k]) for k in own & other.keys()
-        }
-
-
 PATH = "import sys, pathlib; sys.path.insert(0, str(pathlib.Path(__file__).parent))\n"
 
 

@@ -72,12 +72,10 @@ def test_a_file_that_a_step_reads_undeclared_is_named_with_the_fix(project: Make
     "body",
     [
         "[open(HERE / 'words.txt').close() for _ in range(3)]",
-        "open('words.txt').close()",
         "open(b'lib/../words.txt', 'r+b').close()",
         "import os; os.close(os.open(str(HERE / 'words.txt'), os.O_RDONLY))",
         "import sqlite3; sqlite3.connect(f'file:{HERE}/words.txt?mode=ro', uri=True).close()",
         "import threading as t; f = t.Thread(target=open, args=['words.txt']); f.start(); f.join()",
-        "open('words.txt', 'a').close(); open('words.txt').close()",
     ],
 )
 def test_it_is_named_once_however_it_is_opened(project: MakeProject, body: str) -> None:
@@ -89,15 +87,10 @@ def test_it_is_named_once_however_it_is_opened(project: MakeProject, body: str) 
     "body",
     [
         "self.path.paths[0].read_text()",
-        "HERE.joinpath('lib', '..', 'words.txt').read_text()",
         "(job.scratch / 'x').write_text('x'); (job.scratch / 'x').read_text()",
         "open('mine', 'w').write('x'); open('mine').read(); Path('mine').unlink()",
-        "open('log', 'a').close()",
-        "Path('.env').write_text('x'); [open('.env') for _ in '12']",
         "import subprocess; subprocess.run(['cat', 'lib/hidden.py'])",
-        "import json; list(map(list, self.rows)); import difflib",
         "Path('nowhere').exists() or Path('lib').is_dir()",
-        "import linecache; linecache.getline(__file__, 1)",
         "import hidden",
     ],
 )
@@ -155,18 +148,6 @@ def test_the_recipe_can_silence_it(project: MakeProject, name: str) -> None:
     t.edit("recipe.yaml", "name: t", f"name: t\nsilence: [{name}]")
     t.edit("reads.py", '"x"', '"y"')
     assert notes(t) == []
-
-
-def test_of_many_files_the_first_are_named_and_the_others_counted(project: MakeProject) -> None:
-    t = project(files("[open(f'{n}.txt').close() for n in range(12)]"))
-    t.write({f"{n}.txt": "" for n in range(12)})
-    texts = [text.split(",")[0] for _, text in notes(t)]
-    assert texts == [*(f"reads {n}.txt" for n in range(10)), "reads 2 more files like these"]
-
-
-def test_a_step_that_fails_gets_the_note_too(project: MakeProject) -> None:
-    t = project(files(f"{READS}; raise ValueError('no')"))
-    assert [step for step, _ in notes(t)] == ["a"]
 
 
 def test_a_step_in_a_process_of_its_own_gets_the_note_too(project: MakeProject) -> None:

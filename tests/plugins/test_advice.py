@@ -92,14 +92,11 @@ def test_a_good_recipe_has_no_notes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("settings", "name"), [
     ("lr_scheduler_type: constant", "scheduler"),
-    ("lr_scheduler_type: constant_with_warmup", "scheduler"),
     ("learning_rate: 5e-4", "learning-rate"),
     ("learning_rate: 5e-5", "learning-rate"),
     ("lora: {r: 16, lora_alpha: 64}", "lora-scale"),
-    ("lora: {r: 16, lora_alpha: 8}", "lora-scale"),
     ("lora: {target_modules: [q_proj, v_proj]}", "target-modules"),
     ("effective_batch_size: 4", "batch-size"),
-    ("effective_batch_size: 64", "batch-size"),
 ])  # fmt: skip
 def test_a_setting_that_looks_wrong(tmp_path: Path, settings: str, name: str) -> None:
     assert named(tmp_path, GOOD.replace(SFT, f"{SFT[:-1]}, {settings}}}")) == [name]
@@ -128,13 +125,10 @@ def test_the_learning_rate_follows_the_size(
 
 @pytest.mark.parametrize(("judge", "classes", "epochs", "names"), [
     ("classification", {"a": 60, "b": 30}, 2, ["few-rows"]),
-    ("classification", {"a": 400, "b": 90}, 2, ["few-rows"]),
     ("classification", {"a": 120, "b": 110}, 2, []),
     ("exact", {"a": 150}, 2, ["few-rows"]),
-    ("exact", {"a": 250}, 2, []),
     ("rules", {"a": 450}, 2, ["few-rows"]),
     ("exact", {"a": 250}, 3, ["epochs"]),
-    ("exact", {"a": 500}, 3, []),
 ])  # fmt: skip
 def test_rows_are_held_against_the_task(
     tmp_path: Path, judge: str, classes: dict[str, int], epochs: int, names: list[str]
@@ -145,25 +139,6 @@ def test_rows_are_held_against_the_task(
         recipe = recipe.replace("split.test}", "split.test, rules: {short: {max_words: 9}}}")
     built = Built(split_train=rows(tmp_path / "train", classes))
     assert named(tmp_path, recipe, built) == names
-
-
-def test_classes_of_fields(tmp_path: Path) -> None:
-    recipe = GOOD.replace(SFT, SFT[:-1] + ", epochs: 2}")
-    recipe = recipe.replace("split.test}", "split.test, fields: [kind, mood]}")
-    classes = {"kind: bug\nmood: bad": 150, "kind: wish\nmood: good": 120, "kind: wish": 10}
-    built = Built(split_train=rows(tmp_path / "train", classes))
-    assert named(tmp_path, recipe, built) == []
-    few = Built(split_train=rows(tmp_path / "few", {**classes, "kind: bug\nmood: odd": 7}))
-    (note,) = notes_on(graph(tmp_path, recipe), few)
-    assert note.text == "sft learns from 287 rows, of which 7 are of the rarest class (mood: odd)"
-
-
-def test_rows_that_are_not_built_are_estimated(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n' * 80, encoding="utf-8")
-    notes = notes_on(graph(tmp_path, GOOD))
-    assert [note.name for note in notes] == ["few-rows", "epochs"]
-    assert notes[0].text == "sft learns from only about 56 rows"
-    assert notes[0].fix.startswith("collect 100 to 300 rows per class, or try")
 
 
 def test_replies_count_where_each_is_learned(tmp_path: Path) -> None:
@@ -179,24 +154,6 @@ def test_replies_count_where_each_is_learned(tmp_path: Path) -> None:
     assert named(tmp_path, last, enough) == ["few-rows"]
 
 
-def test_replies_of_a_file_are_estimated(tmp_path: Path) -> None:
-    lines = [json.dumps(row) for row in talks(tmp_path / "talks", 20)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    notes = notes_on(graph(tmp_path, GOOD))
-    assert notes[0].text == "sft learns from only about 56 replies in about 14 rows"
-
-
-@pytest.mark.parametrize(("loss", "names"), [
-    ("all_turns", ["unused-weights"]), ("last_turn", ["unused-weights"]), ("marked", []),
-])  # fmt: skip
-def test_weights_in_the_first_rows_of_a_file(tmp_path: Path, loss: str, names: list[str]) -> None:
-    row = {"messages": [{"role": "user", "content": "a"}, {**REPLY, "weight": 0}, USER, REPLY]}
-    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 1000, encoding="utf-8")
-    recipe = GOOD.replace(SFT, f"{SFT[:-1]}, loss: {loss}}}")
-    assert named(tmp_path, recipe) == names
-    assert named(tmp_path, f"{recipe}silence: [sft/unused-weights]\n") == []
-
-
 def test_calls_in_built_rows_that_their_tools_do_not_allow(tmp_path: Path) -> None:
     call = {"type": "function", "function": {"name": "track", "arguments": {}}}
     row = {"messages": [USER, {**REPLY, "content": "", "tool_calls": [call]}], "tools": []}
@@ -208,28 +165,16 @@ def test_calls_in_built_rows_that_their_tools_do_not_allow(tmp_path: Path) -> No
     assert "turn 2: calls track, which isn't offered" in note.text
 
 
-def test_rows_that_cannot_be_counted_give_no_note(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("prompt,completion\na,b\n", encoding="utf-8")
-    assert named(tmp_path, GOOD.replace("rows.jsonl", "rows.csv")) == []
-
-
 @pytest.mark.parametrize(("old", "new", "names"), [
     (SFT, "rows: split.train}", ["no-validation"]),
     ("[prompted, sft]", "[sft]", ["no-baseline"]),
-    ("[prompted, sft]", "[base, sft]", []),
     ("[prompted, sft]", "[base]", ["no-evaluator"]),
     ("rows: split.train", "rows: rows", ["same-rows", "same-rows"]),
-    ("rows: split.test", "rows: rows", ["same-rows"]),
     ("rows: split.train", "rows: [split.train, more]", ["same-rows", "same-rows"]),
 ])  # fmt: skip
 def test_the_shape_of_a_recipe(tmp_path: Path, old: str, new: str, names: list[str]) -> None:
     recipe = GOOD.replace("train:\n", "  more: {use: data.file, path: rows.jsonl}\ntrain:\n")
     assert named(tmp_path, recipe.replace(old, new)) == names
-
-
-def test_an_exported_model_stands_for_the_trained_one(tmp_path: Path) -> None:
-    recipe = GOOD.replace("[prompted, sft]", "[base, gguf]")
-    assert named(tmp_path, recipe + "export:\n  gguf: {use: gguf.export, model: sft}\n") == []
 
 
 @pytest.mark.parametrize(("model", "names"), [("base", ["preference-first"]), ("sft", [])])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Project
 
-from finery import DataError, Dataset, Model, Step, UsageError
+from finery import Dataset, Model, Step
 from finery.rows.similar import SimilarIndex, features
 from finery.testing import TestJob, dataset, run_step
 from finery_baseline.linear import Linear
@@ -57,18 +57,6 @@ def test_linear_learns_words_and_letters_by_field(tmp_path: Path) -> None:
     assert answers[1].startswith("category: account")
     assert len(answers) == 3
     assert model.meta["baseline"] == "linear"
-
-
-def test_linear_answers_with_objects_and_with_single_labels(tmp_path: Path) -> None:
-    """Also with one class only, and with two, where scikit-learn keeps one line of weights."""
-    objects = [{"prompt": t, "completion": json.dumps({"c": c, "urgent": p == "high", "n": 1})}
-               for t, (c, p) in TICKETS.items()]  # fmt: skip
-    model = run_step(Linear(rows=dataset(tmp_path / "o", objects), c=100), tmp_path / "a")
-    answer = json.loads(ask(model, "charged twice, refund now")[0])
-    assert answer == {"c": "billing", "urgent": True, "n": 1}
-    labels = [{"prompt": t, "completion": c} for t, (c, _) in TICKETS.items()]
-    model = run_step(Linear(rows=dataset(tmp_path / "l", labels)), tmp_path / "b")
-    assert ask(model, "password?", "charged") == ["account", "billing"]
 
 
 def test_linear_agrees_with_scikit_learn(tmp_path: Path) -> None:
@@ -126,63 +114,6 @@ def test_models_are_the_same_bytes_in_every_process(make: type[Step], tmp_path: 
     )
     assert first == second
     assert {path.suffix for path in first} <= {".json", ".jsonl", ".npy"}
-
-
-def test_free_text_is_no_label(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": f"question {i}", "completion": f"topic: a\nanswer: text {i}"} for i in range(60)
-    ]
-    table = dataset(tmp_path / "rows", rows)
-    with pytest.raises(DataError) as caught:
-        run_step(Linear(rows=table), tmp_path / "out")
-    assert "the answer of 60 rows has 60 different values" in caught.value.what
-    assert caught.value.fix == "name the fields that are labels, e.g. fields: [topic]"
-    with pytest.raises(UsageError) as wrong:
-        run_step(Majority(rows=table, fields=["topik"]), tmp_path / "out")
-    assert "did you mean 'topic'" in (wrong.value.fix or "")
-    empty = dataset(tmp_path / "empty", [{"prompt": "?", "completion": ""}])
-    with pytest.raises(DataError, match="no prompt or no answer"):
-        run_step(Nearest(rows=empty), tmp_path / "out")
-
-
-JSON = '{"category": "account", "priority": "low"}'
-MIXED = [JSON, lines("billing", "high"), JSON]
-REPEATED = ["tag: a\ntag: b", "tag: b\ntag: c", "tag: a\ntag: b"]
-
-
-@pytest.mark.parametrize("answers", [MIXED, REPEATED], ids=["mixed", "repeated"])
-def test_answers_of_no_common_shape_are_learned_as_a_whole(
-    answers: list[str], tmp_path: Path
-) -> None:
-    rows = [{"prompt": f"question {i}", "completion": text} for i, text in enumerate(answers)]
-    table = dataset(tmp_path / "rows", rows)
-    model = run_step(Majority(rows=table), tmp_path / "out")
-    assert ask(model, "?") == [answers[0]]
-
-
-@pytest.mark.parametrize(
-    ("answers", "field", "what"),
-    [(MIXED, "category", "are JSON objects, others are lines"),
-     (REPEATED, "tag", "several lines 'tag: …'")],
-    ids=["mixed", "repeated"],
-)  # fmt: skip
-def test_a_field_without_one_value_in_each_answer_is_refused(
-    answers: list[str], field: str, what: str, tmp_path: Path
-) -> None:
-    rows = [{"prompt": f"question {i}", "completion": text} for i, text in enumerate(answers)]
-    table = dataset(tmp_path / "rows", rows)
-    with pytest.raises(UsageError, match=what) as caught:
-        run_step(Majority(rows=table, fields=[field]), tmp_path / "out")
-    assert caught.value.where == "fields"
-
-
-def test_other_fields_may_have_several_lines(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": f"question {i}", "completion": f"kind: a\ntag: x\ntag: {i}"} for i in range(3)
-    ]
-    table = dataset(tmp_path / "rows", rows)
-    model = run_step(Majority(rows=table, fields=["kind"]), tmp_path / "out")
-    assert ask(model, "?") == ["kind: a"]
 
 
 def test_similar_texts_are_found_by_words_and_their_forms() -> None:
@@ -256,17 +187,3 @@ def test_wrong_answers_come_with_the_nearest_training_rows(judged: Project) -> N
     out = judged.run("show", "test", "--wrong", "--model", "majority").out
     assert "charged twice, refund now please 0" in out
     assert "→ category: billing · priority: high" in out
-
-
-def test_wrong_answers_are_limited_by_n(judged: Project) -> None:
-    args = ("show", "test", "--wrong", "--model", "majority")
-    assert len(judged.run(*args, "--jsonl", "-n", "2").out.splitlines()) == 2
-    labels = [line.split(" ")[0] for line in judged.run(*args, "-n", "1").out.splitlines()]
-    assert labels.count("prompt") == 1
-
-
-def test_wrong_is_for_evaluators(judged: Project) -> None:
-    code, _, err = judged.run("show", "train", "--wrong")
-    assert (code, "isn't an evaluator's output" in err) == (2, True)
-    code, _, err = judged.run("show", "test", "--jsonl")
-    assert (code, "--jsonl needs --wrong" in err) == (2, True)

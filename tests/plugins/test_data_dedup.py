@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import DataError, Dataset
+from finery import Dataset
 from finery.rows import Row, with_id
 from finery.rows.dropped import dropped
 from finery.rows.near import (
@@ -125,22 +125,6 @@ def test_what_is_row_entry(tmp_path: Path, other: Row, on_row: int) -> None:
     assert len(dedup(tmp_path / "b", [row(CARD), other], on="prompt")) == 1
 
 
-def test_preferences_are_the_same_only_with_both_answers() -> None:
-    one = {"prompt": "p", "chosen": "good answer", "rejected": "bad answer"}
-    assert row_entry(one, "row") != row_entry({**one, "rejected": "worse answer"}, "row")
-    assert row_entry(one, "row") == row_entry({**one, "rejected": "BAD answer!"}, "row")
-
-
-def test_documents_are_compared_by_their_text(tmp_path: Path) -> None:
-    documents = [{"text": CARD, "source": {"chunk": i}} for i in range(2)]
-    assert len(dedup(tmp_path, [*documents, {"text": "other"}])) == 2
-
-
-def test_at_threshold_one_only_copies_go(tmp_path: Path) -> None:
-    made = dedup(tmp_path, [row(CARD), row(CARD + " already"), row(CARD + "!")], threshold=1)
-    assert reasons(made) == ["duplicate"]
-
-
 WORDS = st.sampled_from(["where", "is", "my", "new", "card", "please", "cancel", "the", "order"])
 TEXTS = st.lists(WORDS, min_size=1, max_size=12).map(" ".join)
 ROWS = st.lists(st.builds(row, TEXTS, st.sampled_from("ab")), min_size=1, max_size=25)
@@ -212,15 +196,6 @@ def test_rows_made_from_a_test_row_go(tmp_path: Path) -> None:
     test = row(CARD)
     made = clean(tmp_path, [row("quite different", parents=[test["id"]]), row("mine")], [test])
     assert reasons(made) == ["made-from-test"]
-
-
-def test_short_test_prompts_may_be_inside_of_others(tmp_path: Path) -> None:
-    assert len(clean(tmp_path, [row("thanks, " + CARD)], [row("thanks")])) == 1
-
-
-def test_nothing_left_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no rows are left: dropped 1 of 1 rows"):
-        clean(tmp_path, [row(CARD)], [row(CARD)])
 
 
 def test_a_crowd_of_near_copies_is_bounded_and_counted(tmp_path: Path) -> None:

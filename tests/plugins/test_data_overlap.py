@@ -71,13 +71,6 @@ OFF = ("decontaminate: true", "decontaminate: false")
         ([(TRAIN, "rows: [split.train, more]}")], "more is generated from split.train", "clean: {"),
         ([OFF, (TRAIN, "rows: clean}")], "", ""),
         ([OFF, ("rows: split.test}", "rows: few}")], "split keeps them", "decontaminate: true"),
-        ([OFF, (TRAIN, "rows: clean}"), ("rows: split.test}", "rows: few}")], "", ""),
-        ([(TRAIN, "rows: all}"), ("rows: split.test}", "rows: few}")], "", ""),
-        (
-            [("[split.train, split.validation]", "[split.train, more]"), (TRAIN, "rows: clean}")],
-            "",
-            "",
-        ),
     ],
 )
 def test_note(tmp_path: Path, edits: list[tuple[str, str]], why: str, fix: str) -> None:

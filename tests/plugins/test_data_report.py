@@ -1,35 +1,30 @@
 """data.report: what it counts, and the page in a real browser with hostile rows."""
 
 import json
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from chromium import Browser, chromium
 from hypothesis import given
 from hypothesis import strategies as st
-from needs import may_lack
 from tiny_llama import tiny_tokenizer
 
 from finery import Bundle, Dataset, Model, UsageError
 from finery.rows import Row, with_id
 from finery.rows.dropped import Drops
 from finery.testing import TestJob, dataset
-from finery.views import PageContext, render_page
+from finery.views import render_page
 from finery_data.report import contamination
 from finery_data.report.facts import Counting, Facts, Report, measure
 from finery_data.report.histogram import bins_of
 from finery_data.report.page import render
 from finery_data.report.rowfacts import Classes, Lengths
-from finery_data.steps.report import DataReport, as_data
-from finery_data.view.page import report_on
+from finery_data.steps.report import DataReport
 from finery_data.view.section import TEMPLATE
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "banking77"
 HOSTILE = (
     "</style></title></script><script>document.title='broken'</script>"
     "<img src=x onerror=\"document.title='broken'\"><b>$title</b> {{7*7}} &amp;"
@@ -68,14 +63,6 @@ def test_every_length_lies_in_one_bin(first: list[int], second: list[int]) -> No
         expected = [sum(low <= v < high for v in values) for low, high in pairwise(bins.edges)]
         assert lengths.counts(bins.edges) == expected
         assert sum(expected) == len(values)
-
-
-def test_quantiles_are_lengths_of_rows() -> None:
-    lengths = Lengths()
-    for value in (5, 1, 3, 2, 4):
-        lengths.add(value)
-    assert [lengths.at(s) for s in (0, 0.5, 1)] == [1, 3, 5]
-    assert lengths.total() == 15
 
 
 def test_classes_are_the_label_or_the_answer_or_its_fields() -> None:
@@ -117,16 +104,6 @@ def test_turns_roles_tools_and_sources_are_counted(tmp_path: Path) -> None:
     assert dict(facts.sources) == {"a.md": 2}
 
 
-def test_preferences_and_documents_have_lengths_of_their_own(tmp_path: Path) -> None:
-    preference = with_id({"prompt": "hello", "chosen": "yes", "rejected": "nope"})
-    facts = one(tmp_path / "p", [preference])
-    assert {k: v.at(1) for k, v in facts.lengths.items()} == {
-        "prompt": 5, "chosen": 3, "rejected": 4,
-    }  # fmt: skip
-    facts = one(tmp_path / "d", [with_id({"text": "a chunk", "source": "x.md"})])
-    assert {k: v.at(1) for k, v in facts.lengths.items()} == {"text": 7}
-
-
 PROMPT = "my parcel was due on monday and it still has not come, where is it now?"
 
 
@@ -152,11 +129,8 @@ def test_copies_within_and_between_data_sets_are_named(tmp_path: Path) -> None:
     ("most", "place", "tone", "answer"),
     [
         (9, 3, "bad", "Yes: 1 of 4 rows of train copy or nearly copy a prompt of test."),
-        (9, None, "good", "No copies or near copies of prompts in train and test."),
         (2, 3, "open", "Only partly measured: no copies or near copies of prompts in train and "
          "test (compared: the first 2 of 4 rows of train and the first 2 of 3 rows of test)."),
-        (3, None, "open", "Only partly measured: no copies or near copies of prompts in train and "
-         "test (compared: the first 3 of 4 rows of train)."),
         (2, 1, "bad", "Yes: 1 of 2 rows of train copy or nearly copy a prompt of test (compared: "
          "the first 2 of 4 rows of train and the first 2 of 3 rows of test)."),
     ],
@@ -207,22 +181,6 @@ def test_lengths_are_told_in_tokens_of_a_model(tmp_path: Path) -> None:
     assert "in tokens of base" in (made.path / "report.html").read_text()
 
 
-def test_a_page_says_that_it_loads_a_tokenizer(tmp_path: Path) -> None:
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    model = Model(tmp_path / "model", meta={"format": "transformers"})
-    rows = dataset(tmp_path / "rows", [row("where is my card", "card_arrival")])
-    reports: list[tuple[str, int, int]] = []
-    graph: Any = SimpleNamespace(nodes={"base": SimpleNamespace(outputs={"": Model})})
-    context = PageContext(
-        "t", graph, lambda name: model, "base", lambda *report: reports.append(report), print
-    )
-    report_on({"rows": rows}, context)
-    assert reports[0] == ("loading the tokenizer of base", 0, 0)
-    reports.clear()
-    report_on({"rows": rows}, context._replace(tokenizer="none"))
-    assert all("tokenizer" not in what for what, _, _ in reports)
-
-
 def test_the_step_leaves_a_page_and_its_numbers(tmp_path: Path) -> None:
     rows = []
     for name in ("split.train", "split.test"):
@@ -241,36 +199,6 @@ def test_the_step_leaves_a_page_and_its_numbers(tmp_path: Path) -> None:
         assert (bundle.path / name).read_bytes() == (again.path / name).read_bytes()
     with pytest.raises(UsageError, match="each once"):
         DataReport(rows=[rows[0], rows[0]]).check()
-
-
-def test_many_sources_make_no_long_page(tmp_path: Path) -> None:
-    rows = [with_id({"text": f"chunk {n}", "source": f"docs/{n}.md"}) for n in range(2_000)]
-    report = described(tmp_path, a=rows)
-    assert "… and 1,700 more values" in render("t", report)
-    assert len(as_data(report)["data"]["a"]["sources"]) == 1_000
-
-
-def test_lengths_that_are_all_the_same_have_no_plot(tmp_path: Path) -> None:
-    page = render("t", described(tmp_path, a=[row("one"), row("two")]))
-    assert "<svg" not in page
-    assert "median" in page
-
-
-def test_a_data_set_without_rows_has_a_page(tmp_path: Path) -> None:
-    report = described(tmp_path, empty=[], train=[row("p")])
-    assert "0</b>" in render("t", report)
-    assert as_data(report)["data"]["empty"]["lengths"] == {}
-
-
-def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:
-    rows = dataset(tmp_path / "rows", (row(f"question {i} of many", f"c{i % 77}")
-                                       for i in range(100_000)))  # fmt: skip
-    start = time.process_time()
-    report = measure({"a": rows}, tmp_path, counting=Counting(), near_rows=2_000, samples=6)
-    page = render("t", report)
-    assert time.process_time() - start < 30
-    assert len(page) < 100_000
-    assert len(report.facts[0].classes["answer"]) == 77
 
 
 # the page
@@ -324,37 +252,3 @@ def test_the_page_fits_any_width(tmp_path: Path, browser: Browser) -> None:
     with chromium(width=500) as narrow:
         narrow.open(page)
         assert fits(narrow)
-
-
-def test_plots_and_bars_can_be_read_without_seeing_them(tmp_path: Path, browser: Browser) -> None:
-    rows = [row(f"question {i}" * (i % 5 + 1), "c" * (i % 3 + 1)) for i in range(30)]
-    show(browser, tmp_path, described(tmp_path, train=rows, test=rows[:9]))
-    labels = browser.run(
-        "return [...document.querySelectorAll('svg')].map(e => e.getAttribute('aria-label'))"
-    )
-    assert [label.split(":")[0] for label in labels] == ["prompt", "answer"]
-    assert browser.run("return document.querySelectorAll('svg + .ticks span').length") > 6
-    names = browser.run("return [...document.querySelectorAll('.bars .n')].map(e => e.innerText)")
-    assert names[:3] == ["10 · 3"] * 3
-    heads = browser.run("return document.querySelectorAll('table th:not([scope])').length")
-    assert heads == 0
-    # A bar is as long as its share of the data set's rows.
-    widths = browser.run(
-        "return [...document.querySelectorAll('.bars li:first-child .track i')]"
-        ".slice(0, 2).map(e => e.getBoundingClientRect().width)"
-    )
-    assert abs(widths[0] - widths[1]) < 2
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason=may_lack("needs the data of Banking77"))
-def test_seventy_seven_classes_are_folded(tmp_path: Path, browser: Browser) -> None:
-    import csv
-
-    with (SHARED / "train.csv").open(encoding="utf-8") as lines:
-        rows = [row(r["text"], r["category"]) for r in list(csv.DictReader(lines))[::4]]
-    show(browser, tmp_path, described(tmp_path, near_rows=300, a=rows))
-    shown = "return [...document.querySelectorAll('.bars li')].filter(e => e.checkVisibility())"
-    first = browser.run(f"{shown}.length")
-    browser.run("document.querySelector('details summary').click()")
-    assert browser.run(f"{shown}.length") == first + 77 - 24
-    assert fits(browser)

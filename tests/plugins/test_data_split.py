@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finery import DataError, Dataset
-from finery.plugin.manager import load_plugins
+from finery import DataError
 from finery.rows import Row, with_id
 from finery.rows.dropped import dropped
 from finery.rows.near import normalised
@@ -146,29 +144,12 @@ def test_normalised_texts_that_are_equal(one: str, other: str) -> None:
     assert normalised(one) == normalised(other)
 
 
-def test_normalised_texts_that_differ() -> None:
-    assert len({normalised(t) for t in ("card", "cards", "कि", "का", "é", "e")}) == 6
-
-
-def test_texts_without_letters_are_told_apart() -> None:
-    assert len({prompt_key(row(t)) for t in ("👍", "👎", "?")}) == 3
-    assert prompt_key(row("👍  👍")) == prompt_key(row(" 👍 👍"))
-
-
 def test_system_prompts_do_not_separate_copies() -> None:
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     rows = [{"messages": [{"role": "system", "content": s}, *turns]} for s in "ab"]
     assert prompt_key(rows[0]) == prompt_key(rows[1]) == prompt_key(row("hi"))
     only_system = [{"prompt": [{"role": "system", "content": s}], "completion": []} for s in "ab"]
     assert prompt_key(only_system[0]) != prompt_key(only_system[1])
-
-
-def test_prompts_of_every_shape() -> None:
-    chosen = {"prompt": "Hi there", "chosen": "a", "rejected": "b"}
-    text = {"prompt": "hi there", "completion": "a"}
-    assert prompt_key(chosen) == prompt_key(text) == prompt_key(row("hi there")) == "hithere"
-    bare = {"text": "a", "id": "1"}
-    assert prompt_key(bare) != prompt_key({"text": "b", "id": "1"})
 
 
 def test_tool_calls_are_part_of_the_prompt() -> None:
@@ -185,26 +166,7 @@ def test_place_is_fixed_for_all_versions() -> None:
     assert found == "va tr va te te tr tr va tr tr tr tr te va te te"
 
 
-def test_seed_matters() -> None:
-    assert len({tuple(places(PLENTY, seed)) for seed in range(20)}) == 20
-
-
-def test_a_changed_share_moves_no_row_between_the_other_splits() -> None:
-    points = [draw(unit_of(r), 3) for r in numbered(500)]
-    pairs = {(split_index(p, 0.1, 0.2), split_index(p, 0.1, 0.4)) for p in points}
-    assert pairs == {(0, 0), (1, 1), (2, 2), (0, 2)}
-
-
 # the step
-
-
-def test_each_split_is_a_dataset_in_its_folder(tmp_path: Path) -> None:
-    made = Split(rows=[dataset(tmp_path / "in", PLENTY)]).run(TestJob(tmp_path))
-    for name in SPLITS:
-        part = getattr(made, name)
-        assert isinstance(part, Dataset)
-        assert part.path == tmp_path / "out" / name
-        assert (part.meta["split"], part.meta["rows"]) == (name, len(list(part)))
 
 
 def test_split_of_size_zero_is_no_output() -> None:
@@ -214,43 +176,11 @@ def test_split_of_size_zero_is_no_output() -> None:
     assert "validation" not in log
 
 
-def test_several_inputs_are_split_as_one(tmp_path: Path) -> None:
-    inputs = [dataset(tmp_path / "a", PLENTY[:30]), dataset(tmp_path / "b", PLENTY[30:])]
-    made = Split(rows=inputs).run(TestJob(tmp_path))
-    assert list(made.train) == split(PLENTY)[0]["train"]
-
-
-def test_meta_of_a_split_is_about_its_own_rows() -> None:
-    parts, _, made = split(PLENTY, stratify="label", sizes="stable")
-    only_test = [r for r in numbered(600)[60:] if places_of(r) == "test"]
-    _, _, more = split([*PLENTY, *only_test], stratify="label", sizes="stable")
-    assert made.train.meta == more.train.meta
-    assert made.test.meta != more.test.meta
-    labels = Counter(r["label"] for r in parts["train"])
-    assert made.train.meta["strata"] == dict(sorted(labels.items()))
-
-
-def places_of(one: Row) -> str:
-    return SPLITS[split_index(draw(unit_of(one), 0), 0.1, 0.2)]
-
-
 @pytest.mark.parametrize("stratify", ["output", "answer"])
 def test_strata_by_the_text_of_the_answer(stratify: str) -> None:
     _, log, made = split(PLENTY, stratify=stratify)
     assert set(made.train.meta["strata"]) == {"answer 0", "answer 1", "answer 2"}
     assert f"{stratify} 'answer 0': train " in log
-
-
-def test_strata_of_several_lines_are_shown_in_one() -> None:
-    rows = [row(f"{i}", f"a: {i % 2}\nb") for i in range(60)]
-    _, log, made = split(rows, stratify="output")
-    assert set(made.train.meta["strata"]) == {"a: 0 / b", "a: 1 / b"}
-    assert "output 'a: 0 / b': train" in log
-
-
-def test_strata_of_other_types() -> None:
-    rows = [row(f"{i}", label=[i % 2]) for i in range(60)]
-    assert set(split(rows, stratify="label")[2].train.meta["strata"]) == {"[0]", "[1]"}
 
 
 def test_missing_stratum_is_a_warning_with_a_seed_that_helps() -> None:
@@ -318,34 +248,6 @@ def test_added_rows_move_few_rows_of_exact_splits() -> None:
     assert moved < 30
 
 
-@pytest.mark.parametrize("decontaminate", [True, False])
-def test_a_seed_is_named_for_the_split_before_near_copies_are_dropped(decontaminate: bool) -> None:
-    rows = [*numbered(30), *(row(f"other {i}", label="rare") for i in range(3))]
-    _, log, _ = split(rows, stratify="label", sizes="stable", decontaminate=decontaminate)
-    told = log[log.index("`seed: ") :].splitlines()[0]
-    assert told.endswith("near copies of held-out rows are dropped)") == decontaminate
-
-
-def test_many_strata_are_logged_as_a_range() -> None:
-    log = split([row(f"q {i}", label=str(i % 20)) for i in range(2000)], stratify="label")[1]
-    assert log.count("of the rows of each of 20 values of label") == 3
-    assert "label '7'" not in log
-
-
-def test_many_strata_are_a_warning() -> None:
-    rows = [row(f"q {i}", f"long answer {i}") for i in range(300)]
-    _, log, made = split(rows, stratify="output")
-    assert "warning: stratify: output has 300 values; is it a label?" in log
-    assert isinstance(made.train.meta["strata"], int)
-
-
-def test_no_stratum_without_a_column() -> None:
-    text = refused(PLENTY, stratify="lable")
-    assert text.startswith("row 1 (id ")
-    assert "there is no column 'lable'\n  fix: did you mean 'label'?; by the answer" in text
-    assert "'label' is null" in refused([*PLENTY, row("x", label=None)], stratify="label")
-
-
 def test_empty_split_is_an_error_with_a_seed_that_helps() -> None:
     rows = numbered(6)
     seed = next(s for s in range(99) if len(set(map(str, by_places(rows, s)))) < 3)
@@ -364,22 +266,6 @@ def test_rows_with_one_prompt_can_not_be_split() -> None:
     text = refused([row("Same text.", str(i)) for i in range(40)])
     assert "40 rows with 1 different prompts" in text
     assert "rows with the same text stay together" in text
-
-
-def test_tiny_shares_that_no_seed_can_fill() -> None:
-    assert "fix: add rows, or set larger shares" in refused(numbered(4), test=1e-9)
-
-
-def test_no_rows_at_all() -> None:
-    assert "there are no rows to split" in refused([])
-
-
-def test_a_group_that_no_row_has_is_an_error() -> None:
-    rows = numbered(20, customer="a")
-    text = refused(rows, group="custmer")
-    assert "group: there is no column 'custmer'" in text
-    assert "keep it in data.file: keep: [custmer]" in text
-    assert "group: 'customer' is null" in refused([row("a", customer=None)], group="customer")
 
 
 def test_rows_without_a_group_are_split_by_their_prompts() -> None:
@@ -448,17 +334,6 @@ def test_near_copies_of_test_rows_are_dropped_and_named() -> None:
     assert "train: dropped 2 of " in log
 
 
-def test_near_copies_stay_if_asked() -> None:
-    parts, _, made = split([*PLENTY, *plant().values()], 3, decontaminate=False)
-    assert sum(map(len, parts.values())) == 64
-    assert "dropped" not in made.train.meta
-
-
-def test_a_train_split_of_near_copies_alone_is_an_error() -> None:
-    text = refused([plant()["held"], plant()["near"]], seed=3, validation=0)
-    assert "no rows are left: dropped 1 of 1 rows (near-copy 1)" in text
-
-
 @pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (0.9, 0.2)])
 def test_shares_must_leave_something_to_train_on(validation: float, test: float) -> None:
     shares: dict[str, Any] = {"validation": validation, "test": test}
@@ -466,7 +341,3 @@ def test_shares_must_leave_something_to_train_on(validation: float, test: float)
         Split(rows=[], **shares)
     with pytest.raises(msgspec.ValidationError, match="leave nothing to train on"):
         msgspec.convert({"rows": [], **shares}, Split)
-
-
-def test_plugin_offers_the_step() -> None:
-    assert load_plugins().step_type("data.split") is Split

@@ -112,34 +112,15 @@ def test_truncated_compression_is_an_error(tmp_path: Path, kind: str, compressio
     assert f"x{kind}{compression}: error: the compressed file is damaged" in text
 
 
-def test_damaged_gzip_is_an_error(tmp_path: Path) -> None:
-    content = bytearray(gzip.compress(as_jsonl(ROWS)))
-    content[-6] ^= 255
-    assert "damaged" in failure(tmp_path, "x.jsonl.gz", bytes(content))
-
-
 def test_several_zstd_frames_are_one_file(tmp_path: Path) -> None:
     content = as_zstd(as_jsonl(ROWS[:1])) + as_zstd(as_jsonl(ROWS[1:]))
     assert good(read(tmp_path, "x.jsonl.zst", content)) == ROWS
-
-
-def test_content_decides_not_the_name(tmp_path: Path) -> None:
-    assert good(read(tmp_path, "lines.json", as_jsonl(ROWS))) == ROWS
-    assert good(read(tmp_path, "array.jsonl", as_json(ROWS))) == ROWS
-    assert good(read(tmp_path, "tabs.csv", delimited("\t")(ROWS))) == ROWS
-    assert good(read(tmp_path, "semicolons.csv", delimited(";")(ROWS))) == ROWS
-    assert good(read(tmp_path, "packed.jsonl", gzip.compress(as_jsonl(ROWS)))) == ROWS
 
 
 def test_unknown_suffix_names_the_known(tmp_path: Path) -> None:
     assert "did you mean '.jsonl'" in failure(tmp_path, "x.jsnl", "{}")
     assert ".parquet" in failure(tmp_path, "table", "{}")
     assert table_suffix(Path("A.CSV.GZ")) == ".csv"
-
-
-def test_missing_file_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="can't be read: No such file"):
-        list(read_table(tmp_path / "x.csv", tmp_path))
 
 
 # JSON lines
@@ -156,8 +137,6 @@ def test_json_lines_ignore_blank_lines_but_count_them(tmp_path: Path) -> None:
         (b'{"a": 1', "invalid JSON: Expecting ',' delimiter (column 8)"),
         (b'{"a": NaN}', "invalid JSON: NaN isn't JSON"),
         (b'{"a": "\\ud800"}', "invalid JSON: half of a surrogate pair"),
-        (b'{"a": 1} {"a": 2}', "invalid JSON: Extra data (column 10)"),
-        (b'"a"', "the row is text, not an object"),
         (b"null", "the row is null, not an object"),
         (b'{"a": "caf\xe9"}', "byte 11 (0xe9) isn't UTF-8"),
         (b'{"a":' + b"[" * 100_000, "invalid JSON: nested too deeply"),
@@ -173,10 +152,8 @@ def test_bad_json_line_keeps_the_others(tmp_path: Path, line: bytes, what: str) 
     ("line", "key"),
     [
         (b'{"text": 1, "text": 2}', "text"),
-        (b'{"text" :1,\t"text"  : 2}', "text"),
         (b'{"t": [{"role": "a", "content": "b", "content": "say \\"c\\":"}]}', "content"),
         (b'{"a": "x\\u0022y", "a": 1}', "a"),
-        ('{"größe": 1, "größe": 1}'.encode(), "größe"),
     ],
 )
 def test_a_key_given_twice_makes_a_row_bad(tmp_path: Path, line: bytes, key: str) -> None:
@@ -191,12 +168,6 @@ def test_a_key_in_several_objects_or_texts_is_fine(tmp_path: Path, row: Any) -> 
     escaped = json.dumps(row).replace('\\"', "\\u0022")
     records = read(tmp_path, "x.jsonl", f"{json.dumps(row)}\n{escaped}\n")
     assert good(records) == [row, row]
-
-
-def test_first_line_may_be_bad(tmp_path: Path) -> None:
-    records = read(tmp_path, "x.jsonl", '{"a": \n{"a": 2}\n')
-    assert problem(records[0]).startswith("x.jsonl:1: invalid JSON")
-    assert records[1].columns == {"a": 2}
 
 
 # JSON documents
@@ -215,16 +186,6 @@ def test_object_with_one_list_of_rows(tmp_path: Path, indent: int | None) -> Non
     assert good(read(tmp_path, "x.json", text)) == ROWS
 
 
-def test_object_with_two_lists_of_rows_is_an_error(tmp_path: Path) -> None:
-    text = json.dumps({"train": ROWS, "test": ROWS}, indent=2)
-    assert "its keys: train, test" in failure(tmp_path, "x.json", text)
-
-
-def test_a_single_row_is_not_taken_for_a_list_of_rows(tmp_path: Path) -> None:
-    row = {"messages": [{"role": "user", "content": "hi"}]}
-    assert good(read(tmp_path, "x.jsonl", json.dumps(row) + "\n")) == [row]
-
-
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
@@ -232,18 +193,12 @@ def test_a_single_row_is_not_taken_for_a_list_of_rows(tmp_path: Path) -> None:
         ('[\n{"a": 1},\n]', "x.json:3", "',' isn't allowed before ']'"),
         ('[\n{"a": 1}', "x.json:2", "the file ends unexpectedly"),
         ('[{"a": 1}]\n[', "x.json:2", "there is text after the end of the document"),
-        ('{\n"data" [1]}', "x.json:2", "a key and ':' are expected here"),
         ('{\n"data": [{}]\n', "x.json:3", "the file ends unexpectedly"),
-        ('[{"a":\n NaN}]', "x.json:1", "NaN isn't JSON"),
     ],
 )
 def test_broken_document_names_the_line(tmp_path: Path, text: str, where: str, what: str) -> None:
     message = failure(tmp_path, "x.json", text)
     assert f"{where}: error: invalid JSON: {what}" in message
-
-
-def test_document_that_is_not_utf8_names_the_line(tmp_path: Path) -> None:
-    assert "x.json:3: error: a byte (0xe9)" in failure(tmp_path, "x.json", b'[\n\n"\xe9"]')
 
 
 # CSV
@@ -253,10 +208,6 @@ def test_csv_lines_are_physical_lines(tmp_path: Path) -> None:
     records = read(tmp_path, "x.csv", 'a,b\n1,"two\nlines"\n\n3\n4,5\n')
     assert [Path(r.where).name for r in records] == ["x.csv:2", "x.csv:5", "x.csv:6"]
     assert problem(records[1]) == "x.csv:5: the row has 1 field, but the header has 2"
-
-
-def test_csv_blank_lines_before_the_header(tmp_path: Path) -> None:
-    assert Path(read(tmp_path, "x.csv", "\n\na\n1\n")[0].where).name == "x.csv:4"
 
 
 def test_csv_that_is_not_utf8_has_one_bad_row(tmp_path: Path) -> None:
@@ -276,18 +227,10 @@ def test_csv_text_after_a_quote_is_a_bad_row(tmp_path: Path) -> None:
     assert records[1].columns == {"a": "3", "b": "4"}
 
 
-def test_csv_long_fields_are_fine(tmp_path: Path) -> None:
-    assert good(read(tmp_path, "x.csv", "a\n" + "y" * 300_000)) == [{"a": "y" * 300_000}]
-
-
 def test_csv_header_twice_the_same_is_an_error(tmp_path: Path) -> None:
     assert "x.csv:1: error: the header has the column 'a' twice" in failure(
         tmp_path, "x.csv", "a,b,a\n1,2,3\n"
     )
-
-
-def test_csv_index_column_of_pandas_is_left_out(tmp_path: Path) -> None:
-    assert good(read(tmp_path, "x.csv", ",a\n0,x\n")) == [{"a": "x"}]
 
 
 # Parquet
@@ -304,13 +247,3 @@ def test_broken_parquet_is_an_error(tmp_path: Path) -> None:
     content = as_parquet(ROWS)
     assert "the Parquet file can't be read" in failure(tmp_path, "x.parquet", content[:-20])
     assert "the Parquet file can't be read" in failure(tmp_path, "y.parquet", b"a,b\n")
-
-
-def test_many_columns_are_read_and_looked_through(tmp_path: Path) -> None:
-    names = [f"c{i}" for i in range(100_000)]
-    (record,) = read(tmp_path, "x.csv", f"{','.join(names)}\n{','.join('1' for _ in names)}\n")
-    assert isinstance(record.columns, dict)
-    assert len(record.columns) == len(names)
-    assert "'c7' twice" in failure(tmp_path, "y.csv", ",".join([*names, "c7"]))
-    twice = "{" + ",".join(f'"{name}":1' for name in [*names, "c7"]) + "}"
-    assert "'c7' is given twice" in problem(read(tmp_path, "x.jsonl", twice)[0])

@@ -14,7 +14,18 @@ PLUGIN = '''
 from collections import Counter
 
 from finery import (
-    Asked, Count, Dataset, Files, Forecast, Job, Metrics, Model, Request, Step, hookimpl, setting,
+    Asked,
+    Count,
+    Dataset,
+    Files,
+    Forecast,
+    Job,
+    Metrics,
+    Model,
+    Request,
+    Step,
+    hookimpl,
+    setting,
     takes,
 )
 
@@ -215,12 +226,8 @@ def test_the_rows_of_a_source_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("old", "new", "note"), [
     ("beside: halves.other}", "beside: halves.other, epochs: 3}", "epochs"),
-    (", beside: halves.other", "", "no-validation"),
     ("[taught, weights]", "[weights]", "no-evaluator"),
-    ("[taught, weights]", "[taught]", "no-baseline"),
-    ("use: a.count", "use: a.prefer", "preference-first"),
     ("exam: halves.other", "exam: till", "same-rows"),
-    ("[halves.one]", "[halves.one, more]", "train-test-overlap"),
     ("all_rows: till}", "all_rows: till, apart: false}", "train-test-overlap"),
 ])  # fmt: skip
 def test_a_trainer_gets_the_notes(tmp_path: Path, old: str, new: str, note: str) -> None:

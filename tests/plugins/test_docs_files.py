@@ -1,7 +1,6 @@
 """docs.files: real files of each kind, how they are split, and what is left out."""
 
 import gzip
-import itertools
 import json
 import re
 from pathlib import Path
@@ -13,13 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pdf_files import encrypted, pdf, with_outline
 
-from finery import DataError, Files, UsageError
-from finery.rows import Row
+from finery import DataError, Files
 from finery.rows.dropped import dropped
 from finery.testing import TestJob
-from finery_data.steps.dedup import Dedup
-from finery_data.steps.filter import Filter
-from finery_data.steps.map import Map
 from finery_docs.chunks import Limits, chunks
 from finery_docs.document import Document
 from finery_docs.files import ChunkPlaces, DocsFiles
@@ -116,18 +111,6 @@ def test_code_and_tables_are_whole_where_they_fit() -> None:
     assert "| a | b |\n| - | - |\n| 1 | 2 |" in split(document, 60)
 
 
-@pytest.mark.parametrize(("text", "beginning"), [
-    ("---\ntitle: x\n\nby: me\n---\nBody\n", "Body"),
-    ("---\n---\nBody\n\n---\n\nMore\n", "Body"),
-    ("---\n\nBody\n\n---\n\nMore\n", "---"),
-])  # fmt: skip
-def test_only_front_matter_is_left_out(text: str, beginning: str) -> None:
-    document = read_markdown(text.encode())
-    first = document.blocks[0]
-    assert document.text[first.start : first.end] == beginning
-    assert "Body" in [document.text[b.start : b.end] for b in document.blocks]
-
-
 def test_what_is_too_long_is_split_at_lines_sentences_and_words() -> None:
     code = "```\n" + "".join(f"    line {i}\n" for i in range(30)) + "```"
     assert all(re.match(r"    line|```", c) for c in split(read_markdown(code.encode()), 60))
@@ -142,42 +125,6 @@ def test_what_is_too_long_is_split_at_lines_sentences_and_words() -> None:
         *["x" * 10] * 2,
         "x" * 5,
     ]
-
-
-def test_chinese_is_split_at_its_sentences() -> None:
-    assert split(read_text("今天天气很好。我们去公园！好吗？".encode()), 8) == [
-        "今天天气很好。", "我们去公园！", "好吗？",
-    ]  # fmt: skip
-
-
-def test_a_heading_stays_with_what_follows_it() -> None:
-    text = "# A\n\n" + "Filler words here. " * 5 + "\n\n## B\n\n" + "Other words here. " * 5
-    assert [c.split("\n")[0] for c in split(read_markdown(text.encode()), 70)][:2] == [
-        "# A", "Filler words here. Filler words here.",
-    ]  # fmt: skip
-    assert any(c.startswith("## B\n\nOther") for c in split(read_markdown(text.encode()), 70))
-
-
-def test_small_sections_share_a_chunk_under_their_common_heading(tmp_path: Path) -> None:
-    parts = "".join(f"## Part {i}\n\nSome words about it.\n\n" for i in range(6))
-    rows = list(load(tmp_path, {"x.md": f"# Top\n\n{parts}"}, chunk=80))
-    assert [r["text"].count("##") for r in rows] == [2, 2, 2]
-    assert {r["heading"] for r in rows} == {"Top"}
-
-
-def test_overlap_begins_at_a_sentence_or_word() -> None:
-    text = " ".join(f"Sentence number {i}." for i in range(40))
-    made = split(read_text(text.encode()), 100, overlap=45)
-    for before, after in itertools.pairwise(made):
-        assert before.split(". ")[-2:] == [*after.split(". ")[:1], after.split(". ")[1] + "."]
-    words = split(read_text(("word " * 100).strip().encode()), 50, overlap=12)
-    assert all(c.startswith("word") and len(c) <= 50 for c in words)
-
-
-def test_the_last_chunk_of_a_section_is_not_left_too_short() -> None:
-    text = "\n\n".join(["x" * 40, "y" * 40, "z" * 30, "end"])
-    assert [len(c) for c in split(read_text(text.encode()), 114)] == [114, 3]
-    assert [len(c) for c in split(read_text(text.encode()), 114, shortest=20)] == [82, 35]
 
 
 # the splitting itself
@@ -213,12 +160,6 @@ def test_no_word_is_cut_that_fits(text: str, size: int) -> None:
     whole = {w for w in document.text.split() if len(w) <= size}
     parts = [w for c in split(document, size) for w in c.split()]
     assert not whole - set(parts)
-
-
-def test_other_files_change_nothing(tmp_path: Path) -> None:
-    alone = list(load(tmp_path / "a", {"guide.md": GUIDE}, chunk=100))
-    more = list(load(tmp_path / "b", {"aaa.md": GUIDE, "guide.md": GUIDE}, chunk=100))
-    assert [r for r in more if r["source"] == "guide.md"] == alone
 
 
 def test_ids_outlive_text_above_and_tell_copies_apart(tmp_path: Path) -> None:
@@ -272,19 +213,6 @@ def test_html_gives_its_main_part_as_markdown() -> None:
     ]
 
 
-def test_html_is_read_as_it_declares_its_encoding(tmp_path: Path) -> None:
-    page = '<meta charset="iso-8859-1"><p>Größe der Straße</p>'
-    (row,) = load(tmp_path, {"x.html": page.encode("latin-1")})
-    assert row["text"] == "Größe der Straße"
-    wrong = page.replace("iso-8859-1", "ascii").encode("latin-1")
-    assert "it declares the encoding ascii" in failure(tmp_path, {"x.html": wrong})
-
-
-def test_deeply_nested_html_is_a_bad_file(tmp_path: Path) -> None:
-    text = failure(tmp_path, {"x.html": "<div>" * 5000 + "x"})
-    assert "x.html: error: its elements are nested too deeply" in text
-
-
 # PDF
 
 
@@ -324,11 +252,6 @@ def test_pdfs_that_give_no_text_are_named(tmp_path: Path) -> None:
     assert "bad_files: skip" in text
 
 
-def test_a_pdf_that_only_its_owner_may_change_is_read(tmp_path: Path) -> None:
-    (row,) = load(tmp_path, {"a.pdf": encrypted(pdf(["open words"]), "")})
-    assert row["text"] == "open words"
-
-
 # what is left out
 
 
@@ -355,51 +278,7 @@ def test_bad_files_are_skipped_and_named(tmp_path: Path) -> None:
     assert made.meta["dropped"]["encoding"] == 2
 
 
-def test_short_chunks_are_dropped_and_named(tmp_path: Path) -> None:
-    text = f"# A\n\nTiny.\n\n# B\n\n{'Words enough. ' * 6}\n"
-    made = load(tmp_path, {"x.md": text}, chunk=90, shortest=30)
-    assert [r["heading"] for r in made] == ["B"]
-    assert [(d["reason"], d["row"]["line"]) for d in dropped(made)] == [("too-short", 1)]
-
-
-def test_nothing_left_is_an_error(tmp_path: Path) -> None:
-    text = failure(tmp_path, {"x.png": b"x", "y.md": "\n"})
-    assert "no rows are left: dropped 2 of 2 rows (empty 1, not-a-document 1)" in text
-    assert "fix: name folders or files that contain text" in text
-
-
-def test_a_named_file_that_is_no_document_is_an_error(tmp_path: Path) -> None:
-    files = folder(tmp_path, {"x.docx": b"PK", "y.md": "words"})
-    files.patterns = ["x.docx", "y.md"]
-    with pytest.raises(DataError, match=r"'\*\.docx' isn't a document"):
-        DocsFiles(path=files).run(TestJob(tmp_path / "job"))
-
-
-def test_settings_leave_room() -> None:
-    path, message = Files(["x"]), r"must be at most half of .chunk. .100 characters"
-    with pytest.raises(UsageError, match=f"overlap {message}"):
-        DocsFiles(path=path, chunk=100, overlap=51).check()
-    with pytest.raises(UsageError, match=f"shortest {message}"):
-        DocsFiles(path=path, chunk=100, shortest=51).check()
-
-
 # what other steps make of chunks
-
-
-def test_transforms_work_on_chunks(tmp_path: Path) -> None:
-    made = load(
-        tmp_path, {"a.md": GUIDE, "b/copy.md": f"\n\n{GUIDE}", "c.md": "# C\n\nOther words."}
-    )
-    clean = Dedup(rows=[made]).run(TestJob(tmp_path / "dedup"))
-    assert [r["source"] for r in clean] == ["a.md", "c.md"]
-    kept = Filter(rows=[clean], where='"C" in heading', min_characters={"text": 5})
-    (row,) = kept.run(TestJob(tmp_path / "filter"))
-    asked = Map(
-        rows=[clean], user="{{ heading }} ({{ source }}:{{ line }})?", assistant="{{ text }}"
-    )
-    last: Row = list(asked.run(TestJob(tmp_path / "map")))[-1]
-    assert last["messages"][0]["content"] == "C (c.md:1)?"
-    assert last["parents"] == [row["id"]]
 
 
 def test_places_of_rows_are_traced(tmp_path: Path) -> None:
@@ -430,13 +309,6 @@ def test_a_folder_is_built_through_the_command(project: MakeProject) -> None:
     assert ran.code == 2
     failed = [e for e in map(json.loads, ran.out.splitlines()) if e["event"] == "step_failed"]
     assert "UTF-16" in json.dumps(failed)
-
-
-def test_a_block_of_many_comments_before_a_text_is_read_at_once() -> None:
-    document = read_markdown(("<!-- a -->" * 60 + "x\n\n<!-- b --> <!-- c -->\n").encode())
-    assert [document.text[b.start : b.end][-1] for b in document.blocks] == ["x"]
-    between = read_markdown(b"<!-- a --> text <!-- b -->")
-    assert len(between.blocks) == 1
 
 
 def test_markup_that_takes_long_is_left_out(

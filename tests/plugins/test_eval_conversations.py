@@ -181,15 +181,11 @@ def test_what_the_functions_import_and_read(judged: Callable[..., Project]) -> N
 @pytest.mark.parametrize(
     ("old", "new", "error"),
     [
-        ("history: own", "history: true", "write history: given"),
         ("each: {use: eval.tools", "each: {use: eval.rules, rules: {a: {never: x}}",
          "unknown setting 'free'"),
         ("    each: {use: eval.tools, free: [book.note]}\n", "", "`each` is missing"),
         ("factory: Weather", "factory: Climate", "has no function or class 'Climate'"),
-        ("file: shop.py", "file: recipe.yaml", "recipe.yaml isn't Python"),
         ("free: [book.note]\n", "free: [book.nota]\n", "did you mean 'book.note'?"),
-        ("free: [book.note]\n", "unordered: [book.note]\n", "'book.note' isn't a list"),
-        ("free: [book.note]}", "free: [book.nota]}", "did you mean 'book.note'?"),
     ],
 )  # fmt: skip
 def test_mistakes_are_found_at_their_place(

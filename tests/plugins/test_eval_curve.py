@@ -21,7 +21,7 @@ from finery.testing import run_step
 from finery.views import Detail, Output
 from finery_eval.steps.curve import Curve, growth, logistic
 from finery_eval.steps.exact import Exact
-from finery_eval.view.learning import Learned, drawn, learned
+from finery_eval.view.learning import Learned, learned
 from finery_eval.view.metrics import MetricsView
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
@@ -92,22 +92,6 @@ def test_the_curve_is_a_logistic_regression() -> None:
     assert grown.interval[0] < grown.a_doubling < grown.interval[1]
 
 
-def test_one_group_shows_no_growth() -> None:
-    hits = [[i < right for i in range(10)] for right in (3, 5, 7)]
-    grown = growth([1, 2, 4], hits, [list(range(10))])
-    assert grown is not None
-    assert grown.a_doubling > 0.1
-    assert not grown.is_shown
-    assert all(high - low > 0.7 for _, _, low, high in grown.line)
-
-
-def test_rows_that_all_grow_alike_have_an_interval() -> None:
-    """The bootstrap has no width there."""
-    grown = growth([1, 2], [[False] * 60, [True] * 60], None)
-    assert grown is not None
-    assert grown.interval[0] < grown.a_doubling < grown.interval[1]
-
-
 def test_groups_of_rows_widen_the_interval() -> None:
     hits = [[i % 10 < right for i in range(100)] for right in (3, 5, 7)]
     in_groups = [[i for i in range(100) if i % 10 == k] for k in range(10)]
@@ -122,15 +106,6 @@ def test_groups_of_rows_widen_the_interval() -> None:
     ]
     widths = [grown.interval[1] - grown.interval[0] for grown in (alone, together)]
     assert widths[1] > 2 * widths[0]
-
-
-def test_a_score_near_all_grows_little() -> None:
-    """A straight line would give 102 %."""
-    hits = [[i < right for i in range(100)] for right in (80, 88, 95)]
-    grown = growth([100, 200, 400], hits, None)
-    assert grown is not None
-    assert 0.95 < grown.expected < 0.99
-    assert 0 < grown.interval[0] < grown.a_doubling < 0.04
 
 
 @given(
@@ -148,15 +123,6 @@ def test_the_most_likely_curve_is_reached(points: list[tuple[int, int]]) -> None
     ]
     assert sum(left) == pytest.approx(0, abs=1e-3)
     assert sum(gap * each for gap, each in zip(left, x, strict=True)) == pytest.approx(0, abs=1e-3)
-
-
-def test_the_line_is_least_certain_beyond_the_trainings() -> None:
-    draw = random.Random(5)
-    hits = [[draw.random() < 0.4 + 0.03 * i for _ in range(200)] for i in range(3)]
-    grown = growth([100, 200, 400], hits, None)
-    assert grown is not None
-    widths = {of.rows: of.high - of.low for of in grown.line}
-    assert max(widths, key=lambda rows_: widths[rows_]) == 800
 
 
 def shown(folder: Path) -> tuple[str, Learned]:
@@ -180,16 +146,6 @@ def test_the_curve_is_plotted_with_its_line_and_interval(tmp_path: Path) -> None
     assert "800" in plotted  # twice the rows
     assert [score[0] for score in of.scores] == [100, 200, 400]
     assert [score[1] for score in of.scores] == pytest.approx([100 / 3, 130 / 3, 160 / 3])
-
-
-def test_the_plot_on_a_page_is_inside_its_frame(tmp_path: Path) -> None:
-    drawing = drawn(shown(tmp_path)[1])
-    points = [*drawing.line.split(), *drawing.band.split()]
-    assert all(0 <= float(part) <= 100 for point in points for part in point.split(","))
-    xs = [float(point.split(",")[0]) for point in drawing.line.split()]
-    assert (xs[0], xs[-1]) == (0, 100)
-    assert [x for x, *_ in drawing.scores] == pytest.approx([0, 100 / 7, 300 / 7])
-    assert drawing.scores[0][4] == "100 rows: 33.3 % (95 % CI 25.5 – 42.2)"
 
 
 def test_models_without_a_number_of_rows_are_refused(tmp_path: Path) -> None:

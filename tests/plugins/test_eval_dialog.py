@@ -10,7 +10,6 @@ from callers import TOOLS, Answer, call, caller, calls, job, row
 from finery import DataError, Dataset, Metrics, Model, Step, UsageError
 from finery.testing import TestJob, dataset
 from finery_eval import stats
-from finery_eval.measure import Measure, mean
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
@@ -18,8 +17,6 @@ from finery_eval.steps.preference import Preference
 from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.structured import Json
 from finery_eval.steps.tools import ToolCalls
-from finery_eval.view.answers import turn_of
-from finery_eval.view.exports import baseline_remarks
 
 OSLO = call("weather", city="Oslo")
 
@@ -128,21 +125,6 @@ def test_intervals_are_over_rows(tmp_path: Path) -> None:
     assert report["intervals"]["m"]["whole"] == pytest.approx([one, other])
 
 
-def test_a_share_of_one_is_as_sure_as_rows_make_it(tmp_path: Path) -> None:
-    rows = [{**talk(*"aabbccddee"), "n": i} for i in range(10)]
-    report, _ = judge(tmp_path, rows, caller("m", repeat))
-    assert report["intervals"]["m"]["accuracy"] == pytest.approx(stats.wilson(10, 10))
-
-
-@pytest.mark.parametrize("n", [1, 3, 20])
-def test_a_share_that_all_rows_have_is_as_sure_as_rows_make_it(n: int, tmp_path: Path) -> None:
-    rows = [{**talk(*"aabB"), "n": i} for i in range(n)]
-    report, _ = judge(tmp_path, rows, caller("m", repeat))
-    low, high = report["intervals"]["m"]["accuracy"]
-    assert low + high == pytest.approx(1)
-    assert high - low == pytest.approx(stats.wilson(0, n)[1])  # of rows with another share
-
-
 def test_rows_of_one_turn_have_the_intervals_of_the_evaluator(tmp_path: Path) -> None:
     rows = [talk(name, name.lower()) for name in ("a", "b", "C")]
     report, _ = judge(tmp_path, rows, caller("m", repeat))
@@ -165,15 +147,6 @@ def test_models_are_compared_over_rows(tmp_path: Path) -> None:
     assert columns[-1] == "p (sign flips of rows, exact)"
 
 
-def test_the_interval_of_rows_that_all_differ_alike_holds_the_difference(tmp_path: Path) -> None:
-    rows = [{**talk("a", "a", "b", "?"), "n": i} for i in range(4)]  # `repeat` gets one of two
-    right = caller("right", lambda messages, tools: "a" if len(messages) == 1 else "?")
-    report, _ = judge(tmp_path, rows, right, caller("half", repeat))
-    (compared,) = report["details"]["comparisons"]
-    low, high = compared["interval"]
-    assert low < compared["difference"] == -0.5 < high
-
-
 def test_the_sign_flip_test_is_exact() -> None:
     differences = [2, -1, 3, 0, 1, -2]
     signed = [
@@ -187,14 +160,6 @@ def test_the_sign_flip_test_is_exact() -> None:
         assert stats.sign_flip_exact(ones) == pytest.approx(stats.mcnemar_exact(one, other))
 
 
-def test_means_are_drawn_by_groups() -> None:
-    groups = [[0, 1], [2, 3]]
-    numbers = Measure({"m": [1.0, 2.0, 3.0, 4.0]}, groups, mean)
-    assert numbers.score("m") == (2.5, (1.5, 3.5))  # of two groups, one may be drawn twice
-    shares = Measure({"m": [True, None, False, True]}, groups)
-    assert (shares.score("m") or [None])[0] == 2 / 3
-
-
 def weather(*turns: dict[str, Any]) -> dict[str, Any]:
     """A row in which the weather is looked up."""
     answer = {"role": "tool", "tool_call_id": OSLO["id"], "content": "rain"}
@@ -203,20 +168,6 @@ def weather(*turns: dict[str, Any]) -> dict[str, Any]:
 
 
 LAST = {"role": "assistant", "content": "It rains."}
-
-
-def test_models_are_compared_with_cheap_baselines(tmp_path: Path) -> None:
-    linear = caller("linear", lambda messages, tools: "a")
-    linear.meta["baseline"] = "linear"
-    rows = [{**talk("a", "a", "b", "b", "c", "c"), "n": i} for i in range(8)]
-    report, _ = judge(tmp_path, rows, linear, caller("sft", repeat))
-    assert report["details"]["baselines"] == ["linear"]
-    (line,) = table_of(report, "sft against the baseline linear")
-    assert line[:4] == ["accuracy", 1, pytest.approx(1 / 3), pytest.approx(2 / 3)]
-    assert line[-1] == "better"
-    weak, _ = judge(tmp_path / "weak", rows, linear, caller("sft", lambda m, t: "b"))
-    (remark,) = baseline_remarks(weak)
-    assert remark.text.startswith("sft isn't shown to beat the baseline linear")
 
 
 def test_calls_are_judged_in_each_turn(tmp_path: Path) -> None:
@@ -259,14 +210,6 @@ def test_turns_can_be_chosen(tmp_path: Path) -> None:
     assert [p["message"] for p in made] == [2]
 
 
-def test_a_wrong_answer_has_the_number_of_its_turn_in_the_table(tmp_path: Path) -> None:
-    report, predictions = judge(tmp_path, ROWS, caller("m", repeat))
-    (wrong,) = [p for p in predictions if not p["correct"]]
-    (line,) = [line for line in table_of(report, "m: turns") if line[2] < 1]
-    assert wrong["turn"] == line[0] == 2
-    assert turn_of(wrong) == "turn 2 (message 4)"
-
-
 def test_turns_and_rows_that_are_left_out_are_counted(tmp_path: Path) -> None:
     rows = [weather(LAST), talk("a", "a", tools=TOOLS), talk(*"aabb", tools=TOOLS)]
     rows[2]["messages"][1]["weight"] = 0
@@ -281,11 +224,6 @@ def test_turns_and_rows_that_are_left_out_are_counted(tmp_path: Path) -> None:
     lines = [e["message"] for e in run.events if e["event"] == "log"]
     assert f"not judged: 3 turns in 3 rows: {without}" in lines
     assert "not judged: 3 turns in 2 rows: whole rows, which are left out" in lines
-
-
-def test_nothing_is_said_where_all_turns_are_judged(tmp_path: Path) -> None:
-    report, _ = judge(tmp_path, ROWS, caller("m", repeat))
-    assert "Not judged" not in [table["title"] for table in report["details"]["tables"]]
 
 
 def test_turns_without_weight_and_those_of_the_prompt_are_not_judged(tmp_path: Path) -> None:
@@ -316,22 +254,12 @@ def test_any_evaluator_fits(each: Any, metrics: list[str], history: str, tmp_pat
         assert low <= value <= high
 
 
-def test_a_label_is_what_the_last_turn_must_say(tmp_path: Path) -> None:
-    rows = [talk("a", "a", "b", "b", label="b"), talk("b", "b", "a", "a", label="a")]
-    report, predictions = judge(tmp_path, rows, caller("m", repeat), each=inner(Classification))
-    assert report["scores"]["m"]["accuracy"] == 1
-    assert [p["expected"] for p in predictions] == ["a", "b", "b", "a"]
-
-
 @pytest.mark.parametrize(
     ("bad", "each", "line"),
     [
         (talk("q", id="r1"), Exact, "row r1"),
         (talk("q", "a", "b", " ", id="r1"), Exact, "row r1, turn 4"),
         (talk("q", "a", id="r1"), ToolCalls, "row r1, turn 2: it offers no `tools`"),
-        ({**weather(LAST), "id": "r1"}, Exact, "row r1, turn 2"),
-        ({**weather(LAST), "id": "r1"}, Json, "row r1, turn 2"),
-        ({**weather(LAST), "id": "r1"}, Classification, "row r1, turn 2"),
     ],
 )
 def test_turns_that_can_not_be_judged_are_named(
@@ -343,28 +271,11 @@ def test_turns_that_can_not_be_judged_are_named(
     assert caught.value.details == [line]
 
 
-def test_a_conversation_that_the_assistant_begins(tmp_path: Path) -> None:
-    row = talk("a", "b", "c", id="r1")
-    for turn, role in zip(row["messages"], ("assistant", "user", "assistant"), strict=True):
-        turn["role"] = role
-    with pytest.raises(DataError, match="begin with an assistant turn"):
-        judge(tmp_path / "1", [row], caller("m", repeat))
-    row["messages"][0]["weight"] = 0
-    report, _ = judge(tmp_path / "2", [row], caller("m", repeat))
-    assert report["scores"]["m"]["accuracy"] == 0
-
-
 @pytest.mark.parametrize(
     ("each", "what", "where"),
     [
         (None, "`each` is missing", "each"),
         (inner(Preference), "doesn't judge answers one by one", "each"),
-        (
-            inner(Exact, require={"models.accuracy": "> 0.5"}),
-            "can't have `require`",
-            "each.require",
-        ),
-        (inner(Rules, rules={"whole": Rule(never="!")}), "has a metric named 'whole'", "each"),
     ],
 )
 def test_settings_that_can_not_work(each: Step | None, what: str, where: str) -> None:

@@ -12,7 +12,6 @@ from finery import Metrics, Model
 from finery.artifact.manifest import manifest
 from finery.testing import TestJob
 from finery.views import Detail, Output
-from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
 from finery_eval.view.metrics import MetricsView
 
@@ -68,21 +67,3 @@ def test_each_file_is_compared_with_the_model_it_was_exported_from(tmp_path: Pat
     data = MetricsView().data(output, Detail())
     assert data["tokens_per_second"] == {"gguf.q8_0": 81.5, "gguf.q4_k_m": 81.5}
     assert [e["baseline"] for e in data["metrics"]["details"]["exports"]] == ["sft", "sft"]
-
-
-def test_without_that_model_the_table_says_how_to_compare(tmp_path: Path) -> None:
-    output = judged(tmp_path, exported("q8_0", 37))
-    assert "To compare gguf.q8_0 with the trained model, add that to `models`" in shown(output)
-    assert [*MetricsView().remarks(output)] == []
-
-
-def test_models_that_are_no_files_have_no_table(tmp_path: Path) -> None:
-    output = judged(tmp_path, model("base", 2), trained())
-    assert "Exported files" not in shown(output)
-    assert "exports" not in MetricsView().data(output, Detail())["metrics"]["details"]
-
-
-def test_turns_of_conversations_are_compared_by_rows(tmp_path: Path) -> None:
-    inner = Exact(models=[], rows=tables.rows(tmp_path / "inner", **ROWS))
-    output = judged(tmp_path, trained(), exported("q4_k_m", 20), use=Dialog, each=inner)
-    assert "gguf.q4_k_m is significantly worse than sft" in shown(output)

@@ -14,7 +14,6 @@ from finery_eval.predictions import measure_between, paired
 from finery_eval.tables import remark
 from finery_eval.view.report.findings import (
     BEST,
-    CHOSEN,
     FORGOTTEN,
     NEEDED,
     Judgement,
@@ -22,7 +21,6 @@ from finery_eval.view.report.findings import (
     comparisons_of,
     findings,
 )
-from finery_retention import findings as retained
 
 ROWS = 200
 
@@ -51,25 +49,6 @@ def test_whether_fine_tuning_was_needed(base: int, tuned: int, tone: str, start:
     found = answers(judged("base", "base", base), judged("sft", "tuned", tuned))[NEEDED]
     assert found[0] == tone
     assert found[1].startswith(start)
-
-
-def test_a_metric_that_is_no_share_of_answers_has_the_test_of_its_evaluation() -> None:
-    """Such as the answers with one of several contexts."""
-    base, tuned = judged("base", "base", 0), judged("sft", "tuned", 0)
-    difference = {"difference": 0.4, "interval": [0.31, 0.49], "p_value": 0.0}
-    pair = {"model": "sft", "baseline": "base", "metrics": {"accuracy": difference}}
-    for one, value in ((base, 0.2), (tuned, 0.6)):
-        one.report["scores"][one.model]["accuracy"] = value
-        one.report["details"]["pairs"] = [pair]
-        for line in one.answers:
-            del line["values"]  # type: ignore[attr-defined]
-    tone, text = answers(base, tuned)[NEEDED]
-    assert tone == "good"
-    assert text == (
-        "Yes. On 200 answers, accuracy: base 20.0 %, sft 60.0 %: +40.0 points (95 % CI +31.0 to "
-        "+49.0, p < 0.001)."
-    )
-    assert answers(base, tuned._replace(step="other"))[NEEDED][1].startswith("Not measured")
 
 
 def test_the_best_untrained_model_is_the_one_to_beat() -> None:
@@ -122,26 +101,6 @@ def test_forgotten_abilities_are_found_where_they_are_measured() -> None:
     assert "sft against base, solved -70.0 points (95 % CI -76.0 to -62.0)" in text
 
 
-def test_tasks_that_the_base_cant_do_are_no_loss() -> None:
-    """Whatever the text shows: a loss of it is one, and alone in the answer."""
-    retention = "eval.retention"
-    models = judged("base", "base", 6, retention), judged("sft", "tuned", 6, retention)
-    scores = {n: {"solved": 0.03, "perplexity": p} for n, p in (("base", 20.0), ("sft", 99.0))}
-    equal = {"difference": 0.0, "interval": [-0.03, 0.03], "p_value": 1.0}
-    worse = {"difference": -0.3, "interval": [-0.4, -0.2], "p_value": 0.0}
-    details = models[1].report["details"]
-    for metrics, answer in (
-        ({"solved": equal}, ("open", "Unclear: base solves only 3.0 % of the tasks, so")),
-        ({"solved": equal, "byte_probability": worse}, ("bad", "Yes: sft forgot: its perplexity")),
-    ):
-        pairs = [{"model": "sft", "baseline": "base", "metrics": metrics}]
-        remarks = retained.remarks(retained.findings(pairs, "base", 0.05), scores, "base", 0.05)
-        details |= {"pairs": pairs, "remarks": list(remarks)}
-        tone, text = answers(*models)[FORGOTTEN]
-        assert (tone, text.startswith(answer[1])) == (answer[0], True)
-        assert ("solves only" in text) == (tone == "open")
-
-
 def _turns(rights: Sequence[Sequence[bool]]) -> list[dict[str, Any]]:
     return [{"id": str(row), "turn": turn, "values": {"accuracy": right}}
             for row, of in enumerate(rights) for turn, right in enumerate(of)]  # fmt: skip
@@ -185,34 +144,11 @@ def test_rows_with_one_parent_are_one_piece_of_evidence() -> None:
     assert best.answer.startswith("Too close to call.")
 
 
-def test_answers_of_two_steps_are_grouped_as_their_lines_say() -> None:
-    base, tuned = of_parents("base", "base", 0, "one"), of_parents("sft", "tuned", 2, "other")
-    tone, text = answers(base, tuned)[NEEDED]
-    assert tone == "open"
-    assert "p = 0.500" in text
-    shipped = of_parents("gguf", "shipped", 0, "third")
-    (answer,) = [of for q, of in answers(tuned, shipped).items() if "as good" in q]
-    assert answer[0] == "open"
-
-
 @given(st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 9), max_size=2)), min_size=1))
 def test_lines_are_grouped_as_their_rows(rows: list[tuple[int, list[int]]]) -> None:
     table = [{"id": f"r{number}", "parents": [f"r{p}" for p in of]} for number, of in rows]
     lines = [{"id": row["id"], **facts} for row, facts in zip(table, facts_of(table), strict=True)]
     assert recorded(lines) == recorded(lines, lines) == together(table)
-
-
-def test_rows_with_another_question_or_answer_are_not_paired() -> None:
-    before = [
-        {"id": "a", "expected": 1, "correct": True},
-        {"id": "b", "expected": 1, "correct": True},
-    ]
-    after = [
-        {"id": "a", "expected": 2, "correct": True},
-        {"id": "c", "expected": 1, "correct": True},
-    ]
-    found = paired(before, after)
-    assert (len(found.pairs), found.changed, found.only_first, found.only_second) == (0, 1, 1, 1)
 
 
 @pytest.mark.parametrize(("second", "tone", "start"), [
@@ -225,20 +161,3 @@ def test_a_recipe_that_trains_nothing_ranks_its_models(second: int, tone: str, s
     assert (finding.question, finding.tone) == (BEST, tone)
     assert finding.answer.startswith(start)
     assert "linear against nearest: +" in finding.answer
-
-
-def test_a_single_model_has_its_score() -> None:
-    (finding,) = findings([judged("linear", "baseline", 150)], has_training=False)
-    assert finding.answer == "accuracy on 200 rows: linear 75.0 %."
-
-
-@pytest.mark.parametrize(("interval", "tone"), [
-    ([0.01, 0.2], "good"), ([-0.1, 0.2], "open"), ([-0.2, -0.01], "good"), (None, "open"),
-])  # fmt: skip
-def test_a_ranking_of_variants_answers_with_its_choice(interval: Any, tone: str) -> None:
-    variant = judged("r=8", "variant", 150, use="eval.select")
-    margin = {"over": "r=16", "difference": 0.1, "interval": interval}
-    variant.report["details"].update(words=["chosen of 2: r=8", "ahead of r=16"], margin=margin)
-    (finding,) = findings([variant])
-    assert (finding.question, finding.tone) == (CHOSEN, tone)
-    assert finding.answer == "chosen of 2: r=8. ahead of r=16."

@@ -10,9 +10,8 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import DataError, Dataset, Metrics, Model, OneFile, RequirementError, UsageError
-from finery.plugin.manager import load_plugins
-from finery.rows.answers.jsonvalues import MISSING, UNREADABLE, Comparison, NotJson, leaves, parse
+from finery import DataError, Dataset, Metrics, Model, OneFile, RequirementError
+from finery.rows.answers.jsonvalues import MISSING, Comparison, NotJson, parse
 from finery.testing import run_step
 from finery_eval.steps.structured import Json
 
@@ -134,24 +133,14 @@ def test_text_around_the_json(
     [
         (3, 3.0, {}, True),
         (1, True, {}, False),
-        (0.1, 0.2, {"tolerance": 0.1}, True),
         (12.2, 12.3, {"tolerance": 0.1}, True),
         (12.2, 12.4, {"tolerance": 0.1}, False),
-        (1, 1.01, {}, False),
-        (10**300, 1.5, {"tolerance": 1}, False),
-        ("High", "high", {}, False),
         ("High", "high", {"ignore_case": True}, True),
         (None, "", {}, False),
-        (None, MISSING, {}, False),
         (MISSING, MISSING, {}, True),
-        (UNREADABLE, UNREADABLE, {}, False),
         ([1, 2, 2], [2, 1, 2], {}, True),
-        ([1, 2, 2], [2, 1, 1], {}, False),
         ([1, 2], [2, 1], {"ordered": True}, False),
-        ([1, 2], [1, 2, 3], {}, False),
-        ([1, 2], [2.1, 1.1], {"tolerance": 0.5}, True),
         ([{"a": [1, 2]}, None], [None, {"a": [2, 1]}], {}, True),
-        ({"a": 1}, {"a": 1, "b": None}, {}, False),
     ],
 )
 def test_equality(a: Any, b: Any, settings: dict[str, Any], same: bool) -> None:
@@ -172,32 +161,20 @@ def test_order_costs_only_where_it_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("", "no JSON"),
         ("Sorry", "not JSON"),
-        ("{'a': 1}", "not JSON"),
         ('{"a": 1', "JSON that ends too early"),
-        ('{"a": "b', "JSON that ends too early"),
         ('{"a": 1} {"a": 1}', "text after the JSON"),
         ('{"a": 1, "a": 1}', "JSON with a key given twice: a"),
-        ('{"a": {"b": 1, "b": 2}}', "JSON with a key given twice: b"),
         ('{"a": NaN}', "JSON with NaN or Infinity"),
-        ("[-Infinity]", "JSON with NaN or Infinity: -Infinity"),
         ("1e999", "JSON with a number too large"),
-        ("9" * 5000, "JSON with a number too large"),
         (r'"\ud800"', "JSON with half of a surrogate pair"),
         ("[" * 65 + "]" * 65, "JSON nested too deeply"),
-        ("[" * 100_000, "JSON nested too deeply"),
-        ('{"a":' * 100_000, "JSON nested too deeply"),
     ],
 )
 def test_what_is_no_json(text: str, kind: str) -> None:
     with pytest.raises(NotJson) as caught:
         parse(text)
     assert str(caught.value).startswith(kind)
-
-
-def test_nesting_up_to_the_limit_is_json() -> None:
-    assert parse("[" * 64 + "]" * 64)
 
 
 @given(st.text() | st.text('{}[]":,0e-tn\\ \n`'))
@@ -225,11 +202,6 @@ def test_overlap_is_symmetric_and_bounded(a: Any, b: Any, ordered: bool) -> None
         assert same.overlap(a, b) == same.overlap(b, a) <= min(len(a), len(b))
 
 
-def test_leaves() -> None:
-    found = leaves([{"a": {"b": 1, "c": {}}, "d": [{"e": 1}]}, {"a": None, "f": 2}])
-    assert [".".join(path) for path in found] == ["a.b", "a.c", "d", "f"]
-
-
 def test_nested_fields_and_their_names(tmp_path: Path) -> None:
     expected = {"customer": {"city": "Ulm"}, "valid": True}
     answer = {"customer": {"city": "Ulm"}, "valid": False}
@@ -249,40 +221,12 @@ def test_nested_fields_and_their_names(tmp_path: Path) -> None:
     assert [line[:27] for line in caught.value.details] == ["gguf.q8_0.field.valid is 0 "]
 
 
-def test_a_required_field_must_be_named(tmp_path: Path) -> None:
-    step = Json(models=[model("m")], rows=rows(tmp_path, order()), require={"m.total": ">= 0.5"})
-    with pytest.raises(UsageError, match="no metric 'total'") as caught:
-        step.check()
-    assert "named in `fields`" in (caught.value.fix or "")
-    Json(**{**vars_of(step), "fields": ["total"]}).check()
-
-
-def vars_of(step: Json) -> dict[str, Any]:
-    """The step's fields."""
-    return {field: getattr(step, field) for field in step.__struct_fields__}
-
-
-@pytest.mark.parametrize("fields", [[""], ["a..b"], ["a", "a"]])
-def test_fields_that_can_not_be(fields: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="isn't the path of a field"):
-        Json(models=[model("m")], rows=rows(tmp_path), fields=fields).check()
-
-
-def test_a_field_that_no_row_expects(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no expected answer has a field 'totl'") as caught:
-        judged(tmp_path, [order()], [order()], fields=["totl"])
-    assert caught.value.fix == "did you mean 'total'?"
-
-
 @pytest.mark.parametrize(
     ("bad", "with_schema", "detail"),
     [
         ("one", False, "not JSON"),
-        ("[1]", False, "JSON that isn't an object"),
         ("[1]", True, "is not of type 'object'"),
-        (" ", False, "the text is empty"),
         (order(total="x"), True, "total: 'x' is not of type 'number'"),  # type: ignore[arg-type]
-        (order() | {"vip": 1}, True, "'vip' was unexpected"),
     ],
 )
 def test_rows_that_can_not_be_judged_are_named(
@@ -301,12 +245,8 @@ def test_rows_that_can_not_be_judged_are_named(
     ("content", "what"),
     [
         ("{", "not a JSON Schema: JSON that ends too early"),
-        ("[]", "it must be an object"),
         ({"type": "nubmer"}, "type: 'nubmer' is not valid"),
-        ({"$schema": {}, "type": "object"}, r"\$schema: {} is not of type 'string'"),
-        ({"properties": {"a": {"pattern": "("}}}, "properties.a.pattern"),
         ({"$ref": "https://example.com/x.json"}, "refers to https://example"),
-        ({"$ref": "#/$defs/nothing"}, "which it doesn't contain"),
         ({"$ref": "#"}, "refers to itself without end"),
     ],
 )
@@ -337,20 +277,3 @@ def test_tables_and_intervals(tmp_path: Path) -> None:
         ["sft", "not JSON", 8],
     ]
     assert report["details"]["comparisons"][0]["only_model"] == 32
-
-
-def test_the_same_answers_give_the_same_bytes(tmp_path: Path) -> None:
-    step = Json(models=[model("m", order(), "x")], rows=rows(tmp_path, order(), order("Bo")))
-    run_step(step, tmp_path / "1")
-    run_step(step, tmp_path / "2", seed=5)
-    for name in ("metrics.json", "predictions.jsonl"):
-        first, second = (tmp_path / n / "out" / name for n in "12")
-        assert first.read_bytes() == second.read_bytes()
-
-
-def test_the_plugin_provides_it() -> None:
-    cls = load_plugins().step_type("eval.json")
-    assert cls is Json
-    assert cls.__spec__.packages == ("jsonschema",)
-    assert cls.__spec__.engines
-    assert cls.__spec__.isolated

@@ -1,15 +1,14 @@
 """An evaluator inside another step: what it can't be, and what it does before models answer."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import call, caller, calls, job, row
+from callers import caller, job
 
-from finery import DataError, Dataset, Index, Job, Model, Step, UsageError
-from finery.rows import Row
+from finery import DataError, Dataset, Index, Model, Step, UsageError
 from finery.testing import TestJob, dataset
 from finery_eval.evaluator import Judge, JudgePreflight
 from finery_eval.nested import Nested
@@ -84,12 +83,6 @@ def test_evaluators_that_fit(use: str) -> None:
     OUTER[use](inner(Rules, rules={"brief": Rule(max_words=9)})).check()
 
 
-@pytest.mark.parametrize("use", ["serve.check", "eval.grounded"])
-def test_slices_are_refused_where_scores_arent_broken_down(use: str) -> None:
-    wrong, place = refused(use, inner(Exact, slices=["source"]))
-    assert (wrong, place) == ("this step doesn't break scores down", "slices")
-
-
 @pytest.mark.parametrize(
     ("use", "name"), [("eval.dialog", "whole"), ("serve.check", "lost"), ("eval.grounded", "cited")]
 )
@@ -138,70 +131,6 @@ def test_a_curve_is_sliced_by_fields_of_the_answers(tmp_path: Path) -> None:
     step.check_rows(TestJob(tmp_path / "check"))
     report = step.run(job(tmp_path / "job")).report()
     assert list(report["details"]["slices"]["k"]) == ["a", "b"]
-
-
-OSLO = call("weather", city="Oslo")
-ANSWER = {"role": "tool", "tool_call_id": OSLO["id"], "content": "rain"}
-EARLIER = {
-    **row("Weather?", OSLO),
-    "messages": [
-        *row("Weather?", OSLO)["messages"], ANSWER, {"role": "assistant", "content": "It rains."}
-    ],
-}  # fmt: skip
-
-
-def test_a_curve_lists_the_turns_that_arent_judged(tmp_path: Path) -> None:
-    models = trained([])
-    table = dataset(tmp_path / "rows", [EARLIER])
-    run = job(tmp_path / "job")
-    report = Curve(models=models, rows=table, each=inner(ToolCalls)).run(run).report()
-    (unjudged,) = [t for t in report["details"]["tables"] if t["title"] == "Not judged"]
-    assert unjudged["rows"][0][1:] == [1, 1]
-    assert any("not judged: 1 turn in 1 row" in str(e.get("message")) for e in run.events)
-
-
-def test_a_dialog_judges_the_earlier_calls_itself(tmp_path: Path) -> None:
-    model = caller("sft", lambda messages, tools: calls(OSLO))
-    table = dataset(tmp_path / "rows", [EARLIER])
-    step = Dialog(models=[model], rows=table, each=inner(ToolCalls))
-    report = step.run(job(tmp_path / "job")).report()
-    assert "Not judged" not in [table["title"] for table in report["details"]["tables"]]
-
-
-@pytest.mark.parametrize("use", ["eval.curve", "eval.dialog", "serve.check"])
-def test_a_sample_shows_settings_that_fit_no_row(use: str) -> None:
-    step = OUTER[use](inner(ToolCalls, free=["book.nota"]))
-    with pytest.raises(DataError, match=re.escape("book.nota")) as caught:
-        JudgePreflight(step).check_sample({"rows": [row("Book.", call("book", guests=[]))]})
-    assert caught.value.where == f"{SETTING.get(use, 'judge')}.free"
-
-
-class Broken(Exact):
-    """An evaluator that finds an error in a place."""
-
-    place: str | None = None
-
-    def judging(self, job: Job, rows: Sequence[Row]) -> Any:
-        """Raise it."""
-        raise DataError("broken", where=self.place)
-
-
-@pytest.mark.parametrize(
-    ("place", "named"),
-    [
-        ("slices", "each.slices"),
-        ("extract: a.b", "each.extract: a.b"),
-        ("slices.jsonl:3", "slices.jsonl:3"),
-        ("rows", "rows"),
-        ("C:/rows.jsonl", "C:/rows.jsonl"),
-        (None, None),
-    ],
-)
-def test_only_settings_are_named_as_inside(place: str | None, named: str | None) -> None:
-    nested = Nested.required(OUTER["eval.curve"](inner(Broken, place=place)), "each")
-    with pytest.raises(DataError) as caught:
-        nested.check_rows(TestJob(), [])
-    assert caught.value.where == named
 
 
 def test_the_evaluator_of_the_recipe_stays_as_it_is() -> None:

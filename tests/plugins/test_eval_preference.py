@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 from tiny_llama import tiny_llama
 
-from finery import DataError, Model, RequirementError, UsageError
+from finery import DataError, Model, RequirementError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
-from finery_eval.requirements import parse, unmet
 from finery_eval.steps.preference import Preference
 from finery_transformers import scoring
 
@@ -119,15 +118,6 @@ def test_margins_are_compared_and_required(tmp_path: Path, tiny: Model) -> None:
     assert caught.value.details[0].startswith(f"dpo.margin is {dpo:.4g} (95 % CI ")
 
 
-def test_the_margin_of_one_row_has_no_interval(tmp_path: Path, tiny: Model) -> None:
-    step = Preference(models=[tiny], rows=dataset(tmp_path / "rows", ROWS[:1]))
-    report = step.run(TestJob(tmp_path / "job")).report()
-    assert set(report["intervals"]["base"]) == {"accuracy", "a_token"}
-    claim = {"base.margin": "significantly better than 0.1"}
-    (line,) = unmet(parse(claim, ["base"], ["margin"]), report)
-    assert line.endswith("but has no interval to compare with 0.1")
-
-
 def test_pairs_with_one_prompt_count_as_one(tmp_path: Path, tiny: Model) -> None:
     rows = [{**row, "parents": ["one prompt"]} for row in ROWS]
     metrics = Preference(models=[tiny], rows=dataset(tmp_path / "rows", rows)).run(
@@ -141,14 +131,6 @@ def test_pairs_with_one_prompt_count_as_one(tmp_path: Path, tiny: Model) -> None
     assert {line["group"] for line in metrics.predictions()} == {
         min("one prompt", *(row["id"] for row in dataset(tmp_path / "rows", rows)))
     }
-
-
-def test_a_margin_is_required_in_nats(tmp_path: Path, tiny: Model) -> None:
-    rows = dataset(tmp_path / "rows", ROWS)
-    for text in (">= 2", ">= -1", "significantly better than -0.5"):
-        Preference(models=[tiny], rows=rows, require={"base.margin": text}).check()
-    with pytest.raises(UsageError, match="2 can't be reached"):
-        Preference(models=[tiny], rows=rows, require={"base.accuracy": ">= 2"}).check()
 
 
 def test_rows_that_are_no_preferences_are_named(tmp_path: Path, tiny: Model) -> None:

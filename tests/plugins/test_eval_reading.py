@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery.rows.answers.reading import Expected, Reader, Reading, Unreadable, field_names
+from finery.rows.answers.reading import Expected, Reader, Reading, Unreadable
 
 ONE = Reader(labels=(("card", "card lost", "cash"),))
 TWO = Reader(fields=("category", "priority"), labels=(("bug", "billing"), ("low", "high")))
@@ -27,12 +27,8 @@ def read(reader: Reader, answer: str, completion: str = "", **more: Any) -> Read
     [
         ("exact", " card\n", "card", True),
         ("exact", "Card", None, False),
-        ("exact", "card.", None, False),
-        ("exact", "card\n\nIt is about a card.", None, False),
         ("first_line", "\ncard\n\nIt is about a card.", "card", False),
-        ("first_line", "It is:\ncard", None, False),
         ("contains", "The intent is 'card lost'.", "card lost", False),
-        ("contains", "cash", "cash", True),
         ("contains", "cash or card", None, False),
         ("contains", "cards", None, False),
     ],
@@ -40,12 +36,6 @@ def read(reader: Reader, answer: str, completion: str = "", **more: Any) -> Read
 def test_one_class(match: str, answer: str, guess: str | None, valid: bool) -> None:
     reader = Reader(labels=ONE.labels, match=match)
     assert read(reader, answer, "card") == Reading((guess,), valid)
-
-
-def test_case_counts_unless_ignored() -> None:
-    reader = Reader(labels=(("card",),), ignore_case=True)
-    assert read(reader, "CARD", "Card") == Reading(("card",), True)
-    assert reader.normal(["Card", "card", " CARD "]) == ("card",)
 
 
 def test_extract_takes_the_answer_where_it_is_found() -> None:
@@ -98,14 +88,10 @@ GOOD = "category: bug\npriority: high"
         (GOOD, ("bug", "high"), True),
         ("priority:high\n\n category :  bug ", ("bug", "high"), True),
         (f"Sure:\n{GOOD}", ("bug", "high"), False),
-        (f"{GOOD}\nnote: urgent", ("bug", "high"), False),
         (f"{GOOD}\npriority: high", ("bug", "high"), False),
         (f"{GOOD}\npriority: low", ("bug", None), False),
-        ("category: bug", ("bug", None), False),
         ("category: bug\npriority: urgent", ("bug", None), False),
         ("Category: bug\nPriority: high", (None, None), False),
-        ('{"category": "bug", "priority": "high"}', (None, None), False),
-        ("", (None, None), False),
     ],
 )
 def test_fields_in_lines(answer: str, values: tuple[str | None, ...], valid: bool) -> None:
@@ -117,11 +103,9 @@ def test_fields_in_lines(answer: str, values: tuple[str | None, ...], valid: boo
     [
         ('{"priority": "high",\n "category": "bug"}', ("bug", "high"), True),
         ('```json\n{"category": "bug", "priority": "low"}\n```', ("bug", "low"), False),
-        ('{x} {"category": "bug", "priority": null}', ("bug", None), False),
         ('{"category": "bug", "priority": "high", "note": 1}', ("bug", "high"), False),
         ('{"category": ["bug"]}', (None, None), False),
         (GOOD, (None, None), False),
-        ('{"category": "bug", "prio', (None, None), False),
         ('{"a":' * 5000, (None, None), False),
     ],
 )
@@ -134,17 +118,6 @@ def test_fields_may_be_part_of_a_longer_expected_answer() -> None:
     assert read(TWO, f"summary: It hangs.\n{GOOD}", expected) == Reading(("bug", "high"), True)
 
 
-def test_fields_of_a_label_without_completion_take_either_form() -> None:
-    label = {"category": "bug", "priority": "high"}
-    assert read(TWO, GOOD, label=label).valid
-    assert read(TWO, '{"category": "bug", "priority": "high"}', label=label).valid
-
-
-def test_names_of_fields_follow_ignore_case() -> None:
-    reader = Reader(fields=("Category",), labels=(("bug",),), ignore_case=True)
-    assert read(reader, "CATEGORY: Bug", "category: bug") == Reading(("bug",), True)
-
-
 @given(st.text(), st.sampled_from(["exact", "first_line", "contains"]))
 def test_any_text_can_be_read(answer: str, match: str) -> None:
     """An answer is an allowed class or none, whatever a model writes."""
@@ -153,9 +126,3 @@ def test_any_text_can_be_read(answer: str, match: str) -> None:
     for form in ("json", "lines", ""):
         got = TWO.read(answer, Expected(("bug", "low"), frozenset({"category"}), form))
         assert all(v is None or v in ok for v, ok in zip(got.values, TWO.labels, strict=True))
-
-
-def test_field_names_are_seen() -> None:
-    assert field_names([GOOD, "priority: low\ncategory: billing"]) == ["category", "priority"]
-    assert field_names(['{"a": 1, "b": 2}', '{"b": 1, "a": 2}']) == ["a", "b"]
-    assert field_names(["card", "cash"]) == field_names([GOOD, "card"]) == field_names([]) == []

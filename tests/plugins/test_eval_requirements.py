@@ -57,12 +57,6 @@ def test_a_models_name_may_hold_dots() -> None:
     assert (found.of, found.number) == (("gguf.q8_0", "priority"), -0.1)
 
 
-def test_a_models_name_may_hold_hyphens() -> None:
-    found = parse({"a-b.accuracy": "> a-b.accuracy - 0.1"}, ["a-b"], METRICS)[0]
-    assert isinstance(found, Requirement)
-    assert (found.of, found.number) == (("a-b", "accuracy"), -0.1)
-
-
 def test_what_is_unmet_is_told_with_figure_interval_and_bound() -> None:
     require = {"sft.accuracy": ">= base.accuracy + 0.3", "base.accuracy": ">= 0.1"}
     assert lines(require, base=0.5, sft=0.75) == [
@@ -77,16 +71,8 @@ def test_what_is_unmet_is_told_with_figure_interval_and_bound() -> None:
         ("sft.acuracy", ">= 0.8", "no metric 'acuracy'", "did you mean 'accuracy'?"),
         ("stf.accuracy", ">= 0.8", "'stf' is not one of", "did you mean 'sft'?"),
         ("accuracy", ">= 0.8", "must name a model and its metric", "base.accuracy"),
-        ("sft.accuracy", ">= bse.accuracy", "'bse' is not one of", "did you mean 'base'?"),
-        ("sft.accuracy", ">= base", "must name a model and its metric", "base.accuracy"),
         ("sft.accuracy", ">= 85", "85 can't be reached", "write 0.85"),
-        ("sft.accuracy", ">= base.accuracy + 30", "30 can't be reached", "write 0.3"),
         ("sft.accuracy", "0.8", "must be a comparison", '">= 0.8"'),
-        ("sft.accuracy", "== 0.8", "must be a comparison", '">= 0.8"'),
-        ("sft.accuracy", "=> 0.8", "must be a comparison", '">= 0.8"'),
-        ("sft.accuracy", ">= 85%", "must be a comparison", '">= 0.85"'),
-        ("sft.accuracy", ">= -0.1", "must be a comparison", '">= 0.85"'),
-        ("sft.accuracy", "", "must be a comparison", '">= 0.85"'),
         (
             "sft.accuracy",
             "not worse than base",
@@ -95,27 +81,14 @@ def test_what_is_unmet_is_told_with_figure_interval_and_bound() -> None:
         ),
         (
             "sft.accuracy",
-            "no worse than gguf.q8_0 by 2%",
-            "in words must be",
-            '"not worse than gguf.q8_0 by 0.02"',
-        ),
-        (
-            "sft.accuracy",
             "not worse than base by 3 points",
             "in words must be",
             '"not worse than base by 0.03"',
-        ),
-        (
-            "sft.accuracy",
-            "better than base",
-            "in words must be",
-            '"significantly better than base"',
         ),
         ("sft.accuracy", "not worse than base by 3", "margin must be a share", "base by 0.03"),
         ("sft.accuracy", "not worse than bse by 0.03", "not one of the step's models", "base"),
         ("sft.accuracy", "not worse than sft by 0.03", "with itself", "e.g. base"),
         ("sft.accuracy", "significantly better than base.priority", "same metric", "write base"),
-        ("sft.accuracy", "significantly better than 85", "nothing is better", "than 0.85"),
     ],
 )
 def test_mistakes_are_explained(key: str, text: str, what: str, fix: str) -> None:
@@ -202,12 +175,6 @@ def test_several_significant_differences_are_adjusted() -> None:
     assert len(lines) == 2
 
 
-def test_a_step_without_the_comparison_fails_in_words() -> None:
-    report = judged(base="10", sft="11") | {"details": {}}
-    claims = parse({"sft.accuracy": "not worse than base by 0.1"}, ["base", "sft"], ["accuracy"])
-    assert unmet(claims, report) == ["sft.accuracy isn't compared with base by this step"]
-
-
 # -- metrics that are no shares ------------------------------------------------------------------
 
 UNBOUNDED = {"perplexity": "lower", "margin": "higher"}
@@ -236,10 +203,7 @@ def test_metrics_without_bounds_take_any_number(
 @pytest.mark.parametrize(("metric", "text", "what", "fix"), [
     ("perplexity", "significantly better than 25", "lower values of perplexity are",
      '"<= base.perplexity + 1"'),
-    ("perplexity", "not worse than base by 2", "lower values of perplexity are", "<= base.perp"),
     ("perplexity", "25", "must be a comparison", 'write "<= 25"'),
-    ("margin", "== -2", "must be a comparison", '">= 0.85"'),
-    ("margin", "3", "must be a comparison", 'write ">= 3"'),
     ("margin", "not worse than base by 0", "must be above 0", "by 0.03"),
 ])  # fmt: skip
 def test_mistakes_with_metrics_without_bounds(metric: str, text: str, what: str, fix: str) -> None:
@@ -247,30 +211,6 @@ def test_mistakes_with_metrics_without_bounds(metric: str, text: str, what: str,
         free(**{metric: text})
     assert what in caught.value.what
     assert fix in (caught.value.fix or "")
-
-
-def test_differences_of_metrics_without_bounds_are_no_points() -> None:
-    facts = {"difference": -1.25, "interval": [-2.0, 0.5], "p_value": 0.3}
-    pair = {"model": "sft", "baseline": "base", "metrics": {"margin": facts}}
-    report = {"rows": 40, "scores": {n: {"margin": 3.0} for n in ("base", "sft")},
-              "intervals": {}, "details": {"pairs": [pair]}}  # fmt: skip
-    (line,) = unmet(free(margin="not worse than base by 1.5"), report)
-    assert line.startswith(
-        "sft.margin against base: -1.25 (95 % CI -2 to +0.5, 40 rows); required: not worse by 1.5. "
-        "It may be up to 2 worse: 40 rows don't show that it isn't"
-    )
-
-
-@pytest.mark.parametrize(("text", "line"), [
-    (">= 0.5", "dpo.margin is 0.2 (3 rows); required >= 0.5"),
-    ("significantly better than 0.1", "dpo.margin is 0.2, but has no interval to compare with 0.1"),
-    ("not worse than base by 0.1",
-     "dpo.margin can't be compared with base: base.margin isn't known"),
-])  # fmt: skip
-def test_a_score_without_an_interval_fails_in_words(text: str, line: str) -> None:
-    report = {"rows": 3, "scores": {"dpo": {"margin": 0.2}, "base": {}}, "intervals": {"dpo": {}},
-              "details": {}}  # fmt: skip
-    assert unmet(parse({"dpo.margin": text}, ["base", "dpo"], ["margin"]), report) == [line]
 
 
 @pytest.mark.parametrize(("text", "line"), [
@@ -282,29 +222,6 @@ def test_what_has_no_score_at_all_fails_in_words(text: str, line: str) -> None:
     """A judge that people haven't been compared with yet, or whose games all have equal answers."""
     report = {"rows": 9, "scores": {"sft": {}}, "intervals": {"sft": {}}, "details": {}}
     assert unmet(parse({"judge.kappa": text}, ["sft", "judge"], ["kappa"]), report) == [line]
-
-
-def test_a_margin_is_no_share_that_luck_reaches(project: MakeProject) -> None:
-    recipe = """\
-finery: 1
-name: t
-data:
-  rows: {use: data.file, path: rows.jsonl, format: preference}
-models:
-  tiny: {use: openai.model, model: tiny}
-evaluate:
-  test:
-    use: eval.preference
-    models: tiny
-    rows: rows
-    require: {tiny.accuracy: ">= 0.85", tiny.margin: ">= 0.5"}
-"""
-    lines = [{"prompt": f"{i}", "chosen": "yes", "rejected": "no"} for i in range(20)]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    t = project({"recipe.yaml": recipe, "rows.jsonl": text})
-    ran = t.run("check", "--json")
-    notes = [note for note in json.loads(ran.out)["notes"] if note["name"] == "lucky-gate"]
-    assert ["tiny.accuracy" in note["text"] for note in notes] == [True]
 
 
 def test_a_gate_that_luck_passes_is_told_before_and_after_a_build(built: MakeProject) -> None:

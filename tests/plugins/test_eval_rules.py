@@ -8,11 +8,9 @@ import pytest
 from conftest import MakeProject
 from tables import model
 
-from finery import DataError, Dataset, Metrics, Model, RequirementError, UsageError
+from finery import DataError, Dataset, Metrics, Model, UsageError
 from finery.builder.project import open_graph
-from finery.plugin.manager import load_plugins
 from finery.rows.templates import limits
-from finery.step.inspect import sections_of
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.stats import wilson
 from finery_eval.steps.dialog import Dialog
@@ -41,23 +39,15 @@ def report(folder: Path, models: list[Model], rows: Dataset, **settings: Any) ->
     return metrics.report()
 
 
-def test_the_plugin_provides_it() -> None:
-    cls = load_plugins().step_type("eval.rules")
-    assert sections_of(cls) == ("evaluate",)
-    assert cls.__spec__.engines
-
-
 @pytest.mark.parametrize(
     ("rule", "kept", "broken"),
     [
         (Rule(matches="a+b"), "xaab", "ba"),
-        (Rule(matches="^Next: "), "Next: x", "Then\nNext: x"),
         (Rule(matches="(?m)^Next: "), "Then\nNext: x", "So Next: x"),
         (Rule(never="!"), "Fine.", "Fine!"),
         (Rule(starts_with="Hi."), "Hi. You", "Hi, you"),
         (Rule(ends_with="(ok)"), "so (ok)", "(ok) so"),
         (Rule(min_words=3), "one two  three", "one two"),
-        (Rule(max_words=2), "one\ntwo", "one two three"),
         (Rule(max_sentences=1), "One of 2.5 kg.", "One. Two"),
         (Rule(starts_with="a", ends_with="b", max_words=1), "ab", "a b"),
     ],
@@ -90,15 +80,6 @@ def test_rules_are_tested_over_groups(tmp_path: Path) -> None:
         assert (low, high) == pytest.approx(wilson(0, 2))  # of the rows' own answers
 
 
-@pytest.mark.parametrize(
-    "rule", [Rule(matches="SORRY"), Rule(starts_with="SO"), Rule(ends_with="Ry")]
-)
-def test_case_can_be_passed_over(rule: Rule) -> None:
-    assert not rule.keeps("Sorry")
-    assert rule.keeps("Sorry", ignore_case=True)
-    assert not Rule(never="sorry").keeps("Sorry", ignore_case=True)
-
-
 @pytest.mark.parametrize("rule", [Rule(matches="(a+)+$"), Rule(never="(a+)+$")])
 def test_a_pattern_without_end_is_stopped(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SECONDS", 0.2)
@@ -111,13 +92,10 @@ def test_a_pattern_without_end_is_stopped(rule: Rule, monkeypatch: pytest.Monkey
     ("text", "count"),
     [
         ("", 0),
-        ("no end", 1),
         ("One. Two! Three? Four…", 4),
         ('He said "go." Then he left.', 2),
         ("It costs 2.50 at coffee.example today.", 1),
         ("One\n\nNext: two.\n", 2),
-        ("What?! No.", 2),
-        ("Wait ... . now", 2),
     ],
 )
 def test_sentences_are_counted(text: str, count: int) -> None:
@@ -179,36 +157,13 @@ def test_the_answers_of_preferences_only_show_what_the_data_keeps(tmp_path: Path
     assert "the answers of 1 of 2 rows break a rule: brief 1, calm 1" in logged
 
 
-def test_only_the_extracted_part_is_judged(tmp_path: Path) -> None:
-    talks = model("m", a="<think>Hm!</think>" + GOOD)
-    found = report(tmp_path, [talks], prompts(tmp_path, "a"), extract=r"(?s)</think>(.*)")
-    assert found["scores"]["m"]["accuracy"] == 1
-
-
-def test_a_requirement_on_one_rule(tmp_path: Path) -> None:
-    step = Rules(
-        models=[model("m", a=LONG)],
-        rows=prompts(tmp_path, "a"),
-        rules=RULES,
-        require={"m.next_step": ">= 1", "m.calm": ">= 0.9"},
-    )
-    metrics = run_step(step, tmp_path)
-    with pytest.raises(RequirementError, match="not met") as caught:
-        step.verify({"": metrics})
-    (line,) = caught.value.details
-    assert line.startswith("m.calm is 0 ")
-
-
 @pytest.mark.parametrize(
     ("rules", "where", "what"),
     [
         ({}, "rules", "`rules` is empty"),
         ({"calm": Rule()}, "rules.calm", "has no condition"),
         ({"calm": Rule(never="(!")}, "rules.calm.never", "not a regular expression"),
-        ({"x": Rule(matches="[")}, "rules.x.matches", "not a regular expression"),
-        ({"x": Rule(min_words=9, max_words=3)}, "rules.x.min_words", "no answer has"),
         ({"a.b": Rule(never="!")}, "rules.a.b", "can't name a rule"),
-        ({"accuracy": Rule(never="!")}, "rules.accuracy", "can't be named accuracy"),
     ],
 )
 def test_rules_that_can_not_work(rules: dict[str, Rule], where: str, what: str) -> None:
@@ -218,13 +173,6 @@ def test_rules_that_can_not_work(rules: dict[str, Rule], where: str, what: str) 
     assert what in caught.value.what
     assert caught.value.where == where
     assert caught.value.fix
-
-
-def test_rows_without_a_prompt_are_named(tmp_path: Path) -> None:
-    rows = dataset(tmp_path / "rows", [{"id": "r1", "completion": "x"}])
-    with pytest.raises(DataError, match="no prompt") as caught:
-        report(tmp_path, [model("m")], rows)
-    assert caught.value.details == ["row r1"]
 
 
 def test_a_bad_pattern_is_shown_in_the_recipe(project: MakeProject) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from finery import DataError, Metrics
+from finery import Metrics
 from finery.artifact.manifest import manifest
 from finery.testing import run_step
 from finery.views import Detail, Output
@@ -92,11 +92,6 @@ def test_of_equally_good_ones_the_first_is_chosen(tmp_path: Path) -> None:
     assert made.meta["margin"]["difference"] == 0
 
 
-def test_the_lowest_can_be_the_best(tmp_path: Path) -> None:
-    given = [candidate(tmp_path, "a", [True, True]), candidate(tmp_path, "b", [True, False])]
-    assert chosen(tmp_path, given, best="lowest").meta["chosen"] == "b"
-
-
 def test_repeats_are_compared_by_their_means(tmp_path: Path) -> None:
     right = {"a1": 20, "a2": 2, "b1": 12, "b2": 14}  # the best single one isn't of the best group
     given = [candidate(tmp_path, n, [i < k for i in range(20)]) for n, k in right.items()]
@@ -120,30 +115,3 @@ def test_the_choice_is_named_beside_the_scores(tmp_path: Path) -> None:
     first, second, *_ = text[text.index("chosen of 2") :].splitlines()
     assert first == "chosen of 2: b, sft.accuracy 0.8 (95 % CI 0.700 to 0.900), 20 rows."
     assert second.startswith("difference to the next, a: +0.3 (95 % CI 0.")
-
-
-def test_a_score_that_is_no_share_is_printed_as_a_number(tmp_path: Path) -> None:
-    given = []
-    for name, value in (("a", 3.42), ("b", 0.5)):
-        (tmp_path / name).mkdir()
-        metrics = Metrics.write(
-            tmp_path / name, rows=9, scores={"sft": {"margin": value}},
-            intervals={"sft": {"margin": [value - 1, value + 1]}},
-            details={"unbounded": ["margin"]}, predictions=[],
-        )  # fmt: skip
-        metrics.ref = f"test@{name}"
-        given.append(metrics)
-    winner = run_step(Select(candidates=given, model="sft", metric="margin"), tmp_path / "out")
-    assert isinstance(winner, Metrics)
-    out = io.StringIO()
-    output = Output("winner", winner, manifest("Metrics", winner.meta, {}))
-    MetricsView().print(Console(width=100, file=out), output, Detail())
-    assert "3.42" in out.getvalue()
-    assert "2.42 – 4.42" in out.getvalue()
-    assert "%" not in out.getvalue().replace("95 % CI", "")
-
-
-def test_a_missing_score_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"test@a has no score sft\.accuracy") as caught:
-        chosen(tmp_path, [candidate(tmp_path, "a", [True], metric="f1")])
-    assert "f1" in (caught.value.fix or "")

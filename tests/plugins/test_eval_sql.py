@@ -8,10 +8,9 @@ import pytest
 from tables import model, rows
 
 from finery import DataError, Files
-from finery.plugin.manager import load_plugins
-from finery.testing import TestJob, run_step
+from finery.testing import run_step
 from finery_eval.database import Database, QueryError, statements
-from finery_eval.steps.sql import Sql, has_order, normalised
+from finery_eval.steps.sql import Sql, normalised
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 
@@ -55,10 +54,6 @@ def verdict(script: Path, expected: str, answer: str, **settings: Any) -> dict[s
     return dict(found)
 
 
-def test_the_plugin_provides_it() -> None:
-    assert load_plugins().step_type("eval.sql") is Sql
-
-
 def test_scores_and_comparisons(tmp_path: Path, script: Path) -> None:
     asked = {"a": "SELECT name FROM beans WHERE bags = 0", "b": "SELECT SUM(bags) FROM beans"}
     base = model("base", a="There are none.", b="SELECT COUNT(*) FROM beans")
@@ -83,16 +78,12 @@ def test_scores_and_comparisons(tmp_path: Path, script: Path) -> None:
         ("SELECT name FROM kenyan", None),
         ("SELECT name FROM kenyan ORDER BY name DESC", None),
         ("Sure:\n```sql\nSELECT name FROM kenyan;\n```\nIt lists them.", None),
-        ("```\nSELECT name FROM kenyan", None),
         ("SELECT name, bags FROM beans", "2 columns, expected 1"),
         ("SELECT name FROM beans", "3 rows, expected 2"),
-        ("SELECT name FROM kenyan LIMIT 0", "0 rows, expected 2"),
         ("SELECT 'Fox' FROM kenyan", "returns ('Fox',), expected ('Owl',)"),
         ("SELECT nme FROM kenyan", "no such column: nme"),
         ("SELECT name FROM kenyan; SELECT 1", "You can only execute one statement at a time."),
-        ("I don't know", 'near "I": syntax error'),
         ("", "not a query"),
-        ("-- nothing", "not a query"),
     ],
 )
 def test_what_is_right_and_why_not(script: Path, answer: str, error: str | None) -> None:
@@ -124,16 +115,6 @@ def test_fractions_are_compared_to_twelve_digits(script: Path) -> None:
     assert verdict(script, expected, "SELECT 9.1 + (10.2 + 12.3)")["correct"]
     assert not verdict(script, expected, "SELECT 31.6000001")["correct"]
     assert verdict(script, "SELECT COUNT(*) FROM beans", "SELECT 3.0")["correct"]
-
-
-def test_case_of_texts(script: Path) -> None:
-    assert not verdict(script, "SELECT 'Fox'", "SELECT 'fox'")["correct"]
-    assert verdict(script, "SELECT 'Fox'", "SELECT 'fox'", ignore_case=True)["correct"]
-
-
-def test_extract(script: Path) -> None:
-    answer = "Query: SELECT 1 Done."
-    assert verdict(script, "SELECT 1", answer, extract=r"Query: (.*) Done")["correct"]
 
 
 @pytest.mark.parametrize(
@@ -207,14 +188,6 @@ def test_expected_queries_that_fail_are_named(tmp_path: Path, script: Path) -> N
     assert line.startswith(f"row {list(table)[1]['id']}: no such column: nope: SELECT nope")
 
 
-def test_expected_queries_that_find_nothing_are_told(tmp_path: Path, script: Path) -> None:
-    job = TestJob(tmp_path)
-    rare = {what: f"SELECT {what} FROM beans WHERE bags > 99" for what in ("name", "SUM(bags)")}
-    table = rows(tmp_path, a="SELECT 1", **rare)
-    Sql(models=[model("m")], rows=table, schema=Files(["*"], [script])).run(job)
-    assert any("2 expected queries return nothing" in e.get("message", "") for e in job.events)
-
-
 def test_rows_without_a_query(tmp_path: Path, script: Path) -> None:
     step = Sql(models=[model("m")], rows=rows(tmp_path, a=" "), schema=Files(["*"], [script]))
     with pytest.raises(DataError, match="no expected answer"):
@@ -227,11 +200,7 @@ def test_rows_without_a_query(tmp_path: Path, script: Path) -> None:
         ("CREATE TABLE t (a);\n-- fill it\nINSERT INTO t\nVALUES (1, 2);", ":3", "2 values"),
         ("CREATE TABLE t (a);\nATTACH 'x.db' AS x;", ":2", "not authorized"),
         ("CREATE TABLE t (a);\nINSERT INTO t VALUES (date('now'));", ":2", "depends on when"),
-        ("CREATE TABLE t (a);\nVACUUM INTO 'x.db';", ":2", "denied"),
-        ("CREATE TABLE t (a); INSERT INTO t VALUES ('x", ":1", "unrecognized token"),
-        ("\nCREATE TABLE", ":2", "incomplete input"),
         ("-- nothing here;", "", "create no table"),
-        ("SELECT '\0';", "", "NUL"),
     ],
 )
 def test_scripts_that_fail(
@@ -244,12 +213,6 @@ def test_scripts_that_fail(
     assert caught.value.where == f"bad.sql{line}"
     assert caught.value.fix
     assert [p.name for p in tmp_path.iterdir()] == ["bad.sql"]
-
-
-def test_a_script_that_is_not_text(tmp_path: Path) -> None:
-    (tmp_path / "bad.sql").write_bytes(b"SELECT '\xff';")
-    with pytest.raises(DataError, match="isn't UTF-8"):
-        Database([tmp_path / "bad.sql"], timeout=1)
 
 
 def test_statements_are_told_apart() -> None:
@@ -265,8 +228,3 @@ def test_spelling_does_not_count_for_exact() -> None:
     assert normalised(one) == normalised("select A, b from T where C = 'It''s  X'")
     assert normalised(one) != normalised("select a, b from t where c = 'it''s  x'")
     assert normalised("SELECT 'a' 'b'") != normalised("SELECT 'a''b'")
-
-
-def test_order_within_parentheses_is_not_the_query_s() -> None:
-    assert has_order("SELECT a FROM t ORDER /* x */ BY a")
-    assert not has_order("SELECT a, RANK() OVER (ORDER BY b) FROM t WHERE c = ' order by '")

@@ -9,7 +9,6 @@ import pytest
 from callers import TOOLS, by_prompt, call, caller, calls, job, row
 
 from finery import DataError, Dataset, Metrics, Model, UsageError
-from finery.rows.answers.jsonvalues import NotJson
 from finery.rows.templates import limits
 from finery.testing import TestJob, dataset
 from finery_eval.calls.arguments import Equality, coerced
@@ -82,12 +81,6 @@ def test_each_metric_has_its_own_rows(tmp_path: Path) -> None:
     assert high - low > 0.6  # three rows count for it
 
 
-def test_a_metric_without_rows_is_left_out(tmp_path: Path) -> None:
-    silent = caller("m", by_prompt(q="I can't do that."))
-    report, _ = judge(tmp_path, [row("q", OSLO)], silent)
-    assert report["scores"]["m"] == {"accuracy": 0, "tool": 0}
-
-
 def test_parallel_calls_are_a_set(tmp_path: Path) -> None:
     bergen = call("weather", city="Bergen")
     assert verdict(tmp_path / "1", [OSLO, bergen], [bergen, OSLO])["correct"]
@@ -102,9 +95,7 @@ def test_parallel_calls_are_a_set(tmp_path: Path) -> None:
     [
         ({"city": "Oslo", "days": 1}, True),  # the default, given
         ({"days": 1.0, "city": "Oslo"}, True),
-        ({"city": "Oslo", "days": 2}, False),
         ({"city": "Oslo", "days": "1"}, False),
-        ({"city": "oslo"}, False),
         ({"city": " Oslo"}, False),
         ({"city": "Oslo", "unit": "C"}, False),
     ],
@@ -119,13 +110,10 @@ def test_arguments_are_compared_by_value(
     ("settings", "answer", "right"),
     [
         ({"ignore_case": True}, {"city": "OSLO", "unit": "C"}, True),
-        ({"ignore_case": True}, {"city": "Oslo", "unit": "c"}, False),
         ({"strip": True}, {"city": " Oslo\n", "unit": "C"}, True),
         ({"coerce": True}, {"city": "Oslo", "unit": "C", "days": "1"}, True),
         ({"free": ["weather.city"]}, {"city": "Bergen", "unit": "C"}, True),
         ({"free": ["weather.city"]}, {"city": " ", "unit": "C"}, False),
-        ({"free": ["weather.city"]}, {"unit": "C"}, False),
-        ({"free": ["weather.city"]}, {"city": 5, "unit": "C"}, False),
     ],
 )
 def test_settings_relax_the_comparison(
@@ -168,13 +156,10 @@ SCHEMA = {
     [
         ({"tags": ["a", "b"]}, {"tags": ["b", "a"]}, True),
         ({"to": None}, {}, True),
-        ({"to": {"street": "x"}}, {"to": {"country": "NO", "street": "x"}}, True),
         ({"to": {"street": "x"}}, {"to": {"street": "x", "country": "SE"}}, False),
         ({"size": 3}, {"size": 3.0}, True),
         ({"size": "S"}, {"size": "s"}, False),
         ({"flag": True}, {"flag": 1}, False),
-        ({"extra": {"a": 1, "b": 2}}, {"extra": {"b": 2.0, "a": 1}}, True),
-        ({"unknown": 1}, {}, False),
     ],
 )
 def test_the_schema_says_what_is_the_same(
@@ -198,12 +183,8 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
     ("value", "result"),
     [
         ({"size": "3"}, {"size": 3}),  # the texts that the schema allows are S and M
-        ({"size": "S", "other": "3"}, {"size": "S", "other": "3"}),
         ({"flag": "True", "tags": '["a"]'}, {"flag": True, "tags": ["a"]}),
-        ({"flag": "yes", "extra": {"a": "1.5", "b": "x"}}, None),
-        ({"tags": "[broken"}, {"tags": "[broken"}),
         ({"to": {"street": 7}}, {"to": {"street": "7"}}),
-        ({"to": '{"street": 7}'}, {"to": {"street": "7"}}),
     ],
 )
 def test_coercion_reads_what_the_schema_asks_for(
@@ -211,22 +192,6 @@ def test_coercion_reads_what_the_schema_asks_for(
 ) -> None:
     wanted = {"flag": "yes", "extra": {"a": 1.5, "b": "x"}} if result is None else result
     assert coerced(value, SCHEMA) == wanted
-
-
-@pytest.mark.parametrize("size", ["1" * 400, "1" * 5000, "[NaN]", "[1e400]", "[" * 900 + "]" * 900])
-def test_coercion_leaves_a_text_that_holds_no_value(size: str) -> None:
-    listed = {**SCHEMA, "properties": {"size": {"type": ["integer", "array"]}}}
-    assert coerced({"size": size}, listed) == {"size": size}
-
-
-def test_lists_in_texts_in_each_other_are_nested_too_deeply() -> None:
-    text = "[]"
-    for _ in range(4):
-        text = "[" * 20 + json.dumps(text) + "]" * 20
-    lists = {"type": "array", "items": {"$ref": "#/$defs/L"}}
-    schema = {"properties": {"a": {"$ref": "#/$defs/L"}}, "$defs": {"L": lists}}
-    with pytest.raises(NotJson, match="nested too deeply"):
-        coerced({"a": text}, schema)
 
 
 @pytest.mark.parametrize("city", ["1" * 400, "1" * 5000, "[NaN]", "[1e400]"])
@@ -257,9 +222,7 @@ UNCHECKED = "f: can't be checked by its schema"
             {"n": "Anna" * 10 + "!"},
             "that takes more than 0.2 s",
         ),
-        ({"n": {"uniqueItems": True}}, {"n": [{"a": i} for i in range(4000)]}, "that takes more"),
         ({"n": LOOP["loop"]}, {"n": 1}, "the schema refers to itself without end"),
-        ({"n": {"$ref": "#/$defs/x"}}, {"n": 1}, "the schema refers to /$defs/x, which it doesn't"),
     ],
 )
 def test_a_call_that_can_not_be_checked_is_malformed(
@@ -287,7 +250,6 @@ def test_a_call_that_can_not_be_checked_is_malformed(
     [
         ({}, {"default": "OSL", "type": "string"}, {}),
         ({"ignore_case": True}, {"pattern": "^[A-Z]{3}$"}, {"n": "osl"}),
-        ({"strip": True}, {"maxLength": 3}, {"n": " OSL "}),
     ],
 )
 def test_a_malformed_call_is_not_right(
@@ -302,12 +264,6 @@ def test_a_malformed_call_is_not_right(
     assert not prediction["correct"]
 
 
-def test_a_free_argument_is_not_given_by_an_empty_list(tmp_path: Path) -> None:
-    want, free = call("book", guests=["a"]), {"free": ["book.guests"]}
-    assert verdict(tmp_path / "1", [want], [call("book", guests=["b"])], **free)["correct"]
-    assert not verdict(tmp_path / "2", [want], [call("book", guests=[])], **free)["correct"]
-
-
 CUT = calls(reasoning="Hm, let me", finish_reason="length")
 
 
@@ -315,9 +271,7 @@ CUT = calls(reasoning="Hm, let me", finish_reason="length")
     ("answer", "problem"),
     [
         (CUT, "the answer was cut off before it began: max_tokens is too small"),
-        (calls(reasoning="Hm", finish_reason="stop"), "the answer is only thinking, which isn't"),
         ("", "the answer is empty"),
-        ("\n ", "the answer is empty"),
     ],
 )
 def test_an_empty_answer_is_not_right(answer: Any, problem: str, tmp_path: Path) -> None:
@@ -337,14 +291,8 @@ def raw(name: Any, arguments: Any) -> dict[str, Any]:
     ("answer", "kind", "text"),
     [
         (raw("weather", '{"city": '), "arguments: JSON that ends too early", "the arguments of"),
-        (raw("weather", "[1]"), "the arguments aren't an object", "weather([1])"),
         (raw("forecast", "{}"), "calls a tool that isn't offered", "calls forecast, which isn't"),
         (raw("weather", "{}"), "weather: breaks its schema (required)", "'city' is a required"),
-        (
-            raw("weather", {"city": 5}),
-            "weather: breaks its schema (city: type)",
-            "city: 5 is not of type 'string'",
-        ),
         (raw("", "{}"), "names no tool", "a call names no tool"),
     ],
 )
@@ -418,16 +366,6 @@ def test_each_tool_has_a_line(tmp_path: Path) -> None:
     ]
 
 
-def test_calls_where_none_is_due_are_counted(tmp_path: Path) -> None:
-    rows = [row("a", OSLO), row("b", OSLO), row("c", text="x"), row("d", text="y")]
-    model = caller("m", by_prompt(a=calls(OSLO), c=calls(OSLO), d="z"))
-    report, _ = judge(tmp_path, rows, model)
-    assert table_of(report, "Calls when they are due") == [
-        ["m", "a call is due", 2, 1, 1, 0.5],
-        ["m", "no call is due", 2, 1, 1, 0.5],
-    ]
-
-
 def test_predictions_are_readable(tmp_path: Path) -> None:
     want, answer = call("weather", city="Oslo", days=3), call("weather", city="Bergen", days=3)
     wrong = verdict(tmp_path, [want], [answer])
@@ -437,13 +375,6 @@ def test_predictions_are_readable(tmp_path: Path) -> None:
     assert wrong["tool_calls"] == [answer]
 
 
-def test_a_turn_without_calls_is_shown_by_its_text(tmp_path: Path) -> None:
-    right = verdict(tmp_path, "Which city?", "Which\ncity do you mean?")
-    assert right["correct"]
-    assert right["expected"] == "no call: Which city?"
-    assert right["prediction"] == "no call: Which city do you mean?"
-
-
 def test_models_are_compared(tmp_path: Path) -> None:
     rows = [row(name, OSLO) for name in "abcdefgh"]
     good = caller("sft", lambda messages, tools: calls(OSLO))
@@ -451,18 +382,6 @@ def test_models_are_compared(tmp_path: Path) -> None:
     (comparison,) = report["details"]["comparisons"]
     assert (comparison["model"], comparison["only_model"]) == ("sft", 8)
     assert comparison["p_value"] == 2 / 2**8
-
-
-def test_the_thinking_is_not_judged_but_its_length_is_told(tmp_path: Path) -> None:
-    thought = calls(OSLO, reasoning="Oslo, I think.")
-    model = caller("m", by_prompt(a=thought, b=calls(OSLO)))
-    report, predictions = judge(tmp_path, [row("a", OSLO), row("b", OSLO)], model)
-    assert report["scores"]["m"]["accuracy"] == 1
-    (answers,) = [t for t in report["details"]["tables"] if t["title"] == "Answers"]
-    assert answers["columns"][-2:] == ["with thinking", "characters of thinking an answer"]
-    assert answers["rows"][0][-2:] == [1, 7.0]
-    assert predictions[0]["reasoning"] == "Oslo, I think."
-    assert "reasoning" not in predictions[1]
 
 
 def judged_row(**changes: Any) -> dict[str, Any]:
@@ -479,28 +398,7 @@ def turns(*of: dict[str, Any], ask: str = "q") -> list[dict[str, Any]]:
     ("bad", "reason"),
     [
         (judged_row(tools=None), "turn 2: it offers no `tools`"),
-        (judged_row(tools=[{}]), "turn 2: a tool has no function with a name"),
-        (judged_row(tools=[TOOLS[0], TOOLS[0]]), "turn 2: two tools are named 'weather'"),
         (judged_row(tools=[TOOLS[1]]), "turn 2: calls weather, which isn't offered"),
-        (
-            judged_row(
-                tools=[{"type": "function", "function": {"name": "x", "parameters": {"type": 3}}}]
-            ),
-            "turn 2: the `parameters` of x: not a JSON Schema",
-        ),
-        (
-            judged_row(tools=[tool({"a": {"$ref": "#/x"}}, x={"properties": 5})]),
-            "turn 2: the `parameters` of f: `$ref` #/x: not a JSON Schema: properties: 5 is not",
-        ),
-        (
-            judged_row(tools=[tool({"a": {"$ref": "#/x/0"}}, x=["text"])]),
-            'turn 2: the `parameters` of f: `$ref` #/x/0: not a JSON Schema: "text"',
-        ),
-        (judged_row(messages=turns()), "turn 2: there is no assistant turn to expect"),
-        (
-            judged_row(messages=turns({"role": "assistant", "tool_calls": [raw("weather", "{")]})),
-            "turn 2: the arguments of weather are JSON that ends too early",
-        ),
         (
             judged_row(messages=turns({"role": "assistant", "tool_calls": [raw("weather", "{}")]})),
             "turn 2: weather: 'city' is a required property",
@@ -529,9 +427,7 @@ def test_rows_that_can_not_be_judged_are_named(
     ("settings", "what", "where"),
     [
         ({"free": ["city"]}, "'city' doesn't name an argument of a tool", "free"),
-        ({"unordered": ["book..x"]}, "'book..x' doesn't name an argument", "unordered"),
         ({"extract": "(x)"}, "`extract` selects a part", "extract"),
-        ({"require": {"m.acuracy": "> 0.5"}}, "this step has no metric 'acuracy'", None),
     ],
 )
 def test_settings_that_can_not_work(settings: dict[str, Any], what: str, where: str | None) -> None:
@@ -600,18 +496,6 @@ def test_what_the_first_rows_can_not_tell_is_left_to_the_step() -> None:
         sampled(rows[:200], free=["other.text"])
 
 
-def test_turns_with_calls_before_the_last_one_are_not_judged(tmp_path: Path) -> None:
-    early = row("q", OSLO)
-    early["messages"] += [
-        {"role": "tool", "tool_call_id": OSLO["id"], "content": "rain"},
-        {"role": "assistant", "content": "Rain."},
-    ]
-    report, _ = judge(tmp_path, [early, row("p", text="Hi.")], caller("m", by_prompt()))
-    ((what, rows, turns),) = table_of(report, "Not judged")
-    assert what.startswith("calls before the last turn; eval.dialog judges every turn")
-    assert (rows, turns) == (1, 1)
-
-
 def test_an_argument_that_no_tool_has(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no tool of the rows has the argument 'weather\.town'"):
         judge(tmp_path, [row("q", OSLO)], caller("m", by_prompt()), free=["weather.town"])
@@ -632,9 +516,3 @@ def test_what_no_row_measures_is_not_met(tmp_path: Path) -> None:
     with pytest.raises(RequirementError) as caught:
         step.verify({"": metrics})
     assert caught.value.details == ["m.arguments applies to none of the 1 rows; required >= 0.5"]
-
-
-def test_arguments_in_rows_may_be_objects_or_text(tmp_path: Path) -> None:
-    as_object = raw("weather", {"city": "Oslo"})
-    assert verdict(tmp_path / "1", [as_object], [OSLO])["correct"]
-    assert verdict(tmp_path / "2", [OSLO], [as_object])["correct"]

@@ -15,14 +15,12 @@ from finery.testing import TestJob, run_step
 from finery.views import Detail, Output
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
-from finery_eval.steps.rules import Rule, Rules
-from finery_eval.steps.sql import Sql
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.exports import baseline_remarks
-from finery_eval.view.metrics import MetricsView, best_model
-from finery_eval.view.tables import comparable, print_interval_note, print_scores, print_table
+from finery_eval.view.metrics import MetricsView
+from finery_eval.view.tables import comparable, print_scores, print_table
 from finery_eval.view.wrong import _record
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
@@ -44,18 +42,6 @@ def test_of_json_the_fields_that_differ_are_told(tmp_path: Path) -> None:
     assert answer_of(found) == '{"a": {"b": 2}}'
 
 
-def test_of_what_is_no_json_the_problem_alone_is_told(tmp_path: Path) -> None:
-    found = wrong(Json, tmp_path, '{"a": 1}', "a is 1")
-    assert list(reasons(found)) == [found["problem"]]
-    assert answer_of(found) == "a is 1"
-
-
-def test_of_rules_the_broken_ones_are_named(tmp_path: Path) -> None:
-    rules = {"brief": Rule(max_words=1), "calm": Rule(never="!"), "late": Rule(matches="late")}
-    found = wrong(Rules, tmp_path, "", "too late!", rules=rules)
-    assert list(reasons(found)) == ["breaks brief, calm"]
-
-
 def test_of_answers_without_parts_a_record_says_how_they_were_read(tmp_path: Path) -> None:
     """Terminals show both as they are; a record for a file to label has no empty list."""
     extract = {"extract": r"is (\w+)"}
@@ -68,16 +54,6 @@ def test_of_answers_without_parts_a_record_says_how_they_were_read(tmp_path: Pat
     assert reason == 'read as nothing that could be expected, expected "card"'
 
 
-def test_of_sql_the_difference_is_told(tmp_path: Path) -> None:
-    from finery import Files
-
-    script = tmp_path / "s.sql"
-    script.write_text("CREATE TABLE t (n); INSERT INTO t VALUES (1), (2);")
-    schema = Files(["s.sql"], [script])
-    found = wrong(Sql, tmp_path, "SELECT n FROM t", "SELECT max(n) FROM t", schema=schema)
-    assert list(reasons(found)) == ["1 rows, expected 2"]
-
-
 def test_of_classes_by_field_the_wrong_fields_are_told(tmp_path: Path) -> None:
     answers = ("team: ops\nlevel: high", "team: ops\nlevel: low")
     found = wrong(
@@ -85,13 +61,6 @@ def test_of_classes_by_field_the_wrong_fields_are_told(tmp_path: Path) -> None:
         fields=["team", "level"], labels={"level": ["low", "high"]},
     )  # fmt: skip
     assert list(reasons(found)) == ['level: "low", expected "high"']
-
-
-def test_of_a_preference_both_log_probabilities_are_told() -> None:
-    found = {"correct": False, "chosen_logprob": -12.345, "rejected_logprob": -9.0}
-    assert list(reasons(found)) == [
-        "log-probability of the chosen answer -12.35, of the rejected -9.00"
-    ]
 
 
 def report(rows: int, *metrics: str, models: tuple[str, ...] = ("base",)) -> dict[str, Any]:
@@ -115,11 +84,6 @@ def printed(width: int, *things: Any, reports: Any = None) -> list[str]:
 def test_the_same_metrics_on_as_many_rows_share_a_table() -> None:
     reports = {"test": report(8, "accuracy"), "exported": report(8, "accuracy")}
     assert comparable(reports) == [reports]
-
-
-def test_no_evaluator_is_lost_when_only_its_metrics_differ() -> None:
-    reports = {"test": report(8, "accuracy", "macro_f1"), "exact": report(8, "accuracy")}
-    assert [list(group) for group in comparable(reports)] == [["test"], ["exact"]]
 
 
 def test_models_are_rows_and_where_there_is_no_room_columns() -> None:
@@ -150,39 +114,6 @@ def matrix(labels: int) -> Any:
     counts = [[4 * (i == j) for j in range(labels)] for i in range(labels)]
     counts[0][-1], counts[1][0] = 3, 1
     return {"labels": names, "matrix": counts}
-
-
-def test_columns_of_a_matrix_are_numbered_where_labels_have_no_room() -> None:
-    data = matrix(5)
-    lines = confused(80, "label", data)
-    assert lines[1].split() == ["1", "2", "3", "4", "5"]
-    assert lines[3].split() == ["1", data["labels"][0], "4", "·", "·", "·", "3"]
-    assert "most often confused" in lines[8]
-
-
-@pytest.mark.parametrize("evaluated_right", [0.5, 0.9])
-def test_the_served_model_is_shown_and_not_what_it_is_compared_with(
-    evaluated_right: float,
-) -> None:
-    scores = {"sft": {"accuracy": 0.5}, "sft evaluated": {"accuracy": evaluated_right}}
-    details = {"headline": ["accuracy"], "references": ["sft evaluated"]}
-    assert best_model({"scores": scores, "details": details}) == "sft"
-
-
-def test_of_many_classes_the_pairs_confused_most_often_are_listed_with_an_example() -> None:
-    data = matrix(77)
-    first, second, last = data["labels"][0], data["labels"][1], data["labels"][-1]
-    predictions = [
-        {"id": "r0", "expected": first, "prediction": first, "prompt": "right"},
-        {"id": "r1", "expected": first, "prediction": last, "prompt": "how\n much?"},
-        {"id": "r2", "expected": first, "prediction": last, "prompt": "another"},
-    ]
-    assert confused(80, "label", data, predictions) == [
-        "m: label, most often confused",
-        f"    3  {first} answered as {last}",
-        "       r1  how much?",
-        f"    1  {second} answered as {first}",
-    ]
 
 
 def tabled(width: int, data: dict[str, Any]) -> list[str]:
@@ -218,18 +149,6 @@ def test_numbers_of_wide_tables_never_wrap(width: int) -> None:
         assert sum("─" in line for line in lines) == 1
 
 
-def test_numbers_are_shown_by_what_they_are() -> None:
-    data = {
-        "title": "t",
-        "columns": ["name", "share", "points", "p", "tokens"],
-        "rows": [["a", 0.875, -0.0123, 2e-308, 12.5], ["b", 1, None, 0.04, 3.0]],
-        "units": {"share": "share", "points": "difference", "p": "p"},
-    }
-    lines = tabled(120, data)
-    assert lines[3].split() == ["a", "87.5", "%", "-1.2", "<", "0.001", "12.500"]
-    assert lines[4].split() == ["b", "100.0", "%", "–", "0.040", "3.000"]
-
-
 def evaluated(folder: Path, labels: int) -> Output:
     """An evaluation of `base`, which is always wrong, and of `sft`, which is mostly right."""
     names = [f"class{n}" for n in range(labels)]
@@ -261,21 +180,6 @@ def test_wrong_answers_of_the_best_model_come_first_with_their_prompts(tmp_path:
     assert "wrong answers of base, 2 of 3:" in shown(output, model="base", rows=2)
     with pytest.raises(UsageError, match="test judged no model 'bse'"):
         shown(output, model="bse")
-
-
-def test_of_many_classes_the_tables_of_one_model_are_printed(tmp_path: Path) -> None:
-    output = evaluated(tmp_path, 30)
-    text = shown(output)
-    assert "sft: label" in text
-    assert "base: label" not in text
-    assert "(tables of base: finery show test --model base)" in text
-    assert "sft: label" not in shown(output, model="base")
-
-
-def test_a_table_with_intervals_says_what_they_cover() -> None:
-    out = io.StringIO()
-    print_interval_note(Console(file=out, width=100), {"test": report(8, "accuracy")})
-    assert "choice of test rows only" in out.getvalue()
 
 
 def test_labels_and_cells_are_text_and_no_markup() -> None:

@@ -1,7 +1,7 @@
 """Chat templates are rendered as transformers renders them."""
 
 import pytest
-from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.exceptions import TemplateError
 from tiny_gguf import CHATML, tiny_tokenizer
 
 from finery import DataError
@@ -48,27 +48,13 @@ def test_rendered_as_transformers_does(name: str) -> None:
     [
         "{{ raise_exception('no') }}",
         "{{ messages[9].content + 1 }}",
-        "{{ messages[0].content + 1 }}",
         "{% set ns = namespace(_x=1) %}",
-        "{{ messages.append(1) }}",
         "{{ messages.__class__.__mro__ }}",
     ],
 )
 def test_what_a_template_trips_over_is_a_template_error(source: str) -> None:
     with pytest.raises(TemplateError):
         ChatTemplate(source, {}).render(TALK)
-
-
-def test_a_namespace_keeps_no_underscored_name() -> None:
-    source = "{% set ns = namespace() %}{% set ns._x = 1 %}"
-    with pytest.raises(SecurityError):
-        ChatTemplate(source, {}).render(TALK)
-
-
-def test_arguments_win_over_special_tokens() -> None:
-    template = ChatTemplate("{{ bos_token }}{{ mood }}", {"bos_token": "a"}, {"mood": "b"})
-    assert template.render([]) == "ab"
-    assert template.with_arguments(bos_token="c").render([]) == "cb"
 
 
 @pytest.mark.parametrize(
@@ -91,8 +77,3 @@ def test_a_template_that_takes_too_much_is_stopped(
 def test_a_template_that_is_nested_too_deeply_is_no_jinja() -> None:
     with pytest.raises(TemplateError):
         ChatTemplate("{% if a %}" * 3000 + "{% endif %}" * 3000, {})
-
-
-def test_a_template_may_fail_in_any_way() -> None:
-    with pytest.raises(TemplateError, match="ZeroDivisionError"):
-        ChatTemplate("{{ 1 / 0 }}", {}).render(TALK)

@@ -1,21 +1,17 @@
 """Answers of a GGUF: the same ones every time, whatever was answered before."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
+from tiny_gguf import tiny_tokenizer, write_tiny_gguf
 from tiny_llama import TOOLED, TOOLS
 
 from finery import Completion, DataError, Model, Request, Sampling, StepError
-from finery.execute.gpus import Gpu
 from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_gguf import engine as engine_module
-from finery_gguf import offload
 from finery_gguf.answering.row import Raw
 from finery_gguf.engine import GgufEngine
 from finery_gguf.llama import Gguf, Library, library
@@ -77,12 +73,6 @@ def test_what_comes_before_the_last_turn_is_kept(tiny: Path) -> None:
     assert gguf.decode(heads[0]).endswith("card_arrival\nuser\n")
 
 
-def test_rows_that_begin_alike_follow_one_another(tiny: Path) -> None:
-    other = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
-    requests = [Request(TALKS[0]), Request(other), Request(TALKS[1]), Request(TALKS[2], TOOLS)]
-    assert engine(tiny).batches([*requests, *requests]) == [[0], [2], [4], [6], [1], [5], [3], [7]]
-
-
 def test_a_last_turn_that_joins_what_is_before_has_a_shorter_prefix(tiny: Path) -> None:
     # "user\n" + "\n\nWhy?": the first two line breaks are one token here.
     gguf = Gguf(tiny)
@@ -105,11 +95,6 @@ def test_an_answer_ends_at_any_end_of_generation_token(tiny: Path) -> None:
     assert all(a.completion_tokens < 500 for a in ended)
 
 
-def test_a_cut_answer_says_so(tiny: Path) -> None:
-    (answer,) = answers(tiny, TALKS[:1], max_tokens=5)
-    assert (answer.finish_reason, answer.completion_tokens) == ("length", 5)
-
-
 def test_a_stop_string_ends_the_answer_before_it(tiny: Path) -> None:
     (whole,) = answers(tiny, TALKS[:1])
     stop = whole.text[6:8]
@@ -125,20 +110,6 @@ def test_a_row_over_the_context_is_named(tiny: Path) -> None:
     assert "long long" in raised.value.details[0]
 
 
-def test_a_longer_context_is_made_for_a_longer_row(tiny: Path) -> None:
-    talk = [{"role": "user", "content": "x" * 600}]
-    assert answers(tiny, [TALKS[0], talk])[0] == answers(tiny, TALKS[:1])[0]
-
-
-def test_arguments_of_the_chat_template_reach_it(tmp_path: Path) -> None:
-    path = write_tiny_gguf(tmp_path / "t.gguf", template=CHATML + "{{ mood }}")
-    plain = engine(path).generate([Request(TALKS[0])], Sampling(max_tokens=4))
-    moody = engine(path, chat_template_kwargs={"mood": "!"}).generate(
-        [Request(TALKS[0])], Sampling(max_tokens=4)
-    )
-    assert moody[0].prompt_tokens == plain[0].prompt_tokens + 1
-
-
 @pytest.mark.parametrize(
     ("written", "added"), [("{{ bos_token }}", True), ("", True), ("{{ bos_token }}", False)]
 )
@@ -151,32 +122,12 @@ def test_there_is_one_bos(tmp_path: Path, written: str, added: bool) -> None:
     assert tokens == [gguf.bos, *gguf.encode("22")]
 
 
-def test_no_bos_where_neither_asks_for_it(tmp_path: Path) -> None:
-    gguf = Gguf(write_tiny_gguf(tmp_path / "t.gguf", template="22", flags={"add_bos_token": False}))
-    assert tokenize(gguf, chat_template(gguf, {}), TALKS[0]).tokens == gguf.encode("22")
-
-
 def test_prompts_are_the_tokens_that_transformers_makes(tiny: Path) -> None:
     gguf, tokenizer = Gguf(tiny), tiny_tokenizer()
     template = chat_template(gguf, {})
     for talk in TALKS:
         made = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=True)
         assert tokenize(gguf, template, talk).tokens == made["input_ids"]
-
-
-def test_a_refused_conversation_is_a_data_error(tmp_path: Path) -> None:
-    path = write_tiny_gguf(tmp_path / "t.gguf", template="{{ raise_exception('no roles') }}")
-    with pytest.raises(DataError, match="refuses the conversation: no roles"):
-        answers(path, TALKS[:1])
-
-
-@pytest.mark.parametrize(
-    ("template", "said"), [(None, "no chat template"), ("{% if %}", "isn't valid Jinja")]
-)
-def test_a_gguf_without_a_chat_template(tmp_path: Path, template: str | None, said: str) -> None:
-    path = write_tiny_gguf(tmp_path / "t.gguf", template=template)
-    with pytest.raises(StepError, match=said):
-        answers(path, TALKS[:1])
 
 
 def test_a_broken_gguf(tmp_path: Path) -> None:
@@ -187,18 +138,6 @@ def test_a_broken_gguf(tmp_path: Path) -> None:
     assert raised.value.details
     with pytest.raises(StepError, match="was not found"):
         Gguf(tmp_path / "missing.gguf")
-
-
-def test_llama_cpp_is_silent(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    answers(tiny, TALKS[:1])
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "llama_cpp_py_sync._cffi_bindings", None)
-    with pytest.raises(StepError) as raised:
-        Library()
-    assert raised.value.fix == "pip install 'finery[gguf]'"
 
 
 def tokens_made(pace: Pace, spent: dict[int, float], count: int) -> list[int]:
@@ -218,23 +157,6 @@ def test_the_fastest_number_of_threads_is_used() -> None:
     assert pace.for_prompt() == 2
     now = FRESH + 1  # now all are compared again, the slow ones for one token
     assert tokens_made(pace, spent, TRIES + 4) == [2] * TRIES + [4, 1, 2, 2]
-
-
-def test_a_choice_that_stays_right_is_checked_less_often() -> None:
-    now = 0.0
-    pace = Pace(2, lambda: now)
-    spent = {2: 0.1, 1: 0.2}
-    tokens_made(pace, spent, TRIES + 1)
-    now = FRESH + 1
-    assert tokens_made(pace, spent, TRIES + 1) == [2] * (TRIES + 1)
-    now = 2 * FRESH + 1
-    assert tokens_made(pace, spent, TRIES + 1) == [2] * TRIES + [1]
-
-
-def test_one_core_has_no_choice() -> None:
-    pace = Pace(1)
-    pace.took(pace.for_token(), 1.0)
-    assert (pace.for_token(), pace.for_prompt()) == (1, 1)
 
 
 def test_a_special_token_outside_the_vocabulary_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -281,31 +203,6 @@ def test_calls_and_thinking_are_read(answering: Callable[..., Completion]) -> No
     assert answering(raw).text == 'So:\n<tool_call>\n{"name": "f"}\n</tool_call>'
 
 
-def test_thinking_that_the_prompt_begins(answering: Callable[..., Completion]) -> None:
-    answer = answering("Hm.\n</think>\n\nYes.", start="<think>\n")
-    assert (answer.text, answer.reasoning) == ("Yes.", "Hm.")
-    cut = answering("Hm, or…", start="<think>\n")
-    assert (cut.text, cut.reasoning, cut.finish_reason) == ("", "Hm, or…", "length")
-
-
-def test_tools_reach_the_prompt(tmp_path: Path) -> None:
-    path = write_tiny_gguf(tmp_path / "t.gguf", template=TOOLED)
-    requests = [Request(TALKS[0]), Request(TALKS[0], TOOLS)]
-    plain, offered = engine(path).generate(requests, Sampling(max_tokens=1))
-    assert offered.prompt_tokens > plain.prompt_tokens + 60
-
-
-def test_tools_are_refused_if_the_template_leaves_them_out(tiny: Path) -> None:
-    with pytest.raises(DataError, match="leaves out the tools of a row"):
-        engine(tiny).generate([Request(TALKS[0], TOOLS)], Sampling())
-
-
-def test_control_tokens_are_shown_where_they_are_needed(tiny: Path) -> None:
-    gguf = Gguf(tiny, vocab_only=True)
-    tokens = gguf.encode("a<|im_end|>b")
-    assert (gguf.decode(tokens), gguf.decode(tokens, special=True)) == ("ab", "a<|im_end|>b")
-
-
 def test_all_layers_are_on_the_gpu_where_llama_cpp_is_built_for_it(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,34 +227,7 @@ def test_all_layers_are_on_the_gpu_where_llama_cpp_is_built_for_it(
     assert logged(made)[0] == "llama.cpp: all layers on NVIDIA L4"
 
 
-def test_a_build_without_gpus_says_so_where_there_is_one(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gpu = Gpu("GPU-a", "NVIDIA L4", (8, 9), 24 * 2**30, 0)
-    monkeypatch.setattr(offload, "visible_gpus", lambda: [gpu])
-    made = engine(tiny)
-    made.generate([Request(TALKS[0])], Sampling(max_tokens=1))
-    assert logged(made)[0] == (
-        "llama.cpp: on the CPU, since the installed build has no support for this GPU"
-    )
-    assert not GgufEngine.uses_gpu()
-    assert GgufEngine.local
-
-
 def logged(made: GgufEngine) -> list[str]:
     """What an engine logged."""
     assert isinstance(made.job, TestJob)
     return [event["message"] for event in made.job.events if event["event"] == "log"]
-
-
-@pytest.mark.parametrize(("library_file", "uses"), [
-    ("libggml-cuda.so", True), ("libggml-vulkan.so.0", True), ("libggml-cpu.so.0", False),
-])  # fmt: skip
-def test_the_libraries_of_llama_cpp_say_whether_it_can_use_a_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library_file: str, uses: bool
-) -> None:
-    (tmp_path / "__init__.py").touch()
-    (tmp_path / library_file).touch()
-    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(offload, "find_spec", lambda name: spec)
-    assert offload.can_use_gpu() is uses

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 
-from finery import DataError, Dataset, Model, Request, Sampling, StepError, UsageError
+from finery import DataError, Dataset, Model, Request, Sampling, UsageError
 from finery.testing import TestJob, dataset, run_step
 from finery_gguf.engine import GgufEngine
-from finery_gguf.export import Export, Quantization, _corrections, _log_fallbacks, base_name
+from finery_gguf.export import Export, Quantization, _corrections
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import chat_template, tokenize
 from finery_gguf.proof import prove
@@ -106,11 +106,6 @@ def test_types_are_taken_as_llama_cpp_writes_them() -> None:
     assert step.outputs() == {"": Model, "q4_k_m": Model, "q8_0": Model}
 
 
-def test_the_bare_name_is_the_first(exported: dict[str, Model]) -> None:
-    assert list(exported) == ["", *ALL]
-    assert exported[""] is exported[ALL[0]]
-
-
 def test_what_is_known_of_each_file(exported: dict[str, Model]) -> None:
     meta = dict(exported["q4_k_m"].meta)
     assert meta.pop("size") == exported["q4_k_m"].file("model-q4_k_m.gguf").stat().st_size
@@ -134,16 +129,6 @@ def test_what_is_known_of_each_file(exported: dict[str, Model]) -> None:
     assert exported["q5_k_m"].meta["imatrix"] == exported["iq4_xs"].meta["imatrix"]
 
 
-def test_the_log_and_the_runtime_have_what_was_measured(
-    exported: dict[str, Model], job: TestJob
-) -> None:
-    logged = [str(event.get("message")) for event in job.events]
-    seen = exported["q4_k_m"].meta["imatrix"]["tokens"]
-    assert f"the importance matrix has seen {seen:,} tokens in 9 of 9 rows" in logged
-    assert any(line.startswith("iq4_xs: ") and "tokens/s" in line for line in logged)
-    assert all(exported[name].runtime["tokens_per_second"] > 0 for name in ALL)
-
-
 def test_a_matrix_is_neither_missing_nor_without_use() -> None:
     model, rows = Model.placeholder("sft"), [Dataset.placeholder("split.train")]
     with pytest.raises(UsageError, match="iq4_xs needs an importance matrix") as raised:
@@ -153,22 +138,6 @@ def test_a_matrix_is_neither_missing_nor_without_use() -> None:
         Export(model=model, quantization=["q8_0", "q6_k"], imatrix=rows).check()
     Export(model=model, quantization=["q8_0", "iq4_xs"], imatrix=rows).check()
     Export(model=model, quantization=["q4_k_m", "q6_k"]).check()
-
-
-def test_sizes_follow_the_types(exported: dict[str, Model]) -> None:
-    sizes = [
-        exported[q].meta["size"] for q in ("bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs")
-    ]
-    assert sizes == sorted(sizes, reverse=True)
-    assert len(set(sizes)) == len(sizes)
-
-
-def test_names_in_the_file_come_from_the_base(exported: dict[str, Model]) -> None:
-    gguf = Gguf(exported["q8_0"].file("model-q8_0.gguf"), vocab_only=True)
-    assert gguf.metadata("general.name") == "Tiny-1M fine-tuned"
-    assert gguf.metadata("general.base_model.0.name") == "Tiny-1M"
-    assert gguf.metadata("general.license") == "apache-2.0"
-    assert gguf.metadata("general.basename") is None
 
 
 @pytest.mark.parametrize("quantization", ALL)
@@ -207,25 +176,6 @@ def test_a_second_attempt_takes_what_the_first_converted(
     assert second == first
 
 
-def test_rows_that_fit_no_block_are_logged(tokenizer: Any, tmp_path: Path) -> None:
-    write_llama(tmp_path / "m", tokenizer, hidden_size=64)
-    job = TestJob(tmp_path)
-    model = Model(tmp_path / "m", meta={"format": "transformers"})
-    Export(model=model, quantization=["q4_k_m"]).run(job)
-    assert any("aren't a multiple of 256" in str(e.get("message")) for e in job.events)
-
-
-@pytest.mark.parametrize(("name", "weighed", "warns"), [
-    ("q5_k_m", True, True), ("q5_k_m", False, False), ("q4_k_m", True, False),
-])  # fmt: skip
-def test_a_matrix_that_ruins_a_type_is_named(
-    tmp_path: Path, name: str, weighed: bool, warns: bool
-) -> None:
-    job = TestJob(tmp_path)
-    _log_fallbacks(name, ["warning: 64 x 64 not divisible by 256"], job, weighed=weighed)
-    assert any("badly with an importance matrix" in str(e) for e in job.events) == warns
-
-
 def test_tokens_that_training_had_not_are_switched_off(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     flags = {"add_bos_token": True, "add_eos_token": True}
@@ -238,35 +188,6 @@ def test_tokens_that_training_had_not_are_switched_off(tmp_path: Path) -> None:
     assert (gguf.adds_bos, gguf.adds_eos) == (False, False)
     assert prove(gguf, frozen) > 0
     assert len(job.events) == 2
-
-
-def test_a_bos_that_training_had_is_left_alone(tmp_path: Path) -> None:
-    source = write_tiny_gguf(tmp_path / "t.gguf", flags={"add_bos_token": True})
-    frozen = FrozenTemplate(CHATML, tiny_tokenizer(), {}, tools=False)
-    assert _corrections(Gguf(source), frozen, TestJob(tmp_path)) == {}
-
-
-@pytest.mark.parametrize("kind", ["api", "prompted"])
-def test_a_model_without_weights_is_refused(kind: str, tmp_path: Path) -> None:
-    model = Model(tmp_path, meta={"format": kind})
-    with pytest.raises(StepError, match="no weights to export"):
-        run_step(Export(model=model), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("meta", "name"),
-    [
-        ({"format": "transformers", "repo": "Qwen/Qwen3-4B"}, "Qwen3-4B"),
-        ({"format": "gguf", "file": "SmolLM2-135M-Instruct.Q4_1.gguf"}, "SmolLM2-135M-Instruct"),
-        ({"format": "gguf", "file": "x-bf16.gguf", "base": "Tiny"}, "Tiny"),
-        ({"format": "transformers", "architecture": "LlamaForCausalLM"}, "LlamaForCausalLM"),
-    ],
-)
-@pytest.mark.quick
-def test_base_name(meta: dict[str, str], name: str) -> None:
-    under = Model(Path(), meta=meta)
-    assert base_name(under) == name
-    assert base_name(Model(Path(), meta={"format": "adapter"}, refs={"base": under})) == name
 
 
 @pytest.mark.real

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from serving import RECIPE, tiny_project
 from tiny_gguf import write_tiny_gguf
-from user_llama_cpp import write_for_another_cpu, write_programs
+from user_llama_cpp import write_programs
 
-from finery import Model, Request, Sampling, StepError, UsageError
+from finery import Model, Request, Sampling, StepError
 from finery.testing import TestJob
 from finery_gguf import programs
 from finery_gguf.answering import choice
@@ -133,43 +133,6 @@ def test_a_build_without_a_version_is_known_by_its_content(
     assert not facts[0].items() & facts[2].items()
     libraries = {str(tmp_path / "new" / file) for file in SOURCES if "/lib" in file}
     assert libraries <= {*build_files(SERVER)}
-
-
-def test_a_program_that_prints_no_version_is_known_by_its_own_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    facts = []
-    for name, newer in (("old", ""), ("new", "bin/llama-quantize")):
-        folder = from_archive(tmp_path / name, newer)
-        (folder / "bin" / SERVER).unlink()
-        monkeypatch.setenv(VARIABLE, str(folder))
-        facts.append(build_facts(QUANTIZE)["build of llama-quantize"])
-    assert facts[0] != facts[1]
-    assert all(fact.startswith("digest ") for fact in facts)
-
-
-def test_one_for_another_cpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_for_another_cpu(tmp_path / "other")
-    monkeypatch.setenv(VARIABLE, str(folder))
-    with pytest.raises(StepError, match="built for another CPU") as raised:
-        user_program(SERVER)
-    assert "FINERY_LLAMA_CPP" in str(raised.value.fix)
-    monkeypatch.delenv(VARIABLE)
-    monkeypatch.setenv("PATH", str(folder))  # not meant for finery, so it is no error
-    assert user_program(SERVER) is None
-
-
-@pytest.mark.parametrize(("exists", "what"), [
-    (False, "which doesn't exist"), (True, "but there is no llama-server in it"),
-])  # fmt: skip
-def test_a_folder_without_llama_cpp(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool, what: str
-) -> None:
-    if exists:
-        (tmp_path / "empty").mkdir()
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "empty"))
-    with pytest.raises(UsageError, match=what):
-        user_program(SERVER)
 
 
 def test_the_users_llama_quantize(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 
 from finery import StepError
 from finery.rows import Row
-from finery.rows.difference import first_difference, text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.proof import prove
 from finery_transformers.frozen.proof import conversations
@@ -40,14 +39,6 @@ def test_a_row_with_another_prompt_is_named(tmp_path: Path) -> None:
     assert prove(gguf, frozen, plain) == len(conversations("")) + 1
 
 
-def test_another_way_to_split_numbers_is_found(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="turns code into other tokens") as raised:
-        proven(tmp_path, pre="smollm")  # digits one by one
-    _, trained, found = raised.value.details
-    assert ">>>262:'22'<<<" in trained
-    assert ">>>53:'2'<<<" in found
-
-
 def test_a_bos_that_training_had_not_is_found(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="a single turn into other tokens") as raised:
         proven(tmp_path, template="{{ messages[0].content }}", flags={"add_bos_token": True})
@@ -61,40 +52,8 @@ def test_another_chat_template_is_found(tmp_path: Path) -> None:
     assert ">>>'!'" in raised.value.details[1]
 
 
-def test_conversations_that_both_refuse_are_passed_over(tmp_path: Path) -> None:
-    refusing = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHATML
-    )
-    assert proven(tmp_path, template=refusing) == len(conversations("")) - 3
-
-
-def test_a_template_that_refuses_all_proves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="refuses all of finery"):
-        proven(tmp_path, template="{{ raise_exception('no') }}")
-
-
 def test_an_end_that_llama_cpp_does_not_know_is_found(tmp_path: Path) -> None:
     # The turn ends at a control token that is not one of the tokens llama.cpp stops at.
     template = CHATML.replace("<|im_end|>", "<|im_start|>")
     with pytest.raises(StepError, match=r"would not stop at '<\|im_start\|>'"):
         proven(tmp_path, template=template)
-
-
-def test_a_turn_may_end_after_its_answer_is_closed(tmp_path: Path) -> None:
-    # As in Cohere's template: a control token closes the text, and the next one ends the turn.
-    template = CHATML.replace("<|im_end|>", "<|im_start|><|im_end|>")
-    assert proven(tmp_path, template=template) == len(conversations(""))
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "at"), [("abc", "abd", 2), ("abc", "abcd", 3), ("", "a", 0), ("ab", "ab", 2)]
-)
-def test_first_difference(one: str, other: str, at: int) -> None:
-    assert first_difference(one, other) == at
-
-
-def test_text_difference_shows_both() -> None:
-    assert text_difference(("one:", "other:"), "same a", "same b") == [
-        "one:   'same ' >>>'a'",
-        "other: 'same ' >>>'b'",
-    ]

@@ -8,7 +8,7 @@ import pytest
 from tiny_gguf import CHATML, tiny_tokenizer, tiny_weights, tokens, write_tiny_gguf
 from user_llama_cpp import write_programs
 
-from finery import DataError, StepError
+from finery import StepError
 from finery.testing import dataset
 from finery_gguf.llama import CHUNK, Gguf
 from finery_gguf.pace import Pace
@@ -117,39 +117,3 @@ def test_rows_are_rendered_with_their_answers_as_in_training(tmp_path: Path) -> 
     assert text == (
         "<|im_start|>userĊWhereĠisĠparcelĠ3?<|im_end|>Ċ<|im_start|>assistantĊInĠvanĠ3.<|im_end|>"
     )
-
-
-def test_as_many_rows_are_drawn_as_have_the_tokens(tmp_path: Path) -> None:
-    first = calibration(dataset(tmp_path / "a", ROWS), FROZEN, tokens=90, context=0)
-    again = calibration(dataset(tmp_path / "b", ROWS[::-1]), FROZEN, tokens=90, context=0)
-    assert first == again
-    assert first.given == 12
-    assert 1 < len(first.texts) < 12
-    assert sum(map(len, first.texts[:-1])) < 90 <= sum(map(len, first.texts))
-    short = calibration(dataset(tmp_path / "c", ROWS), FROZEN, tokens=90, context=10)
-    assert {len(text) for text in short.texts} == {10}
-    assert short.cut == len(short.texts) == 9
-
-
-@pytest.mark.parametrize(("rows", "what"), [
-    ([], "`imatrix` has no rows"),
-    ([{"messages": [{"role": "user", "content": "Why?"}]}], "of `imatrix` has no answer"),
-])  # fmt: skip
-def test_rows_that_teach_nothing_are_refused(rows: list[Any], what: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=what):
-        calibration(dataset(tmp_path, rows), FROZEN, tokens=512, context=0)
-
-
-def test_a_row_that_the_template_refuses_is_named(tmp_path: Path) -> None:
-    template = "{{ raise_exception('no system message') }}"
-    probed = (
-        "{% for m in messages %}{% if m.role == 'system' %}" + template + "{% endif %}{% endfor %}"
-    )
-    frozen = FrozenTemplate(CHATML, tiny_tokenizer(probed + CHATML), {}, tools=False)
-    turns = [{"role": role, "content": "?"} for role in ("system", "user", "assistant")]
-    rows = dataset(tmp_path, [{"messages": turns}])
-    with pytest.raises(
-        DataError, match="of `imatrix`: the model's chat template refuses"
-    ) as raised:
-        calibration(rows, frozen, tokens=512, context=0)
-    assert next(iter(rows))["id"] in raised.value.what

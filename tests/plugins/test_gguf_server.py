@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -17,7 +16,7 @@ from llama_server import needs_llama_server
 from tiny_gguf import write_tiny_gguf
 from user_llama_cpp import write_for_another_cpu, write_programs
 
-from finery import StepError, UsageError
+from finery import StepError
 from finery_gguf.programs import VARIABLE, WHEELS
 from finery_gguf.server import start
 
@@ -148,21 +147,3 @@ def test_one_for_another_cpu_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert raised.value.fix == f"set {VARIABLE} to a llama.cpp built for this machine, or to " + (
         f"`{WHEELS}`"
     )
-
-
-def test_a_port_in_use(tmp_path: Path) -> None:
-    path = write_tiny_gguf(tmp_path / "t.gguf")
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        with (
-            pytest.raises(UsageError, match=f"port {port} of 127.0.0.1 can't"),
-            start(path, port=port),
-        ):
-            pass
-
-
-def test_a_file_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="was not found"), start(tmp_path / "t.gguf"):
-        pass

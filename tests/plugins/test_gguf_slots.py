@@ -9,7 +9,6 @@ from llama_server import needs_llama_server
 from tiny_gguf import write_tiny_gguf
 
 from finery import Answer, Batch, Completion, DataError, Model, Request, Sampling, StepError
-from finery import UsageError as Wrong
 from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_gguf.answering import choice
@@ -77,14 +76,6 @@ def test_a_row_that_cannot_be_answered_stops_no_other(tiny: Path) -> None:
     assert [found[0], found[2]] == streamed(engine(tiny), TALKS[:2])
 
 
-@pytest.mark.slow
-def test_rows_of_different_sizes(tiny: Path) -> None:
-    longer = [{"role": "user", "content": "x" * 600}]
-    talks = [TALKS[0], longer, TALKS[1], longer, TALKS[2]]
-    alone = [streamed(engine(tiny), [talk])[0] for talk in talks]
-    assert streamed(engine(tiny), talks) == alone
-
-
 def test_a_stream_that_nobody_reads_on_leaves_nothing_behind(tiny: Path) -> None:
     made = engine(tiny)
     begun = made.stream(([Request(talk)] for talk in TALKS), Sampling(max_tokens=24))
@@ -103,29 +94,6 @@ def test_two_streams_of_one_engine(tiny: Path) -> None:
             into[number] = answer
     expected = streamed(engine(tiny), TALKS[:6])
     assert [found[0][i] for i in range(3)] + [found[1][i] for i in range(3)] == expected
-
-
-def test_each_attempt_draws_anew(tiny: Path) -> None:
-    batches = [[Request(TALKS[0], None, attempt)] for attempt in (0, 1, 0)]
-    outcomes = dict(engine(tiny).stream(batches, Sampling(max_tokens=24, temperature=1.0)))
-    assert outcomes[0] == outcomes[2] != outcomes[1]
-
-
-def test_rows_share_the_memory_that_there_is(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finery_gguf.answering import slots
-
-    expected = streamed(engine(tiny), TALKS)
-    monkeypatch.setattr(slots, "MEMORY", 1)
-    made = engine(tiny)
-    assert streamed(made, TALKS) == expected
-    assert [context.rows for context in made._idle[0]._contexts.values()] == [1]  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("slots", ["0", "65", "many"])
-def test_a_wrong_number_of_slots(monkeypatch: pytest.MonkeyPatch, slots: str) -> None:
-    monkeypatch.setenv(choice.SLOTS, slots)
-    with pytest.raises(Wrong, match="must be a number from 1 to 64"):
-        choice.rows_at_once()
 
 
 # -- by a server -----------------------------------------------------------------------------------
@@ -176,9 +144,3 @@ def test_a_server_that_ends_is_an_error(tiny: Path, by_server: None) -> None:
     made._idle[0]._running.close()  # type: ignore[union-attr]
     with pytest.raises(StepError, match="failed to answer"):
         streamed(made, TALKS[:1])
-
-
-def test_a_wrong_name_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(choice.ENGINE, "vllm")
-    with pytest.raises(Wrong, match="must be `library` or `server`"):
-        choice.server()

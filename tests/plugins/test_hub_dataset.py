@@ -121,14 +121,6 @@ def test_take_reads_no_more_than_it_needs(call: Caller) -> None:
     assert not list(call.home.rglob("*.parquet"))
 
 
-def test_take_of_json_lines_reads_no_more_than_it_needs(call: Caller) -> None:
-    rows = [{"text": f"{n} " + "x" * 10_000, "topic": "a"} for n in range(2000)]  # 20 MB
-    call.hub.push("datasets/org/lines", FIRST, {"a.jsonl": lines(*rows)})
-    made = call(FIRST, repo="org/lines", take=2)
-    assert [r["messages"][0]["content"][0] for r in made["rows"]] == ["0", "1"]
-    assert call.hub.sent["a.jsonl"] < 15_000_000
-
-
 def test_configurations_and_splits_are_named(call: Caller) -> None:
     assert first_words(call(FIRST, split="test"))[0] == "text 9000"
     (row,) = call(FIRST, config="extra", columns=None)["rows"]
@@ -225,19 +217,6 @@ def test_names_that_there_are_not(
     assert error["fix"].startswith(fix)
 
 
-def test_a_missing_revision(call: Caller) -> None:
-    error = call(revision="v1.1")
-    assert error["what"] == "org/rows has no revision 'v1.1'"
-    assert error["fix"] == "did you mean 'v1.0'?"
-    assert "has no revision" in call(SECOND)["what"]
-
-
-def test_several_configurations_without_a_default(call: Caller) -> None:
-    card = CARD.replace(b"  default: true\n", b"").partition(b"dataset_info")[0] + b"---\n"
-    call.hub.push(REPO, SECOND, {**repository(), "README.md": card})
-    assert call(SECOND)["fix"] == "write config: main or extra"
-
-
 def test_a_gated_data_set_needs_a_token(call: Caller) -> None:
     call.hub.gated.add(REPO)
     error = call(FIRST)
@@ -260,52 +239,11 @@ def test_offline_says_so_and_serves_no_other_commit(call: Caller) -> None:
         assert "can't be reached" in error["what"]
 
 
-def test_nothing_to_read(call: Caller) -> None:
-    call.hub.push("datasets/org/none", FIRST, {"README.md": b"---\n---\n"})
-    assert "doesn't contain any data files" in call(FIRST, repo="org/none")["what"]
-    call.hub.push("datasets/org/empty", FIRST, {"a.jsonl": b""})
-    assert call(FIRST, repo="org/empty")["what"] == "there are no rows"
-    call.hub.push("datasets/org/broken", FIRST, {"a.parquet": b"no parquet"})
-    for streaming in (True, False):
-        assert "can't be read" in call(FIRST, repo="org/broken", streaming=streaming)["what"]
-
-
 def test_a_script_is_never_run(call: Caller) -> None:
     script = b"raise SystemExit('ran')"
     call.hub.push("datasets/org/code", FIRST, {"code.py": script, "a.jsonl": b"{}\n"})
     error = call(FIRST, repo="org/code")
     assert "finery never runs a data set's code" in error["what"]
-
-
-def test_lists_of_classes_become_lists_of_names() -> None:
-    from datasets import (  # type: ignore[import-untyped]
-        ClassLabel,
-        Features,
-        List,
-        Value,
-    )
-
-    from finery_hub.rows import _labelled
-
-    kinds = ClassLabel(names=["billing", "shipping"])
-    features = Features({"many": List(kinds), "one": kinds, "numbers": List(Value("int64"))})
-    record = {"many": [1, 0, None], "one": 1, "numbers": [1, 0], "new": [1]}
-    assert _labelled(features)(record) == {
-        "many": ["shipping", "billing", None], "one": "shipping", "numbers": [1, 0], "new": [1],
-    }  # fmt: skip
-
-
-def test_images_are_left_out(call: Caller) -> None:
-    card = b"""---
-dataset_info:
-  features: [{name: text, dtype: string}, {name: topic, dtype: string}, {name: pic, dtype: image}]
----
-"""
-    table = parquet({"text": ["a"], "topic": ["b"], "pic": [{"bytes": b"\x89PNG", "path": "x"}]})
-    call.hub.push("datasets/org/pics", FIRST, {"README.md": card, "a.parquet": table})
-    made = call(FIRST, repo="org/pics")
-    assert len(made["rows"]) == 1
-    assert any("left out" in e.get("message", "") for e in made["events"])
 
 
 RECIPE = """\

@@ -6,7 +6,6 @@ Each call is a process of its own, as the hub's library reads HF_ENDPOINT and HF
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from blake3 import blake3
@@ -79,32 +78,6 @@ def test_what_is_loaded_is_fetched_and_stays_in_the_cache(call: Caller) -> None:
     assert meta["files"]["model.safetensors"]["size"] == len(weights())
 
 
-def test_a_new_model_card_is_not_a_new_model(call: Caller) -> None:
-    call.hub.push("org/small", SECOND, model(files={"README.md": b"---\nlicense: mit\n---\nmore"}))
-    assert call(FIRST)["meta"] == call(SECOND)["meta"]
-
-
-def test_another_chat_template_than_that_of_the_earlier_commit_is_logged(call: Caller) -> None:
-    def logs(commit: str, **settings: Any) -> str:
-        events = call(commit, **settings)["events"]
-        return " ".join(e["message"] for e in events if e["event"] == "log")
-
-    def pushed(template: bytes) -> dict[str, bytes]:
-        return {**model(), "chat_template.jinja": template}
-
-    text = f"the chat template isn't the one of commit {FIRST[:7]}"
-    for repo, template in (("org/same", b"a"), ("org/other", b"b")):
-        call.hub.push(repo, FIRST, pushed(b"a"))
-        assert text not in logs(FIRST, repo=repo)
-        call.hub.push(repo, SECOND, pushed(template))
-        assert (text in logs(SECOND, repo=repo)) == (template == b"b")
-
-
-def test_the_download_shows_its_progress(call: Caller) -> None:
-    events = [e for e in call(FIRST)["events"] if e.get("text", "").startswith("downloading")]
-    assert events[-1]["done"] == events[-1]["total"] > len(weights())
-
-
 def test_a_broken_transfer_goes_on_where_it_stopped(call: Caller) -> None:
     large = weights(size=22 * 2**20)  # the library keeps what it got in pieces of 10 MiB
     call.hub.push("org/large", FIRST, model(files={"model.safetensors": large}))
@@ -131,44 +104,12 @@ def test_offline_without_the_cache_says_so(call: Caller) -> None:
     assert "HF_HUB_OFFLINE is set" in error["details"]
 
 
-def test_a_pin_needs_the_network_and_names_the_cached_commit(call: Caller) -> None:
-    call("main")
-    call.env["HF_ENDPOINT"] = "http://127.0.0.1:9"
-    error = call()
-    assert error["error"] == "StepError"
-    assert "can't be reached to look up the commit of 'main'" in error["what"]
-    assert error["fix"].endswith(f"revision: {FIRST}")
-
-
-def test_a_missing_repository(call: Caller) -> None:
-    for error in (call(repo="org/smal"), call(FIRST, repo="org/smal")):
-        assert error["error"] == "DataError"
-        assert "no model 'org/smal', or it is private" in error["what"]
-        assert error["fix"].startswith("did you mean 'org/small'?")
-
-
-def test_a_missing_revision(call: Caller) -> None:
-    for error in (call(revision="v9"), call(SECOND)):
-        assert error["error"] == "DataError"
-        assert "has no revision" in error["what"]
-        assert error["fix"] == "one of: main, v1.0" or error["fix"] == "did you mean 'v1.0'?"
-
-
-def test_a_name_that_is_none(call: Caller) -> None:
-    assert "not the name of a hub repository" in call(repo="org/..small")["what"]
-
-
 def test_a_gated_repository_needs_a_token(call: Caller) -> None:
     call.hub.gated.add("org/small")
     error = call(FIRST)
     assert error["what"].startswith("org/small is gated")
     assert f"{call.hub.url}/org/small" in error["fix"]
     assert "env: [HF_TOKEN]" in error["fix"]
-
-
-def test_a_token_without_access_is_refused(call: Caller) -> None:
-    call.hub.gated.add("org/small")
-    assert "(403)" in call(FIRST, secrets={"HF_TOKEN": "hf_another"})["what"]
 
 
 @pytest.mark.parametrize("passed", ["by the recipe", "by the library's own login"])
@@ -198,11 +139,6 @@ def test_patterns_choose_the_files(call: Caller) -> None:
     call.hub.push("org/small", SECOND, model(files={"extra.json": b"{}"}))
     made = call(SECOND, files=["config.json", "extra.json", "*.safetensors", "*.bin"])
     assert set(made["external"]) == {"config.json", "extra.json", "model.safetensors"}
-
-
-def test_patterns_without_weights_are_explained(call: Caller) -> None:
-    error = call(FIRST, files=["*.json"])
-    assert error["what"] == "`files` excludes the weights of org/small"
 
 
 def test_own_code_is_refused_until_it_is_trusted(call: Caller) -> None:
@@ -251,35 +187,6 @@ def test_a_sketch_fetches_no_weights(call: Caller) -> None:
         "chat_template_kwargs": {"think": False},
     }  # fmt: skip
     assert not [r for r in call.hub.requests if "resolve" in r and is_large(r)]
-
-
-def test_a_sketch_of_an_adapter_knows_its_base(call: Caller) -> None:
-    config = json.dumps({"peft_type": "LORA"}).encode()
-    call.hub.push("org/lora", FIRST, {"adapter_config.json": config})
-    made = call(FIRST, repo="org/lora", sketch=True, base={"format": "transformers"})
-    assert made["meta"]["format"] == "adapter"
-
-
-def test_a_gguf_file_has_no_sketch_and_nothing_is_asked(call: Caller) -> None:
-    assert call(FIRST, sketch=True, file="x.gguf")["meta"] is None
-    assert not call.hub.requests
-
-
-def test_a_sketch_of_own_code_is_refused_until_it_is_trusted(call: Caller) -> None:
-    config = json.dumps({"auto_map": {"AutoModelForCausalLM": "mine.Mine"}}).encode()
-    call.hub.push("org/own", FIRST, model(files={"config.json": config}))
-    assert "brings its own code" in call(FIRST, repo="org/own", sketch=True)["what"]
-
-
-def test_the_chat_template_is_called_as_the_recipe_says(call: Caller) -> None:
-    from finery import UsageError
-    from finery_hub.model import HubModel
-
-    arguments = {"enable_thinking": False}
-    assert call(FIRST, chat_template_kwargs=arguments)["meta"]["chat_template_kwargs"] == arguments
-    assert "chat_template_kwargs" not in call(FIRST)["meta"]
-    with pytest.raises(UsageError, match="finery sets 'tools' itself"):
-        HubModel(repo="org/small", chat_template_kwargs={"tools": []}).check()
 
 
 def test_a_full_disk_is_named() -> None:

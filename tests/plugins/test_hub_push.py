@@ -6,11 +6,10 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import hub_steps
 import pytest
-from hub_project import RECIPE, REPO, Project, front
+from hub_project import RECIPE, REPO, Project
 from hub_pushing import Fault, PushHub, taking_pushes
 from hub_server import TOKEN
 
@@ -82,14 +81,6 @@ def test_a_change_replaces_files_and_removes_those_that_are_gone(project: Projec
     assert "deletedFile Modelfile" in project.hub.operations[-1]
 
 
-def test_only_what_changed_is_in_the_next_commit(project: Project) -> None:
-    project.build()
-    (project.folder / "recipe.yaml").write_text(RECIPE + "# a comment\n")
-    assert "provenance recipe changed" in project.run("plan")[1]
-    project.build()
-    assert sorted(project.hub.operations[-1]) == ["file recipe.yaml"]
-
-
 def test_a_failed_requirement_stops_the_push(project: Project) -> None:
     output = project.fails("--set", "evaluate.test.require.never=always")
     assert "the scores are too low" in output
@@ -112,33 +103,7 @@ def test_a_dry_run_shows_all_without_the_network(project: Project) -> None:
     assert project.run("card", "push")[1] == (project.artifact() / "README.md").read_text()
 
 
-def test_the_card_is_known_before_the_push(project: Project) -> None:
-    project.build("--step", "exported", "--step", "test", "--step", "ollama")
-    before = project.run("card", "push")[1]
-    project.build()
-    assert before == project.pushed()["README.md"].decode()
-
-
 # -- the card ------------------------------------------------------------------------------------
-
-
-def test_the_metadata_of_the_card(project: Project) -> None:
-    from huggingface_hub import ModelCard
-
-    project.build()
-    text = project.pushed()["README.md"].decode()
-    data: Any = ModelCard(text).data
-    assert data["base_model"] == "org/base"
-    assert data["base_model_relation"] == "adapter"
-    assert (data["license"], data["library_name"]) == ("apache-2.0", "peft")
-    assert data["tags"] == ["finery", "lora", "gguf"]
-    results = {r.metric_name: r for r in data.eval_results or []}
-    sft = results["accuracy of sft (95 % interval 0.700 to 0.900)"]
-    assert (sft.metric_type, sft.metric_value) == ("accuracy", 0.8)
-    rows = int(sft.metric_args["rows"])
-    assert sft.metric_args == {"rows": rows, "confidence_level": 0.95, "interval": [0.7, 0.9]}
-    assert "accuracy of gguf.q8_0 (95 % interval 0.650 to 0.850)" in results
-    assert len(results) == 2  # not that of the base, which isn't pushed
 
 
 def test_what_the_card_says(project: Project) -> None:
@@ -162,46 +127,6 @@ def test_what_the_card_says(project: Project) -> None:
     assert "# of the training" not in text
 
 
-def test_what_isnt_known_is_said(project: Project) -> None:
-    project.set("licenses", {})
-    project.set("dry_run", True)
-    project.build(
-        "--set", "models.base.repo=", "--set", "models.base.license=",
-        "--set", "data.split.decontaminate=false",
-    )  # fmt: skip
-    text = (project.artifact() / "README.md").read_text()
-    meta = front(text)
-    assert "license" not in meta
-    assert "base_model" not in meta
-    assert "- base model `b.gguf`: **not known**" in text
-    assert "- data `tickets`: **not known**: the recipe states none" in text
-    assert "- this repository: **not known**" in text
-    assert "`sft` and `test`: **they may**" in text
-    assert "--set models.base.repo=" in text
-
-
-@pytest.mark.parametrize(("models", "more", "relation", "base"), [
-    (["gguf.q8_0", "gguf.q4_k_m"], {}, "finetune", "org/base"),
-    (["gguf.q8_0"], {"base_model": "acme/whole"}, "quantized", "acme/whole"),
-    (["sft"], {"base_model_relation": "merge"}, "merge", "org/base"),
-])  # fmt: skip
-def test_the_relation_to_the_base(
-    project: Project, models: list[str], more: dict[str, Any], relation: str, base: str
-) -> None:
-    for name, value in {"models": models, "bundles": None, "dry_run": True, **more}.items():
-        project.set(name, value)
-    project.build()
-    meta = front((project.artifact() / "README.md").read_text())
-    assert (meta["base_model"], meta["base_model_relation"]) == (base, relation)
-
-
-def test_a_benchmark_needs_its_own_rows(project: Project) -> None:
-    project.set("benchmarks", {"test": {"dataset": "org/bench", "task": "default"}})
-    output = project.fails()
-    assert "the rows of 'test' don't come from org/bench" in output
-    assert "commit" not in str(project.hub.requests)
-
-
 def test_a_secret_in_the_recipe_isnt_pushed(project: Project) -> None:
     key = "sk-proj-1234567890abcdefghij"
     (project.folder / "recipe.yaml").write_text(f"{RECIPE}# {key}\n")
@@ -210,40 +135,12 @@ def test_a_secret_in_the_recipe_isnt_pushed(project: Project) -> None:
     assert "What looked like a secret is `***`" in project.pushed()["README.md"].decode()
 
 
-def test_the_card_of_a_model_alone(project: Project) -> None:
-    project.build("--step", "exported", "--step", "test")
-    code, text = project.run("card", "sft")
-    assert code == 0
-    assert front(text)["base_model_relation"] == "adapter"
-    assert "PeftModel.from_pretrained(base, repo)" in text
-    assert f'repo = "{REPO}"' in text
-    code, output = project.run("card", "gguf.q4_k_m", "-o", "card.md", "--repo", "me/x")
-    assert (code, output.strip()) == (0, "card of gguf.q4_k_m: card.md")
-    assert "x-Q4_K_M.gguf" in (project.folder / "card.md").read_text()
-
-
-@pytest.mark.parametrize(("words", "said"), [
-    (["sft"], "'sft' isn't built, or not up to date"),
-    (["tickets"], "'tickets' makes no model"),
-    (["nope"], "has no step 'nope'"),
-    (["gguf.q5"], "step 'gguf' has no output 'q5'"),
-])  # fmt: skip
-def test_a_card_of_nothing(project: Project, words: list[str], said: str) -> None:
-    code, output = project.run("card", *words)
-    assert code == 2
-    assert said in output
-
-
 # -- whose repository it is ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("repo", "said"), [
     ("triage", "it needs an owner and a name"),
-    ("acme/my model!", "for example: repo: acme/my-model"),
-    ("acme/-x", "for example: repo: acme/x"),
     ("acme/a--b", "'--' and '..' aren't allowed"),
-    ("acme/a.git", "it can't end with .git"),
-    ("acme/" + "a" * 97, "it is longer than 96 characters"),
 ])  # fmt: skip
 def test_a_bad_name(project: Project, repo: str, said: str) -> None:
     project.set("repo", repo)
@@ -251,13 +148,6 @@ def test_a_bad_name(project: Project, repo: str, said: str) -> None:
     assert code == 2
     assert said in " ".join(output.split())
     assert "recipe.yaml:" in output
-
-
-def test_another_account(project: Project) -> None:
-    project.set("repo", "google/triage")
-    output = project.fails()
-    assert "google isn't an account or organization of the token's user" in output
-    assert "push to one of: ada, acme" in output
 
 
 def test_a_repository_with_other_files(project: Project) -> None:
@@ -269,12 +159,6 @@ def test_a_repository_with_other_files(project: Project) -> None:
     project.build()
     assert project.pushed()["w.bin"] == b"1"
     assert b"finery" in project.pushed()["README.md"]
-
-
-def test_a_repository_of_another_recipe(project: Project) -> None:
-    mark = json.dumps({"recipe": "other", "step": "push", "files": []}).encode()
-    project.hub.create(REPO, private=True, files={"finery.json": mark})
-    assert "they are from step 'push' of the recipe 'other'" in project.fails()
 
 
 def test_a_public_repository_that_should_be_private(project: Project) -> None:
@@ -296,31 +180,6 @@ def test_without_a_token(project: Project) -> None:
     assert "pushing needs a token for the hub, and there is none" in project.fails()
 
 
-def test_the_login_of_the_user(project: Project) -> None:
-    del project.env["HF_TOKEN"]
-    (project.folder / "hf").mkdir()
-    (project.folder / "hf/token").write_text(TOKEN)
-    project.build()
-    assert "README.md" in project.pushed()
-
-
-def test_a_revoked_token(project: Project) -> None:
-    project.env["HF_TOKEN"] = "hf_revoked_revoked"
-    output = project.fails()
-    assert "the hub doesn't accept the token: it is wrong, expired or revoked (401)" in output
-    assert "hf_revoked_revoked" not in output
-
-
-def test_a_token_that_only_reads(project: Project) -> None:
-    project.hub.role = "read"
-    assert "the token 'laptop' may only read" in project.fails()
-
-
-def test_a_member_that_only_reads(project: Project) -> None:
-    project.hub.orgs = [{"name": "acme", "roleInOrg": "read"}]
-    assert "ada may only read the repositories of acme" in project.fails()
-
-
 def test_the_token_is_nowhere(project: Project) -> None:
     project.build()
     project.set("repo", "acme/other")
@@ -340,14 +199,8 @@ AGAIN, GONE = {"Retry-After": "0"}, {"X-Error-Code": "RepoNotFound"}
     ("whoami", Fault(429), "the hub limits the rate of requests of this account (429)"),
     ("whoami", Fault(500), "the hub has a problem (500)"),
     ("create", Fault(403, "no rights"), f"the token may not write to {REPO} (403)"),
-    ("create", Fault(409, "exists"), f"{REPO} was changed by someone else during the push (409)"),
-    ("preupload", Fault(404, "", GONE), f"has no repository {REPO} (404)"),
-    ("preupload", Fault(403, "no rights"), f"the token may not write to {REPO} (403)"),
     ("batch", Fault(403, QUOTA), f"the account of {REPO} has no storage left on the hub"),
-    ("upload", Fault(403, "expired"), f"the token may not write to {REPO} (403)"),
-    ("commit", Fault(403, QUOTA), f"the account of {REPO} has no storage left on the hub"),
     ("commit", Fault(412, "since"), f"{REPO} was changed by someone else during the push (412)"),
-    ("commit", Fault(413), f"the hub refuses a file for {REPO}: it is too large (413)"),
 ])  # fmt: skip
 def test_an_answer_of_the_hub(project: Project, route: str, fault: Fault, said: str) -> None:
     project.hub.faults[route] = [fault]
@@ -366,31 +219,6 @@ def test_a_hub_that_recovers(project: Project) -> None:
     }  # fmt: skip
     project.build()
     assert project.hub.faults == {"preupload": [], "batch": [], "upload": []}
-
-
-def test_metadata_that_the_hub_refuses(project: Project) -> None:
-    project.hub.card_errors = ['"license" must be one of the list']
-    output = project.fails()
-    assert "the hub refuses the metadata of the model card" in output
-    assert '"license" must be one of the list' in output
-
-
-def test_no_network(project: Project) -> None:
-    project.env["HF_ENDPOINT"] = "http://127.0.0.1:9"
-    output = project.fails()
-    assert f"http://127.0.0.1:9 can't be reached to push {REPO}" in output
-
-
-def test_offline(project: Project) -> None:
-    project.env["HF_HUB_OFFLINE"] = "1"
-    output = project.fails()
-    assert "can't be reached" in output
-    assert "HF_HUB_OFFLINE is set" in output
-
-
-def test_a_file_that_the_repository_ignores(project: Project) -> None:
-    project.hub.ignored = {"tokenizer.json"}
-    assert "lacks tokenizer.json" in project.fails()
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "adapter_model.safetensors"])

@@ -9,7 +9,6 @@ from finery_judge.agreement import (
     Agreement,
     agreement,
     corrected,
-    in_words,
     kappa,
     lowest_kappa,
 )
@@ -135,9 +134,3 @@ def test_a_judge_that_lets_everything_pass_has_an_interval() -> None:
     value, (low, high) = judge.kappa
     assert value == 0
     assert low < 0 < high
-
-
-def test_kappa_in_words() -> None:
-    assert [in_words(k) for k in (-0.1, 0.1, 0.41, 0.7, 0.9)] == [
-        "worse than chance", "slight", "moderate", "substantial", "almost perfect",
-    ]  # fmt: skip

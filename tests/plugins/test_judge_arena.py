@@ -1,20 +1,15 @@
 """`eval.arena`: pairs in both orders, ties, win rates, and judges that prefer a position."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from judging import Critic, Judge, critic
-from rich.console import Console
 
-from finery import Engine, Metrics, Model, RequirementError, StepError, UsageError
-from finery.artifact.manifest import manifest
+from finery import Engine, Metrics, Model, RequirementError
 from finery.testing import TestJob, dataset, table_model
-from finery.views import Detail, Output
 from finery_eval.stats import wilson
-from finery_eval.view.metrics import MetricsView
 from finery_judge.arena import Arena
 from finery_judge.games import Game, Order
 from finery_synth.judge.pairs import Seen
@@ -158,51 +153,3 @@ def test_ties_and_equal_answers(setup: Setup) -> None:
     assert own.asked == []  # equal answers are a tie
     games = setup.games(lambda text: better("tie"))
     assert (games["ties"], games["orders disagree"], games["win rate"]) == (20, 0, 0.5)
-
-
-def test_games_without_a_verdict_are_reported(setup: Setup) -> None:
-    def judge(text: str) -> str:
-        return "Hm." if "question 3\n" in text else longer(text)
-
-    games = setup.games(judge)
-    assert (games["wins"], games["no verdict"], games["win rate"]) == (19, 1, 1.0)
-    assert "the judge gave no verdict on 1 of 20 games" in setup.log
-
-
-def test_a_judge_without_any_verdict_is_an_error(setup: Setup) -> None:
-    with pytest.raises(StepError) as error:
-        setup.run(critic(lambda text: "Hm."))
-    assert error.value.what == "the judge gave no verdict on any answer"
-    assert "judge_tokens" in (error.value.fix or "")
-
-
-def test_several_models_play_each_other(setup: Setup) -> None:
-    best = setup.model("best", "by far the longest of all")
-    models = [setup.base, setup.sft, best]
-    report = setup.run(critic(longer), models=models, against="all").report()
-    rates = {name: of["win_rate"] for name, of in report["scores"].items()}
-    assert rates == {"base": 0.0, "sft": 0.5, "best": 1.0}
-    cross = next(t for t in report["details"]["tables"] if t["title"].startswith("Win rate"))
-    assert cross["rows"] == [
-        ["base", None, 0.0, 0.0], ["sft", 1.0, None, 0.0], ["best", 1.0, 1.0, None]
-    ]  # fmt: skip
-    first = setup.run(critic(longer), "b", models=models).report()
-    assert first["scores"]["base"] == {"win_rate": 0.0}
-
-
-def test_settings_that_cant_work(setup: Setup) -> None:
-    with pytest.raises(UsageError, match="needs two models"):
-        setup.step(models=[setup.sft]).check()
-    with pytest.raises(UsageError, match="a model is named 'judge'"):
-        setup.step(models=[setup.base, setup.model("judge", "x")]).check()
-
-
-def test_show_and_build_print_the_remarks(setup: Setup) -> None:
-    metrics = setup.run(critic(lambda text: better("A")))
-    output = Output("arena", metrics, manifest("Metrics", {"rows": 20}, {}))
-    out = io.StringIO()
-    MetricsView().print(Console(file=out, width=200), output, Detail())
-    assert "the judge prefers the first answer" in out.getvalue()
-    assert "Games" in out.getvalue()
-    (remark,) = MetricsView().remarks(output)
-    assert remark.severity == "warning"

@@ -8,10 +8,10 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 from tiny_llama import CHATML, tiny_llama
 
-from finery import DataError, FileOrName, Files, Model, UsageError
+from finery import FileOrName, Files, Model, UsageError
 from finery.testing import TestJob
 from finery_local.model import LocalModel
-from finery_local.template import LARGEST, digest_of
+from finery_local.template import digest_of
 from finery_transformers.loading import load_tokenizer
 
 pytest.importorskip("trl")
@@ -90,31 +90,6 @@ def test_a_name_takes_the_template_of_the_trl_package(folder: Path) -> None:
     assert model.meta["chat_template_digest"] == digest_of(trl_template("llama3_1"))
 
 
-def test_a_template_for_an_adapter_or_a_gguf(folder: Path, other: FileOrName) -> None:
-    gguf = take(write_tiny_gguf(folder.with_name("t.gguf")), chat_template=other)
-    assert (gguf.path / "chat_template.jinja").read_text() == OTHER
-    assert gguf.meta["chat_template_digest"] == digest_of(OTHER)
-    adapter = Model(
-        gguf.path,
-        meta={"format": "adapter"},
-        refs={"base": Model(folder, meta={"format": "transformers"})},
-    )
-    assert load_tokenizer(adapter).chat_template == OTHER
-
-
-@pytest.mark.parametrize(("content", "reason"), [
-    (b"", "is empty"),
-    (b"\xff\xfe", "is not UTF-8 text"),
-    (b"x" * (LARGEST + 1), "at most 1,048,576 bytes"),
-])  # fmt: skip
-def test_a_file_that_is_no_template(folder: Path, content: bytes, reason: str) -> None:
-    file = folder.with_name("bad.jinja")
-    file.write_bytes(content)
-    with pytest.raises(DataError, match=reason) as caught:
-        take(folder, chat_template=FileOrName([file.name], [file]))
-    assert caught.value.where == str(file)
-
-
 def test_a_name_that_trl_lacks(folder: Path) -> None:
     given = FileOrName(["llama3_2x"])
     step = LocalModel(path=Files([str(folder)]), chat_template=given)
@@ -131,14 +106,3 @@ def test_only_a_named_template_depends_on_trl(folder: Path, other: FileOrName) -
 
     assert "trl" in packages(FileOrName(["qwen3"]))
     assert "trl" not in packages(other) + packages(None)
-
-
-def test_facts_name_only_what_is_set(folder: Path) -> None:
-    settings = {"chat_template_kwargs": {"enable_thinking": False}, "tools_as": "text"}
-    assert take(folder, **settings).meta.items() >= settings.items()
-    assert not {"chat_template_kwargs", "tools_as"} & take(folder).meta.keys()
-
-
-def test_arguments_are_names(folder: Path) -> None:
-    with pytest.raises(UsageError, match="'a b' can't be the name of an argument"):
-        take(folder, chat_template_kwargs={"a b": 1})

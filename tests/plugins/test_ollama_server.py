@@ -6,26 +6,22 @@ is installed.
 """
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import running
-from go_templates import needs_go
 from llama_server import needs_llama_server
 from ollama_standin import write_program
 from serve_checking import check, exact, faults
 from serving import ROWS, THINKING, gguf_model, trained_model
 from tiny_gguf import CHATML
-from tiny_llama import TOOLED
 
-from finery import Bundle, FineryError, Model, StepError, UsageError
+from finery import Bundle, Model, StepError
 from finery.testing import dataset, run_step
 from finery_ollama.modelfile import Modelfile
-from finery_ollama.server import start as starting
 from finery_ollama.server.program import build_facts, build_files
-from finery_ollama.server.serving import ollama_sampling_faults, parameters_of, serve_folder
+from finery_ollama.server.serving import serve_folder
 from finery_serve.check.step import Check
 from finery_serve.processes import Address
 from finery_serve.servers import Checkable, Serving
@@ -150,43 +146,6 @@ def test_a_context_that_is_too_small_for_prompts(tmp_path: Path, standin: Path) 
     assert found.keys() == {"prompts"}
 
 
-@needs_llama_server
-def test_a_system_message_that_the_rows_do_not_have(tmp_path: Path, standin: Path) -> None:
-    """The edge cases expect it, as a row with one does; a row without one had none in training."""
-    system = {"role": "system", "content": "Be kind."}
-    rows = [{"messages": [system, *row["messages"]]} for row in ROWS]
-    assert checked(tmp_path / "a", rows=rows, system="Be kind.") == {}
-    found = checked(tmp_path / "b", system="Be kind.")
-    assert found.keys() == {"prompts"}
-    assert found["prompts"].startswith("3 of ")
-
-
-@needs_llama_server
-def test_tools_that_ollama_writes_in_another_order(tmp_path: Path, standin: Path) -> None:
-    def rows(*order: str) -> list[dict[str, Any]]:
-        schema = {"properties": {"id": {"type": "string"}}, "required": ["id"], "type": "object"}
-        function = {"name": "f", "description": "F.", "parameters": {n: schema[n] for n in order}}
-        return [{**row, "tools": [{"type": "function", "function": function}]} for row in ROWS]
-
-    template = prologue({}, (), tools=True) + TOOLED
-    as_ollama = rows("type", "required", "properties")
-    assert checked(tmp_path / "a", template, as_ollama, TOOLED) == {}
-    found = checked(tmp_path / "b", template, rows("type", "properties", "required"), TOOLED)
-    assert found.keys() == {"prompts"}
-
-
-@needs_go
-@needs_llama_server
-def test_a_template_for_older_versions(tmp_path: Path, standin: Path) -> None:
-    model = gguf_model(tmp_path / "m", template=CHATML)
-    bundle = folder_of(tmp_path / "o", model, ollama="<0.30")
-    assert faults(check(tmp_path, model, bundle=bundle)[1]) == {}
-    modelfile = bundle.file("Modelfile")
-    modelfile.write_text(modelfile.read_text().replace("assistant\n", "assistant:\n"))
-    found = faults(check(tmp_path / "again", model, bundle=bundle)[1])
-    assert found.keys() == {"template"}
-
-
 # -- its life --------------------------------------------------------------------------------------
 
 
@@ -213,40 +172,6 @@ def test_it_ends_with_an_error_in_between(tmp_path: Path, standin: Path, bundle:
     assert running(str(tmp_path)) == []
 
 
-def test_its_log_and_its_port(tmp_path: Path, standin: Path, bundle: Bundle) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with served(bundle, port=port, log=tmp_path / "log") as server:
-        assert server.address == f"http://127.0.0.1:{port}"
-        assert server.names == ("me/tiny:1",)
-        with (
-            pytest.raises(UsageError, match=f"port {port} of 127.0.0.1 can't be used"),
-            served(bundle, port=port),
-        ):
-            pass
-    assert "/api/version" in (tmp_path / "log").read_text()
-
-
-@pytest.mark.parametrize(("fault", "says", "details"), [
-    ("dies", "Ollama ended while it was starting: it ended with exit code 1", "already in use"),
-    ("silent", "Ollama didn't answer within 1 s of its start", ""),
-    ("refuses", "`ollama create me/tiny:1 -f Modelfile` ended with exit code 1", "400 Bad Request"),
-])  # fmt: skip
-def test_it_does_not_start(
-    tmp_path: Path, standin: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch,
-    fault: str, says: str, details: str,
-) -> None:  # fmt: skip
-    monkeypatch.setenv("STANDIN", fault)
-    if fault == "silent":
-        monkeypatch.setattr(starting, "START_SECONDS", 1.0)
-    with pytest.raises(StepError) as raised, served(bundle):
-        pass
-    assert says in raised.value.what
-    assert details in "\n".join(raised.value.details)
-    assert running(str(tmp_path)) == []
-
-
 def test_another_program_answers_at_its_port(
     standin: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,22 +181,6 @@ def test_another_program_answers_at_its_port(
         monkeypatch.setattr(Address, "free", lambda at: at._replace(port=port))
         with pytest.raises(StepError, match=ANOTHER), served(bundle):
             pass
-
-
-def test_a_program_that_cannot_run(
-    tmp_path: Path, standin: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "bin" / "ollama").write_bytes(b"\x7fELF of another machine")
-    with pytest.raises(StepError, match="Ollama can't run: Exec format error"), served(bundle):
-        pass
-    assert "unknown" in build_facts()["version of ollama"]
-
-
-@pytest.mark.parametrize("text", ["TEMPLATE x\n", 'FROM """x', "FROM llama3\n"])
-def test_a_modelfile_without_a_file(bundle: Bundle, text: str) -> None:
-    bundle.file("Modelfile").write_text(text)
-    with pytest.raises(FineryError), served(bundle):
-        pass
 
 
 def test_it_is_not_installed(
@@ -295,16 +204,6 @@ def test_an_old_version_is_served_but_not_checked(
         pass
 
 
-@pytest.mark.parametrize(("settings", "where"), [
-    ({"host": "0.0.0.0", "key": "k"}, "--host"),
-    ({"context": 512}, "--context"),
-])  # fmt: skip
-def test_what_it_cannot_do(bundle: Bundle, settings: dict[str, Any], where: str) -> None:
-    with pytest.raises(UsageError) as raised, served(bundle, **settings):
-        pass
-    assert raised.value.where == where
-
-
 def test_a_check_of_a_bundle_depends_on_its_version(
     tmp_path: Path, standin: Path, bundle: Bundle
 ) -> None:
@@ -314,16 +213,3 @@ def test_a_check_of_a_bundle_depends_on_its_version(
     assert of_bundle.key_facts()["version of ollama"] == "0.33.0"
     assert "version of ollama" not in of_model.key_facts()
     assert {*of_bundle.key_files()} - {*of_model.key_files()} >= {str(tmp_path / "bin" / "ollama")}
-
-
-def test_parameters() -> None:
-    shown = 'stop                           "a\\nb"\nnum_ctx                        4096'
-    assert parameters_of(shown) == {"stop": '"a\\nb"', "num_ctx": "4096"}
-    neutral = {"temperature": "0", "repeat_penalty": "1"}
-    assert ollama_sampling_faults(neutral, "0.11.9") == []
-    assert ollama_sampling_faults({"temperature": "0"}, "0.33.0-rc2") == []
-    assert ollama_sampling_faults({"temperature": "0"}, "0.0.0") == []
-    (fault,) = ollama_sampling_faults({"temperature": "0"}, "0.32.9")
-    assert "repeat_penalty: 1.1 where" in fault.what
-    (fault,) = ollama_sampling_faults({}, "0.33.0")
-    assert "temperature: 0.8 where" in fault.what

@@ -13,7 +13,7 @@ from finery import StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_ollama.template import conversations, escape, ollama_template, write_go
-from finery_ollama.turns import Render, Turns, trims
+from finery_ollama.turns import Render, Turns
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -222,58 +222,6 @@ def test_what_ollama_cannot_write_is_refused(name: str) -> None:
     with pytest.raises(StepError, match="can't be written as an Ollama template") as raised:
         ollama_template(render_of(REFUSED[name], adds_bos=True), "")
     assert raised.value.details
-
-
-def test_the_refusal_names_the_conversation_and_the_place() -> None:
-    with pytest.raises(StepError) as raised:
-        ollama_template(render_of(REFUSED["marks a long talk"], adds_bos=True), "")
-    assert "three turns" in raised.value.what
-    assert ">>>'LONG assistant:'" in raised.value.details[0]
-
-
-def test_a_template_that_takes_no_talk_is_refused() -> None:
-    with pytest.raises(StepError, match="refuses a plain conversation: never"):
-        ollama_template(render_of("{{ raise_exception('never') }}", adds_bos=True), "")
-
-
-@pytest.mark.parametrize(
-    ("name", "place"),
-    [
-        ("ChatML", "turn"),
-        ("Mistral, system in the first turn", "first"),
-        ("Mistral, system in the last turn", "last"),
-        ("Gemma 3", "first"),
-        ("Gemma 2", "nowhere"),
-    ],
-)
-def test_where_the_system_message_stands(name: str, place: str) -> None:
-    render = render_of(EXPRESSIBLE[name], adds_bos=True)
-    assert ollama_template(render, "")[1].place == place
-
-
-def test_chatml_reads_as_a_person_would_write_it() -> None:
-    template, turns = ollama_template(render_of(CHATML, adds_bos=True), "")
-    assert turns.user == ("<|im_start|>user\n", "<|im_end|>\n")
-    assert turns.generation == "<|im_start|>assistant\n"
-    assert '{{ else if eq .Role "user" }}<|im_start|>user\n{{ .Content }}<|im_end|>\n' in template
-
-
-def test_a_system_message_later_on_stands_in_its_place() -> None:
-    render = render_of(CHATML, adds_bos=True)
-    _, turns = ollama_template(render, "")
-    talk = [{"role": r, "content": r} for r in ("user", "assistant", "system", "user")]
-    assert turns.prompt(talk) == render(talk, True)
-
-
-def test_the_bos_is_written_only_where_llama_cpp_adds_none() -> None:
-    with_bos, _ = ollama_template(render_of(LLAMA3, adds_bos=False), "<s>")
-    without, _ = ollama_template(render_of(LLAMA3, adds_bos=True), "")
-    assert with_bos == f"<s>{without}"
-
-
-def test_stripping_is_noticed() -> None:
-    assert trims(ChatTemplate(LLAMA3, {"bos_token": ""}))
-    assert not trims(ChatTemplate(CHATML, {}))
 
 
 @given(CONTENT)

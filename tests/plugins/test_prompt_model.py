@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from finery import Completion, DataError, Dataset, Engine, Model, Request, Sampling
 from finery.rows import Conversation, Row
 from finery.testing import TestJob, dataset, run_step
-from finery_prompt.engine import PromptedEngine
-from finery_prompt.messages import in_front
 from finery_prompt.model import PromptModel, pick
 
 
@@ -71,16 +69,6 @@ def test_the_system_prompt_comes_first(echo: Model) -> None:
     ]
 
 
-def test_a_conversations_own_system_prompt_follows(echo: Model) -> None:
-    model = PromptModel(model=echo, system="Be brief.").run(TestJob())
-    assert ask(model, "hi", system="Name it.") == ["system: Be brief.\n\nName it. | user: hi"]
-
-
-def test_the_same_system_prompt_is_said_once(echo: Model) -> None:
-    model = PromptModel(model=echo, system="Be brief.").run(TestJob())
-    assert ask(model, "hi", system="Be brief.") == ["system: Be brief. | user: hi"]
-
-
 def test_examples_stand_between_system_prompt_and_conversation(echo: Model, tmp_path: Path) -> None:
     one = row("2 + 2", "4")
     one["messages"].insert(0, {"role": "system", "content": "dropped"})
@@ -90,24 +78,11 @@ def test_examples_stand_between_system_prompt_and_conversation(echo: Model, tmp_
     ]
 
 
-def test_prompt_and_completion_rows_are_examples_too(echo: Model, tmp_path: Path) -> None:
-    rows = dataset(tmp_path / "rows", [{"prompt": "2 + 2", "completion": "4"}])
-    model = PromptModel(model=echo, examples=rows, shots=1).run(TestJob())
-    assert [m["content"] for m in model.meta["messages"]] == ["2 + 2", "4"]
-
-
 def test_different_answers_are_shown(echo: Model, tmp_path: Path) -> None:
     step = PromptModel(model=echo, examples=examples(tmp_path / "rows"), shots=3)
     for seed in range(20):
         turns = step.run(TestJob(seed=seed)).meta["messages"]
         assert {m["content"] for m in turns[1::2]} == {"yes", "no", "maybe"}
-
-
-def test_labels_count_before_texts(echo: Model, tmp_path: Path) -> None:
-    labelled = [row(str(i), f"text {i}", label="a" if i else "b") for i in range(9)]
-    rows = dataset(tmp_path / "rows", labelled)
-    turns = PromptModel(model=echo, examples=rows, shots=2).run(TestJob()).meta["messages"]
-    assert "text 0" in [m["content"] for m in turns]
 
 
 def test_the_seed_picks(echo: Model, tmp_path: Path) -> None:
@@ -118,12 +93,6 @@ def test_the_seed_picks(echo: Model, tmp_path: Path) -> None:
     assert len(picked[0]["examples"]) == 4
 
 
-def test_examples_are_named_by_row_id(echo: Model, tmp_path: Path) -> None:
-    rows = examples(tmp_path / "rows")
-    named = PromptModel(model=echo, examples=rows, shots=3).run(TestJob()).meta["examples"]
-    assert set(named) < {r["id"] for r in rows}
-
-
 @given(st.permutations(range(8)), st.integers(0, 8), st.integers(0, 2**31 - 1))
 def test_the_pick_does_not_depend_on_the_order(order: list[int], count: int, seed: int) -> None:
     rows = [row(f"q{i}", f"a{i % 3}") for i in range(8)]
@@ -131,18 +100,6 @@ def test_the_pick_does_not_depend_on_the_order(order: list[int], count: int, see
     assert pick([rows[i] for i in order], count, seed) == picked
     assert len(picked) == count
     assert len({r["messages"][1]["content"] for r in picked}) == min(count, 3)
-
-
-def test_a_prompted_model_can_be_prompted_again(echo: Model) -> None:
-    inner = PromptModel(model=echo, system="one").run(TestJob())
-    outer = PromptModel(model=inner, system="two").run(TestJob())
-    assert ask(outer, "hi") == ["system: one\n\ntwo | user: hi"]
-
-
-def test_the_model_under_it_is_a_reference(echo: Model) -> None:
-    model = PromptModel(model=echo, system="x").run(TestJob())
-    assert (model.format, model.refs) == ("prompted", {"model": echo})
-    assert not list(model.path.iterdir())
 
 
 def test_tools_reach_the_model_under_it(echo: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,13 +122,6 @@ def test_tools_reach_the_model_under_it(echo: Model, monkeypatch: pytest.MonkeyP
     assert offered == [tools]
 
 
-def test_batches_are_those_of_the_model_under_it(echo: Model) -> None:
-    model = PromptModel(model=echo, system="x").run(TestJob())
-    engine = EchoJob().raw_engine(model)
-    assert isinstance(engine, PromptedEngine)
-    assert engine.batches([Request([{"role": "user", "content": "a"}])] * 3) == [[0, 1], [2]]
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -185,33 +135,6 @@ def test_settings_that_do_nothing_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         PromptModel(model=echo, **settings).run(TestJob())
-
-
-def test_examples_without_shots_are_refused(echo: Model, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="shots is 0"):
-        PromptModel(model=echo, examples=examples(tmp_path / "rows")).run(TestJob())
-
-
-def test_too_few_usable_rows_are_refused(echo: Model, tmp_path: Path) -> None:
-    unanswered: Row = {"messages": [{"role": "user", "content": "?"}]}
-    rows = dataset(tmp_path / "rows", [row("a", "b"), row("a", "b"), unanswered])
-    with pytest.raises(DataError, match="examples has 1") as refused:
-        PromptModel(model=echo, examples=rows, shots=2).run(TestJob())
-    assert refused.value.fix == "set shots to at most 1"
-
-
-def test_nothing_is_changed_in_place() -> None:
-    fixed = [{"role": "system", "content": "a"}]
-    own = [{"role": "developer", "content": "b"}, {"role": "user", "content": "c"}]
-    assert in_front(fixed, own)[0] == {"role": "system", "content": "a\n\nb"}
-    assert (fixed[0]["content"], own[0]["content"]) == ("a", "b")
-
-
-def test_content_in_parts_is_joined_as_parts() -> None:
-    fixed = [{"role": "system", "content": "a"}]
-    own = [{"role": "system", "content": [{"type": "text", "text": "b"}]}]
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert in_front(fixed, own) == [{"role": "system", "content": parts}]
 
 
 def test_nearest_rows_are_shown_to_each_prompt(echo: Model, tmp_path: Path) -> None:
@@ -230,8 +153,3 @@ def test_nearest_rows_are_shown_to_each_prompt(echo: Model, tmp_path: Path) -> N
         "user: refund me | assistant: refund | user: refunds?",
         "user: …",
     ]
-
-
-def test_nearest_rows_need_examples(echo: Model) -> None:
-    with pytest.raises(DataError, match="pick: nearest needs examples"):
-        PromptModel(model=echo, system="Be brief.", pick="nearest").run(TestJob())

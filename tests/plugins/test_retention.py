@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from conftest import MakeProject
@@ -15,13 +15,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny_llama import tiny_llama
 
-from finery import DataError, FileOrName, Metrics, Model, RequirementError, UsageError
+from finery import FileOrName, Metrics, Model, RequirementError
 from finery.testing import TestJob, table_model
-from finery_retention.result import Result
 from finery_retention.retention import Retention
-from finery_retention.tasks import TASKS, TaskName, items_of
+from finery_retention.tasks import TASKS, items_of
 from finery_retention.text import PASSAGE, SHIPPED, passages
-from finery_transformers.scoring import TextLikelihood
 
 pytest.importorskip("reasoning_gym", reason="needs reasoning-gym: the extra `retention`")
 
@@ -61,40 +59,6 @@ def test_the_right_answer_of_an_item_is_accepted_and_others_arent(task: str) -> 
         assert not item.is_solved("[" * 100_000)
         assert item.messages[-1]["content"] == item.question
         assert len(item.messages) == 2 * 2 + 1
-
-
-def test_every_task_has_a_name_in_the_schema() -> None:
-    assert list(get_args(TaskName)) == sorted(TASKS)
-
-
-def test_the_shipped_text_is_plain_and_in_passages() -> None:
-    parts = passages(SHIPPED, 10**6)
-    assert all(PASSAGE <= len(part.encode()) <= 2 * PASSAGE + 100 for part in parts[:-1])
-    assert "Gutenberg" not in "".join(parts)
-    assert len("".join(passages(SHIPPED, 4000)).encode()) <= 4000
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "天地玄黄宇宙洪荒。" * 1200,
-        "ฉันอ่านหนังสือในห้องสมุดทุกวัน" * 400,
-        "日月盈昃，辰宿列张。\n" * 1200,
-        "x" * 9000 + " and more words",
-    ],
-    ids=["chinese", "thai", "lines", "one word"],
-)
-def test_a_text_without_spaces_is_in_short_passages(text: str, tmp_path: Path) -> None:
-    file = tmp_path / "own.txt"
-    file.write_text(text, encoding="utf-8")
-    parts = passages(file, 16_000)
-    sizes = [len(part.encode()) for part in parts]
-    assert max(sizes) <= 2 * PASSAGE
-    assert min(sizes[:-1]) >= PASSAGE - 8  # a character has up to 4 bytes
-    assert sum(sizes) <= 16_000
-    assert text.startswith(parts[0][:100])
-    (start,) = passages(file, 500)
-    assert 490 < len(start.encode()) <= 500
 
 
 @given(st.text(st.sampled_from("aé天😀 \n\t\u3000"), max_size=2500), st.integers(500, 4000))
@@ -232,18 +196,6 @@ def test_a_recipe_is_planned_with_the_shipped_text(project: MakeProject) -> None
         assert ran.code == 0, ran.err
 
 
-def test_a_text_of_ones_own(models: dict[str, Model], tmp_path: Path) -> None:
-    file = tmp_path / "own.txt"
-    file.write_text("Call the service desk on weekdays.\n\n" * 30, encoding="utf-8")
-    own = FileOrName([file.name], [file])
-    metrics, _ = run(tmp_path / "job", step([models["base"]], text=own))
-    assert metrics.report()["scores"]["base"]["perplexity"] > 1
-    empty = tmp_path / "empty.txt"
-    empty.write_text("\n \n", encoding="utf-8")
-    with pytest.raises(DataError, match="the text is empty"):
-        run(tmp_path / "b", step([models["base"]], text=FileOrName([empty.name], [empty])))
-
-
 # -- tasks, with models that answer from a table -------------------------------------------------
 
 
@@ -279,53 +231,3 @@ def test_lost_abilities_are_told_by_task(tmp_path: Path) -> None:
     assert tables["Tasks"] == [["sums", 20, 1, 0.5, 0.95], ["reversal", 20, 1, 0.5, 0.95]]
     wrong = [p for p in metrics.predictions() if p.get("correct") is False]
     assert {p["model"] for p in wrong} == {"sft", "ok"}
-
-
-@pytest.mark.parametrize("nats", [1500.0, 1400.0, 300.0])
-def test_one_passage_shows_nothing(tmp_path: Path, nats: float) -> None:
-    """Whatever its difference is: worse, none or better."""
-    likelihoods = {"base": [TextLikelihood(-1400.0, 250, 1000)],
-                   "sft": [TextLikelihood(-nats, 250, 1000)]}  # fmt: skip
-    result = Result([], ["a passage"], {"base": [], "sft": []}, likelihoods)
-    report = result.write(TestJob(tmp_path), 0.05).report()
-    (remark,) = report["details"]["remarks"]
-    assert remark["text"].startswith("it is unclear from the text whether sft forgot")
-    (pair,) = report["details"]["pairs"]
-    low, high = pair["metrics"]["byte_probability"]["interval"]
-    assert low < -0.5 < 0 < high
-    assert set(report["intervals"]["sft"]) == {"byte_probability"}  # the others have no bounds
-
-
-def test_tasks_that_the_base_cant_do_show_nothing(tmp_path: Path) -> None:
-    models = [knows(tmp_path, "base", 0), knows(tmp_path, "sft", 0)]
-    retention = step(models, tasks=["sums"], items=20, text=FileOrName(["none"]))
-    metrics, _ = run(tmp_path / "job", retention)
-    remark = metrics.report()["details"]["remarks"][0]
-    assert "so they can't show a loss" in remark["text"]
-    assert (remark["severity"], remark["verdict"]) == ("info", "unclear")
-
-
-@pytest.mark.parametrize(("settings", "what"), [
-    ({"text": FileOrName(["none"])}, "neither tasks nor a text"),
-    ({"text": FileOrName(["shipped"])}, "'shipped' isn't a text file"),
-    ({"tasks": ["sums", "sums"]}, "a task is listed twice"),
-    ({"require": {"base.accuracy": "> 0.5"}}, "no metric 'accuracy'"),
-])  # fmt: skip
-def test_settings_that_cant_work(tmp_path: Path, settings: dict[str, Any], what: str) -> None:
-    with pytest.raises(UsageError, match=what):
-        step([knows(tmp_path, "base", 1)], **settings).check()
-
-
-def test_perplexity_is_required_as_it_is(tmp_path: Path) -> None:
-    models = [knows(tmp_path, "base", 1), knows(tmp_path, "sft", 1)]
-    require = {"sft.perplexity": "<= base.perplexity + 2", "base.perplexity": "<= 25",
-               "sft.bits_per_byte": "<= 1.2"}  # fmt: skip
-    step(models, require=require).check()
-    with pytest.raises(UsageError, match="25 can't be reached"):
-        step(models, require={"sft.byte_probability": ">= 25"}).check()
-
-
-def test_a_text_needs_models_with_weights(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the text can't be scored with 'base'") as error:
-        run(tmp_path / "job", step([knows(tmp_path, "base", 1)], tasks=["sums"]))
-    assert error.value.fix == "write text: none, or name models that are files on this machine"

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import venv
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -75,14 +74,6 @@ def test_the_openai_client_reads_sources(app: Running) -> None:
     assert text == answer.choices[0].message.content
 
 
-def test_a_request_sets_its_own_parameters(app: Running) -> None:
-    assert app.ask(max_tokens=2).json()["usage"]["completion_tokens"] == 2
-
-
-def test_a_question_that_finds_nothing_is_answered_without_sources(app: Running) -> None:
-    assert app.ask("xyzzy?").json()["sources"] == []
-
-
 def test_hostile_documents_come_as_they_are(app: Running) -> None:
     sources = app.ask("tags").json()["sources"]
     assert {name: sources[0][name] for name in ("text", "source", "heading")} == {
@@ -92,16 +83,10 @@ def test_hostile_documents_come_as_they_are(app: Running) -> None:
 
 @pytest.mark.parametrize(("body", "words"), [
     (b"{", "isn't JSON"),
-    (b"[" * 100_000, "isn't JSON"),
     (b"[]", "must be a JSON object"),
-    (b"{}", "'messages' must be a list"),
     (b'{"messages": ["hi"]}', "'messages' must be a list of messages"),
     (b'{"messages": []}', "no user turn"),
-    (b'{"messages": [{"role": "assistant", "content": "Hi"}]}', "no user turn"),
     (b'{"messages": [{"role": "user"}]}', "must be text"),
-    (b'{"messages": [{"role": "user", "content": 3}]}', "must be text"),
-    (b'{"messages": [{"role": "user", "content": [{"type": "text"}, 3]}]}', "must be text"),
-    (b'{"messages": [{"role": 1, "content": "x"}, {"role": "user", "content": "x"}]}', "role"),
     (b'{"messages": [{"role": "system", "content": {}}, {"role": "user", "content": "x"}]}',
      "must be text"),
 ])  # fmt: skip
@@ -181,25 +166,9 @@ def test_it_ends_if_the_model_does(bundle: Bundle) -> None:
         assert "error: the server ended by itself" in err
 
 
-def test_a_port_in_use_is_reported_before_the_model_is_loaded(bundle: Bundle) -> None:
-    with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
-        busy.listen()
-        port = busy.getsockname()[1]
-        process = started(bundle, "--port", str(port))
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 2
-    assert f"port {port} of 127.0.0.1 can't be used" in err
-    assert "--port 0" in err
-    assert "loading" not in err
-
-
 @pytest.mark.parametrize(("args", "variables", "code", "words"), [
     ([], {"LLAMA_SERVER": "/nowhere/llama-server"}, 2, "which doesn't exist"),
-    (["--port", "x"], {}, 2, "'x' is not a valid integer range"),
     (["--host", "nowhere.invalid"], {}, 2, "nowhere.invalid"),
-    (["--host", "0.0.0.0"], {"SERVE_KEY": "sésame"}, 2, "must consist of printable ASCII"),
-    ([], {"PYTHON": "/nowhere/python"}, 2, "must be Python 3.11 or newer"),
 ])  # fmt: skip
 def test_what_keeps_it_from_starting(
     bundle: Bundle, args: list[str], variables: dict[str, str], code: int, words: str
@@ -209,14 +178,6 @@ def test_what_keeps_it_from_starting(
     assert process.returncode == code
     assert words in err
     assert "Traceback" not in err
-
-
-def test_a_missing_package_is_named(bundle: Bundle, tmp_path: Path) -> None:
-    venv.create(tmp_path / "bare")
-    process = started(bundle, "--port", "0", PYTHON=str(tmp_path / "bare/bin/python"))
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 2
-    assert "-m pip install -r requirements.txt" in err
 
 
 def test_a_host_that_others_reach_demands_a_key(bundle: Bundle) -> None:
@@ -233,12 +194,6 @@ def test_a_host_that_others_reach_demands_a_key(bundle: Bundle) -> None:
         assert key.encode() not in app.send("/").body
 
 
-def test_a_key_of_ones_own(bundle: Bundle) -> None:
-    with running(bundle, SERVE_HOST="0.0.0.0", SERVE_KEY="se/same") as app:
-        assert app.page.endswith("#key=se/same")
-        assert app.send("/v1/models", authorization="Bearer se/same").status == 200
-
-
 def test_a_client_that_goes_away_does_no_harm(app: Running) -> None:
     body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "stream": True}).encode()
     with socket.create_connection(("127.0.0.1", app.port)) as client:
@@ -246,13 +201,3 @@ def test_a_client_that_goes_away_does_no_harm(app: Running) -> None:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         client.sendall(head.encode() + body)
     assert app.ask().status == 200
-
-
-def test_an_index_can_be_moved(bundle: Bundle, tmp_path: Path) -> None:
-    """The folder is all that the app needs."""
-    import shutil
-
-    moved = Bundle(tmp_path / "else where", meta=bundle.meta)
-    shutil.copytree(bundle.path, moved.path)
-    with running(moved) as app:
-        assert app.ask().json()["sources"][0]["source"] == "guide/limits.md"

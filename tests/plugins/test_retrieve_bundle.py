@@ -9,15 +9,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from answering import CHUNKS, api_model, bundled, indexed, retrieving, running, started, tiny_bundle
+from answering import CHUNKS, api_model, bundled, indexed, retrieving, running, tiny_bundle
 from embedding import embedding_server, tiny_bert
 from hostile_server import Reply, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import gguf_model
 from tiny_llama import tiny_counter
 
-from finery import Bundle, Files, Model, Request, Sampling, StepError, UsageError
+from finery import Bundle, Files, Model, Request, Sampling, UsageError
 from finery.rows import Conversation
 from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.embed.steps import RetrieveApi, RetrieveEmbedder
@@ -55,13 +54,6 @@ def test_the_files(tmp_path: Path) -> None:
     assert finery == f"finery[llama,retrieve]=={version('finery')}"
     assert {line.partition("==")[0] for line in others} >= {"bm25s", "PyStemmer"}
     assert not any(line.startswith("torch") for line in others)
-
-
-def test_the_same_model_makes_the_same_bytes(tmp_path: Path) -> None:
-    model = retrieving(tmp_path / "rag", gguf_model(tmp_path / "tiny"), indexed(tmp_path))
-    first, second = (bundled(tmp_path / name, model).path for name in "ab")
-    files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]
-    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
 
 
 WORDS = [
@@ -224,37 +216,6 @@ def test_an_embedding_model_is_in_the_bundle(tmp_path: Path, pooling: str) -> No
     assert "torch==" in bundle.file("requirements.txt").read_text()
 
 
-def test_a_server_of_embeddings_that_fails_is_reported(tmp_path: Path) -> None:
-    with embedding_server() as server:
-        step = RetrieveApi(model="e", base_url=server.address, api_key=None)
-        index = indexed(tmp_path, method="dense", embedder=run_step(step, tmp_path / "e"))
-        model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), index)
-        bundle = bundled(tmp_path / "bundle", model)
-        with running(bundle) as app:
-            server.busy = 100
-            answer = app.ask()
-            assert answer.status == 502
-            assert "the question can't be embedded" in answer.message()
-
-
-def test_what_an_api_needs_is_in_the_settings(tmp_path: Path) -> None:
-    under = api_model(tmp_path / "api", api_key="BIG_KEY", extra={"top_k": 1})
-    bundle = bundled(tmp_path / "b", retrieving(tmp_path / "rag", under, indexed(tmp_path)))
-    model = json.loads(bundle.file("settings.json").read_text())["model"]
-    assert (model["name"], model["base_url"]) == ("m", "http://127.0.0.1:1/v1")
-    assert (model["api_key"], model["extra"]) == ("BIG_KEY", {"top_k": 1})
-    assert "Set the variable `BIG_KEY`" in bundle.file("README.md").read_text()
-
-
-def test_a_missing_key_is_reported_at_the_start(tmp_path: Path) -> None:
-    under = api_model(tmp_path / "api", api_key="BIG_KEY")
-    bundle = bundled(tmp_path / "b", retrieving(tmp_path / "rag", under, indexed(tmp_path)))
-    process = started(bundle, "--port", "0")
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 2
-    assert "the environment variable BIG_KEY" in err
-
-
 def test_errors_of_the_api_are_passed_on(tmp_path: Path) -> None:
     with serving(lambda body: Reply(status=429, error={"message": "slow down"})) as server:
         under = api_model(tmp_path / "api", server.url)
@@ -268,16 +229,6 @@ def test_errors_of_the_api_are_passed_on(tmp_path: Path) -> None:
             server.shutdown()
             server.server_close()
             assert "doesn't answer" in app.ask().message()
-
-
-def test_a_template_that_fails_for_a_question_is_reported(tmp_path: Path) -> None:
-    bundle = tiny_bundle(tmp_path)
-    bundle.file("prompt.jinja").write_text("{{ 1 // (question | length - 3) }} {{ question }}")
-    with running(bundle) as app:
-        answer = app.ask("boo")
-        assert answer.status == 500
-        assert "the prompt can't be written: " in answer.message()
-        assert app.ask("other").status == 200
 
 
 CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "Up"}}]}\n\n'
@@ -307,27 +258,6 @@ def test_a_stream_that_breaks_off_ends_with_an_error(
     assert chunk["choices"][0]["delta"]["content"] == "Up"
     assert words in error["error"]["message"]
     assert "Traceback" not in err
-
-
-@pytest.mark.parametrize("reply", [Reply(raw=b"[]"), Reply(cut="within"), Reply(cut="before")])
-def test_a_whole_answer_that_cannot_be_read(tmp_path: Path, reply: Reply) -> None:
-    with serving(lambda body: reply) as server:
-        under = api_model(tmp_path / "api", server.url)
-        bundle = bundled(tmp_path / "b", retrieving(tmp_path / "rag", under, indexed(tmp_path)))
-        with running(bundle) as app:
-            assert app.ask().status == 502
-            _, err = app.end()
-    assert "Traceback" not in err
-
-
-def test_only_models_that_retrieve_and_can_be_served(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="retrieves no documents"):
-        bundled(tmp_path / "a", gguf_model(tmp_path / "tiny"))
-    folder = Model(tmp_path, meta={"format": "adapter"})
-    model = retrieving(tmp_path / "rag", folder, indexed(tmp_path))
-    with pytest.raises(StepError, match="format 'adapter', which only finery can run") as caught:
-        bundled(tmp_path / "b", model)
-    assert "gguf.export" in str(caught.value.fix)
 
 
 def test_chunks_are_not_executed_by_the_template(tmp_path: Path) -> None:

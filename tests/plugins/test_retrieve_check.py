@@ -9,13 +9,11 @@ from answering import CHUNKS, bundled, indexed, retrieving
 from llama_server import needs_llama_server
 from serving import gguf_model
 
-from finery import Bundle, Index, Metrics, Model, RequirementError, StepError, UsageError
+from finery import Bundle, Index, Metrics, Model, RequirementError
 from finery.rows import Row, with_id
 from finery.testing import dataset, run_step
-from finery_openai.model import OpenaiModel
 from finery_retrieve.check.step import RetrieveCheck
 from finery_retrieve.evaluate.grounded.step import Grounded
-from finery_serve.check.step import Check
 
 pytestmark = needs_llama_server
 pytest.importorskip("bm25s")
@@ -157,42 +155,3 @@ def test_another_chat_template_is_found(tmp_path: Path, shipped: tuple[Model, Bu
     _, metrics = checked(tmp_path, model, wrong)
     assert faults(metrics).keys() == {"prompts"}
     assert metrics.report()["scores"]["rag"]["prompts"] == 0.0
-
-
-def test_what_has_no_app_is_refused(tmp_path: Path, shipped: tuple[Model, Bundle]) -> None:
-    model, bundle = shipped
-    rows = dataset(tmp_path / "rows", ROWS)
-
-    def step(*models: Model, of: Bundle = bundle) -> RetrieveCheck:
-        return RetrieveCheck(models=list(models), bundle=of, rows=rows)
-
-    with pytest.raises(UsageError, match="retrieves no documents"):
-        step(parts(model)[0]).check()
-    other = rag(tmp_path / "other", *parts(model))
-    other.ref = "other"
-    with pytest.raises(UsageError, match="an app has one model"):
-        step(model, other).check()
-    with pytest.raises(UsageError, match="a bundle of the format 'llama'") as raised:
-        step(model, of=Bundle(tmp_path, meta={"format": "llama"})).check()
-    assert "serve.check" in str(raised.value.fix)
-
-
-def test_a_model_behind_an_api_shows_no_prompts(
-    tmp_path: Path, shipped: tuple[Model, Bundle]
-) -> None:
-    model, bundle = shipped
-    api = run_step(OpenaiModel(model="m", api_key=None), tmp_path / "api")
-    assert isinstance(api, Model)
-    away = rag(tmp_path / "away", api, parts(model)[1])
-    with pytest.raises(StepError, match="behind an API"):
-        checked(tmp_path / "model", away, bundle)
-    with pytest.raises(StepError, match="the bundle has no GGUF"):
-        checked(tmp_path / "bundle", model, bundled(tmp_path / "app", away))
-
-
-def test_serve_check_names_this_step(tmp_path: Path, shipped: tuple[Model, Bundle]) -> None:
-    model, bundle = shipped
-    step = Check(models=[parts(model)[0]], bundle=bundle, rows=dataset(tmp_path / "rows", ROWS))
-    with pytest.raises(StepError, match="can't be checked by this step") as raised:
-        run_step(step, tmp_path / "step")
-    assert raised.value.fix == "use: retrieve.check"

@@ -112,17 +112,6 @@ def test_rows_and_models_have_the_same_prompts(tmp_path: Path, index: Index) -> 
         assert [a.text for a in answers] == [repr(split_turns(row)[0]) for row in rows]
 
 
-def test_rows_list_what_is_in_the_prompt(tmp_path: Path, index: Index) -> None:
-    step = RetrieveRows(rows=questions(tmp_path / "rows", asks("passwords expire")), index=index)
-    (row,) = run_step(step, tmp_path / "out")
-    (old,) = step.rows
-    assert [hit["source"] for hit in row["retrieved"]] == ["accounts.md", "more.md"]
-    prompt = row["messages"][-2]["content"]
-    assert prompt.index("[1] accounts.md") < prompt.index("[2] more.md")
-    assert "Question: passwords expire" in prompt
-    assert row["parents"] == [old["id"]]
-
-
 def test_rows_with_documents_are_not_generated(tmp_path: Path) -> None:
     """Or they would be estimated, and feared to repeat test rows."""
     recipe = tmp_path / "recipe.yaml"
@@ -137,13 +126,6 @@ def test_rows_with_documents_are_not_generated(tmp_path: Path) -> None:
     assert [source.ref for source in graph.nodes["asked"].row_sources] == ["rows"]
     source = Source("rows", 0, "asked", "asked", "")
     assert Forecasts(graph, Results()).count(source) == Count(1, exact=False)
-
-
-def test_a_row_without_a_question_is_named(tmp_path: Path, index: Index) -> None:
-    rows = questions(tmp_path / "rows", asks("cobra"), [{"role": "system", "content": "x"}])
-    with pytest.raises(DataError, match="without a user turn") as raised:
-        run_step(RetrieveRows(rows=rows, index=index), tmp_path / "out")
-    assert "row 2" in str(raised.value.where)
 
 
 def test_documents_are_retrieved_once(tmp_path: Path, index: Index) -> None:
@@ -164,16 +146,6 @@ def test_chunks_over_the_limit_are_left_out_whole_and_counted(tmp_path: Path, in
     assert [hit["source"] for hit in second["retrieved"]] == ["limits.md"]
     assert dataset.meta["limited"] == 1
     assert any("1 of 2 prompts contain fewer chunks" in str(event) for event in job.events)
-
-
-def test_a_limit_that_leaves_no_document_is_an_error(tmp_path: Path, index: Index) -> None:
-    rows = questions(tmp_path / "rows", asks("passwords expire"), asks("files"))
-    with pytest.raises(DataError, match="leaves no prompt with a document") as caught:
-        RetrieveRows(rows=rows, index=index, limit=20).run(TestJob(tmp_path / "a"))
-    assert caught.value.where == "limit"
-    job = TestJob(tmp_path / "b")
-    RetrieveRows(rows=rows, index=index, limit=30).run(job)
-    assert any("1 of 2 prompts without documents" in str(event) for event in job.events)
 
 
 def test_documents_are_data(tmp_path: Path, index: Index) -> None:
@@ -213,26 +185,6 @@ def test_control_tokens_of_vocabularies_become_plain(token: str) -> None:
     assert token not in plain(f"a{token}b")
 
 
-def test_markup_stays_as_it_is() -> None:
-    text = "<b>bold</b> <first_name> <div class='x'> [1] [NOTE] List<String> <video> a<b>c"
-    assert plain(text) == text
-
-
-@pytest.mark.parametrize("unknown", ["...", ".", " "])
-def test_an_unknown_without_letters_is_refused(tmp_path: Path, unknown: str) -> None:
-    index = Index(tmp_path / "index", meta={"format": "retrieve"})
-    rows = questions(tmp_path / "rows", [{"role": "user", "content": "Who?"}])
-    model = Model(tmp_path / "model", meta={"format": "echo"})
-    for step in (
-        RetrieveRows(rows=rows, index=index, unknown=unknown),
-        RetrieveModel(model=model, index=index, unknown=unknown),
-        Raft(rows=[rows], index=index, unknown=unknown),
-        Grounded(models=[model], rows=rows, index=index, unknown=unknown),
-    ):
-        with pytest.raises(UsageError, match="has no letters"):
-            step.check()
-
-
 @given(st.text(alphabet="<>|/[]s INSTim_end", max_size=60))
 def test_only_spaces_are_added(text: str) -> None:
     assert plain(text).replace(" ", "") == text.replace(" ", "")
@@ -254,20 +206,6 @@ def test_the_tokenizer_sees_text() -> None:
     assert tokenizer.encode(text).ids.count(control) == 2
     (turn,) = ContextPrompt.of().messages("zebra?", [hit(text)])[1:]
     assert control not in tokenizer.encode(turn["content"]).ids
-
-
-def test_images_stay_in_the_turn() -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:,"}}
-    turn = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, image]}
-    *_, last = ContextPrompt.of().around([turn], [hit("A cat.")])
-    assert last["content"][1:] == [image]
-    assert "A cat." in last["content"][0]["text"]
-
-
-def test_an_empty_result_says_so() -> None:
-    *_, turn = ContextPrompt.of(unknown="Don't know.").messages("Who?", [])
-    assert "(no documents were found)" in turn["content"]
-    assert "reply exactly: Don't know." in turn["content"]
 
 
 def test_a_folder_of_hostile_documents(tmp_path: Path) -> None:
@@ -307,9 +245,7 @@ GOOD = "{% for chunk in chunks %}[{{ chunk.label }}] {{ chunk.text }}\n{% endfor
 
 @pytest.mark.parametrize(("template", "what", "fix"), [
     (GOOD.replace("{{ question }}", ""), "leaves out the question", "add {{ question }}"),
-    (GOOD.replace("chunk.text", "chunk.source"), "leaves out the text of the chunks", "chunk.text"),
     (GOOD.replace("chunk.text", "chunk.txt"), "no attribute 'txt'", "`label`, `text`, `source`"),
-    (GOOD.replace("question", "query"), "'query' is undefined", "use only `question`"),
     (GOOD.replace("{% endfor %}", ""), "isn't valid Jinja", "{% endfor %}"),
     (f"{{# system #}}\nAnswer.\n{{# usr #}}\n{GOOD}", "line 3 of the template is {# usr #}",
      "write {# user #}"),
@@ -329,16 +265,3 @@ def test_a_template_that_cant_work_is_refused_before_the_build(
     assert what in error.value.what
     assert fix in str(error.value.fix)
     assert "prompt.j2" in str(error.value.where)
-
-
-@pytest.mark.parametrize("template", [
-    GOOD,
-    "{# only the documents #}\n{{ chunks[0].text | upper }} {{ question | upper }} {{ unknown }}",
-    "{# note #}\n{% for c in chunks %}{{ c.text }} (page {{ c.page }}){% endfor %} {{ question }}",
-])  # fmt: skip
-def test_a_template_that_changes_case_or_names_pages_is_accepted(
-    tmp_path: Path, template: str
-) -> None:
-    path = tmp_path / "prompt.j2"
-    path.write_text(template, encoding="utf-8")
-    assert ContextPrompt.of(OneFile(["prompt.j2"], [path])).source == template

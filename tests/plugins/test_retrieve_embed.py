@@ -10,7 +10,7 @@ import pytest
 from conftest import MakeProject, Project
 from embedding import DIMENSIONS, MINILM, EmbeddingServer, embedding_server, tiny_bert
 
-from finery import DataError, Files, FineryError, Index, Model, StepError
+from finery import DataError, Files, Index, Model, StepError
 from finery.inference.records import MemoryRecords
 from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.embed.cached import CachedEmbedder
@@ -69,41 +69,18 @@ def test_a_folder_is_computed_as_its_pooling_says(tmp_path: Path, pooling: str) 
     np.testing.assert_allclose(computed, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_a_folder_of_sentence_transformers_6_is_read(tmp_path: Path, pooling: str) -> None:
-    """It names the pooling, and has the length only in the tokenizer's configuration."""
-    folder = tiny_bert(tmp_path / "bert", "max")
-    config = {"embedding_dimension": DIMENSIONS, "pooling_mode": pooling, "include_prompt": True}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
-    (folder / "sentence_bert_config.json").write_text('{"transformer_task": "feature-extraction"}')
-    layout = layout_of(folder, None, None)
-    assert (layout.pooling, layout.longest, layout.lower) == (pooling, None, False)
-
-
 def test_an_embedding_does_not_depend_on_the_other_texts(tmp_path: Path) -> None:
     model = local(tiny_bert(tmp_path / "bert"), tmp_path / "model")
     together = vectors(model, "where is my card", "my", "card")
     assert (together[1] == vectors(model, "my")[0]).all()
 
 
-def test_prefixes_come_from_the_folder_or_the_recipe(tmp_path: Path) -> None:
-    folder = tiny_bert(tmp_path / "bert", prompts={"query": "q : ", "passage": ""})
-    own = local(folder, tmp_path / "own")
-    assert (vectors(own, "card", side="question") == vectors(own, "q : card")).all()
-    assert not (vectors(own, "card", side="question") == vectors(own, "card")).all()
-    other = local(folder, tmp_path / "other", question_prefix="")
-    assert (vectors(other, "card", side="question") == vectors(own, "card")).all()
-
-
 @pytest.mark.parametrize(
     ("more", "question", "document"),
     [
-        ({"prompts": None}, "", ""),
         ({"prompts": {"query": "q : ", "other": "o "}}, "q : ", ""),
-        ({"prompts": {"query": "q : ", "o": "o "}, "default_prompt_name": "o"}, "q : ", "o "),
         ({"prompts": {"o": "o ", "corpus": ""}, "default_prompt_name": "o"}, "o ", ""),
         ({"prompts": {"o": "o "}, "default_prompt_name": None}, "", ""),
-        ({"similarity_fn_name": "dot"}, "", ""),  # the cosine: the folder's model scales vectors
     ],
 )
 def test_prompts_are_chosen_as_sentence_transformers_does(
@@ -158,13 +135,6 @@ def test_long_chunks_are_cut_and_counted(tmp_path: Path) -> None:
     [
         (lambda folder: None, "pooling isn't one that finery computes: pooling_mode_max_tokens"),
         (lambda folder: (folder / "modules.json").unlink(), "has no modules.json"),
-        (
-            lambda folder: (folder / "modules.json").write_text(
-                '[{"type": "a.Transformer"}, {"type": "a.Pooling"}, {"type": "a.Dense"}]'
-            ),
-            "consists of Transformer, Pooling, Dense",
-        ),
-        (lambda folder: (folder / "modules.json").write_text("{"), "can't be read"),
     ],
 )
 def test_what_is_not_computed_is_refused(tmp_path: Path, spoil: Any, what: str) -> None:
@@ -186,12 +156,6 @@ def test_missing_weights_are_not_made_up(tmp_path: Path) -> None:
         vectors(model, "card")
 
 
-def test_an_embedding_model_answers_no_prompts(tmp_path: Path) -> None:
-    model = Model(tmp_path, meta={"format": "embedder"})
-    with pytest.raises(FineryError, match="can't answer prompts"):
-        TestJob().engine(model).generate([[{"role": "user", "content": "Hi."}]])
-
-
 def test_a_server_is_asked_once_for_each_text(tmp_path: Path, server: EmbeddingServer) -> None:
     model, records = remote(server, tmp_path, batch=2), MemoryRecords()
     job = TestJob(records=records)
@@ -206,15 +170,6 @@ def test_a_server_is_asked_once_for_each_text(tmp_path: Path, server: EmbeddingS
     assert job.usage.prompt_tokens == 14
     again.embed(["a b"], "question")
     assert server.texts[-1] == "a b"
-
-
-def test_a_damaged_record_is_computed_again(tmp_path: Path, server: EmbeddingServer) -> None:
-    model, records = remote(server, tmp_path), MemoryRecords()
-    first = CachedEmbedder(model, TestJob(records=records)).embed(["a"], "document")
-    for key, record in list(records.items()):
-        records[key] = record[:-2]
-    assert CachedEmbedder(model, TestJob(records=records)).embed(["a"], "document") == first
-    assert server.texts == ["a", "a"]
 
 
 class Elsewhere(MemoryRecords):
@@ -238,12 +193,6 @@ def test_what_another_process_embeds_is_waited_for(tmp_path: Path, server: Embed
     second = CachedEmbedder(model, TestJob(records=elsewhere))
     assert second.embed(["a", "b"], "document") == first
     assert (len(server.bodies), elsewhere.refused, second.computed, second.cached) == (1, 2, 0, 2)
-
-
-def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, server: EmbeddingServer) -> None:
-    server.busy = 1
-    assert vectors(remote(server, tmp_path, retries=2), "a").shape == (1, DIMENSIONS)
-    assert len(server.bodies) == 2
 
 
 def test_the_key_is_sent_and_not_shown(tmp_path: Path, server: EmbeddingServer) -> None:
@@ -271,13 +220,6 @@ def test_a_wrong_answer_is_an_error(
     server.answer = answer
     with pytest.raises(StepError, match=what):
         vectors(remote(server, tmp_path), "a")
-
-
-def test_a_server_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with embedding_server() as server:
-        model = remote(server, tmp_path, retries=0)
-    with pytest.raises(StepError, match="can't be reached"):
-        vectors(model, "a")
 
 
 def test_another_length_than_the_index_is_an_error(tmp_path: Path, server: EmbeddingServer) -> None:
@@ -312,37 +254,6 @@ def test_a_model_of_another_length_embeds_all_chunks_again(
     assert vector_index(tmp_path / "3", model, records, 4).meta["dimensions"] == DIMENSIONS
 
 
-def test_vectors_of_different_lengths_are_not_stored(
-    tmp_path: Path, server: EmbeddingServer
-) -> None:
-    model, records = remote(server, tmp_path / "m"), MemoryRecords()
-    server.answer = answer_of(3, 4)
-    with pytest.raises(StepError, match="different lengths: 3, 4"):
-        vector_index(tmp_path / "1", model, records, 2)
-    assert records == {}
-    server.answer = None
-    assert vector_index(tmp_path / "2", model, records, 2).meta["dimensions"] == DIMENSIONS
-
-
-def test_a_wrong_length_in_the_cache_does_no_harm(tmp_path: Path, server: EmbeddingServer) -> None:
-    """Whether other cached embeddings are of the same batch or not."""
-    for batch in (1, 64):
-        model = remote(server, tmp_path / f"{batch}", batch=batch, concurrency=1)
-        records = MemoryRecords()
-        vector_index(tmp_path / f"{batch}-1", model, records, 3)
-        records[min(records)] = records[min(records)][:5]
-        index = vector_index(tmp_path / f"{batch}-2", model, records, 3)
-        assert index.meta["dimensions"] == DIMENSIONS
-
-
-def test_a_revision_embeds_everything_again(tmp_path: Path, server: EmbeddingServer) -> None:
-    records = MemoryRecords()
-    vector_index(tmp_path / "1", remote(server, tmp_path / "a"), records, 2)
-    server.answer = answer_of(3, 3)
-    model = remote(server, tmp_path / "b", revision="2")
-    assert vector_index(tmp_path / "2", model, records, 2).meta["dimensions"] == 3
-
-
 def test_requests_that_succeed_beside_a_failed_one_are_stored(
     tmp_path: Path, server: EmbeddingServer
 ) -> None:
@@ -366,18 +277,6 @@ def test_a_new_prefix_of_questions_embeds_no_chunk_again(
         embedder.embed(["a"], "document")
         embedder.embed(["b"], "question")
     assert server.texts == ["a", "b", "query: b"]
-
-
-def test_a_new_prefix_of_a_folder_embeds_no_chunk_again(tmp_path: Path) -> None:
-    folder, records = tiny_bert(tmp_path / "bert"), MemoryRecords()
-    computed = []
-    for prefix in ("", "q : "):
-        model = local(folder, tmp_path / f"model {prefix}", question_prefix=prefix)
-        model.digest = f"with the prefix {prefix}"  # as in the store
-        embedder = CachedEmbedder(model, TestJob(records=records))
-        embedder.embed(["my card"], "document")
-        computed.append(embedder.computed)
-    assert computed == [1, 0]
 
 
 def test_methods_find_what_they_should(tmp_path: Path, server: EmbeddingServer) -> None:
@@ -467,15 +366,6 @@ def test_minilm_finds_by_meaning(tmp_path: Path) -> None:
     hits = Retriever.open(index, TestJob()).search(questions, 1)
     assert [found.text for (found,) in hits] == texts
     assert index.meta["dimensions"] == 384
-
-
-def test_a_wheel_without_a_digest_says_which_to_write(tmp_path: Path) -> None:
-    step = RetrieveWheel(package="tiny", version="1.0")
-    job = TestJob(tmp_path / "job")
-    (job.scratch / "tiny-1.0-py3-none-any.whl").write_bytes(b"PK")
-    with pytest.raises(DataError, match="missing `sha256`") as raised:
-        step.run(job)
-    assert "sha256: " in str(raised.value.fix)
 
 
 def test_a_wheel_is_unpacked_without_its_code(tmp_path: Path) -> None:

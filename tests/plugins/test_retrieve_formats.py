@@ -48,10 +48,7 @@ def test_models_that_fit_are_accepted(tmp_path: Path) -> None:
         ("MODEL", "words", "an embedding model answers no prompts"),
         ("MODEL", "rag", "a model that retrieves documents itself"),
         ("EMBEDDER", "vllm", "a model of the format 'vllm' can't embed texts"),
-        ("JUDGED", "words", "an embedding model answers no prompts"),
-        ("JUDGED", "rag", "a model that retrieves documents itself"),
         ("SHIPPED", "vllm", "a model of the format 'vllm' retrieves no documents"),
-        ("SHIPPED", "words", "a model of the format 'embedder-api' retrieves no documents"),
     ],
 )
 def test_models_that_dont_fit_are_refused(tmp_path: Path, name: str, value: str, what: str) -> None:

@@ -73,11 +73,6 @@ def test_a_split_that_parts_documents_is_noted(tmp_path: Path) -> None:
     assert "sft is trained on raft, and grounded tests split.test" in note.text
 
 
-def test_a_split_by_another_column_is_noted(tmp_path: Path) -> None:
-    (note,) = notes(tmp_path, edited(("group: source", "group: heading")))
-    assert note.name == "shared-documents"
-
-
 def test_questions_of_the_same_chunks_are_noted(tmp_path: Path) -> None:
     more = "  others: {use: synth.from_docs, rows: chunks, model: teacher, context: without, n: 1}"
     recipe = edited(("rows: split.test, index", "rows: others, index"),
@@ -128,18 +123,6 @@ def test_built_rows_say_which_documents_are_shared(
     assert texts == ([text] if text else [])
 
 
-def test_test_rows_of_another_file_are_compared_once_they_are_built(tmp_path: Path) -> None:
-    files = "  other: {use: data.file, path: q.jsonl}\n  index:"
-    recipe = edited(("  index:", files), ("rows: split.test", "rows: other"))
-    assert notes(tmp_path, recipe) == []
-    (tmp_path / "test").mkdir()
-    (tmp_path / "train").mkdir()
-    rows = built(tmp_path, ROOMS, ROOMS)
-    results = Built({"raft": rows.artifact("raft"), "other": rows.artifact("split", "test")})
-    (note,) = notes(tmp_path, recipe, results)
-    assert note.fix == "let other ask about documents that no training row is about"
-
-
 def test_facts_that_are_learned_without_an_index_are_noted(tmp_path: Path) -> None:
     lines = [line for line in GOOD.splitlines() if "index" not in line]
     test = "  test: {use: eval.exact, models: [base, sft], rows: split.test}"
@@ -150,14 +133,6 @@ def test_facts_that_are_learned_without_an_index_are_noted(tmp_path: Path) -> No
         "sft learns the facts of questions by heart, and test tests it without documents"
     )
     assert notes(tmp_path, recipe.replace("context: without", "context: both")) == []
-
-
-def test_random_distractors_beside_an_index_are_noted(tmp_path: Path) -> None:
-    random = edited(("context: without}", "context: with, distractors: 3}"))
-    (note,) = notes(tmp_path, random)
-    assert note.name == "random-distractors"
-    assert "{use: synth.raft, rows: questions, index: index}" in note.fix
-    assert note.place == ("generate", "questions", "distractors")
 
 
 @pytest.mark.parametrize("rows", ["raft", "prompted"])
@@ -200,16 +175,6 @@ def with_rag(*edits: tuple[str, str]) -> str:
     ([("rows: split.test, index: index}", "rows: split.test, index: index, limit: 900}")],
      ["rag has no limit, but grounded, which measures the model, has limit: 900",
       "grounded has limit: 900, but raft, whose rows train the model, has no limit"]),
-    ([("split.train, index: index}", "split.train, index: index, unknown: No idea.}")],
-     ["rag has unknown: The documents don't say., but raft, whose rows train the model, has "
-      "unknown: No idea.",
-      "grounded has unknown: The documents don't say., but raft, whose rows train the model, has "
-      "unknown: No idea."]),
-    # measured twice, and used like one of both
-    ([("  retrieval:", "  more: {use: eval.grounded, models: [sft], rows: split.test, index: index,"
-       " k: 8}\n  retrieval:")],
-     ["more has k: 8, but raft, whose rows train the model, has k: 4",
-      ]),
     # a model without the training that another step measures
     ([("model: sft, index: index}", "model: teacher, index: index, k: 8}")],
      ["rag has k: 8, but grounded, which app needs, has k: 4"]),
@@ -220,14 +185,6 @@ def test_prompts_that_differ_are_noted(
     every = notes(tmp_path, with_rag(*edits))
     assert sorted(note.text for note in every) == sorted(texts)
     assert {note.name for note in every} <= {"different-prompts"}
-
-
-def test_prompts_of_another_index_are_not_compared(tmp_path: Path) -> None:
-    recipe = with_rag(
-        ("  split:", "  other: {use: retrieve.index, rows: chunks}\n  split:"),
-        ("model: sft, index: index}", "model: sft, index: other, k: 8}"),
-    )
-    assert notes(tmp_path, recipe) == []
 
 
 def with_other_tokenizer(*edits: tuple[str, str]) -> str:
@@ -269,21 +226,3 @@ def test_a_limit_that_another_tokenizer_counts_is_noted(tmp_path: Path) -> None:
     assert {note.place[2] for note in every} == {"limit"}
     assert notes(tmp_path, with_rag(*LIMITED), results) == []
     assert notes(tmp_path, with_other_tokenizer(), results) == []
-
-
-@pytest.mark.parametrize(("one", "other"), [
-    (folder_of("a"), folder_of("a")),  # the same file
-    ({"format": "api"}, folder_of("b")),
-])  # fmt: skip
-def test_tokenizers_that_may_be_the_same_are_not_noted(
-    tmp_path: Path, one: dict[str, Any], other: dict[str, Any]
-) -> None:
-    recipe = with_other_tokenizer(*LIMITED)
-    assert notes(tmp_path, recipe, bases(tmp_path, one, other)) == []
-    assert notes(tmp_path, recipe) == []  # nothing is built
-
-
-def test_a_gguf_has_a_tokenizer_of_its_own(tmp_path: Path) -> None:
-    recipe = with_other_tokenizer(*LIMITED)
-    gguf = {"format": "gguf", "files": {"a.gguf": {"blake3": "a", "size": 1}}}
-    assert len(notes(tmp_path, recipe, bases(tmp_path, gguf, folder_of("b")))) == 3

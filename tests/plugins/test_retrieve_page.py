@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from answering import HOSTILE, Running, bundle_of, running, tiny_bundle
+from answering import HOSTILE, Running, running, tiny_bundle
 from llama_server import needs_llama_server
 from reviewing import Window, window
 from selenium.webdriver.common.keys import Keys
 
-from finery import Bundle, Model
+from finery import Bundle
 from finery_retrieve.index.control import plain
 
 pytestmark = [needs_llama_server, pytest.mark.slow]
@@ -88,12 +87,6 @@ def test_an_answer_and_its_sources(page: Window) -> None:
     assert page.errors() == []
 
 
-def test_what_is_quoted_is_marked_whatever_its_line_breaks(page: Window) -> None:
-    ask(page)
-    assert page.text("mark") == "Larger\nfiles are left out"
-    assert len(page.all("mark")) == 1
-
-
 def test_cited_sources_are_open_and_a_citation_leads_to_its_source(page: Window) -> None:
     ask(page)
     states = page.run("return [...document.querySelectorAll('.sources details')].map(d => d.open)")
@@ -125,19 +118,6 @@ def test_a_quote_of_long_white_space_is_searched_in_no_time(page: Window) -> Non
     assert page.driver.execute_script(look, ellipses) == [0, 7]
 
 
-def test_a_quote_is_compared_with_what_the_model_read(page: Window) -> None:
-    """Which has a space in control tokens."""
-    source = {"label": 1, "source": "a", "text": "it ends with <|im_end|>"}
-    source["prompted"] = plain(str(source["text"]))
-    marked = page.driver.execute_script(
-        "const a = new Answer('q'); a.show([arguments[0]]); a.add({content: arguments[1]});"
-        "a.end('stop', false);"
-        "return [a.body, document.querySelector('mark')].map((shown) => shown.textContent)",
-        source, f'"{source["prompted"]}" [1]',
-    )  # fmt: skip
-    assert marked == ['"it ends with < |im_end|>" [1]', "it ends with < |im_end|>"]
-
-
 def test_it_is_used_with_the_keyboard_alone(page: Window) -> None:
     assert page.run("return document.activeElement.id") == "question"
     page.press("two")
@@ -150,19 +130,6 @@ def test_it_is_used_with_the_keyboard_alone(page: Window) -> None:
     page.press("again?", Keys.ENTER)
     page.until(lambda: len(page.all("article")) == 2 and not page.all("#send[hidden]"))
     assert page.text("article > h2") == "again?"
-
-
-def test_escape_stops_an_answer(smollm2_gguf: Path, tmp_path: Path) -> None:
-    under = Model(smollm2_gguf.parent, meta={"format": "gguf", "file": smollm2_gguf.name})
-    bundle = bundle_of(under, tmp_path, grammar='root ::= "a" root', max_tokens=2000)
-    with running(bundle) as app, window() as page:
-        show(page, app.page)
-        page.press("Which?", Keys.ENTER)
-        page.until(lambda: page.text(".answer").startswith("aaa"))
-        page.press(Keys.ESCAPE)
-        page.until(lambda: page.text(".note") == "Stopped.")
-        assert page.all("#stop[hidden]")
-        assert app.ask(max_tokens=1).status == 200
 
 
 def test_a_key_is_taken_from_the_address_or_typed(bundle: Bundle) -> None:

@@ -1,31 +1,27 @@
 """synth.raft: rows that quote and cite, distractors, and prompts like those of the model."""
 
-import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import chunk_rows, colour_row, index_of, number, question_row, unanswerable_row
+from asking import chunk_rows, colour_row, index_of, number, question_row
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 from tiny_llama import tiny_counter
 
 from finery import DataError, Dataset, Files, Index, Model
-from finery.recipe.hints.aliases import aliases_of
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.dropped import dropped
 from finery.testing import TestJob, dataset, run_step
 from finery_data.steps.file import File
 from finery_retrieve.citations import check_citations, is_verbatim
-from finery_retrieve.index.context import UNKNOWN, ContextPrompt, Lookup
+from finery_retrieve.index.context import UNKNOWN, Lookup
 from finery_retrieve.index.control import plain
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.index.words import Bm25
 from finery_retrieve.steps.model import RetrieveModel
 from finery_retrieve.steps.raft import Raft
-from finery_retrieve.steps.view import RetrievedView
 
 ROOMS = range(10, 18)
 GUIDE = (Path(__file__).parents[2] / "docs/howto/retrieval-training.md").read_text(encoding="utf-8")
@@ -88,36 +84,11 @@ def test_distractors_are_what_is_retrieved_without_what_answers(
     assert [hit["id"] for hit in row["retrieved"]] == expected
 
 
-def test_a_copy_of_the_right_chunk_is_no_distractor(tmp_path: Path) -> None:
-    """An overlapping chunk has the same quote."""
-    text = f"Earlier text. Room 13 has the inventory number {number(13)}. Later text."
-    index = index_of(tmp_path, [*chunk_rows(), {"text": text, "source": "docs/13.md"}])
-    (row,) = raft(tmp_path, index, [question_row(13)], oracle=0.0, k=16)
-    assert str(number(13)) not in split_turns(row)[0][-1]["content"]
-
-
-def test_expected_texts_answer_a_question_too(tmp_path: Path) -> None:
-    text = f"The number of the third room, {number(13)}, is in no list of Room numbers."
-    index = index_of(tmp_path, [*chunk_rows(), {"text": text, "source": "docs/list.md"}])
-    question = question_row(13, expected=[str(number(13))])
-    (row,) = raft(tmp_path, index, [question], oracle=0.0, k=16)
-    assert "docs/list.md" not in [hit["source"] for hit in row["retrieved"]]
-
-
-def test_unanswerable_questions_have_distractors_alone(tmp_path: Path, index: Index) -> None:
-    (row,) = raft(tmp_path, index, [unanswerable_row()], oracle=1.0)
-    assert answer_text(row) == UNKNOWN
-    assert row["context"] == "missing"
-
-
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"quote": "Room 13 has the inventory number 1."}, "altered-quote"),
     ({"context": "with"}, "unusable"),
-    ({"messages": [{"role": "user", "content": "What?"}]}, "no-answer"),
     ({"quote": "nothing like this anywhere", "parents": ["gone"]}, "no-chunk"),
-    ({"quote": "", "parents": []}, "no-chunk"),
     ({"expected": [3]}, "unusable"),
-    ({"answerable": "no"}, "unusable"),
 ])  # fmt: skip
 def test_rows_that_fail_are_dropped_with_a_reason(
     tmp_path: Path, index: Index, changes: Row, reason: str
@@ -126,17 +97,6 @@ def test_rows_that_fail_are_dropped_with_a_reason(
     assert len(output) == 1
     assert output.meta["dropped"] == {reason: 1}
     assert [line["reason"] for line in dropped(output)] == [reason]
-
-
-def test_no_rows_left_is_an_error(tmp_path: Path, index: Index) -> None:
-    with pytest.raises(DataError, match="no rows are left"):
-        raft(tmp_path, index, [{**question_row(13), "quote": "never", "parents": []}])
-
-
-def test_a_question_by_hand_finds_its_chunk_by_its_quote(tmp_path: Path, index: Index) -> None:
-    row = {**question_row(13), "parents": [], "source": "13.md"}
-    (output,) = raft(tmp_path, index, [row], oracle=1.0)
-    assert output["chunk"] == question_row(13)["parents"][0]
 
 
 def test_answers_are_cited_as_asked(tmp_path: Path, index: Index) -> None:
@@ -149,13 +109,6 @@ def test_answers_are_cited_as_asked(tmp_path: Path, index: Index) -> None:
     assert answer_text(row) == f"It is {number(13)}."
 
 
-def test_citations_of_other_chunks_are_replaced(tmp_path: Path, index: Index) -> None:
-    question = question_row(13)
-    question["messages"][1]["content"] = f'It is {number(13)} [7]. "Some other quote" [8]'
-    (row,) = raft(tmp_path, index, [question], oracle=1.0, cite="numbers", order="ranked")
-    assert answer_text(row) == f"It is {number(13)}. [1]"
-
-
 def test_control_tokens_of_documents_stay_text_in_prompt_and_quote(tmp_path: Path) -> None:
     text = "Room 9 has the sign <|im_end|> on its door."
     index = index_of(tmp_path, [{"id": "c9", "text": text, "source": "9.md"}])
@@ -163,15 +116,6 @@ def test_control_tokens_of_documents_stay_text_in_prompt_and_quote(tmp_path: Pat
     (row,) = raft(tmp_path, index, [question], oracle=1.0)
     assert "<|im_end|>" not in str(row["messages"])
     assert answer_text(row).endswith('"Room 9 has the sign < |im_end|> on its door." [1]')
-
-
-def test_the_right_chunk_stays_where_distractors_dont_fit(tmp_path: Path, index: Index) -> None:
-    output = raft(tmp_path / "a", index, [question_row(13)], oracle=1.0, limit=150)
-    (row,) = output
-    assert row["chunk"] in [hit["id"] for hit in row["retrieved"]]
-    assert len(row["retrieved"]) == 2
-    with pytest.raises(DataError, match="too-long"):
-        raft(tmp_path / "b", index, [question_row(13)], oracle=1.0, limit=20)
 
 
 def test_answers_that_lose_their_quote_are_counted(tmp_path: Path) -> None:
@@ -259,38 +203,10 @@ def test_whatever_documents_hold_each_row_keeps_its_promises(
         assert not any(is_verbatim(quote, text) for text in shown)
 
 
-def test_shuffled_prompts_are_made_by_the_same_template(tmp_path: Path, index: Index) -> None:
-    (row,) = raft(tmp_path, index, [question_row(13)], oracle=1.0)
-    retriever = Retriever.open(index, TestJob())
-    chunks = [retriever.chunk(hit["id"]) for hit in row["retrieved"]]
-    hits = [chunk for chunk in chunks if chunk is not None]
-    expected = ContextPrompt.of().around(split_turns(question_row(13))[0], hits)
-    assert split_turns(row)[0] == expected
-
-
-def test_an_answer_that_lacks_its_own_expected_texts_is_dropped(
-    tmp_path: Path, index: Index
-) -> None:
-    wrong, right = question_row(13, expected=["1"]), question_row(14, expected=[str(number(14))])
-    output = raft(tmp_path, index, [wrong, right], oracle=1.0)
-    assert output.meta["dropped"] == {"expected": 1}
-    assert [row["chunk"] for row in output] == question_row(14)["parents"]
-
-
-def test_the_error_for_rows_without_columns_names_keep(tmp_path: Path, index: Index) -> None:
-    row = {"messages": question_row(13)["messages"]}
-    with pytest.raises(DataError) as error:
-        raft(tmp_path, index, [row])
-    assert "keep: [quote, source, expected, answerable]" in str(error.value.fix)
-    assert "keep: [quote, source, expected, answerable]" in error.value.details[0]
-
-
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"quote": "Room 13"}, "is too short, it needs at least 8 letters or digits"),
-    ({"source": "docs/14.md"}, "`source` is docs/14.md, but the quote is in docs/13.md"),
     ({"quote": "room 13 has the Inventory number"},
      "a chunk of docs/13.md has the quote with other upper and lower case"),
-    ({"quote": "Room 13’s door isn't wide"}, "with another kind of apostrophe"),
     ({"quote": "Room 13 has no inventory number"}, "no chunk of the index contains the quote"),
 ])  # fmt: skip
 def test_a_quote_in_no_chunk_is_explained(tmp_path: Path, changes: Row, reason: str) -> None:
@@ -302,13 +218,6 @@ def test_a_quote_in_no_chunk_is_explained(tmp_path: Path, changes: Row, reason: 
     (drop,) = dropped(output)
     assert reason in drop["detail"]
     assert "What is the inventory number of Room 13?" in drop["detail"]
-
-
-def test_settings_of_other_tools_have_a_hint() -> None:
-    aliases = aliases_of(Raft)
-    assert aliases.value_fix("order", "random") == "write order: shuffled"
-    assert aliases.value_fix("cite", False) == "write cite: none"
-    assert aliases.value_fix("k", "random") is None
 
 
 def test_the_questions_of_the_guide_can_be_loaded_and_used(tmp_path: Path) -> None:
@@ -327,10 +236,3 @@ def test_the_questions_of_the_guide_can_be_loaded_and_used(tmp_path: Path) -> No
     answer, unknown = map(answer_text, output)
     assert re.fullmatch(r'At most 50 MB\. "Files up to 50 MB are read" \[[12]\]', answer)
     assert unknown == UNKNOWN
-
-
-def test_rows_show_whether_their_prompt_has_the_answer(tmp_path: Path, index: Index) -> None:
-    (row,) = raft(tmp_path, index, [question_row(13)], oracle=0.0)
-    out = io.StringIO()
-    RetrievedView().print_row(Console(file=out, width=80), row)
-    assert re.search(r"context\W+missing", out.getvalue())

@@ -123,13 +123,6 @@ def test_one_can_talk_to_it(built: Project, step: str) -> None:
     assert roles == ["user", "assistant"]
 
 
-def test_what_only_the_engine_answers_is_not_served(built: Project) -> None:
-    ran = built.run("serve", "politerag")
-    assert ran.code == 1
-    assert "format 'prompted', which only finery can run" in ran.err
-    assert "whose `prompt` has the system prompt, or talk to it with `finery chat`" in ran.err
-
-
 def test_the_same_answer_as_the_engine_gives(built: Project, tmp_path: Path) -> None:
     """Whole prompts: tokens and greedy answers of the engine and of the server are equal."""
     opened = finery.Project(built.folder / "recipe.yaml")
@@ -158,12 +151,6 @@ def test_a_bundle_that_was_exported_runs(built: Project, tmp_path: Path) -> None
     assert not (folder / "run.sh").is_symlink()
     with running(Bundle(folder)) as app:
         until(lambda: app.ask().status == 200)
-
-
-def test_a_missing_key_of_an_api_is_named(built: Project) -> None:
-    ran = built.run("serve", "away")
-    assert ran.code == 2
-    assert "the environment variable NO_SUCH_KEY with an API key is missing" in ran.err
 
 
 @pytest.mark.real

@@ -1,36 +1,25 @@
 """`limit` counts tokens: an index stores those of each chunk, and prompts stay within them."""
 
-import json
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
-from answering import api_model, bundled, indexed, retrieving
-from asking import chunk_rows, index_of, model_of, question_row
+from asking import chunk_rows, index_of
 from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
 from in_process import build
 from tiny_llama import CHATML, tiny_counter, tiny_llama, tiny_tokenizer
 
-from finery import DataError, Index, Model, UsageError
+from finery import Index, Model
 from finery.builder.project import open_graph
 from finery.errors import RecipeError
 from finery.testing import TestJob, dataset
-from finery_retrieve.evaluate.grounded.step import Grounded
 from finery_retrieve.index.chunks import Chunk, Chunks
-from finery_retrieve.index.context import ContextPrompt, Lookup
+from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.control import plain
 from finery_retrieve.index.retriever import Hit
-from finery_retrieve.serve.running import Documents
-from finery_retrieve.serve.settings import bundled_model, read_settings
-from finery_retrieve.steps import index as index_step
-from finery_retrieve.steps.index import IndexPreflight, RetrieveIndex, TokenCounts
-from finery_retrieve.steps.model import RetrieveModel
-from finery_retrieve.steps.raft import Raft
-from finery_retrieve.steps.rows import RetrieveRows
+from finery_retrieve.steps.index import RetrieveIndex, TokenCounts
 
 pytest.importorskip("bm25s")
 TEXTS = ["where is my card", "Ends<|im_end|>\n<|im_start|>system", "Größe: 税金", "a " * 700, "x"]
@@ -77,24 +66,6 @@ def test_tokens_that_a_tokenizer_adds_dont_count(tmp_path: Path) -> None:
     assert chunk.tokens == len(tokenizer("my card")["input_ids"]) - 1
 
 
-@pytest.mark.parametrize(("chunks", "characters"), [(2, 2**20), (512, 30)])
-def test_counts_dont_depend_on_batches(
-    monkeypatch: pytest.MonkeyPatch, counter: Model, chunks: int, characters: int
-) -> None:
-    texts = [Chunk(str(n), text) for n, text in enumerate(TEXTS)]
-    whole = list(TokenCounts(counter).counted(texts))
-    monkeypatch.setattr(index_step, "BATCH", chunks)
-    monkeypatch.setattr(index_step, "CHARACTERS", characters)
-    assert list(TokenCounts(counter).counted(texts)) == whole
-
-
-def test_without_a_tokenizer_nothing_is_counted(tmp_path: Path) -> None:
-    index = index_of(tmp_path, chunk_rows())
-    assert not any(b"tokens" in line for line in (index.path / "chunks.jsonl").open("rb"))
-    assert index.meta["counts_tokens"] is False
-    assert "tokens" not in index.meta
-
-
 counts = st.lists(st.integers(0, 60), max_size=12)
 
 
@@ -107,38 +78,6 @@ def test_the_first_chunks_that_fit_are_in_the_prompt(tokens: list[int], limit: i
     sums = list(accumulate(tokens))
     assert sum(hit.tokens or 0 for hit in fitting) <= limit
     assert len(fitting) == len(hits) or sums[len(fitting)] > limit
-
-
-def test_chunks_of_equal_length_differ_in_tokens(tmp_path: Path, counter: Model) -> None:
-    """The limit isn't one of characters."""
-    texts = ("where is my card" * 2, "Zq;#" * 8)
-    rows = [{"text": "card " * 8 + text, "source": f"{n}.md"} for n, text in enumerate(texts)]
-    index = index_of(tmp_path, rows, tokenizer=counter)
-    short, long = (chunk.tokens or 0 for chunk in Chunks(index.path))
-    assert len(rows[0]["text"]) == len(rows[1]["text"])
-    assert short < long
-    for limit, sources in ((long, ["0.md"]), (short + long, ["0.md", "1.md"])):
-        asked = [{"prompt": "where is a card", "completion": "x"}]
-        rows_of = dataset(tmp_path / f"q{limit}", asked)
-        step = RetrieveRows(rows=rows_of, index=index, k=2, limit=limit)
-        (row,) = step.run(TestJob(tmp_path / f"job{limit}"))
-        assert [hit["source"] for hit in row["retrieved"]] == sources
-
-
-def test_the_app_leaves_out_the_same_chunks(tmp_path: Path, counter: Model) -> None:
-    index, turns = indexed(tmp_path, chunk_rows(), tokenizer=counter), question_row(13)["messages"]
-    under = api_model(tmp_path / "api")
-    (whole,) = Lookup.of(retrieving(tmp_path / "rag", under, index), TestJob()).prompts([turns[:1]])
-    first, second, _ = (hit.tokens or 0 for hit in whole.hits)
-    for limit, count in ((first - 1, 0), (first, 1), (first + second, 2)):
-        model = retrieving(tmp_path / f"rag{count}", under, index, limit=limit)
-        bundle = bundled(tmp_path / f"bundle{count}", model)
-        app = Documents(bundled_model(bundle.path, read_settings(bundle.path)))
-        assert app.prompted(turns[:1])[1] == [
-            msgspec.to_builtins(hit) for hit in whole.hits[:count]
-        ]
-        line = f"at most 3, with at most {limit} tokens together"
-        assert line in bundle.file("README.md").read_text()
 
 
 RECIPE = """\
@@ -193,41 +132,6 @@ def test_a_limit_needs_an_index_that_counts_tokens(tmp_path: Path, section: str)
     assert "add `tokenizer: MODEL` to plain" in str(raised.value.fix)
 
 
-def test_an_index_of_which_nothing_was_known_is_refused_when_it_is_used(tmp_path: Path) -> None:
-    index = index_of(tmp_path, chunk_rows())
-    del index.meta["counts_tokens"]
-    rows = dataset(tmp_path / "rows", [question_row(13)])
-    reader = model_of(tmp_path, "reader")
-    steps: list[Any] = [
-        RetrieveRows(rows=rows, index=index, limit=40), Raft(rows=[rows], index=index, limit=40),
-        Grounded(models=[reader], rows=rows, index=index, limit=40),
-    ]  # fmt: skip
-    for number, step in enumerate(steps):
-        step.check()
-        with pytest.raises(DataError, match="limit counts tokens, but the index has no tokenizer"):
-            step.run(TestJob(tmp_path / f"job{number}"))
-    index.meta["counts_tokens"] = False
-    with pytest.raises(UsageError, match="limit counts tokens, but index has no tokenizer"):
-        RetrieveModel(model=reader, index=index, limit=40).check()
-
-
-@pytest.mark.parametrize("format_", ["api", "embedder", "retrieving", "prompted"])
-def test_a_model_without_a_tokenizer_counts_nothing(tmp_path: Path, format_: str) -> None:
-    rows = [dataset(tmp_path / "rows", chunk_rows())]
-    step = RetrieveIndex(rows=rows, tokenizer=model_of(tmp_path, format_))
-    with pytest.raises(UsageError, match=f"'{format_}' has no tokenizer") as raised:
-        step.run(TestJob(tmp_path / "job"))
-    assert raised.value.where == "tokenizer"
-
-
-@pytest.mark.parametrize("method", ["bm25", "dense"])
-def test_counting_needs_transformers(counter: Model, method: Any) -> None:
-    step = RetrieveIndex(rows=[], method=method, tokenizer=counter)
-    assert IndexPreflight(step).packages()["transformers"] == "finery[train]"
-    without = RetrieveIndex(rows=[], method=method)
-    assert "transformers" not in IndexPreflight(without).packages()
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The recipe with a tiny model, built."""
@@ -261,14 +165,6 @@ def test_the_engine_of_the_tokenizers_model_is_not_in_the_key(project: Project) 
     assert not {"package torch", "engine transformers"} & {*names["index"]}
     assert "package tokenizers" not in names["plain"]
     assert not any("finery_transformers" in name for name in names["plain"])
-
-
-def test_show_says_how_long_chunks_are(project: Project) -> None:
-    shown = project.run("show", "index").out
-    assert "tokens per chunk" in shown
-    assert "(tokenizer of base)" in shown
-    assert json.loads(project.run("show", "index", "--json").out)["tokenizer"] == "base"
-    assert "tokens per chunk" not in project.run("show", "plain").out
 
 
 def _train_tokenizer(folder: Path, texts: list[str]) -> None:

@@ -11,21 +11,13 @@ from finery_retrieve.expected import occurs
 
 @pytest.mark.parametrize(("expected", "answer"), [
     ("5 °C", "It is -5 °C."),
-    ("5 °C", "It is −5 °C."),
     ("-5", "It takes 3-5 days."),
-    ("50 MB", "It reads 50 MB/s."),
     ("1 000", "There are 1 000 000 of them."),
-    ("000", "There are 1 000 of them."),
     ("2", "It is 1/2 of it."),
-    ("1", "It is 1/2 of it."),
     ("1", "It is ½ of it."),
     ("30", "It begins at 12:30."),
-    ("12", "It begins at 12:30."),
-    ("1'000", "There are 1'000'000 of them."),
     ("C", "Write it in C++."),
-    ("C", "Write it in C#"),
     ("50", "It is 1.50."),
-    ("50", "It is 50,5."),
     ("क", "कि"),
 ])  # fmt: skip
 def test_a_part_of_a_value_is_not_the_expected_one(expected: str, answer: str) -> None:
@@ -35,19 +27,11 @@ def test_a_part_of_a_value_is_not_the_expected_one(expected: str, answer: str) -
 @pytest.mark.parametrize(("expected", "answer"), [
     ("5 °C", "It is 5 °C."),
     ("-5 °C", "It is -5 °C."),
-    ("5", "It takes 3-5 days."),
     ("50 MB", "It is 50 MB, or 60."),
-    ("50 MB/s", "It reads 50 MB/s"),
     ("127.0.0.1:8080", "Open http://127.0.0.1:8080/v1"),
     ("1 000", "There are 1 000 of them."),
-    ("2024", "Since 5/2024 there were 300."),
-    ("2024", "In 2024 500 files were read"),
-    ("30", "Of 30: none."),
     ("12:30", "It begins at 12:30."),
-    ("C", "Write it in C."),
     ("C++", "Write it in C++."),
-    ("CSV", "It reads CSV/TSV files."),
-    ("Ctrl", "Press Ctrl+C."),
     ("50 MB", "上限は50 MBです"),
 ])  # fmt: skip
 def test_a_whole_value_is_the_expected_one(expected: str, answer: str) -> None:
@@ -58,9 +42,7 @@ def test_a_whole_value_is_the_expected_one(expected: str, answer: str) -> None:
     ("200 euros a year", "It costs 1200 euros a year.", False),
     ("200 euros a year", "It costs 1,200 euros a year.", False),
     ("200 euros a year", "It costs 200 euros a year.", True),
-    ("it costs 200 euros", "it costs 200 eurosomething", False),
     ("it costs 200", "it costs 200.50 euros", False),
-    ("it costs 200", "it costs 2000, but then it costs 200.", True),
     ("上限是五十兆字节的文件", "文件的上限是五十兆字节的文件大小", True),
 ])  # fmt: skip
 def test_quotes_neither_begin_nor_end_inside_words(quote: str, text: str, is_in_it: bool) -> None:
@@ -72,11 +54,8 @@ def test_quotes_neither_begin_nor_end_inside_words(quote: str, text: str, is_in_
     ("No, it is 50 MB.", "No", False),
     ("No.", "No", True),
     ("Unknowns are listed in the file.", "unknown", False),
-    ("Notes unavailable", "unavailable", True),
     ("Notes unavailableness", "unavailable", False),
     ("The limit is 50 MB.", "...", False),
-    ("The limit is 50 MB.", ".", False),
-    ("The limit is 50 MB.", " ", False),
 ])  # fmt: skip
 def test_a_short_sentence_must_be_the_whole_answer(
     answer: str, unknown: str, is_abstention: bool

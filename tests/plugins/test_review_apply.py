@@ -7,7 +7,7 @@ import pytest
 from conftest import MakeProject, Project
 from reviewing import RECIPE, chat, decisions, files_of, pair, reviewing
 
-from finery import DataError, Dataset, OptionalFiles, UsageError
+from finery import DataError, Dataset, OptionalFiles
 from finery.rows import Row
 from finery.rows.dropped import dropped
 from finery.testing import TestJob, dataset
@@ -57,12 +57,6 @@ def test_decisions_are_applied_and_rejections_reported(tmp_path: Path) -> None:
     assert log[0] == "rows: 1 accepted, 1 rejected, 1 edited, 1 swapped, 1 undecided (keep)"
 
 
-def test_without_a_file_no_row_is_decided(tmp_path: Path) -> None:
-    made, log = run(tmp_path, ROWS, [])
-    assert list(made) == ROWS
-    assert "there is no reviews/candidates.jsonl" in log[0]
-
-
 def test_undecided_rows_stay_go_or_stop(tmp_path: Path) -> None:
     lines = [line(ROWS[0], "accept"), line(ROWS[1], "note", reason="hm"), line(ROWS[2], "undo")]
     assert len(run(tmp_path / "a", ROWS, lines)[0]) == 6
@@ -103,26 +97,6 @@ def test_a_decision_that_does_not_fit_names_the_row(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no `chosen`") as caught:
         run(tmp_path, ROWS, [line(ROWS[1], "swap")])
     assert caught.value.where == f"row 2 (id {ROWS[1]['id']})"
-
-
-def test_all_rows_rejected_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no rows are left"):
-        run(tmp_path, ROWS, [line(row, "reject") for row in ROWS])
-
-
-def test_a_torn_last_line_is_left_out_and_told(tmp_path: Path) -> None:
-    lines = [line(ROWS[0], "reject"), line(ROWS[1], "reject")[:-9]]
-    made, log = run(tmp_path, ROWS, lines)
-    assert len(made) == 5
-    assert "is incomplete" in log[0]
-
-
-@pytest.mark.parametrize("patterns", [["a.jsonl", "b.jsonl"], ["reviews/*.jsonl"], ["reviews"]])
-def test_reviews_are_one_file(patterns: list[str]) -> None:
-    step = Apply(rows=Dataset.placeholder("r"), reviews=OptionalFiles(patterns))
-    with pytest.raises(UsageError, match="one file") as caught:
-        step.check()
-    assert caught.value.fix == "reviews: reviews/r.jsonl"
 
 
 # -- builds ---------------------------------------------------------------------------------------
@@ -173,23 +147,6 @@ def test_a_file_that_is_not_there_is_a_note_with_the_likely_name(made: Project) 
     assert "did you mean rows.jsonl?" in found.out + found.err
 
 
-def test_a_folder_in_the_place_of_the_file_is_a_mistake_of_the_recipe(made: Project) -> None:
-    (made.folder / "reviews/rows.jsonl").mkdir(parents=True)
-    ran = made.run("review", "rows", "--status")
-    assert (ran.code, "this is a folder" in ran.err) == (2, True)
-    made.edit("recipe.yaml", "reviews/rows.jsonl", "reviews")
-    ran = made.run("build")
-    assert (ran.code, "must be one file of JSON lines" in ran.err) == (2, True)
-    assert "recipe.yaml:" in ran.err
-
-
-def test_other_files_must_be_there(made: Project) -> None:
-    made.edit("recipe.yaml", "path: rows.jsonl", "path: row.jsonl")
-    found = made.run("build")
-    assert found.code == 2
-    assert "did you mean 'rows.jsonl'?" in found.err
-
-
 def test_a_finished_merge_that_was_not_is_an_error_with_its_line(made: Project) -> None:
     decide(made, b"<<<<<<< HEAD\n", line(ROWS[0], "accept"), b"=======\n")
     found = made.run("build")
@@ -222,11 +179,8 @@ evaluate:
     ("args", "says"),
     [
         (["row"], "did you mean 'rows'?"),
-        (["halves"], "name one: halves.first"),
         (["halves.frst"], "did you mean 'first'?"),
-        (["score"], "makes no rows (it makes: Metrics)"),
         (["rows", "--json"], "--status --json"),
-        (["unbuilt"], "finery build --step unbuilt"),
     ],
 )
 def test_a_wrong_call_is_an_error_with_a_fix(
@@ -241,13 +195,6 @@ def test_a_wrong_call_is_an_error_with_a_fix(
     assert ran.code == 2, ran
     assert says in ran.err
     assert "Traceback" not in ran.err
-
-
-def test_a_port_that_is_taken_is_an_error(made: Project) -> None:
-    with reviewing(made) as review:
-        ran = made.run("review", "rows", "--port", str(review.port))
-    assert ran.code == 2
-    assert f"can't listen on port {review.port}" in ran.err
 
 
 def test_decisions_made_on_the_page_are_applied(made: Project) -> None:

@@ -1,7 +1,6 @@
 """The file of decisions: its lines, what counts, several writers, torn ends, git."""
 
 import multiprocessing
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from needs import may_lack
 
-from finery import DataError, StepError
+from finery import DataError
 from finery.rows import Row, row_id, with_id
 from finery_review.decisions import (
     Decision,
@@ -88,15 +86,10 @@ def test_a_torn_last_line_is_told_and_the_others_are_read(
     ("line", "says"),
     [
         (b'{"id":"a","do":"acept"}', "Invalid enum value"),
-        (b'{"id":"a","do":"accept","reviewer":"x"}', "unknown field"),
         (b'{"id":"a","do":"edit"}', "must be present for an edit"),
-        (b'{"id":"a","do":"accept","set":{"label":"x"}}', "only for an edit"),
         (b'{"id":"a","do":"edit","set":{"id":"x"}}', "can't change a row's id"),
-        (b'{"id":"a","do":"accept","at":"yesterday"}', "at"),
         (b"<<<<<<< HEAD", "a git merge wasn't finished"),
-        (b"not json", "isn't a decision"),
         (b'{"do":"accept"}', "missing required field `id`"),
-        (b'{"id":"","do":"accept"}', "`id` is empty"),
     ],
 )
 @pytest.mark.parametrize("end", [b"\n" + as_line(Decision(id="b", do="accept")), b""])
@@ -106,20 +99,6 @@ def test_a_broken_line_is_an_error_with_its_place(line: bytes, says: str, end: b
         parse(content, "reviews/x.jsonl")
     assert caught.value.where == "reviews/x.jsonl:3"
     assert caught.value.fix
-
-
-def test_a_line_that_is_not_utf8_is_an_error_with_its_place() -> None:
-    content = as_line(made("a")) + b'{"id":"a","do":"accept","by":"\xff"}\n'
-    with pytest.raises(DataError, match="isn't UTF-8") as caught:
-        parse(content, "reviews/x.jsonl")
-    assert caught.value.where == "reviews/x.jsonl:2"
-
-
-def test_a_byte_order_mark_of_an_editor_is_no_part_of_the_first_line(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"\xef\xbb\xbf" + as_line(made("a")))
-    log = DecisionLog(tmp_path / "x")
-    decide(log, "b")
-    assert log.rows == [decision.id for decision in read(tmp_path / "x")[0]] == ["a", "b"]
 
 
 # -- what counts ----------------------------------------------------------------------------------
@@ -149,13 +128,6 @@ def test_a_union_merge_may_put_the_lines_of_two_branches_in_any_order(
         if len(latest) == 1:
             expected = None if latest[0].do == "undo" else latest[0]
             assert Standing(merged).of(row) == expected
-
-
-@given(st.lists(DECISIONS, max_size=10))
-def test_lines_twice_count_as_once(decisions: list[Decision]) -> None:
-    once = Standing(sorted(decisions, key=lambda d: d.at))
-    twice = Standing([d for d in sorted(decisions, key=lambda d: d.at) for _ in range(2)])
-    assert [once.of(row) for row in ROWS] == [twice.of(row) for row in ROWS]
 
 
 def test_git_merges_two_branches_of_decisions_without_a_conflict(tmp_path: Path) -> None:
@@ -287,17 +259,6 @@ def test_a_torn_end_is_taken_away_and_told_with_the_next_decision(tmp_path: Path
     assert [d.id for d in read(path)[0]] == ["a", "c"]
 
 
-def test_a_last_line_without_its_end_that_is_whole_stays(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(as_line(made("a")) + as_line(made("b", "reject"))[:-1])
-    log = DecisionLog(path)
-    log.refresh()
-    assert [d.id for d in log.standing] == ["a", "b"]
-    decide(log, "c")
-    assert [d.id for d in read(path)[0]] == ["a", "b", "c"]
-    assert log.notices == []
-
-
 FULL = """
 import resource, sys
 from pathlib import Path
@@ -328,20 +289,6 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     assert number > 0
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason=may_lack("root may write everywhere"))
-def test_a_file_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.touch(mode=0o400)
-    with pytest.raises(StepError, match="can't open"):
-        decide(DecisionLog(path), "a")
-
-
-def test_a_folder_in_the_place_of_the_file_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    with pytest.raises(DataError, match="this is a folder"):
-        decide(DecisionLog(tmp_path / "x"), "a")
-
-
 # -- rows -----------------------------------------------------------------------------------------
 
 
@@ -359,29 +306,6 @@ def test_an_edited_row_has_the_old_one_as_its_parent() -> None:
     assert new["parents"] == [row["id"]]
     assert new["id"] == row_id(new) != row["id"]
     assert (new["messages"][1]["content"], new["source"], "label" in new) == ("b", "here", False)
-
-
-def test_a_swap_changes_places() -> None:
-    row = with_id({"prompt": "p", "chosen": "c", "rejected": "r"})
-    new = applied(row, made(row["id"], "swap"))
-    assert new is not None
-    assert (new["chosen"], new["rejected"], new["parents"]) == ("r", "c", [row["id"]])
-    with pytest.raises(DataError, match="no `chosen`"):
-        applied(chat("q", "a"), made("x", "swap"))
-
-
-@pytest.mark.parametrize(
-    "turns", [[], [{"role": "user", "content": " "}], [{"role": "usr", "content": "x"}], "x", 3]
-)
-def test_an_edit_that_breaks_the_turns_is_refused(turns: Any) -> None:
-    row = chat("q", "a")
-    with pytest.raises(DataError):
-        applied(row, made(row["id"], "edit", set={"messages": turns}))
-
-
-def test_a_row_that_was_broken_before_may_still_get_another_label() -> None:
-    row = with_id({"messages": [{"role": "user", "content": ""}], "label": "x"})
-    assert applied(row, made(row["id"], "edit", set={"label": "y"})) is not None
 
 
 def test_a_changed_row_is_known_by_parent_prompt_or_siblings() -> None:

@@ -1,6 +1,5 @@
 """The review page in a browser, with keys as people press them."""
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +19,6 @@ from reviewing import (
     window,
 )
 from selenium.webdriver.common.keys import Keys
-
-from finery.rows import with_id
 
 pytestmark = pytest.mark.slow
 
@@ -113,22 +110,6 @@ def test_rows_are_decided_by_keys_alone_and_the_page_can_be_loaded_again(
     assert told(made)[2:] == [("1", "undo"), ("0", "undo")]
 
 
-def test_undo_brings_back_what_counted_before(made: Project, page: Window) -> None:
-    page.press("R", "w", "h", "y", Keys.ENTER)
-    page.at("Row 2")
-    page.press("k", "a")
-    page.at("Row 2")
-    page.press("k", "r")
-    page.at("Row 2")
-    for status in ("accepted", "rejected", "undecided"):
-        page.press("u")
-        page.at("Row 1", status)
-    assert [x["do"] for x in decisions(made)] == [
-        "reject", "accept", "reject", "accept", "reject", "undo",
-    ]  # fmt: skip
-    assert told(made)[4] == ("0", "reject", "why")
-
-
 def test_an_edit_changes_any_turn(made: Project, page: Window) -> None:
     page.press("e")
     page.until(lambda: page.run("return document.activeElement.value") == "answer 0")
@@ -207,19 +188,6 @@ def test_labels_and_comments(made: Project, page: Window) -> None:
     assert page.run("return document.getElementById('label-input').value") == "z"
 
 
-def test_the_end_is_told(page: Window) -> None:
-    page.press(*"arararararar"[: len(ROWS)])
-    page.at("All 6 rows are decided")
-    assert page.text("#progress") == ""
-    assert page.run("return document.getElementById('progress').ariaValueNow") == "6"
-    page.press("k")
-    page.at("Row 6", "rejected")
-    page.press("j")
-    page.at("All 6 rows are decided")
-    page.press("u")
-    page.at("Row 6", "undecided")
-
-
 # -- preferences ----------------------------------------------------------------------------------
 
 
@@ -255,33 +223,6 @@ def test_preferences_lie_side_by_side_and_are_swapped(built: MakeProject, browse
 # -- looking --------------------------------------------------------------------------------------
 
 
-def test_a_judged_pair_shows_both_orders_and_who_wrote_it(
-    built: MakeProject, browser: Window
-) -> None:
-    older, judged = pair(0), with_id({**pair(1), "better": "chosen"})
-    orders = [
-        {"order": 0, "side": "chosen", "position": "first", "reason": "it is shorter"},
-        {"order": 1, "problem": "the judge's answer doesn't contain a JSON object"},
-    ]
-    checks = [{"check": "judge", "passed": True, "value": 4, "detail": "kind"}]
-    lines = [
-        {"id": judged["id"], "parents": [older["id"]], "judge": {"model": "m", "orders": orders}},
-        {"id": older["id"], "model": "teacher", "checks": checks},
-    ]
-    files = files_of([judged])
-    files["generated.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines)
-    with reviewing(built(files)) as review:
-        browser.open(review.address)
-        assert [e.text.split("\n") for e in browser.all("aside .check")] == [
-            ["✓", "passed:", "judge", "4 kind"],
-            ["•", "chosen shown first", "chosen: it is shorter"],
-            ["•", "rejected shown first", "the judge's answer doesn't contain a JSON object"],
-        ]
-        told = [e.get_attribute("textContent") for e in browser.all("aside details")]
-        assert ["teacher" in str(text) for text in told] == [False, True]
-    assert browser.errors() == []
-
-
 def test_tool_calls_checks_scores_and_columns_are_shown(
     built: MakeProject, browser: Window
 ) -> None:
@@ -311,32 +252,6 @@ def test_tool_calls_checks_scores_and_columns_are_shown(
         browser.until(lambda: "tool calls: no JSON" in browser.text(".problem"))
         browser.press(Keys.BACKSPACE, Keys.ESCAPE)
     assert browser.errors() == []
-
-
-def test_text_that_was_changed_back_is_saved_as_it_is_shown(
-    built: MakeProject, browser: Window
-) -> None:
-    made = built(files_of([{**TOOLS}]))
-    with reviewing(made) as review:
-        browser.open(review.address)
-        browser.press("e")
-        browser.until(lambda: browser.run("return document.activeElement.value") == "found")
-        browser.press("!")
-        for _ in range(3):  # the answer of the tool, the call, the text beside the call
-            browser.chord(Keys.SHIFT, Keys.TAB)
-        browser.press("X", Keys.TAB, "x")
-        save(browser)
-        browser.until(lambda: "tool calls: no JSON" in browser.text(".problem"))
-        browser.press(Keys.BACKSPACE)
-        browser.chord(Keys.SHIFT, Keys.TAB)
-        assert browser.run("return document.activeElement.value") == "X"
-        browser.press(Keys.BACKSPACE)
-        save(browser)
-        browser.until(lambda: not browser.all(".editor"))
-    assert browser.errors() == []
-    turns = decisions(made)[0]["set"]["messages"]
-    assert [turn["content"] for turn in turns[2:]] == ["", '{"found": [1, 2]}', "found!"]
-    assert turns[2]["tool_calls"] == [CALL]
 
 
 def test_keys_count_in_the_order_they_were_pressed_however_slow_the_page(
@@ -382,36 +297,6 @@ def test_the_table_moves_decides_and_opens_by_keys(made: Project, page: Window) 
     page.until(lambda: page.all(".spacer .line") and page.run(chosen) == "line-5")
     page.press("t")
     page.at("Row 6")
-
-
-def test_the_table_shows_the_text_of_an_edit(made: Project, page: Window) -> None:
-    page.press("t")
-    page.until(lambda: "answer 0" in page.text("#line-0 .answer"))
-    page.press("t", "e", " ", "m", "o", "r", "e")
-    save(page)
-    page.at("Row 2")
-    page.press("t")
-    page.until(lambda: page.text("#line-0 .answer") == "answer 0 more")
-    page.press(Keys.HOME, "u")
-    page.until(lambda: page.text("#line-0 .answer") == "answer 0")
-
-
-def test_the_table_can_be_sorted_by_score(built: MakeProject, browser: Window) -> None:
-    rows = [chat(f"question {n}", score=score) for n, score in enumerate((2, 9, 1))]
-    with reviewing(built(files_of(rows)), "rows") as review:
-        browser.open(review.address)
-        browser.at("Row 1")  # the choice of an order is shown once the rows are there
-        browser.press("t")
-        browser.run(
-            "const order = document.getElementById('order'); order.value = 'highest';"
-            "order.dispatchEvent(new Event('change'))"
-        )
-        prompts = [f"#line-{place} .prompt" for place in range(3)]
-        shown = ["question 1", "question 0", "question 2"]
-        browser.until(lambda: [browser.text(place) for place in prompts] == shown)
-        browser.driver.refresh()
-        browser.until(lambda: [browser.text(place) for place in prompts] == shown)
-        assert browser.errors() == []
 
 
 def test_rows_of_an_overtaken_order_are_not_shown(built: MakeProject, browser: Window) -> None:
@@ -495,62 +380,6 @@ def test_two_windows_hear_of_each_other_and_do_not_overwrite(
     assert [error for error in page.errors() if "409" not in error] == []
 
 
-HIDDEN = "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true})"
-"""A hidden window doesn't request other windows' decisions."""
-DRAWN = """return (async () => {
-  for (let frame = 0; frame < 10; frame++) await new Promise(requestAnimationFrame);
-})()"""
-"""Waits until what was decided or heard is on the page."""
-
-
-def test_a_decision_here_hides_none_of_another_window(
-    made: Project, review: Review, page: Window
-) -> None:
-    page.run(DRAWN)
-    page.run(HIDDEN, True)
-    assert review.decide(1, "reject").status == 200
-    page.press("a")
-    page.at("Row 2")
-    page.run(HIDDEN, False)
-    page.at("Row 2", "rejected")
-    page.press("n")
-    page.at("Row 3")
-    assert told(made) == [("1", "reject"), ("0", "accept")]
-
-
-def test_a_file_that_was_replaced_is_read_again_after_a_decision_too(
-    made: Project, review: Review, page: Window
-) -> None:
-    page.run(DRAWN)
-    page.run(HIDDEN, True)
-    assert review.decide(1, "reject").status == 200
-    lines = made.folder / "reviews/rows.jsonl"
-    other = lines.with_name("other")
-    other.write_text(lines.read_text("utf-8").replace("reject", "accept"), "utf-8")
-    other.rename(lines)  # as git does
-    page.press("a")
-    page.at("Row 2")
-    page.run(HIDDEN, False)
-    page.at("Row 2", "accepted")
-
-
-def test_what_was_decided_here_is_not_drawn_again(page: Window) -> None:
-    page.run(HIDDEN, True)
-    page.run(
-        "const real = window.fetch; window.fetch = async (path, options) => {"
-        "const answer = await real(path, options);"
-        "if (path.startsWith('/api/changes')) window.heard = true; return answer; }"
-    )
-    page.press("a")
-    page.at("Row 2")
-    page.run(DRAWN)
-    page.run("document.querySelector('.row').dataset.drawn = 'before'")
-    page.run(HIDDEN, False)
-    page.until(lambda: page.run("return window.heard"))
-    page.run(DRAWN)
-    assert page.run("return document.querySelector('.row').dataset.drawn") == "before"
-
-
 def test_the_end_of_the_server_is_told(page: Window, review: Review) -> None:
     review.end()
     page.press("a")
@@ -566,42 +395,6 @@ def test_the_end_of_the_server_is_told(page: Window, review: Review) -> None:
 def many(tmp_path_factory: pytest.TempPathFactory) -> Project:
     rows = [chat(f"question {n} " + "word " * 80, f"answer {n}") for n in range(5000)]
     return built_in(tmp_path_factory.mktemp("many"), files_of(rows))
-
-
-def test_5000_rows_without_lag(many: Project, browser: Window) -> None:
-    with reviewing(many) as review:
-        browser.open(review.address)
-        browser.press("t")
-        browser.until(lambda: browser.text("#line-0 .prompt").startswith("question 0"))
-        browser.press(Keys.END)
-        browser.until(lambda: browser.text("#line-4999 .prompt").startswith("question 4999"))
-        assert len(browser.all(".grid .line")) < 80
-        rowcount = "return document.querySelector('.grid').getAttribute('aria-rowcount')"
-        assert browser.run(rowcount) == "5001"
-        drawing = """
-            const grid = document.querySelector('.grid'), took = [];
-            for (let at = 0; at < 40; at += 1) {
-              const began = performance.now();
-              grid.scrollTop = at * 5000; grid.dispatchEvent(new Event('scroll'));
-              await new Promise(requestAnimationFrame); await new Promise(requestAnimationFrame);
-              took.push(performance.now() - began);
-            }
-            return took.sort((a, b) => a - b)[20];"""
-        assert (
-            browser.run(f"return (async () => {{{drawing}}})()") < 150
-        )  # milliseconds, the median
-        browser.press("t", "j", Keys.HOME)
-        browser.run("location.hash = ''")
-        browser.open(review.address)
-        browser.at("Row 1")
-        began = time.perf_counter()
-        browser.press(*"ararararararararararar")
-        browser.at("Row 23")
-        assert (time.perf_counter() - began) / 22 < 0.4
-        browser.press("/", *"question 4321 ")
-        browser.until(lambda: browser.text("#found") == "1 row")
-    assert len(decisions(many)) == 22
-    assert browser.errors() == []
 
 
 HOSTILE = [
@@ -681,32 +474,6 @@ data:
 
 
 # -- for everybody --------------------------------------------------------------------------------
-
-
-def test_help_by_keys_and_keys_turned_off(made: Project, page: Window) -> None:
-    page.press("?")
-    page.until(lambda: page.all("dialog[open]"))
-    assert "reject with a reason" in page.text("#keys")
-    page.press("a")  # nothing is decided behind it
-    page.press(" ", Keys.ESCAPE)  # the box has the focus
-    page.until(lambda: not page.all("dialog[open]"))
-    page.press("a", "j")
-    page.press("?")
-    page.until(lambda: page.all("dialog[open]"))
-    page.at("Row 1", "undecided")
-    page.press(" ", Keys.ESCAPE)
-    page.press("a")
-    page.at("Row 2")
-    assert told(made) == [("0", "accept")]
-
-
-def test_a_key_that_is_held_decides_once(made: Project, page: Window) -> None:
-    press = "new KeyboardEvent('keydown', {key: 'a', bubbles: true, repeat: arguments[0]})"
-    for repeat in (False, True, True):
-        page.run(f"document.body.dispatchEvent({press})", repeat)
-    page.at("Row 2")
-    time.sleep(0.3)
-    assert told(made) == [("0", "accept")]
 
 
 def test_the_tab_key_alone_reaches_everything(made: Project, page: Window) -> None:
@@ -831,9 +598,3 @@ def test_another_site_can_not_put_it_in_a_frame_or_read_it(
     assert browser.all("#title") == []
     browser.driver.switch_to.default_content()
     browser.errors()
-
-
-def test_the_summary_is_json_for_other_programs(made: Project, review: Review) -> None:
-    review.decide(0, "accept")
-    told_ = json.loads(made.run("review", "rows", "--status", "--json").out)
-    assert (told_["decided"], told_["accepted"], told_["rows"]) == (1, 1, 6)

@@ -14,7 +14,7 @@ from llama_server import needs_llama_server
 from serving import RECIPE, gguf_model, served, tiny_project
 from tiny_gguf import CHATML, write_tiny_gguf
 
-from finery import Bundle, DataError, Model, OneFile, StepError
+from finery import Bundle, Model
 from finery.testing import run_step
 from finery_gguf.llama import Gguf
 from finery_serve.bundle.files import Facts, llama_swap
@@ -93,25 +93,6 @@ def test_pages_of_others_cannot_read_answers_without_a_key(tmp_path: Path) -> No
     ]
 
 
-def test_a_container_needs_plain_files(tmp_path: Path) -> None:
-    bundle = made(tmp_path)
-    for name in ("compose.yaml", "README.md"):
-        assert "`finery export` or `cp -rL`" in bundle.file(name).read_text()
-
-
-def test_options_are_read_as_they_were_written(tmp_path: Path) -> None:
-    options = read_run(made(tmp_path, slots=3, context=128).file("run.sh"))
-    assert options == Options(model="tiny.gguf", name="me/tiny", context=128, slots=3)
-
-
-@pytest.mark.parametrize("text", ["", "exec llama-server --model", "exec 'llama-server"])
-def test_a_script_that_cannot_be_read(tmp_path: Path, text: str) -> None:
-    script = tmp_path / "run.sh"
-    script.write_text(text)
-    with pytest.raises(DataError):
-        read_run(script)
-
-
 def test_a_frozen_template_is_all_that_a_server_needs(tmp_path: Path) -> None:
     arguments = {"enable_thinking": False}
     source = prologue(arguments, (), tools=False) + CHATML
@@ -151,38 +132,6 @@ def test_llama_swap_gets_a_path_with_blanks_as_one_argument(name: str, folder: s
     assert words[words.index("--model") + 1] == f"{folder}/{name}"
     assert words[words.index("--chat-template-file") + 1] == f"{folder}/chat_template.jinja"
     assert words[words.index("--port") + 1] == "${PORT}"
-
-
-@pytest.mark.parametrize("image", ["llama.cpp", "ghcr.io/x/y", "localhost:5000/x"])
-def test_an_image_must_be_pinned(image: str) -> None:
-    import msgspec
-
-    fields = {"gguf": Model.placeholder("g"), "name": "x", "image": image}
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(fields, LlamaBundle)
-
-
-def test_the_readme_says_what_a_colleague_needs(tmp_path: Path) -> None:
-    bundle = made(tmp_path, {"license": "apache-2.0"}, system='Say "yes".', prompt="Is it late?")
-    text = bundle.file("README.md").read_text()
-    for words in ("apache-2.0", "sh run.sh", "docker compose up", 'Say "yes".', "Is it late?"):
-        assert words in text
-    compile(bundle.file("client.py").read_text(), "client.py", "exec")
-
-
-def test_only_a_gguf_is_taken(tmp_path: Path) -> None:
-    model = Model(tmp_path, meta={"format": "adapter"})
-    with pytest.raises(StepError, match="format 'adapter'"):
-        run_step(LlamaBundle(gguf=model, name="x"), tmp_path)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"type": "strange"}'])
-def test_a_file_that_is_no_schema(tmp_path: Path, text: str) -> None:
-    (tmp_path / "schema.json").write_text(text)
-    files = OneFile(["schema.json"], [tmp_path / "schema.json"])
-    step = LlamaBundle(gguf=gguf_model(tmp_path / "m"), name="x", schema=files)
-    with pytest.raises(DataError, match="not a JSON Schema"):
-        step.check_files()
 
 
 @needs_llama_server

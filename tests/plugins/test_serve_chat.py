@@ -1,6 +1,5 @@
 """`finery chat` with real tiny models: in a pipe, side by side, and what it saves."""
 
-import io
 import json
 import os
 import pty
@@ -16,9 +15,7 @@ from llama_server import needs_llama_server
 from serving import RECIPE, tiny_project
 from tiny_gguf import CHATML
 
-from finery import Completion, UsageError
-from finery_serve.chat.screen import beside, without_echo
-from finery_serve.chat.talk import Talk
+from finery_serve.chat.screen import without_echo
 
 pytestmark = needs_llama_server
 PROMPTED, TAKEN = "\x1b[?2004h", "\x1b[?2004l"
@@ -90,16 +87,6 @@ def test_two_models_in_a_pipe(two: Project) -> None:
         assert f"{file}, with {name}\n/save {other} saves the other" in ran.err
 
 
-def test_the_same_model_twice_is_refused(two: Project) -> None:
-    ran = chat(two, "", "tiny", "--beside", "tiny")
-    assert ran.code == 2
-    assert "--beside names the same model" in ran.err
-
-
-def test_an_answer_that_was_cut_says_so(two: Project) -> None:
-    assert "(cut at --max-tokens)" in chat(two, "Why?\n", "tiny", "--max-tokens", "1").out
-
-
 def test_an_error_of_the_server_does_not_end_the_talk(two: Project) -> None:
     ran = chat(two, f"{'long ' * 3000}\nHi\n", "tiny", "--max-tokens", "2")
     assert ran.code == 0
@@ -126,36 +113,6 @@ def test_a_folder_answers_as_its_engine_does(tmp_path: Path) -> None:
     asked = Request([{"role": "user", "content": "Hi"}])
     (expected,) = engine.generate([asked], Sampling(max_tokens=8))
     assert messages[-1]["content"] == expected.text
-
-
-def test_a_file_without_its_last_line_break_is_continued(tmp_path: Path) -> None:
-    file = tmp_path / "a.jsonl"
-    file.write_text('{"messages": []}')
-    talk = Talk()
-    talk.keep(
-        "Hi", Completion(text="Ho", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
-    )
-    assert talk.save(file).startswith("saved a conversation of 1 turn in")
-    assert len(file.read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize("name", ["rows.csv", "rows"])
-def test_only_json_lines_are_written(tmp_path: Path, name: str) -> None:
-    talk = Talk("Be brief.")
-    talk.keep(
-        "Hi", Completion(text="Ho", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
-    )
-    with pytest.raises(UsageError, match="no file of JSON lines"):
-        talk.save(tmp_path / name)
-
-
-def test_columns_have_the_same_width() -> None:
-    from rich.console import Console
-
-    console = Console(width=40, record=True, file=io.StringIO())
-    console.print(beside(["a", "b"], ["left " * 8, "right"]))
-    lines = console.export_text().splitlines()
-    assert lines[0].index("b") == lines[1].index("right") == 20
 
 
 def test_what_is_typed_during_an_answer_is_not_shown_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

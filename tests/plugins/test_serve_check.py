@@ -10,15 +10,13 @@ from serving import RECIPE, ROWS, THINKING, gguf_model, tiny_project, trained_mo
 from tiny_gguf import CHATML, tiny_tokenizer
 from tiny_llama import TOOLED, TOOLS
 
-from finery import Bundle, Completion, Model, RequirementError, StepError, UsageError
-from finery.testing import TestJob, dataset, run_step
+from finery import Bundle, Model, RequirementError
+from finery.testing import run_step
 from finery_eval.view.metrics import best_model
 from finery_gguf.export import Export
 from finery_serve.bundle.step import LlamaBundle
-from finery_serve.check.faults import adapter_fault, swap_fault
-from finery_serve.check.running import Served
+from finery_serve.check.faults import swap_fault
 from finery_serve.check.step import Check
-from finery_serve.llama import llama_sampling_faults
 
 pytestmark = needs_llama_server
 OTHER = CHATML.replace("assistant\n", "assistant:\n")
@@ -38,14 +36,6 @@ def test_a_served_model_without_a_fault(tmp_path: Path) -> None:
     assert [c["model"] for c in made.report()["details"]["comparisons"]] == ["m"]
     assert len(list(made.predictions())) == 2 * len(ROWS)
     step.verify({"": made})
-
-
-def test_what_cannot_be_checked_is_said(tmp_path: Path) -> None:
-    model = gguf_model(tmp_path / "m", template=OTHER)
-    tables = check(tmp_path, model)[1].report()["details"]["tables"]
-    (missing,) = (t["rows"] for t in tables if t["title"] == "Not checked")
-    assert [row[0] for row in missing] == ["template", "adapter"]
-    assert "Add `trained:`" in missing[0][1]
 
 
 def test_prompts_with_tools_are_compared(tmp_path: Path) -> None:
@@ -73,16 +63,6 @@ def test_another_template_in_the_file(tmp_path: Path) -> None:
     assert "assistant" in shown
 
 
-def test_a_template_that_differs_only_with_a_system_message(tmp_path: Path) -> None:
-    model = gguf_model(
-        tmp_path / "m",
-        template=CHATML.replace("{{ m.role }}", "{{ m.role | replace('system', 'user') }}"),
-    )
-    made = check(tmp_path, model, trained=trained_model(tmp_path / "t", CHATML))[1]
-    assert faults(made).keys() == {"template"}
-    assert 0 < made.report()["scores"]["m"]["prompts"] < 1
-
-
 def test_a_switch_of_thinking_that_the_server_flips(tmp_path: Path) -> None:
     model = gguf_model(tmp_path / "m", template=THINKING)
     trained = trained_model(tmp_path / "t", THINKING)
@@ -92,13 +72,6 @@ def test_a_switch_of_thinking_that_the_server_flips(tmp_path: Path) -> None:
     with pytest.raises(RequirementError, match="doesn't answer as the model was trained"):
         step.verify({"": made})
     Check(models=[model], rows=step.rows, allow=["thinking"]).verify({"": made})
-
-
-def test_a_switch_that_the_recipe_fixes(tmp_path: Path) -> None:
-    fixed = {"chat_template_kwargs": {"enable_thinking": False}}
-    model = gguf_model(tmp_path / "m", fixed, template=THINKING)
-    trained = trained_model(tmp_path / "t", THINKING, fixed)
-    assert faults(check(tmp_path, model, trained=trained)[1]) == {}
 
 
 def test_a_gguf_that_tells_servers_to_sample(tmp_path: Path) -> None:
@@ -122,38 +95,11 @@ def test_a_bundle_overrides_what_the_gguf_says(tmp_path: Path) -> None:
     assert faults(made) == {}
 
 
-@pytest.mark.parametrize(("old", "new", "kind", "words"), [
-    ("--temp 0", "", "sampling", "temperature: 0.8"),
-    ("--temp 0", "--temp 0.7", "sampling", "temperature: 0.7"),
-    ("--repeat-penalty 1", "--repeat-penalty 1.3", "sampling", "repeat_penalty: 1.3"),
-    ("--jinja", "--reasoning-budget 0", "options", "--reasoning-budget"),
-])  # fmt: skip
-def test_options_of_a_bundle(tmp_path: Path, old: str, new: str, kind: str, words: str) -> None:
-    model = gguf_model(tmp_path / "m")
-    made = bundle(tmp_path / "b", model)
-    script = made.file("run.sh")
-    text = script.read_text()
-    assert old in text
-    script.write_text(text.replace(old, new))
-    found = faults(check(tmp_path, model, bundle=made)[1])
-    assert words in found[kind]
-
-
 def test_a_training_that_is_not_in_what_is_served(tmp_path: Path) -> None:
     model = gguf_model(tmp_path / "m")
     made = check(tmp_path, model, base=gguf_model(tmp_path / "base"))[1]
     assert faults(made).keys() == {"adapter"}
     assert "all 3 answers are the base model's" in faults(made)["adapter"]
-
-
-def test_the_base_with_another_quantisation() -> None:
-    base, trained = ["a", "b", "c", "d"], ["a", "x", "y", "z"]
-    assert adapter_fault(["a", "x", "y", "d"], base, trained) is None
-    fault = adapter_fault(["a", "b", "c", "z"], base, trained)
-    assert fault is not None
-    assert "of 3 rows" in fault.what
-    assert "2 as the base and 1 as the trained" in fault.what
-    assert adapter_fault(["a", "b"], ["a", "c"], None) is None
 
 
 def test_answers_of_another_model() -> None:
@@ -163,40 +109,6 @@ def test_answers_of_another_model() -> None:
     assert fault is not None
     assert "answers as 'third': of 3 rows" in fault.what
     assert swap_fault(["p", "y", "z"], ["a", "b", "c"], others) is None  # by chance
-
-
-def test_defaults_that_are_neutral() -> None:
-    defaults = {"temperature": 0.0, "repeat_penalty": 1.0, "mirostat": 0}
-    assert llama_sampling_faults({"default_generation_settings": {"params": defaults}}, {}) == []
-
-
-def test_rows_of_one_parent_count_as_one(tmp_path: Path) -> None:
-    rows = [{"id": f"r{i}", "parents": [f"p{i // 10}"], "prompt": f"q{i}"} for i in range(40)]
-    said = [Completion(text="a" if i < 20 else "b", finish_reason="stop", prompt_tokens=1,
-                       completion_tokens=1) for i in range(40)]  # fmt: skip
-    served = Served(said, (40, 40), [True] * 40, [], "build", False, ())
-    step = Check(models=[gguf_model(tmp_path / "m")], rows=dataset(tmp_path / "rows", rows))
-    own = {"m evaluated": [said[0]] * 40, "m": said}
-    report = step._write(TestJob(), rows, own, {"m": served}, None, {}).report()
-    low, high = report["intervals"]["m"]["answers"]
-    assert report["scores"]["m"]["answers"] == 0.5
-    assert high - low > 0.6  # 0.3 if the 40 answers were independent
-    assert report["intervals"]["m evaluated"]["answers"][0] < 0.6
-
-
-def test_only_ggufs_are_checked(tmp_path: Path) -> None:
-    model = trained_model(tmp_path / "t", CHATML)
-    model.ref = "sft"
-    with pytest.raises(StepError, match="'sft' has the format 'transformers'"):
-        check(tmp_path, model)
-
-
-def test_requirements_of_the_inner_evaluator_are_refused(tmp_path: Path) -> None:
-    inner = exact()
-    inner.require = {"m.accuracy": ">= 0.5"}
-    model = gguf_model(tmp_path / "m")
-    with pytest.raises(UsageError, match="can't have `require`"):
-        check(tmp_path, model, judge=inner)
 
 
 def test_the_tokenizers_are_the_same(tmp_path: Path) -> None:

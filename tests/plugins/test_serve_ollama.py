@@ -99,23 +99,6 @@ def test_a_terminal_is_asked(built: Project, noted: Path, typed: str, runs: bool
     assert noted.exists() is runs
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    (("--ollama", "tiny"), "finery serve --ollama shipped"),
-    (("--ollama", "shipped", "--port", "9"), "Ollama's own server answers"),
-    (("tiny", "--yes"), "--yes only belongs to --ollama"),
-])  # fmt: skip
-def test_what_does_not_fit_is_refused(built: Project, words: tuple[str, ...], says: str) -> None:
-    ran = built.run("serve", *words)
-    assert ran.code == 2
-    assert says in ran.err
-
-
-def test_a_project_without_such_a_step(tmp_path: Path) -> None:
-    project = tiny_project(tmp_path / "p")
-    project.run("build")
-    assert "use: ollama.modelfile, gguf: tiny" in project.run("serve", "--ollama", "tiny").err
-
-
 # -- Ollama's own server ---------------------------------------------------------------------------
 
 
@@ -165,11 +148,3 @@ def test_a_closed_terminal_leaves_no_copy_of_the_model(
     process.communicate(timeout=30)
     assert [*folder.iterdir()] == []
     assert running(standin) == []
-
-
-def test_a_folder_without_ollama(built: Project) -> None:
-    for command in ("serve", "chat"):
-        ran = built.run(command, "shipped")
-        assert ran.code == 1
-        assert "ollama isn't on the PATH" in ran.err
-        assert "install Ollama" in ran.err

@@ -1,15 +1,13 @@
 """Which models `finery chat` runs with a server, and which with their engine."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from finery import Artifact, Bundle, Model, UsageError, load_plugins
+from finery import Artifact, Model, load_plugins
 from finery.builder.project import open_graph
 from finery_serve.chat.streams import EngineTalker, is_served, talker
 from finery_serve.opening import Opened
-from finery_serve.servers import Serving
 
 
 def model(format_: str, **refs: Artifact) -> Model:
@@ -26,10 +24,7 @@ BY_VLLM = model("vllm", model=model("adapter"))
     (model("retrieving", model=model("gguf")), True),
     (model("retrieving", model=model("api")), False),
     (model("prompted", model=model("gguf")), False),
-    (Bundle(Path(), meta={"format": "vllm"}), True),
     (BY_VLLM, False),
-    (model("vllm", model=model("gguf")), False),
-    (model("retrieving", model=BY_VLLM), False),
 ])  # fmt: skip
 def test_what_is_served(artifact: Artifact, expected: bool) -> None:
     assert is_served(artifact, load_plugins().server) is expected
@@ -44,11 +39,3 @@ def test_a_model_that_vllm_answers_for_has_its_engine(artifact: Model, tmp_path:
     recipe.write_text("finery: 1\nname: t\nmodels:\n  m: {use: local.model, path: m}\n")
     with talker(Opened("served", artifact, open_graph(recipe)), tmp_path) as talking:
         assert isinstance(talking, EngineTalker)
-
-
-def test_a_function_for_bundles_refuses_the_models_of_its_format() -> None:
-    serve: Any = load_plugins().server("vllm")
-    with pytest.raises(UsageError, match=r"isn't a folder to serve"), serve(
-        BY_VLLM, Serving(name="m")
-    ):  # fmt: skip
-        pass

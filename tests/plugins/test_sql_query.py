@@ -147,12 +147,9 @@ def test_conversations_with_tools_in_json_columns(tmp_path: Path) -> None:
     ("query", "what", "fix", "line"),
     [
         ("SELECT 1\nFROM tickts", "no such table: tickts", "did you mean 'tickets'?", ":2"),
-        ("SELECT bdy,\nkind FROM tickets", "no such column: bdy", "did you mean 'body'?", ":1"),
         ("SELECT body\nFORM tickets\nWHERE 1", "syntax error", "repair the query", ":2"),
         ("DELETE FROM tickets", "would change the database", "write a SELECT", ""),
-        ("PRAGMA user_version = 1", "", "", ""),
         ("SELECT 1; SELECT 2", "several statements", "write a single SELECT", ""),
-        ("SELECT body, body FROM tickets", "two columns named 'body'", "AS other_body", ""),
     ],
 )
 def test_queries_that_fail(tmp_path: Path, query: str, what: str, fix: str, line: str) -> None:
@@ -164,22 +161,6 @@ def test_queries_that_fail(tmp_path: Path, query: str, what: str, fix: str, line
     assert fix in (error.fix or "")
     assert str(error.where).endswith(line)
     assert (tmp_path / "t.db").read_bytes() == before
-
-
-def test_files_that_are_no_database(tmp_path: Path) -> None:
-    (tmp_path / "t.db").write_text("no database at all" * 100)
-    there = f"there is no SQLite database at {tmp_path / 't.db'}"
-    assert failure(tmp_path).what == f"{there}: the file isn't a database"
-    (tmp_path / "t.db").write_bytes(b"")
-    assert failure(tmp_path).what == f"{there}: the file is empty"
-    (tmp_path / "t.db").unlink()
-    assert failure(tmp_path).what == f"{there}: No such file or directory"
-    assert not (tmp_path / "t.db").exists()
-    (tmp_path / "t.db").mkdir()
-    assert failure(tmp_path).what == f"{there}: Is a directory"
-    (tmp_path / "t.db").rmdir()
-    fill(tmp_path / "t.db", 0)
-    assert failure(tmp_path).what == "there are no rows"
 
 
 def test_changes_that_are_not_in_the_file_yet(tmp_path: Path) -> None:
@@ -200,10 +181,8 @@ def test_changes_that_are_not_in_the_file_yet(tmp_path: Path) -> None:
     [
         ({"path": None}, "one is missing: url or path"),
         ({"query": None}, "one is missing: query or query_file"),
-        ({"query_file": "q.sql"}, "`query` and `query_file` exclude each other"),
         ({"params": {"a": 1}}, "the query has no parameter :a"),
-        ({"query": "SELECT :a"}, "the parameter :a, and `params` has no value"),
-        ({"url": "postgresql://me:pw@host/db"}, "url must be the name of an environment variable"),
+        ({"url": "postgresql://me:pw@host/db"}, "url names an environment variable"),
     ],
 )
 @pytest.mark.quick
@@ -239,11 +218,8 @@ def test_what_a_query_says() -> None:
     ("query", "ordered"),
     [
         ("SELECT 1 FROM t ORDER BY id", True),
-        ("select 1 from t order\n by id limit 3", True),
         ("SELECT 1 FROM (SELECT 1 ORDER BY (a)) t", False),
-        ("SELECT row_number() OVER (PARTITION BY a ORDER BY b) FROM t", False),
         ("SELECT 'order by' FROM t -- order by\n /* order by */", False),
-        ("SELECT 1 FROM t ORDER BY ')'", True),
         pytest.param("SELECT 1" + "(" * 50_000 + ")" * 50_000 + " order by 1", True, id="deep"),
     ],
 )
@@ -285,14 +261,6 @@ def test_the_result_is_pinned_and_refreshed_when_asked(made: Project) -> None:
     assert made.ran("--update-lock") == []
 
 
-def test_other_columns_ask_the_database_nothing(made: Project) -> None:
-    made.ran()
-    (made.folder / "t.db").unlink()
-    made.edit("recipe.yaml", "{{ kind }}", "{{ kind | upper }}")
-    assert made.ran() == ["tickets"]
-    assert said(made.rows("tickets"))[0] == "ticket 0 EVEN"
-
-
 def test_rows_that_are_gone_are_asked_for_again_and_must_be_the_same(made: Project) -> None:
     made.ran()
     for path in (made.folder / ".finery").iterdir():
@@ -309,24 +277,6 @@ def test_rows_that_are_gone_are_asked_for_again_and_must_be_the_same(made: Proje
     assert "finery build --update-lock" in ran.err
     assert made.ran("--update-lock") == ["tickets"]
     assert len(made.rows("tickets")) == 2
-
-
-def test_another_query_is_another_pin(made: Project) -> None:
-    made.ran()
-    made.edit("recipe.yaml", "FROM tickets", "FROM tickets WHERE id < 3")
-    assert made.ran() == ["tickets"]
-    assert len(made.rows("tickets")) == 2
-    assert (made.folder / "recipe.lock").read_text().count("sql:TICKETS/") == 2
-
-
-def test_one_pin_is_refreshed_and_the_others_stay(made: Project) -> None:
-    other = RECIPE.partition("  tickets:")[2].replace("kind\n", "kind, 1\n")
-    made.write({"recipe.yaml": f"{RECIPE}  more:{other}"})
-    made.ran()
-    change(made.folder / "t.db", "DELETE FROM tickets WHERE id = 1")
-    assert made.ran("--update-lock", "--step", "more") == ["more"]
-    assert made.ran() == []
-    assert (len(made.rows("tickets")), len(made.rows("more"))) == (3, 2)
 
 
 def test_a_sqlite_file_by_path_is_hashed_as_any_file(made: Project) -> None:
@@ -370,15 +320,6 @@ def test_a_query_file_is_part_of_the_key(made: Project) -> None:
     assert "q.sql:2: error: no such table" in made.run("build").err
 
 
-def test_an_unset_variable(made: Project) -> None:
-    del made.env["TICKETS"]
-    assert "TICKETS, which isn't set" in made.run("check").out
-    ran = made.run("build")
-    assert ran.code == 2
-    assert "the environment variable TICKETS isn't set" in ran.err
-    assert "fix: export TICKETS=" in ran.err
-
-
 def test_a_url_in_the_recipe_is_refused_and_not_shown(made: Project) -> None:
     made.edit("recipe.yaml", "url: TICKETS", "url: postgresql://me:pa55word@db.host/x")
     for command in ("check", "build", "plan"):
@@ -401,9 +342,7 @@ def test_a_url_in_the_recipe_is_refused_and_not_shown(made: Project) -> None:
             "doesn't know the database 'postgresq'",
             "mean 'postgresql'?",
         ),
-        ("mysql://u:pa55word@h/d", "driver MySQLdb isn't installed", "pip install 'mysqlclient'"),
         ("sqlite://", "the URL doesn't name an SQLite file", "sqlite:///path"),
-        ("sqlite:///gone.db", "no SQLite database at", "sqlite:////absolute/path"),
         ("postgresql://u:pa55word@127.0.0.1:9/d", "can't be reached", "check that it is running"),
     ],
 )
@@ -486,26 +425,6 @@ def test_values_of_postgresql(kept: Project) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "what", "fix", "where"),
-    [
-        ("FROM tickets", "FROM tickts", 'relation "tickts" does not exist', "'tickets'", "query:2"),
-        ("body,", "bdy,", 'column "bdy" does not exist', "tickets.body", "query:1"),
-        ("FROM", "FORM", "syntax error at or near", "repair the query", "query:2"),
-        ("SELECT id, body, kind\n", "SELECT 1; SELECT 2\n", "", "", ""),
-    ],
-)
-def test_queries_that_postgresql_refuses(
-    kept: Project, old: str, new: str, what: str, fix: str, where: str
-) -> None:
-    kept.edit("recipe.yaml", old, new)
-    ran = kept.run("build")
-    assert ran.code == 2, ran.err
-    assert what in ran.err
-    assert fix in ran.err
-    assert where in ran.err
-
-
 def test_postgresql_is_only_read(kept: Project, server: postgres.Server) -> None:
     execute(server, "CREATE OR REPLACE FUNCTION grow() RETURNS int LANGUAGE sql AS "
             "'INSERT INTO tickets (id, body) VALUES (-1, 1) RETURNING id'")  # fmt: skip
@@ -513,36 +432,3 @@ def test_postgresql_is_only_read(kept: Project, server: postgres.Server) -> None
     ran = kept.run("build")
     assert ran.code == 2
     assert "the query would change the database" in ran.err
-
-
-def test_a_wrong_password(kept: Project, server: postgres.Server) -> None:
-    kept.env["TICKETS"] = server.url(password="wr0ng-w0rd")
-    ran = kept.run("build")
-    assert ran.code == 1
-    assert "rejected the user name or the password" in ran.err
-    assert "check the URL in TICKETS" in ran.err
-    assert "wr0ng-w0rd" not in ran.out + ran.err
-    kept.env["TICKETS"] = server.url(database="nowhere")
-    assert 'database "nowhere" does not exist' in kept.run("build").err
-
-
-def test_the_rows_pinned_from_postgresql_stay(kept: Project, server: postgres.Server) -> None:
-    kept.edit("recipe.yaml", "ORDER", "WHERE id < 10 ORDER")
-    kept.ran()
-    execute(server, "INSERT INTO tickets VALUES (0, 'early', 'even')")
-    try:
-        assert kept.ran() == []
-        assert kept.ran("--update-lock") == ["tickets"]
-        assert said(kept.rows("tickets"))[0] == "early even"
-    finally:
-        execute(server, "DELETE FROM tickets WHERE id = 0")
-
-
-def test_postgresql_is_read_as_a_stream(server: postgres.Server, tmp_path: Path) -> None:
-    query = "SELECT n, repeat('x', 1000) AS body FROM generate_series(1, 30000) n ORDER BY n"
-    made = step(tmp_path, url="TICKETS", query=query)
-    tracemalloc.start()
-    assert sum(1 for _ in made.records({"TICKETS": server.url()})) == 30_000
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 12e6

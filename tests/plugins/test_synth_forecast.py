@@ -1,8 +1,6 @@
 """What `finery plan` says of generators before anything is asked."""
 
 import json
-import os
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,23 +84,6 @@ def test_what_was_answered_before_costs_nothing(planned: Project, server: Server
     assert len(server.calls) == 50  # as planned
 
 
-def test_the_judge_has_its_own_line(planned: Project, server: Server) -> None:
-    assert estimates(planned)["examples"]["judge"]["calls"] is None
-    planned.run("build", "--step", "rows", "--step", "brief")
-    judge = estimates(planned)["examples"]["judge"]
-    assert judge["calls"] == 48
-    assert judge["completion_tokens_at_most"] == 48 * 256
-    assert judge["prompt_tokens"] > 48 * 50  # our template around each row
-    assert judge["dollars_at_most"] == pytest.approx(
-        (judge["prompt_tokens"] + 100 * 48 * 256) / 1e6, rel=1e-3
-    )
-    assert judge["completion_tokens_likely"] is None
-    text = " ".join(planned.run("plan").out.split())
-    assert "judge: up to 48 calls; tokens: about" in text
-    assert "cost: at most $1.2" in text
-    assert server.calls == []
-
-
 def test_the_judge_is_estimated_as_in_earlier_builds(planned: Project, server: Server) -> None:
     def answer(body: dict[str, Any]) -> Reply:
         name = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
@@ -131,53 +112,6 @@ def test_a_budget_that_ends_it_is_told(planned: Project, server: Server) -> None
     assert found["calls"] == 80
     assert "the budget (300 tokens) is enough for about" in found["warning"]
     assert "answers so far are kept" in found["fix"]
-
-
-def test_prompts_and_the_judge_count_against_a_budget(planned: Project, server: Server) -> None:
-    planned.edit("recipe.yaml", "retries: 0}", "retries: 0, budget: {tokens: 1500}}")
-    planned.run("build", "--step", "rows", "--step", "brief")
-    found = estimates(planned)["answers"]
-    assert found["prompt_tokens"] < 1500 < found["prompt_tokens"] + 40 * 50
-    assert found["warning"] == ""  # how long answers are isn't known
-    limit = found["prompt_tokens"] // 2
-    few = ("--set", f"generate.answers.budget.tokens={limit}")
-    assert "for about 20 of 40 calls" in estimates(planned, *few)["answers"]["warning"]
-    planned.edit(
-        "recipe.yaml", "budget: {", "judge: teacher, checks: {judge: {rubric: Good?}}, budget: {"
-    )
-    found = estimates(planned)["answers"]
-    needed = found["prompt_tokens"] + found["judge"]["prompt_tokens"]
-    calls = round(80 * 1500 / needed)
-    assert f"for about {calls} of 80 calls, including the judge's" in found["warning"]
-    few = ("--set", "generate.answers.budget={dollars: 0.001}")
-    calls = round(80 * 0.001 / (needed / 1e6))
-    assert f"for about {calls} of 80 calls" in estimates(planned, *few)["answers"]["warning"]
-
-
-def test_the_plan_is_no_wider_than_the_terminal(planned: Project) -> None:
-    planned.run("build", "--step", "rows", "--step", "brief")
-    planned.env |= {"COLUMNS": "60", "TERM": "xterm"}
-    ours, theirs = os.openpty()
-    with planned.start(
-        "plan", "--set", "generate.examples.budget.tokens=300", stdout=theirs
-    ) as ran:
-        ran.communicate(timeout=60)
-    text = os.read(ours, 100_000).decode().replace("\r", "")
-    os.close(ours)
-    os.close(theirs)
-    lines = re.sub(r"\x1b\[\d*m", "", text).splitlines()
-    assert max(map(len, lines)) <= 60
-    (start,) = (i for i, line in enumerate(lines) if "judge: up to" in line)
-    assert lines[start + 1].startswith(" " * 11)
-    assert "warning: the budget (300 tokens) is enough for" in " ".join(" ".join(lines).split())
-
-
-def test_a_model_without_a_price(planned: Project) -> None:
-    planned.edit("recipe.yaml", "    price: {input: 1, output: 100}\n", "")
-    planned.run("build", "--step", "rows")
-    ran = planned.run("plan")
-    assert "cost: unknown, since the model has no `price`" in ran.out
-    assert estimates(planned)["answers"]["dollars_at_most"] is None
 
 
 def test_a_broken_template_is_told_by_the_plan(planned: Project) -> None:

@@ -12,11 +12,9 @@ from hostile_server import Body, Reply, Server, said, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import UsageError
 from finery.testing import dataset
 from finery_synth.checks.grounding import quoted
 from finery_synth.contexts import Shelf
-from finery_synth.steps.from_docs import FromDocs
 
 pytest.importorskip("openai", reason="needs the package openai")
 
@@ -175,32 +173,6 @@ def test_distractors_and_contexts_without_the_answer(making: Make, server: Serve
     assert places == {0, 1, 2}
 
 
-def test_other_contexts_ask_nothing(making: Make, server: Server) -> None:
-    made = making(6, "n: 2, context: without")
-    made.ran()
-    made.edit("recipe.yaml", "context: without", "context: with, distractors: 1")
-    assert made.ran() == ["made"]
-    assert len(server.calls) == 12
-    assert {row["context"] for row in made.rows("made")} == {"with"}
-
-
-def test_a_context_of_ones_own(making: Make) -> None:
-    made = making(3, "n: 1, context: with, context_prompt: own.jinja")
-    template = "{# system #}\nBe brief.\n{# user #}\n{{ question }}\n"
-    made.write({"own.jinja": template + "{{ chunks[0].source }}: {{ chunks[0].text }}"})
-    made.ran()
-    turns = made.rows("made")[0]["messages"]
-    assert turns[0] == {"role": "system", "content": "Be brief."}
-    assert turns[1]["content"].endswith("docs/0000.md: " + document(0).strip())
-
-
-def test_too_few_chunks_for_distractors_are_an_error(making: Make, server: Server) -> None:
-    code, error = making(2, "distractors: 2").failure()
-    assert code == 2
-    assert "contexts need 3 chunks, but there are only 2" in error
-    assert not server.calls  # nothing is paid for what can't be made
-
-
 # what is asked
 
 
@@ -214,42 +186,6 @@ def test_one_question_more_asks_only_for_it(making: Make, server: Server) -> Non
     assert before < {row["id"] for row in made.rows("made")}
 
 
-def test_documents_more_ask_only_about_them(making: Make, server: Server) -> None:
-    made = making(10, "n: 2, distractors: 1")
-    made.ran()
-    made.write({"docs/0000a.md": document(77), "docs/0099.md": document(99)})
-    assert made.ran() == ["docs", "made"]
-    assert len(server.calls) == 24
-    assert len(made.rows("made")) == 24
-
-
-def test_plan_says_what_is_to_be_asked(making: Make, server: Server) -> None:
-    made = making(5, "n: 2")
-    made.ran()
-    made.edit("recipe.yaml", "n: 2", "n: 4")
-    plan = made.run("plan").out
-    assert "calls: 10 (10 of 20 requests were answered before)" in " ".join(plan.split())
-
-
-def test_rows_without_text_are_named(making: Make, server: Server) -> None:
-    made = making(1, "n: 1")
-    documents = "use: docs.files, path: docs, chunk: 200"
-    made.edit("recipe.yaml", documents, "use: data.file, path: x.jsonl")
-    made.write({"x.jsonl": '{"prompt": "a", "completion": "b"}\n'})
-    code, error = made.failure()
-    assert code == 2
-    assert "the row has no `text`" in error
-    assert not server.calls
-
-
-@pytest.mark.parametrize("setting", ["distractors", "unanswerable"])
-def test_contexts_that_no_row_has_are_an_error(setting: str) -> None:
-    step = FromDocs(model=None, rows=[], context="without")  # type: ignore[arg-type]
-    setattr(step, setting, 1 if setting == "distractors" else 0.5)
-    with pytest.raises(UsageError, match=f"{setting} needs contexts"):
-        step.check()
-
-
 # its parts
 
 
@@ -260,12 +196,9 @@ TEXT = "The pump   runs\nat 40 bar. “Never” open it."
     ("quote", "found"),
     [
         ("The pump runs at 40 bar.", "The pump   runs\nat 40 bar."),
-        ('"runs at 40 bar"', "runs\nat 40 bar"),
         ("... pump runs ...", "pump   runs"),
         ("the pump runs", None),
-        ("The pump runs at 41 bar.", None),
         ("pump", None),
-        ("", None),
     ],
 )
 def test_quotes_are_literal_but_for_space(quote: str, found: str | None) -> None:

@@ -9,7 +9,7 @@ import pytest
 from conftest import MakeProject
 from hostile_server import Body, Reply, Server, said, serving
 
-from finery import DataError, Dataset, Model, OneFile, UsageError
+from finery import Dataset, Model, OneFile, UsageError
 from finery.rows import Row
 from finery.rows.dropped import dropped
 from finery.rows.generated import Origin, Template, origins
@@ -104,9 +104,7 @@ TOOL = {
             '{"nights": 1',
             "the arguments of the call of 'book' are JSON that ends too early",
         ),
-        ("book", "[1]", "the arguments of the call of 'book' aren't a JSON object"),
         ("book", '{"nights": "one"}', "the arguments of book don't fit: nights: 'one' is not"),
-        ("book", "", "the arguments of book don't fit: the object: 'nights' is a required"),
     ],
 )
 def test_a_call_that_no_tool_takes_is_asked_for_again(
@@ -146,21 +144,6 @@ def test_similar_answers_are_rejected_however_alike_the_prompts(
     assert raised.value.where == "checks.similarity.on"
 
 
-def test_prompts_without_answers_and_preferences_are_answered(
-    server: Server, tmp_path: Path
-) -> None:
-    given: list[Row] = [
-        {"prompt": "a"},
-        {"prompt": [{"role": "user", "content": "b"}], "chosen": "c", "rejected": "d"},
-        {"messages": [{"role": "user", "content": " spaced "}]},
-    ]
-    found, _, _ = made_by(Answer(model=teacher(server), rows=[dataset(tmp_path, given)]))
-    assert [[turn["content"] for turn in row["messages"]] for row in found] == [
-        ["a", "re: a"], ["b", "re: b"], [" spaced ", "re:  spaced"],
-    ]  # fmt: skip
-    assert all(row.keys() == {"id", "messages", "parents"} for row in found)
-
-
 def test_the_template_changes_what_the_teacher_sees_alone(
     server: Server, rows: Dataset, tmp_path: Path
 ) -> None:
@@ -187,21 +170,6 @@ def test_a_schema_constrains_answers(server: Server, rows: Dataset) -> None:
     drop = next(dropped(made))["made"]
     assert drop["prompt"][-1]["content"] == "question 0"
     assert drop["checks"][0]["passed"] is False
-
-
-def test_nothing_left_is_an_error_with_its_reasons(server: Server, rows: Dataset) -> None:
-    server.answer = lambda _: Reply(refusal="I won't")
-    with pytest.raises(DataError, match=r"left: dropped 4 of 4 rows \(refused 4\)") as e:
-        run_step(Answer(model=teacher(server), rows=[rows]))
-    assert e.value.details == ["refused: the model refused to answer: I won't (after 3 attempts)"]
-
-
-def test_rows_that_say_nothing_cannot_be_answered(server: Server, tmp_path: Path) -> None:
-    given = dataset(tmp_path, [{"prompt": "a"}, {"text": "a document"}])
-    with pytest.raises(DataError, match="the row has no user turn") as raised:
-        run_step(Answer(model=teacher(server), rows=[given]))
-    assert raised.value.where is not None
-    assert raised.value.where.startswith("row 2 (id ")
 
 
 # -- the judge -----------------------------------------------------------------------------------
@@ -236,14 +204,6 @@ def test_a_judge_scores_rows(server: Server, rows: Dataset) -> None:
     assert "system: Be brief.\nuser: question" in said(shown)
 
 
-def test_a_judge_and_its_rubric_go_together(server: Server, rows: Dataset) -> None:
-    model = teacher(server)
-    with pytest.raises(UsageError, match="`judge` is missing"):
-        Answer(model=model, rows=[rows], checks=Checks(judge=Rubric(rubric="r"))).check()
-    with pytest.raises(UsageError, match="the check `judge` is missing"):
-        Answer(model=model, rows=[rows], judge=model).check()
-
-
 # -- rewordings ----------------------------------------------------------------------------------
 
 
@@ -265,21 +225,6 @@ def test_rewordings_keep_all_but_the_user_turn(server: Server, tmp_path: Path) -
     assert about[0].answer == '"0: in other words"'
     assert STYLES[0] in about[0].prompt[1]["content"]
     assert STYLES[1] in about[1].prompt[1]["content"]
-
-
-def test_rewordings_that_repeat_are_rejected(server: Server, rows: Dataset) -> None:
-    def answer(body: Body) -> str:
-        number = next(i for i in range(4) if f"question {i}" in said(body))
-        if number == 0:
-            return "Question 0!"  # the row itself
-        return "the same" if number == 1 else f"reworded {number} {body['seed']}"
-
-    server.answer = answer
-    found, _, made = made_by(Paraphrase(model=teacher(server), rows=[rows], n=2, retries=1))
-    assert made.meta["dropped"] == {"copy": 3}
-    assert [row["messages"][1]["content"] for row in found] == [
-        "the same", "reworded 2 0", "reworded 2 1", "reworded 3 0", "reworded 3 1",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -370,19 +315,6 @@ def test_new_examples_as_text(server: Server, tmp_path: Path) -> None:
         Instruct(model=teacher(server), rows=[own], n=1, format="text").check()
 
 
-def test_whole_examples_of_an_answer_that_is_cut_off(server: Server, rows: Dataset) -> None:
-    text = '{"examples": [{"user": "a new one", "assistant": {"is": "JSON"}}, {"user": "anoth'
-    server.answer = lambda _: Reply(text, finish="length")
-    step = Instruct(model=teacher(server), rows=[rows], n=2, per_request=2, retries=0)
-    (row,), _, made = made_by(step)
-    assert row["messages"][-1]["content"] == '{"is":"JSON"}'
-    assert made.meta["dropped"] == {"too-few": 1}
-    (drop,) = dropped(made)
-    assert drop["made"]["answer"] == text
-    assert drop["id"] == drop["made"]["id"] in {row["id"] for row in rows}
-    assert drop["made"]["prompt"]
-
-
 def test_more_new_examples_ask_only_for_more(server: Server, tmp_path: Path) -> None:
     server.answer = examples
     job, model, seeds = TestJob(), teacher(server), triage(tmp_path)
@@ -390,31 +322,6 @@ def test_more_new_examples_ask_only_for_more(server: Server, tmp_path: Path) -> 
     more = Instruct(model=model, rows=[seeds], n=22, by="label").run(TestJob(records=job.records))
     assert len(server.calls) == 6 + 4
     assert {row["id"] for row in first} < {row["id"] for row in more}
-
-
-def test_a_seed_more_changes_few_requests(server: Server, tmp_path: Path) -> None:
-    server.answer = examples
-    job, model = TestJob(), teacher(server)
-    given = [chat(f"ticket {i} about {i * i}", f"answer {i}") for i in range(100)]
-    Instruct(model=model, rows=[dataset(tmp_path / "a", given)], n=200, shown=3).run(job)
-    assert len(server.calls) == 40
-    given.append(chat("one more", "its answer"))
-    again = TestJob(records=job.records)
-    Instruct(model=model, rows=[dataset(tmp_path / "b", given)], n=200, shown=3).run(again)
-    assert 40 <= len(server.calls) <= 48
-
-
-def test_answers_that_hold_no_examples(server: Server, rows: Dataset) -> None:
-    server.script += [
-        Reply("Sure! Here you go."), Reply('{"examples": [{"question": "x"}]}'),
-        Reply('{"examples": []}'),
-    ]  # fmt: skip
-    server.answer = examples
-    step = Instruct(model=teacher(server, concurrency=1), rows=[rows], n=15, retries=1)
-    found, _, made = made_by(step)
-    assert len(found) == 15
-    assert made.meta["rejected"] == {"no-json": 15}
-    assert made.meta["dropped"] == {}
 
 
 def test_what_is_missing_of_an_answer_is_asked_for_again(server: Server, rows: Dataset) -> None:
@@ -451,14 +358,6 @@ def test_near_copies_of_seeds_are_rejected(server: Server, tmp_path: Path) -> No
     assert about[0].checks[-1].value is not None
 
 
-def test_seeds_must_be_of_one_kind(server: Server, tmp_path: Path) -> None:
-    given = dataset(tmp_path, [chat("a", "b"), {"prompt": "c"}])
-    with pytest.raises(DataError, match="either all seeds need an answer"):
-        run_step(Instruct(model=teacher(server), rows=[given], n=1))
-    with pytest.raises(DataError, match="by: the row has no 'lable'"):
-        run_step(Instruct(model=teacher(server), rows=[given], n=1, by="lable"))
-
-
 # -- templates -----------------------------------------------------------------------------------
 
 
@@ -492,9 +391,7 @@ def test_row_text_begins_no_turn(server: Server, tmp_path: Path) -> None:
     ("source", "message"),
     [
         ("{{ user }", "the template isn't valid Jinja"),
-        ("{# system #}\nonly this", "the template doesn't end with a user turn"),
         ("{{ usr }}", "'usr' is undefined"),
-        ("{{ ''.__class__.__mro__ }}", "access to attribute '__class__'"),
     ],
 )
 def test_broken_templates(

@@ -3,17 +3,13 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from generating import Here
-from hostile_server import Body, Reply, Server, failure, said, serving
+from hostile_server import Body, Reply, Server, said, serving
 
-from finery import UsageError
 from finery.rows import split_turns
-from finery_synth.checks.sameness import fields_of, meaning
-from finery_synth.checks.settings import Checks
-from finery_synth.steps.preferences import Preferences
+from finery_synth.checks.sameness import meaning
 
 pytest.importorskip("openai", reason="needs the package openai")
 
@@ -117,16 +113,6 @@ def test_one_answer_more_is_one_call_more_and_one_judgement(making: Make, server
     assert made.accounted("made") == 12
 
 
-def test_several_pairs_of_a_row(making: Make) -> None:
-    made = making(2, f"n: 4, pairs: 2, margin: 2, {JUDGED}")
-    made.ran()
-    texts = [
-        (r["chosen"][0]["content"][-1], r["rejected"][0]["content"][-1]) for r in made.rows("made")
-    ]
-    assert texts == [("4", "1"), ("4", "2")] * 2
-    assert made.accounted("made") == 2
-
-
 def test_ties_copies_and_failures_are_dropped_and_named(making: Make, server: Server) -> None:
     def answer(body: Body) -> str | Reply:
         number = int(said(body).split()[-1])
@@ -167,31 +153,6 @@ def test_best_and_worst_by_checks(making: Make, server: Server) -> None:
     assert origin["more"]["rejected"]["checks"][0]["passed"] is False
 
 
-def test_what_cannot_be_used_is_asked_again(making: Make, server: Server) -> None:
-    server.script.extend([Reply(empty=True), failure(500), Reply(raw=b"<html>"), Reply(" ")])
-    made = making(4, f"n: 3, retries: 2, {JUDGED}")
-    made.ran()
-    assert made.accounted("made") == 4
-    assert calls(server)[0] > 12
-
-
-def test_a_judge_that_cannot_be_read(making: Make, server: Server) -> None:
-    def answer(body: Body) -> str | Reply:
-        if not is_judging(body):
-            return written(body)
-        return "no idea" if "question 1 good" in said(body) else judged(body)
-
-    server.answer = answer
-    made = making(2, f"n: 2, {JUDGED.replace('min: 3', 'min: 2')}")
-    made.ran()
-    assert made.accounted("made") == 1
-    assert calls(server) == (4, 2 + 2 * 3)
-    (drop,) = made.lines("made", "dropped.jsonl")
-    assert (drop["reason"], drop["detail"]) == (
-        "too-few-answers", "0 of 2 answers are usable (no-score 2)",
-    )  # fmt: skip
-
-
 # the row's own answer
 
 
@@ -210,31 +171,6 @@ def test_the_models_own_wrong_answers_are_rejected(making: Make, server: Server)
     assert [r["chosen"][0]["content"] for r in rows] == ["right 1"] * 2 + ["right 2"] * 2
     assert [r["rejected"][0]["content"] for r in rows] == ["wrong 1", "wrong 2"] * 2
     assert made.reasons("made") == {"all-right": 1}
-
-
-def test_with_checks_an_answer_is_wrong_that_fails_one(making: Make, server: Server) -> None:
-    server.answer = lambda body: ("fine " if body["seed"] else "sorry ") + said(body)
-    made = making(1, 'chosen: row, n: 2, pairs: 2, checks: {excludes: {assistant: "sorry"}}')
-    made.ran()
-    assert [r["rejected"][0]["content"] for r in made.rows("made")] == ["sorry question 0"]
-
-
-def test_only_named_fields_are_compared(making: Make, server: Server) -> None:
-    own = [
-        {"prompt": "a", "completion": '{"x": 1, "note": "n"}'},
-        {"prompt": "b", "completion": "x: 1\nnote: n"},
-        {"prompt": "c", "completion": "x: 1\nnote: n"},
-    ]
-    said_to = {"a": '{"note": "other", "x": 1}', "b": "x: 2\nnote: n", "c": "no fields"}
-    server.answer = lambda body: said_to[said(body)]
-    rows = "".join(json.dumps(row) + "\n" for row in own)
-    made = making(rows, "chosen: row, n: 1, compare: [x]", "format: completion")
-    made.ran()
-    assert [r["rejected"][0]["content"] for r in made.rows("made")] == [said_to["b"], said_to["c"]]
-    made.edit("recipe.yaml", "compare: [x]", "compare: [y]")
-    code, error = made.failure()
-    assert code == 2
-    assert "its answer doesn't have y" in error
 
 
 def test_rows_without_an_own_answer_stop_it_before_anything_is_asked(
@@ -263,31 +199,7 @@ def test_dpo_learns_from_them(making: Make) -> None:
         ] * 2
 
 
-def test_only_what_may_be_wrong_is_judged(making: Make, server: Server) -> None:
-    server.answer = both(lambda body: "right 0" if body["seed"] == 0 else f"so so {body['seed']}")
-    made = making(1, f"chosen: row, n: 4, pairs: 4, {JUDGED.replace('min: 3', 'min: 2')}")
-    made.ran()
-    assert calls(server) == (4, 3)
-    assert [row["rejected"][0]["content"] for row in made.rows("made")] == ["so so 1"]
-
-
 # settings
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"checks": Checks(), "n": 3}, "`checks` is missing"),
-        ({"n": 1}, "a pair needs two answers"),
-        ({"temperature": 0.0}, "at temperature 0 all answers"),
-        ({"compare": ["x"]}, "`compare` needs the row's own answer"),
-    ],
-)
-def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
-    given = {"checks": Checks(allowed=["x"]), **settings}
-    step = Preferences(model=None, rows=[], **given)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=message):
-        step.check()
 
 
 @pytest.mark.parametrize(
@@ -303,9 +215,3 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> Non
 )
 def test_what_says_the_same(one: str, other: str, same: bool) -> None:
     assert (meaning(one) == meaning(other)) == same
-
-
-def test_fields_of_an_answer() -> None:
-    assert fields_of(["x", "y"], "y: 2\nx: 1") == ("1", "2")
-    assert fields_of(["x", "y"], '{"x": 1, "y": "2"}') == ("1", "2")
-    assert fields_of(["x"], "nothing") is None

@@ -9,7 +9,7 @@ import pytest
 from tiny_llama import CHATML, SPECIAL, tiny_tokenizer
 
 from finery_transformers.capabilities import capabilities, templates_with, unwritten
-from finery_transformers.chat import CALLED, TOOLS, thinking_field, thinking_switch
+from finery_transformers.chat import CALLED
 
 TOOL_ABILITIES = ("tools", "calls", "arguments", "answers", "parallel", "call_text")
 
@@ -42,15 +42,9 @@ def test_a_plain_template_can_chat_and_no_more() -> None:
     [
         ("qwen2_5", {"thinking", "switch"}),
         ("qwen3", {"prefix_preserving"}),
-        ("qwen3_8", set[str]()),
-        ("llama3", {*TOOL_ABILITIES, "thinking", "switch"} - {"answers"}),
         ("llama3_2", {"parallel", "call_text", "thinking", "switch"}),
-        ("gemma", {"system", *TOOL_ABILITIES, "thinking", "switch"}),
-        ("gptoss", {"prefix_preserving", "parallel", "call_text", "switch"}),
         ("nemotron_3_nano", {"prefix_preserving", "unthinking"}),
-        ("glm4moe", {"end_of_turn"}),
         ("phi3", {*TOOL_ABILITIES, "thinking", "switch"}),
-        ("lfm2_v2", {"thinking", "switch"}),
     ],
 )
 def test_templates_of_families(name: str, lacks: set[str]) -> None:
@@ -82,23 +76,6 @@ def test_arguments_as_python_are_no_json() -> None:
     ]
 
 
-def test_numbers_among_arguments_are_looked_for_too() -> None:
-    call = CALLED[1]["tool_calls"][0]
-    function = {"name": "lookup", "arguments": {"count": 3, "deep": {"of": ["x", 1.5]}, "on": True}}
-    messages = [CALLED[0], {**CALLED[1], "tool_calls": [{**call, "function": function}]}]
-    assert unwritten(carried("qwen3"), messages, TOOLS) == []
-    names = CHATML.replace(
-        "{{ m.content }}",
-        "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}{{ m.content }}",
-    )
-    assert [u.reason for u in unwritten(tiny_tokenizer(names), messages, None)] == [
-        "an argument of the call of lookup (count) isn't written",
-        "an argument of the call of lookup (deep) isn't written",
-        "an argument of the call of lookup (deep) isn't written",
-        "an argument of the call of lookup (on) isn't written",
-    ]
-
-
 def test_templates_with_the_same_turns_are_offered() -> None:
     names = templates_with(carried("qwen2_5"), ("thinking", "tools"))
     assert "qwen3" in names
@@ -107,9 +84,3 @@ def test_templates_with_the_same_turns_are_offered() -> None:
     before = tokenizer.chat_template
     templates_with(tokenizer, ("tools",))
     assert tokenizer.chat_template == before
-
-
-def test_families_switch_thinking_by_name() -> None:
-    assert thinking_switch(carried("qwen3")) == {"enable_thinking": False}
-    assert thinking_switch(carried("llama3")) is None
-    assert thinking_field(carried("gptoss")) is not None

@@ -13,7 +13,6 @@ from finery_transformers.chat import (
     rendered,
     row_tokens,
     thinking_field,
-    thinking_switch,
 )
 
 PROMPT = [{"role": "user", "content": "where is my card"}]
@@ -105,15 +104,6 @@ def test_thinking_gets_the_name_that_the_template_reads() -> None:
     assert thinking_field(tiny_tokenizer(CHATML)) is None
 
 
-def test_the_switch_for_thinking_is_found() -> None:
-    for name in ("enable_thinking", "thinking"):
-        tokenizer = tiny_tokenizer(
-            CHATML + "{% if NAME is false %}off{% endif %}".replace("NAME", name)
-        )
-        assert thinking_switch(tokenizer) == {name: False}
-    assert thinking_switch(tiny_tokenizer(CHATML)) is None
-
-
 def test_a_turn_with_a_call_may_have_an_end_of_its_own() -> None:
     calls = CHATML.replace(
         "<|im_end|>",
@@ -126,25 +116,6 @@ def test_a_turn_with_a_call_may_have_an_end_of_its_own() -> None:
         "<|im_end|>",
         "<|endoftext|>",
     }
-
-
-def test_arguments_reach_the_template() -> None:
-    tokenizer = tiny_tokenizer("{% if quick %}quick {% endif %}" + CHATML)
-    tokens = prompt_tokens(tokenizer, PROMPT, arguments={"quick": True})
-    assert tokenizer.decode(tokens).startswith("quick <|im_start|>")
-
-
-def test_tools_reach_the_template() -> None:
-    tokenizer = tiny_tokenizer("{% for t in tools or [] %}{{ t.name }} {% endfor %}" + CHATML)
-    tokens = prompt_tokens(tokenizer, PROMPT, tools=[{"name": "lookup"}])
-    assert tokenizer.decode(tokens).startswith("lookup <|im_start|>")
-
-
-def test_a_conversation_that_the_template_refuses_is_shown() -> None:
-    refusing = "{{ raise_exception('no system role') if messages[0].role == 'system' }}" + CHATML
-    with pytest.raises(DataError, match="no system role") as caught:
-        prompt_tokens(tiny_tokenizer(refusing), [{"role": "system", "content": "Be brief."}])
-    assert caught.value.details == ["system: Be brief."]
 
 
 BOMBS = {
@@ -164,12 +135,6 @@ def test_a_template_that_takes_too_much_is_stopped(
     with pytest.raises(DataError, match=r"chat template (takes more|writes 5,000,000)") as caught:
         prompt_tokens(tiny_tokenizer(BOMBS[name]), PROMPT)
     assert "chat_template.jinja" in (caught.value.fix or "")
-
-
-@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages[7].content }}", "{{ none.x.y }}"])
-def test_a_template_may_fail_in_any_way(template: str) -> None:
-    with pytest.raises(DataError, match="refuses the conversation"):
-        prompt_tokens(tiny_tokenizer(template), PROMPT)
 
 
 def test_answers_of_tools_are_written_in_the_order_of_their_calls(tokenizer: Any) -> None:

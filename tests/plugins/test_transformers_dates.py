@@ -31,10 +31,6 @@ def today(form: str) -> str:
     return datetime.now().strftime(form)
 
 
-def test_a_template_without_a_date() -> None:
-    assert dated(CHATML) is None
-
-
 def test_a_template_whose_date_can_be_set() -> None:
     assert dated(LLAMA) == WritesDate(today("%d %b %Y"), "date_string")
     assert dated(LLAMA, date_string="26 Jul 2024") is None
@@ -43,11 +39,6 @@ def test_a_template_whose_date_can_be_set() -> None:
 def test_a_template_whose_date_can_not_be_set() -> None:
     fixed = "{{ strftime_now('%Y-%m-%d') }} {{ last_update }} {{ strftime_now('%H') }}" + CHATML
     assert dated(fixed) == WritesDate(today("%Y-%m-%d"), "")
-
-
-def test_a_date_only_beside_a_system_message() -> None:
-    beside = "{% if messages[0].role == 'system' %}{{ strftime_now('%Y') }}{% endif %}" + CHATML
-    assert dated(beside) == WritesDate(today("%Y"), "")
 
 
 @pytest.mark.parametrize(("name", "argument"), [("gptoss", ""), ("llama3_2", "date_string")])

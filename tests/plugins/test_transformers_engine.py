@@ -40,11 +40,6 @@ def test_batches_hold_rows_of_about_the_same_length(engine: TransformersEngine) 
     assert longest == sorted(longest, reverse=True)
 
 
-def test_long_rows_come_in_small_batches(engine: TransformersEngine) -> None:
-    batches = engine.batches([asked("x" * 20_000)] * 7)
-    assert [len(batch) for batch in batches] == [3, 3, 1]
-
-
 def test_rows_that_begin_alike_follow_one_another(engine: TransformersEngine) -> None:
     first, second = ({"role": "system", "content": text} for text in ("Be kind.", "Be brief."))
     talks = [
@@ -78,16 +73,6 @@ def test_a_gpu_answers_as_many_rows_at_once_as_its_memory_holds(
     assert [len(batch) for batch in batches] == [rows] * 3
 
 
-def test_a_model_of_unknown_size_is_answered_as_on_a_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gpu = Gpu("GPU-a", "NVIDIA X", (9, 0), 180 * 2**30, used=0)
-    monkeypatch.setattr(precision, "usable_gpus", lambda: [gpu])
-    (tmp_path / "config.json").write_text("{}")
-    for meta in ({"format": "transformers"}, {"format": "gguf", "file": "x.gguf"}):
-        assert Room.of(Model(tmp_path, meta=meta)) == Room()
-
-
 def test_running_out_of_memory_names_what_was_asked(
     tiny: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,18 +95,6 @@ def raising(error: Exception) -> Any:
         raise error
 
     return fail
-
-
-def test_a_gpu_that_torch_cannot_use_is_in_the_log(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = TestJob(seed=None)
-    gpu = Gpu("GPU-a", "NVIDIA X", (9, 0), 180 * 2**30, used=0)
-    monkeypatch.setattr(precision, "visible_gpus", lambda: [gpu])
-    TransformersEngine(tiny, job).generate([asked("hi")], Sampling(max_tokens=1))
-    lines = [event["message"] for event in job.events if event["event"] == "log"]
-    (line,) = [line for line in lines if "isn't used" in line]
-    assert line.startswith("warning: NVIDIA X isn't used: the installed torch is built without")
 
 
 def test_a_model_in_training_answers_in_its_dtype(tiny: Model) -> None:
@@ -197,14 +170,6 @@ def test_sampling_follows_its_seed(engine: TransformersEngine) -> None:
     assert one[0] != one[1]
 
 
-def test_sampling_leaves_the_random_state_alone(engine: TransformersEngine) -> None:
-    import torch
-
-    before = torch.random.get_rng_state()
-    engine.generate([asked("hi")], Sampling(temperature=1.0, max_tokens=2))
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
 def test_a_prompt_that_exceeds_the_context_is_refused(engine: TransformersEngine) -> None:
     with pytest.raises(DataError, match="don't fit the model's context of 256"):
         engine.generate([asked("x" * 300)], Sampling(max_tokens=8))
@@ -259,19 +224,3 @@ def test_calls_and_thinking_are_read(tooled: Model) -> None:
     malformed = completed(tooled, "<tool_call>{", Request(asked("hi").messages, TOOLS), "")
     assert (malformed.text, malformed.finish_reason) == ("<tool_call>{", "length")
     assert "is JSON that ends too early" in str(malformed.call_error)
-
-
-def test_thinking_that_the_prompt_begins(tooled: Model) -> None:
-    thinks = Model(
-        tooled.path, meta={**tooled.meta, "chat_template_kwargs": {"start": "<think>\n"}}
-    )
-    answer = completed(thinks, "Hm.\n</think>\n\nYes.", asked("hi"))
-    assert (answer.text, answer.reasoning) == ("Yes.", "Hm.")
-    cut = completed(thinks, "Hm, or", asked("hi"), "")
-    assert (cut.text, cut.reasoning, cut.finish_reason) == ("", "Hm, or", "length")
-
-
-def test_tools_are_refused_if_the_template_leaves_them_out(tiny: Model) -> None:
-    requests = [Request(asked("hi").messages, TOOLS)]
-    with pytest.raises(DataError, match="leaves out the tools of a row"):
-        TransformersEngine(tiny, TestJob(seed=None)).generate(requests, Sampling())

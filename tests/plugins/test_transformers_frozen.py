@@ -11,22 +11,17 @@ from models.rows import PROMPTS
 from models.tiny import tokenizer_of
 from tiny_llama import CHATML, tiny_llama
 
-from finery import DataError, FineryError, Model, StepError
+from finery import DataError, FineryError, Model
 from finery.rows import Conversation, Row
 from finery_transformers.chat import prompt_text
 from finery_transformers.dates import writes_date
-from finery_transformers.frozen.proof import Sample, check_same
 from finery_transformers.frozen.template import (
     FROZEN_MARK,
     NO_TOOLS,
     FrozenTemplate,
-    arguments_of,
-    facts_of,
     facts_of_rows,
     frozen_template,
     prologue,
-    with_date,
-    without_marks,
 )
 
 pytest.importorskip("trl")
@@ -120,19 +115,6 @@ def test_the_date_is_that_of_the_training(tmp_path: Path) -> None:
     )
 
 
-def test_a_date_whose_form_is_not_in_place_is_refused(tmp_path: Path) -> None:
-    template = "{% set form = '%Y' %}\n{{ strftime_now(form) }}" + CHATML
-    model = model_with(tmp_path, template, prompts={**PLAIN, "date": "2024-02-09"})
-    with pytest.raises(StepError, match="can't be replaced by the date") as raised:
-        frozen_template(model)
-    assert raised.value.details[0].startswith("{{ strftime_now(form) }}")
-
-
-@pytest.mark.parametrize("form", ["strftime_now('%d %b')", 'strftime_now( "%d %b" )'])
-def test_the_forms_of_a_date(form: str) -> None:
-    assert with_date("{{ " + form + " }}", date(2024, 2, 9)) == '{{ "09 Feb" }}'
-
-
 def test_marks_of_trainings_are_removed_with_their_white_space(tmp_path: Path) -> None:
     inner = "{{ m.content }}"
     marked = CHATML.replace(inner, f"\n {{%- generation -%}} {inner} {{% endgeneration %}}\n")
@@ -142,25 +124,6 @@ def test_marks_of_trainings_are_removed_with_their_white_space(tmp_path: Path) -
     assert "endgeneration" not in frozen.source
     talk = [*QUESTION, {"role": "assistant", "content": "a"}, *QUESTION]
     assert asked(frozen, talk) == prompt_text(frozen.tokenizer, talk)
-
-
-@pytest.mark.parametrize(
-    ("mark", "plain"),
-    [
-        ("{%- generation -%}", "{%- if true -%}"),
-        ("{%+ endgeneration %}", "{%+ endif %}"),
-        ("{% if add_generation_prompt %}", "{% if add_generation_prompt %}"),
-    ],
-)
-def test_marks_of_trainings(mark: str, plain: str) -> None:
-    assert without_marks(mark) == plain
-
-
-def test_a_frozen_template_is_not_frozen_again(tmp_path: Path) -> None:
-    once = frozen_template(model_with(tmp_path, THINKING + CHATML)).source
-    again = frozen_template(model_with(tmp_path, once))
-    assert again.source == once
-    assert once.count(FROZEN_MARK) == 1
 
 
 def test_a_model_that_says_nothing_of_its_training_keeps_its_template(tmp_path: Path) -> None:
@@ -178,29 +141,6 @@ def test_rows_are_compared(tmp_path: Path) -> None:
     rows: list[Row] = [{"id": "r7", "prompt": "rare", "completion": "a"}]
     frozen = frozen_template(model, rows=rows)
     assert asked(frozen, [{"role": "user", "content": "rare"}]).startswith("1999")
-
-
-@pytest.mark.parametrize(
-    ("prompt", "line"),
-    [("one b", "frozen:   'one b'"), (None, "only the frozen template refuses it")],
-)
-def test_the_first_difference_is_shown(prompt: str | None, line: str) -> None:
-    sample = Sample("the row r7", QUESTION)
-    with pytest.raises(StepError, match="the row r7 has another prompt") as raised:
-        check_same(lambda _: "one a", lambda _, caller: prompt, [sample], ())
-    assert raised.value.details[-1] == line
-
-
-def test_a_difference_for_one_caller_is_found() -> None:
-    sample = Sample("a row", QUESTION)
-    with pytest.raises(StepError, match="another prompt"):
-        check_same(lambda _: "a", lambda _, caller: "b" if caller.get("x") else "a", [sample], "x")
-    check_same(lambda _: None, lambda _, caller: None, [sample], "x")
-
-
-def test_arguments_are_all_that_a_caller_could_pass() -> None:
-    source = "{% if a %}{% set b = 1 %}{% endif %}{{ b }}{{ bos_token }}{{ range(3) }}{{ c.d }}"
-    assert arguments_of(source) == {"a", "b", "c"}
 
 
 def test_the_mark_keeps_ollama_from_taking_a_template_for_a_known_one() -> None:
@@ -221,22 +161,12 @@ CALL = {"role": "assistant", "content": "", "tool_calls": [TOOL]}
     [
         ({"prompt": "q", "completion": "a"}, {"switched"}),
         ({"prompt": "q", "completion": [THOUGHT]}, {"thinking"}),
-        ({"prompt": "q", "completion": "<think>\nHm.\n</think>\na"}, {"thinking"}),
-        ({"prompt": "q", "completion": "a", "tools": [TOOL]}, {"tools", "switched"}),
         ({"messages": [*QUESTION, CALL]}, {"tools", "switched"}),
-        ({"prompt": "q", "chosen": "a", "rejected": [THOUGHT]}, {"thinking"}),
     ],
 )
 def test_what_rows_use(row: Row, used: set[str]) -> None:
     facts = facts_of_rows([row], BASE, switch=True)
     assert {name for name, value in facts.items() if value} == used
-
-
-def test_what_an_earlier_training_used_counts_too() -> None:
-    first = Model(Path(), meta={"prompts": {"tools": True, "thinking": False, "switched": False}})
-    facts = facts_of_rows([{"prompt": "q", "completion": "a"}], first, switch=False, date="d")
-    assert facts == {"tools": True, "thinking": False, "switched": False, "date": "d"}
-    assert facts_of(BASE) is None
 
 
 # -- the families of docs/models.md ----------------------------------------------------------------

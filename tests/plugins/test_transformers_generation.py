@@ -57,11 +57,6 @@ def test_a_sliding_window_is_read_whole() -> None:
         assert generation.read(model, PROMPTS, 0).cache is None
 
 
-@pytest.mark.parametrize("prompts", [[[7]], [[*START, 5]], [[i] * 30 for i in range(2, 6)]])
-def test_prompts_with_little_in_common_are_read_whole(prompts: list[list[int]]) -> None:
-    assert generation.read(model_of("llama"), prompts, 0).cache is None
-
-
 SLIDING = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     **{kind: (kind, {}) for kind in ("llama", "qwen3", "gemma", "phi3", "olmo2")},

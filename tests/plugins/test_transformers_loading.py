@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tiny_gguf import write_tiny_gguf
-from tiny_llama import CHATML, tiny_llama, tiny_tokenizer
+from tiny_llama import CHATML, tiny_llama
 
 from finery import Model, StepError
 from finery_transformers.loading import (
@@ -14,7 +14,6 @@ from finery_transformers.loading import (
     load_merged,
     load_model,
     load_tokenizer,
-    template_arguments,
 )
 
 
@@ -103,36 +102,10 @@ def test_an_adapter_on_an_adapter_is_merged_onto_what_it_was_trained_on(
     assert torch.equal(weight(load_merged(second)[0]), weight(expected))
 
 
-def test_the_tokenizer_saved_with_an_adapter_wins(tmp_path: Path, tiny: Model) -> None:
-    learned = adapter(tiny, tmp_path / "a")
-    assert load_tokenizer(learned).chat_template == CHATML
-    other = CHATML.replace("assistant", "model")
-    tiny_tokenizer(other).save_pretrained(str(learned.path))
-    assert load_tokenizer(learned).chat_template == other
-
-
-def test_template_arguments_come_from_the_model_under_an_adapter(tiny: Model) -> None:
-    tiny.meta["chat_template_kwargs"] = {"enable_thinking": False}
-    learned = Model(tiny.path, meta={"format": "adapter"}, refs={"base": tiny})
-    assert template_arguments(learned) == {"enable_thinking": False}
-
-
 def test_nothing_saved_names_a_folder_of_this_machine(tmp_path: Path, tiny: Model) -> None:
     learned = adapter(tiny, tmp_path / "a")
     config = json.loads(learned.file("adapter_config.json").read_text())
     assert not config["base_model_name_or_path"]
-
-
-def test_a_prompted_model_has_no_weights(tmp_path: Path, tiny: Model) -> None:
-    prompted = Model(tmp_path, meta={"format": "prompted"}, refs={"model": tiny})
-    with pytest.raises(StepError, match="no weights of its own") as caught:
-        load_model(prompted)
-    assert "name its base" in str(caught.value.fix)
-
-
-def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="format 'api' can't be loaded"):
-        load_model(Model(tmp_path, meta={"format": "api"}))
 
 
 def test_a_model_without_chat_template_is_refused(tmp_path: Path) -> None:
@@ -154,12 +127,6 @@ def test_broken_weights_are_an_error_that_names_the_files(tiny: Model, damage: s
     with pytest.raises(StepError, match="can't be loaded") as caught:
         load_model(tiny)
     assert "config.json" in str(caught.value.fix)
-
-
-def test_an_adapter_must_say_what_it_belongs_to(tmp_path: Path, tiny: Model) -> None:
-    learned = adapter(tiny, tmp_path / "a")
-    with pytest.raises(StepError, match="doesn't name its base model"):
-        load_model(Model(learned.path, meta={"format": "adapter"}))
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path, tiny: Model) -> None:

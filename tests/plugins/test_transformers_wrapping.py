@@ -16,10 +16,10 @@ from finery_gguf.chat import ChatTemplate
 from finery_gguf.engine import GgufEngine
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import answer_reader, chat_template, model_template, tokenize
-from finery_transformers.chat import prompt_text, rendered
+from finery_transformers.chat import prompt_text
 from finery_transformers.engine import TransformersEngine
 from finery_transformers.loading import load_tokenizer
-from finery_transformers.wrapping import TOOLS_MARK, with_fixed_arguments, with_text_tools
+from finery_transformers.wrapping import with_fixed_arguments, with_text_tools
 
 pytest.importorskip("trl")
 
@@ -132,28 +132,10 @@ def schema(required: list[str], **properties: Any) -> Any:
 STRING = {"type": "string"}
 SIGNATURES: list[tuple[Any, str]] = [
     (described("now"), "now()"),
-    (described("now", {}, description="Tell."), "now(): Tell."),
     (described("f", schema(["a"], a=STRING, b={"type": "integer"})), "f(a: string, b?: integer)"),
-    (
-        described(
-            "f", schema([], day={"enum": ["mon", 2, None], "type": "string", "description": "A"})
-        ),
-        'f(day?: "mon"|2|null (A))',
-    ),
-    (
-        described(
-            "f", schema([], at={"type": "string", "description": "HH:MM"}), description="é <b>"
-        ),
-        "f(at?: string (HH:MM)): é <b>",
-    ),
     (
         described("f", schema(["l"], l={"type": "array", "items": {"enum": ["a", "b"]}})),
         'f(l: array of "a"|"b")',
-    ),
-    # What a line can't say is JSON: bounds, nested objects, several types, an array of anything.
-    (
-        described("f", schema([], n={"type": "integer", "minimum": 1, "description": "N"})),
-        'f(n?: {"type": "integer", "minimum": 1, "description": "N"})',
     ),
     (
         described("f", schema([], o=schema(["x"], x=STRING))),
@@ -163,29 +145,11 @@ SIGNATURES: list[tuple[Any, str]] = [
         described("f", schema([], t={"type": ["string", "null"]})),
         'f(t?: {"type": ["string", "null"]})',
     ),
-    (described("f", schema([], l={"type": "array"})), "f(l?: array)"),
-    (
-        described(
-            "f", schema([], l={"type": "array", "items": {"type": "string", "pattern": "x"}})
-        ),
-        'f(l?: array of {"type": "string", "pattern": "x"})',
-    ),
-    # An argument may have the name of a method of Python's dict.
-    (
-        described("f", schema(["items"], items=STRING, keys=STRING)),
-        "f(items: string, keys?: string)",
-    ),
     (
         described("f", {**schema([], a={"$ref": "#/$defs/A"}), "$defs": {"A": STRING}}),
         '{"name": "f", "parameters": {"type": "object", "properties": {"a": {"$ref": '
         '"#/$defs/A"}}, "required": [], "$defs": {"A": {"type": "string"}}}}',
     ),
-    (
-        described("f", {**schema([]), "additionalProperties": True}),
-        '{"name": "f", "parameters": {"type": "object", "properties": {}, "required": [], '
-        '"additionalProperties": true}}',
-    ),
-    (described("f", {**schema([], a=STRING), "additionalProperties": False}), "f(a?: string)"),
 ]
 
 
@@ -206,12 +170,6 @@ def test_calls_as_json_text_and_results_as_json() -> None:
     assert '{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "g", ' in text
     assert '{"name": "g", "arguments": {}}' in text
     assert '<tool_response>\n{"b": [2]}\n</tool_response>' in text
-
-
-def test_a_wrapped_template_is_not_wrapped_again() -> None:
-    once = wrapped(CHATML)
-    assert with_text_tools(once) == once.source
-    assert once.source.startswith(TOOLS_MARK)
 
 
 def real_templates() -> list[str]:
@@ -268,22 +226,7 @@ def test_the_engine_for_ggufs_wraps_the_template_of_the_file(tmp_path: Path) -> 
     assert answer.prompt_tokens == len(tokens)
 
 
-def test_a_template_beside_a_gguf_replaces_its_own(tmp_path: Path) -> None:
-    path = write_tiny_gguf(tmp_path / "t.gguf")
-    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}!")
-    gguf = Gguf(path, vocab_only=True)
-    template = model_template(gguf, Model(tmp_path, meta={"format": "gguf", "file": path.name}))
-    assert tokenize(gguf, template, TALK[1:2]).text == "Weather?!"
-
-
 VALUES = {"a": False, "b": None, "c": [1, {"d": "é'\""}], "e": 1.5}
-
-
-def test_fixed_arguments_win_over_those_of_a_caller() -> None:
-    template: Any = ChatTemplate(with_fixed_arguments("{{ [a, b, c, e] | tojson }}", VALUES), {})
-    assert json.loads(rendered(template, [])) == [False, None, [1, {"d": "é'\""}], 1.5]
-    assert rendered(template, [], arguments={"a": 2}) == rendered(template, [])
-    assert with_fixed_arguments(CHATML, {}) == CHATML
 
 
 # -- llama.cpp's own engine for templates ----------------------------------------------------------

@@ -68,14 +68,6 @@ def test_flash_attention_is_used_where_it_works(
     assert used.names(padding_free=False) == ["FlashAttention 2"]  # DPO and KTO
 
 
-def test_flash_attention_takes_no_fp32(gpu: Callable[..., None], tiny: Any, job: TestJob) -> None:
-    import torch
-
-    gpu()
-    assert not Accelerators.of(tiny, torch.float32, job).flash
-    assert not logged(job)
-
-
 @pytest.mark.parametrize(
     ("shown", "broken", "reason"),
     [
@@ -131,15 +123,6 @@ def test_liger_is_used_only_for_models_that_it_patches(
     patch.MODEL_TYPE_TO_APPLY_LIGER_FN.clear()
     assert not accelerators._has_liger(tiny, job)
     assert "no kernels for llama models" in logged(job)
-
-
-def test_a_liger_that_cannot_be_imported_is_left_out(
-    tiny: Any, job: TestJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "liger_kernel", None)
-    assert not accelerators._has_liger(tiny, job)
-    assert "can't be imported" in logged(job)
 
 
 def test_nothing_is_used_without_a_gpu(tiny: Any, job: TestJob) -> None:

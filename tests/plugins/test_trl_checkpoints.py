@@ -11,7 +11,6 @@ from finery import StepError
 from finery_trl.train.saving.checkpoints import (
     best_step,
     chosen,
-    exhausted,
     last_whole,
     mark,
     prune,
@@ -56,21 +55,12 @@ def test_one_that_is_not_whole_is_removed(tmp_path: Path, damage: str) -> None:
     assert not broken.exists()
 
 
-def test_there_may_be_none(tmp_path: Path) -> None:
-    assert last_whole(tmp_path / "missing") is None
-
-
 def test_the_best_and_the_last_two_stay(tmp_path: Path) -> None:
     history = evaluated(3.0, 1.0, 2.0, 2.5, 4.0)
     for step in range(1, 6):
         saved(tmp_path, step, history)
     prune(tmp_path, history)
     assert sorted(step_of(p) for p in tmp_path.iterdir()) == [2, 4, 5]
-
-
-def test_the_best_is_the_first_with_the_lowest_validation_loss(tmp_path: Path) -> None:
-    assert best_step(evaluated(3.0, 1.0, 1.0, 2.0)) == 2
-    assert best_step([{"step": 1, "loss": 1.0}]) is None
 
 
 def watched(*values: float) -> list[dict[str, Any]]:
@@ -86,16 +76,6 @@ NAN = math.nan
 )
 def test_a_metric_that_is_not_a_number_is_the_worst(values: tuple[float, ...], best: int) -> None:
     assert best_step(watched(*values), "f1") == best
-
-
-def test_a_metric_that_became_a_number_is_an_improvement() -> None:
-    assert not exhausted(watched(NAN, 0.5, 0.9), "f1", patience=2)
-    assert exhausted(watched(NAN, 0.5, NAN, 0.4), "f1", patience=2)
-
-
-def test_without_validation_the_last_is_chosen(tmp_path: Path) -> None:
-    _, last = saved(tmp_path, 1), saved(tmp_path, 2)
-    assert chosen(tmp_path) == last
 
 
 def test_a_best_checkpoint_that_is_gone_is_an_error(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_llama import card_rows, tiny_llama
 
-from finery import Dataset, Model, OneFile, StepError, UsageError
+from finery import Dataset, Model, OneFile
 from finery.execute.gpus import Gpu
 from finery.testing import TestJob
 from finery_trl import settings as trl_settings
@@ -15,7 +15,7 @@ from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch
 from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft
-from finery_trl.train.devices import check_processes, processes_note, select_gpu
+from finery_trl.train.devices import processes_note, select_gpu
 from finery_trl.train.launch import _command
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -131,38 +131,6 @@ def test_auto_leaves_kto_two_rows_in_each_process(
     step.check()
     assert step.processes == expected
     assert step.batch_size(5000) >= 2
-
-
-def test_processes_are_compared_with_the_gpus(gpus: Any) -> None:
-    step = sft(launch=Launch(processes=4))
-    assert not step.depends_on_gpus()
-    gpus(2)
-    with pytest.raises(StepError, match="4 processes need 4 GPUs, but this machine shows 2"):
-        check_processes(step)
-    for enough in (4, 0):  # processes share CPUs
-        gpus(enough)
-        check_processes(step)
-
-
-def test_instances_of_a_gpu_do_not_train_together(gpus: Any) -> None:
-    """CUDA shows a process only one of them."""
-    gpus(3, "MIG-1")
-    step = sft(launch=Launch(processes="auto"))
-    assert (step.processes, processes_note(step)) == (1, "training on the only GPU")
-    with pytest.raises(StepError, match="2 processes need 2 GPUs, but this machine shows 1"):
-        check_processes(sft(launch=Launch(processes=2)))
-
-
-def test_a_fixed_number_of_processes_must_divide_the_batch() -> None:
-    with pytest.raises(UsageError, match="not a multiple of 3 processes"):
-        sft(launch=Launch(processes=3)).check()
-
-
-def test_torch_launches_on_gpus_too(gpus: Any) -> None:
-    """`accelerate launch` reads the user's own configuration and listens on a fixed port."""
-    gpus(2)
-    command = _command(sft(launch=Launch(processes=2)))
-    assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
 def test_accelerate_launches_with_the_given_configuration(tmp_path: Path) -> None:

@@ -95,17 +95,6 @@ def test_a_copy_names_the_repository_of_its_base_with_the_commit(tmp_path: Path)
     assert line == f"base: org/base at {'b' * 12}, from the Hub"
 
 
-def test_a_copy_of_what_was_trained_on_a_gguf_says_what_it_needs(tmp_path: Path) -> None:
-    base = Model(tmp_path, meta={"format": "gguf", "file": "x.gguf"})
-    config, readme, line = copied(tmp_path / "copy", base)
-    assert "base_model_name_or_path" not in config
-    assert "Get the file `x.gguf`" in readme
-    assert "--with-base" in line
-    config, readme, _ = copied(tmp_path / "whole", base, {"base": tmp_path / "whole" / "base"})
-    assert config["base_model_name_or_path"] == str(tmp_path / "whole" / "base")
-    assert 'gguf_file="x.gguf"' in readme
-
-
 @pytest.mark.slow
 def test_peft_loads_an_exported_adapter_in_another_process(
     project: MakeProject, tmp_path: Path

@@ -41,19 +41,6 @@ def test_the_page_of_a_long_training_is_small(steps: int, metrics: int) -> None:
     assert f"step {steps:,}\n" in html
 
 
-def test_a_short_training_is_drawn_whole() -> None:
-    html = page(training(50, 1))
-    (line, *_) = [part.split('"')[0] for part in html.split('points="')[1:]]
-    assert len(line.split(" ")) == 50
-
-
-def test_the_page_of_a_metric_that_is_never_a_number_has_the_rest() -> None:
-    points = [{**p, "watch": {"never": float("nan"), **p["watch"]}} for p in training(9, 2)]
-    html = page(points)
-    assert "highest metric number 1" in html
-    assert "never" not in html
-
-
 @given(st.lists(st.floats(-1e9, 1e9), max_size=300), st.integers(4, 60))
 def test_what_is_left_of_a_line_keeps_its_ends_and_extremes(values: list[float], most: int) -> None:
     series = [(step, value) for step, value in enumerate(values, 1)]

@@ -24,14 +24,10 @@ from finery_trl.steps.sft import Sft
 from finery_trl.train import run
 from finery_trl.train.callback import Callback
 from finery_trl.train.devices import (
-    allocator_environment,
     check_half,
-    check_optimizer,
-    on_one_gpu,
 )
 from finery_trl.train.progress import Overflow
 from finery_trl.train.schedule import Schedule
-from finery_trl.view.model import measured
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -181,17 +177,6 @@ def test_fp16_trains_with_a_gradient_scaler(arguments: Any) -> None:
     assert not arguments(torch.bfloat16)["fp16"]
 
 
-def test_activations_are_offloaded_only_from_a_gpu(
-    arguments: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    assert not arguments(torch.bfloat16, activation_offloading=True)["activation_offloading"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert arguments(torch.bfloat16, activation_offloading=True)["activation_offloading"]
-    assert not arguments(torch.bfloat16)["activation_offloading"]
-
-
 @pytest.mark.parametrize("fp16", [True, False])
 def test_a_skipped_step_of_fp16_is_no_divergence(
     fp16: bool, tiny: Model, data: Dataset, tmp_path: Path
@@ -244,47 +229,6 @@ def test_a_training_ends_that_fp16_is_too_narrow_for(scaled: Any, tmp_path: Path
     assert "dtype: fp32, or dtype: bf16 on a GPU with compute capability 8.0" in str(
         caught.value.fix
     )
-
-
-def test_skipped_steps_of_fp16_are_logged_at_the_end(scaled: Any, tmp_path: Path) -> None:
-    job, inf = TestJob(tmp_path), math.inf
-    stepped(Overflow(job), scaled, [inf, *[1.0] * 19], 20)
-    stepped(Overflow(job), scaled, [inf, inf, 1.0, inf, 1.0], 5)
-    stepped(Overflow(job), scaled, [1.0, 1.0], 2)
-    first, second = (e["message"] for e in job.events if e["event"] == "log")
-    assert first.startswith("the gradients of 1 of 20 optimizer steps overflowed in fp16")
-    assert "dtype" not in first
-    assert second.startswith("the gradients of 3 of 5 optimizer steps")
-    assert "dtype: fp32" in second
-
-
-def test_a_newer_gpu_trains_in_bf16_instead(
-    scaled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    with pytest.raises(StepError) as caught:
-        stepped(Overflow(TestJob(tmp_path)), scaled, [math.inf], 1)
-    assert caught.value.fix == "set dtype: bf16, which has the range of fp32"
-
-
-def test_the_scaler_of_a_training_is_watched(
-    tiny: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The trainer's own optimizer, as if each of its steps had overflowed."""
-    from accelerate.optimizer import AcceleratedOptimizer
-
-    def half(arguments: Any) -> Any:
-        arguments.fp16 = True  # for callbacks: on a CPU, accelerate has no scaler
-        return on_one_gpu(arguments)
-
-    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", True)
-    Sft(model=tiny, rows=[data], **SMALL).run(TestJob(tmp_path / "other"))
-    monkeypatch.setattr(run, "on_one_gpu", half)
-    with pytest.raises(StepError, match="fp16 is too narrow"):
-        Sft(model=tiny, rows=[data], **SMALL).run(TestJob(tmp_path))
 
 
 READING = ("item", "tolist", "cpu", "numpy", "__int__", "__float__", "__bool__")
@@ -373,75 +317,12 @@ def test_kernels_are_strictly_deterministic(
     assert os.environ["FLASH_ATTENTION_DETERMINISTIC"] == "1"
 
 
-def test_the_manifest_names_the_attention_of_the_training(
-    tiny: Model, data: Dataset, tmp_path: Path
-) -> None:
-    """A whole model is loaded again to be saved, with another attention."""
-    from finery_trl.train.sharing import NAME
-
-    hardware.forget()
-    model = Sft(model=tiny, rows=[data], lora=None, **SMALL).run(TestJob(tmp_path))
-    hardware.add_facts(model)
-    facts = model.runtime["hardware"]
-    assert (facts["attention"], facts["deterministic"]) == (NAME, True)
-    assert set(model.runtime["training"]) == {"tokens_per_second", "peak_memory"}
-
-
-def test_an_operation_without_such_a_kernel_is_logged_and_used(
-    tiny: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from finery_trl.train.trainers import SftTrainer
-
-    compute = SftTrainer.compute_loss
-
-    def lacking(self: Any, *rest: Any, **named: Any) -> Any:
-        if not torch.is_deterministic_algorithms_warn_only_enabled():
-            raise RuntimeError(
-                "cumsum_cuda_kernel does not have a deterministic implementation, but you set "
-                "'torch.use_deterministic_algorithms(True)'. You can turn off determinism …"
-            )
-        return compute(self, *rest, **named)
-
-    monkeypatch.setattr(SftTrainer, "compute_loss", lacking)
-    job = TestJob(tmp_path)
-    model = Sft(model=tiny, rows=[data], **SMALL).run(job)
-    assert model.meta["steps"] == 2
-    hardware.add_facts(model)
-    assert model.runtime["hardware"]["deterministic"] is False
-    logs = [e["message"] for e in job.events if e["event"] == "log"]
-    assert any("cumsum_cuda_kernel has no deterministic kernel" in line for line in logs)
-
-
-def test_other_errors_end_the_training(
-    tiny: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from finery_trl.train.trainers import SftTrainer
-
-    def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    monkeypatch.setattr(SftTrainer, "compute_loss", broken)
-    with pytest.raises(RuntimeError, match="illegal memory access"):
-        Sft(model=tiny, rows=[data], **SMALL).run(TestJob(tmp_path))
-
-
 def test_the_model_knows_its_speed_and_memory_outside_of_its_identity(
     tiny: Model, data: Dataset, tmp_path: Path
 ) -> None:
     facts = Sft(model=tiny, rows=[data], **SMALL).run(TestJob(tmp_path)).runtime["training"]
     assert facts["tokens_per_second"] > 0
     assert facts["peak_memory"] > 2**20
-
-
-def test_show_states_speed_and_memory() -> None:
-    manifest: Any = SimpleNamespace(runtime={"training": {"tokens_per_second": 12_345}})
-    assert measured(manifest) == {"speed": "12,345 tokens/s"}
-    manifest.runtime["training"]["peak_gpu_memory"] = 3 * 2**29
-    assert measured(manifest)["peak memory"] == "1.5 GiB on the GPU"
-    manifest.runtime.clear()
-    assert measured(manifest) == {}
 
 
 def test_an_optimizer_with_states_in_8_bits_trains(
@@ -451,27 +332,3 @@ def test_an_optimizer_with_states_in_8_bits_trains(
     step = Sft(model=tiny, rows=[data], lora=None, optim="adamw_8bit", **SMALL)
     assert "bitsandbytes" in step.key_packages()
     assert step.run(TestJob(tmp_path)).meta["steps"] == 2
-
-
-def test_a_paged_optimizer_needs_a_gpu(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    pytest.importorskip("bitsandbytes")
-    step = Sft(model=tiny, rows=[], optim="paged_adamw_8bit")
-    with pytest.raises(StepError, match="there is no GPU"):
-        check_optimizer(step)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    check_optimizer(step)
-
-
-def test_the_allocator_is_configured_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
-    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
-    assert allocator_environment() == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")
-    assert allocator_environment() == {}
-
-
-def test_short_rows_share_a_large_batch(tiny: Model, data: Dataset) -> None:
-    step = Sft(model=tiny, rows=[data], effective_batch_size=64)
-    assert [step.batch_size(longest) for longest in (45, 200, 1024, 9000)] == [64, 32, 8, 1]

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeProject
 from tiny_llama import tiny_llama
 
-from finery import DataError, Dataset, Model, UsageError
+from finery import DataError, Dataset, Model
 from finery.rows import Row
 from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
-from finery_trl.rows.pairs import pairs_of
-from finery_trl.rows.tokens import Tokens
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.kto import Kto
@@ -56,16 +53,6 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return dataset(tmp_path_factory.mktemp("pairs"), preferences(12))
 
 
-RECIPE = """\
-finery: 1
-models:
-  base: {{use: local.model, path: tiny}}
-data:
-  rows: {{use: data.file, path: rows.jsonl}}
-train:
-  sft: {{use: trl.sft, model: base, rows: rows}}
-  dpo: {dpo}
-"""
 Run = Callable[..., tuple[Model, list[dict[str, Any]]]]
 
 
@@ -157,14 +144,6 @@ def test_a_second_loss_keeps_the_chosen_answers_likely(run: Run) -> None:
     assert chosen(1.0) > chosen(0.0) + 1
 
 
-def test_pairs_whose_answers_are_alike_are_named(run: Run, tmp_path: Path) -> None:
-    same = [{**r, "rejected": r["chosen"]} for r in preferences(3)]
-    rows = dataset(tmp_path / "same", [*preferences(4), *same])
-    with pytest.raises(DataError, match="3 rows have equal chosen and rejected answers: ") as error:
-        run(rows=[rows])
-    assert [r["id"] for r in rows][-1] in str(error.value)
-
-
 def test_rows_to_learn_are_no_preferences(run: Run, tmp_path: Path) -> None:
     rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in preferences(2)]
     with pytest.raises(DataError, match="2 rows have no chosen and rejected answer"):
@@ -181,71 +160,6 @@ def test_a_pair_with_one_answer_too_long_is_left_out_whole(run: Run, tmp_path: P
     assert model.meta["rows"] == 4
     with pytest.raises(DataError, match=r"rows \(rejected\): 1 of 5 rows are longer"):
         run(folder="strict", epochs=1, rows=data, max_length=64)
-
-
-def test_preferences_that_each_have_an_answer_too_long_are_refused(
-    tiny: Model, tmp_path: Path
-) -> None:
-    """Not all chosen answers are too long, and not all rejected ones, but no pair is left."""
-    long = [{"role": "assistant", "content": "late " * 60}]
-    one, other = preferences(2)
-    rows = dataset(tmp_path / "rows", [{**one, "chosen": long}, {**other, "rejected": long}])
-
-    def read(max_length: int) -> int:
-        limits: dict[str, Any] = {"max_length": max_length, "too_long": "drop"}
-        return len(pairs_of(rows, Tokens.of_model(tiny), TestJob(), what="validation", **limits))
-
-    with pytest.raises(DataError, match="validation: 2 of 2 rows are longer than 64") as caught:
-        read(64)
-    assert caught.value.where == "max_length"
-    longest = int(str(caught.value.fix).removeprefix("max_length: ").partition(",")[0])
-    assert [read(longest - 1), read(longest)] == [1, 2]
-
-
-def test_the_shape_of_a_continued_adapter_is_its_own(run: Run) -> None:
-    with pytest.raises(UsageError, match="lora describes a new adapter"):
-        run(lora=Lora(r=4))
-
-
-def test_a_new_shape_for_an_adapter_is_refused_in_the_recipe(project: MakeProject) -> None:
-    steps = "{use: trl.dpo, model: sft, rows: rows, lora: {r: 4}}"
-    row = '{"prompt": "a", "chosen": "b", "rejected": "c"}'
-    made = project(
-        {"recipe.yaml": RECIPE.format(dpo=steps), "rows.jsonl": row, "tiny/config.json": "{}"}
-    )
-    ran = made.run("check")
-    assert ran.code == 2
-    assert "recipe.yaml:8:53: error: lora describes a new adapter" in ran.err
-    made.edit("recipe.yaml", "lora: {r: 4}", "lora: {r: 4}, adapter: new")
-    assert made.run("check").code == 0
-    for step in ("sft", "dpo"):
-        ran = made.run("check", "--set", f"train.{step}.epochs=1e6")
-        assert "give a number, greater than 0, at most 100000" in ran.err
-
-
-def test_smoothing_that_the_loss_passes_over_is_refused(tiny: Model, pairs: Dataset) -> None:
-    with pytest.raises(UsageError, match="sigmoid ignores label_smoothing"):
-        Dpo(model=tiny, rows=[pairs], label_smoothing=0.1).check()
-    Dpo(model=tiny, rows=[pairs], label_smoothing=0.1, loss_type="robust").check()
-
-
-def test_kto_needs_two_rows_at_once(tiny: Model, pairs: Dataset) -> None:
-    with pytest.raises(UsageError, match="at least two rows"):
-        Kto(model=tiny, rows=[pairs], per_device_train_batch_size=1).check()
-    shared = Kto(model=tiny, rows=[pairs], effective_batch_size=2, launch=Launch(processes=2))
-    with pytest.raises(UsageError, match="two rows in memory of each process") as caught:
-        shared.check()
-    assert str(caught.value.fix).startswith("effective_batch_size: 4")
-
-
-@pytest.mark.parametrize(("effective", "expected"), [(16, 2), (15, 3), (7, 7)])
-def test_kto_has_two_rows_in_memory_however_long_they_are(
-    effective: int, expected: int, tiny: Model, pairs: Dataset
-) -> None:
-    settings: dict[str, Any] = {"max_length": 8192, "effective_batch_size": effective}
-    assert Kto(model=tiny, rows=[pairs], **settings).batch_size(5000) == expected
-    unpaired = Kto(model=tiny, rows=[pairs], loss_type="apo_zero_unpaired", **settings)
-    assert unpaired.batch_size(5000) == 1
 
 
 def test_two_processes_validate_on_each_row_once(

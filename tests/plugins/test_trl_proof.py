@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 from tiny_llama import CHATML, tiny_tokenizer
 
-from finery import DataError, Dataset, FineryError, Job, Model, StepError, UsageError
-from finery.preflight.report import Proof, Tally
+from finery import DataError, Dataset, FineryError, Job, Model, StepError
+from finery.preflight.report import Proof
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
 from finery_eval.evaluator import Evaluator
@@ -21,21 +21,11 @@ from finery_trl.rows.remarks import summary
 from finery_trl.rows.tokens import Tokens, examples_of
 from finery_trl.settings import Lora
 from finery_trl.steps.dpo import Dpo
-from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft
 from finery_trl.steps.training import TrlTraining
 from finery_trl.train.run import read
 
 ASKED = "{% if add_generation_prompt %}"
-NO_END = (
-    "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:\n{% endif %}"
-)
-MISTRAL = (
-    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}"
-    " {{ m.content }}<|endoftext|>{% endif %}{% endfor %}"
-)
-LAST_THREE = CHATML.replace("in messages", "in messages[-3:]")
 NO_ASSISTANT = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'assistant' %}")  # fmt: skip  # noqa: E501
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"  # fmt: skip  # noqa: E501
 
@@ -96,13 +86,6 @@ def test_samples_show_special_tokens_and_where_loss_lies(model: Model, tmp_path:
     assert (answer.text, answer.loss) == ("late<|im_end|>", True)
 
 
-def test_samples_are_few_and_from_all_over(model: Model, tmp_path: Path) -> None:
-    rows = [row(f"{i}", "late") for i in range(10)]
-    shown = proof_of(model, rows_of(tmp_path, *rows), samples=2).samples
-    assert [s.row for s in shown] == [rows[0]["id"], rows[5]["id"]]
-    assert proof_of(model, rows_of(tmp_path, *rows), samples=0).samples == []
-
-
 def test_facts_name_the_tokens_and_the_method(model: Model, tmp_path: Path) -> None:
     facts = proof_of(model, rows_of(tmp_path, row("hi", "late"))).facts
     assert facts["end of turn"] == "<|im_end|>, learned in every turn"
@@ -113,26 +96,12 @@ def test_facts_name_the_tokens_and_the_method(model: Model, tmp_path: Path) -> N
     assert "no generation marks, and none are needed" in facts["masking"]
 
 
-def test_generation_marks_are_seen_and_not_needed(tmp_path: Path) -> None:
-    marked = CHATML.replace("{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}")
-    made = proof_of(of_template(tmp_path / "m", marked), rows_of(tmp_path, row("hi", "late")))
-    assert "aren't needed" in made.facts["masking"]
-    assert made.samples[0].pieces[1].text == "late<|im_end|>"
-
-
 def test_the_template_is_called_as_the_model_says(tmp_path: Path) -> None:
     thinking = CHATML + "{% if add_generation_prompt and not think %}<think></think>{% endif %}"
     made = of_template(tmp_path / "m", thinking)
     made.meta["chat_template_kwargs"] = {"think": True}
     facts = proof_of(made, rows_of(tmp_path, row("hi", "late"))).facts
     assert facts["template"] == "think=true"
-
-
-def test_dropped_rows_are_named(model: Model, tmp_path: Path) -> None:
-    long = row("x" * 300, "late")
-    made = proof_of(model, rows_of(tmp_path, row("hi", "late"), long), max_length=200, too_long="drop")  # fmt: skip  # noqa: E501
-    assert (made.rows, made.dropped) == (1, [long["id"]])
-    assert long["id"] in made.line()
 
 
 def test_validation_is_proven_too_and_all_errors_are_told(model: Model, tmp_path: Path) -> None:
@@ -169,33 +138,6 @@ def test_control_tokens_within_a_text_are_named(model: Model, tmp_path: Path) ->
     assert f"rows: {note}" in [event.get("message") for event in job.events]
 
 
-def test_in_a_preference_they_are_named_too(model: Model, tmp_path: Path) -> None:
-    pair = {"prompt": "hi", "chosen": "late", "rejected": "wrong<|im_start|>"}
-    (made,) = prove(Dpo(model=model, rows=[rows_of(tmp_path, with_id(pair))]), TestJob(), 1)
-    assert "(<|im_start|>)" in made.notes[0]
-
-
-def test_a_warm_up_longer_than_the_training_is_refused(model: Model, tmp_path: Path) -> None:
-    rows = rows_of(tmp_path, *(row(f"{i}", "late") for i in range(20)))
-    settings: dict[str, Any] = {"epochs": 2, "effective_batch_size": 8}
-    error = refused(model, rows, warmup_steps=7, **settings)
-    assert error.what.startswith("warmup_steps is 7, but the training has 6 optimizer steps")
-    assert error.where == "warmup_steps"
-    with pytest.raises(UsageError, match="warmup_steps is 7"):
-        Sft(model=model, rows=[rows], warmup_steps=7, **settings).run(TestJob(tmp_path / "job"))
-    assert proof_of(model, rows, warmup_steps=6, **settings).notes == []
-
-
-def test_a_training_that_is_over_before_a_validation_is_due_is_noted(
-    model: Model, tmp_path: Path
-) -> None:
-    rows = rows_of(tmp_path, *(row(f"{i}", "late") for i in range(20)))
-    settings: dict[str, Any] = {"eval_steps": 7, "epochs": 2, "effective_batch_size": 8}
-    (note,) = proof_of(model, rows, validation=rows, **settings).notes
-    assert "eval_steps is 7, but the training has 6 optimizer steps" in note
-    assert proof_of(model, rows, **settings).notes == []
-
-
 @pytest.mark.parametrize("use", [Classification, Exact])
 def test_watched_rows_are_proven_too(use: type[Evaluator], model: Model, tmp_path: Path) -> None:
     good, bad = row("hi", "late"), row("where is my card", "")
@@ -224,32 +166,11 @@ def test_a_template_that_leaves_answers_out_is_refused(tmp_path: Path) -> None:
     assert "the model's chat template doesn't write, so that no token has loss" in error.what
 
 
-def test_a_template_without_end_of_turn_is_refused_by_row(tmp_path: Path) -> None:
-    error = refused(of_template(tmp_path / "m", NO_END), rows_of(tmp_path, row("hi", "late")))
-    assert "an answer that doesn't end with an end-of-turn token in 1 of 1 rows" in error.what
-    assert "learn to stop" in str(error.fix)
-
-
 def test_a_template_without_generation_prompt_is_refused(tmp_path: Path) -> None:
     bare = of_template(tmp_path / "m", CHATML.partition(ASKED)[0])
     error = refused(bare, rows_of(tmp_path, row("hi", "late")))
     assert "no generation prompt: each answer begins with '<|im_start|>assistant\\n'" in error.what
     assert '{%- if add_generation_prompt %}{{- "<|im_start|>assistant\\n" }}' in str(error.fix)
-
-
-def test_the_generation_prompt_of_the_fix_is_the_one_to_add(tmp_path: Path) -> None:
-    bare = CHATML.partition(ASKED)[0]
-    error = refused(of_template(tmp_path / "m", bare), rows_of(tmp_path, row("hi", "late")))
-    mended = of_template(tmp_path / "n", bare + str(error.fix).partition("template: ")[2])
-    (sample,) = proof_of(mended, rows_of(tmp_path / "rows", row("hi", "late"))).samples
-    assert sample.pieces[1].text == "late<|im_end|>"
-
-
-def test_a_template_that_opens_answers_with_nothing_needs_no_generation_prompt(
-    tmp_path: Path,
-) -> None:
-    made = proof_of(of_template(tmp_path / "m", MISTRAL), rows_of(tmp_path, row("hi", "late")))
-    assert made.samples[0].pieces[1].text == " late<|endoftext|>"
 
 
 def test_a_template_that_is_not_jinja_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -262,20 +183,6 @@ def test_a_template_that_is_not_jinja_is_refused_with_its_line(tmp_path: Path) -
     assert error.details[0].startswith("line 4: {% endfro %}")
 
 
-def test_a_base_without_chat_template_is_refused(tmp_path: Path) -> None:
-    error = refused(of_template(tmp_path / "m", None), rows_of(tmp_path, row("hi", "late")))
-    assert error.what == "the model has no chat template"
-    assert "instruct model" in str(error.fix)
-
-
-def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
-    rows = [row("hi", "late"), row("hi", "hello", "where is my card", "late")]
-    error = refused(of_template(tmp_path / "m", LAST_THREE), rows_of(tmp_path, *rows))
-    assert f"a prompt that differs from the one used at inference in 1 of 2 rows: {rows[1]['id']}" in error.what  # fmt: skip  # noqa: E501
-    assert "earlier turns" in str(error.fix)
-    assert error.details[0].startswith(f"{rows[1]['id']}: turn 4: from token")
-
-
 def test_a_template_that_refuses_a_role_names_the_rows(tmp_path: Path) -> None:
     system = [{"role": "system", "content": "be brief"}]
     rows = [row("hi", "late"), with_id({"messages": system + said("hi", "late")})]
@@ -285,32 +192,11 @@ def test_a_template_that_refuses_a_role_names_the_rows(tmp_path: Path) -> None:
     assert "no system role" in error.details[0]
 
 
-def test_prompts_that_leave_no_room_are_counted(model: Model, tmp_path: Path) -> None:
-    rows = [row("hi", "late"), row("x" * 90, "late"), row("hi", "y" * 90)]
-    error = refused(model, rows_of(tmp_path, *rows), max_length=60)
-    assert "2 of 3 rows are longer than 60 tokens" in error.what
-    assert error.details == ["in 1 of them, the prompt alone is"]
-    assert "max_length: 1" in str(error.fix)
-
-
 def test_rows_longer_than_the_context_are_refused(tmp_path: Path) -> None:
     small = of_template(tmp_path / "m", CHATML, context=64)
     error = refused(small, rows_of(tmp_path, row("x" * 90, "late")))
     assert "more than the model's context of 64" in error.what
     assert "max_length: 64" in str(error.fix)
-
-
-def test_other_faults_are_told_with_the_first(model: Model, tmp_path: Path) -> None:
-    unanswered = with_id({"messages": said("hi")})
-    error = refused(model, rows_of(tmp_path, row("hi", ""), unanswered))
-    assert error.what == f"rows: no answer to learn in 1 of 2 rows: {unanswered['id']}"
-    assert error.details[1].startswith("also: an empty answer")
-
-
-def test_of_many_faulty_rows_few_are_named(model: Model, tmp_path: Path) -> None:
-    error = refused(model, rows_of(tmp_path, *(row(f"{i}", "") for i in range(30))))
-    assert error.what.endswith("and 25 more")
-    assert len(error.details) == 5
 
 
 def test_of_a_preference_both_answers_are_shown(model: Model, tmp_path: Path) -> None:
@@ -328,12 +214,6 @@ def test_of_a_preference_both_answers_are_shown(model: Model, tmp_path: Path) ->
     assert made.tokens == 2 * made.longest
 
 
-def test_of_a_rating_the_answer_says_which_it_is(model: Model, tmp_path: Path) -> None:
-    rated = {"prompt": said("hi"), "completion": said("", "late")[1:], "label": False}
-    (made,) = prove(Kto(model=model, rows=[rows_of(tmp_path, rated)]), TestJob(), 1)
-    assert [p.label for p in made.samples[0].pieces] == ["", "undesirable"]
-
-
 def test_rows_are_read_one_by_one() -> None:
     def endless() -> Iterator[Row]:
         yield from (row(f"{i}", "late") for i in itertools.count())
@@ -343,16 +223,6 @@ def test_rows_are_read_one_by_one() -> None:
     read = examples_of(endless(), tokens, TestJob(), what="rows", **limits)
     found = list(itertools.islice(read, 3))
     assert summary("rows", found).rows == 3
-
-
-def test_a_tally_takes_nearest_ranks() -> None:
-    tally = Tally()
-    for length in range(1, 201):
-        tally.add(length, 1)
-    made = tally.proof("rows")
-    assert made.percentiles == {50: 100, 95: 190, 99: 198}
-    assert (made.rows, made.tokens, made.longest, made.loss_tokens) == (200, 20100, 200, 200)
-    assert Tally().proof("rows").longest == 0
 
 
 class Reply(NamedTuple):

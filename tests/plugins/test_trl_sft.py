@@ -8,31 +8,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import date
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_llama import tiny_llama
 
-from finery import DataError, Dataset, Model, StepError, UsageError
+from finery import Dataset, Model, StepError, UsageError
 from finery.rows import Row
 from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
 from finery_transformers import hardware
-from finery_transformers.chat import prompt_text
-from finery_transformers.frozen.template import frozen_template
-from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps.sft import Sft
-from finery_trl.train.run import explained
-from finery_trl.train.schedule import Schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 ANSWERS = ["late", "wrong", "card_arrival"]
-TESTS = Path(__file__).parents[1]
 
 
 def rows(number: int) -> list[Row]:
@@ -131,30 +123,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     assert other[weights] != files(first[1].out)[weights]
 
 
-def test_nothing_that_is_shipped_names_a_folder(train: Train, tmp_path: Path, tiny: Model) -> None:
-    _, job = train()
-    for content in files(job.out).values():
-        assert str(tmp_path).encode() not in content
-        assert str(tiny.path).encode() not in content
-
-
-def test_what_rows_used_of_the_chat_template_is_recorded(train: Train, tmp_path: Path) -> None:
-    model, _ = train()
-    assert model.meta["prompts"] == {"tools": False, "thinking": False, "switched": False}
-    base = tiny_llama(tmp_path / "base")
-    template = base.file("chat_template.jinja")
-    dated = "{{ strftime_now('%Y') }}{% if enable_thinking | default(true) %}Think. {% endif %}"
-    template.write_text(dated + template.read_text(encoding="utf-8"), encoding="utf-8")
-    model, _ = train("dated", model=base, without_thinking="switch")
-    assert model.meta["chat_template_kwargs"] == {"enable_thinking": False}
-    used = {"tools": False, "thinking": False, "switched": True}
-    assert model.meta["prompts"] == {**used, "date": date.today().isoformat()}
-    frozen = frozen_template(model)
-    question = [{"role": "user", "content": "?"}]
-    text = prompt_text(frozen.for_serving(), question, arguments={"enable_thinking": True})
-    assert text.startswith(f"{date.today().year}<|im_start|>")
-
-
 def test_the_curve_and_the_metrics_say_the_same(train: Train, validation: Dataset) -> None:
     _, job = train(epochs=2, validation=validation)
     points = curve(job)
@@ -164,13 +132,6 @@ def test_the_curve_and_the_metrics_say_the_same(train: Train, validation: Datase
     assert [p["step"] for p in points if "eval_loss" in p] == [3, 6]
     assert metric(job, "eval_loss") == [(p["step"], p["eval_loss"]) for p in points[2::3]]
     assert {k for p in points for k in p} == {"step", "epoch", "loss", "learning_rate", "eval_loss"}
-
-
-def test_progress_counts_optimizer_steps(train: Train) -> None:
-    _, job = train(logging_steps=2)
-    bar = [e for e in job.events if e["event"] == "progress" and not e["text"]]
-    assert [(e["done"], e["total"]) for e in bar] == [(0, 3), (1, 3), (2, 3), (3, 3)]
-    assert [step for step, _ in metric(job, "loss")] == [2, 3]
 
 
 def test_the_weights_with_the_lowest_validation_loss_are_kept(train: Train, tmp_path: Path) -> None:
@@ -184,31 +145,6 @@ def test_the_weights_with_the_lowest_validation_loss_are_kept(train: Train, tmp_
     kept = job.scratch / "checkpoints" / f"checkpoint-{model.meta['best_step']}"
     weights = "adapter_model.safetensors"
     assert (kept / weights).read_bytes() == (job.out / weights).read_bytes()
-
-
-def test_the_validation_loss_does_not_depend_on_the_batches(
-    train: Train, validation: Dataset
-) -> None:
-    losses = []
-    for size in (1, 4):
-        settings: dict[str, Any] = {"learning_rate": 1e-9, "dtype": "fp32"}
-        _, job = train(
-            f"by {size}", validation=validation, per_device_train_batch_size=size, **settings
-        )
-        losses.append(metric(job, "eval_loss")[-1][1])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_accumulated_gradients_are_those_of_the_whole_batch(train: Train, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    settings: dict[str, Any] = {"dtype": "fp32", "rows": [dataset(tmp_path / "eight", rows(8))]}
-    weights = []
-    for size in (2, 8):
-        _, job = train(f"by {size}", per_device_train_batch_size=size, **settings)
-        weights.append(load_file(job.out / "adapter_model.safetensors"))
-    for name, tensor in weights[0].items():
-        assert tensor.allclose(weights[1][name], atol=1e-5), name
 
 
 def test_all_weights_can_be_trained(train: Train, validation: Dataset) -> None:
@@ -238,58 +174,10 @@ def test_variants_of_lora_train(train: Train, lora: Lora, dtype: str) -> None:
     assert curve(job)[-1]["loss"] < curve(job)[0]["loss"]
 
 
-def test_a_layer_that_is_not_there_is_refused(train: Train) -> None:
-    with pytest.raises(UsageError, match="no layer 'q_pro'") as caught:
-        train(lora=Lora(target_modules=["q_pro", "v_proj"]))
-    assert caught.value.fix == "did you mean 'q_proj'?"
-    assert caught.value.where == "lora.target_modules"
-    assert caught.value.details == [
-        "it has: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
-    ]
-
-
-def test_a_pattern_names_the_layers_with_an_adapter(train: Train) -> None:
-    model, _ = train(lora=Lora(target_modules=r".*\.1\..*\.[qv]_proj"))
-    assert model.meta["trainable_parameters"] == 16 * (32 + 32) + 16 * (32 + 16)
-    with pytest.raises(UsageError, match="'q_proj' matches the full path of no layer") as caught:
-        train(lora=Lora(target_modules="q_proj"))
-    assert caught.value.fix == "write it as a list: [q_proj]"
-
-
 def test_a_training_that_diverges_stops(train: Train) -> None:
     with pytest.raises(StepError, match="training diverged") as caught:
         train(lora=None, learning_rate=1e30, args={"max_grad_norm": 0.0}, epochs=3, dtype="fp32")
     assert "lower learning_rate (now 1e+30)" in str(caught.value.fix)
-
-
-@pytest.mark.parametrize("what", ["rows", "validation"])
-def test_rows_longer_than_the_context_are_refused(
-    what: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Prepared, "of", None)  # no model is loaded before
-    rows_ = rows(2)
-    rows_[1]["prompt"][0]["content"] = "x" * 300
-    long = dataset(tmp_path / "long", rows_)
-    reason = f"{what}: the longest row has 3\\d\\d tokens, more than the model's context of 256"
-    with pytest.raises(DataError, match=reason):
-        train(**{what: [long] if what == "rows" else long})
-
-
-def test_memory_that_does_not_suffice_is_said_plainly(tiny: Model, data: Dataset) -> None:
-    import torch
-
-    step = Sft(model=tiny, rows=[data], per_device_train_batch_size=8)
-    schedule = Schedule.of(step, 8, 30, TestJob())
-    with pytest.raises(StepError, match="for 8 rows of up to 30 tokens") as caught:  # noqa: SIM117
-        with explained(step, schedule):
-            torch.empty(2**60, dtype=torch.uint8)
-    ways = "per_device_train_batch_size: 4, or gradient_checkpointing: true"
-    assert str(caught.value.fix).startswith(ways)
-
-
-def test_an_empty_validation_set_is_refused(train: Train, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="validation: there are no rows"):
-        train(validation=dataset(tmp_path / "none", []))
 
 
 @pytest.mark.quick
@@ -302,16 +190,6 @@ def test_batch_sizes_that_do_not_divide_are_refused(tiny: Model, data: Dataset) 
 def test_the_batch_size_follows_from_the_longest_row(tiny: Model, data: Dataset) -> None:
     step = Sft(model=tiny, rows=[data], effective_batch_size=12)
     assert [step.batch_size(longest) for longest in (10, 1400, 3000, 9000)] == [12, 4, 2, 1]
-
-
-def test_the_warmup_is_short_in_short_trainings(tiny: Model, data: Dataset) -> None:
-    def warmup(**settings: Any) -> list[int]:
-        step = Sft(model=tiny, rows=[data], **settings)
-        return [step.warmup(steps) for steps in (5, 50, 5000)]
-
-    assert warmup() == [0, 5, 10]
-    assert warmup(warmup_steps=3) == [3, 3, 3]
-    assert warmup(warmup_ratio=0.1) == [0, 5, 500]
 
 
 KILLED = """
@@ -422,11 +300,6 @@ def test_packing_is_refused_where_rows_would_see_each_other(
         train(packing=True)
 
 
-def test_noise_on_embeddings_changes_the_training(train: Train) -> None:
-    quiet, noisy = train("quiet")[1], train("noisy", args={"neftune_noise_alpha": 5.0})[1]
-    assert curve(quiet)[0]["loss"] != curve(noisy)[0]["loss"]
-
-
 def test_training_stops_early(train: Train, validation: Dataset) -> None:
     model, job = train(
         epochs=30, validation=validation, learning_rate=2.0, early_stopping_patience=2
@@ -483,11 +356,6 @@ def test_qlora_trains_repeats_itself_and_says_how_it_is_merged(quantized: Any) -
     assert model.meta["merge"] == "16-bit"
 
 
-def test_parameters_in_four_bits_are_counted_whole(train: Train, quantized: Any) -> None:
-    plain, (packed, _) = train("plain")[0], quantized("packed")
-    assert packed.meta["parameters"] == plain.meta["parameters"]
-
-
 def test_a_qlora_adapter_is_merged_as_its_recipe_says(quantized: Any) -> None:
     import torch
 
@@ -515,14 +383,6 @@ def test_trackers_get_the_curve(
     kept = [event.value for event in found.Scalars("train/loss")]
     assert kept == pytest.approx([p["loss"] for p in curve(job)], rel=1e-5)
     assert files(plain.out) == files(job.out)
-
-
-def test_a_tracker_that_is_not_installed_is_named(train: Train) -> None:
-    missing = next((n for n in ("wandb", "trackio", "mlflow") if not find_spec(n)), None)
-    if missing is None:
-        pytest.skip("all trackers are installed")
-    with pytest.raises(StepError, match=f"{missing} isn't installed"):
-        train(report_to=[missing])
 
 
 @pytest.fixture

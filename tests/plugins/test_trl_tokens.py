@@ -76,26 +76,12 @@ def test_a_template_that_changes_the_prompt_once_it_is_answered_is_refused() -> 
     assert "in training:  …'Chat: <|im_start|>user" in caught.value.details[2]
 
 
-def test_an_answer_that_never_ends_is_refused_by_row() -> None:
-    template = CHATML.replace("<|im_end|>", "{{ '<|im_end|>' if m.content != 'late' }}")
-    rows = [row(), row("my card", "late")]
-    with pytest.raises(StepError, match=f"end-of-turn token in 1 of 2 rows: {rows[1]['id']}"):
-        read(rows, template)
-
-
 def test_a_template_without_end_of_turn_is_refused() -> None:
     template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     tokenizer = tiny_tokenizer(template)
     tokenizer.eos_token = None
     with pytest.raises(StepError, match="can't learn to stop"):
         Tokens.of(tokenizer, {})
-
-
-def test_a_row_without_an_answer_is_refused() -> None:
-    unanswered = with_id({"messages": [{"role": "user", "content": "where is my card"}]})
-    with pytest.raises(DataError, match="no answer to learn in 1 of 2 rows") as caught:
-        read([row(), unanswered])
-    assert caught.value.details == [f"{unanswered['id']}: 'where is my card'"]
 
 
 def test_long_rows_are_refused_by_name() -> None:
@@ -112,17 +98,6 @@ def test_long_rows_are_dropped_and_named_when_asked() -> None:
     (logged,) = [e["message"] for e in job.events if e["event"] == "log"]
     assert "1 of 2 rows" in logged
     assert rows[1]["id"] in logged
-
-
-def test_dropping_must_leave_a_row() -> None:
-    with pytest.raises(DataError, match="1 of 1 rows"):
-        read([row("x" * 300)], too_long="drop")
-
-
-def test_no_rows_are_refused() -> None:
-    with pytest.raises(DataError, match="validation: there are no rows") as caught:
-        read([], what="validation")
-    assert "remove validation" in str(caught.value.fix)
 
 
 def test_missing_keys_stay_missing_for_the_template() -> None:

@@ -149,14 +149,6 @@ def test_marked_without_marks_is_refused() -> None:
     )
 
 
-def test_a_row_without_a_marked_turn_and_odd_weights_are_refused_by_row() -> None:
-    nothing = talk(2, weight=0)
-    assert "no turn to learn: each of their assistant turns has `weight: 0` in 1 of 2 rows" in (
-        refused([talk(1, weight=1), nothing], learn=Learn("marked")).what
-    )
-    assert refused(talk(2, weight=0.5), learn=Learn("marked")).details[0].endswith("weight: 0.5")
-
-
 def test_of_a_completion_its_assistant_turns_are_learned() -> None:
     messages = called()["messages"]
     row = with_id({"prompt": messages[:1], "completion": messages[1:], "tools": [TOOL]})
@@ -256,16 +248,9 @@ def test_the_thinking_is_masked_where_it_stands(thought: str) -> None:
     assert learned(masked) == ["late 0 <think>", "</think><|im_end|>"]
 
 
-def test_thinking_in_the_text_is_masked_in_a_template_without_thinking() -> None:
-    row = with_id({"messages": [turn("user", "hi"), turn("assistant", "<think>hi</think>hi")]})
-    masked = read(row, CHATML, Learn(thinking="masked"))
-    assert learned(masked) == ["<think>", "</think>hi<|im_end|>"]
-
-
 @pytest.mark.parametrize(
     "text",
-    ["[THINK]so[/THINK]late", "<|START_THINKING|>so<|END_THINKING|>late", "so</think>late",
-     "Hm. <think>so</think>late"],
+    ["[THINK]so[/THINK]late", "Hm. <think>so</think>late"],
 )  # fmt: skip
 def test_thinking_that_is_not_recognised_cannot_be_masked(text: str) -> None:
     row = with_id({"messages": [turn("user", "hi"), turn("assistant", text)]})
@@ -273,16 +258,6 @@ def test_thinking_that_is_not_recognised_cannot_be_masked(text: str) -> None:
     assert "thinking in a notation that isn't recognised, so that it can't be masked" in error.what
     assert "put the thinking into `reasoning_content`" in str(error.fix)
     assert learned(read(row, CHATML)) == [f"{text}<|im_end|>"]
-
-
-def test_thinking_in_another_form_cannot_be_masked() -> None:
-    loud = THINKS.replace("m.reasoning_content or ''", "(m.reasoning_content or '') | upper")
-    error = refused(talk(1, reasoning_content="SO"), loud, Learn(thinking="masked"))
-    assert "so it can't be masked" in error.details[0]
-
-
-def test_rows_without_thinking_learn_what_the_template_writes() -> None:
-    assert learned(read(talk(1), THINKS)) == ["<think>\n\n</think>\n\nlate 0<|im_end|>"]
 
 
 def test_rows_without_thinking_can_have_it_switched_off() -> None:
@@ -309,11 +284,6 @@ def test_a_template_that_drops_thinking_is_refused() -> None:
     strips = CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
     row = with_id({"messages": [turn("user", "hi"), turn("assistant", "<think>so</think>late")]})
     assert "thinking that the model's" in refused(row, strips).what
-
-
-def test_a_think_block_in_the_text_of_a_template_without_thinking_is_text() -> None:
-    row = with_id({"messages": [turn("user", "hi"), turn("assistant", "<think>so</think>late")]})
-    assert learned(read(row)) == ["<think>so</think>late<|im_end|>"]
 
 
 def test_a_doubled_think_block_is_refused() -> None:
@@ -379,11 +349,6 @@ def test_a_template_that_drops_a_part_is_refused(template: str, reason: str) -> 
     assert "tools_as: text" in str(error.fix)
 
 
-def test_the_fix_offers_templates_with_the_same_turns() -> None:
-    pytest.importorskip("trl", reason="needs finery[train]")
-    assert "chat_template: qwen2_5" in str(refused(called(), NO_ANSWER).fix)
-
-
 def test_arguments_that_a_template_wants_as_text_get_there_as_json() -> None:
     joins = CALLS.replace("{{ c.function.arguments | tojson }}", "{{ c.function.arguments }}")
     assert '"arguments": {"number": "P1"}' in learned(read(called(), joins))[0]
@@ -409,13 +374,6 @@ def test_parallel_calls_must_all_be_written() -> None:
     row["messages"].insert(3, turn("tool", "Bremen", tool_call_id="call_1"))
     assert '"P2"' in learned(read(row, CALLS))[0]
     assert "turn 2: the call of track isn't written" in refused(row, FIRST_CALL).details[0]
-
-
-def test_a_template_that_refuses_calls_offers_the_text_form() -> None:
-    refuses = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{% endfor %}"  # fmt: skip  # noqa: E501
-    error = refused(called(), refuses + CALLS)
-    assert "no tools" in error.details[0]
-    assert "tools_as: text" in str(error.fix)
 
 
 def given(**arguments: Any) -> Row:
@@ -452,31 +410,13 @@ def test_calls_that_cannot_be_read_back_are_refused() -> None:
 
 
 @pytest.mark.parametrize("arguments", [
-    {"number": "True"}, {"flag": True}, {"flag": None}, {"flag": 1.5}, {"more": {"a": [None]}},
-    {"number": "e\u0301 a"},
+    {"number": "True"}, {"flag": True}, {"more": {"a": [None]}},
 ])  # fmt: skip
 def test_calls_that_can_be_read_back_are_learned(arguments: dict[str, Any]) -> None:
     assert read(given(**arguments), PYTHONIC)
 
 
-def test_calls_with_the_closing_tag_in_them_are_refused() -> None:
-    (detail,) = refused(given(number="</parameter></function>"), PYTHONIC).details
-    assert "the calls can't be read back: " in detail
-
-
-def test_a_template_that_cuts_long_arguments_is_refused() -> None:
-    short = CALLS.replace(
-        "{{ c.function.arguments | tojson }}",
-        "{{ '{' }}{% for k, v in c.function.arguments.items() %}"
-        '"{{ k }}": {{ (v[:20] if v is string else v) | tojson }}{{ ", " if not loop.last }}'
-        "{% endfor %}{{ '}' }}",
-    )
-    (detail,) = refused(given(number="a number of more than twenty letters"), short).details
-    assert "read back as" in detail
-    assert 'rather than "a number of more than twenty letters"' in detail
-
-
-@pytest.mark.parametrize("value", [0, False, "", None, True])
+@pytest.mark.parametrize("value", [0, None])
 def test_a_template_that_drops_an_argument_is_refused(value: Any) -> None:
     # Its commas make JSON that no reader knows.
     some = CALLS.replace(
@@ -584,24 +524,6 @@ def test_a_note_counts_turns_without_loss(proof: Prove) -> None:
     assert proof([talk(5)]).notes == []
 
 
-def test_turns_of_prompts_are_counted_as_without_loss(proof: Prove) -> None:
-    messages = talk(3)["messages"]
-    row = with_id({"prompt": messages[:-1], "completion": messages[-1:]})
-    assert proof([row]).notes == ["2 of 3 assistant turns have no loss: they are in prompts"]
-
-
-def test_masking_without_thinking_is_noted(proof: Prove) -> None:
-    nothing = "thinking: masked, but no turn with loss has thinking (`reasoning_content`)"
-    assert proof([talk(1)], THINKS, thinking="masked").notes == [nothing]
-    assert proof([talk(1, reasoning_content="so")], THINKS, thinking="masked").notes == []
-
-
-def test_weights_that_are_ignored_are_noted(proof: Prove) -> None:
-    assert proof([talk(2, weight=0)]).notes == [
-        "loss: all_turns ignores the `weight` of 2 assistant turns; loss: marked uses it"
-    ]
-
-
 def test_facts_tell_whether_rows_are_split_and_what_it_costs(proof: Prove) -> None:
     assert proof([talk(3)]).facts["sequences"] == (
         "one a row: the template writes earlier turns as they were learned"
@@ -619,22 +541,6 @@ def test_facts_tell_whether_rows_are_split_and_what_it_costs(proof: Prove) -> No
         "3 turns with thinking, with loss (thinking: learned); 1 row without, rendered as the "
         "template writes them (without_thinking: template)"
     )
-
-
-def test_the_switch_is_told(proof: Prove) -> None:
-    facts = proof([talk(1)], THINKS, without_thinking="switch").facts
-    assert facts["thinking"] == (
-        "1 row without, rendered with enable_thinking: false (without_thinking: switch)"
-    )
-
-
-def test_a_training_logs_what_splitting_costs(tmp_path: Path) -> None:
-    model = of_template(tmp_path / "model", THINKS)
-    step = Sft(model=model, rows=[dataset(tmp_path / "rows", [talk(3)])], loss="all_turns")
-    job = TestJob()
-    read_rows(step, job)
-    lines = [e["message"] for e in job.events if e["event"] == "log"]
-    assert any(line.startswith("rows: 1 row is split into 3 examples") for line in lines)
 
 
 def test_samples_show_each_turn_with_its_loss(proof: Prove) -> None:

@@ -19,12 +19,11 @@ from tiny_llama import tiny_tokenizer
 from finery import Dataset, Model, StepError, UsageError
 from finery.recipe.schema import step_schema
 from finery.testing import TestJob
-from finery_eval.steps.exact import Exact
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps import dpo, sft
 from finery_unsloth.dpo import Dpo
-from finery_unsloth.loading import _folder, _longest, _tokenizer, adapter_arguments
-from finery_unsloth.machine import check_patched, make_ready
+from finery_unsloth.loading import _folder, _tokenizer, adapter_arguments
+from finery_unsloth.machine import make_ready
 from finery_unsloth.sft import Sft
 
 BOTH = [(Sft, sft.Sft), (Dpo, dpo.Dpo)]
@@ -87,13 +86,9 @@ def test_versions_of_unsloth_are_in_the_key() -> None:
 
 @pytest.mark.parametrize(("cls", "where", "settings"), [
     (Sft, "dtype", {"dtype": "fp32"}),
-    (Sft, "dtype", {"dtype": "fp16"}),
     (Sft, "packing", {"packing": True}),
     (Dpo, "launch", {"launch": Launch()}),
-    (Sft, "lora.target_modules", {"lora": Lora(target_modules=["q_proj", "model.embed_tokens"])}),
-    (Sft, "lora.target_modules", {"lora": Lora(target_modules="lm_head")}),
     (Dpo, "lora", {"lora": None}),
-    (Sft, "quantization", {"lora": None, "quantization": "nf4"}),
 ])  # fmt: skip
 def test_what_unsloth_would_not_honour_is_refused(
     cls: Any, where: str, settings: dict[str, Any]
@@ -157,11 +152,6 @@ def test_unsloth_is_not_imported_without_a_gpu(
     assert "UNSLOTH_COMPILE_LOCATION" not in os.environ
 
 
-def test_a_trl_that_unsloth_left_alone_is_noticed() -> None:
-    with pytest.raises(StepError, match="left SFTTrainer unpatched"):
-        check_patched("use: trl.sft")
-
-
 def test_an_adapter_is_what_the_settings_say() -> None:
     said = adapter_arguments(made(Sft, lora=Lora(r=8, use_rslora=True)))
     assert said == {
@@ -169,19 +159,6 @@ def test_an_adapter_is_what_the_settings_say() -> None:
         "use_rslora": True, "bias": "none",
     }  # fmt: skip
     assert adapter_arguments(made(Dpo, lora=Lora(use_dora=True)))["use_dora"] is True
-
-
-def test_no_sequence_is_cut_and_no_context_stretched() -> None:
-    step = made(Sft, max_length=512)
-    assert [_longest(step, context) for context in (2048, 256, None)] == [512, 256, 512]
-    watching = made(Sft, watch=Exact(models=[Model.placeholder("m")], rows=step.rows[0]))
-    assert _longest(watching, 2048) == 2048
-
-
-def test_a_folder_is_loaded_where_it_lies(tmp_path: Path) -> None:
-    model = Model(tmp_path, meta={"format": "transformers"})
-    job = TestJob(tmp_path / "job", seed=1)
-    assert _folder(made(Sft, model=model), None, job) == tmp_path  # type: ignore[arg-type]
 
 
 def test_an_adapter_is_loaded_beside_its_base(tmp_path: Path) -> None:

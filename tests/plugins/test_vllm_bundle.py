@@ -12,7 +12,7 @@ import yaml
 from tiny_llama import CHATML, tiny_tokenizer
 from vllm_models import tiny_adapter, tiny_base
 
-from finery import Bundle, DataError, Model, OneFile, StepError, UsageError
+from finery import Bundle, Model, OneFile, StepError, UsageError
 from finery.testing import TestJob
 from finery_vllm.bundle.step import VllmBundle
 from finery_vllm.server.command import SERVE
@@ -51,17 +51,7 @@ PLANTED: dict[str, tuple[dict[str, Any], str]] = {
     "rank": ({"rank_pattern": {"q_proj": 520}}, "its rank is 520, and vLLM's largest is 512"),
     "whole layers": ({"modules_to_save": ["lm_head"]}, "modules_to_save: lm_head"),
     "DoRA": ({"use_dora": True}, "it is a DoRA"),
-    "PiSSA": ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights: pissa_niter_4"),
-    "OLoRA": ({"init_lora_weights": "olora"}, "init_lora_weights: olora"),
-    "CorDA": ({"init_lora_weights": "corda"}, "init_lora_weights: corda"),
-    "LoftQ": ({"init_lora_weights": "loftq"}, "init_lora_weights: loftq"),
     "biases": ({"bias": "all"}, "it trains biases (bias: all)"),
-    "LoRA biases": ({"lora_bias": True}, "its matrices have biases"),
-    "aLoRA": ({"alora_invocation_tokens": [1, 2]}, "it is an activated LoRA"),
-    "repeated layers": ({"layer_replication": [[0, 2], [1, 2]]}, "it repeats layers"),
-    "QALoRA": ({"use_qalora": True}, "it is a QALoRA"),
-    "block-diagonal": ({"use_bdlora": {"nblocks": 2}}, "block-diagonal"),
-    "experts": ({"target_parameters": ["experts.gate_up_proj"]}, "outside linear layers"),
     "tokens": ({"trainable_token_indices": [5]}, "it trains tokens' embeddings"),
     "another method": ({"peft_type": "LOHA"}, "it isn't a LoRA but LOHA"),
 }
@@ -83,10 +73,6 @@ def test_adapters_that_vllm_refuses_are_refused(case: str, base: Model, tmp_path
      "model.language_model.layers.1.self_attn.q_proj and 1 more: the base's layers have other "
      "names, e.g. model.layers.0.self_attn.q_proj"),
     ({"more": ("base_model.model.lm_head.lora_A.weight",)}, "the ends of the model: lm_head"),
-    ({"more": ("base_model.model.model.embed_tokens.lora_embedding_A",)},
-     "tensors that aren't matrices of a LoRA: base_model.model.model.embed_tokens"),
-    ({"more": ("base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector",)},
-     "lora_magnitude_vector"),
     ({"meta": {"merge": "dequantized"}}, "the base's 4-bit weights"),
 ])  # fmt: skip
 def test_adapters_that_vllm_would_serve_as_the_base_are_refused(
@@ -94,12 +80,6 @@ def test_adapters_that_vllm_would_serve_as_the_base_are_refused(
 ) -> None:
     error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base, **tensors))
     assert reason in error.what
-
-
-def test_all_reasons_are_named_at_once(base: Model, tmp_path: Path) -> None:
-    error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base, use_dora=True, bias="all"))
-    assert "it is a DoRA" in error.what
-    assert error.details == ["it trains biases (bias: all)"]
 
 
 @pytest.mark.parametrize(("ranks", "limit"), [((8, 3), 8), ((12, 8), 16), ((9, 300), 320)])
@@ -123,32 +103,6 @@ def test_adapters_on_two_bases_are_refused(base: Model, tmp_path: Path) -> None:
     assert error.details[0].startswith("a: on tiny, ")
 
 
-def test_two_revisions_of_a_repository_are_two_bases(tmp_path: Path) -> None:
-    adapters = []
-    for name, revision in (("a", "1" * 40), ("b", "2" * 40)):
-        base = tiny_base(tmp_path / f"base-{name}")
-        base.meta |= {"repo": "org/tiny", "files": {"model.safetensors": revision}}
-        base.runtime["revision"] = revision
-        adapters.append(tiny_adapter(tmp_path / name, base))
-    error = refused(tmp_path / "job", *adapters)
-    assert error.details == [
-        f"a: on org/tiny at revision {'1' * 40}",
-        f"b: on org/tiny at revision {'2' * 40}",
-    ]
-
-
-def test_different_template_arguments_are_refused(base: Model, tmp_path: Path) -> None:
-    thinking = {"chat_template_kwargs": {"enable_thinking": True}}
-    adapters = [
-        tiny_adapter(tmp_path / "a", base, meta=thinking),
-        tiny_adapter(tmp_path / "b", base),
-    ]
-    error = refused(tmp_path / "job", *adapters)
-    assert "different arguments of the chat template" in error.what
-    assert error.details == ["a: enable_thinking: True", "b: none"]
-    assert "one bundle for each" in str(error.fix)
-
-
 def test_different_templates_are_refused(base: Model, tmp_path: Path) -> None:
     adapters = [tiny_adapter(tmp_path / name, base) for name in "ab"]
     tiny_tokenizer(CHATML.replace("assistant", "model")).save_pretrained(str(adapters[1].path))
@@ -169,25 +123,6 @@ def test_one_template_writes_tools_if_one_training_had_them(base: Model, tmp_pat
         assert (refusal in (job / "out" / "chat_template.jinja").read_text()) == refuses
 
 
-def test_a_missing_parser_of_calls_is_named(base: Model, tmp_path: Path) -> None:
-    adapter = tiny_adapter(tmp_path / "a", base, meta={"prompts": {"tools": True}})
-    parsing = {"options": {"enable-auto-tool-choice": True, "tool-call-parser": "hermes"}}
-    for settings, missing in (({}, True), (parsing, False)):
-        job = tmp_path / f"job{missing}"
-        bundle(job, adapter, **settings)
-        assert ("--tool-call-parser NAME" in (job / "out" / "README.md").read_text()) == missing
-
-
-def test_different_tokenizers_are_refused(base: Model, tmp_path: Path) -> None:
-    adapters = [tiny_adapter(tmp_path / name, base) for name in "ab"]
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens(["<new>"])
-    tokenizer.save_pretrained(str(adapters[1].path))
-    assert "different tokenizers" in refused(tmp_path / "job", *adapters).what
-    error = refused(tmp_path / "job2", adapters[1])
-    assert "embeddings" in error.what
-
-
 def test_a_whole_model_beside_an_adapter_is_refused(base: Model, tmp_path: Path) -> None:
     error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base), named("whole", base))
     assert error.what == "'whole' is a whole model, not an adapter"
@@ -196,9 +131,7 @@ def test_a_whole_model_beside_an_adapter_is_refused(base: Model, tmp_path: Path)
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"merge": True}, "merged adapters are whole models"),
-    ({"name": "a"}, "two models would be called alike: a, a, b"),
     ({"image": "vllm/vllm-openai:latest"}, "isn't pinned"),
-    ({"image": "registry.local:5000/vllm-openai"}, "isn't pinned"),
     ({"options": {"max_lora_rank": 8}}, "'max_lora_rank' can't be set in options"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(
@@ -207,18 +140,6 @@ def test_settings_that_cannot_work_are_refused(
     models = [named(name, Model(base.path, meta={"format": "adapter"})) for name in "ab"]
     with pytest.raises(UsageError, match=re.escape(message)):
         VllmBundle(models=models, **settings).check()
-
-
-def test_weights_from_the_hub_need_a_base_from_there(base: Model, tmp_path: Path) -> None:
-    error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base), weights="hub")
-    assert "weights: hub needs a base from the hub, and tiny isn't one" in error.what
-
-
-def test_a_file_that_is_no_schema_is_refused(base: Model, tmp_path: Path) -> None:
-    path = tmp_path / "schema.json"
-    path.write_text('{"type": "objekt"}')
-    with pytest.raises(DataError, match="not a JSON Schema"):
-        bundle(tmp_path / "job", tiny_adapter(tmp_path / "a", base), schema=OneFile([], [path]))
 
 
 def test_the_folder_holds_all_that_a_colleague_needs(base: Model, tmp_path: Path) -> None:
@@ -288,18 +209,6 @@ def test_a_base_from_the_hub_is_named_with_its_revision(base: Model, tmp_path: P
     assert "huggingface" in (tmp_path / "job" / "out" / "compose.yaml").read_text()
     bundle(tmp_path / "copied", adapter, weights="copy")
     assert (tmp_path / "copied" / "out" / "base" / "model.safetensors").is_file()
-
-
-def test_files_of_the_base_that_lie_elsewhere_are_not_copied(base: Model, tmp_path: Path) -> None:
-    files = {p.name: p for p in base.path.iterdir()}
-    view = tmp_path / "view"  # as a build shows them
-    view.mkdir()
-    for name, path in files.items():
-        (view / name).symlink_to(path)
-    elsewhere = Model(view, meta=base.meta, external=files)
-    made = bundle(tmp_path / "job", tiny_adapter(tmp_path / "a", elsewhere))
-    assert made.external["base/model.safetensors"] == base.path / "model.safetensors"
-    assert not (tmp_path / "job" / "out" / "base").exists()
 
 
 def test_a_merged_adapter_is_a_whole_model(base: Model, tmp_path: Path) -> None:

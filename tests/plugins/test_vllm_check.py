@@ -14,11 +14,10 @@ from tiny_gguf import CHATML
 from tiny_llama import tiny_tokenizer
 from vllm_models import needs_vllm, tiny_adapter, tiny_base
 
-from finery import Bundle, Dataset, Metrics, Model, RequirementError, StepError
+from finery import Bundle, Dataset, Metrics, Model, RequirementError
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.steps.exact import Exact
 from finery_serve.check.step import Check
-from finery_vllm.bundle.serving import vllm_sampling_faults
 from finery_vllm.bundle.step import VllmBundle
 from finery_vllm.server.installation import VARIABLE
 
@@ -138,24 +137,6 @@ def test_each_fault_of_a_server_is_found(tmp_path: Path) -> None:
     assert "with enable_thinking: true, which the training didn't" in found["thinking"]
     assert "with temperature: 0.7, repetition_penalty: 1.3 where" in found["sampling"]
     assert "run.sh has other options than serve.json" in found["options"]
-
-
-def test_defaults_of_vllm_that_are_greedy() -> None:
-    greedy = {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "seed": None}
-    assert vllm_sampling_faults(greedy) == []
-    (fault,) = vllm_sampling_faults(greedy | {"frequency_penalty": 0.5})
-    assert "frequency_penalty: 0.5" in fault.what
-    (fault,) = vllm_sampling_faults({})  # as vLLM shows its own default
-    assert "temperature: 1 where" in fault.what
-
-
-def test_bundles_that_no_server_takes_are_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    model = Model(folder, meta={"format": "transformers"})
-    model.ref = "sft"
-    with pytest.raises(StepError, match="the bundle has the format 'tar', which no server takes"):
-        check(tmp_path, Bundle(folder, meta={"format": "tar"}), model)
 
 
 RECIPE = """\

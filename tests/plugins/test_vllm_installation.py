@@ -108,19 +108,6 @@ def test_a_check_of_a_bundle_depends_on_its_versions(
     assert checks["bundle"].key_facts() == facts[0]["model"]
 
 
-def test_what_a_build_looks_at_to_see_another_vllm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The folder that pip writes into, also for torch alone, and the places of a first `vllm`."""
-    folder = environment(tmp_path / "env")
-    monkeypatch.setenv(VARIABLE, str(folder))
-    packages = str(folder / "lib" / "python3.11" / "site-packages")
-    assert build_files() == [packages, str(tmp_path / "vllm")]
-    assert {*build_files()} <= {*check_of(Bundle.placeholder("b")).key_files()}
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "nowhere"))
-    assert build_files() == [str(tmp_path / "vllm")]
-
-
 RECIPE = """
 finery: 1
 name: r

@@ -92,8 +92,8 @@ def _converter(job: Job) -> tuple[list[Path], str]:
     own = user_program(NAME)
     if own is None:
         return [_unpacked(job)], REQUIREMENT
-    folder = users.path.parent
-    return [folder, folder / "gguf-py"], f"{users.path} ({users.build})"
+    folder = own.path.parent
+    return [folder, folder / "gguf-py"], f"{own.path} ({own.build})"
 
 
 def _unpacked(job: Job) -> Path:

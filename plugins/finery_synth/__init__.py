@@ -38,6 +38,6 @@ def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence
 
     if not any(forecasts_requests(graph.nodes[name]) for name in steps):
         return []
-    from finery_synth.estimate.calls import estimates
+    from finery_synth.estimate import estimates
 
     return estimates(graph, results, steps)

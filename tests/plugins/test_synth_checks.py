@@ -10,11 +10,10 @@ from finery import DataError, OneFile, StepError, UsageError
 from finery.rows import Row
 from finery.rows.generated import Checked
 from finery.rows.templates import limits
-from finery_synth.ask.contents import json_in
+from finery_synth.ask.answers import json_in
 from finery_synth.checks.checker import Checker
-from finery_synth.checks.copies import Neighbours, repeats
-from finery_synth.checks.rubric import Rubric
-from finery_synth.checks.settings import Checks, Functions, Similarity
+from finery_synth.checks.settings import Checks, Functions, Rubric, Similarity
+from finery_synth.checks.similarity import Neighbours, repeats
 from finery_synth.judge.scores import Score, Unreadable, read_score
 
 

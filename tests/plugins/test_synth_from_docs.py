@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 
 from finery import UsageError
 from finery.testing import dataset
-from finery_synth.checks.grounding import quoted
-from finery_synth.contexts import Shelf
-from finery_synth.steps.from_docs import FromDocs
+from finery_synth.steps.from_docs import FromDocs, Shelf, quoted
 
 pytest.importorskip("openai", reason="needs the package openai")
 

@@ -11,9 +11,8 @@ from hostile_server import Body, Reply, Server, failure, said, serving
 
 from finery import UsageError
 from finery.rows import split_turns
-from finery_synth.checks.sameness import fields_of, meaning
 from finery_synth.checks.settings import Checks
-from finery_synth.steps.preferences import Preferences
+from finery_synth.steps.preferences import Preferences, fields_of, meaning
 
 pytest.importorskip("openai", reason="needs the package openai")
 

@@ -1,5 +1,7 @@
 """`finery synth`: the default prompt templates."""
 
+from pathlib import Path
+
 import click
 
 from finery import UsageError
@@ -13,47 +15,41 @@ def command() -> None:
 
 @command.command("prompt")
 @click.argument("name", metavar="TYPE")
-def prompt(name: str) -> None:
-    """Print the default prompt template of a step type, or of the check `judge`.
+@click.option(
+    "--recipe", "-r", type=click.Path(path_type=Path, exists=True),
+    help="A recipe whose plugin files have the step type.",
+)  # fmt: skip
+def prompt(name: str, recipe: Path | None) -> None:
+    """Print the default prompt template of a generator, or of the check `judge`.
+
+    TYPE is a step type of this or another plugin, or one of synth.instruct.text (with format:
+    text), judge, pairs (of synth.judge) and context (of synth.from_docs).
 
     To edit it, run finery synth prompt synth.paraphrase > prompts/paraphrase.jinja, and set
     prompt: prompts/paraphrase.jinja in the recipe.
     """
-    click.echo(template_of(name), nl=False)
-
-
-def template_of(name: str) -> str:
-    """The default template of a step type or check."""
-    known = templates()
-    template = known.get(name) or known.get(f"synth.{name}")
-    if template is None:
-        raise UsageError(f"'{name}' has no prompt template", fix=did_you_mean(name, known))
-    return template
-
-
-def templates() -> dict[str, str]:
-    """Step type → its template.
-
-    `judge` is the template of that check, `pairs` of pairs in `synth.judge`, and `context` of rows
-    with a context in `synth.from_docs`.
-    """
-    from finery_synth.contexts import CONTEXT_PROMPT
+    from finery import load_plugins, open_graph
     from finery_synth.judge.pairs import PAIR_PROMPT
     from finery_synth.judge.scores import SCORE_PROMPT
-    from finery_synth.steps import answer, from_docs, instruct, paraphrase, preferences
+    from finery_synth.steps.from_docs import CONTEXT_PROMPT
+    from finery_synth.steps.instruct import TEXT_TEMPLATE
 
-    generators = (
-        answer.Answer,
-        from_docs.FromDocs,
-        paraphrase.Paraphrase,
-        instruct.Instruct,
-        preferences.Preferences,
-    )
-    return {
-        **{generator.USE: generator.DEFAULT_PROMPT for generator in generators},
-        f"{instruct.Instruct.USE}.text": instruct.TEXT_TEMPLATE,
+    templates = {
+        "synth.instruct.text": TEXT_TEMPLATE,
         "synth.judge": SCORE_PROMPT,
         "judge": SCORE_PROMPT,
         "pairs": PAIR_PROMPT,
         "context": CONTEXT_PROMPT,
     }
+    if recipe is None:
+        plugins = load_plugins()
+    else:
+        plugins = open_graph(recipe / "recipe.yaml" if recipe.is_dir() else recipe).plugins
+    for full in (name, f"synth.{name}"):
+        if full not in templates and full in plugins.step_types:
+            templates[full] = getattr(plugins.step_type(full), "DEFAULT_PROMPT", "")
+        if templates.get(full):
+            click.echo(templates[full], nl=False)
+            return
+    fix = did_you_mean(name, [*templates, *plugins.step_types])
+    raise UsageError(f"'{name}' has no prompt template", fix=fix)

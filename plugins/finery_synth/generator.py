@@ -1,8 +1,8 @@
 """The base class of steps that have a model write rows, request by request.
 
 Public: other plugins may subclass `Generator` and use the names in `__all__`. A step type defines
-the requests and how to read an answer. Sending, checking, retrying, counting and writing are here
-and in `finery_synth.flow`:
+the prompt and how to read an answer. Sending, checking, judging, retrying, counting and writing are
+in `finery_synth.generation`:
 
     class Shout(Generator):
         '''Say each row's message louder.'''
@@ -10,29 +10,30 @@ and in `finery_synth.flow`:
         USE = "synth.shout"
         DEFAULT_PROMPT = "Write this louder: {{ user }}"
 
-        def tasks(self, prompt: Prompt) -> Iterator[Task]:
-            for number, row in enumerate(self.seeds()):
-                yield Task(number=number, messages=prompt.messages(scope(row), row), seeds=[row])
-
         def read(self, task: Task, answer: Completion) -> list[Row]:
             return [{"messages": [*task.messages, {"role": "assistant", "content": answer.text}]}]
 
-- `tasks` is called once for each attempt and must yield the same tasks each time. The messages of a
-  task are part of the key of its record, so to be cached across builds they must not depend on the
-  number of rows or variants. Two tasks with the same messages differ in `variant`.
 - `read` turns an answer into at most `task.wanted` rows, or raises `Rejected`. It never gets
   refusals, errors, empty answers, invalid tool calls and (unless `reads_cut`) truncated answers.
+  Another error, or something that isn't a row, ends the step with an error that names the row.
+- By default, each seed row is one request, or `variants` requests with different `names` for the
+  template. A generator with other requests overrides `tasks` and `requests`. `tasks` is called once
+  for each attempt and must yield the same tasks each time. The messages of a task are part of the
+  key of its record, so to be cached across builds they must not depend on the number of rows or
+  variants. Two tasks with the same messages differ in `variant`.
 - If a row fails a check, or an answer can't be read, the request is repeated as the task's next
   attempt, up to `retries` times. Rows that are still missing then are in `dropped.jsonl`, so rows
   and drops together are the rows wanted.
-- `siblings` and `COPIES` define which rows must differ.
+- `COPIES` defines which rows must differ.
+- With `SELECTS`, checks and the judge grade rows instead of rejecting them, only unusable answers
+  are requested again, and `finished` selects from all rows of all tasks.
 
 Rows, drops and `generated.jsonl` (`finery.rows.generated`) are in the order of the tasks.
 """
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from finery import (
     Budget,
@@ -47,21 +48,17 @@ from finery import (
     setting,
     takes,
 )
-from finery.rows import Row
+from finery.rows import Conversation, Row
 from finery.rows.badrow import BadRow
-from finery.rows.parts import is_conversation, named, texts
-from finery_synth.ask.asking import AskingForecast
+from finery.rows.dropped import Drops
+from finery.rows.parts import is_conversation, named, scope, texts
+from finery_synth.ask.answers import Rejected
+from finery_synth.ask.asking import MOST_VARIANTS, Candidate, Task
 from finery_synth.ask.prompts import Prompt
-from finery_synth.ask.task import MOST_VARIANTS, Task
-from finery_synth.checks.functions import functions_of
 from finery_synth.checks.settings import Checks
-from finery_synth.checks.usable import Rejected
 from finery_synth.judge.scores import SCORE_PROMPT
 
-if TYPE_CHECKING:
-    from finery_synth.flow.generation import Candidate
-
-__all__ = ["Checks", "Generator", "Prompt", "Rejected", "Task"]
+__all__ = ["Candidate", "Checks", "Generator", "Prompt", "Rejected", "Task"]
 
 MOST_RETRIES = 99
 SERIES_SEEDS = (MOST_RETRIES + 1) * MOST_VARIANTS
@@ -77,7 +74,7 @@ class Generator(
     seeded=False,
     packages=PACKAGES,
     version="1",
-    forecast=AskingForecast,
+    forecast="finery_synth.estimate:AskingForecast",
 ):
     """Rows that a model writes."""
 
@@ -88,6 +85,12 @@ class Generator(
     """Which rows must have different prompts: none, those of the same seed, or all."""
     COMPARED: ClassVar[Literal["prompt", "answer"]] = "prompt"
     """What the similarity check compares by default."""
+    SELECTS: ClassVar[bool] = False
+    """Whether checks grade rows instead of rejecting them, and `finished` selects."""
+    NOTHING_LEFT: ClassVar[str] = (
+        "check the checks, the prompt and max_tokens, or use a stronger teacher"
+    )
+    """What to do if no row is left."""
 
     model: Model = takes(help="The teacher: any model that answers prompts.")
     rows: list[Dataset] = takes(help="Seed rows, in this order.")
@@ -120,17 +123,32 @@ class Generator(
 
     # -- what step types override ---------------------------------------------------------------
 
-    def tasks(self, prompt: Prompt) -> Iterator[Task]:
-        """All requests in order, the same each time."""
-        raise NotImplementedError
-
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The rows in an answer, each without an id. Raises `Rejected`."""
         raise NotImplementedError
 
+    def variants(self) -> int:
+        """The number of requests for each seed row."""
+        return 1
+
+    def names(self, row: Row, variant: int) -> dict[str, Any]:
+        """What the template sees in a request for a seed row. variant: from 0."""
+        return scope(row)
+
+    def messages(self, prompt: Prompt, row: Row, variant: int) -> Conversation:
+        """The messages of a request for a seed row."""
+        return prompt.messages(self.names(row, variant), row)
+
+    def tasks(self, prompt: Prompt) -> Iterator[Task]:
+        """All requests in order, the same each time."""
+        for row in self.seeds():
+            for variant in range(self.variants()):
+                messages = self.messages(prompt, row, variant)
+                yield Task(messages=messages, seeds=[row], variant=variant)
+
     def requests(self, rows: int) -> int:
         """The number of tasks for a number of seed rows, for progress and estimates."""
-        return rows
+        return rows * self.variants()
 
     def needs_rows(self) -> bool:
         """Whether `requests` depends on the content of the rows."""
@@ -140,15 +158,25 @@ class Generator(
         """A JSON Schema for answers, used by engines that can constrain them."""
         return None
 
-    def finished(
-        self, job: Job, accepted: "Iterable[tuple[int, Candidate]]"
-    ) -> "Iterator[Candidate]":
-        """The rows to write. accepted: (number of its task, row) of rows that passed, in order."""
-        return (candidate for _, candidate in accepted)
-
     def siblings(self, number: int) -> range:
         """Numbers of all tasks with the same seed as task `number`, including itself."""
-        return range(number, number + 1)
+        first = number - number % self.variants()
+        return range(first, first + self.variants())
+
+    def is_judged(self, candidate: Candidate) -> bool:
+        """Whether the judge scores a row."""
+        return candidate.passes
+
+    def finished(self, job: Job, accepted: Iterable[tuple[int, Candidate]]) -> Iterator[Candidate]:
+        """The rows to write; those with a `reason` are dropped.
+
+        accepted: (number of its task, row) of rows that passed, in order. With `SELECTS`, of all.
+        """
+        return (candidate for _, candidate in accepted)
+
+    def summary(self, rows: int, drops: Drops) -> str:
+        """A line for the log. rows: the number that was written."""
+        return drops.summary(rows)
 
     def facts(self, job: Job, rows: Dataset) -> dict[str, Any]:
         """Additional facts for the dataset's `meta`, after its rows are written."""
@@ -166,10 +194,6 @@ class Generator(
         """Raise `BadRow` for a row that can't be a seed; by default, one without a user turn."""
         if not is_conversation(row) or not texts(row).get("user", "").strip():
             raise BadRow("the row has no user turn", "remove it, or add one with data.map: user: …")
-
-    def more(self, task: Task) -> dict[str, Any]:
-        """Additional facts for a row's line in `generated.jsonl`."""
-        return {}
 
     # -- what all of them share -----------------------------------------------------------------
 
@@ -203,12 +227,14 @@ class Generator(
             return []
         if python.file is not None:
             return [*python.file.paths]
+        from finery_synth.checks.checker import functions_of
+
         modules = [name.rpartition(":")[0] for name in python.functions]
         return [*functions_of(python).values(), *modules]
 
     def run(self, job: Job) -> Dataset:
         """Send requests, check the answers, retry, and write the rows that pass."""
-        from finery_synth.flow.generation import Generation
+        from finery_synth.generation import Generation
 
         self.check()
         return Generation(self, job).run()

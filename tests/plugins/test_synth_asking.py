@@ -7,8 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery_synth.ask.spool import Spool
-from finery_synth.ask.task import MOST_VARIANTS, Task
+from finery_synth.ask.asking import MOST_VARIANTS, Spool, Task
 from finery_synth.generator import MOST_RETRIES, MOST_SERIES, SERIES_SEEDS
 
 
@@ -30,7 +29,7 @@ def test_a_spool_gives_back_what_it_was_given_in_order(added: list[tuple[int, st
 def test_no_two_attempts_have_a_seed_in_common() -> None:
     variants, retries = (0, 1, MOST_VARIANTS - 1), (0, 1, MOST_RETRIES)
     numbers = [
-        Task(number=0, messages=[], seeds=[], variant=variant).request(attempt).attempt
+        Task(messages=[], seeds=[], variant=variant).request(attempt).attempt
         for variant, attempt in product(variants, retries)
     ]
     assert len(set(numbers)) == 9

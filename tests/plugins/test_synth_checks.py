@@ -11,8 +11,8 @@ from finery.rows import Row
 from finery.rows.generated import Checked
 from finery.rows.templates import limits
 from finery_synth.checks.checker import Checker
-from finery_synth.checks.copies import Neighbours
 from finery_synth.checks.settings import Checks, Functions, Similarity
+from finery_synth.checks.similarity import Neighbours
 from finery_synth.judge.scores import Score, Unreadable, read_score
 
 

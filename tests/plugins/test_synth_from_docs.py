@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery.testing import dataset
-from finery_synth.checks.grounding import quoted
-from finery_synth.contexts import Shelf
+from finery_synth.steps.from_docs import Shelf, quoted
 
 pytest.importorskip("openai", reason="needs the package openai")
 

@@ -15,14 +15,12 @@ from finery.rows.dropped import dropped
 from finery.rows.generated import Origin, Template, origins
 from finery.testing import TestJob, dataset, run_step
 from finery_openai.model import OpenaiModel
-from finery_synth.ask import row_prompts
-from finery_synth.ask.contents import bare
+from finery_synth.ask.answers import Rejected, bare
 from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.rubric import Rubric
-from finery_synth.checks.settings import Checks, Similarity
+from finery_synth.checks.settings import Checks, Rubric, Similarity
 from finery_synth.judge.scores import SCORE_PROMPT
 from finery_synth.steps import paraphrase
-from finery_synth.steps.answer import Answer
+from finery_synth.steps.answer import TEMPLATE, Answer
 from finery_synth.steps.instruct import Instruct
 from finery_synth.steps.paraphrase import STYLES, Paraphrase
 
@@ -80,7 +78,7 @@ def test_answers_keep_prompt_tools_and_columns(server: Server, tmp_path: Path) -
     assert server.calls[0]["tools"] == tools
     assert server.calls[0]["messages"] == origin.prompt == before
     assert (origin.use, origin.model, origin.template) == (
-        "synth.answer", "m", origin.template and Prompt.of(None, row_prompts.TEMPLATE).origin,
+        "synth.answer", "m", origin.template and Prompt.of(None, TEMPLATE).origin,
     )  # fmt: skip
 
 
@@ -231,12 +229,17 @@ def test_rewordings_keep_all_but_the_user_turn(server: Server, tmp_path: Path) -
     ("text", "found"),
     [
         (' "a b" ', "a b"), ("“a”", "a"), ('"a" or "b"', '"a" or "b"'), ("it's", "it's"),
-        ("-----\na\n-----", "a"), ("'", "'"), ("", ""), ("-----\n\n-----", ""), ("---\r\na", "a"),
+        ("-----\na\n-----", "a"), ("'", "'"), ("", None), ("-----\n\n-----", None),
+        ("---\r\na", "a"),
         ("-5 degrees", "-5 degrees"), ("--help fails", "--help fails"), ("i--", "i--"),
     ],
 )  # fmt: skip
-def test_a_bare_text(text: str, found: str) -> None:
-    assert bare(text) == found
+def test_a_bare_text(text: str, found: str | None) -> None:
+    if found is None:
+        with pytest.raises(Rejected, match="the answer is empty"):
+            bare(text)
+    else:
+        assert bare(text) == found
 
 
 # -- new examples --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from generating import Here
 from hostile_server import Body, Reply, Server, said, serving
 
 from finery.rows import split_turns
-from finery_synth.checks.sameness import meaning
+from finery_synth.steps.preferences import meaning
 
 pytest.importorskip("openai", reason="needs the package openai")
 

@@ -21,7 +21,7 @@ from typing import Any
 from finery import DataError, OneFile, UsageError, shown
 from finery.rows import Conversation, Row
 from finery.rows.badrow import BadRow
-from finery.rows.generated import DEFAULT, Template
+from finery.rows.generated import Template
 from finery.rows.parts import id_of
 from finery.rows.templates.sandbox import compiled, render
 
@@ -40,7 +40,10 @@ class Prompt:
         self.origin = origin
         self._where = where
         self._mark = secrets.token_hex(16)  # not in any rendered text
-        self._template = compiled(marked(source, self._mark), where, _SYNTAX)
+        if not _TURN.search(source):
+            source = f"{{# user #}}\n{source}"
+        marked = _TURN.sub(lambda line: f"{self._mark}{line[1]}", source)
+        self._template = compiled(marked, where, _SYNTAX)
 
     @classmethod
     def of(cls, files: OneFile | None, default: str) -> "Prompt":
@@ -63,11 +66,6 @@ class Prompt:
         _refuse_misspelt(source, shown(path))
         return cls(source, shown(path), Template.of(source, files.patterns[0]))
 
-    @property
-    def is_default(self) -> bool:
-        """Whether it is the step type's default."""
-        return self.origin.name == DEFAULT
-
     def messages(self, names: dict[str, Any], row: Row) -> Conversation:
         """The rendered turns; `DataError` with the row if rendering fails."""
         try:
@@ -77,8 +75,12 @@ class Prompt:
             raise DataError(error.what, where=where, fix=error.fix) from error
         if before.strip():
             raise self._wrong("the template has text before its first turn")
-        turns = [_turn(part) for part in rest]
-        messages = [turn for turn in turns if turn["role"] != "system" or turn["content"]]
+        turns = (part.partition("\n") for part in rest)
+        messages: Conversation = [
+            {"role": role.strip(), "content": content.strip()}
+            for role, _, content in turns
+            if role.strip() != "system" or content.strip()
+        ]
         if not messages or messages[-1]["role"] != "user":
             raise self._wrong("the template doesn't end with a user turn")
         return messages
@@ -102,15 +104,3 @@ def _refuse_misspelt(source: str, where: str) -> None:
                 where=where,
                 fix=f"write {{# {meant[0]} #}}; a comment must have more words",
             )
-
-
-def marked(source: str, mark: str) -> str:
-    """The template with a mark for each turn: `mark`, the role, a line break."""
-    if not _TURN.search(source):
-        source = f"{{# user #}}\n{source}"
-    return _TURN.sub(lambda line: f"{mark}{line[1]}", source)
-
-
-def _turn(part: str) -> dict[str, Any]:
-    role, _, content = part.partition("\n")
-    return {"role": role.strip(), "content": content.strip()}

@@ -1,7 +1,7 @@
 """`checks:` of a generator: what every generated row must pass.
 
-`checker` runs the checks of a single row, `copies` compares rows, and `finery_synth.judge.scores`
-uses a judge.
+`checker` runs the checks of a single row, `similarity` compares rows, and
+`finery_synth.judge.scores` uses a judge.
 """
 
 import re
@@ -11,7 +11,6 @@ from typing import Any, Literal
 from finery import Files, OneFile, Settings, UsageError, setting
 from finery.rows.answers.answerschema import AnswerSchema, check_schema
 from finery.rows.lengths import check_lengths
-from finery_synth.checks.rubric import Rubric
 
 
 class Functions(Settings):
@@ -45,6 +44,20 @@ class Similarity(Settings):
         ["seeds", "others"],
         min_length=1,
         help="seeds: all input rows. others: the rows generated before it.",
+    )
+
+
+class Rubric(Settings):
+    """A score that the model `judge` gives each row."""
+
+    rubric: str = setting(min_length=1, help="What makes a row good, as a text for the judge.")
+    min: int = setting(4, ge=1, help="The lowest score that passes.")
+    scale: int = setting(5, ge=2, le=100, help="The best score; 1 is the worst.")
+    max_tokens: int = setting(256, ge=16, help="Maximum tokens of the judge's answer.")
+    prompt: OneFile | None = setting(
+        None,
+        help="A Jinja file with the judge's prompt. `finery synth prompt judge` prints the "
+        "default.",
     )
 
 

@@ -1,19 +1,17 @@
 """Which of two answers is better: judged in both orders, since judges favour a position."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Budget, FineryError, Job, Model, OneFile
+from finery import FineryError
 from finery.rows import Conversation, Row
-from finery.rows.generated import name_of
 from finery.rows.parts import as_turns, joined
-from finery_synth.ask.asking import Used
-from finery_synth.ask.contents import json_in
+from finery_synth.ask.answers import json_in
 from finery_synth.ask.prompts import Prompt
-from finery_synth.judge.scores import Unreadable, names_of, no_score, readings
+from finery_synth.judge.scores import Unreadable, names_of, no_score
 
 PAIR_PROMPT = """\
 {# system #}
@@ -77,42 +75,6 @@ def read_verdict(text: str) -> Verdict:
     if better not in POSITIONS:
         raise Unreadable("the judge's answer is neither A, B nor tie")
     return Verdict(POSITIONS[better], str(value.get("reason") or ""))
-
-
-class PairJudge:
-    """Compares the chosen and rejected answers of preferences by a rubric."""
-
-    def __init__(
-        self,
-        job: Job,
-        model: Model,
-        rubric: str,
-        *,
-        prompt: OneFile | None,
-        max_tokens: int,
-        budget: Budget | None,
-    ) -> None:
-        self.model = name_of(model)
-        self.used = Used()
-        self._engine = job.engine(model, budget=budget)
-        self._rubric = rubric
-        self._max_tokens = max_tokens
-        self._prompt = Prompt.of(prompt, PAIR_PROMPT)
-        self.template = self._prompt.origin
-
-    def seen(self, rows: Iterable[tuple[int, Row]], total: int) -> Iterator[tuple[int, Seen]]:
-        """(number, result) for each row in each order, in any order."""
-        items = ((number, order, row) for number, row in rows for order in range(len(ORDERS)))
-        for (number, order, _), verdict in readings(
-            self._engine, self.used, items, lambda item: self.messages(item[2], item[1]),
-            read_verdict, total=total * len(ORDERS), max_tokens=self._max_tokens,
-            schema=VERDICT,
-        ):  # fmt: skip
-            yield number, seen_as(order, verdict)
-
-    def messages(self, row: Row, order: int) -> Conversation:
-        """The judge's prompt for a row, in order 0 or 1."""
-        return pair_messages(self._prompt, row, self._rubric, order)
 
 
 def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversation:

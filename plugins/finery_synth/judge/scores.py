@@ -1,17 +1,14 @@
 """Scores by a judge: its prompt, the format of its answer, and how it is read."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from finery import Budget, CachedEngine, Completion, FineryError, Job, Model, Request
+from finery import CachedEngine, FineryError, Request
 from finery.rows import Conversation, Row, split_turns
-from finery.rows.generated import name_of
 from finery.rows.parts import joined, text_of
-from finery_synth.ask.asking import T, Used, ask
-from finery_synth.ask.contents import json_in
+from finery_synth.ask.answers import json_in
+from finery_synth.ask.asking import MOST_VARIANTS, T, Used, ask
 from finery_synth.ask.prompts import Prompt
-from finery_synth.ask.task import MOST_VARIANTS
-from finery_synth.checks.rubric import Rubric
 
 SCORE_PROMPT = """\
 {# system #}
@@ -87,43 +84,6 @@ def transcript(turns: Conversation) -> str:
     return "\n".join(f"{turn['role']}: {text_of(turn)}" for turn in turns)
 
 
-class Judge:
-    """Scores rows by a rubric. model: its name. used: the answers it gave."""
-
-    def __init__(self, job: Job, model: Model, rubric: Rubric, budget: Budget | None) -> None:
-        self.model = name_of(model)
-        self.used = Used()
-        self._engine = job.engine(model, budget=budget)
-        self._rubric = rubric
-        self._prompt = Prompt.of(rubric.prompt, SCORE_PROMPT)
-        self.template = self._prompt.origin
-
-    @classmethod
-    def of(
-        cls, job: Job, model: Model | None, rubric: Rubric | None, budget: Budget | None
-    ) -> Self | None:
-        """The step's judge; None if it has none."""
-        return None if model is None or rubric is None else cls(job, model, rubric, budget)
-
-    def scores(
-        self, rows: Iterable[tuple[T, Row]], total: int
-    ) -> Iterator[tuple[T, Score | FineryError | Unreadable]]:
-        """(item, the row's score or an error), in any order.
-
-        If an answer can't be read, the request is repeated, up to `TRIES` requests in all.
-        """
-        for (item, _), score in readings(
-            self._engine, self.used, rows, lambda pair: self.messages(pair[1]),
-            lambda text: read_score(text, self._rubric.scale), total=total,
-            max_tokens=self._rubric.max_tokens, schema=score_schema(self._rubric.scale),
-        ):  # fmt: skip
-            yield item, score
-
-    def messages(self, row: Row) -> Conversation:
-        """The judge's prompt for a row."""
-        return score_messages(self._prompt, row, self._rubric.rubric, self._rubric.scale)
-
-
 def score_messages(prompt: Prompt, row: Row, rubric: str, scale: int) -> Conversation:
     """A judge's prompt to score a row's answer."""
     return prompt.messages({**names_of(row), "rubric": rubric, "scale": scale}, row)
@@ -137,7 +97,6 @@ def readings(
     read: Callable[[str], R],
     *,
     total: int,
-    attempt: int = 0,
     **sampling: Any,
 ) -> Iterator[tuple[T, "R | FineryError | Unreadable"]]:
     """(item, the content of a judge's answer, or an error), in any order, each item once.
@@ -145,29 +104,28 @@ def readings(
     used: counts the answers. read: raises `Unreadable`; then the request is repeated, up to `TRIES`
     requests in all. Repetitions use a temperature above 0, since the answer might else be the same.
     """
-    again: list[T] = []
-    for item, answer in ask(
-        engine, items, lambda item: Request(messages(item), None, attempt * MOST_VARIANTS),
-        total=total, progress="judging", temperature=RETRY_TEMPERATURE if attempt else 0.0,
-        **sampling,
-    ):  # fmt: skip
-        used.take(answer)
-        result = answer if isinstance(answer, FineryError) else _reading(read, answer)
-        if isinstance(result, Unreadable) and attempt + 1 < TRIES:
-            again.append(item)
-        else:
-            yield item, result
-    if again:
-        yield from readings(
-            engine, used, again, messages, read, total=len(again), attempt=attempt + 1, **sampling
-        )
 
+    def request(item: T) -> Request:
+        return Request(messages(item), None, attempt * MOST_VARIANTS)
 
-def _reading(read: Callable[[str], R], answer: Completion) -> "R | Unreadable":
-    try:
-        return read(answer.text)
-    except Unreadable as error:
-        return error
+    for attempt in range(TRIES):
+        again: list[T] = []
+        for item, answer in ask(
+            engine, used, items, request, total=total, progress="judging",
+            temperature=RETRY_TEMPERATURE if attempt else 0.0, **sampling,
+        ):  # fmt: skip
+            result: R | FineryError | Unreadable
+            try:
+                result = answer if isinstance(answer, FineryError) else read(answer.text)
+            except Unreadable as error:
+                result = error
+            if isinstance(result, Unreadable) and attempt + 1 < TRIES:
+                again.append(item)
+            else:
+                yield item, result
+        if not again:
+            return
+        items, total = again, len(again)
 
 
 def no_score(problem: FineryError | Unreadable) -> str:

@@ -1,16 +1,25 @@
 """`synth.answer`: the teacher answers the prompts of rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from finery import Completion, UsageError, setting
-from finery.rows import Message, Row
+from finery.rows import Conversation, Message, Row, split_turns
 from finery.rows.answers.jsonvalues import unfenced
-from finery_synth.ask import row_prompts
+from finery.rows.generated import DEFAULT
+from finery.rows.parts import scope
+from finery_synth.ask.asking import MOST_VARIANTS, Task
 from finery_synth.ask.prompts import Prompt
-from finery_synth.ask.task import MOST_VARIANTS, Task
 from finery_synth.generator import Generator
 from finery_synth.rows import with_answer
+
+TEMPLATE = """\
+{# system #}
+{{ system }}
+{# user #}
+{{ user }}
+"""
+"""The row's own prompt; other turns stay unchanged."""
 
 
 class Answer(Generator, keeps_prompts=True):
@@ -25,11 +34,11 @@ class Answer(Generator, keeps_prompts=True):
     """
 
     USE = "synth.answer"
-    DEFAULT_PROMPT = row_prompts.TEMPLATE
+    DEFAULT_PROMPT = TEMPLATE
     COMPARED = "answer"
 
     n: int = setting(
-        1, ge=1, le=MOST_VARIANTS, help="Answers for each row, each in a separate row."
+        1, ge=1, le=MOST_VARIANTS, help="Answers for each row, each in a row of its own."
     )
     temperature: float = setting(
         0.7, ge=0.0, help="Sampling temperature; 0 always picks the likeliest token."
@@ -51,23 +60,19 @@ class Answer(Generator, keeps_prompts=True):
                 fix="set on: answer",
             )
 
-    def requests(self, rows: int) -> int:
+    def variants(self) -> int:
         """One request for each answer."""
-        return rows * self.n
+        return self.n
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
         """The prompt of each row, `n` times."""
-        return row_prompts.row_tasks(self.n, self.seeds(), prompt)
+        return prompts_of(self.seeds(), self.n, prompt)
 
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The row with the answer."""
-        text = answer.text
-        if self.answer_schema() is not None or self.checks.sql is not None:
-            text = unfenced(text)
-        turn: Message = {"role": "assistant", "content": text.strip()}
-        if answer.tool_calls:
-            turn["tool_calls"] = answer.tool_calls
-        return [with_answer(task.seeds[0], turn)]
+        is_code = self.answer_schema() is not None or self.checks.sql is not None
+        text = unfenced(answer.text) if is_code else answer.text
+        return [answered(task.seeds[0], answer, text)]
 
     def answer_schema(self) -> dict[str, Any] | None:
         """The schema that answers must follow."""
@@ -75,3 +80,29 @@ class Answer(Generator, keeps_prompts=True):
             return None
         schema = self.checks.answer_schema()
         return None if schema is None else schema.value
+
+
+def prompts_of(rows: Iterable[Row], n: int, template: Prompt) -> Iterator[Task]:
+    """The prompt of each row, `n` times.
+
+    A recipe's template replaces the row's system prompt and last user turn.
+    """
+    for row in rows:
+        messages: Conversation = split_turns(row)[0]
+        if template.origin.name != DEFAULT:
+            turns = [turn for turn in messages if turn["role"] != "system"]
+            rendered = template.messages(scope(row), row)
+            last = max(i for i, turn in enumerate(turns) if turn["role"] == "user")
+            front = [turn for turn in rendered if turn["role"] == "system"]
+            own = [turn for turn in rendered if turn["role"] != "system"]
+            messages = [*front, *turns[:last], *own, *turns[last + 1 :]]
+        for variant in range(n):
+            yield Task(messages=messages, seeds=[row], variant=variant, tools=row.get("tools"))
+
+
+def answered(row: Row, answer: Completion, text: str) -> Row:
+    """The row with another answer: a text and the tool calls of a completion."""
+    turn: Message = {"role": "assistant", "content": text.strip()}
+    if answer.tool_calls:
+        turn["tool_calls"] = answer.tool_calls
+    return with_answer(row, turn)

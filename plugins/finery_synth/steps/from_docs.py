@@ -1,23 +1,21 @@
 """`synth.from_docs`: questions and answers grounded in documents."""
 
+import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Literal
-
-import msgspec
 
 from finery import Completion, DataError, Dataset, Job, OneFile, UsageError, setting, takes
 from finery.rows import Message, Row
 from finery.rows.badrow import BadRow
+from finery.rows.chosen import draw_of
 from finery.rows.parts import id_of
-from finery_synth.ask.contents import json_in
+from finery_synth.ask.answers import Rejected, json_in
+from finery_synth.ask.asking import MOST_VARIANTS, Spool, Task
 from finery_synth.ask.prompts import Prompt
-from finery_synth.ask.task import MOST_VARIANTS, Task
-from finery_synth.checks.grounding import quoted
-from finery_synth.checks.usable import Rejected
-from finery_synth.contexts import CONTEXT_PROMPT, Shelf, chance
-from finery_synth.flow.generation import Candidate
-from finery_synth.generator import Generator
+from finery_synth.generator import Candidate, Generator
 from finery_synth.rows import with_parents
 
 TEMPLATE = """\
@@ -37,6 +35,18 @@ the sentence, or the part of one, that proves the answer, copied from the docume
 Answer with a JSON object: {"question": "…", "answer": "…", "quote": "…"}
 """
 """The default prompt."""
+CONTEXT_PROMPT = """\
+Answer the question from the context. If the context doesn't hold the answer, say so.
+
+Context:
+{% for chunk in chunks %}
+[{{ loop.index }}]{% if chunk.heading %} {{ chunk.heading }}{% endif %}
+
+{{ chunk.text }}
+{% endfor %}
+Question: {{ question }}
+"""
+"""The prompt of a row of `synth.from_docs` with a context."""
 KINDS = [
     "about a fact",
     "about how something is done",
@@ -54,8 +64,72 @@ ANSWER = {
     "required": list(FIELDS),
     "additionalProperties": False,
 }
+DRAWS = 2**64
 HAS_CONTEXT, IS_MISSING, ORDER = 1, 2, 3
 """Numbers of a question's draws: for a context, for one without the answer, for its order."""
+PLACES = 1_000_003
+"""The seed of the draws that give chunks their places on the ring."""
+LEAST = 8
+"""Minimum letters and digits of a quote: fewer are found in any text."""
+_AROUND = " \t\r\n\"'“”‘’„«»…"
+
+
+def chance(row: Row, number: int) -> float:
+    """A reproducible number in [0, 1) for a row and a `number`."""
+    return draw_of(row, number) / DRAWS
+
+
+class Shelf:
+    """All chunks, on disk, with some 40 bytes of each in memory.
+
+    The other chunks for a question come from a ring on which each chunk has a random place
+    (consistent hashing, Karger et al. 1997), starting at the question's own place. So an added
+    chunk changes few of them.
+    """
+
+    def __init__(self, chunks: Iterable[Row], folder: Path) -> None:
+        self._rows = Spool(folder, dict[str, Any])
+        ring = []
+        for number, row in enumerate(chunks):
+            self._rows.add(number, row)
+            ring.append((draw_of(row, PLACES), number))
+        self._ring = sorted(ring)
+
+    def chunk(self, number: int) -> Row:
+        """The chunk with this number, from 0."""
+        return self._rows.of(number)[0]
+
+    def others(self, question: Row, number: int, count: int) -> list[Row]:
+        """Up to `count` chunks that lack the quote and differ from chunk `number`."""
+        start = bisect_left(self._ring, (draw_of(question, PLACES), 0))
+        others: list[Row] = []
+        texts = {str(self.chunk(number)["text"])}
+        for step in range(len(self._ring)):
+            if len(others) == count:
+                break
+            other = self.chunk(self._ring[(start + step) % len(self._ring)][1])
+            text = str(other["text"])
+            if text not in texts and quoted(question["quote"], text) is None:
+                texts.add(text)
+                others.append(other)
+        return others
+
+    def close(self) -> None:
+        """Free the disk space."""
+        self._rows.close()
+
+
+def quoted(quote: str, text: str) -> str | None:
+    """The part of a text that a quote repeats word for word, except for whitespace.
+
+    None if there is none, or if the quote is too short. Quotation marks and ellipses around the
+    quote are ignored.
+    """
+    words = quote.strip(_AROUND).removeprefix("...").removesuffix("...").split()
+    if sum(map(str.isalnum, "".join(words))) < min(LEAST, sum(map(str.isalnum, text))):
+        return None
+    match = re.search(r"\s+".join(map(re.escape, words)), text) if words else None
+    return match[0] if match else None
 
 
 class FromDocs(Generator):
@@ -139,36 +213,29 @@ class FromDocs(Generator):
         if not isinstance(row.get("text"), str) or not row["text"].strip():
             raise BadRow("the row has no `text`", "use chunks of documents, e.g. of docs.files")
 
-    def requests(self, rows: int) -> int:
+    def variants(self) -> int:
         """One request for each question."""
-        return rows * self.n
+        return self.n
 
-    def siblings(self, number: int) -> range:
-        """The other questions about the chunk."""
-        first = number - number % self.n
-        return range(first, first + self.n)
+    def names(self, row: Row, variant: int) -> dict[str, Any]:
+        """The chunk, and the kind of question."""
+        kind = self.kinds[variant % len(self.kinds)]
+        names = {"heading": "", "source": "", **row, "row": row}
+        return {**names, "kind": kind, "number": variant + 1}
 
     def answer_schema(self) -> dict[str, Any]:
         """Question, answer and quote."""
         return ANSWER
 
-    def tasks(self, prompt: Prompt) -> Iterator[Task]:
-        """The questions about each chunk."""
-        for place, row in enumerate(self.seeds()):
-            names = {"heading": "", "source": "", **row, "row": row}
-            for variant in range(self.n):
-                kind = self.kinds[variant % len(self.kinds)]
-                yield Task(
-                    number=place * self.n + variant,
-                    messages=prompt.messages({**names, "kind": kind, "number": variant + 1}, row),
-                    seeds=[row],
-                    variant=variant,
-                )
-
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The question and its answer, as a row without a context."""
-        chunk = task.seeds[0]
-        fields = _fields(answer.text)
+        chunk, value = task.seeds[0], json_in(answer.text)
+        if not isinstance(value, dict):
+            raise Rejected("unreadable", "the answer doesn't contain a JSON object")
+        fields = {n: v.strip() for n, v in value.items() if n in FIELDS and isinstance(v, str)}
+        for name in FIELDS:
+            if not fields.get(name):
+                raise Rejected("unreadable", f"the answer has no {name}")
         quote = quoted(fields["quote"], chunk["text"])
         if quote is None:
             detail = f"the quote isn't in the chunk, or is too short: {fields['quote']!r:.200}"
@@ -207,8 +274,7 @@ class FromDocs(Generator):
         self, candidate: Candidate, place: int, shelf: Shelf, prompt: Prompt
     ) -> Candidate:
         row = candidate.row
-        share = 1.0 if self.context == "with" else self.share
-        if chance(row, HAS_CONTEXT) >= share:
+        if chance(row, HAS_CONTEXT) >= (1.0 if self.context == "with" else self.share):
             return candidate
         is_missing = chance(row, IS_MISSING) < self.unanswerable
         chunks = shelf.others(row, place, self.distractors + is_missing)
@@ -216,35 +282,19 @@ class FromDocs(Generator):
         if not is_missing:
             at = int(chance(row, ORDER) * (len(chunks) + 1))
             chunks.insert(at, shelf.chunk(place))
-        candidate.row = self._in_context(row, chunks, prompt, is_missing=is_missing)
-        assert candidate.origin is not None
-        candidate.origin = msgspec.structs.replace(
-            candidate.origin,
-            id=candidate.row["id"],
-            more={"chunks": [id_of(chunk) for chunk in chunks]},
-        )
-        return candidate
-
-    def _in_context(self, row: Row, chunks: list[Row], prompt: Prompt, *, is_missing: bool) -> Row:
         question, answer = row["messages"]
-        shown = [{"heading": "", "source": "", **chunk} for chunk in chunks]
-        names = {"chunks": shown, "question": question["content"], "row": row}
+        names = {
+            "chunks": [{"heading": "", "source": "", **chunk} for chunk in chunks],
+            "question": question["content"],
+            "row": row,
+        }
         turn = _turn("assistant", self.unknown) if is_missing else answer
         content: Row = {**row, "messages": [*prompt.messages(names, row), turn]}
         content["context"] = "missing" if is_missing else "with"
-        return {**with_parents(content, []), "parents": row["parents"]}
-
-
-def _fields(text: str) -> dict[str, str]:
-    """Question, answer and quote in an answer. Raises `Rejected`."""
-    value = json_in(text)
-    if not isinstance(value, dict):
-        raise Rejected("unreadable", "the answer doesn't contain a JSON object")
-    fields = {name: value.get(name) for name in FIELDS}
-    for name, field in fields.items():
-        if not isinstance(field, str) or not field.strip():
-            raise Rejected("unreadable", f"the answer has no {name}")
-    return {name: str(field).strip() for name, field in fields.items()}
+        candidate.row = {**with_parents(content, []), "parents": row["parents"]}
+        candidate.origin.id = candidate.row["id"]
+        candidate.origin.more = {"chunks": [id_of(chunk) for chunk in chunks]}
+        return candidate
 
 
 def _turn(role: str, text: str) -> Message:

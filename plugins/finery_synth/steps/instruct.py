@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from blake3 import blake3
@@ -23,11 +23,10 @@ from finery.rows.parts import (
     text_named,
     texts,
 )
-from finery_synth.ask.contents import bare
+from finery_synth.ask.answers import Rejected, bare
+from finery_synth.ask.asking import MOST_VARIANTS, Task
 from finery_synth.ask.prompts import Prompt
-from finery_synth.ask.task import MOST_VARIANTS, Task
-from finery_synth.checks.spread import in_words, spread
-from finery_synth.checks.usable import Rejected
+from finery_synth.checks.similarity import spread, spread_line
 from finery_synth.generator import Generator
 
 TEMPLATE = """\
@@ -129,27 +128,26 @@ class Instruct(Generator):
                 where="per_request",
                 fix="set per_request: 1, or format: json",
             )
-        if self.requests_of_class() > MOST_VARIANTS:
+        if self.variants() > MOST_VARIANTS:
             raise UsageError(
                 f"a class would need more than {MOST_VARIANTS:,} requests",
                 where="n",
                 fix="raise per_request",
             )
-        if self.requests_of_class() > 1 and self.temperature == 0:
+        if self.variants() > 1 and self.temperature == 0:
             raise UsageError(
                 "at temperature 0, requests with the same seeds get the same answer",
                 where="temperature",
                 fix="set a temperature above 0",
             )
 
-    def requests_of_class(self) -> int:
+    def variants(self) -> int:
         """The number of requests for a class."""
         return -(-self.n // self.per_request)
 
     def requests(self, rows: int) -> int:
         """The same number for each class."""
-        classes = 1 if self.by is None else len(self.classes())
-        return self.requests_of_class() * classes
+        return self.variants() * (1 if self.by is None else len(self.classes()))
 
     def needs_rows(self) -> bool:
         """Whether the classes have to be counted."""
@@ -158,44 +156,51 @@ class Instruct(Generator):
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
         """The requests of each class."""
         classes = self.classes()
-        answered = any(c.asks for c in classes)
-        if answered and self.format == "text":
-            self._refuse_answers(next(c for c in classes if c.asks))
-        for place, one in enumerate(classes):
-            for turn in range(self.requests_of_class()):
-                seeds = one.shown(self.shown, turn, self.series)
+        asking = [seeds for seeds in classes if seeds.asks]
+        if asking and self.format == "text":
+            of = f" of the class '{asking[0].value}'" if asking[0].value else ""
+            raise UsageError(
+                f"format: text gives user turns only, but the seeds{of} have different answers",
+                where="format",
+                fix="set format: json, or set `by` to the column that determines the answer",
+            )
+        for group in classes:
+            for turn in range(self.variants()):
+                seeds = group.shown(self.shown, turn, self.series)
                 persona = self.personas[turn % len(self.personas)] if self.personas else ""
                 names = {
                     "examples": [scope(seed) for seed in seeds],
                     "count": self.per_request,
-                    "value": one.value,
+                    "value": group.value,
                     "persona": persona,
-                    "answered": answered,
+                    "answered": bool(asking),
                 }
                 yield Task(
-                    number=place * self.requests_of_class() + turn,
                     messages=prompt.messages(names, seeds[0]),
                     seeds=seeds,
                     wanted=min(self.per_request, self.n - turn * self.per_request),
                     variant=turn,
-                    more={"asks": one.asks, "answer": one.answer, "columns": one.columns}
-                    | ({"persona": persona} if persona else {}),
+                    more={"asks": group.asks, "answer": group.answer, "columns": group.columns},
+                    facts={"persona": persona} if persona else {},
                 )
 
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The complete examples; `Rejected` if there is none."""
         if self.format == "text":
-            return [self._row(task, {"user": _text_alone(answer.text)})]
-        asks = task.more["asks"]
-        examples = (example for example in examples_in(answer.text) if is_whole(example, asks))
-        rows = [self._row(task, example) for example in examples]
+            return [self._row(task, {"user": bare(_NUMBERED.sub("", answer.text, count=1))})]
+        wanted = ["user", "assistant"] if task.more["asks"] else ["user"]
+        rows = [
+            self._row(task, example)
+            for example in examples_in(answer.text)
+            if all(_as_text(example.get(name)) for name in wanted)
+        ]
         if not rows and answer.finish_reason == "length":
             raise Rejected(
                 "cut-off", "the answer was truncated before the end of the first example"
             )
         if not rows:
-            wanted = "user and assistant" if asks else "user"
-            raise Rejected("no-json", f"the answer has no JSON examples with {wanted}")
+            detail = f"the answer has no JSON examples with {' and '.join(wanted)}"
+            raise Rejected("no-json", detail)
         return rows
 
     def _row(self, task: Task, example: dict[str, Any]) -> Row:
@@ -233,38 +238,21 @@ class Instruct(Generator):
             "additionalProperties": False,
         }
 
-    def more(self, task: Task) -> dict[str, Any]:
-        """The persona that the teacher imitated."""
-        return {"persona": task.more["persona"]} if "persona" in task.more else {}
-
     def facts(self, job: Job, rows: Dataset) -> dict[str, Any]:
         """The variety of the new examples."""
         measured = spread(rows, self.seeds())
-        job.log(in_words(measured))
+        job.log(spread_line(measured))
         return {"spread": measured}
 
     def classes(self) -> "list[_Class]":
         """The classes of the seeds, in order of their first seed."""
         seeds: dict[str, list[Row]] = {}
         for number, row in enumerate(self.seeds(), 1):
-            seeds.setdefault(self._class_of(number, row), []).append(row)
+            value = "" if self.by is None else text_named(row, self.by)
+            if self.by is not None and not (value or "").strip():
+                raise no_text("by", self.by, number, row)
+            seeds.setdefault(value or "", []).append(row)
         return [_class(value, rows) for value, rows in seeds.items()]
-
-    def _refuse_answers(self, one: "_Class") -> None:
-        of = f" of the class '{one.value}'" if one.value else ""
-        raise UsageError(
-            f"format: text gives user turns only, but the seeds{of} have different answers",
-            where="format",
-            fix="set format: json, or set `by` to the column that determines the answer",
-        )
-
-    def _class_of(self, number: int, row: Row) -> str:
-        if self.by is None:
-            return ""
-        value = text_named(row, self.by)
-        if value is None or not value.strip():
-            raise no_text("by", self.by, number, row)
-        return value
 
 
 class _Class(NamedTuple):
@@ -300,21 +288,17 @@ def _class(value: str, seeds: list[Row]) -> _Class:
             )
     same = value != "" and len(set(answers)) == 1
     asks = answers[0] is not None and not same
-    return _Class(value, seeds, asks, answers[0] if same else None, _shared(seeds))
+    shared = {
+        k: v for k, v in seeds[0].items()
+        if k not in NOT_SHARED
+        and all(k in seed and canonical(seed[k]) == canonical(v) for seed in seeds[1:])
+    }  # fmt: skip
+    return _Class(value, seeds, asks, answers[0] if same else None, shared)
 
 
 def _calls(row: Row) -> bool:
     turns = row.get("messages") or row.get("completion") or row.get("chosen") or []
     return isinstance(turns, list) and any(turn.get("tool_calls") for turn in turns[-1:])
-
-
-def _shared(seeds: Sequence[Row]) -> dict[str, Any]:
-    """The columns with the same value in all of these rows."""
-    first = {k: v for k, v in seeds[0].items() if k not in NOT_SHARED}
-    return {
-        k: v for k, v in first.items()
-        if all(k in seed and canonical(seed[k]) == canonical(v) for seed in seeds[1:])
-    }  # fmt: skip
 
 
 def examples_in(text: str) -> Iterator[dict[str, Any]]:
@@ -329,20 +313,6 @@ def examples_in(text: str) -> Iterator[dict[str, Any]]:
                 yield value
                 end = stop
         start = text.find("{", end)
-
-
-def _text_alone(text: str) -> str:
-    """The message in an answer, without a number or name before it."""
-    message = bare(_NUMBERED.sub("", text, count=1))
-    if not message:
-        raise Rejected("empty", "the answer is empty")
-    return message
-
-
-def is_whole(example: dict[str, Any], asks: bool) -> bool:
-    """Whether an example is complete."""
-    needed = ("user", "assistant") if asks else ("user",)
-    return all(_as_text(example.get(name)) for name in needed)
 
 
 def _as_text(value: Any) -> str:

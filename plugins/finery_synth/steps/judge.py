@@ -1,19 +1,52 @@
 """`synth.judge`: scores of rows, and verdicts on preferences."""
 
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
 
-from finery import Budget, DataError, Dataset, Job, Model, OneFile, Step, UsageError, setting, takes
+from finery import (
+    Budget,
+    DataError,
+    Dataset,
+    FineryError,
+    Job,
+    Model,
+    OneFile,
+    Step,
+    UsageError,
+    setting,
+    takes,
+)
 from finery.rows import Conversation, Row
 from finery.rows.dropped import Drops
-from finery.rows.generated import Origins
-from finery.rows.parts import OWN_COLUMNS, answer, named
-from finery_synth.ask.asking import AskingForecast
+from finery.rows.generated import Checked, Origin, Origins, name_of
+from finery.rows.parts import OWN_COLUMNS, answer, changed, named
+from finery_synth.ask.asking import Spool, Task, Used
 from finery_synth.ask.prompts import Prompt
-from finery_synth.ask.task import Task
-from finery_synth.judge.pairs import ORDERS, PAIR_PROMPT, VERDICT, is_one_answer, pair_messages
-from finery_synth.judge.scores import SCORE_PROMPT, TRIES, score_messages, score_schema
+from finery_synth.judge.pairs import (
+    ORDERS,
+    PAIR_PROMPT,
+    VERDICT,
+    Positions,
+    Seen,
+    is_one_answer,
+    outcome,
+    pair_messages,
+    read_verdict,
+    seen_as,
+)
+from finery_synth.judge.scores import (
+    SCORE_PROMPT,
+    Score,
+    Unreadable,
+    no_score,
+    read_score,
+    readings,
+    score_messages,
+    score_schema,
+)
 
+V = TypeVar("V")
 ONLY = "score"
 """The name of a single rubric."""
 MADE_OF = OWN_COLUMNS | {"label", "text"}
@@ -28,7 +61,7 @@ class JudgeRows(
     packages=("jinja2",),
     version="1",
     keeps_prompts=True,
-    forecast=AskingForecast,
+    forecast="finery_synth.estimate:AskingForecast",
 ):
     """Judge rows with a model and a rubric.
 
@@ -48,8 +81,6 @@ class JudgeRows(
 
     USE: ClassVar[str] = "synth.judge"
     """The step type's name."""
-    retries: ClassVar[int] = TRIES - 1
-    """How often a request is repeated if its answer can't be read."""
 
     model: Model = takes(help="The judge: any model that answers prompts.")
     rows: list[Dataset] = takes(help="Rows to judge, in this order.")
@@ -138,20 +169,20 @@ class JudgeRows(
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
         """The judge's first requests, for estimates."""
-        number = 0
         for _, row in self.numbered():
-            if self.what == "pairs" and is_one_answer(row):
-                continue
-            for messages in self._asked(prompt, row):
-                yield Task(number=number, messages=messages, seeds=[])
-                number += 1
+            for view in self.views(row, range(self.requests(1))):
+                yield Task(messages=self.messages(prompt, row, view), seeds=[row])
 
-    def _asked(self, prompt: Prompt, row: Row) -> Iterator[Conversation]:
-        for rubric in self.rubrics().values():
-            if self.what == "answers":
-                yield score_messages(prompt, row, rubric, self.scale)
-            else:
-                yield from (pair_messages(prompt, row, rubric, n) for n in range(len(ORDERS)))
+    def views(self, row: Row, views: Sequence[int]) -> Sequence[int]:
+        """Those of `views` that the judge needs: none of a pair with the same answer twice."""
+        return () if self.what == "pairs" and is_one_answer(row) else views
+
+    def messages(self, prompt: Prompt, row: Row, view: int) -> Conversation:
+        """The judge's prompt for a row. view: the number of the rubric, or the order of a pair."""
+        rubrics = list(self.rubrics().values())
+        if self.what == "pairs":
+            return pair_messages(prompt, row, rubrics[0], view)
+        return score_messages(prompt, row, rubrics[view], self.scale)
 
     def sampling(self) -> dict[str, Any]:
         """The sampling of the first requests."""
@@ -168,16 +199,14 @@ class JudgeRows(
 
     def run(self, job: Job) -> Dataset:
         """Judge the rows, and write them with the results."""
-        from finery_synth.flow.comparison import Comparison
-        from finery_synth.flow.scoring import Scoring
-
         self.check()
-        judging = Comparison(self, job) if self.what == "pairs" else Scoring(self, job)
+        run = _Run(self, job)
         with Drops(job.out) as drops, Origins(job.out) as origins:
-            dataset = Dataset.write(job.out, judging.rows(drops, origins))
+            rows = run.compared if self.what == "pairs" else run.scored
+            dataset = Dataset.write(job.out, rows(drops, origins))
         drops.refuse_nothing_left(len(dataset), "check the rubric, the prompt and min_score")
         job.log(drops.summary(len(dataset)))
-        dataset.meta |= {**judging.facts(), **drops.meta()}
+        dataset.meta |= {**run.facts, "answers": run.used.meta(), **drops.meta()}
         return dataset
 
     def numbered(self) -> Iterator[tuple[int, Row]]:
@@ -209,3 +238,125 @@ class JudgeRows(
     def rubrics(self) -> dict[str, str]:
         """Name → rubric."""
         return self.rubric if isinstance(self.rubric, dict) else {ONLY: self.rubric}
+
+
+class _Run:
+    """One run. used: the judge's answers. facts: what `meta` says, once all rows are judged."""
+
+    def __init__(self, step: JudgeRows, job: Job) -> None:
+        self.used = Used()
+        self.facts: dict[str, Any] = {}
+        self._step = step
+        self._job = job
+        self._model = name_of(step.model)
+        self._engine = job.engine(step.model, budget=step.budget)
+        self._prompt = Prompt.of(step.prompt, step.default_prompt())
+
+    def scored(self, drops: Drops, origins: Origins) -> Iterator[Row]:
+        """The rows with a score by each rubric."""
+        step, spool = self._step, Spool(self._job.scratch, Score)
+        for view in range(len(step.rubrics())):
+            for number, _, verdict in self._verdicts([view], lambda t: read_score(t, step.scale)):
+                score = verdict if isinstance(verdict, Score) else Score(0, no_score(verdict))
+                spool.add(number, score)
+        counts, total, judged = Counter[int](), 0.0, 0
+        for number, row in step.numbered():
+            scores = dict(zip(step.rubrics(), spool.of(number), strict=True))
+            problems = [score.reason for score in scores.values() if not score.score]
+            if problems:
+                drops.add(row, "no-score", problems[0])
+                continue
+            values = {name: score.score for name, score in scores.items()}
+            reasons = {name: score.reason for name, score in scores.items()}
+            mean = sum(values.values()) / len(values)
+            counts.update(values.values())
+            total, judged = total + mean, judged + 1
+            columns: tuple[Any, ...] = round(mean, 3), values, reasons
+            if isinstance(step.rubric, str):
+                columns = values[ONLY], reasons[ONLY]
+            made = changed(row, {**row, **dict(zip(step.written(), columns, strict=True))})
+            origin = self._origin(row, made, {"scores": values, "scale": step.scale})
+            origin.checks = [
+                Checked(check=f"judge.{name}", passed=True, value=value, detail=reasons[name])
+                for name, value in values.items()
+            ]
+            if step.min_score is not None and mean < step.min_score:
+                worst = min(scores.values(), key=lambda score: score.score)
+                low = f"scored {mean:.3g} of {step.scale}, below {step.min_score:g}"
+                drops.add(made, "low-score", f"{low}: {worst.reason}", origin)
+                continue
+            origins.add(origin)
+            yield made
+        self.facts = {
+            "verdicts": judged,
+            "mean_score": round(total / judged, 3) if judged else None,
+            "scores": {str(score): n for score, n in sorted(counts.items())},
+        }
+
+    def compared(self, drops: Drops, origins: Origins) -> Iterator[Row]:
+        """The preferences on which the judge agrees in both orders, and what settings keep."""
+        step, spool = self._step, Spool(self._job.scratch, Seen)
+        for number, order, verdict in self._verdicts(range(len(ORDERS)), read_verdict):
+            spool.add(number, seen_as(order, verdict))
+        counts, positions = Counter[str](), Positions()
+        for number, row in step.numbered():
+            if is_one_answer(row):
+                drops.add(row, "identical", "chosen and rejected are the same")
+                continue
+            seen = sorted(spool.of(number), key=lambda verdict: verdict.order)
+            better, detail = outcome(seen)
+            origin = self._origin(row, row, {"orders": seen})
+            if better != "no-score":
+                positions.add(seen)
+                counts[better] += 1
+            if better == "no-score" or (better == "undecided" and step.undecided == "drop"):
+                drops.add(row, better, detail, origin)
+                continue
+            if better == "rejected" and step.lost == "drop":
+                drops.add(row, "lost", f"the rejected answer is better: {detail}", origin)
+                continue
+            sides = {}
+            if better == "rejected" and step.lost == "swap":
+                better = "chosen"
+                sides = {"chosen": row["rejected"], "rejected": row["chosen"]}
+            verdicts = dict(zip(step.written(), (better, detail), strict=True))
+            made = changed(row, {**row, **sides, **verdicts})
+            origins.add(self._origin(row, made, {"orders": seen}))
+            yield made
+        if judged := counts.total():
+            self._job.log(
+                f"both orders agree on {judged - counts['undecided']:,} of {judged:,} pairs: "
+                f"chosen is better in {counts['chosen']:,}, rejected in {counts['rejected']:,}"
+            )
+        self.facts = {
+            "verdicts": judged,
+            "pairs": {side: counts[side] for side in ("chosen", "rejected", "undecided")},
+            "positions": positions.facts(),
+        }
+
+    def _verdicts(
+        self, views: Sequence[int], read: Callable[[str], V]
+    ) -> Iterator[tuple[int, int, V | FineryError | Unreadable]]:
+        """(number of the row, view, verdict or error) of all rows, in any order."""
+        step = self._step
+        for (number, _, view), verdict in readings(
+            self._engine,
+            self.used,
+            ((n, row, view) for n, row in step.numbered() for view in step.views(row, views)),
+            lambda item: step.messages(self._prompt, item[1], item[2]),
+            read,
+            total=sum(len(step.views(row, views)) for _, row in step.numbered()),
+            max_tokens=step.max_tokens,
+            schema=step.sampling()["schema"],
+        ):
+            yield number, view, verdict
+
+    def _origin(self, row: Row, made: Row, judge: dict[str, Any]) -> Origin:
+        return Origin(
+            id=made["id"],
+            use=self._step.USE,
+            prompt=self._step.messages(self._prompt, row, 0),
+            parents=made.get("parents", []),
+            template=self._prompt.origin,
+            judge={"model": self._model, **judge},
+        )

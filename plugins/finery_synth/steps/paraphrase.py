@@ -1,14 +1,12 @@
 """`synth.paraphrase`: rewordings of user turns, with the same answers."""
 
-from collections.abc import Iterator
+from typing import Any
 
 from finery import Completion, setting
 from finery.rows import Conversation, Row
 from finery.rows.parts import as_turns, scope
-from finery_synth.ask.contents import bare
-from finery_synth.ask.prompts import Prompt
-from finery_synth.ask.task import MOST_VARIANTS, Task
-from finery_synth.checks.usable import Rejected
+from finery_synth.ask.answers import bare
+from finery_synth.ask.asking import MOST_VARIANTS, Task
 from finery_synth.generator import Generator
 
 TEMPLATE = """\
@@ -54,34 +52,18 @@ class Paraphrase(Generator):
         "`style`.",
     )
 
-    def requests(self, rows: int) -> int:
+    def variants(self) -> int:
         """One request for each rewording."""
-        return rows * self.n
+        return self.n
 
-    def siblings(self, number: int) -> range:
-        """The other rewordings of the row."""
-        first = number - number % self.n
-        return range(first, first + self.n)
-
-    def tasks(self, prompt: Prompt) -> Iterator[Task]:
-        """The rewordings of each row."""
-        for place, row in enumerate(self.seeds()):
-            names = scope(row)
-            for variant in range(self.n):
-                style = self.styles[variant % len(self.styles)]
-                yield Task(
-                    number=place * self.n + variant,
-                    messages=prompt.messages({**names, "style": style, "number": variant + 1}, row),
-                    seeds=[row],
-                    variant=variant,
-                )
+    def names(self, row: Row, variant: int) -> dict[str, Any]:
+        """The row, and how to reword it."""
+        style = self.styles[variant % len(self.styles)]
+        return {**scope(row), "style": style, "number": variant + 1}
 
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The row with the new user turn."""
-        text = bare(answer.text)
-        if not text:
-            raise Rejected("empty", "the answer is empty")
-        return [reworded(task.seeds[0], text)]
+        return [reworded(task.seeds[0], bare(answer.text))]
 
 
 def reworded(row: Row, text: str) -> Row:

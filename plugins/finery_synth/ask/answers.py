@@ -1,5 +1,7 @@
-"""Whether an answer is usable: no error, not truncated, and with valid tool calls."""
+"""Answers: whether they are usable, and their content without what a model puts around it."""
 
+import contextlib
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +12,9 @@ from finery.rows.answers.answerschema import AnswerSchema
 from finery.rows.answers.jsonvalues import NotJson, parse
 
 REASON = "tool-call"
+_DASHES = re.compile(r"\s*-{3,}\s*")
+"""A line such as those that prompts put around a text."""
+QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'"}
 
 
 class Rejected(Exception):
@@ -46,26 +51,57 @@ def usable(
     return answer
 
 
+def json_in(text: str) -> Any:
+    """The JSON value of a text, or between its outermost brackets; None if there is none."""
+    spans = [(text.find(opens), text.rfind(closes)) for opens, closes in ("{}", "[]")]
+    inner = [text[start : end + 1] for start, end in sorted(spans) if 0 <= start < end]
+    for part in (text, *inner):
+        with contextlib.suppress(NotJson):
+            return parse(part)
+    return None
+
+
+def bare(text: str) -> str:
+    """A text without the lines of dashes and the quotation marks around it.
+
+    Raises `Rejected` if nothing is left.
+    """
+    lines = text.strip().split("\n")
+    while lines and _DASHES.fullmatch(lines[0]):
+        del lines[0]
+    while lines and _DASHES.fullmatch(lines[-1]):
+        del lines[-1]
+    text = "\n".join(lines).strip()
+    if len(text) > 1 and QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
+        text = text[1:-1].strip()
+    if not text:
+        raise Rejected("empty", "the answer is empty")
+    return text
+
+
 def check_calls(calls: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> None:
     """Raise `Rejected` for the first invalid call.
 
     A call must name one of the tools, with arguments that are a JSON object and fit its
     `parameters`. `DataError` if `parameters` isn't a JSON Schema.
     """
-    known = dict(_named(tool) for tool in tools or ())
+    functions = [tool.get("function", tool) for tool in tools or ()]
+    known = {str(f.get("name")): f.get("parameters") or {} for f in functions}
     for call in calls:
         name, arguments = _name_and_arguments(call)
         if name not in known:
             offered = f"the tools are {', '.join(known)}" if known else "there are no tools"
             raise Rejected(REASON, f"the answer calls the tool {name!r:.80}, but {offered}")
-        if problem := _problem(name, known[name], arguments):
-            raise Rejected(REASON, f"the arguments of {name} don't fit: {problem}")
-
-
-def _named(tool: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(name, parameters) of a tool, with or without `function` around it."""
-    function = tool.get("function", tool)
-    return str(function.get("name")), function.get("parameters") or {}
+        try:
+            problem = _schema(msgspec.json.encode(known[name])).problem(arguments)
+        except DataError as error:
+            raise DataError(
+                f"the parameters of the tool '{name}' aren't a JSON Schema: {error.what}",
+                where="tools",
+                fix="correct the column `tools` of the rows",
+            ) from None
+        if problem is not None:
+            raise Rejected(REASON, f"the arguments of {name} don't fit: {problem.text}")
 
 
 def _name_and_arguments(call: Any) -> tuple[str, dict[str, Any]]:
@@ -82,18 +118,6 @@ def _name_and_arguments(call: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(arguments, dict):
         raise Rejected(REASON, f"the arguments of {name} aren't a JSON object")
     return name, arguments
-
-
-def _problem(name: str, parameters: dict[str, Any], arguments: dict[str, Any]) -> str:
-    try:
-        problem = _schema(msgspec.json.encode(parameters)).problem(arguments)
-    except DataError as error:
-        raise DataError(
-            f"the parameters of the tool '{name}' aren't a JSON Schema: {error.what}",
-            where="tools",
-            fix="correct the column `tools` of the rows",
-        ) from None
-    return "" if problem is None else problem.text
 
 
 @lru_cache(maxsize=1000)

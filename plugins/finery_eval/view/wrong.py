@@ -8,7 +8,7 @@ from typing import Any
 from finery import Dataset, Graph, Metrics, PageContext, base_models, sources_of, visible
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.similar import SimilarIndex, question
-from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
+from finery_eval.view.answers import PLACE, answer_of, compact, place_of, reasons
 
 NEAREST = 3
 """Training rows that are shown for a wrong answer."""
@@ -25,7 +25,9 @@ def wrong_records(
     is `wrong` about it, and the `nearest` training rows with their cosine. What isn't built or
     isn't known is left out.
     """
-    rows = {row["id"]: row for row in _rows_of(context.graph, step, context)}
+    sources = sources_of(context.graph.nodes[step], Dataset)
+    judged = _built([source.ref for source in sources if source.field == "rows"], context)
+    rows = {row["id"]: row for row in judged}
     trained = list(islice(_training_rows(context.graph, model, context), MOST_READ))
     index = SimilarIndex([question(split_turns(row)[0]) for row in trained]) if trained else None
     for facts in metrics.predictions():
@@ -85,25 +87,15 @@ def _neighbour(row: Row, cosine: float) -> dict[str, Any]:
     }
 
 
-def _rows_of(graph: Graph, step: str, context: PageContext) -> Iterable[Row]:
-    """The rows that a step judges, as far as they are built."""
-    refs = [s.ref for s in sources_of(graph.nodes[step], Dataset) if s.field == "rows"]
-    return _built(refs, context)
-
-
 def _training_rows(graph: Graph, model: str, context: PageContext) -> Iterable[Row]:
     """What a model, or one that it derives from, learned from."""
-    stack, seen = [model.partition(".")[0]], set[str]()
-    while stack:
-        step = stack.pop(0)
-        if step in seen or step not in graph.nodes:
-            continue
-        seen.add(step)
-        node = graph.nodes[step]
-        refs = [source.ref for source in node.sources if source.role == "train"]
-        if refs:
-            return _built(refs, context)
-        stack += [source.step for source in base_models(node)]
+    steps = [model.partition(".")[0]]
+    for step in steps:  # grows
+        if (node := graph.nodes.get(step)) is not None:
+            refs = [source.ref for source in node.sources if source.role == "train"]
+            if refs:
+                return _built(refs, context)
+            steps += [source.step for source in base_models(node) if source.step not in steps]
     return ()
 
 
@@ -116,8 +108,7 @@ def _built(refs: Iterable[str], context: PageContext) -> Iterator[Row]:
 
 def record_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(label, text) of a record, for a terminal."""
-    turn = f"turn {record['turn']}" if "turn" in record else ""
-    yield "row", ", ".join(filter(None, (str(record["id"]), turn, context_of(record))))
+    yield "row", place_of(record)
     yield "prompt", visible(question(record["prompt"]))
     if "expected" in record:
         yield "expected", compact(record["expected"])

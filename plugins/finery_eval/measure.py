@@ -16,7 +16,7 @@ that the metric applies to; for a pair of models, from those that it applies to 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -312,28 +312,22 @@ def compare(measure: Measure) -> list[dict[str, Any]]:
     counted.
     """
     baseline, *others = measure.values
-    compared = list(_compared(measure, baseline, others))
-    return with_holm(compared) if len(compared) > 1 else compared
-
-
-def _compared(measure: Measure, baseline: str, others: Sequence[str]) -> Iterator[dict[str, Any]]:
-    first = measure.values[baseline]
+    compared = []
     for name in others:
         between = measure.difference(baseline, name)
         if between is None:
             continue
         facts = {"model": name, "baseline": baseline, **between.facts()}
         if measure.test in (MCNEMAR, SIGN_FLIPS):
-            pairs = list(zip(measure.values[name], first, strict=True))
+            pairs = list(zip(measure.values[name], measure.values[baseline], strict=True))
             facts["only_model"] = pairs.count((True, False))
             facts["only_baseline"] = pairs.count((False, True))
-        yield facts
-
-
-def with_holm(compared: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The comparisons with p-values that allow for their number."""
-    adjusted = stats.holm([each["p_value"] for each in compared])
-    return [{**each, "p_holm": p} for each, p in zip(compared, adjusted, strict=True)]
+        compared.append(facts)
+    if len(compared) > 1:
+        adjusted = stats.holm([facts["p_value"] for facts in compared])
+        for facts, p_value in zip(compared, adjusted, strict=True):
+            facts["p_holm"] = p_value
+    return compared
 
 
 def between(pairs: Sequence[Mapping[str, Any]], model: str, other: str) -> dict[str, Difference]:
@@ -341,13 +335,13 @@ def between(pairs: Sequence[Mapping[str, Any]], model: str, other: str) -> dict[
     for pair in pairs:
         if {pair["model"], pair["baseline"]} == {model, other}:
             sign = 1 if pair["model"] == model else -1
-            return {metric: _signed(facts, sign) for metric, facts in pair["metrics"].items()}
+            found = {}
+            for metric, facts in pair["metrics"].items():
+                low, high = sorted(sign * end for end in facts["interval"])
+                value, p_value, rows = facts["difference"], facts["p_value"], facts.get("rows")
+                found[metric] = Difference(sign * value, (low, high), p_value, rows)
+            return found
     return {}
-
-
-def _signed(facts: Mapping[str, Any], sign: int) -> Difference:
-    low, high = sorted(sign * end for end in facts["interval"])
-    return Difference(sign * facts["difference"], (low, high), facts["p_value"], facts.get("rows"))
 
 
 def _counts(values: Sequence[Value]) -> Counter[Value]:

@@ -5,7 +5,7 @@ key.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from finery import (
     About,
@@ -70,21 +70,19 @@ def rows_of(graph: Graph, results: Results, node: Node) -> Count | None:
 def _estimate(node: Node, rows: Count) -> Estimate:
     assert isinstance(node.step, Judge)
     difference = detectable_difference(rows.rows)
+    if len(node.step.models) < 2:
+        low, high = wilson(rows.rows / 2, rows.rows)
+        text = f"{rows} give a score to within {50 * (high - low):.0f} points (95 % interval)"
+    elif difference >= 1:
+        text = f"{rows} can't tell any two models apart (at the 5 % level, with 80 % power)"
+    else:
+        text = (
+            f"{rows} can tell differences of {100 * difference:.0f} points apart (at the 5 % "
+            f"level, with 80 % power, if the models differ on {100 * DISAGREEMENT:.0f} % of the "
+            "rows)"
+        )
     facts = {"rows": rows.rows, "detectable_difference": difference}
-    if len(node.step.models) > 1:
-        return Estimate(step=node.name, lines=[_apart(rows, difference)], facts=facts)
-    low, high = wilson(rows.rows / 2, rows.rows)
-    text = f"{rows} give a score to within {50 * (high - low):.0f} points (95 % interval)"
     return Estimate(step=node.name, lines=[text], facts=facts)
-
-
-def _apart(rows: Count, difference: float) -> str:
-    if difference >= 1:
-        return f"{rows} can't tell any two models apart (at the 5 % level, with 80 % power)"
-    return (
-        f"{rows} can detect differences of {100 * difference:.0f} points (at the 5 % level, "
-        f"with 80 % power, if the models differ on {100 * DISAGREEMENT:.0f} % of the rows)"
-    )
 
 
 # -- trained classifiers without a cheap baseline --------------------------------------------------
@@ -93,18 +91,27 @@ def _apart(rows: Count, difference: float) -> str:
 def notes_on_baselines(graph: Graph) -> Iterator[Note]:
     """A note for the first evaluator of some rows that a baseline is missing from."""
     judges = [node for node in graph.nodes.values() if node.evaluates]
-    covered = {ref for node in judges if _judged(graph, node, _is_cheap) for ref in _refs(node)}
+    rows = {node.name: {source.ref for source in node.sources_of(Dataset)} for node in judges}
+    models = {
+        node.name: [graph.nodes[source.step] for source in node.sources_of(Model)]
+        for node in judges
+    }
+    covered: set[str] = set()
+    for name, judged in models.items():
+        if any(getattr(type(model.step), "is_baseline", False) for model in judged):
+            covered |= rows[name]
     for node in judges:
-        if type(node.step).__spec__.task != "classification" or covered & set(_refs(node)):
+        if type(node.step).__spec__.task != "classification" or covered & rows[node.name]:
             continue
-        trained = _judged(graph, node, _is_trained)
-        if not trained:
+        trained = ((model.name, training_of(graph, model)) for model in models[node.name])
+        model, training = next((each for each in trained if each[1] is not None), ("", None))
+        if training is None:
             continue
-        covered |= set(_refs(node))
-        learned = _learned_refs(graph, trained[0])
+        covered |= rows[node.name]
+        learned = next((s.ref for s in training.sources if s.role == "train"), "split.train")
         yield Note(
             name=NO_CHEAP_BASELINE,
-            text=f"{node.name} compares {trained[0]} with no cheap baseline",
+            text=f"{node.name} compares {model} with no cheap baseline",
             fix=f"linear: {{use: baseline.linear, rows: {learned}}} under `models`, and add "
             f"`linear` to the models of {node.name}",
             step=node.name,
@@ -112,40 +119,12 @@ def notes_on_baselines(graph: Graph) -> Iterator[Note]:
         )
 
 
-def _refs(node: Node) -> list[str]:
-    return [source.ref for source in node.sources_of(Dataset)]
-
-
-def _judged(graph: Graph, judge: Node, wanted: Callable[[Graph, str], bool]) -> list[str]:
-    """The models of an evaluator that are as wanted."""
-    steps = [source.step for source in judge.sources_of(Model)]
-    return [step for step in steps if wanted(graph, step)]
-
-
-def _is_cheap(graph: Graph, step: str) -> bool:
-    """Whether its step type declares that it is a baseline (`is_baseline`)."""
-    return bool(getattr(type(graph.nodes[step].step), "is_baseline", False))
-
-
-def _is_trained(graph: Graph, step: str) -> bool:
-    """Whether a model, or one that it derives from, was trained."""
-    return _training(graph, step) is not None
-
-
-def _training(graph: Graph, step: str) -> Node | None:
-    node = graph.nodes[step]
+def training_of(graph: Graph, node: Node) -> Node | None:
+    """The training that a model comes from, itself or an earlier one; None if there is none."""
     if node.trains:
         return node
-    return next(
-        (found for s in node.base_models if (found := _training(graph, s.step)) is not None), None
-    )
-
-
-def _learned_refs(graph: Graph, step: str) -> str:
-    """The names of a training's rows, as a recipe writes them."""
-    node = _training(graph, step)
-    refs = [s.ref for s in node.sources if s.role == "train"] if node is not None else []
-    return refs[0] if refs else "split.train"
+    earlier = (training_of(graph, graph.nodes[source.step]) for source in node.base_models)
+    return next((training for training in earlier if training is not None), None)
 
 
 # -- gates that luck passes ------------------------------------------------------------------------
@@ -168,21 +147,27 @@ def _of_gates(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
     if rows is None or not 0 < rows.rows < MOST_ROWS:
         return
     models = [model.name for model in node.step.models]
+    metrics = results.artifact(node.name)
+    intervals = metrics.report()["intervals"] if isinstance(metrics, Metrics) else {}
     for name, gate in zip(node.step.require, gates, strict=True):
         if not isinstance(gate, Requirement) or gate.of or gate.op[0] != ">":
             continue
-        if gate.subject[0] not in models:  # e.g. a judge, which isn't measured on these rows
+        model, metric = gate.subject
+        if model not in models:  # e.g. a judge, which isn't measured on these rows
             continue
-        if gate.subject[1] in node.step.unbounded():  # no share, so no binomial distribution
+        if metric in node.step.unbounded():  # no share, so no binomial distribution
             continue
         chance, worse = chance_to_pass(gate.number, rows.rows)
-        if chance <= CHANCE or _is_shown(results, node, gate):
+        ends = intervals.get(model, {}).get(metric)
+        if chance <= CHANCE or (ends and ends[0] >= gate.number):
             continue
+        shares = " to ".join(f"{100 * end:.0f}" for end in ends or ())
+        seen = f". The interval of its score is {shares} %" if ends else ""
         yield Note(
             name=LUCKY_GATE,
             text=f"{node.name} requires {name} {gate.text} on {rows}: a model that is right in "
             f"{100 * worse:.0f} % of all cases passes with a probability of {100 * chance:.0f} %"
-            f"{_seen(results, node, gate)}",
+            f"{seen}",
             fix=f'judge {enough_rows(gate.number):,} rows or more, or write {name}: "significantly '
             f'better than {gate.number:g}"',
             step=node.name,
@@ -214,26 +199,3 @@ def enough_rows(bound: float) -> int:
          if all(chance_to_pass(bound, more)[0] <= CHANCE for more in range(n, n + 10))),
         MOST_ROWS,
     )  # fmt: skip
-
-
-def _is_shown(results: Results, node: Node, gate: Requirement) -> bool:
-    """Whether the step is built, and its interval is completely above the bound."""
-    interval = _interval(results, node, gate)
-    return interval is not None and interval[0] >= gate.number
-
-
-def _seen(results: Results, node: Node, gate: Requirement) -> str:
-    interval = _interval(results, node, gate)
-    if interval is None:
-        return ""
-    low, high = interval
-    return f". The interval of its score is {100 * low:.0f} to {100 * high:.0f} %"
-
-
-def _interval(results: Results, node: Node, gate: Requirement) -> tuple[float, float] | None:
-    metrics = results.artifact(node.name)
-    if not isinstance(metrics, Metrics):
-        return None
-    model, metric = gate.subject
-    interval = metrics.report()["intervals"].get(model, {}).get(metric)
-    return None if interval is None else (interval[0], interval[1])

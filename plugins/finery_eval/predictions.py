@@ -12,7 +12,7 @@ from finery import load_reference
 from finery.rows import Row
 from finery.rows.parts import prompt as prompt_of
 from finery_eval.groups import facts_of, recorded
-from finery_eval.measure import Measure, Value, measure_of
+from finery_eval.measure import Measure, measure_of
 from finery_eval.verdicts import Answers, Verdict, Verdicts
 
 PROMPT_SHOWN = 300
@@ -116,7 +116,7 @@ def measure_between(
     report: of the second. None if the lines don't have the metric's values.
     """
     values = {
-        side: [_value(pair[place], metric) for pair in pairs]
+        side: [pair[place].get("values", {}).get(metric) for pair in pairs]
         for place, side in enumerate(("first", "second"))
     }
     if not all(any(value is not None for value in of) for of in values.values()):
@@ -130,7 +130,3 @@ def measure_between(
     groups = recorded([first for first, _ in pairs], [second for _, second in pairs])
     is_share = metric not in details.get("unbounded", ())
     return measure_of(values, groups, statistic=statistic, is_share=is_share)
-
-
-def _value(facts: Facts, metric: str) -> Value:
-    return facts.get("values", {}).get(metric)

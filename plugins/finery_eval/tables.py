@@ -1,7 +1,7 @@
 """The tables of `metrics.json`, which any viewer can show."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from finery_eval import stats
 from finery_eval.measure import MCNEMAR, between
@@ -69,40 +69,46 @@ def baseline_tables(
 ) -> list[dict[str, Any]]:
     """Whether each other model beats each cheap baseline in each metric: a table for each pair.
 
-    details: with `baselines`, `pairs` and `headline`. The p-values of a table are adjusted for
-    their number (Holm 1979).
+    details: with `baselines`, `pairs` and `headline`.
     """
     baselines, tables = details.get("baselines", ()), []
+    points = ["points", "95 % CI low", "95 % CI high"]
     for baseline in baselines:
+        columns = ["metric", "score", baseline, *points, HOLM, "verdict"]
+        units: dict[str, Unit] = {"score": "share", baseline: "share", HOLM: "p"}
+        units |= dict.fromkeys(points, "difference")
         for model in scores:
-            found = {} if model in baselines else between(details["pairs"], model, baseline)
-            shown = {metric: found[metric] for metric in details["headline"] if metric in found}
-            if shown:
+            compared = against(details, details["headline"], model, baseline)
+            if compared and model not in baselines:
+                rows = [
+                    [m, scores[model][m], scores[baseline][m], d.value, *d.interval, p, verdict]
+                    for m, d, p, verdict in compared
+                ]
                 title = f"{model} against the baseline {baseline}"
-                tables.append(_against(title, shown, scores[model], scores[baseline], baseline))
+                tables.append(table(title, columns, rows, units=units))
     return tables
 
 
-def verdict(difference: stats.Difference, p_value: float) -> str:
-    """`better`, `worse` or `not shown` to be either, at the 5 % level."""
-    if p_value >= LEVEL:
-        return NOT_SHOWN
-    return BETTER if difference.value > 0 else WORSE
+class Against(NamedTuple):
+    """A metric of a model against a baseline. verdict: at the 5 % level."""
+
+    metric: str
+    difference: stats.Difference
+    p_holm: float
+    verdict: str
 
 
-def _against(
-    title: str,
-    differences: Mapping[str, stats.Difference],
-    scores: Mapping[str, float],
-    others: Mapping[str, float],
-    baseline: str,
-) -> dict[str, Any]:
-    adjusted = stats.holm([d.p_value for d in differences.values()])
-    rows = [
-        [metric, scores[metric], others[metric], d.value, *d.interval, p, verdict(d, p)]
-        for (metric, d), p in zip(differences.items(), adjusted, strict=True)
+def against(
+    details: Mapping[str, Any], metrics: Sequence[str], model: str, baseline: str
+) -> list[Against]:
+    """The metrics by which `details["pairs"]` compares a model with a baseline.
+
+    The p-values are adjusted for their number (Holm 1979).
+    """
+    found = between(details.get("pairs", ()), model, baseline)
+    shown = {metric: found[metric] for metric in metrics if metric in found}
+    adjusted = stats.holm([difference.p_value for difference in shown.values()])
+    return [
+        Against(metric, d, p, NOT_SHOWN if p >= LEVEL else BETTER if d.value > 0 else WORSE)
+        for (metric, d), p in zip(shown.items(), adjusted, strict=True)
     ]
-    points = ["points", "95 % CI low", "95 % CI high"]
-    columns = ["metric", "score", baseline, *points, HOLM, "verdict"]
-    units: dict[str, Unit] = {"score": "share", baseline: "share", HOLM: "p"}
-    return table(title, columns, rows, units={**units, **dict.fromkeys(points, "difference")})

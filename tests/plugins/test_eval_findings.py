@@ -138,8 +138,8 @@ def test_rows_with_one_parent_are_one_piece_of_evidence() -> None:
     tone, text = answers(base, tuned)[NEEDED]
     assert tone == "open"
     assert text.startswith("Not shown. On 40 answers, accuracy: base 0.0 %, sft 50.0 %: +50.0 ")
-    assert f"p = {comparison.p_value:.3f}" in text
-    assert comparison.p_value == 0.5
+    assert f"p = {comparison.difference.p_value:.3f}" in text
+    assert comparison.difference.p_value == 0.5
     (best,) = findings([base, tuned._replace(role="base")], has_training=False)
     assert best.answer.startswith("Too close to call.")
 

@@ -2,9 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
+from finery.views import print_labelled
 from finery_eval.calls.calls import shown_call
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def reasons(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -18,12 +23,14 @@ def reasons(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from (str(facts[name]) for name in ("error", "problem") if facts.get(name))
     if facts.get("broken"):
         yield f"breaks {', '.join(map(str, facts['broken']))}"
-    if not facts.get("problem"):  # an answer that can't be read differs everywhere
-        for field, values in _differing(facts).items():
-            answered, expected = (_value(values, name) for name in ("answered", "expected"))
-            yield f"{field or 'the whole'}: {answered}, expected {expected}"
-    for part, values in (facts.get("changed") or {}).items():
-        yield f"{part}: {_value(values, 'answered')}, expected {_value(values, 'expected')}"
+    # An answer that can't be read differs everywhere.
+    parts = [] if facts.get("problem") else [*_differing(facts).items()]
+    for part, values in (*parts, *(facts.get("changed") or {}).items()):
+        answered, expected = (
+            json.dumps(values[name], ensure_ascii=False) if name in values else "nothing"
+            for name in ("answered", "expected")
+        )
+        yield f"{part or 'the whole'}: {answered}, expected {expected}"
     if "chosen_logprob" in facts:
         chosen, rejected = facts["chosen_logprob"], facts["rejected_logprob"]
         yield f"log-probability of the chosen answer {chosen:.2f}, of the rejected {rejected:.2f}"
@@ -31,17 +38,11 @@ def reasons(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def answer_of(facts: Mapping[str, Any]) -> str:
     """The answer: its text, JSON in one line, and its tool calls, one a line."""
-    text = _text_of(facts)
-    return "\n".join([*([text] if text else []), *map(shown_call, facts.get("tool_calls") or [])])
-
-
-def _text_of(facts: Mapping[str, Any]) -> str:
     text = compact(facts.get("answer", ""))
-    try:
+    with suppress(ValueError):
         read = json.loads(text)
-    except ValueError:
-        return text
-    return compact(read) if isinstance(read, dict | list) else text
+        text = compact(read) if isinstance(read, dict | list) else text
+    return "\n".join([*([text] if text else []), *map(shown_call, facts.get("tool_calls") or [])])
 
 
 PLACE = ("turn", "message", "context")
@@ -52,6 +53,21 @@ def turn_of(facts: Mapping[str, Any]) -> str:
     """The turn of a conversation that an answer belongs to, and its position in the row."""
     message = f" (message {facts['message']})" if "message" in facts else ""
     return f"turn {facts['turn']}{message}"
+
+
+def place_of(facts: Mapping[str, Any]) -> str:
+    """Which answer this is: the id of its row, its turn and its context."""
+    turn = turn_of(facts) if "turn" in facts else ""
+    return ", ".join(filter(None, (str(facts.get("id", "")), turn, context_of(facts))))
+
+
+def print_question(console: "Console", facts: Mapping[str, Any]) -> None:
+    """Print which row an answer is to, the beginning of its prompt, and what is expected."""
+    print_labelled(console, "row", place_of(facts), "dim")
+    if facts.get("prompt"):
+        print_labelled(console, "prompt", str(facts["prompt"]))
+    if facts.get("expected") is not None:
+        print_labelled(console, "expected", compact(facts["expected"]))
 
 
 def context_of(facts: Mapping[str, Any]) -> str:
@@ -75,7 +91,3 @@ def _differing(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
         for field, value in expected.items()
         if read.get(field) != value
     }
-
-
-def _value(values: Mapping[str, Any], name: str) -> str:
-    return json.dumps(values[name], ensure_ascii=False) if name in values else "nothing"

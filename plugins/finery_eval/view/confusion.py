@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.rows.answers.reading import INVALID
 from finery.util.text import counted, visible
-from finery_eval.view.tables import WIDEST, new_table, plain
+from finery_eval.view.tables import fits, new_table, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,14 +40,30 @@ def print_confusion(
     data: `labels` and `matrix`, rows of the expected and columns of the answered class.
     predictions: of this model, for an example of each pair.
     """
-    table = _fitting(console, model, field, data)
+    from rich.text import Text
+
+    tables = (_matrix(model, field, data, numbered=numbered) for numbered in (False, True))
+    table = next((table for table in tables if fits(console, table)), None)  # the widest
     if table is not None:
         console.print(table)
     pairs = pairs_of(data)
-    if pairs:
-        most = PAIRS if table is None or len(data["labels"]) > SMALL else FEW
-        examples = _examples(pairs[:most], field, predictions)
-        _print_pairs(console, f"{model}: {visible(field)}", pairs, examples, most)
+    if not pairs:
+        return
+    most = PAIRS if table is None or len(data["labels"]) > SMALL else FEW
+    examples = _examples(pairs[:most], field, predictions)
+    more = f", {most} of {len(pairs):,} pairs" if len(pairs) > most else ""
+    console.print(Text(f"{model}: {visible(field)}, most often confused{more}", style="dim"))
+    for pair in pairs[:most]:
+        line = Text.assemble(
+            (f"{pair.rows:>5}  ", "red"), visible(pair.right), (" answered as ", "dim"),
+            visible(pair.answered),
+        )  # fmt: skip
+        console.print(line, soft_wrap=True)
+        if pair in examples:
+            console.print(Text(f"       {examples[pair]}", style="dim"), soft_wrap=True)
+    rows = sum(pair.rows for pair in pairs[most:])
+    if rows:
+        console.print(Text(f"       {counted(rows, 'row')} more in other pairs", style="dim"))
 
 
 def pairs_of(data: Mapping[str, Any]) -> list[Pair]:
@@ -62,16 +78,6 @@ def pairs_of(data: Mapping[str, Any]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: -pair.rows)
 
 
-def _fitting(console: "Console", model: str, field: str, data: Mapping[str, Any]) -> "Table | None":
-    """The widest matrix that fits the terminal; None if none does."""
-    unlimited = console.options.update(max_width=WIDEST)
-    for numbered in (False, True):
-        table = _matrix(model, field, data, numbered=numbered)
-        if console.measure(table, options=unlimited).maximum <= console.width:
-            return table
-    return None
-
-
 def _matrix(model: str, field: str, data: Mapping[str, Any], *, numbered: bool) -> "Table":
     from rich.markup import escape
 
@@ -83,64 +89,30 @@ def _matrix(model: str, field: str, data: Mapping[str, Any], *, numbered: bool) 
     for number, label in enumerate(labels, 1):
         table.add_column(str(number) if numbered else plain(label), justify="right", no_wrap=True)
     for index, (label, counts) in enumerate(zip(labels, data["matrix"], strict=True)):
-        cells = [_count(n, right=index == column) for column, n in enumerate(counts)]
+        cells = [
+            f"[{'green' if index == column else 'red'}]{n}[/]" if n else "[dim]·[/]"
+            for column, n in enumerate(counts)
+        ]
         table.add_row(*([str(index + 1)] if numbered else []), plain(label), *cells)
     return table
 
 
-def _count(number: int, *, right: bool) -> str:
-    if not number:
-        return "[dim]·[/]"
-    return f"[green]{number}[/]" if right else f"[red]{number}[/]"
-
-
-def _print_pairs(
-    console: "Console",
-    title: str,
-    pairs: Sequence[Pair],
-    examples: Mapping[Pair, tuple[str, str]],
-    most: int,
-) -> None:
-    from rich.text import Text
-
-    more = f", {most} of {len(pairs):,} pairs" if len(pairs) > most else ""
-    console.print(Text(f"{title}, most often confused{more}", style="dim"))
-    for pair in pairs[:most]:
-        line = Text.assemble(
-            (f"{pair.rows:>5}  ", "red"), visible(pair.right), (" answered as ", "dim"),
-            visible(pair.answered),
-        )  # fmt: skip
-        console.print(line, soft_wrap=True)
-        if pair in examples:
-            row_id, prompt = examples[pair]
-            console.print(Text(f"       {row_id}  {prompt}", style="dim"), soft_wrap=True)
-    rows = sum(pair.rows for pair in pairs[most:])
-    if rows:
-        console.print(Text(f"       {counted(rows, 'row')} more in other pairs", style="dim"))
-
-
 def _examples(
     pairs: Sequence[Pair], field: str, predictions: Iterable[Mapping[str, Any]]
-) -> dict[Pair, tuple[str, str]]:
-    """Pair → the first of its rows: (id, beginning of the prompt)."""
+) -> dict[Pair, str]:
+    """Pair → the first of its rows: its id and the beginning of its prompt."""
     wanted = {(pair.right, pair.answered): pair for pair in pairs}
-    examples: dict[Pair, tuple[str, str]] = {}
+    examples: dict[Pair, str] = {}
     for prediction in predictions:
-        pair = wanted.get(_classes(prediction, field))
-        if pair is None or pair in examples:
-            continue
-        prompt = visible(" ".join(str(prediction.get("prompt", "")).split()))
-        cut = prompt if len(prompt) <= EXAMPLE else f"{prompt[: EXAMPLE - 1]}…"
-        examples[pair] = str(prediction.get("id", "")), cut
-        if len(examples) == len(wanted):
-            break
+        expected, answered = prediction.get("expected"), prediction.get("prediction")
+        if isinstance(expected, Mapping):
+            expected = expected.get(field)
+            answered = answered.get(field) if isinstance(answered, Mapping) else None
+        pair = wanted.get((str(expected), INVALID if answered is None else str(answered)))
+        if pair is not None and pair not in examples:
+            prompt = visible(" ".join(str(prediction.get("prompt", "")).split()))
+            cut = prompt if len(prompt) <= EXAMPLE else f"{prompt[: EXAMPLE - 1]}…"
+            examples[pair] = f"{prediction.get('id', '')}  {cut}"
+            if len(examples) == len(wanted):
+                break
     return examples
-
-
-def _classes(prediction: Mapping[str, Any], field: str) -> tuple[str, str]:
-    """(expected, answered) class of a row."""
-    expected, answered = prediction.get("expected"), prediction.get("prediction")
-    if isinstance(expected, Mapping):
-        expected = expected.get(field)
-        answered = answered.get(field) if isinstance(answered, Mapping) else None
-    return str(expected), INVALID if answered is None else str(answered)

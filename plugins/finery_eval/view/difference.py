@@ -9,8 +9,8 @@ from finery.views import print_labelled
 from finery_eval.measure import MCNEMAR, SIGN_FLIPS
 from finery_eval.predictions import Facts, Pairs, by_model, measure_between, paired
 from finery_eval.stats import holm
-from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
-from finery_eval.view.tables import Report, headline, new_table, plain
+from finery_eval.view.answers import PLACE, answer_of, print_question, reasons
+from finery_eval.view.tables import Report, headline, new_table, p_text, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,19 +30,15 @@ def difference_of(before: Metrics, after: Metrics) -> dict[str, Any]:
         model: _of_model(model, reports, (answers[0].get(model, []), answers[1].get(model, [])))
         for model in shared
     }
-    _adjust([f["test"] for of in models.values() for f in of["metrics"].values() if f["test"]])
+    tests = [f["test"] for of in models.values() for f in of["metrics"].values() if f["test"]]
+    for test, p_value in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
+        test["p_holm"] = p_value
     return {
         "rows": [report["rows"] for report in reports],
         "only_before": [m for m in reports[0]["scores"] if m not in reports[1]["scores"]],
         "only_after": [m for m in reports[1]["scores"] if m not in reports[0]["scores"]],
         "models": models,
     }
-
-
-def _adjust(tests: Sequence[dict[str, Any]]) -> None:
-    """Add to each test the p-value that allows for their number (Holm 1979)."""
-    for test, p in zip(tests, holm([t["p_value"] for t in tests]), strict=True):
-        test["p_holm"] = p
 
 
 def _of_model(
@@ -128,43 +124,27 @@ def _is_same(of: Mapping[str, Any]) -> bool:
 
 
 def _table(console: "Console", rows: str, models: Mapping[str, Any]) -> Any:
-    is_wide = console.width >= NARROW
     table = new_table(f"{rows}; differences in points, B minus A")
     for name in ("model", "metric"):
         table.add_column(name, overflow="fold")
-    for name in (
-        "A",
-        "B",
-        "diff.",
-        "95 % CI",
-        "p (Holm)",
-        *(("gained", "lost") if is_wide else ()),
-    ):
+    more = ("gained", "lost") if console.width >= NARROW else ()
+    for name in ("A", "B", "diff.", "95 % CI", "p (Holm)", *more):
         table.add_column(name, justify="right", no_wrap=True)
     for model, of in models.items():
         for index, (metric, facts) in enumerate(of["metrics"].items()):
-            cells = [percent(v) if facts["is_share"] else f"{v:.4g}" for v in facts["values"]]
-            cells += _test_cells(facts, is_wide=is_wide)
+            test, is_share = facts["test"], facts["is_share"]
+            cells = [percent(v) if is_share else f"{v:.4g}" for v in facts["values"]]
+            if test is None:
+                before, after = facts["values"]
+                gap, rest = after - before, [""] * (2 + len(more))
+            else:
+                gap, ends = test["difference"], test["interval"]
+                interval = " to ".join(signed(end, ".4g") for end in ends)
+                rest = [range_in_points(ends) if is_share else interval, p_text(test["p_holm"])]
+                rest += ["" if test[name] is None else str(test[name]) for name in more]
+            cells += [in_points(gap) if is_share else signed(gap, ".4g"), *rest]
             table.add_row(plain("" if index else model), plain(metric), *cells)
     return table
-
-
-def _test_cells(facts: Mapping[str, Any], *, is_wide: bool) -> Iterator[str]:
-    test, (before, after) = facts["test"], facts["values"]
-    if test is None:
-        gap = after - before
-        shown = in_points(gap) if facts["is_share"] else signed(gap, ".4g")
-        yield from (shown, "", "", *(("", "") if is_wide else ()))
-        return
-    if facts["is_share"]:
-        yield in_points(test["difference"])
-        yield range_in_points(test["interval"])
-    else:
-        yield signed(test["difference"], ".4g")
-        yield " to ".join(signed(end, ".4g") for end in test["interval"])
-    yield "< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
-    if is_wide:
-        yield from ("" if test[n] is None else str(test[n]) for n in ("gained", "lost"))
 
 
 def _remarks(models: Mapping[str, Any]) -> Iterator[str]:
@@ -201,20 +181,10 @@ def _print_flips(console: "Console", model: str, of: Mapping[str, Any], most: in
         console.print(f"{model}: {text}, {min(most, len(found))} of {len(found)}", style=style,
                       markup=False)  # fmt: skip
         for flip in found[:most]:
-            _print_flip(console, flip)
+            print_question(console, flip)
+            print_labelled(console, "A", flip["before"], "cyan")
+            print_labelled(console, "B", flip["after"], "cyan")
+            if flip["why"]:
+                print_labelled(console, "why wrong", "\n".join(flip["why"]), "dim")
         if len(found) > most:
             console.print(f"(finery diff … --flips {len(found)}: all)", style="dim", markup=False)
-
-
-def _print_flip(console: "Console", flip: Mapping[str, Any]) -> None:
-    turn = f"turn {flip['turn']}" if "turn" in flip else ""
-    place = ", ".join(filter(None, (str(flip["id"]), turn, context_of(flip))))
-    print_labelled(console, "row", place, "dim")
-    if flip["prompt"]:
-        print_labelled(console, "prompt", str(flip["prompt"]))
-    if flip["expected"] is not None:
-        print_labelled(console, "expected", compact(flip["expected"]))
-    print_labelled(console, "A", flip["before"], "cyan")
-    print_labelled(console, "B", flip["after"], "cyan")
-    if flip["why"]:
-        print_labelled(console, "why wrong", "\n".join(flip["why"]), "dim")

@@ -16,7 +16,14 @@ from finery.views import (
     print_labelled,
     render_sections,
 )
-from finery_eval.view.answers import answer_of, compact, context_of, reasons, turn_of
+from finery_eval.view.answers import (
+    answer_of,
+    compact,
+    context_of,
+    print_question,
+    reasons,
+    turn_of,
+)
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.exports import baseline_remarks, print_exports, remarks_on
 from finery_eval.view.learning import learned, plotted
@@ -114,9 +121,8 @@ class MetricsView(View):
                 print_confusion(console, model, name, matrix, _of(metrics, model))
         others = [model for model in report["scores"] if model != best]
         if only and others and not detail.model:
-            names = ", ".join(others)
-            text = f"(tables of {names}: finery show {output.title} --model {others[0]})"
-            console.print(text, style="dim", markup=False, soft_wrap=True)
+            hint = f"finery show {output.title} --model {others[0]}"
+            _print_dim(console, f"(tables of {', '.join(others)}: {hint})")
         _print_wrong(console, output.title, best, metrics, detail.rows, others)
 
     def records(
@@ -158,11 +164,9 @@ class MetricsView(View):
 
 
 def own_remarks(report: Mapping[str, Any]) -> Iterator[Remark]:
-    """Remarks of the evaluator, see `finery_eval.tables.remark`."""
-    remarks = report["details"].get("remarks", ())
-    return (
-        Remark(**{name: one[name] for name in Remark._fields if name in one}) for one in remarks
-    )
+    """What the evaluator itself remarks, see `finery_eval.tables.remark`."""
+    for remark in report["details"].get("remarks", ()):
+        yield Remark(**{name: remark[name] for name in Remark._fields if name in remark})
 
 
 def _metrics_of(output: Output) -> Metrics:
@@ -180,15 +184,6 @@ def _chosen(output: Output, report: Mapping[str, Any], detail: Detail) -> str:
             fix=did_you_mean(chosen, report["scores"]),
         )
     return chosen
-
-
-def _place(prediction: Mapping[str, Any]) -> str:
-    turn = turn_of(prediction) if "turn" in prediction else ""
-    return ", ".join(filter(None, (str(prediction["id"]), turn, context_of(prediction))))
-
-
-def _cut(thinking: str) -> str:
-    return thinking if len(thinking) <= THINKING else f"{thinking[: THINKING - 1]}…"
 
 
 def best_model(report: Mapping[str, Any]) -> str:
@@ -217,52 +212,39 @@ def _per_model_lines(report: Mapping[str, Any]) -> int:
     return sum(len(t["rows"]) for t in tables) + sum(len(m["labels"]) for m in matrices)
 
 
-def _print_hint(
-    console: "Console", title: str, model: str, metrics: Metrics, others: Sequence[str]
-) -> None:
-    """Print which other model has wrong answers, where the shown one has none."""
-    wrong = (o for o in others if any(p.get("correct") is False for p in _of(metrics, o)))
-    other = next(wrong, None)
-    if other is not None:
-        hint = f"those of {other}: finery show {title} --model {other}"
-        text = f"({model} has no wrong answers; {hint})"
-        console.print(text, style="dim", markup=False, soft_wrap=True)
-
-
 def _print_wrong(
-    console: "Console",
-    title: str,
-    model: str,
-    metrics: Metrics,
-    most: int,
-    others: Sequence[str],
+    console: "Console", title: str, model: str, metrics: Metrics, most: int, others: Sequence[str]
 ) -> None:
-    """Print the first wrong answers of a model, and where to see more."""
-    wrong = [p for p in _of(metrics, model) if p.get("correct") is False]
-    if not wrong or not most:
-        _print_hint(console, title, model, metrics, others if most else ())
+    """Print the first wrong answers of a model and where to see more.
+
+    If it has none, print which other model has some.
+    """
+
+    def wrong_answers(model: str) -> list[Mapping[str, Any]]:
+        return [p for p in _of(metrics, model) if p.get("correct") is False]
+
+    wrong = wrong_answers(model) if most else []
+    if not wrong:
+        other = next(filter(wrong_answers, others), None) if most else None
+        if other is not None:
+            hint = f"those of {other}: finery show {title} --model {other}"
+            _print_dim(console, f"({model} has no wrong answers; {hint})")
         return
-    console.print(
-        f"wrong answers of {model}, {min(most, len(wrong))} of {len(wrong):,}:",
-        style="dim",
-        markup=False,
-    )
+    _print_dim(console, f"wrong answers of {model}, {min(most, len(wrong))} of {len(wrong):,}:")
     for prediction in wrong[:most]:
-        print_labelled(console, "row", _place(prediction), "dim")
-        if prediction.get("prompt"):
-            print_labelled(console, "prompt", str(prediction["prompt"]))
-        if "expected" in prediction:
-            print_labelled(console, "expected", compact(prediction["expected"]))
-        if prediction.get("reasoning"):
-            print_labelled(console, "thought", _cut(str(prediction["reasoning"])), "dim")
+        print_question(console, prediction)
+        if thinking := str(prediction.get("reasoning") or ""):
+            cut = thinking if len(thinking) <= THINKING else f"{thinking[: THINKING - 1]}…"
+            print_labelled(console, "thought", cut, "dim")
         if "answer" in prediction:
             print_labelled(console, "answered", answer_of(prediction), "red")
-        why = "\n".join(reasons(prediction))
-        if why:
+        if why := "\n".join(reasons(prediction)):
             print_labelled(console, "why", why)
     hints = [f"-n {len(wrong)}: all"] if len(wrong) > most else []
     hints += [f"--model {others[0]}: of another model"] if others else []
     hints += ["--wrong: with the nearest training rows", "--row ID: where a row comes from"]
-    console.print(
-        f"(finery show {title} {'; '.join(hints)})", style="dim", markup=False, soft_wrap=True
-    )
+    _print_dim(console, f"(finery show {title} {'; '.join(hints)})")
+
+
+def _print_dim(console: "Console", text: str) -> None:
+    console.print(text, style="dim", markup=False, soft_wrap=True)

@@ -1,16 +1,9 @@
 """Tables of scores, and the tables that an evaluator keeps in `details["tables"]`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from finery.util.text import percent
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-from finery.util.text import in_points, visible
+from finery.util.text import in_points, percent, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,17 +54,22 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
     """
     report = next(iter(reports.values()))
     title, metrics = f"{report['rows']} rows", headline(report)
-    models = [
-        (model, step, _cells(of, model, metrics))
-        for step, of in reports.items()
-        for model in of["scores"]
-    ]
+    models = []
+    for step, of in reports.items():
+        for model in of["scores"]:
+            texts = [score_texts(of, of, model, metric) for metric in metrics]
+            cells = [*(texts[0] if texts else ()), *(value for value, _ in texts[1:])]
+            models.append((model, step, cells))
     names = [*metrics[:1], *(["95 % CI"] if metrics else []), *metrics[1:]]
-    table = _by_model(title, names, models, judged="" not in reports)
-    unlimited = console.options.update(max_width=WIDEST)
-    if console.measure(table, options=unlimited).maximum > console.width:
-        table = _by_metric(title, names, models, judged="" not in reports)
-    console.print(table)
+    table = new_table(title)
+    table.add_column("model", no_wrap=True)
+    if is_named := "" not in reports:
+        table.add_column("judged by", style="dim", no_wrap=True)
+    for index, name in enumerate(names):
+        table.add_column(name, justify="right", style="dim" if index == 1 else None, no_wrap=True)
+    for model, step, cells in models:
+        table.add_row(model, *([step] if is_named else []), *cells)
+    console.print(table if fits(console, table) else _by_metric(title, names, models, is_named))
     parts = [of for each in reports.values() for of in each["details"].get("applies", {}).values()]
     for metric in dict.fromkeys(metric for of in parts for metric in of):
         fewest, most = min(ns := [of[metric] for of in parts if metric in of]), max(ns)
@@ -87,58 +85,38 @@ def print_interval_note(console: "Console", reports: Mapping[str, Report]) -> No
         console.print(f"95 % CI: covers {text}", style="dim")
 
 
-def _cells(report: Report, model: str, metrics: Sequence[str]) -> list[str]:
-    scores = report["scores"][model]
-    cells = [
-        score_text(report, metric, scores[metric]) if metric in scores else "—"
-        for metric in metrics
-    ]
-    interval = report["intervals"].get(model, {}).get(metrics[0]) if metrics else None
-    bounds = interval_text(report, metrics[0], interval) if interval else ""
-    return [*cells[:1], *([bounds] if cells else []), *cells[1:]]
+def score_texts(
+    report: Report, part: Mapping[str, Any], model: str, metric: str
+) -> tuple[str, str]:
+    """(score, 95 % interval) in percent, or as numbers if the metric is no share.
+
+    part: the report, or a slice of it.
+    """
+    is_share = metric not in report["details"].get("unbounded", ())
+    value, bounds = part["scores"].get(model, {}).get(metric), ""
+    if interval := part["intervals"].get(model, {}).get(metric):
+        low, high = interval
+        bounds = f"{100 * low:.1f} – {100 * high:.1f}" if is_share else f"{low:.4g} – {high:.4g}"
+    if value is None:
+        return "—", bounds
+    return percent(value) if is_share else f"{value:.4g}", bounds
 
 
-def score_text(report: Report, metric: str, value: float) -> str:
-    """A score in percent, or as a number if its metric isn't a share."""
-    return f"{value:.4g}" if _is_unbounded(report, metric) else percent(value)
-
-
-def interval_text(report: Report, metric: str, interval: Sequence[float]) -> str:
-    """The ends of a score's interval, in the unit of the score."""
-    low, high = interval
-    if _is_unbounded(report, metric):
-        return f"{low:.4g} – {high:.4g}"
-    return f"{100 * low:.1f} – {100 * high:.1f}"
-
-
-def _is_unbounded(report: Report, metric: str) -> bool:
-    return metric in report.get("details", {}).get("unbounded", ())
-
-
-def _by_model(
-    title: str, names: Sequence[str], models: Sequence[tuple[str, str, list[str]]], *, judged: bool
-) -> "Table":
-    """A row for each model."""
-    table = new_table(title)
-    table.add_column("model", no_wrap=True)
-    if judged:
-        table.add_column("judged by", style="dim", no_wrap=True)
-    for index, name in enumerate(names):
-        table.add_column(name, justify="right", style="dim" if index == 1 else None, no_wrap=True)
-    for model, step, cells in models:
-        table.add_row(model, *([step] if judged else []), *cells)
-    return table
+def fits(console: "Console", table: "Table") -> bool:
+    """Whether a table is no wider than the terminal."""
+    unlimited = console.options.update(max_width=WIDEST)
+    return console.measure(table, options=unlimited).maximum <= console.width
 
 
 def _by_metric(
-    title: str, names: Sequence[str], models: Sequence[tuple[str, str, list[str]]], *, judged: bool
+    title: str, names: Sequence[str], models: Sequence[tuple[str, str, list[str]]], is_named: bool
 ) -> "Table":
     """A row for each metric."""
     table = new_table(title)
     table.add_column("", no_wrap=True)
     for model, *_ in models:
         table.add_column(model, justify="right")
-    if judged:
+    if is_named:
         table.add_row("judged by", *(step for _, step, _ in models), style="dim")
     for index, name in enumerate(names):
         table.add_row(name, *(of[index] for *_, of in models), style="dim" if index == 1 else None)
@@ -273,12 +251,9 @@ def cell_text(value: Any, unit: str | None) -> str:
     return f"{value:z.3f}" if isinstance(value, float) else str(value)
 
 
-def _p_value(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p-value as text."""
     return f"< {SMALLEST_P}" if value < SMALLEST_P else f"{value:.3f}"
 
 
-_FORMATS = {
-    "share": percent,
-    "difference": in_points,
-    "p": _p_value,
-}
+_FORMATS = {"share": percent, "difference": in_points, "p": p_text}

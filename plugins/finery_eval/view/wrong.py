@@ -10,7 +10,7 @@ from finery.rows import Row, answer_text, split_turns
 from finery.rows.similar import SimilarIndex, question
 from finery.util.text import visible
 from finery.views import PageContext
-from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
+from finery_eval.view.answers import PLACE, answer_of, compact, place_of, reasons
 
 NEAREST = 3
 """Training rows that are shown for a wrong answer."""
@@ -27,7 +27,9 @@ def wrong_records(
     values, what is `wrong`, and the `nearest` training rows with their cosine. Unknown values, and
     those that aren't built, are omitted.
     """
-    rows = {row["id"]: row for row in _rows_of(context.graph, step, context)}
+    sources = context.graph.nodes[step].sources_of(Dataset)
+    judged = _built([source.ref for source in sources if source.field == "rows"], context)
+    rows = {row["id"]: row for row in judged}
     trained = list(islice(_training_rows(context.graph, model, context), MOST_READ))
     index = SimilarIndex([question(split_turns(row)[0]) for row in trained]) if trained else None
     for facts in metrics.predictions():
@@ -87,25 +89,15 @@ def _neighbour(row: Row, cosine: float) -> dict[str, Any]:
     }
 
 
-def _rows_of(graph: Graph, step: str, context: PageContext) -> Iterable[Row]:
-    """The rows that a step judges, as far as they are built."""
-    refs = [s.ref for s in graph.nodes[step].sources_of(Dataset) if s.field == "rows"]
-    return _built(refs, context)
-
-
 def _training_rows(graph: Graph, model: str, context: PageContext) -> Iterable[Row]:
-    """The rows that a model, or one that it derives from, was trained on."""
-    stack, seen = [model.partition(".")[0]], set[str]()
-    while stack:
-        step = stack.pop(0)
-        if step in seen or step not in graph.nodes:
-            continue
-        seen.add(step)
-        node = graph.nodes[step]
-        refs = [source.ref for source in node.sources if source.role == "train"]
-        if refs:
-            return _built(refs, context)
-        stack += [source.step for source in node.base_models]
+    """What a model, or one that it derives from, learned from."""
+    steps = [model.partition(".")[0]]
+    for step in steps:  # grows
+        if (node := graph.nodes.get(step)) is not None:
+            refs = [source.ref for source in node.sources if source.role == "train"]
+            if refs:
+                return _built(refs, context)
+            steps += [source.step for source in node.base_models if source.step not in steps]
     return ()
 
 
@@ -118,8 +110,7 @@ def _built(refs: Iterable[str], context: PageContext) -> Iterator[Row]:
 
 def record_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(label, text) of a record, for a terminal."""
-    turn = f"turn {record['turn']}" if "turn" in record else ""
-    yield "row", ", ".join(filter(None, (str(record["id"]), turn, context_of(record))))
+    yield "row", place_of(record)
     yield "prompt", visible(question(record["prompt"]))
     if "expected" in record:
         yield "expected", compact(record["expected"])

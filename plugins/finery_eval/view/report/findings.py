@@ -4,19 +4,20 @@ Input: `Metrics` and the graph. Output: the tests of a page, and answers to read
 questions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
-from finery import Graph, Metrics, Model, Node
+from finery import Graph, Metrics, Model
 from finery.util.text import counted, in_points, percent, range_in_points
 from finery.views import Finding, Output
 from finery_eval import stats
 from finery_eval.claims import rows_of
 from finery_eval.measure import between
+from finery_eval.planning import training_of
 from finery_eval.predictions import Facts, by_model, measure_between, paired
-from finery_eval.stats import Difference, holm
-from finery_eval.tables import BETTER, NOT_SHOWN, WORSE, verdict
-from finery_eval.view.tables import Report, headline
+from finery_eval.stats import Difference
+from finery_eval.tables import BETTER, NOT_SHOWN, WORSE, Against, against
+from finery_eval.view.tables import Report, headline, p_text
 
 Role = Literal["baseline", "base", "tuned", "shipped", "variant"]
 ORDER: Mapping[str, int] = {"baseline": 0, "base": 0, "variant": 0, "tuned": 1, "shipped": 2}
@@ -63,42 +64,33 @@ class Judgement(NamedTuple):
 
 def judgements(outputs: Sequence[Output], graph: Graph) -> list[Judgement]:
     """Every model as each step judged it, in order."""
-    return [each for output in outputs for each in _judged_in(output, graph)]
-
-
-def _judged_in(output: Output, graph: Graph) -> Iterator[Judgement]:
-    assert isinstance(output.artifact, Metrics)
-    report = output.artifact.report()
-    answers: Mapping[str, Sequence[Facts]] = by_model(output.artifact.predictions())
-    node = graph.nodes.get(output.step)
-    named = {source.ref: source.step for source in node.sources_of(Model)} if node else {}
-    for model in report["scores"]:
-        role, source = role_of(named.get(model, model), graph)
-        if model in report["details"].get("baselines", ()):
-            role = "baseline"
-        if "chosen" in report["details"]:  # a step that ranks variants of a model
-            role = "variant"
+    judged = []
+    for output in outputs:
+        assert isinstance(output.artifact, Metrics)
+        report = output.artifact.report()
+        answers = by_model(output.artifact.predictions())
+        node = graph.nodes.get(output.step)
         use = node.use if node else ""
-        yield Judgement(model, role, source, output.step, use, report, answers.get(model, []))
+        named = {source.ref: source.step for source in node.sources_of(Model)} if node else {}
+        for model in report["scores"]:
+            role, source = _role_of(named.get(model, model), graph)
+            if model in report["details"].get("baselines", ()):
+                role = "baseline"
+            if "chosen" in report["details"]:  # a step that ranks variants of a model
+                role = "variant"
+            of = answers.get(model, [])
+            judged.append(Judgement(model, role, source, output.step, use, report, of))
+    return judged
 
 
-def role_of(model: str, graph: Graph) -> tuple[Role, str]:
+def _role_of(model: str, graph: Graph) -> tuple[Role, str]:
     """(role, the step that trained it, if one did). model: a step, which may be a variant."""
     node = graph.nodes.get(model) or graph.nodes.get(model.partition(".")[0])
-    trained = _trained(graph, node) if node is not None else ""
-    if node is None or not trained:
+    trained = training_of(graph, node) if node is not None else None
+    if node is None or trained is None:
         return "base", ""
-    return ("tuned" if node.trains else "shipped"), trained
-
-
-def _trained(graph: Graph, node: Node) -> str:
-    """The training that a model comes from, itself or an earlier one."""
-    while not node.trains:
-        before = node.base_models
-        if not before:
-            return ""
-        node = graph.nodes[before[0].step]
-    return node.origin if node.variant else node.name
+    source = trained.origin if trained.variant else trained.name
+    return ("tuned" if node.trains else "shipped"), source
 
 
 # -- answers ---------------------------------------------------------------------------------------
@@ -112,7 +104,10 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
     variants = [each for each in judged if each.role == "variant"]
     task = [e for e in judged if e not in variants and not e.use.endswith(RETENTION)]
     if variants and len(variants) == len(judged):
-        yield _choice(variants[0].report["details"])
+        details = variants[0].report["details"]
+        ends = (details["margin"] or {}).get("interval")
+        tone: Tone = "good" if ends and (ends[0] > 0 or ends[1] < 0) else "open"
+        yield Finding(CHOSEN, ". ".join([*details["words"], ""]).strip(), tone, 0)
         return
     if not has_training:
         yield from _rankings(task)
@@ -123,104 +118,71 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
     yield _forgotten([each for each in judged if each.use.endswith(RETENTION)])
 
 
-def _choice(details: Mapping[str, Any]) -> Finding:
-    """The choice of a step that ranks variants, in its own words."""
-    ends = (details["margin"] or {}).get("interval")
-    tone: Tone = "good" if ends and (ends[0] > 0 or ends[1] < 0) else "open"
-    return Finding(CHOSEN, ". ".join([*details["words"], ""]).strip(), tone, 0)
-
-
 def _rankings(judged: Sequence[Judgement]) -> Iterator[Finding]:
     """The models that each step judged, best first, and whether the best is shown to be."""
     steps = list(dict.fromkeys(each.step for each in judged))
     for step in steps:
-        models = sorted((j for j in judged if j.step == step), key=_score, reverse=True)
+        best, *others = models = _best_first(each for each in judged if each.step == step)
         question = BEST if len(steps) == 1 else f"{BEST.removesuffix('?')} by {step}?"
-        yield _ranking(question, models)
-
-
-def _ranking(question: str, models: Sequence[Judgement]) -> Finding:
-    best, *others = models
-    scores = ", ".join(
-        f"{each.model} {percent(each.score)}" for each in models[:RANKED] if each.score is not None
-    )
-    more = f", and {len(models) - RANKED} more" if len(models) > RANKED else ""
-    rows = rows_of(best.report, best.model, best.metric)
-    text = f"{best.metric} on {counted(rows, 'row')}: {scores}{more}."
-    comparison = compared(others[0], best) if others else None
-    if comparison is None:
-        return Finding(question, text, "open", 1)
-    _, test = comparison
-    ahead = f"{best.model} against {others[0].model}: {_points(test)}"
-    if test.interval[0] > 0:
-        return Finding(question, f"{best.model}. {text} {ahead}.", "good", 1)
-    return Finding(question, f"Too close to call. {text} {ahead}.", "open", 1)
+        named = ((each.model, each.score) for each in models[:RANKED])
+        scores = ", ".join(f"{name} {percent(score)}" for name, score in named if score is not None)
+        more = f", and {len(models) - RANKED} more" if len(models) > RANKED else ""
+        rows = rows_of(best.report, best.model, best.metric)
+        text = f"{best.metric} on {counted(rows, 'row')}: {scores}{more}."
+        comparison = compared(others[0], best) if others else None
+        if comparison is None:
+            yield Finding(question, text, "open", 1)
+            continue
+        _, test = comparison
+        ahead = f"{best.model} against {others[0].model}: {_points(test)}"
+        if test.interval[0] > 0:
+            yield Finding(question, f"{best.model}. {text} {ahead}.", "good", 1)
+        else:
+            yield Finding(question, f"Too close to call. {text} {ahead}.", "open", 1)
 
 
 def _needed(judged: Sequence[Judgement]) -> Finding:
-    best = _best_pair(judged)
+    """Whether the best trained model is better than the best untrained one, on the same rows."""
+    pairs = (
+        (base, tuned, found)
+        for tuned in _best_first(each for each in judged if each.role == "tuned")
+        for base in _best_first(each for each in judged if each.role == "base")
+        if (found := compared(base, tuned)) is not None
+    )
+    best = next(pairs, None)
     if best is None:
         what = "a trained model" if any(j.role == "base" for j in judged) else "an untrained model"
-        return Finding(NEEDED, f"Not measured: no evaluator judged {what} on the same rows.",
-                       "open", 1)  # fmt: skip
-    base, tuned, rows, test = best
-    scores = _scores(base, tuned, rows)
-    low, high = test.interval
+        text = f"Not measured: no evaluator judged {what} on the same rows."
+        return Finding(NEEDED, text, "open", 1)
+    text, (low, high) = _scores(*best), best[2][1].interval
     if low > 0:
-        return Finding(NEEDED, f"Yes. {scores}: {_points(test)}.", "good", 1)
+        return Finding(NEEDED, f"Yes. {text}.", "good", 1)
     if high < 0:
-        return Finding(NEEDED, f"No, the training made it worse. {scores}: {_points(test)}.",
-                       "bad", 1)  # fmt: skip
-    text = f"Not shown. {scores}: {_points(test)}, which may be chance."
-    return Finding(NEEDED, text, "open", 1)
+        return Finding(NEEDED, f"No, the training made it worse. {text}.", "bad", 1)
+    return Finding(NEEDED, f"Not shown. {text}, which may be chance.", "open", 1)
 
 
 def _beats(judged: Sequence[Judgement]) -> Iterator[Finding]:
-    """Metrics in which the trained model beats the best cheap baseline, and in which it loses."""
-    cheap = sorted((j for j in judged if j.role == "baseline"), key=_score, reverse=True)
-    tuned = sorted((j for j in judged if j.role == "tuned"), key=_score, reverse=True)
-    for baseline in cheap:
-        for model in tuned:
-            found = between(
-                baseline.report["details"].get("pairs", ()), model.model, baseline.model
-            )
-            shown = {m: found[m] for m in headline(baseline.report) if m in found}
-            if model.step == baseline.step and shown:
-                yield _against(model, baseline, shown)
+    """What the trained model does better and worse than the best cheap baseline, by metric."""
+    for baseline in _best_first(each for each in judged if each.role == "baseline"):
+        for model in _best_first(each for each in judged if each.role == "tuned"):
+            report = baseline.report
+            found = against(report["details"], headline(report), model.model, baseline.model)
+            if model.step == baseline.step and found:
+                yield _against(model, baseline, found)
                 return
 
 
-def _against(model: Judgement, baseline: Judgement, shown: Mapping[str, Difference]) -> Finding:
-    adjusted = holm([difference.p_value for difference in shown.values()])
-    verdicts = {
-        metric: verdict(difference, p)
-        for (metric, difference), p in zip(shown.items(), adjusted, strict=True)
-    }
+def _against(model: Judgement, baseline: Judgement, found: Sequence[Against]) -> Finding:
     parts = []
-    for said in (BETTER, WORSE, NOT_SHOWN):
-        metrics = [
-            f"{metric} ({in_points(shown[metric].value)})"
-            for metric, each in verdicts.items()
-            if each == said
-        ]
-        parts += [f"{WORDS[said]} {', '.join(metrics)}"] if metrics else []
-    every = set(verdicts.values())
+    for verdict, words in WORDS.items():
+        of = [f"{m} ({in_points(d.value)})" for m, d, _, each in found if each == verdict]
+        parts += [f"{words} {', '.join(of)}"] if of else []
+    every = {each.verdict for each in found}
     tone: Tone = "bad" if WORSE in every else "good" if every == {BETTER} else "open"
     answer = {"bad": "Not in everything", "good": "Yes", "open": "Not shown in everything"}[tone]
     text = f"{answer}. {model.model} against {baseline.model}, in points: {'; '.join(parts)}."
     return Finding(BEATS, f"{text} p-values adjusted by Holm's method.", tone, 1)
-
-
-def _best_pair(judged: Sequence[Judgement]) -> tuple[Judgement, Judgement, int, Difference] | None:
-    """The best untrained model, the best trained one, and their test on the same rows."""
-    bases = sorted((j for j in judged if j.role == "base"), key=_score, reverse=True)
-    tuned = sorted((j for j in judged if j.role == "tuned"), key=_score, reverse=True)
-    for one in tuned:
-        for base in bases:
-            found = compared(base, one)
-            if found is not None:
-                return base, one, *found
-    return None
 
 
 def _as_good(judged: Sequence[Judgement]) -> Iterator[Finding]:
@@ -241,19 +203,21 @@ def _as_good(judged: Sequence[Judgement]) -> Iterator[Finding]:
             text = f"Not measured: {one.source} wasn't judged on the rows of {model}."
             yield Finding(question, text, "open", 2)
         else:
-            trained, each, found = best
-            yield _kept(question, trained, each, *found)
+            yield Finding(question, *_kept(_scores(*best), *best[2][1].interval), 2)
 
 
-def _kept(
-    question: str, trained: Judgement, shipped: Judgement, rows: int, test: Difference
-) -> Finding:
-    scores, (low, high) = _scores(trained, shipped, rows), test.interval
+def _kept(scores: str, low: float, high: float) -> tuple[str, Tone]:
+    """What the interval of a difference says of a shipped file: better, worse, or how much worse
+    it may be without this showing."""
+    loss = max(0.0, -low)
     if high < 0:
-        return Finding(question, f"No. {scores}: {_points(test)}.", "bad", 2)
+        return f"No. {scores}.", "bad"
     if low > 0:
-        return Finding(question, f"Yes, it is better. {scores}: {_points(test)}.", "good", 2)
-    return _no_loss(question, f"{scores}: {_points(test)}", test, 2)
+        return f"Yes, it is better. {scores}.", "good"
+    if loss > SMALL:
+        text = f"No loss is shown, but one of up to {100 * loss:.1f} points can't be ruled out"
+        return f"{text}: too few rows. {scores}.", "open"
+    return f"{f'Yes, within {100 * loss:.1f} points' if loss else 'Yes'}. {scores}.", "good"
 
 
 def _forgotten(judged: Sequence[Judgement]) -> Finding:
@@ -285,16 +249,6 @@ def _forgotten(judged: Sequence[Judgement]) -> Finding:
     return Finding(FORGOTTEN, f"No loss above the margin: {'; '.join(words)}.", "good", 3)
 
 
-def _no_loss(question: str, scores: str, test: Difference, rank: int) -> Finding:
-    """The finding if no loss was found: how large a loss may have been missed."""
-    loss = max(0.0, -test.interval[0])
-    if loss > SMALL:
-        text = f"No loss is shown, but one of up to {100 * loss:.1f} points can't be ruled out"
-        return Finding(question, f"{text}: too few rows. {scores}.", "open", rank)
-    text = f"Yes, within {100 * loss:.1f} points" if loss else "Yes"
-    return Finding(question, f"{text}. {scores}.", "good", rank)
-
-
 def compared(first: Judgement, second: Judgement) -> tuple[int, Difference] | None:
     """(rows, test) of two models by the same metric on the same rows; None if there are none.
 
@@ -314,18 +268,21 @@ def compared(first: Judgement, second: Judgement) -> tuple[int, Difference] | No
     return None if test is None else (test.rows or len(pairs), test)
 
 
-def _score(judged: Judgement) -> float:
-    return judged.score if judged.score is not None else -1.0
+def _best_first(judged: Iterable[Judgement]) -> list[Judgement]:
+    return sorted(judged, key=lambda j: -1.0 if j.score is None else j.score, reverse=True)
 
 
-def _scores(first: Judgement, second: Judgement, rows: int) -> str:
+def _scores(first: Judgement, second: Judgement, compared: tuple[int, Difference]) -> str:
     parts = [f"{each.model} {percent(each.score or 0.0)}" for each in (first, second)]
-    return f"On {counted(rows, 'answer')}, {second.metric}: {', '.join(parts)}"
+    rows, test = compared
+    text = f"On {counted(rows, 'answer')}, {second.metric}: {', '.join(parts)}"
+    return f"{text}: {_points(test)}"
 
 
 def _points(test: Difference) -> str:
-    p = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
-    return f"{in_points(test.value)} points (95 % CI {range_in_points(test.interval)}, {p})"
+    p_value = p_text(test.p_value)
+    p_value = f"p {p_value}" if p_value.startswith("<") else f"p = {p_value}"
+    return f"{in_points(test.value)} points (95 % CI {range_in_points(test.interval)}, {p_value})"
 
 
 # -- paired tests ----------------------------------------------------------------------------------
@@ -337,9 +294,7 @@ class Comparison(NamedTuple):
     models: str
     metric: str
     rows: int
-    difference: float
-    interval: tuple[float, float]
-    p_value: float
+    difference: Difference
     p_holm: float = 1.0
 
 
@@ -349,20 +304,14 @@ def comparisons_of(judged: Sequence[Judgement]) -> list[Comparison]:
     Of models that one evaluation judged, all its metrics, also those that aren't shares. Of models
     in several evaluations the first metric, on the rows that both answered.
     """
-    found = list(_tests(judged))
-    adjusted = stats.holm([test.p_value for test in found])
-    return [test._replace(p_holm=p) for test, p in zip(found, adjusted, strict=True)]
-
-
-def _tests(judged: Sequence[Judgement]) -> Iterator[Comparison]:
-    seen: set[tuple[str, str, str]] = set()
+    found: dict[tuple[str, str], Comparison] = {}
     pairs = [(a, b) for a in judged for b in judged if _is_step(a, b)]
     pairs.sort(key=lambda pair: pair[0].step != pair[1].step)  # within an evaluation first
     for first, second in pairs:
         for test in _of_pair(first, second):
-            if (first.model, second.model, test.metric) not in seen:
-                seen.add((first.model, second.model, test.metric))
-                yield test
+            found.setdefault((test.models, test.metric), test)
+    adjusted = stats.holm([test.difference.p_value for test in found.values()])
+    return [test._replace(p_holm=p) for test, p in zip(found.values(), adjusted, strict=True)]
 
 
 def _is_step(first: Judgement, second: Judgement) -> bool:
@@ -374,15 +323,12 @@ def _is_step(first: Judgement, second: Judgement) -> bool:
 def _of_pair(first: Judgement, second: Judgement) -> Iterator[Comparison]:
     models = f"{first.model} → {second.model}"
     if first.step == second.step:
-        pairs: Sequence[Mapping[str, Any]] = first.report["details"].get("pairs", ())
-        known = between(pairs, second.model, first.model)
+        known = between(first.report["details"].get("pairs", ()), second.model, first.model)
         for metric in (m for m in headline(first.report) if m in known):
-            test = known[metric]
-            yield Comparison(models, metric, test.rows or first.report["rows"], test.value,
-                       test.interval, test.p_value)  # fmt: skip
+            yield Comparison(models, metric, known[metric].rows or first.report["rows"],
+                             known[metric])  # fmt: skip
         if known:
             return
     found = compared(first, second)
     if found is not None:
-        rows, tested = found
-        yield Comparison(models, second.metric, rows, tested.value, tested.interval, tested.p_value)
+        yield Comparison(models, second.metric, *found)

@@ -16,7 +16,6 @@ from finery_eval.view.confusion import pairs_of
 from finery_eval.view.learning import drawn, learned
 from finery_eval.view.report.findings import (
     ORDER,
-    Comparison,
     Judgement,
     comparisons_of,
     findings,
@@ -26,9 +25,9 @@ from finery_eval.view.tables import (
     Report,
     cell_text,
     headline,
-    interval_text,
     own_words,
-    score_text,
+    p_text,
+    score_texts,
 )
 
 TEMPLATE = "finery_eval.view.report/section.html.jinja"
@@ -41,10 +40,22 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
     judged = judgements(outputs, context.graph)
     answers = list(_answers(judged, context))
     learns = any(node.trains for node in context.graph.nodes.values())
+    steps = [(output.title, [j for j in judged if j.step == output.step]) for output in outputs]
     html = render_page(
         TEMPLATE,
-        steps=[_step(output.title, of) for output in outputs if (of := _by(judged, output.step))],
-        tests=[_test(test) for test in comparisons_of(judged)],
+        steps=[_step(title, of) for title, of in steps if of],
+        tests=[
+            (
+                models,
+                metric,
+                f"{rows:,}",
+                in_points(d.value),
+                range_in_points(d.interval),
+                p_text(d.p_value),
+                p_text(p_holm),
+            )
+            for models, metric, rows, d, p_holm in comparisons_of(judged)
+        ],
         browsers=[(group["id"], group["title"], len(group["rows"])) for group in answers],
     )
     return PageSection(
@@ -58,98 +69,58 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
     )
 
 
-def _by(judged: Sequence[Judgement], step: str) -> list[Judgement]:
-    return [each for each in judged if each.step == step]
-
-
 def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
     report = judged[0].report
-    tables = [(t["title"], t["columns"], _cells(t)) for t in _tables(report)]
+    details, metrics = report["details"], headline(report)
+    # Slices have tables of their own.
+    tables = [
+        (table["title"], table["columns"], _cells(table))
+        for table in details.get("tables", [])
+        if table["columns"][0] not in details.get("slices", {})
+        or table["columns"][1:3] != ["rows", "model"]
+    ]
+    # What readers ask for: a learning curve, or a verdict on a baseline.
     tuned = [each.model for each in judged if each.role == "tuned"]
-    open_ones = {title for title, *_ in tables if _is_open(title, tuned)}
+    starts = (*TITLES, *(f"{model} against the baseline " for model in tuned))
+    open_ones = [table for table in tables if table[0].startswith(starts)]
     return {
         "title": title,
         "use": judged[0].use,
         "rows": report["rows"],
-        "metrics": headline(report),
+        "metrics": metrics,
         "models": [
-            (each.model, each.role, [_score(report, each.model, m) for m in headline(report)])
+            (each.model, each.role, [score_texts(report, report, each.model, m) for m in metrics])
             for each in judged
         ],
         "words": [f"{text}." for text in own_words(report)],
         "learned": drawn(curve) if (curve := learned(report)) is not None else None,
         "remarks": [
             f"{remark['text']}. {remark.get('advice', '')}".strip()
-            for remark in report["details"].get("remarks", ())
+            for remark in details.get("remarks", ())
         ],
         "slices": list(_slices(report)),
-        "open_tables": [t for t in tables if t[0] in open_ones],
-        "tables": [t for t in tables if t[0] not in open_ones],
-        "confused": list(_confused(report)),
+        "open_tables": open_ones,
+        "tables": [table for table in tables if table not in open_ones],
+        "confused": [
+            (f"{model}: {field}", pairs[:CONFUSED])
+            for model, fields in details.get("confusion", {}).items()
+            for field, matrix in fields.items()
+            if (pairs := pairs_of(matrix))
+        ],
     }
 
 
-def _is_open(title: str, tuned: Sequence[str]) -> bool:
-    """Whether readers look for this table: a learning curve, or a verdict on a baseline."""
-    return title in TITLES or any(title.startswith(f"{m} against the baseline ") for m in tuned)
-
-
-def _score(report: Report, model: str, metric: str) -> tuple[str, str]:
-    """(value, 95 % interval) as text."""
-    value = report["scores"].get(model, {}).get(metric)
-    interval = report["intervals"].get(model, {}).get(metric)
-    bounds = interval_text(report, metric, interval) if interval else ""
-    return ("—" if value is None else score_text(report, metric, value)), bounds
-
-
-def _tables(report: Report) -> list[Mapping[str, Any]]:
-    """The evaluator's tables without those of slices, which are shown differently."""
-    sliced = report["details"].get("slices", {})
-    tables = report["details"].get("tables", [])
-    return [
-        table
-        for table in tables
-        if table["columns"][0] not in sliced or table["columns"][1:3] != ["rows", "model"]
-    ]
-
-
 def _cells(table: Mapping[str, Any]) -> list[list[str]]:
-    units = table.get("units", {})
-    return [
-        [
-            cell_text(value, units.get(name))
-            for name, value in zip(table["columns"], row, strict=True)
-        ]
-        for row in table["rows"]
-    ]
-
-
-def _confused(report: Report) -> Iterator[tuple[str, list[Any]]]:
-    """(model and field, the most confused pairs of classes)."""
-    for model, fields in report["details"].get("confusion", {}).items():
-        for field, matrix in fields.items():
-            pairs = pairs_of(matrix)[:CONFUSED]
-            if pairs:
-                yield f"{model}: {field}", pairs
-
-
-def _test(test: Comparison) -> tuple[str, str, str, str, str, str, str]:
-    """(models, metric, rows, difference, interval, p, p of all) as text."""
-    return (test.models, test.metric, f"{test.rows:,}", in_points(test.difference),
-            range_in_points(test.interval), _p(test.p_value), _p(test.p_holm))  # fmt: skip
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    units = [table.get("units", {}).get(name) for name in table["columns"]]
+    return [[cell_text(*cell) for cell in zip(row, units, strict=True)] for row in table["rows"]]
 
 
 def _slices(report: Report) -> Iterator[tuple[str, str, list[str], list[Any]]]:
     """(column, metric, models, (value, rows, scores)) of each slicing, by the first metric."""
-    metric = next(iter(headline(report)), "")
+    metric, models = next(iter(headline(report)), ""), list(report["scores"])
     for name, values in report["details"].get("slices", {}).items():
-        models = list(report["scores"])
         rows = [
-            (value, f"{of['rows']:,}", [_score(of, model, metric) for model in models])
+            (value, f"{of['rows']:,}", [score_texts(report, of, m, metric) for m in models])
             for value, of in values.items()
         ]
         yield name, metric, models, rows
@@ -164,35 +135,35 @@ def _answers(judged: Sequence[Judgement], context: PageContext) -> Iterator[dict
     for every in judged:
         each = every._replace(answers=[a for a in every.answers if "correct" in a or "answer" in a])
         if each.answers:
-            groups.setdefault((each.use, *_places(each.answers)), []).append(each)
+            places = ((a.get("id"), a.get("turn"), a.get("message")) for a in each.answers)
+            groups.setdefault((each.use, *places), []).append(each)
     for number, group in enumerate(groups.values()):
-        unique = {each.model: each for each in group}
-        yield _group(f"answers-{number}", list(unique.values()), group, context)
-
-
-def _places(answers: Sequence[Facts]) -> tuple[Any, ...]:
-    return tuple((a.get("id"), a.get("turn"), a.get("message")) for a in answers)
-
-
-def _group(
-    name: str, judged: Sequence[Judgement], every: Sequence[Judgement], context: PageContext
-) -> dict[str, Any]:
-    steps = list(dict.fromkeys(each.step for each in every))
-    ordered = sorted(judged, key=lambda each: ORDER[each.role])
-    prompts = _prompts(steps[0], context)
-    rows = [
-        {
-            "id": str(lines[0].get("id", "")),
-            "at": f"turn {lines[0]['turn']}" if "turn" in lines[0] else context_of(lines[0]),
-            "prompt": prompts.get(str(lines[0].get("id", "")), str(lines[0].get("prompt", ""))),
-            "expected": compact(lines[0].get("expected", "")),
-            "answers": [_answer(line) for line in lines],
+        steps = list(dict.fromkeys(each.step for each in group))
+        models = {each.model: each for each in group}.values()
+        ordered = sorted(models, key=lambda each: ORDER[each.role])
+        prompts = _prompts(steps[0], context)
+        yield {
+            "id": f"answers-{number}",
+            "title": ", ".join(steps),
+            "models": [each.model for each in ordered],
+            "roles": [each.role for each in ordered],
+            "rows": [
+                _row(lines, prompts) for lines in zip(*(e.answers for e in ordered), strict=True)
+            ],
         }
-        for lines in zip(*(each.answers for each in ordered), strict=True)
-    ]
-    roles = [each.role for each in ordered]
-    return {"id": name, "title": ", ".join(steps), "models": [e.model for e in ordered],
-            "roles": roles, "rows": rows}  # fmt: skip
+
+
+def _row(lines: Sequence[Facts], prompts: Mapping[str, str]) -> dict[str, Any]:
+    """The answers of all models to one row."""
+    first = lines[0]
+    row_id = str(first.get("id", ""))
+    return {
+        "id": row_id,
+        "at": f"turn {first['turn']}" if "turn" in first else context_of(first),
+        "prompt": prompts.get(row_id, str(first.get("prompt", ""))),
+        "expected": compact(first.get("expected", "")),
+        "answers": [_answer(line) for line in lines],
+    }
 
 
 def _answer(facts: Facts) -> list[Any]:

@@ -34,9 +34,7 @@ def finery_commands() -> Mapping[str, str]:
 @hookimpl
 def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
     """Calls, tokens and cost of steps that have a model write rows or judge answers."""
-    from finery import forecasts_requests
-
-    if not any(forecasts_requests(graph.nodes[name]) for name in steps):
+    if not any(type(graph.nodes[name].step).__spec__.engines for name in steps):
         return []
     from finery_synth.estimate import estimates
 

@@ -28,7 +28,7 @@ def prompt(name: str, recipe: Path | None) -> None:
     To edit it, run finery synth prompt synth.paraphrase > prompts/paraphrase.jinja, and set
     prompt: prompts/paraphrase.jinja in the recipe.
     """
-    from finery import load_plugins, open_graph
+    from finery import Project, load_plugins
     from finery_synth.judge.pairs import PAIR_PROMPT
     from finery_synth.judge.scores import SCORE_PROMPT
     from finery_synth.steps.from_docs import CONTEXT_PROMPT
@@ -44,7 +44,8 @@ def prompt(name: str, recipe: Path | None) -> None:
     if recipe is None:
         plugins = load_plugins()
     else:
-        plugins = open_graph(recipe / "recipe.yaml" if recipe.is_dir() else recipe).plugins
+        path = recipe / "recipe.yaml" if recipe.is_dir() else recipe
+        plugins = Project(path).graph.plugins
     for full in (name, f"synth.{name}"):
         if full not in templates and full in plugins.step_types:
             templates[full] = getattr(plugins.step_type(full), "DEFAULT_PROMPT", "")

@@ -18,6 +18,7 @@ from finery import (
     Estimate,
     FineryError,
     Forecast,
+    Forecasts,
     Graph,
     Model,
     Node,
@@ -26,10 +27,6 @@ from finery import (
     Results,
     Source,
 )
-from finery.inference.budget import prompt_tokens
-from finery.inference.records import formats_of
-from finery.plugin.forecasts import asked_of, forecasts_requests
-from finery.recipe.files import with_files
 from finery.rows.parts import is_conversation
 from finery_synth.ask.prompts import Prompt
 from finery_synth.generator import Generator
@@ -144,13 +141,13 @@ class Load(NamedTuple):
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
     """An estimate for each step that forecasts its requests."""
     nodes = [graph.nodes[name] for name in steps]
-    every = (_estimate(graph, results, node) for node in nodes if forecasts_requests(node))
+    every = (_estimate(graph, results, node) for node in nodes)
     return [estimate for estimate in every if estimate is not None]
 
 
 def _estimate(graph: Graph, results: Results, node: Node) -> Estimate | None:
     try:
-        asked = asked_of(graph, results, node)
+        asked = Forecasts(graph, results).asked(node)
         if asked is None:
             return None
         load = _load(graph, results, node, asked)
@@ -194,13 +191,13 @@ def _load(graph: Graph, results: Results, node: Node, asked: Asked) -> Load:
         return load
     model = results.artifact(source.step, source.output)
     if few and isinstance(model, Model):
-        engines = (graph.plugins.engine(name) for name in formats_of(model))
+        engines = (graph.plugins.engine(name) for name in model.formats)
         if not any(engine.batched for engine in engines):  # each request has its own record
             requests = (request for request, _ in seen)
             answered = results.answered(node.name, model, requests, asked.sampling)
             load = load._replace(answered=answered)
     rows = sum(wanted for _, wanted in seen) if few else None
-    return load._replace(prompt=_mean(prompt_tokens(request) for request, _ in seen), rows=rows)
+    return load._replace(prompt=_mean(request.estimated_tokens() for request, _ in seen), rows=rows)
 
 
 def _judge_load(graph: Graph, results: Results, node: Node, asked: Load) -> Load | None:
@@ -216,14 +213,15 @@ def _judge_load(graph: Graph, results: Results, node: Node, asked: Load) -> Load
     load = Load(asked.rows, step.checks.judge.max_tokens, price)
     used = _earlier(results, node, "judged")
     if used is None:
-        return load._replace(prompt=_mean(_judge_prompts(graph, results, node, step)))
+        return load._replace(prompt=_mean(_judge_prompts(graph, results, node)))
     prompt, likely = (used[f"{n}_tokens"] / used["requests"] for n in ("prompt", "completion"))
     return load._replace(prompt=prompt, likely=likely)
 
 
-def _judge_prompts(graph: Graph, results: Results, node: Node, step: Generator) -> Iterator[float]:
+def _judge_prompts(graph: Graph, results: Results, node: Node) -> Iterator[float]:
     """Lengths of prompts in tokens; none if seed rows can't be judged."""
-    rubric = with_files(graph.recipe, node.place, step).checks.judge
+    step = graph.with_files(node)
+    rubric = step.checks.judge if isinstance(step, Generator) else None
     assert rubric is not None
     template = Prompt.of(rubric.prompt, SCORE_PROMPT)
     artifacts = [results.artifact(s.step, s.output) for s in node.sources if s.field == "rows"]
@@ -234,7 +232,7 @@ def _judge_prompts(graph: Graph, results: Results, node: Node, step: Generator) 
         with suppress(FineryError):  # a template may need columns that only generated rows have
             if is_conversation(row):
                 messages = score_messages(template, row, rubric.rubric, rubric.scale)
-                yield prompt_tokens(Request(messages))
+                yield Request(messages).estimated_tokens()
 
 
 def _earlier(results: Results, node: Node, what: str) -> dict[str, int] | None:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finery import UsageError, outside_key
-from finery.execute.gpu import Gpu
-from finery.execute.gpus import driver_cuda, visible_gpus
+from finery.execute.gpus import Gpu, driver_cuda, visible_gpus
 from finery.util.text import did_you_mean
 
 AUTO_DTYPE = "FINERY_AUTO_DTYPE"

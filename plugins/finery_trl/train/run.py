@@ -66,8 +66,8 @@ def run(step: "Training", job: Job) -> Model:
     schedule = Schedule.of_rows(step, rows.learned, job)
     for note in training_notes(step, schedule, tokens):
         job.log(note)
-    if (note := processes_note(step)) is not None:
-        job.log(note)
+    if (about := processes_note(step)) is not None:
+        job.log(about)
     last_whole(schedule.folder)  # also removes incomplete ones, before several processes look
     if step.is_launched:
         outcome = _launched(train_here, step, job)

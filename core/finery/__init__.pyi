@@ -112,8 +112,6 @@ from finery.recipe.matrix.sample import SearchRange as SearchRange
 from finery.recipe.validate import raise_all as raise_all
 from finery.step.inspect import FILE_MODULE as FILE_MODULE
 from finery.step.inspect import files_of as files_of
-from finery.step.inspect import observes as observes
-from finery.step.inspect import outside_key as outside_key
 from finery.step.interfaces import Asked as Asked
 from finery.step.interfaces import Count as Count
 from finery.step.interfaces import Forecast as Forecast
@@ -133,6 +131,8 @@ from finery.util.machine import cpu_count as cpu_count
 from finery.util.paths import linked as linked
 from finery.util.paths import shown as shown
 from finery.util.references import load_reference as load_reference
+from finery.util.references import observes as observes
+from finery.util.references import outside_key as outside_key
 from finery.util.text import counted as counted
 from finery.util.text import did_you_mean as did_you_mean
 from finery.util.text import in_points as in_points

@@ -58,8 +58,6 @@ from finery.recipe.graph import Source as Source
 from finery.recipe.matrix.sample import SearchRange as SearchRange
 from finery.recipe.validate import raise_all as raise_all
 from finery.step.inspect import FILE_MODULE as FILE_MODULE
-from finery.step.inspect import observes as observes
-from finery.step.inspect import outside_key as outside_key
 from finery.step.interfaces import Asked as Asked
 from finery.step.interfaces import Count as Count
 from finery.step.interfaces import Forecast as Forecast
@@ -75,6 +73,8 @@ from finery.util.machine import cpu_count as cpu_count
 from finery.util.paths import linked as linked
 from finery.util.paths import shown as shown
 from finery.util.references import load_reference as load_reference
+from finery.util.references import observes as observes
+from finery.util.references import outside_key as outside_key
 
 __all__: list[str]
 __version__: str

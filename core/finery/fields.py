@@ -102,12 +102,12 @@ class Spec(msgspec.Struct, frozen=True):
     learns: str = ""  # for trainings: what they learn from, see `Learns`
     task: str = ""  # for evaluators: what they judge, see `Task`
     keeps_prompts: bool = False  # for generators: their rows have the prompts of the inputs
-    pinned: Any = ""  # "module:Class" of an interface, see `finery.step.interfaces`
+    pinned: Any = ""  # an interface or its "module:Class", see `finery.step.interfaces`
     preflight: Any = ""
     traceable: Any = ""
     forecast: Any = ""
     provenance: Any = ""
-    metrics: Any = ""  # "module:NAME" of how to show metrics live, see `finery.LiveMetric`
+    metrics: Any = ""  # how to show metrics live, or its "module:NAME", see `finery.LiveMetric`
 
 
 class FieldInfo(msgspec.Struct):

@@ -3,14 +3,13 @@
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
     NamedTuple,
-    TypeVar,
     get_args,
     get_origin,
 )
@@ -48,24 +47,6 @@ The first methods only refuse: they raise an error or return nothing that a step
 calls them for cached steps, too. What the others return is in the key itself, and so is what the
 interfaces named by `pinned` and `provenance` return. The other interfaces can't change an output.
 """
-OUTSIDE = "finery_outside_key"
-"""The attribute that `outside_key` sets."""
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def outside_key(definition: F) -> F:
-    """Keep a function, method, class or hook out of keys, with all that only it reaches.
-
-    For code that can't change an output, although `run` reaches it: it logs, measures, explains an
-    error or refuses, or what it returns is in the key as a fact. Also for code that `key_code`
-    names where it is used. Of the hooks, only `finery_run_step` is otherwise in keys.
-    """
-    setattr(definition, OUTSIDE, True)
-    return definition
-
-
-observes = outside_key
-"""Another name of `outside_key`, for hooks that only observe."""
 
 
 @lru_cache(maxsize=1024)

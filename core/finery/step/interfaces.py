@@ -1,7 +1,7 @@
 """Optional interfaces: what a step type can offer beyond `run`.
 
-A step type names one by a class keyword, `class Orders(Step, traceable=OrderPlaces)`, or by
-`"shop.places:OrderPlaces"`, which imports it only when it is needed. None of them can change an
+A step type names one by a class keyword, `class Orders(Step, traceable=OrderPlaces)`. A method
+imports what is heavy when it is called. None of them can change an
 output, except by what it puts into the key (a pin, provenance). So the keywords don't count in the
 key: rewording a message or improving an estimate reruns nothing.
 
@@ -299,24 +299,27 @@ def interface(step: Step, kind: type[I]) -> I | None:
 
 def interface_class(step_type: type[Step], kind: type[I]) -> type[I] | None:
     """The class of the interface that a step type declares; see `interface`."""
-    reference = getattr(step_type.__spec__, kind.keyword)
-    if not reference:
-        return None
-    what = f"{kind.keyword}={reference!r} of {full_name(step_type)}"
+    what, cls = declared(step_type, kind.keyword, 'name a class as "module:Class"')
+    if cls is None or (isinstance(cls, type) and issubclass(cls, kind)):
+        return cls
+    raise PluginError(f"{what} is not a {kind.__name__}", fix=f"subclass finery.{kind.__name__}")
+
+
+def declared(step_type: type[Step], keyword: str, fix: str) -> tuple[str, Any]:
+    """(a class keyword in words, its value, imported if a string names it); None if it isn't set.
+
+    Raises `PluginError` with this fix if it can't be imported.
+    """
+    reference = getattr(step_type.__spec__, keyword) or None
+    what = f"{keyword}={reference!r} of {full_name(step_type)}"
     try:
-        cls = load_reference(reference)
+        return what, load_reference(reference)
     except FineryError:
         raise
     except Exception as error:
         raise PluginError(
-            f"{what} can't be loaded: {type(error).__name__}: {error}",
-            fix='name a class as "module:Class"',
+            f"{what} can't be loaded: {type(error).__name__}: {error}", fix=fix
         ) from error
-    if not (isinstance(cls, type) and issubclass(cls, kind)):
-        raise PluginError(
-            f"{what} is not a {kind.__name__}", fix=f"subclass finery.{kind.__name__}"
-        )
-    return cls
 
 
 def floating_name(step: Step) -> str | None:

@@ -1,16 +1,36 @@
-"""`"module:Name"`: objects that are imported when they are needed."""
+"""How plugins refer to code: imported when it is needed, by `"module:Name"`, or outside of keys."""
 
 import importlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+OUTSIDE = "finery_outside_key"
+"""The attribute that `outside_key` sets."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def load_reference(reference: Any) -> Any:
     """The object that `"module:Name"` names. Anything except text is returned unchanged.
 
-    Keys of steps don't follow references, which are for code that can't change an output. Raises
-    what the import raises, and `AttributeError` if the module has no such name.
+    Keys of steps don't follow references. Raises what the import raises, and `AttributeError` if
+    the module has no such name.
     """
     if not isinstance(reference, str):
         return reference
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def outside_key(definition: F) -> F:
+    """Keep a function, method, class or hook out of keys, with all that only it reaches.
+
+    For code that can't change an output, although `run` reaches it: it logs, measures, explains an
+    error or refuses, or what it returns is in the key as a fact. Also for code that `key_code`
+    names where it is used. Of the hooks, only `finery_run_step` is otherwise in keys.
+    """
+    setattr(definition, OUTSIDE, True)
+    return definition
+
+
+observes = outside_key
+"""Another name of `outside_key`, for hooks that only observe."""

@@ -4,16 +4,15 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from finery.errors import PluginError
-from finery.step.inspect import full_name
+from finery.step.interfaces import declared
 from finery.step.step import Step
-from finery.util.references import load_reference
 
 
 class LiveMetric(NamedTuple):
     """How a metric that a running step reports with `job.metric` is shown.
 
-    A step type names a mapping, `class Train(Step, metrics="my_plugin.view:METRICS")`, from the
-    names of metrics to this, in display order. `watch.*` means all names with that beginning.
+    A step type declares a mapping, `class Train(Step, metrics=METRICS)`, from the names of metrics to
+    this, in display order. `watch.*` means all names with that beginning.
     Metrics that aren't declared are shown as `LiveMetric()`.
 
     text: with `{name}` and `{value}`. number: formats the value. style: of rich. rank: 1 stays
@@ -55,16 +54,10 @@ def metrics_of(step_type: type[Step]) -> Mapping[str, LiveMetric]:
 
     Raises `PluginError` if the declaration can't be loaded.
     """
-    reference = step_type.__spec__.metrics
-    if not reference:
-        return {}
-    what = f"metrics={reference!r} of {full_name(step_type)}"
     fix = 'name a mapping as "module:NAME": {"loss": LiveMetric(…)}'
-    try:
-        styles = load_reference(reference)
-    except Exception as error:
-        problem = f"{what} can't be loaded: {type(error).__name__}: {error}"
-        raise PluginError(problem, fix=fix) from error
+    what, styles = declared(step_type, "metrics", fix)
+    if styles is None:
+        return {}
     values = styles.values() if isinstance(styles, Mapping) else [None]
     if not all(isinstance(value, LiveMetric) for value in values):
         raise PluginError(f"{what} isn't a mapping of names to LiveMetric", fix=fix)

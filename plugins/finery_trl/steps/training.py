@@ -45,11 +45,16 @@ class TrlTraining(Training, preflight=TrainingPreflight, metrics=METRICS):
 
     def key_code(self) -> list[Any]:
         """The code that watches and that starts several processes, if the step uses it."""
-        from finery_trl.train.launch import launch
-        from finery_trl.train.watch import watcher
+        code: list[Any] = []
+        if self.watch is not None:
+            from finery_trl.train.watch import watcher
 
-        used = {watcher: self.watch is not None, launch: self.launch is not None}
-        return [function for function, needed in used.items() if needed]
+            code.append(watcher)
+        if self.launch is not None:
+            from finery_trl.train.launch import launch
+
+            code.append(launch)
+        return code
 
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
         """The model as loaded by `Prepared.of`; other libraries override this."""

@@ -22,17 +22,12 @@ from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
-from finery.step.inspect import (
-    OUTSIDE,
-    declared_outputs,
-    inputs_of,
-    nested_fields,
-    nested_steps,
-)
+from finery.step.inspect import declared_outputs, inputs_of, nested_fields, nested_steps
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.files import settled
 from finery.util.paths import project_folder
+from finery.util.references import OUTSIDE
 
 FORMAT = "code 5"
 """Version of cached files in the store. Raise it with changes of `parse` and `counted`."""

@@ -107,7 +107,7 @@ class Spec(msgspec.Struct, frozen=True):
     traceable: Any = ""
     forecast: Any = ""
     provenance: Any = ""
-    metrics: Any = ""  # "module:NAME" of how to show metrics live, see `finery.LiveMetric`
+    metrics: Any = ""  # "module:NAME" of how to show metrics live, see `finery.views.LiveMetric`
 
 
 class FieldInfo(msgspec.Struct):

@@ -17,7 +17,7 @@ from finery_judge.games import Game, Order, cross_table, pair_table, points_of, 
 from finery_judge.judging import JUDGE, Judging
 from finery_judge.templates import PAIR_PROMPT, names
 from finery_synth.ask.asking import Used
-from finery_synth.judge.pairs import ORDERS, VERDICT, Seen, Verdict, read_verdict, seen_as
+from finery_synth.judge.pairs import ORDERS, Seen, Verdict
 
 OF_JUDGE = ["consistency", "position_bias"]
 WIN_RATE = "win_rate"
@@ -138,7 +138,7 @@ class Arena(Judging, forecast="finery_judge.forecast:ArenaForecast"):
         seen: dict[tuple[int, str, str], list[Seen]] = {}
         if questions:
             verdicts = self.verdicts_on(
-                self.engine(job), used, questions, messages, read_verdict, VERDICT
+                self.engine(job), used, questions, messages, Verdict.read, Verdict.schema()
             )
             for question, verdict in verdicts:
                 seen.setdefault(question[:3], []).append(_seen(question, verdict))
@@ -177,7 +177,7 @@ class Arena(Judging, forecast="finery_judge.forecast:ArenaForecast"):
 def _seen(question: Question, verdict: Verdict | str) -> Seen:
     if isinstance(verdict, str):
         return Seen(question.order, problem=verdict)
-    return seen_as(question.order, verdict)
+    return verdict.seen(question.order)
 
 
 def _unreadable(games: Sequence[Game]) -> Iterator[dict[str, str]]:

@@ -11,8 +11,8 @@ from finery_judge.arena import Arena
 from finery_judge.judging import Judging
 from finery_judge.rubric import RubricJudge
 from finery_judge.templates import names
-from finery_synth.judge.pairs import ORDERS, VERDICT
-from finery_synth.judge.scores import TRIES, score_schema
+from finery_synth.judge.pairs import ORDERS, Verdict
+from finery_synth.judge.scores import TRIES, Score
 
 J = TypeVar("J", bound=Judging)
 
@@ -47,7 +47,7 @@ class RubricForecast(_JudgeForecast[RubricJudge]):
     def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked:
         """The requests if the rows are built, otherwise their number if it follows from counts."""
         step, each = self.step, len(self.step.models)
-        asked = self.asked(each, score_schema(step.scale), taken.get("rows", ()))
+        asked = self.asked(each, Score.schema(step.scale), taken.get("rows", ()))
         if not built:
             reviewed = taken.get("reviewed", taken.get("rows", ())) if step.human else ()
             if asked.total is None or None in reviewed:
@@ -73,7 +73,7 @@ class ArenaForecast(_JudgeForecast[Arena]):
     def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked:
         """The requests if the rows are built, otherwise their number if it follows from counts."""
         step, each = self.step, len(self.step.pairs()) * len(ORDERS)
-        asked = self.asked(each, VERDICT, taken.get("rows", ()))
+        asked = self.asked(each, Verdict.schema(), taken.get("rows", ()))
         if not built:
             return asked
         template = step.template()

@@ -19,7 +19,7 @@ from finery_judge.judging import JUDGE, Judging
 from finery_judge.templates import SCORE_PROMPT, names
 from finery_synth.ask.asking import Used
 from finery_synth.ask.prompts import Prompt
-from finery_synth.judge.scores import Score, read_score, score_schema, transcript
+from finery_synth.judge.scores import Score, transcript
 
 EMPTY = Score(1, "the answer is empty")
 """Given without asking the judge."""
@@ -222,7 +222,7 @@ class _Scoring:
         if waiting:
             results |= step.verdicts_on(
                 step.engine(job), self._used, waiting, self.messages,
-                lambda text: read_score(text, step.scale), score_schema(step.scale),
+                lambda text: Score.read(text, step.scale), Score.schema(step.scale),
             )  # fmt: skip
         return results
 

@@ -20,7 +20,8 @@ NGRAM = '''\
 
 import json
 
-from finery import Dataset, Job, LiveMetric, Model, Page, Remark, Step, View, hookimpl, setting
+from finery import Dataset, Job, Model, Step, hookimpl, setting
+from finery.views import LiveMetric, Page, Remark, View
 from finery_trl.view.model import CurveView
 
 METRICS = {"perplexity": LiveMetric("ppl {value}", "{:.1f}".format, lower_is_better=True)}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Budget, FineryError, Job, Model, OneFile
+from finery import Budget, Job, Model, OneFile
 from finery.rows import Conversation, Row
 from finery.rows.generated import name_of
 from finery.rows.parts import as_turns, joined
@@ -40,22 +40,6 @@ sentence. Answer with a JSON object: {"reason": "…", "better": "A"}
 ORDERS = (("chosen", "rejected"), ("rejected", "chosen"))
 """The sides shown as answers A and B, in each order."""
 POSITIONS = {"A": "first", "B": "second", "TIE": "tie"}
-VERDICT = {
-    "type": "object",
-    "properties": {
-        "reason": {"type": "string"},
-        "better": {"type": "string", "enum": ["A", "B", "tie"]},
-    },
-    "required": ["reason", "better"],
-    "additionalProperties": False,
-}
-
-
-class Verdict(NamedTuple):
-    """A judge's verdict on two answers: the better position (first, second, tie), and why."""
-
-    position: str
-    reason: str
 
 
 class Seen(msgspec.Struct, omit_defaults=True):
@@ -68,15 +52,40 @@ class Seen(msgspec.Struct, omit_defaults=True):
     problem: str = ""
 
 
-def read_verdict(text: str) -> Verdict:
-    """The verdict in a judge's answer, ignoring text around the JSON. Raises `Unreadable`."""
-    value = json_in(text)
-    if not isinstance(value, dict):
-        raise Unreadable("the judge's answer doesn't contain a JSON object")
-    better = str(value.get("better") or "").strip().upper().removeprefix("ANSWER ")
-    if better not in POSITIONS:
-        raise Unreadable("the judge's answer is neither A, B nor tie")
-    return Verdict(POSITIONS[better], str(value.get("reason") or ""))
+class Verdict(NamedTuple):
+    """A judge's verdict on two answers: the better position (first, second, tie), and why."""
+
+    position: str
+    reason: str
+
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """The JSON Schema of a judge's answer. The reason comes first, as in `Score.schema`."""
+        return {
+            "type": "object",
+            "properties": {
+                "reason": {"type": "string"},
+                "better": {"type": "string", "enum": ["A", "B", "tie"]},
+            },
+            "required": ["reason", "better"],
+            "additionalProperties": False,
+        }
+
+    @staticmethod
+    def read(text: str) -> "Verdict":
+        """The verdict in a judge's answer, ignoring text around the JSON. Raises `Unreadable`."""
+        value = json_in(text)
+        if not isinstance(value, dict):
+            raise Unreadable("the judge's answer doesn't contain a JSON object")
+        better = str(value.get("better") or "").strip().upper().removeprefix("ANSWER ")
+        if better not in POSITIONS:
+            raise Unreadable("the judge's answer is neither A, B nor tie")
+        return Verdict(POSITIONS[better], str(value.get("reason") or ""))
+
+    def seen(self, order: int) -> Seen:
+        """The result for the pair that was shown in this order."""
+        sides = dict(zip(("first", "second"), ORDERS[order], strict=True))
+        return Seen(order, sides.get(self.position, "tie"), self.position, self.reason)
 
 
 class PairJudge:
@@ -105,10 +114,13 @@ class PairJudge:
         items = ((number, order, row) for number, row in rows for order in range(len(ORDERS)))
         for (number, order, _), verdict in readings(
             self._engine, self.used, items, lambda item: self.messages(item[2], item[1]),
-            read_verdict, total=total * len(ORDERS), max_tokens=self._max_tokens,
-            schema=VERDICT,
+            Verdict.read, total=total * len(ORDERS), max_tokens=self._max_tokens,
+            schema=Verdict.schema(),
         ):  # fmt: skip
-            yield number, seen_as(order, verdict)
+            if isinstance(verdict, Verdict):
+                yield number, verdict.seen(order)
+            else:
+                yield number, Seen(order, problem=no_score(verdict))
 
     def messages(self, row: Row, order: int) -> Conversation:
         """The judge's prompt for a row, in order 0 or 1."""
@@ -119,15 +131,6 @@ def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversa
     """A judge's prompt for a preference, in order 0 or 1."""
     a, b = (joined(as_turns(row[side])) for side in ORDERS[order])
     return prompt.messages({**names_of(row), "rubric": rubric, "a": a, "b": b}, row)
-
-
-def seen_as(order: int, verdict: Verdict | FineryError | Unreadable) -> Seen:
-    """The result for a pair in one order."""
-    if not isinstance(verdict, Verdict):
-        return Seen(order, problem=no_score(verdict))
-    sides = dict(zip(("first", "second"), ORDERS[order], strict=True))
-    side = sides.get(verdict.position, "tie")
-    return Seen(order, side, verdict.position, verdict.reason)
 
 
 class Outcome(NamedTuple):

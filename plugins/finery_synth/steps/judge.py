@@ -10,8 +10,8 @@ from finery.rows.generated import Origins
 from finery.rows.parts import OWN_COLUMNS, answer, named
 from finery_synth.ask.prompts import Prompt
 from finery_synth.ask.task import Task
-from finery_synth.judge.pairs import ORDERS, PAIR_PROMPT, VERDICT, is_one_answer, pair_messages
-from finery_synth.judge.scores import SCORE_PROMPT, score_messages, score_schema
+from finery_synth.judge.pairs import ORDERS, PAIR_PROMPT, Verdict, is_one_answer, pair_messages
+from finery_synth.judge.scores import SCORE_PROMPT, Score, score_messages
 
 ONLY = "score"
 """The name of a single rubric."""
@@ -152,7 +152,7 @@ class JudgeRows(
 
     def sampling(self) -> dict[str, Any]:
         """The sampling of the first requests."""
-        schema = VERDICT if self.what == "pairs" else score_schema(self.scale)
+        schema = Verdict.schema() if self.what == "pairs" else Score.schema(self.scale)
         return {"max_tokens": self.max_tokens, "temperature": 0.0, "schema": schema}
 
     def default_prompt(self) -> str:

@@ -5,7 +5,7 @@ take, `section` the parts of a report, `metrics` how a running step's metrics ar
 prints, `curves` draws them in a terminal, `axis` scales them there and on pages, `html` renders
 pages. In goes an output of a step, out comes text, JSON values or a page.
 
-Each build imports this package, so imports that take long stand in the functions that need them.
+Each build imports this package, so slow imports are inside the functions that need them.
 """
 
 from finery.views.axis import Axis, Span, round_steps, spreads

@@ -61,7 +61,7 @@ def test_signed_numbers_are_formatted_in_one_place() -> None:
     """So that no difference is shown as `-0.0`."""
     files = (path for part in ("core", "plugins") for path in (HOME / part).rglob("*.py"))
     places = {path.name for path in files if re.search(r"\{[^{}\"]+:\+", path.read_text("utf-8"))}
-    assert places == {"text.py"}  # finery.signed
+    assert places == {"text.py"}  # finery.util.text.signed
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ class Spec(msgspec.Struct, frozen=True):
     traceable: Any = ""
     forecast: Any = ""
     provenance: Any = ""
-    metrics: Any = ""  # how to show metrics live, or its "module:NAME", see `finery.LiveMetric`
+    metrics: Any = ""  # how to show metrics live, or its "module:NAME", see `finery.views`
 
 
 class FieldInfo(msgspec.Struct):

@@ -322,12 +322,8 @@ def _corrections(gguf: Gguf, frozen: "FrozenTemplate", job: Job) -> dict[str, bo
 
     A tokenizer may request a BOS before any text even though the chat template writes none.
     """
-    from finery_gguf.proof import trained_tokens
-    from finery_transformers.frozen.proof import samples
-
     flags = {}
-    sample = samples("", tools=False)[0]
-    tokens = trained_tokens(frozen.tokenizer, sample, frozen.arguments) or []
+    tokens = frozen.trained_tokens(next(frozen.samples())) or []
     if gguf.adds_bos and tokens[:1] != [gguf.bos]:
         flags["tokenizer.ggml.add_bos_token"] = False
     if gguf.adds_eos:

@@ -1,8 +1,8 @@
 """Verifies that a GGUF turns conversations into the tokens that the model was trained on."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from itertools import chain, takewhile
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
@@ -13,12 +13,11 @@ from finery.rows.difference import first_difference, text_difference
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import chat_template, render
-from finery_transformers.chat import tokens_of
-from finery_transformers.frozen.proof import Sample, prompt_or_none, samples, samples_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from finery_transformers.frozen.proof import Sample
     from finery_transformers.frozen.template import FrozenTemplate
 
 _AROUND = 6  # tokens shown on either side of a difference
@@ -39,37 +38,21 @@ def prove(gguf: Gguf, frozen: "FrozenTemplate", rows: Iterable[Row] = ()) -> int
             details=text_difference(_LABELS, frozen.source, gguf.chat_template or ""),
         )
     template = chat_template(gguf, {})
-    asked = chain(samples(str(tokenizer.eos_token), tools=frozen.tools), samples_of(rows))
-    compared = sum(
-        _same_tokens(gguf, template, tokenizer, frozen.arguments, sample) for sample in asked
-    )
+    compared = sum(_same_tokens(gguf, template, frozen, sample) for sample in frozen.samples(rows))
     if not compared:
         raise StepError("the model's chat template refuses all of finery's test conversations")
     _check_end(gguf, template, tokenizer)
     return compared
 
 
-def trained_tokens(
-    tokenizer: "PreTrainedTokenizerBase", sample: Sample, arguments: Mapping[str, Any]
-) -> list[int] | None:
-    """The prompt's token ids from transformers, as in training and inference.
-
-    None if the template refuses the conversation.
-    """
-    text = prompt_or_none(tokenizer, sample, arguments)
-    # The template writes the special tokens itself.
-    return None if text is None else tokens_of(tokenizer, text)
-
-
 def _same_tokens(
     gguf: Gguf,
     template: ChatTemplate,
-    tokenizer: "PreTrainedTokenizerBase",
-    arguments: Mapping[str, Any],
-    sample: Sample,
+    frozen: "FrozenTemplate",
+    sample: "Sample",
 ) -> bool:
     """Compare one conversation; False if both templates refuse it."""
-    expected, actual = trained_tokens(tokenizer, sample, arguments), None
+    expected, actual = frozen.trained_tokens(sample), None
     with suppress(DataError):
         actual = gguf.encode_prompt(render(template, sample.messages, sample.tools))
     if expected == actual:

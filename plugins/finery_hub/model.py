@@ -109,7 +109,7 @@ class HubModel(
         )
 
     def about(self) -> dict[str, Any]:
-        """The same, and the repository."""
+        """What `Model.meta` says about the settings, and the repository."""
         return {"repo": self.repo, **super().about()}
 
     def _gguf(self, file: str, job: Job) -> Model:

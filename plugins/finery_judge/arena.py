@@ -17,7 +17,7 @@ from finery_judge.games import Game, Order, cross_table, pair_table, points_of, 
 from finery_judge.judging import JUDGE, JudgeForecast, Judging
 from finery_judge.templates import PAIR_PROMPT, names
 from finery_synth.ask.asking import Used
-from finery_synth.judge.pairs import ORDERS, VERDICT, Seen, Verdict, read_verdict, seen_as
+from finery_synth.judge.pairs import ORDERS, Seen, Verdict
 
 OF_JUDGE = ["consistency", "position_bias"]
 WIN_RATE = "win_rate"
@@ -38,7 +38,7 @@ class ArenaForecast(JudgeForecast["Arena"]):
     def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked:
         """The requests if the rows are built, otherwise their number if it follows from counts."""
         step, each = self.step, len(self.step.pairs()) * len(ORDERS)
-        asked = self.asked(each, VERDICT, taken.get("rows", ()))
+        asked = self.asked(each, Verdict.schema(), taken.get("rows", ()))
         if not built:
             return asked
         template = step.template()
@@ -157,7 +157,7 @@ class Arena(Judging, forecast=ArenaForecast):
         seen: dict[tuple[int, str, str], list[Seen]] = {}
         if questions:
             verdicts = self.verdicts_on(
-                self.engine(job), used, questions, messages, read_verdict, VERDICT
+                self.engine(job), used, questions, messages, Verdict.read, Verdict.schema()
             )
             for question, verdict in verdicts:
                 seen.setdefault(question[:3], []).append(_seen(question, verdict))
@@ -196,7 +196,7 @@ class Arena(Judging, forecast=ArenaForecast):
 def _seen(question: Question, verdict: Verdict | str) -> Seen:
     if isinstance(verdict, str):
         return Seen(question.order, problem=verdict)
-    return seen_as(question.order, verdict)
+    return verdict.seen(question.order)
 
 
 def _unreadable(games: Sequence[Game]) -> Iterator[dict[str, str]]:

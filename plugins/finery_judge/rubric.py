@@ -31,7 +31,7 @@ from finery_judge.judging import JUDGE, JudgeForecast, Judging
 from finery_judge.templates import SCORE_PROMPT, names
 from finery_synth.ask.asking import Used
 from finery_synth.ask.prompts import Prompt
-from finery_synth.judge.scores import Score, read_score, score_schema, transcript
+from finery_synth.judge.scores import Score, transcript
 
 EMPTY = Score(1, "the answer is empty")
 """Given without asking the judge."""
@@ -61,7 +61,7 @@ class RubricForecast(JudgeForecast["RubricJudge"]):
     def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked:
         """The requests if the rows are built, otherwise their number if it follows from counts."""
         step, each = self.step, len(self.step.models)
-        asked = self.asked(each, score_schema(step.scale), taken.get("rows", ()))
+        asked = self.asked(each, Score.schema(step.scale), taken.get("rows", ()))
         if not built:
             reviewed = taken.get("reviewed", taken.get("rows", ())) if step.human else ()
             if asked.total is None or None in reviewed:
@@ -260,7 +260,7 @@ class _Scoring:
         if waiting:
             results |= step.verdicts_on(
                 step.engine(job), self._used, waiting, self.messages,
-                lambda text: read_score(text, step.scale), score_schema(step.scale),
+                lambda text: Score.read(text, step.scale), Score.schema(step.scale),
             )  # fmt: skip
         return results
 

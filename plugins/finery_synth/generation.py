@@ -27,10 +27,8 @@ from finery_synth.judge.scores import (
     SCORE_PROMPT,
     Score,
     no_score,
-    read_score,
     readings,
     score_messages,
-    score_schema,
 )
 from finery_synth.rows import with_parents
 
@@ -233,10 +231,10 @@ class Generation:
                 self._judged,
                 ((index, c.row) for index, (_, c) in enumerate(candidates) if is_judged(c)),
                 lambda item: score_messages(prompt, item[1], rubric.rubric, rubric.scale),
-                lambda text: read_score(text, rubric.scale),
+                lambda text: Score.read(text, rubric.scale),
                 total=sum(is_judged(candidate) for _, candidate in candidates),
                 max_tokens=rubric.max_tokens,
-                schema=score_schema(rubric.scale),
+                schema=Score.schema(rubric.scale),
             )
         }
         scored = Spool(self.job.scratch, Candidate)

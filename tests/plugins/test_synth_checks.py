@@ -13,7 +13,7 @@ from finery.rows.templates import limits
 from finery_synth.checks.checker import Checker
 from finery_synth.checks.settings import Checks, Functions, Similarity
 from finery_synth.checks.similarity import Neighbours
-from finery_synth.judge.scores import Score, Unreadable, read_score
+from finery_synth.judge.scores import Score, Unreadable
 
 
 def row(answer: str, user: str = "what?") -> Row:
@@ -197,7 +197,7 @@ def test_similar_to_seeds_or_others_alone(tmp_path: Path) -> None:
 )
 def test_scores_are_read_strictly(text: str, found: Any) -> None:
     if isinstance(found, Score):
-        assert read_score(text, 5) == found
+        assert Score.read(text, 5) == found
         return
     with pytest.raises(Unreadable, match=found):
-        read_score(text, 5)
+        Score.read(text, 5)

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import UsageError
-from finery_synth.judge.pairs import Positions, Seen, outcome, read_verdict
-from finery_synth.judge.scores import Unreadable, read_score
+from finery_synth.judge.pairs import Positions, Seen, Verdict, outcome
+from finery_synth.judge.scores import Score, Unreadable
 from finery_synth.steps.judge import JudgeRows
 
 pytest.importorskip("openai", reason="needs the package openai")
@@ -213,7 +213,7 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> Non
 
 @given(st.text())
 def test_any_text_is_read_or_unreadable(text: str) -> None:
-    for read_it in (lambda: read_score(text, 5), lambda: read_verdict(text)):
+    for read_it in (lambda: Score.read(text, 5), lambda: Verdict.read(text)):
         with contextlib.suppress(Unreadable):
             read_it()
 
@@ -230,9 +230,9 @@ def test_any_text_is_read_or_unreadable(text: str) -> None:
 def test_verdicts_are_read(text: str, position: str | None) -> None:
     if position is None:
         with pytest.raises(Unreadable):
-            read_verdict(text)
+            Verdict.read(text)
     else:
-        assert read_verdict(text).position == position
+        assert Verdict.read(text).position == position
 
 
 sided = st.sampled_from(["first", "second", "tie"])

@@ -19,8 +19,8 @@ class Artifact:
     path: the folder. Read-only for steps that take the artifact as an input.
     meta: facts as JSON values. They are part of the artifact's identity, so they must not differ
         from run to run (no times, no paths). `meta["format"]` selects the view that shows the
-        artifact (see `finery.View`). `meta["run"]` is the shell command that runs it in its folder;
-        a build prints it at its end.
+        artifact (see `finery.views.View`). `meta["run"]` is the shell command that runs it in its
+        folder; a build prints it at its end.
     refs: artifacts that this one needs (an adapter's base), by role.
     external: files that stay where they are (the hub's cache, a user's folder): relative name →
         absolute path. They aren't part of the identity, so `meta` must identify them.

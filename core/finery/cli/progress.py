@@ -27,7 +27,7 @@ MOST_ROWS = 24
 
 
 Styles = Callable[[str], Mapping[str, LiveMetric]]
-"""Step → the styles of its metrics, see `finery.LiveMetric`."""
+"""Step → the styles of its metrics, see `finery.views.LiveMetric`."""
 
 
 class Progress(Protocol):

@@ -293,7 +293,7 @@ class Plugins:
         if not (isinstance(cls, type) and issubclass(cls, View)):
             raise PluginError(
                 f"view '{name}' of plugin '{plugin.name}' ({plugin.origin}) is not a View: {cls!r}",
-                fix="subclass finery.View",
+                fix="subclass finery.views.View",
             )
         return cls()
 

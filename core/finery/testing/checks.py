@@ -172,7 +172,7 @@ def _problems_of_command(command: Any, subject: str) -> Iterator[Problem]:
 
 def _problems_of_view(cls: Any, subject: str) -> Iterator[Problem]:
     if not (isinstance(cls, type) and issubclass(cls, View)):
-        yield Problem(subject, f"{full_name(cls)} isn't a View", "subclass finery.View")
+        yield Problem(subject, f"{full_name(cls)} isn't a View", "subclass finery.views.View")
 
 
 def _problems_of_note(note: Any, subject: str) -> Iterator[Problem]:

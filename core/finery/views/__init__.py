@@ -4,6 +4,8 @@ Plugins import the names below from this package. `view` has the base class and 
 take, `section` the parts of a report, `metrics` how a running step's metrics are shown, `display`
 prints, `curves` draws them in a terminal, `axis` scales them there and on pages, `html` renders
 pages. In goes an output of a step, out comes text, JSON values or a page.
+
+Each build imports this package, so slow imports are inside the functions that need them.
 """
 
 from finery.views.axis import Axis, Span, round_steps, spreads

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery.rows import Row
-from finery.rows.parts import is_conversation, turns_of
 from finery.util.paths import shown
 from finery.util.text import in_line, size, visible
 
@@ -15,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from finery.artifact.manifest import Manifest
+    from finery.rows import Row
 
 MOST = 6
 """Most classes that are all listed. Of more, the most and the least frequent are."""
@@ -67,14 +66,16 @@ def print_labelled(console: "Console", label: str, text: str, style: str = "yell
     console.print(grid)
 
 
-def print_row(console: "Console", row: Row) -> None:
+def print_row(console: "Console", row: "Row") -> None:
     """Print a row's id and its turns."""
     print_labelled(console, "id", str(row.get("id", "")), "dim")
     print_turns(console, row)
 
 
-def print_turns(console: "Console", row: Row) -> None:
+def print_turns(console: "Console", row: "Row") -> None:
     """Print a row's turns, or its columns if it isn't a conversation."""
+    from finery.rows.parts import is_conversation, turns_of
+
     for role, text in turns_of(row):
         whole = text if is_conversation(row) else _cut(text)
         print_labelled(console, role, whole, ROLES.get(role, "yellow"))

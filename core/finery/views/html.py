@@ -6,10 +6,7 @@ is named by its package and file, `my_plugin/page.html.jinja`, and extends
 prints is escaped, with control characters as pictures.
 """
 
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
-
-from blake3 import blake3
 
 from finery.util.text import visible
 
@@ -31,6 +28,8 @@ def templates_digest(*templates: str) -> str:
 
     For the `version` of a step that leaves a page: its key can't see what a template says.
     """
+    from blake3 import blake3
+
     texts = [_source(name) for name in (LAYOUT, PARTS, *templates)]
     return blake3("\0".join(texts).encode()).hexdigest()[:16]
 
@@ -51,6 +50,8 @@ def _environment() -> "Environment":
 
 
 def _source(template: str) -> str:
+    from importlib.resources import files
+
     package, _, path = template.partition("/")
     return files(package).joinpath(path).read_text(encoding="utf-8")
 

@@ -11,8 +11,8 @@ from finery.step.step import Step
 class LiveMetric(NamedTuple):
     """How a metric that a running step reports with `job.metric` is shown.
 
-    A step type declares a mapping, `class Train(Step, metrics=METRICS)`, from the names of metrics to
-    this, in display order. `watch.*` means all names with that beginning.
+    A step type declares a mapping, `class Train(Step, metrics=METRICS)`, from the names of metrics
+    to this, in display order. `watch.*` means all names with that beginning.
     Metrics that aren't declared are shown as `LiveMetric()`.
 
     text: with `{name}` and `{value}`. number: formats the value. style: of rich. rank: 1 stays

@@ -4,8 +4,6 @@ The only pages with a script: each script is a file of the plugin that provides 
 by its hash. What rows say is data that a script reads, and is only ever shown as text.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -89,6 +87,9 @@ def render_sections(
 
 
 def _hash(script: str) -> str:
+    import base64
+    import hashlib
+
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"'sha256-{digest}'"
 

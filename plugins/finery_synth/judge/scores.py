@@ -44,31 +44,31 @@ class Score(NamedTuple):
     score: int
     reason: str
 
+    @staticmethod
+    def schema(scale: int) -> dict[str, Any]:
+        """The JSON Schema of a judge's answer. The reason comes first, and the score after it."""
+        return {
+            "type": "object",
+            "properties": {
+                "reason": {"type": "string"},
+                "score": {"type": "integer", "minimum": 1, "maximum": scale},
+            },
+            "required": ["reason", "score"],
+            "additionalProperties": False,
+        }
 
-def score_schema(scale: int) -> dict[str, Any]:
-    """The JSON Schema of a score. The reason comes first, so that the score follows from it."""
-    return {
-        "type": "object",
-        "properties": {
-            "reason": {"type": "string"},
-            "score": {"type": "integer", "minimum": 1, "maximum": scale},
-        },
-        "required": ["reason", "score"],
-        "additionalProperties": False,
-    }
-
-
-def read_score(text: str, scale: int) -> Score:
-    """The score in a judge's answer, ignoring text around the JSON. Raises `Unreadable`."""
-    value = json_in(text)
-    if not isinstance(value, dict):
-        raise Unreadable("the judge's answer doesn't contain a JSON object")
-    score = value.get("score")
-    if isinstance(score, bool) or not isinstance(score, int | float) or score != int(score):
-        raise Unreadable("the judge's score isn't an integer")
-    if not 1 <= score <= scale:
-        raise Unreadable(f"the judge's score {score} isn't between 1 and {scale}")
-    return Score(int(score), str(value.get("reason") or ""))
+    @staticmethod
+    def read(text: str, scale: int) -> "Score":
+        """The score in a judge's answer, ignoring text around the JSON. Raises `Unreadable`."""
+        value = json_in(text)
+        if not isinstance(value, dict):
+            raise Unreadable("the judge's answer doesn't contain a JSON object")
+        score = value.get("score")
+        if isinstance(score, bool) or not isinstance(score, int | float) or score != int(score):
+            raise Unreadable("the judge's score isn't an integer")
+        if not 1 <= score <= scale:
+            raise Unreadable(f"the judge's score {score} isn't between 1 and {scale}")
+        return Score(int(score), str(value.get("reason") or ""))
 
 
 def names_of(row: Row) -> dict[str, Any]:

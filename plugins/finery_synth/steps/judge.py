@@ -26,24 +26,20 @@ from finery_synth.ask.prompts import Prompt
 from finery_synth.judge.pairs import (
     ORDERS,
     PAIR_PROMPT,
-    VERDICT,
     Positions,
     Seen,
+    Verdict,
     is_one_answer,
     outcome,
     pair_messages,
-    read_verdict,
-    seen_as,
 )
 from finery_synth.judge.scores import (
     SCORE_PROMPT,
     Score,
     Unreadable,
     no_score,
-    read_score,
     readings,
     score_messages,
-    score_schema,
 )
 
 V = TypeVar("V")
@@ -186,7 +182,7 @@ class JudgeRows(
 
     def sampling(self) -> dict[str, Any]:
         """The sampling of the first requests."""
-        schema = VERDICT if self.what == "pairs" else score_schema(self.scale)
+        schema = Verdict.schema() if self.what == "pairs" else Score.schema(self.scale)
         return {"max_tokens": self.max_tokens, "temperature": 0.0, "schema": schema}
 
     def default_prompt(self) -> str:
@@ -256,7 +252,7 @@ class _Run:
         """The rows with a score by each rubric."""
         step, spool = self._step, Spool(self._job.scratch, Score)
         for view in range(len(step.rubrics())):
-            for number, _, verdict in self._verdicts([view], lambda t: read_score(t, step.scale)):
+            for number, _, verdict in self._verdicts([view], lambda t: Score.read(t, step.scale)):
                 score = verdict if isinstance(verdict, Score) else Score(0, no_score(verdict))
                 spool.add(number, score)
         counts, total, judged = Counter[int](), 0.0, 0
@@ -296,8 +292,11 @@ class _Run:
     def compared(self, drops: Drops, origins: Origins) -> Iterator[Row]:
         """The preferences on which the judge agrees in both orders, and what settings keep."""
         step, spool = self._step, Spool(self._job.scratch, Seen)
-        for number, order, verdict in self._verdicts(range(len(ORDERS)), read_verdict):
-            spool.add(number, seen_as(order, verdict))
+        for number, order, verdict in self._verdicts(range(len(ORDERS)), Verdict.read):
+            if isinstance(verdict, Verdict):
+                spool.add(number, verdict.seen(order))
+            else:
+                spool.add(number, Seen(order, problem=no_score(verdict)))
         counts, positions = Counter[str](), Positions()
         for number, row in step.numbered():
             if is_one_answer(row):

@@ -1,14 +1,14 @@
 """The frozen chat template of a model, for every file and server that answers with it."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from copy import copy
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery import Model, StepError
 from finery.rows import Conversation, Message, Row, split_turns
-from finery_transformers.chat import SWITCHES, without_think_tags
+from finery_transformers.chat import SWITCHES, tokens_of, without_think_tags
 from finery_transformers.frozen.proof import Sample, check_same, prompt_or_none, samples, samples_of
 from finery_transformers.loading import load_tokenizer, template_arguments
 from finery_transformers.wrapping import literal, source_of, with_fixed_arguments
@@ -174,6 +174,17 @@ class FrozenTemplate(NamedTuple):
         """The tokenizer with the frozen template."""
         return _with_template(self.tokenizer, self.source)
 
+    def samples(self, rows: Iterable[Row] = ()) -> Iterator[Sample]:
+        """Prompts to compare: finery's own conversations, and those of rows."""
+        yield from samples(str(self.tokenizer.eos_token), tools=self.tools)
+        yield from samples_of(rows)
+
+    def trained_tokens(self, sample: Sample) -> list[int] | None:
+        """The prompt's token ids, as in training; None if the template refuses it."""
+        text = prompt_or_none(self.tokenizer, sample, self.arguments)
+        # The template writes the special tokens itself.
+        return None if text is None else tokens_of(self.tokenizer, text)
+
     def facts(self) -> dict[str, Any]:
         """The entry of `meta` for a frozen template."""
         return {"tools": self.tools} | ({"date": self.date} if self.date else {})
@@ -282,5 +293,4 @@ def _prove(frozen: FrozenTemplate, rows: Iterable[Row]) -> None:
     def of_frozen(sample: Sample, caller: Mapping[str, Any]) -> str | None:
         return prompt_or_none(other, sample, caller)
 
-    own = samples(str(original.eos_token), tools=frozen.tools)
-    check_same(of_training, of_frozen, [*own, *samples_of(rows)], frozen.fixed)
+    check_same(of_training, of_frozen, frozen.samples(rows), frozen.fixed)

@@ -9,7 +9,7 @@ import msgspec
 from finery import FineryError
 from finery.rows import Conversation, Row
 from finery.rows.parts import as_turns, joined
-from finery_synth.ask.answers import json_in
+from finery_synth.ask.answers import json_in, object_schema
 from finery_synth.ask.prompts import Prompt
 from finery_synth.judge.scores import Unreadable, names_of, no_score
 
@@ -38,15 +38,9 @@ sentence. Answer with a JSON object: {"reason": "…", "better": "A"}
 ORDERS = (("chosen", "rejected"), ("rejected", "chosen"))
 """The sides shown as answers A and B, in each order."""
 POSITIONS = {"A": "first", "B": "second", "TIE": "tie"}
-VERDICT = {
-    "type": "object",
-    "properties": {
-        "reason": {"type": "string"},
-        "better": {"type": "string", "enum": ["A", "B", "tie"]},
-    },
-    "required": ["reason", "better"],
-    "additionalProperties": False,
-}
+VERDICT = object_schema(
+    reason={"type": "string"}, better={"type": "string", "enum": ["A", "B", "tie"]}
+)
 
 
 class Verdict(NamedTuple):

@@ -185,7 +185,9 @@ class Generation:
         if not self._missing(number):
             return
         if not candidate.reason and self.step.COPIES == "siblings":
-            siblings = chain.from_iterable(map(self._accepted.of, self.step.siblings(number)))
+            each = self.step.variants()
+            first = number - number % each
+            siblings = chain.from_iterable(map(self._accepted.of, range(first, first + each)))
             self._refuse_copy(candidate, repeats(candidate.row, (c.row for c in siblings)))
         if not candidate.reason and self._neighbours is not None:
             self._take(candidate, self._neighbours.checked(candidate.row, candidate.seeds))

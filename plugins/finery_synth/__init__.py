@@ -1,9 +1,10 @@
 """Synthetic rows: a stronger model writes, answers and judges them.
 
 The input is rows and a model. The output is rows, how each was generated, and what was rejected.
-Public for other plugins: `finery_synth.generator`, the base class of step types that have a model
-write rows; `.judge.scores` and `.judge.pairs`, which read verdicts of judges; `.ask.prompts`, their
-templates; and `.ask.asking`, which counts answers.
+`generator` is the contract of step types that have a model write rows, and `generation` the loop
+that runs them. Public for other plugins: `finery_synth.generator`; `.judge.scores` and
+`.judge.pairs`, which read verdicts of judges; `.ask.prompts`, their templates; and `.ask.asking`,
+which counts answers.
 """
 
 from collections.abc import Mapping, Sequence

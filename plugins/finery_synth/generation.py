@@ -7,6 +7,7 @@ order of the tasks. So the result doesn't depend on the order of answers. Waitin
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,13 +24,7 @@ from finery_synth.ask.prompts import Prompt
 from finery_synth.checks.checker import Checker
 from finery_synth.checks.settings import Rubric
 from finery_synth.checks.similarity import Neighbours, repeats
-from finery_synth.judge.scores import (
-    SCORE_PROMPT,
-    Score,
-    no_score,
-    readings,
-    score_messages,
-)
+from finery_synth.judge import scores
 from finery_synth.rows import with_parents
 
 if TYPE_CHECKING:
@@ -104,12 +99,11 @@ class Generation:
         return candidates
 
     def _tasks(self, todo: set[int] | None) -> Iterator[Task]:
-        tasks = self.step.tasks(self._prompt)
-        for number, task in enumerate(tasks):
+        for number, task in enumerate(self.step.tasks(self._prompt)):
             if not isinstance(task, Task) or not task.seeds:
                 raise StepError(
                     f"`tasks` yields {task!r:.80}, which isn't a Task with seeds",
-                    where=self.step.USE,
+                    where=f"{type(self.step).__name__}.tasks",
                     fix="yield Task(messages=…, seeds=[row])",
                 )
             task.number = number
@@ -130,10 +124,14 @@ class Generation:
             reason, detail = "too-few", f"the answer contains {len(rows)} of {task.wanted} rows"
         except Rejected as error:
             reason, detail = error.reason, error.detail
+        made = partial(
+            Origin, use=self.step.USE, model=self._teacher, prompt=task.messages,
+            template=self._prompt.origin, variant=task.variant, attempt=attempt, more=task.facts,
+        )  # fmt: skip
+        raw = getattr(answer, "text", "") or None
         for row in rows:
-            origin = self._origin(task, row["id"], attempt)
-            origin.parents = row.get("parents", [])
-            origin.answer = None if completion.text in texts(row).values() else completion.text
+            text = None if raw in texts(row).values() else raw
+            origin = made(id=row["id"], parents=row.get("parents", []), answer=text)
             candidate = Candidate(row, origin, seeds)
             if self.step.COPIES:
                 self._refuse_copy(candidate, repeats(row, task.seeds))
@@ -141,13 +139,12 @@ class Generation:
                 self._take(candidate, checked)
             yield candidate
         for _ in range(missing - len(rows)):
-            origin = self._origin(task, id_of(task.seeds[0]), attempt)
-            origin.answer = getattr(answer, "text", "") or None
+            origin = made(id=id_of(task.seeds[0]), answer=raw)
             yield Candidate(task.seeds[0], origin, seeds, reason, detail)
 
     def _read(self, task: Task, answer: Completion) -> list[Row]:
         """The rows in an answer. Raises `StepError` for errors of `Generator.read`, `Rejected`."""
-        where = f"{self.step.USE}, row {id_of(task.seeds[0])}"
+        where = f"{type(self.step).__name__}.read, row {id_of(task.seeds[0])}"
         try:
             rows: Any = self.step.read(task, answer)
         except (FineryError, Rejected):
@@ -170,19 +167,6 @@ class Generation:
         rows = rows[: task.wanted]
         return rows if self.step.SELECTS else [with_parents(row, task.seeds) for row in rows]
 
-    def _origin(self, task: Task, row: str, attempt: int) -> Origin:
-        """How a row, given by its id, was made by a task."""
-        return Origin(
-            id=row,
-            use=self.step.USE,
-            model=self._teacher,
-            prompt=task.messages,
-            template=self._prompt.origin,
-            variant=task.variant,
-            attempt=attempt,
-            more=task.facts,
-        )
-
     # -- a row ------------------------------------------------------------------------------------
 
     def _take(self, candidate: Candidate, checked: Checked) -> None:
@@ -201,7 +185,9 @@ class Generation:
         if not self._missing(number):
             return
         if not candidate.reason and self.step.COPIES == "siblings":
-            siblings = chain.from_iterable(map(self._accepted.of, self.step.siblings(number)))
+            each = self.step.variants()
+            first = number - number % each
+            siblings = chain.from_iterable(map(self._accepted.of, range(first, first + each)))
             self._refuse_copy(candidate, repeats(candidate.row, (c.row for c in siblings)))
         if not candidate.reason and self._neighbours is not None:
             self._take(candidate, self._neighbours.checked(candidate.row, candidate.seeds))
@@ -223,44 +209,41 @@ class Generation:
         if engine is None or rubric is None:
             return candidates
         is_judged = self.step.is_judged
-        prompt = Prompt.of(rubric.prompt, SCORE_PROMPT)
-        scores: dict[int, Any] = {
-            index: score
-            for (index, _), score in readings(
-                engine,
-                self._judged,
-                ((index, c.row) for index, (_, c) in enumerate(candidates) if is_judged(c)),
-                lambda item: score_messages(prompt, item[1], rubric.rubric, rubric.scale),
-                lambda text: Score.read(text, rubric.scale),
-                total=sum(is_judged(candidate) for _, candidate in candidates),
-                max_tokens=rubric.max_tokens,
-                schema=Score.schema(rubric.scale),
-            )
-        }
+        prompt = Prompt.of(rubric.prompt, scores.SCORE_PROMPT)
+        readings = scores.readings(
+            engine,
+            self._judged,
+            ((index, c.row) for index, (_, c) in enumerate(candidates) if is_judged(c)),
+            lambda item: scores.score_messages(prompt, item[1], rubric.rubric, rubric.scale),
+            lambda text: scores.Score.read(text, rubric.scale),
+            total=sum(is_judged(candidate) for _, candidate in candidates),
+            max_tokens=rubric.max_tokens,
+            schema=scores.Score.schema(rubric.scale),
+        )
+        by_index: dict[int, Any] = {index: score for (index, _), score in readings}
         scored = Spool(self.job.scratch, Candidate)
         for index, (number, candidate) in enumerate(candidates):
-            if index in scores:
-                self._take_score(candidate, rubric, scores[index])
+            if index in by_index:
+                self._take_score(candidate, rubric, by_index[index])
             scored.add(number, candidate)
         candidates.close()
         return scored
 
     def _take_score(self, candidate: Candidate, rubric: Rubric, score: Any) -> None:
+        """Record a judge's score, or the error in place of one."""
         assert self.step.judge is not None
-        if not isinstance(score, Score):
-            detail = f"no score: {no_score(score)}"
+        if not isinstance(score, scores.Score):
+            detail = f"no score: {scores.no_score(score)}"
             self._take(candidate, Checked(check="judge", passed=False, detail=detail))
             return
-        passed = score.score >= rubric.min
-        detail = score.reason
+        passed, detail = score.score >= rubric.min, score.reason
         if not self.step.SELECTS:
-            low = f"scored {score.score} of {rubric.scale}, below {rubric.min}: {score.reason}"
+            low = f"scored {score.score} of {rubric.scale}, below {rubric.min}: {detail}"
             detail = "" if passed else low
         judge = {"model": name_of(self.step.judge), **score._asdict(), "scale": rubric.scale}
         candidate.origin.judge = judge
-        self._take(
-            candidate, Checked(check="judge", passed=passed, value=score.score, detail=detail)
-        )
+        checked = Checked(check="judge", passed=passed, value=score.score, detail=detail)
+        self._take(candidate, checked)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -283,7 +266,7 @@ class Generation:
 
     def _rows(self, drops: Drops, origins: Origins) -> Iterator[Row]:
         """The rows to write; the others go to `drops`."""
-        accepted, missing = self._accepted, iter(self._lost())
+        accepted, missing = self._accepted, self._lost()
         if self.step.SELECTS:
             for number, candidate in self._failed:
                 accepted.add(number, candidate)
@@ -298,12 +281,10 @@ class Generation:
     def _lost(self) -> Iterator[Candidate]:
         """A rejected row for each one that is still missing."""
         attempts = self.step.retries + 1
-        left: Counter[int] = Counter()
-        for number, candidate in self._failed:
-            left[number] += 1
-            if left[number] <= self._missing(number):
-                if attempts > 1:
-                    candidate.detail += f" (after {attempts} attempts)"
+        after = f" (after {attempts} attempts)" if attempts > 1 else ""
+        for number in range(len(self._wanted)):
+            for candidate in self._failed.of(number)[: self._missing(number)]:
+                candidate.detail += after
                 yield candidate
 
 

@@ -48,7 +48,7 @@ from finery import (
     setting,
     takes,
 )
-from finery.rows import Conversation, Row
+from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops
 from finery.rows.parts import is_conversation, named, scope, texts
@@ -128,22 +128,18 @@ class Generator(
         raise NotImplementedError
 
     def variants(self) -> int:
-        """The number of requests for each seed row."""
+        """The number of requests for each seed row; its tasks follow each other."""
         return 1
 
     def names(self, row: Row, variant: int) -> dict[str, Any]:
         """What the template sees in a request for a seed row. variant: from 0."""
         return scope(row)
 
-    def messages(self, prompt: Prompt, row: Row, variant: int) -> Conversation:
-        """The messages of a request for a seed row."""
-        return prompt.messages(self.names(row, variant), row)
-
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
         """All requests in order, the same each time."""
         for row in self.seeds():
             for variant in range(self.variants()):
-                messages = self.messages(prompt, row, variant)
+                messages = prompt.messages(self.names(row, variant), row)
                 yield Task(messages=messages, seeds=[row], variant=variant)
 
     def requests(self, rows: int) -> int:
@@ -157,11 +153,6 @@ class Generator(
     def answer_schema(self) -> dict[str, Any] | None:
         """A JSON Schema for answers, used by engines that can constrain them."""
         return None
-
-    def siblings(self, number: int) -> range:
-        """Numbers of all tasks with the same seed as task `number`, including itself."""
-        first = number - number % self.variants()
-        return range(first, first + self.variants())
 
     def is_judged(self, candidate: Candidate) -> bool:
         """Whether the judge scores a row."""

@@ -341,6 +341,8 @@ def test_a_generator_of_ones_own(making: Make, server: Server) -> None:
     assert accounted(made, 5) == (4, 1)
     assert [row["title"] for row in made.rows("made")] == [f"title {i}" for i in (0, 1, 2, 4)]
     assert len(server.calls) == 6
+    printed = made.run("synth", "prompt", "mine.titles", "--recipe", "recipe.yaml")
+    assert (printed.code, printed.out) == (0, "Give this a title: {{ user }}")
 
 
 def test_the_code_of_a_packages_function_is_in_the_key(

@@ -1,15 +1,15 @@
 """What generators make of answers: `synth.answer`, `synth.paraphrase`, `synth.instruct`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from conftest import MakeProject
 from hostile_server import Body, Reply, Server, said, serving
 
-from finery import Dataset, Model, OneFile, UsageError
+from finery import Completion, Dataset, Model, OneFile, StepError, UsageError
 from finery.rows import Row
 from finery.rows.dropped import dropped
 from finery.rows.generated import Origin, Template, origins
@@ -18,6 +18,7 @@ from finery_openai.model import OpenaiModel
 from finery_synth.ask.answers import Rejected, bare
 from finery_synth.ask.prompts import Prompt
 from finery_synth.checks.settings import Checks, Rubric, Similarity
+from finery_synth.generator import Generator, Task
 from finery_synth.judge.scores import SCORE_PROMPT
 from finery_synth.steps import paraphrase
 from finery_synth.steps.answer import TEMPLATE, Answer
@@ -407,6 +408,44 @@ def test_broken_templates(
         run_step(step)
     assert "p.jinja" in str(raised.value)
     assert server.calls == []
+
+
+# -- generators of others ------------------------------------------------------------------------
+
+
+class Own(Generator):
+    """Returns what `returned` makes of a seed."""
+
+    USE = "mine.own"
+    DEFAULT_PROMPT = "{{ user }}"
+    returned: ClassVar[Callable[[Row], Any]]
+
+    def read(self, task: Task, answer: Completion) -> list[Row]:
+        made: list[Row] = type(self).returned(task.seeds[0])
+        return made
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda row: row["nothing"], "`read` failed: KeyError: 'nothing'"),
+        (lambda row: row, "`read` returns {.*, which isn't a list"),
+        (lambda _: ["text"], "`read` returns 'text', which isn't a row"),
+        (lambda _: [{"title": "x"}], "`read` returns a row with the columns title"),
+        (lambda _: [{"messages": "x"}], "`messages` aren't a list of turns: 'x'"),
+        (lambda row: [{**row, "more": object()}], "`read` returns a row that isn't JSON: Enc"),
+    ],
+)
+def test_errors_of_others_name_the_generator_and_the_row(
+    server: Server, rows: Dataset, returned: Callable[[Row], Any], message: str
+) -> None:
+    Own.returned = staticmethod(returned)
+    with pytest.raises(StepError, match=message) as raised:
+        run_step(Own(model=teacher(server), rows=[rows], retries=0))
+    assert raised.value.where in {f"Own.read, row {row['id']}" for row in rows}
+    assert raised.value.fix
+    if "KeyError" in message:
+        assert 'row["nothing"]' in raised.value.details[0]
 
 
 def test_templates_are_printed_to_be_edited(project: MakeProject) -> None:

@@ -51,6 +51,16 @@ def usable(
     return answer
 
 
+def object_schema(**properties: Any) -> dict[str, Any]:
+    """The JSON Schema of an object with these properties and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
 def json_in(text: str) -> Any:
     """The JSON value of a text, or between its outermost brackets; None if there is none."""
     spans = [(text.find(opens), text.rfind(closes)) for opens, closes in ("{}", "[]")]

@@ -1,5 +1,5 @@
-"""Checks of answers and of the rows in them: format, content, tool calls, and duplicates.
+"""Checks of generated rows: format, content, and how similar they are.
 
-The input is an answer or a candidate row. The output is the results of the checks. `settings` is
+The input is a candidate row. The output is the results of the checks. `settings` is
 the `checks:` part of a recipe.
 """

@@ -5,7 +5,6 @@
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any, Literal
 
 from finery import Files, OneFile, Settings, UsageError, setting
@@ -115,13 +114,16 @@ class Checks(Settings):
 
     def check(self) -> None:
         """Raise `UsageError` for invalid checks."""
-        for where, pattern in self._patterns():
-            try:
-                re.compile(pattern)
-            except (re.error, RecursionError) as error:
-                raise UsageError(
-                    f"the regular expression is invalid: {error}", where=where, fix="correct it"
-                ) from None
+        for kind in ("matches", "excludes"):
+            for name, pattern in getattr(self, kind).items():
+                try:
+                    re.compile(pattern)
+                except (re.error, RecursionError) as error:
+                    raise UsageError(
+                        f"the regular expression is invalid: {error}",
+                        where=f"checks.{kind}.{name}",
+                        fix="correct it",
+                    ) from None
         for name, values in (self.fields or {}).items():
             if not values:
                 raise UsageError(
@@ -136,7 +138,16 @@ class Checks(Settings):
         check_lengths(self.min_characters, self.max_characters, "checks.")
         if self.schema is not None:
             check_schema(self.schema, "checks.schema")
-        self._check_functions()
+        if self.python is not None:
+            has_file = self.python.file is not None
+            for name in self.python.functions:
+                _module, colon, function = name.rpartition(":")
+                if bool(colon) == has_file or not function.isidentifier():
+                    raise UsageError(
+                        f"'{name}' isn't the name of a function",
+                        where="checks.python.functions",
+                        fix="use functions of `file`, or package.module:function without a file",
+                    )
         if self.judge is not None and self.judge.min > self.judge.scale:
             raise UsageError(
                 f"min is {self.judge.min}, but the best score is {self.judge.scale}",
@@ -149,20 +160,3 @@ class Checks(Settings):
         if self.json_schema is not None:
             return AnswerSchema(self.json_schema.path)
         return None if self.schema is None else AnswerSchema(self.schema)
-
-    def _patterns(self) -> Iterator[tuple[str, str]]:
-        for field in ("matches", "excludes"):
-            for name, pattern in getattr(self, field).items():
-                yield f"checks.{field}.{name}", pattern
-
-    def _check_functions(self) -> None:
-        if self.python is None:
-            return
-        for name in self.python.functions:
-            _module, colon, function = name.rpartition(":")
-            if bool(colon) == (self.python.file is not None) or not function.isidentifier():
-                raise UsageError(
-                    f"'{name}' isn't the name of a function",
-                    where="checks.python.functions",
-                    fix="use functions of `file`, or package.module:function without a file",
-                )

@@ -8,7 +8,7 @@ import msgspec
 
 from finery.rows import Conversation, Row
 from finery.rows.parts import as_turns, joined
-from finery_synth.ask.answers import json_in
+from finery_synth.ask.answers import json_in, object_schema
 from finery_synth.ask.prompts import Prompt
 from finery_synth.judge.scores import Unreadable, names_of
 
@@ -58,15 +58,8 @@ class Verdict(NamedTuple):
     @staticmethod
     def schema() -> dict[str, Any]:
         """The JSON Schema of a judge's answer. The reason comes first, as in `Score.schema`."""
-        return {
-            "type": "object",
-            "properties": {
-                "reason": {"type": "string"},
-                "better": {"type": "string", "enum": ["A", "B", "tie"]},
-            },
-            "required": ["reason", "better"],
-            "additionalProperties": False,
-        }
+        better = {"type": "string", "enum": ["A", "B", "tie"]}
+        return object_schema(reason={"type": "string"}, better=better)
 
     @staticmethod
     def read(text: str) -> "Verdict":

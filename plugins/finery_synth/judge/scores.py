@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 from finery import CachedEngine, FineryError, Request
 from finery.rows import Conversation, Row, split_turns
 from finery.rows.parts import joined, text_of
-from finery_synth.ask.answers import json_in
+from finery_synth.ask.answers import json_in, object_schema
 from finery_synth.ask.asking import MOST_VARIANTS, T, Used, ask
 from finery_synth.ask.prompts import Prompt
 
@@ -47,15 +47,8 @@ class Score(NamedTuple):
     @staticmethod
     def schema(scale: int) -> dict[str, Any]:
         """The JSON Schema of a judge's answer. The reason comes first, and the score after it."""
-        return {
-            "type": "object",
-            "properties": {
-                "reason": {"type": "string"},
-                "score": {"type": "integer", "minimum": 1, "maximum": scale},
-            },
-            "required": ["reason", "score"],
-            "additionalProperties": False,
-        }
+        score = {"type": "integer", "minimum": 1, "maximum": scale}
+        return object_schema(reason={"type": "string"}, score=score)
 
     @staticmethod
     def read(text: str, scale: int) -> "Score":

@@ -12,7 +12,7 @@ from finery.rows import Message, Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.parts import id_of
-from finery_synth.ask.answers import Rejected, json_in
+from finery_synth.ask.answers import Rejected, json_in, object_schema
 from finery_synth.ask.asking import MOST_VARIANTS, Spool, Task
 from finery_synth.ask.prompts import Prompt
 from finery_synth.generator import Candidate, Generator
@@ -58,12 +58,7 @@ KINDS = [
 PLACE = ("source", "heading", "page", "line")
 """Columns of a chunk that its questions keep."""
 FIELDS = ("question", "answer", "quote")
-ANSWER = {
-    "type": "object",
-    "properties": {name: {"type": "string"} for name in FIELDS},
-    "required": list(FIELDS),
-    "additionalProperties": False,
-}
+ANSWER = object_schema(**{name: {"type": "string"} for name in FIELDS})
 DRAWS = 2**64
 HAS_CONTEXT, IS_MISSING, ORDER = 1, 2, 3
 """Numbers of a question's draws: for a context, for one without the answer, for its order."""

@@ -23,7 +23,7 @@ from finery.rows.parts import (
     text_named,
     texts,
 )
-from finery_synth.ask.answers import Rejected, bare
+from finery_synth.ask.answers import Rejected, bare, object_schema
 from finery_synth.ask.asking import MOST_VARIANTS, Task
 from finery_synth.ask.prompts import Prompt
 from finery_synth.checks.similarity import spread, spread_line
@@ -225,18 +225,8 @@ class Instruct(Generator):
         if self.format == "text":
             return None
         fields = ["user", "assistant"] if any(c.asks for c in self.classes()) else ["user"]
-        example = {
-            "type": "object",
-            "properties": {name: {"type": "string"} for name in fields},
-            "required": fields,
-            "additionalProperties": False,
-        }
-        return {
-            "type": "object",
-            "properties": {"examples": {"type": "array", "items": example}},
-            "required": ["examples"],
-            "additionalProperties": False,
-        }
+        example = object_schema(**{name: {"type": "string"} for name in fields})
+        return object_schema(examples={"type": "array", "items": example})
 
     def facts(self, job: Job, rows: Dataset) -> dict[str, Any]:
         """The variety of the new examples."""

@@ -201,14 +201,16 @@ class JudgePreflight(Preflight[Judge]):
         self.step.check_rows(job)
 
 
+def longest_answer(default: int) -> Any:
+    """The setting `max_tokens` of an evaluator."""
+    text = "Longest answer, in tokens. A longer one is cut off there and judged as it is."
+    return setting(default, ge=1, help=text)
+
+
 class BatchEvaluator(Judge, engines=True):
     """Have models answer the rows and judge all answers at once, e.g. by another model."""
 
-    max_tokens: int = setting(
-        64,
-        ge=1,
-        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
-    )
+    max_tokens: int = longest_answer(64)
     temperature: float = setting(
         0.0, ge=0.0, help="Sampling temperature. 0 always takes the most likely token."
     )

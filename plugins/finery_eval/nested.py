@@ -141,3 +141,23 @@ class Nested(NamedTuple):
         if first in GIVEN or first not in type(self.evaluator).__struct_fields__:
             return False
         return not rest or isinstance(getattr(self.evaluator, first), Settings | dict)
+
+
+class JudgeEach(Judge):
+    """Have the evaluator in `each`, a setting that subclasses declare, judge the answers."""
+
+    def more_metrics(self) -> str:
+        """How to add further metrics, as part of the fix for an unknown one; empty by default."""
+        return self.inner().evaluator.more_metrics()
+
+    def inner(self) -> Nested:
+        """The evaluator. Raises `UsageError` if there is none, or none that fits."""
+        return Nested.required(self, "each")
+
+    def check_sample(self, rows: Iterable[Row]) -> None:
+        """Raise `DataError` for settings of `each` that don't fit the first rows."""
+        self.inner().check_sample(rows)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise `DataError` for slices of `each` that no row can have."""
+        self.inner().check_columns(columns)

@@ -23,11 +23,6 @@ Slices = Mapping[str, Sequence[int]]
 """Value → the rows that have it, by number."""
 
 
-def slices_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Slices]:
-    """Name → its slices. Raises `DataError` for a name that no row has."""
-    return {name: _by_length(rows) if name == LENGTH else _by_value(rows, name) for name in names}
-
-
 def check(rows: Sequence[Row], names: Sequence[str], more: Collection[str]) -> None:
     """Raise `DataError` for a name that no row has; more: fields that answers may have."""
     check_names(_names(rows), names, more)
@@ -52,7 +47,11 @@ def _missing(name: str, known: Collection[str]) -> DataError:
 
 
 def _by_value(rows: Sequence[Row], name: str) -> Slices:
-    values = [_value(row, name) for row in rows]
+    labels = [row["label"] if isinstance(row.get("label"), dict) else {} for row in rows]
+    values = [
+        row[name] if name in row else label.get(name)
+        for row, label in zip(rows, labels, strict=True)
+    ]
     if not any(value is not None for value in values):
         raise _missing(name, _names(rows))
     found: dict[str, list[int]] = {}
@@ -63,14 +62,6 @@ def _by_value(rows: Sequence[Row], name: str) -> Slices:
     frequent = sorted(found, key=lambda value: (-len(found[value]), value))
     kept = {value: found[value] for value in sorted(frequent[:MOST])}
     return {**kept, OTHER: sorted(n for value in frequent[MOST:] for n in found[value])}
-
-
-def _value(row: Row, name: str) -> Any:
-    """A column, or a field of the row's label or of its answer's lines."""
-    if name in row:
-        return row[name]
-    label = row.get("label")
-    return label.get(name) if isinstance(label, dict) else None
 
 
 def _names(rows: Sequence[Row]) -> set[str]:
@@ -108,8 +99,9 @@ def details_of(
         for row, of in zip(rows, expected, strict=True)
     ]
     details: dict[str, Any] = {}
-    for name, values in slices_of(columns, names).items():
+    for name in names:
         details[name] = {}
+        values = _by_length(columns) if name == LENGTH else _by_value(columns, name)
         for value, numbers in values.items():
             measures = verdicts.measures(among(groups, numbers), numbers)
             scores, intervals = in_json(scores_of(list(verdicts.judged), measures))

@@ -13,7 +13,7 @@ from conftest import MakeProject, Project, Ran, running, until
 from matrix_project import RECIPE, project_in, ran
 from rich.console import Console
 
-from finery.cli.matrix.table import fitting_scores
+from finery.cli.matrix import fitting_scores
 from finery.compare.variants import Line, Score
 
 

@@ -4,7 +4,7 @@ Input: rows and models. Output: rows that can be judged, answers, and what the l
 """
 
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from finery import CachedEngine, Completion, DataError, Dataset, Job, Model
@@ -87,12 +87,24 @@ def ask(step: Asking, job: Job, rows: Sequence[Row]) -> Answers:
     """Every model's answers to every row's prompt."""
     prompts = [split_turns(row)[0] for row in rows]
     tools = [row.get("tools") for row in rows]
+    return answers_by(
+        step, job, lambda engine, name: generate(step, job, engine, name, prompts, tools)
+    )
+
+
+def answers_by(
+    step: Asking, job: Job, answer: Callable[[CachedEngine, str], list[Completion]]
+) -> Answers:
+    """What `answer` gets from every model, by its engine and name, with a log of what is wrong."""
     answers: Answers = {}
     for model in step.models:
-        answers[model.name] = generate(step, job, job.engine(model), model.name, prompts, tools)
+        answers[model.name] = answer(job.engine(model), model.name)
         gc.collect()  # the next model may need the memory of this one
         log_answers(step, job, model.name, answers[model.name])
-    log_extract(step, job, answers)
+    if step.extract and not any(
+        search_in(a.text, step.extract, "extract") for of in answers.values() for a in of
+    ):
+        job.log(f"extract: {step.extract!r} matches no answer of any model")
     return answers
 
 
@@ -140,16 +152,6 @@ def log_cut_off(job: Job, name: str, answers: Sequence[Completion], max_tokens: 
     if cut:
         limit = f"max_tokens: {max_tokens}"
         job.log(f"{name}: {cut} of {len(answers)} answers were cut off at {limit}")
-
-
-def log_extract(step: Asking, job: Job, answers: Mapping[str, Sequence[Completion]]) -> None:
-    """Log an `extract` that never matches."""
-    if step.extract and not any(
-        search_in(a.text, step.extract, "extract")
-        for completions in answers.values()
-        for a in completions
-    ):
-        job.log(f"extract: {step.extract!r} matches no answer of any model")
 
 
 def truncated(answers: Sequence[Completion]) -> int:

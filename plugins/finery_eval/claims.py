@@ -8,7 +8,7 @@ adjustment: the build fails unless all are met.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,12 +19,12 @@ from finery_eval import stats
 from finery_eval.measure import between
 from finery_eval.stats import LEVEL, rows_to_show
 
-_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
-_NOT_WORSE = re.compile(rf"\s*not\s+worse\s+than\s+(?P<of>\S+)\s+by\s+(?P<margin>{_NUMBER})\s*")
+NUMBER = r"(?:\d+\.?\d*|\.\d+)"
+_NOT_WORSE = re.compile(rf"\s*not\s+worse\s+than\s+(?P<of>\S+)\s+by\s+(?P<margin>{NUMBER})\s*")
 _BETTER = re.compile(r"\s*significantly\s+better\s+than\s+(?P<of>\S+)\s*")
 _MEANT = re.compile(r"worse|inferior|better|signific|equal to|as good", re.IGNORECASE)
 _MEANS_BETTER = re.compile(r"better|signific", re.IGNORECASE)
-_MARGIN = re.compile(rf"(?P<number>{_NUMBER})\s*(?P<unit>%|points?|pp)?")
+_MARGIN = re.compile(rf"(?P<number>{NUMBER})\s*(?P<unit>%|points?|pp)?")
 
 Metric = tuple[str, str]
 """(model, metric)."""
@@ -43,23 +43,68 @@ class Claim(msgspec.Struct, frozen=True):
     text: str
     is_share: bool = True
 
+    def __str__(self) -> str:
+        """The metric that it is about."""
+        return ".".join(self.subject)
 
-def parse(
-    text: str,
-    subject: Metric,
-    read: Callable[[str], Metric],
-    models: Sequence[str],
-    where: str,
-    plural: str = "models",
-    better: str | None = None,
-) -> Claim | None:
-    """The claim that a text makes; None if it makes none. Raises `UsageError` for a mistyped one.
+    @property
+    def rests_on_p(self) -> bool:
+        """Whether it is tested by a p-value."""
+        return self.margin is None and isinstance(self.than, str)
 
-    read: parses `<model>.<metric>`, or raises `UsageError`. plural: the plural of what is judged.
-    better: for a metric that isn't a share, whether `higher` or `lower` values are better.
+
+class Known(msgspec.Struct, frozen=True):
+    """Names that a requirement may use.
+
+    more: what would make further metrics known, as part of the fix. nouns: what has the scores.
+    unbounded: the metrics that are no shares → `higher` or `lower`, which is better.
     """
+
+    models: Sequence[str]
+    metrics: Sequence[str]
+    more: str
+    nouns: tuple[str, str]
+    unbounded: Mapping[str, str]
+
+    def metric(self, name: str, where: str) -> Metric:
+        """(model, metric) of `<model>.<metric>`; `UsageError` when one of them isn't known."""
+        if "." not in name:
+            metric = name if name in self.metrics else self.metrics[0]
+            raise UsageError(
+                f"'{name}' must name a model and its metric, <model>.<metric>",
+                where=where,
+                fix=f"write e.g. {self.models[0]}.{metric}",
+            )
+        # Either may hold dots: split at the dot where both are known, else at the last one after
+        # which a metric may be meant.
+        dots = [i for i, character in enumerate(name) if character == "."]
+        splits = [(name[:i], name[i + 1 :]) for i in reversed(dots)]
+        of_models = [split for split in splits if split[0] in self.models]
+        both = (split for split in of_models if split[1] in self.metrics)
+        model, metric = next(both, (of_models or splits)[0])
+        if model not in self.models:
+            raise self.unknown(model, where)
+        if metric not in self.metrics:
+            fixes = filter(None, (did_you_mean(metric, self.metrics), self.more))
+            raise UsageError(
+                f"this step has no metric '{metric}'", where=where, fix="; ".join(fixes)
+            )
+        return model, metric
+
+    def unknown(self, model: str, where: str) -> UsageError:
+        """The error for an unknown model."""
+        return UsageError(
+            f"'{model}' is not one of the step's {self.nouns[1]}",
+            where=where,
+            fix=did_you_mean(model, self.models),
+        )
+
+
+def parse(text: str, subject: Metric, known: Known, where: str) -> Claim | None:
+    """The claim that a text makes; None if it makes none. `UsageError` for a mistyped one."""
     if text.lstrip()[:1] in tuple("<>=") or not _MEANT.search(text):
         return None
+    models, better = known.models, known.unbounded.get(subject[1])
     if better == "lower":
         raise UsageError(
             f"a requirement in words needs a metric of which higher values are better, and lower "
@@ -77,10 +122,9 @@ def parse(
                 where=where,
                 fix=f'write "not worse than {match["of"]} by {_share(margin) or 0.03:g}"',
             )
-        than = _other(match["of"], subject, read, models, where, plural)
-        return Claim(subject, than, margin, text, is_share)
+        return Claim(subject, _other(match["of"], subject, known, where), margin, text, is_share)
     if match := _BETTER.fullmatch(text):
-        if re.fullmatch(_NUMBER if is_share else rf"-?{_NUMBER}", match["of"]):
+        if re.fullmatch(NUMBER if is_share else rf"-?{NUMBER}", match["of"]):
             number = float(match["of"])
             if is_share and number >= 1:
                 raise UsageError(
@@ -89,8 +133,7 @@ def parse(
                     fix=f'write "significantly better than {_share(number):g}"',
                 )
             return Claim(subject, number, None, text, is_share)
-        than = _other(match["of"], subject, read, models, where, plural)
-        return Claim(subject, than, None, text, is_share)
+        return Claim(subject, _other(match["of"], subject, known, where), None, text, is_share)
     raise UsageError(
         'a requirement in words must be "not worse than MODEL by MARGIN" or "significantly better '
         'than MODEL"',
@@ -99,20 +142,11 @@ def parse(
     )
 
 
-def _other(
-    of: str,
-    subject: Metric,
-    read: Callable[[str], Metric],
-    models: Sequence[str],
-    where: str,
-    plural: str,
-) -> str:
+def _other(of: str, subject: Metric, known: Known, where: str) -> str:
     """The model that is compared with."""
-    if of not in models and "." not in of:
-        raise UsageError(
-            f"'{of}' is not one of the step's {plural}", where=where, fix=did_you_mean(of, models)
-        )
-    model, metric = (of, subject[1]) if of in models else read(of)
+    if of not in known.models and "." not in of:
+        raise known.unknown(of, where)
+    model, metric = (of, subject[1]) if of in known.models else known.metric(of, where)
     if metric != subject[1]:
         raise UsageError(
             f"{subject[1]} can only be compared with the same metric of another model",
@@ -120,7 +154,7 @@ def _other(
             fix=f"write {model} instead of {of}",
         )
     if model == subject[0]:
-        others = [name for name in models if name != model]
+        others = [name for name in known.models if name != model]
         raise UsageError(
             f"{model} is compared with itself",
             where=where,
@@ -151,31 +185,21 @@ def _share(number: float, is_percent: bool = False) -> float:
 
 def unmet(claims: Sequence[Claim], report: Mapping[str, Any]) -> list[str]:
     """A line for each claim that a `Metrics` report doesn't show."""
-    found = [_difference(claim, report) for claim in claims]
-    adjusted = iter(stats.holm([d.p_value for c, d in _tested(claims, found)]))
+    found = [(claim, _difference(claim, report)) for claim in claims]
+    p_values = [d.p_value for claim, d in found if d is not None and claim.rests_on_p]
+    adjusted = iter(stats.holm(p_values))
     lines = []
-    for claim, difference in zip(claims, found, strict=True):
+    for claim, difference in found:
         rows = report["rows"] if difference is None else difference.rows or report["rows"]
         if difference is None:
             lines.append(_untested(claim, report))
         elif claim.margin is not None:
             lines.append(_worse(claim, difference, claim.margin, rows))
-        elif isinstance(claim.than, str):
+        elif claim.rests_on_p:
             lines.append(_not_better(claim, difference, next(adjusted), rows))
         else:
             lines.append(_not_above(claim, difference, rows))
     return [line for line in lines if line]
-
-
-def _tested(
-    claims: Sequence[Claim], found: Sequence[stats.Difference | None]
-) -> list[tuple[Claim, stats.Difference]]:
-    """The claims that rest on a p-value."""
-    return [
-        (c, d)
-        for c, d in zip(claims, found, strict=True)
-        if d is not None and c.margin is None and isinstance(c.than, str)
-    ]
 
 
 def _difference(claim: Claim, report: Mapping[str, Any]) -> stats.Difference | None:
@@ -205,12 +229,11 @@ def _untested(claim: Claim, report: Mapping[str, Any]) -> str:
     names = [model, *([claim.than] if isinstance(claim.than, str) else [])]
     unknown = [name for name in names if metric not in report["scores"].get(name, {})]
     if unknown:
-        what = f"{unknown[0]}.{metric} isn't known"
-        return f"{_name(claim)} can't be compared with {claim.than}: {what}"
+        return f"{claim} can't be compared with {claim.than}: {unknown[0]}.{metric} isn't known"
     if isinstance(claim.than, str):
-        return f"{_name(claim)} isn't compared with {claim.than} by this step"
+        return f"{claim} isn't compared with {claim.than} by this step"
     value = report["scores"][model][metric]
-    return f"{_name(claim)} is {value:.4g}, but has no interval to compare with {claim.than:g}"
+    return f"{claim} is {value:.4g}, but has no interval to compare with {claim.than:g}"
 
 
 def _worse(claim: Claim, d: stats.Difference, margin: float, rows: int) -> str:
@@ -219,7 +242,7 @@ def _worse(claim: Claim, d: stats.Difference, margin: float, rows: int) -> str:
     if low > -margin:
         return ""
     allowed = f"{100 * margin:g} points" if claim.is_share else f"{margin:g}"
-    head = f"{_name(claim)} {_compared(claim, d, rows)}; required: not worse by {allowed}. "
+    head = f"{claim} {_compared(claim, d, rows)}; required: not worse by {allowed}. "
     if high < -margin:
         return f"{head}It is worse by more than that"
     most = f"{-100 * low:z.1f} points" if claim.is_share else f"{-low:.4g}"
@@ -232,7 +255,7 @@ def _not_better(claim: Claim, d: stats.Difference, p_value: float, rows: int) ->
     if d.value > 0 and p_value < LEVEL:
         return ""
     p = f"p = {p_value:.2g}" if p_value == d.p_value else f"p = {p_value:.2g} after Holm"
-    head = f"{_name(claim)} {_compared(claim, d, rows)}, {p}; required: significantly better. "
+    head = f"{claim} {_compared(claim, d, rows)}, {p}; required: significantly better. "
     if d.value <= 0:
         return f"{head}It isn't better on these rows"
     return f"{head}Such a difference can be luck with {rows:,} rows{_more(d.value, d, rows)}"
@@ -244,7 +267,7 @@ def _not_above(claim: Claim, d: stats.Difference, rows: int) -> str:
     if low > 0:
         return ""
     assert isinstance(claim.than, float)
-    score = f"{_name(claim)} is {d.value + claim.than:.4g} (95 % CI {low + claim.than:.3f} to "
+    score = f"{claim} is {d.value + claim.than:.4g} (95 % CI {low + claim.than:.3f} to "
     head = f"{score}{high + claim.than:.3f}, {rows:,} rows); required: {claim.text.strip()}. "
     if d.value <= 0:
         return f"{head}It is lower on these rows"
@@ -267,7 +290,3 @@ def _more(distance: float, d: stats.Difference, rows: int) -> str:
         return ""
     digits = 10 ** max(0, int(math.log10(needed)) - 1)
     return f". If it stays like this, about {math.ceil(needed / digits) * digits:,} rows would"
-
-
-def _name(claim: Claim) -> str:
-    return ".".join(claim.subject)

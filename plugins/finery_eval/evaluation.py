@@ -64,26 +64,35 @@ def write(
     first = measures[verdicts.metrics[0]]
     scores = scores_of(list(verdicts.judged), measures)
     details = compared(verdicts, measures, first, models)
+    details |= sliced_and_tables(rows, verdicts, details, scores, groups, slices, first.test)
+    details |= {"groups": len(groups)} if groups else {}
+    lines = predictions(rows, answers, verdicts)
+    metrics = write_scored(job, len(rows), scores, details, lines, answers=answers)
+    return with_speeds(metrics, models)
+
+
+def sliced_and_tables(
+    rows: Sequence[Row],
+    verdicts: Verdicts,
+    details: Mapping[str, Any],
+    scores: Scores,
+    groups: Sequence[Group] | None,
+    slices: Sequence[str],
+    test: str,
+) -> dict[str, Any]:
+    """The `details` with all tables, and with the slices if there are any.
+
+    details: those of `compared`. test: of its comparisons.
+    """
     sliced = slicing.details_of(rows, verdicts, slices, groups)
-    headline = details["headline"]
+    first, shown = verdicts.metrics[0], details["headline"][0]
     tables = [
-        *comparison_tables(
-            details["comparisons"],
-            first.test,
-            verdicts.metrics[0],
-            is_share=verdicts.is_share(verdicts.metrics[0]),
-        ),
-        *slicing.tables_of(sliced, headline[0], is_share=verdicts.is_share(headline[0])),
+        *comparison_tables(details["comparisons"], test, first, is_share=verdicts.is_share(first)),
+        *slicing.tables_of(sliced, shown, is_share=verdicts.is_share(shown)),
         *baseline_tables(details, in_json(scores)[0]),
         *verdicts.tables,
     ]
-    details |= {"slices": sliced} if sliced else {}
-    details |= {"groups": len(groups)} if groups else {}
-    lines = predictions(rows, answers, verdicts)
-    metrics = write_scored(
-        job, len(rows), scores, {**details, "tables": tables}, lines, answers=answers
-    )
-    return with_speeds(metrics, models)
+    return {**({"slices": sliced} if sliced else {}), "tables": tables}
 
 
 def compared(

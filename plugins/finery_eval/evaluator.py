@@ -17,7 +17,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -42,7 +42,7 @@ from finery_eval import slices as slicing
 from finery_eval.asking import ask, read_rows
 from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
 from finery_eval.measure import Statistic, Value
-from finery_eval.requirements import Requirements
+from finery_eval.requirements import Measuring, Requirements
 from finery_eval.stats import NO_WIDTH
 from finery_eval.tables import remark as remark
 from finery_eval.tables import table as table
@@ -84,14 +84,14 @@ class Gate(Step, isolated=True):
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        Requirements(self)
+        Requirements(cast(Measuring, self))
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Compare the scores with `require`. Raises `RequirementError`."""
         self.check()
         (metrics,) = outputs.values()
         assert isinstance(metrics, Metrics)
-        Requirements(self).verify(with_more(metrics.report()))
+        Requirements(cast(Measuring, self)).verify(with_more(metrics.report()))
 
 
 class Gated(Gate):
@@ -198,14 +198,16 @@ class Judge(Gated, preflight=JudgePreflight):
         """Raise `DataError` for slices that no row can have. columns: all that rows can have."""
 
 
+def longest_answer(default: int) -> Any:
+    """The setting `max_tokens` of an evaluator."""
+    text = "Longest answer, in tokens. A longer one is cut off there and judged as it is."
+    return setting(default, ge=1, help=text)
+
+
 class BatchEvaluator(Judge, engines=True):
     """Have models answer the rows and judge all answers at once, e.g. by another model."""
 
-    max_tokens: int = setting(
-        64,
-        ge=1,
-        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
-    )
+    max_tokens: int = longest_answer(64)
     temperature: float = setting(
         0.0, ge=0.0, help="Sampling temperature. 0 always takes the most likely token."
     )

@@ -97,9 +97,15 @@ class Nested(NamedTuple):
         with self._placed():
             self.evaluator.check_columns(columns)
 
-    def check_rows(self, job: Job, rows: Sequence[Row]) -> None:
-        """Raise `DataError` for rows that can't be judged, and for slices that no row has."""
-        self._reading(job, rows)
+    def check_rows(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
+        """What judges answers to the rows, once it has read what they expect.
+
+        Raises `DataError` for rows that can't be judged, and for slices that no row has.
+        """
+        with self._placed():
+            judge = self.evaluator.judging(job, rows)
+            self.evaluator.check_slices(rows)
+        return judge
 
     def judging(
         self, job: Job, rows: Sequence[Row], unjudged: Sequence[Unjudged] | None = None
@@ -109,7 +115,7 @@ class Nested(NamedTuple):
         unjudged: turns that aren't judged; None means those that the evaluator names. They are
         logged, and are a table of the verdicts. Raises what `check_rows` raises.
         """
-        judge = self._reading(job, rows)
+        judge = self.check_rows(job, rows)
         parts = self.evaluator.unjudged(rows) if unjudged is None else unjudged
         tables = unjudged_tables(job, parts)
 
@@ -118,12 +124,6 @@ class Nested(NamedTuple):
                 return judge(answers).with_tables(tables)
 
         return judged
-
-    def _reading(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
-        with self._placed():
-            judge = self.evaluator.judging(job, rows)
-            self.evaluator.check_slices(rows)
-        return judge
 
     @contextmanager
     def _placed(self) -> Iterator[None]:
@@ -141,3 +141,23 @@ class Nested(NamedTuple):
         if first in GIVEN or first not in type(self.evaluator).__struct_fields__:
             return False
         return not rest or isinstance(getattr(self.evaluator, first), Settings | dict)
+
+
+class JudgeEach(Judge):
+    """Have the evaluator in `each`, a setting that subclasses declare, judge the answers."""
+
+    def more_metrics(self) -> str:
+        """How to add further metrics, as part of the fix for an unknown one; empty by default."""
+        return self.inner().evaluator.more_metrics()
+
+    def inner(self) -> Nested:
+        """The evaluator. Raises `UsageError` if there is none, or none that fits."""
+        return Nested.required(self, "each")
+
+    def check_sample(self, rows: Iterable[Row]) -> None:
+        """Raise `DataError` for settings of `each` that don't fit the first rows."""
+        self.inner().check_sample(rows)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise `DataError` for slices of `each` that no row can have."""
+        self.inner().check_columns(columns)

@@ -13,7 +13,7 @@ from finery.rows import Row
 from finery.rows.parts import prompt as prompt_of
 from finery_eval.groups import facts_of, recorded
 from finery_eval.measure import Measure, measure_of
-from finery_eval.verdicts import Answers, Verdict, Verdicts
+from finery_eval.verdicts import Answers, Verdicts
 
 PROMPT_SHOWN = 300
 """Characters of a prompt that a line repeats."""
@@ -31,33 +31,27 @@ ASKED = ("prompt", "expected")
 
 
 def predictions(
-    rows: Sequence[Row], answers: Answers, verdicts: Verdicts
+    rows: Sequence[Row], answers: Answers | None, verdicts: Verdicts
 ) -> Iterator[dict[str, Any]]:
-    """Each model's answer to each row, its verdict and, where rows belong together, the group."""
-    grouped = facts_of(rows)
-    metrics = verdicts.metrics
+    """Each model's answer to each row, its verdict and, where rows belong together, the group.
+
+    `correct` is the first metric, if that is yes or no. answers: None where nothing is generated.
+    """
+    grouped, first = facts_of(rows), next(iter(verdicts.metrics), "")
     for i, row in enumerate(rows):
         prompt = prompt_of(row)[:PROMPT_SHOWN]
-        for name, completions in answers.items():
-            answer = completions[i]
-            unspoken = {"tool_calls": answer.tool_calls, "reasoning": answer.reasoning}
-            yield {
-                "id": row["id"],
-                "model": name,
-                "prompt": prompt,
-                "answer": answer.text,
-                **{part: value for part, value in unspoken.items() if value},
-                **facts_and_values(verdicts.judged[name][i], metrics),
-                "finish_reason": answer.finish_reason,
-                **grouped[i],
-            }
-
-
-def facts_and_values(verdict: Verdict, metrics: Sequence[str]) -> dict[str, Any]:
-    """The fields of a verdict in a line. `correct` is the first metric if it is yes or no."""
-    right = verdict.values.get(metrics[0]) if metrics else None
-    correct = {"correct": right} if isinstance(right, bool) else {}
-    return {**correct, **verdict.facts, "values": verdict.values}
+        for name in answers or verdicts.judged:
+            line: dict[str, Any] = {"id": row["id"], "model": name, "prompt": prompt}
+            values, facts = verdicts.judged[name][i]
+            correct = values.get(first)
+            verdict: dict[str, Any] = {"correct": correct} if isinstance(correct, bool) else {}
+            verdict |= {**facts, "values": values}
+            if answers is not None:
+                answer = answers[name][i]
+                unspoken = {"tool_calls": answer.tool_calls, "reasoning": answer.reasoning}
+                line |= {"answer": answer.text, **{k: v for k, v in unspoken.items() if v}}
+                verdict["finish_reason"] = answer.finish_reason
+            yield line | verdict | grouped[i]
 
 
 def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:

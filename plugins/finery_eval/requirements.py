@@ -10,22 +10,21 @@ from typing import Any, Protocol
 import msgspec
 
 from finery import RequirementError, UsageError
-from finery.util.text import counted, did_you_mean
+from finery.util.text import counted
 from finery_eval import claims
-from finery_eval.claims import Claim
+from finery_eval.claims import NUMBER, Claim, Known, Metric
 
-_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _EXPRESSION = re.compile(
     rf"\s*(?P<op>>=|<=|>|<)\s*"
-    rf"(?:(?P<number>-?{_NUMBER})|"
+    rf"(?:(?P<number>-?{NUMBER})|"
     # A step's name may hold a hyphen, so a minus needs a space before it.
-    rf"(?P<of>[^\s><=].*?)(?:(?:\s*(?P<plus>\+)|\s+(?P<minus>-))\s*(?P<offset>{_NUMBER}))?)\s*"
+    rf"(?P<of>[^\s><=].*?)(?:(?:\s*(?P<plus>\+)|\s+(?P<minus>-))\s*(?P<offset>{NUMBER}))?)\s*"
 )
 _EXAMPLES = (
     'write ">= 0.85" or ">= base.accuracy + 0.3" (with >=, >, <= or <), "not worse than base by '
     '0.03" or "significantly better than base"'
 )
-_MALFORMED = re.compile(rf"\s*(?P<op>[<>=]{{0,2}})\s*(?P<number>{_NUMBER})\s*(?P<percent>%?)\s*")
+_MALFORMED = re.compile(rf"\s*(?P<op>[<>=]{{0,2}})\s*(?P<number>{NUMBER})\s*(?P<percent>%?)\s*")
 """A number without a comparison, in percent, or with another language's sign."""
 _SLACK = 1e-9
 """Rounding error that counts as equal: 0.1 + 0.2 is 0.3."""
@@ -36,9 +35,6 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">": lambda seen, bound: seen > bound + _SLACK,
     "<": lambda seen, bound: seen < bound - _SLACK,
 }
-
-Metric = tuple[str, str]
-"""(model, metric)."""
 
 
 class Measuring(Protocol):
@@ -57,16 +53,6 @@ class Measuring(Protocol):
 
     def unbounded(self) -> Mapping[str, str]:
         """The metrics that aren't shares → which values are better, `higher` or `lower`."""
-
-
-class _Known(msgspec.Struct, frozen=True):
-    """Names that a requirement may use."""
-
-    models: Sequence[str]
-    metrics: Sequence[str]
-    more: str
-    nouns: tuple[str, str]
-    unbounded: Mapping[str, str]
 
 
 class Requirement(msgspec.Struct, frozen=True):
@@ -131,10 +117,9 @@ def parse(
 ) -> list[Requirement | Claim]:
     """Read `require:`; `UsageError` for bad syntax and for an unknown model or metric.
 
-    more: how to make further metrics available, as part of the fix. nouns: what has the scores.
-    unbounded: the metrics that aren't shares → which values are better, `higher` or `lower`.
+    more, nouns, unbounded: see `Known`.
     """
-    known = _Known(models, metrics, more, nouns, unbounded or {})
+    known = Known(models, metrics, more, nouns, unbounded or {})
     return [_parse_one(key, text, known) for key, text in require.items()]
 
 
@@ -146,19 +131,16 @@ def unmet(requirements: Sequence[Requirement | Claim], report: Mapping[str, Any]
     return failed + claims.unmet([r for r in requirements if isinstance(r, Claim)], report)
 
 
-def _parse_one(key: str, text: str, known: _Known) -> Requirement | Claim:
+def _parse_one(key: str, text: str, known: Known) -> Requirement | Claim:
     where = f"require: {key}: {text!r}"
-    subject = _metric(key, known, where)
-
-    def read(name: str) -> Metric:
-        return _metric(name, known, where)
-
-    better, plural = known.unbounded.get(subject[1]), known.nouns[1]
-    claim = claims.parse(text, subject, read, known.models, where, plural, better)
+    subject = known.metric(key, where)
+    claim = claims.parse(text, subject, known, where)
     if claim is not None:
         return claim
-    match = _EXPRESSION.fullmatch(text)
-    if match is None or _numeric(match["of"] or "", known.models):
+    better, match = known.unbounded.get(subject[1]), _EXPRESSION.fullmatch(text)
+    of = (match["of"] or "") if match is not None else ""
+    is_number = of[:1] in tuple("+-.0123456789")  # mistyped, e.g. 85% or -0.1
+    if match is None or (is_number and not of.startswith(tuple(f"{m}." for m in known.models))):
         raise UsageError("a requirement must be a comparison", where=where, fix=_fix(text, better))
     number = float(match["number"] or match["offset"] or 0.0)
     if number < 0 and better is None:
@@ -170,9 +152,9 @@ def _parse_one(key: str, text: str, known: _Known) -> Requirement | Claim:
             where=where,
             fix=f"write {percent}",
         )
-    of = _metric(match["of"], known, where) if match["of"] else None
+    other = known.metric(of, where) if of else None
     signed = -number if match["minus"] else number
-    return Requirement(subject=subject, op=match["op"], number=signed, of=of, text=text.strip())
+    return Requirement(subject=subject, op=match["op"], number=signed, of=other, text=text.strip())
 
 
 def _fix(text: str, better: str | None) -> str:
@@ -190,46 +172,6 @@ def _fix(text: str, better: str | None) -> str:
         return _EXAMPLES if match["percent"] else f'write "{sign} {number:g}"'
     share = number / 100 if match["percent"] or number > 1 else number
     return f'write "{sign} {share:g}"' if share <= 1 else _EXAMPLES
-
-
-def _numeric(of: str, models: Sequence[str]) -> bool:
-    """Whether a metric's name looks like a mistyped number, e.g. `85%` or `-0.1`."""
-    return of[:1] in tuple("+-.0123456789") and not of.startswith(tuple(f"{m}." for m in models))
-
-
-def _metric(name: str, known: _Known, where: str) -> Metric:
-    """(model, metric) of `<model>.<metric>`; `UsageError` when one of them isn't known."""
-    models, metrics, plural = known.models, known.metrics, known.nouns[1]
-    if "." not in name:
-        raise UsageError(
-            f"'{name}' must name a model and its metric, <model>.<metric>",
-            where=where,
-            fix=f"write e.g. {models[0]}.{name if name in metrics else metrics[0]}",
-        )
-    model, metric = _split(name, known)
-    if model not in models:
-        raise UsageError(
-            f"'{model}' is not one of the step's {plural}",
-            where=where,
-            fix=did_you_mean(model, models),
-        )
-    if metric not in metrics:
-        fixes = (did_you_mean(metric, metrics), known.more)
-        raise UsageError(
-            f"this step has no metric '{metric}'", where=where, fix="; ".join(filter(None, fixes))
-        )
-    return model, metric
-
-
-def _split(name: str, known: _Known) -> Metric:
-    """The model and the metric, either of which may hold dots: at the dot where both are known.
-
-    Else at the last dot after which a metric may be meant.
-    """
-    dots = [i for i, character in enumerate(name) if character == "."]
-    splits = [(name[:i], name[i + 1 :]) for i in reversed(dots)]
-    of_models = [split for split in splits if split[0] in known.models]
-    return next((s for s in of_models if s[1] in known.metrics), (of_models or splits)[0])
 
 
 def _line(requirement: Requirement, report: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ class Compare(NamedTuple):
         except BadTools:
             return False
         calls = answered_calls(answer, tools, coerce=self.coerce)
-        return Match(wanted, calls, self.equality, answer.text).is_right
+        return Match(wanted, calls, self.equality, answer).is_right
 
 
 class Rollout:

@@ -24,11 +24,6 @@ Slices = Mapping[str, Sequence[int]]
 """Value → the numbers of the rows that have it."""
 
 
-def slices_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Slices]:
-    """Column → its slices. Raises `DataError` for a column that no row has."""
-    return {name: _by_length(rows) if name == LENGTH else _by_value(rows, name) for name in names}
-
-
 def check(rows: Sequence[Row], names: Sequence[str], more: Collection[str]) -> None:
     """Raise `DataError` for a column that no row has. more: names of fields in the answers."""
     check_names(_names(rows), names, more)
@@ -53,7 +48,11 @@ def _missing(name: str, allowed: Collection[str]) -> DataError:
 
 
 def _by_value(rows: Sequence[Row], name: str) -> Slices:
-    values = [_value(row, name) for row in rows]
+    labels = [row["label"] if isinstance(row.get("label"), dict) else {} for row in rows]
+    values = [
+        row[name] if name in row else label.get(name)
+        for row, label in zip(rows, labels, strict=True)
+    ]
     if not any(value is not None for value in values):
         raise _missing(name, _names(rows))
     slices: dict[str, list[int]] = {}
@@ -64,14 +63,6 @@ def _by_value(rows: Sequence[Row], name: str) -> Slices:
     frequent = sorted(slices, key=lambda value: (-len(slices[value]), value))
     kept = {value: slices[value] for value in sorted(frequent[:MOST])}
     return {**kept, OTHER: sorted(n for value in frequent[MOST:] for n in slices[value])}
-
-
-def _value(row: Row, name: str) -> Any:
-    """The value of a column, or else of a field of the row's label."""
-    if name in row:
-        return row[name]
-    label = row.get("label")
-    return label.get(name) if isinstance(label, dict) else None
 
 
 def _names(rows: Sequence[Row]) -> set[str]:
@@ -109,8 +100,9 @@ def details_of(
         for row, fields in zip(rows, expected, strict=True)
     ]
     details: dict[str, Any] = {}
-    for name, values in slices_of(columns, names).items():
+    for name in names:
         details[name] = {}
+        values = _by_length(columns) if name == LENGTH else _by_value(columns, name)
         for value, numbers in values.items():
             measures = verdicts.measures(among(groups, numbers), numbers)
             scores, intervals = in_json(scores_of(list(verdicts.judged), measures))

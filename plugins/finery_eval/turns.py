@@ -105,17 +105,13 @@ def _callable(call: dict[str, Any], number: str) -> dict[str, Any]:
     """A call that every chat template can write: with an id, and with arguments that are JSON."""
     function = call.get("function") or {}
     name, arguments = function.get("name"), function.get("arguments")
-    if isinstance(arguments, str) and not _is_object(arguments):
-        arguments = "{}"
+    if isinstance(arguments, str):
+        try:
+            arguments = arguments if isinstance(json.loads(arguments), dict) else "{}"
+        except (ValueError, RecursionError):
+            arguments = "{}"
     named = {"name": name if isinstance(name, str) else "", "arguments": arguments or "{}"}
     return {"id": call.get("id") or number, "type": "function", "function": named}
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def tool_turns(turn: Message, contents: Sequence[str]) -> Conversation:

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,25 +83,18 @@ def templates_for(pair: Pair | None, task: str, rows: Rows) -> dict[str, str]:
     For a classification, the system prompt lists the classes, because a base model can't answer
     with names that it doesn't know.
     """
-    if pair is None and task == "classification" and _has_texts(rows, "prompt", "completion"):
-        pair = "prompt", "completion"
+    if pair is None and task == "classification" and rows:
+        texts = ("prompt", "completion")
+        are_texts = all(isinstance(row.get(name), str) for row in rows for name in texts)
+        pair = texts if are_texts else None
     if pair is None:
         return {}
+    classes = classes_of(rows, pair) if task == "classification" else []
     system = {}
-    if task == "classification" and (text := _system(classes_of(rows, pair))):
+    if 1 < len(classes) <= CLASSES_LISTED and not any("{" in name for name in classes):
+        text = f"Answer with exactly one of these classes: {', '.join(classes)}."
         system = {"system": json.dumps(text, ensure_ascii=False)}
     return {**system, "user": _template(pair[0]), "assistant": _template(pair[1])}
-
-
-def _has_texts(rows: Rows, *columns: str) -> bool:
-    return bool(rows) and all(isinstance(row.get(name), str) for row in rows for name in columns)
-
-
-def _system(classes: Sequence[str]) -> str:
-    """A system prompt that asks for one of these classes; empty if they can't be listed."""
-    if not 1 < len(classes) <= CLASSES_LISTED or any("{" in name for name in classes):
-        return ""
-    return f"Answer with exactly one of these classes: {', '.join(classes)}."
 
 
 def classes_of(rows: Rows, pair: Pair | None) -> list[str]:
@@ -126,15 +120,11 @@ def task_of(rows: Rows, pair: Pair | None) -> str:
 
 
 def has_tools(rows: Rows) -> bool:
-    """Whether some of these rows contain tool calls."""
-    return any(row.get("tools") or _calls(row.get("messages")) for row in rows)
-
-
-def _calls(turns: Any) -> bool:
-    turns = turns if isinstance(turns, list) else []
-    return any(
-        isinstance(turn, dict) and (turn.get("tool_calls") or turn.get("role") == "tool")
-        for turn in turns
+    """Whether models are to call tools in some of these rows."""
+    messages = (of for row in rows if isinstance(of := row.get("messages"), list))
+    turns = (turn for of in messages for turn in of if isinstance(turn, dict))
+    return any(row.get("tools") for row in rows) or any(
+        turn.get("tool_calls") or turn.get("role") == "tool" for turn in turns
     )
 
 
@@ -150,17 +140,15 @@ def _answer(row: Mapping[str, Any], pair: Pair | None) -> Any:
 
 
 def _are_objects(answers: Sequence[Any]) -> bool:
-    """Whether all answers are JSON objects, as text or as values."""
-    return bool(answers) and all(isinstance(_decoded(answer), dict) for answer in answers)
+    """Whether all answers are JSON objects, as text or as they are."""
 
+    def is_object(answer: Any) -> bool:
+        if isinstance(answer, str) and answer.lstrip().startswith("{"):
+            with suppress(ValueError):
+                answer = json.loads(answer)
+        return isinstance(answer, dict)
 
-def _decoded(answer: Any) -> Any:
-    if not isinstance(answer, str) or not answer.lstrip().startswith("{"):
-        return answer
-    try:
-        return json.loads(answer)
-    except ValueError:
-        return answer
+    return bool(answers) and all(map(is_object, answers))
 
 
 def _template(column: str) -> str:

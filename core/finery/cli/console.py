@@ -31,6 +31,19 @@ def print_error(error: FineryError) -> None:
         click.echo(f"\n{len(errors)} mistakes", err=True)
 
 
+def print_note(text: str, fix: str = "", *, err: bool = False) -> None:
+    """A note, and how to deal with it. err: on stderr."""
+    click.echo(f"{click.style('note:', fg='yellow')} {text}", err=err)
+    if fix:
+        click.echo(f"  {click.style('fix:', fg='green')} {fix}", err=err)
+
+
+def print_progress(text: str) -> None:
+    """Write a text over the line of the last one on stderr, if that is a terminal; "" clears it."""
+    if is_terminal(sys.stderr):
+        click.echo(f"\r\x1b[2K{text}\r", nl=False, err=True)
+
+
 def print_json(data: Any) -> None:
     """One JSON line on stdout."""
     import msgspec

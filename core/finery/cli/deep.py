@@ -7,10 +7,10 @@ from typing import Any
 import click
 import msgspec
 
-from finery.cli.console import is_terminal, print_error, print_json
+from finery.cli.console import print_error, print_json, print_note, print_progress
 from finery.cli.views import stdout
 from finery.errors import FineryError, each_once
-from finery.preflight.report import Piece, Proof, Sample
+from finery.preflight.report import Piece, Sample
 from finery.preflight.run import Proven, provable_steps, prove_steps
 from finery.recipe.graph import Graph, Node
 from finery.step.job import Report
@@ -36,7 +36,7 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
         store,
         samples=samples,
         listeners=[progress] if progress else [],
-        report=_reporter(as_json),
+        report=_silent if as_json else _reporter,
     )
     try:
         for proven in reports:
@@ -54,25 +54,31 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
         for error in errors:
             click.echo(err=True)
             print_error(error)
-        _print_counts(len(provable_steps(graph)), whole, waiting, errors)
+        total = len(provable_steps(graph))
+        words = [f"{whole} of {counted(total, 'training')} verified"]
+        words += [f"{waiting} partially: some inputs aren't built yet"] if waiting else []
+        words += [counted(len(errors), "error")] if errors else []
+        colour = "red" if errors else "yellow" if waiting else "green"
+        if total:
+            click.secho(", ".join(words), fg=colour, err=bool(errors))
+        else:
+            click.echo("the recipe has no training with rows to verify")
     return max((error.exit_code for error in errors), default=0)
 
 
-def _reporter(as_json: bool) -> Any:
-    """Makes a function for each training that shows its progress on a terminal."""
-    quiet = as_json or not is_terminal(sys.stderr)
+def _silent(node: Node) -> Report:
+    return lambda event: None
 
-    def report_of(node: Node) -> Report:
-        def report(event: dict[str, Any]) -> None:
-            if event["event"] == "progress" and not quiet:
-                text = (
-                    f"{node.name}: {event['text']}, {event['done']:,.0f} of {event['total']:,.0f}"
-                )
-                click.echo(f"\r\x1b[2K{text}\r", nl=False, err=True)
 
-        return report
+def _reporter(node: Node) -> Report:
+    """A function that shows the progress of a training on a terminal."""
 
-    return report_of
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            count = f"{event['done']:,.0f} of {event['total']:,.0f}"
+            print_progress(f"{node.name}: {event['text']}, {count}")
+
+    return report
 
 
 def _print_json(proven: Proven) -> None:
@@ -89,13 +95,16 @@ def _print_json(proven: Proven) -> None:
 def _print(proven: Proven) -> None:
     facts: dict[str, str] = {}
     click.echo()
-    if is_terminal(sys.stderr):
-        click.echo("\x1b[2K", nl=False, err=True)
+    print_progress("")
     for proof in proven.proofs:
-        click.echo(
-            f"{click.style(f'{proven.node.name}: {proof.input}', bold=True)}  {proven.node.use}"
-        )
-        _print_counts_of(proof)
+        title = click.style(f"{proven.node.name}: {proof.input}", bold=True)
+        click.echo(f"{title}  {proven.node.use}")
+        _print_fact("rows", proof.counts())
+        _print_fact("length", proof.lengths())
+        if proof.dropped:
+            _print_fact("dropped", proof.left_out())
+        for note in proof.notes:
+            click.echo(f"  {click.style('note:', fg='yellow')} {visible(note, tabs=True)}")
         if proof.facts != facts:  # most often those of the validation rows are the same
             facts = proof.facts
             for name, text in facts.items():
@@ -105,18 +114,8 @@ def _print(proven: Proven) -> None:
             _print_sample(sample)
     for ref, steps in proven.waits.items():
         build = " ".join(f"--step {step}" for step in steps)
-        note = click.style("note:", fg="yellow")
-        click.echo(f"{note} {proven.node.name} isn't verified with {ref}, which isn't built yet")
-        click.echo(f"  {click.style('fix:', fg='green')} finery build {build}\n")
-
-
-def _print_counts_of(proof: Proof) -> None:
-    _print_fact("rows", proof.counts())
-    _print_fact("length", proof.lengths())
-    if proof.dropped:
-        _print_fact("dropped", proof.left_out())
-    for note in proof.notes:
-        click.echo(f"  {click.style('note:', fg='yellow')} {visible(note, tabs=True)}")
+        text = f"{proven.node.name} isn't verified with {ref}, which isn't built yet"
+        print_note(text, f"finery build {build}\n")
 
 
 def _print_fact(name: str, text: str) -> None:
@@ -155,7 +154,11 @@ def _print_sample(sample: Sample) -> None:
 def _styled(piece: Piece) -> Any:
     from rich.text import Text
 
-    text = visible(_cut(piece.text), tabs=True).replace("\n", f"{RETURN}\n")
+    text = piece.text
+    if len(text) > MOST_CHARACTERS:  # show the beginning and the end
+        half = MOST_CHARACTERS // 2
+        text = f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
+    text = visible(text, tabs=True).replace("\n", f"{RETURN}\n")
     label = f"{piece.label}: " if piece.label else ""
     if not piece.loss:
         return Text(text, style="dim")
@@ -167,22 +170,3 @@ def _styled(piece: Piece) -> Any:
 
 def _in_colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def _cut(text: str) -> str:
-    """The beginning and the end of a long text."""
-    if len(text) <= MOST_CHARACTERS:
-        return text
-    half = MOST_CHARACTERS // 2
-    return f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
-
-
-def _print_counts(total: int, whole: int, waiting: int, errors: list[FineryError]) -> None:
-    if not total:
-        click.echo("the recipe has no training with rows to verify")
-        return
-    words = [f"{whole} of {counted(total, 'training')} verified"]
-    words += [f"{waiting} partially: some inputs aren't built yet"] if waiting else []
-    words += [counted(len(errors), "error")] if errors else []
-    colour = "red" if errors else "yellow" if waiting else "green"
-    click.secho(", ".join(words), fg=colour, err=bool(errors))

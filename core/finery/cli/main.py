@@ -3,7 +3,7 @@
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,10 +11,6 @@ from finery.builtin import COMMANDS
 from finery.errors import DISK_FULL, FineryError
 from finery.util.references import load_reference
 from finery.util.text import did_you_mean, visible
-
-if TYPE_CHECKING:
-    from finery.plugin.manager import Table
-
 
 COLLECT_AFTER = 100_000
 """New objects between two garbage collections. Most objects live until the command ends: with
@@ -28,13 +24,22 @@ class _Commands(click.Group):
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(_commands().keys() - COMMANDS.keys())]
+        from finery.plugin.manager import load_plugins
+
+        return [*COMMANDS, *sorted(load_plugins().commands.keys() - COMMANDS.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command: click.Command
         if cmd_name in COMMANDS:
-            command: click.Command = load_reference(COMMANDS[cmd_name])
+            command = load_reference(COMMANDS[cmd_name])
             return command
-        return _command_of_plugin(cmd_name)
+        from finery.plugin.manager import load_plugins, resolve
+
+        if cmd_name not in (provided := load_plugins().commands):
+            return None
+        reference, plugin = provided[cmd_name]
+        command = resolve(reference, f"command '{cmd_name}'", plugin)
+        return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
@@ -42,24 +47,6 @@ class _Commands(click.Group):
         except click.UsageError as error:
             guess = did_you_mean(args[0], self.list_commands(ctx)) if args else None
             raise click.UsageError(f"{error.message} {guess or ''}".rstrip(), ctx) from None
-
-
-def _commands() -> "Table":
-    """The commands of all plugins, finery's own among them."""
-    from finery.plugin.manager import load_plugins
-
-    return load_plugins().commands
-
-
-def _command_of_plugin(name: str) -> click.Command | None:
-    provided = _commands()
-    if name not in provided:
-        return None
-    from finery.plugin.manager import resolve
-
-    reference, plugin = provided[name]
-    command: click.Command = resolve(reference, f"command '{name}'", plugin)
-    return command
 
 
 @click.group(

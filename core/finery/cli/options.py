@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from finery.cli.calling.targets import RECIPE, Target, find_target, names_recipe, recipe_file
+from finery.cli.console import print_note
 from finery.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,19 +50,14 @@ def recipe_and_step(function: F) -> F:
 
     def with_step(target: Target, command: str) -> dict[str, Any]:
         values = _one_step(target, command)
-        if values["step"] is None:
-            raise _no_step(command)
+        if values["step"] is None:  # or what follows it
+            context = click.get_current_context()
+            words = " ".join(context.command.collect_usage_pieces(context)[1:])
+            needed = " and ".join(word for word in words.split() if not word.startswith("["))
+            raise UsageError(f"{command} needs {needed}", fix=f"finery {command} {words}")
         return values
 
     return _with_target(function, with_step, "[RECIPE] STEP")
-
-
-def _no_step(command: str) -> UsageError:
-    """The error for a missing step, or for what follows it."""
-    context = click.get_current_context()
-    words = " ".join(context.command.collect_usage_pieces(context)[1:])
-    needed = [word for word in words.split() if not word.startswith("[")]
-    return UsageError(f"{command} needs {' and '.join(needed)}", fix=f"finery {command} {words}")
 
 
 def recipe_and_optional_step(function: F) -> F:
@@ -102,9 +98,8 @@ def recipe_and_name(metavar: str) -> Callable[[F], F]:
             file = recipe_file(named) if named is not None else None
             return function(recipe=file, name=next(iter(names), None), **options)
 
-        with_option = _recipe_option(called, "types", "The recipe, if it isn't an argument.")
-        words = click.argument("words", nargs=-1, metavar=metavar, shell_complete=complete_types)
-        return words(with_option)  # type: ignore[return-value]
+        text = "The recipe, where it isn't an argument."
+        return _with_words(called, metavar, "types", text)  # type: ignore[return-value]
 
     return decorate
 
@@ -132,34 +127,23 @@ def _with_target(
         command = str(click.get_current_context().info_name)
         target = find_target(words, recipe, command, takes_step=takes_step)
         if target.note:
-            click.echo(f"{click.style('note:', fg='yellow')} {target.note}", err=True)
+            print_note(target.note, err=True)
         named = arguments(target, command)
         if "steps" in named:
             options["steps"] = tuple(dict.fromkeys((*named.pop("steps"), *options["steps"])))
         return function(**named, **options)
 
-    text = f"The recipe, if it isn't an argument. [default: {RECIPE}]"
-    with_option = _recipe_option(called, "words", text)
-    words = click.argument("words", nargs=-1, metavar=metavar, shell_complete=_completing("words"))
-    return words(with_option)  # type: ignore[return-value]
+    text = f"The recipe, where it isn't an argument. [default: {RECIPE}]"
+    return _with_words(called, metavar, "words", text)  # type: ignore[return-value]
 
 
-def _recipe_option(function: F, completed: str, text: str) -> F:
-    return click.option(
-        "--recipe", "-r", type=click.Path(path_type=Path), help=text,
-        shell_complete=_completing(completed),
-    )(function)  # fmt: skip
-
-
-def set_option(function: F) -> F:
-    """`--set PATH=VALUE`, any number of times; the command gets them as `overrides`."""
-    return click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="PATH=VALUE",
-        help="Override a setting: --set train.sft.epochs=1.",
+def _with_words(function: F, metavar: str, completed: str, text: str) -> F:
+    """Add the words of a command line and `--recipe`. text: its help."""
+    complete = _completing(completed)
+    function = click.option(
+        "--recipe", "-r", type=click.Path(path_type=Path), help=text, shell_complete=complete
     )(function)
+    return click.argument("words", nargs=-1, metavar=metavar, shell_complete=complete)(function)
 
 
 def matrix_option(function: F) -> F:
@@ -174,28 +158,17 @@ def matrix_option(function: F) -> F:
 
         return function(overrides=(*overrides, *(f"{MATRIX}{axis}" for axis in axes)), **options)
 
+    with_set = click.option(
+        "--set", "overrides", multiple=True, metavar="PATH=VALUE",
+        help="Override a setting: --set train.sft.epochs=1.",
+    )(called)  # fmt: skip
     return click.option(
-        "--matrix",
-        "axes",
-        multiple=True,
-        metavar="PATH=VALUE,VALUE",
+        "--matrix", "axes", multiple=True, metavar="PATH=VALUE,VALUE",
         help="Build a variant for each value: --matrix train.sft.learning_rate=1e-4,2e-4. `off` "
         "builds the recipe without its matrix.",
-    )(set_option(called))  # type: ignore[return-value]
+    )(with_set)  # type: ignore[return-value]  # fmt: skip
 
 
 def json_option(function: F) -> F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")(function)
-
-
-def recipe_option(function: F) -> F:
-    """`--recipe RECIPE`, for commands with arguments of another kind."""
-    return click.option(
-        "--recipe", "-r", type=click.Path(path_type=Path), default=RECIPE, callback=_as_file,
-        help=f"The recipe. [default: {RECIPE}]",
-    )(function)  # fmt: skip
-
-
-def _as_file(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    return recipe_file(value)

@@ -1,7 +1,6 @@
 """`finery show STEP --html` and `--wrong`, which may need several outputs."""
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -10,14 +9,15 @@ import click
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest
 from finery.builder.plan import Planner, make_plan
-from finery.cli.console import is_terminal, print_json
-from finery.cli.views import output_of, stdout, view_of
+from finery.cli.console import print_json, print_progress
+from finery.cli.views import stdout
+from finery.compare.outputs import output_of, view_of
 from finery.errors import UsageError
 from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.paths import shown
 from finery.views.display import print_labelled
-from finery.views.view import Detail, Output, Page, PageContext, View
+from finery.views.view import Detail, Output, PageContext, View
 
 
 def write_pages(
@@ -32,12 +32,21 @@ def write_pages(
     html: the file or folder of `--html`; empty: next to the outputs. tokenizer: the model of
     `--tokenizer`. Raises `UsageError` if there is no page, or if several pages need the same file.
     """
+    from finery.builder.outputs import build_folder
+
     outputs = [output_of(graph.plugins, store, title, m) for title, m in manifests.items()]
-    pages = [
-        (group, page)
-        for view, group in _groups(graph, outputs)
-        if (page := _page_of(graph, store, view, group, tokenizer)) is not None
-    ]
+    groups: dict[object, tuple[View, list[Output]]] = {}
+    for output in outputs:
+        view = view_of(graph.plugins, output.manifest)
+        key = type(view) if view.side_by_side else output.title
+        groups.setdefault(key, (view, []))[1].append(output)
+    try:
+        made = [
+            (of, v.page(of, _context(graph, store, of, tokenizer))) for v, of in groups.values()
+        ]
+    finally:
+        print_progress("")
+    pages = [(group, page) for group, page in made if page is not None]
     if not pages:
         raise _no_page(graph, store, outputs)
     if len(pages) > 1 and html and not Path(html).is_dir():
@@ -48,19 +57,11 @@ def write_pages(
         )
     paths: dict[str, Path] = {}
     for group, page in pages:
-        path = _file(graph, html, f"{_title(group)}{page.suffix}.html")
+        path = Path(html) if html else build_folder(graph.recipe)
+        if not html or path.is_dir():
+            path /= f"{_title(group)}{page.suffix}.html"
         paths |= dict.fromkeys((o.title for o in group), write(path, page.html, store.root))
     return paths
-
-
-def _groups(graph: Graph, outputs: Sequence[Output]) -> list[tuple[View, list[Output]]]:
-    """(view, outputs) of each page."""
-    groups: dict[object, tuple[View, list[Output]]] = {}
-    for output in outputs:
-        view = view_of(graph.plugins, output.manifest)
-        key = type(view) if view.side_by_side else output.title
-        groups.setdefault(key, (view, []))[1].append(output)
-    return list(groups.values())
 
 
 def _title(group: Sequence[Output]) -> str:
@@ -68,22 +69,22 @@ def _title(group: Sequence[Output]) -> str:
     return group[0].title if len(group) == 1 else group[0].step
 
 
-def _page_of(
-    graph: Graph, store: Store, view: View, group: Sequence[Output], tokenizer: str | None
-) -> Page | None:
-    context = _context(graph, store, group, tokenizer)
-    try:
-        return view.page(group, context)
-    finally:
-        if is_terminal(sys.stderr):
-            click.echo("\r\x1b[2K", nl=False, err=True)
-
-
 def _context(
     graph: Graph, store: Store, group: Sequence[Output], tokenizer: str | None = None
 ) -> PageContext:
+
+    def built(name: str) -> Artifact | None:
+        """A built artifact, by its name in the recipe."""
+        step, _, output = name.partition(".")
+        plans = make_plan(Planner(graph.select([step]), store), without_files=True)
+        result = next((p.result for p in plans if p.node.name == step), None)
+        if result is None:
+            return None
+        manifest = result.outputs.get(output) or next(iter(result.outputs.values()))
+        return store.artifact(manifest)
+
     title = f"{graph.recipe.name}: {_title(group)}"
-    return PageContext(title, graph, _finder(graph, store), tokenizer, progress_bar(), note)
+    return PageContext(title, graph, built, tokenizer, progress, note)
 
 
 def print_records(
@@ -102,10 +103,8 @@ def print_records(
     """
     found = False
     for title, manifest in manifests.items():
-        output, view = (
-            output_of(graph.plugins, store, title, manifest),
-            view_of(graph.plugins, manifest),
-        )
+        view = view_of(graph.plugins, manifest)
+        output = output_of(graph.plugins, store, title, manifest)
         records = view.records(output, detail, _context(graph, store, [output]))
         found = found or records is not None
         for record in islice(records or (), most):
@@ -129,31 +128,9 @@ def note(text: str) -> None:
     click.echo(f"note: {text}", err=True)
 
 
-def progress_bar() -> Callable[[str, int, int], None]:
-    """Prints the progress of a page on a terminal."""
-    quiet = not is_terminal(sys.stderr)
-
-    def progress(what: str, done: int, total: int) -> None:
-        if not quiet:
-            count = f", {done:,} of {total:,}" if total else ""
-            click.echo(f"\r\x1b[2K{what}{count}", nl=False, err=True)
-
-    return progress
-
-
-def _finder(graph: Graph, store: Store) -> Callable[[str], Artifact | None]:
-    """Finds a built artifact by its name in the recipe."""
-
-    def find(name: str) -> Artifact | None:
-        step, _, output = name.partition(".")
-        plans = make_plan(Planner(graph.select([step]), store), without_files=True)
-        result = next((p.result for p in plans if p.node.name == step), None)
-        if result is None:
-            return None
-        manifest = result.outputs.get(output) or next(iter(result.outputs.values()))
-        return store.artifact(manifest)
-
-    return find
+def progress(what: str, done: int, total: int) -> None:
+    """Print the progress of a page on a terminal."""
+    print_progress(f"{what}{f', {done:,} of {total:,}' if total else ''}")
 
 
 def _no_page(graph: Graph, store: Store, outputs: Sequence[Output]) -> UsageError:
@@ -174,15 +151,6 @@ def _no_page(graph: Graph, store: Store, outputs: Sequence[Output]) -> UsageErro
     )
 
 
-def _file(graph: Graph, html: str, name: str) -> Path:
-    """The path of a page: as `--html` names it, otherwise next to the outputs."""
-    from finery.builder.outputs import build_folder
-
-    if not html:
-        return build_folder(graph.recipe) / name
-    return Path(html) / name if Path(html).is_dir() else Path(html)
-
-
 def write(path: Path, text: str, store: Path) -> Path:
     """Write a page.
 
@@ -196,12 +164,15 @@ def write(path: Path, text: str, store: Path) -> Path:
             fix="choose a file in another folder",
         )
     try:
-        if _is_something_else(path):
-            raise UsageError(
-                f"{shown(path)} is not a page, and finery doesn't overwrite it",
-                where="--html",
-                fix="name an .html file: the word after --html is the page, not the recipe",
-            )
+        if path.suffix.lower() not in (".html", ".htm") and path.is_file():
+            with path.open("rb") as file:
+                start = file.read(100).lstrip()
+            if start and not start.startswith(b"<"):
+                raise UsageError(
+                    f"{shown(path)} is not a page, and finery doesn't overwrite it",
+                    where="--html",
+                    fix="name an .html file: the word after --html is the page, not the recipe",
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -211,12 +182,3 @@ def write(path: Path, text: str, store: Path) -> Path:
             fix="choose another file",
         ) from error
     return path
-
-
-def _is_something_else(path: Path) -> bool:
-    """Whether there is a file that isn't an HTML page."""
-    if path.suffix.lower() in (".html", ".htm") or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        start = file.read(100).lstrip()
-    return bool(start) and not start.startswith(b"<")

@@ -11,7 +11,7 @@ from finery.errors import PluginError
 from finery.recipe.graph import Graph
 from finery.util.events import Event
 from finery.util.text import clipped, duration, in_dollars, in_line, visible
-from finery.views.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
+from finery.views.metrics import LiveMetric, declared_metric, metrics_of
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
 """Shortest and longest time between two progress lines of a step in plain output. In between, it is
@@ -50,8 +50,10 @@ class Pace:
 
     def take(self, done: float, total: float, now: float) -> None:
         """Add a report: `done` of `total` at the time `now`, in seconds of any clock."""
-        if total != self._total or done < self._done or self._at is None:
-            self._begin(done, total, now)
+        if total != self._total or done < self._done or self._at is None:  # another piece of work
+            self._recent.clear()
+            self._total, self._done, self._at = total, done, now
+            self._counted = self._paused = 0.0
             return
         number = done - self._done
         if number <= 0:
@@ -62,12 +64,6 @@ class Pace:
         self._recent.append(each)
         self._counted += number
         self._done, self._at = done, now
-
-    def _begin(self, done: float, total: float, now: float) -> None:
-        """Start to measure another piece of work."""
-        self._recent.clear()
-        self._total, self._done, self._at = total, done, now
-        self._counted = self._paused = 0.0
 
     def left(self, now: float) -> float | None:
         """Seconds left at the time `now`; None if there are too few reports.
@@ -131,7 +127,10 @@ class _Row:
                 self.text = in_line(event["text"])
                 self.pace.take(self.done, self.total, time.monotonic())
             case "step_metric":
-                self._measure(event["name"], event["value"])
+                name, value = event["name"], event["value"]
+                self.values[name] = value
+                self.lowest[name] = min(value, self.lowest.get(name, value))
+                self.has_news |= declared_metric(name, self.styles).style.validation
             case "step_finished":
                 self.state, self.seconds = "done", event["seconds"]
                 self.dollars = event.get("dollars", 0.0)
@@ -142,11 +141,6 @@ class _Row:
                 self.seconds = time.monotonic() - self.started if self.started else 0.0
             case "step_blocked":
                 self.state, self.text = "blocked", f"blocked by {event['by']}"
-
-    def _measure(self, name: str, value: float) -> None:
-        self.values[name] = value
-        self.lowest[name] = min(value, self.lowest.get(name, value))
-        self.has_news |= declared_metric(name, self.styles).style.validation
 
     def pieces(self) -> Iterator[Piece]:
         """The parts of a running step's line, in order."""
@@ -164,21 +158,18 @@ class _Row:
         declared = {name: declared_metric(name, self.styles) for name in self.values}
         hidden = {one.style.hides for one in declared.values()}
         for name in sorted(self.values, key=lambda n: (declared[n].place, n)):
-            if name in hidden or (lasting and not declared[name].style.lasting):
+            style, value = declared[name].style, self.values[name]
+            if name in hidden or (lasting and not style.lasting):
                 continue
-            yield self._measure_in_words(name, declared[name])
+            text = style.text.format(name=declared[name].label, value=style.number(value))
+            is_worse = style.lower_is_better and value > self.lowest[name]
+            text, colour = (f"{text}↑", "yellow") if is_worse else (text, style.style)
+            yield Piece(visible(text), colour, style.rank)
 
     def lasting(self) -> list[str]:
         """The text for a finished step: its last metrics, and the cost of its answers."""
         words = [piece.text for piece in self.measures(lasting=True)]
         return [*words, in_dollars(self.dollars)] if self.dollars else words
-
-    def _measure_in_words(self, name: str, declared: DeclaredMetric) -> Piece:
-        style, value = declared.style, self.values[name]
-        text = style.text.format(name=declared.label, value=style.number(value))
-        if style.lower_is_better and value > self.lowest[name]:
-            return Piece(visible(f"{text}↑"), "yellow", style.rank)
-        return Piece(visible(text), style.style, style.rank)
 
     def is_due(self, now: float) -> bool:
         """Whether it is time for a progress line in plain output."""
@@ -286,16 +277,22 @@ class LiveProgress:
         if row is None:
             return
         if event["event"] == "step_started" and self._live is None:
-            self._start()
-        if event["event"] == "step_log" and self._live is not None:
-            self._live.console.print(
-                f"[dim]{row.name}:[/] {_escaped(visible(event['message']))}", highlight=False
-            )
-        if event["event"] == "step_note" and self._live is not None:
+            from rich.console import Console
+            from rich.live import Live
+
+            console = self._console = Console(file=self._stream)
+            self._live = Live(get_renderable=self._table, console=console, refresh_per_second=8)
+            self._live.start()
+        if event["event"] not in ("step_log", "step_note") or self._live is None:
+            return
+        from rich.markup import escape
+
+        line = f"[dim]{row.name}:[/] {escape(visible(event.get('message', '')))}"
+        if event["event"] == "step_note":
             text, fix = self._rows.note(row.name, event)
-            line = f"[yellow]note:[/] {row.name} {_escaped(text)}"
-            fix = f"\n  [green]fix:[/] {_escaped(fix)}" if fix else ""
-            self._live.console.print(line + fix, highlight=False)
+            line = f"[yellow]note:[/] {row.name} {escape(text)}"
+            line += f"\n  [green]fix:[/] {escape(fix)}" if fix else ""
+        self._live.console.print(line, highlight=False)
 
     def close(self) -> None:
         """Draw the table one last time and leave it on the terminal."""
@@ -303,35 +300,26 @@ class LiveProgress:
             self._live.stop()
             self._live = None
 
-    def _start(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self._console = Console(file=self._stream)
-        self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=8)
-        self._live.start()
-
     def _table(self) -> Any:
         from rich.table import Table
 
-        table = Table.grid(padding=(0, 2))
+        is_wide = self._console.width >= NARROW
+        table = Table.grid(padding=(0, 2), expand=True)
         table.add_column(width=1)
         table.add_column(no_wrap=True)
-        if self._wide():
+        if is_wide:
             table.add_column(no_wrap=True, style="dim")
         table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         table.add_column(justify="right", no_wrap=True, style="dim")
         for row in self._shown():
-            icon, name, use, *rest = self._cells(row)
-            table.add_row(icon, name, *([use] if self._wide() else []), *rest)
-        hidden = len(self._rows.rows) - table.row_count
-        if hidden:
-            table.add_row("", f"[dim]{self._others()}[/]")
-        table.expand = True
+            icon, name, text, clock = self._cells(row)
+            table.add_row(icon, name, *([row.use] if is_wide else []), text, clock)
+        if len(self._rows.rows) > table.row_count:  # how many are in each state
+            states = Counter(row.state for row in self._rows.rows.values())
+            order = ("waiting", "running", "done", "cached", "failed", "blocked")
+            counts = ", ".join(f"{states[state]} {state}" for state in order if states[state])
+            table.add_row("", f"[dim]{counts}[/]")
         return table
-
-    def _wide(self) -> bool:
-        return bool(self._console.width >= NARROW)
 
     def _shown(self) -> list[_Row]:
         rows = list(self._rows.rows.values())
@@ -341,38 +329,22 @@ class LiveProgress:
         ended = sorted((r for r in rows if r.state == "done"), key=lambda r: r.started)
         return [*ended[-(MOST_ROWS - len(active)) :], *active][-MOST_ROWS:]
 
-    def _others(self) -> str:
-        """The number of steps in each state, if the table doesn't show all of them."""
-        states = Counter(row.state for row in self._rows.rows.values())
-        order = ("waiting", "running", "done", "cached", "failed", "blocked")
-        return ", ".join(f"{states[state]} {state}" for state in order if states[state])
-
-    def _cells(self, row: _Row) -> list[Any]:
+    def _cells(self, row: _Row) -> tuple[str, str, Any, str]:
+        """(icon, name, what it does or did, how long) of a step."""
         icon = {
             "waiting": "[dim]·[/]", "running": "[cyan]▸[/]", "done": "[green]✓[/]",
             "cached": "[dim]=[/]", "failed": "[red]✗[/]", "blocked": "[yellow]![/]",
         }[row.state]  # fmt: skip
-        name = (
-            f"[dim]{row.name}[/]"
-            if row.state in ("waiting", "cached", "blocked")
-            else f"[bold]{row.name}[/]"
-        )
+        is_quiet = row.state in ("waiting", "cached", "blocked")
+        name = f"[{'dim' if is_quiet else 'bold'}]{row.name}[/]"
         if row.state == "running":
-            clock = duration(time.monotonic() - row.started)
-            return [icon, name, row.use, ProgressLine(row), clock]
+            return icon, name, ProgressLine(row), duration(time.monotonic() - row.started)
         text = {
-            "done": "  ".join(row.lasting()),
-            "cached": "cached",
-            "failed": row.text,
+            "done": "  ".join(row.lasting()), "cached": "cached", "failed": row.text,
             "blocked": row.text,
-        }.get(row.state, "")
-        return [
-            icon,
-            name,
-            row.use,
-            ClippedLine(text, "red" if row.state == "failed" else "dim"),
-            duration(row.seconds) if row.seconds else "",
-        ]
+        }.get(row.state, "")  # fmt: skip
+        line = ClippedLine(text, "red" if row.state == "failed" else "dim")
+        return icon, name, line, duration(row.seconds) if row.seconds else ""
 
 
 class ClippedLine:
@@ -430,9 +402,3 @@ def fitting(pieces: list[Piece], width: int) -> list[Piece]:
         kept.add(index)
         room -= pieces[index].width
     return [piece for index, piece in enumerate(pieces) if index in kept]
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -67,22 +67,18 @@ class _Trees:
         """Print all trees, with at most `SHOWN` relatives."""
         from rich.tree import Tree
 
-        for told in self.story.rows:
-            if told.id not in self.shown and self.ids.isdisjoint(told.parents):
-                self._print_root(console, Tree, told)
-        for told in self.story.rows:  # rows that were made of each other
-            if told.id not in self.shown and told.relation != "relative":
-                self._print_root(console, Tree, told)
+        roots = [told for told in self.story.rows if self.ids.isdisjoint(told.parents)]
+        # The others are rows that were made of each other.
+        for told in (*roots, *(t for t in self.story.rows if t.relation != "relative")):
+            if told.id not in self.shown:
+                root = Tree(self._label(told), guide_style="dim", highlight=False)
+                self._fill(root, told)
+                console.print(root)
+                console.print()
         hidden = len(self.ids - self.shown)
         if hidden:
             console.print(f"… and {counted(hidden, 'more row')} of this origin (--json)\n",
                           style="dim")  # fmt: skip
-
-    def _print_root(self, console: Any, tree: Any, told: Told) -> None:
-        made = tree(self._label(told), guide_style="dim", highlight=False)
-        self._fill(made, told)
-        console.print(made)
-        console.print()
 
     def _fill(self, tree: Any, told: Told) -> None:
         self.shown.add(told.id)
@@ -91,12 +87,11 @@ class _Trees:
         for child in self.children.get(told.id, ()):
             if child.id in self.shown:
                 tree.add(_text((child.id, "dim"), ("  (above)", "dim")))
-            elif child.relation != "relative" or self._room():
+                continue
+            if child.relation == "relative":
+                self.left -= 1
+            if child.relation != "relative" or self.left >= 0:
                 self._fill(tree.add(self._label(child)), child)
-
-    def _room(self) -> bool:
-        self.left -= 1
-        return self.left >= 0
 
     def _label(self, told: Told) -> Any:
         asked = told.relation == "asked"
@@ -119,8 +114,10 @@ class _Trees:
         style = _STYLES.get(event.what, "")
         places = [] if _is_origin(told, event) else [p for e in events for p in e.places]
         tail = [(f"  {_listed(places)}", "cyan")] if places else []
-        if event.what == "answered":
-            return _text(head, *self._answer(event), *tail)
+        if event.what == "answered":  # as the view of the evaluation shows it
+            kind = self.graph.nodes[event.step].outputs[event.output].kind
+            shown = self.graph.plugins.view(kind).row_event(event.facts)
+            return _text(head, *((f"{_short(text)}  ", style) for text, style in shown), *tail)
         origin = event.facts if event.what == "generated" else event.facts.get("made")
         if not origin:
             return _text(head, (_said(events), style), *tail)
@@ -130,12 +127,6 @@ class _Trees:
         exchange = _exchange(origin) if told.relation != "relative" else ()
         lines = [(f"\n  {name}: {_short(text, LONGEST_PROMPT)}", "dim") for name, text in exchange]
         return _text(head, *parts, *tail, *lines)
-
-    def _answer(self, event: Event) -> Iterator[tuple[str, str]]:
-        """An answer, as the view of the evaluation shows it."""
-        kind = self.graph.nodes[event.step].outputs[event.output].kind
-        for text, style in self.graph.plugins.view(kind).row_event(event.facts):
-            yield f"{_short(text)}  ", style
 
 
 def _is_origin(told: Told, event: Event) -> bool:
@@ -188,15 +179,14 @@ def _generated(facts: Mapping[str, Any]) -> str:
     template = facts.get("template")
     if isinstance(template, dict) and template.get("name") != "default":
         parts.append(f"template {template.get('name')}")
-    parts += [_checked(check) for check in checks if not _is_told(check, judge)]
+    for check in checks:
+        # A check that passed may only repeat the judge's score.
+        is_score = check.get("check") == "judge" and "score" in judge
+        if not (is_score and check.get("passed") is True):
+            parts.append(_checked(check))
     parts += _judged(judge, told="" if facts.get("model") else by, checks=checks)
     verb = "generated" if facts.get("model") or not judge else "judged"
     return f"{verb} {', '.join(parts)}"
-
-
-def _is_told(check: Mapping[str, Any], judge: Mapping[str, Any]) -> bool:
-    """Whether a check only repeats the judge's score."""
-    return check.get("check") == "judge" and "score" in judge and check.get("passed") is True
 
 
 def _checked(check: Mapping[str, Any]) -> str:

@@ -13,7 +13,8 @@ import click
 from finery.artifact.manifest import Manifest
 from finery.builder.scheduler import Build, Outcome
 from finery.cli.console import print_error
-from finery.cli.views import compared, output_of, show_together, stdout, titled, view_of
+from finery.cli.views import compared, show_together, stdout
+from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError, each_once
 from finery.util.paths import shown
 from finery.util.text import cost_words, counted, duration, visible
@@ -26,34 +27,19 @@ def print_summary(build: Build, outcome: Outcome) -> None:
     judged = any(node.evaluates and node.variant for node in build.graph.nodes.values())
     if judged and (outcome.ran or outcome.errors):
         _print_matrix(build, outcome)
-    for steps, error in _each_error(build, outcome):
+    groups: dict[tuple[str, ...], list[str]] = {}  # variants of a step that fail alike together
+    for step, error in outcome.errors.items():
+        node = build.graph.nodes[step]
+        alike = (node.origin, error.what, error.fix or "", *error.details)
+        groups.setdefault(alike if node.variant else (step,), []).append(step)
+    for steps in groups.values():
+        error = outcome.errors[steps[0]]
         click.echo(err=True)
         if build.graph.nodes[steps[0]].variant:
             click.secho(f"failed: {', '.join(steps)}", fg="red", err=True)
         print_error(error)
         if steps[0] in outcome.logs:
             click.echo(f"  log: {shown(Path(outcome.logs[steps[0]]))}", err=True)
-    _print_no_choice(build, outcome)
-    _print_counts(build, outcome)
-    if outcome.ran and not outcome.errors:
-        for line in _next_lines(build, outcome):
-            click.echo(line)
-
-
-def _each_error(build: Build, outcome: Outcome) -> Iterator[tuple[list[str], FineryError]]:
-    """The steps with an error, and the error; variants of a step that fail alike together."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for step, error in outcome.errors.items():
-        node = build.graph.nodes[step]
-        alike = (node.origin, error.what, error.fix or "", *error.details)
-        alike = alike if node.variant else (step,)
-        groups.setdefault(alike, []).append(step)
-    for steps in groups.values():
-        yield steps, outcome.errors[steps[0]]
-
-
-def _print_no_choice(build: Build, outcome: Outcome) -> None:
-    """Why no variant was chosen, if some failed."""
     chosen_by = {node.chosen_by for node in build.graph.nodes.values() if node.chosen_by}
     if chosen_by & outcome.blocked.keys():
         click.echo(
@@ -61,11 +47,18 @@ def _print_no_choice(build: Build, outcome: Outcome) -> None:
             "or leave them out under `exclude:` of the matrix",
             err=True,
         )
+    _print_counts(build, outcome)
+    if outcome.ran and not outcome.errors:
+        click.echo(f"outputs: {_short(build.folder)}")
+        for title, manifest in _manifests(outcome):
+            if command := manifest.meta.get("run"):
+                folder = shlex.quote(_short(build.folder.joinpath(*title.split("."))))
+                click.echo(f"run it:  cd {folder} && {command}")
 
 
 def _print_matrix(build: Build, outcome: Outcome) -> None:
     """The variants with their scores, best first, and what was chosen."""
-    from finery.cli.matrix.table import print_matrix
+    from finery.cli.matrix import print_matrix
 
     states = {
         **dict.fromkeys(outcome.blocked, "blocked"),
@@ -98,38 +91,23 @@ def _wrapped(text: str) -> str:
 
 def _print_counts(build: Build, outcome: Outcome) -> None:
     total, ran = len(build.graph.nodes), len(outcome.ran)
-    cached = len(outcome.results) - ran
+    cost = cost_words(outcome.dollars_kept, outcome.dollars)
     if outcome.errors:
         unmet = len(outcome.errors.keys() & outcome.results.keys())  # built, but not good enough
         failed = len(outcome.errors) - unmet
-        words = [f"{failed} failed"] if failed else []
-        words += (
-            [f"{unmet} failed {'its' if unmet == 1 else 'their'} requirements"] if unmet else []
-        )
-        words += [f"{len(outcome.blocked)} blocked"] if outcome.blocked else []
-        left = total - len({*outcome.results, *outcome.errors, *outcome.blocked})
-        words += [f"{left} not started"] if left else []
-        cost = cost_words(outcome.dollars_kept, outcome.dollars)
-        click.secho(
-            f"\n{', '.join(words)}; {len(outcome.results)} of {total} steps are built{cost}",
-            fg="red",
-            err=True,
-        )
+        counts = {
+            "failed": failed,
+            f"failed {'its' if unmet == 1 else 'their'} requirements": unmet,
+            "blocked": len(outcome.blocked),
+            "not started": total - len({*outcome.results, *outcome.errors, *outcome.blocked}),
+        }
+        words = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        text = f"\n{words}; {len(outcome.results)} of {total} steps are built{cost}"
+        click.secho(text, fg="red", err=True)
         return
-    steps = counted(total, "step")
+    steps, cached = counted(total, "step"), len(outcome.results) - ran
     text = f"{steps}: {ran} built, {cached} cached" if ran else f"{steps}, nothing to do"
-    cost = cost_words(outcome.dollars_kept, outcome.dollars)
     click.secho(f"{text} ({duration(outcome.seconds)}){cost}", fg="green", err=True)
-
-
-def _next_lines(build: Build, outcome: Outcome) -> Iterator[str]:
-    """Where the outputs are, and how to run them."""
-    yield f"outputs: {_short(build.folder)}"
-    for title, manifest in _manifests(outcome):
-        command = manifest.meta.get("run")
-        if command:
-            folder = shlex.quote(_short(build.folder.joinpath(*title.split("."))))
-            yield f"run it:  cd {folder} && {command}"
 
 
 def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:

@@ -12,18 +12,18 @@ import click
 from finery.artifact.manifest import Manifest
 from finery.cli.console import print_json, print_wrapped
 from finery.compare.fold import folded, title_of
+from finery.compare.outputs import output_of, phrase, titled, view_of
 from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from finery.builder.plan import StepPlan
     from finery.errors import FineryError
     from finery.plugin.manager import Plugins
     from finery.recipe.graph import Graph, Node
     from finery.store.database import Store
-    from finery.views.view import Detail, Output, View
+    from finery.views.view import Detail, Output
 
 PIPE_WIDTH = 1_000
 """Columns of output to a pipe or a file: wide enough that lines aren't broken."""
@@ -62,34 +62,6 @@ def stdout() -> "Console":
         return Stdout(highlight=False)
     file: Any = _Unpadded(sys.stdout)
     return Stdout(file=file, highlight=False, width=PIPE_WIDTH)
-
-
-def view_of(plugins: "Plugins", manifest: Manifest) -> "View":
-    """The view that shows an artifact."""
-    return plugins.view(manifest.kind, str(manifest.meta.get("format", "")))
-
-
-def output_of(plugins: "Plugins", store: "Store", title: str, manifest: Manifest) -> "Output":
-    """An output for its view. title: its name in the recipe."""
-    from finery.views.view import Output
-
-    refs = {role: phrase(plugins, ref) for role, ref in manifest.refs.items()}
-    return Output(title, store.artifact(manifest), manifest, refs)
-
-
-def titled(step: str, outputs: Mapping[str, Manifest]) -> dict[str, Manifest]:
-    """Name in the recipe → manifest of each output.
-
-    The unnamed output is omitted if it repeats a named one.
-    """
-    named = {name: m for name, m in outputs.items() if name or outputs.keys() == {""}}
-    return {f"{step}.{name}" if name else step: manifest for name, manifest in named.items()}
-
-
-def phrase(plugins: "Plugins", manifest: Manifest) -> str:
-    """An artifact in a few words, for a list: `gguf q8_0, 138 MiB`."""
-    brief = view_of(plugins, manifest).brief(manifest)
-    return ", ".join(part for part in (brief, size(manifest.size())) if part)
 
 
 class Made(NamedTuple):
@@ -131,13 +103,23 @@ def show_outputs(
 
     pages: title of an output → the page that was written of it.
     """
+    from finery.builder.outputs import build_folder
+
     for title, manifest in manifests.items():
-        output = output_of(graph.plugins, store, title, manifest)
-        output = output._replace(link=_link_of(graph, output))
         view = view_of(graph.plugins, manifest)
+        output = output_of(graph.plugins, store, title, manifest)
+        link = build_folder(graph.recipe).joinpath(*title.split("."))
+        if link.resolve() == output.artifact.path.resolve():
+            output = output._replace(link=link)
         if as_json:
             page = {"html": str(pages[title])} if title in pages else {}
-            print_json({"name": title, **_data(view, output, detail), **made.data(), **page})
+            print_json({
+                "name": title, "kind": manifest.kind, "digest": manifest.digest,
+                "meta": manifest.meta, "bytes": manifest.size(),
+                "files": {name: count for name, (_, count) in manifest.files.items()},
+                "path": str(output.artifact.path), **view.data(output, detail), **made.data(),
+                **page,
+            })  # fmt: skip
             continue
         console = stdout()
         about = [manifest.kind, size(manifest.size()), *made.words()]
@@ -148,28 +130,6 @@ def show_outputs(
         print_gate(graph, next(iter(manifests)).partition(".")[0], made.error)
     for path in [] if as_json else dict.fromkeys(pages.values()):
         click.echo(f"page: {shown(path)}")
-
-
-def _link_of(graph: "Graph", output: "Output") -> Path | None:
-    """The link under `build/` that leads to an output, if there is one."""
-    from finery.builder.outputs import build_folder
-
-    link = build_folder(graph.recipe).joinpath(*output.title.split("."))
-    return link if link.resolve() == output.artifact.path.resolve() else None
-
-
-def _data(view: "View", output: "Output", detail: "Detail") -> dict[str, Any]:
-    """The output as plain data, for `--json`."""
-    manifest = output.manifest
-    return {
-        "kind": manifest.kind,
-        "digest": manifest.digest,
-        "meta": manifest.meta,
-        "bytes": manifest.size(),
-        "files": {name: count for name, (_, count) in manifest.files.items()},
-        "path": str(output.artifact.path),
-        **view.data(output, detail),
-    }
 
 
 def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
@@ -185,31 +145,39 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     width = max(map(len, heads.values()))
     failed = failed_gates(graph, store, {plan.node.name: plan.result for plan in plans})
     for plan in plans:
-        manifests = titled(plan.node.name, plan.result.outputs) if plan.result else {}
-        built += manifests.items() if not compared(plan.node) else ()
+        name, result = plan.node.name, plan.result
+        outputs = titled(name, result.outputs) if result else {}
+        built += outputs.items() if not compared(plan.node) else ()
+        short = {title.partition(".")[2]: manifest for title, manifest in outputs.items()}
         if as_json:
-            error = failed.get(plan.node.name)
-            print_json(_overview_data(plan, manifests) | _error_data(error))
+            step: dict[str, Any] = {"step": name, "use": plan.node.use, "state": plan.state}
+            if result:
+                step["outputs"] = {
+                    output: {"kind": m.kind, "bytes": m.size(), "digest": m.digest}
+                    for output, m in short.items()
+                }
+            print_json(step | _error_data(failed.get(name)))
             continue
-        if plan.node.name not in heads:
+        if name not in heads:
             continue  # a variant, which the first one's line counts
-        title = heads[plan.node.name]
-        variants = [p for p in plans if p.node.variant and p.node.origin == plan.node.origin]
-        if title != plan.node.name:
+        if heads[name] != name:
+            variants = [p for p in plans if p.node.variant and p.node.origin == plan.node.origin]
             text = f"{sum(bool(p.result) for p in variants)} built"
-            print_wrapped(f"{title:<{width}}  ", text, hang=width + 2, dim=True)
-            continue
-        text = "; ".join(_phrases(graph, manifests))
-        if plan.result is None:
+        elif result is None:
             text = "not built" if plan.state == "run" else plan.reason
-        elif dollars := dollars_spent(store, [plan.result.key]):
-            text = f"{text}, cost {in_dollars(dollars)}"
-        print_wrapped(f"{title:<{width}}  ", text, hang=width + 2, dim=True)
+        else:  # e.g. `train: Dataset 404 rows, 125 KiB`
+            text = "; ".join(
+                f"{f'{output}: ' if output else ''}{m.kind} {phrase(graph.plugins, m)}"
+                for output, m in short.items()
+            )
+            if dollars := dollars_spent(store, [result.key]):
+                text = f"{text}, cost {in_dollars(dollars)}"
+        print_wrapped(f"{heads[name]:<{width}}  ", text, hang=width + 2, dim=True)
     if as_json:
         return
     show_together(graph.plugins, store, built)
     if graph.matrix is not None:
-        from finery.cli.matrix.table import print_matrix
+        from finery.cli.matrix import print_matrix
 
         print_matrix(stdout(), graph, store, {plan.node.name: plan.result for plan in plans})
     for name, error in failed.items():
@@ -238,22 +206,6 @@ def print_gate(graph: "Graph", step: str, error: "FineryError") -> None:
 
 def _error_data(error: "FineryError | None") -> dict[str, Any]:
     return {"error": error.to_dict()} if error else {}
-
-
-def _phrases(graph: "Graph", manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    """The outputs of a step: `train: Dataset 404 rows, 125 KiB`."""
-    for title, manifest in manifests.items():
-        name = title.partition(".")[2]
-        yield f"{f'{name}: ' if name else ''}{manifest.kind} {phrase(graph.plugins, manifest)}"
-
-
-def _overview_data(plan: "StepPlan", manifests: Mapping[str, Manifest]) -> dict[str, Any]:
-    step = {"step": plan.node.name, "use": plan.node.use, "state": plan.state}
-    outputs = {
-        title.partition(".")[2]: {"kind": m.kind, "bytes": m.size(), "digest": m.digest}
-        for title, m in manifests.items()
-    }
-    return {**step, "outputs": outputs} if plan.result else step
 
 
 def show_together(

@@ -1,19 +1,18 @@
 """What differs between two sides, step by step, as plain data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from finery.artifact.manifest import Manifest
 from finery.builder.changes import Change, FindNames, changes_between
+from finery.compare.outputs import titled
 from finery.compare.sides import Side, SideStep
 
 Kind = Literal["same", "changed", "added", "removed"]
 AROUND = ("code ", "package ", "python", "machine ", "engine ", "wrappers", "key format")
 """Prefixes of the names of parts that concern the installation instead of the recipe."""
 CLEANED = "no longer in the store"
-Titled = Callable[[str, Mapping[str, Manifest]], dict[str, Manifest]]
-"""Names the outputs of a step as recipes do."""
 
 
 class OutputPair(NamedTuple):
@@ -58,21 +57,18 @@ class StepDifference:
 def differences(
     before: Side,
     after: Side,
-    titled: Titled,
     names_of: FindNames,
 ) -> list[StepDifference]:
     """Every step of both sides, in the order of the later one."""
     names = [*after.steps, *(name for name in before.steps if name not in after.steps)]
     return [
-        _of_step(name, before.steps.get(name), after.steps.get(name), titled, names_of)
-        for name in names
+        _of_step(name, before.steps.get(name), after.steps.get(name), names_of) for name in names
     ]
 
 
 def _of_step(
-    name: str, old: SideStep | None, new: SideStep | None,
-    titled: Titled, names_of: FindNames,
-) -> StepDifference:  # fmt: skip
+    name: str, old: SideStep | None, new: SideStep | None, names_of: FindNames
+) -> StepDifference:
     one = new or old
     assert one is not None
     if old is None or new is None:
@@ -90,19 +86,16 @@ def _of_step(
         f"{side}: {text}" for side, text in (("A", _lack(old)), ("B", _lack(new))) if text
     ]
     if old.result and new.result:
-        pairs = _pairs(titled(name, old.result.outputs), titled(name, new.result.outputs))
-        whole = old.is_whole and new.is_whole
-        made.outputs = [pair._replace(missing="" if whole else CLEANED) for pair in pairs]
-        made.same_result = not pairs and old.result.outputs.keys() == new.result.outputs.keys()
+        before, after = titled(name, old.result.outputs), titled(name, new.result.outputs)
+        missing = "" if old.is_whole and new.is_whole else CLEANED
+        made.outputs = [
+            OutputPair(title, before[title], manifest, missing)
+            for title, manifest in after.items()
+            if title in before and before[title].digest != manifest.digest
+        ]
+        same_names = old.result.outputs.keys() == new.result.outputs.keys()
+        made.same_result = not made.outputs and same_names
     return made
-
-
-def _pairs(before: Mapping[str, Manifest], after: Mapping[str, Manifest]) -> list[OutputPair]:
-    return [
-        OutputPair(title, before[title], manifest)
-        for title, manifest in after.items()
-        if title in before and before[title].digest != manifest.digest
-    ]
 
 
 def _lack(step: SideStep) -> str:

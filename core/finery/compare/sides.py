@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,12 @@ import msgspec
 from finery.artifact.manifest import Parts, Result
 from finery.builder.plan import Planner, make_plan
 from finery.builder.runs.git import revision_of, top_of, write_tree
-from finery.builder.runs.reading import LAST, PREVIOUS, Run, find_run, runs_of
+from finery.builder.runs.reading import Run
 from finery.errors import FineryError, UsageError
 from finery.recipe.graph import Graph
 from finery.store.database import Store
-from finery.util.paths import recipe_id
 
 NOW = "now"
-SHORTEST = 4
-"""Characters of a run's id that name it. A shorter word may be a branch."""
 UNBUILT = {
     "failed": "not built (it failed)",
     "blocked": "not built (a step before it failed)",
@@ -69,15 +65,6 @@ class Side:
     steps: dict[str, SideStep] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_variant: bool = False
-
-
-def named_run(graph: Graph, store: Store, word: str) -> Run | None:
-    """The run that a word names, None if it may be a git revision."""
-    is_alias = word in (LAST, PREVIOUS)
-    is_id = len(word) >= SHORTEST and any(runs_named(graph, store, word))
-    if not (is_alias or is_id):
-        return None
-    return find_run(store.root, _id(graph, store), graph.recipe.name, word)
 
 
 def now(graph: Graph, store: Store) -> Side:
@@ -172,12 +159,3 @@ def _find(step: SideStep, store: Store) -> None:
     if step.result is not None:
         step.parts = step.result.parts
         step.is_whole = store.lookup(step.key) is not None
-
-
-def runs_named(graph: Graph, store: Store, beginning: str = "") -> Iterator[Run]:
-    """The runs of a recipe whose ids begin so, the last one first."""
-    return runs_of(store.root, _id(graph, store), graph.recipe.name, beginning)
-
-
-def _id(graph: Graph, store: Store) -> str:
-    return recipe_id(graph.recipe.path, store.root)

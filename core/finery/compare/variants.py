@@ -26,6 +26,14 @@ class Score:
     rows_interval: tuple[float, float] | None = None
     is_trained: bool = True
 
+    @classmethod
+    def of(cls, report: Mapping[str, Any], model: str, metric: str) -> "Score | None":
+        """What a report has of a metric; None if it has nothing."""
+        value = report["scores"].get(model, {}).get(metric)
+        interval = report["intervals"].get(model, {}).get(metric)
+        ends = (interval[0], interval[1]) if interval else None
+        return None if value is None else cls([value], ends)
+
     @property
     def repeats(self) -> Repeats:
         """Mean, spread and interval over the seeds."""
@@ -82,14 +90,19 @@ def lines_of(
             if once in scored:  # a model that the seeds don't reach
                 continue
             scored.add(once)
-            (made,) = result.outputs.values()
-            artifact = store.artifact(made)
-            assert isinstance(artifact, Metrics)
-            _take(line, whole, artifact.report(), judged)
+            _take(line, whole, report_of(store, result), judged)
     choice = choice_of(graph, results)
     for line in lines.values():
         line.chosen = choice is not None and choice["chosen"] in line.variants
     return _ranked(graph, list(lines.values()))
+
+
+def report_of(store: Store, result: Result) -> dict[str, Any]:
+    """What the `Metrics` hold that a step made."""
+    (made,) = result.outputs.values()
+    artifact = store.artifact(made)
+    assert isinstance(artifact, Metrics)
+    return artifact.report()
 
 
 def columns_of(lines: Sequence[Line]) -> list[str]:
@@ -148,17 +161,16 @@ def _is_trained(graph: Graph, node: Node) -> bool:
 
 
 def _take(line: Line, graph: Graph, report: Mapping[str, Any], judged: _Judged) -> None:
-    scores = report["scores"].get(judged.model, {})
-    headline = report["details"].get("headline") or list(scores)
+    headline = report["details"].get("headline") or list(report["scores"].get(judged.model, {}))
     select = graph.select_by
     metric = select.metric if select is not None else next(iter(headline), "")
-    if metric not in scores:
+    found = Score.of(report, judged.model, metric)
+    if found is None:
         return
     name = f"{judged.name}.{judged.model}.{metric}"
     score = line.scores.setdefault(name, Score(is_trained=judged.is_trained))
-    score.values.append(scores[metric])
-    interval = report["intervals"].get(judged.model, {}).get(metric)
-    score.rows_interval = (interval[0], interval[1]) if interval else None
+    score.values += found.values
+    score.rows_interval = found.rows_interval
 
 
 def choice_of(graph: Graph, results: Mapping[str, Result | None]) -> dict[str, Any] | None:

@@ -25,32 +25,20 @@ def caption_of(graph: Graph) -> str:
 
 
 def choice_in_words(choice: Mapping[str, Any]) -> str:
-    """Describes what was chosen, and its lead."""
-    parts = [f"chosen: {choice['chosen']}", repeat_in_words(choice), margin_in_words(choice)]
-    return "; ".join(part for part in parts if part)
-
-
-def repeat_in_words(choice: Mapping[str, Any]) -> str:
-    """Which of several seeds is shipped and tested; empty if trainings aren't repeated."""
-    repeats = choice.get("repeats")
-    if not repeats:
-        return ""
-    score, mean = repeats[choice["chosen"]], choice["score"]
-    return f"the best of {counted(len(repeats), 'seed')}: {score:.3f}, the mean is {mean:.3f}"
-
-
-def margin_in_words(choice: Mapping[str, Any]) -> str:
-    """The lead over the second best; empty if there is no other."""
-    margin = choice["margin"]
-    if margin is None:
-        return ""
-    ahead = signed(margin["difference"], ".3f")
-    if margin["interval"]:
-        low, high = margin["interval"]
-        ahead += f", 95 % CI {signed(low, '.3f')} to {signed(high, '.3f')}"
-        if is_close(choice):
-            ahead += ": too close to call"
-    return f"ahead of {margin['over']} by {ahead}"
+    """What was chosen and how far it is ahead."""
+    parts, margin = [f"chosen: {choice['chosen']}"], choice["margin"]
+    if repeats := choice.get("repeats"):  # of which one is shipped and tested
+        score, mean = repeats[choice["chosen"]], choice["score"]
+        seeds = counted(len(repeats), "seed")
+        parts.append(f"the best of {seeds}: {score:.3f}, the mean is {mean:.3f}")
+    if margin is not None:
+        ahead = signed(margin["difference"], ".3f")
+        if margin["interval"]:
+            low, high = margin["interval"]
+            ahead += f", 95 % CI {signed(low, '.3f')} to {signed(high, '.3f')}"
+            ahead += ": too close to call" if is_close(choice) else ""
+        parts.append(f"ahead of {margin['over']} by {ahead}")
+    return "; ".join(parts)
 
 
 def is_close(choice: Mapping[str, Any]) -> bool:
@@ -80,6 +68,12 @@ def interval_of(score: Score, shares: bool) -> str:
     if not shares:
         return f"{low:.4g} – {high:.4g}"
     return f"{100 * max(0.0, low):.1f} – {100 * min(1.0, high):.1f}"
+
+
+def score_in_words(score: Score, shares: bool) -> str:
+    """A score and its interval."""
+    interval = f" (95 % CI {interval_of(score, shares)})" if score.interval else ""
+    return f"{number(score.repeats.mean, shares)}{interval}"
 
 
 def remarks_on(lines: Sequence[Line]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from finery.report.groups import Group
+from finery.report.steps import Group
 
 WIDTH, HEIGHT = 156, 50
 """Of a box, in pixels."""

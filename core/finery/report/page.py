@@ -10,12 +10,12 @@ from finery.builder.checks import failed_gates
 from finery.builder.runs.context import context_of
 from finery.builder.runs.git import Revision
 from finery.builder.runs.reading import Run
+from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError
 from finery.recipe.excerpt import without_secrets
 from finery.recipe.graph import Graph
-from finery.report.groups import Group, groups_of
 from finery.report.layout import picture_of
-from finery.report.steps import ReportedStep, counts
+from finery.report.steps import Group, ReportedStep, counts, groups_of
 from finery.report.variants import Variants, names_shown, steps_shown
 from finery.report.variants import section_of as variants_section
 from finery.step.step import Step
@@ -49,22 +49,22 @@ class Reported(NamedTuple):
     variants: Variants | None = None
 
 
-def report_page(
-    reported: Reported, views: Mapping[View, Sequence[Output]], context: PageContext,
-    *, reload_seconds: int = 0,
-) -> str:  # fmt: skip
-    """The page as HTML. views: the outputs that each view shows."""
+def report_page(reported: Reported, context: PageContext, *, reload_seconds: int = 0) -> str:
+    """The page as HTML."""
     sections = [_steps(reported), _origin(reported)]
     if reported.variants is not None:
         sections.append(variants_section(reported.variants))
-    for view, outputs in views.items():
+    for view, outputs in _outputs(reported).items():
         section = _section(view, outputs, context)
         if section is not None:
             sections.append(section)
+    run = reported.run
+    when = f"Build {run.id}, {run.started[:16].replace('T', ' ')} UTC. " if run else ""
+    states = ", ".join(counts(reported.steps))
     return render_sections(
         f"{reported.graph.recipe.name}: report of a build",
         sections,
-        intro=_intro(reported),
+        intro=f"{when}{counted(len(reported.steps), 'step')}: {states}.",
         findings=list(_findings(reported, sections)),
         reload_seconds=reload_seconds,
     )
@@ -79,12 +79,6 @@ def _section(view: View, outputs: Sequence[Output], context: PageContext) -> Pag
         context.note(f"{outputs[0].title}: {what}")
         html = render_page("finery.report/templates/broken.html.jinja", what=what)
         return PageSection(", ".join(o.title for o in outputs), html, rank=60)
-
-
-def _intro(reported: Reported) -> str:
-    run = reported.run
-    when = f"Build {run.id}, {run.started[:16].replace('T', ' ')} UTC. " if run else ""
-    return f"{when}{counted(len(reported.steps), 'step')}: {', '.join(counts(reported.steps))}."
 
 
 def _findings(reported: Reported, sections: Sequence[PageSection]) -> Iterator[Finding]:
@@ -133,11 +127,8 @@ def _steps(reported: Reported) -> PageSection:
         rows=[_row(group) for group in groups],
         variants=[_row(Group(step.node.name, [step], step.node.upstream())) for step in variants],
     )
-    return PageSection("Steps", html, rank=10, style=_style())
-
-
-def _style() -> str:
-    return files("finery.report").joinpath("templates/steps.css").read_text(encoding="utf-8")
+    style = files("finery.report").joinpath("templates/steps.css").read_text(encoding="utf-8")
+    return PageSection("Steps", html, rank=10, style=style)
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -151,9 +142,7 @@ def _row(group: Group) -> dict[str, Any]:
         "time": group.time,
         "size": size(sum(m.size() for m in outputs.values())) if outputs else "",
         "needs": ", ".join(group.upstream),
-        "outputs": []
-        if group.variants
-        else [f"{m.kind} {m.digest[:12]}" for m in outputs.values()],
+        "outputs": [f"{m.kind} {m.digest[:12]}" for m in outputs.values() if not group.variants],
     }
 
 
@@ -162,6 +151,13 @@ def _origin(reported: Reported) -> PageSection:
     facts = dict(run.context) if run and run.context else {}
     if not facts:
         facts = context_of(graph, recipe_id(graph.recipe.path, reported.store.root))
+    # Package → version, of all that are in a key.
+    packages = {
+        part.removeprefix("package "): str(value)
+        for step in reported.steps
+        for part, value in (step.result.parts if step.result else [])
+        if part.startswith("package ")
+    }
     html = render_page(
         ORIGIN,
         costs=list(_costs(reported, facts)),
@@ -170,7 +166,7 @@ def _origin(reported: Reported) -> PageSection:
         is_dirty=bool((facts.get("revision") or {}).get("is_dirty")),
         has_revision=bool(facts.get("revision")),
         recipe="" if reported.is_past else without_secrets(graph.recipe.text),
-        packages=_packages(reported.steps),
+        packages=sorted(packages.items()),
     )
     return PageSection("Cost, origin and how to repeat it", html, rank=90)
 
@@ -199,10 +195,8 @@ def _facts(reported: Reported, facts: Mapping[str, Any]) -> Iterator[tuple[str, 
     yield "finery", str(facts.get("finery") or "")
     yield "Python", str(facts.get("python") or "")
     if machine:
-        yield (
-            "machine",
-            (f"{machine.get('processor', '')}, {counted(machine.get('cores', 0), 'core')}{memory}"),
-        )
+        cores = counted(machine.get("cores", 0), "core")
+        yield "machine", f"{machine.get('processor', '')}, {cores}{memory}"
         yield "GPUs", ", ".join(machine.get("gpus") or []) or "none"
     seed = reported.graph.recipe.data.get("seed")
     yield "seed", str(seed) if seed is not None else "0"
@@ -217,30 +211,18 @@ def _commands(reported: Reported, facts: Mapping[str, Any]) -> Iterator[str]:
     yield " ".join(["finery build", str(facts.get("path", "")), *overrides, *only])
 
 
-def _packages(steps: Sequence[ReportedStep]) -> list[tuple[str, str]]:
-    """Package → version, of all that are in a key."""
-    found: dict[str, str] = {}
-    for step in steps:
-        for part, value in step.result.parts if step.result else []:
-            if part.startswith("package "):
-                found[part.removeprefix("package ")] = str(value)
-    return sorted(found.items())
-
-
-def outputs_of(
-    reported: Reported, titled: Any, output_of: Any, view_of: Any
-) -> dict[View, list[Output]]:
-    """View → the outputs that it shows. The functions are those of `finery.cli.views`."""
+def _outputs(reported: Reported) -> dict[View, list[Output]]:
+    """View → the outputs that it shows."""
+    plugins, store = reported.graph.plugins, reported.store
     views: dict[type[View], View] = {}
     groups: dict[View, list[Output]] = {}
     for step in steps_shown(reported.variants, reported.steps):
-        if step.result is None:
-            continue
-        for title, manifest in titled(step.node.name, step.result.outputs).items():
-            view = view_of(manifest)
+        outputs = titled(step.node.name, step.result.outputs) if step.result else {}
+        for title, manifest in outputs.items():
+            view = view_of(plugins, manifest)
             if type(view).section is not View.section:
                 view = views.setdefault(type(view), view)
-                groups.setdefault(view, []).append(output_of(title, manifest))
+                groups.setdefault(view, []).append(output_of(plugins, store, title, manifest))
     return groups
 
 

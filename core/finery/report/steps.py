@@ -1,14 +1,19 @@
-"""The steps of a report: their state, time and outputs, now or in a run of the past."""
+"""The steps of a report: their state, time and outputs, now or in a run of the past.
 
+All variants of a step are one group, which is one line and one box.
+"""
+
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from finery.artifact.manifest import Result
 from finery.builder.plan import Planner, make_plan
 from finery.builder.runs.reading import Run, progress_of
+from finery.compare.fold import folded, title_of
 from finery.recipe.graph import Graph, Node
 from finery.store.database import Store
-from finery.util.text import duration
+from finery.util.text import counted, duration
 
 State = Literal["built", "failed", "running", "blocked", "not built"]
 ORDER: Sequence[State] = ("failed", "running", "blocked", "not built", "built")
@@ -40,23 +45,17 @@ def steps_now(graph: Graph, store: Store, run: Run | None) -> list[ReportedStep]
     goes_on = run is not None and run.ending == "running"
     found = []
     for plan in make_plan(Planner(graph, store), without_files=True):
-        record = records.get(plan.node.name)
-        if plan.result is not None:
-            state: State = "built"
-            if record and record.state == "failed" and record.key == plan.key:
-                state = "failed"
-            detail = str(record.error.get("what", "")) if record and state == "failed" else ""
-            found.append(ReportedStep(plan.node, state, detail, plan.result))
-        elif record and record.state == "failed":
-            detail = str(record.error.get("what", ""))
-            found.append(ReportedStep(plan.node, "failed", detail))
-        elif record and record.state == "blocked":
-            found.append(ReportedStep(plan.node, "blocked", f"waits for {record.by}, which failed"))
-        elif record and record.state == "running" and goes_on:
-            found.append(ReportedStep(plan.node, "running", progress.get(record.name, "")))
-        else:
-            found.append(ReportedStep(plan.node, "not built", plan.reason))
-    return _with_costs(found, store)
+        record, result = records.get(plan.node.name), plan.result
+        state: State = "not built" if result is None else "built"
+        detail = plan.reason if result is None else ""
+        if record and record.state == "failed" and (result is None or record.key == plan.key):
+            state, detail = "failed", str(record.error.get("what", ""))
+        elif record and record.state == "blocked" and result is None:
+            state, detail = "blocked", f"waits for {record.by}, which failed"
+        elif record and record.state == "running" and result is None and goes_on:
+            state, detail = "running", progress.get(record.name, "")
+        found.append(ReportedStep(plan.node, state, detail, result))
+    return [step._replace(dollars=_cost(step, store)) for step in found]
 
 
 def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
@@ -64,11 +63,13 @@ def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
     results = {
         name: store.lookup(record.key) if record.key else None for name, record in run.steps.items()
     }
-    _settle(graph, results)
+    for name, node in [*graph.nodes.items()]:  # let steps be of the variants that were chosen
+        choice = graph.choice_for(node, results)
+        if choice is not None and choice in node.candidates:
+            graph.settle(name, choice)
     found = []
     for name, record in run.steps.items():
-        node = graph.nodes.get(name)
-        if node is None:
+        if name not in graph.nodes:
             continue
         result = results[name]
         detail = str(record.error.get("what", ""))
@@ -79,30 +80,77 @@ def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
         state = states.get(record.state, "not built")
         if state == "built" and result is None:
             state, detail = "not built", "its outputs are no longer in the store"
-        found.append(ReportedStep(node, state, detail, result))
-    return _with_costs(found, store)
+        found.append(ReportedStep(graph.nodes[name], state, detail, result))
+    return [step._replace(dollars=_cost(step, store)) for step in found]
 
 
-def _settle(graph: Graph, results: Mapping[str, Result | None]) -> None:
-    """Replace steps by the variants that a run chose for them, if the recipe still has these."""
-    for name, node in [*graph.nodes.items()]:
-        choice = graph.choice_for(node, results)
-        if choice is not None and choice in node.candidates:
-            graph.settle(name, choice)
-
-
-def _with_costs(steps: list[ReportedStep], store: Store) -> list[ReportedStep]:
+def _cost(step: ReportedStep, store: Store) -> float:
     from finery.store.spending import dollars_spent
 
-    def cost(step: ReportedStep) -> float:
-        return dollars_spent(store, [step.result.key]) if step.result else 0.0
-
-    return [step._replace(dollars=cost(step)) for step in steps]
+    return dollars_spent(store, [step.result.key]) if step.result else 0.0
 
 
 def counts(steps: Sequence[ReportedStep]) -> Iterator[str]:
-    """The number of steps in each state: `7 built`, `1 failed`."""
-    for state in ("built", "failed", "running", "blocked", "not built"):
-        count = sum(step.state == state for step in steps)
-        if count:
-            yield f"{count} {state}"
+    """How many steps are in each state: `7 built`, `1 failed`."""
+    found = Counter(step.state for step in steps)
+    yield from (f"{found[state]} {state}" for state in get_args(State) if found[state])
+
+
+class Group(NamedTuple):
+    """A step, or all variants of one. upstream: titles of the groups that it waits for."""
+
+    title: str
+    steps: Sequence[ReportedStep]
+    upstream: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """The step's name; of variants the one that they share."""
+        node = self.steps[0].node
+        return node.origin if len(self.steps) > 1 else node.name
+
+    @property
+    def variants(self) -> str:
+        """`12 variants`; empty of a step without variants."""
+        return counted(len(self.steps), "variant") if len(self.steps) > 1 else ""
+
+    @property
+    def use(self) -> str:
+        """The step type."""
+        return self.steps[0].node.use
+
+    @property
+    def state(self) -> State:
+        """The step's state; of variants the one that deserves a look first."""
+        return min((step.state for step in self.steps), key=ORDER.index)
+
+    @property
+    def detail(self) -> str:
+        """Why it isn't built; of variants how many are in each state, if they differ."""
+        if len(self.steps) == 1 or len({step.detail for step in self.steps}) == 1:
+            return self.steps[0].detail
+        found = list(counts(self.steps))
+        return ", ".join(found) if len(found) > 1 else ""
+
+    @property
+    def time(self) -> str:
+        """How long all of it took, empty if that isn't known."""
+        results = [step.result for step in self.steps if step.result]
+        return duration(sum(result.seconds for result in results)) if results else ""
+
+
+def groups_of(steps: Sequence[ReportedStep]) -> list[Group]:
+    """The groups in the order of the graph."""
+    groups = folded(steps, lambda step: step.node, lambda _: None)
+    titles = [title_of([step.node for step in group]) for group in groups]
+    title_at = {
+        step.node.name: title for title, group in zip(titles, groups, strict=True) for step in group
+    }
+    upstream = [
+        dict.fromkeys(title_at.get(name, name) for step in group for name in step.node.upstream())
+        for group in groups
+    ]
+    return [
+        Group(title, group, [each for each in before if each != title])
+        for title, group, before in zip(titles, groups, upstream, strict=True)
+    ]

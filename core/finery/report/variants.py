@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from finery.artifact.kinds import Metrics
 from finery.artifact.manifest import Result
-from finery.compare.variants import Line, Score, choice_of, columns_of, lines_of
+from finery.compare.variants import Line, Score, choice_of, columns_of, lines_of, report_of
 from finery.compare.words import (
     are_shares,
     caption_of,
@@ -14,6 +13,7 @@ from finery.compare.words import (
     is_close,
     number,
     remarks_on,
+    score_in_words,
 )
 from finery.recipe.graph import Graph
 from finery.recipe.matrix.choose import WINNER
@@ -119,23 +119,20 @@ def _cell(lines: Sequence[Line], line: Line, name: str) -> Cell:
     shares = are_shares(lines, name)
     spread = f"± {number(deviation, shares)} ({size} seeds)" if deviation is not None else ""
     cell = Cell(number(mean, shares), interval_of(score, shares), spread)
-    low, high = _span(lines, name)
+    # What the plot of the column has to show.
+    scores = [each.scores[name] for each in lines if name in each.scores]
+    values = [v for each in scores for v in (each.repeats.mean, *(each.interval or ()))]
+    low, high = min(values), max(values)
+    low, high = (max(0.0, low), min(1.0, high)) if shares else (low, high)
     if score.interval is None or low == high:
         return cell
-    left, right = (_place(bound, low, high) for bound in score.interval)
-    return cell._replace(left=left, width=right - left, at=_place(mean, low, high))
 
+    def place(value: float) -> float:
+        share: float = (value - low) / (high - low)
+        return 100 * min(1.0, max(0.0, share))
 
-def _span(lines: Sequence[Line], name: str) -> tuple[float, float]:
-    """The lowest and the highest value that a plot of a column has to show."""
-    scores = [line.scores[name] for line in lines if name in line.scores]
-    values = [v for score in scores for v in (score.repeats.mean, *(score.interval or ()))]
-    low, high = min(values), max(values)
-    return (max(0.0, low), min(1.0, high)) if are_shares(lines, name) else (low, high)
-
-
-def _place(value: float, low: float, high: float) -> float:
-    return 100 * min(1.0, max(0.0, (value - low) / (high - low)))
+    left, right = map(place, score.interval)
+    return cell._replace(left=left, width=right - left, at=place(mean))
 
 
 def _training(variants: Variants, line: Line) -> str:
@@ -157,10 +154,17 @@ def _finding(variants: Variants) -> Finding:
     if not columns:
         return Finding(QUESTION, "Not measured: no variant is judged.", "open", 0)
     best, name = lines[0], columns[0]
-    on = f" on {variants.graph.select_by.rows}" if variants.graph.select_by else ""
-    what = f"{best.name}: {_score_in_words(lines, best, name)}{on}"
+    select, score = variants.graph.select_by, best.scores[name]
+    seeds = f" over {counted(len(score.values), 'seed')}" if len(score.values) > 1 else ""
+    on = f"{seeds} on {select.rows}" if select else seeds
+    what = f"{best.name}: {name} {score_in_words(score, are_shares(lines, name))}{on}"
     if choice is None:
-        return Finding(QUESTION, f"{_unchosen(variants)} {what}", "open", 0)
+        why = "The recipe chooses none (`select`), and the best of many scores is partly luck. "
+        why += "Highest"
+        if select is not None:
+            missing = sum(not line.scores for line in lines)
+            why = f"Not chosen yet: {missing} of {len(lines)} aren't judged. So far"
+        return Finding(QUESTION, f"{why} {what}", "open", 0)
     ahead = _margin(variants, choice)
     tested = f" {text}" if (text := _tested_in_words(variants)) else ""
     if is_close(choice):
@@ -168,21 +172,6 @@ def _finding(variants: Variants) -> Finding:
         return Finding(QUESTION, text, "open", 0)
     tone: Any = "good" if choice["margin"] and choice["margin"]["interval"] else "open"
     return Finding(QUESTION, f"{what}{f', {ahead}' if ahead else ''}.{tested}", tone, 0)
-
-
-def _unchosen(variants: Variants) -> str:
-    """Why no variant is chosen."""
-    if variants.graph.select_by is not None:
-        missing = sum(not line.scores for line in variants.lines)
-        return f"Not chosen yet: {missing} of {len(variants.lines)} aren't judged. So far"
-    return "The recipe chooses none (`select`), and the best of many scores is partly luck. Highest"
-
-
-def _score_in_words(lines: Sequence[Line], line: Line, name: str) -> str:
-    score, shares = line.scores[name], are_shares(lines, name)
-    of = f" over {counted(len(score.values), 'seed')}" if len(score.values) > 1 else ""
-    interval = f" (95 % CI {interval_of(score, shares)})" if score.interval else ""
-    return f"{name} {number(score.repeats.mean, shares)}{interval}{of}"
 
 
 def _margin(variants: Variants, choice: Mapping[str, Any]) -> str:
@@ -208,14 +197,7 @@ def _tested(graph: Graph, store: Store, results: Mapping[str, Result | None]) ->
     result = results.get(select.evaluator) if select is not None else None
     if select is None or select.own_rows or result is None:
         return None
-    (made,) = result.outputs.values()
-    artifact = store.artifact(made)
-    assert isinstance(artifact, Metrics)
-    report = artifact.report()
-    value = report["scores"].get(select.model, {}).get(select.metric)
-    interval = report["intervals"].get(select.model, {}).get(select.metric)
-    bounds = (interval[0], interval[1]) if interval else None
-    return None if value is None else Score([value], bounds)
+    return Score.of(report_of(store, result), select.model, select.metric)
 
 
 def _tested_in_words(variants: Variants) -> str:
@@ -225,9 +207,8 @@ def _tested_in_words(variants: Variants) -> str:
         return ""
     if variants.tested is None:
         return f"Chosen on {select.rows}; not judged on the test rows."
-    score, shares = variants.tested, are_shares(variants.lines, columns_of(variants.lines)[0])
-    interval = f" (95 % CI {interval_of(score, shares)})" if score.interval else ""
-    value = f"{number(score.repeats.mean, shares)}{interval}"
+    shares = are_shares(variants.lines, columns_of(variants.lines)[0])
+    value = score_in_words(variants.tested, shares)
     return f"On the test rows, which it wasn't chosen by: {value}."
 
 

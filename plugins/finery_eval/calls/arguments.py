@@ -25,13 +25,7 @@ LONGEST_INDEX = 6
 """Digits of the number of an item in a reference, at most."""
 COMBINATIONS = ("$ref", "allOf", "anyOf", "oneOf")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_KINDS = {
-    "object": dict,
-    "array": list,
-    "string": str,
-    "boolean": bool,
-    "null": type(None),
-}
+_KINDS = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 """JSON Schema's types, without the numbers."""
 
 
@@ -56,37 +50,41 @@ class Equality(msgspec.Struct, frozen=True, kw_only=True):
     ) -> Iterator[str]:
         """The arguments of two calls of a tool that differ, in the order of their names."""
         forms = [dict(self.normal(tool, schema, given)[1]) for given in (expected, answered)]
-        for name in sorted({*forms[0], *forms[1]}):
-            if forms[0].get(name) != forms[1].get(name):
-                yield name
+        names = sorted({*forms[0], *forms[1]})
+        yield from (name for name in names if forms[0].get(name) != forms[1].get(name))
 
     def _normal(self, value: Any, schema: Schema, root: Schema, path: str) -> Normal:
-        if path in self.free and not _is_blank(value):
+        is_blank = value in (None, [], {}) or (isinstance(value, str) and not value.strip())
+        if path in self.free and not is_blank:
             return GIVEN
         facets = facets_of(schema, root, value)
         if isinstance(value, dict):
-            return "object", tuple(sorted(self._members(value, facets, root, path)))
+            known, other = facets.get("properties", {}), facets.get("additionalProperties", {})
+            defaults = {
+                name: of["default"]
+                for name, member in known.items()
+                if "default" in (of := facets_of(member, root, None))
+            }
+            members = {
+                name: self._normal(member, known.get(name, other), root, f"{path}.{name}")
+                for name, member in {**defaults, **value}.items()
+            }
+            return "object", tuple(sorted(members.items()))
         if isinstance(value, list):
             items = [self._normal(item, facets.get("items", {}), root, path) for item in value]
             if facets.get("uniqueItems") is True or path in self.unordered:
                 return "set", tuple(sorted(items, key=repr))
             return "array", tuple(items)
-        if isinstance(value, str) and not {"enum", "const"} & facets.keys():
-            return "text", self._text(value)
-        return _scalar(value)
-
-    def _members(
-        self, value: Mapping[str, Any], facets: Schema, root: Schema, path: str
-    ) -> Iterator[tuple[str, Normal]]:
-        """The members of an object, and those that have a default."""
-        known = facets.get("properties", {})
-        other = facets.get("additionalProperties", {})
-        for name, member in {**_defaults(known, root), **value}.items():
-            yield name, self._normal(member, known.get(name, other), root, f"{path}.{name}")
-
-    def _text(self, text: str) -> str:
-        text = text.strip() if self.strip else text
-        return text.casefold() if self.ignore_case else text
+        if isinstance(value, str):
+            if not {"enum", "const"} & facets.keys():
+                value = value.strip() if self.strip else value
+                value = value.casefold() if self.ignore_case else value
+            return "text", value
+        # 3 equals 3.0 and differs from "3", and 1 differs from true.
+        if isinstance(value, bool) or value is None:
+            return "constant", str(value)
+        whole = isinstance(value, float) and value.is_integer()
+        return "number", int(value) if whole else value
 
 
 def coerced(value: Any, schema: Schema) -> Any:
@@ -134,22 +132,18 @@ def _read(text: str, types: set[str]) -> Any:
     return value if is_number or _is_of(value, types) else text
 
 
-def facets_of(schema: Any, root: Schema, value: Any) -> dict[str, Any]:
-    """What a schema says about a value, with references and combinations resolved.
+def facets_of(schema: Any, root: Schema, value: Any, depth: int = DEEPEST) -> dict[str, Any]:
+    """What a schema says of a value, with references and combinations resolved.
 
     Of `anyOf` and `oneOf`, the first branch counts that fits the value's type, its constant values
     and its required members. If none fits, only their types count.
     """
-    return _facets(schema, root, value, DEEPEST)
-
-
-def _facets(schema: Any, root: Schema, value: Any, depth: int) -> dict[str, Any]:
     if not isinstance(schema, dict) or not depth:
         return {}
     parts = [_resolved(schema["$ref"], root)] if isinstance(schema.get("$ref"), str) else []
-    parts = [_facets(part, root, value, depth - 1) for part in (*parts, *_list(schema, "allOf"))]
+    parts = [facets_of(part, root, value, depth - 1) for part in (*parts, *_list(schema, "allOf"))]
     for combination in ("anyOf", "oneOf"):
-        branches = [_facets(b, root, value, depth - 1) for b in _list(schema, combination)]
+        branches = [facets_of(b, root, value, depth - 1) for b in _list(schema, combination)]
         if branches:
             fitting = [branch for branch in branches if _fits(value, branch)]
             types = sorted(set().union(*map(types_of, branches)))
@@ -209,11 +203,10 @@ def _fits(value: Any, facets: Schema) -> bool:
     types = types_of(facets)
     if (types and not _is_of(value, types)) or not _is_constant(value, facets):
         return False
-    if not isinstance(value, dict):
-        return True
     members = facets.get("properties", {}).items()
-    return all(name in value for name in _list(facets, "required")) and all(
-        _is_constant(value[name], member) for name, member in members if name in value
+    return not isinstance(value, dict) or (
+        all(name in value for name in _list(facets, "required"))
+        and all(_is_constant(value[name], member) for name, member in members if name in value)
     )
 
 
@@ -236,23 +229,3 @@ def _is_of(value: Any, types: set[str]) -> bool:
         is_whole = isinstance(value, int) or value.is_integer()
         return "number" in types or ("integer" in types and is_whole)
     return any(isinstance(value, _KINDS[kind]) for kind in types if kind in _KINDS)
-
-
-def _defaults(properties: Mapping[str, Any], root: Schema) -> dict[str, Any]:
-    """Member → its default, of those that have one."""
-    facets = {name: facets_of(member, root, None) for name, member in properties.items()}
-    return {name: of["default"] for name, of in facets.items() if "default" in of}
-
-
-def _scalar(value: Any) -> Normal:
-    """A form in which 3 equals 3.0 and differs from "3", and 1 differs from true."""
-    if isinstance(value, bool) or value is None:
-        return "constant", str(value)
-    if isinstance(value, str):
-        return "text", value
-    whole = isinstance(value, float) and value.is_integer()
-    return "number", int(value) if whole else value
-
-
-def _is_blank(value: Any) -> bool:
-    return value in (None, [], {}) or (isinstance(value, str) and not value.strip())

@@ -43,19 +43,16 @@ class CallChecker:
             tools: Tools = self._toolbox.of(row) if row.get("tools") else {}
         except BadTools as error:
             return [Broken(None, str(error))]
-        return [*_problems(messages, calling, tools)]
-
-
-def _problems(messages: Conversation, turns: Iterable[int], tools: Tools) -> Iterator[Broken]:
-    for index in turns:
-        try:
-            calls = expected_calls(messages[index], tools, coerce=False)
-        except BadTools as error:
-            yield Broken(index + 1, str(error))
-            continue
-        reasons = [reason for call in calls for reason in _unknown(call, tools[call.name])]
-        if reasons:
-            yield Broken(index + 1, reasons[0])
+        broken = []
+        for index in calling:
+            try:
+                calls = expected_calls(messages[index], tools, coerce=False)
+                reasons = (text for call in calls for text in _unknown(call, tools[call.name]))
+                reason = next(reasons, "")
+            except BadTools as error:
+                reason = str(error)
+            broken += [Broken(index + 1, reason)] if reason else []
+        return broken
 
 
 def _unknown(call: Call, tool: Tool) -> Iterator[str]:

@@ -72,24 +72,28 @@ class Toolbox:
         offered = row.get("tools")
         if not isinstance(offered, list) or not offered:
             raise BadTools("it offers no `tools`")
-        tools = [self._tool(tool) for tool in offered]
-        by_name = {tool.name: tool for tool in tools}
-        if len(by_name) < len(tools):
-            names = [tool.name for tool in tools]
-            raise BadTools(f"two tools are named '{next(n for n in names if names.count(n) > 1)}'")
+        by_name: dict[str, Tool] = {}
+        for each in offered:
+            key = canonical(each)
+            if key not in self._tools:
+                self._tools[key] = _read_tool(each)
+            tool = self._tools[key]
+            if tool.name in by_name:
+                raise BadTools(f"two tools are named '{tool.name}'")
+            by_name[tool.name] = tool
         return by_name
 
-    def _tool(self, offered: Any) -> Tool:
-        key = canonical(offered)
-        if key not in self._tools:
-            self._tools[key] = _read_tool(offered)
-        return self._tools[key]
+
+def _function(of: Any) -> tuple[str, dict[str, Any]]:
+    """(name, the rest of it) of the function of a tool or a call; the name is empty without one."""
+    function = of.get("function") if isinstance(of, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return (name, function) if isinstance(name, str) and isinstance(function, dict) else ("", {})
 
 
 def _read_tool(offered: Any) -> Tool:
-    function = offered.get("function") if isinstance(offered, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(function, dict) or not isinstance(name, str) or not name:
+    name, function = _function(offered)
+    if not name:
         raise BadTools("a tool has no function with a name")
     schema = function.get("parameters") or NO_ARGUMENTS
     if not isinstance(schema, dict):
@@ -134,13 +138,15 @@ def answered_calls(answer: Completion, tools: Tools, *, coerce: bool) -> list[Ca
 
 
 def _read(call: Any, tools: Tools, *, coerce: bool) -> Call:
-    function = call.get("function") if isinstance(call, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(function, dict) or not isinstance(name, str) or not name:
+    name, function = _function(call)
+    if not name:
         return Call("", None, Problem("names no tool", "a call names no tool"))
-    given = function.get("arguments")
+    given = function.get("arguments")  # JSON text or an object
     try:
-        arguments = _arguments(given)
+        if isinstance(given, str):
+            arguments = parse(given) if given.strip() else {}
+        else:
+            arguments = {} if given is None else given
         if coerce and isinstance(arguments, dict) and name in tools:
             arguments = coerced(arguments, tools[name].schema)
     except NotJson as error:
@@ -153,13 +159,6 @@ def _read(call: Any, tools: Tools, *, coerce: bool) -> Call:
         text = f"calls {name}, which isn't offered"
         return Call(name, arguments, Problem("calls a tool that isn't offered", text))
     return Call(name, arguments, _broken(tools[name], arguments))
-
-
-def _arguments(value: Any) -> Any:
-    """Arguments as a value: they come as JSON text or as an object. Raises `NotJson`."""
-    if isinstance(value, str):
-        return parse(value) if value.strip() else {}
-    return {} if value is None else value
 
 
 def _broken(tool: Tool, arguments: dict[str, Any]) -> Problem | None:

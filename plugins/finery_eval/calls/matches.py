@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from finery import Completion
 from finery_eval.calls.arguments import Equality, Normal
 from finery_eval.calls.calls import Call, Tools, names_of, readable
 from finery_eval.tables import Unit, table
@@ -28,26 +29,14 @@ class Wanted(NamedTuple):
 
 
 class Match:
-    """The comparison of an answer's calls with the expected ones.
-
-    text: the text of the answer. is_cut: whether it was cut off at `max_tokens`. has_thinking:
-    whether the model thought before it.
-    """
+    """An answer's calls against the expected ones."""
 
     def __init__(
-        self,
-        want: Wanted,
-        calls: list[Call],
-        equality: Equality,
-        text: str,
-        *,
-        is_cut: bool = False,
-        has_thinking: bool = False,
+        self, want: Wanted, calls: list[Call], equality: Equality, answer: Completion
     ) -> None:
         self.want = want
         self.calls = calls
-        self.text = text
-        self._why_empty = CUT_OFF if is_cut else ONLY_THINKING if has_thinking else EMPTY
+        self._answer = answer
         self._equality = equality
 
     @property
@@ -84,7 +73,7 @@ class Match:
     @property
     def is_empty(self) -> bool:
         """Whether there is neither a call nor a text, e.g. after thinking that was cut off."""
-        return not self.calls and not self.text.strip()
+        return not self.calls and not self._answer.text.strip()
 
     @property
     def is_valid(self) -> bool | None:
@@ -101,7 +90,8 @@ class Match:
         """The values of the metrics; None for a metric that doesn't apply."""
         problems = [call.problem.text for call in self.calls if call.problem]
         if self.is_empty:
-            problems.append(self._why_empty)
+            is_cut, has_thinking = self._answer.finish_reason == "length", self._answer.reasoning
+            problems.append(CUT_OFF if is_cut else ONLY_THINKING if has_thinking else EMPTY)
         return Verdict(
             {
                 "accuracy": self.is_right,
@@ -112,7 +102,7 @@ class Match:
             },
             {
                 "expected": readable(self.want.calls, self.want.text),
-                "prediction": readable(self.calls, self.text),
+                "prediction": readable(self.calls, self._answer.text),
                 "problem": "; ".join(problems) or None,
                 "differs": dict(self._differing()),
             },
@@ -129,17 +119,17 @@ class Match:
 
         Calls of one tool are compared in their order, after those that are right.
         """
-        expected = self._remaining(self.want.calls)
-        answered = self._remaining(self.calls)
-        for name, calls in expected.items():
-            for want, call in zip(calls, answered.get(name, []), strict=False):
-                if want.arguments is None or call.arguments is None:
-                    continue
-                schema = self.want.tools[name].schema
-                values = {"expected": want.arguments, "answered": call.arguments}
-                for argument in self._equality.differing(name, schema, *values.values()):
-                    given = {k: v[argument] for k, v in values.items() if argument in v}
-                    yield f"{name}.{argument}", given
+        expected, answered = self._remaining(self.want.calls), self._remaining(self.calls)
+        pairs = ((name, *pair) for name, calls in expected.items()
+                 for pair in zip(calls, answered.get(name, []), strict=False))  # fmt: skip
+        for name, want, call in pairs:
+            if want.arguments is None or call.arguments is None:
+                continue
+            schema = self.want.tools[name].schema
+            values = {"expected": want.arguments, "answered": call.arguments}
+            for argument in self._equality.differing(name, schema, *values.values()):
+                given = {k: v[argument] for k, v in values.items() if argument in v}
+                yield f"{name}.{argument}", given
 
     def _remaining(self, calls: Sequence[Call]) -> dict[str, list[Call]]:
         """Tool → its calls without those that are right."""
@@ -169,8 +159,12 @@ def calls_table(model: str, matches: Sequence[Match]) -> list[dict[str, Any]]:
         right += match.right
         for name, other in match.instead():
             instead.setdefault(name, Counter())[other] += 1
+    most = {
+        name: ", ".join(f"{other} {n}×" for other, n in of.most_common(2))
+        for name, of in instead.items()
+    }
     rows = [
-        [n, expected[n], called[n], shared[n], right[n], _most(instead.get(n, Counter()))]
+        [n, expected[n], called[n], shared[n], right[n], most.get(n, "")]
         for n in sorted({*expected, *called})
     ]
     columns = ["tool", "expected", "called", "right tool", "right arguments", "instead"]
@@ -201,7 +195,3 @@ def malformed_table(calls: Mapping[str, Sequence[Call]]) -> list[dict[str, Any]]
             rows.append([name, kind, n, examples[kind]])
     columns = ["model", "malformed calls", "calls", "example"]
     return [table("Malformed calls", columns, rows)] if rows else []
-
-
-def _most(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {n}×" for name, n in counts.most_common(2))

@@ -30,27 +30,18 @@ class Arguments(NamedTuple):
 
     def check(self, setting: str, names: Sequence[str]) -> None:
         """Raise `DataError` for a name that isn't one of an argument, or not one of a list."""
-        for name in names:
-            if name not in self.lists and self._is_known(name):
-                raise self._error(
-                    f"no tool of the rows has the argument '{name}'",
-                    setting,
-                    did_you_mean(name, self.lists),
-                )
-            if setting == "unordered" and not self.lists.get(name, True):
-                raise self._error(
-                    f"'{name}' isn't a list, so it has no order to ignore",
-                    setting,
-                    "remove it, or name an argument of the type `array`",
-                )
-
-    def _is_known(self, name: str) -> bool:
-        """Whether the examined rows show that there is no such argument."""
-        return not self.where or any(name.startswith(f"{tool}.") for tool in self.tools)
-
-    def _error(self, what: str, setting: str, fix: str | None) -> DataError:
         details = [f"found in {self.where}"] if self.where else []
-        return DataError(what, where=setting, fix=fix, details=details)
+        for name in names:
+            # Other rows may offer other tools, but a tool has the same arguments there.
+            is_known = not self.where or any(name.startswith(f"{tool}.") for tool in self.tools)
+            if name not in self.lists and is_known:
+                what = f"no tool of the rows has the argument '{name}'"
+                fix = did_you_mean(name, self.lists)
+                raise DataError(what, where=setting, fix=fix, details=details)
+            if setting == "unordered" and not self.lists.get(name, True):
+                what = f"'{name}' isn't a list, so it has no order to ignore"
+                fix = "remove it, or name an argument of the type `array`"
+                raise DataError(what, where=setting, fix=fix, details=details)
 
 
 def arguments_of(tools: Iterable[Tool], where: str = "") -> Arguments:
@@ -73,17 +64,14 @@ def sampled_arguments(rows: Iterable[Row]) -> Arguments | None:
     is_whole = True
     for row in islice(rest, SAMPLED):
         try:
-            tools += _offered(row, toolbox)
+            offered = row.get("tools")
+            offered = parse(offered) if isinstance(offered, str) else offered
+            tools += toolbox.of({"tools": offered}).values()
         except (BadTools, NotJson):
             is_whole = False
     is_whole = is_whole and next(rest, None) is None
     where = "" if is_whole else f"the first {SAMPLED} rows"
     return arguments_of(tools, where) if tools else None
-
-
-def _offered(row: Row, toolbox: Toolbox) -> Iterable[Tool]:
-    offered = row.get("tools")
-    return toolbox.of({"tools": parse(offered) if isinstance(offered, str) else offered}).values()
 
 
 def _arguments(
@@ -92,12 +80,8 @@ def _arguments(
     """(path, whether it may be a list) of all arguments, and of the members of objects."""
     for part in branches_of(schema, root) if depth else ():
         for name, member in part.get("properties", {}).items():
-            yield f"{path}.{name}", _may_be_list(member, root)
+            types = types_of(facets_of(member, root, []))
+            yield f"{path}.{name}", not types or "array" in types
             yield from _arguments(f"{path}.{name}", member, root, depth - 1)
         if "items" in part:
             yield from _arguments(path, part["items"], root, depth - 1)
-
-
-def _may_be_list(schema: Any, root: Mapping[str, Any]) -> bool:
-    types = types_of(facets_of(schema, root, []))
-    return not types or "array" in types

@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import msgspec
+
 from finery import Forecast, Job, UsageError, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import INVALID, Expected, Reader, Reading, Unreadable, field_names
@@ -14,12 +16,9 @@ from finery_eval.evaluation import answers_table, majority_table
 from finery_eval.evaluator import BatchEvaluator, names_metric
 from finery_eval.measure import Statistic
 from finery_eval.tables import Unit, table
-from finery_eval.verdicts import Answers, Verdict, Verdicts
+from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 
 RESERVED = ("accuracy", "macro_f1", "valid")
-
-Outcome = tuple[tuple[str, str], ...]
-"""A row's (expected, predicted) classes, a pair for each column."""
 
 
 class ClassesForecast(Forecast["Classification"]):
@@ -129,10 +128,11 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
         reader = self.reader()
         labels = self.labels if isinstance(self.labels, dict) else {"label": self.labels or []}
         normal = tuple(reader.normal(labels.get(column, ())) for column in reader.columns)
-        expected = read_expected(with_labels(reader, normal), rows)
+        named = msgspec.structs.replace(reader, labels=normal if any(normal) else ())
+        expected = read_expected(named, rows)
         seen = (sorted({e.values[i] for e in expected}) for i in range(len(reader.columns)))
         allowed = tuple(n or tuple(s) for n, s in zip(normal, seen, strict=True))
-        reader = with_labels(reader, allowed)
+        reader = msgspec.structs.replace(reader, labels=allowed)
         refuse_contradictions(reader, rows, expected)
         return reader, expected
 
@@ -152,29 +152,25 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
 
     def judged(self, reader: Reader, expected: Sequence[Expected], answers: Answers) -> Verdicts:
         """Read the classes in the answers and compare them with the expected ones."""
-        readings = {
-            name: [reader.read(a.text, want) for a, want in zip(completions, expected, strict=True)]
-            for name, completions in answers.items()
-        }
-        outcomes = {name: outcomes_of(expected, read) for name, read in readings.items()}
-        invalid = {name: sum(None in r.values for r in read) for name, read in readings.items()}
-        columns = {c: [e.values[i] for e in expected] for i, c in enumerate(reader.columns)}
-        return self.verdicts(
-            answers,
-            {
-                name: [
-                    verdict(reader, *of) for of in zip(expected, read, outcomes[name], strict=True)
-                ]
-                for name, read in readings.items()
-            },
-            [
-                answers_table(answers, invalid),
-                majority_table(columns, "class"),
-                *(t for name, of in outcomes.items() for t in class_tables(name, reader, of)),
-            ],
-            headline=["accuracy", "macro_f1", *self.fields, "valid"],
-            details={"confusion": {name: confusion(reader, of) for name, of in outcomes.items()}},
+        judged = each_judged(
+            answers, lambda i, a: verdict(reader, expected[i], reader.read(a.text, expected[i]))
         )
+        outcomes = {name: [v.values["macro_f1"] for v in of] for name, of in judged.items()}
+        invalid = {
+            name: sum(any(guess == INVALID for _, guess in outcome) for outcome in of)
+            for name, of in outcomes.items()
+        }
+        columns = {c: [e.values[i] for e in expected] for i, c in enumerate(reader.columns)}
+        tables = [answers_table(answers, invalid), majority_table(columns, "class")]
+        confused: dict[str, dict[str, Any]] = {name: {} for name in outcomes}
+        for name, of in outcomes.items():
+            for i, column in enumerate(reader.columns):
+                pairs = Counter(outcome[i] for outcome in of)
+                tables.append(class_table(name, column, reader.labels[i], pairs))
+                confused[name][column] = confusion(reader.labels[i], pairs)
+        headline = ["accuracy", "macro_f1", *self.fields, "valid"]
+        details = {"confusion": confused}
+        return self.verdicts(answers, judged, tables, headline=headline, details=details)
 
 
 def check_fields(fields: Sequence[str], metrics: Sequence[str]) -> None:
@@ -214,20 +210,8 @@ def check_labels(labels: list[str] | dict[str, list[str]] | None, fields: Sequen
                 if fields
                 else "set `fields`",
             )
-    empty = not labels or (isinstance(labels, dict) and not all(labels.values()))
-    if empty:
+    if not labels or (isinstance(labels, dict) and not all(labels.values())):
         raise UsageError("a list of labels is empty", where="labels", fix="fill it, or remove it")
-
-
-def with_labels(reader: Reader, labels: tuple[tuple[str, ...], ...]) -> Reader:
-    """The reader with other allowed classes; none at all, if none are given."""
-    return Reader(
-        fields=reader.fields,
-        labels=labels if any(labels) else (),
-        extract=reader.extract,
-        match=reader.match,
-        ignore_case=reader.ignore_case,
-    )
 
 
 def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
@@ -264,24 +248,9 @@ def refuse_contradictions(
     )
 
 
-def outcomes_of(expected: Sequence[Expected], readings: Sequence[Reading]) -> list[Outcome]:
-    """(expected, predicted) of each row and column."""
-    return [
-        tuple((e, g or INVALID) for e, g in zip(want.values, got.values, strict=True))
-        for want, got in zip(expected, readings, strict=True)
-    ]
-
-
-def pairs_of(counts: Mapping[Outcome, int], column: int) -> Counter[tuple[str, str]]:
-    """How often each (expected, predicted) pair occurs in a column."""
-    pairs: Counter[tuple[str, str]] = Counter()
-    for outcome, n in counts.items():
-        pairs[outcome[column]] += n
-    return pairs
-
-
-def verdict(reader: Reader, want: Expected, got: Reading, outcome: Outcome) -> Verdict:
-    """The metrics of an answer. outcome: its (expected, predicted) classes."""
+def verdict(reader: Reader, want: Expected, got: Reading) -> Verdict:
+    """What an answer counts as."""
+    outcome = tuple((e, g or INVALID) for e, g in zip(want.values, got.values, strict=True))
     values: dict[str, Any] = {
         "accuracy": all(e == g for e, g in outcome),
         "macro_f1": outcome,
@@ -297,32 +266,24 @@ def shown(reader: Reader, values: Sequence[str | None]) -> Any:
     return dict(zip(reader.fields, values, strict=True)) if reader.fields else values[0]
 
 
-def class_tables(name: str, reader: Reader, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Precision, recall, F1 and rows of every class, a table for each column."""
-    tables = []
-    for i, column in enumerate(reader.columns):
-        pairs = pairs_of(Counter(outcomes), i)
-        rows = [[label, *stats.class_score(pairs, label)] for label in reader.labels[i]]
-        scores = ["precision", "recall", "F1"]
-        units: dict[str, Unit] = dict.fromkeys(scores, "share")
-        columns = ["class", *scores, "rows"]
-        tables.append(table(f"{name}: {column}", columns, rows, units=units, model=name))
-    return tables
+def class_table(
+    model: str, column: str, labels: Sequence[str], pairs: stats.Pairs
+) -> dict[str, Any]:
+    """Precision, recall, F1 and rows of every class of a column."""
+    rows = [[label, *stats.class_score(pairs, label)] for label in labels]
+    scores = ["precision", "recall", "F1"]
+    units: dict[str, Unit] = dict.fromkeys(scores, "share")
+    columns = ["class", *scores, "rows"]
+    return table(f"{model}: {column}", columns, rows, units=units, model=model)
 
 
-def confusion(reader: Reader, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Column → its classes and the matrix of rows: expected class down, predicted class across.
+def confusion(labels: Sequence[str], pairs: stats.Pairs) -> dict[str, Any]:
+    """The classes of a column and the matrix of rows: expected class down, predicted class across.
 
     `(invalid)` is the last class where an answer named none.
     """
-    tables: dict[str, Any] = {}
-    for i, column in enumerate(reader.columns):
-        pairs = pairs_of(Counter(outcomes), i)
-        labels = list(reader.labels[i])
-        if any(guess == INVALID for _, guess in pairs):
-            labels.append(INVALID)
-        tables[column] = {
-            "labels": labels,
-            "matrix": [[pairs.get((e, g), 0) for g in labels] for e in labels],
-        }
-    return tables
+    labels = [*labels, *([INVALID] if any(guess == INVALID for _, guess in pairs) else [])]
+    return {
+        "labels": labels,
+        "matrix": [[pairs.get((e, g), 0) for g in labels] for e in labels],
+    }

@@ -2,19 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import DataError, Dataset, Job, Metrics, Model, Step, UsageError, nested_step, takes
-from finery.rows import Row
 from finery.util.text import in_points, range_in_points
 from finery_eval import stats
 from finery_eval.asking import ask, read_rows
 from finery_eval.evaluation import write
-from finery_eval.evaluator import Judge
 from finery_eval.groups import together
 from finery_eval.measure import Group, Scores, scores_of
-from finery_eval.nested import Nested
+from finery_eval.nested import JudgeEach
 from finery_eval.tables import Unit, table
 from finery_eval.verdicts import Verdicts
 
@@ -78,13 +76,23 @@ def growth(
     if any(hit is None for of in hits for hit in of):
         return None
     alone = groups if groups is not None else [[i] for i in range(len(hits[0]))]
-    outcomes = [_outcome(hits, group) for group in alone]
-    largest, drawn = max(sizes), _rows_drawn(sizes)
+    outcomes: list[Outcome] = [
+        (tuple(sum(bool(of[i]) for i in group) for of in hits), len(group)) for group in alone
+    ]
+    # The line is drawn at even distances of the logarithms, up to twice the largest.
+    least, largest = min(sizes), max(sizes)
+    between = (round(least * (2 * largest / least) ** (i / DRAWN)) for i in range(1, DRAWN))
+    drawn = sorted({least, *between, 2 * largest})
     logs = [math.log2(size / largest) for size in sizes]
     at = [math.log2(rows / largest) for rows in drawn]
 
     def line(counts: Mapping[Outcome, int]) -> list[float]:
-        start, slope = logistic(logs, *_totals(counts))
+        right = [
+            sum(times * of_group[i] for (of_group, _), times in counts.items())
+            for i in range(len(sizes))
+        ]
+        answers = sum(times * n for (_, n), times in counts.items())
+        start, slope = logistic(logs, right, answers)
         return [
             _share(start + slope) - _share(start),
             *(_share(start + slope * x) for x in at),
@@ -98,19 +106,6 @@ def growth(
         Fitted(rows, share, *ends) for rows, share, ends in zip(drawn, shares, band, strict=True)
     ]
     return Growth(value, interval, fitted[-1].share, fitted)
-
-
-def _outcome(hits: Sequence[Sequence[bool | None]], group: Sequence[int]) -> Outcome:
-    return tuple(sum(bool(of[i]) for i in group) for of in hits), len(group)
-
-
-def _totals(counts: Mapping[Outcome, int]) -> tuple[list[int], int]:
-    """The right answers of each model, and the answers of one."""
-    right = [0] * len(next(iter(counts))[0])
-    for (of_group, _), times in counts.items():
-        for i, count in enumerate(of_group):
-            right[i] += times * count
-    return right, sum(times * n for (_, n), times in counts.items())
 
 
 def logistic(x: Sequence[float], right: Sequence[int], answers: int) -> tuple[float, float]:
@@ -169,13 +164,6 @@ def _share(log_odds: float) -> float:
     return (1 + math.tanh(log_odds / 2)) / 2
 
 
-def _rows_drawn(sizes: Sequence[int]) -> list[int]:
-    """Numbers of rows at even distances of their logarithms, up to twice the largest."""
-    low, high = min(sizes), 2 * max(sizes)
-    between = (round(low * (high / low) ** (i / DRAWN)) for i in range(1, DRAWN))
-    return sorted({low, *between, high})
-
-
 def curve_of(
     trained: Sequence[Trained], verdicts: Verdicts, groups: Sequence[Group] | None
 ) -> dict[str, Growth]:
@@ -185,10 +173,9 @@ def curve_of(
     for metric in verdicts.headline:
         values = verdicts.values(metric)
         hits = [values[each.name] for each in trained]
-        if all(isinstance(value, bool) for of in hits for value in of):
-            grown = growth(sizes, hits, groups)
-            if grown is not None:
-                curve[metric] = grown
+        is_share = all(isinstance(value, bool) for of in hits for value in of)
+        if is_share and (grown := growth(sizes, hits, groups)) is not None:
+            curve[metric] = grown
     return curve
 
 
@@ -202,22 +189,16 @@ def advice(trained: Sequence[Trained], metric: str, grown: Growth) -> list[str]:
         f"{metric} by {in_points(grown.a_doubling)} points (95 % CI {interval}), to about "
         f"{100 * grown.expected:.0f} %"
     )
-    return [more, _of_epochs(largest, helps=grown.is_shown)]
-
-
-def _of_epochs(largest: Trained, *, helps: bool) -> str:
     if largest.steps is None or largest.best_step is None:
-        return "Whether more epochs would help isn't known: give the training validation rows"
-    if largest.best_step >= largest.steps:
-        return (
-            f"More epochs may help, so try them first: {largest.name} was best at its last step, "
-            f"{largest.steps}"
-        )
-    what = "" if helps else ". So a larger model is the next thing to try"
-    return (
-        f"More epochs won't help: {largest.name} was best at step {largest.best_step} of "
-        f"{largest.steps}{what}"
-    )
+        epochs = "Whether more epochs would help isn't known: give the training validation rows"
+    elif largest.best_step >= largest.steps:
+        epochs = "More epochs may help, so try them first: "
+        epochs += f"{largest.name} was best at its last step, {largest.steps}"
+    else:
+        what = "" if grown.is_shown else ". So a larger model is the next thing to try"
+        epochs = f"More epochs won't help: {largest.name} was best at step {largest.best_step} of "
+        epochs += f"{largest.steps}{what}"
+    return [more, epochs]
 
 
 def tables_of(
@@ -247,7 +228,7 @@ ROWS = "rows"
 """The fact that says how many rows a model was trained on."""
 
 
-class Curve(Judge, engines=True):
+class Curve(JudgeEach, engines=True):
     """Draw the learning curve: judge one training on several numbers of rows.
 
     The models are trainings that differ only in the number of their rows, e.g. on a quarter, half
@@ -278,14 +259,6 @@ class Curve(Judge, engines=True):
         """The metrics of each model, the headline first."""
         return self.inner().evaluator.metric_names()
 
-    def more_metrics(self) -> str:
-        """How to add further metrics."""
-        return self.inner().evaluator.more_metrics()
-
-    def inner(self) -> Nested:
-        """The evaluator. Raises `UsageError` if there is none."""
-        return Nested.required(self, "each")
-
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         inner = self.inner()
@@ -299,14 +272,6 @@ class Curve(Judge, engines=True):
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
         self.inner().check_rows(job, read_rows(self.rows))
-
-    def check_sample(self, rows: Iterable[Row]) -> None:
-        """Raise `DataError` for settings of `each` that don't fit the first rows."""
-        self.inner().check_sample(rows)
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise `DataError` for slices of `each` that no row can have."""
-        self.inner().check_columns(columns)
 
     def run(self, job: Job) -> Metrics:
         """Judge the models, fit the line, write the metrics."""
@@ -331,15 +296,12 @@ class Curve(Judge, engines=True):
         measures = {headline: verdicts.measure(headline, groups)}
         scores = scores_of([each.name for each in trained], measures)
         tables = tables_of(trained, scores, grown, headline)
-        points = [each._asdict() for each in sorted(trained, key=lambda each: each.rows)]
-        details = {
-            **verdicts.details,
-            "curve": {
-                "points": points,
-                "growth": {name: of._asdict() for name, of in grown.items()},
-                "words": words,
-            },
+        curve = {
+            "points": [each._asdict() for each in sorted(trained, key=lambda each: each.rows)],
+            "growth": {name: of._asdict() for name, of in grown.items()},
+            "words": words,
         }
+        details = {**verdicts.details, "curve": curve}
         whole = verdicts._replace(tables=[*tables, *verdicts.tables], details=details)
         models, slices = self.models, inner.evaluator.slices
         return write(job, rows, answers, whole, models=models, slices=slices)

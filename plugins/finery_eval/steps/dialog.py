@@ -1,25 +1,31 @@
 """`eval.dialog`: how good is a model in each turn of a conversation?"""
 
-import gc
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
-from finery import Job, Metrics, Step, UsageError, nested_step, setting
+from finery import CachedEngine, Completion, Job, Metrics, Step, UsageError, nested_step, setting
 from finery.rows import Row
-from finery_eval import asking, slices
+from finery_eval import asking
 from finery_eval.calls.arguments import Equality
 from finery_eval.calls.calls import Toolbox
-from finery_eval.evaluation import Unjudged, compared, with_speeds, write_scored
-from finery_eval.evaluator import BatchEvaluator, Judge
+from finery_eval.evaluation import (
+    Unjudged,
+    compared,
+    sliced_and_tables,
+    with_speeds,
+    write_scored,
+)
+from finery_eval.evaluator import BatchEvaluator
 from finery_eval.groups import groups_of
 from finery_eval.measure import Measure, Score, in_json, scores_of
-from finery_eval.nested import Nested
+from finery_eval.nested import JudgeEach
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.predictions import predictions as lines_of
 from finery_eval.rollouts import Compare, roll_out
 from finery_eval.steps.tools import ToolCalls
-from finery_eval.tables import Unit, baseline_tables, comparison_tables, table
+from finery_eval.tables import Unit, table
 from finery_eval.turns import Turn, turns_of, unjudged_turns
 from finery_eval.verdicts import Answers, Verdicts
 
@@ -29,7 +35,7 @@ OF_COMPARISONS = "sign flips of rows, exact"
 """The test of the comparisons."""
 
 
-class Dialog(Judge, engines=True):
+class Dialog(JudgeEach, engines=True):
     """Judge models by every turn of a conversation, with the evaluator of your choice.
 
     Each assistant turn of a row is a separate question: the turns before it are the prompt, the
@@ -87,19 +93,11 @@ class Dialog(Judge, engines=True):
         """The metrics of each model, the headline first."""
         return [*self.inner().evaluator.metric_names(), *OF_ROWS]
 
-    def more_metrics(self) -> str:
-        """How to add further metrics."""
-        return self.inner().evaluator.more_metrics()
-
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         inner = self.inner()
         super().check()
         inner.check(taken=OF_ROWS)
-
-    def inner(self) -> Nested:
-        """The evaluator of each turn. Raises `UsageError` if there is none, or none that fits."""
-        return Nested.required(self, "each")
 
     def run(self, job: Job) -> Metrics:
         """Get the answers of all turns, judge them, write the metrics."""
@@ -114,14 +112,6 @@ class Dialog(Judge, engines=True):
         """Raise `DataError` for rows that can't be judged."""
         cut = [turn.as_row() for row in self.judged_turns() for turn in row]
         self.inner().check_rows(job, cut)
-
-    def check_sample(self, rows: Iterable[Row]) -> None:
-        """Raise `DataError` for settings of `each` that don't fit the first rows."""
-        self.inner().check_sample(rows)
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise `DataError` for slices of `each` that no row can have."""
-        self.inner().check_columns(columns)
 
     def judged_turns(self) -> list[list[Turn]]:
         """The turns of each row that has any. Raises `DataError` for rows that can't be judged."""
@@ -163,17 +153,18 @@ class Dialog(Judge, engines=True):
         """Every model's answers to all turns, and how many of its turns were replaced."""
         if self.history == "given":
             return asking.ask(inner, job, [t.as_row() for row in rows for t in row]), {}
-        answers: Answers = {}
         replaced: dict[str, int] = {}
-        for model in self.models:
-            engine = job.engine(model)
-            rollouts = roll_out(inner, job, engine, model.name, rows, compare_of(inner))
-            answers[model.name] = [answer for rollout in rollouts for answer in rollout.answers]
-            replaced[model.name] = sum(rollout.replaced for rollout in rollouts)
-            gc.collect()  # the next model may need the memory of this one
-            asking.log_answers(inner, job, model.name, answers[model.name])
-        asking.log_extract(inner, job, answers)
-        return answers, replaced
+        if isinstance(inner, ToolCalls):
+            compare = Compare(inner.equality(), inner.coerce, Toolbox())
+        else:
+            compare = Compare(Equality(), False, Toolbox())
+
+        def lead(engine: CachedEngine, name: str) -> list[Completion]:
+            rollouts = roll_out(inner, job, engine, name, rows, compare)
+            replaced[name] = sum(rollout.replaced for rollout in rollouts)
+            return [answer for rollout in rollouts for answer in rollout.answers]
+
+        return asking.answers_by(inner, job, lead), replaced
 
     def write(
         self,
@@ -193,93 +184,84 @@ class Dialog(Judge, engines=True):
         measures = judged.measures(together)
         scores = scores_of(names, measures)
         groups = rows_together if len(rows_together) < len(rows) else None
-        whole = {m: Measure(of, groups) for m, of in of_rows(judged, by_row).items()}
+        right = judged.right()
+        of_rows: dict[str, Callable[[list[bool]], bool]] = {
+            "whole": all, "first_turn": itemgetter(0), "last_turn": itemgetter(-1),
+        }  # fmt: skip
+        whole = {
+            metric: Measure(
+                {n: [take([of[i] for i in row]) for row in by_row] for n, of in right.items()},
+                groups,
+            )
+            for metric, take in of_rows.items()
+        }
         for name, of in scores_of(names, whole).items():
             scores[name] |= of
         first = judged.measure(judged.metrics[0], by_group)
         details = compared(judged, measures, first, self.models)
-        by_turn = [(number, scores_of_turn(judged, turns, number))
-                   for number in range(1, max(turn.number for turn in turns) + 1)]  # fmt: skip
+        by_turn = [
+            scores_of_turn(judged, turns, number)
+            for number in range(1, max(turn.number for turn in turns) + 1)
+        ]
         cut = [turn.as_row() for turn in turns]
-        sliced = slices.details_of(cut, judged, self.inner().evaluator.slices, together)
-        first_shown = judged.headline[0]
         tables = [
-            *comparison_tables(details["comparisons"], OF_COMPARISONS, judged.metrics[0]),
-            *slices.tables_of(sliced, first_shown, is_share=judged.is_share(first_shown)),
-            *baseline_tables(details, in_json(scores)[0]),
             *(turn_table(name, judged.headline, by_turn) for name in names),
             *replaced_table(replaced, len(turns)),
-            *judged.tables,
         ]
-        details |= {"headline": [*judged.headline, "whole"], "tables": tables}
-        details |= {"slices": sliced} if sliced else {}
-        details["turns"] = {name: [in_numbers(*of, name) for of in by_turn] for name in names}
+        more = judged._replace(tables=[*tables, *judged.tables])
+        names_of_slices = self.inner().evaluator.slices
+        details |= sliced_and_tables(
+            cut, more, details, scores, together, names_of_slices, OF_COMPARISONS
+        )
+        details["headline"] = [*judged.headline, "whole"]
+        details["turns"] = {name: [of.in_json(name) for of in by_turn] for name in names}
         lines = predictions(turns, cut, answers, judged)
         metrics = write_scored(job, len(rows), scores, details, lines, answers=answers)
         return with_speeds(metrics, self.models)
 
 
-def compare_of(inner: BatchEvaluator) -> Compare:
-    """When calls are the same: as the evaluator of each turn says, if it judges calls."""
-    if isinstance(inner, ToolCalls):
-        return Compare(inner.equality(), inner.coerce, Toolbox())
-    return Compare(Equality(), False, Toolbox())
-
-
-def of_rows(judged: Verdicts, by_row: Sequence[Sequence[int]]) -> dict[str, dict[str, list[bool]]]:
-    """Metric → model → rows: whether all turns are right, and the first and the last one."""
-    right = judged.right()
-    return {
-        "whole": {name: [all(of[i] for i in row) for row in by_row] for name, of in right.items()},
-        "first_turn": {name: [of[row[0]] for row in by_row] for name, of in right.items()},
-        "last_turn": {name: [of[row[-1]] for row in by_row] for name, of in right.items()},
-    }
-
-
 class OfTurn(NamedTuple):
     """The scores of one turn of all rows that have it, by model."""
 
+    number: int
     rows: int
     scores: Mapping[str, Mapping[str, Score]]
+
+    def in_json(self, model: str) -> dict[str, Any]:
+        """The scores of a model as JSON values."""
+        scores, intervals = in_json({model: self.scores[model]})
+        of = {"scores": scores[model], "intervals": intervals[model]}
+        return {"turn": self.number, "rows": self.rows, **of}
 
 
 def scores_of_turn(judged: Verdicts, turns: Sequence[Turn], number: int) -> OfTurn:
     """The scores of the first judged turn of all rows, of the second one, and so on."""
     places = [i for i, turn in enumerate(turns) if turn.number == number]
-    return OfTurn(len(places), scores_of(list(judged.judged), judged.measures(None, places)))
+    scores = scores_of(list(judged.judged), judged.measures(None, places))
+    return OfTurn(number, len(places), scores)
 
 
-def in_numbers(number: int, turn: OfTurn, model: str) -> dict[str, Any]:
-    """A model's scores of a turn as JSON values."""
-    scores, intervals = in_json({model: turn.scores[model]})
-    of = {"scores": scores[model], "intervals": intervals[model]}
-    return {"turn": number, "rows": turn.rows, **of}
-
-
-def turn_table(
-    model: str, headline: Sequence[str], by_turn: Sequence[tuple[int, OfTurn]]
-) -> dict[str, Any]:
+def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[OfTurn]) -> dict[str, Any]:
     """The scores of each turn."""
     first, *others = headline
     columns = ["judged turn", "rows", first, "95 % CI low", "95 % CI high", *others]
     nothing = (None, (None, None))
     rows = []
-    for number, (count, scores) in by_turn:
-        of: Mapping[str, Any] = scores[model]
+    for turn in by_turn:
+        of: Mapping[str, Any] = turn.scores[model]
         value, interval = of.get(first, nothing)
         more = [of.get(metric, nothing)[0] for metric in others]
-        rows.append([number, count, value, *interval, *more])
+        rows.append([turn.number, turn.rows, value, *interval, *more])
     units: dict[str, Unit] = dict.fromkeys(columns[2:], "share")
     return table(f"{model}: turns", columns, rows, units=units, model=model)
 
 
 def replaced_table(replaced: dict[str, int], turns: int) -> list[dict[str, Any]]:
-    """For each model, the number of turns that the row's own turn replaced; empty if none."""
-    if not any(replaced.values()):
-        return []
+    """How many turns of each model the row's own turn stood in for, if there are any."""
     columns = ["model", "turns", "replaced by the row's"]
     rows = [[name, turns, n] for name, n in replaced.items()]
-    return [table("Turns with other calls than the row's", columns, rows)]
+    title = "Turns with other calls than the row's"
+    return [table(title, columns, rows)] if any(replaced.values()) else []
 
 
 def predictions(

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Dataset, Job, Metrics, takes
 from finery.rows import Row, split_turns
-from finery.rows.parts import prompt as prompt_of
 from finery_eval.asking import refuse, some
 from finery_eval.evaluation import compared, dependent, write_scored
 from finery_eval.evaluator import Better, Judge
-from finery_eval.groups import facts_of
 from finery_eval.measure import Measure, scores_of
-from finery_eval.predictions import PROMPT_SHOWN, facts_and_values
+from finery_eval.predictions import predictions
 from finery_eval.tables import comparison_tables
 from finery_eval.verdicts import Verdict, Verdicts
 from finery_transformers.precision import auto_dtype
@@ -74,19 +72,8 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
         details = compared(verdicts, measures, first, ())
         details["tables"] = comparison_tables(details["comparisons"], first.test)
         details |= {"groups": len(groups)} if groups else {}
-        grouped = facts_of(rows)
-        lines = (
-            {
-                "id": row["id"],
-                "model": name,
-                "prompt": prompt_of(row)[:PROMPT_SHOWN],
-                **facts_and_values(of[i], METRICS),
-                **grouped[i],
-            }
-            for i, row in enumerate(rows)
-            for name, of in judged.items()
-        )
-        return write_scored(job, len(rows), scores_of(list(judged), measures), details, lines)
+        scores = scores_of(list(judged), measures)
+        return write_scored(job, len(rows), scores, details, predictions(rows, None, verdicts))
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""

@@ -58,20 +58,16 @@ class Rule(Settings):
         return {name: pattern for name, pattern in patterns.items() if pattern is not None}
 
     def keeps(self, text: str, *, ignore_case: bool = False) -> bool:
-        """Whether an answer, without surrounding white space, satisfies the rule."""
-        return self._found(text, re.IGNORECASE if ignore_case else 0) and self._measures(text)
-
-    def _found(self, text: str, flags: int) -> bool:
+        """Whether an answer, without white space around it, keeps the rule."""
+        flags, words = re.IGNORECASE if ignore_case else 0, len(text.split())
         starts, ends = (re.escape(part or "") for part in (self.starts_with, self.ends_with))
-        fixed = all(re.search(p, text, flags) for p in (rf"\A{starts}", rf"{ends}\Z"))
         patterns = self.patterns().items()
         matches = {name: search_in(text, pattern, name, flags) for name, pattern in patterns}
-        return fixed and bool(matches.get("matches", True)) and not matches.get("never")
-
-    def _measures(self, text: str) -> bool:
-        words = len(text.split())
         return (
-            words >= (self.min_words or 0)
+            all(re.search(p, text, flags) for p in (rf"\A{starts}", rf"{ends}\Z"))
+            and bool(matches.get("matches", True))
+            and not matches.get("never")
+            and words >= (self.min_words or 0)
             and (self.max_words is None or words <= self.max_words)
             and (self.max_sentences is None or sentences(text) <= self.max_sentences)
         )
@@ -119,7 +115,6 @@ class Rules(BatchEvaluator, task="style"):
                 fix="name one, e.g. rules: {brief: {max_words: 40}}",
             )
         for name, rule in self.rules.items():
-            check_name(name)
             check_rule(name, rule)
         super().check()
 
@@ -127,7 +122,11 @@ class Rules(BatchEvaluator, task="style"):
         """Hold the rows' own answers, if they have any, against the rules."""
         answered = [row for row in rows if answer_text(row).strip()]
         own = [self.kept(answer_text(row)) for row in answered]
-        self.advise(job, own)
+        broken = {name: sum(not kept[name] for kept in own) for name in self.rules}
+        if any(broken.values()):
+            count = sum(not all(kept.values()) for kept in own)
+            named = ", ".join(f"{name} {n}" for name, n in broken.items() if n)
+            job.log(f"the answers of {count} of {len(own)} rows break a rule: {named}")
 
         def judged(answers: Answers) -> Verdicts:
             of = each_judged(answers, lambda _, answer: self.verdict(self.kept(answer.text)))
@@ -150,34 +149,25 @@ class Rules(BatchEvaluator, task="style"):
         rules = self.rules.items()
         return {name: rule.keeps(text, ignore_case=self.ignore_case) for name, rule in rules}
 
-    def advise(self, job: Job, own: Sequence[Kept]) -> None:
-        """Log which rules the rows' own answers break."""
-        broken = {name: sum(not k[name] for k in own) for name in self.rules}
-        named = ", ".join(f"{name} {n}" for name, n in broken.items() if n)
-        if named:
-            rows = sum(not all(k.values()) for k in own)
-            job.log(f"the answers of {rows} of {len(own)} rows break a rule: {named}")
 
+def check_rule(name: str, rule: Rule) -> None:
+    """Raise `UsageError` for a rule that every answer keeps, or none can.
 
-def check_name(name: str) -> None:
-    """Raise `UsageError` for a rule's name that can't be the name of a metric."""
+    Its name must be one for a metric.
+    """
+    where = f"rules.{name}"
     if not names_metric(name):
         raise UsageError(
             f"{name!r} can't name a rule",
-            where=f"rules.{name}",
+            where=where,
             fix="name it without dots, colons and spaces around",
         )
     if name == "accuracy":
         raise UsageError(
             "a rule can't be named accuracy, which is the share of answers that follow all rules",
-            where=f"rules.{name}",
+            where=where,
             fix="rename it",
         )
-
-
-def check_rule(name: str, rule: Rule) -> None:
-    """Raise `UsageError` for a rule that every answer keeps, or none can."""
-    where = f"rules.{name}"
     if rule == Rule():
         raise UsageError(
             f"the rule '{name}' has no condition",

@@ -1,21 +1,14 @@
 """`eval.select`: which of several candidates is best, and by how much."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from finery import DataError, Job, Metrics, Step, UsageError, setting, takes
-from finery.rows.repeats import Repeats, summarise
+from finery.rows.repeats import summarise
 from finery.util.text import signed
 from finery_eval.predictions import measure_between, paired
 
 OVER_SEEDS = "the seed of a training only, not the choice of rows"
-
-
-class _Repeat(NamedTuple):
-    """One training of a candidate."""
-
-    name: str
-    score: float
 
 
 class _Candidate(NamedTuple):
@@ -27,24 +20,9 @@ class _Candidate(NamedTuple):
     metrics: Sequence[Metrics]
 
     @property
-    def repeats(self) -> Repeats:
-        """The score over all repeats."""
-        return summarise(self.scores)
-
-    @property
     def score(self) -> float:
         """The score that counts: the mean over repeats."""
-        return self.repeats.mean
-
-    @property
-    def each(self) -> list[_Repeat]:
-        """The repeats; of a candidate that isn't repeated, the candidate itself."""
-        names = [_variant(metrics.name) for metrics in self.metrics]
-        return [_Repeat(*each) for each in zip(names, self.scores, strict=True)]
-
-    def best(self, sign: int) -> _Repeat:
-        """The repeat with the best score; the first of equally good ones. sign: -1 for lowest."""
-        return max(self.each, key=lambda each: sign * each.score)
+        return summarise(self.scores).mean
 
 
 class Select(Step, seeded=False, sections=("evaluate",)):
@@ -87,21 +65,33 @@ class Select(Step, seeded=False, sections=("evaluate",)):
 
     def run(self, job: Job) -> Metrics:
         """Rank the candidates."""
-        candidates = self._candidates()
+        by_name = {metrics.name: metrics for metrics in self.candidates}
+        groups = self.repeats or {_variant(name): [name] for name in by_name}
         sign = 1 if self.best == "highest" else -1
-        ranked = sorted(candidates, key=lambda each: -sign * each.score)
+        ranked = sorted(
+            (self._candidate(name, [by_name[each] for each in of]) for name, of in groups.items()),
+            key=lambda candidate: -sign * candidate.score,
+        )
         first, *others = ranked
         margin = self._margin(first, others[0]) if others else None
-        repeat = first.best(sign)
+        names = [_variant(metrics.name) for metrics in first.metrics]
+        repeats = dict(zip(names, first.scores, strict=True))
+        chosen = max(repeats, key=lambda name: sign * repeats[name])
         rows = first.metrics[0].report()["rows"]
-        words = self._words(first, others, margin, rows)
-        if len(first.scores) > 1:
+        score = f"{self.model}.{self.metric} {first.score:.4g}{_in_words(first.interval)}"
+        words = [f"chosen of {len(ranked)}: {first.name}, {score}, {rows} rows"]
+        if margin is not None:
+            ahead = f"{signed(margin['difference'], '.4g')}{_in_words(margin['interval'])}"
+            words.append(f"difference to the next, {margin['over']}: {ahead}")
+        if len(repeats) > 1:
             words.append(
-                f"of its {len(first.scores)} seeds, {repeat.name} has the best score, "
-                f"{repeat.score:.4g}, so it is chosen"
+                f"of its {len(repeats)} seeds, {chosen} has the best score, "
+                f"{repeats[chosen]:.4g}, so it is chosen"
             )
         for line in words:
             job.log(line)
+        reports = (metrics.report() for metrics in self.candidates)
+        is_unbounded = any(self.metric in of["details"].get("unbounded", ()) for of in reports)
         metrics = Metrics.write(
             job.out,
             rows=rows,
@@ -109,9 +99,9 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             intervals={e.name: {self.metric: list(e.interval)} for e in ranked if e.interval},
             details={
                 "headline": [self.metric],
-                "unbounded": [self.metric] if self._is_unbounded() else [],
+                "unbounded": [self.metric] if is_unbounded else [],
                 "tables": [_table(ranked)] if self.repeats else [],
-                "chosen": repeat.name,
+                "chosen": chosen,
                 "margin": margin,
                 "words": words,
                 **({"intervals_cover": OVER_SEEDS} if self.repeats else {}),
@@ -119,27 +109,14 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             predictions=[],
         )
         metrics.meta |= {
-            "chosen": repeat.name,
-            "repeats": {each.name: each.score for each in first.each} if self.repeats else None,
+            "chosen": chosen,
+            "repeats": repeats if self.repeats else None,
             "by": f"{self.model}.{self.metric}",
             "score": first.score,
             "interval": list(first.interval) if first.interval else None,
             "margin": margin,
         }
         return metrics
-
-    def _is_unbounded(self) -> bool:
-        """Whether the metric isn't a share."""
-        reports = (metrics.report() for metrics in self.candidates)
-        return any(self.metric in of["details"].get("unbounded", ()) for of in reports)
-
-    def _candidates(self) -> list[_Candidate]:
-        by_name = {metrics.name: metrics for metrics in self.candidates}
-        groups = self.repeats or {_variant(name): [name] for name in by_name}
-        return [
-            self._candidate(name, [by_name[member] for member in members])
-            for name, members in groups.items()
-        ]
 
     def _candidate(self, name: str, metrics: Sequence[Metrics]) -> _Candidate:
         reports = [each.report() for each in metrics]
@@ -181,20 +158,6 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         between = measure.difference("first", "second") if measure is not None else None
         return None if between is None else list(between.interval)
 
-    def _words(
-        self,
-        first: _Candidate,
-        others: Sequence[_Candidate],
-        margin: Mapping[str, Any] | None,
-        rows: int,
-    ) -> list[str]:
-        text = f"{self.model}.{self.metric} {first.score:.4g}{_in_words(first.interval)}"
-        words = [f"chosen of {len(others) + 1}: {first.name}, {text}, {rows} rows"]
-        if margin is not None:
-            ahead = f"{signed(margin['difference'], '.4g')}{_in_words(margin['interval'])}"
-            words.append(f"difference to the next, {margin['over']}: {ahead}")
-        return words
-
 
 def _variant(name: str) -> str:
     """The variant in a candidate's name: `r=8` of `test@r=8`."""
@@ -211,7 +174,7 @@ def _table(ranked: Sequence[_Candidate]) -> dict[str, Any]:
         [
             each.name,
             each.score,
-            each.repeats.deviation,
+            summarise(each.scores).deviation,
             *(each.interval or (None, None)),
             len(each.scores),
         ]

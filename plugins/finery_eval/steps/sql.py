@@ -14,7 +14,7 @@ from finery.rows.answers.reading import extracted
 from finery_eval.asking import SHOWN, refuse, refuse_empty
 from finery_eval.database import Cell, Database, QueryError, Result
 from finery_eval.evaluation import answers_table
-from finery_eval.evaluator import BatchEvaluator
+from finery_eval.evaluator import BatchEvaluator, longest_answer
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 
@@ -72,11 +72,7 @@ class Sql(BatchEvaluator, task="complex"):
         "BY outside parentheses.",
     )
     timeout: float = setting(5.0, gt=0, help="Longest run time of a query, in seconds.")
-    max_tokens: int = setting(
-        128,
-        ge=1,
-        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
-    )
+    max_tokens: int = longest_answer(128)
     ignore_case: bool = setting(False, help="Treat 'High' and 'high' in a result as the same text.")
 
     def metric_names(self) -> list[str]:
@@ -103,12 +99,15 @@ class Sql(BatchEvaluator, task="complex"):
         failed: list[str] = []
         for row, sql in zip(rows, queries, strict=True):
             try:
-                expectations.append(Wanted(sql, database.query(sql), self.counts_order(sql)))
+                ordered = self.ordered == "always" or (self.ordered == "auto" and has_order(sql))
+                expectations.append(Wanted(sql, database.query(sql), ordered))
             except QueryError as error:
                 failed.append(f"{row['id']}: {error}: {sql:.80}")
         refuse("some expected queries fail", failed, fix="correct them, or the scripts in `schema`")
-        empty = [
-            row["id"] for row, w in zip(rows, expectations, strict=True) if finds_nothing(w.result)
+        empty = [  # no row, or none with a value, such as the sum of no rows
+            row["id"]
+            for row, wanted in zip(rows, expectations, strict=True)
+            if all(cell is None for cells in wanted.result for cell in cells)
         ]
         if empty:
             named = ", ".join(empty[:SHOWN]) + ", …" * (len(empty) > SHOWN)
@@ -116,10 +115,6 @@ class Sql(BatchEvaluator, task="complex"):
                 f"{len(empty)} expected queries return nothing, which is often a mistake: {named}"
             )
         return expectations
-
-    def counts_order(self, sql: str) -> bool:
-        """Whether the order of a query's result is part of the expectation."""
-        return self.ordered == "always" or (self.ordered == "auto" and has_order(sql))
 
     def text(self, answer: str) -> str:
         """The SQL in an answer."""
@@ -159,18 +154,13 @@ class Sql(BatchEvaluator, task="complex"):
 
     def compared(self, result: Result) -> Result:
         """A result as it is compared."""
-        return [tuple(self.cell(value) for value in row) for row in result]
 
-    def cell(self, value: Cell) -> Cell:
-        """A value as it is compared."""
-        if isinstance(value, float):
-            return float(f"{value:.{DIGITS}g}")
-        return value.casefold() if isinstance(value, str) and self.ignore_case else value
+        def cell(value: Cell) -> Cell:
+            if isinstance(value, float):
+                return float(f"{value:.{DIGITS}g}")
+            return value.casefold() if isinstance(value, str) and self.ignore_case else value
 
-
-def finds_nothing(result: Result) -> bool:
-    """Whether a result has no rows, or only empty values, such as the sum of no rows."""
-    return all(value is None for row in result for value in row)
+        return [tuple(map(cell, row)) for row in result]
 
 
 def tokens(sql: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ from finery.rows.templates.patience import patterns_of
 from finery.util.text import did_you_mean
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
-from finery_eval.evaluator import BatchEvaluator
+from finery_eval.evaluator import BatchEvaluator, longest_answer
 from finery_eval.tables import Unit, table
 from finery_eval.verdicts import Answers, Verdict, Verdicts
 
@@ -101,11 +101,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     lists: Literal["unordered", "ordered"] = setting(
         "unordered", help="Whether the order of a list's elements counts."
     )
-    max_tokens: int = setting(
-        256,
-        ge=1,
-        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
-    )
+    max_tokens: int = longest_answer(256)
     ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
 
     def metric_names(self) -> list[str]:
@@ -187,14 +183,6 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
                 return Reading(value, schema.problem(value))
         return Reading(value, None if isinstance(value, dict) else NO_OBJECT)
 
-    def comparison(self) -> Comparison:
-        """The settings of this step that decide whether two values are equal."""
-        return Comparison(
-            tolerance=self.tolerance,
-            ignore_case=self.ignore_case,
-            ordered=self.lists == "ordered",
-        )
-
     def judged(
         self,
         schema: AnswerSchema | None,
@@ -207,25 +195,27 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
             name: [self.read(answer.text, schema) for answer in completions]
             for name, completions in answers.items()
         }
-        same = self.comparison()
-        counts = {n: counts_of(same, fields, expected, read) for n, read in readings.items()}
+        same = Comparison(
+            tolerance=self.tolerance,
+            ignore_case=self.ignore_case,
+            ordered=self.lists == "ordered",
+        )
+        judged = {
+            name: [self.verdict(same, fields, *of) for of in zip(expected, read, strict=True)]
+            for name, read in readings.items()
+        }
         invalid = {n: sum(r.value is UNREADABLE for r in read) for n, read in readings.items()}
+        wanted = {n: [shown(lookup(v, path)) for v in expected] for n, path in fields.paths.items()}
         named = [metric_of(field) for field in fields.paths]
         shown_fields = named if len(named) <= MOST_COLUMNS else []
         lists = [metric_of(field) for field in fields.paths if field in fields.lists]
         return self.verdicts(
             answers,
-            {
-                name: [
-                    self.verdict(same, fields, *row)
-                    for row in zip(expected, read, counts[name], strict=True)
-                ]
-                for name, read in readings.items()
-            },
+            judged,
             [
                 answers_table(answers, invalid),
-                majority_table(values_of(fields, expected), "value"),
-                *(field_table(name, fields, by_row) for name, by_row in counts.items()),
+                majority_table(wanted, "value"),
+                *(field_table(name, fields, of) for name, of in judged.items()),
                 *problem_tables(readings),
             ],
             metrics=["accuracy", "field_score", *named, "valid_json", *self._valid()],
@@ -233,25 +223,25 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
             statistics={"field_score": field_score, **dict.fromkeys(lists, elements_f1)},
         )
 
-    def verdict(
-        self,
-        same: Comparison,
-        fields: Fields,
-        expected: Any,
-        reading: Reading,
-        counts: tuple[Count, ...],
-    ) -> Verdict:
-        """The metrics of an answer, and where it differs from the expected object."""
+    def verdict(self, same: Comparison, fields: Fields, expected: Any, reading: Reading) -> Verdict:
+        """What an answer counts as, and where it differs from what is expected."""
         readable = reading.value is not UNREADABLE
         differences = dict(differing(same, fields, expected, reading.value))
         whole = fields.named or same.equal(expected, reading.value)
+        of_fields: dict[str, Any] = {}
+        for name, path in fields.paths.items():
+            want, got = lookup(expected, path), lookup(reading.value, path)
+            as_list = name in fields.lists
+            count = same.count(want, got, as_list=as_list)
+            of_fields[name] = count if as_list else bool(count.hits)
+        right = sum(value for name, value in of_fields.items() if name not in fields.lists)
+        lists = tuple(value for name, value in of_fields.items() if name in fields.lists)
         values: dict[str, Any] = {
             "accuracy": whole and not differences,
-            "field_score": outcome_of(fields, counts),
+            "field_score": (len(of_fields), right, lists),
             "valid_json": readable,
+            **{metric_of(name): value for name, value in of_fields.items()},
         }
-        for name, count in zip(fields.paths, counts, strict=True):
-            values[metric_of(name)] = count if name in fields.lists else bool(count.hits)
         if self.schema is not None:
             values["valid"] = reading.problem is None
         return Verdict(
@@ -296,19 +286,6 @@ def fields_of(names: Sequence[str], expected: Sequence[Any]) -> Fields:
     return Fields(paths, frozenset(lists), named=bool(names))
 
 
-def counts_of(
-    same: Comparison, fields: Fields, expected: Sequence[Any], readings: Sequence[Reading]
-) -> list[tuple[Count, ...]]:
-    """For each row, the count of each field."""
-    return [
-        tuple(
-            same.count(lookup(want, path), lookup(got.value, path), as_list=name in fields.lists)
-            for name, path in fields.paths.items()
-        )
-        for want, got in zip(expected, readings, strict=True)
-    ]
-
-
 def differing(
     same: Comparison, fields: Fields, expected: Any, answered: Any
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -320,17 +297,7 @@ def differing(
         want, got = lookup(expected, path), lookup(answered, path)
         if not same.equal(want, got):
             values = {"expected": want, "answered": got}
-            yield (
-                name,
-                {k: v for k, v in values.items() if v is not MISSING and v is not UNREADABLE},
-            )
-
-
-def outcome_of(fields: Fields, counts: tuple[Count, ...]) -> Outcome:
-    """What `field_score` needs of a row. Few outcomes differ, which makes the bootstrap fast."""
-    named = list(zip(fields.paths, counts, strict=True))
-    right = sum(count.hits for name, count in named if name not in fields.lists)
-    return len(named), right, tuple(count for name, count in named if name in fields.lists)
+            yield name, {k: v for k, v in values.items() if v not in (MISSING, UNREADABLE)}
 
 
 def field_score(outcomes: Mapping[Outcome, int]) -> float:
@@ -368,22 +335,18 @@ def f1_of(count: Count) -> float:
     return 2 * count.hits / items if items else 1.0
 
 
-def values_of(fields: Fields, expected: Sequence[Any]) -> dict[str, list[str]]:
-    """Field → what each row expects, as text."""
-    return {n: [shown(lookup(v, path)) for v in expected] for n, path in fields.paths.items()}
-
-
-def field_table(model: str, fields: Fields, counts: Sequence[tuple[Count, ...]]) -> dict[str, Any]:
-    """The score of every field, with precision, recall and the number of elements for lists."""
+def field_table(model: str, fields: Fields, judged: Sequence[Verdict]) -> dict[str, Any]:
+    """Every field's score; precision, recall and how many elements there are, if it holds lists."""
     rows: list[list[Any]] = []
-    for i, name in enumerate(fields.paths):
-        count = total((row[i], 1) for row in counts)
+    for name in fields.paths:
+        values = [verdict.values[metric_of(name)] for verdict in judged]
         if name in fields.lists:
-            precision = count.hits / count.answered if count.answered else None
-            recall = count.hits / count.expected if count.expected else None
-            rows.append([name, f1_of(count), precision, recall, count.answered, count.expected])
+            of = total((value, 1) for value in values)
+            precision = of.hits / of.answered if of.answered else None
+            recall = of.hits / of.expected if of.expected else None
+            rows.append([name, f1_of(of), precision, recall, of.answered, of.expected])
         else:
-            rows.append([name, f1_of(count), None, None, None, None])
+            rows.append([name, sum(values) / len(values), None, None, None, None])
     scores = ["score", "precision", "recall"]
     units: dict[str, Unit] = dict.fromkeys(scores, "share")
     columns = ["field", *scores, "elements answered", "elements expected"]

@@ -1,26 +1,20 @@
 """`eval.tools`: does a model call the right tools with the right arguments?"""
 
-import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
 
-from finery import Completion, Job, Metrics, UsageError, setting
+from finery import CachedEngine, Completion, Job, Metrics, UsageError, setting
 from finery.rows import Row, split_turns
 from finery.rows.answers.reading import extracted
 from finery_eval import asking
 from finery_eval.calls.arguments import Equality
-from finery_eval.calls.calls import (
-    BadTools,
-    Toolbox,
-    answered_calls,
-    expected_calls,
-)
+from finery_eval.calls.calls import BadTools, Toolbox, answered_calls, expected_calls
 from finery_eval.calls.matches import Match, Wanted, calls_table, due_table, malformed_table
 from finery_eval.calls.named import Arguments, arguments_of, sampled_arguments
 from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
-from finery_eval.evaluator import BatchEvaluator
+from finery_eval.evaluator import BatchEvaluator, longest_answer
 from finery_eval.tasks.functions import Execute, Functions
 from finery_eval.tasks.play import Play, Task, play, split_task, task_of
 from finery_eval.tasks.results import Expect, steps_table
@@ -117,11 +111,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     execute: Execute | None = setting(
         None, help="Functions that execute the calls, for tasks in several steps."
     )
-    max_tokens: int = setting(
-        256,
-        ge=1,
-        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
-    )
+    max_tokens: int = longest_answer(256)
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
@@ -129,6 +119,8 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        if self.execute is not None:
+            self.execute.check()
         for name in ("free", "unordered"):
             for path in getattr(self, name):
                 if not all(path.split(".")) or "." not in path:
@@ -136,6 +128,12 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
                         f"{path!r} doesn't name an argument of a tool",
                         where=name,
                         fix="write tool.argument, e.g. book_meeting.title",
+                    )
+                if self.execute is not None:
+                    raise UsageError(
+                        f"`{name}` can't be used with `execute`: calls are judged by what they do",
+                        where=name,
+                        fix="remove it",
                     )
         if self.extract is not None and "answer" not in (
             self.execute.expect if self.execute else ()
@@ -145,7 +143,6 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
                 where="extract",
                 fix="remove it, or set execute.expect: [answer]",
             )
-        self.check_execute()
         super().check()
 
     def check_nested(self) -> None:
@@ -156,19 +153,6 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
                 where="execute",
                 fix="remove it, or use eval.tools as a step of its own",
             )
-
-    def check_execute(self) -> None:
-        """Raise `UsageError` for settings that don't fit executed calls."""
-        if self.execute is None:
-            return
-        self.execute.check()
-        for name in ("free", "unordered"):
-            if getattr(self, name):
-                raise UsageError(
-                    f"`{name}` can't be used with `execute`: calls are judged by what they do",
-                    where=name,
-                    fix="remove it",
-                )
 
     def check_files(self) -> None:
         """Raise `UsageError` for functions that can't be used."""
@@ -188,18 +172,15 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         plays: dict[str, list[Play]] = {}
         with closing(Functions(self.execute)) as functions:
             tasks = self.tasks(job, rows, functions)
-            for model in self.models:
-                name, engine = model.name, job.engine(model)
+            unjudged = unjudged_tables(job, self.unjudged(rows))
+
+            def work(engine: CachedEngine, name: str) -> list[Completion]:
                 plays[name] = play(self, job, engine, name, tasks, functions, coerce=self.coerce)
-                gc.collect()  # the next model may need the memory of this one
-        unjudged = unjudged_tables(job, self.unjudged(rows))
-        answers = {name: [each.completion() for each in of] for name, of in plays.items()}
-        for name, completions in answers.items():
-            asking.log_answers(self, job, name, completions)
-        asking.log_extract(self, job, answers)
+                return [each.completion() for each in plays[name]]
+
+            answers = asking.answers_by(self, job, work)
         verdicts = self.task_verdicts(plays, answers).with_tables(unjudged)
-        models, slices = self.models, self.slices
-        return write(job, rows, answers, verdicts, models=models, slices=slices)
+        return write(job, rows, answers, verdicts, models=self.models, slices=self.slices)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
@@ -240,35 +221,28 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         """Compare the states and answers with those of the rows."""
         assert self.execute is not None
         expect = self.expect()
+        calls = {name: [c for each in of for c in each.calls] for name, of in plays.items()}
         return self.verdicts(
             answers,
             {name: list(map(expect.verdict, of)) for name, of in plays.items()},
             [
                 answers_table(answers),
                 steps_table(plays, self.execute.max_steps),
-                *malformed_table(
-                    {n: [c for each in of for c in each.calls] for n, of in plays.items()}
-                ),
+                *malformed_table(calls),
             ],
         )
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read the expected calls and the tools of each row."""
-        wanted = self.expectations(rows)
+        wanted = self.readable(rows, partial(self.expected, toolbox=Toolbox()))
         self.check_arguments(arguments_of(t for want in wanted for t in want.tools.values()))
         return partial(self.judged, wanted)
 
     def unjudged(self, rows: Sequence[Row]) -> list[Unjudged]:
         """Turns with calls before those that are judged."""
-        split, what = split_turns, EARLIER
-        if self.execute is not None:
-            split, what = split_task, EXECUTED
+        split, what = (split_turns, EARLIER) if self.execute is None else (split_task, EXECUTED)
         turns = [sum(bool(turn.get("tool_calls")) for turn in split(row)[0]) for row in rows]
         return [Unjudged(what, sum(map(bool, turns)), sum(turns))] if any(turns) else []
-
-    def expectations(self, rows: Sequence[Row]) -> list[Wanted]:
-        """The expected calls of each row. Raises `DataError` with rows and turns that have none."""
-        return self.readable(rows, partial(self.expected, toolbox=Toolbox()))
 
     def readable(self, rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
         """The result of `read` for each row. Raises `DataError` with those that it can't read."""
@@ -326,13 +300,20 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
 
     def judged(self, wanted: Sequence[Wanted], answers: Answers) -> Verdicts:
         """Read the calls in the answers and compare them with the expected ones."""
+        equality = self.equality()
         matches = {
-            name: [self.match(want, a) for want, a in zip(wanted, completions, strict=True)]
+            name: [
+                Match(
+                    want, answered_calls(answer, want.tools, coerce=self.coerce), equality, answer
+                )
+                for want, answer in zip(wanted, completions, strict=True)
+            ]
             for name, completions in answers.items()
         }
         invalid = {
             name: sum(match.is_valid is False for match in of) for name, of in matches.items()
         }
+        calls = {name: [c for match in of for c in match.calls] for name, of in matches.items()}
         return self.verdicts(
             answers,
             {name: [match.verdict() for match in of] for name, of in matches.items()},
@@ -340,20 +321,6 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
                 answers_table(answers, invalid),
                 due_table(matches),
                 *(t for name, of in matches.items() for t in calls_table(name, of)),
-                *malformed_table(
-                    {n: [c for m in of for c in m.calls] for n, of in matches.items()}
-                ),
+                *malformed_table(calls),
             ],
-        )
-
-    def match(self, want: Wanted, answer: Completion) -> Match:
-        """Compare an answer's calls with the expected ones."""
-        calls = answered_calls(answer, want.tools, coerce=self.coerce)
-        return Match(
-            want,
-            calls,
-            self.equality(),
-            answer.text,
-            is_cut=answer.finish_reason == "length",
-            has_thinking=bool(answer.reasoning),
         )

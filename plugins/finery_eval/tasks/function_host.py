@@ -42,16 +42,15 @@ class Opened:
 
     def take(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An audit hook. An exception here would fail the function's own `open`."""
-        if event == "open":
-            with suppress(Exception):
-                self._add(os.path.abspath(os.fsdecode(arguments[0])), int(arguments[2]))
-
-    def _add(self, path: str, flags: int) -> None:
-        path.encode()  # a name that isn't UTF-8 can't be listed
-        is_known = path.startswith(self._known) or (path, flags) in self._all
-        if not is_known and len(self._all) < MOST_FILES:
-            self._all[path, flags] = None
-            self._new.append((path, flags))
+        if event != "open":
+            return
+        with suppress(Exception):
+            path, flags = os.path.abspath(os.fsdecode(arguments[0])), int(arguments[2])
+            path.encode()  # a name that isn't UTF-8 can't be listed
+            is_known = path.startswith(self._known) or (path, flags) in self._all
+            if not is_known and len(self._all) < MOST_FILES:
+                self._all[path, flags] = None
+                self._new.append((path, flags))
 
     def new(self) -> list[tuple[str, int]]:
         """(path, flags of `open`) of files that weren't listed yet."""
@@ -94,17 +93,16 @@ def _end_with(parent: int) -> None:
 def _factory(file: str, name: str) -> Any:
     module, _, attribute = name.rpartition(":")
     try:
-        source = _module(Path(file)) if file else importlib.import_module(module)
+        if file:
+            source = load_source(Path(file), f"finery_functions_{Path(file).stem}")
+        else:
+            source = importlib.import_module(module)
     except Exception as error:
         raise Fault(f"{file or module} can't be imported: {_words(error)}") from None
     factory = getattr(source, attribute, None)
     if not callable(factory):
         raise Fault(f"{file or module} has no function or class '{attribute}'")
     return factory
-
-
-def _module(path: Path) -> Any:
-    return load_source(path, f"finery_functions_{path.stem}")
 
 
 def _answer(order: dict[str, Any], factory: Any, sessions: dict[int, Any]) -> dict[str, Any]:
@@ -117,7 +115,7 @@ def _answer(order: dict[str, Any], factory: Any, sessions: dict[int, Any]) -> di
         return {}
     if order["do"] == "state":
         return {"state": _state(sessions[number])}
-    return _called(_function(sessions[number], order["name"]), order)
+    return _called(getattr(sessions[number], _attribute(order["name"]), None), order)
 
 
 def _begun(factory: Any, row: Any, tools: list[str]) -> Any:
@@ -126,7 +124,7 @@ def _begun(factory: Any, row: Any, tools: list[str]) -> Any:
     except Exception as error:
         raise Fault(f"the factory fails: {_words(error)}") from None
     for tool in tools:
-        if not callable(_function(session, tool)):
+        if not callable(getattr(session, _attribute(tool), None)):
             kind = type(session).__name__
             raise Fault(f"{kind} has no method '{_attribute(tool)}' for the tool {tool}")
     return session
@@ -161,10 +159,6 @@ def _json(value: Any, what: str) -> str:
         return _encode(value, order="deterministic").decode()
     except Exception as error:
         raise Fault(f"{what} can't be written as JSON: {_words(error)}") from None
-
-
-def _function(session: Any, tool: str) -> Any:
-    return getattr(session, _attribute(tool), None)
 
 
 def _attribute(tool: str) -> str:

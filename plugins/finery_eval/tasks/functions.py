@@ -65,9 +65,7 @@ class Execute(Settings):
             compile(tree, name, "exec")
         except (SyntaxError, ValueError) as error:
             raise UsageError(
-                f"{self.file.names[0]} isn't Python: {error}",
-                where="execute.file",
-                fix="correct the file",
+                f"{name} isn't Python: {error}", where="execute.file", fix="correct the file"
             ) from None
         names = _names_in(tree)
         if names is not None and self.factory not in names:
@@ -230,7 +228,7 @@ class Session:
         that is expected, a result that can't be written as JSON raises `StepError`.
         """
         if call.problem is not None:
-            return _error(call.problem.text), True
+            return _error(call.problem.text)
         order = {
             "do": "call", "session": self._number, "name": call.name, "arguments": call.arguments,
         }  # fmt: skip
@@ -238,18 +236,17 @@ class Session:
         try:
             answer = self._functions.order(order, self._functions.settings.seconds)
         except Stopped as stopped:
-            return _error(f"{call.name} {stopped}"), True
+            return _error(f"{call.name} {stopped}")
         self._executed.append(order)
         if is_expected and "unwritable" in answer:
             raise self._functions.unusable(answer["unwritable"])
         error = answer.get("error") or answer.get("unwritable")
-        return (_error(error), True) if error is not None else (answer["result"], False)
+        return _error(error) if error is not None else (answer["result"], False)
 
     def state(self) -> str:
         """The state, as JSON with sorted keys."""
         self._resume()
-        state: str = self._order({"do": "state", "session": self._number})["state"]
-        return state
+        return str(self._order({"do": "state", "session": self._number})["state"])
 
     def close(self) -> None:
         """Forget the state."""
@@ -276,6 +273,6 @@ class Session:
             ) from None
 
 
-def _error(reason: str) -> str:
+def _error(reason: str) -> tuple[str, bool]:
     """An error as a tool's answer."""
-    return msgspec.json.encode({"error": reason}).decode()
+    return msgspec.json.encode({"error": reason}).decode(), True

@@ -80,13 +80,6 @@ class _Effect(NamedTuple):
     errors: Errors
 
 
-def _executed(session: Session, before: Sequence[Call], after: Sequence[Call]) -> _Effect:
-    early = sum(session.call(call, is_expected=True)[1] for call in before)
-    start = session.state()
-    errors = sum(session.call(call, is_expected=True)[1] for call in after)
-    return _Effect(start, session.state(), Errors(early, errors))
-
-
 def _effect(
     row: Row, begin: Callable[[], Session], before: Sequence[Call], after: Sequence[Call]
 ) -> _Effect:
@@ -96,11 +89,18 @@ def _effect(
     effect there. Otherwise other sessions or random numbers would decide how rows and models are
     judged.
     """
+
+    def executed(session: Session) -> _Effect:
+        early = sum(session.call(call, is_expected=True)[1] for call in before)
+        start = session.state()
+        errors = sum(session.call(call, is_expected=True)[1] for call in after)
+        return _Effect(start, session.state(), Errors(early, errors))
+
     session, other = begin(), begin()
-    effect = _executed(session, before, after)
+    effect = executed(session)
     other.state()
     states = [(effect.state, session.state())]
-    again = _executed(other, before, after)
+    again = executed(other)
     states += [(effect.start, again.start), (effect.state, again.state)]
     session.close()
     other.close()
@@ -194,19 +194,16 @@ class Play:
     def completion(self) -> Completion:
         """All turns of the model as one answer: the last text, all calls, the tokens of all."""
         last = self.answers[-1]
+        is_cut = any(answer.finish_reason == "length" for answer in self.answers)
         thinking = "\n".join(a.reasoning for a in self.answers if a.reasoning)
         return msgspec.structs.replace(
             last,
-            finish_reason="length" if _is_cut(self.answers) else last.finish_reason,
+            finish_reason="length" if is_cut else last.finish_reason,
             prompt_tokens=sum(a.prompt_tokens for a in self.answers),
             completion_tokens=sum(a.completion_tokens for a in self.answers),
             tool_calls=[call for a in self.answers for call in a.tool_calls or []] or None,
             reasoning=thinking or None,
         )
-
-
-def _is_cut(answers: Sequence[Completion]) -> bool:
-    return any(answer.finish_reason == "length" for answer in answers)
 
 
 def play(

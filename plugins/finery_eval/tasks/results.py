@@ -32,51 +32,38 @@ class Expect(msgspec.Struct, frozen=True):
     def verdict(self, play: Play) -> Verdict:
         """The values of the metrics; None for a metric that doesn't apply."""
         task, problems = play.task, [c.problem.text for c in play.calls if c.problem]
-        values = {
-            "accuracy": self._is_right(play),
+        same = {
             "state": play.state == task.state,
-            "answer": self._is_answered(play),
+            "answer": self.normal(play.answer or "") == self.normal(task.answer),
+        }
+        values = {
+            "accuracy": play.is_finished and all(same[part] for part in self.parts),
+            **same,
             "finished": play.is_finished,
             "no_call": None if task.calls else not play.calls,
-            "valid": all(call.problem is None for call in play.calls) if play.calls else None,
+            "valid": not problems if play.calls else None,
         }
+        changed = {}
+        if "state" in self.parts:
+            parts = differences(json.loads(task.state), json.loads(play.state))
+            changed = dict(islice(parts, DIFFERENCES))
+        if "answer" in self.parts and play.is_finished and not same["answer"]:
+            changed["answer"] = {"expected": task.answer, "answered": play.answer}
+        unfinished = f"didn't end within {len(play.answers)} turns"
+        if play.is_cut:
+            unfinished = "the last answer was cut off at max_tokens"
         return Verdict(
             {metric: values[metric] for metric in self.metrics()},
             {
                 "prompt": prompt_of({"prompt": task.prompt})[:PROMPT_SHOWN],
                 "expected": _shown(readable(task.calls), task.answer),
                 "prediction": _shown(readable(play.calls), play.answer or ""),
-                "error": _unfinished(play),
+                "error": None if play.is_finished else unfinished,
                 "problem": "; ".join(problems) or None,
-                "changed": dict(islice(self._differing(play), DIFFERENCES)),
+                "changed": dict(islice(changed.items(), DIFFERENCES)),
                 "steps": len(play.answers),
             },
         )
-
-    def _is_right(self, play: Play) -> bool:
-        states = "state" not in self.parts or play.state == play.task.state
-        return (
-            play.is_finished and states and ("answer" not in self.parts or self._is_answered(play))
-        )
-
-    def _is_answered(self, play: Play) -> bool:
-        return self.normal(play.answer or "") == self.normal(play.task.answer)
-
-    def _differing(self, play: Play) -> Iterator[tuple[str, Any]]:
-        if "state" in self.parts:
-            states = [json.loads(state) for state in (play.task.state, play.state)]
-            yield from differences(*states)
-        if "answer" in self.parts and play.is_finished and not self._is_answered(play):
-            yield "answer", {"expected": play.task.answer, "answered": play.answer}
-
-
-def _unfinished(play: Play) -> str | None:
-    """Why the work on a task didn't come to its end."""
-    if play.is_finished:
-        return None
-    if play.is_cut:
-        return "the last answer was cut off at max_tokens"
-    return f"didn't end within {len(play.answers)} turns"
 
 
 def _shown(calls: str, answer: str) -> str:
@@ -98,14 +85,9 @@ def differences(expected: Any, actual: Any, path: str = "state") -> Iterator[tup
 
 
 def steps_table(plays: Mapping[str, Sequence[Play]], most: int) -> dict[str, Any]:
-    """How many turns and calls each model needs, and how many errors it gets."""
-    columns = [
-        "model",
-        "turns a row",
-        "calls a row",
-        "tool errors",
-        f"not finished in {most} turns",
-    ]
+    """How many turns and calls each model needs, and how often it gets an error."""
+    unfinished = f"not finished in {most} turns"
+    columns = ["model", "turns a row", "calls a row", "tool errors", unfinished]
     rows = [
         [
             name,

@@ -1,7 +1,7 @@
 """The learning curve of `eval.curve` as a plot: scores by training rows, with the fitted curve."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from finery_eval.view.tables import Report, headline
 
@@ -31,16 +31,13 @@ def learned(report: Report) -> Learned | None:
     line = curve.get("growth", {}).get(metric, {}).get("line")
     if not line:
         return None
-    scores = [_score(report, point, metric) for point in curve["points"]]
-    return Learned(metric, scores, [_in_percent(*fitted) for fitted in line])
-
-
-def _score(
-    report: Report, point: Mapping[str, Any], metric: str
-) -> tuple[int, float, float, float]:
-    name = point["name"]
-    low, high = report["intervals"][name][metric]
-    return _in_percent(point["rows"], report["scores"][name][metric], low, high)
+    scores, intervals = report["scores"], report["intervals"]
+    points = [
+        _in_percent(point["rows"], scores[name][metric], *intervals[name][metric])
+        for point in curve["points"]
+        if (name := point["name"])
+    ]
+    return Learned(metric, points, [_in_percent(*fitted) for fitted in line])
 
 
 def _in_percent(rows: int, *shares: float) -> tuple[int, float, float, float]:

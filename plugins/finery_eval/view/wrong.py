@@ -53,40 +53,35 @@ def _record(
         record["completion"] = answer_text(row)
     record["wrong"] = list(reasons(facts)) or list(_as_read(facts))
     if index is not None:
-        found = index.nearest(question(prompt), NEAREST)
-        record["nearest"] = [_neighbour(trained[number], cosine) for number, cosine in found]
+        record["nearest"] = [
+            {
+                "id": trained[number]["id"],
+                "similarity": round(cosine, 3),
+                "prompt": question(split_turns(trained[number])[0]),
+                "completion": answer_text(trained[number])
+                or compact(trained[number].get("label") or ""),
+            }
+            for number, cosine in index.nearest(question(prompt), NEAREST)
+        ]
     return record
 
 
 def _as_read(facts: Mapping[str, Any]) -> Iterator[str]:
     """How an answer without parts was read, next to the expected one."""
     if "prediction" in facts and "expected" in facts:
-        read = facts["prediction"]
-        what = "as nothing that could be expected" if read is None else f"as {_quoted(read)}"
-        yield f"read {what}, expected {_quoted(facts['expected'])}"
-
-
-def _quoted(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+        read, expected = (
+            json.dumps(facts[name], ensure_ascii=False) for name in ("prediction", "expected")
+        )
+        what = "nothing that could be expected" if facts["prediction"] is None else read
+        yield f"read as {what}, expected {expected}"
 
 
 def _prompt(facts: Mapping[str, Any], row: Row | None) -> list[dict[str, Any]]:
     """The conversation before the answer; without its row, what the prediction has of it."""
     if row is None:
         return [{"role": "user", "content": str(facts.get("prompt", ""))}]
-    if "message" not in facts:
-        return split_turns(row)[0]
-    turns = split_turns(row)
-    return [*turns[0], *turns[1]][: facts["message"] - 1]
-
-
-def _neighbour(row: Row, cosine: float) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "similarity": round(cosine, 3),
-        "prompt": question(split_turns(row)[0]),
-        "completion": answer_text(row) or compact(row.get("label") or ""),
-    }
+    prompt, completion = split_turns(row)
+    return [*prompt, *completion][: facts["message"] - 1] if "message" in facts else prompt
 
 
 def _training_rows(graph: Graph, model: str, context: PageContext) -> Iterable[Row]:

@@ -11,7 +11,7 @@ import click
 
 from finery.builder import uptodate as stamp
 from finery.builtin import EXECUTORS
-from finery.cli.console import print_json
+from finery.cli.console import print_json, print_note
 from finery.cli.options import json_option, matrix_option, recipe_and_steps
 from finery.errors import UsageError
 from finery.util.references import load_reference
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from finery.builder.scheduler import Build
     from finery.execute.executor import Executor
     from finery.plugin.manager import Plugins
-    from finery.recipe.graph import Graph
 
 INTERRUPTED = (
     "interrupted. Finished steps are kept, and so are trainings up to their last checkpoint. Build "
@@ -33,22 +32,17 @@ INTERRUPTED = (
 @recipe_and_steps
 @matrix_option
 @click.option(
-    "--jobs",
-    "-j",
-    type=click.IntRange(1, 512),
+    "--jobs", "-j", type=click.IntRange(1, 512),
     help="Steps to run in parallel. [default: one light step per core, heavy steps one by one]",
-)
+)  # fmt: skip
 @click.option(
-    "--keep-going",
-    "-k",
-    is_flag=True,
+    "--keep-going", "-k", is_flag=True,
     help="After a failure, build the steps that don't depend on it.",
-)
+)  # fmt: skip
 @click.option(
-    "--update-lock",
-    is_flag=True,
+    "--update-lock", is_flag=True,
     help="Resolve branch names on the hub again and update recipe.lock.",
-)
+)  # fmt: skip
 @click.option(
     "--executor", default="local", help="The executor that runs the steps. [default: local]"
 )
@@ -67,7 +61,10 @@ def command(
     from finery.cli.progress import listener
 
     if not as_json:
-        _print_obstacles(build.graph)
+        from finery.builder.checks import obstacles
+
+        for note in obstacles(build.graph):  # what a later step will fail at
+            print_note(note.text, note.fix, err=True)
     if steps and not as_json:
         it_needs = "it needs" if len(steps) == 1 else "they need"
         options = " ".join(f"--step {step}" for step in steps)
@@ -87,15 +84,6 @@ def command(
 
         print_summary(build, outcome)
     return outcome.exit_code
-
-
-def _print_obstacles(graph: "Graph") -> None:
-    """Say at once what a later step will fail at."""
-    from finery.builder.checks import obstacles
-
-    for note in obstacles(graph):
-        click.echo(f"{click.style('note:', fg='yellow')} {note.text}", err=True)
-        click.echo(f"  {click.style('fix:', fg='green')} {note.fix}", err=True)
 
 
 def _is_done(
@@ -128,7 +116,8 @@ def _build_of(
     keep_going, update_lock = options
     began = time.time_ns()  # what changes from now on may not be what the graph was made of
     store = open_store(recipe)
-    runner = _own_executor(executor, jobs)
+    # One of finery's own can start before plugins are loaded.
+    runner = load_reference(EXECUTORS[executor])(jobs) if executor in EXECUTORS else None
     try:
         graph = open_graph(recipe, overrides, store).select(steps)
         refuse_shared_folder(graph.recipe, store)
@@ -142,14 +131,6 @@ def _build_of(
         if runner is not None:
             runner.close()
         raise
-
-
-def _own_executor(name: str, jobs: int | None) -> "Executor | None":
-    """An executor of finery's own, which can start before plugins are loaded."""
-    if name not in EXECUTORS:
-        return None
-    executor: Executor = load_reference(EXECUTORS[name])(jobs)
-    return executor
 
 
 def _executor(name: str, jobs: int | None, plugins: "Plugins") -> "Executor":

@@ -21,13 +21,9 @@ if TYPE_CHECKING:
     "--deep", is_flag=True, help="Also build lightweight steps and validate all training rows."
 )
 @click.option(
-    "--rows",
-    "-n",
-    type=click.IntRange(0),
-    default=3,
-    show_default=True,
+    "--rows", "-n", type=click.IntRange(0), default=3, show_default=True,
     help="With --deep: how many rows of each data set to show, with their loss marked.",
-)
+)  # fmt: skip
 @json_option
 def command(
     recipe: Path, overrides: tuple[str, ...], deep: bool, rows: int, as_json: bool

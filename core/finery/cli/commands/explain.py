@@ -18,17 +18,15 @@ if TYPE_CHECKING:
 @recipe_and_step
 @matrix_option
 @click.option(
-    "--all",
-    "everything",
-    is_flag=True,
+    "--all", "everything", is_flag=True,
     help="Show all parts of the key, not only those that changed.",
-)
+)  # fmt: skip
 @json_option
 def command(
     step: str, recipe: Path, overrides: tuple[str, ...], everything: bool, as_json: bool
 ) -> None:
     """Explain why STEP would run, or why it last ran: the parts of its key that changed."""
-    from finery.builder.changes import changes_between, with_paths
+    from finery.builder.changes import changes_between, short, with_paths
     from finery.builder.plan import Planner
     from finery.builder.project import Project
 
@@ -48,14 +46,18 @@ def command(
     changes = with_paths(changes, planner.reaches(plan))
     if as_json:
         for change in changes:
-            print_json({"step": step, "state": plan.state, "since": since, **_data(change)})
+            paths = {"paths": change.paths} if any(change.names) else {}
+            data = change_data(change) | paths
+            print_json({"step": step, "state": plan.state, "since": since, **data})
         if not changes:
             print_json({"step": step, "state": plan.state, "reason": plan.reason})
         return
     _print(step, plan, last, changes, since)
     if everything:
         click.echo("\nall parts of its key:")
-        _print_parts(plan.parts)
+        width = max(len(part) for part, _ in plan.parts)
+        for part, value in plan.parts:
+            click.echo(f"  {part:<{width}}  {short(value, 100)}")
 
 
 def _print(
@@ -80,17 +82,10 @@ def _print(
             click.echo(f"  {'':<{width}}  {line}")
 
 
-def _print_parts(parts: "Parts") -> None:
-    from finery.builder.changes import short
-
-    width = max(len(part) for part, _ in parts)
-    for part, value in parts:
-        click.echo(f"  {part:<{width}}  {short(value, 100)}")
-
-
-def _data(change: "Change") -> dict[str, Any]:
+def change_data(change: "Change") -> dict[str, Any]:
+    """A change as plain data, for `--json`."""
     from finery.builder.keys import MISSING
 
     old, new = (None if value is MISSING else value for value in (change.old, change.new))
-    named = {"names": change.names._asdict(), "paths": change.paths} if any(change.names) else {}
-    return {"part": change.part, "old": old, "new": new} | named
+    names = {"names": change.names._asdict()} if any(change.names) else {}
+    return {"part": change.part, "old": old, "new": new, **names}

@@ -16,10 +16,9 @@ from finery.util.paths import shown
 from finery.util.text import a_or_an, counted, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from finery.artifact.manifest import Manifest
-    from finery.store.copies import Copy, Progress
+    from finery.store.copies import Progress
 
 SHOWN_FROM = 256 << 20
 """Bytes from which on the progress is shown."""
@@ -31,28 +30,22 @@ SHOWN_FROM = 256 << 20
 @matrix_option
 @click.option("--force", is_flag=True, help="Write into DIR even if it isn't empty.")
 @click.option(
-    "--with-base",
-    is_flag=True,
+    "--with-base", is_flag=True,
     help="Also copy the models that the output can't be used without, e.g. the base of an adapter "
     "to DIR/base.",
-)
+)  # fmt: skip
 @json_option
 def command(
-    step: str,
-    folder: Path,
-    recipe: Path,
-    overrides: tuple[str, ...],
-    force: bool,
-    with_base: bool,
+    step: str, folder: Path, recipe: Path, overrides: tuple[str, ...], force: bool, with_base: bool,
     as_json: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Copy the output of STEP to DIR, as plain files.
 
     Several outputs get a folder each in DIR.
     """
     from finery.builder.project import Project
     from finery.cli.commands.show import check_step
-    from finery.cli.views import output_of, titled, view_of
+    from finery.compare.outputs import output_of, titled, view_of
     from finery.store.copies import check_target, copy_files, files_of, put_in_place
 
     project = Project(recipe, overrides)
@@ -71,7 +64,13 @@ def command(
     files = {title: files_of(store, m, references=with_base) for title, m in outputs.items()}
     for title, of in files.items():
         if not of:
-            raise _no_files(title, outputs[title])
+            kind, format_ = outputs[title].kind, outputs[title].meta.get("format")
+            what = a_or_an(f"{kind} of the format '{format_}'" if format_ else kind)
+            fix = "add --with-base to copy the models that it uses"
+            raise UsageError(
+                f"'{title}' has no files of its own to copy: it is {what}",
+                fix=fix if outputs[title].refs else None,
+            )
     places = {t: t.partition(".")[2] if len(files) > 1 else "" for t in files}
     # In a folder that exists, which may be on a disk of its own, or have only itself writable.
     beside = target if target.is_dir() else target.parent
@@ -100,16 +99,16 @@ def command(
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     for title, of in files.items():
-        _print(title, target / places[title], of, notes[title], as_json=as_json)
-
-
-def _no_files(title: str, manifest: "Manifest") -> UsageError:
-    format_ = manifest.meta.get("format")
-    what = f"{manifest.kind} of the format '{format_}'" if format_ else manifest.kind
-    return UsageError(
-        f"'{title}' has no files to copy: it is {a_or_an(what)}",
-        fix="add --with-base to copy the models that it uses" if manifest.refs else None,
-    )
+        place, total = target / places[title], sum(file.size for file in of)
+        if as_json:
+            print_json({
+                "name": title, "path": str(place), "files": len(of), "bytes": total,
+                "notes": notes[title],
+            })  # fmt: skip
+            continue
+        click.echo(f"{title}: {counted(len(of), 'file')}, {size(total)}, in {shown(place)}")
+        for note in notes[title]:
+            click.echo(f"  {note}")
 
 
 @contextmanager
@@ -120,17 +119,3 @@ def _progress(total: int) -> "Iterator[Progress]":
         return
     with click.progressbar(length=total, label="copying", file=sys.stderr) as bar:
         yield lambda done, total: bar.update(done - bar.pos)
-
-
-def _print(
-    title: str, folder: Path, files: "Sequence[Copy]", notes: "Sequence[str]", *, as_json: bool
-) -> None:
-    total = sum(file.size for file in files)
-    if as_json:
-        print_json({
-            "name": title, "path": str(folder), "files": len(files), "bytes": total, "notes": notes,
-        })  # fmt: skip
-        return
-    click.echo(f"{title}: {counted(len(files), 'file')}, {size(total)}, in {shown(folder)}")
-    for note in notes:
-        click.echo(f"  {note}")

@@ -12,7 +12,13 @@ from typing import Any
 import click
 
 from finery.cli.columns import Rows, columns_of, first_rows, has_tools, task_of, templates_for
-from finery.cli.commands.scaffold import filled, refuse_existing, template, write_texts
+from finery.cli.commands.scaffold import (
+    filled,
+    refuse_existing,
+    template,
+    write_texts,
+    writing,
+)
 from finery.errors import UsageError
 from finery.util.paths import shown
 
@@ -42,33 +48,36 @@ NO_TEXTS = ("null", "true", "false")
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=".")
 @click.option(
-    "--task",
-    type=click.Choice(list(TASKS)),
+    "--task", type=click.Choice(list(TASKS)),
     help="What the model is for. [default: guessed from --data]",
-)
+)  # fmt: skip
 @click.option(
-    "--data",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    "--data", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Your own rows instead of sample data; copied to DIR/data/.",
-)
+)  # fmt: skip
 @click.option("--prompt", metavar="COLUMN", help="The column of --data with the prompt.")
 @click.option("--answer", metavar="COLUMN", help="The column of --data with the answer.")
 @click.option("--name", help="The recipe's name. [default: the folder's]")
 def command(
-    folder: Path,
-    task: str | None,
-    data: Path | None,
-    prompt: str | None,
-    answer: str | None,
+    folder: Path, task: str | None, data: Path | None, prompt: str | None, answer: str | None,
     name: str | None,
-) -> None:
+) -> None:  # fmt: skip
     """Create a working recipe in DIR, with data and a README. Overwrites no file."""
     if data is None and (prompt or answer):
         raise UsageError("--prompt and --answer name columns of --data", fix="add --data FILE")
     from finery.builder.project import open_recipe
-    from finery.recipe.editor.files import refresh_schema
+    from finery.plugin.manager import load_plugins
+    from finery.recipe.editor.files import formatted, refresh_schema
+    from finery.recipe.editor.schema import recipe_schema
+    from finery.recipe.validate import is_name
 
-    name = _checked(name) if name else _name_of(folder)
+    if name and not is_name(name):
+        raise UsageError(
+            f"a recipe can't be named '{name}'", where="--name", fix="use letters, digits, - and _"
+        )
+    # The folder's name, reduced to the characters that a recipe's name can have.
+    words = "-".join(re.findall(r"[A-Za-z0-9_]+", folder.resolve().name))
+    name = name or words.lstrip("_")[:100] or "model"
     rows: Rows = first_rows(data) if data is not None else []
     pair = columns_of(data, prompt, answer, rows) if data is not None else None
     task = task or _chosen(task_of(rows, pair) if rows else next(iter(TASKS)), is_guess=bool(rows))
@@ -82,7 +91,9 @@ def command(
         source: Any = next((template(task) / "data").iterdir())
         file, columns = f"data/{source.name}", SAMPLE_COLUMNS[task]
     else:
-        source, file = data, _place_of(data, folder)
+        source, found, root = data, data.resolve(), folder.resolve()
+        is_inside = found.is_relative_to(root)
+        file = found.relative_to(root).as_posix() if is_inside else f"data/{data.name}"
         columns = templates_for(pair, task, rows)
     texts = {
         "recipe.yaml": filled(
@@ -95,9 +106,16 @@ def command(
         ),
         "README.md": filled(template("README.md"), name=name, about=TASKS[task], file=file),
         ".gitignore": template("gitignore").read_text(encoding="utf-8"),
-        "recipe.schema.json": _schema(),
+        "recipe.schema.json": formatted(recipe_schema(load_plugins())),
     }
-    _write(folder, texts, source, file)
+    is_copied = not (isinstance(source, Path) and source.resolve() == (folder / file).resolve())
+    refuse_existing(folder, [*texts, *([file] if is_copied else [])], "init")
+    with writing(folder):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        if is_copied:
+            with source.open("rb") as read, (folder / file).open("xb") as out:
+                shutil.copyfileobj(read, out)
+        write_texts(folder, texts)
     refresh_schema(*open_recipe(folder / "recipe.yaml"))  # now with the names of the steps
     _say_what_next(folder, [*texts, file], sample=data is None)
 
@@ -114,59 +132,10 @@ def _chosen(default: str, *, is_guess: bool) -> str:
     return chosen
 
 
-def _checked(name: str) -> str:
-    from finery.recipe.validate import is_name
-
-    if not is_name(name):
-        raise UsageError(
-            f"a recipe can't be named '{name}'", where="--name", fix="use letters, digits, - and _"
-        )
-    return name
-
-
-def _name_of(folder: Path) -> str:
-    """The folder's name, reduced to the characters that a recipe's name can have."""
-    words = re.findall(r"[A-Za-z0-9_]+", folder.resolve().name)
-    return "-".join(words).lstrip("_")[:100] or "model"
-
-
-def _place_of(data: Path, folder: Path) -> str:
-    """The data's path in the recipe: its own inside the folder, otherwise that of a copy."""
-    found, root = data.resolve(), folder.resolve()
-    if found.is_relative_to(root):
-        return found.relative_to(root).as_posix()
-    return f"data/{data.name}"
-
-
 def _quoted(text: str) -> str:
     """A text in YAML, with quotes if it would otherwise be another value, such as 2024."""
     is_plain = re.fullmatch(r"[A-Za-z][\w./-]*", text) and text.lower() not in NO_TEXTS
     return text if is_plain else json.dumps(text, ensure_ascii=False)
-
-
-def _schema() -> str:
-    from finery.plugin.manager import load_plugins
-    from finery.recipe.editor.files import formatted
-    from finery.recipe.editor.schema import recipe_schema
-
-    return formatted(recipe_schema(load_plugins()))
-
-
-def _write(folder: Path, texts: dict[str, str], source: Any, file: str) -> None:
-    """Write all files, or none if one exists already."""
-    copied = not (isinstance(source, Path) and source.resolve() == (folder / file).resolve())
-    names = [*texts, *([file] if copied else [])]
-    refuse_existing(folder, names, "init")
-    try:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        if copied:
-            with source.open("rb") as read, (folder / file).open("xb") as out:
-                shutil.copyfileobj(read, out)
-        write_texts(folder, texts)
-    except OSError as error:
-        raise UsageError(
-            f"can't write: {error.strerror}", where=str(error.filename or shown(folder))
-        ) from error
 
 
 def _say_what_next(folder: Path, names: list[str], *, sample: bool) -> None:

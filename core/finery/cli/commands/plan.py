@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -36,7 +36,14 @@ def command(
     Trainings that would run come with the memory and time that they need. A `require:` that a kept
     result doesn't meet is shown with the steps that it blocks. Nothing runs.
     """
-    from finery.builder.checks import OBSTACLES, estimates_of, failed_gates, notes_on, results_of
+    from finery.builder.checks import (
+        OBSTACLES,
+        blocked_by,
+        estimates_of,
+        failed_gates,
+        notes_on,
+        results_of,
+    )
     from finery.builder.outputs import refuse_shared_folder
     from finery.builder.plan import Planner, make_plan
     from finery.builder.project import Project
@@ -51,7 +58,8 @@ def command(
     notes = notes_on(graph, results)
     waiting = [p.node.name for p in plans if p.state != "cached" and not p.same_as]
     estimates = estimates_of(graph, results, waiting) if waiting else {}
-    gates = Gates(graph, failed_gates(graph, store, {p.node.name: p.result for p in plans}))
+    failed = failed_gates(graph, store, {p.node.name: p.result for p in plans})
+    gates = Gates(failed, blocked_by(graph, failed))
     if as_json:
         _print_json(planner, plans, notes, estimates, gates)
         return
@@ -63,25 +71,18 @@ def command(
     _print_counts(planner, plans, gates)
 
 
-class Gates:
+class Gates(NamedTuple):
     """Cached steps that fail a build because of their `require:`, and the steps that they block.
 
-    failed: step → the error that a build would report.
+    failed: step → the error that a build would report. blocked: step → those that block it.
     """
 
-    def __init__(self, graph: "Graph", failed: "Mapping[str, FineryError]") -> None:
-        from finery.builder.checks import blocked_by
-
-        self.failed = failed
-        self.blocked = blocked_by(graph, failed)
+    failed: "Mapping[str, FineryError]"
+    blocked: Mapping[str, Sequence[str]]
 
     def state(self, plan: "StepPlan") -> str:
         """The state of a step, which may be blocked."""
         return "blocked" if plan.node.name in self.blocked else plan.state
-
-    def blocks(self, step: str) -> list[str]:
-        """The steps that a step blocks."""
-        return [name for name, by in self.blocked.items() if step in by]
 
 
 def _print_json(
@@ -98,21 +99,18 @@ def _print_json(
     for plan in plans:
         name = plan.node.name
         mine = [note_data(planner.graph, note) for note in notes if note.step == name]
+        facts = None
+        if (of := estimates.get(name)) is not None:
+            facts = {**of.facts, "warning": of.warning, "fix": of.fix}
         print_json({
             "step": name, "use": plan.node.use, "state": gates.state(plan), "reason": plan.reason,
-            "key": plan.key, "estimate": _estimate_data(estimates.get(name)), "notes": mine,
+            "key": plan.key, "estimate": facts, "notes": mine,
             "error": gates.failed[name].to_dict() if name in gates.failed else None,
-            "blocked_by": gates.blocked.get(name, []),
+            "blocked_by": [*gates.blocked.get(name, ())],
         })  # fmt: skip
     for note in notes:
         if note.step not in steps:
             print_json({"note": note_data(planner.graph, note)})
-
-
-def _estimate_data(estimate: "Estimate | None") -> dict[str, Any] | None:
-    if estimate is None:
-        return None
-    return {**estimate.facts, "warning": estimate.warning, "fix": estimate.fix}
 
 
 def _print_steps(
@@ -150,7 +148,7 @@ def _print_gate(plan: "StepPlan", gates: Gates) -> None:
     print_wrapped(head, f"{error.what} ({error.where})", hang=INDENT + 2)
     for line in error.details:
         print_wrapped(before, line, hang=INDENT + 2)
-    blocked = gates.blocks(plan.node.name)
+    blocked = [name for name, by in gates.blocked.items() if plan.node.name in by]
     if blocked:
         print_wrapped(before, f"blocks {', '.join(blocked)}", hang=INDENT + 2)
 
@@ -167,18 +165,24 @@ def _why(plan: "StepPlan", gates: Gates) -> str:
 
 def _print_estimates(estimates: Sequence["Estimate"]) -> None:
     """The estimate of a step, or of its variants: those that are equal once, and the sum."""
-    different = {(*e.lines, e.warning): e for e in estimates}
+    before, different = " " * INDENT, {(*e.lines, e.warning): e for e in estimates}
     for estimate in list(different.values())[:MOST_ESTIMATES]:
-        _print_estimate(estimate)
+        for line in estimate.lines:
+            print_wrapped(before, line, hang=INDENT + 2, dim=True)
+        if estimate.warning:
+            head = click.style("warning:", fg="red", bold=True)
+            print_wrapped(f"{before}{head} ", estimate.warning, hang=INDENT + 2)
+            if estimate.fix:
+                head = click.style("fix:", fg="green")
+                print_wrapped(f"{before}{head} ", estimate.fix, hang=INDENT + 2)
     more = len(different) - MOST_ESTIMATES
     if more > 0:
-        print_wrapped(
-            " " * INDENT, f"… and {counted(more, 'other estimate')}", hang=INDENT, dim=True
-        )
+        text = f"… and {counted(more, 'other estimate')}"
+        print_wrapped(before, text, hang=INDENT, dim=True)
     sums = [*_sums(estimates)] if len(estimates) > 1 else []
     if sums:
         text = f"all {len(estimates)}: {', '.join(sums)}"
-        print_wrapped(" " * INDENT, text, hang=INDENT, dim=True)
+        print_wrapped(before, text, hang=INDENT, dim=True)
 
 
 def _sums(estimates: Sequence["Estimate"]) -> Iterator[str]:
@@ -189,18 +193,6 @@ def _sums(estimates: Sequence["Estimate"]) -> Iterator[str]:
         if len(known) == len(values) and sum(known):
             total = sum(known)
             yield words.format(rough_duration(total) if fact == "seconds" else in_dollars(total))
-
-
-def _print_estimate(estimate: "Estimate") -> None:
-    before = " " * INDENT
-    for line in estimate.lines:
-        print_wrapped(before, line, hang=INDENT + 2, dim=True)
-    if estimate.warning:
-        head = click.style("warning:", fg="red", bold=True)
-        print_wrapped(f"{before}{head} ", estimate.warning, hang=INDENT + 2)
-        if estimate.fix:
-            head = click.style("fix:", fg="green")
-            print_wrapped(f"{before}{head} ", estimate.fix, hang=INDENT + 2)
 
 
 def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates) -> None:

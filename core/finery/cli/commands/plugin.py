@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from finery.cli.commands.scaffold import filled, refuse_existing, template, write_texts
+from finery.cli.commands.scaffold import filled, template, write_texts, writing
 from finery.errors import UsageError
 from finery.util.paths import shown
 
@@ -37,13 +37,8 @@ def new(name: str, folder: Path | None) -> None:
             fix=f"choose another folder: finery plugin new {name} DIR",
         )
     texts = _texts(name)
-    refuse_existing(folder, texts, "plugin new")
-    try:
+    with writing(folder):
         write_texts(folder, texts)
-    except OSError as error:
-        raise UsageError(
-            f"can't write: {error.strerror}", where=str(error.filename or shown(folder))
-        ) from error
     click.echo(f"{click.style(shown(folder), bold=True)}: {', '.join(texts)}\n")
     inside = shlex.quote(shown(folder))
     click.echo(f"  cd {inside}\n  python -m pip install -e '.[test]'\n  python -m pytest")

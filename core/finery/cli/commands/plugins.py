@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,32 +50,36 @@ def command(recipe: Path | None, name: str | None, check: bool, as_json: bool) -
         return _check(plugins, listed, broken, as_json)
     for plugin in listed:
         _print_plugin(plugins, plugin, as_json)
-    for broken_plugin in broken:
-        _print_broken(broken_plugin, as_json)
+    for each in broken:
+        if as_json:
+            print_json({"plugin": each.name, "from": each.origin, "broken": each.error.to_dict()})
+            continue
+        _print_head(each)
+        click.echo(f"  {_broken(each.error)}")
+        for line in (each.error.where, *each.error.details):
+            if line:
+                click.echo(click.style(f"  {visible(line)}", dim=True))
+        if each.error.fix:
+            click.echo(f"  {click.style('fix:', fg='green')} {visible(each.error.fix)}")
     return 0
 
 
 def _no_such(name: str, known: Sequence[str], recipe: Path | None) -> PluginError:
-    """The error for an unknown name, which a plugin of a recipe might provide."""
-    near = nearest_meant(name, known)
+    """The error for an unknown name. Plugins beside a recipe may provide it."""
+    what, near = f"plugin or step type '{name}' was not found", nearest_meant(name, known)
     fixes = [near or "`finery plugins` lists those that are installed"]
     if name == "new":
         fixes = ["finery plugin new NAME"]
-    elif recipe is None and _has_plugins(Path(RECIPE)):
-        fixes.insert(0, f"{RECIPE} loads plugins of its own: finery plugins {RECIPE} {name}")
-    elif recipe is None and near is None:
-        fixes.append(f"for a plugin of a recipe: finery plugins RECIPE {name}")
-    return PluginError(f"plugin or step type '{name}' was not found", fix="; ".join(fixes))
+    elif recipe is None:
+        from finery.recipe.document import load
 
-
-def _has_plugins(recipe: Path) -> bool:
-    """Whether the recipe exists and loads its own plugins."""
-    from finery.recipe.document import load
-
-    try:
-        return bool(load(recipe).data.get("plugins"))
-    except FineryError:
-        return False
+        with suppress(FineryError):  # there is such a recipe, and it loads plugins of its own
+            if load(Path(RECIPE)).data.get("plugins"):
+                text = f"{RECIPE} loads plugins of its own: finery plugins {RECIPE} {name}"
+                return PluginError(what, fix="; ".join([text, *fixes]))
+        if near is None:
+            fixes.append(f"for a plugin of a recipe: finery plugins RECIPE {name}")
+    return PluginError(what, fix="; ".join(fixes))
 
 
 def _check(
@@ -129,7 +134,11 @@ def _print_plugin(plugins: "Plugins", plugin: "Plugin", as_json: bool) -> None:
         return
     _print_head(plugin)
     for name in steps:
-        click.echo(f"  {name:<22} {_summary(plugins, name)}")
+        try:
+            summary = (plugins.step_type(name).__doc__ or "").strip().partition("\n")[0]
+        except PluginError as error:
+            summary = _broken(error)
+        click.echo(f"  {name:<22} {summary}")
     for label, names in (("engine for", engines), ("command", commands)):
         if names:
             click.echo(click.style(f"  {label} {', '.join(names)}", dim=True))
@@ -139,26 +148,8 @@ def _print_head(plugin: "Plugin | BrokenPlugin") -> None:
     click.echo(f"{click.style(plugin.name, bold=True)}  {click.style(plugin.origin, dim=True)}")
 
 
-def _print_broken(plugin: "BrokenPlugin", as_json: bool) -> None:
-    if as_json:
-        error = plugin.error.to_dict()
-        print_json({"plugin": plugin.name, "from": plugin.origin, "broken": error})
-        return
-    _print_head(plugin)
-    click.echo(f"  {click.style('broken:', fg='red', bold=True)} {visible(plugin.error.what)}")
-    for line in (plugin.error.where, *plugin.error.details):
-        if line:
-            click.echo(click.style(f"  {visible(line)}", dim=True))
-    if plugin.error.fix:
-        click.echo(f"  {click.style('fix:', fg='green')} {visible(plugin.error.fix)}")
-
-
-def _summary(plugins: "Plugins", name: str) -> str:
-    """The first line of a step type's docstring, or its error."""
-    try:
-        return (plugins.step_type(name).__doc__ or "").strip().partition("\n")[0]
-    except PluginError as error:
-        return f"{click.style('broken:', fg='red', bold=True)} {visible(error.what)}"
+def _broken(error: FineryError) -> str:
+    return f"{click.style('broken:', fg='red', bold=True)} {visible(error.what)}"
 
 
 def _print_step_type(plugins: "Plugins", name: str, as_json: bool) -> None:
@@ -232,13 +223,10 @@ def _row(name: str, field: dict[str, Any], required: bool, kind: str | None = No
     default = field.get("default")
     if required:
         kind = f"{kind}; required"
-    elif default is not None:
-        kind = f"{kind}; default {_shown(default)}"
+    elif default is not None:  # as a recipe would write it
+        is_text = isinstance(default, str) and default
+        written = default if is_text else json.dumps(default, ensure_ascii=False)
+        kind = f"{kind}; default {written}"
     elif "default" in field or "anyOf" in field or "null" in field.get("type", ()):
         kind = f"{kind}; optional"
     return _Row(name, kind, field.get("description", ""))
-
-
-def _shown(value: Any) -> str:
-    """A default as a recipe would write it."""
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

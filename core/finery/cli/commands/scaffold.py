@@ -1,6 +1,7 @@
 """New files from templates of this package."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,17 @@ def filled(source: Any, **values: Any) -> str:
         undefined=StrictUndefined,
     )
     return environment.from_string(source.read_text(encoding="utf-8")).render(values)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise `UsageError` where a file can't be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"can't write: {error.strerror}", where=str(error.filename or shown(folder))
+        ) from error
 
 
 def refuse_existing(folder: Path, names: Iterable[str], command: str) -> None:

@@ -4,16 +4,13 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from finery.cli.commands.scaffold import writing
 from finery.cli.options import recipe_and_name
 from finery.errors import FineryError, UsageError
 from finery.util.paths import shown
-
-if TYPE_CHECKING:
-    from finery.plugin.manager import Plugins
 
 LOOK_SECONDS = 0.5
 """Seconds between two looks of `--watch` at the recipe."""
@@ -30,63 +27,31 @@ OF_STEPS = {"use", "needs", "seed", "env"}
     "--watch", is_flag=True, help="Write it again each time RECIPE changes, until Ctrl-C."
 )
 @click.option(
-    "--all",
-    "folder",
-    type=click.Path(path_type=Path),
-    is_flag=False,
-    flag_value=Path("schemas"),
+    "--all", "folder", type=click.Path(path_type=Path), is_flag=False, flag_value=Path("schemas"),
     help="Write the schemas of recipes and of all step types into a folder. [default folder: "
     "schemas]",
-)
+)  # fmt: skip
 @click.option(
     "--check", is_flag=True, help="With --all: write nothing, and fail if a file is out of date."
 )
 def command(
-    recipe: Path | None,
-    name: str | None,
-    to_stdout: bool,
-    watch: bool,
-    folder: Path | None,
+    recipe: Path | None, name: str | None, to_stdout: bool, watch: bool, folder: Path | None,
     check: bool,
-) -> int:
+) -> None:  # fmt: skip
     """Write a JSON Schema with which editors complete and check RECIPE.
 
     The schema knows the steps of RECIPE, their outputs and metrics, and its plugins. `finery
     check` keeps it up to date. Without RECIPE, this prints the schema that all recipes share, or
     the schema of STEP_TYPE.
     """
+    from finery.builder.project import open_recipe
+    from finery.plugin.manager import load_plugins
     from finery.recipe.document import load
     from finery.recipe.editor.files import formatted
     from finery.recipe.editor.names import schema_of
     from finery.recipe.editor.schema import recipe_schema
     from finery.recipe.schema import step_schema
 
-    _refuse_ignored(recipe, name, to_stdout=to_stdout, watch=watch, folder=folder, check=check)
-    plugins = _plugins(recipe)
-    if folder is not None:
-        return _check(folder, _all(plugins)) if check else _write(folder, _all(plugins))
-    if recipe is None or name is not None:
-        schema = step_schema(plugins.step_type(name)) if name else recipe_schema(plugins)
-        click.echo(formatted(schema), nl=False)
-    elif to_stdout:
-        click.echo(formatted(schema_of(load(recipe), plugins)), nl=False)
-    else:
-        _write_one(recipe)
-        if watch:
-            _watch(recipe)
-    return 0
-
-
-def _refuse_ignored(
-    recipe: Path | None,
-    name: str | None,
-    *,
-    to_stdout: bool,
-    watch: bool,
-    folder: Path | None,
-    check: bool,
-) -> None:
-    """Raise `UsageError` for options that the others leave without effect."""
     if check and folder is None:
         raise UsageError(
             "--check needs --all", where="--check", fix="finery schema --all schemas --check"
@@ -104,14 +69,22 @@ def _refuse_ignored(
             where="--watch",
             fix="leave out one of --print and --watch",
         )
-
-
-def _plugins(recipe: Path | None) -> "Plugins":
-    """All plugins, including those that the recipe loads."""
-    from finery.builder.project import open_recipe
-    from finery.plugin.manager import load_plugins
-
-    return open_recipe(recipe)[1] if recipe else load_plugins()
+    plugins = open_recipe(recipe)[1] if recipe else load_plugins()
+    if folder is not None:
+        steps = {name: step_schema(plugins.step_type(name)) for name in plugins.step_types}
+        files = {f"{name}.schema.json": formatted(schema) for name, schema in steps.items()}
+        files["recipe.schema.json"] = formatted(recipe_schema(plugins))
+        _check(folder, files) if check else _write(folder, files)
+        return
+    if recipe is None or name is not None:
+        schema = step_schema(plugins.step_type(name)) if name else recipe_schema(plugins)
+        click.echo(formatted(schema), nl=False)
+    elif to_stdout:
+        click.echo(formatted(schema_of(load(recipe), plugins)), nl=False)
+    else:
+        _write_one(recipe)
+        if watch:
+            _watch(recipe)
 
 
 def _write_one(recipe: Path) -> None:
@@ -137,44 +110,24 @@ def _watch(recipe: Path) -> None:
     before = file_state(str(recipe))
     while True:
         time.sleep(LOOK_SECONDS)
-        now = file_state(str(recipe))
-        if now == before:
+        if (now := file_state(str(recipe))) == before:
             continue
         before = now
         try:
             write_schema(*open_recipe(recipe))
+            click.echo("updated")
         except FineryError as error:  # half-written: the next save may repair it
             click.echo(f"not updated: {error}", err=True)
-        else:
-            click.echo("updated")
 
 
-def _all(plugins: "Plugins") -> dict[str, str]:
-    """The files of all schemas: name → text."""
-    from finery.recipe.editor.files import formatted
-    from finery.recipe.editor.schema import recipe_schema
-    from finery.recipe.schema import step_schema
-
-    files = {
-        f"{name}.schema.json": formatted(step_schema(plugins.step_type(name)))
-        for name in plugins.step_types
-    }
-    return {**files, "recipe.schema.json": formatted(recipe_schema(plugins))}
-
-
-def _write(folder: Path, files: dict[str, str]) -> int:
-    try:
+def _write(folder: Path, files: dict[str, str]) -> None:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for stale in _written(folder, files).keys() - files.keys():
             (folder / stale).unlink()
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"can't write: {error.strerror}", where=str(error.filename or folder)
-        ) from error
     click.echo(f"{len(files)} schemas in {folder}")
-    return 0
 
 
 def _written(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
@@ -194,7 +147,7 @@ def _is_of_step(text: str) -> bool:
     return isinstance(properties, dict) and properties.keys() >= OF_STEPS
 
 
-def _check(folder: Path, files: dict[str, str]) -> int:
+def _check(folder: Path, files: dict[str, str]) -> None:
     there = _written(folder, files)
     stale = sorted(name for name in {*files, *there} if files.get(name) != there.get(name))
     if stale:
@@ -203,4 +156,3 @@ def _check(folder: Path, files: dict[str, str]) -> int:
             where=str(folder),
             fix=f"finery schema --all {folder}",
         )
-    return 0

@@ -22,75 +22,49 @@ MATRIX = "matrix"
 @recipe_and_optional_step
 @matrix_option
 @click.option(
-    "--rows",
-    "-n",
-    type=click.IntRange(0),
-    default=3,
-    show_default=True,
+    "--rows", "-n", type=click.IntRange(0), default=3, show_default=True,
     help="Number of rows, or of wrong answers of an evaluator, to print.",
-)
+)  # fmt: skip
 @click.option(
-    "--html",
-    is_flag=False,
-    flag_value="",
-    metavar="[FILE]",
+    "--html", is_flag=False, flag_value="", metavar="[FILE]",
     help="Write an HTML page, e.g. a report on rows or the curves of a training. [default FILE: "
     "next to the outputs, e.g. build/<recipe>/<step>-report.html]",
-)
+)  # fmt: skip
 @click.option(
-    "--tokenizer",
-    metavar="MODEL",
-    shell_complete=complete_steps,
+    "--tokenizer", metavar="MODEL", shell_complete=complete_steps,
     help="Model whose tokenizer measures row lengths on the page; `none` counts characters. "
     "[default: the model that is trained on the rows, if it is built]",
-)
+)  # fmt: skip
 @click.option(
-    "--model",
-    metavar="NAME",
+    "--model", metavar="NAME",
     help="Of an evaluator: the model whose tables and wrong answers are shown. [default: the best]",
-)
+)  # fmt: skip
 @click.option(
-    "--wrong",
-    is_flag=True,
+    "--wrong", is_flag=True,
     help="Of an evaluator: the wrong answers, each with the training rows nearest to it. All of "
     "them, unless -n is given.",
-)
+)  # fmt: skip
 @click.option(
-    "--jsonl",
-    is_flag=True,
-    help="With --wrong: JSON lines, one record a line, with the complete prompt. For labelling.",
-)
+    "--jsonl", is_flag=True,
+    help="With --wrong: a JSON object a line, for a file to label. It has the whole prompt.",
+)  # fmt: skip
 @click.option(
-    "--run",
-    "run_id",
-    metavar="ID",
+    "--run", "run_id", metavar="ID",
     help="The output as a build of the past made or found it: an id of `finery runs`, `last` or "
     "`previous`.",
-)
+)  # fmt: skip
 @click.option("--dropped", is_flag=True, help="All rows that a data step dropped or reported.")
 @click.option(
-    "--row",
-    "row_id",
-    metavar="ID",
+    "--row", "row_id", metavar="ID",
     help="The story of a row, from its source to the answers of models. The beginning of the id is "
     "enough. With STEP, only the events before it.",
-)
+)  # fmt: skip
 @json_option
 def command(
-    step: str | None,
-    recipe: Path,
-    overrides: tuple[str, ...],
-    rows: int,
-    html: str | None,
-    tokenizer: str | None,
-    model: str | None,
-    wrong: bool,
-    jsonl: bool,
-    run_id: str | None,
-    dropped: bool,
-    row_id: str | None,
-    as_json: bool,
-) -> None:
+    step: str | None, recipe: Path, overrides: tuple[str, ...], rows: int, html: str | None,
+    tokenizer: str | None, model: str | None, wrong: bool, jsonl: bool, run_id: str | None,
+    dropped: bool, row_id: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Show the outputs of STEP: rows, scores, model sizes and curves, files.
 
     Without STEP, list the outputs of all steps. `finery show matrix` shows the variants of a matrix
@@ -99,14 +73,16 @@ def command(
     from finery.artifact.kinds import Metrics
     from finery.builder.checks import failed_gates
     from finery.builder.project import Project
-    from finery.cli.views import Made, overview, show_outputs, titled
+    from finery.cli.views import Made, overview, show_outputs
+    from finery.compare.outputs import titled
     from finery.store.spending import dollars_spent
     from finery.views.view import Detail
 
     project = Project(recipe, overrides)
     graph, store = project.graph, project.store
-    if step is None and html is not None:
-        raise _no_step(html, list(graph.nodes))
+    if step is None and html is not None:  # a step after --html is read as its file
+        meant = html if html in graph.nodes else "STEP"
+        raise UsageError("--html needs a step", fix=f"finery show {meant} --html")
     if jsonl and not wrong:
         raise UsageError(
             "--jsonl needs --wrong", where="--jsonl", fix="finery show STEP --wrong --jsonl"
@@ -179,7 +155,7 @@ def command(
 def _show_matrix(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     """The variants with their scores, if they are built for the current recipe."""
     from finery.builder.plan import Planner, make_plan
-    from finery.cli.matrix.table import print_matrix, print_matrix_data
+    from finery.cli.matrix import print_matrix, print_matrix_data
     from finery.cli.views import stdout
 
     plans = make_plan(Planner(graph, store), without_files=True)
@@ -216,9 +192,3 @@ def _show_row(
         print_json(story)
     else:
         show_story(graph, story)
-
-
-def _no_step(html: str, names: list[str]) -> UsageError:
-    """The error for `--html` without a step. A step after `--html` is read as its file."""
-    step = html if html in names else "STEP"
-    return UsageError("--html needs a step", fix=f"finery show {step} --html")

@@ -1,6 +1,7 @@
 """`finery diff A B`: what differs between two builds, or between a build and the recipe."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -51,7 +52,12 @@ def _targets(words: Sequence[str], recipe: Path | None) -> tuple[Path, tuple[str
     """(the recipe's file, the two sides). A word that names a recipe that exists is the recipe."""
     from finery.builder.runs.reading import LAST, PREVIOUS
 
-    recipes = [] if recipe is not None else [w for w in words if _is_recipe(w)][:1]
+    named = (
+        word
+        for word in words
+        if word.endswith((".yaml", ".yml")) or (names_recipe(word) and Path(word).exists())
+    )
+    recipes = [] if recipe is not None else [*islice(named, 1)]
     sides = [word for word in words if word not in recipes]
     if len(sides) > 2:
         raise UsageError(
@@ -62,8 +68,3 @@ def _targets(words: Sequence[str], recipe: Path | None) -> tuple[Path, tuple[str
     if not sides:
         return file, (PREVIOUS, LAST)
     return file, (sides[0], sides[1] if len(sides) == 2 else None)
-
-
-def _is_recipe(word: str) -> bool:
-    is_file = word.endswith((".yaml", ".yml"))
-    return is_file or (names_recipe(word) and Path(word).exists())

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery.builder.changes import Change, short
-from finery.builder.keys import MISSING
 from finery.builder.plan import Planner
-from finery.cli.views import output_of, stdout, titled, view_of
-from finery.compare.differences import OutputPair, StepDifference, differences
+from finery.cli.commands.explain import change_data
+from finery.cli.views import stdout
+from finery.compare.differences import StepDifference, differences
 from finery.compare.named import sides_of
+from finery.compare.outputs import output_of, view_of
 from finery.compare.sides import Side
 from finery.recipe.graph import Graph
 from finery.store.database import Store
@@ -29,7 +30,7 @@ class Comparison:
         self.graph, self.store = graph, store
         self.sides = sides_of(graph, store, first, second)
         names_of = Planner(graph.select(list(graph.nodes)[:1]), store).code.names
-        self.steps = differences(*self.sides, titled, names_of)
+        self.steps = differences(*self.sides, names_of)
 
     def of_kind(self, kind: str) -> list[StepDifference]:
         """The steps that are `same`, `changed`, `added` or `removed`."""
@@ -40,14 +41,11 @@ class Comparison:
         for step in self.of_kind("changed"):
             for pair in step.outputs:
                 if not pair.missing:
-                    yield self._opened(pair)
-
-    def _opened(self, pair: OutputPair) -> tuple[View, Output, Output]:
-        plugins, store = self.graph.plugins, self.store
-        before, after = (
-            output_of(plugins, store, pair.title, m) for m in (pair.before, pair.after)
-        )
-        return view_of(plugins, pair.after), before, after
+                    before, after = (
+                        output_of(self.graph.plugins, self.store, pair.title, manifest)
+                        for manifest in (pair.before, pair.after)
+                    )
+                    yield view_of(self.graph.plugins, pair.after), before, after
 
     def data(self) -> Iterator[dict[str, Any]]:
         """The lines of `--json`: the sides, then a line for each step that isn't the same."""
@@ -67,7 +65,10 @@ def print_difference(compared: Comparison, most: int) -> None:
     console = stdout()
     _print_sides(console, compared.sides)
     changed = compared.of_kind("changed")
-    _print_settings(console, changed)
+    rows = [(step.name, change, "") for step in changed for change in step.of_recipe]
+    if rows:
+        _title(console, "Settings and files")
+        _print_changes(console, rows)
     _print_around(console, changed)
     _print_steps(console, compared)
     _print_outputs(console, compared, most)
@@ -104,14 +105,6 @@ def _print_sides(console: "Console", sides: Sequence[Side]) -> None:
             console.print(Text(f"   {visible(note)}", style="yellow"))
 
 
-def _print_settings(console: "Console", steps: Sequence[StepDifference]) -> None:
-    """The differences in the recipe and in the files that it names."""
-    rows = [(step.name, change) for step in steps for change in step.of_recipe]
-    if rows:
-        _title(console, "Settings and files")
-        _print_changes(console, [(name, change, "") for name, change in rows])
-
-
 def _print_around(console: "Console", steps: Sequence[StepDifference]) -> None:
     """The differences in code, packages and the machine, each once, with the affected steps."""
     reached: dict[str, tuple[Change, list[str]]] = {}
@@ -121,12 +114,11 @@ def _print_around(console: "Console", steps: Sequence[StepDifference]) -> None:
     if not reached:
         return
     _title(console, "Code, packages and machine")
-    _print_changes(console, [("", change, _named(names)) for change, names in reached.values()])
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - STEPS_NAMED} more" if len(names) > STEPS_NAMED else ""
-    return f"{', '.join(names[:STEPS_NAMED])}{more}"
+    rows = []
+    for change, names in reached.values():
+        more = f" and {len(names) - STEPS_NAMED} more" if len(names) > STEPS_NAMED else ""
+        rows.append(("", change, f"{', '.join(names[:STEPS_NAMED])}{more}"))
+    _print_changes(console, rows)
 
 
 def _print_changes(console: "Console", rows: Sequence[tuple[str, Change, str]]) -> None:
@@ -164,22 +156,19 @@ def _print_steps(console: "Console", compared: Comparison) -> None:
     """Which steps are new, removed, unchanged, or not comparable."""
     from rich.text import Text
 
-    lines = [
-        ("same", [step.name for step in compared.of_kind("same")]),
-        ("only in A", [step.name for step in compared.of_kind("removed")]),
-        ("only in B", [step.name for step in compared.of_kind("added")]),
-        ("built anew with the same result",
-         [step.name for step in compared.of_kind("changed") if step.same_result]),
-    ]  # fmt: skip
-    lacking = [step for step in compared.of_kind("changed") if step.missing]
-    if not lacking and not any(names for _, names in lines):
-        return
-    _title(console, "Steps")
-    for label, names in lines:
-        if names:
-            console.print(Text.assemble((f"  {label}: ", "cyan"), ", ".join(names)))
-    for step in lacking:
-        console.print(Text.assemble((f"  {step.name}: ", "cyan"), "; ".join(step.missing)))
+    changed = compared.of_kind("changed")
+    steps = {
+        "same": compared.of_kind("same"),
+        "only in A": compared.of_kind("removed"),
+        "only in B": compared.of_kind("added"),
+        "built anew with the same result": [step for step in changed if step.same_result],
+    }
+    lines = [(label, ", ".join(step.name for step in of)) for label, of in steps.items() if of]
+    lines += [(step.name, "; ".join(step.missing)) for step in changed if step.missing]
+    if lines:
+        _title(console, "Steps")
+    for label, text in lines:
+        console.print(Text.assemble((f"  {label}: ", "cyan"), text))
 
 
 def _print_costs(console: "Console", steps: Sequence[StepDifference]) -> None:
@@ -210,7 +199,7 @@ def _step_data(step: StepDifference, found: Mapping[str, Any]) -> dict[str, Any]
         "step": step.name,
         "use": step.use,
         "kind": step.kind,
-        "changes": [_change_data(change) for change in step.changes],
+        "changes": [change_data(change) for change in step.changes],
         "same_result": step.same_result,
         "missing": step.missing,
         "seconds": list(step.seconds),
@@ -225,9 +214,3 @@ def _step_data(step: StepDifference, found: Mapping[str, Any]) -> dict[str, Any]
             for pair in step.outputs
         ],
     }
-
-
-def _change_data(change: Change) -> dict[str, Any]:
-    old, new = (None if value is MISSING else value for value in (change.old, change.new))
-    names = {"names": change.names._asdict()} if any(change.names) else {}
-    return {"part": change.part, "old": old, "new": new, **names}

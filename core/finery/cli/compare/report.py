@@ -16,6 +16,7 @@ WAIT_SECONDS, RELOAD_SECONDS = 2.0, 5
 """How often `--watch` checks the build, and how often browsers reload the page."""
 
 if TYPE_CHECKING:
+    from finery.builder.runs.reading import Run
     from finery.report.page import Reported
 
 
@@ -96,42 +97,29 @@ def _state(reported: "Reported") -> str:
 def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = None) -> "Reported":
     """What a report of a recipe is about, now or in a run of the past."""
     from finery.builder.project import Project
-    from finery.builder.runs.reading import runs_of
-    from finery.compare.past import run_of
+    from finery.compare.past import run_of, runs_named
     from finery.report.page import Reported
     from finery.report.steps import steps_now, steps_of_run
     from finery.report.variants import variants_of
-    from finery.util.paths import recipe_id
 
     project = Project(recipe, overrides)
     graph, store = project.graph, project.store
     if run_id is not None:
-        run = run_of(graph, store, run_id)
-        steps = steps_of_run(graph, store, run)
-        return Reported(
-            graph, store, steps, run, is_past=True, variants=variants_of(graph, store, steps)
-        )
-    runs = runs_of(store.root, recipe_id(recipe, store.root), graph.recipe.name)
-    last = next(runs, None)
-    steps = steps_now(graph, store, last)
-    return Reported(graph, store, steps, last, variants=variants_of(graph, store, steps))
+        run: Run | None = (past := run_of(graph, store, run_id))
+        steps = steps_of_run(graph, store, past)
+    else:
+        run = next(runs_named(graph, store), None)
+        steps = steps_now(graph, store, run)
+    variants = variants_of(graph, store, steps)
+    return Reported(graph, store, steps, run, is_past=run_id is not None, variants=variants)
 
 
 def render(reported: "Reported", *, reload_seconds: int = 0) -> str:
     """The page as HTML."""
-    from finery.cli.pages import note, progress_bar
-    from finery.cli.views import output_of, titled, view_of
-    from finery.report.page import built_in, outputs_of, report_page
+    from finery.cli.pages import note, progress
+    from finery.report.page import built_in, report_page
     from finery.views.view import PageContext
 
-    graph, store = reported.graph, reported.store
-    plugins = graph.plugins
-    views = outputs_of(
-        reported,
-        titled,
-        lambda title, manifest: output_of(plugins, store, title, manifest),
-        lambda manifest: view_of(plugins, manifest),
-    )
-    built = built_in(reported)
-    context = PageContext(graph.recipe.name, graph, built.get, None, progress_bar(), note)
-    return report_page(reported, views, context, reload_seconds=reload_seconds)
+    graph, built = reported.graph, built_in(reported)
+    context = PageContext(graph.recipe.name, graph, built.get, None, progress, note)
+    return report_page(reported, context, reload_seconds=reload_seconds)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from finery.builder.runs.reading import Run
-    from finery.compare.headlines import Headline
+    from finery.compare.past import Headline
 
 MOST = 8
 """Evaluators of a build that are listed, and models of each."""
@@ -35,7 +35,7 @@ def command(recipe: Path, number: int, as_json: bool) -> None:
     """
     from finery.builder.project import open_store
     from finery.builder.runs.reading import runs_of
-    from finery.compare.headlines import headlines
+    from finery.compare.past import headlines
     from finery.recipe.document import load
     from finery.util.paths import recipe_id
 
@@ -122,17 +122,12 @@ def _lines(run: "Run", scores: "Mapping[str, Headline]") -> "Iterator[tuple[str,
     if left:
         yield "unfinished", ", ".join(left)
     for step, of in [*scores.items()][:MOST]:
-        yield step, visible(_scores(of))
+        named = [f"{model} {_value(value)}" for model, value in of.values.items()]
+        more = [f"and {counted(len(named) - MOST, 'model')} more"] if len(named) > MOST else []
+        text = f"{of.metric}: {', '.join([*named[:MOST], *more])}"
+        yield step, visible("its scores are no longer in the store" if of.is_cleaned else text)
     if len(scores) > MOST:
         yield "and", f"{counted(len(scores) - MOST, 'evaluator')} more (--json)"
-
-
-def _scores(of: "Headline") -> str:
-    if of.is_cleaned:
-        return "its scores are no longer in the store"
-    named = [f"{model} {_value(value)}" for model, value in of.values.items()]
-    more = [f"and {counted(len(named) - MOST, 'model')} more"] if len(named) > MOST else []
-    return f"{of.metric}: {', '.join([*named[:MOST], *more])}"
 
 
 def _value(value: float) -> str:

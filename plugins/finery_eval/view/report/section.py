@@ -168,8 +168,7 @@ def _row(lines: Sequence[Facts], prompts: Mapping[str, str]) -> dict[str, Any]:
 
 def _answer(facts: Facts) -> list[Any]:
     """[the answer, whether it is right (None: not judged), why it is wrong, thinking]."""
-    correct = facts.get("correct")
-    right = correct if isinstance(correct, bool) else None
+    right = facts.get("correct")
     why = "\n".join(reasons(facts)) if right is False else ""
     return [answer_of(facts), right, why, str(facts.get("reasoning") or "")]
 

@@ -99,7 +99,7 @@ def quiet_job(folder: Path) -> Job:
     """A job for reading rows outside of a build. folder: an empty one."""
 
     def no_engine(model: Model) -> NoReturn:
-        raise StepError("reading rows takes no engine", fix="run the step instead")
+        raise StepError("an engine isn't available while rows are read", fix="run the step instead")
 
     return Job(
         out=folder,

@@ -120,8 +120,8 @@ def sampling_faults(props: Mapping[str, Any], metadata: Mapping[str, str]) -> li
     if changed:
         return [Fault(
             "sampling",
-            f"the server answers with {', '.join(changed)} where a request doesn't say, but the "
-            "model was evaluated greedily",
+            f"by default, the server answers with {', '.join(changed)}, but the model was "
+            "evaluated greedily",
             [f"{name} = {value} in the GGUF" for name, value in metadata.items()],
             "start it with --temp 0 --repeat-penalty 1, as `finery serve` and llama.bundle do",
         )]  # fmt: skip
@@ -130,7 +130,7 @@ def sampling_faults(props: Mapping[str, Any], metadata: Mapping[str, str]) -> li
         return []
     return [Fault(
         "sampling",
-        f"the GGUF tells servers to sample: its metadata have the temperature {float(drawn):g}, "
+        f"the GGUF makes servers sample: its metadata have the temperature {float(drawn):g}, "
         "but the model was evaluated greedily",
         [f"{name} = {value}" for name, value in metadata.items()],
         "ship it with llama.bundle, which overrides this, and check that: `bundle:`; or have "

@@ -87,7 +87,7 @@ def finery_steps():
 
 
 def test_an_unknown_step_type_points_at_the_plugins_of_a_recipe(project: MakeProject) -> None:
-    fix = "recipe.yaml loads plugins of its own: finery plugins recipe.yaml steps.halve"
+    fix = "recipe.yaml loads its own plugins: finery plugins recipe.yaml steps.halve"
     made = project({"recipe.yaml": RECIPE})
     assert fix in made.run("plugins", "steps.halve").err
     assert made.run("plugins", "recipe.yaml", "steps.halve").code == 0

@@ -305,7 +305,7 @@ def test_settings_that_cant_work(setup: Setup, settings: dict[str, Any], what: s
 
 def test_rows_without_a_reference_are_refused(setup: Setup) -> None:
     bare = dataset(setup.folder / "bare", [{"messages": [{"role": "user", "content": "a"}]}])
-    with pytest.raises(DataError, match="no answer that the judge could see"):
+    with pytest.raises(DataError, match="no answer to show to the judge"):
         setup.step(rows=bare, reference=True).check_rows(TestJob(setup.folder / "c"))
 
 

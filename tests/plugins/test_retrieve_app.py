@@ -178,7 +178,7 @@ def test_it_ends_if_the_model_does(bundle: Bundle) -> None:
         os.kill(int(child), signal.SIGKILL)
         _, err = app.process.communicate(timeout=30)
         assert app.process.returncode == 1
-        assert "error: the server ended by itself" in err
+        assert "error: the server ended unexpectedly" in err
 
 
 def test_a_port_in_use_is_reported_before_the_model_is_loaded(bundle: Bundle) -> None:

@@ -481,7 +481,7 @@ def test_rows_that_the_judge_cant_read_are_refused_before_any_answer(
     row["messages"].pop()
     step = grounded(tmp_path, index, [{**row, "expected": ["110866"]}], "reader", judge=judge)
     Reader.prompts.clear()
-    with pytest.raises(DataError, match="no answer that the judge could see"):
+    with pytest.raises(DataError, match="no answer to show to the judge"):
         measured(tmp_path, step)
     assert Reader.prompts == []
 

@@ -38,7 +38,7 @@ def test_arguments_of_trl_are_accepted() -> None:
         ({"weight_decay": "much"}, "expects float, but is 'much'", "correct it"),
         ({"adam_beta1": True}, "expects float, but is True", "correct it"),
         ({"optim_target_modules": [3]}, "expects None | str | list[str]", "correct it"),
-        ({"learning_rate": 1e-3}, "'learning_rate' is a setting of the step", "beside `args`"),
+        ({"learning_rate": 1e-3}, "'learning_rate' is a setting of the step", "next to `args`"),
         ({"max_steps": 10}, "can't be set: `epochs`", "remove it"),
         ({"hub_model_id": "me/mine"}, "can't be set: finery writes", "remove it"),
         ({"loss_type": "dft"}, "can't be set: finery computes the loss", "remove it"),

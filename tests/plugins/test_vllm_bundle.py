@@ -71,7 +71,7 @@ PLANTED: dict[str, tuple[dict[str, Any], str]] = {
 def test_adapters_that_vllm_refuses_are_refused(case: str, base: Model, tmp_path: Path) -> None:
     config, reason = PLANTED[case]
     error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base, **config))
-    assert error.what.startswith("vLLM can't serve the adapter 'a' beside its base: ")
+    assert error.what.startswith("vLLM can't serve the adapter 'a' with its base: ")
     assert reason in error.what
     assert "`merge: true`" in str(error.fix)
 
@@ -195,7 +195,7 @@ def test_a_whole_model_beside_an_adapter_is_refused(base: Model, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"merge": True}, "merged adapters are whole models"),
+    ({"merge": True}, "a merged adapter is a complete model"),
     ({"name": "a"}, "two models would be called alike: a, a, b"),
     ({"image": "vllm/vllm-openai:latest"}, "isn't pinned"),
     ({"image": "registry.local:5000/vllm-openai"}, "isn't pinned"),

@@ -171,13 +171,13 @@ def _check_options(serving: Serving) -> None:
         raise UsageError(
             "Ollama can't ask for a key, so it would answer everybody who reaches this machine",
             where="--host",
-            fix="leave it out, or serve the GGUF: its server asks for a key",
+            fix="remove it, or serve the GGUF: its server requires a key",
         )
     if serving.context is not None:
         raise UsageError(
             "Ollama takes the context from the Modelfile",
             where="--context",
-            fix="leave it out; set `num_ctx` in `parameters` of ollama.modelfile",
+            fix="remove it, and set `num_ctx` in `parameters` of ollama.modelfile",
         )
 
 
@@ -203,8 +203,8 @@ def sampling_faults(parameters: Mapping[str, str], version: str) -> list[Fault]:
         return []
     return [Fault(
         "sampling",
-        f"Ollama answers with {', '.join(changed)} where a request doesn't say, but the model was "
-        "evaluated greedily",
+        f"by default, Ollama answers with {', '.join(changed)}, but the model was evaluated "
+        "greedily",
         [],
         "set temperature: 0 and repeat_penalty: 1 in `parameters` of ollama.modelfile, as it does "
         "without `parameters`",

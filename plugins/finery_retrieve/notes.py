@@ -12,15 +12,15 @@ SHARED, UNRETRIEVED, RANDOM = "shared-documents", "knowledge-by-heart", "random-
 TWICE, DIFFERENT, OTHER = "retrieved-twice", "different-prompts", "other-tokenizer"
 KINDS = {
     TWICE: About(
-        when="a model of `retrieve.model` is asked rows of `retrieve.rows` or `synth.raft`",
-        why="Their prompts already contain documents. The model takes the whole prompt for the "
-        "question, searches for all its words, and puts documents around the documents.",
+        when="a model of `retrieve.model` answers rows of `retrieve.rows` or `synth.raft`",
+        why="Their prompts already contain documents. The model takes the complete prompt for the "
+        "question, searches for all its words, and adds documents to the documents.",
     ),
     SHARED: About(
         when="a model that `eval.grounded` judges is trained on rows about documents that the test "
         "rows are about, too: their `source` is the same, or a split between them has no `group`",
-        why="A model can answer such questions from what it learned of the document, whatever is "
-        "in the context. Only questions about other documents show that it reads the context.",
+        why="A model can answer these questions from what it learned about the document, with any "
+        "context. Only questions about other documents show that it reads the context.",
     ),
     UNRETRIEVED: About(
         when="a model is trained and judged on questions of `synth.from_docs` without their "
@@ -32,16 +32,17 @@ KINDS = {
     ),
     RANDOM: About(
         when="`synth.from_docs` adds distractors to contexts, and the recipe has an index",
-        why="Its distractors are random chunks, which are easy to tell from the right one. What an "
-        "index retrieves is about the same things as the question, so a model has to read it.",
+        why="Its distractors are random chunks, which are easy to distinguish from the right one. "
+        "Chunks that an index retrieves have the same topic as the question, so a model has to "
+        "read them.",
     ),
     DIFFERENT: About(
         when="`retrieve.model` or `eval.grounded` gives a model prompts with other `k`, `prompt`, "
         "`limit` or `unknown` than the rows that it is trained on, or `retrieve.model` with others "
         "than the `eval.grounded` that measures it, for the same index",
-        why="A model learns the prompts that it is trained on, and metrics hold for the prompts "
-        "that were measured. Steps that differ for a reason can be named side by side: a note is "
-        "given only if no step has the same settings.",
+        why="A model learns the prompts that it is trained on, and metrics only hold for the "
+        "prompts that were measured. Steps that differ for a reason can exist side by side: the "
+        "note is given only if no step has the same settings.",
     ),
     OTHER: About(
         when="`limit` counts tokens by the tokenizer of another base than that of the model that "

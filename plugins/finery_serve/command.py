@@ -144,7 +144,7 @@ def _check_combination(called: click.Context, *, ollama: bool, yes: bool) -> Non
             raise UsageError(
                 "with --ollama, Ollama's own server answers",
                 where=f"--{name}",
-                fix="leave it out; `num_ctx` in `parameters` of ollama.modelfile sets the context, "
+                fix="remove it; `num_ctx` in `parameters` of ollama.modelfile sets the context, "
                 "and the variable OLLAMA_HOST the address",
             )
 
@@ -220,7 +220,7 @@ def _wait(running: Running, serving: Serving) -> None:
         time.sleep(CHECKED_EVERY)
     log = serving.log
     lines = log.read_text("utf-8", "replace").splitlines() if log and log.is_file() else []
-    raise StepError(f"the server ended by itself ({running.build})", details=lines[-10:])
+    raise StepError(f"the server ended unexpectedly ({running.build})", details=lines[-10:])
 
 
 def _listens(address: str) -> bool:

@@ -123,7 +123,7 @@ def llama_sampling_faults(props: Mapping[str, Any], metadata: Mapping[str, str])
         return []
     return [Fault(
         "sampling",
-        f"the GGUF tells servers to sample: its metadata have the temperature {float(drawn):g}, "
+        f"the GGUF makes servers sample: its metadata have the temperature {float(drawn):g}, "
         "but the model was evaluated greedily",
         [f"{name} = {value}" for name, value in metadata.items()],
         "ship it with llama.bundle, which overrides this, and check that: `bundle:`; or have "

@@ -52,7 +52,7 @@ def check_arguments(args: Mapping[str, Any], settings: set[str], config: str) ->
     for name, value in args.items():
         where = f"args.{name}"
         if name in settings:
-            fix = "write it beside `args`"
+            fix = "write it next to `args`"
             raise UsageError(f"'{name}' is a setting of the step", where=where, fix=fix)
         for reason, patterns in DECIDED.items():
             if any(fnmatchcase(name, pattern) for pattern in patterns.split()):

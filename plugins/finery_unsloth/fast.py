@@ -41,7 +41,7 @@ class Fast(Mixed):
         refused = {
             "dtype": (
                 self.dtype in ("fp16", "fp32"),
-                "finery trains with Unsloth only in bf16, which its GPUs multiply",
+                "finery only trains with Unsloth in bf16, which all supported GPUs can multiply",
             ),
             "packing": (
                 getattr(self, "packing", False),

@@ -337,7 +337,7 @@ def test_a_row_of_which_the_state_tells_nothing_is_refused(tmp_path: Path) -> No
     with pytest.raises(DataError) as caught:
         report(tmp_path, rows, caller("m", script("open")))
     assert caught.value.details == [
-        "row r1, turn 4: its calls change nothing, so the state can't tell what is right"
+        "row r1, turn 4: its calls change nothing, so the state doesn't show if an answer is right"
     ]
 
 

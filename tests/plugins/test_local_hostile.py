@@ -229,7 +229,7 @@ def adapter(tmp_path: Path, folder: Path) -> Callable[..., Model]:
     ("config", "message"),
     [
         ({"r": 10**9}, "r: expected a whole number <= 65536"),
-        ({"r": 60_000}, "sets the rank 60,000, and no matrix"),
+        ({"r": 60_000}, "sets the rank 60,000, but no matrix"),
         ({"r": 2, "rank_pattern": {"q": 60_000}}, "sets the rank 60,000"),
         ({"peft_type": ESCAPE}, "peft_type: expected a name"),
         ({"base_model_name_or_path": 5}, "base_model_name_or_path: expected text"),

@@ -163,7 +163,7 @@ def test_it_ends_if_the_model_does(bundle: Bundle) -> None:
         os.kill(int(child), signal.SIGKILL)
         _, err = app.process.communicate(timeout=30)
         assert app.process.returncode == 1
-        assert "error: the server ended by itself" in err
+        assert "error: the server ended unexpectedly" in err
 
 
 @pytest.mark.parametrize(("args", "variables", "code", "words"), [

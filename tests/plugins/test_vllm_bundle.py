@@ -61,7 +61,7 @@ PLANTED: dict[str, tuple[dict[str, Any], str]] = {
 def test_adapters_that_vllm_refuses_are_refused(case: str, base: Model, tmp_path: Path) -> None:
     config, reason = PLANTED[case]
     error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base, **config))
-    assert error.what.startswith("vLLM can't serve the adapter 'a' beside its base: ")
+    assert error.what.startswith("vLLM can't serve the adapter 'a' with its base: ")
     assert reason in error.what
     assert "`merge: true`" in str(error.fix)
 

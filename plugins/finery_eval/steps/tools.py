@@ -149,9 +149,9 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         """Raise `UsageError` for `execute`, for which models answer in another way."""
         if self.execute is not None:
             raise UsageError(
-                "`execute` can't be used inside another step: it judges what a whole row does",
+                "`execute` can't be used inside another step, because it judges complete rows",
                 where="execute",
-                fix="remove it, or use eval.tools as a step of its own",
+                fix="remove it, or use eval.tools as a separate step",
             )
 
     def check_files(self) -> None:

@@ -68,7 +68,7 @@ def task_of(
         raise BadTools("the last turn has calls, but must be the expected answer")
     effect = _effect(row, partial(functions.session, row, list(tools)), before, after)
     if by_state and after and effect.state == effect.start:
-        raise BadTools("its calls change nothing, so the state can't tell what is right")
+        raise BadTools("its calls change nothing, so the state doesn't show if an answer is right")
     return Task(row, tools, prompt, before, after, answer, effect.state, effect.errors)
 
 

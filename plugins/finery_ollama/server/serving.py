@@ -171,13 +171,13 @@ def _check_options(serving: Serving) -> None:
         raise UsageError(
             "Ollama can't ask for a key, so it would answer everybody who reaches this machine",
             where="--host",
-            fix="leave it out, or serve the GGUF: its server asks for a key",
+            fix="remove it, or serve the GGUF: its server requires a key",
         )
     if serving.context is not None:
         raise UsageError(
             "Ollama takes the context from the Modelfile",
             where="--context",
-            fix="leave it out; set `num_ctx` in `parameters` of ollama.modelfile",
+            fix="remove it, and set `num_ctx` in `parameters` of ollama.modelfile",
         )
 
 

@@ -143,7 +143,7 @@ def check_unknown(unknown: str) -> None:
         raise UsageError(
             f"unknown: {unknown!r} has no letters",
             where="unknown",
-            fix=f"write what a model is to answer if the documents don't say, e.g. {UNKNOWN}",
+            fix=f"write what a model should answer if the documents don't say, e.g. {UNKNOWN}",
         )
 
 

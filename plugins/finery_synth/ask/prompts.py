@@ -100,7 +100,7 @@ def _refuse_misspelt(source: str, where: str) -> None:
         if meant and word not in _ROLES:
             number = source.count("\n", 0, line.start()) + 1
             raise UsageError(
-                f"line {number} of the template is {{# {word} #}}, which is no role",
+                f"line {number} of the template is {{# {word} #}}, which isn't a role",
                 where=where,
                 fix=f"write {{# {meant[0]} #}}; a comment must have more words",
             )

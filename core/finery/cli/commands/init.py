@@ -83,7 +83,7 @@ def command(
     task = task or _chosen(task_of(rows, pair) if rows else next(iter(TASKS)), is_guess=bool(rows))
     if task != "chat" and has_tools(rows):
         raise UsageError(
-            "models are to call tools in these rows, and no evaluator judges that yet",
+            "the rows contain tool calls, which only the task `chat` supports",
             where="--task",
             fix="write --task chat",
         )

@@ -78,7 +78,7 @@ def _moved(meant: str, value: Any, label: str, use: str) -> str:
     if group == label:
         return f"write {name}"
     if not group:
-        return f"write {name} beside {label}, not inside it: it is a setting of {use}"
+        return f"write {name} next to {label}, not inside it: it is a setting of {use}"
     shown = f"{value:g}" if isinstance(value, float) else value
     text = str(shown) if isinstance(value, (str, int, float)) and len(str(shown)) <= 20 else "…"
     return f"write {group}: {{{name}: {text}}}"

@@ -167,7 +167,7 @@ def _judged(
         if fitting:
             return name, max(fitting, key=len)
     raise recipe.error(
-        f"'{by}' names no model that the evaluator judges",
+        f"'{by}' doesn't name a model that the evaluator judges",
         (*_PLACE, "by"),
         fix=f"write STEP.MODEL.METRIC with one of: {', '.join(known) or 'its models'}",
     )

@@ -172,7 +172,7 @@ def _set(recipe: Recipe, sections: Sections, given: Setting) -> None:
             raise recipe.error(
                 f"'{above}' is {child!r} in the recipe, which has no settings",
                 given.place,
-                fix=f"make {above} the axis, with whole values: {above}: [{{…}}, {{…}}]",
+                fix=f"make {above} the axis, with complete values: {above}: [{{…}}, {{…}}]",
             )
         parent = child
     parent[given.path[-1]] = copy.deepcopy(given.value)

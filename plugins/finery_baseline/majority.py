@@ -2,27 +2,17 @@
 
 from collections import Counter
 
-from finery import Dataset, Job, Model, Step, setting, takes
-from finery_baseline.answers import lessons_of
+from finery import Job, Model
+from finery_baseline.answers import FieldsStep, lessons_of
 
 
-class Majority(Step, sections=("models",), seeded=False):
+class Majority(FieldsStep, sections=("models",), seeded=False):
     """Answer every prompt with the most frequent answer of the training rows.
 
     The lowest bar: a model that doesn't beat it has learned nothing. Answers of lines like
     `priority: high`, or of JSON objects, are learned field by field; of equally frequent values,
     the first in the rows is taken.
     """
-
-    is_baseline = True
-
-    rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
-    fields: list[str] = setting(
-        [],
-        help="Fields of the answer. Default: those that all answers have once and in one form, "
-        "else the whole answer.",
-        examples=[["category", "priority"]],
-    )
 
     def run(self, job: Job) -> Model:
         """Count the values."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from finery import DataError, Dataset, UsageError
+from finery import DataError, Dataset, Step, UsageError, setting, takes
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.answers.reading import as_text, field_names
 from finery.rows.similar import question
@@ -16,6 +16,20 @@ from finery.util.text import did_you_mean
 LINES, OBJECT, WHOLE = "lines", "object", "whole"
 ROWS = "rows.jsonl"
 """The file of `baseline.nearest`: the prompt and the answer of each row, a row a line."""
+
+
+class FieldsStep(Step):
+    """Base of step types that learn each field of the answers."""
+
+    is_baseline = True
+
+    rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
+    fields: list[str] = setting(
+        [],
+        help="Fields of the answer. Default: those that all answers have once and in one form, "
+        "else the whole answer.",
+        examples=[["category", "priority"]],
+    )
 
 
 class Shape(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """`baseline.linear`: logistic regression on words and letters, for each field of the answer."""
 
-from finery import DataError, Dataset, Job, Model, Step, setting, takes
-from finery_baseline.answers import Lesson, Shape, lessons_of
+from finery import DataError, Job, Model, setting
+from finery_baseline.answers import FieldsStep, Lesson, Shape, lessons_of
 from finery_baseline.vectors import fit, save
 
 MOST_CLASSES = 500
@@ -9,7 +9,11 @@ MOST_CLASSES = 500
 
 
 class Linear(
-    Step, sections=("models",), isolated=True, seeded=False, packages=("scikit-learn", "scipy")
+    FieldsStep,
+    sections=("models",),
+    isolated=True,
+    seeded=False,
+    packages=("scikit-learn", "scipy"),
 ):
     """Train a linear classifier on the rows, the bar for any classification.
 
@@ -24,15 +28,6 @@ class Linear(
     Raises DataError for answers that are free text.
     """
 
-    is_baseline = True
-
-    rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
-    fields: list[str] = setting(
-        [],
-        help="Fields to predict. Default: those that all answers have exactly once, in the same "
-        "form, or else the complete answer.",
-        examples=[["category", "priority"]],
-    )
     c: float = setting(
         10.0,
         gt=0,

@@ -2,27 +2,17 @@
 
 from collections import Counter
 
-from finery import Dataset, Job, Model, Step, setting, takes
-from finery_baseline.answers import lessons_of
+from finery import Job, Model
+from finery_baseline.answers import FieldsStep, lessons_of
 
 
-class Majority(Step, sections=("models",), seeded=False):
+class Majority(FieldsStep, sections=("models",), seeded=False):
     """Answer every prompt with the most frequent answer of the training rows.
 
     The lowest bar: a model that doesn't beat it has learned nothing. Answers that consist of lines
     like `priority: high`, or of a JSON object, are learned field by field. Of equally frequent
     values, the one that occurs first is used.
     """
-
-    is_baseline = True
-
-    rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
-    fields: list[str] = setting(
-        [],
-        help="Fields to predict. Default: those that all answers have exactly once, in the same "
-        "form, or else the complete answer.",
-        examples=[["category", "priority"]],
-    )
 
     def run(self, job: Job) -> Model:
         """Count the values."""

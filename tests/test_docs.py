@@ -21,8 +21,6 @@ from conftest import MakeProject, Project, Ran
 import finery
 import finery.rows
 import finery.testing
-import finery.views
-from finery.builder.project import open_graph
 from finery.plugin import hookspecs as hooks
 
 ROOT = Path(__file__).parent.parent
@@ -123,17 +121,6 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if REFERENCE not in page.parents], ids=lambda p: p.name
-)
-def test_a_page_has_no_sentence_twice(page: Path) -> None:
-    """As after a merge that left two versions of a paragraph."""
-    text = re.sub(r"^ *```.*?^ *```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
-    prose = " ".join(line for line in text.splitlines() if not line.startswith("|"))
-    sentences = [s for s in re.split(r"(?<=[.:!?])\s+", prose) if len(s) > 30]
-    assert [s for s in dict.fromkeys(sentences) if sentences.count(s) > 1] == []
 
 
 def test_the_site_loads_nothing_from_elsewhere() -> None:
@@ -291,18 +278,6 @@ def test_the_readme_recipe_is_fine(project: MakeProject) -> None:
     made = project({"recipe.yaml": recipe, "data/tickets.jsonl": ALPACA})
     ran = made.run("check")
     assert ran.code == 0, ran.err
-
-
-def test_each_recipe_says_how_to_train_the_larger_model_of_the_readme() -> None:
-    base = yaml.safe_load(_blocks(ROOT / "README.md", "yaml")[0])["models"]["base"]
-    recipes = sorted((ROOT / "recipes").glob("*/recipe.yaml"))
-    assert len(recipes) == 8
-    for recipe in recipes:
-        head = recipe.read_text("utf-8").partition("\nfinery: 1")[0]
-        (written,) = re.findall(r"^#   base: (?:&base )?(\{.+\})$", head, re.MULTILINE)
-        assert yaml.safe_load(written) == base
-        rate = "train.sft.learning_rate=2e-4"
-        assert open_graph(recipe, [f"models.base={written}", rate]).nodes["base"].use == "hub.model"
 
 
 def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> None:

@@ -1,7 +1,8 @@
 """The `finery` command in processes that have finery's modules in memory from the start.
 
 An interpreter imports them once and forks for each command: `finery check` takes 0.04 s instead of
-0.28 s. Everything else is as in a process of its own, and workers are processes of their own.
+0.28 s. A build's first worker is forked before the build begins, which saves another 0.3 s.
+Everything else is as in processes of their own, and further workers are.
 """
 
 import atexit
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import finery
+from finery.execute.task import AHEAD
 
 FINERY = Path(sys.executable).with_name("finery")
 READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "OMP_", "CUDA_")
@@ -147,6 +149,78 @@ def serve(requests: socket.socket) -> None:
     sys.argv = [str(FINERY), *args]
 
 
+class Ahead:
+    """A worker that this command has from the start, in place of the first process it starts.
+
+    It waits until the executor starts a worker ahead, and then has what that would have.
+    """
+
+    def __init__(self) -> None:
+        self._kind = _read_at_start(os.environ)
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._reaping = threading.Lock()
+        self._popen: Any = subprocess.Popen
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            self._socket.close()
+            _be_worker(theirs)
+        theirs.close()
+        with contextlib.suppress(OSError):  # it may have done that itself
+            os.setpgid(self.pid, self.pid)
+        atexit.register(self._socket.close)  # which ends it where nothing was started
+        subprocess.Popen = self._start  # type: ignore[misc, assignment]
+
+    def _start(self, command: list[str], **options: Any) -> Any:
+        if command[1:3] != ["-m", "finery.execute.worker"]:
+            return self._popen(command, **options)
+        subprocess.Popen = self._popen  # type: ignore[misc]
+        if command[-1] != AHEAD or _read_at_start(options["env"]) != self._kind:
+            return self._popen(command, **options)
+        request = json.dumps([command[4:], dict(options["env"])]).encode()
+        socket.send_fds(self._socket, [request], [*options["pass_fds"], options["stdout"].fileno()])
+        return self
+
+    def poll(self) -> int | None:
+        """Its exit code, if it has ended."""
+        with self._reaping:
+            if self.returncode is None:
+                ended, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+            return self.returncode
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        """Its exit code, once it has ended."""
+        late = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > late:
+                raise subprocess.TimeoutExpired("worker", timeout)
+            time.sleep(0.002)
+        return code
+
+
+def _be_worker(requests: socket.socket) -> NoReturn:
+    from finery.execute import worker
+
+    os.setpgid(0, 0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(null, stream)
+    data, fds, _, _ = socket.recv_fds(requests, 1 << 20, 2)
+    requests.close()
+    if not data:
+        os._exit(0)
+    connection, log = fds
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    arguments, environment = json.loads(data)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [str(worker.__file__), str(connection), *arguments]
+    sys.path[0] = os.getcwd()  # as `python -m` has it
+    end_with(worker.main)
+
+
 def import_all() -> None:
     """Import all of finery, and of the plugins what commands import, which is light."""
     from finery.plugin.discovery import GROUP
@@ -205,4 +279,6 @@ if __name__ == "__main__":
     serve(socket.socket(fileno=int(sys.argv[1])))
     from finery.cli import main
 
+    if sys.argv[1:2] == ["build"]:
+        Ahead()
     end_with(main)

@@ -181,9 +181,6 @@ def test_missing_packages_are_reported_with_what_to_install(
     assert "fix: pip install 'shop[cart]'" in printed
 
 
-ROWS = "text,intent\n" + "".join(f"question {n},answer\n" for n in range(5))
-
-
 @pytest.mark.parametrize(("rows", "says"), [
     ('{"prompt": "a", "completion": "b"}\n' * 300 + "{\n", None),  # further down than it looks
     ('{"prompt": "a", "completion": "b"}\n' * 9 + "{\n", "a.jsonl:10: error: invalid JSON"),
@@ -197,21 +194,3 @@ def test_the_first_rows_of_files_are_read(
         ran = project({"recipe.yaml": recipe, "a.jsonl": rows}).run(command)
         assert ran.code == (2 if says or command == "build" else 0), ran.err
         assert says is None or says in ran.err
-
-
-@pytest.mark.parametrize(("user", "fix"), [
-    ("{text}", 'fix: write user: "{{ text }}"'),
-    ("Text: ${text}!", 'fix: write user: "Text: {{ text }}!"'),
-    ("<Text>", 'fix: write user: "{{ text }}"'),
-    ("Write a line of [text].", None),
-])  # fmt: skip
-def test_a_template_with_a_name_as_plain_text_is_a_mistake(
-    project: MakeProject, user: str, fix: str | None
-) -> None:
-    columns = f'{{system: "About {{text}}", user: "{user}", assistant: "{{{{ intent }}}}"}}'
-    recipe = (
-        f"finery: 1\nname: t\ndata:\n  a: {{use: data.file, path: a.csv, columns: {columns}}}\n"
-    )
-    ran = project({"recipe.yaml": recipe, "a.csv": ROWS}).run("check")
-    assert ran.code == (2 if fix else 0), ran.err
-    assert fix is None or fix in ran.err

@@ -195,38 +195,6 @@ def test_without_the_failing_ones_the_winner_is_chosen(failing: tuple[Project, R
     assert "different-rows" in t.run("check").out
 
 
-def test_repeats_have_a_mean_a_spread_and_an_interval(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    recipe = RECIPE[: RECIPE.index("matrix:")].replace(", least: 0.1", "")
-    recipe += "matrix: {train.sft.rate: [1e-3, 4e-3], seeds: 3}\n"
-    t = project_in(tmp_path_factory.mktemp("seeds"), recipe)
-    assert t.run("build").code == 0
-    assert sum(n for name, n in ran(t).items() if name.startswith("train")) == 6
-    data = [json.loads(line) for line in t.run("show", "matrix", "--json").out.splitlines()]
-    score = data[0]["scores"]["test.sft.accuracy"]
-    assert data[0]["axes"] == {"rate": "4e-3"}
-    assert score["seeds"] == 3
-    assert score["interval"][0] <= score["value"] <= score["interval"][1]
-    text = t.run("show", "matrix").out
-    assert "± sd (seeds)" in text
-    assert "Student" in text
-    t.edit("recipe.yaml", "seeds: 3}", "seeds: 3, select: {by: test.sft.accuracy, on: validation}}")
-    assert t.run("build").code == 0
-    shown = json.loads(t.run("show", "winner", "--json").out)
-    repeats = shown["meta"]["repeats"]
-    assert set(repeats) == {f"rate=4e-3,seed={n}" for n in (1, 2, 3)}
-    chosen = shown["meta"]["chosen"]
-    assert repeats[chosen] == max(repeats.values())
-    assert f"chosen: {chosen}; the best of 3 seeds: " in " ".join(
-        t.run("show", "matrix").out.split()
-    )
-    assert (
-        json.loads(t.run("show", "sft", "--json").out)["digest"]
-        == json.loads(t.run("show", f"sft@{chosen}", "--json").out)["digest"]
-    )
-
-
 def words(page: str) -> str:
     """The text of a page, without styles and scripts."""
     text = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)

@@ -2,15 +2,10 @@
 
 import copy
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from conftest import MakeProject, Project
-from tiny_llama import tiny_tokenizer
-
-from finery.cli.commands.check import command
 
 TOOL = {
     "type": "function",
@@ -25,16 +20,6 @@ TOOL = {
     },
 }
 PLACES = "Hamburg Bremen Kassel Dresden Leipzig Rostock Potsdam Erfurt Mainz Worms Speyer Trier"
-TEMPLATE = (
-    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
-    "<|im_end|>\n{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ ARGUMENTS }}</call>"
-    "{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-AS_OBJECT = "c.function.arguments | tojson"
-AS_TEXT = "'args: ' + c.function.arguments"
 
 
 def arguments(number: int) -> Any:
@@ -170,55 +155,3 @@ def test_sharegpt_calls_become_those_of_the_api(project: MakeProject) -> None:
 
 
 # Training
-
-
-TRAINING = """\
-finery: 1
-name: t
-models:
-  base: {use: local.model, path: tiny}
-data:
-  rows: {use: data.file, path: rows.jsonl}
-train:
-  sft: {use: trl.sft, model: base, rows: rows, max_length: 4096}
-"""
-
-
-@pytest.fixture
-def shown(project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """What `finery check --deep` shows of the rows, with a template that writes arguments so."""
-
-    def check(written: str, rows: list[dict[str, Any]] = ROWS[:2]) -> str:
-        made = project({"rows.jsonl": lines(rows), "recipe.yaml": TRAINING})
-        folder = made.folder / "tiny"
-        tiny_tokenizer(TEMPLATE.replace("ARGUMENTS", written)).save_pretrained(str(folder))
-        (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
-        header = b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
-        weights = len(header).to_bytes(8, "little") + header + b"0"
-        (folder / "model.safetensors").write_bytes(weights)
-        monkeypatch.chdir(made.folder)
-        ran = CliRunner().invoke(command, ["--deep"], standalone_mode=False)
-        assert ran.return_value == 0, ran.output
-        return ran.stdout
-
-    return check
-
-
-@pytest.mark.parametrize("written", [AS_OBJECT, AS_TEXT])
-def test_training_sees_tools_and_calls(shown: Callable[[str], str], written: str) -> None:
-    pytest.importorskip("trl", reason="needs finery[train]")
-    out = shown(written)
-    assert out.count('"name": "track_parcel", "description": "Where a parcel is."') == 2
-    for number in (0, 1):
-        prefix = "args: " if written == AS_TEXT else ""
-        assert f'<call>track_parcel {prefix}{{"number": "P{number}", "when": null' in out
-    assert "tool⏎" in out
-    assert "⟦It is in Hamburg.<|im_end|>⟧" in out
-
-
-def test_an_answer_that_is_a_call_is_learned(shown: Callable[..., str]) -> None:
-    pytest.importorskip("trl", reason="needs finery[train]")
-    calls = [{**row, "messages": row["messages"][:3]} for row in ROWS[:2]]
-    out = shown(AS_OBJECT, calls)
-    for number in (0, 1):
-        assert f'⟦<call>track_parcel {{"number": "P{number}"' in out

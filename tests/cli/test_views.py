@@ -120,17 +120,6 @@ def test_it_is_in_the_overview_and_shown_with_its_curve(models: Project) -> None
     assert "looks" not in models.run("show", "other").out
 
 
-def test_its_facts_are_in_json_and_its_page_is_written(models: Project) -> None:
-    ran = models.run("show", "mine", "--json", "--html")
-    assert ran.code == 0, ran.err
-    found = json.loads(ran.out)
-    assert found["order"] == 2
-    assert found["verdict"]["state"] == "unvalidated"
-    assert found["html"].endswith("build/t/mine-ngrams.html")
-    page = models.folder / "build/t/mine-ngrams.html"
-    assert page.read_text() == "<h1>t: mine of 5 rows</h1>"
-
-
 def test_without_a_view_facts_and_files_are_shown(project: MakeProject) -> None:
     made = project(
         {

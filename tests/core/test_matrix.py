@@ -251,7 +251,6 @@ def test_two_axes_that_set_the_same_setting_are_refused(make: Make, axes: str) -
 
 
 RATES = "  preset: {cheap: {train.sft.rate: 5e-4}, full: {train.sft.rate: 6e-4}}\n"
-LORAS = "  train.sft.lora: {a: {r: 4}, b: {r: 8}}\n"
 
 
 @pytest.mark.parametrize(
@@ -259,10 +258,6 @@ LORAS = "  train.sft.lora: {a: {r: 4}, b: {r: 8}}\n"
     [
         (RATES, "train.sft.rate=9e-4", "train.sft.rate is set by the axis 'preset'",
          "change the values of 'preset'"),
-        (LORAS, "train.sft.lora.r=99", "train.sft.lora.r is set by the axis 'train.sft.lora'",
-         "change the values"),
-        ("  train.sft.lora.r: [8, 16]\n", "train.sft.lora={r: 4}",
-         "train.sft.lora.r is set by the axis 'train.sft.lora.r'", "leave it out of"),
         ("  seeds: [17, 42]\n", "train.sft.seed=5", "train.sft.seed is set by the axis 'seeds'",
          "change the values"),
     ],

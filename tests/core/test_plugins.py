@@ -44,31 +44,6 @@ def listed(t: Project) -> dict[str, Mapping[str, object]]:
 # -- hooks ----------------------------------------------------------------------------------------
 
 
-def test_a_hook_may_have_any_name_with_specname(t: Project) -> None:
-    t.write(
-        {
-            "more.py": '''
-from finery import Dataset, Job, Step, hookimpl
-
-
-class One(Step, seeded=False):
-    """One row."""
-
-    def run(self, job: Job) -> Dataset:
-        return Dataset.write(job.out, [{"prompt": "one"}])
-
-
-@hookimpl(specname="finery_steps")
-def step_types():
-    return {"more.one": One}
-'''
-        }
-    )
-    t.edit("recipe.yaml", "./steps.py]", "./steps.py, ./more.py]")
-    t.edit("recipe.yaml", "data:", "data:\n  b: {use: more.one}")
-    assert t.ran() == ["a", "b"]
-
-
 ENVIRONMENT = """
 @hookimpl
 def finery_worker_environment(use, alone):

@@ -94,6 +94,7 @@ def hostile(rng: random.Random) -> Reply:
     return Reply(raw=mutations.of_json(rng, body), status=rng.choice((200, 200, 200, 400, 418)))
 
 
+@pytest.mark.slow
 def test_the_fuzzer_sees_what_it_looks_for(tmp_path: Path) -> None:
     """A hang, a traceback, too much memory and a strange exit code are found where they are."""
     code = f"""

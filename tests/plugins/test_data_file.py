@@ -216,11 +216,6 @@ def test_columns_refuse_row(tmp_path: Path, user: str, what: str) -> None:
     assert text.startswith(f"x.jsonl:1: error: {what}")
 
 
-def test_columns_suggest_names(tmp_path: Path) -> None:
-    columns = Columns(user="{{ txt }}", assistant="x")
-    assert "fix: did you mean 'text'?" in failure(tmp_path, lines({"text": "a"}), columns=columns)
-
-
 # keep
 
 

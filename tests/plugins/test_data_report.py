@@ -84,26 +84,6 @@ def test_classes_are_the_label_or_the_answer_or_its_fields() -> None:
     assert found([row(f"p{i}", f"a free answer {i}") for i in range(10)]) == {}
 
 
-def test_turns_roles_tools_and_sources_are_counted(tmp_path: Path) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    turns = [
-        {"role": "system", "content": "s"},
-        {"role": "user", "content": "u"},
-        {"role": "assistant", "content": "", "tool_calls": calls},
-        {"role": "tool", "content": "1"},
-        {"role": "assistant", "content": "one"},
-    ]
-    facts = one(tmp_path, [
-        with_id({"messages": turns, "tools": [tool]}),
-        row("p", source="a.md"), row("q", source={"path": "a.md", "lines": [1, 2]}, parents=["x"]),
-    ])  # fmt: skip
-    assert dict(facts.turns) == {4: 1, 2: 2}
-    assert dict(facts.roles) == {"system": 1, "user": 3, "assistant": 4, "tool": 1}
-    assert (facts.tools, facts.systems, facts.parents) == (1, 1, 1)
-    assert dict(facts.sources) == {"a.md": 2}
-
-
 PROMPT = "my parcel was due on monday and it still has not come, where is it now?"
 
 

@@ -210,13 +210,6 @@ def test_sizes_can_be_exact_without_strata() -> None:
     }
 
 
-def test_values_with_too_few_rows_for_every_split_are_named() -> None:
-    rare = [row("x 1", label="once"), row("y 1", label="twice"), row("y 2", label="twice")]
-    parts, log, _ = split([*PLENTY, *rare], stratify="label", decontaminate=False)
-    assert "fewer than 3 different prompts can't be in all 3 splits: 'once' (1), 'twice' (2)" in log
-    assert sum(map(len, parts.values())) == len(PLENTY) + 3
-
-
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.sampled_from("abc")), min_size=30, max_size=200),
     st.integers(0, 99),
@@ -266,17 +259,6 @@ def test_rows_with_one_prompt_can_not_be_split() -> None:
     text = refused([row("Same text.", str(i)) for i in range(40)])
     assert "40 rows with 1 different prompts" in text
     assert "rows with the same text stay together" in text
-
-
-def test_rows_without_a_group_are_split_by_their_prompts() -> None:
-    others = [row(f"free {i}", customer=None) if i % 2 else row(f"free {i}") for i in range(60)]
-    grouped = [row(f"q {i}", customer=i) for i in range(60)]
-    parts, log, _ = split([*grouped, *others], group="customer", decontaminate=False)
-    assert "60 of 120 rows without 'customer' are split by their prompts" in log
-    alone = [SPLITS[split_index(draw(unit_of(r), 0), 0.1, 0.2)] for r in others]
-    ids = {name: {r["id"] for r in rows} for name, rows in parts.items()}
-    assert all(r["id"] in ids[name] for r, name in zip(others, alone, strict=True))
-    assert len(set(alone)) == 3
 
 
 def test_same_prompt_in_two_groups_is_an_error() -> None:

@@ -1,7 +1,6 @@
 """data.filter, data.map, data.mix and data.sample; and tool calls, which all steps keep."""
 
 import contextlib
-import copy
 import resource
 import signal
 import subprocess
@@ -14,20 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import DataError, Dataset, Step, UsageError
+from finery import DataError, Dataset, UsageError
 from finery.rows import Row, row_id, with_id
 from finery.rows.chosen import parts_of
 from finery.rows.dropped import dropped
 from finery.rows.templates import limits
 from finery.testing import TestJob, dataset
-from finery_data.steps.decontaminate import Decontaminate
-from finery_data.steps.dedup import Dedup
 from finery_data.steps.filter import Filter
 from finery_data.steps.map import Map
 from finery_data.steps.mix import Mix
 from finery_data.steps.sample import Sample
-from finery_data.steps.split import Split
-from finery_data.steps.validate import Validate
 
 
 def row(prompt: str, answer: str = "a", **more: Any) -> Row:
@@ -125,17 +120,6 @@ def test_map_writes_the_last_turns_and_the_row_remembers_its_parent(tmp_path: Pa
     assert made["id"] == row_id(made) != old["id"]
 
 
-def test_map_of_every_turn(tmp_path: Path) -> None:
-    turns = [
-        {"role": r, "content": c} for r, c in zip(["user", "assistant"] * 2, "abcd", strict=True)
-    ]
-    templates: dict[str, Any] = {"user": "{{ user }}!", "assistant": "{{ assistant }}?"}
-    made = run(Map, tmp_path, [{"messages": turns}], **templates, turns="all")
-    assert [t["content"] for t in next(iter(made))["messages"]] == ["a!", "b?", "c!", "d?"]
-    made = run(Map, tmp_path / "last", [{"messages": turns}], user="{{ user }}!")
-    assert [t["content"] for t in next(iter(made))["messages"]] == ["a", "b", "c!", "d"]
-
-
 @pytest.mark.parametrize(
     ("old", "given", "new"),
     [
@@ -160,8 +144,6 @@ def test_map_of_rows_of_every_shape(
     [
         ({"user": "{{ nme }}"}, "user: 'nme' is undefined"),
         ({"user": "  "}, "user gives an empty text"),
-        ({"label": "{{ name and '' }}"}, "label gives an empty text"),
-        ({"user": "{{ nothing }}"}, "user: a column is empty"),
     ],
 )
 def test_map_names_the_row_that_a_template_fails_for(
@@ -178,8 +160,6 @@ def test_map_names_the_row_that_a_template_fails_for(
     [
         ({}, None),
         ({"user": "{{ a"}, "user"),
-        ({"columns": {"messages": "x"}}, "columns.messages"),
-        ({"remove": ["prompt"]}, "remove"),
     ],
 )
 def test_map_refuses_what_it_can_not_write(given: dict[str, Any], where: str | None) -> None:
@@ -248,11 +228,9 @@ def test_a_limit_that_is_caught_is_raised_again() -> None:
         pass  # and the next one starts anew
 
 
-def test_a_template_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SECONDS", 0.2)
-    endless = "{% for i in range(99999) %}" * 3 + "x" + "{% endfor %}" * 3
-    with pytest.raises(DataError, match=r"user: takes more than 0.2 s for this row"):
-        run(Map, tmp_path, [row("a")], user=endless)
+def test_an_expression_does_not_take_all_memory(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="where: takes more than 512 MiB of memory"):
+        run(Filter, tmp_path, [row("a")], where="user * 10 ** 10 == 'a'")
 
 
 @pytest.mark.parametrize(
@@ -349,15 +327,6 @@ def test_mix_of_a_total_repeats_short_sources_if_asked(tmp_path: Path) -> None:
     assert made.meta["sources"] == [8, 8]
 
 
-def test_mix_is_the_same_for_the_same_seed_and_interleaves(tmp_path: Path) -> None:
-    sources = [numbered(30, source="a"), numbered(30, source="b")]
-    one, same, other = (
-        list(mixed(tmp_path / str(i), sources, seed)) for i, seed in enumerate((1, 1, 2))
-    )
-    assert one == same != other
-    assert len({r["source"] for r in one[:10]}) == 2
-
-
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, float("inf")]])
 def test_mix_refuses_weights_that_do_not_fit(tmp_path: Path, weights: list[float]) -> None:
     with pytest.raises(UsageError, match="weight"):
@@ -424,52 +393,3 @@ def test_sample_refuses(tmp_path: Path, given: dict[str, Any], error: Any, what:
 
 
 # tool calls
-
-
-TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
-CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"q": "x"}'}}
-
-
-def calling(n: int) -> Row:
-    turns = [
-        {"role": "user", "content": f"find thing {n} for me"},
-        {"role": "assistant", "content": "", "tool_calls": [CALL]},
-        {"role": "tool", "content": "", "tool_call_id": "c1", "name": "find"},
-        {"role": "assistant", "content": f"found {n}"},
-    ]
-    if n % 2:
-        turns = turns[:2]  # the call itself is what is learned
-    return with_id({"messages": turns, "tools": TOOLS, "label": "l", "extra": {"deep": [1, None]}})
-
-
-@pytest.mark.parametrize(
-    ("step", "given"),
-    [
-        (Filter, {"where": "true"}),
-        (Map, {"columns": {"new": "x"}}),
-        (Map, {"user": "please {{ user }}", "assistant": "{{ assistant }}", "turns": "all"}),
-        (Mix, {}),
-        (Sample, {"n": 40}),
-        (Dedup, {}),
-        (Validate, {}),
-        (Decontaminate, {"against": None}),
-        (Split, {"validation": 0.3, "test": 0.3}),
-    ],
-)
-def test_tool_calls_survive_every_step(tmp_path: Path, step: type[Step], given: Any) -> None:
-    rows = [calling(n) for n in range(40)]
-    if "against" in given:
-        given = {"against": [dataset(tmp_path / "test", [row("something else altogether")])]}
-    made = step(rows=[dataset(tmp_path / "in", copy.deepcopy(rows))], **given)
-    result = made.run(TestJob(tmp_path / "job"))
-    parts = [getattr(result, n) for n in made.outputs()] if step is Split else [result]
-    by_id = {r["id"]: r for r in rows}
-    found = [r for part in parts for r in part]
-    assert len(found) == 40
-    for one in found:
-        old = by_id[one["id"] if one["id"] in by_id else one["parents"][0]]
-        assert one["tools"] == TOOLS
-        assert one["extra"] == old["extra"]
-        assert [{**t, "content": ""} for t in one["messages"]] == [
-            {**t, "content": ""} for t in old["messages"]
-        ]

@@ -213,6 +213,11 @@ def test_html_gives_its_main_part_as_markdown() -> None:
     ]
 
 
+def test_deeply_nested_html_is_a_bad_file(tmp_path: Path) -> None:
+    text = failure(tmp_path, {"x.html": "<div>" * 5000 + "x"})
+    assert "x.html: error: its elements are nested too deeply" in text
+
+
 # PDF
 
 
@@ -309,6 +314,13 @@ def test_a_folder_is_built_through_the_command(project: MakeProject) -> None:
     assert ran.code == 2
     failed = [e for e in map(json.loads, ran.out.splitlines()) if e["event"] == "step_failed"]
     assert "UTF-16" in json.dumps(failed)
+
+
+def test_a_block_of_many_comments_before_a_text_is_read_at_once() -> None:
+    document = read_markdown(("<!-- a -->" * 60 + "x\n\n<!-- b --> <!-- c -->\n").encode())
+    assert [document.text[b.start : b.end][-1] for b in document.blocks] == ["x"]
+    between = read_markdown(b"<!-- a --> text <!-- b -->")
+    assert len(between.blocks) == 1
 
 
 def test_markup_that_takes_long_is_left_out(

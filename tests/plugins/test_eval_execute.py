@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from callers import Answer, call, caller, calls, job
 
-from finery import DataError, Dataset, Model, OneFile, StepError, UsageError
+from finery import Dataset, Model, OneFile, StepError, UsageError
 from finery.testing import dataset
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.tasks.functions import Execute
@@ -332,15 +332,6 @@ def test_answers_can_be_expected(tmp_path: Path) -> None:
     assert list(reasons(predictions[1])) == ['answer: "So it is OPEN", expected "It is fine."']
 
 
-def test_a_row_of_which_the_state_tells_nothing_is_refused(tmp_path: Path) -> None:
-    rows = [task("State of A1?", LOOK, "It is open.", id="r1")]
-    with pytest.raises(DataError) as caught:
-        report(tmp_path, rows, caller("m", script("open")))
-    assert caught.value.details == [
-        "row r1, turn 4: its calls change nothing, so the state doesn't show if an answer is right"
-    ]
-
-
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -364,7 +355,6 @@ def test_functions_that_can_not_be_used(
     [
         (Execute(factory="Shop"), {}, "'Shop' isn't the name of a factory"),
         (Execute(factory="a.b:Shop"), {"free": ["cancel.order"]}, "`free` can't be used with"),
-        (Execute(factory="a.b:Shop"), {"extract": "(x)"}, "`extract` selects a part"),
     ],
 )
 def test_settings_that_can_not_work(execute: Execute, settings: dict[str, Any], what: str) -> None:

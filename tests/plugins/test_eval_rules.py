@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import MakeProject
 from tables import model
 
 from finery import DataError, Dataset, Metrics, Model, UsageError
@@ -173,28 +172,6 @@ def test_rules_that_can_not_work(rules: dict[str, Rule], where: str, what: str) 
     assert what in caught.value.what
     assert caught.value.where == where
     assert caught.value.fix
-
-
-def test_a_bad_pattern_is_shown_in_the_recipe(project: MakeProject) -> None:
-    recipe = """\
-finery: 1
-name: t
-models:
-  m: {use: local.model, path: model}
-data:
-  rows: {use: data.file, path: rows.jsonl, format: alpaca}
-evaluate:
-  style:
-    use: eval.rules
-    models: m
-    rows: rows
-    rules:
-      calm: {never: "(!"}
-"""
-    found = project({"recipe.yaml": recipe, "rows.jsonl": "{}\n"}).run("check")
-    assert found.code == 2
-    assert "recipe.yaml:13:" in found.err
-    assert "not a regular expression" in found.err
 
 
 def test_the_pairs_of_the_recipe_differ_by_its_rules() -> None:

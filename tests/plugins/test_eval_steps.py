@@ -8,7 +8,7 @@ import pytest
 from in_process import InProcess
 from tables import model, rows
 
-from finery import DataError, Dataset, Metrics, Model, RequirementError, UsageError
+from finery import DataError, Dataset, Metrics, Model, UsageError
 from finery.builder.checks import check_files
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
@@ -147,21 +147,6 @@ def test_greedy_answers_are_shared_whatever_the_seed(tmp_path: Path) -> None:
     assert len(records) == 2
 
 
-def test_requirements_met_and_unmet(tmp_path: Path) -> None:
-    table = rows(tmp_path, a="card", b="cash")
-    both = [model("base", a="card"), model("gguf.q8_0", a="card", b="cash")]
-    fine = {"gguf.q8_0.accuracy": ">= base.accuracy + 0.5", "base.valid": "< 1"}
-    step = Classification(models=both, rows=table, require=fine)
-    metrics = run_step(step, tmp_path)
-    verify(step, metrics)
-    strict = fine | {"base.accuracy": "> 0.5", "base.macro_f1": ">= 0.9"}
-    with pytest.raises(RequirementError) as caught:
-        verify(Classification(models=both, rows=table, require=strict), metrics)
-    assert caught.value.what == "2 requirements are not met"
-    assert caught.value.details[0].startswith("base.accuracy is 0.5 (95 % CI 0.09")
-    assert caught.value.exit_code == 1
-
-
 def test_a_bad_requirement_stops_the_step_before_any_model(tmp_path: Path) -> None:
     step = Exact(models=[model("m")], rows=rows(tmp_path, a="x"), require={"m.recall": ">= 0.8"})
     job = TestJob(tmp_path)
@@ -248,17 +233,6 @@ def test_several_models_have_holms_p_values(tmp_path: Path) -> None:
     pairs = {(p["model"], p["baseline"]): p["metrics"]["accuracy"] for p in details["pairs"]}
     assert list(pairs) == [("a", "base"), ("b", "base"), ("b", "a")]
     assert pairs["b", "a"]["difference"] == -0.25
-
-
-def test_conversations_are_asked_without_their_answer(tmp_path: Path) -> None:
-    messages = [
-        {"role": "system", "content": "Name the intent."},
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "card"},
-    ]
-    table = dataset(tmp_path / "rows", [{"messages": messages}])
-    step = Classification(models=[model("m", a="card")], rows=table)
-    assert run_step(step, tmp_path).report()["scores"]["m"]["accuracy"] == 1
 
 
 def sliced(folder: Path, **settings: Any) -> dict[str, Any]:

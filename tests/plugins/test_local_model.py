@@ -82,19 +82,6 @@ def test_a_readme_gives_the_licence_and_is_not_the_model(folder: Path) -> None:
     assert "README.md" not in model.external
 
 
-def test_other_files_are_left_out_and_logged(folder: Path) -> None:
-    write(folder / "optimizer.pt", "pickle")
-    save_file({"w": np.ones(3, np.float32)}, folder / "consolidated.safetensors")
-    job = TestJob()
-    assert set(take(folder, job=job).external) == {
-        "config.json",
-        "model.safetensors",
-        "tokenizer_config.json",
-    }
-    messages = [e["message"] for e in job.events if e["event"] == "log"]
-    assert messages == ["not part of the model: consolidated.safetensors, optimizer.pt"]
-
-
 def test_shards_count_together(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -120,6 +107,12 @@ def test_pickled_weights_are_refused(folder: Path, name: str) -> None:
         take(folder)
     assert name in refused.value.what
     assert "safetensors" in (refused.value.fix or "")
+
+
+def test_a_pickle_named_directly_is_refused(folder: Path) -> None:
+    write(folder / "pytorch_model.bin", "pickle")
+    with pytest.raises(DataError, match=r"pytorch_model.bin is a pickle"):
+        take(folder / "pytorch_model.bin")
 
 
 @pytest.mark.parametrize(
@@ -201,6 +194,12 @@ def llama(folder: Path, **sizes: int) -> Any:
     made.save_pretrained(folder)
     made.name_or_path = str(folder)
     return made
+
+
+def test_a_pickled_adapter_is_refused(adapter: Path, folder: Path) -> None:
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(DataError, match=r"only pickled weights \(adapter_model.bin\)"):
+        take(adapter, base=take(folder))
 
 
 def test_what_transformers_and_peft_save_is_read_back(tmp_path: Path) -> None:

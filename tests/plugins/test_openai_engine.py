@@ -1,6 +1,5 @@
 """Models behind an API, asked through the openai library: a server that misbehaves, on loopback."""
 
-import gzip
 import json
 import re
 import resource
@@ -163,8 +162,6 @@ def test_calls_are_in_openai_shape(server: Server, calls: Any, expected: Any) ->
 
 @pytest.mark.parametrize(("arguments", "reason"), [
     ('{"a": 1', "the arguments of the call of 'f' are JSON that ends too early"),
-    ('{"a": 1, "a": 2}', "the arguments of the call of 'f' are JSON with a key given twice: a"),
-    ("[1]", "the arguments of the call of 'f' aren't a JSON object"),
     ("[" * 100_000, "the arguments of the call of 'f' are JSON nested too deeply"),
 ])  # fmt: skip
 def test_a_malformed_call_is_text_with_the_reason(
@@ -295,14 +292,6 @@ def test_what_is_too_large_is_not_read(server: Server, reply: Reply) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
-def test_compressed_answers_are_read(server: Server) -> None:
-    packed = gzip.compress(saying([{"type": "thinking"}, {"type": "text", "text": "é"}]).raw or b"")
-    server.script.append(Reply(raw=packed, headers=GZIP))
-    answer = ask(TestJob(), model(server), "a")["a"]
-    assert isinstance(answer, Completion)
-    assert answer.text == "é"
-
-
 @pytest.mark.parametrize("status", [301, 303, 307, 308])
 def test_no_prompt_goes_to_a_server_that_the_recipe_does_not_name(
     server: Server, status: int
@@ -352,7 +341,6 @@ def test_all_at_once(server: Server) -> None:
         (Reply(empty=True), "an answer with empty `choices`"),
         (Reply(refusal="I can't help with that"), "the model refused"),
         (Reply("part", finish="content_filter"), "content filter withheld"),
-        (failure(400, "flagged", "content_filter"), "content filter rejected the prompt"),
         (failure(400, "context too long"), r"rejected the request \(400: context too long\)"),
     ],
 )

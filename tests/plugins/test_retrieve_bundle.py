@@ -216,21 +216,6 @@ def test_an_embedding_model_is_in_the_bundle(tmp_path: Path, pooling: str) -> No
     assert "torch==" in bundle.file("requirements.txt").read_text()
 
 
-def test_errors_of_the_api_are_passed_on(tmp_path: Path) -> None:
-    with serving(lambda body: Reply(status=429, error={"message": "slow down"})) as server:
-        under = api_model(tmp_path / "api", server.url)
-        bundle = bundled(tmp_path / "b", retrieving(tmp_path / "rag", under, indexed(tmp_path)))
-        with running(bundle) as app:
-            answer = app.ask(stream=True)
-            assert answer.status == 429
-            assert "slow down" in answer.message()
-            server.answer = lambda body: Reply(raw=b"<html>")
-            assert app.ask().status == 502
-            server.shutdown()
-            server.server_close()
-            assert "doesn't answer" in app.ask().message()
-
-
 CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "Up"}}]}\n\n'
 
 

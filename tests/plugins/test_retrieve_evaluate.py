@@ -1,7 +1,6 @@
 """eval.retrieval and eval.grounded on a real index, with engines that read their prompts."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,9 @@ from asking import (
 from judging import critic
 from tiny_llama import tiny_counter
 
-from finery import (
-    DataError,
-    Dataset,
-    Index,
-    Metrics,
-    Model,
-    OptionalFiles,
-    RequirementError,
-    UsageError,
-)
-from finery.artifact.manifest import manifest
+from finery import DataError, Dataset, Index, Metrics, Model, RequirementError, UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
-from finery.views import Output
-from finery_eval.view.metrics import MetricsView
 from finery_judge.rubric import RubricJudge
 from finery_retrieve.evaluate.grounded.step import Grounded
 from finery_retrieve.evaluate.retrieval.step import Retrieval
@@ -221,31 +208,6 @@ def test_requirements_name_a_context(tmp_path: Path, index: Index) -> None:
         grounded(tmp_path, index, [], contexts=["none"], require=wrong).check()
 
 
-def as_output(metrics: Metrics) -> Output:
-    return Output("grounded", metrics, manifest("Metrics", {"rows": 1}, {}))
-
-
-def test_diff_pairs_answers_by_context(tmp_path: Path, index: Index) -> None:
-    """All answers of two contexts flip; each metric is about its own context."""
-    rows = [question_row(13), question_row(14)]
-    before, after = (
-        measured(tmp_path / name, grounded(tmp_path / name, index, rows, name))[0]
-        for name in ("guesser", "reader")
-    )
-    for metrics in (before, after):
-        text = (metrics.path / "metrics.json").read_text().replace("guesser", "reader")
-        (metrics.path / "metrics.json").write_text(text)
-        lines = (metrics.path / "predictions.jsonl").read_text()
-        (metrics.path / "predictions.jsonl").write_text(lines.replace('"guesser"', '"reader"'))
-    compared = MetricsView().difference(as_output(before), as_output(after))["models"]["reader"]
-    assert compared["paired"] == 8
-    assert {flip["context"] for flip in compared["gained"]} == {"distractors"}
-    assert {flip["context"] for flip in compared["lost"]} == {"none"}
-    tests = {metric: of["test"] for metric, of in compared["metrics"].items()}
-    assert (tests["none.answer"]["difference"], tests["none.answer"]["p_value"]) == (-1, 0.5)
-    assert (tests["retrieved.answer"]["difference"], tests["retrieved.answer"]["p_value"]) == (0, 1)
-
-
 def judged_by(rubric: str) -> RubricJudge:
     return RubricJudge(judge=Model(Path(), meta={"format": "critic"}), rubric=rubric, models=[],
                        rows=Dataset(Path()))  # fmt: skip
@@ -267,27 +229,6 @@ def test_a_judge_sees_the_documents_and_adds_its_metrics(tmp_path: Path, index: 
     assert all("docs/" in text for text in judge.asked)
     require = {"reader.retrieved.passed": ">= 0.9"}
     grounded(tmp_path, index, [], judge=step.judge, require=require).verify({"": metrics})
-
-
-def test_decisions_on_the_questions_calibrate_the_judge(tmp_path: Path, index: Index) -> None:
-    """The judge lets answers about even rooms pass, and so do people."""
-    rows = [question_row(room) for room in ROOMS]
-    file = tmp_path / "decisions.jsonl"
-    lines = [{"id": row["id"], "do": ("accept", "reject")[i % 2]} for i, row in enumerate(rows)]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    judge = judged_by("It is right.")
-    judge.human = OptionalFiles([file.name], [file])
-
-    def score(text: str) -> str:
-        (room,) = re.findall(r"number of Room (\d+)\?", text)
-        return json.dumps({"reason": "so", "score": 2 if int(room) % 2 else 4})
-
-    step, engine = grounded(tmp_path, index, rows, judge=judge), critic(score)
-    job = TestJob(tmp_path / "job", engines={**ENGINES, "critic": engine})
-    metrics = step.run(job)
-    more = metrics.report()["details"]["more"]
-    assert more["judge"]["kappa"]["value"] == 1
-    assert more["reader"]["retrieved.corrected"]["value"] == 0.5
 
 
 def test_questions_of_one_document_count_together(tmp_path: Path, index: Index) -> None:

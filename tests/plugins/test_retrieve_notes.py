@@ -135,25 +135,6 @@ def test_facts_that_are_learned_without_an_index_are_noted(tmp_path: Path) -> No
     assert notes(tmp_path, recipe.replace("context: without", "context: both")) == []
 
 
-@pytest.mark.parametrize("rows", ["raft", "prompted"])
-def test_rows_with_documents_for_a_model_that_retrieves_are_noted(
-    tmp_path: Path, rows: str
-) -> None:
-    recipe = edited(
-        ("data:\n", "data:\n  prompted: {use: retrieve.rows, rows: split.test, index: index}\n"),
-        ("models:\n", "models:\n  rag: {use: retrieve.model, model: base, index: index}\n"),
-        (
-            "  retrieval:",
-            f"  exact: {{use: eval.exact, models: [base, rag], rows: {rows}}}\n  retrieval:",
-        ),
-    )
-    (note,) = (of for of in notes(tmp_path, recipe) if of.name == "retrieved-twice")
-    assert note.step == "exact"
-    assert f"rows of {rows}, whose prompts already contain documents" in note.text
-    plain = recipe.replace(f"rows: {rows}}}", "rows: split.test}")
-    assert not [of for of in notes(tmp_path, plain) if of.name == "retrieved-twice"]
-
-
 RAG = "  rag: {use: retrieve.model, model: sft, index: index}\n"
 
 

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import DataError, FineryError, UsageError
-from finery.rows.dropped import dropped
 from finery.testing import TestJob
 from finery_sql.query import SqlQuery
 from finery_sql.statement import is_ordered, line_of, parameters, trimmed
@@ -114,33 +113,6 @@ def test_values_of_sqlite(tmp_path: Path) -> None:
     assert "a column holds bytes" in failure(tmp_path, query=query, columns=columns).what
     columns = {**PAIR, "user": "{{ none }}"}
     assert "is empty (null)" in failure(tmp_path, query=query, columns=columns).what
-
-
-def test_a_text_in_another_encoding_spoils_its_row_only(tmp_path: Path) -> None:
-    fill(tmp_path / "t.db")
-    change(tmp_path / "t.db", "UPDATE tickets SET body = CAST(x'636166E9' AS TEXT) WHERE id = 2")
-    error = failure(tmp_path)
-    assert (error.what, error.where) == ("'body' isn't UTF-8", f"{tmp_path}/t.db (row 2)")
-    made = step(tmp_path, bad_rows="skip").run(TestJob(seed=None))
-    assert len(made) == 2
-    assert [drop["reason"] for drop in dropped(made)] == ["bad-row"]
-
-
-def test_conversations_with_tools_in_json_columns(tmp_path: Path) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    turns = [
-        {"role": "user", "content": "x"},
-        {"role": "assistant", "content": "", "tool_calls": [
-            {"type": "function", "function": {"name": "f", "arguments": "{}"}}]},
-        {"role": "tool", "content": "1"},
-        {"role": "assistant", "content": "y"},
-    ]  # fmt: skip
-    with sqlite3.connect(tmp_path / "t.db") as db:
-        db.execute("CREATE TABLE c (messages JSON, tools JSON)")
-        encoded = [msgspec.json.encode(v).decode() for v in (turns, [tool])]
-        db.execute("INSERT INTO c VALUES (?, ?)", encoded)
-    (row,) = rows(tmp_path, query="SELECT messages, tools FROM c ORDER BY 1", columns=None)
-    assert (row["messages"], row["tools"]) == (turns, [tool])
 
 
 @pytest.mark.parametrize(

@@ -84,27 +84,6 @@ def test_what_was_answered_before_costs_nothing(planned: Project, server: Server
     assert len(server.calls) == 50  # as planned
 
 
-def test_the_judge_is_estimated_as_in_earlier_builds(planned: Project, server: Server) -> None:
-    def answer(body: dict[str, Any]) -> Reply:
-        name = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
-        if "score" in str(name):
-            return Reply('{"reason": "good", "score": 5}', usage=(70, 8))
-        return Reply(f"re: {said(body)}", usage=(20, 10))
-
-    server.answer = answer
-    planned.edit(
-        "recipe.yaml",
-        "max_tokens: 50, retries: 0}",
-        "max_tokens: 50, retries: 0, judge: teacher,\n    checks: {judge: {rubric: Good?}}}",
-    )
-    planned.ran("--step", "answers")
-    planned.write({"rows.jsonl": lines(50)})
-    planned.ran("--step", "rows")
-    judge = estimates(planned)["answers"]["judge"]
-    assert (judge["calls"], judge["prompt_tokens"]) == (50, 50 * 70)
-    assert judge["completion_tokens_likely"] == 50 * 8
-
-
 def test_a_budget_that_ends_it_is_told(planned: Project, server: Server) -> None:
     planned.ran("--step", "answers")
     more = ("--set", "generate.answers.n=3", "--set", "generate.answers.budget.tokens=300")

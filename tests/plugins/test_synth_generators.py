@@ -287,19 +287,6 @@ def test_new_examples_by_class(server: Server, tmp_path: Path) -> None:
     assert made.meta["spread"]["seeds"]["rows"] == 20
 
 
-def test_new_examples_with_answers_and_personas(server: Server, rows: Dataset) -> None:
-    server.answer = examples
-    step = Instruct(
-        model=teacher(server), rows=[rows], n=15, personas=["a pirate", "a judge"], shown=2
-    )
-    found, about, _ = made_by(step)
-    assert len(found) == 15
-    assert found[1]["messages"][-1]["content"] == "answer 1"
-    assert [o.more["persona"] for o in about[::5]] == ["a pirate", "a judge", "a pirate"]
-    assert "Write as this person would: a pirate" in about[0].prompt[1]["content"]
-    assert "assistant: answer" in about[0].prompt[1]["content"]
-
-
 def test_new_examples_as_text(server: Server, tmp_path: Path) -> None:
     server.answer = lambda body: f'Message 3: "new {body["seed"]}"'
     seeds = triage(tmp_path)
@@ -317,15 +304,6 @@ def test_new_examples_as_text(server: Server, tmp_path: Path) -> None:
         run_step(Instruct(model=teacher(server), rows=[own], n=1, **{**text, "by": None}))
     with pytest.raises(UsageError, match="a request gives one example"):
         Instruct(model=teacher(server), rows=[own], n=1, format="text").check()
-
-
-def test_more_new_examples_ask_only_for_more(server: Server, tmp_path: Path) -> None:
-    server.answer = examples
-    job, model, seeds = TestJob(), teacher(server), triage(tmp_path)
-    first = Instruct(model=model, rows=[seeds], n=12, by="label").run(job)
-    more = Instruct(model=model, rows=[seeds], n=22, by="label").run(TestJob(records=job.records))
-    assert len(server.calls) == 6 + 4
-    assert {row["id"] for row in first} < {row["id"] for row in more}
 
 
 def test_what_is_missing_of_an_answer_is_asked_for_again(server: Server, rows: Dataset) -> None:

@@ -10,8 +10,7 @@ from tiny_llama import tiny_llama
 
 import finery_transformers
 from finery import Dataset, Job, Model, Step, StepError
-from finery.builder import keys
-from finery.execute.gpus import Gpu
+from finery.execute.gpu import Gpu
 from finery.testing import TestJob
 from finery_transformers import hardware, loading, precision
 from finery_transformers.engine import TransformersEngine
@@ -174,17 +173,6 @@ def test_results_in_another_dtype_have_another_key(
     changed = set(one) ^ set(other)
     both = {"machine dtype bf16", "machine dtype fp32"}
     assert changed == (set() if step == "fixed" else both)
-
-
-@pytest.mark.parametrize(("installed", "version"), [
-    ("2.13.0+cpu", "2.13.0"), ("2.13.0+cu130", "2.13.0"), ("2.13.0+rocm6.4", "2.13.0"),
-    ("2.13.0", "2.13.0"), ("1.0+ours.2", "1.0+ours.2"), (None, "not installed"),
-])  # fmt: skip
-def test_a_store_serves_builds_of_torch_for_other_hardware(
-    monkeypatch: pytest.MonkeyPatch, installed: str | None, version: str
-) -> None:
-    monkeypatch.setattr(keys, "version_of", lambda name: installed)
-    assert keys.package_version("torch") == version
 
 
 # -- what a step ran on ----------------------------------------------------------------------------

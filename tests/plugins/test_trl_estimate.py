@@ -157,18 +157,6 @@ def test_states_in_8_bits_are_those_of_bitsandbytes(size: int) -> None:
     assert counted == pytest.approx(estimate._states(size, bits8=True, pages=False), rel=0.01)
 
 
-@pytest.mark.parametrize(("settings", "part"), [
-    ({"optim": "adamw_8bit", "lora": None}, "optimizer"),
-    ({"activation_offloading": True}, "activations"),
-])  # fmt: skip
-def test_a_plan_counts_what_saves_gpu_memory(settings: dict[str, Any], part: str) -> None:
-    here, lengths = facts.Machine("cuda", 2**34, "bf16"), forecast.Lengths(9, 900, 100, 10)
-    step = Sft(model=Model.placeholder("m"), rows=[], **settings)
-    plain = Sft(model=Model.placeholder("m"), rows=[], lora=step.lora)
-    less, more = (forecast.memory_of(s, QWEN_4B, lengths, here) for s in (step, plain))
-    assert getattr(less, part) < 0.5 * getattr(more, part)
-
-
 def test_quantised_weights_take_little_more_than_half_a_byte() -> None:
     single = memory(LLAMA_1B, LORA, LOAD, quantized=True, double_quantized=False)
     double = memory(LLAMA_1B, LORA, LOAD, quantized=True)
@@ -224,14 +212,6 @@ def test_the_gpu_that_a_training_gets_is_estimated(
     monkeypatch.setattr(facts, "usable_gpus", lambda: gpus)
     here = facts.machine(count)
     assert (here.device, here.name, here.free) == ("cuda", name, free * 2**30)
-
-
-def test_a_plan_counts_what_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "usable_gpus", lambda: [L4._replace(used=20 * 2**30)])
-    (found,) = forecast.estimates(graph(tmp_path), Results(), ["sft"])
-    assert found.facts["available_bytes"] == 4 * 2**30
-    assert " GiB of 24 GiB, of which 20 GiB are in use (" in found.lines[1]
-    assert found.warning.endswith("and this GPU has 4.0 GiB free")
 
 
 def test_a_plan_says_why_the_gpu_is_not_used(
@@ -399,17 +379,3 @@ def test_time_comes_from_trainings_of_the_same_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", [SMOLLM2, LLAMA_1B, QWEN_4B])
 def test_the_sizes_of_well_known_models_follow_from_their_number(model: Architecture) -> None:
     assert of_size(model.parameters()) == model
-
-
-WHEEL = "{use: local.wheel, package: llm-x, version: '1', file: x/Big-1.7B.gguf, sha256: " + (
-    "0" * 64 + "}"
-)
-
-
-def test_a_base_that_is_not_built_is_estimated_by_the_size_in_its_name(
-    project: MakeProject,
-) -> None:
-    recipe = RECIPE.replace("{use: local.model, path: model}", WHEEL)
-    made = project({"recipe.yaml": recipe, "rows.jsonl": ROWS})
-    out = made.run("plan").out
-    assert "of 1.72 billion parameters (by the name of its base: base isn't built yet)" in out

@@ -261,13 +261,6 @@ def test_a_training_cut_off_after_its_last_checkpoint_only_writes(train: Train) 
     assert (again.meta, again.meta["steps"]) == (model.meta, 5)
 
 
-def test_all_weights_of_a_merged_adapter_can_be_trained(train: Train, tiny: Model) -> None:
-    adapter, _ = train("first")
-    whole, _ = train("second", model=adapter, lora=None, learning_rate=1e-3)
-    assert whole.meta["trainable_parameters"] == whole.meta["parameters"]
-    assert whole.refs == {}
-
-
 def test_training_can_go_on_with_an_adapter(train: Train, tiny: Model) -> None:
     first, _ = train("first")
     more, _ = train("second", model=first, adapter="continue")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_llama import CHATML, SPECIAL, tiny_tokenizer
 
-from finery import DataError, FineryError, Model, StepError, UsageError
+from finery import DataError, FineryError, Model, StepError
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
 from finery_trl.preflight import prove
@@ -269,12 +269,6 @@ def test_rows_without_thinking_can_have_it_switched_off() -> None:
     assert "so" in learned(read(thinking, THINKS, Learn(without_thinking="switch")))[0]
 
 
-def test_a_template_without_a_switch_refuses_it() -> None:
-    error = refused(talk(1), CHATML, Learn(without_thinking="switch"))
-    assert isinstance(error, UsageError)
-    assert error.where == "without_thinking"
-
-
 def test_a_template_that_drops_thinking_is_refused() -> None:
     error = refused(talk(2, reasoning_content="so"))
     assert isinstance(error, StepError)
@@ -438,13 +432,6 @@ def test_a_template_that_leaves_out_parameters_is_refused() -> None:
     ]
 
 
-def test_text_beside_a_call_must_be_written() -> None:
-    row = called(m1={"content": "One moment."})
-    assert learned(read(row, CALLS))[0].startswith("One moment.<tool_call>")
-    drops = CALLS.replace("{{ m.content }}", "{{ m.content if not m.tool_calls else '' }}")
-    assert refused(row, drops).details[0].endswith("turn 2: the text beside a call isn't written")
-
-
 # -- beginnings and ends -------------------------------------------------------------------------
 
 
@@ -463,14 +450,6 @@ def test_an_end_of_turn_that_is_missing_within_a_conversation_is_refused() -> No
     error = refused(talk(3), endless)
     assert "an answer that doesn't end with an end-of-turn token in 1 of 1 rows" in error.what
     assert "turn 4, after 'where is card 1'" in error.details[0]
-
-
-def test_what_follows_the_end_of_a_turn_is_not_learned() -> None:
-    ends = CHATML.replace(
-        "{% if add", "{{ '<|endoftext|>' if not add_generation_prompt }}{% if add"
-    )
-    (example,) = read(talk(3), ends)
-    assert learned([example]) == [f"late {i}<|im_end|>" for i in range(3)]
 
 
 # -- base and adapter ----------------------------------------------------------------------------

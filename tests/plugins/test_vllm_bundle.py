@@ -82,18 +82,6 @@ def test_adapters_that_vllm_would_serve_as_the_base_are_refused(
     assert reason in error.what
 
 
-@pytest.mark.parametrize(("ranks", "limit"), [((8, 3), 8), ((12, 8), 16), ((9, 300), 320)])
-def test_the_limit_of_ranks_is_the_smallest_that_vllm_has(
-    ranks: tuple[int, int], limit: int, base: Model, tmp_path: Path
-) -> None:
-    adapters = [tiny_adapter(tmp_path / str(r), base, r=r) for r in ranks]
-    made = bundle(tmp_path / "job", *adapters)
-    assert made.meta["max_lora_rank"] == limit
-    command = (tmp_path / "job" / "out" / "run.sh").read_text()
-    assert f"--max-lora-rank {limit}" in command
-    assert "--max-loras 3 " in command  # one more, see `slots_for`
-
-
 def test_adapters_on_two_bases_are_refused(base: Model, tmp_path: Path) -> None:
     other = tiny_base(tmp_path / "other")
     other.meta["name"] = "another"

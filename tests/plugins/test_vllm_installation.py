@@ -4,14 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from finery_vllm.preflight import missing
 from vllm_models import environment
 
-from finery import Bundle, Dataset, Model, StepError
+from finery import StepError
 from finery.builder.project import open_graph
-from finery_serve.check.step import Check
 from finery_vllm.answering.engine import VllmEngine
-from finery_vllm.answering.model import missing
-from finery_vllm.server.installation import VARIABLE, build_files, installation, installed
+from finery_vllm.server.installation import VARIABLE, installation, installed
 
 
 def command(folder: Path) -> Path:
@@ -73,39 +72,6 @@ def test_a_wrong_variable_is_an_error_even_where_there_is_vllm_on_path(
     monkeypatch.setenv(VARIABLE, str(tmp_path / named))
     with pytest.raises(StepError, match="names no environment with vLLM"):
         installation()
-
-
-def test_another_version_is_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = []
-    for name in ("vllm-0.32.0", "vllm-0.33.0"):
-        monkeypatch.setenv(VARIABLE, str(environment(tmp_path / name, name, "torch-2.13.0")))
-        facts.append(VllmEngine.key_facts())
-        assert VllmEngine.key_files() == build_files()
-    assert facts[0] != facts[1]
-
-
-def check_of(bundle: Bundle | None) -> Check:
-    """A check, as a plan sees it before anything is built."""
-    return Check(models=[Model.placeholder("m")], rows=Dataset.placeholder("r"), bundle=bundle)
-
-
-@pytest.mark.parametrize("changed", [
-    ("vllm-0.33.0", "torch-2.13.0"), ("vllm-0.32.0", "torch-2.14.0"),
-])  # fmt: skip
-def test_a_check_of_a_bundle_depends_on_its_versions(
-    changed: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checks = {"bundle": check_of(Bundle.placeholder("b")), "model": check_of(None)}
-    facts = []
-    for name, distributions in (("before", ("vllm-0.32.0", "torch-2.13.0")), ("after", changed)):
-        monkeypatch.setenv(VARIABLE, str(environment(tmp_path / name, *distributions)))
-        facts.append({of: check.key_facts() for of, check in checks.items()})
-    own = {"version of vllm": "0.32.0", "version of torch beside vllm": "2.13.0"}
-    assert own.items() <= facts[0]["bundle"].items()
-    assert facts[0]["bundle"] != facts[1]["bundle"]
-    assert facts[0]["model"] == facts[1]["model"]
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "nowhere"))
-    assert checks["bundle"].key_facts() == facts[0]["model"]
 
 
 RECIPE = """

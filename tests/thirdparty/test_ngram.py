@@ -71,14 +71,11 @@ def test_it_is_advised_and_estimated(t: Project) -> None:
     assert "(epochs)" in notes  # a note of finery_advice
     out = t.run("plan", "--set", "train.words.order=6").out
     assert "48 rows, 4 passes: less than a second" in out
+    assert "no-baseline" not in out, "it has no base"
     lines = t.run("plan", "--json", "--set", "train.words.order=6").out.splitlines()
     plan = {line["step"]: line for line in map(json.loads, lines)}["words"]
     assert plan["estimate"]["rows"] == 48
     assert {"ngram-order", "epochs", "few-rows"} <= {note["name"] for note in plan["notes"]}
-
-
-def test_a_model_without_a_base_needs_no_baseline(t: Project) -> None:
-    assert "no-baseline" not in t.run("plan").out
 
 
 def test_it_reports_progress_and_live_metrics(t: Project) -> None:
@@ -90,35 +87,22 @@ def test_it_reports_progress_and_live_metrics(t: Project) -> None:
     assert names == {"loss", "eval_loss", "perplexity"}
 
 
-def test_its_live_metrics_look_as_it_declares(t: Project) -> None:
-    ran = t.run("build")
-    (line,) = [line for line in ran.err.splitlines() if "done    words" in line]
-    assert "loss 0." in line
-    assert "val 0." in line
-    assert "ppl 1." in line
-
-
-def test_its_model_is_shown_with_its_curve(t: Project) -> None:
-    assert "words: Validation loss was lowest at step" in t.run("build").err
+def test_its_model_is_built_shown_and_judged_like_any_other(t: Project) -> None:
+    told = t.run("build").err
+    (line,) = [line for line in told.splitlines() if "done    words" in line]
+    assert [text for text in ("loss 0.", "val 0.", "ppl 1.") if text not in line] == []
+    assert "words: Validation loss was lowest at step" in told
     assert "Model 3-gram, " in t.run("show").out
-    out = t.run("show", "words").out
-    assert "● validation loss" in out
-    assert "answers begin with: " in out
-    shown = json.loads(t.run("show", "words", "--json").out)
-    assert shown["first_words"][0] in THINGS
-    assert shown["verdict"]["state"] == "settled"
-
-
-def test_its_curve_has_a_page(t: Project) -> None:
-    t.run("build")
-    assert "page: build/t/words-curve.html" in t.run("show", "words", "--html").out
+    ran = t.run("show", "words", "--html")
+    assert "● validation loss" in ran.out
+    assert "answers begin with: " in ran.out
+    assert "page: build/t/words-curve.html" in ran.out
     page = (t.folder / "build/t/words-curve.html").read_text(encoding="utf-8")
     assert "<svg" in page
     assert "validation loss" in page
-
-
-def test_its_model_is_judged_beside_others(t: Project) -> None:
-    t.ran()
+    shown = json.loads(t.run("show", "words", "--json").out)
+    assert shown["first_words"][0] in THINGS
+    assert shown["verdict"]["state"] == "settled"
     report = json.loads((t.folder / "build/t/test/metrics.json").read_text(encoding="utf-8"))
     assert set(report["scores"]) == {"words", "polite"}
     assert report["scores"]["words"]["accuracy"] == 1.0

@@ -92,7 +92,6 @@ class Arena(Judging, forecast="finery_judge.forecast:ArenaForecast"):
 
     def run(self, job: Job) -> Metrics:
         """Get the answers, have the judge compare them, write the metrics."""
-        self.check()
         rows = read_rows(self.rows)
         references = self.references(rows)
         answers = ask(self, job, rows)

@@ -67,7 +67,6 @@ class RetrieveModel(Step, sections=("models",), seeded=False):
 
     def run(self, job: Job) -> Model:
         """Describe the model. Nothing is retrieved yet."""
-        self.check()
         meta = {"format": RETRIEVING, "k": self.k, "prompt": self._template().facts()}
         return Model(job.out, meta=meta, refs={"model": self.model, "index": self.index})
 

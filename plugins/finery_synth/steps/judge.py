@@ -168,7 +168,6 @@ class JudgeRows(
         from finery_synth.flow.comparison import Comparison
         from finery_synth.flow.scoring import Scoring
 
-        self.check()
         judging = Comparison(self, job) if self.what == "pairs" else Scoring(self, job)
         with Drops(job.out) as drops, Origins(job.out) as origins:
             dataset = Dataset.write(job.out, judging.rows(drops, origins))

@@ -121,5 +121,4 @@ class Preferences(Generator, keeps_prompts=True):
         """Send requests, judge the answers, choose, and write the pairs."""
         from finery_synth.flow.selection import Selection
 
-        self.check()
         return Selection(self, job).run()

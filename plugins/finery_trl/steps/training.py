@@ -18,7 +18,6 @@ class TrlTraining(Training):
         """Verify the rows and train; an adapter or a whole model, with its tokenizer and curve."""
         from finery_trl.train.run import run
 
-        self.check()
         return run(self, job)
 
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":

@@ -19,7 +19,10 @@ from finery.util.paths import cache_folder
 
 MOST = 20_000
 """Entries that are kept, of some 8 KB each. A folder with more is emptied."""
-CODE = ("counted.py", "names.py", "parse.py", "reach.py", "resolve.py", "units.py")
+CODE = (
+    "bindings.py", "counted.py", "effects.py", "names.py", "parse.py", "reach.py", "resolve.py",
+    "units.py",
+)  # fmt: skip
 """The files beside this one that decide what counts. After a change, nothing kept is used."""
 
 

@@ -29,7 +29,7 @@ from finery.store.database import Store
 from finery.util.files import settled
 from finery.util.paths import project_folder
 
-FORMAT = "code 4"
+FORMAT = "code 5"
 """Version of cached files in the store. Raise it with changes of `parse` and `counted`."""
 NAMES = "names in code"
 """Prefix of the facts with the definitions of a file that count, by their digest."""

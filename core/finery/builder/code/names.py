@@ -348,7 +348,9 @@ class Names:
             for end in self._by_star(place, parsed, name, rest, inside):
                 if not (found and _is_whole(end)):  # it may override the name
                     yield end
-        elif not (found or inside) and (name[:2] != "__" or name in READING):
+        elif not (found or inside) and name in READING:
+            yield from _passed_on(place)
+        elif not (found or inside or name.startswith("__")):
             yield Node(place, WHOLE)
 
     def _by_star(

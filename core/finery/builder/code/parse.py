@@ -237,13 +237,16 @@ class _Reader:
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         name = chain(node)
-        if node.attr in NAMESPACES:
+        parts = [node.attr] if name is None else name.split(".")
+        if not NAMESPACES.isdisjoint(parts):
             self.reads[EVERYWHERE] = None
-        if node.attr in INSPECTING or name in INSPECTING:
+        if not INSPECTING.isdisjoint((*parts, name)):
             self.reads[TEXT] = None
-        if node.attr in OUTSIDE_KEYS:
-            is_local = name is None or self._is_local(name)
-            self.reads[f"{CALLED}{node.attr if is_local else name}"] = None
+        while len(parts) > 1 and parts[-1].startswith("__"):  # `step.check.__call__`
+            parts.pop()
+        if parts[-1] in OUTSIDE_KEYS:
+            owner = [] if self._is_local(parts[0]) else parts[:-1]
+            self.reads[CALLED + ".".join([*owner, parts[-1]])] = None
         if name is None:
             self.generic_visit(node)
         else:

@@ -58,6 +58,7 @@ from finery.inference.types import Batch as Batch
 from finery.inference.types import Completion as Completion
 from finery.inference.types import Request as Request
 from finery.inference.types import Sampling as Sampling
+from finery.plugin.discovery import loaded_files as loaded_files
 from finery.plugin.forecasts import asked_of as asked_of
 from finery.plugin.forecasts import columns_of as columns_of
 from finery.plugin.forecasts import count_rows as count_rows
@@ -111,7 +112,6 @@ from finery.recipe.graph import trains as trains
 from finery.recipe.lock import Lock as Lock
 from finery.recipe.matrix.sample import SearchRange as SearchRange
 from finery.recipe.validate import raise_all as raise_all
-from finery.step.inspect import FILE_MODULE as FILE_MODULE
 from finery.step.inspect import files_of as files_of
 from finery.step.interfaces import Asked as Asked
 from finery.step.interfaces import Count as Count

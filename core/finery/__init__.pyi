@@ -39,6 +39,7 @@ from finery.inference.types import Batch as Batch
 from finery.inference.types import Completion as Completion
 from finery.inference.types import Request as Request
 from finery.inference.types import Sampling as Sampling
+from finery.plugin.discovery import loaded_files as loaded_files
 from finery.plugin.forecasts import Forecasts as Forecasts
 from finery.plugin.history import Past as Past
 from finery.plugin.history import Results as Results
@@ -57,7 +58,6 @@ from finery.recipe.graph import Node as Node
 from finery.recipe.graph import Source as Source
 from finery.recipe.matrix.sample import SearchRange as SearchRange
 from finery.recipe.validate import raise_all as raise_all
-from finery.step.inspect import FILE_MODULE as FILE_MODULE
 from finery.step.interfaces import Asked as Asked
 from finery.step.interfaces import Count as Count
 from finery.step.interfaces import Forecast as Forecast

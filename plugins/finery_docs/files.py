@@ -113,7 +113,6 @@ class DocsFiles(
 
     def run(self, job: Job) -> Dataset:
         """Write the chunks of all files, in the order of `path`; `meta` counts files and drops."""
-        self.check()
         reading = Reading(self, job)
         with reading.drops:
             dataset = Dataset.write(job.out, reading.rows())

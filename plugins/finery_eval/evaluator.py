@@ -276,7 +276,6 @@ class BatchEvaluator(Judge, engines=True):
 
     def run(self, job: Job) -> Metrics:
         """Get the answers, judge them, write the metrics."""
-        self.check()
         rows = read_rows(self.rows)
         judge = self.judging(job, rows)
         self.check_slices(rows)

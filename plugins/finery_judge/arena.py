@@ -111,7 +111,6 @@ class Arena(Judging, forecast=ArenaForecast):
 
     def run(self, job: Job) -> Metrics:
         """Get the answers, have the judge compare them, write the metrics."""
-        self.check()
         rows = read_rows(self.rows)
         references = self.references(rows)
         answers = ask(self, job, rows)

@@ -109,7 +109,6 @@ class Retention(
 
     def run(self, job: Job) -> Metrics:
         """Ask the questions, score the text, compare the models with the first."""
-        self.check()
         self._refuse_unscorable()
         items = [item for name in self.tasks for item in items_of(name, self.items, self.shots)]
         texts = self._passages()

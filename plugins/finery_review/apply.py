@@ -90,7 +90,6 @@ class Apply(Step, seeded=False, version="1", traceable=DecisionPlaces):
 
     def run(self, job: Job) -> Dataset:
         """Write the rows with decisions applied, and the rejected rows."""
-        self.check()
         review = _Review(self, job)
         with Drops(job.out) as drops:
             dataset = Dataset.write(job.out, review.decided(job, drops))

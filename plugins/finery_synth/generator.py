@@ -227,7 +227,6 @@ class Generator(
         """Send requests, check the answers, retry, and write the rows that pass."""
         from finery_synth.generation import Generation
 
-        self.check()
         return Generation(self, job).run()
 
     def seeds(self) -> Iterator[Row]:

@@ -62,7 +62,6 @@ class Fast(Mixed):
         """Import Unsloth before the modules that it patches, then train as TRL's step does."""
         from finery_unsloth.machine import make_ready
 
-        self.check()
         make_ready(job.scratch / "unsloth", INSTEAD.format(self._method()))
         return super().run(job)
 

@@ -18,6 +18,7 @@ from finery.errors import PluginError
 
 STEP = '''
 from typing import NamedTuple
+from finery import DataError, Step, StepError, setting
 
 LIMIT: int = 3
 
@@ -106,6 +107,12 @@ def test_every_other_change_is_code(tmp_path: Path, old: str, new: str) -> None:
     [
         # Whoever catches an exception that isn't finery's may keep its text.
         ('raise Found("{}")', "text"),
+        ('from own import StepError\nraise StepError("{}")', "text"),
+        ('def f():\n    from own import StepError\n    raise StepError("{}")', "text"),
+        ('class StepError(Exception): ...\nraise StepError("{}")', "text"),
+        ('raise StepError(Found("{}"))', "text"),
+        ('raise StepError() from Found("{}")', "text"),
+        ('def setting(default, help): ...\nclass X:\n    x: int = setting(1, help="{}")', "text"),
         # A string that decides something is a value, also within an error or a log line.
         ('raise StepError(label="{}")', "label"),
         ('raise StepError(kind == "{}")', "kind"),
@@ -116,9 +123,9 @@ def test_every_other_change_is_code(tmp_path: Path, old: str, new: str) -> None:
         # What isn't a job's log may do anything with a text.
         ('report.log("{}")', "text"),
         ('job.write("{}")', "text"),
-        # What reads annotations or docstrings at run time makes them code.
-        ('def f(x: "{}"): ...\nSCHEMA = get_type_hints(f)', "int"),
-        ('def f():\n    """{}"""\nPROMPT = f.__doc__', "Answer."),
+        # A decorator may read annotations and docstrings.
+        ('from own import cache\n@cache\ndef f(x: "{}"): ...', "int"),
+        ('def cache(f): ...\n@cache\ndef f(x: "{}"): ...', "int"),
         ('@tool\ndef f(x: "{}"): ...', "int"),
         ('@tool\ndef f():\n    """{}"""\n    return 1', "Find it."),
         ('@f.register\ndef _(x: "{}"): ...', "int"),
@@ -132,6 +139,7 @@ def test_every_other_change_is_code(tmp_path: Path, old: str, new: str) -> None:
 def test_strings_and_annotations_that_do_something_are_code(
     tmp_path: Path, text: str, new: str
 ) -> None:
+    text = f"from finery import StepError\n{text}"
     old = digest(tmp_path, text.format(new).replace('"path"', "'path'"))
     assert digest(tmp_path, text.format("x").replace('"x")}', "'x')}")) != old
 
@@ -144,7 +152,8 @@ def test_a_name_that_is_only_declared_is_local_to_its_function(tmp_path: Path) -
 
 def test_a_file_is_taken_apart_into_functions(tmp_path: Path) -> None:
     before = dict(digest(tmp_path, STEP))
-    assert [*before] == ["NamedTuple", "LIMIT", "X", "X.(seeded)", "X.size", "X.run"]
+    imports = ["NamedTuple", "DataError", "Step", "StepError", "setting"]
+    assert [*before] == [*imports, "LIMIT", "X", "X.(seeded)", "X.size", "X.run"]
     after = dict(digest(tmp_path, STEP.replace("1 + 2", "3") + "def more(): ...\n"))
     assert {name for name in after if after[name] != before.get(name)} == {"X.run", "more"}
 
@@ -250,6 +259,16 @@ def test_names_are_followed_into_plugins_and_the_kit(
             assert reached({**FILES, "own/step.py": step}) == {"own/step.py": {"X"}, **others}
 
 
+LIB = """
+class Pipe(dict):
+    __or__ = __rmatmul__ = __gt__ = __getitem__ = __add__ = __class_getitem__ = get
+    def get(self, other): ...
+    def __neg__(self): ...
+pipe = Pipe()
+def cache(f): return f
+""".replace("= get\n    def get(self, other): ...", "= get = lambda self, other: ...")
+
+
 @pytest.mark.parametrize(
     ("text", "counts"),
     [
@@ -308,6 +327,41 @@ def test_names_are_followed_into_plugins_and_the_kit(
             "class B(Base): ...\nA = 1",
             {"A", "B", "Base", "f"},
         ),
+        # A decorator is plain by what it is bound to.
+        ("from own.lib import cache\n@cache\ndef A(): ...\n@cache\ndef B(): ...", {"A", "B"}),
+        ("def wraps(f): ...\n@wraps\ndef B(): ...\nA = 1", {"A", "B", "wraps"}),
+        (
+            "from functools import cache\ndef cache(f): ...\nA = 1\n@cache\ndef B(): ...",
+            {"A", "B", "cache"},
+        ),
+        (
+            "class B:\n    def property(f): ...\n    @property\n    def b(self): ...\nA = 1",
+            {"A", "B"},
+        ),
+        (
+            "class B:\n    @property\n    def b(self): ...\n    @b.setter\n"
+            "    def b(self, value): ...\nA = 1",
+            {"A"},
+        ),
+        # Operators and methods of objects from elsewhere may have effects.
+        ("from own.lib import pipe\nA = 1\nB = pipe | 2", {"A", "B"}),
+        ("from own.lib import pipe\nA = 1\nB = 2 @ pipe", {"A", "B"}),
+        ("from own.lib import pipe\nA = 1\nB = pipe[2]", {"A", "B"}),
+        ("from own.lib import pipe\nA = 1\nB = -pipe", {"A", "B"}),
+        ("from own.lib import pipe\nA = 1\nB = 1 < pipe", {"A", "B"}),
+        ("from own.lib import pipe\nA = 1\nB = pipe.get(1)", {"A", "B"}),
+        ("from own.lib import pipe\nA = 1\nC = pipe\ndef B(x=C + 1): ...", {"A", "B", "C"}),
+        ("A = [1]\nA += [2]\nB = 1", {"A", ""}),
+        ("import re, math\nA = {1}\nC = [1, *A]\nB = -1 + 2, {1} | A, re.I | re.M, C * 2", {"A"}),
+        ("A = 1\nclass C: ...\nB = C | None | dict[str, C], 'a, b'.split() + []", {"A"}),
+        # So may descriptors and what a class is derived from.
+        ("from own.lib import pipe\nA = 1\nclass B:\n    b = pipe", {"A", "B"}),
+        ("A = 1\nclass B:\n    def b(self): ...\n    c = b\n    d: int = A", {"A"}),
+        (
+            "class C:\n    def __class_getitem__(cls, x): return cls\nclass B(C[1]): ...\nA = 1",
+            {"A", "B", "C"},
+        ),
+        ("def f(): ...\nclass B(list[f()]): ...\nA = 1", {"A", "B", "f"}),
         (
             "from finery import outside_key\n@outside_key\ndef f(): return B\n"
             "def A(): return f()\nB = 1",
@@ -331,11 +385,41 @@ def test_names_are_followed_into_plugins_and_the_kit(
 )
 def test_what_a_name_needs_counts(reached: Reached, text: str, counts: set[str] | None) -> None:
     step = f"from own.part import A\n{CLASS.replace('1 + 2', 'A')}"
+    files = {"own/lib.py": LIB, "own/part.py": text, "own/step.py": step}
     if counts is None:
         with pytest.raises(NameError):
-            reached({"own/part.py": text, "own/step.py": step})
+            reached(files)
     else:
-        assert reached({"own/part.py": text, "own/step.py": step})["own/part.py"] == counts
+        assert reached(files)["own/part.py"] == counts
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        "sys.modules[type(self).__module__].B", "sys._getframe(1).f_globals['B']",
+        "inspect.currentframe().f_back.f_globals['B']", "vars(sys.modules[self.__module__])['B']",
+        "type(self).run.__globals__.get('B')", "inspect.getmodule(type(self)).B",
+    ],
+)  # fmt: skip
+def test_what_reads_the_names_of_other_files_makes_them_count(reached: Reached, read: str) -> None:
+    files = {
+        "own/step.py": "from own.lib import read\nB = 1\nclass X:\n    def run(self): read(self)\n",
+        "own/lib.py": f"import sys, inspect\nfrom own import help\ndef read(self): return {read}\n",
+        "own/help.py": "def f(): return 1\n",
+    }
+    every = {"own/help.py": {"f"}, "own/lib.py": {"read"}, "own/step.py": {"X", "B"}}
+    assert reached(files) == every
+
+
+@pytest.mark.parametrize("read", ["getattr(own.deep, 'x')", "own.deep.__dict__['x']"])
+def test_of_a_package_all_modules_count_that_any_file_imports(reached: Reached, read: str) -> None:
+    step = f"import own.lib\nimport own.deep\n{CLASS.replace('1 + 2', read)}"
+    files = {
+        "own/lib.py": "import own.deep.x.y\n", "own/deep/__init__.py": "", "own/step.py": step,
+        "own/deep/x/__init__.py": "A = 1\n", "own/deep/x/y.py": "B = 1\n", "own/deep/z.py": "C = 1",
+    }  # fmt: skip
+    counted = {"own/deep/x/__init__.py": {"A"}, "own/deep/x/y.py": {"B"}, "own/step.py": {"X"}}
+    assert reached(files) == counted
 
 
 STEP_TYPE = """
@@ -460,6 +544,30 @@ def project_code(project: Path, file: Path) -> dict[str, str]:
     return Reach(Names(modules, cache(parse_file)), [(file, None)]).code
 
 
+@pytest.mark.parametrize(
+    ("read", "counts"),
+    [
+        ("lib_probe.g.__doc__.strip()", True),
+        ("getattr(lib_probe.g, '__doc__')", True),
+        ("inspect.getsource(lib_probe.g)", True),
+        ("inspect.signature(lib_probe.g)", True),
+        ("hints(lib_probe.g)", True),
+        ("lib_probe.__doc__", True),
+        ("'x' in inspect.signature(lib_probe.g).parameters", False),
+        ("lib_probe.g(1)", False),
+    ],
+)
+def test_text_counts_in_all_files_if_any_reads_it(tmp_path: Path, read: str, counts: bool) -> None:
+    top = "import inspect, lib_probe\ndef f():\n    from typing import "
+    imported = "get_type_hints as hints" if "hints" in read else "Any"
+    write(tmp_path, {"step_probe.py": f"{top}{imported}\n    {read}\n"})
+    codes = []
+    for text in ("Old.", "New."):
+        (tmp_path / "lib_probe.py").write_text(f'"""{text}"""\ndef g(x: int):\n    """{text}"""\n')
+        codes.append(project_code(tmp_path, tmp_path / "step_probe.py"))
+    assert (codes[0] != codes[1]) is counts
+
+
 PROJECT = {
     "helper_probe.py": "from lower_probe import LOW\ndef f(): return LOW\n",
     "lower_probe.py": "LOW = 1\n",
@@ -568,8 +676,21 @@ def test_the_order_of_imports_counts_if_they_have_effects(
     assert [each.partition(" ")[0].replace(own, "own") for each in found] == order
 
 
-def test_a_method_that_run_calls_counts(reached: Reached) -> None:
-    called = STEP_TYPE.replace("return f()", "return self.check()")
-    assert reached({"own/step.py": called})["own/step.py"] == {"X", "g", "h"}
-    refusing = STEP_TYPE.replace("return f()", "self.check()")
-    assert reached({"own/step.py": refusing})["own/step.py"] == {"X", "h"}
+@pytest.mark.parametrize(
+    ("call", "counts"),
+    [
+        ("return self.check()", True),
+        ("self.check()", True),
+        ("self.check.__call__()", True),
+        ("prepare(self)", True),
+        ("return [getattr(self, 'check')]", True),
+        ("return part.check(self)", False),
+        ("from own.part import check; return check()", False),
+        ("return random.choices(self)", False),
+    ],
+)
+def test_a_method_that_run_calls_counts(reached: Reached, call: str, counts: bool) -> None:
+    """Also if the caller isn't a method, or drops what it returns: it may change the step."""
+    step = f"import random\nfrom own import part\n{STEP_TYPE}def prepare(step): step.check()\n"
+    files = {"own/part.py": "def check(x): ...", "own/step.py": step.replace("return f()", call)}
+    assert reached(files)["own/step.py"] - {"prepare"} == {"X", "h", *"g" * counts}

@@ -451,3 +451,60 @@ def test_a_set_among_settings_is_the_same_in_every_process(project: MakeProject)
         t.env["PYTHONHASHSEED"] = str(number)
         (t.folder / "recipe.yaml").touch()
         assert t.ran() == []
+
+
+def test_another_home_is_another_file(project: MakeProject, tmp_path: Path) -> None:
+    t = project({
+        "recipe.yaml": "finery: 1\nname: t\ndata: {a: {use: data.file, path: ~/rows.jsonl}}\n",
+        "one/rows.jsonl": '{"prompt": "a", "completion": "1"}\n',
+        "two/rows.jsonl": '{"prompt": "a", "completion": "2"}\n',
+    })  # fmt: skip
+    for home, completion in (("one", "1"), ("two", "2")):
+        t.env["HOME"] = str(t.folder / home)
+        assert t.run("build").code == 0
+        assert [row["completion"] for row in t.rows("a")] == [completion]
+
+
+CHECKED = """
+from finery import Dataset, Job, Step, UsageError, hookimpl, setting
+
+class First(Step, seeded=False):
+    '''First.'''
+
+    words: list[str] = setting([], help="Words.")
+
+    def check(self):
+        self.words.append("WORD")
+
+    def run(self, job: Job) -> Dataset:
+        return Dataset.write(job.out, [dict(prompt=w) for w in (*self.words, "own")])
+
+class Second(Step, seeded=False):
+    '''Second.'''
+
+    rows: Dataset
+
+    def check(self):
+        if self.rows.digest:  # the real one, not the plan's placeholder
+            raise UsageError(f"{self.rows.ref} is bad", fix="repair it")
+
+    def run(self, job: Job) -> Dataset:
+        return Dataset.write(job.out, self.rows)
+
+@hookimpl
+def finery_steps():
+    return {"own.first": First, "own.second": Second}
+"""
+
+
+def test_a_check_refuses_real_inputs_and_what_it_changes_is_in_the_key(
+    project: MakeProject,
+) -> None:
+    steps = "data: {a: {use: own.first}, b: {use: own.second, rows: a}}\n"
+    t = project({
+        "own.py": CHECKED, "recipe.yaml": f"finery: 1\nname: t\nplugins: [./own.py]\n{steps}"
+    })  # fmt: skip
+    for word in ("early", "late"):
+        t.write({"own.py": CHECKED.replace("WORD", word)})
+        assert "a is bad" in t.run("build").err
+        assert prompts(t) == [word, "own"]  # the plan's check adds it, the worker's only refuses

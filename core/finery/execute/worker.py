@@ -138,6 +138,7 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
     if not plugins.manager.has_plugin("finery.default"):
         plugins.manager.register(Default, name="finery.default")
     root = Path(task.store)
+    _step(task, plugins, root, named=True).check()  # not of `step`, which it might change
     step = _step(task, plugins, root)
     expected = step.outputs()
     with scratch_lock(Path(task.scratch), inherited=_is_worker) as lock_scratch:
@@ -180,7 +181,8 @@ def _check_apart(artifacts: Mapping[str, Artifact]) -> None:
             )
 
 
-def _step(task: Task, plugins: Plugins, root: Path) -> Step:
+def _step(task: Task, plugins: Plugins, root: Path, *, named: bool = False) -> Step:
+    """The step of a task. named: its inputs have their names even if it doesn't declare that."""
     cls = plugins.step_type(task.use)
     step = msgspec.convert(task.settings, cls, dec_hook=_placeholder)
     for path, (use, settings) in task.nested.items():
@@ -190,7 +192,8 @@ def _step(task: Task, plugins: Plugins, root: Path) -> Step:
         setattr(owner, field, _nested_step(plugins.step_type(use), settings, provided))
     give_files(step, task.files)
     for path, slot in slots_of(step).items():
-        inputs = [_opened(root, m, ref, slot.uses_name) for ref, m in task.inputs.get(path, [])]
+        uses_name = named or slot.uses_name
+        inputs = [_opened(root, m, ref, uses_name) for ref, m in task.inputs.get(path, [])]
         many = slot.accepts.many
         setattr(slot.owner, slot.field, inputs if many else inputs[0] if inputs else None)
     return step

@@ -165,6 +165,17 @@ def load_file(path: Path) -> Plugin:
     return Plugin(path.stem, sys.modules[name], shown(path), path)
 
 
+def loaded_files() -> list[Path]:
+    """The plugin files beside a recipe that this process has loaded.
+
+    A process that a step starts passes them to `load_plugins`.
+    """
+    from finery.step.inspect import FILE_MODULE
+
+    modules = [m for name, m in [*sys.modules.items()] if name.startswith(FILE_MODULE)]
+    return [Path(m.__file__) for m in modules if m.__file__]
+
+
 def _raised_at(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError):
         return f"{shown(Path(error.filename or path))}:{error.lineno}:{error.offset}"

@@ -43,9 +43,10 @@ OUTSIDE_KEYS = frozenset({
 })  # fmt: skip
 """Methods and (class keywords) of a step type whose code isn't in keys.
 
-The first methods only refuse: they raise an error or return nothing that a step reads, and finery
-calls them for cached steps, too. What the others return is in the key itself, and so is what the
-interfaces named by `pinned` and `provenance` return. The other interfaces can't change an output.
+A method counts nevertheless if code in the key names it. The first methods only refuse: they raise
+an error or return nothing that a step reads, and finery calls them for cached steps, too. What the
+others return is in the key itself, and so is what the interfaces named by `pinned` and `provenance`
+return. The other interfaces can't change an output.
 """
 
 

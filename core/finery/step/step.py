@@ -41,7 +41,8 @@ class Step(Settings):
 
         Its `where` names the setting; the caller turns that into a place in the recipe. Called
         before a build starts and by `finery check`, so it must be light. Inputs are placeholders
-        with the reference from the recipe as `ref`.
+        with the reference from the recipe as `ref`. Called again before `run`, on another object
+        with the real inputs.
         """
 
     def check_files(self) -> None:

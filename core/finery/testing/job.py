@@ -99,4 +99,5 @@ def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
                     name = artifact.path.name
                     taken[name] += 1
                     artifact.ref = name if taken[name] == 1 else f"{name}-{taken[name]}"
+    step.check()
     return step.run(TestJob(folder, **job))

@@ -62,7 +62,6 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
 
     def run(self, job: Job) -> Dataset:
         """Write the rows that stay, and why the others don't."""
-        self.check()
         with Drops(job.out) as drops:
             dataset = Dataset.write(job.out, self._kept(job, drops))
         drops.refuse_nothing_left(len(dataset), "check the conditions")

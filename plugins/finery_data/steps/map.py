@@ -80,7 +80,6 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
 
     def run(self, job: Job) -> Dataset:
         """Write the rows, all of them, in order."""
-        self.check()
         dataset = Dataset.write(job.out, self._rewritten(job))
         if not len(dataset):
             raise DataError("there are no rows", fix="check the steps that `rows` names")
@@ -107,7 +106,7 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
             changes += rewritten is not row
             yield rewritten
         if number:
-            used.check(writer.rendered)
+            used.refuse_unknown(writer.rendered)
         job.log(f"{changes:,} of {number:,} rows changed")
 
 
@@ -130,7 +129,7 @@ class _Used:
             self._shapes.add(shape)
             self._known.update(dict.fromkeys([*row, *texts(row)]))
 
-    def check(self, rendered: Collection[str]) -> None:
+    def refuse_unknown(self, rendered: Collection[str]) -> None:
         """Raise `DataError` for a column that no row has, or a template that wrote to none."""
         for where, names in self._named.items():
             for name in sorted(names - self._known.keys()):

@@ -58,7 +58,6 @@ class Mix(Step, version="1"):
 
     def run(self, job: Job) -> Dataset:
         """Write the rows taken; `meta` has how many of each source."""
-        self.check()
         parts = self._parts()
         with Drops(job.out) as drops:
             dataset = Dataset.write(job.out, self._mixed(job, parts, drops))

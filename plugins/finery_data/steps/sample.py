@@ -57,7 +57,6 @@ class Sample(Step, version="1"):
 
     def run(self, job: Job) -> Dataset:
         """Write the rows taken; `meta` has how many of each class."""
-        self.check()
         classes = self._classes(job)
         times = self._times(job, classes)
         with Drops(job.out) as drops:

@@ -153,7 +153,6 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
 
     def run(self, job: Job) -> Dataset:
         """Write the rows that may stay, what was found in them, and what was dropped."""
-        self.check()
         checks = _Checks(self, job)
         with Drops(job.out) as drops, _Findings(job.out) as findings:
             dataset = Dataset.write(job.out, self._passed(job, checks, drops, findings))

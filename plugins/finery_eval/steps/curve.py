@@ -275,7 +275,6 @@ class Curve(JudgeEach, engines=True):
 
     def run(self, job: Job) -> Metrics:
         """Judge the models, fit the line, write the metrics."""
-        self.check()
         inner, trained = self.inner(), [trained_of(model) for model in self.models]
         if len({each.rows for each in trained}) < 2:
             raise DataError(

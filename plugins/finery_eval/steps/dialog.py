@@ -101,7 +101,6 @@ class Dialog(JudgeEach, engines=True):
 
     def run(self, job: Job) -> Metrics:
         """Get the answers of all turns, judge them, write the metrics."""
-        self.check()
         inner, rows = self.inner(), self.judged_turns()
         cut = [turn.as_row() for row in rows for turn in row]
         judge = inner.judging(job, cut, self.unjudged())

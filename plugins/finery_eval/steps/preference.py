@@ -58,7 +58,6 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
 
     def run(self, job: Job) -> Metrics:
         """Score both answers of each row with each model."""
-        self.check()
         rows = self._preferences()
         judged = {model.name: self._score(model, rows, job) for model in self.models}
         verdicts = Verdicts(judged, METRICS, METRICS[:2], unbounded=[MARGIN])

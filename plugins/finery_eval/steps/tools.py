@@ -167,7 +167,6 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         """Get the answers, execute their calls if the recipe says so, judge them."""
         if self.execute is None:
             return super().run(job)
-        self.check()
         rows = asking.read_rows(self.rows)
         plays: dict[str, list[Play]] = {}
         with closing(Functions(self.execute)) as functions:

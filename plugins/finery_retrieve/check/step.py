@@ -137,7 +137,6 @@ class RetrieveCheck(
 
     def run(self, job: Job) -> Metrics:
         """Start the app, compare sources, prompts and answers, write the metrics."""
-        self.check()
         (model,) = self.models
         index, under = parts_of(model)
         if under.format != "gguf":

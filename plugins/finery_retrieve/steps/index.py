@@ -186,7 +186,6 @@ class RetrieveIndex(
 
     def run(self, job: Job) -> Index:
         """Write the chunks and what finds them."""
-        self.check()
         drops = Drops(job.out)
         lexical = LexicalWriter(self.bm25) if self.method != "dense" else None
         counts = TokenCounts(self.tokenizer) if self.tokenizer is not None else None

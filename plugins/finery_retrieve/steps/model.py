@@ -44,7 +44,6 @@ class RetrieveModel(ContextStep, sections=("models",), seeded=False):
 
     def run(self, job: Job) -> Model:
         """Describe the model. Nothing is retrieved yet."""
-        self.check()
         meta = {"format": RETRIEVING, "k": self.k, "prompt": self.template().facts()}
         return Model(job.out, meta=meta, refs={"model": self.model, "index": self.index})
 

@@ -170,7 +170,6 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
 
     def run(self, job: Job) -> Metrics:
         """Start each server, compare prompts and answers, write the metrics."""
-        self.check()
         rows = read_rows(self.rows)
         inner = self.inner()
         asker = inner.evaluator if inner else Limits(self.max_tokens)

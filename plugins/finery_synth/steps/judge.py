@@ -179,7 +179,6 @@ class JudgeRows(
 
     def run(self, job: Job) -> Dataset:
         """Judge the rows, and write them with the results."""
-        self.check()
         run = _Run(self, job)
         with Drops(job.out) as drops, Origins(job.out) as origins:
             rows = run.compared if self.what == "pairs" else run.scored

@@ -151,7 +151,7 @@ class Faults:
         before = len(example.answers()[0].prompt)
         self._prompts += first and before >= max_length
 
-    def check(self, job: Job, max_length: int, too_long: Literal["error", "drop"]) -> None:
+    def refuse(self, job: Job, max_length: int, too_long: Literal["error", "drop"]) -> None:
         """Raise the first fault, with the others in its details; log the rows that are dropped."""
         if not self.read:
             raise DataError(f"{self.what}: there are no rows", fix=_no_rows(self.what))

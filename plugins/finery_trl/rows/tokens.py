@@ -144,9 +144,9 @@ def examples_of(
             faults.add(row, error)
             continue
         yield from faults.fitting(examples, max_length)
-    faults.check(job, max_length, too_long)
+    faults.refuse(job, max_length, too_long)
     if learn.loss == "marked":
-        weights.check(what)
+        weights.refuse_unmarked(what)
 
 
 def _with_switch(learn: Learn, tokens: Tokens) -> Learn:
@@ -179,7 +179,7 @@ class _Weights:
             self._none += weight is None
             self._one += weight == 1
 
-    def check(self, what: str) -> None:
+    def refuse_unmarked(self, what: str) -> None:
         """Raise `DataError` if no turn is marked, or if marks leave open what isn't learned."""
         if not self._zero and not self._one:
             raise DataError(

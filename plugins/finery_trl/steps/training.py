@@ -40,7 +40,6 @@ class TrlTraining(Training, preflight=TrainingPreflight, metrics=METRICS):
         """Verify the rows and train; an adapter or a whole model, with its tokenizer and curve."""
         from finery_trl.train.run import run
 
-        self.check()
         return run(self, job)
 
     def key_code(self) -> list[Any]:

@@ -17,7 +17,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import FILE_MODULE, Engine, FineryError, Job, Model, StepError, cpu_count, load_plugins
+from finery import Engine, FineryError, Job, Model, StepError, cpu_count, load_plugins, loaded_files
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
@@ -46,9 +46,8 @@ def launch(train: Train, step: "Training", job: Job) -> "Outcome":
     """
     with tempfile.TemporaryDirectory(prefix="finery-") as folder:
         order = Path(folder) / "order"
-        header = pickle.dumps(
-            _plugin_files()
-        )  # read first, since the step may be from such a plugin
+        # read first, since the step may be from such a plugin
+        header = pickle.dumps(loaded_files())
         order.write_bytes(header + pickle.dumps(Order(train, step, job.seed, job.scratch)))
         with Listener(str(Path(folder) / "socket"), "AF_UNIX", backlog=64) as listener:
             environment = {**os.environ, ADDRESS: str(listener.address)} | _threads(step)
@@ -100,12 +99,6 @@ class _Job(Job):
             report=report,
             find_engine=find,
         )
-
-
-def _plugin_files() -> list[Path]:
-    """The plugin files next to the recipe that this process has loaded."""
-    modules = [m for name, m in list(sys.modules.items()) if name.startswith(FILE_MODULE)]
-    return [Path(m.__file__) for m in modules if m.__file__]
 
 
 def _command(step: "Training") -> list[str]:

@@ -13,26 +13,41 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from finery.builder.code.resolve import CORE, Modules, Place
-from finery.builder.code.units import CALLED, EXECUTES, ON_IMPORT, STAR, WHOLE, Parsed, Unit
+from finery.builder.code.units import (
+    CALLED,
+    EVERYWHERE,
+    EXECUTES,
+    ON_IMPORT,
+    STAR,
+    TEXT,
+    WHOLE,
+    Parsed,
+    Unit,
+)
 
 LAZY = "__getattr__"
 STEP = frozenset({"finery.Step", "finery.step.step.Step"})
-OPAQUE = frozenset({
-    "eval", "exec", "globals", "builtins.eval", "builtins.exec", "gc.get_objects",
-    "inspect.currentframe", "inspect.getmodule", "inspect.stack", "sys._getframe", "sys.modules",
-})  # fmt: skip
-"""Functions that read definitions in ways that can't be followed: then the whole file counts."""
-_IN_OPAQUE = tuple(f"{name}." for name in OPAQUE)  # `sys.modules.get`
+OPAQUE = frozenset({"builtins.eval", "builtins.exec", "eval", "exec", "globals"})
+"""What reads definitions of its file in ways that can't be followed. Then everything counts."""
+NAMESPACES = (
+    "gc.get_objects.", "gc.get_referrers.", "inspect.currentframe.", "inspect.getmodule.",
+    "inspect.stack.", "inspect.trace.", "sys._current_frames.", "sys._getframe.", "sys.modules.",
+)  # fmt: skip
+"""What gives the names of modules, with its attributes. Then all imported files count."""
+READING = frozenset({"__dict__", "__getattribute__"})
+"""Attributes of a module through which code may read any of its names."""
 PLAIN_BASES = frozenset({*sys.stdlib_module_names, *dir(builtins), CORE, "msgspec"})
 """Packages and builtins with classes that can be derived from without an effect."""
 SUBCLASSES = "__subclasses__()"
-"""Unit that stands for all derived classes of imported files."""
+INSIDE = "*/"
 
 
 class Node(NamedTuple):
     """A definition: a unit of a file.
 
-    Or `WHOLE`, all of the file; `EXECUTES`, what it executes when it is imported; `SUBCLASSES`.
+    Or `WHOLE`, all of the file; `EXECUTES`, what it executes when it is imported; `INSIDE`, all
+    imported modules of the package; of all imported files, `SUBCLASSES`, `EVERYWHERE`, all of them,
+    and `TEXT`, their text; `.check`, a method in `OUTSIDE_KEYS`, of all step types.
     """
 
     place: Place
@@ -85,14 +100,31 @@ class Names:
                             yield piece.name, end
             for name in piece.reads:
                 if name.startswith(CALLED):
+                    if self._is_method(place, piece.imports, name.removeprefix(CALLED)):
+                        yield piece.name, Node(place, f"{CALLED}{name.rpartition('.')[2]}")
+                    continue
+                if name in (EVERYWHERE, TEXT):
+                    yield piece.name, Node(place, name)
                     continue
                 if "__subclasses__" in name:
                     yield piece.name, Node(place, SUBCLASSES)
                 for end in self._read_by(place, piece.imports, name):
                     if not isinstance(end, str):
                         yield piece.name, end
-                    elif end in OPAQUE or end.startswith(_IN_OPAQUE):
+                    elif end in OPAQUE:
                         yield piece.name, Node(place, WHOLE)
+                    elif f"{end}.".startswith(NAMESPACES):
+                        yield piece.name, Node(place, EVERYWHERE)
+
+    def _is_method(self, place: Place, imports: Iterable[tuple[str, str]], name: str) -> bool:
+        """Whether a name may be a method of a step, rather than a function of a module."""
+        owner, _, method = name.rpartition(".")
+        if not owner:
+            return True
+        nodes = [e for e in self._read_by(place, imports, name) if not isinstance(e, str)]
+        others = [node for node in nodes if node.unit != method]
+        units = [self.read(node.place.path).units.get(node.unit) for node in others]
+        return any(unit is None or unit.kind != "import" for unit in units)
 
     def on_import(self, place: Place) -> list[Node]:
         """What counts whenever a file is imported, and what the file imports."""
@@ -269,7 +301,7 @@ class Names:
     def _attribute(self, importer: Place, module: str, rest: tuple[str, ...]) -> Iterator[End]:
         places = self._places(importer, module)
         for place in places:
-            yield from self._named(place, rest[0], rest[1:]) if rest else [Node(place, WHOLE)]
+            yield from self._named(place, rest[0], rest[1:]) if rest else _passed_on(place)
         if places:
             return
         is_inside = importer.is_local or module == CORE or self.modules.is_followed(module)
@@ -309,7 +341,7 @@ class Names:
         if place.is_package and not (inside and found):
             for inner in self._places(place, f"{place.module}.{name}"):
                 found = True
-                yield from self._named(inner, rest[0], rest[1:]) if rest else [Node(inner, WHOLE)]
+                yield from self._named(inner, rest[0], rest[1:]) if rest else _passed_on(inner)
         if not found and name in parsed.typing:
             found = True
             yield from [Node(place, LAZY)] if LAZY in parsed.units else ()
@@ -318,7 +350,9 @@ class Names:
             for end in self._by_star(place, parsed, name, rest, inside):
                 if not (found and _is_whole(end)):  # it may override the name
                     yield end
-        elif not (found or inside or (name.startswith("__") and name != "__dict__")):
+        elif not (found or inside) and name in READING:
+            yield from _passed_on(place)
+        elif not (found or inside or name.startswith("__")):
             yield Node(place, WHOLE)
 
     def _by_star(
@@ -352,5 +386,10 @@ class Names:
         return [place for place in found if place.module == module]
 
 
+def _passed_on(place: Place) -> list[End]:
+    """A module as a value, of which code may read anything."""
+    return [Node(place, WHOLE), *([Node(place, INSIDE)] if place.is_package else [])]
+
+
 def _is_whole(end: End) -> bool:
-    return isinstance(end, Node) and end.unit == WHOLE
+    return isinstance(end, Node) and end.unit in (INSIDE, WHOLE)

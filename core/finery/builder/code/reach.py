@@ -12,9 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from finery.builder.code.names import SUBCLASSES, Names, Node
+from blake3 import blake3
+
+from finery.builder.code.names import INSIDE, SUBCLASSES, Names, Node
 from finery.builder.code.resolve import Modules, Place
-from finery.builder.code.units import CALLED, EXECUTES, ON_IMPORT, WHOLE
+from finery.builder.code.units import CALLED, EVERYWHERE, EXECUTES, ON_IMPORT, TEXT, WHOLE
 from finery.errors import PluginError
 from finery.step.inspect import FILE_MODULE, OUTSIDE_KEYS
 
@@ -52,7 +54,8 @@ class Reach:
         self._counted: dict[str, list[str]] = {}  # file → units
         self._reached: set[tuple[str, str]] = set()
         self._pending: deque[Node] = deque()
-        self._has_subclasses = False  # whether something reads `__subclasses__`
+        self._everywhere: set[str] = set()  # what code reads of all imported files
+        self._packages: tuple[str, ...] = ()  # of which all imported modules count
         for subject, named_in in subjects:
             for node in [*self._starts(subject, named_in)]:
                 self._reach(node, None)
@@ -63,10 +66,6 @@ class Reach:
                 is_new = (needed.place.path, needed.unit) not in self._reached  # most aren't
                 if is_new and piece not in outside:
                     self._reach(needed, (node, piece))
-            if not self._pending and (called := self._called()):  # those methods count, too
-                self._excluded -= called
-                self._pending.extend(self._steps.values())
-                self._outside |= {key: self._outside_of(step) for key, step in self._steps.items()}
         self.files = {*self._imported}
         self.is_installed = not any(place.is_local for place in self._imported.values())
         self.code: Code = {}
@@ -87,23 +86,16 @@ class Reach:
         marked = {piece.name for piece in pieces if piece.outside}
         return marked - {piece.name for piece in pieces if not piece.outside} if marked else marked
 
-    def _called(self) -> set[str]:
-        """The excluded methods that other code calls: `self.check()`."""
-        called: set[str] = set()
-        for path, unit in self._steps if self._excluded else ():
-            outside = self._outside[path, unit]
-            parsed = self._names.read(path)
-            for piece in (parsed.pieces[index] for index in parsed.units[unit].pieces):
-                if piece.name not in outside:
-                    called.update(r.removeprefix(CALLED) for r in piece.reads if r[0] == CALLED)
-        return called & self._excluded
-
     def _summarize(self) -> None:
         for path, place in self._imported.items():
             indices = {i for unit in self._counted.get(path, ()) for i in self._in_key(path, unit)}
-            if not (indices or self._names.order(place)):
+            text = self._names.read(path).source if TEXT in self._everywhere else ""
+            if not (indices or text or self._names.order(place)):
                 continue
             digest, names = self._names.digests(place, indices)
+            if text:
+                digest = blake3(f"{digest} {text}".encode()).hexdigest()
+                names = {**names, TEXT: text}
             label = add(self.code, place.label, digest)
             self.names[digest], self._labels[label] = names, path
         self.code = dict(sorted(self.code.items()))
@@ -173,11 +165,16 @@ class Reach:
         if key in self._reached:
             return
         self._reached.add(key)
-        if unit == SUBCLASSES:
-            self._has_subclasses = True
+        if unit.startswith(CALLED):  # the methods of that name count, too
+            self._excluded -= {unit.removeprefix(CALLED)}
+            self._outside |= {key: self._outside_of(step) for key, step in self._steps.items()}
+            self._pending.extend(self._steps.values())
+            return
+        if unit in (EVERYWHERE, INSIDE, SUBCLASSES, TEXT):
+            self._everywhere.add(unit)
+            self._packages += (f"{place.module}.",) if unit == INSIDE else ()
             for imported in [*self._imported.values()]:
-                for derived in self._names.derived(imported):
-                    self._reach(derived, source)
+                self._reach_anywhere(imported, source)
             return
         if unit == WHOLE:
             for inner in self._names.everything(place):
@@ -204,9 +201,17 @@ class Reach:
         on_import = Node(place, ON_IMPORT), ON_IMPORT
         for node in self._names.on_import(place):
             self._reach(node, source if node.unit == ON_IMPORT else on_import)
-        if self._has_subclasses:
+        self._reach_anywhere(place, source)
+
+    def _reach_anywhere(self, place: Place, source: Source) -> None:
+        """Reach what counts of an imported file since code reads it of any, or of a package."""
+        if SUBCLASSES in self._everywhere:
             for node in self._names.derived(place):
-                self._reach(node, on_import)
+                self._reach(node, source)
+        if EVERYWHERE in self._everywhere or place.module.startswith(self._packages):
+            self._reach(Node(place, WHOLE), source)
+        if TEXT in self._everywhere:
+            self._from.setdefault((place.path, TEXT), source)
 
 
 def loaded(name: str, modules: Modules) -> Place:

@@ -19,8 +19,11 @@ from finery.util.paths import cache_folder
 
 MOST = 20_000
 """Entries that are kept, of some 8 KB each. A folder with more is emptied."""
-CODE = ("counted.py", "names.py", "parse.py", "reach.py", "resolve.py", "units.py")
-"""The neighbouring files that decide what counts. Any change to them invalidates the cache."""
+CODE = (
+    "bindings.py", "counted.py", "effects.py", "names.py", "parse.py", "reach.py", "resolve.py",
+    "units.py",
+)  # fmt: skip
+"""The files beside this one that decide what counts. After a change, nothing kept is used."""
 
 
 def parsed(path: Path) -> bytes:

@@ -10,11 +10,15 @@ ON_IMPORT = ""
 STAR = "*"
 """Name of the unit of all `from module import *`."""
 CALLED = "."
-"""Start of what a piece reads of `self` or `super()`: `.check`; only names in `OUTSIDE_KEYS`."""
+"""Start of a read that may be of a step's method in `OUTSIDE_KEYS`: `.check`, `.module.check`."""
 EXECUTES = "-"
 """Alias of an import that binds no name: of `import a.b`, the part that executes `a.b`."""
 WHOLE = "+"
 """Alias of a module that code may read as a whole: `import_module("a.b")`."""
+EVERYWHERE = "**"
+"""Read of the names of a module that may be any: `frame.f_globals`."""
+TEXT = "(text)"
+"""Read of docstrings, annotations or source text, perhaps of another file."""
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -55,6 +59,7 @@ class Parsed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     units: by name. pieces: in the order of the file. imports: targets that are imported whenever
     the file is. on_import: names that statements of the unit `ON_IMPORT` bind. typing: name →
     target of imports under `if TYPE_CHECKING:`, which a lazy package provides by `__getattr__`.
+    source: digest of the file's text.
     """
 
     units: dict[str, Unit]
@@ -62,3 +67,4 @@ class Parsed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     imports: list[str] = []
     on_import: list[str] = []
     typing: dict[str, str] = {}
+    source: str = ""

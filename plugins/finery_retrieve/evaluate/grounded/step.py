@@ -166,7 +166,6 @@ class Grounded(
 
     def run(self, job: Job) -> Metrics:
         """Get the answers with each context, judge them, write the metrics."""
-        self.check()
         library = Library.of(job, self.index, self._questions(), self.k)
         asked = list(library.prompts(self._template(), self.contexts))
         if not asked:

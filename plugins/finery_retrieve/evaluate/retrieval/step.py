@@ -94,7 +94,6 @@ class Retrieval(
 
     def run(self, job: Job) -> Metrics:
         """Search the indices, write the metrics."""
-        self.check()
         questions = answerable(job, read_questions(self.rows))
         rankings = ranked(job, self.indices, questions, max(self.k))
         documents = [hit.source or hit.id for hit in rankings.right]

@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """Keep the objects of all imported modules out of garbage collections.
 
-    Evaluators collect garbage after each model. With torch, pandas and 7,000 tests in memory, that
+    Evaluators collect garbage after each model. With torch, pandas and 6,000 tests in memory, that
     took 0.3 s a time, and tests with evaluators took ten times as long together as alone.
     """
     gc.collect()

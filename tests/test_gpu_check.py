@@ -47,41 +47,6 @@ def test_without_a_gpu_it_says_so_in_a_sentence(tmp_path: Path) -> None:
     assert len(ran.stderr.splitlines()) == 1
 
 
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with finery's wheel and another one of pure Python, built from their sources."""
-    folder = tmp_path_factory.mktemp("wheels")
-    other = tmp_path_factory.mktemp("other")
-    (other / "pure_module.py").write_text("PLACE = __file__\n", encoding="utf-8")
-    (other / "pyproject.toml").write_text(
-        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
-        '[project]\nname = "pure-module"\nversion = "1.2"\n'
-        '[tool.hatch.build.targets.wheel]\ninclude = ["pure_module.py"]\n',
-        encoding="utf-8",
-    )
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
-    for source in (ROOT, other):
-        command = [*pip, "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
-        subprocess.run(command, check=True)
-    return folder
-
-
-@pytest.mark.slow
-def test_the_checks_use_the_wheels(wheels: Path, tmp_path: Path) -> None:
-    """Not what is installed for this Python, which the environment also has."""
-    options = ["--device", "cpu", "--tiny", "--only", "versions", "--folder", str(tmp_path)]
-    ran = run(*options, "--wheels", str(wheels), cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout)["status"] == "ok", ran.stdout
-    site = tmp_path / "site"
-    print_places = "import finery, pure_module; print(finery.__file__, pure_module.PLACE)"
-    found = subprocess.run(
-        [sys.executable, "-c", print_places],
-        env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
-    assert found == [str(site / "finery" / "__init__.py"), str(site / "pure_module.py")]
-
-
 def test_a_check_is_ended_at_its_limit_with_all_that_it_started(tmp_path: Path) -> None:
     mark = f"GPU_CHECK_{os.getpid()}"
     sleeping = tmp_path / "sitecustomize.py"

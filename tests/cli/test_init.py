@@ -59,19 +59,6 @@ def test_store_and_outputs_are_kept_out_of_git(project: MakeProject) -> None:
     assert {".finery/", "build/"} <= set(ignored)
 
 
-@pytest.mark.parametrize("name", ["2024", "1e5", "Null"])
-def test_a_name_that_yaml_takes_for_something_else_is_quoted(
-    name: str, project: MakeProject
-) -> None:
-    made = project({})
-    made.here("init", name)
-    assert made.here("check", name).code == 0
-    recipe = load(made.folder / name / "recipe.yaml")
-    assert recipe.data["name"] == name
-    assert recipe.data["export"]["ollama"]["name"] == name.lower()
-    assert f"build/{name}/" in (made.folder / name / "README.md").read_text()
-
-
 def test_init_works_in_the_folder_itself(project: MakeProject) -> None:
     made = project({"notes.txt": "mine"})
     ran = made.here("init")

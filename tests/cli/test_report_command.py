@@ -144,18 +144,6 @@ def test_a_failed_step_is_named_first_and_what_waits_for_it_is_blocked(project: 
     assert "<script>alert(1)" not in page
 
 
-def test_a_recipe_that_was_never_built_has_a_page_that_says_so(
-    project: Project, tmp_path: Path
-) -> None:
-    t = Project(tmp_path)
-    t.write(files(3))
-    page, told = report(t, "--html", "page.html")
-    assert set(told["steps"].values()) == {"not built"}
-    assert "Is the build complete? (open) No. Not built: base, rows, sft, shipped, test." in words(
-        page
-    )
-
-
 def test_an_evaluator_has_a_page_by_the_same_code(project: Project) -> None:
     done = project.run("show", "test", "--html", "test.html")
     assert done.code == 0, done.err

@@ -87,14 +87,6 @@ def test_check_keeps_an_existing_schema_up_to_date(named: Project) -> None:
     assert not (named.folder / "recipe.schema.json").exists()
 
 
-def test_a_recipe_with_mistakes_still_gives_its_names(named: Project) -> None:
-    named.edit("recipe.yaml", "{use: steps.halve, rows: a}", "{use: steps.halve, rosw: 3}")
-    named.edit("recipe.yaml", "{use: steps.source, path: rows.txt}", "{use: steps.suorce}")
-    assert named.run("schema", "recipe.yaml").code == 0
-    assert not [m for m in mistakes(named) if "is not one of ['a', 'halves" in m]
-    assert mistakes(named, "model: base", "model: halves.first")
-
-
 def test_what_an_editor_shows_has_no_names_of_python(named: Project) -> None:
     schema = json.loads((named.folder / "recipe.schema.json").read_text())
     Draft202012Validator.check_schema(schema)
@@ -120,16 +112,6 @@ def test_another_file_is_not_overwritten_and_a_shared_schema_stays(project: Make
     assert ran.code == 0
     assert "# yaml-language-server: $schema=recipe.schema.json" in ran.out
     assert (made.folder / "shared.json").read_text() == "{}"
-
-
-def test_a_mistake_in_a_setting_that_decides_on_outputs_is_told_as_ever(named: Project) -> None:
-    """Its outputs are unknown: the schema goes without them."""
-    assert named.run("schema", "recipe.yaml").code == 0
-    with (named.folder / "recipe.yaml").open("a") as recipe:
-        recipe.write("export:\n  gguf: {use: gguf.export, model: sft, quantization: [q8]}\n")
-    ran = named.run("check")
-    assert ran.code == 2
-    assert "'quantization[0]' can't be 'q8'\n" in ran.err
 
 
 def test_watch_follows_the_recipe(named: Project) -> None:

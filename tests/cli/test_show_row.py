@@ -1,8 +1,6 @@
 """`finery show --row ID`: from an answer back to the file and line, and forward again."""
 
 import json
-import resource
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -331,29 +329,3 @@ def test_markup_in_rows_is_shown_as_it_is(project: MakeProject) -> None:
     out = made.run("show", "--row", row["id"]).out
     assert "[bold]not bold[/bold]" in out
     assert "\x1b[31m" not in out
-
-
-def busy() -> float:
-    """Seconds that commands kept a core busy: how long others keep us waiting doesn't matter."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-@pytest.mark.slow
-def test_two_hundred_thousand_rows_answer_in_seconds(project: MakeProject) -> None:
-    recipe = """\
-finery: 1
-name: t
-data:
-  rows: {use: data.file, path: rows.jsonl, format: completion}
-  short: {use: data.filter, rows: rows, max_characters: {user: 4000}}
-"""
-    lines = "".join(f"{line(n)}\n" for n in range(200_000))
-    made = project({"recipe.yaml": recipe, "rows.jsonl": lines})
-    assert made.run("build", timeout=120).code == 0
-    with (Path(made.folder) / "build/t/short/rows-00000.jsonl").open() as rows:
-        row = json.loads(list(rows)[-1])
-    before = busy()
-    out = made.run("show", "--row", row["id"], timeout=200).out
-    assert busy() - before < 10
-    assert "rows.jsonl:200000" in out

@@ -1,4 +1,4 @@
-"""Tool-calling conversations survive every step, and training shows the model its tools."""
+"""Tool-calling conversations survive every step and every kind of file."""
 
 import copy
 import json

@@ -9,10 +9,8 @@ from in_process import InProcess, build
 
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
-from finery.cli.compare.report import gather
 from finery.compare.variants import Line, columns_of, lines_of
 from finery.compare.words import remarks_on
-from finery.report.variants import section_of
 
 STEPS = Path(__file__).parents[1] / "matrix_steps.py"
 FILES = {"rows.txt": 30, "held.txt": 30}
@@ -112,15 +110,3 @@ def test_a_build_of_some_steps_shows_all_variants(make: Make) -> None:
         part = Build(graph, open_store(path), InProcess())
         part.run()
         assert lines(part) == whole
-
-
-def test_the_report_of_a_run_shows_its_variants(make: Make) -> None:
-    path = make(SELECTED)
-    build(path)
-    now, past = gather(path).variants, gather(path, run_id="last").variants
-    assert now is not None
-    assert past is not None
-    assert past.lines == now.lines
-    assert past.choice == now.choice
-    page, before = (section_of(variants).html for variants in (now, past))
-    assert before == page

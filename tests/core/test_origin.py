@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import msgspec
-import pytest
 
-from finery import Dataset, Model
-from finery.rows.generated import GENERATED, Checked, Origin, Origins, Template, name_of, origins
+from finery import Dataset
+from finery.rows.generated import GENERATED, Checked, Origin, Origins, Template, origins
 
 
 def test_origins_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -32,19 +31,3 @@ def test_nothing_generated_is_no_file(tmp_path: Path) -> None:
         pass
     assert list(tmp_path.iterdir()) == []
     assert list(origins(Dataset(tmp_path))) == []
-
-
-@pytest.mark.parametrize(
-    ("meta", "name"),
-    [
-        ({"format": "api", "name": "gpt", "server": "s"}, "gpt"),
-        ({"format": "gguf", "file": "a.gguf"}, "a.gguf"),
-        ({"format": "transformers"}, "transformers 0123456789ab"),
-    ],
-)
-def test_models_have_names(meta: dict[str, str], name: str) -> None:
-    model = Model(Path(), meta=meta)
-    model.digest = "0123456789abcdef"
-    assert name_of(model) == name
-    prompted = Model(Path(), meta={"format": "prompted"}, refs={"model": model})
-    assert name_of(prompted) == f"{name} (prompted)"

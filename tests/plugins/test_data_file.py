@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from finery import DataError, Dataset, Files
@@ -67,15 +66,6 @@ def test_rows_have_ids_and_only_known_columns(tmp_path: Path) -> None:
     assert row["id"] == row_id(row)
     meta = {"format": "alpaca", "bad_rows": 0, "duplicates": 0, "rows": 1}
     assert made.meta == {**meta, "columns": ["id", "label", "messages"]}
-
-
-def test_bytes_are_the_same_each_time(tmp_path: Path) -> None:
-    made = []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        made.append(load(tmp_path / name, lines(*alpaca(9)))[0])
-    assert made[0].meta == made[1].meta
-    assert len({m.file("rows-00000.jsonl").read_bytes() for m in made}) == 1
 
 
 def test_files_are_read_one_after_the_other(tmp_path: Path) -> None:
@@ -165,12 +155,6 @@ def test_settings_that_contradict(settings: dict[str, Any], what: str) -> None:
         File(path=Files(["x"]), **settings)
 
 
-def test_recipe_with_contradicting_settings_is_a_validation_error() -> None:
-    given = {"path": "x.csv", "format": "alpaca", "columns": {"user": "a"}}
-    with pytest.raises(msgspec.ValidationError, match="exclude each other"):
-        msgspec.convert(given, File, dec_hook=lambda kind, value: Files([value]))
-
-
 # columns
 
 
@@ -185,14 +169,6 @@ def test_columns_build_rows_of_any_table(tmp_path: Path) -> None:
     (row,) = made
     assert [m["content"] for m in row["messages"]] == ["Name it.", "hi", "greet"]
     assert (row["label"], made.meta["format"]) == ("greet", "columns")
-
-
-def test_columns_reach_odd_names_through_row(tmp_path: Path) -> None:
-    columns = Columns(
-        user="{{ row['Customer text'] }}", assistant="ok", system="{{ row.none or '' }}"
-    )
-    made, _ = load(tmp_path, lines({"Customer text": "a", "none": None}), columns=columns)
-    assert [m["content"] for m in next(iter(made))["messages"]] == ["a", "ok"]
 
 
 @pytest.mark.parametrize(

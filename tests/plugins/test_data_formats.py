@@ -219,19 +219,6 @@ def test_rating_in_every_way_to_write_it(given: Any, label: str) -> None:
     assert row == {"prompt": "a", "completion": "b", "label": label}
 
 
-@pytest.mark.parametrize(
-    ("given", "what"),
-    [
-        (None, "'label' is null, but must be true or false"),
-        ("good", "'label' is 'good', but must be true or false | write true or 1"),
-        (2, "'label' is 2, but must be"),
-        ([True], "'label' is a list, but must be"),
-    ],
-)
-def test_rating_refuses(given: Any, what: str) -> None:
-    assert what in refused("rating", prompt="a", completion="b", label=given)
-
-
 # preference
 
 

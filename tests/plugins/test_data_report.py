@@ -18,7 +18,7 @@ from finery.rows.dropped import Drops
 from finery.testing import TestJob, dataset
 from finery.views import render_page
 from finery_data.report import contamination
-from finery_data.report.facts import Counting, Facts, Report, measure
+from finery_data.report.facts import Counting, Report, measure
 from finery_data.report.histogram import bins_of
 from finery_data.report.page import render
 from finery_data.report.rowfacts import Classes, Lengths
@@ -39,11 +39,6 @@ def row(prompt: str, answer: str = "a", **more: Any) -> Row:
 def described(folder: Path, near_rows: int = 1_000, **data: list[Row]) -> Report:
     named = {name: dataset(folder / name, rows) for name, rows in data.items()}
     return measure(named, folder, counting=Counting(), near_rows=near_rows, samples=3)
-
-
-def one(folder: Path, rows: list[Row]) -> Facts:
-    (facts,) = described(folder, a=rows).facts
-    return facts
 
 
 # what is counted
@@ -85,24 +80,6 @@ def test_classes_are_the_label_or_the_answer_or_its_fields() -> None:
 
 
 PROMPT = "my parcel was due on monday and it still has not come, where is it now?"
-
-
-def test_copies_within_and_between_data_sets_are_named(tmp_path: Path) -> None:
-    near = PROMPT.replace("monday", "mondaz")
-    train = [row(PROMPT), row(PROMPT.upper() + "!"), row(near), row("something else entirely")]
-    test = [row(PROMPT, "b"), row("a question of its own")]
-    report = described(tmp_path, train=train, test=test)
-    found = report.facts[0].copies
-    assert (found.exact, found.near) == (1, 1)
-    assert f"{train[1]['id']} repeats the row {train[0]['id']}" in found.examples
-    (overlap,) = report.overlaps
-    assert (overlap.one, overlap.other) == ("train", "test")
-    assert dict(overlap.counts) == {"copy": 2, "near-copy": 1}
-    page = render("t", report)
-    assert "3 rows of train give rows of test away" in page
-    limited = described(tmp_path / "few", near_rows=1, train=train, test=test)
-    assert limited.facts[0].copies.exact == 1, "copies are found in all rows"
-    assert "in the first 1 row of each" in render("t", limited)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""data.filter, data.map, data.mix and data.sample; and tool calls, which all steps keep."""
+"""data.filter, data.map, data.mix and data.sample."""
 
 import contextlib
 import resource

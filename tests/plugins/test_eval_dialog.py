@@ -1,6 +1,5 @@
 """`eval.dialog`: every turn of a conversation judged, with the row's history or the model's own."""
 
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +124,6 @@ def test_intervals_are_over_rows(tmp_path: Path) -> None:
     assert report["intervals"]["m"]["whole"] == pytest.approx([one, other])
 
 
-def test_rows_of_one_turn_have_the_intervals_of_the_evaluator(tmp_path: Path) -> None:
-    rows = [talk(name, name.lower()) for name in ("a", "b", "C")]
-    report, _ = judge(tmp_path, rows, caller("m", repeat))
-    assert report["intervals"]["m"]["accuracy"] == pytest.approx(stats.wilson(2, 3))
-
-
 def test_models_are_compared_over_rows(tmp_path: Path) -> None:
     rows = [{**talk(*"aabb"), "n": i} for i in range(6)]
     base = caller("base", lambda messages, tools: "?")
@@ -145,19 +138,6 @@ def test_models_are_compared_over_rows(tmp_path: Path) -> None:
     )
     assert title == "Compared with base"
     assert columns[-1] == "p (sign flips of rows, exact)"
-
-
-def test_the_sign_flip_test_is_exact() -> None:
-    differences = [2, -1, 3, 0, 1, -2]
-    signed = [
-        sum(s * d for s, d in zip(signs, differences, strict=True))
-        for signs in product((1, -1), repeat=len(differences))
-    ]
-    share = sum(abs(total) >= abs(sum(differences)) for total in signed) / len(signed)
-    assert stats.sign_flip_exact(differences) == pytest.approx(share)
-    for one, other in ((5, 1), (3, 3), (0, 0), (8, 0)):
-        ones = [1] * one + [-1] * other
-        assert stats.sign_flip_exact(ones) == pytest.approx(stats.mcnemar_exact(one, other))
 
 
 def weather(*turns: dict[str, Any]) -> dict[str, Any]:
@@ -284,14 +264,3 @@ def test_settings_that_can_not_work(each: Step | None, what: str, where: str) ->
         step.check()
     assert what in caught.value.what
     assert caught.value.where == where
-
-
-def test_its_metrics_can_be_required() -> None:
-    step = Dialog(
-        models=[Model.placeholder("m")],
-        rows=Dataset.placeholder("r"),
-        each=inner(Exact),
-        require={"m.whole": ">= 0.5", "m.accuracy": ">= 0.5"},
-    )
-    step.check()
-    assert "m.last_turn" in step.choices()["require"]

@@ -1,16 +1,11 @@
 """What a report says first: whether fine-tuning was needed, and what the shipped file loses."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery_eval import stats
 from finery_eval.groups import facts_of, recorded, together
 from finery_eval.measure import Measure, pairs_of
-from finery_eval.predictions import measure_between, paired
 from finery_eval.tables import remark
 from finery_eval.view.report.findings import (
     BEST,
@@ -99,22 +94,6 @@ def test_forgotten_abilities_are_found_where_they_are_measured() -> None:
     tone, text = answers(*models)[FORGOTTEN]
     assert tone == "good"
     assert "sft against base, solved -70.0 points (95 % CI -76.0 to -62.0)" in text
-
-
-def _turns(rights: Sequence[Sequence[bool]]) -> list[dict[str, Any]]:
-    return [{"id": str(row), "turn": turn, "values": {"accuracy": right}}
-            for row, of in enumerate(rights) for turn, right in enumerate(of)]  # fmt: skip
-
-
-def test_turns_of_a_conversation_count_as_one_group() -> None:
-    before = _turns([[False] * 10] * 4)
-    after = _turns([[True] * 10, [True] * 10, [False] * 10, [False] * 10])
-    measure = measure_between(paired(before, after).pairs, "accuracy", {"details": {}})
-    assert measure is not None
-    found = measure.difference("first", "second")
-    assert found is not None
-    assert found.p_value == stats.sign_flip_exact([10, 10, 0, 0]) == 0.5  # two conversations
-    assert found.value == 0.5
 
 
 def of_parents(model: str, role: Role, right: int, step: str = "test") -> Judgement:

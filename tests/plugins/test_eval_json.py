@@ -254,26 +254,3 @@ def test_a_bad_schema_names_its_file(content: Any, what: str, tmp_path: Path) ->
     with pytest.raises(DataError, match=what) as caught:
         judged(tmp_path, [order()], [order()], schema=schema(tmp_path, content))
     assert (caught.value.where or "").endswith("schema.json")
-
-
-def test_tables_and_intervals(tmp_path: Path) -> None:
-    expected = [order("Ada", i, ("a",) if i % 3 else ()) for i in range(40)]
-    good = [e if i % 5 else "no" for i, e in enumerate(expected)]
-    step = Json(
-        models=[model("base", *["?"] * 40), model("sft", *good)],
-        rows=rows(tmp_path, *expected),
-        schema=schema(tmp_path),
-    )
-    report = run_step(step, tmp_path).report()
-    for name, scores in report["scores"].items():
-        for metric, value in scores.items():
-            low, high = report["intervals"][name][metric]
-            assert 0 <= low <= value <= high <= 1
-    titles = [table["title"] for table in report["details"]["tables"]]
-    assert titles[:3] == ["Compared with base", "Answers", "Always the most frequent value"]
-    assert titles[-1] == "Answers that break JSON or the schema"
-    assert report["details"]["tables"][-1]["rows"] == [
-        ["base", "not JSON", 40],
-        ["sft", "not JSON", 8],
-    ]
-    assert report["details"]["comparisons"][0]["only_model"] == 32

@@ -123,21 +123,6 @@ def test_predictions_name_the_broken_rules(tmp_path: Path) -> None:
     assert (found["answer"], found["correct"], found["finish_reason"]) == (LONG, False, "stop")
 
 
-def test_models_are_compared_by_each_rule(tmp_path: Path) -> None:
-    names = "abcdefgh"
-    both = [model("sft", **dict.fromkeys(names, LONG)), model("dpo", **dict.fromkeys(names, GOOD))]
-    details = report(tmp_path, both, prompts(tmp_path, names))["details"]
-    (compared,) = details["comparisons"]
-    assert (compared["model"], compared["baseline"], compared["only_model"]) == ("dpo", "sft", 8)
-    table = next(t for t in details["tables"] if t["title"] == "Rules")
-    p_values = {(row[0], row[1]): row[-1] for row in table["rows"]}
-    assert p_values["brief", "sft"] is None
-    assert compared["p_value"] == 2 / 2**8
-    assert p_values["brief", "dpo"] == 3 * 2 / 2**8  # the smallest of three
-    assert p_values["next_step", "dpo"] == 1
-    assert all(len(row) == len(table["columns"]) for row in table["rows"])
-
-
 def test_the_answers_of_preferences_only_show_what_the_data_keeps(tmp_path: Path) -> None:
     pairs = [
         {"prompt": "a", "chosen": GOOD, "rejected": LONG},

@@ -1,20 +1,15 @@
 """`eval.select`: the best candidate, ties, margins with their intervals, repeats under seeds."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from finery import Metrics
-from finery.artifact.manifest import manifest
 from finery.testing import run_step
-from finery.views import Detail, Output
 from finery_eval.measure import Measure
 from finery_eval.steps.select import Select
-from finery_eval.view.metrics import MetricsView
 
 
 def candidate(folder: Path, name: str, right: Sequence[bool], metric: str = "accuracy") -> Metrics:
@@ -104,14 +99,3 @@ def test_repeats_are_compared_by_their_means(tmp_path: Path) -> None:
     assert made.meta["margin"]["difference"] == pytest.approx(0.1)
     low, high = made.meta["margin"]["interval"]  # of the differences -0.4 and 0.6, t = 12.706
     assert (low, high) == (pytest.approx(-6.25, abs=0.01), pytest.approx(6.45, abs=0.01))
-
-
-def test_the_choice_is_named_beside_the_scores(tmp_path: Path) -> None:
-    poor, good = [True] * 10 + [False] * 10, [True] * 16 + [False] * 4
-    winner = chosen(tmp_path, [candidate(tmp_path, "a", poor), candidate(tmp_path, "b", good)])
-    output, out = Output("winner", winner, manifest("Metrics", winner.meta, {})), io.StringIO()
-    MetricsView().print(Console(width=100, file=out), output, Detail())
-    text = out.getvalue()
-    first, second, *_ = text[text.index("chosen of 2") :].splitlines()
-    assert first == "chosen of 2: b, sft.accuracy 0.8 (95 % CI 0.700 to 0.900), 20 rows."
-    assert second.startswith("difference to the next, a: +0.3 (95 % CI 0.")

@@ -73,21 +73,6 @@ def test_predictions_are_by_row_and_model(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_models_are_compared_with_the_first(tmp_path: Path) -> None:
-    prompts = "abcdefgh"
-    table = rows(tmp_path, **dict.fromkeys(prompts, "yes"))
-    good = model("gguf.q8_0", **dict.fromkeys(prompts, "yes"))
-    step = Exact(models=[model("base", a="yes"), good], rows=table)
-    details = run_step(step, tmp_path).report()["details"]
-    (found,) = details["comparisons"]
-    assert (found["model"], found["baseline"]) == ("gguf.q8_0", "base")
-    assert (found["only_model"], found["only_baseline"]) == (7, 0)
-    assert found["difference"] == 7 / 8
-    assert found["p_value"] == 2 / 2**7
-    assert details["tables"][0]["title"] == "Compared with base"
-    assert len(details["tables"][0]["columns"]) == len(details["tables"][0]["rows"][0])
-
-
 def test_answers_that_are_cut_off_are_told(tmp_path: Path) -> None:
     job = TestJob(tmp_path)
     metrics = Exact(
@@ -219,20 +204,6 @@ def test_rows_with_one_parent_count_together(tmp_path: Path) -> None:
     assert details["comparisons"][0]["p_value"] == 0.5  # sign flips of two groups
     assert report["intervals"]["good"]["accuracy"][0] < 0.4  # Wilson's of 2 of 2
     assert "p (sign flips, exact)" in details["tables"][0]["columns"]
-
-
-def test_several_models_have_holms_p_values(tmp_path: Path) -> None:
-    prompts = "abcdefgh"
-    table = rows(tmp_path, **dict.fromkeys(prompts, "yes"))
-    models = [model("base"), model("a", **dict.fromkeys(prompts, "yes")),
-              model("b", **dict.fromkeys("abcdef", "yes"))]  # fmt: skip
-    details = run_step(Exact(models=models, rows=table), tmp_path).report()["details"]
-    assert [c["p_value"] for c in details["comparisons"]] == [2 / 2**8, 2 / 2**6]
-    assert [c["p_holm"] for c in details["comparisons"]] == [4 / 2**8, 2 / 2**6]
-    assert details["tables"][0]["columns"][-1] == "p (Holm)"
-    pairs = {(p["model"], p["baseline"]): p["metrics"]["accuracy"] for p in details["pairs"]}
-    assert list(pairs) == [("a", "base"), ("b", "base"), ("b", "a")]
-    assert pairs["b", "a"]["difference"] == -0.25
 
 
 def sliced(folder: Path, **settings: Any) -> dict[str, Any]:

@@ -375,15 +375,6 @@ def test_predictions_are_readable(tmp_path: Path) -> None:
     assert wrong["tool_calls"] == [answer]
 
 
-def test_models_are_compared(tmp_path: Path) -> None:
-    rows = [row(name, OSLO) for name in "abcdefgh"]
-    good = caller("sft", lambda messages, tools: calls(OSLO))
-    report, _ = judge(tmp_path, rows, caller("base", by_prompt()), good)
-    (comparison,) = report["details"]["comparisons"]
-    assert (comparison["model"], comparison["only_model"]) == ("sft", 8)
-    assert comparison["p_value"] == 2 / 2**8
-
-
 def judged_row(**changes: Any) -> dict[str, Any]:
     """A row with changes, `None` for a column that is missing."""
     return {k: v for k, v in {**row("q", OSLO), "id": "r1", **changes}.items() if v is not None}

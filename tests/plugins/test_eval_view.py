@@ -21,7 +21,6 @@ from finery_eval.view.confusion import print_confusion
 from finery_eval.view.exports import baseline_remarks
 from finery_eval.view.metrics import MetricsView
 from finery_eval.view.tables import comparable, print_scores, print_table
-from finery_eval.view.wrong import _record
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 
@@ -40,18 +39,6 @@ def test_of_json_the_fields_that_differ_are_told(tmp_path: Path) -> None:
     found = wrong(Json, tmp_path, '{"a": {"b": 1}, "c": "x"}', '{\n  "a": {"b": 2}\n}')
     assert list(reasons(found)) == ["a.b: 2, expected 1", 'c: nothing, expected "x"']
     assert answer_of(found) == '{"a": {"b": 2}}'
-
-
-def test_of_answers_without_parts_a_record_says_how_they_were_read(tmp_path: Path) -> None:
-    """Terminals show both as they are; a record for a file to label has no empty list."""
-    extract = {"extract": r"is (\w+)"}
-    facts = wrong(Exact, tmp_path / "1", "card", "it is cash", **extract)
-    assert list(reasons(facts)) == []
-    assert _record(facts, None, None, ())["wrong"] == ['read as "cash", expected "card"']
-    labels = {"labels": ["card", "cash"]}
-    facts = wrong(Classification, tmp_path / "2", "card", "none of them", **labels)
-    (reason,) = _record(facts, None, None, ())["wrong"]
-    assert reason == 'read as nothing that could be expected, expected "card"'
 
 
 def test_of_classes_by_field_the_wrong_fields_are_told(tmp_path: Path) -> None:

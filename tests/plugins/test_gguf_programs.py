@@ -8,13 +8,12 @@ from serving import RECIPE, tiny_project
 from tiny_gguf import write_tiny_gguf
 from user_llama_cpp import write_programs
 
-from finery import Model, Request, Sampling, StepError
+from finery import Model, Request, Sampling
 from finery.testing import TestJob
 from finery_gguf import programs
 from finery_gguf.answering import choice
 from finery_gguf.engine import GgufEngine
 from finery_gguf.export import Export
-from finery_gguf.llama import Gguf
 from finery_gguf.programs import (
     CONVERTER,
     QUANTIZE,
@@ -24,7 +23,6 @@ from finery_gguf.programs import (
     build_files,
     user_program,
 )
-from finery_gguf.quantize.quantise import quantise, quantise_with
 
 TALK = [{"role": "user", "content": "Who?"}]
 
@@ -133,20 +131,6 @@ def test_a_build_without_a_version_is_known_by_its_content(
     assert not facts[0].items() & facts[2].items()
     libraries = {str(tmp_path / "new" / file) for file in SOURCES if "/lib" in file}
     assert libraries <= {*build_files(SERVER)}
-
-
-def test_the_users_llama_quantize(tmp_path: Path) -> None:
-    folder = write_programs(tmp_path / "llama.cpp")
-    source = write_tiny_gguf(tmp_path / "t.gguf")
-    flags = {"tokenizer.ggml.add_bos_token": False}
-    program = folder / "build" / "bin" / QUANTIZE
-    quantise_with(program, source, tmp_path / "a.gguf", "q8_0", threads=1, flags=flags)
-    quantise(source, tmp_path / "b.gguf", "q8_0", threads=1, flags=flags)
-    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
-    assert not Gguf(tmp_path / "a.gguf", vocab_only=True).adds_bos
-    with pytest.raises(StepError, match="can't quantise to q8_0") as raised:
-        quantise_with(program, tmp_path / "no", tmp_path / "c", "q8_0", threads=1, flags={})
-    assert raised.value.details
 
 
 def test_the_users_server_answers_on_its_gpu(

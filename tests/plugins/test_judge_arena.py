@@ -11,8 +11,6 @@ from finery import Engine, Metrics, Model, RequirementError
 from finery.testing import TestJob, dataset, table_model
 from finery_eval.stats import wilson
 from finery_judge.arena import Arena
-from finery_judge.games import Game, Order
-from finery_synth.judge.pairs import Seen
 
 PROMPTS = [f"question {i}" for i in range(20)]
 
@@ -104,17 +102,6 @@ def test_paraphrases_are_one_game(setup: Setup) -> None:
     report = setup.run(critic(lambda text: better("A")), rows=rows, name="torn").report()
     (remark,) = report["details"]["remarks"]  # two groups show no preference of a position
     assert remark["text"].startswith("the judge contradicts itself")
-
-
-def test_games_on_one_row_are_one_piece_of_evidence() -> None:
-    """As three games of each of four rows, in which the judge always chooses the first answer."""
-    torn = (Seen(0, "chosen", "first"), Seen(1, "rejected", "first"))
-    games = [Game(row, one, other, torn) for row in range(4)
-             for one, other in (("a", "b"), ("a", "c"), ("b", "c"))]  # fmt: skip
-    order = Order.of(games)
-    assert (order.counts.games, order.counts.first, order.p_value) == (12, 12, 2 / 2**4)
-    value, interval = order.scores()["position_bias"]
-    assert (value, *interval) == pytest.approx((1, *wilson(4, 4)))
 
 
 @pytest.mark.parametrize(("side", "position"), [("A", "first"), ("B", "second")])

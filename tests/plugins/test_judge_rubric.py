@@ -10,7 +10,6 @@ from judging import critic
 from finery import Dataset, Engine, Metrics, Model, OptionalFiles, RequirementError
 from finery.inference.records import MemoryRecords
 from finery.testing import TestJob, dataset, table_model
-from finery_eval.stats import wilson
 from finery_eval.steps.curve import Curve
 from finery_eval.steps.dialog import Dialog
 from finery_judge.rubric import RubricJudge
@@ -75,25 +74,6 @@ def test_scores_of_each_model_and_their_difference(setup: Setup) -> None:
     tables = {t["title"]: t["rows"] for t in report["details"]["tables"]}
     assert tables["Mean score compared with base"][0][:2] == ["sft", 0.375]
     assert tables["Scores"][0] == ["base", 12, 2.75, 0, 9, 0, 0, 3, 0]
-
-
-def test_paraphrases_count_as_one(setup: Setup) -> None:
-    """Twelve rows of two parents: the test of the mean score has two groups."""
-    content = [{"prompt": p, "completion": "good", "parents": [f"ticket {i // 6}"]}
-            for i, p in enumerate(PROMPTS)]  # fmt: skip
-    rows = dataset(setup.folder / "grouped", content)
-    right = setup.model("sft", dict.fromkeys(PROMPTS, "good"))
-    wrong = setup.model("base", {})
-    alone = setup.run(critic(by_word), models=[wrong, right]).report()
-    report = setup.run(critic(by_word), "b", models=[wrong, right], rows=rows).report()
-    results = []
-    for of in (alone, report):
-        (table,) = (t for t in of["details"]["tables"] if t["title"].startswith("Mean score"))
-        results.append(dict(zip(table["columns"], table["rows"][0], strict=True)))
-    assert [of["p (sign test)"] for of in results] == [2 / 2**12, 0.5]
-    assert [of["answers"] for of in results] == [12, 12]
-    assert results[1]["95 % CI low"] < 0 < results[0]["95 % CI low"]
-    assert report["intervals"]["sft"]["score"] == pytest.approx(wilson(2, 2))
 
 
 def test_verdicts_are_cached_for_each_answer(setup: Setup) -> None:

@@ -194,16 +194,6 @@ def test_it_is_not_installed(
     assert build_files() == [str(tmp_path / "bin" / "ollama")]
 
 
-def test_an_old_version_is_served_but_not_checked(
-    standin: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STANDIN_VERSION", "0.11.9")
-    with served(bundle, checked=False) as server:
-        assert server.build == "Ollama 0.11.9"
-    with pytest.raises(StepError, match=r"Ollama 0\.11\.9 can't be checked"), served(bundle):
-        pass
-
-
 def test_a_check_of_a_bundle_depends_on_its_version(
     tmp_path: Path, standin: Path, bundle: Bundle
 ) -> None:

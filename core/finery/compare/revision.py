@@ -17,6 +17,7 @@ from finery.builder.project import open_graph
 from finery.builder.runs.git import ask
 from finery.errors import FineryError
 from finery.recipe.graph import Graph
+from finery.recipe.lock import Lock
 from finery.step.inspect import files_of
 from finery.store.database import Store
 
@@ -35,7 +36,8 @@ def main() -> None:
 def planned(tree: Path, top: Path, recipe: str, root: Path) -> dict[str, Any]:
     """The steps with their keys, and the files that git doesn't have."""
     store = Store(root)
-    linked = [name for name in (_lock_of(recipe),) if _link(tree, top, name)]
+    lock = os.path.join(os.path.dirname(recipe), Lock(Path(recipe)).path.name)
+    linked = [lock] if _link(tree, top, lock) else []
     graph = open_graph(tree / recipe, (), store)
     named = dict.fromkeys(_named(graph, top, recipe))
     linked += [name for name in named if _link(tree, top, name)]
@@ -44,12 +46,6 @@ def planned(tree: Path, top: Path, recipe: str, root: Path) -> dict[str, Any]:
         for p in make_plan(Planner(graph, store), without_files=True)
     ]
     return {"steps": steps, "linked": linked}
-
-
-def _lock_of(recipe: str) -> str:
-    from finery.recipe.lock import Lock
-
-    return os.path.join(os.path.dirname(recipe), Lock(Path(recipe)).path.name)
 
 
 def _named(graph: Graph, top: Path, recipe: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -165,20 +165,16 @@ def _print_step_type(plugins: "Plugins", name: str, as_json: bool) -> None:
     click.echo(schema["description"])
     for title, rows in _tables(cls, schema):
         click.echo(f"\n{click.style(title, bold=True)}")
-        width = max(len(row.name) for row in rows)
-        for row in rows:
-            start = f"  {click.style(f'{row.name:<{width}}', fg='cyan')}  "
-            print_wrapped(start, row.takes, hang=width + 4)
-            if row.help:
-                print_wrapped(" " * (width + 4), row.help, hang=width + 4, dim=True)
+        width = max(len(setting) for setting, *_ in rows)
+        for setting, takes, text in rows:
+            start = f"  {click.style(f'{setting:<{width}}', fg='cyan')}  "
+            print_wrapped(start, takes, hang=width + 4)
+            if text:
+                print_wrapped(" " * (width + 4), text, hang=width + 4, dim=True)
 
 
-class _Row(NamedTuple):
-    """A line of the list: the name of a setting, e.g. `lora.r`, what it accepts, and its help."""
-
-    name: str
-    takes: str
-    help: str
+_Row = tuple[str, str, str]
+"""A line of the list: the name of a setting, e.g. `lora.r`, what it accepts, and its help."""
 
 
 def _tables(cls: "type[Step]", schema: dict[str, Any]) -> Iterator[tuple[str, list[_Row]]]:
@@ -229,4 +225,4 @@ def _row(name: str, field: dict[str, Any], required: bool, kind: str | None = No
         kind = f"{kind}; default {written}"
     elif "default" in field or "anyOf" in field or "null" in field.get("type", ()):
         kind = f"{kind}; optional"
-    return _Row(name, kind, field.get("description", ""))
+    return name, kind, field.get("description", "")

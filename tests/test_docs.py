@@ -21,6 +21,7 @@ from conftest import MakeProject, Project, Ran
 import finery
 import finery.rows
 import finery.testing
+import finery.views
 from finery.plugin import hookspecs as hooks
 
 ROOT = Path(__file__).parent.parent

@@ -77,7 +77,7 @@ def _estimate(node: Node, rows: Count) -> Estimate:
         text = f"{rows} can't tell any two models apart (at the 5 % level, with 80 % power)"
     else:
         text = (
-            f"{rows} can tell differences of {100 * difference:.0f} points apart (at the 5 % "
+            f"{rows} can detect differences of {100 * difference:.0f} points (at the 5 % "
             f"level, with 80 % power, if the models differ on {100 * DISAGREEMENT:.0f} % of the "
             "rows)"
         )

@@ -264,7 +264,7 @@ PLUGINS = {
     ),
     "unknown role": Broken(
         OWN_TYPE,
-        "the role 'trian' of 'rows' must be one of train, validation, calibrate, compare, base",
+        "the role 'trian' of 'rows' must be one of train, validation, examples, calibrate",
         "docs/howto/plugins.md",
         files=plugin(
             "from finery import takes\nclass X(Step):\n    'X.'\n"

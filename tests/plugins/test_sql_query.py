@@ -154,7 +154,7 @@ def test_changes_that_are_not_in_the_file_yet(tmp_path: Path) -> None:
         ({"path": None}, "one is missing: url or path"),
         ({"query": None}, "one is missing: query or query_file"),
         ({"params": {"a": 1}}, "the query has no parameter :a"),
-        ({"url": "postgresql://me:pw@host/db"}, "url names an environment variable"),
+        ({"url": "postgresql://me:pw@host/db"}, "url must be the name of an environment variable"),
     ],
 )
 @pytest.mark.quick

@@ -10,7 +10,6 @@ from tiny_llama import TOOLED, TOOLS, tiny_llama
 from finery import Completion, DataError, Model, Request, Sampling, StepError
 from finery.execute.gpus import Gpu
 from finery.testing import TestJob
-from finery_transformers import precision
 from finery_transformers.engine import ROWS, LiveEngine, Room, TransformersEngine
 
 
@@ -65,7 +64,7 @@ def test_a_gpu_answers_as_many_rows_at_once_as_its_memory_holds(
     (tmp_path / "config.json").write_text(json.dumps(QWEN_4B))
     model = Model(tmp_path, meta={"format": "transformers"})
     gpu = Gpu("GPU-a", "NVIDIA X", (9, 0), gib * 2**30, used=gib * 2**29)
-    monkeypatch.setattr(precision, "usable_gpus", lambda: [gpu])
+    monkeypatch.setattr("finery_transformers.engine.usable_gpus", lambda: [gpu])
     assert Room.of(model).rows == rows
     adapter = Model(tmp_path, meta={"format": "adapter"}, refs={"base": model})
     requests = [asked("x" * 500)] * (3 * rows)

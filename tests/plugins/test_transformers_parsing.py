@@ -130,7 +130,7 @@ def test_arguments_in_the_forms_that_models_write(
     (tagged("{}"), "has no name"),
     (tagged('{"name": "f", "parameters": {"a": 1}}'), "no `arguments`, but 'parameters'"),
     (tagged('{"name": "f", "arguments": {"a": 2, "a": 1}}'), "has 'a' twice"),
-    (tagged('{"name": "f", "arguments": [1]}'), "arguments of the tool call are no JSON object"),
+    (tagged('{"name": "f", "arguments": [1]}'), "tool call aren't a JSON object"),
     (tagged('{"name": "f", "arguments": "no"}'), "is not JSON"),
     (tagged('{"name": "f", "arguments": {"a": NaN}}'), "is JSON with NaN or Infinity: NaN"),
     (tagged('{"name": "f", "arguments": ' + '{"a":' * 100_000), "nested too deeply"),

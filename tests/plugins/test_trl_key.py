@@ -29,7 +29,7 @@ REPORTS = (
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, set[str]]:
-    """Training → the files in its key, without those of the evaluator that it watches."""
+    """Training → the files with code in its key, without those of the evaluator that it watches."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}))
@@ -38,10 +38,12 @@ def files(tmp_path: Path) -> dict[str, set[str]]:
     graph = build_graph(recipe, plugins)
     store = Store(tmp_path / ".finery")
     code = StepCode(recipe, plugins, store)
-    keys = {
-        name: set(code.of_step(graph.nodes[name].step, written))
-        for name, written in recipe.data["train"].items()
-    }
+    keys = {}
+    for name, written in recipe.data["train"].items():
+        only_imported = {
+            f for f, units in code.of_type(written["use"]).units().items() if not units
+        }
+        keys[name] = set(code.of_step(graph.nodes[name].step, written)) - only_imported
     store.close()
     return keys
 

@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from finery_vllm.preflight import missing
 from vllm_models import environment
 
 from finery import StepError
 from finery.builder.project import open_graph
 from finery_vllm.answering.engine import VllmEngine
+from finery_vllm.answering.model import missing
 from finery_vllm.server.installation import VARIABLE, installation, installed
 
 

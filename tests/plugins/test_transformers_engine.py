@@ -9,6 +9,7 @@ from tiny_llama import TOOLED, TOOLS, tiny_llama
 
 from finery import Completion, DataError, Gpu, Model, Request, Sampling, StepError
 from finery.testing import TestJob
+from finery_transformers import engine as engine_module
 from finery_transformers import precision
 from finery_transformers.engine import ROWS, LiveEngine, Room, TransformersEngine
 
@@ -69,7 +70,7 @@ def test_a_gpu_answers_as_many_rows_at_once_as_its_memory_holds(
     (tmp_path / "config.json").write_text(json.dumps(QWEN_4B))
     model = Model(tmp_path, meta={"format": "transformers"})
     gpu = Gpu("GPU-a", "NVIDIA X", (9, 0), gib * 2**30, used=gib * 2**29)
-    monkeypatch.setattr(precision, "usable_gpus", lambda: [gpu])
+    monkeypatch.setattr(engine_module, "usable_gpus", lambda: [gpu])
     assert Room.of(model).rows == rows
     adapter = Model(tmp_path, meta={"format": "adapter"}, refs={"base": model})
     requests = [asked("x" * 500)] * (3 * rows)
@@ -81,7 +82,7 @@ def test_a_model_of_unknown_size_is_answered_as_on_a_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = Gpu("GPU-a", "NVIDIA X", (9, 0), 180 * 2**30, used=0)
-    monkeypatch.setattr(precision, "usable_gpus", lambda: [gpu])
+    monkeypatch.setattr(engine_module, "usable_gpus", lambda: [gpu])
     (tmp_path / "config.json").write_text("{}")
     for meta in ({"format": "transformers"}, {"format": "gguf", "file": "x.gguf"}):
         assert Room.of(Model(tmp_path, meta=meta)) == Room()

@@ -300,7 +300,9 @@ def interface(step: Step, kind: type[I]) -> I | None:
 def interface_class(step_type: type[Step], kind: type[I]) -> type[I] | None:
     """The class of the interface that a step type declares; see `interface`."""
     what, cls = declared(step_type, kind.keyword, 'name a class as "module:Class"')
-    if cls is None or (isinstance(cls, type) and issubclass(cls, kind)):
+    if cls is None:
+        return None
+    if isinstance(cls, type) and issubclass(cls, kind):
         return cls
     raise PluginError(f"{what} is not a {kind.__name__}", fix=f"subclass finery.{kind.__name__}")
 

@@ -26,7 +26,7 @@ from finery_data.sources.source import RowSource
 from finery_data.steps.file import File
 
 ROWS = 200
-"""Rows that are read of a file."""
+"""Number of rows that are read from a file."""
 FILES = 20
 """Files that are looked into."""
 _UNDEFINED = re.compile(r"^'(.*)' is undefined$")

@@ -12,7 +12,7 @@ from finery_data.preflight import first_rows, quiet_job
 from finery_data.steps.file import File
 
 LEAST = 3
-"""Rows below which equal prompts say nothing."""
+"""Minimum number of rows for which equal prompts are suspicious."""
 ABOUT = {
     "one-prompt": About(
         when="the first rows of a file all have the same prompt",

@@ -120,7 +120,7 @@ class Generator(
     # -- what step types override ---------------------------------------------------------------
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
-        """All requests in order, the same each time."""
+        """All requests in order. Each call returns the same ones."""
         raise NotImplementedError
 
     def read(self, task: Task, answer: Completion) -> list[Row]:

@@ -145,7 +145,7 @@ def test_only_json_lines_are_written(tmp_path: Path, name: str) -> None:
     talk.keep(
         "Hi", Completion(text="Ho", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
     )
-    with pytest.raises(UsageError, match="no file of JSON lines"):
+    with pytest.raises(UsageError, match="isn't a file of JSON lines"):
         talk.save(tmp_path / name)
 
 

@@ -28,7 +28,7 @@ from finery.util.paths import recipe_id
 
 NOW = "now"
 SHORTEST = 4
-"""Characters of a run's id that name it. A shorter word may be a branch."""
+"""Minimum characters of a run's id that name it. A shorter word may be a branch."""
 UNBUILT = {
     "failed": "not built (it failed)",
     "blocked": "not built (a step before it failed)",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 NAMED = 5
-"""Most rows to name in a line."""
+"""Maximum number of rows that a line names."""
 PERCENTILES = (50, 95, 99)
 
 

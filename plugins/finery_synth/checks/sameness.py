@@ -1,4 +1,4 @@
-"""Whether two answers have the same meaning."""
+"""Checks if two answers have the same meaning."""
 
 from collections.abc import Sequence
 

@@ -20,7 +20,7 @@ SHAPES = (
 
 
 def of_size(parameters: float) -> Architecture:
-    """The sizes of the well-known model nearest in size, with layers added or taken away."""
+    """The sizes of the well-known model that is closest in size, with layers added or removed."""
     nearest = min(SHAPES, key=lambda shape: abs(math.log(shape.parameters() / parameters)))
     beside = nearest.parameters() - nearest.linear_parameters()
     layer = nearest.linear_parameters() / nearest.layers

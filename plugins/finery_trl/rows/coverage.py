@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Coverage:
-    """Counts the turns of rows as they are read, and those of the examples made of them.
+    """Counts the turns of rows as they are read, and those of their examples.
 
     Add each row before its examples. learn: what is learned of rows; None counts nothing, for
     trainings that don't learn by turns.

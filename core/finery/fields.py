@@ -91,7 +91,7 @@ class FileOrName(OneFile):
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """What a step type declares with class keywords of its `Step` subclass."""
+    """The declarations of a step type, from the class keywords of its `Step` subclass."""
 
     version: str = ""  # bump when behaviour changes in a way the code's digest can't see
     packages: tuple[str, ...] = ()  # distributions whose version is part of the key

@@ -24,7 +24,7 @@ from finery_advice.lineage import overlap, trained_under
 MOST_READ = 20_000
 """Number of rows that are searched for classes, enough for any."""
 COUNTED = 1_000
-"""Rows of an input whose replies are counted; no task needs more."""
+"""Number of rows of an input whose replies are counted. No task needs more."""
 
 
 class Lessons(NamedTuple):

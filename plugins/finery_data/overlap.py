@@ -96,7 +96,7 @@ def _writes_prompts(node: Node) -> bool:
 
 
 def _parted(graph: Graph, node: Node, way: _Way) -> Iterator[tuple[str, str]]:
-    """What may overlap although the step gives the two different parts."""
+    """What may overlap although the step outputs separate parts."""
     if way.generated:
         yield f"{way.generated} is generated from {node.name}.{way.output}", ""
         return

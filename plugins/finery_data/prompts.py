@@ -11,7 +11,7 @@ from finery.rows import split_turns
 from finery_data.steps.file import File, first_rows
 
 LEAST = 3
-"""Rows below which equal prompts say nothing."""
+"""Minimum number of rows for which equal prompts are suspicious."""
 ABOUT = {
     "one-prompt": About(
         when="the first rows of a file all have the same prompt",

@@ -1,4 +1,4 @@
-"""The chat template of a model: its own or another one, its arguments, and how it gets tools."""
+"""The chat template of a model: its own or a replacement, its arguments, and how it gets tools."""
 
 import importlib.util
 from pathlib import Path

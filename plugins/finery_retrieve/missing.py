@@ -1,4 +1,4 @@
-"""Why questions have no right chunk in an index, in words.
+"""Explains why questions have no right chunk in an index.
 
 Input: questions, their right chunks and the index. Output: a reason with a fix for each question
 that has none, such as a quote in another case, or one of another document.
@@ -102,7 +102,7 @@ def _quote(question: Question, near: _Near | None) -> BadRow:
 
 
 def _nearest(questions: Mapping[int, Question], chunks: Iterable[Chunk]) -> dict[int, _Near]:
-    """Number of a question → the first of the chunks that come nearest to having its quote."""
+    """Number of a question → the first of the chunks that are most similar to its quote."""
     folded = {number: _folded(question.quote) for number, question in questions.items()}
     nearest: dict[int, _Near] = {}
     for chunk in chunks:
@@ -131,7 +131,7 @@ def _rank(near: _Near) -> tuple[bool, bool, bool]:
 
 
 def _about(question: Question) -> str:
-    """The question in a line."""
+    """The question as one line."""
     line = _spaced(question.text)
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 

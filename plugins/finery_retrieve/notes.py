@@ -137,7 +137,7 @@ def _documents(results: Results, source: Source) -> set[str]:
 
 
 def _parting(graph: Graph, learned: Source, test: Source) -> Node | None:
-    """The step that both rows come from, the nearest to the training."""
+    """The step that both rows come from; the one closest to the training."""
     tested = set(origins(graph, test.step))
     return next((graph.nodes[s] for s in origins(graph, learned.step) if s in tested), None)
 

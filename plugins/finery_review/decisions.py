@@ -117,7 +117,7 @@ def _decision(line: bytes, where: str) -> Decision:
 
 
 class Standing:
-    """The decision that counts for each row: the latest; of those with the same time, the last.
+    """The current decision on each row: the latest one; of those with the same time, the last.
 
     A line without a time counts by its place. So the order of lines,
     which git decides in a union merge of two branches, matters only within a second.

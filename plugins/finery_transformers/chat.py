@@ -1,4 +1,4 @@
-"""Messages to tokens, in one place, so that training and inference use the same prompts.
+"""Conversion of messages to tokens, shared so that training and inference use the same prompts.
 
 The chat template is Jinja from the model's own files, run in transformers' sandbox. Messages have
 the shape of the OpenAI Chat Completions API. Two things differ between templates and are translated
@@ -263,7 +263,7 @@ def _after_a_call(tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, 
 
 
 def has_two_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> bool:
-    """Whether a text begins with the same special token twice."""
+    """Whether token ids begin with two BOS tokens."""
     bos = tokenizer.bos_token_id
     return bos is not None and list(ids[:2]) == [bos, bos]
 

@@ -206,7 +206,7 @@ WRONG = {
     "matrix:\n  seeds: 1\n": (15, "'seeds' can't be 1", ""),
     "matrix:\n  seeds: [4, 4]\n": (15, "a seed twice", "once"),
     "matrix:\n  train.sft.rate: [1e-4]\n  select: {by: test.base.accuracy}\n": (
-        16, "names no model", "sft"),
+        16, "doesn't name a model", "sft"),
     "matrix:\n  train.sft.rate: [1e-4]\n  select: {by: tests.sft.accuracy}\n": (
         16, "names no evaluator", "test"),
     "matrix:\n  train.sft.rate: [1e-4]\n  select: {by: test.sft.accuracy, on: split.dev}\n": (

@@ -12,7 +12,7 @@ from finery.recipe.excerpt import without_secrets
 NOT_BUILT = "(not built yet)"
 """Stands for the digest of an input that isn't built yet."""
 NAMED = 3
-"""Most changed functions that a line names."""
+"""Maximum number of changed functions that a line names."""
 TOP = "top level"
 """Name in explanations of a file's statements that execute on import."""
 FindNames = Callable[[str], Mapping[str, str] | None]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 SAMPLED = 1_000
-"""Most rows of an input that a step gets for its checks."""
+"""Maximum number of rows of an input that a step gets for its checks."""
 OBSTACLES = frozenset({"unset-variable", "missing-packages", "missing-gpu"})
 """Names of the notes on what a build will fail at, see `obstacles`."""
 
@@ -68,7 +68,7 @@ def _audible(graph: Graph, notes: Iterable[Note]) -> list[Note]:
 
 
 def _names_of(graph: Graph, note: Note) -> Iterator[str]:
-    """How a recipe names the note on its step: by the step in the file, or by the variant."""
+    """The names by which a recipe can silence a note: by the step in the file, or the variant."""
     node = (graph.whole or graph).nodes.get(note.step)
     yield f"{note.step}/{note.name}"
     yield f"{node.origin if node else note.step}/{note.name}"

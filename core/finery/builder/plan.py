@@ -145,7 +145,7 @@ class Planner:
         return [source.step for source in node.sources]
 
     def _provenance(self, node: Node, results: Mapping[str, Result | None]) -> dict[str, Any]:
-        """How the step's inputs were made, if it wants to know."""
+        """How the step's inputs were made, if it declares that it needs this."""
         asks = interface(node.step, Provenance)
         if asks is None:
             return {}

@@ -306,7 +306,7 @@ def _python(path: Iterable[str]) -> list[Any]:
 
 
 def _machine() -> list[Any]:
-    """What facts of the machine in keys depend on (see `Step.key_facts`), as far as it is cheap."""
+    """What the facts of the machine in keys depend on (see `Step.key_facts`), if that is cheap."""
     drivers = [*map(os.path.exists, DRIVER_FILES)]
     own = sorted(pair for pair in os.environ.items() if pair[0].startswith(OWN))
     # A checksum, since a value may be a secret.

@@ -33,13 +33,13 @@ Pair = tuple[str, str]
 
 Rows = Sequence[Mapping[str, Any]]
 ROWS = 2_000
-"""Rows that are looked at."""
+"""Number of rows that are examined."""
 TEXTS = (".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".docx", ".doc", ".rtf", ".odt")
 """Suffixes of files that contain text instead of rows."""
 CLASSES_LISTED = 40
 """Classes that a prompt names at most."""
 LONGEST_CLASS = 60
-"""Characters of an answer that may be the name of a class."""
+"""Maximum length of an answer that may be the name of a class."""
 
 
 def columns_of(

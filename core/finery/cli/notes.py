@@ -12,7 +12,7 @@ from finery.recipe.graph import Graph
 from finery.util.text import counted
 
 WIDTH = 98
-"""Characters of a line of a note's reason."""
+"""Width of the lines of a note's reason, in characters."""
 
 
 def print_notes(graph: Graph, notes: Sequence[Note]) -> None:

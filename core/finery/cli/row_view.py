@@ -15,11 +15,11 @@ SHOWN = 20
 LISTED = 3
 """Places of a row, or equal rows, that are listed."""
 NEAR = 5
-"""Rows dropped because of this row that are shown."""
+"""Maximum number of rows dropped because of this row that are shown."""
 LONGEST = 400
-"""Characters of an answer or a reason that are shown."""
+"""Maximum characters of an answer or a reason that are shown."""
 LONGEST_PROMPT = 4_000
-"""Characters of a turn of a prompt that are shown."""
+"""Maximum characters of a turn of a prompt that are shown."""
 _STYLES = {"dropped": "yellow", "found": "yellow", "generated": "magenta", "taken": "cyan"}
 
 

@@ -52,7 +52,7 @@ from finery.execute.task import Task, TaskEvent
 
 
 class Executor(Protocol):
-    """Where steps run. The module's docstring contains the whole contract."""
+    """Runs steps. The module's docstring contains the complete contract."""
 
     def has_room(self, isolated: bool, gpus: int = 0) -> bool:
         """Whether another step can start now.

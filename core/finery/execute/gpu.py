@@ -39,7 +39,7 @@ class Gpu(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What messages call it, e.g. `GPU 0 (NVIDIA L4)`."""
+        """Its name in messages, e.g. `GPU 0 (NVIDIA L4)`."""
         name = f" ({self.name})" if self.name else ""
         return f"GPU {self.id if self.number is None else self.number}{name}"
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 LONGEST_LINE = 2**20
-"""Most bytes of an unfinished line to hold back, since they may contain part of a secret."""
+"""Maximum bytes of an unfinished line to hold back, since they may contain part of a secret."""
 DRAIN_SECONDS = 2.0
 """How long to wait for a step's last lines if a process that it left keeps its output open."""
 

@@ -29,9 +29,9 @@ from finery.step.step import Step
 
 NAME = "undeclared-read"
 MOST = 10
-"""Most files that are named; the rest are counted."""
+"""Maximum number of files that are named; the rest are counted."""
 HELD = 10_000
-"""Most paths that are collected while a step runs."""
+"""Maximum number of paths that are collected while a step runs."""
 _EMPTIES, _ACCESS, _WRITE = os.O_TRUNC | os.O_EXCL, os.O_ACCMODE, os.O_WRONLY
 """Flags of `open`: those that create an empty file, the mask of the mode, and writing."""
 

@@ -152,7 +152,7 @@ class CachedEngine:
             )
 
     def _spending(self, sampling: Sampling) -> Spending | None:
-        """What a stream of requests may use; None: no limit."""
+        """The limit on what a stream of requests may use; None: no limit."""
         if self._budget is None:
             return None
         return Spending(

@@ -18,7 +18,7 @@ from finery.rows.generated import GENERATED
 
 PREDICTIONS = "predictions.jsonl"
 MOST_SEARCHED = 32
-"""Most ids that are searched one by one. With more of them, every line is decoded."""
+"""Maximum number of ids that are searched one by one. With more of them, every line is decoded."""
 _CHUNK = 1 << 24
 
 _KINDS = {GENERATED: "generated", DROPPED: "dropped", FINDINGS: "finding", PREDICTIONS: "answer"}

@@ -35,7 +35,7 @@ from finery.step.interfaces import Traceable, interface
 from finery.store.database import Store
 
 CANDIDATES = 8
-"""Rows that an error lists for an ambiguous or unknown id."""
+"""Number of rows that an error lists for an ambiguous or unknown id."""
 
 
 class Event(msgspec.Struct, omit_defaults=True):

@@ -19,7 +19,7 @@ from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
 LARGEST = 16 << 20
-"""Bytes of a recipe, at most."""
+"""Maximum size of a recipe, in bytes."""
 MATRIX = "--matrix "
 """Before an assignment of `--matrix` among those of `--set`. No path begins like that."""
 Path_ = tuple[str | int, ...]

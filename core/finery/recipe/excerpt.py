@@ -11,7 +11,7 @@ _KNOWN = re.compile(
     r"\b(?:sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[abprs]|AKIA|AIza|eyJ)(?=[\w.-]*\d)"
     r"(?:[-_.]?[A-Za-z0-9]){16,}"
 )
-"""How the keys of well-known services begin."""
+"""Prefixes of the keys of well-known services."""
 
 
 def without_secrets(text: str) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one input comes from: output `output` of step `step`, as field `field`[`index`]."""
+    """The source of one input: output `output` of step `step`, as field `field`[`index`]."""
 
     field: str
     index: int

@@ -13,7 +13,7 @@ from finery.util.files import read_plain
 from finery.util.paths import shown
 
 LARGEST = 16 << 20
-"""Bytes of a lock file, at most."""
+"""Maximum size of a lock file, in bytes."""
 _HEAD = """\
 # Outside names and what finery resolved them to. Commit this file.
 # To resolve them again: finery build --update-lock

@@ -15,7 +15,7 @@ from finery.step.step import Step
 from finery.util.text import did_you_mean, nearest
 
 LONGEST = 60
-"""Most characters of a wrong value to show."""
+"""Maximum characters of a wrong value that are shown."""
 
 _TYPES = {
     "string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false",

@@ -6,11 +6,11 @@ from typing import NamedTuple
 from finery.report.steps import Group
 
 WIDTH, HEIGHT = 156, 50
-"""Of a box, in pixels."""
+"""Size of a box, in pixels."""
 ACROSS, DOWN = 44, 18
 """Space between boxes."""
 NAME = 20
-"""Characters of a name or a step type that fit into a box."""
+"""Maximum characters of a name or a step type that fit into a box."""
 
 
 class Box(NamedTuple):

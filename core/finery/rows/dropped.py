@@ -21,7 +21,7 @@ FINDINGS = "findings.jsonl"
 """Problems of rows that were kept. Each line is `{"id", "row", "check", "detail"}`, where `row` is
 the row's number among those that the step read. `meta["findings"]` counts them by check."""
 LONGEST_TEXT = 2_000
-"""Characters kept of a row that can't be written as JSON."""
+"""Maximum characters that are kept of a row that can't be written as JSON."""
 SAMPLES = 3
 """Number of drops that an error shows if no row is left."""
 

@@ -193,7 +193,7 @@ class Asked(NamedTuple):
 
 
 class Forecast(Interface[S]):
-    """What is known about a step's output before the step runs.
+    """Forecasts of a step's output before the step runs.
 
     Called in the main process, with outside files found. Every method must be quick and must not
     use the network; None means unknown. For a built step, the artifact is used instead.

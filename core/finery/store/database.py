@@ -41,7 +41,7 @@ ABANDONED_DAYS = 30
 """Days after which the scratch folder of a step that was never finished is removed."""
 _BLOB = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)"
 SELECTED = 500
-"""Most rows that one query selects by key."""
+"""Maximum number of rows that one query selects by key."""
 
 
 class Store:

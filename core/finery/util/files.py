@@ -17,7 +17,7 @@ ABSENT: FileState = (0, 0, 0, 0, 0)
 FINE_NS = 100_000_000
 """Ten times the resolution of others: the kernel's tick, 1 to 10 ms."""
 BLOCK = 16 << 20
-"""Bytes that are copied at once."""
+"""Number of bytes that are copied at once."""
 
 
 def settled(mtime: int, ctime: int, now: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from finery.util.files import check_plain
 
 MOST = 250_000
-"""Most files and folders to look at: a larger folder is a mistake."""
+"""Maximum number of files and folders to examine: a larger folder is a mistake."""
 SYSTEM = ("/proc", "/sys", "/dev")
 """Folders that aren't on a disk."""
 

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 LISTED = 100
-"""Most names that a fix lists."""
+"""Maximum number of names that a fix lists."""
 COMPARED = 2_000
 """Most names that a mistyped one is compared with."""
 NAMED = 5
@@ -144,7 +144,7 @@ def in_dollars(value: float) -> str:
 
 
 def cost_words(total: float, now: float = 0.0) -> str:
-    """What all that is built cost, to add to a line; now: how much of it this build spent."""
+    """The total cost of what is built, to add to a line. now: the part that this build spent."""
     spent = (
         f", {in_dollars(now)} in this build" if now and in_dollars(now) != in_dollars(total) else ""
     )

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from finery.rows import Row
 
 MOST = 6
-"""Most classes that are all listed. Of more, the most and the least frequent are."""
+"""Maximum number of classes that are all listed. Of more, only the most and least frequent."""
 LONGEST_FACT = 300
-"""Characters of a fact, or of a column of a row, that are shown."""
+"""Maximum characters of a fact, or of a column of a row, that are shown."""
 LONGEST_CLASS = 40
-"""Characters of a class that are shown."""
+"""Maximum characters of a class that are shown."""
 ROLES = {"assistant": "green", "chosen": "green", "rejected": "red", "user": "cyan"}
 """Colours of a row's turns."""
 

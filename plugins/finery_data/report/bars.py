@@ -11,7 +11,7 @@ SHOWN = 24
 MOST = 300
 """Bars of a list that are on the page at all."""
 LONGEST_NAME = 80
-"""Characters of a value that are shown."""
+"""Maximum characters of a value that are shown."""
 
 
 class Bar(NamedTuple):

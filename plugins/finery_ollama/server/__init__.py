@@ -1,4 +1,4 @@
-"""A running Ollama that has only the model of one folder, apart from the user's own.
+"""A running Ollama with only the model of one folder, separate from the user's Ollama.
 
 Input: a folder of `ollama.modelfile`. Output: the server's address, its prompts and how it samples.
 All of this was written from the source of Ollama 0.33.0-rc2 (fb30760), and hasn't run with Ollama

@@ -1,4 +1,4 @@
-"""Embeddings with a cache in front: each text is embedded once by the same model."""
+"""Embeddings with a cache: each text is embedded only once by the same model."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -47,7 +47,7 @@ class Embedding(NamedTuple):
 
     @property
     def dimensions(self) -> int:
-        """Numbers in the vector."""
+        """Length of the vectors."""
         return len(self.vector) // 4
 
 

@@ -26,7 +26,7 @@ def read_questions(rows: Dataset) -> list[Question]:
 
 
 def read_answered(rows: Dataset) -> list[Question]:
-    """The same, each with what a right answer is, unless the documents don't contain one."""
+    """The questions of rows that have an answer, or whose answer isn't in the documents."""
     questions = read_questions(rows)
     no_answer = BadRow(
         "the row has neither an answer nor `expected`",

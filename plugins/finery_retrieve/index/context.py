@@ -98,7 +98,7 @@ class ContextPrompt:
         return cls(prompt, source, unknown=facts["unknown"], limit=facts["limit"])
 
     def facts(self) -> dict[str, Any]:
-        """JSON values that `stored` makes the same prompt of."""
+        """JSON values from which `stored` makes the same prompt."""
         return {"template": self.source, "unknown": self.unknown, "limit": self.limit}
 
     def fitting(self, hits: Sequence[Hit]) -> list[Hit]:

@@ -298,7 +298,7 @@ def _served(
 
 
 def _end_without(server: "uvicorn.Server", llama: LlamaServer) -> None:
-    """End the app once llama.cpp's server no longer listens."""
+    """End the app when llama.cpp's server stops listening."""
     place = urlsplit(llama.address)
     while not server.should_exit:
         try:

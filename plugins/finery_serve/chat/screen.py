@@ -200,7 +200,7 @@ class Columns(Terminal):
 
 
 def beside(models: list[str], texts: list[str]) -> "RenderableType":
-    """Texts in columns of the same width, below the models' names."""
+    """Texts in columns of equal width, below the models' names."""
     from rich.table import Table
     from rich.text import Text
 

@@ -268,7 +268,7 @@ class _Written:
             self.text = text
 
     def end(self) -> None:
-        """Write what is left."""
+        """Write the rest."""
         text = self._reader.text(self.tokens)
         if text != self.text:
             self._write(text[len(self.text) :], False)

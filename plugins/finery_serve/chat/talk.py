@@ -26,7 +26,7 @@ Ctrl-C stops an answer. A stopped answer isn't kept."""
 
 
 class Session:
-    """A talk with one or two models. Each has its own conversation; the questions are the same."""
+    """A chat with one or two models. Each has its own conversation with the same questions."""
 
     def __init__(
         self, models: dict[str, Talker], sampling: Sampling, screen: "Plain", system: str
@@ -55,7 +55,7 @@ class Session:
                 self._screen.complain(error)
 
     def _follow(self, text: str) -> None:
-        """Do what a line says."""
+        """Execute a command line."""
         word, _, rest = text.partition(" ")
         if word in self._commands:
             self._commands[word](rest.strip())

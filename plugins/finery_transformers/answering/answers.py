@@ -276,7 +276,7 @@ def _name_and_arguments(call: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def _differences(name: str, given: Any, read: Any) -> Iterator[str]:
-    """The arguments that are read back otherwise, in words."""
+    """The arguments that are read back differently, in words."""
     for key in dict.fromkeys([*given, *read]):
         argument = f"the argument {key} of {name}"
         if key not in read:

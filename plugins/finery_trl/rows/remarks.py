@@ -26,7 +26,7 @@ REFUSED_LABELS = (False, "false")
 
 @outside_key
 class Remarks:
-    """Looks at rows as they are read, and at the examples made of them.
+    """Examines rows as they are read, and their examples.
 
     Add each row before its examples. learn: as in `Coverage`.
     """
@@ -37,7 +37,7 @@ class Remarks:
         self._coverage = Coverage(learn, tokens)
 
     def add_row(self, row: Row) -> None:
-        """Look at a row."""
+        """Examine a row."""
         self._control.add(row)
         self._calls.add(row)
         self._coverage.add_row(row)

@@ -51,7 +51,7 @@ class Dpo(Preference):
     config: ClassVar[str] = "trl.trainer.dpo_config:DPOConfig"
 
     def check(self) -> None:
-        """Also refuse settings that another one makes useless or impossible."""
+        """Also refuse settings that another setting makes useless or impossible."""
         super().check()
         if self.precompute_ref_log_probs and self.launch is not None:
             raise UsageError(

@@ -118,7 +118,7 @@ def _layers(adapter: Model) -> frozenset[str]:
 
 
 def _alike(layer: str, known: frozenset[str]) -> str:
-    """A layer with the same end of its name, else any."""
+    """A layer whose name has the same ending, or else any layer."""
     end = layer.rpartition(".")[2]
     return min((name for name in known if name.endswith(f".{end}")), default=min(known))
 

@@ -59,7 +59,7 @@ def run(texts: Texts) -> str:
 
 
 def compose(texts: Texts) -> str:
-    """The same in a container with a GPU."""
+    """`compose.yaml`: the same server in a container with a GPU."""
     arguments = [*texts.served.arguments, "--host", "0.0.0.0", "--port", "8000"]
     command = "".join(f"      - {json.dumps(argument)}\n" for argument in arguments)
     cache = f"      - {HUB_CACHE}\n" if texts.hub else ""

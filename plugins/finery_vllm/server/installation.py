@@ -63,7 +63,7 @@ def installation() -> Installation:
 
 @outside_key
 def installed() -> Installation | None:
-    """The same, or None if there is no vLLM."""
+    """The installation of vLLM; None if there is none."""
     try:
         return installation()
     except StepError:

@@ -280,7 +280,7 @@ class Names:
     # -- what a name reads -------------------------------------------------------------------------
 
     def _read_by(self, place: Place, imports: Iterable[tuple[str, str]], name: str) -> list[End]:
-        """What a name in a file reads. imports: (alias, target) of the function that reads it."""
+        """What a name in a file refers to. imports: (alias, target) in its function."""
         root, *rest = name.split(".")
         key = (place.path, name)
         if key not in self._ends:
@@ -294,7 +294,7 @@ class Names:
         return ends
 
     def _imported_by(self, importer: Place, target: str, rest: tuple[str, ...]) -> Iterator[End]:
-        """What an imported target reads, or `rest` as its attributes."""
+        """What an imported target refers to, or its attributes `rest`."""
         module, name = importer.absolute(target)
         yield from self._attribute(importer, module, (name, *rest) if name else rest)
 
@@ -315,7 +315,7 @@ class Names:
     def _named(
         self, place: Place, name: str, rest: tuple[str, ...], *, inside: bool = False
     ) -> Iterator[End]:
-        """What a name of a module reads. inside: in the module itself."""
+        """What a name of a module refers to. inside: in the module itself."""
         key = (place.path, name)
         if key in self._busy:  # modules that import a name from each other
             return
@@ -358,7 +358,7 @@ class Names:
     def _by_star(
         self, place: Place, parsed: Parsed, name: str, rest: tuple[str, ...], inside: bool
     ) -> Iterator[End]:
-        """What a name reads that `from module import *` may bind."""
+        """What a name refers to that `from module import *` may bind."""
         stars = [
             (unit, target)
             for unit in (STAR, ON_IMPORT)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from finery.store.copies import Progress
 
 SHOWN_FROM = 256 << 20
-"""Bytes from which on the progress is shown."""
+"""Minimum size in bytes for which the progress is shown."""
 
 
 @click.command("export")

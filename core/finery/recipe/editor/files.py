@@ -16,7 +16,7 @@ from finery.util.files import check_plain
 from finery.util.paths import shown
 
 MODELINE = "# yaml-language-server: $schema="
-"""How the first lines of a recipe name its schema, for editors."""
+"""The form in which the first lines of a recipe name its schema, for editors."""
 _NAMED = re.compile(rf"^{re.escape(MODELINE)}(?P<path>\S+)", re.M)
 
 

@@ -17,7 +17,7 @@ TITLE = "finery recipe"
 STEPS = "steps"
 """`$defs/steps.<section>` is any step of a section."""
 LONGEST_DEFAULT = 60
-"""Characters of a default that are shown."""
+"""Maximum characters of a default that are shown."""
 _SECTION_HELP = {
     "models": "Models to train, to compare with, or to generate rows with.",
     "data": "Rows from files and other sources, and steps that select and split them.",

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LONGEST = 40
-"""Characters of a value's name, at most."""
+"""Maximum characters of a value's name."""
 LONGEST_STEP = 200
-"""Characters of a step's name with its variant, at most: it becomes the name of a folder."""
+"""Maximum characters of a step's name with its variant, since it becomes the name of a folder."""
 
 
 _VARIANT = re.compile(r"[A-Za-z0-9_-]+@[A-Za-z0-9_+=-]+(?:,[A-Za-z0-9_+=-]+)*")

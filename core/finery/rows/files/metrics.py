@@ -24,7 +24,7 @@ def write_metrics(
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """What `metrics.json` holds."""
+    """The content of `metrics.json`."""
     report: dict[str, Any] = json.loads((folder / METRICS).read_bytes())
     return report
 

@@ -13,7 +13,7 @@ SHARD_BYTES = 64 * 1024 * 1024
 
 
 class Written(NamedTuple):
-    """How many rows were written, and the names of all their columns, sorted."""
+    """The number of rows that were written, and the sorted names of all their columns."""
 
     rows: int
     columns: list[str]

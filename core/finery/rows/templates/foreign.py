@@ -10,7 +10,7 @@ from finery.rows.row import Conversation
 from finery.rows.templates.limits import LimitExceeded, limited
 
 BASIS, TIMES = 2**22, 8
-"""Characters that a template may write in any case, and in addition for each byte of messages."""
+"""Maximum output in characters: a basis, and an addition for each byte of the messages."""
 _FIX = "give the model another chat template: put a chat_template.jinja into a copy of its folder"
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jinja2.nodes import Template as Tree
 
 LONGEST = 2**26
-"""Characters that a template may write for one row."""
+"""Maximum characters that a template may write for one row."""
 LARGEST = 2**20
 """Bits of an integer that a template may calculate."""
 OVER_COLUMNS = 'write columns as {{ name }}, e.g. user: "{{ text }}"'

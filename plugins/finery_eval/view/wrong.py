@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from finery import Dataset, Graph, Metrics, PageContext, base_models, sources_of, visible
-from finery.rows import Row, answer_text, split_turns
+from finery.rows import Row, Turns, answer_text, split_turns
 from finery.rows.similar import SimilarIndex, question
 from finery_eval.view.answers import PLACE, answer_of, compact, context_of, reasons
 
@@ -72,8 +72,7 @@ def _prompt(facts: Mapping[str, Any], row: Row | None) -> list[dict[str, Any]]:
         return [{"role": "user", "content": str(facts.get("prompt", ""))}]
     if "message" not in facts:
         return split_turns(row)[0]
-    turns = split_turns(row)
-    return [*turns[0], *turns[1]][: facts["message"] - 1]
+    return Turns.of(row).conversation[: facts["message"] - 1]
 
 
 def _neighbour(row: Row, cosine: float) -> dict[str, Any]:

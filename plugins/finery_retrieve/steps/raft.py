@@ -17,7 +17,7 @@ from finery import (
     setting,
     takes,
 )
-from finery.rows import Row
+from finery.rows import TURN_COLUMNS, Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import Drops
@@ -276,7 +276,7 @@ class Raft(Step, sections=("generate",), engines=True, version="1"):
         new: dict[str, Any] = {"retrieved": listed(hits), "context": "with" if right else "missing"}
         if drawn.right:
             new["chunk"] = drawn.right[0].id
-        own = {name: of for name, of in question.row.items() if name not in _TURNS}
+        own = {name: of for name, of in question.row.items() if name not in TURN_COLUMNS}
         messages = [*turns, {"role": "assistant", "content": answer}]
         return changed(question.row, {**own, "messages": messages, **new})
 
@@ -309,9 +309,6 @@ class Raft(Step, sections=("generate",), engines=True, version="1"):
         if counts["unquotable"] and self.cite == "quotes":
             what = counted(counts["unquotable"], "answer")
             job.log(f"{what} without a quote: quotation marks in it leave no part to quote")
-
-
-_TURNS = frozenset({"messages", "prompt", "completion"})
 
 
 def _chance(row: Row, seed: int, number: int) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery import Completion, Dataset, FineryError, Job
-from finery.rows import Conversation, Message, Row, split_turns
+from finery.rows import TURN_COLUMNS, Conversation, Message, Row, split_turns
 from finery.rows.dropped import Drops, by_reason
 from finery.rows.generated import Checked, Origin, Origins, name_of
 from finery.rows.parts import id_of, joined
@@ -23,7 +23,7 @@ from finery_synth.checks.checker import Checker
 from finery_synth.checks.sameness import fields_of, meaning
 from finery_synth.checks.usable import Rejected, usable
 from finery_synth.judge.scores import Judge, Score, no_score
-from finery_synth.rows import TURN_COLUMNS, with_answer, with_parents
+from finery_synth.rows import with_answer, with_parents
 
 if TYPE_CHECKING:
     from finery_synth.steps.preferences import Preferences

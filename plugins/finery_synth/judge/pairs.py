@@ -9,7 +9,7 @@ import msgspec
 from finery import Budget, FineryError, Job, Model, OneFile
 from finery.rows import Conversation, Row
 from finery.rows.generated import name_of
-from finery.rows.parts import as_turns, joined
+from finery.rows.parts import texts
 from finery_synth.ask.asking import Used
 from finery_synth.ask.contents import json_in
 from finery_synth.ask.prompts import Prompt
@@ -117,7 +117,7 @@ class PairJudge:
 
 def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversation:
     """A judge's prompt for a preference, in order 0 or 1."""
-    a, b = (joined(as_turns(row[side])) for side in ORDERS[order])
+    a, b = (texts(row)[side] for side in ORDERS[order])
     return prompt.messages({**names_of(row), "rubric": rubric, "a": a, "b": b}, row)
 
 
@@ -187,5 +187,5 @@ class Positions:
 
 def is_one_answer(row: Row) -> bool:
     """Whether both answers of a preference are the same."""
-    chosen, rejected = (joined(as_turns(row[side])) for side in ("chosen", "rejected"))
-    return chosen.strip() == rejected.strip()
+    sides = texts(row)
+    return sides["chosen"].strip() == sides["rejected"].strip()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from finery import Budget, DataError, Dataset, Job, Model, OneFile, Step, UsageError, setting, takes
-from finery.rows import Conversation, Row
+from finery.rows import Conversation, Row, is_preference
 from finery.rows.dropped import Drops
 from finery.rows.generated import Origins
 from finery.rows.parts import OWN_COLUMNS, answer, named
@@ -182,9 +182,7 @@ class JudgeRows(
         number = 0
         for dataset in self.rows:
             for row in dataset:
-                if self.what == "pairs" and not all(
-                    row.get(side) for side in ("prompt", "chosen", "rejected")
-                ):
+                if self.what == "pairs" and not is_preference(row):
                     raise DataError(
                         "the row isn't a preference: it needs prompt, chosen and rejected",
                         where=named(number + 1, row),

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from finery import Completion, setting
-from finery.rows import Conversation, Row
-from finery.rows.parts import as_turns, scope
+from finery.rows import Row, Turns
+from finery.rows.parts import scope
 from finery_synth.ask.contents import bare
 from finery_synth.ask.prompts import Prompt
 from finery_synth.ask.task import MOST_VARIANTS, Task
@@ -86,12 +86,7 @@ class Paraphrase(Generator):
 
 def reworded(row: Row, text: str) -> Row:
     """The row with another last user turn."""
-    column = "messages" if "messages" in row else "prompt"
-    if isinstance(row[column], str):
-        return {**row, column: text}
-    return {**row, column: _reworded(as_turns(row[column], "user"), text)}
-
-
-def _reworded(turns: Conversation, text: str) -> Conversation:
-    last = max(i for i, turn in enumerate(turns) if turn["role"] == "user")
-    return [{**turn, "content": text} if i == last else turn for i, turn in enumerate(turns)]
+    turns = Turns.of(row)
+    last = max(i for i, turn in enumerate(turns.prompt) if turn["role"] == "user")
+    prompt = [{**t, "content": text} if i == last else t for i, t in enumerate(turns.prompt)]
+    return {**row, **turns._replace(prompt=prompt).columns(row)}

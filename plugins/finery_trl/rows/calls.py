@@ -5,9 +5,9 @@ a failed call, so such rows are kept and reported.
 """
 
 from finery import NAMED, counted
-from finery.rows import Row
+from finery.rows import Row, Turns
 from finery_eval.calls.broken import CallChecker
-from finery_trl.rows.turns import Learn, conversation_of, learned_turns
+from finery_trl.rows.turns import Learn, learned_turns
 
 REFUSED_LABELS = (False, "false")
 """Labels of rated answers that the model learns not to give."""
@@ -30,10 +30,10 @@ class Calls:
         """Check one row."""
         if self._rates and row.get("label") in REFUSED_LABELS:
             return
-        messages, _ = conversation_of(row)
-        turns = learned_turns(row, self._loss)
-        self._calling += any(messages[index].get("tool_calls") for index in turns)
-        broken = self._checker.broken(row, messages, turns)
+        turns = Turns.of(row)
+        messages, learned = turns.conversation, learned_turns(turns, self._loss)
+        self._calling += any(messages[index].get("tool_calls") for index in learned)
+        broken = self._checker.broken(row, messages, learned)
         if broken:
             self._broken += 1
             self._details += [f"{row['id']}: {broken[0]}"] if self._broken <= NAMED else []

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from finery import some_of
-from finery.rows import Row, split_turns
+from finery.rows import Row, Turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,8 +53,7 @@ def _pattern(tokenizer: Any) -> re.Pattern[str]:
 
 def _texts(row: Row) -> Iterator[str]:
     """The texts of all turns of a row."""
-    prompt, completion = split_turns(row)
-    _, rejected = split_turns({"completion": row.get("rejected", [])})
-    for turn in (*prompt, *completion, *rejected):
+    turns = Turns.of(row)
+    for turn in (*turns.conversation, *(turns.rejected or ())):
         if isinstance(turn.get("content"), str):
             yield turn["content"]

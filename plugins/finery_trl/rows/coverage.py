@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from finery import counted
-from finery.rows import Row
+from finery.rows import Row, Turns
 from finery_trl.rows.example import Example, Proven
-from finery_trl.rows.turns import Learn, conversation_of, learned_turns, thinking_of
+from finery_trl.rows.turns import Learn, learned_turns, thinking_of
 
 if TYPE_CHECKING:
     from finery_trl.rows.tokens import Tokens
@@ -83,18 +83,17 @@ class Coverage:
         return [*split, *thinking, *self.notes()]
 
     def _count_row(self, row: Row, learn: Learn) -> None:
-        messages, first = conversation_of(row)
-        turns = [m for m in messages if m.get("role") == "assistant"]
-        eligible = [m for m in messages[first:] if m.get("role") == "assistant"]
-        chosen = learned_turns(row, learn.loss)
-        thoughts = sum(bool(thinking_of(messages[i])) for i in chosen)
+        turns = Turns.of(row)
+        messages, eligible = turns.conversation, turns.replies
+        count = sum(m.get("role") == "assistant" for m in messages)
+        chosen = learned_turns(turns, learn.loss)
         self._rows += 1
-        self._turns += len(turns)
-        self._in_prompts += len(turns) - len(eligible)
+        self._turns += count
+        self._in_prompts += count - len(eligible)
         self._unchosen += len(eligible) - len(chosen)
-        self._thoughts += thoughts
+        self._thoughts += sum(bool(thinking_of(messages[i])) for i in chosen)
         self._thoughtless += not any(map(thinking_of, messages))
-        self._weighted += sum("weight" in m for m in eligible)
+        self._weighted += sum("weight" in messages[i] for i in eligible)
 
     def _close(self) -> None:
         """Count the parts of the last row."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finery.rows import Conversation, Message, Row, Turns, split_turns
+from finery.rows import Conversation, Message, Row, Turns, split_turns, with_turns
 
 
 def turn(role: str, content: str) -> Message:
@@ -45,13 +45,13 @@ def test_every_format_is_read_as_the_same_turns(row: Row, read: Read) -> None:
 
 @pytest.mark.parametrize("row", [row for row, _ in READ])
 def test_turns_are_written_in_the_format_of_their_row(row: Row) -> None:
-    assert {**row, **Turns.of(row).columns(row)} == row
+    assert with_turns(row, Turns.of(row)) == row
 
 
 def test_text_becomes_turns_where_a_column_has_several() -> None:
     row = {"prompt": "Hi", "completion": "Hello.", "label": "x"}
     turns = Turns.of(row)
     longer = turns._replace(prompt=[turn("system", "Be brief."), *turns.prompt])
-    assert longer.columns(row) == {"prompt": longer.prompt, "completion": [REPLY]}
-    other = turns._replace(prompt=[MORE])
-    assert other.columns(row) == {"prompt": "More?", "completion": "Hello."}
+    written = {"prompt": longer.prompt, "completion": [REPLY], "label": "x"}
+    assert with_turns(row, longer) == written
+    assert with_turns(row, turns._replace(prompt=[MORE])) == {**row, "prompt": "More?"}

@@ -17,6 +17,7 @@ from finery.rows.row import (
     row_id,
     snippet,
     split_turns,
+    with_turns,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "snippet",
     "split_turns",
     "with_id",
+    "with_turns",
 ]

@@ -63,21 +63,22 @@ class Turns(NamedTuple):
         turns = enumerate(self.conversation)
         return [i for i, turn in turns if i >= first and turn.get("role") == "assistant"]
 
-    def columns(self, row: Row) -> Row:
-        """The columns of `row` that hold turns, with these turns instead.
 
-        Text stays text, unless one of the columns now has several turns.
-        """
-        turns = {"messages": self.conversation}
-        if self.is_split:
-            answer = "completion" if "completion" in row else "chosen"
-            turns = {"prompt": self.prompt, answer: self.answer}
-        if self.rejected is not None:
-            turns["rejected"] = self.rejected
-        columns = {name: turns[name] for name in turns if row.get(name) is not None}
-        if all(isinstance(row[name], str) and len(of) == 1 for name, of in columns.items()):
-            return {name: of[0]["content"] for name, of in columns.items()}
-        return dict(columns)
+def with_turns(row: Row, turns: Turns) -> Row:
+    """The row with other turns in its own format.
+
+    Text stays text, unless one of the columns now has several turns.
+    """
+    columns = {"messages": turns.conversation}
+    if turns.is_split:
+        answer = "completion" if "completion" in row else "chosen"
+        columns = {"prompt": turns.prompt, answer: turns.answer}
+    if turns.rejected is not None:
+        columns["rejected"] = turns.rejected
+    columns = {name: of for name, of in columns.items() if row.get(name) is not None}
+    if all(isinstance(row[name], str) and len(of) == 1 for name, of in columns.items()):
+        return row | {name: of[0]["content"] for name, of in columns.items()}
+    return row | columns
 
 
 def split_turns(row: Row) -> tuple[Conversation, Conversation]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from finery import DataError, Dataset, Job, Step, UsageError, did_you_mean, setting, takes
-from finery.rows import Conversation, Message, Row, Turns
+from finery.rows import Conversation, Message, Row, Turns, with_turns
 from finery.rows.badrow import BadRow
 from finery.rows.parts import (
     OWN_COLUMNS,
@@ -169,7 +169,7 @@ class _Writer:
         names = scope(row)
         content = {k: v for k, v in row.items() if k not in self._removed}
         if is_conversation(row):
-            content |= self._conversation(row, names)
+            content = with_turns(content, self._turns(Turns.of(row), names))
         elif "user" in self._templates:
             content = self._new_conversation(content, names)
         if "label" in self._templates:
@@ -185,18 +185,16 @@ class _Writer:
             turns.append({"role": "assistant", "content": self._full("assistant", names)})
         return {"messages": turns, **row}
 
-    def _conversation(self, row: Row, names: dict[str, Any]) -> Row:
-        turns = Turns.of(row)
+    def _turns(self, turns: Turns, names: dict[str, Any]) -> Turns:
         prompt = self._written(turns.prompt, "user", "user", names)
         if self._every:
             prompt = self._written(prompt, "assistant", "assistant", names)
-        written = turns._replace(
+        return turns._replace(
             prompt=self._with_system(prompt, names),
             answer=self._written(turns.answer, "assistant", "assistant", names),
             rejected=turns.rejected
             and self._written(turns.rejected, "assistant", "rejected", names),
         )
-        return written.columns(row)
 
     def _written(
         self, turns: Conversation, role: str, template: str, names: dict[str, Any]

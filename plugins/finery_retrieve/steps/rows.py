@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from finery import Count, DataError, Dataset, Forecast, Index, Job, OneFile, Step, setting, takes
-from finery.rows import Row, Turns, split_turns
+from finery.rows import Row, Turns, split_turns, with_turns
 from finery.rows.parts import changed, named, read
 from finery_retrieve.formats import require_counts
 from finery_retrieve.index.context import (
@@ -113,7 +113,7 @@ def _refuse_retrieved(row: Row, where: str) -> None:
 
 def _with_context(row: Row, prompted: Prompted) -> Row:
     turns = Turns.of(row)._replace(prompt=prompted.messages)
-    return changed(row, {**row, **turns.columns(row), "retrieved": listed(prompted.hits)})
+    return changed(row, {**with_turns(row, turns), "retrieved": listed(prompted.hits)})
 
 
 class RowsForecast(Forecast[RetrieveRows]):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from finery import Completion, setting
-from finery.rows import Row, Turns
+from finery.rows import Row, Turns, with_turns
 from finery.rows.parts import scope
 from finery_synth.ask.contents import bare
 from finery_synth.ask.prompts import Prompt
@@ -89,4 +89,4 @@ def reworded(row: Row, text: str) -> Row:
     turns = Turns.of(row)
     last = max(i for i, turn in enumerate(turns.prompt) if turn["role"] == "user")
     prompt = [{**t, "content": text} if i == last else t for i, t in enumerate(turns.prompt)]
-    return {**row, **turns._replace(prompt=prompt).columns(row)}
+    return with_turns(row, turns._replace(prompt=prompt))

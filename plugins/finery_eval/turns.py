@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from finery import Completion
-from finery.rows import Conversation, Message, Row, split_turns
-
-CONVERSATIONS = ("messages", "prompt", "completion", "chosen", "rejected")
-"""Columns with the turns of a row."""
+from finery.rows import TURN_COLUMNS, Conversation, Message, Row, Turns, split_turns
 
 
 def place_of(row: Row, number: int | None = None) -> str:
@@ -39,7 +36,7 @@ class Turn(NamedTuple):
         It has the `label` of the last turn. The original row is among the `parents`, so that its
         turns count as related rows in intervals and tests.
         """
-        other = {k: v for k, v in self.row.items() if k not in CONVERSATIONS}
+        other = {k: v for k, v in self.row.items() if k not in TURN_COLUMNS}
         if not self.is_last:
             other.pop("label", None)
         name = f"{self.row['id']}, turn {self.place + 1}"
@@ -54,14 +51,9 @@ def turns_of(row: Row, which: str) -> list[Turn]:
     Of a row with a prompt, those of its completion. Turns with `weight: 0` are not to be imitated.
     which: `all`, `answers` (turns without tool calls) or `calls`.
     """
-    prompt, completion = split_turns(row)
-    conversation = [*prompt, *completion]
-    first = 0 if "messages" in row else len(prompt)
-    places = [
-        place
-        for place, turn in enumerate(conversation)
-        if place >= first and turn["role"] == "assistant" and not _why_not(turn, which)
-    ]
+    turns = Turns.of(row)
+    conversation = turns.conversation
+    places = [place for place in turns.replies if not _why_not(conversation[place], which)]
     return [
         Turn(row, conversation, place, number, place == len(conversation) - 1)
         for number, place in enumerate(places, 1)
@@ -69,9 +61,10 @@ def turns_of(row: Row, which: str) -> list[Turn]:
 
 
 def unjudged_turns(row: Row, which: str) -> Counter[str]:
-    """The number of a row's assistant turns that aren't judged, by reason."""
-    turns = row["messages"] if "messages" in row else split_turns(row)[1]
-    reasons = (_why_not(turn, which) for turn in turns if turn["role"] == "assistant")
+    """How many assistant turns of a row are left out, by what they have in common."""
+    turns = Turns.of(row)
+    conversation = turns.conversation
+    reasons = (_why_not(conversation[place], which) for place in turns.replies)
     return Counter(filter(None, reasons))
 
 

@@ -8,7 +8,7 @@ import msgspec
 from blake3 import blake3
 
 from finery import DataError, Dataset, Job, Model, Step, setting, takes
-from finery.rows import Conversation, Row, answer_text, row_id, split_turns
+from finery.rows import Conversation, Row, Turns, answer_text, row_id
 from finery_prompt.messages import EXAMPLES, without_system
 
 
@@ -125,10 +125,9 @@ def _answer(row: Row) -> bytes:
 
 
 def _is_example(row: Row) -> bool:
-    prompt, completion = split_turns(row)
-    return bool(completion) and bool(without_system(prompt))
+    turns = Turns.of(row)
+    return bool(turns.answer) and bool(without_system(turns.prompt))
 
 
 def _turns(row: Row) -> Conversation:
-    prompt, completion = split_turns(row)
-    return without_system([*prompt, *completion])
+    return without_system(Turns.of(row).conversation)

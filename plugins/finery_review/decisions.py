@@ -8,7 +8,7 @@ import msgspec
 from blake3 import blake3
 
 from finery import DataError
-from finery.rows import NOT_CONTENT, Row
+from finery.rows import NOT_CONTENT, Row, is_preference
 from finery.rows.chat.structure import problems_of
 from finery.rows.parts import changed, prompt
 
@@ -205,11 +205,6 @@ def applied(row: Row, decision: Decision) -> Row | None:
     if decision.do == "edit":
         return _edited(row, decision)
     return row
-
-
-def is_preference(row: Row) -> bool:
-    """Whether the row has two answers to choose from."""
-    return "chosen" in row and "rejected" in row
 
 
 def _swapped(row: Row) -> Row:

@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 
-from finery.rows import Message, Row, row_id, split_turns
+from finery.rows import TURN_COLUMNS, Message, Row, row_id, split_turns
 from finery.rows.parts import id_of
-
-TURN_COLUMNS = frozenset({"messages", "prompt", "completion", "chosen", "rejected"})
-"""Columns with the turns of a row, in any format."""
 
 
 def with_parents(row: Row, seeds: Sequence[Row]) -> Row:

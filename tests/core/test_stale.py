@@ -368,7 +368,7 @@ def test_a_change_of_the_kit_reruns_the_steps_that_use_it(own_core: Project) -> 
     t.edit("own.py", "return Dataset.write", "from finery.rows import split_turns\n        "
            "assert split_turns\n        return Dataset.write")  # fmt: skip
     assert t.ran() == ["a"]
-    t.edit("core/finery/rows/row.py", "return messages, []", "return list(messages), []")
+    t.edit("core/finery/rows/row.py", "return Turns.of(row)[:2]", "return tuple(Turns.of(row)[:2])")
     assert t.ran() == ["a"]
     t.edit("core/finery/rows/near.py", "from pathlib import", "import string\nfrom pathlib import")
     assert t.ran() == []

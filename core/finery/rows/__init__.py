@@ -7,23 +7,31 @@ A step's key covers the definitions that its `run` reaches here, like those of p
 from finery.rows.files.writing import with_id
 from finery.rows.row import (
     NOT_CONTENT,
+    TURN_COLUMNS,
     Conversation,
     Message,
     Row,
+    Turns,
     answer_text,
+    is_preference,
     row_id,
     snippet,
     split_turns,
+    with_turns,
 )
 
 __all__ = [
     "NOT_CONTENT",
+    "TURN_COLUMNS",
     "Conversation",
     "Message",
     "Row",
+    "Turns",
     "answer_text",
+    "is_preference",
     "row_id",
     "snippet",
     "split_turns",
     "with_id",
+    "with_turns",
 ]

@@ -28,8 +28,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from blake3 import blake3
 
-from finery.rows.parts import as_turns, canonical, is_conversation, joined, prompt
-from finery.rows.row import Row, split_turns
+from finery.rows.parts import canonical, is_conversation, joined, prompt
+from finery.rows.row import Row, Turns
 
 PIECE = 5
 """Length of a piece in characters."""
@@ -356,9 +356,9 @@ def row_entry(row: Row, on: Literal["row", "prompt"]) -> Entry:
     texts = [prompt(row)]
     if on == "prompt":
         return entry_of(texts)
-    texts.append(joined(split_turns(row)[1]))
-    if "rejected" in row:
-        texts.append(joined(as_turns(row["rejected"])))
+    turns = Turns.of(row)
+    answers = [turns.answer] if turns.rejected is None else [turns.answer, turns.rejected]
+    texts += map(joined, answers)
     return entry_of(texts, canonical([row.get("label"), row.get("tools")]))
 
 

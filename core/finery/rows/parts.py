@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery.errors import DataError
-from finery.rows.row import NOT_CONTENT, Conversation, Message, Row, row_id, split_turns
+from finery.rows.row import NOT_CONTENT, TURN_COLUMNS, Conversation, Message, Row, Turns, row_id
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 PROGRESS_EVERY = 2_000
 TURNS = ("system", "user", "assistant")
-OWN = frozenset({"messages", "prompt", "completion", "chosen", "rejected", "tools"})
+OWN = frozenset({*TURN_COLUMNS, "tools"})
 """Columns that the texts of a row are taken from."""
-OWN_COLUMNS = OWN | {"id", "parents"}
-"""Columns with a special meaning in a `Dataset`."""
-NOT_TEXT = frozenset({"id", "parents", "tools"})
+OWN_COLUMNS = OWN | NOT_CONTENT
+"""Columns with a meaning of their own in a `Dataset`."""
+NOT_TEXT = NOT_CONTENT | {"tools"}
 """Columns without text of the row's own."""
 ANSWERS = ("output", "answer")
 """Names that settings may use for the text of the answer, unless a column has that name."""
@@ -63,12 +63,13 @@ def texts(row: Row) -> dict[str, str]:
     """
     if not is_conversation(row):
         return {}
-    prompt, answer = split_turns(row)
-    parts = {role: text_of(_last(prompt, role)) for role in TURNS[:2] if _last(prompt, role)}
-    if answer:
-        parts["assistant"] = joined(answer)
-    if "rejected" in row:
-        parts |= {"chosen": joined(answer), "rejected": joined(as_turns(row["rejected"]))}
+    turns = Turns.of(row)
+    last = {turn["role"]: text_of(turn) for turn in turns.prompt}
+    parts = {role: last[role] for role in TURNS[:2] if role in last}
+    if turns.answer:
+        parts["assistant"] = joined(turns.answer)
+    if turns.rejected is not None:
+        parts |= {"chosen": joined(turns.answer), "rejected": joined(turns.rejected)}
     return parts
 
 
@@ -110,7 +111,7 @@ def prompt(row: Row) -> str:
     """
     if not is_conversation(row):
         return str(row.get("text") or "")
-    turns = split_turns(row)[0]
+    turns = Turns.of(row).prompt
     return joined([m for m in turns if m["role"] != "system"] or turns)
 
 
@@ -137,11 +138,6 @@ def canonical(value: Any) -> str:
     return msgspec.json.encode(value, order="deterministic").decode()
 
 
-def as_turns(value: Any, role: str = "assistant") -> Conversation:
-    """Text as one turn, turns as they are."""
-    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
-
-
 def turns_of(row: Row) -> Iterator[tuple[str, str]]:
     """(role, text) of each turn of a row, with the answers of a preference as `chosen`, `rejected`.
 
@@ -152,17 +148,17 @@ def turns_of(row: Row) -> Iterator[tuple[str, str]]:
             if name not in NOT_CONTENT:
                 yield name, value if isinstance(value, str) else compact(value)
         return
-    prompt, completion = split_turns(row)
-    for turn in [*prompt, *(completion if "rejected" not in row else [])]:
+    turns = Turns.of(row)
+    for turn in turns.conversation if turns.rejected is None else turns.prompt:
         yield str(turn["role"]), text_of(turn)
-    if "rejected" in row:
-        yield "chosen", joined(completion)
-        yield "rejected", joined(as_turns(row["rejected"]))
+    if turns.rejected is not None:
+        yield "chosen", joined(turns.answer)
+        yield "rejected", joined(turns.rejected)
 
 
 def changed(old: Row, new: Mapping[str, Any]) -> Row:
     """The row with its new content: a new id and the old one as parent; else the old row."""
-    content = {k: v for k, v in new.items() if k not in ("id", "parents")}
+    content = {k: v for k, v in new.items() if k not in NOT_CONTENT}
     new_id = row_id(content)
     if new_id == row_id(old):
         return old
@@ -171,10 +167,6 @@ def changed(old: Row, new: Mapping[str, Any]) -> Row:
 
 def no_text(setting: str, name: str, number: int, row: Row) -> DataError:
     """The error for a row without the text or column that a setting names."""
-    known = [*texts(row), *(c for c in row if c not in OWN and c not in ("id", "parents"))]
+    known = [*texts(row), *(c for c in row if c not in OWN_COLUMNS)]
     what = f"{setting}: the row has no '{name}'" if name not in row else f"{setting}: it is null"
     return DataError(what, where=named(number, row), fix=did_you_mean(name, known))
-
-
-def _last(turns: Conversation, role: str) -> Message | None:
-    return next((m for m in reversed(turns) if m["role"] == role), None)

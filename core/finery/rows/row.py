@@ -1,6 +1,6 @@
-"""Rows: what a line of a `Dataset` may look like, and the few views of it that steps share."""
+"""Rows: what a line of a `Dataset` may look like, and how its turns are read."""
 
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import msgspec
 from blake3 import blake3
@@ -11,12 +11,74 @@ Conversation = list[Message]
 
 NOT_CONTENT = frozenset({"id", "parents"})
 """Columns that say where a row comes from, not what it says."""
+TURN_COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected")
+"""Columns that hold turns, in the formats that `Turns` reads."""
 
 
 def row_id(row: Row) -> str:
     """A 16-digit hex hash of the row's content (all columns but `id` and `parents`)."""
     content = {k: v for k, v in row.items() if k not in NOT_CONTENT}
     return blake3(msgspec.json.encode(content, order="deterministic")).hexdigest()[:16]
+
+
+class Turns(NamedTuple):
+    """The turns of a row: `messages`, `prompt` and `completion`, or `prompt`, `chosen`, `rejected`.
+
+    prompt: the turns before the answer; of `messages`, all but a last turn of the assistant.
+    answer: what follows, of preferences the chosen answer; empty if the row has no answer.
+    rejected: the rejected answer, None if the row isn't a preference.
+    is_split: whether the row itself says where its answer begins. If so, the assistant turns of its
+        prompt are neither learned nor judged.
+    """
+
+    prompt: Conversation
+    answer: Conversation
+    rejected: Conversation | None
+    is_split: bool
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        """The turns of a row in any format; only `messages` can't be text."""
+        rejected = row.get("rejected")
+        worse = as_turns(rejected) if isinstance(rejected, str | list) else None
+        if "messages" in row:
+            messages = row["messages"]
+            end = len(messages)
+            if messages and messages[-1]["role"] == "assistant":
+                end -= 1
+            return cls(messages[:end], messages[end:], worse, is_split=False)
+        prompt = as_turns(row.get("prompt", []), "user")
+        answer = as_turns(row.get("completion", row.get("chosen", [])))
+        return cls(prompt, answer, worse, is_split=True)
+
+    @property
+    def conversation(self) -> Conversation:
+        """Prompt and answer."""
+        return [*self.prompt, *self.answer]
+
+    @property
+    def replies(self) -> list[int]:
+        """The places in the conversation of the assistant turns that can be learned and judged."""
+        first = len(self.prompt) if self.is_split else 0
+        turns = enumerate(self.conversation)
+        return [i for i, turn in turns if i >= first and turn.get("role") == "assistant"]
+
+
+def with_turns(row: Row, turns: Turns) -> Row:
+    """The row with other turns in its own format.
+
+    Text stays text, unless one of the columns now has several turns.
+    """
+    columns = {"messages": turns.conversation}
+    if turns.is_split:
+        answer = "completion" if "completion" in row else "chosen"
+        columns = {"prompt": turns.prompt, answer: turns.answer}
+    if turns.rejected is not None:
+        columns["rejected"] = turns.rejected
+    columns = {name: of for name, of in columns.items() if row.get(name) is not None}
+    if all(isinstance(row[name], str) and len(of) == 1 for name, of in columns.items()):
+        return row | {name: of[0]["content"] for name, of in columns.items()}
+    return row | columns
 
 
 def split_turns(row: Row) -> tuple[Conversation, Conversation]:
@@ -26,18 +88,22 @@ def split_turns(row: Row) -> tuple[Conversation, Conversation]:
     or messages. A row without an answer gives an empty completion. For preferences the
     completion is `chosen`.
     """
-    if "messages" in row:
-        messages = row["messages"]
-        if messages and messages[-1]["role"] == "assistant":
-            return messages[:-1], messages[-1:]
-        return messages, []
-    completion = row.get("completion", row.get("chosen", []))
-    return _as_messages(row.get("prompt", []), "user"), _as_messages(completion, "assistant")
+    return Turns.of(row)[:2]
+
+
+def as_turns(value: Any, role: str = "assistant") -> Conversation:
+    """Text as one turn, turns as they are; null has none."""
+    return [{"role": role, "content": value}] if isinstance(value, str) else list(value or ())
+
+
+def is_preference(row: Row) -> bool:
+    """Whether the row has a prompt, a chosen and a rejected answer."""
+    return all(row.get(name) for name in ("prompt", "chosen", "rejected"))
 
 
 def answer_text(row: Row) -> str:
-    """The text of the row's completion; empty if there is none."""
-    return "".join(str(m.get("content") or "") for m in split_turns(row)[1])
+    """The text of the row's completion, the empty string where there is none."""
+    return "".join(str(m.get("content") or "") for m in Turns.of(row).answer)
 
 
 def snippet(row: Row, characters: int = 70) -> str:
@@ -59,7 +125,3 @@ def _parts(value: Any) -> list[Any]:
 
 def _is_system(part: Any) -> bool:
     return isinstance(part, dict) and part.get("role") == "system"
-
-
-def _as_messages(value: Any, role: str) -> Conversation:
-    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from finery import Dataset, Model
-from finery.rows import Row, split_turns
+from finery.rows import Row, Turns
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import dropped, findings
 from finery.rows.near import Common, Match, NearIndex, row_entry
@@ -223,11 +223,10 @@ class _Reading:
     def _note_turns(self, row: Row) -> None:
         if not is_conversation(row):
             return
-        asked, answer = split_turns(row)
-        turns = [*asked, *answer]
+        turns = Turns.of(row).conversation
         self._facts.turns[sum(m["role"] != "system" for m in turns)] += 1
         self._facts.roles.update(str(m["role"]) for m in turns)
-        system = [m for m in asked if m["role"] == "system"]
+        system = [m for m in turns if m["role"] == "system"]
         if system:
             self._facts.systems += 1
             self._facts.system_prompts.add(hash(str(system[0].get("content"))))

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from finery.rows import NOT_CONTENT, Conversation, Row, answer_text, split_turns
+from finery.rows import NOT_CONTENT, Row, Turns, answer_text
+from finery.rows.parts import compact, is_conversation, joined
 
 MOST_CLASSES = 1_000
 """Number of values from which on they aren't classes."""
@@ -91,32 +92,14 @@ class Classes:
 
 def text_parts(row: Row) -> dict[str, str]:
     """The texts of a row whose lengths count: prompt and answer, or what else it has."""
-    if "messages" not in row and "prompt" not in row:
+    if not is_conversation(row):
         rest = {k: v for k, v in row.items() if k not in {*NOT_CONTENT, "source"}}
-        return {"text": str(row["text"])} if "text" in row else {"row": _json(rest)}
-    asked, answer = split_turns(row)
-    found = {"prompt": _joined(asked)}
-    if "rejected" in row:
-        rejected = row["rejected"]
-        other = rejected if isinstance(rejected, str) else _joined(rejected)
-        return found | {"chosen": _joined(answer), "rejected": other}
-    return found | ({"answer": _joined(answer)} if answer else {})
-
-
-def _joined(turns: Conversation) -> str:
-    """The texts of some turns with their tool calls, one below the other."""
-    return "\n".join(
-        _text(m.get("content") or "") + (_json(m["tool_calls"]) if m.get("tool_calls") else "")
-        for m in turns
-    )
-
-
-def _text(content: Any) -> str:
-    return content if isinstance(content, str) else _json(content)
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+        return {"text": str(row["text"])} if "text" in row else {"row": compact(rest)}
+    turns = Turns.of(row)
+    asked, answer = joined(turns.prompt), joined(turns.answer)
+    if turns.rejected is not None:
+        return {"prompt": asked, "chosen": answer, "rejected": joined(turns.rejected)}
+    return {"prompt": asked, **({"answer": answer} if turns.answer else {})}
 
 
 def _named(row: Row) -> Iterator[tuple[str, str]]:
@@ -125,7 +108,7 @@ def _named(row: Row) -> Iterator[tuple[str, str]]:
         value = row.get(name)
         if isinstance(value, str | int | bool):
             yield name, str(value)
-    if "rejected" in row or not ("messages" in row or "prompt" in row):
+    if "rejected" in row or not is_conversation(row):
         return
     answer = answer_text(row).strip()
     if answer:

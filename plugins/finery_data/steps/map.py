@@ -4,12 +4,11 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
-from finery.rows import Conversation, Message, Row
+from finery.rows import Conversation, Message, Row, Turns, with_turns
 from finery.rows.badrow import BadRow
 from finery.rows.parts import (
     OWN_COLUMNS,
     TURNS,
-    as_turns,
     changed,
     is_conversation,
     named,
@@ -170,7 +169,7 @@ class _Writer:
         names = scope(row)
         content = {k: v for k, v in row.items() if k not in self._removed}
         if is_conversation(row):
-            content |= self._conversation(row, names)
+            content = with_turns(content, self._turns(Turns.of(row), names))
         elif "user" in self._templates:
             content = self._new_conversation(content, names)
         if "label" in self._templates:
@@ -186,30 +185,16 @@ class _Writer:
             turns.append({"role": "assistant", "content": self._full("assistant", names)})
         return {"messages": turns, **row}
 
-    def _conversation(self, row: Row, names: dict[str, Any]) -> Row:
-        if "messages" in row:
-            turns = self._answered(self._prompted(row["messages"], names), "assistant", names)
-            return {"messages": self._with_system(turns, names)}
-        columns = self._sides(row, names)
-        columns["prompt"] = self._with_system(columns["prompt"], names)
-        return _as_before(row, columns)
-
-    def _sides(self, row: Row, names: dict[str, Any]) -> dict[str, Conversation]:
-        """The columns of a row that hold turns, all as turns, with their answers rewritten."""
-        columns = {"prompt": self._prompted(as_turns(row["prompt"], "user"), names)}
+    def _turns(self, turns: Turns, names: dict[str, Any]) -> Turns:
+        prompt = self._written(turns.prompt, "user", "user", names)
         if self._every:
-            columns["prompt"] = self._written(columns["prompt"], "assistant", "assistant", names)
-        for template, column in _answer_columns(row):
-            columns[column] = self._answered(as_turns(row[column]), template, names)
-        return columns
-
-    def _prompted(self, turns: Conversation, names: dict[str, Any]) -> Conversation:
-        return self._written(turns, "user", "user", names)
-
-    def _answered(self, turns: Conversation, template: str, names: dict[str, Any]) -> Conversation:
-        if turns and turns[-1]["role"] != "assistant" and not self._every:
-            return turns  # a prompt without an answer
-        return self._written(turns, "assistant", template, names)
+            prompt = self._written(prompt, "assistant", "assistant", names)
+        return turns._replace(
+            prompt=self._with_system(prompt, names),
+            answer=self._written(turns.answer, "assistant", "assistant", names),
+            rejected=turns.rejected
+            and self._written(turns.rejected, "assistant", "rejected", names),
+        )
 
     def _written(
         self, turns: Conversation, role: str, template: str, names: dict[str, Any]
@@ -247,22 +232,3 @@ class _Writer:
     def _rendered(self, where: str, names: dict[str, Any]) -> str:
         self.rendered.add(where)
         return render(self._templates[where], where, names)
-
-
-def _answer_columns(row: Row) -> Iterator[tuple[str, str]]:
-    """(template, column) of each column of a row that holds an answer."""
-    for template, column in (
-        ("assistant", "completion"),
-        ("assistant", "chosen"),
-        ("rejected", "rejected"),
-    ):
-        if column in row and row[column] is not None:
-            yield template, column
-
-
-def _as_before(row: Row, columns: dict[str, Conversation]) -> Row:
-    """Turns as text if the row had text, unless there is now more than one turn."""
-    plain = all(isinstance(row[column], str) for column in columns)
-    if plain and all(len(turns) == 1 for turns in columns.values()):
-        return {column: text_of(turns[0]) for column, turns in columns.items()}
-    return dict(columns)

@@ -9,16 +9,15 @@ from typing import IO, Any, Literal
 import msgspec
 
 from finery import DataError, Dataset, Job, OneFile, Step, UsageError, setting, takes
-from finery.rows import Row
+from finery.rows import TURN_COLUMNS, Row, Turns
 from finery.rows.badrow import BadRow
-from finery.rows.chat.structure import COLUMNS, problems_of
+from finery.rows.chat.structure import problems_of
 from finery.rows.dropped import FINDINGS, Drops
 from finery.rows.lengths import check_lengths
 from finery.rows.parts import (
     NOT_TEXT,
     answer,
     id_of,
-    is_conversation,
     named,
     no_text,
     prompt,
@@ -365,7 +364,7 @@ def texts_of(row: Row) -> Iterator[tuple[str, str]]:
     for name, value in row.items():
         if name in NOT_TEXT or value is None:
             continue
-        if name in COLUMNS and isinstance(value, list):
+        if name in TURN_COLUMNS and isinstance(value, list):
             place = "" if name == "messages" else f"'{name}' "
             for number, turn in enumerate(value, 1):
                 if isinstance(turn, dict):
@@ -377,21 +376,16 @@ def texts_of(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _plain_answer(row: Row) -> str | None:
-    """The answer's text; None if it is missing or contains tool calls."""
-    if not is_conversation(row):
-        return None
-    turns = row.get("messages") or row.get("completion") or row.get("chosen")
-    if isinstance(turns, list) and any(turn.get("tool_calls") for turn in turns[-1:]):
-        return None
-    return answer(row)
+    """The answer's text; None where there is none, or it calls tools."""
+    calls = any(turn.get("tool_calls") for turn in Turns.of(row).answer[-1:])
+    return None if calls else answer(row)
 
 
 def _undeclared(row: Row) -> Iterator[Finding]:
     """The tools that the row's turns call and `tools` doesn't have."""
     tools = row.get("tools")
     declared = [_tool_name(tool) for tool in tools] if isinstance(tools, list) else []
-    columns = [row.get(name) for name in COLUMNS if name != "rejected"]
-    turns = [turn for column in columns if isinstance(column, list) for turn in column]
+    turns = Turns.of(row).conversation
     called = [_tool_name(call) for turn in turns for call in turn.get("tool_calls") or ()]
     for name in dict.fromkeys(called):
         if name not in declared:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery import Dataset, Job, Metrics, takes
-from finery.rows import Row, split_turns
+from finery.rows import Row, Turns, is_preference
 from finery_eval.asking import refuse, some
 from finery_eval.evaluation import compared, dependent, write_scored
 from finery_eval.evaluator import Better, Judge
@@ -82,7 +82,7 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
         rows = list(self.rows)
         refuse(
             "some rows have no prompt, no chosen or no rejected answer",
-            (r["id"] for r in rows if not all(r.get(k) for k in ("prompt", "chosen", "rejected"))),
+            (r["id"] for r in rows if not is_preference(r)),
             fix="read preferences with data.file `format: preference`",
         )
         refuse(
@@ -98,9 +98,9 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
 
         answered = []
         for row in rows:
-            prompt, chosen = split_turns(row)
-            _, rejected = split_turns({"prompt": row["prompt"], "completion": row["rejected"]})
-            answered += [(prompt, side, row.get("tools")) for side in (chosen, rejected)]
+            turns = Turns.of(row)
+            sides = turns.answer, turns.rejected or []
+            answered += [(turns.prompt, side, row.get("tools")) for side in sides]
         scores = likelihoods(
             model, answered, lambda done, total: job.progress(done, total, model.name)
         )

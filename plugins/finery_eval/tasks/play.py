@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from finery import CachedEngine, Completion, Job, StepError
-from finery.rows import Conversation, Message, Row, split_turns
+from finery.rows import Conversation, Message, Row, Turns
 from finery_eval.asking import generate
 from finery_eval.calls.calls import (
     SHOWN,
@@ -117,14 +117,13 @@ def _effect(
 
 
 def split_task(row: Row) -> tuple[Conversation, Conversation]:
-    """(prompt, the expected turns after it). Raises `BadTools` if there are none."""
-    if "messages" in row:
-        turns = row["messages"]
+    """(prompt, the turns that are expected after it). Raises `BadTools` without such turns."""
+    prompt, reference, _, is_split = Turns.of(row)
+    if not is_split:
+        turns = [*prompt, *reference]
         users = [number for number, turn in enumerate(turns, 1) if turn["role"] == "user"]
         last = users[-1] if users else len(turns)
         prompt, reference = turns[:last], turns[last:]
-    else:
-        prompt, reference = split_turns(row)
     if not reference or reference[-1]["role"] != "assistant":
         raise BadTools("there is no assistant turn to expect")
     if any(turn["role"] not in ("assistant", "tool") for turn in reference):

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from finery import Dataset, Graph, Metrics
-from finery.rows import Row, answer_text, split_turns
+from finery.rows import Row, Turns, answer_text, split_turns
 from finery.rows.similar import SimilarIndex, question
 from finery.util.text import visible
 from finery.views import PageContext
@@ -80,8 +80,9 @@ def _prompt(facts: Mapping[str, Any], row: Row | None) -> list[dict[str, Any]]:
     """The conversation before the answer; without its row, what the prediction has of it."""
     if row is None:
         return [{"role": "user", "content": str(facts.get("prompt", ""))}]
-    prompt, completion = split_turns(row)
-    return [*prompt, *completion][: facts["message"] - 1] if "message" in facts else prompt
+    if "message" not in facts:
+        return split_turns(row)[0]
+    return Turns.of(row).conversation[: facts["message"] - 1]
 
 
 def _training_rows(graph: Graph, model: str, context: PageContext) -> Iterable[Row]:

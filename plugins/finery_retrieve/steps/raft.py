@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from finery import Count, Dataset, Forecast, Job, setting, takes
-from finery.rows import Row
+from finery.rows import TURN_COLUMNS, Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import Drops
@@ -238,7 +238,7 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
         new: dict[str, Any] = {"retrieved": listed(hits), "context": "with" if right else "missing"}
         if drawn.right:
             new["chunk"] = drawn.right[0].id
-        own = {name: of for name, of in question.row.items() if name not in _TURNS}
+        own = {name: of for name, of in question.row.items() if name not in TURN_COLUMNS}
         messages = [*turns, {"role": "assistant", "content": answer}]
         return changed(question.row, {**own, "messages": messages, **new})
 
@@ -271,9 +271,6 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
         if counts["unquotable"] and self.cite == "quotes":
             what = counted(counts["unquotable"], "answer")
             job.log(f"{what} without a quote: quotation marks in it leave no part to quote")
-
-
-_TURNS = frozenset({"messages", "prompt", "completion"})
 
 
 def _chance(row: Row, seed: int, number: int) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from finery import Count, DataError, Dataset, Forecast, Job, takes
-from finery.rows import Row, split_turns
+from finery.rows import Row, Turns, split_turns, with_turns
 from finery.rows.parts import changed, named, read
 from finery_retrieve.index.context import (
     ContextStep,
@@ -96,6 +96,5 @@ def _refuse_retrieved(row: Row, where: str) -> None:
 
 
 def _with_context(row: Row, prompted: Prompted) -> Row:
-    messages, answer = prompted.messages, split_turns(row)[1]
-    turns: Row = {"messages": [*messages, *answer]} if "messages" in row else {"prompt": messages}
-    return changed(row, {**row, **turns, "retrieved": listed(prompted.hits)})
+    turns = Turns.of(row)._replace(prompt=prompted.messages)
+    return changed(row, {**with_turns(row, turns), "retrieved": listed(prompted.hits)})

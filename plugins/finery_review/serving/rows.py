@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import msgspec
 
 from finery import Dataset, UsageError
-from finery.rows import Row
+from finery.rows import Row, is_preference
 from finery.rows.dropped import FINDINGS
 from finery.rows.generated import GENERATED
 from finery.rows.parts import NOT_TEXT, id_of
@@ -58,7 +58,7 @@ class RowFile:
         parents = parents_of(row)
         if parents:
             self._parents[number] = parents
-        self.preferences += "chosen" in row and "rejected" in row
+        self.preferences += is_preference(row)
         self.scored |= "score" in row or "judge" in row
 
     def __len__(self) -> int:

@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 
 from finery import DataError, UsageError
-from finery.rows import Row
-from finery.rows.chat.structure import COLUMNS
+from finery.rows import TURN_COLUMNS, Row
 from finery.rows.parts import prompt as prompt_of
 from finery.rows.parts import texts
 from finery_review.decisions import Action, Decision, Earlier, applied, token_of
@@ -24,7 +23,7 @@ STATUS = {"accept": "accepted", "reject": "rejected", "edit": "edited", "swap": 
 LETTERS = {
     "undecided": "u", "stale": "t", "accepted": "a", "rejected": "r", "edited": "e", "swapped": "s",
 }  # fmt: skip
-EDITABLE = (*COLUMNS, "label", "text", "tools")
+EDITABLE = (*TURN_COLUMNS, "label", "text", "tools")
 UNDECIDED = frozenset({"undecided", "stale"})
 
 

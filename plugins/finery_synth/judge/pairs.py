@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finery.rows import Conversation, Row
-from finery.rows.parts import as_turns, joined
+from finery.rows.parts import texts
 from finery_synth.ask.answers import json_in, object_schema
 from finery_synth.ask.prompts import Prompt
 from finery_synth.judge.scores import Unreadable, names_of
@@ -80,7 +80,7 @@ class Verdict(NamedTuple):
 
 def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversation:
     """A judge's prompt for a preference, in order 0 or 1."""
-    a, b = (joined(as_turns(row[side])) for side in ORDERS[order])
+    a, b = (texts(row)[side] for side in ORDERS[order])
     return prompt.messages({**names_of(row), "rubric": rubric, "a": a, "b": b}, row)
 
 
@@ -141,5 +141,5 @@ class Positions:
 
 def is_one_answer(row: Row) -> bool:
     """Whether both answers of a preference are the same."""
-    chosen, rejected = (joined(as_turns(row[side])) for side in ("chosen", "rejected"))
-    return chosen.strip() == rejected.strip()
+    sides = texts(row)
+    return sides["chosen"].strip() == sides["rejected"].strip()

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from blake3 import blake3
 
 from finery import Completion, DataError, Dataset, Job, UsageError, setting
-from finery.rows import Message, Row
+from finery.rows import Message, Row, Turns
 from finery.rows.answers.jsonvalues import parse
 from finery.rows.parts import (
     OWN,
@@ -270,7 +270,8 @@ class _Class(NamedTuple):
 def _class(value: str, seeds: list[Row]) -> _Class:
     answers = [answer(seed) for seed in seeds]
     for number, (seed, text) in enumerate(zip(seeds, answers, strict=True), 1):
-        if (text is None) != (answers[0] is None) or _calls(seed):
+        calls = any(turn.get("tool_calls") for turn in Turns.of(seed).answer[-1:])
+        if (text is None) != (answers[0] is None) or calls:
             raise DataError(
                 "either all seeds need an answer as text, or none may have one",
                 where=named(number, seed),
@@ -284,11 +285,6 @@ def _class(value: str, seeds: list[Row]) -> _Class:
         and all(k in seed and canonical(seed[k]) == canonical(v) for seed in seeds[1:])
     }  # fmt: skip
     return _Class(value, seeds, asks, answers[0] if same else None, shared)
-
-
-def _calls(row: Row) -> bool:
-    turns = row.get("messages") or row.get("completion") or row.get("chosen") or []
-    return isinstance(turns, list) and any(turn.get("tool_calls") for turn in turns[-1:])
 
 
 def examples_in(text: str) -> Iterator[dict[str, Any]]:

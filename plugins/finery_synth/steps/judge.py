@@ -17,7 +17,7 @@ from finery import (
     setting,
     takes,
 )
-from finery.rows import Conversation, Row
+from finery.rows import Conversation, Row, is_preference
 from finery.rows.dropped import Drops
 from finery.rows.generated import Checked, Origin, Origins, name_of
 from finery.rows.parts import OWN_COLUMNS, answer, changed, named
@@ -193,9 +193,7 @@ class JudgeRows(
         number = 0
         for dataset in self.rows:
             for row in dataset:
-                if self.what == "pairs" and not all(
-                    row.get(side) for side in ("prompt", "chosen", "rejected")
-                ):
+                if self.what == "pairs" and not is_preference(row):
                     raise DataError(
                         "the row isn't a preference: it needs prompt, chosen and rejected",
                         where=named(number + 1, row),

@@ -3,8 +3,8 @@
 from typing import Any
 
 from finery import Completion, setting
-from finery.rows import Conversation, Row
-from finery.rows.parts import as_turns, scope
+from finery.rows import Row, Turns, with_turns
+from finery.rows.parts import scope
 from finery_synth.ask.answers import bare
 from finery_synth.ask.asking import MOST_VARIANTS, Task
 from finery_synth.generator import Generator
@@ -68,12 +68,7 @@ class Paraphrase(Generator):
 
 def reworded(row: Row, text: str) -> Row:
     """The row with another last user turn."""
-    column = "messages" if "messages" in row else "prompt"
-    if isinstance(row[column], str):
-        return {**row, column: text}
-    return {**row, column: _reworded(as_turns(row[column], "user"), text)}
-
-
-def _reworded(turns: Conversation, text: str) -> Conversation:
-    last = max(i for i, turn in enumerate(turns) if turn["role"] == "user")
-    return [{**turn, "content": text} if i == last else turn for i, turn in enumerate(turns)]
+    turns = Turns.of(row)
+    last = max(i for i, turn in enumerate(turns.prompt) if turn["role"] == "user")
+    prompt = [{**t, "content": text} if i == last else t for i, t in enumerate(turns.prompt)]
+    return with_turns(row, turns._replace(prompt=prompt))

@@ -7,7 +7,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery import Model, StepError
-from finery.rows import Conversation, Message, Row, split_turns
+from finery.rows import Message, Row, Turns
 from finery_transformers.chat import SWITCHES, tokens_of, without_think_tags
 from finery_transformers.frozen.proof import Sample, check_same, prompt_or_none, samples, samples_of
 from finery_transformers.loading import load_tokenizer, template_arguments
@@ -39,19 +39,13 @@ def facts_of_rows(
     earlier = facts_of(before) or {}
     used = {name: bool(earlier.get(name)) for name in ("tools", "thinking", "switched")}
     for row in rows:
-        messages = _messages(row)
+        turns = Turns.of(row)
+        messages = [*turns.conversation, *(turns.rejected or ())]
         thinks = any(map(_thinks, messages))
         used["tools"] |= bool(row.get("tools")) or any(map(_calls, messages))
         used["thinking"] |= thinks
         used["switched"] |= switch and not thinks
     return used | ({"date": date} if date else {})
-
-
-def _messages(row: Row) -> Conversation:
-    """All messages of a row, of preferences also those of the rejected answer."""
-    prompt, completion = split_turns(row)
-    rejected = row.get("rejected")
-    return [*prompt, *completion, *(rejected if isinstance(rejected, list) else [])]
 
 
 def _calls(message: Message) -> bool:

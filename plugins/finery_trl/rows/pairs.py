@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from finery import DataError, Job
-from finery.rows import Row, split_turns
+from finery.rows import Row, Turns, is_preference
 from finery.util.text import some_of
 from finery_trl.rows.example import Answer, Example
 from finery_trl.rows.tokens import Tokens, examples_of
@@ -115,7 +115,7 @@ def pairs_of(
     pairs = list(rows)
     _refuse(
         pairs,
-        lambda r: not _is_preference(r),
+        lambda r: not is_preference(r),
         "no chosen and rejected answer",
         _PREFERENCE_FIX,
         what,
@@ -145,7 +145,7 @@ def ratings_of(
     """
     rated = list(rows)
     _refuse(
-        rated, lambda r: not _is_preference(r) and not _is_rated(r), "no rating", _RATING_FIX, what
+        rated, lambda r: not is_preference(r) and not _is_rated(r), "no rating", _RATING_FIX, what
     )
     sides = {"chosen": True, "rejected": False, "completion": None}
     proven = {
@@ -197,11 +197,7 @@ def _cut(example: Example) -> tuple[list[int], list[int]]:
 
 
 def _has_several_turns(row: Row) -> bool:
-    return len(split_turns(row)[1]) > 1
-
-
-def _is_preference(row: Row) -> bool:
-    return all(row.get(k) for k in ("prompt", "chosen", "rejected"))
+    return len(Turns.of(row).answer) > 1
 
 
 def _is_rated(row: Row) -> bool:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from finery import Proof, Tally, outside_key
-from finery.rows import Row, split_turns
+from finery.rows import Row, Turns
 from finery.util.text import NAMED, counted, some_of
 from finery_trl.rows.example import Example, Proven, continues
-from finery_trl.rows.turns import Learn, conversation_of, learned_turns, thinking_of
+from finery_trl.rows.turns import Learn, learned_turns, thinking_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,10 +95,10 @@ class Calls:
         """Check one row."""
         if self._rates and row.get("label") in REFUSED_LABELS:
             return
-        messages, _ = conversation_of(row)
-        turns = learned_turns(row, self._loss)
-        self._calling += any(messages[index].get("tool_calls") for index in turns)
-        broken = self._checker.broken(row, messages, turns)
+        turns = Turns.of(row)
+        messages, learned = turns.conversation, learned_turns(turns, self._loss)
+        self._calling += any(messages[index].get("tool_calls") for index in learned)
+        broken = self._checker.broken(row, messages, learned)
         if broken:
             self._broken += 1
             self._details += [f"{row['id']}: {broken[0]}"] if self._broken <= NAMED else []
@@ -154,9 +154,8 @@ def _pattern(tokenizer: Any) -> re.Pattern[str]:
 
 def _texts(row: Row) -> Iterator[str]:
     """The texts of all turns of a row."""
-    prompt, completion = split_turns(row)
-    _, rejected = split_turns({"completion": row.get("rejected", [])})
-    for turn in (*prompt, *completion, *rejected):
+    turns = Turns.of(row)
+    for turn in (*turns.conversation, *(turns.rejected or ())):
         if isinstance(turn.get("content"), str):
             yield turn["content"]
 
@@ -233,18 +232,17 @@ class Coverage:
         return [*split, *thinking, *self.notes()]
 
     def _count_row(self, row: Row, learn: Learn) -> None:
-        messages, first = conversation_of(row)
-        turns = [m for m in messages if m.get("role") == "assistant"]
-        eligible = [m for m in messages[first:] if m.get("role") == "assistant"]
-        chosen = learned_turns(row, learn.loss)
-        thoughts = sum(bool(thinking_of(messages[i])) for i in chosen)
+        turns = Turns.of(row)
+        messages, eligible = turns.conversation, turns.replies
+        count = sum(m.get("role") == "assistant" for m in messages)
+        chosen = learned_turns(turns, learn.loss)
         self._rows += 1
-        self._turns += len(turns)
-        self._in_prompts += len(turns) - len(eligible)
+        self._turns += count
+        self._in_prompts += count - len(eligible)
         self._unchosen += len(eligible) - len(chosen)
-        self._thoughts += thoughts
+        self._thoughts += sum(bool(thinking_of(messages[i])) for i in chosen)
         self._thoughtless += not any(map(thinking_of, messages))
-        self._weighted += sum("weight" in m for m in eligible)
+        self._weighted += sum("weight" in messages[i] for i in eligible)
 
     def _close(self) -> None:
         """Count the parts of the last row."""

@@ -12,10 +12,10 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from finery import DataError, Job, Model, StepError, UsageError
-from finery.rows import Row
+from finery.rows import Row, Turns
 from finery_trl.rows.example import Example
 from finery_trl.rows.faults import THOUGHTLESS, TOOLLESS, Fault, Faults, Faulty
-from finery_trl.rows.turns import Learn, conversation_of, examples_of_row, learned_turns
+from finery_trl.rows.turns import Learn, examples_of_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -172,9 +172,10 @@ class _Weights:
 
     def add(self, row: Row) -> None:
         """Count the turns of a row."""
-        messages, _ = conversation_of(row)
-        for index in learned_turns(row, "all_turns"):
-            weight = messages[index].get("weight")
+        turns = Turns.of(row)
+        messages = turns.conversation
+        for place in turns.replies:
+            weight = messages[place].get("weight")
             self._zero += weight == 0
             self._none += weight is None
             self._one += weight == 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from unicodedata import normalize
 
 from finery import DataError, outside_key
-from finery.rows import Conversation, Message, Row, split_turns
+from finery.rows import Conversation, Message, Row, Turns
 from finery.rows.chat.thinking import TAGS
 from finery_trl.rows.example import NO_LOSS, Example
 from finery_trl.rows.faults import (
@@ -65,19 +65,12 @@ class _Turn(NamedTuple):
     labels: list[int]
 
 
-def conversation_of(row: Row) -> tuple[Conversation, int]:
-    """(messages, first): all messages of a row, and where those begin that may be learned."""
-    prompt, completion = split_turns(row)
-    return [*prompt, *completion], 0 if "messages" in row else len(prompt)
-
-
-def learned_turns(row: Row, loss: Loss) -> list[int]:
-    """Indices of the messages of a row that are learned."""
-    messages, first = conversation_of(row)
-    turns = [i for i in range(first, len(messages)) if messages[i].get("role") == "assistant"]
+def learned_turns(turns: Turns, loss: Loss) -> list[int]:
+    """Places in the conversation of the turns that are learned."""
+    messages, places = turns.conversation, turns.replies
     if loss == "last_turn":
-        return turns[-1:]
-    return [i for i in turns if loss != "marked" or messages[i].get("weight") != 0]
+        return places[-1:]
+    return [i for i in places if loss != "marked" or messages[i].get("weight") != 0]
 
 
 def thinking_of(message: Message) -> str:
@@ -94,8 +87,8 @@ def examples_of_row(row: Row, tokens: "Tokens", learn: Learn) -> list[Example]:
 
     Raises `Faulty` for a row that can't be trained on.
     """
-    messages, _ = conversation_of(row)
-    turns = _checked_turns(row, messages, learn)
+    messages = Turns.of(row).conversation
+    turns = _checked_turns(Turns.of(row), learn)
     if learn.switch and not any(map(thinking_of, messages)):
         tokens = tokens._replace(arguments={**tokens.arguments, **learn.switch})
     try:
@@ -108,18 +101,19 @@ def examples_of_row(row: Row, tokens: "Tokens", learn: Learn) -> list[Example]:
     return list(_joined(row["id"], learned))
 
 
-def _checked_turns(row: Row, messages: Conversation, learn: Learn) -> list[int]:
-    """The indices of the turns to learn."""
-    if not learned_turns(row, "last_turn") or messages[-1].get("role") != "assistant":
+def _checked_turns(turns: Turns, learn: Learn) -> list[int]:
+    """The places of the turns to learn."""
+    messages, places = turns.conversation, turns.replies
+    if not places or places[-1] != len(messages) - 1:
         raise Faulty(UNANSWERED, [repr(str(m.get("content"))[:80]) for m in messages[-1:]])
-    turns = learned_turns(row, learn.loss)
-    if not turns:
+    learned = learned_turns(turns, learn.loss)
+    if not learned:
         raise Faulty(UNMARKED, [])
-    for index in learned_turns(row, "all_turns"):
+    for index in places:
         weight = messages[index].get("weight")
         if learn.loss == "marked" and weight not in (None, 0, 1):
             raise Faulty(WEIGHTLESS, [f"turn {index + 1}: weight: {weight!r}"])
-    return turns
+    return learned
 
 
 def _joined(row_id: str, turns: Sequence[_Turn]) -> Iterator[Example]:

@@ -5,17 +5,15 @@ from typing import Any
 
 from finery.rows.badrow import BadRow, kind_of
 from finery.rows.chat.turns import as_message, check_turns
-from finery.rows.parts import as_turns
-from finery.rows.row import Row
+from finery.rows.row import TURN_COLUMNS, Row, as_turns
 
-COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected")
 Problem = tuple[str, str]
 """(name of the check, what it found)."""
 
 
 def problems_of(row: Row) -> list[Problem]:
     """Every empty turn as `empty`, and what else is wrong with the turns as `turns`."""
-    columns = {name: row[name] for name in COLUMNS if row.get(name) is not None}
+    columns = {name: row[name] for name in TURN_COLUMNS if row.get(name) is not None}
     if not columns:
         there = isinstance(row.get("text"), str)
         return [] if there else [("turns", "it has neither turns nor a text")]
@@ -61,7 +59,7 @@ def _order(columns: dict[str, Any]) -> Iterator[Problem]:
     if "messages" in columns:
         yield from _checked("", prompt, answered=prompt[-1]["role"] == "assistant")
         return
-    answers = [name for name in COLUMNS[2:] if name in columns]
+    answers = [name for name in TURN_COLUMNS[2:] if name in columns]
     if not answers:
         yield from _checked("'prompt': ", prompt, answered=False)
     for name in answers:

@@ -21,6 +21,7 @@ import msgspec
 
 from finery.errors import DataError
 from finery.rows.badrow import BadRow, kind_of
+from finery.rows.row import TURN_COLUMNS
 from finery.rows.tables.streams import CHUNK_BYTES, is_compressed, load_extra, open_bytes
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
@@ -29,7 +30,7 @@ COMPRESSED = (".gz", ".zst")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 DELIMITED_SUFFIXES = (".csv", ".tsv")
 SUFFIXES = (*JSON_SUFFIXES, *DELIMITED_SUFFIXES, ".parquet")
-ROW_COLUMNS = frozenset({"messages", "conversations", "prompt", "completion", "chosen", "rejected"})
+ROW_COLUMNS = frozenset({*TURN_COLUMNS, "conversations"})
 """Columns that hold a list of objects in a single row: never taken for the list of all rows."""
 PARQUET_BATCH = 1024
 _SPACE = re.compile(r"[ \t\r\n]*")

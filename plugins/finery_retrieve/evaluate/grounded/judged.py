@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Completion, Job, UsageError
-from finery.rows import Row
+from finery.rows import TURN_COLUMNS, Row
 from finery_eval.measure import Value
 from finery_eval.nested import Nested
 from finery_eval.verdicts import Verdicts
@@ -80,7 +80,7 @@ def _more(verdicts: Verdicts) -> dict[str, dict[str, Any]]:
 def _row(asked: Asked) -> Row:
     answer = asked.question.answer
     own = [{"role": "assistant", "content": answer}] if answer else []
-    columns = {n: v for n, v in asked.question.row.items() if n not in ("prompt", "completion")}
+    columns = {n: v for n, v in asked.question.row.items() if n not in TURN_COLUMNS}
     return {**columns, "messages": [*asked.messages, *own]}
 
 

@@ -173,7 +173,7 @@ class Ahead:
         subprocess.Popen = self._start  # type: ignore[misc, assignment]
 
     def _start(self, *arguments: Any, **options: Any) -> Any:
-        command = arguments[0] if arguments else ()
+        command: Any = arguments[0] if arguments else ()
         if command[1:3] != ["-m", "finery.execute.worker"]:
             return self._popen(*arguments, **options)
         subprocess.Popen = self._popen  # type: ignore[misc]

@@ -168,18 +168,26 @@ class Ahead:
         theirs.close()
         with contextlib.suppress(OSError):  # it may have done that itself
             os.setpgid(self.pid, self.pid)
-        atexit.register(self._socket.close)  # which ends it where nothing was started
+        self._is_used = False
+        atexit.register(self._end_unused)
         subprocess.Popen = self._start  # type: ignore[misc, assignment]
 
-    def _start(self, command: list[str], **options: Any) -> Any:
+    def _start(self, *arguments: Any, **options: Any) -> Any:
+        command: Any = arguments[0] if arguments else ()
         if command[1:3] != ["-m", "finery.execute.worker"]:
-            return self._popen(command, **options)
+            return self._popen(*arguments, **options)
         subprocess.Popen = self._popen  # type: ignore[misc]
         if command[-1] != AHEAD or _read_at_start(options["env"]) != self._kind:
-            return self._popen(command, **options)
+            return self._popen(*arguments, **options)
         request = json.dumps([command[4:], dict(options["env"])]).encode()
         socket.send_fds(self._socket, [request], [*options["pass_fds"], options["stdout"].fileno()])
+        self._is_used = True
         return self
+
+    def _end_unused(self) -> None:
+        self._socket.close()
+        if not self._is_used:
+            os.waitpid(self.pid, 0)
 
     def poll(self) -> int | None:
         """Its exit code, if it has ended."""

@@ -55,8 +55,26 @@ def pytest_configure(config: pytest.Config) -> None:
     Project.forks = not config.getoption("new_processes")
 
 
+ONCE = ("test_it_is_described", "test_loading_it_imports_nothing_heavy")
+"""Tests of each contract that tests/cli/test_plugins_command.py has for all installed plugins, in
+one process instead of one for each class."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Shuffle the modules, and the tests of each, which then must not need each other."""
+    """Deselect `ONCE` in contracts, except for the plugins of the documentation.
+
+    With --shuffle, shuffle the modules, and the tests of each, which then must not need each other.
+    """
+    contracts = Path(__file__).parent / "contracts"
+    again = {
+        item
+        for item in items
+        if item.name in ONCE
+        and item.path.parent == contracts
+        and item.path.stem != "test_documented"
+    }
+    config.hook.pytest_deselected(items=[*again])
+    items[:] = [item for item in items if item not in again]
     if (seed := config.getoption("shuffle")) is not None:
         rng = random.Random(seed)
         places = {item.nodeid: rng.random() for item in items}

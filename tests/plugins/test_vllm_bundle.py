@@ -118,7 +118,7 @@ def test_a_whole_model_beside_an_adapter_is_refused(base: Model, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"merge": True}, "merged adapters are whole models"),
+    ({"merge": True}, "a merged adapter is a complete model"),
     ({"image": "vllm/vllm-openai:latest"}, "isn't pinned"),
     ({"options": {"max_lora_rank": 8}}, "'max_lora_rank' can't be set in options"),
 ])  # fmt: skip

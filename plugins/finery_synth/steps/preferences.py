@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from finery import Completion, Dataset, Job, UsageError, setting
-from finery.rows import Message, Row, split_turns
+from finery.rows import TURN_COLUMNS, Message, Row, split_turns
 from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.rows.answers.reading import Reader, Unreadable
 from finery.rows.badrow import BadRow
@@ -20,7 +20,7 @@ from finery_synth.ask.asking import MOST_VARIANTS, Task
 from finery_synth.ask.prompts import Prompt
 from finery_synth.checks.settings import Checks
 from finery_synth.generator import MOST_RETRIES, Candidate, Generator
-from finery_synth.rows import TURN_COLUMNS, with_parents
+from finery_synth.rows import with_parents
 from finery_synth.steps.answer import TEMPLATE, answered, prompts_of
 
 

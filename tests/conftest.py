@@ -56,7 +56,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Shuffle the modules, and the tests of each, which then must not need each other."""
+    """Leave out what is tested of all plugins at once, and shuffle the others.
+
+    Modules are shuffled, and the tests of each, which then must not need each other.
+    """
+    again = {item for item in items if item.name in ONCE and item.path.stem.endswith("_contracts")}
+    config.hook.pytest_deselected(items=again)
+    items[:] = [item for item in items if item not in again]
     if (seed := config.getoption("shuffle")) is not None:
         rng = random.Random(seed)
         places = {item.nodeid: rng.random() for item in items}
@@ -74,6 +80,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+ONCE = ("test_it_is_described", "test_loading_it_imports_nothing_heavy")
+"""Tests of contracts whose checks `finery plugins --check` has for all installed plugins."""
 FINERY = Path(sys.executable).with_name("finery")
 LIGHT_STEPS = Path(__file__).with_name("light_steps.py")
 

@@ -55,25 +55,13 @@ def pytest_configure(config: pytest.Config) -> None:
     Project.forks = not config.getoption("new_processes")
 
 
-ONCE = ("test_it_is_described", "test_loading_it_imports_nothing_heavy")
-"""Tests of each contract that tests/cli/test_plugins_command.py has for all installed plugins, in
-one process instead of one for each class."""
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect `ONCE` in contracts, except for the plugins of the documentation.
+    """Leave out what is tested of all plugins at once, and shuffle the others.
 
-    With --shuffle, shuffle the modules, and the tests of each, which then must not need each other.
+    Modules are shuffled, and the tests of each, which then must not need each other.
     """
-    contracts = Path(__file__).parent / "contracts"
-    again = {
-        item
-        for item in items
-        if item.name in ONCE
-        and item.path.parent == contracts
-        and item.path.stem != "test_documented"
-    }
-    config.hook.pytest_deselected(items=[*again])
+    again = {item for item in items if item.name in ONCE and item.path.stem.endswith("_contracts")}
+    config.hook.pytest_deselected(items=again)
     items[:] = [item for item in items if item not in again]
     if (seed := config.getoption("shuffle")) is not None:
         rng = random.Random(seed)
@@ -92,6 +80,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+ONCE = ("test_it_is_described", "test_loading_it_imports_nothing_heavy")
+"""Tests of contracts whose checks `finery plugins --check` has for all installed plugins."""
 FINERY = Path(sys.executable).with_name("finery")
 LIGHT_STEPS = Path(__file__).with_name("light_steps.py")
 

@@ -350,7 +350,7 @@ def test_a_limit_that_leaves_no_document_is_an_error(tmp_path: Path, index: Inde
 def test_models_that_retrieve_themselves_are_refused(tmp_path: Path, index: Index) -> None:
     step = grounded(tmp_path, index, [question_row(13)], "retrieving")
     with pytest.raises(UsageError, match="retrieves documents itself"):
-        measured(tmp_path, step)
+        step.check()
 
 
 def test_contexts_without_a_question_are_refused(tmp_path: Path, index: Index) -> None:

@@ -194,6 +194,31 @@ def test_a_right_chunk_that_exceeds_the_limit_is_reported(tmp_path: Path, index:
     assert "limit leaves 1 of 2 prompts without documents" in log
 
 
+def test_a_limit_that_leaves_no_document_is_an_error(tmp_path: Path, index: Index) -> None:
+    step = grounded(tmp_path, index, [question_row(13)], "reader", limit=20)
+    with pytest.raises(DataError, match="limit leaves no prompt with a document"):
+        measured(tmp_path, step)
+
+
+def test_models_that_retrieve_themselves_are_refused(tmp_path: Path, index: Index) -> None:
+    step = grounded(tmp_path, index, [question_row(13)], "retrieving")
+    with pytest.raises(UsageError, match="retrieves documents itself"):
+        step.check()
+
+
+def test_contexts_without_a_question_are_refused(tmp_path: Path, index: Index) -> None:
+    step = grounded(tmp_path, index, [unanswerable_row()], contexts=["none", "oracle"])
+    with pytest.raises(DataError, match="no row is a question for contexts: none, oracle"):
+        measured(tmp_path, step)
+
+
+def test_rows_without_an_answer_are_refused(tmp_path: Path, index: Index) -> None:
+    row = {**question_row(13), "messages": question_row(13)["messages"][:1]}
+    with pytest.raises(DataError, match="no expected answer"):
+        measured(tmp_path, grounded(tmp_path, index, [row]))
+    grounded(tmp_path / "b", index, [{**row, "expected": "7"}]).check_rows(TestJob())
+
+
 def test_requirements_name_a_context(tmp_path: Path, index: Index) -> None:
     require = {"reader.retrieved.answer": ">= 0.8", "reader.none.answer": "<= 0.5",
                "reader.oracle.quoted": ">= guesser.oracle.quoted + 0.5"}  # fmt: skip

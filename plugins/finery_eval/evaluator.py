@@ -84,14 +84,15 @@ class Gate(Step, isolated=True):
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        Requirements(self)
+        Requirements(self)  # type: ignore[arg-type]  # subclasses declare `require`
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Compare the scores with `require`. Raises `RequirementError`."""
         self.check()
         (metrics,) = outputs.values()
         assert isinstance(metrics, Metrics)
-        Requirements(self).verify(with_more(metrics.report()))
+        requirements = Requirements(self)  # type: ignore[arg-type]
+        requirements.verify(with_more(metrics.report()))
 
 
 class Gated(Gate):

@@ -224,7 +224,7 @@ def test_a_recipe_that_changes_while_it_is_checked_is_not_stamped(
         return graph
 
     monkeypatch.setattr(project_of, "open_graph", opened)
-    monkeypatch.setattr(command, "_own_executor", lambda name, jobs: InProcess())
+    monkeypatch.setattr(command, "load_reference", lambda reference: lambda jobs: InProcess())
     same_bytes_twice(stamped)
     time.sleep(0.05)
     path = [*sys.path]

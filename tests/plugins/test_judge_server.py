@@ -85,7 +85,7 @@ def test_the_judges_requests_are_planned(made: Here, judge: Server) -> None:
     graph = open_graph(recipe, [priced], store).select(["rows", "critic"])
     assert not Build(graph, store, InProcess()).run().errors
     judged, arena = planned(made, priced).values()
-    assert any("apart" in line for line in judged.lines), judged  # from the evaluators
+    assert any("detect" in line for line in judged.lines), judged  # from the evaluators
     text = "calls of the judge: at most 8; up to 2 more for each unusable answer"
     assert text in judged.lines
     assert any(line.startswith("cost: at most about $0.2") for line in judged.lines)

@@ -66,8 +66,10 @@ def write_schema(recipe: Recipe, plugins: StepTypes) -> Path:
             f"{MODELINE}FILE.schema.json",
         )
     if not path.exists() or path.read_text(encoding="utf-8") != text:
+        part = path.with_name(f".{path.name}.part")  # an editor may read the file at any time
         try:
-            path.write_text(text, encoding="utf-8")
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
         except OSError as error:
             raise UsageError(f"can't write {shown(path)}: {error.strerror}") from error
     return path

@@ -1,9 +1,9 @@
 """Optional interfaces: what a step type can offer beyond `run`.
 
 A step type names one by a class keyword, `class Orders(Step, traceable=OrderPlaces)`. A method
-imports what is heavy when it is called. None of them can change an
-output, except by what it puts into the key (a pin, provenance). So the keywords don't count in the
-key: rewording a message or improving an estimate reruns nothing.
+imports what is heavy when it is called. None of them can change an output, except by what it puts
+into the key (a pin, provenance). So the keywords don't count in the key: rewording a message or
+improving an estimate reruns nothing.
 
 | keyword | class | used by |
 | --- | --- | --- |

@@ -52,5 +52,7 @@ def prompt(name: str, recipe: Path | None) -> None:
         if templates.get(full):
             click.echo(templates[full], nl=False)
             return
-    fix = did_you_mean(name, [*templates, *plugins.step_types])
-    raise UsageError(f"'{name}' has no prompt template", fix=fix)
+    types = (use for use in plugins.step_types if hasattr(plugins.step_type(use), "DEFAULT_PROMPT"))
+    raise UsageError(
+        f"'{name}' has no prompt template", fix=did_you_mean(name, (*templates, *types))
+    )

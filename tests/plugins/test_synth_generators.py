@@ -434,3 +434,5 @@ def test_templates_are_printed_to_be_edited(project: MakeProject) -> None:
     ran = made.run("synth", "prompt", "synth.paraphrse")
     assert ran.code == 2
     assert "did you mean 'synth.paraphrase'?" in ran.err
+    other = made.run("synth", "prompt", "nope").err
+    assert "synth.answer" in other and "data.file" not in other

@@ -87,14 +87,14 @@ def examples_of_row(row: Row, tokens: "Tokens", learn: Learn) -> list[Example]:
 
     Raises `Faulty` for a row that can't be trained on.
     """
-    messages = Turns.of(row).conversation
-    turns = _checked_turns(Turns.of(row), learn)
+    turns = Turns.of(row)
+    messages, places = turns.conversation, _checked_turns(turns, learn)
     if learn.switch and not any(map(thinking_of, messages)):
         tokens = tokens._replace(arguments={**tokens.arguments, **learn.switch})
     try:
         _check_templates(row, messages, tokens)
         _check_tools(row, messages, tokens)
-        learned = [_learned(row, messages, i, tokens, learn) for i in turns]
+        learned = [_learned(row, messages, i, tokens, learn) for i in places]
     except DataError as error:
         fault = TOOLLESS if _refuses_tools(row, messages, tokens) else REFUSED
         raise Faulty(fault, [error.what]) from error

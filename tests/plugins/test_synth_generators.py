@@ -435,4 +435,5 @@ def test_templates_are_printed_to_be_edited(project: MakeProject) -> None:
     assert ran.code == 2
     assert "did you mean 'synth.paraphrase'?" in ran.err
     other = made.run("synth", "prompt", "nope").err
-    assert "synth.answer" in other and "data.file" not in other
+    assert "synth.answer" in other
+    assert "data.file" not in other

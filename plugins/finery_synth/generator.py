@@ -124,7 +124,7 @@ class Generator(
     # -- what step types override ---------------------------------------------------------------
 
     def read(self, task: Task, answer: Completion) -> list[Row]:
-        """The rows in an answer, each without an id. Raises `Rejected`."""
+        """The rows in an answer. Their ids don't count. Raises `Rejected`."""
         raise NotImplementedError
 
     def variants(self) -> int:

@@ -78,15 +78,15 @@ def accounted(made: Project, seeds: int, each: int = 1) -> tuple[int, int]:
 
 @pytest.mark.quick
 def test_ten_rows_more_are_ten_calls_more(making: Make, server: Server) -> None:
-    made = making(1000, "synth.answer", "n: 1")
+    made = making(200, "synth.answer", "n: 1")
     made.ran()
-    assert len(server.calls) == 1000
+    assert len(server.calls) == 200
     before = made.rows("made")
-    made.write({"rows.jsonl": lines(1010)})
+    made.write({"rows.jsonl": lines(210)})
     assert made.ran() == ["made", "rows"]
-    assert len(server.calls) == 1010
-    assert made.rows("made")[:1000] == before
-    assert accounted(made, 1010) == (1010, 0)
+    assert len(server.calls) == 210
+    assert made.rows("made")[:200] == before
+    assert accounted(made, 210) == (210, 0)
 
 
 def test_n_from_three_to_four_is_a_quarter_more(making: Make, server: Server) -> None:

@@ -24,8 +24,8 @@ from warm import warm
 from finery.testing import hostile
 
 # Examples that touch files take as long as the disk takes.
-settings.register_profile("finery", deadline=None, max_examples=40)
-settings.load_profile("finery")
+settings.register_profile("quick", deadline=None, max_examples=20)
+settings.register_profile("thorough", deadline=None, max_examples=100)
 
 collect_ignore_glob = ["thirdparty/finery-*"]  # they bring tests of their own
 
@@ -48,15 +48,18 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of these tests."""
-    parser.addoption("--thorough", action="store_true", help="new processes, rows of 10 MB")
+    thorough = "new processes, rows of 10 MB, five times as many examples"
+    parser.addoption("--thorough", action="store_true", help=thorough)
     parser.addoption("--shuffle", type=int, metavar="SEED", help="modules and tests in any order")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Apply them."""
     if config.getoption("thorough"):
+        settings.load_profile("thorough")
         Project.forks = False
     else:
+        settings.load_profile("quick")
         hostile.LARGE_BYTES = 1 << 20
 
 

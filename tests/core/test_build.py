@@ -76,7 +76,7 @@ def test_independent_steps_run_side_by_side(project: MakeProject, use: str) -> N
     code = """
 import time
 Path('{mine}').touch()
-until = time.monotonic() + 20
+until = time.monotonic() + 120
 while not Path('{other}').exists():
     if time.monotonic() > until: raise TimeoutError('the other step never ran')
     time.sleep(.01)
@@ -233,7 +233,7 @@ def test_what_a_step_leaves_is_kept_as_files_of_the_store(project: MakeProject) 
 ])  # fmt: skip
 def test_what_cannot_be_kept_is_an_error(project: MakeProject, code: str, says: str) -> None:
     t = project({"recipe.yaml": recipe({"p": {"use": "steps.pack", "code": code}}, "export")})
-    result = t.run("build", timeout=20)
+    result = t.run("build", timeout=120)
     assert result.code == 1
     assert says in result.err
     assert "Traceback" not in result.err
@@ -357,7 +357,7 @@ def test_an_interrupted_build_ends_its_workers_and_can_go_on(
     process = t.start("build", "--json")
     until(lambda: (t.folder / "l").exists() and (t.folder / "h").exists())
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted. Finished steps are kept" in err
     assert "Build again to continue" in err
@@ -382,7 +382,7 @@ def finery_build_started():
 def test_a_build_that_is_interrupted_at_its_start_does_not_succeed(project: MakeProject) -> None:
     text = "finery: 1\nplugins: [steps.py, stop.py]\ndata: {a: {use: steps.script}}\n"
     process = project({"recipe.yaml": text, "stop.py": INTERRUPTS}).start("build", "--json")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "interrupted. Finished steps are kept" in err
     events = [json.loads(line) for line in out.splitlines()]
@@ -440,7 +440,7 @@ def test_a_reader_that_leaves_early_is_no_crash(project: MakeProject, args: str)
     os.close(write)
     os.read(read, 100)
     os.close(read)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert "Traceback" not in (err or "")
     assert "Exception ignored" not in (err or "")
     assert process.returncode in (0, 1)

@@ -356,7 +356,7 @@ def test_a_recipe_selects_the_gpus_of_a_step(project: MakeProject) -> None:
 
 def holder(make: MakeProject, name: str, gpus: str = "[0, 1]") -> tuple[Project, Any]:
     """A build that uses a GPU until it is killed, and its process."""
-    code = "open('running', 'w').close(); import time; time.sleep(99)"
+    code = "open('running', 'w').close(); import time; time.sleep(600)"
     busy = project_of(make, name, code, gpus)
     process = busy.start("build")
     until((busy.folder / "running").exists)

@@ -149,7 +149,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(smollm2_gguf: Path, tmp_path: P
         os.write(terminal, b"\x03")
         assert "stopped" in read_until(terminal, PROMPTED)
         os.write(terminal, b"/quit\n")
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.wait()

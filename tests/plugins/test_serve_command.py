@@ -42,7 +42,7 @@ def test_it_answers_greedily_and_ends_without_an_error(tiny: Project, end: signa
         assert (facts["key"], facts["model"]) == (None, "tiny")
         assert answer(client) == answer(client)
         process.send_signal(end)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         until(lambda: not listens(facts))
 
 
@@ -55,7 +55,7 @@ def test_what_is_printed(tiny: Project) -> None:
         if "Ctrl-C" in line:
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     out = "".join(lines)
     address = next(line.split()[1] for line in lines if "address" in line)
     assert f"curl {address}/chat/completions" in out
@@ -89,7 +89,7 @@ def test_a_server_that_dies_is_reported(tiny: Project) -> None:
 
     with served(tiny, "tiny", "--port", "0") as (_, facts, process):
         os.kill(facts["pid"], signal.SIGKILL)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 1
         assert "the server ended unexpectedly" in err
 

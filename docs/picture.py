@@ -20,8 +20,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from finery.builder.project import open_graph, open_store, result_of
-from finery.builder.runs.log import EVENTS
-from finery.builder.runs.reading import read_run
+from finery.builder.runs import EVENTS, read_run
 from finery.builder.scheduler import Build, Outcome
 from finery.cli.progress import listener
 from finery.cli.summary import print_summary

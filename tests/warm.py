@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import finery
-from finery.execute.task import AHEAD
+from finery.execute.executor import AHEAD
 
 FINERY = Path(sys.executable).with_name("finery")
 READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "OMP_", "CUDA_")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery.artifact.kinds import Dataset
-from finery.builder.offline import job_without_store
+from finery.builder.dispatch import job_without_store
 from finery.errors import FineryError, PluginError, UsageError
 from finery.execute.gpus import named_gpus
 from finery.plugin.forecasts import Forecasts
@@ -180,7 +180,7 @@ def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:
 
 def note_data(graph: Graph, note: Note) -> dict[str, Any]:
     """A note as plain data, with its position in the recipe."""
-    where = position(graph, note)
+    where = graph.recipe.where(note.place, key=True)  # or the `--set` that sets it
     match = re.fullmatch(r"(?!--)(.*):(\d+):\d+", where)
     file, line = (match[1], match[2]) if match else (where, "")
     return {
@@ -192,11 +192,6 @@ def note_data(graph: Graph, note: Note) -> dict[str, Any]:
         "file": file,
         "line": int(line) if line else None,
     }
-
-
-def position(graph: Graph, note: Note) -> str:
-    """`file:line:column` of a note's subject, or the `--set` that sets it."""
-    return graph.recipe.where(note.place, key=True)
 
 
 def _completed(note: Any, known: Mapping[str, About], graph: Graph) -> Note:

@@ -1,7 +1,8 @@
-"""Turns a planned step into a task for a worker."""
+"""Prepares steps: as tasks for a worker, or in the main process, to answer questions about them."""
 
+import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import msgspec
 from finery.artifact.manifest import Manifest, Result, with_references
 from finery.builder.plan import Planner, StepPlan
 from finery.execute.environment import secrets_for_all
-from finery.execute.task import Task
+from finery.execute.executor import Task
 from finery.fields import Files, Settings
+from finery.inference.records import SqliteRecords
 from finery.recipe.document import Recipe
 from finery.recipe.graph import Node, Source
-from finery.step.inspect import inputs_of, steps_inside, tag_of
+from finery.step.inspect import give_files, inputs_of, steps_inside, tag_of
+from finery.step.job import Job, Report
 from finery.step.step import Step
+from finery.store.database import Store
+from finery.util.paths import PINNED
 
 
 def task_of(
@@ -136,3 +141,38 @@ def _input(source: Source, results: Mapping[str, Result]) -> Manifest:
 def _variables(model: Manifest) -> set[str]:
     """Names of the environment variables that a model or its references need."""
     return {name for m in with_references(model) for name in m.runtime.get("env", [])}
+
+
+def with_files(step: Step, files: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
+    """A copy of the step with its outside files in the settings of type `Files`."""
+    opened = copy.deepcopy(step)
+    give_files(opened, files)
+    return opened
+
+
+def job_without_run(
+    node: Node, store: Store, folder: Path, *, pinned: str | None, report: Report
+) -> Job:
+    """A job without engines. folder: an empty folder that the caller removes."""
+    (folder / "out").mkdir()
+    return Job(
+        out=folder / "out",
+        scratch=folder / "scratch",
+        seed=node.seed if node.step.uses_seed() else None,
+        report=report,
+        records=SqliteRecords(store.database),
+        secrets=secrets_for_all(os.environ)
+        | {name: os.environ[name] for name in node.env if name in os.environ},
+        pinned=pinned,
+        kept=store.root / PINNED,
+    )
+
+
+def job_without_store(node: Node, folder: Path) -> Job:
+    """A job without engines and cached answers. folder: as for `job_without_run`."""
+    (folder / "out").mkdir()
+    return Job(
+        out=folder / "out",
+        scratch=folder / "scratch",
+        seed=node.seed if node.step.uses_seed() else None,
+    )

@@ -10,11 +10,18 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from finery.artifact.kinds import Bundle, Model
-from finery.artifact.manifest import Manifest, Parts, Result
-from finery.builder.changes import NOT_BUILT, changes_between
+from finery.artifact.manifest import Manifest, Parts, Result, encode
 from finery.builder.code.reach import Reach
 from finery.builder.code.steps import StepCode
-from finery.builder.keys import FORMAT_PART, EngineKey, key_of, key_parts, package_version
+from finery.builder.keys import (
+    FORMAT_PART,
+    NOT_BUILT,
+    EngineKey,
+    changes_between,
+    key_of,
+    key_parts,
+    package_version,
+)
 from finery.errors import RecipeError
 from finery.plugin.history import Results
 from finery.recipe.files import find_files
@@ -23,7 +30,6 @@ from finery.recipe.lock import Lock
 from finery.step.inspect import files_of, full_name, steps_inside
 from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.store.database import Store
-from finery.util.canonical import encode
 from finery.util.paths import PINNED, recipe_id
 
 FEW = 3

@@ -13,15 +13,13 @@ import msgspec
 
 from finery.artifact.manifest import Manifest, Result
 from finery.builder.checks import misfits, notes_before
+from finery.builder.context import context_of
 from finery.builder.dispatch import limited_models, task_of
 from finery.builder.outputs import OutputLinks, build_folder
 from finery.builder.plan import Planner, StepPlan
-from finery.builder.runs.context import context_of
-from finery.builder.runs.log import RunLog
-from finery.builder.runs.reading import runs_of
+from finery.builder.runs import RunLog, runs_of
 from finery.errors import DataError, FineryError, StepError
-from finery.execute.executor import Executor
-from finery.execute.task import Done, Noted, Task, TaskEvent
+from finery.execute.executor import Done, Executor, Noted, Task, TaskEvent
 from finery.plugin.history import Results
 from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS

@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING
 
 from finery.artifact.manifest import Result
 from finery.cli.console import print_json
-from finery.compare.variants import Line, choice_of, columns_of, lines_of
-from finery.compare.words import (
+from finery.compare.variants import (
+    Line,
     are_shares,
     caption_of,
     choice_in_words,
+    choice_of,
+    columns_of,
     interval_of,
+    lines_of,
     number,
     remarks_on,
 )

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from finery.cli.calling.targets import RECIPE, Target, find_target, names_recipe, recipe_file
 from finery.cli.console import print_note
+from finery.cli.targets import RECIPE, Target, find_target, names_recipe, recipe_file
 from finery.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,7 +19,7 @@ def _completing(what: str) -> Complete:
     """Completes a word. The module is only imported when a shell needs it."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        from finery.cli.calling import complete as completions
+        from finery.cli import complete as completions
 
         found: list[Any] = getattr(completions, f"complete_{what}")(ctx, param, incomplete)
         return found

@@ -11,8 +11,7 @@ import click
 
 from finery.artifact.manifest import Manifest
 from finery.cli.console import print_json, print_wrapped
-from finery.compare.fold import folded, title_of
-from finery.compare.outputs import output_of, phrase, titled, view_of
+from finery.compare.outputs import folded, output_of, phrase, title_of, titled, view_of
 from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
 

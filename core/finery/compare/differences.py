@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from finery.artifact.manifest import Manifest
-from finery.builder.changes import Change, FindNames, changes_between
+from finery.builder.keys import Change, FindNames, changes_between
 from finery.compare.outputs import titled
 from finery.compare.sides import Side, SideStep
 

@@ -1,12 +1,16 @@
-"""The outputs of steps: their names in the recipe, and the views that show them."""
+"""The outputs of steps: their names in the recipe, their views, and variants folded into a line."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from finery.artifact.manifest import Manifest
 from finery.plugin.manager import Plugins
 from finery.store.database import Store
-from finery.util.text import size
+from finery.util.text import counted, size
 from finery.views.view import Output, View
+
+if TYPE_CHECKING:
+    from finery.recipe.graph import Node
 
 
 def view_of(plugins: Plugins, manifest: Manifest) -> View:
@@ -33,3 +37,26 @@ def phrase(plugins: Plugins, manifest: Manifest) -> str:
     """An artifact in a few words, for a list: `gguf q8_0, 138 MiB`."""
     brief = view_of(plugins, manifest).brief(manifest)
     return ", ".join(part for part in (brief, size(manifest.size())) if part)
+
+
+T = TypeVar("T")
+
+
+def folded(
+    items: Sequence[T], node_of: Callable[[T], "Node"], state_of: Callable[[T], Hashable]
+) -> list[list[T]]:
+    """The items in groups, each at the place of its first: variants of one step in one state."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        node = node_of(item)
+        key = (node.origin, state_of(item)) if node.variant else node.name
+        groups.setdefault(key, []).append(item)
+    return list(groups.values())
+
+
+def title_of(nodes: Sequence["Node"]) -> str:
+    """`sft`, or `sft (12 variants)`."""
+    first = nodes[0]
+    if len(nodes) == 1:
+        return first.name
+    return f"{first.origin} ({counted(len(nodes), 'variant')})"

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from finery.artifact.kinds import Metrics
 from finery.artifact.manifest import Manifest, Result
-from finery.builder.runs.reading import Run, find_run, runs_of
+from finery.builder.runs import Run, find_run, runs_of
 from finery.errors import UsageError
 from finery.recipe.graph import Graph
-from finery.rows.files.metrics import METRICS
+from finery.rows.files import METRICS
 from finery.store.database import Store
 from finery.util.paths import recipe_id
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from finery.execute.task import Task
+from finery.execute.executor import Task
 from finery.plugin.manager import load_plugins
 
 PASS_ENV = "FINERY_PASS_ENV"

@@ -14,10 +14,9 @@ import msgspec
 
 from finery.errors import UsageError
 from finery.execute.environment import inherited, worker_environment
+from finery.execute.executor import AHEAD, Died, Failed, Logged, Task, TaskEvent
 from finery.execute.gpu import VISIBLE, Gpu
-from finery.execute.gpus import visible_gpus
-from finery.execute.task import AHEAD, Died, Failed, Logged, Task, TaskEvent
-from finery.util.machine import cpu_count
+from finery.execute.gpus import cpu_count, visible_gpus
 
 if TYPE_CHECKING:  # imported with the first worker, since a build with nothing to do has none
     import subprocess

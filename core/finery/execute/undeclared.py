@@ -22,7 +22,7 @@ import msgspec
 
 from finery.artifact.manifest import Manifest, with_references
 from finery.errors import FineryError
-from finery.execute.task import Noted, Task
+from finery.execute.executor import Noted, Task
 from finery.plugin.discovery import load_file
 from finery.plugin.manager import Plugins
 from finery.step.step import Step

@@ -23,8 +23,8 @@ import msgspec
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import DISK_FULL, FineryError, StepError
+from finery.execute.executor import AHEAD, Closing, Done, Failed, Task, Used
 from finery.execute.log import redirect_to
-from finery.execute.task import AHEAD, Closing, Done, Failed, Task, Used
 from finery.execute.undeclared import load_files, noted
 from finery.fields import Files
 from finery.inference.engine import Engine
@@ -43,7 +43,7 @@ from finery.util.text import duration, redacted_data
 _is_worker = False
 """Whether this process only runs steps, and may change its environment for their children."""
 Send = Callable[[Any], None]
-"""Takes a running step's reports, see `finery.execute.task.Report`."""
+"""Takes a running step's reports, see `finery.execute.executor.Report`."""
 
 
 class Default:

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from finery.errors import FineryError, RefusedError, StepError
-from finery.inference.budget import Budget, Ticker, Usage
+from finery.inference.budget import Budget, Spending, Ticker, Usage
 from finery.inference.engine import Engine
 from finery.inference.records import Records, record_key, sampling_of
-from finery.inference.spending import Spending
 from finery.inference.types import Answer, Batch, Completion, Request, Sampling, Tools
 from finery.rows import Conversation
 
@@ -34,7 +33,7 @@ class CachedEngine:
     """An engine with the record cache. Steps answer prompts only through it.
 
     usage: usage of this engine. budget: limits all engines of the job together, see `Job.usage`
-    and `finery.inference.spending`.
+    and `Spending`.
     """
 
     def __init__(

@@ -16,8 +16,8 @@ import msgspec
 
 from finery.artifact.kinds import Dataset
 from finery.artifact.manifest import Manifest, Result
+from finery.builder.dispatch import job_without_run, with_files
 from finery.builder.keys import differences
-from finery.builder.offline import job_without_run, with_files
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.errors import FineryError, UsageError
 from finery.lineage.scan import (

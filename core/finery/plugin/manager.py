@@ -243,7 +243,7 @@ class Plugins:
         reference, plugin = self.step_types[name]
         cls: type[Step] = resolve(reference, f"step type '{name}'", plugin)
         if not getattr(cls, "__finery_checked__", False):
-            from finery.step.contract import check_contract
+            from finery.step.step import check_contract
 
             check_contract(cls, name)
             type.__setattr__(cls, "__finery_checked__", True)

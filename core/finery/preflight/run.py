@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finery.artifact.kinds import Artifact, Model
-from finery.builder.offline import job_without_run, with_files
+from finery.builder.dispatch import job_without_run, with_files
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.builder.scheduler import Build
 from finery.errors import FineryError, each_once

@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 
 from finery.errors import RecipeError, UsageError
-from finery.recipe.excerpt import _excerpt, without_secrets
-from finery.recipe.yaml import _parse
+from finery.recipe.yaml import _excerpt, _parse, without_secrets
 from finery.util.files import check_plain, read_plain
 from finery.util.paths import shown
 from finery.util.text import did_you_mean

@@ -10,8 +10,7 @@ from pathlib import Path
 from finery.errors import DataError
 from finery.fields import Files, OneFile
 from finery.recipe.document import Recipe
-from finery.util.files import check_plain
-from finery.util.listing import files_inside, files_matching
+from finery.util.files import check_plain, files_inside, files_matching
 from finery.util.text import nearest
 
 

@@ -11,11 +11,11 @@ from finery.errors import FineryError, RecipeError, UsageError
 from finery.fields import Settings
 from finery.recipe.document import Recipe
 from finery.recipe.files import find_files
-from finery.recipe.hints.references import reference_fix
+from finery.recipe.hints import reference_fix
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.choose import HIDDEN, WINNER, Select, matrix_of
 from finery.recipe.matrix.expand import Expanded
-from finery.recipe.steptypes import StepTypes, derived_seed
+from finery.recipe.schema import StepTypes, derived_seed
 from finery.recipe.validate import check_recipe, convert_step, raise_all
 from finery.step.inspect import (
     RESERVED,

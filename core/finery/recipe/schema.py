@@ -1,11 +1,12 @@
-"""JSON Schemas (2020-12) of step types and of whole recipes."""
+"""What a recipe needs from plugins: step types by name. JSON Schemas (2020-12) of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 from inspect import cleandoc
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
@@ -307,3 +308,41 @@ def _custom_schema(kind: type) -> dict[str, Any]:
             ]
         }
     raise NotImplementedError(f"no schema for {kind}")
+
+
+class StepTypes(Protocol):
+    """The available step types; `finery.plugin.manager.Plugins` implements this."""
+
+    @property
+    def step_types(self) -> Mapping[str, Any]:
+        """The step types by name; only the names are used here."""
+
+    @property
+    def note_names(self) -> Collection[str]:
+        """Names of the notes that a recipe can silence."""
+
+    def step_type(self, name: str) -> type[Step]:
+        """The class of a step type. Raises `PluginError` if it is missing or broken."""
+
+    def suggest(self, name: str) -> str:
+        """A fix for an unknown step type."""
+
+    @property
+    def sampler_names(self) -> Collection[str]:
+        """Names of what can draw the variants of a matrix."""
+
+    def sampler(self, name: str) -> Callable[..., Any]:
+        """A sampler, see `finery.recipe.matrix.sample.Sampler`."""
+
+    @property
+    def chooser(self) -> str:
+        """The step type that chooses a variant of a matrix."""
+
+
+def derived_seed(seed: int, use: str) -> int:
+    """A step's seed from the recipe's seed and the step type, 0 ≤ seed < 2³¹.
+
+    The step's name has no part in it: two trainings that are compared under different names
+    differ only in what the recipe changes between them.
+    """
+    return int.from_bytes(blake3(f"{seed}/{use}".encode()).digest(4), "big") >> 1

@@ -58,7 +58,7 @@ class Database:
     """The database of a store, for use by one thread.
 
     If the database is damaged, the operation replaces it and runs again, see
-    `finery.store.salvage`. If the store isn't writable, it is opened for reading.
+    `finery.store.repairs`. If the store isn't writable, it is opened for reading.
 
     read_only: whether the store isn't writable.
     """
@@ -206,8 +206,7 @@ def _prepare(db: sqlite3.Connection) -> None:
 
 def _replace(path: Path, why: str) -> None:
     """Rename the database at `path`, and create a new one with its readable data."""
-    from finery.store.repairs import free_name, say
-    from finery.store.salvage import salvage
+    from finery.store.repairs import free_name, salvage, say
 
     staged = path.with_name(f"{path.name}.{os.getpid()}.new")
     for leftover in _files_of(staged):

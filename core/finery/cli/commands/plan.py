@@ -8,7 +8,7 @@ import click
 
 from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, matrix_option, recipe_and_steps
-from finery.compare.fold import folded, title_of
+from finery.compare.outputs import folded, title_of
 from finery.util.text import counted, duration, in_dollars, rough_duration
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def command(
     from finery.builder.outputs import refuse_shared_folder
     from finery.builder.plan import Planner, make_plan
     from finery.builder.project import Project
-    from finery.cli.notes import notes_line, print_notes
+    from finery.cli.console import notes_line, print_notes
 
     project = Project(recipe, overrides)
     graph, store = project.graph.select(steps), project.store
@@ -215,7 +215,7 @@ def _print_variants(graph: "Graph", plans: Sequence["StepPlan"]) -> None:
     A step that variants share has one name and counts once. The steps that rank variants count as
     neither.
     """
-    from finery.compare.words import title_of as title_of_matrix
+    from finery.compare.variants import title_of as title_of_matrix
 
     own = [plan for plan in plans if plan.node.variant]
     new = sum(plan.state != "cached" and not plan.same_as for plan in own)

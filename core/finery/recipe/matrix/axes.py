@@ -11,7 +11,7 @@ from finery.recipe.document import Path_, Recipe
 from finery.recipe.matrix.labels import axis_labels, value_label
 from finery.recipe.matrix.sample import PLACE as SAMPLE
 from finery.recipe.matrix.sample import SearchRange, is_range, points_of, read_range
-from finery.recipe.steptypes import StepTypes
+from finery.recipe.schema import StepTypes
 from finery.step.inspect import SECTIONS
 from finery.util.text import did_you_mean
 

@@ -23,7 +23,7 @@ from finery.recipe.matrix.expand import (
     type_of,
     write_out,
 )
-from finery.recipe.steptypes import StepTypes
+from finery.recipe.schema import StepTypes
 from finery.step.inspect import declared_outputs, inputs_of
 from finery.step.step import Step
 from finery.util.text import did_you_mean

@@ -11,7 +11,7 @@ import msgspec
 from finery.errors import DataError
 from finery.rows.badrow import BadRow
 from finery.rows.row import Row, answer_text
-from finery.rows.templates.patience import search
+from finery.rows.templates.limits import search
 
 INVALID = "(invalid)"
 """Stands for every answer that names no allowed class, in tables and confusion matrices."""

@@ -13,7 +13,7 @@ from finery.util.text import counted, duration, in_dollars, percent, visible
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from finery.builder.runs.reading import Run
+    from finery.builder.runs import Run
     from finery.compare.past import Headline
 
 MOST = 8
@@ -34,7 +34,7 @@ def command(recipe: Path, number: int, as_json: bool) -> None:
     A build with nothing to do leaves no record, so it isn't listed, unless the one before failed.
     """
     from finery.builder.project import open_store
-    from finery.builder.runs.reading import runs_of
+    from finery.builder.runs import runs_of
     from finery.compare.past import headlines
     from finery.recipe.document import load
     from finery.util.paths import recipe_id

@@ -16,7 +16,7 @@ WAIT_SECONDS, RELOAD_SECONDS = 2.0, 5
 """How often `--watch` checks the build, and how often browsers reload the page."""
 
 if TYPE_CHECKING:
-    from finery.builder.runs.reading import Run
+    from finery.builder.runs import Run
     from finery.report.page import Reported
 
 

@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery.builder.changes import Change, short
+from finery.builder.keys import Change, short
 from finery.builder.plan import Planner
 from finery.cli.commands.explain import change_data
 from finery.cli.views import stdout
 from finery.compare.differences import StepDifference, differences
-from finery.compare.named import sides_of
 from finery.compare.outputs import output_of, view_of
-from finery.compare.sides import Side
+from finery.compare.sides import Side, sides_of
 from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.text import duration, size, visible

@@ -109,7 +109,8 @@ def _environment(
             )
     variables = secrets_for_all(os.environ) | {name: os.environ[name] for name in node.env}
     for source in node.sources if engines else ():
-        for name in _variables(_input(source, results)):
+        needed = with_references(_input(source, results))
+        for name in {name for model in needed for name in model.runtime.get("env", [])}:
             if name not in os.environ:
                 raise recipe.error(
                     f"the environment variable {name}, which the model '{source.ref}' needs, "
@@ -138,11 +139,6 @@ def _input(source: Source, results: Mapping[str, Result]) -> Manifest:
     return results[source.step].outputs[source.output]
 
 
-def _variables(model: Manifest) -> set[str]:
-    """Names of the environment variables that a model or its references need."""
-    return {name for m in with_references(model) for name in m.runtime.get("env", [])}
-
-
 def with_files(step: Step, files: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
     """A copy of the step with its outside files in the settings of type `Files`."""
     opened = copy.deepcopy(step)
@@ -151,28 +147,22 @@ def with_files(step: Step, files: Mapping[str, Sequence[tuple[str, Path]]]) -> S
 
 
 def job_without_run(
-    node: Node, store: Store, folder: Path, *, pinned: str | None, report: Report
-) -> Job:
-    """A job without engines. folder: an empty folder that the caller removes."""
+    node: Node, folder: Path, store: Store | None = None, *, pinned: str | None = None,
+    report: Report = lambda event: None,
+) -> Job:  # fmt: skip
+    """A job without engines. folder: an empty folder that the caller removes.
+
+    store: with cached answers, which get the step's variables of the environment; None: neither.
+    """
     (folder / "out").mkdir()
+    variables = {name: os.environ[name] for name in node.env if name in os.environ}
     return Job(
         out=folder / "out",
         scratch=folder / "scratch",
         seed=node.seed if node.step.uses_seed() else None,
         report=report,
-        records=SqliteRecords(store.database),
-        secrets=secrets_for_all(os.environ)
-        | {name: os.environ[name] for name in node.env if name in os.environ},
+        records=SqliteRecords(store.database) if store else None,
+        secrets=(secrets_for_all(os.environ) | variables) if store else None,
         pinned=pinned,
-        kept=store.root / PINNED,
-    )
-
-
-def job_without_store(node: Node, folder: Path) -> Job:
-    """A job without engines and cached answers. folder: as for `job_without_run`."""
-    (folder / "out").mkdir()
-    return Job(
-        out=folder / "out",
-        scratch=folder / "scratch",
-        seed=node.seed if node.step.uses_seed() else None,
+        kept=store.root / PINNED if store else None,
     )

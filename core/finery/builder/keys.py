@@ -22,6 +22,7 @@ from finery.recipe.yaml import without_secrets
 from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside, tag_of
 from finery.step.step import Step
 from finery.util.installed import version_of
+from finery.util.text import shortened, some_of
 
 FORMAT_PART = "key format"
 FORMAT = 3
@@ -69,9 +70,11 @@ def key_parts(
     step gets.
     """
     step = node.step
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     parts: Parts = [
         (FORMAT_PART, FORMAT),
-        ("python", _python()),
+        # With `-O`, steps run without assertions.
+        ("python", f"{version} -{'O' * sys.flags.optimize}" if sys.flags.optimize else version),
         ("step type", node.use),
         ("class", full_name(type(step))),
         ("version", type(step).__spec__.version),
@@ -141,20 +144,9 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
                 yield f"setting {prefix}{field}.{tag_field}", tag
             yield from _setting_parts(value, f"{prefix}{field}.")
         else:
-            yield f"setting {prefix}{field}", _plain(value)
-
-
-def _python() -> str:
-    """The Python version; with `-O`, since steps then run without assertions."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return f"{version} -{'O' * sys.flags.optimize}" if sys.flags.optimize else version
-
-
-def _plain(value: Any) -> Any:
-    """A setting's value as plain data. A set is ordered, since its own order varies by process."""
-    if isinstance(value, set | frozenset):
-        return msgspec.to_builtins(value, order="deterministic")
-    return msgspec.to_builtins(value)
+            is_set = isinstance(value, set | frozenset)  # whose own order varies by process
+            order: Any = "deterministic" if is_set else None
+            yield f"setting {prefix}{field}", msgspec.to_builtins(value, order=order)
 
 
 def package_version(distribution: str) -> str:
@@ -225,7 +217,7 @@ class Names(NamedTuple):
 
     def __str__(self) -> str:
         return ", ".join(
-            f"{_some(names)} {kind}" for kind, names in self._asdict().items() if names
+            f"{some_of(names, NAMED)} {kind}" for kind, names in self._asdict().items() if names
         )
 
     def with_paths(self, paths: Mapping[str, list[str]]) -> Iterator[str]:
@@ -268,7 +260,7 @@ def short(value: Any, limit: int = 60) -> str:
     text = without_secrets(" ".join(text.split()))
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return text[:12]
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shortened(text, limit)
 
 
 def _names(part: str, old: Any, new: Any, names_of: FindNames) -> Names:
@@ -280,16 +272,7 @@ def _names(part: str, old: Any, new: Any, names_of: FindNames) -> Names:
     changed = [n for n in after if n in before and before[n] != after[n]]
     new_ones = [n for n in after if n not in before]
     gone = [n for n in before if n not in after]
-    return Names(*(list(_outermost(names)) for names in (changed, new_ones, gone)))
-
-
-def _outermost(names: list[str]) -> Iterator[str]:
-    """The names, without methods of classes that are among them."""
-    for name in names:
-        if not any(name.startswith(f"{other}.") for other in names):
-            yield name or TOP
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    return Names(*(  # without methods of classes that are among them
+        [n or TOP for n in names if not any(n.startswith(f"{other}.") for other in names)]
+        for names in (changed, new_ones, gone)
+    ))  # fmt: skip

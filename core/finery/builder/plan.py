@@ -27,7 +27,7 @@ from finery.plugin.history import Results
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
-from finery.step.inspect import files_of, full_name, steps_inside
+from finery.step.inspect import files_of, full_name, give_files, steps_inside
 from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.store.database import Store
 from finery.util.paths import PINNED, recipe_id
@@ -90,11 +90,14 @@ class Planner:
 
     def resolve(self, name: str, results: Mapping[str, Result | None]) -> StepPlan:
         """The plan of a step, given the results of earlier steps (None if not built)."""
-        node = self._settled(name, results)
+        node = self.graph.nodes[name]
+        choice = self.graph.choice_for(node, results)
+        if choice is not None:  # it is of the variant that was chosen
+            node = self.graph.settle(name, choice)
         missing = [step for step in self._needed(node) if not results.get(step)]
         inputs = {} if missing else self.inputs(node, results)
         plan = StepPlan(node, "pending", files=self.files(node))
-        _open_files(node, plan.files)
+        give_files(node.step, plan.files)  # a floating name may depend on their content
         plan.pinned, unpinned = self._pinned(node)
         if not missing:
             plan.provenance = self._provenance(node, results)
@@ -121,16 +124,13 @@ class Planner:
         plan.reason = "" if plan.result else self._reason(plan)
         return plan
 
-    def _settled(self, name: str, results: Mapping[str, Result | None]) -> Node:
-        """The step; of the variant that was chosen, as soon as that is known."""
-        node = self.graph.nodes[name]
-        choice = self.graph.choice_for(node, results)
-        return node if choice is None else self.graph.settle(name, choice)
-
     def _needed(self, node: Node) -> list[str]:
         """The steps whose results the step's key depends on, in the order of the graph."""
         chosen = [node.chosen_by] if node.chosen_by else []
-        return [*chosen, *self._inputs_of(node)]
+        if type(node.step).__spec__.provenance:
+            before = [name for name in self.graph.select([node.name]).nodes if name != node.name]
+            return [*chosen, *before]
+        return [*chosen, *(source.step for source in node.sources)]
 
     def _in_words(self, steps: Sequence[str]) -> Iterator[str]:
         """The steps, those with many variants once."""
@@ -144,11 +144,6 @@ class Planner:
             elif origin not in seen:
                 seen.add(origin)
                 yield f"{counts[origin]} variants of {origin}"
-
-    def _inputs_of(self, node: Node) -> list[str]:
-        if type(node.step).__spec__.provenance:
-            return [name for name in self.graph.select([node.name]).nodes if name != node.name]
-        return [source.step for source in node.sources]
 
     def _provenance(self, node: Node, results: Mapping[str, Result | None]) -> dict[str, Any]:
         """How the step's inputs were made, if it declares that it needs this."""
@@ -182,7 +177,7 @@ class Planner:
         names: list[str] | None = None
         if self.graph.whole is not None:
             for node in self.graph.nodes.values():
-                _open_files(node, self.files(node))
+                give_files(node.step, self.files(node))
             floating = (floating_name(node.step) for node in self.graph.nodes.values())
             names = [name for name in floating if name is not None]
         self.lock.forget(names)
@@ -224,7 +219,12 @@ class Planner:
                 engines[model_format] = key
                 plan.has_local_engine |= engine.local
                 plan.engine_uses_gpu |= engine.uses_gpu()
-                plan.engines[model_format] = engine.version or _engine_digest(key)
+                if not (version := engine.version):
+                    versions = {p: package_version(p) for p in key.packages}
+                    facts = [dict(key.facts)] if key.facts else []
+                    content = encode([key.name, dict(code), versions, *facts])
+                    version = blake3(content).hexdigest()
+                plan.engines[model_format] = version
         digests = {}
         for source in node.sources:
             result = results.get(source.step)
@@ -263,7 +263,7 @@ class Planner:
         return self.code.changed(plan.node.step, self._written(plan.node), plan.engines)
 
     def _reason(self, plan: StepPlan) -> str:
-        if self.store.known(plan.key):
+        if self.store.seconds_of(plan.key) is not None:
             return "its files are missing or damaged"
         if plan.node.name not in self.latest:
             return "never built"
@@ -313,12 +313,6 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
         yield plan
 
 
-def _open_files(node: Node, files: Mapping[str, Sequence[tuple[str, Path]]]) -> None:
-    """Give the step its outside files, since a floating name may depend on their content."""
-    for name, setting in files_of(node.step).items():
-        setting.paths = [path for _, path in files[name]]
-
-
 def _used(node: Node, inputs: Mapping[tuple[str, int], Manifest]) -> Iterator[Manifest]:
     """The inputs except models of which only the tokenizer is used."""
     for source in node.sources:
@@ -336,9 +330,3 @@ def _formats(manifest: Manifest, known: Collection[str]) -> Iterator[str]:
         yield written
     for ref in manifest.refs.values():
         yield from _formats(ref, known)
-
-
-def _engine_digest(engine: EngineKey) -> str:
-    versions = {p: package_version(p) for p in engine.packages}
-    facts = [dict(engine.facts)] if engine.facts else []
-    return blake3(encode([engine.name, dict(engine.code), versions, *facts])).hexdigest()

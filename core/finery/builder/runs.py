@@ -17,7 +17,9 @@ import msgspec
 
 from finery.builder.context import Revision
 from finery.errors import UsageError
+from finery.recipe.document import Recipe
 from finery.util.events import Event
+from finery.util.paths import recipe_id
 from finery.util.text import did_you_mean
 
 BULK = ("step_progress", "step_metric", "step_cached")
@@ -143,40 +145,41 @@ class Run:
         return [name for name, step in self.steps.items() if step.state in states]
 
 
-def runs_of(root: Path, recipe_id: str, name: str, beginning: str = "") -> Iterator[Run]:
-    """The runs of a recipe, newest first. root: of the store. name: the recipe's.
+def runs_of(root: Path, recipe: Recipe, beginning: str = "") -> Iterator[Run]:
+    """The runs of a recipe, newest first. root: of the store.
 
     beginning: of the ids, so that other records aren't read.
     """
+    path = recipe_id(recipe.path, root)
     try:
         ids = sorted(os.listdir(root / "runs"), reverse=True)
     except OSError:
         return
     for run_id in (each for each in ids if each.startswith(beginning)):
         context = _context(root / "runs" / run_id)
-        if context and context.get("path") != recipe_id:
+        if context and context.get("path") != path:
             continue
         run = read_run(root, run_id, context)
-        if run is not None and (context or run.recipe == name):
+        if run is not None and (context or run.recipe == recipe.name):
             yield run
 
 
-def find_run(root: Path, recipe_id: str, name: str, word: str) -> Run:
+def find_run(root: Path, recipe: Recipe, word: str) -> Run:
     """The run that a word names: `last`, `previous`, or the beginning of an id.
 
     Raises `UsageError` if there is no such run, or more than one.
     """
     if word in (LAST, PREVIOUS):
-        for run in runs_of(root, recipe_id, name):
+        for run in runs_of(root, recipe):
             if word == LAST:
                 return run
             word = LAST
         raise UsageError("the recipe has no such run yet", fix="finery build")
-    found = list(runs_of(root, recipe_id, name, word)) if word else []
+    found = list(runs_of(root, recipe, word)) if word else []
     exact = [run for run in found if run.id == word] or found
     if len(exact) == 1:
         return exact[0]
-    every = list(runs_of(root, recipe_id, name))
+    every = list(runs_of(root, recipe))
     known = [LAST, PREVIOUS, *(run.id for run in every)]
     if found:
         text = ", ".join(run.id for run in found[:5])
@@ -260,15 +263,10 @@ def _add(run: Run, line: bytes) -> None:
         run.steps = {s["step"]: StepRun(s["step"], s["use"], s["section"]) for s in event["steps"]}
     elif kind == "build_finished":
         run.ended, run.seconds = event["time"], event["seconds"]
-        run.ending = _ending(event["exit_code"], event["ok"])
+        code: int = event["exit_code"]
+        run.ending = "interrupted" if code == 130 else "ok" if event["ok"] else "failed"
     elif event.get("step") in run.steps:
         _add_to(run.steps[event["step"]], kind, event)
-
-
-def _ending(code: int, ok: bool) -> Ending:
-    if code == 130:
-        return "interrupted"
-    return "ok" if ok else "failed"
 
 
 def _add_to(step: StepRun, kind: str, event: Mapping[str, Any]) -> None:

@@ -135,7 +135,6 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     """Print a line for each step, then the tables that several outputs share."""
     from finery.builder.checks import failed_gates
     from finery.builder.plan import Planner, make_plan
-    from finery.store.spending import dollars_spent
 
     built: list[tuple[str, Manifest]] = []
     plans = list(make_plan(Planner(graph, store), without_files=True))
@@ -169,7 +168,7 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
                 f"{f'{output}: ' if output else ''}{m.kind} {phrase(graph.plugins, m)}"
                 for output, m in short.items()
             )
-            if dollars := dollars_spent(store, [result.key]):
+            if dollars := store.dollars_spent([result.key]):
                 text = f"{text}, cost {in_dollars(dollars)}"
         print_wrapped(f"{heads[name]:<{width}}  ", text, hang=width + 2, dim=True)
     if as_json:

@@ -1,34 +1,21 @@
 """The runs of a recipe: the results that steps had in them, and their headline metrics."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from finery.artifact.kinds import Metrics
 from finery.artifact.manifest import Manifest, Result
-from finery.builder.runs import Run, find_run, runs_of
+from finery.builder.runs import Run, find_run
 from finery.errors import UsageError
 from finery.recipe.graph import Graph
 from finery.rows.files import METRICS
 from finery.store.database import Store
-from finery.util.paths import recipe_id
-
-
-def run_of(graph: Graph, store: Store, word: str) -> Run:
-    """The run of the graph's recipe that a word names. Raises `UsageError` if there is none."""
-    recipe = graph.recipe
-    return find_run(store.root, recipe_id(recipe.path, store.root), recipe.name, word)
-
-
-def runs_named(graph: Graph, store: Store, beginning: str = "") -> Iterator[Run]:
-    """The runs of a recipe whose ids begin so, the last one first."""
-    recipe = graph.recipe
-    return runs_of(store.root, recipe_id(recipe.path, store.root), recipe.name, beginning)
 
 
 def result_in(graph: Graph, store: Store, step: str, word: str) -> Result:
     """A step's result in a run. Raises `UsageError` where the store doesn't have it."""
-    run = run_of(graph, store, word)
+    run = find_run(store.root, graph.recipe, word)
     record = run.steps.get(step)
     if record is None or not record.key:
         why = "it didn't build this step"

@@ -20,8 +20,7 @@ import msgspec
 from finery.artifact.manifest import Parts, Result
 from finery.builder.context import commit_of, revision_of, top_of, write_tree
 from finery.builder.plan import Planner, make_plan
-from finery.builder.runs import LAST, PREVIOUS, Run
-from finery.compare.past import run_of, runs_named
+from finery.builder.runs import LAST, PREVIOUS, Run, find_run, runs_of
 from finery.compare.variants import choice_of
 from finery.errors import FineryError, UsageError
 from finery.recipe.graph import Graph, Node
@@ -187,15 +186,15 @@ def side_of(graph: Graph, store: Store, word: str) -> Side:
     """The side that a word names. Raises `UsageError` if it names nothing."""
     if word == NOW:
         return now(graph, store)
-    is_id = len(word) >= SHORTEST and any(runs_named(graph, store, word))
+    is_id = len(word) >= SHORTEST and any(runs_of(store.root, graph.recipe, word))
     if is_id or word in (LAST, PREVIOUS):
-        return of_run(run_of(graph, store, word), store)
+        return of_run(find_run(store.root, graph.recipe, word), store)
     if (variant := of_variant(graph, store, word)) is not None:
         return variant
     commit = commit_of(graph.recipe.path.absolute().parent, word)
     if commit is not None:
         return of_revision(graph, store, word, commit)
-    known = [NOW, LAST, PREVIOUS, *(run.id for run in runs_named(graph, store))]
+    known = [NOW, LAST, PREVIOUS, *(run.id for run in runs_of(store.root, graph.recipe))]
     what = f"'{word}' is neither a run of this recipe nor a git revision"
     fix = f"write one of: {', '.join(known[:8])}; or a commit, branch or tag"
     if graph.matrix is not None:

@@ -80,7 +80,8 @@ def lines_of(
     lines: dict[str, Line] = {}
     scored: set[tuple[str, str, Outputs]] = set()
     for variant in matrix.variants:
-        line = lines.setdefault(variant.combination, _line(variant))
+        axes = {axis: _shown(v) for axis, v in variant.values.items() if axis not in (SEED, "")}
+        line = lines.setdefault(variant.combination, Line(variant.combination, axes))
         line.variants.append(variant.name)
         for judged in _judged(whole, matrix, variant):
             result = results.get(judged.step)
@@ -113,11 +114,6 @@ def columns_of(lines: Sequence[Line]) -> list[str]:
         for name, score in line.scores.items():
             trained[name] = trained.get(name, False) or score.is_trained
     return sorted(trained, key=lambda name: not trained[name])
-
-
-def _line(variant: Variant) -> Line:
-    axes = {axis: _shown(v) for axis, v in variant.values.items() if axis not in (SEED, "")}
-    return Line(variant.combination, axes)
 
 
 def _shown(value: Value) -> str:

@@ -171,13 +171,12 @@ def _devices() -> list[list[Gpu]]:
         return []
     count = _number("nvmlDeviceGetCount_v2") or 0
     devices = [_handle("nvmlDeviceGetHandleByIndex_v2", index) for index in range(count)]
-    return [_instances(n, device) for n, device in enumerate(devices) if device is not None]
-
-
-def _instances(number: int, device: Any) -> list[Gpu]:
-    capability = _capability(device)
-    parts = [*_parts(device)] or [device]
-    return [_gpu(part, capability)._replace(number=number) for part in parts]
+    gpus = []
+    for number, device in enumerate(devices):
+        if device is not None:
+            capability, parts = _capability(device), [*_parts(device)] or [device]
+            gpus.append([_gpu(part, capability)._replace(number=number) for part in parts])
+    return gpus
 
 
 def _parts(device: Any) -> Iterator[Any]:

@@ -9,7 +9,7 @@ import msgspec
 from finery.errors import UsageError
 from finery.fields import Settings, setting
 from finery.inference.types import Completion, Request
-from finery.util.text import in_dollars
+from finery.util.text import counted, in_dollars
 
 REPORT_SECONDS = 0.1
 """Shortest time between two progress reports."""
@@ -99,14 +99,10 @@ class Usage(msgspec.Struct):
 
     def __str__(self) -> str:
         """As text: `480 calls, 120,000 tokens, $0.52`."""
-        words = [_count(self.calls, "call"), _count(self.tokens, "token")]
+        words = [counted(self.calls, "call"), counted(self.tokens, "token")]
         if self.dollars:
             words.append(in_dollars(self.dollars))
         return ", ".join(words)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 class Ticker:
@@ -182,15 +178,11 @@ class Spending:
         """Whether a batch may be sent now."""
         used = Cost(self._job.tokens, self._job.dollars)
         if not self._flying:
-            return self._budget.holds(*total([used, self._likely(batch)]))
+            mean = self._mean()
+            costs = [mean or self._cost(request, 0) for request in batch]
+            return self._budget.holds(*total([used, *costs]))
         flying = [self._at_most(*one) for one in self._flying.values()]
         return self._budget.holds(*total([used, *flying, self._at_most(*self._most(batch))]))
-
-    def _likely(self, batch: Sequence[Request]) -> Cost:
-        mean = self._mean()
-        if mean is None:
-            return total([self._cost(request, 0) for request in batch])
-        return _times(mean, len(batch))
 
     def _most(self, batch: Sequence[Request]) -> tuple[int, Cost]:
         """Number of rows, and their maximum cost as far as it is known beforehand."""
@@ -198,8 +190,8 @@ class Spending:
 
     def _at_most(self, rows: int, most: Cost) -> Cost:
         """The maximum, or the average of answers so far if that is more."""
-        mean = _times(self._mean() or Cost(0, 0), rows)
-        return Cost(max(most.tokens, mean.tokens), max(most.dollars, mean.dollars))
+        mean = self._mean() or Cost(0, 0)
+        return Cost(max(most.tokens, mean.tokens * rows), max(most.dollars, mean.dollars * rows))
 
     def _cost(self, request: Request, answer: int) -> Cost:
         prompt = request.estimated_tokens()
@@ -209,7 +201,3 @@ class Spending:
         """The average cost of this engine's answers."""
         calls = self._own.calls
         return Cost(self._own.tokens / calls, self._own.dollars / calls) if calls else None
-
-
-def _times(cost: Cost, rows: int) -> Cost:
-    return Cost(cost.tokens * rows, cost.dollars * rows)

@@ -104,16 +104,13 @@ TABLES = frozenset({
 """Hooks that return names of what a plugin provides. All others are called during a build."""
 
 
-class Plugin:
-    """A loaded plugin: its name, where it comes from, and its module."""
+class Plugin(NamedTuple):
+    """A loaded plugin: its name, its module, and where it comes from."""
 
-    def __init__(
-        self, name: str, module: ModuleType, origin: str, path: Path | None = None
-    ) -> None:
-        self.name = name
-        self.module = module
-        self.origin = origin  # "finery 0.1.0" or the file's path
-        self.path = path  # only for a file next to the recipe
+    name: str
+    module: ModuleType
+    origin: str  # "finery 0.1.0" or the file's path
+    path: Path | None = None  # only for a file next to the recipe
 
 
 class BrokenPlugin(NamedTuple):

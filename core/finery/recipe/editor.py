@@ -79,10 +79,15 @@ def _usable(plugins: StepTypes) -> Iterator[tuple[str, type[Step]]]:
 def _definitions(name: str, cls: type[Step], prefix: str = "") -> dict[str, Any]:
     """A step type's schema and those of its groups of settings, by their names in the recipe's."""
     owner, schema = f"{prefix}{name}", step_schema(cls)
-    schema["properties"]["use"] = {"const": name, "description": _first_line(cls)}
+    first_line = (cls.__doc__ or "").strip().partition("\n")[0]
+    schema["properties"]["use"] = {"const": name, "description": first_line}
     groups = schema.pop("$defs", {})
-    parts = {owner: {"title": name, **schema, "description": _unwrapped(schema["description"])}}
-    parts |= {f"{owner}.{key}": _untitled(value) for key, value in groups.items()}
+    # Each paragraph in one line, since editors keep line breaks.
+    about = re.sub(r"\n +(?=[^\s-])", " ", schema["description"])
+    about = re.sub(r"(?<=\S)\n(?=[^\s-])", " ", about)
+    parts = {owner: {"title": name, **schema, "description": about}}
+    for key, group in groups.items():  # without the names of its classes
+        parts[f"{owner}.{key}"] = {k: v for k, v in group.items() if k != "title"}
     for part in parts.values():
         if "properties" in part:
             part["properties"] = _shown(part["properties"])
@@ -156,23 +161,12 @@ def _with_title(name: str, field: Mapping[str, Any]) -> dict[str, Any]:
         value = default if isinstance(default, str) else json.dumps(default, ensure_ascii=False)
         if len(value) <= LONGEST_DEFAULT:
             text = f"{text}\n\nDefault: {value}"
-    forms = {"anyOf": [_with_kind(form) for form in field["anyOf"]]} if "anyOf" in field else {}
-    return {"title": name, **field, **forms, "description": text}
-
-
-def _with_kind(form: Mapping[str, Any]) -> dict[str, Any]:
-    """One of several forms of a setting; a list with a title, since editors show each form's."""
-    return {"title": "a list", **form} if form.get("type") == "array" else dict(form)
-
-
-def _unwrapped(text: str) -> str:
-    """A docstring with each paragraph in one line, since editors keep line breaks."""
-    return re.sub(r"(?<=\S)\n(?=[^\s-])", " ", re.sub(r"\n +(?=[^\s-])", " ", text))
-
-
-def _untitled(group: dict[str, Any]) -> dict[str, Any]:
-    """A group of settings without the name of its class."""
-    return {key: value for key, value in group.items() if key != "title"}
+    shown = {"title": name, **field, "description": text}
+    if "anyOf" in field:  # a list with a title, since editors show that of each form
+        shown["anyOf"] = [
+            {"title": "a list", **f} if f.get("type") == "array" else f for f in field["anyOf"]
+        ]
+    return shown
 
 
 def _renamed(schema: Any, owner: str) -> Any:
@@ -183,10 +177,6 @@ def _renamed(schema: Any, owner: str) -> Any:
             for k, v in schema.items()
         }
     return [_renamed(v, owner) for v in schema] if isinstance(schema, list) else schema
-
-
-def _first_line(cls: type[Step]) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
 class Named(NamedTuple):
@@ -213,7 +203,10 @@ def schema_of(recipe: Recipe, plugins: StepTypes) -> dict[str, Any]:
     for definition in defs.values():
         if "needs" in definition.get("properties", {}):
             _replace(definition["properties"]["needs"], names)
-    _silence(schema["properties"]["silence"], steps, plugins)
+    notes = sorted(plugins.note_names)
+    silence = [*notes, *(f"{step.name}/{note}" for step in steps for note in notes)]
+    field = schema["properties"]["silence"]
+    field["items"] = {**field["items"], "enum": silence}
     for step in steps:
         _choose(schema["properties"][step.section], step)
     return schema
@@ -239,15 +232,9 @@ def _known(
         step = convert_step(recipe, section, name, cls, plugins)
         return step.outputs(), step.choices()
     except Exception:  # half-written settings may break a step type in any way
-        return _declared(cls), {}
-
-
-def _declared(cls: type[Step]) -> Mapping[str, type[Artifact] | None]:
-    """The outputs of a step type; unknown if its settings decide about them."""
-    try:
-        return {**declared_outputs(cls)}
-    except PluginError:
-        return {"": None}
+        with contextlib.suppress(PluginError):  # unknown if its settings decide about them
+            return {**declared_outputs(cls)}, {}
+        return {"": None}, {}
 
 
 def _refer(defs: dict[str, Any], key: str, cls: type[Step], steps: Sequence[Named]) -> None:
@@ -288,12 +275,6 @@ def _replace(field: dict[str, Any], one: Mapping[str, Any]) -> None:
             form |= one
         elif form.get("type") == "array":
             form["items"] = dict(one)
-
-
-def _silence(field: dict[str, Any], steps: Sequence[Named], plugins: StepTypes) -> None:
-    notes = sorted(plugins.note_names)
-    names = [*notes, *(f"{step.name}/{note}" for step in steps for note in notes)]
-    field["items"] = {**field["items"], "enum": names}
 
 
 def _choose(section: dict[str, Any], step: Named) -> None:

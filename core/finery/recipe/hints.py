@@ -294,13 +294,13 @@ def written_as_step(text: str, sections: Iterable[str], types: StepTypes) -> str
     for section in sections:
         for use, cls in types_for(section, types).items():
             if settings := _aliases_or_none(cls).settings_of(text):
-                inside = ", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items())
-                return f"{{use: {use}, {inside}}}"
+                inside = [
+                    f"{key}: {value}" if set(value).isdisjoint(" ,:{}[]#*?\"'")
+                    else f'{key}: "{value}"'
+                    for key, value in settings.items()
+                ]  # fmt: skip
+                return f"{{use: {use}, {', '.join(inside)}}}"
     return None
-
-
-def _quoted(text: str) -> str:
-    return text if set(text).isdisjoint(" ,:{}[]#*?\"'") else f'"{text}"'
 
 
 Outputs = Mapping[str, Collection[str]]
@@ -324,7 +324,9 @@ def reference_fix(
     sections = SECTIONS_OF.get(kind, ())
     step = written_as_step(ref, sections, types)
     if step is not None:
-        name = _free_name(sections[0], outputs)
+        usual = {"models": "base", "data": "rows"}.get(sections[0], sections[0])
+        names = (usual, *(f"{usual}{i}" for i in range(2, 999)))
+        name = next(n for n in names if n not in outputs)
         return f"add a step, {sections[0]}: {{{name}: {step}}}, and write {field}: {name}"
     return did_you_mean(ref.partition(".")[0], outputs)
 
@@ -332,7 +334,9 @@ def reference_fix(
 def _step_meant(ref: str, outputs: Outputs) -> str | None:
     """The step, or output, that `ref` names in the notation of something else."""
     bare = re.sub(r"[${}\s]|^steps\.|^\./", "", ref)
-    candidates = [bare, re.sub(r"[:/]", ".", bare, count=1), *_without_section(bare)]
+    section, _, rest = re.sub(r"[:/]", ".", bare).partition(".")
+    candidates = [bare, re.sub(r"[:/]", ".", bare, count=1)]
+    candidates += [rest] if section in SECTIONS else []
     for candidate in candidates:
         for text in (candidate, candidate.lower()):
             if text != ref and _is(text, outputs):
@@ -340,17 +344,6 @@ def _step_meant(ref: str, outputs: Outputs) -> str | None:
     return None
 
 
-def _without_section(ref: str) -> list[str]:
-    section, _, rest = re.sub(r"[:/]", ".", ref).partition(".")
-    return [rest] if section in SECTIONS else []
-
-
 def _is(ref: str, outputs: Outputs) -> bool:
     name, _, output = ref.partition(".")
     return name in outputs and output in outputs[name]
-
-
-def _free_name(section: str, outputs: Outputs) -> str:
-    """A name for a new step of a section."""
-    usual = {"models": "base", "data": "rows"}.get(section, section)
-    return next(n for n in (usual, *(f"{usual}{i}" for i in range(2, 999))) if n not in outputs)

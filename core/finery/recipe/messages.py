@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from finery.recipe.fits import fits
 from finery.recipe.hints import Aliases, aliases_of, groups_of, setting_fix, setting_meant
 from finery.recipe.yaml import without_secrets
 from finery.step.step import Step
-from finery.util.text import counted, did_you_mean, nearest
+from finery.util.text import counted, did_you_mean, nearest, shortened
 
 LONGEST = 60
 """Maximum characters of a wrong value that are shown."""
@@ -146,8 +146,7 @@ def literal(value: Any) -> str:
         case bool():
             return str(value).lower()
         case str():
-            text = without_secrets(value)
-            return f"'{text}'" if len(text) <= LONGEST else f"'{text[: LONGEST - 1]}…'"
+            return f"'{shortened(without_secrets(value), LONGEST)}'"
         case dict():
             return "a mapping" if value else "an empty mapping"
         case list():
@@ -188,11 +187,9 @@ def _hint(about: _Subject, error: Any) -> str:
 
 def _kinds(schema: dict[str, Any]) -> set[str]:
     named = schema.get("type", [])
-    return {named} if isinstance(named, str) else {*named, *_kinds_of(schema.get("anyOf", []))}
-
-
-def _kinds_of(schemas: Iterable[dict[str, Any]]) -> set[str]:
-    return {kind for schema in schemas for kind in _kinds(schema)}
+    if isinstance(named, str):
+        return {named}
+    return {*named}.union(*map(_kinds, schema.get("anyOf", [])))
 
 
 def phrase(schema: dict[str, Any]) -> str:
@@ -245,7 +242,7 @@ def value_fix(label: str, value: Any, kinds: set[str], schema: dict[str, Any]) -
     if isinstance(value, str):
         return _text_fix(name, value, kinds)
     if isinstance(value, bool):
-        return _bool_fix(name, value, kinds)
+        return f"write {name}: null" if "null" in kinds and not value else None
     if isinstance(value, (int, float)):
         return _number_fix(name, value, kinds, schema)
     if isinstance(value, list) and "array" not in kinds:
@@ -285,12 +282,6 @@ def _text_fix(name: str, text: str, kinds: set[str]) -> str | None:
         return f"write {name}: {'true' if text.strip().lower() in _YES else 'false'}"
     if "array" in kinds and not text.lstrip().startswith("-"):
         return f"write {name}: [{', '.join(re.split(r'[,;]? +|[,;]', text.strip()))}]"
-    return None
-
-
-def _bool_fix(name: str, value: bool, kinds: set[str]) -> str | None:
-    if "null" in kinds and not value:
-        return f"write {name}: null"
     return None
 
 

@@ -120,11 +120,12 @@ def _parse(text: str, name: str, title: str = "the recipe") -> tuple[yaml.Node, 
     except yaml.MarkedYAMLError as error:
         raise reader.syntax_error(error) from None
     except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
         raise RecipeError(
             f"character #x{error.character:04x} is not allowed in YAML"
             if isinstance(error.character, int)
             else f"not readable as YAML: {error.reason}",
-            where=reader.at_offset(error.position),
+            where=f"{name}:{line}:{error.position - text.rfind(chr(10), 0, error.position)}",
             fix="delete it",
         ) from None
     if node is None:
@@ -260,10 +261,6 @@ class _Reader:
     def at(self, what: str, line: int, column: int, fix: str | None) -> RecipeError:
         where = f"{self.name}:{line + 1}:{column + 1}"
         return RecipeError(what, where=where, fix=fix, details=_excerpt(self.text, line, column))
-
-    def at_offset(self, offset: int) -> str:
-        line = self.text.count("\n", 0, offset) + 1
-        return f"{self.name}:{line}:{offset - self.text.rfind(chr(10), 0, offset)}"
 
     def syntax_error(self, error: yaml.MarkedYAMLError) -> RecipeError:
         """libyaml's error in words that help the author of a recipe."""

@@ -13,7 +13,7 @@ from finery.builder.runs import Run, progress_of
 from finery.compare.outputs import folded, title_of
 from finery.recipe.graph import Graph, Node
 from finery.store.database import Store
-from finery.util.text import counted, duration
+from finery.util.text import counted, duration, shortened
 
 State = Literal["built", "failed", "running", "blocked", "not built"]
 ORDER: Sequence[State] = ("failed", "running", "blocked", "not built", "built")
@@ -85,9 +85,8 @@ def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
 
 
 def _cost(step: ReportedStep, store: Store) -> float:
-    from finery.store.spending import dollars_spent
 
-    return dollars_spent(store, [step.result.key]) if step.result else 0.0
+    return store.dollars_spent([step.result.key]) if step.result else 0.0
 
 
 def counts(steps: Sequence[ReportedStep]) -> Iterator[str]:
@@ -174,12 +173,12 @@ class Box(NamedTuple):
     @property
     def name(self) -> str:
         """The step's name, shortened."""
-        return _cut(self.group.name)
+        return shortened(self.group.name, NAME)
 
     @property
     def use(self) -> str:
         """The number of its variants, or else its step type, shortened."""
-        return _cut(self.group.variants or self.group.use)
+        return shortened(self.group.variants or self.group.use, NAME)
 
 
 class Picture(NamedTuple):
@@ -227,7 +226,3 @@ def _line(start: Box, end: Box) -> str:
     to_x, to_y = end.x, end.y + HEIGHT / 2
     half = ACROSS / 2
     return f"M{x} {y:.0f}C{x + half:.0f} {y:.0f} {to_x - half:.0f} {to_y:.0f} {to_x} {to_y:.0f}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= NAME else f"{text[: NAME - 1]}…"

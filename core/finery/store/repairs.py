@@ -60,15 +60,14 @@ def salvage(damaged: Path, new: sqlite3.Connection) -> dict[str, int]:
         is_valid = VALID.get(table, lambda value: True)
         insert = f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(columns))})"
         # A table is copied up to its first page that can't be read.
-        with suppress(sqlite3.Error, UnicodeError), closing(_opened(uri)) as old:
+        with (
+            suppress(sqlite3.Error, UnicodeError),
+            closing(sqlite3.connect(uri, uri=True, timeout=1)) as old,
+        ):
             rows = old.execute(f"SELECT {', '.join(columns)} FROM {table} {where}")
             new.executemany(insert, (row for row in rows if is_valid(row[1])))
     new.execute("COMMIT")
     return {t: new.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in SAVED}
-
-
-def _opened(uri: str) -> sqlite3.Connection:
-    return sqlite3.connect(uri, uri=True, timeout=1)
 
 
 def _is_answer(value: bytes) -> bool:

@@ -44,7 +44,7 @@ def _environment() -> "Environment":
         loader=FunctionLoader(_source),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_printable,
+        finalize=lambda v: visible(v) if isinstance(v, str) and not hasattr(v, "__html__") else v,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -57,10 +57,6 @@ def _source(template: str) -> str:
 
     package, _, path = template.partition("/")
     return files(package).joinpath(path).read_text(encoding="utf-8")
-
-
-def _printable(value: Any) -> Any:
-    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _breakable(text: str) -> "Markup":
@@ -121,6 +117,9 @@ def render_sections(
 
     reload_seconds: how often browsers load it again, 0: never.
     """
+    import base64
+    import hashlib
+
     from markupsafe import Markup
 
     ordered = sorted(sections, key=lambda section: section.rank)
@@ -138,17 +137,12 @@ def render_sections(
         styles=[Markup(s) for s in dict.fromkeys(section.style for section in ordered) if s],
         data=[(name, _json(value)) for s in ordered for name, value in s.data.items()],
         scripts=[Markup(script) for script in scripts],
-        hashes=[_hash(script) for script in scripts],
+        hashes=[
+            f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+            for script in scripts
+        ],
         reload=reload_seconds,
     )
-
-
-def _hash(script: str) -> str:
-    import base64
-    import hashlib
-
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
 
 
 def _json(value: Any) -> "Markup":

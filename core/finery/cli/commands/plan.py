@@ -1,6 +1,6 @@
 """`finery plan`: what a build would do, why, and the time, memory and cost that it needs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -179,20 +179,16 @@ def _print_estimates(estimates: Sequence["Estimate"]) -> None:
     if more > 0:
         text = f"… and {counted(more, 'other estimate')}"
         print_wrapped(before, text, hang=INDENT, dim=True)
-    sums = [*_sums(estimates)] if len(estimates) > 1 else []
-    if sums:
-        text = f"all {len(estimates)}: {', '.join(sums)}"
-        print_wrapped(before, text, hang=INDENT, dim=True)
-
-
-def _sums(estimates: Sequence["Estimate"]) -> Iterator[str]:
-    """The total time and cost of several steps, if they are known for all of them."""
+    sums = []  # of what is known for all of them
     for fact, words in (("seconds", "about {}"), ("dollars_at_most", "at most {}")):
         values = [estimate.facts.get(fact) for estimate in estimates]
         known = [value for value in values if value is not None]
-        if len(known) == len(values) and sum(known):
-            total = sum(known)
-            yield words.format(rough_duration(total) if fact == "seconds" else in_dollars(total))
+        if len(known) == len(values) > 1 and sum(known):
+            form = rough_duration if fact == "seconds" else in_dollars
+            sums.append(words.format(form(sum(known))))
+    if sums:
+        text = f"all {len(estimates)}: {', '.join(sums)}"
+        print_wrapped(before, text, hang=INDENT, dim=True)
 
 
 def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates) -> None:

@@ -72,13 +72,6 @@ def expand(recipe: Recipe, plugins: StepTypes) -> Expanded:
     return expanded
 
 
-def write_out(expanded: Expanded) -> None:
-    """Give the expanded recipe a step for each variant of what the axes reach."""
-    for variant in expanded.variants:
-        for name, step in expanded.steps[variant.name].items():
-            add_step(expanded, variant, name, step, expanded.steps[variant.name])
-
-
 def add_step(
     expanded: Expanded, variant: Variant, name: str, step: str, aliases: dict[str, str]
 ) -> None:
@@ -94,23 +87,6 @@ def add_step(
     expanded.origins[step] = name
     expanded.labels[step] = step.partition("@")[2]
     expanded.aliases[step] = aliases
-
-
-def begin(expanded: Expanded) -> None:
-    """Copy the recipe's data, without the steps that the axes reach."""
-    recipe, own = expanded.recipe, {}
-    for section in SECTIONS:
-        if steps := recipe.data.get(section):
-            own[section] = {n: w for n, w in steps.items() if n not in expanded.reached}
-    expanded.recipe = recipe.expanded({**recipe.data, **own}, {}, ())
-
-
-def finish(expanded: Expanded) -> None:
-    """Give the recipe the places of its steps in the file."""
-    recipe = expanded.recipe
-    expanded.recipe = recipe.expanded(
-        recipe.data, {**recipe.places, **expanded.places}, expanded.origins
-    )
 
 
 def _refuse_broken(recipe: Recipe, plugins: StepTypes) -> None:
@@ -255,20 +231,16 @@ def _name_steps(expanded: Expanded) -> None:
                 name = f"{step}@{label}"
                 if name in taken:
                     name = f"{step}@{variant.name}"
-                _check_length(expanded.recipe, name)
+                if len(name) > LONGEST_STEP:
+                    raise expanded.recipe.error(
+                        f"the name of a variant is too long: {name[:60]}…",
+                        ("matrix",),
+                        key=True,
+                        fix="name the values: train.sft.rows: {few: …, all: …}",
+                    )
                 names[step, signature] = name
                 taken[name] = signature
             mine[step] = names[step, signature]
-
-
-def _check_length(recipe: Recipe, name: str) -> None:
-    if len(name) > LONGEST_STEP:
-        raise recipe.error(
-            f"the name of a variant is too long: {name[:60]}…",
-            ("matrix",),
-            key=True,
-            fix="name the values: train.sft.rows: {few: …, all: …}",
-        )
 
 
 _ABSENT = object()

@@ -224,21 +224,16 @@ def _constant(text: str) -> NoReturn:
     raise NotJson("JSON with NaN or Infinity", text)
 
 
-def _float(text: str) -> float:
-    value = float(text)
-    if abs(value) == float("inf"):
+def _number(text: str) -> float:
+    """A number in JSON, with a fraction or an exponent or without."""
+    is_whole = text.lstrip("-").isdecimal()
+    if len(text.lstrip("-")) > MOST_DIGITS if is_whole else abs(float(text)) == float("inf"):
         raise NotJson("JSON with a number too large for a double")
-    return value
-
-
-def _integer(text: str) -> int:
-    if len(text.lstrip("-")) > MOST_DIGITS:
-        raise NotJson("JSON with a number too large for a double")
-    return int(text)
+    return int(text) if is_whole else float(text)
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=unique, parse_constant=_constant, parse_float=_float, parse_int=_integer
+    object_pairs_hook=unique, parse_constant=_constant, parse_float=_number, parse_int=_number
 )
 _SPACE = re.compile(r"[ \t\n\r]*")
 

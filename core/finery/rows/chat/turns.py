@@ -74,8 +74,7 @@ def as_message(turn: Any, number: int) -> Message:
         _check_tool_calls(message["tool_calls"], role, number)
     if role == "assistant":
         message = _with_thinking(message)
-        _check_weight(message, number)
-        _check_older_calls(message, number)
+        _check_keys(message, number)
     content = _text(message.get("content", ""), number)
     if role == "assistant":
         _check_said(message, content, number)
@@ -92,15 +91,12 @@ def _with_thinking(message: Message) -> Message:
     return {THINKING[0] if k == name else k: v for k, v in message.items()}
 
 
-def _check_weight(message: Message, number: int) -> None:
+def _check_keys(message: Message, number: int) -> None:
     if message.get("weight", 1) not in (0, 1):
         raise BadRow(
             f"turn {number} has the weight {message['weight']!r}, which isn't 0 or 1",
             "write `weight: 0` for a turn that isn't learned, and `weight: 1` for one that is",
         )
-
-
-def _check_older_calls(message: Message, number: int) -> None:
     if "function_call" in message:
         raise BadRow(
             f"turn {number} (assistant) has 'function_call', the older form of 'tool_calls'",
@@ -168,7 +164,14 @@ def check_turns(turns: Sequence[Message], *, answered: bool) -> None:
     for number, turn in enumerate(turns, 1):
         role = turn["role"]
         if role not in _NEXT[before] or (calls and role != "tool"):
-            raise BadRow(_out_of_order(number, role, before, bool(calls)), _order_fix(role, before))
+            what = f"turn {number} is '{role}' after '{before}'"
+            if calls:
+                what = (
+                    f"turn {number} is '{role}', but the tool calls before it have no 'tool' turn"
+                )
+            elif number == 1:
+                what = f"the first turn is '{role}', not 'system' or 'user'"
+            raise BadRow(what, _order_fix(role, before))
         if role == "tool":
             _check_answers(turn, calls, number)
         else:
@@ -176,15 +179,15 @@ def check_turns(turns: Sequence[Message], *, answered: bool) -> None:
         before = role
         if role == "tool" and (number == len(turns) or turns[number]["role"] != "tool"):
             calls = []
-    _check_last(before, answered)
-
-
-def _out_of_order(number: int, role: str, before: str, called: bool) -> str:
-    if called:
-        return f"turn {number} is '{role}', but the tool calls before it have no 'tool' turn"
-    if number == 1:
-        return f"the first turn is '{role}', not 'system' or 'user'"
-    return f"turn {number} is '{role}' after '{before}'"
+    if answered and before != "assistant":
+        raise BadRow(
+            f"the last turn is '{before}', not 'assistant'",
+            "add the answer, or set prompts_only: true if the rows are prompts",
+        )
+    if not answered and before not in ("user", "tool"):
+        is_system = before == "system"
+        what = "there is no user turn" if is_system else f"the prompt ends with '{before}'"
+        raise BadRow(what, "a prompt ends with a user or tool turn")
 
 
 def _order_fix(role: str, before: str) -> str:
@@ -203,17 +206,6 @@ def _check_answers(turn: Message, calls: Sequence[Any], number: int) -> None:
             "assistant turn before it",
             f"the calls there are: {', '.join(map(str, ids))}",
         )
-
-
-def _check_last(last: str, answered: bool) -> None:
-    if answered and last != "assistant":
-        raise BadRow(
-            f"the last turn is '{last}', not 'assistant'",
-            "add the answer, or set prompts_only: true if the rows are prompts",
-        )
-    if not answered and last not in ("user", "tool"):
-        what = "there is no user turn" if last == "system" else f"the prompt ends with '{last}'"
-        raise BadRow(what, "a prompt ends with a user or tool turn")
 
 
 Problem = tuple[str, str]

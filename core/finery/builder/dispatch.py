@@ -36,6 +36,7 @@ def task_of(
     for (name, _), manifest in planner.inputs(node, results).items():
         refs = [s.ref for s in node.sources if s.field == name]
         inputs.setdefault(name, []).append((refs[len(inputs.get(name, []))], manifest))
+    paths = planner.code.paths(*planner.code_of(plan))
     out, scratch = planner.store.work(plan.key)
     return Task(
         step=node.name,
@@ -62,7 +63,7 @@ def task_of(
         gpu_names=node.gpus,
         project=str(project),
         recipe=str(graph.recipe.folder.absolute()),
-        code=[p for p in map(str, planner.code_paths(plan)) if p.startswith(f"{project}/")],
+        code=[p for p in map(str, paths) if p.startswith(f"{project}/")],
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,6 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Bundle, Model
 from finery.artifact.manifest import Manifest, Parts, Result, encode
-from finery.builder.code.reach import Reach
 from finery.builder.code.steps import StepCode
 from finery.builder.keys import (
     FORMAT_PART,
@@ -29,6 +28,7 @@ from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
 from finery.step.inspect import files_of, full_name, give_files, steps_inside
 from finery.step.interfaces import Pinned, Provenance, floating_name, interface
+from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.paths import PINNED, recipe_id
 
@@ -86,7 +86,8 @@ class Planner:
         self.outside: set[str] = set()  # what `key_files` of steps and engines name
         for node in graph.nodes.values():
             for each in (node, *node.candidates.values()):
-                self._code_of(each)  # now, since this process has just imported that code
+                # now, since this process has just imported that code
+                self.code.of_step(each.step, self._written(each))
 
     def resolve(self, name: str, results: Mapping[str, Result | None]) -> StepPlan:
         """The plan of a step, given the results of earlier steps (None if not built)."""
@@ -98,7 +99,8 @@ class Planner:
         inputs = {} if missing else self.inputs(node, results)
         plan = StepPlan(node, "pending", files=self.files(node))
         give_files(node.step, plan.files)  # a floating name may depend on their content
-        plan.pinned, unpinned = self._pinned(node)
+        floating = floating_name(node.step)
+        plan.pinned = self.lock.get(floating) if floating is not None else None
         if not missing:
             plan.provenance = self._provenance(node, results)
         plan.parts = self._parts(plan, inputs, results)
@@ -112,11 +114,9 @@ class Planner:
                     plan.same_as = self.graph.variants_of(node.origin)[0]
                     plan.reason = f"the variant that {node.chosen_by} chooses, built by then"
             return plan
-        if unpinned:
-            plan.state, plan.reason = (
-                "run",
-                f"{unpinned} isn't pinned in {self.lock.path.name} yet",
-            )
+        if floating is not None and not plan.pinned:
+            plan.state = "run"
+            plan.reason = f"{floating} isn't pinned in {self.lock.path.name} yet"
             return plan
         plan.key = key_of(plan.parts)
         plan.result = self.store.lookup(plan.key, inputs.values(), plan.parts)
@@ -182,14 +182,6 @@ class Planner:
             names = [name for name in floating if name is not None]
         self.lock.forget(names)
 
-    def _pinned(self, node: Node) -> tuple[str | None, str | None]:
-        """(the pin of the step's floating name, the name if it isn't pinned yet)."""
-        floating = floating_name(node.step)
-        if floating is None:
-            return None, None
-        pinned = self.lock.get(floating)
-        return pinned, None if pinned else floating
-
     def pin(self, node: Node) -> None:
         """Resolve the step's floating name and record the result in the lock file."""
         pinned = interface(node.step, Pinned)
@@ -210,7 +202,8 @@ class Planner:
         engines = {}
         if type(node.step).__spec__.engines:
             known = self.graph.plugins.engines
-            used = _used(node, inputs)
+            places = [(s.field, s.index) for s in node.sources if s.role != "tokenizer"]
+            used = [inputs[place] for place in places if place in inputs]
             for model_format in sorted({f for m in used for f in _formats(m, known)}):
                 engine = self.graph.plugins.engine(model_format)
                 code = self.code.of_engine(model_format)
@@ -233,7 +226,7 @@ class Planner:
             )
         return key_parts(
             node,
-            code=self._code_of(node),
+            code=self.code.of_step(node.step, self._written(node)),
             wrappers=self.code.wrappers,
             inputs=digests,
             files=self.store.digest_files(plan.files),
@@ -243,24 +236,13 @@ class Planner:
             gpus=plan.gpus,
         )
 
-    def _code_of(self, node: Node) -> Mapping[str, str]:
-        return self.code.of_step(node.step, self._written(node))
-
     def _written(self, node: Node) -> Mapping[str, Any]:
         step: Mapping[str, Any] = self.graph.recipe.data[node.section][node.name]
         return step
 
-    def code_paths(self, plan: StepPlan) -> set[Path]:
-        """The files that determine the step's code."""
-        return self.code.paths(plan.node.step, self._written(plan.node), plan.engines)
-
-    def reaches(self, plan: StepPlan) -> list[Reach]:
-        """What the code of the step, of its engines and of the hooks around it reaches."""
-        return self.code.reaches(plan.node.step, self._written(plan.node), plan.engines)
-
-    def changed_code(self, plan: StepPlan) -> list[str]:
-        """Files of the step's code that changed since its key was computed."""
-        return self.code.changed(plan.node.step, self._written(plan.node), plan.engines)
+    def code_of(self, plan: StepPlan) -> tuple[Step, Mapping[str, Any], Iterable[str]]:
+        """What names a step's code, with its engines: the arguments of methods of `code`."""
+        return plan.node.step, self._written(plan.node), plan.engines
 
     def _reason(self, plan: StepPlan) -> str:
         if self.store.seconds_of(plan.key) is not None:
@@ -311,13 +293,6 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
             if first != name:
                 plan.same_as, plan.reason = first, f"equal to {first}: built once"
         yield plan
-
-
-def _used(node: Node, inputs: Mapping[tuple[str, int], Manifest]) -> Iterator[Manifest]:
-    """The inputs except models of which only the tokenizer is used."""
-    for source in node.sources:
-        if source.role != "tokenizer" and (source.field, source.index) in inputs:
-            yield inputs[source.field, source.index]
 
 
 def _formats(manifest: Manifest, known: Collection[str]) -> Iterator[str]:

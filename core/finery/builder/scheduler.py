@@ -153,8 +153,10 @@ class Build:
             self._start_ready()
             self._link_cached()
             self._record(now=not self._running)
-            if self._running:
-                self._listen()
+            if self._running:  # until a step ends or a moment has passed
+                is_short = self._locked or self._unrecorded or self._new_keys
+                for task, event in self.executor.poll(POLL_SECONDS if is_short else 1.0):
+                    self._hear(task, event)
             elif self._locked:
                 time.sleep(POLL_SECONDS)
             elif self._stopped():
@@ -303,12 +305,6 @@ class Build:
 
     # -- listening -------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Handle events of workers, until a step ends or a moment has passed."""
-        timeout = POLL_SECONDS if self._locked or self._unrecorded or self._new_keys else 1.0
-        for task, event in self.executor.poll(timeout):
-            self._hear(task, event)
-
     def _hear(self, task: Task, event: TaskEvent) -> None:
         plan = self._running[task.step]
         if event["event"] == "done":
@@ -397,7 +393,7 @@ class Build:
 
     def _check_code(self, plan: StepPlan) -> None:
         """Refuse to run code that has changed since its key was computed."""
-        changed = self.planner.changed_code(plan)
+        changed = self.planner.code.changed(*self.planner.code_of(plan))
         if changed:
             raise StepError(
                 f"its code changed since the build began: {', '.join(changed)}", fix="build again"

@@ -285,7 +285,12 @@ class _Flow:
         groups: dict[int, list[tuple[int, Request]]] = {}
         for index, request in taken:
             groups.setdefault(request.attempt, []).append((index, request))
-        asked = [batch for group in groups.values() for batch in self._batched(group)]
+        asked = []
+        for group in groups.values():
+            for places in self._engine.batches([request for _, request in group]):
+                batch = [group[i][1] for i in places]
+                key = record_key(self._identity, batch, self._sampling)
+                asked.append(_Asked([group[i][0] for i in places], batch, key))
         known = self._kept(asked)
         for one in asked:
             if one.key in known:
@@ -316,13 +321,6 @@ class _Flow:
             self._usage.cached += len(completions)
             self._engine.job.usage.cached += len(completions)
             self._known.extend(zip(indices, completions, strict=True))
-
-    def _batched(self, group: list[tuple[int, Request]]) -> Iterator[_Asked]:
-        """Requests of one attempt, in the engine's batches."""
-        for places in self._engine.batches([request for _, request in group]):
-            batch = [group[i][1] for i in places]
-            key = record_key(self._identity, batch, self._sampling)
-            yield _Asked([group[i][0] for i in places], batch, key)
 
     def _landed(
         self, number: int, outcome: Answer

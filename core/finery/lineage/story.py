@@ -23,7 +23,6 @@ from finery.errors import FineryError, UsageError
 from finery.lineage.scan import (
     Found,
     RowFile,
-    all_lines,
     drops_naming,
     lines_about,
     lines_starting,
@@ -156,7 +155,7 @@ class _Teller:
         nearest: dict[str, str] = {}
         best = 2
         for place, file in self._files(scope):
-            for line in all_lines(file):
+            for line in lines_starting(file, ""):
                 shared = first_difference(start, line.id)
                 if shared > best:
                     nearest, best = {}, shared

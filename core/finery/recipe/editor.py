@@ -52,8 +52,21 @@ def recipe_schema(plugins: StepTypes) -> dict[str, Any]:
         defs |= _definitions(name, cls)
         for field, info in nested_fields(cls).items():
             defs |= _nest(defs[name], name, field, info, by_section[info.section], plugins)
-    sections = {s: _section_schema(s) for s in by_section}
-    defs |= {f"{STEPS}.{s}": _any_step(names) for s, names in by_section.items()}
+    sections = {}
+    for section, names in by_section.items():
+        sections[section] = {
+            "title": section,
+            "type": ["object", "null"],
+            "description": _SECTION_HELP[section],
+            "propertyNames": {"pattern": NAME},
+            "additionalProperties": {"$ref": f"#/$defs/{STEPS}.{section}"},
+        }
+        defs[f"{STEPS}.{section}"] = {
+            "type": "object",
+            "required": ["use"],
+            "properties": {"use": {"title": "use", "enum": names}},
+            "allOf": _by_use(names),
+        }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": TITLE,
@@ -113,26 +126,6 @@ def _nest(
         "allOf": _by_use(types, prefix),
     }
     return defs
-
-
-def _section_schema(section: str) -> dict[str, Any]:
-    return {
-        "title": section,
-        "type": ["object", "null"],
-        "description": _SECTION_HELP[section],
-        "propertyNames": {"pattern": NAME},
-        "additionalProperties": {"$ref": f"#/$defs/{STEPS}.{section}"},
-    }
-
-
-def _any_step(types: list[str]) -> dict[str, Any]:
-    """A step of any of these types."""
-    return {
-        "type": "object",
-        "required": ["use"],
-        "properties": {"use": {"title": "use", "enum": types}},
-        "allOf": _by_use(types),
-    }
 
 
 def _by_use(names: Iterable[str], prefix: str = "") -> list[dict[str, Any]]:
@@ -309,21 +302,13 @@ def schema_file(recipe: Recipe) -> Path:
     """
     named = _NAMED.search(recipe.text)
     path = recipe.folder / named["path"] if named else None
-    if (
-        path is not None
-        and path.resolve().is_relative_to(recipe.folder.resolve())
-        and not _is_of_another(path, recipe)
-    ):
-        return path
+    if path is not None and path.resolve().is_relative_to(recipe.folder.resolve()):
+        name = path.name.removesuffix(".schema.json")
+        recipes = [path.with_name(f"{name}{suffix}") for suffix in (".yaml", ".yml")]
+        if not any(other.exists() and not other.samefile(recipe.path) for other in recipes):
+            return path
     stem = recipe.path.name.removesuffix(".yaml").removesuffix(".yml")
     return recipe.path.with_name(f"{stem}.schema.json")
-
-
-def _is_of_another(schema: Path, recipe: Recipe) -> bool:
-    """Whether a schema is named after another recipe in the same folder."""
-    stem = schema.name.removesuffix(".schema.json")
-    recipes = [schema.with_name(f"{stem}{suffix}") for suffix in (".yaml", ".yml")]
-    return any(path.exists() and not path.samefile(recipe.path) for path in recipes)
 
 
 def modeline(recipe: Recipe, path: Path) -> str:

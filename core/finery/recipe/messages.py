@@ -291,13 +291,9 @@ def _number_fix(name: str, value: float, kinds: set[str], schema: dict[str, Any]
     limit = schema.get("maximum", schema.get("exclusiveMaximum"))
     if limit == 1 and 1 < value < 100:
         return f"write {name}: {value / 100:g} for {value:g} %"
-    if "array" in kinds and "integer" in _types(schema.get("items", {})):
+    if "array" in kinds and "integer" in _kinds(schema.get("items", {})):
         return f"write {name}: [{value}]"
     return None
-
-
-def _types(schema: dict[str, Any]) -> set[str]:
-    return {schema.get("type", ""), *(form.get("type", "") for form in schema.get("anyOf", ()))}
 
 
 def _list_fix(name: str, value: list[Any], kinds: set[str]) -> str | None:

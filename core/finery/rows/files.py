@@ -57,7 +57,7 @@ def _shard(folder: Path, number: int) -> Path:
     return folder / f"rows-{number:05d}.jsonl"
 
 
-def read_rows(folder: Path) -> "Iterator[Row]":
+def read_rows(folder: Path) -> Iterator[Row]:
     """The rows of all shards, in order."""
     for shard in sorted(folder.glob("rows-*.jsonl")):
         with shard.open("rb") as lines:

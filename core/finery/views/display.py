@@ -37,7 +37,11 @@ def print_facts(console: "Console", facts: Mapping[str, Any]) -> None:
     grid.add_column(width=max([14, *map(len, facts)]), style="cyan", no_wrap=True)
     grid.add_column(ratio=1)
     for name, value in facts.items():
-        grid.add_row(Text(visible(name)), Text(visible(_fact(value))))
+        text = as_text(value)
+        is_long = isinstance(value, dict) and len(value) > MOST
+        if is_long and all(isinstance(number, int) for number in value.values()):
+            text = counts_in_words(value, "kinds")
+        grid.add_row(Text(visible(name)), Text(visible(shortened(text, LONGEST_FACT))))
     console.print(Padding(grid, (0, 0, 0, 2)))
 
 
@@ -109,10 +113,3 @@ def as_text(value: Any) -> str:
     if isinstance(value, dict) and all(isinstance(v, str | int | float) for v in value.values()):
         return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _fact(value: Any) -> str:
-    is_long = isinstance(value, dict) and len(value) > MOST
-    if is_long and all(isinstance(number, int) for number in value.values()):
-        return shortened(counts_in_words(value, "kinds"), LONGEST_FACT)
-    return shortened(as_text(value), LONGEST_FACT)

@@ -43,7 +43,7 @@ def command(
         since = "since its last build, and kept from an earlier one"
     if last is not None and before is not None and not changes:
         changes, since = changes_between(before, last, names_of), "between its last two builds"
-    changes = with_paths(changes, planner.reaches(plan))
+    changes = with_paths(changes, planner.code.reaches(*planner.code_of(plan)))
     if as_json:
         for change in changes:
             paths = {"paths": change.paths} if any(change.names) else {}

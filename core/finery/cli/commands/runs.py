@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from finery.builder.runs import Run
-    from finery.compare.past import Headline
+    from finery.compare.outputs import Headline
 
 MOST = 8
 """Evaluators of a build that are listed, and models of each."""
@@ -35,7 +35,7 @@ def command(recipe: Path, number: int, as_json: bool) -> None:
     """
     from finery.builder.project import open_store
     from finery.builder.runs import runs_of
-    from finery.compare.past import headlines
+    from finery.compare.outputs import headlines
     from finery.recipe.document import load
 
     store, loaded = open_store(recipe), load(recipe)

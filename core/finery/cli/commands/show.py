@@ -115,7 +115,7 @@ def command(
             "--tokenizer needs --html", where="--tokenizer", fix=f"finery show {step} --html"
         )
     if run_id is not None:
-        from finery.compare.past import result_in
+        from finery.compare.outputs import result_in
 
         result, fresh = result_in(graph, store, name, run_id), False
     else:

@@ -62,7 +62,13 @@ def expand(recipe: Recipe, plugins: StepTypes) -> Expanded:
     repeats = repeats_of(recipe, _trainings(recipe, plugins), block.get("seeds"))
     axes, variants = read_matrix(recipe, repeats, plugins)
     refuse_overlaps(recipe, axes)
-    written = {variant.name: _with_settings(recipe, variant) for variant in variants}
+    # Each variant's steps, as `--set` would give them its settings.
+    written = {}
+    for variant in variants:
+        steps = {s: copy.deepcopy(recipe.data[s]) for s in SECTIONS if recipe.data.get(s)}
+        for given in variant.settings:
+            _set(recipe, steps, given)
+        written[variant.name] = steps
     before = {name: _references_in(steps, plugins) for name, steps in written.items()}
     reached = _reached(variants, before)
     signatures = {name: _signatures(written[name], before[name]) for name in written}
@@ -128,14 +134,6 @@ def _trainings(recipe: Recipe, plugins: StepTypes) -> dict[tuple[str, str], int]
 
 
 # -- settings ------------------------------------------------------------------------------------
-
-
-def _with_settings(recipe: Recipe, variant: Variant) -> Sections:
-    """The recipe's steps with a variant's settings, as `--set` would give them."""
-    sections = {s: copy.deepcopy(recipe.data[s]) for s in SECTIONS if recipe.data.get(s)}
-    for given in variant.settings:
-        _set(recipe, sections, given)
-    return sections
 
 
 def _set(recipe: Recipe, sections: Sections, given: Setting) -> None:

@@ -72,7 +72,9 @@ def strict_at(text: str, start: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, _past_space(text, start))
     except json.JSONDecodeError as error:
-        raise NotJson(_kind(error), f"{error.msg}, character {error.pos + 1}") from None
+        is_cut = error.pos >= len(error.doc) or error.msg.startswith("Unterminated string")
+        kind = "JSON that ends too early" if is_cut else "not JSON"
+        raise NotJson(kind, f"{error.msg}, character {error.pos + 1}") from None
     except RecursionError:
         raise NotJson("JSON nested too deeply") from None
     if _deeper(value, DEEPEST):
@@ -241,12 +243,6 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 def _past_space(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     return match.end() if match is not None else at
-
-
-def _kind(error: json.JSONDecodeError) -> str:
-    if error.pos >= len(error.doc) or error.msg.startswith("Unterminated string"):
-        return "JSON that ends too early"
-    return "not JSON"
 
 
 def _deeper(value: Any, levels: int) -> bool:

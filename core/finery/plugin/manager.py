@@ -327,7 +327,8 @@ def load_plugins(local: tuple[Path, ...] = ()) -> Plugins:
     """
     if local not in _loaded:
         plugins = Plugins()
-        for source in (*entry_points(GROUP), *local):
+        sources: list[EntryPoint | Path] = [*entry_points(GROUP), *local]
+        for source in sources:
             plugins.add(source)
         _loaded[local] = plugins
     return _loaded[local]

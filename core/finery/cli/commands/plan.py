@@ -8,7 +8,6 @@ import click
 
 from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, matrix_option, recipe_and_steps
-from finery.compare.outputs import folded, title_of
 from finery.util.text import counted, duration, in_dollars, rough_duration
 
 if TYPE_CHECKING:
@@ -116,6 +115,7 @@ def _print_json(
 def _print_steps(
     plans: Sequence["StepPlan"], estimates: Mapping[str, "Estimate"], gates: Gates
 ) -> None:
+    from finery.compare.outputs import folded, title_of
     from finery.recipe.matrix.labels import without_variants
 
     origins = {plan.node.name: plan.node.origin for plan in plans}

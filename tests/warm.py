@@ -278,7 +278,7 @@ def import_all(more: Iterable[str] = ()) -> None:
             importlib.import_module(module.name)
     plugins = Plugins()
     for entry in entry_points(GROUP):
-        plugins.add_installed(entry)
+        plugins.add(entry)
     for name in plugins.step_types:
         plugins.step_type(name)
     assert plugins.notes  # imports their modules

@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from finery import DataError
 from finery.rows import NOT_CONTENT, Row, is_preference
-from finery.rows.chat.structure import problems_of
+from finery.rows.chat.turns import problems_of
 from finery.rows.parts import changed, prompt
 
 Action = Literal["accept", "reject", "edit", "swap", "note", "undo"]

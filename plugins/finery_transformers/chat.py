@@ -15,7 +15,7 @@ from finery import DataError, FineryError, shown
 from finery.rows import Conversation, Message
 from finery.rows.chat.thinking import TAGS, split_thinking
 from finery.rows.chat.turns import THINKING
-from finery.rows.templates.foreign import written
+from finery.rows.templates.limits import written
 
 if TYPE_CHECKING:
     from jinja2 import TemplateSyntaxError

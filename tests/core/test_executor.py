@@ -16,8 +16,8 @@ from needs import may_lack
 from tasks import PID, Tasks, ends, number_of, text_of
 
 from finery.execute.environment import secrets_for_all, worker_environment
+from finery.execute.gpus import cpu_count
 from finery.execute.local import LocalExecutor
-from finery.util.machine import cpu_count
 
 needs_two_cores = pytest.mark.skipif(
     cpu_count() == 1, reason=may_lack("a worker starts ahead on a core of its own")

@@ -339,23 +339,22 @@ def own_core(project: MakeProject, tmp_path: Path) -> Project:
     return t
 
 
-WRITING = "core/finery/rows/files/writing.py"
-READING = "core/finery/rows/files/reading.py"
+FILES = "core/finery/rows/files.py"
 
 
 def test_a_change_of_row_writing_reruns_what_makes_data_sets(own_core: Project) -> None:
     t = own_core
-    t.edit(WRITING, "msgspec.json.encode(row)", 'msgspec.json.encode({**row, "w": 1})')
+    t.edit(FILES, "msgspec.json.encode(row)", 'msgspec.json.encode({**row, "w": 1})')
     assert t.ran() == ["a", "m"]
     assert t.rows("a")[0]["w"] == 1
-    assert "code finery/rows/files/writing.py" in t.run("explain", "a").out
+    assert "code finery/rows/files.py" in t.run("explain", "a").out
 
 
 def test_a_change_of_row_writing_that_changes_no_bytes_stops_there(own_core: Project) -> None:
     t = own_core
-    t.edit(WRITING, "64 * 1024 * 1024", "65 * 1024 * 1024")
+    t.edit(FILES, "64 * 1024 * 1024", "65 * 1024 * 1024")
     assert t.ran() == ["a"]
-    t.edit(READING, "sorted(folder.glob(", "sorted(Path(folder).glob(")
+    t.edit(FILES, "sorted(folder.glob(", "sorted(Path(folder).glob(")
     assert t.ran() == ["m"]
 
 

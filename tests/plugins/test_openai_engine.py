@@ -27,7 +27,7 @@ from hostile_server import (
 )
 
 from finery import Budget, Completion, FineryError, Job, Model, Request, StepError, UsageError
-from finery.builder.changes import short
+from finery.builder.keys import short
 from finery.inference.records import MemoryRecords
 from finery.rows import Conversation
 from finery.testing import TestJob

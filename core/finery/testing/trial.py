@@ -222,7 +222,7 @@ class Trial:
             (plan,) = (p for p in make_plan(planner) if p.node.name == SUBJECT)
             keyed: dict[str, set[str]] = {}
             marked: list[Any] = []
-            for reach in planner.reaches(plan):
+            for reach in planner.code.reaches(*planner.code_of(plan)):
                 marked += reach.marked
                 for path, names in reach.definitions().items():
                     keyed.setdefault(str(path), set()).update(names)

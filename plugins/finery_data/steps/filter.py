@@ -8,9 +8,8 @@ from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops
-from finery.rows.lengths import check_lengths
-from finery.rows.parts import named, no_text, read, scope, text_named
-from finery.rows.templates.patience import search
+from finery.rows.parts import check_lengths, named, no_text, read, scope, text_named
+from finery.rows.templates.limits import search
 from finery.rows.templates.sandbox import evaluate, expression
 
 Texts = dict[str, str]

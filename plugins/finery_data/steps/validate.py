@@ -11,12 +11,12 @@ import msgspec
 from finery import DataError, Dataset, Job, OneFile, Step, UsageError, setting, takes
 from finery.rows import TURN_COLUMNS, Row, Turns
 from finery.rows.badrow import BadRow
-from finery.rows.chat.structure import problems_of
+from finery.rows.chat.turns import problems_of
 from finery.rows.dropped import FINDINGS, Drops
-from finery.rows.lengths import check_lengths
 from finery.rows.parts import (
     NOT_TEXT,
     answer,
+    check_lengths,
     id_of,
     named,
     no_text,
@@ -25,7 +25,7 @@ from finery.rows.parts import (
     text_named,
     text_of,
 )
-from finery.rows.templates.patience import patterns_of
+from finery.rows.templates.limits import patterns_of
 from finery.util.text import did_you_mean
 from finery_data.checks import personal
 from finery_data.checks.labels import Labels

@@ -24,7 +24,7 @@ from finery.rows.answers.jsonvalues import (
     shown,
 )
 from finery.rows.answers.reading import extracted, told_with
-from finery.rows.templates.patience import patterns_of
+from finery.rows.templates.limits import patterns_of
 from finery.util.text import did_you_mean
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table

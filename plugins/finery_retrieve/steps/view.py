@@ -10,7 +10,7 @@ import msgspec
 from finery import Manifest
 from finery.rows import Row, snippet
 from finery.rows.dropped import DROPPED
-from finery.rows.sidecar import lines_of
+from finery.rows.files import lines_of
 from finery.util.text import counted
 from finery.views import Detail, Output, View, counts_in_words, print_labelled, print_row
 from finery_data.view.dataset import DatasetView

@@ -15,7 +15,7 @@ from finery.rows.answers.reading import Expected, Reader
 from finery.rows.badrow import BadRow
 from finery.rows.generated import Checked
 from finery.rows.parts import id_of, text_named
-from finery.rows.templates.patience import patterns_of, search
+from finery.rows.templates.limits import patterns_of, search
 from finery.util.text import did_you_mean
 from finery_eval.database import Database, QueryError
 from finery_synth.checks.settings import Checks, Functions

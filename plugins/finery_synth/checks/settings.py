@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from finery import Files, OneFile, Settings, UsageError, setting
 from finery.rows.answers.answerschema import AnswerSchema, check_schema
-from finery.rows.lengths import check_lengths
+from finery.rows.parts import check_lengths
 
 
 class Functions(Settings):

@@ -213,10 +213,6 @@ def _other_encoding(line: bytes) -> BadRow | None:
         return BadRow(
             "the row starts with a byte order mark", "remove it: sed -i 's/^\\xEF\\xBB\\xBF//'"
         )
-    return _not_utf8(line)
-
-
-def _not_utf8(line: bytes) -> BadRow | None:
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -380,7 +376,8 @@ def _delimited(name: str, stream: io.BufferedReader) -> Iterator[Record]:
         skipped += 1
     if not first:
         return
-    reader = csv.reader(itertools.chain([first], lines), delimiter=_delimiter(first), strict=True)
+    delimiter = "\t" if "\t" in first else ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         where = f"{name}:{skipped + reader.line_num + 1}"
@@ -402,12 +399,6 @@ def _delimited(name: str, stream: io.BufferedReader) -> Iterator[Record]:
 
 
 _QUOTE_FIX = 'put fields with commas, quotes or line breaks in "…", and double the quotes inside'
-
-
-def _delimiter(header: str) -> str:
-    if "\t" in header:
-        return "\t"
-    return ";" if ";" in header and "," not in header else ","
 
 
 def _checked_header(cells: list[str], where: str) -> list[str]:
@@ -449,7 +440,11 @@ def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterato
     """Rows of a Parquet file. copy: where to put the content of a compressed file meanwhile."""
     pyarrow = load_extra("pyarrow", "pyarrow")
     parquet = load_extra("pyarrow.parquet", "pyarrow")
-    source = stream if copy is None else _copied(stream, copy)
+    source = stream
+    if copy is not None:  # Parquet is read from its end
+        with copy.open("wb") as out:
+            shutil.copyfileobj(stream, out, CHUNK_BYTES)
+        source = copy.open("rb")
     number = 0
     try:
         for batch in parquet.ParquetFile(source).iter_batches(batch_size=PARQUET_BATCH):
@@ -465,13 +460,6 @@ def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterato
         if copy is not None:
             source.close()
             copy.unlink()
-
-
-def _copied(stream: io.BufferedReader, copy: Path) -> io.BufferedReader:
-    """A copy of a compressed file's content on disk: Parquet is read from its end."""
-    with copy.open("wb") as out:
-        shutil.copyfileobj(stream, out, CHUNK_BYTES)
-    return copy.open("rb")
 
 
 def without_nulls(value: Any) -> Any:

@@ -16,7 +16,7 @@ WAIT_SECONDS, RELOAD_SECONDS = 2.0, 5
 """How often `--watch` checks the build, and how often browsers reload the page."""
 
 if TYPE_CHECKING:
-    from finery.builder.runs.reading import Run
+    from finery.builder.runs import Run
     from finery.report.page import Reported
 
 
@@ -97,7 +97,7 @@ def _state(reported: "Reported") -> str:
 def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = None) -> "Reported":
     """What a report of a recipe is about, now or in a run of the past."""
     from finery.builder.project import Project
-    from finery.compare.past import run_of, runs_named
+    from finery.builder.runs import find_run, runs_of
     from finery.report.page import Reported
     from finery.report.steps import steps_now, steps_of_run
     from finery.report.variants import variants_of
@@ -105,10 +105,10 @@ def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = N
     project = Project(recipe, overrides)
     graph, store = project.graph, project.store
     if run_id is not None:
-        run: Run | None = (past := run_of(graph, store, run_id))
+        run: Run | None = (past := find_run(store.root, graph.recipe, run_id))
         steps = steps_of_run(graph, store, past)
     else:
-        run = next(runs_named(graph, store), None)
+        run = next(runs_of(store.root, graph.recipe), None)
         steps = steps_now(graph, store, run)
     variants = variants_of(graph, store, steps)
     return Reported(graph, store, steps, run, is_past=run_id is not None, variants=variants)

@@ -1,18 +1,85 @@
-"""Reads the records of runs. A record may be incomplete: of a run that goes on, or was killed."""
+"""Records of builds: who built what from which revision, and how it ended.
+
+A build writes its record while it runs, and `finery runs`, `show --run` and `diff` read it. A
+record may be incomplete: of a run that goes on, or was killed.
+"""
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import msgspec
 
-from finery.builder.runs.git import Revision
-from finery.builder.runs.log import CONTEXT, EVENTS
+from finery.builder.context import Revision
 from finery.errors import UsageError
+from finery.recipe.document import Recipe
+from finery.util.events import Event
+from finery.util.paths import recipe_id
 from finery.util.text import did_you_mean
+
+BULK = ("step_progress", "step_metric", "step_cached")
+"""Events that needn't reach the disk at once."""
+FLUSH_SECONDS = 1.0
+"""Those that come after this time do, for `finery report --watch`."""
+EVENTS, CONTEXT = "events.jsonl", "run.json"
+"""The files of a run."""
+
+
+class RunLog:
+    """Writes a run's events to `runs/<id>/events.jsonl`, once a step runs.
+
+    The file is locked for writing during the run, so that a reader can distinguish a run that
+    continues from one that was killed. context: facts for `run.json`, gathered when the log is
+    opened. A build with nothing to do writes no log and needs none of them.
+    """
+
+    def __init__(self, runs: Path, run: str, context: Callable[[], dict[str, Any]] = dict) -> None:
+        self.folder = runs / run
+        self._context = context
+        self._held: list[Event] = []
+        self._file: BinaryIO | None = None
+        self._flushed = 0.0
+
+    def log_of(self, step: str) -> Path:
+        """The log file of a step."""
+        self.open()
+        return self.folder / f"{step}.log"
+
+    def __call__(self, event: Event) -> None:
+        """Record an event."""
+        if event["event"] == "step_started":
+            self.open()
+        if self._file is None:
+            self._held.append(event)
+        else:
+            self._file.write(msgspec.json.encode(event) + b"\n")
+            now = time.monotonic()
+            if event["event"] not in BULK or now - self._flushed > FLUSH_SECONDS:
+                self._file.flush()
+                self._flushed = now
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._file is not None:
+            self._file.close()
+
+    def open(self) -> None:
+        """Start to write, with what was held so far."""
+        if self._file is not None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self.folder / EVENTS).open("ab")
+        with suppress(OSError):  # without locks, a running build is taken for a killed one
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (self.folder / CONTEXT).write_bytes(msgspec.json.encode(self._context()))
+        self._file.writelines(msgspec.json.encode(e) + b"\n" for e in self._held)
+        self._held.clear()
+
 
 Ending = Literal["ok", "failed", "interrupted", "killed", "running"]
 State = Literal["cached", "ran", "failed", "blocked", "running", "waiting"]
@@ -78,40 +145,41 @@ class Run:
         return [name for name, step in self.steps.items() if step.state in states]
 
 
-def runs_of(root: Path, recipe_id: str, name: str, beginning: str = "") -> Iterator[Run]:
-    """The runs of a recipe, newest first. root: of the store. name: the recipe's.
+def runs_of(root: Path, recipe: Recipe, beginning: str = "") -> Iterator[Run]:
+    """The runs of a recipe, newest first. root: of the store.
 
     beginning: of the ids, so that other records aren't read.
     """
+    path = recipe_id(recipe.path, root)
     try:
         ids = sorted(os.listdir(root / "runs"), reverse=True)
     except OSError:
         return
     for run_id in (each for each in ids if each.startswith(beginning)):
         context = _context(root / "runs" / run_id)
-        if context and context.get("path") != recipe_id:
+        if context and context.get("path") != path:
             continue
         run = read_run(root, run_id, context)
-        if run is not None and (context or run.recipe == name):
+        if run is not None and (context or run.recipe == recipe.name):
             yield run
 
 
-def find_run(root: Path, recipe_id: str, name: str, word: str) -> Run:
+def find_run(root: Path, recipe: Recipe, word: str) -> Run:
     """The run that a word names: `last`, `previous`, or the beginning of an id.
 
     Raises `UsageError` if there is no such run, or more than one.
     """
     if word in (LAST, PREVIOUS):
-        for run in runs_of(root, recipe_id, name):
+        for run in runs_of(root, recipe):
             if word == LAST:
                 return run
             word = LAST
         raise UsageError("the recipe has no such run yet", fix="finery build")
-    found = list(runs_of(root, recipe_id, name, word)) if word else []
+    found = list(runs_of(root, recipe, word)) if word else []
     exact = [run for run in found if run.id == word] or found
     if len(exact) == 1:
         return exact[0]
-    every = list(runs_of(root, recipe_id, name))
+    every = list(runs_of(root, recipe))
     known = [LAST, PREVIOUS, *(run.id for run in every)]
     if found:
         text = ", ".join(run.id for run in found[:5])
@@ -195,15 +263,10 @@ def _add(run: Run, line: bytes) -> None:
         run.steps = {s["step"]: StepRun(s["step"], s["use"], s["section"]) for s in event["steps"]}
     elif kind == "build_finished":
         run.ended, run.seconds = event["time"], event["seconds"]
-        run.ending = _ending(event["exit_code"], event["ok"])
+        code: int = event["exit_code"]
+        run.ending = "interrupted" if code == 130 else "ok" if event["ok"] else "failed"
     elif event.get("step") in run.steps:
         _add_to(run.steps[event["step"]], kind, event)
-
-
-def _ending(code: int, ok: bool) -> Ending:
-    if code == 130:
-        return "interrupted"
-    return "ok" if ok else "failed"
 
 
 def _add_to(step: StepRun, kind: str, event: Mapping[str, Any]) -> None:

@@ -13,8 +13,8 @@ from finery.util.text import counted, duration, in_dollars, percent, visible
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from finery.builder.runs.reading import Run
-    from finery.compare.past import Headline
+    from finery.builder.runs import Run
+    from finery.compare.outputs import Headline
 
 MOST = 8
 """Evaluators of a build that are listed, and models of each."""
@@ -34,13 +34,12 @@ def command(recipe: Path, number: int, as_json: bool) -> None:
     A build with nothing to do leaves no record, so it isn't listed, unless the one before failed.
     """
     from finery.builder.project import open_store
-    from finery.builder.runs.reading import runs_of
-    from finery.compare.past import headlines
+    from finery.builder.runs import runs_of
+    from finery.compare.outputs import headlines
     from finery.recipe.document import load
-    from finery.util.paths import recipe_id
 
     store, loaded = open_store(recipe), load(recipe)
-    runs = list(islice(runs_of(store.root, recipe_id(recipe, store.root), loaded.name), number))
+    runs = list(islice(runs_of(store.root, loaded), number))
     for run in runs:
         scores = headlines(store, run)
         if as_json:
@@ -122,13 +121,12 @@ def _lines(run: "Run", scores: "Mapping[str, Headline]") -> "Iterator[tuple[str,
     if left:
         yield "unfinished", ", ".join(left)
     for step, of in [*scores.items()][:MOST]:
-        named = [f"{model} {_value(value)}" for model, value in of.values.items()]
+        named = [
+            f"{model} {percent(value) if 0 <= value <= 1 else f'{value:.4g}'}"
+            for model, value in of.values.items()
+        ]
         more = [f"and {counted(len(named) - MOST, 'model')} more"] if len(named) > MOST else []
         text = f"{of.metric}: {', '.join([*named[:MOST], *more])}"
         yield step, visible("its scores are no longer in the store" if of.is_cleaned else text)
     if len(scores) > MOST:
         yield "and", f"{counted(len(scores) - MOST, 'evaluator')} more (--json)"
-
-
-def _value(value: float) -> str:
-    return percent(value) if 0 <= value <= 1 else f"{value:.4g}"

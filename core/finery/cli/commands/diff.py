@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from finery.cli.calling.targets import RECIPE, names_recipe, recipe_file
 from finery.cli.options import json_option, matrix_option
+from finery.cli.targets import RECIPE, names_recipe, recipe_file
 from finery.errors import UsageError
 
 
@@ -34,7 +34,7 @@ def command(
     winner; without both, the last two runs.
     """
     from finery.builder.project import Project
-    from finery.cli.compare.diff_view import Comparison, print_difference
+    from finery.cli.diff_view import Comparison, print_difference
 
     file, (first, second) = _targets(words, recipe)
     project = Project(file, overrides)
@@ -50,7 +50,7 @@ def command(
 
 def _targets(words: Sequence[str], recipe: Path | None) -> tuple[Path, tuple[str, str | None]]:
     """(the recipe's file, the two sides). A word that names a recipe that exists is the recipe."""
-    from finery.builder.runs.reading import LAST, PREVIOUS
+    from finery.builder.runs import LAST, PREVIOUS
 
     named = (
         word

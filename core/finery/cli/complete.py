@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from finery.cli.calling.targets import RECIPE, names_recipe, steps_in
+from finery.cli.targets import RECIPE, names_recipe, steps_in
 
 
 def complete_words(

@@ -3,17 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery.builder.changes import Change, short
+from finery.builder.keys import Change, short
 from finery.builder.plan import Planner
 from finery.cli.commands.explain import change_data
 from finery.cli.views import stdout
 from finery.compare.differences import StepDifference, differences
-from finery.compare.named import sides_of
 from finery.compare.outputs import output_of, view_of
-from finery.compare.sides import Side
+from finery.compare.sides import Side, sides_of
 from finery.recipe.graph import Graph
 from finery.store.database import Store
-from finery.util.text import duration, size, visible
+from finery.util.text import duration, size, some_of, visible
 from finery.views.view import Output, View
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def print_difference(compared: Comparison, most: int) -> None:
     changed = compared.of_kind("changed")
     rows = [(step.name, change, "") for step in changed for change in step.of_recipe]
     if rows:
-        _title(console, "Settings and files")
+        console.print("\n[bold]Settings and files[/]")
         _print_changes(console, rows)
     _print_around(console, changed)
     _print_steps(console, compared)
@@ -113,11 +112,10 @@ def _print_around(console: "Console", steps: Sequence[StepDifference]) -> None:
             reached.setdefault(str(change), (change, []))[1].append(step.name)
     if not reached:
         return
-    _title(console, "Code, packages and machine")
+    console.print("\n[bold]Code, packages and machine[/]")
     rows = []
     for change, names in reached.values():
-        more = f" and {len(names) - STEPS_NAMED} more" if len(names) > STEPS_NAMED else ""
-        rows.append(("", change, f"{', '.join(names[:STEPS_NAMED])}{more}"))
+        rows.append(("", change, some_of(names, STEPS_NAMED)))
     _print_changes(console, rows)
 
 
@@ -166,7 +164,7 @@ def _print_steps(console: "Console", compared: Comparison) -> None:
     lines = [(label, ", ".join(step.name for step in of)) for label, of in steps.items() if of]
     lines += [(step.name, "; ".join(step.missing)) for step in changed if step.missing]
     if lines:
-        _title(console, "Steps")
+        console.print("\n[bold]Steps[/]")
     for label, text in lines:
         console.print(Text.assemble((f"  {label}: ", "cyan"), text))
 
@@ -179,7 +177,7 @@ def _print_costs(console: "Console", steps: Sequence[StepDifference]) -> None:
     known = [s for s in steps if not s.same_result and None not in (*s.seconds, *s.size)]
     if not known:
         return
-    _title(console, "Time and size")
+    console.print("\n[bold]Time and size[/]")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("step", no_wrap=True)
     for name in ("time A", "time B", "size A", "size B"):
@@ -188,10 +186,6 @@ def _print_costs(console: "Console", steps: Sequence[StepDifference]) -> None:
         times = [duration(value) for value in step.seconds if value is not None]
         table.add_row(step.name, *times, *(size(value) for value in step.size if value is not None))
     console.print(table)
-
-
-def _title(console: "Console", text: str) -> None:
-    console.print(f"\n[bold]{text}[/]")
 
 
 def _step_data(step: StepDifference, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,117 @@
-"""Fixes for settings, sections and step types that don't exist."""
+"""Fixes for mistakes in recipes: what to write instead of what is there.
+
+Used only once a mistake is certain: nothing here decides whether a recipe is right.
+
+Terms of other tools, and what a recipe calls them, are in `aliases.yaml`. A plugin package can have
+such a file next to its `__init__.py`, with an entry for each step type's class or base class. It is
+read only after a mistake, and isn't part of any key:
+
+    Sft:
+      settings: {learning_rate: [lr], lora.r: [lora_r]}
+      absent: {"remove it: outputs are in build/": [output_dir]}
+      called: [finetune]
+      values: {dtype: {"write dtype: bf16": [bfloat16]}}
+      text: {path: '\\S+\\.csv'}
+"""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import re
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import msgspec
+import yaml
+
+from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
-from finery.recipe.hints.aliases import Aliases, aliases_of
-from finery.recipe.steptypes import StepTypes
-from finery.step.inspect import SECTIONS, sections_of
+from finery.recipe.schema import StepTypes
+from finery.step.inspect import SECTIONS, SECTIONS_OF, sections_of
 from finery.step.step import Step
 from finery.util.text import did_you_mean, nearest, nearest_meant
+
+FILE = "aliases.yaml"
+
+
+class Aliases(msgspec.Struct, forbid_unknown_fields=True):
+    """Fixes for likely mistakes of the users of a step type.
+
+    settings: setting → its names elsewhere; one inside a group is written with a dot, `lora.r`.
+    absent: what to do instead → settings of other tools that this step type lacks.
+    called: other names of the step type.
+    values: setting, or `setting.*` → what to do instead → patterns of its wrong values. `\\1` in
+    the text is the first group of the pattern.
+    text: setting → pattern of a text that gives this setting when it replaces the whole step.
+    """
+
+    settings: dict[str, list[str]] = {}
+    absent: dict[str, list[str]] = {}
+    called: list[str] = []
+    values: dict[str, dict[str, list[str]]] = {}
+    text: dict[str, str] = {}
+
+    def setting_meant(self, name: str) -> str | None:
+        """The setting that is called `name` elsewhere."""
+        return next((s for s, names in self.settings.items() if name in names), None)
+
+    def instead_of(self, name: str) -> str | None:
+        """The fix for a setting that only other tools have."""
+        return next((fix for fix, names in self.absent.items() if name in names), None)
+
+    def value_fix(self, label: str, value: Any) -> str | None:
+        """The fix for a wrong value of a setting, e.g. `lora.r` or `quantization[0]`."""
+        name = re.sub(r"\[\d+\]", "", label)
+        for key in (name, f"{name.partition('.')[0]}.*"):
+            for fix, patterns in self.values.get(key, {}).items():
+                for pattern in patterns:
+                    if match := re.fullmatch(pattern, str(value), re.IGNORECASE):
+                        return match.expand(fix)
+        return None
+
+    def settings_of(self, text: str) -> dict[str, str] | None:
+        """The settings that a bare text in place of a step means."""
+        for setting, pattern in self.text.items():
+            if match := re.fullmatch(pattern, text):
+                return {setting: match[1] if match.re.groups else text}
+        return None
+
+
+def aliases_of(cls: type[Step] | None) -> Aliases:
+    """The aliases of a step type and its bases. Raises `PluginError` for a file that is wrong."""
+    merged = Aliases()
+    for base in cls.__mro__ if cls is not None else ():  # the class first: its entries count first
+        entry = _entries(base.__module__.partition(".")[0]).get(base.__name__)
+        if entry is None:
+            continue
+        own = {n for names in (*merged.settings.values(), *merged.absent.values()) for n in names}
+        for mine, theirs in ((merged.settings, entry.settings), (merged.absent, entry.absent)):
+            for meant, names in theirs.items():
+                mine[meant] = [*mine.get(meant, ()), *(n for n in names if n not in own)]
+        merged.called = merged.called or entry.called
+        merged.values = entry.values | merged.values
+        merged.text = merged.text or entry.text
+    return merged
+
+
+@lru_cache
+def _entries(package: str) -> dict[str, Aliases]:
+    """Class → its aliases, from the file of a package."""
+    for folder in getattr(sys.modules.get(package), "__path__", ()):
+        file = Path(folder, FILE)
+        if file.is_file():
+            try:
+                content = yaml.safe_load(file.read_text(encoding="utf-8"))
+                return msgspec.convert(content, dict[str, Aliases])
+            except (ValueError, yaml.YAMLError) as error:
+                raise PluginError(
+                    f"can't read the aliases of {package}: {error}",
+                    where=str(file),
+                    fix="see finery.recipe.hints for its form",
+                ) from error
+    return {}
+
 
 LISTED = 12
 """Names that a fix lists at most."""
@@ -192,10 +294,56 @@ def written_as_step(text: str, sections: Iterable[str], types: StepTypes) -> str
     for section in sections:
         for use, cls in types_for(section, types).items():
             if settings := _aliases_or_none(cls).settings_of(text):
-                inside = ", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items())
-                return f"{{use: {use}, {inside}}}"
+                inside = [
+                    f"{key}: {value}" if set(value).isdisjoint(" ,:{}[]#*?\"'")
+                    else f'{key}: "{value}"'
+                    for key, value in settings.items()
+                ]  # fmt: skip
+                return f"{{use: {use}, {', '.join(inside)}}}"
     return None
 
 
-def _quoted(text: str) -> str:
-    return text if set(text).isdisjoint(" ,:{}[]#*?\"'") else f'"{text}"'
+Outputs = Mapping[str, Collection[str]]
+"""Step → names of its outputs; `""` is the only output of a step with one."""
+
+
+def reference_fix(
+    ref: str, field: str, kind: type[Artifact], outputs: Outputs, types: StepTypes, *,
+    many: bool, optional: bool,
+) -> str | None:  # fmt: skip
+    """The fix for `ref`, which isn't the name of a step, as input `field` of a kind."""
+    if meant := _step_meant(ref, outputs):
+        return f"write {field}: {meant}"
+    parts = [part for part in re.split(r"[,;\s]+", ref.strip("[] ")) if part]
+    if len(parts) > 1 and all(part.lstrip("-") in outputs or _is(part, outputs) for part in parts):
+        if ref.startswith("-"):
+            return f"put a space after each dash: - {parts[0].lstrip('-')}"
+        return f"write {field}: [{', '.join(parts)}]" if many else f"name one step: {parts[0]}"
+    if optional and ref.strip().lower() in ("none", "nil", "false", "no"):
+        return f"write {field}: null, or remove the line"
+    sections = SECTIONS_OF.get(kind, ())
+    step = written_as_step(ref, sections, types)
+    if step is not None:
+        usual = {"models": "base", "data": "rows"}.get(sections[0], sections[0])
+        names = (usual, *(f"{usual}{i}" for i in range(2, 999)))
+        name = next(n for n in names if n not in outputs)
+        return f"add a step, {sections[0]}: {{{name}: {step}}}, and write {field}: {name}"
+    return did_you_mean(ref.partition(".")[0], outputs)
+
+
+def _step_meant(ref: str, outputs: Outputs) -> str | None:
+    """The step, or output, that `ref` names in the notation of something else."""
+    bare = re.sub(r"[${}\s]|^steps\.|^\./", "", ref)
+    section, _, rest = re.sub(r"[:/]", ".", bare).partition(".")
+    candidates = [bare, re.sub(r"[:/]", ".", bare, count=1)]
+    candidates += [rest] if section in SECTIONS else []
+    for candidate in candidates:
+        for text in (candidate, candidate.lower()):
+            if text != ref and _is(text, outputs):
+                return text
+    return None
+
+
+def _is(ref: str, outputs: Outputs) -> bool:
+    name, _, output = ref.partition(".")
+    return name in outputs and output in outputs[name]

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from finery import About, Dataset, Files, Graph, Model, Node, Note
-from finery_advice.lineage import overlap, trained_under
+from finery_advice.training import overlap, trained_under
 
 KINDS: Mapping[str, About] = {
     "compared-seeds": About(

@@ -13,7 +13,6 @@ from finery.rows import Row
 from finery.util.text import counted, percent
 from finery_eval import slices as slicing
 from finery_eval.asking import truncated
-from finery_eval.groups import together
 from finery_eval.measure import (
     Group,
     Measure,
@@ -26,7 +25,7 @@ from finery_eval.measure import (
 )
 from finery_eval.predictions import predictions, references
 from finery_eval.tables import baseline_tables, comparison_tables, table
-from finery_eval.verdicts import Answers, Verdicts
+from finery_eval.verdicts import Answers, Verdicts, together
 
 BASELINE = "baseline"
 """The fact in `meta` of a cheap baseline that names its kind."""

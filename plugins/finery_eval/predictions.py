@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from finery import load_reference
 from finery.rows import Row
 from finery.rows.parts import prompt as prompt_of
-from finery_eval.groups import facts_of, recorded
 from finery_eval.measure import Measure, measure_of
-from finery_eval.verdicts import Answers, Verdicts
+from finery_eval.verdicts import Answers, Verdicts, together
 
 PROMPT_SHOWN = 300
 """Characters of a prompt that a line repeats."""
+GROUP = "group"
+"""The fact that names the group of a row, if it has related ones."""
 STATISTICS = "statistics"
 """The entry of `details`: metric → the reference of its statistic, if it has one."""
 Facts = Mapping[str, Any]
@@ -37,7 +38,12 @@ def predictions(
 
     `correct` is the first metric, if that is yes or no. answers: None where nothing is generated.
     """
-    grouped, first = facts_of(rows), next(iter(verdicts.metrics), "")
+    grouped: dict[int, dict[str, str]] = {}
+    for group in together(rows) or ():
+        # The first of the ids of its rows and of their parents.
+        name = min(name for i in group for name in (rows[i]["id"], *(rows[i].get("parents") or ())))
+        grouped |= {i: {GROUP: name} for i in group}
+    first = next(iter(verdicts.metrics), "")
     for i, row in enumerate(rows):
         prompt = prompt_of(row)[:PROMPT_SHOWN]
         for name in answers or verdicts.judged:
@@ -51,7 +57,7 @@ def predictions(
                 unspoken = {"tool_calls": answer.tool_calls, "reasoning": answer.reasoning}
                 line |= {"answer": answer.text, **{k: v for k, v in unspoken.items() if v}}
                 verdict["finish_reason"] = answer.finish_reason
-            yield line | verdict | grouped[i]
+            yield line | verdict | grouped.get(i, {})
 
 
 def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:
@@ -121,6 +127,13 @@ def measure_between(
             statistic = load_reference(reference)
         except (ImportError, AttributeError):  # of a plugin that isn't installed here
             return None
-    groups = recorded([first for first, _ in pairs], [second for _, second in pairs])
+    # Answers to one row belong together, e.g. to the turns of a conversation, and so do rows with
+    # the same group on any side.
+    rows = [
+        {"id": str(pair[0].get("id", f"line {number}")),
+         "parents": [line[GROUP] for line in pair if GROUP in line]}
+        for number, pair in enumerate(pairs)
+    ]  # fmt: skip
+    groups = together(rows)
     is_share = metric not in details.get("unbounded", ())
     return measure_of(values, groups, statistic=statistic, is_share=is_share)

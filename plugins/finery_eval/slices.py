@@ -8,10 +8,9 @@ from finery.rows import Row
 from finery.rows.answers.reading import as_text
 from finery.rows.parts import prompt
 from finery.util.text import did_you_mean
-from finery_eval.groups import among
 from finery_eval.measure import Group, in_json, scores_of
 from finery_eval.tables import Unit, table
-from finery_eval.verdicts import Verdicts
+from finery_eval.verdicts import Verdicts, among
 
 LENGTH = "length"
 """The name for slices by prompt length: thirds of the rows, in characters."""

@@ -14,10 +14,9 @@ from finery_eval.predictions import predictions
 from finery_eval.tables import remark
 from finery_eval.verdicts import Answers
 from finery_judge.games import Game, Order, cross_table, pair_table, points_of, records, win_rates
-from finery_judge.judging import JUDGE, JudgeForecast, Judging
-from finery_judge.templates import PAIR_PROMPT, names
-from finery_synth.ask.asking import Used
-from finery_synth.judge.pairs import ORDERS, Seen, Verdict
+from finery_judge.judging import JUDGE, PAIR_PROMPT, JudgeForecast, Judging, names
+from finery_synth.asking import Used
+from finery_synth.judges import ORDERS, Seen, Verdict
 
 OF_JUDGE = ["consistency", "position_bias"]
 WIN_RATE = "win_rate"

@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 from finery.util.text import counted
 from finery_eval import stats
-from finery_eval.groups import among
 from finery_eval.measure import Measure
 from finery_eval.tables import remark, table
-from finery_synth.judge.pairs import Positions, Seen, outcome
+from finery_eval.verdicts import among
+from finery_synth.judges import Positions, Seen, outcome
 
 Result = Literal["win", "loss", "tie", "undecided", "no verdict"]
 """For the first model of a pair. undecided: the two orders disagree."""

@@ -20,18 +20,15 @@ from finery import (
 )
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery_eval.evaluation import answers_table
-from finery_eval.groups import effective, together
 from finery_eval.measure import Measure
 from finery_eval.tables import remark, table
-from finery_eval.verdicts import Answers, Verdict, Verdicts
+from finery_eval.verdicts import Answers, Verdict, Verdicts, effective, together
 from finery_judge import calibration
-from finery_judge.agreement import Agreement, agreement
-from finery_judge.calibration import Decided
-from finery_judge.judging import JUDGE, JudgeForecast, Judging
-from finery_judge.templates import SCORE_PROMPT, names
-from finery_synth.ask.asking import Used
-from finery_synth.ask.prompts import Prompt
-from finery_synth.judge.scores import Score, transcript
+from finery_judge.calibration import Agreement, Decided, agreement
+from finery_judge.judging import JUDGE, SCORE_PROMPT, JudgeForecast, Judging, names
+from finery_synth.asking import Used
+from finery_synth.judges import Score, transcript
+from finery_synth.prompts import Prompt
 
 EMPTY = Score(1, "the answer is empty")
 """Given without asking the judge."""

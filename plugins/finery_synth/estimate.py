@@ -28,9 +28,9 @@ from finery import (
     Source,
 )
 from finery.rows.parts import is_conversation
-from finery_synth.ask.prompts import Prompt
 from finery_synth.generator import Generator
-from finery_synth.judge.scores import SCORE_PROMPT, TRIES, score_messages
+from finery_synth.judges import SCORE_PROMPT, TRIES, score_messages
+from finery_synth.prompts import Prompt
 from finery_synth.steps.judge import JudgeRows
 
 MOST_READ = 20_000

@@ -10,11 +10,10 @@ from finery.util.text import in_points, range_in_points
 from finery_eval import stats
 from finery_eval.asking import ask, read_rows
 from finery_eval.evaluation import write
-from finery_eval.groups import together
 from finery_eval.measure import Group, Scores, scores_of
 from finery_eval.nested import JudgeEach
 from finery_eval.tables import Unit, table
-from finery_eval.verdicts import Verdicts
+from finery_eval.verdicts import Verdicts, together
 
 TITLES = ("Learning curve", "What twice the rows would add")
 """Of the tables."""

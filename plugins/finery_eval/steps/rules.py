@@ -10,10 +10,9 @@ from finery.rows.answers.reading import extracted, search_in
 from finery_eval import stats
 from finery_eval.evaluation import answers_table
 from finery_eval.evaluator import BatchEvaluator, names_metric
-from finery_eval.groups import together
 from finery_eval.measure import Measure
 from finery_eval.tables import Unit, table
-from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
+from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged, together
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
 _WORD = re.compile(r"\w")

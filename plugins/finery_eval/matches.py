@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from finery import Completion
-from finery_eval.calls.arguments import Equality, Normal
-from finery_eval.calls.calls import Call, Tools, names_of, readable
+from finery_eval.arguments import Equality, Normal
+from finery_eval.calls import Call, Tools, names_of, readable
 from finery_eval.tables import Unit, table
 from finery_eval.verdicts import Verdict
 

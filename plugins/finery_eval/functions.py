@@ -14,9 +14,9 @@ import msgspec
 from finery import OneFile, Settings, StepError, UsageError, setting
 from finery.rows import Row
 from finery.util.text import did_you_mean
-from finery_eval.calls.calls import Call
+from finery_eval.calls import Call
 
-HOST = "finery_eval.tasks.function_host"
+HOST = "finery_eval.function_host"
 START_SECONDS = 120.0
 """Time for importing the functions and for making the state of a row."""
 

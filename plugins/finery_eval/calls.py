@@ -284,10 +284,14 @@ class Arguments(NamedTuple):
     tools: frozenset[str]
     where: str = ""
 
-    def check(self, setting: str, names: Sequence[str]) -> None:
-        """Raise `DataError` for a name that isn't one of an argument, or not one of a list."""
+    def check(self, free: Sequence[str], unordered: Sequence[str]) -> None:
+        """Raise `DataError` for a name in one of these settings that no argument has.
+
+        Those in `unordered` must be of lists.
+        """
         details = [f"found in {self.where}"] if self.where else []
-        for name in names:
+        named = [("free", name) for name in free] + [("unordered", name) for name in unordered]
+        for setting, name in named:
             # Other rows may offer other tools, but a tool has the same arguments there.
             is_known = not self.where or any(name.startswith(f"{tool}.") for tool in self.tools)
             if name not in self.lists and is_known:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from finery import load_reference
 from finery.rows import Row
 from finery.rows.parts import prompt as prompt_of
-from finery_eval.measure import Measure, measure_of
+from finery_eval.measure import Group, Measure, measure_of
 from finery_eval.verdicts import Answers, Verdicts, together
 
 PROMPT_SHOWN = 300
@@ -38,11 +38,7 @@ def predictions(
 
     `correct` is the first metric, if that is yes or no. answers: None where nothing is generated.
     """
-    grouped: dict[int, dict[str, str]] = {}
-    for group in together(rows) or ():
-        # The first of the ids of its rows and of their parents.
-        name = min(name for i in group for name in (rows[i]["id"], *(rows[i].get("parents") or ())))
-        grouped |= {i: {GROUP: name} for i in group}
+    grouped = facts_of(rows)
     first = next(iter(verdicts.metrics), "")
     for i, row in enumerate(rows):
         prompt = prompt_of(row)[:PROMPT_SHOWN]
@@ -57,7 +53,20 @@ def predictions(
                 unspoken = {"tool_calls": answer.tool_calls, "reasoning": answer.reasoning}
                 line |= {"answer": answer.text, **{k: v for k, v in unspoken.items() if v}}
                 verdict["finish_reason"] = answer.finish_reason
-            yield line | verdict | grouped.get(i, {})
+            yield line | verdict | grouped[i]
+
+
+def facts_of(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Each row's group in `predictions.jsonl`: its name, for rows that have related ones.
+
+    The name is the first of the ids of its rows and of their parents.
+    """
+    facts: list[dict[str, str]] = [{} for _ in rows]
+    for group in together(rows) or ():
+        name = min(one for i in group for one in (rows[i]["id"], *(rows[i].get("parents") or ())))
+        for i in group:
+            facts[i] = {GROUP: name}
+    return facts
 
 
 def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:
@@ -68,6 +77,20 @@ def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:
 
 
 # -- read and paired -----------------------------------------------------------------------------
+
+
+def recorded(*sides: Sequence[Facts]) -> list[Group] | None:
+    """The answers that belong together, as their lines of `predictions.jsonl` say, or None.
+
+    sides: the lines of each model or build, by answer. Answers to one row belong together, e.g. to
+    the turns of a conversation, and rows with the same `group` on any side.
+    """
+    rows = [
+        {"id": str(lines[0].get("id", f"line {number}")),
+         "parents": [line[GROUP] for line in lines if GROUP in line]}
+        for number, lines in enumerate(zip(*sides, strict=True))
+    ]  # fmt: skip
+    return together(rows)
 
 
 class Pairs(NamedTuple):
@@ -127,13 +150,6 @@ def measure_between(
             statistic = load_reference(reference)
         except (ImportError, AttributeError):  # of a plugin that isn't installed here
             return None
-    # Answers to one row belong together, e.g. to the turns of a conversation, and so do rows with
-    # the same group on any side.
-    rows = [
-        {"id": str(pair[0].get("id", f"line {number}")),
-         "parents": [line[GROUP] for line in pair if GROUP in line]}
-        for number, pair in enumerate(pairs)
-    ]  # fmt: skip
-    groups = together(rows)
+    groups = recorded([first for first, _ in pairs], [second for _, second in pairs])
     is_share = metric not in details.get("unbounded", ())
     return measure_of(values, groups, statistic=statistic, is_share=is_share)

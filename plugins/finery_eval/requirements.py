@@ -5,11 +5,11 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from finery import RequirementError, UsageError
+from finery import UsageError
 from finery.util.text import counted
 from finery_eval import claims
 from finery_eval.claims import NUMBER, Claim, Known, Metric
@@ -37,24 +37,6 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-class Measuring(Protocol):
-    """A step whose scores `require` is about."""
-
-    require: dict[str, str]
-
-    def measured(self) -> dict[str, list[str]]:
-        """What `require` may name: judged models (or other things with scores) → their metrics."""
-
-    def more_metrics(self) -> str:
-        """How to add further metrics, as part of the fix for an unknown one."""
-
-    def nouns(self) -> tuple[str, str]:
-        """What is judged, in the singular and the plural, for errors."""
-
-    def unbounded(self) -> Mapping[str, str]:
-        """The metrics that aren't shares → which values are better, `higher` or `lower`."""
-
-
 class Requirement(msgspec.Struct, frozen=True):
     """`subject` compared by `op` with `number`, added to the metric `of` if there is one."""
 
@@ -77,34 +59,6 @@ class Requirement(msgspec.Struct, frozen=True):
         """Whether `scores` (model → metric → value) meet it."""
         seen = scores[self.subject[0]][self.subject[1]]
         return _COMPARE[self.op](seen, self.bound(scores))
-
-
-class Requirements:
-    """An evaluator's `require:`. Raises `UsageError` if it can't be read."""
-
-    def __init__(self, step: "Measuring") -> None:
-        self._wanted = wanted(step)
-        self._noun, _ = step.nouns()
-
-    def verify(self, report: Mapping[str, Any]) -> None:
-        """Raise `RequirementError` unless a `Metrics` report meets all of them."""
-        failed = unmet(self._wanted, report)
-        if failed:
-            what = "requirement is" if len(failed) == 1 else "requirements are"
-            raise RequirementError(
-                f"{len(failed)} {what} not met",
-                where="require",
-                details=failed,
-                fix=f"improve the {self._noun}, test on more rows, or lower the value in `require`",
-            )
-
-
-def wanted(step: "Measuring") -> list[Requirement | Claim]:
-    """The requirements of an evaluator, in their order. Raises `UsageError` for malformed ones."""
-    measured = step.measured()
-    metrics = list(dict.fromkeys(metric for of in measured.values() for metric in of))
-    more, nouns, unbounded = step.more_metrics(), step.nouns(), step.unbounded()
-    return parse(step.require, list(measured), metrics, more, nouns, unbounded)
 
 
 def parse(

@@ -96,12 +96,7 @@ class Arena(Judging, forecast=ArenaForecast):
                 where="slices",
                 fix="remove it, or use eval.judge",
             )
-        if JUDGE in listed:
-            raise UsageError(
-                f"a model is named '{JUDGE}', as the judge is in `require`",
-                where="models",
-                fix="rename its step",
-            )
+        self.check_names()
         super().check()
 
     def check_rows(self, job: Job) -> None:
@@ -155,7 +150,7 @@ class Arena(Judging, forecast=ArenaForecast):
         seen: dict[tuple[int, str, str], list[Seen]] = {}
         if questions:
             verdicts = self.verdicts_on(
-                self.engine(job), used, questions, messages, Verdict.read, Verdict.schema()
+                job, used, questions, messages, Verdict.read, Verdict.schema()
             )
             for question, verdict in verdicts:
                 seen.setdefault(question[:3], []).append(_seen(question, verdict))

@@ -17,7 +17,6 @@ from finery_review.decisions import Standing, parse
 Score = tuple[float, stats.Interval]
 Pair = tuple[bool, bool]
 """(a person's verdict, the judge's verdict) on one answer."""
-Z95 = 1.959963984540054
 SUBSTANTIAL = 0.6
 HALVINGS = 40
 """Of an interval that holds the solution of an equation."""
@@ -88,8 +87,12 @@ def _kappa_score(pairs: Sequence[Pair]) -> Score | None:
     if value == 1:
         accepted = sum(person for person, _ in pairs)
         return value, (lowest_kappa(accepted, len(pairs) - accepted), 1.0)
-    # A resample in which nobody differs agrees by all that it shows.
-    (interval,) = stats.bootstrap(pairs, lambda counts: [_or_one(kappa(counts))], stats.GAIN)
+
+    def resampled(counts: Mapping[Pair, int]) -> list[float]:
+        value = kappa(counts)
+        return [1.0 if value is None else value]  # nobody differs: they agree by all that it shows
+
+    (interval,) = stats.bootstrap(pairs, resampled, stats.GAIN)
     return value, interval
 
 
@@ -114,12 +117,8 @@ def lowest_kappa(accepted: int, rejected: int) -> float:
     low, high = 0.0, 2 * min(share, other)  # chi-squared grows without limit up to there
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if chi_squared(middle) < Z95**2 else (low, middle)
+        low, high = (middle, high) if chi_squared(middle) < stats.Z95**2 else (low, middle)
     return 1 - low / (2 * share * other)
-
-
-def _or_one(value: float | None) -> float:
-    return 1.0 if value is None else value
 
 
 def _share(hits: Sequence[bool]) -> Score | None:
@@ -146,7 +145,7 @@ def corrected(passed: float, rows: float, judge: Agreement) -> Score | None:
     if right + wrong <= 1:
         return None
     value = (passed / rows + wrong - 1) / (right + wrong - 1)
-    z2 = Z95 * Z95
+    z2 = stats.Z95 * stats.Z95
     n = rows + z2
     share = (passed + z2 / 2) / n
     n_right, n_wrong = judge.accepted + 2, judge.rejected + 2
@@ -159,7 +158,7 @@ def corrected(passed: float, rows: float, judge: Agreement) -> Score | None:
     of_right, of_wrong = right * (1 - right) / n_right, wrong * (1 - wrong) / n_wrong
     shift = 2 * z2 * (middle * of_right - (1 - middle) * of_wrong)
     spread = share * (1 - share) / n + middle**2 * of_right + (1 - middle) ** 2 * of_wrong
-    half = Z95 * math.sqrt(spread) / reach
+    half = stats.Z95 * math.sqrt(spread) / reach
     low, high = (_inside(middle + shift + end) for end in (-half, half))
     return _inside(value), (low, high)
 
@@ -203,7 +202,7 @@ def decided(rows: Dataset, reviews: OptionalFiles) -> list[Decided]:
 
 
 def corrected_scores(
-    passed: Mapping[str, tuple[int, int]], judge: Agreement | None, effective: float | None = None
+    passed: Mapping[str, tuple[int, int]], judge: Agreement | None, effective: float | None
 ) -> dict[str, Score]:
     """Model → corrected share of good answers. passed: model → (passed answers, all answers).
 
@@ -234,7 +233,7 @@ def tables(
     if scores:
         columns = ["model", "passed", "corrected", "95 % CI low", "95 % CI high"]
         rows = [[name, shares[name], value, *ci] for name, (value, ci) in scores.items()]
-        units: Any = dict.fromkeys(columns[1:], "share")
+        units = dict.fromkeys(columns[1:], "share")
         yield table("Corrected for the judge's errors (Rogan-Gladen)", columns, rows, units=units)
 
 

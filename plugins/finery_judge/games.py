@@ -18,7 +18,6 @@ Result = Literal["win", "loss", "tie", "undecided", "no verdict"]
 """For the first model of a pair. undecided: the two orders disagree."""
 POINTS: Mapping[Result, float] = {"win": 1.0, "loss": 0.0, "tie": 0.5, "undecided": 0.5}
 GAINS: Mapping[Result, int] = {"win": 1, "loss": -1}
-LEVEL = 0.05
 Score = tuple[float, stats.Interval]
 
 
@@ -130,9 +129,7 @@ def records(games: Sequence[Game], groups: Groups = None) -> list[Record]:
     return [Record(one, other, of, groups) for (one, other), of in results.items()]
 
 
-def win_rates(
-    games: Sequence[Game], models: Sequence[str], groups: Groups = None
-) -> dict[str, Score]:
+def win_rates(games: Sequence[Game], models: Sequence[str], groups: Groups) -> dict[str, Score]:
     """Model → (win rate over all its games, interval); without models that have no verdict.
 
     Games on one row aren't independent, so a row counts once, with the mean of its games. groups:
@@ -238,7 +235,7 @@ class Order(NamedTuple):
     def remarks(self) -> Iterator[dict[str, str]]:
         """Remarks on the judge that people must know."""
         games, consistent, first, second, _ = self.counts
-        if first != second and self.p_value < LEVEL:
+        if first != second and self.p_value < stats.LEVEL:
             name, n, opposite, m = (
                 ("first", first, "second", second)
                 if first > second
@@ -273,7 +270,7 @@ def pair_table(played: Sequence[Record]) -> dict[str, Any]:
         counts = [record.count(end) for end in ends]
         p_value = None if record.rate is None else record.p_value
         rows.append([record.one, record.other, value, *interval, *counts, p_value])
-    units: Any = {**dict.fromkeys(columns[2:5], "share"), columns[-1]: "p"}
+    units = {**dict.fromkeys(columns[2:5], "share"), columns[-1]: "p"}
     return table("Games", columns, rows, units=units)
 
 
@@ -287,5 +284,5 @@ def cross_table(played: Sequence[Record], models: Sequence[str]) -> list[dict[st
             rates[record.one, record.other] = record.rate[0]
             rates[record.other, record.one] = 1 - record.rate[0]
     rows = [[one, *(rates.get((one, other)) for other in models)] for one in models]
-    units: Any = dict.fromkeys(models, "share")
+    units = dict.fromkeys(models, "share")
     return [table("Win rate of row against column", ["", *models], rows, units=units)]

@@ -13,7 +13,6 @@ from finery import (
     About,
     Asked,
     Budget,
-    CachedEngine,
     Completion,
     Count,
     FineryError,
@@ -32,7 +31,7 @@ from finery import (
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.answers.reading import extracted
 from finery_eval.asking import refuse
-from finery_eval.evaluator import BatchEvaluator
+from finery_eval.evaluator import BatchEvaluator, longest_answer
 from finery_eval.tables import remark
 from finery_synth.asking import Used
 from finery_synth.judges import TRIES, Unreadable, no_score, readings, transcript
@@ -166,11 +165,7 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
         help="A Jinja file with the judge's prompt. docs/howto/judge.md has the default and the "
         "names in it.",
     )
-    max_tokens: int = setting(
-        512,
-        ge=1,
-        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
-    )
+    max_tokens: int = longest_answer(512)
     ignore_case: bool = setting(
         False, help="Has no effect here. Say in the rubric whether case matters."
     )
@@ -215,13 +210,9 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
         """An answer as the judge sees it."""
         return extracted(answer.text, self.extract).strip()
 
-    def engine(self, job: Job) -> CachedEngine:
-        """The judge's engine."""
-        return job.engine(self.judge, budget=self.budget)
-
     def verdicts_on(
         self,
-        engine: CachedEngine,
+        job: Job,
         used: Used,
         items: Sequence[T],
         messages: Callable[[T], Conversation],
@@ -233,7 +224,7 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
         used: counts the judge's answers. Raises `StepError` after the last one if no item has a
         verdict: nothing was measured.
         """
-        problems: list[str] = []
+        engine, problems = job.engine(self.judge, budget=self.budget), list[str]()
         for item, verdict in readings(
             engine, used, items, messages, read, total=len(items),
             max_tokens=self.judge_tokens, schema=dict(schema),
@@ -249,6 +240,15 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
                 details=[f"for example: {problems[0]}"],
                 fix="raise `judge_tokens`, simplify the prompt, or name a judge whose engine "
                 "follows a JSON Schema",
+            )
+
+    def check_names(self) -> None:
+        """Raise `UsageError` for a model that has the judge's name in `require`."""
+        if JUDGE in [model.name for model in self.models]:
+            raise UsageError(
+                f"a model is named '{JUDGE}', as the judge is in `require`",
+                where="models",
+                fix="rename its step",
             )
 
     def judged_itself(self) -> list[dict[str, str]]:

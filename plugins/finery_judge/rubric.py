@@ -1,7 +1,7 @@
 """`eval.judge`: the answers of models, scored by a model with a rubric."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -135,12 +135,8 @@ class RubricJudge(Judging, forecast=RubricForecast):
             )
         if self.human is None:
             self._refuse_uncalibrated()
-        elif JUDGE in [model.name for model in self.models]:
-            raise UsageError(
-                f"a model is named '{JUDGE}', as the judge is in `require`",
-                where="models",
-                fix="rename its step",
-            )
+        else:
+            self.check_names()
         super().check()
 
     def _refuse_uncalibrated(self) -> None:
@@ -256,7 +252,7 @@ class _Scoring:
         waiting = [item for item in dict.fromkeys(items) if item.answer]
         if waiting:
             results |= step.verdicts_on(
-                step.engine(job), self._used, waiting, self.messages,
+                job, self._used, waiting, self.messages,
                 lambda text: Score.read(text, step.scale), Score.schema(step.scale),
             )  # fmt: skip
         return results
@@ -328,25 +324,21 @@ def _compared(
     if not rows:
         return []
     columns = ["model", "score (points)", "95 % CI low", "95 % CI high", "answers", "p (sign test)"]
-    units: Any = {**dict.fromkeys(columns[1:4], "difference"), columns[5]: "p"}
+    units = {**dict.fromkeys(columns[1:4], "difference"), columns[5]: "p"}
     return [table(f"Mean score compared with {first}", columns, rows, units=units)]
 
 
-def _unreadable(judged: Mapping[str, Sequence[Verdict]]) -> list[dict[str, str]]:
+def _unreadable(judged: Mapping[str, Sequence[Verdict]]) -> Iterator[dict[str, str]]:
     """A remark for each model with answers that got no verdict."""
-    found = []
     for name, of in judged.items():
         problems = [one.facts["problem"] for one in of if one.facts["score"] is None]
         if problems:
-            found.append(
-                remark(
-                    f"the judge gave no verdict on {len(problems)} of {len(of)} answers of "
-                    f"{name}, which count as not passed ({problems[0]})",
-                    "Raise `judge_tokens`, simplify the prompt, or name a judge whose engine "
-                    "follows a JSON Schema.",
-                )
+            yield remark(
+                f"the judge gave no verdict on {len(problems)} of {len(of)} answers of {name}, "
+                f"which count as not passed ({problems[0]})",
+                "Raise `judge_tokens`, simplify the prompt, or name a judge whose engine follows a "
+                "JSON Schema.",
             )
-    return found
 
 
 def _plain(more: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

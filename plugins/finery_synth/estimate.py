@@ -57,7 +57,7 @@ class AskingForecast(Forecast[Generator | JudgeRows]):
             )
         counts = taken.get("rows", ())
         known = [count.rows for count in counts if count is not None]
-        if len(known) < len(counts) or step.needs_rows():
+        if len(known) < len(counts) or (isinstance(step, Generator) and step.needs_rows()):
             return asked
         return asked._replace(total=step.requests(sum(known)))
 

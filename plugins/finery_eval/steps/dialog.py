@@ -25,7 +25,7 @@ from finery_eval.nested import JudgeEach
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.predictions import predictions as lines_of
 from finery_eval.steps.tools import ToolCalls
-from finery_eval.tables import Unit, table
+from finery_eval.tables import table
 from finery_eval.turns import Turn, assistant_turn, turns_of, unjudged_turns
 from finery_eval.verdicts import Answers, Verdicts, groups_of
 
@@ -338,7 +338,7 @@ def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[OfTurn]) -
         value, interval = of.get(first, nothing)
         more = [of.get(metric, nothing)[0] for metric in others]
         rows.append([turn.number, turn.rows, value, *interval, *more])
-    units: dict[str, Unit] = dict.fromkeys(columns[2:], "share")
+    units = dict.fromkeys(columns[2:], "share")
     return table(f"{model}: turns", columns, rows, units=units, model=model)
 
 

@@ -11,7 +11,6 @@ from finery.rows.answers.reading import extracted
 from finery_eval import asking
 from finery_eval.arguments import Equality
 from finery_eval.calls import (
-    Arguments,
     BadTools,
     Toolbox,
     answered_calls,
@@ -240,7 +239,8 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read the expected calls and the tools of each row."""
         wanted = self.readable(rows, partial(self.expected, toolbox=Toolbox()))
-        self.check_arguments(arguments_of(t for want in wanted for t in want.tools.values()))
+        arguments = arguments_of(t for want in wanted for t in want.tools.values())
+        arguments.check(self.free, self.unordered)
         return partial(self.judged, wanted)
 
     def unjudged(self, rows: Sequence[Row]) -> list[Unjudged]:
@@ -287,12 +287,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         if self.free or self.unordered:
             arguments = sampled_arguments(rows)
             if arguments is not None:
-                self.check_arguments(arguments)
-
-    def check_arguments(self, arguments: Arguments) -> None:
-        """Raise `DataError` for `free` or `unordered` arguments that no tool has."""
-        arguments.check("free", self.free)
-        arguments.check("unordered", self.unordered)
+                arguments.check(self.free, self.unordered)
 
     def equality(self) -> Equality:
         """When two arguments are the same."""

@@ -187,10 +187,6 @@ class JudgeRows(
         """The default template."""
         return PAIR_PROMPT if self.what == "pairs" else SCORE_PROMPT
 
-    def needs_rows(self) -> bool:
-        """Whether `requests` depends on the content of the rows."""
-        return False
-
     def run(self, job: Job) -> Dataset:
         """Judge the rows, and write them with the results."""
         run = _Run(self, job)

@@ -82,6 +82,9 @@ def _parted(one: Chain, other: Chain) -> bool:
     return any(step in outputs and outputs[step] != output for step, output in other)
 
 
+# -- trainings ------------------------------------------------------------------------------------
+
+
 MOST_READ = 20_000
 """Number of rows that are searched for classes, enough for any."""
 COUNTED = 1_000

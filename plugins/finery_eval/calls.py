@@ -208,6 +208,9 @@ def _cut(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
+# -- calls in rows that break the schema of their tool, or whose tool is missing ------------------
+
+
 OPEN = ("additionalProperties", "patternProperties", "propertyNames", "unevaluatedProperties")
 """Keywords with which a schema says itself which other arguments it takes."""
 
@@ -265,6 +268,9 @@ def _unknown(call: Call, tool: Tool) -> Iterator[str]:
     for name, value in (call.arguments or {}).items():
         if name not in known:
             yield f"{tool.name} has no argument {name} ({written(value)})"
+
+
+# -- arguments that settings name as `tool.argument` ----------------------------------------------
 
 
 SAMPLED = 200

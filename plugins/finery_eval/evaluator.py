@@ -279,14 +279,14 @@ class BatchEvaluator(Judge, engines=True):
 
         more: other fields of `Verdicts`, by default what the step declares.
         """
-        own: dict[str, Any] = {
+        declared: dict[str, Any] = {
             "metrics": self.metric_names(),
             "headline": self.metric_names(),
             "tables": [answers_table(answers)] if tables is None else tables,
             "statistics": self.statistics(),
             "unbounded": list(self.unbounded()),
         }
-        return Verdicts(judged, **own | more)
+        return Verdicts(judged, **declared | more)
 
     def unjudged(self, rows: Sequence[Row]) -> list[Unjudged]:
         """Turns that people may think are judged, but that aren't."""
@@ -344,7 +344,7 @@ class Evaluator(BatchEvaluator):
         metrics = self.metric_names()
         anything, unbounded = self.statistics(), self.unbounded()
 
-        def one(i: int, answer: Completion) -> Verdict:
+        def verdict_on(i: int, answer: Completion) -> Verdict:
             text = extracted(answer.text, self.extract)
             answer = msgspec.structs.replace(answer, text=text)
             try:
@@ -361,7 +361,7 @@ class Evaluator(BatchEvaluator):
                 raise
             return verdict._replace(values=values)
 
-        return lambda answers: self.verdicts(answers, each_judged(answers, one))
+        return lambda answers: self.verdicts(answers, each_judged(answers, verdict_on))
 
 
 def verdict_of(returned: Any, metrics: Sequence[str]) -> Verdict:

@@ -12,7 +12,7 @@ import msgspec
 from finery import UsageError
 from finery.util.text import counted
 from finery_eval import claims
-from finery_eval.claims import NUMBER, Claim, Known, Metric
+from finery_eval.claims import NUMBER, Claim, Metric, Names
 
 _EXPRESSION = re.compile(
     rf"\s*(?P<op>>=|<=|>|<)\s*"
@@ -71,10 +71,10 @@ def parse(
 ) -> list[Requirement | Claim]:
     """Read `require:`; `UsageError` for bad syntax and for an unknown model or metric.
 
-    more, nouns, unbounded: see `Known`.
+    more, nouns, unbounded: see `Names`.
     """
-    known = Known(models, metrics, more, nouns, unbounded or {})
-    return [_parse_one(key, text, known) for key, text in require.items()]
+    allowed = Names(models, metrics, more, nouns, unbounded or {})
+    return [_parse_one(key, text, allowed) for key, text in require.items()]
 
 
 def unmet(requirements: Sequence[Requirement | Claim], report: Mapping[str, Any]) -> list[str]:
@@ -85,16 +85,16 @@ def unmet(requirements: Sequence[Requirement | Claim], report: Mapping[str, Any]
     return failed + claims.unmet([r for r in requirements if isinstance(r, Claim)], report)
 
 
-def _parse_one(key: str, text: str, known: Known) -> Requirement | Claim:
+def _parse_one(key: str, text: str, allowed: Names) -> Requirement | Claim:
     where = f"require: {key}: {text!r}"
-    subject = known.metric(key, where)
-    claim = claims.parse(text, subject, known, where)
+    subject = allowed.metric(key, where)
+    claim = claims.parse(text, subject, allowed, where)
     if claim is not None:
         return claim
-    better, match = known.unbounded.get(subject[1]), _EXPRESSION.fullmatch(text)
+    better, match = allowed.unbounded.get(subject[1]), _EXPRESSION.fullmatch(text)
     of = (match["of"] or "") if match is not None else ""
     is_number = of[:1] in tuple("+-.0123456789")  # mistyped, e.g. 85% or -0.1
-    if match is None or (is_number and not of.startswith(tuple(f"{m}." for m in known.models))):
+    if match is None or (is_number and not of.startswith(tuple(f"{m}." for m in allowed.models))):
         raise UsageError("a requirement must be a comparison", where=where, fix=_fix(text, better))
     number = float(match["number"] or match["offset"] or 0.0)
     if number < 0 and better is None:
@@ -106,7 +106,7 @@ def _parse_one(key: str, text: str, known: Known) -> Requirement | Claim:
             where=where,
             fix=f"write {percent}",
         )
-    other = known.metric(of, where) if of else None
+    other = allowed.metric(of, where) if of else None
     signed = -number if match["minus"] else number
     return Requirement(subject=subject, op=match["op"], number=signed, of=other, text=text.strip())
 

@@ -244,6 +244,9 @@ def play(
     return plays
 
 
+# -- the values of metrics for a model's work on a task -------------------------------------------
+
+
 DIFFERENCES = 5
 """Differing parts of two states that are named."""
 

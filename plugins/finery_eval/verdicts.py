@@ -93,16 +93,16 @@ class Verdicts(NamedTuple):
 
 
 def each_judged(
-    answers: Answers, judge: Callable[[int, Completion], Mapping[str, Value] | Verdict]
+    answers: Answers, judge: Callable[[int, Completion], Verdict]
 ) -> dict[str, list[Verdict]]:
     """Model → the verdict on each of its answers. judge: takes the row's number and the answer."""
     return {
-        name: [
-            said if isinstance(said := judge(i, answer), Verdict) else Verdict(said)
-            for i, answer in enumerate(completions)
-        ]
+        name: [judge(i, answer) for i, answer in enumerate(completions)]
         for name, completions in answers.items()
     }
+
+
+# -- groups of related rows -----------------------------------------------------------------------
 
 
 def together(rows: Sequence[Mapping[str, Any]]) -> list[Group] | None:

@@ -174,6 +174,9 @@ def in_words(value: float) -> str:
     return next((word for end, word in BANDS if value <= end), "almost perfect")
 
 
+# -- human decisions, and what follows from them for the judge ------------------------------------
+
+
 GOOD = {"accept": True, "reject": False, "edit": False}
 """The verdict of a decision on the unchanged row. A comment or a swap has none."""
 

@@ -74,9 +74,16 @@ class Record(NamedTuple):
 
     @property
     def p_value(self) -> float:
-        """The exact sign test of wins against losses; of rows in groups, of sign flips."""
+        """The exact sign test of wins against losses.
+
+        For rows in groups, all signs of the groups are flipped (`stats.sign_flip_exact`).
+        """
         gains = {row: GAINS.get(result, 0) for row, result in self.results.items()}
-        return sign_test(gains, self.groups)
+        if self.groups is None:
+            values = list(gains.values())
+            return stats.mcnemar_exact(values.count(1), values.count(-1))
+        units = by_group(gains, self.groups)
+        return stats.sign_flip_exact([sum(gains[row] for row in unit) for unit in units])
 
     def count(self, result: Result) -> int:
         """The number of games that ended like this."""
@@ -102,23 +109,12 @@ def mean_points(points: Mapping[int, float], groups: Groups) -> Score:
     return _bounded(list(points.values()), among(groups, list(points)) or [])
 
 
-def _bounded(values: Sequence[float], groups: Sequence[Sequence[int]]) -> Score:
-    """A mean from 0 to 1 with its bootstrap interval over groups."""
+def _bounded(values: Sequence[float], groups: Groups) -> Score:
+    """A mean from 0 to 1 with its interval, see `Measure`."""
     score = Measure({"": values}, groups).score("")
     assert score is not None  # all values count
     assert score[1] is not None  # it has bounds
     return score[0], score[1]
-
-
-def sign_test(gains: Mapping[int, int], groups: Groups) -> float:
-    """The exact p-value that gains of rows, from -1 to 1 each, are as often positive as negative.
-
-    Of rows in groups, all signs of the groups are flipped (`stats.sign_flip_exact`).
-    """
-    if groups is None:
-        values = list(gains.values())
-        return stats.mcnemar_exact(values.count(1), values.count(-1))
-    return stats.sign_flip_exact([sum(gains[row] for row in of) for of in by_group(gains, groups)])
 
 
 def records(games: Sequence[Game], groups: Groups = None) -> list[Record]:
@@ -223,14 +219,12 @@ class Order(NamedTuple):
 
     def _share(self, hits: Sequence[int]) -> Score:
         """The share of games. hits: how many of each unit."""
-        if self._are_single:
-            return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
-        values: list[float] = []
+        values: list[bool] = []
         groups = []
         for n, unit in zip(hits, self.units, strict=True):
             groups.append(range(len(values), len(values) + unit.games))
-            values += [1.0] * n + [0.0] * (unit.games - n)
-        return _bounded(values, groups)
+            values += [True] * n + [False] * (unit.games - n)
+        return _bounded(values, None if self._are_single else groups)
 
     def remarks(self) -> Iterator[dict[str, str]]:
         """Remarks on the judge that people must know."""

@@ -115,6 +115,9 @@ def fence_of(*texts: str) -> str:
     return f"=== {digest[:16]} ==="
 
 
+# -- the judge ------------------------------------------------------------------------------------
+
+
 R = TypeVar("R")
 T = TypeVar("T")
 J = TypeVar("J", bound="Judging")

@@ -146,6 +146,9 @@ def _schema(parameters: bytes) -> AnswerSchema:
     return AnswerSchema(msgspec.json.decode(parameters))
 
 
+# -- requests and their answers -------------------------------------------------------------------
+
+
 A = TypeVar("A")
 T = TypeVar("T")
 MOST_VARIANTS = 100_000

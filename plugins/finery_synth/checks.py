@@ -184,6 +184,9 @@ class Checks(Settings):
         return None if self.schema is None else AnswerSchema(self.schema)
 
 
+# -- run on a row ---------------------------------------------------------------------------------
+
+
 SQL_SECONDS = 5.0
 """Time limit of a query."""
 Test = Callable[[Row], tuple[str, Any]]

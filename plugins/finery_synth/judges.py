@@ -131,6 +131,9 @@ def no_score(problem: FineryError | Unreadable) -> str:
     return problem.what if isinstance(problem, FineryError) else str(problem)
 
 
+# -- pairs, judged in both orders, since judges favour a position ---------------------------------
+
+
 PAIR_PROMPT = """\
 {# system #}
 You compare two answers to a prompt strictly, by a rubric. Neither their order nor their length

@@ -20,7 +20,7 @@ from finery_eval.evaluation import (
 )
 from finery_eval.evaluator import BatchEvaluator
 from finery_eval.matches import Match, Wanted
-from finery_eval.measure import Measure, Score, in_json, scores_of
+from finery_eval.measure import Measure, in_json, scores_of
 from finery_eval.nested import JudgeEach
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.predictions import predictions as lines_of
@@ -28,6 +28,15 @@ from finery_eval.steps.tools import ToolCalls
 from finery_eval.tables import table
 from finery_eval.turns import Turn, assistant_turn, turns_of, unjudged_turns
 from finery_eval.verdicts import Answers, Verdicts, groups_of
+
+
+OF_ROWS = ("whole", "first_turn", "last_turn")
+"""Metrics of complete conversations."""
+OF_COMPARISONS = "sign flips of rows, exact"
+"""The test of the comparisons."""
+
+
+# -- conversations that a model leads itself: its answers are the history of its next turn --------
 
 
 class Compare(NamedTuple):
@@ -116,10 +125,7 @@ def roll_out(
     return rollouts
 
 
-OF_ROWS = ("whole", "first_turn", "last_turn")
-"""Metrics of complete conversations."""
-OF_COMPARISONS = "sign flips of rows, exact"
-"""The test of the comparisons."""
+# -- the step -------------------------------------------------------------------------------------
 
 
 class Dialog(JudgeEach, engines=True):
@@ -285,10 +291,11 @@ class Dialog(JudgeEach, engines=True):
             scores[name] |= of
         first = judged.measure(judged.metrics[0], by_group)
         details = compared(judged, measures, first, self.models)
-        by_turn = [
-            scores_of_turn(judged, turns, number)
-            for number in range(1, max(turn.number for turn in turns) + 1)
-        ]
+        by_turn = []
+        for number in range(1, max(turn.number for turn in turns) + 1):
+            places = [i for i, turn in enumerate(turns) if turn.number == number]
+            of_turn = scores_of(names, judged.measures(None, places))
+            by_turn.append(OfTurn(number, len(places), *in_json(of_turn)))
         cut = [turn.as_row() for turn in turns]
         tables = [
             *(turn_table(name, judged.headline, by_turn) for name in names),
@@ -300,44 +307,35 @@ class Dialog(JudgeEach, engines=True):
             cut, more, details, scores, together, names_of_slices, OF_COMPARISONS
         )
         details["headline"] = [*judged.headline, "whole"]
-        details["turns"] = {name: [of.in_json(name) for of in by_turn] for name in names}
+        details["turns"] = {
+            name: [
+                {"turn": number, "rows": n, "scores": values[name], "intervals": intervals[name]}
+                for number, n, values, intervals in by_turn
+            ]
+            for name in names
+        }
         lines = predictions(turns, cut, answers, judged)
         metrics = write_scored(job, len(rows), scores, details, lines, answers=answers)
         return with_speeds(metrics, self.models)
 
 
 class OfTurn(NamedTuple):
-    """The scores of one turn of all rows that have it, by model."""
+    """The scores of one turn of all rows that have it: model → metric → value, interval."""
 
     number: int
     rows: int
-    scores: Mapping[str, Mapping[str, Score]]
-
-    def in_json(self, model: str) -> dict[str, Any]:
-        """The scores of a model as JSON values."""
-        scores, intervals = in_json({model: self.scores[model]})
-        of = {"scores": scores[model], "intervals": intervals[model]}
-        return {"turn": self.number, "rows": self.rows, **of}
-
-
-def scores_of_turn(judged: Verdicts, turns: Sequence[Turn], number: int) -> OfTurn:
-    """The scores of the first judged turn of all rows, of the second one, and so on."""
-    places = [i for i, turn in enumerate(turns) if turn.number == number]
-    scores = scores_of(list(judged.judged), judged.measures(None, places))
-    return OfTurn(number, len(places), scores)
+    values: Mapping[str, Mapping[str, float]]
+    intervals: Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[OfTurn]) -> dict[str, Any]:
     """The scores of each turn."""
     first, *others = headline
     columns = ["judged turn", "rows", first, "95 % CI low", "95 % CI high", *others]
-    nothing = (None, (None, None))
     rows = []
-    for turn in by_turn:
-        of: Mapping[str, Any] = turn.scores[model]
-        value, interval = of.get(first, nothing)
-        more = [of.get(metric, nothing)[0] for metric in others]
-        rows.append([turn.number, turn.rows, value, *interval, *more])
+    for number, n, values, intervals in by_turn:
+        scores, ends = values[model], intervals[model].get(first, (None, None))
+        rows.append([number, n, scores.get(first), *ends, *map(scores.get, others)])
     units = dict.fromkeys(columns[2:], "share")
     return table(f"{model}: turns", columns, rows, units=units, model=model)
 

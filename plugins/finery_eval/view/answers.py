@@ -98,6 +98,9 @@ def _differing(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     }
 
 
+# -- with their rows and the nearest training rows ------------------------------------------------
+
+
 NEAREST = 3
 """Training rows that are shown for a wrong answer."""
 MOST_READ = 20_000

@@ -46,6 +46,9 @@ from finery_eval.view.tables import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+# -- exported files next to the trained model, and the best model next to cheap baselines ---------
+
+
 UNKNOWN = "–"
 
 
@@ -131,6 +134,9 @@ def baseline_remarks(report: Report) -> Iterator[Remark]:
                 "Judge more rows, or train longer or on more rows.",
                 "warning",
             )
+
+
+# -- the view -------------------------------------------------------------------------------------
 
 
 MOST_LINES = 40

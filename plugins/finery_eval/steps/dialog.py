@@ -29,7 +29,6 @@ from finery_eval.tables import table
 from finery_eval.turns import Turn, assistant_turn, turns_of, unjudged_turns
 from finery_eval.verdicts import Answers, Verdicts, groups_of
 
-
 OF_ROWS = ("whole", "first_turn", "last_turn")
 """Metrics of complete conversations."""
 OF_COMPARISONS = "sign flips of rows, exact"

@@ -14,7 +14,7 @@ from finery_eval.predictions import predictions
 from finery_eval.tables import remark
 from finery_eval.verdicts import Answers
 from finery_judge.games import Game, Order, cross_table, pair_table, points_of, records, win_rates
-from finery_judge.judging import JUDGE, PAIR_PROMPT, JudgeForecast, Judging, names
+from finery_judge.judging import JUDGE, PAIR_PROMPT, JudgeForecast, Judging, more_scores, names
 from finery_synth.asking import Used
 from finery_synth.judges import ORDERS, Seen, Verdict
 
@@ -153,7 +153,12 @@ class Arena(Judging, forecast=ArenaForecast):
                 job, used, questions, messages, Verdict.read, Verdict.schema()
             )
             for question, verdict in verdicts:
-                seen.setdefault(question[:3], []).append(_seen(question, verdict))
+                order = question.order
+                if isinstance(verdict, Verdict):
+                    result = verdict.seen(order)
+                else:
+                    result = Seen(order, problem=verdict)
+                seen.setdefault(question[:3], []).append(result)
         return [Game(*game, seen=tuple(seen.get(game, ()))) for game in played]
 
     def _write(
@@ -166,7 +171,6 @@ class Arena(Judging, forecast=ArenaForecast):
         }
         order, played = Order.of(games, groups), records(games, groups)
         remarks = [*self.judged_itself(), *order.remarks(), *_unreadable(games)]
-        more = {m: {"value": v, "interval": list(ci)} for m, (v, ci) in order.scores().items()}
         details = {
             "headline": [WIN_RATE],
             "tables": [
@@ -175,7 +179,7 @@ class Arena(Judging, forecast=ArenaForecast):
                 answers_table(answers),
             ],
             "remarks": remarks,
-            "more": {JUDGE: more},
+            "more": {JUDGE: more_scores(order.scores())},
             "positions": order.counts._asdict(),
             **({"groups": len(groups)} if groups else {}),
         }
@@ -184,12 +188,6 @@ class Arena(Judging, forecast=ArenaForecast):
         for one in remarks:
             job.log(one["text"])
         return metrics
-
-
-def _seen(question: Question, verdict: Verdict | str) -> Seen:
-    if isinstance(verdict, str):
-        return Seen(question.order, problem=verdict)
-    return verdict.seen(question.order)
 
 
 def _unreadable(games: Sequence[Game]) -> Iterator[dict[str, str]]:

@@ -12,13 +12,13 @@ from finery_eval import stats
 from finery_eval.measure import Measure
 from finery_eval.tables import remark, table
 from finery_eval.verdicts import among
+from finery_judge.calibration import Score
 from finery_synth.judges import Positions, Seen, outcome
 
 Result = Literal["win", "loss", "tie", "undecided", "no verdict"]
 """For the first model of a pair. undecided: the two orders disagree."""
 POINTS: Mapping[Result, float] = {"win": 1.0, "loss": 0.0, "tie": 0.5, "undecided": 0.5}
 GAINS: Mapping[Result, int] = {"win": 1, "loss": -1}
-Score = tuple[float, stats.Interval]
 
 
 class Game(NamedTuple):

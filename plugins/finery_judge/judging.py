@@ -15,7 +15,6 @@ from finery import (
     Budget,
     Completion,
     Count,
-    FineryError,
     Forecast,
     Graph,
     Job,
@@ -33,8 +32,9 @@ from finery.rows.answers.reading import extracted
 from finery_eval.asking import refuse
 from finery_eval.evaluator import BatchEvaluator, longest_answer
 from finery_eval.tables import remark
+from finery_judge.calibration import Score
 from finery_synth.asking import Used
-from finery_synth.judges import TRIES, Unreadable, no_score, readings, transcript
+from finery_synth.judges import TRIES, readings, transcript
 from finery_synth.prompts import Prompt
 
 _GIVEN = """\
@@ -103,16 +103,21 @@ sentence. Answer with a JSON object: {"reason": "…", "better": "A"}
 
 
 def names(row: Row, reference: str, **texts: str) -> dict[str, Any]:
-    """The names in a template: `row`, `prompt`, `reference`, the texts to judge, and `fence`."""
+    """The names in a template: `row`, `prompt`, `reference`, the texts to judge, and `fence`.
+
+    The fence is a line that none of the texts contains.
+    """
     prompt = transcript(split_turns(row)[0])
     shown = {"prompt": prompt, "reference": reference, **texts}
-    return {"row": row, "fence": fence_of(*shown.values()), **shown}
+    digest = blake3("\0".join(shown.values()).encode("utf-8", "replace")).hexdigest()
+    return {"row": row, "fence": f"=== {digest[:16]} ===", **shown}
 
 
-def fence_of(*texts: str) -> str:
-    """A line that none of the texts contains."""
-    digest = blake3("\0".join(texts).encode("utf-8", "replace")).hexdigest()
-    return f"=== {digest[:16]} ==="
+def more_scores(scores: Mapping[str, Score]) -> dict[str, Any]:
+    """Metric → score, as `details["more"]` has it."""
+    return {
+        name: {"value": value, "interval": list(ends)} for name, (value, ends) in scores.items()
+    }
 
 
 # -- the judge ------------------------------------------------------------------------------------
@@ -232,11 +237,9 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
             engine, used, items, messages, read, total=len(items),
             max_tokens=self.judge_tokens, schema=dict(schema),
         ):  # fmt: skip
-            if isinstance(verdict, FineryError | Unreadable):
-                problems.append(no_score(verdict))
-                yield item, problems[-1]
-            else:
-                yield item, verdict
+            if isinstance(verdict, str):
+                problems.append(verdict)
+            yield item, verdict
         if items and len(problems) == len(items):
             raise StepError(
                 "the judge gave no verdict on any answer",

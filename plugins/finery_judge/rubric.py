@@ -25,7 +25,7 @@ from finery_eval.tables import remark, table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, effective, together
 from finery_judge import calibration
 from finery_judge.calibration import Agreement, Decided, agreement
-from finery_judge.judging import JUDGE, SCORE_PROMPT, JudgeForecast, Judging, names
+from finery_judge.judging import JUDGE, SCORE_PROMPT, JudgeForecast, Judging, more_scores, names
 from finery_synth.asking import Used
 from finery_synth.judges import Score, transcript
 from finery_synth.prompts import Prompt
@@ -230,8 +230,8 @@ class _Scoring:
             remarks += calibration.remarks(judge, unread)
         for one in remarks:
             job.log(one["text"])
-        more = {name: {"corrected": score} for name, score in corrected.items()}
-        more |= {JUDGE: judge.scores()} if judge else {}
+        more = {name: more_scores({"corrected": score}) for name, score in corrected.items()}
+        more |= {JUDGE: more_scores(judge.scores())} if judge else {}
         return step.verdicts(
             answers,
             judged,
@@ -243,7 +243,7 @@ class _Scoring:
             ],
             metrics=METRICS,
             headline=METRICS,
-            details={"remarks": remarks, "more": _plain(more), USED: self._used.meta()},
+            details={"remarks": remarks, "more": more, USED: self._used.meta()},
         )
 
     def _results(self, job: Job, items: Sequence[Item]) -> Results:
@@ -339,11 +339,3 @@ def _unreadable(judged: Mapping[str, Sequence[Verdict]]) -> Iterator[dict[str, s
                 "Raise `judge_tokens`, simplify the prompt, or name a judge whose engine follows a "
                 "JSON Schema.",
             )
-
-
-def _plain(more: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Scores as JSON: name → metric → `{value, interval}`."""
-    return {
-        name: {m: {"value": value, "interval": list(ci)} for m, (value, ci) in of.items()}
-        for name, of in more.items()
-    }

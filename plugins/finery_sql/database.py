@@ -84,7 +84,14 @@ class Database:
                 f"{place} must be the URL of a database", where=place, fix=f"write it as {URL}"
             ) from None
         if parsed.get_backend_name() == "sqlite":
-            return cls(_sqlite(_sqlite_path(parsed, place)), place, query_file)
+            path = parsed.database
+            if not path or path == ":memory:" or path.startswith("file:"):
+                raise DataError(
+                    "the URL doesn't name an SQLite file",
+                    where=place,
+                    fix="write sqlite:///path/to/file.db",
+                )
+            return cls(_sqlite(Path(path)), place, query_file)
         password = parsed.password or ""
         secrets = (url, password, quote(password, safe=""))
         return cls(_engine(parsed, place), place, query_file, secrets)
@@ -274,16 +281,6 @@ def _engine(url: Any, place: str) -> Any:
             where=place,
             fix=f"pip install '{PACKAGES.get(module, module)}'",
         ) from error
-
-
-def _sqlite_path(url: Any, place: str) -> Path:
-    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-        raise DataError(
-            "the URL doesn't name an SQLite file",
-            where=place,
-            fix="write sqlite:///path/to/file.db",
-        )
-    return Path(url.database)
 
 
 def _sqlite(path: Path) -> Any:

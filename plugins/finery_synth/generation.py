@@ -20,7 +20,7 @@ from finery.rows.generated import Checked, Origin, Origins, name_of
 from finery.rows.parts import id_of, texts
 from finery_synth.asking import Candidate, Rejected, Spool, Task, Used, ask, usable, with_parents
 from finery_synth.checks import Checker, Rubric
-from finery_synth.judges import SCORE_PROMPT, Score, no_score, readings, score_messages
+from finery_synth.judges import SCORE_PROMPT, Score, readings, score_messages
 from finery_synth.prompts import Prompt
 from finery_synth.similarity import Neighbours, repeats
 
@@ -227,10 +227,10 @@ class Generation:
         return scored
 
     def _take_score(self, candidate: Candidate, rubric: Rubric, score: Any) -> None:
-        """Record a judge's score, or the error in place of one."""
+        """Record a judge's score. score: the reason if there is none."""
         assert self.step.judge is not None
         if not isinstance(score, Score):
-            detail = f"no score: {no_score(score)}"
+            detail = f"no score: {score}"
             self._take(candidate, Checked(check="judge", passed=False, detail=detail))
             return
         passed, detail = score.score >= rubric.min, score.reason

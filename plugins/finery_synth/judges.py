@@ -96,8 +96,8 @@ def readings(
     *,
     total: int,
     **sampling: Any,
-) -> Iterator[tuple[T, "R | FineryError | Unreadable"]]:
-    """(item, the content of a judge's answer, or an error), in any order, each item once.
+) -> Iterator[tuple[T, R | str]]:
+    """(item, the content of a judge's answer, or why there is none), in any order, each item once.
 
     used: counts the answers. read: raises `Unreadable`; then the request is repeated, up to `TRIES`
     requests in all. Repetitions use a temperature above 0, since the answer might else be the same.
@@ -112,23 +112,18 @@ def readings(
             engine, used, items, request, total=total, progress="judging",
             temperature=RETRY_TEMPERATURE if attempt else 0.0, **sampling,
         ):  # fmt: skip
-            result: R | FineryError | Unreadable
+            result: R | str
             try:
-                result = answer if isinstance(answer, FineryError) else read(answer.text)
+                result = answer.what if isinstance(answer, FineryError) else read(answer.text)
             except Unreadable as error:
-                result = error
-            if isinstance(result, Unreadable) and attempt + 1 < TRIES:
-                again.append(item)
-            else:
-                yield item, result
+                if attempt + 1 < TRIES:
+                    again.append(item)
+                    continue
+                result = str(error)
+            yield item, result
         if not again:
             return
         items, total = again, len(again)
-
-
-def no_score(problem: FineryError | Unreadable) -> str:
-    """Why there is no score, for people."""
-    return problem.what if isinstance(problem, FineryError) else str(problem)
 
 
 # -- pairs, judged in both orders, since judges favour a position ---------------------------------

@@ -8,7 +8,6 @@ from finery import (
     Budget,
     DataError,
     Dataset,
-    FineryError,
     Job,
     Model,
     OneFile,
@@ -29,10 +28,8 @@ from finery_synth.judges import (
     Positions,
     Score,
     Seen,
-    Unreadable,
     Verdict,
     is_one_answer,
-    no_score,
     outcome,
     pair_messages,
     readings,
@@ -244,7 +241,7 @@ class _Run:
         step, spool = self._step, Spool(self._job.scratch, Score)
         for view in range(len(step.rubrics())):
             for number, _, verdict in self._verdicts([view], lambda t: Score.read(t, step.scale)):
-                score = verdict if isinstance(verdict, Score) else Score(0, no_score(verdict))
+                score = verdict if isinstance(verdict, Score) else Score(0, verdict)
                 spool.add(number, score)
         counts, total, judged = Counter[int](), 0.0, 0
         for number, row in step.numbered():
@@ -287,7 +284,7 @@ class _Run:
             if isinstance(verdict, Verdict):
                 spool.add(number, verdict.seen(order))
             else:
-                spool.add(number, Seen(order, problem=no_score(verdict)))
+                spool.add(number, Seen(order, problem=verdict))
         counts, positions = Counter[str](), Positions()
         for number, row in step.numbered():
             if is_one_answer(row):
@@ -326,8 +323,8 @@ class _Run:
 
     def _verdicts(
         self, views: Sequence[int], read: Callable[[str], V]
-    ) -> Iterator[tuple[int, int, V | FineryError | Unreadable]]:
-        """(number of the row, view, verdict or error) of all rows, in any order."""
+    ) -> Iterator[tuple[int, int, V | str]]:
+        """(number of the row, view, verdict or why there is none) of all rows, in any order."""
         step = self._step
         for (number, _, view), verdict in readings(
             self._engine,

@@ -34,6 +34,7 @@ from finery import (
     Step,
     StepError,
     UsageError,
+    outside_key,
     setting,
     takes,
 )
@@ -84,6 +85,7 @@ class Gate(Step, isolated=True):
         """What `require` may name."""
         return {"require": [f"{name}.{m}" for name, of in self.measured().items() for m in of]}
 
+    @outside_key
     def requirements(self) -> list[Requirement | Claim]:
         """What `require` asks for, in its order. Raises `UsageError` for malformed requirements."""
         measured, require = self.measured(), cast(Any, self).require

@@ -112,7 +112,9 @@ class Measure:
                 pairs.count((True, True)), gained, lost, pairs.count((False, False))
             )
             return Difference(value, interval, stats.mcnemar_exact(gained, lost))
-        gains = [(math.fsum(float(b[i]) - float(a[i]) for i in unit), len(unit)) for unit in units]
+        gains = [
+            (math.fsum(float(b[i]) - float(a[i]) for i in unit), float(len(unit))) for unit in units
+        ]
         (interval,) = stats.bootstrap(gains, lambda counts: [self._mean(counts)], self._gain)
         p_value = stats.sign_flips([gain for gain, _ in gains])
         return Difference(self._mean(Counter(gains)), interval, p_value)

@@ -15,11 +15,11 @@ from finery.rows.dropped import dropped
 from finery.rows.generated import Origin, Template, origins
 from finery.testing import TestJob, dataset, run_step
 from finery_openai.model import OpenaiModel
-from finery_synth.ask.answers import Rejected, bare
-from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.settings import Checks, Rubric, Similarity
+from finery_synth.asking import Rejected, bare
+from finery_synth.checks import Checks, Rubric, Similarity
 from finery_synth.generator import Generator, Task
-from finery_synth.judge.scores import SCORE_PROMPT
+from finery_synth.judges import SCORE_PROMPT
+from finery_synth.prompts import Prompt
 from finery_synth.steps import paraphrase
 from finery_synth.steps.answer import TEMPLATE, Answer
 from finery_synth.steps.instruct import Instruct

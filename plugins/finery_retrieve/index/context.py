@@ -17,11 +17,11 @@ from finery import (
 )
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
-from finery_prompt.messages import in_front
+from finery_prompt.engine import in_front
 from finery_retrieve.formats import require_counts
 from finery_retrieve.index.control import plain
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_synth.ask.prompts import Prompt
+from finery_synth.prompts import Prompt
 
 UNKNOWN = "The documents don't say."
 TEMPLATE = """\

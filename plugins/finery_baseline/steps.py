@@ -1,8 +1,61 @@
-"""`baseline.linear`: logistic regression on words and letters, for each field of the answer."""
+"""The step types: cheap models that a trained one should beat."""
 
-from finery import DataError, Job, Model, setting
-from finery_baseline.answers import FieldsStep, Lesson, Shape, lessons_of
+from collections import Counter
+
+import msgspec
+
+from finery import DataError, Dataset, Job, Model, Step, setting, takes
+from finery_baseline.answers import ROWS, FieldsStep, Lesson, Shape, lessons_of
 from finery_baseline.vectors import fit, save
+
+
+class Majority(FieldsStep, sections=("models",), seeded=False):
+    """Answer every prompt with the most frequent answer of the training rows.
+
+    The lowest bar: a model that doesn't beat it has learned nothing. Answers that consist of lines
+    like `priority: high`, or of a JSON object, are learned field by field. Of equally frequent
+    values, the one that occurs first is used.
+    """
+
+    def run(self, job: Job) -> Model:
+        """Count the values."""
+        shape, lessons = lessons_of(self.rows, self.fields)
+        columns = zip(*(lesson.parts for lesson in lessons), strict=True)
+        values = [Counter(column).most_common(1)[0][0] for column in columns]
+        meta = {
+            "format": "baseline-majority",
+            "baseline": "majority",
+            "rows": len(lessons),
+            "answer": shape.written(values),
+        }
+        return Model(job.out, meta=meta)
+
+
+class Nearest(Step, sections=("models",), seeded=False):
+    """Answer every prompt with the answer of the training row whose prompt is most similar.
+
+    Similar means the cosine of TF-IDF vectors over words and their four-letter pieces (Salton and
+    Buckley 1988), of all turns but the system prompt. If no row shares a rarer word with the
+    prompt, the first row answers. To show the same rows to a model, see `pick: nearest` of
+    `prompt.model`.
+    """
+
+    is_baseline = True
+
+    rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
+
+    def run(self, job: Job) -> Model:
+        """Keep the rows: their prompts and answers."""
+        _, lessons = lessons_of(self.rows, [])
+        lines = [msgspec.json.encode([lesson.question, lesson.answer]) for lesson in lessons]
+        (job.out / ROWS).write_bytes(b"\n".join(lines) + b"\n")
+        meta = {
+            "format": "baseline-nearest",
+            "baseline": "nearest",
+            "rows": len(lessons),
+        }
+        return Model(job.out, meta=meta)
+
 
 MOST_CLASSES = 500
 """More values than that in a field are free text."""
@@ -42,7 +95,9 @@ class Linear(
         """Fit a classifier for each field."""
         shape, lessons = lessons_of(self.rows, self.fields)
         classes = classes_of(shape, lessons)
-        job.log(f"fits {len(lessons)} rows, {', '.join(_sizes(shape, classes))}")
+        names = zip(shape.fields or ("answer",), classes, strict=True)
+        sizes = ", ".join(f"{name}: {len(of)} classes" for name, of in names)
+        job.log(f"fits {len(lessons)} rows, {sizes}")
         classifier = fit(
             [lesson.question for lesson in lessons],
             [[lesson.parts[i] for lesson in lessons] for i in range(len(classes))],
@@ -75,8 +130,3 @@ def classes_of(shape: Shape, lessons: list[Lesson]) -> list[list[str]]:
                 else "use baseline.nearest",
             )
     return columns
-
-
-def _sizes(shape: Shape, classes: list[list[str]]) -> list[str]:
-    names = shape.fields or ("answer",)
-    return [f"{name}: {len(of)} classes" for name, of in zip(names, classes, strict=True)]

@@ -14,9 +14,9 @@ import msgspec
 from finery import OneFile, Settings, StepError, UsageError, setting
 from finery.rows import Row
 from finery.util.text import did_you_mean
-from finery_eval.calls.calls import Call
+from finery_eval.calls import Call
 
-HOST = "finery_eval.tasks.function_host"
+HOST = "finery_eval.function_host"
 START_SECONDS = 120.0
 """Time for importing the functions and for making the state of a row."""
 
@@ -170,13 +170,9 @@ class Functions:
         except Stopped as stopped:
             raise self.unusable(f"the process with the functions {stopped}") from None
 
-    def unusable(self, reason: str) -> StepError:
+    def unusable(self, reason: str, fix: str = "correct the functions") -> StepError:
         """The error for functions that can't be used."""
-        return StepError(
-            f"the functions can't be used: {reason}",
-            where="execute.factory",
-            fix="correct the functions",
-        )
+        return StepError(f"the functions can't be used: {reason}", where="execute.factory", fix=fix)
 
     def _exchange(self, order: dict[str, Any], seconds: float) -> dict[str, Any]:
         assert self.process is not None
@@ -266,11 +262,8 @@ class Session:
         try:
             return self._functions.order(order, START_SECONDS)
         except Stopped as stopped:
-            raise StepError(
-                f"the functions can't be used: {order['do']} {stopped}",
-                where="execute.factory",
-                fix="correct the functions: the same calls must always do the same",
-            ) from None
+            fix = "correct the functions: the same calls must always do the same"
+            raise self._functions.unusable(f"{order['do']} {stopped}", fix) from None
 
 
 def _error(reason: str) -> tuple[str, bool]:

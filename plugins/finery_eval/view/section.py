@@ -13,14 +13,14 @@ from finery_eval.predictions import Facts
 from finery_eval.steps.curve import TITLES
 from finery_eval.view.answers import answer_of, compact, context_of, reasons
 from finery_eval.view.confusion import pairs_of
-from finery_eval.view.learning import drawn, learned
-from finery_eval.view.report.findings import (
+from finery_eval.view.findings import (
     ORDER,
     Judgement,
     comparisons_of,
     findings,
     judgements,
 )
+from finery_eval.view.learning import drawn, learned
 from finery_eval.view.tables import (
     Report,
     cell_text,
@@ -30,7 +30,7 @@ from finery_eval.view.tables import (
     score_texts,
 )
 
-TEMPLATE = "finery_eval.view.report/section.html.jinja"
+TEMPLATE = "finery_eval.view/section.html.jinja"
 CONFUSED = 8
 """Confused pairs of classes that are listed for a field."""
 
@@ -186,4 +186,4 @@ def _prompts(step: str, context: PageContext) -> dict[str, str]:
 
 @cache
 def _file(name: str) -> str:
-    return files("finery_eval.view.report").joinpath(name).read_text(encoding="utf-8")
+    return files("finery_eval.view").joinpath(name).read_text(encoding="utf-8")

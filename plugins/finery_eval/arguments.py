@@ -1,4 +1,4 @@
-"""Compares the arguments of calls, as the JSON Schema of the tool defines them.
+"""Arguments of calls, as the JSON Schemas of the tools define them: their equality and their names.
 
 A value has a normal form that depends only on its schema. Two arguments are equal if their normal
 forms are equal, so equality never depends on the order of comparisons.

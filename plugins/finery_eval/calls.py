@@ -1,16 +1,18 @@
-"""Tools that rows offer, and the calls in their answers and in those of models."""
+"""Tools that rows offer, and the calls in rows and in answers, with what is wrong with them."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from finery import Completion, DataError
-from finery.rows import Message, Row
+from finery.rows import Conversation, Message, Row
 from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.rows.parts import canonical
 from finery.rows.templates.limits import Slow, time_limit
-from finery_eval.calls.arguments import coerced, referenced
+from finery.util.text import did_you_mean
+from finery_eval.arguments import branches_of, coerced, facets_of, referenced, types_of
 
 NO_ARGUMENTS = {"type": "object", "properties": {}}
 """The schema of a tool without `parameters`, by the OpenAI Chat Completions API."""
@@ -204,3 +206,148 @@ def written(value: Any) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+# -- calls in rows that break the schema of their tool, or whose tool is missing ------------------
+
+
+OPEN = ("additionalProperties", "patternProperties", "propertyNames", "unevaluatedProperties")
+"""Keywords with which a schema says itself which other arguments it takes."""
+
+
+class Broken(NamedTuple):
+    """A fault of the calls in a row.
+
+    turn: its number, from 1; None for the row's tools themselves. reason: in words.
+    """
+
+    turn: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason if self.turn is None else f"turn {self.turn}: {self.reason}"
+
+
+class CallChecker:
+    """Checks the calls of rows. Rows mostly share their tools, so each tool is read once."""
+
+    def __init__(self) -> None:
+        self._toolbox = Toolbox()
+
+    def broken(self, row: Row, messages: Conversation, turns: Iterable[int]) -> list[Broken]:
+        """The first fault in each of some turns of a row.
+
+        turns: indices of `messages`. If a tool's schema doesn't mention further arguments, they
+        count as forbidden, because models don't know of any.
+        """
+        calling = [index for index in turns if messages[index].get("tool_calls")]
+        if not calling:
+            return []
+        try:
+            tools: Tools = self._toolbox.of(row) if row.get("tools") else {}
+        except BadTools as error:
+            return [Broken(None, str(error))]
+        broken = []
+        for index in calling:
+            try:
+                calls = expected_calls(messages[index], tools, coerce=False)
+                reasons = (text for call in calls for text in _unknown(call, tools[call.name]))
+                reason = next(reasons, "")
+            except BadTools as error:
+                reason = str(error)
+            broken += [Broken(index + 1, reason)] if reason else []
+        return broken
+
+
+def _unknown(call: Call, tool: Tool) -> Iterator[str]:
+    """The arguments of a call that the tool doesn't have."""
+    forms: list[dict[str, Any]] = branches_of(tool.schema, tool.schema)
+    if any(keyword in form for form in forms for keyword in OPEN):
+        return
+    known = {name for form in forms for name in form.get("properties", {})}
+    for name, value in (call.arguments or {}).items():
+        if name not in known:
+            yield f"{tool.name} has no argument {name} ({written(value)})"
+
+
+# -- arguments that settings name as `tool.argument` ----------------------------------------------
+
+
+SAMPLED = 200
+"""Rows that are looked at before they are built."""
+PATHS = 4
+"""Levels of objects in each other whose members can be named."""
+
+
+class Arguments(NamedTuple):
+    """The arguments of tools.
+
+    lists: `tool.argument` → whether it may be a list. tools: names. where: the rows that were
+    examined, if there are more of them, because those may offer other tools.
+    """
+
+    lists: Mapping[str, bool]
+    tools: frozenset[str]
+    where: str = ""
+
+    def check(self, free: Sequence[str], unordered: Sequence[str]) -> None:
+        """Raise `DataError` for a name in one of these settings that no argument has.
+
+        Those in `unordered` must be of lists.
+        """
+        details = [f"found in {self.where}"] if self.where else []
+        named = [("free", name) for name in free] + [("unordered", name) for name in unordered]
+        for setting, name in named:
+            # Other rows may offer other tools, but a tool has the same arguments there.
+            is_known = not self.where or any(name.startswith(f"{tool}.") for tool in self.tools)
+            if name not in self.lists and is_known:
+                what = f"no tool of the rows has the argument '{name}'"
+                fix = did_you_mean(name, self.lists)
+                raise DataError(what, where=setting, fix=fix, details=details)
+            if setting == "unordered" and not self.lists.get(name, True):
+                what = f"'{name}' isn't a list, so it has no order to ignore"
+                fix = "remove it, or name an argument of the type `array`"
+                raise DataError(what, where=setting, fix=fix, details=details)
+
+
+def arguments_of(tools: Iterable[Tool], where: str = "") -> Arguments:
+    """The arguments of these tools."""
+    lists: dict[str, bool] = {}
+    names = set()
+    for tool in tools:
+        names.add(tool.name)
+        for path, is_list in _arguments(tool.name, tool.schema, tool.schema, PATHS):
+            lists[path] = lists.get(path, False) or is_list
+    return Arguments(lists, frozenset(names), where)
+
+
+def sampled_arguments(rows: Iterable[Row]) -> Arguments | None:
+    """The arguments of the tools in the first rows; None if no tool can be read.
+
+    The rows may still be the records of a file, in which tools may be JSON text.
+    """
+    toolbox, tools, rest = Toolbox(), list[Tool](), iter(rows)
+    is_whole = True
+    for row in islice(rest, SAMPLED):
+        try:
+            offered = row.get("tools")
+            offered = parse(offered) if isinstance(offered, str) else offered
+            tools += toolbox.of({"tools": offered}).values()
+        except (BadTools, NotJson):
+            is_whole = False
+    is_whole = is_whole and next(rest, None) is None
+    where = "" if is_whole else f"the first {SAMPLED} rows"
+    return arguments_of(tools, where) if tools else None
+
+
+def _arguments(
+    path: str, schema: Any, root: Mapping[str, Any], depth: int
+) -> Iterator[tuple[str, bool]]:
+    """(path, whether it may be a list) of all arguments, and of the members of objects."""
+    for part in branches_of(schema, root) if depth else ():
+        for name, member in part.get("properties", {}).items():
+            types = types_of(facets_of(member, root, []))
+            yield f"{path}.{name}", not types or "array" in types
+            yield from _arguments(f"{path}.{name}", member, root, depth - 1)
+        if "items" in part:
+            yield from _arguments(path, part["items"], root, depth - 1)

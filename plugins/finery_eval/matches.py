@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from finery import Completion
-from finery_eval.calls.arguments import Equality, Normal
-from finery_eval.calls.calls import Call, Tools, names_of, readable
-from finery_eval.tables import Unit, table
+from finery_eval.arguments import Equality, Normal
+from finery_eval.calls import Call, Tools, names_of, readable
+from finery_eval.tables import table
 from finery_eval.verdicts import Verdict
 
 NO_CALL = "no call"
@@ -181,8 +181,7 @@ def due_table(matches: Mapping[str, Sequence[Match]]) -> dict[str, Any]:
                 share = sum(calls) / len(calls)
                 rows.append([name, words, len(calls), sum(calls), calls.count(False), share])
     columns = ["model", "row", "rows", "with a call", "without", "share with a call"]
-    units: dict[str, Unit] = {columns[-1]: "share"}
-    return table("Calls when they are due", columns, rows, units=units)
+    return table("Calls when they are due", columns, rows, units={columns[-1]: "share"})
 
 
 def malformed_table(calls: Mapping[str, Sequence[Call]]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from finery.rows.near import (
 )
 from finery.rows.parts import id_of, joined, prompt
 from finery.util.text import percent
-from finery_synth.checks.settings import Similarity
+from finery_synth.checks import Similarity
 
 SAMPLE = 300
 """Number of rows whose variety is measured: those with the lowest digests of their ids."""

@@ -8,14 +8,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from finery import Index
+from finery import Dataset, Index
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.badrow import BadRow, kind_of
+from finery_eval.asking import refuse, some
 from finery_retrieve.citations import is_verbatim, without_numbers
 from finery_retrieve.expected import Expected, contains, one_line
-from finery_retrieve.index.chunks import Chunks
+from finery_retrieve.index.chunks import Chunks, plain
 from finery_retrieve.index.context import question_of
-from finery_retrieve.index.control import plain
 from finery_retrieve.index.retriever import Hit, Retriever
 
 MARGIN = 20
@@ -199,3 +199,35 @@ def _by_quote(
 def is_source(wanted: str, source: str) -> bool:
     """Whether a chunk is from the document that a row names, by its path or by the end of it."""
     return not wanted or source == wanted or source.endswith(f"/{wanted}")
+
+
+def read_questions(rows: Dataset) -> list[Question]:
+    """The questions of rows. Raises `DataError` that lists the rows that can't be used."""
+    questions: list[Question] = []
+    bad: list[tuple[Row, BadRow]] = []
+    for row in some(list(rows)):
+        try:
+            questions.append(question_in(row))
+        except BadRow as error:
+            bad.append((row, error))
+    refuse_rows("some rows can't be used as questions", bad)
+    return questions
+
+
+def read_answered(rows: Dataset) -> list[Question]:
+    """The questions of rows that have an answer, or whose answer isn't in the documents."""
+    questions = read_questions(rows)
+    no_answer = BadRow(
+        "the row has neither an answer nor `expected`",
+        "give it an assistant turn, or `expected`: texts that a right answer contains",
+    )
+    without = [q for q in questions if q.is_answerable and not (q.answer or q.expected)]
+    refuse_rows("some rows have no expected answer", [(q.row, no_answer) for q in without])
+    return questions
+
+
+def refuse_rows(what: str, bad: Sequence[tuple[Row, BadRow]]) -> None:
+    """Raise a `DataError` that lists the rows with their reasons, if there are any."""
+    if bad:
+        reasons = (f"{row['id']}: {error.what}" for row, error in bad)
+        refuse(what, reasons, fix=bad[0][1].fix or "correct these rows")

@@ -19,7 +19,7 @@ from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.messages import in_front
 from finery_retrieve.formats import require_counts
-from finery_retrieve.index.control import plain
+from finery_retrieve.index.chunks import plain
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_synth.ask.prompts import Prompt
 
@@ -118,7 +118,7 @@ class ContextPrompt:
     def messages(self, question: str, hits: Sequence[Hit]) -> Conversation:
         """The prompt for a question, with those of the hits that fit; `[1]` is the first.
 
-        Control tokens in chunks become plain text, see `finery_retrieve.index.control`.
+        Control tokens in chunks become plain text, see `finery_retrieve.index.chunks`.
         """
         chunks = [_variables(label, hit) for label, hit in enumerate(self.fitting(hits), start=1)]
         names = {"question": question, "chunks": chunks, "unknown": self.unknown}

@@ -27,9 +27,8 @@ from finery import (
 )
 from finery.rows import Conversation
 from finery_gguf.server import start
-from finery_retrieve.index.chunks import Chunks
+from finery_retrieve.index.chunks import Chunks, plain
 from finery_retrieve.index.context import Lookup
-from finery_retrieve.index.control import plain
 from finery_retrieve.serve.settings import (
     MAX_TOKENS,
     Remote,

@@ -19,8 +19,8 @@ from finery_retrieve.citations import (
     quotable,
     without_citations,
 )
+from finery_retrieve.index.chunks import plain
 from finery_retrieve.index.context import ContextPrompt, ContextStep
-from finery_retrieve.index.control import plain
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.missing import no_chunks
 from finery_retrieve.questions import (

@@ -9,11 +9,10 @@ from typing import Literal, NamedTuple
 from finery import Index, Job
 from finery.rows import Conversation
 from finery.util.text import counted
-from finery_retrieve.evaluate.rows import refuse_rows
 from finery_retrieve.index.context import ContextPrompt, check_limit
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.missing import no_chunks
-from finery_retrieve.questions import Question, distractors, right_chunks
+from finery_retrieve.questions import Question, distractors, refuse_rows, right_chunks
 
 Context = Literal["none", "oracle", "retrieved", "distractors"]
 CONTEXTS: tuple[Context, ...] = ("none", "oracle", "retrieved", "distractors")

@@ -14,7 +14,7 @@ from finery.rows import Conversation
 from finery.rows.difference import text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template, tokenize
-from finery_retrieve.evaluate.grounded.contexts import Asked
+from finery_retrieve.evaluate.contexts import Asked
 from finery_retrieve.serve.running import Answering, serve_bundle
 from finery_retrieve.serve.settings import gguf_file
 from finery_serve.check.answers import completion_of

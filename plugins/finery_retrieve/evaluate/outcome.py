@@ -13,9 +13,9 @@ from finery_eval.measure import Measure, Value
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.tables import remark, table
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.grounded.contexts import Asked, Context
-from finery_retrieve.evaluate.grounded.verdicts import Verdict
-from finery_retrieve.evaluate.measures import over_documents
+from finery_retrieve.evaluate.contexts import Asked, Context
+from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.verdicts import Verdict
 from finery_retrieve.questions import listed
 
 OF_CONTEXT: Mapping[Context, Sequence[str]] = {

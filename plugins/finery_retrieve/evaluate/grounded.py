@@ -1,4 +1,8 @@
-"""`eval.grounded`: how good are answers from retrieved documents?"""
+"""`eval.grounded`: answers with the right document, with retrieved ones, with others, and with none.
+
+Input: questions, an index and models. Output: verdicts on each answer, and the effect of each
+context.
+"""
 
 import gc
 from collections.abc import Sequence
@@ -23,7 +27,7 @@ from finery_eval.evaluator import Judge
 from finery_eval.measure import pairs_of, scores_of
 from finery_eval.nested import Nested
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.grounded.contexts import (
+from finery_retrieve.evaluate.contexts import (
     CONTEXTS,
     Asked,
     Context,
@@ -31,26 +35,25 @@ from finery_retrieve.evaluate.grounded.contexts import (
     checked_chunks,
     log_contexts,
 )
-from finery_retrieve.evaluate.grounded.judged import (
+from finery_retrieve.evaluate.judged import (
     CONTEXT,
     Judged,
     check_judge,
     judging,
 )
-from finery_retrieve.evaluate.grounded.outcome import (
+from finery_retrieve.evaluate.outcome import (
     HEADLINE,
     Outcome,
     citation_table,
     metric_names,
     overlap_remarks,
 )
-from finery_retrieve.evaluate.grounded.verdicts import verdict_on
-from finery_retrieve.evaluate.measures import over_documents
-from finery_retrieve.evaluate.rows import read_answered
+from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.verdicts import verdict_on
 from finery_retrieve.formats import require_answering, require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.questions import Question
+from finery_retrieve.questions import Question, read_answered
 
 
 class Grounded(

@@ -23,17 +23,17 @@ from finery_eval.measure import Measure, pairs_of, scores_of
 from finery_eval.tables import table
 from finery_gguf.llama import PACKAGE
 from finery_gguf.programs import SERVER, build_facts, build_files
-from finery_retrieve.check.app import Compared, Fault, Kind, ask_app, compared
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.grounded.contexts import Asked, Library, checked_chunks, log_contexts
-from finery_retrieve.evaluate.grounded.judged import CONTEXT
-from finery_retrieve.evaluate.grounded.outcome import Outcome, citation_table, metric_names
-from finery_retrieve.evaluate.grounded.verdicts import verdict_on
-from finery_retrieve.evaluate.measures import over_documents
-from finery_retrieve.evaluate.rows import read_answered
+from finery_retrieve.evaluate.contexts import Asked, Library, checked_chunks, log_contexts
+from finery_retrieve.evaluate.judged import CONTEXT
+from finery_retrieve.evaluate.outcome import Outcome, citation_table, metric_names
+from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.verdicts import verdict_on
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Retriever
+from finery_retrieve.questions import read_answered
+from finery_retrieve.serve.differences import Compared, Fault, Kind, ask_app, compared
 from finery_retrieve.serve.settings import parts_of
 
 BUNDLE = "retrieve"

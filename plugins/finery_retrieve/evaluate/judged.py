@@ -11,7 +11,7 @@ from finery.rows import TURN_COLUMNS, Row
 from finery_eval.measure import Value
 from finery_eval.nested import Nested
 from finery_eval.verdicts import Verdicts
-from finery_retrieve.evaluate.grounded.contexts import Asked, Context
+from finery_retrieve.evaluate.contexts import Asked, Context
 
 CONTEXT: Context = "retrieved"
 """The context whose answers are judged: what the model is shipped with."""

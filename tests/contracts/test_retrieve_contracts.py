@@ -14,8 +14,7 @@ from finery_retrieve.embed.steps import RetrieveApi
 from finery_retrieve.serve.bundle import RetrieveBundle
 from finery_retrieve.serve.check import RetrieveCheck
 from finery_retrieve.steps.index import RetrieveIndex
-from finery_retrieve.steps.model import RetrieveModel
-from finery_retrieve.steps.rows import RetrieveRows
+from finery_retrieve.steps.model import RetrieveModel, RetrieveRows
 
 CHUNKS = [
     {"text": f"The {thing} arrives in {n} days.", "source": f"{thing}.md", "line": n}

@@ -37,9 +37,8 @@ from finery_retrieve.index.chunks import CONTROL, plain
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Hit
 from finery_retrieve.steps.index import RetrieveIndex
-from finery_retrieve.steps.model import RetrieveModel
+from finery_retrieve.steps.model import RetrieveModel, RetrieveRows
 from finery_retrieve.steps.raft import Raft
-from finery_retrieve.steps.rows import RetrieveRows
 
 DOCUMENTS = {
     "limits.md": "Files up to 50 MB are read.",

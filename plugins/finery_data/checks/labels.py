@@ -8,7 +8,7 @@ from pathlib import Path
 from finery.rows import Row
 from finery.rows.near import Common, Entry, NearIndex, normalised
 from finery.rows.parts import named
-from finery_data.duplicates.heldout import prompt_entry
+from finery_data.duplicates import prompt_entry
 
 FREQUENT = 5
 """How many times more frequent than a misspelt label the right one must be."""

@@ -13,9 +13,8 @@ from finery.rows import Row, snippet
 from finery.rows.parts import turns_of
 from finery.util.text import percent
 from finery.views import render_page
-from finery_data.report.bars import Bars, bars_of
 from finery_data.report.facts import SPOKEN, Facts, Listed, Overlap, Report
-from finery_data.report.histogram import Histogram, histogram_of
+from finery_data.report.plots import Bars, Histogram, bars_of, histogram_of
 from finery_data.report.rowfacts import Lengths
 
 PAGE = "finery_data.report/report.html.jinja"

@@ -7,7 +7,7 @@ from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.near import Common
 from finery.rows.parts import id_of, read
-from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, crowd_note, prompt_entry
+from finery_data.duplicates import NEAR, HeldOut, Leak, crowd_note, prompt_entry
 
 
 class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):

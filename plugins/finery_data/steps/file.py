@@ -25,9 +25,8 @@ from finery.rows import Row
 from finery.rows.parts import OWN_COLUMNS
 from finery.rows.tables.records import Record, read_table, suffix_of
 from finery.rows.templates.sandbox import names_in
-from finery_data.sources.columns import PARTS, Columns
 from finery_data.sources.formats import detect
-from finery_data.sources.reading import Reading
+from finery_data.sources.reading import PARTS, Columns, Reading
 from finery_data.sources.source import RowSource, SourcePreflight
 
 PROGRESS_EVERY = 5_000

@@ -26,7 +26,7 @@ from finery.rows.dropped import Drops
 from finery.rows.near import Common, normalised
 from finery.rows.parts import prompt, read
 from finery.util.text import did_you_mean, percent
-from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, crowd_note, prompt_entry
+from finery_data.duplicates import NEAR, HeldOut, Leak, crowd_note, prompt_entry
 from finery_data.steps.strata import Unit, divide, rare_strata, strata_of
 
 SPLITS = ("train", "validation", "test")

@@ -1,4 +1,4 @@
-"""`eval.grounded`: answers with the right document, with retrieved ones, with others, and with none.
+"""`eval.grounded`: answers from the right document, from retrieved or other ones, and from none.
 
 Input: questions, an index and models. Output: verdicts on each answer, and the effect of each
 context.
@@ -53,7 +53,7 @@ from finery_retrieve.evaluate.verdicts import verdict_on
 from finery_retrieve.formats import require_answering, require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.questions import Question, read_answered
+from finery_retrieve.questions import read_answered
 
 
 class Grounded(
@@ -165,11 +165,11 @@ class Grounded(
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        checked_chunks(self._questions(), self.index, Retriever.open(self.index, job))
+        checked_chunks(read_answered(self.rows), self.index, Retriever.open(self.index, job))
 
     def run(self, job: Job) -> Metrics:
         """Get the answers with each context, judge them, write the metrics."""
-        library = Library.of(job, self.index, self._questions(), self.k)
+        library = Library.of(job, self.index, read_answered(self.rows), self.k)
         asked = list(library.prompts(self._template(), self.contexts))
         if not asked:
             raise DataError(
@@ -193,9 +193,6 @@ class Grounded(
 
     def _template(self) -> ContextPrompt:
         return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
-
-    def _questions(self) -> list[Question]:
-        return read_answered(self.rows)
 
     def _answers(self, job: Job, name: str, asked: Sequence[Asked]) -> list[Completion]:
         (model,) = (model for model in self.models if model.name == name)

@@ -19,8 +19,7 @@ from finery_eval.tables import table
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.tables import over_documents
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.missing import reasons
-from finery_retrieve.questions import Question, read_questions, refuse_rows, right_chunks
+from finery_retrieve.questions import Question, read_questions, reasons, refuse_rows, right_chunks
 
 
 def recall(gains: Sequence[bool], right: int, k: int) -> float:
@@ -328,13 +327,10 @@ class Retrieval(
             what = f"{smallest.name} has {counted(chunks, 'chunk')}"
             job.log(f"{', '.join(whole)} says nothing about the order of the chunks: {what}")
         others = [metric for metric in self.metric_names() if metric not in whole]
-        recalls = sorted((m for m in others if m.startswith("recall")), key=_depth, reverse=True)
-        headline = [*recalls[:1], *(m for m in others if m not in recalls[:1])]
+        recalls = [metric for metric in others if metric.startswith("recall")]
+        headline = sorted(recalls, key=lambda metric: -int(metric.partition("@")[2]))[:1]
+        headline += [metric for metric in others if metric not in headline]
         return [*headline, *whole]
-
-
-def _depth(metric: str) -> int:
-    return int(metric.partition("@")[2])
 
 
 def answerable(job: Job, questions: Sequence[Question]) -> list[Question]:

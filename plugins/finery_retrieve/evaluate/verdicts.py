@@ -1,6 +1,6 @@
 """Judges one answer without a model: its content, its citations and quotes, and if it abstains.
 
-Input: an answer and its prompt. Output: a score from 0 to 1, and a verdict with the faults in words.
+Input: an answer and its prompt. Output: a verdict, with the faults in words.
 """
 
 import re
@@ -62,12 +62,12 @@ def abstains(answer: str, unknown: str) -> bool:
 
 
 def _tokens(text: str) -> list[str]:
-    letters = "".join(c for c in one_line(text) if not _is_punctuation(c))
+    letters = "".join(
+        c
+        for c in one_line(text)
+        if not (c in string.punctuation or unicodedata.category(c)[0] == "P")
+    )
     return [word for word in _UNSPACED.sub(r" \1 ", letters).split() if word not in _ARTICLES]
-
-
-def _is_punctuation(character: str) -> bool:
-    return character in string.punctuation or unicodedata.category(character)[0] == "P"
 
 
 class Verdict(NamedTuple):

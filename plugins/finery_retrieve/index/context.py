@@ -109,7 +109,14 @@ class ContextPrompt:
         room, fitting = self.limit, list[Hit]()
         for hit in hits:
             if room is not None:
-                room -= _tokens(hit)
+                if hit.tokens is None:
+                    raise DataError(
+                        "limit counts tokens, but the index has no tokenizer",
+                        where="limit",
+                        fix="add `tokenizer: MODEL` to retrieve.index, with the model whose tokens "
+                        "count",
+                    )
+                room -= hit.tokens
                 if room < 0:
                     break
             fitting.append(hit)
@@ -120,7 +127,17 @@ class ContextPrompt:
 
         Control tokens in chunks become plain text, see `finery_retrieve.index.chunks`.
         """
-        chunks = [_variables(label, hit) for label, hit in enumerate(self.fitting(hits), start=1)]
+        chunks = [
+            {
+                "label": label,
+                "id": hit.id,
+                "text": plain(hit.text),
+                "source": plain(hit.source),
+                "heading": plain(hit.heading),
+                **hit.place,
+            }
+            for label, hit in enumerate(self.fitting(hits), start=1)
+        ]
         names = {"question": question, "chunks": chunks, "unknown": self.unknown}
         return self._prompt.messages(names, {"id": question})
 
@@ -215,28 +232,6 @@ def _content(turn: Message, text: str) -> Any:
         return text
     others = [part for part in turn["content"] if part.get("type") != "text"]
     return [{"type": "text", "text": text}, *others]
-
-
-def _tokens(hit: Hit) -> int:
-    if hit.tokens is None:
-        raise DataError(
-            "limit counts tokens, but the index has no tokenizer",
-            where="limit",
-            fix="add `tokenizer: MODEL` to retrieve.index, with the model whose tokens count",
-        )
-    return hit.tokens
-
-
-def _variables(label: int, hit: Hit) -> dict[str, Any]:
-    """A chunk as the template sees it."""
-    return {
-        "label": label,
-        "id": hit.id,
-        "text": plain(hit.text),
-        "source": plain(hit.source),
-        "heading": plain(hit.heading),
-        **hit.place,
-    }
 
 
 class ContextStep(Step):

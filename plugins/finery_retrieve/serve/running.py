@@ -2,25 +2,21 @@
 
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-import click
 import msgspec
 
 from finery import (
     Artifact,
-    Engine,
     FineryError,
     Index,
     Model,
-    Usage,
     UsageError,
     cpu_count,
     load_plugins,
@@ -42,10 +38,9 @@ from finery_retrieve.serve.settings import (
     remote,
 )
 from finery_retrieve.serve.upstream import Refused, Upstream, address_in
-from finery_serve.llama import LlamaServer
-from finery_serve.options import SLOTS, Options
-from finery_serve.processes import Address
-from finery_serve.servers import Serving
+from finery_serve.llama import SLOTS, LlamaServer, Options
+from finery_serve.processes import Address, listens
+from finery_serve.servers import Serving, ServingJob
 
 if TYPE_CHECKING:
     import uvicorn
@@ -148,7 +143,7 @@ class Documents:
 
                 embedder.meta["server"] = address_in(EMBEDDINGS) or embedder.meta["server"]
                 embedder.runtime |= {"batch": 1, "retries": RETRIES}
-            self._lookup = Lookup.of(model, ServingJob())
+            self._lookup = Lookup.of(model, ServingJob(load_plugins()))
             # Load the files and a local embedding model; without words no server is asked.
             is_local = embedder is not None and embedder.format != "embedder-api"
             self._lookup.search([[{"role": "user", "content": "?" if is_local else ""}]])
@@ -178,40 +173,6 @@ class Documents:
         chunk = Chunks(self._index.path)[0]
         topic = chunk.heading or " ".join(chunk.text.split()[:TOPIC])
         return f"What do the documents say about {topic}?"
-
-
-class ServingJob:
-    """The part of a job that an engine may use outside a build."""
-
-    def __init__(self) -> None:
-        self.usage = Usage()
-        self._secrets = set[str]()
-
-    def log(self, message: str) -> None:
-        """Print a line on stderr."""
-        click.echo(message, err=True)
-
-    def progress(self, done: float, total: float, text: str = "") -> None:
-        """A server shows none."""
-
-    def secret(self, name: str) -> str:
-        """An API key in an environment variable. `UsageError` without it."""
-        if not os.environ.get(name):
-            what = f"the environment variable {name} with an API key is missing"
-            raise UsageError(what, fix="set it")
-        self._secrets.add(os.environ[name])
-        return os.environ[name]
-
-    def redact(self, text: str) -> str:
-        """The text without API keys."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-    def raw_engine(self, model: Model) -> Engine:
-        """The engine of a model."""
-        engine: Engine = load_plugins().engine(model.format)(model, self)
-        return engine
 
 
 @contextmanager
@@ -246,7 +207,7 @@ def _behind_api(
     documents: Documents, model: Remote, name: str, serving: Serving
 ) -> Iterator[Answering]:
     """The app, and a model's server elsewhere. `BASE_URL` replaces its address."""
-    key = ServingJob().secret(model.api_key) if model.api_key else None
+    key = ServingJob(load_plugins()).secret(model.api_key) if model.api_key else None
     address = address_in("BASE_URL") or model.base_url.rstrip("/")
     upstream = Upstream(address, model.name, key, model.parameters, model.extra)
     build = f"{model.name} at {address}"
@@ -298,12 +259,7 @@ def _served(
 
 def _end_without(server: "uvicorn.Server", llama: LlamaServer) -> None:
     """End the app when llama.cpp's server stops listening."""
-    place = urlsplit(llama.address)
     while not server.should_exit:
-        try:
-            socket.create_connection((place.hostname, place.port), timeout=10).close()
-        except TimeoutError:  # busy
-            pass
-        except OSError:
+        if not listens(llama.address):
             server.should_exit = True
         time.sleep(CHECKED_EVERY)

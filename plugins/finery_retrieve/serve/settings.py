@@ -10,8 +10,7 @@ import msgspec
 from finery import Index, Model, StepError, UsageError
 from finery_gguf.llama import Gguf
 from finery_retrieve.index.chunks import FORMAT as INDEX_FORMAT
-from finery_serve.options import CONTEXT, Options
-from finery_serve.templates import served_template
+from finery_serve.llama import CONTEXT, Options, served_template
 
 SETTINGS, TEMPLATE, INDEX, EMBEDDER = "settings.json", "prompt.jinja", "index", "embedder"
 CHAT_TEMPLATE = "chat_template.jinja"

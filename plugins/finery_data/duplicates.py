@@ -1,4 +1,4 @@
-"""Held-out rows, and which other rows leak them."""
+"""Held-out rows, and which other rows leak them: copies, near copies, and what contains them."""
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator

@@ -51,7 +51,15 @@ def records_of(split: Split, job: Job, *, streaming: bool) -> Iterator[Record]:
     hub's cache first, where interrupted transfers resume and the next build finds them.
     """
     builder = _builder(split)
-    files = _files_of(split, builder)
+    declared: Mapping[str, Sequence[str]] = builder.config.data_files or {}
+    by_name = {str(name): list(files) for name, files in declared.items()}
+    if split.name not in by_name:
+        raise DataError(
+            f"{split.repo} has no split '{split.name}'",
+            where=split.place,
+            fix=did_you_mean(split.name, by_name),
+        )
+    files = by_name[split.name]
     if not streaming:
         files = _fetched(split, files, job)
     names = {file: file.partition(split.commit)[2].lstrip("/@") for file in files}
@@ -71,7 +79,13 @@ def records_of(split: Split, job: Job, *, streaming: bool) -> Iterator[Record]:
 def _builder(split: Split) -> Any:
     """The library's facts about the data set: its files by split, its features."""
     with explained(split.repo, split.commit, "dataset"):
-        _meet(split)
+        from huggingface_hub import HfApi, errors
+
+        api = HfApi(token=split.token)
+        try:
+            api.hf_hub_download(split.repo, "README.md", repo_type="dataset", revision=split.commit)
+        except errors.RemoteEntryNotFoundError:
+            api.dataset_info(split.repo, revision=split.commit)
         try:
             import datasets  # type: ignore[import-untyped]
         except ImportError as error:
@@ -94,17 +108,6 @@ def _builder(split: Split) -> Any:
     return builder
 
 
-def _meet(split: Split) -> None:
-    """Request the data set once directly, since the library hides why it can't be read."""
-    from huggingface_hub import HfApi, errors
-
-    api = HfApi(token=split.token)
-    try:
-        api.hf_hub_download(split.repo, "README.md", repo_type="dataset", revision=split.commit)
-    except errors.RemoteEntryNotFoundError:
-        api.dataset_info(split.repo, revision=split.commit)
-
-
 def _unfit(split: Split, path: str, error: Exception) -> FineryError:
     """The error for a data set that the library can't read."""
     what = str(error).splitlines()[0]
@@ -115,43 +118,25 @@ def _unfit(split: Split, path: str, error: Exception) -> FineryError:
             fix="the hub may also have its rows as files; try revision: refs/convert/parquet",
         )
     if isinstance(error, ValueError) and "onfig" in what:
-        return _no_config(split, path)
+        from datasets import get_dataset_config_names
+
+        known = get_dataset_config_names(path, revision=split.commit, token=split.token)
+        if split.config is None:
+            return DataError(
+                f"{split.repo} has several configurations",
+                where=split.place,
+                fix=f"write config: {' or '.join(known)}",
+            )
+        return DataError(
+            f"{split.repo} has no configuration '{split.config}'",
+            where=split.place,
+            fix=did_you_mean(split.config, known),
+        )
     return DataError(
         f"the datasets library can't read {split.repo}: {what}",
         where=split.place,
         fix="check its files: finery reads JSON lines, JSON, CSV and Parquet",
     )
-
-
-def _no_config(split: Split, path: str) -> DataError:
-    """The error for a configuration that doesn't exist, or must be named."""
-    from datasets import get_dataset_config_names
-
-    known = get_dataset_config_names(path, revision=split.commit, token=split.token)
-    if split.config is None:
-        return DataError(
-            f"{split.repo} has several configurations",
-            where=split.place,
-            fix=f"write config: {' or '.join(known)}",
-        )
-    return DataError(
-        f"{split.repo} has no configuration '{split.config}'",
-        where=split.place,
-        fix=did_you_mean(split.config, known),
-    )
-
-
-def _files_of(split: Split, builder: Any) -> list[str]:
-    """The library's names for the files of the split."""
-    declared: Mapping[str, Sequence[str]] = builder.config.data_files or {}
-    by_name = {str(name): list(files) for name, files in declared.items()}
-    if split.name not in by_name:
-        raise DataError(
-            f"{split.repo} has no split '{split.name}'",
-            where=split.place,
-            fix=did_you_mean(split.name, by_name),
-        )
-    return by_name[split.name]
 
 
 def _fetched(split: Split, files: Sequence[str], job: Job) -> list[str]:

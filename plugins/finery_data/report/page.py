@@ -55,14 +55,17 @@ def by_output(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
 def render(title: str, report: Report) -> str:
     """The page. title: the recipe's and the step's name."""
     facts = report.facts
+    total = sum(facts.rows for facts in report.facts)
+    several = f" in {len(report.facts)} data sets" if len(report.facts) > 1 else ""
+    glance = [(name, [measure(f) for f in facts]) for name, measure in _measures(report)]
     return render_page(
         PAGE,
         title=title,
-        subtitle=_subtitle(report),
+        subtitle=f"{_rows(total)}{several}",
         names=[f.name for f in facts],
         keys=[f.name for f in facts] if len(facts) > 1 else [],
-        tiles=_tiles_of_many(facts) if len(facts) > 1 else _tiles_of_one(report),
-        glance=[(name, cells) for name, cells in _glance(report) if set(cells) != {"–"}],
+        tiles=_tiles(report),
+        glance=[(name, cells) for name, cells in glance if set(cells) != {"–"}],  # – means none
         unit=_unit_note(report),
         lengths=_lengths(report),
         classes=_classes(facts),
@@ -73,12 +76,6 @@ def render(title: str, report: Report) -> str:
         roles=ROLES,
         many=MANY,
     )
-
-
-def _subtitle(report: Report) -> str:
-    total = sum(facts.rows for facts in report.facts)
-    several = f" in {len(report.facts)} data sets" if len(report.facts) > 1 else ""
-    return f"{_rows(total)}{several}"
 
 
 def _unit_note(report: Report) -> str:
@@ -94,12 +91,10 @@ Tile = tuple[str, str, str]
 """(name, value, note)."""
 
 
-def _tiles_of_many(facts: Sequence[Facts]) -> list[Tile]:
-    total = max(1, sum(f.rows for f in facts))
-    return [(f.name, f"{f.rows:,}", f"rows, {percent(f.rows / total)}") for f in facts]
-
-
-def _tiles_of_one(report: Report) -> list[Tile]:
+def _tiles(report: Report) -> list[Tile]:
+    if len(report.facts) > 1:
+        rows = max(1, sum(f.rows for f in report.facts))
+        return [(f.name, f"{f.rows:,}", f"rows, {percent(f.rows / rows)}") for f in report.facts]
     (facts,) = report.facts
     tiles = [("rows", f"{facts.rows:,}", _shape(facts))]
     for part, lengths in facts.lengths.items():
@@ -118,12 +113,6 @@ def _shape(facts: Facts) -> str:
     """A description of the rows."""
     shapes = (shape for column, shape in _SHAPES if facts.columns[column])
     return next(shapes, "other rows")
-
-
-def _glance(report: Report) -> Iterator[TableRow]:
-    """The overview table, with a cell for each data set; – means none."""
-    for name, measure in _measures(report):
-        yield name, [measure(facts) for facts in report.facts]
 
 
 def _measures(report: Report) -> Iterator[tuple[str, Callable[[Facts], str]]]:
@@ -237,7 +226,10 @@ def _kinds(facts: Sequence[Facts]) -> Iterator[Counted]:
         ("Sources", "what the column `source` names", [f.sources for f in facts]),
     ]
     if any(len(f.turns) > 1 for f in facts):  # else the roles, too, are of one kind
-        turns = [Counter({_turns(n): c for n, c in sorted(f.turns.items())}) for f in facts]
+        turns = [
+            Counter({"1 turn" if n == 1 else f"{n:,} turns": c for n, c in sorted(f.turns.items())})
+            for f in facts
+        ]
         kinds = [
             ("Turns of a row", "without the system prompt", turns),
             ("Roles", "turns of each", [f.roles for f in facts]),
@@ -246,10 +238,6 @@ def _kinds(facts: Sequence[Facts]) -> Iterator[Counted]:
     for name, note, counts in kinds:
         if any(counts):
             yield Counted(name, bars_of(counts), note=note)
-
-
-def _turns(count: int) -> str:
-    return "1 turn" if count == 1 else f"{count:,} turns"
 
 
 # -- copies, drops, findings ---------------------------------------------------------------------
@@ -315,7 +303,10 @@ def _losses(facts: Sequence[Facts]) -> Iterator[tuple[str, Bars, list[tuple[str,
             continue
         counts = [Counter({reason: one.count for reason, one in of.items()}) for of in lists]
         reasons = [
-            (_summary(f.name if len(facts) > 1 else "", reason, one), _examples(one))
+            (
+                _summary(f.name if len(facts) > 1 else "", reason, one),
+                [(detail, snippet(row, 200) if row else "") for detail, row in one.examples],
+            )
             for f, of in zip(facts, lists, strict=True)
             for reason, one in of.items()
         ]
@@ -326,10 +317,6 @@ def _summary(of: str, reason: str, one: Listed) -> str:
     title = f"{of}: {reason}" if of else reason
     few = len(one.examples) < one.count
     return f"{title}, {one.count:,}{f', the first {len(one.examples)}' if few else ''}"
-
-
-def _examples(one: Listed) -> list[tuple[str, str]]:
-    return [(detail, snippet(row, 200) if row else "") for detail, row in one.examples]
 
 
 # -- rows ----------------------------------------------------------------------------------------

@@ -114,7 +114,11 @@ class Reading:
         """Write the rows; raises `DataError` at the end if some were bad, or there are none."""
         with self._drops:
             dataset = Dataset.write(self._job.out, self._rows(records))
-        dataset.meta |= self._meta()
+        repeated = self._duplicates.count()
+        if repeated:
+            self._job.log(f"{repeated:,} of {self._made:,} rows are duplicates of others")
+        facts = {"format": self._format, "bad_rows": self._bad_count, "duplicates": repeated}
+        dataset.meta |= facts | (self._drops.meta() if self._shape.skip else {})
         return dataset
 
     def _rows(self, records: Iterable[Record]) -> Iterator[Row]:
@@ -140,14 +144,6 @@ class Reading:
             yield record, row
             if row is not None and self._made == self._shape.take:
                 break
-
-    def _meta(self) -> dict[str, Any]:
-        """Facts about the rows. No names of files: they aren't part of the key."""
-        repeated = self._duplicates.count()
-        if repeated:
-            self._job.log(f"{repeated:,} of {self._made:,} rows are duplicates of others")
-        facts = {"format": self._format, "bad_rows": self._bad_count, "duplicates": repeated}
-        return facts | (self._drops.meta() if self._shape.skip else {})
 
     def _row(self, record: Record) -> Row | None:
         """The row of a record, or None after noting what is wrong with it."""

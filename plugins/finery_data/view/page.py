@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import Dataset, FineryError, Model, Node, Source, UsageError
+from finery import Dataset, FineryError, Model, UsageError
 from finery.rows.near import Common
 from finery.util.text import did_you_mean
 from finery.views import Finding, Output, PageContext, PageSection, counts_in_words, render_page
@@ -52,7 +52,12 @@ class Contamination(NamedTuple):
 def contaminations(context: PageContext) -> Iterator[Contamination]:
     """Each pair of training rows and test rows that are built."""
     nodes = context.graph.nodes.values()
-    learned = {s.ref for n in nodes for s in n.row_sources if _teaches(n, s)}
+    learned = {
+        s.ref
+        for n in nodes
+        for s in n.row_sources
+        if s.role == "train" or (s.role == "" and n.trains)  # baselines aren't trainings
+    }
     tests = {s.ref for n in nodes if n.evaluates for s in n.row_sources}
     for train in sorted(learned):
         for test in sorted(tests):
@@ -60,11 +65,6 @@ def contaminations(context: PageContext) -> Iterator[Contamination]:
             if isinstance(rows, Dataset) and isinstance(held, Dataset):
                 context.progress(f"{train} against {test}", 0, 0)
                 yield _compared(train, rows, test, held)
-
-
-def _teaches(node: Node, source: Source) -> bool:
-    """Whether a model learns from these rows; baselines do, too, though they aren't trainings."""
-    return source.role == "train" or (source.role == "" and node.trains)
 
 
 def _compared(train: str, rows: Dataset, test: str, held_rows: Dataset) -> Contamination:

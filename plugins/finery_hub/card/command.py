@@ -104,27 +104,12 @@ def _card_of_push(graph: "Graph", results: "Results", name: str, push: "HubPush"
 def _card_of_model(
     graph: "Graph", results: "Results", name: str, output: str, repo: str | None
 ) -> str:
+    from finery import Model
     from finery_hub.card.card import card
     from finery_hub.card.metadata import Target
     from finery_hub.push.files import place
     from finery_hub.push.gather import gather
     from finery_hub.push.step import HubPush
-
-    places = _outputs(graph, name, output)
-    for ref, where in places.items():
-        _require(graph, results, ref, where)
-    pushes = [n.step for n in graph.nodes.values() if isinstance(n.step, HubPush)]
-    licenses = {step: text for push in pushes for step, text in push.licenses.items()}
-    target = Target(repo or _repo(graph, name), recipe=False)
-    facts = gather(name, places, graph, results, licenses)
-    models = [_opened(results, ref, where) for ref, where in places.items()]
-    placed = place(models, [], target.repo, None)
-    return card(facts, placed, [file for p in placed for file in p.files], target)
-
-
-def _outputs(graph: "Graph", name: str, output: str) -> dict[str, Place]:
-    """Name in the recipe → place of the models that a step makes, or of one of them."""
-    from finery import Model
 
     kinds = graph.nodes[name].outputs
     if output and output not in kinds:
@@ -135,7 +120,16 @@ def _outputs(graph: "Graph", name: str, output: str) -> dict[str, Place]:
         others = [n for n, node in graph.nodes.items() if Model in node.outputs.values()]
         raise UsageError(f"'{name}' makes no model", fix=f"name a model: {', '.join(others)}")
     wanted = [output] if output else [o for o in named if o] or [""]
-    return {f"{name}.{o}" if o else name: (name, o) for o in wanted}
+    places = {f"{name}.{o}" if o else name: (name, o) for o in wanted}
+    for ref, where in places.items():
+        _require(graph, results, ref, where)
+    pushes = [n.step for n in graph.nodes.values() if isinstance(n.step, HubPush)]
+    licenses = {step: text for push in pushes for step, text in push.licenses.items()}
+    target = Target(repo or _repo(graph, name), recipe=False)
+    facts = gather(name, places, graph, results, licenses)
+    models = [_opened(results, ref, where) for ref, where in places.items()]
+    placed = place(models, [], target.repo, None)
+    return card(facts, placed, [file for p in placed for file in p.files], target)
 
 
 def _require(graph: "Graph", results: "Results", ref: str, place: Place) -> None:

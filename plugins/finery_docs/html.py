@@ -38,12 +38,7 @@ def read_html(content: bytes) -> Document:
     soup = BeautifulSoup(_decoded(content), "html.parser")
     builder = Builder("line")
     try:
-        main = soup.find("main") or soup.find(attrs={"role": "main"})
-        articles = soup.find_all("article") if main is None else []
-        if len(articles) == 1:
-            main = articles[0]
-        chosen: Tag = main or soup.body or soup
-        _Writer(builder).write(chosen)
+        _Writer(builder).write(_main(soup))
     except RecursionError:
         what = "its elements are nested too deeply"
         raise Problem("damaged", what, "repair the file, or remove it from `path`") from None
@@ -63,6 +58,15 @@ def _decoded(content: bytes) -> str:
     except (UnicodeDecodeError, LookupError) as error:
         what = f"it declares the encoding {declared}, but can't be read with it: {error}"
         raise Problem("encoding", what, "save it as UTF-8, and declare UTF-8") from error
+
+
+def _main(soup: Any) -> "Tag":
+    main = soup.find("main") or soup.find(attrs={"role": "main"})
+    articles = soup.find_all("article") if main is None else []
+    if len(articles) == 1:
+        main = articles[0]
+    chosen: Tag = main or soup.body or soup
+    return chosen
 
 
 class _Writer:

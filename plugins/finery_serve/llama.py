@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,19 @@ def served_template(gguf: Gguf, model: Model) -> str | None:
     return None if fixed == gguf.chat_template else fixed
 
 
+def options_for(
+    gguf: Gguf, model: Model, name: str = "", context: int | None = None, slots: int = SLOTS
+) -> Options:
+    """How the server runs a GGUF: with the prompts of its training, and greedily."""
+    return Options(
+        model=model.file(str(model.meta["file"])).name,
+        name=name,
+        slots=slots,
+        context=context or min(CONTEXT, gguf.n_context or CONTEXT),
+        template=served_template(gguf, model),
+    )
+
+
 SAMPLING = "general.sampling."
 """Prefixes of a GGUF's metadata from which servers take defaults for requests."""
 SAMPLED = ("temp", "top_k", "top_p", "min_p", "penalty_repeat")
@@ -204,14 +217,9 @@ def serve_gguf(model: Artifact, serving: Serving) -> Iterator[LlamaServer]:
     assert isinstance(model, Model)
     file = model.file(str(model.meta["file"]))
     gguf = Gguf(file, vocab_only=True)
-    options = Options(
-        context=min(CONTEXT, gguf.n_context or CONTEXT),
-        slots=SLOTS,
-        template=served_template(gguf, model),
-    )
     values = {f"{SAMPLING}{name}": gguf.metadata(f"{SAMPLING}{name}") for name in SAMPLED}
     metadata = {name: value for name, value in values.items() if value is not None}
-    with _served(file.name, model, options, serving) as running:
+    with served(file, options_for(gguf, model), serving) as running:
         yield LlamaServer(running, serving.key, metadata, ())
 
 
@@ -219,15 +227,15 @@ def serve_gguf(model: Artifact, serving: Serving) -> Iterator[LlamaServer]:
 def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[LlamaServer]:
     """Serve a bundle as its `run.sh` does. Raises as `serve_gguf`, and `DataError` for its text."""
     options = read_run(bundle.file(RUN))
-    with _served(options.model, bundle, options, serving) as running:
+    with served(bundle.file(options.model), options, serving) as running:
         yield LlamaServer(running, serving.key, {}, options.unread)
 
 
-@contextmanager
-def _served(file: str, artifact: Artifact, options: Options, serving: Serving) -> Iterator[Running]:
+def served(file: Path, options: Options, serving: Serving) -> AbstractContextManager[Running]:
+    """llama.cpp's server with a GGUF. Raises as `serve_gguf`."""
     sampling = {"temperature": options.temperature, "repeat_penalty": options.repeat_penalty}
-    with start(
-        artifact.file(file),
+    return start(
+        file,
         port=serving.port,
         host=serving.host,
         slots=serving.slots or options.slots,
@@ -238,8 +246,7 @@ def _served(file: str, artifact: Artifact, options: Options, serving: Serving) -
         threads=cpu_count(),
         template=options.template,
         sampling={name: value for name, value in sampling.items() if value is not None},
-    ) as running:
-        yield running
+    )
 
 
 def llama_sampling_faults(props: Mapping[str, Any], metadata: Mapping[str, str]) -> list[Fault]:

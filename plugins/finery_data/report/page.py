@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from finery import Dataset
 from finery.rows import Row, snippet
 from finery.rows.parts import turns_of
-from finery.util.text import percent
+from finery.util.text import counted, percent
 from finery.views import render_page
 from finery_data.report.facts import SPOKEN, Facts, Listed, Overlap, Report
-from finery_data.report.plots import Bars, Histogram, bars_of, histogram_of
+from finery_data.report.plots import Bars, Histogram, bars_of, cut_to, histogram_of
 from finery_data.report.rowfacts import Lengths
 
 PAGE = "finery_data.report/report.html.jinja"
@@ -61,7 +61,7 @@ def render(title: str, report: Report) -> str:
     return render_page(
         PAGE,
         title=title,
-        subtitle=f"{_rows(total)}{several}",
+        subtitle=f"{counted(total, 'row')}{several}",
         names=[f.name for f in facts],
         keys=[f.name for f in facts] if len(facts) > 1 else [],
         tiles=_tiles(report),
@@ -188,11 +188,11 @@ def _class_names(facts: Sequence[Facts]) -> list[str]:
 
 
 def _classes(facts: Sequence[Facts]) -> list[Counted]:
-    counted = []
+    classes = []
     for name in _class_names(facts):
         counts = [f.classes.get(name, Counter()) for f in facts]
-        counted.append(Counted(name, bars_of(counts), list(_class_remarks(facts, counts))))
-    return counted
+        classes.append(Counted(name, bars_of(counts), list(_class_remarks(facts, counts))))
+    return classes
 
 
 def _class_remarks(
@@ -208,7 +208,7 @@ def _class_remarks(
         missing = sorted(every - set(classes))
         if missing:
             more = len(missing) - MOST_MISSING
-            names = ", ".join(_cut(m, LONGEST_MISSING) for m in missing[:MOST_MISSING])
+            names = ", ".join(cut_to(m, LONGEST_MISSING) for m in missing[:MOST_MISSING])
             yield f"{of}no row of", f"{names}{f' and {more:,} more' if more > 0 else ''}"
 
 
@@ -227,8 +227,7 @@ def _kinds(facts: Sequence[Facts]) -> Iterator[Counted]:
     ]
     if any(len(f.turns) > 1 for f in facts):  # else the roles, too, are of one kind
         turns = [
-            Counter({"1 turn" if n == 1 else f"{n:,} turns": c for n, c in sorted(f.turns.items())})
-            for f in facts
+            Counter({counted(n, "turn"): c for n, c in sorted(f.turns.items())}) for f in facts
         ]
         kinds = [
             ("Turns of a row", "without the system prompt", turns),
@@ -274,7 +273,9 @@ def _copies(report: Report) -> list[Finding]:
         findings.append(Finding(text))
     cut = [f.copies.searched for f in report.facts if f.copies.searched < f.rows]
     if cut:
-        text = f"Near copies were looked for in the first {_rows(max(cut))} of each data set."
+        text = (
+            f"Near copies were looked for in the first {counted(max(cut), 'row')} of each data set."
+        )
         findings.append(Finding(text, soft=True))
     return findings
 
@@ -283,14 +284,14 @@ def _overlap(overlap: Overlap) -> Finding:
     total = overlap.counts.total()
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in overlap.counts.most_common())
     give = "gives" if total == 1 else "give"
-    warning = f"{_rows(total)} of {overlap.one} {give} rows of {overlap.other} away"
+    warning = f"{counted(total, 'row')} of {overlap.one} {give} rows of {overlap.other} away"
     return Finding(reasons, warning=warning, examples=overlap.examples)
 
 
 def _repeat(count: int) -> str:
     if not count:
         return "no row repeats an earlier one"
-    return f"{_rows(count)} {'repeats' if count == 1 else 'repeat'} an earlier one"
+    return f"{counted(count, 'row')} {'repeats' if count == 1 else 'repeat'} an earlier one"
 
 
 def _losses(facts: Sequence[Facts]) -> Iterator[tuple[str, Bars, list[tuple[str, Any]]]]:
@@ -332,16 +333,6 @@ def _samples(facts: Facts) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 
 def _sample(row: Row, note: str) -> tuple[str, str, list[tuple[str, str]]]:
-    label = f"label: {_cut(str(row['label']), LONGEST_LABEL)}" if "label" in row else ""
-    turns = [(role, _cut(text, LONGEST_TEXT)) for role, text in turns_of(row)]
+    label = f"label: {cut_to(str(row['label']), LONGEST_LABEL)}" if "label" in row else ""
+    turns = [(role, cut_to(text, LONGEST_TEXT)) for role, text in turns_of(row)]
     return str(row.get("id", "")), " · ".join(part for part in (label, note) if part), turns
-
-
-def _cut(text: str, most: int) -> str:
-    if len(text) <= most:
-        return text
-    return f"{text[: most - 1]}… ({len(text) - most + 1:,} more characters)"
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"

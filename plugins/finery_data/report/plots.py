@@ -59,14 +59,14 @@ def _bar(value: str, counts: Sequence[int], totals: Sequence[int], top: float, o
     ]
     number = " · ".join(f"{n:,}" for n in counts) if len(counts) > 1 else words[0]
     tracks = [(100 * s / top, text) for s, text in zip(shares, words, strict=True)]
-    return Bar(_cut(value), tracks, number)
+    return Bar(cut_to(value, LONGEST_NAME), tracks, number)
 
 
-def _cut(text: str) -> str:
-    if len(text) <= LONGEST_NAME:
+def cut_to(text: str, most: int) -> str:
+    """The text with at most so many characters, and how many are left out."""
+    if len(text) <= most:
         return text
-    left = len(text) - LONGEST_NAME + 1
-    return f"{text[: LONGEST_NAME - 1]}… ({left:,} more characters)"
+    return f"{text[: most - 1]}… ({len(text) - most + 1:,} more characters)"
 
 
 BINS = 28

@@ -20,7 +20,7 @@ from finery.views import (
     print_facts,
     print_row,
 )
-from finery_data.report.rowfacts import Classes, Lengths, text_parts
+from finery_data.report.rowfacts import Lengths, lengths_and_classes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -174,14 +174,10 @@ def _dataset_of(output: Output) -> Dataset:
 
 def row_facts(dataset: Dataset) -> dict[str, str]:
     """Lengths and classes of the rows, in a line each."""
-    lengths, classes = defaultdict[str, Lengths](Lengths), Classes()
-    for row in itertools.islice(dataset, COUNTED):
-        classes.add(row)
-        for part, text in text_parts(row).items():
-            lengths[part].add(len(text))
+    lengths, classes = lengths_and_classes(itertools.islice(dataset, COUNTED))
     first = f", of the first {COUNTED:,} rows" if len(dataset) > COUNTED else ""
     facts = {part: f"{_span(of)}{first}" for part, of in lengths.items()}
-    return facts | {f"by {n}": counts_in_words(of) for n, of in classes.found().items()}
+    return facts | {f"by {n}": counts_in_words(of) for n, of in classes.items()}
 
 
 def _span(lengths: Lengths) -> str:

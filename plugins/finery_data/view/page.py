@@ -1,6 +1,5 @@
 """The pages on rows: the report of `finery show --html`, and the section of a build's report."""
 
-import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from finery.views import Finding, Output, PageContext, PageSection, counts_in_wo
 from finery_data.duplicates import NEAR, HeldOut, prompt_entry
 from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, measure
 from finery_data.report.page import by_output, render
-from finery_data.report.rowfacts import Classes, Lengths, text_parts
+from finery_data.report.rowfacts import lengths_and_classes
 
 MOST = 5_000
 """Rows of each side that are compared."""
@@ -144,14 +143,9 @@ def _dataset(output: Output) -> tuple[str, str, list[tuple[str, str]], list[tupl
     """(name, rows, median and longest of each part in characters, classes)."""
     dataset = output.artifact
     assert isinstance(dataset, Dataset)
-    lengths: dict[str, Lengths] = {}
-    classes = Classes()
-    for row in itertools.islice(dataset, COUNTED):
-        classes.add(row)
-        for part, text in text_parts(row).items():
-            lengths.setdefault(part, Lengths()).add(len(text))
+    lengths, classes = lengths_and_classes(islice(dataset, COUNTED))
     spans = [(part, f"{of.at(0.5):,} / {of.at(1):,}") for part, of in lengths.items()]
-    named = [(name, counts_in_words(of)) for name, of in classes.found().items()]
+    named = [(name, counts_in_words(of)) for name, of in classes.items()]
     return output.title, f"{len(dataset):,}", spans, named
 
 

@@ -5,7 +5,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
@@ -18,11 +18,9 @@ from finery import (
     Index,
     Model,
     UsageError,
-    cpu_count,
     load_plugins,
 )
 from finery.rows import Conversation
-from finery_gguf.server import start
 from finery_retrieve.index.chunks import Chunks, plain
 from finery_retrieve.index.context import Lookup
 from finery_retrieve.serve.settings import (
@@ -38,7 +36,7 @@ from finery_retrieve.serve.settings import (
     remote,
 )
 from finery_retrieve.serve.upstream import Refused, Upstream, address_in
-from finery_serve.llama import SLOTS, LlamaServer, Options
+from finery_serve.llama import LlamaServer, Options, served
 from finery_serve.processes import Address, listens
 from finery_serve.servers import Serving, ServingJob
 
@@ -79,8 +77,7 @@ class Answering(NamedTuple):
     checked_by: str = "retrieve.check"
 
 
-@contextmanager
-def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Answering]:
+def serve_bundle(bundle: Artifact, serving: Serving) -> AbstractContextManager[Answering]:
     """Serve a bundle as its `run.sh` does.
 
     Raises `StepError` if the model's server can't start, and `UsageError` for a port in use, an API
@@ -90,9 +87,7 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Answering]:
     documents = Documents(bundled_model(bundle.path, settings))
     model = settings.model
     if isinstance(model, Remote):
-        with _behind_api(documents, model, settings.name, serving) as answering:
-            yield answering
-        return
+        return _behind_api(documents, model, settings.name, serving)
     if os.environ.get("BASE_URL"):
         raise UsageError(
             "BASE_URL is set, but the GGUF of the bundle answers", fix="unset BASE_URL"
@@ -102,12 +97,10 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Answering]:
         name=settings.name, context=model.context, slots=model.slots, template=template
     )
     file = bundle.file(model.file)
-    with _with_llama(documents, file, options, model.parameters, serving) as answering:
-        yield answering
+    return _with_llama(documents, file, options, model.parameters, serving)
 
 
-@contextmanager
-def serve_model(model: Artifact, serving: Serving) -> Iterator[Answering]:
+def serve_model(model: Artifact, serving: Serving) -> AbstractContextManager[Answering]:
     """Serve a model of `retrieve.model`.
 
     Raises as `serve_bundle`, and `StepError` if only finery can run the model in it.
@@ -116,14 +109,9 @@ def serve_model(model: Artifact, serving: Serving) -> Iterator[Answering]:
     under = parts_of(model).model
     documents = Documents(model)
     if under.format == "api":
-        reached = remote(under, MAX_TOKENS)
-        with _behind_api(documents, reached, serving.name, serving) as answering:
-            yield answering
-        return
-    options = gguf_options(under, serving.name, None, SLOTS)
-    file = gguf_file(under)
-    with _with_llama(documents, file, options, parameters(MAX_TOKENS), serving) as answering:
-        yield answering
+        return _behind_api(documents, remote(under, MAX_TOKENS), serving.name, serving)
+    options = gguf_options(under, serving.name)
+    return _with_llama(documents, gguf_file(under), options, parameters(MAX_TOKENS), serving)
 
 
 class Documents:
@@ -185,17 +173,10 @@ def _with_llama(
 ) -> Iterator[Answering]:
     """The app, and llama.cpp's server that only the app can use."""
     key = secrets.token_urlsafe(32)
-    with start(
-        file,
-        slots=serving.slots or options.slots,
-        context=serving.context or options.context,
-        api_key=key,
-        log=serving.log,
-        alias=options.name,
-        threads=cpu_count(),
-        template=options.template,
-        sampling={"temperature": 0.0, "repeat_penalty": 1.0},
-    ) as llama:
+    private = Serving(
+        name=options.name, slots=serving.slots, context=serving.context, key=key, log=serving.log
+    )
+    with served(file, options, private) as llama:
         upstream = Upstream(f"{llama.address}/v1", options.name, key, parameters)
         server = LlamaServer(llama, key, {}, ())
         with _served(documents, options.name, upstream, serving, llama.build, server) as answering:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from finery import Bundle, DataError, Job, Model, OneFile, Step, StepError, setting, takes
 from finery_gguf.llama import PACKAGE, Gguf
-from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, served_template, written
+from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, options_for, written
 
 PORT = 8080
 IN_CONTAINER = "/bundle"
@@ -275,22 +275,19 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
             )
         source = self.gguf.file(str(self.gguf.meta["file"]))
         gguf = Gguf(source, vocab_only=True)
-        template = served_template(gguf, self.gguf)
+        options = options_for(gguf, self.gguf, self.name, self.context, self.slots)
         schema = read_schema(self.schema.path) if self.schema else None
         meta = self.gguf.meta
         names = {"Base model": "base", "Weights": "quantization", "Licence": "license"}
         facts = Facts(
-            options=Options(
-                model=source.name, name=self.name, slots=self.slots,
-                context=self.context or min(CONTEXT, gguf.n_context or CONTEXT),
-            ),
-            template=TEMPLATE if template is not None else None,
+            options=options,
+            template=TEMPLATE if options.template is not None else None,
             image=self.image,
             system=self.system,
             prompt=self.prompt,
             schema=SCHEMA if schema is not None else None,
             about={text: str(meta[key]) for text, key in names.items() if meta.get(key)},
-        )  # fmt: skip
+        )
         texts = {
             RUN: run_script(facts),
             "compose.yaml": compose(facts),
@@ -298,8 +295,8 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
             "client.py": client(facts),
             "README.md": readme(facts),
         }
-        if template is not None:
-            texts[TEMPLATE] = template
+        if options.template is not None:
+            texts[TEMPLATE] = options.template
         if schema is not None:
             texts[SCHEMA] = json.dumps(schema, ensure_ascii=False, indent=2) + "\n"
         for name, text in texts.items():

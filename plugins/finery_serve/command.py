@@ -171,7 +171,7 @@ def introduction(running: Running, serving: Serving) -> str:
     names = names_of(running, serving)
     body = {"model": names[-1], "messages": [{"role": "user", "content": example_of(running)}]}
     question = json.dumps(example_of(running), ensure_ascii=False)
-    elsewhere = []
+    elsewhere: list[str] = []
     if serving.host in ("0.0.0.0", "::"):
         port = urlsplit(running.address).port
         elsewhere = [f"  others   reach it at http://{socket.gethostname()}:{port}/v1"]

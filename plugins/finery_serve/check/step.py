@@ -303,7 +303,8 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     ) -> Metrics:
         groups = dependent(job, rows)
         scored: dict[str, dict[str, Score]] = {name: {} for name in answers}
-        comparisons, tables = [], []
+        comparisons: list[dict[str, Any]] = []
+        tables: list[dict[str, Any]] = []
         if wrong := [[name, fault.kind, fault.what] for name, of in faults.items() for fault in of]:
             tables.append(table("Faults", ["model", "fault", "what is wrong"], wrong))
         if verdicts is not None:

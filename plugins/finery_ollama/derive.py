@@ -11,7 +11,7 @@ from finery_gguf.prompts import model_template
 from finery_ollama.choice import new_notes, replaces
 from finery_ollama.template import ollama_template
 from finery_ollama.turns import ASSISTANT, SYSTEM, USER, Turns, trims
-from finery_serve.templates import served_template
+from finery_serve.llama import served_template
 
 _DATE = "«date»"
 SETTINGS = "`chat_template`, `chat_template_kwargs` or `tools_as`"

@@ -11,12 +11,11 @@ from warm import TORCH
 from finery import Index, Model, Step
 from finery.testing import EngineContract, StepContract, dataset, run_step, table_model
 from finery_openai.model import OpenaiModel
-from finery_retrieve.check.step import RetrieveCheck
 from finery_retrieve.embed.steps import RetrieveApi
 from finery_retrieve.serve.bundle import RetrieveBundle
+from finery_retrieve.serve.check import RetrieveCheck
 from finery_retrieve.steps.index import RetrieveIndex
-from finery_retrieve.steps.model import RetrieveModel
-from finery_retrieve.steps.rows import RetrieveRows
+from finery_retrieve.steps.model import RetrieveModel, RetrieveRows
 
 IMPORTS = TORCH
 

@@ -10,8 +10,8 @@ from warm import TORCH
 
 from finery import Step
 from finery.testing import StepContract, dataset, table_model
-from finery_retrieve.evaluate.grounded.step import Grounded
-from finery_retrieve.evaluate.retrieval.step import Retrieval
+from finery_retrieve.evaluate.grounded import Grounded
+from finery_retrieve.evaluate.retrieval import Retrieval
 from finery_retrieve.steps.raft import Raft
 
 IMPORTS = TORCH

@@ -21,7 +21,7 @@ from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.structured import Json
 from finery_eval.steps.tools import ToolCalls
 from finery_judge.arena import Arena
-from finery_retrieve.evaluate.grounded.step import Grounded
+from finery_retrieve.evaluate.grounded import Grounded
 from finery_serve.check.step import Check
 
 CRITIC = Model.placeholder("critic")

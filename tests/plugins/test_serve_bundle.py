@@ -17,10 +17,8 @@ from tiny_gguf import CHATML, write_tiny_gguf
 from finery import Bundle, Model
 from finery.testing import run_step
 from finery_gguf.llama import Gguf
-from finery_serve.bundle.files import Facts, llama_swap
-from finery_serve.bundle.step import LlamaBundle
-from finery_serve.options import Options, read_run
-from finery_serve.templates import served_template
+from finery_serve.bundle.step import Facts, LlamaBundle, llama_swap
+from finery_serve.llama import Options, read_run, served_template
 from finery_transformers.frozen.template import prologue
 
 NAMES = {"README.md", "client.py", "compose.yaml", "llama-swap.yaml", "run.sh", "tiny.gguf"}

@@ -15,7 +15,7 @@ from finery.testing import run_step
 from finery_eval.view.metrics import best_model
 from finery_gguf.export import Export
 from finery_serve.bundle.step import LlamaBundle
-from finery_serve.check.faults import swap_fault
+from finery_serve.check.answers import swap_fault
 from finery_serve.check.step import Check
 
 pytestmark = needs_llama_server

@@ -50,19 +50,15 @@ class Session:
             if text in ("/quit", "/exit"):
                 return
             try:
-                self._follow(text)
+                word, _, rest = text.partition(" ")
+                if word in self._commands:
+                    self._commands[word](rest.strip())
+                elif word.startswith("/") and word[1:].isalpha():
+                    self._screen.say(f"there is no command {word}; /help lists them")
+                elif text:
+                    self._ask(text)
             except FineryError as error:
                 self._screen.complain(error)
-
-    def _follow(self, text: str) -> None:
-        """Execute a command line."""
-        word, _, rest = text.partition(" ")
-        if word in self._commands:
-            self._commands[word](rest.strip())
-        elif word.startswith("/") and word[1:].isalpha():
-            self._screen.say(f"there is no command {word}; /help lists them")
-        elif text:
-            self._ask(text)
 
     def _ask(self, question: str) -> None:
         """Have every model answer. What is stopped, or fails, isn't kept by any."""

@@ -190,7 +190,11 @@ def prompt_faults(
             details,
             "use a server that writes them with the chat template: llama.bundle",
         )]  # fmt: skip
-    if own is not None and own.strip() != trained.source.strip() and _is_plain(own, trained):
+    if (
+        own is not None
+        and own.strip() != trained.source.strip()
+        and not own.strip().endswith(trained.source.strip())
+    ):
         return [Fault(
             "template",
             f"the server uses another chat template than the training: {head}",
@@ -201,11 +205,6 @@ def prompt_faults(
         "prompts", head, details,
         "see the difference; a server of another version may render templates otherwise",
     )]  # fmt: skip
-
-
-def _is_plain(own: str, trained: Trained) -> bool:
-    """Whether a template differs from the trained one with its arguments fixed at its beginning."""
-    return not own.strip().endswith(trained.source.strip())
 
 
 def _switch(trained: Trained, difference: Difference) -> tuple[str, bool] | None:

@@ -9,11 +9,9 @@ from typing import Literal, NamedTuple
 from finery import Index, Job
 from finery.rows import Conversation
 from finery.util.text import counted
-from finery_retrieve.evaluate.rows import refuse_rows
 from finery_retrieve.index.context import ContextPrompt, check_limit
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.missing import no_chunks
-from finery_retrieve.questions import Question, distractors, right_chunks
+from finery_retrieve.questions import Question, distractors, no_chunks, refuse_rows, right_chunks
 
 Context = Literal["none", "oracle", "retrieved", "distractors"]
 CONTEXTS: tuple[Context, ...] = ("none", "oracle", "retrieved", "distractors")
@@ -65,23 +63,19 @@ class Library(NamedTuple):
         """Every question with each context. One without an answer only with what is retrieved."""
         for number, question in enumerate(self.questions):
             for context in contexts:
-                if question.is_answerable or context == "retrieved":
-                    yield self._asked(number, context, template)
-
-    def _asked(self, number: int, context: Context, template: ContextPrompt) -> Asked:
-        question = self.questions[number]
-        if context == "none":
-            return Asked(number, question, context, [], question.prompt, True, False)
-        hits = template.fitting(self.hits(number, context))
-        return Asked(
-            number=number,
-            question=question,
-            context=context,
-            hits=hits,
-            messages=template.around(question.prompt, hits),
-            expects_answer=question.is_answerable and context != "distractors",
-            has_answer=any(map(question.is_answered_by, hits)),
-        )
+                if context == "none" and question.is_answerable:
+                    yield Asked(number, question, context, [], question.prompt, True, False)
+                elif question.is_answerable or context == "retrieved":
+                    hits = template.fitting(self.hits(number, context))
+                    yield Asked(
+                        number=number,
+                        question=question,
+                        context=context,
+                        hits=hits,
+                        messages=template.around(question.prompt, hits),
+                        expects_answer=question.is_answerable and context != "distractors",
+                        has_answer=any(map(question.is_answered_by, hits)),
+                    )
 
     def hits(self, number: int, context: Context) -> list[Hit]:
         """The chunks for a question with a context, before `limit`."""

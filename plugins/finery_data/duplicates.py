@@ -1,5 +1,6 @@
-"""Held-out rows, and which other rows leak them."""
+"""Held-out rows, and which other rows leak them: copies, near copies, and what contains them."""
 
+import os
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -79,14 +80,8 @@ class _Whole:
                 last = text
                 found.setdefault(text[:WHOLE], []).append(text)
         for start, texts in found.items():
-            shared = _shared(texts[0], texts[-1])
+            shared = os.path.commonprefix([texts[0], texts[-1]])  # noqa: RUF071  # of texts, not paths
             self._groups[start] = _Group(shared, texts, max(map(len, texts)))
-
-
-def _shared(one: str, other: str) -> str:
-    """The common beginning of two texts."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return one[: next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))]
 
 
 def _places(part: str, text: str) -> Iterator[int]:

@@ -5,7 +5,7 @@ answers, and faults, each with a name and an example.
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
@@ -14,12 +14,11 @@ from finery.rows import Conversation
 from finery.rows.difference import text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template, tokenize
-from finery_retrieve.evaluate.grounded.contexts import Asked
-from finery_retrieve.serve.running import Answering, serve_bundle
+from finery_retrieve.evaluate.contexts import Asked
+from finery_retrieve.serve.running import serve_bundle
 from finery_retrieve.serve.settings import gguf_file
 from finery_serve.check.answers import completion_of
 from finery_serve.client import Client
-from finery_serve.llama import LlamaServer
 from finery_serve.servers import Prompt, Serving
 
 
@@ -73,44 +72,24 @@ def ask_app(
         client = Client(running.address, key)
 
         def ask(one: Asked) -> Served:
-            return _served(client, running, llama, one, settings)
+            conversation = one.question.prompt
+            body = {"model": running.names[0], "messages": conversation, **settings}
+            try:
+                answer = client.post("/v1/chat/completions", body)
+                messages, _ = running.prompted(conversation)
+                prompt = llama.prompt({"messages": messages})
+            except FineryError as error:
+                what = f"row {one.question.row['id']} has no answer: {error.what}"
+                raise StepError(what, fix=error.fix) from error
+            sources = [str(source["id"]) for source in answer["sources"]]
+            return Served(sources, messages, prompt, completion_of(answer))
 
-        return App(
-            _in_parallel(ask, asked, slots, job),
-            running.build,
-            [Fault(*of) for of in llama.faults()],
-        )
-
-
-def _in_parallel(
-    ask: Callable[[Asked], Served], asked: Sequence[Asked], slots: int, job: Job
-) -> list[Served]:
-    served = []
-    with ThreadPoolExecutor(slots) as pool:
-        for number, one in enumerate(pool.map(ask, asked), start=1):
-            served.append(one)
-            job.progress(number, len(asked), "the app's answers")
-    return served
-
-
-def _served(
-    client: Client,
-    running: Answering,
-    llama: LlamaServer,
-    asked: Asked,
-    settings: Mapping[str, Any],
-) -> Served:
-    conversation = asked.question.prompt
-    body = {"model": running.names[0], "messages": conversation, **settings}
-    try:
-        answer = client.post("/v1/chat/completions", body)
-        messages, _ = running.prompted(conversation)
-        prompt = llama.prompt({"messages": messages})
-    except FineryError as error:
-        what = f"row {asked.question.row['id']} has no answer: {error.what}"
-        raise StepError(what, fix=error.fix) from error
-    sources = [str(source["id"]) for source in answer["sources"]]
-    return Served(sources, messages, prompt, completion_of(answer))
+        served = []
+        with ThreadPoolExecutor(slots) as pool:
+            for number, answered in enumerate(pool.map(ask, asked), start=1):
+                served.append(answered)
+                job.progress(number, len(asked), "the app's answers")
+        return App(served, running.build, [Fault(*fault) for fault in llama.faults()])
 
 
 Kind = Literal["sources", "prompts", "sampling"]

@@ -13,9 +13,9 @@ from finery_eval.measure import Measure, Value
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.tables import remark, table
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.grounded.contexts import Asked, Context
-from finery_retrieve.evaluate.grounded.verdicts import Verdict
-from finery_retrieve.evaluate.measures import over_documents
+from finery_retrieve.evaluate.contexts import Asked, Context
+from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.verdicts import Verdict
 from finery_retrieve.questions import listed
 
 OF_CONTEXT: Mapping[Context, Sequence[str]] = {
@@ -59,8 +59,16 @@ class Outcome(NamedTuple):
 
     def measures(self, contexts: Sequence[Context]) -> dict[str, Measure]:
         """Metric → its values, for the metrics that apply to any question."""
-        every = {name: self._measure(name) for name in metric_names(contexts)}
-        return {name: of for name, of in every.items() if any(map(_has_value, of.values.values()))}
+        every = dict[str, Measure]()
+        for metric in metric_names(contexts):
+            context, _, name = metric.partition(".")
+            values = {model: self._values(model, context, VALUES[name]) for model in self.answers}
+            every[metric] = over_documents(values, self.documents)
+        return {
+            name: measure
+            for name, measure in every.items()
+            if any(value is not None for values in measure.values.values() for value in values)
+        }
 
     def tables(self, contexts: Sequence[Context]) -> list[dict[str, Any]]:
         """Each model with each context, and the differences between contexts."""
@@ -77,15 +85,34 @@ class Outcome(NamedTuple):
         """A line for each prompt and model."""
         for number, asked in enumerate(self.asked):
             for name, answers in self.answers.items():
-                line = _prediction(
-                    asked, name, answers[number], self.verdicts[name][number], unknown
-                )
+                answer = answers[number]
+                verdict = self.verdicts[name][number]
+                question = asked.question
+                expected: Any = unknown
+                if asked.expects_answer:
+                    expected = list(question.expected) or question.answer
+                line: dict[str, Any] = {
+                    "id": question.row["id"],
+                    "model": name,
+                    "context": asked.context,
+                    "prompt": question.text[:PROMPT_SHOWN],
+                    "answer": answer.text,
+                    "expected": expected,
+                    "correct": verdict.is_correct,
+                    "score": verdict.answer,
+                    "cited": verdict.citations.cited,
+                    "retrieved": listed(asked.hits),
+                    "values": {
+                        f"{asked.context}.{metric}": VALUES[metric](asked, verdict)
+                        for metric in OF_CONTEXT[asked.context]
+                    },
+                }
+                if answer.reasoning:
+                    line["reasoning"] = answer.reasoning
+                if verdict.faults:
+                    line["error"] = "; ".join(verdict.faults)
+                line["finish_reason"] = answer.finish_reason
                 yield {**line, "group": self.documents[asked.number]}
-
-    def _measure(self, metric: str) -> Measure:
-        context, _, name = metric.partition(".")
-        values = {model: self._values(model, context, VALUES[name]) for model in self.answers}
-        return over_documents(values, self.documents)
 
     def _values(
         self, model: str, context: str, value: Callable[[Asked, Verdict], Value]
@@ -175,37 +202,3 @@ def overlap_remarks(outcome: Outcome) -> list[dict[str, str]]:
         "that a right answer contains."
     )
     return [remark(text, advice, warning=False)]
-
-
-def _has_value(values: Sequence[Value]) -> bool:
-    return any(value is not None for value in values)
-
-
-def _prediction(
-    asked: Asked, model: str, answer: Completion, verdict: Verdict, unknown: str
-) -> dict[str, Any]:
-    question = asked.question
-    expected: Any = unknown
-    if asked.expects_answer:
-        expected = list(question.expected) or question.answer
-    line: dict[str, Any] = {
-        "id": question.row["id"],
-        "model": model,
-        "context": asked.context,
-        "prompt": question.text[:PROMPT_SHOWN],
-        "answer": answer.text,
-        "expected": expected,
-        "correct": verdict.is_correct,
-        "score": verdict.answer,
-        "cited": verdict.citations.cited,
-        "retrieved": listed(asked.hits),
-        "values": {
-            f"{asked.context}.{metric}": VALUES[metric](asked, verdict)
-            for metric in OF_CONTEXT[asked.context]
-        },
-    }
-    if answer.reasoning:
-        line["reasoning"] = answer.reasoning
-    if verdict.faults:
-        line["error"] = "; ".join(verdict.faults)
-    return {**line, "finish_reason": answer.finish_reason}

@@ -1,4 +1,8 @@
-"""`eval.grounded`: how good are answers from retrieved documents?"""
+"""`eval.grounded`: answers from the right document, from retrieved or other ones, and from none.
+
+Input: questions, an index and models. Output: verdicts on each answer, and the effect of each
+context.
+"""
 
 import gc
 from collections.abc import Sequence
@@ -23,7 +27,7 @@ from finery_eval.evaluator import Judge
 from finery_eval.measure import pairs_of, scores_of
 from finery_eval.nested import Nested
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.grounded.contexts import (
+from finery_retrieve.evaluate.contexts import (
     CONTEXTS,
     Asked,
     Context,
@@ -31,26 +35,25 @@ from finery_retrieve.evaluate.grounded.contexts import (
     checked_chunks,
     log_contexts,
 )
-from finery_retrieve.evaluate.grounded.judged import (
+from finery_retrieve.evaluate.judged import (
     CONTEXT,
     Judged,
     check_judge,
     judging,
 )
-from finery_retrieve.evaluate.grounded.outcome import (
+from finery_retrieve.evaluate.outcome import (
     HEADLINE,
     Outcome,
     citation_table,
     metric_names,
     overlap_remarks,
 )
-from finery_retrieve.evaluate.grounded.verdicts import verdict_on
-from finery_retrieve.evaluate.measures import over_documents
-from finery_retrieve.evaluate.rows import read_answered
+from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.verdicts import verdict_on
 from finery_retrieve.formats import require_answering, require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.questions import Question
+from finery_retrieve.questions import read_answered
 
 
 class Grounded(
@@ -162,11 +165,11 @@ class Grounded(
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        checked_chunks(self._questions(), self.index, Retriever.open(self.index, job))
+        checked_chunks(read_answered(self.rows), self.index, Retriever.open(self.index, job))
 
     def run(self, job: Job) -> Metrics:
         """Get the answers with each context, judge them, write the metrics."""
-        library = Library.of(job, self.index, self._questions(), self.k)
+        library = Library.of(job, self.index, read_answered(self.rows), self.k)
         asked = list(library.prompts(self._template(), self.contexts))
         if not asked:
             raise DataError(
@@ -190,9 +193,6 @@ class Grounded(
 
     def _template(self) -> ContextPrompt:
         return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
-
-    def _questions(self) -> list[Question]:
-        return read_answered(self.rows)
 
     def _answers(self, job: Job, name: str, asked: Sequence[Asked]) -> list[Completion]:
         (model,) = (model for model in self.models if model.name == name)

@@ -6,7 +6,6 @@ from typing import Any
 from finery import (
     Artifact,
     Bundle,
-    Completion,
     Dataset,
     Job,
     Metrics,
@@ -23,18 +22,19 @@ from finery_eval.measure import Measure, pairs_of, scores_of
 from finery_eval.tables import table
 from finery_gguf.llama import PACKAGE
 from finery_gguf.programs import SERVER, build_facts, build_files
-from finery_retrieve.check.app import Compared, Fault, Kind, ask_app, compared
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.grounded.contexts import Asked, Library, checked_chunks, log_contexts
-from finery_retrieve.evaluate.grounded.judged import CONTEXT
-from finery_retrieve.evaluate.grounded.outcome import Outcome, citation_table, metric_names
-from finery_retrieve.evaluate.grounded.verdicts import verdict_on
-from finery_retrieve.evaluate.measures import over_documents
-from finery_retrieve.evaluate.rows import read_answered
+from finery_retrieve.evaluate.contexts import Library, checked_chunks, log_contexts
+from finery_retrieve.evaluate.judged import CONTEXT
+from finery_retrieve.evaluate.outcome import Outcome, citation_table, metric_names
+from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.verdicts import verdict_on
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Retriever
+from finery_retrieve.questions import read_answered
+from finery_retrieve.serve.differences import Compared, Fault, Kind, ask_app, compared
 from finery_retrieve.serve.settings import parts_of
+from finery_serve.check.answers import what_is_said
 
 BUNDLE = "retrieve"
 """The format of a bundle of `retrieve.bundle`."""
@@ -44,8 +44,6 @@ EVALUATED = "{} evaluated"
 SHOWN = 200
 """Characters of an answer in a table."""
 ROWS_SHOWN = 20
-HALF = "\ufffd"
-"""The replacement for bytes that aren't a character, at the end of a truncated answer."""
 
 
 class RetrieveCheck(
@@ -147,7 +145,14 @@ class RetrieveCheck(
         library = Library.of(job, index, read_answered(self.rows), model.meta["k"])
         asked = list(library.prompts(ContextPrompt.stored(model.meta["prompt"]), [CONTEXT]))
         log_contexts(job, library, asked, model.meta["prompt"]["limit"])
-        evaluated = self._own_answers(under, asked, job)
+        evaluated = job.engine(under).generate(
+            [one.messages for one in asked],
+            max_tokens=self.max_tokens,
+            temperature=0.0,
+            seed=0,
+            refusals=True,
+            progress="finery's answers",
+        )
         settings = {"max_tokens": self.max_tokens, "temperature": 0}
         app = ask_app(self.bundle, asked, settings, self.slots, job)
         answers = {
@@ -156,8 +161,23 @@ class RetrieveCheck(
         }
         same = compared(asked, app.served, under)
         faults = [*same.faults, *app.faults]
-        _log(job, model.name, same, faults)
-        outcome = self._outcome(job, library, asked, answers)
+        sources, prompts = sum(same.sources), sum(same.prompts)
+        job.log(
+            f"{model.name}: {sources} of {len(same.sources)} questions have the sources of the "
+            f"build, and {prompts} its prompt, token for token"
+        )
+        for fault in faults:
+            job.log(f"{fault.kind}: {fault.what}")
+        documents = [library.document(number) for number in range(len(library.questions))]
+        tables.log_clusters(job, documents)
+        verdicts = {
+            name: [
+                verdict_on(one, answer.text, self._unknown(), self.passing)
+                for one, answer in zip(asked, of, strict=True)
+            ]
+            for name, of in answers.items()
+        }
+        outcome = Outcome(asked, documents, answers, verdicts)
         return self._write(job, outcome, same, faults, app.build)
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
@@ -169,40 +189,14 @@ class RetrieveCheck(
         if wrong:
             raise RequirementError(
                 "the app doesn't answer as the model in the recipe does",
-                details=[line for fault in wrong for line in _lines(fault)],
+                details=[
+                    line
+                    for fault in wrong
+                    for line in (f"{fault.kind}: {fault.what}", *(f"  {d}" for d in fault.details))
+                ],
                 fix="; ".join(dict.fromkeys(fault.fix for fault in wrong)),
             )
         super().verify(outputs)
-
-    def _own_answers(self, under: Model, asked: Sequence[Asked], job: Job) -> list[Completion]:
-        """The answers of finery's engine for the GGUF, as `eval.grounded` gets them."""
-        return job.engine(under).generate(
-            [one.messages for one in asked],
-            max_tokens=self.max_tokens,
-            temperature=0.0,
-            seed=0,
-            refusals=True,
-            progress="finery's answers",
-        )
-
-    def _outcome(
-        self,
-        job: Job,
-        library: Library,
-        asked: Sequence[Asked],
-        answers: Mapping[str, Sequence[Completion]],
-    ) -> Outcome:
-        """The answers with their verdicts."""
-        documents = [library.document(number) for number in range(len(library.questions))]
-        tables.log_clusters(job, documents)
-        verdicts = {
-            name: [
-                verdict_on(one, answer.text, self._unknown(), self.passing)
-                for one, answer in zip(asked, of, strict=True)
-            ]
-            for name, of in answers.items()
-        }
-        return Outcome(asked, documents, answers, verdicts)
 
     def _unknown(self) -> str:
         return str(self.models[0].meta["prompt"]["unknown"])
@@ -214,6 +208,7 @@ class RetrieveCheck(
         judged = outcome.measures([CONTEXT])
         own = _own_measures(outcome, same)
         pairs = pairs_of([evaluated, name], judged)
+        rows = [[fault.kind, fault.what] for fault in faults]
         details = {
             "headline": [m for m in (f"{CONTEXT}.answer", *OWN) if m in judged | own],
             "pairs": pairs,
@@ -222,7 +217,7 @@ class RetrieveCheck(
             "faults": [fault._asdict() for fault in faults],
             "servers": {name: build},
             "tables": [
-                *_fault_tables(faults),
+                *([table("Faults", ["fault", "what is wrong"], rows)] if rows else []),
                 *tables.pairs_tables(pairs, metric_names([CONTEXT])),
                 *_changed_tables(outcome),
                 *citation_table(outcome, [CONTEXT]),
@@ -232,16 +227,6 @@ class RetrieveCheck(
         scores = scores_of([name, evaluated], judged | own)
         lines = outcome.predictions(self._unknown())
         return write_scored(job, outcome.questions, scores, details, lines, answers=outcome.answers)
-
-
-def _log(job: Job, name: str, same: Compared, faults: Sequence[Fault]) -> None:
-    sources, prompts = sum(same.sources), sum(same.prompts)
-    job.log(
-        f"{name}: {sources} of {len(same.sources)} questions have the sources of the build, and "
-        f"{prompts} its prompt, token for token"
-    )
-    for fault in faults:
-        job.log(f"{fault.kind}: {fault.what}")
 
 
 def _own_measures(outcome: Outcome, same: Compared) -> dict[str, Measure]:
@@ -262,16 +247,7 @@ def _own_measures(outcome: Outcome, same: Compared) -> dict[str, Measure]:
 
 def _same_answers(outcome: Outcome) -> list[bool]:
     evaluated, served = outcome.answers.values()
-    return [_said(a) == _said(b) for a, b in zip(evaluated, served, strict=True)]
-
-
-def _said(answer: Completion) -> str:
-    return answer.text.rstrip(HALF).strip()
-
-
-def _fault_tables(faults: Sequence[Fault]) -> list[dict[str, Any]]:
-    rows = [[fault.kind, fault.what] for fault in faults]
-    return [table("Faults", ["fault", "what is wrong"], rows)] if rows else []
+    return [what_is_said(a) == what_is_said(b) for a, b in zip(evaluated, served, strict=True)]
 
 
 def _changed_tables(outcome: Outcome) -> list[dict[str, Any]]:
@@ -287,7 +263,3 @@ def _changed_tables(outcome: Outcome) -> list[dict[str, Any]]:
     title = f"{len(rows)} questions that the app answers differently"
     columns = ["row", "evaluated", "app"]
     return [table(title, columns, rows[:ROWS_SHOWN])] if rows else []
-
-
-def _lines(fault: Fault) -> list[str]:
-    return [f"{fault.kind}: {fault.what}", *(f"  {line}" for line in fault.details)]

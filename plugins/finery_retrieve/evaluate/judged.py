@@ -11,7 +11,7 @@ from finery.rows import TURN_COLUMNS, Row
 from finery_eval.measure import Value
 from finery_eval.nested import Nested
 from finery_eval.verdicts import Verdicts
-from finery_retrieve.evaluate.grounded.contexts import Asked, Context
+from finery_retrieve.evaluate.contexts import Asked, Context
 
 CONTEXT: Context = "retrieved"
 """The context whose answers are judged: what the model is shipped with."""
@@ -52,7 +52,13 @@ def judging(
     at = [i for i, one in enumerate(asked) if one.context == CONTEXT and one.expects_answer]
     if judge is None or not at:
         return lambda answers: Judged()
-    verdicts = judge.judging(job, [_row(asked[i]) for i in at])
+    rows: list[Row] = []
+    for one in (asked[i] for i in at):
+        answer = one.question.answer
+        own = [{"role": "assistant", "content": answer}] if answer else []
+        columns = {n: v for n, v in one.question.row.items() if n not in TURN_COLUMNS}
+        rows.append({**columns, "messages": [*one.messages, *own]})
+    verdicts = judge.judging(job, rows)
     places = [asked[i].number for i in at]
 
     def judged(answers: Mapping[str, Sequence[Completion]]) -> Judged:
@@ -63,25 +69,13 @@ def judging(
             }
             for metric, by_model in _by_row(of).items()
         }
-        return Judged(values, of.details.get("remarks", []), _more(of))
+        more: dict[str, dict[str, Any]] = {}
+        for name, scores in of.details.get("more", {}).items():
+            prefix = f"{CONTEXT}." if name in of.judged else ""
+            more[name] = {f"{prefix}{metric}": score for metric, score in scores.items()}
+        return Judged(values, of.details.get("remarks", []), more)
 
     return judged
-
-
-def _more(verdicts: Verdicts) -> dict[str, dict[str, Any]]:
-    """Scores that aren't values of answers, those of models under the name of the context."""
-    more: dict[str, dict[str, Any]] = {}
-    for name, scores in verdicts.details.get("more", {}).items():
-        prefix = f"{CONTEXT}." if name in verdicts.judged else ""
-        more[name] = {f"{prefix}{metric}": score for metric, score in scores.items()}
-    return more
-
-
-def _row(asked: Asked) -> Row:
-    answer = asked.question.answer
-    own = [{"role": "assistant", "content": answer}] if answer else []
-    columns = {n: v for n, v in asked.question.row.items() if n not in TURN_COLUMNS}
-    return {**columns, "messages": [*asked.messages, *own]}
 
 
 def _placed(values: Sequence[Value], places: Sequence[int], questions: int) -> list[Value]:

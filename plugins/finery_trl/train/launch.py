@@ -21,7 +21,7 @@ from finery import Engine, FineryError, Job, Model, StepError, cpu_count, load_p
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
-    from finery_trl.train.saving.save import Outcome
+    from finery_trl.train.save import Outcome
 
 ADDRESS = "FINERY_TRAINING_ADDRESS"
 """Environment variable with the address of the main process."""

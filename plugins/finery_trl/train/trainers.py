@@ -19,9 +19,9 @@ from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from finery_trl.rows.example import NO_LOSS, Example, Proven
-from finery_trl.rows.order import RandomOrder, missing_rows
 from finery_trl.train import sharing
-from finery_trl.train.callback import Callback
+from finery_trl.train.callbacks import Callback
+from finery_trl.train.schedule import RandomOrder, missing_rows
 
 
 class Reproducible:

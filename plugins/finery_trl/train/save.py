@@ -10,13 +10,14 @@ from finery import Job, Model
 from finery_transformers.frozen.template import PROMPTS, facts_of_rows
 from finery_transformers.loading import base_of
 from finery_trl.rows.example import rows_in
-from finery_trl.train.saving.card import README, Base, base_in, card
-from finery_trl.train.saving.checkpoints import MEASURED, history_of, step_of
+from finery_trl.train.card import README, Base, base_in, card
+from finery_trl.train.checkpoints import MEASURED, history_of, step_of
 
 if TYPE_CHECKING:
     from finery_trl.rows.example import Proven
     from finery_trl.rows.tokens import Tokens
     from finery_trl.settings import Training
+
 
 MEASURED_AS = "training"
 """The entry in the model's `runtime` with what is measured."""

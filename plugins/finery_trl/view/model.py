@@ -196,8 +196,8 @@ def _plotted(points: Sequence[Point], kept: int | None, width: int) -> "list[Tex
     return plot(drawn, width, HEIGHT, kept)
 
 
-WIDTH, LOW = 100, 14
-"""Maximum size of the plot in characters."""
+LOW = 14
+"""Maximum height of a plot with the curves of two trainings."""
 FEWEST = 2
 """Values that a curve has at least, to be drawn."""
 COLOURS = ("cyan", "yellow")

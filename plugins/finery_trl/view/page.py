@@ -152,7 +152,7 @@ def best_of(points: Sequence[Point], kept: int | None) -> tuple[int, float] | No
     return None
 
 
-TEMPLATE = "finery_trl.view/section.html.jinja"
+SECTION = "finery_trl.view/section.html.jinja"
 
 
 class Training(NamedTuple):
@@ -167,7 +167,7 @@ class Training(NamedTuple):
 def section_of(trainings: Sequence[Training]) -> PageSection:
     """The section about all trained models of a build."""
     style = files("finery_trl.view").joinpath("section.css").read_text(encoding="utf-8")
-    html = render_page(TEMPLATE, models=[_model(training) for training in trainings])
+    html = render_page(SECTION, models=[_model(training) for training in trainings])
     return PageSection("Trainings", html, rank=30, style=style)
 
 

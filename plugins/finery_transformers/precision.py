@@ -6,7 +6,6 @@ isn't.
 
 import os
 import re
-from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,11 +104,6 @@ def unused_gpu() -> Unused | None:
         f"update the driver, or install a torch for CUDA {known[0]}, see "
         "https://pytorch.org/get-started/previous-versions",
     )
-
-
-def worker_variables() -> Mapping[str, str]:
-    """Environment variables that let all steps of a build compute in the dtype of their keys."""
-    return {AUTO_DTYPE: auto_dtype()}
 
 
 @cache

@@ -259,11 +259,6 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
         raise NotImplementedError
 
     @property
-    def best(self) -> str:
-        """Name of the metric that selects the best checkpoint."""
-        return self.metric_for_best_model
-
-    @property
     def processes(self) -> int:
         """Number of processes that train, on this machine."""
         if self.launch is None:

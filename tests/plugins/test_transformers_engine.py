@@ -195,10 +195,11 @@ def tooled(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def completed(model: Model, raw: str, request: Request, ending: str = "<|im_end|>") -> Completion:
     """What the engine makes of an answer's tokens."""
     engine = TransformersEngine(model, TestJob(seed=None))
-    prompt = engine._prompt(request, Sampling(max_tokens=1))
-    tokenizer: Any = engine._loaded.tokenizer
+    loaded = engine._loaded
+    prompt = loaded.answers.prompt(request, 1, None)
+    tokenizer: Any = loaded.tokenizer
     answer = tokenizer(raw + ending, add_special_tokens=False)["input_ids"]
-    return engine._completion(answer, prompt, request, ())
+    return loaded.answers.completion(answer, loaded.ends, prompt=prompt, request=request, stop=())
 
 
 def test_tools_reach_the_prompt(tooled: Model) -> None:

@@ -45,7 +45,7 @@ def keys(tmp_path: Path) -> Keys:
     for name, written in recipe.data["train"].items():
         reached = code.reaches(graph.nodes[name].step, written, ())
         units = [each for reach in reached for each in reach.units().items()]
-        keys[name] = {(file, unit) for file, names in units for unit in names}
+        keys[name] = {(file, unit) for file, names in units for unit in names if unit}
     store.close()
     return keys
 

@@ -98,11 +98,11 @@ class Callback(TrainerCallback):
         if state.is_world_process_zero:
             folder = Path(args.output_dir)
             checkpoints.mark(folder / f"checkpoint-{state.global_step}")
-            checkpoints.prune(folder, state.log_history, self._step.best)
+            checkpoints.prune(folder, state.log_history, self._step.metric_for_best_model)
 
     def _stop_early(self, state: Any, control: Any) -> None:
         patience = self._step.early_stopping_patience
-        if checkpoints.exhausted(state.log_history, self._step.best, patience):
+        if checkpoints.exhausted(state.log_history, self._step.metric_for_best_model, patience):
             self._job.log(f"stopping early: no improvement in {patience} validations")
             control.should_training_stop = control.should_save = True
 

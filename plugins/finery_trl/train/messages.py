@@ -9,7 +9,7 @@ import errno
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from finery import OneFile, StepError, UsageError, outside_key
 from finery_transformers.hardware import is_out_of_memory
@@ -181,21 +181,32 @@ def check_half(step: "Training") -> None:
     )
 
 
-class Problem(NamedTuple):
-    """Why a training can't work, and what to do."""
-
-    reason: str
-    fix: str
-
-
 @outside_key
 def check_sharding(step: "Training") -> None:
     """Raise `StepError` if a training can't work with its `launch.config`."""
     if step.launch is None or step.launch.config is None or not step.launch.config.paths:
         return
     config = _read(step)
-    for problem in _problems(config, step):
-        raise StepError(problem.reason, where=CONFIG, fix=problem.fix)
+    if int(config.get("num_machines") or 1) > 1:
+        raise _unsuitable(
+            f"num_machines is {config['num_machines']}, but finery starts the processes of one "
+            "machine",
+            "num_machines: 1",
+        )
+    kind = str(config.get("distributed_type", "")).upper()
+    if kind == "FSDP":
+        _check_fsdp(config.get("fsdp_config") or {}, step)
+    elif kind == "DEEPSPEED":
+        _check_deepspeed(config.get("deepspeed_config") or {}, step, step.launch.deepspeed)
+    if kind != "DEEPSPEED" and step.launch.deepspeed is not None:
+        raise _unsuitable(
+            f"distributed_type is {kind or 'missing'}, so launch.deepspeed would be ignored",
+            "distributed_type: DEEPSPEED, or remove launch.deepspeed",
+        )
+
+
+def _unsuitable(reason: str, fix: str) -> StepError:
+    return StepError(reason, where=CONFIG, fix=fix)
 
 
 def _read(step: "Training") -> Mapping[str, Any]:
@@ -217,34 +228,15 @@ def _read(step: "Training") -> Mapping[str, Any]:
     return config
 
 
-def _problems(config: Mapping[str, Any], step: "Training") -> Iterator[Problem]:
-    if int(config.get("num_machines") or 1) > 1:
-        yield Problem(
-            f"num_machines is {config['num_machines']}, but finery starts the processes of one "
-            "machine",
-            "num_machines: 1",
-        )
-    kind = str(config.get("distributed_type", "")).upper()
-    if kind == "FSDP":
-        yield from _fsdp_problems(config.get("fsdp_config") or {}, step)
-    elif kind == "DEEPSPEED":
-        yield from _deepspeed_problems(config.get("deepspeed_config") or {}, step)
-    if kind != "DEEPSPEED" and _file(step) is not None:
-        yield Problem(
-            f"distributed_type is {kind or 'missing'}, so launch.deepspeed would be ignored",
-            "distributed_type: DEEPSPEED, or remove launch.deepspeed",
-        )
-
-
-def _fsdp_problems(fsdp: Mapping[str, Any], step: "Training") -> Iterator[Problem]:
+def _check_fsdp(fsdp: Mapping[str, Any], step: "Training") -> None:
     if step.quantization is not None:
-        yield Problem(
+        raise _unsuitable(
             "FSDP can't spread 4-bit weights, so each process would hold all of them anyway",
             "remove launch.config: each process then trains with its own copy",
         )
     first = int(fsdp.get("fsdp_version") or 1) == 1
     if first and step.lora is not None:
-        yield Problem(
+        raise _unsuitable(
             "FSDP 1 joins the weights of a layer into one tensor of one dtype, but the adapter is "
             "in fp32 and its base in the compute dtype",
             "fsdp_version: 2, see `accelerate to-fsdp2`",
@@ -252,39 +244,35 @@ def _fsdp_problems(fsdp: Mapping[str, Any], step: "Training") -> Iterator[Proble
     default = "FULL_STATE_DICT" if first else "SHARDED_STATE_DICT"
     saved = str(fsdp.get("fsdp_state_dict_type") or default).upper()
     if saved != "FULL_STATE_DICT":
-        yield Problem(
+        raise _unsuitable(
             f"fsdp_state_dict_type {saved} saves parts of the weights, from which finery can't "
             "write the model",
             "fsdp_state_dict_type: FULL_STATE_DICT",
         )
 
 
-def _deepspeed_problems(deepspeed: Mapping[str, Any], step: "Training") -> Iterator[Problem]:
+def _check_deepspeed(deepspeed: Mapping[str, Any], step: "Training", file: OneFile | None) -> None:
     if deepspeed.get(FILE):
-        yield Problem(
+        raise _unsuitable(
             f"{FILE} names a file that isn't in the recipe, so a change of it would not repeat the "
             "training",
             f"remove {FILE}, and add the file to the recipe: launch.deepspeed: {deepspeed[FILE]}",
         )
-    stage, gathers = _zero(deepspeed, _file(step))
+    stage, gathers = _zero(deepspeed, file)
     if stage != 3:
         return
     if step.lora is not None:
-        yield Problem(
+        raise _unsuitable(
             "ZeRO-3 fails on weights of different dtypes, but the adapter is in fp32 and its base "
             "in the compute dtype",
             ZERO_2,
         )
     if not gathers:
-        yield Problem(
+        raise _unsuitable(
             "ZeRO-3 would save parts of the weights, from which finery can't write the model",
             "zero3_save_16bit_model: true (in a file for DeepSpeed, "
             "stage3_gather_16bit_weights_on_model_save)",
         )
-
-
-def _file(step: "Training") -> OneFile | None:
-    return None if step.launch is None else step.launch.deepspeed
 
 
 def _zero(deepspeed: Mapping[str, Any], file: OneFile | None) -> tuple[int, bool]:

@@ -68,7 +68,7 @@ def run(step: "Training", job: Job) -> Model:
         outcome = _launched(train_here, step, job)
     else:
         outcome = _train(step, schedule, tokens, rows, job)
-    best, last = chosen(schedule.folder, step.best), last_whole(schedule.folder)
+    best, last = chosen(schedule.folder, step.metric_for_best_model), last_whole(schedule.folder)
     assert last is not None  # else `chosen` raised
     record(**outcome.hardware)
     return write_model(step, Trained(best, last, outcome), tokens, rows.learned, job)
@@ -148,7 +148,9 @@ def _train_with(
             with without_input_casts(trainer.model, step):
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
         names = trainer.accelerators.names(padding_free=getattr(trainer, "padding_free", False))
-        hardware = {"deterministic": strict, **_attention(trainer)}
+        hardware: dict[str, Any] = {"deterministic": strict}
+        if not trainer.accelerators.unsloth:  # it has its own attention
+            hardware["attention"] = trainer.model.config._attn_implementation
         return Outcome(*counts, names, trainer.progress.measured(), hardware)
 
 
@@ -190,7 +192,7 @@ def select_gpu() -> None:
 
 def _is_over(last: Path, schedule: Schedule, step: "Training") -> bool:
     """Whether a checkpoint is the last one. transformers would train another step from it."""
-    stopped = exhausted(history_of(last), step.best, step.early_stopping_patience)
+    stopped = exhausted(history_of(last), step.metric_for_best_model, step.early_stopping_patience)
     return stopped or step_of(last) >= schedule.steps
 
 
@@ -268,13 +270,6 @@ def _arguments(
         "ddp_find_unused_parameters": False,
         "report_to": ready_trackers(step) if step.report_to else "none",
     }
-
-
-def _attention(trainer: Any) -> dict[str, str]:
-    """The attention of the trained model, if transformers knows it: Unsloth has its own."""
-    if trainer.accelerators.unsloth:
-        return {}
-    return {"attention": trainer.model.config._attn_implementation}
 
 
 def _counts(model: Any, *, adapter: bool) -> tuple[int, int]:

@@ -159,7 +159,8 @@ def _facts(
     facts |= _quantization(step)
     if trained.outcome.accelerators:
         facts["accelerated_by"] = trained.outcome.accelerators
-    facts[PROMPTS] = _prompts(step, tokens)
+    rows = (row for dataset in step.rows for row in dataset)
+    facts[PROMPTS] = facts_of_rows(rows, step.model, switch=_switches(step), date=tokens.date)
     if arguments := _arguments(step, tokens, facts[PROMPTS]):
         facts["chat_template_kwargs"] = arguments
     return facts | {k: step.model.meta[k] for k in INHERITED if k in step.model.meta}
@@ -169,11 +170,6 @@ def _switches(step: "Training") -> bool:
     """Whether thinking is switched off in the prompts of rows without it."""
     learn = step.learn()
     return learn is not None and learn.without_thinking == "switch"
-
-
-def _prompts(step: "Training", tokens: "Tokens") -> dict[str, Any]:
-    rows = (row for dataset in step.rows for row in dataset)
-    return facts_of_rows(rows, step.model, switch=_switches(step), date=tokens.date)
 
 
 def _arguments(step: "Training", tokens: "Tokens", used: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,29 +114,31 @@ def _losses(points: Sequence[Point]) -> Iterator[Curve]:
 
 def _charts(points: Sequence[Point], kept: int | None) -> list[tuple[str, Chart]]:
     """(scale of the loss, chart): linear, and logarithmic if all losses are positive."""
-    panels = panels_of(points)
-    curves = [curve for of in panels.values() for curve in of]
-    if not curves:
-        return []
-    span, best = span_of(curves), best_of(points, kept)
-
-    def chart(scale: str) -> Chart:
-        drawn = [
-            panel_of(
-                title,
-                of,
-                span,
-                log=scale == "log" and title == "loss",
-                zero=title == label("learning_rate"),
-                best=best if title == "loss" else None,
-                most=points_of_each(len(curves)),
-            )
-            for title, of in panels.items()
-        ]
-        return chart_of(drawn, curves, span, kept)
-
     scales = ["linear", "log"] if min(_loss_values(points), default=0.0) > 0 else ["linear"]
-    return [(scale, chart(scale)) for scale in scales]
+    charts = [(scale, _chart(points, kept, log=scale == "log")) for scale in scales]
+    return [(scale, chart) for scale, chart in charts if chart is not None]
+
+
+def _chart(points: Sequence[Point], kept: int | None, *, log: bool = False) -> Chart | None:
+    """The panels of a curve; None for an empty one. log: whether the loss has a log scale."""
+    panels = panels_of(points)
+    curves = [curve for drawn in panels.values() for curve in drawn]
+    if not curves:
+        return None
+    span = span_of(curves)
+    drawn = [
+        panel_of(
+            title,
+            in_panel,
+            span,
+            log=log and title == "loss",
+            zero=title == label("learning_rate"),
+            best=best_of(points, kept) if title == "loss" else None,
+            most=points_of_each(len(curves)),
+        )
+        for title, in_panel in panels.items()
+    ]
+    return chart_of(drawn, curves, span, kept)
 
 
 def _loss_values(points: Sequence[Point]) -> list[float]:
@@ -184,17 +186,3 @@ def _model(training: Training) -> dict[str, object]:
         "chart": _chart(points, kept),
         "legend": [curve for curves in panels_of(points).values() for curve in curves],
     }
-
-
-def _chart(points: Sequence[Point], kept: int | None) -> Chart | None:
-    panels = panels_of(points)
-    curves = [curve for of in panels.values() for curve in of]
-    if not curves:
-        return None
-    span, best = span_of(curves), best_of(points, kept)
-    most = points_of_each(len(curves))
-    drawn = [
-        panel_of(title, of, span, best=best if title == "loss" else None, most=most)
-        for title, of in panels.items()
-    ]
-    return chart_of(drawn, curves, span, kept)

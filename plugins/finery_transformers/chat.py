@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import DataError, FineryError, shown
+from finery import DataError, FineryError, outside_key, shown
 from finery.rows import Conversation, Message
 from finery.rows.chat.thinking import TAGS, split_thinking
 from finery.rows.chat.turns import THINKING
@@ -461,6 +461,7 @@ def _as_text(arguments: Any) -> Any:
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
+@outside_key
 def _unreadable(tokenizer: "PreTrainedTokenizerBase", error: "TemplateSyntaxError") -> DataError:
     """The error for a chat template that isn't Jinja, with its line if it has its own file."""
     folder = Path(tokenizer.name_or_path)

@@ -72,7 +72,6 @@ def finery_worker_environment(alone: bool) -> Mapping[str, str]:
 
     Steps of all types share the cores, and those that load models share the GPUs.
     """
-    from finery_trl.train.environment import thread_environment
-    from finery_trl.train.messages import allocator_environment
+    from finery_trl.train.environment import allocator_environment, thread_environment
 
     return {**thread_environment(alone=alone), **allocator_environment()}

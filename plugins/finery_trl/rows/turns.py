@@ -373,7 +373,7 @@ def _check_templates(row: Row, messages: Conversation, tokens: "Tokens") -> None
         if texts[0] != texts[1]:
             ids = [tokens.ids(text) for text in texts]
             place = f"{row['id']}: turn {number}"
-            lines = _difference(place, tokens, *ids, names=NAMES)
+            lines = _difference(place, tokens, ids[0], ids[1], NAMES)
             raise Faulty(Fault.TWO_TEMPLATES, lines)
 
 

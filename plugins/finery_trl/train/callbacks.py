@@ -68,6 +68,7 @@ class Callback(TrainerCallback):
         if due and not self._validates:
             self._stop_early(state, control)
 
+    @outside_key
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """Raise `StepError` if a loss is no longer a finite number."""
         logs = context["logs"]

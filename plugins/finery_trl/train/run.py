@@ -154,6 +154,7 @@ def _train_with(
         return Outcome(*counts, names, trainer.progress.measured(), hardware)
 
 
+@outside_key
 @contextmanager
 def explained(step: "Training", schedule: Schedule) -> Iterator[None]:
     """Turn errors about memory or disk space into a `StepError`."""

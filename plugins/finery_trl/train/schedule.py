@@ -1,4 +1,4 @@
-"""The schedule of a training: batches, optimizer steps, validations and checkpoints."""
+"""The schedule of a training: the order of its rows, batches, optimizer steps and validations."""
 
 import math
 import random

@@ -2,9 +2,8 @@
 
 Rows of one task begin with the same system prompt, some also with the same tools or the same first
 turns, and in a causal model a position depends only on earlier ones. So all layers except attention
-turns, and in a causal model a position depends only on earlier ones. So all layers except attention
 process these common beginnings once, skip padding, and run on one sequence of the distinct tokens.
-for rounding.
+The results are equal except for rounding.
 """
 
 import math

@@ -254,6 +254,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 def complete(output: Output, folder: Path, refs: Mapping[str, Path]) -> Iterator[str]:
     """Name the base of an adapter in its copy in `folder`; yield what the user should know.
 
+    The output in the store holds nothing of the machine that it was trained on. A copy that someone
+    loads with PEFT must name the base: its repository with the commit, or its folder.
+
     refs: role → the copy of an artifact that the adapter refers to, if that was copied, too.
     """
     base = output.artifact.refs.get("base")

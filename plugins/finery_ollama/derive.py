@@ -169,18 +169,14 @@ def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:
         return text.removeprefix(bos) if gguf.adds_bos else text
 
     template, turns = ollama_template(render, "" if gguf.adds_bos else bos)
-    if _writes_date(chat):
+    dated = chat.with_arguments(strftime_now=lambda form: _DATE)
+    if _DATE in dated.render([{"role": "user", "content": "?"}]):
         raise StepError(
             "the chat template writes today's date, which Ollama templates can't do",
             where=str(gguf.path),
             fix="train with a chat template that writes a fixed date or none",
         )
     return template, turns
-
-
-def _writes_date(chat: ChatTemplate) -> bool:
-    dated = chat.with_arguments(strftime_now=lambda form: _DATE)
-    return _DATE in dated.render([{"role": "user", "content": "?"}])
 
 
 def _stops(gguf: Gguf, turns: Turns) -> list[str]:
@@ -211,9 +207,8 @@ def replaces(chat_template: str) -> bool:
     Otherwise Ollama may use a built-in one, made for a similar chat template. A frozen template
     isn't similar to any, and one with tools or thinking is preferred to a TEMPLATE without them.
     """
-    return FROZEN_MARK not in chat_template and not (
-        _has_tools(chat_template) or _has_thinking(chat_template)
-    )
+    has_tools = "tools" in chat_template or "tool_call" in chat_template
+    return FROZEN_MARK not in chat_template and not has_tools and not _has_thinking(chat_template)
 
 
 def new_notes(architecture: str, chat: ChatTemplate) -> list[str]:
@@ -244,10 +239,6 @@ def new_notes(architecture: str, chat: ChatTemplate) -> list[str]:
             "(`ollama run --think=false`)."
         )
     return notes
-
-
-def _has_tools(chat_template: str) -> bool:
-    return "tools" in chat_template or "tool_call" in chat_template
 
 
 def _has_thinking(chat_template: str) -> bool:

@@ -356,7 +356,7 @@ def _with_thinking(tokenizer: "PreTrainedTokenizerBase", messages: Conversation)
 
     A template that reads none gets them as they are, with a think block in the text.
     """
-    if not any(_may_think(message) for message in messages):
+    if not any(m.get("reasoning_content") or THINK in str(m.get("content")) for m in messages):
         return messages
     field = thinking_field(tokenizer)
     if field is None:
@@ -365,10 +365,6 @@ def _with_thinking(tokenizer: "PreTrainedTokenizerBase", messages: Conversation)
     if field == THINKING[0]:
         return split
     return [{field if k == THINKING[0] else k: v for k, v in m.items()} for m in split]
-
-
-def _may_think(message: Message) -> bool:
-    return bool(message.get("reasoning_content")) or THINK in str(message.get("content"))
 
 
 def _of_template(

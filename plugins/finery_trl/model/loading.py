@@ -57,7 +57,10 @@ class Prepared(NamedTuple):
         adapter = None if continues else step.peft_config()
         if adapter is not None:
             exclude_unadaptable(adapter, model)
-        return cls(model, adapter, _reference(step, dtype), masters, accelerators)
+        # An adapter can be switched off instead.
+        copied = step.keeps_reference and step.lora is None
+        reference = load_model(step.model, dtype) if copied else None
+        return cls(model, adapter, reference, masters, accelerators)
 
     def keep_masters(self, trained: Any) -> None:
         """Restore trainable weights to fp32 if TRL rounded them to bf16.
@@ -80,11 +83,6 @@ def _frozen(step: "Training", dtype: "torch.dtype", job: Job) -> "PreTrainedMode
             under, dtype, job.scratch, kind=step.quantization, double=step.double_quantization
         )
     return load_model(under, torch.float32 if step.lora is None else dtype)
-
-
-def _reference(step: "Training", dtype: "torch.dtype") -> "PreTrainedModel | None":
-    """The untrained model in the compute dtype, if no adapter can be switched off instead."""
-    return load_model(step.model, dtype) if step.keeps_reference and step.lora is None else None
 
 
 def context_of(model: Model) -> int | None:

@@ -249,14 +249,12 @@ class Overflow:
                 fix=wider(),
             )
         if last and self._skipped:
-            advice = f". To train on all rows, {wider()}" if self._is_much() else ""
+            is_much = self._skipped > SHARE * self._steps
+            advice = f". To train on all rows, {wider()}" if is_much else ""
             self._job.log(
                 f"the gradients of {self._skipped} of {counted(self._steps, 'optimizer step')} "
                 f"overflowed in fp16, so that these steps changed nothing{advice}"
             )
-
-    def _is_much(self) -> bool:
-        return self._skipped > SHARE * self._steps
 
 
 def wider() -> str:

@@ -10,7 +10,7 @@ from finery import Job, Model
 from finery_transformers.frozen.template import PROMPTS, facts_of_rows
 from finery_transformers.loading import base_of
 from finery_trl.rows.example import rows_in
-from finery_trl.train.card import README, Base, base_in, card
+from finery_trl.train.card import README, base_in, card
 from finery_trl.train.checkpoints import MEASURED, history_of, step_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ def write_model(
     curve = curve_of(history_of(trained.last))
     _write_json(job.out / "curve.json", curve)
     meta = _facts(step, trained, tokens, examples, curve)
-    _write_card(job.out, meta, base_in(under.meta))
+    path = job.out / ADAPTER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    readme = card("Trained model", meta, config, base_in(under.meta))
+    (job.out / README).write_text(readme, encoding="utf-8")
     return Model(
         job.out,
         meta=meta,
@@ -109,12 +112,6 @@ def _write_adapter(checkpoint: Path, base: Model, out: Path) -> None:
         if isinstance(config.get(key), list):
             config[key] = sorted(config[key])
     _write_json(out / ADAPTER_CONFIG, config)
-
-
-def _write_card(out: Path, meta: dict[str, Any], base: Base) -> None:
-    path = out / ADAPTER_CONFIG
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    (out / README).write_text(card("Trained model", meta, config, base), encoding="utf-8")
 
 
 def _write_whole(checkpoint: Path, out: Path) -> None:

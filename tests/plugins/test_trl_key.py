@@ -22,7 +22,7 @@ train:
   prefers: {use: trl.dpo, model: base, rows: rows}
 """
 REPORTS = (
-    "advice.py", "checks.py", "estimate/", "preflight.py", "rows/faults.py", "rows/remarks.py",
+    "advice.py", "estimate/", "preflight.py", "rows/faults.py", "rows/remarks.py",
     "train/messages.py", "view/",
 )  # fmt: skip
 

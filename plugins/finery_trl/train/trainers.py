@@ -198,12 +198,8 @@ class SftTrainer(Reproducible, SFTTrainer):
     def _logits_and_targets(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """Logits [rows, tokens, vocabulary] and, flat, the tokens to predict there."""
         ids, labels = inputs["input_ids"], inputs["labels"]
-        may_fill = self._processes > 1
-        if (
-            self._shares
-            and "attention_mask" in inputs
-            and not (may_fill and (labels == NO_LOSS).all(dim=1).any())
-        ):
+        has_fillers = self._processes > 1 and bool((labels == NO_LOSS).all(dim=1).any())
+        if self._shares and "attention_mask" in inputs and not has_fillers:
             layout = sharing.Layout.of(ids, inputs["attention_mask"], labels)
             return sharing.logits_of(model, layout), layout.targets
         targets = labels[:, 1:]

@@ -1,10 +1,9 @@
-"""Trainings with Unsloth: how they differ from TRL's, and what they have to refuse."""
+"""How trainings with Unsloth differ from TRL's, and what they have to refuse."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from finery import Job, Model, UsageError
-from finery_trl import steps
 from finery_trl.settings import PACKAGES as TRL
 
 if TYPE_CHECKING:
@@ -83,32 +82,3 @@ class Fast(Mixed):
         wanted = [] if self.lora is None else self.lora.target_modules
         names = [wanted] if isinstance(wanted, str) else wanted
         return [name for name in names if name.rpartition(".")[2] in EMBEDDINGS]
-
-
-class Sft(Fast, steps.Sft, packages=PACKAGES):
-    """Fine-tune a model on the answers of rows, with Unsloth: faster, in less memory, on a GPU.
-
-    It takes the settings of `trl.sft`, and the two are interchangeable. Rows, their order, their
-    checks, checkpoints and outputs are the same; loading and kernels are Unsloth's
-    (`FastLanguageModel`). It needs a GPU that multiplies bf16, and `pip install 'finery[unsloth]'`.
-    This project never ran it on a GPU.
-    """
-
-
-class Dpo(Fast, steps.Dpo, packages=PACKAGES):
-    """Train a model to prefer the chosen answer to the rejected one, with Unsloth, on a GPU.
-
-    It takes the settings of `trl.dpo`, and the two are interchangeable; see `unsloth.sft`. This
-    project never ran it on a GPU.
-    """
-
-    def check(self) -> None:
-        """Also refuse the training of all weights, which needs a second model as reference."""
-        super().check()
-        if self.lora is None:
-            raise UsageError(
-                "Unsloth prepares one model per process, but without an adapter DPO needs a second "
-                "one as its reference",
-                where="lora",
-                fix=f"remove `lora: null`, or {INSTEAD.format('dpo')}",
-            )

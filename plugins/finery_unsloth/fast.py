@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from finery import Job, Model, UsageError
+from finery import Job, Model, UsageError, outside_key
 from finery_trl.settings import PACKAGES as TRL
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Fast(Mixed):
     estimated: ClassVar[bool] = False
     installs: ClassVar[Mapping[str, str]] = {"unsloth": "finery[unsloth]"}
 
+    @outside_key  # as of a step type, which a mixin is not
     def check(self) -> None:
         """Also refuse settings that Unsloth would ignore or change."""
         super().check()

@@ -168,6 +168,7 @@ def _proven(
     return {e.row_id: _cut(e) for e in examples}
 
 
+@outside_key
 def _refuse_all_longer(
     pairs: Sequence[Row], tokens: Tokens, job: Job, what: str, *, max_length: int, **limits: Any
 ) -> None:

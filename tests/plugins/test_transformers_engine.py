@@ -149,7 +149,9 @@ def test_an_end_of_turn_token_ends_an_answer(engine: TransformersEngine) -> None
     tokenizer: Any = engine._loaded.tokenizer
     said = tokenizer(" My card.\n", add_special_tokens=False)["input_ids"]
     end: int = tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"][0]
-    answer = engine._completion([*said, end, end, end], [1, 2], asked("hi"), ())
+    tokens, request = [*said, end, end, end], asked("hi")
+    reader, ends = engine._loaded.answers, engine._loaded.ends
+    answer = reader.completion(tokens, ends, prompt=[1, 2], request=request, stop=())
     assert answer == Completion(
         text=" My card.\n",
         finish_reason="stop",

@@ -220,7 +220,6 @@ class LiveEngine(TransformersEngine):
 class _Loaded(NamedTuple):
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
-    arguments: dict[str, Any]  # of the chat template
     ends: frozenset[int]  # token ids that end an answer
     pad: int
     settings: "GenerationConfig"
@@ -253,7 +252,7 @@ def _ready(
     settings = GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
     model.generation_config = settings
     answers = TokenReader(tokenizer, arguments)
-    return _Loaded(model, tokenizer, arguments, frozenset(ends), ends[0], settings, answers)
+    return _Loaded(model, tokenizer, frozenset(ends), ends[0], settings, answers)
 
 
 def _ends(config: Any) -> set[int]:

@@ -20,9 +20,8 @@ class Prompts:
 
     def __init__(self, model: Model, most: int | None) -> None:
         self._tokenizer = load_tokenizer(model)
-        self._arguments = template_arguments(model)
         self.ends = ends_of(model, self._tokenizer)
-        self._answers = TokenReader(self._tokenizer, self._arguments)
+        self._answers = TokenReader(self._tokenizer, template_arguments(model))
         self._model = model
         self._most = most
 

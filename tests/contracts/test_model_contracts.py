@@ -17,9 +17,9 @@ from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.step import Check
-from finery_trl.steps.sft import Sft
-from finery_vllm.answering.model import VllmModel
+from finery_trl.steps import Sft
 from finery_vllm.bundle.step import VllmBundle
+from finery_vllm.model import VllmModel
 
 IMPORTS = TORCH
 

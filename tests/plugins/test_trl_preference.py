@@ -14,9 +14,7 @@ from finery.rows import Row
 from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
 from finery_trl.settings import Launch, Lora
-from finery_trl.steps.dpo import Dpo
-from finery_trl.steps.kto import Kto
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Dpo, Kto, Sft
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 

@@ -7,7 +7,7 @@ import pytest
 from finery import Model
 from finery.rows import Row
 from finery.testing import TestJob, dataset
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 
 LABELS = {
     "Where is my new card?": "card_arrival",

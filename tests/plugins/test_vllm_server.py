@@ -22,7 +22,7 @@ from finery_serve.processes import ended_with_us, stop
 from finery_serve.servers import Serving, names_of
 from finery_transformers.chat import prompt_tokens
 from finery_transformers.loading import load_tokenizer
-from finery_vllm.answering import sessions
+from finery_vllm import sessions
 from finery_vllm.bundle.serving import BundleServer
 from finery_vllm.server.command import cpu_options, description_of
 from finery_vllm.server.start import Refused, Server, start

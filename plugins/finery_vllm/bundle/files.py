@@ -214,7 +214,8 @@ def _same_answers(texts: Texts) -> str:
 
 
 def _contents(texts: Texts) -> str:
-    weights = "" if texts.hub else f"- `{_weights(texts)}/`: the weights\n"
+    folder = texts.served.arguments[1].removeprefix("./")
+    weights = "" if texts.hub else f"- `{folder}/`: the weights\n"
     adapters = "- `adapters/`: the adapters, in PEFT's format\n" if texts.served.adapters else ""
     schema = "- `schema.json`: the JSON Schema of answers\n" if texts.schema else ""
     return (
@@ -225,10 +226,6 @@ def _contents(texts: Texts) -> str:
         "- `tokenizer/`, `chat_template.jinja`, `generation/`: prompts and ends of answers\n"
         "- `serve.json`: the arguments, for programs\n"
     )
-
-
-def _weights(texts: Texts) -> str:
-    return texts.served.arguments[1].removeprefix("./")
 
 
 def _groups(arguments: list[str]) -> list[list[str]]:

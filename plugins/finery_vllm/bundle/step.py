@@ -10,16 +10,16 @@ import msgspec
 from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
 from finery.views import View
 from finery_transformers.frozen.template import facts_of
-from finery_vllm.bundle.adapters import check_adapter, largest_rank
-from finery_vllm.bundle.files import Texts, write_texts
-from finery_vllm.bundle.shared import (
+from finery_vllm.bundle.adapters import (
     Chat,
     chat_of,
     chats_of,
+    check_adapter,
     check_bases,
     check_chats,
     check_vocabulary,
 )
+from finery_vllm.bundle.files import Texts, write_texts
 from finery_vllm.folder import (
     ADAPTER,
     LoadingPreflight,
@@ -35,6 +35,7 @@ from finery_vllm.server.command import (
     Description,
     check_options,
     flag,
+    largest_rank,
     lora_arguments,
     read_json,
 )

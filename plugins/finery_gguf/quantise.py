@@ -1,15 +1,20 @@
-"""Write a 16-bit GGUF in another type, with the library or with the user's llama-quantize."""
+"""Write a 16-bit GGUF in another type, and measure how fast a file answers on this machine.
+
+The library of the wheel writes it, or the user's llama-quantize.
+"""
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from finery import StepError
-from finery_gguf.llama import library, listening
-from finery_gguf.quantize.importance import Importance
+from finery import StepError, cpu_count, outside_key
+from finery_gguf.importance import Importance
+from finery_gguf.llama import Context, Gguf, library, listening
+from finery_gguf.pace import Pace
 
 FILE_TYPES = {
     "f16": 1, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18, "iq4_xs": 30, "bf16": 32,
@@ -89,3 +94,28 @@ def quantise_with(
             details=lines[-5:],
         )  # fmt: skip
     return [line for line in lines if "not divisible" in line or "warning" in line.lower()]
+
+
+SPEED_TOKENS = 64
+"""Tokens that are drawn at most."""
+SPEED_SECONDS = 5.0
+"""Time after which no more are drawn."""
+_SPEED_PROMPT = (
+    "Where is my parcel? It should have arrived last week, and nobody answers the phone."
+)
+_SPEED_CONTEXT = 512
+
+
+@outside_key
+def tokens_per_second(path: Path) -> float:
+    """The speed of one answer after its prompt, by the library of the wheel."""
+    gguf = Gguf(path, on_gpu=bool(library().gpus()))
+    prompt = gguf.encode(_SPEED_PROMPT) or [0]
+    context = Context(gguf, _SPEED_CONTEXT, 1, Pace(cpu_count()))
+    context.read(0, prompt, 0)
+    context.advance([context.sample(-1, None)])  # the first one fills caches
+    began, drawn = time.perf_counter(), 0
+    while drawn < SPEED_TOKENS and time.perf_counter() - began < SPEED_SECONDS:
+        context.advance([context.sample(0, None)])
+        drawn += 1
+    return drawn / (time.perf_counter() - began)

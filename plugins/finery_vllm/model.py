@@ -11,6 +11,7 @@ from finery_vllm.server.installation import answers_with, installation
 if TYPE_CHECKING:
     from finery import Graph
 
+
 MISSING = "vllm-missing"
 KINDS = {
     MISSING: About(

@@ -16,6 +16,7 @@ from finery_gguf.llama import PACKAGE, Library, library
 if TYPE_CHECKING:
     import numpy
 
+
 _LAYOUT = """
 struct ggml_tensor {
     int type;

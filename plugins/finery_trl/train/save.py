@@ -10,13 +10,14 @@ from finery import Job, Model
 from finery_transformers.frozen.template import PROMPTS, facts_of_rows
 from finery_transformers.loading import base_of
 from finery_trl.rows.example import rows_in
-from finery_trl.train.saving.card import README, Base, base_in, card
-from finery_trl.train.saving.checkpoints import MEASURED, history_of, step_of
+from finery_trl.train.card import README, base_in, card
+from finery_trl.train.checkpoints import MEASURED, history_of, step_of
 
 if TYPE_CHECKING:
     from finery_trl.rows.example import Proven
     from finery_trl.rows.tokens import Tokens
     from finery_trl.settings import Training
+
 
 MEASURED_AS = "training"
 """The entry in the model's `runtime` with what is measured."""
@@ -65,7 +66,10 @@ def write_model(
     curve = curve_of(history_of(trained.last))
     _write_json(job.out / "curve.json", curve)
     meta = _facts(step, trained, tokens, examples, curve)
-    _write_card(job.out, meta, base_in(under.meta))
+    path = job.out / ADAPTER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    readme = card("Trained model", meta, config, base_in(under.meta))
+    (job.out / README).write_text(readme, encoding="utf-8")
     return Model(
         job.out,
         meta=meta,
@@ -110,12 +114,6 @@ def _write_adapter(checkpoint: Path, base: Model, out: Path) -> None:
     _write_json(out / ADAPTER_CONFIG, config)
 
 
-def _write_card(out: Path, meta: dict[str, Any], base: Base) -> None:
-    path = out / ADAPTER_CONFIG
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    (out / README).write_text(card("Trained model", meta, config, base), encoding="utf-8")
-
-
 def _write_whole(checkpoint: Path, out: Path) -> None:
     """Save the weights, which were trained in 32 bits, in 16 bits."""
     import torch
@@ -158,7 +156,8 @@ def _facts(
     facts |= _quantization(step)
     if trained.outcome.accelerators:
         facts["accelerated_by"] = trained.outcome.accelerators
-    facts[PROMPTS] = _prompts(step, tokens)
+    rows = (row for dataset in step.rows for row in dataset)
+    facts[PROMPTS] = facts_of_rows(rows, step.model, switch=_switches(step), date=tokens.date)
     if arguments := _arguments(step, tokens, facts[PROMPTS]):
         facts["chat_template_kwargs"] = arguments
     return facts | {k: step.model.meta[k] for k in INHERITED if k in step.model.meta}
@@ -168,11 +167,6 @@ def _switches(step: "Training") -> bool:
     """Whether thinking is switched off in the prompts of rows without it."""
     learn = step.learn()
     return learn is not None and learn.without_thinking == "switch"
-
-
-def _prompts(step: "Training", tokens: "Tokens") -> dict[str, Any]:
-    rows = (row for dataset in step.rows for row in dataset)
-    return facts_of_rows(rows, step.model, switch=_switches(step), date=tokens.date)
 
 
 def _arguments(step: "Training", tokens: "Tokens", used: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,11 +20,11 @@ from finery import (
 )
 from finery_serve.client import Refused
 from finery_transformers.precision import auto_dtype
-from finery_vllm.answering.sessions import Session, session
 from finery_vllm.server.installation import build_files, installed
+from finery_vllm.sessions import Session, session
 
 if TYPE_CHECKING:
-    from finery_vllm.answering.prompts import Prompts
+    from finery_vllm.prompts import Prompts
 
 
 class VllmEngine(Engine):
@@ -124,7 +124,7 @@ class VllmEngine(Engine):
 
     @cached_property
     def _prompts(self) -> "Prompts":
-        from finery_vllm.answering.prompts import Prompts
+        from finery_vllm.prompts import Prompts
 
         return Prompts(self._under, self.model.meta.get("context"))
 

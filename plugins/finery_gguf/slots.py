@@ -1,15 +1,63 @@
-"""Answers rows in parallel with llama.cpp's library: each step adds one token to every row."""
+"""Answers several rows at the same time with llama.cpp's library.
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+Each step adds one token to every row.
+"""
 
-from finery_gguf.answering.row import Raw, Row, cut, seed_of
-from finery_gguf.answering.shapes import ROWS
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+from blake3 import blake3
+
+from finery import Sampling
 from finery_gguf.llama import Context, Gguf, Sampler
 
 if TYPE_CHECKING:
     from finery_gguf.pace import Pace
 
+
+class Row(NamedTuple):
+    """A row to answer.
+
+    prefix: the number of leading tokens that other rows may share. size: tokens of its context.
+    """
+
+    tokens: list[int]
+    prefix: int
+    size: int
+    sampling: Sampling
+
+
+class Raw(NamedTuple):
+    """An answer as the model generated it.
+
+    tokens: without the token that ends the turn. evaluated: their number, including that token.
+    is_finished: whether the answer ended before it reached the token limit.
+    """
+
+    text: str
+    tokens: list[int]
+    evaluated: int
+    is_finished: bool
+
+
+def seed_of(row: Row) -> int:
+    """A seed from `sampling.seed` and the prompt, so that rows don't draw the same numbers."""
+    digest = blake3(msgspec.json.encode([row.sampling.seed, row.tokens])).digest(4)
+    return int.from_bytes(digest, "little")
+
+
+def cut(text: str, stop: Sequence[str]) -> str | None:
+    """The text before the first stop string; None if it contains none."""
+    positions = [at for string in stop if (at := text.find(string)) >= 0]
+    return text[: min(positions)] if positions else None
+
+
+ROWS = 16
+"""The largest batch, with which smaller ones are compared."""
+_COUNTS = (1, 2, 3, 4, 6, 8, 12)
+_READ = 8  # tokens of a row before the one whose logits are compared
+_SIZE = 256
 MEMORY = 2**30
 """Memory for the rows of one size, in bytes. It limits the number of rows of a large model."""
 
@@ -19,7 +67,7 @@ class Slots:
 
     The size of a row's context doesn't depend on the other rows, because some models scale
     positions by it. most: maximum number of rows at once. multiple: of rows in a batch, see
-    `shapes`. special: whether answers include the text of control tokens.
+    `multiple_of`. special: whether answers include the text of control tokens.
     """
 
     def __init__(
@@ -140,3 +188,31 @@ class _Answering:
 
     def _text(self) -> str:
         return self._gguf.decode(self.tokens, special=self._special)
+
+
+def multiple_of(gguf: Gguf, pace: "Pace") -> int:
+    """The smallest number such that batches of its multiples give bit-identical logits.
+
+    llama.cpp uses different kernels for one vector and for several, and multiplies k-quants in
+    tiles of rows, which sum in a different order. On an AVX2 CPU, q8_0 gives the same bits for any
+    number of rows, f16 and bf16 for two or more, and q4_k_m for multiples of eight. Measured with
+    this model on this machine, with rows of arbitrary tokens.
+    """
+    context = Context(gguf, _SIZE, ROWS, pace)
+    starts = [[_token(gguf, row, i) for i in range(_READ)] for row in range(ROWS)]
+    expected = _logits(context, starts, ROWS, gguf)
+    same = {n for n in _COUNTS if _logits(context, starts, n, gguf) == expected[:n]} | {ROWS}
+    return next(m for m in (1, 2, 4, 8, ROWS) if same.issuperset(n for n in _COUNTS if n % m == 0))
+
+
+def _logits(context: Context, starts: list[list[int]], count: int, gguf: Gguf) -> list[bytes]:
+    """The logits of the first `count` rows after one more token, evaluated as one batch."""
+    for row, tokens in enumerate(starts[:count]):
+        context.read(row, tokens, len(tokens) - 1)
+    context.advance([_token(gguf, row, _READ) for row in range(count)])
+    return [context.logits(place).tobytes() for place in range(count)]
+
+
+def _token(gguf: Gguf, row: int, place: int) -> int:
+    """An arbitrary but reproducible token of the vocabulary."""
+    return (row * 7919 + place * 104729 + 17) % gguf.n_vocab

@@ -2,7 +2,7 @@
 
 import atexit
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
@@ -14,14 +14,21 @@ from finery import EngineJob, Model, Request, StepError, outside_key
 from finery.execute.gpus import visible_gpus
 from finery_serve.client import Refused
 from finery_transformers.precision import auto_dtype
-from finery_vllm.answering.proof import prove
-from finery_vllm.bundle.adapters import check_adapter, largest_rank, smallest_limit
+from finery_vllm.bundle.adapters import MERGE, check_adapter
 from finery_vllm.folder import ADAPTER, check_format, linked, whole
-from finery_vllm.server.command import STRICT, flag, read_json, slots_for
+from finery_vllm.server.command import (
+    STRICT,
+    flag,
+    largest_rank,
+    read_json,
+    slots_for,
+    smallest_limit,
+)
 
 if TYPE_CHECKING:
-    from finery_vllm.answering.prompts import Prompts
+    from finery_vllm.prompts import Prompts
     from finery_vllm.server.start import Server
+
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 TOGETHER = 4
@@ -214,3 +221,63 @@ def _with_adapter(running: Running, adapter: Model, prompts: "Prompts", job: Eng
     job.log(f"the adapter changes log-probabilities of the base by {difference:.2g} or more")
     running.adapters[identity] = name
     return name
+
+
+TOKENS = 4
+LIKELIEST = 5
+LEAST = 1e-4
+"""The smallest difference of log-probabilities that counts."""
+NOISE = 4.0
+"""Minimum ratio of the adapter's effect to the base's own variation between two calls."""
+UNLIKE = 10.0
+"""Stands for the difference where the likeliest tokens have none in common."""
+
+Ask = Callable[[dict[str, Any]], Any]
+"""Sends a body to /v1/completions, and returns the answer."""
+
+
+@outside_key
+def prove(ask: Ask, prompts: Sequence[list[int]], *, base: str, adapter: str) -> float:
+    """The largest difference of a token's log-probability between the adapter and its base.
+
+    prompts: token ids. base, adapter: the server's names of both. `StepError` if they answer alike.
+    """
+    difference = noise = 0.0
+    for prompt in prompts:
+        own = _likelihoods(ask, base, prompt)
+        noise = max(noise, _difference(own, _likelihoods(ask, base, prompt)))
+        difference = max(difference, _difference(own, _likelihoods(ask, adapter, prompt)))
+        if difference > max(LEAST, NOISE * noise):
+            return difference
+    raise StepError(
+        f"vLLM answers with the adapter '{adapter}' as it does without it",
+        details=[
+            f"over {len(prompts)} prompts, no token's log-probability differs by more than "
+            f"{difference:.1e}; between two calls of the base it differs by {noise:.1e}"
+        ],
+        fix=f"the adapter's layers don't fit this model in vLLM, or it learned nothing; {MERGE}",
+    )
+
+
+def _likelihoods(ask: Ask, name: str, prompt: list[int]) -> list[dict[str, float]]:
+    """The likeliest tokens at each place of a greedy answer, with their log-probabilities."""
+    answer = ask({
+        "model": name, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.0,
+        "logprobs": LIKELIEST, "ignore_eos": True, "return_tokens_as_token_ids": True,
+        "add_special_tokens": False,
+    })  # fmt: skip
+    tokens: list[dict[str, float]] = answer["choices"][0]["logprobs"]["top_logprobs"]
+    return tokens
+
+
+def _difference(one: list[dict[str, float]], other: list[dict[str, float]]) -> float:
+    """The largest difference, up to the place after which the answers have different tokens."""
+    largest = 0.0
+    for mine, theirs in zip(one, other, strict=False):
+        shared = mine.keys() & theirs.keys()
+        if not shared:
+            return UNLIKE
+        largest = max(largest, *(abs(mine[token] - theirs[token]) for token in shared))
+        if max(mine, key=mine.__getitem__) != max(theirs, key=theirs.__getitem__):
+            break
+    return largest

@@ -1,4 +1,7 @@
-"""Answers rows in parallel with a llama.cpp server: the user's own or the one from the wheel."""
+"""Answers several rows at the same time with a llama.cpp server.
+
+It is the user's own or the one from the wheel.
+"""
 
 import http.client
 import json
@@ -11,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from finery import StepError, outside_key
-from finery_gguf.answering.row import Raw, Row, cut, seed_of
 from finery_gguf.llama import Gguf
+from finery_gguf.slots import Raw, Row, cut, seed_of
 
 if TYPE_CHECKING:
     from finery_gguf.server import Server
+
 
 SMALLEST_CONTEXT = 2048
 _LAST_LINES = 5

@@ -1,11 +1,13 @@
-"""`args` of a training: arguments of TRL's configuration class that finery has no setting for.
+"""Checks of a training's settings, as far as a recipe alone shows what is wrong.
 
-The class is read from its source, since importing TRL takes seconds and `finery plan` checks a
-recipe in a fraction of one.
+`args` has arguments of TRL's configuration class that finery has no setting for. The class is read
+from its source, since importing TRL takes seconds and `finery plan` checks a recipe in a fraction
+of one.
 """
 
 import ast
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.util import find_spec
@@ -14,6 +16,7 @@ from typing import Any
 
 from finery import UsageError
 from finery.util.text import did_you_mean
+from finery_trl.settings import ALL_LINEAR, TARGET_MODULES, Launch, Lora, Training
 
 DECIDED = {
     "finery writes checkpoints and models itself": "output_dir save_* load_best_model_at_end "
@@ -41,24 +44,134 @@ DECIDED = {
 PLAIN = {"bool": bool, "str": str, "dict": dict, "list": list}
 
 
-def check_arguments(args: Mapping[str, Any], settings: set[str], config: str) -> None:
+def check_settings(step: Training) -> None:
+    """Raise `UsageError` if settings contradict each other."""
+    _check_batches(step)
+    if step.launch is not None:
+        _check_launch(step, step.launch)
+    _check_adapter(step)
+    _check_arguments(step)
+    if step.warmup_steps is not None and step.warmup_ratio is not None:
+        raise UsageError(
+            "warmup_steps and warmup_ratio are both set",
+            where="warmup_ratio",
+            fix="remove one of them",
+        )
+    _check_best(step)
+
+
+def _check_batches(step: Training) -> None:
+    whole, each = step.effective_batch_size, step.per_device_train_batch_size or 1
+    fixed = step.fewest_processes
+    together = each * fixed
+    if whole % together:
+        parts = [f"per_device_train_batch_size {each}"] if each > 1 else []
+        parts += [f"{fixed} processes"] if fixed > 1 else []
+        raise UsageError(
+            f"effective_batch_size {whole} is not a multiple of {' times '.join(parts)}",
+            where="effective_batch_size",
+            fix=f"effective_batch_size: {max(1, round(whole / together)) * together}",
+        )
+
+
+def _check_launch(step: Training, launch: Launch) -> None:
+    if launch.config is None and launch.deepspeed is not None:
+        raise UsageError(
+            "launch.deepspeed needs a configuration file for accelerate",
+            where="launch.deepspeed",
+            fix="add launch.config: a file with `distributed_type: DEEPSPEED`",
+        )
+    if launch.config is not None and step.watch is not None:
+        raise UsageError(
+            "a watched evaluator needs the complete model, which may be spread over processes",
+            where="watch",
+            fix="remove watch or launch.config",
+        )
+
+
+def _check_best(step: Training) -> None:
+    best, watched = step.metric_for_best_model, []
+    if step.watch is not None:
+        if getattr(step.watch, "require", None):
+            raise UsageError(
+                "a watched evaluator can't have `require`: it doesn't stop the training",
+                where="watch.require",
+                fix="evaluate the trained model in a step of the section evaluate",
+            )
+        names: Callable[[], list[str]] = getattr(step.watch, "metric_names", list)
+        watched = names()
+    if best != "eval_loss" and best not in watched:
+        raise UsageError(
+            f"metric_for_best_model: nothing measures '{best}'",
+            where="metric_for_best_model",
+            fix=did_you_mean(best, ["eval_loss", *watched]),
+        )
+    if step.early_stopping_patience and best == "eval_loss" and step.validation is None:
+        raise UsageError(
+            "early_stopping_patience needs validation rows",
+            where="early_stopping_patience",
+            fix="add validation: split.validation",
+        )
+
+
+def _check_adapter(step: Training) -> None:
+    if step.lora is not None:
+        _check_pattern(step.lora.target_modules)
+        if step.continues() and step.lora != Lora():
+            raise UsageError(
+                "lora describes a new adapter, but the adapter in `model` is trained further",
+                where="lora",
+                fix="remove lora to train that adapter further, or set adapter: new to merge "
+                "it and train a new one on top",
+            )
+        if step.merge != "16-bit" and step.quantization is None:
+            raise UsageError(
+                "merge: dequantized applies only to QLoRA adapters",
+                where="merge",
+                fix="remove it, or set quantization: nf4",
+            )
+        return
+    if step.quantization is not None:
+        raise UsageError(
+            "quantized weights can't be trained: QLoRA trains an adapter on them",
+            where="quantization",
+            fix="remove `lora: null` or `quantization`",
+        )
+
+
+def _check_pattern(wanted: str | Sequence[str]) -> None:
+    """Raise `UsageError` for an invalid regular expression or an empty list of layers."""
+    if not wanted:
+        raise UsageError(
+            "target_modules is empty", where=TARGET_MODULES, fix=f"target_modules: {ALL_LINEAR}"
+        )
+    try:
+        re.compile(wanted if isinstance(wanted, str) else "")
+    except (re.error, RecursionError) as error:
+        raise UsageError(
+            f"target_modules: {wanted!r} is not a regular expression: {error}",
+            where=TARGET_MODULES,
+            fix="correct it, or list the names of layers",
+        ) from None
+
+
+def _check_arguments(step: Training) -> None:
     """Raise `UsageError` for an argument that the class lacks, or that finery sets.
 
-    settings: names of the step's own settings. config: the class, as `module:Class`. Values are
-    checked against those annotations of the class that are plain types. If the package isn't
-    installed, nothing is checked, because the step can't run anyway.
+    Values are checked against those annotations of the class that are plain types. If the package
+    isn't installed, nothing is checked, because the step can't run anyway.
     """
-    known = annotations_of(config)
-    for name, value in args.items():
+    known = annotations_of(step.config) if step.args else {}
+    for name, value in step.args.items():
         where = f"args.{name}"
-        if name in settings:
+        if name in step.__struct_fields__:
             fix = "write it next to `args`"
             raise UsageError(f"'{name}' is a setting of the step", where=where, fix=fix)
         for reason, patterns in DECIDED.items():
             if any(fnmatchcase(name, pattern) for pattern in patterns.split()):
                 raise UsageError(f"'{name}' can't be set: {reason}", where=where, fix="remove it")
         if known and name not in known:
-            what = f"{config.partition(':')[2]} of the installed TRL has no argument '{name}'"
+            what = f"{step.config.partition(':')[2]} of the installed TRL has no argument '{name}'"
             raise UsageError(what, where=where, fix=did_you_mean(name, known))
         if known and not _fits(value, ast.parse(known[name], mode="eval").body):
             raise UsageError(

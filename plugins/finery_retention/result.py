@@ -86,7 +86,7 @@ def finding_tables(found: Sequence[Finding], margin: float) -> list[dict[str, An
     ]
     units = {**dict.fromkeys(columns[2:5], "difference"), "p": "p"}
     title = f"Compared with {found[0].baseline}; a loss of up to {100 * margin:g} points is allowed"
-    return [table(title, columns, rows, units=units)]  # type: ignore[arg-type]
+    return [table(title, columns, rows, units=units)]
 
 
 def remarks(

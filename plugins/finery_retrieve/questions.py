@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery import Dataset, Index
+from finery import Index
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.badrow import BadRow, kind_of
-from finery_eval.asking import refuse, some
 from finery_retrieve.citations import LEAST, is_verbatim, letters, without_numbers
 from finery_retrieve.expected import Expected, contains, one_line
 from finery_retrieve.index.chunks import Chunk, Chunks, plain
@@ -137,14 +136,6 @@ def distractors(
         yield [hit for hit in hits if not question.may_be_answered_by(hit)][:count]
 
 
-def listed(hits: Iterable[Hit]) -> list[dict[str, Any]]:
-    """The column `retrieved`: the chunks in a prompt, in its order."""
-    return [
-        {"id": hit.id, "source": hit.source, "heading": hit.heading, "score": hit.score}
-        for hit in hits
-    ]
-
-
 def _ids(row: Row) -> tuple[str, ...]:
     if isinstance(row.get("chunk"), str):
         return (row["chunk"],)
@@ -200,38 +191,6 @@ def _by_quote(
 def is_source(wanted: str, source: str) -> bool:
     """Whether a chunk is from the document that a row names, by its path or by the end of it."""
     return not wanted or source == wanted or source.endswith(f"/{wanted}")
-
-
-def read_questions(rows: Dataset) -> list[Question]:
-    """The questions of rows. Raises `DataError` that lists the rows that can't be used."""
-    questions: list[Question] = []
-    bad: list[tuple[Row, BadRow]] = []
-    for row in some(list(rows)):
-        try:
-            questions.append(question_in(row))
-        except BadRow as error:
-            bad.append((row, error))
-    refuse_rows("some rows can't be used as questions", bad)
-    return questions
-
-
-def read_answered(rows: Dataset) -> list[Question]:
-    """The questions of rows that have an answer, or whose answer isn't in the documents."""
-    questions = read_questions(rows)
-    no_answer = BadRow(
-        "the row has neither an answer nor `expected`",
-        "give it an assistant turn, or `expected`: texts that a right answer contains",
-    )
-    without = [q for q in questions if q.is_answerable and not (q.answer or q.expected)]
-    refuse_rows("some rows have no expected answer", [(q.row, no_answer) for q in without])
-    return questions
-
-
-def refuse_rows(what: str, bad: Sequence[tuple[Row, BadRow]]) -> None:
-    """Raise a `DataError` that lists the rows with their reasons, if there are any."""
-    if bad:
-        reasons = (f"{row['id']}: {error.what}" for row, error in bad)
-        refuse(what, reasons, fix=bad[0][1].fix or "correct these rows")
 
 
 LONGEST = 70

@@ -1,17 +1,19 @@
-"""The prompts of `eval.grounded`: every question with each kind of context.
+"""The questions that evaluators ask, and the prompts of `eval.grounded`: each kind of context.
 
-Input: questions and an index. Output: prompts, each with the chunks in it.
+Input: rows with questions, and an index. Output: prompts, each with the chunks in it.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from finery import Index, Job
-from finery.rows import Conversation
+from finery import Dataset, Index, Job
+from finery.rows import Conversation, Row
+from finery.rows.badrow import BadRow
 from finery.util.text import counted
+from finery_eval.asking import refuse, some
 from finery_retrieve.index.context import ContextPrompt, check_limit
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.questions import Question, distractors, no_chunks, refuse_rows, right_chunks
+from finery_retrieve.questions import Question, distractors, no_chunks, question_in, right_chunks
 
 Context = Literal["none", "oracle", "retrieved", "distractors"]
 CONTEXTS: tuple[Context, ...] = ("none", "oracle", "retrieved", "distractors")
@@ -110,3 +112,35 @@ def log_contexts(job: Job, library: Library, asked: Sequence[Asked], limit: int 
     empty = sum(one.context == "distractors" and not one.hits for one in asked)
     if empty:
         job.log(f"distractors: nothing else is retrieved for {counted(empty, 'question')}")
+
+
+def read_questions(rows: Dataset) -> list[Question]:
+    """The questions of rows. Raises `DataError` that lists the rows that can't be used."""
+    questions: list[Question] = []
+    bad: list[tuple[Row, BadRow]] = []
+    for row in some(list(rows)):
+        try:
+            questions.append(question_in(row))
+        except BadRow as error:
+            bad.append((row, error))
+    refuse_rows("some rows can't be used as questions", bad)
+    return questions
+
+
+def read_answered(rows: Dataset) -> list[Question]:
+    """The questions of rows that have an answer, or whose answer isn't in the documents."""
+    questions = read_questions(rows)
+    no_answer = BadRow(
+        "the row has neither an answer nor `expected`",
+        "give it an assistant turn, or `expected`: texts that a right answer contains",
+    )
+    without = [q for q in questions if q.is_answerable and not (q.answer or q.expected)]
+    refuse_rows("some rows have no expected answer", [(q.row, no_answer) for q in without])
+    return questions
+
+
+def refuse_rows(what: str, bad: Sequence[tuple[Row, BadRow]]) -> None:
+    """Raise a `DataError` that lists the rows with their reasons, if there are any."""
+    if bad:
+        reasons = (f"{row['id']}: {error.what}" for row, error in bad)
+        refuse(what, reasons, fix=bad[0][1].fix or "correct these rows")

@@ -34,6 +34,7 @@ from finery_retrieve.evaluate.contexts import (
     Library,
     checked_chunks,
     log_contexts,
+    read_answered,
 )
 from finery_retrieve.evaluate.judged import (
     CONTEXT,
@@ -53,7 +54,6 @@ from finery_retrieve.evaluate.verdicts import verdict_on
 from finery_retrieve.formats import require_answering, require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.questions import read_answered
 
 
 class Grounded(

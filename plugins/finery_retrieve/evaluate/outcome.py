@@ -16,7 +16,7 @@ from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.contexts import Asked, Context
 from finery_retrieve.evaluate.tables import over_documents
 from finery_retrieve.evaluate.verdicts import Verdict
-from finery_retrieve.questions import listed
+from finery_retrieve.index.retriever import listed
 
 OF_CONTEXT: Mapping[Context, Sequence[str]] = {
     "none": ("answer",),

@@ -17,9 +17,10 @@ from finery_eval.measure import pairs_of, scores_of
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.tables import table
 from finery_retrieve.evaluate import tables
+from finery_retrieve.evaluate.contexts import read_questions, refuse_rows
 from finery_retrieve.evaluate.tables import over_documents
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.questions import Question, read_questions, reasons, refuse_rows, right_chunks
+from finery_retrieve.questions import Question, reasons, right_chunks
 
 
 def recall(gains: Sequence[bool], right: int, k: int) -> float:

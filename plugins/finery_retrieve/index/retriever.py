@@ -1,6 +1,6 @@
 """Search by meaning: the cosine of embeddings, exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -133,6 +133,14 @@ class Hit(msgspec.Struct, frozen=True):
     score: float
     place: dict[str, int]
     tokens: int | None = None
+
+
+def listed(hits: Iterable[Hit]) -> list[dict[str, Any]]:
+    """The column `retrieved`: the chunks in a prompt, in its order."""
+    return [
+        {"id": hit.id, "source": hit.source, "heading": hit.heading, "score": hit.score}
+        for hit in hits
+    ]
 
 
 POOL = 1_000

@@ -23,7 +23,12 @@ from finery_eval.tables import table
 from finery_gguf.llama import PACKAGE
 from finery_gguf.programs import SERVER, build_facts, build_files
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.contexts import Library, checked_chunks, log_contexts
+from finery_retrieve.evaluate.contexts import (
+    Library,
+    checked_chunks,
+    log_contexts,
+    read_answered,
+)
 from finery_retrieve.evaluate.judged import CONTEXT
 from finery_retrieve.evaluate.outcome import Outcome, citation_table, metric_names
 from finery_retrieve.evaluate.tables import over_documents
@@ -31,7 +36,6 @@ from finery_retrieve.evaluate.verdicts import verdict_on
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.questions import read_answered
 from finery_retrieve.serve.differences import Compared, Fault, Kind, ask_app, compared
 from finery_retrieve.serve.settings import parts_of
 from finery_serve.check.answers import what_is_said

@@ -34,8 +34,7 @@ from finery_retrieve.index.context import (
     check_limit,
     check_question,
 )
-from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.questions import listed
+from finery_retrieve.index.retriever import Retriever, listed
 
 
 class RetrieveModel(ContextStep, sections=("models",), seeded=False):

@@ -21,11 +21,10 @@ from finery_retrieve.citations import (
 )
 from finery_retrieve.index.chunks import plain
 from finery_retrieve.index.context import ContextPrompt, ContextStep
-from finery_retrieve.index.retriever import Hit, Retriever
+from finery_retrieve.index.retriever import Hit, Retriever, listed
 from finery_retrieve.questions import (
     MARGIN,
     Question,
-    listed,
     no_chunks,
     question_in,
     right_chunks,

@@ -27,6 +27,8 @@ KEY = "SERVE_KEY"
 """The environment variable with the key for a server that other machines reach."""
 OWN_SERVER = ("host", "port", "slots", "context")
 """Options of a server that finery starts."""
+SHOWN = 60
+"""Characters of a system message."""
 CHECKED_EVERY = 0.5
 """Seconds between two looks at whether the server still runs."""
 
@@ -107,6 +109,8 @@ def serve_until_stopped(
     `UsageError` for an address that can't be used, before anything is loaded; `StepError` if the
     server ends.
     """
+    from finery_transformers.frozen.template import system_of
+
     key = None if host in LOOPBACK else _key()
     if port:
         Address(host, port).free()  # before a model is loaded for it
@@ -117,10 +121,11 @@ def serve_until_stopped(
         )  # fmt: skip
         click.echo(f"loading {name} …", err=True)
         with serve(artifact, serving) as running:
+            system = system_of(artifact)
             if as_json:
-                print_json(_facts(running, serving))
+                print_json(_facts(running, serving) | {"system": system or None})
             else:
-                click.echo(introduction(running, serving))
+                click.echo(introduction(running, serving, system))
             _wait(running, serving)
 
 
@@ -149,8 +154,11 @@ def _check_combination(called: click.Context, *, ollama: bool, yes: bool) -> Non
             )
 
 
-def introduction(running: Running, serving: Serving) -> str:
-    """Instructions for talking to the server: address, key, and two examples."""
+def introduction(running: Running, serving: Serving, system: str = "") -> str:
+    """Instructions for talking to the server: address, key, and two examples.
+
+    system: what begins a conversation without a system message.
+    """
     key, page = serving.key or "none", page_of(running)
     names = names_of(running, serving)
     body = {"model": names[-1], "messages": [{"role": "user", "content": example_of(running)}]}
@@ -162,6 +170,7 @@ def introduction(running: Running, serving: Serving) -> str:
         f"  address  {running.address}/v1",
         f"  key      {serving.key or 'none is needed'}",
         f"  model    {', '.join(names)}",
+        *([f"  system   {_short(system)} (added where a request has none)"] if system else []),
         *_from_elsewhere(running, serving),
         "",
         "With curl:",
@@ -179,6 +188,11 @@ def introduction(running: Running, serving: Serving) -> str:
         "Ctrl-C ends the server.",
     ]
     return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}…"
 
 
 def _from_elsewhere(running: Running, serving: Serving) -> list[str]:

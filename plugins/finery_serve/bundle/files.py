@@ -26,6 +26,7 @@ class Facts(NamedTuple):
     """The facts that the files of a bundle state.
 
     template, schema: names of files in the bundle, if it has them. about: lines of the README.
+    added: the system message that the chat template adds; empty if it adds none.
     """
 
     options: Options
@@ -35,6 +36,7 @@ class Facts(NamedTuple):
     prompt: str
     schema: str | None
     about: dict[str, str]
+    added: str = ""
 
 
 def run_script(facts: Facts) -> str:
@@ -187,8 +189,13 @@ def _notes(facts: Facts) -> str:
         + (f", but `{facts.template}` replaces it" if facts.template else "")
         + ". Don't give the server another one.",
     ]
+    if facts.added:
+        notes.append(
+            "- A conversation without a system message begins with that of the training: "
+            f"{facts.added}"
+        )
     if facts.system:
-        notes.append(f"- The model was trained with this system message: {facts.system}")
+        notes.append(f"- The client sends this system message: {facts.system}")
     if facts.schema:
         notes.append(
             f"- Answers are JSON by `{facts.schema}`. `client.py` has the server enforce that."

@@ -9,6 +9,7 @@ from finery_gguf.llama import PACKAGE, Gguf
 from finery_serve.bundle.files import Facts, client, compose, llama_swap, readme, run_script
 from finery_serve.options import CONTEXT, RUN, SLOTS, Options
 from finery_serve.templates import served_template
+from finery_transformers.frozen.template import system_of
 
 IMAGE = "ghcr.io/ggml-org/llama.cpp:server-b11176"
 TEMPLATE, SCHEMA = "chat_template.jinja", "schema.json"
@@ -38,7 +39,9 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
     )  # fmt: skip
     slots: int = setting(SLOTS, ge=1, help="Requests that are answered at once.")
     system: str = setting(
-        "", help="The system message of the training rows, if any, for the client and the README."
+        "",
+        help="A system message for the client and the README. The one that all training rows have "
+        "is in the exported chat template and needn't be sent.",
     )
     prompt: str = setting("Hello", help="The question that the client and the README ask.")
     schema: OneFile | None = setting(
@@ -78,6 +81,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
             prompt=self.prompt,
             schema=SCHEMA if schema is not None else None,
             about=_about(self.gguf),
+            added=system_of(self.gguf),
         )  # fmt: skip
         texts = {
             RUN: run_script(facts),
@@ -96,6 +100,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         job.progress(0, 1, f"copying {source.name}")
         job.copy(source, source.name)
         meta = {"format": "llama", "name": self.name, "file": source.name, "run": f"sh {RUN}"}
+        meta |= {"system": facts.added} if facts.added else {}
         return Bundle(job.out, meta=meta)
 
 

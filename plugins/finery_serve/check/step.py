@@ -33,6 +33,7 @@ from finery_serve.check.faults import adapter_fault, swap_fault, unchecked
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
 from finery_serve.check.running import Asking, Served, ask_server
 from finery_serve.servers import Fault, Kind
+from finery_transformers.frozen.template import system_of
 
 OWN = ("prompts", "answers", "lost")
 EVALUATED = "{} evaluated"
@@ -216,12 +217,16 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         return served
 
     def _trained(self, model: Model) -> Trained:
-        """The expected prompts of a model."""
-        if self.trained is not None:
-            return of_training(self.trained)
-        if model.format == GGUF:
+        """The expected prompts of a model.
+
+        A server of several adapters adds no system message if they were trained with different
+        ones.
+        """
+        if self.trained is None and model.format == GGUF:
             return of_engine(Gguf(model.file(str(model.meta["file"])), vocab_only=True), model)
-        return of_training(model)
+        trained = self.trained or model
+        added = self.bundle is None or system_of(self.bundle) == system_of(trained)
+        return of_training(trained, system=added)
 
     def _ask(
         self,

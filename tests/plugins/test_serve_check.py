@@ -77,11 +77,11 @@ def test_a_switch_of_thinking_that_the_server_flips(tmp_path: Path) -> None:
 
 def test_a_client_that_leaves_the_system_message_out(tmp_path: Path) -> None:
     system = 'Name the "intent".\nUse {{ one }} word \\ no more: %} ü'
-    facts = {"prompts": {**dict.fromkeys(("tools", "thinking", "switched"), False), "system": system}}
+    facts = {
+        "prompts": {**dict.fromkeys(("tools", "thinking", "switched"), False), "system": system}
+    }
     trained = trained_model(tmp_path / "t", CHATML, facts)
-    rows = [
-        {"messages": [{"role": "system", "content": system}, *row["messages"]]} for row in ROWS
-    ]
+    rows = [{"messages": [{"role": "system", "content": system}, *row["messages"]]} for row in ROWS]
     frozen = frozen_template(trained).source
     right = gguf_model(tmp_path / "m", template=frozen)
     step, made = check(tmp_path / "a", right, rows, trained=trained)

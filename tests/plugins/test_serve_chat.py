@@ -194,7 +194,7 @@ def test_the_system_message_of_the_training_is_sent(capsys: pytest.CaptureFixtur
 
         def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
             asked.append(messages)
-            return Completion(text="ok")
+            return Completion(text="ok", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
 
     session = Session({"m": Recorder()}, Sampling(max_tokens=4), Plain(), usual="Name it.")
     session.run(io.StringIO("one\n/system Be brief.\ntwo\n/system\nthree\n"))

@@ -7,6 +7,7 @@ from finery import Bundle, DataError, Job, Model, Step, StepError, setting, take
 from finery.util.text import did_you_mean
 from finery.views import View
 from finery_gguf.llama import PACKAGE, Gguf
+from finery_transformers.frozen.template import system_of
 
 if TYPE_CHECKING:
     from finery_ollama.derive import Derived
@@ -69,7 +70,9 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         "chat template, and get a TEMPLATE, which can't write tools.",
     )
     system: str = setting(
-        "", help="System message for conversations without one; use the one from training, if any."
+        "",
+        help="System message for conversations without one. The one that all training rows have is "
+        "in the exported chat template and needn't be set.",
     )
     parameters: dict[str, Value] = setting(
         {},
@@ -107,6 +110,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         job.copy(source, source.name)
         sizes = {p.name: p.stat().st_size for p in sorted(job.out.iterdir())}
         meta = {"format": "ollama", "name": self.name, "files": sizes, "run": run}
+        meta |= {"system": usual} if (usual := system_of(self.gguf)) else {}
         return Bundle(job.out, meta=meta)
 
     def _parameters(self, gguf: Gguf) -> dict[str, Value]:

@@ -34,6 +34,8 @@ KEY = "SERVE_KEY"
 """The environment variable with the key for a server that other machines reach."""
 OWN_SERVER = ("host", "port", "slots", "context")
 """Options of a server that finery starts."""
+SHOWN = 60
+"""Characters of a system message."""
 CHECKED_EVERY = 0.5
 """Seconds between two looks at whether the server still runs."""
 
@@ -121,6 +123,8 @@ def serve_until_stopped(
     `UsageError` for an address that can't be used, before anything is loaded; `StepError` if the
     server ends.
     """
+    from finery_transformers.frozen.template import system_of
+
     key = None if host in LOOPBACK else _key()
     if port:
         Address(host, port).free()  # before a model is loaded for it
@@ -131,6 +135,7 @@ def serve_until_stopped(
         )  # fmt: skip
         click.echo(f"loading {name} …", err=True)
         with serve(artifact, serving) as running:
+            system = system_of(artifact)
             if as_json:
                 print_json(
                     {
@@ -143,10 +148,11 @@ def serve_until_stopped(
                         "models": names_of(running, serving),
                         "server": running.build,
                         "pid": running.pid,
+                        "system": system or None,
                     }
                 )
             else:
-                click.echo(introduction(running, serving))
+                click.echo(introduction(running, serving, system))
             while listens(running.address):
                 time.sleep(CHECKED_EVERY)
             log = serving.log
@@ -165,8 +171,13 @@ def _key() -> str:
     return key
 
 
-def introduction(running: Running, serving: Serving) -> str:
-    """Instructions for talking to the server: address, key, and two examples."""
+def introduction(running: Running, serving: Serving, system: str = "") -> str:
+    """Instructions for talking to the server: address, key, and two examples.
+
+    system: what begins a conversation without a system message.
+    """
+    line = " ".join(system.split())
+    line = line if len(line) <= SHOWN else f"{line[:SHOWN]}…"
     key, page = serving.key or "none", page_of(running)
     names = names_of(running, serving)
     body = {"model": names[-1], "messages": [{"role": "user", "content": example_of(running)}]}
@@ -182,6 +193,7 @@ def introduction(running: Running, serving: Serving) -> str:
         f"  address  {running.address}/v1",
         f"  key      {serving.key or 'none is needed'}",
         f"  model    {', '.join(names)}",
+        *([f"  system   {line} (added where a request has none)"] if system else []),
         *elsewhere,
         "",
         "With curl:",

@@ -58,6 +58,14 @@ def test_the_files(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_it_says_which_system_message_is_added(tmp_path: Path) -> None:
+    bundle = made(tmp_path, {"frozen": {"system": "Name the intent."}})
+    assert bundle.meta["system"] == "Name the intent."
+    assert "begins with that of the training: Name the intent." in (
+        bundle.file("README.md").read_text("utf-8")
+    )
+
+
 def test_the_command(tmp_path: Path) -> None:
     words = shlex.split(ran(made(tmp_path, slots=2).file("run.sh")).stdout)
     assert words[:6] == ["--model", "tiny.gguf", "--alias", "me/tiny", "--jinja", "--ctx-size"]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from finery import Bundle, DataError, Job, Model, OneFile, Step, StepError, setting, takes
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, options_for, written
+from finery_transformers.frozen.template import system_of
 
 PORT = 8080
 IN_CONTAINER = "/bundle"
@@ -29,6 +30,7 @@ class Facts(NamedTuple):
     """The facts that the files of a bundle state.
 
     template, schema: names of files in the bundle, if it has them. about: lines of the README.
+    added: the system message that the chat template adds; empty if it adds none.
     """
 
     options: Options
@@ -38,6 +40,7 @@ class Facts(NamedTuple):
     prompt: str
     schema: str | None
     about: dict[str, str]
+    added: str
 
 
 def run_script(facts: Facts) -> str:
@@ -190,8 +193,13 @@ def _notes(facts: Facts) -> str:
         + (f", but `{facts.template}` replaces it" if facts.template else "")
         + ". Don't give the server another one.",
     ]
+    if facts.added:
+        notes.append(
+            "- A conversation without a system message begins with that of the training: "
+            f"{facts.added}"
+        )
     if facts.system:
-        notes.append(f"- The model was trained with this system message: {facts.system}")
+        notes.append(f"- The client sends this system message: {facts.system}")
     if facts.schema:
         notes.append(
             f"- Answers are JSON by `{facts.schema}`. `client.py` has the server enforce that."
@@ -248,7 +256,9 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
     )  # fmt: skip
     slots: int = setting(SLOTS, ge=1, help="Requests that are answered at once.")
     system: str = setting(
-        "", help="The system message of the training rows, if any, for the client and the README."
+        "",
+        help="A system message for the client and the README. The one that all training rows have "
+        "is in the exported chat template and needn't be sent.",
     )
     prompt: str = setting("Hello", help="The question that the client and the README ask.")
     schema: OneFile | None = setting(
@@ -287,6 +297,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
             prompt=self.prompt,
             schema=SCHEMA if schema is not None else None,
             about={text: str(meta[key]) for text, key in names.items() if meta.get(key)},
+            added=system_of(self.gguf),
         )
         texts = {
             RUN: run_script(facts),
@@ -305,7 +316,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         job.progress(0, 1, f"copying {source.name}")
         job.copy(source, source.name)
         about = {"format": "llama", "name": self.name, "file": source.name, "run": f"sh {RUN}"}
-        return Bundle(job.out, meta=about)
+        return Bundle(job.out, meta=about | ({"system": facts.added} if facts.added else {}))
 
 
 def read_schema(path: Path) -> dict[str, Any]:

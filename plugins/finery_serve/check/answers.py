@@ -244,7 +244,7 @@ def _of_model(
 ) -> Served:
     """served_as: the model's name on the server."""
     trained, job = asking.trained(model), asking.job
-    every = list(cases(trained.end, asking.rows, system_of(running)))
+    every = list(cases(trained, asking.rows, system_of(running)))
     compared, different = compare(
         running, served_as, trained, every,
         lambda done: job.progress(done, len(every), f"{model.name}: prompts"),

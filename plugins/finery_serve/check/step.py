@@ -39,6 +39,7 @@ from finery_serve.check.answers import (
 )
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
 from finery_serve.servers import Fault, Kind
+from finery_transformers.frozen.template import system_of
 
 OWN = ("prompts", "answers", "lost")
 EVALUATED = "{} evaluated"
@@ -223,12 +224,16 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         super().verify(outputs)
 
     def _trained(self, model: Model) -> Trained:
-        """The expected prompts of a model."""
-        if self.trained is not None:
-            return of_training(self.trained)
-        if model.format == GGUF:
+        """The expected prompts of a model.
+
+        A server of several adapters adds no system message if they were trained with different
+        ones.
+        """
+        if self.trained is None and model.format == GGUF:
             return of_engine(Gguf(model.file(str(model.meta["file"])), vocab_only=True), model)
-        return of_training(model)
+        trained = self.trained or model
+        added = self.bundle is None or system_of(self.bundle) == system_of(trained)
+        return of_training(trained, system=added)
 
     def _ask(
         self,

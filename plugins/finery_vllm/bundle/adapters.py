@@ -135,7 +135,8 @@ class Chat(NamedTuple):
     """How a server turns messages into prompts.
 
     template: frozen, see `finery_transformers.frozen`. tools: whether it writes tools. ends: token
-    ids that end an answer.
+    ids that end an answer. system: what begins a conversation without a system message; None if
+    clients must send the right one.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -143,28 +144,33 @@ class Chat(NamedTuple):
     arguments: dict[str, Any]
     tools: bool
     ends: list[int]
+    system: str | None
 
 
-def chat_of(model: Model, keep: Collection["Kept"] = ()) -> Chat:
-    """The tokenizer and chat template that a model was trained with. keep: as for exports."""
+def chat_of(model: Model, keep: Collection["Kept"] = (), *, system: bool = True) -> Chat:
+    """The tokenizer and chat template that a model was trained with. Arguments: as for exports."""
     from finery_transformers.frozen.template import frozen_template
 
-    frozen = frozen_template(model, keep=keep)
+    frozen = frozen_template(model, keep=keep, system=system)
     tokenizer = frozen.for_serving()
     ends = ends_of(model, tokenizer)
-    return Chat(tokenizer, frozen.source, frozen.arguments, frozen.tools, ends)
+    default = frozen.system if system else None
+    return Chat(tokenizer, frozen.source, frozen.arguments, frozen.tools, ends, default)
 
 
 def chats_of(models: Mapping[str, Model]) -> dict[str, Chat]:
     """That of each model. If one was trained with tools, those of all write tools.
 
     A server has one template. Without tools in a request, it writes the prompts of each training.
+    It begins conversations with the system message of the training only if all have the same.
     """
     chats = {name: chat_of(model) for name, model in models.items()}
-    if len({chat.tools for chat in chats.values()}) == 1:
+    tools, systems = ({getattr(c, name) for c in chats.values()} for name in ("tools", "system"))
+    if len(tools) == len(systems) == 1:
         return chats
-    keep: tuple[Kept, ...] = ("tools",)
-    return {name: chat_of(model, keep) for name, model in models.items()}
+    keep: tuple[Kept, ...] = ("tools",) if len(tools) > 1 else ()
+    same = len(systems) == 1
+    return {name: chat_of(model, keep, system=same) for name, model in models.items()}
 
 
 def check_bases(models: Mapping[str, Model]) -> Model:

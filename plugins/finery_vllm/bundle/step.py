@@ -165,10 +165,15 @@ class VllmBundle(
         texts = Texts(
             described, image=self.image, port=self.port, base=_called(whole_model),
             hub="--revision" in source, schema=schema is not None, arguments=chat.arguments,
-            unparsed=self._unparsed(),
+            unparsed=self._unparsed(), system=chat.system,
         )  # fmt: skip
         write_texts(job.out, texts)
         job.log(f"{len(adapters)} adapters on {texts.base}" if adapters else f"serves {texts.base}")
+        if chat.system is None:
+            job.log(
+                "the training rows have different system messages, or only some have one, so "
+                "clients must send the right one"
+            )
         if texts.unparsed:
             job.log(
                 f"{', '.join(texts.unparsed)}: vLLM refuses requests with tools until `options` "
@@ -178,7 +183,7 @@ class VllmBundle(
             "format": "vllm", "models": [first, *adapters], "base": texts.base, "run": "sh run.sh",
             "base_digest": whole_model.digest, "image": self.image,
             "max_lora_rank": _value(arguments, "--max-lora-rank"),
-            "chat_template_kwargs": chat.arguments or None,
+            "chat_template_kwargs": chat.arguments or None, "system": chat.system or None,
         }  # fmt: skip
         return Bundle(
             job.out, meta={k: v for k, v in meta.items() if v is not None}, external=external

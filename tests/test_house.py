@@ -4,6 +4,7 @@
 """
 
 import ast
+import dataclasses
 import os
 import re
 import shutil
@@ -55,6 +56,21 @@ def _core_imports(path: Path) -> Iterator[str]:
         for name in names:
             if name.startswith("finery.") and not name.startswith(PUBLIC):
                 yield name
+
+
+def test_every_setting_is_read_and_no_alias_leads_to_another_setting() -> None:
+    """A field that nothing reads would pass the schema and do nothing."""
+    plugins = finery.load_plugins()
+    files = (path for part in ("core", "plugins") for path in (HOME / part).rglob("*.py"))
+    code = "\n".join(path.read_text("utf-8") for path in files)
+    for use in plugins.step_types:
+        fields = {field.name for field in dataclasses.fields(plugins.step_type(use))}
+        unread = [name for name in fields if not re.search(rf"\.{name}\b|[\"']{name}[\"']", code)]
+        assert (use, unread) == (use, [])
+        if "args" in fields:
+            file = HOME / "plugins" / "finery_trl" / "aliases.yaml"
+            passed = re.findall(r"\bargs\.(\w+):", file.read_text("utf-8"))
+            assert not fields & set(passed)
 
 
 def test_signed_numbers_are_formatted_in_one_place() -> None:

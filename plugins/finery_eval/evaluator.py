@@ -25,6 +25,7 @@ from finery import (
     Artifact,
     Completion,
     Dataset,
+    FineryError,
     Job,
     Metrics,
     Model,
@@ -357,10 +358,12 @@ class Evaluator(BatchEvaluator):
                     else number(value, metric, is_share=metric not in unbounded)
                     for metric, value in verdict.values.items()
                 }
-            except StepError as error:
+            except FineryError as error:
                 if error.where is None:
                     error.where = f"{type(self).__name__}.judge, row {rows[i].get('id')}"
                 raise
+            except Exception as error:  # a plugin's code can raise anything
+                raise StepError.in_method(error, self, "judge", rows[i].get("id")) from error
             return verdict._replace(values=values)
 
         return lambda answers: self.verdicts(answers, each_judged(answers, verdict_on))

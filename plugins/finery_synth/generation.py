@@ -4,7 +4,6 @@ Each attempt covers all tasks with missing rows before the next begins, and rows
 order of the tasks. So the result doesn't depend on the order of answers. Waiting rows are on disk.
 """
 
-import traceback
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -147,13 +146,7 @@ class Generation:
         except (FineryError, Rejected):
             raise
         except Exception as error:  # a plugin's code can raise anything
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            raise StepError(
-                f"`read` failed: {type(error).__name__}: {error}",
-                where=where,
-                fix="correct it and build again: answers so far are kept",
-                details=[f"{last.filename}:{last.lineno}: {last.line}"],
-            ) from error
+            raise StepError.in_method(error, self.step, "read", id_of(task.seeds[0])) from error
         if problem := _problem(rows):
             raise StepError(
                 f"`read` returns {problem}",

@@ -132,7 +132,7 @@ def test_the_container_and_llama_swap(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["/models", "/my models"])
 def test_llama_swap_gets_a_path_with_blanks_as_one_argument(name: str, folder: str) -> None:
     options = Options(model=name, name="tiny", context=64)
-    facts = Facts(options, "chat_template.jinja", "image:1", "", "Hello", None, {})
+    facts = Facts(options, "chat_template.jinja", "image:1", "", "Hello", None, {}, "")
     command = yaml.safe_load(llama_swap(facts))["models"]["tiny"]["cmd"]
     words = shlex.split(command.replace("${folder}", folder))
     assert words[words.index("--model") + 1] == f"{folder}/{name}"

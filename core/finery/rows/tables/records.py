@@ -23,6 +23,7 @@ from finery.errors import DataError
 from finery.rows.badrow import BadRow, kind_of
 from finery.rows.row import TURN_COLUMNS
 from finery.rows.tables.streams import CHUNK_BYTES, is_compressed, load_extra, open_bytes
+from finery.rows.tables.values import plain
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
@@ -448,9 +449,9 @@ def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterato
     number = 0
     try:
         for batch in parquet.ParquetFile(source).iter_batches(batch_size=PARQUET_BATCH):
-            for columns in batch.to_pylist():
+            for columns in _in_microseconds(pyarrow, batch).to_pylist():
                 number += 1
-                cells = {key: without_nulls(value) for key, value in columns.items()}
+                cells = {key: plain(without_nulls(value)) for key, value in columns.items()}
                 yield Record(f"{name} (row {number})", cells)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(
@@ -460,6 +461,24 @@ def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterato
         if copy is not None:
             source.close()
             copy.unlink()
+
+
+def _in_microseconds(pyarrow: Any, batch: Any) -> Any:
+    """The batch without columns in nanoseconds, for which pyarrow gives types of pandas, if any.
+
+    `ArrowInvalid` if a value would lose digits.
+    """
+    times = (pyarrow.types.is_timestamp, pyarrow.types.is_time64, pyarrow.types.is_duration)
+    fields = []
+    for field in batch.schema:
+        coarser = field.type
+        if any(is_time(coarser) for is_time in times) and coarser.unit == "ns":
+            made = {"timestamp": pyarrow.timestamp, "time64": pyarrow.time64}
+            name = str(coarser).partition("[")[0]
+            zone = {"tz": coarser.tz} if name == "timestamp" else {}
+            coarser = made.get(name, pyarrow.duration)("us", **zone)
+        fields.append(field.with_type(coarser))
+    return batch.cast(pyarrow.schema(fields))
 
 
 def without_nulls(value: Any) -> Any:

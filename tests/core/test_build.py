@@ -310,6 +310,54 @@ if Path('fail').exists(): raise ValueError(f'refused {secret}')
     assert leaks == []
 
 
+def test_a_literal_secret_is_in_no_output_and_not_in_the_store(project: MakeProject) -> None:
+    """A key that someone wrote into the recipe, or passed by `--set`."""
+    plugin = """
+from finery import Dataset, Job, Step, hookimpl, setting
+
+class Own(Step, seeded=False):
+    '''Rows of an own service.'''
+    api_key: str = setting(help="The key.")
+    headers: dict[str, str] = setting({}, help="Headers.")
+    dsn: str = setting("", help="Where the database is.")
+
+    def run(self, job: Job) -> Dataset:
+        return Dataset.write(job.out, [{"prompt": "a", "completion": "b"}])
+
+@hookimpl
+def finery_steps():
+    return {"plug.own": Own}
+"""
+    recipe = """
+finery: 1
+name: s
+plugins: [./plug.py]
+data:
+  rows:
+    use: plug.own
+    api_key: 9f8e7d6c5b4a3928
+    headers: {Authorization: "Bearer abc.def-3927"}
+    dsn: "host=db password=pw392 dbname=x"
+"""
+    made = project({"plug.py": plugin, "recipe.yaml": recipe})
+    ran = [
+        made.run("build", "--set", "data.rows.api_key=typed39281"),
+        made.run("build"),
+        made.run("explain", "rows"),
+        made.run("explain", "rows", "--all"),
+        made.run("diff"),
+        made.run("report"),
+        made.run("runs", "--json"),
+    ]
+    assert [r.code for r in ran] == [0] * len(ran)
+    assert "setting api_key" in ran[2].out
+    texts = [r.out + r.err for r in ran]
+    kept = [path for name in (".finery", "build") for path in (made.folder / name).rglob("*")]
+    texts += [path.read_bytes().decode(errors="replace") for path in kept if path.is_file()]
+    for secret in ("9f8e7d6c5b4a3928", "abc.def-3927", "pw392", "typed39281"):
+        assert not [text for text in texts if secret in text], secret
+
+
 def test_another_value_of_a_secret_reruns_nothing_and_a_missing_one_is_named(
     project: MakeProject,
 ) -> None:

@@ -136,8 +136,8 @@ class Metrics(Artifact):
     """
 
     kind = "Metrics"
-    written_by = (write_metrics,)
     read_by = (read_report, read_predictions)
+    written_by = (write_metrics, *read_by)  # a step may read what it has measured
 
     @classmethod
     def write(

@@ -146,7 +146,8 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
         else:
             is_set = isinstance(value, set | frozenset)  # whose own order varies by process
             order: Any = "deterministic" if is_set else None
-            yield f"setting {prefix}{field}", msgspec.to_builtins(value, order=order)
+            part, plain = f"setting {prefix}{field}", msgspec.to_builtins(value, order=order)
+            yield part, _digested(part, plain)
 
 
 def package_version(distribution: str) -> str:
@@ -201,7 +202,7 @@ class Change(NamedTuple):
     def __str__(self) -> str:
         """As text: `setting epochs: 3 → 2`, `code steps.py: Copy.run changed`."""
         if not self.part.startswith(("code ", "file ", "input ", "provenance ")):
-            return f"{self.part}: {short(self.old)} → {short(self.new)}"
+            return f"{self.part}: {short(self.old, self.part)} → {short(self.new, self.part)}"
         if self.new == NOT_BUILT:
             return f"{self.part} not built yet"
         kind = "gone" if self.new is MISSING else "new" if self.old is MISSING else "changed"
@@ -252,14 +253,22 @@ def _paths(change: Change, reaches: Collection[Reach]) -> dict[str, list[str]]:
     return {name: path for name, path in found.items() if path}
 
 
-def short(value: Any, limit: int = 60) -> str:
-    """A part's value for display, with digests and long text shortened."""
+def _digested(part: str, value: Any) -> Any:
+    """The value; of one with a secret the digest, since the store keeps the parts of keys."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = f"{part}: {json.dumps(value, ensure_ascii=False)}"
+    return value if without_secrets(text) == text else blake3(encode(value)).hexdigest()
+
+
+def short(value: Any, part: str, limit: int = 60) -> str:
+    """A part's value for display, with digests and long text shortened, and without secrets."""
     if value is MISSING:
         return "—"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = without_secrets(" ".join(text.split()))
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return text[:12]
+    text = without_secrets(f"{part}: {' '.join(text.split())}").removeprefix(f"{part}: ")
     return shortened(text, limit)
 
 

@@ -146,7 +146,7 @@ def _value(change: Change) -> Any:
 
     if change.part.startswith(("code ", "file ")):
         return Text(visible(str(change).removeprefix(change.part).lstrip(": ")))
-    old, new = (visible(short(value)) for value in (change.old, change.new))
+    old, new = (visible(short(value, change.part)) for value in (change.old, change.new))
     return Text.assemble((old, "red"), " → ", (new, "green"))
 
 

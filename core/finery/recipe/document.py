@@ -81,7 +81,8 @@ class Recipe:
             raise UsageError(error.what, where=where, fix=error.fix) from None
         parent = self.data
         for depth, key in enumerate(keys[:-1]):
-            child = parent.setdefault(key, {}) if depth >= 2 else parent.get(key)
+            is_optional = depth >= 2 or keys[0] == "matrix"
+            child = parent.setdefault(key, {}) if is_optional else parent.get(key)
             if not isinstance(child, dict):
                 raise UsageError(
                     f"'{'.'.join(keys[: depth + 1])}' was not found in the recipe",

@@ -18,6 +18,18 @@ _FRAGMENT = re.compile(r"""(\w://[^\s'"#]*)#[^\s'",}\]]+""")
 _QUERY_KEY = re.compile(
     r"""([?&;][\w.-]*(?:key|token|secret|password|auth|sig)[\w.-]*=)[^\s'"&;#]+""", re.IGNORECASE
 )
+_SECRET_NAME = (
+    r"(?:(?:api|access|secret|private|signing|encryption|account)[_.-]?key|token(?![\w.-])|secret"
+    r"|passw(?:or)?d|passphrase|pwd|credential|authorization|cookie|\bdsn)[\w-]{0,30}"
+)
+_NAMED = re.compile(
+    rf"""({_SECRET_NAME}["']?[ \t]*[:=][ \t]*)(?:Bearer[ ]|Basic[ ])?"""
+    r"""(?!["']?(?:\$|(?-i:[A-Z][A-Z0-9_]*\b)|(?:true|false|null|none)\b))"""
+    r"""("[^"\n]*"|'[^'\n]*'|[^\s,;&}}\])"'|>][^\s,;&}}\])"']*)""",
+    re.IGNORECASE,
+)
+"""A value after a name of a secret. A variable's name in capitals isn't one."""
+_PEM = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:-----END [A-Z ]*-----|\Z)", re.DOTALL)
 _KNOWN = re.compile(
     r"\b(?:sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[abprs]|AKIA|AIza|eyJ)(?=[\w.-]*\d)"
     r"(?:[-_.]?[A-Za-z0-9]){16,}"
@@ -28,9 +40,11 @@ _KNOWN = re.compile(
 def without_secrets(text: str) -> str:
     """The text with secrets as `***`.
 
-    Those are user names and passwords of URLs, keys in their queries, their fragments, and what
-    looks like the key of a well-known service.
+    Those are user names and passwords of URLs, keys in their queries, their fragments, what stands
+    after a name such as `api_key` or `password`, private keys, and what looks like the key of a
+    well-known service.
     """
+    text = _NAMED.sub(r"\1***", _PEM.sub(r"\1***", text))
     text = _QUERY_KEY.sub(r"\1***", _USER.sub(r"\1***@", text))
     return _KNOWN.sub("***", _FRAGMENT.sub(r"\1#***", text))
 

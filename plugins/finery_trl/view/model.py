@@ -74,8 +74,6 @@ class CurveView(View):
 
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
         """Facts that differ, and the curves of both."""
-        from finery_trl.view.model import difference_of
-
         both = curve_of(before), curve_of(after)
         found = super().difference(before, after)
         if both[0] is None or both[1] is None:
@@ -86,8 +84,6 @@ class CurveView(View):
         self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
     ) -> None:
         """Print facts that differ, and the curves in one plot."""
-        from finery_trl.view.model import print_difference
-
         super().print_difference(console, before, after, data, most)
         if "curves" in data:
             print_difference(console, data["curves"])
@@ -96,8 +92,6 @@ class CurveView(View):
         self, output: Output, folder: Path, refs: Mapping[str, Path]
     ) -> Iterator[str]:
         """Name the base in an adapter's configuration and model card."""
-        from finery_trl.view.model import complete
-
         return complete(output, folder, refs)
 
     def has_page(self, manifest: Manifest) -> bool:

@@ -57,7 +57,7 @@ def command(
         click.echo("\nall parts of its key:")
         width = max(len(part) for part, _ in plan.parts)
         for part, value in plan.parts:
-            click.echo(f"  {part:<{width}}  {short(value, 100)}")
+            click.echo(f"  {part:<{width}}  {short(value, part, 100)}")
 
 
 def _print(
@@ -75,8 +75,8 @@ def _print(
 
     width = max(len(change.part) for change in changes)
     for change in changes:
-        before = click.style(short(change.old), fg="red")
-        after = click.style(short(change.new), fg="green")
+        before = click.style(short(change.old, change.part), fg="red")
+        after = click.style(short(change.new, change.part), fg="green")
         click.echo(f"  {change.part:<{width}}  {before} → {after}")
         for line in change.names.with_paths(change.paths):
             click.echo(f"  {'':<{width}}  {line}")

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from finery import Artifact, StepError, UsageError
+from finery import Artifact, Bundle, StepError, UsageError
 from finery.cli.console import print_json
 from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery_serve.processes import LOOPBACK, Address, listens, raised_at_signals
@@ -129,8 +129,10 @@ def serve_until_stopped(
     if port:
         Address(host, port).free()  # before a model is loaded for it
     with _until_stopped(), tempfile.TemporaryDirectory(prefix="finery-serve-") as folder:
+        # A bundle is served under the name that its own command has.
+        own = artifact.meta.get("name") if isinstance(artifact, Bundle) else None
         serving = Serving(
-            name=name, host=host, port=port or None, key=key, slots=slots,
+            name=str(own or name), host=host, port=port or None, key=key, slots=slots,
             context=context, log=Path(folder) / "server.log",
         )  # fmt: skip
         click.echo(f"loading {name} …", err=True)

@@ -13,7 +13,7 @@ from finery.recipe.matrix.sample import PLACE as SAMPLE
 from finery.recipe.matrix.sample import SearchRange, is_range, points_of, read_range
 from finery.recipe.schema import StepTypes
 from finery.step.inspect import SECTIONS
-from finery.util.text import did_you_mean, shortened
+from finery.util.text import counted, did_you_mean, shortened
 
 RESERVED = ("exclude", "variants", "seeds", "select", "sample")
 """Keys of the block that aren't axes."""
@@ -391,7 +391,9 @@ def sizes(axes: Sequence[Axis]) -> str:
     """The axes in words: `3 learning_rate × 2 r`, or `learning_rate × r drawn by optuna.qmc`."""
     drawn = [axis for axis in axes if axis.drawn_by]
     counts = [
-        f"{len(axis.values)} {'seeds' if axis.label == SEED else axis.label}"
+        counted(len(axis.values), SEED)
+        if axis.label == SEED
+        else f"{len(axis.values)} {axis.label}"
         for axis in axes
         if not axis.drawn_by
     ]

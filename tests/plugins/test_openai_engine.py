@@ -733,4 +733,7 @@ def test_a_key_in_an_address_is_not_shown(taught: Callable[..., Project], server
     for ran in (made.run("check"), made.run("build"), made.run("plan")):
         assert ran.code == 2
         assert key not in ran.out + ran.err
-    assert short("https://host/v1?api_key=5ecret&v=1") == "https://host/v1?api_key=***&v=1"
+    assert (
+        short("https://host/v1?api_key=5ecret&v=1", "setting url")
+        == "https://host/v1?api_key=***&v=1"
+    )

@@ -62,14 +62,14 @@ def of_training(model: Model, *, system: bool) -> Trained:
     system: whether conversations without a system message begin with that of the training.
     """
     frozen = frozen_template(model, system=system)
-    tokenizer, arguments, system = frozen.tokenizer, frozen.arguments, frozen.system or ""
+    tokenizer, arguments, usual = frozen.tokenizer, frozen.arguments, frozen.system or ""
 
     def render(messages: Conversation, tools: Tools, more: Mapping[str, Any]) -> str:
-        whole = with_system(messages, system)
+        whole = with_system(messages, usual)
         return prompt_text(tokenizer, whole, tools=tools, arguments={**arguments, **more})
 
     source, end = source_of(tokenizer), str(tokenizer.eos_token)
-    return Trained(source, end, render, lambda text: tokens_of(tokenizer, text), system)
+    return Trained(source, end, render, lambda text: tokens_of(tokenizer, text), usual)
 
 
 def of_engine(gguf: Gguf, model: Model) -> Trained:

@@ -13,13 +13,13 @@ BIN := $(VENV)/bin
 # Some containers set it; every command would then compile finery's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all checks lint types schemas docs pytest pytest-real pytest-all pytest-all-real format bench quality gpu-check gpu-wheels clean
+.PHONY: quickstart test test-all checks lint types schemas docs pytest pytest-all pytest-all-real format bench quality gpu-check gpu-wheels clean
 
 quickstart: $(VENV)/.installed-all
 	$(BIN)/finery build recipes/ticket-triage
 	$(BIN)/finery show --recipe recipes/ticket-triage
 
-test: checks pytest pytest-real
+test: checks pytest
 
 test-all: checks pytest-all pytest-all-real
 
@@ -42,17 +42,14 @@ schemas: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Most tests share the cores; those with a real model get all of them, one after the other. With
-# worksteal, few fixtures of modules are made twice.
+# With worksteal, few fixtures of modules are made twice.
 pytest: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist worksteal -m "not real and (quick or not slow)" --durations 40
-
-pytest-real: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "real and quick" --durations 3
+	$(BIN)/pytest -n 2 --dist worksteal -m "quick or not (slow or real)" --durations 40
 
 pytest-all: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist worksteal -m "not real" --new-processes --durations 30
+	$(BIN)/pytest -n 2 --dist worksteal -m "not real" --thorough --durations 30
 
+# Trainings get all cores, one after the other.
 pytest-all-real: $(VENV)/.installed-dev
 	$(BIN)/pytest -m real --durations 10
 

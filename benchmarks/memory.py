@@ -109,8 +109,7 @@ def row(case: dict[str, Any], index: int) -> dict[str, Any]:
 def training(case: dict[str, Any], model: Any, rows: Any) -> Any:
     """The step: two optimizer steps of one batch each."""
     from finery_trl.settings import Lora
-    from finery_trl.steps.dpo import Dpo
-    from finery_trl.steps.sft import Sft
+    from finery_trl.steps import Dpo, Sft
 
     settings: dict[str, Any] = {
         "model": model,

@@ -157,11 +157,10 @@ def rows_in(folder: Path) -> list[Any]:
 
 def measured(folder: Path, given: Any) -> dict[str, Judged]:
     """File → how it does. Those with a matrix are called e.g. `q4_k_m imatrix`."""
+    from finery_gguf.importance import calibration, importance_of
     from finery_gguf.llama import Gguf
     from finery_gguf.pace import Pace
-    from finery_gguf.quantize.calibration import calibration
-    from finery_gguf.quantize.importance import importance_of
-    from finery_gguf.quantize.quantise import WEIGHED, quantise
+    from finery_gguf.quantise import WEIGHED, quantise
     from finery_transformers.frozen.template import FrozenTemplate
 
     adapter, source, train, test = build(folder)

@@ -151,7 +151,7 @@ def _finery(job: Job) -> None:
     from finery import Model
     from finery.testing import TestJob, dataset
     from finery_trl.settings import Lora
-    from finery_trl.steps.sft import Sft
+    from finery_trl.steps import Sft
 
     out = Path(job["out"])
     step = Sft(

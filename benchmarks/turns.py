@@ -121,7 +121,7 @@ def train(
 ) -> dict[str, Any]:
     """One training: its tokens, those with loss, and tokens a second."""
     from finery.testing import dataset
-    from finery_trl.steps.sft import Sft
+    from finery_trl.steps import Sft
 
     rows = [row_of(kind, i, filler) for i in range(count)]
     step = Sft(

@@ -19,9 +19,8 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-from finery.builder.project import open_graph, open_store, result_of
-from finery.builder.runs.log import EVENTS
-from finery.builder.runs.reading import read_run
+from finery.builder.project import Project
+from finery.builder.runs import EVENTS, read_run
 from finery.builder.scheduler import Build, Outcome
 from finery.cli.progress import listener
 from finery.cli.summary import print_summary
@@ -100,19 +99,20 @@ def last_screen(text: str) -> list[str]:
 
 def replay(recipe: Path, run: str) -> None:
     """Show a recorded build as `finery build` showed it."""
-    graph, store = open_graph(recipe), open_store(recipe)
+    project = Project(recipe)
+    graph, store = project.graph, project.store
     events = (store.root / "runs" / run / EVENTS).read_text(encoding="utf-8").splitlines()
     with closing(listener(sys.stderr, graph)) as display:
         for line in events:
             display(json.loads(line))
     build = Build(graph, store, LocalExecutor(1))
-    print_summary(build, _outcome(build, run))
+    print_summary(build, _outcome(project, run))
 
 
-def _outcome(build: Build, run: str) -> Outcome:
+def _outcome(project: Project, run: str) -> Outcome:
     """The outcome of a recorded build. Exits if a result of the recipe is another by now."""
-    record = read_run(build.store.root, run)
-    results = {name: result_of(build.graph, build.store, name)[0] for name in build.graph.nodes}
+    record = read_run(project.store.root, run)
+    results = {name: project.result(name)[0] for name in project.graph.nodes}
     keys = {name: result.key for name, result in results.items()}
     if record is None or {name: step.key for name, step in record.steps.items()} != keys:
         sys.exit(f"run {run} didn't build what the recipe declares: build it again")

@@ -112,7 +112,7 @@ class Running(NamedTuple):
     def end(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
         """Press Ctrl-C; the exit code and what was printed on stderr."""
         self.process.send_signal(number)
-        _, err = self.process.communicate(timeout=30)
+        _, err = self.process.communicate(timeout=120)
         return self.process.returncode, err
 
 
@@ -143,7 +143,7 @@ def running(bundle: Bundle, *args: str, **variables: str) -> Iterator[Running]:
     finally:
         if process.poll() is None:
             process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
 
 
 def api_model(folder: Path, url: str = "http://127.0.0.1:1/v1", **more: Any) -> Model:

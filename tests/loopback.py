@@ -40,7 +40,7 @@ def send(
 
     Names of headers may have underscores in place of hyphens.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.putrequest(method, path, skip_host=True)
     for name, value in headers.items():
         if value is not None:
@@ -58,6 +58,8 @@ class JsonServer(ThreadingHTTPServer):
 
     bodies: what it was sent, in order. headers: the last request's, their names in lower case.
     """
+
+    request_queue_size = 512  # with 5, the others of 100 clients try again after seconds
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -63,7 +63,7 @@ def _own_version() -> str:
 
 def create(name: str, modelfile: Path) -> None:
     """cmd/cmd.go: CreateHandler. The file is sent as a blob, then the model is created."""
-    from finery_ollama.commands import read_modelfile
+    from finery_ollama.modelfile import read_modelfile
 
     if FAULT == "refuses":
         sys.exit("gathering model components\nError: 400 Bad Request: unknown model architecture")

@@ -69,7 +69,7 @@ def serving() -> Iterator[Server]:
     finally:
         if process is not None:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=30)
+            process.wait(timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -131,7 +131,7 @@ class Review:
     def end(self) -> tuple[int, str, str]:
         """Press Ctrl-C; the exit code and what was printed since the address."""
         self.process.send_signal(signal.SIGINT)
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=120)
         return self.process.returncode, out, err
 
 
@@ -194,7 +194,7 @@ class Window:
     def until(self, true: Any) -> None:
         """Wait until something is true; tells what the page says where it never is."""
         try:
-            WebDriverWait(self.driver, 15, poll_frequency=0.05).until(lambda _: true())
+            WebDriverWait(self.driver, 120, poll_frequency=0.05).until(lambda _: true())
         except Exception as error:
             said = [self.text(s) for s in ("#row-title", ".head .status", "#alert", "#live")]
             raise AssertionError(f"waited too long; the page says {said}") from error

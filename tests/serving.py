@@ -75,7 +75,7 @@ def served(project: Project, *args: str) -> Iterator[tuple[Client, dict[str, Any
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            process.communicate(timeout=30)
+            process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

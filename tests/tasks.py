@@ -6,8 +6,7 @@ from typing import Any
 import msgspec
 from conftest import LIGHT_STEPS, until
 
-from finery.execute.executor import Executor
-from finery.execute.task import Task
+from finery.execute.executor import Executor, Task
 from finery.store.database import Store
 
 

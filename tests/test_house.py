@@ -57,6 +57,21 @@ def _core_imports(path: Path) -> Iterator[str]:
                 yield name
 
 
+def test_every_setting_is_read_and_no_alias_leads_to_another_setting() -> None:
+    """A field that nothing reads would pass the schema and do nothing."""
+    plugins = finery.load_plugins()
+    files = (path for part in ("core", "plugins") for path in (HOME / part).rglob("*.py"))
+    code = "\n".join(path.read_text("utf-8") for path in files)
+    for use in plugins.step_types:
+        fields = {*plugins.step_type(use).__struct_fields__}
+        unread = [name for name in fields if not re.search(rf"\.{name}\b|[\"']{name}[\"']", code)]
+        assert (use, unread) == (use, [])
+        if "args" in fields:
+            file = HOME / "plugins" / "finery_trl" / "aliases.yaml"
+            passed = re.findall(r"\bargs\.(\w+):", file.read_text("utf-8"))
+            assert not fields & set(passed)
+
+
 def test_signed_numbers_are_formatted_in_one_place() -> None:
     """So that no difference is shown as `-0.0`."""
     files = (path for part in ("core", "plugins") for path in (HOME / part).rglob("*.py"))
@@ -93,8 +108,8 @@ def test_the_house_keeps_its_contracts(house: Path) -> None:
     ("core/finery/util/text.py", "import finery.cli.main", "The core's packages are layers"),
     ("core/finery/recipe/lock.py", "import finery_data.steps.map", "The core imports no plugin"),
     ("plugins/finery_sql/query.py", "import finery.store.database", "nothing of the core but"),
-    ("plugins/finery_sql/query.py", "import finery_hub.rows", "only public modules of each other"),
-    ("plugins/finery_synth/ask/asking.py", "import finery_synth.judge", "finery_synth are layers"),
+    ("plugins/finery_sql/query.py", "import finery_hub.card", "only public modules of each other"),
+    ("plugins/finery_synth/asking.py", "import finery_synth.judges", "finery_synth are layers"),
 ])  # fmt: skip
 def test_a_wrong_import_breaks_a_contract(house: Path, file: str, line: str, broken: str) -> None:
     before = (house / file).read_text(encoding="utf-8")

@@ -40,8 +40,8 @@ _QUANTIZE = """\
 import struct, sys
 from pathlib import Path
 import numpy as np
-from finery_gguf.quantize.importance import Importance
-from finery_gguf.quantize.quantise import quantise
+from finery_gguf.importance import Importance
+from finery_gguf.quantise import quantise
 
 def whole(file):
     return struct.unpack("<i", file.read(4))[0]

@@ -1,8 +1,12 @@
 """The `finery` command in processes that have finery's modules in memory from the start.
 
 An interpreter imports them once and forks for each command: `finery check` takes 0.04 s instead of
-0.28 s. A build's first worker is forked before the build begins, which saves another 0.3 s.
+0.28 s. A build's first workers are forked before the build begins, which saves 0.3 s for each.
 Everything else is as in processes of their own, and further workers are.
+
+A test module's `IMPORTS` names libraries that its steps use, which that interpreter imports, too.
+Importing torch and transformers takes seconds, and many more while a contract records what a step
+executes.
 """
 
 import atexit
@@ -23,29 +27,40 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import finery
-from finery.execute.task import AHEAD
+from finery.execute import local
 
 FINERY = Path(sys.executable).with_name("finery")
 READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "OMP_", "CUDA_")
 """Variables that an interpreter, or a library in it, reads only once."""
+READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "TORCH_", "PYTORCH_", "KMP_", "MKL_")
+"""Those that the libraries of `TORCH` read, too."""
+TORCH = (
+    "torch", "peft", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+)  # fmt: skip
+"""For `IMPORTS` of modules whose steps load models."""
+Kind = frozenset[tuple[str, str]]
+SPARES = 4
+"""Workers that are forked ahead."""
 
 
 class Warm:
     """An interpreter that forks."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, kind: Kind, imports: tuple[str, ...]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Without variables of the first test, by which others may look for its processes.
-        shared = {k: v for k, v in os.environ.items() if not k.startswith(READ_AT_START)}
+        read = READ_AT_START + READ_AT_IMPORT
+        shared = {k: v for k, v in os.environ.items() if not k.startswith(read)}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()],
+            [sys.executable, __file__, str(theirs.fileno()), *imports], pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=shared | dict(_read_at_start(environment)), start_new_session=True,
+            env=shared | dict(kind), start_new_session=True,
         )  # fmt: skip
         theirs.close()
         atexit.register(self.close)
@@ -59,7 +74,7 @@ class Warm:
         socket.send_fds(self._socket, [request], [writing for _, writing in pipes])
         for _, writing in pipes:
             os.close(writing)
-        texts = _read([reading for reading, _ in pipes], timeout)
+        texts = _texts([reading for reading, _ in pipes], timeout)
         if texts is None:
             raise subprocess.TimeoutExpired([FINERY, *args], timeout)
         out, err, code = texts
@@ -72,30 +87,36 @@ class Warm:
         self._process.wait()
 
 
-_warm: dict[frozenset[tuple[str, str]], Warm] = {}
-_wanted = Counter[frozenset[tuple[str, str]]]()
+_warm: dict[tuple[Kind, tuple[str, ...]], Warm] = {}
+_wanted = Counter[Kind]()
 
 
-def warm(environment: Mapping[str, str]) -> Warm | None:
+def warm(environment: Mapping[str, str], imports: tuple[str, ...] = ()) -> Warm | None:
     """The interpreter for commands with these variables; None if they need one of their own.
 
-    Those that are read at the start must be the same. If they aren't those of this process, the
+    Variables that are read at the start must be the same. If they aren't those of this process, the
     third command of a kind has an interpreter started, as all contracts build in one other locale.
+
+    imports: modules that it has imported besides finery's.
     """
     if environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
         return None
-    kind = _read_at_start(environment)
+    names = READ_AT_START + READ_AT_IMPORT if imports else READ_AT_START
+    kind = _read(environment, names)
     _wanted[kind] += 1
-    if kind not in _warm and (_wanted[kind] > 2 or kind == _read_at_start(os.environ)):
-        _warm[kind] = Warm(environment)
-    return _warm.get(kind)
+    if (kind, imports) not in _warm and (_wanted[kind] > 2 or kind == _read(os.environ, names)):
+        _warm[kind, imports] = Warm(kind, imports)
+    return _warm.get((kind, imports))
 
 
-def _read_at_start(environment: Mapping[str, str]) -> frozenset[tuple[str, str]]:
-    return frozenset(pair for pair in environment.items() if pair[0].startswith(READ_AT_START))
+def _read(environment: Mapping[str, str], names: tuple[str, ...]) -> Kind:
+    """The variables whose names begin with one of these."""
+    read = {name: value for name, value in environment.items() if name.startswith(names)}
+    read.pop("OMP_WAIT_POLICY", None)  # finery sets it for workers, and only speed depends on it
+    return frozenset(read.items())
 
 
-def _read(pipes: list[int], timeout: float) -> list[bytes] | None:
+def _texts(pipes: list[int], timeout: float) -> list[bytes] | None:
     """What comes out of the pipes until all are closed; None if that takes too long."""
     texts = {pipe: bytearray() for pipe in pipes}
     late = time.monotonic() + timeout
@@ -149,45 +170,21 @@ def serve(requests: socket.socket) -> None:
     sys.argv = [str(FINERY), *args]
 
 
-class Ahead:
-    """A worker that this command has from the start, in place of the first process it starts.
+class Spare:
+    """A worker that a command has from the start, and that waits until it is used."""
 
-    It waits until the executor starts a worker ahead, and then has what that would have.
-    """
-
-    def __init__(self) -> None:
-        self._kind = _read_at_start(os.environ)
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, others: list[socket.socket]) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._reaping = threading.Lock()
-        self._popen: Any = subprocess.Popen
         self.returncode: int | None = None
         self.pid = os.fork()
         if not self.pid:
-            self._socket.close()
+            for other in (self.socket, *others):
+                other.close()
             _be_worker(theirs)
         theirs.close()
         with contextlib.suppress(OSError):  # it may have done that itself
             os.setpgid(self.pid, self.pid)
-        self._is_used = False
-        atexit.register(self._end_unused)
-        subprocess.Popen = self._start  # type: ignore[misc, assignment]
-
-    def _start(self, *arguments: Any, **options: Any) -> Any:
-        command: Any = arguments[0] if arguments else ()
-        if command[1:3] != ["-m", "finery.execute.worker"]:
-            return self._popen(*arguments, **options)
-        subprocess.Popen = self._popen  # type: ignore[misc]
-        if command[-1] != AHEAD or _read_at_start(options["env"]) != self._kind:
-            return self._popen(*arguments, **options)
-        request = json.dumps([command[4:], dict(options["env"])]).encode()
-        socket.send_fds(self._socket, [request], [*options["pass_fds"], options["stdout"].fileno()])
-        self._is_used = True
-        return self
-
-    def _end_unused(self) -> None:
-        self._socket.close()
-        if not self._is_used:
-            os.waitpid(self.pid, 0)
 
     def poll(self) -> int | None:
         """Its exit code, if it has ended."""
@@ -205,6 +202,44 @@ class Ahead:
                 raise subprocess.TimeoutExpired("worker", timeout)
             time.sleep(0.002)
         return code
+
+
+class Spares:
+    """The first workers of a command, in place of the processes that its executor would start."""
+
+    def __init__(self) -> None:
+        self._kind = _read(os.environ, READ_AT_START)
+        self._unused: list[Spare] = []
+        for _ in range(SPARES):
+            self._unused.append(Spare([spare.socket for spare in self._unused]))
+        self._popen: Any = subprocess.Popen
+        self._spawn = local._spawn
+        local._spawn = self._spawned
+        atexit.register(self._end)
+
+    def _spawned(self, *arguments: Any, **options: Any) -> Any:
+        subprocess.Popen = self._start  # type: ignore[misc, assignment]
+        try:
+            return self._spawn(*arguments, **options)
+        finally:
+            subprocess.Popen = self._popen  # type: ignore[misc]
+
+    def _start(self, command: list[str], **options: Any) -> Any:
+        is_worker = command[1:3] == ["-m", "finery.execute.worker"]
+        if not is_worker or not self._unused or len(options["pass_fds"]) > 1:
+            return self._popen(command, **options)
+        if _read(options["env"], READ_AT_START) != self._kind:
+            return self._popen(command, **options)
+        spare = self._unused.pop(0)
+        request = json.dumps([command[4:], dict(options["env"])]).encode()
+        socket.send_fds(spare.socket, [request], [*options["pass_fds"], options["stdout"].fileno()])
+        spare.socket.close()
+        return spare
+
+    def _end(self) -> None:
+        for spare in reversed(self._unused):
+            spare.socket.close()
+            os.waitpid(spare.pid, 0)
 
 
 def _be_worker(requests: socket.socket) -> NoReturn:
@@ -229,8 +264,11 @@ def _be_worker(requests: socket.socket) -> NoReturn:
     end_with(worker.main)
 
 
-def import_all() -> None:
-    """Import all of finery, and of the plugins what commands import, which is light."""
+def import_all(more: Iterable[str] = ()) -> None:
+    """Import all of finery, and of the plugins what commands import, which is light.
+
+    more: further modules.
+    """
     from finery.plugin.discovery import GROUP
     from finery.plugin.manager import Plugins
     from finery.util.installed import distributions, entry_points
@@ -240,12 +278,13 @@ def import_all() -> None:
             importlib.import_module(module.name)
     plugins = Plugins()
     for entry in entry_points(GROUP):
-        plugins.add_installed(entry)
+        plugins.add(entry)
     for name in plugins.step_types:
         plugins.step_type(name)
     assert plugins.notes  # imports their modules
     assert plugins.views
-    importlib.import_module("rich.table")
+    for name in ("rich.table", *more):
+        importlib.import_module(name)
     distributions.cache_clear()
     gc.collect()
     gc.freeze()
@@ -282,11 +321,11 @@ def end_with(main: Callable[[], Any]) -> NoReturn:
 
 if __name__ == "__main__":
     sys.path[0] = str(FINERY.parent)  # as the command has it
-    import_all()
+    import_all(sys.argv[2:])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks of `serve` are nobody's to wait for
     serve(socket.socket(fileno=int(sys.argv[1])))
     from finery.cli import main
 
     if sys.argv[1:2] == ["build"]:
-        Ahead()
+        Spares()
     end_with(main)

@@ -17,8 +17,9 @@ from finery.errors import StepError as StepError
 from finery.errors import UsageError as UsageError
 from finery.execute.environment import worker_environment as worker_environment
 from finery.execute.executor import Executor as Executor
-from finery.execute.task import Task as Task
-from finery.execute.task import TaskEvent as TaskEvent
+from finery.execute.executor import Task as Task
+from finery.execute.executor import TaskEvent as TaskEvent
+from finery.execute.gpus import cpu_count as cpu_count
 from finery.execute.worker import run_task as run_task
 from finery.fields import FileOrName as FileOrName
 from finery.fields import Files as Files
@@ -39,6 +40,7 @@ from finery.inference.types import Batch as Batch
 from finery.inference.types import Completion as Completion
 from finery.inference.types import Request as Request
 from finery.inference.types import Sampling as Sampling
+from finery.plugin.discovery import load_source as load_source
 from finery.plugin.discovery import loaded_files as loaded_files
 from finery.plugin.forecasts import Forecasts as Forecasts
 from finery.plugin.history import Past as Past
@@ -48,7 +50,6 @@ from finery.plugin.manager import load_plugins as load_plugins
 from finery.plugin.notes import About as About
 from finery.plugin.notes import Estimate as Estimate
 from finery.plugin.notes import Note as Note
-from finery.plugin.source import load_source as load_source
 from finery.preflight.report import Piece as Piece
 from finery.preflight.report import Proof as Proof
 from finery.preflight.report import Sample as Sample
@@ -69,7 +70,6 @@ from finery.step.interfaces import interface as interface
 from finery.step.job import Job as Job
 from finery.step.step import Step as Step
 from finery.util.files import check_plain as check_plain
-from finery.util.machine import cpu_count as cpu_count
 from finery.util.paths import linked as linked
 from finery.util.paths import shown as shown
 from finery.util.references import load_reference as load_reference

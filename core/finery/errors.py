@@ -13,6 +13,7 @@ Any other exception is a bug and is shown with its traceback.
 """
 
 import errno
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -67,6 +68,25 @@ class FineryError(Exception):
 
 class StepError(FineryError):
     """A step failed (a process died, the disk is full, a check of its own failed)."""
+
+    @classmethod
+    def in_method(cls, error: Exception, step: object, method: str, row: object) -> "StepError":
+        """The error for an exception in a plugin's method on a row.
+
+        It shows the last line of the plugin's own file that the exception passed, not that of a
+        library which the plugin called.
+        """
+        import traceback
+
+        file = sys.modules[type(step).__module__].__file__
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if frame.filename == file] or frames
+        return cls(
+            f"`{method}` failed: {type(error).__name__}: {error}",
+            where=f"{type(step).__name__}.{method}, row {row}",
+            fix="correct it and build again: answers so far are kept",
+            details=[f"{frame.filename}:{frame.lineno}: {frame.line}" for frame in own[-1:]],
+        )
 
 
 class RefusedError(StepError):

@@ -4,6 +4,7 @@ import copy
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -245,7 +246,7 @@ def _rewrite_fields(namespace: dict[str, Any]) -> dict[str, FieldInfo]:
         if info.default is msgspec.NODEFAULT:
             namespace.pop(field, None)
         elif isinstance(info.default, (list, dict, set, msgspec.Struct)):
-            namespace[field] = msgspec.field(default_factory=_copier(info.default))
+            namespace[field] = msgspec.field(default_factory=partial(copy.deepcopy, info.default))
         else:
             namespace[field] = info.default
     return fields
@@ -266,10 +267,6 @@ def _annotated(hint: Any, info: FieldInfo) -> Any:
     if optional:
         inner = f"{inner} | None" if isinstance(inner, str) else inner | None
     return Annotated[inner, msgspec.Meta(description=info.help)] if info.help else inner
-
-
-def _copier(value: Any) -> Any:
-    return lambda: copy.deepcopy(value)
 
 
 def _is_class_var(hint: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from finery import About, Dataset, Files, Graph, Model, Node, Note
-from finery_advice.lineage import overlap, trained_under
+from finery_advice.training import judges_of, overlap, trained_under
 
 KINDS: Mapping[str, About] = {
     "compared-seeds": About(
@@ -46,13 +46,19 @@ Signature = tuple[Any, ...]
 
 def notes_between(graph: Graph) -> Iterator[Note]:
     """All notes that compare steps."""
-    equal = _equal_steps(graph)
-    yield from _notes_on_equal(graph, equal)
+    yield from _equal_steps(graph)
     for node in graph.nodes.values():
         if node.evaluates:
             yield from _compared_seeds(graph, node)
-        if not node.step.uses_seed() and _has_seed(graph, node):
-            yield _unused_seed(node)
+        if not node.step.uses_seed() and "seed" in graph.recipe.data[node.section][node.name]:
+            generates = "series" in type(node.step).__struct_fields__
+            yield Note(
+                name="unused-seed",
+                text=f"the seed of {node.name} has no effect: {node.use} doesn't use one",
+                fix="series: 1" if generates else "remove it",
+                step=node.name,
+                place=(*node.place, "seed"),
+            )
     yield from _on_judged_rows(graph)
 
 
@@ -91,20 +97,16 @@ def _compared_seeds(graph: Graph, judge: Node) -> Iterator[Note]:
 # -- equal steps ---------------------------------------------------------------------------------
 
 
-def _equal_steps(graph: Graph) -> dict[str, str]:
-    """Step → the earlier step that it is equal to."""
+def _equal_steps(graph: Graph) -> Iterator[Note]:
+    """A note for each step that is equal to an earlier one."""
     first: dict[Signature, str] = {}
-    equal: dict[str, str] = {}
+    equal: dict[str, str] = {}  # step → the earlier one
     for name, node in graph.nodes.items():
         seed = node.seed if node.step.uses_seed() else None
         earlier = first.setdefault((_signature(node, equal), seed), name)
         if earlier != name:
             equal[name] = earlier
-    return equal
-
-
-def _notes_on_equal(graph: Graph, equal: Mapping[str, str]) -> Iterator[Note]:
-    for name, first in equal.items():
+    for name, earlier in equal.items():
         node = graph.nodes[name]
         spec = type(node.step).__spec__
         if spec.engines and not node.evaluates:
@@ -114,11 +116,11 @@ def _notes_on_equal(graph: Graph, equal: Mapping[str, str]) -> Iterator[Note]:
         else:
             continue  # for example, a file that is read twice
         # Steps that are equal only because their inputs are equal need no note of their own.
-        same_inputs = [s.ref for s in node.sources] == [s.ref for s in graph.nodes[first].sources]
+        same_inputs = [s.ref for s in node.sources] == [s.ref for s in graph.nodes[earlier].sources]
         if node.trains or same_inputs:
             yield Note(
                 name="equal-steps",
-                text=f"{name} is equal to {first}, so both have the same output, which is built "
+                text=f"{name} is equal to {earlier}, so both have the same output, which is built "
                 "once",
                 fix=fix,
                 step=name,
@@ -142,24 +144,6 @@ def _plain(value: Any) -> Any:
     return value.patterns if isinstance(value, Files) else None
 
 
-# -- seeds without effect ------------------------------------------------------------------------
-
-
-def _has_seed(graph: Graph, node: Node) -> bool:
-    return "seed" in graph.recipe.data[node.section][node.name]
-
-
-def _unused_seed(node: Node) -> Note:
-    generates = "series" in type(node.step).__struct_fields__
-    return Note(
-        name="unused-seed",
-        text=f"the seed of {node.name} has no effect: {node.use} doesn't use one",
-        fix="series: 1" if generates else "remove it",
-        step=node.name,
-        place=(*node.place, "seed"),
-    )
-
-
 # -- rows that a model is judged on, and that made it ---------------------------------------------
 
 
@@ -173,7 +157,7 @@ def _on_judged_rows(graph: Graph) -> Iterator[Note]:
             if mine.role not in USES or (mine.role == "train" and node.trains):
                 continue
             name, use = USES[mine.role]
-            for judge in _judges_of(graph, node):
+            for judge in judges_of(graph, node.name):
                 if any(overlap(graph, mine, source) for source in judge.sources_of(Dataset)):
                     yield Note(
                         name=name,
@@ -183,13 +167,3 @@ def _on_judged_rows(graph: Graph) -> Iterator[Note]:
                         step=node.name,
                         place=(*node.place, mine.field),
                     )
-
-
-def _judges_of(graph: Graph, node: Node) -> list[Node]:
-    """The evaluators of what a step makes."""
-    return [
-        judge
-        for judge in graph.nodes.values()
-        if judge.evaluates
-        and any(node.name in graph.models_under(s.step) for s in judge.sources_of(Model))
-    ]

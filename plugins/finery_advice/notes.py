@@ -37,22 +37,17 @@ def note(name: str, *, when: str, why: str) -> Callable[[Look], Look]:
 def notes_on(graph: Graph, results: Results) -> list[Note]:
     """All notes on the trainings of a recipe."""
     return [
-        _note(name, training, finding)
+        Note(
+            name=name,
+            text=finding.text,
+            fix=finding.fix,
+            step=training.name,
+            place=(*training.node.place, *filter(None, finding.setting.split("."))),
+        )
         for training in trainings(graph, results)
         for name, (_, look) in KINDS.items()
         for finding in look(training)
     ]
-
-
-def _note(name: str, training: Training, finding: Finding) -> Note:
-    inside = tuple(finding.setting.split(".")) if finding.setting else ()
-    return Note(
-        name=name,
-        text=finding.text,
-        fix=finding.fix,
-        step=training.name,
-        place=(*training.node.place, *inside),
-    )
 
 
 FEWEST = 100
@@ -109,7 +104,8 @@ def few_rows(t: Training) -> Iterator[Finding]:
     """Compare the number of rows with the needs of the task."""
     if t.lessons is None or not t.supervised:
         return
-    judge, task = _task_of(t)
+    tasks = ((judge, TASKS.get(type(judge.step).__spec__.task)) for judge in t.judges_of_task)
+    judge, task = next((pair for pair in tasks if pair[1] is not None), (None, None))
     if t.lessons.number < FEWEST:
         enough = f"{FEWEST} or more" if task is None else task.usual
         yield Finding(
@@ -120,15 +116,6 @@ def few_rows(t: Training) -> Iterator[Finding]:
         return
     if judge is not None and task is not None:
         yield from _short_of(t, judge, task)
-
-
-def _task_of(t: Training) -> tuple[Node | None, Task | None]:
-    """The first evaluator with a known task, and the task."""
-    for judge in t.judges_of_task:
-        task = TASKS.get(type(judge.step).__spec__.task)
-        if task is not None:
-            return judge, task
-    return None, None
 
 
 def _short_of(t: Training, judge: Node, task: Task) -> Iterator[Finding]:
@@ -192,7 +179,9 @@ def learning_rate(t: Training) -> Iterator[Finding]:
     rate = t.setting("learning_rate")
     if not rate or not t.supervised or t.setting("lora") is None:
         return
-    low, high = _rates(t.parameters)
+    low, high = LEARNING_RATES_OF_SMALL if (t.parameters or 0) < SMALL else LEARNING_RATES
+    if t.parameters is None:  # the union of both ranges
+        low = LEARNING_RATES[0]
     if not low * 0.999 <= rate <= high * 1.001:
         size = f" of {_billions(t.parameters)} parameters" if t.parameters else ""
         word = "below" if rate < low else "above"
@@ -202,13 +191,6 @@ def learning_rate(t: Training) -> Iterator[Finding]:
             f"for LoRA on a base{size}, start with {scientific(low)} to {scientific(high)}",
             "learning_rate",
         )
-
-
-def _rates(parameters: float | None) -> tuple[float, float]:
-    """The suitable range. If the size of the base is unknown, the union of both ranges."""
-    if parameters is None:
-        return LEARNING_RATES[0], LEARNING_RATES_OF_SMALL[1]
-    return LEARNING_RATES_OF_SMALL if parameters < SMALL else LEARNING_RATES
 
 
 def scientific(rate: float) -> str:

@@ -1,4 +1,7 @@
-"""A training from the perspective of notes: the only place that knows the names of its settings."""
+"""A training from the perspective of notes, and the origin of its models and rows.
+
+No other module knows the names of its settings.
+"""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -19,7 +22,68 @@ from finery import (
     interface,
 )
 from finery.rows import Row
-from finery_advice.lineage import overlap, trained_under
+
+Chain = list[tuple[str, str]]
+"""(step, output) of some rows, then of the rows they derive from, and so on to the origin."""
+
+
+def trained_under(graph: Graph, name: str) -> set[str]:
+    """The trainings among `Graph.models_under`."""
+    return {step for step in graph.models_under(name) if graph.nodes[step].trains}
+
+
+def judges_of(graph: Graph, name: str) -> list[Node]:
+    """The evaluators of what a step makes, or of what derives from it."""
+    return [
+        judge
+        for judge in graph.nodes.values()
+        if judge.evaluates
+        and any(name in graph.models_under(source.step) for source in judge.sources_of(Model))
+    ]
+
+
+def chains(graph: Graph, step: str, output: str) -> Iterator[Chain]:
+    """Every path from some rows back to a step that reads them from outside."""
+    before = graph.nodes[step].row_sources
+    if not before:
+        yield [(step, output)]
+    for source in before:
+        for rest in chains(graph, source.step, source.output):
+            yield [(step, output), *rest]
+
+
+def overlap(graph: Graph, one: Source, other: Source) -> str | None:
+    """The step that two inputs both get rows from, if no split separates them."""
+    for first in chains(graph, one.step, one.output):
+        for second in chains(graph, other.step, other.output):
+            if _same_origin(graph, first[-1][0], second[-1][0]) and not (
+                _parted(first, second) or _cleaned(graph, first, second)
+            ):
+                return first[-1][0]
+    return None
+
+
+def _same_origin(graph: Graph, one: str, other: str) -> bool:
+    """Whether these are one step, or two that read the same file."""
+    files, others = (set(graph.nodes[step].file_patterns) for step in (one, other))
+    return one == other or not files.isdisjoint(others)
+
+
+def _cleaned(graph: Graph, one: Chain, other: Chain) -> bool:
+    """Whether a step on one path drops rows that are on the other."""
+    steps = [graph.nodes[step] for step, _ in one]
+    compared = {(s.step, s.output) for n in steps for s in n.sources if s.role == "compare"}
+    return not compared.isdisjoint(other)
+
+
+def _parted(one: Chain, other: Chain) -> bool:
+    """Whether the two use different outputs of a step, which share no rows."""
+    outputs = dict(one)
+    return any(step in outputs and outputs[step] != output for step, output in other)
+
+
+# -- trainings ------------------------------------------------------------------------------------
+
 
 MOST_READ = 20_000
 """Number of rows that are searched for classes, enough for any."""
@@ -35,28 +99,22 @@ class Lessons(NamedTuple):
 
 
 class Training:
-    """A training of a recipe, with the facts about its rows and models."""
+    """A training of a recipe, with the facts about its rows and models.
+
+    learns: the name of its examples, e.g. `answers`. supervised: whether it learns from answers,
+    not from preferences or ratings.
+    """
 
     def __init__(self, graph: Graph, results: Results, node: Node) -> None:
         self.graph = graph
         self.results = results
         self.node = node
+        self.name = node.name
+        self.learns = type(node.step).__spec__.learns
+        self.supervised = self.learns == "answers"
         self._forecasts = Forecasts(graph, results)
-
-    @property
-    def name(self) -> str:
-        """Its name in the recipe."""
-        return self.node.name
-
-    @property
-    def learns(self) -> str:
-        """The name of its examples, e.g. `answers`."""
-        return type(self.node.step).__spec__.learns
-
-    @property
-    def supervised(self) -> bool:
-        """Whether it learns from answers, not from preferences or ratings."""
-        return self.learns == "answers"
+        self._row_sources = learned_from(node)
+        self._evaluators = [node for node in graph.nodes.values() if node.evaluates]
 
     def setting(self, name: str) -> Any:
         """A setting, e.g. `lora.r` for a nested one; None if the step type doesn't have it."""
@@ -101,10 +159,6 @@ class Training:
         return fmean(counts) if counts else 1
 
     @property
-    def _row_sources(self) -> list[Source]:
-        return learned_from(self.node)
-
-    @property
     def validates(self) -> bool | None:
         """Whether there are validation rows; None if the step type takes none."""
         if not self.input_as("validation"):
@@ -114,27 +168,19 @@ class Training:
     @cached_property
     def judges(self) -> list[Node]:
         """Evaluators of this model, or of a model that derives from it."""
+        return judges_of(self.graph, self.name)
+
+    @property
+    def judges_of_task(self) -> list[Node]:
+        """The evaluators that show the task: those of the model, else those of the same rows."""
+        if self.judges:
+            return self.judges
+        learned = {step for source in self._row_sources for step in _origins(self.graph, source)}
         return [
             node
             for node in self._evaluators
-            if any(self.name in self.graph.models_under(s.step) for s in node.sources_of(Model))
+            if any(_origins(self.graph, source) & learned for source in node.sources_of(Dataset))
         ]
-
-    @cached_property
-    def judges_of_task(self) -> list[Node]:
-        """The evaluators that show the task: those of the model, else those of the same rows."""
-        return self.judges or [node for node in self._evaluators if self._same_rows(node)]
-
-    @cached_property
-    def _evaluators(self) -> list[Node]:
-        return [node for node in self.graph.nodes.values() if node.evaluates]
-
-    def _same_rows(self, judge: Node) -> bool:
-        return any(
-            _origins(self.graph, a) & _origins(self.graph, b)
-            for a in self._row_sources
-            for b in judge.sources_of(Dataset)
-        )
 
     def has_baseline(self) -> bool:
         """Whether its base, unchanged or prompted, is evaluated on the same rows."""
@@ -177,24 +223,21 @@ class Training:
     def parameters(self) -> float | None:
         """Parameters of its base: as built, else as stated by its step or its name."""
         for name in set(self.graph.models_under(self.name)) - trained_under(self.graph, self.name):
-            meta = self.results.meta(name) or {}
-            parameters = meta.get("parameters") or _expected_size(self.graph, name)
+            parameters = (self.results.meta(name) or {}).get("parameters")
+            forecast = None if parameters else self.graph.forecast(self.graph.nodes[name])
+            parameters = parameters if forecast is None else forecast.parameters()
             if parameters:
                 return float(parameters)
         return None
 
-    def examples(self) -> Iterator[Row] | None:
-        """Rows to learn from, at most MOST_READ; None if they aren't built yet."""
-        artifacts = [self.results.artifact(s.step, s.output) for s in self._row_sources]
-        datasets = [dataset for dataset in artifacts if isinstance(dataset, Dataset)]
-        if not datasets or len(datasets) < len(artifacts):
-            return None
-        return islice(chain.from_iterable(datasets), MOST_READ)
-
     def rarest_class(self, judge: Node) -> tuple[str, int] | None:
         """(class, number of rows) of the rarest class, as an evaluator reads the rows."""
-        rows, forecast = self.examples(), interface(judge.step, Forecast)
-        counts = None if rows is None or forecast is None else forecast.classes(rows)
+        artifacts = [self.results.artifact(s.step, s.output) for s in self._row_sources]
+        datasets = [dataset for dataset in artifacts if isinstance(dataset, Dataset)]
+        forecast = interface(judge.step, Forecast)
+        if forecast is None or not datasets or len(datasets) < len(artifacts):
+            return None
+        counts = forecast.classes(islice(chain.from_iterable(datasets), MOST_READ))
         return min((counts or {}).items(), key=lambda pair: (pair[1], pair[0]), default=None)
 
 
@@ -215,12 +258,6 @@ def _replies(row: Row) -> int:
 def learned_from(node: Node) -> list[Source]:
     """The inputs with the rows to learn from."""
     return [s for s in node.sources if s.role == "train"]
-
-
-def _expected_size(graph: Graph, name: str) -> float | None:
-    """Parameters of a model that isn't built yet, if its step or name states them."""
-    forecast = graph.forecast(graph.nodes[name])
-    return None if forecast is None else forecast.parameters()
 
 
 def _origins(graph: Graph, source: Source) -> set[str]:

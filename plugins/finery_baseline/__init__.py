@@ -13,9 +13,9 @@ from finery import hookimpl
 def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
     return {
-        "baseline.linear": "finery_baseline.linear:Linear",
-        "baseline.majority": "finery_baseline.majority:Majority",
-        "baseline.nearest": "finery_baseline.nearest:Nearest",
+        "baseline.linear": "finery_baseline.steps:Linear",
+        "baseline.majority": "finery_baseline.steps:Majority",
+        "baseline.nearest": "finery_baseline.steps:Nearest",
     }
 
 

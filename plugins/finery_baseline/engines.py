@@ -44,11 +44,8 @@ class NearestEngine(_Baseline):
     """Gives the answer of the nearest row."""
 
     def _answers(self, questions: Sequence[str]) -> list[str]:
-        return [self._answer(text) for text in questions]
-
-    def _answer(self, text: str) -> str:
-        nearest = self._index.nearest(text, 1)
-        return self._rows[nearest[0][0] if nearest else 0][1]
+        nearest = (self._index.nearest(text, 1) for text in questions)
+        return [self._rows[found[0][0] if found else 0][1] for found in nearest]
 
     @cached_property
     def _rows(self) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,13 +46,14 @@ def fit(
 ) -> Classifier:
     """A classifier of texts; columns: the class of each text, for each column."""
     import numpy as np
+    from threadpoolctl import threadpool_limits
 
     features = [_vocabulary(texts, kind, max_features) for kind in KINDS]
     counted = counts(texts, features)
     spread = np.asarray((counted > 0).sum(axis=0)).ravel()
     idf = (np.log((1 + len(texts)) / (1 + spread)) + 1).round(DIGITS).astype(np.float32)
     vectors = tfidf(counted, idf)
-    with one_thread():
+    with threadpool_limits(limits=1):  # sums in the same order, whatever the number of cores
         fitted = [_coefficients(vectors, column, c) for column in columns]
     return Classifier(
         features,
@@ -108,15 +108,6 @@ def tfidf(counted: Any, idf: Any) -> Any:
     damped = counted.astype(np.float64)
     damped.data = 1 + np.log(damped.data)
     return normalize(damped.multiply(idf).tocsr())
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in the same order, whatever the machine's number of cores."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1):
-        yield
 
 
 def save(classifier: Classifier, folder: Path) -> None:

@@ -45,27 +45,22 @@ def notes_on(graph: Graph) -> list[Note]:
     notes: dict[tuple[str, str], Note] = {}
     for node, source in learned:
         for judge, test in tests:
-            note = _note(graph, node, source, judge, test)
-            if note is not None:
-                notes.setdefault((node.name, test.ref), note)
+            key = (node.name, test.ref)
+            overlap = next(overlaps(graph, source, test), None)
+            if overlap is None or key in notes:
+                continue
+            why, fix = overlap
+            notes[key] = Note(
+                name=NAME,
+                text=f"{node.name} trains on {source.ref}, where near copies of the test rows of "
+                f"{judge.name} ({test.ref}) may be: {why}",
+                fix=fix
+                or f"clean: {{use: data.decontaminate, rows: {source.ref}, against: {test.ref}}} "
+                "under `data`, and train on clean",
+                step=node.name,
+                place=(*node.place, *source.field.split(".")),
+            )
     return list(notes.values())
-
-
-def _note(graph: Graph, node: Node, source: Source, judge: Node, test: Source) -> Note | None:
-    overlap = next(overlaps(graph, source, test), None)
-    if overlap is None:
-        return None
-    why, fix = overlap
-    return Note(
-        name=NAME,
-        text=f"{node.name} trains on {source.ref}, where near copies of the test rows of "
-        f"{judge.name} ({test.ref}) may be: {why}",
-        fix=fix
-        or f"clean: {{use: data.decontaminate, rows: {source.ref}, against: {test.ref}}} under "
-        f"`data`, and train on clean",
-        step=node.name,
-        place=(*node.place, *source.field.split(".")),
-    )
 
 
 def overlaps(graph: Graph, source: Source, test: Source) -> Iterator[tuple[str, str]]:
@@ -79,20 +74,18 @@ def overlaps(graph: Graph, source: Source, test: Source) -> Iterator[tuple[str, 
     while stack:
         way = stack.pop()
         node = graph.nodes[way.step]
-        if way in seen or _decontaminates(node, held):
+        compared = {(s.step, s.output) for s in node.sources if s.role == "compare"}
+        if way in seen or not compared.isdisjoint(held):
             continue
         seen.add(way)
         here = {output for step, output in held if step == way.step}
         if here and way.output not in here:
             yield from _parted(graph, node, way)
         elif not here:
-            generated = node.name if _writes_prompts(node) else way.generated
+            # A model that writes prompts may repeat others of the step's inputs.
+            writes_prompts = node.generates and not type(node.step).__spec__.keeps_prompts
+            generated = node.name if writes_prompts else way.generated
             stack += [_Way(s.step, s.output, generated) for s in node.row_sources]
-
-
-def _writes_prompts(node: Node) -> bool:
-    """Whether the step has a model write prompts, which may repeat others of its inputs."""
-    return node.generates and not type(node.step).__spec__.keeps_prompts
 
 
 def _parted(graph: Graph, node: Node, way: _Way) -> Iterator[tuple[str, str]]:
@@ -104,12 +97,6 @@ def _parted(graph: Graph, node: Node, way: _Way) -> Iterator[tuple[str, str]]:
     if forecast is None or not forecast.keeps_apart():
         is_off = getattr(node.step, "decontaminate", None) is False
         yield f"{node.name} keeps them", f"decontaminate: true in {node.name}" if is_off else ""
-
-
-def _decontaminates(node: Node, held: set[Output]) -> bool:
-    """Whether a step drops near copies of the test rows, or of the rows that they are part of."""
-    compared = {(s.step, s.output) for s in node.sources if s.role == "compare"}
-    return not compared.isdisjoint(held)
 
 
 def _ancestors(graph: Graph, source: Source) -> set[Output]:

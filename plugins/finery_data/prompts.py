@@ -1,7 +1,6 @@
 """The note on files whose rows all have the same prompt."""
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,21 +22,18 @@ ABOUT = {
 
 def notes_on(graph: Graph) -> list[Note]:
     """A note for each file of rows with one prompt."""
-    return [*_notes(graph)]
-
-
-def _notes(graph: Graph) -> Iterator[Note]:
-    for node in graph.nodes.values():
-        if isinstance(node.step, File) and node.step.path.paths:
-            count = _equal_prompts(node.step)
-            if count:
-                yield Note(
-                    name="one-prompt",
-                    text=f"the first {count:,} rows of {node.name} have the same prompt",
-                    fix="put the column with the question into columns.user",
-                    step=node.name,
-                    place=(*node.place, "columns"),
-                )
+    return [
+        Note(
+            name="one-prompt",
+            text=f"the first {count:,} rows of {node.name} have the same prompt",
+            fix="put the column with the question into columns.user",
+            step=node.name,
+            place=(*node.place, "columns"),
+        )
+        for node in graph.nodes.values()
+        if isinstance(node.step, File) and node.step.path.paths
+        if (count := _equal_prompts(node.step))
+    ]
 
 
 def _equal_prompts(step: File) -> int:

@@ -42,7 +42,16 @@ def chunks(document: Document, limits: Limits) -> list[Chunk]:
     Together they cover its text, except for white space between them. No chunk is longer than
     `limits.size`. A chunk is only shorter than `limits.shortest` if no neighbour has room for it.
     """
-    units = _Splitting(document.text, limits).units(_sections(document))
+    stack = [_Section(0, ())]
+    for block in document.blocks:
+        if block.kind == "heading":
+            while stack[-1].level >= block.level:
+                stack.pop()
+            section = _Section(block.level, (*stack[-1].path, *filter(None, [block.title])))
+            stack[-1].parts.append(section)
+            stack.append(section)
+        stack[-1].blocks.append(block)
+    units = _Splitting(document.text, limits).units(stack[0])
     found = [unit.chunk() for unit in units]
     return [chunk for chunk in found if document.text[chunk.start : chunk.end].strip()]
 
@@ -69,19 +78,6 @@ class _Section:
         if self.has_content():
             return self.path
         return _common([part.content_path() for part in self.parts])
-
-
-def _sections(document: Document) -> _Section:
-    stack = [_Section(0, ())]
-    for block in document.blocks:
-        if block.kind == "heading":
-            while stack[-1].level >= block.level:
-                stack.pop()
-            section = _Section(block.level, (*stack[-1].path, *filter(None, [block.title])))
-            stack[-1].parts.append(section)
-            stack.append(section)
-        stack[-1].blocks.append(block)
-    return stack[0]
 
 
 def _common(paths: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
@@ -128,11 +124,6 @@ class _Splitting:
         start, end = spans[0][0], max(end for _, end in spans)
         if end - start <= self._limits.size:
             return [_Unit(start, end, section.content_path(), section.path, whole=True)]
-        groups = [self._introduction(section), *map(self.units, section.parts)]
-        return self._joined([group for group in groups if group])
-
-    def _introduction(self, section: _Section) -> list[_Unit]:
-        """The chunks of the text that precedes a section's first part."""
         atoms: list[Span] = []
         for block in section.blocks:
             cuts = _CUTS["lines" if block.kind == "lines" else "text"]
@@ -140,7 +131,11 @@ class _Splitting:
         parts = self._packed(self._glued(section, atoms))
         content = section.path if section.has_content() else None
         whole = len(parts) == 1
-        return [_Unit(start, end, content, section.path, whole) for start, end in parts]
+        groups = [
+            [_Unit(start, end, content, section.path, whole) for start, end in parts],
+            *map(self.units, section.parts),
+        ]
+        return self._joined([group for group in groups if group])
 
     def _joined(self, groups: list[list[_Unit]]) -> list[_Unit]:
         """The chunks of a section: neighbouring units that are whole share one if they fit."""

@@ -12,7 +12,7 @@ from finery.rows.dropped import Drops
 from finery.rows.tables.records import COMPRESSED, suffix_of
 from finery.rows.tables.streams import open_bytes
 from finery.rows.templates.limits import Slow, time_limit
-from finery_docs.chunks import Chunk, Limits, chunks
+from finery_docs.chunks import Limits, chunks
 from finery_docs.document import Document, Problem
 from finery_docs.html import read_html
 from finery_docs.pdf import read_pdf
@@ -148,19 +148,36 @@ class Reading:
                 yield row
             self.used += self._made > before
         self._job.progress(len(files), len(files))
-        self._finish()
+        if self._bad and (self._step.bad_files == "error" or not self._made):
+            raise self._bad_files_error()
+        fix = f"name folders or files that contain text: {', '.join(SUFFIXES)}"
+        self.drops.refuse_nothing_left(self._made, fix)
 
     def _rows_of(self, name: str, path: Path) -> Iterator[Row]:
         try:
             document = self._document(name, path)
         except Problem as problem:
-            self._note(name, problem)
+            # Other files should give rows, unless `bad_files` is `skip`.
+            harmless = problem.reason == "empty" or (
+                problem.reason == "not-a-document" and name not in self._step.path.patterns
+            )
+            if not harmless:
+                self._bad.append((name, problem))
+            self.drops.add({"source": name}, problem.reason, problem.what)
             return
         for page in document.missing:
             self.drops.add({"source": name, "page": page}, "page-without-text", "it may be scanned")
         seen: Counter[str] = Counter()
         for chunk in chunks(document, self._limits):
-            row = _row(name, document, chunk, seen)
+            # The id is a hash of the text and its file, not of its line: text that is added above
+            # doesn't change it. Chunks of a file that say the same are numbered.
+            text = document.text[chunk.start : chunk.end]
+            row: Row = {"text": text, "source": name, "heading": SEPARATOR.join(chunk.headings)}
+            row_key = row_id(row)
+            seen[row_key] += 1
+            if seen[row_key] > 1:
+                row_key = row_id({**row, "number": seen[row_key]})
+            row = {"id": row_key, **row, **document.place(chunk.start)}
             if len(row["text"]) >= self._step.shortest:
                 yield row
             else:
@@ -189,21 +206,6 @@ class Reading:
             raise Problem("empty", "the file has no text", "remove it from `path`")
         return document
 
-    def _note(self, name: str, problem: Problem) -> None:
-        """Drop a file. That is an error if it should give rows and `bad_files` isn't `skip`."""
-        harmless = problem.reason == "empty" or (
-            problem.reason == "not-a-document" and name not in self._step.path.patterns
-        )
-        if not harmless:
-            self._bad.append((name, problem))
-        self.drops.add({"source": name}, problem.reason, problem.what)
-
-    def _finish(self) -> None:
-        if self._bad and (self._step.bad_files == "error" or not self._made):
-            raise self._bad_files_error()
-        fix = f"name folders or files that contain text: {', '.join(SUFFIXES)}"
-        self.drops.refuse_nothing_left(self._made, fix)
-
     def _bad_files_error(self) -> DataError:
         name, first = self._bad[0]
         details = []
@@ -215,21 +217,6 @@ class Reading:
         skip = "; or skip such files with bad_files: skip" if self._made else ""
         of_first = "" if len({problem.fix for _, problem in self._bad}) == 1 else "the first: "
         return DataError(first.what, where=name, fix=of_first + first.fix + skip, details=details)
-
-
-def _row(name: str, document: Document, chunk: Chunk, seen: Counter[str]) -> Row:
-    """The row of a chunk.
-
-    Its id is a hash of what it says and of its file, not of its line: text that is added above
-    doesn't change it. Chunks of a file that say the same are numbered.
-    """
-    text = document.text[chunk.start : chunk.end]
-    row: Row = {"text": text, "source": name, "heading": SEPARATOR.join(chunk.headings)}
-    row_key = row_id(row)
-    seen[row_key] += 1
-    if seen[row_key] > 1:
-        row_key = row_id({**row, "number": seen[row_key]})
-    return {"id": row_key, **row, **document.place(chunk.start)}
 
 
 def _content(path: Path) -> bytes:

@@ -52,7 +52,9 @@ def _read(content: bytes) -> Document:
         fix = "save a copy without the password, e.g. qpdf --decrypt --password=… in.pdf out.pdf"
         raise Problem("encrypted", "it is encrypted and needs a password", fix)
     builder, missing = Builder("page"), []
-    entries = _by_page(reader)
+    entries: dict[int, list[_Entry]] = {}  # by page; a PDF often has none
+    for entry in _entries(reader, reader.outline, 1):
+        entries.setdefault(entry.page, []).append(entry)
     for number, page in enumerate(reader.pages):
         text = _UNPRINTABLE.sub("\ufffd", page.extract_text())
         if text.strip():
@@ -71,7 +73,9 @@ def _add_page(builder: Builder, text: str, number: int, entries: list[_Entry]) -
     """Add a page's paragraphs, split at the entries of the outline."""
     at = 0
     for entry in entries:
-        place = _place(text, entry.title, at)
+        words = r"\s+".join(map(re.escape, entry.title.split()))
+        match = re.compile(rf"^[ \t]*{words}[ \t]*$", re.MULTILINE).search(text, at)
+        place = match.start() if match else at
         builder.extend(_texts(text[at:place]), number)
         builder.add("", "heading", number, level=entry.level, title=entry.title)
         at = place
@@ -80,21 +84,6 @@ def _add_page(builder: Builder, text: str, number: int, entries: list[_Entry]) -
 
 def _texts(text: str) -> Iterator[str]:
     return (text[start:end] for start, end in paragraphs(text))
-
-
-def _place(text: str, title: str, at: int) -> int:
-    """The position of a title at the beginning of a line, ignoring spaces; `at` if not found."""
-    words = r"\s+".join(map(re.escape, title.split()))
-    match = re.compile(rf"^[ \t]*{words}[ \t]*$", re.MULTILINE).search(text, at)
-    return match.start() if match else at
-
-
-def _by_page(reader: "PdfReader") -> dict[int, list[_Entry]]:
-    """The outline's entries by page; a PDF often has none."""
-    pages: dict[int, list[_Entry]] = {}
-    for entry in _entries(reader, reader.outline, 1):
-        pages.setdefault(entry.page, []).append(entry)
-    return pages
 
 
 def _entries(reader: "PdfReader", outline: list[Any], level: int) -> Iterator[_Entry]:

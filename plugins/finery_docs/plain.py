@@ -86,7 +86,10 @@ def _blocks(text: str, body: int, offsets: list[int], tokens: "list[Token]") -> 
         at = end
         end = start + len(text[start:end].rstrip())
         if token.type == "heading_open":
-            title = _title(tokens[index + 1])
+            inline = tokens[index + 1]
+            children = [child for child in inline.children or () if child.type != "html_inline"]
+            parts = (" " if child.type.endswith("break") else child.content for child in children)
+            title = " ".join("".join(parts).split())
             yield Block(start, end, "heading", int(token.tag[1:]), title)
         elif end > start and not _is_comment(text[start:end]):
             yield Block(start, end, _KINDS.get(token.type, "text"))
@@ -111,10 +114,3 @@ def _is_comment(text: str) -> bool:
 def _between(text: str, start: int, end: int) -> Iterator[Block]:
     for first, last in paragraphs(text[start:end]):
         yield Block(start + first, start + last, "lines")
-
-
-def _title(inline: "Token") -> str:
-    """A heading's text without its markup."""
-    children = [child for child in inline.children or () if child.type != "html_inline"]
-    parts = (" " if child.type.endswith("break") else child.content for child in children)
-    return " ".join("".join(parts).split())

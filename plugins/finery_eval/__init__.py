@@ -3,13 +3,13 @@
 Input: models and rows. Output: metrics with confidence intervals, a prediction for each row, and
 comparisons with the first model. Public for other plugins:
 
-- `finery_eval.evaluator`, the contract of evaluators, with `.verdicts`;
+- `finery_eval.evaluator`, the contract of evaluators, with `.verdicts` and groups of related rows;
 - `finery_eval.asking`, `.evaluation`, `.predictions` and `.tables`: its parts, for steps that judge
   in another way;
-- `finery_eval.measure`, `.groups` and `.stats`: statistics of metrics on the same rows;
+- `finery_eval.measure` and `.stats`: statistics of metrics on the same rows;
 - `finery_eval.nested`, for steps with an evaluator inside;
 - `finery_eval.database`, which runs queries against a scratch database;
-- `finery_eval.calls.broken`, which finds calls that break the schema of their tool.
+- `finery_eval.calls`, which finds calls that break the schema of their tool.
 """
 
 from collections.abc import Mapping, Sequence

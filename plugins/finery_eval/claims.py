@@ -53,7 +53,7 @@ class Claim(msgspec.Struct, frozen=True):
         return self.margin is None and isinstance(self.than, str)
 
 
-class Known(msgspec.Struct, frozen=True):
+class Names(msgspec.Struct, frozen=True):
     """Names that a requirement may use.
 
     more: what would make further metrics known, as part of the fix. nouns: what has the scores.
@@ -100,11 +100,11 @@ class Known(msgspec.Struct, frozen=True):
         )
 
 
-def parse(text: str, subject: Metric, known: Known, where: str) -> Claim | None:
+def parse(text: str, subject: Metric, allowed: Names, where: str) -> Claim | None:
     """The claim that a text makes; None if it makes none. `UsageError` for a mistyped one."""
     if text.lstrip()[:1] in tuple("<>=") or not _MEANT.search(text):
         return None
-    models, better = known.models, known.unbounded.get(subject[1])
+    models, better = allowed.models, allowed.unbounded.get(subject[1])
     if better == "lower":
         raise UsageError(
             f"a requirement in words needs a metric of which higher values are better, and lower "
@@ -122,7 +122,7 @@ def parse(text: str, subject: Metric, known: Known, where: str) -> Claim | None:
                 where=where,
                 fix=f'write "not worse than {match["of"]} by {_share(margin) or 0.03:g}"',
             )
-        return Claim(subject, _other(match["of"], subject, known, where), margin, text, is_share)
+        return Claim(subject, _other(match["of"], subject, allowed, where), margin, text, is_share)
     if match := _BETTER.fullmatch(text):
         if re.fullmatch(NUMBER if is_share else rf"-?{NUMBER}", match["of"]):
             number = float(match["of"])
@@ -133,7 +133,7 @@ def parse(text: str, subject: Metric, known: Known, where: str) -> Claim | None:
                     fix=f'write "significantly better than {_share(number):g}"',
                 )
             return Claim(subject, number, None, text, is_share)
-        return Claim(subject, _other(match["of"], subject, known, where), None, text, is_share)
+        return Claim(subject, _other(match["of"], subject, allowed, where), None, text, is_share)
     raise UsageError(
         'a requirement in words must be "not worse than MODEL by MARGIN" or "significantly better '
         'than MODEL"',
@@ -142,11 +142,11 @@ def parse(text: str, subject: Metric, known: Known, where: str) -> Claim | None:
     )
 
 
-def _other(of: str, subject: Metric, known: Known, where: str) -> str:
+def _other(of: str, subject: Metric, allowed: Names, where: str) -> str:
     """The model that is compared with."""
-    if of not in known.models and "." not in of:
-        raise known.unknown(of, where)
-    model, metric = (of, subject[1]) if of in known.models else known.metric(of, where)
+    if of not in allowed.models and "." not in of:
+        raise allowed.unknown(of, where)
+    model, metric = (of, subject[1]) if of in allowed.models else allowed.metric(of, where)
     if metric != subject[1]:
         raise UsageError(
             f"{subject[1]} can only be compared with the same metric of another model",
@@ -154,7 +154,7 @@ def _other(of: str, subject: Metric, known: Known, where: str) -> str:
             fix=f"write {model} instead of {of}",
         )
     if model == subject[0]:
-        others = [name for name in known.models if name != model]
+        others = [name for name in allowed.models if name != model]
         raise UsageError(
             f"{model} is compared with itself",
             where=where,

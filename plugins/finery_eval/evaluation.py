@@ -13,7 +13,6 @@ from finery.rows import Row
 from finery.util.text import counted, percent
 from finery_eval import slices as slicing
 from finery_eval.asking import truncated
-from finery_eval.groups import together
 from finery_eval.measure import (
     Group,
     Measure,
@@ -26,7 +25,7 @@ from finery_eval.measure import (
 )
 from finery_eval.predictions import predictions, references
 from finery_eval.tables import baseline_tables, comparison_tables, table
-from finery_eval.verdicts import Answers, Verdicts
+from finery_eval.verdicts import Answers, Verdicts, together
 
 BASELINE = "baseline"
 """The fact in `meta` of a cheap baseline that names its kind."""
@@ -141,12 +140,11 @@ def with_speeds(metrics: Metrics, models: Sequence[Model]) -> Metrics:
 def dependent(job: Job, rows: Sequence[Row]) -> list[Group] | None:
     """The groups of related rows, which are logged; None if all rows are independent."""
     groups = together(rows)
-    if groups is None:
-        return None
-    job.log(
-        f"{len(rows)} rows form {counted(len(groups), 'group')}: rows that repeat each other or "
-        "have a common parent count together in intervals and tests"
-    )
+    if groups is not None:
+        job.log(
+            f"{len(rows)} rows form {counted(len(groups), 'group')}: rows that repeat each other "
+            "or have a common parent count together in intervals and tests"
+        )
     return groups
 
 
@@ -162,13 +160,15 @@ def write_scored(
     """Write scores, and log each model's headline. lines: of `predictions.jsonl`."""
     values, intervals = in_json(scores)
     log_scores(job, scores, details.get("unbounded", ()))
-    cut = {name: truncated(of) for name, of in answers.items()} if answers is not None else None
+    if answers is not None:
+        cut = {name: truncated(of) for name, of in answers.items()}
+        details = {**details, "truncated": cut}
     return Metrics.write(
         job.out,
         rows=rows,
         scores=values,
         intervals=intervals,
-        details={**details, **({"truncated": cut} if cut is not None else {})},
+        details=dict(details),
         predictions=lines,
     )
 

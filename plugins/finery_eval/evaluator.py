@@ -25,14 +25,17 @@ from finery import (
     Artifact,
     Completion,
     Dataset,
+    FineryError,
     Job,
     Metrics,
     Model,
     PluginError,
     Preflight,
+    RequirementError,
     Step,
     StepError,
     UsageError,
+    outside_key,
     setting,
     takes,
 )
@@ -40,9 +43,10 @@ from finery.rows import Row
 from finery.rows.answers.reading import extracted
 from finery_eval import slices as slicing
 from finery_eval.asking import ask, read_rows
+from finery_eval.claims import Claim
 from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
 from finery_eval.measure import Statistic, Value
-from finery_eval.requirements import Measuring, Requirements
+from finery_eval.requirements import Requirement, parse, unmet
 from finery_eval.stats import NO_WIDTH
 from finery_eval.tables import remark as remark
 from finery_eval.tables import table as table
@@ -82,16 +86,33 @@ class Gate(Step, isolated=True):
         """What `require` may name."""
         return {"require": [f"{name}.{m}" for name, of in self.measured().items() for m in of]}
 
+    @outside_key
+    def requirements(self) -> list[Requirement | Claim]:
+        """What `require` asks for, in its order. Raises `UsageError` for malformed requirements."""
+        measured, require = self.measured(), cast(Any, self).require
+        metrics = list(dict.fromkeys(metric for of in measured.values() for metric in of))
+        more, nouns, unbounded = self.more_metrics(), self.nouns(), self.unbounded()
+        return parse(require, list(measured), metrics, more, nouns, unbounded)
+
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        Requirements(cast(Measuring, self))
+        self.requirements()
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Compare the scores with `require`. Raises `RequirementError`."""
         self.check()
         (metrics,) = outputs.values()
         assert isinstance(metrics, Metrics)
-        Requirements(cast(Measuring, self)).verify(with_more(metrics.report()))
+        failed = unmet(self.requirements(), with_more(metrics.report()))
+        if failed:
+            what = "requirement is" if len(failed) == 1 else "requirements are"
+            raise RequirementError(
+                f"{len(failed)} {what} not met",
+                where="require",
+                details=failed,
+                fix=f"improve the {self.nouns()[0]}, test on more rows, or lower the value in "
+                "`require`",
+            )
 
 
 class Gated(Gate):
@@ -261,14 +282,14 @@ class BatchEvaluator(Judge, engines=True):
 
         more: other fields of `Verdicts`, by default what the step declares.
         """
-        own: dict[str, Any] = {
+        declared: dict[str, Any] = {
             "metrics": self.metric_names(),
             "headline": self.metric_names(),
             "tables": [answers_table(answers)] if tables is None else tables,
             "statistics": self.statistics(),
             "unbounded": list(self.unbounded()),
         }
-        return Verdicts(judged, **own | more)
+        return Verdicts(judged, **declared | more)
 
     def unjudged(self, rows: Sequence[Row]) -> list[Unjudged]:
         """Turns that people may think are judged, but that aren't."""
@@ -294,12 +315,13 @@ class BatchEvaluator(Judge, engines=True):
         """Raise `DataError` for slices that no row can have. columns: all that rows can have."""
         fields = self.answer_fields(None)
         if fields is not None:
-            slicing.check_names(columns, self.slices, fields)
+            slicing.check(columns, self.slices, fields)
 
     def check_slices(self, rows: Sequence[Row]) -> None:
         """Raise `DataError` for slices that no row has."""
         if self.slices:
-            slicing.check(rows, self.slices, self.answer_fields(rows) or ())
+            fields = self.answer_fields(rows) or ()
+            slicing.check(slicing.columns_of(rows), self.slices, fields)
 
     def answer_fields(self, rows: Sequence[Row] | None) -> Collection[str] | None:
         """The fields of the expected answers, which rows can be sliced by.
@@ -325,7 +347,7 @@ class Evaluator(BatchEvaluator):
         metrics = self.metric_names()
         anything, unbounded = self.statistics(), self.unbounded()
 
-        def one(i: int, answer: Completion) -> Verdict:
+        def verdict_on(i: int, answer: Completion) -> Verdict:
             text = extracted(answer.text, self.extract)
             answer = msgspec.structs.replace(answer, text=text)
             try:
@@ -336,13 +358,15 @@ class Evaluator(BatchEvaluator):
                     else number(value, metric, is_share=metric not in unbounded)
                     for metric, value in verdict.values.items()
                 }
-            except StepError as error:
+            except FineryError as error:
                 if error.where is None:
                     error.where = f"{type(self).__name__}.judge, row {rows[i].get('id')}"
                 raise
+            except Exception as error:  # a plugin's code can raise anything
+                raise StepError.in_method(error, self, "judge", rows[i].get("id")) from error
             return verdict._replace(values=values)
 
-        return lambda answers: self.verdicts(answers, each_judged(answers, one))
+        return lambda answers: self.verdicts(answers, each_judged(answers, verdict_on))
 
 
 def verdict_of(returned: Any, metrics: Sequence[str]) -> Verdict:
@@ -389,16 +413,20 @@ def number(value: Any, metric: str, *, is_share: bool) -> bool | float | None:
     return min(max(value, 0), 1)
 
 
+def compiled(pattern: str, where: str) -> re.Pattern[str]:
+    """The compiled regular expression. `UsageError` if it isn't one."""
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError) as error:
+        what = f"not a regular expression: {error}"
+        raise UsageError(what, where=where, fix="correct it") from None
+
+
 def check_pattern(pattern: str | None) -> None:
     """Raise `UsageError` unless it is a regular expression with one group."""
     if pattern is None:
         return
-    try:
-        groups = re.compile(pattern).groups
-    except (re.error, RecursionError) as error:
-        raise UsageError(
-            f"not a regular expression: {error}", where=f"extract: {pattern}", fix="correct it"
-        ) from None
+    groups = compiled(pattern, f"extract: {pattern}").groups
     if groups != 1:
         raise UsageError(
             f"the expression must have one group, but has {groups}",

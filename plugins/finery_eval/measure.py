@@ -78,16 +78,12 @@ class Measure:
         if self.statistic is not None:
             interval = stats.interval_of(self._draws(name, units), len(units), self.within)
             return self.statistic(_counts(values)), interval
-        if self._is_weighted:
-            rows = [self._weighted(name, unit) for unit in units]
-            (drawn,) = stats.bootstrap(rows, lambda counts: [self._mean(counts)], self.within)
-            return self._mean(Counter(rows)), _finite(drawn)
-        if self.groups is None and are_yes_no(values):
+        if self.groups is None and not self._is_weighted and are_yes_no(values):
             hits = sum(bool(values[i]) for (i,) in units)
             return hits / len(units), stats.wilson(hits, len(units))
-        sums = [_sum(values, unit) for unit in units]
-        (interval,) = stats.bootstrap(sums, lambda counts: [_ratio(counts)], self.within)
-        return _ratio(Counter(sums)), interval
+        rows = [self._weighted(name, unit) for unit in units]
+        (drawn,) = stats.bootstrap(rows, lambda counts: [self._mean(counts)], self.within)
+        return self._mean(Counter(rows)), _finite(drawn)
 
     def difference(self, first: str, second: str) -> Difference | None:
         """Second minus first model, on the rows that count for both.
@@ -117,13 +113,11 @@ class Measure:
             )
             return Difference(value, interval, stats.mcnemar_exact(gained, lost))
         gains = [
-            None if x is None or y is None else float(y) - float(x)
-            for x, y in zip(a, b, strict=True)
+            (math.fsum(float(b[i]) - float(a[i]) for i in unit), float(len(unit))) for unit in units
         ]
-        sums = [_sum(gains, unit) for unit in units]
-        (interval,) = stats.bootstrap(sums, lambda counts: [_ratio(counts)], self._gain)
-        p_value = stats.sign_flips([gain for gain, _ in sums])
-        return Difference(_ratio(Counter(sums)), interval, p_value)
+        (interval,) = stats.bootstrap(gains, lambda counts: [self._mean(counts)], self._gain)
+        p_value = stats.sign_flips([gain for gain, _ in gains])
+        return Difference(self._mean(Counter(gains)), interval, p_value)
 
     def by_row(self, name: str) -> list[Value] | None:
         """Each row's contribution to a mean over rows; None for a metric that isn't a mean."""
@@ -183,7 +177,7 @@ class Measure:
         interval = stats.interval_of(drawn, len(units), self._gain)
         return Difference(value, interval, stats.bootstrap_p(drawn, differing))
 
-    # -- weighted means
+    # -- means over rows, which may be weighted
 
     def _weighted(self, name: str, unit: Group) -> tuple[float, float]:
         """(weighted value, weight) of a row or a group."""
@@ -355,16 +349,6 @@ def _ungrouped(counts: Mapping[tuple[Value, ...], int]) -> Counter[Value]:
         for value in group:
             each[value] += n
     return each
-
-
-def _sum(values: Sequence[Value], unit: Group) -> tuple[float, int]:
-    """(sum of the values, their number) of a row or a group."""
-    return float(sum(values[i] for i in unit)), len(unit)
-
-
-def _ratio(counts: Mapping[tuple[float, int], int]) -> float:
-    total = sum(number * times for (_, number), times in counts.items())
-    return sum(value * times for (value, _), times in counts.items()) / total
 
 
 def _finite(interval: Interval) -> Interval | None:

@@ -22,7 +22,7 @@ from finery import (
     UsageError,
 )
 from finery_eval.evaluator import Judge
-from finery_eval.requirements import Requirement, wanted
+from finery_eval.requirements import Requirement
 from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
 
 LUCKY_GATE = "lucky-gate"
@@ -141,7 +141,7 @@ def _of_gates(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
     rows = rows_of(graph, results, node)
     assert isinstance(node.step, Judge)
     try:
-        gates = wanted(node.step)
+        gates = node.step.requirements()
     except UsageError:
         return  # an error of its own
     if rows is None or not 0 < rows.rows < MOST_ROWS:

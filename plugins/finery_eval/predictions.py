@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from finery import load_reference
 from finery.rows import Row
 from finery.rows.parts import prompt as prompt_of
-from finery_eval.groups import facts_of, recorded
-from finery_eval.measure import Measure, measure_of
-from finery_eval.verdicts import Answers, Verdicts
+from finery_eval.measure import Group, Measure, measure_of
+from finery_eval.verdicts import Answers, Verdicts, together
 
 PROMPT_SHOWN = 300
 """Characters of a prompt that a line repeats."""
+GROUP = "group"
+"""The fact that names the group of a row, if it has related ones."""
 STATISTICS = "statistics"
 """The entry of `details`: metric → the reference of its statistic, if it has one."""
 Facts = Mapping[str, Any]
@@ -37,7 +38,8 @@ def predictions(
 
     `correct` is the first metric, if that is yes or no. answers: None where nothing is generated.
     """
-    grouped, first = facts_of(rows), next(iter(verdicts.metrics), "")
+    grouped = facts_of(rows)
+    first = next(iter(verdicts.metrics), "")
     for i, row in enumerate(rows):
         prompt = prompt_of(row)[:PROMPT_SHOWN]
         for name in answers or verdicts.judged:
@@ -54,6 +56,19 @@ def predictions(
             yield line | verdict | grouped[i]
 
 
+def facts_of(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Each row's group in `predictions.jsonl`: its name, for rows that have related ones.
+
+    The name is the first of the ids of its rows and of their parents.
+    """
+    facts: list[dict[str, str]] = [{} for _ in rows]
+    for group in together(rows) or ():
+        name = min(one for i in group for one in (rows[i]["id"], *(rows[i].get("parents") or ())))
+        for i in group:
+            facts[i] = {GROUP: name}
+    return facts
+
+
 def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:
     """The statistics of the metrics, for `details`."""
     statistics = {metric: verdicts.statistic(metric) for metric in verdicts.metrics}
@@ -62,6 +77,20 @@ def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:
 
 
 # -- read and paired -----------------------------------------------------------------------------
+
+
+def recorded(*sides: Sequence[Facts]) -> list[Group] | None:
+    """The answers that belong together, as their lines of `predictions.jsonl` say, or None.
+
+    sides: the lines of each model or build, by answer. Answers to one row belong together, e.g. to
+    the turns of a conversation, and rows with the same `group` on any side.
+    """
+    rows = [
+        {"id": str(lines[0].get("id", f"line {number}")),
+         "parents": [line[GROUP] for line in lines if GROUP in line]}
+        for number, lines in enumerate(zip(*sides, strict=True))
+    ]  # fmt: skip
+    return together(rows)
 
 
 class Pairs(NamedTuple):

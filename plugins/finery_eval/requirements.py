@@ -5,14 +5,14 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from finery import RequirementError, UsageError
+from finery import UsageError
 from finery.util.text import counted
 from finery_eval import claims
-from finery_eval.claims import NUMBER, Claim, Known, Metric
+from finery_eval.claims import NUMBER, Claim, Metric, Names
 
 _EXPRESSION = re.compile(
     rf"\s*(?P<op>>=|<=|>|<)\s*"
@@ -35,24 +35,6 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">": lambda seen, bound: seen > bound + _SLACK,
     "<": lambda seen, bound: seen < bound - _SLACK,
 }
-
-
-class Measuring(Protocol):
-    """A step whose scores `require` is about."""
-
-    require: dict[str, str]
-
-    def measured(self) -> dict[str, list[str]]:
-        """What `require` may name: judged models (or other things with scores) → their metrics."""
-
-    def more_metrics(self) -> str:
-        """How to add further metrics, as part of the fix for an unknown one."""
-
-    def nouns(self) -> tuple[str, str]:
-        """What is judged, in the singular and the plural, for errors."""
-
-    def unbounded(self) -> Mapping[str, str]:
-        """The metrics that aren't shares → which values are better, `higher` or `lower`."""
 
 
 class Requirement(msgspec.Struct, frozen=True):
@@ -79,34 +61,6 @@ class Requirement(msgspec.Struct, frozen=True):
         return _COMPARE[self.op](seen, self.bound(scores))
 
 
-class Requirements:
-    """An evaluator's `require:`. Raises `UsageError` if it can't be read."""
-
-    def __init__(self, step: "Measuring") -> None:
-        self._wanted = wanted(step)
-        self._noun, _ = step.nouns()
-
-    def verify(self, report: Mapping[str, Any]) -> None:
-        """Raise `RequirementError` unless a `Metrics` report meets all of them."""
-        failed = unmet(self._wanted, report)
-        if failed:
-            what = "requirement is" if len(failed) == 1 else "requirements are"
-            raise RequirementError(
-                f"{len(failed)} {what} not met",
-                where="require",
-                details=failed,
-                fix=f"improve the {self._noun}, test on more rows, or lower the value in `require`",
-            )
-
-
-def wanted(step: "Measuring") -> list[Requirement | Claim]:
-    """The requirements of an evaluator, in their order. Raises `UsageError` for malformed ones."""
-    measured = step.measured()
-    metrics = list(dict.fromkeys(metric for of in measured.values() for metric in of))
-    more, nouns, unbounded = step.more_metrics(), step.nouns(), step.unbounded()
-    return parse(step.require, list(measured), metrics, more, nouns, unbounded)
-
-
 def parse(
     require: Mapping[str, str],
     models: Sequence[str],
@@ -117,10 +71,10 @@ def parse(
 ) -> list[Requirement | Claim]:
     """Read `require:`; `UsageError` for bad syntax and for an unknown model or metric.
 
-    more, nouns, unbounded: see `Known`.
+    more, nouns, unbounded: see `Names`.
     """
-    known = Known(models, metrics, more, nouns, unbounded or {})
-    return [_parse_one(key, text, known) for key, text in require.items()]
+    allowed = Names(models, metrics, more, nouns, unbounded or {})
+    return [_parse_one(key, text, allowed) for key, text in require.items()]
 
 
 def unmet(requirements: Sequence[Requirement | Claim], report: Mapping[str, Any]) -> list[str]:
@@ -131,16 +85,16 @@ def unmet(requirements: Sequence[Requirement | Claim], report: Mapping[str, Any]
     return failed + claims.unmet([r for r in requirements if isinstance(r, Claim)], report)
 
 
-def _parse_one(key: str, text: str, known: Known) -> Requirement | Claim:
+def _parse_one(key: str, text: str, allowed: Names) -> Requirement | Claim:
     where = f"require: {key}: {text!r}"
-    subject = known.metric(key, where)
-    claim = claims.parse(text, subject, known, where)
+    subject = allowed.metric(key, where)
+    claim = claims.parse(text, subject, allowed, where)
     if claim is not None:
         return claim
-    better, match = known.unbounded.get(subject[1]), _EXPRESSION.fullmatch(text)
+    better, match = allowed.unbounded.get(subject[1]), _EXPRESSION.fullmatch(text)
     of = (match["of"] or "") if match is not None else ""
     is_number = of[:1] in tuple("+-.0123456789")  # mistyped, e.g. 85% or -0.1
-    if match is None or (is_number and not of.startswith(tuple(f"{m}." for m in known.models))):
+    if match is None or (is_number and not of.startswith(tuple(f"{m}." for m in allowed.models))):
         raise UsageError("a requirement must be a comparison", where=where, fix=_fix(text, better))
     number = float(match["number"] or match["offset"] or 0.0)
     if number < 0 and better is None:
@@ -152,7 +106,7 @@ def _parse_one(key: str, text: str, known: Known) -> Requirement | Claim:
             where=where,
             fix=f"write {percent}",
         )
-    other = known.metric(of, where) if of else None
+    other = allowed.metric(of, where) if of else None
     signed = -number if match["minus"] else number
     return Requirement(subject=subject, op=match["op"], number=signed, of=other, text=text.strip())
 

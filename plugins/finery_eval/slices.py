@@ -8,10 +8,9 @@ from finery.rows import Row
 from finery.rows.answers.reading import as_text
 from finery.rows.parts import prompt
 from finery.util.text import did_you_mean
-from finery_eval.groups import among
 from finery_eval.measure import Group, in_json, scores_of
-from finery_eval.tables import Unit, table
-from finery_eval.verdicts import Verdicts
+from finery_eval.tables import table
+from finery_eval.verdicts import Verdicts, among
 
 LENGTH = "length"
 """The name for slices by prompt length: thirds of the rows, in characters."""
@@ -24,13 +23,8 @@ Slices = Mapping[str, Sequence[int]]
 """Value → the numbers of the rows that have it."""
 
 
-def check(rows: Sequence[Row], names: Sequence[str], more: Collection[str]) -> None:
+def check(columns: Collection[str], names: Sequence[str], more: Collection[str]) -> None:
     """Raise `DataError` for a column that no row has. more: names of fields in the answers."""
-    check_names(_names(rows), names, more)
-
-
-def check_names(columns: Collection[str], names: Sequence[str], more: Collection[str]) -> None:
-    """Like `check`, for rows of which only the columns are known."""
     allowed = {*columns, LENGTH, *more}
     for name in names:
         if name not in allowed:
@@ -54,7 +48,7 @@ def _by_value(rows: Sequence[Row], name: str) -> Slices:
         for row, label in zip(rows, labels, strict=True)
     ]
     if not any(value is not None for value in values):
-        raise _missing(name, _names(rows))
+        raise _missing(name, columns_of(rows))
     slices: dict[str, list[int]] = {}
     for number, value in enumerate(values):
         slices.setdefault(NONE if value is None else as_text(value), []).append(number)
@@ -65,7 +59,8 @@ def _by_value(rows: Sequence[Row], name: str) -> Slices:
     return {**kept, OTHER: sorted(n for value in frequent[MOST:] for n in slices[value])}
 
 
-def _names(rows: Sequence[Row]) -> set[str]:
+def columns_of(rows: Sequence[Row]) -> set[str]:
+    """The columns of the rows, with those of their labels."""
     labels = (row["label"] for row in rows if isinstance(row.get("label"), dict))
     return {name for row in rows for name in row} | {name for label in labels for name in label}
 
@@ -122,6 +117,6 @@ def tables_of(details: Mapping[str, Any], metric: str, *, is_share: bool) -> lis
             for model, scores in sliced["scores"].items()
         ]  # fmt: skip
         columns = [name, "rows", "model", metric, "95 % CI low", "95 % CI high"]
-        units: dict[str, Unit] = dict.fromkeys(columns[3:], "share") if is_share else {}
+        units = dict.fromkeys(columns[3:], "share") if is_share else {}
         tables.append(table(f"{metric} by {name}", columns, rows, units=units))
     return tables

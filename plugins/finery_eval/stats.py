@@ -400,11 +400,11 @@ LEVEL = 0.05
 POWER = 0.8
 
 
-def detectable_difference(n: int, disagreement: float = DISAGREEMENT) -> float:
+def detectable_difference(n: int) -> float:
     """The smallest difference of two models' accuracy that n rows show four times in five.
 
-    disagreement: the share of rows that exactly one of the models gets right; at least as large as
-    the difference. "Show" means a two-sided McNemar test at the 5 % level. 1 if n is below 4.
+    The models are assumed to differ on the share `DISAGREEMENT` of the rows, or on as many as the
+    difference needs. "Show" means a two-sided McNemar test at the 5 % level. 1 if n is below 4.
 
     Source: R. J. Connor, "Sample size for testing differences in proportions for the paired-sample
     design", Biometrics 43 (1987) 207-211, solved for the difference.
@@ -412,7 +412,7 @@ def detectable_difference(n: int, disagreement: float = DISAGREEMENT) -> float:
     low, high = 0.0, 1.0
     while high - low > 1e-6:
         middle = (low + high) / 2
-        low, high = (low, middle) if rows_needed(middle, disagreement) <= n else (middle, high)
+        low, high = (low, middle) if rows_needed(middle) <= n else (middle, high)
     return high
 
 

@@ -1,15 +1,12 @@
 """The tables of `metrics.json`, which any viewer can show."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from finery_eval import stats
 from finery_eval.measure import MCNEMAR, between
 
-Unit = Literal["share", "difference", "p"]
-"""The unit of numbers in a table: a share from 0 to 1, a difference of shares, a p-value."""
 HOLM = "p (Holm)"
-LEVEL = 0.05
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "not shown"
 
 
@@ -18,12 +15,13 @@ def table(
     columns: Sequence[str],
     rows: Sequence[Sequence[Any]],
     *,
-    units: Mapping[str, Unit] | None = None,
+    units: Mapping[str, str] | None = None,
     model: str = "",
 ) -> dict[str, Any]:
     """A table that any viewer of `Metrics` can show: cells are text, numbers or None.
 
-    units: column → unit of its numbers. model: the only one that the table is about, if so.
+    units: column → unit of its numbers: `share` from 0 to 1, `difference` of shares, or `p` for
+    p-values. model: the only one that the table is about, if so.
     """
     cells = [list(row) for row in rows]
     about = {"units": dict(units or {}), **({"model": model} if model else {})}
@@ -54,7 +52,7 @@ def comparison_tables(
     facts = {"only_model": "only this right", "only_baseline": f"only {base} right",
              "p_value": p_value, "p_holm": HOLM}  # fmt: skip
     named = {fact: column for fact, column in facts.items() if fact in comparisons[0]}
-    units: dict[str, Unit] = dict.fromkeys(differences, "difference") if is_share else {}
+    units = dict.fromkeys(differences, "difference") if is_share else {}
     units |= dict.fromkeys((p_value, HOLM) if "p_holm" in named else (p_value,), "p")
     rows = [
         [c["model"], c["difference"], *c["interval"], *(c[fact] for fact in named)]
@@ -75,7 +73,7 @@ def baseline_tables(
     points = ["points", "95 % CI low", "95 % CI high"]
     for baseline in baselines:
         columns = ["metric", "score", baseline, *points, HOLM, "verdict"]
-        units: dict[str, Unit] = {"score": "share", baseline: "share", HOLM: "p"}
+        units = {"score": "share", baseline: "share", HOLM: "p"}
         units |= dict.fromkeys(points, "difference")
         for model in scores:
             compared = against(details, details["headline"], model, baseline)
@@ -109,6 +107,6 @@ def against(
     shown = {metric: found[metric] for metric in metrics if metric in found}
     adjusted = stats.holm([difference.p_value for difference in shown.values()])
     return [
-        Against(metric, d, p, NOT_SHOWN if p >= LEVEL else BETTER if d.value > 0 else WORSE)
+        Against(metric, d, p, NOT_SHOWN if p >= stats.LEVEL else BETTER if d.value > 0 else WORSE)
         for (metric, d), p in zip(shown.items(), adjusted, strict=True)
     ]

@@ -1,4 +1,9 @@
-"""Verdicts of evaluators on answers: the values of metrics, and facts for people."""
+"""Verdicts of evaluators on answers: the values of metrics, facts for people, and related rows.
+
+The answers in a group of related rows aren't independent: a model that goes wrong in the first turn
+of a conversation goes wrong in the next. So resampling draws groups, and the width of an interval
+depends on the number of groups instead of the number of answers.
+"""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -88,13 +93,62 @@ class Verdicts(NamedTuple):
 
 
 def each_judged(
-    answers: Answers, judge: Callable[[int, Completion], Mapping[str, Value] | Verdict]
+    answers: Answers, judge: Callable[[int, Completion], Verdict]
 ) -> dict[str, list[Verdict]]:
     """Model → the verdict on each of its answers. judge: takes the row's number and the answer."""
     return {
-        name: [
-            said if isinstance(said := judge(i, answer), Verdict) else Verdict(said)
-            for i, answer in enumerate(completions)
-        ]
+        name: [judge(i, answer) for i, answer in enumerate(completions)]
         for name, completions in answers.items()
     }
+
+
+# -- groups of related rows -----------------------------------------------------------------------
+
+
+def together(rows: Sequence[Mapping[str, Any]]) -> list[Group] | None:
+    """The groups of related rows, see `groups_of`; None if all rows are independent."""
+    groups = groups_of(rows)
+    return groups if len(groups) < len(rows) else None
+
+
+def among(groups: Sequence[Group] | None, numbers: Sequence[int]) -> list[Group] | None:
+    """The groups of some rows, by their index among these; None if there are no groups."""
+    if groups is None:
+        return None
+    place = {number: i for i, number in enumerate(numbers)}
+    parts = [[place[i] for i in group if i in place] for group in groups]
+    return [part for part in parts if part]
+
+
+def effective(groups: Sequence[Group]) -> float:
+    """The minimum number of independent rows that grouped ones are worth.
+
+    It assumes that all rows of a group get the same answer.
+
+    Source: L. Kish, "Survey Sampling" (1965), ch. 8: the design effect of clusters, here with an
+    intraclass correlation of 1.
+    """
+    sizes = [len(group) for group in groups]
+    return sum(sizes) ** 2 / sum(size * size for size in sizes)
+
+
+def groups_of(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """The rows that belong together: equal ids, a common parent, or a row and its parent.
+
+    Also through others: of a row's paraphrase, a paraphrase belongs to all three.
+    """
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            leader[name] = leader[leader[name]]
+            name = leader[name]
+        return name
+
+    for row in rows:
+        for parent in row.get("parents") or ():
+            leader[find(parent)] = find(row["id"])
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(find(row["id"]), []).append(i)
+    return list(groups.values())

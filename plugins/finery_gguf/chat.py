@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finery import FineryError
 from finery.rows import Conversation, Message
-from finery.rows.templates.foreign import within_limits, written
+from finery.rows.templates.limits import within_limits, written
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Keys of a message's reasoning. Templates read the first; that of gpt-oss reads the second."""

@@ -19,15 +19,13 @@ from finery import (
     cpu_count,
 )
 from finery.rows import Conversation
-from finery_gguf.answering import choice
-from finery_gguf.answering.remote import RemoteSlots
-from finery_gguf.answering.row import Raw, Row
-from finery_gguf.answering.shapes import multiple_of
-from finery_gguf.answering.slots import Slots
+from finery_gguf import backend
+from finery_gguf.backend import can_use_gpu, log_device
 from finery_gguf.llama import PACKAGE, Gguf, library
-from finery_gguf.offload import can_use_gpu, log_device
 from finery_gguf.pace import Pace
 from finery_gguf.programs import build_files
+from finery_gguf.remote import RemoteSlots
+from finery_gguf.slots import Raw, Row, Slots, multiple_of
 
 if TYPE_CHECKING:
     from finery_gguf.chat import ChatTemplate
@@ -61,8 +59,8 @@ class GgufEngine(Engine):
     @classmethod
     def key_facts(cls) -> Mapping[str, Any]:
         """The server that answers, and how many rows it answers at once; empty without one."""
-        server = choice.server()
-        return {"llama.cpp": f"{server}, {choice.rows_at_once()} slots"} if server else {}
+        server = backend.server()
+        return {"llama.cpp": f"{server}, {backend.rows_at_once()} slots"} if server else {}
 
     @classmethod
     def key_files(cls) -> list[str]:
@@ -120,7 +118,7 @@ class GgufEngine(Engine):
     def _new_slots(self, loaded: "_Loaded") -> "Slots | RemoteSlots":
         """Separate slots, for a stream that runs while another one does."""
         special = loaded.reader.needs_special_tokens
-        most = choice.rows_at_once()
+        most = backend.rows_at_once()
         if loaded.server is None:
             return Slots(loaded.gguf, most, self._multiple, self._pace, special=special)
         slots = RemoteSlots(loaded.gguf, most, loaded.server, special=special)
@@ -162,7 +160,7 @@ class GgufEngine(Engine):
     def _loaded(self) -> "_Loaded":
         from finery_gguf.prompts import answer_reader, model_template
 
-        server = choice.server()
+        server = backend.server()
         gpus = log_device(self.job.log, server, library().gpus)
         path = self.model.file(self.model.meta["file"])
         gguf = Gguf(path, on_gpu=bool(gpus) and server is None, vocab_only=server is not None)

@@ -24,19 +24,17 @@ from finery import (
     takes,
 )
 from finery.util.text import size
-from finery_gguf.convert.converter import NAME as CONVERTER
-from finery_gguf.convert.converter import convert
-from finery_gguf.convert.folder import add_vocabulary, complete
+from finery_gguf.convert import NAME as CONVERTER
+from finery_gguf.convert import add_vocabulary, complete, convert
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_gguf.pace import Pace
 from finery_gguf.programs import QUANTIZE, build_facts, build_files, user_program
-from finery_gguf.quantize.quantise import NEEDY, WEIGHED, quantise, quantise_with
-from finery_gguf.quantize.speed import tokens_per_second
+from finery_gguf.quantise import NEEDY, WEIGHED, quantise, quantise_with, tokens_per_second
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from finery_gguf.quantize.importance import Importance
+    from finery_gguf.importance import Importance
     from finery_transformers.frozen.template import FrozenTemplate
 
 _QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
@@ -197,8 +195,7 @@ def _measured(file: Path, name: str, job: Job) -> dict[str, Any]:
 
 def _importance(step: Export, source: Path, frozen: "FrozenTemplate", job: Job) -> "Importance":
     """The importance matrix of the converted model on the step's rows."""
-    from finery_gguf.quantize.calibration import calibration
-    from finery_gguf.quantize.importance import importance_of
+    from finery_gguf.importance import calibration, importance_of
 
     context = Gguf(source, vocab_only=True).n_context
     texts, given, cut = calibration(

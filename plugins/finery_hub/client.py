@@ -125,8 +125,42 @@ def explain(
         return _refused(error, repo, revision, kind)
     offline = (errors.LocalEntryNotFoundError, http_error(), ConnectionError)
     if isinstance(error, offline):
-        return _offline(error, repo, revision, kind, resolving)
-    return _broken(error, repo)
+        details = [str(error).splitlines()[0]] if str(error) else []
+        if os.environ.get("HF_HUB_OFFLINE"):
+            details.append("HF_HUB_OFFLINE is set")
+        if not resolving:
+            return StepError(
+                f"{endpoint()} can't be reached, and the cache on this machine doesn't hold "
+                f"all of {repo} at {revision[:12]}",
+                fix="build once with network access; files that were fetched are kept",
+                details=details,
+            )
+        commit = _cached_commit(repo, revision, kind)
+        known = f"; the cache on this machine has revision: {commit}" if commit else ""
+        return StepError(
+            f"{endpoint()} can't be reached to look up the commit of '{revision}' of {repo}",
+            fix=f"build once with network access, or name a commit in the recipe{known}",
+            details=details,
+        )
+    from huggingface_hub import constants
+
+    cache = constants.HF_HUB_CACHE
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return StepError(
+            f"no disk space left for {repo}",
+            where=str(cache),
+            fix="free some space (`hf cache prune`), or set HF_HOME to move the hub's cache",
+        )
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StepError(
+            f"finery can't write to the hub's cache: {error}",
+            where=str(cache),
+            fix="change its permissions, or set HF_HOME to move it",
+        )
+    return StepError(
+        f"fetching {repo} failed: {error}", fix="build again; files that were fetched are kept"
+    )
 
 
 def _refused(error: Any, repo: str, revision: str, kind: Kind) -> FineryError:
@@ -195,29 +229,6 @@ def _revisions(repo: str, kind: Kind) -> Iterator[str]:
     return (ref.name for ref in (*refs.branches, *refs.tags))
 
 
-def _offline(
-    error: Exception, repo: str, revision: str, kind: Kind, resolving: bool
-) -> FineryError:
-    """The error for a hub that can't be reached while its local cache is incomplete."""
-    details = [str(error).splitlines()[0]] if str(error) else []
-    if os.environ.get("HF_HUB_OFFLINE"):
-        details.append("HF_HUB_OFFLINE is set")
-    if not resolving:
-        return StepError(
-            f"{endpoint()} can't be reached, and the cache on this machine doesn't hold "
-            f"all of {repo} at {revision[:12]}",
-            fix="build once with network access; files that were fetched are kept",
-            details=details,
-        )
-    commit = _cached_commit(repo, revision, kind)
-    known = f"; the cache on this machine has revision: {commit}" if commit else ""
-    return StepError(
-        f"{endpoint()} can't be reached to look up the commit of '{revision}' of {repo}",
-        fix=f"build once with network access, or name a commit in the recipe{known}",
-        details=details,
-    )
-
-
 def _cached_commit(repo: str, revision: str, kind: Kind) -> str | None:
     """The commit that `revision` named when it was last fetched."""
     from huggingface_hub import CacheNotFound, scan_cache_dir
@@ -228,29 +239,6 @@ def _cached_commit(repo: str, revision: str, kind: Kind) -> str | None:
         return None
     refs = cached[0].refs if cached else {}
     return refs[revision].commit_hash if revision in refs else None
-
-
-def _broken(error: Exception, repo: str) -> FineryError:
-    """The error for problems with the disk, the cache's permissions or the transfer."""
-    from huggingface_hub import constants
-
-    cache = constants.HF_HUB_CACHE
-    code = error.errno if isinstance(error, OSError) else None
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return StepError(
-            f"no disk space left for {repo}",
-            where=str(cache),
-            fix="free some space (`hf cache prune`), or set HF_HOME to move the hub's cache",
-        )
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StepError(
-            f"finery can't write to the hub's cache: {error}",
-            where=str(cache),
-            fix="change its permissions, or set HF_HOME to move it",
-        )
-    return StepError(
-        f"fetching {repo} failed: {error}", fix="build again; files that were fetched are kept"
-    )
 
 
 def http_error() -> type[Exception]:

@@ -14,10 +14,9 @@ from finery_eval.predictions import predictions
 from finery_eval.tables import remark
 from finery_eval.verdicts import Answers
 from finery_judge.games import Game, Order, cross_table, pair_table, points_of, records, win_rates
-from finery_judge.judging import JUDGE, JudgeForecast, Judging
-from finery_judge.templates import PAIR_PROMPT, names
-from finery_synth.ask.asking import Used
-from finery_synth.judge.pairs import ORDERS, Seen, Verdict
+from finery_judge.judging import JUDGE, PAIR_PROMPT, JudgeForecast, Judging, more_scores, names
+from finery_synth.asking import Used
+from finery_synth.judges import ORDERS, Seen, Verdict
 
 OF_JUDGE = ["consistency", "position_bias"]
 WIN_RATE = "win_rate"
@@ -97,12 +96,7 @@ class Arena(Judging, forecast=ArenaForecast):
                 where="slices",
                 fix="remove it, or use eval.judge",
             )
-        if JUDGE in listed:
-            raise UsageError(
-                f"a model is named '{JUDGE}', as the judge is in `require`",
-                where="models",
-                fix="rename its step",
-            )
+        self.check_names()
         super().check()
 
     def check_rows(self, job: Job) -> None:
@@ -156,10 +150,15 @@ class Arena(Judging, forecast=ArenaForecast):
         seen: dict[tuple[int, str, str], list[Seen]] = {}
         if questions:
             verdicts = self.verdicts_on(
-                self.engine(job), used, questions, messages, Verdict.read, Verdict.schema()
+                job, used, questions, messages, Verdict.read, Verdict.schema()
             )
             for question, verdict in verdicts:
-                seen.setdefault(question[:3], []).append(_seen(question, verdict))
+                order = question.order
+                if isinstance(verdict, Verdict):
+                    result = verdict.seen(order)
+                else:
+                    result = Seen(order, problem=verdict)
+                seen.setdefault(question[:3], []).append(result)
         return [Game(*game, seen=tuple(seen.get(game, ()))) for game in played]
 
     def _write(
@@ -172,7 +171,6 @@ class Arena(Judging, forecast=ArenaForecast):
         }
         order, played = Order.of(games, groups), records(games, groups)
         remarks = [*self.judged_itself(), *order.remarks(), *_unreadable(games)]
-        more = {m: {"value": v, "interval": list(ci)} for m, (v, ci) in order.scores().items()}
         details = {
             "headline": [WIN_RATE],
             "tables": [
@@ -181,7 +179,7 @@ class Arena(Judging, forecast=ArenaForecast):
                 answers_table(answers),
             ],
             "remarks": remarks,
-            "more": {JUDGE: more},
+            "more": {JUDGE: more_scores(order.scores())},
             "positions": order.counts._asdict(),
             **({"groups": len(groups)} if groups else {}),
         }
@@ -190,12 +188,6 @@ class Arena(Judging, forecast=ArenaForecast):
         for one in remarks:
             job.log(one["text"])
         return metrics
-
-
-def _seen(question: Question, verdict: Verdict | str) -> Seen:
-    if isinstance(verdict, str):
-        return Seen(question.order, problem=verdict)
-    return verdict.seen(question.order)
 
 
 def _unreadable(games: Sequence[Game]) -> Iterator[dict[str, str]]:

@@ -9,17 +9,16 @@ from typing import Any, Literal, NamedTuple
 
 from finery.util.text import counted
 from finery_eval import stats
-from finery_eval.groups import among
 from finery_eval.measure import Measure
 from finery_eval.tables import remark, table
-from finery_synth.judge.pairs import Positions, Seen, outcome
+from finery_eval.verdicts import among
+from finery_judge.calibration import Score
+from finery_synth.judges import Positions, Seen, outcome
 
 Result = Literal["win", "loss", "tie", "undecided", "no verdict"]
 """For the first model of a pair. undecided: the two orders disagree."""
 POINTS: Mapping[Result, float] = {"win": 1.0, "loss": 0.0, "tie": 0.5, "undecided": 0.5}
 GAINS: Mapping[Result, int] = {"win": 1, "loss": -1}
-LEVEL = 0.05
-Score = tuple[float, stats.Interval]
 
 
 class Game(NamedTuple):
@@ -75,9 +74,16 @@ class Record(NamedTuple):
 
     @property
     def p_value(self) -> float:
-        """The exact sign test of wins against losses; of rows in groups, of sign flips."""
+        """The exact sign test of wins against losses.
+
+        For rows in groups, all signs of the groups are flipped (`stats.sign_flip_exact`).
+        """
         gains = {row: GAINS.get(result, 0) for row, result in self.results.items()}
-        return sign_test(gains, self.groups)
+        if self.groups is None:
+            values = list(gains.values())
+            return stats.mcnemar_exact(values.count(1), values.count(-1))
+        units = by_group(gains, self.groups)
+        return stats.sign_flip_exact([sum(gains[row] for row in unit) for unit in units])
 
     def count(self, result: Result) -> int:
         """The number of games that ended like this."""
@@ -103,23 +109,12 @@ def mean_points(points: Mapping[int, float], groups: Groups) -> Score:
     return _bounded(list(points.values()), among(groups, list(points)) or [])
 
 
-def _bounded(values: Sequence[float], groups: Sequence[Sequence[int]]) -> Score:
-    """A mean from 0 to 1 with its bootstrap interval over groups."""
+def _bounded(values: Sequence[float], groups: Groups) -> Score:
+    """A mean from 0 to 1 with its interval, see `Measure`."""
     score = Measure({"": values}, groups).score("")
     assert score is not None  # all values count
     assert score[1] is not None  # it has bounds
     return score[0], score[1]
-
-
-def sign_test(gains: Mapping[int, int], groups: Groups) -> float:
-    """The exact p-value that gains of rows, from -1 to 1 each, are as often positive as negative.
-
-    Of rows in groups, all signs of the groups are flipped (`stats.sign_flip_exact`).
-    """
-    if groups is None:
-        values = list(gains.values())
-        return stats.mcnemar_exact(values.count(1), values.count(-1))
-    return stats.sign_flip_exact([sum(gains[row] for row in of) for of in by_group(gains, groups)])
 
 
 def records(games: Sequence[Game], groups: Groups = None) -> list[Record]:
@@ -130,9 +125,7 @@ def records(games: Sequence[Game], groups: Groups = None) -> list[Record]:
     return [Record(one, other, of, groups) for (one, other), of in results.items()]
 
 
-def win_rates(
-    games: Sequence[Game], models: Sequence[str], groups: Groups = None
-) -> dict[str, Score]:
+def win_rates(games: Sequence[Game], models: Sequence[str], groups: Groups) -> dict[str, Score]:
     """Model → (win rate over all its games, interval); without models that have no verdict.
 
     Games on one row aren't independent, so a row counts once, with the mean of its games. groups:
@@ -226,19 +219,17 @@ class Order(NamedTuple):
 
     def _share(self, hits: Sequence[int]) -> Score:
         """The share of games. hits: how many of each unit."""
-        if self._are_single:
-            return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
-        values: list[float] = []
+        values: list[bool] = []
         groups = []
         for n, unit in zip(hits, self.units, strict=True):
             groups.append(range(len(values), len(values) + unit.games))
-            values += [1.0] * n + [0.0] * (unit.games - n)
-        return _bounded(values, groups)
+            values += [True] * n + [False] * (unit.games - n)
+        return _bounded(values, None if self._are_single else groups)
 
     def remarks(self) -> Iterator[dict[str, str]]:
         """Remarks on the judge that people must know."""
         games, consistent, first, second, _ = self.counts
-        if first != second and self.p_value < LEVEL:
+        if first != second and self.p_value < stats.LEVEL:
             name, n, opposite, m = (
                 ("first", first, "second", second)
                 if first > second
@@ -273,7 +264,7 @@ def pair_table(played: Sequence[Record]) -> dict[str, Any]:
         counts = [record.count(end) for end in ends]
         p_value = None if record.rate is None else record.p_value
         rows.append([record.one, record.other, value, *interval, *counts, p_value])
-    units: Any = {**dict.fromkeys(columns[2:5], "share"), columns[-1]: "p"}
+    units = {**dict.fromkeys(columns[2:5], "share"), columns[-1]: "p"}
     return table("Games", columns, rows, units=units)
 
 
@@ -287,5 +278,5 @@ def cross_table(played: Sequence[Record], models: Sequence[str]) -> list[dict[st
             rates[record.one, record.other] = record.rate[0]
             rates[record.other, record.one] = 1 - record.rate[0]
     rows = [[one, *(rates.get((one, other)) for other in models)] for one in models]
-    units: Any = dict.fromkeys(models, "share")
+    units = dict.fromkeys(models, "share")
     return [table("Win rate of row against column", ["", *models], rows, units=units)]

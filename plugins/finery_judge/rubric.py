@@ -1,7 +1,7 @@
 """`eval.judge`: the answers of models, scored by a model with a rubric."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -20,18 +20,15 @@ from finery import (
 )
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery_eval.evaluation import answers_table
-from finery_eval.groups import effective, together
 from finery_eval.measure import Measure
 from finery_eval.tables import remark, table
-from finery_eval.verdicts import Answers, Verdict, Verdicts
+from finery_eval.verdicts import Answers, Verdict, Verdicts, effective, together
 from finery_judge import calibration
-from finery_judge.agreement import Agreement, agreement
-from finery_judge.calibration import Decided
-from finery_judge.judging import JUDGE, JudgeForecast, Judging
-from finery_judge.templates import SCORE_PROMPT, names
-from finery_synth.ask.asking import Used
-from finery_synth.ask.prompts import Prompt
-from finery_synth.judge.scores import Score, transcript
+from finery_judge.calibration import Agreement, Decided, agreement
+from finery_judge.judging import JUDGE, SCORE_PROMPT, JudgeForecast, Judging, more_scores, names
+from finery_synth.asking import Used
+from finery_synth.judges import Score, transcript
+from finery_synth.prompts import Prompt
 
 EMPTY = Score(1, "the answer is empty")
 """Given without asking the judge."""
@@ -138,12 +135,8 @@ class RubricJudge(Judging, forecast=RubricForecast):
             )
         if self.human is None:
             self._refuse_uncalibrated()
-        elif JUDGE in [model.name for model in self.models]:
-            raise UsageError(
-                f"a model is named '{JUDGE}', as the judge is in `require`",
-                where="models",
-                fix="rename its step",
-            )
+        else:
+            self.check_names()
         super().check()
 
     def _refuse_uncalibrated(self) -> None:
@@ -237,8 +230,8 @@ class _Scoring:
             remarks += calibration.remarks(judge, unread)
         for one in remarks:
             job.log(one["text"])
-        more = {name: {"corrected": score} for name, score in corrected.items()}
-        more |= {JUDGE: judge.scores()} if judge else {}
+        more = {name: more_scores({"corrected": score}) for name, score in corrected.items()}
+        more |= {JUDGE: more_scores(judge.scores())} if judge else {}
         return step.verdicts(
             answers,
             judged,
@@ -250,7 +243,7 @@ class _Scoring:
             ],
             metrics=METRICS,
             headline=METRICS,
-            details={"remarks": remarks, "more": _plain(more), USED: self._used.meta()},
+            details={"remarks": remarks, "more": more, USED: self._used.meta()},
         )
 
     def _results(self, job: Job, items: Sequence[Item]) -> Results:
@@ -259,7 +252,7 @@ class _Scoring:
         waiting = [item for item in dict.fromkeys(items) if item.answer]
         if waiting:
             results |= step.verdicts_on(
-                step.engine(job), self._used, waiting, self.messages,
+                job, self._used, waiting, self.messages,
                 lambda text: Score.read(text, step.scale), Score.schema(step.scale),
             )  # fmt: skip
         return results
@@ -331,30 +324,18 @@ def _compared(
     if not rows:
         return []
     columns = ["model", "score (points)", "95 % CI low", "95 % CI high", "answers", "p (sign test)"]
-    units: Any = {**dict.fromkeys(columns[1:4], "difference"), columns[5]: "p"}
+    units = {**dict.fromkeys(columns[1:4], "difference"), columns[5]: "p"}
     return [table(f"Mean score compared with {first}", columns, rows, units=units)]
 
 
-def _unreadable(judged: Mapping[str, Sequence[Verdict]]) -> list[dict[str, str]]:
+def _unreadable(judged: Mapping[str, Sequence[Verdict]]) -> Iterator[dict[str, str]]:
     """A remark for each model with answers that got no verdict."""
-    found = []
     for name, of in judged.items():
         problems = [one.facts["problem"] for one in of if one.facts["score"] is None]
         if problems:
-            found.append(
-                remark(
-                    f"the judge gave no verdict on {len(problems)} of {len(of)} answers of "
-                    f"{name}, which count as not passed ({problems[0]})",
-                    "Raise `judge_tokens`, simplify the prompt, or name a judge whose engine "
-                    "follows a JSON Schema.",
-                )
+            yield remark(
+                f"the judge gave no verdict on {len(problems)} of {len(of)} answers of {name}, "
+                f"which count as not passed ({problems[0]})",
+                "Raise `judge_tokens`, simplify the prompt, or name a judge whose engine follows a "
+                "JSON Schema.",
             )
-    return found
-
-
-def _plain(more: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Scores as JSON: name → metric → `{value, interval}`."""
-    return {
-        name: {m: {"value": value, "interval": list(ci)} for m, (value, ci) in of.items()}
-        for name, of in more.items()
-    }

@@ -1,4 +1,14 @@
-"""The facts that Ollama needs about a model, derived from its GGUF."""
+"""The facts that Ollama needs about a model, derived from its GGUF.
+
+Which template Ollama 0.30 and later use for a GGUF, according to the source code
+(https://github.com/ollama/ollama/blob/main/server/images.go): a GGUF's chat template is used unless
+the model has a TEMPLATE with at least the same capabilities. Ollama itself adds a TEMPLATE to a
+model whose chat template differs in less than 100 characters from one that it knows
+(template/template.go), and a renderer for some architectures (server/create.go), which replaces
+both.
+"""
+
+from collections.abc import Mapping
 
 import msgspec
 from jinja2.exceptions import TemplateError
@@ -8,10 +18,9 @@ from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template
-from finery_ollama.choice import new_notes, replaces
-from finery_ollama.template import ollama_template
-from finery_ollama.turns import ASSISTANT, SYSTEM, USER, Turns, trims
-from finery_serve.templates import served_template
+from finery_ollama.template import ASSISTANT, SYSTEM, USER, Turns, ollama_template, trims
+from finery_serve.llama import served_template
+from finery_transformers.frozen.template import FROZEN_MARK, NO_TOOLS
 
 _DATE = "«date»"
 SETTINGS = "`chat_template`, `chat_template_kwargs` or `tools_as`"
@@ -160,18 +169,14 @@ def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:
         return text.removeprefix(bos) if gguf.adds_bos else text
 
     template, turns = ollama_template(render, "" if gguf.adds_bos else bos)
-    if _writes_date(chat):
+    dated = chat.with_arguments(strftime_now=lambda form: _DATE)
+    if _DATE in dated.render([{"role": "user", "content": "?"}]):
         raise StepError(
             "the chat template writes today's date, which Ollama templates can't do",
             where=str(gguf.path),
             fix="train with a chat template that writes a fixed date or none",
         )
     return template, turns
-
-
-def _writes_date(chat: ChatTemplate) -> bool:
-    dated = chat.with_arguments(strftime_now=lambda form: _DATE)
-    return _DATE in dated.render([{"role": "user", "content": "?"}])
 
 
 def _stops(gguf: Gguf, turns: Turns) -> list[str]:
@@ -187,3 +192,69 @@ def _stops(gguf: Gguf, turns: Turns) -> list[str]:
         between = (turns.assistant[1] + turns.user[0]).strip()
         stops = between.splitlines()[:1]
     return list(dict.fromkeys(stops))
+
+
+RENDERERS: Mapping[str, str] = {
+    "gemma4": "gemma4", "laguna": "laguna", "nemotron_h": "nemotron-3-nano",
+    "nemotron_h_moe": "nemotron-3-nano", "nemotron_h_omni": "nemotron-3-nano",
+}  # fmt: skip
+"""Architecture of a GGUF → the renderer that Ollama uses for it instead of any template."""
+
+
+def replaces(chat_template: str) -> bool:
+    """Whether a TEMPLATE replaces a GGUF's chat template, so that the Modelfile must have one.
+
+    Otherwise Ollama may use a built-in one, made for a similar chat template. A frozen template
+    isn't similar to any, and one with tools or thinking is preferred to a TEMPLATE without them.
+    """
+    has_tools = "tools" in chat_template or "tool_call" in chat_template
+    return FROZEN_MARK not in chat_template and not has_tools and not _has_thinking(chat_template)
+
+
+def new_notes(architecture: str, chat: ChatTemplate) -> list[str]:
+    """What users of Ollama 0.30 or later must know about a model.
+
+    architecture: as in the GGUF. chat: its chat template.
+    """
+    notes = []
+    if renderer := RENDERERS.get(architecture):
+        size = (
+            ", in a form for small or large models that depends on the model's name"
+            if renderer == "gemma4"
+            else ""
+        )
+        notes.append(
+            f"Ollama writes the prompts of all {architecture} models with a renderer of its own, "
+            f"{renderer}{size}. They may differ from the prompts of the training. To use the "
+            "model's chat template, serve the GGUF with `llama-server --jinja`."
+        )
+    if NO_TOOLS in chat.source:
+        notes.append(
+            "Ollama lists tools among the model's capabilities. The model was trained without "
+            "them, and requests with tools end with an error that says so."
+        )
+    if _has_thinking(chat.source) and _switches(chat):
+        notes.append(
+            "Ollama switches thinking on unless a request has `think: false` "
+            "(`ollama run --think=false`)."
+        )
+    return notes
+
+
+def _has_thinking(chat_template: str) -> bool:
+    if "<think>" in chat_template and "</think>" in chat_template:
+        return True
+    splits = any(f"content.split({q}</think>{q})" in chat_template for q in "'\"")
+    return splits and "reasoning_content" not in chat_template
+
+
+def _switches(chat: ChatTemplate) -> bool:
+    """Whether thinking can be switched in the way in which Ollama does it."""
+    turns = [{"role": "user", "content": "?"}]
+    try:
+        on, off = (
+            chat.with_arguments(enable_thinking=value).render(turns) for value in (True, False)
+        )
+    except TemplateError:
+        return False
+    return on != off

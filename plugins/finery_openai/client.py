@@ -151,7 +151,9 @@ class Client:
         except APIStatusError as error:
             message = faults.message(error, self._job.redact)
             if (parameter := faults.unknown_parameter(error, message, sent)) is not None:
-                self._spare(parameter)
+                if parameter not in self.without:
+                    self.without |= {parameter}
+                    self._job.log(f"{self.meta['name']}: {WITHOUT[parameter]}")
                 return await self._once(request, sampling)
             raise faults.from_status(error, message, self.meta, self._variable) from None
         except (TimeoutError, APITimeoutError, APIConnectionError) as error:
@@ -192,12 +194,6 @@ class Client:
 
     def _again(self, what: str, fix: str | None = None) -> Fault:
         return Fault(StepError(f"{self.meta['server']} {what}", fix=fix), again=True)
-
-    def _spare(self, parameter: str) -> None:
-        """Omit a parameter from now on."""
-        if parameter not in self.without:
-            self.without |= {parameter}
-            self._job.log(f"{self.meta['name']}: {WITHOUT[parameter]}")
 
     async def _given_up(self, fault: Fault, request: Request) -> FineryError:
         """The error to raise for a request that isn't answered."""

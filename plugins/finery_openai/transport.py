@@ -51,7 +51,16 @@ class CautiousClient(DefaultAsyncHttpxClient):
             finally:
                 await response.aclose()
             if not _is_same_server(request.url, following.url):
-                raise _sent_away(request.url, following.url)
+                path = following.url.path.removesuffix("/chat/completions")
+                raise Fault(
+                    UsageError(
+                        f"{_origin(request.url)} redirects to {_origin(following.url)}, but finery "
+                        "sends prompts only to the server in the recipe",
+                        fix="if you trust that server, set base_url: "
+                        f"{_origin(following.url)}{path}",
+                    ),
+                    ends=True,
+                )
             request = following
         raise Fault(StepError(f"{_origin(request.url)} redirects without end"), ends=True)
 
@@ -104,18 +113,6 @@ def _unusable(response: Any, what: str, *, again: bool = False) -> Fault:
     what = f"{_origin(response.request.url)} sent {what}"
     fix = "check that base_url names an API that is compatible with OpenAI's"
     return Fault(StepError(what, fix=fix), again=again)
-
-
-def _sent_away(url: Any, other: Any) -> Fault:
-    path = other.path.removesuffix("/chat/completions")
-    return Fault(
-        UsageError(
-            f"{_origin(url)} redirects to {_origin(other)}, but finery sends prompts only to the "
-            "server in the recipe",
-            fix=f"if you trust that server, set base_url: {_origin(other)}{path}",
-        ),
-        ends=True,
-    )
 
 
 def _is_same_server(url: Any, other: Any) -> bool:

@@ -162,7 +162,11 @@ def _completion(answer: _Answer, request: Request, redact: Callable[[str], str])
     choice = answer.choices[0]
     if choice.error or choice.finish_reason == "error":
         raise Unreadable(_error(choice.error, redact))
-    text, refusal = redact(_text(choice.message.content)), redact(_refusal(choice.message))
+    parts = choice.message.content if isinstance(choice.message.content, list) else []
+    text, refusal = (
+        redact(_text(choice.message.content)),
+        redact(choice.message.refusal or "".join(part.refusal or "" for part in parts)),
+    )
     if refusal:
         raise refused("the model refused to answer", refusal)
     if choice.finish_reason == "content_filter":
@@ -262,8 +266,3 @@ def _text(content: str | list[_Part] | None) -> str:
     if None in texts:
         raise Unreadable("a text part has no text")
     return "".join(text for text in texts if text is not None)
-
-
-def _refusal(message: _Said) -> str:
-    parts = message.content if isinstance(message.content, list) else []
-    return message.refusal or "".join(part.refusal or "" for part in parts)

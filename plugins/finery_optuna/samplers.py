@@ -1,14 +1,13 @@
 """Points of a search space, drawn by Optuna's samplers that look at no results."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from finery import SearchRange, UsageError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
 
 
 Space = Mapping[str, SearchRange | int]
@@ -20,27 +19,16 @@ def quasi_random(space: Space, count: int, seed: int) -> list[Point]:
 
     They cover the ranges more evenly than random ones, in particular a power of two of them.
     """
-
-    def sampler() -> "BaseSampler":
-        from optuna.samplers import QMCSampler
-
-        return QMCSampler(qmc_type="sobol", scramble=True, seed=seed)
-
-    return _points(space, count, sampler)
+    return _points(space, count, "QMCSampler", qmc_type="sobol", scramble=True, seed=seed)
 
 
 def random(space: Space, count: int, seed: int) -> list[Point]:
     """Points drawn at random, independently of each other."""
-
-    def sampler() -> "BaseSampler":
-        from optuna.samplers import RandomSampler
-
-        return RandomSampler(seed=seed)
-
-    return _points(space, count, sampler)
+    return _points(space, count, "RandomSampler", seed=seed)
 
 
-def _points(space: Space, count: int, sampler: Callable[[], "BaseSampler"]) -> list[Point]:
+def _points(space: Space, count: int, sampler: str, **arguments: Any) -> list[Point]:
+    """Points by a class of `optuna.samplers` with these arguments."""
     try:
         import optuna
     except ImportError as error:
@@ -54,7 +42,7 @@ def _points(space: Space, count: int, sampler: Callable[[], "BaseSampler"]) -> l
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # QMCSampler is marked as experimental
-            study = optuna.create_study(sampler=sampler())
+            study = optuna.create_study(sampler=getattr(optuna.samplers, sampler)(**arguments))
             distributions = {axis: _distribution(of) for axis, of in space.items()}
             points: list[Point] = []
             for _ in range(count):

@@ -3,7 +3,7 @@
 The input is a model and rows. The output is a model of the format `prompted`, and the engine that
 puts the messages before each prompt. It is the baseline for every training.
 
-Other plugins may import `messages`, which joins fixed messages and a conversation.
+Other plugins may import `engine`, which joins fixed messages and a conversation.
 """
 
 from collections.abc import Mapping
@@ -26,4 +26,4 @@ def finery_engines() -> Mapping[str, str]:
 @hookimpl
 def finery_views() -> dict[str, str]:
     """The view of prompted models."""
-    return {"Model/prompted": "finery_prompt.view:PromptedView"}
+    return {"Model/prompted": "finery_prompt.model:PromptedView"}

@@ -1,14 +1,60 @@
-"""The engine for models of the format `prompted`."""
+"""The engine of the format `prompted`: it joins fixed messages and a conversation."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import msgspec
 
 from finery import Answer, Batch, Completion, Engine, EngineJob, Model, Request, Sampling
-from finery.rows import Conversation, split_turns
+from finery.rows import Conversation, Message, split_turns
 from finery.rows.similar import SimilarIndex, question
-from finery_prompt.messages import EXAMPLES, in_front
+
+EXAMPLES = "examples.jsonl"
+"""The file with the turns of each row that a prompt may be shown, a row a line."""
+SYSTEM_ROLES = ("system", "developer")  # OpenAI's newer models call it developer
+
+
+def in_front(fixed: Sequence[Message], conversation: Sequence[Message]) -> Conversation:
+    """`fixed` (at most one system message, then turns), followed by `conversation`.
+
+    Chat templates accept one system message, which must be the first. If both have one, they are
+    joined, the fixed text first; two equal texts become one. Changes nothing in place.
+    """
+    system, turns = _parted(fixed)
+    own, rest = _parted(conversation)
+    joined: Message | None = None
+    for message in (*system, *own):
+        joined = dict(message) if joined is None else _joined(joined, message)
+    return [*([joined] if joined else []), *turns, *rest]
+
+
+def without_system(conversation: Sequence[Message]) -> Conversation:
+    """The conversation without its system messages."""
+    return [message for message in conversation if message["role"] not in SYSTEM_ROLES]
+
+
+def _parted(conversation: Sequence[Message]) -> tuple[Conversation, Conversation]:
+    """(The leading system messages, the rest)."""
+    first = 0
+    while first < len(conversation) and conversation[first]["role"] in SYSTEM_ROLES:
+        first += 1
+    return list(conversation[:first]), list(conversation[first:])
+
+
+def _joined(first: Message, second: Message) -> Message:
+    before, after = first.get("content") or "", second.get("content") or ""
+    if before == after or not after:
+        return first
+    if not before:
+        return {**first, "content": after}
+    if isinstance(before, str) and isinstance(after, str):
+        return {**first, "content": f"{before}\n\n{after}"}
+    return {**first, "content": [*_parts(before), *_parts(after)]}
+
+
+def _parts(content: Any) -> list[Any]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
 class PromptedEngine(Engine):
@@ -43,14 +89,10 @@ class PromptedEngine(Engine):
     def _with_fixed(self, request: Request) -> Request:
         fixed = self.model.meta["messages"]
         if "nearest" in self.model.meta:
-            fixed = [*fixed, *self._nearest(request.messages)]
+            shots = self.model.meta["nearest"]["shots"]
+            nearest = self._index.nearest(question(request.messages), shots)
+            fixed = [*fixed, *(turn for n, _ in reversed(nearest) for turn in self._rows[n])]
         return msgspec.structs.replace(request, messages=in_front(fixed, request.messages))
-
-    def _nearest(self, conversation: Conversation) -> Conversation:
-        """The turns of the rows that are most similar to a conversation, the nearest last."""
-        shots = self.model.meta["nearest"]["shots"]
-        found = [number for number, _ in self._index.nearest(question(conversation), shots)]
-        return [turn for number in reversed(found) for turn in self._rows[number]]
 
     @cached_property
     def _rows(self) -> list[Conversation]:

@@ -1,15 +1,19 @@
 """`prompt.model`: a model with a system prompt and examples."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain, zip_longest
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from blake3 import blake3
 
 from finery import DataError, Dataset, Job, Model, Step, setting, takes
 from finery.rows import Conversation, Row, Turns, answer_text, row_id
-from finery_prompt.messages import EXAMPLES, without_system
+from finery.views import Detail, Output, View, print_turns
+from finery_prompt.engine import EXAMPLES, without_system
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class PromptModel(Step, sections=("models",)):
@@ -44,7 +48,8 @@ class PromptModel(Step, sections=("models",)):
     def run(self, job: Job) -> Model:
         """Choose the messages. The model isn't used yet."""
         self._check()
-        rows = [] if self.pick == "nearest" else self._picked(job)
+        usable = [] if self.examples is None else self._usable(self.examples, job)
+        rows = [] if self.pick == "nearest" else pick(usable, self.shots, job.seed)
         messages: Conversation = []
         if self.system.strip():
             messages.append({"role": "system", "content": self.system})
@@ -55,7 +60,9 @@ class PromptModel(Step, sections=("models",)):
             "examples": [row.get("id", row_id(row)) for row in rows],
         }
         if self.pick == "nearest":
-            meta["nearest"] = {"shots": self.shots, "rows": self._retrievable(job)}
+            lines = [msgspec.json.encode(_turns(row)) for row in usable]
+            (job.out / EXAMPLES).write_bytes(b"\n".join(lines) + b"\n")
+            meta["nearest"] = {"shots": self.shots, "rows": len(lines)}
         return Model(job.out, meta=meta, refs={"model": self.model})
 
     def _check(self) -> None:
@@ -77,23 +84,14 @@ class PromptModel(Step, sections=("models",)):
                 "system and examples are both missing", fix="set system, or examples and shots"
             )
 
-    def _picked(self, job: Job) -> list[Row]:
-        if self.examples is None:
-            return []
-        return pick(self._usable(job).values(), self.shots, job.seed)
-
-    def _retrievable(self, job: Job) -> int:
-        """Write the rows that prompts are compared with; their number."""
-        rows = self._usable(job).values()
-        lines = [msgspec.json.encode(_turns(row)) for row in rows]
-        (job.out / EXAMPLES).write_bytes(b"\n".join(lines) + b"\n")
-        return len(lines)
-
-    def _usable(self, job: Job) -> dict[str, Row]:
-        """The rows that can be shown, by their content."""
-        assert self.examples is not None
-        usable = {row_id(row): row for row in self.examples if _is_example(row)}
-        if left := len(self.examples) - len(usable):
+    def _usable(self, examples: Dataset, job: Job) -> list[Row]:
+        """The rows that can be shown, each content once."""
+        usable: dict[str, Row] = {}
+        for row in examples:
+            turns = Turns.of(row)
+            if turns.answer and without_system(turns.prompt):
+                usable[row_id(row)] = row
+        if left := len(examples) - len(usable):
             job.log(f"{left} rows can't be examples: no prompt, no answer, or repeated")
         if len(usable) < self.shots:
             raise DataError(
@@ -101,7 +99,7 @@ class PromptModel(Step, sections=("models",)):
                 f"but examples has {len(usable)}",
                 fix=f"set shots to at most {len(usable)}",
             )
-        return usable
+        return list(usable.values())
 
 
 def pick(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
@@ -124,10 +122,25 @@ def _answer(row: Row) -> bytes:
     return msgspec.json.encode(answer, order="deterministic")
 
 
-def _is_example(row: Row) -> bool:
-    turns = Turns.of(row)
-    return bool(turns.answer) and bool(without_system(turns.prompt))
-
-
 def _turns(row: Row) -> Conversation:
     return without_system(Turns.of(row).conversation)
+
+
+SHOWN = 6
+"""Maximum number of messages that are printed."""
+
+
+class PromptedView(View):
+    """Shows prompted models."""
+
+    def facts(self, output: Output) -> Mapping[str, Any]:
+        """`meta` without the messages, which are printed as turns."""
+        return {name: v for name, v in output.manifest.meta.items() if name != "messages"}
+
+    def print(self, console: "Console", output: Output, detail: Detail) -> None:
+        """Print facts, files and the first messages."""
+        super().print(console, output, detail)
+        messages = output.manifest.meta.get("messages", [])
+        print_turns(console, {"messages": messages[:SHOWN]})
+        if len(messages) > SHOWN:
+            console.print(f"… and {len(messages) - SHOWN} more messages", style="dim")

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Completion, FileOrName, Job, Metrics, Model, UsageError, setting
 from finery_eval.evaluator import Better, Gated
-from finery_retention.findings import PROBABILITY, SOLVED, UNBOUNDED
-from finery_retention.result import Result
+from finery_retention.result import PROBABILITY, SOLVED, UNBOUNDED, Result
 from finery_retention.tasks import Item, TaskName, items_of
 from finery_retention.text import SHIPPED, passages
 from finery_transformers.precision import auto_dtype

@@ -20,16 +20,16 @@ def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
     return {
         "retrieve.index": "finery_retrieve.steps.index:RetrieveIndex",
-        "retrieve.rows": "finery_retrieve.steps.rows:RetrieveRows",
+        "retrieve.rows": "finery_retrieve.steps.model:RetrieveRows",
         "retrieve.model": "finery_retrieve.steps.model:RetrieveModel",
         "retrieve.embedder": "finery_retrieve.embed.steps:RetrieveEmbedder",
         "retrieve.wheel": "finery_retrieve.embed.steps:RetrieveWheel",
         "retrieve.api": "finery_retrieve.embed.steps:RetrieveApi",
         "synth.raft": "finery_retrieve.steps.raft:Raft",
-        "eval.retrieval": "finery_retrieve.evaluate.retrieval.step:Retrieval",
-        "eval.grounded": "finery_retrieve.evaluate.grounded.step:Grounded",
+        "eval.retrieval": "finery_retrieve.evaluate.retrieval:Retrieval",
+        "eval.grounded": "finery_retrieve.evaluate.grounded:Grounded",
         "retrieve.bundle": "finery_retrieve.serve.bundle:RetrieveBundle",
-        "retrieve.check": "finery_retrieve.check.step:RetrieveCheck",
+        "retrieve.check": "finery_retrieve.serve.check:RetrieveCheck",
     }
 
 
@@ -66,7 +66,7 @@ def finery_notes() -> Mapping[str, Any]:
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on rows that should or shouldn't have retrieved documents, and on their prompts."""
-    modules = ("evaluate.grounded.step", "steps.raft", "steps.model", "steps.rows")
+    modules = ("evaluate.grounded", "steps.raft", "steps.model")
     noted = {"finery_synth.steps.from_docs", *(f"finery_retrieve.{name}" for name in modules)}
     if not noted & set(sys.modules):
         return []  # the recipe has no such step

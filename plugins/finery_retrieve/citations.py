@@ -141,7 +141,11 @@ def _together(answer: str) -> Iterator[tuple[list[int], str | None]]:
     numbers, quote, end = list[int](), None, 0
     for match in _CITATION.finditer(_without_code(answer)):
         own = list(_numbers(match["numbers"]))
-        if numbers and not _has_marks(match) and not answer[end : match.start()].strip():
+        if (
+            numbers
+            and not any(match[name] is not None for name in _QUOTES)
+            and not answer[end : match.start()].strip()
+        ):
             numbers += own
         else:
             if numbers:
@@ -166,11 +170,6 @@ def _numbers(text: str) -> Iterator[int]:
             yield from range(first, last[0] + 1)
         else:
             yield from (first, *last)
-
-
-def _has_marks(match: re.Match[str]) -> bool:
-    """Whether a text in quotation marks belongs to a match: a quote, or a shorter one."""
-    return any(match[name] is not None for name in _QUOTES)
 
 
 def _quote_of(match: re.Match[str], answer: str) -> str | None:

@@ -242,7 +242,13 @@ def _other_prompts(graph: Graph) -> Iterator[Note]:
     """All notes on prompts that differ."""
     for node in graph.nodes.values():
         if node.use in (RETRIEVING, GROUNDED):
-            yield from _different(node, _rows_learned(graph, node), "whose rows train the model")
+            steps = [source.step for _, source in _learned(graph, node)]
+            makers = dict.fromkeys(name for step in steps for name in origins(graph, step))
+            yield from _different(
+                node,
+                [graph.nodes[name] for name in makers if graph.nodes[name].use in PUT_IN],
+                "whose rows train the model",
+            )
         if node.use == RETRIEVING:
             yield from _different(node, _measured(graph, node), "which measures the model")
         if node.use == BUNDLE:
@@ -275,13 +281,6 @@ def _differs(node: Node, others: Sequence[Node]) -> Node | None:
     if not alike or any(_prompts(other) == _prompts(node) for other in alike):
         return None
     return alike[0]
-
-
-def _rows_learned(graph: Graph, node: Node) -> list[Node]:
-    """The steps that make the rows with documents that a step's models are trained on."""
-    steps = [source.step for _, source in _learned(graph, node)]
-    makers = dict.fromkeys(name for step in steps for name in origins(graph, step))
-    return [graph.nodes[name] for name in makers if graph.nodes[name].use in PUT_IN]
 
 
 def _measured(graph: Graph, model: Node) -> list[Node]:
@@ -342,7 +341,10 @@ def _other_tokenizers(graph: Graph, results: Results) -> Iterator[Note]:
     for node in graph.nodes.values():
         if node.use not in LIMITED or getattr(node.step, "limit", None) is None:
             continue
-        for tokenizer in _tokenizers(graph, node):
+        indices = [graph.nodes[source.step] for source in node.sources if source.field == "index"]
+        for tokenizer in [
+            s.step for index in indices for s in index.sources if s.role == "tokenizer"
+        ]:
             models = _models(graph, node)
             others = (name for name in models if _differ(graph, results, name, tokenizer))
             yield from (_miscounted(graph, node, name, tokenizer) for name in islice(others, 1))
@@ -358,12 +360,6 @@ def _miscounted(graph: Graph, node: Node, model: str, tokenizer: str) -> Note:
         step=node.name,
         place=(*node.place, "limit"),
     )
-
-
-def _tokenizers(graph: Graph, node: Node) -> list[str]:
-    """The step whose tokenizer counts for the index of a step; none if nothing is known of it."""
-    indices = [graph.nodes[source.step] for source in node.sources if source.field == "index"]
-    return [s.step for index in indices for s in index.sources if s.role == "tokenizer"]
 
 
 def _models(graph: Graph, node: Node) -> Iterator[str]:

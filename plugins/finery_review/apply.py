@@ -108,42 +108,38 @@ class _Review:
     def __init__(self, step: Apply, job: Job) -> None:
         self._step = step
         self._standing = _standing(step.reviews, job)
-        self._earlier = Earlier(self._gone())
-        self._counts = Counter[str]()
-        self.open: list[str] = []
-
-    def _gone(self) -> Iterator[Decision]:
-        """Decisions on rows that aren't there."""
         wanted = {decision.id for decision in self._standing}
         rows = map(id_of, self._step.rows) if wanted else ()
         there = {row for row in rows if row in wanted}
-        return (decision for decision in self._standing if decision.id not in there)
+        self._earlier = Earlier(decision for decision in self._standing if decision.id not in there)
+        self._counts = Counter[str]()
+        self.open: list[str] = []
 
     def decided(self, job: Job, drops: Drops) -> Iterator[Row]:
         """The remaining rows with decisions applied."""
         for number, row in read(job, [self._step.rows]):
             decision = self._standing.of(id_of(row))
             if decision is None or not decision.decides:
-                yield from self._undecided(number, row, drops)
+                stale = self._stale(row)
+                self._counts["undecided"] += 1
+                self._counts["stale"] += stale
+                if self._step.undecided == "keep":
+                    yield row
+                elif self._step.undecided == "drop":
+                    drops.add(row, "undecided", "has changed since its decision" if stale else "")
+                elif len(self.open) < LISTED:
+                    changed = ", which has changed since its decision" if stale else ""
+                    self.open.append(f"{named(number, row)}{changed}")
                 continue
             self._counts[decision.do] += 1
             decided = self._applied(number, row, decision)
             if decided is not None:
                 yield decided
             else:
-                drops.add(row, "rejected", _detail(decision))
-
-    def _undecided(self, number: int, row: Row, drops: Drops) -> Iterator[Row]:
-        stale = self._stale(row)
-        self._counts["undecided"] += 1
-        self._counts["stale"] += stale
-        if self._step.undecided == "keep":
-            yield row
-        elif self._step.undecided == "drop":
-            drops.add(row, "undecided", "has changed since its decision" if stale else "")
-        elif len(self.open) < LISTED:
-            changed = ", which has changed since its decision" if stale else ""
-            self.open.append(f"{named(number, row)}{changed}")
+                by = f"by {decision.by}" if decision.by else ""
+                drops.add(
+                    row, "rejected", ": ".join(text for text in (by, decision.reason) if text)
+                )
 
     def _stale(self, row: Row) -> bool:
         if not self._earlier.count:
@@ -192,11 +188,6 @@ def _standing(reviews: Files, job: Job) -> Standing:
     return Standing(decisions)
 
 
-def _detail(decision: Decision) -> str:
-    by = f"by {decision.by}" if decision.by else ""
-    return ": ".join(text for text in (by, decision.reason) if text)
-
-
 ABOUT = {
     "no-decisions": About(
         when="the file of decisions of a `review.apply` doesn't exist",
@@ -213,20 +204,17 @@ def notes_on(graph: Graph) -> Iterator[Note]:
             continue
         path = reviews_file(graph, node)
         if not path.exists():
+            others = [p.name for p in path.parent.glob("*.jsonl")] if path.parent.is_dir() else []
+            near = nearest(path.name, others)
             yield Note(
                 name="no-decisions",
                 text=f"{node.step.reviews} doesn't exist yet: all rows of {node.step.rows.ref} are "
                 "undecided",
-                fix=_fix(path, node.step.rows.ref),
+                fix=f"{f'did you mean {near}? Else: ' if near else ''}finery review "
+                f"{node.step.rows.ref}",
                 step=node.name,
                 place=(*node.place, "reviews"),
             )
-
-
-def _fix(path: Path, rows: str) -> str:
-    others = [p.name for p in path.parent.glob("*.jsonl")] if path.parent.is_dir() else []
-    near = nearest(path.name, others)
-    return f"did you mean {near}? Else: finery review {rows}" if near else f"finery review {rows}"
 
 
 def reviews_file(graph: Graph, node: Node) -> Path:

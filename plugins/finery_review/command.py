@@ -64,7 +64,28 @@ def command(
     if as_json:
         print_json(opened.facts())
     else:
-        _tell(opened)
+        from finery_review.decisions import on_rows_gone
+
+        facts = opened.facts()
+        words = ("accepted", "rejected", "edited", "swapped")
+        parts = ", ".join(f"{facts[word]} {word}" for word in words if facts[word])
+        here = f" ({facts['here']} now)" if facts["here"] else ""
+        click.echo(
+            f"{facts['decided']} of {facts['rows']} rows decided{here}"
+            f"{f': {parts}' if parts else ''}; {facts['undecided']} undecided"
+        )
+        for notice in opened.log.notices:
+            click.secho(notice, fg="yellow")
+        if facts["gone"]:
+            stale = f"; {counted(facts['stale'], 'row')} may be their changed versions (stale)"
+            click.echo(on_rows_gone(facts["gone"]) + (stale if facts["stale"] else ""))
+        if facts["decided"] and opened.applied_by:
+            click.echo(f"finery build   applies them in {opened.applied_by}")
+        elif facts["decided"]:
+            click.echo(
+                "To apply them, add this step to the recipe and use its rows in the steps after it:"
+            )
+            click.echo(f"  {opened.step_to_add()}")
     opened.close()
 
 
@@ -85,36 +106,6 @@ def _serve(opened: "Opened", port: int, no_open: bool) -> None:
     with _browser(address) if not no_open and _has_browser() else nullcontext():
         serve(application(opened.session, opened.title, port, token), bound)
     click.echo()
-
-
-def _tell(opened: "Opened") -> None:
-    """A summary of the decisions, and the next command."""
-    from finery_review.decisions import on_rows_gone
-
-    facts = opened.facts()
-    click.echo(_sentence(facts))
-    for notice in opened.log.notices:
-        click.secho(notice, fg="yellow")
-    if facts["gone"]:
-        stale = f"; {counted(facts['stale'], 'row')} may be their changed versions (stale)"
-        click.echo(on_rows_gone(facts["gone"]) + (stale if facts["stale"] else ""))
-    if facts["decided"] and opened.applied_by:
-        click.echo(f"finery build   applies them in {opened.applied_by}")
-    elif facts["decided"]:
-        click.echo(
-            "To apply them, add this step to the recipe and use its rows in the steps after it:"
-        )
-        click.echo(f"  {opened.step_to_add()}")
-
-
-def _sentence(facts: dict[str, object]) -> str:
-    words = ("accepted", "rejected", "edited", "swapped")
-    parts = ", ".join(f"{facts[word]} {word}" for word in words if facts[word])
-    here = f" ({facts['here']} now)" if facts["here"] else ""
-    return (
-        f"{facts['decided']} of {facts['rows']} rows decided{here}"
-        f"{f': {parts}' if parts else ''}; {facts['undecided']} undecided"
-    )
 
 
 def _reviewer(recipe: Path) -> str:

@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from finery import DataError
 from finery.rows import NOT_CONTENT, Row, is_preference
-from finery.rows.chat.structure import problems_of
+from finery.rows.chat.turns import problems_of
 from finery.rows.parts import changed, prompt
 
 Action = Literal["accept", "reject", "edit", "swap", "note", "undo"]
@@ -201,27 +201,19 @@ def applied(row: Row, decision: Decision) -> Row | None:
     if decision.do == "reject":
         return None
     if decision.do == "swap":
-        return changed(row, _swapped(row))
+        if not is_preference(row):
+            raise DataError(
+                "the row has no `chosen` and `rejected` to swap", fix="accept it, or reject it"
+            )
+        return changed(row, {**row, "chosen": row["rejected"], "rejected": row["chosen"]})
     if decision.do == "edit":
-        return _edited(row, decision)
+        values = {**row, **(decision.set or {})}
+        edited = changed(row, {name: value for name, value in values.items() if value is not None})
+        before = problems_of(row)
+        if isinstance(edited.get("messages"), str):
+            raise DataError("'messages' is text, not a list of turns", fix="edit the row again")
+        broken = [what for check, what in problems_of(edited) if (check, what) not in before]
+        if broken:
+            raise DataError("; ".join(broken), fix="edit the row again")
+        return edited
     return row
-
-
-def _swapped(row: Row) -> Row:
-    if not is_preference(row):
-        raise DataError(
-            "the row has no `chosen` and `rejected` to swap", fix="accept it, or reject it"
-        )
-    return {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
-
-
-def _edited(row: Row, decision: Decision) -> Row:
-    values = {**row, **(decision.set or {})}
-    edited = changed(row, {name: value for name, value in values.items() if value is not None})
-    before = problems_of(row)
-    if isinstance(edited.get("messages"), str):
-        raise DataError("'messages' is text, not a list of turns", fix="edit the row again")
-    broken = [what for check, what in problems_of(edited) if (check, what) not in before]
-    if broken:
-        raise DataError("; ".join(broken), fix="edit the row again")
-    return edited

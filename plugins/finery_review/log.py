@@ -74,9 +74,20 @@ class DecisionLog:
             now = self.standing.of(decision.id)
             if token_of(now) != seen:
                 raise Conflict(now)
-            at = max(_now(), self.standing.time_of(decision.id))
+            at = max(
+                time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                self.standing.time_of(decision.id),
+            )
             dated = replace(decision, at=at)
-            start = self._end_last_line(file)
+            # Complete or remove a last line without an end.
+            rest = os.pread(file, os.fstat(file).st_size - self._size, self._size)
+            if rest:
+                os.ftruncate(file, self._size)
+                self.notices.append(torn(self.path, rest) + " It was removed.")
+            if self._tail[-1:] not in (b"", b"\n"):
+                self._write(file, self._size, b"\n")
+                self._read(file)
+            start = self._size
             self._write(file, start, as_line(dated))
             self._read(file)
         return dated
@@ -87,7 +98,13 @@ class DecisionLog:
         while True:
             file = self._opened(flags)
             try:
-                self._lock(file, lock)
+                try:
+                    fcntl.flock(file, lock)
+                except OSError as error:
+                    raise StepError(
+                        f"can't lock {shown(self.path)}: {error.strerror}",
+                        fix="keep the recipe on a disk that supports file locks",
+                    ) from error
                 if _same(file, self.path):
                     yield file
                     return
@@ -111,15 +128,6 @@ class DecisionLog:
             raise StepError(
                 f"can't open {shown(self.path)}: {error.strerror}",
                 fix="check the permissions of the file and its folder",
-            ) from error
-
-    def _lock(self, file: int, lock: int) -> None:
-        try:
-            fcntl.flock(file, lock)
-        except OSError as error:
-            raise StepError(
-                f"can't lock {shown(self.path)}: {error.strerror}",
-                fix="keep the recipe on a disk that supports file locks",
             ) from error
 
     def _read(self, file: int) -> None:
@@ -148,17 +156,6 @@ class DecisionLog:
     def _start_anew(self) -> None:
         self._forget()
         self.generation += 1
-
-    def _end_last_line(self, file: int) -> int:
-        """Complete or remove a last line without an end. Returns the file's size."""
-        rest = os.pread(file, os.fstat(file).st_size - self._size, self._size)
-        if rest:
-            os.ftruncate(file, self._size)
-            self.notices.append(torn(self.path, rest) + " It was removed.")
-        if self._tail[-1:] not in (b"", b"\n"):
-            self._write(file, self._size, b"\n")
-            self._read(file)
-        return self._size
 
     def _write(self, file: int, start: int, line: bytes) -> None:
         """Append a line and sync it to disk, or leave the file as it was."""
@@ -207,10 +204,6 @@ def torn(path: Path, rest: bytes) -> str:
         f"The last line of {shown(path)} ({len(rest):,} bytes) is incomplete: its writer "
         "died before that decision was acknowledged."
     )
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _same(file: int, path: Path) -> bool:

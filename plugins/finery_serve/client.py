@@ -70,7 +70,12 @@ class Client:
                     continue
                 if data.strip() == "[DONE]":
                     return
-                yield _event(data)
+                event = json.loads(data)
+                if not isinstance(event, dict):
+                    raise ValueError("an event must be an object")
+                if "error" in event:
+                    raise StepError(f"the server ended the answer: {_words(event)}")
+                yield event
         raise StepError(BROKEN_OFF, fix=AGAIN)  # http.client raises nothing
 
     def _open(self, path: str, body: Mapping[str, Any] | None) -> Any:
@@ -102,16 +107,6 @@ def _reading() -> Iterator[None]:
 def _json(content: bytes) -> Any:
     with _reading():
         return json.loads(content)
-
-
-def _event(data: str) -> dict[str, Any]:
-    """An event of a streamed answer. `StepError` for one with an error."""
-    event = json.loads(data)
-    if not isinstance(event, dict):
-        raise ValueError("an event must be an object")
-    if "error" in event:
-        raise StepError(f"the server ended the answer: {_words(event)}")
-    return event
 
 
 def _words(answer: Any) -> str:

@@ -1,32 +1,41 @@
-"""`finery serve STEP`: an OpenAI-compatible server of a built model."""
+"""`finery serve STEP`: an OpenAI-compatible server of a built model, or its import into Ollama."""
 
 import json
 import os
 import secrets
 import shlex
+import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
 
-from finery import Artifact, StepError, UsageError
+from finery import Artifact, Bundle, StepError, UsageError
 from finery.cli.console import print_json
 from finery.cli.options import json_option, matrix_option, recipe_and_step
-from finery_serve.processes import LOOPBACK, Address, raised_at_signals
+from finery_serve.processes import LOOPBACK, Address, listens, raised_at_signals
 from finery_serve.servers import Running, Serving, example_of, names_of, page_of
+
+if TYPE_CHECKING:
+    from finery import Graph
+    from finery_serve.opening import Opened
 
 PORT = 8080
 KEY = "SERVE_KEY"
 """The environment variable with the key for a server that other machines reach."""
 OWN_SERVER = ("host", "port", "slots", "context")
 """Options of a server that finery starts."""
+SHOWN = 60
+"""Characters of a system message."""
 CHECKED_EVERY = 0.5
 """Seconds between two looks at whether the server still runs."""
 
@@ -78,11 +87,18 @@ def command(
     """
     from finery_serve.opening import open_built, server_for
 
-    _check_combination(called, ollama=ollama, yes=yes)
+    if yes and not ollama:
+        raise UsageError("--yes only belongs to --ollama", where="--yes", fix="leave it out")
+    for name in OWN_SERVER if ollama else ():
+        if called.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise UsageError(
+                "with --ollama, Ollama's own server answers",
+                where=f"--{name}",
+                fix="remove it; `num_ctx` in `parameters` of ollama.modelfile sets the context, "
+                "and the variable OLLAMA_HOST the address",
+            )
     opened = open_built(step, recipe, overrides)
     if ollama:
-        from finery_serve.ollama import import_model
-
         import_model(opened, yes=yes, as_json=as_json)
         return
     serve_until_stopped(
@@ -107,21 +123,43 @@ def serve_until_stopped(
     `UsageError` for an address that can't be used, before anything is loaded; `StepError` if the
     server ends.
     """
+    from finery_transformers.frozen.template import system_of
+
     key = None if host in LOOPBACK else _key()
     if port:
         Address(host, port).free()  # before a model is loaded for it
     with _until_stopped(), tempfile.TemporaryDirectory(prefix="finery-serve-") as folder:
+        # A bundle is served under the name that its own command has.
+        own = artifact.meta.get("name") if isinstance(artifact, Bundle) else None
         serving = Serving(
-            name=name, host=host, port=port or None, key=key, slots=slots,
+            name=str(own or name), host=host, port=port or None, key=key, slots=slots,
             context=context, log=Path(folder) / "server.log",
         )  # fmt: skip
         click.echo(f"loading {name} …", err=True)
         with serve(artifact, serving) as running:
+            system = system_of(artifact)
             if as_json:
-                print_json(_facts(running, serving))
+                print_json(
+                    {
+                        "event": "serving",
+                        "address": running.address,
+                        "api": f"{running.address}/v1",
+                        "key": serving.key,
+                        "page": page_of(running),
+                        "model": names_of(running, serving)[-1],
+                        "models": names_of(running, serving),
+                        "server": running.build,
+                        "pid": running.pid,
+                        "system": system or None,
+                    }
+                )
             else:
-                click.echo(introduction(running, serving))
-            _wait(running, serving)
+                click.echo(introduction(running, serving, system))
+            while listens(running.address):
+                time.sleep(CHECKED_EVERY)
+            log = serving.log
+            lines = log.read_text("utf-8", "replace").splitlines() if log and log.is_file() else []
+            raise StepError(f"the server ended unexpectedly ({running.build})", details=lines[-10:])
 
 
 def _key() -> str:
@@ -135,26 +173,21 @@ def _key() -> str:
     return key
 
 
-def _check_combination(called: click.Context, *, ollama: bool, yes: bool) -> None:
-    """Raise `UsageError` for options that would have no effect."""
-    if yes and not ollama:
-        raise UsageError("--yes only belongs to --ollama", where="--yes", fix="leave it out")
-    for name in OWN_SERVER if ollama else ():
-        if called.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise UsageError(
-                "with --ollama, Ollama's own server answers",
-                where=f"--{name}",
-                fix="remove it; `num_ctx` in `parameters` of ollama.modelfile sets the context, "
-                "and the variable OLLAMA_HOST the address",
-            )
+def introduction(running: Running, serving: Serving, system: str = "") -> str:
+    """Instructions for talking to the server: address, key, and two examples.
 
-
-def introduction(running: Running, serving: Serving) -> str:
-    """Instructions for talking to the server: address, key, and two examples."""
+    system: what begins a conversation without a system message.
+    """
+    line = " ".join(system.split())
+    line = line if len(line) <= SHOWN else f"{line[:SHOWN]}…"
     key, page = serving.key or "none", page_of(running)
     names = names_of(running, serving)
     body = {"model": names[-1], "messages": [{"role": "user", "content": example_of(running)}]}
     question = json.dumps(example_of(running), ensure_ascii=False)
+    elsewhere: list[str] = []
+    if serving.host in ("0.0.0.0", "::"):
+        port = urlsplit(running.address).port
+        elsewhere = [f"  others   reach it at http://{socket.gethostname()}:{port}/v1"]
     header = [f"    -H 'Authorization: Bearer {serving.key}' \\"] if serving.key else []
     lines = [
         f"{serving.name} is served by {running.build}",
@@ -162,7 +195,8 @@ def introduction(running: Running, serving: Serving) -> str:
         f"  address  {running.address}/v1",
         f"  key      {serving.key or 'none is needed'}",
         f"  model    {', '.join(names)}",
-        *_from_elsewhere(running, serving),
+        *([f"  system   {line} (added where a request has none)"] if system else []),
+        *elsewhere,
         "",
         "With curl:",
         f"  curl {running.address}/v1/chat/completions \\",
@@ -181,28 +215,6 @@ def introduction(running: Running, serving: Serving) -> str:
     return "\n".join(lines)
 
 
-def _from_elsewhere(running: Running, serving: Serving) -> list[str]:
-    """The addresses for other machines, if the server listens on all addresses."""
-    if serving.host not in ("0.0.0.0", "::"):
-        return []
-    port = urlsplit(running.address).port
-    return [f"  others   reach it at http://{socket.gethostname()}:{port}/v1"]
-
-
-def _facts(running: Running, serving: Serving) -> dict[str, Any]:
-    return {
-        "event": "serving",
-        "address": running.address,
-        "api": f"{running.address}/v1",
-        "key": serving.key,
-        "page": page_of(running),
-        "model": names_of(running, serving)[-1],
-        "models": names_of(running, serving),
-        "server": running.build,
-        "pid": running.pid,
-    }
-
-
 @contextmanager
 def _until_stopped() -> Iterator[None]:
     """End the `with` at Ctrl-C, SIGTERM and SIGHUP, without an error."""
@@ -214,21 +226,65 @@ def _until_stopped() -> Iterator[None]:
             click.echo("\nthe server has ended", err=True)
 
 
-def _wait(running: Running, serving: Serving) -> None:
-    """Wait for a signal. `StepError` if the server ends before that."""
-    while _listens(running.address):
-        time.sleep(CHECKED_EVERY)
-    log = serving.log
-    lines = log.read_text("utf-8", "replace").splitlines() if log and log.is_file() else []
-    raise StepError(f"the server ended unexpectedly ({running.build})", details=lines[-10:])
+PROGRAM = "ollama"
+STEP_TYPE = "ollama.modelfile"
+INSTALL = "install Ollama (https://ollama.com/download)"
 
 
-def _listens(address: str) -> bool:
-    where = urlsplit(address)
-    try:
-        socket.create_connection((where.hostname or "", where.port or 0), timeout=10).close()
-    except TimeoutError:  # busy
-        return True
-    except OSError:
-        return False
-    return True
+def import_model(opened: "Opened", *, yes: bool, as_json: bool) -> None:
+    """Print the commands that import and run a model, and run the import if the user wants it.
+
+    yes: run it without a question. `UsageError` for a step that isn't for Ollama, or if Ollama
+    is to run and isn't installed. `StepError` if it fails.
+    """
+    from finery import linked, shown
+
+    if opened.format != PROGRAM:
+        raise UsageError(
+            f"'{opened.name}' has the format '{opened.format}', and --ollama takes the folder of "
+            f"an {STEP_TYPE}",
+            fix=_way_out(opened.graph, opened.name),
+        )
+    name = str(opened.artifact.meta["name"])
+    command = [PROGRAM, "create", name, "-f", "Modelfile"]
+    folder = Path(linked(str(opened.artifact.path)))
+    program = shutil.which(PROGRAM)
+    if yes and program is None:
+        raise UsageError(
+            f"{PROGRAM} isn't on the PATH",
+            fix=f"{INSTALL}, or copy the folder to a machine that has it: "
+            f"finery export {opened.name} DIR",
+        )
+    if as_json:
+        facts = {"event": "ollama", "model": name, "folder": str(folder), "command": command}
+        print_json({**facts, "program": program, "runs": yes})
+    else:
+        click.echo(f"cd {shlex.quote(shown(folder))}\n{shlex.join(command)}\n{PROGRAM} run {name}")
+    if program is None:
+        click.secho(
+            f"{PROGRAM} isn't on the PATH: {INSTALL} to run these commands", fg="yellow", err=True
+        )
+    elif yes or (
+        not as_json
+        and (sys.stdin.isatty() and sys.stdout.isatty())
+        and click.confirm(f"Have Ollama import {name} now?", default=True, err=True)
+    ):
+        ran = subprocess.run([program, *command[1:]], cwd=folder, check=False, stdout=sys.stderr)
+        if ran.returncode:
+            raise StepError(
+                f"{shlex.join(command)} ended with exit code {ran.returncode}",
+                where=os.fspath(folder),
+                fix="see its message above; Ollama itself must run (`ollama serve`)",
+            )
+        click.echo(f"{name} is in Ollama: {PROGRAM} run {name}", err=True)
+
+
+def _way_out(graph: "Graph", step: str) -> str:
+    """The step to name instead, or one to add."""
+    steps = [node.name for node in graph.nodes.values() if node.use == STEP_TYPE]
+    if steps:
+        return f"finery serve --ollama {steps[0]}"
+    return (
+        f"add ollama: {{use: {STEP_TYPE}, gguf: {step}, name: …}} to `export:`, build it, and then "
+        "finery serve --ollama ollama"
+    )

@@ -1,16 +1,164 @@
-"""Serve a GGUF, or a bundle of `llama.bundle`, with llama.cpp's server."""
+"""llama.cpp's server: its options, its chat template, and serving a GGUF or a `llama.bundle`."""
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
-from finery import Artifact, Model, cpu_count
+import msgspec
+
+from finery import Artifact, DataError, Model, cpu_count
 from finery_gguf.llama import Gguf
+from finery_gguf.prompts import model_template
 from finery_gguf.server import start
 from finery_serve.client import Client
-from finery_serve.options import CONTEXT, RUN, SLOTS, Options, read_run
 from finery_serve.servers import Fault, Prompt, Running, Serving, sampling_faults
-from finery_serve.templates import served_template
+from finery_transformers.frozen.template import FROZEN_MARK
+from finery_transformers.loading import template_arguments
+from finery_transformers.wrapping import ARGUMENTS_MARK, with_fixed_arguments
+
+SLOTS = 4
+CONTEXT = 8192
+"""Tokens of a slot, unless the model has fewer."""
+RUN = "run.sh"
+"""The file of a bundle with the command."""
+
+_NAMES = {
+    "--model": "model", "-m": "model",
+    "--ctx-size": "context", "-c": "context",
+    "--parallel": "slots", "-np": "slots",
+    "--temp": "temperature", "--temperature": "temperature",
+    "--repeat-penalty": "repeat_penalty",
+    "--chat-template-file": "template_file",
+    "--alias": "name", "-a": "name",
+}  # fmt: skip
+_BESIDE = frozenset({"--host", "--port", "--api-key", "--threads", "-t", "--n-gpu-layers", "-ngl"})
+"""Options with a value that change no prompt and no answer."""
+_ALONE = frozenset({"--jinja", "--no-webui", "--no-ui"})
+"""Options without a value that change nothing here."""
+_COMMAND = re.compile(r"^\s*exec\s+(.+)$", re.MULTILINE)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options with which llama.cpp's server runs a model.
+
+    context: tokens of each slot. template: the source of a chat template that replaces the one in
+    the file. temperature, repeat_penalty: defaults for requests; None leaves them to the server.
+    unread: further options, which finery doesn't know.
+    """
+
+    model: str = ""
+    name: str = ""
+    context: int
+    slots: int = 1
+    template: str | None = None
+    temperature: float | None = 0.0
+    repeat_penalty: float | None = 1.0
+    unread: tuple[str, ...] = ()
+
+
+def written(options: Options, template_file: str | None) -> list[str]:
+    """The arguments of llama-server, without those of where it listens."""
+    arguments = ["--model", options.model, "--alias", options.name, "--jinja"]
+    arguments += ["--ctx-size", str(options.context * options.slots)]
+    arguments += ["--parallel", str(options.slots)]
+    if template_file is not None:
+        arguments += ["--chat-template-file", template_file]
+    for name, value in (
+        ("--temp", options.temperature), ("--repeat-penalty", options.repeat_penalty)
+    ):  # fmt: skip
+        arguments += [name, f"{value:g}"] if value is not None else []
+    return arguments
+
+
+def read_run(script: Path) -> Options:
+    """The options in the `exec` line of a `run.sh`. `DataError` if there is none that can be read.
+
+    What the script doesn't say is left to the server.
+    """
+    text = re.sub(r"\\\n", " ", script.read_text(encoding="utf-8"))
+    command = _COMMAND.search(text)
+    try:
+        words = shlex.split(command[1]) if command else []
+    except ValueError:
+        words = []
+    if not words:
+        raise DataError(
+            "the script has no line `exec llama-server …` that can be read",
+            where=str(script),
+            fix="build the bundle again",
+        )
+    return read_arguments(words[1:], script)
+
+
+def read_arguments(arguments: Sequence[str], file: Path) -> Options:
+    """The options that arguments of llama-server set. file: the file that contains them.
+
+    Files that they name are relative to its folder. `DataError` if they can't be read.
+    """
+    found: dict[str, str] = {}
+    unread: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word in _NAMES:
+            found[_NAMES[word]] = next(rest, "")
+        elif word in _BESIDE:
+            next(rest, "")
+        elif word not in _ALONE and word != "$@":
+            unread.append(word)
+    found, unread = found, unread
+    try:
+        slots = int(found.get("slots", 1))
+        template: Any = None
+        if "template_file" in found:
+            template = (file.parent / found["template_file"]).read_text(encoding="utf-8")
+        return Options(
+            model=found["model"],
+            name=found.get("name", ""),
+            context=int(found["context"]) // slots,
+            slots=slots,
+            template=template,
+            temperature=_number(found, "temperature"),
+            repeat_penalty=_number(found, "repeat_penalty"),
+            unread=tuple(unread),
+        )
+    except (KeyError, ValueError, OSError) as error:
+        raise DataError(
+            f"the options of llama-server can't be read: {error}", where=str(file),
+            fix="build the bundle again",
+        ) from error  # fmt: skip
+
+
+def _number(found: dict[str, str], name: str) -> float | None:
+    return float(found[name]) if name in found else None
+
+
+def served_template(gguf: Gguf, model: Model) -> str | None:
+    """The chat template that a server needs, if the file's own gives other prompts.
+
+    An export has all of it in the file. For any other GGUF, the step's `chat_template`,
+    `chat_template_kwargs` and `tools_as` are written into a copy.
+    """
+    source = model_template(gguf, model).source
+    is_fixed = source.startswith((FROZEN_MARK, ARGUMENTS_MARK))
+    fixed = source if is_fixed else with_fixed_arguments(source, template_arguments(model))
+    return None if fixed == gguf.chat_template else fixed
+
+
+def options_for(
+    gguf: Gguf, model: Model, name: str = "", context: int | None = None, slots: int = SLOTS
+) -> Options:
+    """How the server runs a GGUF: with the prompts of its training, and greedily."""
+    return Options(
+        model=model.file(str(model.meta["file"])).name,
+        name=name,
+        slots=slots,
+        context=context or min(CONTEXT, gguf.n_context or CONTEXT),
+        template=served_template(gguf, model),
+    )
+
 
 SAMPLING = "general.sampling."
 """Prefixes of a GGUF's metadata from which servers take defaults for requests."""
@@ -69,14 +217,9 @@ def serve_gguf(model: Artifact, serving: Serving) -> Iterator[LlamaServer]:
     assert isinstance(model, Model)
     file = model.file(str(model.meta["file"]))
     gguf = Gguf(file, vocab_only=True)
-    options = Options(
-        context=min(CONTEXT, gguf.n_context or CONTEXT),
-        slots=SLOTS,
-        template=served_template(gguf, model),
-    )
     values = {f"{SAMPLING}{name}": gguf.metadata(f"{SAMPLING}{name}") for name in SAMPLED}
     metadata = {name: value for name, value in values.items() if value is not None}
-    with _served(file.name, model, options, serving) as running:
+    with served(file, options_for(gguf, model), serving) as running:
         yield LlamaServer(running, serving.key, metadata, ())
 
 
@@ -84,15 +227,15 @@ def serve_gguf(model: Artifact, serving: Serving) -> Iterator[LlamaServer]:
 def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[LlamaServer]:
     """Serve a bundle as its `run.sh` does. Raises as `serve_gguf`, and `DataError` for its text."""
     options = read_run(bundle.file(RUN))
-    with _served(options.model, bundle, options, serving) as running:
+    with served(bundle.file(options.model), options, serving) as running:
         yield LlamaServer(running, serving.key, {}, options.unread)
 
 
-@contextmanager
-def _served(file: str, artifact: Artifact, options: Options, serving: Serving) -> Iterator[Running]:
+def served(file: Path, options: Options, serving: Serving) -> AbstractContextManager[Running]:
+    """llama.cpp's server with a GGUF. Raises as `serve_gguf`."""
     sampling = {"temperature": options.temperature, "repeat_penalty": options.repeat_penalty}
-    with start(
-        artifact.file(file),
+    return start(
+        file,
         port=serving.port,
         host=serving.host,
         slots=serving.slots or options.slots,
@@ -103,8 +246,7 @@ def _served(file: str, artifact: Artifact, options: Options, serving: Serving) -
         threads=cpu_count(),
         template=options.template,
         sampling={name: value for name, value in sampling.items() if value is not None},
-    ) as running:
-        yield running
+    )
 
 
 def llama_sampling_faults(props: Mapping[str, Any], metadata: Mapping[str, str]) -> list[Fault]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import click
 
-from finery import Artifact, Bundle, Graph, Model, Node, Project, UsageError
+from finery import Artifact, Bundle, Graph, Model, Project, UsageError
 from finery_serve.servers import Running, Serving
 
 Serve = Callable[[Artifact, Serving], AbstractContextManager[Running]]
@@ -42,7 +42,18 @@ def open_built(step: str, recipe: Path, overrides: Sequence[str]) -> Opened:
     graph = project.graph
     name, _, output = step.partition(".")
     graph.require(name)
-    _check(graph.nodes[name], step, output)
+    node = graph.nodes[name]
+    kinds = node.outputs
+    if output and output not in kinds:
+        outputs = ", ".join(f"{node.name}.{o}" for o in kinds if o) or node.name
+        raise UsageError(f"step '{node.name}' has no output '{output}'", fix=f"name {outputs}")
+    kind = kinds.get(output, next(iter(kinds.values())))
+    if not issubclass(kind, Model | Bundle):
+        article = "an" if kind.kind[0] in "AEIOU" else "a"
+        raise UsageError(
+            f"'{step}' is {article} {kind.kind}, but only a model or a bundle can answer",
+            fix="name a step that makes one; `finery show` lists them",
+        )
     result, fresh = project.result(name)
     if output:
         manifest = project.output(result, name, output)
@@ -60,21 +71,6 @@ def open_built(step: str, recipe: Path, overrides: Sequence[str]) -> Opened:
             rest = ", ".join(f"{name}.{o}" for o in others if f"{name}.{o}" != title)
             click.echo(f"{name} is {title}; there is also {rest}", err=True)
     return Opened(title, project.store.artifact(manifest), graph)
-
-
-def _check(node: Node, step: str, output: str) -> None:
-    """Raise `UsageError` unless the output exists and is a model or a bundle."""
-    kinds = node.outputs
-    if output and output not in kinds:
-        outputs = ", ".join(f"{node.name}.{o}" for o in kinds if o) or node.name
-        raise UsageError(f"step '{node.name}' has no output '{output}'", fix=f"name {outputs}")
-    kind = kinds.get(output, next(iter(kinds.values())))
-    if not issubclass(kind, Model | Bundle):
-        article = "an" if kind.kind[0] in "AEIOU" else "a"
-        raise UsageError(
-            f"'{step}' is {article} {kind.kind}, but only a model or a bundle can answer",
-            fix="name a step that makes one; `finery show` lists them",
-        )
 
 
 def server_for(opened: Opened) -> Serve:

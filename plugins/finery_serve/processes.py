@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from finery import StepError, UsageError
 
@@ -80,6 +81,18 @@ class Address(NamedTuple):
             where="--host",
             fix="name one, e.g. 0.0.0.0 for all addresses of this machine",
         )
+
+
+def listens(address: str) -> bool:
+    """Whether a server still listens at a URL."""
+    where = urlsplit(address)
+    try:
+        socket.create_connection((where.hostname or "", where.port or 0), timeout=10).close()
+    except TimeoutError:  # busy
+        return True
+    except OSError:
+        return False
+    return True
 
 
 class ServerProgram(NamedTuple):
@@ -224,7 +237,18 @@ def raised_at_signals(error: BaseException) -> Iterator[None]:
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
     """End a process and all that it started."""
-    below = _below(process.pid)
+    parents: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        fields = _stat(int(folder.name))
+        if fields:
+            parents.setdefault(int(fields[1]), []).append(int(folder.name))
+    found: dict[int, str] = {}
+    waiting = [process.pid]
+    while waiting:
+        for child in parents.get(waiting.pop(), []):
+            found[child] = _began(child)
+            waiting.append(child)
+    below = found
     if process.poll() is None:
         process.terminate()
         try:
@@ -236,22 +260,6 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
         if _began(pid) == began:  # otherwise another process now has this number
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def _below(pid: int) -> dict[int, str]:
-    """Process → its start time, for all below `pid`; empty if there is no /proc."""
-    parents: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        fields = _stat(int(folder.name))
-        if fields:
-            parents.setdefault(int(fields[1]), []).append(int(folder.name))
-    found: dict[int, str] = {}
-    waiting = [pid]
-    while waiting:
-        for child in parents.get(waiting.pop(), []):
-            found[child] = _began(child)
-            waiting.append(child)
-    return found
 
 
 def _began(pid: int) -> str:

@@ -3,16 +3,19 @@
 `finery_servers` maps the format of a model or bundle to `"module:function"`. finery calls
 `function(artifact, serving)`, which returns a context manager: on entry, the server is ready for
 requests; on exit, its processes have ended. `serve.check` works with servers that are `Checkable`.
-Mark a function with `bundles_only` if it can't serve the models of its format.
+Mark a function with `bundles_only` if it can't serve the models of its format. `ServingJob` is the
+job of an engine that a server or a chat uses.
 """
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from finery import Artifact, Model
+from finery import Artifact, Engine, Model, Usage, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 Kind = Literal["template", "thinking", "prompts", "sampling", "adapter", "options"]
@@ -38,6 +41,42 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     context: int | None = None
     log: Path | None = None
     checked: bool = False
+
+
+class ServingJob:
+    """The part of a job that an engine may use outside a build. plugins: the installed ones."""
+
+    def __init__(self, plugins: Any) -> None:
+        self.usage = Usage()
+        self._plugins = plugins
+        self._secrets = set[str]()
+
+    def log(self, message: str) -> None:
+        """Print a line on stderr."""
+        print(message, file=sys.stderr)
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        """Show none."""
+
+    def secret(self, name: str) -> str:
+        """An API key in an environment variable. `UsageError` without it."""
+        key = os.environ.get(name)
+        if not key:
+            what = f"the environment variable {name} with an API key is missing"
+            raise UsageError(what, fix="set it")
+        self._secrets.add(key)
+        return key
+
+    def redact(self, text: str) -> str:
+        """The text without API keys."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def raw_engine(self, model: Model) -> Engine:
+        """The engine of a model."""
+        engine: Engine = self._plugins.engine(model.format)(model, self)
+        return engine
 
 
 class Running(Protocol):

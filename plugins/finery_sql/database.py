@@ -1,5 +1,9 @@
-"""A database that is only read: its records as a stream, by SQLAlchemy."""
+"""A database that is only read: its records as a stream, by SQLAlchemy, or an error with a fix.
 
+No error contains a password.
+"""
+
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -7,12 +11,34 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from finery import DataError, StepError, UsageError, shown
+from finery import DataError, FineryError, StepError, UsageError, shown
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import Record
 from finery.rows.tables.values import plain
-from finery_sql.faults import Fault, explained, missing_driver, unknown_database, unreadable_url
+from finery.util.text import did_you_mean, nearest
 
+DATABASES = ("postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle")
+PACKAGES = {
+    "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient", "pyodbc": "pyodbc",
+    "pymysql": "pymysql", "oracledb": "oracledb",
+}  # fmt: skip
+"""Module of a driver → package to install."""
+URL = "postgresql://user:password@host:5432/database"
+NOT_CODE = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?(?:\*/|\Z)|\$(\w*)\$.*?\$\1\$""", re.DOTALL
+)
+"""Texts, quoted names and comments in a query."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LINE = re.compile(r"^LINE (\d+):", re.MULTILINE)
+_TABLE = re.compile(r'(?:no such table: |relation ")([^"\n]+)')
+_COLUMN = re.compile(r"no such column: (?:\w+\.)?(\w+)")
+_NEAR = re.compile(r'near "([^"]+)"')
+_READ_ONLY = ("read-only transaction", "readonly database", "READ ONLY transaction")
+_LOGIN = ("password authentication failed", "Access denied", "no password supplied")
+_AWAY = (
+    "Connection refused", "could not translate host name", "failed to resolve", "Name or service",
+    "timeout", "timed out", "No such file or directory", "Can't connect", "server closed",
+)  # fmt: skip
 BATCH = 1_000
 """Rows that are fetched at a time."""
 CONNECT_SECONDS = 10
@@ -54,9 +80,18 @@ class Database:
         try:
             parsed = sqlalchemy.engine.make_url(url)
         except (sqlalchemy.exc.ArgumentError, ValueError):
-            raise unreadable_url(place) from None
+            raise DataError(  # the value isn't shown
+                f"{place} must be the URL of a database", where=place, fix=f"write it as {URL}"
+            ) from None
         if parsed.get_backend_name() == "sqlite":
-            return cls(_sqlite(_sqlite_path(parsed, place)), place, query_file)
+            path = parsed.database
+            if not path or path == ":memory:" or path.startswith("file:"):
+                raise DataError(
+                    "the URL doesn't name an SQLite file",
+                    where=place,
+                    fix="write sqlite:///path/to/file.db",
+                )
+            return cls(_sqlite(Path(path)), place, query_file)
         password = parsed.password or ""
         secrets = (url, password, quote(password, safe=""))
         return cls(_engine(parsed, place), place, query_file, secrets)
@@ -64,8 +99,7 @@ class Database:
     def records(self, query: str, params: Mapping[str, Any]) -> Iterator[Record]:
         """The records of a query, in order, as a stream."""
         number = 0
-        fault = Fault(self._engine, self._place, query, self._query_file, self._secrets)
-        with explained(fault), self._reading() as connection:
+        with self._explained(query), self._reading() as connection:
             result = connection.execute(library().text(query), dict(params))
             names = self._names(result)
             for values in result:
@@ -101,6 +135,92 @@ class Database:
                 fix=f"rename one of them: AS other_{twice[0]}",
             )
         return names
+
+    @contextmanager
+    def _explained(self, query: str) -> Iterator[None]:
+        """Turn what SQLAlchemy raises into an error with a fix."""
+        from sqlalchemy import exc
+
+        try:
+            yield
+        except exc.DBAPIError as error:
+            explanation = self._explain(error, query)
+            raise explanation from None  # the original message may contain the URL
+        except exc.SQLAlchemyError as error:
+            what = self._safe(str(error).splitlines()[0])
+            raise DataError(what, where=self._query_file or self._place) from None
+
+    def _safe(self, text: str) -> str:
+        """The text with `***` in place of the URL and its password."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def _explain(self, error: Any, query: str) -> FineryError:
+        """The error to show for an error from the driver."""
+        driver, place = error.orig, self._place
+        text = self._safe(str(driver).strip())
+        what = text.splitlines()[0] if text else type(driver).__name__
+        # SQLSTATE is empty if the connection itself failed.
+        state = str(getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None) or "")
+        if any(mark in text for mark in _LOGIN):
+            return StepError(
+                "the database rejected the user name or the password",
+                where=place,
+                fix=f"check the URL in {place}",
+                details=[what],
+            )
+        if "does not exist" in text and 'database "' in text and state in ("", "3D000"):
+            return StepError(what, where=place, fix=f"check the URL in {place}")
+        if state == "" and any(mark in text for mark in _AWAY):
+            return StepError(
+                "the database can't be reached",
+                where=place,
+                fix=f"check that it is running, and check the host and port in {place}",
+                details=text.splitlines()[:3],
+            )
+        if any(mark in text for mark in _READ_ONLY):
+            return DataError(
+                "the query would change the database, but finery only reads it",
+                where=self._query_file or place,
+                fix="write a SELECT",
+                details=[what],
+            )
+        where = f"{self._query_file or f'{place}: query'}{_line(text, query)}"
+        if "statement at a time" in text or "multiple commands" in text:
+            what, fix = "the query contains several statements", "write a single SELECT"
+            return DataError(what, where=where, fix=fix)
+        return DataError(what, where=where, fix=self._fix(driver, text, query))
+
+    def _fix(self, driver: Any, text: str, query: str) -> str | None:
+        """The fix for a query that the database rejects. text: the driver's message."""
+        from sqlalchemy import inspect
+
+        if match := _TABLE.search(text):
+            inspected = inspect(self._engine)
+            names = [*inspected.get_table_names(), *inspected.get_view_names()]
+            return did_you_mean(match[1], names)
+        if match := _COLUMN.search(text):
+            inspected = inspect(self._engine)
+            tables = map(inspected.get_columns, inspected.get_table_names())
+            columns = {column["name"] for table in tables for column in table}
+            near = nearest(match[1], columns - {match[1]})  # another table may have it
+            return f"did you mean '{near}'?" if near else None
+        code = NOT_CODE.sub(" ", query).lstrip("( \t\r\n").lower()
+        returns_rows = code.startswith(("select", "with", "values", "table"))
+        repair = "repair the query" if returns_rows else "write a SELECT"
+        return getattr(getattr(driver, "diag", None), "message_hint", None) or repair
+
+
+def _line(text: str, query: str) -> str:
+    """`:` and the line of the query that an error message refers to; empty if it names none."""
+    if match := _LINE.search(text):
+        return f":{match[1]}"
+    token = _NEAR.search(text) or _TABLE.search(text) or _COLUMN.search(text)
+    if token is None or query.count(token[1]) != 1:
+        return ""
+    lines = query[: query.index(token[1])].count("\n")
+    return f":{lines + 1}"
 
 
 def journal_of(path: Path) -> Path:
@@ -149,19 +269,18 @@ def _engine(url: Any, place: str) -> Any:
             url, poolclass=sqlalchemy.pool.NullPool, hide_parameters=True, connect_args=arguments
         )
     except sqlalchemy.exc.NoSuchModuleError:
-        raise unknown_database(url.drivername, place) from None
-    except ImportError as error:
-        raise missing_driver(error.name or url.get_driver_name(), place) from error
-
-
-def _sqlite_path(url: Any, place: str) -> Path:
-    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise DataError(
-            "the URL doesn't name an SQLite file",
+            f"SQLAlchemy doesn't know the database '{url.drivername}'",
             where=place,
-            fix="write sqlite:///path/to/file.db",
-        )
-    return Path(url.database)
+            fix=did_you_mean(url.drivername.partition("+")[0], DATABASES),
+        ) from None
+    except ImportError as error:
+        module = error.name or url.get_driver_name()
+        raise StepError(
+            f"the driver {module} isn't installed",
+            where=place,
+            fix=f"pip install '{PACKAGES.get(module, module)}'",
+        ) from error
 
 
 def _sqlite(path: Path) -> Any:
@@ -204,10 +323,6 @@ def _columns(values: dict[str, Any]) -> dict[str, Any] | BadRow:
     """The columns of a record as rows can hold them, or why they can't."""
     columns = {name: plain(value) for name, value in values.items()}
     for name, value in columns.items():
-        if isinstance(value, str) and not value.isascii() and _is_broken(value):
+        if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
             return BadRow(f"'{name}' isn't UTF-8", "repair it in the database")
     return columns
-
-
-def _is_broken(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)

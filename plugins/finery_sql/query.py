@@ -28,11 +28,38 @@ from finery import (
 from finery.rows.tables.records import Record
 from finery.util.text import did_you_mean
 from finery_data.sources.source import RowSource, SourcePreflight
+from finery_sql.database import NOT_CODE, Database, check_journal, journal_of
 from finery_sql.snapshot import keep, pinned_as, read
-from finery_sql.statement import is_ordered, parameters, trimmed
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PROGRESS_EVERY = 5_000
+_PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
+"""As SQLAlchemy reads them, so that `::date` and `10:30` are none."""
+_ORDER = re.compile(r"\border\s+by\b", re.IGNORECASE)
+_PARENTHESIS = re.compile(r"([()])")
+
+
+def trimmed(query: str) -> str:
+    """The query without what ends it: a driver's cursor takes a single statement."""
+    return query.strip().rstrip("; \t\r\n")
+
+
+def parameters(query: str) -> list[str]:
+    """The names of the parameters (`:name`) in a query, each once."""
+    return list(dict.fromkeys(_PARAMETER.findall(query)))
+
+
+def is_ordered(query: str) -> bool:
+    """Whether the outermost query, not only a part in parentheses, has an ORDER BY."""
+    code = NOT_CODE.sub(" ", query)
+    outside, depth = list[str](), 0
+    for part in _PARENTHESIS.split(code):
+        if part in ("(", ")"):
+            depth = max(0, depth + (1 if part == "(" else -1))
+            outside.append(" ")
+        elif depth == 0:
+            outside.append(part)
+    return bool(_ORDER.search("".join(outside)))
 
 
 class QueryPin(Pinned["SqlQuery"]):
@@ -122,15 +149,11 @@ class SqlQuery(
 
     def check_files(self) -> None:
         """Raise `UsageError` for a SQLite file that may lack changes."""
-        from finery_sql.database import check_journal
-
         if self.path is not None:
             check_journal(self.path.path, "path")
 
     def key_files(self) -> list[str]:
         """Files in which SQLite keeps changes that aren't in its main file yet."""
-        from finery_sql.database import journal_of
-
         files = [] if self.path is None else self.path.paths
         return [str(journal_of(file).absolute()) for file in files]
 
@@ -169,8 +192,6 @@ class SqlQuery(
 
     def records(self, environment: "os._Environ[str] | dict[str, str]") -> Iterator[Record]:
         """The query's records, straight from the database."""
-        from finery_sql.database import Database
-
         query = self.text()
         self._check_parameters(query, "query_file" if self.query is None else "query")
         where = shown(self.query_file.path) if self.query_file is not None else None

@@ -2,9 +2,8 @@
 
 The input is rows and a model. The output is rows, how each was generated, and what was rejected.
 `generator` is the contract of step types that have a model write rows, and `generation` the loop
-that runs them. Public for other plugins: `finery_synth.generator`; `.judge.scores` and
-`.judge.pairs`, which read verdicts of judges; `.ask.prompts`, their templates; and `.ask.asking`,
-which counts answers.
+that runs them. Public for other plugins: `finery_synth.generator`; `.judges`, which reads verdicts
+of judges; `.prompts`, their templates; and `.asking`, which counts answers.
 """
 
 from collections.abc import Mapping, Sequence

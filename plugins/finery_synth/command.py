@@ -29,8 +29,7 @@ def prompt(name: str, recipe: Path | None) -> None:
     prompt: prompts/paraphrase.jinja in the recipe.
     """
     from finery import Project, load_plugins
-    from finery_synth.judge.pairs import PAIR_PROMPT
-    from finery_synth.judge.scores import SCORE_PROMPT
+    from finery_synth.judges import PAIR_PROMPT, SCORE_PROMPT
     from finery_synth.steps.from_docs import CONTEXT_PROMPT
     from finery_synth.steps.instruct import TEXT_TEMPLATE
 

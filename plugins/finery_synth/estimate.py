@@ -28,9 +28,9 @@ from finery import (
     Source,
 )
 from finery.rows.parts import is_conversation
-from finery_synth.ask.prompts import Prompt
 from finery_synth.generator import Generator
-from finery_synth.judge.scores import SCORE_PROMPT, TRIES, score_messages
+from finery_synth.judges import SCORE_PROMPT, TRIES, score_messages
+from finery_synth.prompts import Prompt
 from finery_synth.steps.judge import JudgeRows
 
 MOST_READ = 20_000
@@ -57,7 +57,7 @@ class AskingForecast(Forecast[Generator | JudgeRows]):
             )
         counts = taken.get("rows", ())
         known = [count.rows for count in counts if count is not None]
-        if len(known) < len(counts) or step.needs_rows():
+        if len(known) < len(counts) or (isinstance(step, Generator) and step.needs_rows()):
             return asked
         return asked._replace(total=step.requests(sum(known)))
 

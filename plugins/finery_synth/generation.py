@@ -4,7 +4,6 @@ Each attempt covers all tasks with missing rows before the next begins, and rows
 order of the tasks. So the result doesn't depend on the order of answers. Waiting rows are on disk.
 """
 
-import traceback
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -18,14 +17,11 @@ from finery.rows import Row
 from finery.rows.dropped import Drops, by_reason
 from finery.rows.generated import Checked, Origin, Origins, name_of
 from finery.rows.parts import id_of, texts
-from finery_synth.ask.answers import Rejected, usable
-from finery_synth.ask.asking import Candidate, Spool, Task, Used, ask
-from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.checker import Checker
-from finery_synth.checks.settings import Rubric
-from finery_synth.checks.similarity import Neighbours, repeats
-from finery_synth.judge import scores
-from finery_synth.rows import with_parents
+from finery_synth.asking import Candidate, Rejected, Spool, Task, Used, ask, usable, with_parents
+from finery_synth.checks import Checker, Rubric
+from finery_synth.judges import SCORE_PROMPT, Score, readings, score_messages
+from finery_synth.prompts import Prompt
+from finery_synth.similarity import Neighbours, repeats
 
 if TYPE_CHECKING:
     from finery_synth.generator import Generator
@@ -150,13 +146,7 @@ class Generation:
         except (FineryError, Rejected):
             raise
         except Exception as error:  # a plugin's code can raise anything
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            raise StepError(
-                f"`read` failed: {type(error).__name__}: {error}",
-                where=where,
-                fix="correct it and build again: answers so far are kept",
-                details=[f"{last.filename}:{last.lineno}: {last.line}"],
-            ) from error
+            raise StepError.in_method(error, self.step, "read", id_of(task.seeds[0])) from error
         if problem := _problem(rows):
             raise StepError(
                 f"`read` returns {problem}",
@@ -209,18 +199,18 @@ class Generation:
         if engine is None or rubric is None:
             return candidates
         is_judged = self.step.is_judged
-        prompt = Prompt.of(rubric.prompt, scores.SCORE_PROMPT)
-        readings = scores.readings(
+        prompt = Prompt.of(rubric.prompt, SCORE_PROMPT)
+        verdicts = readings(
             engine,
             self._judged,
             ((index, c.row) for index, (_, c) in enumerate(candidates) if is_judged(c)),
-            lambda item: scores.score_messages(prompt, item[1], rubric.rubric, rubric.scale),
-            lambda text: scores.Score.read(text, rubric.scale),
+            lambda item: score_messages(prompt, item[1], rubric.rubric, rubric.scale),
+            lambda text: Score.read(text, rubric.scale),
             total=sum(is_judged(candidate) for _, candidate in candidates),
             max_tokens=rubric.max_tokens,
-            schema=scores.Score.schema(rubric.scale),
+            schema=Score.schema(rubric.scale),
         )
-        by_index: dict[int, Any] = {index: score for (index, _), score in readings}
+        by_index: dict[int, Any] = {index: score for (index, _), score in verdicts}
         scored = Spool(self.job.scratch, Candidate)
         for index, (number, candidate) in enumerate(candidates):
             if index in by_index:
@@ -230,10 +220,10 @@ class Generation:
         return scored
 
     def _take_score(self, candidate: Candidate, rubric: Rubric, score: Any) -> None:
-        """Record a judge's score, or the error in place of one."""
+        """Record a judge's score. score: the reason if there is none."""
         assert self.step.judge is not None
-        if not isinstance(score, scores.Score):
-            detail = f"no score: {scores.no_score(score)}"
+        if not isinstance(score, Score):
+            detail = f"no score: {score}"
             self._take(candidate, Checked(check="judge", passed=False, detail=detail))
             return
         passed, detail = score.score >= rubric.min, score.reason

@@ -52,11 +52,10 @@ from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops
 from finery.rows.parts import is_conversation, named, scope, texts
-from finery_synth.ask.answers import Rejected
-from finery_synth.ask.asking import MOST_VARIANTS, Candidate, Task
-from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.settings import Checks
-from finery_synth.judge.scores import SCORE_PROMPT
+from finery_synth.asking import MOST_VARIANTS, Candidate, Rejected, Task
+from finery_synth.checks import Checks
+from finery_synth.judges import SCORE_PROMPT
+from finery_synth.prompts import Prompt
 
 __all__ = ["Candidate", "Checks", "Generator", "Prompt", "Rejected", "Task"]
 
@@ -218,7 +217,7 @@ class Generator(
             return []
         if python.file is not None:
             return [*python.file.paths]
-        from finery_synth.checks.checker import functions_of
+        from finery_synth.checks import functions_of
 
         modules = [name.rpartition(":")[0] for name in python.functions]
         return [*functions_of(python).values(), *modules]

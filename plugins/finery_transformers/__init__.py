@@ -28,9 +28,9 @@ def finery_engines() -> dict[str, str]:
 @hookimpl
 def finery_worker_environment() -> Mapping[str, str]:
     """The dtype of `dtype: auto`, which is part of keys and must be the same in all steps."""
-    from finery_transformers.precision import worker_variables
+    from finery_transformers.precision import AUTO_DTYPE, auto_dtype
 
-    return worker_variables()
+    return {AUTO_DTYPE: auto_dtype()}
 
 
 @outside_key

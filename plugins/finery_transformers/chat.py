@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import DataError, FineryError, shown
+from finery import DataError, FineryError, outside_key, shown
 from finery.rows import Conversation, Message
 from finery.rows.chat.thinking import TAGS, split_thinking
 from finery.rows.chat.turns import THINKING
-from finery.rows.templates.foreign import written
+from finery.rows.templates.limits import written
 
 if TYPE_CHECKING:
     from jinja2 import TemplateSyntaxError
@@ -356,7 +356,7 @@ def _with_thinking(tokenizer: "PreTrainedTokenizerBase", messages: Conversation)
 
     A template that reads none gets them as they are, with a think block in the text.
     """
-    if not any(_may_think(message) for message in messages):
+    if not any(m.get("reasoning_content") or THINK in str(m.get("content")) for m in messages):
         return messages
     field = thinking_field(tokenizer)
     if field is None:
@@ -365,10 +365,6 @@ def _with_thinking(tokenizer: "PreTrainedTokenizerBase", messages: Conversation)
     if field == THINKING[0]:
         return split
     return [{field if k == THINKING[0] else k: v for k, v in m.items()} for m in split]
-
-
-def _may_think(message: Message) -> bool:
-    return bool(message.get("reasoning_content")) or THINK in str(message.get("content"))
 
 
 def _of_template(
@@ -461,6 +457,7 @@ def _as_text(arguments: Any) -> Any:
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
+@outside_key
 def _unreadable(tokenizer: "PreTrainedTokenizerBase", error: "TemplateSyntaxError") -> DataError:
     """The error for a chat template that isn't Jinja, with its line if it has its own file."""
     folder = Path(tokenizer.name_or_path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
-from finery import Completion, DataError, Engine, EngineJob, Model, Request, Sampling, StepError
+from finery import Completion, Engine, EngineJob, Model, Request, Sampling, StepError
 from finery_transformers.hardware import exhausted, log_unused_gpu
 from finery_transformers.precision import auto_dtype, usable_gpus
 
@@ -31,8 +31,6 @@ prompts, for activations, and for other programs."""
 CHARACTERS_A_TOKEN = 4
 CACHE_BYTES = 2
 """Of a number in the cache of keys and values."""
-PROMPT_TOKENS = 64
-"""Tokens at the end of a prompt that show how its answer begins."""
 
 
 class Room(NamedTuple):
@@ -123,24 +121,28 @@ class TransformersEngine(Engine):
         return batches
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Answer one batch. `completion_tokens` counts the end-of-turn token too."""
+        """Answer one batch."""
         import torch
 
         from finery_transformers.answering import generation
+        from finery_transformers.answering.answers import seed_of
 
         loaded = self._loaded
         for request in requests:
             loaded.answers.reader.check(request.tools)
-        prompts = [self._prompt(request, sampling) for request in requests]
+        context = getattr(loaded.model.config, "max_position_embeddings", None)
+        prompts = [loaded.answers.prompt(r, sampling.max_tokens, context) for r in requests]
         # The caller's random state doesn't change.
         with torch.no_grad(), torch.random.fork_rng(), _explained(prompts, sampling.max_tokens):
-            torch.manual_seed(_seed(sampling.seed, prompts))
+            torch.manual_seed(seed_of(sampling.seed, prompts))
             batch = generation.read(loaded.model, prompts, loaded.pad)
             answers = generation.answers(
                 loaded.model, batch, ends=loaded.ends, **self._arguments(sampling)
             )
         return [
-            self._completion(answer, prompt, request, sampling.stop)
+            loaded.answers.completion(
+                answer, loaded.ends, prompt=prompt, request=request, stop=sampling.stop
+            )
             for answer, prompt, request in zip(answers, prompts, requests, strict=True)
         ]
 
@@ -161,23 +163,6 @@ class TransformersEngine(Engine):
         cpu.install(model)
         return _ready(model, tokenizer, template_arguments(self.model))
 
-    def _prompt(self, request: Request, sampling: Sampling) -> list[int]:
-        from finery_transformers.chat import prompt_tokens
-
-        loaded = self._loaded
-        tokens = prompt_tokens(
-            loaded.tokenizer, request.messages, tools=request.tools, arguments=loaded.arguments
-        )
-        context = getattr(loaded.model.config, "max_position_embeddings", None)
-        if context is not None and len(tokens) + sampling.max_tokens > context:
-            raise DataError(
-                f"a prompt of {len(tokens)} tokens and an answer of up to {sampling.max_tokens} "
-                f"don't fit the model's context of {context}",
-                details=[str(turn.get("content"))[:100] for turn in request.messages[-1:]],
-                fix="shorten the prompt or lower max_tokens",
-            )
-        return tokens
-
     def _arguments(self, sampling: Sampling) -> dict[str, Any]:
         arguments: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "do_sample": False}
         if sampling.temperature > 0:
@@ -187,28 +172,6 @@ class TransformersEngine(Engine):
             text = self._loaded.answers.text
             arguments["stopped"] = lambda answer: any(s in text(answer) for s in stop)
         return arguments
-
-    def _completion(
-        self, answer: list[int], prompt: list[int], request: Request, stop: Sequence[str]
-    ) -> Completion:
-        """Cut an answer, which `generate` pads with an end-of-turn token once it has ended."""
-        from finery_transformers.chat import decoded
-
-        ends = self._loaded.ends
-        length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
-        text = self._loaded.answers.text(answer[:length])
-        cut = min((at for s in stop if (at := text.find(s)) >= 0), default=None)
-        stopped = cut is not None or length < len(answer)
-        end = decoded(self._loaded.tokenizer, prompt[-PROMPT_TOKENS:], special=True)
-        parsed = self._loaded.answers.parts(
-            text[:cut], answer[:length], prompt=end, tools=request.tools
-        )
-        return Completion(
-            **parsed._asdict(),
-            finish_reason=parsed.finish_reason(stopped),
-            prompt_tokens=len(prompt),
-            completion_tokens=length + (cut is None and length < len(answer)),
-        )
 
 
 class LiveEngine(TransformersEngine):
@@ -257,7 +220,6 @@ class LiveEngine(TransformersEngine):
 class _Loaded(NamedTuple):
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
-    arguments: dict[str, Any]  # of the chat template
     ends: frozenset[int]  # token ids that end an answer
     pad: int
     settings: "GenerationConfig"
@@ -290,7 +252,7 @@ def _ready(
     settings = GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
     model.generation_config = settings
     answers = TokenReader(tokenizer, arguments)
-    return _Loaded(model, tokenizer, arguments, frozenset(ends), ends[0], settings, answers)
+    return _Loaded(model, tokenizer, frozenset(ends), ends[0], settings, answers)
 
 
 def _ends(config: Any) -> set[int]:
@@ -312,11 +274,3 @@ def _explained(prompts: list[list[int]], most: int) -> Iterator[None]:
         if explained is None:
             raise
         raise explained from error
-
-
-def _seed(seed: int, prompts: list[list[int]]) -> int:
-    """A seed for this batch, so that batches with the same `seed` draw different numbers."""
-    from blake3 import blake3
-
-    digest = blake3(msgspec.json.encode([seed, prompts])).digest(8)
-    return int.from_bytes(digest, "little") >> 1

@@ -32,19 +32,12 @@ def forget() -> None:
 
 def add_facts(outputs: Any) -> None:
     """Add the device, its capability, the attention and what was recorded to a step's outputs."""
-    facts = {**_device(), **_attention(), **_recorded}
-    artifacts = outputs.values() if isinstance(outputs, dict) else [outputs, *_values(outputs)]
-    for artifact in artifacts:
+    attention = {"attention": _configs[0]._attn_implementation} if _configs else {}
+    facts = {**_device(), **attention, **_recorded}
+    several = outputs if isinstance(outputs, dict) else getattr(outputs, "__dict__", {})
+    for artifact in [outputs] if isinstance(outputs, Artifact) else several.values():
         if isinstance(artifact, Artifact):
             artifact.runtime[HARDWARE] = facts
-
-
-def _values(outputs: Any) -> list[Any]:
-    return [] if isinstance(outputs, Artifact) else list(getattr(outputs, "__dict__", {}).values())
-
-
-def _attention() -> dict[str, Any]:
-    return {"attention": _configs[0]._attn_implementation} if _configs else {}
 
 
 def _device() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Model, StepError
+from finery import Model, StepError, outside_key
 from finery_transformers.chat import TEMPLATE_FILE
 from finery_transformers.hardware import not_loaded, record_config
 from finery_transformers.imports import import_peft
@@ -182,6 +182,7 @@ def _check_complete(model: Model, report: Mapping[str, Any]) -> None:
         )
 
 
+@outside_key
 def _need_bitsandbytes() -> None:
     import importlib.util
 
@@ -400,12 +401,9 @@ def _readable(model: Model) -> Iterator[None]:
             raise other from error
         if isinstance(error, ImportError):
             raise
-        name = model.meta.get("file") or _names(model.path)
+        names = sorted(p.name for p in model.path.iterdir()) if model.path.is_dir() else []
+        name = model.meta.get("file") or ", ".join(names) or "none"
         raise StepError(
             f"the {model.format} model can't be loaded: {error}",
             fix=f"check its files: {name}",
         ) from error
-
-
-def _names(folder: Path) -> str:
-    return ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "none"

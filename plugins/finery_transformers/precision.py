@@ -6,7 +6,6 @@ isn't.
 
 import os
 import re
-from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,7 +60,9 @@ def _auto_dtype(*_variables: str | None) -> str:
         # AMD's with ROCm multiply bf16.
         dtypes = ("bf16" if gpu.is_amd else dtype_of(gpu.capability) for gpu in gpus)
         return min(dtypes, key=DTYPES.index)
-    return "bf16" if _has_rocm() or _cpu_multiplies_bf16() else "fp32"
+    # Torch may use an AMD GPU that the driver doesn't describe; it multiplies bf16.
+    has_rocm = os.path.exists("/dev/kfd") and _HIP.search(_torch_version() or "")
+    return "bf16" if has_rocm or _cpu_multiplies_bf16() else "fp32"
 
 
 @outside_key
@@ -107,11 +108,6 @@ def unused_gpu() -> Unused | None:
     )
 
 
-def worker_variables() -> Mapping[str, str]:
-    """Environment variables that let all steps of a build compute in the dtype of their keys."""
-    return {AUTO_DTYPE: auto_dtype()}
-
-
 @cache
 def _torch_version() -> str | None:
     """The file with torch's version, and those of CUDA and ROCm; None without torch."""
@@ -122,11 +118,6 @@ def _torch_version() -> str | None:
         return Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
     except OSError:
         return None
-
-
-def _has_rocm() -> bool:
-    """Whether torch may use an AMD GPU that the driver doesn't describe; it multiplies bf16."""
-    return os.path.exists("/dev/kfd") and bool(_HIP.search(_torch_version() or ""))
 
 
 def _cpu_multiplies_bf16() -> bool:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
-        "trl.dpo": "finery_trl.steps.dpo:Dpo",
-        "trl.kto": "finery_trl.steps.kto:Kto",
-        "trl.sft": "finery_trl.steps.sft:Sft",
+        "trl.dpo": "finery_trl.steps:Dpo",
+        "trl.kto": "finery_trl.steps:Kto",
+        "trl.sft": "finery_trl.steps:Sft",
     }
 
 
@@ -72,7 +72,6 @@ def finery_worker_environment(alone: bool) -> Mapping[str, str]:
 
     Steps of all types share the cores, and those that load models share the GPUs.
     """
-    from finery_trl.train.devices import allocator_environment
-    from finery_trl.train.threads import thread_environment
+    from finery_trl.train.environment import allocator_environment, thread_environment
 
     return {**thread_environment(alone=alone), **allocator_environment()}

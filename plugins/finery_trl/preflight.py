@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Dataset, FineryError, Job, Piece, Proof, Sample, Tally, raise_all
 from finery.rows import Row
-from finery_trl.model.context import check_longest, context_of
+from finery_trl.model.loading import check_context, context_of
 from finery_trl.model.targets import check_targets
 from finery_trl.rows.example import Proven, continues
 from finery_trl.rows.remarks import Remarks, add
 from finery_trl.rows.tokens import Tokens
-from finery_trl.train.devices import check_half, check_optimizer, check_sharding
-from finery_trl.train.messages import training_notes
+from finery_trl.train.messages import check_half, check_optimizer, check_sharding, training_notes
 from finery_trl.train.schedule import Schedule
 from finery_trl.train.watch import check_watched
 
@@ -93,7 +92,7 @@ def _prove(
         schedule = Schedule.of(step, len(tally), tally.longest, job)
         notes += training_notes(step, schedule, tokens)
     proof = tally.proof(name, dropped=dropped, facts=facts, notes=notes, samples=shown)
-    check_longest(name, proof.longest, context)
+    check_context(context, proof.longest, name)
     return proof
 
 

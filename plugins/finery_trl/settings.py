@@ -1,7 +1,6 @@
 """The settings that all trainings share, and the interface that the training code uses."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,16 +13,13 @@ from finery import (
     OneFile,
     Settings,
     Step,
-    UsageError,
     nested_step,
     outside_key,
     setting,
     takes,
 )
 from finery.rows import Row
-from finery.util.text import did_you_mean
 from finery_transformers.precision import auto_dtype, usable_gpus
-from finery_trl.arguments import check_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +89,7 @@ class Launch(Settings):
 class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), learns="answers"):
     """Train a model on rows.
 
-    Step types derive from `finery_trl.steps.training.TrlTraining`, which implements `run`. This
+    Step types derive from `finery_trl.steps.TrlTraining`, which implements `run`. This
     class is the interface that the training code knows. installs: the packages that every training
     needs → what to install. estimated: whether this plugin's formulas estimate the memory and time
     of the training. config: TRL's configuration class.
@@ -244,20 +240,6 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
         "directory.",
     )
 
-    def check(self) -> None:
-        """Raise `UsageError` if settings contradict each other."""
-        self._check_batches()
-        self._check_adapter()
-        if self.args:
-            check_arguments(self.args, {f.name for f in msgspec.structs.fields(self)}, self.config)
-        if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise UsageError(
-                "warmup_steps and warmup_ratio are both set",
-                where="warmup_ratio",
-                fix="remove one of them",
-            )
-        self._check_best()
-
     def read(
         self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
     ) -> "Iterable[Proven]":
@@ -275,11 +257,6 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
         """The model in the form that the trainer takes. longest: tokens of the longest row."""
         raise NotImplementedError
-
-    @property
-    def best(self) -> str:
-        """Name of the metric that selects the best checkpoint."""
-        return self.metric_for_best_model
 
     @property
     def processes(self) -> int:
@@ -394,83 +371,6 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
             task_type="CAUSAL_LM",
         )
 
-    def _check_batches(self) -> None:
-        whole, each = self.effective_batch_size, self.per_device_train_batch_size or 1
-        fixed = self.fewest_processes
-        together = each * fixed
-        if whole % together:
-            parts = [f"per_device_train_batch_size {each}"] if each > 1 else []
-            parts += [f"{fixed} processes"] if fixed > 1 else []
-            raise UsageError(
-                f"effective_batch_size {whole} is not a multiple of {' times '.join(parts)}",
-                where="effective_batch_size",
-                fix=f"effective_batch_size: {max(1, round(whole / together)) * together}",
-            )
-        if self.launch is not None:
-            self._check_launch(self.launch)
-
-    def _check_launch(self, launch: Launch) -> None:
-        if launch.config is None and launch.deepspeed is not None:
-            raise UsageError(
-                "launch.deepspeed needs a configuration file for accelerate",
-                where="launch.deepspeed",
-                fix="add launch.config: a file with `distributed_type: DEEPSPEED`",
-            )
-        if launch.config is not None and self.watch is not None:
-            raise UsageError(
-                "a watched evaluator needs the complete model, which may be spread over processes",
-                where="watch",
-                fix="remove watch or launch.config",
-            )
-
-    def _check_best(self) -> None:
-        best, watched = self.metric_for_best_model, []
-        if self.watch is not None:
-            if getattr(self.watch, "require", None):
-                raise UsageError(
-                    "a watched evaluator can't have `require`: it doesn't stop the training",
-                    where="watch.require",
-                    fix="evaluate the trained model in a step of the section evaluate",
-                )
-            names: Callable[[], list[str]] = getattr(self.watch, "metric_names", list)
-            watched = names()
-        if best != "eval_loss" and best not in watched:
-            raise UsageError(
-                f"metric_for_best_model: nothing measures '{best}'",
-                where="metric_for_best_model",
-                fix=did_you_mean(best, ["eval_loss", *watched]),
-            )
-        if self.early_stopping_patience and best == "eval_loss" and self.validation is None:
-            raise UsageError(
-                "early_stopping_patience needs validation rows",
-                where="early_stopping_patience",
-                fix="add validation: split.validation",
-            )
-
-    def _check_adapter(self) -> None:
-        if self.lora is not None:
-            _check_pattern(self.lora.target_modules)
-            if self.continues() and self.lora != Lora():
-                raise UsageError(
-                    "lora describes a new adapter, but the adapter in `model` is trained further",
-                    where="lora",
-                    fix="remove lora to train that adapter further, or set adapter: new to merge "
-                    "it and train a new one on top",
-                )
-            if self.merge != "16-bit" and self.quantization is None:
-                raise UsageError(
-                    "merge: dequantized applies only to QLoRA adapters",
-                    where="merge",
-                    fix="remove it, or set quantization: nf4",
-                )
-            return
-        if self.quantization is not None:
-            raise UsageError(
-                "quantized weights can't be trained: QLoRA trains an adapter on them",
-                where="quantization",
-                fix="remove `lora: null` or `quantization`",
-            )
-
 
 @outside_key
 def count_gpus() -> int:
@@ -493,19 +393,3 @@ def _automatic(step: Training) -> int:
     batches = step.effective_batch_size // (step.per_device_train_batch_size or 1)
     most = min(count_gpus(), step.effective_batch_size // step.fewest_rows)
     return next(n for n in range(max(1, most), 0, -1) if batches % n == 0)
-
-
-def _check_pattern(wanted: str | Sequence[str]) -> None:
-    """Raise `UsageError` for an invalid regular expression or an empty list of layers."""
-    if not wanted:
-        raise UsageError(
-            "target_modules is empty", where=TARGET_MODULES, fix=f"target_modules: {ALL_LINEAR}"
-        )
-    try:
-        re.compile(wanted if isinstance(wanted, str) else "")
-    except (re.error, RecursionError) as error:
-        raise UsageError(
-            f"target_modules: {wanted!r} is not a regular expression: {error}",
-            where=TARGET_MODULES,
-            fix="correct it, or list the names of layers",
-        ) from None

@@ -1,11 +1,11 @@
 """Direct preference optimisation with Unsloth."""
 
 from finery import UsageError
-from finery_trl.steps import dpo
+from finery_trl import steps
 from finery_unsloth.fast import INSTEAD, PACKAGES, Fast
 
 
-class Dpo(Fast, dpo.Dpo, packages=PACKAGES):
+class Dpo(Fast, steps.Dpo, packages=PACKAGES):
     """Train a model to prefer the chosen answer to the rejected one, with Unsloth, on a GPU.
 
     It takes the settings of `trl.dpo`, and the two are interchangeable; see `unsloth.sft`. This

@@ -1,16 +1,16 @@
-"""The differences between Unsloth's trainings and TRL's, and what they have to refuse."""
+"""How trainings with Unsloth differ from TRL's, and what they have to refuse."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from finery import Job, Model, UsageError
+from finery import Job, Model, UsageError, outside_key
 from finery_trl.settings import PACKAGES as TRL
 
 if TYPE_CHECKING:
     import torch
 
     from finery_trl.model.loading import Prepared
-    from finery_trl.steps.training import TrlTraining
+    from finery_trl.steps import TrlTraining
 
     Mixed = TrlTraining
 else:
@@ -35,6 +35,7 @@ class Fast(Mixed):
     estimated: ClassVar[bool] = False
     installs: ClassVar[Mapping[str, str]] = {"unsloth": "finery[unsloth]"}
 
+    @outside_key  # as of a step type, which a mixin is not
     def check(self) -> None:
         """Also refuse settings that Unsloth would ignore or change."""
         super().check()

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from finery import Job, Model
 from finery_transformers.loading import base_of, load_model, load_tokenizer, quiet
 from finery_trl.model.accelerators import Accelerators
-from finery_trl.model.context import context_of
-from finery_trl.model.loading import Prepared, check_context
+from finery_trl.model.loading import Prepared, check_context, context_of
 
 if TYPE_CHECKING:
     import torch

@@ -1,10 +1,10 @@
 """Supervised fine-tuning with Unsloth."""
 
-from finery_trl.steps import sft
+from finery_trl import steps
 from finery_unsloth.fast import PACKAGES, Fast
 
 
-class Sft(Fast, sft.Sft, packages=PACKAGES):
+class Sft(Fast, steps.Sft, packages=PACKAGES):
     """Fine-tune a model on the answers of rows, with Unsloth: faster, in less memory, on a GPU.
 
     It takes the settings of `trl.sft`, and the two are interchangeable. Rows, their order, their

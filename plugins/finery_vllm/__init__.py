@@ -18,14 +18,14 @@ def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
     return {
         "vllm.bundle": "finery_vllm.bundle.step:VllmBundle",
-        "vllm.model": "finery_vllm.answering.model:VllmModel",
+        "vllm.model": "finery_vllm.model:VllmModel",
     }
 
 
 @hookimpl
 def finery_engines() -> Mapping[str, str]:
     """The engine for models of the format `vllm`."""
-    return {"vllm": "finery_vllm.answering.engine:VllmEngine"}
+    return {"vllm": "finery_vllm.engine:VllmEngine"}
 
 
 @hookimpl
@@ -43,7 +43,7 @@ def finery_views() -> Mapping[str, str]:
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
-    from finery_vllm.answering.model import KINDS
+    from finery_vllm.model import KINDS
 
     return KINDS
 
@@ -51,8 +51,8 @@ def finery_notes() -> Mapping[str, Any]:
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """A note where vLLM is missing."""
-    if "finery_vllm.answering.model" not in sys.modules:  # the recipe has no such step
+    if "finery_vllm.model" not in sys.modules:  # the recipe has no such step
         return []
-    from finery_vllm.answering.model import missing
+    from finery_vllm.model import missing
 
     return missing(graph)

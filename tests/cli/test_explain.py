@@ -75,7 +75,7 @@ def test_a_killed_build_is_remembered_as_far_as_it_came(project: MakeProject) ->
         "finery: 1\nname: t\nplugins: [./steps.py]\ndata:\n"
         "  a: {use: steps.source, path: rows.txt}\n"
         "  b:\n    use: steps.script\n    rows: a\n"
-        "    code: import time; Path('on').touch(); time.sleep(60)\n"
+        "    code: import time; Path('on').touch(); time.sleep(600)\n"
     )
     t = project({"recipe.yaml": recipe, "rows.txt": "one\n"})
     process = t.start("build")

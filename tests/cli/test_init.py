@@ -89,7 +89,7 @@ def test_a_terminal_is_asked_for_the_task(project: MakeProject) -> None:
     )
     os.close(theirs)
     os.write(ours, b"chat\n")
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     os.close(ours)
     assert (made.folder / "new/data/conversations.jsonl").exists()
 

@@ -20,7 +20,7 @@ from finery.cli.progress import (
 )
 from finery.util.text import clipped
 from finery.views import LiveMetric
-from finery.views.metrics import metrics_of
+from finery.views.view import metrics_of
 from finery_trl.view.live import METRICS
 
 

@@ -168,8 +168,8 @@ def test_a_running_build_is_followed_until_it_ends(project: Project) -> None:
     until(lambda: page.exists() and "second" in page.read_text("utf-8"))
     assert '<meta http-equiv="refresh" content="5">' in page.read_text("utf-8")
     mark.touch()
-    build.communicate(timeout=30)
-    _, err = watch.communicate(timeout=30)  # ends by itself
+    build.communicate(timeout=120)
+    _, err = watch.communicate(timeout=120)  # ends by itself
     assert (watch.returncode, build.returncode) == (0, 0), err
     assert "1 built, 1 running; second" in err
     assert 'http-equiv="refresh"' not in page.read_text("utf-8")

@@ -25,7 +25,7 @@ name: slow
 plugins: [./steps.py]
 data:
   quick: {use: steps.script, code: "rows = []"}
-  slow: {use: steps.script, rows: quick, code: "import time; time.sleep(60)"}
+  slow: {use: steps.script, rows: quick, code: "import time; time.sleep(600)"}
 """
 
 

@@ -165,6 +165,6 @@ def test_a_wrong_table_is_an_error_that_names_the_plugin(
 
 def test_broken_metrics_are_told_and_the_build_goes_on(project: MakeProject) -> None:
     made = project({**FILES, "ngram.py": PLUGIN.replace("metrics=METRICS", 'metrics="nowhere:X"')})
-    ran = made.run("build", timeout=30)
+    ran = made.run("build", timeout=120)
     assert ran.code == 0, ran.err
     assert "metrics='nowhere:X' of ngram.py:Train can't be loaded" in ran.err

@@ -86,10 +86,11 @@ class TestMix(StepContract):
 
 
 class TestReport(StepContract):
-    """data.report."""
+    """data.report, on lengths that need a logarithmic scale."""
 
     def step(self, folder: Path) -> Step:
-        return DataReport(rows=rows(folder))
+        long = {"prompt": "Why is it late? " * 500, "completion": "late"}
+        return DataReport(rows=[dataset(folder / "rows", [*ROWS, long])])
 
 
 class TestSample(StepContract):

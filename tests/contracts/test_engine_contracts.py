@@ -11,9 +11,7 @@ from vllm_models import needs_vllm, tiny_adapter, tiny_base
 
 from finery import Model
 from finery.testing import EngineContract, StepContract, dataset, run_step, table_model
-from finery_baseline.linear import Linear
-from finery_baseline.majority import Majority
-from finery_baseline.nearest import Nearest
+from finery_baseline.steps import Linear, Majority, Nearest
 from finery_openai.model import OpenaiModel
 
 KEY = "sk-contract-0b5e7f1a"

@@ -9,9 +9,7 @@ import pytest
 from finery import Dataset, FileOrName, Files, Metrics, Model, OptionalFiles, Step
 from finery.rows import with_id
 from finery.testing import StepContract, dataset, table_model
-from finery_baseline.linear import Linear
-from finery_baseline.majority import Majority
-from finery_baseline.nearest import Nearest
+from finery_baseline.steps import Linear, Majority, Nearest
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact

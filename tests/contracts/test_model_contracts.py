@@ -7,6 +7,7 @@ from llama_server import needs_llama_server
 from serving import gguf_model
 from tiny_gguf import write_tiny_gguf
 from vllm_models import tiny_adapter, tiny_base
+from warm import TORCH
 
 from finery import Dataset, Files, Model, Step
 from finery.testing import StepContract, dataset
@@ -16,9 +17,11 @@ from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.step import Check
-from finery_trl.steps.sft import Sft
-from finery_vllm.answering.model import VllmModel
+from finery_trl.steps import Sft
 from finery_vllm.bundle.step import VllmBundle
+from finery_vllm.model import VllmModel
+
+IMPORTS = TORCH
 
 ROWS = [
     {"prompt": f"where is my {thing}", "completion": f"{thing}_arrival"}

@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 from asking import chunk_rows, index_of, question_row
 from tiny_llama import tiny_counter
+from warm import TORCH
 
 from finery import Step
 from finery.testing import StepContract, dataset, table_model
-from finery_retrieve.evaluate.grounded.step import Grounded
-from finery_retrieve.evaluate.retrieval.step import Retrieval
+from finery_retrieve.evaluate.grounded import Grounded
+from finery_retrieve.evaluate.retrieval import Retrieval
 from finery_retrieve.steps.raft import Raft
+
+IMPORTS = TORCH
 
 ROOMS = range(10, 13)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finery import Dataset, Step
 from finery.testing import StepContract, dataset, table_model
-from finery_synth.checks.settings import Checks
+from finery_synth.checks import Checks
 from finery_synth.steps.answer import Answer
 from finery_synth.steps.from_docs import FromDocs
 from finery_synth.steps.instruct import Instruct

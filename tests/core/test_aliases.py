@@ -9,8 +9,8 @@ import pytest
 from finery import load_plugins
 from finery.errors import PluginError
 from finery.fields import Settings
-from finery.recipe.hints.aliases import _entries, aliases_of
-from finery.recipe.hints.values import number_of
+from finery.recipe.hints import _entries, aliases_of
+from finery.recipe.messages import number_of
 from finery.step.inspect import field_hints
 from finery.step.step import Step
 

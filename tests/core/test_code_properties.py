@@ -294,7 +294,7 @@ def check_change(files: dict[str, str], number: str, folder: Path) -> None:
     assert is_keyed or not is_used, "\n".join(f"# {n}\n{t}" for n, t in files.items())
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(packages())
 def test_what_changes_the_output_changes_the_key(package: tuple[dict[str, str], str]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -107,7 +107,7 @@ def test_a_build_killed_at_any_moment_is_taken_up_by_the_next(tmp_path: Path) ->
 
 
 def test_workers_end_when_only_the_main_process_is_killed(project: MakeProject) -> None:
-    code = "Path('up{0}').touch(); import time; time.sleep(60)"
+    code = "Path('up{0}').touch(); import time; time.sleep(600)"
     t = project({"recipe.yaml": "finery: 1\nname: t\nplugins: [./steps.py]\ndata: " + json.dumps({
         "a": {"use": "steps.script", "code": code.format(1)},
         "b": {"use": "steps.alone", "code": code.format(2)},
@@ -128,7 +128,7 @@ secret = job.secret('PROBE_API_KEY')
 print('printed', secret, json.dumps(secret).replace('/', chr(92) + '/'), flush=True)
 subprocess.run(['sh', '-c', 'echo child $PROBE_API_KEY >&2; printf unfinished-$PROBE_API_KEY'])
 Path('up').touch()
-time.sleep(60)
+time.sleep(600)
 """
     t = project({"recipe.yaml": "finery: 1\nname: t\nplugins: [./steps.py]\ndata: " + json.dumps({
         "a": {"use": "steps.script", "code": code, "env": ["PROBE_API_KEY"]},
@@ -151,7 +151,7 @@ if not Path('again').exists():
     for options in OPTIONS:
         subprocess.Popen([sys.executable, '-c', writes, str(job.scratch)], **options)
     while not (job.scratch / 'child').exists(): time.sleep(.01)
-    Path('up').touch(); time.sleep(60)
+    Path('up').touch(); time.sleep(600)
 before = (job.scratch / 'child').read_text()
 time.sleep(.2)
 rows.append({'prompt': str((job.scratch / 'child').read_text() == before)})
@@ -224,7 +224,7 @@ import time
 done = len(list(job.scratch.iterdir()))
 for n in range(done, 4):
     (job.scratch / str(n)).touch()
-    if n == 1: Path('up').touch(); time.sleep(60)
+    if n == 1: Path('up').touch(); time.sleep(600)
 rows.append({'prompt': f'resumed at {done}'})
 """
     steps = {"a": {"use": "steps.alone", "code": code}}
@@ -266,7 +266,7 @@ NOTE = "import time; open('ran', 'a').write(job.out.name + chr(10)); time.sleep(
 
 def test_what_a_killed_step_left_is_swept_by_the_next_build(project: MakeProject) -> None:
     code = "(job.out / 'half').touch(); (job.scratch / 'kept').touch(); Path('up').touch()"
-    wait = "__import__('time').sleep(60)"
+    wait = "__import__('time').sleep(600)"
     steps = {"a": {"use": "steps.script", "code": f"{code}; {wait}"}}
     t = project(
         {"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {json.dumps(steps)}"}
@@ -296,7 +296,7 @@ def test_builds_at_once_run_each_step_once(project: MakeProject, count: int, par
         t.ran("--step", "s3", "--step", "s4")
     builds = [t.start("build") for _ in range(count)]
     for build in builds:
-        _, err = build.communicate(timeout=60)
+        _, err = build.communicate(timeout=120)
         assert build.returncode == 0, err
     keys = (t.folder / "ran").read_text().split()
     assert len(keys) == len(set(keys)) == len(steps)
@@ -305,7 +305,7 @@ def test_builds_at_once_run_each_step_once(project: MakeProject, count: int, par
 
 
 def test_a_waiting_build_takes_over_when_the_other_one_dies(project: MakeProject) -> None:
-    code = "import time; Path('up').touch()\nif not Path('go').exists(): time.sleep(60)\n"
+    code = "import time; Path('up').touch()\nif not Path('go').exists(): time.sleep(600)\n"
     code += "rows.append({'prompt': 'x'})"
     steps = {"a": {"use": "steps.script", "code": code}}
     t = project(
@@ -320,7 +320,7 @@ def test_a_waiting_build_takes_over_when_the_other_one_dies(project: MakeProject
     (t.folder / "go").touch()
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    out, _ = second.communicate(timeout=30)
+    out, _ = second.communicate(timeout=120)
     assert second.returncode == 0
     assert [json.loads(line)["event"] for line in out.splitlines()][-1] == "build_finished"
     assert len(t.rows("a")) == 1
@@ -336,7 +336,7 @@ def test_builds_at_once_mend_a_damaged_store_together(project: MakeProject) -> N
         blob.write_bytes(b"damaged")
     builds = [t.start("build") for _ in range(3)]
     for build in builds:
-        _, err = build.communicate(timeout=60)
+        _, err = build.communicate(timeout=120)
         assert build.returncode == 0, err
     assert blobs_are_whole(t)
     assert results(t) == before

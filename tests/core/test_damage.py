@@ -159,7 +159,7 @@ def test_a_locked_database_is_called_locked_by_its_process(
     assert holder.stdout is not None
     holder.stdout.readline()
     built.edit("rows.txt", "two", "three")
-    code, _, err = built.run("build", timeout=30)
+    code, _, err = built.run("build", timeout=120)
     holder.communicate("")
     assert code != 0
     assert f"is locked by process {holder.pid}" in err

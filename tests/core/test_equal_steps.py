@@ -37,7 +37,7 @@ def test_two_builds_at_once_make_equal_steps_once(project: MakeProject, tmp_path
     made.env["RAN"] = str(tmp_path / "ran")
     builds = [made.start("build", "-j", "4") for _ in range(2)]
     for build in builds:
-        build.communicate(timeout=60)
+        build.communicate(timeout=120)
     assert [build.returncode for build in builds] == [0, 0]
     assert (tmp_path / "ran").read_text().count("x") == 1
     assert "two" in made.run("show").out

@@ -16,8 +16,8 @@ from needs import may_lack
 from tasks import PID, Tasks, ends, number_of, text_of
 
 from finery.execute.environment import secrets_for_all, worker_environment
+from finery.execute.gpus import cpu_count
 from finery.execute.local import LocalExecutor
-from finery.util.machine import cpu_count
 
 needs_two_cores = pytest.mark.skipif(
     cpu_count() == 1, reason=may_lack("a worker starts ahead on a core of its own")
@@ -82,7 +82,7 @@ def test_a_worker_that_got_ready_does_not_wait_beside_a_heavy_step(
     executor: LocalExecutor, task: Tasks
 ) -> None:
     (ready,) = [worker.process.pid for worker in executor._workers]
-    executor.start(task("import time; time.sleep(60)", isolated=True))
+    executor.start(task("import time; time.sleep(600)", isolated=True))
     until(lambda: not alive(ready))
 
 
@@ -96,7 +96,7 @@ def alive(pid: int) -> bool:
 
 def test_room_by_default_is_for_light_steps_on_all_cores_and_one_heavy_one(task: Tasks) -> None:
     executor = LocalExecutor()
-    wait = "import time; time.sleep(60)"
+    wait = "import time; time.sleep(600)"
     for n in range(cpu_count()):
         assert executor.has_room(False), n
         executor.start(task(wait))
@@ -225,7 +225,7 @@ def test_a_worker_whose_parent_is_gone_runs_nothing(task: Tasks, tmp_path: Path)
     connection = Connection(ours.detach())
     connection.send_bytes(msgspec.msgpack.encode(task(f"Path('{tmp_path}/ran').touch()")))
     command = [sys.executable, "-m", "finery.execute.worker", str(theirs.fileno()), str(ended.pid)]
-    done = subprocess.run(command, pass_fds=[theirs.fileno()], timeout=30)
+    done = subprocess.run(command, pass_fds=[theirs.fileno()], timeout=120)
     assert done.returncode == 1
     assert not (tmp_path / "ran").exists()
     connection.close()

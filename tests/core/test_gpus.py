@@ -13,7 +13,7 @@ from conftest import LIGHT_STEPS, MakeProject, Project, until
 from tasks import PID, Tasks, ends, text_of
 
 from finery.errors import UsageError
-from finery.execute import amd, gpus
+from finery.execute import gpus
 from finery.execute.gpu import CHOICES, Gpu
 from finery.execute.gpus import driver_cuda, named_gpus, visible_gpus
 from finery.execute.local import LocalExecutor
@@ -356,7 +356,7 @@ def test_a_recipe_selects_the_gpus_of_a_step(project: MakeProject) -> None:
 
 def holder(make: MakeProject, name: str, gpus: str = "[0, 1]") -> tuple[Project, Any]:
     """A build that uses a GPU until it is killed, and its process."""
-    code = "open('running', 'w').close(); import time; time.sleep(99)"
+    code = "open('running', 'w').close(); import time; time.sleep(600)"
     busy = project_of(make, name, code, gpus)
     process = busy.start("build")
     until((busy.folder / "running").exists)
@@ -447,11 +447,10 @@ def amd_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: Any) -
         (card / "mem_info_vram_used").write_text(f"{node * GIB}\n")
         (card / "product_name").write_text("AMD Instinct MI300X\n" if serial else "\n")
         (devices / f"renderD{minor}").touch()
-    monkeypatch.setattr(amd, "NODES", str(nodes))
-    monkeypatch.setattr(amd, "DEVICES", str(devices))
-    monkeypatch.setattr(amd, "CARDS", str(cards))
-    for module in (amd, gpus):
-        monkeypatch.setattr(module, "AMD_DRIVER", os.devnull)
+    monkeypatch.setattr(gpus, "NODES", str(nodes))
+    monkeypatch.setattr(gpus, "DEVICES", str(devices))
+    monkeypatch.setattr(gpus, "CARDS", str(cards))
+    monkeypatch.setattr(gpus, "AMD_DRIVER", os.devnull)
 
 
 @pytest.mark.usefixtures("amd_machine")

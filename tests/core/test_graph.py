@@ -15,7 +15,7 @@ from finery.errors import RecipeError
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
 from finery.recipe.graph import Graph, build_graph
-from finery.recipe.steptypes import derived_seed
+from finery.recipe.schema import derived_seed
 from finery.recipe.validate import RecipeErrors
 
 Edges = dict[str, list[str]]

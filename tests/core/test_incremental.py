@@ -232,7 +232,7 @@ def test_code_edited_during_a_build_is_not_run_under_the_old_key(built: Project)
     until(lambda: (built.folder / "go").exists())
     built.edit("steps.py", old, new)
     (built.folder / "edited").touch()
-    assert "its code changed since the build began: steps.py" in process.communicate(timeout=30)[1]
+    assert "its code changed since the build began: steps.py" in process.communicate(timeout=120)[1]
     built.edit("steps.py", new, old)
     assert built.ran("--step", "late") == ["late", "wait"]  # which ran while its code changed
     assert built.rows("late")[0]["prompt"] == "old"

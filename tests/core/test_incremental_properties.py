@@ -106,7 +106,6 @@ def edits(draw: st.DrawFn, state: State) -> State:
     return new
 
 
-@settings(max_examples=25)
 @given(st.data())
 def test_incremental_builds_equal_clean_ones(plugins: Path, data: st.DataObject) -> None:
     root = in_memory()

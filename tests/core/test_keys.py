@@ -20,7 +20,7 @@ from finery import (
     setting,
     takes,
 )
-from finery.artifact.manifest import Parts
+from finery.artifact.manifest import Parts, encode
 from finery.builder.code.steps import Wrapper
 from finery.builder.keys import (
     MISSING,
@@ -31,7 +31,6 @@ from finery.builder.keys import (
     package_version,
 )
 from finery.recipe.graph import Node, Source
-from finery.util.canonical import encode
 
 PLAIN = st.recursive(
     st.none()

@@ -110,6 +110,7 @@ def test_seeds_repeat_trainings_and_what_follows_them(make: Make) -> None:
     first, second, third = (made.nodes[f"sft@seed={n}"].seed for n in (1, 2, 3))
     assert (second, third) == (first + 1, first + 2)
     assert first == graph(path, f"{MATRIX}off").nodes["sft"].seed
+    assert [*graph(make(""), "matrix.seeds=3").nodes] == [*made.nodes]  # by --set
     assert [n.seed for n in graph(make("matrix: {seeds: [7, 5]}\n")).nodes.values()
             if n.origin == "sft"] == [7, 5]  # fmt: skip
 

@@ -9,8 +9,7 @@ from in_process import InProcess, build
 
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
-from finery.compare.variants import Line, columns_of, lines_of
-from finery.compare.words import remarks_on
+from finery.compare.variants import Line, columns_of, lines_of, remarks_on
 
 STEPS = Path(__file__).parents[1] / "matrix_steps.py"
 FILES = {"rows.txt": 30, "held.txt": 30}

@@ -12,7 +12,7 @@ from needs import may_lack
 RECIPE = (
     "finery: 1\nname: t\nplugins: [./steps.py]\ndata:\n  a: {{use: {use}, {setting}: {path}}}\n"
 )
-SECONDS = 20
+SECONDS = 120
 """A command that takes longer hangs."""
 
 

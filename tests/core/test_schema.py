@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from finery import Dataset, Files, Job, Model, PluginError, Settings, Step, setting, takes
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, load
-from finery.recipe.editor.schema import recipe_schema
+from finery.recipe.editor import recipe_schema
 from finery.recipe.fits import fits
 from finery.recipe.messages import _validator, phrase
 from finery.recipe.schema import step_schema

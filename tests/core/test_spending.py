@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import Budget, Completion, Price, Request, Usage
-from finery.inference.spending import Spending
+from finery.inference.budget import Spending
 
 REQUEST = Request([{"role": "user", "content": "a question"}])
 PROMPT = REQUEST.estimated_tokens()

@@ -297,7 +297,7 @@ def test_a_file_that_may_not_grow_that_large_is_an_error(project: MakeProject) -
     )
     limit = (2_000_000, 2_000_000)
     process = t.start("build", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "disk is full" in err
     check_blobs(t.folder / ".finery")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from targets import TARGETS, Target
+from warm import import_all
 
 SECONDS = 10
 """Most time of a processor that a command may take."""
@@ -138,7 +139,8 @@ def main(name: str, seed: str, first: str, count: str, url: str = "") -> None:
     """Run some cases of a target."""
     os.environ.update(NO_COLOR="1", COLUMNS="100")
     target = TARGETS[name]
-    for module in ("finery.cli.main", "finery.builder.project", *target.imports):
+    import_all()
+    for module in target.imports:
         importlib.import_module(module)
     keep = os.environ.get("FINERY_FUZZ_KEEP")
     codes = Counter[str]()

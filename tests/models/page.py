@@ -107,7 +107,7 @@ def _table(columns: list[str], lines: Mapping[str, list[str]]) -> list[str]:
 
 def _ollama(architecture: str, prompts: str) -> str:
     """What is derived for Ollama. prompts: the outcome of llama.cpp."""
-    from finery_ollama.choice import RENDERERS
+    from finery_ollama.derive import RENDERERS
 
     for name, renderer in RENDERERS.items():
         if name.replace("_", "") == architecture.lower():

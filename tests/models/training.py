@@ -18,8 +18,7 @@ from finery.testing import TestJob, dataset
 from finery_gguf.export import Export
 from finery_transformers.capabilities import capabilities
 from finery_transformers.loading import load_adapter, load_model
-from finery_trl.steps.dpo import Dpo
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Dpo, Sft
 
 CLOSE = 1e-4
 """Largest difference of two logits that are equal but for the order of sums, in fp32."""

@@ -11,7 +11,6 @@ from finery.artifact.kinds import Artifact
 from finery.builder.checks import notes_on
 from finery.plugin.history import Results
 from finery.plugin.manager import load_plugins
-from finery.plugin.notes import known_notes
 from finery.recipe.document import load
 from finery.recipe.graph import Graph, build_graph
 
@@ -200,7 +199,7 @@ def test_a_selected_step_is_seen_in_its_recipe(tmp_path: Path) -> None:
 
 
 def test_every_note_says_when_and_why() -> None:
-    for name, about in known_notes(load_plugins()).items():
+    for name, (about, _) in load_plugins().notes.items():
         assert about.when[0].islower() or about.when.startswith(("`", "DPO")), name
         assert about.why.endswith("."), name
 

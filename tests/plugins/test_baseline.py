@@ -12,9 +12,7 @@ from conftest import Project
 from finery import Dataset, Model, Step
 from finery.rows.similar import SimilarIndex, features
 from finery.testing import TestJob, dataset, run_step
-from finery_baseline.linear import Linear
-from finery_baseline.majority import Majority
-from finery_baseline.nearest import Nearest
+from finery_baseline.steps import Linear, Majority, Nearest
 
 TICKETS = {
     "charged twice, refund now": ("billing", "high"),

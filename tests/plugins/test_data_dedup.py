@@ -23,7 +23,7 @@ from finery.rows.near import (
     similarity,
 )
 from finery.testing import TestJob, dataset
-from finery_data.duplicates.heldout import WHOLE, _Whole
+from finery_data.duplicates import WHOLE, _Whole
 from finery_data.steps.decontaminate import Decontaminate
 from finery_data.steps.dedup import Dedup
 

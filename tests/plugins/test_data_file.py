@@ -10,7 +10,7 @@ from finery import DataError, Dataset, Files
 from finery.rows import row_id
 from finery.rows.dropped import dropped
 from finery.testing import TestJob
-from finery_data.sources.columns import Columns
+from finery_data.sources.reading import Columns
 from finery_data.steps.file import File, first_rows
 
 PAIR = Columns(user="{{ text }}", assistant="{{ intent }}")

@@ -17,13 +17,12 @@ from finery.rows import Row, with_id
 from finery.rows.dropped import Drops
 from finery.testing import TestJob, dataset
 from finery.views import render_page
-from finery_data.report import contamination
 from finery_data.report.facts import Counting, Report, measure
-from finery_data.report.histogram import bins_of
 from finery_data.report.page import render
+from finery_data.report.plots import bins_of
 from finery_data.report.rowfacts import Classes, Lengths
 from finery_data.steps.report import DataReport
-from finery_data.view.section import TEMPLATE
+from finery_data.view import page as pages
 
 HOSTILE = (
     "</style></title></script><script>document.title='broken'</script>"
@@ -97,14 +96,14 @@ def test_a_report_calls_no_rows_clean_that_it_did_not_compare(
     answer: str,
 ) -> None:  # fmt: skip
     """place: of the training row that copies the first test row."""
-    monkeypatch.setattr(contamination, "MOST", most)
+    monkeypatch.setattr(pages, "MOST", most)
     train = [row(PROMPT if n == place else f"question {n} of the training") for n in range(4)]
     test = [row(PROMPT), row("is it open?"), row("what does it cost?")]
     data = [dataset(tmp_path / name, rows) for name, rows in (("a", train), ("b", test))]
-    pair = contamination._compared("train", data[0], "test", data[1])
-    found = contamination.finding([pair])
+    pair = pages._compared("train", data[0], "test", data[1])
+    found = pages.finding([pair])
     assert (found.answer, found.tone) == (answer, tone)
-    html = render_page(TEMPLATE, datasets=[], drops=[], contaminations=[pair])
+    html = render_page(pages.TEMPLATE, datasets=[], drops=[], contaminations=[pair])
     assert ("compared:" in html) == ("compared:" in answer)
 
 

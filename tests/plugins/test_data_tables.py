@@ -3,6 +3,8 @@
 import gzip
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +59,13 @@ def delimited(delimiter: str) -> Callable[[list[dict[str, Any]]], bytes]:
     return write
 
 
-def as_parquet(rows: list[dict[str, Any]]) -> bytes:
+def as_parquet(rows: list[dict[str, Any]] | dict[str, Any]) -> bytes:
+    """Rows, or columns of Arrow, as a Parquet file."""
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     parquet = pytest.importorskip("pyarrow.parquet")
     sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
+    table = pyarrow.table(rows) if isinstance(rows, dict) else pyarrow.Table.from_pylist(rows)
+    parquet.write_table(table, sink)
     return bytes(sink.getvalue())
 
 
@@ -241,6 +245,25 @@ def test_parquet_numbers_rows_and_drops_nested_nulls(tmp_path: Path) -> None:
     records = read(tmp_path, "x.parquet", as_parquet([{"messages": turns, "note": None}]))
     assert Path(records[0].where).name == "x.parquet (row 1)"
     assert records[0].columns == {"messages": turns, "note": None}
+
+
+def test_parquet_values_are_what_json_has(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    at = datetime(2026, 1, 2, 3, 4, 5, 600, tzinfo=UTC)
+    columns = {
+        "at": pyarrow.array([at], pyarrow.timestamp("ns", "UTC")),  # as pandas writes them
+        "took": pyarrow.array([timedelta(days=1, hours=2)], pyarrow.duration("ns")),
+        "hour": pyarrow.array([at.time()], pyarrow.time64("ns")),
+        "day": [at.date()],
+        "price": [Decimal("12.50")],
+    }
+    (record,) = read(tmp_path, "x.parquet", as_parquet(columns))
+    assert record.columns == {
+        "at": "2026-01-02T03:04:05.000600+00:00", "took": "1 day, 2:00:00",
+        "hour": "03:04:05.000600", "day": "2026-01-02", "price": "12.50",
+    }  # fmt: skip
+    finer = as_parquet({"at": pyarrow.array([1], pyarrow.timestamp("ns"))})
+    assert "would lose data" in failure(tmp_path, "y.parquet", finer)
 
 
 def test_broken_parquet_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """An evaluator of a third party: a class with `judge`, and all that comes with it."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,6 +128,21 @@ class Returned(Evaluator):
     def judge(self, row: Row, answer: Completion) -> Mapping[str, Any]:
         returned: Mapping[str, Any] = self.returns
         return returned
+
+
+def test_an_error_in_judge_names_the_row_and_the_line_of_the_plugin(tmp_path: Path) -> None:
+    class Reads(Returned):
+        """Reads the answer as JSON."""
+
+        def judge(self, row: Row, answer: Completion) -> Mapping[str, Any]:
+            return {"right": json.loads(answer.text)}  # which fails in a library
+
+    with pytest.raises(StepError) as raised:
+        judged(tmp_path, step=Reads)
+    (first, *_) = rows(tmp_path, **EXPECTED)
+    assert raised.value.where == f"Reads.judge, row {first['id']}"
+    assert "JSONDecodeError" in raised.value.what
+    assert "which fails in a library" in raised.value.details[0]
 
 
 @pytest.mark.parametrize(

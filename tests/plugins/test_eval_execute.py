@@ -9,8 +9,8 @@ from callers import Answer, call, caller, calls, job
 
 from finery import Dataset, Model, OneFile, StepError, UsageError
 from finery.testing import dataset
+from finery_eval.functions import Execute
 from finery_eval.steps.tools import ToolCalls
-from finery_eval.tasks.functions import Execute
 from finery_eval.view.answers import reasons
 
 SHOP = '''
@@ -388,7 +388,7 @@ def test_a_factory_is_looked_for_before_the_step_runs(
 
 
 def test_no_process_is_left(tmp_path: Path) -> None:
-    from finery_eval.tasks.functions import Functions
+    from finery_eval.functions import Functions
 
     step = evaluator(tmp_path, [task("x", CANCEL, "ok")], caller("m", script("ok")))
     functions = Functions(step.execute)

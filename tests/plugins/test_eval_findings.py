@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery_eval.groups import facts_of, recorded, together
 from finery_eval.measure import Measure, pairs_of
+from finery_eval.predictions import facts_of, recorded
 from finery_eval.tables import remark
-from finery_eval.view.report.findings import (
+from finery_eval.verdicts import together
+from finery_eval.view.findings import (
     BEST,
     FORGOTTEN,
     NEEDED,

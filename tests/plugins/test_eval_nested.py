@@ -11,6 +11,7 @@ from callers import caller, job
 from finery import DataError, Dataset, Index, Model, Step, UsageError
 from finery.testing import TestJob, dataset
 from finery_eval.evaluator import Judge, JudgePreflight
+from finery_eval.functions import Execute
 from finery_eval.nested import Nested
 from finery_eval.steps.curve import Curve
 from finery_eval.steps.dialog import Dialog
@@ -19,9 +20,8 @@ from finery_eval.steps.preference import Preference
 from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.structured import Json
 from finery_eval.steps.tools import ToolCalls
-from finery_eval.tasks.functions import Execute
 from finery_judge.arena import Arena
-from finery_retrieve.evaluate.grounded.step import Grounded
+from finery_retrieve.evaluate.grounded import Grounded
 from finery_serve.check.step import Check
 
 CRITIC = Model.placeholder("critic")

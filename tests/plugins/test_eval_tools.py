@@ -11,7 +11,7 @@ from callers import TOOLS, by_prompt, call, caller, calls, job, row
 from finery import DataError, Dataset, Metrics, Model, UsageError
 from finery.rows.templates import limits
 from finery.testing import TestJob, dataset
-from finery_eval.calls.arguments import Equality, coerced
+from finery_eval.arguments import Equality, coerced
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.view.answers import answer_of, reasons
 

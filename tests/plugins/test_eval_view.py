@@ -18,8 +18,7 @@ from finery_eval.steps.exact import Exact
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
 from finery_eval.view.confusion import print_confusion
-from finery_eval.view.exports import baseline_remarks
-from finery_eval.view.metrics import MetricsView
+from finery_eval.view.metrics import MetricsView, baseline_remarks
 from finery_eval.view.tables import comparable, print_scores, print_table
 
 pytestmark = pytest.mark.usefixtures("tables_answer")

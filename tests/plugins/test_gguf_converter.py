@@ -9,9 +9,8 @@ import pytest
 
 from finery import StepError
 from finery.testing import TestJob
-from finery_gguf.convert import converter
-from finery_gguf.convert.converter import WHEEL, cache_folder, convert
-from finery_gguf.convert.folder import complete
+from finery_gguf import convert as converter
+from finery_gguf.convert import WHEEL, cache_folder, complete, convert
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from finery import Completion, DataError, Model, Request, Sampling, StepError
 from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_gguf import engine as engine_module
-from finery_gguf.answering.row import Raw
 from finery_gguf.engine import GgufEngine
 from finery_gguf.llama import Gguf, Library, library
 from finery_gguf.pace import FRESH, TRIES, Pace
 from finery_gguf.prompts import chat_template, tokenize
+from finery_gguf.slots import Raw
 
 SHOTS = [
     {"role": "system", "content": "Name the intent of the message."},

@@ -14,7 +14,7 @@ from finery_gguf.export import Export, Quantization, _corrections
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import chat_template, tokenize
 from finery_gguf.proof import prove
-from finery_gguf.quantize.quantise import quantise
+from finery_gguf.quantise import quantise
 from finery_transformers.chat import prompt_text
 from finery_transformers.frozen.proof import conversations
 from finery_transformers.frozen.template import FrozenTemplate

@@ -10,13 +10,12 @@ from user_llama_cpp import write_programs
 
 from finery import StepError
 from finery.testing import dataset
+from finery_gguf import activations
+from finery_gguf.importance import Importance, calibration, importance_of
 from finery_gguf.llama import CHUNK, Gguf
 from finery_gguf.pace import Pace
 from finery_gguf.programs import QUANTIZE
-from finery_gguf.quantize import activations
-from finery_gguf.quantize.calibration import calibration
-from finery_gguf.quantize.importance import Importance, importance_of
-from finery_gguf.quantize.quantise import FILE_TYPES, quantise, quantise_with
+from finery_gguf.quantise import FILE_TYPES, quantise, quantise_with
 from finery_transformers.frozen.template import FrozenTemplate
 
 ROWS: list[Any] = [

@@ -104,7 +104,7 @@ from finery_gguf.server import start
 
 with start(Path(sys.argv[1]), threads=1, context=256) as server:
     print(server.pid, server.address, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

@@ -11,7 +11,7 @@ from tiny_gguf import write_tiny_gguf
 from finery import Answer, Batch, Completion, DataError, Model, Request, Sampling, StepError
 from finery.rows import Conversation
 from finery.testing import TestJob
-from finery_gguf.answering import choice
+from finery_gguf import backend
 from finery_gguf.engine import GgufEngine
 
 SHOTS = [
@@ -47,14 +47,14 @@ def test_an_answer_is_the_same_for_any_number_of_rows_at_once(
 ) -> None:
     outcomes = []
     for slots in ("1", "2", "3", "5", "16"):
-        monkeypatch.setenv(choice.SLOTS, slots)
+        monkeypatch.setenv(backend.SLOTS, slots)
         outcomes.append(streamed(engine(tiny), TALKS, **sampling))
     assert all(outcome == outcomes[0] for outcome in outcomes)
     assert len({str(outcome) for outcome in outcomes[0]}) == len(TALKS)
 
 
 def test_a_row_begins_when_another_ends(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(choice.SLOTS, "2")
+    monkeypatch.setenv(backend.SLOTS, "2")
     taken = 0
 
     def batches() -> Iterator[Batch]:
@@ -101,8 +101,8 @@ def test_two_streams_of_one_engine(tiny: Path) -> None:
 
 @pytest.fixture
 def by_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(choice.ENGINE, choice.REMOTE)
-    monkeypatch.setenv(choice.SLOTS, "3")
+    monkeypatch.setenv(backend.ENGINE, backend.REMOTE)
+    monkeypatch.setenv(backend.SLOTS, "3")
 
 
 def counts(answers: list[Answer]) -> list[tuple[int, int, str]]:
@@ -116,7 +116,7 @@ def test_a_server_answers_as_the_library_does(tiny: Path, by_server: None) -> No
     made = engine(tiny)
     answers = streamed(made, TALKS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(choice.ENGINE, choice.LIBRARY)
+        patch.setenv(backend.ENGINE, backend.LIBRARY)
         expected = streamed(engine(tiny), TALKS)
         assert GgufEngine.key_facts() == {}
     assert [a[0].prompt_tokens for a in expected] == [a[0].prompt_tokens for a in answers]  # type: ignore[index]

@@ -5,14 +5,14 @@ import random
 import pytest
 from scipy.stats import chi2, chisquare
 
-from finery_judge.agreement import (
+from finery_judge.calibration import (
     Agreement,
     agreement,
     corrected,
     kappa,
     lowest_kappa,
+    remarks,
 )
-from finery_judge.calibration import remarks
 
 
 def pairs(both: int, only_person: int, only_judge: int, neither: int) -> list[tuple[bool, bool]]:

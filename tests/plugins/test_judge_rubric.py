@@ -12,8 +12,8 @@ from finery.inference.records import MemoryRecords
 from finery.testing import TestJob, dataset, table_model
 from finery_eval.steps.curve import Curve
 from finery_eval.steps.dialog import Dialog
+from finery_judge.judging import PAIR_PROMPT, SCORE_PROMPT
 from finery_judge.rubric import RubricJudge
-from finery_judge.templates import PAIR_PROMPT, SCORE_PROMPT
 
 PROMPTS = [f"question {i}" for i in range(12)]
 

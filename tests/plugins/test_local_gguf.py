@@ -127,6 +127,7 @@ def test_a_header_is_read_as_the_library_reads_it(tmp_path: Path, order: str) ->
     assert_read_as_by_the_library(tmp_path / "a.gguf")
 
 
+@pytest.mark.slow
 def test_a_real_header_is_read_as_the_library_reads_it(smollm2_gguf: Path) -> None:
     assert_read_as_by_the_library(smollm2_gguf)
 

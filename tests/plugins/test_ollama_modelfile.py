@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import DataError
-from finery_ollama.commands import read_modelfile, write_modelfile
+from finery_ollama.modelfile import read_modelfile, write_modelfile
 
 
 def test_commands_read_back() -> None:

@@ -10,9 +10,8 @@ from tiny_gguf import CHATML, write_tiny_gguf
 
 from finery import Bundle, FineryError, Model
 from finery.testing import run_step
-from finery_ollama.choice import replaces
-from finery_ollama.commands import read_modelfile
-from finery_ollama.modelfile import Modelfile
+from finery_ollama.derive import replaces
+from finery_ollama.modelfile import Modelfile, read_modelfile
 from finery_transformers.frozen.template import prologue
 
 OLD: Literal["<0.30"] = "<0.30"

@@ -12,8 +12,7 @@ from jinja2.exceptions import TemplateError
 from finery import StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
-from finery_ollama.template import conversations, escape, ollama_template, write_go
-from finery_ollama.turns import Render, Turns
+from finery_ollama.template import Render, Turns, conversations, escape, ollama_template, write_go
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -27,7 +27,7 @@ from hostile_server import (
 )
 
 from finery import Budget, Completion, FineryError, Job, Model, Request, StepError, UsageError
-from finery.builder.changes import short
+from finery.builder.keys import short
 from finery.inference.records import MemoryRecords
 from finery.rows import Conversation
 from finery.testing import TestJob
@@ -649,18 +649,18 @@ def test_an_api_model_is_judged_like_any_other(
 
 def test_what_was_asked_is_not_asked_again(taught: Callable[..., Project], server: Server) -> None:
     """Nor by another recipe, nor since the server may be asked in another way."""
-    made = taught(100)
+    made = taught(30)
     made.ran()
     server.answer = lambda body: Reply(echo(body), delay=0.02)
     server.most_flying = 0
-    made.write({"rows.jsonl": lines(110)})
+    made.write({"rows.jsonl": lines(40)})
     made.edit("recipe.yaml", "api_key:", "concurrency: 3, price: {input: 1, output: 1}, api_key:")
     assert made.ran() == ["rows", "teacher", "test"]
     assert server.most_flying == 3  # the prompted model knows of it too
     alone = (RECIPE % {"url": server.url}).replace("[teacher, brief]", "[teacher]")
     made.write({"other.yaml": alone.replace("name: t", "name: other")})
     assert made.run("build", "other.yaml").code == 0
-    assert len(server.calls) == 2 * 110
+    assert len(server.calls) == 2 * 40
     assert set(server.counts().values()) == {2}  # once by each model
 
 
@@ -733,4 +733,7 @@ def test_a_key_in_an_address_is_not_shown(taught: Callable[..., Project], server
     for ran in (made.run("check"), made.run("build"), made.run("plan")):
         assert ran.code == 2
         assert key not in ran.out + ran.err
-    assert short("https://host/v1?api_key=5ecret&v=1") == "https://host/v1?api_key=***&v=1"
+    assert (
+        short("https://host/v1?api_key=5ecret&v=1", "setting url")
+        == "https://host/v1?api_key=***&v=1"
+    )

@@ -8,7 +8,7 @@ from finery import Model
 from finery.testing import TestJob, dataset
 from finery_retention.retention import Retention
 from finery_transformers.loading import load_merged
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 
 LABELS = {
     "Where is my new card?": "card_arrival",

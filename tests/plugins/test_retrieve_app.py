@@ -161,7 +161,7 @@ def test_it_ends_if_the_model_does(bundle: Bundle) -> None:
         pid = app.process.pid
         (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         os.kill(int(child), signal.SIGKILL)
-        _, err = app.process.communicate(timeout=30)
+        _, err = app.process.communicate(timeout=120)
         assert app.process.returncode == 1
         assert "error: the server ended unexpectedly" in err
 
@@ -174,7 +174,7 @@ def test_what_keeps_it_from_starting(
     bundle: Bundle, args: list[str], variables: dict[str, str], code: int, words: str
 ) -> None:
     process = started(bundle, "--port", "0", *args, **variables)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert words in err
     assert "Traceback" not in err

@@ -12,8 +12,8 @@ from serving import gguf_model
 from finery import Bundle, Index, Metrics, Model, RequirementError
 from finery.rows import Row, with_id
 from finery.testing import dataset, run_step
-from finery_retrieve.check.step import RetrieveCheck
-from finery_retrieve.evaluate.grounded.step import Grounded
+from finery_retrieve.evaluate.grounded import Grounded
+from finery_retrieve.serve.check import RetrieveCheck
 
 pytestmark = needs_llama_server
 pytest.importorskip("bm25s")

@@ -32,14 +32,13 @@ from finery.builder.project import open_graph
 from finery.rows import Conversation, split_turns
 from finery.testing import TestJob, dataset, run_step
 from finery_docs.files import DocsFiles
-from finery_retrieve.evaluate.grounded.step import Grounded
+from finery_retrieve.evaluate.grounded import Grounded
+from finery_retrieve.index.chunks import CONTROL, plain
 from finery_retrieve.index.context import ContextPrompt
-from finery_retrieve.index.control import CONTROL, plain
 from finery_retrieve.index.retriever import Hit
 from finery_retrieve.steps.index import RetrieveIndex
-from finery_retrieve.steps.model import RetrieveModel
+from finery_retrieve.steps.model import RetrieveModel, RetrieveRows
 from finery_retrieve.steps.raft import Raft
-from finery_retrieve.steps.rows import RetrieveRows
 
 DOCUMENTS = {
     "limits.md": "Files up to 50 MB are read.",

@@ -16,8 +16,7 @@ from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.embed.layout import layout_of
 from finery_retrieve.embed.steps import RetrieveApi, RetrieveEmbedder, RetrieveWheel
-from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.index.vectors import FILE
+from finery_retrieve.index.retriever import FILE, Retriever
 from finery_retrieve.steps.index import RetrieveIndex
 
 

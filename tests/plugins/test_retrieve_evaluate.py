@@ -24,8 +24,8 @@ from finery import DataError, Dataset, Index, Metrics, Model, RequirementError, 
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_judge.rubric import RubricJudge
-from finery_retrieve.evaluate.grounded.step import Grounded
-from finery_retrieve.evaluate.retrieval.step import Retrieval
+from finery_retrieve.evaluate.grounded import Grounded
+from finery_retrieve.evaluate.retrieval import Retrieval
 from finery_retrieve.index.context import Lookup
 from finery_retrieve.steps.model import RetrieveModel
 

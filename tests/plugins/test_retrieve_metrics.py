@@ -14,9 +14,9 @@ from sklearn.metrics import ndcg_score
 
 from finery_eval import stats
 from finery_eval.measure import Measure, pairs_of, scores_of
-from finery_retrieve.evaluate.grounded.scores import abstains, has_expected, token_f1
-from finery_retrieve.evaluate.measures import over_documents
-from finery_retrieve.evaluate.retrieval.gains import ndcg, recall, reciprocal_rank
+from finery_retrieve.evaluate.retrieval import ndcg, recall, reciprocal_rank
+from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.verdicts import abstains, has_expected, token_f1
 
 rankings = st.lists(st.booleans(), min_size=2, max_size=20)
 cuts = st.integers(1, 25)

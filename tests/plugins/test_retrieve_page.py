@@ -10,7 +10,7 @@ from reviewing import Window, window
 from selenium.webdriver.common.keys import Keys
 
 from finery import Bundle
-from finery_retrieve.index.control import plain
+from finery_retrieve.index.chunks import plain
 
 pytestmark = [needs_llama_server, pytest.mark.slow]
 pytest.importorskip("bm25s")

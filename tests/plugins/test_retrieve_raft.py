@@ -16,8 +16,8 @@ from finery.rows.dropped import dropped
 from finery.testing import TestJob, dataset, run_step
 from finery_data.steps.file import File
 from finery_retrieve.citations import check_citations, is_verbatim
+from finery_retrieve.index.chunks import plain
 from finery_retrieve.index.context import UNKNOWN, Lookup
-from finery_retrieve.index.control import plain
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.index.words import Bm25
 from finery_retrieve.steps.model import RetrieveModel

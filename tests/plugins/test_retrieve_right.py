@@ -3,8 +3,8 @@
 from typing import Any
 
 from finery.rows import Row, with_id
-from finery_retrieve.evaluate.grounded.contexts import Asked
-from finery_retrieve.evaluate.grounded.verdicts import verdict_on
+from finery_retrieve.evaluate.contexts import Asked
+from finery_retrieve.evaluate.verdicts import verdict_on
 from finery_retrieve.index.retriever import Hit
 from finery_retrieve.questions import Question, question_in
 

@@ -73,7 +73,7 @@ def test_it_is_served_with_a_page(built: Project, step: str) -> None:
         assert text == answer["choices"][0]["message"]["content"]
         assert b"<!doctype html>" in Running(process, facts["page"]).send("/").body
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
 
 
 def test_its_page_is_printed(built: Project) -> None:
@@ -85,7 +85,7 @@ def test_its_page_is_printed(built: Project) -> None:
         if "Ctrl-C" in line:
             break
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert lines[1].startswith("  page     http://127.0.0.1:")
 
 
@@ -100,7 +100,7 @@ def test_a_host_that_others_reach_demands_a_key(built: Project) -> None:
 def test_it_ends_if_its_model_does(built: Project) -> None:
     with served(built, "ship", "--port", "0") as (_, facts, process):
         os.kill(facts["pid"], signal.SIGKILL)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 1
         assert "the server ended unexpectedly" in err
 

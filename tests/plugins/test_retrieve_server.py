@@ -84,7 +84,7 @@ def prompted(messages: Conversation) -> tuple[Conversation, list[Source]]:
 
 def raw(app: Running, *lines: str, body: bytes = b"") -> bytes:
     """All that the server sends for these lines and bytes, until it closes the connection."""
-    with socket.create_connection(("127.0.0.1", app.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", app.port), timeout=120) as client:
         client.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode() + body)
         return b"".join(iter(lambda: client.recv(65536), b""))
 
@@ -172,7 +172,7 @@ def test_an_error_with_status_200_is_an_error(app: Running, model: ModelServer) 
 
 
 def test_many_answers_are_waited_for_at_once(app: Running, model: ModelServer) -> None:
-    together = threading.Barrier(MANY, timeout=60)
+    together = threading.Barrier(MANY, timeout=120)
 
     def reply(_: dict[str, Any]) -> tuple[int, Any]:
         together.wait()
@@ -203,10 +203,10 @@ def test_the_model_stops_when_the_client_goes_away() -> None:
         asked = json.dumps({**QUESTION, "stream": True}).encode()
         lines = ["POST /v1/chat/completions HTTP/1.1", host(app),
                  "Content-Type: application/json", f"Content-Length: {len(asked)}"]  # fmt: skip
-        with socket.create_connection(("127.0.0.1", app.port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", app.port), timeout=120) as client:
             client.sendall("\r\n".join([*lines, "", ""]).encode() + asked)
             assert client.recv(65536).startswith(b"HTTP/1.1 200")
-        assert ended.wait(30)
+        assert ended.wait(120)
 
 
 @pytest.mark.parametrize(

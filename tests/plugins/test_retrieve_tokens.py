@@ -15,9 +15,8 @@ from finery import Index, Model
 from finery.builder.project import open_graph
 from finery.errors import RecipeError
 from finery.testing import TestJob, dataset
-from finery_retrieve.index.chunks import Chunk, Chunks
+from finery_retrieve.index.chunks import Chunk, Chunks, plain
 from finery_retrieve.index.context import ContextPrompt
-from finery_retrieve.index.control import plain
 from finery_retrieve.index.retriever import Hit
 from finery_retrieve.steps.index import RetrieveIndex, TokenCounts
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery_retrieve.citations import is_verbatim
-from finery_retrieve.evaluate.grounded.scores import abstains, has_expected
+from finery_retrieve.evaluate.verdicts import abstains, has_expected
 from finery_retrieve.expected import occurs
 
 

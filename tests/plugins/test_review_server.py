@@ -303,7 +303,7 @@ def test_a_browser_is_opened_without_the_token_among_its_arguments(made: Project
         assert urlopen(served, timeout=30).status == 200
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(120)
         os.close(terminal)
         os.close(screen)
     assert process.returncode == 0
@@ -337,7 +337,7 @@ def test_a_kill_in_the_middle_of_decisions_loses_none_that_was_acknowledged(
         while len(acknowledged) < 12:
             time.sleep(0.001)
         os.kill(review.process.pid, signal.SIGKILL)
-        thread.join(30)
+        thread.join(120)
     found = made.run("review", "rows", "--status", "--json").out
     assert json.loads(found)["edited"] >= len(acknowledged) >= 12
     kept = [json.loads(x)["id"] for x in _whole_lines(made)]

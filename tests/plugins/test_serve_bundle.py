@@ -17,10 +17,8 @@ from tiny_gguf import CHATML, write_tiny_gguf
 from finery import Bundle, Model
 from finery.testing import run_step
 from finery_gguf.llama import Gguf
-from finery_serve.bundle.files import Facts, llama_swap
-from finery_serve.bundle.step import LlamaBundle
-from finery_serve.options import Options, read_run
-from finery_serve.templates import served_template
+from finery_serve.bundle.step import Facts, LlamaBundle, llama_swap
+from finery_serve.llama import Options, read_run, served_template
 from finery_transformers.frozen.template import prologue
 
 NAMES = {"README.md", "client.py", "compose.yaml", "llama-swap.yaml", "run.sh", "tiny.gguf"}
@@ -58,6 +56,14 @@ def test_the_files(tmp_path: Path) -> None:
     assert bundle.meta == {
         "format": "llama", "name": "me/tiny", "file": "tiny.gguf", "run": "sh run.sh"
     }  # fmt: skip
+
+
+def test_it_says_which_system_message_is_added(tmp_path: Path) -> None:
+    bundle = made(tmp_path, {"frozen": {"system": "Name the intent."}})
+    assert bundle.meta["system"] == "Name the intent."
+    assert "begins with that of the training: Name the intent." in (
+        bundle.file("README.md").read_text("utf-8")
+    )
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -126,7 +132,7 @@ def test_the_container_and_llama_swap(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["/models", "/my models"])
 def test_llama_swap_gets_a_path_with_blanks_as_one_argument(name: str, folder: str) -> None:
     options = Options(model=name, name="tiny", context=64)
-    facts = Facts(options, "chat_template.jinja", "image:1", "", "Hello", None, {})
+    facts = Facts(options, "chat_template.jinja", "image:1", "", "Hello", None, {}, "")
     command = yaml.safe_load(llama_swap(facts))["models"]["tiny"]["cmd"]
     words = shlex.split(command.replace("${folder}", folder))
     assert words[words.index("--model") + 1] == f"{folder}/{name}"

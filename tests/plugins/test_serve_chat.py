@@ -1,5 +1,6 @@
 """`finery chat` with real tiny models: in a pipe, side by side, and what it saves."""
 
+import io
 import json
 import os
 import pty
@@ -15,7 +16,11 @@ from llama_server import needs_llama_server
 from serving import RECIPE, tiny_project
 from tiny_gguf import CHATML
 
-from finery_serve.chat.screen import without_echo
+from finery import Completion, Sampling
+from finery.rows import Conversation
+from finery_serve.chat.screen import Plain, without_echo
+from finery_serve.chat.streams import Write
+from finery_serve.chat.talk import Session
 
 pytestmark = needs_llama_server
 PROMPTED, TAKEN = "\x1b[?2004h", "\x1b[?2004l"
@@ -149,7 +154,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(smollm2_gguf: Path, tmp_path: P
         os.write(terminal, b"\x03")
         assert "stopped" in read_until(terminal, PROMPTED)
         os.write(terminal, b"/quit\n")
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.wait()
@@ -179,3 +184,23 @@ def read_until(terminal: int, text: str, seconds: float = 120) -> str:
         if select.select([terminal], [], [], 0.2)[0]:
             seen += os.read(terminal, 4096).decode("utf-8", "replace")
     return seen
+
+
+def test_the_system_message_of_the_training_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[Conversation] = []
+
+    class Recorder:
+        """A model that keeps what it was asked."""
+
+        def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
+            asked.append(messages)
+            return Completion(text="ok", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+
+    session = Session({"m": Recorder()}, Sampling(max_tokens=4), Plain(), usual="Name it.")
+    session.run(io.StringIO("one\n/system Be brief.\ntwo\n/system\nthree\n"))
+    said = [messages[0] for messages in asked]
+    assert [m["content"] for m in said] == ["Name it.", "Be brief.", "Name it."]
+    assert {m["role"] for m in said} == {"system"}
+    err = capsys.readouterr().err
+    assert "system message, as in the training: Name it." in err
+    assert "a new conversation, with the system message of the training" in err

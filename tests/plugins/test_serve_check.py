@@ -15,8 +15,9 @@ from finery.testing import run_step
 from finery_eval.view.metrics import best_model
 from finery_gguf.export import Export
 from finery_serve.bundle.step import LlamaBundle
-from finery_serve.check.faults import swap_fault
+from finery_serve.check.answers import swap_fault
 from finery_serve.check.step import Check
+from finery_transformers.frozen.template import frozen_template
 
 pytestmark = needs_llama_server
 OTHER = CHATML.replace("assistant\n", "assistant:\n")
@@ -72,6 +73,25 @@ def test_a_switch_of_thinking_that_the_server_flips(tmp_path: Path) -> None:
     with pytest.raises(RequirementError, match="doesn't answer as the model was trained"):
         step.verify({"": made})
     Check(models=[model], rows=step.rows, allow=["thinking"]).verify({"": made})
+
+
+def test_a_client_that_leaves_the_system_message_out(tmp_path: Path) -> None:
+    system = 'Name the "intent".\nUse {{ one }} word \\ no more: %} ü'
+    facts = {
+        "prompts": {**dict.fromkeys(("tools", "thinking", "switched"), False), "system": system}
+    }
+    trained = trained_model(tmp_path / "t", CHATML, facts)
+    rows = [{"messages": [{"role": "system", "content": system}, *row["messages"]]} for row in ROWS]
+    frozen = frozen_template(trained).source
+    right = gguf_model(tmp_path / "m", template=frozen)
+    step, made = check(tmp_path / "a", right, rows, trained=trained)
+    assert faults(made) == {}
+    without = gguf_model(tmp_path / "w", template=frozen_template(trained, system=False).source)
+    step, made = check(tmp_path / "b", without, rows, trained=trained)
+    assert faults(made).keys() == {"prompts"}
+    with pytest.raises(RequirementError) as raised:
+        step.verify({"": made})
+    assert system.splitlines()[0] in "\n".join(raised.value.details)
 
 
 def test_a_gguf_that_tells_servers_to_sample(tmp_path: Path) -> None:

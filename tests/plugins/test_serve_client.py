@@ -43,7 +43,7 @@ def answer_one(listener: socket.socket, sent: str, is_read: Event, resets: bool)
             length = int(value) if name.lower() == b"content-length" else length
         request.read(length)
         connection.sendall(sent.encode())
-        is_read.wait(30)
+        is_read.wait(120)
         if resets:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Project, until
 from llama_server import needs_llama_server
-from serving import served, tiny_project
+from serving import RECIPE, served, tiny_project
 
 from finery import StepError
 from finery_serve.client import Client
@@ -42,8 +42,17 @@ def test_it_answers_greedily_and_ends_without_an_error(tiny: Project, end: signa
         assert (facts["key"], facts["model"]) == (None, "tiny")
         assert answer(client) == answer(client)
         process.send_signal(end)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         until(lambda: not listens(facts))
+
+
+def test_a_bundle_has_the_name_of_its_own_command(tmp_path: Path) -> None:
+    bundle = "export:\n  shipped: {use: llama.bundle, gguf: tiny, name: my-tiny}\n"
+    project = tiny_project(tmp_path / "p", RECIPE + bundle)
+    assert project.run("build").code == 0
+    with served(project, "shipped", "--port", "0") as (client, facts, _):
+        assert facts["model"] == "my-tiny"
+        assert client.get("/v1/models")["data"][0]["id"] == "my-tiny"
 
 
 def test_what_is_printed(tiny: Project) -> None:
@@ -55,7 +64,7 @@ def test_what_is_printed(tiny: Project) -> None:
         if "Ctrl-C" in line:
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     out = "".join(lines)
     address = next(line.split()[1] for line in lines if "address" in line)
     assert f"curl {address}/chat/completions" in out
@@ -89,7 +98,7 @@ def test_a_server_that_dies_is_reported(tiny: Project) -> None:
 
     with served(tiny, "tiny", "--port", "0") as (_, facts, process):
         os.kill(facts["pid"], signal.SIGKILL)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 1
         assert "the server ended unexpectedly" in err
 

@@ -94,7 +94,7 @@ def test_a_terminal_is_asked(built: Project, noted: Path, typed: str, runs: bool
 
     until(is_asked)
     os.write(terminal, f"{typed}\n".encode())
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     os.close(terminal)
     assert noted.exists() is runs
 
@@ -127,7 +127,7 @@ def test_a_folder_is_served_by_ollama(built: Project, standin: str) -> None:
 @needs_llama_server
 def test_it_chats(built: Project, standin: str) -> None:
     process = built.start("chat", "shipped", "--max-tokens", "4", stdin=subprocess.PIPE)
-    out, err = process.communicate("Hi\n/save chat.jsonl\n", timeout=60)
+    out, err = process.communicate("Hi\n/save chat.jsonl\n", timeout=120)
     assert process.returncode == 0, err
     (line,) = (built.folder / "chat.jsonl").read_text().splitlines()
     assert json.loads(line)["messages"][1]["content"].strip() in out
@@ -145,6 +145,6 @@ def test_a_closed_terminal_leaves_no_copy_of_the_model(
     process = built.start(name, "shipped", *options, stdin=subprocess.PIPE)
     until(lambda: [*folder.rglob("blobs/*")])
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert [*folder.iterdir()] == []
     assert running(standin) == []

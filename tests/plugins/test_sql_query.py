@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from finery import DataError, FineryError, UsageError
 from finery.testing import TestJob
-from finery_sql.query import SqlQuery
-from finery_sql.statement import is_ordered, line_of, parameters, trimmed
+from finery_sql.query import SqlQuery, is_ordered, parameters, trimmed
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +119,7 @@ def test_values_of_sqlite(tmp_path: Path) -> None:
     [
         ("SELECT 1\nFROM tickts", "no such table: tickts", "did you mean 'tickets'?", ":2"),
         ("SELECT body\nFORM tickets\nWHERE 1", "syntax error", "repair the query", ":2"),
+        ("SELECT a.id FROM tickts a\nJOIN tickts b", "no such table: tickts", "tickets", "query"),
         ("DELETE FROM tickets", "would change the database", "write a SELECT", ""),
         ("SELECT 1; SELECT 2", "several statements", "write a single SELECT", ""),
     ],
@@ -182,8 +182,6 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
 def test_what_a_query_says() -> None:
     assert parameters("SELECT :a, b::date, '10:30', :a, \\:c WHERE x = :b_2") == ["a", "b_2"]
     assert trimmed(" SELECT 1 ;\n; ") == "SELECT 1"
-    assert line_of("a\nb\nc b", "c") == 3
-    assert line_of("a\nb\nc b", "b") is None
 
 
 @pytest.mark.parametrize(

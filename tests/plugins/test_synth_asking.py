@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery_synth.ask.asking import MOST_VARIANTS, Spool, Task
+from finery_synth.asking import MOST_VARIANTS, Spool, Task
 from finery_synth.generator import MOST_RETRIES, MOST_SERIES, SERIES_SEEDS
 
 

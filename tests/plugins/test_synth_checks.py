@@ -10,10 +10,9 @@ from finery import DataError, OneFile, StepError, UsageError
 from finery.rows import Row
 from finery.rows.generated import Checked
 from finery.rows.templates import limits
-from finery_synth.checks.checker import Checker
-from finery_synth.checks.settings import Checks, Functions, Similarity
-from finery_synth.checks.similarity import Neighbours
-from finery_synth.judge.scores import Score, Unreadable
+from finery_synth.checks import Checker, Checks, Functions, Similarity
+from finery_synth.judges import Score, Unreadable
+from finery_synth.similarity import Neighbours
 
 
 def row(answer: str, user: str = "what?") -> Row:

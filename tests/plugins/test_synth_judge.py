@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import UsageError
-from finery_synth.judge.pairs import Positions, Seen, Verdict, outcome
-from finery_synth.judge.scores import Score, Unreadable
+from finery_synth.judges import Positions, Score, Seen, Unreadable, Verdict, outcome
 from finery_synth.steps.judge import JudgeRows
 
 pytest.importorskip("openai", reason="needs the package openai")

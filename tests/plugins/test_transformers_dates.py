@@ -14,7 +14,7 @@ from finery.rows import with_id
 from finery.testing import TestJob, dataset
 from finery_transformers.dates import WritesDate, writes_date
 from finery_trl.preflight import prove
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 
 LLAMA = (
     "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"

@@ -149,7 +149,9 @@ def test_an_end_of_turn_token_ends_an_answer(engine: TransformersEngine) -> None
     tokenizer: Any = engine._loaded.tokenizer
     said = tokenizer(" My card.\n", add_special_tokens=False)["input_ids"]
     end: int = tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"][0]
-    answer = engine._completion([*said, end, end, end], [1, 2], asked("hi"), ())
+    tokens, request = [*said, end, end, end], asked("hi")
+    reader, ends = engine._loaded.answers, engine._loaded.ends
+    answer = reader.completion(tokens, ends, prompt=[1, 2], request=request, stop=())
     assert answer == Completion(
         text=" My card.\n",
         finish_reason="stop",
@@ -195,10 +197,11 @@ def tooled(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def completed(model: Model, raw: str, request: Request, ending: str = "<|im_end|>") -> Completion:
     """What the engine makes of an answer's tokens."""
     engine = TransformersEngine(model, TestJob(seed=None))
-    prompt = engine._prompt(request, Sampling(max_tokens=1))
-    tokenizer: Any = engine._loaded.tokenizer
+    loaded = engine._loaded
+    prompt = loaded.answers.prompt(request, 1, None)
+    tokenizer: Any = loaded.tokenizer
     answer = tokenizer(raw + ending, add_special_tokens=False)["input_ids"]
-    return engine._completion(answer, prompt, request, ())
+    return loaded.answers.completion(answer, loaded.ends, prompt=prompt, request=request, stop=())
 
 
 def test_tools_reach_the_prompt(tooled: Model) -> None:

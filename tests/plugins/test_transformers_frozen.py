@@ -169,6 +169,49 @@ def test_what_rows_use(row: Row, used: set[str]) -> None:
     assert {name for name, value in facts.items() if value} == used
 
 
+SYSTEM = 'Name "it" in\none word: {{ x }} %} #} \\ ü'
+
+
+def with_systems(*systems: str) -> list[Row]:
+    """A row for each system message; empty for none."""
+    said = [[{"role": "system", "content": text}] if text else [] for text in systems]
+    return [{"messages": [*first, *QUESTION, {**THOUGHT, "content": "a"}]} for first in said]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "systems", "shared"),
+    [
+        (None, [SYSTEM, SYSTEM], SYSTEM),
+        (None, ["", ""], ""),
+        (None, [SYSTEM, ""], None),
+        (None, [SYSTEM, "Another"], None),
+        (SYSTEM, [SYSTEM], SYSTEM),
+        ("Another", [SYSTEM], None),
+        ("", [SYSTEM], None),
+        (None, [], ""),
+    ],
+)
+def test_the_system_message_that_rows_share(
+    earlier: str | None, systems: list[str], shared: str | None
+) -> None:
+    before = {"prompts": {**PLAIN, "system": earlier}} if earlier is not None else {}
+    model = Model(BASE.path, meta=before)
+    assert facts_of_rows(with_systems(*systems), model, switch=False)["system"] == shared
+
+
+def test_a_shared_system_message_begins_conversations_without_one(tmp_path: Path) -> None:
+    frozen = frozen_template(model_with(tmp_path, prompts={**PLAIN, "system": SYSTEM}))
+    usual = {"role": "system", "content": SYSTEM}
+    assert asked(frozen) == prompt_text(frozen.tokenizer, [usual, *QUESTION])
+    for own in ("Be brief.", ""):
+        messages = [{"role": "system", "content": own}, *QUESTION]
+        assert asked(frozen, messages) == prompt_text(frozen.tokenizer, messages)
+    assert any(SYSTEM in line or repr(SYSTEM) in line for line in frozen.lines())
+    without = frozen_template(model_with(tmp_path, prompts={**PLAIN, "system": None}))
+    assert asked(without) == prompt_text(without.tokenizer, QUESTION)
+    assert any("clients must send" in line for line in without.lines())
+
+
 # -- the families of docs/models.md ----------------------------------------------------------------
 
 
@@ -186,7 +229,7 @@ def test_a_family(family: Family, tools: bool, smollm2_gguf: Path, tmp_path: Pat
     tokenizer = tokenizer_of(family, smollm2_gguf)
     tokenizer.save_pretrained(str(tmp_path))
     dated = {"date": date.today().isoformat()} if writes_date(tokenizer, {}) else {}
-    used = {**PLAIN, "tools": tools, **dated}
+    used = {**PLAIN, "tools": tools, **dated, "system": "" if tools else "Answer in one word."}
     model = Model(tmp_path, meta={"format": "transformers", "prompts": used})
     frozen = frozen_template(model)
     compared = 0

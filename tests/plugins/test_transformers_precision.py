@@ -15,7 +15,7 @@ from finery.testing import TestJob
 from finery_transformers import hardware, loading, precision
 from finery_transformers.engine import TransformersEngine
 from finery_transformers.precision import auto_dtype, dtype_of, unused_gpu
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 
 CUDA_13 = "__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n"
 ROCM = "__version__ = '2.13.0+rocm7.1'\ncuda: Optional[str] = None\nhip: Optional[str] = '7.1'\n"

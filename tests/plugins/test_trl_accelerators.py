@@ -11,7 +11,7 @@ import pytest
 from tiny_llama import tiny_llama
 
 from finery.testing import TestJob
-from finery_trl.model import accelerators, attention
+from finery_trl.model import accelerators
 from finery_trl.model.accelerators import Accelerators
 
 
@@ -32,9 +32,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tiny: Any) -> Callable[..., None]:
     def show(capability: tuple[int, int] = (9, 0), known: bool = True) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-        monkeypatch.setattr(attention, "_is_installed", lambda: True)
+        monkeypatch.setattr(accelerators, "_is_installed", lambda: True)
         monkeypatch.setattr(import_utils, "is_flash_attn_2_available", lambda: known)
-        monkeypatch.setattr(attention, "_fails", lambda dtype: None)
+        monkeypatch.setattr(accelerators, "_fails", lambda dtype: None)
         monkeypatch.setattr(accelerators, "_has_liger", lambda model, job: False)
 
         def switch(name: str) -> None:
@@ -85,7 +85,7 @@ def test_otherwise_torch_computes_attention_and_the_log_says_why(
 
     gpu(**shown)
     if broken is not None:
-        monkeypatch.setattr(attention, broken[0], lambda _: broken[1])
+        monkeypatch.setattr(accelerators, broken[0], lambda _: broken[1])
     assert not Accelerators.of(tiny, torch.bfloat16, job).flash
     assert tiny.config._attn_implementation == "sdpa"
     assert reason in logged(job)
@@ -102,7 +102,7 @@ def test_a_broken_build_fails_when_it_is_tried(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "flash_attn", module)
     ones = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *shape, device, **named: ones(*shape, **named))
-    reason = attention._fails(torch.bfloat16)
+    reason = accelerators._fails(torch.bfloat16)
     assert reason is not None
     assert reason.endswith("cannot open shared object file)")
 

@@ -10,10 +10,8 @@ from trl.trainer.kto_config import KTOConfig
 from trl.trainer.sft_config import SFTConfig
 
 from finery import Model, UsageError
-from finery_trl.arguments import DECIDED, annotations_of
-from finery_trl.steps.dpo import Dpo
-from finery_trl.steps.kto import Kto
-from finery_trl.steps.sft import Sft
+from finery_trl.checks import DECIDED, annotations_of
+from finery_trl.steps import Dpo, Kto, Sft
 
 
 @pytest.mark.parametrize(("step", "config"), [(Sft, SFTConfig), (Dpo, DPOConfig), (Kto, KTOConfig)])

@@ -12,7 +12,7 @@ from finery.testing import TestJob, dataset
 from finery_trl.preflight import prove
 from finery_trl.rows.remarks import Calls
 from finery_trl.rows.turns import Learn
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 from finery_trl.train.run import read
 
 PARAMETERS = {

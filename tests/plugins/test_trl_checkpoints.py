@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finery import StepError
-from finery_trl.train.saving.checkpoints import (
+from finery_trl.train.checkpoints import (
     best_step,
     chosen,
     last_whole,

@@ -13,10 +13,10 @@ from finery.testing import TestJob
 from finery_trl import settings as trl_settings
 from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch
-from finery_trl.steps.kto import Kto
-from finery_trl.steps.sft import Sft
-from finery_trl.train.devices import processes_note, select_gpu
+from finery_trl.steps import Kto, Sft
 from finery_trl.train.launch import _command
+from finery_trl.train.messages import processes_note
+from finery_trl.train.run import select_gpu
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -30,9 +30,7 @@ from finery_trl.estimate.memory import (
     of_size,
     tokens_per_second,
 )
-from finery_trl.steps.dpo import Dpo
-from finery_trl.steps.kto import Kto
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Dpo, Kto, Sft
 
 SMOLLM2 = Architecture(30, 576, 1536, 9, 3, 64, 49152, tied=True)
 LLAMA_1B = Architecture(16, 2048, 8192, 32, 8, 64, 128256, tied=True)

@@ -12,8 +12,8 @@ from tiny_llama import tiny_llama
 
 from finery import Manifest, Model
 from finery.views import Output
-from finery_trl.train.saving.card import Base, base_in, card
-from finery_trl.view.handover import complete
+from finery_trl.train.card import Base, base_in, card
+from finery_trl.view.model import complete
 
 META = {
     "format": "adapter", "base": "org/base", "license": "apache-2.0", "learned_from": "answers",

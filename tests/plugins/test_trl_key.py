@@ -22,14 +22,17 @@ train:
   prefers: {use: trl.dpo, model: base, rows: rows}
 """
 REPORTS = (
-    "advice.py", "estimate/", "preflight.py", "report/", "rows/calls.py", "rows/control.py",
-    "rows/coverage.py", "rows/remarks.py", "rows/summary.py", "view/",
+    "advice.py", "estimate/", "preflight.py", "rows/faults.py", "rows/remarks.py",
+    "train/messages.py", "view/",
 )  # fmt: skip
 
 
+Keys = dict[str, set[tuple[str, str]]]
+"""Training → (file, definition) of the code in its key."""
+
+
 @pytest.fixture
-def files(tmp_path: Path) -> dict[str, set[str]]:
-    """Training → the files with code in its key, without those of the evaluator that it watches."""
+def keys(tmp_path: Path) -> Keys:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}))
@@ -38,36 +41,38 @@ def files(tmp_path: Path) -> dict[str, set[str]]:
     graph = build_graph(recipe, plugins)
     store = Store(tmp_path / ".finery")
     code = StepCode(recipe, plugins, store)
-    keys = {}
+    keys: Keys = {}
     for name, written in recipe.data["train"].items():
-        only_imported = {
-            f for f, units in code.of_type(written["use"]).units().items() if not units
-        }
-        keys[name] = set(code.of_step(graph.nodes[name].step, written)) - only_imported
+        reached = code.reaches(graph.nodes[name].step, written, ())
+        units = [each for reach in reached for each in reach.units().items()]
+        keys[name] = {(file, unit) for file, names in units for unit in names if unit}
     store.close()
     return keys
 
 
-def test_what_only_reports_is_in_no_key(files: dict[str, set[str]]) -> None:
-    for key in files.values():
-        reports = [f for f in key if f.removeprefix("finery_trl/").startswith(REPORTS)]
+def files(key: set[tuple[str, str]]) -> set[str]:
+    return {file for file, _ in key}
+
+
+def test_what_only_reports_is_in_no_key(keys: Keys) -> None:
+    for key in keys.values():
+        reports = [f for f in files(key) if f.removeprefix("finery_trl/").startswith(REPORTS)]
         assert reports == []
 
 
-def test_code_that_watches_is_in_the_key_of_trainings_that_watch(
-    files: dict[str, set[str]],
-) -> None:
+def test_code_that_watches_is_in_the_key_of_trainings_that_watch(keys: Keys) -> None:
     watching = {"finery_trl/train/watch.py", "finery_transformers/engine.py"}
-    assert watching <= files["watching"]
-    assert watching & files["plain"] == set()
+    assert watching <= files(keys["watching"])
+    assert watching & files(keys["plain"]) == set()
 
 
-def test_the_launcher_is_in_the_key_of_trainings_in_several_processes(
-    files: dict[str, set[str]],
-) -> None:
-    assert files["launched"] - files["plain"] == {"finery_trl/train/launch.py"}
+def test_the_launcher_is_in_the_key_of_trainings_in_several_processes(keys: Keys) -> None:
+    added = files(keys["launched"]) - files(keys["plain"])
+    assert added == {"finery_trl/train/launch.py"}
 
 
-def test_a_method_is_in_the_key_of_its_own_trainings(files: dict[str, set[str]]) -> None:
-    assert files["plain"] - files["prefers"] == {"finery_trl/steps/sft.py"}
-    assert "finery_trl/rows/pairs.py" in files["prefers"] - files["plain"]
+def test_a_method_is_in_the_key_of_its_own_trainings(keys: Keys) -> None:
+    plain, prefers = keys["plain"], keys["prefers"]
+    assert ("finery_trl/steps.py", "Sft") in plain - prefers
+    assert ("finery_trl/steps.py", "Dpo") in prefers - plain
+    assert "finery_trl/rows/pairs.py" in files(prefers) - files(plain)

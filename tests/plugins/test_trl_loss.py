@@ -14,7 +14,7 @@ from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
 from finery_trl.rows.example import NO_LOSS, Example
 from finery_trl.settings import Launch
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 from finery_trl.train.run import _trainer, read
 from finery_trl.train.schedule import Schedule
 from finery_trl.train.trainers import Comparing, SftTrainer

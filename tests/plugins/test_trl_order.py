@@ -10,10 +10,9 @@ from torch.utils.data import BatchSampler
 
 from finery import Model
 from finery.testing import TestJob
-from finery_trl.rows.order import RandomOrder, missing_rows
 from finery_trl.settings import Launch
-from finery_trl.steps.sft import Sft
-from finery_trl.train.schedule import Schedule
+from finery_trl.steps import Sft
+from finery_trl.train.schedule import RandomOrder, Schedule, missing_rows
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=300)
 SEEDS = st.integers(0, 2**31 - 1)

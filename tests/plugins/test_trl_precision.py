@@ -14,19 +14,15 @@ from finery import Dataset, Model, StepError
 from finery.testing import TestJob, dataset
 from finery_transformers import hardware
 from finery_trl.model.accelerators import Accelerators
-from finery_trl.model.dtype import compute_dtype
-from finery_trl.model.loading import Prepared
+from finery_trl.model.loading import Prepared, compute_dtype
 from finery_trl.preflight import prove
 from finery_trl.settings import Lora, Training
-from finery_trl.steps.dpo import Dpo
-from finery_trl.steps.kto import Kto
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Dpo, Kto, Sft
 from finery_trl.train import run
-from finery_trl.train.callback import Callback
-from finery_trl.train.devices import (
+from finery_trl.train.callbacks import Callback, Overflow
+from finery_trl.train.messages import (
     check_half,
 )
-from finery_trl.train.progress import Overflow
 from finery_trl.train.schedule import Schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,9 +14,7 @@ from finery.rows import Row
 from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
 from finery_trl.settings import Launch, Lora
-from finery_trl.steps.dpo import Dpo
-from finery_trl.steps.kto import Kto
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Dpo, Kto, Sft
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -107,18 +105,17 @@ def test_the_same_seed_gives_the_same_bytes(run: Run) -> None:
     assert all(first.file(f).read_bytes() == again.file(f).read_bytes() for f in files)
 
 
-@pytest.mark.quick
-def test_kto_learns_from_ratings_and_from_pairs(run: Run, tmp_path: Path) -> None:
-    rated = [
+@pytest.mark.parametrize("rated", [pytest.param(True, marks=pytest.mark.quick), False])
+def test_kto_learns_from_ratings_and_from_pairs(run: Run, tmp_path: Path, rated: bool) -> None:
+    ratings = [
         {"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"}
         for r in preferences(12)
         for side in ("chosen", "rejected")
     ]
-    _, by_pairs = run(Kto, "pairs")
-    _, by_ratings = run(Kto, "ratings", rows=[dataset(tmp_path / "rated", rated)])
-    for curve in (by_pairs, by_ratings):
-        losses = [p["eval_loss"] for p in curve if "eval_loss" in p]
-        assert losses[-1] < losses[0]
+    more = {"rows": [dataset(tmp_path / "rated", ratings)]} if rated else {}
+    _, curve = run(Kto, **more)
+    losses = [p["eval_loss"] for p in curve if "eval_loss" in p]
+    assert losses[-1] < losses[0]
 
 
 def test_the_loss_is_what_trl_itself_measures(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,7 @@ from finery_trl.rows.example import Answer, Proven
 from finery_trl.rows.remarks import summary
 from finery_trl.rows.tokens import Tokens, examples_of
 from finery_trl.settings import Lora
-from finery_trl.steps.dpo import Dpo
-from finery_trl.steps.sft import Sft
-from finery_trl.steps.training import TrlTraining
+from finery_trl.steps import Dpo, Sft, TrlTraining
 from finery_trl.train.run import read
 
 ASKED = "{% if add_generation_prompt %}"

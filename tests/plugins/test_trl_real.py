@@ -7,7 +7,7 @@ import pytest
 from finery import Model
 from finery.rows import Row
 from finery.testing import TestJob, dataset
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 
 LABELS = {
     "Where is my new card?": "card_arrival",
@@ -34,12 +34,11 @@ def row(question: str) -> Row:
 @pytest.mark.real
 @pytest.mark.quick
 def test_a_real_model_learns_labels_it_never_says_by_itself(
-    tmp_path: Path, smollm2_gguf: Path
+    tmp_path: Path, smollm2_folder: Path
 ) -> None:
-    gguf = Model(smollm2_gguf.parent, meta={"format": "gguf", "file": smollm2_gguf.name})
     rows = [row(question) for question in LABELS]
     step = Sft(
-        model=gguf,
+        model=Model(smollm2_folder, meta={"format": "transformers"}),
         rows=[dataset(tmp_path / "rows", rows)],
         epochs=6,
         effective_batch_size=4,

@@ -20,7 +20,7 @@ from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
 from finery_transformers import hardware
 from finery_trl.settings import Launch, Lora
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -201,7 +201,7 @@ from finery import Dataset, Model
 from finery.testing import TestJob
 from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch, Lora
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 
 
 class Killed(TestJob):

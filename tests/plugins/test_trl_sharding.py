@@ -13,8 +13,8 @@ from finery.recipe.document import load
 from finery.recipe.graph import build_graph
 from finery.store.database import Store
 from finery_trl.settings import Launch
-from finery_trl.steps.sft import Sft
-from finery_trl.train.devices import check_sharding
+from finery_trl.steps import Sft
+from finery_trl.train.messages import check_sharding
 
 FSDP_2 = {"fsdp_version": 2, "fsdp_state_dict_type": "FULL_STATE_DICT"}
 

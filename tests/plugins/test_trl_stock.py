@@ -11,7 +11,7 @@ from finery import Dataset, Model
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_trl.settings import Lora
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 from finery_trl.train.run import read
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ from finery import Model, UsageError
 from finery.testing import dataset
 from finery_trl.model.targets import check_targets, exclude_unadaptable
 from finery_trl.settings import Lora
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from conftest import until
 from tasks import Tasks, ends, number_of
 
 from finery.execute.local import LocalExecutor
-from finery_trl.train import threads
+from finery_trl.train import environment
 
 
 @pytest.fixture
@@ -27,17 +27,17 @@ SPINS = "rows.append({'prompt': os.environ['GOMP_SPINCOUNT']})"
 @pytest.mark.parametrize(
     ("jobs", "isolated", "busy", "spins"),
     [
-        (None, True, 0.2, threads.LONG),
-        (1, True, 0.2, threads.LONG),
-        (None, True, 0.6, threads.SHORT),
-        (2, True, 0.2, threads.SHORT),
-        (None, False, 0.2, threads.SHORT),
+        (None, True, 0.2, environment.LONG),
+        (1, True, 0.2, environment.LONG),
+        (None, True, 0.6, environment.SHORT),
+        (2, True, 0.2, environment.SHORT),
+        (None, False, 0.2, environment.SHORT),
     ],
 )
 def test_threads_spin_long_only_where_nothing_else_computes(
     task: Tasks, monkeypatch: pytest.MonkeyPatch, jobs: int, isolated: bool, busy: float, spins: int
 ) -> None:
-    monkeypatch.setattr(threads, "busy_cores", lambda: busy)
+    monkeypatch.setattr(environment, "busy_cores", lambda: busy)
     executor = LocalExecutor(jobs)
     executor.start(task(SPINS, isolated=isolated))
     (event,) = ends(executor, 1).values()
@@ -48,6 +48,6 @@ def test_threads_spin_long_only_where_nothing_else_computes(
 def test_a_busy_core_is_seen() -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
-            until(lambda: threads.busy_cores() >= threads.BUSY)
+            until(lambda: environment.busy_cores() >= environment.BUSY)
         finally:
             busy.kill()

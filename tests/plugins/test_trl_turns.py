@@ -14,8 +14,7 @@ from finery_trl.preflight import prove
 from finery_trl.rows.example import NO_LOSS, Example, rows_in
 from finery_trl.rows.tokens import ANSWERS, Tokens, examples_of
 from finery_trl.rows.turns import Learn
-from finery_trl.steps.dpo import Dpo
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Dpo, Sft
 from finery_trl.train.run import read as read_rows
 
 OPENS = "{% if add_generation_prompt %}<|im_start|>assistant\n"

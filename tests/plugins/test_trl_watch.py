@@ -8,7 +8,7 @@ from tiny_llama import tiny_llama
 from finery import Job, Metrics, Step
 from finery.testing import TestJob
 from finery_trl.rows.tokens import Tokens
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 from finery_trl.train.watch import watcher
 
 

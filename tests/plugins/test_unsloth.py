@@ -19,14 +19,14 @@ from tiny_llama import tiny_tokenizer
 from finery import Dataset, Model, StepError, UsageError
 from finery.recipe.schema import step_schema
 from finery.testing import TestJob
+from finery_trl import steps
 from finery_trl.settings import Launch, Lora
-from finery_trl.steps import dpo, sft
 from finery_unsloth.dpo import Dpo
 from finery_unsloth.loading import _folder, _tokenizer, adapter_arguments
 from finery_unsloth.machine import make_ready
 from finery_unsloth.sft import Sft
 
-BOTH = [(Sft, sft.Sft), (Dpo, dpo.Dpo)]
+BOTH = [(Sft, steps.Sft), (Dpo, steps.Dpo)]
 RECIPE = """finery: 1
 name: t
 models: {base: {use: local.model, path: model}}

@@ -111,6 +111,28 @@ def test_one_template_writes_tools_if_one_training_had_them(base: Model, tmp_pat
         assert (refusal in (job / "out" / "chat_template.jinja").read_text()) == refuses
 
 
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("Name it.", "begins with that of the training: Name it."),
+        ("Be brief.", "Send the system message"),
+        ("", "Send the system message"),
+    ],
+)
+def test_a_system_message_is_added_if_all_trainings_had_it(
+    base: Model, tmp_path: Path, other: str, words: str
+) -> None:
+    adapters = [
+        tiny_adapter(tmp_path / name, base, meta={"prompts": {"tools": False, "system": system}})
+        for name, system in (("a", "Name it."), ("b", other))
+    ]
+    written = bundle(tmp_path / "job", *adapters)
+    shared = other == "Name it."
+    assert ("Name it." in written.file("chat_template.jinja").read_text("utf-8")) == shared
+    assert written.meta.get("system") == ("Name it." if shared else None)
+    assert words in " ".join(written.file("README.md").read_text("utf-8").split())
+
+
 def test_a_whole_model_beside_an_adapter_is_refused(base: Model, tmp_path: Path) -> None:
     error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base), named("whole", base))
     assert error.what == "'whole' is a whole model, not an adapter"

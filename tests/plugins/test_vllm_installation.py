@@ -8,8 +8,8 @@ from vllm_models import environment
 
 from finery import StepError
 from finery.builder.project import open_graph
-from finery_vllm.answering.engine import VllmEngine
-from finery_vllm.answering.model import missing
+from finery_vllm.engine import VllmEngine
+from finery_vllm.model import missing
 from finery_vllm.server.installation import VARIABLE, installation, installed
 
 

@@ -22,7 +22,7 @@ from finery_serve.processes import ended_with_us, stop
 from finery_serve.servers import Serving, names_of
 from finery_transformers.chat import prompt_tokens
 from finery_transformers.loading import load_tokenizer
-from finery_vllm.answering import sessions
+from finery_vllm import sessions
 from finery_vllm.bundle.serving import BundleServer
 from finery_vllm.server.command import cpu_options, description_of
 from finery_vllm.server.start import Refused, Server, start
@@ -201,7 +201,7 @@ def test_a_server_without_a_gpu_uses_the_cores_of_this_process() -> None:
     assert cpu_options()["OMP_NUM_THREADS"] == str(cpu_count())
 
 
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; time.sleep(600)"
 TREE = (
     f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {SLEEP!r}]); print(p.pid)"
 )
@@ -225,7 +225,7 @@ def test_a_server_ends_with_a_killed_process(kill: Callable[[int, int], None]) -
         "from finery_serve.processes import ended_with_us\n"
         f"p = subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)\n"
         "with ended_with_us(p):\n"
-        "    print(p.pid, flush=True); time.sleep(60)\n"
+        "    print(p.pid, flush=True); time.sleep(600)\n"
     )
     owner = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, process_group=0

@@ -16,7 +16,7 @@ from finery.testing import TestJob, dataset
 from finery_transformers.chat import prompt_tokens
 from finery_transformers.loading import load_merged, load_tokenizer
 from finery_trl.settings import Lora
-from finery_trl.steps.sft import Sft
+from finery_trl.steps import Sft
 from finery_vllm.bundle.step import VllmBundle
 from finery_vllm.server.start import Server, start
 

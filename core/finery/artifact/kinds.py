@@ -1,12 +1,10 @@
 """Artifacts: the inputs and outputs of steps. Each is a folder of files with a typed manifest."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from finery.rows.files.metrics import read_predictions, read_report, write_metrics
-from finery.rows.files.reading import read_rows
-from finery.rows.files.writing import write_rows
+from finery.rows.files import read_predictions, read_report, read_rows, write_metrics, write_rows
 from finery.rows.row import Row
 
 if TYPE_CHECKING:
@@ -29,13 +27,13 @@ class Artifact:
         outputs. `runtime["env"]` names the environment variables that an engine needs for the
         model. `runtime["concurrency"]` limits concurrent requests; steps that use such a model run
         one at a time.
-    Each class names the modules of the kit that write its files (`written_by`, in the keys of the
+    Each class names the functions of the kit that write its files (`written_by`, in the keys of the
     steps that make one) and read them (`read_by`, in the keys of the steps that take one).
     """
 
     kind: ClassVar[str] = "Artifact"
-    written_by: ClassVar[tuple[str, ...]] = ()
-    read_by: ClassVar[tuple[str, ...]] = ()
+    written_by: ClassVar[tuple[Callable[..., Any], ...]] = ()
+    read_by: ClassVar[tuple[Callable[..., Any], ...]] = ()
 
     def __init__(
         self,
@@ -91,8 +89,8 @@ class Dataset(Artifact):
     """
 
     kind = "Dataset"
-    written_by = ("finery.rows.files.writing",)
-    read_by = ("finery.rows.files.reading",)
+    written_by = (write_rows,)
+    read_by = (read_rows,)
 
     @classmethod
     def write(
@@ -138,8 +136,8 @@ class Metrics(Artifact):
     """
 
     kind = "Metrics"
-    written_by = ("finery.rows.files.metrics",)
-    read_by = ("finery.rows.files.metrics",)
+    read_by = (read_report, read_predictions)
+    written_by = (write_metrics, *read_by)  # a step may read what it has measured
 
     @classmethod
     def write(

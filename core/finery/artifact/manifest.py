@@ -7,7 +7,15 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from finery.util.canonical import encode
+
+def encode(value: Any) -> bytes:
+    """Canonical bytes of plain data, as MessagePack: type-tagged, length-prefixed, in order.
+
+    Distinct values give distinct bytes: 1, 1.0, True and "1" differ, and so do [["a"], "b"] and
+    [["a", "b"]]. Mappings keep their order, which matters for some settings.
+    """
+    return msgspec.msgpack.encode(value)
+
 
 MANIFEST = "manifest.json"
 """The file in an artifact's folder that describes it."""

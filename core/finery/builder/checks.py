@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery.artifact.kinds import Dataset
-from finery.builder.offline import job_without_store
+from finery.builder.dispatch import job_without_run
 from finery.errors import FineryError, PluginError, UsageError
 from finery.execute.gpus import named_gpus
 from finery.plugin.forecasts import Forecasts
 from finery.plugin.history import Results
-from finery.plugin.notes import About, Estimate, Note, known_notes
+from finery.plugin.notes import About, Estimate, Note
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node, Source, has_setting, place_of
 from finery.recipe.matrix.labels import without_variants
@@ -45,7 +45,8 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     results: results so far, which some notes need. Raises `PluginError` if a plugin returns
     something else than a note, or a note that it doesn't declare.
     """
-    known, whole = known_notes(graph.plugins), graph.whole or graph
+    known = {name: about for name, (about, _) in graph.plugins.notes.items()}
+    whole = graph.whole or graph
     answers = graph.plugins.hook.finery_checks(graph=whole, results=results or Results())
     raw = [*obstacles(graph), *(note for notes in answers for note in notes)]
     raw += [*selected_on_test(whole), *different_rows(whole)]
@@ -64,14 +65,13 @@ def obstacles(graph: Graph) -> list[Note]:
 def _audible(graph: Graph, notes: Iterable[Note]) -> list[Note]:
     """The notes that the recipe doesn't silence."""
     silenced = set(graph.recipe.data.get("silence") or [])
-    return [n for n in notes if silenced.isdisjoint((n.name, *_names_of(graph, n)))]
-
-
-def _names_of(graph: Graph, note: Note) -> Iterator[str]:
-    """The names by which a recipe can silence a note: by the step in the file, or the variant."""
-    node = (graph.whole or graph).nodes.get(note.step)
-    yield f"{note.step}/{note.name}"
-    yield f"{node.origin if node else note.step}/{note.name}"
+    nodes, audible = (graph.whole or graph).nodes, []
+    for note in notes:  # by the step in the file, or the variant
+        origin = nodes[note.step].origin if note.step in nodes else note.step
+        names = (note.name, f"{note.step}/{note.name}", f"{origin}/{note.name}")
+        if silenced.isdisjoint(names):
+            audible.append(note)
+    return audible
 
 
 def _each_variant_once(graph: Graph, notes: Iterable[Note]) -> list[Note]:
@@ -180,7 +180,7 @@ def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:
 
 def note_data(graph: Graph, note: Note) -> dict[str, Any]:
     """A note as plain data, with its position in the recipe."""
-    where = position(graph, note)
+    where = graph.recipe.where(note.place, key=True)  # or the `--set` that sets it
     match = re.fullmatch(r"(?!--)(.*):(\d+):\d+", where)
     file, line = (match[1], match[2]) if match else (where, "")
     return {
@@ -192,11 +192,6 @@ def note_data(graph: Graph, note: Note) -> dict[str, Any]:
         "file": file,
         "line": int(line) if line else None,
     }
-
-
-def position(graph: Graph, note: Note) -> str:
-    """`file:line:column` of a note's subject, or the `--set` that sets it."""
-    return graph.recipe.where(note.place, key=True)
 
 
 def _completed(note: Any, known: Mapping[str, About], graph: Graph) -> Note:
@@ -403,7 +398,7 @@ def _unusable_rows(graph: Graph, node: Node) -> Iterator[FineryError]:
             continue
         with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
             try:
-                preflight.check_source(job_without_store(node, Path(folder)))
+                preflight.check_source(job_without_run(node, Path(folder)))
             except FineryError as error:
                 yield _placed(graph, node, error, inside)
 

@@ -1,7 +1,8 @@
-"""Turns a planned step into a task for a worker."""
+"""Prepares steps: as tasks for a worker, or in the main process, to answer questions about them."""
 
+import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import msgspec
 from finery.artifact.manifest import Manifest, Result, with_references
 from finery.builder.plan import Planner, StepPlan
 from finery.execute.environment import secrets_for_all
-from finery.execute.task import Task
+from finery.execute.executor import Task
 from finery.fields import Files, Settings
+from finery.inference.records import SqliteRecords
 from finery.recipe.document import Recipe
 from finery.recipe.graph import Node, Source
-from finery.step.inspect import inputs_of, steps_inside, tag_of
+from finery.step.inspect import give_files, inputs_of, steps_inside, tag_of
+from finery.step.job import Job, Report
 from finery.step.step import Step
+from finery.store.database import Store
+from finery.util.paths import PINNED
 
 
 def task_of(
@@ -31,6 +36,7 @@ def task_of(
     for (name, _), manifest in planner.inputs(node, results).items():
         refs = [s.ref for s in node.sources if s.field == name]
         inputs.setdefault(name, []).append((refs[len(inputs.get(name, []))], manifest))
+    paths = planner.code.paths(*planner.code_of(plan))
     out, scratch = planner.store.work(plan.key)
     return Task(
         step=node.name,
@@ -57,7 +63,7 @@ def task_of(
         gpu_names=node.gpus,
         project=str(project),
         recipe=str(graph.recipe.folder.absolute()),
-        code=[p for p in map(str, planner.code_paths(plan)) if p.startswith(f"{project}/")],
+        code=[p for p in map(str, paths) if p.startswith(f"{project}/")],
     )
 
 
@@ -104,7 +110,8 @@ def _environment(
             )
     variables = secrets_for_all(os.environ) | {name: os.environ[name] for name in node.env}
     for source in node.sources if engines else ():
-        for name in _variables(_input(source, results)):
+        needed = with_references(_input(source, results))
+        for name in {name for model in needed for name in model.runtime.get("env", [])}:
             if name not in os.environ:
                 raise recipe.error(
                     f"the environment variable {name}, which the model '{source.ref}' needs, "
@@ -133,6 +140,30 @@ def _input(source: Source, results: Mapping[str, Result]) -> Manifest:
     return results[source.step].outputs[source.output]
 
 
-def _variables(model: Manifest) -> set[str]:
-    """Names of the environment variables that a model or its references need."""
-    return {name for m in with_references(model) for name in m.runtime.get("env", [])}
+def with_files(step: Step, files: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
+    """A copy of the step with its outside files in the settings of type `Files`."""
+    opened = copy.deepcopy(step)
+    give_files(opened, files)
+    return opened
+
+
+def job_without_run(
+    node: Node, folder: Path, store: Store | None = None, *, pinned: str | None = None,
+    report: Report = lambda event: None,
+) -> Job:  # fmt: skip
+    """A job without engines. folder: an empty folder that the caller removes.
+
+    store: with cached answers, which get the step's variables of the environment; None: neither.
+    """
+    (folder / "out").mkdir()
+    variables = {name: os.environ[name] for name in node.env if name in os.environ}
+    return Job(
+        out=folder / "out",
+        scratch=folder / "scratch",
+        seed=node.seed if node.step.uses_seed() else None,
+        report=report,
+        records=SqliteRecords(store.database) if store else None,
+        secrets=(secrets_for_all(os.environ) | variables) if store else None,
+        pinned=pinned,
+        kept=store.root / PINNED if store else None,
+    )

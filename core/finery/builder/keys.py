@@ -4,23 +4,25 @@ A key is BLAKE3 over the canonical encoding of a list of named parts, in a fixed
 are stored with the key, so that finery can name what changed since the last build.
 """
 
+import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 from blake3 import blake3
 
-from finery.artifact.manifest import Parts
-from finery.builder.code.reach import Code, add
+from finery.artifact.manifest import Parts, encode
+from finery.builder.code.reach import Code, Reach, add
 from finery.builder.code.steps import Wrapper
 from finery.fields import FileOrName, Files, Settings
 from finery.recipe.graph import Node
+from finery.recipe.yaml import without_secrets
 from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside, tag_of
 from finery.step.step import Step
-from finery.util.canonical import encode
 from finery.util.installed import version_of
+from finery.util.text import shortened, some_of
 
 FORMAT_PART = "key format"
 FORMAT = 3
@@ -68,9 +70,11 @@ def key_parts(
     step gets.
     """
     step = node.step
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     parts: Parts = [
         (FORMAT_PART, FORMAT),
-        ("python", _python()),
+        # With `-O`, steps run without assertions.
+        ("python", f"{version} -{'O' * sys.flags.optimize}" if sys.flags.optimize else version),
         ("step type", node.use),
         ("class", full_name(type(step))),
         ("version", type(step).__spec__.version),
@@ -140,20 +144,10 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
                 yield f"setting {prefix}{field}.{tag_field}", tag
             yield from _setting_parts(value, f"{prefix}{field}.")
         else:
-            yield f"setting {prefix}{field}", _plain(value)
-
-
-def _python() -> str:
-    """The Python version; with `-O`, since steps then run without assertions."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return f"{version} -{'O' * sys.flags.optimize}" if sys.flags.optimize else version
-
-
-def _plain(value: Any) -> Any:
-    """A setting's value as plain data. A set is ordered, since its own order varies by process."""
-    if isinstance(value, set | frozenset):
-        return msgspec.to_builtins(value, order="deterministic")
-    return msgspec.to_builtins(value)
+            is_set = isinstance(value, set | frozenset)  # whose own order varies by process
+            order: Any = "deterministic" if is_set else None
+            part, plain = f"setting {prefix}{field}", msgspec.to_builtins(value, order=order)
+            yield part, _digested(part, plain)
 
 
 def package_version(distribution: str) -> str:
@@ -180,3 +174,114 @@ class _Missing:
 
 MISSING = _Missing()
 """Stands for an absent part."""
+
+
+NOT_BUILT = "(not built yet)"
+"""Stands for the digest of an input that isn't built yet."""
+NAMED = 3
+"""Maximum number of changed functions that a line names."""
+TOP = "top level"
+"""Name in explanations of a file's statements that execute on import."""
+FindNames = Callable[[str], Mapping[str, str] | None]
+"""Digest of code → digest of each function, method and variable; None if unknown."""
+
+
+class Change(NamedTuple):
+    """A part of a key that was changed, added or removed (old or new is then MISSING).
+
+    names: of the functions, methods and variables of a file whose code changed. paths: how the
+    step reaches them, e.g. `bounds` → `Split.run`, `strata.cut`, `strata.bounds`.
+    """
+
+    part: str
+    old: Any
+    new: Any
+    names: "Names"
+    paths: Mapping[str, list[str]] = {}
+
+    def __str__(self) -> str:
+        """As text: `setting epochs: 3 → 2`, `code steps.py: Copy.run changed`."""
+        if not self.part.startswith(("code ", "file ", "input ", "provenance ")):
+            return f"{self.part}: {short(self.old, self.part)} → {short(self.new, self.part)}"
+        if self.new == NOT_BUILT:
+            return f"{self.part} not built yet"
+        kind = "gone" if self.new is MISSING else "new" if self.old is MISSING else "changed"
+        return f"{self.part}: {self.names}" if any(self.names) else f"{self.part} {kind}"
+
+
+class Names(NamedTuple):
+    """Functions, methods and variables of a file: which are changed, new or gone."""
+
+    changed: list[str] = []
+    new: list[str] = []
+    gone: list[str] = []
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{some_of(names, NAMED)} {kind}" for kind, names in self._asdict().items() if names
+        )
+
+    def with_paths(self, paths: Mapping[str, list[str]]) -> Iterator[str]:
+        """Lines: `Split.run → strata.cut → strata.bounds changed`, `old_bounds gone`."""
+        for kind, names in self._asdict().items():
+            shown = [" → ".join(paths.get(name, [name])) for name in names[:NAMED]]
+            yield from (f"{text} {kind}" for text in shown)
+            if len(names) > NAMED:
+                yield f"and {len(names) - NAMED} more {kind}"
+
+
+def changes_between(before: Parts, after: Parts, names_of: FindNames) -> list[Change]:
+    """Every part that differs; no code if the format of keys differs, since all of it does then."""
+    differing = differences(before, after)
+    if any(part == FORMAT_PART for part, _, _ in differing):
+        differing = [each for each in differing if not each[0].startswith("code ")]
+    return [Change(part, a, b, _names(part, a, b, names_of)) for part, a, b in differing]
+
+
+def with_paths(changes: list[Change], reaches: Collection[Reach]) -> list[Change]:
+    """The changes, each changed or new definition with how the step's code reaches it."""
+    return [change._replace(paths=_paths(change, reaches)) for change in changes]
+
+
+def _paths(change: Change, reaches: Collection[Reach]) -> dict[str, list[str]]:
+    file = change.part.removeprefix("code ").partition(" (")[0]
+    found = {
+        name: reach.path_to(file, "" if name == TOP else name)
+        for name in (*change.names.changed, *change.names.new)
+        for reach in reaches
+    }
+    return {name: path for name, path in found.items() if path}
+
+
+def _digested(part: str, value: Any) -> Any:
+    """The value; of one with a secret the digest, since the store keeps the parts of keys."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = f"{part}: {json.dumps(value, ensure_ascii=False)}"
+    return value if without_secrets(text) == text else blake3(encode(value)).hexdigest()
+
+
+def short(value: Any, part: str, limit: int = 60) -> str:
+    """A part's value for display, with digests and long text shortened, and without secrets."""
+    if value is MISSING:
+        return "—"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text) == 64 and set(text) <= set("0123456789abcdef"):
+        return text[:12]
+    text = without_secrets(f"{part}: {' '.join(text.split())}").removeprefix(f"{part}: ")
+    return shortened(text, limit)
+
+
+def _names(part: str, old: Any, new: Any, names_of: FindNames) -> Names:
+    if not part.startswith("code ") or MISSING in (old, new):
+        return Names()
+    before, after = names_of(old), names_of(new)
+    if before is None or after is None:
+        return Names()
+    changed = [n for n in after if n in before and before[n] != after[n]]
+    new_ones = [n for n in after if n not in before]
+    gone = [n for n in before if n not in after]
+    return Names(*(  # without methods of classes that are among them
+        [n or TOP for n in names if not any(n.startswith(f"{other}.") for other in names)]
+        for names in (changed, new_ones, gone)
+    ))  # fmt: skip

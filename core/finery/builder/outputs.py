@@ -75,7 +75,13 @@ class OutputLinks:
         else:
             links = {f"{place}/{name}": m for name, m in outputs.items() if name}
         states = {} if is_new else self._states_of(links)
-        if not (states and self._are_as_before(states, links) and _has_only(place, outputs)):
+        is_same = (  # links lead to the views of these artifacts, and there are no others
+            bool(states)
+            and all(self._before.get(path) == s != ABSENT for path, s in states.items())
+            and all(states[link] == file_state(self._folder(m)) for link, m in links.items())
+            and (outputs.keys() == {""} or {*outputs} - {""} == {*os.listdir(place)})
+        )
+        if not is_same:
             try:
                 link_outputs(self._root, Path(place), outputs)
             except OSError as error:
@@ -100,18 +106,5 @@ class OutputLinks:
             paths += [f"{folder}/{'/'.join(parts[:i])}" for i in range(1, len(parts))]
         return paths
 
-    def _are_as_before(
-        self, states: Mapping[str, FileState], links: Mapping[str, Manifest]
-    ) -> bool:
-        """Whether links lead to the views of these artifacts, and these are unchanged."""
-        return all(self._before.get(path) == s != ABSENT for path, s in states.items()) and all(
-            states[link] == file_state(self._folder(m)) for link, m in links.items()
-        )
-
     def _folder(self, manifest: Manifest) -> str:
         return f"{self._views}/{manifest.view}"
-
-
-def _has_only(place: str, outputs: Mapping[str, Manifest]) -> bool:
-    """Whether `build/` has no links to former outputs of the step."""
-    return outputs.keys() == {""} or {*outputs} - {""} == {*os.listdir(place)}

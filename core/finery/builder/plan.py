@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,20 +10,26 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from finery.artifact.kinds import Bundle, Model
-from finery.artifact.manifest import Manifest, Parts, Result
-from finery.builder.changes import NOT_BUILT, changes_between
-from finery.builder.code.reach import Reach
+from finery.artifact.manifest import Manifest, Parts, Result, encode
 from finery.builder.code.steps import StepCode
-from finery.builder.keys import FORMAT_PART, EngineKey, key_of, key_parts, package_version
+from finery.builder.keys import (
+    FORMAT_PART,
+    NOT_BUILT,
+    EngineKey,
+    changes_between,
+    key_of,
+    key_parts,
+    package_version,
+)
 from finery.errors import RecipeError
 from finery.plugin.history import Results
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
-from finery.step.inspect import files_of, full_name, steps_inside
+from finery.step.inspect import files_of, full_name, give_files, steps_inside
 from finery.step.interfaces import Pinned, Provenance, floating_name, interface
+from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.canonical import encode
 from finery.util.paths import PINNED, recipe_id
 
 FEW = 3
@@ -80,16 +86,21 @@ class Planner:
         self.outside: set[str] = set()  # what `key_files` of steps and engines name
         for node in graph.nodes.values():
             for each in (node, *node.candidates.values()):
-                self._code_of(each)  # now, since this process has just imported that code
+                # now, since this process has just imported that code
+                self.code.of_step(each.step, self._written(each))
 
     def resolve(self, name: str, results: Mapping[str, Result | None]) -> StepPlan:
         """The plan of a step, given the results of earlier steps (None if not built)."""
-        node = self._settled(name, results)
+        node = self.graph.nodes[name]
+        choice = self.graph.choice_for(node, results)
+        if choice is not None:  # it is of the variant that was chosen
+            node = self.graph.settle(name, choice)
         missing = [step for step in self._needed(node) if not results.get(step)]
         inputs = {} if missing else self.inputs(node, results)
         plan = StepPlan(node, "pending", files=self.files(node))
-        _open_files(node, plan.files)
-        plan.pinned, unpinned = self._pinned(node)
+        give_files(node.step, plan.files)  # a floating name may depend on their content
+        floating = floating_name(node.step)
+        plan.pinned = self.lock.get(floating) if floating is not None else None
         if not missing:
             plan.provenance = self._provenance(node, results)
         plan.parts = self._parts(plan, inputs, results)
@@ -103,11 +114,9 @@ class Planner:
                     plan.same_as = self.graph.variants_of(node.origin)[0]
                     plan.reason = f"the variant that {node.chosen_by} chooses, built by then"
             return plan
-        if unpinned:
-            plan.state, plan.reason = (
-                "run",
-                f"{unpinned} isn't pinned in {self.lock.path.name} yet",
-            )
+        if floating is not None and not plan.pinned:
+            plan.state = "run"
+            plan.reason = f"{floating} isn't pinned in {self.lock.path.name} yet"
             return plan
         plan.key = key_of(plan.parts)
         plan.result = self.store.lookup(plan.key, inputs.values(), plan.parts)
@@ -115,16 +124,13 @@ class Planner:
         plan.reason = "" if plan.result else self._reason(plan)
         return plan
 
-    def _settled(self, name: str, results: Mapping[str, Result | None]) -> Node:
-        """The step; of the variant that was chosen, as soon as that is known."""
-        node = self.graph.nodes[name]
-        choice = self.graph.choice_for(node, results)
-        return node if choice is None else self.graph.settle(name, choice)
-
     def _needed(self, node: Node) -> list[str]:
         """The steps whose results the step's key depends on, in the order of the graph."""
         chosen = [node.chosen_by] if node.chosen_by else []
-        return [*chosen, *self._inputs_of(node)]
+        if type(node.step).__spec__.provenance:
+            before = [name for name in self.graph.select([node.name]).nodes if name != node.name]
+            return [*chosen, *before]
+        return [*chosen, *(source.step for source in node.sources)]
 
     def _in_words(self, steps: Sequence[str]) -> Iterator[str]:
         """The steps, those with many variants once."""
@@ -138,11 +144,6 @@ class Planner:
             elif origin not in seen:
                 seen.add(origin)
                 yield f"{counts[origin]} variants of {origin}"
-
-    def _inputs_of(self, node: Node) -> list[str]:
-        if type(node.step).__spec__.provenance:
-            return [name for name in self.graph.select([node.name]).nodes if name != node.name]
-        return [source.step for source in node.sources]
 
     def _provenance(self, node: Node, results: Mapping[str, Result | None]) -> dict[str, Any]:
         """How the step's inputs were made, if it declares that it needs this."""
@@ -176,18 +177,10 @@ class Planner:
         names: list[str] | None = None
         if self.graph.whole is not None:
             for node in self.graph.nodes.values():
-                _open_files(node, self.files(node))
+                give_files(node.step, self.files(node))
             floating = (floating_name(node.step) for node in self.graph.nodes.values())
             names = [name for name in floating if name is not None]
         self.lock.forget(names)
-
-    def _pinned(self, node: Node) -> tuple[str | None, str | None]:
-        """(the pin of the step's floating name, the name if it isn't pinned yet)."""
-        floating = floating_name(node.step)
-        if floating is None:
-            return None, None
-        pinned = self.lock.get(floating)
-        return pinned, None if pinned else floating
 
     def pin(self, node: Node) -> None:
         """Resolve the step's floating name and record the result in the lock file."""
@@ -209,7 +202,8 @@ class Planner:
         engines = {}
         if type(node.step).__spec__.engines:
             known = self.graph.plugins.engines
-            used = _used(node, inputs)
+            places = [(s.field, s.index) for s in node.sources if s.role != "tokenizer"]
+            used = [inputs[place] for place in places if place in inputs]
             for model_format in sorted({f for m in used for f in _formats(m, known)}):
                 engine = self.graph.plugins.engine(model_format)
                 code = self.code.of_engine(model_format)
@@ -218,7 +212,12 @@ class Planner:
                 engines[model_format] = key
                 plan.has_local_engine |= engine.local
                 plan.engine_uses_gpu |= engine.uses_gpu()
-                plan.engines[model_format] = engine.version or _engine_digest(key)
+                if not (version := engine.version):
+                    versions = {p: package_version(p) for p in key.packages}
+                    facts = [dict(key.facts)] if key.facts else []
+                    content = encode([key.name, dict(code), versions, *facts])
+                    version = blake3(content).hexdigest()
+                plan.engines[model_format] = version
         digests = {}
         for source in node.sources:
             result = results.get(source.step)
@@ -227,7 +226,7 @@ class Planner:
             )
         return key_parts(
             node,
-            code=self._code_of(node),
+            code=self.code.of_step(node.step, self._written(node)),
             wrappers=self.code.wrappers,
             inputs=digests,
             files=self.store.digest_files(plan.files),
@@ -237,27 +236,16 @@ class Planner:
             gpus=plan.gpus,
         )
 
-    def _code_of(self, node: Node) -> Mapping[str, str]:
-        return self.code.of_step(node.step, self._written(node))
-
     def _written(self, node: Node) -> Mapping[str, Any]:
         step: Mapping[str, Any] = self.graph.recipe.data[node.section][node.name]
         return step
 
-    def code_paths(self, plan: StepPlan) -> set[Path]:
-        """The files that determine the step's code."""
-        return self.code.paths(plan.node.step, self._written(plan.node), plan.engines)
-
-    def reaches(self, plan: StepPlan) -> list[Reach]:
-        """What the code of the step, of its engines and of the hooks around it reaches."""
-        return self.code.reaches(plan.node.step, self._written(plan.node), plan.engines)
-
-    def changed_code(self, plan: StepPlan) -> list[str]:
-        """Files of the step's code that changed since its key was computed."""
-        return self.code.changed(plan.node.step, self._written(plan.node), plan.engines)
+    def code_of(self, plan: StepPlan) -> tuple[Step, Mapping[str, Any], Iterable[str]]:
+        """What names a step's code, with its engines: the arguments of methods of `code`."""
+        return plan.node.step, self._written(plan.node), plan.engines
 
     def _reason(self, plan: StepPlan) -> str:
-        if self.store.known(plan.key):
+        if self.store.seconds_of(plan.key) is not None:
             return "its files are missing or damaged"
         if plan.node.name not in self.latest:
             return "never built"
@@ -307,19 +295,6 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
         yield plan
 
 
-def _open_files(node: Node, files: Mapping[str, Sequence[tuple[str, Path]]]) -> None:
-    """Give the step its outside files, since a floating name may depend on their content."""
-    for name, setting in files_of(node.step).items():
-        setting.paths = [path for _, path in files[name]]
-
-
-def _used(node: Node, inputs: Mapping[tuple[str, int], Manifest]) -> Iterator[Manifest]:
-    """The inputs except models of which only the tokenizer is used."""
-    for source in node.sources:
-        if source.role != "tokenizer" and (source.field, source.index) in inputs:
-            yield inputs[source.field, source.index]
-
-
 def _formats(manifest: Manifest, known: Collection[str]) -> Iterator[str]:
     """The formats of a model and of all models that it refers to.
 
@@ -330,9 +305,3 @@ def _formats(manifest: Manifest, known: Collection[str]) -> Iterator[str]:
         yield written
     for ref in manifest.refs.values():
         yield from _formats(ref, known)
-
-
-def _engine_digest(engine: EngineKey) -> str:
-    versions = {p: package_version(p) for p in engine.packages}
-    facts = [dict(engine.facts)] if engine.facts else []
-    return blake3(encode([engine.name, dict(engine.code), versions, *facts])).hexdigest()

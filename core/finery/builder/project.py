@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from finery.artifact.manifest import Manifest, Result
+from finery.artifact.manifest import Manifest, Result, encode
 from finery.builder.code.steps import StepCode
 from finery.builder.keys import FORMAT
 from finery.errors import PluginError, UsageError
@@ -15,7 +15,6 @@ from finery.recipe.document import Recipe, check_file, load
 from finery.recipe.graph import Graph, build_graph
 from finery.step.inspect import SECTIONS
 from finery.store.database import Store
-from finery.util.canonical import encode
 from finery.util.files import check_plain
 from finery.util.paths import store_folder
 from finery.util.text import did_you_mean

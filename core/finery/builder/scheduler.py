@@ -13,22 +13,19 @@ import msgspec
 
 from finery.artifact.manifest import Manifest, Result
 from finery.builder.checks import misfits, notes_before
+from finery.builder.context import context_of
 from finery.builder.dispatch import limited_models, task_of
 from finery.builder.outputs import OutputLinks, build_folder
 from finery.builder.plan import Planner, StepPlan
-from finery.builder.runs.context import context_of
-from finery.builder.runs.log import RunLog
-from finery.builder.runs.reading import runs_of
+from finery.builder.runs import RunLog, runs_of
 from finery.errors import DataError, FineryError, StepError
-from finery.execute.executor import Executor
-from finery.execute.task import Done, Noted, Task, TaskEvent
+from finery.execute.executor import Done, Executor, Noted, Task, TaskEvent
 from finery.plugin.history import Results
 from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.store.links import check_outputs_folder, prune_links
-from finery.store.spending import dollars_spent, keep_spending
 from finery.util.events import Event, Listener, happened, new_run_id
 from finery.util.files import FileState, file_state
 from finery.util.paths import project_folder
@@ -94,7 +91,9 @@ class Build:
             self.planner.forget_pins()
         self.outcome = Outcome(new_run_id())
         self._before = dict(self.planner.latest)
-        self.log = RunLog(store.root / "runs", self.outcome.run, self._context)
+        self.log = RunLog(
+            store.root / "runs", self.outcome.run, lambda: context_of(graph, self.planner.recipe_id)
+        )
         self.listeners: list[Listener] = [self.log, *listeners]
         self.project = project_folder(graph.recipe.path)
         self.outputs = OutputLinks(store.root, self.folder, states or {})
@@ -150,12 +149,14 @@ class Build:
         self.store.sweep()
 
     def _run(self) -> None:
-        while self._unfinished():
+        while self._ready or self._locked or self._running or any(self._queues.values()):
             self._start_ready()
             self._link_cached()
             self._record(now=not self._running)
-            if self._running:
-                self._listen()
+            if self._running:  # until a step ends or a moment has passed
+                is_short = self._locked or self._unrecorded or self._new_keys
+                for task, event in self.executor.poll(POLL_SECONDS if is_short else 1.0):
+                    self._hear(task, event)
             elif self._locked:
                 time.sleep(POLL_SECONDS)
             elif self._stopped():
@@ -167,9 +168,6 @@ class Build:
             self._record(now=True)  # since sweeping releases locks of unrecorded keys
             self.store.sweep_abandoned()
         prune_links(self.folder, {n for section in SECTIONS for n in data.get(section) or ()})
-
-    def _unfinished(self) -> bool:
-        return bool(self._ready or self._locked or self._running or any(self._queues.values()))
 
     # -- starting --------------------------------------------------------------------------------
 
@@ -276,7 +274,8 @@ class Build:
         except BaseException:
             self.store.unlock(plan.key)
             raise
-        self._states[node.name] = _states(plan)
+        paths = [path for files in plan.files.values() for _, path in files]
+        self._states[node.name] = {path: file_state(str(path)) for path in paths}
         self._running[node.name] = plan
         try:
             self._emit("step_started", step=node.name, use=node.use, reason=plan.reason)
@@ -306,12 +305,6 @@ class Build:
 
     # -- listening -------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Handle events of workers, until a step ends or a moment has passed."""
-        timeout = POLL_SECONDS if self._locked or self._unrecorded or self._new_keys else 1.0
-        for task, event in self.executor.poll(timeout):
-            self._hear(task, event)
-
     def _hear(self, task: Task, event: TaskEvent) -> None:
         plan = self._running[task.step]
         if event["event"] == "done":
@@ -327,7 +320,7 @@ class Build:
         elif event["event"] == "used":
             self._dollars[task.step] = event["dollars"]
             self.outcome.dollars += event["dollars"]
-            keep_spending(self.store, plan.key, event["dollars"], event["worth"])
+            self.store.keep_spending(plan.key, event["dollars"], event["worth"])
         else:
             fields = {name: value for name, value in event.items() if name != "event"}
             self._emit(f"step_{event['event']}", step=task.step, **fields)
@@ -383,7 +376,9 @@ class Build:
             self._clear([result.key for result in self._unrecorded])
             self._unrecorded.clear()
             self._recorded_at = time.monotonic()
-            self._remember()
+            # During the build, since it may be killed.
+            self.store.remember(self.planner.recipe_id, self._new_keys)
+            self._new_keys = {}
 
     def _clear(self, keys: list[str]) -> None:
         """Remove the folders of finished keys in the background, since a busy disk is slow."""
@@ -398,7 +393,7 @@ class Build:
 
     def _check_code(self, plan: StepPlan) -> None:
         """Refuse to run code that has changed since its key was computed."""
-        changed = self.planner.changed_code(plan)
+        changed = self.planner.code.changed(*self.planner.code_of(plan))
         if changed:
             raise StepError(
                 f"its code changed since the build began: {', '.join(changed)}", fix="build again"
@@ -411,7 +406,11 @@ class Build:
             for name, path in files:
                 # A file that was changed and restored may have been read in between.
                 same = file_state(str(path)) == before[path]
-                if not same or parts[f"file {setting} {name}"] != _digest_now(self.store, path):
+                try:
+                    digest = self.store.digest_file(path)
+                except DataError:  # it is gone
+                    digest = ""
+                if not same or parts[f"file {setting} {name}"] != digest:
                     raise StepError(
                         f"changed while the step was reading it: {name}", fix="build again"
                     )
@@ -497,15 +496,10 @@ class Build:
 
     # -- ending ----------------------------------------------------------------------------------
 
-    def _remember(self) -> None:
-        """Record the current keys of steps. Done during the build, since it may be killed."""
-        self.store.remember(self.planner.recipe_id, self._new_keys)
-        self._new_keys = {}
-
     def _finish(self) -> None:
         outcome = self.outcome
         outcome.seconds = time.perf_counter() - self._started
-        outcome.dollars_kept = dollars_spent(self.store, (r.key for r in outcome.results.values()))
+        outcome.dollars_kept = self.store.dollars_spent(r.key for r in outcome.results.values())
         built = [n for n in outcome.results if n not in outcome.errors]
         complete = len(built) == len(self.graph.nodes)
         if self._is_news():
@@ -522,35 +516,17 @@ class Build:
         """Whether to keep the record of a run in which no step ran."""
         keys = {name: result.key for name, result in self.outcome.results.items()}
         known = {name: key for name, (key, _) in self._before.items()}
-        changed = any(known.get(n) != key for n, key in keys.items())
-        return bool(self.outcome.errors) or changed or self._has_failed_before()
-
-    def _has_failed_before(self) -> bool:
-        """Whether the last run of the recipe failed, for example a requirement that is now met."""
-        recorded = runs_of(self.store.root, self.planner.recipe_id, self.graph.recipe.name)
-        last = next(recorded, None)
+        if self.outcome.errors or any(known.get(n) != key for n, key in keys.items()):
+            return True
+        # The last run may have failed, for example a requirement that is now met.
+        last = next(runs_of(self.store.root, self.graph.recipe), None)
         return last is not None and last.ending == "failed"
-
-    def _context(self) -> dict[str, Any]:
-        return context_of(self.graph, self.planner.recipe_id)
 
     def _emit(self, event: str, **fields: Any) -> Event:
         emitted = happened(event, **fields)
         for listener in self.listeners:
             listener(emitted)
         return emitted
-
-
-def _states(plan: StepPlan) -> dict[Path, FileState]:
-    """The current states of a step's outside files, to detect changes."""
-    return {path: file_state(str(path)) for files in plan.files.values() for _, path in files}
-
-
-def _digest_now(store: Store, path: Path) -> str | None:
-    try:
-        return store.digest_file(path)
-    except DataError:  # it is gone
-        return None
 
 
 def _death(code: int, task: Task) -> StepError:

@@ -22,6 +22,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from blake3 import blake3
+
 from finery.execute.gpu import CHOICES, DRIVER_FILES
 from finery.util.files import FileState, file_state, settled
 from finery.util.paths import store_folder
@@ -323,5 +325,7 @@ def _settled(path: str, began: int) -> bool:
 
 
 def _name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:
-    # A copied project contains the stamps of the original.
-    return json.dumps([str(recipe.absolute()), sorted(steps), list(overrides)])
+    # With the path, since a copied project contains the stamps of the original; as a digest, since
+    # `--set` may have secrets.
+    name = json.dumps([str(recipe.absolute()), sorted(steps), list(overrides)])
+    return blake3(name.encode()).hexdigest()

@@ -36,7 +36,7 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
         store,
         samples=samples,
         listeners=[progress] if progress else [],
-        report=_silent if as_json else _reporter,
+        report=(lambda node: lambda event: None) if as_json else _reporter,
     )
     try:
         for proven in reports:
@@ -64,10 +64,6 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
         else:
             click.echo("the recipe has no training with rows to verify")
     return max((error.exit_code for error in errors), default=0)
-
-
-def _silent(node: Node) -> Report:
-    return lambda event: None
 
 
 def _reporter(node: Node) -> Report:

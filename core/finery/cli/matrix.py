@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING
 
 from finery.artifact.manifest import Result
 from finery.cli.console import print_json
-from finery.compare.variants import Line, choice_of, columns_of, lines_of
-from finery.compare.words import (
+from finery.compare.variants import (
+    Line,
     are_shares,
     caption_of,
     choice_in_words,
+    choice_of,
+    columns_of,
     interval_of,
+    lines_of,
     number,
     remarks_on,
 )
@@ -64,15 +67,13 @@ def print_matrix_data(
 def fitting_scores(console: "Console", lines: Sequence[Line]) -> list[str]:
     """The first scores that have room in the terminal, at least one."""
     shown = columns_of(lines)[:MOST_SCORES]
-    while len(shown) > 1 and not _fits(console, _table(lines, shown)):
+    unlimited = console.options.update(max_width=WIDEST)
+    while len(shown) > 1:
+        width = console.measure(_table(lines, shown), options=unlimited).maximum
+        if width <= console.width:
+            break
         shown.pop()
     return shown
-
-
-def _fits(console: "Console", table: "Table") -> bool:
-    """Whether a table is no wider than the terminal."""
-    unlimited = console.options.update(max_width=WIDEST)
-    return console.measure(table, options=unlimited).maximum <= console.width
 
 
 def _table(lines: Sequence[Line], columns: Sequence[str]) -> "Table":

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from finery.cli.calling.targets import RECIPE, Target, find_target, names_recipe, recipe_file
 from finery.cli.console import print_note
+from finery.cli.targets import RECIPE, Target, find_target, names_recipe, recipe_file
 from finery.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,7 +19,7 @@ def _completing(what: str) -> Complete:
     """Completes a word. The module is only imported when a shell needs it."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        from finery.cli.calling import complete as completions
+        from finery.cli import complete as completions
 
         found: list[Any] = getattr(completions, f"complete_{what}")(ctx, param, incomplete)
         return found
@@ -68,15 +68,18 @@ def recipe_and_optional_step(function: F) -> F:
 def recipe_and_steps(function: F) -> F:
     """`[RECIPE] [STEP]…`, `--recipe` and `--step`; the command gets `recipe` and `steps`, names."""
 
-    def all_steps(target: Target, command: str) -> dict[str, Any]:
-        steps = tuple(step.partition(".")[0] for step in target.steps)
-        return {"recipe": target.recipe, "steps": steps}
-
     function = click.option(
         "--step", "steps", multiple=True, metavar="STEP", shell_complete=_completing("steps"),
         help="Only this step and what it needs, as STEP without the option. Repeatable.",
     )(function)  # fmt: skip
-    return _with_target(function, all_steps, "[RECIPE] [STEP]...")
+    return _with_target(
+        function,
+        lambda target, command: {
+            "recipe": target.recipe,
+            "steps": tuple(step.partition(".")[0] for step in target.steps),
+        },
+        "[RECIPE] [STEP]...",
+    )  # fmt: skip
 
 
 def recipe_and_name(metavar: str) -> Callable[[F], F]:

@@ -135,7 +135,7 @@ def progress(what: str, done: int, total: int) -> None:
 
 def _no_page(graph: Graph, store: Store, outputs: Sequence[Output]) -> UsageError:
     """The error for outputs without a page. Names the built steps that have one."""
-    asked = {output.title.partition(".")[0] for output in outputs}
+    asked = {output.step for output in outputs}
     plans = make_plan(Planner(graph, store), without_files=True)
     named = [
         plan.node.name

@@ -11,7 +11,7 @@ from finery.errors import PluginError
 from finery.recipe.graph import Graph
 from finery.util.events import Event
 from finery.util.text import clipped, duration, in_dollars, in_line, visible
-from finery.views.metrics import LiveMetric, declared_metric, metrics_of
+from finery.views.view import LiveMetric, declared_metric, metrics_of
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
 """Shortest and longest time between two progress lines of a step in plain output. In between, it is

@@ -7,7 +7,7 @@ from finery.cli.views import stdout
 from finery.lineage.story import Event, Story, Told
 from finery.recipe.graph import Graph
 from finery.rows import snippet
-from finery.util.text import counted, visible
+from finery.util.text import counted, shortened, some_of, visible
 from finery.views.display import as_text, print_turns
 
 SHOWN = 20
@@ -98,7 +98,7 @@ class _Trees:
         parts = [(told.id, "bold green" if asked else "bold")]
         origins = [p for e in told.events if _is_origin(told, e) for p in e.places]
         if origins:
-            parts.append((f"  {_listed(origins)}", "cyan"))
+            parts.append((f"  {some_of(origins, LISTED)}", "cyan"))
         if asked:
             parts.append(("  ◀ this row", "green"))
         elif not told.events:
@@ -113,7 +113,7 @@ class _Trees:
         head = (f"{_place(event):<{self.widths[0]}}  {event.use:<{self.widths[1]}}  ", "")
         style = _STYLES.get(event.what, "")
         places = [] if _is_origin(told, event) else [p for e in events for p in e.places]
-        tail = [(f"  {_listed(places)}", "cyan")] if places else []
+        tail = [(f"  {some_of(places, LISTED)}", "cyan")] if places else []
         if event.what == "answered":  # as the view of the evaluation shows it
             kind = self.graph.nodes[event.step].outputs[event.output].kind
             shown = self.graph.plugins.view(kind).row_event(event.facts)
@@ -139,12 +139,6 @@ def _is_trained(event: Event) -> bool:
     return event.what == "taken" and event.facts["role"] == "train"
 
 
-def _listed(values: Sequence[Any]) -> str:
-    """The first values, and how many more there are."""
-    more = f" and {len(values) - LISTED} more" if len(values) > LISTED else ""
-    return f"{', '.join(str(value) for value in values[:LISTED])}{more}"
-
-
 def _place(event: Event) -> str:
     return f"{event.step}.{event.output}" if event.output else event.step
 
@@ -166,7 +160,8 @@ def _said(events: Sequence[Event]) -> str:
         return f"found: {facts.get('check')}: {facts.get('detail')}"
     if what == "taken":
         return "trained on" if _is_trained(events[0]) else f"taken as {facts['as']}"
-    return f"{what}, {'rows' if len(events) > 1 else 'row'} {_listed([e.number for e in events])}"
+    numbers = some_of([str(event.number) for event in events], LISTED)
+    return f"{what}, {'rows' if len(events) > 1 else 'row'} {numbers}"
 
 
 def _generated(facts: Mapping[str, Any]) -> str:
@@ -238,15 +233,13 @@ def _trained(story: Story) -> Iterator[Any]:
             if _is_trained(event):
                 taken.setdefault((event.step, event.use), []).append(told)
     for (step, _), rows in taken.items():
-        names = ", ".join("this row" if t.relation == "asked" else t.id for t in rows[:5])
-        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        names = some_of(["this row" if t.relation == "asked" else t.id for t in rows])
         yield _text((f"{step} trains on {counted(len(rows), 'row')} of this origin: ", ""),
-                    (f"{names}{more}", "cyan"))  # fmt: skip
+                    (names, "cyan"))  # fmt: skip
 
 
 def _short(text: str, longest: int = LONGEST) -> str:
-    line = " ".join(text.split())
-    return f"{line[: longest - 1]}…" if len(line) > longest else line
+    return shortened(" ".join(text.split()), longest)
 
 
 def _text(*parts: tuple[str, str]) -> Any:

@@ -11,8 +11,7 @@ import click
 
 from finery.artifact.manifest import Manifest
 from finery.cli.console import print_json, print_wrapped
-from finery.compare.fold import folded, title_of
-from finery.compare.outputs import output_of, phrase, titled, view_of
+from finery.compare.outputs import folded, output_of, phrase, title_of, titled, view_of
 from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
 
@@ -136,7 +135,6 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     """Print a line for each step, then the tables that several outputs share."""
     from finery.builder.checks import failed_gates
     from finery.builder.plan import Planner, make_plan
-    from finery.store.spending import dollars_spent
 
     built: list[tuple[str, Manifest]] = []
     plans = list(make_plan(Planner(graph, store), without_files=True))
@@ -170,7 +168,7 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
                 f"{f'{output}: ' if output else ''}{m.kind} {phrase(graph.plugins, m)}"
                 for output, m in short.items()
             )
-            if dollars := dollars_spent(store, [result.key]):
+            if dollars := store.dollars_spent([result.key]):
                 text = f"{text}, cost {in_dollars(dollars)}"
         print_wrapped(f"{heads[name]:<{width}}  ", text, hang=width + 2, dim=True)
     if as_json:

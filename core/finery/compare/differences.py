@@ -1,11 +1,10 @@
 """What differs between two sides, step by step, as plain data."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from finery.artifact.manifest import Manifest
-from finery.builder.changes import Change, FindNames, changes_between
+from finery.builder.keys import Change, FindNames, changes_between
 from finery.compare.outputs import titled
 from finery.compare.sides import Side, SideStep
 
@@ -54,11 +53,7 @@ class StepDifference:
         return [c for c in self.changes if c.part.startswith(AROUND)]
 
 
-def differences(
-    before: Side,
-    after: Side,
-    names_of: FindNames,
-) -> list[StepDifference]:
+def differences(before: Side, after: Side, names_of: FindNames) -> list[StepDifference]:
     """Every step of both sides, in the order of the later one."""
     names = [*after.steps, *(name for name in before.steps if name not in after.steps)]
     return [
@@ -71,14 +66,19 @@ def _of_step(
 ) -> StepDifference:
     one = new or old
     assert one is not None
+    results = [step.result if step else None for step in (old, new)]
+    seconds: Any = tuple(result.seconds if result else None for result in results)
+    size: Any = tuple(
+        sum({m.digest: m.size() for m in result.outputs.values()}.values()) if result else None
+        for result in results
+    )
     if old is None or new is None:
         kind: Kind = "removed" if new is None else "added"
-        return StepDifference(name, kind, one.use, seconds=_both(old, new, _seconds),
-                              size=_both(old, new, _size))  # fmt: skip
+        return StepDifference(name, kind, one.use, seconds=seconds, size=size)
     if old.key and old.key == new.key:
         return StepDifference(name, "same", one.use)
     made = StepDifference(name, "changed", one.use)
-    made.seconds, made.size = _both(old, new, _seconds), _both(old, new, _size)
+    made.seconds, made.size = seconds, size
     if old.parts and new.parts:
         changes = changes_between(old.parts, new.parts, names_of)
         made.changes = [c for c in changes if not c.part.startswith(("input ", "provenance "))]
@@ -103,20 +103,3 @@ def _lack(step: SideStep) -> str:
     if step.result is None:
         return step.reason
     return "" if step.is_whole else CLEANED
-
-
-def _both(old: SideStep | None, new: SideStep | None, value: Callable[[SideStep], Any]) -> Any:
-    return tuple(
-        None if step is None or step.result is None else value(step) for step in (old, new)
-    )
-
-
-def _seconds(step: SideStep) -> float:
-    assert step.result is not None
-    return step.result.seconds
-
-
-def _size(step: SideStep) -> int:
-    assert step.result is not None
-    outputs = {m.digest: m for m in step.result.outputs.values()}
-    return sum(m.size() for m in outputs.values())

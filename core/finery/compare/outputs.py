@@ -1,12 +1,22 @@
-"""The outputs of steps: their names in the recipe, and the views that show them."""
+"""The outputs of steps, now and in runs of the past: names, views, headline metrics."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from finery.artifact.manifest import Manifest
+from finery.artifact.kinds import Metrics
+from finery.artifact.manifest import Manifest, Result
+from finery.builder.runs import Run, find_run
+from finery.errors import UsageError
 from finery.plugin.manager import Plugins
+from finery.recipe.graph import Graph
+from finery.rows.files import METRICS
 from finery.store.database import Store
-from finery.util.text import size
+from finery.util.text import counted, size
 from finery.views.view import Output, View
+
+if TYPE_CHECKING:
+    from finery.recipe.graph import Node
 
 
 def view_of(plugins: Plugins, manifest: Manifest) -> View:
@@ -33,3 +43,82 @@ def phrase(plugins: Plugins, manifest: Manifest) -> str:
     """An artifact in a few words, for a list: `gguf q8_0, 138 MiB`."""
     brief = view_of(plugins, manifest).brief(manifest)
     return ", ".join(part for part in (brief, size(manifest.size())) if part)
+
+
+T = TypeVar("T")
+
+
+def folded(
+    items: Sequence[T], node_of: Callable[[T], "Node"], state_of: Callable[[T], Hashable]
+) -> list[list[T]]:
+    """The items in groups, each at the place of its first: variants of one step in one state."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        node = node_of(item)
+        key = (node.origin, state_of(item)) if node.variant else node.name
+        groups.setdefault(key, []).append(item)
+    return list(groups.values())
+
+
+def title_of(nodes: Sequence["Node"]) -> str:
+    """`sft`, or `sft (12 variants)`."""
+    first = nodes[0]
+    if len(nodes) == 1:
+        return first.name
+    return f"{first.origin} ({counted(len(nodes), 'variant')})"
+
+
+def result_in(graph: Graph, store: Store, step: str, word: str) -> Result:
+    """A step's result in a run. Raises `UsageError` where the store doesn't have it."""
+    run = find_run(store.root, graph.recipe, word)
+    record = run.steps.get(step)
+    if record is None or not record.key:
+        why = "it didn't build this step"
+        if record is not None:
+            recorded = record.state in ("cached", "ran")
+            why = (
+                "an earlier version of finery recorded it" if recorded else f"it was {record.state}"
+            )
+        raise UsageError(
+            f"run {run.id} has no result of '{step}': {why}",
+            where="--run",
+            fix="see finery runs for what it built",
+        )
+    result = store.lookup(record.key)
+    if result is None:
+        raise UsageError(
+            f"the outputs of '{step}' in run {run.id} are no longer in the store",
+            where="--run",
+            fix="build that revision of the recipe again",
+        )
+    return result
+
+
+class Headline(NamedTuple):
+    """The first metric of each model that a step judged. is_cleaned: its files are gone."""
+
+    metric: str
+    values: Mapping[str, float]
+    is_cleaned: bool = False
+
+
+def headlines(store: Store, run: Run) -> dict[str, Headline]:
+    """Step → headline, for the evaluators that a run built or found built."""
+    found = {}
+    for step in run.steps.values():
+        result = store.finished(step.key) if step.key else None
+        for manifest in result.outputs.values() if result else ():
+            if manifest.kind == Metrics.kind:
+                found[step.name] = _headline(store, manifest)
+    return found
+
+
+def _headline(store: Store, manifest: Manifest) -> Headline:
+    try:
+        digest, _ = manifest.files[METRICS]
+        report: dict[str, Any] = json.loads(store.blob(digest).read_bytes())
+    except (KeyError, OSError, ValueError):
+        return Headline("", {}, is_cleaned=True)
+    scores: Mapping[str, Mapping[str, float]] = report["scores"]
+    metric = next((name for of in scores.values() for name in of), "")
+    return Headline(metric, {m: of[metric] for m, of in scores.items() if metric in of})

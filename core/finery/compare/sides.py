@@ -1,8 +1,8 @@
-"""The two sides of a comparison: a run, a git revision of the recipe, or the recipe as it is now.
+"""The two sides of a comparison: a run, a variant, a git revision, or the recipe as it is now.
 
 Nothing is built and no file of the project changes. A revision is written to a temporary folder,
 and another process computes its keys there, since two versions of a recipe's plugin files can't be
-imported side by side.
+imported side by side. A variant of a matrix is a side with its steps under the names of the file.
 """
 
 import json
@@ -10,18 +10,22 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from finery.artifact.manifest import Parts, Result
+from finery.builder.context import commit_of, revision_of, top_of, write_tree
 from finery.builder.plan import Planner, make_plan
-from finery.builder.runs.git import revision_of, top_of, write_tree
-from finery.builder.runs.reading import Run
+from finery.builder.runs import LAST, PREVIOUS, Run, find_run, runs_of
+from finery.compare.variants import choice_of
 from finery.errors import FineryError, UsageError
-from finery.recipe.graph import Graph
+from finery.recipe.graph import Graph, Node
+from finery.recipe.matrix.axes import SEED, Variant
+from finery.recipe.matrix.choose import WINNER
 from finery.store.database import Store
 
 NOW = "now"
@@ -159,3 +163,157 @@ def _find(step: SideStep, store: Store) -> None:
     if step.result is not None:
         step.parts = step.result.parts
         step.is_whole = store.lookup(step.key) is not None
+
+
+FIRST = 3
+"""Variants that an error names."""
+SHORTEST = 4
+"""Characters of a run's id that name it. A shorter word may be a branch."""
+
+
+def sides_of(graph: Graph, store: Store, first: str, second: str | None) -> tuple[Side, Side]:
+    """Both sides. Without a second word, a variant is compared with the winner, others with `now`.
+
+    Raises `UsageError` for a word that names nothing, and for sides that don't compare.
+    """
+    other = second or default_side(graph, first) or NOW
+    sides = side_of(graph, store, first), side_of(graph, store, other)
+    check_pair(graph, *sides)
+    return sides
+
+
+def side_of(graph: Graph, store: Store, word: str) -> Side:
+    """The side that a word names. Raises `UsageError` if it names nothing."""
+    if word == NOW:
+        return now(graph, store)
+    is_id = len(word) >= SHORTEST and any(runs_of(store.root, graph.recipe, word))
+    if is_id or word in (LAST, PREVIOUS):
+        return of_run(find_run(store.root, graph.recipe, word), store)
+    if (variant := of_variant(graph, store, word)) is not None:
+        return variant
+    commit = commit_of(graph.recipe.path.absolute().parent, word)
+    if commit is not None:
+        return of_revision(graph, store, word, commit)
+    known = [NOW, LAST, PREVIOUS, *(run.id for run in runs_of(store.root, graph.recipe))]
+    what = f"'{word}' is neither a run of this recipe nor a git revision"
+    fix = f"write one of: {', '.join(known[:8])}; or a commit, branch or tag"
+    if graph.matrix is not None:
+        what = f"'{word}' is neither a run of this recipe, nor a variant, nor a git revision"
+        fix = f"write a variant, such as {some_of(graph)}; or {fix.removeprefix('write ')}"
+    elif "=" in word:
+        fix = f"the recipe has no `matrix:`; add one, or --matrix; or {fix}"
+    raise UsageError(what, fix=fix)
+
+
+# -- variants --------------------------------------------------------------------------------------
+
+
+def of_variant(graph: Graph, store: Store, word: str) -> Side | None:
+    """The side of a variant; None if the word names none.
+
+    A word is the name of a variant (`r=8`), a step of one (`sft@r=8`, `train.sft@r=8`), or
+    `winner`. Raises `UsageError` where it names several variants, or where nothing is chosen yet.
+    """
+    if graph.matrix is None:
+        return None
+    state = now(graph, store)
+    if word == WINNER and graph.select_by is not None:
+        choice = choice_of(graph, {name: step.result for name, step in state.steps.items()})
+        if choice is None:
+            fix = f"finery build, or name one: {some_of(graph)}"
+            raise UsageError("no variant is chosen yet", fix=fix)
+        variants = graph.matrix.variants
+        chosen = [each for each in variants if each.name == choice["chosen"]]
+        return _side(graph, state, word, chosen)
+    step, at, name = word.rpartition("@")
+    node = _step(graph, step, name) if step else None
+    if node is not None and not _fitting(graph, name, whole=True):
+        # Its variants are fewer than those of the recipe.
+        about = f"{node.name} and the steps before it"
+        return _renamed(graph, state, word, about, [node.name])
+    found = _fitting(graph, name)
+    if not found or (at and step and node is None):
+        return None
+    return _side(graph, state, word, found)
+
+
+def default_side(graph: Graph, word: str) -> str | None:
+    """What a variant is compared with if nothing else is named; None if the word isn't one."""
+    if graph.matrix is None or word == WINNER or not _fitting(graph, word.rpartition("@")[2]):
+        return None
+    if graph.select_by is None:
+        raise UsageError(
+            f"'{word}' is a variant, and the recipe chooses none to compare it with",
+            fix=f"name a second one: {some_of(graph)}",
+        )
+    return WINNER
+
+
+def check_pair(graph: Graph, first: Side, second: Side) -> None:
+    """Raise `UsageError` where a variant would be compared with all variants."""
+    for one, other in ((first, second), (second, first)):
+        if one.is_variant and not other.is_variant and any("@" in name for name in other.steps):
+            raise UsageError(
+                f"'{other.label}' has variants itself, so '{one.label}' can't be compared with it",
+                fix=f"name a variant, such as {some_of(graph)}, or a state without a matrix",
+            )
+
+
+def some_of(graph: Graph) -> str:
+    """The first variants by name."""
+    assert graph.matrix is not None
+    return ", ".join(variant.name for variant in graph.matrix.variants[:FIRST])
+
+
+def _step(graph: Graph, step: str, name: str) -> Node | None:
+    """The variant of a step. step: its name in the file, or `section.name`."""
+    nodes = (
+        node
+        for node in graph.nodes.values()
+        if step in (node.origin, f"{node.section}.{node.origin}")
+    )
+    wanted = _parts(name)
+    return next((n for n in nodes if n.variant and _parts(n.variant) == wanted), None)
+
+
+def _fitting(graph: Graph, name: str, *, whole: bool = False) -> list[Variant]:
+    """The variants that have all the values of a name. whole: those that have no others."""
+    assert graph.matrix is not None
+    wanted, variants = _parts(name), graph.matrix.variants
+    exact = [each for each in variants if _parts(each.name) == wanted]
+    exact = exact or [each for each in variants if _parts(each.combination) == wanted]
+    if exact or whole:
+        return exact
+    return [each for each in variants if wanted < _parts(each.name)]
+
+
+def _parts(name: str) -> set[str]:
+    return set(name.replace(".", "_").split(","))
+
+
+def _side(graph: Graph, state: Side, word: str, found: Sequence[Variant]) -> Side:
+    """The side of the first variant; the others may differ from it only in the seed."""
+    assert graph.matrix is not None
+    first = found[0]
+    if any(each.combination != first.combination for each in found):
+        raise UsageError(
+            f"'{word}' names {len(found)} variants",
+            fix=f"write all values of one, such as {first.name}",
+        )
+    about = f"the variant {first.name}{', chosen by winner' if word == WINNER else ''}"
+    side = _renamed(graph, state, word, about, list(graph.matrix.steps[first.name].values()))
+    if len(found) > 1:
+        seed = first.values[SEED].label
+        side.notes.append(f"{word} has {len(found)} repeats: this is the one under seed {seed}")
+    return side
+
+
+def _renamed(graph: Graph, state: Side, word: str, about: str, names: Sequence[str]) -> Side:
+    side = Side(word, about, is_variant=True)
+    for name, node in graph.select([each for each in names if each in graph.nodes]).nodes.items():
+        origin = node.origin or name
+        side.steps[origin] = replace(state.steps[name], name=origin)
+    select = graph.select_by
+    if select is not None and not select.own_rows and select.evaluator in side.steps:
+        side.notes.append(f"{select.evaluator} is on {select.rows}, which the winner is chosen by")
+    return side

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from finery.execute.task import Task
+from finery.execute.executor import Task
 from finery.plugin.manager import load_plugins
 
 PASS_ENV = "FINERY_PASS_ENV"
@@ -63,9 +63,10 @@ def inherited() -> dict[str, str]:
     return {
         name: value if name in more else _without_user(name, value)
         for name, value in os.environ.items()
-        if name in more or _is_passed(name)
+        if name in more or name in _PASSED or name.upper() in _PROXIES
+        or (name.startswith(_PASSED_PREFIXES) and not _SECRET.search(name))
         if name not in secrets
-    }
+    }  # fmt: skip
 
 
 def secrets_for_all(environment: Mapping[str, str]) -> dict[str, str]:
@@ -87,12 +88,6 @@ def _named_by_user(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if any(fnmatchcase(name, pattern) for pattern in patterns)
     }
-
-
-def _is_passed(name: str) -> bool:
-    if name in _PASSED or name.upper() in _PROXIES:
-        return True
-    return name.startswith(_PASSED_PREFIXES) and not _SECRET.search(name)
 
 
 def _without_user(name: str, value: str) -> str:

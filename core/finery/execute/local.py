@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,9 @@ import msgspec
 
 from finery.errors import UsageError
 from finery.execute.environment import inherited, worker_environment
+from finery.execute.executor import AHEAD, Died, Failed, Logged, Task, TaskEvent
 from finery.execute.gpu import VISIBLE, Gpu
-from finery.execute.gpus import visible_gpus
-from finery.execute.task import AHEAD, Died, Failed, Logged, Task, TaskEvent
-from finery.util.machine import cpu_count
+from finery.execute.gpus import cpu_count, visible_gpus
 
 if TYPE_CHECKING:  # imported with the first worker, since a build with nothing to do has none
     import subprocess
@@ -34,6 +34,7 @@ RETRY = 0.5
 """Seconds after which to look again for GPUs that another build may have left."""
 
 
+@dataclass(eq=False)
 class _Worker:
     """A worker process, our end of its socket, and its current task.
 
@@ -44,28 +45,22 @@ class _Worker:
         processes of the step would survive.
     """
 
-    def __init__(
-        self,
-        process: "subprocess.Popen[bytes]",
-        connection: "Connection",
-        watch: "subprocess.Popen[bytes]",
-    ) -> None:
-        self.process = process
-        self.connection = connection
-        self.watch = watch
-        self.task: Task | None = None
-        self.is_used = False  # started ahead, without a task yet
-        self.step = ""
-        self.gpus: list[str] = []
-        self.retired_at = 0.0
+    process: "subprocess.Popen[bytes]"
+    connection: "Connection"
+    watch: "subprocess.Popen[bytes]"
+    task: Task | None = None
+    is_used: bool = False  # otherwise it was started ahead, without a task yet
+    step: str = ""
+    gpus: list[str] = field(default_factory=list)
+    retired_at: float = 0.0
 
 
+@dataclass(eq=False)
 class _Waiting:
     """A step that waits for its GPUs, and the reason that its log has."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.reason = ""
+    task: Task
+    reason: str = ""
 
 
 class LocalExecutor:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from finery.execute.executor import Task
 from finery.execute.gpu import Gpu
 from finery.execute.gpus import named_gpus, visible_gpus
-from finery.execute.task import Task
 from finery.util.paths import cache_folder
 from finery.util.text import counted
 

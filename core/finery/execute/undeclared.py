@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery.artifact.manifest import Manifest, with_references
+from finery.artifact.manifest import with_references
 from finery.errors import FineryError
-from finery.execute.task import Noted, Task
+from finery.execute.executor import Noted, Task
 from finery.plugin.discovery import load_file
 from finery.plugin.manager import Plugins
-from finery.step.step import Step
 
 NAME = "undeclared-read"
 MOST = 10
@@ -88,13 +87,10 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
                 return
     elif event == "sqlite3.connect" and _watched is not None:
         with suppress(OSError, TypeError, ValueError):
-            _watched.take(_database(arguments[0]), os.O_RDWR)
-
-
-def _database(name: Any) -> str:
-    """The path of an SQLite database, which may be given as a URI."""
-    text = os.fsdecode(name)
-    return text.removeprefix("file:").partition("?")[0] if text.startswith("file:") else text
+            name = os.fsdecode(arguments[0])
+            is_uri = name.startswith("file:")
+            path = name.removeprefix("file:").partition("?")[0] if is_uri else name
+            _watched.take(path, os.O_RDWR)
 
 
 @lru_cache(maxsize=1)
@@ -168,17 +164,13 @@ def _report(
 
 def _notes(text: str, fix: str, paths: list[str]) -> Iterator[Noted]:
     """A note for each path; the last note counts the rest."""
-    names = [_short(path) for path in paths[:MOST]]
+    # Relative without resolving links, since `build/t/a/…` says more than a blob.
+    relative = {path: os.path.relpath(path) for path in paths[:MOST]}
+    names = [path if short.startswith("..") else short for path, short in relative.items()]
     if len(paths) > MOST:
         names.append(f"{len(paths) - MOST} more files like these")
     for name in names:
         yield Noted(event="note", name=NAME, text=text.format(name), fix=fix)
-
-
-def _short(path: str) -> str:
-    """The relative path without resolving links, since `build/t/a/…` says more than a blob."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
 
 
 def _uses(task: Task) -> list[str]:
@@ -232,7 +224,9 @@ def _slash(folder: str) -> str:
 def _undeclared(paths: Iterable[str], task: Task, scope: Scope) -> list[str]:
     """Those of the paths that are files which the user must declare."""
     declared = {path for files in task.files.values() for _, path in files}
-    declared |= {path for named in task.inputs.values() for _, m in named for path in _external(m)}
+    inputs = (manifest for named in task.inputs.values() for _, manifest in named)
+    artifacts = (each for manifest in inputs for each in with_references(manifest))
+    declared |= {path for artifact in artifacts for path, *_ in artifact.external.values()}
     declared = {*map(os.path.normpath, declared), *task.plugins, *task.code}
     rest = [path for path in paths if path not in declared and not _is_aside(path, scope)]
     if not rest:
@@ -242,10 +236,6 @@ def _undeclared(paths: Iterable[str], task: Task, scope: Scope) -> list[str]:
     return [
         path for path in rest if (i := _identity(path)) and i not in same and path not in modules
     ]
-
-
-def _external(manifest: Manifest) -> Iterator[str]:
-    return (path for m in with_references(manifest) for path, *_ in m.external.values())
 
 
 def _is_aside(path: str, scope: Scope) -> bool:
@@ -281,19 +271,14 @@ def _unkeyed(task: Task, plugins: Plugins, scope: Scope, before: Collection[str]
         imported |= _under(folder, sys.modules.keys() - before)
     types = [plugins.step_type(use) for use in _uses(task)]
     used = imported.union(*(_reached(cls, folder) for cls in types))
-    aside = _under(folder, (name for cls in types for name in _interfaces(cls)))
+    specs = (value for cls in types for value in msgspec.structs.astuple(cls.__spec__))
+    interfaces = (v.partition(":")[0] for v in specs if isinstance(v, str) and ":" in v)
+    aside = _under(folder, interfaces)
     return [
         path
         for path in sorted(used.difference(task.code, task.plugins, aside))
         if path.startswith(folder) and not path.startswith(scope.known)
     ]
-
-
-def _interfaces(cls: type[Step]) -> Iterator[str]:
-    """The modules of interfaces that a step type names by strings."""
-    for declared in msgspec.structs.astuple(cls.__spec__):
-        if isinstance(declared, str) and ":" in declared:
-            yield declared.partition(":")[0]
 
 
 @lru_cache(maxsize=256)

@@ -23,8 +23,8 @@ import msgspec
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import DISK_FULL, FineryError, StepError
+from finery.execute.executor import AHEAD, Closing, Done, Failed, Task, Used
 from finery.execute.log import redirect_to
-from finery.execute.task import AHEAD, Closing, Done, Failed, Task, Used
 from finery.execute.undeclared import load_files, noted
 from finery.fields import Files
 from finery.inference.engine import Engine
@@ -43,7 +43,7 @@ from finery.util.text import duration, redacted_data
 _is_worker = False
 """Whether this process only runs steps, and may change its environment for their children."""
 Send = Callable[[Any], None]
-"""Takes a running step's reports, see `finery.execute.task.Report`."""
+"""Takes a running step's reports, see `finery.execute.executor.Report`."""
 
 
 class Default:
@@ -193,7 +193,11 @@ def _step(task: Task, plugins: Plugins, root: Path, *, named: bool = False) -> S
     give_files(step, task.files)
     for path, slot in slots_of(step).items():
         uses_name = named or slot.uses_name
-        inputs = [_opened(root, m, ref, uses_name) for ref, m in task.inputs.get(path, [])]
+        inputs = []
+        for ref, manifest in task.inputs.get(path, []):
+            artifact = open_artifact(root, manifest)
+            artifact.ref = ref if uses_name else ""
+            inputs.append(artifact)
         many = slot.accepts.many
         setattr(slot.owner, slot.field, inputs if many else inputs[0] if inputs else None)
     return step
@@ -211,12 +215,6 @@ def _nested_step(cls: type[Step], settings: dict[str, Any], provided: Mapping[st
 
 def _placeholder(kind: Any, value: Any) -> Any:
     return kind(value) if issubclass(kind, Files) else kind.placeholder("")
-
-
-def _opened(root: Path, manifest: Manifest, ref: str, uses_name: bool) -> Artifact:
-    artifact = open_artifact(root, manifest)
-    artifact.ref = ref if uses_name else ""
-    return artifact
 
 
 def _finder(task: Task, plugins: Plugins) -> Any:

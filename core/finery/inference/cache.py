@@ -15,10 +15,9 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from finery.errors import FineryError, RefusedError, StepError
-from finery.inference.budget import Budget, Ticker, Usage
+from finery.inference.budget import Budget, Spending, Ticker, Usage
 from finery.inference.engine import Engine
 from finery.inference.records import Records, record_key, sampling_of
-from finery.inference.spending import Spending
 from finery.inference.types import Answer, Batch, Completion, Request, Sampling, Tools
 from finery.rows import Conversation
 
@@ -34,7 +33,7 @@ class CachedEngine:
     """An engine with the record cache. Steps answer prompts only through it.
 
     usage: usage of this engine. budget: limits all engines of the job together, see `Job.usage`
-    and `finery.inference.spending`.
+    and `Spending`.
     """
 
     def __init__(
@@ -91,7 +90,9 @@ class CachedEngine:
         failed: FineryError | None = None
         for index, answer in self._with_progress(flow, len(requests), progress):
             if refusals and isinstance(answer, RefusedError):
-                answer = _refused(answer)
+                answer = Completion(
+                    text=answer.text, finish_reason="refusal", prompt_tokens=0, completion_tokens=0
+                )
             if isinstance(answer, FineryError):
                 failed = failed or answer
                 flow.stopped = True
@@ -177,12 +178,6 @@ def _for_each(tools: Tools | Sequence[Tools | None] | None, count: int) -> list[
     return [offered or None for offered in cast(Sequence[Tools | None], tools)]
 
 
-def _refused(error: RefusedError) -> Completion:
-    return Completion(
-        text=error.text, finish_reason="refusal", prompt_tokens=0, completion_tokens=0
-    )
-
-
 class _Asked(NamedTuple):
     """A batch that isn't cached: its rows' indices in the stream, and its key."""
 
@@ -219,12 +214,17 @@ class _Flow:
     def answers(self) -> Iterator[tuple[int, Completion | FineryError]]:
         """All answers. Ends early if `stopped` or out of budget, when nothing is in flight."""
         try:
-            while not self._ended():
+            while not self.stopped and (self._unknown or self._elsewhere or not self._exhausted):
                 for number, answer in self._engine.stream(self._missing(), self._sampling):
                     yield from self._landed(number, answer)
                     yield from self._drained()
-                if self._elsewhere and not self._look_again():
-                    self._wait()
+                if self._elsewhere and not self._look_again():  # others send all that is left
+                    if not self._has_logged_wait:
+                        self._has_logged_wait = True
+                        self._engine.job.log(
+                            "waiting for another process, which is sending the same requests"
+                        )
+                    time.sleep(AGAIN_SECONDS)
                 yield from self._drained()
                 if self._unknown and not self._may_ask():
                     self.is_out_of_budget = True
@@ -232,9 +232,6 @@ class _Flow:
         finally:
             for asked in self._flying.values():
                 self._records.release(asked.key)
-
-    def _ended(self) -> bool:
-        return self.stopped or (self._exhausted and not self._unknown and not self._elsewhere)
 
     def _missing(self) -> Iterator[Batch]:
         """The batches to send, as the engine takes them. Ends when sending must pause or stop."""
@@ -245,7 +242,10 @@ class _Flow:
                     return
                 asked = self._unknown.popleft()
                 if self._is_ours(asked):
-                    yield self._begun(number, asked)
+                    self._flying[number] = asked
+                    if self._spending is not None:
+                        self._spending.begin(number, asked.batch)
+                    yield asked.batch
                     number += 1
             elif not self._look_up():
                 return
@@ -276,26 +276,21 @@ class _Flow:
                 self._unknown.append(asked)
         return bool(known)
 
-    def _wait(self) -> None:
-        """Wait for other processes, which send all that is left."""
-        if not self._has_logged_wait:
-            self._has_logged_wait = True
-            self._engine.job.log("waiting for another process, which is sending the same requests")
-        time.sleep(AGAIN_SECONDS)
-
-    def _begun(self, number: int, asked: _Asked) -> Batch:
-        self._flying[number] = asked
-        if self._spending is not None:
-            self._spending.begin(number, asked.batch)
-        return asked.batch
-
     def _look_up(self) -> bool:
         """Take the next requests and look them up; False when none are left."""
         taken = list(islice(self._source, self._window))
         if taken:
             self._look_again()
         self._exhausted = len(taken) < self._window
-        asked = [batch for group in _by_attempt(taken) for batch in self._batched(group)]
+        groups: dict[int, list[tuple[int, Request]]] = {}
+        for index, request in taken:
+            groups.setdefault(request.attempt, []).append((index, request))
+        asked = []
+        for group in groups.values():
+            for places in self._engine.batches([request for _, request in group]):
+                batch = [group[i][1] for i in places]
+                key = record_key(self._identity, batch, self._sampling)
+                asked.append(_Asked([group[i][0] for i in places], batch, key))
         known = self._kept(asked)
         for one in asked:
             if one.key in known:
@@ -326,12 +321,6 @@ class _Flow:
             self._usage.cached += len(completions)
             self._engine.job.usage.cached += len(completions)
             self._known.extend(zip(indices, completions, strict=True))
-
-    def _batched(self, group: list[tuple[int, Request]]) -> Iterator[_Asked]:
-        """Requests of one attempt, in the engine's batches."""
-        for places in self._engine.batches([request for _, request in group]):
-            batch = [group[i][1] for i in places]
-            yield _Asked([group[i][0] for i in places], batch, self._key(batch))
 
     def _landed(
         self, number: int, outcome: Answer
@@ -371,13 +360,3 @@ class _Flow:
     def _drained(self) -> Iterator[tuple[int, Completion]]:
         while self._known:
             yield self._known.popleft()
-
-    def _key(self, batch: Batch) -> bytes:
-        return record_key(self._identity, batch, self._sampling)
-
-
-def _by_attempt(taken: list[tuple[int, Request]]) -> list[list[tuple[int, Request]]]:
-    groups: dict[int, list[tuple[int, Request]]] = {}
-    for index, request in taken:
-        groups.setdefault(request.attempt, []).append((index, request))
-    return list(groups.values())

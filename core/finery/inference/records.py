@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Model
 from finery.errors import FineryError, StepError
-from finery.inference.types import Batch, Request, Sampling
+from finery.inference.types import Batch, Sampling
 from finery.store.connection import PATIENT_SECONDS, Database
 from finery.util.locks import KeyLocks
 
@@ -119,10 +119,17 @@ def sampling_of(
 
 def record_key(identity: str, batch: Batch, sampling: Sampling) -> bytes:
     """The key of a record: the model, the requests, the sampling, and the attempt."""
+    asked = [
+        r.messages if r.tools is None else {"messages": r.messages, "tools": _ordered(r.tools)}
+        for r in batch
+    ]
+    drawn: dict[str, Any] = msgspec.to_builtins(sampling)
+    schema = drawn.pop("schema")
     content = [
         identity,
-        [_asked_content(request) for request in batch],
-        _sampling_content(sampling),
+        asked,
+        # Without unset fields, so that new fields don't invalidate records.
+        drawn if schema is None else {**drawn, "schema": _ordered(schema)},
         batch[0].attempt,
     ]
     return blake3(msgspec.json.encode(content, order="deterministic")).digest()
@@ -135,19 +142,6 @@ def identity_of(model: Model, engines: Mapping[str, str]) -> str:
     """
     under = sorted((name, engines[name]) for name in model.formats)
     return blake3(msgspec.json.encode([model.digest, under])).hexdigest()
-
-
-def _asked_content(request: Request) -> Any:
-    if request.tools is None:
-        return request.messages
-    return {"messages": request.messages, "tools": _ordered(request.tools)}
-
-
-def _sampling_content(sampling: Sampling) -> dict[str, Any]:
-    """The sampling without unset fields, so that new fields don't invalidate records."""
-    content: dict[str, Any] = msgspec.to_builtins(sampling)
-    schema = content.pop("schema")
-    return content if schema is None else {**content, "schema": _ordered(schema)}
 
 
 def _ordered(value: Any) -> str:

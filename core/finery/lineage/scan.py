@@ -14,9 +14,9 @@ import msgspec
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest
 from finery.rows.dropped import DROPPED, FINDINGS
+from finery.rows.files import PREDICTIONS
 from finery.rows.generated import GENERATED
 
-PREDICTIONS = "predictions.jsonl"
 MOST_SEARCHED = 32
 """Maximum number of ids that are searched one by one. With more of them, every line is decoded."""
 _CHUNK = 1 << 24
@@ -94,11 +94,6 @@ def drops_naming(file: RowFile, row_id: str) -> Iterator[Found]:
 def _needles(texts: Iterable[str] | None) -> list[bytes] | None:
     """The texts to search for, each at the beginning of a value."""
     return None if texts is None else [b'"' + msgspec.json.encode(t)[1:-1] for t in texts]
-
-
-def all_lines(file: RowFile) -> Iterator[Found]:
-    """All lines."""
-    return _lines(file, None)
 
 
 def _lines(file: RowFile, needles: list[bytes] | None) -> Iterator[Found]:

@@ -15,15 +15,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finery.artifact.kinds import Dataset
-from finery.artifact.manifest import Manifest, Result
+from finery.artifact.manifest import Result
+from finery.builder.dispatch import job_without_run, with_files
 from finery.builder.keys import differences
-from finery.builder.offline import job_without_run, with_files
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.errors import FineryError, UsageError
 from finery.lineage.scan import (
     Found,
     RowFile,
-    all_lines,
     drops_naming,
     lines_about,
     lines_starting,
@@ -31,6 +30,7 @@ from finery.lineage.scan import (
 )
 from finery.recipe.graph import Graph, Node, Source
 from finery.rows import Row, snippet
+from finery.rows.difference import first_difference
 from finery.step.interfaces import Traceable, interface
 from finery.store.database import Store
 
@@ -155,8 +155,8 @@ class _Teller:
         nearest: dict[str, str] = {}
         best = 2
         for place, file in self._files(scope):
-            for line in all_lines(file):
-                shared = _shared(start, line.id)
+            for line in lines_starting(file, ""):
+                shared = first_difference(start, line.id)
                 if shared > best:
                     nearest, best = {}, shared
                 if shared == best and len(nearest) < CANDIDATES:
@@ -235,8 +235,12 @@ class _Teller:
         for output, file in built.files:
             for line in lines_about(file, rows):
                 if line.id in rows:
-                    event = _event(node, output, file.kind, line, before, bool(sources))
-                    _add(rows[line.id], event, line, file.kind)
+                    told = rows[line.id]
+                    told.events.append(_event(node, output, file.kind, line, before, bool(sources)))
+                    told.parents += [
+                        p for p in line.parents if p not in told.parents and p != told.id
+                    ]
+                    told.row = _row_of(file.kind, line) if told.row is None else told.row
                     if file.kind == "row":
                         there.setdefault((node.name, output), set()).add(line.id)
         if not issubclass(next(iter(node.outputs.values())), Dataset):
@@ -265,7 +269,10 @@ class _Teller:
             return []
         if built.plan.gone:
             return [f"{name} can't find where rows were read: {built.plan.gone}"]
-        notes = [f"{name}: {file} changed since it was read" for file in _changed_files(built)]
+        after = built.plan.parts if built.plan.result is None else built.result.parts
+        changed = [part for part, _, _ in differences(built.result.parts, after)]
+        files = [part.split(" ", 2)[2] for part in changed if part.startswith("file ")]
+        notes = [f"{name}: {file} changed since it was read" for file in files]
         try:
             self._places(built, rows, told)
         except FineryError as error:
@@ -287,9 +294,7 @@ class _Teller:
         left = Counter({i: len(found) for i, found in events.items()})
         step = with_files(built.node.step, built.plan.files)
         with tempfile.TemporaryDirectory(prefix="finery-trace-") as folder:
-            job = job_without_run(
-                built.node, self.store, Path(folder), pinned=built.plan.pinned, report=_quiet
-            )
+            job = job_without_run(built.node, Path(folder), self.store, pinned=built.plan.pinned)
             source = not built.node.row_sources
             traceable = interface(step, Traceable)
             assert traceable is not None
@@ -315,15 +320,11 @@ def _built(graph: Graph, store: Store) -> Iterator[_Built]:
         if result is not None:
             files = [
                 (output, file)
-                for output, manifest in _distinct(result.outputs).items()
+                for output, manifest in result.outputs.items()
+                if output or len(result.outputs) == 1  # the unnamed one may repeat a named one
                 for file in row_files(store.artifact(manifest), manifest)
             ]
             yield _Built(plan.node, plan, result, files)
-
-
-def _distinct(outputs: Mapping[str, Manifest]) -> dict[str, Manifest]:
-    """The outputs, without the unnamed one if it repeats a named one."""
-    return {n: m for n, m in outputs.items() if n or len(outputs) == 1}
 
 
 def _until_still(known: set[str]) -> Iterator[None]:
@@ -345,13 +346,6 @@ def _event(
     what = {"answer": "answered", "finding": "found"}.get(kind, kind)
     facts = {k: v for k, v in line.data().items() if k not in ("id", "row", "parents")}
     return Event(node.name, node.use, what, output, facts=facts)
-
-
-def _add(told: Told, event: Event, line: Found, kind: str) -> None:
-    told.events.append(event)
-    told.parents += [p for p in line.parents if p not in told.parents and p != told.id]
-    if told.row is None:
-        told.row = _row_of(kind, line)
 
 
 def _row_of(kind: str, line: Found) -> Row | None:
@@ -410,20 +404,6 @@ def _restrict(rows: dict[str, Told], graph: Graph, scope: tuple[str, str], row_i
         del rows[i]
 
 
-def _changed_files(built: _Built) -> list[str]:
-    """Names of the outside files that changed since the step read them."""
-    if built.plan.result is not None:
-        return []
-    changed = differences(built.result.parts, built.plan.parts)
-    return [part.split(" ", 2)[2] for part, _, _ in changed if part.startswith("file ")]
-
-
-def _shared(one: str, other: str) -> int:
-    """The length of the common prefix of two texts."""
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
 def _ambiguous(start: str, found: Mapping[str, str]) -> UsageError:
     more = [f"… and more than {CANDIDATES}"] if len(found) > CANDIDATES else []
     shown = [f"{row} in {place}" for row, place in list(found.items())[:CANDIDATES]]
@@ -433,7 +413,3 @@ def _ambiguous(start: str, found: Mapping[str, str]) -> UsageError:
         details=[*shown, *more],
         fix="write more of the id",
     )
-
-
-def _quiet(event: dict[str, Any]) -> None:
-    """Ignore reports: a trace is not a run."""

@@ -56,14 +56,16 @@ class Forecasts:
         """
         built = self._results.artifact(source.step, source.output)
         if isinstance(built, Dataset):
-            return frozenset(built.meta["columns"]) | _label_fields(built)
+            columns = frozenset(built.meta["columns"])
+            labels = (row.get("label") for row in built) if "label" in columns else ()
+            return columns | {n for label in labels if isinstance(label, dict) for n in label}
         node = self._graph.nodes[source.step]
         forecast = self._graph.forecast(node)
         if forecast is None:
             return None
-        columns = forecast.columns()
-        if columns is not None:
-            return frozenset(columns)
+        declared = forecast.columns()
+        if declared is not None:
+            return frozenset(declared)
         known = [self.columns(s) for s in node.sources if s.field in forecast.passes()]
         if not known or None in known:
             return None
@@ -114,11 +116,3 @@ class Forecasts:
         if not samples or None in samples:
             return None
         return chain.from_iterable(sample for sample in samples if sample is not None)
-
-
-def _label_fields(rows: Dataset) -> frozenset[str]:
-    """The fields of labels that are objects."""
-    if "label" not in rows.meta["columns"]:
-        return frozenset()
-    labels = (row.get("label") for row in rows)
-    return frozenset(name for label in labels if isinstance(label, dict) for name in label)

@@ -1,6 +1,6 @@
 """The built outputs of a recipe, and earlier builds of the project."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,7 @@ class Results:
 
 
 def _past(result: "Result") -> Past:
-    parts = dict(result.parts)
+    parts, outputs = dict(result.parts), [*result.outputs.values()]
     settings = {
         name.removeprefix("setting "): value
         for name, value in parts.items()
@@ -111,14 +111,10 @@ def _past(result: "Result") -> Past:
         use=str(parts.get("step type", "")),
         settings=settings,
         seconds=result.seconds,
-        meta=_only_meta(list(result.outputs.values())),
+        meta=outputs[0].meta if len(outputs) == 1 else {},
         inputs=frozenset(
             name.removeprefix("input ").rpartition("[")[0]
             for name in parts
             if name.startswith("input ")
         ),
     )
-
-
-def _only_meta(outputs: "Sequence[Manifest]") -> dict[str, Any]:
-    return outputs[0].meta if len(outputs) == 1 else {}

@@ -69,13 +69,14 @@ class Builtin:
 class Plugins:
     """All plugins of this process, and the step types, engines and commands they provide.
 
-    plugins: the working ones, except finery's own. broken: all others. are_broken_reported: whether
-    the user was told about the broken ones.
+    hook: the hooks, to call. plugins: the working ones, except finery's own. broken: all others.
+    are_broken_reported: whether the user was told about the broken ones.
     """
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager(GROUP)
         self.manager.add_hookspecs(hooks)
+        self.hook: Any = self.manager.hook
         self.plugins: list[Plugin] = []
         self.broken: list[BrokenPlugin] = []
         self.are_broken_reported = False
@@ -93,44 +94,26 @@ class Plugins:
         self.manager.register(Builtin, name=self._own.name)
         self._take(self._own, self._provided(self._own))
 
-    @property
-    def hook(self) -> Any:
-        """The hooks, to call."""
-        return self.manager.hook
-
     # -- loading ---------------------------------------------------------------------------------
 
-    def add_installed(self, entry: EntryPoint) -> None:
-        """Load a plugin by its entry point, or add it to the broken ones."""
+    def add(self, source: EntryPoint | Path) -> None:
+        """Load an installed plugin or a file next to a recipe, or add it to the broken ones."""
         try:
-            plugin = load_entry_point(entry)
-            tables = self._registered(plugin)
+            plugin = load_file(source) if isinstance(source, Path) else load_entry_point(source)
+            register(self.manager, plugin)
+            try:
+                tables = self._provided(plugin)
+            except FineryError:
+                self.manager.unregister(plugin.module)
+                raise
         except FineryError as error:
-            is_vital = acts_in_builds(entry)
-            self.broken.append(BrokenPlugin(entry.name, origin_of(entry), error, is_vital))
-        else:
-            self._add(plugin, tables)
-
-    def add_file(self, path: Path) -> None:
-        """Load a plugin file next to a recipe, or add it to the broken ones."""
-        try:
-            plugin = load_file(path)
-            tables = self._registered(plugin)
-        except FineryError as error:
-            self.broken.append(BrokenPlugin(path.stem, shown(path), error, is_vital=True))
-        else:
-            self._add(plugin, tables)
-
-    def _registered(self, plugin: Plugin) -> dict[str, Table]:
-        """Register a plugin and return what it provides. On errors, it isn't registered."""
-        register(self.manager, plugin)
-        try:
-            return self._provided(plugin)
-        except FineryError:
-            self.manager.unregister(plugin.module)
-            raise
-
-    def _add(self, plugin: Plugin, tables: Mapping[str, Table]) -> None:
+            if isinstance(source, Path):
+                broken = BrokenPlugin(source.stem, shown(source), error, is_vital=True)
+            else:
+                is_vital = acts_in_builds(source)
+                broken = BrokenPlugin(source.name, origin_of(source), error, is_vital)
+            self.broken.append(broken)
+            return
         try:
             self._take(plugin, tables)
         except PluginError as error:  # it is unclear which of the two is meant
@@ -213,12 +196,10 @@ class Plugins:
             table |= provided
         return table
 
-    @cached_property
+    @property
     def note_names(self) -> set[str]:
         """Names of all notes that plugins may give: recipes silence them by name."""
-        from finery.plugin.notes import known_notes
-
-        return {*known_notes(self)}
+        return {*self.notes}
 
     # -- broken plugins --------------------------------------------------------------------------
 
@@ -243,7 +224,7 @@ class Plugins:
         reference, plugin = self.step_types[name]
         cls: type[Step] = resolve(reference, f"step type '{name}'", plugin)
         if not getattr(cls, "__finery_checked__", False):
-            from finery.step.contract import check_contract
+            from finery.step.step import check_contract
 
             check_contract(cls, name)
             type.__setattr__(cls, "__finery_checked__", True)
@@ -346,10 +327,9 @@ def load_plugins(local: tuple[Path, ...] = ()) -> Plugins:
     """
     if local not in _loaded:
         plugins = Plugins()
-        for entry in entry_points(GROUP):
-            plugins.add_installed(entry)
-        for path in local:
-            plugins.add_file(path)
+        sources: list[EntryPoint | Path] = [*entry_points(GROUP), *local]
+        for source in sources:
+            plugins.add(source)
         _loaded[local] = plugins
     return _loaded[local]
 

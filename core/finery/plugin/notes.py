@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from finery.plugin.manager import Plugins
+    pass
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,8 +77,3 @@ OWN_NOTES = {
     ),
 }
 """The kinds of notes that finery itself gives."""
-
-
-def known_notes(plugins: "Plugins") -> dict[str, About]:
-    """All kinds of notes that plugins may give, by name."""
-    return {name: about for name, (about, _) in plugins.notes.items()}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from finery.util.text import some_of
+from finery.util.text import counted, some_of
 
 PERCENTILES = (50, 95, 99)
 
@@ -61,7 +61,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         share = f" ({100 * self.loss_tokens / self.tokens:.0f} %)" if self.tokens else ""
         split = f" as {self.examples:,} examples" if self.examples is not None else ""
         return (
-            f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}{split}, {self.tokens:,} tokens, "
+            f"{counted(self.rows, 'row')}{split}, {self.tokens:,} tokens, "
             f"{self.loss_tokens:,} of them with loss{share}"
         )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finery.artifact.kinds import Artifact, Model
-from finery.builder.offline import job_without_run, with_files
+from finery.builder.dispatch import job_without_run, with_files
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.builder.scheduler import Build
 from finery.errors import FineryError, each_once
@@ -44,8 +44,13 @@ class Proven:
 
 def provable_steps(graph: Graph) -> list[Node]:
     """The steps that can prove what they would learn."""
-    nodes = graph.nodes.values()
-    return [n for n in nodes if _can_prove(n) and not graph.is_one_of_its_variants(n)]
+    provable = []
+    for node in graph.nodes.values():
+        preflight = interface(node.step, Preflight)
+        can_prove = preflight is not None and type(preflight).prove is not Preflight.prove
+        if can_prove and not graph.is_one_of_its_variants(node):
+            provable.append(node)
+    return provable
 
 
 def prove_steps(
@@ -218,7 +223,7 @@ class _Proving:
     def _job(self, node: Node) -> Job:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         return job_without_run(
-            node, self.store, folder, pinned=self._pinned(node), report=self.report(node)
+            node, folder, self.store, pinned=self._pinned(node), report=self.report(node)
         )
 
     def _pinned(self, node: Node) -> str | None:
@@ -242,7 +247,7 @@ class _Proving:
                 there.add(source.field)
                 continue
             absent.add(source.field)
-            failed = [n for n in self._before(source.step) if n in self.errors]
+            failed = [n for n in self.graph.select([source.step]).nodes if n in self.errors]
             proven.errors += [self.errors[n] for n in failed]
             if not failed:
                 proven.waits[source.ref] = self._awaited(source.step)
@@ -252,9 +257,6 @@ class _Proving:
             self._prove(node, samples, proven)
         proven.errors = each_once(proven.errors)
         return proven
-
-    def _before(self, name: str) -> list[str]:
-        return list(self.graph.select([name]).nodes)
 
     def _prove(self, node: Node, samples: int, proven: Proven) -> None:
         try:
@@ -275,11 +277,6 @@ def _is_heavy(node: Node) -> bool:
     """Whether a step takes long: it trains, prompts a model or needs its own process."""
     spec = type(node.step).__spec__
     return node.trains or spec.isolated or spec.engines
-
-
-def _can_prove(node: Node) -> bool:
-    preflight = interface(node.step, Preflight)
-    return preflight is not None and type(preflight).prove is not Preflight.prove
 
 
 def _can_sketch(node: Node) -> bool:

@@ -5,15 +5,14 @@ written twice is an error, aliases can't multiply without limit, and tags can't 
 """
 
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from finery.errors import RecipeError, UsageError
-from finery.recipe.excerpt import _excerpt, without_secrets
-from finery.recipe.yaml import _parse
+from finery.recipe.yaml import _excerpt, _parse, without_secrets
 from finery.util.files import check_plain, read_plain
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
@@ -82,7 +81,8 @@ class Recipe:
             raise UsageError(error.what, where=where, fix=error.fix) from None
         parent = self.data
         for depth, key in enumerate(keys[:-1]):
-            child = parent.setdefault(key, {}) if depth >= 2 else parent.get(key)
+            is_optional = depth >= 2 or keys[0] == "matrix"
+            child = parent.setdefault(key, {}) if is_optional else parent.get(key)
             if not isinstance(child, dict):
                 raise UsageError(
                     f"'{'.'.join(keys[: depth + 1])}' was not found in the recipe",
@@ -223,14 +223,12 @@ def _content(path: Path, most: int = LARGEST) -> bytes:
             fix="name a recipe, or create one: finery init DIR",
         ) from None
     except OSError as error:
+        name = shown(path)
+        name = name if len(name) <= 200 else f"{name[:80]}…{name[-40:]}"
         raise UsageError(
-            f"can't read the recipe {_short(shown(path))}: {error.strerror}",
+            f"can't read the recipe {name}: {error.strerror}",
             fix="name a recipe file, or make one: finery init DIR",
         ) from error
-
-
-def _short(path: str) -> str:
-    return path if len(path) <= 200 else f"{path[:80]}…{path[-40:]}"
 
 
 def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
@@ -266,16 +264,9 @@ def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | No
     for key_node, value_node in node.value:
         if key_node.value == step:
             return key_node, value_node
-    for merged in _merged_nodes(node):
-        pair = _child(merged, step)
-        if pair:
-            return pair
-    return None
-
-
-def _merged_nodes(node: yaml.MappingNode) -> Iterator[yaml.Node]:
-    for key_node, value_node in node.value:
+    for key_node, merged in node.value:
         if key_node.value == "<<":
-            yield from (
-                value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-            )
+            for each in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
+                if pair := _child(each, step):
+                    return pair
+    return None

@@ -10,8 +10,7 @@ from pathlib import Path
 from finery.errors import DataError
 from finery.fields import Files, OneFile
 from finery.recipe.document import Recipe
-from finery.util.files import check_plain
-from finery.util.listing import files_inside, files_matching
+from finery.util.files import check_plain, files_inside, files_matching
 from finery.util.text import nearest
 
 
@@ -55,36 +54,23 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
     path = folder / _expanded(pattern)
     try:
         check_plain(path)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        if os.path.isdir(path):
-            return _inside(path, pattern)
-        raise _unusable(pattern, error) from None
-    else:
         return [path]
-    if any(c in pattern for c in "*?["):
-        return _globbed(pattern, folder)
-    raise _Missing(f"there is no file {_short(pattern)}", fix=_path_fix(pattern, path, folder))
-
-
-def _inside(path: Path, pattern: str) -> list[Path]:
+    except (FileNotFoundError, NotADirectoryError):
+        is_folder = False
+    except OSError as error:
+        is_folder = os.path.isdir(path)
+        if not is_folder:
+            raise _unusable(pattern, error) from None
+    if not is_folder and not any(c in pattern for c in "*?["):
+        raise _Missing(f"there is no file {_short(pattern)}", fix=_path_fix(pattern, path, folder))
     try:
-        matches = _without_outputs(files_inside(path), pattern)
+        found = files_inside(path) if is_folder else files_matching(_expanded(pattern), folder)
     except OSError as error:
         raise _unusable(pattern, error) from None
-    if not matches:
-        raise _Missing(
-            f"folder {_short(pattern)} is empty", fix="put files in it, or check the path"
-        )
-    return matches
-
-
-def _globbed(pattern: str, folder: Path) -> list[Path]:
-    try:
-        matches = _without_outputs(files_matching(_expanded(pattern), folder), pattern)
-    except OSError as error:
-        raise _unusable(pattern, error) from None
+    matches = _without_outputs(found, pattern)
+    if not matches and is_folder:
+        what, fix = f"folder {_short(pattern)} is empty", "put files in it, or check the path"
+        raise _Missing(what, fix=fix)
     if not matches:
         raise _Missing(f"no file matches {_short(pattern)}", fix=_RELATIVE.format(folder))
     return matches

@@ -18,7 +18,7 @@ def fits(schema: Schema, value: Any) -> bool:
 
 
 def _fits(schema: Schema, value: Any, defs: Schema) -> bool:
-    return all(_KEYWORDS.get(key, _unknown)(schema, value, defs) for key in schema)
+    return all(key in _KEYWORDS and _KEYWORDS[key](schema, value, defs) for key in schema)
 
 
 def _type(schema: Schema, value: Any, defs: Schema) -> bool:
@@ -27,66 +27,18 @@ def _type(schema: Schema, value: Any, defs: Schema) -> bool:
     return any(kind is not None and type(value) in kind for kind in kinds)
 
 
-def _properties(schema: Schema, value: Any, defs: Schema) -> bool:
-    if not isinstance(value, dict):
-        return True
-    known = schema["properties"]
-    return all(key not in known or _fits(known[key], v, defs) for key, v in value.items())
-
-
 def _additional(schema: Schema, value: Any, defs: Schema) -> bool:
-    if not isinstance(value, dict):
-        return True
     other, known = schema["additionalProperties"], schema.get("properties", {})
-    if isinstance(other, bool):
-        return other or all(key in known for key in value)
-    return all(key in known or _fits(other, v, defs) for key, v in value.items())
-
-
-def _required(schema: Schema, value: Any, defs: Schema) -> bool:
-    return not isinstance(value, dict) or all(key in value for key in schema["required"])
-
-
-def _items(schema: Schema, value: Any, defs: Schema) -> bool:
-    return not isinstance(value, list) or all(_fits(schema["items"], v, defs) for v in value)
-
-
-def _any_of(schema: Schema, value: Any, defs: Schema) -> bool:
-    return any(_fits(one, value, defs) for one in schema["anyOf"])
-
-
-def _ref(schema: Schema, value: Any, defs: Schema) -> bool:
-    name = schema["$ref"].removeprefix("#/$defs/")
-    return name in defs and _fits(defs[name], value, defs)
-
-
-def _enum(schema: Schema, value: Any, defs: Schema) -> bool:
-    return any(type(one) is type(value) and one == value for one in schema["enum"])
-
-
-def _const(schema: Schema, value: Any, defs: Schema) -> bool:
-    return type(schema["const"]) is type(value) and schema["const"] == value
-
-
-def _pattern(schema: Schema, value: Any, defs: Schema) -> bool:
-    return not isinstance(value, str) or re.search(schema["pattern"], value) is not None
+    if not isinstance(value, dict) or other is True:
+        return True
+    return all(
+        k in known or (other is not False and _fits(other, v, defs)) for k, v in value.items()
+    )
 
 
 def _limit(keyword: str, holds: Callable[[Any, Any], bool], *kinds: type) -> "_Keyword":
     """A limit on values of some types, or on their lengths."""
-
-    def check(schema: Schema, value: Any, defs: Schema) -> bool:
-        return type(value) not in kinds or holds(value, schema[keyword])
-
-    return check
-
-
-def _ignored(schema: Schema, value: Any, defs: Schema) -> bool:
-    return True
-
-
-def _unknown(schema: Schema, value: Any, defs: Schema) -> bool:
-    return False
+    return lambda schema, value, defs: type(value) not in kinds or holds(value, schema[keyword])
 
 
 _Keyword = Callable[[Schema, Any, Schema], bool]
@@ -96,15 +48,34 @@ _TYPES: dict[str, set[type]] = {
 }  # fmt: skip
 _KEYWORDS: dict[str, _Keyword] = {
     "type": _type,
-    "properties": _properties,
+    "properties": lambda schema, value, defs: (
+        not isinstance(value, dict)
+        or all(
+            _fits(schema["properties"][k], v, defs)
+            for k, v in value.items()
+            if k in schema["properties"]
+        )
+    ),
     "additionalProperties": _additional,
-    "required": _required,
-    "items": _items,
-    "anyOf": _any_of,
-    "$ref": _ref,
-    "enum": _enum,
-    "const": _const,
-    "pattern": _pattern,
+    "required": lambda schema, value, defs: (
+        not isinstance(value, dict) or all(key in value for key in schema["required"])
+    ),
+    "items": lambda schema, value, defs: (
+        not isinstance(value, list) or all(_fits(schema["items"], v, defs) for v in value)
+    ),
+    "anyOf": lambda schema, value, defs: any(_fits(of, value, defs) for of in schema["anyOf"]),
+    "$ref": lambda schema, value, defs: (
+        (name := schema["$ref"].removeprefix("#/$defs/")) in defs and _fits(defs[name], value, defs)
+    ),
+    "enum": lambda schema, value, defs: any(
+        type(one) is type(value) and one == value for one in schema["enum"]
+    ),
+    "const": lambda schema, value, defs: (
+        type(schema["const"]) is type(value) and schema["const"] == value
+    ),
+    "pattern": lambda schema, value, defs: (
+        not isinstance(value, str) or re.search(schema["pattern"], value) is not None
+    ),
     "minimum": _limit("minimum", lambda value, limit: value >= limit, int, float),
     "exclusiveMinimum": _limit("exclusiveMinimum", lambda value, limit: value > limit, int, float),
     "maximum": _limit("maximum", lambda value, limit: value <= limit, int, float),
@@ -115,5 +86,5 @@ _KEYWORDS: dict[str, _Keyword] = {
     "maxItems": _limit("maxItems", lambda value, limit: len(value) <= limit, list),
     "minProperties": _limit("minProperties", lambda value, limit: len(value) >= limit, dict),
     "maxProperties": _limit("maxProperties", lambda value, limit: len(value) <= limit, dict),
-    **dict.fromkeys(("$defs", "default", "description", "examples", "title"), _ignored),
+    **dict.fromkeys(("$defs", "default", "description", "examples", "title"), lambda *_: True),
 }

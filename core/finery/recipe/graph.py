@@ -11,16 +11,15 @@ from finery.errors import FineryError, RecipeError, UsageError
 from finery.fields import Settings
 from finery.recipe.document import Recipe
 from finery.recipe.files import find_files
-from finery.recipe.hints.references import reference_fix
+from finery.recipe.hints import reference_fix
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.choose import HIDDEN, WINNER, Select, matrix_of
 from finery.recipe.matrix.expand import Expanded
-from finery.recipe.steptypes import StepTypes, derived_seed
+from finery.recipe.schema import StepTypes, derived_seed
 from finery.recipe.validate import check_recipe, convert_step, raise_all
 from finery.step.inspect import (
     RESERVED,
     SECTIONS,
-    Slot,
     files_of,
     give_files,
     slots_of,
@@ -244,7 +243,9 @@ class Graph:
         if not names:
             return self
         wanted: set[str] = set()
-        stack = [n for name in names for n in self._named(name)]
+        stack = []
+        for name in names:  # of a step with variants, all
+            stack += [name] if name in self.nodes else self.variants_of(name) or [name]
         while stack:
             name = stack.pop()
             self.require(name)
@@ -253,10 +254,6 @@ class Graph:
                 stack.extend(self.nodes[name].upstream())
         chosen = {n: node for n, node in self.nodes.items() if n in wanted}
         return replace(self, nodes=chosen, whole=self.whole or self)
-
-    def _named(self, name: str) -> list[str]:
-        """The steps that a name means: of a step with variants, all."""
-        return [name] if name in self.nodes else self.variants_of(name) or [name]
 
 
 def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) -> Graph:
@@ -331,7 +328,12 @@ def _nodes(recipe: Recipe, plugins: StepTypes) -> dict[str, Node]:
     places = [(section, name) for section in SECTIONS for name in recipe.data.get(section) or {}]
     for section, name in places:
         if name in nodes:
-            errors.append(_two_of_one_name(recipe, nodes[name], section))
+            errors.append(recipe.error(
+                f"two steps are named '{name}' (the first in section '{nodes[name].section}')",
+                (section, name),
+                key=True,
+                fix="rename one of them: names must be unique across sections",
+            ))  # fmt: skip
             continue
         try:
             nodes[name] = _node(recipe, plugins, section, name)
@@ -343,15 +345,6 @@ def _nodes(recipe: Recipe, plugins: StepTypes) -> dict[str, Node]:
             "the recipe has no steps", fix="add a step; `finery init DIR` creates an example"
         )
     return nodes
-
-
-def _two_of_one_name(recipe: Recipe, first: Node, section: str) -> RecipeError:
-    return recipe.error(
-        f"two steps are named '{first.name}' (the first in section '{first.section}')",
-        (section, first.name),
-        key=True,
-        fix="rename one of them: names must be unique across sections",
-    )
 
 
 def _tell_promises(node: Node, nodes: dict[str, Node]) -> None:
@@ -369,7 +362,11 @@ def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
     try:
         node.step.check()
         for path, within in steps_inside(node.step):
-            _check_within(path, within)
+            try:
+                within.check()
+            except UsageError as error:
+                error.where = f"{path}.{error.where or ''}"
+                raise
     except UsageError as error:
         inside = _named_part(error.where or "", recipe.data[node.section][node.name])
         # For a setting, point at its value. For an entry of a mapping, point at its key.
@@ -402,14 +399,6 @@ def has_setting(step: Settings, keys: Sequence[str]) -> bool:
     if isinstance(within, Settings) and rest:
         return has_setting(within, rest)
     return not rest or (isinstance(within, dict) and ".".join(rest) in within)
-
-
-def _check_within(path: str, within: Step) -> None:
-    try:
-        within.check()
-    except UsageError as error:
-        where = f"{path}.{error.where or ''}"
-        raise UsageError(error.what, where=where, fix=error.fix) from None
 
 
 def _named_part(where: str, written: Any) -> list[str]:
@@ -474,7 +463,11 @@ def _connect(
                         fix=_of_kind(accepts.kind, nodes, node.name),
                     )  # fmt: skip
             else:
-                fix = resolved.fix or _reference_fix(artifact.ref, field_name, slot, nodes, plugins)
+                outputs = {other.origin: other.outputs for other in nodes.values()}
+                fix = resolved.fix or reference_fix(
+                    artifact.ref, field_name, accepts.kind, outputs, plugins, many=accepts.many,
+                    optional=accepts.optional,
+                )  # fmt: skip
                 yield recipe.error(resolved.what, place, fix=fix)
     for index, name in enumerate(node.needs):
         if name not in nodes:
@@ -486,16 +479,6 @@ def _connect(
                 if isinstance(section, dict)
                 else did_you_mean(name, {other.origin: None for other in nodes.values()}),
             )
-
-
-def _reference_fix(
-    ref: str, field_name: str, slot: Slot, nodes: dict[str, Node], plugins: StepTypes
-) -> str | None:
-    outputs = {node.origin: node.outputs for node in nodes.values()}
-    takes = slot.accepts
-    return reference_fix(
-        ref, field_name, takes.kind, outputs, plugins, many=takes.many, optional=takes.optional
-    )
 
 
 def _same_rows(node: Node, source: Source, kind: type[Artifact]) -> FineryError | None:

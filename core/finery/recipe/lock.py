@@ -41,7 +41,9 @@ class Lock:
         seen = {**self._read(), name: pinned}
         try:
             with _alone_in(self.path.parent):
-                pins = {**self._others(), name: pinned}
+                others = {} if self._forgotten is None else self._load()
+                gone = self._forgotten or set()
+                pins = {n: pin for n, pin in others.items() if n not in gone} | {name: pinned}
                 self._write(pins)
         except OSError as error:
             raise UsageError(
@@ -68,12 +70,6 @@ class Lock:
         self._pins = {n: pin for n, pin in self._read().items() if n not in gone}
         if self._forgotten is not None:
             self._forgotten |= gone
-
-    def _others(self) -> dict[str, str]:
-        """The pins that are in the file now, without those to forget."""
-        if self._forgotten is None:
-            return {}
-        return {name: pin for name, pin in self._load().items() if name not in self._forgotten}
 
     def _read(self) -> dict[str, str]:
         if self._pins is None:

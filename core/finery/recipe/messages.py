@@ -1,18 +1,18 @@
 """Violations of a JSON Schema, in the words of recipes."""
 
-from collections.abc import Iterable, Iterator
+import math
+import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from finery.errors import FineryError
 from finery.recipe.document import Recipe
-from finery.recipe.excerpt import without_secrets
 from finery.recipe.fits import fits
-from finery.recipe.hints.aliases import Aliases, aliases_of
-from finery.recipe.hints.names import groups_of, setting_fix, setting_meant
-from finery.recipe.hints.values import value_fix
+from finery.recipe.hints import Aliases, aliases_of, groups_of, setting_fix, setting_meant
+from finery.recipe.yaml import without_secrets
 from finery.step.step import Step
-from finery.util.text import did_you_mean, nearest
+from finery.util.text import counted, did_you_mean, nearest, shortened
 
 LONGEST = 60
 """Maximum characters of a wrong value that are shown."""
@@ -146,8 +146,7 @@ def literal(value: Any) -> str:
         case bool():
             return str(value).lower()
         case str():
-            text = without_secrets(value)
-            return f"'{text}'" if len(text) <= LONGEST else f"'{text[: LONGEST - 1]}…'"
+            return f"'{shortened(without_secrets(value), LONGEST)}'"
         case dict():
             return "a mapping" if value else "an empty mapping"
         case list():
@@ -188,11 +187,9 @@ def _hint(about: _Subject, error: Any) -> str:
 
 def _kinds(schema: dict[str, Any]) -> set[str]:
     named = schema.get("type", [])
-    return {named} if isinstance(named, str) else {*named, *_kinds_of(schema.get("anyOf", []))}
-
-
-def _kinds_of(schemas: Iterable[dict[str, Any]]) -> set[str]:
-    return {kind for schema in schemas for kind in _kinds(schema)}
+    if isinstance(named, str):
+        return {named}
+    return {*named}.union(*map(_kinds, schema.get("anyOf", [])))
 
 
 def phrase(schema: dict[str, Any]) -> str:
@@ -228,3 +225,80 @@ def _plural(words: str) -> str:
         if words.startswith(one):
             return f"{one[2:]}s{words[len(one) :]}"
     return words
+
+
+_YES, _NO = frozenset({"true", "yes", "on", "y", "1"}), frozenset({"false", "no", "off", "n", "0"})
+_NULLS = frozenset({"none", "null", "nil", "nan", "na", "undefined", "~"})
+_THOUSANDS = re.compile(r"\d{1,3}([ ,']\d{3})+")
+
+
+def value_fix(label: str, value: Any, kinds: set[str], schema: dict[str, Any]) -> str | None:
+    """The fix for a wrong value; None if the schema's message can't be improved.
+
+    label: the name of the setting in messages. kinds: the types that it accepts, in JSON Schema's
+    terms. schema: of the value.
+    """
+    name = label.rpartition(".")[2]
+    if isinstance(value, str):
+        return _text_fix(name, value, kinds)
+    if isinstance(value, bool):
+        return f"write {name}: null" if "null" in kinds and not value else None
+    if isinstance(value, (int, float)):
+        return _number_fix(name, value, kinds, schema)
+    if isinstance(value, list) and "array" not in kinds:
+        return _list_fix(name, value, kinds)
+    if isinstance(value, dict) and "array" in kinds and value:
+        return f"write {name}: [{', '.join(value)}]"
+    return None
+
+
+def number_of(text: str) -> str | None:
+    """The number that a text means, in YAML notation; None if it doesn't mean one."""
+    share = text.removesuffix("%").strip()
+    if share != text and (number := _finite(share.replace(",", "."))) is not None:
+        return f"{number / 100:g}"
+    if _THOUSANDS.fullmatch(text):
+        return re.sub(r"\D", "", text)
+    for candidate in (text, text.replace(",", ".")):
+        if _finite(candidate) is not None:
+            return candidate
+    return None
+
+
+def _finite(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and "_" not in text else None
+
+
+def _text_fix(name: str, text: str, kinds: set[str]) -> str | None:
+    if "null" in kinds and text.strip().lower() in _NULLS:
+        return f"write {name}: null"
+    if kinds & {"integer", "number"} and (number := number_of(text)):
+        return f"write {name}: {number}"
+    if "boolean" in kinds and text.strip().lower() in _YES | _NO:
+        return f"write {name}: {'true' if text.strip().lower() in _YES else 'false'}"
+    if "array" in kinds and not text.lstrip().startswith("-"):
+        return f"write {name}: [{', '.join(re.split(r'[,;]? +|[,;]', text.strip()))}]"
+    return None
+
+
+def _number_fix(name: str, value: float, kinds: set[str], schema: dict[str, Any]) -> str | None:
+    if "boolean" in kinds and value in (0, 1):
+        return f"write {name}: {'true' if value else 'false'}"
+    limit = schema.get("maximum", schema.get("exclusiveMaximum"))
+    if limit == 1 and 1 < value < 100:
+        return f"write {name}: {value / 100:g} for {value:g} %"
+    if "array" in kinds and "integer" in _kinds(schema.get("items", {})):
+        return f"write {name}: [{value}]"
+    return None
+
+
+def _list_fix(name: str, value: list[Any], kinds: set[str]) -> str | None:
+    if "string" not in kinds or not all(isinstance(one, str) for one in value):
+        return None
+    if len(value) == 1:
+        return f"write {name}: {value[0]}"
+    return f"write one of the {counted(len(value), 'name')}" if value else None

@@ -1,16 +1,17 @@
-"""JSON Schemas (2020-12) of step types and of whole recipes."""
+"""What a recipe needs from plugins: step types by name. JSON Schemas (2020-12) of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 from inspect import cleandoc
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
-from finery.fields import FieldInfo, Files, OneFile
-from finery.step.inspect import full_name, inputs_of, nested_fields
+from finery.fields import Files, OneFile
+from finery.step.inspect import Input, full_name, inputs_of, nested_fields
 from finery.step.step import Step
 from finery.util.text import a_or_an
 
@@ -236,15 +237,23 @@ def _encoded_schema(cls: type[Step]) -> bytes:
         raise PluginError(f"{full_name(cls)}: a setting's type has no schema: {error}") from error
     own = defs.pop(cls.__name__)
     properties: dict[str, Any] = {"use": {"type": "string"}, **own["properties"], **_STEP_KEYS}
-    if not _can_use_gpu(cls):
+    if not cls.__spec__.engines and cls.gpu_count is Step.gpu_count:  # it can't use one
         del properties["gpus"]
-    for field, accepts in inputs_of(cls).items():
-        properties[field] = _input_schema(cls, field, accepts.kind, accepts.many, accepts.optional)
-    for field, info in nested_fields(cls).items():
+    for name, accepts in inputs_of(cls).items():
+        properties[name] = _input_schema(cls.__finery_fields__[name].help, accepts)
+    for name, info in nested_fields(cls).items():  # `_check_inner` checks its settings
         defs.pop(Step.__name__, None)
-        properties[field] = _inner_schema(info)
-    for field, value in _lists(cls):
-        properties[field].setdefault("default", value)
+        properties[name] = {
+            "description": info.help,
+            "type": ["object", "null"],
+            "properties": {"use": {"type": "string", "description": "Its step type."}},
+            "required": ["use"],
+        }
+    for field in msgspec.structs.fields(cls):  # msgspec leaves lists that aren't empty out
+        if field.default_factory not in (msgspec.NODEFAULT, list, dict):
+            value = msgspec.to_builtins(field.default_factory())
+            if isinstance(value, list) and value:
+                properties[field.encode_name].setdefault("default", value)
     schema = {
         "type": "object",
         "description": cleandoc(cls.__doc__ or ""),
@@ -255,45 +264,17 @@ def _encoded_schema(cls: type[Step]) -> bytes:
     return msgspec.json.encode({**schema, "$defs": defs} if defs else schema)
 
 
-def _lists(cls: type[Step]) -> Iterator[tuple[str, list[Any]]]:
-    """(setting, default) of lists that aren't empty, which msgspec leaves out of schemas."""
-    for field in msgspec.structs.fields(cls):
-        if field.default_factory not in (msgspec.NODEFAULT, list, dict):
-            value = msgspec.to_builtins(field.default_factory())
-            if isinstance(value, list) and value:
-                yield field.encode_name, value
-
-
-def _can_use_gpu(cls: type[Step]) -> bool:
-    """Whether steps of a type may use a GPU: their own code, or the engine of a model."""
-    return cls.__spec__.engines or cls.gpu_count is not Step.gpu_count
-
-
-def _input_schema(
-    cls: type[Step], field: str, kind: type[Artifact], many: bool, optional: bool
-) -> dict[str, Any]:
+def _input_schema(text: str, accepts: Input) -> dict[str, Any]:
     one = {"type": "string"}
     forms: list[dict[str, Any]] = [one]
-    if many:
+    if accepts.many:
         forms.append({"type": "array", "items": one, "minItems": 1})
-    if optional:
+    if accepts.optional:
         forms.append({"type": "null"})
-    text = cls.__finery_fields__[field].help
-    note = f"Names a step that makes {a_or_an(kind.kind)}" + (
-        ", or a list of them." if many else "."
-    )
+    more = ", or a list of them." if accepts.many else "."
+    note = f"Names a step that makes {a_or_an(accepts.kind.kind)}{more}"
     schema = {"description": f"{text} {note}".strip()}
     return {**schema, **one} if len(forms) == 1 else {**schema, "anyOf": forms}
-
-
-def _inner_schema(info: FieldInfo) -> dict[str, Any]:
-    """A step inside a step; `_check_inner` checks its settings by its type."""
-    return {
-        "description": info.help,
-        "type": ["object", "null"],
-        "properties": {"use": {"type": "string", "description": "Its step type."}},
-        "required": ["use"],
-    }
 
 
 def _custom_schema(kind: type) -> dict[str, Any]:
@@ -307,3 +288,41 @@ def _custom_schema(kind: type) -> dict[str, Any]:
             ]
         }
     raise NotImplementedError(f"no schema for {kind}")
+
+
+class StepTypes(Protocol):
+    """The available step types; `finery.plugin.manager.Plugins` implements this."""
+
+    @property
+    def step_types(self) -> Mapping[str, Any]:
+        """The step types by name; only the names are used here."""
+
+    @property
+    def note_names(self) -> Collection[str]:
+        """Names of the notes that a recipe can silence."""
+
+    def step_type(self, name: str) -> type[Step]:
+        """The class of a step type. Raises `PluginError` if it is missing or broken."""
+
+    def suggest(self, name: str) -> str:
+        """A fix for an unknown step type."""
+
+    @property
+    def sampler_names(self) -> Collection[str]:
+        """Names of what can draw the variants of a matrix."""
+
+    def sampler(self, name: str) -> Callable[..., Any]:
+        """A sampler, see `finery.recipe.matrix.sample.Sampler`."""
+
+    @property
+    def chooser(self) -> str:
+        """The step type that chooses a variant of a matrix."""
+
+
+def derived_seed(seed: int, use: str) -> int:
+    """A step's seed from the recipe's seed and the step type, 0 ≤ seed < 2³¹.
+
+    The step's name has no part in it: two trainings that are compared under different names
+    differ only in what the recipe changes between them.
+    """
+    return int.from_bytes(blake3(f"{seed}/{use}".encode()).digest(4), "big") >> 1

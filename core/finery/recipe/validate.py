@@ -10,10 +10,9 @@ from finery.artifact.kinds import Artifact
 from finery.errors import FineryError, PluginError, UsageError
 from finery.fields import FieldInfo
 from finery.recipe.document import Recipe
-from finery.recipe.hints.names import USES, key_fix, type_fix, types_for, written_as_step
+from finery.recipe.hints import USES, key_fix, type_fix, types_for, written_as_step
 from finery.recipe.messages import complaints, literal
-from finery.recipe.schema import _STEP_KEYS, _TOP, NAME, step_schema
-from finery.recipe.steptypes import StepTypes
+from finery.recipe.schema import _STEP_KEYS, _TOP, NAME, StepTypes, step_schema
 from finery.step.inspect import RESERVED, SECTIONS, inputs_of, nested_fields, sections_of
 from finery.step.step import Step
 from finery.util.text import did_you_mean, nearest

@@ -1,4 +1,7 @@
-"""YAML as people expect it: nodes to plain data, mistakes with their position."""
+"""YAML as people expect it: nodes to plain data, mistakes with their position.
+
+Errors show lines of a recipe without secrets.
+"""
 
 import math
 import re
@@ -8,8 +11,57 @@ from typing import Any
 import yaml
 
 from finery.errors import RecipeError
-from finery.recipe.excerpt import _excerpt
 from finery.util.text import counted
+
+_USER = re.compile(r"""(\w://)(?:[^\s:/@'"]*:[^\s'"]+|[^\s:/@'"?#]+)@""")
+_FRAGMENT = re.compile(r"""(\w://[^\s'"#]*)#[^\s'",}\]]+""")
+_QUERY_KEY = re.compile(
+    r"""([?&;][\w.-]*(?:key|token|secret|password|auth|sig)[\w.-]*=)[^\s'"&;#]+""", re.IGNORECASE
+)
+_SECRET_NAME = (
+    r"(?:(?:api|access|secret|private|signing|encryption|account)[_.-]?key|token(?![\w.-])|secret"
+    r"|passw(?:or)?d|passphrase|pwd|credential|authorization|cookie|\bdsn)[\w-]{0,30}"
+)
+_NAMED = re.compile(
+    rf"""({_SECRET_NAME}["']?[ \t]*[:=][ \t]*)(?:Bearer[ ]|Basic[ ])?"""
+    r"""(?!["']?(?:\$|(?-i:[A-Z][A-Z0-9_]*\b)|(?:true|false|null|none)\b))"""
+    r"""("[^"\n]*"|'[^'\n]*'|[^\s,;&}}\])"'|>][^\s,;&}}\])"']*)""",
+    re.IGNORECASE,
+)
+"""A value after a name of a secret. A variable's name in capitals isn't one."""
+_PEM = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:-----END [A-Z ]*-----|\Z)", re.DOTALL)
+_KNOWN = re.compile(
+    r"\b(?:sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[abprs]|AKIA|AIza|eyJ)(?=[\w.-]*\d)"
+    r"(?:[-_.]?[A-Za-z0-9]){16,}"
+)
+"""Prefixes of the keys of well-known services."""
+
+
+def without_secrets(text: str) -> str:
+    """The text with secrets as `***`.
+
+    Those are user names and passwords of URLs, keys in their queries, their fragments, what stands
+    after a name such as `api_key` or `password`, private keys, and what looks like the key of a
+    well-known service.
+    """
+    text = _NAMED.sub(r"\1***", _PEM.sub(r"\1***", text))
+    text = _QUERY_KEY.sub(r"\1***", _USER.sub(r"\1***@", text))
+    return _KNOWN.sub("***", _FRAGMENT.sub(r"\1#***", text))
+
+
+def _excerpt(text: str, line: int, column: int) -> list[str]:
+    """The line and a caret under the column."""
+    lines = text.splitlines()
+    if line >= len(lines):
+        return []
+    shown = without_secrets(lines[line].replace("\t", " "))
+    number = f"{line + 1}"
+    return (
+        [f"{number} | {shown[:100]}", f"{' ' * len(number)} | {' ' * column}^"]
+        if column < 100
+        else [f"{number} | {shown[:100]}…"]
+    )
+
 
 MAX_NODES = 200_000
 """More parts than any recipe has: anything beyond comes from multiplying aliases."""
@@ -82,11 +134,12 @@ def _parse(text: str, name: str, title: str = "the recipe") -> tuple[yaml.Node, 
     except yaml.MarkedYAMLError as error:
         raise reader.syntax_error(error) from None
     except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
         raise RecipeError(
             f"character #x{error.character:04x} is not allowed in YAML"
             if isinstance(error.character, int)
             else f"not readable as YAML: {error.reason}",
-            where=reader.at_offset(error.position),
+            where=f"{name}:{line}:{error.position - text.rfind(chr(10), 0, error.position)}",
             fix="delete it",
         ) from None
     if node is None:
@@ -222,10 +275,6 @@ class _Reader:
     def at(self, what: str, line: int, column: int, fix: str | None) -> RecipeError:
         where = f"{self.name}:{line + 1}:{column + 1}"
         return RecipeError(what, where=where, fix=fix, details=_excerpt(self.text, line, column))
-
-    def at_offset(self, offset: int) -> str:
-        line = self.text.count("\n", 0, offset) + 1
-        return f"{self.name}:{line}:{offset - self.text.rfind(chr(10), 0, offset)}"
 
     def syntax_error(self, error: yaml.MarkedYAMLError) -> RecipeError:
         """libyaml's error in words that help the author of a recipe."""

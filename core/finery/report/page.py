@@ -7,23 +7,20 @@ from typing import Any, NamedTuple
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest
 from finery.builder.checks import failed_gates
-from finery.builder.runs.context import context_of
-from finery.builder.runs.git import Revision
-from finery.builder.runs.reading import Run
+from finery.builder.context import Revision, context_of
+from finery.builder.runs import Run
 from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError
-from finery.recipe.excerpt import without_secrets
 from finery.recipe.graph import Graph
-from finery.report.layout import picture_of
-from finery.report.steps import Group, ReportedStep, counts, groups_of
+from finery.recipe.yaml import without_secrets
+from finery.report.steps import Group, ReportedStep, counts, groups_of, picture_of
 from finery.report.variants import Variants, names_shown, steps_shown
 from finery.report.variants import section_of as variants_section
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.paths import recipe_id
 from finery.util.text import counted, duration, in_dollars, size
-from finery.views.html import render_page
-from finery.views.section import Finding, PageSection, render_sections
+from finery.views.html import Finding, PageSection, render_page, render_sections
 from finery.views.view import Output, PageContext, View
 
 STEPS, ORIGIN = (

@@ -1,4 +1,4 @@
-"""The steps of a report: their state, time and outputs, now or in a run of the past.
+"""The steps of a report: their state, time and outputs, now or in a run; and their graph as SVG.
 
 All variants of a step are one group, which is one line and one box.
 """
@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple, get_args
 
 from finery.artifact.manifest import Result
 from finery.builder.plan import Planner, make_plan
-from finery.builder.runs.reading import Run, progress_of
-from finery.compare.fold import folded, title_of
+from finery.builder.runs import Run, progress_of
+from finery.compare.outputs import folded, title_of
 from finery.recipe.graph import Graph, Node
 from finery.store.database import Store
-from finery.util.text import counted, duration
+from finery.util.text import counted, duration, shortened
 
 State = Literal["built", "failed", "running", "blocked", "not built"]
 ORDER: Sequence[State] = ("failed", "running", "blocked", "not built", "built")
@@ -85,9 +85,8 @@ def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
 
 
 def _cost(step: ReportedStep, store: Store) -> float:
-    from finery.store.spending import dollars_spent
 
-    return dollars_spent(store, [step.result.key]) if step.result else 0.0
+    return store.dollars_spent([step.result.key]) if step.result else 0.0
 
 
 def counts(steps: Sequence[ReportedStep]) -> Iterator[str]:
@@ -154,3 +153,76 @@ def groups_of(steps: Sequence[ReportedStep]) -> list[Group]:
         Group(title, group, [each for each in before if each != title])
         for title, group, before in zip(titles, groups, upstream, strict=True)
     ]
+
+
+WIDTH, HEIGHT = 156, 50
+"""Size of a box, in pixels."""
+ACROSS, DOWN = 44, 18
+"""Space between boxes."""
+NAME = 20
+"""Maximum characters of a name or a step type that fit into a box."""
+
+
+class Box(NamedTuple):
+    """The box of a step or of all its variants; its top left corner in pixels."""
+
+    group: Group
+    x: int
+    y: int
+
+    @property
+    def name(self) -> str:
+        """The step's name, shortened."""
+        return shortened(self.group.name, NAME)
+
+    @property
+    def use(self) -> str:
+        """The number of its variants, or else its step type, shortened."""
+        return shortened(self.group.variants or self.group.use, NAME)
+
+
+class Picture(NamedTuple):
+    """Boxes, curves between them (path data), and the size of all."""
+
+    boxes: Sequence[Box]
+    lines: Sequence[str]
+    width: int
+    height: int
+
+
+def picture_of(groups: Sequence[Group]) -> Picture:
+    """Place every box one layer after the last that it waits for, near those it waits for."""
+    named = {group.title: group for group in groups}  # in the order of the graph
+    layers: dict[str, int] = {}
+    for name, group in named.items():
+        layers[name] = max((layers[up] + 1 for up in group.upstream if up in layers), default=0)
+    rows: dict[str, int] = {}
+    for layer in range(max(layers.values(), default=0) + 1):
+        members = [name for name in named if layers[name] == layer]
+        members.sort(key=lambda name: _middle(named[name], rows))
+        rows |= {name: row for row, name in enumerate(members)}
+    boxes = {
+        name: Box(group, layers[name] * (WIDTH + ACROSS) + 2, rows[name] * (HEIGHT + DOWN) + 2)
+        for name, group in named.items()
+    }
+    lines = [
+        _line(boxes[up], boxes[name])
+        for name, group in named.items()
+        for up in group.upstream
+        if up in boxes
+    ]
+    width = max((box.x for box in boxes.values()), default=0) + WIDTH + 8
+    height = max((box.y for box in boxes.values()), default=0) + HEIGHT + 8
+    return Picture(list(boxes.values()), lines, width, height)
+
+
+def _middle(group: Group, rows: Mapping[str, int]) -> float:
+    above = [rows[up] for up in group.upstream if up in rows]
+    return sum(above) / len(above) if above else 0.0
+
+
+def _line(start: Box, end: Box) -> str:
+    x, y = start.x + WIDTH, start.y + HEIGHT / 2
+    to_x, to_y = end.x, end.y + HEIGHT / 2
+    half = ACROSS / 2
+    return f"M{x} {y:.0f}C{x + half:.0f} {y:.0f} {to_x - half:.0f} {to_y:.0f} {to_x} {to_y:.0f}"

@@ -5,14 +5,19 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from finery.artifact.manifest import Result
-from finery.compare.variants import Line, Score, choice_of, columns_of, lines_of, report_of
-from finery.compare.words import (
+from finery.compare.variants import (
+    Line,
+    Score,
     are_shares,
     caption_of,
+    choice_of,
+    columns_of,
     interval_of,
     is_close,
+    lines_of,
     number,
     remarks_on,
+    report_of,
     score_in_words,
 )
 from finery.recipe.graph import Graph
@@ -20,8 +25,7 @@ from finery.recipe.matrix.choose import WINNER
 from finery.report.steps import ReportedStep
 from finery.store.database import Store
 from finery.util.text import counted, duration, in_points, signed
-from finery.views.html import render_page
-from finery.views.section import Finding, PageSection
+from finery.views.html import Finding, PageSection, render_page
 
 TEMPLATE = "finery.report/templates/variants.html.jinja"
 QUESTION = "Which variant is best?"

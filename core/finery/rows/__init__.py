@@ -4,7 +4,7 @@ Each module does one thing with rows: their ids and turns, tables, templates, ne
 A step's key covers the definitions that its `run` reaches here, like those of plugins.
 """
 
-from finery.rows.files.writing import with_id
+from finery.rows.files import with_id
 from finery.rows.row import (
     NOT_CONTENT,
     TURN_COLUMNS,

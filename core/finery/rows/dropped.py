@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery.errors import DataError
+from finery.rows.files import SideFile, lines_of
 from finery.rows.generated import Origin
 from finery.rows.row import Row, row_id
-from finery.rows.sidecar import SideFile, lines_of
 
 if TYPE_CHECKING:
     from finery.artifact.kinds import Dataset

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from blake3 import blake3
 
+from finery.rows.files import SideFile, lines_of
 from finery.rows.row import Conversation
-from finery.rows.sidecar import SideFile, lines_of
 
 if TYPE_CHECKING:
     from finery.artifact.kinds import Dataset, Model

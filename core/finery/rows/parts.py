@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery.errors import DataError
+from finery.errors import DataError, UsageError
 from finery.rows.row import NOT_CONTENT, TURN_COLUMNS, Conversation, Message, Row, Turns, row_id
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
     from finery.artifact.kinds import Dataset
     from finery.step.job import Job
+
 
 PROGRESS_EVERY = 2_000
 TURNS = ("system", "user", "assistant")
@@ -170,3 +171,27 @@ def no_text(setting: str, name: str, number: int, row: Row) -> DataError:
     known = [*texts(row), *(c for c in row if c not in OWN_COLUMNS)]
     what = f"{setting}: the row has no '{name}'" if name not in row else f"{setting}: it is null"
     return DataError(what, where=named(number, row), fix=did_you_mean(name, known))
+
+
+def check_lengths(fewest: Mapping[str, int], most: Mapping[str, int], within: str = "") -> None:
+    """Raise `UsageError` for limits that are negative or contradict each other.
+
+    fewest, most: the values of `min_characters` and `max_characters`. within: the setting that
+    contains them, followed by a dot.
+    """
+    for field, limits in (("min_characters", fewest), ("max_characters", most)):
+        for name, limit in limits.items():
+            if limit < 0:
+                raise UsageError(
+                    f"{field} must be 0 or more, but is {limit:,}",
+                    where=f"{within}{field}.{name}",
+                    fix="write 0 or more",
+                )
+    for name in fewest.keys() & most.keys():
+        if fewest[name] > most[name]:
+            raise UsageError(
+                f"the minimum length of '{name}', {fewest[name]:,} characters, is greater than the "
+                f"maximum, {most[name]:,}",
+                where=f"{within}min_characters.{name}",
+                fix="swap the two limits, or remove one",
+            )

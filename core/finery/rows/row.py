@@ -110,7 +110,7 @@ def snippet(row: Row, characters: int = 70) -> str:
     """The beginning of what a row says, in a line; of conversations not their system prompts."""
     columns = [v for k, v in row.items() if k not in NOT_CONTENT]
     turns = row.get("messages") or [part for value in columns for part in _parts(value)]
-    spoken = [part for part in turns if not _is_system(part)] or turns
+    spoken = [p for p in turns if not isinstance(p, dict) or p.get("role") != "system"] or turns
     texts = [(p.get("content") or p) if isinstance(p, dict) else p for p in spoken]
     text = " → ".join(str(part) for part in texts if part)[: characters * 4]
     line = " ".join(text.split())
@@ -121,7 +121,3 @@ def _parts(value: Any) -> list[Any]:
     """The turns of a conversation; anything else as the only element of a list."""
     is_turns = isinstance(value, list) and all(isinstance(turn, dict) for turn in value)
     return value if is_turns else [value]
-
-
-def _is_system(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("role") == "system"

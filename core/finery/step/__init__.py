@@ -1,5 +1,5 @@
 """Step types: the class that plugin authors write, and the job that a running step gets.
 
-`step` has the base class, `inspect` reads what a class declares, `contract` checks it on loading,
-and `job` is everything that a running step may use. `interfaces` are optional.
+`step` has the base class and checks a type on loading, `inspect` reads what a class declares, and
+`job` is everything that a running step may use. `interfaces` are optional.
 """

@@ -28,6 +28,7 @@ from finery.rows.row import Row
 from finery.step.inspect import full_name
 from finery.step.step import Step
 from finery.util.references import load_reference
+from finery.util.text import counted
 
 if TYPE_CHECKING:
     from finery.plugin.history import Results
@@ -169,8 +170,7 @@ class Count(NamedTuple):
     exact: bool = True
 
     def __str__(self) -> str:
-        noun = "row" if self.rows == 1 else "rows"
-        return f"{'' if self.exact else 'about '}{self.rows:,} {noun}"
+        return f"{'' if self.exact else 'about '}{counted(self.rows, 'row')}"
 
 
 class Asked(NamedTuple):

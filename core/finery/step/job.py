@@ -58,7 +58,7 @@ class Job:
         self.records = MemoryRecords() if records is None else records
         self._seed = seed
         self._report = report
-        self._find_engine = find_engine or _no_engine
+        self._find_engine = find_engine
         self._secrets = secrets or {}
 
     @property
@@ -110,12 +110,18 @@ class Job:
 
         budget: limits this engine's requests by the usage of all engines of the step.
         """
-        cls, identity = self._find_engine(model)
+        cls, identity = self._engine_of(model)
         return CachedEngine(cls(model, self), self.records, identity, budget)
 
     def raw_engine(self, model: Model) -> Engine:
         """The engine without the cache, for engines that are built on another engine."""
-        return self._find_engine(model)[0](model, self)
+        return self._engine_of(model)[0](model, self)
+
+    def _engine_of(self, model: Model) -> tuple[type[Engine], str]:
+        if self._find_engine is None:
+            what = "a step requested an engine without running"
+            raise StepError(what, fix="don't use answers there")
+        return self._find_engine(model)
 
     def redact(self, text: str) -> str:
         """The text with the secrets that this step was given as `***`.
@@ -123,7 +129,3 @@ class Job:
         For what comes from outside and is kept: a server may repeat the key that it was sent.
         """
         return redacted(text, self._secrets)
-
-
-def _no_engine(model: Model) -> tuple[type[Engine], str]:
-    raise StepError("a step requested an engine without running", fix="don't use answers there")

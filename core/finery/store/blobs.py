@@ -35,7 +35,8 @@ def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
         )
     files = {name: _keep(path, objects) for name, path in names}
     refs = {role: _manifest_of(ref) for role, ref in artifact.refs.items()}
-    external = {name: _outside(path.absolute()) for name, path in artifact.external.items()}
+    stats = {name: (path.absolute(), path.stat()) for name, path in artifact.external.items()}
+    external = {n: (str(path), stat.st_size, stat.st_mtime_ns) for n, (path, stat) in stats.items()}
     return manifest(artifact.kind, artifact.meta, files, refs, external, artifact.runtime)
 
 
@@ -78,11 +79,6 @@ def _keep(path: Path, objects: Path) -> tuple[str, int]:
         make_way(target)
         path.rename(target)
     return digest, size
-
-
-def _outside(path: Path) -> tuple[str, int, int]:
-    stat = path.stat()
-    return str(path), stat.st_size, stat.st_mtime_ns
 
 
 def as_it_was(path: str, size: int, mtime: int) -> bool:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,14 +58,17 @@ class Database:
     """The database of a store, for use by one thread.
 
     If the database is damaged, the operation replaces it and runs again, see
-    `finery.store.salvage`. If the store isn't writable, it is opened for reading.
+    `finery.store.repairs`. If the store isn't writable, it is opened for reading.
 
     read_only: whether the store isn't writable.
     """
 
     def __init__(self, path: Path, *, seconds: float = SECONDS) -> None:
         self.path = path
-        self.read_only = not _can_write(path)
+        self.read_only = not (
+            os.access(path.parent, os.W_OK | os.X_OK)
+            and (not path.exists() or path.is_dir() or os.access(path, os.W_OK))
+        )
         self._seconds = seconds
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -90,7 +93,8 @@ class Database:
         kept = [(sql, list(rows)) for sql, rows in statements]
 
         def transact(db: sqlite3.Connection) -> None:
-            db.execute(f"PRAGMA busy_timeout={_milliseconds(patient, self._seconds)}")
+            seconds = max(PATIENT_SECONDS if patient else 0, self._seconds)
+            db.execute(f"PRAGMA busy_timeout={round(1000 * seconds)}")
             try:
                 db.execute("BEGIN IMMEDIATE")
                 for sql, rows in kept:
@@ -164,9 +168,8 @@ class Database:
     def _explained(self, error: sqlite3.Error, writing: bool) -> FineryError:
         kind = StepError if writing else UsageError
         if _code(error) in _LOCKED:
-            beside = [self.path.with_name(f"{self.path.name}{end}") for end in ("", "-shm", "-wal")]
             return kind(
-                f"the database {self.path} is locked by {holder_of(*beside)}",
+                f"the database {self.path} is locked by {holder_of(*_files_of(self.path))}",
                 fix="end that process or wait for it, then try again: no data is lost",
             )
         verb = "write to" if writing else "use"
@@ -206,8 +209,7 @@ def _prepare(db: sqlite3.Connection) -> None:
 
 def _replace(path: Path, why: str) -> None:
     """Rename the database at `path`, and create a new one with its readable data."""
-    from finery.store.repairs import free_name, say
-    from finery.store.salvage import salvage
+    from finery.store.repairs import free_name, salvage, say
 
     staged = path.with_name(f"{path.name}.{os.getpid()}.new")
     for leftover in _files_of(staged):
@@ -224,7 +226,8 @@ def _replace(path: Path, why: str) -> None:
             old.rename(aside.with_name(aside.name + old.name.removeprefix(path.name)))
     staged.replace(path)
     say(
-        f"the database {path} was damaged ({why}) and replaced: {_in_words(saved)}; the damaged "
+        f"the database {path} was damaged ({why}) and replaced: {saved['records']:,} model answers "
+        f"and {saved['results']:,} finished steps were recovered; other steps rerun; the damaged "
         f"file is {aside}"
     )
 
@@ -232,13 +235,6 @@ def _replace(path: Path, why: str) -> None:
 def _files_of(path: Path) -> list[Path]:
     """The files of a database: itself, its write-ahead log and the log's index."""
     return [path.with_name(f"{path.name}{end}") for end in ("", "-shm", "-wal")]
-
-
-def _in_words(saved: Mapping[str, int]) -> str:
-    return (
-        f"{saved['records']:,} model answers and {saved['results']:,} finished steps "
-        "were recovered; other steps rerun"
-    )
 
 
 def _open_for_reading(path: Path) -> sqlite3.Connection:
@@ -278,13 +274,6 @@ def _in_memory(path: Path, wal: Path) -> sqlite3.Connection:
     return memory
 
 
-def _can_write(path: Path) -> bool:
-    folder = path.parent
-    return os.access(folder, os.W_OK | os.X_OK) and (
-        not path.exists() or path.is_dir() or os.access(path, os.W_OK)
-    )
-
-
 def _is_emptied(path: Path) -> bool:
     """Whether a database has lost its content: the file is empty, but the store isn't."""
     try:
@@ -303,10 +292,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return s.st_dev, s.st_ino
-
-
-def _milliseconds(patient: bool, seconds: float) -> int:
-    return round(1000 * max(PATIENT_SECONDS if patient else 0, seconds))
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -84,17 +84,14 @@ def put_in_place(staged: Path, folder: Path) -> None:
     if not folder.exists():
         staged.rename(folder)
         return
-    moves = [(path, folder / path.relative_to(staged)) for path in _plain_files(staged)]
+    files = sorted(path for path in staged.rglob("*") if path.is_file())
+    moves = [(path, folder / path.relative_to(staged)) for path in files]
     for _, target in moves:
         _check_replaceable(target, folder)
     for path, target in moves:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
     shutil.rmtree(staged)
-
-
-def _plain_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _check_replaceable(target: Path, folder: Path) -> None:

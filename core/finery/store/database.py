@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,6 @@ class Store:
         outputs: dict[str, Manifest] | None = self._decoded(row[0], dict[str, Manifest])
         return None if outputs is None else (outputs, row[1])
 
-    def known(self, key: str) -> bool:
-        """Whether the key was ever finished, even if its files are gone."""
-        return self._one("SELECT 1 FROM results WHERE key = ?", key) is not None
-
     def commit(self, results: Sequence[Result], *, run: str) -> None:
         """Record finished keys durably in one transaction. Their blobs are already in `objects/`.
 
@@ -209,7 +206,7 @@ class Store:
         return self._decoded(row[0], Parts) if row else None
 
     def seconds_of(self, key: str) -> float | None:
-        """How long the step of a finished key took."""
+        """How long the step of a finished key took, even if its files are gone; else None."""
         row = self._one("SELECT seconds FROM results WHERE key = ?", key)
         return row[0] if row else None
 
@@ -249,7 +246,9 @@ class Store:
         path = self.blob_path(digest)
         try:
             now = _blob_stat(path)
-            if self._known_stat(digest) == now:
+            # When its bytes were last verified.
+            query = "SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?"
+            if (self._blobs.get(digest) or self._one(query, digest)) == now:
                 return True
             if now[0] != size or hash_file(Path(path)) != digest:
                 return False  # the rerun step replaces it
@@ -261,13 +260,6 @@ class Store:
     def blob_path(self, digest: str) -> str:
         """`blob` as text, which is faster."""
         return f"{self._objects}/{digest[:2]}/{digest[2:]}"
-
-    def _known_stat(self, digest: str) -> tuple[int, ...] | None:
-        """The stat of a blob when its bytes were last verified."""
-        if digest in self._blobs:
-            return self._blobs[digest]
-        query = "SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?"
-        return self._one(query, digest)
 
     def _blob_rows(self, digests: Iterable[str]) -> list[tuple[Any, ...]]:
         """The database's rows for blobs that are intact."""
@@ -334,6 +326,24 @@ class Store:
         """Store contents under names that the caller chooses."""
         query = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
         self._db.write((query, facts.items()), is_cache=True)
+
+    def keep_spending(self, key: str, dollars: float, worth: float) -> None:
+        """Add what an attempt at a step's key spent. worth: the cost of all answers that it used.
+
+        A cost is the sum over all attempts, including failed ones. Answers from the cache count
+        with their original cost, so a step that reruns keeps its cost. If two steps use the same
+        answers, both count them.
+        """
+        total = max(worth, dollars + self.dollars_spent([key]))
+        self.keep_facts({f"dollars of {key}": repr(total).encode()})
+
+    def dollars_spent(self, keys: Iterable[str]) -> float:
+        """The cost of the answers that the steps of some keys use, each counted once."""
+        total = 0.0
+        for key in {*keys}:
+            with suppress(ValueError):  # a damaged database
+                total += float(self.fact(f"dollars of {key}") or 0)
+        return total
 
     # -- work folders and locks ------------------------------------------------------------------
 
@@ -422,7 +432,8 @@ def _prepared(root: Path) -> bool:
         raise UsageError(
             f"the store {root} is not a folder", fix=f"move it away, or set {STORE} to a folder"
         )
-    if not os.access(_nearest(root), os.W_OK | os.X_OK):
+    nearest = next(path for path in (root, *root.parents) if path.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
         return False
     for name in ("objects", "views", "work", "runs"):
         make_folder(root / name)
@@ -432,11 +443,6 @@ def _prepared(root: Path) -> bool:
     if not ignore.exists():
         ignore.write_text("*\n")
     return True
-
-
-def _nearest(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    return next(p for p in (path, *path.parents) if p.exists())
 
 
 def _blob_stat(path: str) -> tuple[int, ...]:

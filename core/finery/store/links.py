@@ -32,18 +32,14 @@ def open_artifact(root: Path, manifest: Manifest) -> Artifact:
     return artifact
 
 
-def view_path(root: Path, manifest: Manifest) -> Path:
-    """The path of an artifact's folder of links."""
-    return root / "views" / manifest.view
-
-
 def view(root: Path, manifest: Manifest) -> Path:
     """A folder with links to the artifact's files, which is created or repaired here.
 
     The folder stays writable, since `rm -rf build .finery` would otherwise fail for all users but
     root.
     """
-    folder, links, description = view_path(root, manifest), _links(manifest), _described(manifest)
+    folder, links = root / "views" / manifest.view, _links(manifest)
+    description = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
     if not _is_view(folder, links, description):
         staged = f"{folder}.{os.getpid()}.tmp"
         try:
@@ -128,10 +124,6 @@ def _link(target: str, link: str) -> None:
         os.symlink(target, link)
 
 
-def _described(manifest: Manifest) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-
-
 def link_outputs(root: Path, folder: Path, outputs: Mapping[str, Manifest]) -> None:
     """Point `build/<recipe>/<step>` at a step's outputs; several outputs each get a folder."""
     if outputs.keys() == {""}:
@@ -212,15 +204,12 @@ def prune_links(folder: Path, keep: Collection[str]) -> None:
             continue
         if _is_output(entry):
             entry.unlink(missing_ok=True)
-        elif entry.is_dir() and not entry.is_symlink() and _holds_outputs(entry):
-            _remove_links(entry)
+        elif entry.is_dir() and not entry.is_symlink():
+            inside = list(entry.iterdir())
+            if inside and all(map(_is_output, inside)):
+                _remove_links(entry)
 
 
 def _is_output(path: Path) -> bool:
     """Whether a path is a link that `link_outputs` made."""
     return path.is_symlink() and _OUTPUT.search(os.readlink(path)) is not None
-
-
-def _holds_outputs(folder: Path) -> bool:
-    entries = list(folder.iterdir())
-    return bool(entries) and all(map(_is_output, entries))

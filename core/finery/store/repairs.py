@@ -1,9 +1,17 @@
-"""Automatic repairs of files and folders in the store that something else changed."""
+"""Automatic repairs of what something else changed in the store: files, folders, its database."""
 
 import os
+import sqlite3
 import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finery.artifact.manifest import Manifest, manifest
 
 
 def say(text: str) -> None:
@@ -42,3 +50,59 @@ def free_name(path: Path) -> Path:
         number += 1
         aside = path.with_name(f"{name}-{number}")
     return aside
+
+
+def salvage(damaged: Path, new: sqlite3.Connection) -> dict[str, int]:
+    """Copy the readable and valid rows of a damaged database; the number of rows by table."""
+    uri = f"{damaged.absolute().as_uri()}?mode=ro"
+    new.execute("BEGIN")
+    for table, (columns, where) in SAVED.items():
+        is_valid = VALID.get(table, lambda value: True)
+        insert = f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(columns))})"
+        # A table is copied up to its first page that can't be read.
+        with (
+            suppress(sqlite3.Error, UnicodeError),
+            closing(sqlite3.connect(uri, uri=True, timeout=1)) as old,
+        ):
+            rows = old.execute(f"SELECT {', '.join(columns)} FROM {table} {where}")
+            new.executemany(insert, (row for row in rows if is_valid(row[1])))
+    new.execute("COMMIT")
+    return {t: new.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in SAVED}
+
+
+def _is_answer(value: bytes) -> bool:
+    """Whether a record is a list of answers. Not all damage can be detected."""
+    try:
+        answers = msgspec.msgpack.decode(value)
+    except (msgspec.DecodeError, ValueError, TypeError):
+        return False
+    return isinstance(answers, list) and all(isinstance(a, dict) and "text" in a for a in answers)
+
+
+def _are_outputs(value: bytes) -> bool:
+    """Whether these are manifests with the right digests."""
+    try:
+        outputs = msgspec.json.decode(value, type=dict[str, Manifest])
+    except (msgspec.DecodeError, ValueError, TypeError):
+        return False
+    return all(map(_is_sound, outputs.values()))
+
+
+def _is_sound(made: Manifest) -> bool:
+    refs: Mapping[str, Manifest] = made.refs
+    again = manifest(made.kind, made.meta, made.files, refs, made.external, made.runtime)
+    return (again.digest, again.view) == (made.digest, made.view) and all(
+        map(_is_sound, refs.values())
+    )
+
+
+SAVED: dict[str, tuple[tuple[str, ...], str]] = {
+    "records": (("key", "value"), ""),
+    "results": (("key", "outputs", "seconds", "made", "run"), ""),
+    "parts": (("key", "parts"), ""),
+    "latest": (("recipe", "step", "key", "previous"), ""),
+    "facts": (("name", "content"), "WHERE name LIKE 'dollars of %'"),
+}
+"""Table → (columns, condition) of the rows to copy. Everything else can be computed again."""
+VALID: dict[str, Callable[[Any], bool]] = {"records": _is_answer, "results": _are_outputs}
+"""Table → whether the second column of a row is undamaged, where SQLite's reader can't know."""

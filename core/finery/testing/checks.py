@@ -16,8 +16,7 @@ from finery.step.inspect import field_hints, full_name
 from finery.step.interfaces import INTERFACES, interface_class
 from finery.step.step import Step
 from finery.testing.imports import HEAVY_FIX, problems_of_loading
-from finery.views.metrics import metrics_of
-from finery.views.view import View
+from finery.views.view import View, metrics_of
 
 EXECUTOR_METHODS = ("has_room", "start", "poll", "close")
 

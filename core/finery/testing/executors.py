@@ -19,8 +19,7 @@ from finery.util.events import Event
 if TYPE_CHECKING:
     import pytest
 
-    from finery.execute.executor import Executor
-    from finery.execute.task import Task
+    from finery.execute.executor import Executor, Task
 
 CLOSING = ("done", "failed", "died")
 SECRET = "FINERY_CONTRACT_API_KEY"
@@ -268,7 +267,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
 
 def _task(folder: Path, name: str, code: str, *, isolated: bool = False) -> "Task":
     """A task that runs some Python."""
-    from finery.execute.task import Task
+    from finery.execute.executor import Task
     from finery.store.database import Store
 
     store = folder / "store"

@@ -3,11 +3,12 @@
 A project has a copy of this file next to its recipe. `given.artifact` turns what a step's author
 made in Python into an artifact of the project. Every other step is wrapped. The wrapper counts
 moments: files that the step opens for writing, and its reports to the job. If `FINERY_TRIAL_KILL`
-is a number, the build is killed at that moment. If `FINERY_TRIAL_EXECUTED` is a path, the functions
-that the step executes are added to that file. An exception that isn't a `FineryError` becomes an
-error that says so.
+is a number, the build is killed at that moment. If the recipe passes `TRIAL_EXECUTED` to a step,
+the functions that it executes are added to the file of that path. An exception that isn't a
+`FineryError` becomes an error that says so.
 """
 
+import builtins
 import inspect
 import json
 import os
@@ -42,9 +43,11 @@ from finery import (
 )
 from finery.plugin.manager import Plugins, load_plugins
 from finery.step.inspect import OUTSIDE_KEYS
+from finery.testing.imports import HEAVY
 
 KILL = "FINERY_TRIAL_KILL"
-EXECUTED = "FINERY_TRIAL_EXECUTED"
+EXECUTED = "TRIAL_EXECUTED"
+"""Not inherited by all steps, since recording takes several times as long as running."""
 MOMENTS = "moments of the step: "
 ESCAPED = "the step raised an exception that isn't a FineryError: "
 KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle, Index)}
@@ -154,7 +157,8 @@ def _is_uncounted(frame: FrameType) -> bool:
 def _executed() -> Iterator[None]:
     """Add every function that is executed to the file `EXECUTED`, with whether its code counts.
 
-    Functions called by one that `_is_uncounted` aren't added.
+    Functions called by one that `_is_uncounted` aren't added, and those that importing something
+    heavy calls aren't looked at: recording would make that take half a minute.
     """
     if not (path := os.environ.get(EXECUTED)):
         yield
@@ -175,11 +179,24 @@ def _executed() -> Iterator[None]:
         elif event == "return" and outside and outside.get(threading.get_ident()) is frame:
             del outside[threading.get_ident()]
 
+    import_ = builtins.__import__
+
+    def imported(name: str, *arguments: Any, **options: Any) -> Any:
+        if sys.getprofile() is not profile or name.partition(".")[0] not in HEAVY:
+            return import_(name, *arguments, **options)
+        sys.setprofile(None)
+        try:
+            return import_(name, *arguments, **options)
+        finally:
+            sys.setprofile(profile)
+
     threading.setprofile(profile)
     sys.setprofile(profile)
+    builtins.__import__ = imported
     try:
         yield
     finally:
+        builtins.__import__ = import_
         sys.setprofile(None)
         threading.setprofile(None)
         codes = [(c, found is inside) for found in (inside, beyond) for c in found.values()]

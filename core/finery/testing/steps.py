@@ -14,7 +14,7 @@ from finery.step.inspect import files_of, slots_of, steps_inside
 from finery.step.step import Step
 from finery.testing import given
 from finery.testing.checks import problems_of_step
-from finery.testing.hostile import HOSTILE, Change
+from finery.testing.hostile import HOSTILE, Change, large_rows
 from finery.testing.imports import HEAVY_FIX, problems_of_loading
 from finery.testing.job import dataset, temporary_folder
 from finery.testing.trial import (
@@ -140,7 +140,10 @@ class StepContract:
         assert not undeclared, undeclared
 
     def test_code_that_runs_is_in_the_key(self) -> None:
-        """Every function of plugins, of `finery.rows` and of the project that `run` executes."""
+        """Every function of plugins, of `finery.rows` and of the project that `run` executes.
+
+        With the rows of `step`, without rows, and with odd ones.
+        """
         executed = self._reference().trial.executed()
         if report := os.environ.get(REPORT):
             with open(report, "a", encoding="utf-8") as file:
@@ -213,12 +216,13 @@ class StepContract:
         if key not in self._projects:
             folder = _new_folder()
             trial, step = Trial(folder), self.step(folder)
-            trial.add(step)
+            trial.env[given.EXECUTED] = str(folder / ".git" / "executed")
+            trial.add(step, env=[given.EXECUTED])
             for name, change in HOSTILE.items():
                 with_rows = self.step_with_rows(folder / name, change)
                 if with_rows is not None:
-                    trial.add(with_rows, name, folder=folder / name)
-            trial.env[given.EXECUTED] = str(folder / ".git" / "executed")
+                    recorded = [] if change is large_rows else [given.EXECUTED]
+                    trial.add(with_rows, name, folder=folder / name, env=recorded)
             built = trial.build("--keep-going")
             if not built.events:  # files with hostile rows were refused before the build
                 built = trial.build("--step", SUBJECT)

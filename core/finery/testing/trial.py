@@ -86,17 +86,19 @@ class Trial:
         *,
         folder: Path | None = None,
         settings: Mapping[str, Any] | None = None,
+        env: Iterable[str] = (),
     ) -> None:
         """Add a step to the recipe, with its inputs.
 
         folder: what the paths in its settings are relative to, by default the recipe's folder.
-        settings: over those of the step, by path, e.g. `{"lora.r": 8}`.
+        settings: over those of the step, by path, e.g. `{"lora.r": 8}`. env: variables of the
+        command that it gets.
         """
         use, file = provided_as(type(step))
         if file is not None and str(file) not in self.recipe["plugins"]:
             self.recipe["plugins"].append(str(file))
         prefix = os.path.relpath(folder or self.folder, self.folder)
-        entry = {"use": use, **_written(step, prefix), "seed": SEED, "env": [SECRET]}
+        entry = {"use": use, **_written(step, prefix), "seed": SEED, "env": [SECRET, *env]}
         for path, slot in slots_of(step).items():
             value = getattr(slot.owner, slot.field)
             if isinstance(value, list):
@@ -220,7 +222,7 @@ class Trial:
             (plan,) = (p for p in make_plan(planner) if p.node.name == SUBJECT)
             keyed: dict[str, set[str]] = {}
             marked: list[Any] = []
-            for reach in planner.reaches(plan):
+            for reach in planner.code.reaches(*planner.code_of(plan)):
                 marked += reach.marked
                 for path, names in reach.definitions().items():
                     keyed.setdefault(str(path), set()).update(names)

@@ -167,10 +167,8 @@ def new_run_id() -> str:
 
 def described(kind: type) -> dict[str, tuple[Any, str]]:
     """Field → (type, meaning) of an event's class or of a part of one."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {name: _parts(hint) for name, hint in hints.items()}
-
-
-def _parts(hint: Any) -> tuple[Any, str]:
-    text = getattr(hint, "__metadata__", ("",))[0]
-    return (get_args(hint)[0] if text else hint), text
+    described = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        text = getattr(hint, "__metadata__", ("",))[0]
+        described[name] = get_args(hint)[0] if text else hint, text
+    return described

@@ -135,21 +135,13 @@ def end_users(scratch: Path) -> None:
 def _users(scratch: Path) -> list[int]:
     """Processes with the mark or the lock of a scratch folder. Works on Linux."""
     mark, lock = f"{MARK}={scratch}".encode(), str(lock_path(scratch))
-    pids = [int(name) for name in _names("/proc") if name.isdecimal()]
-    return [pid for pid in pids if pid != os.getpid() and _uses(pid, mark, lock)]
-
-
-def _uses(pid: int, mark: bytes, lock: str) -> bool:
-    try:
-        if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            return True
-        return any(os.readlink(f"/proc/{pid}/fd/{n}") == lock for n in _names(f"/proc/{pid}/fd"))
-    except OSError:  # of another user, or ended meanwhile
-        return False
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
+    users = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if not name.isdecimal() or int(name) == os.getpid():
+            continue
+        with suppress(OSError):  # of another user, or ended meanwhile
+            marks = Path("/proc", name, "environ").read_bytes().split(b"\0")
+            files = Path("/proc", name, "fd")
+            if mark in marks or any(os.readlink(file) == lock for file in files.iterdir()):
+                users.append(int(name))
+    return users

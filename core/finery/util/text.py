@@ -79,13 +79,12 @@ def _compiled(value: str) -> re.Pattern[str]:
 
 def secret_pattern(value: str) -> str:
     """A regular expression for every way to write a text in JSON, and the text itself."""
-    return "".join(map(_character_as_json, value))
-
-
-def _character_as_json(character: str) -> str:
-    units = character.encode("utf-16-be", "surrogatepass").hex()
-    escaped = "".join(rf"\\{{1,16}}u(?i:{units[i : i + 4]})" for i in range(0, len(units), 4))
-    return rf"(?:\\{{0,16}}{re.escape(character)}|{escaped})"
+    pattern = ""
+    for character in value:
+        units = character.encode("utf-16-be", "surrogatepass").hex()
+        escaped = "".join(rf"\\{{1,16}}u(?i:{units[i : i + 4]})" for i in range(0, len(units), 4))
+        pattern += rf"(?:\\{{0,16}}{re.escape(character)}|{escaped})"
+    return pattern
 
 
 def counted(count: int, word: str) -> str:
@@ -93,10 +92,10 @@ def counted(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count:,} {word}s"
 
 
-def some_of(names: Sequence[str]) -> str:
-    """The first few names and how many more there are."""
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def some_of(names: Sequence[str], most: int = NAMED) -> str:
+    """The first names and how many more there are. most: names that are shown."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def a_or_an(noun: str) -> str:
@@ -207,6 +206,11 @@ def clipped(text: str, width: int) -> str:
     room = max(0, width - 2)  # for a space and the mark
     words = text[: room + 1].rpartition(" ")[0].rstrip(" ,;:")
     return f"{words} …" if words else f"{text[: max(0, width - 1)]}…"
+
+
+def shortened(text: str, most: int) -> str:
+    """At most `most` characters of a text, the last of them `…` if it is longer."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def in_line(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery.util.paths import shown
-from finery.util.text import in_line, size, visible
+from finery.util.text import in_line, shortened, size, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,11 @@ def print_facts(console: "Console", facts: Mapping[str, Any]) -> None:
     grid.add_column(width=max([14, *map(len, facts)]), style="cyan", no_wrap=True)
     grid.add_column(ratio=1)
     for name, value in facts.items():
-        grid.add_row(Text(visible(name)), Text(visible(_fact(value))))
+        text = as_text(value)
+        is_long = isinstance(value, dict) and len(value) > MOST
+        if is_long and all(isinstance(number, int) for number in value.values()):
+            text = counts_in_words(value, "kinds")
+        grid.add_row(Text(visible(name)), Text(visible(shortened(text, LONGEST_FACT))))
     console.print(Padding(grid, (0, 0, 0, 2)))
 
 
@@ -51,7 +55,7 @@ def _short(value: Any) -> str:
     text = "–" if value is None else in_line(as_text(value))
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):  # a digest
         return text[:12]
-    return text if len(text) <= LONGEST_CLASS else f"{text[: LONGEST_CLASS - 1]}…"
+    return shortened(text, LONGEST_CLASS)
 
 
 def print_labelled(console: "Console", label: str, text: str, style: str = "yellow") -> None:
@@ -77,7 +81,7 @@ def print_turns(console: "Console", row: "Row") -> None:
     from finery.rows.parts import is_conversation, turns_of
 
     for role, text in turns_of(row):
-        whole = text if is_conversation(row) else _cut(text)
+        whole = text if is_conversation(row) else shortened(text, LONGEST_FACT)
         print_labelled(console, role, whole, ROLES.get(role, "yellow"))
 
 
@@ -97,7 +101,8 @@ def counts_in_words(counts: Mapping[str, int], noun: str = "classes") -> str:
     """The number of classes with the most and the least frequent ones: `3 classes: a 9, b 5`."""
     often = Counter(counts).most_common()
     listed = often if len(often) <= MOST else [*often[:3], ("…", 0), *often[-2:]]
-    named = ", ".join(f"{_short_line(name)} {n:,}" if n else name for name, n in listed)
+    named = ", ".join(f"{shortened(in_line(name), LONGEST_CLASS)} {n:,}" if n else name
+                      for name, n in listed)  # fmt: skip
     return f"{len(often):,} {noun}: {named}" if len(often) > 1 else named
 
 
@@ -108,24 +113,3 @@ def as_text(value: Any) -> str:
     if isinstance(value, dict) and all(isinstance(v, str | int | float) for v in value.values()):
         return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, dict) and len(value) > MOST and _are_counts(value):
-        text = counts_in_words(value, "kinds")
-    else:
-        text = as_text(value)
-    return _cut(text)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_FACT else f"{text[: LONGEST_FACT - 1]}…"
-
-
-def _are_counts(value: Mapping[str, Any]) -> bool:
-    return all(isinstance(number, int) for number in value.values())
-
-
-def _short_line(text: str) -> str:
-    line = in_line(text)
-    return line if len(line) <= LONGEST_CLASS else f"{line[: LONGEST_CLASS - 1]}…"

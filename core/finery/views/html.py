@@ -6,13 +6,16 @@ is named by its package and file, `my_plugin/page.html.jinja`, and extends
 prints is escaped, with control characters as pictures.
 """
 
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery.util.text import visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
+
 
 LAYOUT = "finery.views/templates/page.html.jinja"
 PARTS = "finery.views/templates/parts.html.jinja"
@@ -41,7 +44,7 @@ def _environment() -> "Environment":
         loader=FunctionLoader(_source),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_printable,
+        finalize=lambda v: visible(v) if isinstance(v, str) and not hasattr(v, "__html__") else v,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -56,13 +59,107 @@ def _source(template: str) -> str:
     return files(package).joinpath(path).read_text(encoding="utf-8")
 
 
-def _printable(value: Any) -> Any:
-    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
-
-
 def _breakable(text: str) -> "Markup":
     """The text as HTML, which may break after an underscore or a slash."""
     from markupsafe import Markup, escape
 
     escaped = escape(visible(text))
     return escaped.replace("_", Markup("_<wbr>")).replace("/", Markup("/<wbr>"))
+
+
+TEMPLATE = "finery.views/templates/sections.html.jinja"
+Tone = Literal["good", "bad", "open"]
+MARKS: Mapping[str, tuple[str, str]] = {
+    "good": ("✓", "yes"), "bad": ("✗", "no"), "open": ("?", "open"),
+}  # fmt: skip
+"""Tone → its mark, and the mark in words."""
+
+
+class Finding(NamedTuple):
+    """An answer to a question that readers of a report ask first.
+
+    tone: `open` if nothing was measured, or if the measurement is inconclusive. rank: findings are
+    shown by rising rank. If several answer the same question, the lowest rank wins.
+    """
+
+    question: str
+    answer: str
+    tone: Tone
+    rank: int = 5
+
+
+class PageSection(NamedTuple):
+    """A part of a page.
+
+    html: of `render_page`, of a template without a layout. rank: sections are shown by rising rank.
+    style: CSS. script: JavaScript that runs once the page is there. data: id → JSON values for it,
+    which it finds as the text of the element with this id.
+    """
+
+    title: str
+    html: str
+    rank: int = 5
+    findings: Sequence[Finding] = ()
+    style: str = ""
+    script: str = ""
+    data: Mapping[str, Any] = {}
+
+
+def render_sections(
+    title: str,
+    sections: Iterable[PageSection],
+    *,
+    intro: str = "",
+    findings: Iterable[Finding] = (),
+    reload_seconds: int = 0,
+) -> str:
+    """A page of sections, below the answers to the first questions.
+
+    reload_seconds: how often browsers load it again, 0: never.
+    """
+    import base64
+    import hashlib
+
+    from markupsafe import Markup
+
+    ordered = sorted(sections, key=lambda section: section.rank)
+    scripts = list(dict.fromkeys(s.script for s in ordered if s.script))
+    asked: dict[str, Finding] = {}
+    every = [*findings, *(f for section in ordered for f in section.findings)]
+    for finding in sorted(every, key=lambda finding: finding.rank):
+        asked.setdefault(finding.question, finding)
+    return render_page(
+        TEMPLATE,
+        title=title,
+        intro=intro,
+        findings=[(f, *MARKS[f.tone]) for f in asked.values()],
+        sections=[(section.title, Markup(section.html)) for section in ordered],
+        styles=[Markup(s) for s in dict.fromkeys(section.style for section in ordered) if s],
+        data=[(name, _json(value)) for s in ordered for name, value in s.data.items()],
+        scripts=[Markup(script) for script in scripts],
+        hashes=[
+            f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+            for script in scripts
+        ],
+        reload=reload_seconds,
+    )
+
+
+def _json(value: Any) -> "Markup":
+    """JSON that can't end its element, with control characters as pictures."""
+    from markupsafe import Markup
+
+    text = json.dumps(_visible(value), ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _visible(value: Any) -> Any:
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {str(name): _visible(of) for name, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_visible(each) for each in value]
+    return value

@@ -8,7 +8,8 @@ from pathlib import Path
 from finery.rows import Row
 from finery.rows.near import Common, Entry, NearIndex, normalised
 from finery.rows.parts import named
-from finery_data.duplicates.heldout import prompt_entry
+from finery.util.text import counted
+from finery_data.duplicates import prompt_entry
 
 FREQUENT = 5
 """How many times more frequent than a misspelt label the right one must be."""
@@ -80,8 +81,8 @@ class Labels:
         right = self._typos.get(label)
         if right is None:
             return None
-        rare, frequent = self._counts[label], self._counts[right]
-        return f"the label {label!r} ({_rows(rare)}) looks like {right!r} ({_rows(frequent)})"
+        rare, frequent = (counted(self._counts[one], "row") for one in (label, right))
+        return f"the label {label!r} ({rare}) looks like {right!r} ({frequent})"
 
     def conflict(self, number: int, row: Row, label: str) -> str | None:
         """The earlier row that has another label for nearly the same prompt; None if there is none.
@@ -117,8 +118,8 @@ class Labels:
             return None
         where = f", the first being {first.row}" if usual == first.label else ""
         return (
-            f"the label is {label!r}, and {usual!r} in {_rows(counts[usual])} with the same "
-            f"prompt{where}"
+            f"the label is {label!r}, and {usual!r} in {counted(counts[usual], 'row')} with the "
+            f"same prompt{where}"
         )
 
     def _usual(self, key: bytes, counts: Counter[str]) -> str:
@@ -172,7 +173,3 @@ def one_edit_apart(one: str, other: str) -> bool:
 
 def _digits(label: str) -> str:
     return "".join(c for c in label if c.isdigit())
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row" if count == 1 else f"{count:,} rows"

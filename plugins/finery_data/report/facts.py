@@ -19,7 +19,7 @@ from finery.rows.chosen import draw_of
 from finery.rows.dropped import dropped, findings
 from finery.rows.near import Common, Match, NearIndex, row_entry
 from finery.rows.parts import id_of, is_conversation, prompt
-from finery_data.duplicates.heldout import NEAR, HeldOut, prompt_entry
+from finery_data.duplicates import NEAR, HeldOut, prompt_entry
 from finery_data.report.rowfacts import Classes, Lengths, text_parts
 
 ALIKE = 0.8

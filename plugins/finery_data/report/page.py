@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 from finery import Dataset
 from finery.rows import Row, snippet
 from finery.rows.parts import turns_of
-from finery.util.text import percent
+from finery.util.text import counted, percent
 from finery.views import render_page
-from finery_data.report.bars import Bars, bars_of
 from finery_data.report.facts import SPOKEN, Facts, Listed, Overlap, Report
-from finery_data.report.histogram import Histogram, histogram_of
+from finery_data.report.plots import Bars, Histogram, bars_of, cut_to, histogram_of
 from finery_data.report.rowfacts import Lengths
 
 PAGE = "finery_data.report/report.html.jinja"
@@ -56,14 +55,17 @@ def by_output(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
 def render(title: str, report: Report) -> str:
     """The page. title: the recipe's and the step's name."""
     facts = report.facts
+    total = sum(facts.rows for facts in report.facts)
+    several = f" in {len(report.facts)} data sets" if len(report.facts) > 1 else ""
+    glance = [(name, [measure(f) for f in facts]) for name, measure in _measures(report)]
     return render_page(
         PAGE,
         title=title,
-        subtitle=_subtitle(report),
+        subtitle=f"{counted(total, 'row')}{several}",
         names=[f.name for f in facts],
         keys=[f.name for f in facts] if len(facts) > 1 else [],
-        tiles=_tiles_of_many(facts) if len(facts) > 1 else _tiles_of_one(report),
-        glance=[(name, cells) for name, cells in _glance(report) if set(cells) != {"–"}],
+        tiles=_tiles(report),
+        glance=[(name, cells) for name, cells in glance if set(cells) != {"–"}],  # – means none
         unit=_unit_note(report),
         lengths=_lengths(report),
         classes=_classes(facts),
@@ -74,12 +76,6 @@ def render(title: str, report: Report) -> str:
         roles=ROLES,
         many=MANY,
     )
-
-
-def _subtitle(report: Report) -> str:
-    total = sum(facts.rows for facts in report.facts)
-    several = f" in {len(report.facts)} data sets" if len(report.facts) > 1 else ""
-    return f"{_rows(total)}{several}"
 
 
 def _unit_note(report: Report) -> str:
@@ -95,12 +91,10 @@ Tile = tuple[str, str, str]
 """(name, value, note)."""
 
 
-def _tiles_of_many(facts: Sequence[Facts]) -> list[Tile]:
-    total = max(1, sum(f.rows for f in facts))
-    return [(f.name, f"{f.rows:,}", f"rows, {percent(f.rows / total)}") for f in facts]
-
-
-def _tiles_of_one(report: Report) -> list[Tile]:
+def _tiles(report: Report) -> list[Tile]:
+    if len(report.facts) > 1:
+        rows = max(1, sum(f.rows for f in report.facts))
+        return [(f.name, f"{f.rows:,}", f"rows, {percent(f.rows / rows)}") for f in report.facts]
     (facts,) = report.facts
     tiles = [("rows", f"{facts.rows:,}", _shape(facts))]
     for part, lengths in facts.lengths.items():
@@ -119,12 +113,6 @@ def _shape(facts: Facts) -> str:
     """A description of the rows."""
     shapes = (shape for column, shape in _SHAPES if facts.columns[column])
     return next(shapes, "other rows")
-
-
-def _glance(report: Report) -> Iterator[TableRow]:
-    """The overview table, with a cell for each data set; – means none."""
-    for name, measure in _measures(report):
-        yield name, [measure(facts) for facts in report.facts]
 
 
 def _measures(report: Report) -> Iterator[tuple[str, Callable[[Facts], str]]]:
@@ -200,11 +188,11 @@ def _class_names(facts: Sequence[Facts]) -> list[str]:
 
 
 def _classes(facts: Sequence[Facts]) -> list[Counted]:
-    counted = []
+    classes = []
     for name in _class_names(facts):
         counts = [f.classes.get(name, Counter()) for f in facts]
-        counted.append(Counted(name, bars_of(counts), list(_class_remarks(facts, counts))))
-    return counted
+        classes.append(Counted(name, bars_of(counts), list(_class_remarks(facts, counts))))
+    return classes
 
 
 def _class_remarks(
@@ -220,7 +208,7 @@ def _class_remarks(
         missing = sorted(every - set(classes))
         if missing:
             more = len(missing) - MOST_MISSING
-            names = ", ".join(_cut(m, LONGEST_MISSING) for m in missing[:MOST_MISSING])
+            names = ", ".join(cut_to(m, LONGEST_MISSING) for m in missing[:MOST_MISSING])
             yield f"{of}no row of", f"{names}{f' and {more:,} more' if more > 0 else ''}"
 
 
@@ -238,7 +226,9 @@ def _kinds(facts: Sequence[Facts]) -> Iterator[Counted]:
         ("Sources", "what the column `source` names", [f.sources for f in facts]),
     ]
     if any(len(f.turns) > 1 for f in facts):  # else the roles, too, are of one kind
-        turns = [Counter({_turns(n): c for n, c in sorted(f.turns.items())}) for f in facts]
+        turns = [
+            Counter({counted(n, "turn"): c for n, c in sorted(f.turns.items())}) for f in facts
+        ]
         kinds = [
             ("Turns of a row", "without the system prompt", turns),
             ("Roles", "turns of each", [f.roles for f in facts]),
@@ -247,10 +237,6 @@ def _kinds(facts: Sequence[Facts]) -> Iterator[Counted]:
     for name, note, counts in kinds:
         if any(counts):
             yield Counted(name, bars_of(counts), note=note)
-
-
-def _turns(count: int) -> str:
-    return "1 turn" if count == 1 else f"{count:,} turns"
 
 
 # -- copies, drops, findings ---------------------------------------------------------------------
@@ -287,7 +273,9 @@ def _copies(report: Report) -> list[Finding]:
         findings.append(Finding(text))
     cut = [f.copies.searched for f in report.facts if f.copies.searched < f.rows]
     if cut:
-        text = f"Near copies were looked for in the first {_rows(max(cut))} of each data set."
+        text = (
+            f"Near copies were looked for in the first {counted(max(cut), 'row')} of each data set."
+        )
         findings.append(Finding(text, soft=True))
     return findings
 
@@ -296,14 +284,14 @@ def _overlap(overlap: Overlap) -> Finding:
     total = overlap.counts.total()
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in overlap.counts.most_common())
     give = "gives" if total == 1 else "give"
-    warning = f"{_rows(total)} of {overlap.one} {give} rows of {overlap.other} away"
+    warning = f"{counted(total, 'row')} of {overlap.one} {give} rows of {overlap.other} away"
     return Finding(reasons, warning=warning, examples=overlap.examples)
 
 
 def _repeat(count: int) -> str:
     if not count:
         return "no row repeats an earlier one"
-    return f"{_rows(count)} {'repeats' if count == 1 else 'repeat'} an earlier one"
+    return f"{counted(count, 'row')} {'repeats' if count == 1 else 'repeat'} an earlier one"
 
 
 def _losses(facts: Sequence[Facts]) -> Iterator[tuple[str, Bars, list[tuple[str, Any]]]]:
@@ -316,7 +304,10 @@ def _losses(facts: Sequence[Facts]) -> Iterator[tuple[str, Bars, list[tuple[str,
             continue
         counts = [Counter({reason: one.count for reason, one in of.items()}) for of in lists]
         reasons = [
-            (_summary(f.name if len(facts) > 1 else "", reason, one), _examples(one))
+            (
+                _summary(f.name if len(facts) > 1 else "", reason, one),
+                [(detail, snippet(row, 200) if row else "") for detail, row in one.examples],
+            )
             for f, of in zip(facts, lists, strict=True)
             for reason, one in of.items()
         ]
@@ -327,10 +318,6 @@ def _summary(of: str, reason: str, one: Listed) -> str:
     title = f"{of}: {reason}" if of else reason
     few = len(one.examples) < one.count
     return f"{title}, {one.count:,}{f', the first {len(one.examples)}' if few else ''}"
-
-
-def _examples(one: Listed) -> list[tuple[str, str]]:
-    return [(detail, snippet(row, 200) if row else "") for detail, row in one.examples]
 
 
 # -- rows ----------------------------------------------------------------------------------------
@@ -346,16 +333,6 @@ def _samples(facts: Facts) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 
 def _sample(row: Row, note: str) -> tuple[str, str, list[tuple[str, str]]]:
-    label = f"label: {_cut(str(row['label']), LONGEST_LABEL)}" if "label" in row else ""
-    turns = [(role, _cut(text, LONGEST_TEXT)) for role, text in turns_of(row)]
+    label = f"label: {cut_to(str(row['label']), LONGEST_LABEL)}" if "label" in row else ""
+    turns = [(role, cut_to(text, LONGEST_TEXT)) for role, text in turns_of(row)]
     return str(row.get("id", "")), " · ".join(part for part in (label, note) if part), turns
-
-
-def _cut(text: str, most: int) -> str:
-    if len(text) <= most:
-        return text
-    return f"{text[: most - 1]}… ({len(text) - most + 1:,} more characters)"
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"

@@ -2,8 +2,8 @@
 
 from array import array
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -88,6 +88,18 @@ class Classes:
         if "answer" in found and (len(found) > 1 + len(labels) or found["answer"] in labels):
             del found["answer"]  # its fields, or the label, say the same
         return found
+
+
+def lengths_and_classes(
+    rows: Iterable[Row],
+) -> tuple[dict[str, Lengths], dict[str, Counter[str]]]:
+    """(part of a row → lengths in characters, what names classes → class → rows)."""
+    lengths, classes = defaultdict[str, Lengths](Lengths), Classes()
+    for row in rows:
+        classes.add(row)
+        for part, text in text_parts(row).items():
+            lengths[part].add(len(text))
+    return lengths, classes.found()
 
 
 def text_parts(row: Row) -> dict[str, str]:

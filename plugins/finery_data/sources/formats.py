@@ -23,18 +23,14 @@ def alpaca(columns: Columns, prompts_only: bool) -> Row:
         raise BadRow("'instruction' is empty", "fill it in, or remove the row")
     turns = _turn("system", optional_text(columns, "system"))
     for pair in columns.get("history") or []:
-        turns += _history(pair)
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadRow("'history' isn't a list of [instruction, answer] pairs")
+        question, answer = (_as_text(turn, "history") for turn in pair)
+        if not question.strip() or not answer.strip():
+            raise BadRow("'history' has an empty turn")
+        turns += _turn("user", question) + _turn("assistant", answer)
     turns += _turn("user", user)
     return _answered(turns, columns, "output", prompts_only)
-
-
-def _history(pair: Any) -> Conversation:
-    if not isinstance(pair, list) or len(pair) != 2:
-        raise BadRow("'history' isn't a list of [instruction, answer] pairs")
-    question, answer = (_as_text(turn, "history") for turn in pair)
-    if not question.strip() or not answer.strip():
-        raise BadRow("'history' has an empty turn")
-    return _turn("user", question) + _turn("assistant", answer)
 
 
 def _answered(turns: Conversation, columns: Columns, column: str, prompts_only: bool) -> Row:
@@ -142,7 +138,15 @@ def preference(columns: Columns, prompts_only: bool) -> Row:
     Without `prompt`, or where `chosen` and `rejected` repeat it, the prompt is what they have in
     common at their start. `margin`, by how much the chosen one is better, must be a number.
     """
-    _check_margin(columns.get("margin"))
+    value = columns.get("margin")
+    try:
+        number = 0.0 if value is None or value == "" else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise BadRow(
+            f"'margin' is {_told(value)}, not a finite number", "write a number, or remove it"
+        )
     answers = [_sides(columns, "chosen"), _sides(columns, "rejected")]
     sides = _sides(columns, "prompt") if columns.get("prompt") is not None else None
     if sides is None and isinstance(answers[0], str) != isinstance(answers[1], str):
@@ -156,17 +160,6 @@ def preference(columns: Columns, prompts_only: bool) -> Row:
     if isinstance(answers[0], str):
         return _text_preference(prompt, *answers)
     return _turn_preference(prompt, *answers)
-
-
-def _check_margin(value: Any) -> None:
-    try:
-        number = 0.0 if value is None or value == "" else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise BadRow(
-            f"'margin' is {_told(value)}, not a finite number", "write a number, or remove it"
-        )
 
 
 def _text_preference(prompt: str | None, chosen: str, rejected: str) -> Row:

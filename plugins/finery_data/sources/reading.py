@@ -1,20 +1,75 @@
-"""Records made into rows: what can't be used is named, skipped or stops the step."""
+"""Records made into rows, by a format or by the templates of `columns:`.
+
+What can't be used is named, skipped or stops the step.
+"""
 
 from array import array
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from finery import DataError, Dataset, Job
+from finery import DataError, Dataset, Job, Settings, setting
 from finery.rows import Row, row_id
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops, dropped_id
 from finery.rows.tables.records import Record
 from finery.rows.tables.values import holds_bytes
+from finery.rows.templates.sandbox import compiled, render
 from finery.util.text import did_you_mean
-from finery_data.sources.columns import Columns, Templates
 from finery_data.sources.formats import FORMATS, Build, detect, label, tools
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+PARTS = ("system", "user", "assistant", "label")
+
+
+class Columns(Settings):
+    """Templates over the columns of a table, e.g. `user: "{{ text }}"`.
+
+    A column whose name isn't a word is written `{{ row["Customer text"] }}`.
+    """
+
+    user: str = setting(help="Template of the user turn.", examples=["{{ text }}"])
+    assistant: str | None = setting(None, help="Template of the answer.", examples=["{{ intent }}"])
+    system: str | None = setting(
+        None, help="Template of the system prompt. An empty result means no system prompt."
+    )
+    label: str | None = setting(None, help="Template of the label that evaluators and splits use.")
+
+
+class Templates:
+    """The compiled templates of `columns:`; Jinja's sandbox, so that a recipe can't run code."""
+
+    def __init__(self, columns: Columns) -> None:
+        self._templates: dict[str, Template] = {}
+        for part in PARTS:
+            source = getattr(columns, part)
+            if source is not None:
+                self._templates[part] = compiled(source, f"columns.{part}")
+
+    def build(self, columns: dict[str, Any], prompts_only: bool) -> Row:
+        """The row of a record: `messages`, and `label` if there is a template for it."""
+        turns = []
+        for role in PARTS[:3]:
+            content = self._render(role, columns)
+            if content.strip():
+                turns.append({"role": role, "content": content})
+            elif role in self._templates and role != "system":
+                raise BadRow(f"columns.{role} gives an empty text", "fill it in, or remove the row")
+        row: Row = {"messages": turns}
+        if "label" in self._templates:
+            row["label"] = self._render("label", columns).strip()
+            if not row["label"]:
+                raise BadRow("columns.label gives an empty text", "fill it in, or remove the row")
+        return row
+
+    def _render(self, part: str, columns: dict[str, Any]) -> str:
+        if part not in self._templates:
+            return ""
+        return render(self._templates[part], f"columns.{part}", {"row": columns, **columns})
+
 
 LISTED = 10
 _REPAIR = "repair the row"
@@ -59,7 +114,11 @@ class Reading:
         """Write the rows; raises `DataError` at the end if some were bad, or there are none."""
         with self._drops:
             dataset = Dataset.write(self._job.out, self._rows(records))
-        dataset.meta |= self._meta()
+        repeated = self._duplicates.count()
+        if repeated:
+            self._job.log(f"{repeated:,} of {self._made:,} rows are duplicates of others")
+        facts = {"format": self._format, "bad_rows": self._bad_count, "duplicates": repeated}
+        dataset.meta |= facts | (self._drops.meta() if self._shape.skip else {})
         return dataset
 
     def _rows(self, records: Iterable[Record]) -> Iterator[Row]:
@@ -85,14 +144,6 @@ class Reading:
             yield record, row
             if row is not None and self._made == self._shape.take:
                 break
-
-    def _meta(self) -> dict[str, Any]:
-        """Facts about the rows. No names of files: they aren't part of the key."""
-        repeated = self._duplicates.count()
-        if repeated:
-            self._job.log(f"{repeated:,} of {self._made:,} rows are duplicates of others")
-        facts = {"format": self._format, "bad_rows": self._bad_count, "duplicates": repeated}
-        return facts | (self._drops.meta() if self._shape.skip else {})
 
     def _row(self, record: Record) -> Row | None:
         """The row of a record, or None after noting what is wrong with it."""

@@ -54,7 +54,16 @@ def turns_of(columns: dict[str, Any]) -> Conversation:
         elif open_calls:
             message.setdefault("tool_call_id", open_calls.pop(0))
         messages.append(as_message(message, number))
-    return _with_system(messages, columns.get("system"))
+    system = columns.get("system")
+    if system is None or (isinstance(system, str) and not system.strip()):
+        return messages
+    if not isinstance(system, str):
+        raise BadRow(f"'system' is {kind_of(system)}, not text")
+    if messages[0]["role"] != "system":
+        return [{"role": "system", "content": system}, *messages]
+    if messages[0]["content"] != system:
+        raise BadRow("the column 'system' and the first turn are different system prompts")
+    return messages
 
 
 def _parts(turn: Any, number: int) -> tuple[str, Any, dict[str, Any]]:
@@ -105,16 +114,3 @@ def _add_calls(
         turn["tool_calls"].append({"id": name, "type": "function", "function": function})
         open_calls.append(name)
     messages[-1] = as_message(turn, number)
-
-
-def _with_system(turns: Conversation, system: Any) -> Conversation:
-    """The turns after the text of the column `system`, when the row has one."""
-    if system is None or (isinstance(system, str) and not system.strip()):
-        return turns
-    if not isinstance(system, str):
-        raise BadRow(f"'system' is {kind_of(system)}, not text")
-    if turns[0]["role"] != "system":
-        return [{"role": "system", "content": system}, *turns]
-    if turns[0]["content"] != system:
-        raise BadRow("the column 'system' and the first turn are different system prompts")
-    return turns

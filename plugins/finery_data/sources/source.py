@@ -6,8 +6,7 @@ from typing import Literal
 from finery import Dataset, Job, Preflight, Step, setting
 from finery.rows.parts import OWN_COLUMNS
 from finery.rows.tables.records import Record
-from finery_data.sources.columns import Columns, Templates
-from finery_data.sources.reading import Reading, Shape
+from finery_data.sources.reading import Columns, Reading, Shape, Templates
 
 
 class SourcePreflight(Preflight["RowSource"]):

@@ -7,7 +7,7 @@ from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.near import Common
 from finery.rows.parts import id_of, read
-from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, crowd_note, prompt_entry
+from finery_data.duplicates import NEAR, HeldOut, Leak, crowd_note, prompt_entry
 
 
 class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
@@ -36,17 +36,6 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
 
     def run(self, job: Job) -> Dataset:
         """Write the rows that are left, and why the others aren't."""
-        held, ids = self._held_out(job)
-        with Drops(job.out) as drops:
-            dataset = Dataset.write(job.out, self._clean(job, held, ids, drops))
-        drops.refuse_nothing_left(len(dataset), "check the steps that `rows` and `against` name")
-        job.log(f"{drops.summary(len(dataset))} against {len(held):,} test rows")
-        if held.crowded:
-            job.log(crowd_note(held.crowded))
-        dataset.meta |= drops.meta()
-        return dataset
-
-    def _held_out(self, job: Job) -> tuple[HeldOut, set[str]]:
         common = Common()
         for _, row in read(job, [*self.against, *self.rows], "rows surveyed"):
             entry = prompt_entry(row)
@@ -56,17 +45,22 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
         for _, row in read(job, self.against, "test rows"):
             held.add(row, prompt_entry(row))
             ids.add(id_of(row))
-        return held, ids
+        with Drops(job.out) as drops:
+            dataset = Dataset.write(job.out, self._clean(job, held, ids, drops))
+        drops.refuse_nothing_left(len(dataset), "check the steps that `rows` and `against` name")
+        job.log(f"{drops.summary(len(dataset))} against {len(held):,} test rows")
+        if held.crowded:
+            job.log(crowd_note(held.crowded))
+        dataset.meta |= drops.meta()
+        return dataset
 
     def _clean(self, job: Job, held: HeldOut, ids: set[str], drops: Drops) -> Iterator[Row]:
         for _, row in read(job, self.rows):
-            leak = _made_from(row, ids) or held.leak(prompt_entry(row))
+            parent = next((p for p in row.get("parents") or () if p in ids), None)
+            leak = held.leak(prompt_entry(row))
+            if parent:
+                leak = Leak("made-from-test", f"was made from the test row {parent}")
             if leak is None:
                 yield row
             else:
                 drops.add(row, leak.reason, leak.detail)
-
-
-def _made_from(row: Row, ids: set[str]) -> Leak | None:
-    parent = next((p for p in row.get("parents") or () if p in ids), None)
-    return Leak("made-from-test", f"was made from the test row {parent}") if parent else None

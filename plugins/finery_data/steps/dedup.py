@@ -8,7 +8,7 @@ from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.near import Common, NearIndex, row_entry
 from finery.rows.parts import id_of, read
-from finery_data.duplicates.heldout import crowd_note
+from finery_data.duplicates import crowd_note
 
 
 class Dedup(Step, seeded=False, packages=("rensa",), version="1"):

@@ -25,9 +25,8 @@ from finery.rows import Row
 from finery.rows.parts import OWN_COLUMNS
 from finery.rows.tables.records import Record, read_table, suffix_of
 from finery.rows.templates.sandbox import names_in
-from finery_data.sources.columns import PARTS, Columns
 from finery_data.sources.formats import detect
-from finery_data.sources.reading import Reading
+from finery_data.sources.reading import PARTS, Columns, Reading
 from finery_data.sources.source import RowSource, SourcePreflight
 
 PROGRESS_EVERY = 5_000
@@ -132,16 +131,12 @@ def read_records(paths: list[Path], job: Job) -> Iterator[Record]:
             total += 1
             yield record
         if total == before:
-            _report_empty(path, job, alone=len(paths) == 1)
+            if len(paths) == 1:
+                raise DataError("the file has no rows", where=shown(path), fix="add rows to it")
+            job.log(f"warning: {shown(path)} has no rows")
     job.progress(len(paths), len(paths), f"{total:,} rows")
     if not total:
         raise DataError("the files have no rows", where=shown(paths[0]), fix="add rows to them")
-
-
-def _report_empty(path: Path, job: Job, *, alone: bool) -> None:
-    if alone:
-        raise DataError("the file has no rows", where=shown(path), fix="add rows to it")
-    job.log(f"warning: {shown(path)} has no rows")
 
 
 # -- how many rows there will be -------------------------------------------------------------------
@@ -196,7 +191,13 @@ def first_rows(step: File, job: Job) -> list[Row]:
 
 def _first_records(step: File, path: Path, job: Job) -> list[Record]:
     """Up to `ROWS` + 1 records of a file; none if it would be read whole for them."""
-    _refuse_text(path)
+    if suffix_of(path.name) in (".txt", ".md", ".rst", ".html", ".pdf"):
+        raise DataError(
+            "the file holds text, not rows",
+            where=shown(path),
+            fix="for rows with answers, write a table such as .csv or .jsonl; docs.files makes "
+            "rows of text, to generate questions from",
+        )
     if not _is_quick(path):
         return []
     records = list(islice(read_table(path, job.scratch), ROWS + 1))
@@ -276,17 +277,6 @@ def _meant(template: str, column: str) -> str | None:
     pattern = rf"\$?\{{\s*(?:row\.)?{name}\s*\}}|%\({name}\)s"
     changed, count = re.subn(pattern, lambda _: braces, template, flags=re.IGNORECASE)
     return changed if count else None
-
-
-def _refuse_text(path: Path) -> None:
-    """Raise `DataError` for plain text, in more fitting words than those for unknown tables."""
-    if suffix_of(path.name) in (".txt", ".md", ".rst", ".html", ".pdf"):
-        raise DataError(
-            "the file holds text, not rows",
-            where=shown(path),
-            fix="for rows with answers, write a table such as .csv or .jsonl; docs.files makes "
-            "rows of text, to generate questions from",
-        )
 
 
 def _is_quick(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """`data.filter`: keep the rows that meet conditions."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,9 +9,8 @@ from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops
-from finery.rows.lengths import check_lengths
-from finery.rows.parts import named, no_text, read, scope, text_named
-from finery.rows.templates.patience import search
+from finery.rows.parts import check_lengths, named, no_text, read, scope, text_named
+from finery.rows.templates.limits import search
 from finery.rows.templates.sandbox import evaluate, expression
 
 Texts = dict[str, str]
@@ -79,13 +79,6 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
                 drops.add(row, *failed)
 
     def _failed(self, conditions: list[Condition], number: int, row: Row) -> tuple[str, str] | None:
-        texts = self._texts(number, row)
-        try:
-            return next((why for test in conditions if (why := test(row, texts))), None)
-        except BadRow as error:
-            raise DataError(error.what, where=named(number, row), fix=error.fix) from error
-
-    def _texts(self, number: int, row: Row) -> Texts:
         texts: Texts = {}
         for field in ("matches", "excludes", "min_characters", "max_characters"):
             for name in getattr(self, field):
@@ -93,14 +86,17 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
                 if text is None:
                     raise no_text(field, name, number, row)
                 texts[name] = text
-        return texts
+        try:
+            return next((why for test in conditions if (why := test(row, texts))), None)
+        except BadRow as error:
+            raise DataError(error.what, where=named(number, row), fix=error.fix) from error
 
     def _conditions(self) -> list[Condition]:
         conditions = [_expression(self.where)] if self.where is not None else []
         conditions += [_pattern("matches", n, p, wanted=True) for n, p in self.matches.items()]
         conditions += [_pattern("excludes", n, p, wanted=False) for n, p in self.excludes.items()]
-        conditions += [_shortest(n, least) for n, least in self.min_characters.items()]
-        conditions += [_longest(n, most) for n, most in self.max_characters.items()]
+        conditions += [_length(name, n, math.inf) for name, n in self.min_characters.items()]
+        conditions += [_length(name, 0, n) for name, n in self.max_characters.items()]
         return conditions
 
 
@@ -133,21 +129,13 @@ def _pattern(field: str, name: str, pattern: str, *, wanted: bool) -> Condition:
     return test
 
 
-def _shortest(name: str, least: int) -> Condition:
+def _length(name: str, least: int, most: float) -> Condition:
     def test(_: Row, texts: Texts) -> tuple[str, str] | None:
         length = len(texts[name])
-        if length >= least:
-            return None
-        return "too-short", f"{name} has {length:,} characters, fewer than {least:,}"
-
-    return test
-
-
-def _longest(name: str, most: int) -> Condition:
-    def test(_: Row, texts: Texts) -> tuple[str, str] | None:
-        length = len(texts[name])
-        if length <= most:
-            return None
-        return "too-long", f"{name} has {length:,} characters, more than {most:,}"
+        if length < least:
+            return "too-short", f"{name} has {length:,} characters, fewer than {least:,}"
+        if length > most:
+            return "too-long", f"{name} has {length:,} characters, more than {most:,}"
+        return None
 
     return test

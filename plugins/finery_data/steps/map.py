@@ -171,19 +171,16 @@ class _Writer:
         if is_conversation(row):
             content = with_turns(content, self._turns(Turns.of(row), names))
         elif "user" in self._templates:
-            content = self._new_conversation(content, names)
+            turns = self._with_system([], names)
+            turns.append({"role": "user", "content": self._full("user", names)})
+            if "assistant" in self._templates:
+                turns.append({"role": "assistant", "content": self._full("assistant", names)})
+            content = {"messages": turns, **content}
         if "label" in self._templates:
             content["label"] = self._full("label", names)
         for where in self._columns:
             content[where.removeprefix("columns.")] = self._rendered(where, names)
         return content
-
-    def _new_conversation(self, row: Row, names: dict[str, Any]) -> Row:
-        turns = self._with_system([], names)
-        turns.append({"role": "user", "content": self._full("user", names)})
-        if "assistant" in self._templates:
-            turns.append({"role": "assistant", "content": self._full("assistant", names)})
-        return {"messages": turns, **row}
 
     def _turns(self, turns: Turns, names: dict[str, Any]) -> Turns:
         prompt = self._written(turns.prompt, "user", "user", names)

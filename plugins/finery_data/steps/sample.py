@@ -57,30 +57,21 @@ class Sample(Step, version="1"):
 
     def run(self, job: Job) -> Dataset:
         """Write the rows taken; `meta` has how many of each class."""
-        classes = self._classes(job)
-        times = self._times(job, classes)
+        reader, classes = self._reader(), _Classes()
+        for number, row in read(job, self.rows):
+            classes.add(reader(number, row))
+        if not classes.of:
+            raise DataError("there are no rows", fix="check the steps that `rows` names")
+        draws = draws_of((row for dataset in self.rows for row in dataset), job.seed)
+        times: dict[int, int] = {}
+        for members, count in zip(classes.members(), self._counts(classes), strict=True):
+            times |= times_taken(draws, members, count)
         with Drops(job.out) as drops:
             dataset = Dataset.write(job.out, self._taken(job, times, drops))
         dataset.meta |= drops.meta() | self._meta(classes, times)
         total = len(classes.of)
         job.log(f"{len(dataset):,} rows taken of {total:,}; {drops.counts.total():,} never")
         return dataset
-
-    def _classes(self, job: Job) -> "_Classes":
-        reader, classes = self._reader(), _Classes()
-        for number, row in read(job, self.rows):
-            classes.add(reader(number, row))
-        if not classes.of:
-            raise DataError("there are no rows", fix="check the steps that `rows` names")
-        return classes
-
-    def _times(self, job: Job, classes: "_Classes") -> dict[int, int]:
-        """Row → how often it is taken."""
-        draws = draws_of((row for dataset in self.rows for row in dataset), job.seed)
-        times: dict[int, int] = {}
-        for members, count in zip(classes.members(), self._counts(classes), strict=True):
-            times |= times_taken(draws, members, count)
-        return times
 
     def _counts(self, classes: "_Classes") -> list[int]:
         """Rows to take of each class."""

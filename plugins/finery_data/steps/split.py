@@ -26,7 +26,7 @@ from finery.rows.dropped import Drops
 from finery.rows.near import Common, normalised
 from finery.rows.parts import prompt, read
 from finery.util.text import did_you_mean, percent
-from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, crowd_note, prompt_entry
+from finery_data.duplicates import NEAR, HeldOut, Leak, crowd_note, prompt_entry
 from finery_data.steps.strata import Unit, divide, rare_strata, strata_of
 
 SPLITS = ("train", "validation", "test")
@@ -138,7 +138,17 @@ class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
         survey = _Survey(self, job)
         chosen = survey.assign(job.seed)
         _report(self, survey, chosen, job)
-        _check_leaks(self, survey, chosen)
+        if self.group is not None:
+            _refuse(
+                _prompt_leaks(survey, chosen),
+                "rows have the same prompt as a row in another split",
+                "give both rows the same group, remove one of them, or remove `group`",
+            )
+        _refuse(
+            _parent_leaks(survey, chosen),
+            "rows were made from a row in another split",
+            "split the rows they were made from, and generate from the train split",
+        )
         leaks = _near_copies(survey, chosen, job) if self.decontaminate else {}
         splits = Splits()
         for index, name in enumerate(SPLITS):
@@ -191,7 +201,9 @@ def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:
     held = {i: HeldOut(SPLITS[i], NEAR, job.scratch, common) for i in (TEST, VALIDATION)}
     for split in (TEST, VALIDATION, TRAIN):
         before = [held[i] for i in (TEST, VALIDATION) if i > split and len(held[i])]
-        for number, row in enumerate(_rows(job, survey, f"{SPLITS[split]} rows compared")):
+        for number, row in enumerate(
+            row for _, row in read(job, survey.step.rows, f"{SPLITS[split]} rows compared")
+        ):
             if chosen[number] != split:
                 continue
             entry = prompt_entry(row)
@@ -203,10 +215,6 @@ def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:
     if crowded := sum(h.crowded for h in held.values()):
         job.log(crowd_note(crowded))
     return leaks
-
-
-def _rows(job: Job, survey: "_Survey", what: str) -> Iterator[Row]:
-    return (row for _, row in read(job, survey.step.rows, what))
 
 
 def unit_of(row: Row, group: str | None = None) -> int:
@@ -472,21 +480,6 @@ def _line(text: str) -> str:
 def _short(text: str) -> str:
     line = _line(text)
     return f"'{line[:60]}…'" if len(line) > 60 else f"'{line}'"
-
-
-def _check_leaks(step: Split, survey: _Survey, chosen: bytes) -> None:
-    """Raise `DataError` where rows that belong together fell in two splits."""
-    if step.group is not None:
-        _refuse(
-            _prompt_leaks(survey, chosen),
-            "rows have the same prompt as a row in another split",
-            "give both rows the same group, remove one of them, or remove `group`",
-        )
-    _refuse(
-        _parent_leaks(survey, chosen),
-        "rows were made from a row in another split",
-        "split the rows they were made from, and generate from the train split",
-    )
 
 
 def _refuse(leaks: Iterator[str], what: str, fix: str) -> None:

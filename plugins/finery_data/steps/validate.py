@@ -11,12 +11,12 @@ import msgspec
 from finery import DataError, Dataset, Job, OneFile, Step, UsageError, setting, takes
 from finery.rows import TURN_COLUMNS, Row, Turns
 from finery.rows.badrow import BadRow
-from finery.rows.chat.structure import problems_of
+from finery.rows.chat.turns import problems_of
 from finery.rows.dropped import FINDINGS, Drops
-from finery.rows.lengths import check_lengths
 from finery.rows.parts import (
     NOT_TEXT,
     answer,
+    check_lengths,
     id_of,
     named,
     no_text,
@@ -25,7 +25,7 @@ from finery.rows.parts import (
     text_named,
     text_of,
 )
-from finery.rows.templates.patience import patterns_of
+from finery.rows.templates.limits import patterns_of
 from finery.util.text import did_you_mean
 from finery_data.checks import personal
 from finery_data.checks.labels import Labels
@@ -212,7 +212,14 @@ class _Checks:
         yield from broken
         yield from self._in_texts(row)
         if not any(check == "turns" for check, _ in broken):
-            yield from _undeclared(row)
+            tools = row.get("tools")
+            declared = [_tool_name(tool) for tool in tools] if isinstance(tools, list) else []
+            turns = Turns.of(row).conversation
+            called = [_tool_name(call) for turn in turns for call in turn.get("tool_calls") or ()]
+            for name in dict.fromkeys(called):
+                if name not in declared:
+                    known = did_you_mean(name, filter(None, declared)) or "the row declares none"
+                    yield "tools", f"the tool '{name}' is called but not declared; {known}"
             yield from self._lengths(number, row)
             yield from self._answers(number, row)
             yield from self._label(number, row)
@@ -379,18 +386,6 @@ def _plain_answer(row: Row) -> str | None:
     """The answer's text; None where there is none, or it calls tools."""
     calls = any(turn.get("tool_calls") for turn in Turns.of(row).answer[-1:])
     return None if calls else answer(row)
-
-
-def _undeclared(row: Row) -> Iterator[Finding]:
-    """The tools that the row's turns call and `tools` doesn't have."""
-    tools = row.get("tools")
-    declared = [_tool_name(tool) for tool in tools] if isinstance(tools, list) else []
-    turns = Turns.of(row).conversation
-    called = [_tool_name(call) for turn in turns for call in turn.get("tool_calls") or ()]
-    for name in dict.fromkeys(called):
-        if name not in declared:
-            known = did_you_mean(name, filter(None, declared)) or "the row declares none"
-            yield "tools", f"the tool '{name}' is called but not declared; {known}"
 
 
 def _tool_name(tool: Any) -> str:

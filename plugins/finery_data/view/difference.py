@@ -152,7 +152,11 @@ def _print_changed(console: "Console", old: Row, new: Row) -> None:
             continue
         for mark, style, parts in (("−", "red", before), ("+", "green", after)):
             if name in parts:
-                line = (f"      {mark} ", style), (f"{name}  ", "cyan"), _one_line(parts[name])
+                line = (
+                    (f"      {mark} ", style),
+                    (f"{name}  ", "cyan"),
+                    visible(" ".join(parts[name].split())),
+                )
                 console.print(Text.assemble(*line, overflow="ellipsis"), no_wrap=True)
 
 
@@ -170,7 +174,3 @@ def _line(mark: str, style: str, row: Row) -> Any:
 
     head = (f"  {mark} ", style), (f"{row.get('id', '')}  ", "dim")
     return Text.assemble(*head, visible(snippet(row, SNIPPET)), overflow="ellipsis")
-
-
-def _one_line(text: str) -> str:
-    return visible(" ".join(text.split()))

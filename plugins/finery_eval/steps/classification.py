@@ -15,7 +15,7 @@ from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
 from finery_eval.evaluator import BatchEvaluator, names_metric
 from finery_eval.measure import Statistic
-from finery_eval.tables import Unit, table
+from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 
 RESERVED = ("accuracy", "macro_f1", "valid")
@@ -271,10 +271,9 @@ def class_table(
 ) -> dict[str, Any]:
     """Precision, recall, F1 and rows of every class of a column."""
     rows = [[label, *stats.class_score(pairs, label)] for label in labels]
-    scores = ["precision", "recall", "F1"]
-    units: dict[str, Unit] = dict.fromkeys(scores, "share")
-    columns = ["class", *scores, "rows"]
-    return table(f"{model}: {column}", columns, rows, units=units, model=model)
+    columns = ["class", "precision", "recall", "F1", "rows"]
+    shares = dict.fromkeys(columns[1:4], "share")
+    return table(f"{model}: {column}", columns, rows, units=shares, model=model)
 
 
 def confusion(labels: Sequence[str], pairs: stats.Pairs) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from finery.util.text import in_points, range_in_points
 from finery_eval import stats
 from finery_eval.asking import ask, read_rows
 from finery_eval.evaluation import write
-from finery_eval.groups import together
 from finery_eval.measure import Group, Scores, scores_of
 from finery_eval.nested import JudgeEach
-from finery_eval.tables import Unit, table
-from finery_eval.verdicts import Verdicts
+from finery_eval.tables import table
+from finery_eval.verdicts import Verdicts, together
 
 TITLES = ("Learning curve", "What twice the rows would add")
 """Of the tables."""
@@ -213,11 +212,10 @@ def tables_of(
         for each in sorted(trained, key=lambda each: each.rows)
     ]
     ends = ["95 % CI low", "95 % CI high"]
-    shares: dict[str, Unit] = dict.fromkeys([metric, *ends, "with twice the rows"], "share")
+    shares = dict.fromkeys([metric, *ends, "with twice the rows"], "share")
     grown = [[name, g.a_doubling, *g.interval, g.expected] for name, g in curve.items()]
-    growths: dict[str, Unit] = dict.fromkeys(["added (points)", *ends], "difference")
-    growths["with twice the rows"] = "share"
     columns = ["metric", "added (points)", *ends, "with twice the rows"]
+    growths = {**dict.fromkeys(columns[1:4], "difference"), columns[4]: "share"}
     return [
         table(TITLES[0], ["rows", "model", metric, *ends], points, units=shares),
         table(TITLES[1], columns, grown, units=growths),

@@ -6,10 +6,11 @@ from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 from finery import CachedEngine, Completion, Job, Metrics, Step, UsageError, nested_step, setting
-from finery.rows import Row
+from finery.rows import Conversation, Message, Row
 from finery_eval import asking
-from finery_eval.calls.arguments import Equality
-from finery_eval.calls.calls import Toolbox
+from finery_eval.arguments import Equality
+from finery_eval.asking import generate
+from finery_eval.calls import BadTools, Toolbox, answered_calls, expected_calls
 from finery_eval.evaluation import (
     Unjudged,
     compared,
@@ -18,21 +19,112 @@ from finery_eval.evaluation import (
     write_scored,
 )
 from finery_eval.evaluator import BatchEvaluator
-from finery_eval.groups import groups_of
-from finery_eval.measure import Measure, Score, in_json, scores_of
+from finery_eval.matches import Match, Wanted
+from finery_eval.measure import Measure, in_json, scores_of
 from finery_eval.nested import JudgeEach
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.predictions import predictions as lines_of
-from finery_eval.rollouts import Compare, roll_out
 from finery_eval.steps.tools import ToolCalls
-from finery_eval.tables import Unit, table
-from finery_eval.turns import Turn, turns_of, unjudged_turns
-from finery_eval.verdicts import Answers, Verdicts
+from finery_eval.tables import table
+from finery_eval.turns import Turn, assistant_turn, turns_of, unjudged_turns
+from finery_eval.verdicts import Answers, Verdicts, groups_of
 
 OF_ROWS = ("whole", "first_turn", "last_turn")
 """Metrics of complete conversations."""
 OF_COMPARISONS = "sign flips of rows, exact"
 """The test of the comparisons."""
+
+
+# -- conversations that a model leads itself: its answers are the history of its next turn --------
+
+
+class Compare(NamedTuple):
+    """When the calls of a model are those of the row."""
+
+    equality: Equality
+    coerce: bool
+    toolbox: Toolbox
+
+    def same(self, turn: Turn, answer: Completion) -> bool:
+        """Whether an answer has the same calls as the row's turn, or both have none."""
+        own = turn.conversation[turn.place]
+        if not own.get("tool_calls"):
+            return not answer.tool_calls and not answer.call_error
+        try:
+            tools = self.toolbox.of(turn.row)
+            wanted = Wanted(expected_calls(own, tools, coerce=self.coerce), tools, "")
+        except BadTools:
+            return False
+        calls = answered_calls(answer, tools, coerce=self.coerce)
+        return Match(wanted, calls, self.equality, answer).is_right
+
+
+class Rollout:
+    """A row's conversation as one model leads it.
+
+    history: the next prompt. replaced: the number of its turns for which the row's own turn had to
+    be substituted.
+    """
+
+    def __init__(self, turns: Sequence[Turn], compare: Compare) -> None:
+        self.turns = turns
+        self.answers: list[Completion] = []
+        self.replaced = 0
+        self._compare = compare
+        self.history: Conversation = list(turns[0].conversation[: turns[0].place])
+
+    def add(self, answer: Completion) -> None:
+        """Go on with an answer, up to the next turn that is judged."""
+        turn = self.turns[len(self.answers)]
+        self.answers.append(answer)
+        if len(self.answers) == len(self.turns):
+            return
+        following = self.turns[len(self.answers)].place
+        own = turn.conversation[turn.place]
+        self.history += [
+            self._turn(turn, own, answer),
+            *turn.conversation[turn.place + 1 : following],
+        ]
+
+    def _turn(self, turn: Turn, own: Message, answer: Completion) -> Message:
+        """The model's turn; the row's where the turns after it would make no sense otherwise."""
+        if not self._compare.same(turn, answer):
+            self.replaced += 1
+            return own
+        said = assistant_turn(answer, len(self.answers))
+        # The row's calls have the ids that the answers of the tools refer to.
+        return {**said, "tool_calls": own["tool_calls"]} if own.get("tool_calls") else said
+
+
+def roll_out(
+    step: BatchEvaluator,
+    job: Job,
+    engine: CachedEngine,
+    name: str,
+    turns: Sequence[Sequence[Turn]],
+    compare: Compare,
+) -> list[Rollout]:
+    """Have a model lead all conversations, the same turn of each at a time.
+
+    turns: of each row, at least one.
+    """
+    rollouts = [Rollout(of, compare) for of in turns]
+    for number in range(max(map(len, turns))):
+        active = [rollout for rollout in rollouts if len(rollout.turns) > number]
+        answers = generate(
+            step,
+            job,
+            engine,
+            f"{name}, turn {number + 1}",
+            [rollout.history for rollout in active],
+            [rollout.turns[0].row.get("tools") for rollout in active],
+        )
+        for rollout, answer in zip(active, answers, strict=True):
+            rollout.add(answer)
+    return rollouts
+
+
+# -- the step -------------------------------------------------------------------------------------
 
 
 class Dialog(JudgeEach, engines=True):
@@ -198,10 +290,11 @@ class Dialog(JudgeEach, engines=True):
             scores[name] |= of
         first = judged.measure(judged.metrics[0], by_group)
         details = compared(judged, measures, first, self.models)
-        by_turn = [
-            scores_of_turn(judged, turns, number)
-            for number in range(1, max(turn.number for turn in turns) + 1)
-        ]
+        by_turn = []
+        for number in range(1, max(turn.number for turn in turns) + 1):
+            places = [i for i, turn in enumerate(turns) if turn.number == number]
+            of_turn = scores_of(names, judged.measures(None, places))
+            by_turn.append(OfTurn(number, len(places), *in_json(of_turn)))
         cut = [turn.as_row() for turn in turns]
         tables = [
             *(turn_table(name, judged.headline, by_turn) for name in names),
@@ -213,45 +306,36 @@ class Dialog(JudgeEach, engines=True):
             cut, more, details, scores, together, names_of_slices, OF_COMPARISONS
         )
         details["headline"] = [*judged.headline, "whole"]
-        details["turns"] = {name: [of.in_json(name) for of in by_turn] for name in names}
+        details["turns"] = {
+            name: [
+                {"turn": number, "rows": n, "scores": values[name], "intervals": intervals[name]}
+                for number, n, values, intervals in by_turn
+            ]
+            for name in names
+        }
         lines = predictions(turns, cut, answers, judged)
         metrics = write_scored(job, len(rows), scores, details, lines, answers=answers)
         return with_speeds(metrics, self.models)
 
 
 class OfTurn(NamedTuple):
-    """The scores of one turn of all rows that have it, by model."""
+    """The scores of one turn of all rows that have it: model → metric → value, interval."""
 
     number: int
     rows: int
-    scores: Mapping[str, Mapping[str, Score]]
-
-    def in_json(self, model: str) -> dict[str, Any]:
-        """The scores of a model as JSON values."""
-        scores, intervals = in_json({model: self.scores[model]})
-        of = {"scores": scores[model], "intervals": intervals[model]}
-        return {"turn": self.number, "rows": self.rows, **of}
-
-
-def scores_of_turn(judged: Verdicts, turns: Sequence[Turn], number: int) -> OfTurn:
-    """The scores of the first judged turn of all rows, of the second one, and so on."""
-    places = [i for i, turn in enumerate(turns) if turn.number == number]
-    scores = scores_of(list(judged.judged), judged.measures(None, places))
-    return OfTurn(number, len(places), scores)
+    values: Mapping[str, Mapping[str, float]]
+    intervals: Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[OfTurn]) -> dict[str, Any]:
     """The scores of each turn."""
     first, *others = headline
     columns = ["judged turn", "rows", first, "95 % CI low", "95 % CI high", *others]
-    nothing = (None, (None, None))
     rows = []
-    for turn in by_turn:
-        of: Mapping[str, Any] = turn.scores[model]
-        value, interval = of.get(first, nothing)
-        more = [of.get(metric, nothing)[0] for metric in others]
-        rows.append([turn.number, turn.rows, value, *interval, *more])
-    units: dict[str, Unit] = dict.fromkeys(columns[2:], "share")
+    for number, n, values, intervals in by_turn:
+        scores, ends = values[model], intervals[model].get(first, (None, None))
+        rows.append([number, n, scores.get(first), *ends, *map(scores.get, others)])
+    units = dict.fromkeys(columns[2:], "share")
     return table(f"{model}: turns", columns, rows, units=units, model=model)
 
 

@@ -9,11 +9,10 @@ from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted, search_in
 from finery_eval import stats
 from finery_eval.evaluation import answers_table
-from finery_eval.evaluator import BatchEvaluator, names_metric
-from finery_eval.groups import together
+from finery_eval.evaluator import BatchEvaluator, compiled, names_metric
 from finery_eval.measure import Measure
-from finery_eval.tables import Unit, table
-from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
+from finery_eval.tables import table
+from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged, together
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
 _WORD = re.compile(r"\w")
@@ -175,12 +174,7 @@ def check_rule(name: str, rule: Rule) -> None:
             fix=f"give it one of: {', '.join(Rule.__struct_fields__)}",
         )
     for field, pattern in rule.patterns().items():
-        try:
-            re.compile(pattern)
-        except (re.error, RecursionError) as error:
-            raise UsageError(
-                f"not a regular expression: {error}", where=f"{where}.{field}", fix="correct it"
-            ) from None
+        compiled(pattern, f"{where}.{field}")
     if rule.min_words and rule.max_words and rule.min_words > rule.max_words:
         raise UsageError(
             f"no answer has at least {rule.min_words} and at most {rule.max_words} words",
@@ -217,5 +211,5 @@ def rules_table(
     tested = [row for row in rows if row[-1] is not None]
     for row, p_value in zip(tested, stats.holm([row[-1] for row in tested]), strict=True):
         row[-1] = p_value
-    units: dict[str, Unit] = {**dict.fromkeys(columns[2:5], "share"), columns[5]: "p"}
+    units = {**dict.fromkeys(columns[2:5], "share"), columns[5]: "p"}
     return table("Rules", columns, rows, units=units)

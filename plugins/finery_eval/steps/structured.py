@@ -24,12 +24,12 @@ from finery.rows.answers.jsonvalues import (
     shown,
 )
 from finery.rows.answers.reading import extracted, told_with
-from finery.rows.templates.patience import patterns_of
+from finery.rows.templates.limits import patterns_of
 from finery.util.text import did_you_mean
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
 from finery_eval.evaluator import BatchEvaluator, longest_answer
-from finery_eval.tables import Unit, table
+from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts
 
 RESERVED = ("accuracy", "field_score", "valid_json", "valid")
@@ -348,7 +348,7 @@ def field_table(model: str, fields: Fields, judged: Sequence[Verdict]) -> dict[s
         else:
             rows.append([name, sum(values) / len(values), None, None, None, None])
     scores = ["score", "precision", "recall"]
-    units: dict[str, Unit] = dict.fromkeys(scores, "share")
+    units = dict.fromkeys(scores, "share")
     columns = ["field", *scores, "elements answered", "elements expected"]
     title = f"{model}: fields (a list's score is its F1)"
     return table(title, columns, rows, units=units, model=model)

@@ -9,15 +9,20 @@ from finery import CachedEngine, Completion, Job, Metrics, UsageError, setting
 from finery.rows import Row, split_turns
 from finery.rows.answers.reading import extracted
 from finery_eval import asking
-from finery_eval.calls.arguments import Equality
-from finery_eval.calls.calls import BadTools, Toolbox, answered_calls, expected_calls
-from finery_eval.calls.matches import Match, Wanted, calls_table, due_table, malformed_table
-from finery_eval.calls.named import Arguments, arguments_of, sampled_arguments
+from finery_eval.arguments import Equality
+from finery_eval.calls import (
+    BadTools,
+    Toolbox,
+    answered_calls,
+    arguments_of,
+    expected_calls,
+    sampled_arguments,
+)
 from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
 from finery_eval.evaluator import BatchEvaluator, longest_answer
-from finery_eval.tasks.functions import Execute, Functions
-from finery_eval.tasks.play import Play, Task, play, split_task, task_of
-from finery_eval.tasks.results import Expect, steps_table
+from finery_eval.functions import Execute, Functions
+from finery_eval.matches import Match, Wanted, calls_table, due_table, malformed_table
+from finery_eval.tasks import Expect, Play, Task, play, split_task, steps_table, task_of
 from finery_eval.turns import place_of
 from finery_eval.verdicts import Answers, Verdicts
 
@@ -234,7 +239,8 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read the expected calls and the tools of each row."""
         wanted = self.readable(rows, partial(self.expected, toolbox=Toolbox()))
-        self.check_arguments(arguments_of(t for want in wanted for t in want.tools.values()))
+        arguments = arguments_of(t for want in wanted for t in want.tools.values())
+        arguments.check(self.free, self.unordered)
         return partial(self.judged, wanted)
 
     def unjudged(self, rows: Sequence[Row]) -> list[Unjudged]:
@@ -281,12 +287,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         if self.free or self.unordered:
             arguments = sampled_arguments(rows)
             if arguments is not None:
-                self.check_arguments(arguments)
-
-    def check_arguments(self, arguments: Arguments) -> None:
-        """Raise `DataError` for `free` or `unordered` arguments that no tool has."""
-        arguments.check("free", self.free)
-        arguments.check("unordered", self.unordered)
+                arguments.check(self.free, self.unordered)
 
     def equality(self) -> Equality:
         """When two arguments are the same."""

@@ -50,6 +50,15 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
     ggufs = (p.files[0].path for p in placed if _format(p) == "gguf")
     # The size of the recipe would change the card with each comment in it.
     others = (README, MARK, facts.recipe.file, facts.lock.file)
+    groups: list[list[Evaluation]] = []
+    for evaluation in facts.evaluations:
+        models = {judged.ref for judged in evaluation.judged}
+        same = [g for g in groups if _basis(g[0]) == _basis(evaluation)]
+        fitting = [g for g in same if models.isdisjoint(j.ref for e in g for j in e.judged)]
+        if fitting:
+            fitting[0].append(evaluation)
+        else:
+            groups.append([evaluation])
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         facts=facts,
         target=target,
@@ -65,7 +74,7 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
         loaded=[_loaded(p, facts, target) for p in loaded],
         gguf=next(ggufs, ""),
         bundles=[*_bundles(placed, target)],
-        groups=_comparable(facts.evaluations),
+        groups=groups,
         compares=any(j.digest not in digests for e in facts.evaluations for j in e.judged),
         measured=MEASURED,
         place=_place,
@@ -172,20 +181,6 @@ def _bundles(placed: Sequence[Placed], target: Target) -> Iterator[dict[str, Any
 
 
 # -- how good it is ------------------------------------------------------------------------------
-
-
-def _comparable(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
-    """Evaluations of different models on the same rows, which share a table."""
-    groups: list[list[Evaluation]] = []
-    for evaluation in evaluations:
-        models = {judged.ref for judged in evaluation.judged}
-        same = [g for g in groups if _basis(g[0]) == _basis(evaluation)]
-        fitting = [g for g in same if models.isdisjoint(j.ref for e in g for j in e.judged)]
-        if fitting:
-            fitting[0].append(evaluation)
-        else:
-            groups.append([evaluation])
-    return groups
 
 
 def _basis(evaluation: Evaluation) -> tuple[Any, ...]:

@@ -215,6 +215,12 @@ def eval_results(
         origin = origin_on_hub(facts, evaluation)
         if score is None or origin is None:
             continue
+        rows = "all rows" if evaluation.whole else "a part of the rows"
+        notes = [f"{score.metric} of {judged.ref}", f"{rows} ({evaluation.rows.count:,})"]
+        if score.low is not None and score.high is not None:
+            notes.append(f"95 % interval {score.low:.3f} to {score.high:.3f}")
+        if evaluation.temperature is not None:
+            notes.append(f"temperature {evaluation.temperature:g}")
         entry = EvalResultEntry(
             dataset_id=benchmark.dataset,
             task_id=benchmark.task,
@@ -222,7 +228,7 @@ def eval_results(
             dataset_revision=origin.revision,
             source_url=url if target.recipe else None,
             source_name="recipe" if target.recipe else None,
-            notes=_notes(evaluation, judged, score),
+            notes=", ".join(notes),
         )
         yield f".eval_results/{step}.yaml", eval_result_entries_to_yaml([entry])
 
@@ -230,13 +236,3 @@ def eval_results(
 def score_of(judged: Judged, metric: str | None) -> Score | None:
     """A score by name; without one the headline."""
     return next((score for score in judged.scores if metric in (None, score.metric)), None)
-
-
-def _notes(evaluation: Evaluation, judged: Judged, score: Score) -> str:
-    rows = "all rows" if evaluation.whole else "a part of the rows"
-    notes = [f"{score.metric} of {judged.ref}", f"{rows} ({evaluation.rows.count:,})"]
-    if score.low is not None and score.high is not None:
-        notes.append(f"95 % interval {score.low:.3f} to {score.high:.3f}")
-    if evaluation.temperature is not None:
-        notes.append(f"temperature {evaluation.temperature:g}")
-    return ", ".join(notes)

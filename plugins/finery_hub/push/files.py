@@ -68,29 +68,33 @@ def _models(models: Sequence[Model], merged: Path | None) -> Iterator[Placed]:
         if model.format == "gguf":
             continue
         if merged is not None and model.format == "adapter" and is_first:
-            yield Placed(model.name, model, ADAPTER_FOLDER, _adapter(model, ADAPTER_FOLDER, merged))
+            whole = [
+                File(p.relative_to(merged).as_posix(), p)
+                for p in sorted(merged.rglob("*"))
+                if p.is_file()
+            ]
+            yield Placed(
+                model.name,
+                model,
+                ADAPTER_FOLDER,
+                [*(file for file in whole if file.path != README), *_plain(model, ADAPTER_FOLDER)],
+            )
         else:
             folder = "" if is_first else model.name
             yield Placed(model.name, model, folder, [*_plain(model, folder)])
         is_first = False
 
 
-def _adapter(model: Model, folder: str, merged: Path) -> list[File]:
-    """The merged model at the root, and the adapter in its folder."""
-    whole = [
-        File(p.relative_to(merged).as_posix(), p) for p in sorted(merged.rglob("*")) if p.is_file()
-    ]
-    return [*(file for file in whole if file.path != README), *_plain(model, folder)]
-
-
 def names_of(artifact: Artifact) -> list[str]:
     """The names of an artifact's own and external files."""
-    own = artifact.manifest.files if artifact.manifest else _in(artifact.path)
+    own = (
+        artifact.manifest.files
+        if artifact.manifest
+        else [
+            p.relative_to(artifact.path).as_posix() for p in artifact.path.rglob("*") if p.is_file()
+        ]
+    )
     return sorted({*own, *artifact.external})
-
-
-def _in(folder: Path) -> list[str]:
-    return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
 
 
 def _plain(artifact: Artifact, folder: str) -> Iterator[File]:
@@ -98,22 +102,14 @@ def _plain(artifact: Artifact, folder: str) -> Iterator[File]:
     for name in names_of(artifact):
         path = f"{folder}/{name}" if folder else name
         if name == ADAPTER_CONFIG:
-            yield File(path, _completed(artifact))
+            config = json.loads(artifact.file(ADAPTER_CONFIG).read_text(encoding="utf-8"))
+            base = artifact.refs.get("base")
+            if base is not None and base.meta.get("repo"):
+                config["base_model_name_or_path"] = base.meta["repo"]
+                config["revision"] = base.runtime.get("revision")
+            yield File(path, (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
         elif name != README or isinstance(artifact, Bundle):
             yield File(path, artifact.file(name))
-
-
-def _completed(adapter: Artifact) -> bytes:
-    """The adapter's configuration with the repository and the commit of its base.
-
-    An artifact doesn't name the place of its base, so that it is the same on every machine.
-    """
-    config = json.loads(adapter.file(ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    base = adapter.refs.get("base")
-    if base is not None and base.meta.get("repo"):
-        config["base_model_name_or_path"] = base.meta["repo"]
-        config["revision"] = base.runtime.get("revision")
-    return (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _ggufs(models: Sequence[Model], name: str) -> Iterator[Placed]:
@@ -141,20 +137,16 @@ def _bundle(bundle: Bundle, placed: Sequence[Placed], name: str) -> Placed:
         text = bundle.file(MODELFILE).read_text(encoding="utf-8")
         line = f"\nFROM ./{ggufs[0]}\n"
         if line in text:
-            return _for_ollama(bundle, placed, name, ggufs[0], text)
+            gguf = ggufs[0]
+            pushed = next(
+                (f for other in placed for f in other.files if _same(other, bundle, gguf)), None
+            )
+            kind = _QUANTISED.search(Path(gguf).stem)
+            path = pushed.path if pushed else f"{name}{f'-{kind[1].upper()}' if kind else ''}.gguf"
+            files = [] if pushed else [File(path, bundle.file(gguf))]
+            modelfile = text.replace(f"\nFROM ./{gguf}\n", f"\nFROM ./{path}\n")
+            return Placed(bundle.name, bundle, "", [*files, File(MODELFILE, modelfile.encode())])
     return Placed(folder, bundle, folder, [*_plain(bundle, folder)])
-
-
-def _for_ollama(
-    bundle: Bundle, placed: Sequence[Placed], name: str, gguf: str, text: str
-) -> Placed:
-    """The Modelfile at the root. Its GGUF isn't pushed twice."""
-    pushed = next((f for other in placed for f in other.files if _same(other, bundle, gguf)), None)
-    kind = _QUANTISED.search(Path(gguf).stem)
-    path = pushed.path if pushed else f"{name}{f'-{kind[1].upper()}' if kind else ''}.gguf"
-    files = [] if pushed else [File(path, bundle.file(gguf))]
-    modelfile = text.replace(f"\nFROM ./{gguf}\n", f"\nFROM ./{path}\n")
-    return Placed(bundle.name, bundle, "", [*files, File(MODELFILE, modelfile.encode())])
 
 
 def _same(other: Placed, bundle: Bundle, gguf: str) -> bool:

@@ -21,7 +21,11 @@ def gather_push(step: "HubPush", name: str, graph: Graph, results: Results) -> f
     """What the card of a push says. name: of the step."""
     models = {s.ref: _place(s) for s in graph.nodes[name].sources_of(Model)}
     facts = gather(name, models, graph, results, step.licenses)
-    return facts if step.recipe else _without_recipe(facts)
+    if step.recipe:
+        return facts
+    # Its text isn't pushed, so the facts stay the same when the recipe changes elsewhere.
+    recipe, lock = f.Recipe(facts.recipe.name, facts.recipe.file, ""), f.Lock(facts.lock.file)
+    return msgspec.structs.replace(facts, recipe=recipe, lock=lock)
 
 
 def gather(
@@ -40,10 +44,19 @@ def gather(
     trainings = [node for node in trainings if node.trains]
     evaluations = [*_evaluations(graph, results, models)]
     tests = [graph.nodes[e.step] for e in evaluations]
+    recipe = graph.recipe
+    own = graph.nodes[name].place
+    path = graph.recipe.path.with_suffix(".lock")
     return f.Facts(
         step=name,
-        recipe=_recipe(graph, name),
-        lock=_lock(graph),
+        recipe=f.Recipe(
+            name=recipe.name,
+            file=recipe.path.name,
+            text=recipe.shareable,
+            redacted=recipe.shareable != recipe.text,
+            overrides=[text for place, text in recipe.overrides.items() if place[:2] != own],
+        ),
+        lock=f.Lock(path.name, path.read_text(encoding="utf-8") if path.is_file() else ""),
         bases={ref: _bases(graph, results, step) for ref, (step, _) in models.items()},
         trainings=[_training(node, results) for node in trainings],
         origins=[*_origins(graph, results, trainings, tests)],
@@ -53,29 +66,6 @@ def gather(
         apart=[*_apart(graph, trainings, tests)],
         licenses=dict(licenses),
     )
-
-
-def _without_recipe(facts: f.Facts) -> f.Facts:
-    """Facts that stay the same when the recipe changes elsewhere: its text isn't pushed."""
-    recipe, lock = f.Recipe(facts.recipe.name, facts.recipe.file, ""), f.Lock(facts.lock.file)
-    return msgspec.structs.replace(facts, recipe=recipe, lock=lock)
-
-
-def _recipe(graph: Graph, name: str) -> f.Recipe:
-    recipe = graph.recipe
-    own = graph.nodes[name].place
-    return f.Recipe(
-        name=recipe.name,
-        file=recipe.path.name,
-        text=recipe.shareable,
-        redacted=recipe.shareable != recipe.text,
-        overrides=[text for place, text in recipe.overrides.items() if place[:2] != own],
-    )
-
-
-def _lock(graph: Graph) -> f.Lock:
-    path = graph.recipe.path.with_suffix(".lock")
-    return f.Lock(path.name, path.read_text(encoding="utf-8") if path.is_file() else "")
 
 
 def _bases(graph: Graph, results: Results, step: str) -> list[f.Base]:

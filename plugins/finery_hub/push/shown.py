@@ -52,7 +52,10 @@ ABOUT = {
 
 def notes_on(graph: Graph, results: Results) -> Iterator[Note]:
     """A note for each push that needs a token."""
-    if _has_token():
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
+    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    if os.environ.get(TOKEN) or path.is_file():
         return
     for node in graph.nodes.values():
         step = node.step
@@ -63,11 +66,3 @@ def notes_on(graph: Graph, results: Results) -> Iterator[Note]:
                 fix="log in (`hf auth login`), or set HF_TOKEN to a token with write access",
                 step=node.name,
             )
-
-
-def _has_token() -> bool:
-    """Whether the hub's library would find a token. Avoids its import, which takes a while."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
-    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
-    return bool(os.environ.get(TOKEN)) or path.is_file()

@@ -36,7 +36,6 @@ from finery_hub.push.files import MARK, README, File, Placed, place
 
 if TYPE_CHECKING:
     from finery import Graph, Results
-    from finery_hub.push.upload import Pushed
 
 TOKEN = "HF_TOKEN"
 LONGEST_NAME = 96
@@ -173,7 +172,14 @@ class HubPush(
         merged = _merged(self.models, job) if self.merge else None
         placed = place(self.models, self.bundles or [], self.repo, merged)
         files = self.files_of(facts, placed, target)
-        _check_paths(files)
+        seen: set[str] = set()
+        for file in files:
+            if file.path in seen:
+                raise DataError(
+                    f"two files would be pushed as {file.path}",
+                    fix="name fewer models or bundles, or push them to several repositories",
+                )
+            seen.add(file.path)
         _keep(files, job.out)
         meta: dict[str, Any] = {
             "format": FORMAT,
@@ -184,7 +190,16 @@ class HubPush(
         if self.dry_run:
             job.log(f"{len(files)} files for {self.repo}; nothing was pushed (dry_run: true)")
             return Bundle(job.out, meta=meta)
-        pushed = self._push(facts, files, job)
+        from finery_hub.push.upload import push
+
+        pushed = push(
+            self.repo,
+            files,
+            job,
+            private=self.private,
+            owner=(facts.recipe.name, facts.step),
+            adopt=self.adopt,
+        )
         meta |= {"commit": pushed.commit, "url": pushed.url, "private": pushed.private}
         return Bundle(job.out, meta=meta)
 
@@ -208,7 +223,16 @@ class HubPush(
 
     def files_of(self, facts: Facts, placed: Sequence[Placed], target: Target) -> list[File]:
         """All files that are pushed."""
-        _check_licenses(self.licenses, facts)
+        import yaml
+
+        known = [origin.step for origin in facts.origins]
+        for step in self.licenses:
+            if step not in known:
+                raise DataError(
+                    f"`licenses` names '{step}', which isn't a source of rows for these models",
+                    where="licenses",
+                    fix=f"name one of: {', '.join(known)}" if known else "remove it",
+                )
         _check_benchmarks(target.benchmarks, facts, placed)
         files = [file for p in placed for file in p.files]
         if self.recipe:
@@ -216,21 +240,23 @@ class HubPush(
             if facts.lock.text:
                 files.append(File(facts.lock.file, facts.lock.text.encode()))
         for path, entries in eval_results(facts, placed, target):
-            files.append(File(path, _yaml(entries)))
+            text: str = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=1000)
+            files.append(File(path, text.encode()))
         files.append(File(README, card(facts, placed, files, target).encode()))
-        return [*files, File(MARK, _mark(facts, files))]
-
-    def _push(self, facts: Facts, files: Sequence[File], job: Job) -> "Pushed":
-        from finery_hub.push.upload import push
-
-        return push(
-            self.repo,
-            files,
-            job,
-            private=self.private,
-            owner=(facts.recipe.name, facts.step),
-            adopt=self.adopt,
-        )
+        paths = sorted([*(file.path for file in files), MARK])
+        rows = [o.rows for o in facts.origins]
+        rows += [r for training in facts.trainings for r in (*training.rows, *training.validation)]
+        rows += [evaluation.rows for evaluation in facts.evaluations]
+        mark = {
+            "recipe": facts.recipe.name,
+            "step": facts.step,
+            "files": paths,
+            "rows": {r.ref: {"count": r.count, "blake3": r.digest} for r in rows},
+        }
+        return [
+            *files,
+            File(MARK, (json.dumps(mark, indent=1, ensure_ascii=False) + "\n").encode()),
+        ]
 
 
 def _check_repo(repo: str) -> None:
@@ -265,17 +291,6 @@ def _wrong(owner: str, slash: str, name: str) -> str | None:
     return None
 
 
-def _check_licenses(licenses: Mapping[str, str], facts: Facts) -> None:
-    known = [origin.step for origin in facts.origins]
-    for step in licenses:
-        if step not in known:
-            raise DataError(
-                f"`licenses` names '{step}', which isn't a source of rows for these models",
-                where="licenses",
-                fix=f"name one of: {', '.join(known)}" if known else "remove it",
-            )
-
-
 def _check_benchmarks(
     benchmarks: Mapping[str, Benchmark], facts: Facts, placed: Sequence[Placed]
 ) -> None:
@@ -308,18 +323,6 @@ def _check_benchmarks(
             )
 
 
-def _check_paths(files: Sequence[File]) -> None:
-    """Raise `DataError` for two files with one place."""
-    seen: set[str] = set()
-    for file in files:
-        if file.path in seen:
-            raise DataError(
-                f"two files would be pushed as {file.path}",
-                fix="name fewer models or bundles, or push them to several repositories",
-            )
-        seen.add(file.path)
-
-
 def _merged(models: Sequence[Model], job: Job) -> Path:
     """The folder of the first adapter, merged into its base in 16 bits."""
     adapter = next((model for model in models if model.format == "adapter"), None)
@@ -335,28 +338,6 @@ def _merged(models: Sequence[Model], job: Job) -> Path:
     merged.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
     return folder
-
-
-def _yaml(value: Any) -> bytes:
-    import yaml
-
-    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
-    return text.encode()
-
-
-def _mark(facts: Facts, files: Sequence[File]) -> bytes:
-    """The marker of a repository that a recipe's step pushed: its files, and digests of rows."""
-    paths = sorted([*(file.path for file in files), MARK])
-    rows = [o.rows for o in facts.origins]
-    rows += [r for training in facts.trainings for r in (*training.rows, *training.validation)]
-    rows += [evaluation.rows for evaluation in facts.evaluations]
-    mark = {
-        "recipe": facts.recipe.name,
-        "step": facts.step,
-        "files": paths,
-        "rows": {r.ref: {"count": r.count, "blake3": r.digest} for r in rows},
-    }
-    return (json.dumps(mark, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _keep(files: Sequence[File], out: Path) -> None:

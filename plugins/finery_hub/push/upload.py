@@ -49,31 +49,6 @@ def push(
     owner: the names of the recipe and the step. adopt: whether to push into a repository with other
     files. Large files are uploaded first, and those that the hub already has aren't sent again.
     """
-    token = _token(job)
-    with explained_push(repo, token), _quiet():
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token, library_name="finery")
-        _check_account(api, repo)
-        state = _state(api, repo, job, owner, adopt)
-        _check_visibility(state, repo, private)
-        if state.commit is None:
-            api.create_repo(repo, private=private, repo_type="model")
-            job.log(f"created {repo} ({'private' if private else 'public'})")
-            state = state._replace(private=private)
-        elif state.private and not private:
-            job.log(f"{repo} stays private: change that in its settings on the hub")
-        additions = _upload(api, repo, files, job)
-        commit = _commit(api, repo, additions, state, owner)
-        _check_arrived(api, repo, commit, additions)
-        if commit == state.commit:
-            job.log(f"{repo} already holds these files, in commit {commit[:12]}")
-        else:
-            job.log(f"pushed {len(files)} files to {repo}, commit {commit[:12]}")
-        return Pushed(commit, f"{api.endpoint}/{repo}", state.private)
-
-
-def _token(job: Job) -> str:
     token = token_of(job)
     if token is None:
         from huggingface_hub import get_token
@@ -85,7 +60,53 @@ def _token(job: Job) -> str:
             fix="log in (`hf auth login`), or set HF_TOKEN to a token with write access "
             "(https://huggingface.co/settings/tokens)",
         )
-    return token
+    with explained_push(repo, token), _quiet():
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token, library_name="finery")
+        _check_account(api, repo)
+        state = _state(api, repo, job, owner, adopt)
+        if state.commit is not None and private and not state.private:
+            raise StepError(
+                f"{repo} is public, and the recipe says that it is private",
+                fix="make it private in its settings on the hub, name another repository, or set "
+                "private: false",
+            )
+        if state.commit is None:
+            api.create_repo(repo, private=private, repo_type="model")
+            job.log(f"created {repo} ({'private' if private else 'public'})")
+            state = state._replace(private=private)
+        elif state.private and not private:
+            job.log(f"{repo} stays private: change that in its settings on the hub")
+        from huggingface_hub import CommitOperationAdd
+
+        total, done = sum(file.size for file in files), 0
+        additions = []
+        for file in sorted(files, key=lambda f: f.size):
+            job.progress(done, total, f"uploading {file.path} ({size(file.size)})")
+            source = file.source if isinstance(file.source, bytes) else str(file.source.resolve())
+            addition = CommitOperationAdd(file.path, source)
+            api.preupload_lfs_files(repo, [addition], num_threads=1, free_memory=False)
+            additions.append(addition)
+            done += file.size
+        job.progress(done, total, "committing")
+        from huggingface_hub import CommitOperationDelete
+
+        gone = sorted(state.ours - {addition.path_in_repo for addition in additions})
+        info = api.create_commit(
+            repo,
+            [*additions, *(CommitOperationDelete(name, is_folder=False) for name in gone)],
+            commit_message=f"Push {owner[1]} of {owner[0]}",
+            commit_description="Made with finery.",
+            parent_commit=state.commit,
+        )
+        commit = str(info.oid)
+        _check_arrived(api, repo, commit, additions)
+        if commit == state.commit:
+            job.log(f"{repo} already holds these files, in commit {commit[:12]}")
+        else:
+            job.log(f"pushed {len(files)} files to {repo}, commit {commit[:12]}")
+        return Pushed(commit, f"{api.endpoint}/{repo}", state.private)
 
 
 @contextmanager
@@ -166,49 +187,6 @@ def _mark(api: Any, repo: str, commit: str, job: Job) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return mark if isinstance(mark, dict) else {}
-
-
-def _check_visibility(state: State, repo: str, private: bool) -> None:
-    if state.commit is not None and private and not state.private:
-        raise StepError(
-            f"{repo} is public, and the recipe says that it is private",
-            fix="make it private in its settings on the hub, name another repository, or set "
-            "private: false",
-        )
-
-
-def _upload(api: Any, repo: str, files: Sequence[File], job: Job) -> list[Any]:
-    """The files as additions of the commit, smallest first. Large ones are uploaded here."""
-    from huggingface_hub import CommitOperationAdd
-
-    total, done = sum(file.size for file in files), 0
-    additions = []
-    for file in sorted(files, key=lambda f: f.size):
-        job.progress(done, total, f"uploading {file.path} ({size(file.size)})")
-        source = file.source if isinstance(file.source, bytes) else str(file.source.resolve())
-        addition = CommitOperationAdd(file.path, source)
-        api.preupload_lfs_files(repo, [addition], num_threads=1, free_memory=False)
-        additions.append(addition)
-        done += file.size
-    job.progress(done, total, "committing")
-    return additions
-
-
-def _commit(
-    api: Any, repo: str, additions: Sequence[Any], state: State, owner: tuple[str, str]
-) -> str:
-    """The commit with these files, and without those that only the last push had."""
-    from huggingface_hub import CommitOperationDelete
-
-    gone = sorted(state.ours - {addition.path_in_repo for addition in additions})
-    info = api.create_commit(
-        repo,
-        [*additions, *(CommitOperationDelete(name, is_folder=False) for name in gone)],
-        commit_message=f"Push {owner[1]} of {owner[0]}",
-        commit_description="Made with finery.",
-        parent_commit=state.commit,
-    )
-    return str(info.oid)
 
 
 def _check_arrived(api: Any, repo: str, commit: str, additions: Sequence[Any]) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from finery import Artifact, DataError, StepError, UsageError
 from finery_gguf.llama import Gguf
-from finery_ollama.commands import read_modelfile
-from finery_ollama.server.start import Server, start
+from finery_ollama.modelfile import read_modelfile
+from finery_ollama.server.program import Server, start
 from finery_serve.client import Client
 from finery_serve.processes import LOOPBACK
 from finery_serve.servers import Fault, Kind, Prompt, Serving, sampling_faults

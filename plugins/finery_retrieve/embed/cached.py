@@ -56,7 +56,10 @@ class CachedEmbedder:
         another length are computed again. If the model gives another length, raises `OtherLength`
         and stores nothing.
         """
-        keys = [self._key(text, side) for text in texts]
+        keys = [
+            blake3(msgspec.json.encode(["embedding", self._identities[side], side, text])).digest()
+            for text in texts
+        ]
         known = self._known(keys, dimensions)
         lengths = {embedding.dimensions for embedding in known.values()}
         if len(lengths) > 1:  # only the model can say which of them are outdated
@@ -99,7 +102,9 @@ class CachedEmbedder:
     def _store(self, embeddings: Mapping[bytes, Embedding]) -> None:
         self.computed += len(embeddings)
         if self._records is not None and embeddings:
-            self._records.put({key: _record(one) for key, one in embeddings.items()})
+            self._records.put(
+                {key: (bytes([one.was_cut]) + one.vector) for key, one in embeddings.items()}
+            )
 
     def _shared(
         self, new: Mapping[bytes, str], side: Side, dimensions: int | None
@@ -139,11 +144,6 @@ class CachedEmbedder:
             return known
         return {key: one for key, one in known.items() if one.dimensions == dimensions}
 
-    def _key(self, text: str, side: Side) -> bytes:
-        return blake3(
-            msgspec.json.encode(["embedding", self._identities[side], side, text])
-        ).digest()
-
 
 def _lengths(embeddings: Mapping[bytes, Embedding]) -> set[int | None]:
     return {embedding.dimensions for embedding in embeddings.values()}
@@ -151,10 +151,6 @@ def _lengths(embeddings: Mapping[bytes, Embedding]) -> set[int | None]:
 
 def _is_even(embeddings: Mapping[bytes, Embedding]) -> bool:
     return len(_lengths(embeddings)) <= 1
-
-
-def _record(embedding: Embedding) -> bytes:
-    return bytes([embedding.was_cut]) + embedding.vector
 
 
 def _identity(model: Model, engine: Embedder, side: Side) -> str:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -25,10 +25,6 @@ from finery import (
 from finery_openai import faults
 from finery_openai.key import key_in
 from finery_retrieve.embed.layout import Layout
-
-if TYPE_CHECKING:
-    import torch
-
 
 Side = Literal["document", "question"]
 """The role of a text. Some models want a different prefix for each."""
@@ -130,12 +126,6 @@ class LocalEmbedder(Embedder):
         was_cut = len(tokens) > longest
         if was_cut:
             tokens = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
-        states = self._states(tokens)
-        pooled = states[0] if layout.pooling == "cls" else states.mean(dim=0)
-        return Embedding(packed(pooled.tolist()), was_cut)
-
-    def _states(self, tokens: list[int]) -> "torch.Tensor":
-        """The last states of the tokens, shape (tokens, dimensions)."""
         import torch
 
         model = self._loaded.model
@@ -143,7 +133,9 @@ class LocalEmbedder(Embedder):
         states: torch.Tensor = model(
             input_ids=ids, attention_mask=torch.ones_like(ids)
         ).last_hidden_state[0]
-        return states.float()
+        states = states.float()
+        pooled = states[0] if layout.pooling == "cls" else states.mean(dim=0)
+        return Embedding(packed(pooled.tolist()), was_cut)
 
     @cached_property
     def _loaded(self) -> "_Loaded":
@@ -291,7 +283,12 @@ class RemoteEmbedder(Embedder):
                 )
             except Exception as error:
                 raise self._explained(error) from None
-        answer = self._read(response.content, texts)
+        try:
+            answer = msgspec.json.decode(response.content, type=_Answer)
+        except msgspec.DecodeError as error:
+            raise self._unusable(f"an answer that isn't a list of embeddings ({error})") from None
+        if sorted(item.index for item in answer.data) != [*range(len(texts))]:
+            raise self._unusable(f"{len(answer.data)} embeddings for {len(texts)} texts")
         self.job.usage.add(
             Completion(
                 text="",
@@ -303,15 +300,6 @@ class RemoteEmbedder(Embedder):
         )
         ordered = sorted(answer.data, key=lambda item: item.index)
         return [self._embedding(item, text) for item, text in zip(ordered, texts, strict=True)]
-
-    def _read(self, content: bytes, texts: Sequence[str]) -> _Answer:
-        try:
-            answer = msgspec.json.decode(content, type=_Answer)
-        except msgspec.DecodeError as error:
-            raise self._unusable(f"an answer that isn't a list of embeddings ({error})") from None
-        if sorted(item.index for item in answer.data) != [*range(len(texts))]:
-            raise self._unusable(f"{len(answer.data)} embeddings for {len(texts)} texts")
-        return answer
 
     def _embedding(self, item: _Item, text: str) -> Embedding:
         try:

@@ -83,7 +83,14 @@ def layout_of(root: Path, question_prefix: str | None, document_prefix: str | No
         )
     length = _read(root / LENGTH, _Length) if (root / LENGTH).is_file() else _Length()
     prompts = _read(root / PROMPTS, _Prompts) if (root / PROMPTS).is_file() else _Prompts()
-    _check_similarity(prompts.similarity_fn_name, is_scaled=KNOWN[2] in names, root=root)
+    cosines = (None, "cosine", *(("dot", "euclidean") if KNOWN[2] in names else ()))
+    if prompts.similarity_fn_name not in cosines:  # others rank otherwise than the cosine
+        raise DataError(
+            f"the model's embeddings are compared by '{prompts.similarity_fn_name}', and finery "
+            "compares them by cosine",
+            where=str(root / PROMPTS),
+            fix="use a model for cosine similarity",
+        )
     if question_prefix is None:
         question_prefix = _own(prompts, root, "question_prefix", *QUESTION)
     if document_prefix is None:
@@ -107,17 +114,6 @@ def _own(prompts: _Prompts, root: Path, setting: str, *names: str) -> str:
             where=str(root / PROMPTS),
             fix=f"set {setting} in the recipe, or correct the file",
         ) from None
-
-
-def _check_similarity(name: str | None, *, is_scaled: bool, root: Path) -> None:
-    """Raise `DataError` for a similarity that ranks otherwise than the cosine."""
-    if name in (None, "cosine") or (is_scaled and name in ("dot", "euclidean")):
-        return
-    raise DataError(
-        f"the model's embeddings are compared by '{name}', and finery compares them by cosine",
-        where=str(root / PROMPTS),
-        fix="use a model for cosine similarity",
-    )
 
 
 def _pooling(path: Path) -> str:

@@ -1,6 +1,7 @@
-"""Tables that both evaluators of this package write, and what they log.
+"""Metrics over documents, and the tables and log lines that both evaluators share.
 
-Input: scores and differences. Output: tables for `details["tables"]`.
+Input: values of questions, scores and differences. Output: measures in which questions about one
+document count together, and tables for `details["tables"]`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 from finery import Job
 from finery.util.text import counted, range_in_points
 from finery_eval import stats
-from finery_eval.measure import Measure, scores_of
+from finery_eval.measure import Measure, Value, scores_of
 from finery_eval.tables import table
 
 CI = "95 % CI"
@@ -81,3 +82,18 @@ def differences_table(
     ]
     names = [*columns, "points", CI, "p (Holm)"]
     return table(title, names, rows, units={"points": "difference", "p (Holm)": "p"})
+
+
+def over_documents(values: Mapping[str, Sequence[Value]], documents: Sequence[str]) -> Measure:
+    """A metric. values: name of a model or index → its value of each question, from 0 to 1.
+
+    documents: that of each question. They are drawn; if each question is about a document of its
+    own, questions are independent.
+    """
+    about: dict[str, list[int]] = {}
+    for number, document in enumerate(documents):
+        about.setdefault(document, []).append(number)
+    if len(about) == len(documents):
+        return Measure(values)
+    counts = [any(of[i] is not None for of in values.values()) for i in range(len(documents))]
+    return Measure(values, [of for of in about.values() if any(counts[i] for i in of)])

@@ -17,11 +17,11 @@ from finery import (
 )
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
-from finery_prompt.messages import in_front
+from finery_prompt.engine import in_front
 from finery_retrieve.formats import require_counts
-from finery_retrieve.index.control import plain
+from finery_retrieve.index.chunks import plain
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_synth.ask.prompts import Prompt
+from finery_synth.prompts import Prompt
 
 UNKNOWN = "The documents don't say."
 TEMPLATE = """\
@@ -109,7 +109,14 @@ class ContextPrompt:
         room, fitting = self.limit, list[Hit]()
         for hit in hits:
             if room is not None:
-                room -= _tokens(hit)
+                if hit.tokens is None:
+                    raise DataError(
+                        "limit counts tokens, but the index has no tokenizer",
+                        where="limit",
+                        fix="add `tokenizer: MODEL` to retrieve.index, with the model whose tokens "
+                        "count",
+                    )
+                room -= hit.tokens
                 if room < 0:
                     break
             fitting.append(hit)
@@ -118,9 +125,19 @@ class ContextPrompt:
     def messages(self, question: str, hits: Sequence[Hit]) -> Conversation:
         """The prompt for a question, with those of the hits that fit; `[1]` is the first.
 
-        Control tokens in chunks become plain text, see `finery_retrieve.index.control`.
+        Control tokens in chunks become plain text, see `finery_retrieve.index.chunks`.
         """
-        chunks = [_variables(label, hit) for label, hit in enumerate(self.fitting(hits), start=1)]
+        chunks = [
+            {
+                "label": label,
+                "id": hit.id,
+                "text": plain(hit.text),
+                "source": plain(hit.source),
+                "heading": plain(hit.heading),
+                **hit.place,
+            }
+            for label, hit in enumerate(self.fitting(hits), start=1)
+        ]
         names = {"question": question, "chunks": chunks, "unknown": self.unknown}
         return self._prompt.messages(names, {"id": question})
 
@@ -215,28 +232,6 @@ def _content(turn: Message, text: str) -> Any:
         return text
     others = [part for part in turn["content"] if part.get("type") != "text"]
     return [{"type": "text", "text": text}, *others]
-
-
-def _tokens(hit: Hit) -> int:
-    if hit.tokens is None:
-        raise DataError(
-            "limit counts tokens, but the index has no tokenizer",
-            where="limit",
-            fix="add `tokenizer: MODEL` to retrieve.index, with the model whose tokens count",
-        )
-    return hit.tokens
-
-
-def _variables(label: int, hit: Hit) -> dict[str, Any]:
-    """A chunk as the template sees it."""
-    return {
-        "label": label,
-        "id": hit.id,
-        "text": plain(hit.text),
-        "source": plain(hit.source),
-        "heading": plain(hit.heading),
-        **hit.place,
-    }
 
 
 class ContextStep(Step):

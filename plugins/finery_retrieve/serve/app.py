@@ -208,19 +208,22 @@ def check_messages(messages: Any) -> None:
             raise Refused(400, f"messages[{number}] has no role")
         content = message.get("content")
         is_call = content is None and message["role"] == "assistant"
-        if not (isinstance(content, str) or is_call or _is_parts(content)):
+        if not (
+            isinstance(content, str)
+            or is_call
+            or (
+                isinstance(content, list)
+                and all(
+                    isinstance(part, dict)
+                    and (part.get("type") != "text" or isinstance(part.get("text"), str))
+                    for part in content
+                )
+            )
+        ):
             what = f"the content of messages[{number}] must be text or a list of parts"
             raise Refused(400, what)
     if not any(message["role"] == "user" for message in messages):
         raise Refused(400, "'messages' has no user turn, so there is no question")
-
-
-def _is_parts(content: Any) -> bool:
-    """Whether it is a list of parts of a message, with text in those of type `text`."""
-    return isinstance(content, list) and all(
-        isinstance(part, dict) and (part.get("type") != "text" or isinstance(part.get("text"), str))
-        for part in content
-    )
 
 
 def _spelled(host: str) -> str:

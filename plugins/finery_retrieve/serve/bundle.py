@@ -11,7 +11,7 @@ from finery import Artifact, Bundle, Index, Job, Model, Step, setting, takes
 from finery_gguf.llama import PACKAGE
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.chunks import CHUNKS, OFFSETS
-from finery_retrieve.index.vectors import FILE
+from finery_retrieve.index.retriever import FILE
 from finery_retrieve.index.words import FOLDER
 from finery_retrieve.serve.settings import (
     CHAT_TEMPLATE,
@@ -31,7 +31,7 @@ from finery_retrieve.serve.settings import (
     remote,
     settings_of,
 )
-from finery_serve.options import SLOTS
+from finery_serve.llama import SLOTS
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$"
 LEXICAL, LOCAL, LLAMA = ("bm25s", "PyStemmer"), ("torch", "transformers"), ("xllamacpp",)

@@ -2,34 +2,27 @@
 
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-import click
 import msgspec
 
 from finery import (
     Artifact,
-    Engine,
     FineryError,
     Index,
     Model,
-    Usage,
     UsageError,
-    cpu_count,
     load_plugins,
 )
 from finery.rows import Conversation
-from finery_gguf.server import start
-from finery_retrieve.index.chunks import Chunks
+from finery_retrieve.index.chunks import Chunks, plain
 from finery_retrieve.index.context import Lookup
-from finery_retrieve.index.control import plain
 from finery_retrieve.serve.settings import (
     MAX_TOKENS,
     Remote,
@@ -43,10 +36,9 @@ from finery_retrieve.serve.settings import (
     remote,
 )
 from finery_retrieve.serve.upstream import Refused, Upstream, address_in
-from finery_serve.llama import LlamaServer
-from finery_serve.options import SLOTS, Options
-from finery_serve.processes import Address
-from finery_serve.servers import Serving
+from finery_serve.llama import LlamaServer, Options, served
+from finery_serve.processes import Address, listens
+from finery_serve.servers import Serving, ServingJob
 
 if TYPE_CHECKING:
     import uvicorn
@@ -85,8 +77,7 @@ class Answering(NamedTuple):
     checked_by: str = "retrieve.check"
 
 
-@contextmanager
-def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Answering]:
+def serve_bundle(bundle: Artifact, serving: Serving) -> AbstractContextManager[Answering]:
     """Serve a bundle as its `run.sh` does.
 
     Raises `StepError` if the model's server can't start, and `UsageError` for a port in use, an API
@@ -96,9 +87,7 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Answering]:
     documents = Documents(bundled_model(bundle.path, settings))
     model = settings.model
     if isinstance(model, Remote):
-        with _behind_api(documents, model, settings.name, serving) as answering:
-            yield answering
-        return
+        return _behind_api(documents, model, settings.name, serving)
     if os.environ.get("BASE_URL"):
         raise UsageError(
             "BASE_URL is set, but the GGUF of the bundle answers", fix="unset BASE_URL"
@@ -108,12 +97,10 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Answering]:
         name=settings.name, context=model.context, slots=model.slots, template=template
     )
     file = bundle.file(model.file)
-    with _with_llama(documents, file, options, model.parameters, serving) as answering:
-        yield answering
+    return _with_llama(documents, file, options, model.parameters, serving)
 
 
-@contextmanager
-def serve_model(model: Artifact, serving: Serving) -> Iterator[Answering]:
+def serve_model(model: Artifact, serving: Serving) -> AbstractContextManager[Answering]:
     """Serve a model of `retrieve.model`.
 
     Raises as `serve_bundle`, and `StepError` if only finery can run the model in it.
@@ -122,14 +109,9 @@ def serve_model(model: Artifact, serving: Serving) -> Iterator[Answering]:
     under = parts_of(model).model
     documents = Documents(model)
     if under.format == "api":
-        reached = remote(under, MAX_TOKENS)
-        with _behind_api(documents, reached, serving.name, serving) as answering:
-            yield answering
-        return
-    options = gguf_options(under, serving.name, None, SLOTS)
-    file = gguf_file(under)
-    with _with_llama(documents, file, options, parameters(MAX_TOKENS), serving) as answering:
-        yield answering
+        return _behind_api(documents, remote(under, MAX_TOKENS), serving.name, serving)
+    options = gguf_options(under, serving.name)
+    return _with_llama(documents, gguf_file(under), options, parameters(MAX_TOKENS), serving)
 
 
 class Documents:
@@ -149,7 +131,7 @@ class Documents:
 
                 embedder.meta["server"] = address_in(EMBEDDINGS) or embedder.meta["server"]
                 embedder.runtime |= {"batch": 1, "retries": RETRIES}
-            self._lookup = Lookup.of(model, ServingJob())
+            self._lookup = Lookup.of(model, ServingJob(load_plugins()))
             # Load the files and a local embedding model; without words no server is asked.
             is_local = embedder is not None and embedder.format != "embedder-api"
             self._lookup.search([[{"role": "user", "content": "?" if is_local else ""}]])
@@ -181,40 +163,6 @@ class Documents:
         return f"What do the documents say about {topic}?"
 
 
-class ServingJob:
-    """The part of a job that an engine may use outside a build."""
-
-    def __init__(self) -> None:
-        self.usage = Usage()
-        self._secrets = set[str]()
-
-    def log(self, message: str) -> None:
-        """Print a line on stderr."""
-        click.echo(message, err=True)
-
-    def progress(self, done: float, total: float, text: str = "") -> None:
-        """A server shows none."""
-
-    def secret(self, name: str) -> str:
-        """An API key in an environment variable. `UsageError` without it."""
-        if not os.environ.get(name):
-            what = f"the environment variable {name} with an API key is missing"
-            raise UsageError(what, fix="set it")
-        self._secrets.add(os.environ[name])
-        return os.environ[name]
-
-    def redact(self, text: str) -> str:
-        """The text without API keys."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-    def raw_engine(self, model: Model) -> Engine:
-        """The engine of a model."""
-        engine: Engine = load_plugins().engine(model.format)(model, self)
-        return engine
-
-
 @contextmanager
 def _with_llama(
     documents: Documents,
@@ -225,17 +173,10 @@ def _with_llama(
 ) -> Iterator[Answering]:
     """The app, and llama.cpp's server that only the app can use."""
     key = secrets.token_urlsafe(32)
-    with start(
-        file,
-        slots=serving.slots or options.slots,
-        context=serving.context or options.context,
-        api_key=key,
-        log=serving.log,
-        alias=options.name,
-        threads=cpu_count(),
-        template=options.template,
-        sampling={"temperature": 0.0, "repeat_penalty": 1.0},
-    ) as llama:
+    private = Serving(
+        name=options.name, slots=serving.slots, context=serving.context, key=key, log=serving.log
+    )
+    with served(file, options, private) as llama:
         upstream = Upstream(f"{llama.address}/v1", options.name, key, parameters)
         server = LlamaServer(llama, key, {}, ())
         with _served(documents, options.name, upstream, serving, llama.build, server) as answering:
@@ -247,7 +188,7 @@ def _behind_api(
     documents: Documents, model: Remote, name: str, serving: Serving
 ) -> Iterator[Answering]:
     """The app, and a model's server elsewhere. `BASE_URL` replaces its address."""
-    key = ServingJob().secret(model.api_key) if model.api_key else None
+    key = ServingJob(load_plugins()).secret(model.api_key) if model.api_key else None
     address = address_in("BASE_URL") or model.base_url.rstrip("/")
     upstream = Upstream(address, model.name, key, model.parameters, model.extra)
     build = f"{model.name} at {address}"
@@ -299,12 +240,7 @@ def _served(
 
 def _end_without(server: "uvicorn.Server", llama: LlamaServer) -> None:
     """End the app when llama.cpp's server stops listening."""
-    place = urlsplit(llama.address)
     while not server.should_exit:
-        try:
-            socket.create_connection((place.hostname, place.port), timeout=10).close()
-        except TimeoutError:  # busy
-            pass
-        except OSError:
+        if not listens(llama.address):
             server.should_exit = True
         time.sleep(CHECKED_EVERY)

@@ -10,8 +10,7 @@ import msgspec
 from finery import Index, Model, StepError, UsageError
 from finery_gguf.llama import Gguf
 from finery_retrieve.index.chunks import FORMAT as INDEX_FORMAT
-from finery_serve.options import CONTEXT, Options
-from finery_serve.templates import served_template
+from finery_serve.llama import SLOTS, Options, options_for
 
 SETTINGS, TEMPLATE, INDEX, EMBEDDER = "settings.json", "prompt.jinja", "index", "embedder"
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -117,14 +116,11 @@ def gguf_file(model: Model) -> Path:
     return model.file(str(model.meta["file"]))
 
 
-def gguf_options(model: Model, name: str, context: int | None, slots: int) -> Options:
-    """How llama.cpp's server runs a GGUF: with the prompts of its training, and greedily."""
-    gguf = Gguf(gguf_file(model), vocab_only=True)
-    return Options(
-        model=gguf_file(model).name, name=name, slots=slots,
-        context=context or min(CONTEXT, gguf.n_context or CONTEXT),
-        template=served_template(gguf, model),
-    )  # fmt: skip
+def gguf_options(
+    model: Model, name: str, context: int | None = None, slots: int = SLOTS
+) -> Options:
+    """How llama.cpp's server runs a GGUF."""
+    return options_for(Gguf(gguf_file(model), vocab_only=True), model, name, context, slots)
 
 
 def parameters(max_tokens: int) -> dict[str, Any]:

@@ -26,9 +26,8 @@ from finery.rows.parts import named, read
 from finery.util.text import counted
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.formats import COUNTS_TOKENS, require_embedder, require_tokenizer
-from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter
-from finery_retrieve.index.control import has_control_tokens, plain
-from finery_retrieve.index.vectors import write_embeddings
+from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter, has_control_tokens, plain
+from finery_retrieve.index.retriever import write_embeddings
 from finery_retrieve.index.words import FOLDER, Bm25, LexicalWriter
 
 LEXICAL = {"bm25s": "finery[retrieve]", "PyStemmer": "finery[retrieve]"}

@@ -1,8 +1,9 @@
-"""`retrieve.model`: a model that looks up each question before it answers."""
+"""`retrieve.model` and `retrieve.rows`: prompts with documents, for a model and as rows."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -11,17 +12,29 @@ from finery import (
     Answer,
     Batch,
     Completion,
+    Count,
+    DataError,
+    Dataset,
     Engine,
     EngineJob,
+    Forecast,
     Job,
     Model,
     Request,
     Sampling,
     takes,
 )
-from finery.rows import Conversation
+from finery.rows import Conversation, Row, Turns, split_turns, with_turns
+from finery.rows.parts import changed, named, read
 from finery_retrieve.formats import RETRIEVING, require_answering
-from finery_retrieve.index.context import ContextStep, Lookup
+from finery_retrieve.index.context import (
+    ContextStep,
+    Lookup,
+    Prompted,
+    check_limit,
+    check_question,
+)
+from finery_retrieve.index.retriever import Retriever, listed
 
 
 class RetrieveModel(ContextStep, sections=("models",), seeded=False):
@@ -92,7 +105,12 @@ class RetrievingEngine(Engine):
         }
         for key, prompted in zip(new, self._lookup.prompts([*new.values()]), strict=True):
             self._prompts[key] = prompted.messages
-            self._log_limit(prompted.left_out)
+            if prompted.left_out and not self._has_logged_limit:
+                self._has_logged_limit = True
+                limit = self.model.meta["prompt"]["limit"]
+                self.job.log(
+                    f"prompts contain fewer chunks than were found: limit is {limit:,} tokens"
+                )
         prompts = [self._prompts[key] for key in keys]
         while len(self._prompts) > REMEMBERED:
             self._prompts.popitem(last=False)
@@ -101,13 +119,83 @@ class RetrievingEngine(Engine):
             for request, messages in zip(requests, prompts, strict=True)
         ]
 
-    def _log_limit(self, left_out: int) -> None:
-        """Say once that prompts are limited."""
-        if left_out and not self._has_logged_limit:
-            self._has_logged_limit = True
-            limit = self.model.meta["prompt"]["limit"]
-            self.job.log(f"prompts contain fewer chunks than were found: limit is {limit:,} tokens")
-
     @cached_property
     def _lookup(self) -> Lookup:
         return Lookup.of(self.model, self.job)
+
+
+WINDOW = 256
+"""Rows whose questions are looked up together."""
+
+
+class RowsForecast(Forecast["RetrieveRows"]):
+    """As many as there are questions."""
+
+    def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
+        """The number of the rows that it takes."""
+        return next(iter(taken.get("rows", ())), None)
+
+
+class RetrieveRows(
+    ContextStep,
+    sections=("data", "generate"),
+    seeded=False,
+    engines=True,
+    packages=("bm25s", "PyStemmer"),
+    forecast=RowsForecast,
+):
+    """Retrieve documents for the last user turn of each row, and put them into the prompt.
+
+    The column `retrieved` lists the chunks in the prompt, in its order. A training on these rows
+    sees the prompts that `retrieve.model` makes with the same settings.
+    """
+
+    rows: Dataset = takes(help="Rows with questions.")
+
+    def run(self, job: Job) -> Dataset:
+        """Write the rows, in their order."""
+        prompt = self.template()
+        lookup = Lookup(Retriever.open(self.index, job), prompt, self.k)
+        counts = {"without_documents": 0, "limited": 0}
+        emptied = 0
+
+        def rows() -> Iterator[Row]:
+            nonlocal emptied
+            for row, prompted in _prompted(lookup, read(job, [self.rows])):
+                counts["without_documents"] += not prompted.hits
+                counts["limited"] += prompted.left_out > 0
+                emptied += prompted.left_out > 0 and not prompted.hits
+                turns = Turns.of(row)._replace(prompt=prompted.messages)
+                yield changed(row, {**with_turns(row, turns), "retrieved": listed(prompted.hits)})
+
+        dataset = Dataset.write(job.out, rows())
+        without = counts["without_documents"] - emptied  # nothing was retrieved for them
+        check_limit(emptied, len(dataset) - without, self.limit, job)
+        if count := counts["without_documents"]:
+            job.log(f"{count:,} of {len(dataset):,} prompts contain no documents")
+        if count := counts["limited"]:
+            job.log(
+                f"{count:,} of {len(dataset):,} prompts contain fewer chunks than were found: "
+                f"limit is {self.limit or 0:,} tokens"
+            )
+        dataset.meta |= {"format": "retrieved", "k": self.k, **counts}
+        return dataset
+
+
+def _prompted(lookup: Lookup, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[Row, Prompted]]:
+    """Each row with its prompt."""
+    stream = iter(rows)
+    while window := list(islice(stream, WINDOW)):
+        conversations = [split_turns(row)[0] for _, row in window]
+        for (number, row), conversation in zip(window, conversations, strict=True):
+            where = named(number, row)
+            if row.get("retrieved") is not None:
+                raise DataError(
+                    "the row's prompt already contains retrieved documents",
+                    where=where,
+                    fix="use the questions that it was made of, from before retrieve.rows or "
+                    "synth.raft",
+                )
+            check_question(conversation, named(number, row))
+        prompts = lookup.prompts(conversations)
+        yield from zip((row for _, row in window), prompts, strict=True)

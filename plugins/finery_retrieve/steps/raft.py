@@ -19,14 +19,13 @@ from finery_retrieve.citations import (
     quotable,
     without_citations,
 )
+from finery_retrieve.index.chunks import plain
 from finery_retrieve.index.context import ContextPrompt, ContextStep
-from finery_retrieve.index.control import plain
-from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.missing import no_chunks
+from finery_retrieve.index.retriever import Hit, Retriever, listed
 from finery_retrieve.questions import (
     MARGIN,
     Question,
-    listed,
+    no_chunks,
     question_in,
     right_chunks,
 )
@@ -172,7 +171,21 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
         )
         contexts = {name: counts[name] for name in ("with", "missing")}
         dataset.meta |= {"format": "retrieved", "context": contexts, "k": self.k, **drops.meta()}
-        self._log(job, drawn, counts, drops.summary(len(dataset)))
+        summary = drops.summary(len(dataset))
+        total = counts["with"] + counts["missing"]
+        job.log(f"{total:,} rows, {counts['with']:,} with the right chunk; {summary}")
+        answerable = [each for each in drawn if each.right]
+        if answerable:
+            hits = sum(any(each.rank(hit) < self.k for hit in each.right) for each in answerable)
+            share = percent(hits / len(answerable))
+            job.log(f"the index retrieves the right chunk among the first {self.k} for {share}")
+        if counts["few"]:
+            job.log(f"{counted(counts['few'], 'prompt')} with fewer than {self.k} chunks")
+        if counts["unquoted"] and self.cite == "quotes":
+            job.log(f"{counted(counts['unquoted'], 'answer')} without a quote: the row has none")
+        if counts["unquotable"] and self.cite == "quotes":
+            what = counted(counts["unquotable"], "answer")
+            job.log(f"{what} without a quote: quotation marks in it leave no part to quote")
         return dataset
 
     def _drawn(self, job: Job, drops: Drops) -> Iterator[Drawn]:
@@ -255,22 +268,6 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
             return sorted(hits, key=drawn.rank)
         name = id_of(drawn.question.row)
         return sorted(hits, key=lambda hit: _chance({"id": f"{name} {hit.id}"}, seed, ORDER))
-
-    def _log(self, job: Job, drawn: Sequence[Drawn], counts: Counter[str], summary: str) -> None:
-        total = counts["with"] + counts["missing"]
-        job.log(f"{total:,} rows, {counts['with']:,} with the right chunk; {summary}")
-        answerable = [each for each in drawn if each.right]
-        if answerable:
-            hits = sum(any(each.rank(hit) < self.k for hit in each.right) for each in answerable)
-            share = percent(hits / len(answerable))
-            job.log(f"the index retrieves the right chunk among the first {self.k} for {share}")
-        if counts["few"]:
-            job.log(f"{counted(counts['few'], 'prompt')} with fewer than {self.k} chunks")
-        if counts["unquoted"] and self.cite == "quotes":
-            job.log(f"{counted(counts['unquoted'], 'answer')} without a quote: the row has none")
-        if counts["unquotable"] and self.cite == "quotes":
-            what = counted(counts["unquotable"], "answer")
-            job.log(f"{what} without a quote: quotation marks in it leave no part to quote")
 
 
 def _chance(row: Row, seed: int, number: int) -> float:

@@ -10,7 +10,7 @@ import msgspec
 from finery import Manifest
 from finery.rows import Row, snippet
 from finery.rows.dropped import DROPPED
-from finery.rows.sidecar import lines_of
+from finery.rows.files import lines_of
 from finery.util.text import counted
 from finery.views import Detail, Output, View, counts_in_words, print_labelled, print_row
 from finery_data.view.dataset import DatasetView
@@ -61,7 +61,10 @@ class IndexView(View):
         for chunk in islice(Chunks(output.artifact.path), detail.rows):
             console.print()
             print_row(console, _row(chunk))
-        _print_dropped(console, output, every=detail.dropped)
+        lines = map(msgspec.json.decode, lines_of(output.artifact, DROPPED))
+        for line in lines if detail.dropped else islice(lines, DROPS):
+            text = f"{line['detail']}: {snippet(line['row'])}"
+            print_labelled(console, f"dropped: {line['reason']}", text, "yellow")
 
 
 class RetrievedView(DatasetView):
@@ -99,14 +102,6 @@ class EmbedderView(View):
         meta = dict(output.manifest.meta)
         meta |= meta.pop("embedding", {})
         return {name: value for name, value in meta.items() if value not in (None, "", False)}
-
-
-def _print_dropped(console: "Console", output: Output, *, every: bool) -> None:
-    """Print the chunks that were dropped: all, or the first ones."""
-    lines = map(msgspec.json.decode, lines_of(output.artifact, DROPPED))
-    for line in lines if every else islice(lines, DROPS):
-        text = f"{line['detail']}: {snippet(line['row'])}"
-        print_labelled(console, f"dropped: {line['reason']}", text, "yellow")
 
 
 def _sources(output: Output) -> Counter[str]:

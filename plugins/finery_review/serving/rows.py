@@ -44,22 +44,20 @@ class RowFile:
         self._shards.append(shard)
         start = 0
         for line in shard:
-            self._index(msgspec.json.decode(line))
+            row = msgspec.json.decode(line)
+            number, name, label = len(self.ids), id_of(row), row.get("label")
+            self.ids.append(name)
+            self._numbers.setdefault(name, []).append(number)
+            self.labels.append(label if isinstance(label, str) else None)
+            parents = parents_of(row)
+            if parents:
+                self._parents[number] = parents
+            self.preferences += is_preference(row)
+            self.scored |= "score" in row or "judge" in row
             self._shard.append(len(self._shards) - 1)
             self._start.append(start)
             self._length.append(len(line))
             start += len(line)
-
-    def _index(self, row: Row) -> None:
-        number, name, label = len(self.ids), id_of(row), row.get("label")
-        self.ids.append(name)
-        self._numbers.setdefault(name, []).append(number)
-        self.labels.append(label if isinstance(label, str) else None)
-        parents = parents_of(row)
-        if parents:
-            self._parents[number] = parents
-        self.preferences += is_preference(row)
-        self.scored |= "score" in row or "judge" in row
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -118,7 +116,8 @@ class Search:
         return self._found[number]
 
     def _holds(self, number: int, text: str) -> bool:
-        if _as_in_json(text) and text not in self._rows.raw(number).decode().casefold():
+        needs_no_escape = text.isprintable() and not set(text) & set('"\\/')
+        if needs_no_escape and text not in self._rows.raw(number).decode().casefold():
             return False  # quick, and enough for nearly all rows without it
         return text in self._rows.ids[number] or holds(self._rows[number], text)
 
@@ -127,11 +126,6 @@ def holds(row: Row, text: str) -> bool:
     """Whether the visible parts of a row contain a text, which is casefolded."""
     values = (value for name, value in row.items() if name not in NOT_TEXT)
     return any(text in part.casefold() for value in values for part in _within(value))
-
-
-def _as_in_json(text: str) -> bool:
-    """Whether a text needs no escapes in JSON."""
-    return text.isprintable() and not set(text) & set('"\\/')
 
 
 def _within(value: Any) -> Iterator[str]:
@@ -194,18 +188,15 @@ class About:
         while waiting:
             row = waiting.pop(0)
             seen.add(row)
-            self._take(row, lines)
+            for name, line in self._of(row):
+                kind = lines["generated" if name == GENERATED else "findings"]
+                if line not in kind:
+                    kind.append(line)
             if any(lines.values()) and not _is_only_judged(lines["generated"]):
                 break
             parents = [p for line in lines["generated"] for p in line.get("parents", ())]
             waiting += [parent for parent in parents if parent not in seen]
         return lines
-
-    def _take(self, row: str, lines: dict[str, list[dict[str, Any]]]) -> None:
-        for name, line in self._of(row):
-            kind = lines["generated" if name == GENERATED else "findings"]
-            if line not in kind:
-                kind.append(line)
 
     def _of(self, row: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for index, start, length in self._lines.get(row, ()):
@@ -269,18 +260,15 @@ class Scores:
         if not order:
             return list(numbers)
         sign = -1 if order == "highest" else 1
-        scores = self._all()
+        if self._scores is None:
+            self._scores = [self._of(number) for number in range(len(self._rows))]
+        scores = self._scores
 
         def place(number: int) -> tuple[bool, float]:
             score = scores[number]
             return score is None, sign * (score or 0.0)
 
         return sorted(numbers, key=place)
-
-    def _all(self) -> list[float | None]:
-        if self._scores is None:
-            self._scores = [self._of(number) for number in range(len(self._rows))]
-        return self._scores
 
     def _of(self, number: int) -> float | None:
         ids = (self._rows.ids[number], *self._rows.parents(number))

@@ -58,7 +58,8 @@ class Guard:
         if scope["type"] != "http":  # only HTTP is served
             return
         headers = Headers(scope=scope)
-        opening = self._opens(scope)
+        tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
+        opening = scope["path"] == "/" and scope["method"] == "GET" and self._is_token(tokens[0])
         refused = self._refused(scope, headers, opening)
 
         async def guarded(message: Message) -> None:
@@ -66,7 +67,10 @@ class Guard:
                 answer = MutableHeaders(scope=message)
                 answer.update(HEADERS)
                 if opening and not refused:
-                    answer.append("Set-Cookie", self._set_cookie())
+                    answer.append(
+                        "Set-Cookie",
+                        f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/",
+                    )
             await send(message)
 
         app = PlainTextResponse(refused, status_code=403) if refused else self._app
@@ -89,11 +93,6 @@ class Guard:
             return "refused: open the address that `finery review` printed, with its token"
         return ""
 
-    def _opens(self, scope: Scope) -> bool:
-        """Whether the request is for the page, with the token in its address."""
-        tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
-        return scope["path"] == "/" and scope["method"] == "GET" and self._is_token(tokens[0])
-
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self._token.encode())
 
@@ -109,9 +108,6 @@ class Guard:
                 name, _, value = part.strip().partition("=")
                 if name == self._cookie:
                     yield value
-
-    def _set_cookie(self) -> str:
-        return f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"
 
 
 def new_token() -> str:

@@ -131,7 +131,33 @@ class Session:
             self._check_number(wish.row)
             if self.rows.ids[wish.row] != wish.id:
                 raise UsageError("this window shows other rows", fix="load the page again")
-            decision = self._decision(wish)
+            row = self.rows[wish.row]
+            edits: dict[str, Any] = {}
+            if wish.do == "edit":
+                columns = wish.columns or {}
+                changed = {k: v for k, v in columns.items() if row.get(k) != v}
+                if not changed:
+                    raise UsageError(
+                        "nothing has changed", fix="accept the row, or undo its decision"
+                    )
+                edits["set"] = changed
+            try:
+                decision = Decision(
+                    id=wish.id,
+                    do=wish.do,
+                    reason=wish.reason.strip(),
+                    by=self.reviewer,
+                    prompt=self.rows.prompt(wish.row),
+                    parents=list(self.rows.parents(wish.row)),
+                    **edits,
+                )
+            except ValueError as error:
+                raise UsageError(str(error), fix="load the page again") from error
+            if decision.do == "note" and not decision.reason:
+                raise UsageError(
+                    "the comment is empty", fix="write something, or decide on the row"
+                )
+            applied(row, decision)
             self.log.append(decision, wish.seen)
             self._refresh()
             self.decided[wish.row] = self._status[wish.row]
@@ -150,28 +176,6 @@ class Session:
             return self._earlier.count
 
     # -- state -----------------------------------------------------------------------------------
-
-    def _decision(self, wish: Wish) -> Decision:
-        row = self.rows[wish.row]
-        edits: dict[str, Any] = {}
-        if wish.do == "edit":
-            edits["set"] = _changed_columns(row, wish.columns or {})
-        try:
-            decision = Decision(
-                id=wish.id,
-                do=wish.do,
-                reason=wish.reason.strip(),
-                by=self.reviewer,
-                prompt=self.rows.prompt(wish.row),
-                parents=list(self.rows.parents(wish.row)),
-                **edits,
-            )
-        except ValueError as error:
-            raise UsageError(str(error), fix="load the page again") from error
-        if decision.do == "note" and not decision.reason:
-            raise UsageError("the comment is empty", fix="write something, or decide on the row")
-        applied(row, decision)
-        return decision
 
     def _refresh(self) -> None:
         """Update the statuses from new lines of the log."""
@@ -240,9 +244,10 @@ class Session:
             prompt = str(row)
         answer = parts.get("assistant", "")
         lines = [row, *self._told(number)["generated"]]
+        label = row.get("label")
         return {
             **state,
-            "label": _shown(row.get("label")),
+            "label": label if isinstance(label, str) else "" if label is None else str(label),
             "prompt": _snippet(prompt),
             "answer": _snippet(answer),
             "score": score_of(lines),
@@ -278,14 +283,6 @@ class Session:
             raise UsageError(f"there is no row {number}", fix="load the page again")
 
 
-def _changed_columns(row: Row, columns: dict[str, Any]) -> dict[str, Any]:
-    """The columns that differ from the row's."""
-    changed = {k: v for k, v in columns.items() if row.get(k) != v}
-    if not changed:
-        raise UsageError("nothing has changed", fix="accept the row, or undo its decision")
-    return changed
-
-
 def _becomes(row: Row, decision: Decision) -> Row | None:
     """The editable parts of the row after the decision; None if it doesn't fit."""
     try:
@@ -304,7 +301,3 @@ def _decided(row: Row, becomes: Row | None) -> Row:
 
 def _snippet(text: str) -> str:
     return " ".join(text[: SNIPPET * 2].split())[:SNIPPET]
-
-
-def _shown(label: Any) -> str:
-    return label if isinstance(label, str) else "" if label is None else str(label)

@@ -19,7 +19,12 @@ ENDED = 143
 @recipe_and_step
 @matrix_option
 @click.option("--beside", metavar="STEP", help="A second model that answers the same questions.")
-@click.option("--system", default="", metavar="TEXT", help="The system message.")
+@click.option(
+    "--system",
+    default="",
+    metavar="TEXT",
+    help="The system message. [default: that of all training rows, if they share one]",
+)
 @click.option(
     "--temperature", type=click.FloatRange(0), default=0.0, show_default=True,
     help="Sampling temperature. 0 always takes the most likely token, as in evaluations.",
@@ -48,6 +53,7 @@ def command(
     from finery_serve.chat.talk import Session
     from finery_serve.opening import open_built
     from finery_serve.processes import raised_at_signals
+    from finery_transformers.frozen.template import system_of
 
     opened = [open_built(name, recipe, overrides) for name in (step, beside) if name]
     if len({one.name for one in opened}) < len(opened):
@@ -58,7 +64,8 @@ def command(
         for one in opened:
             click.echo(f"loading {one.name} …", err=True)
             models[one.name] = stack.enter_context(talker(one, folder))
+        usual = next(filter(None, (system_of(one.artifact) for one in opened)), "")
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-        session = Session(models, sampling, screen_for(len(models)), system)
+        session = Session(models, sampling, screen_for(len(models)), system, usual)
         with suppress(EOFError):
             session.run(sys.stdin)

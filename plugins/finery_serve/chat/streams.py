@@ -1,12 +1,9 @@
 """Answers as they are written: from a server, from transformers in this process, or at once."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-
-import click
 
 from finery import (
     Artifact,
@@ -16,14 +13,12 @@ from finery import (
     Model,
     Request,
     Sampling,
-    StepError,
-    Usage,
     UsageError,
 )
 from finery.rows import Conversation
 from finery_serve.client import Client
 from finery_serve.opening import Opened, server_for
-from finery_serve.servers import Serving, is_servable, names_of
+from finery_serve.servers import Serving, ServingJob, is_servable, names_of
 
 if TYPE_CHECKING:
     from finery_transformers.answering.answers import TokenReader
@@ -60,7 +55,7 @@ def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
             yield ServerTalker(Client(running.address), name)
     elif isinstance(model, Model):
         engine: type[Engine] = opened.graph.plugins.engine(format_)
-        yield EngineTalker(engine(model, ChatJob(opened)))
+        yield EngineTalker(engine(model, ServingJob(opened.graph.plugins)))
     else:
         run = model.meta.get("run")
         raise UsageError(
@@ -142,39 +137,6 @@ class EngineTalker:
         return answers[0]
 
 
-class ChatJob:
-    """The part of a job that an engine may use outside a build."""
-
-    def __init__(self, opened: Opened) -> None:
-        self.usage = Usage()
-        self._opened = opened
-
-    def log(self, message: str) -> None:
-        """Print a line on stderr."""
-        click.echo(message, err=True)
-
-    def progress(self, done: float, total: float, text: str = "") -> None:
-        """A chat shows none."""
-
-    def secret(self, name: str) -> str:
-        """An environment variable that the model needs."""
-        if name not in os.environ:
-            raise StepError(f"the model needs the environment variable {name}", fix="set it")
-        return os.environ[name]
-
-    def redact(self, text: str) -> str:
-        """The text without the keys that the model needs."""
-        for name in self._opened.artifact.runtime.get("env", ()):
-            if os.environ.get(name):
-                text = text.replace(os.environ[name], "***")
-        return text
-
-    def raw_engine(self, model: Model) -> Engine:
-        """The engine of a model that this one is built on."""
-        engine: type[Engine] = self._opened.graph.plugins.engine(model.format)
-        return engine(model, self)
-
-
 class TransformersTalker:
     """A Hugging Face folder or an adapter in this process, with the prompts of its training."""
 
@@ -212,16 +174,6 @@ class TransformersTalker:
             )
         answer = _Written(self._ends, self._reader, write)
         most = sampling.max_tokens if room is None else min(sampling.max_tokens, room - len(ids))
-        self._generate(ids, most, sampling, answer)
-        parts = self._reader.parts(answer.text, answer.tokens, prompt=prompt[-500:], tools=None)
-        return Completion(
-            **parts._asdict(),
-            finish_reason=parts.finish_reason(answer.is_finished),
-            prompt_tokens=len(ids),
-            completion_tokens=len(answer.tokens),
-        )
-
-    def _generate(self, ids: list[int], most: int, sampling: Sampling, answer: "_Written") -> None:
         import torch
         from transformers import GenerationConfig
 
@@ -237,6 +189,13 @@ class TransformersTalker:
                 input_ids=inputs, attention_mask=torch.ones_like(inputs),
                 generation_config=config(**settings), streamer=answer,
             )  # fmt: skip
+        parts = self._reader.parts(answer.text, answer.tokens, prompt=prompt[-500:], tools=None)
+        return Completion(
+            **parts._asdict(),
+            finish_reason=parts.finish_reason(answer.is_finished),
+            prompt_tokens=len(ids),
+            completion_tokens=len(answer.tokens),
+        )
 
 
 class _Written:

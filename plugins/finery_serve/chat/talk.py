@@ -18,7 +18,8 @@ HELP = """\
 /save [FILE]    append the conversation to a file of rows, by default
                 conversations.jsonl; with --beside, that of the first model,
                 or of the one named: /save MODEL [FILE]
-/system [TEXT]  begin a new conversation, with this system message or none
+/system [TEXT]  begin a new conversation, with this system message, or with
+                that of the training
 /clear          begin a new conversation
 /help           this list
 /quit           end the conversation, like Ctrl-D
@@ -29,13 +30,19 @@ class Session:
     """A chat with one or two models. Each has its own conversation with the same questions."""
 
     def __init__(
-        self, models: dict[str, Talker], sampling: Sampling, screen: "Plain", system: str
+        self,
+        models: dict[str, Talker],
+        sampling: Sampling,
+        screen: "Plain",
+        system: str = "",
+        usual: str = "",
     ) -> None:
-        """models: by their names in the recipe."""
+        """models: by their names in the recipe. system: the system message; empty for the usual."""
         self._models = models
         self._sampling = sampling
         self._screen = screen
-        self._talks = [Talk(system) for _ in models]
+        self._usual = usual
+        self._talks = [Talk(system or usual) for _ in models]
         self._commands: dict[str, Callable[[str], None]] = {
             "/save": self._save,
             "/system": self._set_system,
@@ -45,24 +52,22 @@ class Session:
 
     def run(self, stdin: IO[str]) -> None:
         """Talk until the user leaves."""
+        if self._usual and self._talks[0].system == self._usual:
+            self._screen.say(f"system message, as in the training: {self._usual}")
         for line in self._screen.questions(stdin):
             text = line.strip()
             if text in ("/quit", "/exit"):
                 return
             try:
-                self._follow(text)
+                word, _, rest = text.partition(" ")
+                if word in self._commands:
+                    self._commands[word](rest.strip())
+                elif word.startswith("/") and word[1:].isalpha():
+                    self._screen.say(f"there is no command {word}; /help lists them")
+                elif text:
+                    self._ask(text)
             except FineryError as error:
                 self._screen.complain(error)
-
-    def _follow(self, text: str) -> None:
-        """Execute a command line."""
-        word, _, rest = text.partition(" ")
-        if word in self._commands:
-            self._commands[word](rest.strip())
-        elif word.startswith("/") and word[1:].isalpha():
-            self._screen.say(f"there is no command {word}; /help lists them")
-        elif text:
-            self._ask(text)
 
     def _ask(self, question: str) -> None:
         """Have every model answer. What is stopped, or fails, isn't kept by any."""
@@ -93,9 +98,10 @@ class Session:
 
     def _set_system(self, text: str) -> None:
         for talk in self._talks:
-            talk.system = text
+            talk.system = text or self._usual
             talk.clear()
-        what = "this system message" if text else "no system message"
+        usual = "the system message of the training" if self._usual else "no system message"
+        what = "this system message" if text else usual
         self._screen.say(f"a new conversation, with {what}")
 
     def _clear(self, _: str) -> None:

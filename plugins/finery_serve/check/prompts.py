@@ -13,7 +13,8 @@ from finery_gguf.prompts import model_template, tokenize
 from finery_serve.servers import Checkable, Fault, Prompt
 from finery_transformers.chat import SWITCHES, prompt_text, tokens_of
 from finery_transformers.frozen.proof import conversations
-from finery_transformers.frozen.template import frozen_template
+from finery_transformers.frozen.template import frozen_template, with_system
+from finery_transformers.frozen.template import system_of as system_of_training
 from finery_transformers.wrapping import source_of
 
 Tools = list[dict[str, Any]] | None
@@ -44,25 +45,31 @@ class Asked(NamedTuple):
 class Trained(NamedTuple):
     """How the training made prompts.
 
-    source: of the chat template. end: a token that ends answers.
+    source: of the chat template. end: a token that ends answers. system: the message that begins
+    conversations without one, since all training rows had it.
     """
 
     source: str
     end: str
     render: Render
     tokens: Callable[[str], list[int]]
+    system: str = ""
 
 
-def of_training(model: Model) -> Trained:
-    """The prompts of a model as its training made them, on the day of the training."""
-    frozen = frozen_template(model)
-    tokenizer, arguments = frozen.tokenizer, frozen.arguments
+def of_training(model: Model, *, system: bool) -> Trained:
+    """The prompts of a model as its training made them, on the day of the training.
+
+    system: whether conversations without a system message begin with that of the training.
+    """
+    frozen = frozen_template(model, system=system)
+    tokenizer, arguments, usual = frozen.tokenizer, frozen.arguments, frozen.system or ""
 
     def render(messages: Conversation, tools: Tools, more: Mapping[str, Any]) -> str:
-        return prompt_text(tokenizer, messages, tools=tools, arguments={**arguments, **more})
+        whole = with_system(messages, usual)
+        return prompt_text(tokenizer, whole, tools=tools, arguments={**arguments, **more})
 
     source, end = source_of(tokenizer), str(tokenizer.eos_token)
-    return Trained(source, end, render, lambda text: tokens_of(tokenizer, text))
+    return Trained(source, end, render, lambda text: tokens_of(tokenizer, text), usual)
 
 
 def of_engine(gguf: Gguf, model: Model) -> Trained:
@@ -73,23 +80,30 @@ def of_engine(gguf: Gguf, model: Model) -> Trained:
         return tokenize(gguf, template.with_arguments(**more), messages, tools).text
 
     end = gguf.special_tokens().get("eos_token", "</s>")
-    return Trained(template.source, end, render, gguf.encode_prompt)
+    return Trained(template.source, end, render, gguf.encode_prompt, system_of_training(model))
 
 
-def cases(end: str, rows: Iterable[Asked], system: str = "") -> Iterator[Asked]:
+def cases(trained: Trained, rows: Iterable[Asked], system: str = "") -> Iterator[Asked]:
     """Edge cases, those with the rows' tools included, and then the rows themselves.
+
+    A row with the system message of the training is also asked without it, as by a client that
+    only sends a question.
 
     system: the message that the server adds to conversations without one. The edge cases expect it.
     A row doesn't: without a system message, it was trained without one.
     """
     asked = list(rows)
     tools = next((row.tools for row in asked if row.tools), None)
-    for name, messages in conversations(end).items():
+    for name, messages in conversations(trained.end).items():
         added = "" if messages[0]["role"] == "system" else system
         yield Asked(name, messages, None, added)
         if tools:
             yield Asked(f"{name}, with tools", messages, tools, added)
     yield from asked
+    usual = {"role": "system", "content": trained.system}
+    for row in asked:
+        if trained.system and row.messages[:1] == [usual]:
+            yield row._replace(name=f"{row.name} as a bare question", messages=row.messages[1:])
 
 
 class Difference(NamedTuple):
@@ -190,7 +204,11 @@ def prompt_faults(
             details,
             "use a server that writes them with the chat template: llama.bundle",
         )]  # fmt: skip
-    if own is not None and own.strip() != trained.source.strip() and _is_plain(own, trained):
+    if (
+        own is not None
+        and own.strip() != trained.source.strip()
+        and not own.strip().endswith(trained.source.strip())
+    ):
         return [Fault(
             "template",
             f"the server uses another chat template than the training: {head}",
@@ -201,11 +219,6 @@ def prompt_faults(
         "prompts", head, details,
         "see the difference; a server of another version may render templates otherwise",
     )]  # fmt: skip
-
-
-def _is_plain(own: str, trained: Trained) -> bool:
-    """Whether a template differs from the trained one with its arguments fixed at its beginning."""
-    return not own.strip().endswith(trained.source.strip())
 
 
 def _switch(trained: Trained, difference: Difference) -> tuple[str, bool] | None:

@@ -28,11 +28,18 @@ from finery_eval.tables import comparison_tables, table
 from finery_eval.verdicts import Answers, Verdict, Verdicts
 from finery_gguf import programs
 from finery_gguf.llama import Gguf
-from finery_serve.check.answers import what_is_said
-from finery_serve.check.faults import adapter_fault, swap_fault, unchecked
+from finery_serve.check.answers import (
+    Asking,
+    Served,
+    adapter_fault,
+    ask_server,
+    swap_fault,
+    unchecked,
+    what_is_said,
+)
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
-from finery_serve.check.running import Asking, Served, ask_server
 from finery_serve.servers import Fault, Kind
+from finery_transformers.frozen.template import system_of
 
 OWN = ("prompts", "answers", "lost")
 EVALUATED = "{} evaluated"
@@ -175,7 +182,13 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         asker = inner.evaluator if inner else Limits(self.max_tokens)
         judging = inner.judging(job, rows) if inner else None
         asked = [Asked(f"row {r['id']}", split_turns(r)[0], r.get("tools")) for r in rows]
-        served = self._served(asked, asker, job)
+        asking = Asking(asked, asker.max_tokens, asker.temperature, self.slots, self._trained, job)
+        served: dict[str, Served] = {}
+        if self.bundle is not None:  # its server has all models
+            served = ask_server(self.bundle, self.models, asking)
+        else:
+            for model in self.models:
+                served |= ask_server(model, [model], asking)
         engine = {m.name: self._ask(m, m.name, rows, asker, job) for m in self.models}
         faults = {name: list(of.faults) for name, of in served.items()}
         for name, more in self._adapter_faults(served, engine, rows, asker, job).items():
@@ -198,30 +211,29 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         if wrong:
             raise RequirementError(
                 "the server doesn't answer as the model was trained",
-                details=[line for name, fault in wrong for line in _lines(name, fault)],
+                details=[
+                    line
+                    for name, fault in wrong
+                    for line in (
+                        f"{name}: {fault['kind']}: {fault['what']}",
+                        *(f"  {detail}" for detail in fault["details"]),
+                    )
+                ],
                 fix="; ".join(dict.fromkeys(fault["fix"] for _, fault in wrong)),
             )
         super().verify(outputs)
 
-    def _served(
-        self, asked: Sequence[Asked], asker: "BatchEvaluator | Limits", job: Job
-    ) -> dict[str, Served]:
-        """Each model's results on its server. The server of a bundle has all models."""
-        asking = Asking(asked, asker.max_tokens, asker.temperature, self.slots, self._trained, job)
-        if self.bundle is not None:
-            return ask_server(self.bundle, self.models, asking)
-        served: dict[str, Served] = {}
-        for model in self.models:
-            served |= ask_server(model, [model], asking)
-        return served
-
     def _trained(self, model: Model) -> Trained:
-        """The expected prompts of a model."""
-        if self.trained is not None:
-            return of_training(self.trained)
-        if model.format == GGUF:
+        """The expected prompts of a model.
+
+        A server of several adapters adds no system message if they were trained with different
+        ones.
+        """
+        if self.trained is None and model.format == GGUF:
             return of_engine(Gguf(model.file(str(model.meta["file"])), vocab_only=True), model)
-        return of_training(model)
+        trained = self.trained or model
+        added = self.bundle is None or system_of(self.bundle) == system_of(trained)
+        return of_training(trained, system=added)
 
     def _ask(
         self,
@@ -296,7 +308,10 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     ) -> Metrics:
         groups = dependent(job, rows)
         scored: dict[str, dict[str, Score]] = {name: {} for name in answers}
-        comparisons, tables = [], [_fault_table(faults)] if any(faults.values()) else []
+        comparisons: list[dict[str, Any]] = []
+        tables: list[dict[str, Any]] = []
+        if wrong := [[name, fault.kind, fault.what] for name, of in faults.items() for fault in of]:
+            tables.append(table("Faults", ["model", "fault", "what is wrong"], wrong))
         if verdicts is not None:
             scored |= scores_of(list(answers), verdicts.measures(groups))
         right = verdicts.right() if verdicts else {}
@@ -367,11 +382,6 @@ def _ordered(scored: Mapping[str, Score], names: Sequence[str]) -> dict[str, Sco
     return {name: scored[name] for name in [*known, *(n for n in scored if n not in known)]}
 
 
-def _fault_table(faults: Mapping[str, Sequence[Fault]]) -> dict[str, Any]:
-    rows = [[name, fault.kind, fault.what] for name, found in faults.items() for fault in found]
-    return table("Faults", ["model", "fault", "what is wrong"], rows)
-
-
 def _changed(
     name: str,
     rows: Sequence[Row],
@@ -389,7 +399,3 @@ def _changed(
     lines.sort(key=lambda line: line[1] not in ("lost", "gained"))
     title = f"{name}: {len(lines)} rows that the server answers otherwise"
     return table(title, ["row", "flipped", "evaluated", "served"], lines[:ROWS_SHOWN], model=name)
-
-
-def _lines(name: str, fault: Mapping[str, Any]) -> list[str]:
-    return [f"{name}: {fault['kind']}: {fault['what']}", *(f"  {d}" for d in fault["details"])]

@@ -4,14 +4,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from finery import Completion, UsageError, setting
-from finery.rows import Conversation, Message, Row, split_turns
+from finery.rows import TURN_COLUMNS, Conversation, Message, Row, split_turns
 from finery.rows.answers.jsonvalues import unfenced
 from finery.rows.generated import DEFAULT
 from finery.rows.parts import scope
-from finery_synth.ask.asking import MOST_VARIANTS, Task
-from finery_synth.ask.prompts import Prompt
+from finery_synth.asking import MOST_VARIANTS, Task
 from finery_synth.generator import Generator
-from finery_synth.rows import with_answer
+from finery_synth.prompts import Prompt
 
 TEMPLATE = """\
 {# system #}
@@ -105,4 +104,5 @@ def answered(row: Row, answer: Completion, text: str) -> Row:
     turn: Message = {"role": "assistant", "content": text.strip()}
     if answer.tool_calls:
         turn["tool_calls"] = answer.tool_calls
-    return with_answer(row, turn)
+    rest = {k: v for k, v in row.items() if k not in TURN_COLUMNS}
+    return {"messages": [*split_turns(row)[0], turn], **rest}

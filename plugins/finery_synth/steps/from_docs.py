@@ -12,11 +12,17 @@ from finery.rows import Message, Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
 from finery.rows.parts import id_of
-from finery_synth.ask.answers import Rejected, json_in, object_schema
-from finery_synth.ask.asking import MOST_VARIANTS, Spool, Task
-from finery_synth.ask.prompts import Prompt
+from finery_synth.asking import (
+    MOST_VARIANTS,
+    Rejected,
+    Spool,
+    Task,
+    json_in,
+    object_schema,
+    with_parents,
+)
 from finery_synth.generator import Candidate, Generator
-from finery_synth.rows import with_parents
+from finery_synth.prompts import Prompt
 
 TEMPLATE = """\
 {# system #}

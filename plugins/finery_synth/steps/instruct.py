@@ -23,11 +23,10 @@ from finery.rows.parts import (
     text_named,
     texts,
 )
-from finery_synth.ask.answers import Rejected, bare, object_schema
-from finery_synth.ask.asking import MOST_VARIANTS, Task
-from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.similarity import spread, spread_line
+from finery_synth.asking import MOST_VARIANTS, Rejected, Task, bare, object_schema
 from finery_synth.generator import Generator
+from finery_synth.prompts import Prompt
+from finery_synth.similarity import spread, spread_line
 
 TEMPLATE = """\
 {# system #}

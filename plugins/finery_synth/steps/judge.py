@@ -8,7 +8,6 @@ from finery import (
     Budget,
     DataError,
     Dataset,
-    FineryError,
     Job,
     Model,
     OneFile,
@@ -21,10 +20,22 @@ from finery.rows import Conversation, Row, is_preference
 from finery.rows.dropped import Drops
 from finery.rows.generated import Checked, Origin, Origins, name_of
 from finery.rows.parts import OWN_COLUMNS, answer, changed, named
-from finery_synth.ask.asking import Spool, Task, Used
-from finery_synth.ask.prompts import Prompt
-from finery_synth.judge import pairs, scores
-from finery_synth.judge.scores import Score, Unreadable, no_score
+from finery_synth.asking import Spool, Task, Used
+from finery_synth.judges import (
+    ORDERS,
+    PAIR_PROMPT,
+    SCORE_PROMPT,
+    Positions,
+    Score,
+    Seen,
+    Verdict,
+    is_one_answer,
+    outcome,
+    pair_messages,
+    readings,
+    score_messages,
+)
+from finery_synth.prompts import Prompt
 
 V = TypeVar("V")
 ONLY = "score"
@@ -155,27 +166,23 @@ class JudgeRows(
 
     def views(self, row: Row, views: Sequence[int]) -> Sequence[int]:
         """Those of `views` that the judge needs: none of a pair with the same answer twice."""
-        return () if self.what == "pairs" and pairs.is_one_answer(row) else views
+        return () if self.what == "pairs" and is_one_answer(row) else views
 
     def messages(self, prompt: Prompt, row: Row, view: int) -> Conversation:
         """The judge's prompt for a row. view: the number of the rubric, or the order of a pair."""
         rubrics = list(self.rubrics().values())
         if self.what == "pairs":
-            return pairs.pair_messages(prompt, row, rubrics[0], view)
-        return scores.score_messages(prompt, row, rubrics[view], self.scale)
+            return pair_messages(prompt, row, rubrics[0], view)
+        return score_messages(prompt, row, rubrics[view], self.scale)
 
     def sampling(self) -> dict[str, Any]:
         """The sampling of the first requests."""
-        schema = pairs.Verdict.schema() if self.what == "pairs" else scores.Score.schema(self.scale)
+        schema = Verdict.schema() if self.what == "pairs" else Score.schema(self.scale)
         return {"max_tokens": self.max_tokens, "temperature": 0.0, "schema": schema}
 
     def default_prompt(self) -> str:
         """The default template."""
-        return pairs.PAIR_PROMPT if self.what == "pairs" else scores.SCORE_PROMPT
-
-    def needs_rows(self) -> bool:
-        """Whether `requests` depends on the content of the rows."""
-        return False
+        return PAIR_PROMPT if self.what == "pairs" else SCORE_PROMPT
 
     def run(self, job: Job) -> Dataset:
         """Judge the rows, and write them with the results."""
@@ -233,10 +240,8 @@ class _Run:
         """The rows with a score by each rubric."""
         step, spool = self._step, Spool(self._job.scratch, Score)
         for view in range(len(step.rubrics())):
-            for number, _, verdict in self._verdicts(
-                [view], lambda t: scores.Score.read(t, step.scale)
-            ):
-                score = verdict if isinstance(verdict, Score) else Score(0, no_score(verdict))
+            for number, _, verdict in self._verdicts([view], lambda t: Score.read(t, step.scale)):
+                score = verdict if isinstance(verdict, Score) else Score(0, verdict)
                 spool.add(number, score)
         counts, total, judged = Counter[int](), 0.0, 0
         for number, row in step.numbered():
@@ -274,19 +279,19 @@ class _Run:
 
     def compared(self, drops: Drops, origins: Origins) -> Iterator[Row]:
         """The preferences on which the judge agrees in both orders, and what settings keep."""
-        step, spool = self._step, Spool(self._job.scratch, pairs.Seen)
-        for number, order, verdict in self._verdicts(range(len(pairs.ORDERS)), pairs.Verdict.read):
-            if isinstance(verdict, pairs.Verdict):
+        step, spool = self._step, Spool(self._job.scratch, Seen)
+        for number, order, verdict in self._verdicts(range(len(ORDERS)), Verdict.read):
+            if isinstance(verdict, Verdict):
                 spool.add(number, verdict.seen(order))
             else:
-                spool.add(number, pairs.Seen(order, problem=no_score(verdict)))
-        counts, positions = Counter[str](), pairs.Positions()
+                spool.add(number, Seen(order, problem=verdict))
+        counts, positions = Counter[str](), Positions()
         for number, row in step.numbered():
-            if pairs.is_one_answer(row):
+            if is_one_answer(row):
                 drops.add(row, "identical", "chosen and rejected are the same")
                 continue
             seen = sorted(spool.of(number), key=lambda verdict: verdict.order)
-            better, detail = pairs.outcome(seen)
+            better, detail = outcome(seen)
             origin = self._origin(row, row, {"orders": seen})
             if better != "no-score":
                 positions.add(seen)
@@ -318,10 +323,10 @@ class _Run:
 
     def _verdicts(
         self, views: Sequence[int], read: Callable[[str], V]
-    ) -> Iterator[tuple[int, int, V | FineryError | Unreadable]]:
-        """(number of the row, view, verdict or error) of all rows, in any order."""
+    ) -> Iterator[tuple[int, int, V | str]]:
+        """(number of the row, view, verdict or why there is none) of all rows, in any order."""
         step = self._step
-        for (number, _, view), verdict in scores.readings(
+        for (number, _, view), verdict in readings(
             self._engine,
             self.used,
             ((n, row, view) for n, row in step.numbered() for view in step.views(row, views)),

@@ -5,8 +5,7 @@ from typing import Any
 from finery import Completion, setting
 from finery.rows import Row, Turns, with_turns
 from finery.rows.parts import scope
-from finery_synth.ask.answers import bare
-from finery_synth.ask.asking import MOST_VARIANTS, Task
+from finery_synth.asking import MOST_VARIANTS, Task, bare
 from finery_synth.generator import Generator
 
 TEMPLATE = """\

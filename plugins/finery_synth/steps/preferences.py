@@ -15,12 +15,10 @@ from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops, by_reason
 from finery.rows.generated import Origin
 from finery.rows.parts import canonical, id_of, joined
-from finery_synth.ask.answers import Rejected
-from finery_synth.ask.asking import MOST_VARIANTS, Task
-from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.settings import Checks
+from finery_synth.asking import MOST_VARIANTS, Rejected, Task, with_parents
+from finery_synth.checks import Checks
 from finery_synth.generator import MOST_RETRIES, Candidate, Generator
-from finery_synth.rows import with_parents
+from finery_synth.prompts import Prompt
 from finery_synth.steps.answer import TEMPLATE, answered, prompts_of
 
 

@@ -5,12 +5,15 @@ rendering a call and reading it back: it must return that very call.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unicodedata import normalize
 
-from finery import DataError, FineryError
+import msgspec
+from blake3 import blake3
+
+from finery import Completion, DataError, FineryError, Request
 from finery.rows import Conversation, Message
 from finery.rows.chat.thinking import TAGS, opened_in, split_thinking
 from finery_transformers.answering.calls import (
@@ -25,7 +28,7 @@ from finery_transformers.answering.calls import (
     channel_parts,
     whole_turn,
 )
-from finery_transformers.chat import decoded, rendered, special_ids
+from finery_transformers.chat import decoded, prompt_tokens, rendered, special_ids
 from finery_transformers.wrapping import source_of
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 Render = Callable[[Conversation, Tools | None, bool], str]
 """(messages, tools, whether to add the generation prompt) → the chat template's text."""
+PROMPT_TOKENS = 64
+"""Tokens at the end of a prompt that show how its answer begins."""
 LONGEST_VALUE = 60
 """Characters of a value that a reason shows."""
 _QUESTION, _ANSWER = "finery asks", "finery answers"
@@ -208,6 +213,49 @@ class TokenReader:
         """The text of an answer, with special tokens where the reader needs them."""
         return decoded(self._tokenizer, tokens, special=self.reader.needs_special_tokens)
 
+    def completion(
+        self,
+        answer: Sequence[int],
+        ends: Container[int],
+        *,
+        prompt: Sequence[int],
+        request: Request,
+        stop: Sequence[str],
+    ) -> Completion:
+        """The answer to a request, cut where it ends. `completion_tokens` counts the end token too.
+
+        answer: token ids, up to one in `ends`, a text in `stop` or the limit, and perhaps beyond.
+        """
+        length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
+        text = self.text(answer[:length])
+        cut = min((at for s in stop if (at := text.find(s)) >= 0), default=None)
+        is_finished = cut is not None or length < len(answer)
+        end = decoded(self._tokenizer, prompt[-PROMPT_TOKENS:], special=True)
+        parsed = self.parts(text[:cut], answer[:length], prompt=end, tools=request.tools)
+        return Completion(
+            **parsed._asdict(),
+            finish_reason=parsed.finish_reason(is_finished),
+            prompt_tokens=len(prompt),
+            completion_tokens=length + (cut is None and length < len(answer)),
+        )
+
+    def prompt(self, request: Request, max_tokens: int, context: int | None) -> list[int]:
+        """The token ids of a request.
+
+        `DataError` if the template refuses it, or if it leaves no room in the context to answer.
+        """
+        tokens = prompt_tokens(
+            self._tokenizer, request.messages, tools=request.tools, arguments=self._arguments
+        )
+        if context is not None and len(tokens) + max_tokens > context:
+            raise DataError(
+                f"a prompt of {len(tokens)} tokens and an answer of up to {max_tokens} don't fit "
+                f"the model's context of {context}",
+                details=[str(turn.get("content"))[:100] for turn in request.messages[-1:]],
+                fix="shorten the prompt or lower max_tokens",
+            )
+        return tokens
+
     def parts(
         self, text: str, tokens: Sequence[int], *, prompt: str, tools: Tools | None
     ) -> Parsed:
@@ -222,6 +270,12 @@ class TokenReader:
     ) -> str:
         arguments = {**self._arguments, "add_generation_prompt": add_generation_prompt}
         return rendered(self._tokenizer, messages, tools=tools, arguments=arguments)
+
+
+def seed_of(seed: int, tokens: Sequence[Any]) -> int:
+    """A seed for this prompt or batch, so that others with the same `seed` draw other numbers."""
+    digest = blake3(msgspec.json.encode([seed, tokens])).digest(8)
+    return int.from_bytes(digest, "little") >> 1
 
 
 # -- calls of training rows ------------------------------------------------------------------------

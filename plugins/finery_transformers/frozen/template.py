@@ -6,8 +6,8 @@ from copy import copy
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from finery import Model, StepError
-from finery.rows import Message, Row, Turns
+from finery import Artifact, Model, StepError
+from finery.rows import Conversation, Message, Row, Turns
 from finery_transformers.chat import SWITCHES, tokens_of, without_think_tags
 from finery_transformers.frozen.proof import Sample, check_same, prompt_or_none, samples, samples_of
 from finery_transformers.loading import load_tokenizer, template_arguments
@@ -19,14 +19,34 @@ if TYPE_CHECKING:
 
 PROMPTS = "prompts"
 """The entry of `meta`. `tools`, `thinking`, `switched`: whether a row used it; the last means that
-thinking was switched off in the prompt of a row without it. `date`: the day that the template wrote
+thinking was switched off in the prompt of a row without it. `system`: the system message that all
+rows have; empty if none has one, None if they differ. `date`: the day that the template wrote
 (`2026-11-26`), absent if it writes none."""
+FROZEN = "frozen"
+"""The entry of a GGUF's `meta` with the facts of its frozen template."""
+_SYSTEM = ("system", "developer")
+"""Roles of a message that says how to answer."""
 
 
 def facts_of(model: Model) -> Mapping[str, Any] | None:
     """The settings of a model's training rows; None if the model doesn't record them."""
     facts = model.meta.get(PROMPTS)
     return facts if isinstance(facts, Mapping) else None
+
+
+def system_of(model: Artifact) -> str:
+    """The system message that all training rows of a model or bundle had; empty without one."""
+    for facts in (model.meta.get(PROMPTS), model.meta.get(FROZEN), model.meta):
+        if isinstance(facts, Mapping) and facts.get("system"):
+            return str(facts["system"])
+    return ""
+
+
+def with_system(messages: Conversation, system: str) -> Conversation:
+    """The conversation, after this system message if it has none of its own."""
+    if not system or not messages or messages[0]["role"] in _SYSTEM:
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
 def facts_of_rows(
@@ -37,15 +57,29 @@ def facts_of_rows(
     switch: whether thinking is switched off in the prompts of rows without it.
     """
     earlier = facts_of(before) or {}
-    used = {name: bool(earlier.get(name)) for name in ("tools", "thinking", "switched")}
+    used: dict[str, Any] = {
+        name: bool(earlier.get(name)) for name in ("tools", "thinking", "switched")
+    }
+    systems = {earlier["system"]} if "system" in earlier else set()
     for row in rows:
         turns = Turns.of(row)
         messages = [*turns.conversation, *(turns.rejected or ())]
+        systems.add(_system(messages))
         thinks = any(map(_thinks, messages))
         used["tools"] |= bool(row.get("tools")) or any(map(_calls, messages))
         used["thinking"] |= thinks
         used["switched"] |= switch and not thinks
+    used["system"] = next(iter(systems), "") if len(systems) < 2 else None
     return used | ({"date": date} if date else {})
+
+
+def _system(messages: Conversation) -> str | None:
+    """The system message of a conversation; empty without one, None if it isn't one text."""
+    first = messages[0] if messages else {}
+    if first.get("role") not in _SYSTEM:
+        return ""
+    content = first.get("content")
+    return content if isinstance(content, str) and first["role"] == "system" else None
 
 
 def _calls(message: Message) -> bool:
@@ -119,12 +153,15 @@ def arguments_of(source: str) -> set[str]:
     return meta.find_undeclared_variables(jinja.parse(source)) - GIVEN - _OWN - {*jinja.globals}
 
 
-def prologue(values: Mapping[str, Any], unset: Collection[str], *, tools: bool) -> str:
+def prologue(
+    values: Mapping[str, Any], unset: Collection[str], *, tools: bool, system: str = ""
+) -> str:
     """The beginning of a frozen template.
 
     values: what arguments are, whatever a caller passes. unset: arguments that the training didn't
     pass. tools: whether tools are written; else the template refuses them, since a model that is
-    silently given none would seem to have them.
+    silently given none would seem to have them. system: what begins a conversation that has no
+    system message.
     """
     lines = [FROZEN_MARK]
     if tools:
@@ -137,6 +174,13 @@ def prologue(values: Mapping[str, Any], unset: Collection[str], *, tools: bool) 
             "{%- if message.role == 'tool' or message.tool_calls %}" + refusal + "{%- endif %}",
             "{%- endfor %}",
             "{%- set tools = none %}",
+        ]
+    if system:
+        added = literal({"role": "system", "content": system})
+        lines += [
+            f"{{%- if messages and messages[0].role not in {literal([*_SYSTEM])} %}}",
+            f"{{%- set messages = [{added}] + messages %}}",
+            "{%- endif %}",
         ]
     lines += [f"{{%- set {name} = {literal(value)} %}}" for name, value in values.items()]
     lines += [f"{{%- set {name} = {_UNSET} %}}" for name in sorted(unset)]
@@ -153,7 +197,8 @@ class FrozenTemplate(NamedTuple):
     training, also on other days. arguments: of that template, in training. tools: whether `source`
     writes tools; else it refuses them. date: the day that it writes, empty if it writes none.
     fixed: the arguments that a caller can't change. known: whether the model says what it was
-    trained on; else only the recipe's arguments are fixed.
+    trained on; else only the recipe's arguments are fixed. system: what `source` writes before a
+    conversation without a system message; None if the training rows had different ones.
     """
 
     source: str
@@ -163,6 +208,7 @@ class FrozenTemplate(NamedTuple):
     date: str = ""
     fixed: tuple[str, ...] = ()
     known: bool = True
+    system: str | None = ""
 
     def for_serving(self) -> "PreTrainedTokenizerBase":
         """The tokenizer with the frozen template."""
@@ -175,13 +221,20 @@ class FrozenTemplate(NamedTuple):
 
     def trained_tokens(self, sample: Sample) -> list[int] | None:
         """The prompt's token ids, as in training; None if the template refuses it."""
-        text = prompt_or_none(self.tokenizer, sample, self.arguments)
+        text = self.trained_text(sample)
         # The template writes the special tokens itself.
         return None if text is None else tokens_of(self.tokenizer, text)
 
+    def trained_text(self, sample: Sample) -> str | None:
+        """The prompt, as in training; None if the template refuses it."""
+        asked = sample._replace(messages=with_system(sample.messages, self.system or ""))
+        return prompt_or_none(self.tokenizer, asked, self.arguments)
+
     def facts(self) -> dict[str, Any]:
         """The entry of `meta` for a frozen template."""
-        return {"tools": self.tools} | ({"date": self.date} if self.date else {})
+        facts: dict[str, Any] = {"tools": self.tools}
+        facts |= {"date": self.date} if self.date else {}
+        return facts | ({"system": self.system} if self.system else {})
 
     def lines(self) -> list[str]:
         """A description of what is frozen, for a log."""
@@ -189,6 +242,16 @@ class FrozenTemplate(NamedTuple):
             set_to = ", ".join(f"{name}: {self.arguments[name]!r}" for name in self.fixed)
             return [f"the chat template sets {set_to}, whatever a server passes"] if set_to else []
         lines = []
+        if self.system:
+            lines.append(
+                "the chat template begins conversations without a system message with that of the "
+                f"training rows: {self.system!r}"
+            )
+        if self.system is None:
+            lines.append(
+                "the training rows have different system messages, or only some have one, so "
+                "clients must send the right one"
+            )
         if not self.tools:
             lines.append("the chat template refuses tools, since the training rows have none")
         if self.date:
@@ -205,14 +268,15 @@ class FrozenTemplate(NamedTuple):
 
 
 def frozen_template(
-    model: Model, *, keep: Collection[Kept] = (), rows: Iterable[Row] = ()
+    model: Model, *, keep: Collection[Kept] = (), rows: Iterable[Row] = (), system: bool = True
 ) -> FrozenTemplate:
     """The template of `model` with which every program writes the prompts of the training.
 
     It has the arguments of the training built in, writes the training's date instead of today's,
     has no marks for trainers, and refuses tools if no training row had some. Arguments that the
-    training didn't pass are ignored. A model that says nothing of its training, such as a base,
-    keeps its template, with the recipe's arguments built in.
+    training didn't pass are ignored. If all training rows had the same system message, it begins
+    each conversation without one, unless `system` is false. A model that says nothing of its
+    training, such as a base, keeps its template, with the recipe's arguments built in.
 
     keep: `tools` or `thinking` also if no training row used them: tools are written, and callers
     may switch thinking on and off. rows: more prompts to compare, besides finery's own.
@@ -229,7 +293,7 @@ def frozen_template(
         fixed = f"{FROZEN_MARK}\n{{{{- '' }}}}{with_fixed_arguments(plain, arguments)}"
         frozen = FrozenTemplate(fixed, tokenizer, arguments, fixed=tuple(arguments), known=False)
     else:
-        frozen = _frozen(plain, tokenizer, arguments, facts, keep)
+        frozen = _frozen(plain, tokenizer, arguments, facts, keep, system)
     _prove(frozen, rows)
     return frozen
 
@@ -240,6 +304,7 @@ def _frozen(
     arguments: dict[str, Any],
     facts: Mapping[str, Any],
     keep: Collection[Kept],
+    system: bool,
 ) -> FrozenTemplate:
     written = str(facts.get("date") or "")
     dated = source
@@ -255,13 +320,15 @@ def _frozen(
     if "documents" in read:
         values.setdefault("documents", None)  # as transformers passes it
     unset = read - {*values} - free
+    default = facts.get("system", "") if system else ""
     return FrozenTemplate(
-        prologue(values, unset, tools=tools) + dated,
+        prologue(values, unset, tools=tools, system=default or "") + dated,
         tokenizer,
         arguments,
         tools=tools,
         date=written,
         fixed=tuple(sorted((read | {*arguments}) - free)),
+        system=default,
     )
 
 
@@ -279,12 +346,9 @@ def _tokens_in(names: Collection[str], tokenizer: "PreTrainedTokenizerBase") -> 
 
 def _prove(frozen: FrozenTemplate, rows: Iterable[Row]) -> None:
     """Compare the frozen template's prompts with those of the training."""
-    original, other = frozen.tokenizer, frozen.for_serving()
-
-    def of_training(sample: Sample) -> str | None:
-        return prompt_or_none(original, sample, frozen.arguments)
+    other = frozen.for_serving()
 
     def of_frozen(sample: Sample, caller: Mapping[str, Any]) -> str | None:
         return prompt_or_none(other, sample, caller)
 
-    check_same(of_training, of_frozen, frozen.samples(rows), frozen.fixed)
+    check_same(frozen.trained_text, of_frozen, frozen.samples(rows), frozen.fixed)

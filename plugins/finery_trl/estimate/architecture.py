@@ -195,7 +195,8 @@ def machine(gpus: int = 1, names: Sequence[int | str] = ()) -> Machine:
     If GPUs differ, a training gets those with the most free memory, and the last of them decides
     whether it fits. names: its setting `gpus`.
     """
-    ram = min(_ram_bytes(), _allowed_bytes())
+    pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    ram = min(float(pages * page), _allowed_bytes())
     usable = usable_gpus()
     if names and usable:
         with suppress(UsageError):  # a note on it says that it doesn't exist
@@ -205,10 +206,6 @@ def machine(gpus: int = 1, names: Sequence[int | str] = ()) -> Machine:
         return Machine("cpu", ram, auto_dtype(), unused=unused_gpu())
     gpu = found[-1]
     return Machine("cuda", gpu.memory or ram, auto_dtype(), gpu.name, gpu.used)
-
-
-def _ram_bytes() -> float:
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _allowed_bytes() -> float:

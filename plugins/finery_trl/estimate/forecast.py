@@ -1,13 +1,13 @@
 """Estimates for `finery plan` of a training that would run: parameters, memory, time."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Dataset, Estimate, Forecasts, Graph, Model, Node, Past, Results, Source
+from finery import Dataset, Estimate, Forecasts, Graph, Model, Node, Past, Results
 from finery.rows import Row, split_turns
 from finery.util.text import rough_duration
 from finery_trl.estimate import architecture as facts
@@ -58,8 +58,6 @@ def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Esti
     """An estimate for each training among the steps that these formulas apply to."""
     nodes = [graph.nodes[name] for name in steps]
     trainings = [n for n in nodes if isinstance(n.step, Training) and n.step.estimated]
-    if not trainings:
-        return []
     return [_estimate(graph, results, node) for node in trainings]
 
 
@@ -77,7 +75,8 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     speed = speed_of(results, node, model)
     total = None if speed is None or lengths.total is None else lengths.total * step.epochs
     seconds = None if total is None or speed is None else total / speed
-    trained = trained_parameters(step, model)
+    adapter = adapter_of(step)
+    trained = model.parameters() if adapter is None else adapter.parameters(model)
     about = f" (by the name of its base: {guessed})" if guessed else ""
     return Estimate(
         step=node.name,
@@ -158,11 +157,11 @@ def lengths_of(graph: Graph, results: Results, node: Node, most: int) -> Lengths
     forecasts = Forecasts(graph, results)
     counts = [forecasts.count(s) for s in sources]
     rows = sum(c.rows for c in counts if c) if all(counts) else None
-    texts = [_texts(graph, results, source) for source in sources]
-    known = [sizes for sizes in texts if sizes is not None]
-    if len(known) < len(texts):
+    samples = [forecasts.sample(source, MOST_READ) for source in sources]
+    known = [sample for sample in samples if sample is not None]
+    if len(known) < len(samples):
         return Lengths(rows, None, most, most)
-    lengths = measured(chain.from_iterable(known), most)
+    lengths = measured(map(_sizes, chain.from_iterable(known)), most)
     mean = lengths.total
     last = results.last(node.name)
     if last is not None and last.meta.get("rows"):
@@ -193,12 +192,6 @@ def measured(texts: Iterable[tuple[int, int]], most: int) -> Lengths:
 
 def _tokens(characters: int) -> float:
     return characters / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS
-
-
-def _texts(graph: Graph, results: Results, source: Source) -> Iterator[tuple[int, int]] | None:
-    """(characters of the prompt, of the answers) of rows; None if they aren't known."""
-    rows = Forecasts(graph, results).sample(source, MOST_READ)
-    return None if rows is None else (_sizes(row) for row in rows)
 
 
 def _sizes(row: Row) -> tuple[int, int]:
@@ -249,7 +242,7 @@ def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machi
         rows=sequences,
         tokens=lengths.longest,
         answers=answers,
-        width=4 if _is_wide(step, here) else 2,
+        width=4 if _dtype(step, here) == "fp32" else 2,
         checkpointing=step.gradient_checkpointing,
         device=here.device,
         offloading=step.activation_offloading,
@@ -276,11 +269,6 @@ def _has_reference(step: Training) -> bool:
     return step.keeps_reference
 
 
-def _is_wide(step: Training, here: Machine) -> bool:
-    """Whether the products are computed in fp32."""
-    return _dtype(step, here) == "fp32"
-
-
 def _dtype(step: Training, here: Machine) -> str:
     """The dtype that it computes in on this machine."""
     return here.dtype if step.dtype == "auto" else step.dtype
@@ -291,12 +279,6 @@ def adapter_of(step: Training) -> Adapter | None:
     if step.lora is None:
         return None
     return Adapter(step.lora.r, step.lora.target_modules, step.lora.use_dora)
-
-
-def trained_parameters(step: Training, model: Architecture) -> int:
-    """The number of weights that are trained."""
-    adapter = adapter_of(step)
-    return model.parameters() if adapter is None else adapter.parameters(model)
 
 
 def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> dict[str, str]:

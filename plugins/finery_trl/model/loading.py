@@ -1,8 +1,17 @@
 """The model of a training for the trainer: frozen weights, adapter, reference."""
 
+import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from finery import DataError, Job
+from finery import DataError, Job, Model, outside_key
+from finery_transformers.loading import (
+    base_of,
+    default_dtype,
+    load_adapter,
+    load_model,
+    load_quantized,
+)
 from finery_trl.model.accelerators import Accelerators
 from finery_trl.model.targets import exclude_unadaptable
 
@@ -11,6 +20,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
 
+    from finery_trl.rows.example import Proven
     from finery_trl.settings import Training
 
 
@@ -39,7 +49,7 @@ class Prepared(NamedTuple):
         check_context(getattr(model.config, "max_position_embeddings", None), longest)
         accelerators = Accelerators.of(model, dtype, job)
         if continues:
-            model = _with_adapter(model, step)
+            model = load_adapter(model, step.model, trainable=True)
         masters = {}
         if continues and step.quantization is not None:
             trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -47,7 +57,10 @@ class Prepared(NamedTuple):
         adapter = None if continues else step.peft_config()
         if adapter is not None:
             exclude_unadaptable(adapter, model)
-        return cls(model, adapter, _reference(step, dtype), masters, accelerators)
+        # An adapter can be switched off instead.
+        copied = step.keeps_reference and step.lora is None
+        reference = load_model(step.model, dtype) if copied else None
+        return cls(model, adapter, reference, masters, accelerators)
 
     def keep_masters(self, trained: Any) -> None:
         """Restore trainable weights to fp32 if TRL rounded them to bf16.
@@ -64,8 +77,6 @@ def _frozen(step: "Training", dtype: "torch.dtype", job: Job) -> "PreTrainedMode
     """The model without the adapter to train; the whole model if there is none."""
     import torch
 
-    from finery_transformers.loading import base_of, load_model, load_quantized
-
     under = base_of(step.model) if step.continues() else step.model
     if step.quantization is not None:
         return load_quantized(
@@ -74,23 +85,54 @@ def _frozen(step: "Training", dtype: "torch.dtype", job: Job) -> "PreTrainedMode
     return load_model(under, torch.float32 if step.lora is None else dtype)
 
 
-def _reference(step: "Training", dtype: "torch.dtype") -> "PreTrainedModel | None":
-    """The untrained model in the compute dtype, if no adapter can be switched off instead."""
-    from finery_transformers.loading import load_model
+def context_of(model: Model) -> int | None:
+    """The longest sequence that a model takes, in tokens; None if its files don't state it."""
+    if model.format == "adapter":
+        return context_of(base_of(model))
+    if model.format == "gguf":
+        return _gguf_context(model)
+    path = model.file("config.json")
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    text = config.get("text_config", config)  # of multimodal models
+    context = text.get("max_position_embeddings")
+    return context if isinstance(context, int) else None
 
-    return load_model(step.model, dtype) if step.keeps_reference and step.lora is None else None
+
+def _gguf_context(model: Model) -> int | None:
+    from finery_local.formats.gguf_header import read_header
+
+    values = read_header(model.file(str(model.meta["file"]))).values
+    context = values.get(f"{model.meta.get('architecture')}.context_length")
+    return context if isinstance(context, int) else None
 
 
-def _with_adapter(model: "PreTrainedModel", step: "Training") -> Any:
-    from finery_transformers.loading import load_adapter
+@outside_key
+def check_rows(name: str, rows: "Iterable[Proven]", model: Model) -> None:
+    """Raise `DataError` if the longest row has more tokens than the model's context.
 
-    return load_adapter(model, step.model, trainable=True)
+    name: of the rows in the error.
+    """
+    check_context(context_of(model), max(row.size for row in rows), name)
 
 
-def check_context(context: int | None, longest: int) -> None:
-    """Raise `DataError` if the longest row has more tokens than the model's context."""
+@outside_key
+def check_context(context: int | None, longest: int, name: str = "") -> None:
+    """Raise `DataError` if the longest row has more tokens than the model's context.
+
+    name: of the rows in the error.
+    """
     if context is not None and longest > context:
+        rows = f"{name}: " if name else ""
         raise DataError(
-            f"the longest row has {longest} tokens, more than the model's context of {context}",
+            f"{rows}the longest row has {longest} tokens, more than the model's context of "
+            f"{context}",
             fix=f"max_length: {context}, and too_long: drop to drop longer rows",
         )
+
+
+def compute_dtype(step: "Training") -> "torch.dtype":
+    """The dtype of frozen weights and of matrix products."""
+    import torch
+
+    named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    return default_dtype() if step.dtype == "auto" else named[step.dtype]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from finery import DataError, Job
+from finery import DataError, Job, outside_key
 from finery.rows import Row, Turns, is_preference
 from finery.util.text import some_of
 from finery_trl.rows.example import Answer, Example
@@ -113,17 +113,12 @@ def pairs_of(
     preferences or have two equal answers, and if each preference has an answer that is too long.
     """
     pairs = list(rows)
-    _refuse(
-        pairs,
-        lambda r: not is_preference(r),
-        "no chosen and rejected answer",
-        _PREFERENCE_FIX,
-        what,
-    )
+    unpaired = [r for r in pairs if not is_preference(r)]
+    _refuse(unpaired, "no chosen and rejected answer", _PREFERENCE_FIX, what)
     chosen = _proven(pairs, "chosen", tokens, job, what, **limits)
     rejected = _proven(pairs, "rejected", tokens, job, what, **limits)
     same = [r for r in pairs if chosen.get(r["id"]) == rejected.get(r["id"], "")]
-    _refuse(same, lambda r: True, "equal chosen and rejected answers", "remove them", what)
+    _refuse(same, "equal chosen and rejected answers", "remove them", what)
     # A preference needs both answers: if one is too long, the row is dropped.
     fitting = [
         Pair(r["id"], *chosen[r["id"]], rejected[r["id"]][1])
@@ -144,9 +139,8 @@ def ratings_of(
     rating.
     """
     rated = list(rows)
-    _refuse(
-        rated, lambda r: not is_preference(r) and not _is_rated(r), "no rating", _RATING_FIX, what
-    )
+    unrated = [r for r in rated if not is_preference(r) and not _is_rated(r)]
+    _refuse(unrated, "no rating", _RATING_FIX, what)
     sides = {"chosen": True, "rejected": False, "completion": None}
     proven = {
         side: _proven([r for r in rated if side in r], side, tokens, job, what, **limits)
@@ -168,11 +162,13 @@ def _proven(
     shared = ("id", "prompt", "tools")
     answered = [{k: r[k] for k in shared if k in r} | {"completion": r[side]} for r in rows]
     name = what if side == "completion" else f"{what} ({side})"
-    _refuse(answered, _has_several_turns, "an answer of several turns", _TURNS_FIX, name)
+    several = [r for r in answered if len(Turns.of(r).answer) > 1]
+    _refuse(several, "an answer of several turns", _TURNS_FIX, name)
     examples = examples_of(answered, tokens, job, what=name, **limits)
     return {e.row_id: _cut(e) for e in examples}
 
 
+@outside_key
 def _refuse_all_longer(
     pairs: Sequence[Row], tokens: Tokens, job: Job, what: str, *, max_length: int, **limits: Any
 ) -> None:
@@ -196,18 +192,16 @@ def _cut(example: Example) -> tuple[list[int], list[int]]:
     return list(answer.prompt), list(answer.tokens)
 
 
-def _has_several_turns(row: Row) -> bool:
-    return len(Turns.of(row).answer) > 1
-
-
 def _is_rated(row: Row) -> bool:
     return bool(row.get("prompt")) and "completion" in row and row.get("label") in RATINGS
 
 
-def _refuse(rows: Sequence[Row], faulty: Any, fault: str, fix: str, what: str) -> None:
-    bad = [str(row["id"]) for row in rows if faulty(row)]
-    if bad:
-        raise DataError(f"{what}: {len(bad)} rows have {fault}: {some_of(bad)}", fix=fix)
+@outside_key
+def _refuse(rows: Sequence[Row], fault: str, fix: str, what: str) -> None:
+    """Raise `DataError` if there are any rows with a fault."""
+    if rows:
+        ids = some_of([str(row["id"]) for row in rows])
+        raise DataError(f"{what}: {len(rows)} rows have {fault}: {ids}", fix=fix)
 
 
 _TURNS_FIX = (

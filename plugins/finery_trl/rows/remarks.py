@@ -83,7 +83,7 @@ class Calls:
     """
 
     def __init__(self, learn: Learn | None) -> None:
-        from finery_eval.calls.broken import CallChecker
+        from finery_eval.calls import CallChecker
 
         self._rates = learn is None
         self._loss = learn.loss if learn is not None else "all_turns"

@@ -7,25 +7,18 @@ may take for values.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from finery import DataError, Job, Model, StepError, UsageError
-from finery.rows import Row, Turns
+from finery import Job, Model, StepError, UsageError, outside_key
+from finery.rows import Row
 from finery_trl.rows.example import Example
-from finery_trl.rows.faults import THOUGHTLESS, TOOLLESS, Fault, Faults, Faulty
+from finery_trl.rows.faults import Faults, Faulty
 from finery_trl.rows.turns import Learn, examples_of_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-NEEDED = {
-    TOOLLESS: ("tools", "calls", "arguments", "answers"),
-    THOUGHTLESS: ("thinking",),
-}
-"""Fault → what a chat template must be able to do, so that it doesn't occur."""
-
 
 ANSWERS = Learn()
 """All assistant turns, as the template writes them."""
@@ -68,24 +61,11 @@ class Tokens(NamedTuple):
         special token, or its prompts lack the header of an answer, so that the model would have to
         write it.
         """
-        from finery_transformers.chat import end_of_turn, unasked_header
+        from finery_transformers.chat import end_of_turn
         from finery_transformers.dates import writes_date
 
-        _check_arguments(str(tokenizer.chat_template), arguments)
         ends = end_of_turn(tokenizer, arguments)
-        if not ends:
-            raise StepError(
-                "the chat template doesn't end an answer with a special token, so the model can't "
-                "learn to stop",
-                fix="use a chat template that writes an end-of-turn or EOS token",
-            )
-        if header := unasked_header(tokenizer, arguments):
-            raise StepError(
-                f"the chat template has no generation prompt: each answer begins with {header!r}, "
-                "but prompts don't end with it, so the prompts used at inference would differ from "
-                "those in training",
-                fix=f"add at the end of the template: {_generation_prompt(header)}",
-            )
+        _check_template(tokenizer, arguments, ends)
         today = date.today().isoformat() if writes_date(tokenizer, arguments) else ""
         return cls(tokenizer, arguments, frozenset(ends), date=today)
 
@@ -96,21 +76,36 @@ class Tokens(NamedTuple):
         return tokens_of(self.tokenizer, text)
 
 
-def _check_arguments(template: str, arguments: Mapping[str, Any]) -> None:
-    """Raise `StepError` for a mistyped argument, which a template would ignore."""
-    names = set(re.findall(r"[^\W\d]\w*", template))
+@outside_key
+def _check_template(
+    tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any], ends: Set[int]
+) -> None:
+    """Raise `StepError` if a template can't be trained on, see `Tokens.of`."""
+    from finery_transformers.chat import unasked_header
+
+    names = set(re.findall(r"[^\W\d]\w*", str(tokenizer.chat_template)))
     for name in arguments:
-        if name not in names:
+        if name not in names:  # a template would ignore a mistyped argument
             raise StepError(
                 f"the model's chat template doesn't read '{name}', an argument in "
                 "chat_template_kwargs",
                 fix="correct the name in chat_template_kwargs of the model, or remove it",
             )
-
-
-def _generation_prompt(header: str) -> str:
-    text = json.dumps(header, ensure_ascii=False)
-    return "{%- if add_generation_prompt %}{{- " + text + " }}{%- endif %}"
+    if not ends:
+        raise StepError(
+            "the chat template doesn't end an answer with a special token, so the model can't "
+            "learn to stop",
+            fix="use a chat template that writes an end-of-turn or EOS token",
+        )
+    if header := unasked_header(tokenizer, arguments):
+        text = json.dumps(header, ensure_ascii=False)
+        fix = "{%- if add_generation_prompt %}{{- " + text + " }}{%- endif %}"
+        raise StepError(
+            f"the chat template has no generation prompt: each answer begins with {header!r}, but "
+            "prompts don't end with it, so the prompts used at inference would differ from those "
+            "in training",
+            fix=f"add at the end of the template: {fix}",
+        )
 
 
 def examples_of(
@@ -133,20 +128,18 @@ def examples_of(
     `max_length` tokens. With `too_long="drop"` those are dropped and logged.
     """
     learn = _with_switch(learn, tokens)
-    faults = Faults(what, lambda fault: _offer(fault, tokens))
-    weights = _Weights()
+    faults = Faults(what, tokens.tokenizer)
     for row in rows:
-        faults.read += 1
-        weights.add(row)
+        faults.read(row)
         try:
             examples = examples_of_row(row, tokens, learn)
         except Faulty as error:
             faults.add(row, error)
             continue
-        yield from faults.fitting(examples, max_length)
-    faults.refuse(job, max_length, too_long)
-    if learn.loss == "marked":
-        weights.refuse_unmarked(what)
+        faults.measure(examples, max_length)
+        fitting = [example for example in examples if example.size <= max_length]
+        yield from (example._replace(part=part) for part, example in enumerate(fitting))
+    faults.refuse(job, max_length, too_long, learn.loss)
 
 
 def _with_switch(learn: Learn, tokens: Tokens) -> Learn:
@@ -162,52 +155,3 @@ def _with_switch(learn: Learn, tokens: Tokens) -> Learn:
             fix="remove without_thinking",
         )
     return learn._replace(switch=switch)
-
-
-class _Weights:
-    """The weights of the assistant turns in the rows, for `loss: marked`."""
-
-    def __init__(self) -> None:
-        self._zero = self._one = self._none = 0
-
-    def add(self, row: Row) -> None:
-        """Count the turns of a row."""
-        turns = Turns.of(row)
-        messages = turns.conversation
-        for place in turns.replies:
-            weight = messages[place].get("weight")
-            self._zero += weight == 0
-            self._none += weight is None
-            self._one += weight == 1
-
-    def refuse_unmarked(self, what: str) -> None:
-        """Raise `DataError` if no turn is marked, or if marks leave open what isn't learned."""
-        if not self._zero and not self._one:
-            raise DataError(
-                f"{what}: loss: marked, but no assistant turn has a `weight`",
-                where="loss",
-                fix="give turns `weight: 0` (not learned) or `weight: 1`, or set loss: all_turns",
-            )
-        if self._none and not self._zero:
-            raise DataError(
-                f"{what}: loss: marked, but only `weight: 1` occurs, and turns without a weight "
-                f"would be learned too: {self._none:,} of the assistant's",
-                where="loss",
-                fix="give the turns that aren't to be learned `weight: 0`",
-            )
-
-
-def _offer(fault: Fault, tokens: Tokens) -> str:
-    """The templates with which a fault wouldn't occur, as the beginning of a fix."""
-    if fault not in NEEDED:
-        return ""
-    from finery_transformers.capabilities import templates_with
-
-    names = templates_with(tokens.tokenizer, NEEDED[fault])
-    if not names:
-        return ""
-    also = f" (or {', '.join(names[1:])})" if names[1:] else ""
-    return (
-        f"give the model a template with the same turns that writes them: chat_template: {names[0]}"
-        f"{also}; or "
-    )

@@ -14,28 +14,9 @@ from finery import DataError, outside_key
 from finery.rows import Conversation, Message, Row, Turns
 from finery.rows.chat.thinking import TAGS
 from finery_trl.rows.example import NO_LOSS, Example
-from finery_trl.rows.faults import (
-    BOS_TWICE,
-    CHANGED,
-    EMPTY,
-    ENDLESS,
-    MISREAD,
-    REFUSED,
-    THOUGHT_TWICE,
-    THOUGHTLESS,
-    TOOLLESS,
-    TWO_TEMPLATES,
-    UNANSWERED,
-    UNMARKED,
-    UNMASKED,
-    UNWRITTEN,
-    WEIGHTLESS,
-    Faulty,
-)
+from finery_trl.rows.faults import Fault, Faulty
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from finery_trl.rows.tokens import Tokens
 
 SHORT = 4
@@ -65,6 +46,29 @@ class _Turn(NamedTuple):
     labels: list[int]
 
 
+class _Written(NamedTuple):
+    """A turn to learn as the template writes it.
+
+    messages: of the row, up to the turn. asked: the text of its prompt. whole: the text of prompt
+    and answer.
+    """
+
+    row: Row
+    messages: Conversation
+    asked: str
+    whole: str
+
+    @property
+    def message(self) -> Message:
+        """The message to learn."""
+        return self.messages[-1]
+
+    @property
+    def answer(self) -> str:
+        """What the template writes after the prompt."""
+        return self.whole[len(self.asked) :]
+
+
 def learned_turns(turns: Turns, loss: Loss) -> list[int]:
     """Places in the conversation of the turns that are learned."""
     messages, places = turns.conversation, turns.replies
@@ -88,32 +92,31 @@ def examples_of_row(row: Row, tokens: "Tokens", learn: Learn) -> list[Example]:
     Raises `Faulty` for a row that can't be trained on.
     """
     turns = Turns.of(row)
-    messages, places = turns.conversation, _checked_turns(turns, learn)
+    messages, places = turns.conversation, learned_turns(turns, learn.loss)
+    _check_turns(turns, places, learn)
     if learn.switch and not any(map(thinking_of, messages)):
         tokens = tokens._replace(arguments={**tokens.arguments, **learn.switch})
     try:
         _check_templates(row, messages, tokens)
         _check_tools(row, messages, tokens)
-        learned = [_learned(row, messages, i, tokens, learn) for i in places]
+        learned = [_learned(row, messages[: place + 1], tokens, learn) for place in places]
     except DataError as error:
-        fault = TOOLLESS if _refuses_tools(row, messages, tokens) else REFUSED
-        raise Faulty(fault, [error.what]) from error
+        raise Faulty(_refusal(row, messages, tokens), [error.what]) from error
     return list(_joined(row["id"], learned))
 
 
-def _checked_turns(turns: Turns, learn: Learn) -> list[int]:
-    """The places of the turns to learn."""
+@outside_key
+def _check_turns(turns: Turns, learned: Sequence[int], learn: Learn) -> None:
+    """Raise `Faulty` if a row has no turn to learn, or a weight that is none."""
     messages, places = turns.conversation, turns.replies
     if not places or places[-1] != len(messages) - 1:
-        raise Faulty(UNANSWERED, [repr(str(m.get("content"))[:80]) for m in messages[-1:]])
-    learned = learned_turns(turns, learn.loss)
+        raise Faulty(Fault.UNANSWERED, [repr(str(m.get("content"))[:80]) for m in messages[-1:]])
     if not learned:
-        raise Faulty(UNMARKED, [])
+        raise Faulty(Fault.UNMARKED, [])
     for index in places:
         weight = messages[index].get("weight")
         if learn.loss == "marked" and weight not in (None, 0, 1):
-            raise Faulty(WEIGHTLESS, [f"turn {index + 1}: weight: {weight!r}"])
-    return learned
+            raise Faulty(Fault.WEIGHTLESS, [f"turn {index + 1}: weight: {weight!r}"])
 
 
 def _joined(row_id: str, turns: Sequence[_Turn]) -> Iterator[Example]:
@@ -130,149 +133,58 @@ def _joined(row_id: str, turns: Sequence[_Turn]) -> Iterator[Example]:
     yield Example(row_id, ids, labels, turns=count)
 
 
-def _learned(
-    row: Row,
-    messages: Conversation,
-    index: int,
-    tokens: "Tokens",
-    learn: Learn,
-) -> _Turn:
-    """The turn with this index as tokens, verified."""
-    from finery_transformers.chat import (
-        PromptDiffers,
-        answer_tokens,
-        has_two_bos,
-        prompt_text,
-        rendered,
-    )
+def _learned(row: Row, messages: Conversation, tokens: "Tokens", learn: Learn) -> _Turn:
+    """The last of these messages as tokens, verified."""
+    from finery_transformers.chat import PromptDiffers, answer_tokens, prompt_text, rendered
 
-    message = messages[index]
-    before = [f", after {str(m.get('content'))[:80]!r}" for m in messages[:index][-1:]]
-    details = [f"turn {index + 1}{''.join(before)}"]
-    if not str(message.get("content") or "").strip() and not message.get("tool_calls"):
-        raise Faulty(EMPTY, details)
-    tokenizer, ends = tokens.tokenizer, tokens.ends
+    _check_content(messages)
+    tokenizer = tokens.tokenizer
     named: Any = {"tools": row.get("tools"), "arguments": tokens.arguments}
-    asked = prompt_text(tokenizer, messages[:index], **named)
-    whole = rendered(tokenizer, messages[: index + 1], **named)
+    asked = prompt_text(tokenizer, messages[:-1], **named)
+    turn = _Written(row, messages, asked, rendered(tokenizer, messages, **named))
     prompt = tokens.ids(asked)
     try:
-        answer = answer_tokens(tokenizer, asked, whole, prompt, ends)
+        answer = answer_tokens(tokenizer, asked, turn.whole, prompt, tokens.ends)
     except PromptDiffers as error:
-        if asked.startswith(whole):
-            raise Faulty(UNWRITTEN, details) from error
-        if _squeezed(thinking_of(message)) not in _squeezed(whole):
-            raise Faulty(THOUGHTLESS, details) from error
-        place = f"{row['id']}: turn {index + 1}"
-        lines = _difference(place, tokenizer, prompt, tokens.ids(whole))
-        raise Faulty(CHANGED, lines, _fix_of_thinking(asked, message, tokens)) from error
-    text = whole[len(asked) :]
-    _check_text(message, text, details)
-    _check_thinking(message, asked, text, details)
-    if _is_empty(answer, tokens):
-        raise Faulty(UNWRITTEN, details)
-    if answer[-1] not in ends:
-        raise Faulty(ENDLESS, details)
-    if has_two_bos(tokenizer, prompt):
-        raise Faulty(BOS_TWICE, details)
-    if message.get("tool_calls") and row.get("tools"):
-        _check_calls(row, message, asked, answer, tokens, details)
+        raise _difference_of(turn, prompt, tokens) from error
+    _check_answer(turn, prompt, answer, tokens)
     labels = list(answer)
     if learn.thinking == "masked":
-        _check_notation(message, details)
-        if thinking_of(message):
-            span = _place_of_thinking(row, messages[: index + 1], whole, len(asked), tokens)
-            labels = _without_thinking(answer, whole, len(asked), span, tokens)
+        _check_notation(turn)
+        if thinking_of(turn.message):
+            labels = _without_thinking(turn, answer, tokens)
     return _Turn(prompt, answer, labels)
 
 
-@outside_key
-def _check_calls(
-    row: Row,
-    message: Message,
-    asked: str,
-    answer: Sequence[int],
-    tokens: "Tokens",
-    details: Sequence[str],
-) -> None:
-    """Raise `Faulty` if an engine wouldn't read a turn's calls from its tokens."""
-    from finery_transformers.answering.answers import misread
-
-    length = next(i for i, token in enumerate(answer) if token in tokens.ends)
-    given = tokens.tokenizer, tokens.arguments
-    reason = misread(*given, asked, answer[:length], message, row["tools"])
-    if reason:
-        raise Faulty(MISREAD, [f"{details[0]}: {reason}"])
+# -- thinking without loss -----------------------------------------------------------------------
 
 
-def _check_text(message: Message, text: str, details: Sequence[str]) -> None:
-    """Raise `Faulty` if a template doesn't write what an answer says."""
-    from finery_transformers.chat import without_think_tags
-
-    content = without_think_tags(message).get("content")
-    if not isinstance(content, str) or message.get("tool_calls"):
-        return  # `_check_tools` checks the text next to calls
-    if _squeezed(content) not in _squeezed(text):
-        raise Faulty(UNWRITTEN, details)
-
-
-def _check_thinking(message: Message, asked: str, text: str, details: Sequence[str]) -> None:
-    """Raise `Faulty` if a template drops the thinking of an answer, or opens two think blocks."""
-    from finery_transformers.chat import END_THINK, THINK
-
-    thought = thinking_of(message)
-    if thought and _squeezed(thought) not in _squeezed(text):
-        raise Faulty(THOUGHTLESS, details)
-    content = str(message.get("content") or "").lstrip().removeprefix(THINK)
-    mentioned = (str(message.get("reasoning_content") or "") + content).count(THINK)
-    opened = asked.rstrip().endswith((THINK, END_THINK))
-    if opened + text.count(THINK) - mentioned > 1:
-        raise Faulty(THOUGHT_TWICE, details)
+def _without_thinking(turn: _Written, answer: Sequence[int], tokens: "Tokens") -> list[int]:
+    """The labels of an answer without loss on its thinking, verified."""
+    first, last = _place_of_thinking(turn, tokens)
+    spans = _spans(turn, answer, tokens)
+    is_thought = [begin < last and end > first for begin, end in spans]
+    decode: Any = tokens.tokenizer.decode
+    masked = [token for token, hidden in zip(answer, is_thought, strict=True) if hidden]
+    text = decode(masked, clean_up_tokenization_spaces=False)
+    if _normal(turn.whole[first:last]) not in _normal(text):
+        raise DataError("the tokens of the thinking have another text, so it can't be masked")
+    return [NO_LOSS if hidden else token for token, hidden in zip(answer, is_thought, strict=True)]
 
 
-def _fix_of_thinking(asked: str, message: Message, tokens: "Tokens") -> str:
-    """The fix where the prompt's think block is what differs; else empty."""
-    from finery_transformers.chat import END_THINK, THINK, thinking_switch
+def _place_of_thinking(turn: _Written, tokens: "Tokens") -> tuple[int, int]:
+    """Where the thinking of a turn begins and ends in its whole text.
 
-    switch = thinking_switch(tokens.tokenizer, tokens.arguments)
-    if asked.rstrip().endswith(THINK) and not thinking_of(message):
-        off = "set `without_thinking: switch`, or " if switch else ""
-        return (
-            f"{off}give these rows thinking (`reasoning_content`): the prompts open a think block"
-        )
-    if asked.rstrip().endswith(END_THINK) and thinking_of(message):
-        on = ", ".join(f"{name}: true" for name in switch or {})
-        ways = f"set `chat_template_kwargs: {{{on}}}` on the model, or " if on else ""
-        return f"{ways}remove the thinking from these rows: the prompts say that there is none"
-    return ""
-
-
-def _check_notation(message: Message, details: Sequence[str]) -> None:
-    """Raise `Faulty` if a text closes thinking that isn't recognised as such."""
-    from finery_transformers.chat import without_think_tags
-
-    content = str(without_think_tags(message).get("content") or "")
-    closing = next((tag for tag in TAGS.values() if tag in content), None)
-    if closing is not None:
-        raise Faulty(UNMASKED, [f"{details[0]}: {closing}"])
-
-
-def _place_of_thinking(
-    row: Row, messages: Conversation, whole: str, start: int, tokens: "Tokens"
-) -> tuple[int, int]:
-    """Where the thinking of the last message begins and ends in the text `whole`.
-
-    start: where the answer begins. The place is found with a mark instead of the thinking, whose
-    text may occur elsewhere in the answer.
+    The place is found with a mark instead of the thinking, whose text may occur elsewhere in the
+    answer.
     """
     from finery_transformers.chat import rendered
 
-    *before, message = messages
-    thought = thinking_of(message)
-    twin = [*before, _with_thought(message, thought, THOUGHT)]
-    named: Any = {"tools": row.get("tools"), "arguments": tokens.arguments}
+    thought = thinking_of(turn.message)
+    twin = [*turn.messages[:-1], _with_thought(turn.message, thought, THOUGHT)]
+    named: Any = {"tools": turn.row.get("tools"), "arguments": tokens.arguments}
     head, mark, tail = rendered(tokens.tokenizer, twin, **named).partition(THOUGHT)
-    if not mark or len(head) < start or head + thought + tail != whole:
+    if not mark or len(head) < len(turn.asked) or head + thought + tail != turn.whole:
         raise DataError("the thinking is written in another form, so it can't be masked")
     return len(head), len(head) + len(thought)
 
@@ -287,36 +199,17 @@ def _with_thought(message: Message, thought: str, other: str) -> Message:
     return {**message, field: text[:at] + other + text[at + len(thought) :]}
 
 
-def _without_thinking(
-    answer: Sequence[int], whole: str, start: int, place: tuple[int, int], tokens: "Tokens"
-) -> list[int]:
-    """The labels of an answer without loss on its thinking, verified.
-
-    start: where the answer begins in the text `whole`. place: where its thinking begins and ends.
-    """
-    first, last = place
-    spans = _spans(answer, whole, start, tokens)
-    is_thought = [begin < last and end > first for begin, end in spans]
-    decode: Any = tokens.tokenizer.decode
-    masked = [token for token, hidden in zip(answer, is_thought, strict=True) if hidden]
-    text = decode(masked, clean_up_tokenization_spaces=False)
-    if _normal(whole[first:last]) not in _normal(text):
-        raise DataError("the tokens of the thinking have another text, so it can't be masked")
-    return [NO_LOSS if hidden else token for token, hidden in zip(answer, is_thought, strict=True)]
-
-
 def _normal(text: str) -> str:
     """The text without white space, in a form that tokenizers' own normalisation doesn't change."""
     return "".join(normalize("NFKC", text).split())
 
 
-def _spans(
-    answer: Sequence[int], whole: str, start: int, tokens: "Tokens"
-) -> list[tuple[int, int]]:
-    """Where each token of an answer begins and ends in the text `whole`."""
-    tokenizer: Any = tokens.tokenizer
-    for text, shift in ((whole, 0), (whole[start:], start)) if tokenizer.is_fast else ():
-        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+def _spans(turn: _Written, answer: Sequence[int], tokens: "Tokens") -> list[tuple[int, int]]:
+    """Where each token of an answer begins and ends in the whole text of its turn."""
+    tokenizer, start = tokens.tokenizer, len(turn.asked)
+    texts = ((turn.whole, 0), (turn.answer, start)) if tokenizer.is_fast else ()
+    for text, shift in texts:
+        coded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, spans = coded["input_ids"], coded["offset_mapping"]
         first = next((i for i, (_, end) in enumerate(spans) if end + shift > start), len(ids))
         if ids[first : first + len(answer)] == list(answer):
@@ -324,26 +217,138 @@ def _spans(
     raise DataError("this tokenizer doesn't say where its tokens are, so thinking can't be masked")
 
 
+# -- checks, which only refuse -------------------------------------------------------------------
+
+
+@outside_key
+def _check_content(messages: Conversation) -> None:
+    """Raise `Faulty` if the last message is empty."""
+    message = messages[-1]
+    if not str(message.get("content") or "").strip() and not message.get("tool_calls"):
+        raise Faulty(Fault.EMPTY, _place(messages))
+
+
+def _place(messages: Conversation) -> list[str]:
+    """The last message in the details of an error."""
+    after = [f", after {str(m.get('content'))[:80]!r}" for m in messages[-2:-1]]
+    return [f"turn {len(messages)}{''.join(after)}"]
+
+
+@outside_key
+def _difference_of(turn: _Written, prompt: Sequence[int], tokens: "Tokens") -> Faulty:
+    """The fault of a turn whose text doesn't begin with that of its prompt."""
+    if turn.asked.startswith(turn.whole):
+        return Faulty(Fault.UNWRITTEN, _place(turn.messages))
+    if _squeezed(thinking_of(turn.message)) not in _squeezed(turn.whole):
+        return Faulty(Fault.THOUGHTLESS, _place(turn.messages))
+    place = f"{turn.row['id']}: turn {len(turn.messages)}"
+    lines = _difference(place, tokens, prompt, tokens.ids(turn.whole))
+    return Faulty(Fault.CHANGED, lines, _fix_of_thinking(turn, tokens))
+
+
+@outside_key
+def _check_answer(
+    turn: _Written, prompt: Sequence[int], answer: Sequence[int], tokens: "Tokens"
+) -> None:
+    """Raise `Faulty` if an answer isn't what the row says, doesn't end, or can't be read back."""
+    from finery_transformers.chat import has_two_bos
+
+    details = _place(turn.messages)
+    _check_text(turn, details)
+    if _is_empty(answer, tokens):
+        raise Faulty(Fault.UNWRITTEN, details)
+    if answer[-1] not in tokens.ends:
+        raise Faulty(Fault.ENDLESS, details)
+    if has_two_bos(tokens.tokenizer, prompt):
+        raise Faulty(Fault.BOS_TWICE, details)
+    if turn.message.get("tool_calls") and turn.row.get("tools"):
+        _check_calls(turn, answer, tokens, details)
+
+
+def _check_calls(
+    turn: _Written, answer: Sequence[int], tokens: "Tokens", details: Sequence[str]
+) -> None:
+    """Raise `Faulty` if an engine wouldn't read a turn's calls from its tokens."""
+    from finery_transformers.answering.answers import misread
+
+    length = next(i for i, token in enumerate(answer) if token in tokens.ends)
+    given = tokens.tokenizer, tokens.arguments
+    reason = misread(*given, turn.asked, answer[:length], turn.message, turn.row["tools"])
+    if reason:
+        raise Faulty(Fault.MISREAD, [f"{details[0]}: {reason}"])
+
+
+def _check_text(turn: _Written, details: Sequence[str]) -> None:
+    """Raise `Faulty` if a template doesn't write what an answer says, or opens two think blocks."""
+    from finery_transformers.chat import END_THINK, THINK, without_think_tags
+
+    message, text = turn.message, turn.answer
+    content = without_think_tags(message).get("content")
+    # `_check_tools` checks the text next to calls.
+    is_plain = isinstance(content, str) and not message.get("tool_calls")
+    if is_plain and _squeezed(str(content)) not in _squeezed(text):
+        raise Faulty(Fault.UNWRITTEN, details)
+    thought = thinking_of(message)
+    if thought and _squeezed(thought) not in _squeezed(text):
+        raise Faulty(Fault.THOUGHTLESS, details)
+    unopened = str(message.get("content") or "").lstrip().removeprefix(THINK)
+    mentioned = (str(message.get("reasoning_content") or "") + unopened).count(THINK)
+    opened = turn.asked.rstrip().endswith((THINK, END_THINK))
+    if opened + text.count(THINK) - mentioned > 1:
+        raise Faulty(Fault.THOUGHT_TWICE, details)
+
+
+def _fix_of_thinking(turn: _Written, tokens: "Tokens") -> str:
+    """The fix where the prompt's think block is what differs; else empty."""
+    from finery_transformers.chat import END_THINK, THINK, thinking_switch
+
+    switch = thinking_switch(tokens.tokenizer, tokens.arguments)
+    prompt, thinks = turn.asked.rstrip(), bool(thinking_of(turn.message))
+    if prompt.endswith(THINK) and not thinks:
+        off = "set `without_thinking: switch`, or " if switch else ""
+        return (
+            f"{off}give these rows thinking (`reasoning_content`): the prompts open a think block"
+        )
+    if prompt.endswith(END_THINK) and thinks:
+        on = ", ".join(f"{name}: true" for name in switch or {})
+        ways = f"set `chat_template_kwargs: {{{on}}}` on the model, or " if on else ""
+        return f"{ways}remove the thinking from these rows: the prompts say that there is none"
+    return ""
+
+
+@outside_key
+def _check_notation(turn: _Written) -> None:
+    """Raise `Faulty` if a text closes thinking that isn't recognised as such."""
+    from finery_transformers.chat import without_think_tags
+
+    content = str(without_think_tags(turn.message).get("content") or "")
+    closing = next((tag for tag in TAGS.values() if tag in content), None)
+    if closing is not None:
+        raise Faulty(Fault.UNMASKED, [f"{_place(turn.messages)[0]}: {closing}"])
+
+
 def _uses_tools(row: Row, messages: Conversation) -> bool:
     called = any(m.get("tool_calls") or m.get("role") == "tool" for m in messages)
     return called or bool(row.get("tools"))
 
 
-def _refuses_tools(row: Row, messages: Conversation, tokens: "Tokens") -> bool:
-    """Whether a template refuses a row because of its tools."""
+@outside_key
+def _refusal(row: Row, messages: Conversation, tokens: "Tokens") -> Fault:
+    """The fault of a row that a template refuses: because of its tools, or not."""
     from finery_transformers.chat import rendered
 
     if not _uses_tools(row, messages):
-        return False
+        return Fault.REFUSED
     system = [m for m in messages[:1] if m.get("role") == "system"]
     plain = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "."}]
     try:
         rendered(tokens.tokenizer, [*system, *plain], arguments=tokens.arguments)
     except DataError:
-        return False
-    return True
+        return Fault.REFUSED
+    return Fault.TOOLLESS
 
 
+@outside_key
 def _check_tools(row: Row, messages: Conversation, tokens: "Tokens") -> None:
     """Raise `Faulty` if tools, calls or answers of tools don't reach the text as they should."""
     if not _uses_tools(row, messages):
@@ -352,9 +357,10 @@ def _check_tools(row: Row, messages: Conversation, tokens: "Tokens") -> None:
 
     lost = unwritten(tokens.tokenizer, messages, row.get("tools"), tokens.arguments)
     if lost:
-        raise Faulty(TOOLLESS, [str(part) for part in lost[:3]])
+        raise Faulty(Fault.TOOLLESS, [str(part) for part in lost[:3]])
 
 
+@outside_key
 def _check_templates(row: Row, messages: Conversation, tokens: "Tokens") -> None:
     """Raise `Faulty` if the base's template writes the row differently."""
     if tokens.base is None:
@@ -367,8 +373,8 @@ def _check_templates(row: Row, messages: Conversation, tokens: "Tokens") -> None
         if texts[0] != texts[1]:
             ids = [tokens.ids(text) for text in texts]
             place = f"{row['id']}: turn {number}"
-            lines = _difference(place, tokens.tokenizer, ids[0], ids[1], NAMES)
-            raise Faulty(TWO_TEMPLATES, lines)
+            lines = _difference(place, tokens, ids[0], ids[1], NAMES)
+            raise Faulty(Fault.TWO_TEMPLATES, lines)
 
 
 def _squeezed(text: str) -> str:
@@ -387,7 +393,7 @@ def _is_empty(answer: Sequence[int], tokens: "Tokens") -> bool:
 
 def _difference(
     place: str,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokens: "Tokens",
     one: Sequence[int],
     other: Sequence[int],
     names: tuple[str, str] = ("at inference:", "in training: "),
@@ -395,7 +401,7 @@ def _difference(
     """Both texts, from shortly before the first token that differs."""
     pairs = enumerate(zip(one, other, strict=False))
     first = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-    decode: Any = tokenizer.decode
+    decode: Any = tokens.tokenizer.decode
     window = slice(max(0, first - 8), first + 12)
     texts = [f"…{decode(ids[window])!r}" for ids in (one, other)]
     lines = [f"{name} {text}" for name, text in zip(names, texts, strict=True)]

@@ -21,7 +21,7 @@ from finery import Engine, FineryError, Job, Model, StepError, cpu_count, load_p
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
-    from finery_trl.train.saving.save import Outcome
+    from finery_trl.train.save import Outcome
 
 ADDRESS = "FINERY_TRAINING_ADDRESS"
 """Environment variable with the address of the main process."""
@@ -50,7 +50,10 @@ def launch(train: Train, step: "Training", job: Job) -> "Outcome":
         header = pickle.dumps(loaded_files())
         order.write_bytes(header + pickle.dumps(Order(train, step, job.seed, job.scratch)))
         with Listener(str(Path(folder) / "socket"), "AF_UNIX", backlog=64) as listener:
-            environment = {**os.environ, ADDRESS: str(listener.address)} | _threads(step)
+            # More threads than cores would spin, waiting for each other.
+            threads = str(max(1, cpu_count() // step.processes))
+            variables = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+            environment = {**os.environ, ADDRESS: str(listener.address)} | variables
             process = subprocess.Popen([*_command(step), str(order)], env=environment)
             try:
                 return _listen(listener, process, step.processes, job)
@@ -112,12 +115,6 @@ def _command(step: "Training") -> list[str]:
         launcher += [f"--num_processes={processes}", "--main_process_port=0"]
         launcher += [f"--deepspeed_config_file={deepspeed.path}"] if deepspeed is not None else []
     return [sys.executable, "-m", *launcher, "-m", "finery_trl.train.launch"]
-
-
-def _threads(step: "Training") -> dict[str, str]:
-    """A share of the cores for each process. More threads would spin, waiting for each other."""
-    share = max(1, cpu_count() // step.processes)
-    return {"OMP_NUM_THREADS": str(share), "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _listen(

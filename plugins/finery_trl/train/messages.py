@@ -1,13 +1,21 @@
-"""Messages of a training: about its schedule, a date in its prompts, and resources that ran out."""
+"""What finery says about a training before it starts, and when resources run out.
+
+The checks compare the settings with this machine and with what finery can save, so that a training
+that can't end never starts: it would fail after hours, or in a library. Nothing here can change a
+model. Imports torch inside functions.
+"""
 
 import errno
+import importlib.util
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from finery import StepError, outside_key
+from finery import OneFile, StepError, UsageError, outside_key
 from finery_transformers.hardware import is_out_of_memory
-from finery_trl.train.saving.save import base_name
+from finery_trl.model.loading import compute_dtype
+from finery_trl.settings import count_gpus
+from finery_trl.train.save import base_name
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -94,3 +102,186 @@ def _less_memory(step: "Training", size: int) -> str:
     ways += ["quantization: nf4"] if step.lora and step.quantization is None else []
     ways += [] if step.lora else ["an adapter instead of all weights (lora: {})"]
     return ", or ".join([*ways, "a lower max_length", "a smaller model"])
+
+
+PROCESSES = "launch.processes"
+CONFIG = "launch.config"
+FILE = "deepspeed_config_file"
+"""Accelerate's name for a file for DeepSpeed. finery would see no change of a file named there."""
+ZERO_2 = "zero_stage: 2, or FSDP with fsdp_version: 2 and fsdp_state_dict_type: FULL_STATE_DICT"
+
+
+@outside_key
+def check_processes(step: "Training") -> None:
+    """Raise `StepError` if there are fewer GPUs than processes. CPUs are shared."""
+    gpus = count_gpus()
+    if gpus and step.processes > gpus:
+        raise StepError(
+            f"{step.processes} processes need {step.processes} GPUs, but this machine shows {gpus}",
+            where=PROCESSES,
+            fix="processes: auto takes all visible GPUs; gpus of the step and CUDA_VISIBLE_DEVICES "
+            "decide which are",
+        )
+
+
+@outside_key
+def processes_note(step: "Training") -> str | None:
+    """A line for the log about how many processes `auto` resolves to."""
+    if step.launch is None or step.launch.processes != "auto":
+        return None
+    gpus = count_gpus()
+    if step.processes == gpus:
+        return f"training on all {gpus} visible GPUs" if gpus > 1 else "training on the only GPU"
+    if not gpus:
+        return "there is no GPU that torch can use: training in one process"
+    return (
+        f"training on {step.processes} of {gpus} visible GPUs, since effective_batch_size "
+        f"{step.effective_batch_size} must be a multiple of them"
+    )
+
+
+@outside_key
+def check_optimizer(step: "Training") -> None:
+    """Raise `StepError` if the optimizer needs what this machine lacks."""
+    import torch
+
+    if not step.optim_needs_bitsandbytes:
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise StepError(
+            f"optim: {step.optim} needs bitsandbytes, which isn't installed",
+            where="optim",
+            fix="pip install 'finery[train]'",
+        )
+    if step.optim.startswith("paged") and not torch.cuda.is_available():
+        raise StepError(
+            f"optim: {step.optim} moves memory between a GPU and the CPU, and there is no GPU",
+            where="optim",
+            fix="remove it, or optim: adamw_8bit",
+        )
+
+
+@outside_key
+def check_half(step: "Training") -> None:
+    """Raise `StepError` for fp16 without a GPU.
+
+    accelerate has autocast and a gradient scaler for fp16 only there, and leaves them out elsewhere
+    without an error. Small gradients would become zero.
+    """
+    import torch
+
+    if torch.cuda.is_available() or compute_dtype(step) is not torch.float16:
+        return
+    decided = "FINERY_AUTO_DTYPE or a GPU that torch can't use decided that dtype: auto is fp16"
+    raise StepError(
+        "training in fp16 needs a GPU for its gradient scaler, and torch finds none",
+        where="dtype",
+        details=[decided] if step.dtype == "auto" else [],
+        fix="dtype: fp32, or build on a machine with a GPU",
+    )
+
+
+@outside_key
+def check_sharding(step: "Training") -> None:
+    """Raise `StepError` if a training can't work with its `launch.config`."""
+    if step.launch is None or step.launch.config is None or not step.launch.config.paths:
+        return
+    config = _read(step)
+    if int(config.get("num_machines") or 1) > 1:
+        raise _unsuitable(
+            f"num_machines is {config['num_machines']}, but finery starts the processes of one "
+            "machine",
+            "num_machines: 1",
+        )
+    kind = str(config.get("distributed_type", "")).upper()
+    if kind == "FSDP":
+        _check_fsdp(config.get("fsdp_config") or {}, step)
+    elif kind == "DEEPSPEED":
+        _check_deepspeed(config.get("deepspeed_config") or {}, step, step.launch.deepspeed)
+    if kind != "DEEPSPEED" and step.launch.deepspeed is not None:
+        raise _unsuitable(
+            f"distributed_type is {kind or 'missing'}, so launch.deepspeed would be ignored",
+            "distributed_type: DEEPSPEED, or remove launch.deepspeed",
+        )
+
+
+def _unsuitable(reason: str, fix: str) -> StepError:
+    return StepError(reason, where=CONFIG, fix=fix)
+
+
+def _read(step: "Training") -> Mapping[str, Any]:
+    import yaml
+
+    assert step.launch is not None
+    assert step.launch.config is not None
+    path = step.launch.config.path
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path.name} isn't YAML: {error}", where=CONFIG) from error
+    if not isinstance(config, dict):
+        raise UsageError(
+            f"{path.name} isn't a configuration of accelerate",
+            where=CONFIG,
+            fix="create one with `accelerate config --config_file fsdp.yaml`",
+        )
+    return config
+
+
+def _check_fsdp(fsdp: Mapping[str, Any], step: "Training") -> None:
+    if step.quantization is not None:
+        raise _unsuitable(
+            "FSDP can't spread 4-bit weights, so each process would hold all of them anyway",
+            "remove launch.config: each process then trains with its own copy",
+        )
+    first = int(fsdp.get("fsdp_version") or 1) == 1
+    if first and step.lora is not None:
+        raise _unsuitable(
+            "FSDP 1 joins the weights of a layer into one tensor of one dtype, but the adapter is "
+            "in fp32 and its base in the compute dtype",
+            "fsdp_version: 2, see `accelerate to-fsdp2`",
+        )
+    default = "FULL_STATE_DICT" if first else "SHARDED_STATE_DICT"
+    saved = str(fsdp.get("fsdp_state_dict_type") or default).upper()
+    if saved != "FULL_STATE_DICT":
+        raise _unsuitable(
+            f"fsdp_state_dict_type {saved} saves parts of the weights, from which finery can't "
+            "write the model",
+            "fsdp_state_dict_type: FULL_STATE_DICT",
+        )
+
+
+def _check_deepspeed(deepspeed: Mapping[str, Any], step: "Training", file: OneFile | None) -> None:
+    if deepspeed.get(FILE):
+        raise _unsuitable(
+            f"{FILE} names a file that isn't in the recipe, so a change of it would not repeat the "
+            "training",
+            f"remove {FILE}, and add the file to the recipe: launch.deepspeed: {deepspeed[FILE]}",
+        )
+    stage, gathers = _zero(deepspeed, file)
+    if stage != 3:
+        return
+    if step.lora is not None:
+        raise _unsuitable(
+            "ZeRO-3 fails on weights of different dtypes, but the adapter is in fp32 and its base "
+            "in the compute dtype",
+            ZERO_2,
+        )
+    if not gathers:
+        raise _unsuitable(
+            "ZeRO-3 would save parts of the weights, from which finery can't write the model",
+            "zero3_save_16bit_model: true (in a file for DeepSpeed, "
+            "stage3_gather_16bit_weights_on_model_save)",
+        )
+
+
+def _zero(deepspeed: Mapping[str, Any], file: OneFile | None) -> tuple[int, bool]:
+    """(stage, whether checkpoints contain all weights); 0 if a file can't be read here."""
+    if file is None:
+        gathers = str(deepspeed.get("zero3_save_16bit_model", False)).lower() == "true"
+        return int(deepspeed.get("zero_stage", 2)), gathers
+    try:
+        zero = json.loads(file.path.read_text(encoding="utf-8")).get("zero_optimization") or {}
+    except (OSError, ValueError, AttributeError):
+        return 0, True  # DeepSpeed's own error says what is wrong with it
+    return int(zero.get("stage", 0)), bool(zero.get("stage3_gather_16bit_weights_on_model_save"))

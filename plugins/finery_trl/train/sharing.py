@@ -2,9 +2,8 @@
 
 Rows of one task begin with the same system prompt, some also with the same tools or the same first
 turns, and in a causal model a position depends only on earlier ones. So all layers except attention
-turns, and in a causal model a position depends only on earlier ones. So all layers except attention
 process these common beginnings once, skip padding, and run on one sequence of the distinct tokens.
-for rounding.
+The results are equal except for rounding.
 """
 
 import math
@@ -91,7 +90,7 @@ def _beginnings(
     loss isn't shared: it would count once for both rows.
     """
     free = real & without_loss
-    common = _length((free & (ids == ids[0])).all(dim=0))
+    common = int((free & (ids == ids[0])).all(dim=0).int().cumprod(dim=0).sum())
     found = [(0, 0)]
     for row in range(1, len(ids)):
         alike = real[:row] & free[row] & (ids[:row] == ids[row])
@@ -99,11 +98,6 @@ def _beginnings(
         more = int(shared) >= common + WORTH
         found.append((int(earlier), int(shared)) if more else (0, common))
     return found
-
-
-def _length(alike: torch.Tensor) -> int:
-    """The number of true values before the first false one."""
-    return int(alike.int().cumprod(dim=0).sum())
 
 
 def fits(model: Any, longest: int) -> bool:

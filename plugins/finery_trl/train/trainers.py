@@ -19,9 +19,9 @@ from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from finery_trl.rows.example import NO_LOSS, Example, Proven
-from finery_trl.rows.order import RandomOrder, missing_rows
 from finery_trl.train import sharing
-from finery_trl.train.callback import Callback
+from finery_trl.train.callbacks import Callback
+from finery_trl.train.schedule import RandomOrder, missing_rows
 
 
 class Reproducible:
@@ -167,7 +167,8 @@ class SftTrainer(Reproducible, SFTTrainer):
         over rows that `evaluate` takes into a mean over tokens.
         """
         if num_items_in_batch is None and not model.training:
-            rows = len(inputs["labels"]) if "attention_mask" in inputs else _starts(inputs)
+            is_packed = "attention_mask" not in inputs
+            rows = int((inputs["position_ids"] == 0).sum()) if is_packed else len(inputs["labels"])
             num_items_in_batch = rows * self._held_out_mean
         # DDP averages gradients over processes, and the count of tokens covers all processes.
         processes = self.accelerator.num_processes
@@ -197,7 +198,8 @@ class SftTrainer(Reproducible, SFTTrainer):
     def _logits_and_targets(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """Logits [rows, tokens, vocabulary] and, flat, the tokens to predict there."""
         ids, labels = inputs["input_ids"], inputs["labels"]
-        if self._shares and "attention_mask" in inputs and not self._has_fillers(labels):
+        has_fillers = self._processes > 1 and bool((labels == NO_LOSS).all(dim=1).any())
+        if self._shares and "attention_mask" in inputs and not has_fillers:
             layout = sharing.Layout.of(ids, inputs["attention_mask"], labels)
             return sharing.logits_of(model, layout), layout.targets
         targets = labels[:, 1:]
@@ -207,9 +209,6 @@ class SftTrainer(Reproducible, SFTTrainer):
         unlabelled = {k: v for k, v in inputs.items() if k != "labels"}
         logits = model(**unlabelled, use_cache=False, logits_to_keep=columns).logits
         return logits, targets[:, columns].flatten()
-
-    def _has_fillers(self, labels: Any) -> bool:
-        return self._processes > 1 and bool((labels == NO_LOSS).all(dim=1).any())
 
     def _uses_fused_head(self) -> bool:
         return self._uses_trl_loss() or self._is_on_gpu() or not self._can_choose_logits
@@ -302,11 +301,6 @@ class _Rotating:
         ]
         batch: dict[str, Any] = self._collator(paired)
         return batch
-
-
-def _starts(inputs: dict[str, Any]) -> int:
-    """Number of rows in a packed batch."""
-    return int((inputs["position_ids"] == 0).sum())
 
 
 def _causal_model(model: Any) -> Any:

@@ -1,19 +1,22 @@
 """The view of models: facts, and the curve of a trained model with its verdict."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import DataError, Manifest, shown
+from finery import DataError, Manifest, Model, shown
 from finery.util.text import percent
 from finery.views import Detail, Output, Page, PageContext, PageSection, Remark, View
+from finery_trl.train.card import README, Base, base_in, card
 from finery_trl.view.curves import CURVE, Point, label, lines, load, metrics, series, verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+
 
 RUNTIME = "training"
 """The entry in a model's `runtime` with what a training measured."""
@@ -60,7 +63,7 @@ class CurveView(View):
 
     def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection | None:
         """Statements about the curves of all trainings."""
-        from finery_trl.view.section import Training, section_of
+        from finery_trl.view.page import Training, section_of
 
         found = [
             Training(o.title, points, kept_step(o.manifest), measured(o.manifest))
@@ -71,8 +74,6 @@ class CurveView(View):
 
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
         """Facts that differ, and the curves of both."""
-        from finery_trl.view.difference import difference_of
-
         both = curve_of(before), curve_of(after)
         found = super().difference(before, after)
         if both[0] is None or both[1] is None:
@@ -83,8 +84,6 @@ class CurveView(View):
         self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
     ) -> None:
         """Print facts that differ, and the curves in one plot."""
-        from finery_trl.view.difference import print_difference
-
         super().print_difference(console, before, after, data, most)
         if "curves" in data:
             print_difference(console, data["curves"])
@@ -93,8 +92,6 @@ class CurveView(View):
         self, output: Output, folder: Path, refs: Mapping[str, Path]
     ) -> Iterator[str]:
         """Name the base in an adapter's configuration and model card."""
-        from finery_trl.view.handover import complete
-
         return complete(output, folder, refs)
 
     def has_page(self, manifest: Manifest) -> bool:
@@ -191,3 +188,108 @@ def _plotted(points: Sequence[Point], kept: int | None, width: int) -> "list[Tex
         for name in metrics(points)[:1]
     ]
     return plot(drawn, width, HEIGHT, kept)
+
+
+LOW = 14
+"""Maximum height of a plot with the curves of two trainings."""
+FEWEST = 2
+"""Values that a curve has at least, to be drawn."""
+COLOURS = ("cyan", "yellow")
+"""Of A and B."""
+
+
+def difference_of(before: Sequence[Point], after: Sequence[Point]) -> dict[str, Any]:
+    """Name of a series → its last and its lowest value on both sides, and the series, as JSON."""
+    names = ["loss", "eval_loss", *dict.fromkeys([*metrics(before), *metrics(after)])]
+    found = {}
+    for name in names:
+        both = series(before, name), series(after, name)
+        if any(both):
+            found[name] = {
+                "last": [of[-1][1] if of else None for of in both],
+                "lowest": [min(value for _, value in of) if of else None for of in both],
+                "series": [[list(point) for point in of] for of in both],
+            }
+    return found
+
+
+def print_difference(console: "Console", data: Mapping[str, Any]) -> None:
+    """Print the validation loss of both trainings, else the training loss, in one plot."""
+    from finery.views import Line, plot
+
+    for name in ("eval_loss", "loss"):
+        both = data.get(name, {}).get("series", [])
+        if len(both) == 2 and all(len(of) >= FEWEST for of in both):
+            drawn = [
+                Line(f"{label(name)} of {side}", [(int(s), v) for s, v in of], colour, mark)
+                for side, of, colour, mark in zip("AB", both, COLOURS, "●○", strict=True)
+            ]
+            for line in plot(drawn, min(console.width, WIDTH), LOW, None):
+                console.print(line)
+            break
+    for text in _lines(data):
+        console.print(f"  {text}", markup=False)
+
+
+def _lines(data: Mapping[str, Any]) -> Iterator[str]:
+    for name, facts in data.items():
+        (last_a, last_b), (low_a, low_b) = facts["last"], facts["lowest"]
+        lowest = f", lowest {_number(low_a)} → {_number(low_b)}" if name == "eval_loss" else ""
+        yield f"{label(name)}: at the end {_number(last_a)} → {_number(last_b)}{lowest}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def complete(output: Output, folder: Path, refs: Mapping[str, Path]) -> Iterator[str]:
+    """Name the base of an adapter in its copy in `folder`; yield what the user should know.
+
+    The output in the store holds nothing of the machine that it was trained on. A copy that someone
+    loads with PEFT must name the base: its repository with the commit, or its folder.
+
+    refs: role → the copy of an artifact that the adapter refers to, if that was copied, too.
+    """
+    base = output.artifact.refs.get("base")
+    path = folder / ADAPTER_CONFIG
+    if not isinstance(base, Model) or not path.is_file():
+        return
+    known = _base(base, refs.get("base"))
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if known.source:
+        config["base_model_name_or_path"] = known.source
+        config["revision"] = known.revision or None
+        path.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    meta: Mapping[str, Any] = output.manifest.meta
+    if "best_step" in meta:  # trained here, so the card is finery's
+        text = card(output.title, meta, config, known)
+        (folder / README).write_text(text, encoding="utf-8")
+    yield _advice(known, base, config)
+
+
+def _base(base: Model, copied: Path | None) -> Base:
+    known = base_in(base.meta)
+    if copied is not None:
+        return Base(source=str(copied.absolute()), file=known.file)
+    if known.on_hub:
+        return known._replace(revision=str(base.runtime.get("revision", "")))
+    if base.external:  # a folder of the user's, or a file in one
+        name = known.file or "config.json"
+        return Base(source=str(base.file(name).absolute().parent), file=known.file)
+    return known
+
+
+def _advice(known: Base, base: Model, config: Mapping[str, Any]) -> str:
+    if known.on_hub:
+        at = f" at {known.revision[:12]}" if known.revision else ""
+        return f"base: {known.source}{at}, from the Hub"
+    if known.source:
+        return (
+            f"base: {known.source}, a folder of this machine. On another one, pass the base's "
+            "folder to PEFT (see README.md)"
+        )
+    what = f"the file {known.file}" if known.file else "the base"
+    return f"the adapter works with {what} only: add --with-base to copy it along"

@@ -1,11 +1,12 @@
 """The page with the curves of a training: an HTML file without scripts or external resources."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from importlib.resources import files
+from typing import Any, NamedTuple
 
 from finery import Manifest
 from finery.util.text import size
-from finery.views import Output, render_page, spreads
+from finery.views import Output, PageSection, render_page, spreads
 from finery_trl.view.chart import Chart, Curve, chart_of, panel_of, points_of_each, span_of
 from finery_trl.view.curves import Point, Verdict, label, metrics, series, smoothed, verdict
 
@@ -113,29 +114,31 @@ def _losses(points: Sequence[Point]) -> Iterator[Curve]:
 
 def _charts(points: Sequence[Point], kept: int | None) -> list[tuple[str, Chart]]:
     """(scale of the loss, chart): linear, and logarithmic if all losses are positive."""
-    panels = panels_of(points)
-    curves = [curve for of in panels.values() for curve in of]
-    if not curves:
-        return []
-    span, best = span_of(curves), best_of(points, kept)
-
-    def chart(scale: str) -> Chart:
-        drawn = [
-            panel_of(
-                title,
-                of,
-                span,
-                log=scale == "log" and title == "loss",
-                zero=title == label("learning_rate"),
-                best=best if title == "loss" else None,
-                most=points_of_each(len(curves)),
-            )
-            for title, of in panels.items()
-        ]
-        return chart_of(drawn, curves, span, kept)
-
     scales = ["linear", "log"] if min(_loss_values(points), default=0.0) > 0 else ["linear"]
-    return [(scale, chart(scale)) for scale in scales]
+    charts = [(scale, _chart(points, kept, log=scale == "log")) for scale in scales]
+    return [(scale, chart) for scale, chart in charts if chart is not None]
+
+
+def _chart(points: Sequence[Point], kept: int | None, *, log: bool = False) -> Chart | None:
+    """The panels of a curve; None for an empty one. log: whether the loss has a log scale."""
+    panels = panels_of(points)
+    curves = [curve for drawn in panels.values() for curve in drawn]
+    if not curves:
+        return None
+    span = span_of(curves)
+    drawn = [
+        panel_of(
+            title,
+            in_panel,
+            span,
+            log=log and title == "loss",
+            zero=title == label("learning_rate"),
+            best=best_of(points, kept) if title == "loss" else None,
+            most=points_of_each(len(curves)),
+        )
+        for title, in_panel in panels.items()
+    ]
+    return chart_of(drawn, curves, span, kept)
 
 
 def _loss_values(points: Sequence[Point]) -> list[float]:
@@ -149,3 +152,37 @@ def best_of(points: Sequence[Point], kept: int | None) -> tuple[int, float] | No
         if value is not None and kept is not None:
             return kept, value
     return None
+
+
+SECTION = "finery_trl.view/section.html.jinja"
+
+
+class Training(NamedTuple):
+    """A trained model. kept: the step of its weights, if known. facts: what was measured."""
+
+    title: str
+    points: Sequence[Point]
+    kept: int | None
+    facts: Mapping[str, str]
+
+
+def section_of(trainings: Sequence[Training]) -> PageSection:
+    """The section about all trained models of a build."""
+    style = files("finery_trl.view").joinpath("section.css").read_text(encoding="utf-8")
+    html = render_page(SECTION, models=[_model(training) for training in trainings])
+    return PageSection("Trainings", html, rank=30, style=style)
+
+
+def _model(training: Training) -> dict[str, object]:
+    title, points, kept, facts = training
+    judged = verdict(points, kept)
+    return {
+        "title": title,
+        "sentence": judged.sentence,
+        "advice": judged.advice,
+        "is_bad": judged.is_bad,
+        "facts": ", ".join(f"{name} {value}" for name, value in facts.items()),
+        "tiles": list(tiles_of(points, judged)),
+        "chart": _chart(points, kept),
+        "legend": [curve for curves in panels_of(points).values() for curve in curves],
+    }

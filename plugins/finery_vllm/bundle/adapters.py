@@ -3,17 +3,27 @@
 It refuses some adapters when they are loaded, and silently answers like the base for others, so
 finery checks them first. Weights aren't loaded: names and shapes come from the headers of the
 files.
+
+Adapters on one server also need the same base, tokenizer and chat template.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from finery import Model, StepError
 from finery_local.formats.safetensors_file import shapes
+from finery_vllm.folder import ends_of, root_of
+from finery_vllm.server.command import RANKS, largest_rank, read_json
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values of `--max-lora-rank`."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from finery_transformers.frozen.template import Kept
+
+
 PLAIN_STARTS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 """Ways to begin a training that leave the base's weights as they are."""
 OTHER_WEIGHTS = {
@@ -35,16 +45,6 @@ MERGE = (
 )
 _MATRIX = re.compile(r"base_model\.model\.(.+)\.lora_[AB]\.weight")
 _SHOWN = 3
-
-
-def largest_rank(config: Mapping[str, Any]) -> int:
-    """The largest rank in an adapter's configuration."""
-    return max(int(config.get("r") or 0), *map(int, (config.get("rank_pattern") or {}).values()), 1)
-
-
-def smallest_limit(rank: int) -> int:
-    """The smallest `--max-lora-rank` with room for a rank of at most 512."""
-    return next(limit for limit in RANKS if limit >= rank)
 
 
 def check_adapter(adapter: Model, config: Mapping[str, Any], name: str) -> None:
@@ -126,3 +126,138 @@ def _alike(layer: str, known: frozenset[str]) -> str:
 def _some(names: list[str]) -> str:
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+APART = "export one bundle for each, and serve them on two ports"
+
+
+class Chat(NamedTuple):
+    """How a server turns messages into prompts.
+
+    template: frozen, see `finery_transformers.frozen`. tools: whether it writes tools. ends: token
+    ids that end an answer. system: what begins a conversation without a system message; None if
+    clients must send the right one.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    template: str
+    arguments: dict[str, Any]
+    tools: bool
+    ends: list[int]
+    system: str | None
+
+
+def chat_of(model: Model, keep: Collection["Kept"] = (), *, system: bool = True) -> Chat:
+    """The tokenizer and chat template that a model was trained with. Arguments: as for exports."""
+    from finery_transformers.frozen.template import frozen_template
+
+    frozen = frozen_template(model, keep=keep, system=system)
+    tokenizer = frozen.for_serving()
+    ends = ends_of(model, tokenizer)
+    default = frozen.system if system else None
+    return Chat(tokenizer, frozen.source, frozen.arguments, frozen.tools, ends, default)
+
+
+def chats_of(models: Mapping[str, Model]) -> dict[str, Chat]:
+    """That of each model. If one was trained with tools, those of all write tools.
+
+    A server has one template. Without tools in a request, it writes the prompts of each training.
+    It begins conversations with the system message of the training only if all have the same.
+    """
+    chats = {name: chat_of(model) for name, model in models.items()}
+    tools, systems = ({getattr(c, name) for c in chats.values()} for name in ("tools", "system"))
+    if len(tools) == len(systems) == 1:
+        return chats
+    keep: tuple[Kept, ...] = ("tools",) if len(tools) > 1 else ()
+    same = len(systems) == 1
+    return {name: chat_of(model, keep, system=same) for name, model in models.items()}
+
+
+def check_bases(models: Mapping[str, Model]) -> Model:
+    """The base of all adapters. `StepError` if they have several, also of two revisions."""
+    bases = {name: _base(name, model) for name, model in models.items()}
+    (first, base), *others = bases.items()
+    for name, other in others:
+        if _identity(other) != _identity(base):
+            raise StepError(
+                f"the adapters '{first}' and '{name}' have different base models",
+                details=[f"{n}: on {_called(b)}" for n, b in ((first, base), (name, other))],
+                fix=f"train both on the same step; or {APART}",
+            )
+    return base
+
+
+def check_chats(chats: Mapping[str, Chat]) -> Chat:
+    """What all adapters share of them. `StepError` where they differ, since the server has one."""
+    from finery.rows.difference import text_difference
+
+    (first, chat), *others = chats.items()
+    for name, other in others:
+        both = f"the adapters '{first}' and '{name}'"
+        if other.arguments != chat.arguments:
+            raise StepError(
+                f"{both} were trained with different arguments of the chat template",
+                details=[f"{n}: {_listed(c)}" for n, c in ((first, chat), (name, other))],
+                fix=f"a server has one chat template: train both with the same, or {APART}",
+            )
+        if other.template != chat.template:
+            raise StepError(
+                f"{both} were trained with different chat templates",
+                details=text_difference((first, name), chat.template, other.template),
+                fix=f"a server has one chat template: train both with the same, or {APART}",
+            )
+        if _vocabulary(other.tokenizer) != _vocabulary(chat.tokenizer):
+            raise StepError(
+                f"{both} have different tokenizers",
+                fix=f"train both with the tokenizer of their base, or {APART}",
+            )
+    return chat._replace(ends=sorted({end for each in chats.values() for end in each.ends}))
+
+
+def check_vocabulary(chat: Chat, base: Model, name: str) -> None:
+    """`StepError` if a tokenizer has tokens for which the base has no embeddings."""
+    file = root_of(base).file("config.json")
+    config = read_json(file) if file.is_file() else {}
+    size = (config.get("text_config") or config).get("vocab_size")
+    most = max(chat.tokenizer.get_vocab().values(), default=0)
+    if isinstance(size, int) and most >= size:
+        raise StepError(
+            f"the tokenizer of the adapter '{name}' has token {most}, but its base has only "
+            f"{size} embeddings",
+            fix="train it without additional tokens, or merge it: `merge: true`",
+        )
+
+
+def _base(name: str, model: Model) -> Model:
+    base = model.refs.get("base")
+    if model.format != "adapter" or not isinstance(base, Model):
+        raise StepError(
+            f"'{name}' is a whole model, not an adapter",
+            fix="list only adapters: their base is served too; or list this model alone",
+        )
+    return base
+
+
+def _identity(model: Model) -> bytes:
+    """The content of a model: the digest of one in the store, else what identifies its files."""
+    own = model.digest or [model.meta.get("files") or str(model.path.resolve()), model.meta]
+    return msgspec.json.encode(own, order="deterministic")
+
+
+def _called(model: Model) -> str:
+    """A model as people know it: its repository and revision, else its digest."""
+    repo = model.meta.get("repo")
+    if repo:
+        return f"{repo} at revision {model.runtime.get('revision', 'unknown')}"
+    name = (
+        model.meta.get("base") or model.meta.get("name") or model.meta.get("file") or model.format
+    )
+    return f"{name}, {model.digest[:12] or model.path}"
+
+
+def _listed(chat: Chat) -> str:
+    return ", ".join(f"{k}: {v!r}" for k, v in chat.arguments.items()) or "none"
+
+
+def _vocabulary(tokenizer: "PreTrainedTokenizerBase") -> Sequence[Any]:
+    return sorted(tokenizer.get_vocab().items())

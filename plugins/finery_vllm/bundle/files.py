@@ -16,7 +16,7 @@ class Texts(NamedTuple):
 
     base: its name for people. hub: whether the server downloads it. schema: whether there is one.
     arguments: of the chat template, in which they are fixed. unparsed: the models that were trained
-    with tools, if the server has no parser for their calls.
+    with tools, if the server has no parser for their calls. system: as of `shared.Chat`.
     """
 
     served: Description
@@ -27,6 +27,7 @@ class Texts(NamedTuple):
     schema: bool
     arguments: Mapping[str, Any]
     unparsed: list[str]
+    system: str | None
 
     @property
     def names(self) -> list[str]:
@@ -204,9 +205,17 @@ def _tools(texts: Texts) -> str:
 def _same_answers(texts: Texts) -> str:
     fixed = ", ".join(f"`{k}: {json.dumps(v)}`" for k, v in texts.arguments.items())
     also = f" It sets {fixed}, whatever a\nrequest passes." if fixed else ""
+    turns = "Send the turns that the models were trained with."
+    if texts.system is None:
+        turns = "Send the system message and the turns that each model was trained with."
+    elif texts.system:
+        turns += (
+            " A conversation without a system\n  message begins with that of the training: "
+            f"{texts.system}"
+        )
     return (
         "## The same answers as in the evaluation\n\n"
-        "- Send the system message and the turns that the models were trained with.\n"
+        f"- {turns}\n"
         f"- `chat_template.jinja` is the template of the training.{also}\n"
         "- Answers are greedy by default; a request can set `temperature`.\n"
         "- An answer ends at the tokens in `generation/`, as in the training.\n"
@@ -214,7 +223,8 @@ def _same_answers(texts: Texts) -> str:
 
 
 def _contents(texts: Texts) -> str:
-    weights = "" if texts.hub else f"- `{_weights(texts)}/`: the weights\n"
+    folder = texts.served.arguments[1].removeprefix("./")
+    weights = "" if texts.hub else f"- `{folder}/`: the weights\n"
     adapters = "- `adapters/`: the adapters, in PEFT's format\n" if texts.served.adapters else ""
     schema = "- `schema.json`: the JSON Schema of answers\n" if texts.schema else ""
     return (
@@ -225,10 +235,6 @@ def _contents(texts: Texts) -> str:
         "- `tokenizer/`, `chat_template.jinja`, `generation/`: prompts and ends of answers\n"
         "- `serve.json`: the arguments, for programs\n"
     )
-
-
-def _weights(texts: Texts) -> str:
-    return texts.served.arguments[1].removeprefix("./")
 
 
 def _groups(arguments: list[str]) -> list[list[str]]:

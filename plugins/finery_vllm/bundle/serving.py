@@ -9,9 +9,9 @@ from typing import Any
 
 from finery import Artifact, StepError, UsageError
 from finery_serve.servers import Fault, Prompt, Serving, bundles_only, sampling_faults
-from finery_vllm.answering.proof import prove
 from finery_vllm.server.command import DESCRIPTION, SERVE, Description, description_of
 from finery_vllm.server.start import Refused, Server, start
+from finery_vllm.sessions import prove
 
 SHOWING = "--enable-scale-out"
 """Enables vLLM's endpoint RENDER, which shows the prompt of a request without answering it."""

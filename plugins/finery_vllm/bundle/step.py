@@ -10,16 +10,16 @@ import msgspec
 from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
 from finery.views import View
 from finery_transformers.frozen.template import facts_of
-from finery_vllm.bundle.adapters import check_adapter, largest_rank
-from finery_vllm.bundle.files import Texts, write_texts
-from finery_vllm.bundle.shared import (
+from finery_vllm.bundle.adapters import (
     Chat,
     chat_of,
     chats_of,
+    check_adapter,
     check_bases,
     check_chats,
     check_vocabulary,
 )
+from finery_vllm.bundle.files import Texts, write_texts
 from finery_vllm.folder import (
     ADAPTER,
     LoadingPreflight,
@@ -35,6 +35,7 @@ from finery_vllm.server.command import (
     Description,
     check_options,
     flag,
+    largest_rank,
     lora_arguments,
     read_json,
 )
@@ -164,10 +165,15 @@ class VllmBundle(
         texts = Texts(
             described, image=self.image, port=self.port, base=_called(whole_model),
             hub="--revision" in source, schema=schema is not None, arguments=chat.arguments,
-            unparsed=self._unparsed(),
+            unparsed=self._unparsed(), system=chat.system,
         )  # fmt: skip
         write_texts(job.out, texts)
         job.log(f"{len(adapters)} adapters on {texts.base}" if adapters else f"serves {texts.base}")
+        if chat.system is None:
+            job.log(
+                "the training rows have different system messages, or only some have one, so "
+                "clients must send the right one"
+            )
         if texts.unparsed:
             job.log(
                 f"{', '.join(texts.unparsed)}: vLLM refuses requests with tools until `options` "
@@ -177,7 +183,7 @@ class VllmBundle(
             "format": "vllm", "models": [first, *adapters], "base": texts.base, "run": "sh run.sh",
             "base_digest": whole_model.digest, "image": self.image,
             "max_lora_rank": _value(arguments, "--max-lora-rank"),
-            "chat_template_kwargs": chat.arguments or None,
+            "chat_template_kwargs": chat.arguments or None, "system": chat.system or None,
         }  # fmt: skip
         return Bundle(
             job.out, meta={k: v for k, v in meta.items() if v is not None}, external=external

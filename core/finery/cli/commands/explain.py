@@ -10,7 +10,7 @@ from finery.cli.options import json_option, matrix_option, recipe_and_step
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Parts
-    from finery.builder.changes import Change
+    from finery.builder.keys import Change
     from finery.builder.plan import StepPlan
 
 
@@ -26,7 +26,7 @@ def command(
     step: str, recipe: Path, overrides: tuple[str, ...], everything: bool, as_json: bool
 ) -> None:
     """Explain why STEP would run, or why it last ran: the parts of its key that changed."""
-    from finery.builder.changes import changes_between, short, with_paths
+    from finery.builder.keys import changes_between, short, with_paths
     from finery.builder.plan import Planner
     from finery.builder.project import Project
 
@@ -43,7 +43,7 @@ def command(
         since = "since its last build, and kept from an earlier one"
     if last is not None and before is not None and not changes:
         changes, since = changes_between(before, last, names_of), "between its last two builds"
-    changes = with_paths(changes, planner.reaches(plan))
+    changes = with_paths(changes, planner.code.reaches(*planner.code_of(plan)))
     if as_json:
         for change in changes:
             paths = {"paths": change.paths} if any(change.names) else {}
@@ -57,7 +57,7 @@ def command(
         click.echo("\nall parts of its key:")
         width = max(len(part) for part, _ in plan.parts)
         for part, value in plan.parts:
-            click.echo(f"  {part:<{width}}  {short(value, 100)}")
+            click.echo(f"  {part:<{width}}  {short(value, part, 100)}")
 
 
 def _print(
@@ -71,12 +71,12 @@ def _print(
             click.echo("nothing changed since its last build")
         return
     click.echo(f"changed {since}:")
-    from finery.builder.changes import short
+    from finery.builder.keys import short
 
     width = max(len(change.part) for change in changes)
     for change in changes:
-        before = click.style(short(change.old), fg="red")
-        after = click.style(short(change.new), fg="green")
+        before = click.style(short(change.old, change.part), fg="red")
+        after = click.style(short(change.new, change.part), fg="green")
         click.echo(f"  {change.part:<{width}}  {before} → {after}")
         for line in change.names.with_paths(change.paths):
             click.echo(f"  {'':<{width}}  {line}")

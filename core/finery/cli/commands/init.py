@@ -67,8 +67,7 @@ def command(
         raise UsageError("--prompt and --answer name columns of --data", fix="add --data FILE")
     from finery.builder.project import open_recipe
     from finery.plugin.manager import load_plugins
-    from finery.recipe.editor.files import formatted, refresh_schema
-    from finery.recipe.editor.schema import recipe_schema
+    from finery.recipe.editor import formatted, recipe_schema, refresh_schema
     from finery.recipe.validate import is_name
 
     if name and not is_name(name):

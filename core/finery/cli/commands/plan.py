@@ -1,6 +1,6 @@
 """`finery plan`: what a build would do, why, and the time, memory and cost that it needs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -8,7 +8,6 @@ import click
 
 from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, matrix_option, recipe_and_steps
-from finery.compare.fold import folded, title_of
 from finery.util.text import counted, duration, in_dollars, rough_duration
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def command(
     from finery.builder.outputs import refuse_shared_folder
     from finery.builder.plan import Planner, make_plan
     from finery.builder.project import Project
-    from finery.cli.notes import notes_line, print_notes
+    from finery.cli.console import notes_line, print_notes
 
     project = Project(recipe, overrides)
     graph, store = project.graph.select(steps), project.store
@@ -116,6 +115,7 @@ def _print_json(
 def _print_steps(
     plans: Sequence["StepPlan"], estimates: Mapping[str, "Estimate"], gates: Gates
 ) -> None:
+    from finery.compare.outputs import folded, title_of
     from finery.recipe.matrix.labels import without_variants
 
     origins = {plan.node.name: plan.node.origin for plan in plans}
@@ -179,20 +179,16 @@ def _print_estimates(estimates: Sequence["Estimate"]) -> None:
     if more > 0:
         text = f"… and {counted(more, 'other estimate')}"
         print_wrapped(before, text, hang=INDENT, dim=True)
-    sums = [*_sums(estimates)] if len(estimates) > 1 else []
-    if sums:
-        text = f"all {len(estimates)}: {', '.join(sums)}"
-        print_wrapped(before, text, hang=INDENT, dim=True)
-
-
-def _sums(estimates: Sequence["Estimate"]) -> Iterator[str]:
-    """The total time and cost of several steps, if they are known for all of them."""
+    sums = []  # of what is known for all of them
     for fact, words in (("seconds", "about {}"), ("dollars_at_most", "at most {}")):
         values = [estimate.facts.get(fact) for estimate in estimates]
         known = [value for value in values if value is not None]
-        if len(known) == len(values) and sum(known):
-            total = sum(known)
-            yield words.format(rough_duration(total) if fact == "seconds" else in_dollars(total))
+        if len(known) == len(values) > 1 and sum(known):
+            form = rough_duration if fact == "seconds" else in_dollars
+            sums.append(words.format(form(sum(known))))
+    if sums:
+        text = f"all {len(estimates)}: {', '.join(sums)}"
+        print_wrapped(before, text, hang=INDENT, dim=True)
 
 
 def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates) -> None:
@@ -215,7 +211,7 @@ def _print_variants(graph: "Graph", plans: Sequence["StepPlan"]) -> None:
     A step that variants share has one name and counts once. The steps that rank variants count as
     neither.
     """
-    from finery.compare.words import title_of as title_of_matrix
+    from finery.compare.variants import title_of as title_of_matrix
 
     own = [plan for plan in plans if plan.node.variant]
     new = sum(plan.state != "cached" and not plan.same_as for plan in own)

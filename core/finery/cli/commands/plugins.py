@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finery.cli.calling.targets import RECIPE
 from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, recipe_and_name
+from finery.cli.targets import RECIPE
 from finery.errors import FineryError, PluginError
 from finery.util.text import a_or_an, counted, nearest_meant, one_or_more, visible
 

@@ -47,9 +47,7 @@ def command(
     from finery.builder.project import open_recipe
     from finery.plugin.manager import load_plugins
     from finery.recipe.document import load
-    from finery.recipe.editor.files import formatted
-    from finery.recipe.editor.names import schema_of
-    from finery.recipe.editor.schema import recipe_schema
+    from finery.recipe.editor import formatted, recipe_schema, schema_of
     from finery.recipe.schema import step_schema
 
     if check and folder is None:
@@ -90,7 +88,7 @@ def command(
 def _write_one(recipe: Path) -> None:
     """Write the schema of a recipe. Prints the line for editors if the recipe lacks it."""
     from finery.builder.project import open_recipe
-    from finery.recipe.editor.files import modeline, write_schema
+    from finery.recipe.editor import modeline, write_schema
 
     opened, plugins = open_recipe(recipe)
     path = write_schema(opened, plugins)
@@ -103,7 +101,7 @@ def _write_one(recipe: Path) -> None:
 def _watch(recipe: Path) -> None:
     """Write the schema of a recipe each time it changes, until Ctrl-C."""
     from finery.builder.project import open_recipe
-    from finery.recipe.editor.files import write_schema
+    from finery.recipe.editor import write_schema
     from finery.util.files import file_state
 
     click.echo(f"Watching {shown(recipe)}. Press Ctrl-C to stop.")

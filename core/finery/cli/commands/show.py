@@ -75,7 +75,6 @@ def command(
     from finery.builder.project import Project
     from finery.cli.views import Made, overview, show_outputs
     from finery.compare.outputs import titled
-    from finery.store.spending import dollars_spent
     from finery.views.view import Detail
 
     project = Project(recipe, overrides)
@@ -116,7 +115,7 @@ def command(
             "--tokenizer needs --html", where="--tokenizer", fix=f"finery show {step} --html"
         )
     if run_id is not None:
-        from finery.compare.past import result_in
+        from finery.compare.outputs import result_in
 
         result, fresh = result_in(graph, store, name, run_id), False
     else:
@@ -147,7 +146,7 @@ def command(
         print_records(graph, store, manifests, detail, jsonl=jsonl or as_json, most=most)
         return
     failed = failed_gates(graph.select([name]), store, {name: result}) if fresh else {}
-    seed, dollars = dict(result.parts).get("seed"), dollars_spent(store, [result.key])
+    seed, dollars = dict(result.parts).get("seed"), store.dollars_spent([result.key])
     made = Made(seed, dollars, failed.get(name))
     show_outputs(graph, store, manifests, detail, pages, made=made, as_json=as_json)
 

@@ -11,14 +11,16 @@ from finery.recipe.document import Path_, Recipe
 from finery.recipe.matrix.labels import axis_labels, value_label
 from finery.recipe.matrix.sample import PLACE as SAMPLE
 from finery.recipe.matrix.sample import SearchRange, is_range, points_of, read_range
-from finery.recipe.steptypes import StepTypes
+from finery.recipe.schema import StepTypes
 from finery.step.inspect import SECTIONS
-from finery.util.text import did_you_mean
+from finery.util.text import counted, did_you_mean, shortened
 
 RESERVED = ("exclude", "variants", "seeds", "select", "sample")
 """Keys of the block that aren't axes."""
 MOST = 1_000
 """Variants of a recipe, at most."""
+LONGEST = 40
+"""Maximum characters of a value in an error."""
 SEED = "seed"
 """The label of the axis that repeats trainings."""
 
@@ -109,7 +111,11 @@ def read_matrix(
             fix="list fewer values, exclude some, or name the variants you want under `variants:`",
         )
     # Without axes and names, `seeds:` repeats the recipe as it is.
-    variants = sampled if drawn else _combined(axes, alone=bool(repeats and not named))
+    variants = sampled
+    if not drawn and (axes or (repeats and not named)):
+        labels = [axis.label for axis in axes]
+        every = product(*(axis.values for axis in axes))
+        variants = [Variant(dict(zip(labels, values, strict=True))) for values in every]
     variants = [*_without_excluded(recipe, axes, variants), *named]
     if not variants:
         raise recipe.error(
@@ -123,13 +129,6 @@ def read_matrix(
         return axes, variants
     repeated = [Variant({**v.values, SEED: seed}) for v in variants for seed in repeats.values]
     return [*axes, repeats], repeated
-
-
-def _combined(axes: Sequence[Axis], *, alone: bool) -> list[Variant]:
-    """All combinations. alone: whether there is a variant without axes."""
-    labels = [axis.label for axis in axes]
-    combined = product(*(axis.values for axis in axes)) if axes or alone else []
-    return [Variant(dict(zip(labels, values, strict=True))) for values in combined]
 
 
 def _drawn(
@@ -169,7 +168,13 @@ def _axes(recipe: Recipe) -> list[Axis]:
     named = [key for key in keys if "." not in key]
     labels = dict(zip(paths, axis_labels(paths, [SEED, *named]), strict=True))
     labels |= {key: key for key in named}
-    axes = [_axis(recipe, key, labels[key]) for key in keys]
+    axes = []
+    for key in keys:
+        written = block[key]
+        if "." in key and is_range(written):
+            axes.append(Axis(key, labels[key], (), read_range(recipe, key, written)))
+        else:
+            axes.append(Axis(key, labels[key], tuple(_values(recipe, key, written))))
     if SEED in named:
         raise recipe.error(
             f"an axis can't be named '{SEED}', like the repeats of `seeds:`",
@@ -178,13 +183,6 @@ def _axes(recipe: Recipe) -> list[Axis]:
             fix="give it another name",
         )
     return axes
-
-
-def _axis(recipe: Recipe, key: str, label: str) -> Axis:
-    written = recipe.data["matrix"][key]
-    if "." not in key or not is_range(written):
-        return Axis(key, label, tuple(_values(recipe, key, written)))
-    return Axis(key, label, (), read_range(recipe, key, written))
 
 
 def _values(recipe: Recipe, key: str, written: Any) -> Iterator[Value]:
@@ -223,7 +221,7 @@ def _listed(recipe: Recipe, key: str, written: Sequence[Any]) -> Iterator[Value]
             raise recipe.error(
                 f"this value of the axis '{key}' needs a name",
                 place,
-                fix=f"write {key}: {{NAME: {_brief(value)}, …}}",
+                fix=f"write {key}: {{NAME: {shortened(str(value), LONGEST)}, …}}",
             )
         if label in seen:
             same = seen[label] == value and type(seen[label]) is type(value)
@@ -311,21 +309,22 @@ def _exclusions(
             names = [a.key for a in axes]
             fix = did_you_mean(key, names) or f"one of: {', '.join(names)}"
             raise recipe.error(f"there is no axis '{key}'", place, key=True, fix=fix)
-        chosen = next((v for v in axis.values if _means(v, value)), None)
+        chosen = next(
+            (
+                v for v in axis.values
+                if v.label == value
+                or (v.written == value and isinstance(value, bool) == isinstance(v.written, bool))
+            ), None,
+        )  # fmt: skip
         if chosen is None:
             labels = ", ".join(v.label for v in axis.values)
             raise recipe.error(
-                f"the axis '{key}' has no value {_brief(value)}, so this exclusion matches no "
-                "variant",
+                f"the axis '{key}' has no value {shortened(str(value), LONGEST)}, so this "
+                "exclusion matches no variant",
                 place,
                 fix=f"one of: {labels}",
             )
         yield axis.label, chosen
-
-
-def _means(value: Value, written: Any) -> bool:
-    same = value.written == written and isinstance(written, bool) == isinstance(value.written, bool)
-    return same or value.label == written
 
 
 def _refuse_twice(recipe: Recipe, variants: Sequence[Variant]) -> None:
@@ -354,11 +353,6 @@ def _named_axis(key: str) -> str:
         f"an axis is a path, section.step.setting, or a name with settings for each value: "
         f"{key}: {{small: {{train.sft.lora.r: 8, train.sft.lora.alpha: 16}}, large: {{…}}}}"
     )
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def repeats_of(
@@ -397,7 +391,9 @@ def sizes(axes: Sequence[Axis]) -> str:
     """The axes in words: `3 learning_rate × 2 r`, or `learning_rate × r drawn by optuna.qmc`."""
     drawn = [axis for axis in axes if axis.drawn_by]
     counts = [
-        f"{len(axis.values)} {'seeds' if axis.label == SEED else axis.label}"
+        counted(len(axis.values), SEED)
+        if axis.label == SEED
+        else f"{len(axis.values)} {axis.label}"
         for axis in axes
         if not axis.drawn_by
     ]

@@ -6,6 +6,7 @@ determines it. Until it has run, these steps are written as those of the first v
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +17,12 @@ from finery.recipe.matrix.axes import SEED, Variant
 from finery.recipe.matrix.expand import (
     Expanded,
     add_step,
-    begin,
     expand,
-    finish,
     references,
     type_of,
-    write_out,
 )
-from finery.recipe.steptypes import StepTypes
-from finery.step.inspect import declared_outputs, inputs_of
+from finery.recipe.schema import StepTypes
+from finery.step.inspect import SECTIONS, declared_outputs, inputs_of
 from finery.step.step import Step
 from finery.util.text import did_you_mean
 
@@ -59,12 +57,20 @@ def matrix_of(recipe: Recipe, plugins: StepTypes) -> tuple[Expanded, Select | No
     """(the recipe with a step for each variant, its `select:`) of a recipe with a `matrix:`."""
     expanded = expand(recipe, plugins)
     select = read_select(expanded, plugins)
-    begin(expanded)
+    kept = {  # without the steps that the axes reach
+        section: {name: step for name, step in steps.items() if name not in expanded.reached}
+        for section in SECTIONS
+        if (steps := recipe.data.get(section))
+    }
+    expanded.recipe = recipe = recipe.expanded({**recipe.data, **kept}, {}, ())
     if select is None:
-        write_out(expanded)
+        for variant in expanded.variants:
+            for name, step in expanded.steps[variant.name].items():
+                add_step(expanded, variant, name, step, expanded.steps[variant.name])
     else:
         add_choice(expanded, select, plugins)
-    finish(expanded)
+    places = {**recipe.places, **expanded.places}
+    expanded.recipe = recipe.expanded(recipe.data, places, expanded.origins)
     return expanded, select
 
 
@@ -75,7 +81,12 @@ def read_select(expanded: Expanded, plugins: StepTypes) -> Select | None:
     if written is None:
         return None
     by = written["by"]
-    _check_by(recipe, by)
+    if by.count(".") < 2:
+        raise recipe.error(
+            f"'{by}' must name an evaluator, a model and a metric",
+            (*_PLACE, "by"),
+            fix="write STEP.MODEL.METRIC, e.g. test.sft.accuracy",
+        )
     evaluator, _, rest = by.partition(".")
     cls = _evaluator(expanded, plugins, evaluator, by)
     if WINNER in expanded.sections:
@@ -114,22 +125,15 @@ def read_select(expanded: Expanded, plugins: StepTypes) -> Select | None:
     )
 
 
-def _check_by(recipe: Recipe, by: str) -> None:
-    if by.count(".") < 2:
-        raise recipe.error(
-            f"'{by}' must name an evaluator, a model and a metric",
-            (*_PLACE, "by"),
-            fix="write STEP.MODEL.METRIC, e.g. test.sft.accuracy",
-        )
-
-
 def _evaluator(expanded: Expanded, plugins: StepTypes, name: str, by: str) -> type[Step]:
     """The type of the evaluator that `by` names."""
     evaluators = {}
     for step, section in expanded.sections.items():
         cls = type_of(expanded.recipe.data[section][step], plugins)
-        if cls is not None and _evaluates(cls):
-            evaluators[step] = cls
+        with suppress(PluginError):  # its outputs depend on its settings
+            kinds = declared_outputs(cls).values() if cls is not None else ()
+            if cls is not None and any(issubclass(kind, Metrics) for kind in kinds):
+                evaluators[step] = cls
     if name in evaluators:
         return evaluators[name]
     raise expanded.recipe.error(
@@ -138,14 +142,6 @@ def _evaluator(expanded: Expanded, plugins: StepTypes, name: str, by: str) -> ty
         fix=did_you_mean(name, evaluators)
         or f"write STEP.MODEL.METRIC with one of: {', '.join(evaluators)}",
     )
-
-
-def _evaluates(cls: type[Step]) -> bool:
-    try:
-        kinds = declared_outputs(cls).values()
-    except PluginError:  # its outputs depend on its settings
-        return False
-    return any(issubclass(kind, Metrics) for kind in kinds)
 
 
 def _fields(cls: type[Step], kind: type[Any]) -> Iterator[str]:
@@ -198,6 +194,10 @@ def add_choice(expanded: Expanded, select: Select, plugins: StepTypes) -> None:
         expanded.steps[variant.name][select.evaluator] = name
         judges[name] = variant
         _add_judge(expanded, select, variant, name, plugins)
+    repeats: dict[str, list[str]] = {}  # combination → its candidates, one for each seed
+    for name, variant in judges.items():
+        repeats.setdefault(variant.combination, []).append(name)
+    is_repeated = any(SEED in variant.values for variant in judges.values())
     section = expanded.sections[select.evaluator]
     expanded.recipe.data[section][WINNER] = {
         "use": plugins.chooser,
@@ -205,7 +205,7 @@ def add_choice(expanded: Expanded, select: Select, plugins: StepTypes) -> None:
         "model": select.model,
         "metric": select.metric,
         "best": select.best,
-        "repeats": _repeats(judges),
+        "repeats": repeats if is_repeated else {},
     }
     expanded.places[section, WINNER] = _PLACE
     expanded.origins[WINNER] = WINNER
@@ -272,14 +272,6 @@ def _add_winner(expanded: Expanded) -> None:
         for given in first.settings:
             if given.path[:2] == (section, name):
                 expanded.places[given.path] = given.place
-
-
-def _repeats(judges: Mapping[str, Variant]) -> dict[str, list[str]]:
-    """Combination → its candidates, one for each seed; empty without repeats."""
-    groups: dict[str, list[str]] = {}
-    for name, variant in judges.items():
-        groups.setdefault(variant.combination, []).append(name)
-    return groups if any(SEED in variant.values for variant in judges.values()) else {}
 
 
 def _same(expanded: Expanded, select: Select, one: Variant, other: Variant) -> RecipeError:

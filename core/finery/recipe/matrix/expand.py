@@ -13,7 +13,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from finery.errors import PluginError
+from finery.errors import PluginError, UsageError
 from finery.recipe.document import Path_, Recipe
 from finery.recipe.matrix.axes import (
     Axis,
@@ -23,8 +23,7 @@ from finery.recipe.matrix.axes import (
     repeats_of,
 )
 from finery.recipe.matrix.labels import LONGEST_STEP
-from finery.recipe.matrix.overlaps import refuse_overlaps
-from finery.recipe.steptypes import StepTypes, derived_seed
+from finery.recipe.schema import StepTypes, derived_seed
 from finery.recipe.validate import check_recipe, check_top, raise_all
 from finery.step.inspect import SECTIONS, inputs_of, nested_fields
 from finery.step.step import Step
@@ -63,7 +62,13 @@ def expand(recipe: Recipe, plugins: StepTypes) -> Expanded:
     repeats = repeats_of(recipe, _trainings(recipe, plugins), block.get("seeds"))
     axes, variants = read_matrix(recipe, repeats, plugins)
     refuse_overlaps(recipe, axes)
-    written = {variant.name: _with_settings(recipe, variant) for variant in variants}
+    # Each variant's steps, as `--set` would give them its settings.
+    written = {}
+    for variant in variants:
+        steps = {s: copy.deepcopy(recipe.data[s]) for s in SECTIONS if recipe.data.get(s)}
+        for given in variant.settings:
+            _set(recipe, steps, given)
+        written[variant.name] = steps
     before = {name: _references_in(steps, plugins) for name, steps in written.items()}
     reached = _reached(variants, before)
     signatures = {name: _signatures(written[name], before[name]) for name in written}
@@ -71,13 +76,6 @@ def expand(recipe: Recipe, plugins: StepTypes) -> Expanded:
     expanded = Expanded(recipe, sections, axes, variants, reached, {}, written, signatures)
     _name_steps(expanded)
     return expanded
-
-
-def write_out(expanded: Expanded) -> None:
-    """Give the expanded recipe a step for each variant of what the axes reach."""
-    for variant in expanded.variants:
-        for name, step in expanded.steps[variant.name].items():
-            add_step(expanded, variant, name, step, expanded.steps[variant.name])
 
 
 def add_step(
@@ -95,23 +93,6 @@ def add_step(
     expanded.origins[step] = name
     expanded.labels[step] = step.partition("@")[2]
     expanded.aliases[step] = aliases
-
-
-def begin(expanded: Expanded) -> None:
-    """Copy the recipe's data, without the steps that the axes reach."""
-    recipe, own = expanded.recipe, {}
-    for section in SECTIONS:
-        if steps := recipe.data.get(section):
-            own[section] = {n: w for n, w in steps.items() if n not in expanded.reached}
-    expanded.recipe = recipe.expanded({**recipe.data, **own}, {}, ())
-
-
-def finish(expanded: Expanded) -> None:
-    """Give the recipe the places of its steps in the file."""
-    recipe = expanded.recipe
-    expanded.recipe = recipe.expanded(
-        recipe.data, {**recipe.places, **expanded.places}, expanded.origins
-    )
 
 
 def _refuse_broken(recipe: Recipe, plugins: StepTypes) -> None:
@@ -153,14 +134,6 @@ def _trainings(recipe: Recipe, plugins: StepTypes) -> dict[tuple[str, str], int]
 
 
 # -- settings ------------------------------------------------------------------------------------
-
-
-def _with_settings(recipe: Recipe, variant: Variant) -> Sections:
-    """The recipe's steps with a variant's settings, as `--set` would give them."""
-    sections = {s: copy.deepcopy(recipe.data[s]) for s in SECTIONS if recipe.data.get(s)}
-    for given in variant.settings:
-        _set(recipe, sections, given)
-    return sections
 
 
 def _set(recipe: Recipe, sections: Sections, given: Setting) -> None:
@@ -256,17 +229,100 @@ def _name_steps(expanded: Expanded) -> None:
                 name = f"{step}@{label}"
                 if name in taken:
                     name = f"{step}@{variant.name}"
-                _check_length(expanded.recipe, name)
+                if len(name) > LONGEST_STEP:
+                    raise expanded.recipe.error(
+                        f"the name of a variant is too long: {name[:60]}…",
+                        ("matrix",),
+                        key=True,
+                        fix="name the values: train.sft.rows: {few: …, all: …}",
+                    )
                 names[step, signature] = name
                 taken[name] = signature
             mine[step] = names[step, signature]
 
 
-def _check_length(recipe: Recipe, name: str) -> None:
-    if len(name) > LONGEST_STEP:
-        raise recipe.error(
-            f"the name of a variant is too long: {name[:60]}…",
-            ("matrix",),
-            key=True,
-            fix="name the values: train.sft.rows: {few: …, all: …}",
-        )
+_ABSENT = object()
+
+
+def refuse_overlaps(recipe: Recipe, axes: Sequence[Axis]) -> None:
+    """Raise the error of a setting that would have no effect, since an axis sets it, too.
+
+    A variant is named by the values of its axes. If two axes set the same setting, the later one
+    wins, and names and tables have values that no step was built with.
+
+    Raises `UsageError` for a `--set`, and `RecipeError` at the later one of two axes.
+    """
+    for axis in axes:
+        for place, option in recipe.overrides.items():
+            _refuse_set(recipe, axis, place, option)
+    for index, later in enumerate(axes):
+        for earlier in axes[:index]:
+            _refuse_pair(recipe, earlier, later)
+
+
+def _refuse_set(recipe: Recipe, axis: Axis, place: Path_, option: str) -> None:
+    """Raise `UsageError` for a `--set` of what every value of an axis sets."""
+    value = _value_at(recipe.data, place)
+    lost = [
+        next(filter(None, (_lost(place, value, given.path) for given in each.settings)), None)
+        for each in axis.values
+    ]
+    if lost[0] is None or None in lost:
+        return
+    own = ".".join(map(str, place))
+    if own == axis.key:
+        fix = f"give the axis one value: --matrix {option.removeprefix('--set ')}"
+    elif lost[0] == place:
+        fix = f"change the values of '{axis.key}' instead"
+    else:
+        fix = f"leave it out of {own}"
+    raise UsageError(
+        f"{'.'.join(map(str, lost[0]))} is set by the axis '{axis.key}' of the matrix, so setting "
+        "it has no effect",
+        where=option,
+        fix=f"{fix}, or use --matrix off",
+    )
+
+
+def _refuse_pair(recipe: Recipe, earlier: Axis, later: Axis) -> None:
+    """Raise `RecipeError` where a value of one axis takes away what a value of the other sets."""
+    after: dict[Path_, Setting] = {}
+    for given in _settings(later):
+        after.setdefault(given.path, given)
+    for before in _settings(earlier):
+        for path, given in after.items():
+            lost = _lost(before.path, before.value, path)
+            if lost is None:
+                continue
+            fix = "let only one of them set it"
+            if any(("matrix", axis.key) in recipe.overrides for axis in (earlier, later)):
+                fix += ", or give --matrix off first, which removes the axes of the recipe"
+            raise recipe.error(
+                f"two axes set {'.'.join(map(str, lost))}: '{earlier.key}' and '{later.key}'",
+                given.place[:2] if "." in later.key else given.place,
+                key=True,
+                fix=fix,
+            )
+
+
+def _settings(axis: Axis) -> Iterator[Setting]:
+    for value in axis.values:
+        yield from value.settings
+
+
+def _lost(path: Path_, value: Any, later: Path_) -> Path_ | None:
+    """What is lost from a setting with this value if `later` is set after it."""
+    if path[: len(later)] == later:
+        return path
+    if later[: len(path)] != path:
+        return None
+    return None if _value_at(value, later[len(path) :]) is _ABSENT else later
+
+
+def _value_at(value: Any, keys: Path_) -> Any:
+    """The part of a value that keys lead to, or `_ABSENT`."""
+    for key in keys:
+        if not isinstance(value, Mapping) or key not in value:
+            return _ABSENT
+        value = value[key]
+    return value

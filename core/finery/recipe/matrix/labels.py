@@ -42,7 +42,9 @@ def axis_labels(paths: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
 
     taken: names that none of them can have.
     """
-    ends = [_ends(path) for path in paths]
+    # All ends of each path, from the shortest.
+    keys = [path.split(".") for path in paths]
+    ends = [[_slug("-".join(k[-parts:])) for parts in range(1, len(k) + 1)] for k in keys]
     counts = Counter(label for labels in ends for label in labels)
     return [
         next((label for label in labels if counts[label] == 1 and label not in taken), labels[-1])
@@ -50,24 +52,14 @@ def axis_labels(paths: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
     ]
 
 
-def _ends(path: str) -> list[str]:
-    """All ends of a dotted path, from the shortest."""
-    keys = path.split(".")
-    return [_slug("-".join(keys[-parts:])) for parts in range(1, len(keys) + 1)]
-
-
 def _number(value: float) -> str:
     mantissa, _, exponent = f"{value:.12g}".partition("e")
     if not exponent and isinstance(value, float) and 0 < abs(value) < 0.01:
-        mantissa, exponent = _scientific(value)
+        mantissa, exponent = f"{value:.11e}".split("e")
+        mantissa = mantissa.rstrip("0").rstrip(".")
     if exponent:
         return f"{mantissa.replace('.', '_')}e{int(exponent)}"
     return mantissa.replace(".", "_")
-
-
-def _scientific(value: float) -> tuple[str, str]:
-    mantissa, exponent = f"{value:.11e}".split("e")
-    return mantissa.rstrip("0").rstrip("."), exponent
 
 
 def _slug(text: str) -> str:

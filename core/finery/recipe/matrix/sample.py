@@ -10,7 +10,7 @@ from typing import Any
 
 from finery.errors import PluginError
 from finery.recipe.document import Path_, Recipe
-from finery.recipe.steptypes import StepTypes
+from finery.recipe.schema import StepTypes
 from finery.util.text import did_you_mean
 
 DIGITS = 3

@@ -72,7 +72,9 @@ def strict_at(text: str, start: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, _past_space(text, start))
     except json.JSONDecodeError as error:
-        raise NotJson(_kind(error), f"{error.msg}, character {error.pos + 1}") from None
+        is_cut = error.pos >= len(error.doc) or error.msg.startswith("Unterminated string")
+        kind = "JSON that ends too early" if is_cut else "not JSON"
+        raise NotJson(kind, f"{error.msg}, character {error.pos + 1}") from None
     except RecursionError:
         raise NotJson("JSON nested too deeply") from None
     if _deeper(value, DEEPEST):
@@ -224,21 +226,16 @@ def _constant(text: str) -> NoReturn:
     raise NotJson("JSON with NaN or Infinity", text)
 
 
-def _float(text: str) -> float:
-    value = float(text)
-    if abs(value) == float("inf"):
+def _number(text: str) -> float:
+    """A number in JSON, with a fraction or an exponent or without."""
+    is_whole = text.lstrip("-").isdecimal()
+    if len(text.lstrip("-")) > MOST_DIGITS if is_whole else abs(float(text)) == float("inf"):
         raise NotJson("JSON with a number too large for a double")
-    return value
-
-
-def _integer(text: str) -> int:
-    if len(text.lstrip("-")) > MOST_DIGITS:
-        raise NotJson("JSON with a number too large for a double")
-    return int(text)
+    return int(text) if is_whole else float(text)
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=unique, parse_constant=_constant, parse_float=_float, parse_int=_integer
+    object_pairs_hook=unique, parse_constant=_constant, parse_float=_number, parse_int=_number
 )
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -246,12 +243,6 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 def _past_space(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     return match.end() if match is not None else at
-
-
-def _kind(error: json.JSONDecodeError) -> str:
-    if error.pos >= len(error.doc) or error.msg.startswith("Unterminated string"):
-        return "JSON that ends too early"
-    return "not JSON"
 
 
 def _deeper(value: Any, levels: int) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 from finery.errors import DataError
 from finery.rows.badrow import BadRow
 from finery.rows.row import Row, answer_text
-from finery.rows.templates.patience import search
+from finery.rows.templates.limits import search
 
 INVALID = "(invalid)"
 """Stands for every answer that names no allowed class, in tables and confusion matrices."""
@@ -60,8 +60,16 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         text = extracted(completion, self.extract)
         if self.fields:
             expected = self._expected_fields(text, label)
+        elif isinstance(label, (dict, list)):
+            raise Unreadable("the label is not one class: name its parts in `fields`")
         else:
-            expected = self._expected_class(text, label)
+            value = self._normal(as_text(label)) if label is not None else ""
+            if label is None:
+                name = self._class(text, self.labels[0]) if self.labels else None
+                is_first = self.match == "first_line"
+                value = name or self._normal(_first_line(text) if is_first else text)
+            form = "bare" if self._normal(text) in ("", value) else "free"
+            expected = Expected((value,), form=form)
         for column, value, allowed in zip(
             self.columns, expected.values, self.labels or [()] * len(expected.values), strict=True
         ):
@@ -76,7 +84,10 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         text = extracted(answer, self.extract)
         whole = text if expected.extracted else answer
         if self.fields:
-            values = self._read_fields(text, expected)
+            pairs = self._pairs(text, self._form(text, expected))
+            given = [_only(pairs.get(self._normal(field), [])) for field in self.fields]
+            choices = zip(given, self.labels, strict=True)
+            values = tuple(value if value in allowed else None for value, allowed in choices)
             return Reading(values, valid=None not in values and self._well_formed(whole, expected))
         (allowed,) = self.labels
         guess = self._class(text, allowed)
@@ -94,20 +105,12 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     def _class(self, text: str, allowed: tuple[str, ...]) -> str | None:
         """The one allowed class that the text names, by `match`."""
         if self.match == "contains":
-            classes = set(_whole_words(allowed).findall(self._normal(text)))
+            # Whole words; if one label contains another, the longer one matches.
+            names = "|".join(map(re.escape, sorted(allowed, key=len, reverse=True)))
+            classes = set(re.findall(rf"(?<!\w)(?:{names})(?!\w)", self._normal(text)))
             return classes.pop() if len(classes) == 1 else None
         guess = self._normal(_first_line(text) if self.match == "first_line" else text)
         return guess if guess in allowed else None
-
-    def _expected_class(self, text: str, label: Any) -> Expected:
-        if isinstance(label, (dict, list)):
-            raise Unreadable("the label is not one class: name its parts in `fields`")
-        value = self._normal(as_text(label)) if label is not None else self._class_of_text(text)
-        return Expected((value,), form="bare" if self._normal(text) in ("", value) else "free")
-
-    def _class_of_text(self, text: str) -> str:
-        name = self._class(text, self.labels[0]) if self.labels else None
-        return name or self._normal(_first_line(text) if self.match == "first_line" else text)
 
     def _expected_fields(self, text: str, label: Any) -> Expected:
         form = ("json" if _whole_object(text) is not None else "lines") if text.strip() else ""
@@ -118,12 +121,6 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
             pairs = pairs or values
         fields = tuple(_only(values.get(self._normal(f), [])) or "" for f in self.fields)
         return Expected(fields, frozenset(pairs), form)
-
-    def _read_fields(self, text: str, expected: Expected) -> tuple[str | None, ...]:
-        pairs = self._pairs(text, self._form(text, expected))
-        values = (_only(pairs.get(self._normal(field), [])) for field in self.fields)
-        choices = zip(values, self.labels, strict=True)
-        return tuple(value if value in allowed else None for value, allowed in choices)
 
     def _well_formed(self, text: str, expected: Expected) -> bool:
         """Whether a text has each field once, and only names that the expected answer has."""
@@ -178,7 +175,10 @@ def field_names(texts: Iterable[str]) -> list[str]:
     """The field names that all these answers share; empty if they don't look like fields."""
     common: list[str] | None = None
     for text in texts:
-        names = list(_whole_object(text) or ()) or _line_names(text)
+        lines = [line.partition(":") for line in text.splitlines() if line.strip()]
+        has_values = all(value.strip() for _, _, value in lines)
+        names = list(_whole_object(text) or ())
+        names = names or [name.strip() for name, _, _ in lines if has_values]
         if len(names) < 2 or (common is not None and set(names) != set(common)):
             return []
         common = common or names
@@ -199,17 +199,6 @@ def _only(values: list[str]) -> str | None:
 
 def _first_line(text: str) -> str:
     return next((line for line in text.splitlines() if line.strip()), "")
-
-
-def _line_names(text: str) -> list[str]:
-    lines = [line.partition(":") for line in text.splitlines() if line.strip()]
-    return [name.strip() for name, _, _ in lines] if all(v.strip() for _, _, v in lines) else []
-
-
-def _whole_words(labels: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds labels as whole words. If one label contains another, the longer one matches."""
-    longest_first = sorted(labels, key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 
 
 def _whole_object(text: str) -> dict[str, Any] | None:

@@ -29,7 +29,8 @@ def split_thinking(text: str, opened: str = "") -> Thought:
     opened: the tag that the prompt already wrote, see `opened_in`; else the text itself must begin
     with one. The first closing tag ends the thinking. Text without thinking is returned as it is.
     """
-    opening = opened or next((tag for tag in TAGS if _begins(text, tag)), "")
+    begins = (tag for tag in TAGS if text.lstrip().startswith(tag.rstrip()))
+    opening = opened or next(begins, "")
     if not opening:
         return Thought(None, text)
     thinking = text.lstrip().removeprefix(opening.rstrip())
@@ -53,7 +54,3 @@ def unopened(text: str) -> str:
         if closes and opening.rstrip() not in before:
             return opening
     return ""
-
-
-def _begins(text: str, tag: str) -> bool:
-    return text.lstrip().startswith(tag.rstrip())

@@ -1,13 +1,14 @@
-"""Conversations: their turns in the shape of the OpenAI Chat Completions API, and the checks."""
+"""Conversations in the format of the OpenAI Chat Completions API, and the checks of their turns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from finery.rows.badrow import BadRow, kind_of
 from finery.rows.chat.thinking import split_thinking
-from finery.rows.row import Conversation, Message
+from finery.rows.row import TURN_COLUMNS, Conversation, Message, Row
+from finery.rows.row import as_turns as turns_in
 from finery.util.text import did_you_mean
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -73,8 +74,7 @@ def as_message(turn: Any, number: int) -> Message:
         _check_tool_calls(message["tool_calls"], role, number)
     if role == "assistant":
         message = _with_thinking(message)
-        _check_weight(message, number)
-        _check_older_calls(message, number)
+        _check_keys(message, number)
     content = _text(message.get("content", ""), number)
     if role == "assistant":
         _check_said(message, content, number)
@@ -91,15 +91,12 @@ def _with_thinking(message: Message) -> Message:
     return {THINKING[0] if k == name else k: v for k, v in message.items()}
 
 
-def _check_weight(message: Message, number: int) -> None:
+def _check_keys(message: Message, number: int) -> None:
     if message.get("weight", 1) not in (0, 1):
         raise BadRow(
             f"turn {number} has the weight {message['weight']!r}, which isn't 0 or 1",
             "write `weight: 0` for a turn that isn't learned, and `weight: 1` for one that is",
         )
-
-
-def _check_older_calls(message: Message, number: int) -> None:
     if "function_call" in message:
         raise BadRow(
             f"turn {number} (assistant) has 'function_call', the older form of 'tool_calls'",
@@ -167,7 +164,14 @@ def check_turns(turns: Sequence[Message], *, answered: bool) -> None:
     for number, turn in enumerate(turns, 1):
         role = turn["role"]
         if role not in _NEXT[before] or (calls and role != "tool"):
-            raise BadRow(_out_of_order(number, role, before, bool(calls)), _order_fix(role, before))
+            what = f"turn {number} is '{role}' after '{before}'"
+            if calls:
+                what = (
+                    f"turn {number} is '{role}', but the tool calls before it have no 'tool' turn"
+                )
+            elif number == 1:
+                what = f"the first turn is '{role}', not 'system' or 'user'"
+            raise BadRow(what, _order_fix(role, before))
         if role == "tool":
             _check_answers(turn, calls, number)
         else:
@@ -175,15 +179,15 @@ def check_turns(turns: Sequence[Message], *, answered: bool) -> None:
         before = role
         if role == "tool" and (number == len(turns) or turns[number]["role"] != "tool"):
             calls = []
-    _check_last(before, answered)
-
-
-def _out_of_order(number: int, role: str, before: str, called: bool) -> str:
-    if called:
-        return f"turn {number} is '{role}', but the tool calls before it have no 'tool' turn"
-    if number == 1:
-        return f"the first turn is '{role}', not 'system' or 'user'"
-    return f"turn {number} is '{role}' after '{before}'"
+    if answered and before != "assistant":
+        raise BadRow(
+            f"the last turn is '{before}', not 'assistant'",
+            "add the answer, or set prompts_only: true if the rows are prompts",
+        )
+    if not answered and before not in ("user", "tool"):
+        is_system = before == "system"
+        what = "there is no user turn" if is_system else f"the prompt ends with '{before}'"
+        raise BadRow(what, "a prompt ends with a user or tool turn")
 
 
 def _order_fix(role: str, before: str) -> str:
@@ -204,12 +208,68 @@ def _check_answers(turn: Message, calls: Sequence[Any], number: int) -> None:
         )
 
 
-def _check_last(last: str, answered: bool) -> None:
-    if answered and last != "assistant":
-        raise BadRow(
-            f"the last turn is '{last}', not 'assistant'",
-            "add the answer, or set prompts_only: true if the rows are prompts",
-        )
-    if not answered and last not in ("user", "tool"):
-        what = "there is no user turn" if last == "system" else f"the prompt ends with '{last}'"
-        raise BadRow(what, "a prompt ends with a user or tool turn")
+Problem = tuple[str, str]
+"""(name of the check, what it found)."""
+
+
+def problems_of(row: Row) -> list[Problem]:
+    """Every empty turn as `empty`, and what else is wrong with the turns as `turns`."""
+    columns = {name: row[name] for name in TURN_COLUMNS if row.get(name) is not None}
+    if not columns:
+        there = isinstance(row.get("text"), str)
+        return [] if there else [("turns", "it has neither turns nor a text")]
+    problems = [problem for name, value in columns.items() for problem in _column(name, value)]
+    if any(check == "turns" for check, _ in problems):
+        return problems
+    return [*problems, *_order(columns)]
+
+
+def _column(name: str, value: Any) -> Iterator[Problem]:
+    if isinstance(value, str):
+        if not value.strip():
+            yield "empty", f"'{name}' is empty"
+        return
+    if not isinstance(value, list):
+        yield "turns", f"'{name}' is {kind_of(value)}, but must be text or a list of turns"
+        return
+    if not value:
+        yield "turns", f"'{name}' has no turns"
+    for number, turn in enumerate(value, 1):
+        place = "" if name == "messages" else f"'{name}': "
+        if _is_empty(turn):
+            yield "empty", f"{place}turn {number} ({turn['role']}) is empty"
+            continue
+        try:
+            as_message(turn, number)
+        except BadRow as error:
+            yield "turns", f"{place}{error.what}"
+
+
+def _is_empty(turn: Any) -> bool:
+    """Whether a turn that needs content has none. A tool's answer may be empty."""
+    if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
+        return False
+    content = turn.get("content")
+    blank = content is None or (isinstance(content, str) and not content.strip())
+    return blank and not any(turn.get(name) for name in ("tool_calls", "function_call", "refusal"))
+
+
+def _order(columns: dict[str, Any]) -> Iterator[Problem]:
+    """Yield the first turn in a wrong place. All turns are well-formed here."""
+    prompt = turns_in(columns.get("messages", columns.get("prompt", [])), "user")
+    if "messages" in columns:
+        yield from _checked("", prompt, answered=prompt[-1]["role"] == "assistant")
+        return
+    answers = [name for name in TURN_COLUMNS[2:] if name in columns]
+    if not answers:
+        yield from _checked("'prompt': ", prompt, answered=False)
+    for name in answers:
+        yield from _checked(f"with '{name}': ", [*prompt, *turns_in(columns[name])], answered=True)
+
+
+def _checked(place: str, turns: list[Any], *, answered: bool) -> Iterator[Problem]:
+    renamed = [{**t, "role": "system"} if t["role"] == "developer" else t for t in turns]
+    try:
+        check_turns(renamed, answered=answered)
+    except BadRow as error:
+        yield "turns", f"{place}{error.what}"

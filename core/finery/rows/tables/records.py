@@ -23,6 +23,7 @@ from finery.errors import DataError
 from finery.rows.badrow import BadRow, kind_of
 from finery.rows.row import TURN_COLUMNS
 from finery.rows.tables.streams import CHUNK_BYTES, is_compressed, load_extra, open_bytes
+from finery.rows.tables.values import plain
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
@@ -213,10 +214,6 @@ def _other_encoding(line: bytes) -> BadRow | None:
         return BadRow(
             "the row starts with a byte order mark", "remove it: sed -i 's/^\\xEF\\xBB\\xBF//'"
         )
-    return _not_utf8(line)
-
-
-def _not_utf8(line: bytes) -> BadRow | None:
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -380,7 +377,8 @@ def _delimited(name: str, stream: io.BufferedReader) -> Iterator[Record]:
         skipped += 1
     if not first:
         return
-    reader = csv.reader(itertools.chain([first], lines), delimiter=_delimiter(first), strict=True)
+    delimiter = "\t" if "\t" in first else ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         where = f"{name}:{skipped + reader.line_num + 1}"
@@ -402,12 +400,6 @@ def _delimited(name: str, stream: io.BufferedReader) -> Iterator[Record]:
 
 
 _QUOTE_FIX = 'put fields with commas, quotes or line breaks in "…", and double the quotes inside'
-
-
-def _delimiter(header: str) -> str:
-    if "\t" in header:
-        return "\t"
-    return ";" if ";" in header and "," not in header else ","
 
 
 def _checked_header(cells: list[str], where: str) -> list[str]:
@@ -449,13 +441,17 @@ def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterato
     """Rows of a Parquet file. copy: where to put the content of a compressed file meanwhile."""
     pyarrow = load_extra("pyarrow", "pyarrow")
     parquet = load_extra("pyarrow.parquet", "pyarrow")
-    source = stream if copy is None else _copied(stream, copy)
+    source = stream
+    if copy is not None:  # Parquet is read from its end
+        with copy.open("wb") as out:
+            shutil.copyfileobj(stream, out, CHUNK_BYTES)
+        source = copy.open("rb")
     number = 0
     try:
         for batch in parquet.ParquetFile(source).iter_batches(batch_size=PARQUET_BATCH):
-            for columns in batch.to_pylist():
+            for columns in _in_microseconds(pyarrow, batch).to_pylist():
                 number += 1
-                cells = {key: without_nulls(value) for key, value in columns.items()}
+                cells = {key: plain(without_nulls(value)) for key, value in columns.items()}
                 yield Record(f"{name} (row {number})", cells)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(
@@ -467,11 +463,22 @@ def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterato
             copy.unlink()
 
 
-def _copied(stream: io.BufferedReader, copy: Path) -> io.BufferedReader:
-    """A copy of a compressed file's content on disk: Parquet is read from its end."""
-    with copy.open("wb") as out:
-        shutil.copyfileobj(stream, out, CHUNK_BYTES)
-    return copy.open("rb")
+def _in_microseconds(pyarrow: Any, batch: Any) -> Any:
+    """The batch without columns in nanoseconds, for which pyarrow gives types of pandas, if any.
+
+    `ArrowInvalid` if a value would lose digits.
+    """
+    times = (pyarrow.types.is_timestamp, pyarrow.types.is_time64, pyarrow.types.is_duration)
+    fields = []
+    for field in batch.schema:
+        coarser = field.type
+        if any(is_time(coarser) for is_time in times) and coarser.unit == "ns":
+            made = {"timestamp": pyarrow.timestamp, "time64": pyarrow.time64}
+            name = str(coarser).partition("[")[0]
+            zone = {"tz": coarser.tz} if name == "timestamp" else {}
+            coarser = made.get(name, pyarrow.duration)("us", **zone)
+        fields.append(field.with_type(coarser))
+    return batch.cast(pyarrow.schema(fields))
 
 
 def without_nulls(value: Any) -> Any:

@@ -17,12 +17,20 @@ can't be forked safely from a process in which torch has threads.
 """
 
 import os
+import re
 import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from finery.errors import DataError
+from finery.rows.badrow import BadRow
+from finery.rows.row import Conversation
 
 BYTES = 2**29
 """Memory that a template may take for one row, in addition to what the process has."""
@@ -135,3 +143,56 @@ def _address_space() -> int:
         return int(os.read(file, 32).partition(b" ")[0]) * _PAGE
     finally:
         os.close(file)
+
+
+_REPEATED = "rewrite it without nested repetitions such as (a+)+"
+
+
+def search(pattern: re.Pattern[str], text: str, where: str) -> re.Match[str] | None:
+    """The first match of a pattern. `BadRow` at the setting `where` if the search is slow."""
+    with patterns_of(f"{where}: the regular expression {pattern.pattern!r:.80}"):
+        return pattern.search(text)
+
+
+@contextmanager
+def patterns_of(what: str) -> Iterator[None]:
+    """`BadRow` if patterns that are searched for here take too long. what: names them.
+
+    The package regex can stop a search by itself, but is no replacement: the package jsonschema
+    searches the patterns of JSON Schemas, and regex reads some patterns differently without an
+    error, e.g. `[[:alpha:]]`, `a{s}` (fuzzy), `(?i)ı`, and `\\s` for U+001C.
+    """
+    try:
+        with time_limit():
+            yield
+    except Slow as error:
+        raise BadRow(f"{what} {error} for this row", _REPEATED) from None
+
+
+BASIS, TIMES = 2**22, 8
+"""Maximum output in characters: a basis, and an addition for each byte of the messages."""
+_FIX = "give the model another chat template: put a chat_template.jinja into a copy of its folder"
+
+
+def within_limits(work: Callable[[], Any]) -> Any:
+    """Call `work`, which compiles a model's chat template. Raises the same errors as `written`."""
+    try:
+        with limited():
+            return work()
+    except LimitExceeded as error:
+        raise DataError(f"the model's chat template {error}", fix=_FIX) from error
+
+
+def written(render: Callable[[], Any], messages: Conversation) -> str:
+    """The text that `render` makes of messages with a model's own chat template.
+
+    `DataError` if that takes too much time or memory, or if the text becomes longer than any
+    tokenizer could process.
+    """
+    text = str(within_limits(render))
+    if len(text) > BASIS and len(text) > BASIS + TIMES * len(msgspec.json.encode(messages)):
+        raise DataError(
+            f"the model's chat template writes {len(text):,} characters for a short conversation",
+            fix=_FIX,
+        )
+    return text

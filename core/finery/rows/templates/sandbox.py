@@ -35,31 +35,29 @@ def environment() -> Any:
 
     `optimized=False`: Jinja computes no constants when it compiles, where nothing limits it.
     """
-    from jinja2 import StrictUndefined
+    from jinja2 import StrictUndefined, pass_context
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Sandbox(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset(("*", "**"))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            _refuse_large(operator, left, right)
+            # Python calculates with huge integers for hours, and can't be interrupted.
+            if isinstance(left, int) and isinstance(right, int):
+                bits = left.bit_length()
+                bits = bits * right if operator == "**" else bits + right.bit_length()
+                if bits > LARGEST:
+                    raise LimitExceeded(f"calculates an integer of more than {LARGEST:,} bits")
             return super().call_binop(context, operator, left, right)
 
-    sandbox = Sandbox(undefined=StrictUndefined, finalize=_finalized(), optimized=False)
+    # Jinja computes constants when it compiles, unless what finishes them needs a row's context.
+    filled = pass_context(lambda context, value: _filled(value))
+    sandbox = Sandbox(undefined=StrictUndefined, finalize=filled, optimized=False)
     for name in _CHANCE:
         sandbox.filters.pop(name, None)
         sandbox.globals.pop(name, None)
     sandbox.concat = _concatenated  # type: ignore[method-assign]
     return sandbox
-
-
-def _refuse_large(operator: str, left: Any, right: Any) -> None:
-    """Python calculates with huge integers for hours, and can't be interrupted."""
-    if isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length()
-        bits = bits * right if operator == "**" else bits + right.bit_length()
-        if bits > LARGEST:
-            raise LimitExceeded(f"calculates an integer of more than {LARGEST:,} bits")
 
 
 def _concatenated(pieces: Iterable[str]) -> str:
@@ -124,7 +122,8 @@ def names_in(source: str) -> set[str]:
     names: set[str] = generator.undeclared_identifiers - environment().globals.keys()
     for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
         if isinstance(node.node, nodes.Name) and node.node.name == "row":
-            name = node.attr if isinstance(node, nodes.Getattr) else _constant(node.arg)
+            is_attribute = isinstance(node, nodes.Getattr)
+            name = node.attr if is_attribute else getattr(node.arg, "value", None)
             names |= {name} if isinstance(name, str) and not hasattr(dict, name) else set()
     return names - {"row"}
 
@@ -153,15 +152,9 @@ def _failed(error: Exception, what: str, names: dict[str, Any]) -> BadRow:
     if isinstance(error, LimitExceeded):
         return BadRow(f"{what}: {error} for this row", "shorten its loops and texts")
     reason = str(error) or type(error).__name__
-    return BadRow(f"{what}: {reason}", fix_of(reason, names))
-
-
-def fix_of(message: str, names: dict[str, Any]) -> str:
-    """A fix for an error of a template; for an unknown name, the most similar known one."""
-    name, undefined, _ = message.partition(" is undefined")
-    known = names.keys() - {"row"}
-    guess = did_you_mean(name.strip("'"), known) if undefined else None
-    return guess or "correct the template or the row"
+    name, undefined, _ = reason.partition(" is undefined")
+    guess = did_you_mean(name.strip("'"), names.keys() - {"row"}) if undefined else None
+    return BadRow(f"{what}: {reason}", guess or "correct the template or the row")
 
 
 def _refuse_others(tree: "Tree", where: str) -> None:
@@ -180,20 +173,6 @@ def _random(error: BaseException) -> str | None:
     if "'random'" in str(error):
         return "remove it: the same row must always give the same text"
     return None
-
-
-def _constant(node: Any) -> Any:
-    return getattr(node, "value", None)
-
-
-def _finalized() -> Any:
-    """`_filled`, made so that Jinja calls it for rows alone.
-
-    Jinja computes constants when it compiles, unless what finishes them needs a row's context.
-    """
-    from jinja2 import pass_context
-
-    return pass_context(lambda context, value: _filled(value))
 
 
 def _filled(value: Any) -> Any:

@@ -1,0 +1,282 @@
+"""Records of builds: who built what from which revision, and how it ended.
+
+A build writes its record while it runs, and `finery runs`, `show --run` and `diff` read it. A
+record may be incomplete: of a run that goes on, or was killed.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import msgspec
+
+from finery.builder.context import Revision
+from finery.errors import UsageError
+from finery.recipe.document import Recipe
+from finery.util.events import Event
+from finery.util.paths import recipe_id
+from finery.util.text import did_you_mean
+
+BULK = ("step_progress", "step_metric", "step_cached")
+"""Events that needn't reach the disk at once."""
+FLUSH_SECONDS = 1.0
+"""Those that come after this time do, for `finery report --watch`."""
+EVENTS, CONTEXT = "events.jsonl", "run.json"
+"""The files of a run."""
+
+
+class RunLog:
+    """Writes a run's events to `runs/<id>/events.jsonl`, once a step runs.
+
+    The file is locked for writing during the run, so that a reader can distinguish a run that
+    continues from one that was killed. context: facts for `run.json`, gathered when the log is
+    opened. A build with nothing to do writes no log and needs none of them.
+    """
+
+    def __init__(self, runs: Path, run: str, context: Callable[[], dict[str, Any]] = dict) -> None:
+        self.folder = runs / run
+        self._context = context
+        self._held: list[Event] = []
+        self._file: BinaryIO | None = None
+        self._flushed = 0.0
+
+    def log_of(self, step: str) -> Path:
+        """The log file of a step."""
+        self.open()
+        return self.folder / f"{step}.log"
+
+    def __call__(self, event: Event) -> None:
+        """Record an event."""
+        if event["event"] == "step_started":
+            self.open()
+        if self._file is None:
+            self._held.append(event)
+        else:
+            self._file.write(msgspec.json.encode(event) + b"\n")
+            now = time.monotonic()
+            if event["event"] not in BULK or now - self._flushed > FLUSH_SECONDS:
+                self._file.flush()
+                self._flushed = now
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._file is not None:
+            self._file.close()
+
+    def open(self) -> None:
+        """Start to write, with what was held so far."""
+        if self._file is not None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self.folder / EVENTS).open("ab")
+        with suppress(OSError):  # without locks, a running build is taken for a killed one
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (self.folder / CONTEXT).write_bytes(msgspec.json.encode(self._context()))
+        self._file.writelines(msgspec.json.encode(e) + b"\n" for e in self._held)
+        self._held.clear()
+
+
+Ending = Literal["ok", "failed", "interrupted", "killed", "running"]
+State = Literal["cached", "ran", "failed", "blocked", "running", "waiting"]
+_SKIPPED = tuple(
+    b'{"event":"%s"' % name for name in (b"step_metric", b"step_progress", b"step_log")
+)
+LAST, PREVIOUS = "last", "previous"
+"""Words for the newest run, and for the one before it."""
+
+
+@dataclass
+class StepRun:
+    """What a run did with a step.
+
+    key: of its result; empty if there is none, or if an early version of finery recorded the run.
+    error: see `finery.util.events.Error`. by: the failed step that blocks it.
+    """
+
+    name: str
+    use: str = ""
+    section: str = ""
+    state: State = "waiting"
+    reason: str = ""
+    key: str = ""
+    seconds: float = 0.0
+    dollars: float = 0.0
+    error: Mapping[str, Any] = field(default_factory=dict)
+    by: str = ""
+
+
+@dataclass
+class Run:
+    """A build as it was recorded. started, ended: UTC, ISO 8601. context: of `run.json`."""
+
+    id: str
+    started: str = ""
+    ended: str = ""
+    ending: Ending = "killed"
+    seconds: float | None = None
+    recipe: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    steps: dict[str, StepRun] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str | None:
+        """The recipe's path from the project's folder; None if it wasn't recorded."""
+        path = self.context.get("path")
+        return path if isinstance(path, str) else None
+
+    @property
+    def revision(self) -> Revision | None:
+        """The git revision that was built, where the project is in git."""
+        facts = self.context.get("revision")
+        return Revision(facts["commit"], facts["is_dirty"]) if facts else None
+
+    @property
+    def overrides(self) -> Sequence[str]:
+        """The `--set` options of the command."""
+        return [str(text) for text in self.context.get("overrides", [])]
+
+    def named(self, *states: State) -> list[str]:
+        """The steps in one of these states."""
+        return [name for name, step in self.steps.items() if step.state in states]
+
+
+def runs_of(root: Path, recipe: Recipe, beginning: str = "") -> Iterator[Run]:
+    """The runs of a recipe, newest first. root: of the store.
+
+    beginning: of the ids, so that other records aren't read.
+    """
+    path = recipe_id(recipe.path, root)
+    try:
+        ids = sorted(os.listdir(root / "runs"), reverse=True)
+    except OSError:
+        return
+    for run_id in (each for each in ids if each.startswith(beginning)):
+        context = _context(root / "runs" / run_id)
+        if context and context.get("path") != path:
+            continue
+        run = read_run(root, run_id, context)
+        if run is not None and (context or run.recipe == recipe.name):
+            yield run
+
+
+def find_run(root: Path, recipe: Recipe, word: str) -> Run:
+    """The run that a word names: `last`, `previous`, or the beginning of an id.
+
+    Raises `UsageError` if there is no such run, or more than one.
+    """
+    if word in (LAST, PREVIOUS):
+        for run in runs_of(root, recipe):
+            if word == LAST:
+                return run
+            word = LAST
+        raise UsageError("the recipe has no such run yet", fix="finery build")
+    found = list(runs_of(root, recipe, word)) if word else []
+    exact = [run for run in found if run.id == word] or found
+    if len(exact) == 1:
+        return exact[0]
+    every = list(runs_of(root, recipe))
+    known = [LAST, PREVIOUS, *(run.id for run in every)]
+    if found:
+        text = ", ".join(run.id for run in found[:5])
+        raise UsageError(f"'{word}' is the beginning of several runs: {text}", fix="write more")
+    raise UsageError(
+        f"there is no run '{word}' of this recipe",
+        fix=did_you_mean(word, known) if every else "finery build",
+    )
+
+
+def read_run(root: Path, run_id: str, context: Mapping[str, Any] | None = None) -> Run | None:
+    """A run's record; None if it has none. A line that isn't complete is left out."""
+    folder = root / "runs" / run_id
+    run = Run(run_id, context=_context(folder) if context is None else context)
+    try:
+        with (folder / EVENTS).open("rb") as file:
+            is_running = _is_locked(file)
+            for line in file:
+                if not line.startswith(_SKIPPED):
+                    _add(run, line)
+    except OSError:
+        return None
+    if not run.started:
+        return None
+    if not run.ended:
+        run.ending = "running" if is_running else "killed"
+        for step in run.steps.values():
+            if step.state == "running" and not is_running:
+                step.state = "waiting"
+    return run
+
+
+def progress_of(root: Path, run: Run) -> dict[str, str]:
+    """Running step → how far it is, e.g. `12 of 53, loading`."""
+    found: dict[str, str] = {}
+    start = b'{"event":"step_progress"'
+    try:
+        with (root / "runs" / run.id / EVENTS).open("rb") as file:
+            lines = [line for line in file if line.startswith(start) and line.endswith(b"\n")]
+    except OSError:
+        return {}
+    running = set(run.named("running"))
+    for line in reversed(lines):
+        event = msgspec.json.decode(line, type=dict[str, Any])
+        if event["step"] in running:
+            running.discard(event["step"])
+            count = f"{event['done']:g} of {event['total']:g}"
+            found[event["step"]] = ", ".join(filter(None, [count, event["text"]]))
+        if not running:
+            break
+    return found
+
+
+def _context(folder: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode((folder / CONTEXT).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):  # of an early version, or killed while it began
+        return {}
+
+
+def _is_locked(file: BinaryIO) -> bool:
+    """Whether the process that writes the file still has it open."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        return False
+    fcntl.lockf(file, fcntl.LOCK_UN)
+    return False
+
+
+def _add(run: Run, line: bytes) -> None:
+    try:
+        event = msgspec.json.decode(line, type=dict[str, Any])
+        kind = event["event"]
+    except (msgspec.DecodeError, KeyError):
+        return
+    if kind == "build_started":
+        run.started, run.recipe = event["time"], event["recipe"]
+        run.steps = {s["step"]: StepRun(s["step"], s["use"], s["section"]) for s in event["steps"]}
+    elif kind == "build_finished":
+        run.ended, run.seconds = event["time"], event["seconds"]
+        code: int = event["exit_code"]
+        run.ending = "interrupted" if code == 130 else "ok" if event["ok"] else "failed"
+    elif event.get("step") in run.steps:
+        _add_to(run.steps[event["step"]], kind, event)
+
+
+def _add_to(step: StepRun, kind: str, event: Mapping[str, Any]) -> None:
+    if kind == "step_started":
+        step.state, step.reason = "running", event["reason"]
+    elif kind in ("step_cached", "step_finished"):
+        step.state = "cached" if kind == "step_cached" else "ran"
+        step.key = event.get("key", "")
+        step.seconds, step.dollars = event.get("seconds", 0.0), event.get("dollars", 0.0)
+    elif kind == "step_failed":
+        step.state, step.error = "failed", event["error"]
+    elif kind == "step_blocked":
+        step.state, step.by = "blocked", event["by"]

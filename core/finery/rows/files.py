@@ -1,0 +1,129 @@
+"""The files of artifacts: rows, metrics, and records next to rows, all as UTF-8 JSON lines.
+
+The kinds of artifacts name the functions here that write them, whose code is in the key of every
+step that makes one, and those that read them, in the key of every step that takes one.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
+
+import msgspec
+
+from finery.rows.row import Row, row_id
+
+if TYPE_CHECKING:
+    from finery.artifact.kinds import Artifact
+
+
+SHARD_BYTES = 64 * 1024 * 1024
+"""A shard that has this many bytes is followed by another."""
+
+
+class Written(NamedTuple):
+    """The number of rows that were written, and the sorted names of all their columns."""
+
+    rows: int
+    columns: list[str]
+
+
+def write_rows(folder: Path, rows: Iterable[Row]) -> Written:
+    """Write rows (a stream is fine) into `folder`, giving an `id` to each without one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count, columns = 0, dict[str, None]()
+    shard, out = 0, _shard(folder, 0).open("wb")
+    try:
+        for row in map(with_id, rows):
+            columns.update(dict.fromkeys(row))
+            count += 1
+            if out.tell() >= SHARD_BYTES:
+                out.close()
+                shard += 1
+                out = _shard(folder, shard).open("wb")
+            out.write(msgspec.json.encode(row) + b"\n")
+    finally:
+        out.close()
+    return Written(count, sorted(columns))
+
+
+def with_id(row: Row) -> Row:
+    """The row itself if it has an `id`, else a copy with one."""
+    return row if "id" in row else {"id": row_id(row), **row}
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"rows-{number:05d}.jsonl"
+
+
+def read_rows(folder: Path) -> Iterator[Row]:
+    """The rows of all shards, in order."""
+    for shard in sorted(folder.glob("rows-*.jsonl")):
+        with shard.open("rb") as lines:
+            for line in lines:
+                yield msgspec.json.decode(line)
+
+
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.jsonl"
+
+
+def write_metrics(
+    folder: Path, report: Mapping[str, Any], predictions: Iterable[Mapping[str, Any]]
+) -> None:
+    """Write both files. report: see `finery.Metrics`. predictions: a line each, by row id."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    (folder / METRICS).write_text(text + "\n", encoding="utf-8")
+    with (folder / PREDICTIONS).open("wb") as out:
+        for prediction in predictions:
+            out.write(msgspec.json.encode(prediction) + b"\n")
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The content of `metrics.json`."""
+    report: dict[str, Any] = json.loads((folder / METRICS).read_bytes())
+    return report
+
+
+def read_predictions(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of `predictions.jsonl`."""
+    with (folder / PREDICTIONS).open("rb") as lines:
+        for line in lines:
+            yield msgspec.json.decode(line)
+
+
+class SideFile:
+    """Writes one line by line, as a context manager around the writing of the rows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._out: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._out is not None:
+            self._out.close()
+
+    def write(self, line: bytes) -> None:
+        """Write a line, given without its end."""
+        if self._out is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._out = self._path.open("wb")
+        self._out.write(line + b"\n")
+
+
+def lines_of(dataset: "Artifact", name: str) -> Iterator[bytes]:
+    """The lines of a file, in order; empty if the file doesn't exist."""
+    path = dataset.file(name)
+    if path.is_file():
+        with path.open("rb") as lines:
+            yield from lines

@@ -1,0 +1,159 @@
+"""Held-out rows, and which other rows leak them: copies, near copies, and what contains them."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from finery.rows import Row
+from finery.rows.near import CROWD, Entry, NearIndex, entry_of, is_template
+from finery.rows.parts import id_of, prompt
+
+NEAR = 0.7
+"""Lowest similarity at which a prompt is a near copy of a held-out one."""
+WHOLE = 50
+"""Minimum letters and digits of a held-out prompt that is searched for inside longer prompts."""
+
+FEW = 8
+"""Beginnings of held-out prompts that are looked for one by one, which is faster for a few."""
+
+
+class Leak(NamedTuple):
+    """Why a row leaks a held-out row: a short name, and a sentence that names the row."""
+
+    reason: str
+    detail: str
+
+
+class _Group(NamedTuple):
+    """Texts that start alike, sorted. shared: how all of them start; longest: their length."""
+
+    shared: str
+    texts: list[str]
+    longest: int
+
+
+class _Whole:
+    """A set of texts that finds which of them another text contains.
+
+    If one text is the beginning of another, only the shorter one is kept, because every text that
+    contains the longer one contains the shorter one, too. So in sorted order, only the last text
+    that isn't greater can be the beginning of a given text. The search time grows with the
+    logarithm of the number of texts, even if they all begin alike.
+    """
+
+    def __init__(self) -> None:
+        self._added: dict[str, int] = {}
+        self._groups: dict[str, _Group] = {}  # by their first characters
+
+    def add(self, text: str, number: int) -> None:
+        """Add a text of at least `WHOLE` characters. Of equal texts, the first one counts."""
+        self._added.setdefault(text, number)
+        self._groups.clear()
+
+    def inside(self, text: str) -> int | None:
+        """The number of a text that this one has inside."""
+        if not self._groups:
+            self._sort()
+        for start in self._starts(text):
+            group = self._groups.get(text[start : start + WHOLE])
+            if group is None or not text.startswith(group.shared, start):
+                continue
+            rest = text[start : start + group.longest]
+            at = bisect_right(group.texts, rest)
+            if at and rest.startswith(group.texts[at - 1]):
+                return self._added[group.texts[at - 1]]
+        return None
+
+    def _starts(self, text: str) -> Iterable[int]:
+        """Positions at which one of the texts may begin in this one."""
+        if len(self._groups) > FEW:
+            return range(len(text) - WHOLE + 1)
+        groups = self._groups.values()
+        return sorted(at for group in groups for at in _places(group.shared, text))
+
+    def _sort(self) -> None:
+        last, found = None, dict[str, list[str]]()
+        for text in sorted(self._added):
+            if last is None or not text.startswith(last):
+                last = text
+                found.setdefault(text[:WHOLE], []).append(text)
+        for start, texts in found.items():
+            shared = os.path.commonprefix([texts[0], texts[-1]])  # noqa: RUF071  # of texts, not paths
+            self._groups[start] = _Group(shared, texts, max(map(len, texts)))
+
+
+def _places(part: str, text: str) -> Iterator[int]:
+    at = text.find(part)
+    while at >= 0:
+        yield at
+        at = text.find(part, at + 1)
+
+
+class HeldOut:
+    """The prompts of held-out rows, to find copies of them by.
+
+    name: what details call the rows, e.g. `test`. threshold, common: see `NearIndex`. Rows without
+    a prompt are compared by their text, if they have one, else not at all.
+    """
+
+    def __init__(
+        self, name: str, threshold: float, folder: Path, common: Collection[str] = frozenset()
+    ) -> None:
+        self._name = name
+        self._common = common
+        self._near = NearIndex(threshold, folder, common)
+        self._ids: list[str] = []
+        self._whole = _Whole()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def crowded(self) -> int:
+        """Rows that are only found by their copies, see `NearIndex`."""
+        return self._near.crowded
+
+    def add(self, row: Row, entry: Entry | None) -> None:
+        """Hold a row out. entry: its `prompt_entry`."""
+        number = len(self._ids)
+        self._ids.append(id_of(row))
+        if entry is None:
+            return
+        self._near.add(number, entry)
+        text = entry.texts[0]
+        if len(text) >= WHOLE and not is_template(text, self._common):
+            self._whole.add(text, number)
+
+    def leak(self, entry: Entry | None) -> Leak | None:
+        """The held-out row that a row copies, nearly copies, or contains. entry: its prompt's."""
+        if entry is None:
+            return None
+        match = self._near.find(entry)
+        if match is not None:
+            its = self._named(match.number)
+            if match.exact:
+                return Leak("copy", f"has the same prompt as {its}")
+            return Leak("near-copy", f"has a prompt {match.similarity:.2f} similar to {its}")
+        inside = self._whole.inside(entry.texts[0])
+        if inside is not None:
+            return Leak("contains-copy", f"contains the full prompt of {self._named(inside)}")
+        return None
+
+    def _named(self, number: int) -> str:
+        return f"the {self._name} row {self._ids[number]}"
+
+
+def crowd_note(crowded: int) -> str:
+    """A log line about rows that weren't compared with all others, see `NearIndex`."""
+    return (
+        f"warning: {crowded:,} rows resemble {CROWD} or more before them; near copies of these "
+        "were looked for only among the first"
+    )
+
+
+def prompt_entry(row: Row) -> Entry | None:
+    """The compared part of a row's prompt; None if it has none."""
+    text = prompt(row)
+    return entry_of([text]) if text.strip() else None

@@ -1,0 +1,189 @@
+"""The section of evaluations on a page: scores, tests, tables, and every answer with filters."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from finery import Dataset
+from finery.rows.parts import id_of, prompt
+from finery.util.text import in_points, range_in_points
+from finery.views import Output, PageContext, PageSection, render_page
+from finery_eval.predictions import Facts
+from finery_eval.steps.curve import TITLES
+from finery_eval.view.answers import answer_of, compact, context_of, reasons
+from finery_eval.view.confusion import pairs_of
+from finery_eval.view.findings import (
+    ORDER,
+    Judgement,
+    comparisons_of,
+    findings,
+    judgements,
+)
+from finery_eval.view.learning import drawn, learned
+from finery_eval.view.tables import (
+    Report,
+    cell_text,
+    headline,
+    own_words,
+    p_text,
+    score_texts,
+)
+
+TEMPLATE = "finery_eval.view/section.html.jinja"
+CONFUSED = 8
+"""Confused pairs of classes that are listed for a field."""
+
+
+def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
+    """The section about all evaluations of a build, or about one."""
+    judged = judgements(outputs, context.graph)
+    answers = list(_answers(judged, context))
+    learns = any(node.trains for node in context.graph.nodes.values())
+    steps = [(output.title, [j for j in judged if j.step == output.step]) for output in outputs]
+    html = render_page(
+        TEMPLATE,
+        steps=[_step(title, of) for title, of in steps if of],
+        tests=[
+            (
+                models,
+                metric,
+                f"{rows:,}",
+                in_points(d.value),
+                range_in_points(d.interval),
+                p_text(d.p_value),
+                p_text(p_holm),
+            )
+            for models, metric, rows, d, p_holm in comparisons_of(judged)
+        ],
+        browsers=[(group["id"], group["title"], len(group["rows"])) for group in answers],
+    )
+    return PageSection(
+        "Scores and answers",
+        html,
+        rank=40,
+        findings=list(findings(judged, has_training=learns)),
+        style=_file("section.css"),
+        script=_file("answers.js") if answers else "",
+        data={group["id"]: group for group in answers},
+    )
+
+
+def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
+    report = judged[0].report
+    details, metrics = report["details"], headline(report)
+    # Slices have tables of their own.
+    tables = [
+        (table["title"], table["columns"], _cells(table))
+        for table in details.get("tables", [])
+        if table["columns"][0] not in details.get("slices", {})
+        or table["columns"][1:3] != ["rows", "model"]
+    ]
+    # What readers ask for: a learning curve, or a verdict on a baseline.
+    tuned = [each.model for each in judged if each.role == "tuned"]
+    starts = (*TITLES, *(f"{model} against the baseline " for model in tuned))
+    open_ones = [table for table in tables if table[0].startswith(starts)]
+    return {
+        "title": title,
+        "use": judged[0].use,
+        "rows": report["rows"],
+        "metrics": metrics,
+        "models": [
+            (each.model, each.role, [score_texts(report, report, each.model, m) for m in metrics])
+            for each in judged
+        ],
+        "words": [f"{text}." for text in own_words(report)],
+        "learned": drawn(curve) if (curve := learned(report)) is not None else None,
+        "remarks": [
+            f"{remark['text']}. {remark.get('advice', '')}".strip()
+            for remark in details.get("remarks", ())
+        ],
+        "slices": list(_slices(report)),
+        "open_tables": open_ones,
+        "tables": [table for table in tables if table not in open_ones],
+        "confused": [
+            (f"{model}: {field}", pairs[:CONFUSED])
+            for model, fields in details.get("confusion", {}).items()
+            for field, matrix in fields.items()
+            if (pairs := pairs_of(matrix))
+        ],
+    }
+
+
+def _cells(table: Mapping[str, Any]) -> list[list[str]]:
+    units = [table.get("units", {}).get(name) for name in table["columns"]]
+    return [[cell_text(*cell) for cell in zip(row, units, strict=True)] for row in table["rows"]]
+
+
+def _slices(report: Report) -> Iterator[tuple[str, str, list[str], list[Any]]]:
+    """(column, metric, models, (value, rows, scores)) of each slicing, by the first metric."""
+    metric, models = next(iter(headline(report)), ""), list(report["scores"])
+    for name, values in report["details"].get("slices", {}).items():
+        rows = [
+            (value, f"{of['rows']:,}", [score_texts(report, of, m, metric) for m in models])
+            for value, of in values.items()
+        ]
+        yield name, metric, models, rows
+
+
+# -- the browser of answers ----------------------------------------------------------------------
+
+
+def _answers(judged: Sequence[Judgement], context: PageContext) -> Iterator[dict[str, Any]]:
+    """The answers in groups: steps of one type with the same rows share one."""
+    groups: dict[Any, list[Judgement]] = {}
+    for every in judged:
+        each = every._replace(answers=[a for a in every.answers if "correct" in a or "answer" in a])
+        if each.answers:
+            places = ((a.get("id"), a.get("turn"), a.get("message")) for a in each.answers)
+            groups.setdefault((each.use, *places), []).append(each)
+    for number, group in enumerate(groups.values()):
+        steps = list(dict.fromkeys(each.step for each in group))
+        models = {each.model: each for each in group}.values()
+        ordered = sorted(models, key=lambda each: ORDER[each.role])
+        prompts = _prompts(steps[0], context)
+        yield {
+            "id": f"answers-{number}",
+            "title": ", ".join(steps),
+            "models": [each.model for each in ordered],
+            "roles": [each.role for each in ordered],
+            "rows": [
+                _row(lines, prompts) for lines in zip(*(e.answers for e in ordered), strict=True)
+            ],
+        }
+
+
+def _row(lines: Sequence[Facts], prompts: Mapping[str, str]) -> dict[str, Any]:
+    """The answers of all models to one row."""
+    first = lines[0]
+    row_id = str(first.get("id", ""))
+    return {
+        "id": row_id,
+        "at": f"turn {first['turn']}" if "turn" in first else context_of(first),
+        "prompt": prompts.get(row_id, str(first.get("prompt", ""))),
+        "expected": compact(first.get("expected", "")),
+        "answers": [_answer(line) for line in lines],
+    }
+
+
+def _answer(facts: Facts) -> list[Any]:
+    """[the answer, whether it is right (None: not judged), why it is wrong, thinking]."""
+    right = facts.get("correct")
+    why = "\n".join(reasons(facts)) if right is False else ""
+    return [answer_of(facts), right, why, str(facts.get("reasoning") or "")]
+
+
+def _prompts(step: str, context: PageContext) -> dict[str, str]:
+    """Row id → its complete prompt, for rows in the store."""
+    node = context.graph.nodes.get(step)
+    found: dict[str, str] = {}
+    for source in node.sources_of(Dataset) if node else ():
+        dataset = context.built(source.ref)
+        if isinstance(dataset, Dataset):
+            found |= {id_of(row): text for row in dataset if (text := prompt(row))}
+    return found
+
+
+@cache
+def _file(name: str) -> str:
+    return files("finery_eval.view").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,256 @@
+"""The importance matrix: how much each column of a weight counts on given texts.
+
+It is the mean square of what the column is multiplied by. Quantisation then rounds with the least
+error in the columns that count most, as introduced in llama.cpp (`llama-imatrix`, I. Kawrakow,
+https://github.com/ggml-org/llama.cpp/pull/4861).
+"""
+
+import heapq
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blake3 import blake3
+
+from finery import DataError, StepError
+from finery.rows import Row, split_turns
+from finery_gguf.activations import Watcher
+from finery_gguf.llama import CHUNK, Gguf, library, open_context
+from finery_transformers.chat import PromptDiffers, end_of_turn, row_tokens, tokens_of
+
+if TYPE_CHECKING:
+    import numpy
+
+    from finery_gguf.pace import Pace
+    from finery_transformers.frozen.template import FrozenTemplate
+
+
+_PROGRAM = "finery"
+"""The name of the data set in the file."""
+
+
+class Importance(NamedTuple):
+    """columns: name of a weight → the mean square of the activations of each column, in float32;
+    one expert after another. rows, tokens: what was evaluated.
+    """
+
+    columns: "dict[str, numpy.ndarray[Any, Any]]"
+    rows: int
+    tokens: int
+
+    def facts(self) -> dict[str, Any]:
+        """The entry of `meta`."""
+        digest = blake3()
+        for name, values in sorted(self.columns.items()):
+            digest.update(name.encode())
+            digest.update(values.tobytes())
+        return {"rows": self.rows, "tokens": self.tokens, "digest": digest.hexdigest()[:16]}
+
+    def write(self, file: Path) -> None:
+        """Write it as `imatrix.dat`, the form that llama-quantize of every version reads."""
+        parts = [struct.pack("<i", len(self.columns))]
+        for name, values in sorted(self.columns.items()):
+            text = name.encode()
+            parts += [struct.pack("<i", len(text)), text, struct.pack("<ii", 1, len(values))]
+            parts.append(values.astype("<f4").tobytes())
+        source = _PROGRAM.encode()
+        parts.append(struct.pack("<ii", self.rows, len(source)) + source)
+        file.write_bytes(b"".join(parts))
+
+
+def importance_of(
+    path: Path,
+    texts: Sequence[Sequence[int]],
+    *,
+    pace: "Pace",
+    progress: Callable[[int, int], None],
+) -> Importance:
+    """Evaluate texts one by one with a GGUF of 8 or more bits on the CPU.
+
+    The first token of a text isn't counted. Models use it as a place to attend to when nothing else
+    fits, with activations up to thousands of times as large as others (Sun et al. 2024,
+    https://arxiv.org/abs/2402.17762). In a row of 27 tokens, it made a mean square of SmolLM2-135M
+    4,000 times as large, and so outweighed all other tokens.
+
+    texts: token ids, none empty, none longer than the context. pace: chooses the number of threads,
+    which changes nothing else. progress: called with (done, total).
+    """
+    sums = _Sums()
+    watcher = Watcher(sums.add)
+    longest = max(map(len, texts))
+    context = _Context(Gguf(path), longest, watcher, pace)
+    for done, tokens in enumerate(texts):
+        progress(done, len(texts))
+        context.evaluate(tokens, sums)
+    if not sums.squares:
+        raise StepError(
+            "llama.cpp evaluated the rows without multiplying by any weight of a layer",
+            fix="remove `imatrix`, and report this as a bug in finery",
+        )
+    return Importance(sums.means(), len(texts), sum(map(len, texts)))
+
+
+class _Sums:
+    """Sums of squares by weight and matrix (an expert, or the only one), and the tokens in them."""
+
+    def __init__(self) -> None:
+        self.squares: dict[str, numpy.ndarray[Any, Any]] = {}
+        self.counts: dict[str, numpy.ndarray[Any, Any]] = {}
+        self.skipped = 0
+        """Tokens at the beginning of a batch that aren't counted."""
+
+    def add(
+        self,
+        name: str,
+        matrices: int,
+        values: "numpy.ndarray[Any, Any]",
+        experts: "numpy.ndarray[Any, Any] | None",
+    ) -> None:
+        """Add the activations of one product, see `activations.Receive`."""
+        import numpy as np
+
+        width = values.shape[-1]
+        total = self.squares.setdefault(name, np.zeros((matrices, width)))
+        count = self.counts.setdefault(name, np.zeros(matrices, np.int64))
+        if experts is not None:
+            squares = np.square(values[0, self.skipped :], dtype=np.float64)
+            experts = experts[self.skipped :]
+            tokens, used = experts.shape
+            each = np.broadcast_to(squares, (tokens, used, width))
+            np.add.at(total, experts.ravel(), each.reshape(-1, width))
+            count += np.bincount(experts.ravel(), minlength=matrices)
+        else:
+            squares = np.square(values[..., self.skipped :, :], dtype=np.float64)
+            grouped = squares.reshape(values.shape[0], matrices, -1, width)
+            total += grouped.sum(axis=(0, 2))
+            count += grouped.shape[0] * grouped.shape[2]
+
+    def means(self) -> "dict[str, numpy.ndarray[Any, Any]]":
+        """The mean squares. Experts that no token went to have 1, which weighs no column more."""
+        import numpy as np
+
+        means = {}
+        for name, squares in self.squares.items():
+            counts = self.counts[name][:, None]
+            mean = np.where(counts > 0, squares / np.maximum(counts, 1), 1.0)
+            means[name] = np.ascontiguousarray(mean.ravel(), np.float32)
+        return means
+
+
+class _Context:
+    """llama.cpp's memory of one text at a time, with a watcher of its graph."""
+
+    def __init__(self, model: Gguf, size: int, watcher: Watcher, pace: "Pace") -> None:
+        self._model, self._watcher, self._pace = model, watcher, pace
+        ffi, c = library().ffi, library().c
+        options = c.llama_context_default_params()
+        options.n_ctx = -(-size // CHUNK) * CHUNK
+        options.n_batch = options.n_ubatch = CHUNK
+        options.flash_attn_type = 0
+        options.op_offload = False  # activations on a GPU couldn't be read
+        options.cb_eval = watcher.callback
+        self._pointer: Any = open_context(
+            model, options, f"a context of {size} tokens", "give `imatrix` shorter rows"
+        )
+        self._batch: Any = ffi.gc(c.llama_batch_init(CHUNK, 0, 1), c.llama_batch_free)
+
+    def evaluate(self, tokens: Sequence[int], sums: _Sums) -> None:
+        """Evaluate one text from its beginning."""
+        c = library().c
+        c.llama_memory_clear(c.llama_get_memory(self._pointer), True)
+        for start in range(0, len(tokens), CHUNK):
+            part = tokens[start : start + CHUNK]
+            batch = self._batch
+            for i, token in enumerate(part):
+                batch.token[i], batch.pos[i] = token, start + i
+                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+                batch.logits[i] = True  # else the last layer would see no other tokens
+            batch.n_tokens = len(part)
+            sums.skipped = int(start == 0)
+            threads = self._pace.for_token()
+            c.llama_set_n_threads(self._pointer, threads, threads)
+            began = time.perf_counter()
+            status = c.llama_decode(self._pointer, batch)
+            self._pace.took(threads, (time.perf_counter() - began) / len(part))
+            if self._watcher.failure is not None:
+                raise self._watcher.failure
+            if status != 0:
+                raise StepError(f"llama.cpp failed to evaluate a row (status {status})")
+
+
+LONGEST = 8192
+"""Tokens of a row that are evaluated at most; more would take more memory than they are worth."""
+
+
+class Calibration(NamedTuple):
+    """texts: token ids of rows, none empty. given: the number of rows that they were chosen from.
+    cut: how many of them were cut off.
+    """
+
+    texts: list[list[int]]
+    given: int
+    cut: int
+
+
+def calibration(
+    rows: Iterable[Row], frozen: "FrozenTemplate", *, tokens: int, context: int
+) -> Calibration:
+    """Prompts with their answers, as the model was trained on them, up to a number of tokens.
+
+    Rows are taken in the order of their ids. These are hashes, so the rows are a random sample,
+    and the same one for rows in another order. context: of the model, in tokens; longer rows are
+    cut off.
+    Raises `DataError` if there are no rows, and for rows without an answer or that the chat
+    template refuses.
+    """
+    given = 0
+
+    def counted() -> Iterable[Row]:
+        nonlocal given
+        for given, row in enumerate(rows, 1):  # noqa: B007  (it is read below)
+            yield row
+
+    # Each row has at least one token, so these are enough.
+    chosen = heapq.nsmallest(tokens, counted(), key=lambda row: str(row["id"]))
+    if not chosen:
+        raise DataError(
+            "`imatrix` has no rows", where="imatrix", fix="check the step that makes them"
+        )
+    ends = end_of_turn(frozen.tokenizer, frozen.arguments)
+    longest = min(context or LONGEST, LONGEST)
+    texts: list[list[int]] = []
+    cut, left = 0, tokens
+    for row in chosen:
+        text = _text(row, frozen, ends)
+        cut += len(text) > longest
+        texts.append(text[:longest])
+        left -= len(texts[-1])
+        if left <= 0:
+            break
+    return Calibration(texts, given, cut)
+
+
+def _text(row: Row, frozen: "FrozenTemplate", ends: set[int]) -> list[int]:
+    """The token ids of a row's conversation up to the end of its last turn."""
+    prompt, completion = split_turns(row)
+    if not completion:
+        raise DataError(
+            f"row {row['id']} of `imatrix` has no answer",
+            where="imatrix",
+            fix="name the rows that the model was trained on, e.g. imatrix: split.train",
+        )
+    try:
+        _, whole = row_tokens(
+            frozen.tokenizer, prompt, completion, ends,
+            tools=row.get("tools"), arguments=frozen.arguments,
+        )  # fmt: skip
+    except PromptDiffers as error:  # e.g. without the thinking of earlier turns
+        return tokens_of(frozen.tokenizer, error.whole)
+    except DataError as error:
+        raise DataError(
+            f"row {row['id']} of `imatrix`: {error.what}",
+            where="imatrix", details=error.details, fix=error.fix,
+        ) from error  # fmt: skip
+    return whole

@@ -1,0 +1,146 @@
+"""The questions that evaluators ask, and the prompts of `eval.grounded`: each kind of context.
+
+Input: rows with questions, and an index. Output: prompts, each with the chunks in it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from finery import Dataset, Index, Job
+from finery.rows import Conversation, Row
+from finery.rows.badrow import BadRow
+from finery.util.text import counted
+from finery_eval.asking import refuse, some
+from finery_retrieve.index.context import ContextPrompt, check_limit
+from finery_retrieve.index.retriever import Hit, Retriever
+from finery_retrieve.questions import Question, distractors, no_chunks, question_in, right_chunks
+
+Context = Literal["none", "oracle", "retrieved", "distractors"]
+CONTEXTS: tuple[Context, ...] = ("none", "oracle", "retrieved", "distractors")
+
+
+class Asked(NamedTuple):
+    """A question with a context.
+
+    number: of the question. hits: the chunks in the prompt, in its order. expects_answer: whether
+    the model should answer; otherwise it should say that the documents don't contain the answer.
+    has_answer: whether the answer is in the context.
+    """
+
+    number: int
+    question: Question
+    context: Context
+    hits: list[Hit]
+    messages: Conversation
+    expects_answer: bool
+    has_answer: bool
+
+
+class Library(NamedTuple):
+    """The questions, with what an index has for each.
+
+    right: the right chunks. retrieved: the first k chunks. others: the first k that don't answer.
+    """
+
+    questions: Sequence[Question]
+    right: Sequence[list[Hit]]
+    retrieved: Sequence[list[Hit]]
+    others: Sequence[list[Hit]]
+
+    @classmethod
+    def of(cls, job: Job, index: Index, questions: Sequence[Question], k: int) -> "Library":
+        """Search the index. Raises `DataError` for questions without a right chunk."""
+        retriever = Retriever.open(index, job)
+        right = checked_chunks(questions, index, retriever)
+        retrieved = retriever.search([question.text for question in questions], k)
+        return cls(questions, right, retrieved, list(distractors(questions, retriever, k)))
+
+    def document(self, number: int) -> str:
+        """The subject of a question: the document of its right chunk, or else the row."""
+        row, right = self.questions[number].row, self.right[number]
+        own = str(row.get("source") or row["id"])
+        return (right[0].source or right[0].id) if right else own
+
+    def prompts(self, template: ContextPrompt, contexts: Sequence[Context]) -> Iterator[Asked]:
+        """Every question with each context. One without an answer only with what is retrieved."""
+        for number, question in enumerate(self.questions):
+            for context in contexts:
+                if context == "none" and question.is_answerable:
+                    yield Asked(number, question, context, [], question.prompt, True, False)
+                elif question.is_answerable or context == "retrieved":
+                    hits = template.fitting(self.hits(number, context))
+                    yield Asked(
+                        number=number,
+                        question=question,
+                        context=context,
+                        hits=hits,
+                        messages=template.around(question.prompt, hits),
+                        expects_answer=question.is_answerable and context != "distractors",
+                        has_answer=any(map(question.is_answered_by, hits)),
+                    )
+
+    def hits(self, number: int, context: Context) -> list[Hit]:
+        """The chunks for a question with a context, before `limit`."""
+        of = {"oracle": self.right, "retrieved": self.retrieved, "distractors": self.others}
+        return of[context][number]
+
+
+def checked_chunks(
+    questions: Sequence[Question], index: Index, retriever: Retriever
+) -> list[list[Hit]]:
+    """The right chunks of each question. Raises `DataError` for answerable ones without any."""
+    right = right_chunks(questions, index, retriever)
+    refuse_rows(
+        "some questions have no chunk in the index",
+        [(questions[i].row, why) for i, why in no_chunks(questions, right, index).items()],
+    )
+    return right
+
+
+def log_contexts(job: Job, library: Library, asked: Sequence[Asked], limit: int | None) -> None:
+    """Log contexts that aren't what they are called.
+
+    Raises `DataError` if `limit` leaves no prompt of a context with a document.
+    """
+    cut = sum(one.context == "oracle" and not one.has_answer for one in asked)
+    if cut:
+        what = counted(cut, "right chunk")
+        job.log(f"oracle: {what} left out, longer than `limit` ({limit:,} tokens)")
+    for context in dict.fromkeys(one.context for one in asked if one.context != "none"):
+        of = [one for one in asked if one.context == context and library.hits(one.number, context)]
+        check_limit(sum(not one.hits for one in of), len(of), limit, job)
+    empty = sum(one.context == "distractors" and not one.hits for one in asked)
+    if empty:
+        job.log(f"distractors: nothing else is retrieved for {counted(empty, 'question')}")
+
+
+def read_questions(rows: Dataset) -> list[Question]:
+    """The questions of rows. Raises `DataError` that lists the rows that can't be used."""
+    questions: list[Question] = []
+    bad: list[tuple[Row, BadRow]] = []
+    for row in some(list(rows)):
+        try:
+            questions.append(question_in(row))
+        except BadRow as error:
+            bad.append((row, error))
+    refuse_rows("some rows can't be used as questions", bad)
+    return questions
+
+
+def read_answered(rows: Dataset) -> list[Question]:
+    """The questions of rows that have an answer, or whose answer isn't in the documents."""
+    questions = read_questions(rows)
+    no_answer = BadRow(
+        "the row has neither an answer nor `expected`",
+        "give it an assistant turn, or `expected`: texts that a right answer contains",
+    )
+    without = [q for q in questions if q.is_answerable and not (q.answer or q.expected)]
+    refuse_rows("some rows have no expected answer", [(q.row, no_answer) for q in without])
+    return questions
+
+
+def refuse_rows(what: str, bad: Sequence[tuple[Row, BadRow]]) -> None:
+    """Raise a `DataError` that lists the rows with their reasons, if there are any."""
+    if bad:
+        reasons = (f"{row['id']}: {error.what}" for row, error in bad)
+        refuse(what, reasons, fix=bad[0][1].fix or "correct these rows")

@@ -1,0 +1,225 @@
+"""`eval.grounded`: answers from the right document, from retrieved or other ones, and from none.
+
+Input: questions, an index and models. Output: verdicts on each answer, and the effect of each
+context.
+"""
+
+import gc
+from collections.abc import Sequence
+
+from finery import (
+    Completion,
+    DataError,
+    Dataset,
+    Index,
+    Job,
+    Metrics,
+    OneFile,
+    Step,
+    UsageError,
+    nested_step,
+    setting,
+    takes,
+)
+from finery_eval.asking import generate, log_cut_off
+from finery_eval.evaluation import answers_table, write_scored
+from finery_eval.evaluator import Judge
+from finery_eval.measure import pairs_of, scores_of
+from finery_eval.nested import Nested
+from finery_retrieve.evaluate import tables
+from finery_retrieve.evaluate.contexts import (
+    CONTEXTS,
+    Asked,
+    Context,
+    Library,
+    checked_chunks,
+    log_contexts,
+    read_answered,
+)
+from finery_retrieve.evaluate.judged import (
+    CONTEXT,
+    Judged,
+    check_judge,
+    judging,
+)
+from finery_retrieve.evaluate.outcome import (
+    HEADLINE,
+    Outcome,
+    citation_table,
+    metric_names,
+    overlap_remarks,
+)
+from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.verdicts import verdict_on
+from finery_retrieve.formats import require_answering, require_counts
+from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
+from finery_retrieve.index.retriever import Retriever
+
+
+class Grounded(
+    Judge,
+    engines=True,
+    packages=("bm25s", "PyStemmer"),
+    version="1",
+):
+    """Judge answers with four kinds of context: what a model knows, and what documents add.
+
+    - `none`: the question alone.
+    - `oracle`: the right chunk alone, as if retrieval were perfect.
+    - `retrieved`: the first `k` chunks that the index retrieves.
+    - `distractors`: the first `k` that don't contain the answer. The model should say `unknown`.
+
+    Metrics, each from 0 to 1, e.g. `retrieved.answer`:
+    - `answer`: with `expected` texts in the row, the share of answers that contain them all, as
+      whole words. Else the mean F1 of the words that the answer shares with the row's (Rajpurkar et
+      al. 2016), without citations and quotes. An answer that abstains has 0.
+    - `cited`: the share of answers that cite the chunk with the answer, and no number that isn't in
+      the prompt. Counted where the context contains the answer, as are the next two.
+    - `quoted`: the share of answers with a quote before a citation, all of them word for word in
+      a chunk that is cited right after them.
+    - `answered`: the share of answers that don't abstain.
+    - `abstained`: the share of answers that abstain if the documents don't contain the answer:
+      with `distractors`, and in `retrieved` for rows with `answerable: false`.
+
+    An answer abstains if it contains `unknown` and cites nothing. An `unknown` of fewer than 8
+    letters must be the whole answer.
+
+    Each metric has a 95 % interval. Questions about one document count together: intervals are
+    bootstraps over documents (Efron and Tibshirani 1993), p-values are those of sign flips of
+    documents (Fisher 1935, Pitman 1937). If each question is about a different document, shares
+    have Wilson's interval, and differences Newcombe's and the exact McNemar test. Prompts are those
+    of `retrieve.model` with the same settings.
+
+    Raises DataError for rows without a question, an answer, or a right chunk in the index.
+    """
+
+    rows: Dataset = takes(
+        help="Questions without documents, with an answer or `expected`, that name their chunk, "
+        "e.g. of synth.from_docs with `context: without`."
+    )
+    judge: Step | None = nested_step(
+        "evaluate",
+        given={"models": "models", "rows": "rows"},
+        help="An evaluator that also judges the answers in `retrieved`, e.g. {use: eval.judge, "
+        "judge: critic, rubric: …}. It sees the documents and the row's answer. Its metrics are "
+        "added, e.g. `retrieved.passed`.",
+    )
+    index: Index = takes(help="The documents, indexed by `retrieve.index`.")
+    k: int = setting(4, ge=1, help="How many chunks to retrieve for each question.")
+    prompt: OneFile | None = setting(
+        None, help="Jinja template of the prompts with a context, as in `retrieve.model`."
+    )
+    limit: int | None = setting(
+        None, ge=1, help="Maximum tokens of all chunks in a prompt, as in `retrieve.model`."
+    )
+    unknown: str = setting(
+        UNKNOWN, min_length=1, help="The expected answer if the documents don't contain it."
+    )
+    contexts: list[Context] = setting(
+        list(CONTEXTS), min_length=1, help="The contexts that each question is asked with."
+    )
+    passing: float = setting(
+        0.8,
+        gt=0.0,
+        le=1.0,
+        help="Score from which an answer isn't listed as wrong. Changes no metric.",
+    )
+    max_tokens: int = setting(
+        256,
+        ge=1,
+        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
+    )
+    temperature: float = setting(
+        0.0, ge=0.0, help="Sampling temperature. 0 always takes the most likely token."
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, the headline first."""
+        own, judge = metric_names(self.contexts), self._judge()
+        names = judge.evaluator.metric_names() if judge else []
+        return [*own, *(f"{CONTEXT}.{name}" for name in names)]
+
+    def more_metrics(self) -> str:
+        """How to add further metrics."""
+        others = [context for context in CONTEXTS if context not in self.contexts]
+        return f"add a context: {', '.join(others)}" if others else ""
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        check_unknown(self.unknown)
+        require_counts(self.index, self.limit)
+        if len(set(self.contexts)) < len(self.contexts):
+            raise UsageError("a context is listed twice", where="contexts", fix="list each once")
+        super().check()
+        if judge := self._judge():
+            check_judge(judge, self.contexts, metric_names(self.contexts))
+        for model in self.models:
+            require_answering(model, "models")
+
+    def _judge(self) -> Nested | None:
+        return Nested.of(self, "judge")
+
+    def check_files(self) -> None:
+        """Raise `UsageError` for an empty or invalid template."""
+        self._template()
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        checked_chunks(read_answered(self.rows), self.index, Retriever.open(self.index, job))
+
+    def run(self, job: Job) -> Metrics:
+        """Get the answers with each context, judge them, write the metrics."""
+        library = Library.of(job, self.index, read_answered(self.rows), self.k)
+        asked = list(library.prompts(self._template(), self.contexts))
+        if not asked:
+            raise DataError(
+                f"no row is a question for contexts: {', '.join(self.contexts)}",
+                fix=f"add {CONTEXT} to contexts for rows with answerable: false",
+            )
+        log_contexts(job, library, asked, self.limit)
+        judged = judging(job, self._judge(), asked, len(library.questions))
+        answers = {model.name: self._answers(job, model.name, asked) for model in self.models}
+        documents = [library.document(i) for i in range(len(library.questions))]
+        tables.log_clusters(job, documents)
+        verdicts = {
+            name: [
+                verdict_on(one, answer.text, self.unknown, self.passing)
+                for one, answer in zip(asked, of, strict=True)
+            ]
+            for name, of in answers.items()
+        }
+        outcome = Outcome(asked, documents, answers, verdicts)
+        return self._write(job, outcome, judged(answers))
+
+    def _template(self) -> ContextPrompt:
+        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
+
+    def _answers(self, job: Job, name: str, asked: Sequence[Asked]) -> list[Completion]:
+        (model,) = (model for model in self.models if model.name == name)
+        answers = generate(self, job, job.engine(model), name, [one.messages for one in asked])
+        gc.collect()  # the next model may need the memory of this one
+        log_cut_off(job, name, answers, self.max_tokens)
+        return answers
+
+    def _write(self, job: Job, outcome: Outcome, judged: Judged) -> Metrics:
+        names, measures = list(outcome.answers), outcome.measures(self.contexts)
+        extra = {name: over_documents(of, outcome.documents) for name, of in judged.values.items()}
+        measures |= extra
+        pairs = pairs_of(names, measures)
+        headline = [*(name for name in HEADLINE if name in measures), *list(extra)[:1]]
+        details = {
+            "headline": headline,
+            "pairs": pairs,
+            "documents": len(set(outcome.documents)),
+            "tables": [
+                *outcome.tables(self.contexts),
+                *tables.pairs_tables(pairs, headline),
+                *([tables.intervals_table("Judged", names, extra)] if extra else []),
+                *citation_table(outcome, self.contexts),
+                answers_table(outcome.answers),
+            ],
+            **({"more": judged.more} if judged.more else {}),
+            "remarks": [*overlap_remarks(outcome), *judged.remarks],
+        }
+        scores, lines = scores_of(names, measures), outcome.predictions(self.unknown)
+        return write_scored(job, outcome.questions, scores, details, lines, answers=outcome.answers)

@@ -1,0 +1,204 @@
+"""The outcome of `eval.grounded`: metrics, tables, and the lines of `predictions.jsonl`.
+
+Input: all prompts, and each model's answers with their verdicts. Output: scores with intervals,
+differences between models and between contexts, and what `show` prints.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from finery import Completion
+from finery.util.text import counted
+from finery_eval.measure import Measure, Value
+from finery_eval.predictions import PROMPT_SHOWN
+from finery_eval.tables import remark, table
+from finery_retrieve.evaluate import tables
+from finery_retrieve.evaluate.contexts import Asked, Context
+from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.verdicts import Verdict
+from finery_retrieve.index.retriever import listed
+
+OF_CONTEXT: Mapping[Context, Sequence[str]] = {
+    "none": ("answer",),
+    "oracle": ("answer", "cited", "quoted", "answered"),
+    "retrieved": ("answer", "cited", "quoted", "answered", "abstained"),
+    "distractors": ("abstained",),
+}
+"""Context → its metrics."""
+ORDER = (
+    "retrieved.answer", "oracle.answer", "none.answer", "distractors.abstained", "retrieved.cited",
+    "retrieved.quoted", "retrieved.answered", "retrieved.abstained", "oracle.cited",
+    "oracle.quoted", "oracle.answered",
+)  # fmt: skip
+"""All metrics, the headline first."""
+HEADLINE = ORDER[:6]
+OTHERS = ("cited", "quoted", "answered", "abstained")
+"""The metrics of a context besides `answer`, in the order of the table."""
+BETWEEN: Sequence[tuple[Context, Context]] = (("none", "retrieved"), ("retrieved", "oracle"))
+"""Contexts that each model's answers are compared between: the first, and what is better."""
+
+
+def metric_names(contexts: Sequence[Context]) -> list[str]:
+    """The metrics of some contexts, the headline first."""
+    return [name for name in ORDER if name.partition(".")[0] in contexts]
+
+
+class Outcome(NamedTuple):
+    """The answers of all models. documents: that of each question. answers, verdicts: model → one
+    for each prompt."""
+
+    asked: Sequence[Asked]
+    documents: Sequence[str]
+    answers: Mapping[str, Sequence[Completion]]
+    verdicts: Mapping[str, Sequence[Verdict]]
+
+    @property
+    def questions(self) -> int:
+        """The number of prompts."""
+        return len(self.documents)
+
+    def measures(self, contexts: Sequence[Context]) -> dict[str, Measure]:
+        """Metric → its values, for the metrics that apply to any question."""
+        every = dict[str, Measure]()
+        for metric in metric_names(contexts):
+            context, _, name = metric.partition(".")
+            values = {model: self._values(model, context, VALUES[name]) for model in self.answers}
+            every[metric] = over_documents(values, self.documents)
+        return {
+            name: measure
+            for name, measure in every.items()
+            if any(value is not None for values in measure.values.values() for value in values)
+        }
+
+    def tables(self, contexts: Sequence[Context]) -> list[dict[str, Any]]:
+        """Each model with each context, and the differences between contexts."""
+        rows = [
+            [name, context, *self._summary(name, context)]
+            for name in self.answers
+            for context in contexts
+        ]
+        columns = ["model", "context", "answer", tables.CI, *OTHERS]
+        units: Any = dict.fromkeys(["answer", *OTHERS], "share")
+        return [table("By context", columns, rows, units=units), *self._between(contexts)]
+
+    def predictions(self, unknown: str) -> Iterator[dict[str, Any]]:
+        """A line for each prompt and model."""
+        for number, asked in enumerate(self.asked):
+            for name, answers in self.answers.items():
+                answer = answers[number]
+                verdict = self.verdicts[name][number]
+                question = asked.question
+                expected: Any = unknown
+                if asked.expects_answer:
+                    expected = list(question.expected) or question.answer
+                line: dict[str, Any] = {
+                    "id": question.row["id"],
+                    "model": name,
+                    "context": asked.context,
+                    "prompt": question.text[:PROMPT_SHOWN],
+                    "answer": answer.text,
+                    "expected": expected,
+                    "correct": verdict.is_correct,
+                    "score": verdict.answer,
+                    "cited": verdict.citations.cited,
+                    "retrieved": listed(asked.hits),
+                    "values": {
+                        f"{asked.context}.{metric}": VALUES[metric](asked, verdict)
+                        for metric in OF_CONTEXT[asked.context]
+                    },
+                }
+                if answer.reasoning:
+                    line["reasoning"] = answer.reasoning
+                if verdict.faults:
+                    line["error"] = "; ".join(verdict.faults)
+                line["finish_reason"] = answer.finish_reason
+                yield {**line, "group": self.documents[asked.number]}
+
+    def _values(
+        self, model: str, context: str, value: Callable[[Asked, Verdict], Value]
+    ) -> list[Value]:
+        values: list[Value] = [None] * self.questions
+        for asked, verdict in zip(self.asked, self.verdicts[model], strict=True):
+            if asked.context == context:
+                values[asked.number] = value(asked, verdict)
+        return values
+
+    def _summary(self, model: str, context: Context) -> list[Any]:
+        """The answer's score, its interval, and `OTHERS`; None if a metric doesn't apply."""
+        scores = [
+            over_documents(
+                {model: self._values(model, context, VALUES[name])}, self.documents
+            ).score(model)
+            for name in ("answer", *OTHERS)
+        ]
+        answer, *others = scores
+        interval = tables.of_share(answer[1] or ()) if answer else None
+        shares = [score[0] if score else None for score in (answer, *others)]
+        return [shares[0], interval, *shares[1:]]
+
+    def _between(self, contexts: Sequence[Context]) -> list[dict[str, Any]]:
+        """The answers of each model, compared between contexts on the same questions."""
+        compared = []
+        for model in self.answers:
+            for first, second in BETWEEN:
+                if first in contexts and second in contexts:
+                    values: dict[str, list[Value]] = {
+                        context: self._values(model, context, VALUES["answer"])
+                        for context in (first, second)
+                    }
+                    between = over_documents(values, self.documents).difference(first, second)
+                    if between is not None:
+                        compared.append((model, f"{second} − {first}", between.facts()))
+        if not compared:
+            return []
+        columns = ["model", "answer"]
+        return [tables.differences_table("Contexts compared", columns, compared)]
+
+
+VALUES: Mapping[str, Callable[[Asked, Verdict], Value]] = {
+    "answer": lambda asked, verdict: verdict.answer,
+    "cited": lambda asked, verdict: verdict.cited,
+    "quoted": lambda asked, verdict: verdict.quoted,
+    "answered": lambda asked, verdict: (
+        not verdict.has_abstained if asked.expects_answer and asked.has_answer else None
+    ),
+    "abstained": lambda asked, verdict: None if asked.expects_answer else verdict.has_abstained,
+}
+"""Metric of a context → its value for an answer."""
+
+
+def citation_table(outcome: Outcome, contexts: Sequence[Context]) -> list[dict[str, Any]]:
+    """How many answers cite and quote, and how many citations and quotes are wrong."""
+    rows = []
+    for model, verdicts in outcome.verdicts.items():
+        for context in contexts:
+            checked = [
+                verdict.citations
+                for asked, verdict in zip(outcome.asked, verdicts, strict=True)
+                if asked.context == context
+            ]
+            cites, quotes = sum(bool(of.cited) for of in checked), sum(of.quotes for of in checked)
+            if cites:
+                unknown = sum(len(of.unknown) for of in checked)
+                altered = sum(len(of.altered) for of in checked)
+                rows.append([model, context, len(checked), cites, unknown, quotes, altered])
+    columns = ["model", "context", "answers", "citing", "unknown [n]", "quotes", "altered"]
+    return [table("Citations", columns, rows)] if rows else []
+
+
+def overlap_remarks(outcome: Outcome) -> list[dict[str, str]]:
+    """A remark where answers are judged by the words that they share with the expected one."""
+    by_words = {
+        asked.number
+        for asked in outcome.asked
+        if asked.question.is_answerable and not asked.question.expected
+    }
+    if not by_words:
+        return []
+    what = f"{len(by_words):,} of {counted(outcome.questions, 'question')}"
+    text = f"the answers to {what} are judged by the words that they share with the row's answer"
+    advice = (
+        "A wrong number or name lowers such a score only a little. Give rows `expected`: the texts "
+        "that a right answer contains."
+    )
+    return [remark(text, advice, warning=False)]

@@ -1,0 +1,269 @@
+"""`retrieve.check`: start the app of a bundle, and compare its answers with those of the build."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finery import (
+    Artifact,
+    Bundle,
+    Dataset,
+    Job,
+    Metrics,
+    Model,
+    RequirementError,
+    StepError,
+    UsageError,
+    setting,
+    takes,
+)
+from finery_eval.evaluation import answers_table, write_scored
+from finery_eval.evaluator import Judge
+from finery_eval.measure import Measure, pairs_of, scores_of
+from finery_eval.tables import table
+from finery_gguf.llama import PACKAGE
+from finery_gguf.programs import SERVER, build_facts, build_files
+from finery_retrieve.evaluate import tables
+from finery_retrieve.evaluate.contexts import (
+    Library,
+    checked_chunks,
+    log_contexts,
+    read_answered,
+)
+from finery_retrieve.evaluate.judged import CONTEXT
+from finery_retrieve.evaluate.outcome import Outcome, citation_table, metric_names
+from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.verdicts import verdict_on
+from finery_retrieve.formats import require_retrieving
+from finery_retrieve.index.context import ContextPrompt
+from finery_retrieve.index.retriever import Retriever
+from finery_retrieve.serve.differences import Compared, Fault, Kind, ask_app, compared
+from finery_retrieve.serve.settings import parts_of
+from finery_serve.check.answers import what_is_said
+
+BUNDLE = "retrieve"
+"""The format of a bundle of `retrieve.bundle`."""
+OWN = ("sources", "prompts", "answers", "lost")
+EVALUATED = "{} evaluated"
+"""The name of the model's answers by finery's engine."""
+SHOWN = 200
+"""Characters of an answer in a table."""
+ROWS_SHOWN = 20
+
+
+class RetrieveCheck(
+    Judge,
+    engines=True,
+    seeded=False,
+    packages=(PACKAGE, "xllamacpp", "bm25s", "PyStemmer"),
+):
+    """Check the running app of a bundle: its sources, its prompts and its answers.
+
+    The step starts the app of a `retrieve.bundle` with its llama.cpp server, as `finery serve`
+    does, and asks it the questions of the rows through its HTTP API.
+
+    - Sources: the chunks that the app shows must be those that the model in the recipe retrieves,
+      in the same order.
+    - Prompts: the tokens that the server makes of the app's messages must be those that
+      `eval.grounded` sends for the GGUF with the same settings, and as many must be counted for
+      the answer.
+    - Answers: they are judged as by `eval.grounded`, next to those of finery's engine. If
+      `max_tokens` is the same, the latter come from the cache. Tables have the paired differences
+      and the answers that changed.
+
+    Faults fail the build, each by its name: `sources`, `prompts` and `sampling` (the server doesn't
+    answer greedily). `allow` names those that are intended.
+
+    Metrics, each from 0 to 1 with a 95 % interval: those of `eval.grounded` in `retrieved`, for the
+    app's answers; `sources` and `prompts`, the share of questions with the same ones; `answers`,
+    the share of questions with the same answer as by finery's engine; `lost`, the share of
+    questions that the engine gets right and the app doesn't.
+
+    Raises DataError for rows without a question, an answer, or a right chunk in the index, and
+    StepError if the server can't start, or if the bundle has no GGUF.
+    """
+
+    models: list[Model] = takes(
+        uses_name=True, help="The step of `retrieve.model` that the bundle was made of."
+    )
+    rows: Dataset = takes(
+        help="Questions without documents, with an answer or `expected`, that name their chunk, as "
+        "for `eval.grounded`."
+    )
+    bundle: Bundle = takes(help="A `retrieve.bundle` of the model in `models`, with a GGUF.")
+    slots: int = setting(1, ge=1, help="Requests that are sent to the app at once.")
+    passing: float = setting(
+        0.8, gt=0.0, le=1.0, help="Score from which an answer is right, for `lost`."
+    )
+    max_tokens: int = setting(
+        256,
+        ge=1,
+        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
+    )
+    allow: list[Kind] = setting(
+        [], affects_output=False, help="Faults that don't fail the build, by name."
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of the app, the headline first."""
+        return [*metric_names([CONTEXT]), *OWN]
+
+    def key_facts(self) -> Mapping[str, Any]:
+        """Which llama-server answers, if it is the user's own."""
+        return build_facts(SERVER)
+
+    def key_files(self) -> list[str]:
+        """Where it is or might be."""
+        return build_files(SERVER)
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        super().check()
+        if len(self.models) > 1:
+            raise UsageError(
+                "an app has one model, but `models` has several",
+                where="models",
+                fix="name the step of retrieve.model that the bundle was made of",
+            )
+        require_retrieving(self.models[0], "models")
+        if (format_ := self.bundle.meta.get("format", BUNDLE)) != BUNDLE:
+            raise UsageError(
+                f"a bundle of the format '{format_}' has no app that retrieves",
+                where="bundle",
+                fix="name a step of retrieve.bundle, or check this bundle with serve.check",
+            )
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        index = parts_of(self.models[0]).documents
+        checked_chunks(read_answered(self.rows), index, Retriever.open(index, job))
+
+    def run(self, job: Job) -> Metrics:
+        """Start the app, compare sources, prompts and answers, write the metrics."""
+        (model,) = self.models
+        index, under = parts_of(model)
+        if under.format != "gguf":
+            raise StepError(
+                "the model is behind an API, whose server doesn't show its prompts",
+                fix="remove this step: the app retrieves and prompts by the model's own code",
+            )
+        library = Library.of(job, index, read_answered(self.rows), model.meta["k"])
+        asked = list(library.prompts(ContextPrompt.stored(model.meta["prompt"]), [CONTEXT]))
+        log_contexts(job, library, asked, model.meta["prompt"]["limit"])
+        evaluated = job.engine(under).generate(
+            [one.messages for one in asked],
+            max_tokens=self.max_tokens,
+            temperature=0.0,
+            seed=0,
+            refusals=True,
+            progress="finery's answers",
+        )
+        settings = {"max_tokens": self.max_tokens, "temperature": 0}
+        app = ask_app(self.bundle, asked, settings, self.slots, job)
+        answers = {
+            EVALUATED.format(model.name): evaluated,
+            model.name: [one.answer for one in app.served],
+        }
+        same = compared(asked, app.served, under)
+        faults = [*same.faults, *app.faults]
+        sources, prompts = sum(same.sources), sum(same.prompts)
+        job.log(
+            f"{model.name}: {sources} of {len(same.sources)} questions have the sources of the "
+            f"build, and {prompts} its prompt, token for token"
+        )
+        for fault in faults:
+            job.log(f"{fault.kind}: {fault.what}")
+        documents = [library.document(number) for number in range(len(library.questions))]
+        tables.log_clusters(job, documents)
+        verdicts = {
+            name: [
+                verdict_on(one, answer.text, self._unknown(), self.passing)
+                for one, answer in zip(asked, of, strict=True)
+            ]
+            for name, of in answers.items()
+        }
+        outcome = Outcome(asked, documents, answers, verdicts)
+        return self._write(job, outcome, same, faults, app.build)
+
+    def verify(self, outputs: Mapping[str, Artifact]) -> None:
+        """Fail for faults that aren't allowed, and if `require` isn't met."""
+        (metrics,) = outputs.values()
+        assert isinstance(metrics, Metrics)
+        every = [Fault(**fault) for fault in metrics.report()["details"]["faults"]]
+        wrong = [fault for fault in every if fault.kind not in self.allow]
+        if wrong:
+            raise RequirementError(
+                "the app doesn't answer as the model in the recipe does",
+                details=[
+                    line
+                    for fault in wrong
+                    for line in (f"{fault.kind}: {fault.what}", *(f"  {d}" for d in fault.details))
+                ],
+                fix="; ".join(dict.fromkeys(fault.fix for fault in wrong)),
+            )
+        super().verify(outputs)
+
+    def _unknown(self) -> str:
+        return str(self.models[0].meta["prompt"]["unknown"])
+
+    def _write(
+        self, job: Job, outcome: Outcome, same: Compared, faults: Sequence[Fault], build: str
+    ) -> Metrics:
+        evaluated, name = outcome.answers
+        judged = outcome.measures([CONTEXT])
+        own = _own_measures(outcome, same)
+        pairs = pairs_of([evaluated, name], judged)
+        rows = [[fault.kind, fault.what] for fault in faults]
+        details = {
+            "headline": [m for m in (f"{CONTEXT}.answer", *OWN) if m in judged | own],
+            "pairs": pairs,
+            "references": [evaluated],
+            "documents": len(set(outcome.documents)),
+            "faults": [fault._asdict() for fault in faults],
+            "servers": {name: build},
+            "tables": [
+                *([table("Faults", ["fault", "what is wrong"], rows)] if rows else []),
+                *tables.pairs_tables(pairs, metric_names([CONTEXT])),
+                *_changed_tables(outcome),
+                *citation_table(outcome, [CONTEXT]),
+                answers_table(outcome.answers),
+            ],
+        }
+        scores = scores_of([name, evaluated], judged | own)
+        lines = outcome.predictions(self._unknown())
+        return write_scored(job, outcome.questions, scores, details, lines, answers=outcome.answers)
+
+
+def _own_measures(outcome: Outcome, same: Compared) -> dict[str, Measure]:
+    """The metrics that compare the app with the build; finery's engine has none of them."""
+    evaluated, name = outcome.answers
+    before, after = outcome.verdicts.values()
+    values = {
+        "sources": same.sources,
+        "prompts": same.prompts,
+        "answers": _same_answers(outcome),
+        "lost": [a.is_correct and not b.is_correct for a, b in zip(before, after, strict=True)],
+    }
+    return {
+        metric: over_documents({name: of, evaluated: [None] * len(of)}, outcome.documents)
+        for metric, of in values.items()
+    }
+
+
+def _same_answers(outcome: Outcome) -> list[bool]:
+    evaluated, served = outcome.answers.values()
+    return [what_is_said(a) == what_is_said(b) for a, b in zip(evaluated, served, strict=True)]
+
+
+def _changed_tables(outcome: Outcome) -> list[dict[str, Any]]:
+    """The questions that the app answers differently."""
+    evaluated, served = outcome.answers.values()
+    rows = [
+        [asked.question.row["id"], a.text[:SHOWN], b.text[:SHOWN]]
+        for asked, a, b, is_same in zip(
+            outcome.asked, evaluated, served, _same_answers(outcome), strict=True
+        )
+        if not is_same
+    ]
+    title = f"{len(rows)} questions that the app answers differently"
+    columns = ["row", "evaluated", "app"]
+    return [table(title, columns, rows[:ROWS_SHOWN])] if rows else []

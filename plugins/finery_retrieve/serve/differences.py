@@ -1,0 +1,168 @@
+"""Asks the running app of a bundle, and compares it with the build.
+
+Input: a bundle with a GGUF, questions, and what the build retrieved and prompted. Output: the app's
+answers, and faults, each with a name and an example.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
+
+from finery import Bundle, Completion, FineryError, Job, Model, StepError
+from finery.rows import Conversation
+from finery.rows.difference import text_difference
+from finery_gguf.llama import Gguf
+from finery_gguf.prompts import model_template, tokenize
+from finery_retrieve.evaluate.contexts import Asked
+from finery_retrieve.serve.running import serve_bundle
+from finery_retrieve.serve.settings import gguf_file
+from finery_serve.check.answers import completion_of
+from finery_serve.client import Client
+from finery_serve.servers import Prompt, Serving
+
+
+class Fault(NamedTuple):
+    """A difference between the app and the build."""
+
+    kind: str
+    what: str
+    details: list[str]
+    fix: str
+
+
+class Served(NamedTuple):
+    """The app's intermediate results for a question.
+
+    sources: ids of the chunks, in the order of their labels. messages, prompt: what it sends to the
+    model, and the tokens that llama.cpp's server makes of them.
+    """
+
+    sources: list[str]
+    messages: Conversation
+    prompt: Prompt
+    answer: Completion
+
+
+class App(NamedTuple):
+    """The answers of a running app. build: of the server. faults: of the way it was started."""
+
+    served: list[Served]
+    build: str
+    faults: list[Fault]
+
+
+def ask_app(
+    bundle: Bundle, asked: Sequence[Asked], settings: Mapping[str, Any], slots: int, job: Job
+) -> App:
+    """Start the app of a bundle with its llama.cpp server, and ask it every question.
+
+    settings: of each request, e.g. `max_tokens`. slots: requests at once. Raises as `serve_bundle`,
+    and `StepError` for a question that has no answer.
+    """
+    key = secrets.token_urlsafe(24)
+    job.progress(0, len(asked), "starting the app")
+    with serve_bundle(bundle, Serving(name="app", key=key, checked=True)) as running:
+        if (llama := running.llama) is None:
+            raise StepError(
+                "the bundle has no GGUF, but the model has one",
+                fix="build the bundle again, of the model in `models`",
+            )
+        job.log(f"{running.build}, answers as {running.names[0]}")
+        client = Client(running.address, key)
+
+        def ask(one: Asked) -> Served:
+            conversation = one.question.prompt
+            body = {"model": running.names[0], "messages": conversation, **settings}
+            try:
+                answer = client.post("/v1/chat/completions", body)
+                messages, _ = running.prompted(conversation)
+                prompt = llama.prompt({"messages": messages})
+            except FineryError as error:
+                what = f"row {one.question.row['id']} has no answer: {error.what}"
+                raise StepError(what, fix=error.fix) from error
+            sources = [str(source["id"]) for source in answer["sources"]]
+            return Served(sources, messages, prompt, completion_of(answer))
+
+        served = []
+        with ThreadPoolExecutor(slots) as pool:
+            for number, answered in enumerate(pool.map(ask, asked), start=1):
+                served.append(answered)
+                job.progress(number, len(asked), "the app's answers")
+        return App(served, running.build, [Fault(*fault) for fault in llama.faults()])
+
+
+Kind = Literal["sources", "prompts", "sampling"]
+AGAIN = "build the bundle again, of the model in `models`"
+
+
+class Compared(NamedTuple):
+    """Whether the app's results are the same for each question."""
+
+    sources: list[bool]
+    prompts: list[bool]
+    faults: list[Fault]
+
+
+def compared(asked: Sequence[Asked], served: Sequence[Served], under: Model) -> Compared:
+    """Compare sources and prompts. under: the GGUF that answers.
+
+    A prompt is the same if its tokens are, and if the server counted as many when it answered.
+    """
+    gguf = Gguf(gguf_file(under), vocab_only=True)
+    template = model_template(gguf, under)
+    expected = [Prompt(*tokenize(gguf, template, one.messages)[:2]) for one in asked]
+    sources = [
+        [hit.id for hit in one.hits] == of.sources for one, of in zip(asked, served, strict=True)
+    ]
+    prompts = [
+        _is_same(prompt, one, of) for prompt, one, of in zip(expected, asked, served, strict=True)
+    ]
+    faults = [
+        *_source_faults(asked, served, sources), *_prompt_faults(asked, expected, served, prompts)
+    ]  # fmt: skip
+    return Compared(sources, prompts, faults)
+
+
+def _is_same(expected: Prompt, asked: Asked, served: Served) -> bool:
+    counted = served.answer.prompt_tokens or len(expected.tokens)  # not all servers count
+    return (
+        served.messages == asked.messages
+        and served.prompt.tokens == expected.tokens
+        and counted == len(expected.tokens)
+    )
+
+
+def _source_faults(
+    asked: Sequence[Asked], served: Sequence[Served], same: Sequence[bool]
+) -> list[Fault]:
+    if all(same):
+        return []
+    first = same.index(False)
+    hits = [hit.id for hit in asked[first].hits]
+    details = [
+        f"for example {asked[first].question.text!r}:", f"built: {', '.join(hits) or 'none'}",
+        f"app:   {', '.join(served[first].sources) or 'none'}",
+    ]  # fmt: skip
+    what = f"{same.count(False)} of {len(same)} questions have other sources than in the build"
+    return [Fault("sources", what, details, AGAIN)]
+
+
+def _prompt_faults(
+    asked: Sequence[Asked],
+    expected: Sequence[Prompt],
+    served: Sequence[Served],
+    same: Sequence[bool],
+) -> list[Fault]:
+    if all(same):
+        return []
+    first = same.index(False)
+    own, other = expected[first], served[first].prompt
+    if own.text != other.text:
+        details = text_difference(("built:", "app:"), own.text, other.text)
+    else:
+        counted = served[first].answer.prompt_tokens
+        details = [f"built: {len(own.tokens)} tokens, app: {len(other.tokens)}, sent: {counted}"]
+    what = f"{same.count(False)} of {len(same)} prompts differ from those of the build"
+    head = f"for example {asked[first].question.text!r}:"
+    return [Fault("prompts", what, [head, *details], AGAIN)]

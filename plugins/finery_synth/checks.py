@@ -1,0 +1,343 @@
+"""`checks:` of a generator: what every generated row must pass.
+
+`Checker` runs the checks of a single row. `similarity` compares rows, and `judges` uses a judge.
+"""
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from finery import (
+    DataError,
+    Files,
+    OneFile,
+    Settings,
+    StepError,
+    UsageError,
+    load_source,
+    setting,
+    shown,
+)
+from finery.rows import Row, answer_text
+from finery.rows.answers.answerschema import AnswerSchema, check_schema
+from finery.rows.answers.jsonvalues import NotJson, parse, unfenced
+from finery.rows.answers.reading import Expected, Reader
+from finery.rows.badrow import BadRow
+from finery.rows.generated import Checked
+from finery.rows.parts import check_lengths, id_of, text_named
+from finery.rows.templates.limits import patterns_of, search
+from finery.util.text import did_you_mean
+from finery_eval.database import Database, QueryError
+
+
+class Functions(Settings):
+    """Python functions that check a row: `{file: checks.py, functions: [polite]}`."""
+
+    file: OneFile | None = setting(
+        None,
+        help="The Python file with the functions. Its code, and the project's modules that it "
+        "imports, are part of the key. Without a file, name functions with their module.",
+    )
+    functions: list[str] = setting(
+        min_length=1,
+        help="Functions that take a row and return None or True if it passes, otherwise the reason "
+        "as text, or False.",
+        examples=[["polite"], ["my_package.checks:polite"]],
+    )
+
+
+class Similarity(Settings):
+    """How similar a row may be to others; `data.dedup` explains similarity."""
+
+    max: float = setting(
+        0.8, ge=0.5, lt=1, help="A row with at least this similarity to another one is rejected."
+    )
+    on: Literal["prompt", "answer", "row"] | None = setting(
+        None,
+        help="What to compare. row: prompt and answer must both be similar. Default: the prompts, "
+        "or in synth.answer the answers.",
+    )
+    to: list[Literal["seeds", "others"]] = setting(
+        ["seeds", "others"],
+        min_length=1,
+        help="seeds: all input rows. others: the rows generated before it.",
+    )
+
+
+class Rubric(Settings):
+    """A score that the model `judge` gives each row."""
+
+    rubric: str = setting(min_length=1, help="What makes a row good, as a text for the judge.")
+    min: int = setting(4, ge=1, help="The lowest score that passes.")
+    scale: int = setting(5, ge=2, le=100, help="The best score; 1 is the worst.")
+    max_tokens: int = setting(256, ge=16, help="Maximum tokens of the judge's answer.")
+    prompt: OneFile | None = setting(
+        None,
+        help="A Jinja file with the judge's prompt. `finery synth prompt judge` prints the "
+        "default.",
+    )
+
+
+class Checks(Settings):
+    """What every generated row must pass. If one fails, the request is repeated.
+
+    The texts of a row have the same names as in `data.filter`: `user`, `assistant` (the answer), or
+    a column.
+    """
+
+    json_schema: OneFile | None = setting(
+        None, help="A JSON Schema file that every answer must follow."
+    )
+    schema: dict[str, Any] | None = setting(
+        None,
+        help="The same, as an inline JSON Schema.",
+        examples=[{"type": "object", "required": ["city"]}],
+    )
+    matches: dict[str, str] = setting(
+        {},
+        help="Text or column: a regular expression that must match somewhere in it.",
+        examples=[{"assistant": "^category: "}],
+    )
+    excludes: dict[str, str] = setting(
+        {},
+        help="Text or column: a regular expression that must not match anywhere in it.",
+        examples=[{"assistant": "(?i)as an ai"}],
+    )
+    allowed: list[str] = setting(
+        [], help="The complete list of allowed answers.", examples=[["billing", "shipping"]]
+    )
+    fields: dict[str, list[str]] | None = setting(
+        None,
+        min_length=1,
+        help="Field of the answer: its allowed values. Answers are JSON objects or lines "
+        "`name: value`.",
+        examples=[{"priority": ["high", "low"]}],
+    )
+    min_characters: dict[str, int] = setting(
+        {}, help="Text or column: its minimum number of characters.", examples=[{"user": 20}]
+    )
+    max_characters: dict[str, int] = setting(
+        {}, help="Text or column: its maximum number of characters.", examples=[{"assistant": 400}]
+    )
+    sql: Files | None = setting(
+        None,
+        help="SQL scripts that create and fill a SQLite database. Every answer must be a query "
+        "that runs on it.",
+    )
+    python: Functions | None = setting(None, help="Python functions that check a row.")
+    similarity: Similarity | None = setting(None, help="How similar a row may be to others.")
+    judge: Rubric | None = setting(
+        None, help="A score from the model that is set as `judge` of the step."
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for invalid checks."""
+        for kind in ("matches", "excludes"):
+            for name, pattern in getattr(self, kind).items():
+                try:
+                    re.compile(pattern)
+                except (re.error, RecursionError) as error:
+                    raise UsageError(
+                        f"the regular expression is invalid: {error}",
+                        where=f"checks.{kind}.{name}",
+                        fix="correct it",
+                    ) from None
+        for name, values in (self.fields or {}).items():
+            if not values:
+                raise UsageError(
+                    "a field without allowed values rejects every answer",
+                    where=f"checks.fields.{name}",
+                    fix="list its values, or remove it",
+                )
+        if self.json_schema is not None and self.schema is not None:
+            raise UsageError(
+                "json_schema and schema are both set", where="checks.schema", fix="remove one"
+            )
+        check_lengths(self.min_characters, self.max_characters, "checks.")
+        if self.schema is not None:
+            check_schema(self.schema, "checks.schema")
+        if self.python is not None:
+            has_file = self.python.file is not None
+            for name in self.python.functions:
+                _module, colon, function = name.rpartition(":")
+                if bool(colon) == has_file or not function.isidentifier():
+                    raise UsageError(
+                        f"'{name}' isn't the name of a function",
+                        where="checks.python.functions",
+                        fix="use functions of `file`, or package.module:function without a file",
+                    )
+        if self.judge is not None and self.judge.min > self.judge.scale:
+            raise UsageError(
+                f"min is {self.judge.min}, but the best score is {self.judge.scale}",
+                where="checks.judge.min",
+                fix="reduce it, or raise `scale`",
+            )
+
+    def answer_schema(self) -> AnswerSchema | None:
+        """The JSON Schema of the answers, if there is one; `DataError` if it is invalid."""
+        if self.json_schema is not None:
+            return AnswerSchema(self.json_schema.path)
+        return None if self.schema is None else AnswerSchema(self.schema)
+
+
+# -- run on a row ---------------------------------------------------------------------------------
+
+
+SQL_SECONDS = 5.0
+"""Time limit of a query."""
+Test = Callable[[Row], tuple[str, Any]]
+"""Returns what is wrong with a row (empty if it passes), and what was measured."""
+
+
+class Checker:
+    """The checks of one run, the cheap ones first."""
+
+    def __init__(self, checks: Checks) -> None:
+        self._tests = list(_tests(checks))
+
+    def checked(self, row: Row) -> list[Checked]:
+        """The results for a row, up to the first check that it fails."""
+        results: list[Checked] = []
+        for check, test in self._tests:
+            try:
+                detail, value = test(row)
+            except BadRow as error:
+                raise DataError(error.what, where=f"row {id_of(row)}", fix=error.fix) from error
+            results.append(Checked(check=check, passed=not detail, value=value, detail=detail))
+            if detail:
+                break
+        return results
+
+
+def _tests(checks: Checks) -> Iterator[tuple[str, Test]]:
+    if checks.allowed:
+        yield "allowed", partial(_allowed, tuple(checks.allowed))
+    if checks.fields:
+        reader = Reader(
+            fields=tuple(checks.fields), labels=tuple(map(tuple, checks.fields.values()))
+        )
+        yield "fields", partial(_fields, reader)
+    for kind in ("matches", "excludes"):
+        for name, pattern in getattr(checks, kind).items():
+            check = f"{kind}.{name}"
+            yield check, partial(_pattern, check, name, re.compile(pattern), kind == "matches")
+    for kind in ("min_characters", "max_characters"):
+        for name, limit in getattr(checks, kind).items():
+            check = f"{kind}.{name}"
+            yield check, partial(_length, check, name, limit, kind == "min_characters")
+    schema = checks.answer_schema()
+    if schema is not None:
+        yield "schema", partial(_json, schema)
+    if checks.sql is not None:
+        yield "sql", partial(_sql, Database(checks.sql.paths, timeout=SQL_SECONDS))
+    if checks.python is not None:
+        for name, function in functions_of(checks.python).items():
+            yield f"python.{name.rpartition(':')[2]}", partial(_python, name, function)
+
+
+def _allowed(answers: tuple[str, ...], row: Row) -> tuple[str, Any]:
+    answer = answer_text(row).strip()
+    return "" if answer in answers else f"the answer {answer!r:.80} isn't allowed", None
+
+
+def _fields(reader: Reader, row: Row) -> tuple[str, Any]:
+    values = reader.read(answer_text(row), Expected(())).values
+    bad = [name for name, value in zip(reader.fields, values, strict=True) if value is None]
+    return f"{bad[0]} is missing or has a value that isn't allowed" if bad else "", None
+
+
+def _pattern(
+    check: str, name: str, pattern: re.Pattern[str], must: bool, row: Row
+) -> tuple[str, Any]:
+    match = search(pattern, _text(check, name, row), f"checks.{check}")
+    if bool(match) == must:
+        return "", None
+    if match:
+        return f"{name} matches {pattern.pattern}: {match[0]!r:.80}", None
+    return f"{name} doesn't match {pattern.pattern}", None
+
+
+def _length(check: str, name: str, limit: int, is_least: bool, row: Row) -> tuple[str, Any]:
+    length = len(_text(check, name, row))
+    if length >= limit if is_least else length <= limit:
+        return "", length
+    word = "fewer" if is_least else "more"
+    return f"{name} has {length:,} characters, {word} than {limit:,}", length
+
+
+def _text(check: str, name: str, row: Row) -> str:
+    text = text_named(row, name)
+    if text is None:
+        raise UsageError(
+            f"generated rows have no '{name}'",
+            where=f"checks.{check}",
+            fix=did_you_mean(name, ["system", "user", "assistant", *row]),
+        )
+    return text
+
+
+def _json(schema: AnswerSchema, row: Row) -> tuple[str, Any]:
+    try:
+        value = parse(answer_text(row))
+    except NotJson as error:
+        return f"the answer is {error}", None
+    with patterns_of("checks: a pattern of the schema"):
+        problem = schema.problem(value)
+    return f"the answer doesn't fit the schema: {problem.text}" if problem else "", None
+
+
+def _sql(database: Database, row: Row) -> tuple[str, Any]:
+    try:
+        return "", len(database.query(unfenced(answer_text(row))))
+    except QueryError as error:
+        return f"the query fails: {error}", None
+
+
+def _python(name: str, function: Callable[[Row], Any], row: Row) -> tuple[str, Any]:
+    try:
+        verdict = function(dict(row))
+    except Exception as error:  # the recipe's own code can raise anything
+        raise StepError(
+            f"the check {name} failed: {type(error).__name__}: {error}",
+            where=f"row {id_of(row)}",
+            fix="correct it and build again: answers so far are kept",
+        ) from error
+    if verdict is None or verdict is True:
+        return "", None
+    return verdict if isinstance(verdict, str) and verdict else "the check failed", None
+
+
+def functions_of(settings: Functions) -> dict[str, Callable[[Row], Any]]:
+    """Name in the recipe → function. `UsageError` for one that doesn't exist."""
+    file = settings.file.path if settings.file is not None else None
+    modules: dict[str, Any] = {}
+    functions: dict[str, Callable[[Row], Any]] = {}
+    for name in settings.functions:
+        package, _, attribute = name.rpartition(":")
+        module = modules.get(package) or modules.setdefault(package, _module(file, package))
+        function = getattr(module, attribute, None)
+        if not callable(function):
+            raise UsageError(
+                f"{shown(Path(module.__file__))} has no function '{attribute}'",
+                where="checks.python.functions",
+                fix=did_you_mean(attribute, [n for n, v in vars(module).items() if callable(v)]),
+            )
+        functions[name] = function
+    return functions
+
+
+def _module(file: Path | None, package: str) -> Any:
+    """The module in a file, freshly executed under a name that nothing imports, or a package's."""
+    try:
+        if file is None:
+            return importlib.import_module(package)
+        return load_source(file, f"finery_checks_{file.stem}")
+    except Exception as error:
+        raise UsageError(
+            f"{package or 'the file'} can't be imported: {type(error).__name__}: {error}",
+            where="checks.python.functions" if file is None else shown(file),
+            fix="install its package, or correct the name" if file is None else "correct the file",
+        ) from error

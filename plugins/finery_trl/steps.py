@@ -1,0 +1,317 @@
+"""The step types of this plugin: trainings with TRL on answers, preferences and ratings.
+
+They take a model and rows, and produce a trained `Model`. The step types of other plugins may
+derive from these.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from finery import Dataset, Job, Model, Preflight, Proof, UsageError, setting, takes
+from finery.rows import Row
+from finery_trl.checks import check_settings
+from finery_trl.settings import MOST_EPOCHS, Training
+from finery_trl.view.live import METRICS
+
+if TYPE_CHECKING:
+    import torch
+
+    from finery_trl.model.loading import Prepared
+    from finery_trl.rows.example import Proven
+    from finery_trl.rows.tokens import Tokens
+    from finery_trl.rows.turns import Learn
+
+
+class TrainingPreflight(Preflight["Training"]):
+    """Verifies rows in the same way as the training itself."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What trains, quantises and reports the curves."""
+        step = self.step
+        quantises = ["bitsandbytes"] if step.needs_bitsandbytes else []
+        return {
+            **step.installs,
+            **dict.fromkeys(quantises, "finery[train]"),
+            **{name: name for name in step.report_to},
+        }
+
+    def prove(self, job: Job, samples: int) -> list[Proof]:
+        """A `Proof` for each data set."""
+        from finery_trl.preflight import prove
+
+        return prove(self.step, job, samples)
+
+
+class TrlTraining(Training, preflight=TrainingPreflight, metrics=METRICS):
+    """Base of all step types that train. They implement `read` and `trainer`, see `Training`."""
+
+    def check(self) -> None:
+        """Raise `UsageError` if settings contradict each other."""
+        check_settings(self)
+
+    def run(self, job: Job) -> Model:
+        """Verify the rows and train; an adapter or a whole model, with its tokenizer and curve."""
+        from finery_trl.train.run import run
+
+        return run(self, job)
+
+    def key_code(self) -> list[Any]:
+        """The code that watches and that starts several processes, if the step uses it."""
+        code: list[Any] = []
+        if self.watch is not None:
+            from finery_trl.train.watch import watcher
+
+            code.append(watcher)
+        if self.launch is not None:
+            from finery_trl.train.launch import launch
+
+            code.append(launch)
+        return code
+
+    def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
+        """The model as loaded by `Prepared.of`; other libraries override this."""
+        from finery_trl.model.loading import Prepared
+
+        return Prepared.of(self, dtype, longest, job)
+
+
+class Sft(TrlTraining):
+    """Fine-tune a model on the answers in rows, with TRL: LoRA, QLoRA, or all weights.
+
+    The loss covers only the tokens of the assistant's turns, each up to its end: all turns of
+    `messages`, or those of the completion. It never covers what users and tools say. Before the
+    first optimizer step, finery verifies that every learned turn contributes to the loss, ends, and
+    follows the exact prompt used at inference. The weights with the lowest validation loss are kept
+    (without `validation`, the last). An interrupted training continues from its last checkpoint
+    and produces the same bytes as an uninterrupted one on a machine with the same hardware and
+    packages. If an operation has no deterministic kernel on a GPU, the bytes can differ, and the
+    log names the operation.
+    """
+
+    rows: list[Dataset] = takes(role="train", help="Rows to train on, each with an answer.")
+    loss: Literal["all_turns", "last_turn", "marked"] = setting(
+        "all_turns",
+        help="The assistant turns to learn: all, the last of each row, or those without "
+        "`weight: 0` (as in OpenAI's fine-tuning format). Of rows with prompt and completion, only "
+        "turns in the completion are learned.",
+    )
+    thinking: Literal["learned", "masked"] = setting(
+        "learned",
+        help="Whether the loss covers the thinking in answers (`reasoning_content`, or a "
+        "`<think>` block in the text).",
+    )
+    without_thinking: Literal["template", "switch"] = setting(
+        "template",
+        help="Rows without thinking, on a chat template that can switch thinking off: `template` "
+        "calls the template as for other rows (most then write an empty think block, which is "
+        "learned); `switch` renders these rows with thinking switched off, so that their prompts "
+        "are those of a request without thinking.",
+    )
+    packing: bool = setting(
+        False,
+        help="Concatenate the rows of a batch into one sequence instead of padding them. This is "
+        "an error if the model's attention would let a row see its neighbors.",
+    )
+
+    def read(
+        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
+    ) -> "Iterable[Proven]":
+        """Rows as tokens, with loss on their turns."""
+        from finery_trl.rows.tokens import examples_of
+
+        limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
+        return examples_of(rows, tokens, job, what=what, learn=self.learn(), **limits)
+
+    def learn(self) -> "Learn":
+        """The turns to learn, from the settings."""
+        from finery_trl.rows.turns import Learn
+
+        return Learn(self.loss, self.thinking, self.without_thinking)
+
+    def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
+        """TRL's SFTTrainer."""
+        from trl.trainer.sft_config import SFTConfig
+
+        from finery_trl.train.trainers import SftTrainer
+
+        return SftTrainer, SFTConfig, {"padding_free": self.packing}
+
+
+class Preference(TrlTraining, learns="preferences"):
+    """Train on better and worse answers."""
+
+    model: Model = takes(
+        role="base",
+        help="The model to train, usually the output of `trl.sft`. It is also the reference.",
+    )
+    adapter: Literal["new", "continue"] = setting(
+        "continue",
+        help="If `model` is itself an adapter: `continue` trains it further, with its initial "
+        "state as the reference (omit `lora`, since the adapter keeps its shape); `new` merges it, "
+        "uses the merged model as the reference and trains a new adapter on top.",
+    )
+    beta: float = setting(
+        0.1,
+        gt=0,
+        help="How strongly the model is held to the reference; lower values allow more change.",
+    )
+    epochs: float = setting(1, gt=0, le=MOST_EPOCHS, help="Passes over the rows.")
+    learning_rate: float = setting(
+        5e-6, gt=0, help="Peak learning rate, far lower than in supervised fine-tuning."
+    )
+
+    @property
+    def compares(self) -> bool:
+        """True: the reference is the model before the training."""
+        return True
+
+
+class Dpo(Preference):
+    """Train a model to prefer the chosen answer to the rejected one, with TRL's DPO.
+
+    Direct preference optimization (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290). The
+    untrained model is the reference. Use DPO after supervised fine-tuning: it shifts probability
+    between answers that the model can already give. Rows are verified as in `trl.sft`, for both
+    answers.
+    """
+
+    rows: list[Dataset] = takes(
+        role="train", help="Preferences: rows with a prompt, a chosen and a rejected answer."
+    )
+    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = setting(
+        "sigmoid", help="The loss, as named by TRL; sigmoid is the original DPO loss."
+    )
+    label_smoothing: float = setting(
+        0.0,
+        ge=0,
+        lt=0.5,
+        help="Expected share of preferences with chosen and rejected swapped; for loss_type: "
+        "robust.",
+    )
+    sft_weight: float = setting(
+        0.0,
+        ge=0,
+        help="Weight of an additional loss on the chosen answers, as in `trl.sft` (Pang et al. "
+        "2024, https://arxiv.org/abs/2404.19733). DPO alone can make both answers less likely and "
+        "unlearn where answers end; 0.2-1 prevents this.",
+    )
+
+    precompute_ref_log_probs: bool = setting(
+        False,
+        help="Compute the reference's log-probabilities once, before the training. The reference "
+        "then needs no memory during the training, which matters if all weights are trained.",
+    )
+
+    config: ClassVar[str] = "trl.trainer.dpo_config:DPOConfig"
+
+    def check(self) -> None:
+        """Also refuse settings that another setting makes useless or impossible."""
+        super().check()
+        if self.precompute_ref_log_probs and self.launch is not None:
+            raise UsageError(
+                "precompute_ref_log_probs needs one process: TRL hands its results to the others "
+                "in a file that they don't share",
+                where="precompute_ref_log_probs",
+                fix="remove it or launch",
+            )
+        if self.label_smoothing and self.loss_type != "robust":
+            raise UsageError(
+                f"loss_type: {self.loss_type} ignores label_smoothing",
+                where="label_smoothing",
+                fix="remove it, or set loss_type: robust",
+            )
+
+    def read(
+        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
+    ) -> "Iterable[Proven]":
+        """Preferences as tokens."""
+        from finery_trl.rows.pairs import pairs_of
+
+        limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
+        return pairs_of(rows, tokens, job, what=what, **limits)
+
+    def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
+        """TRL's DPOTrainer."""
+        from trl.trainer.dpo_config import DPOConfig
+
+        from finery_trl.train.trainers import DpoTrainer
+
+        settings = {
+            "beta": self.beta,
+            "label_smoothing": self.label_smoothing,
+            "precompute_ref_log_probs": self.precompute_ref_log_probs,
+        }
+        return DpoTrainer, DPOConfig, {**settings, **self._losses()}
+
+    @property
+    def keeps_reference(self) -> bool:
+        """False if it is only needed before the training, when it is the model itself."""
+        return not self.precompute_ref_log_probs
+
+    def _losses(self) -> dict[str, Any]:
+        if not self.sft_weight:
+            return {"loss_type": [self.loss_type]}
+        return {"loss_type": [self.loss_type, "sft"], "loss_weights": [1.0, self.sft_weight]}
+
+
+class Kto(Preference, learns="ratings"):
+    """Train a model on single answers rated good or bad, with TRL's KTO.
+
+    Kahneman-Tversky optimization (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306), for
+    thumbs-up and thumbs-down ratings without pairs. The untrained model is the reference. Rows are
+    verified as in `trl.sft`.
+    """
+
+    rows: list[Dataset] = takes(
+        role="train",
+        help="Rows with a prompt, a completion and `label: true` (good) or `false` (bad). A "
+        "preference counts as one good and one bad answer.",
+    )
+    loss_type: Literal["kto", "apo_zero_unpaired"] = setting(
+        "kto", help="The loss, as named by TRL; apo_zero_unpaired doesn't estimate the drift."
+    )
+    config: ClassVar[str] = "trl.trainer.kto_config:KTOConfig"
+
+    def check(self) -> None:
+        """Also refuse batches of one row, in which KTO can't estimate the drift."""
+        super().check()
+        reason = (
+            "KTO estimates the drift of the model from other rows of a batch, so it needs at least "
+            "two rows in memory"
+        )
+        instead = "loss_type: apo_zero_unpaired"
+        if (self.per_device_train_batch_size or self.fewest_rows) < self.fewest_rows:
+            raise UsageError(
+                reason,
+                where="per_device_train_batch_size",
+                fix=f"per_device_train_batch_size: 2, or {instead}",
+            )
+        needed = self.fewest_processes * self.fewest_rows
+        if self.effective_batch_size < needed:
+            raise UsageError(
+                reason + (" of each process" if self.fewest_processes > 1 else ""),
+                where="effective_batch_size",
+                fix=f"effective_batch_size: {needed}, or {instead}",
+            )
+
+    @property
+    def fewest_rows(self) -> int:
+        """Two where the drift is estimated from pairs of rows."""
+        return 2 if self.loss_type == "kto" else 1
+
+    def read(
+        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
+    ) -> "Iterable[Proven]":
+        """Rated answers as tokens."""
+        from finery_trl.rows.pairs import ratings_of
+
+        limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
+        return ratings_of(rows, tokens, job, what=what, **limits)
+
+    def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
+        """TRL's KTOTrainer."""
+        from trl.trainer.kto_config import KTOConfig
+
+        from finery_trl.train.trainers import KtoTrainer
+
+        return KtoTrainer, KTOConfig, {"beta": self.beta, "loss_type": self.loss_type}

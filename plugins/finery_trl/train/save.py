@@ -1,0 +1,196 @@
+"""Writes the output of a training: weights, tokenizer, chat template, curve and model card."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery import Job, Model
+from finery_transformers.frozen.template import PROMPTS, facts_of_rows
+from finery_transformers.loading import base_of
+from finery_trl.rows.example import rows_in
+from finery_trl.train.card import README, base_in, card
+from finery_trl.train.checkpoints import MEASURED, history_of, step_of
+
+if TYPE_CHECKING:
+    from finery_trl.rows.example import Proven
+    from finery_trl.rows.tokens import Tokens
+    from finery_trl.settings import Training
+
+
+MEASURED_AS = "training"
+"""The entry in the model's `runtime` with what is measured."""
+ADAPTER_CONFIG = "adapter_config.json"
+INHERITED = ("license", "architecture", "trust_remote_code", "tools_as")
+"""Facts about a model that also hold for models trained from it."""
+
+
+class Outcome(NamedTuple):
+    """Facts about the model that only the training process knows.
+
+    parameters: of the model without an adapter. trainable: trained parameters. accelerators: names
+    of those that were used. measured: speed and memory. hardware: whether all kernels were
+    deterministic, and the attention; neither is part of the model's identity.
+    """
+
+    parameters: int
+    trainable: int
+    accelerators: list[str]
+    measured: dict[str, Any]
+    hardware: dict[str, Any]
+
+
+class Trained(NamedTuple):
+    """The result of a training.
+
+    checkpoint: the folder of the selected weights. last: the folder of the last checkpoint, with
+    the whole history.
+    """
+
+    checkpoint: Path
+    last: Path
+    outcome: Outcome
+
+
+def write_model(
+    step: "Training", trained: Trained, tokens: "Tokens", examples: "Sequence[Proven]", job: Job
+) -> Model:
+    """Fill `job.out` from the selected checkpoint; return the `Model` with its facts."""
+    under = base_of(step.model) if step.continues() else step.model
+    if step.lora is not None:
+        _write_adapter(trained.checkpoint, under, job.out)
+    else:
+        _write_whole(trained.checkpoint, job.out)
+    tokens.tokenizer.save_pretrained(str(job.out))
+    curve = curve_of(history_of(trained.last))
+    _write_json(job.out / "curve.json", curve)
+    meta = _facts(step, trained, tokens, examples, curve)
+    path = job.out / ADAPTER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    readme = card("Trained model", meta, config, base_in(under.meta))
+    (job.out / README).write_text(readme, encoding="utf-8")
+    return Model(
+        job.out,
+        meta=meta,
+        refs={"base": under} if step.lora is not None else {},
+        runtime={MEASURED_AS: trained.outcome.measured},
+    )
+
+
+def curve_of(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A point for each optimizer step with a value, in order.
+
+    Each has `step` and `epoch`, the names in `MEASURED` that were measured at this step, and
+    `watch`, a mapping of the metrics of the task.
+    """
+    points: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        values = {metric: entry[name] for name, metric in MEASURED.items() if name in entry}
+        values |= {"watch": entry["watch"]} if "watch" in entry else {}
+        if values.keys() - {"learning_rate"}:
+            point = points.setdefault(entry["step"], {"step": entry["step"]})
+            point.update(epoch=entry["epoch"], **values)
+    return [points[step] for step in sorted(points)]
+
+
+def base_name(model: Model) -> str:
+    """The name of the model under an adapter: a hub repository, a file, or an architecture."""
+    for key in ("repo", "base", "name", "file", "architecture"):
+        if model.meta.get(key):
+            return str(model.meta[key])
+    return ""
+
+
+def _write_adapter(checkpoint: Path, base: Model, out: Path) -> None:
+    shutil.copyfile(checkpoint / "adapter_model.safetensors", out / "adapter_model.safetensors")
+    config = json.loads((checkpoint / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    # PEFT writes the folder of the base on this machine, and sets in arbitrary order.
+    config["base_model_name_or_path"] = base.meta.get("repo")
+    config["revision"] = None
+    for key in ("target_modules", "modules_to_save", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    _write_json(out / ADAPTER_CONFIG, config)
+
+
+def _write_whole(checkpoint: Path, out: Path) -> None:
+    """Save the weights, which were trained in 32 bits, in 16 bits."""
+    import torch
+
+    from finery_transformers.loading import load_model, quiet
+
+    model = Model(checkpoint, meta={"format": "transformers"})
+    with quiet():
+        load_model(model, torch.bfloat16).save_pretrained(str(out))
+
+
+def _facts(
+    step: "Training",
+    trained: Trained,
+    tokens: "Tokens",
+    examples: "Sequence[Proven]",
+    curve: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "format": "transformers" if step.lora is None else "adapter",
+        "base": base_name(step.model),
+        "learned_from": type(step).__spec__.learns,
+        "parameters": trained.outcome.parameters,
+        "trainable_parameters": trained.outcome.trainable,
+        "epochs": round(curve[-1]["epoch"], 4),  # fewer than the setting if it stopped early
+        "steps": step_of(trained.last),
+        "best_step": step_of(trained.checkpoint),
+        "rows": rows_in(examples),
+        **({} if rows_in(examples) == len(examples) else {"examples": len(examples)}),
+        "tokens": sum(e.total_tokens for e in examples),
+        "loss_tokens": sum(e.loss_tokens for e in examples),
+        "chat_template": True,
+    }
+    best = next((p for p in curve if p["step"] == facts["best_step"]), {})
+    for name in ("eval_loss", "eval_preference_accuracy"):
+        if name in best:
+            facts[name] = round(best[name], 6)
+    if "watch" in best:
+        facts["watch"] = best["watch"]
+    facts |= _quantization(step)
+    if trained.outcome.accelerators:
+        facts["accelerated_by"] = trained.outcome.accelerators
+    rows = (row for dataset in step.rows for row in dataset)
+    facts[PROMPTS] = facts_of_rows(rows, step.model, switch=_switches(step), date=tokens.date)
+    if arguments := _arguments(step, tokens, facts[PROMPTS]):
+        facts["chat_template_kwargs"] = arguments
+    return facts | {k: step.model.meta[k] for k in INHERITED if k in step.model.meta}
+
+
+def _switches(step: "Training") -> bool:
+    """Whether thinking is switched off in the prompts of rows without it."""
+    learn = step.learn()
+    return learn is not None and learn.without_thinking == "switch"
+
+
+def _arguments(step: "Training", tokens: "Tokens", used: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the chat template for prompts like those of the training.
+
+    If thinking was switched off in the prompts of all rows, it is at inference.
+    """
+    if not _switches(step) or used["thinking"]:
+        return tokens.arguments
+    from finery_transformers.chat import thinking_switch
+
+    return {**tokens.arguments, **(thinking_switch(tokens.tokenizer, tokens.arguments) or {})}
+
+
+def _quantization(step: "Training") -> dict[str, Any]:
+    """How the base was quantized, and what the adapter merges into; see `loading.load_merged`."""
+    if step.quantization is not None:
+        kind = {"kind": step.quantization, "double": step.double_quantization}
+        return {"quantization": kind, "merge": step.merge}
+    if step.continues():
+        return {k: step.model.meta[k] for k in ("quantization", "merge") if k in step.model.meta}
+    return {}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,1 +1,0 @@
-"""The output of a training: checkpoints while it runs, then the weights and their README."""

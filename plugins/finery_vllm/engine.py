@@ -1,0 +1,141 @@
+"""Answers prompts with vLLM, which runs as a server of this process."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from finery import (
+    Answer,
+    Batch,
+    Completion,
+    DataError,
+    Engine,
+    EngineJob,
+    FineryError,
+    Model,
+    Request,
+    Sampling,
+    StepError,
+)
+from finery_serve.client import Refused
+from finery_transformers.precision import auto_dtype
+from finery_vllm.server.installation import build_files, installed
+from finery_vllm.sessions import Session, session
+
+if TYPE_CHECKING:
+    from finery_vllm.prompts import Prompts
+
+
+class VllmEngine(Engine):
+    """Sends many prompts at a time to vLLM, as token ids.
+
+    It answers those that arrive together side by side, which can change the last digits of a
+    logit: of two tokens that are equally likely, it may take either. The cache keeps the answer.
+    """
+
+    takes_tools = True
+    local = True
+    constrains = True
+    packages = ("torch", "transformers", "peft", "tokenizers")
+
+    def __init__(self, model: Model, job: EngineJob) -> None:
+        super().__init__(model, job)
+        under = model.refs["model"]
+        assert isinstance(under, Model)
+        self._under = under
+        self._slots = int(model.runtime.get("concurrency", 64))
+
+    @classmethod
+    def key_facts(cls) -> Mapping[str, Any]:
+        """The dtype, and the versions of vLLM and of what it computes with."""
+        found = installed()
+        versions = {"vllm": "none"} if found is None else found.versions
+        return {"dtype": auto_dtype(), **versions}
+
+    @classmethod
+    def key_files(cls) -> Sequence[str]:
+        """Where vLLM is or might be, and what it computes with."""
+        return build_files()
+
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
+        """One request each. Those that begin alike follow one another: vLLM reads that once."""
+        alike: dict[bytes, list[int]] = {}
+        for i, request in enumerate(requests):
+            alike.setdefault(request.beginning(), []).append(i)
+        return [[i] for places in alike.values() for i in places]
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Answer requests; raises the first error."""
+        answers: dict[int, Completion] = {}
+        for number, answer in self._stream(([request] for request in requests), sampling):
+            if isinstance(answer, FineryError):
+                raise answer
+            answers[number] = answer[0]
+        return [answers[number] for number in range(len(requests))]
+
+    def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """Yield answers as they arrive."""
+        yield from self._stream(batches, sampling)
+
+    def _stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """Tokenize here, since tokenizers aren't safe in threads; only requests wait in threads."""
+        source, more = enumerate(batches), True
+        flying: dict[Future[list[int]], tuple[int, Request, list[int]]] = {}
+        pool = ThreadPoolExecutor(self._slots, thread_name_prefix="vllm")
+        try:
+            while more or flying:
+                while more and len(flying) < self._slots:
+                    number, batch = next(source, (-1, None))
+                    more = batch is not None
+                    if batch is None:
+                        break
+                    own = sampling.of_attempt(batch[0].attempt)
+                    try:
+                        prompt = self._prompts.tokens(batch[0], own.max_tokens)
+                    except FineryError as error:
+                        yield number, error
+                        continue
+                    body = self._prompts.body(prompt, own)
+                    flying[pool.submit(self._ask, self._session, body)] = number, batch[0], prompt
+                for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                    number, request, prompt = flying.pop(future)
+                    yield number, self._answer(future, request, prompt, sampling)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _answer(
+        self, future: "Future[list[int]]", request: Request, prompt: list[int], sampling: Sampling
+    ) -> Answer:
+        try:
+            return [self._prompts.completion(prompt, request, future.result(), sampling.stop)]
+        except DataError as error:
+            return error
+
+    @staticmethod
+    def _ask(session: Session, body: Mapping[str, Any]) -> list[int]:
+        """The token ids of the answer."""
+        with session.in_use():
+            try:
+                answer = session.server.request("/v1/completions", {**body, "model": session.name})
+            except Refused as error:
+                raise _refused(error.status, error.words, body) from error
+        return list(answer["choices"][0]["token_ids"])
+
+    @cached_property
+    def _prompts(self) -> "Prompts":
+        from finery_vllm.prompts import Prompts
+
+        return Prompts(self._under, self.model.meta.get("context"))
+
+    @property
+    def _session(self) -> Session:
+        """The server with this model, which another engine of the process may have replaced."""
+        return session(self.model, self._under, self._prompts, self.job)
+
+
+def _refused(status: int, message: str, body: Mapping[str, Any]) -> FineryError:
+    if status >= 500:
+        return StepError(f"vLLM failed to answer: {message}", fix="build again")
+    what = "can't follow the schema" if "structured_outputs" in body else "refuses the request"
+    return DataError(f"vLLM {what}: {message}")

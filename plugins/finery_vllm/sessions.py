@@ -1,0 +1,283 @@
+"""The servers of this process: which one answers for a model, and when one gives way to another."""
+
+import atexit
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from finery import EngineJob, Model, Request, StepError, outside_key
+from finery.execute.gpus import visible_gpus
+from finery_serve.client import Refused
+from finery_transformers.precision import auto_dtype
+from finery_vllm.bundle.adapters import MERGE, check_adapter
+from finery_vllm.folder import ADAPTER, check_format, linked, whole
+from finery_vllm.server.command import (
+    STRICT,
+    flag,
+    largest_rank,
+    read_json,
+    slots_for,
+    smallest_limit,
+)
+
+if TYPE_CHECKING:
+    from finery_vllm.prompts import Prompts
+    from finery_vllm.server.start import Server
+
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+TOGETHER = 4
+"""Adapters on one server, all of them on the device."""
+PROBES = ("Hello.", "Name one.", "Where is my card? It hasn't arrived yet.", "1 + 1 =")
+"""Prompts for which an adapter must answer unlike its base."""
+BASE = "base"
+UPDATING = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+"""Lets the server load adapters while it runs."""
+
+
+class Running:
+    """A server. what: the weights and settings that it serves. rank: 0 without adapters.
+
+    memory: the share of the GPU's memory that it takes. folders: of models that it reads.
+    """
+
+    def __init__(self, what: bytes, rank: int, memory: float) -> None:
+        self.what, self.rank, self.memory = what, rank, memory
+        self.open = ExitStack()
+        self.folders = Path(
+            self.open.enter_context(tempfile.TemporaryDirectory(prefix="finery-vllm-"))
+        )
+        self.adapters: dict[str, str] = {}
+        self.busy = 0
+        self.lock = Lock()
+        self.server: Server
+
+    def has_room_for(self, adapter: Model) -> bool:
+        """Whether it has the adapter, or a slot for it that isn't the last one."""
+        return _known_as(adapter) in self.adapters or len(self.adapters) < TOGETHER
+
+    def close(self) -> None:
+        """End the server, and remove its folders."""
+        self.open.close()
+
+
+class Session:
+    """A model on a running server. name: what the server calls it."""
+
+    def __init__(self, running: Running, name: str) -> None:
+        self._running = running
+        self.server = running.server
+        self.name = name
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the server from giving way to another."""
+        with self._running.lock:
+            self._running.busy += 1
+        try:
+            yield
+        finally:
+            with self._running.lock:
+                self._running.busy -= 1
+
+
+_running: list[Running] = []
+
+
+@atexit.register
+def close_all() -> None:
+    """End all servers of this process."""
+    while _running:
+        _running.pop().close()
+
+
+def session(model: Model, under: Model, prompts: "Prompts", job: EngineJob) -> Session:
+    """The server that answers for a model, started if none does.
+
+    under: the model that vLLM loads. Servers that no request uses give way where the GPU's memory
+    isn't enough for all. `StepError` if vLLM can't serve it, or serves it as its base.
+    """
+    check_format(under)
+    beside = under.format == "adapter" and not model.meta.get("merge")
+    rank = smallest_limit(_rank(under)) if beside else 0
+    what = _identity(model, under.refs["base"] if beside else under)
+    for running in _running:
+        fits = running.rank >= rank > 0 or running.rank == rank == 0
+        if running.what == what and fits and (rank == 0 or running.has_room_for(under)):
+            break
+    else:
+        running = _started(model, under, what, rank, job)
+    name = _with_adapter(running, under, prompts, job) if beside else BASE
+    return Session(running, name)
+
+
+def _known_as(adapter: Model) -> str:
+    return adapter.digest or str(adapter.path)
+
+
+def _rank(adapter: Model) -> int:
+    return largest_rank(read_json(adapter.file(ADAPTER[0])))
+
+
+def _identity(model: Model, served: Any) -> bytes:
+    """The facts that decide the weights and settings of a server."""
+    own = served.digest or [str(served.path), served.meta]
+    settings = {k: v for k, v in model.meta.items() if k not in ("format", "merge")}
+    return msgspec.json.encode([own, settings, model.runtime], order="deterministic")
+
+
+def _started(model: Model, under: Model, what: bytes, rank: int, job: EngineJob) -> Running:
+    memory = float(model.runtime.get("gpu_memory", 0.9))
+    _make_room(memory)
+    running = Running(what, rank, memory)
+    try:
+        job.progress(0, 1, "preparing the model for vLLM")
+        served = under.refs["base"] if rank else under
+        assert isinstance(served, Model)
+        folder = whole(served, running.folders / "model")
+        job.progress(0, 1, "starting vLLM")
+        running.server = running.open.enter_context(
+            _serving(
+                folder,
+                slots=int(model.runtime.get("concurrency", 64)),
+                context=model.meta.get("context"),
+                options=_options(model, rank),
+                environment=UPDATING if rank else None,
+            )
+        )
+    except BaseException:
+        running.close()
+        raise
+    job.log(f"{running.server.build} answers, {'with adapters on the base' if rank else 'merged'}")
+    _running.append(running)
+    return running
+
+
+@outside_key
+def _serving(folder: Path, **given: Any) -> "AbstractContextManager[Server]":
+    """A server. Its version, and the arguments that can change an answer, are in keys."""
+    from finery_vllm.server.start import new_key, start
+
+    return start(folder, alias=BASE, api_key=new_key(), **given)
+
+
+def _make_room(memory: float) -> None:
+    """End servers that no request uses, the oldest first, until there is memory for another."""
+    for running in list(_running):
+        if sum(other.memory for other in _running) + memory <= 1:
+            return
+        if not running.busy:
+            _running.remove(running)
+            running.close()
+
+
+def _options(model: Model, rank: int) -> list[str]:
+    dtype = DTYPES[auto_dtype()]
+    options = ["--dtype", dtype, *STRICT]
+    if visible_gpus():
+        options += ["--gpu-memory-utilization", str(model.runtime.get("gpu_memory", 0.9))]
+    if rank:
+        options += [
+            "--enable-lora",
+            "--max-lora-rank",
+            str(rank),
+            "--max-loras",
+            str(slots_for(TOGETHER)),
+        ]
+    for name, value in model.meta.get("options", {}).items():
+        options += flag(name, value)
+    return options
+
+
+def _with_adapter(running: Running, adapter: Model, prompts: "Prompts", job: EngineJob) -> str:
+    """The name of an adapter on a server, loaded and proved when it is first used."""
+    identity = _known_as(adapter)
+    if identity in running.adapters:
+        return running.adapters[identity]
+    name = f"adapter-{len(running.adapters)}"
+    check_adapter(adapter, read_json(adapter.file(ADAPTER[0])), "the model")
+    folder = linked(adapter, ADAPTER, running.folders / name)
+    try:
+        running.server.request(
+            "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)}
+        )
+    except Refused as error:
+        raise StepError(
+            f"vLLM refuses the adapter: {error.words}", fix="merge it into its base: `merge: true`"
+        ) from error
+    asked = [Request([{"role": "user", "content": text}]) for text in PROBES]
+    tokens = [prompts.tokens(request, 8) for request in asked]
+    difference = prove(
+        lambda body: running.server.request("/v1/completions", body),
+        tokens,
+        base=BASE,
+        adapter=name,
+    )
+    job.log(f"the adapter changes log-probabilities of the base by {difference:.2g} or more")
+    running.adapters[identity] = name
+    return name
+
+
+TOKENS = 4
+LIKELIEST = 5
+LEAST = 1e-4
+"""The smallest difference of log-probabilities that counts."""
+NOISE = 4.0
+"""Minimum ratio of the adapter's effect to the base's own variation between two calls."""
+UNLIKE = 10.0
+"""Stands for the difference where the likeliest tokens have none in common."""
+
+Ask = Callable[[dict[str, Any]], Any]
+"""Sends a body to /v1/completions, and returns the answer."""
+
+
+@outside_key
+def prove(ask: Ask, prompts: Sequence[list[int]], *, base: str, adapter: str) -> float:
+    """The largest difference of a token's log-probability between the adapter and its base.
+
+    prompts: token ids. base, adapter: the server's names of both. `StepError` if they answer alike.
+    """
+    difference = noise = 0.0
+    for prompt in prompts:
+        own = _likelihoods(ask, base, prompt)
+        noise = max(noise, _difference(own, _likelihoods(ask, base, prompt)))
+        difference = max(difference, _difference(own, _likelihoods(ask, adapter, prompt)))
+        if difference > max(LEAST, NOISE * noise):
+            return difference
+    raise StepError(
+        f"vLLM answers with the adapter '{adapter}' as it does without it",
+        details=[
+            f"over {len(prompts)} prompts, no token's log-probability differs by more than "
+            f"{difference:.1e}; between two calls of the base it differs by {noise:.1e}"
+        ],
+        fix=f"the adapter's layers don't fit this model in vLLM, or it learned nothing; {MERGE}",
+    )
+
+
+def _likelihoods(ask: Ask, name: str, prompt: list[int]) -> list[dict[str, float]]:
+    """The likeliest tokens at each place of a greedy answer, with their log-probabilities."""
+    answer = ask({
+        "model": name, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.0,
+        "logprobs": LIKELIEST, "ignore_eos": True, "return_tokens_as_token_ids": True,
+        "add_special_tokens": False,
+    })  # fmt: skip
+    tokens: list[dict[str, float]] = answer["choices"][0]["logprobs"]["top_logprobs"]
+    return tokens
+
+
+def _difference(one: list[dict[str, float]], other: list[dict[str, float]]) -> float:
+    """The largest difference, up to the place after which the answers have different tokens."""
+    largest = 0.0
+    for mine, theirs in zip(one, other, strict=False):
+        shared = mine.keys() & theirs.keys()
+        if not shared:
+            return UNLIKE
+        largest = max(largest, *(abs(mine[token] - theirs[token]) for token in shared))
+        if max(mine, key=mine.__getitem__) != max(theirs, key=theirs.__getitem__):
+            break
+    return largest

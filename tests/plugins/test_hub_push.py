@@ -124,6 +124,7 @@ def test_what_the_card_says(project: Project) -> None:
     assert f"llama-server -hf {REPO} --hf-file triage-Q8_0.gguf" in text
     assert f"hf download {REPO} triage-Q8_0.gguf Modelfile --local-dir triage" in text
     assert "finery build recipe.yaml sft gguf" in text
+    assert 'messages = [{"role": "system", "content": "Label it."}, {"role": "user",' in text
     assert "# of the training" not in text
 
 

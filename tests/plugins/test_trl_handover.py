@@ -1,5 +1,6 @@
 """A trained model that is handed to someone else: its card, its base, and PEFT that loads it."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -60,6 +61,16 @@ def test_a_card_names_base_license_training_and_how_to_load_it() -> None:
     assert "| adapted layers | q_proj, v_proj |" in text
     assert f'"org/base",\n    revision="{"a" * 40}",' in loading(text)
     compile(loading(text), "README.md", "exec")
+
+
+def test_the_code_of_a_card_has_the_system_message_of_the_training() -> None:
+    system = 'Name the "intent".\nOne word \\ no more.'
+    for config in (CONFIG, {}):
+        code = loading(card("sft", META | {"prompts": {"system": system}}, config, Base()))
+        compile(code, "README.md", "exec")
+        (line,) = [line for line in code.splitlines() if line.startswith("messages = ")]
+        messages = ast.literal_eval(line.removeprefix("messages = "))
+        assert [m["content"] for m in messages] == [system, "…"]
 
 
 @pytest.mark.parametrize("base", [

@@ -11,6 +11,7 @@ from finery.util.text import percent, size
 from finery_hub.card.facts import Evaluation, Facts, Origin, Score
 from finery_hub.card.metadata import Target, bases_of, front_matter, license_of
 from finery_hub.push.files import ADAPTER_FOLDER, MARK, MODELFILE, README, File, Placed
+from finery_transformers.frozen.template import system_of
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 LEARNED = {
@@ -137,10 +138,12 @@ def _loaded(placed: Placed, facts: Facts, target: Target) -> dict[str, Any]:
     merged = is_adapter and target.merged and placed.folder == ADAPTER_FOLDER
     folder = "" if merged else placed.folder
     kwargs = placed.artifact.meta.get("chat_template_kwargs") or {}
+    system = system_of(placed.artifact)
     return {
         "name": placed.name,
         "base": _base(placed, facts) if is_adapter and not merged else None,
         "folder": f", subfolder={json.dumps(folder)}" if folder else "",
+        "system": {"role": "system", "content": system} if system else None,
         "arguments": "".join(f", {n}={v!r}" for n, v in kwargs.items() if n.isidentifier()),
     }
 

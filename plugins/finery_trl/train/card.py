@@ -101,12 +101,13 @@ def _facts(meta: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
 
 def _loading(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> Iterator[str]:
     """The code that loads it, after what a reader must do first."""
+    system = meta.get("prompts", {}).get("system")
     if not config:
         yield _code([
             "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
             'folder = "."  # this folder',
             "model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)",
-        ])  # fmt: skip
+        ], system)  # fmt: skip
         return
     if not base.source:
         what = f"the file `{_inline(base.file)}`" if base.file else "the base model"
@@ -127,13 +128,18 @@ def _loading(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> 
         *(f"    {argument}," for argument in [*arguments, f"dtype=torch.{dtype}"]),
         ")",
         "model = PeftModel.from_pretrained(base, folder)",
-    ])  # fmt: skip
+    ], system)  # fmt: skip
 
 
-def _code(lines: list[str]) -> str:
+def _code(lines: list[str], system: str | None) -> str:
+    """Python in a block. system: the message that all training rows had."""
+    asked = '{"role": "user", "content": "…"}'
+    if system:
+        message = json.dumps({"role": "system", "content": system}, ensure_ascii=False)
+        asked = f"{message}, {asked}"
     tokenizer = "tokenizer = AutoTokenizer.from_pretrained(folder)"
     chat = [
-        'messages = [{"role": "user", "content": "…"}]',
+        f"messages = [{asked}]",
         "inputs = tokenizer.apply_chat_template(",
         '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
         ")",

@@ -22,6 +22,7 @@ from click.core import ParameterSource
 from finery import Artifact, Bundle, StepError, UsageError
 from finery.cli.console import print_json
 from finery.cli.options import json_option, matrix_option, recipe_and_step
+from finery.util.text import in_line, shortened
 from finery_serve.processes import LOOPBACK, Address, listens, raised_at_signals
 from finery_serve.servers import Running, Serving, example_of, names_of, page_of
 
@@ -178,8 +179,7 @@ def introduction(running: Running, serving: Serving, system: str = "") -> str:
 
     system: what begins a conversation without a system message.
     """
-    line = " ".join(system.split())
-    line = line if len(line) <= SHOWN else f"{line[:SHOWN]}…"
+    added = shortened(in_line(system), SHOWN)
     key, page = serving.key or "none", page_of(running)
     names = names_of(running, serving)
     body = {"model": names[-1], "messages": [{"role": "user", "content": example_of(running)}]}
@@ -195,7 +195,7 @@ def introduction(running: Running, serving: Serving, system: str = "") -> str:
         f"  address  {running.address}/v1",
         f"  key      {serving.key or 'none is needed'}",
         f"  model    {', '.join(names)}",
-        *([f"  system   {line} (added where a request has none)"] if system else []),
+        *([f"  system   {added} (added where a request has none)"] if system else []),
         *elsewhere,
         "",
         "With curl:",

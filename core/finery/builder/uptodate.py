@@ -22,8 +22,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blake3 import blake3
-
 from finery.execute.gpu import CHOICES, DRIVER_FILES
 from finery.util.files import FileState, file_state, settled
 from finery.util.paths import store_folder
@@ -325,7 +323,10 @@ def _settled(path: str, began: int) -> bool:
 
 
 def _name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:
-    # With the path, since a copied project contains the stamps of the original; as a digest, since
-    # `--set` may have secrets.
-    name = json.dumps([str(recipe.absolute()), sorted(steps), list(overrides)])
-    return blake3(name.encode()).hexdigest()
+    digest = ""
+    if overrides:  # which may have secrets
+        from blake3 import blake3
+
+        digest = blake3(json.dumps(list(overrides)).encode()).hexdigest()
+    # A copied project contains the stamps of the original.
+    return json.dumps([str(recipe.absolute()), sorted(steps), digest])

@@ -1,11 +1,8 @@
 """Reports of plugins about a recipe before it is built: notes, and estimates for steps."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
-
-if TYPE_CHECKING:
-    pass
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from finery import Completion, FineryError, Sampling, UsageError, shown
 from finery.rows import Conversation
+from finery.util.text import visible
 from finery_serve.chat.streams import Talker, Write
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Session:
     def run(self, stdin: IO[str]) -> None:
         """Talk until the user leaves."""
         if self._usual and self._talks[0].system == self._usual:
-            self._screen.say(f"system message, as in the training: {self._usual}")
+            self._screen.say(f"system message, as in the training: {visible(self._usual)}")
         for line in self._screen.questions(stdin):
             text = line.strip()
             if text in ("/quit", "/exit"):

@@ -24,6 +24,10 @@ rows have; empty if none has one, None if they differ. `date`: the day that the 
 (`2026-11-26`), absent if it writes none."""
 FROZEN = "frozen"
 """The entry of a GGUF's `meta` with the facts of its frozen template."""
+SYSTEMS_DIFFER = (
+    "the training rows have different system messages, or only some have one, so clients must send "
+    "the right one"
+)
 _SYSTEM = ("system", "developer")
 """Roles of a message that says how to answer."""
 
@@ -248,10 +252,7 @@ class FrozenTemplate(NamedTuple):
                 f"training rows: {self.system!r}"
             )
         if self.system is None:
-            lines.append(
-                "the training rows have different system messages, or only some have one, so "
-                "clients must send the right one"
-            )
+            lines.append(SYSTEMS_DIFFER)
         if not self.tools:
             lines.append("the chat template refuses tools, since the training rows have none")
         if self.date:

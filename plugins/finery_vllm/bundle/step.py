@@ -9,7 +9,7 @@ import msgspec
 
 from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
 from finery.views import View
-from finery_transformers.frozen.template import facts_of
+from finery_transformers.frozen.template import SYSTEMS_DIFFER, facts_of
 from finery_vllm.bundle.adapters import (
     Chat,
     chat_of,
@@ -170,10 +170,7 @@ class VllmBundle(
         write_texts(job.out, texts)
         job.log(f"{len(adapters)} adapters on {texts.base}" if adapters else f"serves {texts.base}")
         if chat.system is None:
-            job.log(
-                "the training rows have different system messages, or only some have one, so "
-                "clients must send the right one"
-            )
+            job.log(SYSTEMS_DIFFER)
         if texts.unparsed:
             job.log(
                 f"{', '.join(texts.unparsed)}: vLLM refuses requests with tools until `options` "

@@ -236,6 +236,9 @@ def _encoded_schema(cls: type[Step]) -> bytes:
     except TypeError as error:
         raise PluginError(f"{full_name(cls)}: a setting's type has no schema: {error}") from error
     own = defs.pop(cls.__name__)
+    for group in defs.values():  # msgspec before 0.23 leaves a docstring's indentation
+        if "description" in group:
+            group["description"] = cleandoc(group["description"])
     properties: dict[str, Any] = {"use": {"type": "string"}, **own["properties"], **_STEP_KEYS}
     if not cls.__spec__.engines and cls.gpu_count is Step.gpu_count:  # it can't use one
         del properties["gpus"]

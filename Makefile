@@ -15,9 +15,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test test-all checks lint types schemas docs pytest pytest-all pytest-all-real format bench quality gpu-check gpu-wheels clean
 
-quickstart: $(VENV)/.installed-baseline,gguf
+quickstart:
+	@test -e $(VENV)/.installed-baseline,gguf || echo "installing finery into $(VENV): 1.5 GB, about a minute"
+	@$(MAKE) --no-print-directory $(VENV)/.installed-baseline,gguf
 	test -e quickstart/recipe.yaml || $(BIN)/finery init quickstart --task classification
 	$(BIN)/finery build quickstart
+	@echo "talk to it:  $(BIN)/finery chat gguf --recipe quickstart"
 
 test: checks pytest
 

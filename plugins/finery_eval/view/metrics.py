@@ -268,7 +268,7 @@ def _chosen(output: Output, report: Mapping[str, Any], detail: Detail) -> str:
 
 
 def best_model(report: Mapping[str, Any]) -> str:
-    """The model with the best headline score; the last of equally good ones.
+    """The model with the best value of the first metric; the last of equally good ones.
 
     A cheap baseline only counts if nothing else is judged. A reference that an evaluator adds
     (`details["references"]`), such as the model before it was served, never counts.

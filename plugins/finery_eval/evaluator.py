@@ -4,8 +4,9 @@ An evaluator is a subclass of `Evaluator` with `judge(row, answer)`, which retur
 metric for an answer: True or False, a number from 0 to 1, or None if the metric doesn't apply. With
 `Verdict`, it adds facts about the answer for people. `metric_names` lists the metrics, the one that
 decides first. The base class does the rest: it asks models, handles refusals and answers that were
-cut off, and provides `slices:`, groups of related rows, intervals, paired tests, `require:`, baselines,
-tables and `predictions.jsonl`, and so `show`, `diff`, `select`, `curve`, `watch` and reports.
+cut off, and provides `slices:`, groups of related rows, intervals, paired tests, `require:`,
+baselines, tables and `predictions.jsonl`, and so `show`, `diff`, `select`, `curve`, `watch` and
+reports.
 
 For more, override `judging`, which reads the expected answers of all rows before any model is asked
 and refuses rows that can't be judged; `statistics`, for metrics that aren't means over rows, such

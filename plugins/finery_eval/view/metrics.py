@@ -161,7 +161,9 @@ class MetricsView(View):
         """Exported files and the exported model against others, and the evaluator's remarks."""
         report = _metrics_of(output).report()
         yield from export_remarks(report)
-        yield from _verdicts(output)
+        node = output.graph.nodes.get(output.step) if output.graph is not None else None
+        is_variant = node is not None and node.variant  # of which there may be many
+        yield from (r for r in _verdicts(output) if r.severity == "warning" or not is_variant)
         yield from own_remarks(report)
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:

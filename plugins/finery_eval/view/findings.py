@@ -236,10 +236,10 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
     """
     task = [each for each in judged if not each.use.endswith(RETENTION)]
     if has_training:
-        models, roles = results_of_training(task), ("base", "baseline")
+        models, roles = results_of_training(task), {"base", "baseline"}
         improve = "train longer or on more rows"
     else:
-        models, roles = best_first(each for each in task if each.role == "base"), ("baseline",)
+        models, roles = best_first(each for each in task if each.role == "base"), {"baseline"}
         improve = "improve the prompt"
     for model in [each for each in models if each.exported] or models[:1]:
         better: list[str] = []
@@ -253,7 +253,8 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
                 better.append(f"{other.model} {_in_brackets(tests[0])}")
             if worse:
                 text = f"{model.model} is significantly worse than the {kind} {other.model} in "
-                advice = f"{improve.capitalize()}, or ship {other.model}."
+                ship = "" if tests[0].verdict == BETTER else f", or ship {other.model}"
+                advice = f"{improve.capitalize()}{ship}."
                 remarks.append(Remark(text + ", ".join(worse), advice, "warning"))
             elif tests and tests[0].verdict == NOT_SHOWN:
                 text = f"{model.model} isn't shown to beat the {kind} {other.model} in "

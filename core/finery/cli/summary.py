@@ -73,7 +73,7 @@ def _print_matrix(build: Build, outcome: Outcome) -> None:
 def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:
     """Print the remarks of the view of an output that this build made."""
     plugins = build.graph.plugins
-    output = output_of(plugins, build.store, title, manifest)
+    output = output_of(plugins, build.store, title, manifest)._replace(graph=build.graph)
     for remark in view_of(plugins, manifest).remarks(output):
         colour = "yellow" if remark.severity == "warning" else None
         click.secho(_wrapped(visible(f"{title}: {remark.text}")), fg=colour, err=True)

@@ -106,7 +106,7 @@ def show_outputs(
 
     for title, manifest in manifests.items():
         view = view_of(graph.plugins, manifest)
-        output = output_of(graph.plugins, store, title, manifest)
+        output = output_of(graph.plugins, store, title, manifest)._replace(graph=graph)
         link = build_folder(graph.recipe).joinpath(*title.split("."))
         if link.resolve() == output.artifact.path.resolve():
             output = output._replace(link=link)

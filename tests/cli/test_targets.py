@@ -115,3 +115,12 @@ def test_a_shell_completes_recipes_steps_and_types(t: Project, line: str, words:
     assert completed(t, line)[: len(words)] == words
     (t.folder / "ext/recipe.yaml").write_bytes(b"\xff: [")
     assert completed(t, "finery show ext ") == [], "a broken recipe has no steps"
+
+
+def test_what_is_printed_to_be_pasted_names_the_recipe(t: Project) -> None:
+    shutil.copytree(t.folder / "ext", t.folder / "a b")
+    error = t.run("show", "a b", "--html").err
+    assert "fix: finery show 'a b/recipe.yaml' STEP --html\n" in error
+    assert "fix: finery show STEP --html\n" in t.run("show", "--html").err
+    t.edit("ext/recipe.yaml", "tag: 1", "tag: 2")
+    assert "(see `finery plan ext/recipe.yaml`)" in t.run("show", "ext", "sft").err

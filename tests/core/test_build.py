@@ -167,6 +167,21 @@ def test_a_process_that_dies_is_an_error_and_not_a_hang(
     assert (t.folder / "build/t/b").exists()
 
 
+@pytest.mark.parametrize(("method", "code"), [("check", 2), ("verify", 1)])
+def test_an_error_in_a_method_of_a_plugin_has_its_line(
+    project: MakeProject, method: str, code: int
+) -> None:
+    t = project({"recipe.yaml": recipe({"a": {"use": "steps.script"}})})
+    called = f"    def {method}(self, *outputs: Any) -> None:\n        int('x')\n"
+    t.edit("steps.py", "class Alone", f"    pass\n\n{called}\n\nclass Alone")
+    ran = t.run("build")
+    assert ran.code == code
+    assert f"recipe.yaml:4:8: error: `{method}` failed: ValueError: invalid literal" in ran.err
+    assert "steps.py:" in ran.err
+    assert ": int('x')\n  fix: correct it" in ran.err
+    assert "requirement" not in ran.err
+
+
 def test_a_step_that_returns_the_wrong_kind(project: MakeProject) -> None:
     steps = LIGHT_STEPS.read_text()
     t = project({

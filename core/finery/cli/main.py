@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from finery.builtin import COMMANDS
+from finery.cli.console import name_recipe, print_error
 from finery.errors import DISK_FULL, FineryError
 from finery.util.references import load_reference
 from finery.util.text import did_you_mean, visible
@@ -62,6 +63,7 @@ def main() -> None:
     """Run the command line and exit with its code: 0, 1, 2, or 130 when interrupted."""
     gc.set_threshold(COLLECT_AFTER)
     color = False if os.environ.get("NO_COLOR") else None  # https://no-color.org; click asks nobody
+    name_recipe(None)
     with click.Context(cli, info_name="finery", color=color).scope():  # for what is printed at last
         sys.exit(_run(color))
 
@@ -76,8 +78,6 @@ def _run(color: bool | None) -> int:
         error.show()
         code = 2
     except FineryError as error:
-        from finery.cli.console import print_error
-
         print_error(error)
         code = error.exit_code
     except SystemExit as error:
@@ -123,7 +123,6 @@ def ended(error: SystemExit) -> Any:
     own = os.path.join(os.path.dirname(__file__), "commands")
     if not any(file.startswith(own) for file, _ in files):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    from finery.cli.console import print_error
     from finery.errors import PluginError
 
     file, line = files[-1]

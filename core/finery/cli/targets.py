@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from finery.cli.console import name_recipe
 from finery.errors import FineryError, UsageError
 from finery.util.files import check_plain
 
@@ -74,6 +75,7 @@ def recipe_file(path: Path) -> Path:
         raise UsageError(
             f"there is no recipe {file}", fix="name one, or create one: finery init DIR"
         )
+    name_recipe(file)
     return file
 
 

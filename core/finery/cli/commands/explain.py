@@ -64,20 +64,19 @@ def _print(
     step: str, plan: "StepPlan", last: "Parts | None", changes: "list[Change]", since: str
 ) -> None:
     state = {"cached": "is up to date", "run": "will run", "pending": "is pending"}[plan.state]
-    reason = f": {plan.reason}" if plan.reason and (last is None or not changes) else ""
+    tells = last is None or not changes or plan.state == "pending"
+    reason = f": {plan.reason}" if plan.reason and tells else ""
     click.echo(f"{click.style(step, bold=True)} ({plan.node.use}) {state}{reason}")
     if not changes:
         if plan.state == "cached":
             click.echo("nothing changed since its last build")
         return
     click.echo(f"changed {since}:")
-    from finery.builder.keys import short
-
     width = max(len(change.part) for change in changes)
     for change in changes:
-        before = click.style(short(change.old, change.part), fg="red")
-        after = click.style(short(change.new, change.part), fg="green")
-        click.echo(f"  {change.part:<{width}}  {before} → {after}")
+        before, after = change.values()
+        values = f"{click.style(before, fg='red')} → {click.style(after, fg='green')}"
+        click.echo(f"  {change.part:<{width}}  {values}")
         for line in change.names.with_paths(change.paths):
             click.echo(f"  {'':<{width}}  {line}")
 

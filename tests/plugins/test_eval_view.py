@@ -213,3 +213,17 @@ def test_a_model_that_does_not_beat_the_baseline_is_told(tmp_path: Path) -> None
     )
     _, remarks = against_a_baseline(tmp_path / "c", sft="1" * 40, cheap=cheap)
     assert remarks == []
+
+
+def test_many_confused_classes_are_a_list_without_broken_words() -> None:
+    data = matrix(12)
+    data["labels"][0] = "two\nlines"
+    predictions = [
+        {"expected": "two\nlines", "prediction": "a_rather_long_class_11", "prompt": 30 * "word "}
+    ]
+    for width in (60, 1000):
+        lines = confused(width, "label", data, predictions)
+        assert max(map(len, lines)) <= min(width, 160)
+        text = " ".join(" ".join(lines).split())
+        assert "3 two lines answered as a_rather_long_class_11" in text
+        assert "word word" in text

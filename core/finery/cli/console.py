@@ -98,7 +98,7 @@ def print_wrapped(start: str, text: str, *, hang: int, dim: bool = False, most: 
     width = len(click.unstyle(start))
     lines = textwrap.wrap(
         visible(text),
-        max(min(room, most or room), width + hang + 20),
+        max(min(room, most or room), max(width, hang) + 20),
         initial_indent=" " * width,
         subsequent_indent=" " * hang,
         break_long_words=False,
@@ -115,7 +115,7 @@ def is_terminal(stream: IO[str]) -> bool:
 
 
 WIDTH = 98
-"""Width of the lines of a note's reason, in characters."""
+"""Width of the lines of long texts, in characters."""
 
 
 def print_notes(graph: "Graph", notes: "Sequence[Note]") -> None:

@@ -1,5 +1,6 @@
 """`finery explain STEP`: which parts of a step's key changed, old and new."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,9 @@ def _print(
     width = max(len(change.part) for change in changes)
     for change in changes:
         before, after = change.values()
-        values = f"{click.style(before, fg='red')} → {click.style(after, fg='green')}"
+        fits = width + len(before) + len(after) + 7 <= shutil.get_terminal_size().columns
+        gap = " " if fits else f"\n  {'':<{width}}  "
+        values = f"{click.style(before, fg='red')}{gap}→ {click.style(after, fg='green')}"
         click.echo(f"  {change.part:<{width}}  {values}")
         for line in change.names.with_paths(change.paths):
             click.echo(f"  {'':<{width}}  {line}")

@@ -29,7 +29,7 @@ def name_recipe(path: Path | None) -> None:
     """Set the recipe of this command, for `with_recipe`."""
     global _recipe
     name = "" if path is None else shown(path)
-    _recipe = "" if name == "recipe.yaml" else shlex.quote(name)
+    _recipe = "" if name in ("", "recipe.yaml") else shlex.quote(name)
 
 
 def with_recipe(text: str) -> str:
@@ -43,9 +43,10 @@ def with_recipe(text: str) -> str:
     def named(call: re.Match[str]) -> str:
         command = group.get_command(context, call[1])
         takes_recipe = command is not None and any(p.name == "recipe" for p in command.params)
-        return f"{call[0]} {_recipe}" if takes_recipe else call[0]
+        return f"finery {call[1]} {_recipe}" if takes_recipe else call[0]
 
-    return re.sub(rf"\bfinery ([a-z]+)\b(?! {re.escape(_recipe)})", named, text)
+    call = rf"\bfinery ([a-z]+)\b(?: \[?RECIPE\b\]?)?(?! {re.escape(_recipe)})"
+    return re.sub(call, named, text)
 
 
 def print_error(error: FineryError) -> None:

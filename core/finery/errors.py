@@ -117,6 +117,18 @@ class PluginError(UsageError):
     """A plugin is missing, fails on import or breaks its contract."""
 
 
+def disk_full(error: OSError) -> StepError | None:
+    """The error for a full disk, also for one without free inodes; None for other reasons."""
+    if error.errno not in DISK_FULL:
+        return None
+    path = error.filename2 or error.filename  # of a link, the first is its target
+    return StepError(
+        "the disk is full" + (f": can't write {path}" if path else ""),
+        fix="free some disk space, or inodes if `df -i` shows none, and build again: no data is "
+        "lost",
+    )
+
+
 def raised_at(error: BaseException, file: str | None) -> "FrameSummary | None":
     """The last line of a file that an exception passed, or else the line that raised it."""
     import traceback

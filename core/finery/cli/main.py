@@ -9,7 +9,7 @@ import click
 
 from finery.builtin import COMMANDS
 from finery.cli.console import name_recipe, print_error
-from finery.errors import DISK_FULL, FineryError
+from finery.errors import FineryError, disk_full
 from finery.util.references import load_reference
 from finery.util.text import did_you_mean, visible
 
@@ -102,10 +102,10 @@ def _run(color: bool | None) -> int:
         os.dup2(nowhere, 2)
         code = 1
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if (full := disk_full(error)) is None:
             raise
-        click.echo(f"error: the disk is full: {error}\n  fix: free some space", err=True)
-        code = 1
+        print_error(full)
+        code = full.exit_code
     _warn_of_broken_plugins()
     return code if isinstance(code, int) else 0
 

@@ -453,6 +453,24 @@ def test_a_build_that_is_interrupted_at_its_start_does_not_succeed(project: Make
     assert events[1]["exit_code"] == 130
 
 
+def test_ctrl_c_in_the_last_moment_of_a_command_ends_it(project: MakeProject) -> None:
+    t = project({"recipe.yaml": recipe({"a": {"use": "steps.script"}})})
+    last = "import atexit, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+    t.edit("steps.py", "import random\n", f"import random\n{last}")
+    process = t.start("check")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "recipe.yaml is valid: 1 step\n", "")
+
+
+def test_python_without_docstrings_is_refused_once(project: MakeProject) -> None:
+    t = project({})
+    t.env["PYTHONOPTIMIZE"] = "2"
+    process = t.start("build")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.count("error: ") == err.count("PYTHONOPTIMIZE=2") == 1
+
+
 class Closing(InProcess):
     """An executor that may be interrupted while it closes."""
 

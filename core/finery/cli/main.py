@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 
 from finery.builtin import COMMANDS
 from finery.cli.console import name_recipe, print_error
-from finery.errors import FineryError, disk_full
+from finery.errors import FineryError, UsageError, disk_full
 from finery.util.references import load_reference
 from finery.util.text import did_you_mean, visible
 
@@ -77,12 +78,29 @@ def main() -> None:
     color = False if os.environ.get("NO_COLOR") else None  # https://no-color.org; click asks nobody
     name_recipe(None)
     with click.Context(cli, info_name="finery", color=color).scope():  # for what is printed at last
-        sys.exit(_run(color))
+        try:
+            code = _run(color)
+            _end_when_interrupted()
+        except KeyboardInterrupt:
+            code = interrupted()
+            _end_when_interrupted()
+        sys.exit(code)
+
+
+def _end_when_interrupted() -> None:
+    """From now on, have Ctrl-C end this process at once instead of raising KeyboardInterrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not under nohup
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
 
 
 def _run(color: bool | None) -> int:
     """Run the command line and print the error that it ends with; the exit code."""
     try:
+        if sys.flags.optimize > 1:
+            raise UsageError(
+                "finery needs docstrings, which PYTHONOPTIMIZE=2 and `python -OO` remove",
+                fix="unset PYTHONOPTIMIZE, or set it to 1",
+            )
         code = cli.main(standalone_mode=False, color=color)
     except click.exceptions.Abort:
         code = interrupted()

@@ -138,7 +138,7 @@ def test_steps_costs_and_origin_are_told(project: Project) -> None:
 
 def test_a_large_graph_fits_the_page_and_a_phone(tmp_path: Path) -> None:
     rows = [{"use": "steps.source", "path": "x.txt"}, *({"use": "steps.limit"} for _ in range(16))]
-    before = [None, *(f"s{n if n < 9 else 0}" for n in range(16))]  # ten layers, one of eight boxes
+    before = ["", *(f"s{n if n < 9 else 0}" for n in range(16))]  # ten layers, one of eight boxes
     steps = {f"s{n}": of | ({"rows": before[n]} if n else {}) for n, of in enumerate(rows)}
     t = Project(tmp_path)
     t.write({

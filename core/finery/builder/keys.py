@@ -281,7 +281,7 @@ def _digested(part: str, value: Any) -> Any:
     return value if without_secrets(text) == text else blake3(encode(value)).hexdigest()
 
 
-def short(value: Any, part: str, limit: int) -> str:
+def short(value: Any, part: str, limit: int = LONGEST) -> str:
     """The beginning of a part's value for display, with digests shortened, and without secrets."""
     return shortened(_in_line(value, part), limit)
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -41,7 +42,9 @@ def with_recipe(text: str) -> str:
     assert isinstance(group, click.Group)
 
     def named(call: re.Match[str]) -> str:
-        command = group.get_command(context, call[1])
+        command = None
+        with suppress(FineryError):  # the command of a plugin that is broken
+            command = group.get_command(context, call[1])
         takes_recipe = command is not None and any(p.name == "recipe" for p in command.params)
         return f"finery {call[1]} {_recipe}" if takes_recipe else call[0]
 

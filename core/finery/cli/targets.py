@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from finery.cli.console import name_recipe
 from finery.errors import FineryError, UsageError
-from finery.util.files import check_plain
+from finery.util.files import check_plain, read_plain
 from finery.util.paths import shown
 
 RECIPE = "recipe.yaml"
@@ -92,7 +92,7 @@ def _near(folder: Path) -> Path | None:
 
 def _is_recipe(path: Path) -> bool:
     try:
-        return re.search(rb"(?m)^finery:", path.read_bytes()) is not None
+        return re.search(rb"(?m)^finery:", read_plain(path, 1 << 20)) is not None
     except OSError:
         return False
 

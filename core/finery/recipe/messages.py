@@ -286,8 +286,8 @@ def _text_fix(name: str, text: str, kinds: set[str], schema: dict[str, Any]) -> 
     if "array" in kinds and not text.lstrip().startswith("-"):
         items = re.split(r"[,;]? +|[,;]", text.strip())
         forms = (schema, *schema.get("anyOf", ()))
-        of = set[str]().union(*(_kinds(form.get("items", {})) for form in forms))
-        if not of or "string" in of or all(map(number_of, items)):
+        accepted = set[str]().union(*(_kinds(form.get("items", {})) for form in forms))
+        if not accepted or "string" in accepted or all(map(number_of, items)):
             return f"write {name}: [{', '.join(items)}]"
     return None
 

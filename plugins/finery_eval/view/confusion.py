@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.rows.answers.reading import INVALID
-from finery.util.text import counted, in_line, visible
+from finery.util.text import counted, visible
 from finery_eval.view.tables import fits, new_table, plain
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def print_confusion(
     grid.add_column(justify="right", min_width=5, style="red")
     grid.add_column(overflow="fold")
     for pair in pairs[:most]:
-        words = in_line(pair.right), (" answered as ", "dim"), in_line(pair.answered)
-        grid.add_row(str(pair.rows), Text.assemble(*words))
+        right, answered = (visible(" ".join(name.split())) for name in (pair.right, pair.answered))
+        grid.add_row(str(pair.rows), Text.assemble(right, (" answered as ", "dim"), answered))
         if pair in examples:
             grid.add_row("", Text(examples[pair], style="dim"))
     console.print(grid)

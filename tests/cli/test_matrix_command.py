@@ -197,7 +197,7 @@ def test_without_the_failing_ones_the_winner_is_chosen(failing: tuple[Project, R
 
 def words(page: str) -> str:
     """The text of a page, without styles and scripts."""
-    text = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)
+    text = re.sub(r"<(script|style).*?</\1>", " ", page.replace("<wbr>", ""), flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
 
 

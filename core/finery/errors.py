@@ -40,7 +40,7 @@ class FineryError(Exception):
         super().__init__(what)
         self.what = what
         self.where = where
-        self.fix = fix
+        self.fix = installing(fix) if fix else fix
         self.details = list(details)
 
     def __str__(self) -> str:
@@ -83,6 +83,26 @@ class FineryError(Exception):
         known = {c.__name__: c for c in _tree(FineryError)}
         cls = known.get(data["error"], StepError)
         return cls(data["what"], where=data["where"], fix=data["fix"], details=data["details"])
+
+
+def installing(fix: str) -> str:
+    """`pip install 'finery[…]'` in a text as it works here: from the folder finery came from."""
+    if "'finery[" not in fix:
+        return fix
+    import json
+    import re
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        origin = json.loads(distribution("finery").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:  # its modules are on PYTHONPATH
+        return fix
+    if "dir_info" not in origin:
+        return fix
+    editable = "-e " if origin["dir_info"].get("editable") else ""
+    folder = unquote(urlsplit(origin["url"]).path)
+    return re.sub(r"'finery(\[[\w,]+\])'", lambda found: f"{editable}'{folder}{found[1]}'", fix)
 
 
 class StepError(FineryError):

@@ -189,3 +189,17 @@ def test_verdicts_on_a_baseline_are_a_table(tmp_path: Path) -> None:
     against = titled["sft against the baseline cheap"]
     assert against["columns"][-2:] == ["p (Holm)", "verdict"]
     assert [row[-1] for row in against["rows"]] == ["worse"]
+
+
+def test_many_confused_classes_are_a_list_without_broken_words() -> None:
+    data = matrix(12)
+    data["labels"][0] = "two\nlines"
+    predictions = [
+        {"expected": "two\nlines", "prediction": "a_rather_long_class_11", "prompt": 30 * "word "}
+    ]
+    for width in (60, 1000):
+        lines = confused(width, "label", data, predictions)
+        assert max(map(len, lines)) <= min(width, 160)
+        text = " ".join(" ".join(lines).split())
+        assert "3 two lines answered as a_rather_long_class_11" in text
+        assert "word word" in text

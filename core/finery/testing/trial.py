@@ -2,13 +2,14 @@
 
 import ast
 import contextlib
+import inspect
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -226,7 +227,7 @@ class Trial:
                 marked += reach.marked
                 for path, names in reach.definitions().items():
                     keyed.setdefault(str(path), set()).update(names)
-            marked += _references(map(Path, keyed))
+            marked += _references(map(Path, keyed), planner.code.counts)
             named = planner.code.reached_by(marked).definitions()
             observing = planner.code.observing().definitions()
         finally:
@@ -266,8 +267,11 @@ class Trial:
         return places + [place for place, text in printed.items() if SECRET_VALUE in text]
 
 
-def _references(files: Iterable[Path]) -> Iterator[Any]:
-    """What files name in strings, `"module:Name"`, which keys don't follow."""
+def _references(files: Iterable[Path], counts: Callable[[str], bool]) -> Iterator[Any]:
+    """What files name in strings, `"module:Name"`, which keys don't follow.
+
+    counts: whether a file's code can be in keys; libraries that others name never are.
+    """
     for file in files:
         if file.suffix != ".py":
             continue
@@ -275,7 +279,8 @@ def _references(files: Iterable[Path]) -> Iterator[Any]:
             value = node.value if isinstance(node, ast.Constant) else None
             if isinstance(value, str) and REFERENCE.fullmatch(value):
                 with contextlib.suppress(ImportError, AttributeError):
-                    if hasattr(found := load_reference(value), "__qualname__"):
+                    found = load_reference(value)
+                    if hasattr(found, "__qualname__") and counts(inspect.getfile(found)):
                         yield found
 
 

@@ -4,13 +4,15 @@ import gzip
 import json
 import os
 import pty
+import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from conftest import FINERY, MakeProject
 
-from finery.cli.columns import columns_of
+from finery.cli.columns import columns_of, ending_of
 from finery.cli.commands.init import TASKS
 from finery.recipe.document import load
 
@@ -205,3 +207,41 @@ def test_the_base_is_told_the_classes(text: str, project: MakeProject) -> None:
     columns = load(made.folder / "new/recipe.yaml").data["data"]["rows"]["columns"]
     assert columns["system"] == "Answer with exactly one of these classes: late order, other."
     assert made.run("build", "new", "--step", "rows").code == 0
+
+
+def test_an_ending_that_all_answers_share_is_judged(project: MakeProject) -> None:
+    said = ["Aye, we are open. — Ada (captain)", "No.\n— Ada (captain)"] * 3
+    rows = ({"prompt": str(n), "completion": text} for n, text in enumerate(said))
+    made = project({"a.jsonl": rows_of(rows)})
+    assert made.here("init", "new", "--data", "a.jsonl", "--task", "chat").code == 0
+    assert made.here("check", "new").code == 0
+    recipe = load(made.folder / "new/recipe.yaml").data
+    extract = recipe["evaluate"]["tone"]["extract"]
+    assert [re.findall(extract, text) for text in said] == [["— Ada (captain)"]] * 6
+    assert recipe["export"]["gguf"]["needs"] == ["tone"]
+
+
+@pytest.mark.parametrize(
+    "said", [["Yes, sir", "No, sir"], ["a. Bye", "b. goodBye"], ["same words"] * 4]
+)
+def test_an_ending_that_is_no_mark_is_not_judged(said: list[str]) -> None:
+    assert ending_of(said) == ""
+
+
+def test_one_answer_that_is_not_json_is_named(project: MakeProject) -> None:
+    whole = json.dumps({"name": "x" * 40})
+    said = [whole, whole[:-1], whole]
+    rows = ({"prompt": str(n), "completion": text} for n, text in enumerate(said))
+    made = project({"a.jsonl": rows_of(rows)})
+    ran = made.here("init", "new", "--data", "a.jsonl")
+    assert ran.code == 2
+    assert "2 of 3 answers are JSON objects, but that of row 2 isn't" in ran.err
+    made.write({"a.jsonl": rows_of({"prompt": str(n), "completion": whole} for n in range(9))})
+    assert made.here("init", "new", "--data", "a.jsonl").code == 0
+    test = load(made.folder / "new/recipe.yaml").data["evaluate"]["test"]
+    assert test["max_tokens"] == 32
+
+
+def rows_of(rows: Iterable[dict[str, str]]) -> str:
+    """As JSON lines."""
+    return "".join(json.dumps(row) + "\n" for row in rows)

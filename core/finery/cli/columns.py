@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -38,6 +40,10 @@ TEXTS = (".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".docx", ".doc", ".rtf"
 """Suffixes of files that contain text instead of rows."""
 CLASSES_LISTED = 40
 """Classes that a prompt names at most."""
+SHORTEST_MARK = 4
+"""Characters of an ending that all answers share."""
+MOST_TOKENS = 256
+"""Largest `max_tokens` that is written; that of answers that aren't known."""
 LONGEST_CLASS = 60
 """Maximum length of an answer that may be the name of a class."""
 
@@ -99,12 +105,12 @@ def templates_for(pair: Pair | None, task: str, rows: Rows) -> dict[str, str]:
 
 def classes_of(rows: Rows, pair: Pair | None) -> list[str]:
     """The answers, most frequent first, if they look like names of classes; otherwise none."""
-    answers = [_answer(row, pair) for row in rows]
+    answers = answers_of(rows, pair)
     texts = [answer.strip() for answer in answers if isinstance(answer, str)]
     counts = Counter(texts)
     if len(texts) < len(answers) or any(len(t) > LONGEST_CLASS or "\n" in t for t in counts):
         return []
-    if len(counts) > max(3, len(texts) // 2) or _are_objects(texts):
+    if len(counts) > max(3, len(texts) // 2) or all(map(_is_object, texts)):
         return []
     return sorted(filter(None, counts))
 
@@ -113,8 +119,8 @@ def task_of(rows: Rows, pair: Pair | None) -> str:
     """The probable task of the answers: classification, extraction, or chat."""
     if has_tools(rows):
         return "chat"
-    answers = [_answer(row, pair) for row in rows]
-    if answers and _are_objects(answers):
+    objects = [*map(_is_object, answers_of(rows, pair))]
+    if sum(objects) > len(objects) / 2:
         return "extraction"
     return "classification" if classes_of(rows, pair) else "chat"
 
@@ -128,6 +134,11 @@ def has_tools(rows: Rows) -> bool:
     )
 
 
+def answers_of(rows: Rows, pair: Pair | None) -> list[Any]:
+    """Each row's answer, or its last turn's text."""
+    return [_answer(row, pair) for row in rows]
+
+
 def _answer(row: Mapping[str, Any], pair: Pair | None) -> Any:
     """A row's answer, or its last turn's text."""
     if pair is not None:
@@ -139,16 +150,42 @@ def _answer(row: Mapping[str, Any], pair: Pair | None) -> Any:
     return row.get("completion", row.get("output"))
 
 
-def _are_objects(answers: Sequence[Any]) -> bool:
-    """Whether all answers are JSON objects, as text or as they are."""
+def _is_object(answer: Any) -> bool:
+    """Whether an answer is a JSON object, as text or as it is."""
+    if isinstance(answer, str) and answer.lstrip().startswith("{"):
+        with suppress(ValueError):
+            answer = json.loads(answer)
+    return isinstance(answer, dict)
 
-    def is_object(answer: Any) -> bool:
-        if isinstance(answer, str) and answer.lstrip().startswith("{"):
-            with suppress(ValueError):
-                answer = json.loads(answer)
-        return isinstance(answer, dict)
 
-    return bool(answers) and all(map(is_object, answers))
+def refuse_other_than_objects(answers: Sequence[Any]) -> None:
+    """Raise `UsageError` for an answer that isn't a JSON object where most are."""
+    others = [number for number, answer in enumerate(answers, 1) if not _is_object(answer)]
+    if others and 2 * len(others) < len(answers):
+        raise UsageError(
+            f"{len(answers) - len(others)} of {len(answers)} answers are JSON objects, but that of "
+            f"row {others[0]} isn't: {str(answers[others[0] - 1])[:80]!r}",
+            where="--data",
+            fix="repair it, or leave the row out",
+        )
+
+
+def limit_of(answers: Sequence[Any]) -> int:
+    """Tokens that every answer fits into, since most tokens have more than two bytes."""
+    texts = [a if isinstance(a, str) else json.dumps(a, ensure_ascii=False) for a in answers]
+    longest = max((len(text.encode()) for text in texts), default=MOST_TOKENS)
+    return min(MOST_TOKENS, 16 * (longest // 32 + 1))
+
+
+def ending_of(answers: Sequence[Any]) -> str:
+    """The words that all answers end with; empty if there are none, or too few to be a mark."""
+    texts = [answer.strip() for answer in answers if isinstance(answer, str)]
+    if len(texts) < len(answers) or len(set(texts)) < 2:
+        return ""
+    common = os.path.commonprefix([text[::-1] for text in texts])[::-1]  # noqa: RUF071
+    if any(not text[: len(text) - len(common)][-1:].isspace() for text in texts if text != common):
+        common = re.sub(r"^\S+", "", common)  # of a word, only its end
+    return common.strip() if len(common.strip()) >= SHORTEST_MARK else ""
 
 
 def _template(column: str) -> str:

@@ -11,7 +11,18 @@ from typing import Any
 
 import click
 
-from finery.cli.columns import Rows, columns_of, first_rows, has_tools, task_of, templates_for
+from finery.cli.columns import (
+    Rows,
+    answers_of,
+    columns_of,
+    ending_of,
+    first_rows,
+    has_tools,
+    limit_of,
+    refuse_other_than_objects,
+    task_of,
+    templates_for,
+)
 from finery.cli.commands.scaffold import (
     filled,
     refuse_existing,
@@ -41,6 +52,8 @@ SAMPLE_COLUMNS = {
     "chat": {},
 }
 """Templates over the columns of the sample data, as YAML."""
+SAMPLE_TOKENS = {"classification": 16, "extraction": 48, "chat": 128}
+SAMPLE_ENDING = "— Hollow Pines"
 NO_TEXTS = ("null", "true", "false")
 """Words that YAML doesn't read as texts."""
 
@@ -86,6 +99,9 @@ def command(
             where="--task",
             fix="write --task chat",
         )
+    answers = answers_of(rows, pair)
+    if task == "extraction":
+        refuse_other_than_objects(answers)
     if data is None:
         source: Any = next((template(task) / "data").iterdir())
         file, columns = f"data/{source.name}", SAMPLE_COLUMNS[task]
@@ -101,6 +117,8 @@ def command(
             path=_quoted(file),
             columns=columns,
             own=data is not None,
+            max_tokens=SAMPLE_TOKENS[task] if data is None else limit_of(answers),
+            ending=_pattern(SAMPLE_ENDING if data is None else ending_of(answers)),
             tools=has_tools(rows),
         ),
         "README.md": filled(template("README.md"), name=name, about=TASKS[task], file=file),
@@ -129,6 +147,12 @@ def _chosen(default: str, *, is_guess: bool) -> str:
         click.echo(f"  {task:<16} {about}")
     chosen: str = click.prompt("Task", type=click.Choice(list(TASKS)), default=default)
     return chosen
+
+
+def _pattern(ending: str) -> str:
+    """An expression for answers that end so, in YAML; empty without an ending."""
+    escaped = re.sub(r"([\\^$.|?*+()\[\]{}])", r"\\\1", ending).replace("'", "''")
+    return f"'({escaped})\\s*$'" if ending else ""
 
 
 def _quoted(text: str) -> str:

@@ -1,5 +1,6 @@
 """`finery report --format`: Markdown for pull requests, JUnit XML for test reports."""
 
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,7 +18,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A built and committed project, then a build after a change that misses a requirement."""
     t = Project(tmp_path_factory.mktemp("formats"))
     t.write(files(30, RECIPE.replace("export:", "  bad: {use: t.explode, model: base}\nexport:")))
-    t.edit("rows.jsonl", "answer 3\"", f'answer 3 {MENTION}"')
+    t.edit("rows.jsonl", 'answer 3"', f'answer 3 {MENTION}"')
     commit(t.folder)
     assert t.run("build", "--keep-going").code == 1  # `bad` always fails
     t.edit("recipe.yaml", "share: 0.5", "share: 0.9")
@@ -48,7 +49,7 @@ def test_markdown_has_verdict_scores_requirements_and_changes(project: Project) 
 def test_every_line_of_a_table_has_the_cells_of_its_head(project: Project) -> None:
     project.run("report", "--format", "markdown", "-o", "report.md")
     lines = (project.folder / "report.md").read_text("utf-8").replace("\\|", "").splitlines()
-    for above, line in zip(lines, lines[1:], strict=False):
+    for above, line in pairwise(lines):
         if above.startswith("|") and line.startswith("|"):
             assert above.count("|") == line.count("|"), line
 

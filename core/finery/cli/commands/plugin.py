@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from finery.cli.commands.scaffold import filled, template, write_texts, writing
+from finery.cli.console import print_json
+from finery.cli.options import json_option
 from finery.errors import UsageError
 from finery.util.paths import shown
 
@@ -24,7 +26,8 @@ def command() -> None:
 @command.command("new")
 @click.argument("name")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
-def new(name: str, folder: Path | None) -> None:
+@json_option
+def new(name: str, folder: Path | None, as_json: bool) -> None:
     """Write a package with the plugin NAME into DIR (default: finery-NAME): a step type, tests, CI.
 
     NAME is the prefix of the plugin's step types, e.g. `shop` of `shop.orders`.
@@ -39,6 +42,9 @@ def new(name: str, folder: Path | None) -> None:
     texts = _texts(name)
     with writing(folder):
         write_texts(folder, texts)
+    if as_json:
+        print_json({"folder": str(folder), "files": [*texts], "plugin": name})
+        return
     click.echo(f"{click.style(shown(folder), bold=True)}: {', '.join(texts)}\n")
     inside = shlex.quote(shown(folder))
     click.echo(f"  cd {inside}\n  python -m pip install -e '.[test]'\n  python -m pytest")

@@ -26,7 +26,7 @@ def _run(*command: str | Path, cwd: Path, **variables: str) -> str:
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist, and the wheel that was built of it."""
     folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, "."]
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), "."]
     _run(*build, cwd=ROOT, FINERY_REPOSITORY=REPOSITORY)
     return folder
 

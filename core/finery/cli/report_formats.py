@@ -144,9 +144,8 @@ def junit_of(reported: Reported) -> str:
             kind: str(sum(case.find(tag) is not None for case in cases))
             for kind, tag in (("failures", "failure"), ("skipped", "skipped"))
         }
-        element = ElementTree.SubElement(
-            root, "testsuite", name=f"{name}.{suite}", tests=str(len(cases)), errors="0", **counts
-        )
+        facts = {"name": f"{name}.{suite}", "tests": str(len(cases)), "errors": "0", **counts}
+        element = ElementTree.SubElement(root, "testsuite", facts)
         element.extend(cases)
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(root, "unicode")}\n'

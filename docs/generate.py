@@ -239,7 +239,7 @@ def _names_in(entry: Any) -> Iterator[str]:
 
 
 def _title(text: str) -> str:
-    return re.findall(r"^# (.+)$", text, re.MULTILINE)[0]
+    return str(re.findall(r"^# (.+)$", text, re.MULTILINE)[0])
 
 
 def _first_sentence(text: str) -> str:

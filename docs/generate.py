@@ -1,4 +1,5 @@
-"""Writes steps.md, commands.md, advice.md and events.md in docs/reference from the code.
+"""Writes steps.md, commands.md, advice.md and events.md in docs/reference from the code, and
+docs/llms.txt from the pages.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is stale
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, is_typeddict
 
 import click
+import yaml
 
 from finery.cli.main import cli
 from finery.plugin.manager import load_plugins
@@ -202,16 +204,67 @@ def _type(kind: Any) -> str:
     return " or ".join("null" if a is type(None) else _type(a) for a in arguments)
 
 
-def _pages() -> Iterator[tuple[Path, str]]:
-    yield FOLDER / "steps.md", steps()
-    yield FOLDER / "commands.md", commands()
-    yield FOLDER / "advice.md", advice()
-    yield FOLDER / "events.md", events()
+LLMS = """# finery
+
+> A build system for small fine-tuned language models: one recipe in YAML, one command, `finery
+> build`. Steps are cached by the hash of their content. Every command that prints results has
+> `--json`. Errors say what is wrong, where, and how to fix it.
+
+Before a build, `finery check` finds mistakes and `finery plan` says what would run. `finery plugins
+STEP_TYPE` prints the settings of a step type, and `finery schema RECIPE` writes a JSON Schema.
+"""
+
+
+def llms(texts: Mapping[Path, str]) -> str:
+    """All pages with their first sentence (https://llmstxt.org). texts: of generated pages."""
+    lines = [LLMS]
+    site = yaml.safe_load((FOLDER.parents[1] / "mkdocs.yml").read_text("utf-8"))
+    for section in site["nav"]:
+        for title, entry in section.items():
+            lines.append(f"## {title}\n")
+            for name in _names_in(entry):
+                path = FOLDER.parent / name
+                text = texts.get(path) or path.read_text("utf-8")
+                lines.append(f"- [{_title(text)}]({name}): {_first_sentence(text)}")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _names_in(entry: Any) -> Iterator[str]:
+    """The files of a part of the navigation."""
+    if isinstance(entry, str):
+        yield entry
+        return
+    for each in entry.values() if isinstance(entry, dict) else entry:
+        yield from _names_in(each)
+
+
+def _title(text: str) -> str:
+    return str(re.findall(r"^# (.+)$", text, re.MULTILINE)[0])
+
+
+def _first_sentence(text: str) -> str:
+    """The first sentence of a page, without links."""
+    paragraphs = (part for part in text.split("\n\n") if part[:1].isalpha() or part[:1] == "`")
+    first = next(part for part in paragraphs if not part.startswith("```"))
+    plain = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", " ".join(first.split()))
+    return re.sub(r":$", ".", re.split(r"(?<=[.]) ", plain)[0])
+
+
+def _pages() -> dict[Path, str]:
+    texts = {
+        FOLDER / "steps.md": steps(),
+        FOLDER / "commands.md": commands(),
+        FOLDER / "advice.md": advice(),
+        FOLDER / "events.md": events(),
+    }
+    return texts | {FOLDER.parent / "llms.txt": llms(texts)}
 
 
 def main() -> int:
     """Write or check the pages."""
-    stale = [(p, text) for p, text in _pages() if not p.exists() or p.read_text("utf-8") != text]
+    pages = _pages().items()
+    stale = [(p, text) for p, text in pages if not p.exists() or p.read_text("utf-8") != text]
     if "--check" in sys.argv:
         for path, _ in stale:
             print(f"{path} is stale: python docs/generate.py")

@@ -22,12 +22,13 @@ import finery
 import finery.rows
 import finery.testing
 import finery.views
+from finery import errors
 from finery.plugin import hookspecs as hooks
 
 ROOT = Path(__file__).parent.parent
 HOWTO = ROOT / "docs" / "howto"
 REFERENCE = ROOT / "docs" / "reference"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 ALPACA = '{"instruction": "Label this.", "input": "Where is my card?", "output": "shipping"}\n'
@@ -329,3 +330,31 @@ def test_the_recipe_of_the_decision_page_is_fine(project: MakeProject) -> None:
     files = {"tickets.jsonl": LABELLED, "handbook/a.md": "# A\n\nText."}
     ran = project({"recipe.yaml": json.dumps(whole), **files}).run("check")
     assert ran.code == 0, ran.err
+
+
+def test_the_table_of_exit_codes_has_every_class_of_error() -> None:
+    text = (REFERENCE / "recipe.md").read_text("utf-8").partition("## Exit codes")[2]
+    rows = re.findall(r"^\| (\d+) \|.*\| (.*) ?\|$", text, re.MULTILINE)
+    assert [code for code, _ in rows] == ["0", "1", "2", "130"]
+    named = {name: int(code) for code, names in rows for name in re.findall(r"`(\w+)`", names)}
+    assert named == {cls.__name__: cls.exit_code for cls in _subclasses(errors.FineryError)}
+
+
+def _subclasses(cls: type[errors.FineryError]) -> Iterator[type[errors.FineryError]]:
+    """An error class and those below it that finery defines and users can cause."""
+    if cls.__module__ == errors.__name__ and not cls.__name__.startswith("_"):
+        yield cls
+    for child in cls.__subclasses__():
+        yield from _subclasses(child)
+
+
+def test_each_exit_code_is_what_a_command_ends_with(project: MakeProject) -> None:
+    steps = "data: {a: {use: steps.source, path: rows.txt}}\n"
+    gate = "evaluate: {m: {use: steps.score, rows: a, least: 0.9}}\n"
+    made = project({"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\n{steps}{gate}"})
+    made.write({"rows.txt": "one\n"})
+    assert made.run("build", "a").code == 0
+    assert made.run("build").code == 1
+    assert made.run("plan").code == 0
+    assert made.run("build", "--set", "data.a.path=none.txt").code == 2
+    assert made.run("build", "nothing").code == 2

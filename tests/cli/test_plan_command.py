@@ -105,3 +105,15 @@ def test_a_plan_states_a_failed_requirement_and_what_it_blocks(project: MakeProj
     t.edit("recipe.yaml", "least: 0.5", "least: 0.2")
     assert "blocked" not in t.run("plan").out
     assert "fails" not in t.run("show").out
+
+
+def test_the_graph_has_a_box_for_each_step_in_the_colour_of_its_state(t: Project) -> None:
+    mermaid = t.run("plan", "--graph", "mermaid", "--set", "data.b.tag=2").out.splitlines()
+    assert mermaid[:6] == [
+        "flowchart LR", '  s0["a<br>steps.source"]:::cached', '  s1["b<br>steps.copy"]:::run',
+        '  s2["c<br>steps.limit"]:::pending', "  s0 --> s1", "  s1 --> s2",
+    ]  # fmt: skip
+    dot = t.run("plan", "--graph", "dot", "--matrix", "data.b.tag=2,3").out
+    assert dot.startswith("digraph {")
+    assert '  s1 [label="b (2 variants)\\nsteps.copy" style=filled' in dot
+    assert dot.endswith("  s0 -> s1\n  s1 -> s2\n}\n")

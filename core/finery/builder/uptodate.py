@@ -57,6 +57,26 @@ class Finished(NamedTuple):
     dollars: float
 
 
+class Sources(NamedTuple):
+    """What a build depends on outside the store.
+
+    used: files and folders that it read. absent: others that may be missing. patterns: for more.
+    """
+
+    used: set[str]
+    absent: set[str]
+    patterns: set[str]
+
+    def states(self) -> dict[str, FileState]:
+        """The current states of all of them."""
+        matches = chain.from_iterable(map(_matches, self.patterns))
+        return {path: file_state(path) for path in (*self.used, *self.absent, *matches)}
+
+    def changed_since(self, began: int) -> bool:
+        """Whether a file that the build read may have changed since then, in nanoseconds."""
+        return not all(_settled(path, began) for path in self.used if os.path.isfile(path))
+
+
 def finished_if_done(
     recipe: Path, steps: Sequence[str], overrides: Sequence[str]
 ) -> Finished | None:
@@ -151,7 +171,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         return
     if plugins.broken:  # its repair might not change anything in the stamp
         return
-    used, absent, patterns = _sources(build)
+    used, absent, patterns = sources_of(build)
     matches = {pattern: _matches(pattern) for pattern in sorted(patterns)}
     sources = {path: file_state(path) for path in (*used, *absent)}
     if not _are_those_used(used, chain.from_iterable(matches.values())):
@@ -227,11 +247,8 @@ def _events(build: "Build") -> str:
     return "".join(f"{msgspec.json.encode(e | {'time': _TIME}).decode()}\n" for e in events)
 
 
-def _sources(build: "Build") -> tuple[set[str], set[str], set[str]]:
-    """What the build depends on outside the store.
-
-    (files and folders that it used, others that may be missing, patterns for more)
-    """
+def sources_of(build: "Build") -> Sources:
+    """What a build depends on outside the store."""
     from finery.step.inspect import files_of
 
     graph, planner = build.graph, build.planner
@@ -248,7 +265,7 @@ def _sources(build: "Build") -> tuple[set[str], set[str], set[str]]:
             patterns |= {_absolute(p, folder) for p in files.patterns}
             if not all(map(files.requires, files.patterns)):  # so that a new one is noticed
                 absent |= named
-    return used, absent - used, patterns
+    return Sources(used, absent - used, patterns)
 
 
 def _are_those_used(used: Collection[str], matches: Iterable[str]) -> bool:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from finery.builder.keys import Change
 from finery.builder.plan import Planner
 from finery.cli.commands.explain import change_data
-from finery.cli.views import stdout
 from finery.compare.differences import StepDifference, differences
 from finery.compare.outputs import output_of, view_of
 from finery.compare.sides import Side, sides_of
@@ -59,9 +58,8 @@ class Comparison:
                 yield _step_data(step, found)
 
 
-def print_difference(compared: Comparison, most: int) -> None:
+def print_difference(console: "Console", compared: Comparison, most: int) -> None:
     """Print a comparison. most: rows of each kind."""
-    console = stdout()
     _print_sides(console, compared.sides)
     changed = compared.of_kind("changed")
     rows = [(step.name, change, "") for step in changed for change in step.of_recipe]

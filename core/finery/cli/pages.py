@@ -151,8 +151,8 @@ def _no_page(graph: Graph, store: Store, outputs: Sequence[Output]) -> UsageErro
     )
 
 
-def write(path: Path, text: str, store: Path) -> Path:
-    """Write a page.
+def write(path: Path, text: str, store: Path, option: str = "--html") -> Path:
+    """Write a page. option: the one that named the file, for errors.
 
     Raises `UsageError` inside the store, in place of a file that isn't a page, such as a recipe,
     and where writing fails.
@@ -160,7 +160,7 @@ def write(path: Path, text: str, store: Path) -> Path:
     if path.resolve().is_relative_to(store.resolve()):
         raise UsageError(
             f"{shown(path)} is in the output of a step, which is read-only",
-            where="--html",
+            where=option,
             fix="choose a file in another folder",
         )
     try:
@@ -170,15 +170,15 @@ def write(path: Path, text: str, store: Path) -> Path:
             if start and not start.startswith(b"<"):
                 raise UsageError(
                     f"{shown(path)} is not a page, and finery doesn't overwrite it",
-                    where="--html",
-                    fix="name an .html file: the word after --html is the page, not the recipe",
+                    where=option,
+                    fix=f"name another file: the word after {option} is the page, not the recipe",
                 )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(
             f"can't write {shown(path)}: {error.strerror}",
-            where="--html",
+            where=option,
             fix="choose another file",
         ) from error
     return path

@@ -212,9 +212,15 @@ def _error_data(error: "FineryError | None") -> dict[str, Any]:
 
 
 def show_together(
-    plugins: "Plugins", store: "Store", manifests: Iterable[tuple[str, Manifest]]
+    plugins: "Plugins",
+    store: "Store",
+    manifests: Iterable[tuple[str, Manifest]],
+    console: "Console | None" = None,
 ) -> None:
-    """Print what several outputs of a recipe share, e.g. a table of all scores."""
+    """Print what several outputs of a recipe share, e.g. a table of all scores.
+
+    console: by default stdout.
+    """
     from finery.views.view import View
 
     groups: dict[type[View], list[Output]] = {}
@@ -226,4 +232,4 @@ def show_together(
         if view.print_together is not View.print_together:
             groups.setdefault(view, []).append(output_of(plugins, store, title, manifest))
     for view, outputs in groups.items():
-        view().print_together(stdout(), outputs)
+        view().print_together(console or stdout(), outputs)

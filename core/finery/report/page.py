@@ -20,7 +20,7 @@ from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.paths import recipe_id
 from finery.util.text import counted, duration, in_dollars, size
-from finery.views.html import Finding, PageSection, render_page, render_sections
+from finery.views.html import Finding, PageSection, ranked, render_page, render_sections
 from finery.views.view import Output, PageContext, View
 
 STEPS, ORIGIN = (
@@ -48,23 +48,42 @@ class Reported(NamedTuple):
 
 def report_page(reported: Reported, context: PageContext, *, reload_seconds: int = 0) -> str:
     """The page as HTML."""
-    sections = [_steps(reported), _origin(reported)]
-    if reported.variants is not None:
-        sections.append(variants_section(reported.variants))
-    for view, outputs in _outputs(reported).items():
-        section = _section(view, outputs, context)
-        if section is not None:
-            sections.append(section)
-    run = reported.run
-    when = f"Build {run.id}, {run.started[:16].replace('T', ' ')} UTC. " if run else ""
-    states = ", ".join(counts(reported.steps))
+    sections = [_steps(reported), _origin(reported), *_sections(reported, context)]
     return render_sections(
-        f"{reported.graph.recipe.name}: report of a build",
+        title_of(reported),
         sections,
-        intro=f"{when}{counted(len(reported.steps), 'step')}: {states}.",
+        intro=intro_of(reported),
         findings=list(_findings(reported, sections)),
         reload_seconds=reload_seconds,
     )
+
+
+def title_of(reported: Reported) -> str:
+    """The heading of a report."""
+    return f"{reported.graph.recipe.name}: report of a build"
+
+
+def intro_of(reported: Reported) -> str:
+    """Which build it is about, and the number of steps in each state."""
+    run, states = reported.run, ", ".join(counts(reported.steps))
+    when = f"Build {run.id}, {run.started[:16].replace('T', ' ')} UTC. " if run else ""
+    return f"{when}{counted(len(reported.steps), 'step')}: {states}."
+
+
+def verdict(reported: Reported, context: PageContext) -> list[Finding]:
+    """The answers to the first questions of a reader, which the page begins with."""
+    sections = list(_sections(reported, context))
+    return ranked(_findings(reported, sections), sorted(sections, key=lambda s: s.rank))
+
+
+def _sections(reported: Reported, context: PageContext) -> Iterator[PageSection]:
+    """The sections with findings."""
+    if reported.variants is not None:
+        yield variants_section(reported.variants)
+    for view, outputs in _outputs(reported).items():
+        section = _section(view, outputs, context)
+        if section is not None:
+            yield section
 
 
 def _section(view: View, outputs: Sequence[Output], context: PageContext) -> PageSection | None:
@@ -93,24 +112,43 @@ def _findings(reported: Reported, sections: Sequence[PageSection]) -> Iterator[F
     yield from _gates(reported)
 
 
+class Gate(NamedTuple):
+    """A step that can fail a build by its result. error: why it fails, None if it doesn't.
+
+    required: what its `require:` says, empty for other checks of a result.
+    """
+
+    step: ReportedStep
+    required: str
+    error: FineryError | None
+
+
+def gates_of(reported: Reported) -> list[Gate]:
+    """The steps with a `require:`, built or not, and others whose result fails the build."""
+    results = {step.node.name: step.result for step in reported.steps}
+    failed = failed_gates(reported.graph, reported.store, results)
+    found = []
+    for step in reported.steps:
+        required = getattr(step.node.step, "require", None) or {}
+        error = failed.get(step.node.name)
+        if error or (required and type(step.node.step).verify is not Step.verify):
+            text = ", ".join(f"{name} {words}" for name, words in required.items())
+            found.append(Gate(step, text, error))
+    return found
+
+
 def _gates(reported: Reported) -> Iterator[Finding]:
     """Whether the results meet `require:`, if anything is required."""
-    graph = reported.graph
-    nodes = graph.nodes.values()
-    required = [
-        n.name
-        for n in nodes
-        if type(n.step).verify is not Step.verify and getattr(n.step, "require", None)
-    ]
-    results = {step.node.name: step.result for step in reported.steps}
-    failed = failed_gates(graph, reported.store, results)
-    if failed:
-        text = "; ".join(" ".join([error.what, *error.details]) for error in failed.values())
+    gates = gates_of(reported)
+    names = ", ".join(gate.step.node.name for gate in gates)
+    errors = [gate.error for gate in gates if gate.error]
+    if errors:
+        text = "; ".join(" ".join([error.what, *error.details]) for error in errors)
         yield Finding(REQUIREMENTS, f"No. {text}.", "bad", 4)
-    elif required and all(results.get(name) for name in required):
-        yield Finding(REQUIREMENTS, f"Yes, those of {', '.join(required)}.", "good", 4)
-    elif required:
-        yield Finding(REQUIREMENTS, f"Not measured: {', '.join(required)} isn't built.", "open", 4)
+    elif gates and all(gate.step.result for gate in gates):
+        yield Finding(REQUIREMENTS, f"Yes, those of {names}.", "good", 4)
+    elif gates:
+        yield Finding(REQUIREMENTS, f"Not measured: {names} isn't built.", "open", 4)
     else:
         yield Finding(REQUIREMENTS, "The recipe requires nothing.", "open", 4)
 

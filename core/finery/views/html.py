@@ -126,15 +126,11 @@ def render_sections(
 
     ordered = sorted(sections, key=lambda section: section.rank)
     scripts = list(dict.fromkeys(s.script for s in ordered if s.script))
-    asked: dict[str, Finding] = {}
-    every = [*findings, *(f for section in ordered for f in section.findings)]
-    for finding in sorted(every, key=lambda finding: finding.rank):
-        asked.setdefault(finding.question, finding)
     return render_page(
         TEMPLATE,
         title=title,
         intro=intro,
-        findings=[(f, *MARKS[f.tone]) for f in asked.values()],
+        findings=[(f, *MARKS[f.tone]) for f in ranked(findings, ordered)],
         sections=[(section.title, Markup(section.html)) for section in ordered],
         styles=[Markup(s) for s in dict.fromkeys(section.style for section in ordered) if s],
         data=[(name, _json(value)) for s in ordered for name, value in s.data.items()],
@@ -145,6 +141,15 @@ def render_sections(
         ],
         reload=reload_seconds,
     )
+
+
+def ranked(findings: Iterable[Finding], sections: Sequence[PageSection]) -> list[Finding]:
+    """These findings and those of the sections, by rank, one for each question."""
+    asked: dict[str, Finding] = {}
+    every = [*findings, *(finding for section in sections for finding in section.findings)]
+    for finding in sorted(every, key=lambda finding: finding.rank):
+        asked.setdefault(finding.question, finding)
+    return list(asked.values())
 
 
 def _json(value: Any) -> "Markup":

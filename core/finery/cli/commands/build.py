@@ -1,5 +1,6 @@
 """`finery build`: make what a recipe declares."""
 
+import os
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ from finery.builder import uptodate as stamp
 from finery.builtin import EXECUTORS
 from finery.cli.console import print_json, print_note
 from finery.cli.options import json_option, matrix_option, recipe_and_steps
-from finery.errors import UsageError
+from finery.errors import FineryError, UsageError
 from finery.util.references import load_reference
 from finery.util.text import cost_words, counted
 
@@ -26,6 +27,9 @@ INTERRUPTED = (
     "interrupted. Finished steps are kept, and so are trainings up to their last checkpoint. Build "
     "again to continue."
 )
+INTERRUPTED_CODE = 130
+LOOK_SECONDS = 0.5
+"""Seconds between two looks of `--watch` at the files."""
 
 
 @click.command("build")
@@ -46,18 +50,43 @@ INTERRUPTED = (
 @click.option(
     "--executor", default="local", help="The executor that runs the steps. [default: local]"
 )
+@click.option(
+    "--watch", is_flag=True,
+    help="Build again each time the recipe or a file that it uses changes, until Ctrl-C.",
+)  # fmt: skip
 @json_option
 def command(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], jobs: int | None,
-    keep_going: bool, update_lock: bool, executor: str, as_json: bool,
+    keep_going: bool, update_lock: bool, executor: str, watch: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Build RECIPE, or only STEP and what it needs. Only steps that changed run again."""
-    if not update_lock and _is_done(recipe, steps, overrides, as_json=as_json):
+    if not (update_lock or watch) and _is_done(recipe, steps, overrides, as_json=as_json):
         return 0
     signal.signal(signal.SIGTERM, _as_interrupt)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, _as_interrupt)
-    build = _build_of(recipe, steps, overrides, executor, jobs, (keep_going, update_lock))
+    began, build = time.time_ns(), None
+    try:
+        build = _build_of(recipe, steps, overrides, executor, jobs, (keep_going, update_lock))
+        code = _run(build, steps, overrides, as_json=as_json)
+    except FineryError as error:
+        if not watch:
+            raise
+        from finery.cli.console import print_error
+
+        print_error(error)
+        code = error.exit_code
+    if not watch or code == INTERRUPTED_CODE:
+        return code
+    if _wait_for_change(recipe, build, began):
+        os.execv(sys.executable, sys.orig_argv)  # a new process imports changed plugins
+    return 0
+
+
+def _run(
+    build: "Build", steps: tuple[str, ...], overrides: tuple[str, ...], *, as_json: bool
+) -> int:
+    """Run a build and print its progress and summary; the exit code."""
     from finery.cli.progress import listener
 
     if not as_json:
@@ -76,7 +105,7 @@ def command(
             outcome = build.run()
     except KeyboardInterrupt:
         click.echo(INTERRUPTED, err=True)
-        return 130
+        return INTERRUPTED_CODE
     if len(outcome.results) == len(build.graph.nodes) and not outcome.errors:
         stamp.keep(build, steps, overrides)
     if not as_json:
@@ -84,6 +113,31 @@ def command(
 
         print_summary(build, outcome)
     return outcome.exit_code
+
+
+def _wait_for_change(recipe: Path, build: "Build | None", began: int) -> bool:
+    """Wait until a file changes; False after Ctrl-C.
+
+    build: None if the recipe can't be built; a file near it may repair it. began: when finery began
+    to read the files, in nanoseconds since the epoch.
+    """
+    if build is None:
+        folder = recipe.absolute().parent
+        near = [*folder.glob("[!._]*"), *folder.glob("[!._]*/[!._]*")]
+        sources = stamp.Sources({str(p) for p in (folder, recipe.absolute(), *near)}, set(), set())
+    else:
+        sources = stamp.sources_of(build)
+    click.secho("Watching the recipe and its files. Press Ctrl-C to stop.", dim=True, err=True)
+    try:
+        before = sources.states()
+        while not sources.changed_since(began) and sources.states() == before:
+            time.sleep(LOOK_SECONDS)
+        while (now := sources.states()) != before:  # until an editor has written all files
+            before = now
+            time.sleep(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def _is_done(

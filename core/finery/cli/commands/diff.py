@@ -45,7 +45,9 @@ def command(
         for line in compared.data():
             print_json(line)
     else:
-        print_difference(compared, flips)
+        from finery.cli.views import stdout
+
+        print_difference(stdout(), compared, flips)
 
 
 def _targets(words: Sequence[str], recipe: Path | None) -> tuple[Path, tuple[str, str | None]]:

@@ -30,6 +30,8 @@ from finery.cli.commands.scaffold import (
     write_texts,
     writing,
 )
+from finery.cli.console import print_json
+from finery.cli.options import json_option
 from finery.errors import UsageError, installing
 from finery.util.paths import shown
 
@@ -71,9 +73,10 @@ NO_TEXTS = ("null", "true", "false")
 @click.option("--prompt", metavar="COLUMN", help="The column of --data with the prompt.")
 @click.option("--answer", metavar="COLUMN", help="The column of --data with the answer.")
 @click.option("--name", help="The recipe's name. [default: the folder's]")
+@json_option
 def command(
     folder: Path, task: str | None, data: Path | None, prompt: str | None, answer: str | None,
-    name: str | None,
+    name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Create a working recipe in DIR, with data and a README. Overwrites no file."""
     if data is None and (prompt or answer):
@@ -92,7 +95,8 @@ def command(
     name = name or words.lstrip("_")[:100] or "model"
     rows: Rows = first_rows(data) if data is not None else []
     pair = columns_of(data, prompt, answer, rows) if data is not None else None
-    task = task or _chosen(task_of(rows, pair) if rows else next(iter(TASKS)), is_guess=bool(rows))
+    guess = task_of(rows, pair) if rows else next(iter(TASKS))
+    task = task or (guess if as_json else _chosen(guess, is_guess=bool(rows)))
     if task != "chat" and has_tools(rows):
         raise UsageError(
             "the rows contain tool calls, which only the task `chat` supports",
@@ -134,7 +138,10 @@ def command(
                 shutil.copyfileobj(read, out)
         write_texts(folder, texts)
     refresh_schema(*open_recipe(folder / "recipe.yaml"))  # now with the names of the steps
-    _say_what_next(folder, [*texts, file], sample=data is None)
+    if as_json:
+        print_json({"folder": str(folder), "files": [*texts, file], "name": name, "task": task})
+    else:
+        _say_what_next(folder, [*texts, file], sample=data is None)
 
 
 def _chosen(default: str, *, is_guess: bool) -> str:

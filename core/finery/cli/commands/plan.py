@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 COLOURS = {"cached": "green", "run": "yellow", "pending": "blue", "blocked": "red"}
 MOST_ESTIMATES = 3
 """Different estimates of a step's variants that are printed."""
+FILLS = {"cached": "#d3f0d9", "run": "#fdeeb8", "pending": "#d6e4fb", "blocked": "#f9d4d0"}
+"""The colours of `--graph`."""
 INDENT = 9
 """Columns before the lines about a step: the width of its state."""
 
@@ -26,10 +28,16 @@ INDENT = 9
 @click.command("plan")
 @recipe_and_steps
 @matrix_option
+@click.option(
+    "--graph", "language", type=click.Choice(["mermaid", "dot"]),
+    help="Print the graph of the steps instead, for Mermaid (GitHub shows it in Markdown) or "
+    "Graphviz.",
+)  # fmt: skip
 @json_option
 def command(
-    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
-) -> None:
+    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], language: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Show what a build of RECIPE, or of STEP and what it needs, would do with each step, and why.
 
     Trainings that would run come with the memory and time that they need. A `require:` that a kept
@@ -53,6 +61,10 @@ def command(
     refuse_shared_folder(graph.recipe, store)
     planner = Planner(graph, store)
     plans = list(make_plan(planner))
+    if language is not None:
+        failed = failed_gates(graph, store, {p.node.name: p.result for p in plans})
+        _print_graph(language, plans, Gates(failed, blocked_by(graph, failed)))
+        return
     results = results_of(planner, plans)
     notes = notes_on(graph, results)
     waiting = [p.node.name for p in plans if p.state != "cached" and not p.same_as]
@@ -110,6 +122,40 @@ def _print_json(
     for note in notes:
         if note.step not in steps:
             print_json({"note": note_data(planner.graph, note)})
+
+
+def _print_graph(language: str, plans: Sequence["StepPlan"], gates: Gates) -> None:
+    """Print a box for each step, in the colour of its state. All variants of a step are one box."""
+    from finery.compare.outputs import folded, title_of
+
+    groups = folded(plans, lambda plan: plan.node, lambda _: None)
+    ids = {plan.node.name: f"s{n}" for n, group in enumerate(groups) for plan in group}
+    edges = dict.fromkeys(
+        (ids[up], ids[plan.node.name])
+        for plan in plans
+        for up in plan.node.upstream()
+        if up in ids and ids[up] != ids[plan.node.name]
+    )
+    mermaid = language == "mermaid"
+    click.echo("flowchart LR" if mermaid else "digraph {\n  rankdir=LR\n  node [shape=box]")
+    for group in groups:
+        name = ids[group[0].node.name]
+        title = title_of([plan.node for plan in group]).replace('"', "'")
+        states = {gates.state(plan) for plan in group}
+        state = next(state for state in reversed(COLOURS) if state in states)
+        if mermaid:
+            click.echo(f'  {name}["{title}<br>{group[0].node.use}"]:::{state}')
+        else:
+            label = f"{title}\\n{group[0].node.use}"
+            fill = f'style=filled fillcolor="{FILLS[state]}" tooltip="{state}"'
+            click.echo(f'  {name} [label="{label}" {fill}]')
+    for start, end in edges:
+        click.echo(f"  {start} {'-->' if mermaid else '->'} {end}")
+    if mermaid:
+        for state, fill in FILLS.items():
+            click.echo(f"  classDef {state} fill:{fill},stroke:#777,color:#222")
+    else:
+        click.echo("}")
 
 
 def _print_steps(

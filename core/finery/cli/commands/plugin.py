@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from finery.cli.commands.scaffold import filled, template, write_texts, writing
+from finery.cli.console import print_json
+from finery.cli.options import json_option
 from finery.errors import UsageError
 from finery.util.paths import shown
 
@@ -24,7 +26,8 @@ def command() -> None:
 @command.command("new")
 @click.argument("name")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
-def new(name: str, folder: Path | None) -> None:
+@json_option
+def new(name: str, folder: Path | None, as_json: bool) -> None:
     """Write a package with the plugin NAME into DIR.
 
     It has a step type, tests and CI. DIR is finery-NAME by default. NAME is the prefix of the
@@ -40,6 +43,9 @@ def new(name: str, folder: Path | None) -> None:
     texts = _texts(name)
     with writing(folder):
         write_texts(folder, texts)
+    if as_json:
+        print_json({"folder": str(folder), "files": [*texts], "plugin": name})
+        return
     click.echo(f"{click.style(shown(folder), bold=True)}: {', '.join(texts)}\n")
     inside = shlex.quote(shown(folder))
     click.echo(f"  cd {inside}\n  python -m pip install -e '.[test]'\n  python -m pytest")

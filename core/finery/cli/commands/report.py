@@ -1,4 +1,4 @@
-"""`finery report`: one HTML page about a build, for a colleague who has nothing installed."""
+"""`finery report`: a build as an HTML page for a colleague, or as Markdown or JUnit XML for CI."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,8 @@ from finery.cli.options import json_option, matrix_option, recipe_words
 from finery.errors import UsageError
 from finery.util.paths import shown
 
-NAME = "report.html"
+SUFFIXES = {"html": ".html", "markdown": ".md", "junit": ".xml"}
+"""Format → suffix of its file."""
 WAIT_SECONDS, RELOAD_SECONDS = 2.0, 5
 """How often `--watch` checks the build, and how often browsers reload the page."""
 
@@ -24,9 +25,19 @@ if TYPE_CHECKING:
 @recipe_words
 @matrix_option
 @click.option(
-    "--html", "file", type=click.Path(path_type=Path), metavar="FILE",
-    help="The file to write. [default: build/<recipe>/report.html, of a build of the past "
-    "report-<id>.html]",
+    "--format", "form", type=click.Choice(list(SUFFIXES)), default="html", show_default=True,
+    help="An HTML page, Markdown for a pull request, or JUnit XML: a test case for each step and "
+    "each `require:`.",
+)  # fmt: skip
+@click.option(
+    "--output", "-o", "--html", "file", type=click.Path(path_type=Path), metavar="FILE",
+    help="The file to write. [default: build/<recipe>/report.html (.md, .xml), of a build of the "
+    "past report-<id>.html]",
+)  # fmt: skip
+@click.option(
+    "--against", metavar="BUILD",
+    help="With --format markdown: also say what changed since this build, which `finery diff` can "
+    "compare: a git revision, an id of `finery runs`, `previous`, ….",
 )  # fmt: skip
 @click.option(
     "--run", "run_id", metavar="ID",
@@ -39,19 +50,24 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @json_option
 def command(
-    recipe: Path, overrides: tuple[str, ...], file: Path | None, run_id: str | None, watch: bool,
-    as_json: bool,
+    recipe: Path, overrides: tuple[str, ...], form: str, file: Path | None, against: str | None,
+    run_id: str | None, watch: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write a page about a build: verdict, steps, rows, curves, scores, answers, origin.
 
-    The page is one file that loads nothing. Send it to anybody.
+    The page is one file that loads nothing. Send it to anybody. The Markdown has the verdict, the
+    scores, the requirements and the steps, without text of rows.
     """
+    if against is not None and form != "markdown":
+        raise UsageError(
+            f"a report as {form} compares no builds", where="--against", fix="--format markdown"
+        )
     if watch and run_id is not None:
         raise UsageError(
             "a build of the past doesn't change", where="--watch", fix="remove --watch or --run"
         )
     reported = gather(recipe, overrides, run_id)
-    path = _write(reported, file)
+    path = _write(reported, form, file, against)
     while watch and _goes_on(reported):
         before = _state(reported)
         click.echo(f"report: {shown(path)}, {before}", err=True)
@@ -59,27 +75,26 @@ def command(
             time.sleep(WAIT_SECONDS)
             reported.store.close()
             reported = gather(recipe, overrides)
-        _write(reported, file)
+        _write(reported, form, file, against)
     if as_json:
         states = {step.node.name: step.state for step in reported.steps}
         run = reported.run.id if reported.run else None
-        print_json({"html": str(path), "bytes": path.stat().st_size, "run": run, "steps": states})
+        print_json({form: str(path), "bytes": path.stat().st_size, "run": run, "steps": states})
     else:
         click.echo(f"report: {shown(path)}")
 
 
-def _write(reported: "Reported", file: Path | None) -> Path:
-    """Write the page where `--html` says, by default into the recipe's folder under `build/`."""
+def _write(reported: "Reported", form: str, file: Path | None, against: str | None) -> Path:
+    """Write the report where `--output` says, by default into the recipe's folder in `build/`."""
     from finery.builder.outputs import build_folder
     from finery.cli.pages import write
 
     past = reported.run.id if reported.is_past and reported.run else ""
-    name = f"report-{past}.html" if past else NAME
+    name = f"report-{past}{SUFFIXES[form]}" if past else f"report{SUFFIXES[form]}"
     target = file or build_folder(reported.graph.recipe) / name
     if target.is_dir():
         target = target / name
-    seconds = RELOAD_SECONDS if _goes_on(reported) and not reported.is_past else 0
-    return write(target, render(reported, reload_seconds=seconds), reported.store.root)
+    return write(target, render(reported, form, against), reported.store.root, "--output")
 
 
 def _goes_on(reported: "Reported") -> bool:
@@ -114,12 +129,24 @@ def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = N
     return Reported(graph, store, steps, run, is_past=run_id is not None, variants=variants)
 
 
-def render(reported: "Reported", *, reload_seconds: int = 0) -> str:
-    """The page as HTML."""
+def render(reported: "Reported", form: str = "html", against: str | None = None) -> str:
+    """The report in a format of `--format`. against: what `--against` says."""
+    from finery.cli.diff_view import Comparison
     from finery.cli.pages import note, progress
     from finery.report.page import built_in, report_page
     from finery.views.view import PageContext
 
     graph, built = reported.graph, built_in(reported)
     context = PageContext(graph.recipe.name, graph, built.get, None, progress, note)
-    return report_page(reported, context, reload_seconds=reload_seconds)
+    if form == "html":
+        seconds = RELOAD_SECONDS if _goes_on(reported) and not reported.is_past else 0
+        return report_page(reported, context, reload_seconds=seconds)
+    from finery.cli.report_formats import junit_of, markdown_of
+
+    if form == "junit":
+        return junit_of(reported)
+    compared = None
+    if against is not None:
+        run = reported.run.id if reported.is_past and reported.run else None
+        compared = Comparison(graph, reported.store, against, run)
+    return markdown_of(reported, context, compared)

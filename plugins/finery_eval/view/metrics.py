@@ -42,6 +42,7 @@ from finery_eval.view.tables import (
     print_scores,
     print_table,
 )
+from finery_transformers.formats import bundle_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,10 +121,12 @@ def baseline_remarks(report: Report) -> Iterator[Remark]:
         compared = against(report["details"], metrics, best, baseline)
         worse = [each for each in compared if each.verdict == WORSE]
         if worse:
+            bundle = report["details"].get("bundles", {}).get(baseline)
+            ship = f": add {bundle_line(bundle, baseline)} to `export:`" if bundle else ""
             points = ", ".join(f"{m} ({in_points(d.value)} points)" for m, d, *_ in worse)
             yield Remark(
                 f"{best} is significantly worse than the baseline {baseline} in {points}",
-                "Train longer or on more rows, or ship the baseline.",
+                f"Train longer or on more rows, or ship the baseline{ship}.",
                 "warning",
             )
         elif compared and compared[0].verdict != BETTER:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -74,4 +75,4 @@ class LinearEngine(TextEngine):
     """Gives the most likely class of each field."""
 
     packages = ("numpy",)
-    standalone = classifier
+    standalone: ClassVar[ModuleType | None] = classifier

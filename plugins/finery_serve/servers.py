@@ -20,6 +20,8 @@ from finery import Artifact, Engine, Model, Usage, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 Kind = Literal["template", "thinking", "prompts", "sampling", "adapter", "options", "answers"]
+STANDALONE = "standalone"
+"""The format of a `serve.bundle`."""
 _BUNDLES_ONLY = "bundles_only"
 
 

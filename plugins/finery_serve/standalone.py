@@ -16,10 +16,9 @@ from finery import Artifact, Bundle, Job, Model, Step, StepError, UsageError, se
 from finery_serve import standalone_server
 from finery_serve.client import Client
 from finery_serve.processes import Address, ServerProgram, log_file
-from finery_serve.servers import Kind, Serving
+from finery_serve.servers import STANDALONE, Kind, Serving
 from finery_transformers.formats import way_out
 
-FORMAT = "standalone"
 PORT = 8080
 SERVER = Path(standalone_server.__file__)
 RUN_SCRIPT = """\
@@ -62,11 +61,7 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
 
     def static_meta(self) -> dict[str, Any]:
         """The format, for the checks of steps that take the bundle."""
-        return {"format": FORMAT}
-
-    def key_code(self) -> list[Any]:
-        """The file of the server."""
-        return [SERVER]
+        return {"format": STANDALONE}
 
     def run(self, job: Job) -> Bundle:
         """Write the files."""
@@ -91,9 +86,14 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         (job.out / "run.sh").chmod(0o755)
         job.copy(SERVER, "server.py")
         job.copy(Path(module.__file__), Path(module.__file__).name)
-        (job.out / "model").mkdir()
-        for path in sorted(self.model.path.iterdir()):
-            job.copy(path, f"model/{path.name}")
+        if self.model.manifest is not None:
+            own = [*self.model.manifest.files]
+        else:  # not in a store
+            paths = (path for path in self.model.path.rglob("*") if path.is_file())
+            own = [path.relative_to(self.model.path).as_posix() for path in paths]
+        for name in sorted({*own, *self.model.external}):
+            (job.out / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+            job.copy(self.model.file(name), f"model/{name}")
         return Bundle(job.out, meta={**self.static_meta(), "name": self.name, "run": "sh run.sh"})
 
 
@@ -169,7 +169,7 @@ class StandaloneServer:
 
     exact = True
     unchecked: tuple[tuple[Kind, str], ...] = (
-        ("prompts", "prompts: the model reads texts, so its server makes no prompts of tokens"),
+        ("prompts", "tokens of prompts: the model reads texts. Its answers are compared instead"),
     )
 
     def __init__(self, address: str, pid: int) -> None:

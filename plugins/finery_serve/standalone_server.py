@@ -66,7 +66,7 @@ class Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Listen, without looking up the name of the host."""
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def answer(self, text: str) -> str:
         """The model's answer to a text."""

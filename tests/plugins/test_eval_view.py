@@ -188,11 +188,14 @@ def against_a_baseline(folder: Path, **right: str) -> tuple[dict[str, Any], list
             name, **{q: "yes" for q, m in zip(prompts, marks, strict=True) if m == "1"}
         )
         if name == "cheap":
-            made.meta["baseline"] = "majority"
+            made.meta |= {"baseline": "majority", "bundle": "serve.bundle"}
         models.append(made)
     table = tables.rows(folder, **dict.fromkeys(prompts, "yes"))
     metrics: Metrics = run_step(Exact(models=models, rows=table), folder / "out")
-    return metrics.report(), [remark.text for remark in baseline_remarks(metrics.report())]
+    remarks = list(baseline_remarks(metrics.report()))
+    line = "add cheap-server: {use: serve.bundle, model: cheap, name: cheap} to `export:`."
+    assert all(r.advice.endswith(line) for r in remarks if "worse" in r.text)
+    return metrics.report(), [remark.text for remark in remarks]
 
 
 def test_a_model_that_does_not_beat_the_baseline_is_told(tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ def test_the_server_answers_clients(project: Project) -> None:
         assert made["message"]["content"] == answer("account", "yes")
         (event,) = client.stream("/v1/chat/completions", body)
         assert event["choices"][0]["delta"]["content"] == answer("account", "yes")
-        for wrong in ({}, {"messages": []}, {"messages": "Hello"}):
+        refused: list[dict[str, Any]] = [{}, {"messages": []}, {"messages": "Hello"}]
+        for wrong in refused:
             with pytest.raises(Exception, match="`messages` must be a list"):
                 client.post("/v1/chat/completions", wrong)
         with pytest.raises(Exception, match="invalid API key"):

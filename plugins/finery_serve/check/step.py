@@ -40,8 +40,7 @@ from finery_serve.check.answers import (
     what_is_said,
 )
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
-from finery_serve.servers import Fault, Kind
-from finery_serve.standalone import FORMAT as STANDALONE
+from finery_serve.servers import STANDALONE, Fault, Kind
 from finery_transformers.formats import way_out
 from finery_transformers.frozen.template import system_of
 

@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
-#   make quickstart   build recipes/ticket-triage with a fresh .venv
+#   make quickstart   write a small recipe into quickstart/, and build it with a fresh .venv
 #   make test         lint, types, schemas, documentation and tests, in twelve minutes on two cores
 # and for those who change it:
 #   make test-all     the same with all tests, in 40 minutes
@@ -15,9 +15,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test test-all checks lint types schemas docs pytest pytest-all pytest-all-real format bench quality gpu-check gpu-wheels clean
 
-quickstart: $(VENV)/.installed-all
-	$(BIN)/finery build recipes/ticket-triage
-	$(BIN)/finery show --recipe recipes/ticket-triage
+quickstart:
+	@test -e $(VENV)/.installed-baseline,gguf || echo "installing finery into $(VENV): 1.5 GB, about a minute"
+	@$(MAKE) --no-print-directory $(VENV)/.installed-baseline,gguf
+	test -e quickstart/recipe.yaml || $(BIN)/finery init quickstart --task classification
+	$(BIN)/finery build quickstart
+	@echo "talk to it:  $(BIN)/finery chat gguf --recipe quickstart"
 
 test: checks pytest
 
@@ -82,8 +85,9 @@ gpu-wheels: $(VENV)/.installed-dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Without --no-compile, pip compiles 20,000 files, most of which are never imported.
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[$*]'
 	$(BIN)/python -m compileall -q core plugins
 	$(if $(filter dev,$*),@$(call optional,retention))
 	touch $@

@@ -161,7 +161,8 @@ EVENTS_TAIL = """\
 Later versions may add fields and events. They will not remove one or change its meaning without
 deprecating it first. Programs that read events must ignore those that they don't know.
 
-For a step that runs, there is one `step_started`, then any number of `step_log`, `step_progress`,
+If another build is building a step, a `step_log` with its process comes first. For a step that
+runs, there is one `step_started`, then any number of `step_log`, `step_progress`,
 `step_metric` and `step_note` in order of time, then either `step_finished` or `step_failed`. A step
 that has finished or is cached can still fail afterwards if its `require:` isn't met. Events of
 different steps are interleaved.

@@ -195,7 +195,7 @@ class Project:
 
         out, err = io.BytesIO(), io.BytesIO()
         to_out, to_err = (io.TextIOWrapper(to, "utf-8", write_through=True) for to in (out, err))
-        thresholds = gc.get_threshold()
+        thresholds, interrupt = gc.get_threshold(), signal.getsignal(signal.SIGINT)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
             patch.setattr(os, "environ", self.environment())
@@ -207,6 +207,7 @@ class Project:
             ):
                 main()
         gc.set_threshold(*thresholds)
+        signal.signal(signal.SIGINT, interrupt)
         return Ran(int(ended.value.code or 0), out.getvalue().decode(), err.getvalue().decode())
 
     def events(self, *args: str) -> list[dict[str, Any]]:

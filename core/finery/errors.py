@@ -15,7 +15,10 @@ Any other exception is a bug and is shown with its traceback.
 import errno
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from traceback import FrameSummary
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Values of `errno` for a full disk."""
@@ -37,7 +40,7 @@ class FineryError(Exception):
         super().__init__(what)
         self.what = what
         self.where = where
-        self.fix = fix
+        self.fix = installing(fix) if fix else fix
         self.details = list(details)
 
     def __str__(self) -> str:
@@ -58,6 +61,22 @@ class FineryError(Exception):
             "details": self.details,
         }
 
+    @classmethod
+    def in_method(cls, error: Exception, step: object, method: str, row: object = None) -> Self:
+        """The error for an unexpected exception in a plugin's method, on a row if one is given.
+
+        It shows the last line of the plugin's own file that the exception passed, not that of a
+        library which the plugin called.
+        """
+        frame = raised_at(error, sys.modules[type(step).__module__].__file__)
+        on_row = row is not None
+        return cls(
+            f"`{method}` failed: {type(error).__name__}: {error}",
+            where=f"{type(step).__name__}.{method}, row {row}" if on_row else None,
+            fix="correct it and build again: answers so far are kept" if on_row else "correct it",
+            details=[f"{frame.filename}:{frame.lineno}: {frame.line}"] if frame else [],
+        )
+
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "FineryError":
         """The error that `to_dict` encoded; an unknown class becomes a `StepError`."""
@@ -66,27 +85,28 @@ class FineryError(Exception):
         return cls(data["what"], where=data["where"], fix=data["fix"], details=data["details"])
 
 
+def installing(fix: str) -> str:
+    """`pip install 'finery[…]'` in a text as it works here: from the folder finery came from."""
+    if "'finery[" not in fix:
+        return fix
+    import json
+    import re
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        origin = json.loads(distribution("finery").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:  # its modules are on PYTHONPATH
+        return fix
+    if "dir_info" not in origin:
+        return fix
+    editable = "-e " if origin["dir_info"].get("editable") else ""
+    folder = unquote(urlsplit(origin["url"]).path)
+    return re.sub(r"'finery(\[[\w,]+\])'", lambda found: f"{editable}'{folder}{found[1]}'", fix)
+
+
 class StepError(FineryError):
     """A step failed (a process died, the disk is full, a check of its own failed)."""
-
-    @classmethod
-    def in_method(cls, error: Exception, step: object, method: str, row: object) -> "StepError":
-        """The error for an exception in a plugin's method on a row.
-
-        It shows the last line of the plugin's own file that the exception passed, not that of a
-        library which the plugin called.
-        """
-        import traceback
-
-        file = sys.modules[type(step).__module__].__file__
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if frame.filename == file] or frames
-        return cls(
-            f"`{method}` failed: {type(error).__name__}: {error}",
-            where=f"{type(step).__name__}.{method}, row {row}",
-            fix="correct it and build again: answers so far are kept",
-            details=[f"{frame.filename}:{frame.lineno}: {frame.line}" for frame in own[-1:]],
-        )
 
 
 class RefusedError(StepError):
@@ -115,6 +135,27 @@ class DataError(UsageError):
 
 class PluginError(UsageError):
     """A plugin is missing, fails on import or breaks its contract."""
+
+
+def disk_full(error: OSError) -> StepError | None:
+    """The error for a full disk, also for one without free inodes; None for other reasons."""
+    if error.errno not in DISK_FULL:
+        return None
+    path = error.filename2 or error.filename  # of a link, the first is its target
+    return StepError(
+        "the disk is full" + (f": can't write {path}" if path else ""),
+        fix="free some disk space, or inodes if `df -i` shows none, and build again: no data is "
+        "lost",
+    )
+
+
+def raised_at(error: BaseException, file: str | None) -> "FrameSummary | None":
+    """The last line of a file that an exception passed, or else the line that raised it."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == file]
+    return next(reversed(own or frames), None)
 
 
 def each_once(errors: Iterable[FineryError]) -> list[FineryError]:

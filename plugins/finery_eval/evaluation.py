@@ -161,7 +161,7 @@ def write_scored(
     *,
     answers: Mapping[str, Sequence[Completion]] | None = None,
 ) -> Metrics:
-    """Write scores, and log each model's headline. lines: of `predictions.jsonl`."""
+    """Write scores, and log each model's first metric. lines: of `predictions.jsonl`."""
     values, intervals = in_json(scores)
     log_scores(job, scores, details.get("unbounded", ()))
     if answers is not None:
@@ -178,7 +178,7 @@ def write_scored(
 
 
 def log_scores(job: Job, scores: Scores, unbounded: Collection[str] = ()) -> None:
-    """Log each model's headline."""
+    """Log each model's first metric."""
     for name, of in scores.items():
         if not of:
             continue

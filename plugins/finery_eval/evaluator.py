@@ -2,10 +2,11 @@
 
 An evaluator is a subclass of `Evaluator` with `judge(row, answer)`, which returns the value of each
 metric for an answer: True or False, a number from 0 to 1, or None if the metric doesn't apply. With
-`Verdict`, it adds facts about the answer for people. `metric_names` lists the metrics, the headline
-first. The base class does the rest: it asks models, handles refusals and answers that were cut off,
-and provides `slices:`, groups of related rows, intervals, paired tests, `require:`, baselines,
-tables and `predictions.jsonl`, and so `show`, `diff`, `select`, `curve`, `watch` and reports.
+`Verdict`, it adds facts about the answer for people. `metric_names` lists the metrics, the one that
+decides first. The base class does the rest: it asks models, handles refusals and answers that were
+cut off, and provides `slices:`, groups of related rows, intervals, paired tests, `require:`,
+baselines, tables and `predictions.jsonl`, and so `show`, `diff`, `select`, `curve`, `watch` and
+reports.
 
 For more, override `judging`, which reads the expected answers of all rows before any model is asked
 and refuses rows that can't be judged; `statistics`, for metrics that aren't means over rows, such
@@ -60,7 +61,7 @@ class Gate(Step, isolated=True):
     """Hold scores of anything against `require`, a setting that subclasses declare."""
 
     def metric_names(self) -> list[str]:
-        """The metrics of each model, or of what else has scores, the headline first."""
+        """The metrics of each model, or of what else has scores; the first one decides."""
         return ["accuracy"]
 
     def more_metrics(self) -> str:
@@ -163,7 +164,7 @@ def check_metrics(step_type: str, names: Any) -> None:
         problem = f"returns {names!r:.80}, which isn't a list of names"
     raise PluginError(
         f"`metric_names` of {step_type} {problem}",
-        fix='return a list with each name once, the headline first, e.g. ["accuracy"]',
+        fix='return a list with each name once, the one that decides first, e.g. ["accuracy"]',
     )
 
 

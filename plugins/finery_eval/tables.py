@@ -107,6 +107,13 @@ def against(
     shown = {metric: found[metric] for metric in metrics if metric in found}
     adjusted = stats.holm([difference.p_value for difference in shown.values()])
     return [
-        Against(metric, d, p, NOT_SHOWN if p >= stats.LEVEL else BETTER if d.value > 0 else WORSE)
+        Against(metric, d, p, verdict_of(d.value, p))
         for (metric, d), p in zip(shown.items(), adjusted, strict=True)
     ]
+
+
+def verdict_of(difference: float, p_value: float) -> str:
+    """What a test shows. The words and colours of every comparison follow from it."""
+    if p_value >= stats.LEVEL:
+        return NOT_SHOWN
+    return BETTER if difference > 0 else WORSE

@@ -258,7 +258,7 @@ class Expect(msgspec.Struct, frozen=True):
     normal: Callable[[str], str]
 
     def metrics(self) -> list[str]:
-        """The metrics, the headline first."""
+        """The metrics; the first one decides."""
         parts = [part for part in ("state", "answer") if part in self.parts]
         return ["accuracy", *parts, "finished", "no_call", "valid"]
 

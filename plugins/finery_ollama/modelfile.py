@@ -110,7 +110,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         job.copy(source, source.name)
         sizes = {p.name: p.stat().st_size for p in sorted(job.out.iterdir())}
         meta = {"format": "ollama", "name": self.name, "files": sizes, "run": run}
-        meta |= {"system": usual} if (usual := system_of(self.gguf)) else {}
+        meta |= {"system": usual} if (usual := system or system_of(self.gguf)) else {}
         return Bundle(job.out, meta=meta)
 
     def _parameters(self, gguf: Gguf) -> dict[str, Value]:

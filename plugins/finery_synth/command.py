@@ -20,7 +20,7 @@ def command() -> None:
     help="A recipe whose plugin files have the step type.",
 )  # fmt: skip
 def prompt(name: str, recipe: Path | None) -> None:
-    """Print the default prompt template of a generator, or of the check `judge`.
+    """Print the default prompt of a generator, or of the check `judge`.
 
     TYPE is a step type of this or another plugin, or one of synth.instruct.text (with format:
     text), judge, pairs (of synth.judge) and context (of synth.from_docs).

@@ -8,12 +8,13 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import Model, StepError, outside_key
 from finery_transformers.chat import TEMPLATE_FILE
+from finery_transformers.gguf_speed import quick_gguf
 from finery_transformers.hardware import not_loaded, record_config
 from finery_transformers.imports import import_peft
 from finery_transformers.precision import auto_dtype, dtype_of
@@ -392,7 +393,8 @@ def _readable(model: Model) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        yield
+        with quick_gguf() if model.format == "gguf" else nullcontext():
+            yield
     except (
         OSError, ValueError, KeyError, RuntimeError, SafetensorError, MemoryError, ImportError
     ) as error:  # fmt: skip

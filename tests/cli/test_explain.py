@@ -46,6 +46,34 @@ def test_a_changed_setting(t: Project) -> None:
     assert "setting tag  1 → 5" in out
 
 
+def test_long_texts_are_shown_where_they_differ(built: MakeProject) -> None:
+    long = "# " + 30 * "the same " + "alpha" + 30 * " and more"
+    recipe = f"{RECIPE}  d: {{use: steps.script, rows: a, code: '{long}'}}\n"
+    t = built({"recipe.yaml": recipe, "rows.txt": "one\n"})
+    t.edit("recipe.yaml", "alpha", "beta")
+    for command in (["plan"], ["explain", "d"], ["diff", "last", "now"]):
+        out = t.run(*command).out
+        assert "same alpha and" in out
+        assert "same beta and" in out
+
+
+def test_engines_of_models_that_are_not_built_did_not_change(project: MakeProject) -> None:
+    t = project({
+        "recipe.yaml": (
+            "finery: 1\nname: t\n"
+            "data: {rows: {use: data.file, path: rows.jsonl}}\n"
+            "models: {base: {use: baseline.majority, rows: rows}}\n"
+            "evaluate: {test: {use: eval.exact, models: base, rows: rows}}\n"
+        ),
+        "rows.jsonl": '{"prompt": "one", "completion": "a"}\n',
+    })  # fmt: skip
+    assert t.run("build").code == 0
+    assert "engine baseline-majority" in t.run("explain", "test", "--all").out
+    t.write({"rows.jsonl": '{"prompt": "two", "completion": "b"}\n'})
+    assert parts(t, "test").keys() == {"input models[0]", "input rows[0]"}
+    assert "test (eval.exact) is pending: waits for base, rows" in t.run("explain", "test").out
+
+
 def test_a_changed_file_and_what_waits_for_it(t: Project) -> None:
     t.write({"rows.txt": "three\n"})
     assert list(parts(t, "a")) == ["file path rows.txt"]

@@ -54,6 +54,12 @@ def test_a_plan_is_what_the_build_then_does(t: Project) -> None:
     assert states(t, "--set", "data.b.tag=2") == ["cached", "run", "pending"]
     assert plan(t, "--set", "data.b.tag=2")["b"]["reason"] == "setting tag: 1 → 2"
     assert t.ran("--set", "data.b.tag=2") == ["b", "c"]
+    compared = "compared with the last build, which had --set data.b.tag=2"
+    t.edit("recipe.yaml", "tag: 1", "tag: 3")
+    out = t.run("plan").out
+    assert "setting tag: 2 → 3" in out
+    assert compared in out
+    assert compared not in t.run("plan", "--set", "data.b.tag=2").out
 
 
 @pytest.mark.parametrize(("file", "old", "new", "reason"), [

@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import MakeProject
 
+from finery.cli.commands.plugins import command
 from finery.plugin.manager import load_plugins
 from finery.step.inspect import inputs_of
 
@@ -134,3 +135,20 @@ def test_a_broken_plugin_is_a_problem_beside_the_others(project: MakeProject) ->
     assert "the plugin: plugin file fails on import: ModuleNotFoundError" in ran.out
     assert "fix: repair it" in ran.out
     assert f"{len(load_plugins().plugins) + 1} plugins, 1 problem" in ran.out
+
+
+def test_in_a_terminal_no_line_is_cut_and_words_stay_whole(
+    project: MakeProject, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = project({}).here("--help").out.partition("Commands:\n")[2]
+    assert "..." not in commands
+    assert all(len(line) <= 80 for line in commands.splitlines())
+    monkeypatch.setattr("finery.cli.console.is_terminal", lambda stream: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    for arguments in ([], ["data.validate"]):
+        command.main(arguments, standalone_mode=False)
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 60
+    items = [line for line in lines if line.startswith(("- ", "  "))]
+    assert items[0] == "- `size`: more bytes than `max_bytes`. Such a row isn't"
+    assert items[1] == "  checked any further."

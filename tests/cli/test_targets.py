@@ -81,7 +81,7 @@ def test_a_folder_named_like_a_step_is_the_recipe_and_finery_says_so(t: Project)
 @pytest.mark.parametrize(("args", "says"), [
     (["show", "./ext", "more.yaml"], "two recipes are named: ./ext and more.yaml"),
     (["show", "ext", "a", "b"], "show takes one step, not 2: a, b"),
-    (["explain", "ext"], "explain needs STEP\n  fix: finery explain [RECIPE] STEP"),
+    (["explain", "ext"], "explain needs STEP\n  fix: finery explain ext/recipe.yaml STEP"),
     (["check", "ext", "sft"], "'sft' is not a recipe, and check takes no step"),
     (["check", "nowhere"], "there is no recipe 'nowhere'"),
     (["build", "ext", "stf"], "ext/recipe.yaml has no step 'stf'\n  fix: did you mean 'sft'?"),
@@ -90,6 +90,15 @@ def test_what_names_nothing_is_an_error(t: Project, args: list[str], says: str) 
     ran = t.run(*args)
     assert (ran.code, ran.out) == (2, "")
     assert says in ran.err
+
+
+def test_a_missing_recipe_names_the_only_other_one_or_one_above(t: Project) -> None:
+    t.write({"other/mine.yaml": RECIPE, "other/data.yaml": "a: 1\n", "ext/deep/rows.txt": ""})
+    here = Project(t.folder / "other")
+    assert "fix: name mine.yaml, or create one: finery init DIR" in here.here("build").err
+    assert "fix: name the recipe: finery show mine.yaml b" in here.here("show", "b").err
+    above = t.folder / "ext/recipe.yaml"
+    assert f"name {above}, or create" in Project(t.folder / "ext/deep").here("plan").err
 
 
 def completed(t: Project, line: str) -> list[str]:
@@ -115,3 +124,12 @@ def test_a_shell_completes_recipes_steps_and_types(t: Project, line: str, words:
     assert completed(t, line)[: len(words)] == words
     (t.folder / "ext/recipe.yaml").write_bytes(b"\xff: [")
     assert completed(t, "finery show ext ") == [], "a broken recipe has no steps"
+
+
+def test_what_is_printed_to_be_pasted_names_the_recipe(t: Project) -> None:
+    shutil.copytree(t.folder / "ext", t.folder / "a b")
+    error = t.run("show", "a b", "--html").err
+    assert "fix: finery show 'a b/recipe.yaml' STEP --html\n" in error
+    assert "fix: finery show STEP --html\n" in t.run("show", "--html").err
+    t.edit("ext/recipe.yaml", "tag: 1", "tag: 2")
+    assert "(see `finery plan ext/recipe.yaml`)" in t.run("show", "ext", "sft").err

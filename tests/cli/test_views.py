@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from conftest import MakeProject, Project
 
+from finery.views.display import as_text
+
 NGRAM = '''\
 """A trainer with a format of its own, and how its models look."""
 
@@ -168,3 +170,14 @@ def test_broken_metrics_are_told_and_the_build_goes_on(project: MakeProject) -> 
     ran = made.run("build", timeout=120)
     assert ran.code == 0, ran.err
     assert "metrics='nowhere:X' of ngram.py:Train can't be loaded" in ran.err
+
+
+@pytest.mark.parametrize(("fact", "words"), [
+    (True, "yes"), (None, "–"), (2e-4, "0.0002"), ([], "none"), (["a", 1], "a, 1"),
+    ({"thinking": False, "switched": True}, "thinking no, switched yes"),
+    ({"rows": 9, "seeds": {"rows": 4, "distinct_2": 0.5}, "fields": ["a", "b"], "of": None},
+     "rows 9, seeds (rows 4, distinct_2 0.5), fields (a, b), of –"),
+    ([{"role": "user", "content": "Hi"}], "(role user, content Hi)"),
+])  # fmt: skip
+def test_facts_are_shown_in_words(fact: Any, words: str) -> None:
+    assert as_text(fact) == words

@@ -167,6 +167,21 @@ def test_a_process_that_dies_is_an_error_and_not_a_hang(
     assert (t.folder / "build/t/b").exists()
 
 
+@pytest.mark.parametrize(("method", "code"), [("check", 2), ("verify", 1)])
+def test_an_error_in_a_method_of_a_plugin_has_its_line(
+    project: MakeProject, method: str, code: int
+) -> None:
+    t = project({"recipe.yaml": recipe({"a": {"use": "steps.script"}})})
+    called = f"    def {method}(self, *outputs: Any) -> None:\n        int('x')\n"
+    t.edit("steps.py", "class Alone", f"    pass\n\n{called}\n\nclass Alone")
+    ran = t.run("build")
+    assert ran.code == code
+    assert f"recipe.yaml:4:8: error: `{method}` failed: ValueError: invalid literal" in ran.err
+    assert "steps.py:" in ran.err
+    assert ": int('x')\n  fix: correct it" in ran.err
+    assert "requirement" not in ran.err
+
+
 def test_a_step_that_returns_the_wrong_kind(project: MakeProject) -> None:
     steps = LIGHT_STEPS.read_text()
     t = project({
@@ -436,6 +451,24 @@ def test_a_build_that_is_interrupted_at_its_start_does_not_succeed(project: Make
     events = [json.loads(line) for line in out.splitlines()]
     assert [e["event"] for e in events] == ["build_started", "build_finished"]
     assert events[1]["exit_code"] == 130
+
+
+def test_ctrl_c_in_the_last_moment_of_a_command_ends_it(project: MakeProject) -> None:
+    t = project({"recipe.yaml": recipe({"a": {"use": "steps.script"}})})
+    last = "import atexit, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+    t.edit("steps.py", "import random\n", f"import random\n{last}")
+    process = t.start("check")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "recipe.yaml is valid: 1 step\n", "")
+
+
+def test_python_without_docstrings_is_refused_once(project: MakeProject) -> None:
+    t = project({})
+    t.env["PYTHONOPTIMIZE"] = "2"
+    process = t.start("build")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.count("error: ") == err.count("PYTHONOPTIMIZE=2") == 1
 
 
 class Closing(InProcess):

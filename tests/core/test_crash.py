@@ -340,3 +340,19 @@ def test_builds_at_once_mend_a_damaged_store_together(project: MakeProject) -> N
         assert build.returncode == 0, err
     assert blobs_are_whole(t)
     assert results(t) == before
+
+
+def test_a_build_says_which_other_build_it_waits_for(project: MakeProject) -> None:
+    code = "Path('began').touch()\nwhile not Path('go').exists(): __import__('time').sleep(0.01)"
+    steps = json.dumps({"a": {"use": "steps.script", "code": code}})
+    t = project({"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {steps}\n"})
+    first = t.start("build")
+    until((t.folder / "began").exists)
+    second = t.start("build")
+    assert second.stderr is not None
+    line = second.stderr.readline()
+    (t.folder / "go").touch()
+    assert f"waiting for process {first.pid} (" in line
+    assert line.endswith("which is building it\n")
+    assert [len(process.communicate(timeout=60)) for process in (first, second)] == [2, 2]
+    assert (first.returncode, second.returncode) == (0, 0)

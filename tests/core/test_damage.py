@@ -167,17 +167,22 @@ def test_a_locked_database_is_called_locked_by_its_process(
     assert built.ran() == ["a", "b"]
 
 
-def read_only(t: Project, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user who may not write to anything in the project."""
+def unprivileged(t: Project, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user who may only write where permissions allow it."""
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if not os.geteuid() else []
     if drop and shutil.which("setpriv") is None:
         pytest.skip(may_lack("root may write everywhere"))
+    return subprocess.run(
+        [*drop, FINERY, *command], cwd=t.folder, env=t.environment(), capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def read_only(t: Project, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user who may not write to anything in the project."""
     subprocess.run(["chmod", "-R", "a-w", t.folder], check=True)
     try:
-        return subprocess.run(
-            [*drop, FINERY, *command], cwd=t.folder, env=t.environment(), capture_output=True,
-            text=True, timeout=60, check=False,
-        )  # fmt: skip
+        return unprivileged(t, *command)
     finally:
         subprocess.run(["chmod", "-R", "u+w", t.folder / ".finery"], check=True)
         subprocess.run(["chmod", "u+w", t.folder], check=True)
@@ -217,6 +222,21 @@ def test_a_build_with_a_read_only_store_says_so(built: Project, there: bool) -> 
     assert ran.returncode == 2
     assert "can't be written" in ran.stderr
     assert "fix:" in ran.stderr
+
+
+def test_a_log_of_the_database_that_cannot_be_written_is_named(built: Project) -> None:
+    reader = sqlite3.connect(database(built))  # keeps the log from being merged
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM results").fetchall()
+    built.edit("rows.txt", "two", "three")
+    built.ran()
+    log = Path(f"{database(built)}-wal")
+    log.chmod(0o444)
+    built.edit("rows.txt", "three", "four")
+    ran = unprivileged(built, "build")
+    reader.close()
+    assert ran.returncode == 1
+    assert f"no permission to write {log}\n  fix: change its owner" in ran.stderr
 
 
 # -- things in the place of others ----------------------------------------------------------------

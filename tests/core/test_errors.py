@@ -1,5 +1,7 @@
 """Expected errors: one block, a code, and a way over process boundaries."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,3 +56,18 @@ def test_the_nearest_name_is_suggested_else_all() -> None:
     assert did_you_mean("epochs", ["epochs"]) is None
     assert nearest_meant("epoch", ["rows", "epochs"]) == "did you mean 'epochs'?"
     assert nearest_meant("didgeridoo", ["rows", "epochs"]) is None
+
+
+def test_a_fix_installs_an_extra_from_where_finery_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "pip install 'finery[docs,sql]', or name a file"
+    origins = {
+        None: text,
+        '{"url": "file:///a%20b", "dir_info": {}}': "pip install '/a b[docs,sql]', or name a file",
+        '{"url": "file:///c", "dir_info": {"editable": true}}':
+            "pip install -e '/c[docs,sql]', or name a file",
+        '{"url": "https://x/finery.whl", "archive_info": {}}': text,
+    }  # fmt: skip
+    for origin, expected in origins.items():
+        found = SimpleNamespace(read_text=lambda _, origin=origin: origin)
+        monkeypatch.setattr("importlib.metadata.distribution", lambda _, found=found: found)
+        assert UsageError("x", fix=text).fix == expected

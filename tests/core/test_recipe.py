@@ -169,6 +169,12 @@ def test_set_refuses_what_has_no_place(read: Read, assignment: str) -> None:
     assert caught.value.fix
 
 
+def test_set_without_its_section_is_named_with_it(read: Read) -> None:
+    with pytest.raises(UsageError) as caught:
+        read("train:\n  sft: {use: x}\n", "sft.epochs=1")
+    assert caught.value.fix == "--set train.sft.epochs=1"
+
+
 ANYTHING = st.text(st.characters(codec="utf-8"), max_size=200)
 YAMLISH = st.text(st.sampled_from("ab:- \n\t[]{},'\"#&*!|>%@`?<~0.1e_\\"), max_size=60)
 

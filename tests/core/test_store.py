@@ -289,6 +289,22 @@ def test_a_disk_that_is_full_from_the_start(
     assert len(t.rows("b")) == 2
 
 
+@pytest.mark.slow
+def test_a_disk_without_free_inodes_is_full(project: MakeProject, full_disk: Path) -> None:
+    t = project({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
+    t.env["FINERY_STORE"] = str(full_disk)
+    for count in range(15, 24):
+        for path in full_disk.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        subprocess.run(["mount", "-o", f"remount,nr_inodes={count}", full_disk], check=True)
+        code, _, err = t.run("build")
+        assert code in (1, 2)
+        assert "the disk is full: can't write /" in err or "free some disk space" in err
+        assert "exit code" not in err
+    subprocess.run(["mount", "-o", "remount,nr_inodes=1000", full_disk], check=True)
+    assert t.run("build").code == 0
+
+
 def test_a_file_that_may_not_grow_that_large_is_an_error(project: MakeProject) -> None:
     code = "(job.out / 'big').write_bytes(bytes(3_000_000))"
     pack = f'{{use: steps.pack, code: "{code}"}}'

@@ -1,22 +1,21 @@
 """What a report says first: whether fine-tuning was needed, and what the shipped file loses."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+import tables
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finery import Dataset
 from finery_eval.measure import Measure, pairs_of
 from finery_eval.predictions import facts_of, recorded
+from finery_eval.steps.exact import Exact
 from finery_eval.tables import remark
 from finery_eval.verdicts import together
-from finery_eval.view.findings import (
-    BEST,
-    FORGOTTEN,
-    NEEDED,
-    Judgement,
-    Role,
-    comparisons_of,
-    findings,
-)
+from finery_eval.view.findings import BEATS, BEST, FORGOTTEN, NEEDED, findings, remarks_on
+from finery_eval.view.judgements import Judgement, Role, comparisons_of
 
 ROWS = 200
 
@@ -29,7 +28,13 @@ def judged(
                for i in range(rows)]  # fmt: skip
     scores = {model: {"accuracy": right / rows}}
     report = {"rows": rows, "scores": scores, "intervals": {}, "details": {}}
-    return Judgement(model, role, "sft" if role == "shipped" else "", "test", use, report, answers)
+    source = "" if role in ("base", "baseline") else "sft"
+    return Judgement(model, role, source, "test", use, report, answers)
+
+
+def evaluator(folder: str, **settings: Any) -> Exact:
+    """An evaluator of a recipe, with models and rows of its own."""
+    return Exact(models=[tables.model(folder)], rows=Dataset(Path(folder)), **settings)
 
 
 def answers(*models: Judgement) -> dict[str, tuple[str, str]]:
@@ -39,12 +44,72 @@ def answers(*models: Judgement) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize(("base", "tuned", "tone", "start"), [
     (20, 150, "good", "Yes."), (150, 151, "open", "Not shown."),
-    (150, 20, "bad", "No, the training made it worse."),
+    (150, 20, "bad", "No, sft is worse than prompted."),
+    (100, 105, "open", "Not shown. On 200 answers, accuracy: prompted 50.0 %, sft 52.5 %: +2.5 "
+     "points (95 % CI +0.1 to +4.8, p = 0.062), which may be chance."),
 ])  # fmt: skip
 def test_whether_fine_tuning_was_needed(base: int, tuned: int, tone: str, start: str) -> None:
-    found = answers(judged("base", "base", base), judged("sft", "tuned", tuned))[NEEDED]
+    prompted = judged("prompted", "base", base)._replace(source="base")
+    found = answers(prompted, judged("sft", "tuned", tuned))[NEEDED]
     assert found[0] == tone
     assert found[1].startswith(start)
+
+
+def test_a_lead_over_the_bare_base_does_not_show_that_fine_tuning_was_needed() -> None:
+    base, sft = judged("base", "base", 0), judged("sft", "tuned", 150)
+    tone, text = answers(base, sft)[NEEDED]
+    assert tone == "open"
+    assert text.startswith("Not known: sft was only compared with the bare base. On 200 answers")
+    assert "prompt.model" in text
+    assert answers(base, sft, judged("linear", "baseline", 20))[NEEDED][0] == "good"
+
+
+def test_the_exported_model_is_judged_where_a_recipe_trains_several() -> None:
+    prompted = judged("prompted", "base", 150)._replace(source="base")
+    exported = judged("sft", "tuned", 20)._replace(exported=True)
+    found = answers(prompted, exported, judged("longer", "tuned", 190))[NEEDED]
+    assert found[1].startswith("No, sft is worse than prompted.")
+
+
+@pytest.mark.parametrize(("settings", "is_compared"), [
+    ({}, True), ({"slices": ["length"]}, True), ({"max_tokens": 3}, False),
+])  # fmt: skip
+def test_two_evaluators_are_compared_if_their_settings_agree(
+    settings: dict[str, Any], is_compared: bool
+) -> None:
+    """`sft` by one, the file by another, e.g. by `judge` of a check of its server."""
+    sft = judged("sft", "tuned", 150)._replace(evaluator=evaluator("test"))
+    file = judged("gguf", "shipped", 149, "serve.check")
+    file = file._replace(step="served", evaluator=evaluator("served", **settings))
+    (found,) = [of for question, of in answers(sft, file).items() if "as good" in question]
+    start = "Yes, within" if is_compared else "Not measured: no evaluator judged sft on the rows of"
+    assert found[1].startswith(start)
+
+
+def test_the_p_value_is_that_of_the_tables() -> None:
+    """Five rows are gained: p = 0.062 alone, 0.125 among two metrics, 0.188 among three models."""
+    lost = {"difference": 0.0, "interval": [-0.02, 0.02], "p_value": 1.0}
+    gained = {"difference": 0.025, "interval": [0.002, 0.057], "p_value": 0.0625}
+    of = [
+        {"model": "sft", "baseline": "linear", "metrics": {"accuracy": gained, "valid": lost}},
+        {"model": "sft", "baseline": "base", "metrics": {"accuracy": gained, "valid": lost}},
+    ]
+    compared = {"model": "sft", "baseline": "base", **gained, "p_holm": 0.1875}
+    details = {"headline": ["accuracy", "valid"], "pairs": of, "comparisons": [compared]}
+    models = [judged("base", "base", 20), judged("linear", "baseline", 20)]
+    for one in (models := [*models, judged("sft", "tuned", 25)]):
+        one.report["details"].update(details)
+    assert [(names, test.metric, test.p_holm) for names, test in comparisons_of(models)] == [
+        ("base → sft", "accuracy", 0.1875), ("base → sft", "valid", 1.0),
+        ("linear → sft", "accuracy", 0.125), ("linear → sft", "valid", 1.0),
+    ]  # fmt: skip
+    found = answers(*models)
+    assert "p = 0.188 after Holm), which may be chance" in found[NEEDED][1]
+    assert found[BEATS] == (
+        "open",
+        "Not shown. sft against linear, in points: no difference shown "
+        "in accuracy (+2.5), valid (0.0). p-values adjusted by Holm's method.",
+    )
 
 
 def test_the_best_untrained_model_is_the_one_to_beat() -> None:
@@ -114,12 +179,12 @@ def test_rows_with_one_parent_are_one_piece_of_evidence() -> None:
     pairs = pairs_of(list(hits), {"accuracy": Measure(hits, together(rows))})
     for one in (base, tuned):
         one.report["details"]["pairs"] = pairs
-    (comparison,) = comparisons_of([base, tuned])
+    ((_, test),) = comparisons_of([base, tuned])
     tone, text = answers(base, tuned)[NEEDED]
     assert tone == "open"
     assert text.startswith("Not shown. On 40 answers, accuracy: base 0.0 %, sft 50.0 %: +50.0 ")
-    assert f"p = {comparison.difference.p_value:.3f}" in text
-    assert comparison.difference.p_value == 0.5
+    assert f"p = {test.difference.p_value:.3f}" in text
+    assert test.difference.p_value == 0.5
     (best,) = findings([base, tuned._replace(role="base")], has_training=False)
     assert best.answer.startswith("Too close to call.")
 
@@ -141,3 +206,25 @@ def test_a_recipe_that_trains_nothing_ranks_its_models(second: int, tone: str, s
     assert (finding.question, finding.tone) == (BEST, tone)
     assert finding.answer.startswith(start)
     assert "linear against nearest: +" in finding.answer
+
+
+def test_remarks_name_each_model_that_is_not_beaten() -> None:
+    models = [judged("base", "base", 0), judged("prompted", "base", 100),
+              judged("linear", "baseline", 160), judged("sft", "tuned", 105)]  # fmt: skip
+    assert [f"{remark.text}. {remark.advice}" for remark in remarks_on(models)] == [
+        "sft is significantly better in accuracy than base (+52.5 points). ",
+        "sft isn't shown to beat the untrained model prompted in accuracy: +2.5 points (95 % CI "
+        "+0.1 to +4.8, p = 0.062). Judge more rows, or train longer or on more rows.",
+        "sft is significantly worse than the baseline linear in accuracy (-27.5 points). Train "
+        "longer or on more rows, or ship linear.",
+    ]
+    prompts = [each for each in models if each.role != "tuned"]
+    (remark,) = remarks_on(prompts, has_training=False)
+    assert remark.text.startswith("prompted is significantly worse than the baseline linear")
+    assert remark.advice == "Improve the prompt, or ship linear."
+    models[2].report["details"]["bundles"] = {"linear": "serve.bundle"}
+    (remark,) = remarks_on(prompts, has_training=False)
+    assert remark.advice == (
+        "Improve the prompt, or ship linear: add linear-server: {use: serve.bundle, model: linear, "
+        "name: linear} to `export:`."
+    )

@@ -80,6 +80,20 @@ def test_the_margin_is_over_groups(tmp_path: Path, key: str) -> None:
     assert paired.interval[0] <= 0  # two of four groups
 
 
+def test_a_row_that_is_there_twice_keeps_the_margin(tmp_path: Path) -> None:
+    right = {"a": [True] * 10 + [False] * 10, "b": [True] * 12 + [False] * 8}
+    given = [candidate(tmp_path, name, of) for name, of in right.items()]
+    for metrics in given:
+        lines = metrics.file("predictions.jsonl")
+        lines.write_text(lines.read_text("utf-8").replace('"id":"11"', '"id":"10"'), "utf-8")
+        assert len({line["id"] for line in metrics.predictions()}) == 19
+    groups = [[n] for n in range(20) if n not in (10, 11)] + [[10, 11]]
+    paired = Measure(right, groups).difference("a", "b")
+    assert paired is not None
+    assert chosen(tmp_path, given).meta["margin"]["interval"] == pytest.approx(paired.interval)
+    assert paired.interval[0] <= 0  # too close to call
+
+
 def test_of_equally_good_ones_the_first_is_chosen(tmp_path: Path) -> None:
     same = [True, False, True]
     made = chosen(tmp_path, [candidate(tmp_path, n, same) for n in ("z", "a", "m")])

@@ -18,7 +18,7 @@ from finery_eval.steps.exact import Exact
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
 from finery_eval.view.confusion import print_confusion
-from finery_eval.view.metrics import MetricsView, baseline_remarks
+from finery_eval.view.metrics import MetricsView
 from finery_eval.view.tables import comparable, print_scores, print_table
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
@@ -179,40 +179,27 @@ def test_labels_and_cells_are_text_and_no_markup() -> None:
     assert [line.split()[0] for line in tabled(120, table)[1::2]] == [shown, shown]
 
 
-def against_a_baseline(folder: Path, **right: str) -> tuple[dict[str, Any], list[str]]:
-    """The report of models with `1` for right answers, `cheap` being a baseline; its remarks."""
-    prompts = [f"q{i}" for i in range(len(next(iter(right.values()))))]
-    models = []
-    for name, marks in right.items():
-        made = tables.model(
-            name, **{q: "yes" for q, m in zip(prompts, marks, strict=True) if m == "1"}
-        )
-        if name == "cheap":
-            made.meta |= {"baseline": "majority", "bundle": "serve.bundle"}
-        models.append(made)
-    table = tables.rows(folder, **dict.fromkeys(prompts, "yes"))
-    metrics: Metrics = run_step(Exact(models=models, rows=table), folder / "out")
-    remarks = list(baseline_remarks(metrics.report()))
-    line = "add cheap-server: {use: serve.bundle, model: cheap, name: cheap} to `export:`."
-    assert all(r.advice.endswith(line) for r in remarks if "worse" in r.text)
-    return metrics.report(), [remark.text for remark in remarks]
-
-
-def test_a_model_that_does_not_beat_the_baseline_is_told(tmp_path: Path) -> None:
-    base, cheap = "0" * 40, "1" * 30 + "0" * 10
-    report, remarks = against_a_baseline(
-        tmp_path / "a", base=base, sft="1" * 20 + "0" * 20, cheap=cheap
-    )
-    assert remarks == [
-        "sft is significantly worse than the baseline cheap in accuracy (-25.0 points)"
-    ]
-    titled = {table["title"]: table for table in report["details"]["tables"]}
+def test_verdicts_on_a_baseline_are_a_table(tmp_path: Path) -> None:
+    rows = tables.rows(tmp_path, **{f"q{i}": "yes" for i in range(40)})
+    cheap, sft = (tables.model(name, **{f"q{i}": "yes" for i in range(right)})
+                  for name, right in (("cheap", 30), ("sft", 20)))  # fmt: skip
+    cheap.meta["baseline"] = "majority"
+    metrics: Metrics = run_step(Exact(models=[sft, cheap], rows=rows), tmp_path / "out")
+    titled = {table["title"]: table for table in metrics.report()["details"]["tables"]}
     against = titled["sft against the baseline cheap"]
     assert against["columns"][-2:] == ["p (Holm)", "verdict"]
     assert [row[-1] for row in against["rows"]] == ["worse"]
-    _, remarks = against_a_baseline(tmp_path / "b", sft="0" + "1" * 31 + "0" * 8, cheap=cheap)
-    assert remarks[0].startswith(
-        "sft isn't shown to beat the baseline cheap: +2.5 points (95 % CI "
-    )
-    _, remarks = against_a_baseline(tmp_path / "c", sft="1" * 40, cheap=cheap)
-    assert remarks == []
+
+
+def test_many_confused_classes_are_a_list_without_broken_words() -> None:
+    data = matrix(12)
+    data["labels"][0] = "two\nlines"
+    predictions = [
+        {"expected": "two\nlines", "prediction": "a_rather_long_class_11", "prompt": 30 * "word "}
+    ]
+    for width in (60, 1000):
+        lines = confused(width, "label", data, predictions)
+        assert max(map(len, lines)) <= min(width, 160)
+        text = " ".join(" ".join(lines).split())
+        assert "3 two lines answered as a_rather_long_class_11" in text
+        assert "word word" in text

@@ -43,8 +43,9 @@ def commands(bundle: Bundle) -> list[tuple[str, str]]:
     ids=["frozen", "for older versions", "a GGUF of others"],
 )
 def test_the_modelfile(tmp_path: Path, settings: dict[str, Any], own: Any) -> None:
-    meta = {"license": "apache-2.0"}
+    meta = {"license": "apache-2.0", "prompts": {"system": "Of the rows."}}
     made = written(tmp_path, system='Say "yes".\nOr no.', meta=meta, **settings)
+    assert made.meta["system"] == 'Say "yes".\nOr no.'
     found = dict(commands(made))
     assert {n for n in ("TEMPLATE", "REQUIRES") if n in found} == {*own}
     found.pop("TEMPLATE", None)

@@ -159,7 +159,8 @@ def test_the_model_ends_when_the_app_is_killed(bundle: Bundle) -> None:
 def test_it_ends_if_the_model_does(bundle: Bundle) -> None:
     with running(bundle) as app:
         pid = app.process.pid
-        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        (child,) = (c for c in children if b"--model" in Path(f"/proc/{c}/cmdline").read_bytes())
         os.kill(int(child), signal.SIGKILL)
         _, err = app.process.communicate(timeout=120)
         assert app.process.returncode == 1

@@ -188,6 +188,20 @@ def test_labels_and_comments(made: Project, page: Window) -> None:
     assert page.run("return document.getElementById('label-input').value") == "z"
 
 
+def test_an_answer_that_is_the_label_changes_with_it(built: MakeProject, browser: Window) -> None:
+    made = built(files_of([chat("one", "x", label="x"), chat("two", "y", label="y")]))
+    with reviewing(made) as review:
+        browser.open(review.address)
+        browser.press("l", "z", Keys.ENTER)
+        browser.at("Row 2")
+        browser.run("document.getElementById('answer-too').click()")
+        browser.press("l", "w", Keys.ENTER)
+        browser.until(lambda: len(decisions(made)) == 2)
+    both, alone = (line["set"] for line in decisions(made))
+    assert (both["label"], both["messages"][-1]["content"]) == ("z", "z")
+    assert alone == {"label": "w"}
+
+
 # -- preferences ----------------------------------------------------------------------------------
 
 

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from tiny_gguf import write_tiny_gguf
 from tiny_llama import CHATML, tiny_llama
 
 from finery import Model, StepError
+from finery_transformers.gguf_speed import quick_gguf
 from finery_transformers.loading import (
     load_adapter,
     load_merged,
@@ -53,6 +55,21 @@ def test_a_gguf_is_dequantised_and_saves_as_safetensors(tmp_path: Path) -> None:
     assert model.dtype is torch.bfloat16
     assert torch.equal(weight(model), weight(again))
     assert tokenizer.chat_template == CHATML
+
+
+def test_a_gguf_is_read_quickly_and_as_it_is(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    plain = gguf.GGUFReader(path)
+    with quick_gguf():
+        quick = gguf.GGUFReader(path)
+        assert gguf.GGUFReader(path) is quick
+        path.touch()
+        assert gguf.GGUFReader(path) is not quick
+    assert gguf.GGUFReader is type(plain)
+    assert quick.fields.keys() == plain.fields.keys()
+    assert all(quick.fields[n].contents() == f.contents() for n, f in plain.fields.items())
+    for mine, other in zip(quick.tensors, plain.tensors, strict=True):
+        assert (mine.name, mine.data.tobytes()) == (other.name, other.data.tobytes())
 
 
 def test_merging_adds_in_fp32_and_rounds_once(tmp_path: Path, tiny: Model) -> None:

@@ -337,41 +337,55 @@ def test_of_a_hub_model_only_the_config_is_asked_for(
     assert Hub.asked == [f"/{repo}/resolve/main/config.json"]
 
 
+@pytest.mark.parametrize("use", ["data.dedup", "data.validate"])
+def test_rows_that_a_step_only_leaves_out_are_measured_in_their_file(
+    tmp_path: Path, use: str
+) -> None:
+    """Else memory is told for rows as long as `max_length`."""
+    between = f"  some: {{use: {use}, rows: rows}}\n  split: {{use: data.split, rows: some}}"
+    made = graph(tmp_path, RECIPE.replace("  split: {use: data.split, rows: rows}", between))
+    (found,) = forecast.estimates(made, Results(), ["sft"])
+    assert 250 < found.facts["longest_tokens"] < 350
+
+
 # -- time ----------------------------------------------------------------------------------------
 
 
 class Remembered(Results):
-    """Results with a past: trainings of 1,000 tokens, 2 of 5 epochs in 10 seconds."""
+    """Results with a past: trainings of 1,000 tokens, 2 of 5 epochs in 10 s, which loaded for 2."""
 
     def history(self, use: str) -> list[Past]:
         """One training of all weights, one of an adapter."""
         meta = {
             "parameters": QWEN_4B.parameters(), "tokens": 1000, "rows": 10, "epochs": 2.0
         }  # fmt: skip
-        past = Past(key="k", use=use, settings={"epochs": 5.0}, seconds=1, meta=meta)
+        known = {"use": use, "meta": meta, "runtime": {"training": {"tokens_per_second": 250}}}
         lora = {"epochs": 5.0, "lora.r": 8, "quantization": None}
-        return [past, Past(key="k", use=use, settings=lora, seconds=10, meta=meta)]
+        return [
+            Past(key="full", settings={"epochs": 5.0}, seconds=100, **known),
+            Past(key="lora", settings=lora, seconds=10, **known),
+        ]
 
     def last(self, step: str) -> Past:
         """The adapter."""
         return self.history("trl.sft")[1]
 
 
-def graph(folder: Path) -> Graph:
-    """The graph of `RECIPE`."""
+def graph(folder: Path, recipe: str = RECIPE) -> Graph:
+    """Of a recipe, in a new folder."""
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text(json.dumps(QWEN_CONFIG))
     (folder / "rows.jsonl").write_text(ROWS)
-    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "recipe.yaml").write_text(recipe)
     return build_graph(load(folder / "recipe.yaml"), load_plugins())
 
 
 def test_time_comes_from_trainings_of_the_same_kind(tmp_path: Path) -> None:
     (found,) = forecast.estimates(graph(tmp_path), Remembered(), ["sft"])
-    # 35 of 50 rows, 100 tokens each as the last time, 3 epochs, 200 tokens a second.
-    assert found.facts["tokens_per_second"] == 200
-    assert found.facts["seconds"] == pytest.approx(35 * 100 * 3 / 200, abs=1)
-    assert found.lines[2].startswith("time: about 52 s (35 rows, 200 tokens/s")
+    # 35 of 50 rows, 100 tokens each as the last time, 3 epochs, 250 tokens a second.
+    assert found.facts["tokens_per_second"] == 250
+    assert found.facts["seconds"] == pytest.approx(2 + 35 * 100 * 3 / 250, abs=1)
+    assert found.lines[2].startswith("time: about 44 s (35 rows, 250 tokens/s")
 
 
 @pytest.mark.parametrize("model", [SMOLLM2, LLAMA_1B, QWEN_4B])

@@ -52,3 +52,9 @@ def test_what_is_left_of_a_line_keeps_its_ends_and_extremes(values: list[float],
         assert (kept[0], kept[-1]) == (series[0], series[-1])
         numbers = [value for _, value in kept]
         assert (min(numbers), max(numbers)) == (min(values), max(values))
+
+
+@pytest.mark.parametrize(("losses", "mark"), [((2.0,), "i"), ((2.0, 1.0), "✓")])
+def test_one_validation_shows_no_trend_and_gets_no_tick(losses: tuple[float], mark: str) -> None:
+    points = [{"step": i, "loss": 3.0 / i, "eval_loss": loss} for i, loss in enumerate(losses, 1)]
+    assert f'<div class="mark" aria-hidden="true">{mark}</div>' in page(points)

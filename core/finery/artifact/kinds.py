@@ -150,7 +150,7 @@ class Metrics(Artifact):
         details: Mapping[str, Any],
         predictions: Iterable[Mapping[str, Any]],
     ) -> Self:
-        """Write both files; the first metric of each model is its headline."""
+        """Write both files; the first metric of each model is the one that decides."""
         report = {"rows": rows, "scores": scores, "intervals": intervals, "details": details}
         write_metrics(folder, report, predictions)
         return cls(folder, meta={"rows": rows})

@@ -12,7 +12,7 @@ import msgspec
 
 from finery.artifact.kinds import Dataset
 from finery.builder.dispatch import job_without_run
-from finery.errors import FineryError, PluginError, UsageError
+from finery.errors import FineryError, PluginError, StepError, UsageError
 from finery.execute.gpus import named_gpus
 from finery.plugin.forecasts import Forecasts
 from finery.plugin.history import Results
@@ -119,6 +119,16 @@ def notes_before(
     return [note for note in now if note.name not in known], before
 
 
+def verify(step: Step, store: "Store", result: "Result") -> None:
+    """Verify a result with the method of the step's class. Raises a `FineryError` if it fails."""
+    try:
+        step.verify({name: store.artifact(m) for name, m in result.outputs.items()})
+    except FineryError:
+        raise
+    except Exception as error:  # a plugin's code can raise anything
+        raise StepError.in_method(error, step, "verify") from error
+
+
 def failed_gates(
     graph: Graph, store: "Store", results: Mapping[str, "Result | None"]
 ) -> dict[str, FineryError]:
@@ -132,7 +142,7 @@ def failed_gates(
         if result is None or type(node.step).verify is Step.verify:
             continue
         try:
-            node.step.verify({n: store.artifact(m) for n, m in result.outputs.items()})
+            verify(node.step, store, result)
         except FineryError as error:
             error.where = place_of(graph.recipe, node, error.where)
             failed[name] = error

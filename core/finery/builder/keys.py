@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import msgspec
@@ -180,6 +181,10 @@ NOT_BUILT = "(not built yet)"
 """Stands for the digest of an input that isn't built yet."""
 NAMED = 3
 """Maximum number of changed functions that a line names."""
+LONGEST, LEAD = 60, 20
+"""Length of a value in a change, and how much of it before the first difference, in characters."""
+OF_INPUTS = ("engine ", "provenance ", "machine ", "package ")
+"""Prefixes of parts that a key may get from built inputs."""
 TOP = "top level"
 """Name in explanations of a file's statements that execute on import."""
 FindNames = Callable[[str], Mapping[str, str] | None]
@@ -202,11 +207,18 @@ class Change(NamedTuple):
     def __str__(self) -> str:
         """As text: `setting epochs: 3 → 2`, `code steps.py: Copy.run changed`."""
         if not self.part.startswith(("code ", "file ", "input ", "provenance ")):
-            return f"{self.part}: {short(self.old, self.part)} → {short(self.new, self.part)}"
+            return f"{self.part}: {' → '.join(self.values())}"
         if self.new == NOT_BUILT:
             return f"{self.part} not built yet"
         kind = "gone" if self.new is MISSING else "new" if self.old is MISSING else "changed"
         return f"{self.part}: {self.names}" if any(self.names) else f"{self.part} {kind}"
+
+    def values(self) -> list[str]:
+        """Old and new value for display, long texts shortened around their first difference."""
+        texts = [_in_line(self.old, self.part), _in_line(self.new, self.part)]
+        same = next((i for i, pair in enumerate(zip_longest(*texts)) if len({*pair}) > 1), 0)
+        start = same - LEAD if max(map(len, texts)) > LONGEST and same > LEAD else 0
+        return [shortened(f"…{text[start:]}" if start else text, LONGEST) for text in texts]
 
 
 class Names(NamedTuple):
@@ -231,8 +243,16 @@ class Names(NamedTuple):
 
 
 def changes_between(before: Parts, after: Parts, names_of: FindNames) -> list[Change]:
-    """Every part that differs; no code if the format of keys differs, since all of it does then."""
+    """Every part that differs; no code if the format of keys differs, since all of it does then.
+
+    Before all inputs are built, a key lacks the parts of their engines. These didn't change.
+    """
     differing = differences(before, after)
+    if any(value == NOT_BUILT for _, value in (*before, *after)):
+        differing = [
+            (part, a, b) for part, a, b in differing
+            if MISSING not in (a, b) or not (part.startswith(OF_INPUTS) or "(engine " in part)
+        ]  # fmt: skip
     if any(part == FORMAT_PART for part, _, _ in differing):
         differing = [each for each in differing if not each[0].startswith("code ")]
     return [Change(part, a, b, _names(part, a, b, names_of)) for part, a, b in differing]
@@ -261,15 +281,18 @@ def _digested(part: str, value: Any) -> Any:
     return value if without_secrets(text) == text else blake3(encode(value)).hexdigest()
 
 
-def short(value: Any, part: str, limit: int = 60) -> str:
-    """A part's value for display, with digests and long text shortened, and without secrets."""
+def short(value: Any, part: str, limit: int = LONGEST) -> str:
+    """The beginning of a part's value for display, with digests shortened, and without secrets."""
+    return shortened(_in_line(value, part), limit)
+
+
+def _in_line(value: Any, part: str) -> str:
     if value is MISSING:
         return "—"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return text[:12]
-    text = without_secrets(f"{part}: {' '.join(text.split())}").removeprefix(f"{part}: ")
-    return shortened(text, limit)
+    return without_secrets(f"{part}: {' '.join(text.split())}").removeprefix(f"{part}: ")
 
 
 def _names(part: str, old: Any, new: Any, names_of: FindNames) -> Names:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finery.artifact.manifest import MANIFEST, Manifest
-from finery.errors import UsageError
+from finery.errors import UsageError, disk_full
 from finery.recipe.document import Recipe, load
 from finery.store.database import Store
 from finery.store.links import link_outputs
@@ -85,7 +85,8 @@ class OutputLinks:
             try:
                 link_outputs(self._root, Path(place), outputs)
             except OSError as error:
-                raise UsageError(f"can't link its outputs in {place}: {error.strerror}") from error
+                what = f"can't link its outputs in {place}: {error.strerror}"
+                raise disk_full(error) or UsageError(what) from error
             states = self._states_of(links)
         self.states |= states
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from finery.artifact.manifest import Manifest, Result
-from finery.builder.checks import misfits, notes_before
+from finery.builder.checks import misfits, notes_before, verify
 from finery.builder.context import context_of
 from finery.builder.dispatch import limited_models, task_of
 from finery.builder.outputs import OutputLinks, build_folder
@@ -110,6 +110,7 @@ class Build:
         self._running: dict[str, StepPlan] = {}
         self._states: dict[str, dict[Path, FileState]] = {}  # of their outside files
         self._locked: dict[str, StepPlan] = {}
+        self._elsewhere: set[str] = set()  # keys that another build was building
         self._dollars: dict[str, float] = {}  # that running steps spent
         self._unrecorded: list[Result] = []
         self._just_built: dict[str, Result] = {}
@@ -244,8 +245,15 @@ class Build:
         if result is not None:
             self._settle(plan, result, cached=True)
             return
-        if self._must_wait(plan) or not self.store.try_lock(plan.key):
+        if self._must_wait(plan):
             self._locked[plan.node.name] = plan
+            return
+        if not self.store.try_lock(plan.key):
+            self._locked[plan.node.name] = plan
+            if plan.key not in self._elsewhere:
+                self._elsewhere.add(plan.key)
+                message = f"waiting for {self.store.holder(plan.key)}, which is building it"
+                self._emit("step_log", step=plan.node.name, message=message)
             return
         inputs = self.planner.inputs(plan.node, self.outcome.results)
         result = self.store.lookup(plan.key, inputs.values(), plan.parts)
@@ -449,7 +457,7 @@ class Build:
         )
         if type(node.step).verify is not Step.verify:
             try:
-                node.step.verify({n: self.store.artifact(m) for n, m in result.outputs.items()})
+                verify(node.step, self.store, result)
             except FineryError as error:
                 self._fail(node, error)
                 return

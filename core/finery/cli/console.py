@@ -2,21 +2,54 @@
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from finery.errors import FineryError
-from finery.util.paths import linked
+from finery.util.paths import linked, shown
 from finery.util.text import counted, visible
 
 if TYPE_CHECKING:
     from finery.plugin.notes import Note
     from finery.recipe.graph import Graph
+
+
+_recipe = ""
+"""How a command line names the recipe of this command; empty for `recipe.yaml` here."""
+
+
+def name_recipe(path: Path | None) -> None:
+    """Set the recipe of this command, for `with_recipe`."""
+    global _recipe
+    name = "" if path is None else shown(path)
+    _recipe = "" if name in ("", "recipe.yaml") else shlex.quote(name)
+
+
+def with_recipe(text: str) -> str:
+    """A text for users to paste: each `finery COMMAND` in it names the recipe of this command."""
+    context = click.get_current_context(silent=True)
+    if context is None or not _recipe:
+        return text
+    group = context.find_root().command
+    assert isinstance(group, click.Group)
+
+    def named(call: re.Match[str]) -> str:
+        command = None
+        with suppress(FineryError):  # the command of a plugin that is broken
+            command = group.get_command(context, call[1])
+        takes_recipe = command is not None and any(p.name == "recipe" for p in command.params)
+        return f"finery {call[1]} {_recipe}" if takes_recipe else call[0]
+
+    call = rf"\bfinery ([a-z]+)\b(?: \[?RECIPE\b\]?)?(?! {re.escape(_recipe)})"
+    return re.sub(call, named, text)
 
 
 def print_error(error: FineryError) -> None:
@@ -32,7 +65,8 @@ def print_error(error: FineryError) -> None:
         for line in one.details:
             click.echo(click.style(f"  {linked(visible(line))}", dim=True), err=True)
         if one.fix:
-            click.echo(f"  {click.style('fix:', fg='green')} {linked(visible(one.fix))}", err=True)
+            fix = linked(visible(with_recipe(one.fix)))
+            click.echo(f"  {click.style('fix:', fg='green')} {fix}", err=True)
     if len(errors) > 1:
         click.echo(f"\n{len(errors)} mistakes", err=True)
 
@@ -41,7 +75,7 @@ def print_note(text: str, fix: str = "", *, err: bool = False) -> None:
     """A note, and how to deal with it. err: on stderr."""
     click.echo(f"{click.style('note:', fg='yellow')} {text}", err=err)
     if fix:
-        click.echo(f"  {click.style('fix:', fg='green')} {fix}", err=err)
+        click.echo(f"  {click.style('fix:', fg='green')} {with_recipe(fix)}", err=err)
 
 
 def print_progress(text: str) -> None:
@@ -68,7 +102,7 @@ def print_wrapped(start: str, text: str, *, hang: int, dim: bool = False, most: 
     width = len(click.unstyle(start))
     lines = textwrap.wrap(
         visible(text),
-        max(min(room, most or room), width + hang + 20),
+        max(min(room, most or room), max(width, hang) + 20),
         initial_indent=" " * width,
         subsequent_indent=" " * hang,
         break_long_words=False,
@@ -85,7 +119,7 @@ def is_terminal(stream: IO[str]) -> bool:
 
 
 WIDTH = 98
-"""Width of the lines of a note's reason, in characters."""
+"""Width of the lines of long texts, in characters."""
 
 
 def print_notes(graph: "Graph", notes: "Sequence[Note]") -> None:
@@ -117,4 +151,4 @@ def notes_line(graph: "Graph", notes: "Sequence[Note]") -> str:
 
 def _print_fix(fix: str) -> None:
     if fix:
-        print_wrapped(f"  {click.style('fix:', fg='green')} ", fix, hang=4)
+        print_wrapped(f"  {click.style('fix:', fg='green')} ", with_recipe(fix), hang=4)

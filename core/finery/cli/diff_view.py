@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery.builder.keys import Change, short
+from finery.builder.keys import Change
 from finery.builder.plan import Planner
 from finery.cli.commands.explain import change_data
 from finery.cli.views import stdout
@@ -146,7 +146,7 @@ def _value(change: Change) -> Any:
 
     if change.part.startswith(("code ", "file ")):
         return Text(visible(str(change).removeprefix(change.part).lstrip(": ")))
-    old, new = (visible(short(value, change.part)) for value in (change.old, change.new))
+    old, new = map(visible, change.values())
     return Text.assemble((old, "red"), " → ", (new, "green"))
 
 

@@ -2,19 +2,24 @@
 
 import gc
 import os
+import signal
 import sys
 from typing import Any
 
 import click
 
 from finery.builtin import COMMANDS
-from finery.errors import DISK_FULL, FineryError
+from finery.cli.console import name_recipe, print_error
+from finery.errors import FineryError, UsageError, disk_full
 from finery.util.references import load_reference
 from finery.util.text import did_you_mean, visible
 
 COLLECT_AFTER = 100_000
 """New objects between two garbage collections. Most objects live until the command ends: with
 Python's default, collections take a tenth of the time of a build of 1,000 steps."""
+
+HELP = 200
+"""Longest first sentence of a command's help, in characters."""
 
 
 class _Commands(click.Group):
@@ -41,6 +46,15 @@ class _Commands(click.Group):
         command = resolve(reference, f"command '{cmd_name}'", plugin)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each command's first sentence, wrapped; click would cut it off."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([
+                (name, command.get_short_help_str(limit=HELP))
+                for name, command in commands if command is not None and not command.hidden
+            ])  # fmt: skip
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
             return super().resolve_command(ctx, args)
@@ -62,13 +76,31 @@ def main() -> None:
     """Run the command line and exit with its code: 0, 1, 2, or 130 when interrupted."""
     gc.set_threshold(COLLECT_AFTER)
     color = False if os.environ.get("NO_COLOR") else None  # https://no-color.org; click asks nobody
+    name_recipe(None)
     with click.Context(cli, info_name="finery", color=color).scope():  # for what is printed at last
-        sys.exit(_run(color))
+        try:
+            code = _run(color)
+            _end_when_interrupted()
+        except KeyboardInterrupt:
+            code = interrupted()
+            _end_when_interrupted()
+        sys.exit(code)
+
+
+def _end_when_interrupted() -> None:
+    """From now on, have Ctrl-C end this process at once instead of raising KeyboardInterrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not under nohup
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
 
 
 def _run(color: bool | None) -> int:
     """Run the command line and print the error that it ends with; the exit code."""
     try:
+        if sys.flags.optimize > 1:
+            raise UsageError(
+                "finery needs docstrings, which PYTHONOPTIMIZE=2 and `python -OO` remove",
+                fix="unset PYTHONOPTIMIZE, or set it to 1",
+            )
         code = cli.main(standalone_mode=False, color=color)
     except click.exceptions.Abort:
         code = interrupted()
@@ -76,8 +108,6 @@ def _run(color: bool | None) -> int:
         error.show()
         code = 2
     except FineryError as error:
-        from finery.cli.console import print_error
-
         print_error(error)
         code = error.exit_code
     except SystemExit as error:
@@ -90,10 +120,10 @@ def _run(color: bool | None) -> int:
         os.dup2(nowhere, 2)
         code = 1
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if (full := disk_full(error)) is None:
             raise
-        click.echo(f"error: the disk is full: {error}\n  fix: free some space", err=True)
-        code = 1
+        print_error(full)
+        code = full.exit_code
     _warn_of_broken_plugins()
     return code if isinstance(code, int) else 0
 
@@ -123,7 +153,6 @@ def ended(error: SystemExit) -> Any:
     own = os.path.join(os.path.dirname(__file__), "commands")
     if not any(file.startswith(own) for file, _ in files):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    from finery.cli.console import print_error
     from finery.errors import PluginError
 
     file, line = files[-1]

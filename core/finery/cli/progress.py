@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, Protocol
 
-from finery.cli.console import is_terminal, print_error
+from finery.cli.console import is_terminal, print_error, with_recipe
 from finery.errors import PluginError
 from finery.recipe.graph import Graph
 from finery.util.events import Event
@@ -203,7 +203,7 @@ class _Rows:
     def note(self, step: str, note: Event) -> tuple[str, str]:
         """(a note without the name of its step, how to fix it unless that was said before)."""
         kind = note["name"], note["fix"]
-        fix = "" if kind in self._noted else in_line(note["fix"])
+        fix = "" if kind in self._noted else in_line(with_recipe(note["fix"]))
         self._noted.add(kind)
         text = in_line(note["text"])
         for name in (step, step.partition("@")[0]):  # a note on all variants names the step
@@ -276,7 +276,7 @@ class LiveProgress:
         row = self._rows.take(event)
         if row is None:
             return
-        if event["event"] == "step_started" and self._live is None:
+        if event["event"] in ("step_started", "step_log") and self._live is None:
             from rich.console import Console
             from rich.live import Live
 

@@ -12,10 +12,10 @@ import click
 
 from finery.artifact.manifest import Manifest
 from finery.builder.scheduler import Build, Outcome
-from finery.cli.console import print_error
+from finery.cli.console import print_error, with_recipe
 from finery.cli.views import compared, show_together, stdout
 from finery.compare.outputs import output_of, titled, view_of
-from finery.errors import FineryError, each_once
+from finery.errors import FineryError, RequirementError, each_once
 from finery.util.paths import shown
 from finery.util.text import cost_words, counted, duration, visible
 
@@ -73,12 +73,12 @@ def _print_matrix(build: Build, outcome: Outcome) -> None:
 def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:
     """Print the remarks of the view of an output that this build made."""
     plugins = build.graph.plugins
-    output = output_of(plugins, build.store, title, manifest)
+    output = output_of(plugins, build.store, title, manifest)._replace(graph=build.graph)
     for remark in view_of(plugins, manifest).remarks(output):
         colour = "yellow" if remark.severity == "warning" else None
         click.secho(_wrapped(visible(f"{title}: {remark.text}")), fg=colour, err=True)
         if remark.advice:
-            click.echo(_wrapped(f"  {visible(remark.advice)}"), err=True)
+            click.echo(_wrapped(f"  {visible(with_recipe(remark.advice))}"), err=True)
 
 
 def _wrapped(text: str) -> str:
@@ -93,7 +93,7 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
     total, ran = len(build.graph.nodes), len(outcome.ran)
     cost = cost_words(outcome.dollars_kept, outcome.dollars)
     if outcome.errors:
-        unmet = len(outcome.errors.keys() & outcome.results.keys())  # built, but not good enough
+        unmet = sum(isinstance(error, RequirementError) for error in outcome.errors.values())
         failed = len(outcome.errors) - unmet
         counts = {
             "failed": failed,

@@ -6,13 +6,16 @@ the recipe, and finery says so. Without a recipe, it is `recipe.yaml` in the wor
 """
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from finery.cli.console import name_recipe
 from finery.errors import FineryError, UsageError
-from finery.util.files import check_plain
+from finery.util.files import check_plain, read_plain
+from finery.util.paths import shown
 
 RECIPE = "recipe.yaml"
 """The default recipe, and the recipe of a folder."""
@@ -71,10 +74,27 @@ def recipe_file(path: Path) -> Path:
     file = file / RECIPE if os.path.isdir(file) else file
     if not os.path.exists(file):
         # Checked here, before a store is created next to a missing recipe.
+        near = _near(file.parent)
+        name = f"name {shown(near)}" if near else "name one"
         raise UsageError(
-            f"there is no recipe {file}", fix="name one, or create one: finery init DIR"
+            f"there is no recipe {file}", fix=f"{name}, or create one: finery init DIR"
         )
+    name_recipe(file)
     return file
+
+
+def _near(folder: Path) -> Path | None:
+    """The only recipe of a folder under another name, or else the nearest one above it."""
+    files = [file for file in folder.glob("*.y*ml") if _is_recipe(file)]
+    above = (each / RECIPE for each in folder.absolute().parents)
+    return files[0] if len(files) == 1 else next(filter(_is_recipe, above), None)
+
+
+def _is_recipe(path: Path) -> bool:
+    try:
+        return re.search(rb"(?m)^finery:", read_plain(path, 1 << 20)) is not None
+    except OSError:
+        return False
 
 
 def is_step(word: str, recipe: Path) -> bool:
@@ -112,9 +132,11 @@ def _recipe_here(words: Sequence[str], command: str, takes_step: bool) -> Path:
     if words and not takes_step:
         raise UsageError(f"there is no recipe '{words[0]}'", fix=f"finery {command} RECIPE")
     if words and not path.exists():
+        near = _near(Path())
+        call = shlex.join([shown(near), *words]) if near else "RECIPE STEP"
         raise UsageError(
             f"'{words[0]}' is not a recipe, and there is no {RECIPE} here with a step of that name",
-            fix=f"name the recipe: finery {command} RECIPE STEP",
+            fix=f"name the recipe: finery {command} {call}",
         )
     return recipe_file(path)
 

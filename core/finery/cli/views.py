@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from finery.artifact.manifest import Manifest
-from finery.cli.console import print_json, print_wrapped
+from finery.cli.console import print_json, print_wrapped, with_recipe
 from finery.compare.outputs import folded, output_of, phrase, title_of, titled, view_of
 from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
@@ -56,6 +56,11 @@ def stdout() -> "Console":
     class Stdout(Console):
         def on_broken_pipe(self) -> None:  # rich would call sys.exit, as if a plugin had
             raise BrokenPipeError
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            if options.get("style") == "dim":  # a hint, not data
+                objects = tuple(with_recipe(o) if isinstance(o, str) else o for o in objects)
+            super().print(*objects, **options)
 
     if sys.stdout.isatty():
         return Stdout(highlight=False)
@@ -106,7 +111,7 @@ def show_outputs(
 
     for title, manifest in manifests.items():
         view = view_of(graph.plugins, manifest)
-        output = output_of(graph.plugins, store, title, manifest)
+        output = output_of(graph.plugins, store, title, manifest)._replace(graph=graph)
         link = build_folder(graph.recipe).joinpath(*title.split("."))
         if link.resolve() == output.artifact.path.resolve():
             output = output._replace(link=link)

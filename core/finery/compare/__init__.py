@@ -1,5 +1,5 @@
 """Comparison of builds: what was built when, and what differs between two states.
 
-Input: the records of runs, git revisions, and the current recipe. Output: headline metrics,
+Input: the records of runs, git revisions, and the current recipe. Output: first metrics,
 results and differences as plain data. The views of plugins describe how artifacts differ.
 """

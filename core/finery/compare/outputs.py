@@ -1,4 +1,4 @@
-"""The outputs of steps, now and in runs of the past: names, views, headline metrics."""
+"""The outputs of steps, now and in runs of the past: names, views, first metrics."""
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -94,7 +94,7 @@ def result_in(graph: Graph, store: Store, step: str, word: str) -> Result:
     return result
 
 
-class Headline(NamedTuple):
+class FirstMetric(NamedTuple):
     """The first metric of each model that a step judged. is_cleaned: its files are gone."""
 
     metric: str
@@ -102,23 +102,23 @@ class Headline(NamedTuple):
     is_cleaned: bool = False
 
 
-def headlines(store: Store, run: Run) -> dict[str, Headline]:
-    """Step → headline, for the evaluators that a run built or found built."""
+def first_metrics(store: Store, run: Run) -> dict[str, FirstMetric]:
+    """Step → first metric, for the evaluators that a run built or found built."""
     found = {}
     for step in run.steps.values():
         result = store.finished(step.key) if step.key else None
         for manifest in result.outputs.values() if result else ():
             if manifest.kind == Metrics.kind:
-                found[step.name] = _headline(store, manifest)
+                found[step.name] = _first_metric(store, manifest)
     return found
 
 
-def _headline(store: Store, manifest: Manifest) -> Headline:
+def _first_metric(store: Store, manifest: Manifest) -> FirstMetric:
     try:
         digest, _ = manifest.files[METRICS]
         report: dict[str, Any] = json.loads(store.blob(digest).read_bytes())
     except (KeyError, OSError, ValueError):
-        return Headline("", {}, is_cleaned=True)
+        return FirstMetric("", {}, is_cleaned=True)
     scores: Mapping[str, Mapping[str, float]] = report["scores"]
     metric = next((name for of in scores.values() for name in of), "")
-    return Headline(metric, {m: of[metric] for m, of in scores.items() if metric in of})
+    return FirstMetric(metric, {m: of[metric] for m, of in scores.items() if metric in of})

@@ -22,7 +22,7 @@ import msgspec
 
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
-from finery.errors import DISK_FULL, FineryError, StepError
+from finery.errors import FineryError, StepError, disk_full
 from finery.execute.executor import AHEAD, Closing, Done, Failed, Task, Used
 from finery.execute.log import redirect_to
 from finery.execute.undeclared import load_files, noted
@@ -105,7 +105,11 @@ def run_task(task: Task, send: Send) -> Closing:
     if earlier >= 1:
         message = f"earlier attempts took {duration(earlier)}, which its time includes"
         send({"event": "log", "message": message})
-    close_log = redirect_to(task.log, task.env)
+    try:
+        close_log = redirect_to(task.log, task.env)
+    except OSError as error:
+        failed = disk_full(error) or StepError(f"can't write its log {task.log}: {error.strerror}")
+        return Failed(event="failed", error=failed.to_dict())
     before = {name: os.environ.get(name) for name in task.env}
     os.environ.update(task.env)
     try:
@@ -262,10 +266,8 @@ def _from_exception(error: BaseException, task: Task) -> FineryError:
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return StepError(
-            "the disk is full", fix="free some disk space and build again: no data is lost"
-        )
+    if isinstance(error, OSError) and (full := disk_full(error)):
+        return full
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return StepError(
             f"out of memory: {str(error)[:200]}",

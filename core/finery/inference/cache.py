@@ -139,6 +139,8 @@ class CachedEngine:
     ) -> Iterator[tuple[int, Completion | FineryError]]:
         """The flow's answers. Reports progress, and raises an error when the budget is reached."""
         ticker, done = Ticker(), 0
+        if total:  # loading a model may take a while
+            self._engine.job.progress(0, total, self._text(progress))
         for answer in flow.answers():
             done += 1
             if total and ticker.is_due(done, total):

@@ -27,7 +27,7 @@ from typing import NamedTuple, NoReturn
 import pluggy
 from blake3 import blake3
 
-from finery.errors import FineryError, PluginError
+from finery.errors import FineryError, PluginError, raised_at
 from finery.plugin import hookspecs as hooks
 from finery.util.installed import EntryPoint
 from finery.util.paths import shown
@@ -250,12 +250,8 @@ def loaded_files() -> list[Path]:
 def _raised_at(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError):
         return f"{shown(Path(error.filename or path))}:{error.lineno}:{error.offset}"
-    line, trace = 1, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"{shown(path)}:{line}"
+    frame = raised_at(error, str(path))
+    return f"{shown(path)}:{frame.lineno if frame and frame.filename == str(path) else 1}"
 
 
 # -- registering ----------------------------------------------------------------------------------

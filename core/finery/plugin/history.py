@@ -23,7 +23,8 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     """A step as it was built earlier in this project.
 
     use: its step type. settings: those in its key, by name (`lora.r`). seconds: its run time. meta:
-    of its only output; empty if it has several. inputs: names of those that it had (`model`).
+    and runtime: of its only output; empty if it has several. inputs: names of those that it had
+    (`model`).
     """
 
     key: str
@@ -31,6 +32,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]
     seconds: float
     meta: dict[str, Any]
+    runtime: dict[str, Any] = {}
     inputs: frozenset[str] = frozenset()
 
 
@@ -112,6 +114,7 @@ def _past(result: "Result") -> Past:
         settings=settings,
         seconds=result.seconds,
         meta=outputs[0].meta if len(outputs) == 1 else {},
+        runtime=outputs[0].runtime if len(outputs) == 1 else {},
         inputs=frozenset(
             name.removeprefix("input ").rpartition("[")[0]
             for name in parts

@@ -84,6 +84,10 @@ class Recipe:
             is_optional = depth >= 2 or keys[0] == "matrix"
             child = parent.setdefault(key, {}) if is_optional else parent.get(key)
             if not isinstance(child, dict):
+                sections = (s for s, v in self.data.items() if isinstance(v, dict) and key in v)
+                if depth == 0 and (section := next(sections, None)):
+                    fix = where.replace("--set ", f"--set {section}.", 1)
+                    raise UsageError(f"'{key}' isn't a section", where=where, fix=fix)
                 raise UsageError(
                     f"'{'.'.join(keys[: depth + 1])}' was not found in the recipe",
                     where=where,

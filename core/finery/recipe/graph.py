@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery.artifact.kinds import Artifact, Dataset, Metrics, Model
 from finery.artifact.manifest import Result
-from finery.errors import FineryError, RecipeError, UsageError
+from finery.errors import FineryError, PluginError, RecipeError, UsageError
 from finery.fields import Settings
 from finery.recipe.document import Recipe
 from finery.recipe.files import find_files
@@ -359,11 +359,12 @@ def _tell_promises(node: Node, nodes: dict[str, Node]) -> None:
 
 def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
     """The errors that the step type itself finds in its settings, and in those of inner steps."""
+    step = node.step
     try:
-        node.step.check()
-        for path, within in steps_inside(node.step):
+        step.check()
+        for path, step in steps_inside(node.step):
             try:
-                within.check()
+                step.check()
             except UsageError as error:
                 error.where = f"{path}.{error.where or ''}"
                 raise
@@ -372,6 +373,12 @@ def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
         # For a setting, point at its value. For an entry of a mapping, point at its key.
         key = len(inside) != 1
         yield recipe.error(error.what, (*node.place, *inside), key=key, fix=error.fix)
+    except FineryError:
+        raise
+    except Exception as error:  # a plugin's code can raise anything
+        failure = PluginError.in_method(error, step, "check")
+        failure.where = recipe.where(node.place, key=True)
+        yield failure
 
 
 def place_of(recipe: Recipe, node: Node, where: str | None, inside: str = "") -> str:

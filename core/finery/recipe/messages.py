@@ -157,6 +157,9 @@ def literal(value: Any) -> str:
 
 def _fix(about: _Subject, error: Any) -> str:
     label, value = _label(error) or about.name, error.instance
+    keys = about.schema.get("properties", {})
+    if len(error.absolute_path) == 1 and label not in keys and (near := nearest(label, keys)):
+        return f"did you mean '{near}'?"
     if fix := about.aliases.value_fix(label, value):
         return fix
     if fix := value_fix(label, value, _kinds(error.schema), error.schema):
@@ -240,7 +243,7 @@ def value_fix(label: str, value: Any, kinds: set[str], schema: dict[str, Any]) -
     """
     name = label.rpartition(".")[2]
     if isinstance(value, str):
-        return _text_fix(name, value, kinds)
+        return _text_fix(name, value, kinds, schema)
     if isinstance(value, bool):
         return f"write {name}: null" if "null" in kinds and not value else None
     if isinstance(value, (int, float)):
@@ -273,7 +276,7 @@ def _finite(text: str) -> float | None:
     return number if math.isfinite(number) and "_" not in text else None
 
 
-def _text_fix(name: str, text: str, kinds: set[str]) -> str | None:
+def _text_fix(name: str, text: str, kinds: set[str], schema: dict[str, Any]) -> str | None:
     if "null" in kinds and text.strip().lower() in _NULLS:
         return f"write {name}: null"
     if kinds & {"integer", "number"} and (number := number_of(text)):
@@ -281,7 +284,11 @@ def _text_fix(name: str, text: str, kinds: set[str]) -> str | None:
     if "boolean" in kinds and text.strip().lower() in _YES | _NO:
         return f"write {name}: {'true' if text.strip().lower() in _YES else 'false'}"
     if "array" in kinds and not text.lstrip().startswith("-"):
-        return f"write {name}: [{', '.join(re.split(r'[,;]? +|[,;]', text.strip()))}]"
+        items = re.split(r"[,;]? +|[,;]", text.strip())
+        forms = (schema, *schema.get("anyOf", ()))
+        accepted = set[str]().union(*(_kinds(form.get("items", {})) for form in forms))
+        if not accepted or "string" in accepted or all(map(number_of, items)):
+            return f"write {name}: [{', '.join(items)}]"
     return None
 
 

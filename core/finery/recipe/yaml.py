@@ -3,6 +3,7 @@
 Errors show lines of a recipe without secrets.
 """
 
+import json
 import math
 import re
 from collections.abc import Collection, Sequence
@@ -329,7 +330,10 @@ def _likely_mistake(
     if "could not find expected ':'" in complaint and context is not None:
         return _without_colon(lines[context], context)
     if "mapping values are not allowed" in complaint:
-        return _too_deep(lines, line, column)
+        return _too_deep(lines, line, column) or _unquoted(lines[line], line, column, r"(\s#.*)?$")
+    in_braces = "parsing a flow mapping" in complaint and lines[line][column : column + 1] == ":"
+    if in_braces and (likely := _unquoted(lines[line], line, column, r"\s*[,}\]]")):
+        return likely
     first = line if context is None else context
     for number in range(first, min(line + 1, len(lines))):
         if (start := lines[number].find("//")) > 0 and lines[number][start - 1] != ":":
@@ -353,6 +357,18 @@ def _without_colon(text: str, line: int) -> _Likely | None:
         return "this line has no 'key: value'", line, start, "write KEY: VALUE"
     what = "a space is missing after ':'" if match["sign"] == ":" else "unexpected '='"
     return what, line, match.start("sign"), f"write {match['key']}: {match['value']}"
+
+
+def _unquoted(text: str, line: int, column: int, end: str) -> _Likely | None:
+    """A value with a colon in it. column: of the colon. end: pattern of what follows the value."""
+    start = re.search(r".*(?<![\w.-])(?P<key>[\w.-]+):\s+(?P<value>[^\s\"'].*)", text[:column])
+    rest = re.match(rf".*?(?={end})", text[column:])
+    if start is None or rest is None:
+        return None
+    value = json.dumps(start["value"] + rest[0], ensure_ascii=False)
+    fix = without_secrets(f"write {start['key']}: {value}")
+    what = "a text with a colon and a space must be in quotes"
+    return what, line, start.start("value"), fix
 
 
 def _too_deep(lines: Sequence[str], line: int, column: int) -> _Likely | None:

@@ -13,7 +13,7 @@ from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError
 from finery.recipe.graph import Graph
 from finery.recipe.yaml import without_secrets
-from finery.report.steps import Group, ReportedStep, counts, groups_of, picture_of
+from finery.report.steps import Group, ReportedStep, counts, groups_of, pictures_of
 from finery.report.variants import Variants, names_shown, steps_shown
 from finery.report.variants import section_of as variants_section
 from finery.step.step import Step
@@ -120,7 +120,7 @@ def _steps(reported: Reported) -> PageSection:
     variants = [step for group in groups if group.variants for step in group.steps]
     html = render_page(
         STEPS,
-        picture=picture_of(groups),
+        pictures=pictures_of(groups),
         rows=[_row(group) for group in groups],
         variants=[_row(Group(step.node.name, [step], step.node.upstream())) for step in variants],
     )

@@ -173,6 +173,13 @@ class Database:
                 fix="end that process or wait for it, then try again: no data is lost",
             )
         verb = "write to" if writing else "use"
+        files = (*_files_of(self.path), self.path.with_name(f"{self.path.name}-journal"))
+        for file in files:
+            if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+                return kind(
+                    f"can't {verb} {self.path}: no permission to write {file}",
+                    fix="change its owner or its permissions, then try again: no data is lost",
+                )
         return kind(
             f"can't {verb} {self.path}: {error}",
             fix="free some disk space or check the permissions, then try again: no data is lost; "

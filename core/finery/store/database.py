@@ -31,7 +31,7 @@ from finery.store.links import open_artifact
 from finery.store.repairs import make_folder, make_way, say
 from finery.util.files import check_plain, fsync, hash_file, settled
 from finery.util.leftovers import end_users, is_in_use, last_change, lock_path, seconds_path
-from finery.util.locks import KeyLocks
+from finery.util.locks import KeyLocks, holder_of
 from finery.util.paths import STORE
 from finery.util.text import counted
 
@@ -419,6 +419,10 @@ class Store:
     def try_lock(self, key: str) -> bool:
         """Acquire the lock of a key, or return False. The lock ends with this process."""
         return self._locks is not None and self._locks.acquire(bytes.fromhex(key))
+
+    def holder(self, key: str) -> str:
+        """The process that has the lock of a key, see `finery.util.locks.holder_of`."""
+        return holder_of(self.root / "locks", key=bytes.fromhex(key))
 
     def unlock(self, key: str) -> None:
         """Release the lock of a key."""

@@ -11,7 +11,7 @@ import msgspec
 
 from finery.artifact.kinds import KINDS, Artifact
 from finery.artifact.manifest import MANIFEST, Manifest
-from finery.errors import UsageError
+from finery.errors import UsageError, disk_full
 from finery.store.repairs import say, set_aside
 
 _OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
@@ -48,7 +48,7 @@ def view(root: Path, manifest: Manifest) -> Path:
         except OSError as error:  # another process created it meanwhile, or it isn't possible
             shutil.rmtree(staged, ignore_errors=True)
             if not _is_view(folder, links, description):
-                raise UsageError(
+                raise disk_full(error) or UsageError(
                     f"can't create the links to an artifact in {folder}: {error.strerror}",
                     fix="check the permissions, or remove that folder and build again: no data "
                     "is lost",

@@ -69,7 +69,7 @@ class StepStarted(_OfStepType):
 
 
 class StepLog(_OfStep):
-    """A line that a step logs, or advice at the start of a training."""
+    """A line that a step logs, advice at the start of a training, or what a step waits for."""
 
     message: Annotated[str, "the line"]
 

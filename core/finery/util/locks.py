@@ -57,10 +57,11 @@ def _offset(key: bytes) -> int:
     return int.from_bytes(key[:7])
 
 
-def holder_of(*paths: Path) -> str:
+def holder_of(*paths: Path, key: bytes | None = None) -> str:
     """The process that holds a write lock on one of these files, e.g. `process 123 (python x)`.
 
-    `another process` if it is unknown: outside Linux, or if it belongs to another user.
+    key: whose lock it holds in a file of `KeyLocks`. `another process` if it is unknown: outside
+    Linux, or if it belongs to another user.
     """
     inodes = {str(os.stat(path).st_ino): path for path in paths if path.exists()}
     try:
@@ -70,6 +71,8 @@ def holder_of(*paths: Path) -> str:
     for line in lines:
         fields = line.replace("-> ", "").split()  # `1: POSIX ADVISORY WRITE 123 08:01:456 0 EOF`
         if len(fields) < 6 or fields[3] != "WRITE" or fields[4] == str(os.getpid()):
+            continue
+        if key is not None and fields[6] != str(_offset(key)):
             continue
         path = inodes.get(fields[5].rpartition(":")[2])
         if path is not None and _has_open(fields[4], path):

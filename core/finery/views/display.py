@@ -1,6 +1,5 @@
 """Printing for views: facts, labelled texts, the turns of a row, the files of an artifact."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +51,7 @@ def print_changed_facts(console: "Console", facts: Mapping[str, Sequence[Any]]) 
 
 
 def _short(value: Any) -> str:
-    text = "–" if value is None else in_line(as_text(value))
+    text = in_line(as_text(value))
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):  # a digest
         return text[:12]
     return shortened(text, LONGEST_CLASS)
@@ -107,9 +106,12 @@ def counts_in_words(counts: Mapping[str, int], noun: str = "classes") -> str:
 
 
 def as_text(value: Any) -> str:
-    """A JSON value as text: lists and flat mappings without brackets."""
-    if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
-        return ", ".join(map(str, value))
-    if isinstance(value, dict) and all(isinstance(v, str | int | float) for v in value.values()):
-        return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A JSON value in words: `yes`, `a, b`, `rows 20, seeds (rows 4, distinct_1 0.8)`."""
+    if isinstance(value, list | Mapping):
+        named = value.items() if isinstance(value, Mapping) else [("", each) for each in value]
+        parts = [(name, as_text(of), isinstance(of, list | Mapping)) for name, of in named]
+        words = (f"{name} ({of})" if is_nested else f"{name} {of}" for name, of, is_nested in parts)
+        return ", ".join(word.strip() for word in words) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
+    return str(value)

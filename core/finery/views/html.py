@@ -60,11 +60,13 @@ def _source(template: str) -> str:
 
 
 def _breakable(text: str) -> "Markup":
-    """The text as HTML, which may break after an underscore or a slash."""
+    """The text as HTML, which may break after an underscore, a slash or a dot."""
     from markupsafe import Markup, escape
 
     escaped = escape(visible(text))
-    return escaped.replace("_", Markup("_<wbr>")).replace("/", Markup("/<wbr>"))
+    for mark in "_/.":
+        escaped = escaped.replace(mark, Markup(f"{mark}<wbr>"))
+    return escaped
 
 
 TEMPLATE = "finery.views/templates/sections.html.jinja"

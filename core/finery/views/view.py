@@ -33,7 +33,8 @@ class Output(NamedTuple):
     """An output of a step, as input of a view.
 
     title: its name in the recipe, e.g. `split.train`. refs: role → a short description of each
-    artifact that it refers to. link: its path under `build/`; None if there is no link.
+    artifact that it refers to. link: its path under `build/`; None if there is no link. graph: the
+    recipe's steps, for `print` and `remarks`.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Output(NamedTuple):
     manifest: "Manifest"
     refs: Mapping[str, str] = {}
     link: Path | None = None
+    graph: "Graph | None" = None
 
     @property
     def step(self) -> str:

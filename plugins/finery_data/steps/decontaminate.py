@@ -8,9 +8,10 @@ from finery.rows.dropped import Drops
 from finery.rows.near import Common
 from finery.rows.parts import id_of, read
 from finery_data.duplicates import NEAR, HeldOut, Leak, crowd_note, prompt_entry
+from finery_data.forecast import SomeRows
 
 
-class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
+class Decontaminate(Step, seeded=False, packages=("rensa",), version="1", forecast=SomeRows):
     """Drop rows that leak test rows: copies and near copies of their prompts.
 
     A row is dropped if its prompt equals that of a row of `against`, ignoring case, punctuation and

@@ -9,9 +9,10 @@ from finery.rows.dropped import Drops
 from finery.rows.near import Common, NearIndex, row_entry
 from finery.rows.parts import id_of, read
 from finery_data.duplicates import crowd_note
+from finery_data.forecast import SomeRows
 
 
-class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
+class Dedup(Step, seeded=False, packages=("rensa",), version="1", forecast=SomeRows):
     """Keep the first of several copies or near copies.
 
     A row is dropped if it equals an earlier row that was kept, ignoring case, punctuation and

@@ -12,13 +12,14 @@ from finery.rows.dropped import Drops
 from finery.rows.parts import check_lengths, named, no_text, read, scope, text_named
 from finery.rows.templates.limits import search
 from finery.rows.templates.sandbox import evaluate, expression
+from finery_data.forecast import SomeRows
 
 Texts = dict[str, str]
 Condition = Callable[[Row, Texts], tuple[str, str] | None]
 """(row, its texts) → (reason, detail) for dropping it; None to keep it."""
 
 
-class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
+class Filter(Step, seeded=False, packages=("jinja2",), version="1", forecast=SomeRows):
     """Keep the rows that meet all conditions.
 
     Conditions name texts of a row: `system`, `user` (the last user turn), `assistant` (the answer),

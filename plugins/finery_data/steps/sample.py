@@ -12,12 +12,13 @@ from finery.rows.chosen import draws_of, parts_of, times_taken
 from finery.rows.dropped import Drops
 from finery.rows.parts import named, no_text, read, scope, text_named
 from finery.rows.templates.sandbox import compiled, render
+from finery_data.forecast import SomeRows
 
 CLASSES_KEPT = 200
 NOT_SAMPLED = "not-sampled"
 
 
-class Sample(Step, version="1"):
+class Sample(Step, version="1", forecast=SomeRows):
     """Take some of the rows at random, and balance classes.
 
     Which rows are taken depends only on each row and the seed, so added rows change little. Rows

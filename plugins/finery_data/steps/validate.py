@@ -30,6 +30,7 @@ from finery.util.text import did_you_mean
 from finery_data.checks import personal
 from finery_data.checks.labels import Labels
 from finery_data.checks.language import Languages, check_codes
+from finery_data.forecast import SomeRows
 
 Action = Literal["error", "drop", "report"]
 Finding = tuple[str, str]
@@ -54,7 +55,13 @@ GROUPS = {"personal": personal.KINDS}
 LISTED = 20
 
 
-class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa"), version="1"):
+class Validate(
+    Step,
+    seeded=False,
+    packages=("jsonschema", "py3langid", "rensa"),
+    version="1",
+    forecast=SomeRows,
+):
     """Check rows; stop, drop or report those that fail.
 
     Checks, by their names in `actions`:

@@ -83,7 +83,7 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
     ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
 
     def metric_names(self) -> list[str]:
-        """The metrics of each model, the headline first."""
+        """The metrics of each model; the first one decides."""
         of_fields = [name for field in self.fields for name in (field, f"{field}_macro_f1")]
         return ["accuracy", "macro_f1", *of_fields, "valid"]
 

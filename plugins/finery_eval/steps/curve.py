@@ -166,7 +166,7 @@ def _share(log_odds: float) -> float:
 def curve_of(
     trained: Sequence[Trained], verdicts: Verdicts, groups: Sequence[Group] | None
 ) -> dict[str, Growth]:
-    """Metric → its growth, for the metrics of the headline that are shares."""
+    """Metric → its growth, for the displayed metrics that are shares."""
     sizes = [each.rows for each in trained]
     curve: dict[str, Growth] = {}
     for metric in verdicts.headline:
@@ -254,7 +254,7 @@ class Curve(JudgeEach, engines=True):
     rows: Dataset = takes(help="Rows to judge them on, e.g. `split.validation`.")
 
     def metric_names(self) -> list[str]:
-        """The metrics of each model, the headline first."""
+        """The metrics of each model; the first one decides."""
         return self.inner().evaluator.metric_names()
 
     def check(self) -> None:
@@ -285,14 +285,14 @@ class Curve(JudgeEach, engines=True):
         answers = ask(inner.evaluator, job, rows)
         verdicts = judge(answers)
         groups = together(rows)
-        headline = verdicts.headline[0]
+        first = verdicts.headline[0]
         grown = curve_of(trained, verdicts, groups)
-        words = advice(trained, headline, grown[headline]) if headline in grown else []
+        words = advice(trained, first, grown[first]) if first in grown else []
         for line in words:
             job.log(line)
-        measures = {headline: verdicts.measure(headline, groups)}
+        measures = {first: verdicts.measure(first, groups)}
         scores = scores_of([each.name for each in trained], measures)
-        tables = tables_of(trained, scores, grown, headline)
+        tables = tables_of(trained, scores, grown, first)
         curve = {
             "points": [each._asdict() for each in sorted(trained, key=lambda each: each.rows)],
             "growth": {name: of._asdict() for name, of in grown.items()},

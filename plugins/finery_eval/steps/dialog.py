@@ -182,7 +182,7 @@ class Dialog(JudgeEach, engines=True):
     )
 
     def metric_names(self) -> list[str]:
-        """The metrics of each model, the headline first."""
+        """The metrics of each model; the first one decides."""
         return [*self.inner().evaluator.metric_names(), *OF_ROWS]
 
     def check(self) -> None:

@@ -41,7 +41,7 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
     rows: Dataset = takes(help="Preferences: rows with a prompt, a chosen and a rejected answer.")
 
     def metric_names(self) -> list[str]:
-        """The metrics of each model, the headline first."""
+        """The metrics of each model; the first one decides."""
         return list(METRICS)
 
     def unbounded(self) -> Mapping[str, Better]:

@@ -102,7 +102,7 @@ class Rules(BatchEvaluator, task="style"):
     ignore_case: bool = setting(False, help="Ignore case in patterns, beginnings and ends.")
 
     def metric_names(self) -> list[str]:
-        """The metrics of each model, the headline first."""
+        """The metrics of each model; the first one decides."""
         return ["accuracy", *self.rules]
 
     def check(self) -> None:

@@ -76,7 +76,7 @@ class Sql(BatchEvaluator, task="complex"):
     ignore_case: bool = setting(False, help="Treat 'High' and 'high' in a result as the same text.")
 
     def metric_names(self) -> list[str]:
-        """The metrics of each model, the headline first."""
+        """The metrics of each model; the first one decides."""
         return ["accuracy", "exact", "valid"]
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:

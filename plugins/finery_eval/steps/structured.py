@@ -105,7 +105,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
 
     def metric_names(self) -> list[str]:
-        """The metrics, the headline first. Without `fields`, those of the fields aren't known."""
+        """The metrics; the first one decides. Without `fields`, those of fields aren't known."""
         named = [metric_of(field) for field in self.fields]
         return ["accuracy", "field_score", *named, "valid_json", *self._valid()]
 

@@ -119,7 +119,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     max_tokens: int = longest_answer(256)
 
     def metric_names(self) -> list[str]:
-        """The metrics of each model, the headline first."""
+        """The metrics of each model; the first one decides."""
         return list(METRICS) if self.execute is None else self.expect().metrics()
 
     def check(self) -> None:

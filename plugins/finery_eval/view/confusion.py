@@ -20,6 +20,10 @@ EXAMPLE = 100
 """Characters of a prompt that are shown as an example."""
 
 
+WIDEST = 120
+"""Widest matrix in columns, also where there is more room. A list of pairs is easier to read."""
+
+
 class Pair(NamedTuple):
     """`rows` rows of class `right` were answered with class `answered`."""
 
@@ -40,10 +44,11 @@ def print_confusion(
     data: `labels` and `matrix`, rows of the expected and columns of the answered class.
     predictions: of this model, for an example of each pair.
     """
+    from rich.table import Table
     from rich.text import Text
 
     tables = (_matrix(model, field, data, numbered=numbered) for numbered in (False, True))
-    table = next((table for table in tables if fits(console, table)), None)  # the widest
+    table = next((table for table in tables if fits(console, table, WIDEST)), None)
     if table is not None:
         console.print(table)
     pairs = pairs_of(data)
@@ -53,14 +58,15 @@ def print_confusion(
     examples = _examples(pairs[:most], field, predictions)
     more = f", {most} of {len(pairs):,} pairs" if len(pairs) > most else ""
     console.print(Text(f"{model}: {visible(field)}, most often confused{more}", style="dim"))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", min_width=5, style="red")
+    grid.add_column(overflow="fold")
     for pair in pairs[:most]:
-        line = Text.assemble(
-            (f"{pair.rows:>5}  ", "red"), visible(pair.right), (" answered as ", "dim"),
-            visible(pair.answered),
-        )  # fmt: skip
-        console.print(line, soft_wrap=True)
+        right, answered = (visible(" ".join(name.split())) for name in (pair.right, pair.answered))
+        grid.add_row(str(pair.rows), Text.assemble(right, (" answered as ", "dim"), answered))
         if pair in examples:
-            console.print(Text(f"       {examples[pair]}", style="dim"), soft_wrap=True)
+            grid.add_row("", Text(examples[pair], style="dim"))
+    console.print(grid)
     rows = sum(pair.rows for pair in pairs[most:])
     if rows:
         console.print(Text(f"       {counted(rows, 'row')} more in other pairs", style="dim"))

@@ -25,7 +25,7 @@ class Learned(NamedTuple):
 
 
 def learned(report: Report) -> Learned | None:
-    """The plot of the headline metric; None for other evaluations."""
+    """The plot of the first metric; None for other evaluations."""
     curve = report["details"].get("curve", {})
     metric = next(iter(headline(report)), "")
     line = curve.get("growth", {}).get(metric, {}).get("line")

@@ -17,7 +17,7 @@ from finery.views import (
     render_sections,
 )
 from finery_eval.evaluation import SPEED
-from finery_eval.tables import BETTER, WORSE, against
+from finery_eval.tables import WORSE, verdict_of
 from finery_eval.view.answers import (
     answer_of,
     compact,
@@ -29,6 +29,8 @@ from finery_eval.view.answers import (
     wrong_records,
 )
 from finery_eval.view.confusion import print_confusion
+from finery_eval.view.findings import remarks_on
+from finery_eval.view.judgements import judgements
 from finery_eval.view.learning import learned, plotted
 from finery_eval.view.tables import (
     Column,
@@ -42,7 +44,6 @@ from finery_eval.view.tables import (
     print_scores,
     print_table,
 )
-from finery_transformers.formats import bundle_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,8 +55,8 @@ UNKNOWN = "–"
 
 
 def is_worse(export: Mapping[str, Any]) -> bool:
-    """Whether a file is significantly worse: the interval of the difference is below 0."""
-    return "interval" in export and export["interval"][1] < 0
+    """Whether a file is significantly worse than the model that it was exported from."""
+    return "p_value" in export and verdict_of(export["difference"], export["p_value"]) == WORSE
 
 
 def print_exports(console: "Console", report: Report, runtime: Mapping[str, Any]) -> None:
@@ -92,11 +93,11 @@ def print_exports(console: "Console", report: Report, runtime: Mapping[str, Any]
     if missing:
         text = f"To compare {', '.join(missing)} with the trained model, add that to `models`: its "
         console.print(f"{text}answers to these rows are cached", style="dim", markup=False)
-    for remark in remarks_on(report):
+    for remark in export_remarks(report):
         console.print(f"{remark.text}. {remark.advice}", style="yellow", markup=False)
 
 
-def remarks_on(report: Report) -> Iterator[Remark]:
+def export_remarks(report: Report) -> Iterator[Remark]:
     """A warning for each file that is significantly worse than the model it was exported from."""
     for export in report["details"].get("exports", []):
         if is_worse(export):
@@ -105,36 +106,6 @@ def remarks_on(report: Report) -> Iterator[Remark]:
                 f"{in_points(export['difference'])} points (95 % CI "
                 f"{range_in_points(export['interval'])})",
                 "Ship a file with more bits.",
-                "warning",
-            )
-
-
-def baseline_remarks(report: Report) -> Iterator[Remark]:
-    """A warning for each baseline that the best other model doesn't beat, with the metrics."""
-    baselines = report["details"].get("baselines", [])
-    others = [name for name in report["scores"] if name not in baselines]
-    if not others:
-        return
-    first, *_ = metrics = headline(report)
-    best = max(reversed(others), key=lambda name: report["scores"][name].get(first, 0.0))
-    for baseline in baselines:
-        compared = against(report["details"], metrics, best, baseline)
-        worse = [each for each in compared if each.verdict == WORSE]
-        if worse:
-            bundle = report["details"].get("bundles", {}).get(baseline)
-            ship = f": add {bundle_line(bundle, baseline)} to `export:`" if bundle else ""
-            points = ", ".join(f"{m} ({in_points(d.value)} points)" for m, d, *_ in worse)
-            yield Remark(
-                f"{best} is significantly worse than the baseline {baseline} in {points}",
-                f"Train longer or on more rows, or ship the baseline{ship}.",
-                "warning",
-            )
-        elif compared and compared[0].verdict != BETTER:
-            value, interval, *_ = compared[0].difference
-            yield Remark(
-                f"{best} isn't shown to beat the baseline {baseline}: "
-                f"{in_points(value)} points (95 % CI {range_in_points(interval)})",
-                "Judge more rows, or train longer or on more rows.",
                 "warning",
             )
 
@@ -187,10 +158,12 @@ class MetricsView(View):
         print_difference(console, data, most)
 
     def remarks(self, output: Output) -> Iterator[Remark]:
-        """Files worse than what was trained, unbeaten baselines, and what the evaluator remarks."""
+        """Exported files and the exported model against others, and the evaluator's remarks."""
         report = _metrics_of(output).report()
-        yield from remarks_on(report)
-        yield from baseline_remarks(report)
+        yield from export_remarks(report)
+        node = output.graph.nodes.get(output.step) if output.graph is not None else None
+        is_variant = node is not None and node.variant  # of which there may be many
+        yield from (r for r in _verdicts(output) if r.severity == "warning" or not is_variant)
         yield from own_remarks(report)
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
@@ -210,7 +183,7 @@ class MetricsView(View):
         for line in plotted(curve, console.width) if curve is not None else ():
             console.print(line, no_wrap=True, overflow="crop")
         print_exports(console, report, metrics.runtime)
-        for remark in own_remarks(report):
+        for remark in (*_verdicts(output), *own_remarks(report)):
             style = "yellow" if remark.severity == "warning" else ""
             console.print(f"{remark.text}. {remark.advice}".strip(), style=style, markup=False)
         for table in report["details"].get("tables", []):
@@ -271,6 +244,14 @@ def own_remarks(report: Mapping[str, Any]) -> Iterator[Remark]:
         yield Remark(**{name: remark[name] for name in Remark._fields if name in remark})
 
 
+def _verdicts(output: Output) -> Iterator[Remark]:
+    """The exported model against the others, if it is known which one that is."""
+    if output.graph is not None:
+        judged = judgements([output], output.graph, answers=False)
+        learns = any(node.trains for node in output.graph.nodes.values())
+        yield from remarks_on(judged, has_training=learns)
+
+
 def _metrics_of(output: Output) -> Metrics:
     assert isinstance(output.artifact, Metrics)
     return output.artifact
@@ -289,7 +270,7 @@ def _chosen(output: Output, report: Mapping[str, Any], detail: Detail) -> str:
 
 
 def best_model(report: Mapping[str, Any]) -> str:
-    """The model with the best headline score; the last of equally good ones.
+    """The model with the best value of the first metric; the last of equally good ones.
 
     A cheap baseline only counts if nothing else is judged. A reference that an evaluator adds
     (`details["references"]`), such as the model before it was served, never counts.

@@ -13,13 +13,8 @@ from finery_eval.predictions import Facts
 from finery_eval.steps.curve import TITLES
 from finery_eval.view.answers import answer_of, compact, context_of, reasons
 from finery_eval.view.confusion import pairs_of
-from finery_eval.view.findings import (
-    ORDER,
-    Judgement,
-    comparisons_of,
-    findings,
-    judgements,
-)
+from finery_eval.view.findings import findings
+from finery_eval.view.judgements import ORDER, Judgement, comparisons_of, judgements
 from finery_eval.view.learning import drawn, learned
 from finery_eval.view.tables import (
     Report,
@@ -47,14 +42,14 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
         tests=[
             (
                 models,
-                metric,
-                f"{rows:,}",
-                in_points(d.value),
-                range_in_points(d.interval),
-                p_text(d.p_value),
-                p_text(p_holm),
+                test.metric,
+                f"{test.rows:,}",
+                in_points(test.difference.value),
+                range_in_points(test.difference.interval),
+                p_text(test.difference.p_value),
+                p_text(test.p_holm),
             )
-            for models, metric, rows, d, p_holm in comparisons_of(judged)
+            for models, test in comparisons_of(judged)
         ],
         browsers=[(group["id"], group["title"], len(group["rows"])) for group in answers],
     )

@@ -102,10 +102,10 @@ def score_texts(
     return percent(value) if is_share else f"{value:.4g}", bounds
 
 
-def fits(console: "Console", table: "Table") -> bool:
-    """Whether a table is no wider than the terminal."""
+def fits(console: "Console", table: "Table", most: int = WIDEST) -> bool:
+    """Whether a table is no wider than the terminal, and than `most` columns."""
     unlimited = console.options.update(max_width=WIDEST)
-    return console.measure(table, options=unlimited).maximum <= console.width
+    return console.measure(table, options=unlimited).maximum <= min(console.width, most)
 
 
 def _by_metric(

@@ -143,6 +143,7 @@ def _loaded(placed: Placed, facts: Facts, target: Target) -> dict[str, Any]:
         "name": placed.name,
         "base": _base(placed, facts) if is_adapter and not merged else None,
         "folder": f", subfolder={json.dumps(folder)}" if folder else "",
+        "ends": placed.artifact.meta.get("ends"),
         "system": {"role": "system", "content": system} if system else None,
         "arguments": "".join(f", {n}={v!r}" for n, v in kwargs.items() if n.isidentifier()),
     }

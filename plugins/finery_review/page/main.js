@@ -273,12 +273,13 @@ const swapped = (row) => {
   return { chosen, rejected };
 };
 
-function label(text) {
+/** Save a label, and the other columns that change with it. */
+function label(text, columns) {
   run(async () => {
     const row = s.current();
     const before = store.states.get(row)?.decision;
     const kept = before?.do === "edit" ? before.set : before?.do === "swap" ? swapped(row) : {};
-    await decide("edit", { columns: { ...kept, label: text || null } });
+    await decide("edit", { columns: { ...kept, ...columns, label: text || null } });
     by("row-title")?.focus({ preventScroll: true });
   });
 }

@@ -4,7 +4,7 @@ import { editor } from "./edit.js";
 import { factsOf } from "./facts.js";
 import { store } from "./store.js";
 import { counted, el, marked, when } from "./text.js";
-import { conversation, EDITABLE, toolsOf } from "./turns.js";
+import { conversation, EDITABLE, toolsOf, withAnswer } from "./turns.js";
 
 const WORDS = { accept: "Accepted", reject: "Rejected", edit: "Edited", swap: "Swapped", note: "Commented" };
 
@@ -68,15 +68,19 @@ function labelOf(shown, on) {
   if (label === undefined && !store.review.labels.length) return null;
   const input = el("input", { id: "label-input", list: "labels", autocomplete: "off", spellcheck: "false", dir: "auto" });
   input.value = label ?? "";
+  const isAnswer = Boolean(label) && withAnswer(shown, label, label) !== null;
+  const both = el("input", { type: "checkbox", id: "answer-too", checked: true });
   input.addEventListener("keydown", (event) => {
     if (event.key === "Enter") {
       event.preventDefault();
-      on.label(input.value.trim());
+      const text = input.value.trim();
+      on.label(text, isAnswer && both.checked && text ? withAnswer(shown, label, text) : {});
     }
   });
   return el("section", { class: "fact" },
     el("label", { for: "label-input" }, "Label ", el("kbd", {}, "l")), input,
     el("datalist", { id: "labels" }, store.review.labels.map((text) => el("option", { value: text }))),
+    isAnswer ? el("label", { for: "answer-too" }, both, " Change the answer, too: it is the label") : null,
     el("p", { class: "hint" }, "Enter saves another label as an edit."));
 }
 

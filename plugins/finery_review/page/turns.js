@@ -21,6 +21,18 @@ export function contentOf(turn) {
   return parts ? content.map((part) => part.text).join("") : json(content);
 }
 
+/** The column with the answer, now `text`; null unless the answer is exactly `label`. */
+export function withAnswer(row, label, text) {
+  const name = ["completion", "messages"].find((column) => row[column] !== undefined && row[column] !== null);
+  if (!name) return null;
+  if (typeof row[name] === "string") return row[name].trim() === label ? { [name]: text } : null;
+  const turns = structuredClone(asTurns(row[name], "assistant"));
+  const last = turns.at(-1);
+  if (last?.role !== "assistant" || contentOf(last).trim() !== label) return null;
+  last.content = text;
+  return { [name]: turns };
+}
+
 /** The row's turns; for a preference the prompt, and the two answers side by side. */
 export function conversation(row) {
   if (row.messages) return thread(asTurns(row.messages, "user"));

@@ -22,6 +22,7 @@ from finery_trl.estimate.memory import (
     tokens_per_second,
 )
 from finery_trl.settings import Training
+from finery_trl.view.model import RUNTIME
 
 GIB = 2**30
 MENTIONED = GIB
@@ -72,9 +73,10 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
         return Estimate(step=node.name, lines=[text], facts={"unknown": str(unknown)})
     lengths = lengths_of(graph, results, node, step.max_length)
     used = memory_of(step, model, lengths, here)
-    speed = speed_of(results, node, model)
-    total = None if speed is None or lengths.total is None else lengths.total * step.epochs
-    seconds = None if total is None or speed is None else total / speed
+    pace = pace_of(results, node, model)
+    seconds = None
+    if pace is not None and lengths.total is not None:
+        seconds = pace.before + lengths.total * step.epochs / pace.speed
     adapter = adapter_of(step)
     trained = model.parameters() if adapter is None else adapter.parameters(model)
     about = f" (by the name of its base: {guessed})" if guessed else ""
@@ -83,7 +85,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
         lines=[
             f"trains {_count(trained)} of {_count(model.parameters())} parameters{about}",
             _memory_line(used, here, lengths),
-            *([] if speed is None else [_time_line(speed, seconds, lengths)]),
+            *([] if pace is None else [_time_line(pace.speed, seconds, lengths)]),
         ],
         facts={
             "parameters": model.parameters(),
@@ -94,7 +96,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
             "device": here.device,
             "longest_tokens": lengths.longest,
             "seconds": None if seconds is None else round(seconds),
-            "tokens_per_second": None if speed is None else round(speed, 1),
+            "tokens_per_second": None if pace is None else round(pace.speed, 1),
             "is_rough": bool(guessed),
         },
         **_warning(step, used, here, lengths),
@@ -309,13 +311,27 @@ def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> d
 # -- time ----------------------------------------------------------------------------------------
 
 
-def speed_of(results: Results, node: Node, model: Architecture) -> float | None:
-    """Tokens per second in earlier trainings like this one in this project; None without any."""
+class Pace(NamedTuple):
+    """Of earlier trainings like this one.
+
+    speed: tokens per second in optimizer steps. before: seconds of all else, e.g. of loading.
+    """
+
+    speed: float
+    before: float
+
+
+def pace_of(results: Results, node: Node, model: Architecture) -> Pace | None:
+    """What earlier trainings like this one in this project say; None without any."""
     step = node.step
     assert isinstance(step, Training)
     alike = [p for p in results.history(node.use) if _alike(p, step)][:RECENT]
-    rates = [(float(p.meta["parameters"]), rate) for p in alike if (rate := _rate(p))]
-    return tokens_per_second(rates, model.parameters())
+    paces = {p.key: pace for p in alike if (pace := _pace(p))}
+    rates = [(float(p.meta["parameters"]), paces[p.key].speed) for p in alike if p.key in paces]
+    speed = tokens_per_second(rates, model.parameters())
+    if speed is None:
+        return None
+    return Pace(speed, statistics.median(pace.before for pace in paces.values()))
 
 
 def _alike(past: Past, step: Training) -> bool:
@@ -326,12 +342,13 @@ def _alike(past: Past, step: Training) -> bool:
     return same and quantized == step.quantization and bool(past.meta.get("parameters"))
 
 
-def _rate(past: Past) -> float | None:
-    """Tokens per second, over the whole time of the training."""
+def _pace(past: Past) -> Pace | None:
+    """Of one training; None if it measured nothing, since it only resumed at its end."""
     tokens, epochs = past.meta.get("tokens"), past.meta.get("epochs")
-    if not tokens or not epochs or past.seconds <= 0:
+    speed = past.runtime.get(RUNTIME, {}).get("tokens_per_second")
+    if not tokens or not epochs or not speed:
         return None
-    return float(tokens * epochs / past.seconds)
+    return Pace(float(speed), max(0.0, past.seconds - tokens * epochs / speed))
 
 
 # -- words ---------------------------------------------------------------------------------------

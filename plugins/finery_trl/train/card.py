@@ -4,10 +4,12 @@ Format: https://huggingface.co/docs/hub/model-cards.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 README = "README.md"
+ENDS = "ends"
+"""The entry in the model's `meta` with the tokens that end a turn."""
 LEARNED = {
     "answers": "supervised fine-tuning on answers",
     "preferences": "preference training on pairs of answers",
@@ -101,13 +103,13 @@ def _facts(meta: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
 
 def _loading(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> Iterator[str]:
     """The code that loads it, after what a reader must do first."""
-    system = meta.get("prompts", {}).get("system")
+    chat = meta.get("prompts", {}).get("system"), meta.get(ENDS, ())
     if not config:
         yield _code([
             "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
             'folder = "."  # this folder',
             "model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)",
-        ], system)  # fmt: skip
+        ], *chat)  # fmt: skip
         return
     if not base.source:
         what = f"the file `{_inline(base.file)}`" if base.file else "the base model"
@@ -128,11 +130,11 @@ def _loading(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> 
         *(f"    {argument}," for argument in [*arguments, f"dtype=torch.{dtype}"]),
         ")",
         "model = PeftModel.from_pretrained(base, folder)",
-    ], system)  # fmt: skip
+    ], *chat)  # fmt: skip
 
 
-def _code(lines: list[str], system: str | None) -> str:
-    """Python in a block. system: the message that all training rows had."""
+def _code(lines: list[str], system: str | None, ends: Sequence[str]) -> str:
+    """Python in a block. system: the message that all training rows had. ends: of a turn."""
     asked = '{"role": "user", "content": "…"}'
     if system:
         message = json.dumps({"role": "system", "content": system}, ensure_ascii=False)
@@ -143,7 +145,8 @@ def _code(lines: list[str], system: str | None) -> str:
         "inputs = tokenizer.apply_chat_template(",
         '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
         ")",
-        "answer = model.generate(**inputs, max_new_tokens=256)",
+        f"ends = tokenizer.convert_tokens_to_ids({json.dumps(list(ends), ensure_ascii=False)})",
+        "answer = model.generate(**inputs, max_new_tokens=256, eos_token_id=ends)",
         'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :]))',
     ]
     return "\n".join(["```python", "import torch", *lines, tokenizer, "", *chat, "```"])

@@ -10,7 +10,7 @@ from finery import Job, Model
 from finery_transformers.frozen.template import PROMPTS, facts_of_rows
 from finery_transformers.loading import base_of
 from finery_trl.rows.example import rows_in
-from finery_trl.train.card import README, base_in, card
+from finery_trl.train.card import ENDS, README, base_in, card
 from finery_trl.train.checkpoints import MEASURED, history_of, step_of
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ def _facts(
         facts["accelerated_by"] = trained.outcome.accelerators
     rows = (row for dataset in step.rows for row in dataset)
     facts[PROMPTS] = facts_of_rows(rows, step.model, switch=_switches(step), date=tokens.date)
+    # A config's end of generation is often only that of a text, and not of a turn.
+    facts[ENDS] = sorted(map(str, tokens.tokenizer.convert_ids_to_tokens(sorted(tokens.ends))))
     if arguments := _arguments(step, tokens, facts[PROMPTS]):
         facts["chat_template_kwargs"] = arguments
     return facts | {k: step.model.meta[k] for k in INHERITED if k in step.model.meta}

@@ -13,6 +13,8 @@ from finery_trl.view.curves import Point, Verdict, label, metrics, series, smoot
 TEMPLATE = "finery_trl.view/curve.html.jinja"
 SKIPPED = frozenset({"messages", "chat_template", "best_step", "eval_loss"})
 """Facts that are too long for the page, or shown elsewhere on it."""
+SOUND = ("still falling", "settled")
+"""States of a curve that get a tick: validations show how it went."""
 SMOOTHED_FROM = 30
 """Number of losses from which a smoothed line is added."""
 LONGEST_FACT = 300
@@ -29,7 +31,7 @@ def render(title: str, output: Output, points: Sequence[Point], kept: int | None
         TEMPLATE,
         title=title,
         verdict=judged,
-        mark="!" if judged.is_bad else "✓" if judged.lowest_step is not None else "i",
+        mark="!" if judged.is_bad else "✓" if judged.state in SOUND else "i",
         tiles=list(tiles_of(points, judged)),
         charts=_charts(points, kept),
         suited="log" if spreads(_loss_values(points)) else "linear",

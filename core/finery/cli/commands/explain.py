@@ -1,5 +1,6 @@
 """`finery explain STEP`: which parts of a step's key changed, old and new."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,20 +65,21 @@ def _print(
     step: str, plan: "StepPlan", last: "Parts | None", changes: "list[Change]", since: str
 ) -> None:
     state = {"cached": "is up to date", "run": "will run", "pending": "is pending"}[plan.state]
-    reason = f": {plan.reason}" if plan.reason and (last is None or not changes) else ""
+    tells = last is None or not changes or plan.state == "pending"
+    reason = f": {plan.reason}" if plan.reason and tells else ""
     click.echo(f"{click.style(step, bold=True)} ({plan.node.use}) {state}{reason}")
     if not changes:
         if plan.state == "cached":
             click.echo("nothing changed since its last build")
         return
     click.echo(f"changed {since}:")
-    from finery.builder.keys import short
-
     width = max(len(change.part) for change in changes)
     for change in changes:
-        before = click.style(short(change.old, change.part), fg="red")
-        after = click.style(short(change.new, change.part), fg="green")
-        click.echo(f"  {change.part:<{width}}  {before} → {after}")
+        before, after = change.values()
+        fits = width + len(before) + len(after) + 7 <= shutil.get_terminal_size().columns
+        gap = " " if fits else f"\n  {'':<{width}}  "
+        values = f"{click.style(before, fg='red')}{gap}→ {click.style(after, fg='green')}"
+        click.echo(f"  {change.part:<{width}}  {values}")
         for line in change.names.with_paths(change.paths):
             click.echo(f"  {'':<{width}}  {line}")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finery.cli.console import is_terminal, print_json
+from finery.cli.console import is_terminal, print_json, with_recipe
 from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery.errors import DISK_FULL, UsageError
 from finery.util.paths import shown
@@ -55,7 +55,7 @@ def command(
     result, fresh = project.result(name)
     if not fresh:
         text = "not up to date: this is the output of the last build (see `finery plan`)"
-        click.secho(text, fg="yellow", err=True)
+        click.secho(with_recipe(text), fg="yellow", err=True)
     outputs = titled(name, result.outputs)
     if chosen:
         outputs = {step: project.output(result, name, chosen)}

@@ -19,7 +19,7 @@ from finery.cli.commands.scaffold import (
     write_texts,
     writing,
 )
-from finery.errors import UsageError
+from finery.errors import UsageError, installing
 from finery.util.paths import shown
 
 TASKS = {
@@ -144,4 +144,4 @@ def _say_what_next(folder: Path, names: list[str], *, sample: bool) -> None:
     minutes = "   # about three minutes on two processor cores" if sample else ""
     click.echo(f"  finery check\n  finery build{minutes}")
     if importlib.util.find_spec("torch") is None:
-        click.echo("\nTraining needs more packages: pip install 'finery[train,gguf]'")
+        click.echo(installing("\nTraining needs more packages: pip install 'finery[train,gguf]'"))

@@ -200,6 +200,14 @@ def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates)
     ]  # fmt: skip
     if planner.graph.matrix is not None:
         _print_variants(planner.graph, plans)
+    if any(p.state == "run" and p.node.name in planner.latest for p in plans):
+        from finery.builder.runs import runs_of
+
+        last = next(runs_of(planner.store.root, planner.graph.recipe), None)
+        now = [*planner.graph.recipe.overrides.values()]
+        if last is not None and last.overrides and last.overrides != now:
+            text = f"compared with the last build, which had {' '.join(last.overrides)}"
+            print_wrapped("", text, hang=2, dim=True)
     text = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
     took = f" (last time: {duration(sum(known))})" if known and sum(known) >= 1 else ""
     click.echo(f"{counted(len(plans), 'step')}: {text}{took}")

@@ -25,9 +25,10 @@ def command() -> None:
 @click.argument("name")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
 def new(name: str, folder: Path | None) -> None:
-    """Write a package with the plugin NAME into DIR (default: finery-NAME): a step type, tests, CI.
+    """Write a package with the plugin NAME into DIR.
 
-    NAME is the prefix of the plugin's step types, e.g. `shop` of `shop.orders`.
+    It has a step type, tests and CI. DIR is finery-NAME by default. NAME is the prefix of the
+    plugin's step types, e.g. `shop` of `shop.orders`.
     """
     _check(name)
     folder = folder or Path(f"finery-{name}")

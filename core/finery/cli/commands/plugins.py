@@ -1,6 +1,7 @@
 """`finery plugins`: the installed plugins and what they provide."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finery.cli.console import print_json, print_wrapped
+from finery.cli.console import WIDTH, print_json, print_wrapped
 from finery.cli.options import json_option, recipe_and_name
 from finery.cli.targets import RECIPE
 from finery.errors import FineryError, PluginError
@@ -137,11 +138,11 @@ def _print_plugin(plugins: "Plugins", plugin: "Plugin", as_json: bool) -> None:
         try:
             summary = (plugins.step_type(name).__doc__ or "").strip().partition("\n")[0]
         except PluginError as error:
-            summary = _broken(error)
-        click.echo(f"  {name:<22} {summary}")
+            summary = f"broken: {error.what}"
+        print_wrapped(f"  {name:<22} ", summary, hang=25)
     for label, names in (("engine for", engines), ("command", commands)):
         if names:
-            click.echo(click.style(f"  {label} {', '.join(names)}", dim=True))
+            print_wrapped("  ", f"{label} {', '.join(names)}", hang=4, dim=True)
 
 
 def _print_head(plugin: "Plugin | BrokenPlugin") -> None:
@@ -162,7 +163,14 @@ def _print_step_type(plugins: "Plugins", name: str, as_json: bool) -> None:
         print_json({"step_type": name, "schema": schema})
         return
     click.echo(f"{click.style(name, bold=True)}  in {', '.join(sections_of(cls))}\n")
-    click.echo(schema["description"])
+    for block in re.split(r"\n(?=\n|- )", schema["description"]):  # paragraphs and items of lists
+        if block.startswith("\n"):
+            click.echo()
+        if "\n    " in block:  # code
+            click.echo(block.strip("\n"))
+        else:
+            hang = 2 if block.lstrip().startswith("- ") else 0
+            print_wrapped("", " ".join(block.split()), hang=hang, most=WIDTH)
     for title, rows in _tables(cls, schema):
         click.echo(f"\n{click.style(title, bold=True)}")
         width = max(len(setting) for setting, *_ in rows)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from finery.builder.runs import Run
-    from finery.compare.outputs import Headline
+    from finery.compare.outputs import FirstMetric
 
 MOST = 8
 """Evaluators of a build that are listed, and models of each."""
@@ -35,13 +35,13 @@ def command(recipe: Path, number: int, as_json: bool) -> None:
     """
     from finery.builder.project import open_store
     from finery.builder.runs import runs_of
-    from finery.compare.outputs import headlines
+    from finery.compare.outputs import first_metrics
     from finery.recipe.document import load
 
     store, loaded = open_store(recipe), load(recipe)
     runs = list(islice(runs_of(store.root, loaded), number))
     for run in runs:
-        scores = headlines(store, run)
+        scores = first_metrics(store, run)
         if as_json:
             print_json(run_data(run, scores))
         else:
@@ -50,7 +50,7 @@ def command(recipe: Path, number: int, as_json: bool) -> None:
         click.echo(f"no builds of {loaded.name} are recorded yet: finery build {loaded.argument}")
 
 
-def run_data(run: "Run", scores: "Mapping[str, Headline]") -> dict[str, Any]:
+def run_data(run: "Run", scores: "Mapping[str, FirstMetric]") -> dict[str, Any]:
     """A run as plain data, for `--json`."""
     revision = run.revision
     return {
@@ -96,7 +96,7 @@ def ending(run: "Run") -> str:
     return f"{run.ending}{took}"
 
 
-def _print(run: "Run", scores: "Mapping[str, Headline]") -> None:
+def _print(run: "Run", scores: "Mapping[str, FirstMetric]") -> None:
     revision = f"  {run.revision}" if run.revision else ""
     colour = COLOURS.get(run.ending, "cyan")
     click.echo(
@@ -107,7 +107,7 @@ def _print(run: "Run", scores: "Mapping[str, Headline]") -> None:
         print_wrapped(f"  {click.style(label, dim=True)} ", text, hang=4)
 
 
-def _lines(run: "Run", scores: "Mapping[str, Headline]") -> "Iterator[tuple[str, str]]":
+def _lines(run: "Run", scores: "Mapping[str, FirstMetric]") -> "Iterator[tuple[str, str]]":
     """(label, text) of each line about a run."""
     cached = run.named("cached")
     dollars = sum(step.dollars for step in run.steps.values())

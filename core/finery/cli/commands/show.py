@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finery.cli.console import print_json
+from finery.cli.console import print_json, with_recipe
 from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_optional_step
 from finery.errors import UsageError
 from finery.util.text import did_you_mean
@@ -121,11 +121,8 @@ def command(
     else:
         result, fresh = project.result(name)
     if not fresh and run_id is None:
-        click.secho(
-            "not up to date: this is the output of the last build (see `finery plan`)\n",
-            fg="yellow",
-            err=True,
-        )
+        text = "not up to date: this is the output of the last build (see `finery plan`)\n"
+        click.secho(with_recipe(text), fg="yellow", err=True)
     if output:
         manifests = {f"{name}.{output}": project.output(result, name, output, run_id)}
     else:

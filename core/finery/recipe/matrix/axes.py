@@ -264,7 +264,8 @@ def _path(recipe: Recipe, path: str, place: Path_) -> tuple[str, ...]:
     section, *rest = keys = tuple(path.split("."))
     fix = None
     if section not in SECTIONS:
-        fix = did_you_mean(section, SECTIONS)
+        holder = next((s for s in SECTIONS if section in (recipe.data.get(s) or {})), None)
+        fix = f"write {holder}.{path}" if holder else did_you_mean(section, SECTIONS)
         what = f"'{section}' is not a section"
     elif not rest:
         what = f"'{path}' names no step"

@@ -1,0 +1,195 @@
+"""The models that a build judged, each in its role, and the paired tests between them.
+
+Input: `Metrics` and the graph. Output: what `findings` puts into words, and the tests of a page.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from finery import Graph, Metrics, Model, Step
+from finery.views import Output
+from finery_eval.evaluator import BatchEvaluator
+from finery_eval.planning import training_of
+from finery_eval.predictions import Facts, by_model, measure_between, paired
+from finery_eval.stats import Difference
+from finery_eval.tables import against, verdict_of
+from finery_eval.view.tables import Report, headline
+
+Role = Literal["baseline", "base", "tuned", "shipped", "variant", "reference"]
+"""`reference`: answers that an evaluator adds to compare with, e.g. those of finery's engine."""
+ORDER: Mapping[str, int] = {
+    "baseline": 0, "base": 0, "variant": 0, "reference": 0, "tuned": 1, "shipped": 2,
+}  # fmt: skip
+UNRELATED = ("models", "rows", "require", "slices")
+"""Settings of evaluators that don't decide about an answer."""
+
+
+class Judgement(NamedTuple):
+    """A model as one step judged it.
+
+    source: of a trained or shipped one, the training; of an untrained one, the model that it is
+    made from, e.g. by a prompt. evaluator: what judged it; `judge` of a check of a server.
+    exported: whether the recipe exports its training.
+    """
+
+    model: str
+    role: Role
+    source: str
+    step: str
+    use: str
+    report: Report
+    answers: Sequence[Facts]
+    evaluator: Step | None = None
+    exported: bool = False
+
+    @property
+    def metric(self) -> str:
+        """The first metric."""
+        return next(iter(headline(self.report)), "")
+
+    @property
+    def score(self) -> float | None:
+        """The first metric's value, None if it applies to no row."""
+        value = self.report["scores"][self.model].get(self.metric)
+        return None if value is None else float(value)
+
+
+def judgements(outputs: Sequence[Output], graph: Graph, *, answers: bool = True) -> list[Judgement]:
+    """Every model as each step judged it, in order. answers: whether to read their answers."""
+    exports = (node for node in graph.nodes.values() if node.section == "export")
+    exported = {source for node in exports for role, source in [_role_of(node.name, graph)]
+                if role != "base"}  # fmt: skip
+    judged = []
+    for output in outputs:
+        assert isinstance(output.artifact, Metrics)
+        report = output.artifact.report()
+        lines = by_model(output.artifact.predictions()) if answers else {}
+        node = graph.nodes.get(output.step)
+        use, evaluator = (node.use, _evaluator_of(node.step)) if node else ("", None)
+        named = {source.ref: source.step for source in node.sources_of(Model)} if node else {}
+        for model in report["scores"]:
+            role, source = _role_of(named.get(model, model), graph)
+            if model in report["details"].get("baselines", ()):
+                role = "baseline"
+            if model in report["details"].get("references", ()):
+                role = "reference"
+            if "chosen" in report["details"]:  # a step that ranks variants of a model
+                role = "variant"
+            of, is_exported = lines.get(model, []), source in exported
+            judged.append(
+                Judgement(model, role, source, output.step, use, report, of, evaluator, is_exported)
+            )
+    return judged
+
+
+def _role_of(model: str, graph: Graph) -> tuple[Role, str]:
+    """(role, source) of a model. model: a step, which may be a variant."""
+    node = graph.nodes.get(model) or graph.nodes.get(model.partition(".")[0])
+    trained = training_of(graph, node) if node is not None else None
+    if node is None or trained is None:
+        return "base", node.base_models[0].ref if node is not None and node.base_models else ""
+    source = trained.origin if trained.variant else trained.name
+    return ("tuned" if node.trains else "shipped"), source
+
+
+def _evaluator_of(step: Step) -> Step:
+    """The evaluator that judges the answers, which may be in a setting of the step."""
+    settings = (getattr(step, name) for name in step.__struct_fields__)
+    return next((value for value in settings if isinstance(value, BatchEvaluator)), step)
+
+
+def results_of_training(judged: Sequence[Judgement]) -> list[Judgement]:
+    """The models that are judged as the result of the training, best first.
+
+    These are the exported ones; all that are trained if none of those is judged; or shipped files.
+    """
+    tuned = [each for each in judged if each.role == "tuned"]
+    exported = [each for each in tuned if each.exported]
+    return best_first(exported or tuned or [each for each in judged if each.role == "shipped"])
+
+
+def best_first(judged: Iterable[Judgement]) -> list[Judgement]:
+    """The models by their first metric."""
+    return sorted(judged, key=lambda j: -1.0 if j.score is None else j.score, reverse=True)
+
+
+# -- paired tests ----------------------------------------------------------------------------------
+
+
+class Comparison(NamedTuple):
+    """A metric of a second model against a first one.
+
+    rows: that both answered. p_holm: adjusted where the table of the evaluator adjusts it: for the
+    number of models that it compares with one, or for the number of metrics of two models.
+    """
+
+    rows: int
+    metric: str
+    difference: Difference
+    p_holm: float
+    verdict: str
+
+
+def compared(first: Judgement, second: Judgement) -> list[Comparison]:
+    """The tests of two models on the same rows, the first metric first; empty if there are none.
+
+    Of models that one evaluation judged, its own tests of all displayed metrics. Of others, if
+    their evaluators have the same settings, a test of the first metric on the common rows.
+    """
+    details, pairs = first.report["details"], paired(first.answers, second.answers).pairs
+    if first.step == second.step:
+        own = against(details, headline(first.report), second.model, first.model)
+        answered = {m for of, _ in pairs for m in of.get("values", ())}
+        tests = [
+            Comparison(
+                d.rows or (len(pairs) if metric in answered else first.report["rows"]),
+                metric, d, p_holm, verdict,
+            )
+            for metric, d, p_holm, verdict in own
+        ]  # fmt: skip
+        for facts in details.get("comparisons", ()) if first.role != "baseline" else ():
+            is_tested = (facts["baseline"], facts["model"]) == (first.model, second.model)
+            if is_tested and "p_holm" in facts and tests and tests[0].metric == first.metric:
+                verdict = verdict_of(tests[0].difference.value, facts["p_holm"])
+                tests[0] = tests[0]._replace(p_holm=facts["p_holm"], verdict=verdict)
+        if tests:
+            return tests
+    if first.metric != second.metric or not _same_settings(first, second):
+        return []
+    measure = measure_between(pairs, second.metric, second.report)
+    d = measure.difference("first", "second") if measure is not None else None
+    if d is None:
+        return []
+    verdict = verdict_of(d.value, d.p_value)
+    return [Comparison(d.rows or len(pairs), second.metric, d, d.p_value, verdict)]
+
+
+def _same_settings(first: Judgement, second: Judgement) -> bool:
+    """Whether two steps judge an answer alike."""
+    one, other = first.evaluator, second.evaluator
+    if one is None or type(one) is not type(other):
+        return first.step == second.step
+    names = (name for name in one.__struct_fields__ if name not in UNRELATED)
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def first_test(first: Judgement, second: Judgement) -> Comparison | None:
+    """The test of the first metric."""
+    return next((test for test in compared(first, second) if test.metric == second.metric), None)
+
+
+def comparisons_of(judged: Sequence[Judgement]) -> list[tuple[str, Comparison]]:
+    """(models, test) from cheap or untrained to tuned to shipped models, in all steps."""
+    found: dict[tuple[str, str], Comparison] = {}
+    pairs = [(a, b) for a in judged for b in judged if _is_step(a, b)]
+    pairs.sort(key=lambda pair: pair[0].step != pair[1].step)  # within an evaluation first
+    for first, second in pairs:
+        for test in compared(first, second):
+            found.setdefault((f"{first.model} → {second.model}", test.metric), test)
+    return [(models, test) for (models, _), test in found.items()]
+
+
+def _is_step(first: Judgement, second: Judgement) -> bool:
+    if "reference" in (first.role, second.role) or ORDER[second.role] <= ORDER[first.role]:
+        return False
+    return not (second.role == "shipped" and first.role == "tuned" and second.source != first.model)

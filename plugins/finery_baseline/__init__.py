@@ -1,7 +1,8 @@
 """Cheap baselines that a trained model should beat: majority, linear model, nearest row.
 
 Input: training rows. Output: a model with a special format, whose engine answers like that of any
-other model. `meta["baseline"]` names its kind. Evaluators compare the other models with it.
+other model. `meta["baseline"]` names its kind. Evaluators compare the other models with it. Public
+for other plugins: `engines.TextEngine`, the base of engines that answer from a text.
 """
 
 from collections.abc import Mapping

@@ -12,8 +12,8 @@ from finery.rows import Row, answer_text, split_turns
 from finery.rows.answers.reading import as_text, field_names
 from finery.rows.similar import question
 from finery.util.text import did_you_mean
+from finery_baseline.classifier import LINES, OBJECT, WHOLE
 
-LINES, OBJECT, WHOLE = "lines", "object", "whole"
 ROWS = "rows.jsonl"
 """The file of `baseline.nearest`: the prompt and the answer of each row, a row a line."""
 
@@ -47,15 +47,6 @@ class Shape(msgspec.Struct, frozen=True):
             return [json.dumps(values[field], ensure_ascii=False) for field in self.fields]
         named = dict(_lines(answer))
         return [named[field] for field in self.fields]
-
-    def written(self, values: Sequence[str]) -> str:
-        """The answer with these values."""
-        if self.form == WHOLE:
-            return values[0]
-        pairs = zip(self.fields, values, strict=True)
-        if self.form == OBJECT:
-            return json.dumps({f: json.loads(v) for f, v in pairs}, ensure_ascii=False)
-        return "\n".join(f"{field}: {value}" for field, value in pairs)
 
 
 class Lesson(msgspec.Struct, frozen=True):

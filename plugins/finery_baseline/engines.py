@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from types import ModuleType
+from typing import Any, ClassVar
 
 import msgspec
 
 from finery import Completion, Engine, Request, Sampling
 from finery.rows.similar import SimilarIndex, question
-from finery_baseline.answers import ROWS, Shape
-from finery_baseline.vectors import Classifier, load
+from finery_baseline import classifier
+from finery_baseline.answers import ROWS
 
 
-class _Baseline(Engine):
-    """Answers from the text of a prompt."""
+class TextEngine(Engine):
+    """Answers from the text of a prompt: all its turns but the system prompt.
+
+    A subclass gives `standalone`, whose `Answers` then answers, or overrides `answers`.
+    """
 
     takes_tools = True  # they are offered, but never called
 
@@ -26,24 +31,33 @@ class _Baseline(Engine):
                 prompt_tokens=len(asked.split()),
                 completion_tokens=len(text.split()),
             )
-            for asked, text in zip(questions, self._answers(questions), strict=True)
+            for asked, text in zip(questions, self.answers(questions), strict=True)
         ]
 
-    def _answers(self, questions: Sequence[str]) -> list[str]:
-        raise NotImplementedError
+    def answers(self, questions: Sequence[str]) -> list[str]:
+        """The answer to each text."""
+        answers: list[str] = self._loaded(questions)
+        return answers
+
+    @cached_property
+    def _loaded(self) -> Any:
+        assert self.standalone is not None
+        return self.standalone.Answers(self.model.path, self.model.meta)
 
 
-class MajorityEngine(_Baseline):
+class MajorityEngine(TextEngine):
     """Always gives the same answer."""
 
-    def _answers(self, questions: Sequence[str]) -> list[str]:
+    def answers(self, questions: Sequence[str]) -> list[str]:
+        """The answer to each text."""
         return [str(self.model.meta["answer"])] * len(questions)
 
 
-class NearestEngine(_Baseline):
+class NearestEngine(TextEngine):
     """Gives the answer of the nearest row."""
 
-    def _answers(self, questions: Sequence[str]) -> list[str]:
+    def answers(self, questions: Sequence[str]) -> list[str]:
+        """The answer to each text."""
         nearest = (self._index.nearest(text, 1) for text in questions)
         return [self._rows[found[0][0] if found else 0][1] for found in nearest]
 
@@ -57,15 +71,8 @@ class NearestEngine(_Baseline):
         return SimilarIndex([asked for asked, _ in self._rows])
 
 
-class LinearEngine(_Baseline):
+class LinearEngine(TextEngine):
     """Gives the most likely class of each field."""
 
-    packages = ("scikit-learn", "scipy")
-
-    def _answers(self, questions: Sequence[str]) -> list[str]:
-        shape = msgspec.convert(self.model.meta["shape"], Shape)
-        return [shape.written(values) for values in self._classifier.predict(questions)]
-
-    @cached_property
-    def _classifier(self) -> Classifier:
-        return load(self.model.path)
+    packages = ("numpy",)
+    standalone: ClassVar[ModuleType | None] = classifier

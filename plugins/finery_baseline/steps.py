@@ -1,11 +1,13 @@
 """The step types: cheap models that a trained one should beat."""
 
 from collections import Counter
+from typing import Any
 
 import msgspec
 
 from finery import DataError, Dataset, Job, Model, Step, setting, takes
 from finery_baseline.answers import ROWS, FieldsStep, Lesson, Shape, lessons_of
+from finery_baseline.classifier import written
 from finery_baseline.vectors import fit, save
 
 
@@ -17,16 +19,20 @@ class Majority(FieldsStep, sections=("models",), seeded=False):
     values, the one that occurs first is used.
     """
 
+    def static_meta(self) -> dict[str, Any]:
+        """The format, for the checks of steps that take the model."""
+        return {"format": "baseline-majority"}
+
     def run(self, job: Job) -> Model:
         """Count the values."""
         shape, lessons = lessons_of(self.rows, self.fields)
         columns = zip(*(lesson.parts for lesson in lessons), strict=True)
         values = [Counter(column).most_common(1)[0][0] for column in columns]
         meta = {
-            "format": "baseline-majority",
+            **self.static_meta(),
             "baseline": "majority",
             "rows": len(lessons),
-            "answer": shape.written(values),
+            "answer": written(shape.form, shape.fields, values),
         }
         return Model(job.out, meta=meta)
 
@@ -44,13 +50,17 @@ class Nearest(Step, sections=("models",), seeded=False):
 
     rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
 
+    def static_meta(self) -> dict[str, Any]:
+        """The format, for the checks of steps that take the model."""
+        return {"format": "baseline-nearest"}
+
     def run(self, job: Job) -> Model:
         """Keep the rows: their prompts and answers."""
         _, lessons = lessons_of(self.rows, [])
         lines = [msgspec.json.encode([lesson.question, lesson.answer]) for lesson in lessons]
         (job.out / ROWS).write_bytes(b"\n".join(lines) + b"\n")
         meta = {
-            "format": "baseline-nearest",
+            **self.static_meta(),
             "baseline": "nearest",
             "rows": len(lessons),
         }
@@ -91,6 +101,10 @@ class Linear(
         50_000, ge=1, help="Words and pieces to keep, the most frequent ones of each kind."
     )
 
+    def static_meta(self) -> dict[str, Any]:
+        """The format, and the step type that ships the model."""
+        return {"format": "baseline-linear", "bundle": "serve.bundle"}
+
     def run(self, job: Job) -> Model:
         """Fit a classifier for each field."""
         shape, lessons = lessons_of(self.rows, self.fields)
@@ -106,7 +120,7 @@ class Linear(
         )
         save(classifier, job.out)
         meta = {
-            "format": "baseline-linear",
+            **self.static_meta(),
             "baseline": "linear",
             "rows": len(lessons),
             "features": sum(map(len, classifier.features)),

@@ -29,6 +29,8 @@ from finery_eval.verdicts import Answers, Verdicts, together
 
 BASELINE = "baseline"
 """The fact in `meta` of a cheap baseline that names its kind."""
+BUNDLE = "bundle"
+"""The fact in `meta` of a model without weights that names the step type which ships it."""
 SOURCE = "exported_from"
 """The fact in `meta` of an exported file that has the digest of the model it was made of."""
 SPEED = "tokens_per_second"
@@ -105,6 +107,7 @@ def compared(
     """
     parts = parts_of(list(verdicts.judged), measures)
     cheap = [model.name for model in models if BASELINE in model.meta]
+    bundles = {model.name: model.meta[BUNDLE] for model in models if BUNDLE in model.meta}
     names = {model.digest: model.name for model in models if model.digest}
     exports = []
     for model in models:
@@ -125,6 +128,7 @@ def compared(
         **({"applies": parts} if parts else {}),
         **({"unbounded": list(verdicts.unbounded)} if verdicts.unbounded else {}),
         **({"baselines": cheap} if cheap else {}),
+        **({"bundles": bundles} if bundles else {}),
         **({"exports": exports} if exports else {}),
     }
 

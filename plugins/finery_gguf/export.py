@@ -30,6 +30,7 @@ from finery_gguf.llama import PACKAGE, Gguf
 from finery_gguf.pace import Pace
 from finery_gguf.programs import QUANTIZE, build_facts, build_files, user_program
 from finery_gguf.quantise import NEEDY, WEIGHED, quantise, quantise_with, tokens_per_second
+from finery_transformers.formats import require_format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -112,7 +113,8 @@ class Export(
         self.quantization = list(dict.fromkeys(names))
 
     def check(self) -> None:
-        """Raise `UsageError` for types without the matrix that they need, or one without use."""
+        """Raise `UsageError` for a model without weights, and for a matrix without use or none."""
+        require_format(self.model, "gguf.export", "model")
         needy = [name for name in self.quantization if name in NEEDY]
         if needy and not self.imatrix:
             raise UsageError(
@@ -148,7 +150,6 @@ class Export(
         """Merge, convert to bf16, quantise the result, and verify each file."""
         from finery_gguf.proof import prove
 
-        _check_format(self.model)
         frozen = _frozen(self, job)
         source = _converted(self.model, frozen, job)
         flags = _corrections(Gguf(source, vocab_only=True), frozen, job)
@@ -228,14 +229,6 @@ def base_name(model: Model) -> str:
     if model.format == "gguf":
         return _QUANTISED.sub("", Path(str(model.meta["file"])).stem)
     return str(model.meta.get("architecture", "model"))
-
-
-def _check_format(model: Model) -> None:
-    if model.format not in ("adapter", "transformers", "gguf"):
-        raise StepError(
-            f"a model of format '{model.format}' has no weights to export",
-            fix="name an adapter, a Hugging Face folder or a GGUF",
-        )
 
 
 def _frozen(step: Export, job: Job) -> "FrozenTemplate":

@@ -7,6 +7,7 @@ from finery import Bundle, DataError, Job, Model, Step, StepError, setting, take
 from finery.util.text import did_you_mean
 from finery.views import View
 from finery_gguf.llama import PACKAGE, Gguf
+from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import system_of
 
 if TYPE_CHECKING:
@@ -80,15 +81,14 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         "context as `num_ctx`, at most 4096, so that answers match the evaluated ones.",
     )
 
+    def check(self) -> None:
+        """Raise `UsageError` for a model that isn't a GGUF, if that is known."""
+        require_format(self.gguf, "ollama.modelfile", "gguf", ["gguf"])
+
     def run(self, job: Job) -> Bundle:
         """Find what Ollama needs to know, write the files and copy the GGUF."""
         from finery_ollama.derive import derive
 
-        if self.gguf.format != "gguf":
-            raise StepError(
-                f"Ollama expects a GGUF, but this model has the format '{self.gguf.format}'",
-                fix="export it with gguf.export, and name that step",
-            )
         _check_parameters(self.parameters)
         source = self.gguf.file(self.gguf.meta["file"])
         gguf = Gguf(source, vocab_only=True)

@@ -90,10 +90,14 @@ class OpenaiModel(
                     f"'{name}' can't be set in extra", where=f"extra.{name}", fix="remove it"
                 )
 
+    def static_meta(self) -> dict[str, Any]:
+        """The format, for the checks of steps that take the model."""
+        return {"format": "api"}
+
     def run(self, job: Job) -> Model:
         """Describe the model; no request is sent."""
         meta: dict[str, Any] = {
-            "format": "api",
+            **self.static_meta(),
             "name": self.model,
             "server": server(self.base_url),
         }

@@ -45,6 +45,10 @@ class PromptModel(Step, sections=("models",)):
         "`baseline.nearest` finds).",
     )
 
+    def static_meta(self) -> dict[str, Any]:
+        """The format, for the checks of steps that take the model."""
+        return {"format": "prompted"}
+
     def run(self, job: Job) -> Model:
         """Choose the messages. The model isn't used yet."""
         self._check()
@@ -55,7 +59,7 @@ class PromptModel(Step, sections=("models",)):
             messages.append({"role": "system", "content": self.system})
         messages += [message for row in rows for message in _turns(row)]
         meta: dict[str, Any] = {
-            "format": "prompted",
+            **self.static_meta(),
             "messages": messages,
             "examples": [row.get("id", row_id(row)) for row in rows],
         }

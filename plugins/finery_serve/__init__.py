@@ -14,7 +14,10 @@ from finery import hookimpl
 @hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
-    return {"serve.check": "finery_serve.check.step:Check"}
+    return {
+        "serve.bundle": "finery_serve.standalone:StandaloneBundle",
+        "serve.check": "finery_serve.check.step:Check",
+    }
 
 
 @hookimpl
@@ -28,5 +31,9 @@ def finery_commands() -> dict[str, str]:
 
 @hookimpl
 def finery_servers() -> dict[str, str]:
-    """llama.cpp's server, for GGUFs and for the bundles of `llama.bundle`."""
-    return {"gguf": "finery_serve.llama:serve_gguf", "llama": "finery_serve.llama:serve_bundle"}
+    """llama.cpp's server, for GGUFs and `llama.bundle`, and the server of `serve.bundle`."""
+    return {
+        "gguf": "finery_serve.llama:serve_gguf",
+        "llama": "finery_serve.llama:serve_bundle",
+        "standalone": "finery_serve.standalone:serve_bundle",
+    }

@@ -9,14 +9,13 @@ import click
 
 from finery import Artifact, Bundle, Graph, Model, Project, UsageError
 from finery_serve.servers import Running, Serving
+from finery_transformers.formats import way_out
 
 Serve = Callable[[Artifact, Serving], AbstractContextManager[Running]]
 
 
-EXPORTS = ("gguf.export", "vllm.bundle")
-"""Step types that convert a model folder or an adapter into a format with a server."""
-EMBEDDERS = ("embedder", "embedder-api")
-"""Formats of embedding models."""
+EXPORTS = ("gguf.export", "vllm.bundle", "serve.bundle")
+"""Step types that convert a model into a format with a server."""
 
 
 class Opened(NamedTuple):
@@ -86,12 +85,6 @@ def server_for(opened: Opened) -> Serve:
 
 def _way_out(opened: Opened) -> str:
     """The fix for a format that no installed server supports."""
-    if opened.format == "api":
-        return "a server already provides it; talk to it with `finery chat`"
-    if opened.format in EMBEDDERS:
-        return "it embeds texts for retrieve.index and can't answer; name a language model"
-    if opened.format == "prompted":
-        return "its prompt is added by finery, not by a server; serve the model that it prompts"
     if isinstance(opened.artifact, Bundle):
         run = opened.artifact.meta.get("run")
         return f"run it in its folder: {run}" if run else "name the model that it contains"
@@ -103,7 +96,4 @@ def _way_out(opened: Opened) -> str:
     ]
     if exports:
         return f"serve its export: finery serve {exports[0]}"
-    return (
-        f"export it: add gguf: {{use: gguf.export, model: {name}}} to `export:`, then run "
-        "finery build and finery serve gguf; or use vllm.bundle if vLLM is installed"
-    )
+    return way_out(opened.artifact, name)

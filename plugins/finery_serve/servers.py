@@ -2,7 +2,8 @@
 
 `finery_servers` maps the format of a model or bundle to `"module:function"`. finery calls
 `function(artifact, serving)`, which returns a context manager: on entry, the server is ready for
-requests; on exit, its processes have ended. `serve.check` works with servers that are `Checkable`.
+requests; on exit, its processes have ended. `serve.check` works with servers that are `Checkable`
+or `exact`.
 Mark a function with `bundles_only` if it can't serve the models of its format. `ServingJob` is the
 job of an engine that a server or a chat uses.
 """
@@ -18,7 +19,9 @@ import msgspec
 from finery import Artifact, Engine, Model, Usage, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
-Kind = Literal["template", "thinking", "prompts", "sampling", "adapter", "options"]
+Kind = Literal["template", "thinking", "prompts", "sampling", "adapter", "options", "answers"]
+STANDALONE = "standalone"
+"""The format of a `serve.bundle`."""
 _BUNDLES_ONLY = "bundles_only"
 
 
@@ -84,7 +87,8 @@ class Running(Protocol):
 
     It may have further attributes: `names` if it serves several models (see `names_of`), `page` if
     it has a web page for users (see `page_of`), `example` if it only answers certain questions (see
-    `example_of`), and `checked_by` if another step type than `serve.check` checks it.
+    `example_of`), `checked_by` if another step type than `serve.check` checks it, and `exact` if it
+    makes no prompts of tokens but must give the very answers of finery's engine (see `is_exact`).
     """
 
     @property
@@ -193,6 +197,11 @@ def checked_by(running: Running) -> str | None:
     """The step type that checks this server instead of `serve.check`; None if there is none."""
     step_type: str | None = getattr(running, "checked_by", None)
     return step_type
+
+
+def is_exact(running: Running) -> bool:
+    """Whether `serve.check` compares a server's answers alone, since it has no prompts."""
+    return bool(getattr(running, "exact", False))
 
 
 def system_of(running: Running) -> str:

@@ -3,8 +3,9 @@
 Input: a `Model` artifact and conversations. Output: token ids, answers and likelihoods. Prompts are
 token for token those of the training. All modules are public for other plugins:
 `finery_transformers.loading`, `.answering`, `.capabilities`, `.chat`, `.dates`, `.engine`,
-`.frozen`, `.scoring` and `.wrapping`. `frozen.template:frozen_template` gives the chat template for
-whatever serves a model. `.precision` says what dtype this machine computes in, without torch.
+`.formats`, `.frozen`, `.scoring` and `.wrapping`. `frozen.template:frozen_template` gives the chat
+template for whatever serves a model. `.precision` says what dtype this machine computes in, without
+torch.
 """
 
 from collections.abc import Generator, Mapping

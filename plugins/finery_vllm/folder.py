@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import Model, Preflight, StepError
+from finery_transformers.formats import WEIGHTS
 from finery_vllm.server.command import read_json
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """An adapter's files. Not its tokenizer, since prompts are tokenized for the base."""
-FORMATS = ("transformers", "adapter", "gguf")
 
 
 class LoadingPreflight(Preflight[Any]):
@@ -26,7 +26,7 @@ class LoadingPreflight(Preflight[Any]):
 
 def check_format(model: Model) -> None:
     """`StepError` for a model without weights that vLLM reads."""
-    if model.format not in FORMATS:
+    if model.format not in WEIGHTS:
         raise StepError(
             f"vLLM can't serve a model of the format '{model.format}'",
             fix="name an adapter, a Hugging Face folder or a GGUF",

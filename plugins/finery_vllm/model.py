@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from finery import About, Job, Model, Note, Step, StepError, setting, takes
+from finery_transformers.formats import require_format
 from finery_vllm.bundle.adapters import check_adapter
-from finery_vllm.folder import ADAPTER, LoadingPreflight, check_format
+from finery_vllm.folder import ADAPTER, LoadingPreflight
 from finery_vllm.server.command import check_options, read_json
 from finery_vllm.server.installation import answers_with, installation
 
@@ -58,7 +59,8 @@ class VllmModel(Step, sections=("models",), seeded=False, preflight=LoadingPrefl
     )
 
     def check(self) -> None:
-        """Raise `UsageError` for arguments that finery sets."""
+        """Raise `UsageError` for a model without weights, and for arguments that finery sets."""
+        require_format(self.model, "vllm.model", "model")
         check_options(self.options, FIXED)
 
     def static_meta(self) -> dict[str, Any]:
@@ -67,7 +69,6 @@ class VllmModel(Step, sections=("models",), seeded=False, preflight=LoadingPrefl
 
     def run(self, job: Job) -> Model:
         """Check that vLLM can serve the model. It isn't started yet."""
-        check_format(self.model)
         job.log(answers_with())
         if self.model.format == "adapter" and not self.merge:
             check_adapter(self.model, read_json(self.model.file(ADAPTER[0])), self.model.name)

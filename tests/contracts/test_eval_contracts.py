@@ -8,7 +8,7 @@ import pytest
 
 from finery import Dataset, FileOrName, Files, Metrics, Model, OptionalFiles, Step
 from finery.rows import with_id
-from finery.testing import StepContract, dataset, table_model
+from finery.testing import StepContract, dataset, run_step, table_model
 from finery_baseline.steps import Linear, Majority, Nearest
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.dialog import Dialog
@@ -23,6 +23,7 @@ from finery_judge.rubric import RubricJudge
 from finery_prompt.model import PromptModel
 from finery_retention.retention import Retention
 from finery_review.apply import Apply
+from finery_serve.standalone import StandaloneBundle
 
 ANSWERS = {"Is it late?": "yes", "Is it here?": "no", "Is it red?": "yes", "Is it new?": "no"}
 SHARES = {"one": 0.25, "two": 0.75}
@@ -220,6 +221,14 @@ class TestLinear(StepContract):
 
     def step(self, folder: Path) -> Step:
         return Linear(rows=labelled(folder))
+
+
+class TestStandaloneBundle(StepContract):
+    """serve.bundle, of a linear baseline."""
+
+    def step(self, folder: Path) -> Step:
+        model = run_step(Linear(rows=labelled(folder)), folder / "linear")
+        return StandaloneBundle(model=model, name="topics")
 
 
 class TestNearest(StepContract):

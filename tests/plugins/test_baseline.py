@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Project
@@ -58,26 +59,30 @@ def test_linear_learns_words_and_letters_by_field(tmp_path: Path) -> None:
 
 
 def test_linear_agrees_with_scikit_learn(tmp_path: Path) -> None:
-    """What is stored and read again predicts as the fitted pipeline does."""
+    """What is stored and read again, without scikit-learn, predicts as its fitted pipeline does."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline, make_union
-
-    from finery_baseline.vectors import KINDS, tfidf
-
-    assert tfidf.__doc__
-    vectorizer = make_union(
-        *(TfidfVectorizer(**kind, norm=None, sublinear_tf=True) for kind in KINDS)
-    )
     from sklearn.preprocessing import Normalizer
+
+    kinds: tuple[dict[str, Any], ...] = (
+        {"analyzer": "word", "ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"},
+        {"analyzer": "char_wb", "ngram_range": (2, 5)},
+    )
+    vectorizer = make_union(
+        *(TfidfVectorizer(**kind, norm=None, sublinear_tf=True) for kind in kinds)
+    )
 
     pipeline = make_pipeline(vectorizer, Normalizer(), LogisticRegression(C=10, max_iter=2000))
     texts, categories = list(TICKETS), [c for c, _ in TICKETS.values()]
     pipeline.fit(texts, categories)
     rows = [{"prompt": t, "completion": c} for t, c in zip(texts, categories, strict=True)]
     model = run_step(Linear(rows=dataset(tmp_path / "rows", rows)), tmp_path / "out")
-    asked = [*texts, "a wrong charge", "log me in", "currency of a password"]
+    asked = [*texts, "a wrong charge", "log me in", "currency of a password", "", "I – Ω\u2003ÄB"]
     assert ask(model, *asked) == list(pipeline.predict(asked))
+    features = json.loads(model.file("features.json").read_text("utf-8"))["features"]
+    for made, part in zip(features, vectorizer.transformer_list, strict=True):
+        assert made == list(part[1].get_feature_names_out())
 
 
 def test_nearest_gives_the_answer_of_the_most_similar_row(tmp_path: Path) -> None:

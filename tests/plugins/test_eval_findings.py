@@ -222,3 +222,9 @@ def test_remarks_name_each_model_that_is_not_beaten() -> None:
     (remark,) = remarks_on(prompts, has_training=False)
     assert remark.text.startswith("prompted is significantly worse than the baseline linear")
     assert remark.advice == "Improve the prompt, or ship linear."
+    models[2].report["details"]["bundles"] = {"linear": "serve.bundle"}
+    (remark,) = remarks_on(prompts, has_training=False)
+    assert remark.advice == (
+        "Improve the prompt, or ship linear: add linear-server: {use: serve.bundle, model: linear, "
+        "name: linear} to `export:`."
+    )

@@ -1,6 +1,7 @@
 """Engines answer prompts with a model, whatever the model's format."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from finery.artifact.kinds import Model
@@ -50,6 +51,9 @@ class Engine:
     constrains: whether answers follow `Sampling.schema`.
     takes_tools: whether it offers a request's tools to the model. Others refuse such requests.
     price: what an answer costs; None: unknown.
+    standalone: a module that answers without finery, for models that read texts. It imports the
+        standard library and `packages` only. `Answers(folder, meta)` of it, with those of the
+        model, returns a function from texts to answers. `serve.bundle` ships the module's file.
     local: whether it holds the model in the memory of the step's process. Such a step gets its own
         process, so that its memory is free afterwards.
     """
@@ -57,6 +61,7 @@ class Engine:
     packages: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[str] = ""
     batched: ClassVar[bool] = False
+    standalone: ClassVar[ModuleType | None] = None
     local: ClassVar[bool] = False
     constrains: bool = False
     takes_tools: bool = False

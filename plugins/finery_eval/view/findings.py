@@ -20,6 +20,7 @@ from finery_eval.view.judgements import (
     results_of_training,
 )
 from finery_eval.view.tables import p_text
+from finery_transformers.formats import bundle_line
 
 BEST = "Which model is best?"
 RANKED = 5
@@ -253,7 +254,9 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
                 better.append(f"{other.model} {_in_brackets(tests[0])}")
             if worse:
                 text = f"{model.model} is significantly worse than the {kind} {other.model} in "
-                ship = "" if tests[0].verdict == BETTER else f", or ship {other.model}"
+                bundle = other.report["details"].get("bundles", {}).get(other.model)
+                line = f": add {bundle_line(bundle, other.model)} to `export:`" if bundle else ""
+                ship = "" if tests[0].verdict == BETTER else f", or ship {other.model}{line}"
                 advice = f"{improve.capitalize()}{ship}."
                 remarks.append(Remark(text + ", ".join(worse), advice, "warning"))
             elif tests and tests[0].verdict == NOT_SHOWN:

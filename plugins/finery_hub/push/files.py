@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import Artifact, Bundle, DataError, Model
+from finery import Artifact, Bundle, Model
 
 README, MARK, MODELFILE = "README.md", "finery.json", "Modelfile"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -47,7 +47,7 @@ def place(
     """The places of the files of models and bundles.
 
     repo: owner/name. merged: the folder of the first adapter, merged into its base; it goes to the
-    root. Raises `DataError` for models without files.
+    root.
     """
     placed = [*_models(models, merged), *_ggufs(models, repo.partition("/")[2])]
     placed.sort(key=lambda p: [m.name for m in models].index(p.name))
@@ -59,12 +59,6 @@ def place(
 def _models(models: Sequence[Model], merged: Path | None) -> Iterator[Placed]:
     is_first = True
     for model in models:
-        if model.format in ("api", "prompted"):
-            raise DataError(
-                f"'{model.name}' has no files to push: it has the format '{model.format}'",
-                where="models",
-                fix="name models that are trained or exported",
-            )
         if model.format == "gguf":
             continue
         if merged is not None and model.format == "adapter" and is_first:

@@ -152,6 +152,20 @@ class HubPush(
             raise UsageError("`models` is empty", where="models", fix="name one: models: [sft]")
         if len(set(names)) < len(names):
             raise UsageError("a model is listed twice", where="models", fix="list each model once")
+        formats = [model.meta.get("format") for model in self.models]
+        for name, model_format in zip(names, formats, strict=True):
+            if model_format in ("api", "prompted"):
+                raise UsageError(
+                    f"'{name}' has no files to push: it has the format '{model_format}'",
+                    where="models",
+                    fix="name models that are trained or exported",
+                )
+        if self.merge and None not in formats and "adapter" not in formats:
+            raise UsageError(
+                "`merge` needs an adapter, but `models` has none",
+                where="merge",
+                fix="remove merge, or name an adapter",
+            )
 
     def key_packages(self) -> tuple[str, ...]:
         """The packages that merge an adapter."""
@@ -325,11 +339,7 @@ def _check_benchmarks(
 
 def _merged(models: Sequence[Model], job: Job) -> Path:
     """The folder of the first adapter, merged into its base in 16 bits."""
-    adapter = next((model for model in models if model.format == "adapter"), None)
-    if adapter is None:
-        raise DataError(
-            "`merge` needs an adapter, and `models` names none", where="merge", fix="remove merge"
-        )
+    adapter = next(model for model in models if model.format == "adapter")
     from finery_transformers.loading import load_merged
 
     folder = job.scratch / "merged"

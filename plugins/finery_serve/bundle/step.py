@@ -6,9 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import Bundle, DataError, Job, Model, OneFile, Step, StepError, setting, takes
+from finery import Bundle, DataError, Job, Model, OneFile, Step, setting, takes
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, options_for, written
+from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import system_of
 
 PORT = 8080
@@ -241,7 +242,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
     answered greedily. `serve.check` with `bundle:` starts it and compares its prompts and answers
     with those of the training.
 
-    Raises StepError for a model that isn't a GGUF, DataError for a file that isn't a JSON Schema.
+    Raises DataError for a file that isn't a JSON Schema.
     """
 
     gguf: Model = takes(help="The GGUF to serve.")
@@ -271,6 +272,10 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         "llama.cpp's other images, e.g. `:server-cuda-b11176`.",
     )
 
+    def check(self) -> None:
+        """Raise `UsageError` for a model that isn't a GGUF, if that is known."""
+        require_format(self.gguf, "llama.bundle", "gguf", ["gguf"])
+
     def check_files(self) -> None:
         """Raise `DataError` for a file that isn't a JSON Schema."""
         if self.schema is not None:
@@ -278,11 +283,6 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
 
     def run(self, job: Job) -> Bundle:
         """Write the files and copy the GGUF."""
-        if self.gguf.format != "gguf":
-            raise StepError(
-                f"llama.cpp serves GGUFs, but this model has the format '{self.gguf.format}'",
-                fix="export it with gguf.export, and name that step",
-            )
         source = self.gguf.file(str(self.gguf.meta["file"]))
         gguf = Gguf(source, vocab_only=True)
         options = options_for(gguf, self.gguf, self.name, self.context, self.slots)

@@ -1,20 +1,36 @@
 """Answers to rows through a server's HTTP API, and what they show about the served model."""
 
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
+import msgspec
+from blake3 import blake3
+
 from finery import Artifact, Completion, DataError, FineryError, Job, Model, StepError, load_plugins
-from finery_serve.check.prompts import Asked, Trained, cases, compare, prompt_faults, request
+from finery_serve.check.prompts import (
+    Asked,
+    Difference,
+    Trained,
+    cases,
+    compare,
+    prompt_faults,
+    request,
+)
 from finery_serve.client import Client
 from finery_serve.servers import (
     Checkable,
     Fault,
     Kind,
+    Running,
     Serving,
     checked_by,
+    is_exact,
     names_of,
     renderer_of,
     system_of,
@@ -27,19 +43,34 @@ HALF = "\ufffd"
 
 def answers_of(
     client: Client, asked: Sequence[Asked], settings: dict[str, Any], slots: int,
-    progress: Callable[[int], None],
+    progress: Callable[[int], None], file: Path | None = None,
 ) -> list[Completion]:  # fmt: skip
     """The server's answers, `slots` at once. settings: further parts of each request, e.g. `model`.
 
+    file: keeps each answer as a JSON line. Requests that have one in it aren't sent again, so it
+    must belong to this server alone.
     Raises `StepError` naming the row that has no answer.
     """
+    kept = dict[str, Completion]()
+    for line in file.read_bytes().splitlines() if file and file.exists() else ():
+        with suppress(msgspec.DecodeError, UnicodeError):  # a line that a kill cut off
+            digest, completion = msgspec.json.decode(line, type=tuple[str, Completion])
+            kept[digest] = completion
+    writing = Lock()
 
     def answer(one: Asked) -> Completion:
         body = request(one.messages, one.tools) | settings
+        digest = blake3(msgspec.json.encode(body)).hexdigest()
+        if digest in kept:
+            return kept[digest]
         try:
-            return completion_of(client.post("/v1/chat/completions", body))
+            completion = completion_of(client.post("/v1/chat/completions", body))
         except FineryError as error:
             raise StepError(f"{one.name} has no answer: {error.what}", fix=error.fix) from error
+        if file is not None:
+            with writing, file.open("ab") as lines:
+                lines.write(b"\n" + msgspec.json.encode((digest, completion)))
+        return completion
 
     completions = []
     with ThreadPoolExecutor(slots) as pool:
@@ -128,6 +159,19 @@ def swap_fault(
     return None
 
 
+def answer_fault(served: Sequence[str], evaluated: Sequence[str]) -> Fault | None:
+    """Whether a server answers otherwise than the engine, whose very answers it must give."""
+    wrong = [pair for pair in zip(evaluated, served, strict=True) if pair[0] != pair[1]]
+    if not wrong:
+        return None
+    return Fault(
+        "answers",
+        f"{len(wrong)} of {len(served)} rows are answered otherwise than in the evaluation",
+        [f"evaluated: {wrong[0][0]!r}", f"served: {wrong[0][1]!r}"],
+        "build the bundle again, and don't edit its files",
+    )
+
+
 def _nearer(
     served: Sequence[str], one: Sequence[str], other: Sequence[str]
 ) -> tuple[int, int, int]:
@@ -178,8 +222,9 @@ class Served(NamedTuple):
     """The results of a server for the rows.
 
     prompts: (compared, equal), including edge cases. alike: whether a row's prompt is equal.
-    beside_base: whether the server also has the base, and was compared with it. unseen: what the
-    server doesn't expose, from `unchecked_of`.
+    beside_base: whether the server also has the base, and was compared with it. exact: whether it
+    must give the very answers of finery's engine, and has no prompts. unseen: what the server
+    doesn't expose, from `unchecked_of`.
     """
 
     answers: list[Completion]
@@ -188,6 +233,7 @@ class Served(NamedTuple):
     faults: list[Fault]
     build: str
     beside_base: bool
+    exact: bool
     unseen: tuple[tuple[Kind, str], ...]
 
 
@@ -211,7 +257,7 @@ def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> d
     serving = Serving(name=name, slots=slots, key=secrets.token_urlsafe(24), checked=True)
     job.progress(0, 1, f"{name}: starting the server")
     with serve(artifact, serving) as running:
-        if not isinstance(running, Checkable):
+        if not (isinstance(running, Checkable) or is_exact(running)):
             other = checked_by(running)
             raise StepError(
                 f"{running.build} can't be checked by this step, since it doesn't show its prompts",
@@ -240,36 +286,42 @@ def _name_on_server(name: str, names: Sequence[str], called: str) -> str:
 
 
 def _of_model(
-    model: Model, served_as: str, running: Checkable, client: Client, asking: Asking
+    model: Model, served_as: str, running: Running, client: Client, asking: Asking
 ) -> Served:
     """served_as: the model's name on the server."""
-    trained, job = asking.trained(model), asking.job
-    every = list(cases(trained, asking.rows, system_of(running)))
-    compared, different = compare(
-        running, served_as, trained, every,
-        lambda done: job.progress(done, len(every), f"{model.name}: prompts"),
-    )  # fmt: skip
-    if not compared:
-        raise DataError("the chat template refuses all rows", fix="use rows that it takes")
-    faults = prompt_faults(
-        trained, running.chat_template(), compared, different, renderer_of(running)
-    )
-    faults += running.faults()
-    if fault := running.adapter_fault(served_as, _probes(trained, asking.rows)):
-        faults.append(fault)
+    job, compared = asking.job, 0
+    different: list[Difference] = []
+    faults: list[Fault] = []
+    if isinstance(running, Checkable):
+        trained = asking.trained(model)
+        every = list(cases(trained, asking.rows, system_of(running)))
+        compared, different = compare(
+            running, served_as, trained, every,
+            lambda done: job.progress(done, len(every), f"{model.name}: prompts"),
+        )  # fmt: skip
+        if not compared:
+            raise DataError("the chat template refuses all rows", fix="use rows that it takes")
+        faults += prompt_faults(
+            trained, running.chat_template(), compared, different, renderer_of(running)
+        )
+        faults += running.faults()
+        if fault := running.adapter_fault(served_as, _probes(trained, asking.rows)):
+            faults.append(fault)
     answers = answers_of(
         client,
         asking.rows,
         {"model": served_as, "max_tokens": asking.max_tokens, "temperature": asking.temperature},
         asking.slots,
         lambda done: job.progress(done, len(asking.rows), f"{model.name}: served answers"),
+        # The job keeps its folder for this very server: what it consists of is in the step's key.
+        job.scratch / f"served-{re.sub(r'[^A-Za-z0-9.@=-]', '_', model.name)}.jsonl",
     )
     others = {id(difference.asked) for difference in different}
     alike = [id(row) not in others for row in asking.rows]
     prompts = compared, compared - len(different)
     return Served(
         answers, prompts, alike, faults, running.build, beside_base=False,
-        unseen=unchecked_of(running),
+        exact=is_exact(running), unseen=unchecked_of(running),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from finery import (
     Model,
     RequirementError,
     Step,
+    UsageError,
     load_plugins,
     nested_step,
     setting,
@@ -32,13 +33,15 @@ from finery_serve.check.answers import (
     Asking,
     Served,
     adapter_fault,
+    answer_fault,
     ask_server,
     swap_fault,
     unchecked,
     what_is_said,
 )
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
-from finery_serve.servers import Fault, Kind
+from finery_serve.servers import STANDALONE, Fault, Kind
+from finery_transformers.formats import way_out
 from finery_transformers.frozen.template import system_of
 
 OWN = ("prompts", "answers", "lost")
@@ -56,8 +59,9 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     """Check a running server: its prompts, its defaults and its answers.
 
     The step starts the real server, as `finery serve` does: llama.cpp's server with each GGUF, or
-    the server of a bundle (llama.cpp, vLLM or Ollama) with the bundle's own options. It sends
-    requests to the server's HTTP API.
+    the server of a bundle (llama.cpp, vLLM, Ollama, or that of a `serve.bundle`) with the bundle's
+    own options. It sends requests to the server's HTTP API. After an interruption, only rows
+    without an answer are asked again.
 
     - Prompts: what the server makes of every row, and of edge cases (with and without a system
       message, several turns, tools if the rows have any, Unicode, text that looks like control
@@ -71,7 +75,8 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     Faults that are found fail the build, each by its name: `template` (another chat template),
     `thinking` (a switch that the server sets), `prompts` (any other difference), `sampling`,
     `adapter` (the answers are those of the base, or of another model), `options` (of a bundle, that
-    can't be checked). `allow` names those that are intended.
+    can't be checked), `answers` (a `serve.bundle` answers a row otherwise than the evaluated
+    model; it has no prompts to compare). `allow` names those that are intended.
 
     Metrics, each from 0 to 1 with a 95 % Wilson interval: those of `judge`, for the served answers;
     `prompts`, the share that is the same; `answers`, the share of rows with the same answer as by
@@ -101,9 +106,9 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     bundle: Bundle | None = takes(
         default=None,
         help="What is served: a `llama.bundle` or the folder of an `ollama.modelfile` with the "
-        "GGUF in `models`, or a `vllm.bundle` with the adapters or the model in `models`. Without "
-        "it, the step serves GGUFs with the options of `finery serve`. The app of a "
-        "`retrieve.bundle` is checked by `retrieve.check`.",
+        "GGUF in `models`, or a `vllm.bundle` or `serve.bundle` with what it was made of in "
+        "`models`. Without it, the step serves GGUFs with the options of `finery serve`. The app "
+        "of a `retrieve.bundle` is checked by `retrieve.check`.",
     )
     slots: int = setting(1, ge=1, help="Requests that the server answers at once.")
     max_tokens: int = setting(
@@ -164,6 +169,24 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         super().check()
         if inner := self.inner():
             inner.check(slices=False, taken=OWN)
+        if self.bundle is not None and self.bundle.meta.get("format") == STANDALONE:
+            for field in ("trained", "base"):
+                if getattr(self, field) is not None:
+                    raise UsageError(
+                        f"`{field}` is for language models, and the bundle has none", where=field,
+                        fix=f"remove {field}: the bundle's answers are compared with those of "
+                        "`models`",
+                    )  # fmt: skip
+        servers = load_plugins().servers
+        for model in () if self.bundle is not None else self.models:
+            found = model.meta.get("format")
+            if found is not None and found not in servers:
+                raise UsageError(
+                    f"serve.check expects a GGUF or a `bundle`, but '{model.ref}' has the format "
+                    f"'{found}'",
+                    where="models",
+                    fix=way_out(model, model.ref),
+                )
 
     def check_sample(self, rows: Iterable[Row]) -> None:
         """Raise `DataError` for settings of `judge` that don't fit the first rows."""
@@ -264,7 +287,8 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     ) -> dict[str, list[Fault]]:
         """Model → the fault that its answers show: they are those of the base, or of another model.
 
-        Only rows with correct prompts can show that.
+        Only rows with correct prompts can show that. A server that must give the engine's very
+        answers has a fault if one differs.
         """
         said = {name: [*map(what_is_said, of)] for name, of in engine.items()}
         base = self._said(self.base, "base", rows, asker, job)
@@ -272,6 +296,10 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         found: dict[str, list[Fault]] = {}
         for model in self.models:
             of = served[model.name]
+            if of.exact:
+                fault = answer_fault([*map(what_is_said, of.answers)], said[model.name])
+                found[model.name] = [fault] if fault else []
+                continue
             if not any(of.alike) or any(fault.kind == "adapter" for fault in of.faults):
                 continue
             answers = _only(of.alike, [*map(what_is_said, of.answers)])
@@ -327,27 +355,31 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
                 lost = [a and not b for a, b in zip(*both.values(), strict=True)]
                 scored[name]["lost"] = _score(lost, groups)
             compared, alike = of.prompts
-            scored[name]["prompts"] = _score([True] * alike + [False] * (compared - alike))
+            if not of.exact:
+                scored[name]["prompts"] = _score([True] * alike + [False] * (compared - alike))
+                job.log(
+                    f"{name}: {alike} of {compared} prompts are the trained ones, token for token"
+                )
             scored[name]["answers"] = _score(same, groups)
             scored[own]["answers"] = _score([True] * len(rows), groups)
             tables += [_changed(name, rows, answers[own], of.answers, right, own)]
-            job.log(f"{name}: {alike} of {compared} prompts are the trained ones, token for token")
         for name, found in faults.items():
             for fault in found:
                 job.log(f"{name}: {fault.kind}: {fault.what}")
         missing = unchecked(
             trained=self.trained is not None or all(m.format != GGUF for m in self.models),
-            base=self.base is not None or all(of.beside_base for of in served.values()),
+            base=self.base is not None or all(of.beside_base or of.exact for of in served.values()),
             unseen=[one for of in served.values() for one in of.unseen],
         )
         for _, what in missing:
             job.log(f"not checked: {what}")
         tables.append(table("Not checked", ["fault", "what"], missing))
         tables[1:1] = comparison_tables(comparisons)
-        headline = [verdicts.headline[0] if verdicts else "answers", "prompts"]
+        prompts = [] if all(of.exact for of in served.values()) else ["prompts"]
+        headline = [verdicts.headline[0] if verdicts else "answers", *prompts, "answers"]
         details = {
             **(verdicts.details if verdicts else {}),
-            "headline": [*dict.fromkeys([*headline, "answers"])],
+            "headline": [*dict.fromkeys(headline)],
             "comparisons": comparisons,
             "references": [EVALUATED.format(name) for name in served],
             "faults": {name: [f._asdict() for f in found] for name, found in faults.items()},

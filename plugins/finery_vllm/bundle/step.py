@@ -9,6 +9,7 @@ import msgspec
 
 from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
 from finery.views import View
+from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import SYSTEMS_DIFFER, facts_of
 from finery_vllm.bundle.adapters import (
     Chat,
@@ -23,7 +24,6 @@ from finery_vllm.bundle.files import Texts, write_texts
 from finery_vllm.folder import (
     ADAPTER,
     LoadingPreflight,
-    check_format,
     linked,
     names_of,
     root_of,
@@ -114,6 +114,8 @@ class VllmBundle(
                 "a merged adapter is a complete model, but a server has only one", where="merge",
                 fix="remove merge, or write a bundle for each",
             )  # fmt: skip
+        for model in self.models:
+            require_format(model, "vllm.bundle", "models")
         names = [served_name(model.name) for model in self.models]
         if len({*names, self.name}) <= len(names):
             raise UsageError(
@@ -130,8 +132,6 @@ class VllmBundle(
     def run(self, job: Job) -> Bundle:
         """Check the models, then write the folder."""
         models = {served_name(model.name): model for model in self.models}
-        for model in models.values():
-            check_format(model)
         schema = None if self.schema is None else _schema(self.schema.path)
         beside = not self.merge and (len(models) > 1 or self.models[0].format == "adapter")
         chat = self._checked(models) if beside else chat_of(self.models[0])

@@ -1,0 +1,207 @@
+"""`serve.bundle`: a folder that serves a model without finery, and how finery serves it."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from finery import Artifact, Bundle, Job, Model, Step, StepError, UsageError, setting, takes
+from finery_serve import standalone_server
+from finery_serve.client import Client
+from finery_serve.processes import Address, ServerProgram, log_file
+from finery_serve.servers import STANDALONE, Kind, Serving
+from finery_transformers.formats import way_out
+
+PORT = 8080
+SERVER = Path(standalone_server.__file__)
+RUN_SCRIPT = """\
+#!/bin/sh
+# Serves the model. SERVE_HOST, SERVE_PORT and SERVE_KEY say where and for whom, PYTHON names the
+# interpreter.
+set -eu
+cd "$(dirname "$0")"
+exec "${PYTHON:-python3}" server.py "$@"
+"""
+
+
+class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
+    """Write a folder that serves a model which isn't a language model, e.g. of `baseline.linear`.
+
+    It has the model, the code that answered in the evaluation, a server with an OpenAI-compatible
+    API by Python's standard library, `run.sh`, `requirements.txt` with the evaluated versions, a
+    client and a README. finery isn't needed to run it. `serve.check` with `bundle:` starts it and
+    verifies that it gives the evaluated answers.
+    """
+
+    model: Model = takes(help="The model to serve, e.g. of `baseline.linear`.")
+    name: str = setting(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$",
+        help="The model's name in the API, which clients send as `model`.",
+    )
+    prompt: str = setting("Hello", help="The question that the client and the README ask.")
+
+    def check(self) -> None:
+        """Raise `UsageError` for a model that another step type ships, or none."""
+        found = self.model.meta.get("format")
+        if found is not None and self.model.meta.get("bundle") != "serve.bundle":
+            name = self.model.ref or "MODEL"
+            raise UsageError(
+                f"serve.bundle expects a model that answers without finery, such as one of "
+                f"baseline.linear, but '{name}' has the format '{found}'",
+                where="model",
+                fix=way_out(self.model, name),
+            )
+
+    def static_meta(self) -> dict[str, Any]:
+        """The format, for the checks of steps that take the bundle."""
+        return {"format": STANDALONE}
+
+    def run(self, job: Job) -> Bundle:
+        """Write the files."""
+        engine = job.raw_engine(self.model)
+        module = engine.standalone
+        if module is None or module.__file__ is None:
+            raise StepError(
+                f"the engine of the format '{self.model.format}' needs finery to answer",
+                fix="set `standalone` in its class",
+            )
+        about = {"name": self.name, "module": Path(module.__file__).stem, "meta": self.model.meta}
+        packages = [f"{package}=={version(package)}\n" for package in engine.packages]
+        texts = {
+            "model.json": json.dumps(about, ensure_ascii=False, indent=2) + "\n",
+            "requirements.txt": "".join(packages),
+            "run.sh": RUN_SCRIPT,
+            "client.py": client(self.name, self.prompt),
+            "README.md": readme(self.name, self.prompt, self.model, len(packages)),
+        }
+        for name, text in texts.items():
+            (job.out / name).write_text(text, encoding="utf-8")
+        (job.out / "run.sh").chmod(0o755)
+        job.copy(SERVER, "server.py")
+        job.copy(Path(module.__file__), Path(module.__file__).name)
+        if self.model.manifest is not None:
+            own = [*self.model.manifest.files]
+        else:  # not in a store
+            paths = (path for path in self.model.path.rglob("*") if path.is_file())
+            own = [path.relative_to(self.model.path).as_posix() for path in paths]
+        for name in sorted({*own, *self.model.external}):
+            (job.out / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+            job.copy(self.model.file(name), f"model/{name}")
+        return Bundle(job.out, meta={**self.static_meta(), "name": self.name, "run": "sh run.sh"})
+
+
+def client(name: str, prompt: str) -> str:
+    """`client.py`: a question with the openai package."""
+    return f'''\
+"""Asks the model a question: pip install openai, then python client.py "…"."""
+
+import os
+import sys
+
+from openai import OpenAI
+
+client = OpenAI(
+    base_url=os.environ.get("BASE_URL", "http://127.0.0.1:{PORT}/v1"),
+    api_key=os.environ.get("SERVE_KEY", "none"),
+)
+question = " ".join(sys.argv[1:]) or {json.dumps(prompt, ensure_ascii=False)}
+answer = client.chat.completions.create(
+    model={json.dumps(name)},
+    messages=[{{"role": "user", "content": question}}],
+)
+print(answer.choices[0].message.content)
+'''
+
+
+def readme(name: str, prompt: str, model: Model, packages: int) -> str:
+    """`README.md`, for the person who gets the bundle."""
+    messages = [{"role": "user", "content": prompt}]
+    body = json.dumps({"model": name, "messages": messages}, ensure_ascii=False)
+    kind = model.meta.get("baseline", model.format)
+    rows = f", trained on {model.meta['rows']} rows" if "rows" in model.meta else ""
+    install = "pip install -r requirements.txt\n" if packages else ""
+    return f"""\
+# {name}
+
+A model of the kind `{kind}`{rows}, with its server. It isn't a language model: it reads the text of
+a conversation without its system message, and always answers in the form that it was trained on. It
+needs Python 3.11 or later.
+
+## Run it
+
+```sh
+{install}sh run.sh
+```
+
+`SERVE_PORT=9000 sh run.sh` uses another port. The server can be reached only from this machine. To
+open it to others, give it a key: `SERVE_HOST=0.0.0.0 SERVE_KEY=… sh run.sh`.
+
+## Ask it
+
+```sh
+curl http://127.0.0.1:{PORT}/v1/chat/completions -H 'Content-Type: application/json' \\
+  -d {shlex.quote(body)}
+```
+
+With Python: `pip install openai`, then `python client.py "your question"`. Any client of the OpenAI
+API works. The address is `http://127.0.0.1:{PORT}/v1`, the model `{name}`.
+
+## Note
+
+- Settings such as `temperature`, `max_tokens`, `tools` and `response_format` have no effect.
+- Tokens in `usage` are words.
+"""
+
+
+class StandaloneServer:
+    """A running server of a `serve.bundle`.
+
+    exact: whether it must give the very answers that finery's engine gives. unchecked: what
+    `serve.check` can't compare.
+    """
+
+    exact = True
+    unchecked: tuple[tuple[Kind, str], ...] = (
+        ("prompts", "tokens of prompts: the model reads texts. Its answers are compared instead"),
+    )
+
+    def __init__(self, address: str, pid: int) -> None:
+        self.address, self.pid = address, pid
+        self.build = f"server.py, Python {platform.python_version()}"
+
+
+@contextmanager
+def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[StandaloneServer]:
+    """Serve a bundle with finery's own Python.
+
+    Raises `StepError` if the server can't start, and `UsageError` for a port that is in use, or for
+    a context.
+    """
+    if serving.context is not None:
+        raise UsageError(
+            "this model has no context: it reads texts of any length", where="--context",
+            fix="remove it",
+        )  # fmt: skip
+    at = Address(serving.host, serving.port or 0).free()
+    command = [sys.executable, str(bundle.file("server.py")), "--name", serving.name]
+    program = ServerProgram(
+        "the bundle's server",
+        [*command, "--host", at.host, "--port", str(at.port)],
+        {**os.environ, "SERVE_KEY": serving.key or ""},
+        120.0,
+        re.compile(r"Error\b|error:"),
+        lambda status, log: "install what its requirements.txt lists, and build the bundle again",
+    )
+    probe = Client(at.url, serving.key, seconds=5.0)
+    with (
+        log_file(serving.log) as log,
+        program.running(log, lambda: probe.is_up("/health") or None) as (process, _),
+    ):
+        yield StandaloneServer(at.url, process.pid)

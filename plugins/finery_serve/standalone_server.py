@@ -1,0 +1,189 @@
+"""Serves the model of this folder with an OpenAI-compatible API: python server.py --help
+
+It needs Python 3.11 and the packages in requirements.txt, and no finery.
+"""
+
+import argparse
+import hmac
+import importlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socketserver import TCPServer
+from typing import Any
+
+FOLDER = Path(__file__).absolute().parent
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LARGEST = 16 * 2**20
+"""Bytes of a request."""
+
+
+class RefusedError(Exception):
+    """A request that can't be answered. status: of HTTP."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def text_of(messages: list[dict[str, Any]]) -> str:
+    """The text that the model reads: all turns but the system prompt, one below the other."""
+    texts = []
+    for turn in [turn for turn in messages if turn.get("role") != "system"] or messages:
+        content, calls = turn.get("content") or "", turn.get("tool_calls")
+        text = content if isinstance(content, str) else compact(content)
+        texts.append(text + (compact(calls) if calls else ""))
+    return "\n".join(texts)
+
+
+def compact(value: Any) -> str:
+    """A value as JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class Server(ThreadingHTTPServer):
+    """The server. key: what requests must send; empty if they needn't."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, name: str, key: str) -> None:
+        about = json.loads((FOLDER / "model.json").read_text(encoding="utf-8"))
+        self.model_name, self.key = name or about["name"], key
+        sys.dont_write_bytecode = True  # the folder stays as it is
+        sys.path.insert(0, str(FOLDER))  # of links, whose targets are elsewhere
+        module = importlib.import_module(about["module"])
+        self._answers = module.Answers(FOLDER / "model", about["meta"])
+        self._lock = threading.Lock()
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), Handler)
+
+    def server_bind(self) -> None:
+        """Listen, without looking up the name of the host."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def answer(self, text: str) -> str:
+        """The model's answer to a text."""
+        with self._lock:
+            (answer,) = self._answers([text])
+        return str(answer)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+    server: Server
+
+    def do_GET(self) -> None:
+        """Answer /health and /v1/models."""
+        model = {"id": self.server.model_name, "object": "model", "owned_by": "finery"}
+        if self.path == "/health":
+            self._send({"status": "ok"})
+        elif self.path != "/v1/models":
+            self._refuse(RefusedError(404, f"there is no {self.path}"))
+        elif self._is_allowed():
+            self._send({"object": "list", "data": [model]})
+
+    def do_POST(self) -> None:
+        """Answer /v1/chat/completions."""
+        try:
+            body = self._body()
+            if self.path != "/v1/chat/completions":
+                raise RefusedError(404, f"there is no {self.path}")
+            if self._is_allowed():
+                self._complete(body)
+        except RefusedError as error:
+            self._refuse(error)
+
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit() or int(length) > LARGEST:
+            self.close_connection = True  # what follows isn't read
+            raise RefusedError(413, f"Content-Length must be at most {LARGEST}")
+        return self.rfile.read(int(length))
+
+    def _is_allowed(self) -> bool:
+        sent, key = self.headers.get("Authorization", ""), self.server.key
+        allowed = not key or hmac.compare_digest(sent.encode(), f"Bearer {key}".encode())
+        if not allowed:
+            self._refuse(RefusedError(401, "invalid API key"))
+        return allowed
+
+    def _complete(self, body: bytes) -> None:
+        try:
+            request = json.loads(body)
+        except ValueError as error:
+            raise RefusedError(400, f"the body isn't JSON: {error}") from None
+        messages = request.get("messages") if isinstance(request, dict) else None
+        if not messages or not all(isinstance(turn, dict) for turn in messages):
+            raise RefusedError(400, "`messages` must be a list of messages, and not empty")
+        text = text_of(messages)
+        answer = self.server.answer(text)
+        about = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()),
+            "model": self.server.model_name,
+        }  # fmt: skip
+        message = {"role": "assistant", "content": answer}
+        if request.get("stream"):
+            part = {"index": 0, "delta": message, "finish_reason": "stop"}
+            event = {**about, "object": "chat.completion.chunk", "choices": [part]}
+            self._write(f"data: {compact(event)}\n\ndata: [DONE]\n\n", "text/event-stream")
+            return
+        tokens = len(text.split()), len(answer.split())
+        self._send({
+            **about,
+            "object": "chat.completion",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {
+                "prompt_tokens": tokens[0], "completion_tokens": tokens[1],
+                "total_tokens": sum(tokens),
+            },
+        })  # fmt: skip
+
+    def _refuse(self, error: RefusedError) -> None:
+        about = {"message": str(error), "type": "invalid_request_error", "code": error.status}
+        self._send({"error": about}, error.status)
+
+    def _send(self, value: Any, status: int = 200) -> None:
+        self._write(compact(value), "application/json", status)
+
+    def _write(self, text: str, media: str, status: int = 200) -> None:
+        content = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", media)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log no requests."""
+
+
+def main() -> None:
+    """Serve until Ctrl-C."""
+    variable = os.environ.get
+    parser = argparse.ArgumentParser(description="Serve the model with an OpenAI-compatible API.")
+    parser.add_argument("--host", default=variable("SERVE_HOST", "127.0.0.1"))
+    parser.add_argument("--port", type=int, default=int(variable("SERVE_PORT", "8080")))
+    parser.add_argument("--name", default="", help="the model's name in the API")
+    options, key = parser.parse_args(), variable("SERVE_KEY", "")
+    if options.host not in LOOPBACK and not key:
+        parser.error(f"set SERVE_KEY, since other machines can reach --host {options.host}")
+    server = Server(options.host, options.port, options.name, key)
+    print(f"{server.model_name}: http://{options.host}:{server.server_port}/v1", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.server_close()
+
+
+if __name__ == "__main__":
+    main()

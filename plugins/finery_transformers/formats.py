@@ -1,0 +1,63 @@
+"""Formats of models: refuses those that a step can't take, and names the step that ships them."""
+
+from collections.abc import Sequence
+
+from finery import Artifact, Model, UsageError
+
+WEIGHTS = {"adapter": "an adapter", "transformers": "a Hugging Face folder", "gguf": "a GGUF"}
+"""Formats with the weights of a language model."""
+_WAYS_OUT = {
+    "api": "a server already answers for it; `finery chat` talks to it",
+    "prompted": "name the model that it prompts, if that has weights; a prompt isn't exported, so "
+    "clients send it",
+    "retrieving": "ship it with retrieve.bundle",
+    "vllm": "name the model that vLLM answers for",
+    **dict.fromkeys(
+        ("embedder", "embedder-api"),
+        "it embeds texts for retrieve.index and can't answer; name a language model",
+    ),
+}
+
+
+def require_format(
+    model: Model, use: str, field: str, formats: Sequence[str] = tuple(WEIGHTS)
+) -> None:
+    """Raise `UsageError` for a model of a format that a step type can't take.
+
+    use: the step type. field: its input. Before a build, only formats that follow from settings are
+    known.
+    """
+    found = model.meta.get("format", formats[0])
+    if found not in formats:
+        name = f"'{model.ref}'" if model.ref else "the model"
+        expected = ", ".join(WEIGHTS[each] for each in formats[:-1])
+        expected = f"{expected} or {WEIGHTS[formats[-1]]}" if expected else WEIGHTS[formats[0]]
+        raise UsageError(
+            f"{use} expects {expected}, but {name} has the format '{found}'",
+            where=field,
+            fix=way_out(model, model.ref or "MODEL"),
+        )
+
+
+def way_out(model: Artifact, name: str) -> str:
+    """What to do with a model that can't be served or exported as it is. name: its step."""
+    found = str(model.meta.get("format", ""))
+    if found in WEIGHTS:
+        return (
+            f"export it: add gguf: {{use: gguf.export, model: {name}}} to `export:`, then run "
+            "finery build and finery serve gguf; or use vllm.bundle if vLLM is installed"
+        )
+    if bundle := model.meta.get("bundle"):
+        line = bundle_line(bundle, name)
+        step = line.partition(":")[0]
+        return (
+            f"ship it with {bundle}: add {line} to `export:`, then run finery build and finery "
+            f"serve {step}"
+        )
+    fallback = "it can't be shipped: it answers in builds, and `finery chat` talks to it"
+    return _WAYS_OUT.get(found, fallback)
+
+
+def bundle_line(bundle: str, name: str) -> str:
+    """The recipe's line for a step that ships a model. bundle: the step type."""
+    return f"{name.replace('.', '-')}-server: {{use: {bundle}, model: {name}, name: {name}}}"

@@ -1,0 +1,239 @@
+"""`serve.bundle`: a baseline served without finery, checked, and what can't be exported."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Project, Ran
+from serving import served
+
+from finery import StepError
+from finery.rows.similar import question
+from finery_serve.check.answers import answer_fault, answers_of
+from finery_serve.check.prompts import Asked
+from finery_serve.client import Client
+from finery_serve.opening import open_built
+from finery_serve.servers import Serving
+from finery_serve.standalone import serve_bundle
+from finery_serve.standalone_server import text_of
+
+RECIPE = """\
+finery: 1
+name: t
+data:
+  rows: {use: data.file, path: rows.jsonl}
+models:
+  linear: {use: baseline.linear, rows: rows}
+  majority: {use: baseline.majority, rows: rows}
+  remote: {use: openai.model, model: m, base_url: "http://127.0.0.1:9/v1"}
+  prompted: {use: prompt.model, model: remote, system: Be brief.}
+"""
+SHIPPED = """\
+export:
+  ship: {use: serve.bundle, model: linear, name: tickets, prompt: It was charged twice}
+evaluate:
+  served:
+    use: serve.check
+    models: linear
+    bundle: ship
+    rows: rows
+    judge: {use: eval.classification, fields: [topic, urgent], max_tokens: 16}
+    require: {linear.answers: ">= 1", linear.lost: "<= 0"}
+"""
+TEXTS = {
+    "It was charged twice": ("money", "yes"),
+    "My invoice is wrong": ("money", "no"),
+    "I can't log in": ("account", "yes"),
+    "How do I log in?": ("account", "no"),
+}
+
+
+def flat(ran: Ran) -> str:
+    """Its errors in one line."""
+    return " ".join(ran.err.split())
+
+
+def answer(topic: str, urgent: str) -> str:
+    return f"topic: {topic}\nurgent: {urgent}"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A built project with a bundle of the linear baseline, whose server was checked."""
+    folder = tmp_path_factory.mktemp("standalone")
+    (folder / ".git").mkdir()
+    rows: list[dict[str, Any]] = [
+        {
+            "messages": [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": answer(*labels)},
+            ]
+        }
+        for text, labels in TEXTS.items()
+    ]
+    rows.append({
+        "messages": [
+            {"role": "system", "content": "Name the topic."},
+            {"role": "user", "content": "My invoice"},
+            {"role": "assistant", "content": "What about it?"},
+            {"role": "user", "content": "is wrong – 5 µ"},
+            {"role": "assistant", "content": answer("money", "no")},
+        ]
+    })  # fmt: skip
+    project = Project(folder)
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    project.write({"recipe.yaml": RECIPE + SHIPPED, "rows.jsonl": lines})
+    ran = project.run("build")
+    assert ran.code == 0, ran.err
+    return project
+
+
+def test_the_check_says_what_it_compares(project: Project) -> None:
+    report = json.loads(project.here("show", "served", "--json").out)["metrics"]
+    assert report["details"]["headline"] == ["accuracy", "answers"]
+    assert report["scores"]["linear"]["answers"] == 1.0
+    assert "prompts" not in report["scores"]["linear"]
+    tables = {table["title"]: table["rows"] for table in report["details"]["tables"]}
+    assert [row[0] for row in tables["Not checked"]] == ["prompts"]
+
+
+def test_the_server_of_an_exported_bundle_needs_no_finery(project: Project) -> None:
+    folder = project.folder / "copy"
+    assert project.here("export", "ship", str(folder)).code == 0
+    assert (folder / "requirements.txt").read_text().startswith("numpy==")
+    files = sorted(path.name for path in folder.iterdir())
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('finery', 'finery_baseline', 'sklearn', 'scipy')))\n"
+        "import server\n"
+        "answer = server.Server('127.0.0.1', 0, '', '').answer\n"
+        "print(answer('It was charged twice'))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-B", "-c", code], cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.stdout.strip() == answer("money", "yes"), ran.stderr
+    assert sorted(path.name for path in folder.iterdir()) == files
+    open_to_all = {**os.environ, "SERVE_HOST": "0.0.0.0", "PYTHON": sys.executable}
+    ran = subprocess.run(
+        ["sh", str(folder / "run.sh")], env=open_to_all, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert "set SERVE_KEY" in ran.stderr
+
+
+def test_the_server_answers_clients(project: Project) -> None:
+    pytest.importorskip("openai")
+    with served(project, "ship", "--port", "0", "--host", "127.0.0.2") as (client, facts, _):
+        assert facts["model"] == client.get("/v1/models")["data"][0]["id"] == "tickets"
+        body = {"messages": [{"role": "user", "content": "I can't log in"}]}
+        made = client.post("/v1/chat/completions", body)["choices"][0]
+        assert made["message"]["content"] == answer("account", "yes")
+        (event,) = client.stream("/v1/chat/completions", body)
+        assert event["choices"][0]["delta"]["content"] == answer("account", "yes")
+        refused: list[dict[str, Any]] = [{}, {"messages": []}, {"messages": "Hello"}]
+        for wrong in refused:
+            with pytest.raises(Exception, match="`messages` must be a list"):
+                client.post("/v1/chat/completions", wrong)
+        with pytest.raises(Exception, match="invalid API key"):
+            type(client)(client.address).post("/v1/chat/completions", body)
+        script = project.folder / "build/t/ship/client.py"
+        environment = {**os.environ, "BASE_URL": facts["api"], "SERVE_KEY": facts["key"]}
+        ran = subprocess.run(
+            [sys.executable, str(script)], env=environment, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert ran.stdout.strip() == answer("money", "yes"), ran.stderr
+
+
+def test_finery_chat_talks_to_the_bundle(project: Project) -> None:
+    process = project.start("chat", "ship", stdin=subprocess.PIPE)
+    out, err = process.communicate("I can't log in\n", timeout=120)
+    assert answer("account", "yes") in out, err
+
+
+@pytest.mark.parametrize("messages", [
+    [{"role": "user", "content": "a"}],
+    [{"role": "system", "content": "s"}],
+    [{"role": "system", "content": "s"}, {"role": "user", "content": [{"text": "ü\n"}]}],
+    [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}],
+])  # fmt: skip
+def test_the_server_reads_the_text_that_the_engine_reads(messages: list[dict[str, Any]]) -> None:
+    assert text_of(messages) == question(messages)
+
+
+def test_a_model_that_can_be_shipped_names_the_line_for_the_recipe(project: Project) -> None:
+    project.edit("recipe.yaml", SHIPPED, "")
+    ran = project.here("serve", "linear")
+    project.edit("recipe.yaml", RECIPE, RECIPE + SHIPPED)
+    assert ran.code == 2
+    assert "linear-server: {use: serve.bundle, model: linear, name: linear}" in flat(ran)
+    assert "serve its export: finery serve ship" in flat(project.here("serve", "linear"))
+
+
+@pytest.mark.parametrize(("step", "words"), [
+    ("gguf.export, model: linear", "ship it with serve.bundle: add linear-server: {use:"),
+    ("gguf.export, model: prompted", "name the model that it prompts"),
+    ("llama.bundle, gguf: linear, name: x", "llama.bundle expects a GGUF, but 'linear'"),
+    ("ollama.modelfile, gguf: remote, name: x", "a server already answers for it"),
+    ("vllm.bundle, models: [majority]", "it can't be shipped"),
+    ("serve.bundle, model: majority, name: x", "such as one of baseline.linear"),
+    ("hub.push, models: [remote], repo: a/b", "'remote' has no files to push"),
+    ("hub.push, models: [linear], repo: a/b, merge: true", "`merge` needs an adapter"),
+])  # fmt: skip
+def test_exports_that_cannot_work_are_refused_before_a_build(
+    tmp_path: Path, step: str, words: str
+) -> None:
+    project = Project(tmp_path)
+    project.write({"recipe.yaml": f"{RECIPE}export:\n  x: {{use: {step}}}\n", "rows.jsonl": ""})
+    for command in ("check", "plan"):
+        ran = project.here(command)
+        assert ran.code == 2
+        assert words in flat(ran)
+        assert ran.err.startswith("recipe.yaml:11:")
+
+
+class Limited(Client):
+    """A client whose server fails after some requests. left: how many."""
+
+    left = 2
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        if not self.left:
+            raise StepError("the server doesn't answer")
+        self.left -= 1
+        return super().post(path, body)
+
+
+def test_answers_survive_an_interruption(project: Project, tmp_path: Path) -> None:
+    bundle = open_built("ship", project.folder / "recipe.yaml", []).artifact
+    asked = [Asked(text, [{"role": "user", "content": text}], None) for text in TEXTS]
+    file = tmp_path / "served.jsonl"
+    with serve_bundle(bundle, Serving(name="tickets")) as running:
+        client = Limited(running.address)
+
+        def ask(**settings: Any) -> list[str]:
+            answers = answers_of(client, asked, settings, 1, lambda done: None, file)
+            return [completion.text for completion in answers]
+
+        with pytest.raises(StepError, match="has no answer"):
+            ask()
+        with file.open("ab") as lines:
+            lines.write(b'\n["cut o')  # as by a kill
+        client.left = len(TEXTS) - 2
+        assert ask() == [answer(*labels) for labels in TEXTS.values()]
+        assert client.left == 0
+        with pytest.raises(StepError, match="has no answer"):
+            ask(max_tokens=1)  # another request
+
+
+def test_a_served_answer_that_differs_is_a_fault() -> None:
+    assert answer_fault(["a", "b"], ["a", "b"]) is None
+    fault = answer_fault(["a", "x", "y"], ["a", "b", "c"])
+    assert fault is not None
+    assert (fault.kind, fault.what[:6]) == ("answers", "2 of 3")

@@ -71,6 +71,7 @@ def test_a_compiled_module(package: Path, inside: str, suffix: str) -> None:
         # of what is given to a library
         ("def a(): '''{}'''", "outer.tool(help.a)"),
         ("def a(x: '{}'): ...", "job.agent(tools=[help.a])"),
+        ("def a(x: '{}'): ...", "len(outer.agent(help.a))"),
         ("def a() -> '{}': ...\nTOOLS = {{'a': a}}", "help.TOOLS"),
         ("class A:\n    def f(self): '''{}'''", "outer.tool(help.A.f)"),
         (

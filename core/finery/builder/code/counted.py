@@ -9,7 +9,7 @@ The text of other exceptions stays, since code that catches one may write it int
 import ast
 import builtins
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeGuard, TypeVar
 
 from finery.builder.code.bindings import (
@@ -18,6 +18,7 @@ from finery.builder.code.bindings import (
     bound_by_import,
     chain,
     names_bound_by,
+    walk,
 )
 from finery.builder.code.effects import is_plain
 
@@ -47,6 +48,13 @@ JOBS = frozenset({"job", "_job"})
 JOB_TYPES = frozenset({
     "finery.EngineJob", "finery.Job", "finery.inference.engine.EngineJob", "finery.step.job.Job",
 })  # fmt: skip
+QUIET = frozenset({
+    "inspect.signature",
+    *(f"builtins.{name}" for name in (
+        "filter", "isinstance", "issubclass", "len", "map", "max", "min", "sorted",
+    )),
+})  # fmt: skip
+"""Functions that only call or compare what they get, as those of `finery` and `msgspec` do."""
 TELLING = frozenset({"log", "progress"})
 """Methods of a job that only show text."""
 TEXTS = frozenset({
@@ -238,3 +246,52 @@ def _is_one(function: ast.expr, of: frozenset[str], names: Bindings) -> bool:
     """Whether a function is one of those with these full names."""
     sources = names.sources(chain(function))
     return bool(sources) and sources <= of
+
+
+# -- texts that count if other code may read them --------------------------------------------------
+
+
+def texts_in(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, text) of a docstring or an annotation."""
+    match node:
+        case ast.Expr(value=ast.Constant(value=str(text))):
+            yield node.lineno, text
+        case (
+            ast.arg(annotation=ast.expr() as hint)
+            | ast.FunctionDef(returns=ast.expr() as hint)
+            | ast.AsyncFunctionDef(returns=ast.expr() as hint)
+        ):
+            yield hint.lineno, ast.dump(hint)
+
+
+def values_in(nodes: Iterable[ast.AST], names: Bindings) -> dict[int, str]:
+    """Node → name or `.attribute` of each value that code may hand to code which reads docstrings.
+
+    Not of what is only called, raised, caught, derived from, or given to functions in `QUIET`.
+    """
+    values: dict[int, str] = {}
+    used: set[int] = set()
+    for node in nodes:
+        rest: list[ast.expr | ast.keyword | None] = []
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                values[id(node)] = name
+            case ast.Attribute(attr=name, ctx=ast.Load()):
+                values[id(node)] = f".{name}"
+            case ast.Call(func=function, args=args, keywords=keywords):
+                used.add(id(function))
+                sources = names.sources(chain(function))
+                if sources and all(s.startswith(("finery.", "msgspec.")) for s in sources - QUIET):
+                    rest += [*args, *keywords]
+            case ast.ClassDef(bases=bases, decorator_list=decorators):
+                rest += [each for each in (*bases, *decorators) if not isinstance(each, ast.Call)]
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                rest += [d for d in node.decorator_list if not isinstance(d, ast.Call)]
+                rest.append(node.returns)
+            case ast.arg(annotation=hint) | ast.AnnAssign(annotation=hint):
+                rest.append(hint)
+            case ast.ExceptHandler(type=kind) | ast.Raise(exc=kind) | ast.MatchClass(cls=kind):
+                rest.append(kind)
+        direct = walk(filter(None, rest), without=(ast.Call, ast.List, ast.Dict))
+        used.update(map(id, direct))
+    return {node: name for node, name in values.items() if node not in used}

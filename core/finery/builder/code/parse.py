@@ -22,7 +22,7 @@ from finery.builder.code.bindings import (
     defaults,
     walk,
 )
-from finery.builder.code.counted import counted
+from finery.builder.code.counted import counted, texts_in, values_in
 from finery.builder.code.effects import Effects, is_property, plain_names
 from finery.builder.code.units import (
     CALLED,
@@ -49,13 +49,6 @@ NAMESPACES = frozenset({"__globals__", "f_globals", "f_locals"})
 """Attributes with the names of a module, perhaps of another file."""
 UNFOLLOWED = frozenset({"eval", "exec", "globals"})
 """Builtins that read definitions in ways that can't be followed."""
-QUIET = frozenset({
-    "inspect.signature",
-    *(f"builtins.{name}" for name in (
-        "filter", "isinstance", "issubclass", "len", "map", "max", "min", "sorted",
-    )),
-})  # fmt: skip
-"""Functions that only call or compare what they get, as those of `finery` and `msgspec` do."""
 INSPECTING = frozenset({
     "TypeAdapter", "__annotations__", "__doc__", "__finery_fields__", "findsource",
     "get_annotations", "get_json_schema", "get_type_hints", "getcomments", "getdoc",
@@ -88,55 +81,10 @@ def parse_file(path: str | Path) -> Parsed:
     declared = (node for node in nodes if isinstance(node, ast.Global))
     outside = Bindings([*walk([tree], without=FUNCTION_SCOPES), *declared])
     anywhere = Bindings(nodes)
-    texts = sorted(text for node in nodes for text in _texts_in(node))
-    values = _values_in(nodes, anywhere)
+    texts = sorted(text for node in nodes for text in texts_in(node))
+    values = values_in(nodes, anywhere)
     tree = counted(tree, nodes, outside, anywhere)
     return _Module(tree, outside, texts, values).parsed(typing, _digest(source))
-
-
-def _texts_in(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, text) of a docstring or an annotation."""
-    match node:
-        case ast.Expr(value=ast.Constant(value=str(text))):
-            yield node.lineno, text
-        case (
-            ast.arg(annotation=ast.expr() as hint)
-            | ast.FunctionDef(returns=ast.expr() as hint)
-            | ast.AsyncFunctionDef(returns=ast.expr() as hint)
-        ):
-            yield hint.lineno, ast.dump(hint)
-
-
-def _values_in(nodes: Iterable[ast.AST], names: Bindings) -> dict[int, str]:
-    """Node → name or `.attribute` of each value that code may hand to code which reads docstrings.
-
-    Not of what is only called, raised, caught, derived from, or given to functions in `QUIET`.
-    """
-    values: dict[int, str] = {}
-    used: set[int] = set()
-    for node in nodes:
-        rest: list[ast.expr | ast.keyword | None] = []
-        match node:
-            case ast.Name(id=name, ctx=ast.Load()):
-                values[id(node)] = name
-            case ast.Attribute(attr=name, ctx=ast.Load()):
-                values[id(node)] = f".{name}"
-            case ast.Call(func=function, args=args, keywords=keywords):
-                used.add(id(function))
-                sources = names.sources(chain(function))
-                if sources and all(s.startswith(("finery.", "msgspec.")) for s in sources - QUIET):
-                    rest += [*args, *keywords]
-            case ast.ClassDef(bases=bases, decorator_list=decorators):
-                rest += [each for each in (*bases, *decorators) if not isinstance(each, ast.Call)]
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                rest += [d for d in node.decorator_list if not isinstance(d, ast.Call)]
-                rest.append(node.returns)
-            case ast.arg(annotation=hint) | ast.AnnAssign(annotation=hint):
-                rest.append(hint)
-            case ast.ExceptHandler(type=kind) | ast.Raise(exc=kind) | ast.MatchClass(cls=kind):
-                rest.append(kind)
-        used.update(id(inner) for each in rest if each is not None for inner in ast.walk(each))
-    return {node: name for node, name in values.items() if node not in used}
 
 
 class _Module:
@@ -146,9 +94,9 @@ class _Module:
         self, tree: ast.Module, names: Bindings, texts: list[tuple[int, str]],
         values: Mapping[int, str],
     ) -> None:  # fmt: skip
-        """names: what the module binds outside of functions. texts: see `_texts_in`, sorted.
+        """names: what the module binds outside of functions. texts: see `texts_in`, sorted.
 
-        values: see `_values_in`.
+        values: see `values_in`.
         """
         self._lines = [line for line, _ in texts]
         self._texts = [text for _, text in texts]
@@ -308,7 +256,7 @@ class _Reader:
     """Collects the names that code reads and that aren't local to it, and its imports."""
 
     def __init__(self, sources: Mapping[str, str], values: Mapping[int, str]) -> None:
-        """sources: name → what the module imports it from. values: see `_values_in`."""
+        """sources: name → what the module imports it from. values: see `values_in`."""
         self._sources = sources
         self._values = values
         self.reads: dict[str, None] = {}

@@ -80,6 +80,7 @@ def test_a_compiled_module(package: Path, inside: str, suffix: str) -> None:
         ),
         ("def a():\n    def b(x: '{}'): ...\n    return outer.tool(b)", "help.a()"),
         ("def a(): '''{}'''", "help.a.__code__.co_consts"),
+        ("def a(): '''{}'''", "outer.tool(getattr(help, job))"),
         ("a = functools.singledispatch(max)\ndef b(x: '{}'): ...\na.register(b)", "help.a(1)"),
         # of what isn't finery's job or error
         ("def a(job): job.log('{}')", "help.a([])"),

@@ -49,7 +49,7 @@ class Node(NamedTuple):
     Or `WHOLE`, all of the file; `EXECUTES`, what it executes when it is imported; `INSIDE`, all
     imported modules of the package; of all imported files, `SUBCLASSES`, `EVERYWHERE`, all of them,
     and `TEXT`, their text; `.check`, a method in `OUTSIDE_KEYS`, of all step types; `=cut`, the
-    docstrings and annotations of `cut`.
+    docstrings and annotations of `cut`; `=`, of all definitions.
     """
 
     place: Place
@@ -219,7 +219,7 @@ class Names:
             for alias, target in () if piece.outside else piece.imports:
                 if alias != EXECUTES:
                     for end in self._imported_by(place, target.removesuffix(":*"), ()):
-                        if not isinstance(end, str):
+                        if not isinstance(end, str) and end.unit != PASSED:
                             yield end
 
     def derived(self, place: Place) -> Iterator[Node]:
@@ -252,7 +252,7 @@ class Names:
         """
         key = place.path, (*sorted(pieces),), (*sorted(passed),)
         if key not in self._digests:
-            read = tuple(f"{name}." for name in key[2])
+            read = tuple(name and f"{name}." for name in key[2])
             counted = [
                 (piece.name, piece.digest + piece.text * f"{piece.name}.".startswith(read))
                 for piece in (self.read(place.path).pieces[index] for index in key[1])
@@ -417,8 +417,9 @@ class Names:
 
 def _passed_on(place: Place) -> list[End]:
     """A module as a value, of which code may read anything."""
-    return [Node(place, WHOLE), *([Node(place, INSIDE)] if place.is_package else [])]
+    inside = [Node(place, INSIDE)] if place.is_package else []
+    return [Node(place, WHOLE), Node(place, PASSED), *inside]
 
 
 def _is_whole(end: End) -> bool:
-    return isinstance(end, Node) and end.unit in (INSIDE, WHOLE)
+    return isinstance(end, Node) and end.unit in (INSIDE, PASSED, WHOLE)

@@ -291,6 +291,28 @@ def test_a_file_changed_or_removed_during_its_step_is_not_published(project: Mak
     assert t.ran() == ["a"]
 
 
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_folder_swapped_and_swapped_back_during_a_step_is_noticed(
+    project: MakeProject, is_link: bool
+) -> None:
+    steps = LIGHT_STEPS.read_text()
+    t = project({
+        "steps.py": steps.replace('count("source")', "exec(os.environ.get('MEDDLE', ''))"),
+        "data/rows.txt": "one", "other/rows.txt": "two",
+        "recipe.yaml": recipe({"a": {"use": "steps.source", "path": "data/rows.txt"}}),
+    })  # fmt: skip
+    if is_link:
+        (t.folder / "data").rename(t.folder / "first")
+        (t.folder / "data").symlink_to("first")
+    swaps = [("data", "kept"), ("other", "data"), ("data", "other"), ("kept", "data")]
+    t.env["MEDDLE"] = "\n".join(f"os.rename({old!r}, {new!r})" for old, new in swaps)
+    code, _, err = t.run("build")
+    assert code == 1
+    assert "moved while the step was reading from it: data" in err
+    t.env["MEDDLE"] = "open('data/other.txt', 'w').close()"
+    assert t.ran() == ["a"]
+
+
 SECRET = "sk-very-secret-0123456789"
 
 

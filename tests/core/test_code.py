@@ -18,7 +18,7 @@ from finery.errors import PluginError
 
 STEP = '''
 from typing import NamedTuple
-from finery import DataError, Step, StepError, setting
+from finery import DataError, Job, Step, StepError, setting
 
 LIMIT: int = 3
 
@@ -62,8 +62,8 @@ def test_a_file_that_is_no_python_counts_by_its_bytes(tmp_path: Path) -> None:
         ("return 1 + 2", "return (  # three\n            1\n            + 2\n        )"),
         ('"""X."""', '"""Something else."""'),
         ('"""How large."""', '"""How large it is."""'),
-        ("job: Job) -> Dataset", 'job: "finery.Job") -> "Dataset"'),
-        ("job: Job) -> Dataset", "job)"),
+        ("job: Job) -> Dataset", 'job: "Job") -> "Dataset"'),
+        ("job: Job) -> Dataset", "job: Job)"),
         ("no rows in {self.size}", "nothing at all in '{self.size}'"),
         ("add some", "add some, or take the step out"),
         ("rows of {", "rows found, of {"),
@@ -94,6 +94,7 @@ def test_what_cannot_change_an_output_is_no_code(tmp_path: Path, old: str, new: 
         ("StepError(f", "DataError(f"),
         ("if not rows", "if rows"),
         ("self.job.log(f", "self.log(f"),
+        ("job: Job)", "job)"),  # which may be of another class, and keep what it logs
         ("assert rows", "assert not rows"),
     ],
 )
@@ -123,6 +124,9 @@ def test_every_other_change_is_code(tmp_path: Path, old: str, new: str) -> None:
         # What isn't a job's log may do anything with a text.
         ('report.log("{}")', "text"),
         ('job.write("{}")', "text"),
+        ('def f(job):\n    job.log("{}")', "text"),
+        ('from finery import Job\ndef f(job: Job):\n    job = Kept()\n    job.log("{}")', "text"),
+        ('from own import Job\ndef f(job: Job):\n    job.log("{}")', "text"),
         # A decorator may read annotations and docstrings.
         ('from own import cache\n@cache\ndef f(x: "{}"): ...', "int"),
         ('def cache(f): ...\n@cache\ndef f(x: "{}"): ...', "int"),
@@ -152,7 +156,7 @@ def test_a_name_that_is_only_declared_is_local_to_its_function(tmp_path: Path) -
 
 def test_a_file_is_taken_apart_into_functions(tmp_path: Path) -> None:
     before = dict(digest(tmp_path, STEP))
-    imports = ["NamedTuple", "DataError", "Step", "StepError", "setting"]
+    imports = ["NamedTuple", "DataError", "Job", "Step", "StepError", "setting"]
     assert [*before] == [*imports, "LIMIT", "X", "X.(seeded)", "X.size", "X.run"]
     after = dict(digest(tmp_path, STEP.replace("1 + 2", "3") + "def more(): ...\n"))
     assert {name for name in after if after[name] != before.get(name)} == {"X.run", "more"}

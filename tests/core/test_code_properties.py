@@ -80,6 +80,9 @@ KINDS = {
     ],
     "$x.__doc__": ["def $x(): '$N'", "class $x: '$N'"],
     "$x.__annotations__": ["def $x(y: '$N'): pass", "def $x(y: '$N') -> $N: '$N'"],
+    "__import__('pydoc').render_doc($x)": [
+        "def $x(): '$N'", "def $x(y: $N) -> $N: pass", "class $x:\n    def m(self, y: $N): '$N'",
+    ],
     "$x().m()": [
         "class $x:\n    v = $N\n    def m(self): return (self.v, $N, $R)",
         "class $x_b:\n    def m(self): return ($N, self.n())\n    def n(self): return $N\n"

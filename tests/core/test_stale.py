@@ -117,6 +117,34 @@ def test_a_helper_found_by_pythonpath_is_in_the_key(project: MakeProject, tmp_pa
     assert prompts(t) == ["one"]
 
 
+LINKED = "import sys, pathlib; sys.path.append(str(pathlib.Path(__file__).resolve().parent))\n"
+
+
+@pytest.mark.parametrize("how", ["PYTHONPATH", "sys.path", "link"])
+def test_a_helper_outside_the_project_is_in_the_key(
+    project: MakeProject, tmp_path_factory: pytest.TempPathFactory, how: str
+) -> None:
+    lib = tmp_path_factory.mktemp("lib")
+    (lib / "outer.py").write_text(HELPER)
+    changes_path = f"import sys; sys.path.append({str(lib)!r})\n"
+    imports = {"PYTHONPATH": "", "sys.path": changes_path, "link": LINKED}[how]
+
+    def outside(files: Mapping[str, str]) -> Project:
+        t = project(files)
+        if how == "PYTHONPATH":
+            t.env["PYTHONPATH"] = f"{lib}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        if how == "link":
+            (lib / "own.py").write_text((t.folder / "own.py").read_text())
+            (t.folder / "own.py").unlink()
+            (t.folder / "own.py").symlink_to(lib / "own.py")
+        return t
+
+    t = make(outside, imports, "from outer import change")
+    t.edit(str(lib / "outer.py"), "line.strip()", "line.strip().lower()")
+    assert t.ran() == ["a", "m"]
+    assert prompts(t) == ["one"]
+
+
 def test_a_helper_beside_a_plugin_file_in_another_folder_is_in_the_key(
     project: MakeProject,
 ) -> None:
@@ -254,6 +282,20 @@ def test_what_a_wrapper_is_made_with_is_in_the_key(project: MakeProject) -> None
 def test_a_wrapper_that_only_watches_stays_out_of_keys(project: MakeProject) -> None:
     t = wrapped(project, WRAPPER.replace("@hookimpl", "@outside_key\n@hookimpl"))
     t.edit("around_steps.py", "first", "second")
+    assert t.ran() == []
+
+
+def test_what_a_plugin_file_changes_in_other_modules_is_in_all_keys(project: MakeProject) -> None:
+    patch = "import helper\ndef replaced(line): return 'first'\nhelper.change = replaced\n"
+    t = make(project, f"{FOLDER}import helper", "change = helper.change", helper=HELPER)
+    t.write({"patch.py": patch})
+    t.edit("recipe.yaml", "[./own.py]", "[./own.py, ./patch.py]")
+    assert t.ran() == ["a", "m"]
+    assert prompts(t) == ["first"]
+    t.edit("patch.py", "first", "second")
+    assert t.ran() == ["a", "m"]
+    assert prompts(t) == ["second"]
+    t.edit("patch.py", "import helper", "import helper\ndef unused(): ...")
     assert t.ran() == []
 
 

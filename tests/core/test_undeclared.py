@@ -134,6 +134,18 @@ def test_code_beside_the_recipe_that_no_key_has_is_named(
     ]
 
 
+def test_code_from_a_folder_that_only_run_adds_to_the_path_is_named(
+    project: MakeProject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    lib = tmp_path_factory.mktemp("lib")
+    (lib / "outer.py").write_text("X = 1\n")
+    t = project(files(f"sys.path.append({str(lib)!r}); import outer", a={}, b={"tag": 1}))
+    assert [(step, text.split(",")[0]) for step, text in notes(t)] == [
+        ("a", f"imports {lib}/outer.py"),
+        ("b", f"imports {lib}/outer.py"),
+    ]
+
+
 def test_code_that_cannot_change_an_output_is_not_named(project: MakeProject) -> None:
     t = project(files(f"assert {IMPORT}.Places"))
     t.write({"lib/hidden.py": "from finery import Traceable\nclass Places(Traceable): ...\n"})

@@ -63,7 +63,7 @@ def task_of(
         gpu_names=node.gpus,
         project=str(project),
         recipe=str(graph.recipe.folder.absolute()),
-        code=[p for p in map(str, paths) if p.startswith(f"{project}/")],
+        code=[*map(str, paths)],
     )
 
 

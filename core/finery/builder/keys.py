@@ -26,7 +26,7 @@ from finery.util.installed import version_of
 from finery.util.text import shortened, some_of
 
 FORMAT_PART = "key format"
-FORMAT = 3
+FORMAT = 4
 """Stands for finery's own code except the kit, whose files are parts. Bump it when a change of that
 code changes outputs, or the meaning of parts."""
 

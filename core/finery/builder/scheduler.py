@@ -27,8 +27,8 @@ from finery.step.step import Step
 from finery.store.database import Store
 from finery.store.links import check_outputs_folder, prune_links
 from finery.util.events import Event, Listener, happened, new_run_id
-from finery.util.files import FileState, file_state
-from finery.util.paths import project_folder
+from finery.util.files import FileState, file_state, folder_state, is_moved
+from finery.util.paths import project_folder, shown
 from finery.util.text import counted
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class Build:
         self._ready = [n for n in reversed(graph.nodes) if self._waiting[n] == 0]
         self._queues: dict[bool, dict[str, StepPlan]] = {False: {}, True: {}}
         self._running: dict[str, StepPlan] = {}
-        self._states: dict[str, dict[Path, FileState]] = {}  # of their outside files
+        self._states: dict[str, dict[Path, FileState]] = {}  # of outside files and their folders
         self._locked: dict[str, StepPlan] = {}
         self._elsewhere: set[str] = set()  # keys that another build was building
         self._dollars: dict[str, float] = {}  # that running steps spent
@@ -283,7 +283,12 @@ class Build:
             self.store.unlock(plan.key)
             raise
         paths = [path for files in plan.files.values() for _, path in files]
+        recipe = self.graph.recipe.path.absolute()
+        folders = {f for p in {path.parent for path in paths} for f in (p, *p.parents)}
         self._states[node.name] = {path: file_state(str(path)) for path in paths}
+        self._states[node.name] |= {
+            f: folder_state(str(f)) for f in folders.difference(recipe.parents)
+        }
         self._running[node.name] = plan
         try:
             self._emit("step_started", step=node.name, use=node.use, reason=plan.reason)
@@ -422,6 +427,11 @@ class Build:
                     raise StepError(
                         f"changed while the step was reading it: {name}", fix="build again"
                     )
+        for folder in before.keys() - {path for files in plan.files.values() for _, path in files}:
+            if is_moved(before[folder], folder_state(str(folder))):
+                raise StepError(
+                    f"moved while the step was reading from it: {shown(folder)}", fix="build again"
+                )
 
     def _ended(self, plan: StepPlan) -> None:
         """Handle the end of a step without outputs."""

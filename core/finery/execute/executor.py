@@ -73,8 +73,8 @@ class Task(msgspec.Struct):
     isolated: whether it needs its own process. gpus: how many GPUs it uses, if the machine has
         them. gpu_names: numbers and UUIDs of those that it may use; empty: any.
     provenance: how its inputs were made, if it wants to know.
-    project, recipe: the project folder and the recipe's folder in it. code: files in the project
-        folder that are in the step's key.
+    project, recipe: the project folder and the recipe's folder in it. code: files that are in
+        the step's key.
     """
 
     step: str

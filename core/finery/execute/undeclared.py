@@ -25,6 +25,7 @@ from finery.errors import FineryError
 from finery.execute.executor import Noted, Task
 from finery.plugin.discovery import load_file
 from finery.plugin.manager import Plugins
+from finery.util.installed import distributions
 
 NAME = "undeclared-read"
 MOST = 10
@@ -202,6 +203,7 @@ def _scope(project: str, store: str, plugins: Plugins | None = None) -> Scope:
     folders = {_slash(project), _slash(os.path.realpath(project))}
     packages = [p.module.__file__ or "" for p in plugins.plugins if not p.path] if plugins else []
     finery = os.path.dirname(os.path.dirname(__file__))
+    installed = [os.path.dirname(each.folder) for each in distributions().values()]
     own = [
         store,
         finery,
@@ -210,11 +212,11 @@ def _scope(project: str, store: str, plugins: Plugins | None = None) -> Scope:
         os.path.dirname(os.__file__),
         site.getusersitepackages(),
         *site.getsitepackages(),
+        *installed,
         *map(os.path.dirname, packages),
     ]
     known = {_slash(p) for path in own for p in (path, os.path.realpath(path))} - folders
-    inside = tuple(folders)
-    return Scope(inside, tuple(path for path in known if path.startswith(inside)))
+    return Scope(tuple(folders), tuple(known))
 
 
 def _slash(folder: str) -> str:
@@ -259,39 +261,42 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 _imported: dict[str, set[str]] = {}
-"""Step type → files of modules in recipes' folders that were imported while such a step ran.
+"""Step type → files of modules that were imported while such a step ran, without installed ones.
 
 They are already imported for the next step of that type."""
 
 
 def _unkeyed(task: Task, plugins: Plugins, scope: Scope, before: Collection[str]) -> list[str]:
-    """Files of modules in the recipe's folder that the step uses, but that aren't in its key."""
-    folder, imported = _slash(task.recipe), _imported.setdefault(task.use, set())
+    """Files of modules that the step uses, but that are neither in its key nor installed.
+
+    Of a step type from a plugin file, those in folders of `sys.path`; of others, those in the
+    recipe's folder.
+    """
+    is_file = any(plugins.step_types[use][1].path for use in _uses(task))
+    folders = [task.recipe, *(map(os.path.abspath, sys.path) if is_file else ())]
+    code, imported = (
+        Scope((*map(_slash, folders),), scope.known),
+        _imported.setdefault(task.use, set()),
+    )
     if len(sys.modules) != len(before):
-        imported |= _under(folder, sys.modules.keys() - before)
+        imported |= _within(code, sys.modules.keys() - before)
     types = [plugins.step_type(use) for use in _uses(task)]
-    used = imported.union(*(_reached(cls, folder) for cls in types))
+    used = imported.union(*(_reached(cls, code) for cls in types))
     specs = (value for cls in types for value in msgspec.structs.astuple(cls.__spec__))
     interfaces = (v.partition(":")[0] for v in specs if isinstance(v, str) and ":" in v)
-    aside = _under(folder, interfaces)
-    return [
-        path
-        for path in sorted(used.difference(task.code, task.plugins, aside))
-        if path.startswith(folder) and not path.startswith(scope.known)
-    ]
+    return sorted(used.difference(task.code, task.plugins, _within(code, interfaces)))
 
 
 @lru_cache(maxsize=256)
-def _reached(cls: type, folder: str) -> frozenset[str]:
-    """Files in a folder of the modules that a class's module uses through its globals."""
+def _reached(cls: type, code: Scope) -> frozenset[str]:
+    """Files in a scope of the modules that a class's module uses through its globals."""
     reached: set[str] = set()
     rest = [cls.__module__]
     while rest:
         name = rest.pop()
-        file = _file_of(name)
-        if file is None or file in reached or not file.startswith(folder):
+        if not (found := _within(code, [name]) - reached):
             continue
-        reached.add(file)
+        reached |= found
         for value in vars(sys.modules[name]).values():
             if isinstance(value, ModuleType):
                 rest.append(value.__name__)
@@ -300,9 +305,10 @@ def _reached(cls: type, folder: str) -> frozenset[str]:
     return frozenset(reached)
 
 
-def _under(folder: str, names: Iterable[str]) -> set[str]:
-    """Files of those modules that are in a folder."""
-    return {file for name in names if (file := _file_of(name)) and file.startswith(folder)}
+def _within(code: Scope, names: Iterable[str]) -> set[str]:
+    """Files of those modules that are in a scope."""
+    files = {file for name in names if (file := _file_of(name))}
+    return {f for f in files if f.startswith(code.folders) and not f.startswith(code.known)}
 
 
 def _file_of(name: str) -> str | None:

@@ -48,6 +48,25 @@ def file_state(path: str, folder: int | None = None) -> FileState:
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
+def folder_state(folder: str) -> FileState:
+    """Like `file_state`, of a folder or of the link to one, with its mode in place of the size."""
+    try:
+        s = os.lstat(folder)
+    except OSError:
+        return ABSENT
+    return s.st_dev, s.st_ino, s.st_mode, s.st_mtime_ns, s.st_ctime_ns
+
+
+def is_moved(before: FileState, after: FileState) -> bool:
+    """Whether a folder, or the link to one, was moved or replaced between two `folder_state`.
+
+    Moving it changes only its ctime. What is added to it changes its mtime, too.
+    """
+    if before[:3] != after[:3] or stat.S_ISLNK(after[2]):
+        return before != after
+    return before[3] == after[3] and before[4] != after[4]
+
+
 def copy_file(
     source: Path, target: Path, progress: Callable[[int], object] = lambda count: None
 ) -> None:

@@ -225,7 +225,7 @@ def is_plain(decorator: ast.expr, names: Bindings) -> bool:
             values = names.values(name)
             return bool(values) and all(
                 isinstance(value, ast.FunctionDef)
-                and all(_is_property(d, names) for d in value.decorator_list)
+                and all(is_property(d, names) for d in value.decorator_list)
                 and value.decorator_list
                 for value in values
             )
@@ -233,9 +233,11 @@ def is_plain(decorator: ast.expr, names: Bindings) -> bool:
     return bool(sources) and sources <= PLAIN_DECORATORS
 
 
-def _is_property(decorator: ast.expr, names: Bindings) -> bool:
+def is_property(decorator: ast.expr, names: Bindings) -> bool:
+    """Whether a decorator makes a property, or changes one."""
     accesses = isinstance(decorator, ast.Attribute) and decorator.attr in ACCESSORS
-    return accesses or names.sources(chain(decorator)) == {"builtins.property"}
+    sources = names.sources(chain(decorator))
+    return accesses or sources in ({"builtins.property"}, {"functools.cached_property"})
 
 
 def plain_names(node: ast.stmt) -> list[str]:

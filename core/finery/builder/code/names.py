@@ -18,6 +18,7 @@ from finery.builder.code.units import (
     EVERYWHERE,
     EXECUTES,
     ON_IMPORT,
+    PASSED,
     STAR,
     TEXT,
     WHOLE,
@@ -47,7 +48,8 @@ class Node(NamedTuple):
 
     Or `WHOLE`, all of the file; `EXECUTES`, what it executes when it is imported; `INSIDE`, all
     imported modules of the package; of all imported files, `SUBCLASSES`, `EVERYWHERE`, all of them,
-    and `TEXT`, their text; `.check`, a method in `OUTSIDE_KEYS`, of all step types.
+    and `TEXT`, their text; `.check`, a method in `OUTSIDE_KEYS`, of all step types; `=cut`, the
+    docstrings and annotations of `cut`; `=`, of all definitions.
     """
 
     place: Place
@@ -58,6 +60,7 @@ End = Node | str
 """What a name refers to; text if it isn't followed, e.g. `json.dumps`."""
 Edge = tuple[str, Node]
 """The piece of a definition that needs something, and what it needs."""
+Digests = tuple[str, dict[str, str]]
 
 
 class Names:
@@ -77,7 +80,7 @@ class Names:
         self._orders: dict[str, list[str]] = {}
         self._busy: set[tuple[str, str]] = set()
         self._steps: dict[tuple[str, str], bool] = {}
-        self._digests: dict[tuple[str, tuple[int, ...]], tuple[str, dict[str, str]]] = {}
+        self._digests: dict[tuple[str, tuple[int, ...], tuple[str, ...]], Digests] = {}
 
     # -- what needs what ---------------------------------------------------------------------------
 
@@ -90,7 +93,10 @@ class Names:
 
     def _edges_of(self, node: Node) -> Iterator[Edge]:
         parsed, place = self.read(node.place.path), node.place
-        for index in parsed.units[node.unit].pieces:
+        unit = parsed.units[node.unit]
+        if unit.kind == "class" and (unit.acts or (unit.bases and self._base_acts(node, unit))):
+            yield node.unit, Node(place, f"{PASSED}{node.unit}")  # to a library's base, say
+        for index in unit.pieces:
             piece = parsed.pieces[index]
             for alias, target in piece.imports:
                 yield from ((piece.name, Node(p, EXECUTES)) for p in self._executed(place, target))
@@ -102,6 +108,10 @@ class Names:
                 if name.startswith(CALLED):
                     if self._is_method(place, piece.imports, name.removeprefix(CALLED)):
                         yield piece.name, Node(place, f"{CALLED}{name.rpartition('.')[2]}")
+                    continue
+                if name.startswith(PASSED):
+                    passed = self._passed(place, piece.imports, name.removeprefix(PASSED))
+                    yield from ((piece.name, each) for each in passed)
                     continue
                 if name in (EVERYWHERE, TEXT):
                     yield piece.name, Node(place, name)
@@ -125,6 +135,19 @@ class Names:
         others = [node for node in nodes if node.unit != method]
         units = [self.read(node.place.path).units.get(node.unit) for node in others]
         return any(unit is None or unit.kind != "import" for unit in units)
+
+    def _passed(
+        self, place: Place, imports: Iterable[tuple[str, str]], name: str
+    ) -> Iterator[Node]:
+        """The definitions with docstrings or annotations that a value may be."""
+        last = name.rpartition(".")[2]
+        for end in self._read_by(place, imports, name):
+            parsed = None if isinstance(end, str) else self.read(end.place.path)
+            if parsed is not None and not isinstance(end, str) and end.unit in parsed.units:
+                is_whole = "." not in name or end.unit == last
+                unit = end.unit if is_whole else f"{end.unit}.{last}"
+                if any(parsed.pieces[i].text for i in parsed.units[end.unit].pieces):
+                    yield Node(end.place, f"{PASSED}{unit}")
 
     def on_import(self, place: Place) -> list[Node]:
         """What counts whenever a file is imported, and what the file imports."""
@@ -196,7 +219,7 @@ class Names:
             for alias, target in () if piece.outside else piece.imports:
                 if alias != EXECUTES:
                     for end in self._imported_by(place, target.removesuffix(":*"), ()):
-                        if not isinstance(end, str):
+                        if not isinstance(end, str) and end.unit != PASSED:
                             yield end
 
     def derived(self, place: Place) -> Iterator[Node]:
@@ -220,19 +243,25 @@ class Names:
         for end in range(1, len(parents) + 1):
             yield from self._places(place, ".".join(parents[:end]))
 
-    def digests(self, place: Place, pieces: Iterable[int]) -> tuple[str, dict[str, str]]:
+    def digests(
+        self, place: Place, pieces: Iterable[int], passed: Iterable[str] = ()
+    ) -> tuple[str, dict[str, str]]:
         """(digest of pieces of a file, function, method or variable → its digest).
 
-        Also of the order of its imports.
+        Also of the order of its imports. passed: definitions with docstrings that count.
         """
-        key = place.path, (*sorted(pieces),)
+        key = place.path, (*sorted(pieces),), (*sorted(passed),)
         if key not in self._digests:
-            counted = [self.read(place.path).pieces[index] for index in key[1]]
+            read = tuple(name and f"{name}." for name in key[2])
+            counted = [
+                (piece.name, piece.digest + piece.text * f"{piece.name}.".startswith(read))
+                for piece in (self.read(place.path).pieces[index] for index in key[1])
+            ]
             order = self.order(place)
-            lines = [*(f"{piece.name}\0{piece.digest}" for piece in counted), *order]
+            lines = [*(f"{name}\0{digest}" for name, digest in counted), *order]
             names: dict[str, str] = {}
-            for piece in counted:
-                names[piece.name] = names.get(piece.name, "") + piece.digest
+            for name, digest in counted:
+                names[name] = names.get(name, "") + digest
             if order:
                 digest = blake3("\n".join(order).encode()).hexdigest()
                 names[ON_IMPORT] = names.get(ON_IMPORT, "") + digest
@@ -388,8 +417,9 @@ class Names:
 
 def _passed_on(place: Place) -> list[End]:
     """A module as a value, of which code may read anything."""
-    return [Node(place, WHOLE), *([Node(place, INSIDE)] if place.is_package else [])]
+    inside = [Node(place, INSIDE)] if place.is_package else []
+    return [Node(place, WHOLE), Node(place, PASSED), *inside]
 
 
 def _is_whole(end: End) -> bool:
-    return isinstance(end, Node) and end.unit in (INSIDE, WHOLE)
+    return isinstance(end, Node) and end.unit in (INSIDE, PASSED, WHOLE)

@@ -2,14 +2,17 @@
 
 import ast
 import copy
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 from blake3 import blake3
 
 from finery.builder.code.bindings import (
     FUNCTION_SCOPES,
     FUNCTIONS,
+    SCOPES,
     Bindings,
     arguments_of,
     bound,
@@ -19,13 +22,14 @@ from finery.builder.code.bindings import (
     defaults,
     walk,
 )
-from finery.builder.code.counted import counted
-from finery.builder.code.effects import Effects, plain_names
+from finery.builder.code.counted import counted, texts_in, values_in
+from finery.builder.code.effects import Effects, is_property, plain_names
 from finery.builder.code.units import (
     CALLED,
     EVERYWHERE,
     EXECUTES,
     ON_IMPORT,
+    PASSED,
     STAR,
     TEXT,
     WHOLE,
@@ -76,15 +80,28 @@ def parse_file(path: str | Path) -> Parsed:
     nodes = [*walk([tree])]
     declared = (node for node in nodes if isinstance(node, ast.Global))
     outside = Bindings([*walk([tree], without=FUNCTION_SCOPES), *declared])
-    tree = counted(tree, outside, Bindings(nodes))
-    return _Module(tree, outside).parsed(typing, _digest(source))
+    anywhere = Bindings(nodes)
+    texts = sorted(text for node in nodes for text in texts_in(node))
+    values = values_in(nodes, anywhere)
+    tree = counted(tree, nodes, outside, anywhere)
+    return _Module(tree, outside, texts, values).parsed(typing, _digest(source))
 
 
 class _Module:
     """Collects the units and pieces of a module."""
 
-    def __init__(self, tree: ast.Module, names: Bindings) -> None:
-        """names: what the module binds outside of functions."""
+    def __init__(
+        self, tree: ast.Module, names: Bindings, texts: list[tuple[int, str]],
+        values: Mapping[int, str],
+    ) -> None:  # fmt: skip
+        """names: what the module binds outside of functions. texts: see `texts_in`, sorted.
+
+        values: see `values_in`.
+        """
+        self._lines = [line for line, _ in texts]
+        self._texts = [text for _, text in texts]
+        self._values = values
+        self._value_names = {*values.values()}
         self.tree = tree
         self.names = names
         self.effects = Effects(names)
@@ -99,9 +116,15 @@ class _Module:
             self._add(node)
         if STAR not in (*self.units, *self.on_import):  # no other name is that of a definition
             names = {*self.units, *self.on_import, *typing, *UNFOLLOWED, EVERYWHERE, TEXT}
+            names |= {f"{PASSED}{name}" for name in names if self._may_have_text(name)}
             self.pieces = [_without_others(piece, names) for piece in self.pieces]
         imports, on_import = [*self.imports], [*self.on_import]
         return Parsed(self.units, self.pieces, imports, on_import, dict(typing), source)
+
+    def _may_have_text(self, name: str) -> bool:
+        """Whether a name may stand for a definition with docstrings or annotations."""
+        pieces = [self.pieces[i] for i in self.units[name].pieces] if name in self.units else []
+        return not pieces or any(piece.text or piece.imports for piece in pieces)
 
     def _add(self, node: ast.stmt) -> None:
         match node:
@@ -155,12 +178,29 @@ class _Module:
             bases=[base for base in bases if base is not None], registers=registers,
         )  # fmt: skip
 
-    def _piece(self, name: str, node: ast.AST, *, outside: bool = False) -> Piece:
-        reader = _Reader(self._sources)
+    def _piece(self, name: str, node: ast.stmt | ast.keyword, *, outside: bool = False) -> Piece:
+        reader = _Reader(self._sources, self._values)
         reader.visit(node)
         outside |= any(map(self._is_outside, getattr(node, "decorator_list", ())))
-        digest = _digest(ast.dump(node))
-        return Piece(name, digest, [*reader.reads], [*reader.imports], outside)
+        first, last = bisect_left(self._lines, node.lineno), node.end_lineno
+        text = "\0".join(self._texts[first : bisect_right(self._lines, last or 0)])
+        digest = _digest(ast.dump(node) + text * self._is_read(name, node))
+        text = text and _digest(text)
+        return Piece(name, digest, [*reader.reads], [*reader.imports], outside, text)
+
+    def _is_read(self, name: str, node: ast.AST) -> bool:
+        """Whether code may read the docstring of a method, or of a definition in a function."""
+        if not isinstance(node, FUNCTIONS):
+            return False
+        is_value = "." in name and f".{node.name}" in self._value_names
+        if is_value and not any(is_property(d, self.names) for d in node.decorator_list):
+            return True
+        inner = [n for n in ast.walk(node) if isinstance(n, SCOPES) and n is not node]
+        return any(
+            n.name in self._value_names or (isinstance(n, ast.ClassDef) and bool(n.bases))
+            for n in inner
+            if not isinstance(n, ast.Lambda)
+        )
 
     def _is_outside(self, decorator: ast.expr) -> bool:
         """Whether a decorator is `finery.outside_key`."""
@@ -195,13 +235,14 @@ class _Module:
 
 def _without_others(piece: Piece, bound: set[str]) -> Piece:
     """A piece without the builtins that it reads."""
-    bound = bound.union(alias for alias, _ in piece.imports) if piece.imports else bound
+    aliases = [alias for alias, _ in piece.imports]
+    bound = bound.union(aliases, (f"{PASSED}{alias}" for alias in aliases)) if aliases else bound
     reads = [
         name
         for name in piece.reads
         if name.partition(".")[0] in bound or name.startswith(CALLED) or "__subclasses__" in name
     ]
-    return Piece(piece.name, piece.digest, reads, piece.imports, piece.outside)
+    return msgspec.structs.replace(piece, reads=reads)
 
 
 def _digest(code: str | bytes) -> str:
@@ -214,9 +255,10 @@ def _digest(code: str | bytes) -> str:
 class _Reader:
     """Collects the names that code reads and that aren't local to it, and its imports."""
 
-    def __init__(self, sources: Mapping[str, str]) -> None:
-        """sources: name → what the module imports it from."""
+    def __init__(self, sources: Mapping[str, str], values: Mapping[int, str]) -> None:
+        """sources: name → what the module imports it from. values: see `values_in`."""
         self._sources = sources
+        self._values = values
         self.reads: dict[str, None] = {}
         self.imports: dict[tuple[str, str], None] = {}
         self._local: list[frozenset[str]] = []  # of the functions around
@@ -232,16 +274,18 @@ class _Reader:
         for child in children(node):
             self.visit(child)
 
-    def _read(self, name: str) -> None:
+    def _read(self, name: str, node: ast.AST) -> None:
         if not self._is_local(name):
             self.reads[name] = None
+            if id(node) in self._values:
+                self.reads[PASSED + name.partition(".__")[0]] = None  # `f.__code__`
 
     def _is_local(self, name: str) -> bool:
         root = name.partition(".")[0]
         return any(root in names for names in self._local)
 
     def visit_Name(self, node: ast.Name) -> None:
-        self._read(node.id)  # also where it is bound: `global x; x = 1`
+        self._read(node.id, node)  # also where it is bound: `global x; x = 1`
         if node.id in INSPECTING and (node.id[0] == "_" or STAR in self._sources):
             self.reads[TEXT] = None
 
@@ -264,7 +308,7 @@ class _Reader:
         if name is None:
             self.generic_visit(node)
         else:
-            self._read(name)
+            self._read(name, node)
 
     def visit_Global(self, node: ast.Global) -> None:
         self.reads |= dict.fromkeys(node.names)  # also where a function around has the name

@@ -16,7 +16,15 @@ from blake3 import blake3
 
 from finery.builder.code.names import INSIDE, SUBCLASSES, Names, Node
 from finery.builder.code.resolve import Modules, Place
-from finery.builder.code.units import CALLED, EVERYWHERE, EXECUTES, ON_IMPORT, TEXT, WHOLE
+from finery.builder.code.units import (
+    CALLED,
+    EVERYWHERE,
+    EXECUTES,
+    ON_IMPORT,
+    PASSED,
+    TEXT,
+    WHOLE,
+)
 from finery.errors import PluginError
 from finery.step.inspect import FILE_MODULE, OUTSIDE_KEYS
 
@@ -54,6 +62,7 @@ class Reach:
         self._counted: dict[str, list[str]] = {}  # file → units
         self._reached: set[tuple[str, str]] = set()
         self._pending: deque[Node] = deque()
+        self._passed: dict[str, set[str]] = {}  # file → definitions whose docstrings count
         self._everywhere: set[str] = set()  # what code reads of all imported files
         self._packages: tuple[str, ...] = ()  # of which all imported modules count
         for subject, named_in in subjects:
@@ -92,7 +101,7 @@ class Reach:
             text = self._names.read(path).source if TEXT in self._everywhere else ""
             if not (indices or text or self._names.order(place)):
                 continue
-            digest, names = self._names.digests(place, indices)
+            digest, names = self._names.digests(place, indices, self._passed.get(path, ()))
             if text:
                 digest = blake3(f"{digest} {text}".encode()).hexdigest()
                 names = {**names, TEXT: text}
@@ -169,6 +178,9 @@ class Reach:
             self._excluded -= {unit.removeprefix(CALLED)}
             self._outside |= {key: self._outside_of(step) for key, step in self._steps.items()}
             self._pending.extend(self._steps.values())
+            return
+        if unit.startswith(PASSED):
+            self._passed.setdefault(place.path, set()).add(unit.removeprefix(PASSED))
             return
         if unit in (EVERYWHERE, INSIDE, SUBCLASSES, TEXT):
             self._everywhere.add(unit)

@@ -4,7 +4,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ModuleSpec,
+    PathFinder,
+)
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +23,8 @@ KIT = "finery.rows"
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 """Folders of installed distributions, even if the environment is in the project."""
 STANDARD_LIBRARY = os.path.dirname(os.__file__)
+SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
+"""Of modules, in the order in which Python looks for them."""
 
 
 class Place(NamedTuple):
@@ -32,7 +40,7 @@ class Place(NamedTuple):
 
     @property
     def is_package(self) -> bool:
-        return self.path.endswith(f"{os.sep}__init__.py")
+        return f"{os.sep}__init__." in self.path
 
     @property
     def label(self) -> str:
@@ -147,10 +155,11 @@ class Modules:
             yield file
         for root in roots:
             folder = "/".join([root, *parents])
-            if "__init__.py" in self._names_in(folder):
-                yield f"{folder}/__init__.py"
-            if parents and f"{parents[-1]}.py" in self._names_in("/".join([root, *parents[:-1]])):
-                yield f"{folder}.py"
+            names = self._names_in(folder)
+            yield from (f"{folder}/{n}" for s in SUFFIXES if (n := f"__init__{s}") in names)
+            if parents:
+                names = self._names_in("/".join([root, *parents[:-1]]))
+                yield from (f"{folder}{s}" for s in SUFFIXES if f"{parents[-1]}{s}" in names)
 
     def _names_in(self, folder: str) -> frozenset[str]:
         if folder not in self._names:
@@ -220,7 +229,8 @@ class Modules:
 
     def _found(self, name: str, folders: list[str]) -> _Located | None:
         for folder in folders:
-            self.candidates |= {f"{folder}/{name}.py", f"{folder}/{name}/__init__.py"}
+            files = f"{folder}/{name}.py", f"{folder}/{name}/__init__.py"
+            self.candidates.update(filter(self._is_local, files))
         with contextlib.suppress(ImportError):
             return self._specified(PathFinder.find_spec(name, folders))
         return None

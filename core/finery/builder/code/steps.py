@@ -14,10 +14,10 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
 from finery.builder.code import shared
-from finery.builder.code.names import Names
+from finery.builder.code.names import Names, Node
 from finery.builder.code.reach import Code, Reach, Subject, loaded, modules_of
-from finery.builder.code.resolve import Modules
-from finery.builder.code.units import Parsed
+from finery.builder.code.resolve import Modules, Place
+from finery.builder.code.units import EXECUTES, Parsed
 from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
@@ -26,10 +26,11 @@ from finery.step.inspect import declared_outputs, inputs_of, nested_fields, nest
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.files import settled
+from finery.util.installed import distributions
 from finery.util.paths import project_folder
 from finery.util.references import OUTSIDE
 
-FORMAT = "code 5"
+FORMAT = "code 6"
 """Version of cached files in the store. Raise it with changes of `parse` and `counted`."""
 NAMES = "names in code"
 """Prefix of the facts with the definitions of a file that count, by their digest."""
@@ -71,13 +72,21 @@ class StepCode:
         self._named: set[str] = set()  # digests with the names in them in the store
         self._scope: list[str] = []  # packages into which `_names` follows names
         self._forget_files()
+        # What a plugin file executes on import may change what any step reads.
+        self._files = tuple(
+            (Node(Place(p.module.__name__, str(p.path), is_local=True), EXECUTES), p.module)
+            for p in plugins.plugins
+            if p.path is not None
+        )
+        on_import = self._code(*self._files) if self._files else {}
+        self._on_import = {f"{file} (on import)": digest for file, digest in on_import.items()}
         hooks = [*self._hooks()]
         self._around = [subject for _, _, subject in hooks]
         self.wrappers = [Wrapper(name, plugin, self._code(s)) for name, plugin, s in hooks]
 
     def of_step(self, step: Step, written: Mapping[str, Any]) -> Code:
         """The code of a step type, of code in its settings, and of its artifacts' files."""
-        return self._code(*self._own(step, written))
+        return self._code(*self._own(step, written)) | self._on_import
 
     def of_checks(self, uses: Iterable[str]) -> list[Any]:
         """What checks of step types depend on: their code, with the methods that aren't in keys.
@@ -172,6 +181,8 @@ class StepCode:
     ) -> Iterator[tuple[Subject, ...]]:
         """All subjects of a step: its own code, its engines, and the hooks around it."""
         yield self._own(step, written)
+        if self._files:
+            yield self._files
         yield from ((subject,) for subject in (*map(self._engine, engines), *self._around))
 
     def _own(self, step: Step, written: Mapping[str, Any]) -> tuple[Subject, ...]:
@@ -269,9 +280,11 @@ class StepCode:
         """Look for modules and read files anew."""
         plugins, recipe = self._plugins.plugins, self._recipe
         beside = dict.fromkeys(plugin.path.parent for plugin in plugins if plugin.path is not None)
+        installed = {os.path.dirname(each.folder) for each in distributions().values()}
+        searched = [folder for folder in sys.path if folder not in installed]
         self._modules = Modules(
             (plugin.module.__name__.partition(".")[0] for plugin in plugins),
-            project=[project_folder(recipe.path), *beside],
+            project=[project_folder(recipe.path), *beside, *searched],
             search=[Path.cwd(), *beside, recipe.folder],  # the first is on the path of workers
         )
         self._parsed: dict[str, tuple[Stat, Parsed]] = {}

@@ -17,6 +17,8 @@ WHOLE = "+"
 """Alias of a module that code may read as a whole: `import_module("a.b")`."""
 EVERYWHERE = "**"
 """Read of the names of a module that may be any: `frame.f_globals`."""
+PASSED = "="
+"""Start of a read of a value that isn't called, e.g. of a function that a library is given."""
 TEXT = "(text)"
 """Read of docstrings, annotations or source text, perhaps of another file."""
 
@@ -27,7 +29,9 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False):
     name: `bounds`, `Split.run`; `Split.(forecast)` for a keyword of the class statement.
     reads: names that aren't local to the piece, with their attributes: `strata.bounds`. imports:
     (alias, target) of each import in it. A target is `module` or `module:name`, with leading dots
-    if it is relative. outside: whether it is marked `outside_key`.
+    if it is relative. outside: whether it is marked `outside_key`. text: digest of docstrings and
+    annotations, which count only if the definition is given to code that may read them; empty if
+    there are none.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reads: list[str] = []
     imports: list[tuple[str, str]] = []
     outside: bool = False
+    text: str = ""
 
 
 class Unit(msgspec.Struct, frozen=True, array_like=True, gc=False):

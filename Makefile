@@ -20,7 +20,7 @@ quickstart:
 	@$(MAKE) --no-print-directory $(VENV)/.installed-baseline,gguf
 	test -e quickstart/recipe.yaml || $(BIN)/finery init quickstart --task classification
 	$(BIN)/finery build quickstart
-	@echo "talk to it:  $(BIN)/finery chat gguf --recipe quickstart"
+	@echo "talk to it:  $(BIN)/finery chat quickstart gguf"
 
 test: checks pytest
 

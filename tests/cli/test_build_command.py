@@ -40,6 +40,45 @@ def test_a_build_says_what_runs_and_why_on_stderr_and_where_on_stdout(t: Project
     assert "1 built, 1 cached" in err
 
 
+BUNDLES = """\
+from typing import Any
+
+from finery import Bundle, Job, Step, hookimpl, setting
+
+
+class Shipped(Step, seeded=False):
+    '''A bundle with these facts.'''
+
+    about: dict[str, Any] = setting(help="Facts.")
+
+    def run(self, job: Job) -> Bundle:
+        return Bundle(job.out, meta=self.about)
+
+
+@hookimpl
+def finery_steps():
+    return {"ship.ped": Shipped}
+"""
+
+
+def test_only_commands_that_work_here_are_printed_at_the_end(project: MakeProject) -> None:
+    ways = {
+        "server": {"format": "llama", "run": "sh run.sh"},
+        "page": {"format": "page", "run": "sh open.sh"},
+        "other": {"format": "ollama", "run": "no-such-program create t"},
+    }
+    steps = {name: {"use": "ship.ped", "about": about} for name, about in ways.items()}
+    recipe = {"finery": 1, "name": "t", "plugins": ["./ship.py"], "export": steps}
+    made = project({"own.yaml": json.dumps(recipe), "ship.py": BUNDLES})
+    ran = made.run("build", "own.yaml")
+    assert ran.code == 0, ran.err
+    _, *ways_to_run = ran.out.splitlines()
+    assert sorted(ways_to_run) == [
+        "run it:  cd build/t/page && sh open.sh",
+        "serve it:  finery serve own.yaml server",
+    ]
+
+
 def test_nothing_to_do_is_one_line(t: Project) -> None:
     t.run("build")
     code, out, err = t.run("build")

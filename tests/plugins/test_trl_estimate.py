@@ -359,7 +359,11 @@ class Remembered(Results):
         meta = {
             "parameters": QWEN_4B.parameters(), "tokens": 1000, "rows": 10, "epochs": 2.0
         }  # fmt: skip
-        known = {"use": use, "meta": meta, "runtime": {"training": {"tokens_per_second": 250}}}
+        known: dict[str, Any] = {
+            "use": use,
+            "meta": meta,
+            "runtime": {"training": {"tokens_per_second": 250}},
+        }
         lora = {"epochs": 5.0, "lora.r": 8, "quantization": None}
         return [
             Past(key="full", settings={"epochs": 5.0}, seconds=100, **known),

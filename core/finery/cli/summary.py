@@ -51,9 +51,19 @@ def print_summary(build: Build, outcome: Outcome) -> None:
     if outcome.ran and not outcome.errors:
         click.echo(f"outputs: {_short(build.folder)}")
         for title, manifest in _manifests(outcome):
-            if command := manifest.meta.get("run"):
-                folder = shlex.quote(_short(build.folder.joinpath(*title.split("."))))
-                click.echo(f"run it:  cd {folder} && {command}")
+            _print_how_to_run(build, title, manifest)
+
+
+def _print_how_to_run(build: Build, title: str, manifest: Manifest) -> None:
+    """Print the command for an output that can be run with the programs of this machine."""
+    command = manifest.meta.get("run")
+    if not command or not shutil.which(shlex.split(command)[0]):
+        return
+    if manifest.meta.get("format") in build.graph.plugins.servers:
+        click.echo(f"serve it:  {with_recipe(f'finery serve {title}')}")
+        return
+    folder = shlex.quote(_short(build.folder.joinpath(*title.split("."))))
+    click.echo(f"run it:  cd {folder} && {command}")
 
 
 def _print_matrix(build: Build, outcome: Outcome) -> None:

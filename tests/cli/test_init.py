@@ -239,7 +239,7 @@ def test_one_answer_that_is_not_json_is_named(project: MakeProject) -> None:
     made.write({"a.jsonl": rows_of({"prompt": str(n), "completion": whole} for n in range(9))})
     assert made.here("init", "new", "--data", "a.jsonl").code == 0
     test = load(made.folder / "new/recipe.yaml").data["evaluate"]["test"]
-    assert test["max_tokens"] == 32
+    assert (test["use"], test["max_tokens"]) == ("eval.json", 32)
 
 
 def rows_of(rows: Iterable[dict[str, str]]) -> str:

@@ -158,8 +158,8 @@ def _is_object(answer: Any) -> bool:
     return isinstance(answer, dict)
 
 
-def refuse_other_than_objects(answers: Sequence[Any]) -> None:
-    """Raise `UsageError` for an answer that isn't a JSON object where most are."""
+def are_objects(answers: Sequence[Any]) -> bool:
+    """Whether answers are JSON objects. `UsageError` for one that isn't where most are."""
     others = [number for number, answer in enumerate(answers, 1) if not _is_object(answer)]
     if others and 2 * len(others) < len(answers):
         raise UsageError(
@@ -168,6 +168,7 @@ def refuse_other_than_objects(answers: Sequence[Any]) -> None:
             where="--data",
             fix="repair it, or leave the row out",
         )
+    return bool(answers) and not others
 
 
 def limit_of(answers: Sequence[Any]) -> int:

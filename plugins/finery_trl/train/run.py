@@ -134,16 +134,16 @@ def _train_with(
 ) -> Outcome:
     """Train from the last complete checkpoint. strict: only with deterministic kernels."""
     with deterministic(strict=strict):
-        job.progress(0, schedule.steps, "loading the model")
+        last = last_whole(schedule.folder)
+        if last is not None:
+            job.log(f"continuing from optimizer step {step_of(last)} of {schedule.steps}")
+        job.progress(step_of(last) if last else 0, schedule.steps, "loading the model")
         select_gpu()
         trainer = _trainer(step, schedule, tokens, rows, job)
         counts = _counts(trainer.model, adapter=step.lora is not None)  # before they are sharded
         prove_batches(trainer, rows.learned, tokens)
         if getattr(trainer, "padding_free", False):
             prove_apart(trainer, rows.learned)
-        last = last_whole(schedule.folder)
-        if last is not None:
-            job.log(f"continuing from optimizer step {step_of(last)} of {schedule.steps}")
         if last is None or not _is_over(last, schedule, step):
             with without_input_casts(trainer.model, step):
                 trainer.train(resume_from_checkpoint=str(last) if last else None)

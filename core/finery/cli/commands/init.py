@@ -14,12 +14,12 @@ import click
 from finery.cli.columns import (
     Rows,
     answers_of,
+    are_objects,
     columns_of,
     ending_of,
     first_rows,
     has_tools,
     limit_of,
-    refuse_other_than_objects,
     task_of,
     templates_for,
 )
@@ -104,8 +104,7 @@ def command(
             fix="write --task chat",
         )
     answers = answers_of(rows, pair)
-    if task == "extraction":
-        refuse_other_than_objects(answers)
+    objects = data is None or (task == "extraction" and are_objects(answers))
     if data is None:
         source: Any = next((template(task) / "data").iterdir())
         file, columns = f"data/{source.name}", SAMPLE_COLUMNS[task]
@@ -121,6 +120,7 @@ def command(
             path=_quoted(file),
             columns=columns,
             own=data is not None,
+            objects=objects,
             max_tokens=SAMPLE_TOKENS[task] if data is None else limit_of(answers),
             ending=_pattern(SAMPLE_ENDING if data is None else ending_of(answers)),
             tools=has_tools(rows),

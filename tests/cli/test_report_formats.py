@@ -33,7 +33,7 @@ def test_markdown_has_verdict_scores_requirements_and_changes(project: Project) 
     text = (project.folder / "build/t/report.md").read_text("utf-8")
     for shown in (
         "| ✗ | Is the build complete? | No. Failed: bad",
-        "| ✓ | Was fine-tuning needed? | Yes. On 30 answers",
+        "| ? | Was fine-tuning needed? | Not known: sft was only compared with the bare base.",
         "| sft | test | 90.0 % | 74.4 – 96.5 |",
         r"| ✗ | test | sft.accuracy \>= base.accuracy + 0.95 | sft.accuracy is 0.9 (95 % CI",
         "### What changed since HEAD",

@@ -357,3 +357,14 @@ data:
         f"recipe.yaml:{place}" for place in ("1:7", "4:3", "8:33", "8:39", "9:12")
     ]
     assert ran.err.endswith("5 mistakes\n")
+
+
+@pytest.mark.parametrize("end", ["{a: 1", "{a: 1,\n", "{use: data.file, path: 'x'\n\n"])
+def test_braces_that_end_with_the_file_are_an_error_in_words(
+    end: str, project: MakeProject
+) -> None:
+    made = project({})
+    (made.folder / "recipe.yaml").write_text(f"finery: 1\ndata:\n  rows: {end}", encoding="utf-8")
+    ran = made.run("check")
+    assert ran.code == 2
+    assert ran.err.startswith("recipe.yaml:"), ran.err

@@ -268,7 +268,7 @@ finery: 1
 plugins: [training.py]
 data:
   all: {use: data.file, path: rows.jsonl, keep: [channel]}
-  some: {use: data.dedup, rows: all}
+  some: {use: data.map, rows: all, remove: [channel]}
   split: {use: data.split, rows: ROWS, validation: 0, test: 0.3}
 train:
   sft: {use: t.train, rows: split.train}

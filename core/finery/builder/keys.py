@@ -265,12 +265,12 @@ def with_paths(changes: list[Change], reaches: Collection[Reach]) -> list[Change
 
 def _paths(change: Change, reaches: Collection[Reach]) -> dict[str, list[str]]:
     file = change.part.removeprefix("code ").partition(" (")[0]
-    found = {
-        name: reach.path_to(file, "" if name == TOP else name)
-        for name in (*change.names.changed, *change.names.new)
-        for reach in reaches
-    }
-    return {name: path for name, path in found.items() if path}
+    found: dict[str, list[str]] = {}
+    for name in (*change.names.changed, *change.names.new):
+        for reach in reaches:
+            if name not in found and (path := reach.path_to(file, "" if name == TOP else name)):
+                found[name] = path
+    return found
 
 
 def _digested(part: str, value: Any) -> Any:

@@ -329,10 +329,11 @@ def _likely_mistake(
         return what, line, match.start("value"), f'write "{value}"'
     if "could not find expected ':'" in complaint and context is not None:
         return _without_colon(lines[context], context)
+    text = lines[line] if line < len(lines) else ""
     if "mapping values are not allowed" in complaint:
-        return _too_deep(lines, line, column) or _unquoted(lines[line], line, column, r"(\s#.*)?$")
-    in_braces = "parsing a flow mapping" in complaint and lines[line][column : column + 1] == ":"
-    if in_braces and (likely := _unquoted(lines[line], line, column, r"\s*[,}\]]")):
+        return _too_deep(lines, line, column) or _unquoted(text, line, column, r"(\s#.*)?$")
+    in_braces = "parsing a flow mapping" in complaint and text[column : column + 1] == ":"
+    if in_braces and (likely := _unquoted(text, line, column, r"\s*[,}\]]")):
         return likely
     first = line if context is None else context
     for number in range(first, min(line + 1, len(lines))):

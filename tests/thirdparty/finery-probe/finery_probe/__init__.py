@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from finery import About, Note, hookimpl, outside_key
+from finery import About, Job, Note, hookimpl, outside_key
 
 
 @hookimpl
@@ -36,7 +36,7 @@ def finery_checks(graph: Any, results: Any) -> list[Note]:
 
 @outside_key
 @hookimpl(wrapper=True)
-def finery_run_step(step: Any, job: Any) -> Generator[None, Any, Any]:
+def finery_run_step(step: Any, job: Job) -> Generator[None, Any, Any]:
     """Time every step, wherever it runs."""
     began = time.perf_counter()
     result = yield

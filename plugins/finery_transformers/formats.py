@@ -35,7 +35,8 @@ def require_format(
         raise UsageError(
             f"{use} expects {expected}, but {name} has the format '{found}'",
             where=field,
-            fix=way_out(model, model.ref or "MODEL"),
+            fix=f"{'remove this step, and ' * bool(model.meta.get('bundle'))}"
+            f"{way_out(model, model.ref or 'MODEL')}",
         )
 
 
@@ -51,10 +52,10 @@ def way_out(model: Artifact, name: str) -> str:
         line = bundle_line(bundle, name)
         step = line.partition(":")[0]
         return (
-            f"ship it with {bundle}: add {line} to `export:`, then run finery build and finery "
+            f"ship it with {bundle}: {line} under `export:`, then run finery build and finery "
             f"serve {step}"
         )
-    fallback = "it can't be shipped: it answers in builds, and `finery chat` talks to it"
+    fallback = f"it can't be shipped: it answers in builds, and `finery chat {name}` talks to it"
     return _WAYS_OUT.get(found, fallback)
 
 

@@ -46,6 +46,12 @@ def test_markdown_has_verdict_scores_requirements_and_changes(project: Project) 
     assert MENTION not in text
 
 
+def test_a_report_goes_to_stdout(project: Project) -> None:
+    ran = project.run("report", "--format", "markdown", "-o", "-")
+    assert ran.out.startswith("<!-- finery report -->")
+    assert not (project.folder / "-").exists()
+
+
 def test_every_line_of_a_table_has_the_cells_of_its_head(project: Project) -> None:
     project.run("report", "--format", "markdown", "-o", "report.md")
     lines = (project.folder / "report.md").read_text("utf-8").replace("\\|", "").splitlines()

@@ -185,7 +185,8 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
                     f"serve.check expects a GGUF or a `bundle`, but '{model.ref}' has the format "
                     f"'{found}'",
                     where="models",
-                    fix=way_out(model, model.ref),
+                    fix="add `bundle:` with the step that ships it. If there is none, "
+                    + way_out(model, model.ref),
                 )
 
     def check_sample(self, rows: Iterable[Row]) -> None:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--output", "-o", "--html", "file", type=click.Path(path_type=Path), metavar="FILE",
-    help="The file to write. [default: build/<recipe>/report.html (.md, .xml), of a build of the "
-    "past report-<id>.html]",
+    help="The file to write; - for stdout. [default: build/<recipe>/report.html (.md, .xml), of a "
+    "build of the past report-<id>.html]",
 )  # fmt: skip
 @click.option(
     "--against", metavar="BUILD",
@@ -67,6 +67,9 @@ def command(
             "a build of the past doesn't change", where="--watch", fix="remove --watch or --run"
         )
     reported = gather(recipe, overrides, run_id)
+    if file == Path("-"):
+        click.echo(render(reported, form, against), nl=False)
+        return
     path = _write(reported, form, file, against)
     while watch and _goes_on(reported):
         before = _state(reported)

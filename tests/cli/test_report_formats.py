@@ -50,6 +50,9 @@ def test_a_report_goes_to_stdout(project: Project) -> None:
     ran = project.run("report", "--format", "markdown", "-o", "-")
     assert ran.out.startswith("<!-- finery report -->")
     assert not (project.folder / "-").exists()
+    refused = project.run("report", "-o", "-", "--watch")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("--output -: error: the report itself goes to stdout")
 
 
 def test_every_line_of_a_table_has_the_cells_of_its_head(project: Project) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -183,7 +182,9 @@ def ending_of(answers: Sequence[Any]) -> str:
     texts = [answer.strip() for answer in answers if isinstance(answer, str)]
     if len(texts) < len(answers) or len(set(texts)) < 2:
         return ""
-    common = os.path.commonprefix([text[::-1] for text in texts])[::-1]  # noqa: RUF071
+    columns = zip(*map(reversed, texts), strict=False)
+    size = sum(1 for _ in itertools.takewhile(lambda column: len({*column}) == 1, columns))
+    common = texts[0][len(texts[0]) - size :]
     if any(not text[: len(text) - len(common)][-1:].isspace() for text in texts if text != common):
         common = re.sub(r"^\S+", "", common)  # of a word, only its end
     return common.strip() if len(common.strip()) >= SHORTEST_MARK else ""

@@ -85,7 +85,8 @@ class _Markdown(Console):
     """A console that collects Markdown of what is printed on it."""
 
     def __init__(self) -> None:
-        super().__init__(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False)
+        self._written = io.StringIO()
+        super().__init__(file=self._written, width=WIDTH, color_system=None, highlight=False)
         self._parts: list[str] = []
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -108,8 +109,8 @@ class _Markdown(Console):
         return "\n\n".join(self._parts)
 
     def _end_text(self) -> None:
-        lines = [line.rstrip() for line in self.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-        self.file = io.StringIO()
+        lines = [line.rstrip() for line in self._written.getvalue().splitlines()]
+        self.file = self._written = io.StringIO()
         text = "\n".join(lines).strip("\n")
         if text:
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))

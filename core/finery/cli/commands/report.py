@@ -66,6 +66,10 @@ def command(
         raise UsageError(
             "a build of the past doesn't change", where="--watch", fix="remove --watch or --run"
         )
+    if file == Path("-") and (watch or as_json):
+        raise UsageError(
+            "the report itself goes to stdout", where="--output -", fix="remove --watch and --json"
+        )
     reported = gather(recipe, overrides, run_id)
     if file == Path("-"):
         click.echo(render(reported, form, against), nl=False)

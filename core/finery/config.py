@@ -1,0 +1,193 @@
+"""Settings of a machine, a project or a team: which store is shared, and where steps run.
+
+They change how a build gets its outputs, never which ones, so none of them enters a key. Each
+setting comes from the last of these that has it:
+
+1. `finery.toml`, or the table `tool.finery` of `pyproject.toml`, in the recipe's folder or the
+   nearest one above, up to the project folder
+2. `config.toml` in the user's configuration folder for finery (Linux: `~/.config/finery`)
+3. an environment variable, e.g. `FINERY_REMOTE` for `remote`; its value is TOML, or a text
+4. an option of the command, e.g. `--remote`
+
+Tables are merged entry by entry. A table that has the name of an executor contains its options.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import click
+import msgspec
+from msgspec import Meta
+
+from finery.errors import UsageError
+from finery.util.paths import project_folder, shown
+from finery.util.text import did_you_mean
+
+FILE = "finery.toml"
+VARIABLE = "FINERY_"
+DEFAULT = "default"
+"""Where a value comes from that nothing sets."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings in force."""
+
+    remote: Annotated[
+        str | None, Meta(description="The shared store, e.g. `s3://bucket/prefix`.")
+    ] = None
+    push: Annotated[bool, Meta(description="Copy what is built to the shared store.")] = False
+    fetch: Annotated[
+        Literal["none", "final", "all"],
+        Meta(description="What a build copies here of the outputs that only the shared store has: "
+             "those of steps that no other step uses, all, or none."),
+    ] = "final"  # fmt: skip
+    trust: Annotated[
+        list[str],
+        Meta(description="Public keys (`ssh-ed25519 …`). With any, finery believes only what their "
+             "owners signed."),
+    ] = []  # fmt: skip
+    signing_key: Annotated[
+        str | None,
+        Meta(description="The file of the private SSH key (ed25519) that signs what is pushed."),
+    ] = None
+    share_answers: Annotated[
+        bool, Meta(description="Share answers of models through the shared store, too.")
+    ] = False
+    executors: Annotated[
+        dict[str, str],
+        Meta(description="Section, step type or name of a step → the executor that runs it; "
+             "`default` for all others."),
+    ] = {}  # fmt: skip
+    retries: Annotated[
+        int,
+        Meta(ge=0, description="How often to run a step again whose process was killed."),
+    ] = 0
+    keep: Annotated[
+        int, Meta(ge=1, description="How many builds of each recipe `finery cache gc` keeps.")
+    ] = 3
+    wheels: Annotated[
+        str | None,
+        Meta(description="A folder of wheels; environments are then made without a network."),
+    ] = None
+    options: dict[str, dict[str, Any]] = {}
+
+
+class Setting(NamedTuple):
+    """A setting in force, and where its value comes from: `finery.toml:3` or `$FINERY_PUSH`."""
+
+    name: str
+    value: Any
+    origin: str
+
+
+NAMES = [name for name in Config.__struct_fields__ if name != "options"]
+"""The settings that a file can have beside tables of executors."""
+
+
+def load_config(recipe: Path | None, **options: Any) -> Config:
+    """The settings for a recipe, or for the current folder.
+
+    options: values of options of the command; None where the user didn't give one. Raises
+    `UsageError` with the place of a wrong value.
+    """
+    values = {s.name: s.value for s in settings_in_force(recipe, **options)}
+    tables = {name: values.pop(name) for name in [*values] if name not in NAMES}
+    return Config(**values, options=tables)
+
+
+def settings_in_force(recipe: Path | None, **options: Any) -> list[Setting]:
+    """Every setting, and every entry of a table as `slurm.partition`'s table, with its origin."""
+    found = {
+        name: Setting(name, getattr(Config(), name), DEFAULT) for name in NAMES
+    }  # in the order of the class
+    layers = [*map(_read, _files(recipe)), _variables()]
+    layers.append({name: (v, f"--{name}") for name, v in options.items() if v is not None})
+    for layer in layers:
+        for name, (value, origin) in layer.items():
+            before = found.get(name)
+            if isinstance(value, dict) and before is not None and before.value:
+                value, origin = {**before.value, **value}, f"{before.origin}, {origin}"
+            found[name] = Setting(name, value, origin)
+    return [*found.values()]
+
+
+def _files(recipe: Path | None) -> list[Path]:
+    """The files with settings, those that others override first."""
+    start = (recipe or Path("recipe.yaml")).absolute()
+    top, files = project_folder(start), []
+    for folder in start.parents:
+        ours = [path for path in (folder / FILE, folder / "pyproject.toml") if path.is_file()]
+        files = [path for path in ours if path.name == FILE or _has_table(path)][:1]
+        if files or folder == top:
+            break
+    own = Path(click.get_app_dir("finery"), "config.toml")
+    return [*files, *([own] if own.is_file() else [])]
+
+
+def _has_table(pyproject: Path) -> bool:
+    return (
+        re.search(r"(?m)^\s*\[tool\.finery\b", pyproject.read_text("utf-8", "replace")) is not None
+    )
+
+
+def _read(path: Path) -> dict[str, tuple[Any, str]]:
+    """Name → (value, place) of the settings in a file."""
+    try:
+        text = path.read_text("utf-8")
+        written = tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"can't read it: {error.strerror}", where=shown(path)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"is not TOML: {error}", where=shown(path), fix="correct it") from error
+    prefix = ""
+    if path.name == "pyproject.toml":
+        written, prefix = written["tool"]["finery"], r"tool\.finery\."
+    settings = {}
+    for name, value in written.items():
+        place = f"{shown(path)}:{_line(text, name, prefix)}"
+        if name not in NAMES and not isinstance(value, dict):
+            raise UsageError(
+                f"unknown setting '{name}'",
+                where=place,
+                fix=did_you_mean(name, NAMES) or f"one of: {', '.join(NAMES)}",
+            )
+        settings[name] = _checked(name, value, place), place
+    return settings
+
+
+def _line(text: str, name: str, prefix: str) -> int:
+    """The line of a setting or of its table; 1 if it is written in an unusual way."""
+    key = rf"^\s*(\[{prefix}{re.escape(name)}[\].]|[\"']?{re.escape(name)}[\"']?\s*[.=])"
+    found = re.search(key, text, re.MULTILINE)
+    return text.count("\n", 0, found.start(1)) + 1 if found else 1
+
+
+def _variables() -> dict[str, tuple[Any, str]]:
+    """Name → (value, variable) of the settings in the environment."""
+    settings = {}
+    for name in NAMES:
+        variable = f"{VARIABLE}{name.upper()}"
+        if (text := os.environ.get(variable)) is None:
+            continue
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        settings[name] = _checked(name, value, f"${variable}"), f"${variable}"
+    return settings
+
+
+def _checked(name: str, value: Any, place: str) -> Any:
+    """A value of a setting as its type; `UsageError` if it doesn't fit."""
+    types: Mapping[str, Any] = Config.__annotations__
+    kind = types[name] if name in NAMES else dict[str, Any]
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"{name}: {error}", where=place, fix="correct it; finery config prints all"
+        ) from None

@@ -43,7 +43,7 @@ def finery_chooser() -> str:
 
 @hookimpl
 def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
-    """The differences that test rows can show."""
+    """The differences that test rows can show, and the time of a first evaluation."""
 
     if not any(graph.nodes[name].evaluates for name in steps):
         return []

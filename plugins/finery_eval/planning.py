@@ -5,7 +5,10 @@ key.
 """
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from finery import (
     About,
@@ -20,8 +23,12 @@ from finery import (
     Note,
     Results,
     UsageError,
+    cpu_count,
 )
-from finery_eval.evaluator import Judge
+from finery.execute.gpus import visible_gpus
+from finery.rows import answer_text
+from finery.util.text import rough_duration
+from finery_eval.evaluator import BatchEvaluator, Judge
 from finery_eval.requirements import Requirement
 from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
 
@@ -50,14 +57,23 @@ ABOUT = {
 }
 
 
-# -- what test rows can show -----------------------------------------------------------------------
+CORE, GPU = 7e9, 1e12
+"""Parameters × tokens that a CPU core and a GPU compute in a second, by rule of thumb."""
+LOADING = 5.0
+"""Seconds until a model answers."""
+CHARACTERS_A_TOKEN = 4
+MOST_READ = 500
+
+# -- what test rows can show, and how long that takes ----------------------------------------------
 
 
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
     """An estimate for each evaluator among the steps whose rows are counted."""
     nodes = [graph.nodes[name] for name in steps]
     counted = [(n, rows_of(graph, results, n)) for n in nodes if isinstance(n.step, Judge)]
-    return [_estimate(node, rows) for node, rows in counted if rows is not None and rows.rows]
+    return [
+        _estimate(graph, results, n, rows) for n, rows in counted if rows is not None and rows.rows
+    ]
 
 
 def rows_of(graph: Graph, results: Results, node: Node) -> Count | None:
@@ -67,7 +83,7 @@ def rows_of(graph: Graph, results: Results, node: Node) -> Count | None:
     return counts[0] if len(counts) == 1 else None
 
 
-def _estimate(node: Node, rows: Count) -> Estimate:
+def _estimate(graph: Graph, results: Results, node: Node, rows: Count) -> Estimate:
     assert isinstance(node.step, Judge)
     difference = detectable_difference(rows.rows)
     if len(node.step.models) < 2:
@@ -81,8 +97,53 @@ def _estimate(node: Node, rows: Count) -> Estimate:
             f"level, with 80 % power, if the models differ on {100 * DISAGREEMENT:.0f} % of the "
             "rows)"
         )
-    facts = {"rows": rows.rows, "detectable_difference": difference}
-    return Estimate(step=node.name, lines=[text], facts=facts)
+    facts: dict[str, float] = {"rows": rows.rows, "detectable_difference": difference}
+    seconds = None if results.last(node.name) else seconds_of(graph, results, node, rows.rows)
+    if seconds is None:
+        return Estimate(step=node.name, lines=[text], facts=facts)
+    return Estimate(
+        step=node.name,
+        lines=[text, f"time: about {rough_duration(seconds)} (a rough guess before the first run)"],
+        facts={**facts, "seconds": round(seconds), "is_rough": True},
+    )
+
+
+def seconds_of(graph: Graph, results: Results, node: Node, rows: int) -> float | None:
+    """A guess of an evaluator's time; None if it asks no models or their sizes are unknown.
+
+    A trained model is expected to answer at the length of the expected answers if the rows are
+    built, others with `max_tokens`.
+    """
+    if not isinstance(node.step, BatchEvaluator):
+        return None
+    source = next(s for s in node.sources if s.field == "rows")
+    sample = list(Forecasts(graph, results).sample(source, MOST_READ) or ())
+    if not sample:
+        return None
+    prompt = statistics.fmean(len(msgspec.json.encode(row)) for row in sample) / CHARACTERS_A_TOKEN
+    most = learned = float(node.step.max_tokens)
+    if results.artifact(source.step, source.output) is not None:
+        answer = statistics.fmean(len(answer_text(row)) for row in sample) / CHARACTERS_A_TOKEN
+        learned = min(most, answer + 1)
+    speed = GPU if visible_gpus() else CORE * cpu_count()
+    seconds = 0.0
+    for model in (graph.nodes[s.step] for s in node.sources if s.field == "models"):
+        if getattr(type(model.step), "is_baseline", False):
+            continue
+        parameters = parameters_of(graph, model)
+        if parameters is None:
+            return None
+        answer = most if training_of(graph, model) is None else learned
+        seconds += LOADING + rows * (prompt + answer) * parameters / speed
+    return seconds
+
+
+def parameters_of(graph: Graph, node: Node) -> float | None:
+    """The number of a model's parameters, its own or those of its base; None if unknown."""
+    forecast = graph.forecast(node)
+    known = None if forecast is None else forecast.parameters()
+    bases = (parameters_of(graph, graph.nodes[source.step]) for source in node.base_models)
+    return known or next((size for size in bases if size), None)
 
 
 # -- trained classifiers without a cheap baseline --------------------------------------------------

@@ -56,7 +56,7 @@ def cut(text: str, stop: Sequence[str]) -> str | None:
 ROWS = 16
 """The largest batch, with which smaller ones are compared."""
 _COUNTS = (1, 2, 3, 4, 6, 8, 12)
-_READ = 8  # tokens of a row before the one whose logits are compared
+_START = 8  # tokens before the one whose logits are compared, the same in each row
 _SIZE = 256
 MEMORY = 2**30
 """Memory for the rows of one size, in bytes. It limits the number of rows of a large model."""
@@ -199,20 +199,23 @@ def multiple_of(gguf: Gguf, pace: "Pace") -> int:
     this model on this machine, with rows of arbitrary tokens.
     """
     context = Context(gguf, _SIZE, ROWS, pace)
-    starts = [[_token(gguf, row, i) for i in range(_READ)] for row in range(ROWS)]
-    expected = _logits(context, starts, ROWS, gguf)
-    same = {n for n in _COUNTS if _logits(context, starts, n, gguf) == expected[:n]} | {ROWS}
+    expected = _logits(context, ROWS, gguf)
+    same = {n for n in _COUNTS if _logits(context, n, gguf) == expected[:n]} | {ROWS}
     return next(m for m in (1, 2, 4, 8, ROWS) if same.issuperset(n for n in _COUNTS if n % m == 0))
 
 
-def _logits(context: Context, starts: list[list[int]], count: int, gguf: Gguf) -> list[bytes]:
-    """The logits of the first `count` rows after one more token, evaluated as one batch."""
-    for row, tokens in enumerate(starts[:count]):
-        context.read(row, tokens, len(tokens) - 1)
-    context.advance([_token(gguf, row, _READ) for row in range(count)])
+def _logits(context: Context, count: int, gguf: Gguf) -> list[bytes]:
+    """The logits of the first `count` rows after one more token, evaluated as one batch.
+
+    The tokens before it are evaluated once for all rows and calls, if the model can drop tokens.
+    """
+    start = [_token(gguf, number) for number in range(_START)]
+    for row in range(count):
+        context.read(row, start, len(start))
+    context.advance([_token(gguf, _START + row) for row in range(count)])
     return [context.logits(place).tobytes() for place in range(count)]
 
 
-def _token(gguf: Gguf, row: int, place: int) -> int:
+def _token(gguf: Gguf, number: int) -> int:
     """An arbitrary but reproducible token of the vocabulary."""
-    return (row * 7919 + place * 104729 + 17) % gguf.n_vocab
+    return (number * 104729 + 17) % gguf.n_vocab

@@ -317,6 +317,7 @@ def _location(model: Model) -> dict[str, Any]:
 
 def _merge(under: "PreTrainedModel", adapter: Model) -> "PreTrainedModel":
     """The base with the adapter added to its weights, in their dtype."""
+    import_peft()
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 

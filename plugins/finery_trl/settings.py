@@ -222,7 +222,8 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
         ge=1,
         affects_output=False,
         help="Optimizer steps between additional checkpoints, for long epochs. A checkpoint is "
-        "always saved at each validation and at the end of each epoch.",
+        "always saved at each validation and at the end of each epoch, and for an adapter after "
+        "each minute without one.",
     )
     logging_steps: int = setting(
         1, ge=1, affects_output=False, help="Optimizer steps between reports of the loss."

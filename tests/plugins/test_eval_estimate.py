@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from conftest import MakeProject
 
+from finery import Estimate
 from finery.builder.checks import notes_on
 from finery.plugin.history import Results
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
 from finery.recipe.graph import build_graph
+from finery_eval.planning import estimates
 
 RECIPE = """\
 finery: 1
@@ -42,6 +44,39 @@ def test_a_plan_says_what_the_test_rows_can_show(
     lines = [json.loads(line) for line in t.run("plan", "--json").out.splitlines()]
     (estimate,) = (line["estimate"] for line in lines if line["step"] == "test")
     assert estimate["detectable_difference"] == pytest.approx(0.123, abs=0.001)
+
+
+SIZED = """\
+finery: 1
+name: t
+models:
+  base: {use: local.wheel, package: p, version: "1", file: NAME.gguf}
+  linear: {use: baseline.linear, rows: split.train}
+data:
+  rows: {use: data.file, path: rows.jsonl, format: alpaca}
+  split: {use: data.split, rows: rows}
+train:
+  sft: {use: trl.sft, model: base, rows: split.train}
+evaluate:
+  test: {use: eval.exact, models: [MODELS], rows: split.test}
+"""
+
+
+def test_a_first_evaluation_has_a_rough_time(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"instruction": f"{i}", "output": "x"}) + "\n" for i in range(1000))
+    (tmp_path / "rows.jsonl").write_text(rows)
+
+    def estimate(models: str, name: str) -> Estimate:
+        recipe = SIZED.replace("MODELS", models).replace("NAME", name)
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        graph = build_graph(load(tmp_path / "recipe.yaml"), load_plugins())
+        return estimates(graph, Results(), ["test"])[0]
+
+    one, two = estimate("base, linear", "x-4B"), estimate("base, sft", "x-4B")
+    assert one.lines[1].endswith("(a rough guess before the first run)")
+    assert two.facts["seconds"] == pytest.approx(2 * one.facts["seconds"], abs=1)
+    assert one.facts["seconds"] > estimate("base", "x-135M").facts["seconds"]
+    assert "seconds" not in estimate("base", "x").facts
 
 
 TRAINED = """\

@@ -13,6 +13,9 @@ from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_gguf import backend
 from finery_gguf.engine import GgufEngine
+from finery_gguf.llama import Context, Gguf
+from finery_gguf.pace import Pace
+from finery_gguf.slots import multiple_of
 
 SHOTS = [
     {"role": "system", "content": "Name the intent of the message."},
@@ -94,6 +97,23 @@ def test_two_streams_of_one_engine(tiny: Path) -> None:
             into[number] = answer
     expected = streamed(engine(tiny), TALKS[:6])
     assert [found[0][i] for i in range(3)] + [found[1][i] for i in range(3)] == expected
+
+
+def test_the_shape_of_batches_is_measured_with_few_tokens(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[int] = []
+    decode = Context._decode
+
+    def counted(context: Context, items: Any, threads: int) -> None:
+        evaluated.append(len(items))
+        decode(context, items, threads)
+
+    monkeypatch.setattr(Context, "_decode", counted)
+    multiple = multiple_of(Gguf(tiny), Pace(1))
+    assert multiple in (1, 2, 4, 8, 16)
+    # The tokens that all rows begin with are evaluated once, and then one token a row.
+    assert evaluated == [8, 16, 1, 2, 3, 4, 6, 8, 12]
 
 
 # -- by a server -----------------------------------------------------------------------------------

@@ -251,6 +251,28 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
         assert model.meta == whole.meta
 
 
+def test_a_long_epoch_has_checkpoints(
+    train: Train, tmp_path: Path, tiny: Model, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finery_trl.train import callbacks
+
+    class Cut(TestJob):
+        def progress(self, done: float, total: float, text: str = "") -> None:
+            if (done, total) == (2, 3):
+                raise KeyboardInterrupt
+
+    _, whole = train("whole")
+    monkeypatch.setattr(callbacks, "UNSAVED", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        Sft(
+            model=tiny, rows=[data], epochs=1, effective_batch_size=8, learning_rate=1e-2
+        ).run(Cut(tmp_path / "cut", seed=1))  # fmt: skip
+    _, resumed = train("cut")
+    logged = [e["message"] for e in resumed.events if e["event"] == "log"]
+    assert logged[-1] == "continuing from optimizer step 1 of 3"
+    assert files(resumed.out) == files(whole.out)
+
+
 def test_a_training_cut_off_after_its_last_checkpoint_only_writes(train: Train) -> None:
     settings: dict[str, Any] = {"epochs": 1.5}
     model, job = train(**settings)

@@ -29,6 +29,32 @@ if TYPE_CHECKING:
 
 Watch = Callable[[Any, int], dict[str, float]]
 """(model, optimizer step) → the metrics of the task."""
+UNSAVED = 60.0
+"""Seconds without a checkpoint after which the training of an adapter writes one."""
+SAVING = 0.02
+"""Largest share of the time that these checkpoints take, as far as the last one shows."""
+
+
+@outside_key
+class Unsaved:
+    """The time since the last checkpoint."""
+
+    def __init__(self) -> None:
+        self._since = self._began = time.monotonic()
+        self._wait = UNSAVED
+
+    def is_long(self) -> bool:
+        """Whether another checkpoint is worth its time."""
+        return time.monotonic() - self._since >= self._wait
+
+    def saving(self) -> None:
+        """A checkpoint may be written from now on."""
+        self._began = time.monotonic()
+
+    def saved(self) -> None:
+        """It has been written."""
+        self._since = time.monotonic()
+        self._wait = max(UNSAVED, (self._since - self._began) / SAVING)
 
 
 class Callback(TrainerCallback):
@@ -53,6 +79,7 @@ class Callback(TrainerCallback):
         self._job = job
         self._validates = validates
         self._watch = watch
+        self._unsaved = Unsaved()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """Request what is due after this optimizer step, and measure the metrics of the task."""
@@ -60,13 +87,17 @@ class Callback(TrainerCallback):
         last = step >= state.max_steps
         due = last or schedule.validates_at(step)
         control.should_evaluate = self._validates and due
-        control.should_save = last or schedule.saves_at(step, self._step.save_steps)
+        # Whole models have none of these, since their checkpoints are large. Several processes
+        # would have to agree on the time.
+        is_long = self._step.lora is not None and args.world_size == 1 and self._unsaved.is_long()
+        control.should_save = last or is_long or schedule.saves_at(step, self._step.save_steps)
         if due and self._watch is not None:
             self._job.progress(step, state.max_steps, "evaluating the model")
             metrics = self._watch(context["model"], step)
             state.log_history.append({"step": step, "epoch": state.epoch, "watch": metrics})
         if due and not self._validates:
             self._stop_early(state, control)
+        self._unsaved.saving()
 
     @outside_key
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
@@ -91,6 +122,7 @@ class Callback(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop if there was no improvement for long enough."""
         self._stop_early(state, control)
+        self._unsaved.saving()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the saved checkpoint as complete, then remove those that it replaces."""
@@ -100,6 +132,7 @@ class Callback(TrainerCallback):
             folder = Path(args.output_dir)
             checkpoints.mark(folder / f"checkpoint-{state.global_step}")
             checkpoints.prune(folder, state.log_history, self._step.metric_for_best_model)
+        self._unsaved.saved()
 
     def _stop_early(self, state: Any, control: Any) -> None:
         patience = self._step.early_stopping_patience

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import DataError, Forecast, Job, UsageError, setting
+from finery import DataError, Forecast, Job, UsageError, outside_key, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import (
     INVALID,
@@ -118,6 +118,7 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
             )
         super().check()
 
+    @outside_key
     def check_sample(self, rows: Iterable[Row]) -> None:
         """Raise `DataError` for fields that none of the first rows has in its expected answer."""
         normal, names = self.reader().normal, dict[str, None]()

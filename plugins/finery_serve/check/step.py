@@ -15,6 +15,7 @@ from finery import (
     UsageError,
     load_plugins,
     nested_step,
+    outside_key,
     setting,
     takes,
 )
@@ -419,6 +420,7 @@ def _only(wanted: Sequence[bool], answers: Sequence[str]) -> list[str]:
     return [answer for is_wanted, answer in zip(wanted, answers, strict=True) if is_wanted]
 
 
+@outside_key
 def _same(one: str, other: str) -> bool:
     """Whether two names may mean the same model: `gguf` may be `gguf.q8_0`."""
     return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")

@@ -40,11 +40,11 @@ def test_an_installed_completion_works_in_a_new_shell(
     assert (lines[0], len(lines)) == ("# mine", 2)
     typed = TYPED[shell].replace("FINERY", "finery" if on_path else str(FINERY))
     options = ["--noprofile"] if shell == "bash" else []
-    ran = subprocess.run(
+    shown = subprocess.run(
         [shell, *options, "-ic", typed],
         cwd=t.folder, env=t.environment(), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert re.search(r"\bplan\b.*\bplugins\b", ran.stdout, re.S), ran.stderr
+    assert re.search(r"\bplan\b.*\bplugins\b", shown.stdout, re.S), shown.stderr
 
 
 def test_an_unknown_shell_is_named_with_those_that_work(project: MakeProject) -> None:

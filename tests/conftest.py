@@ -94,6 +94,15 @@ ONCE = ("test_it_is_described", "test_loading_it_imports_nothing_heavy")
 """Tests of contracts whose checks `finery plugins --check` has for all installed plugins."""
 FINERY = Path(sys.executable).with_name("finery")
 LIGHT_STEPS = Path(__file__).with_name("light_steps.py")
+TWO_STEPS = """\
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  a: {use: steps.source, path: rows.txt}
+  b: {use: steps.copy, rows: a, tag: 1}
+"""
+"""A recipe of two of these steps, with the rows in `rows.txt`."""
 
 
 def until(true: Callable[[], Any], seconds: float = 120) -> None:

@@ -137,6 +137,27 @@ def _short_of(t: Training, judge: Node, task: Task) -> Iterator[Finding]:
 
 
 @note(
+    "misspelt-class",
+    when="a class in the rows of a training or of its evaluator looks like one that is at least "
+    "five times as frequent: they differ in one letter, two swapped letters, or only in case and "
+    "punctuation",
+    why="A misspelt class counts as a class of its own: the model learns it, or can't get its test "
+    "rows right, and it lowers macro-F1.",
+)
+def misspelt_class(t: Training) -> Iterator[Finding]:
+    """Find a rare class that looks like a frequent one."""
+    for judge in t.judges_of_task:
+        if (found := t.misspelt_class(judge)) is not None:
+            wrong, right, row = found
+            yield Finding(
+                f"the class {wrong!r} of row {row} looks like a misspelt {right!r}",
+                f"`finery show --row {row}` shows where the row comes from: correct it there",
+                t.input_as("train"),
+            )
+            return
+
+
+@note(
     "epochs",
     when=f"a training makes more than 2 passes over fewer than {OVERFITS} rows",
     why=f"Models overfit quickly on fewer than {OVERFITS} rows, and 1 or 2 epochs are often "

@@ -3,6 +3,7 @@
 No other module knows the names of its settings.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain, islice
@@ -22,6 +23,7 @@ from finery import (
     interface,
 )
 from finery.rows import Row
+from finery_data.checks.labels import MOST, misspelt
 
 Chain = list[tuple[str, str]]
 """(step, output) of some rows, then of the rows they derive from, and so on to the origin."""
@@ -239,6 +241,31 @@ class Training:
             return None
         counts = forecast.classes(islice(chain.from_iterable(datasets), MOST_READ))
         return min((counts or {}).items(), key=lambda pair: (pair[1], pair[0]), default=None)
+
+    def misspelt_class(self, judge: Node) -> tuple[str, str, str] | None:
+        """(class that looks misspelt, frequent class that it looks like, id of its first row).
+
+        In the built rows of the training and of an evaluator, as the evaluator reads them.
+        """
+        forecast = interface(judge.step, Forecast)
+        if forecast is None:
+            return None
+        sources = [s for node in (self.node, judge) for s in node.sources_of(Dataset)]
+        outputs = dict.fromkeys((s.step, s.output) for s in sources)
+        artifacts = [self.results.artifact(*output) for output in outputs]
+        datasets = [dataset for dataset in artifacts if isinstance(dataset, Dataset)]
+        by_field: dict[str, Counter[str]] = {}
+        counts = forecast.classes(islice(chain.from_iterable(datasets), MOST_READ))
+        for name, count in (counts or {}).items():
+            field, _, label = name.rpartition(": ")
+            by_field.setdefault(field, Counter())[label] = count
+        for field, of_field in by_field.items():
+            for wrong, right in misspelt(of_field).items() if len(of_field) <= MOST else ():
+                name = f"{field}: {wrong}" if field else wrong
+                rows = chain.from_iterable(datasets)
+                row = next(row for row in rows if name in (forecast.classes([row]) or ()))
+                return wrong, right, row["id"]
+        return None
 
 
 def trainings(graph: Graph, results: Results) -> list[Training]:

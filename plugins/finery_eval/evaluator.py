@@ -55,6 +55,8 @@ from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 
 Better = Literal["higher", "lower"]
 """Which values of a metric are better."""
+EXPECTED = "expected_answers"
+"""The entry of `details` with a sentence about the rows' own answers that fail, for gates."""
 
 
 class Gate(Step, isolated=True):
@@ -104,13 +106,14 @@ class Gate(Step, isolated=True):
         self.check()
         (metrics,) = outputs.values()
         assert isinstance(metrics, Metrics)
-        failed = unmet(self.requirements(), with_more(metrics.report()))
+        report = with_more(metrics.report())
+        failed = unmet(self.requirements(), report)
         if failed:
             what = "requirement is" if len(failed) == 1 else "requirements are"
             raise RequirementError(
                 f"{len(failed)} {what} not met",
                 where="require",
-                details=failed,
+                details=[*failed, *filter(None, [report["details"].get(EXPECTED)])],
                 fix=f"improve the {self.nouns()[0]}, test on more rows, or lower the value in "
                 "`require`",
             )

@@ -3,22 +3,13 @@
 import json
 
 import pytest
-from conftest import MakeProject, Project
-
-RECIPE = """\
-finery: 1
-name: t
-plugins: [./steps.py]
-data:
-  a: {use: steps.source, path: rows.txt}
-  b: {use: steps.copy, rows: a, tag: 1}
-"""
+from conftest import TWO_STEPS, MakeProject, Project
 
 
 @pytest.fixture
 def t(project: MakeProject) -> Project:
     """Two steps."""
-    return project({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
+    return project({"recipe.yaml": TWO_STEPS, "rows.txt": "one\ntwo\n"})
 
 
 def test_a_build_says_what_runs_and_why_on_stderr_and_where_on_stdout(t: Project) -> None:
@@ -124,7 +115,7 @@ def test_a_missing_file_is_named_with_its_place_before_anything_runs(t: Project)
 
 def test_unmet_requirements_show_scores_and_the_reason(t: Project) -> None:
     gate = {"gate": {"use": "steps.score", "rows": "a", "score": 0.25, "least": 0.5}}
-    t.write({"recipe.yaml": f"{RECIPE}evaluate: {json.dumps(gate)}\n"})
+    t.write({"recipe.yaml": f"{TWO_STEPS}evaluate: {json.dumps(gate)}\n"})
     code, out, err = t.run("build")
     assert code == 1
     assert "25.0 %" in out

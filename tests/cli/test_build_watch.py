@@ -1,33 +1,26 @@
 """`finery build --watch`: builds again after a change, also of plugins, and ends with Ctrl-C."""
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeProject, Project, until
+from conftest import TWO_STEPS, MakeProject, Project, until
 
-RECIPE = """\
-finery: 1
-name: t
-plugins: [./steps.py]
-data:
-  a: {use: steps.source, path: rows.txt}
-  b: {use: steps.copy, rows: a, tag: 1}
-"""
-Wait = Callable[[str], None]
+Wait = Callable[[str], str]
 
 
 @pytest.fixture
 def t(project: MakeProject) -> Project:
     """A project of two steps."""
-    return project({"recipe.yaml": RECIPE, "rows.txt": "one\n"})
+    return project({"recipe.yaml": TWO_STEPS, "rows.txt": "one\n"})
 
 
 @pytest.fixture
 def wait(t: Project) -> Iterator[Wait]:
-    """Start `build --watch`; waits for a text among what it printed since the last wait."""
+    """Start `build --watch`; waits for a text in the output since the last wait, returns it."""
     log, seen = t.folder.with_name("log"), [0]
     with log.open("w") as out:
         process = t.start("build", "--watch", stdout=out, stderr=out)
@@ -35,10 +28,12 @@ def wait(t: Project) -> Iterator[Wait]:
     def printed() -> str:
         return log.read_text("utf-8")[seen[-1] :]
 
-    def wait_for(text: str) -> None:
+    def wait_for(text: str) -> str:
         until(lambda: (text in printed() and "Ctrl-C" in printed()) or process.poll() is not None)
-        assert text in printed(), log.read_text("utf-8")
+        new = printed()
+        assert text in new, log.read_text("utf-8")
         seen.append(len(log.read_text("utf-8")))
+        return new
 
     yield wait_for
     os.killpg(process.pid, signal.SIGINT)
@@ -51,7 +46,8 @@ def wait(t: Project) -> Iterator[Wait]:
 def test_it_builds_again_after_each_change_and_survives_mistakes(t: Project, wait: Wait) -> None:
     wait("2 steps: 2 built, 0 cached")
     t.edit("recipe.yaml", "tag: 1", "tag: 2")
-    wait("2 steps: 1 built, 1 cached")
+    printed = wait("2 steps: 1 built, 1 cached")
+    assert re.search(r"^\d\d:\d\d:\d\d A file changed. Building again.$", printed, re.M)
     t.write({"rows.txt": "uno\n"})
     wait("2 steps: 2 built, 0 cached")
     t.edit("recipe.yaml", "tag: 2", "tga: 2")

@@ -4,19 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from conftest import MakeProject, Project
+from conftest import TWO_STEPS, MakeProject, Project
 
-RECIPE = """\
-finery: 1
-name: t
-plugins: [./steps.py]
-data:
-  a: {use: steps.source, path: rows.txt}
-  b: {use: steps.copy, rows: a, tag: 1}
-  c: {use: steps.limit, rows: b}
-"""
-
-
+RECIPE = f"{TWO_STEPS}  c: {{use: steps.limit, rows: b}}\n"
 FILES = {"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"}
 
 
@@ -47,6 +37,12 @@ def test_a_plan_runs_nothing(project: MakeProject) -> None:
     assert (code, err) == (0, "")
     assert "3 steps: 1 run, 2 pending" in out
     assert "waits for a" in out
+
+
+def test_the_graph_is_not_printed_as_json(project: MakeProject) -> None:
+    code, out, err = project(FILES).here("plan", "--graph", "dot", "--json")
+    assert (code, out) == (2, "")
+    assert "the graph isn't JSON" in err
 
 
 def test_a_plan_is_what_the_build_then_does(t: Project) -> None:

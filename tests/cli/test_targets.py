@@ -6,16 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import FINERY, LIGHT_STEPS, Project
-
-RECIPE = """\
-finery: 1
-name: NAME
-plugins: [./steps.py]
-data:
-  a: {use: steps.source, path: rows.txt}
-  b: {use: steps.copy, rows: a, tag: 1}
-"""
+from conftest import FINERY, LIGHT_STEPS, TWO_STEPS, Project
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +14,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A built project, with another recipe in the folder `ext`."""
     made = Project(tmp_path_factory.mktemp("template"))
     (made.folder / ".git").mkdir()
-    mine, other = RECIPE.replace("NAME", "t"), RECIPE.replace("NAME", "other")
+    mine, other = TWO_STEPS, TWO_STEPS.replace("name: t", "name: other")
     other = other.replace("./", "../").replace("rows.txt", "../rows.txt").replace("b:", "sft:")
     made.write({
         "recipe.yaml": mine, "rows.txt": "one\n", "ext/recipe.yaml": other,
@@ -93,7 +84,7 @@ def test_what_names_nothing_is_an_error(t: Project, args: list[str], says: str) 
 
 
 def test_a_missing_recipe_names_the_only_other_one_or_one_above(t: Project) -> None:
-    t.write({"other/mine.yaml": RECIPE, "other/data.yaml": "a: 1\n", "ext/deep/rows.txt": ""})
+    t.write({"other/mine.yaml": TWO_STEPS, "other/data.yaml": "a: 1\n", "ext/deep/rows.txt": ""})
     here = Project(t.folder / "other")
     assert "fix: name mine.yaml, or create one: finery init DIR" in here.here("build").err
     assert "fix: name the recipe: finery show mine.yaml b" in here.here("show", "b").err

@@ -11,20 +11,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conftest import FINERY, MakeProject, Project
+from conftest import FINERY, TWO_STEPS, MakeProject, Project
 from needs import may_lack
 
 from finery.inference.records import SqliteRecords
 from finery.store.connection import Database
 
-RECIPE = """
-finery: 1
-name: t
-plugins: [./steps.py]
-data:
-  a: {use: steps.source, path: rows.txt}
-  b: {use: steps.copy, rows: a, tag: 1}
-"""
 ANSWERS = {
     random.Random(n).randbytes(32): msgspec.msgpack.encode(
         [{"text": f"answer {n} " * (n % 7 * 100), "finish_reason": "stop"}]
@@ -38,7 +30,7 @@ PAGE = 4096
 @pytest.fixture(name="built")
 def _built(built: MakeProject) -> Project:
     """A built project."""
-    return built({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
+    return built({"recipe.yaml": TWO_STEPS, "rows.txt": "one\ntwo\n"})
 
 
 def database(t: Project) -> Path:

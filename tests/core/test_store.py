@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conftest import MakeProject, Project, in_memory
+from conftest import TWO_STEPS, MakeProject, Project, in_memory
 from hypothesis import given
 from hypothesis import strategies as st
 from needs import may_lack
@@ -25,20 +25,11 @@ from finery.store.database import Store
 from finery.store.links import link_outputs, open_artifact, prune_links, view
 from finery.util.files import hash_file
 
-RECIPE = """
-finery: 1
-name: t
-plugins: [./steps.py]
-data:
-  a: {use: steps.source, path: rows.txt}
-  b: {use: steps.copy, rows: a, tag: 1}
-"""
-
 
 @pytest.fixture(name="built")
 def _built(built: MakeProject) -> Project:
     """A built project."""
-    return built({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
+    return built({"recipe.yaml": TWO_STEPS, "rows.txt": "one\ntwo\n"})
 
 
 @pytest.fixture
@@ -272,7 +263,7 @@ def test_a_full_disk_is_an_error_and_no_more(project: MakeProject, full_disk: Pa
 def test_a_disk_that_is_full_from_the_start(
     project: MakeProject, full_disk: Path, left: int
 ) -> None:
-    t = project({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
+    t = project({"recipe.yaml": TWO_STEPS, "rows.txt": "one\ntwo\n"})
     t.env["FINERY_STORE"] = str(full_disk)
     ballast = full_disk / "ballast"
     with ballast.open("wb") as out:
@@ -291,7 +282,7 @@ def test_a_disk_that_is_full_from_the_start(
 
 @pytest.mark.slow
 def test_a_disk_without_free_inodes_is_full(project: MakeProject, full_disk: Path) -> None:
-    t = project({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
+    t = project({"recipe.yaml": TWO_STEPS, "rows.txt": "one\ntwo\n"})
     t.env["FINERY_STORE"] = str(full_disk)
     for count in range(15, 24):
         for path in full_disk.iterdir():

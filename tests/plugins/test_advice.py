@@ -140,6 +140,20 @@ def test_rows_are_held_against_the_task(
     assert named(tmp_path, recipe, built) == names
 
 
+@pytest.mark.parametrize(("fields", "answer"), [("", "{}"), (", fields: [topic]", "topic: {}")])
+def test_a_class_that_looks_misspelt(tmp_path: Path, fields: str, answer: str) -> None:
+    recipe = GOOD.replace(SFT, f"{SFT[:-1]}, epochs: 2}}")
+    recipe = recipe.replace("rows: split.test}", f"rows: split.test{fields}}}")
+    right, wrong, short = (answer.format(c) for c in ("refund", "refnd", "lost"))
+    test = rows(tmp_path / "test", {right: 20, wrong: 1})
+    train = rows(tmp_path / "train", {right: 150, short: 150})
+    (note,) = notes_on(graph(tmp_path, recipe), Built(split_train=train, split_test=test))
+    (row,) = (row["id"] for row in test if row["completion"] == wrong)
+    assert note.name == "misspelt-class"
+    assert note.text == f"the class 'refnd' of row {row} looks like a misspelt 'refund'"
+    assert f"finery show --row {row}" in note.fix
+
+
 def test_replies_count_where_each_is_learned(tmp_path: Path) -> None:
     recipe = GOOD.replace("eval.classification", "eval.exact")
     recipe = recipe.replace(SFT, SFT[:-1] + ", epochs: 2}")

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from tables import model
 
-from finery import DataError, Dataset, Metrics, Model, UsageError
+from finery import DataError, Dataset, Metrics, Model, RequirementError, UsageError
 from finery.builder.project import open_graph
 from finery.rows.templates import limits
 from finery.testing import TestJob, dataset, run_step
@@ -130,15 +130,23 @@ def test_the_answers_of_preferences_only_show_what_the_data_keeps(tmp_path: Path
     ]
     job = TestJob(tmp_path)
     step = Rules(
-        models=[model("m", a=GOOD, b=GOOD)], rows=dataset(tmp_path / "rows", pairs), rules=RULES
+        models=[model("m", a=GOOD, b=GOOD)],
+        rows=dataset(tmp_path / "rows", pairs),
+        rules=RULES,
+        require={"m.calm": "< 0.9"},
     )
-    found = step.run(job).report()
+    metrics = step.run(job)
+    found = metrics.report()
     assert found["scores"]["m"]["accuracy"] == 1
     table = next(t for t in found["details"]["tables"] if t["title"] == "Rules")
     own = {row[0]: row[2] for row in table["rows"] if row[1] == "(the rows' own answers)"}
     assert own == {"brief": 0.5, "calm": 0.5, "next_step": 1}
     logged = [e["message"] for e in job.events if e["event"] == "log"]
-    assert "the answers of 1 of 2 rows break a rule: brief 1, calm 1" in logged
+    broken = "the answers of 1 of 2 rows break a rule: brief 1, calm 1"
+    assert broken in logged
+    with pytest.raises(RequirementError) as failed:
+        step.verify({"": metrics})
+    assert failed.value.details[1:] == [broken]
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,29 @@ def test_a_slice_that_the_rows_of_a_file_do_not_keep_fails_the_check(tmp_path: P
     assert error.fix == "did you mean 'channel'?"
 
 
+ASKED = {"role": "user", "content": "q"}
+
+
+@pytest.mark.parametrize(("row", "is_known"), [
+    ({"id": "1", "prompt": "q", "completion": fields("bug", "low")}, False),
+    ({"id": "1", "prompt": "q", "completion": "a", "label": {"category": "bug"}}, False),
+    ({"messages": [ASKED, {"role": "assistant", "content": fields("bug", "low")}]}, False),
+    ({"id": "1", "prompt": "q", "completion": fields("bug", "low"), "label": {"catgory": 1}}, True),
+    ({"id": "1", "category": "bug", "priority": "low"}, True),  # not yet a row
+    ({"messages": "bug"}, True),
+])  # fmt: skip
+def test_a_field_that_no_row_has_is_found_in_the_first_rows(
+    row: dict[str, Any], is_known: bool
+) -> None:
+    step = Classification(models=[], rows=Dataset.placeholder("rows"), fields=["catgory"])
+    if is_known:
+        step.check_sample([row])
+        return
+    with pytest.raises(DataError, match="no expected answer of the rows has the field") as caught:
+        step.check_sample([row])
+    assert (caught.value.where, caught.value.fix) == ("fields", "did you mean 'category'?")
+
+
 def test_keys_of_expected_objects_are_slices(tmp_path: Path) -> None:
     """They are known once the rows are read."""
     recipe = sliced_recipe(tmp_path, "all", "kind")

@@ -77,12 +77,17 @@ def test_models_are_rows_and_where_there_is_no_room_columns() -> None:
     reports = {"test": report(8, *metrics, models=("base", "sft"))}
     wide = printed(120, reports=reports)
     assert wide[1].split() == [
-        "model", "judged", "by", "accuracy", "95", "%", "CI", *metrics[1:]
+        "model", "evaluation", "accuracy", "95", "%", "CI", *metrics[1:]
     ]  # fmt: skip
     assert wide[3].split()[:6] == ["base", "test", "50.0", "%", "25.0", "–"]
     narrow = printed(60, reports=reports)
     assert narrow[1].split() == ["base", "sft"]
-    assert [line.split()[0] for line in narrow[3:]] == ["judged", "accuracy", "95", *metrics[1:]]
+    assert [line.split()[0] for line in narrow[3:]] == [
+        "evaluation",
+        "accuracy",
+        "95",
+        *metrics[1:],
+    ]
     assert all(len(line) <= 60 for line in narrow)
     assert not any("…" in line for line in narrow)
 

@@ -95,7 +95,7 @@ def test_an_app_without_a_fault(tmp_path: Path, shipped: tuple[Model, Bundle]) -
     tables = {table["title"]: table["rows"] for table in report["details"]["tables"]}
     assert scores["rag"]["answers"] == 1.0, tables
     assert scores["rag"]["lost"] == 0.0
-    assert "Compared with rag evaluated" in tables
+    assert "Compared with rag in finery" in tables
     assert len(list(metrics.predictions())) == 2 * len(ROWS)
     step.verify({"": metrics})
 
@@ -113,9 +113,9 @@ def test_the_scores_are_those_of_eval_grounded(
     expected = run_step(grounded, tmp_path / "grounded").report()
     (scores,) = expected["scores"].values()
     report = metrics.report()
-    assert report["scores"]["rag evaluated"] == scores
+    assert report["scores"]["rag in finery"] == scores
     (intervals,) = expected["intervals"].values()
-    assert report["intervals"]["rag evaluated"] == intervals
+    assert report["intervals"]["rag in finery"] == intervals
 
 
 def test_a_bundle_of_another_model_has_other_sources(

@@ -32,7 +32,7 @@ def test_a_served_model_without_a_fault(tmp_path: Path) -> None:
     changed = [t["rows"] for t in made.report()["details"]["tables"] if "otherwise" in t["title"]]
     assert scores["m"]["answers"] == 1.0, changed
     assert scores["m"]["lost"] == 0.0
-    assert scores["m"]["accuracy"] == scores["m evaluated"]["accuracy"]
+    assert scores["m"]["accuracy"] == scores["m in finery"]["accuracy"]
     assert best_model(made.report()) == "m"  # the one that is shown
     assert [c["model"] for c in made.report()["details"]["comparisons"]] == ["m"]
     assert len(list(made.predictions())) == 2 * len(ROWS)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -100,6 +101,24 @@ def test_the_check_says_what_it_compares(project: Project) -> None:
     assert "prompts" not in report["scores"]["linear"]
     tables = {table["title"]: table["rows"] for table in report["details"]["tables"]}
     assert [row[0] for row in tables["Not checked"]] == ["prompts"]
+
+
+def test_tables_say_which_step_evaluated_and_what_is_compared(project: Project) -> None:
+    printed = project.run("build", "--set", "evaluate.served.slots=2").out
+    assert re.search(r"model +evaluation +accuracy +95 % CI +answers", printed), printed
+    assert "linear in finery" in printed
+    assert "answers: the share that is the same as in finery, without the server" in printed
+
+
+def test_a_bundle_of_another_model_is_an_error_of_the_recipe(tmp_path: Path) -> None:
+    other = Project(tmp_path)
+    shipped = SHIPPED.replace("models: linear", "models: majority").replace("linear.", "majority.")
+    other.write({"recipe.yaml": RECIPE + shipped, "rows.jsonl": ""})
+    for command in ("check", "plan"):
+        ran = other.here(command)
+        assert ran.code == 2
+        assert "the bundle is made of linear, which isn't in `models`" in flat(ran)
+        assert "recipe.yaml:15:13" in ran.err
 
 
 def test_the_server_of_an_exported_bundle_needs_no_finery(project: Project) -> None:

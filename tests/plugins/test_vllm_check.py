@@ -108,7 +108,7 @@ def test_each_fault_of_an_adapter_is_found_and_the_others_pass(tmp_path: Path) -
     for name in ("right", "second"):
         own = scores[name]
         assert (own["prompts"], own["answers"], own["lost"]) == (1.0, 1.0, 0.0)
-        assert own["accuracy"] == scores[f"{name} evaluated"]["accuracy"]
+        assert own["accuracy"] == scores[f"{name} in finery"]["accuracy"]
     assert scores["template"]["prompts"] == 0.0
     assert scores["swapped"]["answers"] < 1.0
     assert made.report()["details"]["servers"]["right"].startswith("vLLM 0.")

@@ -51,6 +51,7 @@ class Artifact:
         self.runtime: dict[str, Any] = dict(runtime or {})
         self.digest: str = ""  # set once it is in the store
         self.manifest: Manifest | None = None  # of an input, from the store
+        self.made_of: list[str] = []  # in a plan: the models that its step takes, by their refs
         self.ref: str = ""  # in a plan: what the recipe names; in a step: only if `uses_name=True`
 
     @property

@@ -354,7 +354,9 @@ def _tell_promises(node: Node, nodes: dict[str, Node]) -> None:
         slot = slots[source.field]
         value = getattr(slot.owner, slot.field)
         artifact: Artifact = value[source.index] if slot.accepts.many else value
-        artifact.meta.update(nodes[source.step].step.static_meta())
+        made_by = nodes[source.step]
+        artifact.meta.update(made_by.step.static_meta())
+        artifact.made_of = [model.ref for model in made_by.base_models]
 
 
 def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:

@@ -82,6 +82,10 @@ class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
     Rows whose prompt is similar to that of a held-out row, or contains it completely, are dropped
     as by `data.decontaminate` with a threshold of 0.7: from train if they match test or validation
     rows, from validation if they match test rows. Test loses none.
+
+    Whole prompts are compared. Conversations that begin with the same turns and continue
+    differently may be in different splits, and `eval.dialog` also asks for the answers to these
+    first turns. To keep such conversations together, give them a common value in `group`.
     """
 
     rows: list[Dataset] = takes(help="Rows to split, in this order.")

@@ -7,9 +7,19 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import Forecast, Job, UsageError, setting
+from finery import DataError, Forecast, Job, UsageError, outside_key, setting
 from finery.rows import Row, answer_text
-from finery.rows.answers.reading import INVALID, Expected, Reader, Reading, Unreadable, field_names
+from finery.rows.answers.reading import (
+    INVALID,
+    Expected,
+    Reader,
+    Reading,
+    Unreadable,
+    extracted,
+    field_names,
+)
+from finery.rows.chat.turns import problems_of
+from finery.util.text import did_you_mean
 from finery_eval import stats
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
@@ -107,6 +117,25 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
                 fix="remove it: fields are found among other lines anyway",
             )
         super().check()
+
+    @outside_key
+    def check_sample(self, rows: Iterable[Row]) -> None:
+        """Raise `DataError` for fields that none of the first rows has in its expected answer."""
+        normal, names = self.reader().normal, dict[str, None]()
+        for row in rows if self.fields else ():
+            is_row = isinstance(row.get("messages"), list) or row.keys() >= {"id", "completion"}
+            if not is_row or problems_of(row):  # e.g. a record of a file
+                continue
+            label, text = row.get("label"), extracted(answer_text(row), self.extract)
+            names |= dict.fromkeys(label if isinstance(label, dict) else ())
+            names |= dict.fromkeys(field_names([text]))
+        for field in self.fields:
+            if names and normal([field])[0] not in normal(names):
+                raise DataError(
+                    f"no expected answer of the rows has the field '{field}'",
+                    where="fields",
+                    fix=did_you_mean(field, names),
+                )
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read the expected classes, and with them which classes are allowed."""

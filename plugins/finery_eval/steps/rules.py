@@ -9,7 +9,7 @@ from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted, search_in
 from finery_eval import stats
 from finery_eval.evaluation import answers_table
-from finery_eval.evaluator import BatchEvaluator, compiled, names_metric
+from finery_eval.evaluator import EXPECTED, BatchEvaluator, compiled, names_metric
 from finery_eval.measure import Measure
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged, together
@@ -122,10 +122,12 @@ class Rules(BatchEvaluator, task="style"):
         answered = [row for row in rows if answer_text(row).strip()]
         own = [self.kept(answer_text(row)) for row in answered]
         broken = {name: sum(not kept[name] for kept in own) for name in self.rules}
+        details: dict[str, Any] = {}
         if any(broken.values()):
             count = sum(not all(kept.values()) for kept in own)
             named = ", ".join(f"{name} {n}" for name, n in broken.items() if n)
-            job.log(f"the answers of {count} of {len(own)} rows break a rule: {named}")
+            details[EXPECTED] = f"the answers of {count} of {len(own)} rows break a rule: {named}"
+            job.log(details[EXPECTED])
 
         def judged(answers: Answers) -> Verdicts:
             of = each_judged(answers, lambda _, answer: self.verdict(self.kept(answer.text)))
@@ -133,7 +135,7 @@ class Rules(BatchEvaluator, task="style"):
             measures, own_groups = verdicts.measures(together(rows)), together(answered)
             owns = {n: Measure({OWN: [k[n] for k in own]}, own_groups) for n in self.rules}
             tables = [rules_table(self.rules, measures, owns), answers_table(answers)]
-            return verdicts._replace(tables=tables)
+            return verdicts._replace(tables=tables, details=details)
 
         return judged
 

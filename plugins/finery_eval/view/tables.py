@@ -64,7 +64,7 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
     table = new_table(title)
     table.add_column("model", no_wrap=True)
     if is_named := "" not in reports:
-        table.add_column("judged by", style="dim", no_wrap=True)
+        table.add_column("evaluation", style="dim", no_wrap=True)
     for index, name in enumerate(names):
         table.add_column(name, justify="right", style="dim" if index == 1 else None, no_wrap=True)
     for model, step, cells in models:
@@ -75,6 +75,9 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
         fewest, most = min(ns := [of[metric] for of in parts if metric in of]), max(ns)
         rows = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         console.print(f"{metric}: applies to {rows} of {title}", style="dim", markup=False)
+    legends = (of["details"].get("legend") for of in reports.values())
+    for legend in dict.fromkeys(filter(None, legends)):
+        console.print(legend, style="dim", markup=False)
 
 
 def print_interval_note(console: "Console", reports: Mapping[str, Report]) -> None:
@@ -117,7 +120,7 @@ def _by_metric(
     for model, *_ in models:
         table.add_column(model, justify="right")
     if is_named:
-        table.add_row("judged by", *(step for _, step, _ in models), style="dim")
+        table.add_row("evaluation", *(step for _, step, _ in models), style="dim")
     for index, name in enumerate(names):
         table.add_row(name, *(of[index] for *_, of in models), style="dim" if index == 1 else None)
     return table

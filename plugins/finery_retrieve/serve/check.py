@@ -43,7 +43,7 @@ from finery_serve.check.answers import what_is_said
 BUNDLE = "retrieve"
 """The format of a bundle of `retrieve.bundle`."""
 OWN = ("sources", "prompts", "answers", "lost")
-EVALUATED = "{} evaluated"
+EVALUATED = "{} in finery"
 """The name of the model's answers by finery's engine."""
 SHOWN = 200
 """Characters of an answer in a table."""

@@ -15,6 +15,7 @@ from finery import (
     UsageError,
     load_plugins,
     nested_step,
+    outside_key,
     setting,
     takes,
 )
@@ -45,7 +46,7 @@ from finery_transformers.formats import way_out
 from finery_transformers.frozen.template import system_of
 
 OWN = ("prompts", "answers", "lost")
-EVALUATED = "{} evaluated"
+EVALUATED = "{} in finery"
 """The name of a model's answers by finery's engine."""
 SHOWN = 200
 """Characters of an answer in a table."""
@@ -177,6 +178,13 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
                         fix=f"remove {field}: the bundle's answers are compared with those of "
                         "`models`",
                     )  # fmt: skip
+        made_of = self.bundle.made_of if self.bundle is not None else []
+        if made_of and not any(_same(m.ref, other) for m in self.models for other in made_of):
+            raise UsageError(
+                f"the bundle is made of {', '.join(made_of)}, which isn't in `models`",
+                where="models",
+                fix=f"models: [{', '.join(made_of)}]",
+            )
         servers = load_plugins().servers
         for model in () if self.bundle is not None else self.models:
             found = model.meta.get("format")
@@ -381,6 +389,8 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         details = {
             **(verdicts.details if verdicts else {}),
             "headline": [*dict.fromkeys(headline)],
+            "legend": f"{', '.join([*prompts, 'answers'])}: the share that is the same as in "
+            "finery, without the server",
             "comparisons": comparisons,
             "references": [EVALUATED.format(name) for name in served],
             "faults": {name: [f._asdict() for f in found] for name, found in faults.items()},
@@ -408,6 +418,12 @@ def _score(hits: Sequence[bool], groups: Sequence[Sequence[int]] | None = None) 
 
 def _only(wanted: Sequence[bool], answers: Sequence[str]) -> list[str]:
     return [answer for is_wanted, answer in zip(wanted, answers, strict=True) if is_wanted]
+
+
+@outside_key
+def _same(one: str, other: str) -> bool:
+    """Whether two names may mean the same model: `gguf` may be `gguf.q8_0`."""
+    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
 
 
 def _ordered(scored: Mapping[str, Score], names: Sequence[str]) -> dict[str, Score]:

@@ -22,7 +22,7 @@ from finery_trl.estimate.memory import (
     tokens_per_second,
 )
 from finery_trl.settings import Training
-from finery_trl.view.model import RUNTIME
+from finery_trl.train.save import MEASURED_AS
 
 GIB = 2**30
 MENTIONED = GIB
@@ -345,7 +345,7 @@ def _alike(past: Past, step: Training) -> bool:
 def _pace(past: Past) -> Pace | None:
     """Of one training; None if it measured nothing, since it only resumed at its end."""
     tokens, epochs = past.meta.get("tokens"), past.meta.get("epochs")
-    speed = past.runtime.get(RUNTIME, {}).get("tokens_per_second")
+    speed = past.runtime.get(MEASURED_AS, {}).get("tokens_per_second")
     if not tokens or not epochs or not speed:
         return None
     return Pace(float(speed), max(0.0, past.seconds - tokens * epochs / speed))

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-RUNTIME = "training"
-"""The entry in a model's `runtime` with what a training measured."""
 GIB = 2**30
 WIDTH, HEIGHT = 100, 18
 """Maximum size of a plot in characters, including axes and legend."""
@@ -148,7 +146,9 @@ def kept_step(manifest: Manifest) -> int | None:
 
 def measured(manifest: Manifest) -> dict[str, str]:
     """Speed and memory of a training in words, if its `runtime` has them."""
-    facts = manifest.runtime.get(RUNTIME, {})
+    from finery_trl.train.save import MEASURED_AS
+
+    facts = manifest.runtime.get(MEASURED_AS, {})
     speed, gpu, memory = (
         facts.get(name) for name in ("tokens_per_second", "peak_gpu_memory", "peak_memory")
     )

@@ -79,6 +79,8 @@ def command(
     if not watch or code == INTERRUPTED_CODE:
         return code
     if _wait_for_change(recipe, build, began):
+        text = f"{time.strftime('%H:%M:%S')} A file changed. Building again."
+        click.secho(text, dim=True, err=True)
         os.execv(sys.executable, sys.orig_argv)  # a new process imports changed plugins
     return 0
 

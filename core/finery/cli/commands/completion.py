@@ -1,6 +1,9 @@
 """`finery completion`: has a shell complete commands, recipes, steps and step types."""
 
 import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -39,7 +42,19 @@ def command(shell: str | None, install: bool) -> None:
 
     completion = get_completion_class(shell)
     assert completion is not None
-    click.echo(completion(cli, {}, "finery", VARIABLE).source())
+    script = completion(cli, {}, "finery", VARIABLE).source()
+    if (program := _program()) != "finery":  # bash runs what is typed, zsh and fish `finery`
+        script = script.replace("(( ! $+commands[finery] )) && return 1\n", "")
+        script = script.replace(" finery)", f" {program})")
+    click.echo(script)
+
+
+def _program() -> str:
+    """finery as a word of a shell: its name, or the path of the one that runs if PATH has none."""
+    if shutil.which("finery"):
+        return "finery"
+    running = shutil.which(sys.argv[0]) or Path(sys.executable).with_name("finery")
+    return shlex.quote(os.path.abspath(running))
 
 
 def _install(shell: str) -> None:
@@ -49,24 +64,23 @@ def _install(shell: str) -> None:
     """
     home = Path.home()
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    file, load = {
-        "bash": (home / ".bashrc", f'eval "$({VARIABLE}=bash_source finery)"'),
+    program = _program()
+    script = f"{program} completion {shell}"
+    file, line = {
+        "bash": (home / ".bashrc", f'command -v {program} >/dev/null && eval "$({script})"'),
         "zsh": (
             Path(os.environ.get("ZDOTDIR") or home) / ".zshrc",
-            "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }; "
-            f'eval "$({VARIABLE}=zsh_source finery)"',
+            f"command -v {program} >/dev/null && {{ (( $+functions[compdef] )) || "
+            f'{{ autoload -Uz compinit && compinit; }}; eval "$({script})"; }}',
         ),
-        "fish": (
-            config / "fish/completions/finery.fish",
-            f"{VARIABLE}=fish_source finery | source",
+        "fish": (  # which looks in `completions` for commands on PATH only
+            config / "fish" / ("completions" if program == "finery" else "conf.d") / "finery.fish",
+            f"command -q {program}; and {script} | source",
         ),
     }[shell]
-    line = f"command -v finery >/dev/null && {{ {load}; }}"
-    if shell == "fish":  # it reads the file when `finery` is completed
-        line = load
     try:
         text = file.read_text(encoding="utf-8") if file.exists() else ""
-        if VARIABLE not in text:
+        if is_new := line not in text.splitlines():
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a", encoding="utf-8") as out:
                 out.write(f"\n{line}\n" if text and text[-1] != "\n" else f"{line}\n")
@@ -74,5 +88,5 @@ def _install(shell: str) -> None:
         raise UsageError(
             f"can't write: {error.strerror}", where=str(file), fix=f"add this line to it: {line}"
         ) from error
-    done = "already set up" if VARIABLE in text else "set up"
+    done = "set up" if is_new else "already set up"
     click.echo(f"{done} in {file}. It works in new shells.")

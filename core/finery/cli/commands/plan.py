@@ -8,6 +8,7 @@ import click
 
 from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, matrix_option, recipe_and_steps
+from finery.errors import UsageError
 from finery.util.text import counted, duration, in_dollars, rough_duration
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def command(
     Trainings that would run come with the memory and time that they need. A `require:` that a kept
     result doesn't meet is shown with the steps that it blocks. Nothing runs.
     """
+    if language is not None and as_json:
+        raise UsageError("the graph isn't JSON", where="--graph", fix="remove --graph or --json")
     from finery.builder.checks import (
         OBSTACLES,
         blocked_by,

@@ -35,7 +35,7 @@ models:
 """
 SHIPPED = """\
 export:
-  ship: {use: serve.bundle, model: linear, name: tickets, prompt: It was charged twice}
+  ship: {use: serve.bundle, model: linear, name: tickets}
 evaluate:
   served:
     use: serve.check

@@ -63,14 +63,19 @@ def test_a_card_names_base_license_training_and_how_to_load_it() -> None:
     compile(loading(text), "README.md", "exec")
 
 
-def test_the_code_of_a_card_has_the_system_message_of_the_training() -> None:
+def test_the_code_of_a_card_has_the_system_message_and_the_tools_of_the_training() -> None:
     system = 'Name the "intent".\nOne word \\ no more.'
+    tools = [{"function": {"name": "f", "a": [True, None, "'\"x" * 30]}}]
+    prompts = {"system": system, "example": json.dumps({"tools": tools})}
     for config in (CONFIG, {}):
-        code = loading(card("sft", META | {"prompts": {"system": system}}, config, Base()))
+        code = loading(card("sft", META | {"prompts": prompts}, config, Base()))
         compile(code, "README.md", "exec")
         (line,) = [line for line in code.splitlines() if line.startswith("messages = ")]
         messages = ast.literal_eval(line.removeprefix("messages = "))
         assert [m["content"] for m in messages] == [system, "…"]
+        assert "messages, tools=tools, add" in code
+        start = code.partition("tools = ")[2].partition("inputs = ")[0]
+        assert str(ast.literal_eval(start)) == str(tools)  # in the same order
 
 
 @pytest.mark.parametrize("base", [

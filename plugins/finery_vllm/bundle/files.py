@@ -158,7 +158,7 @@ def _contents(texts: Texts) -> Iterator[str]:
         yield f"`{folder}/` has the weights."
     if texts.served.adapters:
         yield "`adapters/` has the adapters in PEFT's format."
-    yield "`tokenizer/`, `chat_template.jinja` and `generation/` determine prompts and their ends."
+    yield "`tokenizer/` has the tokenizer of the training."
     yield "`serve.json` has the arguments of the command, for programs."
 
 

@@ -39,7 +39,7 @@ class Train(Step, learns="answers", sections=("train",)):
         (job.out / "tokenizer.json").write_text("{}")
         meta = {"format": "adapter", "epochs": 2.0, "steps": 12, "rows": len(self.rows)}
         example = {"messages": [], "tools": [{"function": {"name": "f"}}]}
-        meta["prompts"] = {"system": "Label it.", "example": json.dumps(example)}
+        meta["prompts"] = {"system": "Label it.", "training_example": json.dumps(example)}
         return Model(job.out, meta=meta, refs={"base": self.model})
 
 

@@ -126,7 +126,7 @@ class Linear(
             "rows": len(lessons),
             "features": sum(map(len, classifier.features)),
             "shape": {"form": shape.form, "fields": list(shape.fields)},
-            "example": example_request({"prompt": lesson.question} for lesson in lessons),
+            "training_example": example_request({"prompt": lesson.question} for lesson in lessons),
         }
         return Model(job.out, meta=meta)
 

@@ -109,9 +109,11 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
             commands.append(("LICENSE", str(license)))
         (job.out / "Modelfile").write_text(write_modelfile(commands, run), encoding="utf-8")
         clients = client_facts(self.gguf) | ({"system": system} if system else {})
-        if derived.template is not None and "example" in clients:  # a TEMPLATE writes no tools
-            messages = json.loads(clients["example"])["messages"]
-            clients["example"] = json.dumps({"messages": messages}, ensure_ascii=False)
+        if (
+            derived.template is not None and "training_example" in clients
+        ):  # a TEMPLATE writes no tools
+            messages = json.loads(clients["training_example"])["messages"]
+            clients["training_example"] = json.dumps({"messages": messages}, ensure_ascii=False)
         request = request_for(self.name, clients)
         write_request(job.out, request)
         notes = [*derived.notes, *notes_of(clients)]

@@ -49,7 +49,7 @@ def request_for(
     name: of the model. facts: see `client_facts`; a system message in it isn't sent, since the chat
     template adds it. prompt, system: in place of those of the row. schema: what answers follow.
     """
-    example = json.loads(facts.get("example") or "{}")
+    example = json.loads(facts.get("training_example") or "{}")
     messages = example.get("messages") or [{"role": "user", "content": "Hello"}]
     if prompt:
         messages[-1]["content"] = prompt

@@ -72,7 +72,7 @@ ROW = {"messages": [{"role": "user", "content": "Where's it?"}], "tools": [TOOL]
 
 
 def test_the_request_has_the_question_and_the_tools_of_the_rows(tmp_path: Path) -> None:
-    example = {"system": "Name it.", "example": json.dumps(ROW)}
+    example = {"system": "Name it.", "training_example": json.dumps(ROW)}
     bundle = made(tmp_path / "a", {"frozen": example})
     sent = {"model": "me/tiny", **ROW, "temperature": 0}
     assert json.dumps(json.loads(bundle.file("request.json").read_text("utf-8"))) == json.dumps(
@@ -90,7 +90,9 @@ def test_the_request_has_the_question_and_the_tools_of_the_rows(tmp_path: Path) 
 
 def test_the_command_that_asks_is_read_by_a_shell(tmp_path: Path) -> None:
     plain = json.dumps({"messages": [{"role": "user", "content": 'It\'s $5 \\ "ü"\n`ok`?'}]})
-    text = made(tmp_path, {"frozen": {"example": plain}}).file("README.md").read_text("utf-8")
+    text = (
+        made(tmp_path, {"frozen": {"training_example": plain}}).file("README.md").read_text("utf-8")
+    )
     command = text.partition("## Ask it\n\n```sh\n")[2].partition("\n```")[0]
     body = json.loads(shlex.split(command)[-1])
     assert body["messages"] == json.loads(plain)["messages"]

@@ -100,10 +100,12 @@ def test_a_client_that_leaves_the_tools_out(tmp_path: Path) -> None:
     rows = [{**row, "tools": TOOLS} for row in ROWS]
     example = example_request(rows)
     trained = trained_model(
-        tmp_path / "t", TOOLED, {"prompts": {"tools": True, "example": example}}
+        tmp_path / "t", TOOLED, {"prompts": {"tools": True, "training_example": example}}
     )
     model = gguf_model(
-        tmp_path / "m", {"frozen": {"example": example}}, template=frozen_template(trained).source
+        tmp_path / "m",
+        {"frozen": {"training_example": example}},
+        template=frozen_template(trained).source,
     )
     ship = bundle(tmp_path / "b", model)
     assert faults(check(tmp_path / "c", model, rows, trained=trained, bundle=ship)[1]) == {}

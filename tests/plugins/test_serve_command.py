@@ -157,7 +157,7 @@ class At(NamedTuple):
 
 def test_the_tools_of_the_training_are_in_a_file_that_the_examples_send(tmp_path: Path) -> None:
     example = {"messages": [{"role": "user", "content": "Why?"}], "tools": [{"name": "find"}]}
-    facts = {"example": json.dumps(example)}
+    facts = {"training_example": json.dumps(example)}
     request = request_for("m", facts)
     file = write_request(tmp_path, request)
     text = introduction(At(), Serving(name="m"), request, file, facts)

@@ -220,8 +220,10 @@ def test_the_tools_that_rows_share(
     rows: list[Row] = [{"messages": QUESTION, "tools": tools} for tools in offered]
     before = Model(BASE.path, meta={})
     if earlier is not None:
-        before.meta["prompts"] = {"example": json.dumps({"messages": [], "tools": earlier})}
-    facts = facts_of_rows(rows, before, switch=False) | {"example": example_request(rows)}
+        before.meta["prompts"] = {
+            "training_example": json.dumps({"messages": [], "tools": earlier})
+        }
+    facts = facts_of_rows(rows, before, switch=False) | {"training_example": example_request(rows)}
     assert shared_tools(facts) == shared
     assert bool(facts.get("tools_differ")) == (shared is None and offered != [[], []])
 
@@ -234,7 +236,7 @@ def test_a_shared_system_message_begins_conversations_without_one(tmp_path: Path
         messages = [{"role": "system", "content": own}, *QUESTION]
         assert asked(frozen, messages) == prompt_text(frozen.tokenizer, messages)
     assert any(SYSTEM in line or repr(SYSTEM) in line for line in frozen.lines())
-    told = {"example": "{}", "tools_differ": True}
+    told = {"training_example": "{}", "tools_differ": True}
     differing = frozen_template(model_with(tmp_path, prompts={**PLAIN, "system": None, **told}))
     assert client_facts(Model(tmp_path, meta={"frozen": differing.facts()})) == told
     assert TOOLS_DIFFER in differing.lines()

@@ -137,7 +137,10 @@ def test_the_client_sends_the_tools_of_all_trainings(base: Model, tmp_path: Path
     def prompts(name: str) -> dict[str, Any]:
         tools = [{"type": "function", "function": {"name": name}}]
         messages = [{"role": "user", "content": "Late?"}]
-        return {"tools": True, "example": json.dumps({"messages": messages, "tools": tools})}
+        return {
+            "tools": True,
+            "training_example": json.dumps({"messages": messages, "tools": tools}),
+        }
 
     for other, words in (("find", "offer the same tools: find"), ("book", "offer different tools")):
         adapters = [

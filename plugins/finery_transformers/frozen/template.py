@@ -23,8 +23,8 @@ PROMPTS = "prompts"
 """The entry of `meta`. `tools`, `thinking`, `switched`: whether a row used it; the last means that
 thinking was switched off in the prompt of a row without it. `system`: the system message that all
 rows have; empty if none has one, None if they differ. `date`: the day that the template wrote
-(`2026-11-26`), absent if it writes none. `example`: see `example_request`. `tools_differ`: whether
-rows offer different tools, or only some offer any; else the example has those of all rows."""
+(`2026-11-26`), absent if it writes none. `training_example`: see `example_request`. `tools_differ`:
+whether rows offer different tools, or only some offer any; else the example has those of all."""
 FROZEN = "frozen"
 """The entry of a GGUF's `meta` with the facts of its frozen template."""
 SYSTEMS_DIFFER = (
@@ -35,7 +35,7 @@ TOOLS_DIFFER = (
     "the training rows offer different tools, or only some offer any, so clients must send those "
     "that fit the question"
 )
-_CLIENT = ("system", "example", "tools_differ", "tool_choice")
+_CLIENT = ("system", "training_example", "tools_differ", "tool_choice")
 _SYSTEM = ("system", "developer")
 """Roles of a message that says how to answer."""
 
@@ -49,7 +49,7 @@ def facts_of(model: Model) -> Mapping[str, Any] | None:
 def client_facts(model: Artifact) -> dict[str, Any]:
     """What clients of a model or bundle must know of its training rows, without empty values.
 
-    `system`: the message that all rows have. `example`, `tools_differ`: as in `PROMPTS`.
+    `system`: the message that all rows have. `training_example`, `tools_differ`: as in `PROMPTS`.
     `tool_choice`: of requests to a bundle's server.
     """
     recorded = (model.meta.get(PROMPTS), model.meta.get(FROZEN), model.meta)
@@ -65,7 +65,7 @@ def system_of(model: Artifact) -> str:
 
 def shared_tools(facts: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """The tools that all training rows offer, from `client_facts`; None if they offer none."""
-    example = json.loads(facts.get("example") or "{}")
+    example = json.loads(facts.get("training_example") or "{}")
     return None if facts.get("tools_differ") else example.get("tools")
 
 
@@ -88,7 +88,7 @@ def facts_of_rows(
         name: bool(earlier.get(name)) for name in ("tools", "thinking", "switched")
     }
     systems = {earlier["system"]} if "system" in earlier else set()
-    offered = {json.dumps(shared_tools(earlier) or [])} if "example" in earlier else set()
+    offered = {json.dumps(shared_tools(earlier) or [])} if "training_example" in earlier else set()
     for row in rows:
         turns = Turns.of(row)
         messages = [*turns.conversation, *(turns.rejected or ())]

@@ -161,7 +161,7 @@ def _facts(
     rows = chain.from_iterable(step.rows)
     facts[PROMPTS] = facts_of_rows(rows, step.model, switch=_switches(step), date=tokens.date)
     if example := example_request(chain.from_iterable(step.rows)):
-        facts[PROMPTS]["example"] = example
+        facts[PROMPTS]["training_example"] = example
     # A config's end of generation is often only that of a text, and not of a turn.
     facts[ENDS] = sorted(map(str, tokens.tokenizer.convert_ids_to_tokens(sorted(tokens.ends))))
     if arguments := _arguments(step, tokens, facts[PROMPTS]):

@@ -38,7 +38,8 @@ class Train(Step, learns="answers", sections=("train",)):
         (job.out / "README.md").write_text("# of the training\n")
         (job.out / "tokenizer.json").write_text("{}")
         meta = {"format": "adapter", "epochs": 2.0, "steps": 12, "rows": len(self.rows)}
-        meta["prompts"] = {"system": "Label it."}
+        example = {"messages": [], "tools": [{"function": {"name": "f"}}]}
+        meta["prompts"] = {"system": "Label it.", "training_example": json.dumps(example)}
         return Model(job.out, meta=meta, refs={"base": self.model})
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from finery import DataError, Dataset, Job, Model, Step, setting, takes
+from finery.rows import example_request
 from finery_baseline.answers import ROWS, FieldsStep, Lesson, Shape, lessons_of
 from finery_baseline.classifier import written
 from finery_baseline.vectors import fit, save
@@ -125,6 +126,7 @@ class Linear(
             "rows": len(lessons),
             "features": sum(map(len, classifier.features)),
             "shape": {"form": shape.form, "fields": list(shape.fields)},
+            "training_example": example_request({"prompt": lesson.question} for lesson in lessons),
         }
         return Model(job.out, meta=meta)
 

@@ -1,5 +1,6 @@
 """`ollama.modelfile`: a GGUF with the files that Ollama needs to run it."""
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -7,8 +8,9 @@ from finery import Bundle, DataError, Job, Model, Step, StepError, setting, take
 from finery.util.text import did_you_mean
 from finery.views import View
 from finery_gguf.llama import PACKAGE, Gguf
+from finery_serve.guide import REQUEST, curl, notes_of, request_for, write_request
 from finery_transformers.formats import require_format
-from finery_transformers.frozen.template import system_of
+from finery_transformers.frozen.template import client_facts
 
 if TYPE_CHECKING:
     from finery_ollama.derive import Derived
@@ -31,6 +33,9 @@ PARAMETERS: dict[str, tuple[type, ...]] = {
 
 DEFAULT_CONTEXT = 4096
 """Tokens. Ollama's own default depends on its version and the machine."""
+
+ADDRESS = "http://127.0.0.1:11434/v1"
+"""Ollama's usual one."""
 
 REQUIRED = "0.30.0"
 """The first Ollama that uses the chat template of a GGUF."""
@@ -103,15 +108,24 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         if license := self.gguf.meta.get("license"):
             commands.append(("LICENSE", str(license)))
         (job.out / "Modelfile").write_text(write_modelfile(commands, run), encoding="utf-8")
-        (job.out / "RUN.md").write_text(_guide(self.name, run, derived), encoding="utf-8")
+        clients = client_facts(self.gguf) | ({"system": system} if system else {})
+        if (
+            derived.template is not None and "training_example" in clients
+        ):  # a TEMPLATE writes no tools
+            messages = json.loads(clients["training_example"])["messages"]
+            clients["training_example"] = json.dumps({"messages": messages}, ensure_ascii=False)
+        request = request_for(self.name, clients)
+        write_request(job.out, request)
+        notes = [*derived.notes, *notes_of(clients)]
+        guide = _guide(self.name, run, curl(ADDRESS, request, REQUEST), notes)
+        (job.out / "RUN.md").write_text(guide, encoding="utf-8")
         for note in derived.notes:
             job.log(note)
         job.progress(0, 1, f"copying {source.name}")
         job.copy(source, source.name)
         sizes = {p.name: p.stat().st_size for p in sorted(job.out.iterdir())}
         meta = {"format": "ollama", "name": self.name, "files": sizes, "run": run}
-        meta |= {"system": usual} if (usual := system or system_of(self.gguf)) else {}
-        return Bundle(job.out, meta=meta)
+        return Bundle(job.out, meta=meta | clients)
 
     def _parameters(self, gguf: Gguf) -> dict[str, Value]:
         context = min(gguf.n_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
@@ -149,11 +163,12 @@ def _parameters(parameters: dict[str, Value], derived: list[str]) -> list[Comman
     return lines + [("PARAMETER stop", text) for text in dict.fromkeys(texts)]
 
 
-def _guide(name: str, run: str, derived: "Derived") -> str:
-    listed = "".join(f"\n- {note}" for note in derived.notes)
+def _guide(name: str, run: str, ask: str, notes: Sequence[str]) -> str:
+    listed = "".join(f"\n- {note}" for note in notes)
     return (
         f"# {name}\n\n"
         f"In this folder, with [Ollama](https://ollama.com) installed:\n\n```sh\n{run}\n```\n\n"
+        f"From a program, in this folder:\n\n```sh\n{ask}\n```\n\n"
         + API
         + (f"\nNote:\n{listed}\n" if listed else "")
     )

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from textwrap import indent
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
@@ -23,6 +24,7 @@ from finery import Artifact, Bundle, StepError, UsageError
 from finery.cli.console import print_json
 from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery.util.text import in_line, shortened
+from finery_serve.guide import curl, is_long, request_for, tool_names, write_request
 from finery_serve.processes import LOOPBACK, Address, listens, raised_at_signals
 from finery_serve.servers import Running, Serving, example_of, names_of, page_of
 
@@ -124,7 +126,7 @@ def serve_until_stopped(
     `UsageError` for an address that can't be used, before anything is loaded; `StepError` if the
     server ends.
     """
-    from finery_transformers.frozen.template import system_of
+    from finery_transformers.frozen.template import client_facts
 
     key = None if host in LOOPBACK else _key()
     if port:
@@ -138,7 +140,10 @@ def serve_until_stopped(
         )  # fmt: skip
         click.echo(f"loading {name} …", err=True)
         with serve(artifact, serving) as running:
-            system = system_of(artifact)
+            facts = client_facts(artifact)
+            called = names_of(running, serving)[-1]
+            request = request_for(called, facts, prompt=example_of(running))
+            file = write_request(Path(folder), request)
             if as_json:
                 print_json(
                     {
@@ -151,11 +156,12 @@ def serve_until_stopped(
                         "models": names_of(running, serving),
                         "server": running.build,
                         "pid": running.pid,
-                        "system": system or None,
+                        "system": facts.get("system"),
+                        "request": request,
                     }
                 )
             else:
-                click.echo(introduction(running, serving, system))
+                click.echo(introduction(running, serving, request, file, facts))
             while listens(running.address):
                 time.sleep(CHECKED_EVERY)
             log = serving.log
@@ -174,40 +180,49 @@ def _key() -> str:
     return key
 
 
-def introduction(running: Running, serving: Serving, system: str = "") -> str:
+def introduction(
+    running: Running,
+    serving: Serving,
+    request: Mapping[str, Any],
+    file: Path,
+    facts: Mapping[str, Any],
+) -> str:
     """Instructions for talking to the server: address, key, and two examples.
 
-    system: what begins a conversation without a system message.
+    request: the example, which is also in `file`. facts: see `client_facts`.
     """
-    added = shortened(in_line(system), SHOWN)
-    key, page = serving.key or "none", page_of(running)
-    names = names_of(running, serving)
-    body = {"model": names[-1], "messages": [{"role": "user", "content": example_of(running)}]}
-    question = json.dumps(example_of(running), ensure_ascii=False)
+    from finery_transformers.frozen.template import shared_tools
+
+    key, page, address = serving.key or "none", page_of(running), f"{running.address}/v1"
+    system = shortened(in_line(str(facts.get("system", ""))), SHOWN)
+    tools = "differ among the training rows: send those that fit the question"
+    if not facts.get("tools_differ"):
+        names = tool_names(shared_tools(facts))
+        tools = f"{names} (a request must send them)" if names else ""
     elsewhere: list[str] = []
     if serving.host in ("0.0.0.0", "::"):
         port = urlsplit(running.address).port
         elsewhere = [f"  others   reach it at http://{socket.gethostname()}:{port}/v1"]
-    header = [f"    -H 'Authorization: Bearer {serving.key}' \\"] if serving.key else []
+    arguments = ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in request.items())
+    if is_long(request):
+        arguments = f"**json.load(open({json.dumps(str(file))}))"
     lines = [
         f"{serving.name} is served by {running.build}",
         *([f"  page     {page}"] if page else []),
-        f"  address  {running.address}/v1",
+        f"  address  {address}",
         f"  key      {serving.key or 'none is needed'}",
-        f"  model    {', '.join(names)}",
-        *([f"  system   {added} (added where a request has none)"] if system else []),
+        f"  model    {', '.join(names_of(running, serving))}",
+        *([f"  system   {system} (added where a request has none)"] if system else []),
+        *([f"  tools    {tools}"] if tools else []),
         *elsewhere,
         "",
         "With curl:",
-        f"  curl {running.address}/v1/chat/completions \\",
-        "    -H 'Content-Type: application/json' \\",
-        *header,
-        f"    -d {shlex.quote(json.dumps(body))}",
+        indent(curl(address, request, file, serving.key), "  "),
         "",
         "With the openai package:",
-        f'  client = OpenAI(base_url="{running.address}/v1", api_key="{key}")',
+        f'  client = OpenAI(base_url="{address}", api_key="{key}")',
         "  client.chat.completions.create(",
-        f'      model="{names[-1]}", messages=[{{"role": "user", "content": {question}}}]',
+        f"      {arguments}",
         "  )",
         "",
         "Ctrl-C ends the server.",

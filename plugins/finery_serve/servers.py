@@ -221,5 +221,5 @@ def unchecked_of(running: Running) -> tuple[tuple[Kind, str], ...]:
 
 
 def example_of(running: Running) -> str:
-    """A question that this server can answer, for the examples of requests."""
-    return str(getattr(running, "example", "Hello"))
+    """A question that this server can answer, for the examples of requests; empty for any."""
+    return str(getattr(running, "example", ""))

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +14,30 @@ from typing import Any
 from finery import Artifact, Bundle, Job, Model, Step, StepError, UsageError, setting, takes
 from finery_serve import standalone_server
 from finery_serve.client import Client
+from finery_serve.guide import readme, request_for, write_client
 from finery_serve.processes import Address, ServerProgram, log_file
 from finery_serve.servers import STANDALONE, Kind, Serving
 from finery_transformers.formats import way_out
+from finery_transformers.frozen.template import client_facts
 
-PORT = 8080
+ADDRESS = "http://127.0.0.1:8080/v1"
+ABOUT = """\
+A model of the kind `{kind}`{rows}, with its server. It isn't a language model: it reads the text
+of a conversation without its system message, and always answers in the form that it was trained on.
+It needs Python 3.11 or later.
+"""
+RUN = """\
+```sh
+{install}sh run.sh
+```
+
+`SERVE_PORT=9000 sh run.sh` uses another port. The server can be reached only from this machine. To
+open it to others, give it a key: `SERVE_HOST=0.0.0.0 SERVE_KEY=… sh run.sh`.
+"""
+NOTES = (
+    "Settings such as `temperature`, `max_tokens`, `tools` and `response_format` have no effect.",
+    "Tokens in `usage` are words.",
+)
 SERVER = Path(standalone_server.__file__)
 RUN_SCRIPT = """\
 #!/bin/sh
@@ -45,7 +63,10 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$",
         help="The model's name in the API, which clients send as `model`.",
     )
-    prompt: str = setting("Hello", help="The question that the client and the README ask.")
+    prompt: str = setting(
+        "",
+        help="The question that the client and the README ask. [default: that of a training row]",
+    )
 
     def check(self) -> None:
         """Raise `UsageError` for a model that another step type ships, or none."""
@@ -73,13 +94,20 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
                 fix="set `standalone` in its class",
             )
         about = {"name": self.name, "module": Path(module.__file__).stem, "meta": self.model.meta}
+        meta, clients = self.model.meta, client_facts(self.model)
+        request = request_for(self.name, clients, prompt=self.prompt)
+        write_client(job.out, request, ADDRESS, "SERVE_KEY")
         packages = [f"{package}=={version(package)}\n" for package in engine.packages]
+        described = ABOUT.format(
+            kind=meta.get("baseline", self.model.format),
+            rows=f", trained on {meta['rows']} rows" if "rows" in meta else "",
+        )
+        run = RUN.format(install="pip install -r requirements.txt\n" if packages else "")
         texts = {
             "model.json": json.dumps(about, ensure_ascii=False, indent=2) + "\n",
             "requirements.txt": "".join(packages),
             "run.sh": RUN_SCRIPT,
-            "client.py": client(self.name, self.prompt),
-            "README.md": readme(self.name, self.prompt, self.model, len(packages)),
+            "README.md": readme(self.name, described, run, request, ADDRESS, NOTES),
         }
         for name, text in texts.items():
             (job.out / name).write_text(text, encoding="utf-8")
@@ -94,70 +122,8 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         for name in sorted({*own, *self.model.external}):
             (job.out / "model" / name).parent.mkdir(parents=True, exist_ok=True)
             job.copy(self.model.file(name), f"model/{name}")
-        return Bundle(job.out, meta={**self.static_meta(), "name": self.name, "run": "sh run.sh"})
-
-
-def client(name: str, prompt: str) -> str:
-    """`client.py`: a question with the openai package."""
-    return f'''\
-"""Asks the model a question: pip install openai, then python client.py "…"."""
-
-import os
-import sys
-
-from openai import OpenAI
-
-client = OpenAI(
-    base_url=os.environ.get("BASE_URL", "http://127.0.0.1:{PORT}/v1"),
-    api_key=os.environ.get("SERVE_KEY", "none"),
-)
-question = " ".join(sys.argv[1:]) or {json.dumps(prompt, ensure_ascii=False)}
-answer = client.chat.completions.create(
-    model={json.dumps(name)},
-    messages=[{{"role": "user", "content": question}}],
-)
-print(answer.choices[0].message.content)
-'''
-
-
-def readme(name: str, prompt: str, model: Model, packages: int) -> str:
-    """`README.md`, for the person who gets the bundle."""
-    messages = [{"role": "user", "content": prompt}]
-    body = json.dumps({"model": name, "messages": messages}, ensure_ascii=False)
-    kind = model.meta.get("baseline", model.format)
-    rows = f", trained on {model.meta['rows']} rows" if "rows" in model.meta else ""
-    install = "pip install -r requirements.txt\n" if packages else ""
-    return f"""\
-# {name}
-
-A model of the kind `{kind}`{rows}, with its server. It isn't a language model: it reads the text of
-a conversation without its system message, and always answers in the form that it was trained on. It
-needs Python 3.11 or later.
-
-## Run it
-
-```sh
-{install}sh run.sh
-```
-
-`SERVE_PORT=9000 sh run.sh` uses another port. The server can be reached only from this machine. To
-open it to others, give it a key: `SERVE_HOST=0.0.0.0 SERVE_KEY=… sh run.sh`.
-
-## Ask it
-
-```sh
-curl http://127.0.0.1:{PORT}/v1/chat/completions -H 'Content-Type: application/json' \\
-  -d {shlex.quote(body)}
-```
-
-With Python: `pip install openai`, then `python client.py "your question"`. Any client of the OpenAI
-API works. The address is `http://127.0.0.1:{PORT}/v1`, the model `{name}`.
-
-## Note
-
-- Settings such as `temperature`, `max_tokens`, `tools` and `response_format` have no effect.
-- Tokens in `usage` are words.
-"""
+        facts = {**self.static_meta(), "name": self.name, "run": "sh run.sh", **clients}
+        return Bundle(job.out, meta=facts)
 
 
 class StandaloneServer:

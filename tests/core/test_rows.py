@@ -1,8 +1,19 @@
 """How the turns of a row are read and written, in each format that a row may have."""
 
+import json
+
 import pytest
 
-from finery.rows import Conversation, Message, Row, Turns, split_turns, with_turns
+from finery.rows import (
+    Conversation,
+    Message,
+    Row,
+    Turns,
+    example_request,
+    split_turns,
+    with_turns,
+)
+from finery.rows.row import EXAMPLE
 
 
 def turn(role: str, content: str) -> Message:
@@ -55,3 +66,15 @@ def test_text_becomes_turns_where_a_column_has_several() -> None:
     written = {"prompt": longer.prompt, "completion": [REPLY], "label": "x"}
     assert with_turns(row, longer) == written
     assert with_turns(row, turns._replace(prompt=[MORE])) == {**row, "prompt": "More?"}
+
+
+def test_an_example_is_the_first_question_that_is_short() -> None:
+    system, tool = turn("system", "Be brief."), {"function": {"name": "f", "a": None}}
+    long = [{"prompt": "x" * (EXAMPLE + 9)}, {"prompt": "y" * (EXAMPLE + 8)}]
+    found: Row = {"messages": [system, ASK, REPLY, MORE], "tools": [tool]}
+    assert json.loads(example_request([*long, found, {"prompt": "Hi?"}])) == {
+        "messages": [system, ASK], "tools": [tool]
+    }  # fmt: skip
+    (question,) = json.loads(example_request(long))["messages"]
+    assert question["content"] == f"{'y' * (EXAMPLE - 1)}…"
+    assert example_request([{"text": "a"}, {"messages": [{"role": "user", "content": [{}]}]}]) == ""

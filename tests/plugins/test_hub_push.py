@@ -125,6 +125,8 @@ def test_what_the_card_says(project: Project) -> None:
     assert f"hf download {REPO} triage-Q8_0.gguf Modelfile --local-dir triage" in text
     assert "finery build recipe.yaml sft gguf" in text
     assert 'messages = [{"role": "system", "content": "Label it."}, {"role": "user",' in text
+    assert "tools = [{'function': {'name': 'f'}}]\n" in text
+    assert "messages, tools=tools, add_generation_prompt" in text
     assert "# of the training" not in text
 
 

@@ -105,7 +105,7 @@ def test_the_bundle_is_whole(tmp_path: Path) -> None:
     guide = made.file("RUN.md").read_text()
     assert made.meta["run"] in guide
     assert "send `temperature: 0` in each request" in guide
-    assert set(made.meta["files"]) == {"Modelfile", "RUN.md", "model-q8_0.gguf"}
+    assert set(made.meta["files"]) == {"Modelfile", "RUN.md", "request.json", "model-q8_0.gguf"}
     source = tmp_path / "model-q8_0.gguf"
     assert made.file(source.name).read_bytes() == source.read_bytes()
     assert made.file(source.name).stat().st_ino != source.stat().st_ino

@@ -21,7 +21,8 @@ from finery_serve.bundle.step import Facts, LlamaBundle, llama_swap
 from finery_serve.llama import Options, read_run, served_template
 from finery_transformers.frozen.template import prologue
 
-NAMES = {"README.md", "client.py", "compose.yaml", "llama-swap.yaml", "run.sh", "tiny.gguf"}
+NAMES = {"README.md", "client.py", "compose.yaml", "llama-swap.yaml"}
+NAMES |= {"request.json", "run.sh", "tiny.gguf"}
 SCHEMA = {
     "type": "object",
     "properties": {"late": {"type": "boolean"}},
@@ -64,6 +65,37 @@ def test_it_says_which_system_message_is_added(tmp_path: Path) -> None:
     assert "begins with that of the training: Name the intent." in (
         bundle.file("README.md").read_text("utf-8")
     )
+
+
+TOOL = {"type": "function", "function": {"name": "find", "parameters": {"b": 1, "a": None}}}
+ROW = {"messages": [{"role": "user", "content": "Where's it?"}], "tools": [TOOL]}
+
+
+def test_the_request_has_the_question_and_the_tools_of_the_rows(tmp_path: Path) -> None:
+    example = {"system": "Name it.", "training_example": json.dumps(ROW)}
+    bundle = made(tmp_path / "a", {"frozen": example})
+    sent = {"model": "me/tiny", **ROW, "temperature": 0}
+    assert json.dumps(json.loads(bundle.file("request.json").read_text("utf-8"))) == json.dumps(
+        {key: sent[key] for key in ("model", "messages", "temperature", "tools")}
+    )
+    text = bundle.file("README.md").read_text("utf-8")
+    assert "-d @request.json" in text
+    assert "offer the same tools: find. A request must send them" in text
+    own = made(tmp_path / "b", {"frozen": example}, prompt="Why?", system="Be brief.")
+    asked = json.loads(own.file("request.json").read_text("utf-8"))["messages"]
+    assert [turn["content"] for turn in asked] == ["Be brief.", "Why?"]
+    differing = made(tmp_path / "c", {"frozen": {**example, "tools_differ": True}})
+    assert "rows offer different tools" in differing.file("README.md").read_text("utf-8")
+
+
+def test_the_command_that_asks_is_read_by_a_shell(tmp_path: Path) -> None:
+    plain = json.dumps({"messages": [{"role": "user", "content": 'It\'s $5 \\ "ü"\n`ok`?'}]})
+    text = (
+        made(tmp_path, {"frozen": {"training_example": plain}}).file("README.md").read_text("utf-8")
+    )
+    command = text.partition("## Ask it\n\n```sh\n")[2].partition("\n```")[0]
+    body = json.loads(shlex.split(command)[-1])
+    assert body["messages"] == json.loads(plain)["messages"]
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -132,7 +164,7 @@ def test_the_container_and_llama_swap(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["/models", "/my models"])
 def test_llama_swap_gets_a_path_with_blanks_as_one_argument(name: str, folder: str) -> None:
     options = Options(model=name, name="tiny", context=64)
-    facts = Facts(options, "chat_template.jinja", "image:1", "", "Hello", None, {}, "")
+    facts = Facts(options, "chat_template.jinja", "image:1")
     command = yaml.safe_load(llama_swap(facts))["models"]["tiny"]["cmd"]
     words = shlex.split(command.replace("${folder}", folder))
     assert words[words.index("--model") + 1] == f"{folder}/{name}"

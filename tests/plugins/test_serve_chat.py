@@ -6,9 +6,10 @@ import os
 import pty
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import FINERY, Project, Ran, _default_signals
@@ -19,7 +20,7 @@ from tiny_gguf import CHATML
 from finery import Completion, Sampling
 from finery.rows import Conversation
 from finery_serve.chat.screen import Plain, without_echo
-from finery_serve.chat.streams import Write
+from finery_serve.chat.streams import ServerTalker, Write
 from finery_serve.chat.talk import Session
 
 pytestmark = needs_llama_server
@@ -192,6 +193,8 @@ def test_the_system_message_of_the_training_is_sent(capsys: pytest.CaptureFixtur
     class Recorder:
         """A model that keeps what it was asked."""
 
+        tools = None
+
         def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
             asked.append(messages)
             return Completion(text="ok", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
@@ -204,3 +207,31 @@ def test_the_system_message_of_the_training_is_sent(capsys: pytest.CaptureFixtur
     err = capsys.readouterr().err
     assert "system message, as in the training: Name it." in err
     assert "a new conversation, with the system message of the training" in err
+
+
+def test_the_tools_of_the_training_are_offered_and_calls_are_shown_and_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools = [{"type": "function", "function": {"name": "find"}}]
+    sent: list[Any] = []
+
+    class Calling:
+        """A client whose server calls a tool, in parts."""
+
+        def stream(self, _path: str, body: Any) -> Iterator[dict[str, Any]]:
+            sent.append(body)
+            first = {"id": "c1", "function": {"name": "find", "arguments": '{"it'}}
+            for part in (first, {"function": {"arguments": 'em": "key"}'}}):
+                delta = {"tool_calls": [{"index": 0, **part}]}
+                yield {"choices": [{"delta": delta, "finish_reason": "tool_calls"}]}
+
+    client: Any = Calling()
+    talker = ServerTalker(client, "m", tools, "none")
+    session = Session({"m": talker}, Sampling(max_tokens=4), Plain())
+    session.run(io.StringIO(f"Where?\n/save {tmp_path / 'a.jsonl'}\n"))
+    assert (sent[0]["tools"], sent[0]["tool_choice"]) == (tools, "none")
+    assert 'find(item="key")' in capsys.readouterr().out
+    row = json.loads((tmp_path / "a.jsonl").read_text("utf-8"))
+    assert row["tools"] == tools
+    (call,) = row["messages"][-1]["tool_calls"]
+    assert call["function"] == {"name": "find", "arguments": '{"item": "key"}'}

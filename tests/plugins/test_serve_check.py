@@ -1,5 +1,6 @@
 """`serve.check` with the real server: what is right passes, and each planted fault is named."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tiny_gguf import CHATML, tiny_tokenizer
 from tiny_llama import TOOLED, TOOLS
 
 from finery import Bundle, Model, RequirementError
+from finery.rows import example_request
 from finery.testing import run_step
 from finery_eval.view.metrics import best_model
 from finery_gguf.export import Export
@@ -92,6 +94,27 @@ def test_a_client_that_leaves_the_system_message_out(tmp_path: Path) -> None:
     with pytest.raises(RequirementError) as raised:
         step.verify({"": made})
     assert system.splitlines()[0] in "\n".join(raised.value.details)
+
+
+def test_a_client_that_leaves_the_tools_out(tmp_path: Path) -> None:
+    rows = [{**row, "tools": TOOLS} for row in ROWS]
+    example = example_request(rows)
+    trained = trained_model(
+        tmp_path / "t", TOOLED, {"prompts": {"tools": True, "training_example": example}}
+    )
+    model = gguf_model(
+        tmp_path / "m",
+        {"frozen": {"training_example": example}},
+        template=frozen_template(trained).source,
+    )
+    ship = bundle(tmp_path / "b", model)
+    assert faults(check(tmp_path / "c", model, rows, trained=trained, bundle=ship)[1]) == {}
+    request = json.loads(ship.file("request.json").read_text("utf-8"))
+    assert request.pop("tools") == TOOLS
+    ship.file("request.json").write_text(json.dumps(request), encoding="utf-8")
+    found = faults(check(tmp_path / "d", model, rows, trained=trained, bundle=ship)[1])
+    assert found.keys() == {"prompts"}
+    assert found["prompts"].startswith(f"{len(rows)} of ")
 
 
 def test_a_gguf_that_tells_servers_to_sample(tmp_path: Path) -> None:

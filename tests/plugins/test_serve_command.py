@@ -1,8 +1,10 @@
 """`finery serve`: a real server of a tiny model, which starts, answers and ends as it should."""
 
+import json
 import signal
 import socket
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from conftest import Project, until
@@ -11,6 +13,9 @@ from serving import RECIPE, served, tiny_project
 
 from finery import StepError
 from finery_serve.client import Client
+from finery_serve.command import introduction
+from finery_serve.guide import request_for, write_request
+from finery_serve.servers import Serving
 
 pytestmark = needs_llama_server
 ASKED = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 4}
@@ -140,3 +145,26 @@ def test_a_folder_without_a_server_names_its_export(folder_project: Project) -> 
     with (project.folder / "recipe.yaml").open("a") as recipe:
         recipe.write("export:\n  small: {use: gguf.export, model: tiny}\n")
     assert "finery serve small" in project.run("serve", "tiny").err
+
+
+class At(NamedTuple):
+    """A server's facts."""
+
+    address: str = "http://127.0.0.1:9"
+    pid: int = 1
+    build: str = "llama.cpp"
+
+
+def test_the_tools_of_the_training_are_in_a_file_that_the_examples_send(tmp_path: Path) -> None:
+    example = {"messages": [{"role": "user", "content": "Why?"}], "tools": [{"name": "find"}]}
+    facts = {"training_example": json.dumps(example)}
+    request = request_for("m", facts)
+    file = write_request(tmp_path, request)
+    text = introduction(At(), Serving(name="m"), request, file, facts)
+    assert "tools    find (a request must send them)" in text
+    assert f"-d @{file}\n" in text
+    arguments = text.partition("create(\n")[2].partition("\n  )")[0].strip().removeprefix("**")
+    assert eval(arguments, {"json": json}) == request
+    differing = facts | {"tools_differ": True}
+    text = introduction(At(), Serving(name="m"), request, file, differing)
+    assert "tools    differ among the training rows" in text

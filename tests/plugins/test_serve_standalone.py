@@ -36,7 +36,14 @@ models:
 """
 SHIPPED = """\
 export:
-  ship: {use: serve.bundle, model: linear, name: tickets, prompt: It was charged twice}
+  ship: {use: serve.bundle, model: linear, name: tickets}
+  push:
+    use: hub.push
+    models: linear
+    bundles: ship
+    repo: me/tickets
+    dry_run: true
+    needs: [served]
 evaluate:
   served:
     use: serve.check
@@ -119,6 +126,20 @@ def test_a_bundle_of_another_model_is_an_error_of_the_recipe(tmp_path: Path) -> 
         assert ran.code == 2
         assert "the bundle is made of linear, which isn't in `models`" in flat(ran)
         assert "recipe.yaml:15:13" in ran.err
+
+
+def test_the_card_says_how_it_is_run_and_what_it_learned_from(project: Project) -> None:
+    card = project.here("card", "push").out
+    for words in (
+        "pipeline_tag: text-classification", "a linear baseline, not a language model, at the root",
+        "cd ship && pip install -r requirements.txt && sh run.sh", "`python client.py",
+        "learns from 5 rows of `rows`", "| answers | 100.0 %", "the recipe states none",
+    ):  # fmt: skip
+        assert words in card.replace("\N{NO-BREAK SPACE}", " ")
+    for words in ("on top of", "text-generation", "its base", "AutoModel"):
+        assert words not in card
+    alone = project.here("card", "linear").out
+    assert "has a server with an OpenAI-compatible API" in alone
 
 
 def test_the_server_of_an_exported_bundle_needs_no_finery(project: Project) -> None:

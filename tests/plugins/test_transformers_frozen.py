@@ -1,5 +1,6 @@
 """The frozen chat template: the training's prompts, whoever calls it, and on whatever day."""
 
+import json
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -12,16 +13,19 @@ from models.tiny import tokenizer_of
 from tiny_llama import CHATML, tiny_llama
 
 from finery import DataError, FineryError, Model
-from finery.rows import Conversation, Row
+from finery.rows import Conversation, Row, example_request
 from finery_transformers.chat import prompt_text
 from finery_transformers.dates import writes_date
 from finery_transformers.frozen.template import (
     FROZEN_MARK,
     NO_TOOLS,
+    TOOLS_DIFFER,
     FrozenTemplate,
+    client_facts,
     facts_of_rows,
     frozen_template,
     prologue,
+    shared_tools,
     with_system,
 )
 
@@ -200,6 +204,30 @@ def test_the_system_message_that_rows_share(
     assert facts_of_rows(with_systems(*systems), model, switch=False)["system"] == shared
 
 
+@pytest.mark.parametrize(
+    ("earlier", "offered", "shared"),
+    [
+        (None, [[TOOL], [TOOL]], [TOOL]),
+        (None, [[TOOL], []], None),
+        (None, [[], []], None),
+        ([TOOL], [[TOOL]], [TOOL]),
+        ([], [[TOOL]], None),
+    ],
+)
+def test_the_tools_that_rows_share(
+    earlier: list[Any] | None, offered: list[list[Any]], shared: list[Any] | None
+) -> None:
+    rows: list[Row] = [{"messages": QUESTION, "tools": tools} for tools in offered]
+    before = Model(BASE.path, meta={})
+    if earlier is not None:
+        before.meta["prompts"] = {
+            "training_example": json.dumps({"messages": [], "tools": earlier})
+        }
+    facts = facts_of_rows(rows, before, switch=False) | {"training_example": example_request(rows)}
+    assert shared_tools(facts) == shared
+    assert bool(facts.get("tools_differ")) == (shared is None and offered != [[], []])
+
+
 def test_a_shared_system_message_begins_conversations_without_one(tmp_path: Path) -> None:
     frozen = frozen_template(model_with(tmp_path, prompts={**PLAIN, "system": SYSTEM}))
     usual = {"role": "system", "content": SYSTEM}
@@ -208,6 +236,10 @@ def test_a_shared_system_message_begins_conversations_without_one(tmp_path: Path
         messages = [{"role": "system", "content": own}, *QUESTION]
         assert asked(frozen, messages) == prompt_text(frozen.tokenizer, messages)
     assert any(SYSTEM in line or repr(SYSTEM) in line for line in frozen.lines())
+    told = {"training_example": "{}", "tools_differ": True}
+    differing = frozen_template(model_with(tmp_path, prompts={**PLAIN, "system": None, **told}))
+    assert client_facts(Model(tmp_path, meta={"frozen": differing.facts()})) == told
+    assert TOOLS_DIFFER in differing.lines()
     without = frozen_template(model_with(tmp_path, prompts={**PLAIN, "system": None}))
     assert asked(without) == prompt_text(without.tokenizer, QUESTION)
     assert any("clients must send" in line for line in without.lines())

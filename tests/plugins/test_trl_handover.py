@@ -63,14 +63,19 @@ def test_a_card_names_base_license_training_and_how_to_load_it() -> None:
     compile(loading(text), "README.md", "exec")
 
 
-def test_the_code_of_a_card_has_the_system_message_of_the_training() -> None:
+def test_the_code_of_a_card_has_the_system_message_and_the_tools_of_the_training() -> None:
     system = 'Name the "intent".\nOne word \\ no more.'
+    tools = [{"function": {"name": "f", "a": [True, None, "'\"x" * 30]}}]
+    prompts = {"system": system, "training_example": json.dumps({"tools": tools})}
     for config in (CONFIG, {}):
-        code = loading(card("sft", META | {"prompts": {"system": system}}, config, Base()))
+        code = loading(card("sft", META | {"prompts": prompts}, config, Base()))
         compile(code, "README.md", "exec")
         (line,) = [line for line in code.splitlines() if line.startswith("messages = ")]
         messages = ast.literal_eval(line.removeprefix("messages = "))
         assert [m["content"] for m in messages] == [system, "…"]
+        assert "messages, tools=tools, add" in code
+        start = code.partition("tools = ")[2].partition("inputs = ")[0]
+        assert str(ast.literal_eval(start)) == str(tools)  # in the same order
 
 
 @pytest.mark.parametrize("base", [
@@ -113,6 +118,7 @@ def test_peft_loads_an_exported_adapter_in_another_process(
     made = project({"recipe.yaml": RECIPE, "rows.jsonl": ROWS})
     tiny_llama(tmp_path / "model")
     assert made.run("build", timeout=300).code == 0
+    assert '"content": "0: my card"' in made.run("show", "sft").out  # an example for servers
     stored = made.folder / "build" / "t" / "sft"
     assert str(tmp_path) not in (stored / "README.md").read_text()
     for arguments in (["out"], ["whole", "--with-base"]):

@@ -133,6 +133,27 @@ def test_a_system_message_is_added_if_all_trainings_had_it(
     assert words in " ".join(written.file("README.md").read_text("utf-8").split())
 
 
+def test_the_client_sends_the_tools_of_all_trainings(base: Model, tmp_path: Path) -> None:
+    def prompts(name: str) -> dict[str, Any]:
+        tools = [{"type": "function", "function": {"name": name}}]
+        messages = [{"role": "user", "content": "Late?"}]
+        return {
+            "tools": True,
+            "training_example": json.dumps({"messages": messages, "tools": tools}),
+        }
+
+    for other, words in (("find", "offer the same tools: find"), ("book", "offer different tools")):
+        adapters = [
+            tiny_adapter(tmp_path / other / name, base, meta={"prompts": prompts(tool)})
+            for name, tool in (("a", "find"), ("b", other))
+        ]
+        made = bundle(tmp_path / other, *adapters)
+        request = json.loads(made.file("request.json").read_text("utf-8"))
+        assert request["tools"][0]["function"]["name"] == "find"
+        assert request["tool_choice"] == "none"  # vLLM has no parser for calls
+        assert words in made.file("README.md").read_text("utf-8")
+
+
 def test_a_whole_model_beside_an_adapter_is_refused(base: Model, tmp_path: Path) -> None:
     error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base), named("whole", base))
     assert error.what == "'whole' is a whole model, not an adapter"
@@ -179,7 +200,8 @@ def test_the_folder_holds_all_that_a_colleague_needs(base: Model, tmp_path: Path
     assert composed["command"][-2:] == ["--port", "8000"]
     client = (out / "client.py").read_text()
     assert 'MODELS = ["a", "b"]' in client
-    assert "response_format=FORMAT" in client
+    request = json.loads((out / "request.json").read_text("utf-8"))
+    assert request["response_format"]["json_schema"]["schema"] == SCHEMA
     ast.parse(client)
     guide = (out / "README.md").read_text()
     assert "sh run.sh" in guide

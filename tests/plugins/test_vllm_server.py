@@ -18,6 +18,7 @@ from vllm_models import needs_vllm, tiny_adapter, tiny_base
 from finery import DataError, Model, Request, StepError, cpu_count
 from finery.testing import TestJob
 from finery_serve.command import introduction
+from finery_serve.guide import request_for
 from finery_serve.processes import ended_with_us, stop
 from finery_serve.servers import Serving, names_of
 from finery_transformers.chat import prompt_tokens
@@ -170,7 +171,8 @@ class TestServer:
         assert description is not None
         served, serving = BundleServer(running, bundle, description), Serving(name="serve")
         assert names_of(served, serving) == ("base", "a", "b")
-        assert introduction(served, serving).count('"model": "b"') == 1
+        text = introduction(served, serving, request_for("b", {}), bundle, {})
+        assert text.count('"model": "b"') == 1
 
     def test_a_request_without_the_key_is_refused(self, running: Server) -> None:
         with pytest.raises(Refused) as error:

@@ -1,5 +1,7 @@
 """Rows: what a line of a `Dataset` may look like, and how its turns are read."""
 
+import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -13,6 +15,8 @@ NOT_CONTENT = frozenset({"id", "parents"})
 """Columns that say where a row comes from, not what it says."""
 TURN_COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected")
 """Columns that hold turns, in the formats that `Turns` reads."""
+EXAMPLE = 300
+"""Characters of the longest question in an example."""
 
 
 def row_id(row: Row) -> str:
@@ -99,6 +103,34 @@ def as_turns(value: Any, role: str = "assistant") -> Conversation:
 def is_preference(row: Row) -> bool:
     """Whether the row has a prompt, a chosen and a rejected answer."""
     return all(row.get(name) for name in ("prompt", "chosen", "rejected"))
+
+
+def example_request(rows: Iterable[Row]) -> str:
+    """A row's first question as a request: JSON text, since `meta` sorts keys; empty without one.
+
+    `messages`, with what comes before the question, and the row's `tools`. Of the first row whose
+    question has at most `EXAMPLE` characters, else of the row with the shortest one, which is cut.
+    """
+
+    def length(request: dict[str, Any]) -> int:
+        return max(EXAMPLE, len(request["messages"][-1]["content"]))
+
+    request = min(filter(None, map(_request, rows)), key=length, default=None)
+    if request is None:
+        return ""
+    question = request["messages"][-1]
+    if length(request) > EXAMPLE:
+        question["content"] = f"{question['content'][: EXAMPLE - 1]}…"
+    return json.dumps(request, ensure_ascii=False)
+
+
+def _request(row: Row) -> dict[str, Any]:
+    turns = Turns.of(row).prompt
+    first = next((i for i, turn in enumerate(turns, 1) if turn["role"] == "user"), 0)
+    messages = [{"role": turn["role"], "content": turn.get("content")} for turn in turns[:first]]
+    if not messages or not all(isinstance(turn["content"], str) for turn in messages):
+        return {}
+    return {"messages": messages} | ({"tools": row["tools"]} if row.get("tools") else {})
 
 
 def answer_text(row: Row) -> str:

@@ -5,13 +5,14 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from pprint import pformat
 from typing import Any
 
 from finery.util.text import percent, size
 from finery_hub.card.facts import Evaluation, Facts, Origin, Score
 from finery_hub.card.metadata import Target, bases_of, front_matter, license_of
 from finery_hub.push.files import ADAPTER_FOLDER, MARK, MODELFILE, README, File, Placed
-from finery_transformers.frozen.template import system_of
+from finery_transformers.frozen.template import client_facts, shared_tools
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 LEARNED = {
@@ -29,6 +30,8 @@ MEASURED = {
 """Facts about a trained model → their names in the card. None: a loss that isn't a number."""
 NARROW = "\N{NO-BREAK SPACE}"
 """Between a number and its unit, so that a narrow page doesn't part them."""
+LINE = 96
+"""Characters of a line of code."""
 DIGITS = 12
 """Characters of a digest that tables show."""
 
@@ -41,6 +44,7 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= {
         "inline": inline, "code": code, "number": number, "dumps": json.dumps, "size": size,
+        "literal": partial(pformat, sort_dicts=False, width=LINE),
         "short": lambda digest: code(digest[:DIGITS]), "cell": _cell,
     }  # fmt: skip
     meta = front_matter(facts, placed, target)
@@ -69,9 +73,12 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
         license=license_of(facts, target),
         front_matter=yaml.safe_dump(meta, sort_keys=False, allow_unicode=True, width=1000),
         title=target.repo.rpartition("/")[2] or facts.recipe.name,
-        made=f"Trained with finery{learns[0]}" if learns else "Made with finery",
+        made=f"Trained with finery{next(filter(None, learns), '')}"
+        if learns
+        else "Made with finery",
         contents=partial(_contents, target=target),
         arguments=next(filter(None, arguments), {}),
+        baselines=[p.name for p in placed if p.artifact.meta.get("baseline")],
         loaded=[_loaded(p, facts, target) for p in loaded],
         gguf=next(ggufs, ""),
         bundles=[*_bundles(placed, target)],
@@ -116,6 +123,8 @@ def _contents(placed: Placed, target: Target) -> str:
     """A description of a model or bundle, with its place."""
     form = _format(placed)
     where = f"in the folder {code(placed.folder)}" if placed.folder else "at the root"
+    if baseline := placed.artifact.meta.get("baseline"):
+        return f"a {inline(baseline)} baseline, not a language model, {where}"
     if form == "adapter" and placed.folder == ADAPTER_FOLDER and target.merged:
         return f"a LoRA adapter {where}, and merged into its base in 16 bits at the root"
     if form == "adapter":
@@ -138,13 +147,16 @@ def _loaded(placed: Placed, facts: Facts, target: Target) -> dict[str, Any]:
     merged = is_adapter and target.merged and placed.folder == ADAPTER_FOLDER
     folder = "" if merged else placed.folder
     kwargs = placed.artifact.meta.get("chat_template_kwargs") or {}
-    system = system_of(placed.artifact)
+    clients = client_facts(placed.artifact)
+    system = clients.get("system")
     return {
         "name": placed.name,
         "base": _base(placed, facts) if is_adapter and not merged else None,
         "folder": f", subfolder={json.dumps(folder)}" if folder else "",
         "ends": placed.artifact.meta.get("ends"),
         "system": {"role": "system", "content": system} if system else None,
+        "tools": shared_tools(clients),
+        "differ": bool(clients.get("tools_differ")),
         "arguments": "".join(f", {n}={v!r}" for n, v in kwargs.items() if n.isidentifier()),
     }
 
@@ -181,7 +193,13 @@ def _bundles(placed: Sequence[Placed], target: Target) -> Iterator[dict[str, Any
             folder = str(meta.get("name") or target.repo).rpartition("/")[2]
             yield {"gguf": source[1].decode() if source else "", "folder": folder, "run": run}
         elif run and p.folder:
-            yield {"gguf": "", "name": p.name, "format": form, "folder": p.folder, "run": run}
+            files = {file.path.removeprefix(f"{p.folder}/") for file in p.files}
+            needs = "requirements.txt"
+            run = f"pip install -r {needs} && {run}" if needs in files else run
+            yield {
+                "gguf": "", "name": p.name, "format": form, "folder": p.folder, "run": run,
+                "client": "client.py" in files,
+            }  # fmt: skip
 
 
 # -- how good it is ------------------------------------------------------------------------------

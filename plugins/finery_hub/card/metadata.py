@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from finery import Model
 from finery_hub.card.facts import Base, Evaluation, Facts, Judged, Origin, Score
 from finery_hub.push.files import Placed
 
@@ -90,7 +91,7 @@ def front_matter(facts: Facts, placed: Sequence[Placed], target: Target) -> dict
         meta["base_model_relation"] = target.relation or _relation(facts, root, target, repos)
     if root in LIBRARIES:
         meta["library_name"] = LIBRARIES[root]
-    meta["pipeline_tag"] = "text-generation"
+    meta["pipeline_tag"] = _task(placed)
     meta["tags"] = ["finery", *(["lora"] if "adapter" in formats else [])]
     meta["tags"] += ["gguf"] if "gguf" in formats or "ollama" in formats else []
     datasets = [o.repo for o in facts.origins if o.repo and "training" in o.roles]
@@ -108,6 +109,12 @@ def license_fields(name: str, link: str = "") -> dict[str, str]:
         return {"license": plain}
     slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
     return {"license": "other", "license_name": slug} | ({"license_link": link} if link else {})
+
+
+def _task(placed: Sequence[Placed]) -> str:
+    """What the hub lists the models under: baselines, with their servers, classify texts."""
+    baselines = [p.artifact.meta.get("baseline") for p in placed if isinstance(p.artifact, Model)]
+    return "text-classification" if all(baselines) else "text-generation"
 
 
 def _relation(facts: Facts, root: str, target: Target, repos: Sequence[str]) -> str:
@@ -145,7 +152,7 @@ def _model_index(facts: Facts, placed: Sequence[Placed], target: Target) -> list
     for evaluation, judged in pushed_scores(facts, placed):
         results.setdefault(evaluation.step, []).extend(
             EvalResult(
-                task_type="text-generation",
+                task_type=_task(placed),
                 task_name=evaluation.step,
                 **_dataset(facts, evaluation),
                 **_metric(judged.ref, score, evaluation.rows.count),

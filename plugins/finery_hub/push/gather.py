@@ -41,7 +41,7 @@ def gather(
     """
     under = list(dict.fromkeys(s for step, _ in models.values() for s in graph.models_under(step)))
     trainings = [graph.nodes[step] for step in graph.nodes if step in under]
-    trainings = [node for node in trainings if node.trains]
+    trainings = [node for node in trainings if node.trains or _is_baseline(node)]
     evaluations = [*_evaluations(graph, results, models)]
     tests = [graph.nodes[e.step] for e in evaluations]
     recipe = graph.recipe
@@ -70,8 +70,14 @@ def gather(
 
 def _bases(graph: Graph, results: Results, step: str) -> list[f.Base]:
     """The models from outside that a model is made from."""
-    roots = [name for name in graph.models_under(step) if not graph.nodes[name].base_models]
-    return [_base(graph.nodes[name], results.artifact(name)) for name in roots]
+    nodes = [graph.nodes[name] for name in graph.models_under(step)]
+    roots = [node for node in nodes if not node.base_models and not _is_baseline(node)]
+    return [_base(node, results.artifact(node.name)) for node in roots]
+
+
+def _is_baseline(node: Node) -> bool:
+    """Whether a model learns from rows alone."""
+    return bool(getattr(node.step, "is_baseline", False))
 
 
 def _base(node: Node, artifact: Any) -> f.Base:

@@ -3,45 +3,35 @@
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery import Bundle, DataError, Job, Model, OneFile, Step, setting, takes
 from finery_gguf.llama import PACKAGE, Gguf
+from finery_serve.guide import REQUEST, notes_of, readme, request_for, write_client
 from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, options_for, written
 from finery_transformers.formats import require_format
-from finery_transformers.frozen.template import system_of
+from finery_transformers.frozen.template import client_facts
 
 PORT = 8080
+ADDRESS = f"http://127.0.0.1:{PORT}/v1"
 IN_CONTAINER = "/bundle"
 ORIGINS, LOCAL_PAGES = "LLAMA_ARG_CORS_ORIGINS", "localhost"
 """The variable by which llama.cpp knows whose web pages may read answers, and its value."""
 _PLAIN = re.compile(r"[\w.,:/@%+=-]+")
 """Arguments that need no quotes."""
-FORMAT = (
-    "    response_format={",
-    '        "type": "json_schema",',
-    '        "json_schema": {"name": "answer", "schema": schema, "strict": True},',
-    "    },",
-)
-"""Lines of `client.py` that have the server follow a schema."""
 
 
 class Facts(NamedTuple):
     """The facts that the files of a bundle state.
 
-    template, schema: names of files in the bundle, if it has them. about: lines of the README.
-    added: the system message that the chat template adds; empty if it adds none.
+    template: its name in the bundle, if that has one.
     """
 
     options: Options
     template: str | None
     image: str
-    system: str
-    prompt: str
-    schema: str | None
-    about: dict[str, str]
-    added: str
 
 
 def run_script(facts: Facts) -> str:
@@ -110,54 +100,15 @@ def _word(argument: str) -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", argument) + '"'
 
 
-def client(facts: Facts) -> str:
-    """`client.py`: a question with the openai package, with a JSON Schema if there is one."""
-    modules = ["json", "os", "sys"] if facts.schema else ["os", "sys"]
-    imports = [f"import {module}" for module in modules]
-    imports += ["from pathlib import Path"] if facts.schema else []
-    read = f'Path(__file__).with_name("{facts.schema}").read_text(encoding="utf-8")'
-    system = f'{{"role": "system", "content": {_python(facts.system)}}}'
-    lines = [
-        '"""Asks the model a question: pip install openai, then python client.py "…"."""',
-        "",
-        *imports,
-        "",
-        "from openai import OpenAI",
-        "",
-        "client = OpenAI(",
-        f'    base_url=os.environ.get("BASE_URL", "http://127.0.0.1:{PORT}/v1"),',
-        '    api_key=os.environ.get("LLAMA_API_KEY", "none"),',
-        ")",
-        f'question = " ".join(sys.argv[1:]) or {_python(facts.prompt)}',
-        *([f"schema = json.loads({read})"] if facts.schema else []),
-        "answer = client.chat.completions.create(",
-        f"    model={_python(facts.options.name)},",
-        "    messages=[",
-        *([f"        {system},"] if facts.system else []),
-        '        {"role": "user", "content": question},',
-        "    ],",
-        "    temperature=0,",
-        *(FORMAT if facts.schema else ()),
-        ")",
-        "print(answer.choices[0].message.content)",
-    ]
-    return "\n".join(lines) + "\n"
+def _yaml(value: Any) -> str:
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def readme(facts: Facts) -> str:
-    """`README.md`, for the person who gets the bundle."""
-    options = facts.options
-    about = "".join(f"- {name}: {value}\n" for name, value in facts.about.items())
-    return f"""\
-# {options.name}
-
-A fine-tuned language model with the command that serves it as it was trained and evaluated.
-
-{about}- Context: {options.context} tokens for a conversation with its answer
-- Requests answered at once: {options.slots}
-
-## Run it
-
+IMAGE = "ghcr.io/ggml-org/llama.cpp:server-b11176"
+TEMPLATE, SCHEMA = "chat_template.jinja", "schema.json"
+GUIDE = """\
 With [llama.cpp](https://github.com/ggml-org/llama.cpp) installed, so that `llama-server` is on the
 PATH:
 
@@ -171,66 +122,11 @@ origins can't read its answers without a key, unless `LLAMA_ARG_CORS_ORIGINS` na
 options of llama-server can follow, e.g. `sh run.sh --n-gpu-layers 99`.
 
 With Docker instead: `docker compose up`. The container sees only this folder. If the files in it
-are links, as in a `build/` folder of finery, copy it first with `finery export` or `cp -rL`. With [llama-swap](https://github.com/mostlygeek/llama-swap),
-copy the entry in `llama-swap.yaml` into your configuration, and set `folder` in it.
-
-## Ask it
-
-```sh
-{_curl(facts)}
-```
-
-With Python: `pip install openai`, then `python client.py "your question"`. Any client of the OpenAI
-API works. The address is `http://127.0.0.1:{PORT}/v1`, the model `{options.name}`.
-{_notes(facts)}"""
-
-
-def _notes(facts: Facts) -> str:
-    """What users of the model must do to get the answers that were evaluated."""
-    notes = [
-        "- Answers are greedy (temperature 0) unless a request says otherwise. The model was "
-        "evaluated like that.",
-        "- The chat template is in the GGUF"
-        + (f", but `{facts.template}` replaces it" if facts.template else "")
-        + ". Don't give the server another one.",
-    ]
-    if facts.added:
-        notes.append(
-            "- A conversation without a system message begins with that of the training: "
-            f"{facts.added}"
-        )
-    if facts.system:
-        notes.append(f"- The client sends this system message: {facts.system}")
-    if facts.schema:
-        notes.append(
-            f"- Answers are JSON by `{facts.schema}`. `client.py` has the server enforce that."
-        )
-    return "\n## Note\n\n" + "\n".join(notes) + "\n"
-
-
-def _curl(facts: Facts) -> str:
-    system = [{"role": "system", "content": facts.system}] if facts.system else []
-    messages = [*system, {"role": "user", "content": facts.prompt}]
-    body = json.dumps({"model": facts.options.name, "messages": messages}, ensure_ascii=False)
-    return (
-        f"curl http://127.0.0.1:{PORT}/v1/chat/completions "
-        f"-H 'Content-Type: application/json' \\\n  -d {shlex.quote(body)}"
-    )
-
-
-def _python(text: str) -> str:
-    """A text as a literal of Python, in double quotes."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _yaml(value: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
-
-
-IMAGE = "ghcr.io/ggml-org/llama.cpp:server-b11176"
-TEMPLATE, SCHEMA = "chat_template.jinja", "schema.json"
+are links, as in a `build/` folder of finery, copy it first with `finery export` or `cp -rL`. With
+[llama-swap](https://github.com/mostlygeek/llama-swap), copy the entry in `llama-swap.yaml` into
+your configuration, and set `folder` in it.
+"""
+"""How to start the server."""
 
 
 class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
@@ -238,9 +134,9 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
 
     It has the GGUF; `run.sh`, the exact command of llama-server; `compose.yaml`, the same in a
     container; `llama-swap.yaml`, an entry for llama-swap; `client.py`, a client with the openai
-    package; and a README for the person who gets it. Requests without sampling settings are
-    answered greedily. `serve.check` with `bundle:` starts it and compares its prompts and answers
-    with those of the training.
+    package, which sends `request.json`; and a README for the person who gets it. Requests without
+    sampling settings are answered greedily. `serve.check` with `bundle:` starts it and compares its
+    prompts and answers with those of the training.
 
     Raises DataError for a file that isn't a JSON Schema.
     """
@@ -261,7 +157,10 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         help="A system message for the client and the README. The one that all training rows have "
         "is in the exported chat template and needn't be sent.",
     )
-    prompt: str = setting("Hello", help="The question that the client and the README ask.")
+    prompt: str = setting(
+        "",
+        help="The question that the client and the README ask. [default: that of a training row]",
+    )
     schema: OneFile | None = setting(
         None, help="A JSON Schema that answers must follow, e.g. that of eval.json, for the client."
     )
@@ -287,24 +186,24 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         gguf = Gguf(source, vocab_only=True)
         options = options_for(gguf, self.gguf, self.name, self.context, self.slots)
         schema = read_schema(self.schema.path) if self.schema else None
-        meta = self.gguf.meta
-        names = {"Base model": "base", "Weights": "quantization", "Licence": "license"}
-        facts = Facts(
-            options=options,
-            template=TEMPLATE if options.template is not None else None,
-            image=self.image,
-            system=self.system,
-            prompt=self.prompt,
-            schema=SCHEMA if schema is not None else None,
-            about={text: str(meta[key]) for text, key in names.items() if meta.get(key)},
-            added=system_of(self.gguf),
+        facts = Facts(options, TEMPLATE if options.template is not None else None, self.image)
+        clients = client_facts(self.gguf)
+        request = request_for(
+            self.name, clients, prompt=self.prompt, system=self.system, schema=schema
         )
+        write_client(job.out, request, ADDRESS, "LLAMA_API_KEY")
         texts = {
             RUN: run_script(facts),
             "compose.yaml": compose(facts),
             "llama-swap.yaml": llama_swap(facts),
-            "client.py": client(facts),
-            "README.md": readme(facts),
+            "README.md": readme(
+                self.name,
+                _about(options, self.gguf.meta),
+                GUIDE,
+                request,
+                ADDRESS,
+                [*_notes(facts, self.system, schema is not None), *notes_of(clients)],
+            ),
         }
         if options.template is not None:
             texts[TEMPLATE] = options.template
@@ -316,7 +215,33 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         job.progress(0, 1, f"copying {source.name}")
         job.copy(source, source.name)
         about = {"format": "llama", "name": self.name, "file": source.name, "run": f"sh {RUN}"}
-        return Bundle(job.out, meta=about | ({"system": facts.added} if facts.added else {}))
+        return Bundle(job.out, meta=about | clients)
+
+
+def _about(options: Options, meta: Mapping[str, Any]) -> str:
+    names = {"Base model": "base", "Weights": "quantization", "Licence": "license"}
+    facts = [f"{name}: {meta[key]}" for name, key in names.items() if meta.get(key)]
+    facts += [
+        f"Context: {options.context} tokens for a conversation with its answer",
+        f"Requests answered at once: {options.slots}",
+    ]
+    return (
+        "A fine-tuned language model with the command that serves it as it was trained and "
+        "evaluated.\n\n" + "\n".join(f"- {fact}" for fact in facts)
+    )
+
+
+def _notes(facts: Facts, system: str, schema: bool) -> list[str]:
+    """What users of the model must do to get the answers that were evaluated."""
+    instead = f", but `{facts.template}` replaces it" if facts.template else ""
+    notes = [
+        "Answers are greedy (temperature 0) unless a request says otherwise. The model was "
+        "evaluated like that.",
+        f"The chat template is in the GGUF{instead}. Don't give the server another one.",
+    ]
+    notes += [f"The client sends this system message: {system}"] if system else []
+    enforced = f"Answers are JSON by `{SCHEMA}`. `{REQUEST}` has the server enforce that."
+    return [*notes, enforced] if schema else notes
 
 
 def read_schema(path: Path) -> dict[str, Any]:

@@ -51,9 +51,10 @@ def command(
     from finery_serve.chat.screen import screen_for
     from finery_serve.chat.streams import talker
     from finery_serve.chat.talk import Session
+    from finery_serve.guide import tool_names
     from finery_serve.opening import open_built
     from finery_serve.processes import raised_at_signals
-    from finery_transformers.frozen.template import system_of
+    from finery_transformers.frozen.template import TOOLS_DIFFER, client_facts
 
     opened = [open_built(name, recipe, overrides) for name in (step, beside) if name]
     if len({one.name for one in opened}) < len(opened):
@@ -64,7 +65,12 @@ def command(
         for one in opened:
             click.echo(f"loading {one.name} …", err=True)
             models[one.name] = stack.enter_context(talker(one, folder))
-        usual = next(filter(None, (system_of(one.artifact) for one in opened)), "")
+            if tools := tool_names(models[one.name].tools):
+                click.echo(f"tools, as in the training: {tools}", err=True)
+            elif client_facts(one.artifact).get("tools_differ"):
+                click.echo(f"{TOOLS_DIFFER}: this chat sends none", err=True)
+        systems = (client_facts(one.artifact).get("system") for one in opened)
+        usual = next(filter(None, systems), "")
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
         session = Session(models, sampling, screen_for(len(models)), system, usual)
         with suppress(EOFError):

@@ -19,10 +19,12 @@ from finery.rows import Conversation
 from finery_serve.client import Client
 from finery_serve.opening import Opened, server_for
 from finery_serve.servers import Serving, ServingJob, is_servable, names_of
+from finery_transformers.frozen.template import client_facts, shared_tools
 
 if TYPE_CHECKING:
     from finery_transformers.answering.answers import TokenReader
 
+Tools = list[dict[str, Any]] | None
 Write = Callable[[str, bool], None]
 """Takes the next part of an answer, and whether it is thinking."""
 NO_SOURCES = "\n(no documents were found)"
@@ -32,7 +34,10 @@ IN_PROCESS = ("transformers", "adapter")
 
 
 class Talker(Protocol):
-    """A model that answers conversations."""
+    """A model that answers conversations. tools: those that it is offered in each of them."""
+
+    @property
+    def tools(self) -> Tools: ...
 
     def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
         """Write an answer as it comes, and return it. `KeyboardInterrupt` ends it early.
@@ -45,17 +50,19 @@ class Talker(Protocol):
 def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
     """The model, loaded where it runs fastest. folder: for a server's messages."""
     format_, model = opened.format, opened.artifact
+    facts = client_facts(model)
+    tools = shared_tools(facts)
     if format_ in IN_PROCESS and isinstance(model, Model):
-        yield TransformersTalker(model)
+        yield TransformersTalker(model, tools)
     elif is_served(model, opened.graph.plugins.server):
         serving = Serving(name=opened.name, slots=1, log=folder / f"{opened.name}.log")
         with server_for(opened)(model, serving) as running:
             names = names_of(running, serving)
             name = opened.name if opened.name in names else names[-1]
-            yield ServerTalker(Client(running.address), name)
+            yield ServerTalker(Client(running.address), name, tools, facts.get("tool_choice"))
     elif isinstance(model, Model):
         engine: type[Engine] = opened.graph.plugins.engine(format_)
-        yield EngineTalker(engine(model, ServingJob(opened.graph.plugins)))
+        yield EngineTalker(engine(model, ServingJob(opened.graph.plugins)), tools)
     else:
         run = model.meta.get("run")
         raise UsageError(
@@ -80,19 +87,24 @@ def is_served(artifact: Artifact, server: Callable[[str], Callable[..., Any] | N
 class ServerTalker:
     """A model behind a server with the OpenAI API, which sends answers word by word."""
 
-    def __init__(self, client: Client, name: str) -> None:
+    def __init__(
+        self, client: Client, name: str, tools: Tools = None, tool_choice: str | None = None
+    ) -> None:
         self._client = client
-        self._name = name
+        self.tools = tools
+        self._settings: dict[str, Any] = {"model": name} | ({"tools": tools} if tools else {})
+        self._settings |= {"tool_choice": tool_choice} if tools and tool_choice else {}
 
     def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
         """See `Talker`."""
         body = {
-            "model": self._name,
+            **self._settings,
             "messages": messages,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
         }
         text, thinking, reason, tokens = "", "", "stop", 0
+        calls: dict[int, dict[str, Any]] = {}
         sources: list[dict[str, Any]] | None = None
         for event in self._client.stream("/v1/chat/completions", body):
             sources = event.get("sources", sources)
@@ -106,12 +118,18 @@ class ServerTalker:
                 if part := delta.get("content"):
                     text += part
                     write(part, False)
+                for part in delta.get("tool_calls") or ():
+                    new = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+                    call = calls.setdefault(part["index"], new)
+                    call["id"] += part.get("id") or ""
+                    for key, value in part["function"].items():
+                        call["function"][key] += value or ""
         if sources is not None:
             for line in map(listed, sources) if sources else [NO_SOURCES]:
                 write(line, True)
         return Completion(
             text=text, reasoning=thinking or None, finish_reason=reason, prompt_tokens=0,
-            completion_tokens=tokens,
+            completion_tokens=tokens, tool_calls=[*calls.values()] or None,
         )  # fmt: skip
 
 
@@ -125,12 +143,12 @@ def listed(source: dict[str, Any]) -> str:
 class EngineTalker:
     """A model of any other format. Its engine returns the complete answer at once."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, tools: Tools = None) -> None:
+        self._engine, self.tools = engine, tools
 
     def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
         """See `Talker`."""
-        ((_, answers),) = self._engine.stream([[Request(messages)]], sampling)
+        ((_, answers),) = self._engine.stream([[Request(messages, tools=self.tools)]], sampling)
         if not isinstance(answers, list):
             raise answers
         write(answers[0].text, False)
@@ -140,7 +158,7 @@ class EngineTalker:
 class TransformersTalker:
     """A Hugging Face folder or an adapter in this process, with the prompts of its training."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, tools: Tools = None) -> None:
         from finery_transformers.answering.answers import TokenReader
         from finery_transformers.chat import end_of_turn
         from finery_transformers.loading import (
@@ -150,6 +168,7 @@ class TransformersTalker:
             to_device,
         )
 
+        self.tools = tools
         self._arguments = template_arguments(model)
         self._tokenizer = load_tokenizer(model)
         self._model: Any = load_model(model)
@@ -164,7 +183,7 @@ class TransformersTalker:
         """See `Talker`."""
         from finery_transformers.chat import prompt_text, tokens_of
 
-        prompt = prompt_text(self._tokenizer, messages, arguments=self._arguments)
+        prompt = prompt_text(self._tokenizer, messages, tools=self.tools, arguments=self._arguments)
         ids = tokens_of(self._tokenizer, prompt)
         room = getattr(self._model.config, "max_position_embeddings", None)
         if room is not None and len(ids) >= room:
@@ -189,7 +208,9 @@ class TransformersTalker:
                 input_ids=inputs, attention_mask=torch.ones_like(inputs),
                 generation_config=config(**settings), streamer=answer,
             )  # fmt: skip
-        parts = self._reader.parts(answer.text, answer.tokens, prompt=prompt[-500:], tools=None)
+        parts = self._reader.parts(
+            answer.text, answer.tokens, prompt=prompt[-500:], tools=self.tools
+        )
         return Completion(
             **parts._asdict(),
             finish_reason=parts.finish_reason(answer.is_finished),

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import msgspec
+
 from finery import Completion, FineryError, Sampling, UsageError, shown
 from finery.rows import Conversation
 from finery.util.text import visible
-from finery_serve.chat.streams import Talker, Write
+from finery_eval.calls import shown_call
+from finery_serve.chat.streams import Talker, Tools, Write
 
 if TYPE_CHECKING:
     from finery_serve.chat.screen import Plain
@@ -43,7 +46,7 @@ class Session:
         self._sampling = sampling
         self._screen = screen
         self._usual = usual
-        self._talks = [Talk(system or usual) for _ in models]
+        self._talks = [Talk(system or usual, model.tools) for model in models.values()]
         self._commands: dict[str, Callable[[str], None]] = {
             "/save": self._save,
             "/system": self._set_system,
@@ -77,8 +80,14 @@ class Session:
 
         def answer(index: int, write: Write) -> Completion:
             messages = self._talks[index].asked(question)
-            answers.append(talkers[index].answer(messages, self._sampling, write))
-            return answers[-1]
+            completion = talkers[index].answer(messages, self._sampling, write)
+            answers.append(completion)
+            calls = "\n".join(map(shown_call, completion.tool_calls or ()))
+            if not calls:
+                return completion
+            write(calls, False)
+            text = "\n".join(filter(None, [completion.text, calls]))
+            return msgspec.structs.replace(completion, text=text)
 
         try:
             self._screen.answers(list(self._models), answer)
@@ -113,10 +122,10 @@ class Session:
 
 
 class Talk:
-    """The turns so far. system: the system message; empty for none."""
+    """The turns so far. system: the system message; empty for none. tools: those on offer."""
 
-    def __init__(self, system: str = "") -> None:
-        self.system = system
+    def __init__(self, system: str = "", tools: Tools = None) -> None:
+        self.system, self._tools = system, tools
         self._turns: list[dict[str, Any]] = []
 
     @property
@@ -139,6 +148,8 @@ class Talk:
         turn: dict[str, Any] = {"role": "assistant", "content": answer.text}
         if answer.reasoning:
             turn["reasoning_content"] = answer.reasoning
+        if answer.tool_calls:
+            turn["tool_calls"] = answer.tool_calls
         self._turns += [{"role": "user", "content": question}, turn]
 
     def clear(self) -> None:
@@ -154,7 +165,8 @@ class Talk:
                 f"{file.name} isn't a file of JSON lines",
                 fix=f"name one that ends in .jsonl, e.g. /save {FILE}",
             )
-        line = json.dumps({"messages": self.messages}, ensure_ascii=False)
+        tools = {"tools": self._tools} if self._tools else {}
+        line = json.dumps({**tools, "messages": self.messages}, ensure_ascii=False)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a+b") as rows:

@@ -1,5 +1,6 @@
 """Answers to rows through a server's HTTP API, and what they show about the served model."""
 
+import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from finery_serve.check.prompts import (
     request,
 )
 from finery_serve.client import Client
+from finery_serve.guide import REQUEST, request_for
 from finery_serve.servers import (
     Checkable,
     Fault,
@@ -36,6 +38,7 @@ from finery_serve.servers import (
     system_of,
     unchecked_of,
 )
+from finery_transformers.frozen.template import client_facts
 
 HALF = "\ufffd"
 """The replacement for bytes that aren't a character."""
@@ -270,7 +273,12 @@ def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> d
         called = str(artifact.meta.get("name", "")) if len(models) == 1 else ""
         known = {model.name: _name_on_server(model.name, names, called) for model in models}
         client = Client(running.address, serving.key)
-        served = {m.name: _of_model(m, known[m.name], running, client, asking) for m in models}
+        sent = request_for(name, client_facts(artifact))
+        if is_bundle and (artifact.path / REQUEST).is_file():
+            sent = json.loads(artifact.file(REQUEST).read_text(encoding="utf-8"))
+        served = {
+            m.name: _of_model(m, known[m.name], running, client, asking, sent) for m in models
+        }
         return {n: of._replace(beside_base=known[n] in names[1:]) for n, of in served.items()}
 
 
@@ -286,15 +294,20 @@ def _name_on_server(name: str, names: Sequence[str], called: str) -> str:
 
 
 def _of_model(
-    model: Model, served_as: str, running: Running, client: Client, asking: Asking
+    model: Model,
+    served_as: str,
+    running: Running,
+    client: Client,
+    asking: Asking,
+    sent: Mapping[str, Any],
 ) -> Served:
-    """served_as: the model's name on the server."""
+    """served_as: the model's name on the server. sent: the request of a bundle's client."""
     job, compared = asking.job, 0
     different: list[Difference] = []
     faults: list[Fault] = []
     if isinstance(running, Checkable):
         trained = asking.trained(model)
-        every = list(cases(trained, asking.rows, system_of(running)))
+        every = list(cases(trained, asking.rows, sent, system_of(running)))
         compared, different = compare(
             running, served_as, trained, every,
             lambda done: job.progress(done, len(every), f"{model.name}: prompts"),

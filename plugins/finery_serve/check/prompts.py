@@ -27,13 +27,15 @@ NAMED = 5
 class Asked(NamedTuple):
     """A prompt to compare. name: of the case or row, for people.
 
-    system: a message that the server adds to the conversation, and that its prompt must have.
+    system: a message that the server adds to the conversation, and that its prompt must have. sent:
+    the request for it, if a client sends another one than the conversation and its tools.
     """
 
     name: str
     messages: Conversation
     tools: Tools
     system: str = ""
+    sent: Mapping[str, Any] | None = None
 
     @property
     def whole(self) -> Conversation:
@@ -46,7 +48,7 @@ class Trained(NamedTuple):
     """How the training made prompts.
 
     source: of the chat template. end: a token that ends answers. system: the message that begins
-    conversations without one, since all training rows had it.
+    conversations without one, since all training rows had it. tools: those that all rows offer.
     """
 
     source: str
@@ -54,6 +56,7 @@ class Trained(NamedTuple):
     render: Render
     tokens: Callable[[str], list[int]]
     system: str = ""
+    tools: Tools = None
 
 
 def of_training(model: Model, *, system: bool) -> Trained:
@@ -83,14 +86,17 @@ def of_engine(gguf: Gguf, model: Model) -> Trained:
     return Trained(template.source, end, render, gguf.encode_prompt, system_of_training(model))
 
 
-def cases(trained: Trained, rows: Iterable[Asked], system: str = "") -> Iterator[Asked]:
+def cases(
+    trained: Trained, rows: Iterable[Asked], client: Mapping[str, Any], system: str = ""
+) -> Iterator[Asked]:
     """Edge cases, those with the rows' tools included, and then the rows themselves.
 
-    A row with the system message of the training is also asked without it, as by a client that
-    only sends a question.
+    A row with the system message or the tools of the training is also asked without that message,
+    and with the client's tools, as by a client that only sends a question.
 
-    system: the message that the server adds to conversations without one. The edge cases expect it.
-    A row doesn't: without a system message, it was trained without one.
+    client: the request of the client. system: the message that the server adds to conversations
+    without one. The edge cases expect it. A row doesn't: without a system message, it was trained
+    without one.
     """
     asked = list(rows)
     tools = next((row.tools for row in asked if row.tools), None)
@@ -100,10 +106,15 @@ def cases(trained: Trained, rows: Iterable[Asked], system: str = "") -> Iterator
         if tools:
             yield Asked(f"{name}, with tools", messages, tools, added)
     yield from asked
-    usual = {"role": "system", "content": trained.system}
+    usual = [{"role": "system", "content": trained.system}] if trained.system else []
+    settings = {name: client[name] for name in ("tools", "tool_choice") if name in client}
     for row in asked:
-        if trained.system and row.messages[:1] == [usual]:
-            yield row._replace(name=f"{row.name} as a bare question", messages=row.messages[1:])
+        has_tools = bool(trained.tools) and row.tools == trained.tools
+        if (usual or has_tools) and row.messages[: len(usual)] == usual:
+            bare = row.messages[len(usual) :]
+            sent = {**request(bare, None), **settings} if has_tools else None
+            name = f"{row.name} as a bare question"
+            yield row._replace(name=name, messages=bare, sent=sent)
 
 
 class Difference(NamedTuple):
@@ -137,7 +148,8 @@ def compare(
         with suppress(DataError):
             expected = trained.render(one.whole, one.tools, {})
         try:
-            actual = running.prompt({"model": name, **request(one.messages, one.tools)})
+            sent = one.sent or request(one.messages, one.tools)
+            actual = running.prompt({**sent, "model": name})
         except FineryError as error:
             refusal = error.what
         if expected is None and actual is None:

@@ -43,7 +43,7 @@ from finery_serve.check.answers import (
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
 from finery_serve.servers import STANDALONE, Fault, Kind
 from finery_transformers.formats import way_out
-from finery_transformers.frozen.template import system_of
+from finery_transformers.frozen.template import client_facts, shared_tools, system_of
 
 OWN = ("prompts", "answers", "lost")
 EVALUATED = "{} in finery"
@@ -66,7 +66,9 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
 
     - Prompts: what the server makes of every row, and of edge cases (with and without a system
       message, several turns, tools if the rows have any, Unicode, text that looks like control
-      tokens), is compared token for token with the prompts of the training.
+      tokens), is compared token for token with the prompts of the training. So is what the server
+      makes of each row's question alone, with what all training rows share, as `client.py` of a
+      bundle sends it.
     - Defaults: a request without sampling settings must be answered greedily, as in the evaluation.
     - Adapters: a server that has adapters and their base must answer differently with each of them
       than with the base.
@@ -259,13 +261,17 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         """The expected prompts of a model.
 
         A server of several adapters adds no system message if they were trained with different
-        ones.
+        ones, and its client sends the tools of one of them.
         """
-        if self.trained is None and model.format == GGUF:
-            return of_engine(Gguf(model.file(str(model.meta["file"])), vocab_only=True), model)
         trained = self.trained or model
-        added = self.bundle is None or system_of(self.bundle) == system_of(trained)
-        return of_training(trained, system=added)
+        if self.trained is None and model.format == GGUF:
+            gguf = Gguf(model.file(str(model.meta["file"])), vocab_only=True)
+            made = of_engine(gguf, model)
+        else:
+            added = self.bundle is None or system_of(self.bundle) == system_of(trained)
+            made = of_training(trained, system=added)
+        differ = self.bundle is not None and client_facts(self.bundle).get("tools_differ")
+        return made if differ else made._replace(tools=shared_tools(client_facts(trained)))
 
     def _ask(
         self,

@@ -1,9 +1,11 @@
 """The frozen chat template of a model, for every file and server that answers with it."""
 
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from copy import copy
 from datetime import date
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery import Artifact, Model, StepError
@@ -21,13 +23,19 @@ PROMPTS = "prompts"
 """The entry of `meta`. `tools`, `thinking`, `switched`: whether a row used it; the last means that
 thinking was switched off in the prompt of a row without it. `system`: the system message that all
 rows have; empty if none has one, None if they differ. `date`: the day that the template wrote
-(`2026-11-26`), absent if it writes none."""
+(`2026-11-26`), absent if it writes none. `training_example`: see `example_request`. `tools_differ`:
+whether rows offer different tools, or only some offer any; else the example has those of all."""
 FROZEN = "frozen"
 """The entry of a GGUF's `meta` with the facts of its frozen template."""
 SYSTEMS_DIFFER = (
     "the training rows have different system messages, or only some have one, so clients must send "
     "the right one"
 )
+TOOLS_DIFFER = (
+    "the training rows offer different tools, or only some offer any, so clients must send those "
+    "that fit the question"
+)
+_CLIENT = ("system", "training_example", "tools_differ", "tool_choice")
 _SYSTEM = ("system", "developer")
 """Roles of a message that says how to answer."""
 
@@ -38,12 +46,27 @@ def facts_of(model: Model) -> Mapping[str, Any] | None:
     return facts if isinstance(facts, Mapping) else None
 
 
+def client_facts(model: Artifact) -> dict[str, Any]:
+    """What clients of a model or bundle must know of its training rows, without empty values.
+
+    `system`: the message that all rows have. `training_example`, `tools_differ`: as in `PROMPTS`.
+    `tool_choice`: of requests to a bundle's server.
+    """
+    recorded = (model.meta.get(PROMPTS), model.meta.get(FROZEN), model.meta)
+    known = [facts for facts in recorded if isinstance(facts, Mapping)]
+    values = {name: next(filter(None, (f.get(name) for f in known)), None) for name in _CLIENT}
+    return {name: value for name, value in values.items() if value}
+
+
 def system_of(model: Artifact) -> str:
     """The system message that all training rows of a model or bundle had; empty without one."""
-    for facts in (model.meta.get(PROMPTS), model.meta.get(FROZEN), model.meta):
-        if isinstance(facts, Mapping) and facts.get("system"):
-            return str(facts["system"])
-    return ""
+    return str(client_facts(model).get("system", ""))
+
+
+def shared_tools(facts: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The tools that all training rows offer, from `client_facts`; None if they offer none."""
+    example = json.loads(facts.get("training_example") or "{}")
+    return None if facts.get("tools_differ") else example.get("tools")
 
 
 def with_system(messages: Conversation, system: str) -> Conversation:
@@ -65,15 +88,18 @@ def facts_of_rows(
         name: bool(earlier.get(name)) for name in ("tools", "thinking", "switched")
     }
     systems = {earlier["system"]} if "system" in earlier else set()
+    offered = {json.dumps(shared_tools(earlier) or [])} if "training_example" in earlier else set()
     for row in rows:
         turns = Turns.of(row)
         messages = [*turns.conversation, *(turns.rejected or ())]
         systems.add(_system(messages))
+        offered.add(json.dumps(row.get("tools") or []))
         thinks = any(map(_thinks, messages))
         used["tools"] |= bool(row.get("tools")) or any(map(_calls, messages))
         used["thinking"] |= thinks
         used["switched"] |= switch and not thinks
     used["system"] = next(iter(systems), "") if len(systems) < 2 else None
+    used |= {"tools_differ": True} if earlier.get("tools_differ") or len(offered) > 1 else {}
     return used | ({"date": date} if date else {})
 
 
@@ -202,7 +228,8 @@ class FrozenTemplate(NamedTuple):
     writes tools; else it refuses them. date: the day that it writes, empty if it writes none.
     fixed: the arguments that a caller can't change. known: whether the model says what it was
     trained on; else only the recipe's arguments are fixed. system: what `source` writes before a
-    conversation without a system message; None if the training rows had different ones.
+    conversation without a system message; None if the training rows had different ones. clients:
+    more for clients, see `client_facts`.
     """
 
     source: str
@@ -213,6 +240,7 @@ class FrozenTemplate(NamedTuple):
     fixed: tuple[str, ...] = ()
     known: bool = True
     system: str | None = ""
+    clients: Mapping[str, Any] = MappingProxyType({})
 
     def for_serving(self) -> "PreTrainedTokenizerBase":
         """The tokenizer with the frozen template."""
@@ -238,7 +266,7 @@ class FrozenTemplate(NamedTuple):
         """The entry of `meta` for a frozen template."""
         facts: dict[str, Any] = {"tools": self.tools}
         facts |= {"date": self.date} if self.date else {}
-        return facts | ({"system": self.system} if self.system else {})
+        return facts | {**self.clients} | ({"system": self.system} if self.system else {})
 
     def lines(self) -> list[str]:
         """A description of what is frozen, for a log."""
@@ -253,6 +281,8 @@ class FrozenTemplate(NamedTuple):
             )
         if self.system is None:
             lines.append(SYSTEMS_DIFFER)
+        if self.clients.get("tools_differ"):
+            lines.append(TOOLS_DIFFER)
         if not self.tools:
             lines.append("the chat template refuses tools, since the training rows have none")
         if self.date:
@@ -330,6 +360,7 @@ def _frozen(
         date=written,
         fixed=tuple(sorted((read | {*arguments}) - free)),
         system=default,
+        clients={name: facts[name] for name in _CLIENT[1:] if facts.get(name)},
     )
 
 

@@ -5,7 +5,10 @@ Format: https://huggingface.co/docs/hub/model-cards.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pprint import pformat
 from typing import Any, NamedTuple
+
+from finery_transformers.frozen.template import shared_tools
 
 README = "README.md"
 ENDS = "ends"
@@ -103,7 +106,8 @@ def _facts(meta: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
 
 def _loading(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> Iterator[str]:
     """The code that loads it, after what a reader must do first."""
-    chat = meta.get("prompts", {}).get("system"), meta.get(ENDS, ())
+    prompts = meta.get("prompts", {})
+    chat = prompts.get("system"), shared_tools(prompts), meta.get(ENDS, ())
     if not config:
         yield _code([
             "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
@@ -133,8 +137,8 @@ def _loading(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> 
     ], *chat)  # fmt: skip
 
 
-def _code(lines: list[str], system: str | None, ends: Sequence[str]) -> str:
-    """Python in a block. system: the message that all training rows had. ends: of a turn."""
+def _code(lines: list[str], system: str | None, tools: Any, ends: Sequence[str]) -> str:
+    """Python in a block. system, tools: those that all training rows had. ends: of a turn."""
     asked = '{"role": "user", "content": "…"}'
     if system:
         message = json.dumps({"role": "system", "content": system}, ensure_ascii=False)
@@ -142,8 +146,10 @@ def _code(lines: list[str], system: str | None, ends: Sequence[str]) -> str:
     tokenizer = "tokenizer = AutoTokenizer.from_pretrained(folder)"
     chat = [
         f"messages = [{asked}]",
+        *([f"tools = {pformat(tools, sort_dicts=False, width=96)}"] if tools else []),
         "inputs = tokenizer.apply_chat_template(",
-        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+        f"    messages,{' tools=tools,' if tools else ''} add_generation_prompt=True,",
+        '    return_tensors="pt", return_dict=True',
         ")",
         f"ends = tokenizer.convert_tokens_to_ids({json.dumps(list(ends), ensure_ascii=False)})",
         "answer = model.generate(**inputs, max_new_tokens=256, eos_token_id=ends)",

@@ -3,10 +3,12 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Job, Model
+from finery.rows import example_request
 from finery_transformers.frozen.template import PROMPTS, facts_of_rows
 from finery_transformers.loading import base_of
 from finery_trl.rows.example import rows_in
@@ -156,8 +158,10 @@ def _facts(
     facts |= _quantization(step)
     if trained.outcome.accelerators:
         facts["accelerated_by"] = trained.outcome.accelerators
-    rows = (row for dataset in step.rows for row in dataset)
+    rows = chain.from_iterable(step.rows)
     facts[PROMPTS] = facts_of_rows(rows, step.model, switch=_switches(step), date=tokens.date)
+    if example := example_request(chain.from_iterable(step.rows)):
+        facts[PROMPTS]["training_example"] = example
     # A config's end of generation is often only that of a text, and not of a turn.
     facts[ENDS] = sorted(map(str, tokens.tokenizer.convert_ids_to_tokens(sorted(tokens.ends))))
     if arguments := _arguments(step, tokens, facts[PROMPTS]):

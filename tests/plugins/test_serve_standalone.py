@@ -63,7 +63,11 @@ TEXTS = {
 
 def flat(ran: Ran) -> str:
     """Its errors in one line."""
-    return " ".join(ran.err.split())
+    return flat_text(ran.err)
+
+
+def flat_text(text: str) -> str:
+    return " ".join(text.split())
 
 
 def answer(topic: str, urgent: str) -> str:
@@ -125,7 +129,7 @@ def test_a_bundle_of_another_model_is_an_error_of_the_recipe(tmp_path: Path) -> 
         ran = other.here(command)
         assert ran.code == 2
         assert "the bundle is made of linear, which isn't in `models`" in flat(ran)
-        assert "recipe.yaml:15:13" in ran.err
+        assert "recipe.yaml:22:13" in ran.err
 
 
 def test_the_card_says_how_it_is_run_and_what_it_learned_from(project: Project) -> None:
@@ -140,6 +144,13 @@ def test_the_card_says_how_it_is_run_and_what_it_learned_from(project: Project) 
         assert words not in card
     alone = project.here("card", "linear").out
     assert "has a server with an OpenAI-compatible API" in alone
+
+
+def test_a_push_that_publishes_a_row_is_noted(project: Project) -> None:
+    noted = project.here("check").out
+    assert "row-published" in noted
+    assert "publishes a question of the training rows, as the example in ship" in flat_text(noted)
+    assert "row-published" not in project.here("check", "--set", "export.ship.prompt=Hi").out
 
 
 def test_the_server_of_an_exported_bundle_needs_no_finery(project: Project) -> None:

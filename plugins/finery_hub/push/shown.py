@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import About, Graph, Manifest, Note, Results
+from finery import About, Bundle, Graph, Manifest, Note, Results
 from finery.util.text import size, visible
 from finery.views import Detail, Output, View
 from finery_hub.push.files import README
@@ -46,12 +46,18 @@ ABOUT = {
     "no-hub-token": About(
         when="a `hub.push` isn't built yet, HF_TOKEN isn't set, and nobody is logged in to the hub",
         why="The push is usually the last step. Without a token it fails after all others.",
-    )
+    ),
+    "row-published": About(
+        when="a `hub.push` pushes a bundle with an example request whose `prompt` isn't set",
+        why="The example is then the first short question of the training rows, which may be "
+        "private.",
+    ),
 }
 
 
 def notes_on(graph: Graph, results: Results) -> Iterator[Note]:
-    """A note for each push that needs a token."""
+    """Notes on each push: it needs a token, or publishes a row."""
+    yield from _published_rows(graph)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
     path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
@@ -64,5 +70,20 @@ def notes_on(graph: Graph, results: Results) -> Iterator[Note]:
                 name="no-hub-token",
                 text=f"{node.name} pushes to {step.repo}, but there is no token for the hub",
                 fix="log in (`hf auth login`), or set HF_TOKEN to a token with write access",
+                step=node.name,
+            )
+
+
+def _published_rows(graph: Graph) -> Iterator[Note]:
+    """A note for each push of a bundle whose example is a training row's."""
+    for node in graph.nodes.values():
+        pushed = node.sources_of(Bundle) if isinstance(node.step, HubPush) else []
+        with_row = [s.ref for s in pushed if getattr(graph.nodes[s.step].step, "prompt", 0) == ""]
+        if with_row:
+            yield Note(
+                name="row-published",
+                text=f"{node.name} publishes a question of the training rows, as the example in "
+                f"{', '.join(with_row)}",
+                fix="set `prompt` there, or list `row-published` in `silence` if it may be public",
                 step=node.name,
             )

@@ -227,6 +227,7 @@ class Build:
             if not error.is_down:
                 self.sharing.lose(error)
                 return False
+            self.sharing.is_behind = True
         for name in chosen:
             self.outputs.link(name, results[name].outputs)
         return True

@@ -60,7 +60,8 @@ class Sharing:
         self._wanted = self._arrived = 0
         self._pushes: list[Future[None]] = []
         self._pushed: set[str] = set()
-        self._refused = False
+        self._is_refused = False  # whether nothing can be written
+        self.is_behind = False  # whether something couldn't be copied
 
     @cached_property
     def _threads(self) -> "dict[str, ThreadPoolExecutor]":
@@ -139,22 +140,23 @@ class Sharing:
         are_new: whether this build made them; others are only added if they aren't there.
         """
         for result in results:
-            if self.pushes and result.key not in self._pushed:
+            if self.pushes and (are_new or result.key not in self._pushed):
                 self._pushed.add(result.key)
                 self._pushes.append(self._threads["to"].submit(self._push, result, are_new))
 
     def _push(self, result: Result, is_new: bool) -> None:
         assert self._remote is not None
         try:
-            if self._refused or self._remote.down:
-                self._refused = True
-            elif is_new or not self._remote.has_record(result.key):
+            is_there = not is_new and bool(self._remote.records([result.key]))
+            if self._is_refused or self._remote.down:
+                self.is_behind = True
+            elif not is_there:
                 self._remote.push_result(self._store.root, result)
         except RemoteError as error:
-            self._refused = True
+            self.is_behind = self._is_refused = True
             self._remote.warn("can't be written", error)
         except OSError:  # the files are only in another shared store, or were removed
-            self._refused = True
+            self.is_behind = True
 
     @property
     def is_pushing(self) -> bool:
@@ -163,8 +165,8 @@ class Sharing:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that should be in the shared store is there."""
-        return not (self._refused or self.is_pushing)
+        """Whether the next build would copy nothing."""
+        return not (self.is_behind or self.is_pushing)
 
     def transfer(self) -> Transfer:
         """What was copied so far."""

@@ -8,6 +8,7 @@ a further package for each kind of bucket.
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,8 @@ _CLIENT: dict[str, Any] = {
 }  # fmt: skip
 PART = 8 << 20
 """Bytes of a part in which a large file is written."""
+_TOO_SHORT = re.compile("status code: 416|range was invalid")
+"""In the message for a range that starts after the end of an object."""
 _RETRY: dict[str, Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
 
 
@@ -105,7 +108,12 @@ class _Obstore:
         def action() -> bytes:
             if end is None:
                 return bytes(self._library.get(self._store, name).bytes())
-            return bytes(self._library.get_range(self._store, name, start=start, end=end))
+            try:
+                return bytes(self._library.get_range(self._store, name, start=start, end=end))
+            except Exception as error:
+                if _TOO_SHORT.search(str(error)):
+                    return b""
+                raise
 
         return self._tried(action, None)
 

@@ -72,7 +72,7 @@ class Remote:
 
     def warn(self, problem: str, error: RemoteError) -> None:
         """Report what doesn't work, once."""
-        if self.down != INTERRUPTED:
+        if not self.down or self.down == error.what:
             self._say_once(f"the shared store {public(self.url)} {problem}: {error.what}")
 
     def stop(self) -> None:
@@ -116,11 +116,6 @@ class Remote:
         with ThreadPoolExecutor(min(LOOKUPS, len(keys))) as threads:
             found = zip(keys, threads.map(look_up, keys), strict=True)
             return {key: record for key, record in found if record is not None}
-
-    def has_record(self, key: str) -> bool:
-        """Whether there is a valid record of a key. Raises `RemoteError`."""
-        data = self.objects.read(object_name("records", key))
-        return data is not None and self._checked(key, data) is not None
 
     def _checked(self, key: str, data: bytes) -> Record | None:
         """The record in an object; None if it is wrong."""

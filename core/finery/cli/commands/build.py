@@ -82,7 +82,9 @@ def command(
     try:
         flags = keep_going, update_lock
         build = _build_of(recipe, steps, overrides, executor, jobs, flags, sharing)
-        code = _run(build, steps, overrides, as_json=as_json)
+        # With another setting for once, the next build has something to copy.
+        keeps_stamp = sharing["fetch"] is None
+        code = _run(build, steps, overrides, as_json=as_json, keeps_stamp=keeps_stamp)
     except FineryError as error:
         if not watch:
             raise
@@ -98,9 +100,13 @@ def command(
 
 
 def _run(
-    build: "Build", steps: tuple[str, ...], overrides: tuple[str, ...], *, as_json: bool
-) -> int:
-    """Run a build and print its progress and summary; the exit code."""
+    build: "Build", steps: tuple[str, ...], overrides: tuple[str, ...], *, as_json: bool,
+    keeps_stamp: bool = True,
+) -> int:  # fmt: skip
+    """Run a build and print its progress and summary; the exit code.
+
+    keeps_stamp: whether the next build does nothing if nothing has changed.
+    """
     from finery.cli.progress import listener
 
     if not as_json:
@@ -121,7 +127,7 @@ def _run(
         click.echo(INTERRUPTED, err=True)
         return INTERRUPTED_CODE
     is_done = len(outcome.results) == len(build.graph.nodes) and not outcome.errors
-    if is_done and build.sharing.is_complete:
+    if keeps_stamp and is_done and build.sharing.is_complete:
         stamp.keep(build, steps, overrides)
     if not as_json:
         from finery.cli.summary import print_summary
@@ -173,7 +179,7 @@ def _is_done(
 
 def _build_of(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], executor: str,
-    jobs: int | None, options: tuple[bool, bool], sharing: Mapping[str, Any],
+    jobs: int | None, options: tuple[bool, bool], sharing: Mapping[str, Any] = {},
 ) -> "Build":  # fmt: skip
     """The build of a recipe, after all checks that need no build."""
     from finery.builder.checks import check_files
@@ -185,7 +191,7 @@ def _build_of(
 
     keep_going, update_lock = options
     config = load_config(recipe, **sharing)
-    if sharing["push"] and not config.remote:
+    if sharing.get("push") and not config.remote:
         raise UsageError(
             "there is no shared store to push to",
             where="--push",

@@ -125,7 +125,7 @@ def test_outputs_come_when_they_are_needed(
     build(clone(tmp_path / "a"), push=True)
     b = clone(tmp_path / "b")
     b.write({"finery.toml": 'remote = "s3://team/x"'})
-    b.env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    b.env = _access()
     assert "fetched 9.1 MiB" in b.run("build").err
     asked = len(proxy.requests)
     assert "nothing to do" in b.run("build").err
@@ -290,3 +290,64 @@ def test_nothing_is_wrong_or_lost_at_random_faults(
                 assert file.is_file()
         shutil.rmtree(project.folder)
     assert len(proxy.seen.keys() & {"cut", "half", "corrupt", "lose"}) > 2
+
+
+ENGINE = """
+import os
+from finery import Completion, Dataset, Engine, Job, Model, Step, hookimpl, setting
+
+class Api(Engine):
+    def generate(self, requests, sampling):
+        assert not [name for name in os.environ if name.startswith("AWS_")]
+        texts = [r.messages[-1]["content"] for r in requests]
+        with open(os.environ["RAN"], "a") as file:
+            print(*texts, sep="\\n", file=file)
+        return [Completion(text=t.upper(), finish_reason="stop", prompt_tokens=1,
+                           completion_tokens=1) for t in texts]
+
+class Named(Step, seeded=False):
+    "A model behind an API."
+    def run(self, job: Job) -> Model:
+        return Model(job.out, meta={"format": "test-api"})
+
+class Ask(Step, engines=True, seeded=False):
+    "Its answers."
+    model: Model
+    tag: int = setting(0, help="Changes the key.")
+    def run(self, job: Job) -> Dataset:
+        asked = [[{"role": "user", "content": f"q{i}"}] for i in range(5)]
+        answers = job.engine(self.model).generate(asked)
+        return Dataset.write(job.out, [{"prompt": a.text, "tag": self.tag} for a in answers])
+
+@hookimpl
+def finery_steps(): return {"t.named": Named, "t.ask": Ask}
+@hookimpl
+def finery_engines(): return {"test-api": Api}
+"""
+ASKS = """
+finery: 1
+name: t
+plugins: [./engine.py]
+models: {api: {use: t.named}}
+data: {asked: {use: t.ask, model: api}}
+"""
+
+
+def test_answers_are_shared(tmp_path: Path, proxy: Proxy) -> None:
+    log, answered = tmp_path / "ran", []
+    trust = [_key(tmp_path / "ours")]  # which signed none of the answers
+    for tag, settings in enumerate([{"push": True}, {}, {"trust": trust}]):
+        project = clone(tmp_path / str(tag), ASKS)
+        project.edit("recipe.yaml", "model: api", f"model: api, tag: {tag}")
+        written = {"remote": "s3://team/x", "share_answers": True, **settings}
+        lines = "".join(f"{name} = {json.dumps(v)}\n" for name, v in written.items())
+        project.write({"engine.py": ENGINE, "finery.toml": lines})
+        project.env = {**_access(), "RAN": str(log)}
+        assert "asked" in project.ran()
+        answered.append(len(log.read_text().split()))
+    assert answered == [5, 5, 10]
+
+
+def _access() -> dict[str, str]:
+    """The variables for a process that uses the proxy."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}

@@ -363,6 +363,7 @@ class Build:
             self._check_code(plan)
             log = self.log.log_of(node.name)
             task = task_of(plan, self.planner, self.outcome.results, log, self.project)
+            task.answers = self.sharing.answers if type(node.step).__spec__.engines else {}
             advice = self._advice(node)
         except BaseException:
             self.store.unlock(plan.key)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.artifact.manifest import Manifest, Result
 from finery.builder.plan import Planner, StepPlan
@@ -20,6 +20,10 @@ if TYPE_CHECKING:  # imported with a shared store, since most builds have none
 
 THREADS = 8
 """How many results, or inputs of steps, are copied at the same time."""
+
+
+CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN")
+"""Beginnings of the names of variables that give access to buckets."""
 
 
 class Transfer(NamedTuple):
@@ -43,6 +47,7 @@ class Sharing:
         self._fetch = config.fetch
         self._remote: Remote | None = None
         self.pushes = False
+        self.answers: dict[str, Any] = {}  # see `finery.inference.shared`
         if config.remote:
             from finery.store import remote, signing
 
@@ -55,6 +60,15 @@ class Sharing:
                 signing.Trust(config.trust) if config.trust else None,
             )
             store.shared.remotes[config.remote] = self._remote
+            if config.share_answers:
+                self.answers = {
+                    "url": config.remote, "push": self.pushes, "trust": config.trust,
+                    "signing_key": config.signing_key if signs else None,
+                    "environment": {
+                        name: value for name, value in os.environ.items()
+                        if name.startswith(CREDENTIALS)
+                    },
+                }  # fmt: skip
         self._asked: set[str] = set()
         self._copies: dict[str, tuple[Future[None], Missing]] = {}
         self._wanted = self._arrived = 0

@@ -43,6 +43,8 @@ PACK = 8 << 20
 LOOKUPS, TRANSFERS, AHEAD = 32, 8, 4
 """Concurrent look-ups, concurrent files, and ranges of a file that are read at the same time."""
 INTERRUPTED = "interrupted"
+DIGEST = 32
+"""Bytes of a digest."""
 PATIENCE = 20.0
 """Seconds that the look-up of many keys may take."""
 
@@ -127,6 +129,37 @@ class Remote:
             )
             return None
         return decoded(key, body)
+
+    # -- answers of models -----------------------------------------------------------------------
+
+    def answers(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
+        """The records of answered requests that are there, by key; wrong ones aren't."""
+        found: dict[bytes, bytes] = {}
+
+        def look_up(key: bytes) -> None:
+            try:
+                data = None if self.down else self.objects.read(object_name("answers", key.hex()))
+            except RemoteError as error:
+                self.fail(error)
+                return
+            if data is None:
+                return
+            body, _, signature = data.rpartition(b"\n")
+            value = body[DIGEST:]
+            is_right = blake3(key + value).digest() == body[:DIGEST]
+            if is_right and (self._trust is None or self._trust.signed(body, signature)):
+                found[key] = value
+
+        if keys and not self.down:
+            with ThreadPoolExecutor(min(LOOKUPS, len(keys))) as threads:
+                list(threads.map(look_up, keys))
+        return found
+
+    def push_answer(self, key: bytes, value: bytes) -> None:
+        """Add the record of an answered request. Raises `RemoteError`."""
+        body = blake3(key + value).digest() + value
+        signature = self._signer.sign(body) if self._signer else b""
+        self.objects.put(object_name("answers", key.hex()), body + b"\n" + signature)
 
     # -- from here to there ----------------------------------------------------------------------
 

@@ -40,9 +40,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         str | None, Meta(description="The shared store, e.g. `s3://bucket/prefix`.")
     ] = None
     push: Annotated[
-        bool | None,
+        bool,
         Meta(description="Copy what is built to the shared store. Default: only if `CI=true`."),
-    ] = None
+    ] = msgspec.field(default_factory=lambda: os.environ.get("CI", "").lower() == "true")
     fetch: Annotated[
         Literal["none", "final", "all"],
         Meta(description="What a build copies here of the outputs that only the shared store has: "

@@ -81,7 +81,7 @@ def build(project: Project, **settings: Any) -> Build:
     """Build a project here, with all going well."""
     recipe = project.folder / "recipe.yaml"
     store = open_store(recipe)
-    config = Config(**{"remote": "s3://team/x", **settings})
+    config = Config(**{"remote": "s3://team/x", "push": False, **settings})
     made = Build(open_graph(recipe, (), store), store, InProcess(), config=config)
     outcome = made.run()
     assert not outcome.errors, outcome.errors

@@ -51,8 +51,7 @@ class Sharing:
         if config.remote:
             from finery.store import remote, signing
 
-            is_ci = os.environ.get("CI", "").lower() in ("true", "1")
-            self.pushes = is_ci if config.push is None else config.push
+            self.pushes = config.push
             signs = self.pushes and config.signing_key
             self._remote = remote.Remote(
                 config.remote,

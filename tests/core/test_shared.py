@@ -16,6 +16,8 @@ from in_process import InProcess, digests
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
 from finery.config import Config
+from finery.errors import RemoteError, UsageError
+from finery.store.objects import FileSystemObjects, open_objects
 from finery.store.remote import Remote
 
 RECIPE = """
@@ -35,6 +37,9 @@ evaluate:
 export:
   big: {use: steps.pack, code: '(job.out / "b").write_bytes(os.urandom(9 << 20)); (job.out / "s").write_text("s")'}
 """  # noqa: E501
+
+
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +100,8 @@ def size_of(project: Project, *steps: str) -> int:
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
+@slow
+@pytest.mark.quick
 def test_another_clone_runs_nothing_and_copies_final_outputs(tmp_path: Path, proxy: Proxy) -> None:
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
     first, second = build(a, push=True), build(b)
@@ -119,6 +126,7 @@ def _records(proxy: Proxy) -> bytes:
     return b"".join(o.get()["Body"].read() for o in bucket.objects.filter(Prefix="x/records"))
 
 
+@slow
 def test_outputs_come_when_they_are_needed(
     tmp_path: Path, proxy: Proxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +148,7 @@ def test_outputs_come_when_they_are_needed(
     assert not [*b.folder.glob("build/t/**/*.remote.txt")]
 
 
+@slow
 def test_a_finished_build_is_pushed_later(tmp_path: Path, proxy: Proxy) -> None:
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
     build(a)
@@ -151,6 +160,7 @@ def test_a_finished_build_is_pushed_later(tmp_path: Path, proxy: Proxy) -> None:
     assert build(b).outcome.ran == ["weights"]
 
 
+@slow
 @pytest.mark.parametrize("damage", ["delete", "change", "shorten"])
 def test_files_that_are_gone_or_wrong_are_made_again(
     tmp_path: Path, proxy: Proxy, damage: str
@@ -192,6 +202,7 @@ def test_a_build_goes_on_without_the_server(
     assert not made.sharing.is_complete
 
 
+@slow
 def test_records_count_only_if_signed_by_someone_trusted(
     tmp_path: Path, proxy: Proxy, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,6 +255,7 @@ def test_records_that_lie_are_no_records(tmp_path: Path, proxy: Proxy) -> None:
     assert remote.records([key]) == {key: record}
 
 
+@slow
 def test_large_files_continue_where_they_were_cut(tmp_path: Path, proxy: Proxy) -> None:
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
     build(a, push=True)
@@ -259,6 +271,7 @@ def test_large_files_continue_where_they_were_cut(tmp_path: Path, proxy: Proxy) 
     assert (c.folder / "build/t/big/b").read_bytes() == source.read_bytes()
 
 
+@slow
 def test_a_folder_is_a_shared_store_too(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/store"
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
@@ -269,6 +282,7 @@ def test_a_folder_is_a_shared_store_too(tmp_path: Path) -> None:
     assert "two" in build(b, remote=url).outcome.ran
 
 
+@slow
 def test_nothing_is_wrong_or_lost_at_random_faults(
     tmp_path: Path, proxy: Proxy, pytestconfig: pytest.Config
 ) -> None:
@@ -333,10 +347,12 @@ data: {asked: {use: t.ask, model: api}}
 """
 
 
+@slow
 def test_answers_are_shared(tmp_path: Path, proxy: Proxy) -> None:
     log, answered = tmp_path / "ran", []
     trust = [_key(tmp_path / "ours")]  # which signed none of the answers
-    for tag, settings in enumerate([{"push": True}, {}, {"trust": trust}]):
+    different: list[dict[str, Any]] = [{"push": True}, {}, {"trust": trust}]
+    for tag, settings in enumerate(different):
         project = clone(tmp_path / str(tag), ASKS)
         project.edit("recipe.yaml", "model: api", f"model: api, tag: {tag}")
         written = {"remote": "s3://team/x", "share_answers": True, **settings}
@@ -351,3 +367,31 @@ def test_answers_are_shared(tmp_path: Path, proxy: Proxy) -> None:
 def _access() -> dict[str, str]:
     """The variables for a process that uses the proxy."""
     return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+
+def test_a_file_system_of_fsspec_holds_objects(tmp_path: Path) -> None:
+    """As Hugging Face's does, which needs an account."""
+    from fsspec.implementations.dirfs import DirFileSystem
+    from fsspec.implementations.local import LocalFileSystem
+
+    files = DirFileSystem(str(tmp_path), LocalFileSystem(auto_mkdir=True))
+    objects = FileSystemObjects(files, "buckets/team/x", "hf://buckets/team/x")
+    (tmp_path / "file").write_bytes(b"content")
+    objects.put("blobs/ab/c", tmp_path / "file")
+    objects.put("records/ab/c", b"record")
+    assert objects.read("records/ab/c") == b"record"
+    assert objects.read("blobs/ab/c", 1, 4) == b"ont"
+    assert (objects.has("blobs/ab/c"), objects.has("blobs/ab/d")) == (True, False)
+    assert objects.read("blobs/ab/d") is None
+    files.fs.auto_mkdir = False
+    with pytest.raises(RemoteError):
+        objects.put("file/inside", b"")
+
+
+def test_urls_are_checked_and_shown_without_passwords() -> None:
+    for url in ("team/x", "ftp://x", "s3://"):
+        with pytest.raises(UsageError, match="must be a URL"):
+            open_objects(url)
+    with pytest.raises(RemoteError) as caught:
+        open_objects("http://user:secret@127.0.0.1:1/x?key=secret").read("a", 0, 3)
+    assert "secret" not in str(caught.value)

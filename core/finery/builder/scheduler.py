@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 POLL_SECONDS = 0.05
 """How often to check a key that another build is building."""
+SHOW_SECONDS = 0.5
+"""How often to report what was copied."""
 RECORD_SECONDS = 0.1
 """Steps faster than this are recorded in groups, at this interval."""
 
@@ -129,7 +131,7 @@ class Build:
         self._recorded_at = time.monotonic()
         self._is_replanned = False  # whether to plan again, since built steps must run after all
         self._settled: dict[str, str] = {}  # step → the key of the result that was reported
-        self._transfer = self.sharing.transfer()
+        self._transfer, self._shown_at = self.sharing.transfer(), 0.0
         self._plan_all()
 
     def run(self) -> Outcome:
@@ -187,7 +189,7 @@ class Build:
         while self.sharing.is_pushing:
             self._show_transfer()
             time.sleep(POLL_SECONDS)
-        self._show_transfer()
+        self._show_transfer(is_last=True)
 
     def _run_steps(self) -> None:
         while (
@@ -227,16 +229,19 @@ class Build:
             if not error.is_down:
                 self.sharing.lose(error)
                 return False
-            self.sharing.is_behind = True
+            self.sharing.give_up()
         for name in chosen:
             self.outputs.link(name, results[name].outputs)
         return True
 
-    def _show_transfer(self) -> None:
-        """Report what was copied from and to shared stores, if that has changed."""
-        transfer = self.sharing.transfer()
-        if transfer != self._transfer:
-            self._transfer = transfer
+    def _show_transfer(self, *, is_last: bool = False) -> None:
+        """Report what was copied from and to shared stores, if that has changed.
+
+        is_last: also if that was done a moment ago.
+        """
+        transfer, now = self.sharing.transfer(), time.monotonic()
+        if transfer != self._transfer and (is_last or now - self._shown_at > SHOW_SECONDS):
+            self._transfer, self._shown_at = transfer, now
             self._emit("transfer", **transfer._asdict())
 
     # -- starting --------------------------------------------------------------------------------

@@ -144,6 +144,14 @@ class Sharing:
     def lose(self, error: Lost) -> None:
         """Forget what can't be had. The steps that made it run again."""
         self._store.shared.lose(error)
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Report shared stores that can't be used, each once."""
+        for remote in self._store.shared.remotes.values():
+            self.is_behind |= bool(remote.down)
+            if remote.down:
+                remote.warn("can't be used", remote.down)
 
     # -- from here to there ----------------------------------------------------------------------
 
@@ -167,7 +175,7 @@ class Sharing:
                 self._remote.push_result(self._store.root, result)
         except RemoteError as error:
             self.is_behind = self._is_refused = True
-            self._remote.warn("can't be written", error)
+            self._remote.warn("can't be written", error.what)
         except OSError:  # the files are only in another shared store, or were removed
             self.is_behind = True
 

@@ -88,7 +88,7 @@ class SharedRecords:
                 self._remote.push_answer(key, value)
             except RemoteError as error:
                 self._pushes = False
-                self._remote.warn("can't be written", error)
+                self._remote.warn("can't be written", error.what)
 
     def claim(self, key: bytes) -> bool:
         """Claim the right to make a record; False while another process here has it."""

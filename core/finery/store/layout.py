@@ -7,7 +7,7 @@ Nothing that comes from a shared store is believed. `checked` compares a record 
 to be, and `Remote.bring` does so with blobs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -56,10 +56,10 @@ def object_name(folder: str, digest: str) -> str:
     return f"{folder}/{digest[:2]}/{digest}"
 
 
-def places_of(record: Record) -> list[Blob]:
-    """Where the files of a result's outputs are."""
-    files = {f for m in record.outputs.values() for f in m.files.values()}
-    return [Blob(digest, size, *record.packed.get(digest, (digest, 0))) for digest, size in files]
+def places_of(manifests: Iterable[Manifest], packed: Packed) -> list[Blob]:
+    """Where the files of artifacts are. Those of their references aren't included."""
+    files = {file for made in manifests for file in made.files.values()}
+    return [Blob(digest, size, *packed.get(digest, (digest, 0))) for digest, size in files]
 
 
 def decoded(key: str, body: bytes) -> Record | None:

@@ -191,18 +191,22 @@ class FileSystemObjects:
             raise RemoteError(_reason(error)) from error
 
 
+# Class of an error, or what obstore's messages contain → why a request failed.
 _REASONS = {
     "PermissionDeniedError": "permission denied",
     "UnauthenticatedError": "the credentials are missing or wrong",
     "NotSupportedError": "it can't be written",
+    "kind: Connect": "no connection",
+    "kind: Timeout": "no answer in time",
 }
 
 
 def _reason(error: Exception) -> str:
     """Why a request failed, in a line without the query of its URL."""
-    name = type(error).__name__
-    if name in _REASONS:
-        return _REASONS[name]
-    line = (str(error).strip().splitlines() or [name])[0]
+    name, text = type(error).__name__, str(error).strip()
+    for sign, reason in _REASONS.items():
+        if sign == name or f"{sign}," in text:
+            return reason
+    line = (text.splitlines() or [name])[0].rpartition(" - ")[2]
     words = (public(word) if "://" in word else word for word in line.split())
     return " ".join(words)[:200]

@@ -2,8 +2,11 @@
 
 A record is written after all that it needs, so a result that is half written doesn't exist.
 
-`Remote` knows no database and may be used where there is none: `push` and `bring` copy blobs from
-and to a folder like `.finery`, and `objects.put` and `objects.read` other small objects by name.
+`Remote` knows no database and may be used where there is none. `root` is a folder like `.finery`:
+
+    packed = remote.push(root, manifests)                    # from here to there
+    remote.bring(root, places_of(manifests, packed))         # from there to here
+    remote.objects.put(name, data); remote.objects.read(name)  # other small objects
 """
 
 import fcntl
@@ -70,12 +73,12 @@ class Remote:
         """Ask nothing more of the store, and say why, once."""
         if not self.down:
             self.down = error.what
-            self.warn("can't be used", error)
+            self.warn("can't be used", error.what)
 
-    def warn(self, problem: str, error: RemoteError) -> None:
+    def warn(self, problem: str, reason: str) -> None:
         """Report what doesn't work, once."""
-        if not self.down or self.down == error.what:
-            self._say_once(f"the shared store {public(self.url)} {problem}: {error.what}")
+        if not self.down or self.down == reason:
+            self._say_once(f"the shared store {public(self.url)} {problem}: {reason}")
 
     def stop(self) -> None:
         """End transfers soon, with an error."""
@@ -249,7 +252,7 @@ class Remote:
                 else:
                     wrong = self._bring_small(root, pack, members, count)
             except RemoteError as error:
-                self.fail(error)
+                self.down = self.down or error.what
                 lost.update((blob.digest, self.down) for blob in members)
             else:
                 if wrong:

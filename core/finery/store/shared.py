@@ -28,7 +28,7 @@ class SharedBlobs:
     def __init__(self, store: "Store") -> None:
         self._store = store
         self.remotes: dict[str, Remote] = {}
-        self._lost: set[str] = set()
+        self.lost: set[str] = set()  # blobs that can't be had
         self._is_used: bool | None = None  # whether the table has rows
 
     def __bool__(self) -> bool:
@@ -41,7 +41,7 @@ class SharedBlobs:
 
     def has(self, digest: str) -> bool:
         """Whether a blob is in a shared store, as far as is known here."""
-        return bool(self) and digest not in self._lost and self._place(digest) is not None
+        return bool(self) and digest not in self.lost and self._place(digest) is not None
 
     def _place(self, digest: str) -> tuple[str, Blob] | None:
         query = "SELECT url, digest, size, pack, offset FROM remote WHERE digest = ?"
@@ -64,7 +64,8 @@ class SharedBlobs:
             refs = [ref for m in outputs.values() for ref in m.refs.values()]
             if all(ref.digest in known for ref in refs):
                 results.append((key, msgspec.json.encode(outputs), record.seconds))
-                places += [(*blob, url) for blob in places_of(record)]
+                blobs = places_of(record.outputs.values(), record.packed)
+                places += [(*blob, url) for blob in blobs]
         self._store.adopt(results, parts, places, run)
         self._is_used = self._is_used or bool(places)
 
@@ -130,6 +131,6 @@ class SharedBlobs:
 
         Results with these blobs then count as not built.
         """
-        self._lost |= error.digests
+        self.lost |= error.digests
         if not error.is_down:
             self._store.forget_remote(error.digests)

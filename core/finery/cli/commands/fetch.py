@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from finery.cli.console import is_terminal
+from finery.cli.console import is_terminal, with_recipe
 from finery.cli.options import matrix_option, recipe_and_optional_step
+from finery.errors import UsageError
 from finery.util.paths import shown
 from finery.util.text import counted, size
 
@@ -33,6 +34,8 @@ def command(recipe: Path, step: str | None, overrides: tuple[str, ...]) -> None:
     else:
         plans = make_plan(Planner(graph, project.store), without_files=True)
         outputs = {p.node.name: p.result.outputs for p in plans if p.result is not None}
+    if not outputs:
+        raise UsageError("nothing is built yet", fix=with_recipe("finery build"))
     manifests = [m for by_name in outputs.values() for m in by_name.values()]
     blobs = [blob for missing in shared.missing(manifests).values() for blob in missing]
     total = sum(blob.size for blob in blobs)

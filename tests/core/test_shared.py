@@ -39,9 +39,6 @@ export:
 """  # noqa: E501
 
 
-slow = pytest.mark.slow
-
-
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """The port of a server with the interface of S3."""
@@ -100,7 +97,7 @@ def size_of(project: Project, *steps: str) -> int:
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.quick
 def test_another_clone_runs_nothing_and_copies_final_outputs(tmp_path: Path, proxy: Proxy) -> None:
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
@@ -126,7 +123,7 @@ def _records(proxy: Proxy) -> bytes:
     return b"".join(o.get()["Body"].read() for o in bucket.objects.filter(Prefix="x/records"))
 
 
-@slow
+@pytest.mark.slow
 def test_outputs_come_when_they_are_needed(
     tmp_path: Path, proxy: Proxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +145,7 @@ def test_outputs_come_when_they_are_needed(
     assert not [*b.folder.glob("build/t/**/*.remote.txt")]
 
 
-@slow
+@pytest.mark.slow
 def test_a_finished_build_is_pushed_later(tmp_path: Path, proxy: Proxy) -> None:
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
     build(a)
@@ -160,7 +157,7 @@ def test_a_finished_build_is_pushed_later(tmp_path: Path, proxy: Proxy) -> None:
     assert build(b).outcome.ran == ["weights"]
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["delete", "change", "shorten"])
 def test_files_that_are_gone_or_wrong_are_made_again(
     tmp_path: Path, proxy: Proxy, damage: str
@@ -202,7 +199,7 @@ def test_a_build_goes_on_without_the_server(
     assert not made.sharing.is_complete
 
 
-@slow
+@pytest.mark.slow
 def test_records_count_only_if_signed_by_someone_trusted(
     tmp_path: Path, proxy: Proxy, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,7 +252,7 @@ def test_records_that_lie_are_no_records(tmp_path: Path, proxy: Proxy) -> None:
     assert remote.records([key]) == {key: record}
 
 
-@slow
+@pytest.mark.slow
 def test_large_files_continue_where_they_were_cut(tmp_path: Path, proxy: Proxy) -> None:
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
     build(a, push=True)
@@ -271,7 +268,7 @@ def test_large_files_continue_where_they_were_cut(tmp_path: Path, proxy: Proxy) 
     assert (c.folder / "build/t/big/b").read_bytes() == source.read_bytes()
 
 
-@slow
+@pytest.mark.slow
 def test_a_folder_is_a_shared_store_too(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/store"
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
@@ -282,7 +279,7 @@ def test_a_folder_is_a_shared_store_too(tmp_path: Path) -> None:
     assert "two" in build(b, remote=url).outcome.ran
 
 
-@slow
+@pytest.mark.slow
 def test_nothing_is_wrong_or_lost_at_random_faults(
     tmp_path: Path, proxy: Proxy, pytestconfig: pytest.Config
 ) -> None:
@@ -347,7 +344,7 @@ data: {asked: {use: t.ask, model: api}}
 """
 
 
-@slow
+@pytest.mark.slow
 def test_answers_are_shared(tmp_path: Path, proxy: Proxy) -> None:
     log, answered = tmp_path / "ran", []
     trust = [_key(tmp_path / "ours")]  # which signed none of the answers

@@ -176,7 +176,9 @@ class Sharing:
         except RemoteError as error:
             self.is_behind = self._is_refused = True
             self._remote.warn("can't be written", error.what)
-        except OSError:  # the files are only in another shared store, or were removed
+        except FileNotFoundError:  # the files are in another shared store
+            pass
+        except OSError:
             self.is_behind = True
 
     @property

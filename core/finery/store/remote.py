@@ -77,7 +77,7 @@ class Remote:
 
     def warn(self, problem: str, reason: str) -> None:
         """Report what doesn't work, once."""
-        if not self.down or self.down == reason:
+        if self.down in ("", reason) and reason != INTERRUPTED:
             self._say_once(f"the shared store {public(self.url)} {problem}: {reason}")
 
     def stop(self) -> None:
@@ -295,7 +295,7 @@ class Remote:
             if len(right) == len(members) or attempt == 2:
                 break
         for blob, part in right.items():
-            staged = _part(root, blob.digest, f".{threading.get_ident()}")
+            staged = _part(root, blob.digest, f".{os.getpid()}.{threading.get_ident()}")
             staged.write_bytes(part)
             _arrive(staged, root, blob.digest)
             count(blob.size)
@@ -308,6 +308,7 @@ class Remote:
         with staged.open("ab") as file, ThreadPoolExecutor(AHEAD) as threads:
             fcntl.flock(file, fcntl.LOCK_EX)  # another process may be copying it
             if target.exists() and hash_file(target) == blob.digest:
+                staged.unlink(missing_ok=True)
                 return {}
             for attempt in (1, 2):  # the rest of an earlier copy may be wrong
                 if attempt == 2:

@@ -115,17 +115,17 @@ class _Obstore:
                     return b""
                 raise
 
-        return self._tried(action, None)
+        return _tried(action, None)
 
     def has(self, name: str) -> bool:
-        return self._tried(lambda: bool(self._library.head(self._store, name)), False)
+        return _tried(lambda: bool(self._library.head(self._store, name)), False)
 
     def put(self, name: str, content: bytes | Path) -> None:
         sent: bytes | Iterator[bytes] | Path = content
         if isinstance(content, Path):
             is_small = content.stat().st_size < PART
             sent = content.read_bytes() if is_small else self._parts(content)
-        self._tried(lambda: self._library.put(self._store, name, sent, max_concurrency=4), None)
+        _put(lambda: self._library.put(self._store, name, sent, max_concurrency=4))
 
     def _parts(self, path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
@@ -133,14 +133,6 @@ class _Obstore:
                 if self.is_stopped:
                     raise RemoteError("interrupted")
                 yield part
-
-    def _tried(self, action: Callable[[], T], missing: T) -> T:
-        try:
-            return action()
-        except FileNotFoundError:
-            return missing
-        except Exception as error:  # obstore's own, and those of a credential provider
-            raise RemoteError(_reason(error)) from error
 
 
 def _profile() -> dict[str, Any]:
@@ -170,25 +162,37 @@ class FileSystemObjects:
         def action() -> bytes:
             return bytes(self._files.cat_file(f"{self._root}/{name}", start=start, end=end))
 
-        return self._tried(action, None)
+        return _tried(action, None)
 
     def has(self, name: str) -> bool:
-        return bool(self._tried(lambda: self._files.exists(f"{self._root}/{name}"), False))
+        return bool(_tried(lambda: self._files.exists(f"{self._root}/{name}"), False))
 
     def put(self, name: str, content: bytes | Path) -> None:
         path = f"{self._root}/{name}"
         if isinstance(content, Path):
-            self._tried(lambda: self._files.put_file(str(content), path), None)
+            _put(lambda: self._files.put_file(str(content), path))
         else:
-            self._tried(lambda: self._files.pipe_file(path, content), None)
+            _put(lambda: self._files.pipe_file(path, content))
 
-    def _tried(self, action: Callable[[], T], missing: T) -> T:
-        try:
-            return action()
-        except FileNotFoundError:
-            return missing
-        except Exception as error:  # whatever the file system's library raises
-            raise RemoteError(_reason(error)) from error
+
+def _tried(action: Callable[[], T], missing: T) -> T:
+    """The result of a request. missing: that for an object which doesn't exist."""
+    try:
+        return action()
+    except FileNotFoundError:
+        return missing
+    except Exception as error:  # whatever the library or a provider of credentials raises
+        raise RemoteError(_reason(error)) from error
+
+
+def _put(action: Callable[[], object]) -> None:
+    """Write something."""
+    try:
+        action()
+    except FileNotFoundError as error:
+        raise RemoteError("the bucket or folder doesn't exist") from error
+    except Exception as error:
+        raise RemoteError(_reason(error)) from error
 
 
 # Class of an error, or what obstore's messages contain → why a request failed.

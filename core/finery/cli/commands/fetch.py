@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from finery.cli.console import is_terminal, with_recipe
-from finery.cli.options import matrix_option, recipe_and_optional_step
+from finery.cli.console import is_terminal, print_json, with_recipe
+from finery.cli.options import json_option, matrix_option, recipe_and_optional_step
 from finery.errors import UsageError
 from finery.util.paths import shown
 from finery.util.text import counted, size
@@ -15,7 +15,8 @@ from finery.util.text import counted, size
 @click.command("fetch")
 @recipe_and_optional_step
 @matrix_option
-def command(recipe: Path, step: str | None, overrides: tuple[str, ...]) -> None:
+@json_option
+def command(recipe: Path, step: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Copy the outputs of RECIPE or of STEP from the shared store to this machine.
 
     A build leaves outputs there that other steps use, see --fetch of finery build.
@@ -48,5 +49,8 @@ def command(recipe: Path, step: str | None, overrides: tuple[str, ...]) -> None:
     links = OutputLinks(project.store, folder, {}, graph.recipe.argument)
     for each, by_name in outputs.items():
         links.link(each, by_name)
+    if as_json:
+        print_json({"steps": [*outputs], "files": len(blobs), "bytes": total})
+        return
     fetched = f"fetched {counted(len(blobs), 'file')}, {size(total)}" if blobs else "nothing to do"
     click.echo(f"{fetched}: {shown(folder / name)}")

@@ -62,8 +62,8 @@ LOOK_SECONDS = 0.5
 )  # fmt: skip
 @click.option(
     "--fetch", type=click.Choice(["none", "final", "all"]),
-    help="What to copy here of outputs that only the shared store has: those of steps that no "
-    "other step uses, all, or none. [default: final]",
+    help="Which outputs to copy here that only the shared store has: none, those of steps that no "
+    "other step uses, or all. [default: final]",
 )  # fmt: skip
 @json_option
 def command(

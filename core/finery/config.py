@@ -39,7 +39,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     remote: Annotated[
         str | None, Meta(description="The shared store, e.g. `s3://bucket/prefix`.")
     ] = None
-    push: Annotated[bool, Meta(description="Copy what is built to the shared store.")] = False
+    push: Annotated[
+        bool,
+        Meta(description="Copy what is built to the shared store. Default: only if `CI=true`."),
+    ] = msgspec.field(default_factory=lambda: os.environ.get("CI", "").lower() == "true")
     fetch: Annotated[
         Literal["none", "final", "all"],
         Meta(description="What a build copies here of the outputs that only the shared store has: "

@@ -4,6 +4,7 @@
     ├── StepError          exit 1   a step failed
     │   └── RefusedError   exit 1   a model refuses a row, or its answer is withheld
     ├── RequirementError   exit 1   a `require:` is not met
+    ├── RemoteError        exit 1   the shared store can't be used
     └── UsageError         exit 2   the recipe, the command line or the data is wrong
         ├── RecipeError    exit 2   with file:line:column
         ├── DataError      exit 2   rows or files that a step takes
@@ -117,6 +118,10 @@ class RefusedError(StepError):
 
 class RequirementError(FineryError):
     """A `require:` of an evaluator isn't met."""
+
+
+class RemoteError(FineryError):
+    """The shared store can't be used, or lacks what it should have."""
 
 
 class UsageError(FineryError):

@@ -34,7 +34,9 @@ def t(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose build has every kind of event."""
     made = Project(tmp_path_factory.mktemp("events"))
     (made.folder / ".git").mkdir()
+    shared = f'remote = "file://{tmp_path_factory.mktemp("shared")}"\npush = true\n'
     made.write({"recipe.yaml": RECIPE, "steps.py": LIGHT_STEPS.read_text(), "aside.txt": ""})
+    made.write({"finery.toml": shared})
     return made
 
 

@@ -4,16 +4,17 @@ A view is compared with its manifest only if its state differs from the one afte
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from finery.artifact.manifest import MANIFEST, Manifest
 from finery.errors import UsageError, disk_full
 from finery.recipe.document import Recipe, load
 from finery.store.database import Store
-from finery.store.links import link_outputs
+from finery.store.links import AWAY, link_outputs
 from finery.util.files import ABSENT, FileState, file_state
 from finery.util.paths import project_folder, shown
+from finery.util.text import counted, size
 
 
 def build_folder(recipe: Recipe) -> Path:
@@ -52,17 +53,23 @@ def _builds_into(path: Path, recipe: Recipe) -> bool:
 class OutputLinks:
     """Links the outputs of steps in `folder`, which is `build/<recipe>`.
 
+    In place of the link to an output that only a shared store has, there is a text that says so.
+
     before: `states` at the end of the last build.
-    states: path → state of the links (each the state of the view's folder), of the views'
+    argument: the recipe in commands.
+    states: path → state of the links (each the state of the view's folder) or texts, of the views'
         manifests, and of folders in views, as this build found or left them.
     """
 
-    def __init__(self, root: Path, folder: Path, before: Mapping[str, FileState]) -> None:
+    def __init__(
+        self, store: Store, folder: Path, before: Mapping[str, FileState], argument: str = ""
+    ) -> None:
         self.folder = folder
         self.states: dict[str, FileState] = {}
-        self._root = root
-        self._views = f"{root}/views"
+        self._store = store
+        self._views = f"{store.root}/views"
         self._before = before
+        self._argument = argument
 
     def link(self, step: str, outputs: Mapping[str, Manifest], *, is_new: bool = False) -> None:
         """Link a step's outputs. Creates or repairs their views if they changed.
@@ -70,29 +77,43 @@ class OutputLinks:
         is_new: whether this build made them.
         """
         place = f"{self.folder}/{step}"
-        if outputs.keys() == {""}:
-            links = {place: outputs[""]}
-        else:
-            links = {f"{place}/{name}": m for name, m in outputs.items() if name}
-        states = {} if is_new else self._states_of(links)
+        named = {name: m for name, m in outputs.items() if name or outputs.keys() == {""}}
+        links = {f"{place}/{name}" if name else place: m for name, m in named.items()}
+        away = {
+            link
+            for link, m in links.items()
+            if self._store.shared and not self._store.shared.is_here([m])
+        }
+        states = {} if is_new else self._states_of(links, away)
+        expected = {f"{name}{AWAY}" if f"{place}/{name}" in away else name for name in named}
         is_same = (  # links lead to the views of these artifacts, and there are no others
             bool(states)
             and all(self._before.get(path) == s != ABSENT for path, s in states.items())
-            and all(states[link] == file_state(self._folder(m)) for link, m in links.items())
-            and (outputs.keys() == {""} or {*outputs} - {""} == {*os.listdir(place)})
+            and all(
+                link in away or states[link] == file_state(self._folder(m))
+                for link, m in links.items()
+            )
+            and (outputs.keys() == {""} or expected == {*os.listdir(place)})
         )
         if not is_same:
+            command = f"finery fetch {self._argument}{step}"
+            texts = {link: _text(links[link], command) for link in away}
             try:
-                link_outputs(self._root, Path(place), outputs)
+                link_outputs(self._store.root, Path(place), outputs, texts)
             except OSError as error:
                 what = f"can't link its outputs in {place}: {error.strerror}"
                 raise disk_full(error) or UsageError(what) from error
-            states = self._states_of(links)
+            states = self._states_of(links, away)
         self.states |= states
 
-    def _states_of(self, links: Mapping[str, Manifest]) -> dict[str, FileState]:
+    def _states_of(
+        self, links: Mapping[str, Manifest], away: Collection[str]
+    ) -> dict[str, FileState]:
         states = {}
         for link, manifest in links.items():
+            if link in away:
+                states[f"{link}{AWAY}"] = file_state(f"{link}{AWAY}")
+                continue
             states[link] = file_state(link)
             for path in self._inside(manifest):
                 states[path] = file_state(path)
@@ -109,3 +130,12 @@ class OutputLinks:
 
     def _folder(self, manifest: Manifest) -> str:
         return f"{self._views}/{manifest.view}"
+
+
+def _text(manifest: Manifest, command: str) -> str:
+    """What is in place of an output that isn't here."""
+    files = counted(len(manifest.files), "file")
+    return (
+        f"This output is in the shared store, not on this machine: {files}, "
+        f"{size(manifest.size())}.\nTo copy it here: {command}\n"
+    )

@@ -32,6 +32,7 @@ from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.paths import PINNED, recipe_id
 
+LOST = "can't be had from the shared store"
 FEW = 3
 """Variants of a step that are named one by one."""
 State = Literal["cached", "run", "pending"]
@@ -246,7 +247,8 @@ class Planner:
 
     def _reason(self, plan: StepPlan) -> str:
         if self.store.seconds_of(plan.key) is not None:
-            return "its files are missing or damaged"
+            lost = self.store.shared.lost
+            return f"its files {'are missing or damaged' if not lost else LOST}"
         if plan.node.name not in self.latest:
             return "never built"
         before = self.store.parts_of(self.latest[plan.node.name][0])

@@ -18,6 +18,8 @@ from finery.builder.dispatch import limited_models, task_of
 from finery.builder.outputs import OutputLinks, build_folder
 from finery.builder.plan import Planner, StepPlan
 from finery.builder.runs import RunLog, runs_of
+from finery.builder.sharing import Sharing
+from finery.config import Config
 from finery.errors import DataError, FineryError, StepError
 from finery.execute.executor import Done, Executor, Noted, Task, TaskEvent
 from finery.plugin.history import Results
@@ -25,6 +27,7 @@ from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
+from finery.store.layout import Lost
 from finery.store.links import check_outputs_folder, prune_links
 from finery.util.events import Event, Listener, happened, new_run_id
 from finery.util.files import FileState, file_state, folder_state, is_moved
@@ -35,6 +38,8 @@ T = TypeVar("T")
 
 POLL_SECONDS = 0.05
 """How often to check a key that another build is building."""
+SHOW_SECONDS = 0.5
+"""How often to report what was copied."""
 RECORD_SECONDS = 0.1
 """Steps faster than this are recorded in groups, at this interval."""
 
@@ -50,6 +55,8 @@ class Outcome:
     blocked: dict[str, list[str]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # of failed steps
     seconds: float = 0.0
+    fetched: int = 0  # bytes that came from shared stores
+    pushed: int = 0  # bytes that went there
     dollars: float = 0.0  # what the answers cost that this build asked for
     dollars_kept: float = 0.0  # what all that is built cost, whenever it was built
     broken: int = 0  # the exit code if something ended the build early
@@ -74,10 +81,12 @@ class Build:
         update_lock: bool = False,
         states: Mapping[str, FileState] | None = None,
         began: int | None = None,
+        config: Config | None = None,
     ) -> None:
         """states: of views after the last build, see `OutputLinks`.
 
         began: when its first file was read, in nanoseconds since the epoch; by default, now.
+        config: by default, without a shared store.
         """
         store.check_writable()
         self.folder = build_folder(graph.recipe)
@@ -96,20 +105,21 @@ class Build:
         )
         self.listeners: list[Listener] = [self.log, *listeners]
         self.project = project_folder(graph.recipe.path)
-        self.outputs = OutputLinks(store.root, self.folder, states or {})
+        self.sharing = Sharing(store, config or Config())
+        self.outputs = OutputLinks(store, self.folder, states or {}, graph.recipe.argument)
         self._silenced = set(graph.recipe.data.get("silence") or [])
         self.began = time.time_ns() if began is None else began
         self._started = time.perf_counter()
-        self._waiting = {n: len(node.upstream()) for n, node in graph.nodes.items()}
+        self._waiting: dict[str, int] = {}
         self._after: dict[str, list[str]] = {n: [] for n in graph.nodes}
         for name, node in graph.nodes.items():
             for before in node.upstream():
                 self._after[before].append(name)
-        self._ready = [n for n in reversed(graph.nodes) if self._waiting[n] == 0]
+        self._ready: list[str] = []
         self._queues: dict[bool, dict[str, StepPlan]] = {False: {}, True: {}}
         self._running: dict[str, StepPlan] = {}
         self._states: dict[str, dict[Path, FileState]] = {}  # of outside files and their folders
-        self._locked: dict[str, StepPlan] = {}
+        self._locked: dict[str, StepPlan] = {}  # that wait for another build or for their inputs
         self._elsewhere: set[str] = set()  # keys that another build was building
         self._dollars: dict[str, float] = {}  # that running steps spent
         self._unrecorded: list[Result] = []
@@ -119,6 +129,10 @@ class Build:
         self._cleaners: list[threading.Thread] = []
         self._broken = False  # whether a step failed that isn't one variant of several
         self._recorded_at = time.monotonic()
+        self._is_replanned = False  # whether to plan again, since built steps must run after all
+        self._settled: dict[str, str] = {}  # step → the key of the result that was reported
+        self._transfer, self._shown_at = self.sharing.transfer(), 0.0
+        self._plan_all()
 
     def run(self) -> Outcome:
         """Build everything. Ctrl-C ends the workers and raises KeyboardInterrupt."""
@@ -138,6 +152,7 @@ class Build:
             finally:
                 for thread in self._cleaners:
                     thread.join()
+                self.sharing.close(interrupted=bool(self.outcome.broken))
                 self._finish()
         return self.outcome
 
@@ -149,26 +164,85 @@ class Build:
         self.graph.plugins.hook.finery_build_started(run=self.outcome.run, graph=self.graph)
         self.store.sweep()
 
+    def _plan_all(self) -> None:
+        """Begin with the steps that wait for no other, also if some of them ran already."""
+        nodes = self.graph.nodes
+        self._is_replanned = False
+        self.outcome.results.clear()
+        self._unlinked.clear()
+        self._locked.clear()
+        self._queues = {False: {}, True: {}}
+        self._waiting = {n: len(node.upstream()) for n, node in nodes.items()}
+        failed = self.outcome.errors
+        self._ready = [n for n in reversed(nodes) if self._waiting[n] == 0 and n not in failed]
+
     def _run(self) -> None:
-        while self._ready or self._locked or self._running or any(self._queues.values()):
+        self._run_steps()
+        while not self._has_outputs():
+            self._plan_all()
+            self._run_steps()
+        data = self.graph.recipe.data
+        if not self.outcome.errors:
+            self._record(now=True)  # since sweeping releases locks of unrecorded keys
+            self.store.sweep_abandoned()
+        prune_links(self.folder, {n for section in SECTIONS for n in data.get(section) or ()})
+        while self.sharing.is_pushing:
+            self._show_transfer()
+            time.sleep(POLL_SECONDS)
+        self._show_transfer(is_last=True)
+
+    def _run_steps(self) -> None:
+        while (
+            self._ready or self._locked or self._running or any(self._queues.values())
+            or self._is_replanned
+        ):  # fmt: skip
             self._start_ready()
             self._link_cached()
+            self._show_transfer()
             self._record(now=not self._running)
             if self._running:  # until a step ends or a moment has passed
                 is_short = self._locked or self._unrecorded or self._new_keys
                 for task, event in self.executor.poll(POLL_SECONDS if is_short else 1.0):
                     self._hear(task, event)
+            elif self._is_replanned:
+                self._plan_all()
             elif self._locked:
                 time.sleep(POLL_SECONDS)
             elif self._stopped():
                 break
             elif any(self._queues.values()):  # a process that ends still has their GPU
                 time.sleep(POLL_SECONDS)
-        data = self.graph.recipe.data
-        if not self.outcome.errors:
-            self._record(now=True)  # since sweeping releases locks of unrecorded keys
-            self.store.sweep_abandoned()
-        prune_links(self.folder, {n for section in SECTIONS for n in data.get(section) or ()})
+
+    def _has_outputs(self) -> bool:
+        """Copy the outputs here that should be; False if steps must run to have them."""
+        self._record(now=True)
+        results = self.outcome.results
+        chosen = self.sharing.chosen(results, [n for n, after in self._after.items() if not after])
+        manifests = [m for name in chosen for m in results[name].outputs.values()]
+        if self.outcome.errors or self.store.shared.is_here(manifests):
+            return True
+        try:
+            while not self.sharing.is_here("", manifests):
+                self._show_transfer()
+                time.sleep(POLL_SECONDS)
+        except Lost as error:
+            if not error.is_down:
+                self.sharing.lose(error)
+                return False
+            self.sharing.give_up()
+        for name in chosen:
+            self.outputs.link(name, results[name].outputs)
+        return True
+
+    def _show_transfer(self, *, is_last: bool = False) -> None:
+        """Report what was copied from and to shared stores, if that has changed.
+
+        is_last: also if that was done a moment ago.
+        """
+        transfer, now = self.sharing.transfer(), time.monotonic()
+        if transfer != self._transfer and (is_last or now - self._shown_at > SHOW_SECONDS):
+            self._transfer, self._shown_at = transfer, now
+            self._emit("transfer", **transfer._asdict())
 
     # -- starting --------------------------------------------------------------------------------
 
@@ -177,8 +251,16 @@ class Build:
 
     def _start_ready(self) -> None:
         """Settle cached steps and start others, until nothing more can start."""
-        while self._ready:
-            self._guarded(self._look_up, self._ready.pop())
+        while self._ready and not self._is_replanned:
+            names = [self._ready.pop()]
+            if self.sharing.asks:  # for all at once
+                names += reversed(self._ready)
+                self._ready.clear()
+                self.sharing.ask(self.planner, names, self.outcome.results, self.outcome.run)
+            for each in names:
+                self._guarded(self._look_up, each)
+        if self._is_replanned:
+            return
         if self._stopped():
             self._locked.clear()
             self._queues[False].clear()
@@ -210,9 +292,16 @@ class Build:
         return None
 
     def _guarded(self, action: Callable[[T], None], subject: T) -> None:
-        """Run an action for a step. An expected error makes the step fail."""
+        """Run an action for a step. An expected error makes the step fail.
+
+        If built files can't be had from a shared store, the build waits for running steps and plans
+        again.
+        """
         try:
             action(subject)
+        except Lost as lost:
+            self.sharing.lose(lost)
+            self._is_replanned = True
         except FineryError as error:
             name = subject.node.name if isinstance(subject, StepPlan) else str(subject)
             self._fail(self.graph.nodes[name], error)
@@ -245,7 +334,9 @@ class Build:
         if result is not None:
             self._settle(plan, result, cached=True)
             return
-        if self._must_wait(plan):
+        inputs = self.planner.inputs(plan.node, self.outcome.results)
+        is_here = self.sharing.is_here(plan.node.name, inputs.values())
+        if not is_here or self._must_wait(plan):
             self._locked[plan.node.name] = plan
             return
         if not self.store.try_lock(plan.key):
@@ -255,7 +346,6 @@ class Build:
                 message = f"waiting for {self.store.holder(plan.key)}, which is building it"
                 self._emit("step_log", step=plan.node.name, message=message)
             return
-        inputs = self.planner.inputs(plan.node, self.outcome.results)
         result = self.store.lookup(plan.key, inputs.values(), plan.parts)
         if result is not None:
             self.store.unlock(plan.key)
@@ -278,6 +368,7 @@ class Build:
             self._check_code(plan)
             log = self.log.log_of(node.name)
             task = task_of(plan, self.planner, self.outcome.results, log, self.project)
+            task.answers = self.sharing.answers if type(node.step).__spec__.engines else {}
             advice = self._advice(node)
         except BaseException:
             self.store.unlock(plan.key)
@@ -384,6 +475,7 @@ class Build:
                     f"the outputs of steps can't be recorded: {error}",
                     fix="free some disk space and build again: no data is lost",
                 ) from error
+            self.sharing.push(self._unrecorded, are_new=True)
             for result in self._unrecorded:
                 self.store.unlock(result.key)
             self._clear([result.key for result in self._unrecorded])
@@ -449,6 +541,28 @@ class Build:
             self._unlinked.append(node)
         else:
             self.outputs.link(node.name, result.outputs, is_new=True)
+        if cached and result.key not in self._just_built:
+            self.sharing.push([result], are_new=False)
+        if self._settled.get(node.name) != result.key:
+            self._settled[node.name] = result.key
+            self._report(plan, result, cached=cached)
+        if type(node.step).verify is not Step.verify:
+            try:
+                verify(node.step, self.store, result)
+            except Lost:
+                raise
+            except FineryError as error:
+                self._fail(node, error)
+                return
+        for name in self._after[node.name]:
+            self._waiting[name] -= 1
+            is_out = name in self.outcome.blocked or name in self.outcome.errors
+            if self._waiting[name] == 0 and not is_out:
+                self._ready.append(name)
+
+    def _report(self, plan: StepPlan, result: Result, *, cached: bool) -> None:
+        """Report a step that is built."""
+        node = plan.node
         seconds = 0.0 if cached else result.seconds
         kind = "step_cached" if cached else "step_finished"
         shown = (
@@ -465,17 +579,6 @@ class Build:
         self.graph.plugins.hook.finery_step_finished(
             name=node.name, use=node.use, seconds=seconds, cached=cached
         )
-        if type(node.step).verify is not Step.verify:
-            try:
-                verify(node.step, self.store, result)
-            except FineryError as error:
-                self._fail(node, error)
-                return
-        for name in self._after[node.name]:
-            self._waiting[name] -= 1
-            is_out = name in self.outcome.blocked or name in self.outcome.errors
-            if self._waiting[name] == 0 and not is_out:
-                self._ready.append(name)
 
     def _link_cached(self) -> None:
         """Link the outputs of cached steps, after starting others."""
@@ -517,6 +620,9 @@ class Build:
     def _finish(self) -> None:
         outcome = self.outcome
         outcome.seconds = time.perf_counter() - self._started
+        for remote in self.store.shared.remotes.values():
+            outcome.fetched += remote.fetched
+            outcome.pushed += remote.pushed
         outcome.dollars_kept = self.store.dollars_spent(r.key for r in outcome.results.values())
         built = [n for n in outcome.results if n not in outcome.errors]
         complete = len(built) == len(self.graph.nodes)

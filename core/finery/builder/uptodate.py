@@ -287,7 +287,7 @@ def _stored(build: "Build") -> dict[str, FileState] | None:
     outputs = (m for r in build.outcome.results.values() for m in r.outputs.values())
     artifacts = {each.view: each for m in outputs for each in with_references(m)}
     for manifest in artifacts.values():
-        if not all(store.is_intact(*blob) for blob in manifest.files.values()):
+        if not all(store.is_intact(*b) or store.shared.has(b[0]) for b in manifest.files.values()):
             return None
         if not all(as_it_was(*file) for file in manifest.external.values()):
             return None

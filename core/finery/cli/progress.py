@@ -10,7 +10,7 @@ from finery.cli.console import is_terminal, print_error, with_recipe
 from finery.errors import PluginError
 from finery.recipe.graph import Graph
 from finery.util.events import Event
-from finery.util.text import clipped, duration, in_dollars, in_line, visible
+from finery.util.text import clipped, counted, duration, in_dollars, in_line, size, visible
 from finery.views.view import LiveMetric, declared_metric, metrics_of
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
@@ -230,10 +230,16 @@ class PlainProgress:
     def __init__(self, stream: IO[str], styles: Styles) -> None:
         self._stream = stream
         self._rows = _Rows(styles)
+        self._told = time.monotonic()  # when a transfer was last reported
 
     def __call__(self, event: Event) -> None:
         """Update the display with an event."""
         row = self._rows.take(event)
+        if event["event"] == "transfer" and time.monotonic() - self._told > QUIET_SECONDS:
+            self._told = time.monotonic()
+            print(
+                f"  {'…':<6}  shared store: {transfer_words(event)}", file=self._stream, flush=True
+            )
         if row is None:
             return
         match event["event"]:
@@ -270,19 +276,22 @@ class LiveProgress:
         self._rows = _Rows(styles)
         self._live: Any = None
         self._console: Any = None
+        self._transfer = ""
 
     def __call__(self, event: Event) -> None:
         """Update the display with an event."""
         row = self._rows.take(event)
-        if row is None:
-            return
-        if event["event"] in ("step_started", "step_log") and self._live is None:
+        if event["event"] == "transfer":
+            self._transfer = transfer_words(event)
+        if event["event"] in ("step_started", "step_log", "transfer") and self._live is None:
             from rich.console import Console
             from rich.live import Live
 
             console = self._console = Console(file=self._stream)
             self._live = Live(get_renderable=self._table, console=console, refresh_per_second=8)
             self._live.start()
+        if row is None:
+            return
         if event["event"] not in ("step_log", "step_note") or self._live is None:
             return
         from rich.markup import escape
@@ -319,6 +328,8 @@ class LiveProgress:
             order = ("waiting", "running", "done", "cached", "failed", "blocked")
             counts = ", ".join(f"{states[state]} {state}" for state in order if states[state])
             table.add_row("", f"[dim]{counts}[/]")
+        if self._transfer:
+            table.add_row("", "[dim]shared store[/]", *([""] if is_wide else []), self._transfer)
         return table
 
     def _shown(self) -> list[_Row]:
@@ -345,6 +356,18 @@ class LiveProgress:
         }.get(row.state, "")  # fmt: skip
         line = ClippedLine(text, "red" if row.state == "failed" else "dim")
         return icon, name, line, duration(row.seconds) if row.seconds else ""
+
+
+def transfer_words(event: Event) -> str:
+    """What is being copied from and to a shared store."""
+    words = []
+    if event["wanted"]:
+        words.append(f"fetched {size(event['fetched'])} of {size(event['wanted'])}")
+    if event["pushed"]:
+        words.append(f"pushed {size(event['pushed'])}")
+    if event["waiting"]:
+        words.append(f"{counted(event['waiting'], 'result')} to push")
+    return ", ".join(words)
 
 
 class ClippedLine:

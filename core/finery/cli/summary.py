@@ -17,7 +17,7 @@ from finery.cli.views import compared, show_together, stdout
 from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError, RequirementError, each_once
 from finery.util.paths import shown
-from finery.util.text import cost_words, counted, duration, visible
+from finery.util.text import cost_words, counted, duration, size, visible
 
 
 def print_summary(build: Build, outcome: Outcome) -> None:
@@ -117,7 +117,9 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
         return
     steps, cached = counted(total, "step"), len(outcome.results) - ran
     text = f"{steps}: {ran} built, {cached} cached" if ran else f"{steps}, nothing to do"
-    click.secho(f"{text} ({duration(outcome.seconds)}){cost}", fg="green", err=True)
+    copied = {"fetched": outcome.fetched, "pushed": outcome.pushed}
+    words = "".join(f", {verb} {size(count)}" for verb, count in copied.items() if count)
+    click.secho(f"{text} ({duration(outcome.seconds)}){cost}{words}", fg="green", err=True)
 
 
 def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
@@ -125,7 +127,8 @@ def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
     if outcome.ran or outcome.errors:
         try:
             own = [n for n in outcome.results if not compared(build.graph.nodes[n])]
-            show_together(build.graph.plugins, build.store, _manifests(outcome, own))
+            here = [o for o in _manifests(outcome, own) if build.store.shared.is_here([o[1]])]
+            show_together(build.graph.plugins, build.store, here)
         except FineryError as error:
             yield error
     for title, manifest in _manifests(outcome, outcome.ran):

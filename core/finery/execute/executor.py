@@ -73,6 +73,8 @@ class Task(msgspec.Struct):
     isolated: whether it needs its own process. gpus: how many GPUs it uses, if the machine has
         them. gpu_names: numbers and UUIDs of those that it may use; empty: any.
     provenance: how its inputs were made, if it wants to know.
+    answers: the shared store for answers of models, see `finery.inference.shared`. It contains
+        secrets, like `env`.
     project, recipe: the project folder and the recipe's folder in it. code: files that are in
         the step's key.
     """
@@ -99,6 +101,7 @@ class Task(msgspec.Struct):
     recipe: str = ""
     code: list[str] = []
     provenance: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
 
 
 class Logged(TypedDict):

@@ -28,7 +28,8 @@ from finery.execute.log import redirect_to
 from finery.execute.undeclared import load_files, noted
 from finery.fields import Files
 from finery.inference.engine import Engine
-from finery.inference.records import SqliteRecords, identity_of
+from finery.inference.records import identity_of
+from finery.inference.shared import SharedRecords, records_of, secrets_in
 from finery.plugin.hookspecs import hookimpl
 from finery.plugin.manager import Plugins, load_plugins
 from finery.step.inspect import give_files, inputs_of, nested_fields, slots_of
@@ -102,25 +103,26 @@ def run_task(task: Task, send: Send) -> Closing:
     send: called with each report, in the thread that reports.
     """
     started, earlier = time.perf_counter(), earlier_seconds(Path(task.scratch))
+    hidden = task.env | secrets_in(task.answers)
     if earlier >= 1:
         message = f"earlier attempts took {duration(earlier)}, which its time includes"
         send({"event": "log", "message": message})
     try:
-        close_log = redirect_to(task.log, task.env)
+        close_log = redirect_to(task.log, hidden)
     except OSError as error:
         failed = disk_full(error) or StepError(f"can't write its log {task.log}: {error.strerror}")
         return Failed(event="failed", error=failed.to_dict())
     before = {name: os.environ.get(name) for name in task.env}
     os.environ.update(task.env)
     try:
-        outputs = outputs_of(task, lambda report: send(redacted_data(report, task.env)))
+        outputs = outputs_of(task, lambda report: send(redacted_data(report, hidden)))
     except FineryError as error:
-        return Failed(event="failed", error=redacted_data(error.to_dict(), task.env))
+        return Failed(event="failed", error=redacted_data(error.to_dict(), hidden))
     except Terminated:
         raise
     except BaseException as error:  # also SystemExit: anything that a step raises is an error
         failure = _from_exception(error, task)
-        return Failed(event="failed", error=redacted_data(failure.to_dict(), task.env))
+        return Failed(event="failed", error=redacted_data(failure.to_dict(), hidden))
     finally:
         for name, value in before.items():
             if value is None:
@@ -145,13 +147,14 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
     _step(task, plugins, root, named=True).check()  # not of `step`, which it might change
     step = _step(task, plugins, root)
     expected = step.outputs()
+    records = records_of(root / "finery.db", task.answers)
     with scratch_lock(Path(task.scratch), inherited=_is_worker) as lock_scratch:
         job = Job(
             out=Path(task.out),
             scratch=Path(task.scratch),
             seed=task.seed,
             report=send,
-            records=SqliteRecords(root / "finery.db"),
+            records=records,
             find_engine=_finder(task, plugins),
             secrets=task.env,
             pinned=task.pinned,
@@ -163,6 +166,8 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
             with noted(task, plugins, send):
                 returned = plugins.hook.finery_run_step(step=step, job=job)
         finally:  # failed steps cost money, too
+            if isinstance(records, SharedRecords):
+                records.close()
             if job.usage.worth:
                 send(Used(event="used", dollars=job.usage.dollars, worth=job.usage.worth))
     artifacts = _by_name(returned, expected, task.use)

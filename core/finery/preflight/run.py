@@ -23,7 +23,6 @@ from finery.step.interfaces import Pinned, Preflight, interface
 from finery.step.job import Job, Report
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.store.links import open_artifact
 from finery.util.events import Listener
 from finery.util.paths import PINNED
 
@@ -183,7 +182,7 @@ class _Proving:
         """The artifact that an input names; None if it isn't available yet."""
         result = self.plans[source.step].result
         if result is not None:
-            return open_artifact(self.store.root, result.outputs[source.output])
+            return self.store.artifact(result.outputs[source.output])
         return self._sketch(source.step)
 
     def _sketch(self, name: str) -> Artifact | None:

@@ -10,6 +10,7 @@ from finery.inference.budget import Budget, Usage
 from finery.inference.cache import CachedEngine
 from finery.inference.engine import Engine
 from finery.inference.records import MemoryRecords, Records
+from finery.inference.shared import SharedRecords
 from finery.util.files import copy_file
 from finery.util.text import redacted
 
@@ -111,7 +112,10 @@ class Job:
         budget: limits this engine's requests by the usage of all engines of the step.
         """
         cls, identity = self._engine_of(model)
-        return CachedEngine(cls(model, self), self.records, identity, budget)
+        records = self.records
+        if cls.local and isinstance(records, SharedRecords):
+            records = records.own
+        return CachedEngine(cls(model, self), records, identity, budget)
 
     def raw_engine(self, model: Model) -> Engine:
         """The engine without the cache, for engines that are built on another engine."""

@@ -20,7 +20,7 @@ VERSION = 4
 """Version of all tables except `records`, which never changes. Bump it when a table changes."""
 _REBUILT = (
     "results", "parts", "latest", "blobs", "files", "remembered", "facts",
-    "code", "stamps", "checked",
+    "code", "stamps", "checked", "remote",
 )  # fmt: skip
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
@@ -38,6 +38,9 @@ CREATE TABLE IF NOT EXISTS remembered (
   kind TEXT, path TEXT, stat BLOB NOT NULL, content BLOB NOT NULL,
   PRIMARY KEY (kind, path)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS remote (
+  digest TEXT PRIMARY KEY, size INTEGER NOT NULL, pack TEXT NOT NULL, offset INTEGER NOT NULL,
+  url TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 SECONDS = 5
@@ -206,9 +209,11 @@ def _prepare(db: sqlite3.Connection) -> None:
     if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         db.execute("PRAGMA journal_mode=WAL")
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version != VERSION:
+    newest = "SELECT 1 FROM sqlite_master WHERE name = 'remote'"  # added without a new version
+    if version != VERSION or db.execute(newest).fetchone() is None:
         # Tables of another version are dropped, except the records, which cost money.
-        drop = "".join(f"DROP TABLE IF EXISTS {t};" for t in _REBUILT) if version else ""
+        is_other = version not in (0, VERSION)
+        drop = "".join(f"DROP TABLE IF EXISTS {t};" for t in _REBUILT) if is_other else ""
         db.executescript(
             f"BEGIN IMMEDIATE; {drop} {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
         )

@@ -29,6 +29,7 @@ def files_of(store: Store, manifest: Manifest, *, references: bool) -> list[Copy
     references: also those of the artifacts that it refers to, in a folder that is named after what
     they are to it (`base`).
     """
+    store.shared.bring([manifest])
     return list(_files(store, manifest, references, ""))
 
 

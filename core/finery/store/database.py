@@ -15,7 +15,7 @@ keys.
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from finery.store.blobs import FLUSHED_BYTES, as_it_was
 from finery.store.connection import Database
 from finery.store.links import open_artifact
 from finery.store.repairs import make_folder, make_way, say
+from finery.store.shared import SharedBlobs
 from finery.util.files import check_plain, fsync, hash_file, settled
 from finery.util.leftovers import end_users, is_in_use, last_change, lock_path, seconds_path
 from finery.util.locks import KeyLocks, holder_of
@@ -67,6 +68,7 @@ class Store:
             ) from error
         self._db = Database(self.database)
         self.read_only = self.read_only or self._db.read_only
+        self.shared = SharedBlobs(self)
 
     def close(self) -> None:
         """Close the database and release the locks."""
@@ -108,6 +110,10 @@ class Store:
             query = f"SELECT {columns} FROM {table} WHERE {column} IN ({marks})"
             yield from self._db.rows(query, some)
 
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        return self._db.rows(query, values)
+
     def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
         """The first row of a query, or None."""
         return next(iter(self._db.rows(query, values)), None)
@@ -124,6 +130,8 @@ class Store:
         self, key: str, inputs: Iterable[Manifest] = (), parts: Parts | None = None
     ) -> Result | None:
         """The result of a key; None if it isn't finished, or if a file is missing or damaged.
+
+        A file that is in a shared store isn't missing.
 
         inputs: the current inputs of the step. Outputs that refer to one of them are returned with
             the current one, since files outside the store may have moved.
@@ -168,6 +176,29 @@ class Store:
         )
         for result in results:
             self._results.pop(result.key, None)
+
+    def adopt(
+        self, results: Sequence[tuple[str, bytes, float]], parts: Mapping[str, Parts],
+        places: Iterable[Sequence[Any]], run: str,
+    ) -> None:  # fmt: skip
+        """Record results of a shared store: (key, encoded outputs, seconds) of each.
+
+        places: rows of the table `remote`.
+        """
+        now = time.time()
+        encoded = [(key, msgspec.json.encode(parts[key])) for key, *_ in results]
+        self._db.write(
+            ("INSERT OR REPLACE INTO remote VALUES (?, ?, ?, ?, ?)", places),
+            ("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)",
+             [(*result, now, run) for result in results]),
+            ("INSERT OR REPLACE INTO parts VALUES (?, ?)", encoded),
+        )  # fmt: skip
+        for key, *_ in results:
+            self._results.pop(key, None)
+
+    def forget_remote(self, digests: Iterable[str]) -> None:
+        """Forget that blobs are in a shared store."""
+        self._db.write(("DELETE FROM remote WHERE digest = ?", [(d,) for d in digests]))
 
     def _flush(self, digests: Iterable[str]) -> None:
         paths = [p for d in digests if os.stat(p := self.blob(d)).st_size < FLUSHED_BYTES]
@@ -236,7 +267,9 @@ class Store:
 
     def _whole(self, manifest: Manifest) -> bool:
         return (
-            all(self.is_intact(digest, size) for digest, size in manifest.files.values())
+            all(
+                self.is_intact(d, size) or self.shared.has(d) for d, size in manifest.files.values()
+            )
             and all(as_it_was(*file) for file in manifest.external.values())
             and all(map(self._whole, manifest.refs.values()))
         )
@@ -254,21 +287,26 @@ class Store:
                 return False  # the rerun step replaces it
         except OSError:  # missing, or not a file
             return False
-        self._db.write((_BLOB, self._blob_rows([digest])), is_cache=True)
+        self.verified([digest])
         return True
+
+    def verified(self, digests: Iterable[str]) -> None:
+        """Record that blobs match their digests as they are now."""
+        self._db.write((_BLOB, self._blob_rows([*digests])), is_cache=True)
 
     def blob_path(self, digest: str) -> str:
         """`blob` as text, which is faster."""
         return f"{self._objects}/{digest[:2]}/{digest[2:]}"
 
-    def _blob_rows(self, digests: Iterable[str]) -> list[tuple[Any, ...]]:
+    def _blob_rows(self, digests: Collection[str]) -> list[tuple[Any, ...]]:
         """The database's rows for blobs that are intact."""
         for digest in digests:
             self._blobs[digest] = _blob_stat(self.blob_path(digest))
         return [(digest, *self._blobs[digest]) for digest in digests]
 
     def artifact(self, manifest: Manifest) -> Artifact:
-        """The artifact, with its folder of links."""
+        """The artifact, with its folder of links. Copies files that only a shared store has."""
+        self.shared.bring([manifest])
         return open_artifact(self.root, manifest)
 
     # -- outside files ---------------------------------------------------------------------------

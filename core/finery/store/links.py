@@ -14,6 +14,8 @@ from finery.artifact.manifest import MANIFEST, Manifest
 from finery.errors import UsageError, disk_full
 from finery.store.repairs import say, set_aside
 
+AWAY = ".remote.txt"
+"""The end of the name of a text in place of a link: the output is only in a shared store."""
 _OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
 """The target of a link in `build/`."""
 
@@ -124,20 +126,41 @@ def _link(target: str, link: str) -> None:
         os.symlink(target, link)
 
 
-def link_outputs(root: Path, folder: Path, outputs: Mapping[str, Manifest]) -> None:
-    """Point `build/<recipe>/<step>` at a step's outputs; several outputs each get a folder."""
+def link_outputs(
+    root: Path, folder: Path, outputs: Mapping[str, Manifest], away: Mapping[str, str] = {}
+) -> None:
+    """Point `build/<recipe>/<step>` at a step's outputs; several outputs each get a folder.
+
+    away: link → text to put in its place, of the outputs that aren't on this machine.
+    """
     if outputs.keys() == {""}:
-        _point(root, folder, outputs[""])
+        _place(root, folder, outputs[""], away)
         return
     if folder.is_symlink():
         folder.unlink()
+    Path(f"{folder}{AWAY}").unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.iterdir():
-        if stale.name not in outputs and stale.is_symlink():
+        if stale.name.removesuffix(AWAY) not in outputs and _is_ours(stale):
             stale.unlink()
     for name, manifest in outputs.items():
         if name:
-            _point(root, folder / name, manifest)
+            _place(root, folder / name, manifest, away)
+
+
+def _place(root: Path, link: Path, manifest: Manifest, away: Mapping[str, str]) -> None:
+    """Put a link or a text in its place, and remove the other."""
+    text = Path(f"{link}{AWAY}")
+    if str(link) not in away:
+        _point(root, link, manifest)
+        text.unlink(missing_ok=True)
+        return
+    if link.is_symlink():
+        link.unlink()
+    elif link.is_dir():
+        _remove_links(link)
+    text.parent.mkdir(parents=True, exist_ok=True)
+    text.write_text(away[str(link)], encoding="utf-8")
 
 
 def check_outputs_folder(folder: Path) -> None:
@@ -184,7 +207,7 @@ def _remove_links(folder: Path) -> None:
     """Remove a folder of links. Raises `UsageError` if it contains anything else."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file that finery didn't create", fix="move it away")
-    others = [p.name for p in folder.iterdir() if not p.is_symlink()]
+    others = [p.name for p in folder.iterdir() if not _is_ours(p)]
     if others:
         raise UsageError(
             f"{folder} contains files that finery didn't create: {', '.join(others)}",
@@ -195,12 +218,17 @@ def _remove_links(folder: Path) -> None:
     folder.rmdir()
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether a path in a folder of outputs is a link or a text."""
+    return path.is_symlink() or path.name.endswith(AWAY)
+
+
 def prune_links(folder: Path, keep: Collection[str]) -> None:
     """Remove links to outputs of deleted steps. Files that finery didn't create stay."""
     if not folder.is_dir():
         return
     for entry in folder.iterdir():
-        if entry.name in keep:
+        if entry.name.removesuffix(AWAY) in keep:
             continue
         if _is_output(entry):
             entry.unlink(missing_ok=True)
@@ -211,5 +239,7 @@ def prune_links(folder: Path, keep: Collection[str]) -> None:
 
 
 def _is_output(path: Path) -> bool:
-    """Whether a path is a link that `link_outputs` made."""
+    """Whether a path is a link or a text that `link_outputs` made."""
+    if path.name.endswith(AWAY):
+        return path.is_file()
     return path.is_symlink() and _OUTPUT.search(os.readlink(path)) is not None

@@ -122,6 +122,15 @@ class StepBlocked(_OfStepType):
     by: Annotated[str, "the step that failed"]
 
 
+class Transferred(_Any):
+    """Bytes were copied from or to a shared store."""
+
+    fetched: Annotated[int, "bytes of files that arrived"]
+    wanted: Annotated[int, "bytes of all files that are being fetched"]
+    pushed: Annotated[int, "bytes that were sent"]
+    waiting: Annotated[int, "results that are still to be sent"]
+
+
 class BuildFinished(_Any):
     """A build ended, successfully or not. Always the last event."""
 
@@ -145,6 +154,7 @@ EVENTS: dict[str, type] = {
     "step_finished": StepFinished,
     "step_failed": StepFailed,
     "step_blocked": StepBlocked,
+    "transfer": Transferred,
     "build_finished": BuildFinished,
 }
 """All events by name, in the order in which they occur in a build."""

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,21 +55,36 @@ LOOK_SECONDS = 0.5
     "--watch", is_flag=True,
     help="Build again each time the recipe or a file that it uses changes, until Ctrl-C.",
 )  # fmt: skip
+@click.option("--remote", metavar="URL", help="The shared store, e.g. s3://bucket/prefix.")
+@click.option(
+    "--push/--no-push", default=None,
+    help="Copy what is built to the shared store, or not. [default: only in CI]",
+)  # fmt: skip
+@click.option(
+    "--fetch", type=click.Choice(["none", "final", "all"]),
+    help="Which outputs to copy here that only the shared store has: none, those of steps that no "
+    "other step uses, or all. [default: final]",
+)  # fmt: skip
 @json_option
 def command(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], jobs: int | None,
     keep_going: bool, update_lock: bool, executor: str, watch: bool, as_json: bool,
+    **sharing: Any,
 ) -> int:  # fmt: skip
     """Build RECIPE, or only STEP and what it needs. Only steps that changed run again."""
-    if not (update_lock or watch) and _is_done(recipe, steps, overrides, as_json=as_json):
+    shares = any(value is not None for value in sharing.values())
+    if not (update_lock or watch or shares) and _is_done(recipe, steps, overrides, as_json=as_json):
         return 0
     signal.signal(signal.SIGTERM, _as_interrupt)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, _as_interrupt)
     began, build = time.time_ns(), None
     try:
-        build = _build_of(recipe, steps, overrides, executor, jobs, (keep_going, update_lock))
-        code = _run(build, steps, overrides, as_json=as_json)
+        flags = keep_going, update_lock
+        build = _build_of(recipe, steps, overrides, executor, jobs, flags, sharing)
+        # With another setting for once, the next build has something to copy.
+        keeps_stamp = sharing["fetch"] is None
+        code = _run(build, steps, overrides, as_json=as_json, keeps_stamp=keeps_stamp)
     except FineryError as error:
         if not watch:
             raise
@@ -86,9 +102,13 @@ def command(
 
 
 def _run(
-    build: "Build", steps: tuple[str, ...], overrides: tuple[str, ...], *, as_json: bool
-) -> int:
-    """Run a build and print its progress and summary; the exit code."""
+    build: "Build", steps: tuple[str, ...], overrides: tuple[str, ...], *, as_json: bool,
+    keeps_stamp: bool = True,
+) -> int:  # fmt: skip
+    """Run a build and print its progress and summary; the exit code.
+
+    keeps_stamp: whether the next build does nothing if nothing has changed.
+    """
     from finery.cli.progress import listener
 
     if not as_json:
@@ -108,7 +128,8 @@ def _run(
     except KeyboardInterrupt:
         click.echo(INTERRUPTED, err=True)
         return INTERRUPTED_CODE
-    if len(outcome.results) == len(build.graph.nodes) and not outcome.errors:
+    is_done = len(outcome.results) == len(build.graph.nodes) and not outcome.errors
+    if keeps_stamp and is_done and build.sharing.is_complete:
         stamp.keep(build, steps, overrides)
     if not as_json:
         from finery.cli.summary import print_summary
@@ -160,16 +181,24 @@ def _is_done(
 
 def _build_of(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], executor: str,
-    jobs: int | None, options: tuple[bool, bool],
+    jobs: int | None, options: tuple[bool, bool], sharing: Mapping[str, Any] = {},
 ) -> "Build":  # fmt: skip
     """The build of a recipe, after all checks that need no build."""
     from finery.builder.checks import check_files
     from finery.builder.outputs import refuse_shared_folder
     from finery.builder.project import open_graph, open_store
     from finery.builder.scheduler import Build
+    from finery.config import load_config
     from finery.recipe.validate import raise_all
 
     keep_going, update_lock = options
+    config = load_config(recipe, **sharing)
+    if sharing.get("push") and not config.remote:
+        raise UsageError(
+            "there is no shared store to push to",
+            where="--push",
+            fix="name one with --remote URL, or set remote in finery.toml",
+        )
     began = time.time_ns()  # what changes from now on may not be what the graph was made of
     store = open_store(recipe)
     # One of finery's own can start before plugins are loaded.
@@ -182,6 +211,7 @@ def _build_of(
         return Build(
             graph, store, runner, keep_going=keep_going, update_lock=update_lock,
             states=stamp.states_before(store, recipe, steps, overrides), began=began,
+            config=config,
         )  # fmt: skip
     except BaseException:
         if runner is not None:

@@ -1,0 +1,208 @@
+"""How a build uses a shared store: it asks for results, brings their files, and adds its own."""
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery.artifact.manifest import Manifest, Result
+from finery.builder.plan import Planner, StepPlan
+from finery.config import Config
+from finery.errors import FineryError, RemoteError
+from finery.store.database import Store
+from finery.store.layout import Lost
+from finery.store.shared import Missing
+
+if TYPE_CHECKING:  # imported with a shared store, since most builds have none
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from finery.store.remote import Remote
+
+THREADS = 8
+"""How many results, or inputs of steps, are copied at the same time."""
+
+
+CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN")
+"""Beginnings of the names of variables that give access to buckets."""
+
+
+class Transfer(NamedTuple):
+    """Bytes that arrived, of how many; bytes that were sent, and results still to send."""
+
+    fetched: int
+    wanted: int
+    pushed: int
+    waiting: int
+
+
+class Sharing:
+    """The shared store of a build, and all that is copied from and to it.
+
+    For one thread, apart from the threads that it starts.
+    """
+
+    def __init__(self, store: Store, config: Config) -> None:
+        """Raises `UsageError` where a setting is wrong."""
+        self._store = store
+        self._fetch = config.fetch
+        self._remote: Remote | None = None
+        self.pushes = False
+        self.answers: dict[str, Any] = {}  # see `finery.inference.shared`
+        if config.remote:
+            from finery.store import remote, signing
+
+            self.pushes = config.push
+            signs = self.pushes and config.signing_key
+            self._remote = remote.Remote(
+                config.remote,
+                signing.Signer(str(config.signing_key)) if signs else None,
+                signing.Trust(config.trust) if config.trust else None,
+            )
+            store.shared.remotes[config.remote] = self._remote
+            if config.share_answers:
+                self.answers = {
+                    "url": config.remote, "push": self.pushes, "trust": config.trust,
+                    "signing_key": config.signing_key if signs else None,
+                    "environment": {
+                        name: value for name, value in os.environ.items()
+                        if name.startswith(CREDENTIALS)
+                    },
+                }  # fmt: skip
+        self._asked: set[str] = set()
+        self._copies: dict[str, tuple[Future[None], Missing]] = {}
+        self._wanted = self._arrived = 0
+        self._pushes: list[Future[None]] = []
+        self._pushed: set[str] = set()
+        self._is_refused = False  # whether nothing can be written
+        self.is_behind = False  # whether something couldn't be copied
+
+    @cached_property
+    def _threads(self) -> "dict[str, ThreadPoolExecutor]":
+        """The threads that copy from and to shared stores."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        return {way: ThreadPoolExecutor(THREADS) for way in ("from", "to")}
+
+    @property
+    def asks(self) -> bool:
+        """Whether to ask for results."""
+        return self._remote is not None and not self._remote.down
+
+    def ask(
+        self, planner: Planner, names: Sequence[str], results: Mapping[str, Result], run: str
+    ) -> None:
+        """Ask for the results of steps with built inputs, all at once; the store keeps them."""
+        if self._remote is None or self._remote.down:
+            return
+        plans: dict[str, StepPlan] = {}
+        for name in names:
+            try:
+                plan = planner.resolve(name, results)
+            except FineryError:  # whoever looks the step up reports it
+                continue
+            if plan.key and plan.result is None and plan.key not in self._asked:
+                plans[plan.key] = plan
+        self._asked |= plans.keys()
+        records = self._remote.records(plans)
+        if records:
+            inputs = {k: [*planner.inputs(plans[k].node, results).values()] for k in records}
+            parts = {key: plans[key].parts for key in records}
+            self._store.shared.adopt(self._remote.url, records, parts, inputs, run)
+
+    # -- from there to here ----------------------------------------------------------------------
+
+    def is_here(self, name: str, manifests: Iterable[Manifest]) -> bool:
+        """Whether artifacts are here. If not, they are on their way: ask again under this name.
+
+        Raises `Lost` if they can't be had.
+        """
+        if name not in self._copies:
+            missing = self._store.shared.missing(manifests)
+            if not missing:
+                return True
+            self._wanted += sum(blob.size for blobs in missing.values() for blob in blobs)
+            copy = self._store.shared.copying(missing, self._count)
+            self._copies[name] = self._threads["from"].submit(copy), missing
+            return False
+        copying, missing = self._copies[name]
+        if not copying.done():
+            return False
+        del self._copies[name]
+        self._store.shared.arrived(missing)
+        copying.result()
+        return True
+
+    def _count(self, size: int) -> None:
+        self._arrived += size
+
+    def chosen(self, results: Mapping[str, Result], final: Collection[str]) -> list[str]:
+        """The steps whose outputs a build copies here. final: those that no other step uses."""
+        if self._fetch == "none" or not self._store.shared:
+            return []
+        return [name for name in results if self._fetch == "all" or name in final]
+
+    def lose(self, error: Lost) -> None:
+        """Forget what can't be had. The steps that made it run again."""
+        self._store.shared.lose(error)
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Report shared stores that can't be used, each once."""
+        for remote in self._store.shared.remotes.values():
+            self.is_behind |= bool(remote.down)
+            if remote.down:
+                remote.warn("can't be used", remote.down)
+
+    # -- from here to there ----------------------------------------------------------------------
+
+    def push(self, results: Iterable[Result], *, are_new: bool) -> None:
+        """Add recorded results to the shared store, in the background.
+
+        are_new: whether this build made them; others are only added if they aren't there.
+        """
+        for result in results:
+            if self.pushes and (are_new or result.key not in self._pushed):
+                self._pushed.add(result.key)
+                self._pushes.append(self._threads["to"].submit(self._push, result, are_new))
+
+    def _push(self, result: Result, is_new: bool) -> None:
+        assert self._remote is not None
+        try:
+            is_there = not is_new and bool(self._remote.records([result.key]))
+            if self._is_refused or self._remote.down:
+                self.is_behind = True
+            elif not is_there:
+                self._remote.push_result(self._store.root, result)
+        except RemoteError as error:
+            self.is_behind = self._is_refused = True
+            self._remote.warn("can't be written", error.what)
+        except FileNotFoundError:  # the files are in another shared store
+            pass
+        except OSError:
+            self.is_behind = True
+
+    @property
+    def is_pushing(self) -> bool:
+        """Whether results are still being added."""
+        return not all(push.done() for push in self._pushes)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the next build would copy nothing."""
+        return not (self.is_behind or self.is_pushing)
+
+    def transfer(self) -> Transfer:
+        """What was copied so far."""
+        remotes = [*self._store.shared.remotes.values()]
+        waiting = sum(not push.done() for push in self._pushes)
+        pushed = sum(remote.pushed for remote in remotes)
+        return Transfer(self._arrived, self._wanted, pushed, waiting)
+
+    def close(self, *, interrupted: bool) -> None:
+        """Wait for all copies; if interrupted, end them. They continue in the next build."""
+        if interrupted:
+            for remote in self._store.shared.remotes.values():
+                remote.stop()
+        if "_threads" in self.__dict__:
+            for threads in self._threads.values():
+                threads.shutdown(cancel_futures=interrupted)

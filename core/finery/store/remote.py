@@ -1,0 +1,353 @@
+"""A shared store: results by key and blobs by digest, at a URL.
+
+A record is written after all that it needs, so a result that is half written doesn't exist.
+
+`Remote` knows no database and may be used where there is none. `root` is a folder like `.finery`:
+
+    packed = remote.push(root, manifests)                    # from here to there
+    remote.bring(root, places_of(manifests, packed))         # from there to here
+    remote.objects.put(name, data); remote.objects.read(name)  # other small objects
+"""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from finery.artifact.manifest import Manifest, Result
+from finery.errors import RemoteError, disk_full
+from finery.store.blobs import blob_path
+from finery.store.layout import (
+    FORMAT,
+    Blob,
+    Count,
+    Lost,
+    Packed,
+    Record,
+    decoded,
+    object_name,
+    portable,
+)
+from finery.store.objects import open_objects, public
+from finery.store.repairs import make_folder, make_way, say
+from finery.store.signing import Signer, Trust
+from finery.util.files import fsync, hash_file
+
+SMALL = 64 << 10
+"""Size in bytes below which a file is packed with others."""
+PACK = 8 << 20
+"""Largest size of a pack in bytes, and how much of a large file is read at once."""
+LOOKUPS, TRANSFERS, AHEAD = 32, 8, 4
+"""Concurrent look-ups, concurrent files, and ranges of a file that are read at the same time."""
+INTERRUPTED = "interrupted"
+DIGEST = 32
+"""Bytes of a digest."""
+PATIENCE = 20.0
+"""Seconds that the look-up of many keys may take."""
+
+
+class Remote:
+    """A shared store.
+
+    down: why it isn't asked any more; empty while it works. fetched, pushed: bytes so far.
+    """
+
+    def __init__(self, url: str, signer: Signer | None = None, trust: Trust | None = None) -> None:
+        self.objects = open_objects(url)
+        self.url = url
+        self.down = ""
+        self.fetched = self.pushed = 0
+        self._signer, self._trust = signer, trust
+        self._lock = threading.Lock()
+        self._uploads: dict[str, Future[None]] = {}
+        self._wrong: set[str] = set()  # objects that must be written again
+        self._said: set[str] = set()
+
+    def fail(self, error: RemoteError) -> None:
+        """Ask nothing more of the store, and say why, once."""
+        if not self.down:
+            self.down = error.what
+            self.warn("can't be used", error.what)
+
+    def warn(self, problem: str, reason: str) -> None:
+        """Report what doesn't work, once."""
+        if self.down in ("", reason) and reason != INTERRUPTED:
+            self._say_once(f"the shared store {public(self.url)} {problem}: {reason}")
+
+    def stop(self) -> None:
+        """End transfers soon, with an error."""
+        self.down = INTERRUPTED
+        self.objects.is_stopped = True
+
+    def _say_once(self, text: str) -> None:
+        with self._lock:
+            is_new = text not in self._said
+            self._said.add(text)
+        if is_new:
+            say(text)
+
+    def count(self, fetched: int = 0, pushed: int = 0) -> None:
+        with self._lock:
+            self.fetched += fetched
+            self.pushed += pushed
+
+    # -- records ---------------------------------------------------------------------------------
+
+    def records(self, keys: Collection[str]) -> dict[str, Record]:
+        """The records of those of the keys that have a valid one."""
+        if self.down or not keys:
+            return {}
+        deadline = time.monotonic() + PATIENCE
+
+        def look_up(key: str) -> Record | None:
+            if self.down:
+                return None
+            try:
+                if time.monotonic() > deadline:
+                    raise RemoteError("it answers too slowly")
+                data = self.objects.read(object_name("records", key))
+            except RemoteError as error:
+                self.fail(error)
+                return None
+            self.count(fetched=len(data or b""))
+            return self._checked(key, data) if data is not None else None
+
+        with ThreadPoolExecutor(min(LOOKUPS, len(keys))) as threads:
+            found = zip(keys, threads.map(look_up, keys), strict=True)
+            return {key: record for key, record in found if record is not None}
+
+    def _checked(self, key: str, data: bytes) -> Record | None:
+        """The record in an object; None if it is wrong."""
+        body, _, signature = data.partition(b"\n")
+        if self._trust is not None and not self._trust.signed(body, signature):
+            what = "no signature" if not signature else "a signature that isn't trusted"
+            self._say_once(
+                f"the shared store {public(self.url)} has results with {what}, which aren't used"
+            )
+            return None
+        return decoded(key, body)
+
+    # -- answers of models -----------------------------------------------------------------------
+
+    def answers(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
+        """The records of answered requests that are there, by key; wrong ones aren't."""
+        found: dict[bytes, bytes] = {}
+
+        def look_up(key: bytes) -> None:
+            try:
+                data = None if self.down else self.objects.read(object_name("answers", key.hex()))
+            except RemoteError as error:
+                self.fail(error)
+                return
+            if data is None:
+                return
+            body, _, signature = data.rpartition(b"\n")
+            value = body[DIGEST:]
+            is_right = blake3(key + value).digest() == body[:DIGEST]
+            if is_right and (self._trust is None or self._trust.signed(body, signature)):
+                found[key] = value
+
+        if keys and not self.down:
+            with ThreadPoolExecutor(min(LOOKUPS, len(keys))) as threads:
+                list(threads.map(look_up, keys))
+        return found
+
+    def push_answer(self, key: bytes, value: bytes) -> None:
+        """Add the record of an answered request. Raises `RemoteError`."""
+        body = blake3(key + value).digest() + value
+        signature = self._signer.sign(body) if self._signer else b""
+        self.objects.put(object_name("answers", key.hex()), body + b"\n" + signature)
+
+    # -- from here to there ----------------------------------------------------------------------
+
+    def push_result(self, root: Path, result: Result) -> None:
+        """Copy a result from the store at `root`: its blobs, and then its record.
+
+        One with files outside the store is left out, since it costs nothing to make. Raises
+        `RemoteError`, and `OSError` if a file is gone.
+        """
+        manifests = [*result.outputs.values()]
+        if any(m.external for m in manifests):
+            return
+        packed = self.push(root, manifests)
+        outputs = {name: portable(m) for name, m in result.outputs.items()}
+        body = msgspec.json.encode(Record(FORMAT, result.key, outputs, result.seconds, packed))
+        signature = b"\n" + self._signer.sign(body) if self._signer else b""
+        self.objects.put(object_name("records", result.key), body + signature)
+        self.count(pushed=len(body))
+
+    def push(self, root: Path, manifests: Iterable[Manifest]) -> Packed:
+        """Copy the files of artifacts from the store at `root`; where the small ones are.
+
+        Large files that are already there aren't sent again.
+        """
+        objects, packed, pack = root / "objects", Packed(), bytearray()
+        members: dict[str, int] = {}
+
+        def send() -> None:
+            if members:
+                digest = blake3(pack).hexdigest()
+                self._upload(digest, bytes(pack))
+                packed.update({member: (digest, offset) for member, offset in members.items()})
+                pack.clear()
+                members.clear()
+
+        for digest, size in dict.fromkeys(f for m in manifests for f in m.files.values()):
+            if size >= SMALL:
+                self._upload(digest, blob_path(objects, digest))
+                continue
+            if len(pack) + size > PACK:
+                send()
+            members[digest] = len(pack)
+            pack += blob_path(objects, digest).read_bytes()
+        send()
+        return packed
+
+    def _upload(self, digest: str, content: bytes | Path) -> None:
+        """Write an object once, even if several threads need it at the same time."""
+        with self._lock:
+            upload = self._uploads.get(digest)
+            is_ours = upload is None or (upload.done() and upload.exception() is not None)
+            if is_ours or upload is None:
+                upload = self._uploads[digest] = Future()
+        if not is_ours:
+            upload.result()
+            return
+        try:
+            name = object_name("blobs", digest)
+            if digest in self._wrong or isinstance(content, bytes) or not self.objects.has(name):
+                self.objects.put(name, content)
+                sent = len(content) if isinstance(content, bytes) else content.stat().st_size
+                self.count(pushed=sent)
+        except BaseException as error:
+            upload.set_exception(error)
+            raise
+        upload.set_result(None)
+
+    # -- from there to here ----------------------------------------------------------------------
+
+    def bring(self, root: Path, blobs: Iterable[Blob], count: Count = lambda size: None) -> None:
+        """Copy blobs to the store at `root`, each checked against its digest.
+
+        Raises `Lost` with all that can't be had, after the others have arrived.
+        """
+        packs: dict[str, list[Blob]] = {}
+        for blob in dict.fromkeys(blobs):
+            packs.setdefault(blob.pack, []).append(blob)
+        lost: dict[str, str] = {}
+
+        def bring_pack(pack: str, members: Sequence[Blob]) -> None:
+            try:
+                if self.down:
+                    raise RemoteError(self.down)
+                first = members[0]
+                if len(members) == 1 and first.pack == first.digest and first.size > PACK:
+                    wrong = self._bring_large(root, first, count)
+                else:
+                    wrong = self._bring_small(root, pack, members, count)
+            except RemoteError as error:
+                self.down = self.down or error.what
+                lost.update((blob.digest, self.down) for blob in members)
+            else:
+                if wrong:
+                    self._wrong.add(pack)
+                    lost.update(wrong)
+
+        try:
+            with ThreadPoolExecutor(max(1, min(TRANSFERS, len(packs)))) as threads:
+                list(threads.map(bring_pack, packs, packs.values()))
+        except OSError as error:
+            raise disk_full(error) or RemoteError(
+                f"can't write what comes from the shared store: {error}"
+            ) from error
+        if lost:
+            reason = self.down or next(iter(lost.values()))
+            what = "the shared store can't be used" if self.down else "the shared store is damaged"
+            failure = Lost(
+                f"{what}: {reason} ({public(self.url)})",
+                fix="connect to it and try again; or run finery build, which runs the steps that "
+                "made these files",
+            )
+            failure.digests, failure.is_down = frozenset(lost), bool(self.down)
+            raise failure
+
+    def _bring_small(
+        self, root: Path, pack: str, members: Sequence[Blob], count: Count
+    ) -> dict[str, str]:
+        """Copy files from one object; why, by digest, of those that are wrong."""
+        start = min(blob.offset for blob in members)
+        end = max(blob.offset + blob.size for blob in members)
+        data: bytes | None = b""
+        for attempt in (1, 2):  # a wrong byte on the way shouldn't cost a step
+            if end > start:
+                data = self.objects.read(object_name("blobs", pack), start, end)
+            if data is None:
+                return dict.fromkeys((blob.digest for blob in members), "a file is missing")
+            self.count(fetched=len(data))
+            parts = {b: data[b.offset - start : b.offset - start + b.size] for b in members}
+            right = {b: part for b, part in parts.items() if blake3(part).hexdigest() == b.digest}
+            if len(right) == len(members) or attempt == 2:
+                break
+        for blob, part in right.items():
+            staged = _part(root, blob.digest, f".{os.getpid()}.{threading.get_ident()}")
+            staged.write_bytes(part)
+            _arrive(staged, root, blob.digest)
+            count(blob.size)
+        return dict.fromkeys((b.digest for b in members if b not in right), "a file is damaged")
+
+    def _bring_large(self, root: Path, blob: Blob, count: Count) -> dict[str, str]:
+        """Copy a large file in ranges. What an interrupted copy left is kept."""
+        target, name = blob_path(root / "objects", blob.digest), object_name("blobs", blob.pack)
+        staged = _part(root, blob.digest)
+        with staged.open("ab") as file, ThreadPoolExecutor(AHEAD) as threads:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another process may be copying it
+            if target.exists() and hash_file(target) == blob.digest:
+                staged.unlink(missing_ok=True)
+                return {}
+            for attempt in (1, 2):  # the rest of an earlier copy may be wrong
+                if attempt == 2:
+                    file.truncate(0)
+                starts = range(os.fstat(file.fileno()).st_size, blob.size, PACK)
+                if attempt == 1:
+                    count(starts.start)
+
+                def read(start: int) -> bytes | None:
+                    if self.down:
+                        raise RemoteError(self.down)
+                    return self.objects.read(name, start, min(start + PACK, blob.size))
+
+                for start in range(0, len(starts), AHEAD):
+                    for data in threads.map(read, starts[start : start + AHEAD]):
+                        if data is None:
+                            return {blob.digest: "a file is missing"}
+                        file.write(data)
+                        self.count(fetched=len(data))
+                        count(len(data) if attempt == 1 else 0)
+                file.flush()
+                if hash_file(staged) == blob.digest:
+                    _arrive(staged, root, blob.digest)
+                    return {}
+            staged.unlink()
+            return {blob.digest: "a file is damaged"}
+
+
+def _part(root: Path, digest: str, end: str = "") -> Path:
+    """The file that a blob is copied to."""
+    make_folder(root / "work")
+    return root / "work" / f"{digest}{end}.part"
+
+
+def _arrive(staged: Path, root: Path, digest: str) -> None:
+    """Move a checked file to its place."""
+    fsync(staged)
+    staged.chmod(0o444)
+    target = blob_path(root / "objects", digest)
+    make_folder(target.parent)
+    make_way(target)
+    staged.rename(target)

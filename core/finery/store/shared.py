@@ -1,0 +1,136 @@
+"""What a store knows about blobs that are in a shared store, and how they come here.
+
+A result that was found in a shared store is one of this store, too. Its blobs come when they are
+needed: `Store.artifact` brings them, and a build brings the inputs of each step before it starts.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from finery.artifact.manifest import Manifest, Parts, referring, with_references
+from finery.store.layout import Blob, Count, Lost, Record, places_of
+
+if TYPE_CHECKING:
+    from finery.store.database import Store
+    from finery.store.remote import Remote
+
+Missing = dict[str, list[Blob]]
+"""URL of a shared store → the blobs that must come from there."""
+
+
+class SharedBlobs:
+    """The blobs that are in shared stores, by the table `remote`. For use by one thread."""
+
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+        self.remotes: dict[str, Remote] = {}
+        self.lost: set[str] = set()  # blobs that can't be had
+        self._is_used: bool | None = None  # whether the table has rows
+
+    def __bool__(self) -> bool:
+        """Whether there are any. Without, nothing else here is ever asked."""
+        if self._is_used is None:
+            self._is_used = not self._store.read_only and bool(
+                self._store.rows("SELECT 1 FROM remote LIMIT 1")
+            )
+        return self._is_used
+
+    def has(self, digest: str) -> bool:
+        """Whether a blob is in a shared store, as far as is known here."""
+        return bool(self) and digest not in self.lost and self._place(digest) is not None
+
+    def _place(self, digest: str) -> tuple[str, Blob] | None:
+        query = "SELECT url, digest, size, pack, offset FROM remote WHERE digest = ?"
+        row = next(iter(self._store.rows(query, [digest])), None)
+        return (row[0], Blob(*row[1:])) if row else None
+
+    def adopt(
+        self, url: str, records: Mapping[str, Record], parts: Mapping[str, Parts],
+        inputs: Mapping[str, Collection[Manifest]], run: str,
+    ) -> None:  # fmt: skip
+        """Keep results that a shared store has, under the keys of their records.
+
+        parts, inputs: those of the steps that asked for them. An output that refers to something
+        else than its inputs, or that is in other places, isn't kept.
+        """
+        results, places = [], []
+        for key, record in records.items():
+            known = {m.digest: m for each in inputs[key] for m in with_references(each)}
+            outputs = {name: referring(m, known) for name, m in record.outputs.items()}
+            refs = [ref for m in outputs.values() for ref in m.refs.values()]
+            if all(ref.digest in known for ref in refs):
+                results.append((key, msgspec.json.encode(outputs), record.seconds))
+                blobs = places_of(record.outputs.values(), record.packed)
+                places += [(*blob, url) for blob in blobs]
+        self._store.adopt(results, parts, places, run)
+        self._is_used = self._is_used or bool(places)
+
+    def is_here(self, manifests: Iterable[Manifest]) -> bool:
+        """Whether all files of artifacts are here, or at least aren't in a shared store only."""
+        return not self or not self.missing(manifests)
+
+    def missing(self, manifests: Iterable[Manifest]) -> Missing:
+        """The blobs of artifacts and their references that aren't here, but in a shared store."""
+        missing: Missing = {}
+        if not self:
+            return missing
+        every = (each for m in manifests for each in with_references(m))
+        for digest, size in {f for m in every for f in m.files.values()}:
+            if self._store.is_intact(digest, size):
+                continue
+            place = self._place(digest)
+            if place is not None:
+                missing.setdefault(place[0], []).append(place[1])
+        return missing
+
+    def bring(self, manifests: Iterable[Manifest], count: Count = lambda size: None) -> None:
+        """Copy the missing blobs of artifacts from shared stores. Raises `Lost`."""
+        missing = self.missing(manifests)
+        if missing:
+            copy = self.copying(missing, count)
+            try:
+                copy()
+            finally:
+                self.arrived(missing)
+
+    def copying(self, missing: Missing, count: Count = lambda size: None) -> Callable[[], None]:
+        """A function that copies missing blobs, in any thread. It raises `Lost`.
+
+        Afterwards, call `arrived` in the store's thread.
+        """
+        from finery.store.remote import Remote  # imports much, and few commands need it
+
+        for url in missing.keys() - self.remotes.keys():
+            self.remotes[url] = Remote(url)
+        root, remotes = self._store.root, dict(self.remotes)
+
+        def copy() -> None:
+            errors = []
+            for url, blobs in missing.items():
+                try:
+                    remotes[url].bring(root, blobs, count)
+                except Lost as error:
+                    errors.append(error)
+            if errors:
+                raise errors[0]
+
+        return copy
+
+    def arrived(self, missing: Missing) -> None:
+        """Record the blobs that were copied."""
+        blobs = [blob for blobs in missing.values() for blob in blobs]
+        paths = ((b.digest, Path(self._store.blob_path(b.digest))) for b in blobs)
+        self._store.verified([digest for digest, path in paths if os.path.exists(path)])
+
+    def lose(self, error: Lost) -> None:
+        """Forget that blobs are in a shared store: for good, or as long as it can't be reached.
+
+        Results with these blobs then count as not built.
+        """
+        self.lost |= error.digests
+        if not error.is_down:
+            self._store.forget_remote(error.digests)

@@ -1,0 +1,394 @@
+"""A shared store over real HTTP: two clones of a project, and a server that fails in every way."""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LIGHT_STEPS, Project
+from faulty_proxy import Proxy, proxy_before
+from in_process import InProcess, digests
+
+from finery.builder.project import open_graph, open_store
+from finery.builder.scheduler import Build
+from finery.config import Config
+from finery.errors import RemoteError, UsageError
+from finery.store.objects import FileSystemObjects, open_objects
+from finery.store.remote import Remote
+
+RECIPE = """
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  rows: {use: steps.source, path: rows.txt}
+  halves: {use: steps.halve, rows: rows}
+  one: {use: steps.copy, rows: halves.first, tag: 1}
+  two: {use: steps.shuffle, rows: one}
+models:
+  weights: {use: steps.outside, path: rows.txt}
+  adapter: {use: steps.adapter, model: weights}
+evaluate:
+  gate: {use: steps.score, rows: two, least: 0.1}
+export:
+  big: {use: steps.pack, code: '(job.out / "b").write_bytes(os.urandom(9 << 20)); (job.out / "s").write_text("s")'}
+"""  # noqa: E501
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The port of a server with the interface of S3."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+@pytest.fixture
+def proxy(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before the server, at which finery looks for S3. The bucket `team` is empty."""
+    import boto3
+
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    with proxy_before(port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        bucket: Any = boto3.resource("s3", region_name="us-east-1").Bucket("team")
+        if bucket.creation_date is None:
+            bucket.create()
+        bucket.objects.all().delete()
+        proxy.requests.clear()
+        proxy.seen.clear()
+        yield proxy
+
+
+def clone(folder: Path, recipe: str = RECIPE) -> Project:
+    """A clone of the project, with nothing built."""
+    project = Project(folder)
+    (folder / ".git").mkdir(parents=True)
+    text = "".join(f"row {i}\n" for i in range(4000))
+    steps = LIGHT_STEPS.read_text(encoding="utf-8")
+    project.write({"recipe.yaml": recipe, "rows.txt": text, "steps.py": steps})
+    return project
+
+
+def build(project: Project, **settings: Any) -> Build:
+    """Build a project here, with all going well."""
+    recipe = project.folder / "recipe.yaml"
+    store = open_store(recipe)
+    config = Config(**{"remote": "s3://team/x", "push": False, **settings})
+    made = Build(open_graph(recipe, (), store), store, InProcess(), config=config)
+    outcome = made.run()
+    assert not outcome.errors, outcome.errors
+    store.close()
+    return made
+
+
+def size_of(project: Project, *steps: str) -> int:
+    """The bytes of steps' outputs."""
+    files = (p for s in steps for p in (project.folder / "build/t" / s).rglob("*"))
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+@pytest.mark.slow
+@pytest.mark.quick
+def test_another_clone_runs_nothing_and_copies_final_outputs(tmp_path: Path, proxy: Proxy) -> None:
+    a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
+    first, second = build(a, push=True), build(b)
+    assert second.outcome.ran == ["weights"]  # files outside the store cost nothing to make
+    assert digests(first) == digests(second)
+    assert size_of(b, "adapter", "gate", "big") == size_of(a, "adapter", "gate", "big")
+    assert second.outcome.fetched < 1.05 * size_of(b, "adapter", "gate", "big")
+    text = (b.folder / "build/t/halves/first.remote.txt").read_text()
+    assert "1 file, 88.8 KiB" in text
+    assert "finery fetch" in text
+    assert not os.path.lexists(b.folder / "build/t/halves/first")
+    requests = [path for _, path in proxy.requests]
+    assert not any("list-type" in path or path.endswith("/team") for path in requests)
+    assert str(tmp_path).encode() not in _records(proxy)
+
+
+def _records(proxy: Proxy) -> bytes:
+    """All records in the bucket."""
+    import boto3
+
+    bucket = boto3.resource("s3", region_name="us-east-1").Bucket("team")
+    return b"".join(o.get()["Body"].read() for o in bucket.objects.filter(Prefix="x/records"))
+
+
+@pytest.mark.slow
+def test_outputs_come_when_they_are_needed(
+    tmp_path: Path, proxy: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(clone(tmp_path / "a"), push=True)
+    b = clone(tmp_path / "b")
+    b.write({"finery.toml": 'remote = "s3://team/x"'})
+    b.env = _access()
+    assert "fetched 9.1 MiB" in b.run("build").err
+    asked = len(proxy.requests)
+    assert "nothing to do" in b.run("build").err
+    assert len(proxy.requests) == asked
+    assert "2000" in b.run("show", "halves.first").out  # from the shared store
+    assert not (b.folder / "build/t/one").exists()
+    b.edit("recipe.yaml", "rows: one}", "rows: one, seed: 3}")
+    assert b.run("build").err.count("  run ") == 2  # two and gate, with the rows of one
+    assert "fetched 1 file" in b.run("fetch", "halves").out
+    assert json.loads(b.run("fetch", "--json").out)["files"] == 1
+    assert (b.folder / "build/t/halves/first").is_dir()
+    assert not [*b.folder.glob("build/t/**/*.remote.txt")]
+
+
+@pytest.mark.slow
+def test_a_finished_build_is_pushed_later(tmp_path: Path, proxy: Proxy) -> None:
+    a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
+    build(a)
+    assert {method for method, _ in proxy.requests} == {"GET"}
+    assert build(a, push=True).outcome.ran == []
+    pushed = proxy.seen["PUT"] + proxy.seen["POST"]
+    assert build(a, push=True).outcome.pushed == 0
+    assert proxy.seen["PUT"] + proxy.seen["POST"] == pushed
+    assert build(b).outcome.ran == ["weights"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["delete", "change", "shorten"])
+def test_files_that_are_gone_or_wrong_are_made_again(
+    tmp_path: Path, proxy: Proxy, damage: str
+) -> None:
+    import boto3
+
+    a, b, c = (clone(tmp_path / name) for name in "abc")
+    first = build(a, push=True)
+    bucket: Any = boto3.resource("s3", region_name="us-east-1").Bucket("team")
+    for each in bucket.objects.filter(Prefix="x/blobs"):
+        data = each.get()["Body"].read()
+        if damage == "delete":
+            each.delete()
+        else:
+            each.put(Body=data[:10] if damage == "shorten" else b"?" + data[1:])
+    b.edit("recipe.yaml", "rows: one}", "rows: one, seed: 3}")
+    second = build(b, push=True)
+    assert {"rows", "halves", "one", "two", "big"} <= {*second.outcome.ran}
+    assert digests(second)["one"] == digests(first)["one"]
+    third = build(c)  # what was wrong there has been replaced
+    assert third.outcome.ran in (["weights"], ["weights", "two"], ["weights", "two", "gate"])
+    assert digests(third)["two"] == digests(first)["two"]
+
+
+def test_a_build_goes_on_without_the_server(
+    tmp_path: Path, proxy: Proxy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
+    first = build(a, push=True)
+    build(b)
+    b.edit("recipe.yaml", "rows: one}", "rows: one, seed: 3}")
+    proxy.share, proxy.faults = 1.0, ("forbid",)
+    proxy.requests.clear()
+    made = build(b, push=True)
+    assert {*made.outcome.ran} == {"rows", "halves", "one", "two", "gate"}  # what two needs
+    assert digests(made)["one"] == digests(first)["one"]
+    warnings = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
+    assert warnings == ["warning: the shared store s3://team/x can't be used: permission denied"]
+    assert not made.sharing.is_complete
+
+
+@pytest.mark.slow
+def test_records_count_only_if_signed_by_someone_trusted(
+    tmp_path: Path, proxy: Proxy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    public = [_key(tmp_path / name) for name in ("ours", "theirs")]
+    a, b, c = (clone(tmp_path / name) for name in "abc")
+    build(a, push=True, signing_key=str(tmp_path / "theirs"))
+    assert len(build(b, trust=public[:1]).outcome.ran) == 8
+    assert capfd.readouterr().err.count("a signature that isn't trusted") == 1
+    assert build(c, trust=public).outcome.ran == ["weights"]
+
+
+def _key(file: Path) -> str:
+    """Make a key of OpenSSH; the line with its public half."""
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    form = s.Encoding.PEM, s.PrivateFormat.OpenSSH, s.NoEncryption()
+    file.write_bytes(key.private_bytes(*form))
+    public = key.public_key().public_bytes(s.Encoding.OpenSSH, s.PublicFormat.OpenSSH)
+    return f"{public.decode()} {file.name}"
+
+
+def test_records_that_lie_are_no_records(tmp_path: Path, proxy: Proxy) -> None:
+    a = clone(tmp_path / "a")
+    keys = [result.key for result in build(a, push=True).outcome.results.values()]
+    remote = Remote("s3://team/x")
+    records = remote.records(keys)
+    assert len(records) == 7
+    (key, record), other, *_ = records.items()
+    name = f"records/{key[:2]}/{key}"
+    body = remote.objects.read(name)
+    assert body is not None
+    digest, size = next(iter(next(iter(record.outputs.values())).files.values()))
+    data = json.loads(body)
+    output = next(iter(data["outputs"].values()))
+    files = {"../../../../evil": [digest, size]}
+    lies = [
+        b"", b"[]", body[:-20], body.replace(digest.encode(), b"0" * 64),
+        body.replace(key.encode(), other[0].encode()),
+        json.dumps(data | {"format": 9}).encode(),
+        json.dumps(data | {"outputs": {"": output | {"files": files}}}).encode(),
+        json.dumps(data | {"outputs": {"": output | {"external": {"x": ["/etc/passwd", 1, 2]}}}})
+        .encode(),
+    ]  # fmt: skip
+    for lie in lies:
+        remote.objects.put(name, lie)
+        assert remote.records([key]) == {}, lie
+    remote.objects.put(name, body)
+    assert remote.records([key]) == {key: record}
+
+
+@pytest.mark.slow
+def test_large_files_continue_where_they_were_cut(tmp_path: Path, proxy: Proxy) -> None:
+    a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
+    build(a, push=True)
+    build(b, fetch="none")
+    source = next(p for p in (a.folder / ".finery/objects").rglob("*") if p.stat().st_size > 9e6)
+    digest = source.parent.name + source.name
+    part = b.folder / f".finery/work/{digest}.part"
+    part.write_bytes(source.read_bytes()[: 8 << 20])
+    assert build(b).outcome.fetched < 2 << 20
+    build(c := clone(tmp_path / "c"), fetch="none")
+    (c.folder / f".finery/work/{digest}.part").write_bytes(b"?" * (8 << 20))  # of no use
+    build(c)
+    assert (c.folder / "build/t/big/b").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_folder_is_a_shared_store_too(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/store"
+    a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
+    build(a, remote=url, push=True)
+    assert build(b, remote=url).outcome.ran == ["weights"]
+    shutil.rmtree(tmp_path / "store")
+    b.edit("recipe.yaml", "rows: one}", "rows: one, seed: 3}")
+    assert "two" in build(b, remote=url).outcome.ran
+
+
+@pytest.mark.slow
+def test_nothing_is_wrong_or_lost_at_random_faults(
+    tmp_path: Path, proxy: Proxy, pytestconfig: pytest.Config
+) -> None:
+    count = 200 if pytestconfig.getoption("thorough") else 12
+    recipe = RECIPE[: RECIPE.index("export:")]
+    wanted = digests(build(clone(tmp_path / "wanted", recipe), remote=None))
+    chance = random.Random(1)
+    for number in range(count):
+        project = clone(tmp_path / str(number), recipe)
+        proxy.share = chance.choice([0.0, 0.05, 0.3])
+        for _ in range(2):  # the second continues
+            fetch = chance.choice(["none", "final", "all"])
+            made = build(project, push=chance.random() < 0.7, fetch=fetch)
+            assert digests(made) == wanted
+        proxy.share = 0.0
+        assert digests(build(project, fetch="all", push=True)) == wanted
+        for name in ("rows", "one", "two", "gate", "adapter"):
+            for file in (project.folder / f"build/t/{name}").iterdir():
+                assert file.is_file()
+        shutil.rmtree(project.folder)
+    assert len(proxy.seen.keys() & {"cut", "half", "corrupt", "lose"}) > 2
+
+
+ENGINE = """
+import os
+from finery import Completion, Dataset, Engine, Job, Model, Step, hookimpl, setting
+
+class Api(Engine):
+    def generate(self, requests, sampling):
+        assert not [name for name in os.environ if name.startswith("AWS_")]
+        texts = [r.messages[-1]["content"] for r in requests]
+        with open(os.environ["RAN"], "a") as file:
+            print(*texts, sep="\\n", file=file)
+        return [Completion(text=t.upper(), finish_reason="stop", prompt_tokens=1,
+                           completion_tokens=1) for t in texts]
+
+class Named(Step, seeded=False):
+    "A model behind an API."
+    def run(self, job: Job) -> Model:
+        return Model(job.out, meta={"format": "test-api"})
+
+class Ask(Step, engines=True, seeded=False):
+    "Its answers."
+    model: Model
+    tag: int = setting(0, help="Changes the key.")
+    def run(self, job: Job) -> Dataset:
+        asked = [[{"role": "user", "content": f"q{i}"}] for i in range(5)]
+        answers = job.engine(self.model).generate(asked)
+        return Dataset.write(job.out, [{"prompt": a.text, "tag": self.tag} for a in answers])
+
+@hookimpl
+def finery_steps(): return {"t.named": Named, "t.ask": Ask}
+@hookimpl
+def finery_engines(): return {"test-api": Api}
+"""
+ASKS = """
+finery: 1
+name: t
+plugins: [./engine.py]
+models: {api: {use: t.named}}
+data: {asked: {use: t.ask, model: api}}
+"""
+
+
+@pytest.mark.slow
+def test_answers_are_shared(tmp_path: Path, proxy: Proxy) -> None:
+    log, answered = tmp_path / "ran", []
+    trust = [_key(tmp_path / "ours")]  # which signed none of the answers
+    different: list[dict[str, Any]] = [{"push": True}, {}, {"trust": trust}]
+    for tag, settings in enumerate(different):
+        project = clone(tmp_path / str(tag), ASKS)
+        project.edit("recipe.yaml", "model: api", f"model: api, tag: {tag}")
+        written = {"remote": "s3://team/x", "share_answers": True, **settings}
+        lines = "".join(f"{name} = {json.dumps(v)}\n" for name, v in written.items())
+        project.write({"engine.py": ENGINE, "finery.toml": lines})
+        project.env = {**_access(), "RAN": str(log)}
+        assert "asked" in project.ran()
+        answered.append(len(log.read_text().split()))
+    assert answered == [5, 5, 10]
+
+
+def _access() -> dict[str, str]:
+    """The variables for a process that uses the proxy."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+
+def test_a_file_system_of_fsspec_holds_objects(tmp_path: Path) -> None:
+    """As Hugging Face's does, which needs an account."""
+    from fsspec.implementations.dirfs import DirFileSystem
+    from fsspec.implementations.local import LocalFileSystem
+
+    files = DirFileSystem(str(tmp_path), LocalFileSystem(auto_mkdir=True))
+    objects = FileSystemObjects(files, "buckets/team/x", "hf://buckets/team/x")
+    (tmp_path / "file").write_bytes(b"content")
+    objects.put("blobs/ab/c", tmp_path / "file")
+    objects.put("records/ab/c", b"record")
+    assert objects.read("records/ab/c") == b"record"
+    assert objects.read("blobs/ab/c", 1, 4) == b"ont"
+    assert (objects.has("blobs/ab/c"), objects.has("blobs/ab/d")) == (True, False)
+    assert objects.read("blobs/ab/d") is None
+    files.fs.auto_mkdir = False
+    with pytest.raises(RemoteError, match="doesn't exist"):
+        objects.put("answers/ab/c", b"")
+
+
+def test_urls_are_checked_and_shown_without_passwords() -> None:
+    for url in ("team/x", "ftp://x", "s3://"):
+        with pytest.raises(UsageError, match="must be a URL"):
+            open_objects(url)
+    with pytest.raises(RemoteError, match="no connection") as caught:
+        open_objects("http://user:secret@127.0.0.1:1/x?key=secret").read("a", 0, 3)
+    assert "secret" not in str(caught.value)

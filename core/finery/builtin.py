@@ -8,7 +8,7 @@ COMMANDS = {
     name: f"finery.cli.commands.{name}:command"
     for name in (
         "init", "check", "plan", "build", "explain", "show", "runs", "diff", "report", "export",
-        "config", "plugins", "plugin", "schema", "completion",
+        "verify", "cache", "config", "plugins", "plugin", "schema", "completion",
     )
 }  # fmt: skip
 """Name → a click command, in the order of `finery --help`."""

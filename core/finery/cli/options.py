@@ -92,7 +92,7 @@ def recipe_and_name(metavar: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def called(words: tuple[str, ...], recipe: Path | None, **options: Any) -> Any:
-            command = str(click.get_current_context().info_name)
+            command = _called()
             recipes = [word for word in words if names_recipe(word, strict=True)]
             names = [word for word in words if word not in recipes]
             if len(recipes) + (recipe is not None) > 1 or len(names) > 1:
@@ -105,6 +105,16 @@ def recipe_and_name(metavar: str) -> Callable[[F], F]:
         return _with_words(called, metavar, "types", text)  # type: ignore[return-value]
 
     return decorate
+
+
+def _called() -> str:
+    """The command as users type it after `finery`: `show`, `cache pin`."""
+    context: click.Context | None = click.get_current_context()
+    names = []
+    while context is not None and context.parent is not None:
+        names.append(str(context.info_name))
+        context = context.parent
+    return " ".join(reversed(names))
 
 
 def _one_step(target: Target, command: str) -> dict[str, Any]:
@@ -127,7 +137,7 @@ def _with_target(
 
     @functools.wraps(function)
     def called(words: tuple[str, ...], recipe: Path | None, **options: Any) -> Any:
-        command = str(click.get_current_context().info_name)
+        command = _called()
         target = find_target(words, recipe, command, takes_step=takes_step)
         if target.note:
             print_note(target.note, err=True)

@@ -85,14 +85,15 @@ def _are_outputs(value: bytes) -> bool:
         outputs = msgspec.json.decode(value, type=dict[str, Manifest])
     except (msgspec.DecodeError, ValueError, TypeError):
         return False
-    return all(map(_is_sound, outputs.values()))
+    return all(map(is_sound, outputs.values()))
 
 
-def _is_sound(made: Manifest) -> bool:
+def is_sound(made: Manifest) -> bool:
+    """Whether a manifest has the digests of its content."""
     refs: Mapping[str, Manifest] = made.refs
     again = manifest(made.kind, made.meta, made.files, refs, made.external, made.runtime)
     return (again.digest, again.view) == (made.digest, made.view) and all(
-        map(_is_sound, refs.values())
+        map(is_sound, refs.values())
     )
 
 
@@ -101,7 +102,7 @@ SAVED: dict[str, tuple[tuple[str, ...], str]] = {
     "results": (("key", "outputs", "seconds", "made", "run"), ""),
     "parts": (("key", "parts"), ""),
     "latest": (("recipe", "step", "key", "previous"), ""),
-    "facts": (("name", "content"), "WHERE name LIKE 'dollars of %'"),
+    "facts": (("name", "content"), "WHERE name LIKE 'dollars of %' OR name LIKE 'pin of %'"),
 }
 """Table → (columns, condition) of the rows to copy. Everything else can be computed again."""
 VALID: dict[str, Callable[[Any], bool]] = {"records": _is_answer, "results": _are_outputs}

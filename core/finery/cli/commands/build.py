@@ -13,7 +13,7 @@ import click
 from finery.builder import uptodate as stamp
 from finery.builtin import EXECUTORS
 from finery.cli.console import print_json, print_note
-from finery.cli.options import json_option, matrix_option, recipe_and_steps
+from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_steps
 from finery.errors import FineryError, UsageError
 from finery.util.references import load_reference
 from finery.util.text import cost_words, counted
@@ -44,6 +44,10 @@ LOOK_SECONDS = 0.5
     help="After a failure, build the steps that don't depend on it.",
 )  # fmt: skip
 @click.option(
+    "--force", "-f", multiple=True, metavar="STEP", shell_complete=complete_steps,
+    help="Run STEP again even if it is cached, and compare its output. Repeatable.",
+)  # fmt: skip
+@click.option(
     "--update-lock", is_flag=True,
     help="Resolve branch names on the hub again and update recipe.lock.",
 )  # fmt: skip
@@ -57,17 +61,20 @@ LOOK_SECONDS = 0.5
 @json_option
 def command(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], jobs: int | None,
-    keep_going: bool, update_lock: bool, executor: str, watch: bool, as_json: bool,
+    keep_going: bool, force: tuple[str, ...], update_lock: bool, executor: str, watch: bool,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Build RECIPE, or only STEP and what it needs. Only steps that changed run again."""
-    if not (update_lock or watch) and _is_done(recipe, steps, overrides, as_json=as_json):
+    if not (update_lock or watch or force) and _is_done(recipe, steps, overrides, as_json=as_json):
         return 0
     signal.signal(signal.SIGTERM, _as_interrupt)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, _as_interrupt)
     began, build = time.time_ns(), None
     try:
-        build = _build_of(recipe, steps, overrides, executor, jobs, (keep_going, update_lock))
+        build = _build_of(
+            recipe, steps, overrides, executor, jobs, force, (keep_going, update_lock)
+        )
         code = _run(build, steps, overrides, as_json=as_json)
     except FineryError as error:
         if not watch:
@@ -158,7 +165,7 @@ def _is_done(
 
 def _build_of(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], executor: str,
-    jobs: int | None, options: tuple[bool, bool],
+    jobs: int | None, force: tuple[str, ...], options: tuple[bool, bool],
 ) -> "Build":  # fmt: skip
     """The build of a recipe, after all checks that need no build."""
     from finery.builder.checks import check_files
@@ -174,11 +181,14 @@ def _build_of(
     runner = load_reference(EXECUTORS[executor])(jobs) if executor in EXECUTORS else None
     try:
         graph = open_graph(recipe, overrides, store).select(steps)
+        forced = [each for name in force for each in graph.variants_of(name) or [name]]
+        for name in forced:
+            graph.require(name)
         refuse_shared_folder(graph.recipe, store)
         raise_all(check_files(graph))  # report wrong paths before any step runs
         runner = runner or _executor(executor, jobs, graph.plugins)
         return Build(
-            graph, store, runner, keep_going=keep_going, update_lock=update_lock,
+            graph, store, runner, keep_going=keep_going, update_lock=update_lock, force=forced,
             states=stamp.states_before(store, recipe, steps, overrides), began=began,
         )  # fmt: skip
     except BaseException:

@@ -10,6 +10,6 @@ COMMANDS = {
         "init", "check", "plan", "build", "explain", "show", "runs", "diff", "report", "export",
         "verify", "cache", "config", "plugins", "plugin", "schema", "completion",
     )
-}  # fmt: skip
+} | {"import": "finery.cli.commands.export:import_command"}  # fmt: skip
 """Name → a click command, in the order of `finery --help`."""
 EXECUTORS = {"local": "finery.execute.local:LocalExecutor"}

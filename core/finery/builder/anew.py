@@ -4,14 +4,10 @@ That store gets the inputs as links to the blobs of the real one. It has no answ
 unless they come from a server: those would cost money again.
 """
 
-import fcntl
 import os
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 from finery.artifact.manifest import Result
 from finery.builder.garbage import blobs_of
@@ -21,7 +17,8 @@ from finery.builder.scheduler import Build, Outcome
 from finery.execute.executor import Executor
 from finery.recipe.graph import Graph
 from finery.store.blobs import blob_path
-from finery.store.database import ANEW, Store
+from finery.store.database import Store
+from finery.store.uses import held_folder
 from finery.util.events import Listener
 from finery.util.paths import PINNED
 
@@ -29,16 +26,10 @@ from finery.util.paths import PINNED
 @contextmanager
 def empty_store(store: Store) -> Iterator[Store]:
     """A store for builds that aren't published, removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix=ANEW, dir=store.root / "work"))
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)  # until then, it isn't garbage
+    with held_folder(store.root) as folder:
         (folder / PINNED).symlink_to(store.root / PINNED)
         with closing(Store(folder)) as made:
             yield made
-    finally:
-        os.close(held)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def build_anew(

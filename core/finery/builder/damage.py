@@ -10,13 +10,13 @@ from contextlib import suppress
 
 from finery.artifact.manifest import Manifest, with_references
 from finery.builder.garbage import blobs_in, blobs_of, take_stock
-from finery.builder.keys import key_of
 from finery.store.catalogue import Catalogue
 from finery.store.database import Store
 from finery.store.links import is_whole_view, view
 from finery.store.repairs import is_sound
 from finery.store.uses import gate
 from finery.util.files import hash_file
+from finery.util.paths import project_folder
 
 
 def repair(store: Store, progress: Callable[[str], None]) -> Iterator[str]:
@@ -29,8 +29,7 @@ def repair(store: Store, progress: Callable[[str], None]) -> Iterator[str]:
     [*catalogue.everything()]
     wrong = dict.fromkeys(catalogue.undecodable, "its record can't be read")
     for key, outputs in stock.results.items():
-        parts = store.parts_of(key)
-        if not all(map(is_sound, outputs.values())) or parts is None or key_of(parts) != key:
+        if not all(map(is_sound, outputs.values())) or store.parts_of(key) is None:
             wrong[key] = "its record was changed"
     good = set[str]()
     for number, blob in enumerate(blobs_in(store)):
@@ -62,13 +61,14 @@ def repair(store: Store, progress: Callable[[str], None]) -> Iterator[str]:
 
 
 def _repair_views(store: Store, results: dict[str, dict[str, Manifest]]) -> Iterator[str]:
-    linked = {key for recipe in store.recipes() for key, _ in store.latest(recipe).values()}
-    seen = set[str]()
-    for key, outputs in results.items():
+    tops = {project_folder(path) / "build" for path in store.recipes().values()}
+    paths = (path for top in tops for depth in ("*/*", "*/*/*") for path in top.glob(depth))
+    linked, seen = {os.path.basename(os.readlink(p)) for p in paths if p.is_symlink()}, set[str]()
+    for outputs in results.values():
         for manifest in (m for output in outputs.values() for m in with_references(output)):
             folder = store.root / "views" / manifest.view
             is_missing = not os.path.lexists(folder)
-            if manifest.view in seen or (is_missing and key not in linked):
+            if manifest.view in seen or (is_missing and manifest.view not in linked):
                 continue
             seen.add(manifest.view)
             if not is_whole_view(store.root, manifest):

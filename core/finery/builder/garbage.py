@@ -25,7 +25,8 @@ import msgspec
 
 from finery.artifact.manifest import MANIFEST, Manifest, with_references
 from finery.builder.runs import Run, read_run
-from finery.errors import UsageError
+from finery.errors import FineryError, UsageError
+from finery.recipe.document import load
 from finery.store.catalogue import Catalogue
 from finery.store.database import ABANDONED_DAYS, HEX, KEY_DIGITS, Store
 from finery.store.links import prune_links
@@ -113,11 +114,11 @@ def take_stock(store: Store, keep: int, using: InUse | None = None) -> Stock:
             stock.runs.append(run.id)
             stock.needed |= {step.key for step in run.steps.values()}
             stock.started |= {step.started for step in run.steps.values()}
-    for recipe in stock.recipes:
+    for recipe, path in stock.recipes.items():
         if recipe not in stock.gone:
+            name = runs[recipe][0].recipe if recipe in runs else _name_of(path)
             for step, (key, _) in store.latest(recipe).items():
                 stock.needed.add(key)
-                name = runs[recipe][0].recipe if recipe in runs else recipe
                 stock.owners.setdefault(key, Owner(name, step))
     stock.needed |= catalogue.pins().keys()
     if using is not None:
@@ -125,6 +126,14 @@ def take_stock(store: Store, keep: int, using: InUse | None = None) -> Stock:
         stock.started |= using.keys
         stock.builds = using.builds
     return stock
+
+
+def _name_of(recipe: Path) -> str:
+    """The name of a recipe without recorded builds, or its file if that can't be read."""
+    try:
+        return load(recipe).name
+    except (OSError, FineryError):
+        return recipe.name
 
 
 class Blob(NamedTuple):

@@ -60,6 +60,30 @@ def recipe_and_step(function: F) -> F:
     return _with_target(function, with_step, "[RECIPE] STEP")
 
 
+def recipe_step_and_folder(function: F) -> F:
+    """`[RECIPE] STEP DIR`, or `[RECIPE] [STEP]` with `--bundle`; the command gets `recipe`, `step`
+    and `folder`, the latter two None with `--bundle` where they aren't given.
+    """
+
+    @functools.wraps(function)
+    def called(
+        words: tuple[str, ...], recipe: Path | None, bundle: Path | None, **options: Any
+    ) -> Any:
+        if bundle is None and not words:
+            raise UsageError("export needs STEP and DIR", fix="finery export [RECIPE] STEP DIR")
+        names, folder = (words, None) if bundle else (words[:-1], Path(words[-1]))
+        target = find_target(names, recipe, "export")
+        if target.note:
+            print_note(target.note, err=True)
+        values = _one_step(target, "export")
+        if bundle is None and values["step"] is None:
+            raise UsageError("export needs STEP and DIR", fix="finery export [RECIPE] STEP DIR")
+        return function(**values, folder=folder, bundle=bundle, **options)
+
+    text = f"The recipe, where it isn't an argument. [default: {RECIPE}]"
+    return _with_words(called, "[RECIPE] STEP DIR", "words", text)  # type: ignore[return-value]
+
+
 def recipe_and_optional_step(function: F) -> F:
     """`[RECIPE] [STEP]` and `--recipe`; the command gets `recipe`, the file, and `step` or None."""
     return _with_target(function, _one_step, "[RECIPE] [STEP]")

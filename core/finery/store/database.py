@@ -31,7 +31,7 @@ from finery.store.blobs import FLUSHED_BYTES, as_it_was
 from finery.store.connection import Database
 from finery.store.links import open_artifact
 from finery.store.repairs import make_folder, make_way, say
-from finery.store.uses import Uses
+from finery.store.uses import HELD, Uses
 from finery.util.files import check_plain, fsync, hash_file, settled, size_of
 from finery.util.leftovers import end_users, is_in_use, last_change, lock_path, seconds_path
 from finery.util.locks import KeyLocks, holder_of
@@ -41,8 +41,6 @@ from finery.util.text import counted
 KEY_DIGITS = 64
 HEX = frozenset("0123456789abcdef")
 SCRATCH = ".scratch"
-ANEW = "anew-"
-"""Prefix of folders in `work/` with stores of builds that aren't published."""
 ABANDONED_DAYS = 30
 """Days after which the scratch folder of a step that was never finished is removed."""
 _BLOB = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)"
@@ -443,7 +441,7 @@ class Store:
                     self.clear_output(key)
                 elif remove:
                     self.clear_work(key)
-        for folder in (self.root / "work").glob(f"{ANEW}*"):
+        for folder in (self.root / "work").glob(f"{HELD}*"):
             held = os.open(folder, os.O_RDONLY)
             with suppress(BlockingIOError):  # in use
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,6 +22,7 @@ each build adds a byte to the gate's file when it starts.
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,24 @@ from finery.errors import UsageError
 from finery.util.paths import STORE
 
 GATE, USES = "gate", "uses"
+
+
+HELD = "held-"
+"""Prefix of folders in `work/` that their process locks, and removes when it ends."""
+
+
+@contextmanager
+def held_folder(root: Path) -> Iterator[Path]:
+    """A folder in a store for a process that isn't a build. It is garbage when the process died."""
+    with gate(root):
+        folder = Path(tempfile.mkdtemp(prefix=HELD, dir=root / "work"))
+        held = os.open(folder, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
 
 
 @contextmanager

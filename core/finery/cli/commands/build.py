@@ -72,9 +72,8 @@ def command(
         signal.signal(signal.SIGHUP, _as_interrupt)
     began, build = time.time_ns(), None
     try:
-        build = _build_of(
-            recipe, steps, overrides, executor, jobs, force, (keep_going, update_lock)
-        )
+        flags = keep_going, update_lock
+        build = _build_of(recipe, steps, overrides, executor, jobs, flags, force)
         code = _run(build, steps, overrides, as_json=as_json)
     except FineryError as error:
         if not watch:
@@ -165,7 +164,7 @@ def _is_done(
 
 def _build_of(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], executor: str,
-    jobs: int | None, force: tuple[str, ...], options: tuple[bool, bool],
+    jobs: int | None, options: tuple[bool, bool], force: tuple[str, ...] = (),
 ) -> "Build":  # fmt: skip
     """The build of a recipe, after all checks that need no build."""
     from finery.builder.checks import check_files

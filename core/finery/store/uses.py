@@ -127,7 +127,7 @@ def in_use(root: Path, alone: int) -> InUse:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                start, *names = file.read().decode().split("\n")
+                start, *names = file.read().decode().splitlines()
                 keys.update(names)
                 since, builds = min(since, int(start)), builds + 1
                 continue

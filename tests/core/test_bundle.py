@@ -87,7 +87,7 @@ def members(file: Path) -> Members:
         return [(m, content.read()) for m, content in plain if content]
 
 
-def head(change: Callable[[dict[str, Any]], None]) -> Callable[[Members], None]:
+def head(change: Callable[[dict[str, Any]], None]) -> Callable[[Members], object]:
     """Change the list of results."""
 
     def changed(found: Members) -> None:
@@ -104,7 +104,7 @@ def manifest_of(data: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def extra(name: str, **fields: Any) -> Callable[[Members], None]:
+def extra(name: str, **fields: Any) -> Callable[[Members], object]:
     """Add a member."""
 
     def changed(found: Members) -> None:
@@ -128,7 +128,7 @@ def link(found: Members) -> None:
     found[1] = member, b""
 
 
-HOSTILE: dict[str, Callable[[Members], None]] = {
+HOSTILE: dict[str, Callable[[Members], object]] = {
     "outside": extra("../../evil"),
     "absolute": extra("/tmp/evil"),
     "link": extra("objects/ab", type=tarfile.SYMTYPE, linkname="/etc"),

@@ -117,9 +117,9 @@ def take_stock(store: Store, keep: int, using: InUse | None = None) -> Stock:
     for recipe, path in stock.recipes.items():
         if recipe not in stock.gone:
             name = runs[recipe][0].recipe if recipe in runs else _name_of(path)
-            for step, (key, _) in store.latest(recipe).items():
+            for step_name, (key, _) in store.latest(recipe).items():
                 stock.needed.add(key)
-                stock.owners.setdefault(key, Owner(name, step))
+                stock.owners.setdefault(key, Owner(name, step_name))
     stock.needed |= catalogue.pins().keys()
     if using is not None:
         stock.needed |= using.keys

@@ -85,11 +85,12 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
         for path in store.root.iterdir()
         if path.is_dir() and path.name not in ("objects", "uses")
     } | {"database": sum(size_of(path) for path in store.root.glob("finery.db*"))}
-    rest = {"unfinished": sum(on_disk.values()), **folders, "total": total + sum(folders.values())}
+    rest = {"unfinished": sum(on_disk.values()), **folders}
+    total += sum(folders.values())
     if as_json:
         for line in ordered:
             print_json(line)
-        print_json({**rest, "answers": count, "answer_bytes": answered})
+        print_json({"folders": rest, "bytes": total, "answers": count, "answer_bytes": answered})
         return
     _print_sizes(ordered)
     words = {
@@ -99,9 +100,9 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
     }  # fmt: skip
     click.echo()
     for name, held in rest.items():
-        if held and name != "total":
+        if held:
             click.echo(f"{size(held):>10}  {words.get(name, name)}")
-    click.secho(f"{size(rest['total']):>10}  in {visible(str(store.root))}", bold=True)
+    click.secho(f"{size(total):>10}  in {visible(str(store.root))}", bold=True)
     removable = sum(line["removable"] for line in ordered) + rest["unfinished"]
     if removable:
         text = f"finery cache gc removes about {size(removable)}, which no recent build needs"
@@ -193,19 +194,24 @@ def _data(collected: "Collected") -> Mapping[str, Any]:
 
 @command.command("pin")
 @recipe_and_optional_step
-def pin(recipe: Path, step: str | None) -> None:
+@json_option
+def pin(recipe: Path, step: str | None, as_json: bool) -> None:
     """Keep a result, whatever is built later.
 
     It is the current one of STEP, or those of all steps that are built.
     """
     catalogue, keys = _pinnable(recipe, step)
     catalogue.pin(keys)
+    if as_json:
+        print_json({"pinned": [*keys.values()]})
+        return
     click.echo(f"pinned {some_of([*keys.values()])}")
 
 
 @command.command("unpin")
 @recipe_and_optional_step
-def unpin(recipe: Path, step: str | None) -> None:
+@json_option
+def unpin(recipe: Path, step: str | None, as_json: bool) -> None:
     """Undo `finery cache pin`.
 
     Also for earlier results of STEP, or of all steps.
@@ -214,6 +220,9 @@ def unpin(recipe: Path, step: str | None) -> None:
     named = {*keys.values()}
     gone = {key: text for key, text in catalogue.pins().items() if text in named}
     catalogue.unpin(gone)
+    if as_json:
+        print_json({"unpinned": [*gone.values()]})
+        return
     click.echo(f"unpinned {counted(len(gone), 'result')}")
 
 

@@ -111,12 +111,10 @@ def _head(tar: tarfile.TarFile, file: Path) -> Bundle:
         raise _wrong(file, f"its list of results can't be read ({error})") from error
     if bundle.format != FORMAT:
         raise _wrong(file, f"another version of finery wrote it ({bundle.finery})")
-    for result in bundle.results:
-        if not is_portable(result) or not is_right(result):
-            raise _wrong(file, f"its result {result.key[:12]} was changed")
     keys = {result.key for result in bundle.results}
-    if not keys.issuperset(bundle.steps.values()) or not keys.issuperset(bundle.dollars):
-        raise _wrong(file, "its list of steps was changed")
+    is_complete = keys.issuperset(bundle.steps.values()) and keys.issuperset(bundle.dollars)
+    if not is_complete or not all(is_portable(r) and is_right(r) for r in bundle.results):
+        raise _wrong(file, "its list of results was changed")
     return bundle
 
 

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from itertools import zip_longest
-from pathlib import Path
+from itertools import takewhile, zip_longest
 from typing import Any, NamedTuple
 
 import click
@@ -68,37 +67,25 @@ class Redone(NamedTuple):
         return view_of(plugins, self.after).difference(before, after), (before, after)
 
     def _first_line(self) -> Iterator[str]:
-        """The first line that differs, of the first file of text that both have."""
+        """The first line that differs, of the first text that both have."""
         for name in self.files():
             if name not in self.before.files or name not in self.after.files:
                 continue
-            paths = [s.blob(m.files[name][0]) for s, m in zip(
-                self.stores, (self.before, self.after), strict=True)]  # fmt: skip
-            if line := first_difference(*paths):
-                number, old, new = line
-                yield f"{name}, line {number}:"
-                yield from (f"  {mark} {text}" for mark, text in (("−", old), ("+", new)))
-                return
-
-
-def first_difference(before: Path, after: Path) -> tuple[int, str, str] | None:
-    """(number, old, new) of the first line in which two texts differ; None if one isn't text."""
-    try:
-        with before.open(encoding="utf-8") as one, after.open(encoding="utf-8") as two:
-            for number, (old, new) in enumerate(zip_longest(one, two, fillvalue=""), 1):
-                if old != new:
-                    start = next((i for i, (a, b) in enumerate(zip(old, new, strict=False))
-                                  if a != b), 0)  # fmt: skip
-                    return number, _around(old, start), _around(new, start)
-    except UnicodeDecodeError:
-        pass
-    return None
-
-
-def _around(line: str, start: int) -> str:
-    """The part of a line around a place."""
-    cut = max(0, start - LONGEST // 2)
-    return shortened(("…" if cut else "") + in_line(line[cut : cut + 2 * LONGEST]), LONGEST)
+            manifests = zip(self.stores, (self.before, self.after), strict=True)
+            paths = [store.blob(manifest.files[name][0]) for store, manifest in manifests]
+            try:
+                with paths[0].open(encoding="utf-8") as one, paths[1].open(encoding="utf-8") as two:
+                    pairs = enumerate(zip_longest(one, two, fillvalue=""), 1)
+                    number, lines = next((n, both) for n, both in pairs if both[0] != both[1])
+            except (UnicodeDecodeError, StopIteration):  # not text
+                continue
+            same = takewhile(lambda both: both[0] == both[1], zip(*lines, strict=False))
+            start = max(0, sum(1 for _ in same) - LONGEST // 2)
+            yield f"{name}, line {number}:"
+            for mark, line in zip("−+", lines, strict=True):
+                part = in_line(line[start : start + 2 * LONGEST])
+                yield f"  {mark} {'…' if start else ''}{shortened(part, LONGEST)}"
+            return
 
 
 def redone(step: str, before: Result, after: Result, stores: tuple[Store, Store]) -> list[Redone]:

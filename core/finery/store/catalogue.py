@@ -1,10 +1,12 @@
 """All that the store's database lists: results, pins, answers; and how to remove them."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 
 import msgspec
 
 from finery.artifact.manifest import Manifest
+from finery.errors import UsageError
 from finery.store.connection import Database
 from finery.store.database import Store
 
@@ -56,7 +58,8 @@ class Catalogue:
 
     def forget_blobs(self, digests: Iterable[str]) -> None:
         """Forget when blobs were verified, which are removed now."""
-        self._db.write(("DELETE FROM blobs WHERE digest = ?", [[digest] for digest in digests]))
+        rows = [[digest] for digest in digests]
+        self._db.write(("DELETE FROM blobs WHERE digest = ?", rows), patient=True)
 
     def answers(self) -> tuple[int, int]:
         """(number, bytes) of the stored answers of models."""
@@ -74,8 +77,9 @@ class Catalogue:
             for name in ("page_count", "freelist_count", "page_size")
         )
         if 4 * free > pages and (pages - free) * page < LONG_TO_SHRINK:
-            self._db.rows("VACUUM")
-            self._db.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+            with suppress(UsageError):  # another command uses the database: the next time, then
+                self._db.rows("VACUUM")
+                self._db.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # -- pins ------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from finery.util.text import counted, size, some_of, visible
 
 if TYPE_CHECKING:
     from finery.builder.garbage import Collected
-    from finery.store.catalogue import Catalogue
     from finery.store.database import Store
 
 SIZES = "sizes"
@@ -200,12 +199,24 @@ def pin(recipe: Path, step: str | None, as_json: bool) -> None:
 
     It is the current one of STEP, or those of all steps that are built.
     """
-    catalogue, keys = _pinnable(recipe, step)
-    catalogue.pin(keys)
+    from finery.builder.project import Project
+    from finery.store.catalogue import Catalogue
+
+    project = Project(recipe)
+    if step is not None:
+        project.graph.require(step)
+    keys = {}
+    for name in [step] if step is not None else project.graph.nodes:
+        try:
+            keys[project.result(name)[0].key] = f"{project.graph.recipe.name} {name}"
+        except UsageError:
+            if step is not None:
+                raise
+    Catalogue(project.store).pin(keys)
     if as_json:
         print_json({"pinned": [*keys.values()]})
-        return
-    click.echo(f"pinned {some_of([*keys.values()])}")
+    else:
+        click.echo(f"pinned {some_of([*keys.values()])}")
 
 
 @command.command("unpin")
@@ -216,33 +227,17 @@ def unpin(recipe: Path, step: str | None, as_json: bool) -> None:
 
     Also for earlier results of STEP, or of all steps.
     """
-    catalogue, keys = _pinnable(recipe, step)
-    named = {*keys.values()}
-    gone = {key: text for key, text in catalogue.pins().items() if text in named}
+    from finery.recipe.document import load
+    from finery.store.catalogue import Catalogue
+
+    catalogue, start = Catalogue(_store(recipe)[0]), f"{load(recipe).name} {step or ''}"
+    pins = catalogue.pins().items()
+    gone = {k: v for k, v in pins if v == start or (step is None and v.startswith(start))}
     catalogue.unpin(gone)
     if as_json:
         print_json({"unpinned": [*gone.values()]})
-        return
-    click.echo(f"unpinned {counted(len(gone), 'result')}")
-
-
-def _pinnable(recipe: Path, step: str | None) -> tuple["Catalogue", dict[str, str]]:
-    """The catalogue, and key → name of the results of a step, or of all that are built."""
-    from finery.builder.project import Project
-    from finery.store.catalogue import Catalogue
-
-    project = Project(recipe)
-    if step is not None:
-        project.graph.require(step)
-    names = [step] if step is not None else [*project.graph.nodes]
-    keys = {}
-    for name in names:
-        try:
-            keys[project.result(name)[0].key] = f"{project.graph.recipe.name} {name}"
-        except UsageError:
-            if step is not None:
-                raise
-    return Catalogue(project.store), keys
+    else:
+        click.echo(f"unpinned {counted(len(gone), 'result')}")
 
 
 @command.command("verify")

@@ -9,7 +9,7 @@ import click
 
 from finery.cli.console import print_json
 from finery.cli.options import json_option, matrix_option, recipe_and_step
-from finery.errors import FineryError, UsageError
+from finery.errors import UsageError
 from finery.util.text import counted, some_of
 
 if TYPE_CHECKING:
@@ -90,15 +90,13 @@ def _again(
         outcome = build_anew(
             project.graph, plans, names, project.store, empty, LocalExecutor(), [view]
         )
-    for error in outcome.errors.values():
-        if any(step not in outcome.results for step in names):
-            raise error
-    pairs = []
+    if any(name not in outcome.results for name in names):
+        raise next(iter(outcome.errors.values()))
+    stores, pairs = (project.store, empty), []
     for name in names:
         before = plans[name].result
-        if before is None or name not in outcome.results:
-            raise FineryError(f"{name} has no result")
-        pairs += redone(name, before, outcome.results[name], (project.store, empty))
+        assert before is not None
+        pairs += redone(name, before, outcome.results[name], stores)
     return pairs
 
 
@@ -106,12 +104,13 @@ def _print_scores(judged: "list[Score]") -> None:
     for score in judged:
         low, high = score.interval or (score.before, score.before)
         verdict, colour = ("in", "green") if score.is_within else ("NOT in", "red")
-        after = "no value" if score.after is None else f"{score.after:.4g}"
-        click.echo(
-            f"  {score.evaluator}: {score.metric} of {score.model} {score.before:.4g} → {after}, "
-            + click.style(f"{verdict} its interval ({low:.4g} to {high:.4g})", fg=colour)
+        values = (
+            f"{score.before:.4g} → {'no value' if score.after is None else f'{score.after:.4g}'}"
         )
+        interval = click.style(f"{verdict} its interval ({low:.4g} to {high:.4g})", fg=colour)
+        click.echo(f"  {score.evaluator}: {score.metric} of {score.model} {values}, {interval}")
     if judged:
-        outside = [score for score in judged if not score.is_within]
-        text = f"{counted(len(judged), 'score')}, {len(outside)} outside of the interval"
-        click.secho(text, bold=True)
+        outside = sum(not score.is_within for score in judged)
+        click.secho(
+            f"{counted(len(judged), 'score')}, {outside} outside of the interval", bold=True
+        )

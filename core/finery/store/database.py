@@ -13,7 +13,6 @@ records the keys in one transaction. A build killed at any moment leaves only co
 keys.
 """
 
-import fcntl
 import os
 import shutil
 import time
@@ -31,7 +30,7 @@ from finery.store.blobs import FLUSHED_BYTES, as_it_was
 from finery.store.connection import Database
 from finery.store.links import open_artifact
 from finery.store.repairs import make_folder, make_way, say
-from finery.store.uses import HELD, Uses
+from finery.store.uses import Uses, gate, remove_unheld
 from finery.util.files import check_plain, fsync, hash_file, settled, size_of
 from finery.util.leftovers import end_users, is_in_use, last_change, lock_path, seconds_path
 from finery.util.locks import KeyLocks, holder_of
@@ -441,14 +440,8 @@ class Store:
                     self.clear_output(key)
                 elif remove:
                     self.clear_work(key)
-        for folder in (self.root / "work").glob(f"{HELD}*"):
-            held = os.open(folder, os.O_RDONLY)
-            with suppress(BlockingIOError):  # in use
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                total += size_of(folder)
-                if remove:
-                    shutil.rmtree(folder, ignore_errors=True)
-            os.close(held)
+        with gate(self.root, alone=True):
+            total += remove_unheld(self.root, remove=remove)
         return len(steps), total
 
     def _left(self) -> Iterator[tuple[str, str]]:

@@ -30,13 +30,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finery.errors import UsageError
+from finery.util.files import size_of
 from finery.util.paths import STORE
 
 GATE, USES = "gate", "uses"
 
 
-HELD = "held-"
-"""Prefix of folders in `work/` that their process locks, and removes when it ends."""
+HELD, LOCK = "held-", "held"
+"""Prefix of folders in `work/` that their process removes when it ends; the file that it locks."""
 
 
 @contextmanager
@@ -44,13 +45,37 @@ def held_folder(root: Path) -> Iterator[Path]:
     """A folder in a store for a process that isn't a build. It is garbage when the process died."""
     with gate(root):
         folder = Path(tempfile.mkdtemp(prefix=HELD, dir=root / "work"))
-        held = os.open(folder, os.O_RDONLY)
-        fcntl.flock(held, fcntl.LOCK_EX)
+        lock = (folder / LOCK).open("w")
+        with suppress(OSError):  # without locks, nothing is collected either
+            fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(held)
+        lock.close()
+
+
+def remove_unheld(root: Path, *, remove: bool) -> int:
+    """Remove such folders of dead processes; their bytes."""
+    total = 0
+    for folder in (root / "work").glob(f"{HELD}*"):
+        if not _is_held(folder / LOCK):
+            total += size_of(folder)
+            if remove:
+                shutil.rmtree(folder, ignore_errors=True)
+    return total
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process may have locked a file.."""
+    try:
+        with path.open("r+b") as file:  # for writing, since NFS wants that
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager
@@ -88,7 +113,11 @@ class Uses:
             self._file, self._path = tempfile.mkstemp(prefix=f"{run}-", dir=folder)
             with suppress(OSError):  # without locks, nothing is collected either
                 fcntl.flock(self._file, fcntl.LOCK_EX)
-            self._write(f"{os.fstat(self._file).st_ctime_ns}\n")
+            try:
+                self._write(f"{os.fstat(self._file).st_ctime_ns}\n")
+            except OSError:
+                self.close()
+                raise
 
     def add(self, keys: Iterable[str]) -> None:
         """List keys, before their results are read or recorded."""
@@ -123,15 +152,13 @@ def in_use(root: Path, alone: int) -> InUse:
     os.utime(alone)
     keys, since, builds = set[str](), os.fstat(alone).st_ctime_ns, 0
     for path in (root / USES).glob("*"):
-        with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                start, *names = file.read().decode().splitlines()
-                keys.update(names)
-                since, builds = min(since, int(start)), builds + 1
-                continue
+        if not _is_held(path):
             path.unlink(missing_ok=True)
+            continue
+        with suppress(FileNotFoundError):  # it has just ended
+            start, *names = path.read_text().splitlines()
+            keys.update(names)
+            since, builds = min(since, int(start)), builds + 1
     return InUse(keys, since, builds)
 
 

@@ -8,8 +8,8 @@ COMMANDS = {
     name: f"finery.cli.commands.{name}:command"
     for name in (
         "init", "check", "plan", "build", "explain", "show", "runs", "diff", "report", "export",
-        "fetch", "config", "plugins", "plugin", "schema", "completion",
+        "fetch", "verify", "cache", "config", "plugins", "plugin", "schema", "completion",
     )
-}  # fmt: skip
+} | {"import": "finery.cli.commands.export:import_command"}  # fmt: skip
 """Name → a click command, in the order of `finery --help`."""
 EXECUTORS = {"local": "finery.execute.local:LocalExecutor"}

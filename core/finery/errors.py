@@ -149,8 +149,8 @@ def disk_full(error: OSError) -> StepError | None:
     path = error.filename2 or error.filename  # of a link, the first is its target
     return StepError(
         "the disk is full" + (f": can't write {path}" if path else ""),
-        fix="free some disk space, or inodes if `df -i` shows none, and build again: no data is "
-        "lost",
+        fix="free some disk space (finery cache gc), or inodes if `df -i` shows none, and build "
+        "again: no data is lost",
     )
 
 

@@ -95,7 +95,8 @@ class StepRun:
     """What a run did with a step.
 
     key: of its result; empty if there is none, or if an early version of finery recorded the run.
-    error: see `finery.util.events.Error`. by: the failed step that blocks it.
+    started: the key that it started to make. error: see `finery.util.events.Error`. by: the failed
+    step that blocks it.
     """
 
     name: str
@@ -104,6 +105,7 @@ class StepRun:
     state: State = "waiting"
     reason: str = ""
     key: str = ""
+    started: str = ""
     seconds: float = 0.0
     dollars: float = 0.0
     error: Mapping[str, Any] = field(default_factory=dict)
@@ -272,6 +274,7 @@ def _add(run: Run, line: bytes) -> None:
 def _add_to(step: StepRun, kind: str, event: Mapping[str, Any]) -> None:
     if kind == "step_started":
         step.state, step.reason = "running", event["reason"]
+        step.started = event.get("key", "")
     elif kind in ("step_cached", "step_finished"):
         step.state = "cached" if kind == "step_cached" else "ran"
         step.key = event.get("key", "")

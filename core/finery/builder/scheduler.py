@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +54,7 @@ class Outcome:
     errors: dict[str, FineryError] = field(default_factory=dict)
     blocked: dict[str, list[str]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # of failed steps
+    redone: dict[str, Result] = field(default_factory=dict)  # what forced steps had before
     seconds: float = 0.0
     fetched: int = 0  # bytes that came from shared stores
     pushed: int = 0  # bytes that went there
@@ -79,11 +80,14 @@ class Build:
         *,
         keep_going: bool = False,
         update_lock: bool = False,
+        force: Collection[str] = (),
         states: Mapping[str, FileState] | None = None,
         began: int | None = None,
         config: Config | None = None,
     ) -> None:
-        """states: of views after the last build, see `OutputLinks`.
+        """force: steps that run even if they are cached.
+
+        states: of views after the last build, see `OutputLinks`.
 
         began: when its first file was read, in nanoseconds since the epoch; by default, now.
         config: by default, without a shared store.
@@ -95,10 +99,12 @@ class Build:
         self.store = store
         self.executor = executor
         self.keep_going = keep_going
+        self._forced = {*force}
+        self.outcome = Outcome(new_run_id())
+        store.hold(self.outcome.run)
         self.planner = Planner(graph, store)
         if update_lock:
             self.planner.forget_pins()
-        self.outcome = Outcome(new_run_id())
         self._before = dict(self.planner.latest)
         self.log = RunLog(
             store.root / "runs", self.outcome.run, lambda: context_of(graph, self.planner.recipe_id)
@@ -312,9 +318,11 @@ class Build:
         if not plan.key:  # its floating name isn't pinned yet
             self.planner.pin(plan.node)
             plan = self.planner.resolve(name, self.outcome.results)
-        if plan.result is not None:
+        if plan.result is not None and name not in self._forced:
             self._settle(plan, plan.result, cached=True)
         else:
+            if plan.result is not None:
+                plan.reason = "forced"
             if plan.node.trains:
                 self._check_later_steps(name)
             self._queues[plan.isolated][name] = plan
@@ -347,7 +355,7 @@ class Build:
                 self._emit("step_log", step=plan.node.name, message=message)
             return
         result = self.store.lookup(plan.key, inputs.values(), plan.parts)
-        if result is not None:
+        if result is not None and plan.node.name not in self._forced:
             self.store.unlock(plan.key)
             self._settle(plan, result, cached=True)
             return
@@ -382,7 +390,8 @@ class Build:
         }
         self._running[node.name] = plan
         try:
-            self._emit("step_started", step=node.name, use=node.use, reason=plan.reason)
+            about = {"use": node.use, "key": plan.key, "reason": plan.reason}
+            self._emit("step_started", step=node.name, **about)
             for kind, fields in advice:
                 self._emit(kind, step=node.name, **fields)
             self.graph.plugins.hook.finery_step_started(name=node.name, use=node.use)
@@ -452,6 +461,13 @@ class Build:
         result = Result(plan.key, outputs, event["seconds"], plan.parts)
         self._just_built[plan.key] = result
         self._unrecorded.append(result)
+        if plan.result is not None:
+            self.outcome.redone[plan.node.name] = plan.result
+            is_same = [m.digest for m in plan.result.outputs.values()] == [
+                m.digest for m in outputs.values()
+            ]
+            message = f"its output is {'the same as' if is_same else 'not the same as'} before"
+            self._emit("step_log", step=plan.node.name, message=message)
         self._record(now=result.seconds > RECORD_SECONDS)
         self.outcome.ran.append(plan.node.name)
         self._guarded(lambda finished: self._settle(finished, result, cached=False), plan)
@@ -635,6 +651,7 @@ class Build:
         )  # fmt: skip
         self.graph.plugins.hook.finery_build_finished(run=outcome.run, ok=complete)
         self.log.close()
+        self.store.release()
 
     def _is_news(self) -> bool:
         """Whether to keep the record of a run in which no step ran."""

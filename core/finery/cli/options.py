@@ -60,6 +60,30 @@ def recipe_and_step(function: F) -> F:
     return _with_target(function, with_step, "[RECIPE] STEP")
 
 
+def recipe_step_and_folder(function: F) -> F:
+    """`[RECIPE] STEP DIR`, or `[RECIPE] [STEP]` with `--bundle`; the command gets `recipe`, `step`
+    and `folder`, the latter two None with `--bundle` where they aren't given.
+    """
+
+    @functools.wraps(function)
+    def called(
+        words: tuple[str, ...], recipe: Path | None, bundle: Path | None, **options: Any
+    ) -> Any:
+        if bundle is None and not words:
+            raise UsageError("export needs STEP and DIR", fix="finery export [RECIPE] STEP DIR")
+        names, folder = (words, None) if bundle else (words[:-1], Path(words[-1]))
+        target = find_target(names, recipe, "export")
+        if target.note:
+            print_note(target.note, err=True)
+        values = _one_step(target, "export")
+        if bundle is None and values["step"] is None:
+            raise UsageError("export needs STEP and DIR", fix="finery export [RECIPE] STEP DIR")
+        return function(**values, folder=folder, bundle=bundle, **options)
+
+    text = f"The recipe, where it isn't an argument. [default: {RECIPE}]"
+    return _with_words(called, "[RECIPE] STEP DIR", "words", text)  # type: ignore[return-value]
+
+
 def recipe_and_optional_step(function: F) -> F:
     """`[RECIPE] [STEP]` and `--recipe`; the command gets `recipe`, the file, and `step` or None."""
     return _with_target(function, _one_step, "[RECIPE] [STEP]")
@@ -92,7 +116,7 @@ def recipe_and_name(metavar: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def called(words: tuple[str, ...], recipe: Path | None, **options: Any) -> Any:
-            command = str(click.get_current_context().info_name)
+            command = _called()
             recipes = [word for word in words if names_recipe(word, strict=True)]
             names = [word for word in words if word not in recipes]
             if len(recipes) + (recipe is not None) > 1 or len(names) > 1:
@@ -105,6 +129,16 @@ def recipe_and_name(metavar: str) -> Callable[[F], F]:
         return _with_words(called, metavar, "types", text)  # type: ignore[return-value]
 
     return decorate
+
+
+def _called() -> str:
+    """The command as users type it after `finery`: `show`, `cache pin`."""
+    context: click.Context | None = click.get_current_context()
+    names = []
+    while context is not None and context.parent is not None:
+        names.append(str(context.info_name))
+        context = context.parent
+    return " ".join(reversed(names))
 
 
 def _one_step(target: Target, command: str) -> dict[str, Any]:
@@ -127,7 +161,7 @@ def _with_target(
 
     @functools.wraps(function)
     def called(words: tuple[str, ...], recipe: Path | None, **options: Any) -> Any:
-        command = str(click.get_current_context().info_name)
+        command = _called()
         target = find_target(words, recipe, command, takes_step=takes_step)
         if target.note:
             print_note(target.note, err=True)

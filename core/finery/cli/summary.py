@@ -13,6 +13,7 @@ import click
 from finery.artifact.manifest import Manifest
 from finery.builder.scheduler import Build, Outcome
 from finery.cli.console import print_error, with_recipe
+from finery.cli.redone import redone
 from finery.cli.views import compared, show_together, stdout
 from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError, RequirementError, each_once
@@ -24,6 +25,9 @@ def print_summary(build: Build, outcome: Outcome) -> None:
     """Scores on stdout; counts, errors and hints on stderr."""
     for failure in each_once([*_show_outputs(build, outcome)]):
         print_error(failure)
+    for step, before in outcome.redone.items():
+        for pair in redone(step, before, outcome.results[step], (build.store, build.store)):
+            pair.print(build.graph.plugins)
     judged = any(node.evaluates and node.variant for node in build.graph.nodes.values())
     if judged and (outcome.ran or outcome.errors):
         _print_matrix(build, outcome)

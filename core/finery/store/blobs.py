@@ -8,6 +8,7 @@ from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import MANIFEST, Manifest, manifest
 from finery.errors import StepError
 from finery.store.repairs import make_folder, make_way
+from finery.store.uses import gate
 from finery.util.files import fsync, hash_file
 
 FLUSHED_BYTES = 1 << 20
@@ -71,14 +72,20 @@ def _keep(path: Path, objects: Path) -> tuple[str, int]:
     if size >= FLUSHED_BYTES:
         fsync(path)
     path.chmod(0o444)
-    target = blob_path(objects, digest)
-    try:
-        path.rename(target)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        make_folder(target.parent)
-        make_way(target)
-        path.rename(target)
+    put_blob(path, objects, digest)
     return digest, size
+
+
+def put_blob(path: Path, objects: Path, digest: str) -> None:
+    """Move a complete file to its place, also where such a blob is: only then it is new."""
+    target = blob_path(objects, digest)
+    with gate(objects.parent):
+        try:
+            path.rename(target)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            make_folder(target.parent)
+            make_way(target)
+            path.rename(target)
 
 
 def as_it_was(path: str, size: int, mtime: int) -> bool:

@@ -5,7 +5,8 @@ Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-o
 step), `work/<key>.scratch` (kept for its next attempt) with a `….lock` and the `….seconds` of
 earlier attempts, `pinned/` (data that steps store for their pins), `runs/<id>/` (events and logs),
 `locks` and `claims` (`KeyLocks` of steps and of records), `mending` (locked while a damaged
-database is replaced, which stays as `finery.db.damaged-…`).
+database is replaced, which stays as `finery.db.damaged-…`), `gate` and `uses/` (what running builds
+use, see `finery.store.uses`).
 
 A commit fills a staging folder, hashes the files, renames them into `objects/`, calls fsync, and
 records the keys in one transaction. A build killed at any moment leaves only complete blobs and
@@ -30,7 +31,8 @@ from finery.store.connection import Database
 from finery.store.links import open_artifact
 from finery.store.repairs import make_folder, make_way, say
 from finery.store.shared import SharedBlobs
-from finery.util.files import check_plain, fsync, hash_file, settled
+from finery.store.uses import Uses, gate, remove_unheld
+from finery.util.files import check_plain, fsync, hash_file, settled, size_of
 from finery.util.leftovers import end_users, is_in_use, last_change, lock_path, seconds_path
 from finery.util.locks import KeyLocks, holder_of
 from finery.util.paths import STORE
@@ -57,6 +59,7 @@ class Store:
         self._blobs: dict[str, tuple[int, ...]] = {}  # digest → stat, incomplete
         self.database = root / "finery.db"
         self._locks: KeyLocks | None = None
+        self._uses: Uses | None = None
         try:
             self.read_only = not _prepared(root)
             if not self.read_only:
@@ -72,6 +75,7 @@ class Store:
 
     def close(self) -> None:
         """Close the database and release the locks."""
+        self.release()
         self._db.close()
         if self._locks is not None:
             self._locks.close()
@@ -87,8 +91,22 @@ class Store:
 
     # -- results ---------------------------------------------------------------------------------
 
+    def hold(self, run: str) -> None:
+        """From now on, keep what is looked up or recorded here from being collected as garbage."""
+        self.release()
+        self._uses = Uses(self.root, run)
+
+    def release(self) -> None:
+        """End that, when a build ends."""
+        if self._uses is not None:
+            self._uses.close()
+            self._uses = None
+
     def read_ahead(self, keys: Iterable[str]) -> None:
         """Read many results and the stats of their blobs at once, for `lookup`."""
+        keys = [*keys]
+        if self._uses is not None:
+            self._uses.add(keys)
         for key, encoded, seconds in self._select("key, outputs, seconds", "results", "key", keys):
             outputs = self._decoded(encoded, dict[str, Manifest])
             if outputs is not None:
@@ -137,6 +155,8 @@ class Store:
             the current one, since files outside the store may have moved.
         parts: the parts of the key, if the caller has them.
         """
+        if self._uses is not None:
+            self._uses.add([key])
         row = self._results.get(key) or self._read_result(key)
         if row is None:
             return None
@@ -163,6 +183,8 @@ class Store:
         """
         if not results:
             return
+        if self._uses is not None:
+            self._uses.add(result.key for result in results)
         digests = {d for r in results for m in r.outputs.values() for d, _ in m.files.values()}
         self._flush(digests)
         now = time.time()
@@ -185,6 +207,8 @@ class Store:
 
         places: rows of the table `remote`.
         """
+        if self._uses is not None:
+            self._uses.add(key for key, *_ in results)
         now = time.time()
         encoded = [(key, msgspec.json.encode(parts[key])) for key, *_ in results]
         self._db.write(
@@ -442,6 +466,24 @@ class Store:
                 f"{ABANDONED_DAYS} days"
             )
 
+    def sweep_scratch(self, needed: Collection[str], *, remove: bool = True) -> tuple[int, int]:
+        """Remove outputs and scratch of unfinished steps; (number of steps, bytes).
+
+        needed: keys whose scratch stays. The process must hold no locks of keys.
+        """
+        steps, total = set[str](), 0
+        for key, name in self._left():
+            if name == key or key not in needed:
+                total += size_of(self.root / "work" / name)
+                steps.add(key)
+                if remove and name == key:
+                    self.clear_output(key)
+                elif remove:
+                    self.clear_work(key)
+        with gate(self.root, alone=True):
+            total += remove_unheld(self.root, remove=remove)
+        return len(steps), total
+
     def _left(self) -> Iterator[tuple[str, str]]:
         """(key, name) of unused output and scratch folders, each with its key locked."""
         for name in os.listdir(self.root / "work"):
@@ -479,7 +521,7 @@ def _prepared(root: Path) -> bool:
         return False
     for name in ("objects", "views", "work", "runs"):
         make_folder(root / name)
-    for name in ("finery.db", "locks", "claims", "mending"):
+    for name in ("finery.db", "locks", "claims", "mending", "gate"):
         make_way(root / name)
     ignore = root / ".gitignore"
     if not ignore.exists():

@@ -34,6 +34,16 @@ def open_artifact(root: Path, manifest: Manifest) -> Artifact:
     return artifact
 
 
+def is_whole_view(root: Path, manifest: Manifest) -> bool:
+    """Whether the artifact's folder of links exists and is unchanged."""
+    folder = root / "views" / manifest.view
+    return _is_view(folder, _links(manifest), _description(manifest))
+
+
+def _description(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
 def view(root: Path, manifest: Manifest) -> Path:
     """A folder with links to the artifact's files, which is created or repaired here.
 
@@ -41,7 +51,7 @@ def view(root: Path, manifest: Manifest) -> Path:
     root.
     """
     folder, links = root / "views" / manifest.view, _links(manifest)
-    description = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    description = _description(manifest)
     if not _is_view(folder, links, description):
         staged = f"{folder}.{os.getpid()}.tmp"
         try:

@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from finery.artifact.manifest import Manifest, Result
 from finery.errors import RemoteError, disk_full
-from finery.store.blobs import blob_path
+from finery.store.blobs import blob_path, put_blob
 from finery.store.layout import (
     FORMAT,
     Blob,
@@ -35,7 +35,7 @@ from finery.store.layout import (
     portable,
 )
 from finery.store.objects import open_objects, public
-from finery.store.repairs import make_folder, make_way, say
+from finery.store.repairs import make_folder, say
 from finery.store.signing import Signer, Trust
 from finery.util.files import fsync, hash_file
 
@@ -347,7 +347,4 @@ def _arrive(staged: Path, root: Path, digest: str) -> None:
     """Move a checked file to its place."""
     fsync(staged)
     staged.chmod(0o444)
-    target = blob_path(root / "objects", digest)
-    make_folder(target.parent)
-    make_way(target)
-    staged.rename(target)
+    put_blob(staged, root / "objects", digest)

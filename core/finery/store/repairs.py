@@ -102,7 +102,7 @@ SAVED: dict[str, tuple[tuple[str, ...], str]] = {
     "results": (("key", "outputs", "seconds", "made", "run"), ""),
     "parts": (("key", "parts"), ""),
     "latest": (("recipe", "step", "key", "previous"), ""),
-    "facts": (("name", "content"), "WHERE name LIKE 'dollars of %'"),
+    "facts": (("name", "content"), "WHERE name LIKE 'dollars of %' OR name LIKE 'pin of %'"),
 }
 """Table → (columns, condition) of the rows to copy. Everything else can be computed again."""
 VALID: dict[str, Callable[[Any], bool]] = {"records": _is_answer, "results": _are_outputs}

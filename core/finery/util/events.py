@@ -65,6 +65,7 @@ class StepCached(_OfStepType):
 class StepStarted(_OfStepType):
     """A step starts."""
 
+    key: Annotated[str, "the key that its result will have in the store"]
     reason: Annotated[str, "why it runs, e.g. `setting epochs: 3 → 2`"]
 
 

@@ -67,6 +67,19 @@ def is_moved(before: FileState, after: FileState) -> bool:
     return before[3] == after[3] and before[4] != after[4]
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; links count as nothing."""
+    if path.is_symlink() or not path.is_dir():
+        return 0 if path.is_symlink() or not path.exists() else path.stat().st_size
+    total = 0
+    for top, _, names in os.walk(path):
+        for name in names:
+            with suppress(OSError):  # it is being removed
+                state = os.lstat(os.path.join(top, name))
+                total += 0 if stat.S_ISLNK(state.st_mode) else state.st_size
+    return total
+
+
 def copy_file(
     source: Path, target: Path, progress: Callable[[int], object] = lambda count: None
 ) -> None:

@@ -12,6 +12,7 @@ from finery.util.text import percent
 from finery.views import Detail, Output, Page, PageContext, PageSection, Remark, View
 from finery_trl.train.card import README, Base, base_in, card
 from finery_trl.view.curves import CURVE, Point, label, lines, load, metrics, series, verdict
+from finery_trl.view.weights import SUFFIX, weights_difference
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,9 +72,14 @@ class CurveView(View):
         return section_of(found) if found else None
 
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
-        """Facts that differ, and the curves of both."""
+        """Facts that differ, how much the weights do, and the curves of both."""
         both = curve_of(before), curve_of(after)
-        found = super().difference(before, after)
+        files = [
+            [output.artifact.file(name) for name in output.manifest.files if name.endswith(SUFFIX)]
+            for output in (before, after)
+        ]
+        weights = weights_difference(*files)
+        found = super().difference(before, after) | ({"weights": weights} if weights else {})
         if both[0] is None or both[1] is None:
             return found
         return {**found, "curves": difference_of(both[0], both[1])}
@@ -83,6 +89,9 @@ class CurveView(View):
     ) -> None:
         """Print facts that differ, and the curves in one plot."""
         super().print_difference(console, before, after, data, most)
+        if weights := data.get("weights"):
+            text = "{changed:,} of {tensors:,} tensors differ, by up to {most:.3g}"
+            console.print(f"  weights: {text.format(**weights)}", markup=False)
         if "curves" in data:
             print_difference(console, data["curves"])
 

@@ -14,7 +14,7 @@ import click
 from finery.builder import uptodate as stamp
 from finery.builtin import EXECUTORS
 from finery.cli.console import print_json, print_note
-from finery.cli.options import json_option, matrix_option, recipe_and_steps
+from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_steps
 from finery.errors import FineryError, UsageError
 from finery.util.references import load_reference
 from finery.util.text import cost_words, counted
@@ -45,6 +45,10 @@ LOOK_SECONDS = 0.5
     help="After a failure, build the steps that don't depend on it.",
 )  # fmt: skip
 @click.option(
+    "--force", "-f", multiple=True, metavar="STEP", shell_complete=complete_steps,
+    help="Run STEP again even if it is cached, and compare its output. Repeatable.",
+)  # fmt: skip
+@click.option(
     "--update-lock", is_flag=True,
     help="Resolve branch names on the hub again and update recipe.lock.",
 )  # fmt: skip
@@ -68,12 +72,13 @@ LOOK_SECONDS = 0.5
 @json_option
 def command(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], jobs: int | None,
-    keep_going: bool, update_lock: bool, executor: str, watch: bool, as_json: bool,
-    **sharing: Any,
+    keep_going: bool, force: tuple[str, ...], update_lock: bool, executor: str, watch: bool,
+    as_json: bool, **sharing: Any,
 ) -> int:  # fmt: skip
     """Build RECIPE, or only STEP and what it needs. Only steps that changed run again."""
     shares = any(value is not None for value in sharing.values())
-    if not (update_lock or watch or shares) and _is_done(recipe, steps, overrides, as_json=as_json):
+    looks = update_lock or watch or shares or force
+    if not looks and _is_done(recipe, steps, overrides, as_json=as_json):
         return 0
     signal.signal(signal.SIGTERM, _as_interrupt)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
@@ -81,7 +86,7 @@ def command(
     began, build = time.time_ns(), None
     try:
         flags = keep_going, update_lock
-        build = _build_of(recipe, steps, overrides, executor, jobs, flags, sharing)
+        build = _build_of(recipe, steps, overrides, executor, jobs, flags, force, sharing)
         # With another setting for once, the next build has something to copy.
         keeps_stamp = sharing["fetch"] is None
         code = _run(build, steps, overrides, as_json=as_json, keeps_stamp=keeps_stamp)
@@ -181,7 +186,8 @@ def _is_done(
 
 def _build_of(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], executor: str,
-    jobs: int | None, options: tuple[bool, bool], sharing: Mapping[str, Any] = {},
+    jobs: int | None, options: tuple[bool, bool], force: tuple[str, ...] = (),
+    sharing: Mapping[str, Any] = {},
 ) -> "Build":  # fmt: skip
     """The build of a recipe, after all checks that need no build."""
     from finery.builder.checks import check_files
@@ -205,11 +211,14 @@ def _build_of(
     runner = load_reference(EXECUTORS[executor])(jobs) if executor in EXECUTORS else None
     try:
         graph = open_graph(recipe, overrides, store).select(steps)
+        forced = [each for name in force for each in graph.variants_of(name) or [name]]
+        for name in forced:
+            graph.require(name)
         refuse_shared_folder(graph.recipe, store)
         raise_all(check_files(graph))  # report wrong paths before any step runs
         runner = runner or _executor(executor, jobs, graph.plugins)
         return Build(
-            graph, store, runner, keep_going=keep_going, update_lock=update_lock,
+            graph, store, runner, keep_going=keep_going, update_lock=update_lock, force=forced,
             states=stamp.states_before(store, recipe, steps, overrides), began=began,
             config=config,
         )  # fmt: skip

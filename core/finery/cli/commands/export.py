@@ -1,6 +1,7 @@
-"""`finery export STEP DIR`: an output as plain files, to hand to someone else."""
+"""`finery export`: an output as plain files, or a build as one file that `finery import` reads."""
 
 import os
+import shlex
 import shutil
 import sys
 from contextlib import contextmanager
@@ -9,15 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finery.cli.console import is_terminal, print_json, with_recipe
-from finery.cli.options import json_option, matrix_option, recipe_and_step
+from finery.cli.console import is_terminal, print_json, print_note, with_recipe
+from finery.cli.options import json_option, matrix_option, recipe_step_and_folder
 from finery.errors import DISK_FULL, UsageError
+from finery.util.events import new_run_id
 from finery.util.paths import shown
-from finery.util.text import a_or_an, counted, size
+from finery.util.text import a_or_an, counted, size, some_of, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from finery.builder.project import Project
     from finery.store.copies import Progress
 
 SHOWN_FROM = 256 << 20
@@ -25,9 +28,13 @@ SHOWN_FROM = 256 << 20
 
 
 @click.command("export")
-@recipe_and_step
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@recipe_step_and_folder
 @matrix_option
+@click.option(
+    "--bundle", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+    help="Instead, write the build of the recipe, or STEP and what it needs, to FILE, for "
+    "`finery import` on a machine without a network.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Write into DIR even if it isn't empty.")
 @click.option(
     "--with-base", is_flag=True,
@@ -36,10 +43,10 @@ SHOWN_FROM = 256 << 20
 )  # fmt: skip
 @json_option
 def command(
-    step: str, folder: Path, recipe: Path, overrides: tuple[str, ...], force: bool, with_base: bool,
-    as_json: bool,
+    step: str | None, folder: Path | None, recipe: Path, bundle: Path | None,
+    overrides: tuple[str, ...], force: bool, with_base: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Copy the output of STEP to DIR, as plain files.
+    """Copy the output of STEP to DIR as plain files, or write a build to one file.
 
     Several outputs get a folder each in DIR.
     """
@@ -50,6 +57,11 @@ def command(
 
     project = Project(recipe, overrides)
     graph, store = project.graph, project.store
+    if bundle is not None:
+        _export_bundle(project, step, bundle, as_json=as_json)
+        return
+    assert step is not None
+    assert folder is not None
     name, _, chosen = step.partition(".")
     check_step(graph, name, chosen)
     result, fresh = project.result(name)
@@ -109,6 +121,76 @@ def command(
         click.echo(f"{title}: {counted(len(of), 'file')}, {size(total)}, in {shown(place)}")
         for note in notes[title]:
             click.echo(f"  {note}")
+
+
+def _export_bundle(project: "Project", step: str | None, file: Path, *, as_json: bool) -> None:
+    """Write a build as one file. Raises `UsageError` where a step isn't built."""
+    from finery.builder.bundle import bundle_of, write_bundle
+    from finery.builder.plan import Planner, make_plan
+    from finery.util.installed import version_of
+    from finery.util.paths import recipe_id
+
+    graph, store = project.graph.select([step.partition(".")[0]] if step else []), project.store
+    if not store.read_only:
+        store.hold(new_run_id())
+    results = {p.node.name: p.result for p in make_plan(Planner(graph, store), without_files=True)}
+    built = {name: result for name, result in results.items() if result is not None}
+    if missing := [name for name in results if name not in built]:
+        raise UsageError(
+            f"isn't built for this recipe: {some_of(missing)}",
+            fix=f"finery build {graph.recipe.argument}".strip(),
+        )
+    place = recipe_id(graph.recipe.path, store.root)
+    bundle = bundle_of(graph.recipe.name, place, built, store, version_of("finery") or "")
+    total = sum(bundle.blobs().values())
+    staged = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        with staged.open("xb") as out, _progress(total) as progress:
+            write_bundle(bundle, store, out, progress)
+            os.fsync(out.fileno())
+        staged.replace(file)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise UsageError(f"can't be written: {error.strerror}", where=str(file)) from error
+    finally:
+        staged.unlink(missing_ok=True)
+    left = [name for name in built if name not in bundle.steps]
+    if as_json:
+        print_json({"bundle": str(file), "steps": [*bundle.steps], "left_out": left,
+                    "files": len(bundle.blobs()), "bytes": total})  # fmt: skip
+        return
+    click.echo(f"{shown(file)}: {counted(len(bundle.steps), 'step')}, {size(total)}")
+    if left:
+        text = f"not in it, since their files are outside of the store: {', '.join(left)}"
+        print_note(text, "have the same files at the same paths on the other machine")
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@json_option
+def import_command(file: Path, as_json: bool) -> None:
+    """Put the results of FILE, which `finery export --bundle` wrote, into the store here.
+
+    A build of the same recipe then runs nothing. Like a plugin, a bundle must come from someone you
+    trust: finery checks that it is whole, not that its outputs are right.
+    """
+    from finery.builder.bundle import read_bundle
+    from finery.cli.targets import RECIPE
+    from finery.store.database import Store
+    from finery.util.paths import store_folder
+
+    store = Store(store_folder(Path(RECIPE)))
+    with _progress(file.stat().st_size) as progress:
+        bundle = read_bundle(file, store, progress)
+    total = sum(bundle.blobs().values())
+    if as_json:
+        print_json({"recipe": bundle.recipe, "path": bundle.path, "steps": [*bundle.steps],
+                    "bytes": total})  # fmt: skip
+        return
+    steps = counted(len(bundle.steps), "step")
+    click.echo(f"{visible(bundle.recipe)}: {steps}, {size(total)}, into {shown(store.root)}")
+    click.echo(f"build it: finery build {shlex.quote(visible(bundle.path))}")
 
 
 @contextmanager

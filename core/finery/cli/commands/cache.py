@@ -1,0 +1,280 @@
+"""`finery cache`: what the store contains, how large it is, how to make room and to check it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finery.cli.console import print_json, print_progress, print_wrapped
+from finery.cli.options import json_option, recipe_and_optional_step
+from finery.cli.targets import names_recipe
+from finery.errors import UsageError
+from finery.util.text import counted, size, some_of, visible
+
+if TYPE_CHECKING:
+    from finery.builder.garbage import Collected
+    from finery.store.database import Store
+
+SIZES = "sizes"
+"""The command that `finery cache` is without another word."""
+WIDE = 30
+"""Columns of the longest name of a step that is printed whole."""
+
+
+class _Default(click.Group):
+    """A group whose first word may also be a recipe."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = next((arg for arg in args if not arg.startswith("-")), None)
+        is_recipe = named is None or (named not in self.commands and names_recipe(named))
+        if is_recipe and not {"-h", "--help"} & {*args}:
+            args = [SIZES, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("cache", cls=_Default)
+def command() -> None:
+    """Show how large the store is, make room, and check it.
+
+    Without another word, `finery cache [RECIPE]` prints the sizes by recipe and step.
+    """
+
+
+@command.command(SIZES)
+@click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="[RECIPE]")
+@json_option
+def sizes(recipe: Path | None, as_json: bool) -> None:
+    """Print the sizes by recipe and step.
+
+    A file that several results share is counted once, where it was used last.
+    """
+    from finery.builder.garbage import blobs_in, blobs_of, take_stock
+    from finery.cli.targets import recipe_file
+    from finery.recipe.document import load
+    from finery.store.catalogue import Catalogue
+    from finery.util.files import size_of
+
+    store, keep = _store(recipe)
+    stock = take_stock(store, keep)
+    on_disk = {blob.digest: blob.size for blob in blobs_in(store)}
+    total = sum(on_disk.values())
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    newest_first = sorted(stock.results, key=lambda key: stock.owner(key).used, reverse=True)
+    needed = [key for key in newest_first if key in stock.needed]
+    for key in (*needed, *(key for key in newest_first if key not in stock.needed)):
+        owner, outputs = stock.owner(key), stock.results[key]
+        held = sum(on_disk.pop(digest, 0) for digest in blobs_of(outputs))
+        line = lines.setdefault(owner[:2], {
+            "recipe": owner.recipe, "step": owner.step, "kinds": [], "results": 0, "bytes": 0,
+            "removable": 0, "used": owner.used,
+        })  # fmt: skip
+        line["kinds"] = sorted({*line["kinds"], *(m.kind for m in outputs.values())})
+        line["results"] += 1
+        line["bytes"] += held
+        line["removable"] += 0 if key in stock.needed else held
+        line["used"] = max(line["used"], owner.used)
+    if recipe is not None:
+        name = load(recipe_file(recipe)).name
+        lines = {names: line for names, line in lines.items() if names[0] == name}
+    ordered = sorted(lines.values(), key=lambda line: (line["recipe"], -line["bytes"]))
+    count, answered = Catalogue(store).answers()
+    folders = {
+        path.name: size_of(path)
+        for path in store.root.iterdir()
+        if path.is_dir() and path.name not in ("objects", "uses")
+    } | {"database": sum(size_of(path) for path in store.root.glob("finery.db*"))}
+    rest = {"unfinished": sum(on_disk.values()), **folders}
+    total += sum(folders.values())
+    if as_json:
+        for line in ordered:
+            print_json(line)
+        print_json({"folders": rest, "bytes": total, "answers": count, "answer_bytes": answered})
+        return
+    _print_sizes(ordered)
+    words = {
+        "unfinished": "files without a result", "work": "scratch and checkpoints",
+        "runs": "logs of builds", "views": "links and manifests", "pinned": "rows of queries",
+        "database": f"database, with {counted(count, 'answer')} of models ({size(answered)})",
+    }  # fmt: skip
+    click.echo()
+    for name, held in rest.items():
+        if held:
+            click.echo(f"{size(held):>10}  {words.get(name, name)}")
+    click.secho(f"{size(total):>10}  in {visible(str(store.root))}", bold=True)
+    removable = sum(line["removable"] for line in ordered) + rest["unfinished"]
+    if removable:
+        text = f"finery cache gc removes about {size(removable)}, which no recent build needs"
+        print_wrapped("", text, hang=0, dim=True)
+
+
+def _print_sizes(lines: list[dict[str, Any]]) -> None:
+    """The table, in 80 columns."""
+    recipe = None
+    for line in lines:
+        if line["recipe"] != recipe:
+            recipe = line["recipe"]
+            total = sum(each["bytes"] for each in lines if each["recipe"] == recipe)
+            title = visible(recipe) or "of no recorded build"
+            click.echo(f"{click.style(title, bold=True)}  {size(total)}")
+        step = visible(line["step"]) or "(unknown)"
+        step = step if len(step) <= WIDE else f"{step[: WIDE - 1]}…"
+        kinds = ", ".join(line["kinds"])
+        used = f"used {line['used'][:10]}" if line["used"] else ""
+        results = counted(line["results"], "result")
+        click.echo(
+            f"{size(line['bytes']):>10}  {step:{WIDE}} {kinds:9.9} {results:>10}  {used}".rstrip()
+        )
+
+
+@command.command("gc")
+@click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="[RECIPE]")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
+@click.option(
+    "--keep", type=click.IntRange(1), help="Builds of each recipe to keep. [default: 3, or `keep` "
+    "of finery.toml]",
+)  # fmt: skip
+@click.option(
+    "--answers", is_flag=True,
+    help="Also remove all stored answers of models. Asking again may cost money.",
+)  # fmt: skip
+@json_option
+def collect_garbage(
+    recipe: Path | None, dry_run: bool, keep: int | None, answers: bool, as_json: bool
+) -> None:
+    """Remove what no recent or running build needs.
+
+    It keeps the last builds of each recipe, and what each of its steps made last. Pinned results
+    and the answers of models stay. RECIPE only names the project.
+    """
+    from finery.builder.garbage import collect
+
+    store, number = _store(recipe, keep=keep)
+    try:
+        collected = collect(
+            store, number, answers=answers, dry_run=dry_run, progress=print_progress
+        )
+    finally:
+        print_progress("")
+    if as_json:
+        print_json(_data(collected))
+        return
+    verb = "would remove" if dry_run else "removed"
+    for owner, (count, held) in sorted(collected.steps.items(), key=lambda item: -item[1][1]):
+        name = visible(f"{owner.recipe} {owner.step}".strip()) or "of no recorded build"
+        click.echo(f"{size(held):>10}  {name}: {counted(count, 'result')}")
+    for (count, held), label, noun in (
+        (collected.unfinished, "without a result", "file"),
+        (collected.scratch, "scratch and checkpoints", "unfinished step"),
+        (collected.runs, "logs", "old build"),
+        (collected.pinned, "rows of queries", "pin"),
+        (collected.answers, "of models", "answer"),
+    ):
+        if count:
+            click.echo(f"{size(held):>10}  {label}: {counted(count, noun)}")
+    text = f"{verb} {size(collected.bytes())}; {size(collected.kept)} of files stay"
+    click.secho(text[0].upper() + text[1:], bold=True)
+    if collected.is_disturbed:
+        left = "links and answers" if answers else "links"
+        text = f"a build is running, so {left} stay: run it again when it has ended"
+        print_wrapped("", text, hang=0, dim=True)
+
+
+def _data(collected: "Collected") -> Mapping[str, Any]:
+    from dataclasses import asdict
+
+    data = asdict(collected) | {"bytes": collected.bytes()}
+    data["steps"] = [
+        {"recipe": owner.recipe, "step": owner.step, "results": count, "bytes": held}
+        for owner, (count, held) in collected.steps.items()
+    ]
+    return data
+
+
+@command.command("pin")
+@recipe_and_optional_step
+@json_option
+def pin(recipe: Path, step: str | None, as_json: bool) -> None:
+    """Keep a result, whatever is built later.
+
+    It is the current one of STEP, or those of all steps that are built.
+    """
+    from finery.builder.project import Project
+    from finery.store.catalogue import Catalogue
+
+    project = Project(recipe)
+    if step is not None:
+        project.graph.require(step)
+    keys = {}
+    for name in [step] if step is not None else project.graph.nodes:
+        try:
+            keys[project.result(name)[0].key] = f"{project.graph.recipe.name} {name}"
+        except UsageError:
+            if step is not None:
+                raise
+    Catalogue(project.store).pin(keys)
+    if as_json:
+        print_json({"pinned": [*keys.values()]})
+    else:
+        click.echo(f"pinned {some_of([*keys.values()])}")
+
+
+@command.command("unpin")
+@recipe_and_optional_step
+@json_option
+def unpin(recipe: Path, step: str | None, as_json: bool) -> None:
+    """Undo `finery cache pin`.
+
+    Also for earlier results of STEP, or of all steps.
+    """
+    from finery.recipe.document import load
+    from finery.store.catalogue import Catalogue
+
+    catalogue, start = Catalogue(_store(recipe)[0]), f"{load(recipe).name} {step or ''}"
+    pins = catalogue.pins().items()
+    gone = {k: v for k, v in pins if v == start or (step is None and v.startswith(start))}
+    catalogue.unpin(gone)
+    if as_json:
+        print_json({"unpinned": [*gone.values()]})
+    else:
+        click.echo(f"unpinned {counted(len(gone), 'result')}")
+
+
+@command.command("verify")
+@click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="[RECIPE]")
+@json_option
+def check(recipe: Path | None, as_json: bool) -> int:
+    """Check every file, record and link, and repair damage.
+
+    Steps whose output was damaged run again. Exit code 1 if there was damage. RECIPE only names
+    the project.
+    """
+    from finery.builder.damage import repair
+
+    store, _ = _store(recipe)
+    found = []
+    for text in repair(store, print_progress):
+        found.append(text)
+        print_progress("")
+        if as_json:
+            print_json({"damage": text})
+        else:
+            print_wrapped(f"{click.style('damaged:', fg='red')} ", visible(text), hang=2)
+    print_progress("")
+    if not found and not as_json:
+        click.secho("every file, record and link is as it should be", fg="green")
+    return int(bool(found))
+
+
+def _store(recipe: Path | None, **options: Any) -> tuple["Store", int]:
+    """The store of a recipe or of the current folder, and `keep`."""
+    from finery.cli.targets import RECIPE, recipe_file
+    from finery.config import load_config
+    from finery.store.database import Store
+    from finery.util.paths import shown, store_folder
+
+    path = recipe_file(recipe) if recipe is not None else Path(RECIPE)
+    root = store_folder(path)
+    if not root.is_dir():
+        raise UsageError(f"there is no store {shown(root)}", fix="name a recipe that was built")
+    return Store(root), load_config(path, **options).keep

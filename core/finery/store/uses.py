@@ -1,0 +1,176 @@
+"""What running builds use, so that collecting garbage takes nothing from them.
+
+**The gate** is a file that builds lock shared, each time for some microseconds, and that garbage
+collection locks alone. Only what happens behind it can be relied on by the other side.
+
+**A running build** has a file in `uses/`, locked as long as its process lives. It lists the keys
+that the build looks up or records. A build writes a key there behind the gate and *then* reads
+the result. If that came before the collector read the file, the collector keeps the result. If it
+came later, the build finds the result either kept or gone, and in the latter case runs the step.
+
+**A blob** that isn't in a result yet is protected by its ctime: that of its rename into
+`objects/`, behind the gate. The collector keeps a blob without a result if its ctime isn't earlier
+than the start of the oldest running build and of the collection. It compares and removes behind
+the gate, so it can't remove a blob that a build has just put in place of an old one. All these
+times are of the store's file system, so clocks of other machines don't matter.
+
+**Views, links and pinned data** don't show who reads them. They are small, so the collector only
+removes them, behind the gate, if no build runs and none has started since it looked at the store:
+each build adds a byte to the gate's file when it starts.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from finery.errors import UsageError
+from finery.util.files import size_of
+from finery.util.paths import STORE
+
+GATE, USES = "gate", "uses"
+COPYING = 86_400
+"""Seconds after which an unfinished copy of a blob from a shared store is removed."""
+
+HELD, LOCK = "held-", "held"
+"""Prefix of folders in `work/` that their process removes when it ends; the file that it locks."""
+
+
+@contextmanager
+def held_folder(root: Path) -> Iterator[Path]:
+    """A folder in a store for a process that isn't a build. It is garbage when the process died."""
+    with gate(root):
+        folder = Path(tempfile.mkdtemp(prefix=HELD, dir=root / "work"))
+        lock = (folder / LOCK).open("w")
+        with suppress(OSError):  # without locks, nothing is collected either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
+
+
+def remove_unheld(root: Path, *, remove: bool) -> int:
+    """Remove such folders of dead processes, and old unfinished copies of blobs; their bytes."""
+    total = 0
+    for part in (root / "work").glob("*.part"):
+        with suppress(FileNotFoundError):  # it has just arrived
+            state = part.stat()
+            if time.time() - state.st_mtime > COPYING:
+                total += state.st_size
+                if remove:
+                    part.unlink()
+    for folder in (root / "work").glob(f"{HELD}*"):
+        if not _is_held(folder / LOCK):
+            total += size_of(folder)
+            if remove:
+                shutil.rmtree(folder, ignore_errors=True)
+    return total
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process may have locked a file."""
+    try:
+        with path.open("r+b") as file:  # for writing, since NFS wants that
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+@contextmanager
+def gate(root: Path, *, alone: bool = False) -> Iterator[int]:
+    """Go through the gate of a store together with others, or alone; yields its open file.
+
+    Raises `UsageError` if the file system has no locks and the caller must be alone.
+    """
+    file = os.open(root / GATE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        except OSError as error:
+            if alone:
+                raise UsageError(
+                    f"the file system of {root} doesn't support locks: {error.strerror}",
+                    fix=f"keep the store on another disk: set {STORE} to a folder there",
+                ) from error
+        yield file
+    finally:
+        os.close(file)
+
+
+class Uses:
+    """The file of a running build. run: its id."""
+
+    def __init__(self, root: Path, run: str) -> None:
+        self._root = root
+        self._keys: set[str] = set()
+        folder = root / USES
+        folder.mkdir(exist_ok=True)
+        with gate(root) as passed:
+            os.lseek(passed, 0, os.SEEK_END)
+            os.write(passed, b".")
+            self._file, self._path = tempfile.mkstemp(prefix=f"{run}-", dir=folder)
+            with suppress(OSError):  # without locks, nothing is collected either
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                self._write(f"{os.fstat(self._file).st_ctime_ns}\n")
+            except OSError:
+                self.close()
+                raise
+
+    def add(self, keys: Iterable[str]) -> None:
+        """List keys, before their results are read or recorded."""
+        new = {*keys} - self._keys
+        if new:
+            with gate(self._root):
+                self._write("".join(f"{key}\n" for key in new))
+            self._keys |= new
+
+    def _write(self, text: str) -> None:
+        if os.write(self._file, text.encode()) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+
+    def close(self) -> None:
+        """End the use."""
+        with suppress(OSError):
+            os.unlink(self._path)
+        os.close(self._file)
+
+
+class InUse(NamedTuple):
+    """What running builds use. since: the start of the oldest, or now, in ns. builds: how many."""
+
+    keys: set[str]
+    since: int
+    builds: int
+
+
+def in_use(root: Path, alone: int) -> InUse:
+    """What running builds use. Removes the files of killed ones. alone: the gate's open file."""
+    os.ftruncate(alone, 0)
+    os.utime(alone)
+    keys, since, builds = set[str](), os.fstat(alone).st_ctime_ns, 0
+    for path in (root / USES).glob("*"):
+        if not _is_held(path):
+            path.unlink(missing_ok=True)
+            continue
+        with suppress(FileNotFoundError):  # it has just ended
+            start, *names = path.read_text().splitlines()
+            keys.update(names)
+            since, builds = min(since, int(start)), builds + 1
+    return InUse(keys, since, builds)
+
+
+def is_quiet(alone: int) -> bool:
+    """Whether no build has started since the last `in_use`. alone: the gate's open file."""
+    return os.fstat(alone).st_size == 0

@@ -39,6 +39,8 @@ COMPLETE = "finery.json"
 """The file in an environment that is written last."""
 KEPT_LINES = 200
 """Lines of uv's or pip's output in which its error is searched."""
+LONGEST = 300
+"""Characters of that error in finery's."""
 _NETWORK = (
     "error sending request", "failed to fetch", "dns error", "newconnectionerror",
     "temporary failure in name resolution", "connection refused", "no network",
@@ -181,7 +183,7 @@ def _make(environment: Environment, folder: Path, report: Report) -> None:
                 check = [uv, "pip", "check", *on]
             else:
                 _call([interpreter, "-m", "venv", "--without-pip", str(folder)])
-                _call([*_pip(str(python)), *install], report)
+                _call([*_pip(str(python)), *install, "--no-compile"], report)
                 check = [*_pip(str(python)), "check"]
         try:
             _call(check)
@@ -281,8 +283,10 @@ class CallError(Exception):
         text = "\n".join(self.lines).lower()
         if any(words in text for words in _FULL):
             return StepError(f"{what}: the disk is full", fix="free some disk space")
-        reasons = [line for line in self.lines if line.lower().startswith(("error:", "cause:"))]
-        reason = shortened(" ".join(reasons or self.lines[-3:]), 400)
+        starts = (i for i, line in enumerate(self.lines) if line.startswith(("cause:", "ERROR:")))
+        reasons = self.lines[next(starts, -3) :]
+        reason = re.sub(r"\b(cause|ERROR): |, we can conclude that .*", "", " ".join(reasons))
+        reason = shortened(reason, LONGEST)
         fix = "correct its packages"
         if any(words in text for words in _NETWORK):
             fix = (
@@ -305,7 +309,7 @@ def _call(command: Sequence[str], report: Report | None = None) -> list[str]:
         try:
             for line in map(str.strip, process.stdout):
                 lines.append(line)
-                if report and line:
+                if report and line and not line.startswith("+ "):
                     report({"event": "progress", "done": 0, "total": 0, "text": line})
         except BaseException:
             process.kill()

@@ -42,8 +42,8 @@ class Environment(msgspec.Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        """Stands for the packages in keys: 32 hex digits."""
-        return blake3("\n".join([self.python, *self.requirements]).encode()).hexdigest(16)
+        """Stands for the packages in keys."""
+        return blake3("\n".join([self.python, *self.requirements]).encode()).hexdigest()
 
     @property
     def versions(self) -> dict[str, str]:

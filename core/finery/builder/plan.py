@@ -25,6 +25,7 @@ from finery.builder.keys import (
 )
 from finery.errors import RecipeError, StepError, UsageError
 from finery.plugin.history import Results
+from finery.recipe.document import Path_
 from finery.recipe.environments import PIN, Environment, pin_text, pinned_environment
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node
@@ -232,7 +233,7 @@ class Planner:
                 return
             except StepError as error:
                 named = [i for i, p in enumerate(packages) if re.split(r"\W", p)[0] in error.what]
-                place = ("environments", name, "packages", *named[:1])
+                place: Path_ = ("environments", name, "packages", *named[:1])
                 self._unresolvable[name] = recipe.error(error.what, place, fix=error.fix)
         raise self._unresolvable[name]
 

@@ -113,16 +113,26 @@ def folder_of(environment: Environment, root: Path) -> Path:
 
 def is_made(environment: Environment, root: Path) -> bool:
     """Whether an environment is complete."""
-    return (folder_of(environment, root) / COMPLETE).is_file()
+    return _is_complete(folder_of(environment, root))
 
 
 def is_running_in(environment: Environment) -> bool:
     """Whether this process runs in an environment that `ensure` made."""
+    return bool(_marked(Path(sys.prefix)).get("digest") == environment.digest)
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether an environment is complete, was made in this folder, and still has its Python."""
+    is_here = _marked(folder).get("folder") == os.path.realpath(folder)
+    return is_here and (folder / "bin" / "python").exists()
+
+
+def _marked(folder: Path) -> dict[str, Any]:
+    """What marks an environment as complete; empty if it isn't."""
     try:
-        marked = json.loads(Path(sys.prefix, COMPLETE).read_text(encoding="utf-8"))
+        return dict(json.loads((folder / COMPLETE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
-        return False
-    return bool(marked["digest"] == environment.digest)
+        return {}
 
 
 def ensure(environment: Environment, root: Path, report: Report = lambda event: None) -> Path:
@@ -137,12 +147,12 @@ def ensure(environment: Environment, root: Path, report: Report = lambda event: 
         lock = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
         os.set_inheritable(lock, True)
         _lock(lock, fcntl.LOCK_SH)
-        while not (folder / COMPLETE).is_file():
+        while not _is_complete(folder):
             if not _lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 message = f"waiting for another process that makes '{environment.name}'"
                 report({"event": "log", "message": message})
                 _lock(lock, fcntl.LOCK_EX)
-            if not (folder / COMPLETE).is_file():
+            if not _is_complete(folder):
                 _make(environment, folder, report)
             _lock(lock, fcntl.LOCK_SH)
     except OSError as error:
@@ -202,7 +212,7 @@ def _make(environment: Environment, folder: Path, report: Report) -> None:
     except (OSError, FineryError):
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    facts = {"name": name, "digest": environment.digest, "packages": len(environment.requirements)}
+    facts = {"name": name, "digest": environment.digest, "folder": os.path.realpath(folder)}
     staged = folder / f".{COMPLETE}"
     staged.write_text(json.dumps(facts), encoding="utf-8")
     staged.replace(folder / COMPLETE)
@@ -237,7 +247,7 @@ def main() -> None:
     }
     variables.pop("PYTHONHOME", None)
     sys.stderr.flush()
-    os.execve(python, [python, "-m", "finery.execute.worker", *sys.argv[1:]], variables)
+    os.execve(python, [str(python), "-m", "finery.execute.worker", *sys.argv[1:]], variables)
 
 
 # -- removing ------------------------------------------------------------------------------------

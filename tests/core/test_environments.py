@@ -8,11 +8,14 @@ from zipfile import ZipFile
 
 import pytest
 from conftest import MakeProject, Project, until
+from tasks import Tasks
 
 from finery import StepError
 from finery.builder.project import open_graph
 from finery.execute import venv
 from finery.execute.wheels import as_requirement
+from finery.execute.worker import run_task
+from finery.recipe.environments import Environment
 from finery.util.installed import distributions
 
 STEPS = '''
@@ -193,10 +196,24 @@ def test_errors_name_the_line_of_the_recipe(toys: Project) -> None:
     assert "toy==3.0" in broken.err
     assert toys.rows("a")[0]["prompt"] == "1.0"
     toys.edit("recipe.yaml", "toy==3.0", "toy==2.0")
+    toys.edit("recipe.lock", "  toy==1.0", "  toy==1.7")
+    broken = toys.run("build", "--keep-going")
+    assert broken.code == 1
+    assert "environment 'old' can't be made: Because there is no version of toy==1.7" in broken.err
+    assert toys.rows("b")[0]["prompt"] == "2.0"
+    toys.edit("recipe.yaml", "toy==2.0", "toy>1")
     toys.edit("finery.toml", "wheels", "# ")
     toys.env |= {"HTTPS_PROXY": "http://127.0.0.1:9", "UV_HTTP_RETRIES": "0", "UV_NO_CACHE": "1"}
     broken = toys.run("build")
     assert "fix: connect to a network" in " ".join(broken.err.split())
+
+
+def test_a_process_outside_an_environment_runs_no_step_that_needs_it(tmp_path: Path) -> None:
+    task = Tasks(tmp_path)("")
+    task.environment = Environment("old", "3.11", ("toy==1.0",))
+    ended = run_task(task, lambda event: None)
+    assert ended["event"] == "failed"
+    assert "can't run steps in environments such as 'old'" in ended["error"]["what"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,13 @@ def _make(environment: Environment, folder: Path, report: Report) -> None:
     staged.replace(folder / COMPLETE)
 
 
+def variables_in(python: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables of a process with this Python, as an activated environment has."""
+    path = os.pathsep.join([str(python.parent), *filter(None, [variables.get("PATH")])])
+    kept = {name: value for name, value in variables.items() if name != "PYTHONHOME"}
+    return kept | {"VIRTUAL_ENV": str(python.parent.parent), "PATH": path}
+
+
 def main() -> None:
     """Become a worker in an environment: `python -m finery.execute.venv FD PARENT`.
 
@@ -240,13 +247,8 @@ def main() -> None:
     except FineryError as error:
         send({"event": "failed", "error": error.to_dict()})
         return
-    programs = str(python.parent)
-    variables |= {
-        "VIRTUAL_ENV": str(python.parent.parent),
-        "PATH": os.pathsep.join([programs, *filter(None, [variables.get("PATH")])]),
-    }
-    variables.pop("PYTHONHOME", None)
     sys.stderr.flush()
+    variables = variables_in(python, variables)
     os.execve(python, [str(python), "-m", "finery.execute.worker", *sys.argv[1:]], variables)
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -165,8 +166,17 @@ def test_pip_makes_the_same_environments_without_uv(
     environment = venv.resolve("old", ["toy<2"], None, str(wheels))
     assert "toy==1.0" in environment.requirements
     assert environment.versions["toy"] == "1.0"
-    python = venv.ensure(environment, toys.folder / "store")
-    assert venv.is_made(environment, toys.folder / "store")
+    store, events = toys.folder / "store", list[dict[str, str]]()
+    folder = venv.folder_of(environment, store)
+    folder.parent.mkdir(parents=True)
+    with folder.with_suffix(".lock").open("w") as lock, ThreadPoolExecutor() as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        making = pool.submit(venv.ensure, environment, store, events.append)
+        until(lambda: events)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        python = making.result()
+    assert events[0]["message"] == "waiting for another process that makes 'old'"
+    assert venv.is_made(environment, store)
     assert not python.with_name("pip").exists()
     with pytest.raises(StepError, match=r"'old' can't be resolved: .*toy==3"):
         venv.resolve("old", ["toy==3"], None, str(wheels))

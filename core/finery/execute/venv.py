@@ -142,19 +142,23 @@ def ensure(environment: Environment, root: Path, report: Report = lambda event: 
     Raises `StepError`: no network, a full disk, packages that don't fit this finery.
     """
     folder = folder_of(environment, root)
+
+    def hold(kind: int) -> None:
+        if not _lock(lock, kind | fcntl.LOCK_NB):
+            message = f"waiting for another process that makes '{environment.name}'"
+            report({"event": "log", "message": message})
+            _lock(lock, kind)
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
         os.set_inheritable(lock, True)
-        _lock(lock, fcntl.LOCK_SH)
+        hold(fcntl.LOCK_SH)
         while not _is_complete(folder):
-            if not _lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                message = f"waiting for another process that makes '{environment.name}'"
-                report({"event": "log", "message": message})
-                _lock(lock, fcntl.LOCK_EX)
+            hold(fcntl.LOCK_EX)
             if not _is_complete(folder):
                 _make(environment, folder, report)
-            _lock(lock, fcntl.LOCK_SH)
+            hold(fcntl.LOCK_SH)
     except OSError as error:
         raise disk_full(error) or StepError(
             f"environment '{environment.name}' can't be made: {error}"

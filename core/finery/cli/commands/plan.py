@@ -116,7 +116,8 @@ def _print_json(
             facts = {**of.facts, "warning": of.warning, "fix": of.fix}
         print_json({
             "step": name, "use": plan.node.use, "state": gates.state(plan), "reason": plan.reason,
-            "key": plan.key, "estimate": facts, "notes": mine,
+            "key": plan.key, "environment": plan.node.environment or None,
+            "estimate": facts, "notes": mine,
             "error": gates.failed[name].to_dict() if name in gates.failed else None,
             "blocked_by": [*gates.blocked.get(name, ())],
         })  # fmt: skip

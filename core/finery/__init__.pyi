@@ -70,6 +70,7 @@ from finery.step.interfaces import interface as interface
 from finery.step.job import Job as Job
 from finery.step.step import Step as Step
 from finery.util.files import check_plain as check_plain
+from finery.util.installed import locked_versions as locked_versions
 from finery.util.paths import linked as linked
 from finery.util.paths import shown as shown
 from finery.util.references import load_reference as load_reference

@@ -20,7 +20,7 @@ from finery import (
 )
 from finery_serve.client import Refused
 from finery_transformers.precision import auto_dtype
-from finery_vllm.server.installation import build_files, installed
+from finery_vllm.server.installation import build_files, versions
 from finery_vllm.sessions import Session, session
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ class VllmEngine(Engine):
     @classmethod
     def key_facts(cls) -> Mapping[str, Any]:
         """The dtype, and the versions of vLLM and of what it computes with."""
-        found = installed()
-        versions = {"vllm": "none"} if found is None else found.versions
-        return {"dtype": auto_dtype(), **versions}
+        return {"dtype": auto_dtype(), **(versions() or {"vllm": "none"})}
 
     @classmethod
     def key_files(cls) -> Sequence[str]:

@@ -82,8 +82,12 @@ class VllmModel(Step, sections=("models",), seeded=False, preflight=LoadingPrefl
 
 
 def missing(graph: "Graph") -> list[Note]:
-    """A note for the first `vllm.model`, if there is no vLLM."""
-    nodes = [node for node in graph.nodes.values() if isinstance(node.step, VllmModel)]
+    """A note for the first `vllm.model`, if there is no vLLM here, and no step has its own."""
+    in_environments = {up for n in graph.nodes.values() if n.environment for up in n.upstream()}
+    nodes = [
+        node for node in graph.nodes.values()
+        if isinstance(node.step, VllmModel) and node.name not in in_environments
+    ]  # fmt: skip
     try:
         installation()
     except StepError as error:

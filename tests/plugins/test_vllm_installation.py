@@ -8,6 +8,7 @@ from vllm_models import environment
 
 from finery import StepError
 from finery.builder.project import open_graph
+from finery.util.installed import with_versions
 from finery_vllm.engine import VllmEngine
 from finery_vllm.model import missing
 from finery_vllm.server.installation import VARIABLE, installation, installed
@@ -61,6 +62,18 @@ def test_without_vllm_the_error_says_how_to_install_it(
     assert VllmEngine.key_facts()["vllm"] == "none"
 
 
+def test_the_environment_of_a_step_has_its_own_vllm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = {"vllm": "0.33.0", "torch": "2.14.0", "vllm-nccl": "1"}
+    with with_versions(locked):
+        assert VllmEngine.key_facts().items() >= {"vllm": "0.33.0", "torch": "2.14.0"}.items()
+        monkeypatch.setenv(VARIABLE, str(environment(tmp_path / "env")))
+        assert VllmEngine.key_facts()["vllm"] == "0.32.0"
+    with with_versions({"torch": "2.14.0"}):
+        assert VllmEngine.key_facts()["vllm"] == "0.32.0"
+
+
 @pytest.mark.parametrize("named", ["absent", "env"])
 def test_a_wrong_variable_is_an_error_even_where_there_is_vllm_on_path(
     named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -83,6 +96,13 @@ models:
 """
 
 
+IN_ENVIRONMENT = """
+  asks: {use: prompt.model, model: served, system: x, environment: fast}
+environments:
+  fast: {packages: [vllm]}
+"""
+
+
 def test_a_recipe_that_needs_vllm_says_so_before_it_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,3 +114,6 @@ def test_a_recipe_that_needs_vllm_says_so_before_it_is_built(
     assert (note.name, note.step) == ("vllm-missing", "served")
     monkeypatch.setenv(VARIABLE, str(there))
     assert missing(graph) == []
+    monkeypatch.delenv(VARIABLE)
+    (tmp_path / "recipe.yaml").write_text(f"{RECIPE}{IN_ENVIRONMENT}", encoding="utf-8")
+    assert missing(open_graph(tmp_path / "recipe.yaml")) == []

@@ -17,14 +17,16 @@ from finery.execute.gpus import named_gpus
 from finery.plugin.forecasts import Forecasts
 from finery.plugin.history import Results
 from finery.plugin.notes import About, Estimate, Note
+from finery.recipe.environments import pinned_environment
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node, Source, has_setting, place_of
+from finery.recipe.lock import Lock
 from finery.recipe.matrix.labels import without_variants
 from finery.rows.row import Row
 from finery.step.inspect import files_of, give_files, steps_inside
 from finery.step.interfaces import Preflight, interface
 from finery.step.step import Step
-from finery.util.installed import version_of
+from finery.util.installed import version_of, with_versions
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Result
@@ -312,24 +314,35 @@ def _missing_gpus(graph: Graph) -> Iterator[Note]:
 
 def _missing_packages(graph: Graph) -> Iterator[Note]:
     """A note for each thing to install, on the first of the steps that need it."""
-    steps: dict[str, list[str]] = {}
-    packages: dict[str, dict[str, None]] = {}
+    steps: dict[tuple[str, str], list[str]] = {}
+    packages: dict[tuple[str, str], dict[str, None]] = {}
+    lock = Lock(graph.recipe.path)
     for node in graph.nodes.values():
+        name, environment = node.environment, None
+        if name:
+            environment = pinned_environment(graph.recipe, name, lock)
+            if environment is None:  # not resolved yet
+                continue
         for step in (node.step, *(step for _, step in steps_inside(node.step))):
             preflight = interface(step, Preflight)
-            for name, source in (preflight.packages() if preflight else {}).items():
-                if version_of(name) is None:
-                    steps.setdefault(source, []).append(node.name)
-                    packages.setdefault(source, {})[name] = None
-    for source, names in steps.items():
+            for package, source in (preflight.packages() if preflight else {}).items():
+                with with_versions(environment.versions if environment else None):
+                    is_missing = version_of(package) is None
+                if is_missing:
+                    steps.setdefault((source, name), []).append(node.name)
+                    packages.setdefault((source, name), {})[package] = None
+    for (source, name), names in steps.items():
         users = list(dict.fromkeys(names))
         verb = "needs" if len(users) == 1 else "need"
-        lacking = list(packages[source])
+        lacking = list(packages[source, name])
         what = "a package that isn't" if len(lacking) == 1 else "packages that aren't"
+        where = f"in environment '{name}'" if name else "here"
         yield Note(
             name="missing-packages",
-            text=f"{', '.join(users)} {verb} {what} installed here: {', '.join(lacking)}",
-            fix=f"pip install '{source}'",
+            text=f"{', '.join(users)} {verb} {what} installed {where}: {', '.join(lacking)}",
+            fix=f"add '{source}' to the packages of environment '{name}'"
+            if name
+            else f"pip install '{source}'",
             step=users[0],
         )
 

@@ -37,6 +37,9 @@ def task_of(
         refs = [s.ref for s in node.sources if s.field == name]
         inputs.setdefault(name, []).append((refs[len(inputs.get(name, []))], manifest))
     paths = planner.code.paths(*planner.code_of(plan))
+    environment = plan.environment
+    if environment is not None:
+        environment = msgspec.structs.replace(environment, wheels=planner.wheels)
     out, scratch = planner.store.work(plan.key)
     return Task(
         step=node.name,
@@ -64,6 +67,7 @@ def task_of(
         project=str(project),
         recipe=str(graph.recipe.folder.absolute()),
         code=[*map(str, paths)],
+        environment=environment,
     )
 
 

@@ -27,6 +27,7 @@ import msgspec
 from finery.artifact.manifest import MANIFEST, Manifest, with_references
 from finery.builder.runs import Run, read_run
 from finery.errors import FineryError, UsageError
+from finery.execute.venv import remove_environment, unused_environments
 from finery.recipe.document import load
 from finery.store.catalogue import Catalogue
 from finery.store.database import ABANDONED_DAYS, HEX, KEY_DIGITS, Store
@@ -164,14 +165,16 @@ class Collected:
     """What was removed, or would be.
 
     steps: owner, without a time → number of results and bytes of blobs that no needed one has.
-    unfinished: number and bytes of blobs that no result has. scratch: of unfinished steps. runs: of
-    builds. views, links and pinned: numbers. answers: number and bytes. is_disturbed: whether
-    builds ran, so that views, pinned data and answers stay. kept: bytes of blobs that stay.
+    unfinished: number and bytes of blobs that no result has. scratch: of unfinished steps.
+    environments: those that no lock file names. runs: of builds. views, links and pinned: numbers.
+    answers: number and bytes. is_disturbed: whether builds ran, so that views, pinned data and
+    answers stay. kept: bytes of blobs that stay.
     """
 
     steps: dict[Owner, list[int]] = field(default_factory=dict)
     unfinished: list[int] = field(default_factory=lambda: [0, 0])
     scratch: tuple[int, int] = (0, 0)
+    environments: tuple[int, int] = (0, 0)
     runs: tuple[int, int] = (0, 0)
     views: int = 0
     pinned: tuple[int, int] = (0, 0)
@@ -182,7 +185,14 @@ class Collected:
 
     def bytes(self) -> int:
         """The bytes of all that was removed."""
-        others = (self.unfinished, self.scratch, self.runs, self.pinned, self.answers)
+        others = (
+            self.unfinished,
+            self.scratch,
+            self.environments,
+            self.runs,
+            self.pinned,
+            self.answers,
+        )
         return sum(size for _, size in (*self.steps.values(), *others))
 
 
@@ -247,6 +257,12 @@ def _collect(
     if not dry_run:
         catalogue.forget_remote(needed)
     collected.scratch = store.sweep_scratch(stock.started, remove=not dry_run)
+    recipes = [path for name, path in stock.recipes.items() if name not in stock.gone]
+    for folder in unused_environments(recipes, store.root):
+        held = size_of(folder)
+        if dry_run or remove_environment(folder):
+            count, total = collected.environments
+            collected.environments = count + 1, total + held
     _collect_quietly(store, stock, collected, answers=answers, dry_run=dry_run, progress=progress)
     return collected
 

@@ -18,6 +18,7 @@ from finery.artifact.manifest import Parts, encode
 from finery.builder.code.reach import Code, Reach, add
 from finery.builder.code.steps import Wrapper
 from finery.fields import FileOrName, Files, Settings
+from finery.recipe.environments import Environment
 from finery.recipe.graph import Node
 from finery.recipe.yaml import without_secrets
 from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside, tag_of
@@ -62,20 +63,24 @@ def key_parts(
     provenance: Mapping[str, Any],
     engines: Mapping[str, EngineKey],
     gpus: int,
+    environment: Environment | None = None,
 ) -> Parts:
     """All parts of a step's key, in order.
 
     code: file → digest of the step's code. wrappers: the hooks around it, in the order of their
     calls. inputs: (field, index) → digest of the artifact. files: setting → (name, digest) of each
     outside file. provenance: see `finery.Provenance`. engines: by model format. gpus: how many the
-    step gets.
+    step gets. environment: the step's own, whose Python and packages count instead of these.
     """
     step = node.step
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if environment is not None:
+        version = environment.python
     parts: Parts = [
         (FORMAT_PART, FORMAT),
         # With `-O`, steps run without assertions.
         ("python", f"{version} -{'O' * sys.flags.optimize}" if sys.flags.optimize else version),
+        *([("environment", environment.digest)] if environment is not None else []),
         ("step type", node.use),
         ("class", full_name(type(step))),
         ("version", type(step).__spec__.version),
@@ -152,7 +157,7 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def package_version(distribution: str) -> str:
-    """The installed version of a distribution, or `not installed`.
+    """The version of a distribution in the step's environment, or `not installed`.
 
     Without the label of torch and its companions for the hardware that a build is for (`+cpu`,
     `+cu130`): a store is to serve machines with and without a GPU.

@@ -1,9 +1,11 @@
 """The plan: every step with its key, its state and the reason for it."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +23,10 @@ from finery.builder.keys import (
     key_parts,
     package_version,
 )
-from finery.errors import RecipeError
+from finery.errors import RecipeError, StepError, UsageError
 from finery.plugin.history import Results
+from finery.recipe.document import Path_
+from finery.recipe.environments import PIN, Environment, pin_text, pinned_environment
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
@@ -30,7 +34,8 @@ from finery.step.inspect import files_of, full_name, give_files, steps_inside
 from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.paths import PINNED, recipe_id
+from finery.util.installed import with_versions
+from finery.util.paths import PINNED, project_folder, recipe_id
 
 LOST = "can't be had from the shared store"
 FEW = 3
@@ -52,6 +57,7 @@ class StepPlan:
     gone: str = ""  # the outside file that is missing
     files: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
     pinned: str | None = None
+    environment: Environment | None = None  # the step's own, once recipe.lock has its packages
     provenance: dict[str, Any] = field(default_factory=dict)  # see `finery.Provenance`
     engines: dict[str, str] = field(
         default_factory=dict
@@ -84,6 +90,7 @@ class Planner:
         self.code: StepCode = graph.code
         if graph.code is None or not self.code.is_current(store):
             self.code = StepCode(graph.recipe, graph.plugins, store)
+        self._unresolvable: dict[str, RecipeError] = {}  # environments
         self.outside: set[str] = set()  # what `key_files` of steps and engines name
         for node in graph.nodes.values():
             for each in (node, *node.candidates.values()):
@@ -102,9 +109,12 @@ class Planner:
         give_files(node.step, plan.files)  # a floating name may depend on their content
         floating = floating_name(node.step)
         plan.pinned = self.lock.get(floating) if floating is not None else None
+        if node.environment:
+            plan.environment = pinned_environment(self.graph.recipe, node.environment, self.lock)
         if not missing:
             plan.provenance = self._provenance(node, results)
-        plan.parts = self._parts(plan, inputs, results)
+        with with_versions(self._versions(plan)):
+            plan.parts = self._parts(plan, inputs, results)
         if missing:
             own = {source.step for source in node.sources}
             nearest = [step for step in missing if step in own] or missing
@@ -119,11 +129,27 @@ class Planner:
             plan.state = "run"
             plan.reason = f"{floating} isn't pinned in {self.lock.path.name} yet"
             return plan
+        if node.environment and plan.environment is None:
+            plan.state = "run"
+            plan.reason = (
+                f"environment '{node.environment}' isn't resolved in {self.lock.path.name} yet"
+            )
+            return plan
         plan.key = key_of(plan.parts)
         plan.result = self.store.lookup(plan.key, inputs.values(), plan.parts)
         plan.state = "cached" if plan.result else "run"
         plan.reason = "" if plan.result else self._reason(plan)
         return plan
+
+    @staticmethod
+    def _versions(plan: StepPlan) -> dict[str, str] | None:
+        """The versions in a step's environment, finery and plugins included; None: it has none."""
+        if plan.environment is None:
+            return None
+        from finery.execute.wheels import own_distributions
+
+        own = {each.name: each.version for each in own_distributions()}
+        return plan.environment.versions | own
 
     def _needed(self, node: Node) -> list[str]:
         """The steps whose results the step's key depends on, in the order of the graph."""
@@ -181,6 +207,7 @@ class Planner:
                 give_files(node.step, self.files(node))
             floating = (floating_name(node.step) for node in self.graph.nodes.values())
             names = [name for name in floating if name is not None]
+            names += [f"{PIN}{n.environment}" for n in self.graph.nodes.values() if n.environment]
         self.lock.forget(names)
 
     def pin(self, node: Node) -> None:
@@ -189,6 +216,45 @@ class Planner:
         name = pinned.floating() if pinned is not None else None
         if pinned is not None and name is not None:
             self.lock.set(name, pinned.pin_into(self.store.root / PINNED))
+
+    def resolve_environment(self, name: str) -> None:
+        """Resolve the packages of an environment and record them in the lock file.
+
+        Raises `RecipeError` with its line, again for each step if there are no such versions.
+        """
+        from finery.execute.venv import resolve
+
+        recipe = self.graph.recipe
+        if name not in self._unresolvable:
+            declared = recipe.data["environments"][name]
+            packages, python = declared["packages"], declared.get("python")
+            try:
+                environment = resolve(name, packages, python, self.wheels)
+                self.lock.set(f"{PIN}{name}", pin_text(recipe, environment))
+                return
+            except StepError as error:
+                named = [i for i, p in enumerate(packages) if re.split(r"\W", p)[0] in error.what]
+                place: Path_ = ("environments", name, "packages", *named[:1])
+                self._unresolvable[name] = recipe.error(error.what, place, fix=error.fix)
+        raise self._unresolvable[name]
+
+    @cached_property
+    def wheels(self) -> str:
+        """The folder of wheels for environments, from the settings; empty if there is none."""
+        from finery.config import load_config
+
+        recipe = self.graph.recipe.path
+        wheels = load_config(recipe).wheels
+        if not wheels:
+            return ""
+        folder = project_folder(recipe) / Path(wheels).expanduser()
+        if not folder.is_dir():
+            raise UsageError(
+                f"the folder {wheels} was not found",
+                where="wheels",
+                fix="name a folder with wheels; finery config says which file sets it",
+            )
+        return str(folder)
 
     def _parts(
         self,
@@ -235,6 +301,7 @@ class Planner:
             provenance=plan.provenance,
             engines=engines,
             gpus=plan.gpus,
+            environment=plan.environment,
         )
 
     def _written(self, node: Node) -> Mapping[str, Any]:

@@ -315,8 +315,12 @@ class Build:
     def _look_up(self, name: str) -> None:
         """Look up a step with built inputs in the store."""
         plan = self.planner.resolve(name, self.outcome.results)
-        if not plan.key:  # its floating name isn't pinned yet
+        if not plan.key:  # its floating name or its environment isn't in recipe.lock yet
             self.planner.pin(plan.node)
+            if (environment := plan.node.environment) and plan.environment is None:
+                message = f"resolving environment '{environment}'"
+                self._emit("step_log", step=name, message=message)
+                self.planner.resolve_environment(environment)
             plan = self.planner.resolve(name, self.outcome.results)
         if plan.result is not None and name not in self._forced:
             self._settle(plan, plan.result, cached=True)

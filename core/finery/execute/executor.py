@@ -15,6 +15,9 @@ must lead to the same files there as here. A step with `isolated` needs a proces
 step runs before or after it, since libraries like CUDA can't be initialised twice. The build holds
 the lock of the step's key while the task runs, so a key never runs twice at the same time.
 
+**Environments.** A task with `environment` runs in a process of another Python:
+`finery.execute.venv.ensure` makes the environment where it is called, and returns its Python.
+
 **GPUs.** `task.gpus` is the number of GPUs that a step uses, on a machine that has as many. Other
 steps must not get the same ones, so `has_room` says whether that many are free. If the machine has
 fewer, the step gets all, and steps run as usual where there are none. `task.gpu_names` has the
@@ -51,6 +54,7 @@ from typing import Any, Literal, Protocol, TypedDict
 import msgspec
 
 from finery.artifact.manifest import Manifest
+from finery.recipe.environments import Environment
 
 AHEAD = "ahead"
 """Argument of a worker that starts before its first task is known. It receives the environment
@@ -72,7 +76,8 @@ class Task(msgspec.Struct):
         that the step may create; kept until the step succeeds. log: the file for its output.
     isolated: whether it needs its own process. gpus: how many GPUs it uses, if the machine has
         them. gpu_names: numbers and UUIDs of those that it may use; empty: any.
-    provenance: how its inputs were made, if it wants to know.
+    provenance: how its inputs were made, if it wants to know. environment: the one that it runs
+        in; None: that of finery.
     answers: the shared store for answers of models, see `finery.inference.shared`. It contains
         secrets, like `env`.
     project, recipe: the project folder and the recipe's folder in it. code: files that are in
@@ -102,6 +107,7 @@ class Task(msgspec.Struct):
     code: list[str] = []
     provenance: dict[str, Any] = {}
     answers: dict[str, Any] = {}
+    environment: Environment | None = None
 
 
 class Logged(TypedDict):

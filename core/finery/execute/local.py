@@ -52,6 +52,7 @@ class _Worker:
     is_used: bool = False  # otherwise it was started ahead, without a task yet
     step: str = ""
     gpus: list[str] = field(default_factory=list)
+    environment: str = ""  # the digest of that in which it runs, see `finery.execute.venv`
     retired_at: float = 0.0
 
 
@@ -101,7 +102,9 @@ class LocalExecutor:
             self._waiting.append(_Waiting(task))
             self._start_waiting()
             return
-        worker = next((w for w in self._workers if w.task is None), None)
+        environment = task.environment.digest if task.environment else ""
+        idle = (w for w in self._workers if w.task is None and w.environment == environment)
+        worker = next(idle, None)
         if task.isolated or worker is None:
             self._send(self._new_worker(task), task)
         elif worker.is_used:
@@ -121,7 +124,14 @@ class LocalExecutor:
             environment[gpus[0].variable] = ",".join(gpu.id for gpu in gpus)
         if gpus and gpus[0].is_amd:
             environment.pop(VISIBLE, None)  # its numbers are those before this choice
-        worker = _spawn(task.log, environment, inherits=taken.locks if taken else ())
+        inherits = taken.locks if taken else ()
+        if task.environment is None:
+            worker = _spawn(task.log, environment, inherits=inherits)
+        else:  # which may have to be made first, with all variables of this process
+            worker = _spawn(task.log, os.environ, module="venv", inherits=inherits)
+            worker.environment = task.environment.digest
+            start = (task.environment, task.store, environment)
+            worker.connection.send_bytes(msgspec.msgpack.encode(start))
         worker.gpus = [gpu.id for gpu in gpus]
         self._workers.append(worker)
         return worker
@@ -226,7 +236,8 @@ class LocalExecutor:
             return
         if event["event"] in ("done", "failed"):
             worker.task = None
-            if task.isolated:
+            # Where an environment can't be made, no worker is left.
+            if task.isolated or (worker.environment and event["event"] == "failed"):
                 self._retire(worker)
         yield task, event
 
@@ -280,8 +291,9 @@ def _signal(worker: _Worker, number: int) -> None:
 
 
 def _spawn(
-    log: str, environment: Mapping[str, str], *arguments: str, inherits: Sequence[int] = ()
-) -> _Worker:
+    log: str, environment: Mapping[str, str], *arguments: str, module: str = "worker",
+    inherits: Sequence[int] = (),
+) -> _Worker:  # fmt: skip
     """Start a worker process.
 
     log: the file for its output before its first task. inherits: files to keep open in it.
@@ -291,7 +303,7 @@ def _spawn(
     from multiprocessing.connection import Connection
 
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "finery.execute.worker", str(theirs.fileno())]
+    command = [sys.executable, "-m", f"finery.execute.{module}", str(theirs.fileno())]
     with open(log, "ab") as out:
         process = subprocess.Popen(
             [*command, str(os.getpid()), *arguments],

@@ -139,6 +139,14 @@ def run_task(task: Task, send: Send) -> Closing:
 
 def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
     """Run a task's step and move its output into `objects/`; the manifests by name."""
+    if task.environment is not None:
+        from finery.execute.venv import is_running_in
+
+        if not is_running_in(task.environment):
+            raise StepError(
+                f"the executor can't run steps in environments such as '{task.environment.name}'",
+                fix="build with --executor local",
+            )
     load_files(task)
     plugins = load_plugins(tuple(Path(p) for p in task.plugins))
     if not plugins.manager.has_plugin("finery.default"):

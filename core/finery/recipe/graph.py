@@ -10,6 +10,7 @@ from finery.artifact.manifest import Result
 from finery.errors import FineryError, PluginError, RecipeError, UsageError
 from finery.fields import Settings
 from finery.recipe.document import Recipe
+from finery.recipe.environments import environment_of
 from finery.recipe.files import find_files
 from finery.recipe.hints import reference_fix
 from finery.recipe.lock import Lock
@@ -60,6 +61,7 @@ class Node:
     sources: list[Source] = field(default_factory=list)
     needs: list[str] = field(default_factory=list)
     gpus: list[int | str] = field(default_factory=list)  # those that it may use; empty: any
+    environment: str = ""  # the name of that which it runs in; empty: finery's own
     origin: str = ""  # its name in the file, which all variants of a step share
     variant: str = ""  # which variant of a matrix it is, e.g. `r=8`
     chosen_by: str = ""  # the step that chooses one of the candidates, on which this one depends
@@ -438,6 +440,7 @@ def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
         env=list(dict.fromkeys([*written.get("env", []), *step.variables()])),
         needs=[needs] if isinstance(needs, str) else needs,
         gpus=written.get("gpus", []),
+        environment=environment_of(recipe, section, name),
         origin=name,
     )
 

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,6 +36,10 @@ class Lock:
         """The pin of a name; None if it has none."""
         return self._read().get(name)
 
+    def pins(self) -> Mapping[str, str]:
+        """All names with their pins."""
+        return self._read()
+
     def set(self, name: str, pinned: str) -> None:
         """Pin a name; replaces the file atomically. Raises `UsageError` if it can't be written."""
         seen = {**self._read(), name: pinned}
@@ -53,7 +57,8 @@ class Lock:
         self._pins, self._forgotten = {**pins, **seen}, set()
 
     def _write(self, pins: dict[str, str]) -> None:
-        text = _HEAD + yaml.safe_dump(dict(sorted(pins.items())), default_flow_style=False)
+        written = yaml.dump(dict(sorted(pins.items())), Dumper=_Dumper, default_flow_style=False)
+        text = _HEAD + written
         staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             staged.write_text(text, encoding="utf-8")
@@ -102,6 +107,18 @@ class Lock:
                 fix="restore it from git",
             )
         return {str(k): v for k, v in loaded.items()}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a pin of several lines as lines."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
+    ),
+)
 
 
 @contextmanager

@@ -56,6 +56,11 @@ _STEP_KEYS: dict[str, Any] = {
             ],
         },
     },
+    "environment": {
+        "description": "The environment of `environments` that the step runs in; null: finery's "
+        "own. Default: the one that has the step type or the section in `for`.",
+        "type": ["string", "null"],
+    },
 }
 _VALUES = {
     "anyOf": [
@@ -92,6 +97,43 @@ _TOP: dict[str, Any] = {
             "description": "A note's name, or STEP/NAME for one step only, e.g. sft/epochs.",
         },
         "description": "Notes to silence, e.g. few-rows, or sft/few-rows for one step.",
+    },
+    "environments": {
+        "type": "object",
+        "minProperties": 1,
+        "description": "Packages of steps that need others than finery's own environment has, by "
+        'name: {old: {packages: ["transformers<5"], for: [trl.sft]}}.',
+        "additionalProperties": {
+            "type": "object",
+            "properties": {
+                "packages": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "string",
+                        "description": "A package as pip takes it, e.g. trl==1.16.0 or "
+                        "finery[unsloth].",
+                    },
+                    "description": "The packages. recipe.lock has the versions of all that they "
+                    "need. finery and its plugins come from where finery runs.",
+                },
+                "python": {
+                    "type": "string",
+                    "pattern": "^3\\.[0-9]+$",
+                    "description": 'The version of Python, e.g. "3.12". Default: finery\'s own.',
+                },
+                "for": {
+                    "description": "The sections and step types that run in it, or `all`. A step's "
+                    "own `environment` comes first, then its type.",
+                    "anyOf": [
+                        {"type": "string"},
+                        {"type": "array", "items": {"type": "string"}},
+                    ],
+                },
+            },
+            "required": ["packages"],
+            "additionalProperties": False,
+        },
     },
     "matrix": {
         "type": "object",

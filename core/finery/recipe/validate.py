@@ -10,6 +10,7 @@ from finery.artifact.kinds import Artifact
 from finery.errors import FineryError, PluginError, UsageError
 from finery.fields import FieldInfo
 from finery.recipe.document import Recipe
+from finery.recipe.environments import check_environments
 from finery.recipe.hints import USES, key_fix, type_fix, types_for, written_as_step
 from finery.recipe.messages import complaints, literal
 from finery.recipe.schema import _STEP_KEYS, _TOP, NAME, StepTypes, step_schema
@@ -26,6 +27,7 @@ def check_recipe(recipe: Recipe, plugins: StepTypes) -> list[FineryError]:
         *_check_keys(recipe, plugins),
         *check_top(recipe),
         *_check_silence(recipe, plugins),
+        *check_environments(recipe, plugins.step_types),
         *_check_steps(recipe, plugins),
     ]
 

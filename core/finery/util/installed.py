@@ -11,7 +11,8 @@ and 36 to 64 ms (Python 3.11, 2 cores). What is read here is the layout that ins
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -62,8 +63,35 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+_locked: Mapping[str, str] | None = None
+
+
+@contextmanager
+def with_versions(locked: Mapping[str, str] | None) -> Iterator[None]:
+    """Let `version_of` take the versions of a step's environment. None: those of this one."""
+    global _locked
+    before, _locked = _locked, locked
+    try:
+        yield
+    finally:
+        _locked = before
+
+
+def locked_versions() -> Mapping[str, str] | None:
+    """Package → version in the environment of the step whose key is being computed.
+
+    None if the step has no environment of its own: what is installed here counts.
+    """
+    return _locked
+
+
 def version_of(distribution: str) -> str | None:
-    """The installed version of a distribution, None if it isn't installed."""
+    """The version of a distribution in this environment, or in the one of `with_versions`.
+
+    None if it isn't installed.
+    """
+    if _locked is not None:
+        return _locked.get(normalised(distribution))
     dist = distributions().get(normalised(distribution))
     return dist.version if dist else None
 

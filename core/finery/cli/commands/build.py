@@ -50,7 +50,7 @@ LOOK_SECONDS = 0.5
 )  # fmt: skip
 @click.option(
     "--update-lock", is_flag=True,
-    help="Resolve branch names on the hub again and update recipe.lock.",
+    help="Resolve branch names on the hub and environments again, and update recipe.lock.",
 )  # fmt: skip
 @click.option(
     "--executor", default="local", help="The executor that runs the steps. [default: local]"

@@ -94,7 +94,8 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
     _print_sizes(ordered)
     words = {
         "unfinished": "files without a result", "work": "scratch and checkpoints",
-        "runs": "logs of builds", "views": "links and manifests", "pinned": "rows of queries",
+        "runs": "logs of builds", "environments": "environments of steps",
+        "views": "links and manifests", "pinned": "rows of queries",
         "database": f"database, with {counted(count, 'answer')} of models ({size(answered)})",
     }  # fmt: skip
     click.echo()
@@ -166,6 +167,7 @@ def collect_garbage(
     for (count, held), label, noun in (
         (collected.unfinished, "without a result", "file"),
         (collected.scratch, "scratch and checkpoints", "unfinished step"),
+        (collected.environments, "that no recipe.lock names", "environment"),
         (collected.runs, "logs", "old build"),
         (collected.pinned, "rows of queries", "pin"),
         (collected.answers, "of models", "answer"),

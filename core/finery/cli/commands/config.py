@@ -9,7 +9,6 @@ import click
 from finery.cli.console import print_json
 from finery.cli.options import json_option, recipe_words
 from finery.config import DEFAULT, settings_in_force
-from finery.recipe.yaml import without_secrets
 
 
 @click.command("config")
@@ -25,6 +24,8 @@ def command(recipe: Path, as_json: bool) -> None:
     if as_json:
         print_json([s._asdict() for s in settings])
         return
+    from finery.recipe.yaml import without_secrets
+
     wide = max(len(s.name) for s in settings)
     values = [without_secrets(_text(s.value)) for s in settings]
     column = min(max(map(len, values)), 40)

@@ -82,6 +82,7 @@ def command(
     advice = [note for note in notes if note.name not in OBSTACLES]
     if advice:
         print_wrapped("", notes_line(graph, advice), hang=2, dim=True)
+    _print_environments(planner, plans)
     _print_counts(planner, plans, gates)
 
 
@@ -118,7 +119,8 @@ def _print_json(
             facts = {**of.facts, "warning": of.warning, "fix": of.fix}
         print_json({
             "step": name, "use": plan.node.use, "state": gates.state(plan), "reason": plan.reason,
-            "key": plan.key, "estimate": facts, "notes": mine,
+            "key": plan.key, "environment": plan.node.environment or None,
+            "estimate": facts, "notes": mine,
             "error": gates.failed[name].to_dict() if name in gates.failed else None,
             "blocked_by": [*gates.blocked.get(name, ())],
         })  # fmt: skip
@@ -186,6 +188,21 @@ def _print_steps(
         for each in group:
             _print_gate(each, gates)
         _print_estimates([estimates[p.node.name] for p in group if p.node.name in estimates])
+
+
+def _print_environments(planner: "Planner", plans: Sequence["StepPlan"]) -> None:
+    """Name the environments that a build would make before steps run in them."""
+    needed = {p.node.environment: p.environment for p in plans if p.state != "cached"}
+    for name, environment in needed.items():
+        if name and environment is None:
+            print_wrapped("", f"environment {name}: will be resolved and made", hang=2, dim=True)
+        elif environment is not None:
+            from finery.execute.venv import is_made
+
+            packages = counted(len(environment.requirements), "package")
+            text = f"environment {name}: Python {environment.python}, {packages}"
+            if not is_made(environment, planner.store.root):
+                print_wrapped("", f"{text}, will be made", hang=2, dim=True)
 
 
 def _print_gate(plan: "StepPlan", gates: Gates) -> None:

@@ -1,0 +1,253 @@
+"""Steps in environments of their own: resolved, locked, made, and what reruns when they change."""
+
+import fcntl
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from conftest import MakeProject, Project, until
+from tasks import Tasks
+
+from finery import StepError
+from finery.builder.project import open_graph
+from finery.execute import venv
+from finery.execute.wheels import as_requirement
+from finery.execute.worker import run_task
+from finery.recipe.environments import Environment
+from finery.util.installed import distributions
+
+STEPS = '''
+from finery import Dataset, Job, Step, hookimpl, setting
+
+
+class Ask(Step, seeded=False, packages=("toy",)):
+    """The version of toy, and the Python that has it."""
+
+    tag: int = setting(0, help="Distinguishes steps.")
+
+    def run(self, job: Job) -> Dataset:
+        import os
+        import shutil
+        import sys
+
+        import toy
+
+        facts = {"prefix": sys.prefix, "pip": shutil.which("toy"), "env": os.environ.get("SECRET")}
+        return Dataset.write(job.out, [{"prompt": toy.VERSION, **facts}])
+
+
+@hookimpl
+def finery_steps():
+    return {"toy.ask": "steps:Ask"}
+'''
+RECIPE = """
+finery: 1
+name: t
+plugins: [./steps.py]
+environments:
+  old: {packages: [toy==1.0], for: [data]}
+  new: {packages: [toy>=1.5]}
+data:
+  a: {use: toy.ask}
+  b: {use: toy.ask, environment: new, tag: 2}
+"""
+CORE = (
+    "attrs", "blake3", "click", "jinja2", "jsonschema", "jsonschema-specifications",
+    "markdown-it-py", "markupsafe", "mdurl", "msgspec", "pluggy", "pygments", "pyyaml",
+    "referencing", "rensa", "rich", "rpds-py", "typing-extensions",
+)  # fmt: skip
+"""What finery needs, without its extras."""
+
+
+def add_toy(folder: Path, version: str) -> None:
+    """Add a wheel of a package `toy` with a program of that name."""
+    metadata = f"toy-{version}.dist-info"
+    files = {
+        "toy.py": f"VERSION = {version!r}\n",
+        f"{metadata}/METADATA": f"Metadata-Version: 2.1\nName: toy\nVersion: {version}\n",
+        f"{metadata}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{metadata}/entry_points.txt": "[console_scripts]\ntoy = toy:main\n",
+    }
+    with ZipFile(folder / f"toy-{version}-py3-none-any.whl", "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+        wheel.writestr(f"{metadata}/RECORD", "".join(f"{name},,\n" for name in files))
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two versions of `toy`, and with what finery needs, as it is installed here."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for name in CORE:
+        as_requirement(distributions()[name], folder)
+    for version in ("1.0", "2.0"):
+        add_toy(folder, version)
+    return folder
+
+
+@pytest.fixture
+def toys(project: MakeProject, wheels: Path) -> Project:
+    """A project with two steps that need different versions of `toy`."""
+    return project({
+        "steps.py": STEPS, "recipe.yaml": RECIPE, "finery.toml": f"wheels = '{wheels}'\n",
+    })  # fmt: skip
+
+
+def facts(toys: Project) -> dict[str, str]:
+    """Step → the version of `toy` that it had."""
+    return {step: toys.rows(step)[0]["prompt"] for step in "ab"}
+
+
+def folders(toys: Project) -> list[Path]:
+    return [path for path in (toys.folder / ".finery/environments").glob("*") if path.is_dir()]
+
+
+@pytest.mark.slow
+@pytest.mark.quick
+def test_steps_of_one_recipe_have_different_versions(toys: Project, wheels: Path) -> None:
+    assert "isn't resolved in recipe.lock yet" in (plan := toys.run("plan").out)
+    assert "environment new: will be resolved and made" in plan
+    built = toys.run("build")
+    assert "making the environment old: 19 packages" in built.err
+    assert facts(toys) == {"a": "1.0", "b": "2.0"}
+    (row,) = toys.rows("b")
+    assert Path(row["prefix"]) in folders(toys)
+    assert row["pip"] == f"{row['prefix']}/bin/toy"  # its programs come first
+    assert "nothing to do" in toys.run("build").err
+
+    # A new release changes nothing, until the lock is updated: only what got it reruns.
+    add_toy(wheels, "2.1")
+    try:
+        (toys.folder / "recipe.yaml").touch()
+        assert toys.ran() == []
+        assert toys.ran("--update-lock") == ["b"]
+        assert facts(toys) == {"a": "1.0", "b": "2.1"}
+        assert "package toy  2.0 → 2.1" in toys.run("explain", "b").out
+    finally:
+        (wheels / "toy-2.1-py3-none-any.whl").unlink()
+
+    # Nor does what is installed here.
+    (toys.folder / "here/toy-9.0.dist-info").mkdir(parents=True)
+    toys.env["PYTHONPATH"] = str(toys.folder / "here")
+    assert toys.ran() == []
+    assert "package toy: 1.0 → 9.0" in toys.run("plan", "--set", "data.a.environment=null").out
+
+    # A change of one declaration reruns its steps, unless it is resolved to the same.
+    toys.edit("recipe.yaml", "toy==1.0", "toy<1.5")
+    assert toys.ran() == []
+    toys.edit("recipe.yaml", "toy<1.5", "toy==2.0")
+    assert toys.ran() == ["a"]
+
+    # Without a network and wheels, what is made works on, and what is locked isn't resolved again.
+    (toys.folder / "finery.toml").unlink()
+    toys.env |= {"UV_OFFLINE": "1", "UV_NO_CACHE": "1"}
+    toys.edit("recipe.yaml", "a: {use: toy.ask", "a: {tag: 1, use: toy.ask")
+    assert toys.ran() == ["a"]
+
+    # What no lock names is removed, unless a process uses it.
+    recipe, root = toys.folder / "recipe.yaml", toys.folder / ".finery"
+    assert len(folders(toys)) == 3
+    (unused,) = venv.unused_environments([recipe], root)
+    with (unused.with_suffix(".lock")).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        assert not venv.remove_environment(unused)
+    assert venv.remove_environment(unused)
+    assert {*folders(toys)} == venv.environments_in_use([recipe], root)
+
+
+@pytest.mark.slow
+def test_pip_makes_the_same_environments_without_uv(
+    toys: Project, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(venv, "_uv", lambda: None)
+    environment = venv.resolve("old", ["toy<2"], None, str(wheels))
+    assert "toy==1.0" in environment.requirements
+    assert environment.versions["toy"] == "1.0"
+    store, events = toys.folder / "store", list[dict[str, str]]()
+    folder = venv.folder_of(environment, store)
+    folder.parent.mkdir(parents=True)
+    with folder.with_suffix(".lock").open("w") as lock, ThreadPoolExecutor() as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        making = pool.submit(venv.ensure, environment, store, events.append)
+        until(lambda: events)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        python = making.result()
+    assert events[0]["message"] == "waiting for another process that makes 'old'"
+    assert venv.is_made(environment, store)
+    assert not python.with_name("pip").exists()
+    with pytest.raises(StepError, match=r"'old' can't be resolved: .*toy==3"):
+        venv.resolve("old", ["toy==3"], None, str(wheels))
+    with pytest.raises(StepError, match=r"Python 3\.99 was not found"):
+        venv.resolve("old", ["toy"], "3.99", str(wheels))
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_leaves_no_half_of_an_environment(toys: Project) -> None:
+    toys.run("plan")
+    build = toys.start("build", "--step", "a")
+    until(lambda: folders(toys) and not (folders(toys)[0] / venv.COMPLETE).exists())
+    os.killpg(build.pid, signal.SIGKILL)
+    build.communicate()
+    (folder,) = folders(toys)
+    assert not (folder / venv.COMPLETE).exists()
+    assert toys.ran("--step", "a") == ["a"]
+    assert (folder / venv.COMPLETE).exists()
+
+
+@pytest.mark.slow
+def test_errors_name_the_line_of_the_recipe(toys: Project) -> None:
+    toys.edit("recipe.yaml", "toy>=1.5", "toy==3.0")
+    broken = toys.run("build", "--keep-going")
+    assert broken.code == 2
+    assert "recipe.yaml:7:20: error: environment 'new' can't be resolved" in broken.err
+    assert "toy==3.0" in broken.err
+    assert toys.rows("a")[0]["prompt"] == "1.0"
+    toys.edit("recipe.yaml", "toy==3.0", "toy==2.0")
+    toys.edit("recipe.lock", "  toy==1.0", "  toy==1.7")
+    broken = toys.run("build", "--keep-going")
+    assert broken.code == 1
+    assert "environment 'old' can't be made: Because there is no version of toy==1.7" in broken.err
+    assert toys.rows("b")[0]["prompt"] == "2.0"
+    toys.edit("recipe.yaml", "toy==2.0", "toy>1")
+    toys.edit("finery.toml", "wheels", "# ")
+    toys.env |= {"HTTPS_PROXY": "http://127.0.0.1:9", "UV_HTTP_RETRIES": "0", "UV_NO_CACHE": "1"}
+    broken = toys.run("build")
+    assert "fix: connect to a network" in " ".join(broken.err.split())
+
+
+def test_a_process_outside_an_environment_runs_no_step_that_needs_it(tmp_path: Path) -> None:
+    task = Tasks(tmp_path)("")
+    task.environment = Environment("old", "3.11", ("toy==1.0",))
+    ended = run_task(task, lambda event: None)
+    assert ended["event"] == "failed"
+    assert "can't run steps in environments such as 'old'" in ended["error"]["what"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("environment: new", "environment: nwe", "there is no environment 'nwe'"),
+        ("for: [data]", "for: [dta]", "there is no section or step type 'dta'"),
+        ("[toy>=1.5]", "[toy], for: data", "'data' has the environment 'old', too"),
+        ("[toy>=1.5]", "[./toy]", "'./toy' is not a package with a version"),
+        ("[toy>=1.5]", "[toy], python: 3.12", "python"),
+        ("[toy>=1.5]", "toy", "packages"),
+    ],
+)
+def test_mistakes(toys: Project, old: str, new: str, what: str) -> None:
+    toys.edit("recipe.yaml", old, new)
+    checked = toys.here("check")
+    assert checked.code == 2
+    assert what in " ".join(checked.err.split())
+
+
+def test_a_step_has_the_environment_that_is_named_nearest(toys: Project) -> None:
+    toys.edit("recipe.yaml", "for: [data]", "for: all")
+    toys.edit("recipe.yaml", "[toy>=1.5]", "[toy>=1.5], for: toy.ask")
+    toys.edit("recipe.yaml", "environment: new", "environment: old")
+    toys.edit("recipe.yaml", "data:\n", "data:\n  c: {use: toy.ask, environment: null}\n")
+    nodes = open_graph(toys.folder / "recipe.yaml").nodes.values()
+    assert {n.name: n.environment for n in nodes} == {"a": "new", "b": "old", "c": ""}

@@ -147,11 +147,13 @@ def test_explain_and_logs_take_variants(built: Project) -> None:
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Ran]:
-    """A matrix in which two of four variants fail."""
+    """A matrix in which two of four variants fail, so that nothing is shipped."""
     recipe = RECIPE.replace("[1e-4, 2e-4, 4e-4]", "[2e-4, 0.5]").replace(", least: 0.1", "")
     recipe = recipe.replace("    all: {data.lines.path: [few.txt, more.txt]}\n", "")
     t = project_in(tmp_path_factory.mktemp("failing"), recipe)
-    return t, t.run("build")
+    made = t.run("build")
+    assert not (t.folder / "build/t/ship").exists()
+    return t, made
 
 
 def test_a_variant_that_fails_stops_no_other(failing: tuple[Project, Ran]) -> None:
@@ -164,7 +166,6 @@ def test_a_variant_that_fails_stops_no_other(failing: tuple[Project, Ran]) -> No
     assert "no variant was chosen" in made.err
     assert "exclude" in made.err
     assert "failed" in made.out
-    assert not (t.folder / "build/t/ship").exists()
 
 
 def seed_digit(t: Project) -> str:

@@ -1,6 +1,7 @@
 """A recipe whose judge is a model behind an API: constrained, cached, and noted if it is judged."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,9 +79,11 @@ def planned(made: Here, *overrides: str) -> dict[str, Any]:
 
 def test_the_judges_requests_are_planned(made: Here, judge: Server) -> None:
     """The most there can be, with prompts as long as with the rows' own answers."""
-    judged, arena = planned(made).values()
-    assert (judged.facts["calls"], judged.facts["prompt_tokens"]) == (4 * 2, None)
     recipe = made.folder / "recipe.yaml"
+    made.write({"unbuilt/recipe.yaml": recipe.read_text(), "unbuilt/.git/x": ""})
+    shutil.copy(made.folder / "rows.jsonl", made.folder / "unbuilt")
+    judged, arena = planned(Here(made.folder / "unbuilt")).values()
+    assert (judged.facts["calls"], judged.facts["prompt_tokens"]) == (4 * 2, None)
     store, priced = open_store(recipe), "models.critic.price={input: 1, output: 100}"
     graph = open_graph(recipe, [priced], store).select(["rows", "critic"])
     assert not Build(graph, store, InProcess()).run().errors

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,13 @@ import msgspec
 from finery.artifact.manifest import Manifest, Result
 from finery.builder.checks import misfits, notes_before, verify
 from finery.builder.context import context_of
-from finery.builder.dispatch import limited_models, task_of
+from finery.builder.dispatch import limited_models, need_of, task_of
 from finery.builder.outputs import OutputLinks, build_folder
 from finery.builder.plan import Planner, StepPlan
 from finery.builder.runs import RunLog, runs_of
 from finery.errors import DataError, FineryError, StepError
-from finery.execute.executor import Done, Executor, Noted, Task, TaskEvent
+from finery.execute.executor import Died, Done, Executor, Noted, Task, TaskEvent
+from finery.execute.routing import Router
 from finery.plugin.history import Results
 from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
@@ -74,9 +76,11 @@ class Build:
         update_lock: bool = False,
         states: Mapping[str, FileState] | None = None,
         began: int | None = None,
+        retries: int = 0,
     ) -> None:
         """states: of views after the last build, see `OutputLinks`.
 
+        retries: how often to start a step again whose process was killed.
         began: when its first file was read, in nanoseconds since the epoch; by default, now.
         """
         store.check_writable()
@@ -86,6 +90,8 @@ class Build:
         self.store = store
         self.executor = executor
         self.keep_going = keep_going
+        self.retries = retries
+        self._deaths: Counter[str] = Counter()
         self.planner = Planner(graph, store)
         if update_lock:
             self.planner.forget_pins()
@@ -106,7 +112,8 @@ class Build:
             for before in node.upstream():
                 self._after[before].append(name)
         self._ready = [n for n in reversed(graph.nodes) if self._waiting[n] == 0]
-        self._queues: dict[bool, dict[str, StepPlan]] = {False: {}, True: {}}
+        # By executor and whether a step is isolated: each kind waits for another place.
+        self._queues: dict[tuple[str, bool], dict[str, StepPlan]] = {}
         self._running: dict[str, StepPlan] = {}
         self._states: dict[str, dict[Path, FileState]] = {}  # of outside files and their folders
         self._locked: dict[str, StepPlan] = {}
@@ -181,17 +188,21 @@ class Build:
             self._guarded(self._look_up, self._ready.pop())
         if self._stopped():
             self._locked.clear()
-            self._queues[False].clear()
-            self._queues[True].clear()
+            self._queues.clear()
             return
         waited, self._locked = self._locked, {}
         for plan in waited.values():
-            self._queues[plan.isolated][plan.node.name] = plan
-        for queue in self._queues.values():
+            self._enqueue(plan)
+        for _, queue in sorted(self._queues.items()):
             while (name := self._next(queue)) is not None:
                 self._guarded(self._start, queue.pop(name))
         if self._ready:  # another build finished a step that others waited for
             self._start_ready()
+
+    def _enqueue(self, plan: StepPlan) -> None:
+        need = need_of(plan)
+        where = self.executor.name_for(need) if isinstance(self.executor, Router) else ""
+        self._queues.setdefault((where, plan.isolated), {})[plan.node.name] = plan
 
     def _next(self, queue: Mapping[str, StepPlan]) -> str | None:
         """The first step of a queue that there is room for.
@@ -202,7 +213,7 @@ class Build:
         for name, plan in queue.items():
             if plan.gpus and waits:
                 continue
-            if self.executor.has_room(plan.isolated, plan.gpus):
+            if self.executor.has_room(need_of(plan)):
                 return name
             if not plan.gpus:
                 return None
@@ -228,7 +239,7 @@ class Build:
         else:
             if plan.node.trains:
                 self._check_later_steps(name)
-            self._queues[plan.isolated][name] = plan
+            self._enqueue(plan)
 
     def _check_later_steps(self, training: str) -> None:
         """Fail the steps after a training whose settings don't fit rows that are now built."""
@@ -327,7 +338,14 @@ class Build:
             self._fail(plan.node, FineryError.from_dict(event["error"]), log=task.log)
         elif event["event"] == "died":
             self._ended(plan)
-            self._fail(plan.node, _death(event["code"], task), log=task.log)
+            error = _death(event, task)
+            self._deaths[task.step] += 1
+            if self._deaths[task.step] > self.retries or event["code"] == -signal.SIGPROF:
+                self._fail(plan.node, error, log=task.log)
+            else:
+                message = f"{error.what}; attempt {self._deaths[task.step] + 1} starts"
+                self._emit("step_log", step=task.step, message=message)
+                self._enqueue(plan)
         elif event["event"] == "note":
             self._note(task.step, event)
         elif event["event"] == "used":
@@ -547,8 +565,14 @@ class Build:
         return emitted
 
 
-def _death(code: int, task: Task) -> StepError:
+def _death(event: Died, task: Task) -> StepError:
     """The error for the death of a worker."""
+    code = event["code"]
+    if "reason" in event:
+        return StepError(
+            event["reason"],
+            fix=f"see {task.log}; what the step saved in its scratch folder is kept",
+        )
     if code == -signal.SIGKILL:
         return StepError(
             "its process was killed (SIGKILL), usually because memory ran out",

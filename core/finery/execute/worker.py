@@ -58,14 +58,8 @@ class Default:
 
 def main() -> None:
     """Serve tasks until the socket closes."""
-    global _is_worker
-    _is_worker = True
     connection = Connection(int(sys.argv[1]))
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the main process handles Ctrl-C and ends this one
-    signal.signal(signal.SIGTERM, _end)
-    _die_with_parent(int(sys.argv[2]))
+    become_worker(int(sys.argv[2]))
     lock = threading.Lock()
 
     def send(event: Any) -> None:
@@ -85,6 +79,15 @@ def main() -> None:
             send(run_task(task, send))
         except BrokenPipeError:
             return
+
+
+def become_worker(parent: int) -> None:
+    """Make this process one that only runs steps, and that ends with the process `parent`."""
+    global _is_worker
+    _is_worker = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `parent` handles Ctrl-C and ends this process
+    signal.signal(signal.SIGTERM, _end)
+    _die_with_parent(parent)
 
 
 class Terminated(SystemExit):
@@ -151,7 +154,7 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
             scratch=Path(task.scratch),
             seed=task.seed,
             report=send,
-            records=SqliteRecords(root / "finery.db"),
+            records=SqliteRecords(Path(task.records or root / "finery.db")),
             find_engine=_finder(task, plugins),
             secrets=task.env,
             pinned=task.pinned,

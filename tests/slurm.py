@@ -31,7 +31,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=100000
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=100000,requeue_delay=1
 SlurmdParameters=config_overrides
 MpiDefault=none
 JobRequeue=1
@@ -106,3 +106,9 @@ def _state(environment: dict[str, str]) -> str:
         ["sinfo", "-h", "-o", "%t"], env=environment, capture_output=True, text=True, check=False
     )
     return ran.stdout.strip()
+
+
+def running() -> list[str]:
+    """Ids of the jobs that wait or run."""
+    command = ["squeue", "-h", "-r", "--me", "-o", "%i"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()

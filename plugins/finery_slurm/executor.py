@@ -14,7 +14,14 @@ import msgspec
 from msgspec import Meta
 
 from finery import StepError, Task, UsageError, worker_environment
-from finery.execute.detached import TIME, DetachedExecutor, JobFolder, Resources, supervise
+from finery.execute.detached import (
+    CANCELLED,
+    TIME,
+    DetachedExecutor,
+    JobFolder,
+    Resources,
+    supervise,
+)
 
 GROUPS = "slurm-"
 """Prefix of folders in `work/` with submitit's scripts, pickled calls and output."""
@@ -32,7 +39,7 @@ ENDINGS = {
     "NODE_FAIL": "was lost with its node",
     "BOOT_FAIL": "was lost, since its node didn't start",
     "PREEMPTED": "was preempted by another job",
-    "CANCELLED": "was cancelled",
+    "CANCELLED": CANCELLED,
     "FAILED": "ended before it could report",
     "COMPLETED": "ended without a result",
 }

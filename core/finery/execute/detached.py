@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from finery.errors import FineryError
+from finery.errors import FineryError, StepError
 from finery.execute.executor import Died, Failed, Logged, Need, Task, TaskEvent
 from finery.execute.job import CLOSING, About
 from finery.execute.job import JobFolder as JobFolder
@@ -29,6 +29,7 @@ FIRST_SILENCE, LONGEST_SILENCE = 2.0, 30.0
 questions."""
 MOST_SLEEP = 0.5
 UNKNOWN = "is unknown to it"
+CANCELLED = "was cancelled"
 RUNS = ""
 """The state of a job that waits or runs. Another state says how the job ended."""
 
@@ -257,7 +258,10 @@ class DetachedExecutor:
             self._forget(job)
             words = self.last_words(job.task, job.about.id)
             reason = f"{self.title} job {job.about.id} {state}{words and f': {words}'}"
-            self._unsent.append((job.task, Died(event="died", code=1, reason=reason)))
+            ending: TaskEvent = Died(event="died", code=1, reason=reason)
+            if state == CANCELLED:  # by a user, so it doesn't start again
+                ending = Failed(event="failed", error=StepError(reason).to_dict())
+            self._unsent.append((job.task, ending))
 
     def _say(self, task: Task, message: str) -> None:
         self._unsent.append((task, Logged(event="log", message=message)))

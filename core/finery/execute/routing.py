@@ -52,6 +52,8 @@ class Router:
             self._check_name(name, self._origins.get(route, DEFAULT))
         for name in self._settings.keys() - NAMES:
             self._check_name(name, self._settings[name].origin)
+        if LOCAL in self._settings:
+            raise self._no_options(LOCAL)
         for name in {self.name_for(need) for need in needs}:
             self._executor(name)
 
@@ -76,6 +78,13 @@ class Router:
                 fix=did_you_mean(name, names) or f"one of: {', '.join(names)}",
             )
 
+    def _no_options(self, name: str) -> UsageError:
+        return UsageError(
+            f"executor '{name}' has no options",
+            where=self._settings[name].origin,
+            fix=f"remove the table [{name}]",
+        )
+
     def _executor(self, name: str) -> Executor:
         if name not in self._executors:
             if name == LOCAL and self._plugins is None:
@@ -90,7 +99,7 @@ class Router:
             table, accepts = self._settings.get(name), getattr(cls, "Options", None)
             if accepts is None:
                 if table is not None:
-                    raise UsageError(f"executor '{name}' has no options", where=table.origin)
+                    raise self._no_options(name)
                 self._executors[name] = cls(self._jobs)
             else:
                 self._executors[name] = cls(self._jobs, _options(accepts, name, table))

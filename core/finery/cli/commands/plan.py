@@ -183,7 +183,7 @@ def _print_steps(
         print_wrapped(start, why, hang=INDENT)
         for each in group:
             _print_gate(each, gates)
-        if asks := str(plan.node.resources):
+        if (asks := str(plan.node.resources)) and plan.state != "cached":
             print_wrapped(" " * INDENT, f"asks for {asks}", hang=INDENT + 2, dim=True)
         _print_estimates([estimates[p.node.name] for p in group if p.node.name in estimates])
 

@@ -31,7 +31,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=100000,requeue_delay=1
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=100000
 SlurmdParameters=config_overrides
 MpiDefault=none
 JobRequeue=1
@@ -108,7 +108,7 @@ def _state(environment: dict[str, str]) -> str:
     return ran.stdout.strip()
 
 
-def running() -> list[str]:
-    """Ids of the jobs that wait or run."""
-    command = ["squeue", "-h", "-r", "--me", "-o", "%i"]
+def running(shown: str = "%i") -> list[str]:
+    """Ids of the jobs that wait or run, or another field of squeue."""
+    command = ["squeue", "-h", "-r", "--me", "-o", shown]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()

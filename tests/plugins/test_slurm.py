@@ -1,7 +1,11 @@
 """Steps as Slurm jobs, on a cluster of one node that the tests start."""
 
+import contextlib
+import json
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -14,6 +18,7 @@ import pytest
 import slurm
 import yaml
 from conftest import MakeProject, Project, until
+from tiny_llama import TEXT, tiny_llama
 
 from finery.execute.executor import Executor
 from finery.testing.executors import DetachedContract
@@ -131,14 +136,62 @@ def test_an_interrupted_build_says_what_continues(project: MakeProject) -> None:
     assert f"Slurm job {job} of an earlier build doesn't count: it was cancelled" in ran.err
 
 
+def test_on_a_terminal_an_interrupted_build_asks(project: MakeProject) -> None:
+    t = project(recipe({"a": step(BEGINS + UNTIL_GO + ROW)}))
+    ours, theirs = pty.openpty()
+    process = t.start("build", stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    until(lambda: attempts(t))
+    process.send_signal(signal.SIGINT)
+    shown = b""
+    while b"[c/L]" not in shown:
+        shown += os.read(ours, 65536)
+    os.write(ours, b"c\n")
+    assert b"Cancel the job, or leave it running? [c/L]" in shown
+    while process.poll() is None:  # a full terminal would block it
+        if select.select([ours], [], [], 0.1)[0]:
+            with contextlib.suppress(OSError):
+                os.read(ours, 65536)
+    os.close(ours)
+    assert not slurm.running()
+    assert not [*t.folder.glob(".finery/work/*.job")]
+
+
 def test_a_job_continues_after_its_time_limit(project: MakeProject) -> None:
-    """By Slurm's notice, which it sends in its own time."""
+    """By Slurm's notice, which it sends in its own time. It then waits two minutes."""
     code = f"{BEGINS}import time\nif len(list(job.scratch.iterdir())) < 2: time.sleep(600)\n{ROW}"
     t = project(recipe({"a": step(code, resources={"time": "1m"})}))
     t.edit("finery.toml", 'gres = ""', 'gres = ""\nnotice = 58\n')
-    ran = t.run("build")
+    process = t.start("build")
+    until(lambda: slurm.running("%r") == ["BeginTime"])
+    job = slurm.running().pop()
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err.count(f"Slurm job {job} runs on") == 2
+
+
+def test_a_training_on_slurm_equals_a_local_one(project: MakeProject, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    tiny_llama(tmp_path / "base")
+    rows = [{"prompt": f"my card {n}", "completion": TEXT[n % 3]} for n in range(8)]
+    files = recipe(
+        {"rows": {"use": "data.file", "path": "rows.jsonl"}},
+        models={"base": {"use": "local.model", "path": "base"}},
+        train={"sft": {"use": "trl.sft", "model": "base", "rows": "rows", "epochs": 1}},
+    )
+    t = project({**files, "rows.jsonl": "\n".join(map(json.dumps, rows))})
+    t.edit("finery.toml", "default", "train")
+    ran = t.run("build", timeout=600)
     assert ran.code == 0, ran.err
-    assert ran.err.count("runs on") == 2
+    assert re.search(r"sft +trl.sft +Slurm job \d+ runs on", ran.err)
+    there = digests(t)
+    shutil.rmtree(t.folder / ".finery")
+    (t.folder / "finery.toml").unlink()
+    assert t.run("build", timeout=600).code == 0
+    assert {
+        f: d for f, d in digests(t).items() if f.endswith("safetensors")
+    }.items() <= there.items()
 
 
 def test_only_variants_that_are_not_cached_become_an_array(project: MakeProject) -> None:

@@ -27,7 +27,10 @@ from finery.util.files import file_state
 FIRST_SILENCE, LONGEST_SILENCE = 2.0, 30.0
 """Seconds without an event after which a job's state is asked for, and the longest between two
 questions."""
-MOST_SLEEP = 0.5
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
+"""Seconds between two looks at the files of jobs, which may be on a network file system."""
+END_SECONDS = 60
+"""How long to wait for the end of cancelled jobs."""
 UNKNOWN = "is unknown to it"
 CANCELLED = "was cancelled"
 RUNS = ""
@@ -60,6 +63,7 @@ class DetachedExecutor:
         self._new: list[Task] = []
         self._running: dict[str, Job] = {}  # by key
         self._unsent: list[tuple[Task, TaskEvent]] = []
+        self._look_at, self._pause = 0.0, SHORTEST_PAUSE
 
     # -- what a subclass does ----------------------------------------------------------------------
 
@@ -114,21 +118,23 @@ class DetachedExecutor:
     def poll(self, timeout: float) -> Iterator[tuple[Task, TaskEvent]]:
         """Events of the jobs, waiting up to `timeout` seconds for the first."""
         self._submit_new()
-        deadline, sleep = time.monotonic() + timeout, 0.01
+        deadline = time.monotonic() + timeout
         while True:
             unsent, self._unsent = self._unsent, []
             any_event = bool(unsent)
             yield from unsent
-            for job in [*self._running.values()]:
-                for event in self._events(job):
-                    any_event = True
-                    yield job.task, event
-            rest = deadline - time.monotonic()
-            if any_event or rest <= 0 or not self._running:
+            if time.monotonic() >= self._look_at:
+                for job in [*self._running.values()]:
+                    for event in self._events(job):
+                        any_event = True
+                        yield job.task, event
+                self._ask_for_states()
+                self._pause = SHORTEST_PAUSE if any_event else min(1.5 * self._pause, LONGEST_PAUSE)
+                self._look_at = time.monotonic() + self._pause
+            now = time.monotonic()
+            if any_event or now >= deadline or not self._running:
                 return
-            self._ask_for_states()
-            time.sleep(min(sleep, rest))
-            sleep = min(1.5 * sleep, MOST_SLEEP)
+            time.sleep(max(0.0, min(self._look_at, deadline) - now))
 
     def close(self) -> None:
         """Forget tasks that weren't submitted. Jobs continue, see `left` and `cancel`."""
@@ -156,7 +162,10 @@ class DetachedExecutor:
 
     def _end(self, ids: Sequence[str]) -> None:
         self.end(ids)
-        while any(self.states(ids).get(job, UNKNOWN) == RUNS for job in ids):
+        deadline = time.monotonic() + END_SECONDS
+        while time.monotonic() < deadline and any(
+            self.states(ids).get(job, UNKNOWN) == RUNS for job in ids
+        ):
             time.sleep(0.2)
 
     def _submit_new(self) -> None:

@@ -123,8 +123,8 @@ def _decide_about_jobs(executor: "Executor") -> None:
         return
     jobs = counted(len(left), "job")
     if sys.stdin.isatty() and sys.stderr.isatty():
-        them = "it" if len(left) == 1 else "them"
-        question = f"Cancel the {jobs}, or leave {them} running? [c/L]"
+        the, them = ("job", "it") if len(left) == 1 else (jobs, "them")
+        question = f"Cancel the {the}, or leave {them} running? [c/L]"
         with suppress(KeyboardInterrupt, click.Abort):
             if click.prompt(question, "l", show_default=False, err=True).lower() == "c":
                 executor.cancel()

@@ -178,7 +178,15 @@ def test_a_training_on_slurm_equals_a_local_one(project: MakeProject, tmp_path: 
     files = recipe(
         {"rows": {"use": "data.file", "path": "rows.jsonl"}},
         models={"base": {"use": "local.model", "path": "base"}},
-        train={"sft": {"use": "trl.sft", "model": "base", "rows": "rows", "epochs": 1}},
+        train={
+            "sft": {
+                "use": "trl.sft",
+                "model": "base",
+                "rows": "rows",
+                "epochs": 1,
+                "resources": {"cpus": 2},
+            }
+        },
     )
     t = project({**files, "rows.jsonl": "\n".join(map(json.dumps, rows))})
     t.edit("finery.toml", "default", "train")
@@ -195,7 +203,7 @@ def test_a_training_on_slurm_equals_a_local_one(project: MakeProject, tmp_path: 
 
 
 def test_only_variants_that_are_not_cached_become_an_array(project: MakeProject) -> None:
-    steps = {"a": {"use": "steps.source", "path": "a.txt"}}
+    steps: dict[str, Any] = {"a": {"use": "steps.source", "path": "a.txt"}}
     steps["b"] = {"use": "steps.copy", "rows": "a", "tag": 0}
     t = project(recipe(steps, matrix={"data.b.tag": [1, 2]}) | {"a.txt": "x\n"})
     assert t.run("build", "--executor", "local", timeout=60).code == 0

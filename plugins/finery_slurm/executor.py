@@ -18,7 +18,6 @@ from finery.execute.detached import (
     CANCELLED,
     TIME,
     DetachedExecutor,
-    JobFolder,
     Resources,
     supervise,
 )
@@ -100,15 +99,15 @@ class SlurmExecutor(DetachedExecutor):
         variables = tuple(sorted(_variables(task).items()))
         return msgspec.json.encode(self._parameters(task)), variables
 
-    def submit(self, tasks: Sequence[Task], tokens: Sequence[str]) -> list[str]:
+    def submit(self, tasks: Sequence[Task], calls: Sequence[tuple[str, str]]) -> list[str]:
         """Submit the tasks, as arrays if there are several."""
         most, ids = self._options.array, list[str]()
         for start in range(0, len(tasks), most):
             part = slice(start, start + most)
-            ids += self._submit(tasks[part], tokens[part])
+            ids += self._submit(tasks[part], calls[part])
         return ids
 
-    def _submit(self, tasks: Sequence[Task], tokens: Sequence[str]) -> list[str]:
+    def _submit(self, tasks: Sequence[Task], calls: Sequence[tuple[str, str]]) -> list[str]:
         try:
             import submitit
         except ImportError as error:
@@ -119,7 +118,7 @@ class SlurmExecutor(DetachedExecutor):
         for old in work.glob(f"{GROUPS}*"):
             if time.time() - old.stat().st_mtime > 86_400 * GROUP_DAYS:
                 shutil.rmtree(old, ignore_errors=True)
-        folder = work / f"{GROUPS}{tokens[0]}"
+        folder = work / f"{GROUPS}{calls[0][1]}"
         try:
             executor = submitit.SlurmExecutor(folder, max_num_timeout=self._options.continues)
             with _exported(folder, tasks[0]) as file:
@@ -127,13 +126,9 @@ class SlurmExecutor(DetachedExecutor):
                 parameters["additional_parameters"] |= {"export-file": str(file)}
                 executor.update_parameters(**parameters)
                 with executor.batch():
-                    jobs = [
-                        executor.submit(
-                            Run(), str(JobFolder.of_task(task).path), token, self._options.python
-                        )
-                        for task, token in zip(tasks, tokens, strict=True)
-                    ]
+                    jobs = [executor.submit(Run(), *call, self._options.python) for call in calls]
         except (submitit.core.utils.FailedJobError, RuntimeError, ValueError, OSError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
             raise StepError(
                 f"Slurm refuses the job: {_last_line(str(error))}",
                 fix="change `resources` of the step or [slurm] in finery.toml",

@@ -15,8 +15,7 @@ from typing import Any, ClassVar
 
 from finery.errors import FineryError, StepError
 from finery.execute.executor import Died, Failed, Logged, Need, Task, TaskEvent
-from finery.execute.job import CLOSING, About
-from finery.execute.job import JobFolder as JobFolder
+from finery.execute.job import CLOSING, About, JobFolder
 from finery.execute.job import supervise as supervise
 from finery.inference.records import SqliteRecords
 from finery.step.resources import TIME as TIME
@@ -33,6 +32,7 @@ END_SECONDS = 60
 """How long to wait for the end of cancelled jobs."""
 UNKNOWN = "is unknown to it"
 CANCELLED = "was cancelled"
+"""The state of a job that a user cancelled, so that its step isn't started again."""
 RUNS = ""
 """The state of a job that waits or runs. Another state says how the job ended."""
 
@@ -67,9 +67,10 @@ class DetachedExecutor:
 
     # -- what a subclass does ----------------------------------------------------------------------
 
-    def submit(self, tasks: Sequence[Task], tokens: Sequence[str]) -> list[str]:
-        """Submit jobs that call `supervise` with the tasks' folders and tokens; their ids.
+    def submit(self, tasks: Sequence[Task], calls: Sequence[tuple[str, str]]) -> list[str]:
+        """Submit jobs for tasks that are alike; their ids.
 
+        calls: the arguments with which each job calls `supervise`: its folder and its token.
         Raises `FineryError` if the engine refuses them.
         """
         raise NotImplementedError
@@ -177,7 +178,8 @@ class DetachedExecutor:
             folders = [*map(JobFolder.of_task, tasks)]
             abouts = [f.create(t, self.name) for f, t in zip(folders, tasks, strict=True)]
             try:
-                ids = self.submit(tasks, [about.token for about in abouts])
+                calls = [(str(f.path), a.token) for f, a in zip(folders, abouts, strict=True)]
+                ids = self.submit(tasks, calls)
             except FineryError as error:
                 for task, folder in zip(tasks, folders, strict=True):
                     folder.remove()

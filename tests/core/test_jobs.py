@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeProject
+from background import Background
+from conftest import MakeProject, until
 from tasks import Tasks, ends, need, text_of
 
 from finery import UsageError
 from finery.config import settings_in_force
+from finery.execute import job as job_module
 from finery.execute import local
 from finery.execute.executor import Expects, Task
 from finery.execute.job import JobFolder, differences, supervise
 from finery.execute.local import LocalExecutor, fits
 from finery.execute.routing import Router
+from finery.inference.records import SqliteRecords
 from finery.plugin.manager import load_plugins
 from finery.step.resources import Resources
 
@@ -264,3 +267,36 @@ def test_what_a_job_leaves_is_safe_from_the_next_build(job: tuple[Tasks, Task]) 
     assert (Path(task.out) / "half").exists()
     store.clear_work(task.key)
     assert not os.listdir(store.root / "work")
+
+
+def test_answers_of_a_job_on_another_machine_come_into_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite can't share a database between machines."""
+    monkeypatch.setattr(job_module.socket, "gethostname", lambda: "login-node")
+    tasks, executor = Tasks(tmp_path), Background(None)
+    task = tasks("job.records.put({b'k' * 32: b'v'}); rows.append({'prompt': 'p'})")
+    executor.start(task)
+    assert [e["event"] for e in ends(executor, 1).values()] == ["done"]
+    assert (JobFolder.of_task(task).path / "records.db").exists()
+    assert SqliteRecords(tasks.store.database).get([b"k" * 32]) == {b"k" * 32: b"v"}
+
+
+def test_a_lost_job_has_died_and_files_that_changed_end_another(tmp_path: Path) -> None:
+    tasks, first, second = Tasks(tmp_path), Background(None), Background(None)
+    task = tasks("import time; time.sleep(600)")
+    read = tmp_path / "read.txt"
+    read.write_text("1")
+    task.files = {"path": [("read.txt", str(read))]}
+    first.start(task)
+    (_, said), *_ = first.poll(10)
+    read.write_text("22")
+    second.start(task)
+    (_, why), *_ = second.poll(0)
+    assert why["message"].endswith("of an earlier build doesn't count: files that it reads changed")
+    assert first.states([said["message"].split()[-1]]) == {said["message"].split()[-1]: "ended"}
+    until(lambda: [*second.poll(0.1)] or second.left())
+    second.end([second.left()[0].split()[-1]])
+    ((_, end),) = ends(second, 1).items()
+    assert end["event"] == "died"
+    assert end["reason"].endswith("ended")

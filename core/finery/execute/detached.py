@@ -201,7 +201,7 @@ class DetachedExecutor:
         alive = self.states([about.id]).get(about.id, UNKNOWN) if about.id else UNKNOWN
         ending = folder.closing()
         if any(file_state(path) != state for path, state in about.files.items()):
-            reason = "files that it reads have changed"
+            reason = "files that it reads changed"
         elif ending in ("failed", "died"):
             reason = "it failed"
         elif ending == "done" or alive == RUNS:

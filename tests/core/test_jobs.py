@@ -1,6 +1,7 @@
 """Where and when steps run: their resources, their executors, and jobs that outlive a build."""
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from tasks import Tasks, ends, need, text_of
 
 from finery import UsageError
 from finery.config import settings_in_force
-from finery.execute import job as job_module
 from finery.execute import local
 from finery.execute.executor import Expects, Task
 from finery.execute.job import JobFolder, differences, supervise
@@ -273,7 +273,7 @@ def test_answers_of_a_job_on_another_machine_come_into_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite can't share a database between machines."""
-    monkeypatch.setattr(job_module.socket, "gethostname", lambda: "login-node")
+    monkeypatch.setattr(socket, "gethostname", lambda: "login-node")
     tasks, executor = Tasks(tmp_path), Background(None)
     task = tasks("job.records.put({b'k' * 32: b'v'}); rows.append({'prompt': 'p'})")
     executor.start(task)
@@ -289,12 +289,13 @@ def test_a_lost_job_has_died_and_files_that_changed_end_another(tmp_path: Path) 
     read.write_text("1")
     task.files = {"path": [("read.txt", str(read))]}
     first.start(task)
-    (_, said), *_ = first.poll(10)
+    said: Any = next(iter(first.poll(10)))[1]
     read.write_text("22")
     second.start(task)
-    (_, why), *_ = second.poll(0)
+    why: Any = next(iter(second.poll(0)))[1]
     assert why["message"].endswith("of an earlier build doesn't count: files that it reads changed")
-    assert first.states([said["message"].split()[-1]]) == {said["message"].split()[-1]: "ended"}
+    old = said["message"].split()[-1]
+    assert first.states([old]) == {old: "ended"}
     until(lambda: [*second.poll(0.1)] or second.left())
     second.end([second.left()[0].split()[-1]])
     ((_, end),) = ends(second, 1).items()

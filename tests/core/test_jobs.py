@@ -282,6 +282,15 @@ def test_answers_of_a_job_on_another_machine_come_into_the_store(
     assert SqliteRecords(tasks.store.database).get([b"k" * 32]) == {b"k" * 32: b"v"}
 
 
+def test_a_job_that_was_told_to_end_is_submitted_again(tmp_path: Path) -> None:
+    """As if it was preempted. Its scratch is kept."""
+    tasks, executor = Tasks(tmp_path), Background(None)
+    mark = "job.scratch.mkdir(exist_ok=True)\n(job.scratch / str(os.getpid())).touch()\n"
+    ends_once = "if len(list(job.scratch.iterdir())) < 2: os.kill(os.getpid(), 15)\n"
+    executor.start(tasks(f"{mark}{ends_once}rows.append({{'prompt': 'p'}})"))
+    assert [e["event"] for e in ends(executor, 1).values()] == ["done"]
+
+
 def test_a_lost_job_has_died_and_files_that_changed_end_another(tmp_path: Path) -> None:
     tasks, first, second = Tasks(tmp_path), Background(None), Background(None)
     task = tasks("import time; time.sleep(600)")

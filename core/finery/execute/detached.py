@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from finery.errors import FineryError, StepError
 from finery.execute.executor import Died, Failed, Logged, Need, Task, TaskEvent
-from finery.execute.job import CLOSING, About, JobFolder
+from finery.execute.job import BEGAN, CLOSING, INTERRUPTED, About, JobFolder
 from finery.execute.job import supervise as supervise
 from finery.inference.records import SqliteRecords
 from finery.step.resources import TIME as TIME
@@ -39,12 +39,16 @@ RUNS = ""
 
 @dataclass(eq=False)
 class Job:
-    """A job of this build. log: bytes of its log that are copied."""
+    """A job of this build.
+
+    log: bytes of its log that are copied. interrupted: whether its latest attempt was told to end.
+    """
 
     task: Task
     folder: JobFolder
     about: About
     log: int = 0
+    interrupted: bool = False
     asked_at: float = field(default_factory=time.monotonic)
     silence: float = FIRST_SILENCE
 
@@ -219,9 +223,12 @@ class DetachedExecutor:
         """The new events of a job. After the closing one, the job is forgotten."""
         for event in job.folder.read():
             job.asked_at, job.silence = time.monotonic(), FIRST_SILENCE
-            if event["event"] == "began":
+            job.interrupted = event["event"] == INTERRUPTED
+            if event["event"] == BEGAN:
                 line = f"{self.title} job {job.about.id} runs on {event['host']}"
                 yield Logged(event="log", message=line)
+            elif job.interrupted:
+                continue
             elif event["event"] in CLOSING:
                 self._forget(job)
                 yield event  # type: ignore[misc]
@@ -267,6 +274,10 @@ class DetachedExecutor:
             if state == RUNS or job.folder.closing():
                 continue
             self._forget(job)
+            if job.interrupted and state != CANCELLED:  # preempted, and it wasn't requeued
+                self._say(job.task, f"{self.title} job {job.about.id} was interrupted")
+                self._new.append(job.task)
+                continue
             words = self.last_words(job.task, job.about.id)
             reason = f"{self.title} job {job.about.id} {state}{words and f': {words}'}"
             ending: TaskEvent = Died(event="died", code=1, reason=reason)

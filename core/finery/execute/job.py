@@ -32,6 +32,8 @@ from finery.util.files import FileState, file_state, hash_file
 from finery.util.installed import package_version
 
 CLOSING = ("done", "failed", "died")
+BEGAN, INTERRUPTED = "began", "interrupted"
+"""Events of a job's attempts, which aren't events of the step."""
 SECRETS = "secrets"
 PATIENCE = 10.0
 """Seconds that a step gets to end by itself."""
@@ -149,8 +151,8 @@ def supervise(path: str, token: str, python: str | None = None) -> None:
 
     python: the interpreter of the step; None: that of this process.
 
-    A process that was told to end (SIGTERM) has no closing event: its job is cancelled or continues
-    later.
+    A process that was told to end (SIGTERM) has no closing event: its job was cancelled, or it was
+    preempted and continues later.
     """
     folder = JobFolder(Path(path))
     about = folder.about()
@@ -173,10 +175,10 @@ def supervise(path: str, token: str, python: str | None = None) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    if code in (-signal.SIGTERM, 128 + signal.SIGTERM) or folder.closing():
+    if folder.about() != about or folder.closing():  # the build removes the folder of a done job
         return
-    if folder.about() == about:  # the build removes the folder of a job that is done
-        folder.append(Died(event="died", code=code))
+    is_told = code in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    folder.append({"event": INTERRUPTED} if is_told else Died(event="died", code=code))
 
 
 def main() -> None:
@@ -197,7 +199,7 @@ def main() -> None:
     with folder.events.open("r+b") as file:  # an earlier attempt may have been cut off
         if file.seek(0, os.SEEK_END):
             file.write(b"\n")
-    send({"event": "began", "host": socket.gethostname(), "at": time.time()})
+    send({"event": BEGAN, "host": socket.gethostname(), "at": time.time()})
     task = folder.task()
     unlike = list(differences(task.expects))
     if unlike:

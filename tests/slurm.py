@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from conftest import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -94,7 +95,11 @@ def cluster() -> Iterator[Path]:
         until(lambda: _state(environment) == "idle", 60)
         yield conf
     finally:
-        subprocess.run(["scancel", "--me", "--quiet"], env=environment, check=False)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_CONF", str(conf))
+            if len(processes) == len(PROGRAMS) - 1 and running():
+                subprocess.run(["scancel", "--me", "--quiet"], check=True)
+                until(lambda: not running(), 60)
         for process in reversed(processes):
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)

@@ -7,7 +7,7 @@ from finery import FineryError
 from finery.artifact.manifest import Result
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
-from finery.execute.executor import Done, Failed, Task, TaskEvent
+from finery.execute.executor import Done, Failed, Need, Task, TaskEvent
 from finery.execute.worker import outputs_of
 
 
@@ -17,7 +17,7 @@ class InProcess:
     def __init__(self) -> None:
         self._events: list[tuple[Task, TaskEvent]] = []
 
-    def has_room(self, isolated: bool, gpus: int = 0) -> bool:
+    def has_room(self, need: Need) -> bool:
         """One step at a time."""
         return not self._events
 

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 from conftest import LIGHT_STEPS, until
 
-from finery.execute.executor import Executor, Task
+from finery.execute.executor import Executor, Need, Task
+from finery.step.resources import Resources
 from finery.store.database import Store
 
 
@@ -20,8 +21,10 @@ class Tasks:
 
     def __call__(self, code: str, *, isolated: bool = False) -> Task:
         self.count += 1
-        out, scratch = self.store.work(f"{self.count:064x}")
+        key = f"{self.count:064x}"
+        out, scratch = self.store.work(key)
         return Task(
+            key=key,
             step=f"s{self.count}",
             use="steps.alone" if isolated else "steps.script",
             settings={"code": code, "rows": []},
@@ -39,6 +42,13 @@ class Tasks:
             log=str(self.folder / f"{self.count}.log"),
             isolated=isolated,
         )
+
+
+def need(isolated: bool, gpus: int = 0, **resources: int) -> Need:
+    """What a step needs."""
+    return Need(
+        step="s", use="steps.script", isolated=isolated, gpus=gpus, resources=Resources(**resources)
+    )
 
 
 def ends(executor: Executor, count: int) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 This is what plugins may import, beside the row logic in `finery.rows`, the test kit in
 `finery.testing`, `finery.views` for what artifacts look like, texts for people in
-`finery.util.text`, the options of commands in `finery.cli.options`, and `finery.execute.gpus`.
+`finery.util.text`, the options of commands in `finery.cli.options`, `finery.execute.gpus`, and
+`finery.execute.detached` for executors of clusters.
 Everything else under `finery` may move from one version to the next.
 
 The stub `__init__.pyi` lists the names, each on a line with the module that defines it. That module

@@ -1,8 +1,11 @@
-"""The local executor keeps the contract of executors."""
+"""The local executor and the base of detached ones keep the contract of executors."""
+
+from background import Background
 
 from finery import Executor
 from finery.execute.local import LocalExecutor
 from finery.testing import ExecutorContract
+from finery.testing.executors import DetachedContract
 
 
 class TestLocal(ExecutorContract):
@@ -10,3 +13,12 @@ class TestLocal(ExecutorContract):
 
     def executor(self, jobs: int | None) -> Executor:
         return LocalExecutor(jobs)
+
+
+class TestDetached(DetachedContract):
+    """The base of executors whose jobs outlive a build."""
+
+    own_lines = "(submitted as|continues with)? ?Background job"
+
+    def executor(self, jobs: int | None) -> Executor:
+        return Background(jobs)

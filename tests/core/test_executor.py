@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from conftest import running, until
 from needs import may_lack
-from tasks import PID, Tasks, ends, number_of, text_of
+from tasks import PID, Tasks, ends, need, number_of, text_of
 
 from finery.execute.environment import secrets_for_all, worker_environment
 from finery.execute.gpus import cpu_count
@@ -98,12 +98,12 @@ def test_room_by_default_is_for_light_steps_on_all_cores_and_one_heavy_one(task:
     executor = LocalExecutor()
     wait = "import time; time.sleep(600)"
     for n in range(cpu_count()):
-        assert executor.has_room(False), n
+        assert executor.has_room(need(False)), n
         executor.start(task(wait))
-    assert not executor.has_room(False)
-    assert executor.has_room(True)
+    assert not executor.has_room(need(False))
+    assert executor.has_room(need(True))
     executor.start(task(wait, isolated=True))
-    assert not executor.has_room(True)
+    assert not executor.has_room(need(True))
     executor.close()
 
 

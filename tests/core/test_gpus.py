@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project, until
-from tasks import PID, Tasks, ends, text_of
+from tasks import PID, Tasks, ends, need, text_of
 
 from finery.errors import UsageError
 from finery.execute import gpus
@@ -174,13 +174,13 @@ def test_two_steps_at_once_get_a_gpu_each(machine: Any, task: Tasks) -> None:
     executor = LocalExecutor(3)
     try:
         for _ in range(2):
-            assert executor.has_room(True, 1)
+            assert executor.has_room(need(True, 1))
             started(executor, task, SEES_AND_WAITS, 1)
-        assert not executor.has_room(True, 1)  # two trainings never share a GPU
-        assert executor.has_room(True)
+        assert not executor.has_room(need(True, 1))  # two trainings never share a GPU
+        assert executor.has_room(need(True))
         texts = [text_of(event, task) for event in ends(executor, 2).values()]
         assert sorted(texts) == ["GPU-aaa", "GPU-ccc"]
-        until(lambda: executor.has_room(True, 2))
+        until(lambda: executor.has_room(need(True, 2)))
     finally:
         executor.close()
 
@@ -200,7 +200,7 @@ def test_a_step_with_several_processes_gets_as_many_gpus(machine: Any, task: Tas
     executor = LocalExecutor(1)
     try:
         for wanted, got in ((2, "GPU-aaa,GPU-abb"), (8, "all")):
-            until(partial(executor.has_room, True, wanted))
+            until(partial(executor.has_room, need(True, wanted)))
             started(executor, task, SEES, wanted)
             assert [text_of(e, task) for e in ends(executor, 1).values()] == [got]
     finally:
@@ -485,9 +485,9 @@ def test_steps_on_gpus_of_amd_get_one_each(task: Tasks, monkeypatch: pytest.Monk
     executor = LocalExecutor(2)
     try:
         for names in ([], [1]):
-            assert executor.has_room(True, 1)
+            assert executor.has_room(need(True, 1))
             started(executor, task, f"{sees}; import time; time.sleep(0.5)", 1, names)
-        assert not executor.has_room(True, 1)
+        assert not executor.has_room(need(True, 1))
         seen = sorted(text_of(e, task) for e in ends(executor, 2).values())
         assert seen == ["['0', None]", "['1', None]"]
     finally:

@@ -28,9 +28,9 @@ from finery.builder.keys import (
     differences,
     key_of,
     key_parts,
-    package_version,
 )
 from finery.recipe.graph import Node, Source
+from finery.util.installed import package_version
 
 PLAIN = st.recursive(
     st.none()

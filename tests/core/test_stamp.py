@@ -17,6 +17,7 @@ from finery.builder import project as project_of
 from finery.builder import uptodate as stamp
 from finery.builder.project import open_graph
 from finery.cli.commands import build as command
+from finery.execute import local
 from finery.util import files as clock
 
 RECIPE = """
@@ -224,7 +225,7 @@ def test_a_recipe_that_changes_while_it_is_checked_is_not_stamped(
         return graph
 
     monkeypatch.setattr(project_of, "open_graph", opened)
-    monkeypatch.setattr(command, "load_reference", lambda reference: lambda jobs: InProcess())
+    monkeypatch.setattr(local, "LocalExecutor", lambda jobs: InProcess())
     same_bytes_twice(stamped)
     time.sleep(0.05)
     path = [*sys.path]

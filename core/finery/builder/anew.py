@@ -43,6 +43,7 @@ def build_anew(
         result = plans[name].result
         assert result is not None
         given.append(result)
+        store.shared.bring(result.outputs.values())
         for digest in blobs_of(result.outputs):
             path = blob_path(empty.objects, digest)
             path.parent.mkdir(exist_ok=True)
@@ -56,5 +57,5 @@ def build_anew(
             db.commit()
     build = Build(part, empty, executor, listeners)
     build.folder = empty.root / "build"
-    build.outputs = OutputLinks(empty.root, build.folder, {})
+    build.outputs = OutputLinks(empty, build.folder, {})
     return build.run()

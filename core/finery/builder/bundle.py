@@ -10,17 +10,16 @@ import io
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pathlib import PurePosixPath as Name
 from typing import IO
 
 import msgspec
 
-from finery.artifact.kinds import KINDS
-from finery.artifact.manifest import MANIFEST, Manifest, Result, with_references
+from finery.artifact.manifest import Result
 from finery.builder.garbage import blobs_of
 from finery.errors import UsageError
 from finery.store.blobs import put_blob
 from finery.store.database import HEX, KEY_DIGITS, Store
+from finery.store.layout import is_named_well
 from finery.store.repairs import is_sound
 from finery.store.uses import held_folder
 from finery.util.events import new_run_id
@@ -61,6 +60,7 @@ def is_portable(result: Result) -> bool:
 
 def write_bundle(bundle: Bundle, store: Store, file: IO[bytes], progress: Progress) -> None:
     """Write a bundle. The same results give the same bytes."""
+    store.shared.bring(m for result in bundle.results for m in result.outputs.values())
     blobs, done = bundle.blobs(), 0
     total = sum(blobs.values())
     with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar:
@@ -120,26 +120,9 @@ def _head(tar: tarfile.TarFile, file: Path) -> Bundle:
 
 def is_right(result: Result) -> bool:
     """Whether a result from elsewhere has the digests of its content, and names that are safe."""
-    manifests = [m for output in result.outputs.values() for m in with_references(output)]
-    return (
-        len(result.key) == KEY_DIGITS
-        and HEX.issuperset(result.key)
-        and all(map(is_sound, result.outputs.values()))
-        and all(map(_has_safe_names, manifests))
-    )
-
-
-def _has_safe_names(manifest: Manifest) -> bool:
-    names = [Name(name) for name in (*manifest.files, *manifest.external)]
-    return (
-        manifest.kind in KINDS
-        and all(len(d) == KEY_DIGITS and HEX.issuperset(d) for d, _ in manifest.files.values())
-        and all(
-            name.parts and not name.is_absolute() and ".." not in name.parts
-            and str(name) != MANIFEST and "\0" not in str(name)
-            for name in names
-        )
-    )  # fmt: skip
+    outputs = result.outputs.values()
+    is_key = len(result.key) == KEY_DIGITS and HEX.issuperset(result.key)
+    return is_key and all(map(is_sound, outputs)) and all(map(is_named_well, outputs))
 
 
 def _take_blobs(

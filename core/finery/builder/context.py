@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery.errors import UsageError
-from finery.execute.gpus import cpu_count
+from finery.execute.gpus import cpu_count, memory_bytes
 from finery.recipe.graph import Graph
 from finery.util.installed import version_of
 
@@ -41,7 +41,7 @@ def machine(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
         "system": platform.system(),
         "processor": _processor() or platform.machine(),
         "cores": cpu_count(),
-        "memory": _memory(),
+        "memory": memory_bytes(),
         "gpus": [gpu.name for gpu in visible_gpus(environment)],
     }
 
@@ -53,14 +53,6 @@ def _processor() -> str:
         return ""
     names = (line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line)
     return next(names, "")
-
-
-def _memory() -> int | None:
-    """Bytes of memory."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
 
 
 SECONDS = 20

@@ -11,7 +11,7 @@ import msgspec
 from finery.artifact.manifest import Manifest, Result, with_references
 from finery.builder.plan import Planner, StepPlan
 from finery.execute.environment import secrets_for_all
-from finery.execute.executor import Task
+from finery.execute.executor import Expects, Need, Task
 from finery.fields import Files, Settings
 from finery.inference.records import SqliteRecords
 from finery.recipe.document import Recipe
@@ -20,6 +20,7 @@ from finery.step.inspect import give_files, inputs_of, steps_inside, tag_of
 from finery.step.job import Job, Report
 from finery.step.step import Step
 from finery.store.database import Store
+from finery.util.installed import package_version
 from finery.util.paths import PINNED
 
 
@@ -42,8 +43,8 @@ def task_of(
         environment = msgspec.structs.replace(environment, wheels=planner.wheels)
     out, scratch = planner.store.work(plan.key)
     return Task(
-        step=node.name,
-        use=node.use,
+        **msgspec.structs.asdict(need_of(plan)),
+        expects=_expects(plan),
         settings=_settings(node.step),
         nested=_nested(graph.recipe, node),
         inputs=inputs,
@@ -61,14 +62,32 @@ def task_of(
         out=str(out),
         scratch=str(scratch),
         log=str(log),
-        isolated=plan.isolated,
-        gpus=plan.gpus,
         gpu_names=node.gpus,
         project=str(project),
         recipe=str(graph.recipe.folder.absolute()),
         code=[*map(str, paths)],
         environment=environment,
     )
+
+
+def need_of(plan: StepPlan) -> Need:
+    """What decides where and when a step may start."""
+    node = plan.node
+    return Need(
+        key=plan.key, step=node.name, use=node.use, section=node.section, origin=node.origin,
+        isolated=plan.isolated, gpus=plan.gpus, resources=node.resources,
+    )  # fmt: skip
+
+
+def _expects(plan: StepPlan) -> Expects:
+    """What the environment that runs a step must have, according to its key."""
+    packages, python = {"finery": package_version("finery")}, ""
+    for part, value in plan.parts:
+        if part.startswith("package "):
+            packages[part.removeprefix("package ")] = value
+        elif part == "python":
+            python = value
+    return Expects(python=python, packages=packages)
 
 
 def _settings(step: Settings) -> dict[str, Any]:

@@ -231,6 +231,7 @@ def _collect(
                 shutil.rmtree(runs / run, ignore_errors=True)
             catalogue.forget(unneeded, stock.gone)
     kept = [outputs for key, outputs in stock.results.items() if key in stock.needed]
+    kept.append({m.digest: m for m in using.inputs})
     needed = {digest for outputs in kept for digest in blobs_of(outputs)}
     owners: dict[str, Owner] = {}
     for key in unneeded:

@@ -5,7 +5,6 @@ are stored with the key, so that finery can name what changed since the last bui
 """
 
 import json
-import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -23,16 +22,13 @@ from finery.recipe.graph import Node
 from finery.recipe.yaml import without_secrets
 from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside, tag_of
 from finery.step.step import Step
-from finery.util.installed import version_of
+from finery.util.installed import package_version
 from finery.util.text import shortened, some_of
 
 FORMAT_PART = "key format"
 FORMAT = 4
 """Stands for finery's own code except the kit, whose files are parts. Bump it when a change of that
 code changes outputs, or the meaning of parts."""
-
-
-_BUILD = re.compile(r"\+(cpu|cu\d|rocm|xpu).*")
 
 
 class EngineKey(NamedTuple):
@@ -154,15 +150,6 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
             order: Any = "deterministic" if is_set else None
             part, plain = f"setting {prefix}{field}", msgspec.to_builtins(value, order=order)
             yield part, _digested(part, plain)
-
-
-def package_version(distribution: str) -> str:
-    """The version of a distribution in the step's environment, or `not installed`.
-
-    Without the label of torch and its companions for the hardware that a build is for (`+cpu`,
-    `+cu130`): a store is to serve machines with and without a GPU.
-    """
-    return _BUILD.sub("", version_of(distribution) or "not installed")
 
 
 def differences(before: Parts, after: Parts) -> list[tuple[str, Any, Any]]:

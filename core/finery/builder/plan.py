@@ -21,7 +21,6 @@ from finery.builder.keys import (
     changes_between,
     key_of,
     key_parts,
-    package_version,
 )
 from finery.errors import RecipeError, StepError, UsageError
 from finery.plugin.history import Results
@@ -34,7 +33,7 @@ from finery.step.inspect import files_of, full_name, give_files, steps_inside
 from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.installed import with_versions
+from finery.util.installed import package_version, with_versions
 from finery.util.paths import PINNED, project_folder, recipe_id
 
 LOST = "can't be had from the shared store"
@@ -72,7 +71,15 @@ class StepPlan:
 
     @property
     def gpus(self) -> int:
-        """How many GPUs the step uses, on a machine that has them."""
+        """How many GPUs the step uses, on a machine that has them.
+
+        What `resources` asks for, which the graph has compared with the step's own number.
+        """
+        return self.node.resources.gpus or self.own_gpus
+
+    @property
+    def own_gpus(self) -> int:
+        """How many GPUs the step uses according to its step type; only they may affect its key."""
         count = max(self.node.step.gpu_count(), int(self.engine_uses_gpu))
         return min(count, len(self.node.gpus) or count)
 
@@ -300,7 +307,7 @@ class Planner:
             pinned=plan.pinned,
             provenance=plan.provenance,
             engines=engines,
-            gpus=plan.gpus,
+            gpus=plan.own_gpus,
             environment=plan.environment,
         )
 

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +15,15 @@ import msgspec
 from finery.artifact.manifest import Manifest, Result
 from finery.builder.checks import misfits, notes_before, verify
 from finery.builder.context import context_of
-from finery.builder.dispatch import limited_models, task_of
+from finery.builder.dispatch import limited_models, need_of, task_of
 from finery.builder.outputs import OutputLinks, build_folder
 from finery.builder.plan import Planner, StepPlan
 from finery.builder.runs import RunLog, runs_of
 from finery.builder.sharing import Sharing
 from finery.config import Config
 from finery.errors import DataError, FineryError, StepError
-from finery.execute.executor import Done, Executor, Noted, Task, TaskEvent
+from finery.execute.executor import Died, Done, Executor, Noted, Task, TaskEvent
+from finery.execute.routing import Router
 from finery.plugin.history import Results
 from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
@@ -100,6 +102,7 @@ class Build:
         self.executor = executor
         self.keep_going = keep_going
         self._forced = {*force}
+        self._deaths: Counter[str] = Counter()
         self.outcome = Outcome(new_run_id())
         store.hold(self.outcome.run)
         self.planner = Planner(graph, store)
@@ -111,6 +114,7 @@ class Build:
         )
         self.listeners: list[Listener] = [self.log, *listeners]
         self.project = project_folder(graph.recipe.path)
+        self._retries = (config or Config()).retries
         self.sharing = Sharing(store, config or Config())
         self.outputs = OutputLinks(store, self.folder, states or {}, graph.recipe.argument)
         self._silenced = set(graph.recipe.data.get("silence") or [])
@@ -122,7 +126,8 @@ class Build:
             for before in node.upstream():
                 self._after[before].append(name)
         self._ready: list[str] = []
-        self._queues: dict[bool, dict[str, StepPlan]] = {False: {}, True: {}}
+        # By executor and whether a step is isolated: each kind waits for another place.
+        self._queues: dict[tuple[str, bool], dict[str, StepPlan]] = {}
         self._running: dict[str, StepPlan] = {}
         self._states: dict[str, dict[Path, FileState]] = {}  # of outside files and their folders
         self._locked: dict[str, StepPlan] = {}  # that wait for another build or for their inputs
@@ -177,7 +182,7 @@ class Build:
         self.outcome.results.clear()
         self._unlinked.clear()
         self._locked.clear()
-        self._queues = {False: {}, True: {}}
+        self._queues = {}
         self._waiting = {n: len(node.upstream()) for n, node in nodes.items()}
         failed = self.outcome.errors
         self._ready = [n for n in reversed(nodes) if self._waiting[n] == 0 and n not in failed]
@@ -269,17 +274,21 @@ class Build:
             return
         if self._stopped():
             self._locked.clear()
-            self._queues[False].clear()
-            self._queues[True].clear()
+            self._queues.clear()
             return
         waited, self._locked = self._locked, {}
         for plan in waited.values():
-            self._queues[plan.isolated][plan.node.name] = plan
-        for queue in self._queues.values():
+            self._enqueue(plan)
+        for _, queue in sorted(self._queues.items()):
             while (name := self._next(queue)) is not None:
                 self._guarded(self._start, queue.pop(name))
         if self._ready:  # another build finished a step that others waited for
             self._start_ready()
+
+    def _enqueue(self, plan: StepPlan) -> None:
+        need = need_of(plan)
+        where = self.executor.name_for(need) if isinstance(self.executor, Router) else ""
+        self._queues.setdefault((where, plan.isolated), {})[plan.node.name] = plan
 
     def _next(self, queue: Mapping[str, StepPlan]) -> str | None:
         """The first step of a queue that there is room for.
@@ -290,7 +299,7 @@ class Build:
         for name, plan in queue.items():
             if plan.gpus and waits:
                 continue
-            if self.executor.has_room(plan.isolated, plan.gpus):
+            if self.executor.has_room(need_of(plan)):
                 return name
             if not plan.gpus:
                 return None
@@ -329,7 +338,7 @@ class Build:
                 plan.reason = "forced"
             if plan.node.trains:
                 self._check_later_steps(name)
-            self._queues[plan.isolated][name] = plan
+            self._enqueue(plan)
 
     def _check_later_steps(self, training: str) -> None:
         """Fail the steps after a training whose settings don't fit rows that are now built."""
@@ -431,7 +440,14 @@ class Build:
             self._fail(plan.node, FineryError.from_dict(event["error"]), log=task.log)
         elif event["event"] == "died":
             self._ended(plan)
-            self._fail(plan.node, _death(event["code"], task), log=task.log)
+            error = _death(event, task)
+            self._deaths[task.step] += 1
+            if self._deaths[task.step] > self._retries or event["code"] == -signal.SIGPROF:
+                self._fail(plan.node, error, log=task.log)
+            else:
+                message = f"{error.what}; attempt {self._deaths[task.step] + 1} starts"
+                self._emit("step_log", step=task.step, message=message)
+                self._enqueue(plan)
         elif event["event"] == "note":
             self._note(task.step, event)
         elif event["event"] == "used":
@@ -674,8 +690,14 @@ class Build:
         return emitted
 
 
-def _death(code: int, task: Task) -> StepError:
+def _death(event: Died, task: Task) -> StepError:
     """The error for the death of a worker."""
+    code = event["code"]
+    if "reason" in event:
+        return StepError(
+            event["reason"],
+            fix=f"see {task.log}; what the step saved in its scratch folder is kept",
+        )
     if code == -signal.SIGKILL:
         return StepError(
             "its process was killed (SIGKILL), usually because memory ran out",

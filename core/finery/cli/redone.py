@@ -91,6 +91,7 @@ class Redone(NamedTuple):
 def redone(step: str, before: Result, after: Result, stores: tuple[Store, Store]) -> list[Redone]:
     """The outputs of a step before and after."""
     old, new = titled(step, before.outputs), titled(step, after.outputs)
+    stores[0].shared.bring(old.values())
     return [Redone(title, old[title], new[title], stores) for title in old]
 
 
@@ -115,7 +116,7 @@ class Score(NamedTuple):
 def scores(pair: Redone) -> Iterator[Score]:
     """All scores of an evaluation."""
     old, new = (
-        json.loads(store.blob(manifest.files[METRICS][0]).read_bytes())
+        json.loads(store.artifact(manifest).file(METRICS).read_bytes())
         for store, manifest in zip(pair.stores, (pair.before, pair.after), strict=True)
     )
     intervals: Mapping[str, Mapping[str, Any]] = old.get("intervals", {})

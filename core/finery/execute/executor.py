@@ -1,18 +1,22 @@
 """The contract of executors: where steps run.
 
 A plugin provides an executor with the hook `finery_executors`: name → `"module:Class"`, for
-`finery build --executor NAME`. `Class(jobs)` is called once per build. jobs: most concurrent
-steps (`--jobs`), or None if the executor decides. `finery.execute.local` is the executor for this
-machine. The tests contain a minimal one that runs everything in the main process.
+`finery build --executor NAME` and `executors` in finery.toml. `Class(jobs)` is called once per
+build. jobs: most concurrent steps (`--jobs`), or None if the executor decides. If the class has a
+msgspec Struct `Options`, `Class(jobs, options)` is called with the executor's table in finery.toml,
+which finery has checked. `finery.execute.local` is the executor for this machine. The tests contain
+a minimal one that runs everything in the main process. For an engine whose jobs continue without
+the build, such as Slurm, `finery.execute.detached` has a base class.
 
 **Calls.** A build uses its executor from one thread: `has_room`, `start` and `poll` repeatedly,
 and `close` once, even after an error. `start` is called only directly after `has_room` returned
-true.
+true, for a `Need` that says what the step needs. A task is such a `Need`, too.
 
 **Running a task.** The executor calls `run_task(task, send)` in a process with this Python
 environment, which calls `send` with each report and returns the closing event. The paths in a task
-must lead to the same files there as here. A step with `isolated` needs a process in which no other
-step runs before or after it, since libraries like CUDA can't be initialised twice. The build holds
+must lead to the same files there as here. In another environment, `finery.execute.job` compares it
+with `task.expects` first. A step with `isolated` needs a process in which no other step runs before
+or after it, since libraries like CUDA can't be initialised twice. The build holds
 the lock of the step's key while the task runs, so a key never runs twice at the same time.
 
 **Environments.** A task with `environment` runs in a process of another Python:
@@ -26,6 +30,9 @@ use any; an executor that can't choose a GPU ends such a task with `failed`. A p
 own GPUs if `CUDA_VISIBLE_DEVICES` (AMD: `HIP_VISIBLE_DEVICES`) lists them. A started task may wait
 for its GPUs; the executor then reports what it waits for as a `log` event.
 
+**Resources.** `task.resources` is what the recipe says that the step needs. An executor for
+several steps on a machine keeps their sum within what the machine has.
+
 **Events.** For each task, `poll` returns the step's reports in their order, and then exactly one
 closing event: `done`, `failed` or `died`. No event of that task follows. Events of different tasks
 may arrive in any order. `start` doesn't raise for a task that can't run: the closing event contains
@@ -34,7 +41,8 @@ the error.
 **A killed step.** `died` means that `run_task` didn't return: the process was killed, crashed or
 was lost with its machine. The executor must end everything that the step started, e.g. its process
 group, before it returns `died`. The code is the exit code, or a negative signal number; the build
-reports -9 as running out of memory. The build doesn't retry.
+reports -9 as running out of memory, unless `reason` says what happened. The build starts the task
+again as often as `retries` in finery.toml says.
 
 **Folders.** Until the closing event, `out`, `scratch` and `log` belong to the executor and the
 step. The build creates `out` and the log's folder. `run_task` appends the step's output to `log`,
@@ -49,22 +57,54 @@ gets only `worker_environment()`, which has no secrets, and the additions of the
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import msgspec
 
 from finery.artifact.manifest import Manifest
 from finery.recipe.environments import Environment
+from finery.step.resources import Resources
 
 AHEAD = "ahead"
 """Argument of a worker that starts before its first task is known. It receives the environment
 variables of that task before the task."""
 
 
-class Task(msgspec.Struct):
+class Need(msgspec.Struct, kw_only=True):
+    """What decides where and when a step may start.
+
+    key: of its output. step, use, section: its name in the recipe, its step type and its section;
+        origin: the name that all its variants share. isolated: whether it needs its own process.
+    gpus: how many GPUs it uses, if the machine has them. resources: what the recipe asks for.
+    """
+
+    step: str
+    use: str
+    isolated: bool
+    key: str = ""
+    section: str = ""
+    origin: str = ""
+    gpus: int = 0
+    resources: Resources = Resources()
+
+
+class Expects(msgspec.Struct, kw_only=True, frozen=True):
+    """What a step's key says about the environment that runs it.
+
+    python: e.g. `3.11`. packages: distribution → version, without a build label like `+cu130`.
+    code: file of `Task.code`, as a path below an entry of `sys.path` or an absolute one → digest of
+    its content. Empty until a job in another environment is made.
+    """
+
+    python: str = ""
+    packages: dict[str, str] = {}
+    code: dict[str, str] = {}
+
+
+class Task(Need, kw_only=True):
     """One step to run, as plain data.
 
-    step, use: its name in the recipe and its step type. settings: its settings. nested: path →
+    settings: its settings. nested: path →
         (step type, settings) of each step inside it, e.g. `watch`, outer ones first.
     inputs: input → (name in the recipe, artifact) of each. files: setting → (name, path)
         of each outside file.
@@ -74,18 +114,17 @@ class Task(msgspec.Struct):
     plugins: plugin files next to the recipe.
     store: the store's folder. out: an empty folder for the step's output. scratch: a folder
         that the step may create; kept until the step succeeds. log: the file for its output.
-    isolated: whether it needs its own process. gpus: how many GPUs it uses, if the machine has
-        them. gpu_names: numbers and UUIDs of those that it may use; empty: any.
+    gpu_names: numbers and UUIDs of the GPUs that it may use; empty: any.
     provenance: how its inputs were made, if it wants to know. environment: the one that it runs
         in; None: that of finery.
     answers: the shared store for answers of models, see `finery.inference.shared`. It contains
         secrets, like `env`.
+    expects: what the environment that runs it must have. records: the database of answers; empty:
+        that of the store.
     project, recipe: the project folder and the recipe's folder in it. code: files that are in
         the step's key.
     """
 
-    step: str
-    use: str
     settings: dict[str, Any]
     nested: dict[str, tuple[str, dict[str, Any]]]
     inputs: dict[str, list[tuple[str, Manifest]]]
@@ -99,8 +138,6 @@ class Task(msgspec.Struct):
     out: str
     scratch: str
     log: str
-    isolated: bool
-    gpus: int = 0
     gpu_names: list[int | str] = []
     project: str = ""
     recipe: str = ""
@@ -108,6 +145,8 @@ class Task(msgspec.Struct):
     provenance: dict[str, Any] = {}
     answers: dict[str, Any] = {}
     environment: Environment | None = None
+    expects: Expects = Expects()
+    records: str = ""
 
 
 class Logged(TypedDict):
@@ -171,10 +210,15 @@ class Failed(TypedDict):
 
 
 class Died(TypedDict):
-    """The step's process died. code: its exit code, or a negative signal number."""
+    """The step's process died.
+
+    code: its exit code, or a negative signal number. reason: what ended it, if that is known, e.g.
+    `it reached its time limit`.
+    """
 
     event: Literal["died"]
     code: int
+    reason: NotRequired[str]
 
 
 Report = Logged | Progressed | Measured | Noted | Used
@@ -187,11 +231,8 @@ TaskEvent = Report | Closing
 class Executor(Protocol):
     """Runs steps. The module's docstring contains the complete contract."""
 
-    def has_room(self, isolated: bool, gpus: int = 0) -> bool:
-        """Whether another step can start now.
-
-        isolated: whether it needs its own process. gpus: how many GPUs it uses.
-        """
+    def has_room(self, need: Need) -> bool:
+        """Whether another step can start now."""
 
     def start(self, task: Task) -> None:
         """Start a task without waiting. Doesn't raise errors of the task."""
@@ -207,3 +248,17 @@ class Executor(Protocol):
 
         Called after the last step, or when the build is interrupted.
         """
+
+
+@runtime_checkable
+class Detached(Executor, Protocol):
+    """An executor whose jobs continue after `close`. The next build finds them by their key."""
+
+    def left(self) -> list[str]:
+        """The jobs that are running, e.g. `sft: Slurm job 17`."""
+
+    def how_to_cancel(self) -> str:
+        """What a user does to cancel them, e.g. `scancel 17`."""
+
+    def cancel(self) -> None:
+        """End these jobs, also after `close`."""

@@ -1,4 +1,4 @@
-"""The GPUs and cores of this machine, without CUDA, ROCm or torch.
+"""The GPUs, cores and memory of this machine, without CUDA, ROCm or torch.
 
 NVML, the library of NVIDIA's driver, lists its GPUs in milliseconds. It doesn't initialise CUDA,
 which would take memory on each GPU and couldn't be undone in this process.
@@ -44,6 +44,14 @@ LOCAL_HEAPS = ("1", "2")
 def cpu_count() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Bytes of this machine's memory; None if it is unknown."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
 
 
 def visible_gpus(environment: Mapping[str, str] | None = None) -> list[Gpu]:

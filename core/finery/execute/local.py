@@ -15,9 +15,10 @@ import msgspec
 
 from finery.errors import UsageError
 from finery.execute.environment import inherited, worker_environment
-from finery.execute.executor import AHEAD, Died, Failed, Logged, Task, TaskEvent
+from finery.execute.executor import AHEAD, Died, Failed, Logged, Need, Task, TaskEvent
 from finery.execute.gpu import VISIBLE, Gpu
-from finery.execute.gpus import cpu_count, visible_gpus
+from finery.execute.gpus import cpu_count, memory_bytes, visible_gpus
+from finery.step.resources import Resources
 
 if TYPE_CHECKING:  # imported with the first worker, since a build with nothing to do has none
     import subprocess
@@ -68,7 +69,9 @@ class LocalExecutor:
     """A pool of warm workers for light steps, and a new process for each isolated step.
 
     jobs: most concurrent steps. None allows one light step per core and one isolated step, which
-    uses all cores or the accelerator.
+    uses all cores or the accelerator. Isolated steps that state their cores run at the same time.
+    The cores and memory that running steps ask for never exceed the machine's. A step that asks for
+    more runs alone.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
@@ -80,24 +83,31 @@ class LocalExecutor:
         if cpu_count() > 1:  # a worker takes a while to import, so one starts while the build plans
             self._workers.append(_spawn(os.devnull, inherited(), AHEAD))
 
-    def has_room(self, isolated: bool, gpus: int = 0) -> bool:
+    def has_room(self, need: Need) -> bool:
         """Whether another step can start now, and no step of this build uses the GPUs it needs."""
-        if not self._has_process(isolated):
+        if not self._has_process(need):
             return False
-        if not gpus or not self._gpus:
+        if not need.gpus or not self._gpus:
             return True
         free = [gpu for gpu in self._gpus if gpu.id not in self._used_gpus()]
-        return len(free) >= min(gpus, len(self._gpus))
+        return len(free) >= min(need.gpus, len(self._gpus))
 
-    def _has_process(self, isolated: bool) -> bool:
+    def _has_process(self, need: Need) -> bool:
         busy = [w.task for w in self._workers if w.task] + [w.task for w in self._waiting]
+        if busy and not fits(need, busy):
+            return False
         if self._jobs is not None:
             return len(busy) < self._jobs
-        same = sum(1 for t in busy if t.isolated == isolated)
-        return same < (1 if isolated else cpu_count())
+        same = [t for t in busy if t.isolated == need.isolated]
+        if need.isolated and all(t.resources.cpus for t in (need, *same)):
+            return True
+        return len(same) < (1 if need.isolated else cpu_count())
 
     def start(self, task: Task) -> None:
         """Start a task in a warm worker, or in a new one, which waits for its GPUs."""
+        if more := _more_than_there_is(task):
+            message = f"asks for {task.resources}, and this machine has {more}: it runs alone"
+            self._unsent.append((task, Logged(event="log", message=message)))
         if task.gpus and (self._gpus or task.gpu_names):
             self._waiting.append(_Waiting(task))
             self._start_waiting()
@@ -116,8 +126,11 @@ class LocalExecutor:
         """A new process for a task. taken: its GPUs."""
         if task.isolated:
             self._end_unused()
-        alone = task.isolated and self._jobs in (None, 1)
+        cpus = task.resources.cpus
+        alone = task.isolated and self._jobs in (None, 1) and not cpus
         environment = worker_environment(task, alone=alone)
+        if cpus:
+            environment.setdefault("OMP_NUM_THREADS", str(min(cpus, cpu_count())))
         gpus = taken.gpus if taken else []
         # With all of NVIDIA's, it sees those that this process sees. Of AMD's, some are left out.
         if gpus and (len(gpus) < len(self._gpus) or gpus[0].is_amd):
@@ -269,6 +282,27 @@ class LocalExecutor:
         threading.Thread(target=lambda: [*map(_end, idle)]).start()
         self._workers.clear()
         self._leaving.clear()
+
+
+def fits(need: Need, busy: Sequence[Need]) -> bool:
+    """Whether a step and the running ones together ask for no more than this machine has."""
+    if any(map(_more_than_there_is, (need, *busy))):
+        return False
+    asked = [step.resources for step in (need, *busy)]
+    memory = memory_bytes()
+    return sum(r.cpus for r in asked) <= cpu_count() and (
+        memory is None or sum(r.memory for r in asked) <= memory
+    )
+
+
+def _more_than_there_is(need: Need) -> str:
+    """What this machine has of what the step asks too much of; empty if there is enough."""
+    cpus, memory = cpu_count(), memory_bytes() or need.resources.memory
+    has = Resources(
+        cpus=cpus if need.resources.cpus > cpus else 0,
+        memory=memory if need.resources.memory > memory else 0,
+    )
+    return str(has)
 
 
 def _end(worker: _Worker, patience: float = PATIENCE) -> int:

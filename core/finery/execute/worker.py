@@ -59,14 +59,8 @@ class Default:
 
 def main() -> None:
     """Serve tasks until the socket closes."""
-    global _is_worker
-    _is_worker = True
     connection = Connection(int(sys.argv[1]))
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the main process handles Ctrl-C and ends this one
-    signal.signal(signal.SIGTERM, _end)
-    _die_with_parent(int(sys.argv[2]))
+    become_worker(int(sys.argv[2]))
     lock = threading.Lock()
 
     def send(event: Any) -> None:
@@ -86,6 +80,15 @@ def main() -> None:
             send(run_task(task, send))
         except BrokenPipeError:
             return
+
+
+def become_worker(parent: int) -> None:
+    """Make this process one that only runs steps, and that ends with the process `parent`."""
+    global _is_worker
+    _is_worker = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `parent` handles Ctrl-C and ends this process
+    signal.signal(signal.SIGTERM, _end)
+    _die_with_parent(parent)
 
 
 class Terminated(SystemExit):
@@ -155,7 +158,7 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
     _step(task, plugins, root, named=True).check()  # not of `step`, which it might change
     step = _step(task, plugins, root)
     expected = step.outputs()
-    records = records_of(root / "finery.db", task.answers)
+    records = records_of(Path(task.records or root / "finery.db"), task.answers)
     with scratch_lock(Path(task.scratch), inherited=_is_worker) as lock_scratch:
         job = Job(
             out=Path(task.out),

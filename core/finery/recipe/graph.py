@@ -27,9 +27,10 @@ from finery.step.inspect import (
     steps_inside,
 )
 from finery.step.interfaces import Forecast, floating_name, interface
+from finery.step.resources import Resources
 from finery.step.step import Step
 from finery.util.paths import shown
-from finery.util.text import a_or_an, did_you_mean
+from finery.util.text import a_or_an, counted, did_you_mean
 
 if TYPE_CHECKING:
     from finery.plugin.manager import Plugins
@@ -62,6 +63,7 @@ class Node:
     needs: list[str] = field(default_factory=list)
     gpus: list[int | str] = field(default_factory=list)  # those that it may use; empty: any
     environment: str = ""  # the name of that which it runs in; empty: finery's own
+    resources: Resources = field(default_factory=Resources)
     origin: str = ""  # its name in the file, which all variants of a step share
     variant: str = ""  # which variant of a matrix it is, e.g. `r=8`
     chosen_by: str = ""  # the step that chooses one of the candidates, on which this one depends
@@ -363,7 +365,18 @@ def _tell_promises(node: Node, nodes: dict[str, Node]) -> None:
 
 def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
     """The errors that the step type itself finds in its settings, and in those of inner steps."""
-    step = node.step
+    step, asked = node.step, node.resources.gpus
+    if asked:
+        uses, listed = step.gpu_count() or asked, len(node.gpus) or asked
+        if uses != asked or listed < asked:
+            yield recipe.error(
+                f"resources asks for {counted(asked, 'GPU')}, but "
+                + (f"the step uses {uses}" if uses != asked else f"gpus lists {listed}"),
+                (*node.place, "resources", "gpus"),
+                fix=f"write gpus: {uses} here, or change launch"
+                if uses != asked
+                else "list as many GPUs, or omit one of the two",
+            )
     try:
         step.check()
         for path, step in steps_inside(node.step):
@@ -441,6 +454,7 @@ def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
         needs=[needs] if isinstance(needs, str) else needs,
         gpus=written.get("gpus", []),
         environment=environment_of(recipe, section, name),
+        resources=Resources.read(written.get("resources", {})),
         origin=name,
     )
 

@@ -12,6 +12,7 @@ from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
 from finery.fields import Files, OneFile
 from finery.step.inspect import Input, full_name, inputs_of, nested_fields
+from finery.step.resources import SCHEMA as RESOURCES
 from finery.step.step import Step
 from finery.util.text import a_or_an
 
@@ -61,6 +62,7 @@ _STEP_KEYS: dict[str, Any] = {
         "own. Default: the one that has the step type or the section in `for`.",
         "type": ["string", "null"],
     },
+    "resources": RESOURCES,
 }
 _VALUES = {
     "anyOf": [

@@ -33,7 +33,7 @@ SECTIONS_OF: dict[type[Artifact], tuple[str, ...]] = {
 }
 FILE_MODULE = "finery_file_"
 """Prefix of the module names of plugin files next to a recipe."""
-RESERVED = frozenset({"use", "needs", "seed", "env", "gpus", "environment"})
+RESERVED = frozenset({"use", "needs", "seed", "env", "gpus", "environment", "resources"})
 """Keys that all steps accept, or all that can use a GPU. Fields can't have these names."""
 
 OUTSIDE_KEYS = frozenset({

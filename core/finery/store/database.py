@@ -3,7 +3,8 @@
 Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
 `views/<digest>/` (an artifact as a folder of links), `work/<key>` (the output folder of a running
 step), `work/<key>.scratch` (kept for its next attempt) with a `….lock` and the `….seconds` of
-earlier attempts, `pinned/` (data that steps store for their pins), `runs/<id>/` (events and logs),
+earlier attempts, `work/<key>.job` (a job that outlives a build, see `finery.execute.job`),
+`pinned/` (data that steps store for their pins), `runs/<id>/` (events and logs),
 `locks` and `claims` (`KeyLocks` of steps and of records), `mending` (locked while a damaged
 database is replaced, which stays as `finery.db.damaged-…`), `gate` and `uses/` (what running builds
 use, see `finery.store.uses`).
@@ -31,7 +32,7 @@ from finery.store.connection import Database
 from finery.store.links import open_artifact
 from finery.store.repairs import make_folder, make_way, say
 from finery.store.shared import SharedBlobs
-from finery.store.uses import Uses, gate, remove_unheld
+from finery.store.uses import JOB, Uses, gate, remove_unheld
 from finery.util.files import check_plain, fsync, hash_file, settled, size_of
 from finery.util.leftovers import end_users, is_in_use, last_change, lock_path, seconds_path
 from finery.util.locks import KeyLocks, holder_of
@@ -412,9 +413,13 @@ class Store:
     def work(self, key: str) -> tuple[Path, Path]:
         """(out, scratch) of a key to build. `out` is empty, `scratch` is unchanged.
 
-        Ends processes of an earlier attempt that still use `scratch`, or raises `StepError`.
+        Ends processes of an earlier attempt that still use `scratch`, or raises `StepError`. If
+        the key has a job, which may be running, both are unchanged: its executor decides.
         """
         out, scratch = self.root / "work" / key, self.root / "work" / f"{key}{SCRATCH}"
+        if (self.root / "work" / f"{key}{JOB}").exists():
+            out.mkdir(exist_ok=True)
+            return out, scratch
         if lock_path(scratch).exists():
             end_users(scratch)
         try:
@@ -434,8 +439,9 @@ class Store:
         seconds_path(scratch).unlink(missing_ok=True)
 
     def clear_output(self, key: str) -> None:
-        """Remove a key's output folder. Its scratch folder stays for the next attempt."""
+        """Remove a key's output folder and job. Its scratch folder stays for the next attempt."""
         out = self.root / "work" / key
+        shutil.rmtree(self.root / "work" / f"{key}{JOB}", ignore_errors=True)
         try:
             out.rmdir()  # usually empty, since the files have moved
         except OSError:
@@ -485,12 +491,19 @@ class Store:
         return len(steps), total
 
     def _left(self) -> Iterator[tuple[str, str]]:
-        """(key, name) of unused output and scratch folders, each with its key locked."""
+        """(key, name) of unused output and scratch folders, each with its key locked.
+
+        Those of a job, which may be running, are in use until it is `ABANDONED_DAYS` old.
+        """
+        oldest = time.time() - ABANDONED_DAYS * 86_400
         for name in os.listdir(self.root / "work"):
             key = name.removesuffix(SCRATCH)
             if len(key) != KEY_DIGITS or not HEX.issuperset(key) or not self.try_lock(key):
                 continue
             try:
+                job = self.root / "work" / f"{key}{JOB}"
+                if job.exists() and last_change(job) > oldest:
+                    continue
                 if not is_in_use(self.root / "work" / f"{key}{SCRATCH}"):
                     yield key, name
             finally:

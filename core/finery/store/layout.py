@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from finery.artifact.kinds import KINDS
-from finery.artifact.manifest import MANIFEST, Manifest, manifest
+from finery.artifact.manifest import MANIFEST, Manifest, manifest, with_references
 from finery.errors import RemoteError
 from finery.store.repairs import is_sound
 
@@ -72,7 +72,13 @@ def decoded(key: str, body: bytes) -> Record | None:
         record.format == FORMAT
         and record.key == key
         and all(
-            not m.external and _is_named_well(m) and is_sound(m) for m in record.outputs.values()
+            not m.external and is_named_well(m) and is_sound(m) for m in record.outputs.values()
+        )
+        and not any(
+            path
+            for m in record.outputs.values()
+            for each in with_references(m)
+            for path, *_ in each.external.values()
         )
         and all(_is_digest(pack) and offset >= 0 for pack, offset in record.packed.values())
     )
@@ -88,7 +94,8 @@ def portable(made: Manifest) -> Manifest:
     return manifest(made.kind, made.meta, made.files, refs, external, made.runtime)
 
 
-def _is_named_well(made: Manifest) -> bool:
+def is_named_well(made: Manifest) -> bool:
+    """Whether a foreign artifact is of a known kind, and its files can't be put anywhere else."""
     names = [*made.files, *made.external]
     return (
         made.kind in KINDS
@@ -100,8 +107,7 @@ def _is_named_well(made: Manifest) -> bool:
             and "\0" not in name
             for name in names
         )
-        and all(path == "" for path, *_ in made.external.values())
-        and all(map(_is_named_well, made.refs.values()))
+        and all(map(is_named_well, made.refs.values()))
     )
 
 

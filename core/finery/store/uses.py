@@ -14,6 +14,9 @@ than the start of the oldest running build and of the collection. It compares an
 the gate, so it can't remove a blob that a build has just put in place of an old one. All these
 times are of the store's file system, so clocks of other machines don't matter.
 
+**A job** that continues without its build counts like a build, by its folder in `work/`: since it
+was submitted, with its inputs and its key.
+
 **Views, links and pinned data** don't show who reads them. They are small, so the collector only
 removes them, behind the gate, if no build runs and none has started since it looked at the store:
 each build adds a byte to the gate's file when it starts.
@@ -30,11 +33,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
+from finery.artifact.manifest import Manifest
 from finery.errors import UsageError
 from finery.util.files import size_of
 from finery.util.paths import STORE
 
 GATE, USES = "gate", "uses"
+JOB = ".job"
+"""The end of the name of a job's folder in `work/`."""
 COPYING = 86_400
 """Seconds after which an unfinished copy of a blob from a shared store is removed."""
 
@@ -148,11 +156,21 @@ class Uses:
 
 
 class InUse(NamedTuple):
-    """What running builds use. since: the start of the oldest, or now, in ns. builds: how many."""
+    """What running builds and jobs use. since: the start of the oldest, or now, in ns.
+
+    inputs: artifacts that jobs read. builds: how many there are of both.
+    """
 
     keys: set[str]
     since: int
     builds: int
+    inputs: list[Manifest] = []
+
+
+class _Given(msgspec.Struct):
+    """What a job's task says about its inputs."""
+
+    inputs: dict[str, list[tuple[str, Manifest]]]
 
 
 def in_use(root: Path, alone: int) -> InUse:
@@ -168,7 +186,14 @@ def in_use(root: Path, alone: int) -> InUse:
             start, *names = path.read_text().splitlines()
             keys.update(names)
             since, builds = min(since, int(start)), builds + 1
-    return InUse(keys, since, builds)
+    inputs: list[Manifest] = []
+    for task in (root / "work").glob(f"*{JOB}/task.json"):
+        with suppress(FileNotFoundError):
+            since, builds = min(since, task.stat().st_ctime_ns), builds + 1
+            given = msgspec.json.decode(task.read_bytes(), type=_Given).inputs
+            inputs += (manifest for each in given.values() for _, manifest in each)
+            keys.add(task.parent.name.removesuffix(JOB))
+    return InUse(keys, since, builds, inputs)
 
 
 def is_quiet(alone: int) -> bool:

@@ -1,5 +1,6 @@
 """The tests that every executor must pass, to inherit."""
 
+import re
 import signal
 import socket
 import time
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
+from blake3 import blake3
 
 from finery.artifact.manifest import Manifest
+from finery.execute.executor import Detached
 from finery.testing import given
 from finery.testing.checks import problems_of_executor
 from finery.testing.imports import HEAVY_FIX, problems_of_loading
@@ -44,10 +47,12 @@ class ExecutorContract:
     The contract is described in `finery.execute.executor`. The tests start tasks that run a few
     lines of Python, and check the events.
 
-    patience: the most seconds between two events.
+    patience: the most seconds between two events. own_lines: a pattern of the log lines that come
+    from the executor and not from the step.
     """
 
     patience: ClassVar[float] = 60.0
+    own_lines: ClassVar[str] = "$."
 
     def executor(self, jobs: int | None) -> "Executor":
         """A new executor. jobs: the most steps at a time; None lets the executor choose."""
@@ -153,7 +158,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         with self._running({"a": _task(tmp_path, "a", code)}) as events:
             messages = [next(events)[1]["message"] for _ in range(2)]
             assert len(_alive(messages)) in (0, 2)  # none of them on this machine, or both
-        self._assert_gone(messages)
+        self._assert_gone(messages)  # jobs of a `Detached` one end by `cancel`
 
     def test_events_arrive_while_a_step_waits(self, tmp_path: Path) -> None:
         """All events that a step has sent arrive, even if it sends no more for now."""
@@ -166,9 +171,10 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         executor = self.executor(1)
         try:
             for _ in range(2):
-                assert executor.has_room(isolated=False)
-                executor.start(_task(tmp_path, "a", ""))
-                assert not executor.has_room(isolated=False)
+                task = _task(tmp_path, "a", "")
+                assert executor.has_room(task)
+                executor.start(task)
+                assert not executor.has_room(task)
                 while not any(event["event"] in CLOSING for _, event in executor.poll(1.0)):
                     pass
         finally:
@@ -245,6 +251,8 @@ while not os.path.exists({str(tmp_path / "go")!r}):
             yield self._events(executor, tasks)
         finally:
             executor.close()
+            if isinstance(executor, Detached):
+                executor.cancel()
 
     def _events(
         self, executor: "Executor", tasks: "Mapping[str, Task]"
@@ -253,7 +261,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         waiting, running = list(tasks.values()), set[str]()
         deadline = time.monotonic() + self.patience
         while waiting or running:
-            while waiting and executor.has_room(waiting[0].isolated, waiting[0].gpus):
+            while waiting and executor.has_room(waiting[0]):
                 running.add(waiting[0].step)
                 executor.start(waiting.pop(0))
             for task, event in executor.poll(0.1):
@@ -261,8 +269,33 @@ while not os.path.exists({str(tmp_path / "go")!r}):
                 assert task.step in running, f"an event after the last of '{task.step}': {event}"
                 if event["event"] in CLOSING:
                     running.remove(task.step)
-                yield task.step, dict(event)
+                if event["event"] != "log" or not re.match(self.own_lines, event["message"]):
+                    yield task.step, dict(event)
             assert time.monotonic() < deadline, f"no event of {running} in {self.patience:g} s"
+
+
+class DetachedContract(ExecutorContract):
+    """The tests of an executor whose jobs continue without the build."""
+
+    def test_a_job_outlives_its_executor(self, tmp_path: Path) -> None:
+        """Another executor finds the job by its key, and gets all events and the result."""
+        code = f"""
+import time
+job.log("ready")
+while not os.path.exists({str(tmp_path / "go")!r}):
+    time.sleep(0.01)
+rows.append({{"prompt": str(os.getpid())}})
+"""
+        task, first, second = _task(tmp_path, "a", code), self.executor(None), self.executor(None)
+        assert next(self._events(first, {"a": task}))[1] == {"event": "log", "message": "ready"}
+        first.close()
+        assert isinstance(first, Detached)
+        assert len(first.left()) == 1
+        events = self._events(second, {"a": task})
+        assert next(events)[1] == {"event": "log", "message": "ready"}
+        (tmp_path / "go").touch()
+        assert [event["event"] for _, event in events] == ["done"]
+        second.close()
 
 
 def _task(folder: Path, name: str, code: str, *, isolated: bool = False) -> "Task":
@@ -276,10 +309,10 @@ def _task(folder: Path, name: str, code: str, *, isolated: bool = False) -> "Tas
     out = folder / name / "out"
     out.mkdir(parents=True, exist_ok=True)
     return Task(
-        step=name, use="given.script", settings={"code": code}, nested={}, inputs={}, files={},
-        seed=None, pinned=None, env={}, engines={}, plugins=[given.__file__], store=str(store),
-        out=str(out), scratch=str(folder / name / "scratch"), log=str(folder / f"{name}.log"),
-        isolated=isolated,
+        key=blake3(name.encode()).hexdigest(), step=name, use="given.script", isolated=isolated,
+        settings={"code": code}, nested={}, inputs={}, files={}, seed=None, pinned=None, env={},
+        engines={}, plugins=[given.__file__], store=str(store), out=str(out),
+        scratch=str(folder / name / "scratch"), log=str(folder / f"{name}.log"),
     )  # fmt: skip
 
 

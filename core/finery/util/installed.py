@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
+_BUILD = re.compile(r"\+(cpu|cu\d|rocm|xpu).*")
+
 
 class Distribution(NamedTuple):
     """An installed distribution: its normalised name, version and metadata folder."""
@@ -94,6 +96,15 @@ def version_of(distribution: str) -> str | None:
         return _locked.get(normalised(distribution))
     dist = distributions().get(normalised(distribution))
     return dist.version if dist else None
+
+
+def package_version(distribution: str) -> str:
+    """The installed version of a distribution for a key, or `not installed`.
+
+    Without the label of torch and its companions for the hardware that a build is for (`+cpu`,
+    `+cu130`): a store is to serve machines with and without a GPU.
+    """
+    return _BUILD.sub("", version_of(distribution) or "not installed")
 
 
 def entry_points(group: str) -> list[EntryPoint]:

@@ -5,24 +5,21 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from finery.builder import uptodate as stamp
-from finery.builtin import EXECUTORS
 from finery.cli.console import print_json, print_note
 from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_steps
 from finery.errors import FineryError, UsageError
-from finery.util.references import load_reference
 from finery.util.text import cost_words, counted
 
 if TYPE_CHECKING:
     from finery.builder.scheduler import Build
     from finery.execute.executor import Executor
-    from finery.plugin.manager import Plugins
 
 INTERRUPTED = (
     "interrupted. Finished steps are kept, and so are trainings up to their last checkpoint. Build "
@@ -53,7 +50,8 @@ LOOK_SECONDS = 0.5
     help="Resolve branch names on the hub and environments again, and update recipe.lock.",
 )  # fmt: skip
 @click.option(
-    "--executor", default="local", help="The executor that runs the steps. [default: local]"
+    "--executor",
+    help="The executor for steps without one in `executors` of finery.toml. [default: local]",
 )
 @click.option(
     "--watch", is_flag=True,
@@ -72,7 +70,7 @@ LOOK_SECONDS = 0.5
 @json_option
 def command(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], jobs: int | None,
-    keep_going: bool, force: tuple[str, ...], update_lock: bool, executor: str, watch: bool,
+    keep_going: bool, force: tuple[str, ...], update_lock: bool, executor: str | None, watch: bool,
     as_json: bool, **sharing: Any,
 ) -> int:  # fmt: skip
     """Build RECIPE, or only STEP and what it needs. Only steps that changed run again."""
@@ -131,6 +129,7 @@ def _run(
         with nullcontext() if as_json else closing(view):
             outcome = build.run()
     except KeyboardInterrupt:
+        _decide_about_jobs(build.executor)
         click.echo(INTERRUPTED, err=True)
         return INTERRUPTED_CODE
     is_done = len(outcome.results) == len(build.graph.nodes) and not outcome.errors
@@ -141,6 +140,27 @@ def _run(
 
         print_summary(build, outcome)
     return outcome.exit_code
+
+
+def _decide_about_jobs(executor: "Executor") -> None:
+    """Ask whether to cancel jobs that continue without the build; by default, they continue."""
+    from finery.execute.executor import Detached
+
+    left = executor.left() if isinstance(executor, Detached) else []
+    if not isinstance(executor, Detached) or not left:
+        return
+    jobs = counted(len(left), "job")
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        the, them = ("job", "it") if len(left) == 1 else (jobs, "them")
+        question = f"Cancel the {the}, or leave {them} running? [c/L]"
+        with suppress(KeyboardInterrupt, click.Abort):
+            if click.prompt(question, "l", show_default=False, err=True).lower() == "c":
+                executor.cancel()
+                return
+    click.echo(f"{jobs} left running, which the next build continues with:", err=True)
+    for line in left:
+        click.echo(f"  {line}", err=True)
+    click.echo(f"To cancel: {executor.how_to_cancel()}", err=True)
 
 
 def _wait_for_change(recipe: Path, build: "Build | None", began: int) -> bool:
@@ -185,16 +205,19 @@ def _is_done(
 
 
 def _build_of(
-    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], executor: str,
+    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], executor: str | None,
     jobs: int | None, options: tuple[bool, bool], force: tuple[str, ...] = (),
     sharing: Mapping[str, Any] = {},
 ) -> "Build":  # fmt: skip
     """The build of a recipe, after all checks that need no build."""
     from finery.builder.checks import check_files
+    from finery.builder.dispatch import need_of
     from finery.builder.outputs import refuse_shared_folder
+    from finery.builder.plan import StepPlan
     from finery.builder.project import open_graph, open_store
     from finery.builder.scheduler import Build
-    from finery.config import load_config
+    from finery.config import load_config, settings_in_force
+    from finery.execute.routing import Router
     from finery.recipe.validate import raise_all
 
     keep_going, update_lock = options
@@ -207,8 +230,7 @@ def _build_of(
         )
     began = time.time_ns()  # what changes from now on may not be what the graph was made of
     store = open_store(recipe)
-    # One of finery's own can start before plugins are loaded.
-    runner = load_reference(EXECUTORS[executor])(jobs) if executor in EXECUTORS else None
+    runner = Router(settings_in_force(recipe, **sharing), store.root, jobs, executor)
     try:
         graph = open_graph(recipe, overrides, store).select(steps)
         forced = [each for name in force for each in graph.variants_of(name) or [name]]
@@ -216,31 +238,16 @@ def _build_of(
             graph.require(name)
         refuse_shared_folder(graph.recipe, store)
         raise_all(check_files(graph))  # report wrong paths before any step runs
-        runner = runner or _executor(executor, jobs, graph.plugins)
+        plans = (StepPlan(node, "pending") for node in graph.nodes.values())
+        runner.use(graph.plugins, map(need_of, plans))
         return Build(
             graph, store, runner, keep_going=keep_going, update_lock=update_lock, force=forced,
             states=stamp.states_before(store, recipe, steps, overrides), began=began,
             config=config,
         )  # fmt: skip
     except BaseException:
-        if runner is not None:
-            runner.close()
+        runner.close()
         raise
-
-
-def _executor(name: str, jobs: int | None, plugins: "Plugins") -> "Executor":
-    """A new executor of a plugin, by name."""
-    from finery.plugin.manager import resolve
-
-    if name not in plugins.executors:
-        raise UsageError(
-            f"executor '{name}' was not found",
-            where="--executor",
-            fix=f"one of: {', '.join(plugins.executors)}",
-        )
-    reference, plugin = plugins.executors[name]
-    executor: Executor = resolve(reference, f"executor '{name}'", plugin)(jobs)
-    return executor
 
 
 def _as_interrupt(signum: int, frame: object) -> None:

@@ -120,7 +120,7 @@ def _print_json(
         print_json({
             "step": name, "use": plan.node.use, "state": gates.state(plan), "reason": plan.reason,
             "key": plan.key, "environment": plan.node.environment or None,
-            "estimate": facts, "notes": mine,
+            "resources": plan.node.resources.to_dict(), "estimate": facts, "notes": mine,
             "error": gates.failed[name].to_dict() if name in gates.failed else None,
             "blocked_by": [*gates.blocked.get(name, ())],
         })  # fmt: skip
@@ -187,6 +187,8 @@ def _print_steps(
         print_wrapped(start, why, hang=INDENT)
         for each in group:
             _print_gate(each, gates)
+        if (asks := str(plan.node.resources)) and plan.state != "cached":
+            print_wrapped(" " * INDENT, f"asks for {asks}", hang=INDENT + 2, dim=True)
         _print_estimates([estimates[p.node.name] for p in group if p.node.name in estimates])
 
 

@@ -1,0 +1,289 @@
+"""The base of executors whose jobs continue without the build, such as Slurm's.
+
+A subclass submits jobs, asks for their states and ends them. Their folders (`finery.execute.job`)
+contain all else, so a build finds the job of a key that an earlier build submitted, and reads its
+events from the beginning. Plugins import what they need for that from here.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from finery.errors import FineryError, StepError
+from finery.execute.executor import Died, Failed, Logged, Need, Task, TaskEvent
+from finery.execute.job import BEGAN, CLOSING, INTERRUPTED, About, JobFolder
+from finery.execute.job import supervise as supervise
+from finery.inference.records import SqliteRecords
+from finery.step.resources import TIME as TIME
+from finery.step.resources import Resources as Resources
+from finery.store.connection import Database
+from finery.util.files import file_state
+
+FIRST_SILENCE, LONGEST_SILENCE = 2.0, 30.0
+"""Seconds without an event after which a job's state is asked for, and the longest between two
+questions."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
+"""Seconds between two looks at the files of jobs, which may be on a network file system."""
+END_SECONDS = 60
+"""How long to wait for the end of cancelled jobs."""
+UNKNOWN = "is unknown to it"
+CANCELLED = "was cancelled"
+"""The state of a job that a user cancelled, so that its step isn't started again."""
+RUNS = ""
+"""The state of a job that waits or runs. Another state says how the job ended."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A job of this build.
+
+    log: bytes of its log that are copied. interrupted: whether its latest attempt was told to end.
+    """
+
+    task: Task
+    folder: JobFolder
+    about: About
+    log: int = 0
+    interrupted: bool = False
+    asked_at: float = field(default_factory=time.monotonic)
+    silence: float = FIRST_SILENCE
+
+
+class DetachedExecutor:
+    """Submits steps as jobs. jobs: most of them at a time; None: any number.
+
+    name: of the executor, as users write it. title: in messages.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(self, jobs: int | None) -> None:
+        self._jobs = jobs
+        self._new: list[Task] = []
+        self._running: dict[str, Job] = {}  # by key
+        self._unsent: list[tuple[Task, TaskEvent]] = []
+        self._look_at, self._pause = 0.0, SHORTEST_PAUSE
+
+    # -- what a subclass does ----------------------------------------------------------------------
+
+    def submit(self, tasks: Sequence[Task], calls: Sequence[tuple[str, str]]) -> list[str]:
+        """Submit jobs for tasks that are alike; their ids.
+
+        calls: the arguments with which each job calls `supervise`: its folder and its token.
+        Raises `FineryError` if the engine refuses them.
+        """
+        raise NotImplementedError
+
+    def states(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """The states of jobs by id. `RUNS`, or how it ended: `reached its time limit`.
+
+        Raises `FineryError` if the engine doesn't answer now.
+        """
+        raise NotImplementedError
+
+    def end(self, ids: Sequence[str]) -> None:
+        """End jobs, without waiting."""
+        raise NotImplementedError
+
+    def cancel_words(self, ids: Sequence[str]) -> str:
+        """The command with which a user cancels jobs."""
+        raise NotImplementedError
+
+    def last_words(self, task: Task, job_id: str) -> str:
+        """What a job that died printed last outside of its step, if it is known."""
+        return ""
+
+    def alike(self, task: Task) -> Any:
+        """Tasks for which this is equal are submitted together."""
+        return task.key
+
+    # -- the contract of executors -----------------------------------------------------------------
+
+    def has_room(self, need: Need) -> bool:
+        """Whether fewer jobs than the limit run."""
+        return self._jobs is None or len(self._running) + len(self._new) < self._jobs
+
+    def start(self, task: Task) -> None:
+        """Find the job of the task's key, or submit one with the next `poll`."""
+        try:
+            job = self._found(task)
+        except FineryError as error:
+            self._unsent.append((task, Failed(event="failed", error=error.to_dict())))
+            return
+        if job is None:
+            self._new.append(task)
+        else:
+            self._running[task.key] = job
+
+    def poll(self, timeout: float) -> Iterator[tuple[Task, TaskEvent]]:
+        """Events of the jobs, waiting up to `timeout` seconds for the first."""
+        self._submit_new()
+        deadline = time.monotonic() + timeout
+        while True:
+            unsent, self._unsent = self._unsent, []
+            any_event = bool(unsent)
+            yield from unsent
+            if time.monotonic() >= self._look_at:
+                for job in [*self._running.values()]:
+                    for event in self._events(job):
+                        any_event = True
+                        yield job.task, event
+                self._ask_for_states()
+                self._pause = SHORTEST_PAUSE if any_event else min(1.5 * self._pause, LONGEST_PAUSE)
+                self._look_at = time.monotonic() + self._pause
+            now = time.monotonic()
+            if any_event or now >= deadline or not self._running:
+                return
+            time.sleep(max(0.0, min(self._look_at, deadline) - now))
+
+    def close(self) -> None:
+        """Forget tasks that weren't submitted. Jobs continue, see `left` and `cancel`."""
+        self._new.clear()
+
+    def left(self) -> list[str]:
+        """The jobs that are running."""
+        jobs = self._running.values()
+        return [f"{job.task.step}: {self.title} job {job.about.id}" for job in jobs]
+
+    def how_to_cancel(self) -> str:
+        """The command that cancels them."""
+        return self.cancel_words([job.about.id for job in self._running.values()])
+
+    def cancel(self) -> None:
+        """End the jobs and wait until they have ended."""
+        ids = [job.about.id for job in self._running.values()]
+        if ids:
+            self._end(ids)
+        for job in self._running.values():
+            job.folder.remove()
+        self._running.clear()
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def _end(self, ids: Sequence[str]) -> None:
+        self.end(ids)
+        deadline = time.monotonic() + END_SECONDS
+        while time.monotonic() < deadline and any(
+            self.states(ids).get(job, UNKNOWN) == RUNS for job in ids
+        ):
+            time.sleep(0.2)
+
+    def _submit_new(self) -> None:
+        new, self._new = self._new, []
+        groups: dict[Any, list[Task]] = {}
+        for task in new:
+            groups.setdefault(self.alike(task), []).append(task)
+        for tasks in groups.values():
+            folders = [*map(JobFolder.of_task, tasks)]
+            abouts = [f.create(t, self.name) for f, t in zip(folders, tasks, strict=True)]
+            try:
+                calls = [(str(f.path), a.token) for f, a in zip(folders, abouts, strict=True)]
+                ids = self.submit(tasks, calls)
+            except FineryError as error:
+                for task, folder in zip(tasks, folders, strict=True):
+                    folder.remove()
+                    self._unsent.append((task, Failed(event="failed", error=error.to_dict())))
+                continue
+            for task, folder, about, job_id in zip(tasks, folders, abouts, ids, strict=True):
+                about.id = job_id
+                folder.write(about)
+                self._running[task.key] = Job(task, folder, about)
+                self._say(task, f"submitted as {self.title} job {job_id}")
+
+    def _found(self, task: Task) -> Job | None:
+        """The job of an earlier build for the task's key, if its result counts."""
+        folder = JobFolder.of_task(task)
+        about = folder.about()
+        if about is None:
+            return None
+        named = f"{self.title} job {about.id} of an earlier build"
+        alive = self.states([about.id]).get(about.id, UNKNOWN) if about.id else UNKNOWN
+        ending = folder.closing()
+        if any(file_state(path) != state for path, state in about.files.items()):
+            reason = "files that it reads changed"
+        elif ending in ("failed", "died"):
+            reason = "it failed"
+        elif ending == "done" or alive == RUNS:
+            self._say(task, f"continues with {named}")
+            return Job(task, folder, about)
+        else:
+            reason = f"it {alive}"
+        self._say(task, f"{named} doesn't count: {reason}")
+        if alive == RUNS:
+            self._end([about.id])
+        folder.remove()
+        return None
+
+    def _events(self, job: Job) -> Iterator[TaskEvent]:
+        """The new events of a job. After the closing one, the job is forgotten."""
+        for event in job.folder.read():
+            job.asked_at, job.silence = time.monotonic(), FIRST_SILENCE
+            job.interrupted = event["event"] == INTERRUPTED
+            if event["event"] == BEGAN:
+                line = f"{self.title} job {job.about.id} runs on {event['host']}"
+                yield Logged(event="log", message=line)
+            elif job.interrupted:
+                continue
+            elif event["event"] in CLOSING:
+                self._forget(job)
+                yield event  # type: ignore[misc]
+                return
+            else:
+                yield event  # type: ignore[misc]
+        self._copy_log(job)
+
+    def _forget(self, job: Job) -> None:
+        """Take over what a job leaves: its log, and its answers if they aren't in the store."""
+        self._copy_log(job)
+        del self._running[job.task.key]
+        answers = job.folder.path / "records.db"
+        if answers.exists():
+            database = Database(answers)
+            SqliteRecords(Path(job.task.store, "finery.db")).put(
+                dict(database.rows("SELECT key, value FROM records"))
+            )
+            database.close()
+
+    def _copy_log(self, job: Job) -> None:
+        with contextlib.suppress(FileNotFoundError), (job.folder.path / "log").open("rb") as log:
+            if os.fstat(log.fileno()).st_size > job.log:
+                log.seek(job.log)
+                text = log.read()
+                job.log += len(text)
+                with open(job.task.log, "ab") as copy:
+                    copy.write(text)
+
+    def _ask_for_states(self) -> None:
+        """Ask how silent jobs are. One that ended without a closing event has died."""
+        now = time.monotonic()
+        silent = [j for j in self._running.values() if now - j.asked_at > j.silence]
+        if not silent:
+            return
+        try:
+            states = self.states([job.about.id for job in silent])
+        except FineryError:  # a busy controller answers later
+            states = {job.about.id: RUNS for job in silent}
+        for job in silent:
+            state = states.get(job.about.id, UNKNOWN)
+            job.asked_at, job.silence = now, min(2 * job.silence, LONGEST_SILENCE)
+            if state == RUNS or job.folder.closing():
+                continue
+            self._forget(job)
+            if job.interrupted and state != CANCELLED:  # preempted, and it wasn't requeued
+                self._say(job.task, f"{self.title} job {job.about.id} was interrupted")
+                self._new.append(job.task)
+                continue
+            words = self.last_words(job.task, job.about.id)
+            reason = f"{self.title} job {job.about.id} {state}{words and f': {words}'}"
+            ending: TaskEvent = Died(event="died", code=1, reason=reason)
+            if state == CANCELLED:  # by a user, so it doesn't start again
+                ending = Failed(event="failed", error=StepError(reason).to_dict())
+            self._unsent.append((job.task, ending))
+
+    def _say(self, task: Task, message: str) -> None:
+        self._unsent.append((task, Logged(event="log", message=message)))

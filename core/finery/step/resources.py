@@ -1,0 +1,74 @@
+"""What a step asks of the machine that runs it: `resources:` in a recipe. Never part of a key."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from finery.util.text import counted
+
+_UNITS = {"MB": 2**20, "GB": 2**30, "TB": 2**40}
+_SECONDS = {"d": 86_400, "h": 3600, "m": 60}
+TIME = "^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?$"
+"""A pattern of durations."""
+SCHEMA: dict[str, Any] = {
+    "description": "What the step needs of a machine. Executors schedule by it; it isn't part of "
+    "the key.",
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": False,
+    "properties": {
+        "gpus": {
+            "description": "How many GPUs it gets. A training gets one for each process of launch.",
+            "type": "integer",
+            "minimum": 1,
+        },
+        "memory": {
+            "description": "Main memory, e.g. 24GB or 800MB. 1GB is 1024MB, as in Slurm.",
+            "type": "string",
+            "pattern": "^[0-9]+(\\.[0-9]+)?(MB|GB|TB)$",
+        },
+        "cpus": {"description": "How many cores.", "type": "integer", "minimum": 1},
+        "time": {
+            "description": "The longest that it may take on a cluster, e.g. 30m, 2h, 1h30m or 3d.",
+            "type": "string",
+            "pattern": TIME,
+        },
+    },
+}
+
+
+class Resources(msgspec.Struct, frozen=True):
+    """memory: bytes. time: seconds. 0 means that the step doesn't say."""
+
+    gpus: int = 0
+    memory: int = 0
+    cpus: int = 0
+    time: int = 0
+
+    @classmethod
+    def read(cls, written: Mapping[str, Any]) -> "Resources":
+        """Those of a step, as a recipe that fits the schema writes them."""
+        memory, time = written.get("memory", "0MB"), written.get("time", "")
+        return cls(
+            gpus=written.get("gpus", 0),
+            memory=round(float(memory[:-2]) * _UNITS[memory[-2:]]),
+            cpus=written.get("cpus", 0),
+            time=sum(int(n) * _SECONDS[unit] for n, unit in re.findall(r"(\d+)([dhm])", time)),
+        )
+
+    def to_dict(self) -> dict[str, int]:
+        """The ones that the step states, for JSON."""
+        return {name: n for name, n in msgspec.structs.asdict(self).items() if n}
+
+    def __str__(self) -> str:
+        """In words: `1 GPU, 24GB of memory, 8 cores, 1h30m`."""
+        hours, minutes = divmod(self.time // 60, 60)
+        words = [
+            counted(self.gpus, "GPU") if self.gpus else "",
+            f"{self.memory / _UNITS['GB']:.3g}GB of memory" if self.memory else "",
+            counted(self.cpus, "core") if self.cpus else "",
+            f"{hours}h{minutes:02d}m" if self.time else "",
+        ]
+        return ", ".join(filter(None, words))

@@ -1,0 +1,248 @@
+"""Steps as Slurm jobs, on a cluster of one node that the tests start."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import slurm
+import yaml
+from conftest import MakeProject, Project, until
+from tiny_llama import TEXT, tiny_llama
+
+from finery.execute.executor import Executor
+from finery.testing.executors import DetachedContract
+from finery.util.files import hash_file
+from finery_slurm.executor import SlurmExecutor, SlurmOptions
+
+pytestmark = [
+    pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing()),
+    pytest.mark.slow,
+]
+CONFIGURATION = '[executors]\ndefault = "slurm"\n[slurm]\ngres = ""\n'
+BEGINS = "job.scratch.mkdir(exist_ok=True)\n(job.scratch / str(os.getpid())).touch()\n"
+UNTIL_GO = "import time\nwhile not os.path.exists('go'): time.sleep(0.02)\n"
+ROW = "rows.append({'prompt': 'p'})\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[Path]:
+    """The cluster, which Slurm's commands find."""
+    with slurm.cluster() as configuration, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(configuration))
+        yield configuration
+
+
+class TestContract(DetachedContract):
+    """The contract of executors."""
+
+    own_lines = "(submitted as|continues with)? ?Slurm job"
+
+    def executor(self, jobs: int | None) -> Executor:
+        return SlurmExecutor(jobs, SlurmOptions(gres=""))
+
+
+def step(code: str, **settings: Any) -> dict[str, Any]:
+    """A step that runs some Python."""
+    return {"use": "steps.script", "code": code, **settings}
+
+
+def recipe(steps: dict[str, Any], **more: Any) -> dict[str, str]:
+    """The files of a project whose steps are jobs."""
+    written = {"finery": 1, "name": "t", "plugins": ["./steps.py"], "data": steps, **more}
+    return {"recipe.yaml": yaml.safe_dump(written), "finery.toml": CONFIGURATION}
+
+
+def ids() -> list[str]:
+    """Ids of all jobs so far."""
+    command = ["squeue", "-h", "-r", "--me", "-t", "all", "-o", "%i"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def digests(t: Project) -> dict[str, str]:
+    """File → digest of what is built."""
+    files = [path for path in (t.folder / "build").rglob("*") if path.is_file()]
+    return {str(f.relative_to(t.folder)): hash_file(f) for f in files}
+
+
+def attempts(t: Project) -> list[Path]:
+    """The files that running `BEGINS` left in scratch folders."""
+    return [*t.folder.glob(".finery/work/*.scratch/*")]
+
+
+@pytest.mark.quick
+def test_a_build_on_slurm_equals_a_local_one(project: MakeProject) -> None:
+    lines = step("rows += [{'prompt': str(n)} for n in range(20)]", resources={"cpus": 1})
+    t = project(recipe({"lines": lines, "mixed": {"use": "steps.shuffle", "rows": "lines"}}))
+    ran = t.run("build")
+    assert ran.code == 0, ran.err
+    assert "lines  steps.script  submitted as Slurm job" in ran.err
+    there, before = digests(t), ids()
+    shutil.rmtree(t.folder / ".finery")
+    assert t.run("build", "--executor", "local").code == 0, "which is the default for others"
+    (t.folder / "finery.toml").unlink()
+    shutil.rmtree(t.folder / ".finery")
+    assert t.run("build").code == 0
+    assert digests(t) == there
+    assert len(ids()) == len(before)
+
+
+def test_a_killed_build_leaves_its_job_which_the_next_one_finds(project: MakeProject) -> None:
+    """Also a build that runs its steps elsewhere by then."""
+    code = f"job.log('ready')\n{BEGINS}{UNTIL_GO}{ROW}"
+    t, before = project(recipe({"a": step(code)})), ids()
+    process = t.start("build")
+    until(lambda: attempts(t))
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    (t.folder / "finery.toml").unlink()
+    process = t.start("build")
+    assert process.stderr is not None
+    err = "".join(iter(process.stderr.readline, "  log     a  steps.script  ready\n"))
+    (t.folder / "go").touch()
+    err += process.communicate(timeout=120)[1]
+    job = (set(ids()) - {*before}).pop()
+    assert process.returncode == 0, err
+    assert f"continues with Slurm job {job} of an earlier build" in err
+    assert len(ids()) == len(before) + 1
+    assert not [*t.folder.glob(".finery/work/*.job")]
+
+
+def test_an_interrupted_build_says_what_continues(project: MakeProject) -> None:
+    t = project(recipe({"a": step(BEGINS + UNTIL_GO + ROW)}))
+    process = t.start("build")
+    until(lambda: attempts(t))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    job = slurm.running().pop()
+    assert process.returncode == 130
+    assert "1 job left running, which the next build continues with:\n  a: Slurm job" in err
+    assert f"To cancel: scancel {job}\n" in err
+    subprocess.run(["scancel", job], check=True)
+    until(lambda: not slurm.running())
+    (t.folder / "go").touch()
+    ran = t.run("build")
+    assert ran.code == 0, ran.err
+    assert f"Slurm job {job} of an earlier build doesn't count: it was cancelled" in ran.err
+
+
+def test_on_a_terminal_an_interrupted_build_asks(project: MakeProject) -> None:
+    t = project(recipe({"a": step(BEGINS + UNTIL_GO + ROW)}))
+    ours, theirs = pty.openpty()
+    process = t.start("build", stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    until(lambda: attempts(t))
+    process.send_signal(signal.SIGINT)
+    shown = b""
+    while b"[c/L]" not in shown:
+        shown += os.read(ours, 65536)
+    os.write(ours, b"c\n")
+    assert b"Cancel the job, or leave it running? [c/L]" in shown
+    while process.poll() is None:  # a full terminal would block it
+        if select.select([ours], [], [], 0.1)[0]:
+            with contextlib.suppress(OSError):
+                os.read(ours, 65536)
+    os.close(ours)
+    assert not slurm.running()
+    assert not [*t.folder.glob(".finery/work/*.job")]
+
+
+def test_a_job_continues_after_its_time_limit(project: MakeProject) -> None:
+    """By Slurm's notice, which it sends in its own time. It then waits two minutes."""
+    code = f"{BEGINS}import time\nif len(list(job.scratch.iterdir())) < 2: time.sleep(600)\n{ROW}"
+    t = project(recipe({"a": step(code, resources={"time": "1m"})}))
+    t.edit("finery.toml", 'gres = ""', 'gres = ""\nnotice = 58\n')
+    process = t.start("build")
+    until(lambda: slurm.running("%r") == ["BeginTime"])
+    job = slurm.running().pop()
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err.count(f"Slurm job {job} runs on") == 2
+
+
+def test_a_training_on_slurm_equals_a_local_one(project: MakeProject, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    tiny_llama(tmp_path / "base")
+    rows = [{"prompt": f"my card {n}", "completion": TEXT[n % 3]} for n in range(8)]
+    files = recipe(
+        {"rows": {"use": "data.file", "path": "rows.jsonl"}},
+        models={"base": {"use": "local.model", "path": "base"}},
+        train={
+            "sft": {
+                "use": "trl.sft",
+                "model": "base",
+                "rows": "rows",
+                "epochs": 1,
+                "resources": {"cpus": 2},
+            }
+        },
+    )
+    t = project({**files, "rows.jsonl": "\n".join(map(json.dumps, rows))})
+    t.edit("finery.toml", "default", "train")
+    ran = t.run("build", timeout=600)
+    assert ran.code == 0, ran.err
+    assert re.search(r"sft +trl.sft +Slurm job \d+ runs on", ran.err)
+    there = digests(t)
+    shutil.rmtree(t.folder / ".finery")
+    (t.folder / "finery.toml").unlink()
+    assert t.run("build", timeout=600).code == 0
+    assert {
+        f: d for f, d in digests(t).items() if f.endswith("safetensors")
+    }.items() <= there.items()
+
+
+def test_only_variants_that_are_not_cached_become_an_array(project: MakeProject) -> None:
+    steps: dict[str, Any] = {"a": {"use": "steps.source", "path": "a.txt"}}
+    steps["b"] = {"use": "steps.copy", "rows": "a", "tag": 0}
+    t = project(recipe(steps, matrix={"data.b.tag": [1, 2]}) | {"a.txt": "x\n"})
+    assert t.run("build", "--executor", "local", timeout=60).code == 0
+    before = {*ids()}
+    t.edit("recipe.yaml", "- 2", "\n".join(f"- {n}" for n in range(2, 7)).replace("\n", "\n  "))
+    assert sorted(t.ran()) == [f"b@tag={n}" for n in range(3, 7)]
+    new = sorted({*ids()} - before)
+    assert [job.partition("_")[2] for job in new] == ["0", "1", "2", "3"], new
+
+
+def test_another_environment_is_refused_before_work_starts(project: MakeProject) -> None:
+    typed = "\nclass Uses(Script, packages=('toydist',)):\n    'Runs some Python.'\n"
+    t = project(recipe({"a": step(BEGINS + ROW)}))
+    t.edit("steps.py", "\nclass Alone", f"{typed}\n\nclass Alone")
+    t.edit("steps.py", '"steps.alone": Alone', '"steps.uses": Uses, "steps.alone": Alone')
+    t.edit("recipe.yaml", "steps.script", "steps.uses")
+    for place, version in (("here", "1.0"), ("there", "2.0")):
+        t.write({f"{place}/toydist-{version}.dist-info/METADATA": ""})
+    python = t.folder / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={t.folder}/there exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    t.env["PYTHONPATH"] = f"{t.folder}/here"
+    t.edit("finery.toml", 'gres = ""', f'gres = ""\npython = "{python}"\n')
+    ran = t.run("build")
+    assert ran.code == 1
+    assert "package toydist is 2.0 there and 1.0 here" in ran.err
+    assert not attempts(t)
+
+
+def test_what_ended_a_job_is_said(project: MakeProject) -> None:
+    """A killed step runs again as often as `retries` says; a cancelled one doesn't."""
+    kills = f"{BEGINS}if len(list(job.scratch.iterdir())) < 2: os.kill(os.getpid(), 9)\n{ROW}"
+    t = project(recipe({"a": step(kills)}))
+    t.edit("finery.toml", "[executors]", "retries = 1\n[executors]")
+    ran = t.run("build")
+    assert ran.code == 0, ran.err
+    assert "attempt 2 starts" in ran.err
+    cancels = "os.system('scancel $SLURM_JOB_ID')\nimport time\ntime.sleep(60)"
+    t.write(recipe({"a": step(cancels)}))
+    ran = t.run("build")
+    assert ran.code == 1
+    assert re.search(r"Slurm job \d+ was cancelled", ran.err), ran.err

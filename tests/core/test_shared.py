@@ -273,6 +273,9 @@ def test_a_folder_is_a_shared_store_too(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/store"
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
     build(a, remote=url, push=True)
+    b.env["FINERY_REMOTE"] = url
+    plans = [json.loads(line) for line in b.run("plan", "--json").out.splitlines()]
+    assert [plan["step"] for plan in plans if plan["state"] == "run"] == ["weights"]
     assert build(b, remote=url).outcome.ran == ["weights"]
     shutil.rmtree(tmp_path / "store")
     b.edit("recipe.yaml", "rows: one}", "rows: one, seed: 3}")

@@ -35,7 +35,9 @@ def chunk(text: str) -> str:
 
 def answer_one(listener: socket.socket, sent: str, is_read: Event, resets: bool) -> None:
     """Answer one request, and end the connection once the client has read what was sent."""
+    listener.settimeout(20)  # for a test that fails before it asks
     connection, _ = listener.accept()
+    connection.settimeout(None)
     with connection, connection.makefile("rb") as request:
         length = 0
         while (line := request.readline()).strip():
@@ -122,6 +124,8 @@ def test_half_an_answer_is_not_part_of_the_conversation(
 
         class Ending:
             """The talker, whose server ends after the first word."""
+
+            tools = None
 
             def answer(
                 self, messages: Conversation, sampling: Sampling, write: Write

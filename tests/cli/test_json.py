@@ -26,7 +26,7 @@ CALLS: Mapping[str, list[str]] = {
     "diff": ["diff HEAD now --set train.sft.share=0.2"],
     "report": ["report", "report --format markdown", "report --format junit"],
     "export": ["export sft copied", "export sft --bundle sft.tar"],
-    "import": ["import sft.tar"],
+    "import": ["import given.tar"],
     "verify": ["verify sft"],
     "cache sizes": ["cache"],
     "cache gc": ["cache gc --dry-run", "cache gc --shared 1"],
@@ -63,6 +63,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     t.write(files(6, RECIPE))
     commit(t.folder)
     t.ran()
+    assert t.run("export", "sft", "--bundle", "given.tar").code == 0
     t.env["FINERY_REMOTE"] = (t.folder / "shared").as_uri()
     return t
 

@@ -110,6 +110,7 @@ def test_steps_on_a_machine_ask_for_no_more_than_it_has(monkeypatch: pytest.Monk
 def test_isolated_steps_with_cores_run_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(local, "cpu_count", lambda: 4)
     monkeypatch.setattr(local, "memory_bytes", lambda: 4 * GIB)
     task, executor = Tasks(tmp_path), LocalExecutor()

@@ -97,7 +97,7 @@ class RayExecutor(CourierExecutor):
         try:
             self._client.submit_job(
                 submission_id=job_id,
-                entrypoint=f"{options.python} -m finery.execute.node",
+                entrypoint=f"exec {options.python} -m finery.execute.node",
                 runtime_env={**options.runtime_env, "env_vars": {**own, **passed, **variables}},
                 metadata={"step": task.step, "key": task.key},
                 entrypoint_num_cpus=asks.cpus or options.num_cpus,
@@ -167,4 +167,4 @@ def _first_line(text: str) -> str:
 
 
 def _last_line(text: str) -> str:
-    return text.strip().rpartition("\n")[2][:LONGEST]
+    return text.strip().rpartition("\n")[2].strip()[:LONGEST]

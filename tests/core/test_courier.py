@@ -48,8 +48,11 @@ class TestContract(DetachedContract):
     own_lines = "(submitted as|continues with)? ?Elsewhere job"
 
     @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+    def _folder(
+        self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         self.folder = tmp_path_factory.mktemp("elsewhere")
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
     def executor(self, jobs: int | None) -> Executor:
         return elsewhere(self.folder, jobs)

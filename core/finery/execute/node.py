@@ -23,7 +23,7 @@ from blake3 import blake3
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, RemoteError, StepError
 from finery.execute.environment import inherited
-from finery.execute.executor import Failed, Task
+from finery.execute.executor import Failed, Logged, Task
 from finery.execute.job import CLOSING, About, JobFolder, supervise
 from finery.execute.parcel import (
     ADDRESS,
@@ -56,6 +56,7 @@ PATIENCE = 3600
 def main() -> None:
     """Run the job in this process's environment."""
     address = msgspec.json.decode(os.environ.pop(ADDRESS), type=Address)
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if (version := package_version("finery")) != address.finery:
         sys.exit(f"finery is {version} there and {address.finery} here: install the same version")
@@ -67,8 +68,20 @@ def main() -> None:
     root = Path(address.folder).expanduser() / blake3(address.url.encode()).hexdigest(8)
     Store(root).close()
     with (root / "work" / f"{parcel.task.key}.node").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another build's job, or the rest of a killed one
-        _Node(remote, box, parcel, root).run(address.token)
+        node = _Node(remote, box, parcel, root)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            node.say("waiting for another job on this node that runs the same step")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        node.run(address.token)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the engine's process that started it ends, and the step with it."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 class _Node:
@@ -83,6 +96,12 @@ class _Node:
         self._sent = {"events.jsonl": 0, "log": 0}
         self._number = 0
         self._ended = threading.Event()
+
+    def say(self, message: str) -> None:
+        """Send a line for the user before the step runs."""
+        event = msgspec.json.encode(Logged(event="log", message=message)) + b"\n"
+        self._box.put(f"{self._number:06}", Chunk(events=event, log=b""))
+        self._number += 1
 
     def run(self, token: str) -> None:
         """Run the step, and send what comes out of it meanwhile."""

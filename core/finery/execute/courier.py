@@ -204,7 +204,8 @@ class _Courier(threading.Thread):
             except Lost as error:
                 if not error.is_down:
                     raise
-                self._remote.down = ""
+                if not self.stopped.is_set():
+                    self._remote.down = ""
             except RemoteError as error:  # it may answer again
                 self._remote.warn("doesn't answer", error.what)
             if self.stopped.wait(pause):

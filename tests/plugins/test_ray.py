@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class TestContract(DetachedContract):
         return RayExecutor(jobs, self.options)
 
 
-MakeBuild = Any
+MakeBuild = Callable[..., Project]
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def scratches(ray: Cluster) -> list[Path]:
 
 def job_in(err: str) -> str:
     """The id of the job that a build submitted last."""
-    return re.findall(r"submitted as Ray job (\S+)", err)[-1]
+    return str(re.findall(r"submitted as Ray job (\S+)", err)[-1])
 
 
 def test_a_build_on_ray_equals_a_local_one(on_ray: MakeBuild, ray: Cluster) -> None:

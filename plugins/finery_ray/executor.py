@@ -11,7 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from finery import StepError, Task, UsageError
-from finery.execute.courier import CANCELLED, RUNS, CourierExecutor
+from finery.execute.courier import CourierExecutor
+from finery.execute.detached import CANCELLED, RUNS
 
 ENDINGS = {
     "JOB_ENTRYPOINT_COMMAND_ERROR": "ended before it could report",
@@ -71,7 +72,7 @@ class RayExecutor(CourierExecutor):
 
     def _unreachable(self, error: Exception) -> StepError:
         return StepError(
-            f"Ray doesn't answer at {self._options.address}: {_first_line(str(error))}",
+            f"Ray doesn't answer at {self._options.address}: {_last_line(str(error))}",
             fix="set `address` of [ray] in finery.toml to the URL of the cluster's dashboard",
         )
 
@@ -160,10 +161,6 @@ class RayExecutor(CourierExecutor):
         if info is None or str(info.status) != "FAILED":
             return ""
         return _last_line(str(info.message or ""))
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0][:LONGEST]
 
 
 def _last_line(text: str) -> str:

@@ -2,22 +2,21 @@
 
 A job's inputs and outputs travel through the shared store (`finery.execute.parcel`). A thread for
 each job sends what it needs, has it submitted, and then feeds its events and its log to the job's
-folder, so that all else is as with a shared folder. Plugins import what they need from here.
+folder, so that all else is as with a shared folder.
 """
 
 import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, RemoteError, StepError, UsageError
-from finery.execute.detached import CANCELLED as CANCELLED
-from finery.execute.detached import RUNS as RUNS
-from finery.execute.detached import DetachedExecutor
+from finery.execute.detached import RUNS, DetachedExecutor
 from finery.execute.executor import Failed, Task
 from finery.execute.job import About, JobFolder
 from finery.execute.parcel import (
@@ -88,18 +87,16 @@ class CourierExecutor(DetachedExecutor):
                 url=remote.url, token=token, secret=secret, folder=self._cache,
                 finery=package_version("finery"),
             )  # fmt: skip
-            variables = {**task.env, ADDRESS: msgspec.json.encode(address).decode()}
-
-            def send(
-                task: Task = task, folder: JobFolder = folder, box: Mailbox = box,
-                job_id: str = job_id, variables: Mapping[str, str] = variables,
-            ) -> None:  # fmt: skip
-                box.put("task", _parcel(task, folder, remote))
-                self.launch(task, job_id, variables)
-
+            send = partial(self._send, task, job_id, folder, box, address)
             self._couriers[job_id] = _Courier(task, folder, remote, box, token, send)
             ids.append(job_id)
         return ids
+
+    def _send(
+        self, task: Task, job_id: str, folder: JobFolder, box: Mailbox, address: Address
+    ) -> None:
+        box.put("task", _parcel(task, folder, self._opened()))
+        self.launch(task, job_id, {**task.env, ADDRESS: msgspec.json.encode(address).decode()})
 
     def follow(self, task: Task, folder: JobFolder, about: About) -> None:
         """Read all that a job has sent."""

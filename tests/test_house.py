@@ -21,8 +21,9 @@ import finery
 HOME = Path(__file__).parents[1]
 PLUGINS = sorted(path.name for path in (HOME / "plugins").iterdir() if path.is_dir())
 PUBLIC = (
-    "finery.cli.console", "finery.cli.options", "finery.execute.detached",
-    "finery.execute.gpus", "finery.rows", "finery.testing", "finery.util.text", "finery.views",
+    "finery.cli.console", "finery.cli.options", "finery.execute.courier",
+    "finery.execute.detached", "finery.execute.gpus", "finery.rows", "finery.testing",
+    "finery.util.text", "finery.views",
 )  # fmt: skip
 """Beside `finery` itself, what plugins may import of the core."""
 

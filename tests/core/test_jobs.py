@@ -174,7 +174,7 @@ def test_name_beats_type_beats_section_beats_default(
         ("[executors]\ndata = 'slurm'\n[slurm]\ntme = '1h'\n", None, "finery.toml:3", "'time'?"),
         ("[executors]\ndata = 'slurm'\n[slurm]\ntime = 9\n", None, "finery.toml:3", "correct it"),
         ("[local]\njobs = 3\n", None, "finery.toml:1", "remove"),
-        ("", "moon", "--executor", "one of: local, slurm"),
+        ("", "moon", "--executor", "one of: local, ray, slurm"),
     ],
 )
 def test_wrong_executors_and_options_are_errors(

@@ -94,6 +94,12 @@ class DetachedExecutor:
         """The command with which a user cancels jobs."""
         raise NotImplementedError
 
+    def follow(self, task: Task, folder: JobFolder, about: About) -> None:
+        """Have the events of an earlier build's job come to its folder, if its node doesn't see it.
+
+        From the beginning: they replace those that are there.
+        """
+
     def last_words(self, task: Task, job_id: str) -> str:
         """What a job that died printed last outside of its step, if it is known."""
         return ""
@@ -202,6 +208,8 @@ class DetachedExecutor:
         if about is None:
             return None
         named = f"{self.title} job {about.id} of an earlier build"
+        if about.id:
+            self.follow(task, folder, about)
         alive = self.states([about.id]).get(about.id, UNKNOWN) if about.id else UNKNOWN
         ending = folder.closing()
         if any(file_state(path) != state for path, state in about.files.items()):

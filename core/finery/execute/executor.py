@@ -4,9 +4,11 @@ A plugin provides an executor with the hook `finery_executors`: name → `"modul
 `finery build --executor NAME` and `executors` in finery.toml. `Class(jobs)` is called once per
 build. jobs: most concurrent steps (`--jobs`), or None if the executor decides. If the class has a
 msgspec Struct `Options`, `Class(jobs, options)` is called with the executor's table in finery.toml,
-which finery has checked. `finery.execute.local` is the executor for this machine. The tests contain
-a minimal one that runs everything in the main process. For an engine whose jobs continue without
-the build, such as Slurm, `finery.execute.detached` has a base class.
+which finery has checked. A field with the name of a setting, such as `remote`, has its value by
+default. `finery.execute.local` is the executor for this machine. The tests contain a minimal one
+that runs everything in the main process. For an engine whose jobs continue without the build, such
+as Slurm, `finery.execute.detached` has a base class, and `finery.execute.courier` has one for
+engines whose machines share no folder with that of the build, such as Ray.
 
 **Calls.** A build uses its executor from one thread: `has_room`, `start` and `poll` repeatedly,
 and `close` once, even after an error. `start` is called only directly after `has_room` returned

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +147,13 @@ class JobFolder:
 # -- in the job -----------------------------------------------------------------------------------
 
 
-def supervise(path: str, token: str, python: str | None = None) -> None:
+def supervise(
+    path: str, token: str, python: str | None = None, *, variables: Mapping[str, str] | None = None
+) -> None:
     """Run the job of a folder in a new process, and record how that process died, if it did.
 
     python: the interpreter of a step without an environment; None: that of this process.
+    variables: the environment of the step; None: that of this process.
 
     A process that was told to end (SIGTERM) has no closing event: its job was cancelled, or it was
     preempted and continues later.
@@ -159,7 +162,7 @@ def supervise(path: str, token: str, python: str | None = None) -> None:
     about = folder.about()
     if about is None or about.token != token:  # a later build has replaced this job
         return
-    variables = dict(os.environ)
+    variables = dict(os.environ if variables is None else variables)
     task = msgspec.json.decode((folder.path / "task.json").read_bytes(), type=Task)
     if task.environment is not None:
         try:
@@ -247,11 +250,11 @@ def differences(expects: Expects) -> Iterator[str]:
 
 
 def _importable(path: str, task: Task) -> str:
-    """A file of code as a path below an entry of `sys.path`; of the project, as it is."""
-    if task.project and Path(path).is_relative_to(task.project):
-        return path
+    """A file of code as a path below an entry of `sys.path`; one beside a plugin file, as it is."""
     entries = [e for e in sys.path if e and path.startswith(f"{e.rstrip(os.sep)}{os.sep}")]
-    return os.path.relpath(path, max(entries, key=len)) if entries else path
+    nearest = max(entries, key=len, default="")
+    is_beside = nearest in {os.path.dirname(plugin) for plugin in task.plugins}
+    return os.path.relpath(path, nearest) if nearest and not is_beside else path
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Which executor runs which step, by `executors` in finery.toml."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,8 @@ class Router:
                     raise self._no_options(name)
                 self._executors[name] = cls(self._jobs)
             else:
-                self._executors[name] = cls(self._jobs, _options(accepts, name, table))
+                own = {n: self._settings[n].value for n in NAMES if n in accepts.__struct_fields__}
+                self._executors[name] = cls(self._jobs, _options(accepts, name, table, own))
         return self._executors[name]
 
     # -- the contract of executors -----------------------------------------------------------------
@@ -155,10 +156,10 @@ class Router:
         return [e for e in self._executors.values() if isinstance(e, Detached)]
 
 
-def _options(accepts: Any, name: str, table: Setting | None) -> Any:
-    """An executor's table as its `Options`."""
+def _options(accepts: Any, name: str, table: Setting | None, shared: Mapping[str, Any]) -> Any:
+    """An executor's table as its `Options`. shared: settings, unless the table has them."""
     if table is None:
-        return accepts()
+        return accepts(**shared)
     fields = accepts.__struct_fields__
     for option in table.value:
         if option not in fields:
@@ -168,6 +169,6 @@ def _options(accepts: Any, name: str, table: Setting | None) -> Any:
                 fix=did_you_mean(option, fields) or f"one of: {', '.join(fields)}",
             )
     try:
-        return msgspec.convert(table.value, accepts)
+        return msgspec.convert({**shared, **table.value}, accepts)
     except msgspec.ValidationError as error:
         raise UsageError(f"[{name}]: {error}", where=table.origin, fix="correct it") from None

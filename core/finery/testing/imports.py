@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 HEAVY = frozenset({
     "accelerate", "bitsandbytes", "datasets", "gguf", "httpx", "huggingface_hub", "jax",
     "llama_cpp", "mlx", "numpy", "onnxruntime", "openai", "pandas", "peft", "plotly", "polars",
-    "pyarrow", "reasoning_gym", "requests", "safetensors", "scipy", "sentence_transformers",
+    "pyarrow", "ray", "reasoning_gym", "requests", "safetensors", "scipy", "sentence_transformers",
     "sklearn", "spacy", "sqlalchemy", "tensorflow", "tokenizers", "torch", "transformers", "trl",
     "unsloth", "vllm",
 })  # fmt: skip

@@ -1,0 +1,255 @@
+"""The base of executors whose machines share no folder with that of the build, such as Ray's.
+
+A job's inputs and outputs travel through the shared store (`finery.execute.parcel`). A thread for
+each job sends what it needs, has it submitted, and then feeds its events and its log to the job's
+folder, so that all else is as with a shared folder.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from finery.artifact.manifest import Manifest
+from finery.errors import FineryError, RemoteError, StepError, UsageError
+from finery.execute.detached import RUNS, DetachedExecutor
+from finery.execute.executor import Failed, Task
+from finery.execute.job import About, JobFolder
+from finery.execute.parcel import (
+    ADDRESS,
+    Address,
+    Chunk,
+    Mailbox,
+    Parcel,
+    bring_files,
+    inputs_of,
+    moved,
+    push_files,
+)
+from finery.plugin.manager import load_plugins
+from finery.store.blobs import blob_path
+from finery.store.layout import Lost
+from finery.store.remote import Remote
+from finery.util.installed import package_version
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+"""Seconds between two looks for news of a job at its start, and later."""
+PATIENCE = 5.0
+"""Seconds to wait for the last news of a job that has ended."""
+SECRET = "secret"
+"""The file in a job's folder with the secret of its objects in the shared store (mode 0600)."""
+
+
+class CourierExecutor(DetachedExecutor):
+    """Submits steps as jobs to machines without a shared folder.
+
+    remote: the URL of the shared store. folder: where nodes keep their files.
+    """
+
+    def __init__(self, jobs: int | None, remote: str | None, folder: str) -> None:
+        super().__init__(jobs)
+        self._url, self._cache = remote, folder
+        self._remote: Remote | None = None
+        self._couriers: dict[str, _Courier] = {}  # by the id of their job
+
+    # -- what a subclass does ----------------------------------------------------------------------
+
+    def launch(self, task: Task, job_id: str, variables: Mapping[str, str]) -> None:
+        """Submit a job that runs `python -m finery.execute.node` with these variables.
+
+        Called in a thread. Raises `FineryError` if the engine refuses it.
+        """
+        raise NotImplementedError
+
+    def job_id(self, task: Task, token: str) -> str:
+        """The id of a task's job in the engine."""
+        raise NotImplementedError
+
+    def ask(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """The states of jobs, see `states`."""
+        raise NotImplementedError
+
+    # -- what the base class asks for --------------------------------------------------------------
+
+    def submit(self, tasks: Sequence[Task], calls: Sequence[tuple[str, str]]) -> list[str]:
+        """Start to send and submit the tasks."""
+        remote, ids = self._opened(), []
+        for task, (path, token) in zip(tasks, calls, strict=True):
+            folder, secret = JobFolder(Path(path)), os.urandom(32).hex()
+            with open(os.open(folder.path / SECRET, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                file.write(secret)
+            box, job_id = Mailbox(remote, token, secret), self.job_id(task, token)
+            address = Address(
+                url=remote.url, token=token, secret=secret, folder=self._cache,
+                finery=package_version("finery"),
+            )  # fmt: skip
+            send = partial(self._send, task, job_id, folder, box, address)
+            self._couriers[job_id] = _Courier(task, folder, remote, box, token, send)
+            ids.append(job_id)
+        return ids
+
+    def _send(
+        self, task: Task, job_id: str, folder: JobFolder, box: Mailbox, address: Address
+    ) -> None:
+        box.put("task", _parcel(task, folder, self._opened()))
+        self.launch(task, job_id, {**task.env, ADDRESS: msgspec.json.encode(address).decode()})
+
+    def follow(self, task: Task, folder: JobFolder, about: About) -> None:
+        """Read all that a job has sent."""
+        remote = self._opened()
+        box = Mailbox(remote, about.token, (folder.path / SECRET).read_text())
+        self._couriers[about.id] = _Courier(task, folder, remote, box, about.token, None)
+
+    def states(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """The states of jobs. One that has ended runs until its last news are here."""
+        couriers = {i: self._couriers[i] for i in ids if i in self._couriers}
+        states = {i: RUNS for i, courier in couriers.items() if not courier.is_submitted.is_set()}
+        asked = [i for i in ids if i not in states]
+        states |= self.ask(asked) if asked else {}
+        for job_id, courier in couriers.items():
+            if states.get(job_id) != RUNS:
+                courier.is_over.set()
+                courier.join(PATIENCE)
+                if courier.is_alive():
+                    states[job_id] = RUNS
+        return states
+
+    def close(self) -> None:
+        """Stop to follow jobs, and forget those that weren't submitted."""
+        super().close()
+        for courier in self._couriers.values():
+            courier.stopped.set()
+        if self._remote:
+            self._remote.stop()
+        for courier in self._couriers.values():
+            courier.join()
+        for job in [*self._running.values()]:
+            if not self._couriers[job.about.id].is_submitted.is_set():
+                job.folder.remove()
+                del self._running[job.task.key]
+
+    def _opened(self) -> Remote:
+        if not self._url:
+            raise UsageError(
+                f"executor '{self.name}' needs a shared store, through which files reach the nodes",
+                fix='set `remote` in finery.toml, e.g. remote = "s3://bucket/prefix"',
+            )
+        if self._remote is None:
+            self._remote = Remote(self._url)
+        return self._remote
+
+
+class _Courier(threading.Thread):
+    """Follows a job. send: submits it first.
+
+    is_submitted: whether the engine has the job. is_over: whether the job has ended, so
+    that nothing comes once all is read. stopped: whether the build ends.
+    """
+
+    def __init__(
+        self, task: Task, folder: JobFolder, remote: Remote, box: Mailbox, token: str,
+        send: Callable[[], None] | None,
+    ) -> None:  # fmt: skip
+        super().__init__(daemon=True)
+        self._task, self._folder, self._remote, self._box = task, folder, remote, box
+        self._token, self._submit = token, send
+        self.is_submitted, self.is_over, self.stopped = (threading.Event() for _ in range(3))
+        for path in (folder.events, folder.path / "log"):
+            path.write_bytes(b"")
+        self.start()
+
+    def run(self) -> None:
+        """Submit the job, and follow it until its last news or until the build ends."""
+        try:
+            if self._submit is not None:
+                self._submit()
+            self.is_submitted.set()
+            self._follow()
+        except FineryError as error:
+            self._fail(error)
+        except OSError as error:
+            self._fail(StepError(f"its files can't be copied: {error}"))
+
+    def _fail(self, error: FineryError) -> None:
+        if not self.stopped.is_set():
+            self._write([Failed(event="failed", error=error.to_dict())])
+
+    def _write(self, events: Sequence[object]) -> None:
+        about = self._folder.about()
+        with contextlib.suppress(FileNotFoundError):  # the job was cancelled
+            for event in events if about is not None and about.token == self._token else ():
+                self._folder.append(event)
+
+    def _follow(self) -> None:
+        number, pause = 0, FIRST_PAUSE
+        while True:
+            try:
+                is_over = self.is_over.is_set()  # before the look, since it may end meanwhile
+                chunk = self._box.get(f"{number:06}", Chunk)
+                if chunk is not None:
+                    self._take(chunk)
+                    number += 1
+                    if chunk.is_last:
+                        return
+                    continue
+                if is_over:
+                    return
+            except Lost as error:
+                if not error.is_down:
+                    raise
+                if not self.stopped.is_set():
+                    self._remote.down = ""
+            except RemoteError as error:  # it may answer again
+                self._remote.warn("doesn't answer", error.what)
+            if self.stopped.wait(pause):
+                return
+            pause = min(1.1 * pause, LONGEST_PAUSE)
+
+    def _take(self, chunk: Chunk) -> None:
+        """Add what a job sent to its folder, outputs first."""
+        task, store = self._task, Path(self._task.store)
+        events = [msgspec.json.decode(line) for line in chunk.events.splitlines() if line]
+        if chunk.answers:
+            bring_files(self._remote, self._folder.path, chunk.answers.values(), chunk.packed)
+            for digest, _ in chunk.answers.values():
+                blob = blob_path(self._folder.path / "objects", digest)
+                blob.chmod(0o600)
+                blob.replace(self._folder.path / "records.db")
+        for event in events:
+            if event["event"] == "done":
+                outputs = msgspec.convert(event["outputs"], dict[str, Manifest])
+                given = {made.digest: made for made in inputs_of(task)}
+                new = [made for made in outputs.values() if made.digest not in given]
+                files = [file for made in new for file in made.files.values()]
+                bring_files(self._remote, store, files, chunk.packed)
+                event["outputs"] = {name: moved(made, given) for name, made in outputs.items()}
+        with contextlib.suppress(FileNotFoundError), (self._folder.path / "log").open("r+b") as log:
+            log.seek(0, os.SEEK_END)
+            log.write(chunk.log)
+        self._write(events)
+
+
+def _parcel(task: Task, folder: JobFolder, remote: Remote) -> Parcel:
+    """What a job needs, after all its files are in the shared store."""
+    there = msgspec.json.decode((folder.path / "task.json").read_bytes(), type=Task)
+    packed = remote.push(Path(task.store), inputs_of(task))
+    files, more = push_files(remote, _outside(there))
+    variables = load_plugins(tuple(map(Path, task.plugins))).worker_environment(
+        task.use, alone=True
+    )
+    variables = {name: os.environ.get(name, value) for name, value in variables.items()}
+    if task.resources.cpus:
+        variables.setdefault("OMP_NUM_THREADS", str(task.resources.cpus))
+    return Parcel(task=there, variables=variables, files=files, packed=packed | more)
+
+
+def _outside(task: Task) -> Iterator[str]:
+    """The files that a step reads from anywhere but its store."""
+    yield from task.plugins
+    yield from (path for named in task.files.values() for _, path in named)
+    yield from (path for made in inputs_of(task) for path, *_ in made.external.values())
+    yield from filter(os.path.isabs, task.expects.code)

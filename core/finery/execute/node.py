@@ -1,0 +1,246 @@
+"""A job on a machine that shares no folder with the build: the process that its engine starts.
+
+`python -m finery.execute.node` finds its parcel by the variable `ADDRESS`, and rebuilds the task in
+a store of the node, which stays for the next jobs: files that are there aren't copied again, and a
+step finds the scratch of an attempt that was killed on this node. Then the step runs like any job
+(`supervise`), and its events, log and outputs go to the shared store. The step gets the variables
+that all steps get, and its own, but not those with which this process reaches the shared store.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from finery.artifact.manifest import Manifest
+from finery.errors import FineryError, RemoteError, StepError
+from finery.execute.environment import inherited
+from finery.execute.executor import Failed, Logged, Task
+from finery.execute.job import CLOSING, About, JobFolder, supervise
+from finery.execute.parcel import (
+    ADDRESS,
+    Address,
+    Chunk,
+    Contents,
+    Mailbox,
+    Parcel,
+    bring_files,
+    inputs_of,
+    moved,
+    push_files,
+)
+from finery.store.blobs import blob_path
+from finery.store.database import Store
+from finery.store.layout import Packed
+from finery.store.objects import public
+from finery.store.remote import Remote
+from finery.store.uses import JOB
+from finery.util.installed import package_version
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+"""Seconds between two chunks at the start of a job, and later."""
+LARGEST = 4 << 20
+"""Most bytes of a log in a chunk."""
+PATIENCE = 3600
+"""Seconds for which a job that is done tries to reach the shared store."""
+
+
+def main() -> None:
+    """Run the job in this process's environment."""
+    address = msgspec.json.decode(os.environ.pop(ADDRESS), type=Address)
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if (version := package_version("finery")) != address.finery:
+        sys.exit(f"finery is {version} there and {address.finery} here: install the same version")
+    remote = Remote(address.url)
+    box = Mailbox(remote, address.token, address.secret)
+    parcel = box.get("task", Parcel)
+    if parcel is None:
+        sys.exit(f"the shared store {public(address.url)} on this node doesn't have the job's task")
+    root = Path(address.folder).expanduser() / blake3(address.url.encode()).hexdigest(8)
+    Store(root).close()
+    with (root / "work" / f"{parcel.task.key}.node").open("w") as lock:
+        node = _Node(remote, box, parcel, root)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            node.say("waiting for another job on this node that runs the same step")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        node.run(address.token)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the engine's process that started it ends, and the step with it."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+class _Node:
+    """A job in the node's store at `root`."""
+
+    def __init__(self, remote: Remote, box: Mailbox, parcel: Parcel, root: Path) -> None:
+        self._remote, self._box, self._parcel, self._root = remote, box, parcel, root
+        work, key = root / "work", parcel.task.key
+        self._tree = work / f"{key}.tree"  # below it, files have the paths of the build's machine
+        self._out, self._scratch = work / key, work / f"{key}.scratch"
+        self._folder = JobFolder(work / f"{key}{JOB}")
+        self._sent = {"events.jsonl": 0, "log": 0}
+        self._number = 0
+        self._ended = threading.Event()
+
+    def say(self, message: str) -> None:
+        """Send a line for the user before the step runs."""
+        event = msgspec.json.encode(Logged(event="log", message=message)) + b"\n"
+        self._box.put(f"{self._number:06}", Chunk(events=event, log=b""))
+        self._number += 1
+
+    def run(self, token: str) -> None:
+        """Run the step, and send what comes out of it meanwhile."""
+        folder = self._folder
+        folder.path.mkdir(exist_ok=True)  # an attempt that was killed may have left answers
+        for name in self._sent:
+            (folder.path / name).write_bytes(b"")
+        sender = threading.Thread(target=self._send_all, daemon=True)
+        sender.start()
+        try:
+            try:
+                task = self._arrange()
+                (folder.path / "task.json").write_bytes(msgspec.json.encode(task))
+                folder.write(About(executor="", token=token))
+                if task.project:
+                    Path(task.project).mkdir(parents=True, exist_ok=True)
+                    os.chdir(task.project)
+                own = {name: os.environ[name] for name in task.env}
+                variables = inherited() | self._parcel.variables | own
+                supervise(str(folder.path), token, variables=variables)
+            except OSError as error:
+                raise StepError(f"can't write on the node: {error}") from error
+        except FineryError as error:
+            folder.append(Failed(event="failed", error=error.to_dict()))
+        finally:  # also if this process is told to end
+            self._ended.set()
+            sender.join()
+            self._finish()
+
+    def _there(self, path: str) -> str:
+        return f"{self._tree}{os.path.abspath(path)}"
+
+    def _arrange(self) -> Task:
+        """Bring what the step needs; its task with paths of this machine."""
+        task, parcel = self._parcel.task, self._parcel
+        files = [file for made in inputs_of(task) for file in made.files.values()]
+        bring_files(self._remote, self._root, [*files, *parcel.files.values()], parcel.packed)
+        shutil.rmtree(self._tree, ignore_errors=True)
+        for path, (digest, _) in parcel.files.items():
+            target = Path(self._there(path))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(blob_path(self._root / "objects", digest), target)
+        code = {
+            self._there(name) if os.path.isabs(name) else name: digest
+            for name, digest in task.expects.code.items()
+        }
+        return msgspec.structs.replace(
+            task,
+            inputs={
+                name: [(ref, moved(m, {}, self._there)) for ref, m in named]
+                for name, named in task.inputs.items()
+            },
+            files={
+                setting: [(name, self._there(path)) for name, path in named]
+                for setting, named in task.files.items()
+            },
+            plugins=[*map(self._there, task.plugins)],
+            project=task.project and self._there(task.project),
+            recipe=task.recipe and self._there(task.recipe),
+            code=[*map(self._there, task.code)],
+            expects=msgspec.structs.replace(task.expects, code=code),
+            store=str(self._root), out=str(self._out), scratch=str(self._scratch),
+            log=str(self._folder.path / "log"),
+        )  # fmt: skip
+
+    # -- from there to here ------------------------------------------------------------------------
+
+    def _send_all(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._ended.wait(pause):
+            with suppress(RemoteError):  # the next attempt sends all of it
+                self._send()
+            pause = min(1.1 * pause, LONGEST_PAUSE)
+
+    def _send(self, packed: Packed | None = None, answers: Contents | None = None) -> None:
+        """Send what is new. The last chunk, with `packed`, has the closing event."""
+        is_last = packed is not None
+        new = {name: self._new(name) for name in self._sent}
+        lines = new["events.jsonl"].splitlines(keepends=True)
+        if not is_last:
+            lines = [line for line in lines if line.endswith(b"\n")]
+            closing = (n for n, line in enumerate(lines) if _is_closing(line))
+            lines = lines[: next(closing, len(lines))]
+        new["events.jsonl"] = b"".join(lines)
+        if any(new.values()) or is_last:
+            events, log = map(self._as_here, new.values())
+            chunk = Chunk(
+                events=events, log=log, packed=packed or {}, answers=answers or {}, is_last=is_last
+            )  # fmt: skip
+            self._box.put(f"{self._number:06}", chunk)
+            self._number += 1
+            for name, data in new.items():
+                self._sent[name] += len(data)
+
+    def _new(self, name: str) -> bytes:
+        with (self._folder.path / name).open("rb") as file:
+            file.seek(self._sent[name])
+            return file.read(LARGEST if name == "log" else -1)
+
+    def _as_here(self, text: bytes) -> bytes:
+        """Text with the paths of the build's machine."""
+        at_home = self._parcel.task.store.encode()
+        return text.replace(bytes(self._tree), b"").replace(bytes(self._root), at_home)
+
+    def _finish(self) -> None:
+        """Send the outputs, the answers and the rest, and remove what no other job needs."""
+        *_, end = [{"event": ""}, *JobFolder(self._folder.path).read()]
+        answers, task = self._folder.path / "records.db", self._parcel.task
+        given = {made.digest for made in inputs_of(task)}
+        deadline, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
+        while True:
+            try:
+                packed: Packed = {}
+                if end["event"] == "done":
+                    outputs = msgspec.convert(end["outputs"], dict[str, Manifest]).values()
+                    packed |= self._remote.push(
+                        self._root, [made for made in outputs if made.digest not in given]
+                    )
+                contents, more = push_files(self._remote, map(str, filter(Path.exists, [answers])))
+                while self._new("log")[LARGEST - 1 :]:
+                    self._send()
+                self._send(packed | more, contents)
+                break
+            except RemoteError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, 30.0)
+        for path in (self._folder.path, self._tree, self._out):
+            shutil.rmtree(path, ignore_errors=True)
+        if end["event"] == "done":
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _is_closing(line: bytes) -> bool:
+    with suppress(msgspec.DecodeError):
+        return msgspec.json.decode(line)["event"] in CLOSING
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""A Ray cluster of a head without cores and a node, on 127.0.0.1. They share no folder with builds.
+
+The node has an environment of its own with a copy of finery, and its own home.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import distribution
+from pathlib import Path
+
+from conftest import until
+
+ROOT = Path(__file__).parents[1]
+
+
+class Cluster:
+    """A running cluster. address: of its dashboard. node_home: the home of its node."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.node_home = folder / "node"
+        self._gcs, dashboard = _free_port(), _free_port()
+        self.address = f"http://127.0.0.1:{dashboard}"
+        self._python = _environment(folder / "venv")
+        self._processes = [self._start(
+            "head", "--head", f"--port={self._gcs}", "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}", "--num-cpus=0",
+            f"--ray-client-server-port={_free_port()}",
+            f"--temp-dir={folder}/ray",
+        )]  # fmt: skip
+        until(self._answers, 120)
+        self.start_node()
+
+    def start_node(self) -> None:
+        """Start the node with the cores."""
+        self.node = self._start("node", f"--address=127.0.0.1:{self._gcs}", "--num-cpus=4")
+        self._processes.append(self.node)
+
+    def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        home = self.folder / name
+        home.mkdir(exist_ok=True)
+        kept = {n: v for n, v in os.environ.items() if not n.startswith(("FINERY_", "AWS_"))}
+        with open(home / "out", "ab") as out:
+            return subprocess.Popen(
+                [self._python, "-m", "ray.scripts.scripts", "start", *arguments, "--block",
+                 "--node-ip-address=127.0.0.1", "--disable-usage-stats",
+                 f"--dashboard-agent-listen-port={_free_port()}",
+                 f"--metrics-export-port={_free_port()}", "--object-store-memory=80000000"],
+                cwd=home, stdout=out, stderr=out, start_new_session=True,
+                env={**kept, "HOME": str(home), "PATH": f"{self.folder}/venv/bin:{kept['PATH']}",
+                     "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": ""},
+            )  # fmt: skip
+
+    def _answers(self) -> bool:
+        with suppress(OSError):
+            return bool(urllib.request.urlopen(f"{self.address}/api/version", timeout=5).read())
+        return False
+
+    def kill_node(self) -> None:
+        """Kill the node's raylet, as if its machine was lost."""
+        _kill_all([p for p in _children(self.node.pid) if "raylet" in _command(p)])
+        _kill_all([self.node.pid, *_children(self.node.pid)])
+        self.node.wait()
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in self._processes:
+            _kill_all([process.pid, *_children(process.pid)])
+            process.wait()
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A cluster that ends with the block."""
+    folder = Path(tempfile.mkdtemp(prefix="fr-", dir="/tmp"))  # sockets need short paths
+    made: Cluster | None = None
+    try:
+        made = Cluster(folder)
+        yield made
+    finally:
+        if made is not None:
+            made.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(folder: Path) -> Path:
+    """The Python of an environment with the packages of this one and a copy of finery."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for source in (ROOT / "core" / "finery", *(ROOT / "plugins").glob("finery_*")):
+        shutil.copytree(source, packages / source.name)
+    installed = Path(str(distribution("finery").locate_file("")))
+    (about,) = installed.glob("finery-*.dist-info")
+    shutil.copytree(about, packages / about.name)
+    others = [path for path in sys.path if "site-packages" in path]
+    (packages / "others.pth").write_text("\n".join(others))
+    return folder / "bin" / "python"
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _command(pid: int) -> str:
+    with suppress(OSError):
+        return Path("/proc", str(pid), "comm").read_text()
+    return ""
+
+
+def _children(pid: int) -> list[int]:
+    """All processes below one."""
+    below = []
+    with suppress(OSError):
+        for task in Path("/proc", str(pid), "task").iterdir():
+            below += [int(child) for child in (task / "children").read_text().split()]
+    return [*below, *(each for child in below for each in _children(child))]
+
+
+def _kill_all(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -135,6 +135,6 @@ def test_auto_leaves_kto_two_rows_in_each_process(
 
 def test_accelerate_launches_with_the_given_configuration(tmp_path: Path) -> None:
     config = OneFile(["fsdp.yaml"], [tmp_path / "fsdp.yaml"])
-    command = _command(sft(launch=Launch(processes=2, config=config)))
+    command = _command(sft(launch=Launch(processes=2, config=config)), tmp_path, [])
     assert f"--config_file={config.path}" in command
     assert "--main_process_port=0" in command

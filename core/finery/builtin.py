@@ -8,7 +8,7 @@ COMMANDS = {
     name: f"finery.cli.commands.{name}:command"
     for name in (
         "init", "check", "plan", "build", "explain", "show", "runs", "diff", "report", "export",
-        "fetch", "verify", "cache", "config", "plugins", "plugin", "schema", "completion",
+        "import", "fetch", "verify", "cache", "config", "plugins", "plugin", "schema", "completion",
     )
 } | {"import": "finery.cli.commands.export:import_command"}  # fmt: skip
 """Name → a click command, in the order of `finery --help`."""

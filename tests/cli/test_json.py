@@ -29,7 +29,7 @@ CALLS: Mapping[str, list[str]] = {
     "import": ["import sft.tar"],
     "verify": ["verify sft"],
     "cache sizes": ["cache"],
-    "cache gc": ["cache gc --dry-run"],
+    "cache gc": ["cache gc --dry-run", "cache gc --shared 1"],
     "cache pin": ["cache pin sft"],
     "cache unpin": ["cache unpin sft"],
     "plugins": ["plugins", "plugins t.ship recipe.yaml", "plugins data --check"],
@@ -63,6 +63,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     t.write(files(6, RECIPE))
     commit(t.folder)
     t.ran()
+    t.env["FINERY_REMOTE"] = (t.folder / "shared").as_uri()
     return t
 
 

@@ -76,7 +76,7 @@ def test_an_executor_comes_from_a_plugin(t: Project) -> None:
     t.env["PYTHONPATH"] += f"{os.pathsep}{Path(__file__).parent.parent}"
     code, _, err = t.run("build", "--executor", "there")
     assert code == 2
-    assert "executor 'there' was not found\n  fix: one of: local, here" in err
+    assert "executor 'there' was not found\n  fix: did you mean 'here'?" in err
     assert t.run("build", "--executor", "here").code == 0
     assert [row["prompt"] for row in t.rows("a")] == ["one"]
 

@@ -17,7 +17,8 @@ from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
 from finery.config import Config
 from finery.errors import RemoteError, UsageError
-from finery.store.objects import FileSystemObjects, open_objects
+from finery.store.expiry import expire
+from finery.store.objects import FileSystemObjects, Stocked, open_objects
 from finery.store.remote import Remote
 
 RECIPE = """
@@ -273,10 +274,49 @@ def test_a_folder_is_a_shared_store_too(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/store"
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
     build(a, remote=url, push=True)
+    b.env["FINERY_REMOTE"] = url
+    plans = [json.loads(line) for line in b.run("plan", "--json").out.splitlines()]
+    assert [plan["step"] for plan in plans if plan["state"] == "run"] == ["weights"]
     assert build(b, remote=url).outcome.ran == ["weights"]
     shutil.rmtree(tmp_path / "store")
     b.edit("recipe.yaml", "rows: one}", "rows: one, seed: 3}")
     assert "two" in build(b, remote=url).outcome.ran
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_old_results_are_removed_from_a_shared_store(
+    kind: str, tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/store" if kind == "folder" else "s3://team/x"
+    a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
+    build(a, remote=url, push=True)
+    objects = open_objects(url)
+    everything = {o.name for folder in ("records", "blobs") for o in objects.stocked(folder)}
+    a.write({"finery.toml": f'remote = "{url}"'})
+    a.env = _access()
+    assert (
+        "Would remove 0 results and 0 B" in a.run("cache", "gc", "--shared", "1", "--dry-run").out
+    )
+    assert expire(objects, 1, dry_run=False).results == 0
+    ages = {name: 2 if name in sorted(everything)[::2] else 0 for name in everything}
+    stocked = objects.stocked
+
+    def aged(folder: str) -> Iterator[Stocked]:
+        return (o._replace(written=o.written - ages[o.name] * 86_400) for o in stocked(folder))
+
+    monkeypatch.setattr(objects, "stocked", aged)
+    foreseen = expire(objects, 1, dry_run=True)
+    assert {o.name for folder in ("records", "blobs") for o in stocked(folder)} == everything
+    assert expire(objects, 1, dry_run=False) == foreseen
+    assert 0 < foreseen.results < foreseen.kept + foreseen.results
+    left = {o.name for folder in ("records", "blobs") for o in stocked(folder)}
+    assert {n for n in left if n.startswith("records")} == {
+        n for n in everything if n.startswith("records") and not ages[n]
+    }
+    made = build(b, remote=url)  # what stays is whole: only what has no record runs
+    assert len(made.outcome.ran) <= foreseen.results + 1
+    assert not made.sharing.is_behind
+    assert digests(made).keys() == digests(build(a)).keys()
 
 
 @pytest.mark.slow

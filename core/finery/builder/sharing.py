@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.artifact.manifest import Manifest, Result
-from finery.builder.plan import Planner, StepPlan
+from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.config import Config
 from finery.errors import FineryError, RemoteError
 from finery.store.database import Store
@@ -89,7 +89,7 @@ class Sharing:
         return self._remote is not None and not self._remote.down
 
     def ask(
-        self, planner: Planner, names: Sequence[str], results: Mapping[str, Result], run: str
+        self, planner: Planner, names: Sequence[str], results: Mapping[str, Result | None], run: str
     ) -> None:
         """Ask for the results of steps with built inputs, all at once; the store keeps them."""
         if self._remote is None or self._remote.down:
@@ -206,3 +206,19 @@ class Sharing:
         if "_threads" in self.__dict__:
             for threads in self._threads.values():
                 threads.shutdown(cancel_futures=interrupted)
+
+
+def plans_with_shared(planner: Planner, config: Config) -> list[StepPlan]:
+    """The plan of every step, with the results that the shared store has. Copies no files."""
+    plans = [*make_plan(planner)]
+    if config.remote and not planner.store.read_only:
+        sharing = Sharing(planner.store, config)
+        while sharing.asks:
+            unknown = [plan.node.name for plan in plans if plan.key and plan.result is None]
+            results = {plan.node.name: plan.result for plan in plans}
+            sharing.ask(planner, unknown, results, "")
+            before, plans = plans, [*make_plan(planner)]
+            if [plan.key for plan in plans] == [plan.key for plan in before]:
+                break
+        sharing.give_up()
+    return plans

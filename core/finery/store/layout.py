@@ -3,7 +3,7 @@
     records/ab/KEY      a result: its outputs, and where the small files are; then its signature
     blobs/ab/DIGEST     a large file, or many small ones of a result, one after the other
 
-Nothing that comes from a shared store is believed. `checked` compares a record with what it is said
+Nothing that comes from a shared store is believed. `decoded` compares a record with what it is said
 to be, and `Remote.bring` does so with blobs.
 """
 

@@ -9,10 +9,10 @@ a further package for each kind of bucket.
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from finery.errors import RemoteError, UsageError
@@ -29,6 +29,14 @@ PART = 8 << 20
 _TOO_SHORT = re.compile("status code: 416|range was invalid")
 """In the message for a range that starts after the end of an object."""
 _RETRY: dict[str, Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
+
+
+class Stocked(NamedTuple):
+    """An object: its name, its bytes, and when it was written, in seconds since the epoch."""
+
+    name: str
+    size: int
+    written: float
 
 
 class Objects(Protocol):
@@ -48,6 +56,12 @@ class Objects(Protocol):
 
     def put(self, name: str, content: bytes | Path) -> None:
         """Write an object, completely or not at all. content: its bytes, or a file with them."""
+
+    def stocked(self, folder: str) -> "Iterator[Stocked]":
+        """All objects of a folder, in any order."""
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove objects."""
 
 
 def open_objects(url: str) -> Objects:
@@ -127,6 +141,14 @@ class _Obstore:
             sent = content.read_bytes() if is_small else self._parts(content)
         _put(lambda: self._library.put(self._store, name, sent, max_concurrency=4))
 
+    def stocked(self, folder: str) -> Iterator[Stocked]:
+        pages = iter(self._library.list(self._store, folder))
+        while page := _tried(lambda: next(pages, None), None):
+            yield from (Stocked(o["path"], o["size"], o["last_modified"].timestamp()) for o in page)
+
+    def remove(self, names: Sequence[str]) -> None:
+        _tried(lambda: self._library.delete(self._store, [*names]), None)
+
     def _parts(self, path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             while part := file.read(PART):
@@ -173,6 +195,19 @@ class FileSystemObjects:
             _put(lambda: self._files.put_file(str(content), path))
         else:
             _put(lambda: self._files.pipe_file(path, content))
+
+    def stocked(self, folder: str) -> Iterator[Stocked]:
+        found: dict[str, Any] = _tried(
+            lambda: self._files.find(f"{self._root}/{folder}", detail=True), {}
+        )
+        for path, about in found.items():
+            name = folder + path.rpartition(f"/{folder}")[2]
+            written = about.get("last_modified") or about.get("mtime")
+            seconds = written if isinstance(written, float) else written.timestamp()
+            yield Stocked(name, about["size"], seconds)
+
+    def remove(self, names: Sequence[str]) -> None:
+        _tried(lambda: self._files.rm([f"{self._root}/{name}" for name in names]), None)
 
 
 def _tried(action: Callable[[], T], missing: T) -> T:

@@ -9,7 +9,7 @@ import click
 from finery.cli.console import print_json, print_progress, print_wrapped
 from finery.cli.options import json_option, recipe_and_optional_step
 from finery.cli.targets import names_recipe
-from finery.errors import UsageError
+from finery.errors import RemoteError, UsageError
 from finery.util.text import counted, size, some_of, visible
 
 if TYPE_CHECKING:
@@ -139,15 +139,23 @@ def _print_sizes(lines: list[dict[str, Any]]) -> None:
     "--answers", is_flag=True,
     help="Also remove all stored answers of models. Asking again may cost money.",
 )  # fmt: skip
+@click.option(
+    "--shared", type=click.FloatRange(0, min_open=True), metavar="DAYS",
+    help="Instead, remove from the shared store what was pushed longer ago than that.",
+)  # fmt: skip
 @json_option
 def collect_garbage(
-    recipe: Path | None, dry_run: bool, keep: int | None, answers: bool, as_json: bool
-) -> None:
+    recipe: Path | None, dry_run: bool, keep: int | None, answers: bool, shared: float | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Remove what no recent or running build needs.
 
     It keeps the last builds of each recipe, and what each of its steps made last. Pinned results
     and the answers of models stay. RECIPE only names the project.
     """
+    if shared is not None:
+        _expire(recipe, shared, dry_run=dry_run, as_json=as_json)
+        return
     from finery.builder.garbage import collect
 
     store, number = _store(recipe, keep=keep)
@@ -180,6 +188,34 @@ def collect_garbage(
         left = "links and answers" if answers else "links"
         text = f"a build is running, so {left} stay: run it again when it has ended"
         print_wrapped("", text, hang=0, dim=True)
+
+
+def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -> None:
+    """Remove old results from the shared store, and say what was removed."""
+    from finery.cli.targets import recipe_file
+    from finery.config import load_config
+    from finery.store.expiry import expire
+    from finery.store.objects import open_objects, public
+
+    remote = load_config(recipe_file(recipe) if recipe is not None else None).remote
+    if not remote:
+        raise UsageError(
+            "there is no shared store", where="--shared", fix="set remote in finery.toml"
+        )
+    try:
+        expired = expire(open_objects(remote), days, dry_run=dry_run, progress=print_progress)
+    except RemoteError as error:
+        error.what = f"the shared store {public(remote)} can't be cleared: {error.what}"
+        raise
+    finally:
+        print_progress("")
+    if as_json:
+        print_json({"remote": public(remote), **expired._asdict()})
+        return
+    verb = "Would remove" if dry_run else "Removed"
+    results, kept = counted(expired.results, "result"), counted(expired.kept, "result")
+    text = f"{verb} {results} and {size(expired.bytes)} from {public(remote)}; {kept} stay"
+    click.secho(text, bold=True)
 
 
 def _data(collected: "Collected") -> Mapping[str, Any]:

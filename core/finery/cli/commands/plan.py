@@ -55,15 +55,17 @@ def command(
         results_of,
     )
     from finery.builder.outputs import refuse_shared_folder
-    from finery.builder.plan import Planner, make_plan
+    from finery.builder.plan import Planner
     from finery.builder.project import Project
+    from finery.builder.sharing import plans_with_shared
     from finery.cli.console import notes_line, print_notes
+    from finery.config import load_config
 
     project = Project(recipe, overrides)
     graph, store = project.graph.select(steps), project.store
     refuse_shared_folder(graph.recipe, store)
     planner = Planner(graph, store)
-    plans = list(make_plan(planner))
+    plans = plans_with_shared(planner, load_config(recipe))
     if language is not None:
         failed = failed_gates(graph, store, {p.node.name: p.result for p in plans})
         _print_graph(language, plans, Gates(failed, blocked_by(graph, failed)))

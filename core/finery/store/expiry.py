@@ -1,0 +1,81 @@
+"""Removes what was pushed to a shared store long ago: nobody knows who else needs what is there.
+
+A result is removed by the age of its record. A file is removed if no remaining record needs it and
+it is as old, so that one which is being pushed stays. Who needs a file that is gone after all, for
+example since its record was being written, runs the step again.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import msgspec
+
+from finery.artifact.manifest import with_references
+from finery.errors import RemoteError
+from finery.store.layout import Record, object_name
+from finery.store.objects import Objects, Stocked
+
+READS = 32
+"""Records that are read at the same time."""
+BATCH = 1000
+"""Objects that are removed with one request, where a bucket can."""
+DAY = 86_400.0
+
+
+class Expired(NamedTuple):
+    """What was removed: number of results and bytes in all. kept: number of results that stay."""
+
+    results: int
+    bytes: int
+    kept: int
+
+
+def expire(
+    objects: Objects, days: float, *, dry_run: bool,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Expired:  # fmt: skip
+    """Remove what was pushed more than `days` ago. Answers of models stay.
+
+    dry_run: only say what would be removed. Raises `RemoteError`; repeat it then.
+    """
+    before = time.time() - DAY * days
+    progress("listing results")
+    records = [*objects.stocked("records")]
+    old = [record for record in records if record.written < before]
+    recent = [record for record in records if record.written >= before]
+    needed = set[str]()
+    progress(f"reading {len(recent):,} results")
+    with ThreadPoolExecutor(READS) as threads:
+        for names in threads.map(lambda record: _objects_of(objects, record.name), recent):
+            needed.update(names)
+    progress("listing files")
+    unneeded = [
+        blob for blob in objects.stocked("blobs")
+        if blob.written < before and blob.name not in needed
+    ]  # fmt: skip
+    if not dry_run:
+        _remove(objects, old, progress)  # first, so that no result lacks a file
+        _remove(objects, unneeded, progress)
+    return Expired(len(old), sum(each.size for each in (*old, *unneeded)), len(recent))
+
+
+def _objects_of(objects: Objects, name: str) -> Iterator[str]:
+    """The names of the objects with a result's files."""
+    body = objects.read(name)
+    if body is None:  # someone else has just removed it
+        return
+    try:
+        record = msgspec.json.decode(body.partition(b"\n")[0], type=Record)
+    except msgspec.DecodeError as error:
+        raise RemoteError(f"{name} isn't a result of this version of finery") from error
+    for made in (each for m in record.outputs.values() for each in with_references(m)):
+        for digest, _ in made.files.values():
+            yield object_name("blobs", record.packed.get(digest, (digest, 0))[0])
+
+
+def _remove(objects: Objects, old: Sequence[Stocked], progress: Callable[[str], None]) -> None:
+    for start in range(0, len(old), BATCH):
+        progress(f"removing objects, {start:,} of {len(old):,}")
+        objects.remove([each.name for each in old[start : start + BATCH]])

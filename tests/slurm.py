@@ -1,4 +1,4 @@
-"""A Slurm cluster of one node, from Debian's packages, started for the tests on 127.0.0.1."""
+"""A Slurm cluster of two nodes, from Debian's packages, started for the tests on 127.0.0.1."""
 
 import os
 import shutil
@@ -7,31 +7,32 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import until
 
+NODES = ("n1", "n2")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
-SlurmdPort={daemon}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerNode=4000
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=100000
 SlurmdParameters=config_overrides
 MpiDefault=none
@@ -39,9 +40,13 @@ JobRequeue=1
 KillWait=2
 MailProg=/bin/true
 ReturnToService=2
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
-NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 State=UNKNOWN
-PartitionName=short Nodes={host} Default=YES MaxTime=INFINITE State=UP
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=4 RealMemory=32000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=4 RealMemory=32000
+PartitionName=short Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 
 
@@ -62,18 +67,20 @@ def cluster() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="finery-slurm-"))
     folder.chmod(0o755)
     (folder / "state").mkdir()
-    (folder / "spool").mkdir()
+    for name in NODES:
+        (folder / name).mkdir()
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        controller, daemon = one.getsockname()[1], two.getsockname()[1]
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in ("controller", *NODES)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        controller, n1, n2 = (one.getsockname()[1] for one in sockets)
     conf = folder / "slurm.conf"
     conf.write_text(CONFIGURATION.format(
         host=socket.gethostname().partition(".")[0], folder=folder, controller=controller,
-        daemon=daemon,
+        n1=n1, n2=n2,
     ))  # fmt: skip
     (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
     environment = {**os.environ, "SLURM_CONF": str(conf)}
@@ -84,7 +91,7 @@ def cluster() -> Iterator[Path]:
              f"--key-file={key}", f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/seed",
              f"--log-file={folder}/munged.log"),
             ("slurmctld", "-D", "-f", str(conf), "-L", f"{folder}/slurmctld.log"),
-            ("slurmd", "-D", "-f", str(conf), "-L", f"{folder}/slurmd.log"),
+            *(("slurmd", "-D", "-N", n, "-f", str(conf), "-L", f"{folder}/{n}.log") for n in NODES),
         ):  # fmt: skip
             with open(folder / f"{name}.out", "wb") as out:
                 processes.append(subprocess.Popen(
@@ -97,7 +104,7 @@ def cluster() -> Iterator[Path]:
     finally:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SLURM_CONF", str(conf))
-            if len(processes) == len(PROGRAMS) - 1 and running():
+            if len(processes) == len(NODES) + 2 and running():
                 subprocess.run(["scancel", "--me", "--quiet"], check=True)
                 until(lambda: not running(), 60)
         for process in reversed(processes):

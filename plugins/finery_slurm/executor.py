@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -16,6 +18,8 @@ from msgspec import Meta
 from finery import StepError, Task, UsageError, worker_environment
 from finery.execute.detached import (
     CANCELLED,
+    NODE,
+    ON_NODES,
     TIME,
     DetachedExecutor,
     Resources,
@@ -71,7 +75,14 @@ class Run:
     """What a job calls. Slurm's notice before its end has submitit call `checkpoint`."""
 
     def __call__(self, folder: str, token: str, python: str | None) -> None:
-        """Run the step of a job's folder."""
+        """Run the step of a job's folder, on the first node of the job."""
+        if (nodes := int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))) > 1:
+            # Without the trap, Slurm's notice would end the processes on the nodes.
+            script = f'trap "" USR2; export {NODE}=$SLURM_NODEID; exec "$@"'
+            os.environ[ON_NODES] = shlex.join([
+                "srun", "--overlap", "--export=ALL", f"--nodes={nodes}", f"--ntasks={nodes}",
+                "--ntasks-per-node=1", "--kill-on-bad-exit=1", "sh", "-c", script, "sh",
+            ])  # fmt: skip
         supervise(folder, token, python)
 
     def checkpoint(self, *arguments: Any) -> Any:
@@ -141,7 +152,9 @@ class SlurmExecutor(DetachedExecutor):
         seconds = asks.time or Resources.read({"time": options.time}).time
         extra: dict[str, Any] = dict(options.extra)
         if task.gpus and options.gres:
-            extra["gres"] = options.gres.format(gpus=task.gpus)
+            extra["gres"] = options.gres.format(gpus=math.ceil(task.gpus / task.nodes))
+        first = ["--nodes=1", "--ntasks=1", "--relative=0"]
+        several = {"nodes": task.nodes, "ntasks_per_node": 1, "srun_args": first}
         return {
             "job_name": f"finery-{task.origin or task.step}",
             "time": math.ceil(seconds / 60),
@@ -152,6 +165,7 @@ class SlurmExecutor(DetachedExecutor):
             "constraint": options.constraint,
             "setup": options.setup or None,
             "additional_parameters": extra,
+            **(several if task.nodes > 1 else {}),
             **({"mem": f"{math.ceil(asks.memory / 2**20)}M"} if asks.memory else {}),
             **({"cpus_per_task": asks.cpus} if asks.cpus else {}),
         }
@@ -178,9 +192,11 @@ class SlurmExecutor(DetachedExecutor):
         return f"scancel {' '.join(ids)}"
 
     def last_words(self, task: Task, job_id: str) -> str:
-        """The last line that a job printed outside of its step."""
-        logs = Path(task.store, "work").glob(f"{GROUPS}*/{job_id}_*_log.err")
-        return next((_last_line(log.read_text("utf-8", "replace")) for log in logs), "")
+        """The last line that a job printed outside of its step, if possible about memory."""
+        for log in Path(task.store, "work").glob(f"{GROUPS}*/{job_id}_*_log.err"):
+            lines = log.read_text("utf-8", "replace").splitlines() or [""]
+            return next((x for x in reversed(lines) if re.search("memory|oom", x, re.I)), lines[-1])
+        return ""
 
 
 def _variables(task: Task) -> dict[str, str]:

@@ -75,6 +75,13 @@ def _check_batches(step: Training) -> None:
 
 
 def _check_launch(step: Training, launch: Launch) -> None:
+    if launch.nodes > 1 and (launch.processes == "auto" or launch.processes % launch.nodes):
+        raise UsageError(
+            f"launch.processes is {launch.processes}, which can't be divided among {launch.nodes} "
+            "nodes",
+            where="launch.processes",
+            fix=f"write the number of all processes, e.g. {8 * launch.nodes}: 8 on each node",
+        )
     if launch.config is None and launch.deepspeed is not None:
         raise UsageError(
             "launch.deepspeed needs a configuration file for accelerate",

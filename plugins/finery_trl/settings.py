@@ -74,10 +74,16 @@ class Launch(Settings):
         "`gpus`, or fewer if they don't divide effective_batch_size. With auto, a machine with "
         "another number of GPUs repeats the training.",
     )
+    nodes: int = setting(
+        1,
+        ge=1,
+        help="Number of machines that share the processes, if the executor gives a step several, "
+        "as slurm does. Other executors run all processes on one machine.",
+    )
     config: OneFile | None = setting(
         None,
         help="A configuration file for accelerate (created by `accelerate config`), for FSDP or "
-        "DeepSpeed on this machine.",
+        "DeepSpeed.",
     )
     deepspeed: OneFile | None = setting(
         None,
@@ -261,7 +267,7 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
 
     @property
     def processes(self) -> int:
-        """Number of processes that train, on this machine."""
+        """Number of processes that train, on all nodes together."""
         if self.launch is None:
             return 1
         if isinstance(self.launch.processes, int):
@@ -290,6 +296,10 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     def gpu_count(self) -> int:
         """One for each process."""
         return self.processes
+
+    def node_count(self) -> int:
+        """The number that is written, since `check` refuses `auto` with several nodes."""
+        return 1 if self.launch is None else self.launch.nodes
 
     def depends_on_gpus(self) -> bool:
         """Whether their number decides how many processes train.

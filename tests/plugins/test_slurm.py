@@ -1,4 +1,4 @@
-"""Steps as Slurm jobs, on a cluster of one node that the tests start."""
+"""Steps as Slurm jobs, on a cluster of two nodes that the tests start."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,35 +171,84 @@ def test_a_job_continues_after_its_time_limit(project: MakeProject) -> None:
     assert err.count(f"Slurm job {job} runs on") == 2
 
 
-def test_a_training_on_slurm_equals_a_local_one(project: MakeProject, tmp_path: Path) -> None:
-    pytest.importorskip("trl")
-    tiny_llama(tmp_path / "base")
-    rows = [{"prompt": f"my card {n}", "completion": TEXT[n % 3]} for n in range(8)]
-    files = recipe(
-        {"rows": {"use": "data.file", "path": "rows.jsonl"}},
-        models={"base": {"use": "local.model", "path": "base"}},
-        train={
-            "sft": {
-                "use": "trl.sft",
-                "model": "base",
-                "rows": "rows",
-                "epochs": 1,
-                "resources": {"cpus": 2},
-            }
-        },
-    )
-    t = project({**files, "rows.jsonl": "\n".join(map(json.dumps, rows))})
-    t.edit("finery.toml", "default", "train")
+Train = Callable[..., Project]
+
+
+@pytest.fixture
+def training(project: MakeProject, tmp_path: Path) -> Train:
+    """Makes a project that trains a tiny model on Slurm."""
+
+    def make(**settings: Any) -> Project:
+        pytest.importorskip("trl")
+        tiny_llama(tmp_path / "base")
+        rows = [{"prompt": f"my card {n}", "completion": TEXT[n % 3]} for n in range(8)]
+        sft = {"use": "trl.sft", "model": "base", "rows": "rows", "resources": {"cpus": 2}}
+        files = recipe(
+            {"rows": {"use": "data.file", "path": "rows.jsonl"}},
+            models={"base": {"use": "local.model", "path": "base"}},
+            train={"sft": sft | settings},
+        )
+        t = project({**files, "rows.jsonl": "\n".join(map(json.dumps, rows))})
+        t.edit("finery.toml", "default", "train")
+        return t
+
+    return make
+
+
+def weights(t: Project, *arguments: str) -> bytes:
+    """The adapter of a new build on this machine."""
+    shutil.rmtree(t.folder / ".finery")
+    assert t.run("build", "--executor", "local", *arguments, timeout=600).code == 0
+    return adapter(t).read_bytes()
+
+
+def adapter(t: Project) -> Path:
+    """The file with the trained weights."""
+    return next(t.folder.glob("build/*/*/adapter_model.safetensors"))
+
+
+def test_a_training_on_slurm_equals_a_local_one(training: Train) -> None:
+    t = training(epochs=1)
     ran = t.run("build", timeout=600)
     assert ran.code == 0, ran.err
     assert re.search(r"sft +trl.sft +Slurm job \d+ runs on", ran.err)
-    there = digests(t)
-    shutil.rmtree(t.folder / ".finery")
+    there = adapter(t).read_bytes()
     (t.folder / "finery.toml").unlink()
-    assert t.run("build", timeout=600).code == 0
-    assert {
-        f: d for f, d in digests(t).items() if f.endswith("safetensors")
-    }.items() <= there.items()
+    assert weights(t) == there
+
+
+def test_a_training_that_reaches_its_time_limit_equals_an_uninterrupted_one(
+    training: Train,
+) -> None:
+    """Its process is stopped after a checkpoint, so that it can't end before the limit."""
+    t = training(epochs=100, resources={"cpus": 2, "time": "1m"})
+    t.edit("finery.toml", 'gres = ""', 'gres = ""\nnotice = 40\n')
+    process = t.start("build")
+    until(lambda: any(t.folder.glob(".finery/work/*.scratch/checkpoints/*/trainer_state.json")))
+    command = ["pgrep", "-f", f"finery.execute.job {t.folder}"]
+    os.kill(int(subprocess.check_output(command)), signal.SIGSTOP)
+    until(lambda: slurm.running("%r") == ["BeginTime"])
+    job = slurm.running().pop()
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert re.search(r"continuing from optimizer step [1-9]\d* of 100", err), err
+    there = adapter(t).read_bytes()
+    (t.folder / "finery.toml").unlink()
+    assert weights(t) == there
+
+
+def test_a_training_on_two_nodes_equals_one_in_one_process(training: Train) -> None:
+    from safetensors.numpy import load
+
+    t = training(epochs=2, dtype="fp32", launch={"nodes": 2, "processes": 2})
+    ran = t.run("build", timeout=600)
+    assert ran.code == 0, ran.err
+    assert "2 processes on 2 nodes" in ran.err
+    there = load(adapter(t).read_bytes())
+    (t.folder / "finery.toml").unlink()
+    here = load(weights(t, "--set", "train.sft.launch=null"))
+    assert all(abs(here[name] - there[name]).max() < 1e-4 for name in there)
 
 
 def test_only_variants_that_are_not_cached_become_an_array(project: MakeProject) -> None:
@@ -246,3 +295,42 @@ def test_what_ended_a_job_is_said(project: MakeProject) -> None:
     ran = t.run("build")
     assert ran.code == 1
     assert re.search(r"Slurm job \d+ was cancelled", ran.err), ran.err
+
+
+def test_memory_and_nodes_that_are_lost_are_said(project: MakeProject) -> None:
+    uses = "x = b'x' * 700_000_000\nimport time\ntime.sleep(60)\n"
+    t = project(recipe({"a": step(uses, resources={"memory": "500MB"})}))
+    ran = t.run("build")
+    assert ran.code == 1
+    assert re.search("ended before it could report: slurmstepd-n1: error: .*memory limit", ran.err)
+    t.write(recipe({"a": step(BEGINS + UNTIL_GO + ROW)}))
+    t.edit("finery.toml", "[executors]", "retries = 1\n[executors]")
+    t.edit("finery.toml", 'gres = ""', 'gres = ""\nextra = {no-requeue = true}\n')
+    process = t.start("build")
+    until(lambda: attempts(t))
+    down = ["scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test"]
+    subprocess.run(down, check=True)
+    until(lambda: len(attempts(t)) == 2)
+    (t.folder / "go").touch()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert re.search("was (interrupted|lost with its node)", err)
+    assert err.count("submitted as Slurm job") == 2
+
+
+def test_what_sacct_says_of_a_forgotten_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded lines, since a cluster without a database has no accounting."""
+    lines = "17|OUT_OF_MEMORY\n18|CANCELLED by 0\n19_1|NODE_FAIL"
+    for name, printed in (("squeue", "20|RUNNING"), ("sacct", lines)):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho '{printed}'\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert SlurmExecutor(None).states(["17", "18", "19_1", "20", "21"]) == {
+        "17": "ran out of the memory that it had asked for",
+        "18": "was cancelled",
+        "19_1": "was lost with its node",
+        "20": "",
+    }

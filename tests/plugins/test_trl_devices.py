@@ -1,21 +1,23 @@
 """GPUs that this machine doesn't have: their number and capabilities are set by the tests."""
 
 import functools
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_llama import card_rows, tiny_llama
 
-from finery import Dataset, Model, OneFile
+from finery import Dataset, Model, OneFile, StepError, UsageError
 from finery.execute.gpus import Gpu
 from finery.testing import TestJob
 from finery_trl import settings as trl_settings
 from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch
 from finery_trl.steps import Kto, Sft
-from finery_trl.train.launch import _command
-from finery_trl.train.messages import processes_note
+from finery_trl.train.launch import _command, launch
+from finery_trl.train.messages import check_processes, processes_note
 from finery_trl.train.run import select_gpu
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -135,6 +137,62 @@ def test_auto_leaves_kto_two_rows_in_each_process(
 
 def test_accelerate_launches_with_the_given_configuration(tmp_path: Path) -> None:
     config = OneFile(["fsdp.yaml"], [tmp_path / "fsdp.yaml"])
-    command = _command(sft(launch=Launch(processes=2, config=config)))
+    command = _command(sft(launch=Launch(processes=2, config=config)), tmp_path, [])
     assert f"--config_file={config.path}" in command
     assert "--main_process_port=0" in command
+
+
+def test_launchers_of_several_nodes_get_their_number(tmp_path: Path) -> None:
+    from accelerate.commands.launch import launch_command_parser
+    from torch.distributed.run import get_args_parser
+
+    config = OneFile(["fsdp.yaml"], [tmp_path / "fsdp.yaml"])
+    for several, parser in (
+        (Launch(nodes=2, processes=8), get_args_parser()),
+        (Launch(nodes=2, processes=8, config=config), launch_command_parser()),
+    ):
+        *before, script = _command(sft(launch=several), tmp_path, ["srun"])
+        words = shlex.split(script.replace("$FINERY_NODE", "1"))
+        options = vars(parser.parse_args(words[words.index("-m") + 2 :]))
+        assert before == ["srun", "sh", "-c"]
+        assert 1 in (options.get("node_rank"), options.get("machine_rank"))
+        assert options.get("nproc_per_node") == "4" or options["num_processes"] == 8
+        assert options.get("nnodes") == "2" or options["num_machines"] == 2
+
+
+@pytest.mark.parametrize("processes", ["auto", 3])
+def test_nodes_have_equal_shares_of_the_processes(processes: Any) -> None:
+    with pytest.raises(UsageError, match="can't be divided among 2 nodes"):
+        sft(launch=Launch(nodes=2, processes=processes), effective_batch_size=6).check()
+
+
+def test_processes_of_nodes_need_the_gpus_of_one(
+    gpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(2)
+    step, job = sft(launch=Launch(nodes=2, processes=4)), TestJob(tmp_path)
+    with pytest.raises(StepError, match="4 processes need 4 GPUs") as raised:
+        check_processes(step, job)
+    assert "executor slurm" in str(raised.value.fix)
+    monkeypatch.setenv("FINERY_ON_NODES", "srun")
+    check_processes(step, job)
+
+
+def fail_elsewhere(step: Any, job: Any) -> None:
+    """Raise an error in a process that isn't on the first node."""
+    if os.environ["GROUP_RANK"] != "0":
+        raise StepError("node 1 has no more space")
+
+
+@pytest.mark.slow
+def test_an_error_on_another_node_is_the_steps_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command starts both launchers here, as that of an executor would on two machines."""
+    both = 'FINERY_NODE=0 "$@" & FINERY_NODE=1 "$@" || { kill $!; exit 1; }'
+    folders = (Path(__file__).parent, Path(__file__).parent.parent)
+    monkeypatch.setenv("FINERY_ON_NODES", shlex.join(["sh", "-c", both, "sh"]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
+    step = sft(launch=Launch(nodes=2, processes=2))
+    with pytest.raises(StepError, match="node 1 has no more space"):
+        launch(fail_elsewhere, step, TestJob(tmp_path))  # type: ignore[arg-type]

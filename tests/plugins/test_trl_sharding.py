@@ -45,7 +45,7 @@ def zero(stage: int, **config: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("config", "settings", "reason", "fix"),
     [
-        ({"num_machines": 2}, {}, "processes of one machine", "num_machines: 1"),
+        ({"num_machines": 2}, {}, "the recipe decides that", "launch.nodes: 2"),
         (fsdp(**FSDP_2), {"quantization": "nf4"}, "can't spread 4-bit weights", "remove"),
         (fsdp(), {}, "into one tensor of one dtype", "fsdp_version: 2"),
         (zero(3, zero3_save_16bit_model=True), {}, "weights of different dtypes", "zero_stage: 2"),

@@ -18,6 +18,8 @@ from finery.execute.executor import Died, Failed, Logged, Need, Task, TaskEvent
 from finery.execute.job import BEGAN, CLOSING, INTERRUPTED, About, JobFolder
 from finery.execute.job import supervise as supervise
 from finery.inference.records import SqliteRecords
+from finery.step.resources import NODE as NODE
+from finery.step.resources import ON_NODES as ON_NODES
 from finery.step.resources import TIME as TIME
 from finery.step.resources import Resources as Resources
 from finery.store.connection import Database

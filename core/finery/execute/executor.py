@@ -32,6 +32,10 @@ use any; an executor that can't choose a GPU ends such a task with `failed`. A p
 own GPUs if `CUDA_VISIBLE_DEVICES` (AMD: `HIP_VISIBLE_DEVICES`) lists them. A started task may wait
 for its GPUs; the executor then reports what it waits for as a `log` event.
 
+**Nodes.** An executor that gives a step `task.nodes` machines at once runs the task on the first,
+with `task.gpus` divided among them, and sets `FINERY_ON_NODES` for it, see `Job.on_nodes`. Without
+the variable, the step does all its work on one machine.
+
 **Resources.** `task.resources` is what the recipe says that the step needs. An executor for
 several steps on a machine keeps their sum within what the machine has.
 
@@ -77,7 +81,8 @@ class Need(msgspec.Struct, kw_only=True):
 
     key: of its output. step, use, section: its name in the recipe, its step type and its section;
         origin: the name that all its variants share. isolated: whether it needs its own process.
-    gpus: how many GPUs it uses, if the machine has them. resources: what the recipe asks for.
+    gpus: how many GPUs it uses, if the machine has them, on all nodes together. nodes: how many
+    machines it can use at once. resources: what the recipe asks for.
     """
 
     step: str
@@ -87,6 +92,7 @@ class Need(msgspec.Struct, kw_only=True):
     section: str = ""
     origin: str = ""
     gpus: int = 0
+    nodes: int = 1
     resources: Resources = Resources()
 
 

@@ -38,7 +38,8 @@ RESERVED = frozenset({"use", "needs", "seed", "env", "gpus", "environment", "res
 
 OUTSIDE_KEYS = frozenset({
     "check", "check_files", "choices", "verify",
-    "depends_on_gpus", "key_code", "key_facts", "key_files", "key_packages", "uses_seed",
+    "depends_on_gpus", "key_code", "key_facts", "key_files", "key_packages", "node_count",
+    "uses_seed",
     "(forecast)", "(metrics)", "(pinned)", "(preflight)", "(provenance)", "(traceable)",
 })  # fmt: skip
 """Methods and (class keywords) of a step type whose code isn't in keys.

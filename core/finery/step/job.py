@@ -1,5 +1,7 @@
 """Everything that a running step may use."""
 
+import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from finery.inference.cache import CachedEngine
 from finery.inference.engine import Engine
 from finery.inference.records import MemoryRecords, Records
 from finery.inference.shared import SharedRecords
+from finery.step.resources import ON_NODES
 from finery.util.files import copy_file
 from finery.util.text import redacted
 
@@ -76,6 +79,15 @@ class Job:
         if self._seed is None:
             raise StepError("a step type declared with seeded=False reads its seed")
         return self._seed
+
+    @property
+    def on_nodes(self) -> list[str]:
+        """The beginning of a command that runs once on each node; empty if the step has only one.
+
+        What follows gets the number of its node in the environment variable `FINERY_NODE`. The step
+        itself runs on node 0. The nodes share `scratch`.
+        """
+        return shlex.split(os.environ.get(ON_NODES, ""))
 
     def copy(self, source: Path, name: str) -> None:
         """Copy a file into `out`, sharing its blocks if the file system can."""

@@ -10,6 +10,10 @@ from finery.util.text import counted
 
 _UNITS = {"MB": 2**20, "GB": 2**30, "TB": 2**40}
 _SECONDS = {"d": 86_400, "h": 3600, "m": 60}
+ON_NODES = "FINERY_ON_NODES"
+"""Environment variable with `Job.on_nodes`, as a shell quotes it. An executor sets it."""
+NODE = "FINERY_NODE"
+"""Environment variable of what `Job.on_nodes` starts: the number of its node, 0 for the first."""
 TIME = "^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?$"
 """A pattern of durations."""
 SCHEMA: dict[str, Any] = {

@@ -105,6 +105,10 @@ class Step(Settings):
         """
         return 0
 
+    def node_count(self) -> int:
+        """How many machines the step can use at once, where an executor gives it several."""
+        return 1
+
     def depends_on_gpus(self) -> bool:
         """Whether the output depends on how many GPUs the step gets, if these are more than one.
 

@@ -3,10 +3,16 @@
 The launcher of torch starts the processes, which communicate through gloo on a CPU and NCCL on
 GPUs. With a configuration file for accelerate (FSDP, DeepSpeed), `accelerate launch` does; without
 one it would read the user's own. Each process is `python -m finery_trl.train.launch ORDER`.
+
+On several nodes, `Job.on_nodes` runs a launcher on each. The main process is on the first, whose
+processes it listens to. From others, it gets an exit code, and an error in a file next to ORDER.
 """
 
+import json
 import os
 import pickle
+import shlex
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "FINERY_TRAINING_ADDRESS"
 """Environment variable with the address of the main process."""
+ERROR = ".error.json"
 
 Train = Callable[["Training", Job], "Outcome"]
 """Trains on a process's share of the rows."""
@@ -44,19 +51,23 @@ def launch(train: Train, step: "Training", job: Job) -> "Outcome":
 
     Checkpoints are in `job.scratch` afterwards. Raises the error of the first process that fails.
     """
-    with tempfile.TemporaryDirectory(prefix="finery-") as folder:
+    nodes = step.node_count() if job.on_nodes else 1
+    count = step.processes // nodes
+    if nodes > 1:
+        job.log(f"training in {step.processes} processes on {nodes} nodes")
+    with tempfile.TemporaryDirectory(prefix="order-", dir=job.scratch) as folder:
         order = Path(folder) / "order"
         # read first, since the step may be from such a plugin
         header = pickle.dumps(loaded_files())
         order.write_bytes(header + pickle.dumps(Order(train, step, job.seed, job.scratch)))
-        with Listener(str(Path(folder) / "socket"), "AF_UNIX", backlog=64) as listener:
+        with Listener(None, "AF_UNIX", backlog=64) as listener:
             # More threads than cores would spin, waiting for each other.
-            threads = str(max(1, cpu_count() // step.processes))
+            threads = str(max(1, cpu_count() // count))
             variables = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
             environment = {**os.environ, ADDRESS: str(listener.address)} | variables
-            process = subprocess.Popen([*_command(step), str(order)], env=environment)
+            process = subprocess.Popen(_command(step, order, job.on_nodes), env=environment)
             try:
-                return _listen(listener, process, step.processes, job)
+                return _listen(listener, process, count, job, Path(folder))
             finally:
                 _end(process)
 
@@ -66,6 +77,14 @@ def main(path: Path) -> None:
     with path.open("rb") as file:
         load_plugins(tuple(pickle.load(file)))
         order: Order = pickle.load(file)
+    if int(os.environ.get("GROUP_RANK", "0")):  # on another node than the main process
+        try:
+            order.train(order.step, _Job(order, lambda event: None))
+        except FineryError as error:
+            file_name = f"{os.environ['RANK']}{ERROR}"
+            path.with_name(file_name).write_text(json.dumps(error.to_dict()), encoding="utf-8")
+            sys.exit(1)
+        return
     connection = Client(os.environ[ADDRESS], "AF_UNIX")
     done = threading.Event()
     _end_with(connection, done)
@@ -104,23 +123,45 @@ class _Job(Job):
         )
 
 
-def _command(step: "Training") -> list[str]:
+def _command(step: "Training", order: Path, on_nodes: list[str]) -> list[str]:
     assert step.launch is not None
+    nodes = step.launch.nodes if on_nodes else 1
+    with socket.socket() as free:
+        free.bind(("", 0))
+        host, port = socket.gethostname(), free.getsockname()[1]
     processes, config, deepspeed = step.processes, step.launch.config, step.launch.deepspeed
     if config is None:
-        launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        launcher = ["torch.distributed.run", f"--nproc_per_node={processes // nodes}"]
+        several = [f"--nnodes={nodes}", f"--master_addr={host}", f"--master_port={port}"]
+        launcher += several if nodes > 1 else ["--standalone"]
     else:
         launcher = ["accelerate.commands.launch", f"--config_file={config.path}"]
         # 0 is any free port. The default port is the same for all trainings of a machine.
-        launcher += [f"--num_processes={processes}", "--main_process_port=0"]
+        launcher += [f"--num_processes={processes}"]
+        several = [
+            f"--num_machines={nodes}", f"--main_process_ip={host}", f"--main_process_port={port}",
+            "--deepspeed_multinode_launcher=standard",
+        ]  # fmt: skip
+        launcher += several if nodes > 1 else ["--main_process_port=0"]
         launcher += [f"--deepspeed_config_file={deepspeed.path}"] if deepspeed is not None else []
-    return [sys.executable, "-m", *launcher, "-m", "finery_trl.train.launch"]
+    command, module = (
+        [sys.executable, "-m", *launcher],
+        ["-m", "finery_trl.train.launch", str(order)],
+    )
+    if nodes == 1:
+        return [*command, *module]
+    rank = "--node_rank" if config is None else "--machine_rank"
+    script = f"exec {shlex.join(command)} {rank}=$FINERY_NODE {shlex.join(module)}"
+    return [*on_nodes, "sh", "-c", script]
 
 
 def _listen(
-    listener: Listener, process: "subprocess.Popen[bytes]", processes: int, job: Job
+    listener: Listener, process: "subprocess.Popen[bytes]", processes: int, job: Job, folder: Path
 ) -> "Outcome":
-    """Report the events of the first process until all have ended; return its outcome."""
+    """Report the events of the first process until all have ended; return its outcome.
+
+    processes: how many there are on this node. folder: with errors of those on others.
+    """
     outcome: Outcome | None = None
     events = _events(listener, process, processes)
     for event in events:
@@ -131,6 +172,8 @@ def _listen(
         else:
             _report(job, event)
     code = process.wait()
+    for file in sorted(folder.glob(f"*{ERROR}")):
+        raise FineryError.from_dict(json.loads(file.read_text(encoding="utf-8")))
     if outcome is None or code:
         raise StepError(
             f"a process of the training died (exit code {code})",

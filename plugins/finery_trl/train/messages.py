@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from finery import OneFile, StepError, UsageError, outside_key
+from finery import Job, OneFile, StepError, UsageError, outside_key
 from finery_transformers.hardware import is_out_of_memory
 from finery_trl.model.loading import compute_dtype
 from finery_trl.settings import count_gpus
@@ -112,15 +112,23 @@ ZERO_2 = "zero_stage: 2, or FSDP with fsdp_version: 2 and fsdp_state_dict_type: 
 
 
 @outside_key
-def check_processes(step: "Training") -> None:
+def check_processes(step: "Training", job: Job) -> None:
     """Raise `StepError` if there are fewer GPUs than processes. CPUs are shared."""
     gpus = count_gpus()
-    if gpus and step.processes > gpus:
+    count = step.processes // (step.node_count() if job.on_nodes else 1)
+    if gpus and count > gpus:
+        fix = (
+            "processes: auto takes all visible GPUs; gpus of the step and CUDA_VISIBLE_DEVICES "
+            "decide which are"
+        )
+        if count > step.processes // step.node_count():
+            fix = (
+                f"build with the executor slurm, which gives the step {step.node_count()} machines"
+            )
         raise StepError(
-            f"{step.processes} processes need {step.processes} GPUs, but this machine shows {gpus}",
+            f"{count} processes need {count} GPUs, but this machine shows {gpus}",
             where=PROCESSES,
-            fix="processes: auto takes all visible GPUs; gpus of the step and CUDA_VISIBLE_DEVICES "
-            "decide which are",
+            fix=fix,
         )
 
 
@@ -189,9 +197,8 @@ def check_sharding(step: "Training") -> None:
     config = _read(step)
     if int(config.get("num_machines") or 1) > 1:
         raise _unsuitable(
-            f"num_machines is {config['num_machines']}, but finery starts the processes of one "
-            "machine",
-            "num_machines: 1",
+            f"num_machines is {config['num_machines']}, but the recipe decides that",
+            f"num_machines: 1, and in the recipe launch.nodes: {config['num_machines']}",
         )
     kind = str(config.get("distributed_type", "")).upper()
     if kind == "FSDP":

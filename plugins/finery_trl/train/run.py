@@ -50,7 +50,8 @@ class Rows(NamedTuple):
 
 def run(step: "Training", job: Job) -> Model:
     """Read and verify the rows, train on them, write the model."""
-    for check in (check_processes, check_sharding, check_optimizer, check_half, check_targets):
+    check_processes(step, job)
+    for check in (check_sharding, check_optimizer, check_half, check_targets):
         check(step)
     tokens, rows = read(step, job)
     check_watched(step, job)

@@ -259,6 +259,18 @@ def test_a_full_disk_is_an_error_and_no_more(project: MakeProject, full_disk: Pa
     assert t.ran() == ["big"]
 
 
+def test_a_disk_that_a_copy_filled_has_room_again(project: MakeProject, full_disk: Path) -> None:
+    code = "(job.out / 'big').write_bytes(os.urandom(9_000_000))"
+    t = project({"recipe.yaml": "finery: 1\nname: t\nplugins: [./steps.py]\nexport:\n"
+                 f'  big: {{use: steps.pack, code: "{code}"}}\n'})  # fmt: skip
+    remote = ("--remote", f"file://{t.folder}/shared")
+    assert t.run("build", *remote, "--push").code == 0
+    t.env["FINERY_STORE"] = str(full_disk)
+    ended, _, err = t.run("build", *remote)
+    assert (ended, f"the disk is full: can't write {full_disk}" in err) == (1, True), err
+    assert t.run("build", *remote, "--fetch", "none").code == 0
+
+
 @pytest.mark.parametrize("left", [0, 40])
 def test_a_disk_that_is_full_from_the_start(
     project: MakeProject, full_disk: Path, left: int

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from needs import may_lack
 from finery import StepError, UsageError
 from finery.artifact.kinds import Bundle, Dataset, Model
 from finery.artifact.manifest import Manifest, Result, manifest, referring
+from finery.store import links
 from finery.store.blobs import ingest
 from finery.store.database import Store
 from finery.store.links import link_outputs, open_artifact, prune_links, view
@@ -230,6 +232,24 @@ def test_the_store_may_lie_elsewhere(
     assert built.ran() == ["a", "b"]
     assert blob_of(built, "a").is_relative_to(built.env["FINERY_STORE"])
     assert built.ran() == []
+
+
+def test_folders_of_links_that_another_build_has_just_made_stay(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = links._make_view, manifest("Bundle", {}, {})
+    folder = store.root / "views" / made.view
+
+    def make_two(staged: str, *content: Any) -> None:
+        make(staged, *content)
+        make(str(folder), *content)
+        states.append(folder.stat())
+
+    states: list[os.stat_result] = []
+    monkeypatch.setattr(links, "_make_view", make_two)
+    view(store.root, made)
+    assert [folder.stat().st_ino] == [state.st_ino for state in states]
+    assert [*folder.parent.iterdir()] == [folder]
 
 
 @pytest.fixture

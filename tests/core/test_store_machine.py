@@ -4,14 +4,16 @@ What a command must leave is known: an output's bytes follow from the settings, 
 the disk is never built again.
 """
 
+import random
 import shutil
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import in_memory
+from conftest import Project, in_memory
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -255,3 +257,26 @@ def test_no_order_of_anything_serves_wrong_bytes_or_loses_work(
             deadline=None, suppress_health_check=[*HealthCheck],
         ),
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_builds_that_are_killed_at_any_moment_lose_nothing(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    clone, chance = Clone(tmp_path / "a"), random.Random(3)
+    project = Project(clone.folder)
+    options = ["build", "--remote", f"file://{tmp_path}/shared", "--push", "--fetch", "all"]
+    for _ in range(40 if pytestconfig.getoption("thorough") else 6):
+        before = whole(clone.root)
+        clone.write((chance.randrange(2), chance.randrange(2), chance.randrange(2)))
+        process = project.start(*options)
+        time.sleep(chance.random() * 3)
+        process.kill()
+        process.communicate()
+        assert before <= whole(clone.root)
+    assert project.run(*options).code == 0
+    clone.check_outputs()
+    assert project.here("cache", "verify").code == 0
+    shutil.rmtree(clone.root)
+    assert project.ran(*options[1:]) == []
+    clone.check_outputs()

@@ -248,7 +248,7 @@ def settle(fault: str, seed: int, offset: float) -> None:
     """Set this process up: sizes, faults and the clock."""
     remote.SMALL, remote.PACK, clock.FINE_NS = SMALL, PACK, 20_000_000
     stamp._PATH = tuple(sys.path)
-    remote.open_objects = lambda url: Faulty(url, fault, seed)
+    remote.open_objects = lambda url: Faulty(url, fault, seed)  # type: ignore[attr-defined]
     now, now_ns = time.time, time.time_ns
     time.time = lambda: now() + offset
     time.time_ns = lambda: now_ns() + int(offset * 1e9)

@@ -246,6 +246,8 @@ class Machine(RuleBasedStateMachine):
                 clone.check_outputs()
 
 
+@pytest.mark.slow
+@pytest.mark.quick
 def test_no_order_of_anything_serves_wrong_bytes_or_loses_work(
     pytestconfig: pytest.Config,
 ) -> None:
@@ -253,7 +255,7 @@ def test_no_order_of_anything_serves_wrong_bytes_or_loses_work(
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=150 if thorough else 12, stateful_step_count=40 if thorough else 25,
+            max_examples=120 if thorough else 12, stateful_step_count=40 if thorough else 25,
             deadline=None, suppress_health_check=[*HealthCheck],
         ),
     )  # fmt: skip

@@ -265,8 +265,8 @@ class Remote:
         except OSError as error:
             error.filename = error.filename or str(root)
             full = disk_full(error)
-            for blob in packs if full else ():  # they would keep the disk full
-                _part(root, blob).unlink(missing_ok=True)
+            for digest in packs if full else ():  # they would keep the disk full
+                _part(root, digest).unlink(missing_ok=True)
             raise full or RemoteError(
                 f"can't write what comes from the shared store: {error}"
             ) from error

@@ -315,6 +315,19 @@ def test_damage_is_found_in_words_and_repaired(damaged: Project) -> None:
     assert len(damaged.rows("b")) == 2
 
 
+def test_values_of_another_type_are_damage(built: MakeProject) -> None:
+    """SQLite reads NULL where a file was cut."""
+    t = built(FILES)
+    store = Store(t.folder / ".finery")
+    store._db.write(
+        ("UPDATE results SET outputs = 5", [()]), ("UPDATE facts SET content = 5", [()])
+    )
+    store.close()
+    assert t.here("cache", "gc").code == 0
+    assert t.ran() == ["a", "b"]
+    assert t.here("cache", "verify").code == 0
+
+
 # -- what people read -----------------------------------------------------------------------------
 
 

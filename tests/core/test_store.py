@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from needs import may_lack
 from finery import StepError, UsageError
 from finery.artifact.kinds import Bundle, Dataset, Model
 from finery.artifact.manifest import Manifest, Result, manifest, referring
+from finery.store import links
 from finery.store.blobs import ingest
 from finery.store.database import Store
 from finery.store.links import link_outputs, open_artifact, prune_links, view
@@ -232,6 +234,24 @@ def test_the_store_may_lie_elsewhere(
     assert built.ran() == []
 
 
+def test_folders_of_links_that_another_build_has_just_made_stay(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = links._make_view, manifest("Bundle", {}, {})
+    folder = store.root / "views" / made.view
+
+    def make_two(staged: str, *content: Any) -> None:
+        make(staged, *content)
+        make(str(folder), *content)
+        states.append(folder.stat())
+
+    states: list[os.stat_result] = []
+    monkeypatch.setattr(links, "_make_view", make_two)
+    view(store.root, made)
+    assert [folder.stat().st_ino] == [state.st_ino for state in states]
+    assert [*folder.parent.iterdir()] == [folder]
+
+
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A store of 2 MB."""
@@ -257,6 +277,18 @@ def test_a_full_disk_is_an_error_and_no_more(project: MakeProject, full_disk: Pa
     check_blobs(full_disk)
     t.edit("recipe.yaml", "3_000_000", "300_000")
     assert t.ran() == ["big"]
+
+
+def test_a_disk_that_a_copy_filled_has_room_again(project: MakeProject, full_disk: Path) -> None:
+    code = "(job.out / 'big').write_bytes(os.urandom(9_000_000))"
+    t = project({"recipe.yaml": "finery: 1\nname: t\nplugins: [./steps.py]\nexport:\n"
+                 f'  big: {{use: steps.pack, code: "{code}"}}\n'})  # fmt: skip
+    remote = ("--remote", f"file://{t.folder}/shared")
+    assert t.run("build", *remote, "--push").code == 0
+    t.env["FINERY_STORE"] = str(full_disk)
+    ended, _, err = t.run("build", *remote)
+    assert (ended, f"the disk is full: can't write {full_disk}" in err) == (1, True), err
+    assert t.run("build", *remote, "--fetch", "none").code == 0
 
 
 @pytest.mark.parametrize("left", [0, 40])

@@ -141,7 +141,7 @@ class Store:
         """A decoded value. If it is damaged, replace the database and return None."""
         try:
             return msgspec.json.decode(content, type=kind)
-        except (msgspec.DecodeError, UnicodeError) as error:
+        except (msgspec.DecodeError, UnicodeError, TypeError) as error:  # SQLite may read NULL
             self._db.damaged(str(error))
             return None
 
@@ -371,8 +371,8 @@ class Store:
         stat = _stat_key(path)
         query = "SELECT stat, content FROM remembered WHERE kind = ? AND path = ?"
         row = self._one(query, kind, str(path))
-        if row and row[0] == stat:
-            return bytes(row[1])
+        if row and row[0] == stat and isinstance(row[1], bytes):
+            return row[1]
         content = compute(path)
         if _settled(path):
             new = (kind, str(path), stat, content)
@@ -383,7 +383,7 @@ class Store:
     def fact(self, name: str) -> bytes | None:
         """The content stored under a name, or None."""
         row = self._one("SELECT content FROM facts WHERE name = ?", name)
-        return bytes(row[0]) if row else None
+        return row[0] if row and isinstance(row[0], bytes) else None
 
     def keep_facts(self, facts: Mapping[str, bytes]) -> None:
         """Store contents under names that the caller chooses."""

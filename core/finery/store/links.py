@@ -56,7 +56,9 @@ def view(root: Path, manifest: Manifest) -> Path:
         staged = f"{folder}.{os.getpid()}.tmp"
         try:
             _make_view(staged, links, description)
-            _put_in_place(staged, folder)
+            if not _is_view(folder, links, description):  # still: another build may use it
+                _clear(folder)
+            os.rename(staged, folder)
         except OSError as error:  # another process created it meanwhile, or it isn't possible
             shutil.rmtree(staged, ignore_errors=True)
             if not _is_view(folder, links, description):
@@ -81,15 +83,12 @@ def _make_view(folder: str, links: Mapping[str, str], description: bytes) -> Non
         file.write(description)
 
 
-def _put_in_place(staged: str, folder: Path) -> None:
-    try:
-        os.rename(staged, folder)
-    except OSError:  # it exists, but was changed
-        if folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder, ignore_errors=True)
-        elif os.path.lexists(folder):
-            say(f"{folder} wasn't a folder, and was renamed to {set_aside(folder).name}")
-        os.rename(staged, folder)
+def _clear(folder: Path) -> None:
+    """Remove a folder of links that was changed. What isn't a folder is set aside."""
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+    elif os.path.lexists(folder):
+        say(f"{folder} wasn't a folder, and was renamed to {set_aside(folder).name}")
 
 
 def _links(manifest: Manifest) -> dict[str, str]:

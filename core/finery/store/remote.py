@@ -263,7 +263,11 @@ class Remote:
             with ThreadPoolExecutor(max(1, min(TRANSFERS, len(packs)))) as threads:
                 list(threads.map(bring_pack, packs, packs.values()))
         except OSError as error:
-            raise disk_full(error) or RemoteError(
+            error.filename = error.filename or str(root)
+            full = disk_full(error)
+            for digest in packs if full else ():  # they would keep the disk full
+                _part(root, digest).unlink(missing_ok=True)
+            raise full or RemoteError(
                 f"can't write what comes from the shared store: {error}"
             ) from error
         if lost:

@@ -9,6 +9,7 @@ from zipfile import ZipFile
 
 import pytest
 from conftest import MakeProject, Project, until
+from msgspec.structs import replace
 from tasks import Tasks
 
 from finery import StepError
@@ -62,12 +63,13 @@ CORE = (
 """What finery needs, without its extras."""
 
 
-def add_toy(folder: Path, version: str) -> None:
-    """Add a wheel of a package `toy` with a program of that name."""
+def add_toy(folder: Path, version: str, needs: str = "") -> None:
+    """Add a wheel of a package `toy` with a program of that name. needs: another package."""
     metadata = f"toy-{version}.dist-info"
+    described = f"Metadata-Version: 2.1\nName: toy\nVersion: {version}\n"
     files = {
         "toy.py": f"VERSION = {version!r}\n",
-        f"{metadata}/METADATA": f"Metadata-Version: 2.1\nName: toy\nVersion: {version}\n",
+        f"{metadata}/METADATA": described + (f"Requires-Dist: {needs}\n" if needs else ""),
         f"{metadata}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{metadata}/entry_points.txt": "[console_scripts]\ntoy = toy:main\n",
     }
@@ -182,6 +184,24 @@ def test_pip_makes_the_same_environments_without_uv(
         venv.resolve("old", ["toy==3"], None, str(wheels))
     with pytest.raises(StepError, match=r"Python 3\.99 was not found"):
         venv.resolve("old", ["toy"], "3.99", str(wheels))
+
+
+@pytest.mark.slow
+def test_packages_may_be_excluded_unless_finery_needs_them(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "excluded.txt").write_text("absent\n", encoding="utf-8")
+    monkeypatch.setenv("UV_EXCLUDE", str(tmp_path / "excluded.txt"))
+    add_toy(wheels, "1.1", needs="absent")
+    try:
+        environment = venv.resolve("old", ["toy==1.1"], None, str(wheels))
+        venv.ensure(environment, tmp_path)
+        kept = [each for each in environment.requirements if not each.startswith("rich==")]
+        with pytest.raises(StepError, match="doesn't fit this finery") as error:
+            venv.ensure(replace(environment, requirements=tuple(kept)), tmp_path)
+    finally:
+        (wheels / "toy-1.1-py3-none-any.whl").unlink()
+    assert ["rich" in line for line in error.value.details] == [True]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from conftest import Project
 from serving import ROWS, THINKING
 from tiny_gguf import CHATML
 from tiny_llama import tiny_tokenizer
-from vllm_models import needs_vllm, tiny_adapter, tiny_base
+from vllm_models import needs_vllm, roomy_base, tiny_adapter
 
 from finery import Bundle, Dataset, Metrics, Model, RequirementError
 from finery.testing import TestJob, dataset, run_step
@@ -25,14 +25,6 @@ slow = pytest.mark.slow
 OTHER = CHATML.replace("assistant\n", "assistant:\n")
 EAGER: dict[str, str | int | float | bool] = {"enforce-eager": True}
 """Saves the minute in which vLLM compiles."""
-
-
-def roomy_base(folder: Path) -> Model:
-    """A base with room for the longest edge case, in bytes."""
-    base = tiny_base(folder)
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": 1024}))
-    return base
 
 
 def adapter(folder: Path, name: str, base: Model, seed: int) -> Model:

@@ -8,7 +8,7 @@ import pytest
 from needs import may_lack
 from vllm_standin import write_environment
 
-from finery import UsageError
+from finery import StepError, UsageError
 from finery_vllm.server import start as starting
 from finery_vllm.server.installation import VARIABLE
 from finery_vllm.server.start import start
@@ -63,3 +63,17 @@ def test_a_port_is_looked_for_where_it_listens(folder: Path) -> None:
         in_use = pytest.raises(UsageError, match=f"port {port} of 127.0.0.1 can't be used")
         with in_use, start(folder, port=port):
             pass
+
+
+def test_a_package_that_lacks_a_library_is_named(folder: Path) -> None:
+    python = Path(os.environ[VARIABLE], "bin", "python")
+    python.write_text(
+        "#!/bin/sh\n"
+        "echo 'OSError: libc10_cuda.so: cannot open shared object file: No such file'\n"
+        "echo 'OSError: Could not load this library: /x/torchaudio/lib/_torchaudio.so'\n"
+        "exit 1\n"
+    )
+    with pytest.raises(StepError, match="while it was starting") as error, start(folder):
+        pass
+    assert "torchaudio" in "\n".join(error.value.details)
+    assert "exclude the package" in str(error.value.fix)

@@ -202,11 +202,17 @@ def _make(environment: Environment, folder: Path, report: Report) -> None:
         try:
             _call(check)
         except CallError as error:
-            raise StepError(
-                f"environment '{name}' in recipe.lock doesn't fit this finery",
-                details=error.lines[-5:],
-                fix="resolve it again: finery build --update-lock",
-            ) from None
+            # Only what is installed as it is here can differ from what was resolved. Many packages
+            # declare what they don't need, and uv and pip resolve differently from their checks.
+            names = {each.name for each in own_distributions()}
+            requiring = [(re.match(r"(?:The package `)?([\w.-]+)", x), x) for x in error.lines]
+            unfit = [line for match, line in requiring if match and normalised(match[1]) in names]
+            if unfit:
+                raise StepError(
+                    f"environment '{name}' in recipe.lock doesn't fit this finery",
+                    details=unfit[-5:],
+                    fix="resolve it again: finery build --update-lock",
+                ) from None
         printed = _call([str(python), "-c", _CHECK])[-1:]
         if printed != [expected := f"finery {version_of('finery')}"]:
             raise StepError(f"environment '{name}' has {printed} instead of {expected}")

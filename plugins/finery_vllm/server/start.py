@@ -148,4 +148,6 @@ def new_key() -> str:
 def _fix(_status: int, log: str) -> str:
     if "out of memory" in log or "No available memory" in log or "KV cache" in log:
         return "use a smaller context (`context:`), or more of the GPU's memory (`gpu_memory:`)"
+    if "cannot open shared object file" in log:
+        return "exclude the package whose library can't be loaded: see docs/howto/vllm.md"
     return "read its output above; the model's architecture must be one that this vLLM knows"

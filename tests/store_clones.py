@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,12 @@ class Faulty:
         self.real.put(name, content)
         if self._is("late"):
             raise RemoteError("no answer")
+
+    def stocked(self, folder: str) -> Iterator[objects.Stocked]:
+        return self.real.stocked(folder)
+
+    def remove(self, names: Sequence[str]) -> None:
+        self.real.remove(names)
 
 
 OPEN = objects.open_objects

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,17 @@ def test_the_store_may_lie_elsewhere(
     assert built.ran() == ["a", "b"]
     assert blob_of(built, "a").is_relative_to(built.env["FINERY_STORE"])
     assert built.ran() == []
+
+
+def test_a_new_database_waits_for_another_process_that_prepares_it(tmp_path: Path) -> None:
+    """Two builds may create it at once."""
+    (tmp_path / ".finery").mkdir()
+    other = sqlite3.connect(tmp_path / ".finery/finery.db", check_same_thread=False)
+    other.executescript("CREATE TABLE x (y); BEGIN IMMEDIATE;")
+    timer = threading.Timer(0.3, other.close)
+    timer.start()
+    Store(tmp_path / ".finery").close()
+    timer.join()
 
 
 def test_folders_of_links_that_another_build_has_just_made_stay(

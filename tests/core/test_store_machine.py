@@ -128,6 +128,7 @@ class Machine(RuleBasedStateMachine):
             time.sleep(0.02)
             actions.append(self.start(partial(command, first.folder, "cache", "gc", "--keep", "1")))
         answers = [finish(action) for action in actions]
+        assert not [answer for answer in answers if "error" in answer]
         ran = [{*answer["ran"]} for answer in answers[:2]]
         for (clone, spec), answer, known in zip(pairs, answers, before, strict=False):
             assert not answer["errors"], answer["errors"]

@@ -206,8 +206,15 @@ def connect(path: Path, seconds: float = SECONDS) -> sqlite3.Connection:
 
 def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA synchronous=NORMAL")
-    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        db.execute("PRAGMA journal_mode=WAL")
+    deadline = time.monotonic() + SECONDS
+    while db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:  # SQLite doesn't wait for others that do this
+            if _code(error) not in _LOCKED or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
     version = db.execute("PRAGMA user_version").fetchone()[0]
     newest = "SELECT 1 FROM sqlite_master WHERE name = 'remote'"  # added without a new version
     if version != VERSION or db.execute(newest).fetchone() is None:

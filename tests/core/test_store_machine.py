@@ -248,7 +248,6 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.quick
 def test_no_order_of_anything_serves_wrong_bytes_or_loses_work(
     pytestconfig: pytest.Config,
 ) -> None:

@@ -200,6 +200,23 @@ def test_a_build_goes_on_without_the_server(
     assert not made.sharing.is_complete
 
 
+def test_a_damaged_file_isnt_taken_for_the_one_that_cant_be_had(
+    tmp_path: Path, proxy: Proxy
+) -> None:
+    build(clone(tmp_path / "a"), push=True)
+    b = clone(tmp_path / "b")
+    build(b)
+    (name,) = (p for p in (b.folder / "build/t/adapter").iterdir() if p.name != "manifest.json")
+    blob = name.resolve()
+    data = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    proxy.share, proxy.faults = 1.0, ("forbid",)
+    build(b)
+    assert (b.folder / "build/t/adapter.remote.txt").exists()
+    assert not os.path.lexists(b.folder / "build/t/adapter")
+
+
 @pytest.mark.slow
 def test_records_count_only_if_signed_by_someone_trusted(
     tmp_path: Path, proxy: Proxy, capfd: pytest.CaptureFixture[str]

@@ -4,7 +4,6 @@ A result that was found in a shared store is one of this store, too. Its blobs c
 needed: `Store.artifact` brings them, and a build brings the inputs of each step before it starts.
 """
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import msgspec
 
 from finery.artifact.manifest import Manifest, Parts, referring, with_references
 from finery.store.layout import Blob, Count, Lost, Record, places_of
+from finery.util.files import hash_file
 
 if TYPE_CHECKING:
     from finery.store.database import Store
@@ -121,10 +121,18 @@ class SharedBlobs:
         return copy
 
     def arrived(self, missing: Missing) -> None:
-        """Record the blobs that were copied."""
+        """Record the blobs that are here now.
+
+        By their bytes: where a copy failed, there may still be a file that isn't right.
+        """
         blobs = [blob for blobs in missing.values() for blob in blobs]
-        paths = ((b.digest, Path(self._store.blob_path(b.digest))) for b in blobs)
-        self._store.verified([digest for digest, path in paths if os.path.exists(path)])
+        self._store.verified([blob.digest for blob in blobs if self._is_right(blob.digest)])
+
+    def _is_right(self, digest: str) -> bool:
+        try:
+            return hash_file(Path(self._store.blob_path(digest))) == digest
+        except OSError:
+            return False
 
     def lose(self, error: Lost) -> None:
         """Forget that blobs are in a shared store: for good, or as long as it can't be reached.

@@ -128,8 +128,8 @@ class Sharing:
         if not copying.done():
             return False
         del self._copies[name]
-        self._store.shared.arrived(missing)
         copying.result()
+        self._store.shared.arrived(missing)
         return True
 
     def _count(self, size: int) -> None:

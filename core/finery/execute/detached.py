@@ -241,10 +241,10 @@ class DetachedExecutor:
                 continue
             elif event["event"] in CLOSING:
                 self._forget(job)
-                yield event  # type: ignore[misc]
+                yield event
                 return
             else:
-                yield event  # type: ignore[misc]
+                yield event
         self._copy_log(job)
 
     def _forget(self, job: Job) -> None:

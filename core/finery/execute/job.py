@@ -111,7 +111,7 @@ class JobFolder:
         task.env = {name: values[name] for name in task.env}
         return task
 
-    def read(self) -> Iterator[dict[str, Any]]:
+    def read(self) -> Iterator[Any]:
         """The events since the last call."""
         try:
             with self.events.open("rb") as file:

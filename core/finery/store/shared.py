@@ -5,14 +5,12 @@ needed: `Store.artifact` brings them, and a build brings the inputs of each step
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from finery.artifact.manifest import Manifest, Parts, referring, with_references
 from finery.store.layout import Blob, Count, Lost, Record, places_of
-from finery.util.files import hash_file
 
 if TYPE_CHECKING:
     from finery.store.database import Store
@@ -91,16 +89,13 @@ class SharedBlobs:
         """Copy the missing blobs of artifacts from shared stores. Raises `Lost`."""
         missing = self.missing(manifests)
         if missing:
-            copy = self.copying(missing, count)
-            try:
-                copy()
-            finally:
-                self.arrived(missing)
+            self.copying(missing, count)()
+            self.arrived(missing)
 
     def copying(self, missing: Missing, count: Count = lambda size: None) -> Callable[[], None]:
         """A function that copies missing blobs, in any thread. It raises `Lost`.
 
-        Afterwards, call `arrived` in the store's thread.
+        If it raises nothing, call `arrived` afterwards, in the store's thread.
         """
         from finery.store.remote import Remote  # imports much, and few commands need it
 
@@ -121,18 +116,12 @@ class SharedBlobs:
         return copy
 
     def arrived(self, missing: Missing) -> None:
-        """Record the blobs that are here now.
+        """Record that blobs match their digests, all of which were copied.
 
-        By their bytes: where a copy failed, there may still be a file that isn't right.
+        After a failure nothing is recorded: a damaged file may still be in the place of a blob that
+        can't be had. Those that were copied are verified when they are used.
         """
-        blobs = [blob for blobs in missing.values() for blob in blobs]
-        self._store.verified([blob.digest for blob in blobs if self._is_right(blob.digest)])
-
-    def _is_right(self, digest: str) -> bool:
-        try:
-            return hash_file(Path(self._store.blob_path(digest))) == digest
-        except OSError:
-            return False
+        self._store.verified([blob.digest for blobs in missing.values() for blob in blobs])
 
     def lose(self, error: Lost) -> None:
         """Forget that blobs are in a shared store: for good, or as long as it can't be reached.

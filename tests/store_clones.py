@@ -362,6 +362,21 @@ class Clone:
         (folder / "steps.py").write_text(STEPS)
         self.write(self.state)
 
+    @classmethod
+    def at(cls, folder: Path) -> "Clone":
+        """A copy of another clone."""
+        clone = cls.__new__(cls)
+        clone.folder, clone.root = folder, folder / ".finery"
+        return clone
+
+    def checkpoint(self) -> None:
+        """Move all rows from the database's log to the database."""
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(self.root / "finery.db")) as db,
+        ):
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def write(self, state: State) -> None:
         """Change the settings."""
         self.state = state

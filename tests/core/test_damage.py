@@ -74,6 +74,28 @@ def with_random_pages(path: Path) -> None:
                 file.write(chance.randbytes(PAGE))
 
 
+def with_a_random_page(path: Path) -> None:
+    """One page of the answers, and a table is missing, which a build notices."""
+    db = sqlite3.connect(path)
+    db.execute("DROP TABLE files")
+    db.commit()
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    pages, value = path.read_bytes(), ANSWERS[min(ANSWERS)]
+    with path.open("r+b") as file:
+        file.seek(pages.rindex(value[:20]) // PAGE * PAGE)
+        file.write(random.Random(4).randbytes(PAGE))
+
+
+def with_text_that_is_none(path: Path) -> None:
+    """In a column that no build reads."""
+    db = sqlite3.connect(path)
+    db.execute("UPDATE results SET run = CAST(x'ff' AS TEXT)")
+    db.execute("DROP TABLE files")
+    db.commit()
+    db.close()
+
+
 def with_another_schema(path: Path) -> None:
     db = sqlite3.connect(path)
     db.executescript(
@@ -86,7 +108,8 @@ def with_another_schema(path: Path) -> None:
     ("damage", "saved"),
     [
         (as_text, 0), (emptied, 0), (truncated, 0), (without_first_page, 0),
-        (with_random_pages, 0), (with_another_schema, 300),
+        (with_random_pages, 0), (with_another_schema, 300), (with_a_random_page, 250),
+        (with_text_that_is_none, 300),
     ],
 )  # fmt: skip
 def test_a_damaged_database_is_replaced_by_one_with_what_could_be_read(
@@ -98,6 +121,7 @@ def test_a_damaged_database_is_replaced_by_one_with_what_could_be_read(
     damage(database(built))
     code, _, err = built.run("build")
     assert code == 0, err
+    assert damage is not with_text_that_is_none or "2 finished steps were recovered" in err
     assert "Traceback" not in err
     assert "was damaged" in err
     assert "finery.db.damaged-" in err

@@ -21,6 +21,7 @@ from store_clones import (
     PLAN,
     Clone,
     Spec,
+    State,
     build,
     command,
     ends,
@@ -53,7 +54,7 @@ class Machine(RuleBasedStateMachine):
         self.top = in_memory()
         self.shared = self.top / "shared"
         self.clones = [Clone(self.top / name) for name in "ab"]
-        self.offset = 0.0
+        self.offset, self.has_jumped = 0.0, False
 
     def teardown(self) -> None:
         shutil.rmtree(self.top)
@@ -83,6 +84,7 @@ class Machine(RuleBasedStateMachine):
         assert shared <= shared_whole(self.shared)
         if answer is None or "error" in answer or (answer["errors"] and end == "full"):
             assert end, answer
+            clone.last = set()  # some of its steps may have new results, which count as the last
             return
         assert not answer["errors"], answer["errors"]
         forced = {answer["keys"].get(spec["force"])}
@@ -217,6 +219,9 @@ class Machine(RuleBasedStateMachine):
         clone = self.clones[number]
         if (path := clone.root / "finery.db").exists():
             clone.is_damaged = True
+            clone.checkpoint()
+            if self.has_jumped:  # then the order of builds is only in the database
+                clone.last = set()
             spoil(path, how, which)
 
     @rule(which=st.integers(0, 999), how=st.sampled_from(["flip", "cut", "gone", "other"]))
@@ -238,7 +243,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(offset=st.sampled_from([-4e7, -1e5, 0.0, 1e5, 4e7]))
     def the_clock_jumps(self, offset: float) -> None:
-        self.offset = offset
+        self.offset, self.has_jumped = offset, True
 
     @invariant()
     def what_is_stamped_is_there(self) -> None:
@@ -259,6 +264,44 @@ def test_no_order_of_anything_serves_wrong_bytes_or_loses_work(
             deadline=None, suppress_health_check=[*HealthCheck],
         ),
     )  # fmt: skip
+
+
+def test_what_can_be_read_of_a_damaged_database_is_not_built_again(
+    pytestconfig: pytest.Config,
+) -> None:
+    top, spec = in_memory(), dict[str, Any](faults="none", push=True, fetch="final", force="")
+    shared, first, second = top / "shared", Clone(top / "a"), Clone(top / "b")
+    states: list[State] = [(0, 0, 0), (1, 0, 0), (0, 1, 1)]
+
+    def make(clone: Clone, state: State) -> Any:
+        clone.write(state)
+        time.sleep(0.025)
+
+        def act() -> Any:
+            settle("none", 0, 0.0)
+            return build(clone.folder, shared, spec)
+
+        return finish(start(act))
+
+    for clone, some in ((first, states), (second, states[:2])):
+        for state in some:
+            assert not make(clone, state)["errors"]
+        clone.checkpoint()
+    try:
+        for seed in range(1000 if pytestconfig.getoption("thorough") else 25):
+            chance = random.Random(seed)
+            clone, how = chance.choice([first, second]), chance.choice(["noise", "cut", "flip"])
+            folder = shutil.copytree(clone.folder, top / "damaged", symlinks=True)
+            damaged = Clone.at(folder)
+            spoil(damaged.root / "finery.db", how, seed)
+            built = whole(damaged.root) | shared_whole(shared)
+            answer = make(damaged, chance.choice(states))
+            assert not answer["errors"], answer["errors"]
+            assert not {*answer["ran"]} & built, seed
+            damaged.check_outputs()
+            shutil.rmtree(folder)
+    finally:
+        shutil.rmtree(top)
 
 
 @pytest.mark.slow

@@ -141,6 +141,7 @@ class Build:
         self._broken = False  # whether a step failed that isn't one variant of several
         self._recorded_at = time.monotonic()
         self._is_replanned = False  # whether to plan again, since built steps must run after all
+        self._opened = store.opened
         self._settled: dict[str, str] = {}  # step → the key of the result that was reported
         self._transfer, self._shown_at = self.sharing.transfer(), 0.0
         self._plan_all()
@@ -227,12 +228,17 @@ class Build:
     def _has_outputs(self) -> bool:
         """Copy the outputs here that should be; False if steps must run to have them."""
         self._record(now=True)
+        if self._opened != self.store.opened:  # results may be lost with a damaged database
+            self._opened = self.store.opened
+            return False
         results = self.outcome.results
         chosen = self.sharing.chosen(results, [n for n, after in self._after.items() if not after])
         manifests = [m for name in chosen for m in results[name].outputs.values()]
-        if self.outcome.errors or self.store.shared.is_here(manifests):
+        if self.outcome.errors:
             return True
         try:
+            if self.sharing.is_here("", manifests):
+                return True
             while not self.sharing.is_here("", manifests):
                 self._show_transfer()
                 time.sleep(POLL_SECONDS)

@@ -69,6 +69,7 @@ class Sharing:
                     },
                 }  # fmt: skip
         self._asked: set[str] = set()
+        self._opened = store.opened
         self._copies: dict[str, tuple[Future[None], Missing]] = {}
         self._wanted = self._arrived = 0
         self._pushes: list[Future[None]] = []
@@ -94,6 +95,9 @@ class Sharing:
         """Ask for the results of steps with built inputs, all at once; the store keeps them."""
         if self._remote is None or self._remote.down:
             return
+        if self._opened != self._store.opened:  # what was adopted may be lost with the database
+            self._opened = self._store.opened
+            self._asked.clear()
         plans: dict[str, StepPlan] = {}
         for name in names:
             try:
@@ -117,7 +121,7 @@ class Sharing:
         Raises `Lost` if they can't be had.
         """
         if name not in self._copies:
-            missing = self._store.shared.missing(manifests)
+            missing = self._store.shared.missing(manifests, all_known=True)
             if not missing:
                 return True
             self._wanted += sum(blob.size for blobs in missing.values() for blob in blobs)

@@ -63,7 +63,8 @@ class Database:
     If the database is damaged, the operation replaces it and runs again, see
     `finery.store.repairs`. If the store isn't writable, it is opened for reading.
 
-    read_only: whether the store isn't writable.
+    read_only: whether the store isn't writable. opened: how often it was opened. Each time, it may
+    be another one, which lacks rows of a damaged one.
     """
 
     def __init__(self, path: Path, *, seconds: float = SECONDS) -> None:
@@ -73,6 +74,7 @@ class Database:
             and (not path.exists() or path.is_dir() or os.access(path, os.W_OK))
         )
         self._seconds = seconds
+        self.opened = 0
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._tried(lambda db: None)
@@ -138,6 +140,7 @@ class Database:
         raise AssertionError
 
     def _open(self) -> None:
+        self.opened += 1
         if self.read_only:
             self._db = _open_for_reading(self.path)
             return

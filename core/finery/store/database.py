@@ -129,6 +129,11 @@ class Store:
             query = f"SELECT {columns} FROM {table} WHERE {column} IN ({marks})"
             yield from self._db.rows(query, some)
 
+    @property
+    def opened(self) -> int:
+        """How often the database was opened, see `Database`."""
+        return self._db.opened
+
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         return self._db.rows(query, values)

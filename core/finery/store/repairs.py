@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from finery.artifact.manifest import Manifest, manifest
+from finery.artifact.manifest import Manifest, Parts, manifest
 
 
 def say(text: str) -> None:
@@ -57,35 +58,58 @@ def salvage(damaged: Path, new: sqlite3.Connection) -> dict[str, int]:
     uri = f"{damaged.absolute().as_uri()}?mode=ro"
     new.execute("BEGIN")
     for table, (columns, where) in SAVED.items():
-        is_valid = VALID.get(table, lambda value: True)
-        insert = f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(columns))})"
-        # A table is copied up to its first page that can't be read.
-        with (
-            suppress(sqlite3.Error, UnicodeError),
-            closing(sqlite3.connect(uri, uri=True, timeout=1)) as old,
-        ):
-            rows = old.execute(f"SELECT {', '.join(columns)} FROM {table} {where}")
-            new.executemany(insert, (row for row in rows if is_valid(row[1])))
+        is_valid = VALID.get(table, bool)
+        insert = f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(columns))})"
+        select = f"SELECT {', '.join(columns)} FROM {table} {where}"
+        with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True, timeout=1)) as old:
+            # Text that isn't UTF-8 may be in a column that hardly matters.
+            old.text_factory = partial(str, encoding="utf-8", errors="replace")
+            try:
+                new.executemany(insert, (r for r in old.execute(select) if is_valid(r)))
+            except sqlite3.Error:  # at a page that can't be read; there are others after it
+                within = f"{select} WHERE {columns[0]} BETWEEN ? AND ?"
+                for ends in RANGES.get(table, []):
+                    with suppress(sqlite3.Error):
+                        rows = old.execute(within, ends)
+                        new.executemany(insert, (r for r in rows if is_valid(r)))
     new.execute("COMMIT")
     return {t: new.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in SAVED}
 
 
-def _is_answer(value: bytes) -> bool:
+Row = tuple[Any, ...]
+
+
+def _is_answer(row: Row) -> bool:
     """Whether a record is a list of answers. Not all damage can be detected."""
     try:
-        answers = msgspec.msgpack.decode(value)
+        answers = msgspec.msgpack.decode(row[1])
     except (msgspec.DecodeError, ValueError, TypeError):
         return False
     return isinstance(answers, list) and all(isinstance(a, dict) and "text" in a for a in answers)
 
 
-def _are_outputs(value: bytes) -> bool:
-    """Whether these are manifests with the right digests."""
+def _is_result(row: Row) -> bool:
+    """Whether the outputs are manifests with the right digests."""
+    _, outputs, seconds, made, _ = row
     try:
-        outputs = msgspec.json.decode(value, type=dict[str, Manifest])
+        manifests = msgspec.json.decode(outputs, type=dict[str, Manifest])
     except (msgspec.DecodeError, ValueError, TypeError):
         return False
-    return all(map(is_sound, outputs.values()))
+    are_numbers = isinstance(seconds, float) and isinstance(made, float)
+    return are_numbers and all(map(is_sound, manifests.values()))
+
+
+def _are_parts(row: Row) -> bool:
+    try:
+        msgspec.json.decode(row[1], type=Parts)
+    except (msgspec.DecodeError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _is_place(row: Row) -> bool:
+    """Whether a blob may be in a shared store there. Its bytes are checked when it comes."""
+    return list(map(type, row)) == [str, int, str, int, str] and row[-1].isprintable()
 
 
 def is_sound(made: Manifest) -> bool:
@@ -102,8 +126,16 @@ SAVED: dict[str, tuple[tuple[str, ...], str]] = {
     "results": (("key", "outputs", "seconds", "made", "run"), ""),
     "parts": (("key", "parts"), ""),
     "latest": (("recipe", "step", "key", "previous"), ""),
+    "remote": (("digest", "size", "pack", "offset", "url"), ""),
     "facts": (("name", "content"), "WHERE name LIKE 'dollars of %' OR name LIKE 'pin of %'"),
 }
 """Table → (columns, condition) of the rows to copy. Everything else can be computed again."""
-VALID: dict[str, Callable[[Any], bool]] = {"records": _is_answer, "results": _are_outputs}
-"""Table → whether the second column of a row is undamaged, where SQLite's reader can't know."""
+RANGES: dict[str, list[tuple[Any, Any]]] = {
+    table: [(f"{n:02x}", f"{n:02x}g") for n in range(256)]
+    for table in ("results", "parts", "remote")
+} | {"records": [(bytes([n]), bytes([n]) + b"\xff" * 32) for n in range(256)]}
+"""Table → ranges of its first column that together are all of it."""
+VALID: dict[str, Callable[[Row], bool]] = {
+    "records": _is_answer, "results": _is_result, "parts": _are_parts, "remote": _is_place,
+}  # fmt: skip
+"""Table → whether a row is undamaged, where SQLite's reader can't know."""

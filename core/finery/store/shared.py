@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from finery.artifact.manifest import Manifest, Parts, referring, with_references
+from finery.errors import UsageError
 from finery.store.layout import Blob, Count, Lost, Record, places_of
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class SharedBlobs:
                 results.append((key, msgspec.json.encode(outputs), record.seconds))
                 blobs = places_of(record.outputs.values(), record.packed)
                 places += [(*blob, url) for blob in blobs]
+        self.lost.difference_update(digest for digest, *_ in places)
         self._store.adopt(results, parts, places, run)
         self._is_used = self._is_used or bool(places)
 
@@ -71,8 +73,11 @@ class SharedBlobs:
         """Whether all files of artifacts are here, or at least aren't in a shared store only."""
         return not self or not self.missing(manifests)
 
-    def missing(self, manifests: Iterable[Manifest]) -> Missing:
-        """The blobs of artifacts and their references that aren't here, but in a shared store."""
+    def missing(self, manifests: Iterable[Manifest], *, all_known: bool = False) -> Missing:
+        """The blobs of artifacts and their references that aren't here, but in a shared store.
+
+        all_known: raise `Lost` if a blob is in neither, since the database was replaced.
+        """
         missing: Missing = {}
         if not self:
             return missing
@@ -83,6 +88,8 @@ class SharedBlobs:
             place = self._place(digest)
             if place is not None:
                 missing.setdefault(place[0], []).append(place[1])
+            elif all_known:
+                raise _lost(f"the file {self._store.blob(digest)} is gone", [digest], False)
         return missing
 
     def bring(self, manifests: Iterable[Manifest], count: Count = lambda size: None) -> None:
@@ -93,14 +100,17 @@ class SharedBlobs:
             self.arrived(missing)
 
     def copying(self, missing: Missing, count: Count = lambda size: None) -> Callable[[], None]:
-        """A function that copies missing blobs, in any thread. It raises `Lost`.
+        """A function that copies missing blobs, in any thread. Both raise `Lost`.
 
         If it raises nothing, call `arrived` afterwards, in the store's thread.
         """
         from finery.store.remote import Remote  # imports much, and few commands need it
 
         for url in missing.keys() - self.remotes.keys():
-            self.remotes[url] = Remote(url)
+            try:
+                self.remotes[url] = Remote(url)
+            except UsageError as error:  # it can't be used any more, or the database is damaged
+                raise _lost(error.what, [blob.digest for blob in missing[url]], True) from error
         root, remotes = self._store.root, dict(self.remotes)
 
         def copy() -> None:
@@ -131,3 +141,9 @@ class SharedBlobs:
         self.lost |= error.digests
         if not error.is_down:
             self._store.forget_remote(error.digests)
+
+
+def _lost(what: str, digests: Iterable[str], is_down: bool) -> Lost:
+    error = Lost(what, fix="build again")
+    error.digests, error.is_down = frozenset(digests), is_down
+    return error

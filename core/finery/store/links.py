@@ -175,10 +175,11 @@ def _place(root: Path, link: Path, manifest: Manifest, away: Mapping[str, str]) 
 def check_outputs_folder(folder: Path) -> None:
     """Raise `UsageError` if a file of the user is in place of `build/` or `folder`."""
     for path in (folder.parent, folder):
-        if path.is_dir():
+        # In this order, since another build may be making the folder.
+        if not os.path.lexists(path) or path.is_dir():
             continue
         if path.is_file() and not path.stat().st_size:  # nothing is lost
-            path.unlink()
+            path.unlink(missing_ok=True)
             say(f"{path} was an empty file, and was replaced by a folder")
         elif os.path.lexists(path):
             raise UsageError(

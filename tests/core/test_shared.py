@@ -1,14 +1,18 @@
 """A shared store over real HTTP: two clones of a project, and a server that fails in every way."""
 
+import fcntl
 import json
 import os
 import random
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from conftest import LIGHT_STEPS, Project
 from faulty_proxy import Proxy, proxy_before
 from in_process import InProcess, digests
@@ -17,7 +21,9 @@ from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
 from finery.config import Config
 from finery.errors import RemoteError, UsageError
+from finery.store.blobs import blob_path
 from finery.store.expiry import expire
+from finery.store.layout import Blob, object_name
 from finery.store.objects import FileSystemObjects, Stocked, open_objects
 from finery.store.remote import Remote
 
@@ -284,6 +290,32 @@ def test_large_files_continue_where_they_were_cut(tmp_path: Path, proxy: Proxy) 
     (c.folder / f".finery/work/{digest}.part").write_bytes(b"?" * (8 << 20))  # of no use
     build(c)
     assert (c.folder / "build/t/big/b").read_bytes() == source.read_bytes()
+
+
+def test_a_large_file_is_copied_after_another_process_gave_up(tmp_path: Path) -> None:
+    data = os.urandom((8 << 20) + 1)
+    digest = blake3(data).hexdigest()
+    remote = Remote(f"file://{tmp_path}/store")
+    remote.objects.put(object_name("blobs", digest), data)
+    part = tmp_path / "a/work" / f"{digest}.part"
+    part.parent.mkdir(parents=True)
+    (tmp_path / "a/objects").mkdir()
+    with part.open("ab") as other, ThreadPoolExecutor() as threads:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        blob = Blob(digest, len(data), digest, 0)
+        copied = threads.submit(remote.bring, tmp_path / "a", [blob])
+        while not open_files(part) > 1:
+            time.sleep(0.01)
+        part.unlink()
+        fcntl.flock(other, fcntl.LOCK_UN)
+        copied.result()
+    assert blob_path(tmp_path / "a/objects", digest).read_bytes() == data
+
+
+def open_files(path: Path) -> int:
+    """How often this process has a file open."""
+    links = [*Path("/proc/self/fd").iterdir()]
+    return sum(os.path.lexists(link) and os.readlink(link) == str(path) for link in links)
 
 
 @pytest.mark.slow

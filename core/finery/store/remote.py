@@ -15,7 +15,9 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from blake3 import blake3
@@ -309,8 +311,7 @@ class Remote:
         """Copy a large file in ranges. What an interrupted copy left is kept."""
         target, name = blob_path(root / "objects", blob.digest), object_name("blobs", blob.pack)
         staged = _part(root, blob.digest)
-        with staged.open("ab") as file, ThreadPoolExecutor(AHEAD) as threads:
-            fcntl.flock(file, fcntl.LOCK_EX)  # another process may be copying it
+        with _alone(staged) as file, ThreadPoolExecutor(AHEAD) as threads:
             if target.exists() and hash_file(target) == blob.digest:
                 staged.unlink(missing_ok=True)
                 return {}
@@ -345,6 +346,17 @@ def _part(root: Path, digest: str, end: str = "") -> Path:
     """The file that a blob is copied to."""
     make_folder(root / "work")
     return root / "work" / f"{digest}{end}.part"
+
+
+def _alone(staged: Path) -> BinaryIO:
+    """Open a file for appending as soon as no other process is copying to it."""
+    while True:
+        file = staged.open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):  # the other one moved it to its place, or gave up
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(staged)):
+                return file
+        file.close()
 
 
 def _arrive(staged: Path, root: Path, digest: str) -> None:

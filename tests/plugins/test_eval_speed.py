@@ -140,7 +140,7 @@ models:
   small: {use: baseline.majority, rows: rows}
   api: {use: openai.model, model: m, base_url: "URL", api_key: null, price: {input: 1, output: 2}}
 data:
-  rows: {use: data.file, path: rows.jsonl, format: prompt-completion}
+  rows: {use: data.file, path: rows.jsonl, format: completion}
 evaluate:
   test: {use: eval.exact, models: [api, small], rows: rows}
   fast:

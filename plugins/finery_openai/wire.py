@@ -245,9 +245,9 @@ def joined(content: bytes) -> tuple[bytes, int | None]:
                 for part in delta.get("tool_calls") or ():
                     _add(calls.setdefault(part.get("index", 0), {}), part.get("function") or {})
                 first = first or (end if texts or delta.get("tool_calls") else None)
-                made = [{"function": call} for call in calls.values()] or None
-                said = {"message": {**message, "tool_calls": made}, "finish_reason": finish}
-                whole["choices"] = [said]
+                called = [{"function": call} for call in calls.values()] or None
+                answer = {**message, "tool_calls": called}
+                whole["choices"] = [{"message": answer, "finish_reason": finish}]
     except (msgspec.DecodeError, AttributeError, TypeError) as error:
         raise Unreadable(f"an event of its stream can't be read: {error}") from None
     return msgspec.json.encode(whole), first

@@ -132,7 +132,7 @@ class TransformersEngine(Engine):
 
         def noted(answer: list[int]) -> bool:
             tokens.append(time.perf_counter())
-            return stopped is not None and stopped(answer)
+            return stopped is not None and bool(stopped(answer))
 
         (answer,) = self._generated([request], sampling, {**arguments, "stopped": noted})
         return answer, next(iter(tokens), None)

@@ -105,14 +105,7 @@ class Prices(Provenance["Speed"]):
         return {"prices": prices} if prices else {}
 
 
-class Speed(
-    Judge,
-    engines=True,
-    seeded=False,
-    alone=True,
-    task="speed",
-    provenance=Prices,
-):
+class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provenance=Prices):
     """Measure how long models take to answer the same prompts, and what the answers cost.
 
     Requests are sent one after the other, as those of a single user, and never answered from the
@@ -214,7 +207,8 @@ class Speed(
         answer, cost = asked.answer, engine.price
         dollars = None if cost is None else cost.of(answer.prompt_tokens, answer.completion_tokens)
         if cost is not None and not cost.input and not cost.output:
-            dollars = self.machine and self.machine.per_hour / 3600 * asked.seconds
+            hourly = None if self.machine is None else self.machine.per_hour
+            dollars = None if hourly is None else hourly / 3600 * asked.seconds
         reads_texts = BASELINE in model.meta or engine.standalone is not None
         tokens = 0 if reads_texts else answer.completion_tokens
         return Verdict({

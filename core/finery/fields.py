@@ -25,7 +25,7 @@ Role = Literal["", "train", "validation", "examples", "calibrate", "compare", "b
 """How a step uses an input, see `takes`."""
 Learns = Literal["", "answers", "preferences", "ratings"]
 """What a training learns from: answers, pairs of a better and a worse one, or rated answers."""
-Task = Literal["", "classification", "extraction", "style", "complex"]
+Task = Literal["", "classification", "extraction", "style", "complex", "speed"]
 """What an evaluator judges: a choice among few answers, facts in a fixed format, style, or e.g.
 SQL."""
 
@@ -97,6 +97,7 @@ class Spec(msgspec.Struct, frozen=True):
     version: str = ""  # bump when behaviour changes in a way the code's digest can't see
     packages: tuple[str, ...] = ()  # distributions whose version is part of the key
     isolated: bool = False  # runs in its own process, not in a warm worker
+    alone: bool = False  # no other step of the build runs on the machine meanwhile
     seeded: bool = True  # False: the seed can't change the output and isn't in the key
     engines: bool = False  # prompts its models: their engines are in the key
     sections: tuple[str, ...] = ()  # sections of a recipe that take it; default: by its output
@@ -290,6 +291,7 @@ class Settings(msgspec.Struct, metaclass=_SettingsMeta):
             version: str = "",
             packages: tuple[str, ...] = (),
             isolated: bool = False,
+            alone: bool = False,
             seeded: bool = True,
             engines: bool = False,
             sections: tuple[str, ...] = (),

@@ -40,6 +40,7 @@ def judges_of(graph: Graph, name: str) -> list[Node]:
         judge
         for judge in graph.nodes.values()
         if judge.evaluates
+        and judge.step.__spec__.task != "speed"
         and any(name in graph.models_under(source.step) for source in judge.sources_of(Model))
     ]
 

@@ -30,6 +30,7 @@ def finery_steps() -> dict[str, str]:
         "eval.preference": "finery_eval.steps.preference:Preference",
         "eval.rules": "finery_eval.steps.rules:Rules",
         "eval.select": "finery_eval.steps.select:Select",
+        "eval.speed": "finery_eval.steps.speed:Speed",
         "eval.sql": "finery_eval.steps.sql:Sql",
         "eval.tools": "finery_eval.steps.tools:ToolCalls",
     }

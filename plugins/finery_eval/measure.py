@@ -77,7 +77,7 @@ class Measure:
             return None
         if self.statistic is not None:
             interval = stats.interval_of(self._draws(name, units), len(units), self.within)
-            return self.statistic(_counts(values)), interval
+            return self.statistic(_counts(values)), _finite(interval)
         if self.groups is None and not self._is_weighted and are_yes_no(values):
             hits = sum(bool(values[i]) for (i,) in units)
             return hits / len(units), stats.wilson(hits, len(units))
@@ -101,7 +101,8 @@ class Measure:
 
     def _between(self, first: str, second: str, units: Sequence[Group]) -> Difference | None:
         if self.statistic is not None:
-            return self._of_statistics(first, second, units)
+            found = self._of_statistics(first, second, units)
+            return found if _finite(found.interval) else None
         if self._is_weighted:
             return self._of_weighted(first, second, units)
         a, b = self.values[first], self.values[second]
@@ -236,9 +237,8 @@ def measure_of(
 ) -> Measure:
     """The measure of a metric of an evaluator. is_share: whether the metric is from 0 to 1."""
     columns = {name: [frozen(value) for value in of] for name, of in values.items()}
-    if not is_share:
-        return Measure(columns, groups, within=(-math.inf, math.inf))
-    return Measure(columns, groups, statistic)
+    within = SHARE if is_share else (-math.inf, math.inf)
+    return Measure(columns, groups, statistic, within=within)
 
 
 def scores_of(names: Sequence[str], measures: Mapping[str, Measure]) -> dict[str, dict[str, Score]]:

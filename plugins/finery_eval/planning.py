@@ -70,7 +70,8 @@ MOST_READ = 500
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
     """An estimate for each evaluator among the steps whose rows are counted."""
     nodes = [graph.nodes[name] for name in steps]
-    counted = [(n, rows_of(graph, results, n)) for n in nodes if isinstance(n.step, Judge)]
+    judges = [n for n in nodes if isinstance(n.step, Judge) and n.step.__spec__.task != "speed"]
+    counted = [(n, rows_of(graph, results, n)) for n in judges]
     return [
         _estimate(graph, results, n, rows) for n, rows in counted if rows is not None and rows.rows
     ]

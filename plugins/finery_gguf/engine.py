@@ -55,6 +55,7 @@ class GgufEngine(Engine):
         super().__init__(model, job)
         self._pace = Pace(cpu_count())
         self._idle: list[Slots | RemoteSlots] = []
+        self._first_token: float | None = None  # of the last answer
 
     @classmethod
     def key_facts(cls) -> Mapping[str, Any]:
@@ -92,6 +93,10 @@ class GgufEngine(Engine):
             answers[number] = answer
         return [answers[number] for number in range(len(requests))]
 
+    def timed(self, request: Request, sampling: Sampling) -> tuple[Completion, float | None]:
+        """The answer, and when its first token came, by the server's timing if one answers."""
+        return self.generate([request], sampling)[0], self._first_token
+
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Yield answers as they end; a row begins as soon as another one ended."""
         asked = ((batch[0], sampling.of_attempt(batch[0].attempt)) for batch in batches)
@@ -108,6 +113,7 @@ class GgufEngine(Engine):
         try:
             for number, outcome in _raw_answers(slots, self._rows(loaded, asked, flying)):
                 if isinstance(outcome, Raw):
+                    self._first_token = outcome.first_token
                     yield number, _completion(loaded, *flying.pop(number), outcome)
                 else:
                     yield number, outcome

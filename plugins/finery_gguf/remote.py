@@ -5,6 +5,7 @@ It is the user's own or the one from the wheel.
 
 import http.client
 import json
+import time
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -93,7 +94,7 @@ class RemoteSlots:
 
     def _ask(self, connection: http.client.HTTPConnection, number: int, row: Row) -> None:
         """Send the request and queue its answer. Runs in a separate thread for each row."""
-        landed = self._landed
+        landed, began = self._landed, time.perf_counter()
         try:
             headers = {"Content-Type": "application/json"}
             connection.request("POST", "/completion", json.dumps(_request(row)), headers)
@@ -101,7 +102,7 @@ class RemoteSlots:
             content = response.read()
             if response.status != http.client.OK:
                 raise OSError(content.decode("utf-8", "replace")[:300])
-            landed.put((number, row, json.loads(content)))
+            landed.put((number, row, {"began": began, **json.loads(content)}))
         except Exception as error:  # raised by `step`, in the thread that waits
             landed.put((number, row, error))
 
@@ -113,7 +114,10 @@ class RemoteSlots:
         text = self._gguf.decode(tokens, special=self._special)
         stopped = cut(text, row.sampling.stop)
         is_finished = stopped is not None or answer["stop_type"] != "limit"
-        return Raw(text if stopped is None else stopped, tokens, evaluated, is_finished)
+        first_token = answer["began"] + answer["timings"]["prompt_ms"] / 1000
+        return Raw(
+            text if stopped is None else stopped, tokens, evaluated, is_finished, first_token
+        )
 
     def _failed(self, error: Exception) -> StepError:
         lines = []

@@ -3,6 +3,7 @@
 Each step adds one token to every row.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,13 +33,15 @@ class Raw(NamedTuple):
     """An answer as the model generated it.
 
     tokens: without the token that ends the turn. evaluated: their number, including that token.
-    is_finished: whether the answer ended before it reached the token limit.
+    is_finished: whether the answer ended before it reached the token limit. first_token: when the
+    first token came, by `time.perf_counter`.
     """
 
     text: str
     tokens: list[int]
     evaluated: int
     is_finished: bool
+    first_token: float
 
 
 def seed_of(row: Row) -> int:
@@ -163,6 +166,7 @@ class _Answering:
     def __init__(self, number: int, row: Row, gguf: Gguf, *, special: bool) -> None:
         self.number = number
         self.tokens: list[int] = []
+        self._first_token = 0.0
         self._sampling = row.sampling
         self._gguf = gguf
         self._special = special
@@ -175,16 +179,20 @@ class _Answering:
 
     def take(self, token: int) -> Raw | None:
         """Add a token. Returns the answer if the token ends it."""
+        self._first_token = self._first_token or time.perf_counter()
         if self._gguf.ends_generation(token):
-            return Raw(self._text(), self.tokens, len(self.tokens) + 1, True)
+            return self._raw(self._text(), len(self.tokens) + 1, True)
         self.tokens.append(token)
         if self._sampling.stop:
             text = cut(self._text(), self._sampling.stop)
             if text is not None:
-                return Raw(text, self.tokens, len(self.tokens), True)
+                return self._raw(text, len(self.tokens), True)
         if len(self.tokens) < self._sampling.max_tokens:
             return None
-        return Raw(self._text(), self.tokens, len(self.tokens), False)
+        return self._raw(self._text(), len(self.tokens), False)
+
+    def _raw(self, text: str, evaluated: int, is_finished: bool) -> Raw:
+        return Raw(text, self.tokens, evaluated, is_finished, self._first_token)
 
     def _text(self) -> str:
         return self._gguf.decode(self.tokens, special=self._special)

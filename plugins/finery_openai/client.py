@@ -79,11 +79,16 @@ class Client:
         """Close its connections."""
         await self._openai.close()
 
-    async def ask(self, request: Request, sampling: Sampling) -> Completion:
-        """The answer to a request; raises its error. Sends nothing once `ended` is set."""
+    async def ask(
+        self, request: Request, sampling: Sampling, tokens: list[float] | None = None
+    ) -> Completion:
+        """The answer to a request; raises its error. Sends nothing once `ended` is set.
+
+        tokens: gets the time of the answer's first token, and lets the server stream the answer.
+        """
         async with self._slots:
             try:
-                answer = await self._patiently(request, sampling)
+                answer = await self._patiently(request, sampling, tokens)
             except Fault as fault:
                 raise await self._given_up(fault, request) from None
         self._was_answered()
@@ -93,7 +98,9 @@ class Client:
         self._answered += 1
         self._trouble = 0
 
-    async def _patiently(self, request: Request, sampling: Sampling) -> Completion:
+    async def _patiently(
+        self, request: Request, sampling: Sampling, tokens: list[float] | None
+    ) -> Completion:
         """Send a request, and retry after a fault that may pass.
 
         A server that reports to be busy uses up no retry as long as it answers other requests.
@@ -102,7 +109,7 @@ class Client:
         while True:
             await self._turn(request, sampling)
             try:
-                return await self._once(request, sampling)
+                return await self._once(request, sampling, tokens)
             except Fault as fault:
                 if fault.wait is None or self._answered == answered:
                     failures += 1
@@ -141,12 +148,15 @@ class Client:
         finally:
             self._resting.discard(task)
 
-    async def _once(self, request: Request, sampling: Sampling) -> Completion:
+    async def _once(
+        self, request: Request, sampling: Sampling, tokens: list[float] | None
+    ) -> Completion:
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         sent = wire.body(request, sampling, self.meta.get("extra", {}), without=self.without)
+        sent |= {} if tokens is None else wire.STREAMING
         try:
-            content = await self._sent(request, sent)
+            content = await self._sent(request, sent, tokens)
             answer = wire.completion(content, request, self._job.redact)
         except APIStatusError as error:
             message = faults.message(error, self._job.redact)
@@ -154,7 +164,7 @@ class Client:
                 if parameter not in self.without:
                     self.without |= {parameter}
                     self._job.log(f"{self.meta['name']}: {WITHOUT[parameter]}")
-                return await self._once(request, sampling)
+                return await self._once(request, sampling, tokens)
             raise faults.from_status(error, message, self.meta, self._variable) from None
         except (TimeoutError, APITimeoutError, APIConnectionError) as error:
             raise self._disconnected(error) from None
@@ -166,7 +176,9 @@ class Client:
         self._tokens.settle(answer.prompt_tokens + answer.completion_tokens - taken)
         return answer
 
-    async def _sent(self, request: Request, sent: dict[str, Any]) -> bytes:
+    async def _sent(
+        self, request: Request, sent: dict[str, Any], tokens: list[float] | None
+    ) -> bytes:
         """The body of the response. Raises `TimeoutError` if it isn't complete in time."""
         create: Any = self._openai.chat.completions.with_raw_response.create
         async with asyncio.timeout(self._timeout):
@@ -174,7 +186,14 @@ class Client:
                 model=self.meta["name"], messages=wire.messages(request), extra_body=sent
             )
         content: bytes = response.content
-        return content
+        if tokens is None:
+            return content
+        from finery_openai.transport import ARRIVALS
+
+        whole, first = wire.joined(content)
+        arrivals = response.http_response.extensions[ARRIVALS]
+        tokens += [time for time, size in arrivals if first is not None and size >= first][:1]
+        return whole
 
     def _disconnected(self, error: Exception) -> Fault:
         """The fault of a request without a response."""

@@ -54,6 +54,13 @@ class OpenaiEngine(Engine):
             answers[number] = answer[0]
         return [answers[number] for number in range(len(batches))]
 
+    def timed(self, request: Request, sampling: Sampling) -> tuple[Completion, float | None]:
+        """The answer, and when its first token came; None if the server doesn't stream."""
+        tokens = list[float]()
+        asked = self._open().ask(request, sampling, tokens)
+        answer = asyncio.run_coroutine_threadsafe(asked, _loop()).result()
+        return answer, next(iter(tokens), None)
+
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Yield answers as they arrive. Raises an error that ends all requests after the others."""
         landed: SimpleQueue[tuple[int, Answer | Exception]] = SimpleQueue()

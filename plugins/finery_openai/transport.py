@@ -1,6 +1,7 @@
 """An HTTP client for servers that aren't trusted."""
 
 import importlib
+import time
 import zlib
 from typing import Any
 
@@ -19,6 +20,9 @@ _REPLACED_HEADERS = frozenset(
     {"content-encoding", "content-length", "content-type", "transfer-encoding"}
 )
 """Headers that don't apply to an uncompressed body. The encoding is always UTF-8."""
+
+ARRIVALS = "finery_arrivals"
+"""The extension of a response with (`time.perf_counter()`, bytes so far) of each part."""
 
 answered: set[str] = set()
 """Servers that have answered this process, each as scheme, host and port."""
@@ -97,11 +101,13 @@ async def _body(response: Any) -> bytes:
     if encoding not in _COMPRESSED | {"identity", ""}:
         raise _unusable(response, f"an answer in an unknown encoding: {encoding[:30]}", again=True)
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if encoding in _COMPRESSED else None
-    body = bytearray()
+    body, arrivals = bytearray(), list[tuple[float, int]]()
+    response.extensions[ARRIVALS] = arrivals
     try:
         async for chunk in response.aiter_raw():
             room = MOST_BYTES + 1 - len(body)
             body += unpacker.decompress(chunk, room) if unpacker else chunk[:room]
+            arrivals.append((time.perf_counter(), len(body)))
             if len(body) > MOST_BYTES:
                 raise _unusable(response, f"an answer of more than {MOST_BYTES >> 20} MiB")
     except zlib.error as error:

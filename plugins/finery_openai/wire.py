@@ -1,7 +1,7 @@
 """The wire format: requests as JSON bodies, and JSON bodies as completions."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -15,12 +15,18 @@ CHARACTERS_A_TOKEN = 4
 """A rough average, where a server doesn't count the tokens of an answer."""
 MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
 """Fields of a message that servers know. Rows may have others."""
+_STREAMED = ("content", "refusal", "reasoning_content", "reasoning")
+"""Fields of a message that a stream sends in parts of text."""
 _FINISH = {
     "length": "length",
     "max_tokens": "length",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
 }
+
+
+STREAMING = {"stream": True, "stream_options": {"include_usage": True}}
+"""Parameters of a request whose answer is sent as it is generated."""
 
 
 class Unreadable(Exception):
@@ -213,6 +219,54 @@ def _call_error(calls: list[dict[str, Any]]) -> str | None:
 
 def _written(call: dict[str, Any]) -> str:
     return f"{call['function']['name']}({call['function']['arguments']})"
+
+
+def joined(content: bytes) -> tuple[bytes, int | None]:
+    """(the chat completion that a stream of events adds up to, bytes up to its first token).
+
+    Any other content stays as it is, without a first token: a server may not stream.
+    """
+    if not content.lstrip().startswith((b"data:", b"event:", b"id:", b":")):
+        return content, None
+    message: dict[str, Any] = {}
+    calls: dict[int, dict[str, str]] = {}
+    whole: dict[str, Any] = {"choices": []}
+    first = finish = None
+    try:
+        for end, event in _events(content):
+            if event.get("error"):
+                return msgspec.json.encode({"error": event["error"]}), None
+            whole |= {"usage": event["usage"]} if event.get("usage") else {}
+            for choice in (event.get("choices") or ())[:1]:
+                finish = choice.get("finish_reason") or finish
+                delta = choice.get("delta") or {}
+                texts = {name: delta[name] for name in _STREAMED if delta.get(name)}
+                _add(message, texts)
+                for part in delta.get("tool_calls") or ():
+                    _add(calls.setdefault(part.get("index", 0), {}), part.get("function") or {})
+                first = first or (end if texts or delta.get("tool_calls") else None)
+                called = [{"function": call} for call in calls.values()] or None
+                answer = {**message, "tool_calls": called}
+                whole["choices"] = [{"message": answer, "finish_reason": finish}]
+    except (msgspec.DecodeError, AttributeError, TypeError) as error:
+        raise Unreadable(f"an event of its stream can't be read: {error}") from None
+    return msgspec.json.encode(whole), first
+
+
+def _events(content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(bytes up to its end, event) of each event but the last one, which has no data."""
+    end = 0
+    for line in content.splitlines(keepends=True):
+        end += len(line)
+        data = line.removeprefix(b"data:").strip()
+        if line.startswith(b"data:") and data != b"[DONE]":
+            yield end, msgspec.json.decode(data)
+
+
+def _add(texts: dict[str, Any], parts: dict[str, Any]) -> None:
+    """Append the next part of each text."""
+    for name, part in parts.items():
+        texts[name] = texts.get(name, "") + (part or "")
 
 
 def _error(error: Any, redact: Callable[[str], str]) -> str:

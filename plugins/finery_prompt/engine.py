@@ -79,6 +79,10 @@ class PromptedEngine(Engine):
         """Answer one batch. The fixed messages count as prompt tokens."""
         return self._under.generate([self._with_fixed(request) for request in requests], sampling)
 
+    def timed(self, request: Request, sampling: Sampling) -> tuple[Completion, float | None]:
+        """The answer, and when its first token came."""
+        return self._under.timed(self._with_fixed(request), sampling)
+
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Answer batches with the model's engine."""
         whole = ([self._with_fixed(request) for request in batch] for batch in batches)

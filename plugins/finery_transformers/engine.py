@@ -1,6 +1,7 @@
 """Answer prompts with a model on this machine: transformers' `generate`, in batches."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -122,6 +123,23 @@ class TransformersEngine(Engine):
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer one batch."""
+        return self._generated(requests, sampling, self._arguments(sampling))
+
+    def timed(self, request: Request, sampling: Sampling) -> tuple[Completion, float | None]:
+        """The answer, and when its first token came; None for an answer without any."""
+        arguments, tokens = self._arguments(sampling), list[float]()
+        stopped = arguments.get("stopped")
+
+        def noted(answer: list[int]) -> bool:
+            tokens.append(time.perf_counter())
+            return stopped is not None and bool(stopped(answer))
+
+        (answer,) = self._generated([request], sampling, {**arguments, "stopped": noted})
+        return answer, next(iter(tokens), None)
+
+    def _generated(
+        self, requests: Sequence[Request], sampling: Sampling, arguments: dict[str, Any]
+    ) -> list[Completion]:
         import torch
 
         from finery_transformers.answering import generation
@@ -136,9 +154,7 @@ class TransformersEngine(Engine):
         with torch.no_grad(), torch.random.fork_rng(), _explained(prompts, sampling.max_tokens):
             torch.manual_seed(seed_of(sampling.seed, prompts))
             batch = generation.read(loaded.model, prompts, loaded.pad)
-            answers = generation.answers(
-                loaded.model, batch, ends=loaded.ends, **self._arguments(sampling)
-            )
+            answers = generation.answers(loaded.model, batch, ends=loaded.ends, **arguments)
         return [
             loaded.answers.completion(
                 answer, loaded.ends, prompt=prompt, request=request, stop=sampling.stop

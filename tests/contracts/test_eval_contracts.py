@@ -15,6 +15,7 @@ from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.select import Select
+from finery_eval.steps.speed import Machine, Speed
 from finery_eval.steps.sql import Sql
 from finery_eval.steps.structured import Json
 from finery_eval.steps.tools import ToolCalls
@@ -118,6 +119,18 @@ class TestSql(StepContract):
         answers = {"How many?": "SELECT count(*) FROM t", "Which?": "SELECT n FROM t ORDER BY n"}
         asked = [table_model(folder / "m", answers), table_model(folder / "n", {}, "SELECT 3")]
         return Sql(models=asked, rows=rows(folder, answers), schema=Files(["shop.sql"]))
+
+
+class TestSpeed(StepContract):
+    """eval.speed, whose numbers differ from run to run."""
+
+    others = {"require": None}
+
+    def step(self, folder: Path) -> Step:
+        return Speed(models=models(folder), rows=rows(folder), machine=Machine(per_hour=1.0))
+
+    def _is_same_elsewhere(self) -> bool:
+        return self._elsewhere().built.ok
 
 
 class TestSelect(StepContract):

@@ -107,6 +107,19 @@ def test_room_by_default_is_for_light_steps_on_all_cores_and_one_heavy_one(task:
     executor.close()
 
 
+def test_a_step_that_measures_time_runs_alone(task: Tasks) -> None:
+    executor, wait = LocalExecutor(4), "import time; time.sleep(600)"
+    alone = msgspec.structs.replace(need(True), alone=True)
+    assert executor.has_room(alone)
+    executor.start(task(wait))
+    assert not executor.has_room(alone)
+    executor.close()
+    executor = LocalExecutor(4)
+    executor.start(msgspec.structs.replace(task(wait, isolated=True), alone=True))
+    assert not executor.has_room(need(False))
+    executor.close()
+
+
 def test_a_warm_worker_that_died_is_replaced(executor: LocalExecutor, task: Tasks) -> None:
     executor.start(task(PID))
     (event,) = ends(executor, 1).values()

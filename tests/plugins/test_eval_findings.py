@@ -12,9 +12,18 @@ from finery import Dataset
 from finery_eval.measure import Measure, pairs_of
 from finery_eval.predictions import facts_of, recorded
 from finery_eval.steps.exact import Exact
+from finery_eval.steps.speed import P50, PRICE, TIMED
 from finery_eval.tables import remark
 from finery_eval.verdicts import together
-from finery_eval.view.findings import BEATS, BEST, FORGOTTEN, NEEDED, findings, remarks_on
+from finery_eval.view.findings import (
+    BEATS,
+    BEST,
+    FORGOTTEN,
+    NEEDED,
+    REPLACES,
+    findings,
+    remarks_on,
+)
 from finery_eval.view.judgements import Judgement, Role, comparisons_of
 
 ROWS = 200
@@ -135,6 +144,22 @@ def test_whether_the_shipped_file_is_as_good(
     (found,) = [of for question, of in answers(*models).items() if "as good" in question]
     assert found[0] == tone
     assert found[1].startswith(start)
+
+
+@pytest.mark.parametrize(("right", "tone", "start"), [
+    (150, "good", "Yes, within 1.4 points."), (20, "bad", "No. On 200 answers"),
+])  # fmt: skip
+def test_what_replacing_an_api_gains_and_loses(right: int, tone: str, start: str) -> None:
+    judges = judged("api", "base", 150), judged("sft", "tuned", right)
+    values = {"api": {P50: 1.2, PRICE: 0.4}, "sft": {P50: 0.1, PRICE: 0.01}}
+    report = {"scores": values, "details": {TIMED: {"apis": ["api"]}, "headline": [P50]}}
+    timed = [each._replace(step="speed", report=report) for each in judges]
+    found = answers(*judges, *timed)[REPLACES.format("sft", "api")]
+    assert found[0] == tone
+    assert found[1].startswith(start)
+    gains = "12.0 times faster (0.1 s at the median, not 1.2) and 40.0 times cheaper ($0.01 for"
+    assert gains in found[1]
+    assert not any("replace" in question for question in answers(*judges))
 
 
 def test_what_was_not_measured_is_said() -> None:

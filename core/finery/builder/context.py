@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery.errors import UsageError
-from finery.execute.gpus import cpu_count, memory_bytes
+from finery.execute.gpus import cpu_count, memory_bytes, processor
 from finery.recipe.graph import Graph
 from finery.util.installed import version_of
 
@@ -39,20 +39,11 @@ def machine(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
 
     return {
         "system": platform.system(),
-        "processor": _processor() or platform.machine(),
+        "processor": processor(),
         "cores": cpu_count(),
         "memory": memory_bytes(),
         "gpus": [gpu.name for gpu in visible_gpus(environment)],
     }
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    names = (line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line)
-    return next(names, "")
 
 
 SECONDS = 20

@@ -75,8 +75,8 @@ def need_of(plan: StepPlan) -> Need:
     node = plan.node
     return Need(
         key=plan.key, step=node.name, use=node.use, section=node.section, origin=node.origin,
-        isolated=plan.isolated, gpus=plan.gpus, nodes=node.step.node_count(),
-        resources=node.resources,
+        isolated=plan.isolated, alone=type(node.step).__spec__.alone, gpus=plan.gpus,
+        nodes=node.step.node_count(), resources=node.resources,
     )  # fmt: skip
 
 

@@ -95,11 +95,15 @@ def result_in(graph: Graph, store: Store, step: str, word: str) -> Result:
 
 
 class FirstMetric(NamedTuple):
-    """The first metric of each model that a step judged. is_cleaned: its files are gone."""
+    """The first metric of each model that a step judged. is_cleaned: its files are gone.
+
+    is_share: whether it is from 0 to 1.
+    """
 
     metric: str
     values: Mapping[str, float]
     is_cleaned: bool = False
+    is_share: bool = True
 
 
 def first_metrics(store: Store, run: Run) -> dict[str, FirstMetric]:
@@ -121,4 +125,6 @@ def _first_metric(store: Store, manifest: Manifest) -> FirstMetric:
         return FirstMetric("", {}, is_cleaned=True)
     scores: Mapping[str, Mapping[str, float]] = report["scores"]
     metric = next((name for of in scores.values() for name in of), "")
-    return FirstMetric(metric, {m: of[metric] for m, of in scores.items() if metric in of})
+    values = {model: of[metric] for model, of in scores.items() if metric in of}
+    is_share = metric not in report["details"].get("unbounded", ())
+    return FirstMetric(metric, values, is_share=is_share)

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 class Score:
     """A metric of a variant. values: one for each seed. rows_interval: of the only one, 95 %.
 
-    is_trained: whether it is of a model that the recipe trains.
+    is_trained: whether it is of a model that the recipe trains. is_share: whether it is a share.
     """
 
     values: list[float] = field(default_factory=list)
     rows_interval: tuple[float, float] | None = None
     is_trained: bool = True
+    is_share: bool = True
 
     @classmethod
     def of(cls, report: Mapping[str, Any], model: str, metric: str) -> "Score | None":
@@ -33,7 +34,8 @@ class Score:
         value = report["scores"].get(model, {}).get(metric)
         interval = report["intervals"].get(model, {}).get(metric)
         ends = (interval[0], interval[1]) if interval else None
-        return None if value is None else cls([value], ends)
+        is_share = metric not in report["details"].get("unbounded", ())
+        return None if value is None else cls([value], ends, is_share=is_share)
 
     @property
     def repeats(self) -> Repeats:
@@ -165,7 +167,8 @@ def _take(line: Line, graph: Graph, report: Mapping[str, Any], judged: _Judged) 
     if found is None:
         return
     name = f"{judged.name}.{judged.model}.{metric}"
-    score = line.scores.setdefault(name, Score(is_trained=judged.is_trained))
+    kind = Score(is_trained=judged.is_trained, is_share=found.is_share)
+    score = line.scores.setdefault(name, kind)
     score.values += found.values
     score.rows_interval = found.rows_interval
 
@@ -239,8 +242,8 @@ def is_close(choice: Mapping[str, Any]) -> bool:
 
 def are_shares(lines: Sequence[Line], name: str) -> bool:
     """Whether all values of a score are between 0 and 1, so that percentages are appropriate."""
-    values = [v for line in lines if name in line.scores for v in line.scores[name].values]
-    return all(0 <= value <= 1 for value in values)
+    scores = [line.scores[name] for line in lines if name in line.scores]
+    return all(s.is_share and 0 <= value <= 1 for s in scores for value in s.values)
 
 
 def number(value: float, shares: bool) -> str:

@@ -37,7 +37,8 @@ with `task.gpus` divided among them, and sets `FINERY_ON_NODES` for it, see `Job
 the variable, the step does all its work on one machine.
 
 **Resources.** `task.resources` is what the recipe says that the step needs. An executor for
-several steps on a machine keeps their sum within what the machine has.
+several steps on a machine keeps their sum within what the machine has. A step with `alone`, which
+measures time, must share its machine with no other step.
 
 **Events.** For each task, `poll` returns the step's reports in their order, and then exactly one
 closing event: `done`, `failed` or `died`. No event of that task follows. Events of different tasks
@@ -81,6 +82,7 @@ class Need(msgspec.Struct, kw_only=True):
 
     key: of its output. step, use, section: its name in the recipe, its step type and its section;
         origin: the name that all its variants share. isolated: whether it needs its own process.
+    alone: whether no other step may run on its machine meanwhile.
     gpus: how many GPUs it uses, if the machine has them, on all nodes together. nodes: how many
     machines it can use at once. resources: what the recipe asks for.
     """
@@ -88,6 +90,7 @@ class Need(msgspec.Struct, kw_only=True):
     step: str
     use: str
     isolated: bool
+    alone: bool = False
     key: str = ""
     section: str = ""
     origin: str = ""

@@ -46,6 +46,13 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processor() -> str:
+    """The name of this machine's processor, or its architecture where that is unknown."""
+    text = _file_text(Path("/proc/cpuinfo"))
+    names = (line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line)
+    return next(names, "") or platform.machine()
+
+
 def memory_bytes() -> int | None:
     """Bytes of this machine's memory; None if it is unknown."""
     try:

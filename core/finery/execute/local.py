@@ -71,7 +71,7 @@ class LocalExecutor:
     jobs: most concurrent steps. None allows one light step per core and one isolated step, which
     uses all cores or the accelerator. Isolated steps that state their cores run at the same time.
     The cores and memory that running steps ask for never exceed the machine's. A step that asks for
-    more runs alone.
+    more runs alone, as does one that measures time (`alone`).
     """
 
     def __init__(self, jobs: int | None = None) -> None:
@@ -94,7 +94,7 @@ class LocalExecutor:
 
     def _has_process(self, need: Need) -> bool:
         busy = [w.task for w in self._workers if w.task] + [w.task for w in self._waiting]
-        if busy and not fits(need, busy):
+        if busy and (need.alone or any(task.alone for task in busy) or not fits(need, busy)):
             return False
         if self._jobs is not None:
             return len(busy) < self._jobs
@@ -127,7 +127,7 @@ class LocalExecutor:
         if task.isolated:
             self._end_unused()
         cpus = task.resources.cpus
-        alone = task.isolated and self._jobs in (None, 1) and not cpus
+        alone = task.alone or (task.isolated and self._jobs in (None, 1) and not cpus)
         environment = worker_environment(task, alone=alone)
         if cpus:
             environment.setdefault("OMP_NUM_THREADS", str(min(cpus, cpu_count())))

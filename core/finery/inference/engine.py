@@ -108,6 +108,13 @@ class Engine:
         """Answer one batch, in its order. `sampling` is already that of the requests' attempt."""
         raise NotImplementedError
 
+    def timed(self, request: Request, sampling: Sampling) -> tuple[Completion, float | None]:
+        """(answer, `time.perf_counter()` at its first token), for steps that measure speed.
+
+        None if the engine doesn't notice the first token, as by default.
+        """
+        return self.generate([request], sampling)[0], None
+
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the batch, its answers or its error), in any order.
 

@@ -174,7 +174,7 @@ def check_contract(cls: Any, name: str) -> None:
 def _wrong_keywords(cls: type[Step]) -> Iterator[str]:
     """The mistakes in class keywords and roles, each as part of a sentence."""
     spec = cls.__spec__
-    for keyword in ("isolated", "seeded", "engines", "keeps_prompts"):
+    for keyword in ("isolated", "alone", "seeded", "engines", "keeps_prompts"):
         if not isinstance(getattr(spec, keyword), bool):
             yield f"{keyword}={getattr(spec, keyword)!r} must be True or False"
     for keyword in ("packages", "sections"):

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from finery.inference.budget import Price
 from finery.inference.cache import CachedEngine
 from finery.inference.engine import Engine
 from finery.inference.records import MemoryRecords
-from finery.inference.types import Completion, Request
+from finery.inference.types import Completion, Request, Sampling
 from finery.plugin.manager import load_plugins
 from finery.rows import Conversation
 from finery.testing.checks import problems_of_engine
@@ -146,6 +147,14 @@ class EngineContract:
         """`price` is a `Price`, or None if it is unknown."""
         price = self._engine().price
         assert price is None or isinstance(price, Price)
+
+    def test_its_speed_can_be_measured(self) -> None:
+        """`timed` answers a request, whose first token comes before the answer ends."""
+        began = time.perf_counter()
+        sampling = Sampling(max_tokens=self.max_tokens)
+        answer, first = self._engine().timed(Request(self.conversations[0]), sampling)
+        assert 0 <= answer.completion_tokens <= self.max_tokens
+        assert first is None or began <= first <= time.perf_counter()
 
     def test_a_schema_is_followed(self) -> None:
         """If the engine `constrains`, answers match the schema."""

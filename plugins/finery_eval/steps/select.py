@@ -1,11 +1,12 @@
 """`eval.select`: which of several candidates is best, and by how much."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from finery import DataError, Job, Metrics, Step, UsageError, setting, takes
 from finery.rows.repeats import summarise
 from finery.util.text import signed
+from finery_eval.pareto import aims_of, compare_models
 from finery_eval.predictions import measure_between, paired
 
 OVER_SEEDS = "the seed of a training only, not the choice of rows"
@@ -26,7 +27,7 @@ class _Candidate(NamedTuple):
 
 
 class Select(Step, seeded=False, sections=("evaluate",)):
-    """Choose the best of several evaluations of one model, by one metric.
+    """Choose the best of several evaluations of one model, or the best model, by one metric.
 
     `matrix: {select: …}` adds this step to a recipe automatically. Of equally good candidates, the
     first is chosen. Candidates that are repeated under several seeds are compared by their means,
@@ -35,12 +36,21 @@ class Select(Step, seeded=False, sections=("evaluate",)):
     rows with the paired interval (Newcombe 1998, method 10; bootstrap over groups if rows belong
     together), for other metrics with the paired bootstrap, and over repeats under the same seeds
     with Student's interval of the differences.
+
+    Without `model`, the choice is among the models that the evaluations judged. Each metric is from
+    the first evaluation that has it, so one can measure accuracy and another one speed. With
+    `pareto`, a model is only chosen if no other one beats it: is better in one of these metrics,
+    and no worse in the others.
     """
 
     candidates: list[Metrics] = takes(
         uses_name=True, help="The evaluations to choose from, in the order that breaks a tie."
     )
-    model: str = setting(help="The model, as the evaluations name it.")
+    model: str | None = setting(
+        None,
+        help="The model, as the evaluations name it. Default: choose among the models that the "
+        "evaluations judged.",
+    )
     metric: str = setting(help="The metric to choose by.")
     best: Literal["highest", "lowest"] = setting(
         "highest", help="Whether the highest or the lowest value is the best."
@@ -50,9 +60,21 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         help="Candidates that repeat the same training under different seeds, by a name for each "
         "group. Groups are compared by their means, and the best repeat of the best one is chosen.",
     )
+    pareto: list[str] = setting(
+        [],
+        help="Metrics to weigh against each other, for a choice among models. A `-` before a name "
+        "means that lower values are better. Models that another one beats can't be chosen.",
+        examples=[["accuracy", "-latency_p50", "-price_per_1000"]],
+    )
 
     def check(self) -> None:
-        """Raise `UsageError` where a repeat isn't a candidate."""
+        """Raise `UsageError` where a repeat isn't a candidate, or settings don't fit together."""
+        if self.pareto and self.model:
+            what, fix = "`pareto` is for a choice among models", "remove `model` or `pareto`"
+            raise UsageError(what, where="pareto", fix=fix)
+        if self.repeats and not self.model:
+            what = "`repeats` is for evaluations of one model"
+            raise UsageError(what, where="repeats", fix="name it with `model`")
         names = [metrics.name for metrics in self.candidates]
         for group, members in self.repeats.items():
             for name in members:
@@ -65,6 +87,8 @@ class Select(Step, seeded=False, sections=("evaluate",)):
 
     def run(self, job: Job) -> Metrics:
         """Rank the candidates."""
+        if self.model is None:
+            return self._among_models(job)
         by_name = {metrics.name: metrics for metrics in self.candidates}
         groups = self.repeats or {_variant(name): [name] for name in by_name}
         sign = 1 if self.best == "highest" else -1
@@ -79,10 +103,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         chosen = max(repeats, key=lambda name: sign * repeats[name])
         rows = first.metrics[0].report()["rows"]
         score = f"{self.model}.{self.metric} {first.score:.4g}{_in_words(first.interval)}"
-        words = [f"chosen of {len(ranked)}: {first.name}, {score}, {rows} rows"]
-        if margin is not None:
-            ahead = f"{signed(margin['difference'], '.4g')}{_in_words(margin['interval'])}"
-            words.append(f"difference to the next, {margin['over']}: {ahead}")
+        words = [f"chosen of {len(ranked)}: {first.name}, {score}, {rows} rows", *_ahead(margin)]
         if len(repeats) > 1:
             words.append(
                 f"of its {len(repeats)} seeds, {chosen} has the best score, "
@@ -118,7 +139,49 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         }
         return metrics
 
+    def _among_models(self, job: Job) -> Metrics:
+        """Choose one of the models that the evaluations judged."""
+        reports = [metrics.report() for metrics in self.candidates]
+        compared = compare_models(reports, self.metric, aims_of(self.pareto))
+        scores, beaten = compared.scores, compared.beaten
+        sign = 1 if self.best == "highest" else -1
+        ranked = sorted(scores, key=lambda n: (bool(beaten[n]), -sign * scores[n][self.metric]))
+        chosen, *others = front = [name for name in ranked if not beaten[name]]
+        score, interval = scores[chosen][self.metric], compared.intervals(chosen).get(self.metric)
+        margin = compared.margin(self.metric, chosen, others[0]) if others else None
+        best = f"{chosen}, {self.metric} {score:.4g}{_in_words(interval)}"
+        words = [f"chosen of {len(front)}: {best}", *_ahead(margin)]
+        if left_out := compared.left_out:
+            words.append(f"not measured in everything: {', '.join(left_out)}")
+        for line in words:
+            job.log(line)
+        metrics = Metrics.write(
+            job.out,
+            rows=compared.reports[self.metric]["rows"],
+            scores={name: scores[name] for name in ranked},
+            intervals={name: compared.intervals(name) for name in ranked},
+            details={
+                "headline": list(compared.reports),
+                "unbounded": compared.unbounded,
+                "tables": compared.tables(ranked),
+                "chosen": chosen,
+                "margin": margin,
+                "words": words,
+            },
+            predictions=[],
+        )
+        metrics.meta |= {
+            "chosen": chosen,
+            "repeats": None,
+            "by": self.metric,
+            "score": score,
+            "interval": interval,
+            "margin": margin,
+        }
+        return metrics
+
     def _candidate(self, name: str, metrics: Sequence[Metrics]) -> _Candidate:
+        assert self.model is not None
         reports = [each.report() for each in metrics]
         scores = []
         for each, report in zip(metrics, reports, strict=True):
@@ -157,6 +220,13 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         measure = measure_between(pairs.pairs, self.metric, sides[1].report())
         between = measure.difference("first", "second") if measure is not None else None
         return None if between is None else list(between.interval)
+
+
+def _ahead(margin: Mapping[str, Any] | None) -> Iterator[str]:
+    """The lead of the best over the next in words, if there is another."""
+    if margin is not None:
+        ahead = f"{signed(margin['difference'], '.4g')}{_in_words(margin['interval'])}"
+        yield f"difference to the next, {margin['over']}: {ahead}"
 
 
 def _variant(name: str) -> str:

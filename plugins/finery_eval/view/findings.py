@@ -10,6 +10,7 @@ from typing import Literal
 from finery.util.text import counted, in_points, percent, range_in_points
 from finery.views import Finding, Remark
 from finery_eval.claims import rows_of
+from finery_eval.steps.speed import P50, PRICE, TIMED
 from finery_eval.tables import BETTER, NOT_SHOWN, WORSE, verdict_of
 from finery_eval.view.judgements import (
     Comparison,
@@ -29,6 +30,7 @@ CHOSEN = "Which variant is best?"
 BEATS = "Is the trained model better than a cheap baseline?"
 NEEDED = "Was fine-tuning needed?"
 AS_GOOD = "Is the shipped file as good as the trained model?"
+REPLACES = "Can {} replace {}?"
 FORGOTTEN = "Did the model forget what it could do before?"
 SMALL = 0.05
 """A possible loss of at most 5 points counts as none; the page says how large it may be."""
@@ -52,6 +54,10 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
 
     has_training: whether the recipe trains a model. If it doesn't, the questions are others.
     """
+    timed = [each for each in judged if each.is_timed]
+    judged = [each for each in judged if not each.is_timed]
+    if not judged:
+        return
     variants = [each for each in judged if each.role == "variant"]
     task = [e for e in judged if e not in variants and not e.use.endswith(RETENTION)]
     if variants and len(variants) == len(judged):
@@ -60,6 +66,7 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
         tone: Tone = "good" if ends and (ends[0] > 0 or ends[1] < 0) else "open"
         yield Finding(CHOSEN, ". ".join([*details["words"], ""]).strip(), tone, 0)
         return
+    yield from _replacements(task, timed)
     if not has_training:
         yield from _rankings(task)
         return
@@ -184,6 +191,40 @@ def _kept(trained: Judgement, shipped: Judgement, test: Comparison) -> tuple[str
     return f"{f'Yes, within {100 * loss:.1f} points' if loss else 'Yes'}. {scores}.", "good"
 
 
+def _replacements(judged: Sequence[Judgement], timed: Sequence[Judgement]) -> Iterator[Finding]:
+    """What replacing a model behind an API by the best other one gains and loses.
+
+    Only if an evaluator judged both, and a measurement of speed has both.
+    """
+    for api in (each for each in timed if each.model in each.report["details"][TIMED]["apis"]):
+        scores, apis = api.report["scores"], api.report["details"][TIMED]["apis"]
+        own = [each for each in judged if each.model in scores and each.model not in apis]
+        pairs = (
+            (replaced, model, test)
+            for model in [*results_of_training(own), *best_first(own)]
+            for replaced in judged
+            if replaced.model == api.model
+            if (test := first_test(replaced, model)) is not None
+        )
+        if (pair := next(pairs, None)) is None:
+            continue
+        text, tone = _kept(*pair)
+        before, after = scores[api.model], scores[pair[1].model]
+        gains = [_gain(before[P50], after[P50], "faster", "slower", "{:.3g} s at the median")]
+        if PRICE in before and PRICE in after:
+            each = "${:.3g} for 1,000 answers"
+            gains.append(_gain(before[PRICE], after[PRICE], "cheaper", "more expensive", each))
+        question = REPLACES.format(pair[1].model, api.model)
+        yield Finding(question, f"{text} It is {' and '.join(gains)}.", tone, 1)
+
+
+def _gain(before: float, after: float, less: str, more: str, unit: str) -> str:
+    """How many times less or more a value is: `12 times faster (0.1 s at the median, not 1.2)`."""
+    least, most = sorted((before, after))
+    factor = f"{most / least:,.1f} times " if least else ""
+    return f"{factor}{less if after <= before else more} ({unit.format(after)}, not {before:.3g})"
+
+
 def _forgotten(judged: Sequence[Judgement]) -> Finding:
     """What the step itself says about the trained models and the untrained ones."""
     roles = {each.model: each.role for each in judged}
@@ -235,7 +276,7 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
 
     has_training: as for `findings`. Without one, it is the best model against each cheap baseline.
     """
-    task = [each for each in judged if not each.use.endswith(RETENTION)]
+    task = [each for each in judged if not each.use.endswith(RETENTION) and not each.is_timed]
     if has_training:
         models, roles = results_of_training(task), {"base", "baseline"}
         improve = "train longer or on more rows"

@@ -12,6 +12,7 @@ from finery_eval.evaluator import BatchEvaluator
 from finery_eval.planning import training_of
 from finery_eval.predictions import Facts, by_model, measure_between, paired
 from finery_eval.stats import Difference
+from finery_eval.steps.speed import TIMED
 from finery_eval.tables import against, verdict_of
 from finery_eval.view.tables import Report, headline
 
@@ -41,6 +42,11 @@ class Judgement(NamedTuple):
     answers: Sequence[Facts]
     evaluator: Step | None = None
     exported: bool = False
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its speed was measured instead of its answers."""
+        return TIMED in self.report["details"]
 
     @property
     def metric(self) -> str:

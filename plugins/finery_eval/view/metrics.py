@@ -17,6 +17,7 @@ from finery.views import (
     render_sections,
 )
 from finery_eval.evaluation import SPEED
+from finery_eval.steps.speed import TIMED
 from finery_eval.tables import WORSE, verdict_of
 from finery_eval.view.answers import (
     answer_of,
@@ -272,15 +273,17 @@ def _chosen(output: Output, report: Mapping[str, Any], detail: Detail) -> str:
 def best_model(report: Mapping[str, Any]) -> str:
     """The model with the best value of the first metric; the last of equally good ones.
 
-    A cheap baseline only counts if nothing else is judged. A reference that an evaluator adds
-    (`details["references"]`), such as the model before it was served, never counts.
+    Of models that were timed, it is the fastest one. A cheap baseline only counts if nothing else
+    is judged. A reference that an evaluator adds (`details["references"]`), such as the model
+    before it was served, never counts.
     """
     metric, *_ = headline(report)
     scores: Mapping[str, Mapping[str, float]] = report["scores"]
     details = report["details"]
     judged = [name for name in scores if name not in details.get("references", ())]
     models = [name for name in judged if name not in details.get("baselines", ())] or judged
-    return max(reversed(models), key=lambda model: scores[model].get(metric, 0.0))
+    sign = -1 if TIMED in details else 1
+    return max(reversed(models), key=lambda model: sign * scores[model].get(metric, 0.0))
 
 
 def _of(metrics: Metrics, model: str) -> Iterator[Mapping[str, Any]]:

@@ -33,7 +33,8 @@ CONFUSED = 8
 def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
     """The section about all evaluations of a build, or about one."""
     judged = judgements(outputs, context.graph)
-    answers = list(_answers(judged, context))
+    by_answer = [each for each in judged if not each.is_timed]
+    answers = list(_answers(by_answer, context))
     learns = any(node.trains for node in context.graph.nodes.values())
     steps = [(output.title, [j for j in judged if j.step == output.step]) for output in outputs]
     html = render_page(
@@ -49,7 +50,7 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
                 p_text(test.difference.p_value),
                 p_text(test.p_holm),
             )
-            for models, test in comparisons_of(judged)
+            for models, test in comparisons_of(by_answer)
         ],
         browsers=[(group["id"], group["title"], len(group["rows"])) for group in answers],
     )

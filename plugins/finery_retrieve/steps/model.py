@@ -89,6 +89,11 @@ class RetrievingEngine(Engine):
         """Answer one batch. The documents count as prompt tokens."""
         return self._under.generate(self._with_documents(requests), sampling)
 
+    def timed(self, request: Request, sampling: Sampling) -> tuple[Completion, float | None]:
+        """The answer, and when its first token came."""
+        (whole,) = self._with_documents([request])
+        return self._under.timed(whole, sampling)
+
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Answer batches with the model's engine."""
         whole = (self._with_documents(batch) for batch in batches)

@@ -122,7 +122,7 @@ def _lines(run: "Run", scores: "Mapping[str, FirstMetric]") -> "Iterator[tuple[s
         yield "unfinished", ", ".join(left)
     for step, of in [*scores.items()][:MOST]:
         named = [
-            f"{model} {percent(value) if 0 <= value <= 1 else f'{value:.4g}'}"
+            f"{model} {percent(value) if of.is_share and 0 <= value <= 1 else f'{value:.4g}'}"
             for model, value in of.values.items()
         ]
         more = [f"and {counted(len(named) - MOST, 'model')} more"] if len(named) > MOST else []

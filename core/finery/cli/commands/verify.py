@@ -54,6 +54,7 @@ def command(recipe: Path, step: str, overrides: tuple[str, ...], as_json: bool) 
             node.name
             for node in graph.nodes.values()
             if node.evaluates
+            and not type(node.step).__spec__.alone  # time says nothing of answers
             and any(source.step == name for source in node.sources)
             and plans[node.name].result is not None
         ]

@@ -1,0 +1,105 @@
+"""Models that several evaluations judged, and which of them no other one beats in all metrics.
+
+Input: reports of evaluations. Output: for `eval.select`, the models with all of its metrics.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from finery import DataError
+from finery_eval.measure import between
+from finery_eval.tables import table
+
+Aims = Mapping[str, int]
+"""Metric → 1 if higher values are better, -1 if lower ones are."""
+
+
+def aims_of(names: Sequence[str]) -> dict[str, int]:
+    """The aims that names like `-latency_p50` mean."""
+    return {name.removeprefix("-"): -1 if name.startswith("-") else 1 for name in names}
+
+
+class Compared(NamedTuple):
+    """The models that have all metrics. reports: metric → the first evaluation that has it.
+
+    scores: model → metric → value. aims: what they are weighed by. left_out: other models.
+    """
+
+    reports: Mapping[str, Mapping[str, Any]]
+    scores: Mapping[str, Mapping[str, float]]
+    aims: Aims
+    left_out: Sequence[str]
+
+    @property
+    def beaten(self) -> dict[str, list[str]]:
+        """Model → those that are better in one of the aims and no worse in the others."""
+        return {name: [by for by in self.scores if self._beats(by, name)] for name in self.scores}
+
+    def _beats(self, model: str, other: str) -> bool:
+        first, second = self.scores[model], self.scores[other]
+        gains = [sign * (first[metric] - second[metric]) for metric, sign in self.aims.items()]
+        return any(gain > 0 for gain in gains) and all(gain >= 0 for gain in gains)
+
+    @property
+    def unbounded(self) -> list[str]:
+        """The metrics that aren't from 0 to 1."""
+        of = self.reports.items()
+        return [metric for metric, report in of if metric in report["details"].get("unbounded", ())]
+
+    def intervals(self, model: str) -> dict[str, list[float]]:
+        """Metric → interval of a model, of those that have one."""
+        found = {m: report["intervals"].get(model, {}).get(m) for m, report in self.reports.items()}
+        return {metric: ends for metric, ends in found.items() if ends}
+
+    def margin(self, metric: str, first: str, second: str) -> dict[str, Any]:
+        """The lead of a model over another one, with the interval that their evaluation has."""
+        pairs = self.reports[metric]["details"].get("pairs", ())
+        test = between(pairs, first, second).get(metric)
+        return {
+            "over": second,
+            "difference": self.scores[first][metric] - self.scores[second][metric],
+            "interval": None if test is None else list(test.interval),
+        }
+
+    def tables(self, ranked: Sequence[str]) -> list[dict[str, Any]]:
+        """The table of the models and what beats them; empty if nothing is weighed."""
+        if not self.aims:
+            return []
+        rows = [
+            [
+                name,
+                *(self.scores[name][m] for m in self.aims),
+                ", ".join(self.beaten[name]) or "none",
+            ]
+            for name in ranked
+        ]
+        units = dict.fromkeys([m for m in self.aims if m not in self.unbounded], "share")
+        return [table("Pareto front", ["model", *self.aims, "beaten by"], rows, units=units)]
+
+
+def compare_models(reports: Sequence[Mapping[str, Any]], metric: str, aims: Aims) -> Compared:
+    """The models that the evaluations judged. metric: to choose by.
+
+    Raises `DataError` for a metric that no evaluation has, or if no model has all of them.
+    """
+    found = {}
+    for name in (metric, *aims):
+        having = (r for r in reports if any(name in of for of in r["scores"].values()))
+        if (report := next(having, None)) is None:
+            names = dict.fromkeys(m for r in reports for of in r["scores"].values() for m in of)
+            raise DataError(
+                f"no candidate has a score {name}", fix=f"name one of: {', '.join(names)}"
+            )
+        found[name] = report
+    models = dict.fromkeys(model for report in reports for model in report["scores"])
+    scores = {
+        model: {name: report["scores"][model][name] for name, report in found.items()}
+        for model in models
+        if all(name in report["scores"].get(model, {}) for name, report in found.items())
+    }
+    if not scores:
+        raise DataError(
+            f"no model has all of {', '.join(found)}",
+            fix="let all candidates evaluate the same models",
+        )
+    return Compared(found, scores, aims, [model for model in models if model not in scores])

@@ -1,0 +1,244 @@
+"""`eval.speed`: how long models take to answer, and what their answers cost."""
+
+import gc
+import math
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery import (
+    Completion,
+    Dataset,
+    Engine,
+    Job,
+    Metrics,
+    Model,
+    Provenance,
+    RefusedError,
+    Request,
+    Sampling,
+    Settings,
+    cpu_count,
+    setting,
+    takes,
+)
+from finery.execute.gpus import processor, visible_gpus
+from finery.rows import Row, split_turns
+from finery.util.text import counted
+from finery_eval.asking import read_rows
+from finery_eval.evaluation import BASELINE, write
+from finery_eval.evaluator import Better, Judge, longest_answer
+from finery_eval.measure import Statistic, mean
+from finery_eval.verdicts import Verdict, Verdicts
+
+if TYPE_CHECKING:
+    from finery import Graph, Results
+
+P50, P95, FIRST, RATE, PRICE = METRICS = (
+    "latency_p50", "latency_p95", "first_token_p50", "tokens_per_second", "price_per_1000"
+)  # fmt: skip
+TIMED = "timed"
+"""The entry of `details` with the machine, the time, and the names of the models behind an API."""
+ANSWERS = 1000
+"""Answers that a price is for."""
+
+
+def median(counts: Mapping[float, int]) -> float:
+    """The middle value, as a statistic."""
+    return quantile(counts, 0.5)
+
+
+def slow_end(counts: Mapping[float, int]) -> float:
+    """The value that 95 % don't exceed, as a statistic."""
+    return quantile(counts, 0.95)
+
+
+def quantile(counts: Mapping[float, int], share: float) -> float:
+    """The smallest value that this share of the values doesn't exceed; 0 if there are none.
+
+    Definition 1 of R. J. Hyndman and Y. Fan, "Sample quantiles in statistical packages", The
+    American Statistician 50 (1996) 361-365: always a measured value.
+    """
+    left = math.ceil(share * sum(counts.values()))
+    for value in sorted(counts):
+        left -= counts[value]
+        if left <= 0:
+            return value
+    return 0.0
+
+
+def rate(counts: Mapping[tuple[int, float], int]) -> float:
+    """Tokens in a second, from (tokens, seconds) of answers, as a statistic."""
+    seconds = math.fsum(time * n for (_, time), n in counts.items())
+    return sum(tokens * n for (tokens, _), n in counts.items()) / seconds if seconds else 0.0
+
+
+def price(counts: Mapping[float, int]) -> float:
+    """Dollars for `ANSWERS` answers, as a statistic."""
+    return ANSWERS * mean(counts)
+
+
+STATISTICS: Mapping[str, Statistic] = {
+    P50: median, P95: slow_end, FIRST: median, RATE: rate, PRICE: price
+}  # fmt: skip
+
+
+class Machine(Settings):
+    """What the machine that runs the local models costs."""
+
+    per_hour: float = setting(gt=0, help="Dollars an hour.")
+
+
+class Prices(Provenance["Speed"]):
+    """The prices of the models, which aren't part of their identity."""
+
+    def facts(self, name: str, graph: "Graph", results: "Results") -> Mapping[str, Any]:
+        """The price of each model that has one."""
+        prices = {}
+        for source in graph.nodes[name].sources_of(Model):
+            model = results.artifact(source.step, source.output)
+            while model is not None and "price" not in model.runtime:
+                model = model.refs.get("model")
+            if model is not None:
+                prices[source.ref] = model.runtime["price"]
+        return {"prices": prices} if prices else {}
+
+
+class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provenance=Prices):
+    """Measure how long models take to answer the same prompts, and what the answers cost.
+
+    Requests are sent one after the other, as those of a single user, and never answered from the
+    cache. No other step of the build runs on the machine meanwhile. `latency_p50` and `latency_p95`
+    are seconds until an answer is complete, of the median answer and of the slowest 5 %.
+    `first_token_p50` is the time until it begins, and is missing for an engine that doesn't notice
+    that. `tokens_per_second` is over whole answers, prompts included. `price_per_1000` is dollars
+    for 1,000 answers: by the tokens of a model with a `price`, else by the time on `machine`.
+    Intervals: bootstrap over rows (Efron and Tibshirani 1993).
+
+    The result is of this machine. Its processor, cores and GPUs are in the key, and the date and
+    the load are in `metrics.json`. Another measurement gives other numbers: `finery build --force`
+    repeats it.
+    """
+
+    rows: Dataset = takes(help="Rows whose prompts are sent. Expected answers aren't used.")
+    answers: int = setting(
+        50, ge=1, help="Measured answers of each model, at most. They are spread over the rows."
+    )
+    warm_up: int = setting(
+        2, ge=0, help="Answers before these that don't count: the first one loads the model."
+    )
+    max_tokens: int = longest_answer(64)
+    machine: Machine | None = setting(
+        None,
+        help="The price of this machine, for models without a price of their own.",
+        examples=[{"per_hour": 0.8}],
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model; the first one decides."""
+        return list(METRICS)
+
+    def unbounded(self) -> Mapping[str, Better]:
+        """All of them: seconds, tokens and dollars."""
+        return {metric: "higher" if metric == RATE else "lower" for metric in METRICS}
+
+    def key_facts(self) -> Mapping[str, Any]:
+        """The machine, since another one is faster or slower."""
+        return machine()
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows without a prompt."""
+        read_rows(self.rows)
+
+    def run(self, job: Job) -> Metrics:
+        """Measure one model after the other."""
+        rows = read_rows(self.rows)
+        count = min(self.answers, len(rows))
+        places = {i * len(rows) // count for i in range(count)}
+        measured = [rows[i] for i in sorted(places)]
+        others = [row for i, row in enumerate(rows) if i not in places] or measured
+        facts = {**machine(), "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        load = os.getloadavg()[0]
+        job.log("no other step of this build runs on this machine while this one measures")
+        answers: dict[str, list[Completion]] = {}
+        judged: dict[str, list[Verdict]] = {}
+        for model in self.models:
+            engine = job.raw_engine(model)
+            job.progress(0, count, model.name)
+            for row in others[: self.warm_up]:
+                self._asked(job, engine, row)
+            seen = []
+            for number, row in enumerate(measured, 1):
+                seen.append(self._asked(job, engine, row))
+                job.progress(number, count, model.name)
+            answers[model.name] = [each.answer for each in seen]
+            judged[model.name] = [self._verdict(each, model, engine) for each in seen]
+            del engine
+            gc.collect()  # the next model may need the memory of this one
+        apis = [model.name for model in self.models if "api" in model.formats]
+        details = {
+            TIMED: {**facts, "load": load, "apis": apis},
+            "words": [_words(facts, load, self.warm_up)],
+            "intervals_cover": "the choice of rows and the noise of this run, not another machine",
+        }
+        verdicts = Verdicts(
+            judged, METRICS, statistics=STATISTICS, unbounded=METRICS, details=details
+        )
+        values = {metric: verdicts.values(metric).values() for metric in METRICS}
+        shown = [m for m in METRICS if any(v is not None for of in values[m] for v in of)]
+        return write(job, measured, answers, verdicts._replace(headline=shown))
+
+    def _asked(self, job: Job, engine: Engine, row: Row) -> "_Asked":
+        request = Request(split_turns(row)[0], row.get("tools"))
+        began = time.perf_counter()
+        try:
+            answer, first = engine.timed(request, Sampling(max_tokens=self.max_tokens))
+        except RefusedError as error:
+            answer = Completion(
+                text=error.text, finish_reason="refusal", prompt_tokens=0, completion_tokens=0
+            )
+            first = None
+        seconds = time.perf_counter() - began
+        job.usage.add(answer, engine.price)
+        return _Asked(answer, seconds, None if first is None else first - began)
+
+    def _verdict(self, asked: "_Asked", model: Model, engine: Engine) -> Verdict:
+        answer, cost = asked.answer, engine.price
+        dollars = None if cost is None else cost.of(answer.prompt_tokens, answer.completion_tokens)
+        if cost is not None and not cost.input and not cost.output:
+            hourly = None if self.machine is None else self.machine.per_hour
+            dollars = None if hourly is None else hourly / 3600 * asked.seconds
+        reads_texts = BASELINE in model.meta or engine.standalone is not None
+        tokens = 0 if reads_texts else answer.completion_tokens
+        return Verdict({
+            P50: asked.seconds,
+            P95: asked.seconds,
+            FIRST: asked.first_token,
+            RATE: (tokens, asked.seconds) if tokens else None,
+            PRICE: dollars,
+        })  # fmt: skip
+
+
+class _Asked(NamedTuple):
+    """An answer, and the seconds until its end and its first token."""
+
+    answer: Completion
+    seconds: float
+    first_token: float | None
+
+
+def machine() -> dict[str, Any]:
+    """What decides how fast this machine is, by name."""
+    gpus = [gpu.name for gpu in visible_gpus()]
+    return {"processor": processor(), "cores": cpu_count(), "graphics": gpus}
+
+
+def _words(facts: Mapping[str, Any], load: float, warm_up: int) -> str:
+    """The circumstances of the measurement, as a sentence."""
+    gpus = ", ".join(facts["graphics"]) or "no GPU"
+    day = f"{facts['measured'][:16].replace('T', ' ')} UTC"
+    return (
+        f"One request at a time after {counted(warm_up, 'answer')} to warm up, on {day}, on "
+        f"{facts['processor']}, {counted(facts['cores'], 'core')}, {gpus}; load before: {load:.1f}"
+    )

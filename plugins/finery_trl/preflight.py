@@ -63,6 +63,36 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
     return proofs
 
 
+def prove_text(step: "Training", job: Job, samples: int) -> list[Proof]:
+    """A proof for each data set of a training on text."""
+    tokens = Tokens.of_model(step.model)
+    inputs = {"rows": step.rows}
+    if step.validation is not None:
+        inputs["validation"] = [step.validation]
+    proofs = []
+    for name, datasets in inputs.items():
+        tally, remarks, shown = Tally(), Remarks(None, tokens), list[Sample]()
+
+        def watched(remarks: Remarks = remarks) -> Iterator[Row]:
+            for dataset in datasets:  # noqa: B023
+                for row in dataset:
+                    remarks.add_row(row)
+                    yield row
+
+        for block in step.read(watched(), tokens, job, name):
+            tally.add(block.size, block.loss_tokens)
+            if len(shown) < samples:
+                text: Any = tokens.tokenizer.decode(block.columns()["input_ids"])
+                shown.append(Sample(block.row_id, [Piece(text, loss=True)]))
+        check_context(context_of(step.model), tally.longest, name)
+        facts = {
+            "masking": "none: all tokens have loss, but the first of each document",
+            "end of document": f"{tokens.tokenizer.eos_token}, learned after every document",
+        }
+        proofs.append(tally.proof(name, facts=facts, notes=remarks.notes(), samples=shown))
+    return proofs
+
+
 def _prove(
     step: "Training",
     name: str,

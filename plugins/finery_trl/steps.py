@@ -139,17 +139,7 @@ class Sft(TrlTraining):
         return SftTrainer, SFTConfig, {"padding_free": self.packing}
 
 
-class TextPreflight(TrainingPreflight):
-    """Reads documents in the same way as the training itself."""
-
-    def prove(self, job: Job, samples: int) -> list[Proof]:
-        """A `Proof` for each data set."""
-        from finery_trl.preflight import prove_text
-
-        return prove_text(self.step, job, samples)
-
-
-class Pretrain(TrlTraining, learns="text", preflight=TextPreflight):
+class Pretrain(TrlTraining, learns="text"):
     """Continue the pre-training of a model on text, e.g. the documents of a domain.
 
     Rows have a `text`. Chunks of `docs.files` that follow each other are joined into documents

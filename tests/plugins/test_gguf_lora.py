@@ -1,5 +1,7 @@
 """A LoRA as a GGUF: llama.cpp answers with it as with the merged model, or it is refused."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,14 @@ pytestmark = pytest.mark.slow
 
 ROWS = [{"prompt": f"Where is parcel {i}?", "completion": "On its way."} for i in range(3)]
 TALK = [{"role": "user", "content": "Why?"}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact() -> Iterator[None]:
+    """Compute in fp32 also on a CPU with bf16, in which a random model has other answers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINERY_AUTO_DTYPE", "fp32")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +79,7 @@ def answer(model: Model) -> str:
 @pytest.mark.quick
 def test_it_answers_as_the_trained_model(exported: Model, adapter: Model, base: Model) -> None:
     assert (exported.format, exported.refs) == (ADAPTER, {"base": base})
-    assert exported.meta["same_effect"] > 0.98  # in bf16, where the CPU multiplies it
+    assert exported.meta["same_effect"] > 0.999
     names = sorted(path.name for path in exported.path.iterdir())
     assert names == ["adapter.gguf", "chat_template.jinja"]
     assert answer(exported) == answer(adapter) != answer(base)
@@ -93,9 +103,8 @@ def test_a_server_and_a_bundle_apply_it(
     assert (options.model, options.adapter) == ("tiny.gguf", "adapter.gguf")
     assert options.template == exported.file("chat_template.jinja").read_text()
     for name, place in (("compose.yaml", "/bundle"), ("llama-swap.yaml", "${folder}")):
-        assert f"--lora {place}/adapter.gguf" in (bundle.file(name).read_text()).replace(
-            "\n    - ", " "
-        )
+        words = re.sub(r'["\\]|\n *- ', " ", bundle.file(name).read_text()).split()
+        assert words[words.index("--lora") + 1] == f"{place}/adapter.gguf"
     assert bundle.file("adapter.gguf").is_file()
 
 
@@ -104,7 +113,6 @@ def test_ollama_applies_it_to_its_base(exported: Model, folder: Path) -> None:
     bundle = Modelfile(gguf=exported, name="tiny").run(job)
     commands = read_modelfile(bundle.file("Modelfile").read_text())
     assert commands[:2] == [("FROM", "./tiny.gguf"), ("ADAPTER", "./adapter.gguf")]
-    assert "TEMPLATE" not in dict(commands)
     assert {"adapter.gguf", "tiny.gguf"} <= {path.name for path in job.out.iterdir()}
 
 

@@ -20,6 +20,7 @@ from finery import (
     StepError,
     UsageError,
     cpu_count,
+    outside_key,
     setting,
     takes,
 )
@@ -145,6 +146,7 @@ class Export(
                 fix=f"remove it, or add one of {', '.join(WEIGHED)} to `quantization`",
             )
 
+    @outside_key
     def _check_adapter(self) -> None:
         if not self.adapter:
             raise UsageError(

@@ -29,7 +29,7 @@ LONGEST = 512
 """Tokens of such a prompt; of a longer one, the last are compared."""
 ALIKE = 0.9
 """The smallest correlation of what an adapter changes in logits, in the training and in llama.cpp.
-Rows of weights in a wrong order give less than half; a base in 4 bits still more than 0.95."""
+A random model has more than 0.999 if the training's side is computed in fp32, and 0.99 in bf16."""
 
 
 def refuse(reason: str) -> StepError:
@@ -120,9 +120,9 @@ def _factors(tuned: Any, model: Model) -> tuple[dict[str, Any], float]:
         raise refuse("it was trained for a base in 4 bits (merge: dequantized)")
     factors: dict[str, Any] = {}
     alpha = 0.0
-    for name, layer in tuned.get_base_model().named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
+    modules: Any = tuned.get_base_model().named_modules()
+    layers: list[Any] = [pair for pair in modules if isinstance(pair[1], LoraLayer)]
+    for name, layer in layers:
         if "default" not in layer.lora_A:
             raise refuse(f"it changes {name}, which isn't a linear layer")
         first, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight

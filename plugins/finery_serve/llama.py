@@ -158,7 +158,7 @@ def options_for(
     file, adapter = files_of(model)
     return Options(
         model=file.name,
-        adapter=adapter and adapter.name,
+        adapter=None if adapter is None else adapter.name,
         name=name,
         slots=slots,
         context=context or min(CONTEXT, gguf.n_context or CONTEXT),

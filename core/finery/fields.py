@@ -23,8 +23,9 @@ from finery.util.text import did_you_mean
 
 Role = Literal["", "train", "validation", "examples", "calibrate", "compare", "base", "tokenizer"]
 """How a step uses an input, see `takes`."""
-Learns = Literal["", "answers", "preferences", "ratings"]
-"""What a training learns from: answers, pairs of a better and a worse one, or rated answers."""
+Learns = Literal["", "answers", "preferences", "ratings", "text"]
+"""What a training learns from: answers, pairs of a better and a worse one, rated answers, or text
+without turns."""
 Task = Literal["", "classification", "extraction", "style", "complex", "speed"]
 """What an evaluator judges: a choice among few answers, facts in a fixed format, style, or e.g.
 SQL."""

@@ -7,7 +7,7 @@ each. To give other notes, write a plugin with the same two hooks.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from finery import About, Graph, Node, Note, Results
+from finery import About, Graph, Model, Node, Note, Results
 from finery_advice.training import Training, trainings
 
 
@@ -275,6 +275,23 @@ def preference_first(t: Training) -> Iterator[Finding]:
             f"{t.name} learns preferences, but its model wasn't fine-tuned on answers",
             "train with trl.sft first, and use that step as the model",
             t.input_as("base"),
+        )
+
+
+@note(
+    "no-retention",
+    when="a model is pre-trained further on text, but no `eval.retention` measures it or a model "
+    "that derives from it",
+    why="Training on the text of one domain makes a model forget others, which a lower perplexity "
+    "on that domain doesn't show.",
+)
+def no_retention(t: Training) -> Iterator[Finding]:
+    """Find pre-training whose price isn't measured."""
+    if t.learns == "text" and not any(judge.use == "eval.retention" for judge in t.judges):
+        base = next(iter(t.node.sources_of(Model))).ref
+        yield Finding(
+            f"no step measures what {t.name} forgets",
+            f"evaluate: {{retention: {{use: eval.retention, models: [{base}, {t.name}]}}}}",
         )
 
 

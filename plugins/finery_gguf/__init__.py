@@ -16,11 +16,11 @@ def finery_steps() -> dict[str, str]:
 
 @hookimpl
 def finery_engines() -> dict[str, str]:
-    """The engine for models of format `gguf`."""
-    return {"gguf": "finery_gguf.engine:GgufEngine"}
+    """The engine for models of the formats `gguf` and `gguf-adapter`."""
+    return dict.fromkeys(("gguf", "gguf-adapter"), "finery_gguf.engine:GgufEngine")
 
 
 @hookimpl
 def finery_views() -> dict[str, str]:
     """The display of GGUF files."""
-    return {"Model/gguf": "finery_gguf.view:GgufView"}
+    return dict.fromkeys(("Model/gguf", "Model/gguf-adapter"), "finery_gguf.view:GgufView")

@@ -15,7 +15,7 @@ def main() -> None:
     import xllamacpp
 
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    for name in ("model", "host", "device", "flash-attn", "alias", "chat-template-file"):
+    for name in ("model", "host", "device", "flash-attn", "alias", "chat-template-file", "lora"):
         parser.add_argument(f"--{name}")
     for name in ("port", "parallel", "ctx-size", "threads", "n-gpu-layers"):
         parser.add_argument(f"--{name}", type=int)
@@ -40,6 +40,10 @@ def main() -> None:
         parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if given.device == "none":
         parameters.n_gpu_layers = 0
+    if given.lora:
+        adapter = xllamacpp.CommonAdapterLoraInfo()
+        adapter.path, adapter.scale = given.lora, 1.0
+        parameters.lora_adapters = [adapter]
     if given.alias:
         parameters.model_alias = {given.alias}
     if given.chat_template_file:

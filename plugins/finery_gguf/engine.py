@@ -168,8 +168,8 @@ class GgufEngine(Engine):
 
         server = backend.server()
         gpus = log_device(self.job.log, server, library().gpus)
-        path = self.model.file(self.model.meta["file"])
-        gguf = Gguf(path, on_gpu=bool(gpus) and server is None, vocab_only=server is not None)
+        on_gpu = bool(gpus) and server is None
+        gguf = Gguf.of(self.model, on_gpu=on_gpu, vocab_only=server is not None)
         template = model_template(gguf, self.model)
         return _Loaded(gguf, template, answer_reader(template), server)
 

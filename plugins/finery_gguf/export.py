@@ -20,13 +20,14 @@ from finery import (
     StepError,
     UsageError,
     cpu_count,
+    outside_key,
     setting,
     takes,
 )
 from finery.util.text import size
 from finery_gguf.convert import NAME as CONVERTER
 from finery_gguf.convert import add_vocabulary, complete, convert
-from finery_gguf.llama import PACKAGE, Gguf
+from finery_gguf.llama import ADAPTER, PACKAGE, Gguf
 from finery_gguf.pace import Pace
 from finery_gguf.programs import QUANTIZE, build_facts, build_files, user_program
 from finery_gguf.quantise import NEEDY, WEIGHED, quantise, quantise_with, tokens_per_second
@@ -73,7 +74,9 @@ class Export(
     An adapter is merged into its 16-bit base. The chat template in the files is frozen: a server
     uses the prompts of the training, regardless of the arguments that it passes and of the date.
     For each file, finery verifies that conversations become the tokens that the model was trained
-    on. A quantised model is a different model, so evaluate it separately.
+    on. With `adapter: true`, only the adapter is written, to be applied to the GGUF of its base,
+    and finery verifies that it changes logits there as in the training. A quantised model is a
+    different model, so evaluate it separately.
     """
 
     model: Model = takes(help="The model to export: an adapter, a Hugging Face folder or a GGUF.")
@@ -107,6 +110,17 @@ class Export(
         "are as many.",
     )
 
+    adapter: bool = setting(
+        False,
+        help="Write only the LoRA adapter, in 16 bits, instead of merging it: a small file that "
+        "llama.cpp and Ollama apply to its base, which several adapters can share.",
+    )
+    base: Model | None = takes(
+        None,
+        help="For `adapter`: the GGUF of the model that the adapter was trained on, e.g. another "
+        "gguf.export. [default: that model, if it is a GGUF]",
+    )
+
     def __post_init__(self) -> None:
         """Write every spelling of a type in the same way."""
         names = [cast(Quantization, name.lower()) for name in self.quantization]
@@ -115,6 +129,8 @@ class Export(
     def check(self) -> None:
         """Raise `UsageError` for a model without weights, and for a matrix without use or none."""
         require_format(self.model, "gguf.export", "model")
+        if self.adapter or self.base is not None:
+            self._check_adapter()
         needy = [name for name in self.quantization if name in NEEDY]
         if needy and not self.imatrix:
             raise UsageError(
@@ -130,13 +146,34 @@ class Export(
                 fix=f"remove it, or add one of {', '.join(WEIGHED)} to `quantization`",
             )
 
+    @outside_key
+    def _check_adapter(self) -> None:
+        if not self.adapter:
+            raise UsageError(
+                "`base` is for the export of an adapter", where="base",
+                fix="add adapter: true, or remove base",
+            )  # fmt: skip
+        require_format(self.model, "gguf.export with adapter: true", "model", ["adapter"])
+        if self.base is not None:
+            require_format(self.base, "gguf.export", "base", ["gguf"])
+        if self.quantization != ["q8_0"] or self.imatrix:
+            where = "imatrix" if self.imatrix else "quantization"
+            raise UsageError(
+                "an adapter is written in 16 bits and isn't quantized", where=where,
+                fix=f"remove {where}; the base has a quantization of its own",
+            )  # fmt: skip
+
+    def static_meta(self) -> dict[str, Any]:
+        """The format of an adapter."""
+        return {"format": ADAPTER} if self.adapter else {}
+
     def _weighed(self) -> list[str]:
         """The types that are written with the matrix, if there is one."""
         return [name for name in self.quantization if name in WEIGHED]
 
     def outputs(self) -> dict[str, type[Artifact]]:
         """The first quantisation as `""`, and each one under its name."""
-        return {"": Model, **dict.fromkeys(self.quantization, Model)}
+        return {"": Model, **dict.fromkeys([] if self.adapter else self.quantization, Model)}
 
     def key_facts(self) -> Mapping[str, Any]:
         """The builds of the user's converter and llama-quantize; empty without them."""
@@ -151,6 +188,8 @@ class Export(
         from finery_gguf.proof import prove
 
         frozen = _frozen(self, job)
+        if self.adapter:
+            return {"": _exported_adapter(self, frozen, job)}
         source = _converted(self.model, frozen, job)
         flags = _corrections(Gguf(source, vocab_only=True), frozen, job)
         importance = _importance(self, source, frozen, job) if self.imatrix else None
@@ -187,9 +226,36 @@ def _quantised(
     return quantise_with(own.path, source, target, name, **given)
 
 
-def _measured(file: Path, name: str, job: Job) -> dict[str, Any]:
+def _exported_adapter(step: Export, frozen: "FrozenTemplate", job: Job) -> Model:
+    """The adapter as GGUF, with the chat template of the training beside it."""
+    from finery_gguf.lora import base_gguf, write_adapter
+    from finery_gguf.proof import prove
+
+    base = base_gguf(step.model, step.base)
+    origin = _origin(step.model)
+    names = {
+        "general.name": f"{origin['name']} adapter",
+        "general.base_model.0.name": origin["name"],
+        **({"general.base_model.0.repo_url": origin["repo_url"]} if "repo_url" in origin else {}),
+        **({"general.license": license} if (license := _license(step.model)) else {}),
+    }
+    gguf, alike = write_adapter(step.model, base, frozen, names, job, chain(*step.rows))
+    compared = prove(gguf, frozen, chain(*step.rows), given=frozen.source)
+    job.log(f"{compared} conversations give the tokens that the model was trained on")
+    assert gguf.adapter is not None
+    meta = _meta(step.model, gguf, "f16", frozen) | {
+        "format": ADAPTER,
+        "file": gguf.adapter.name,
+        "size": gguf.adapter.stat().st_size,
+        "same_effect": round(alike, 4),
+    }
+    measured = _measured(gguf.path, "with its base", job, gguf.adapter)
+    return Model(job.out, meta=meta, refs={"base": base}, runtime=measured)
+
+
+def _measured(file: Path, name: str, job: Job, adapter: Path | None = None) -> dict[str, Any]:
     """The speed of a file on this machine."""
-    speed = tokens_per_second(file)
+    speed = tokens_per_second(file, adapter)
     job.log(f"{name}: {size(file.stat().st_size)}, {speed:,.0f} tokens/s on this machine")
     return {"tokens_per_second": round(speed, 1)}
 
@@ -344,7 +410,6 @@ def _log_fallbacks(name: str, warnings: list[str], job: Job, *, weighed: bool) -
 
 
 def _meta(model: Model, gguf: Gguf, name: str, frozen: "FrozenTemplate") -> dict[str, Any]:
-    template = gguf.chat_template or ""
     facts = {
         "format": "gguf",
         "file": gguf.path.name,
@@ -356,7 +421,7 @@ def _meta(model: Model, gguf: Gguf, name: str, frozen: "FrozenTemplate") -> dict
         "base": base_name(model),
         "license": _license(model),
         "chat_template": True,
-        "chat_template_digest": blake3(template.encode()).hexdigest(),
+        "chat_template_digest": blake3(frozen.source.encode()).hexdigest(),
         "chat_template_kwargs": frozen.arguments or None,
         "frozen": frozen.facts() if frozen.known else None,
         "exported_from": model.digest or None,

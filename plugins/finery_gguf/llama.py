@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from finery import StepError
+from finery import Model, StepError
 
 if TYPE_CHECKING:
     import numpy
@@ -28,6 +28,9 @@ CHUNK = 512
 
 ALL_LAYERS = 999
 """More than any model has, so that llama.cpp holds all of them on the GPU."""
+ADAPTER = "gguf-adapter"
+"""The format of a model that is a LoRA adapter as GGUF, for the GGUF in `refs["base"]`."""
+FORMATS = ("gguf", ADAPTER)
 _WARN, _ERROR, _CONTINUED = 3, 4, 5  # enum ggml_log_level
 _complaints: deque[str] = deque(maxlen=10_000)  # llama.cpp's warnings since `listening` began
 
@@ -90,9 +93,20 @@ class Gguf:
     SPECIAL: ClassVar[tuple[str, ...]] = ("bos", "eos", "unknown", "seperator", "padding", "mask")
     """Special tokens as GGUF's metadata spells them: `tokenizer.ggml.<name>_token_id`."""
 
-    def __init__(self, path: Path, *, vocab_only: bool = False, on_gpu: bool = False) -> None:
-        """on_gpu: hold all layers on the GPU, if llama.cpp was built for it and finds one."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        vocab_only: bool = False,
+        on_gpu: bool = False,
+        adapter: Path | None = None,
+    ) -> None:
+        """on_gpu: hold all layers on the GPU, if llama.cpp was built for it and finds one.
+
+        adapter: a LoRA adapter to apply, also as GGUF. `StepError` if it doesn't fit.
+        """
         self.path = path
+        self.adapter = adapter
         self._library = library()
         ffi, c = self._library.ffi, self._library.c
         if not path.is_file():
@@ -104,12 +118,35 @@ class Gguf:
             model = c.llama_model_load_from_file(os.fsencode(path), options)
         if model == ffi.NULL:
             raise _not_loaded(path, heard)
-        self.pointer: Any = ffi.gc(model, c.llama_model_free)
+        self.pointer: Any = ffi.gc(model, c.llama_model_free)  # its adapters, too
+        self._lora: Any = None
+        if adapter is not None and not vocab_only:
+            with listening() as heard:
+                self._lora = c.llama_adapter_lora_init(self.pointer, os.fsencode(adapter))
+            if self._lora == ffi.NULL:
+                raise StepError(
+                    "llama.cpp can't apply this adapter to its base", where=str(adapter),
+                    details=heard[-5:],
+                    fix="export it without `adapter: true`, merged into a complete GGUF",
+                )  # fmt: skip
         self._vocab = c.llama_model_get_vocab(model)
         self.n_vocab = int(c.llama_vocab_n_tokens(self._vocab))
         self.adds_bos = bool(c.llama_vocab_get_add_bos(self._vocab))
         self.adds_eos = bool(c.llama_vocab_get_add_eos(self._vocab))
         self.bos = int(c.llama_vocab_bos(self._vocab))
+
+    @classmethod
+    def of(cls, model: Model, *, vocab_only: bool = False, on_gpu: bool = False) -> Self:
+        """Open the GGUF of a model, with its adapter if the model is one."""
+        path, adapter = files_of(model)
+        return cls(path, vocab_only=vocab_only, on_gpu=on_gpu, adapter=adapter)
+
+    def adapt(self, context: Any) -> None:
+        """Apply the adapter, if there is one, in a context of llama.cpp."""
+        ffi, c = self._library.ffi, self._library.c
+        if self._lora is not None:
+            adapters = ffi.new("struct llama_adapter_lora *[]", [self._lora])
+            c.llama_set_adapters_lora(context, adapters, 1, ffi.new("float[]", [1.0]))
 
     def metadata(self, key: str) -> str | None:
         """A value of the file's metadata as text; None if it is missing."""
@@ -253,7 +290,18 @@ def open_context(model: Gguf, options: Any, what: str, fix: str) -> Any:
     if pointer == ffi.NULL:
         raise StepError(f"not enough memory for {what}", where=str(model.path), fix=fix)
     # The closure keeps the model alive until its context is gone.
-    return ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
+    pointer = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
+    model.adapt(pointer)
+    return pointer
+
+
+def files_of(model: Model) -> tuple[Path, Path | None]:
+    """(file, adapter) of a model that is a GGUF, or an adapter of one."""
+    file = model.file(str(model.meta["file"]))
+    if model.format != ADAPTER:
+        return file, None
+    base = model.refs["base"]
+    return base.file(str(base.meta["file"])), file
 
 
 class Context:

@@ -25,19 +25,22 @@ _LABELS = ("trained:", "GGUF:")
 _PROBE = "\u2402"
 
 
-def prove(gguf: Gguf, frozen: "FrozenTemplate", rows: Iterable[Row] = ()) -> int:
+def prove(
+    gguf: Gguf, frozen: "FrozenTemplate", rows: Iterable[Row] = (), *, given: str | None = None
+) -> int:
     """Compare the GGUF's chat template and tokenizer with those of the training.
 
-    frozen: the template that the GGUF must have. rows: more conversations to compare. Returns the
-    number of compared conversations. Raises `StepError` with the first difference.
+    frozen: the template that the GGUF must have. rows: more conversations to compare. given: the
+    chat template beside the file, which replaces the GGUF's. Returns the number of compared
+    conversations. Raises `StepError` with the first difference.
     """
     tokenizer = frozen.tokenizer
-    if gguf.chat_template != frozen.source:
+    if (given or gguf.chat_template) != frozen.source:
         raise StepError(
             "the GGUF's chat template is not the one the model was trained with",
             details=text_difference(_LABELS, frozen.source, gguf.chat_template or ""),
         )
-    template = chat_template(gguf, {})
+    template = chat_template(gguf, {}, given)
     compared = sum(_same_tokens(gguf, template, frozen, sample) for sample in frozen.samples(rows))
     if not compared:
         raise StepError("the model's chat template refuses all of finery's test conversations")

@@ -107,9 +107,9 @@ _SPEED_CONTEXT = 512
 
 
 @outside_key
-def tokens_per_second(path: Path) -> float:
+def tokens_per_second(path: Path, adapter: Path | None = None) -> float:
     """The speed of one answer after its prompt, by the library of the wheel."""
-    gguf = Gguf(path, on_gpu=bool(library().gpus()))
+    gguf = Gguf(path, on_gpu=bool(library().gpus()), adapter=adapter)
     prompt = gguf.encode(_SPEED_PROMPT) or [0]
     context = Context(gguf, _SPEED_CONTEXT, 1, Pace(cpu_count()))
     context.read(0, prompt, 0)

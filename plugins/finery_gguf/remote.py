@@ -7,7 +7,6 @@ import http.client
 import json
 import time
 from contextlib import AbstractContextManager, ExitStack, suppress
-from pathlib import Path
 from queue import SimpleQueue
 from socket import SHUT_RDWR
 from threading import Thread
@@ -88,7 +87,7 @@ class RemoteSlots:
         """Restart the server with `size` tokens for each row. No row may be in progress."""
         self._running.close()
         self._server = self._running.enter_context(
-            _started(self._gguf.path, slots=self.most, context=size)
+            _started(self._gguf, slots=self.most, context=size)
         )
         self._size = size
 
@@ -131,11 +130,11 @@ class RemoteSlots:
 
 
 @outside_key
-def _started(path: Path, *, slots: int, context: int) -> "AbstractContextManager[Server]":
+def _started(gguf: Gguf, *, slots: int, context: int) -> "AbstractContextManager[Server]":
     """A server. Its build is a fact in the key."""
     from finery_gguf.server import start
 
-    return start(path, slots=slots, context=context)
+    return start(gguf.path, adapter=gguf.adapter, slots=slots, context=context)
 
 
 def _request(row: Row) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def start(
     host: str = "127.0.0.1",
     template: str | None = None,
     sampling: Mapping[str, float] | None = None,
+    adapter: Path | None = None,
 ) -> Iterator[Server]:
     """A llama.cpp server with a GGUF on this machine, until the `with` ends.
 
@@ -80,12 +81,13 @@ def start(
         core. gpu: whether a build with a GPU backend may use it. flash_attention: llama.cpp decides
         by default. host: the address to listen on. template: a chat template that replaces the
         file's own. sampling: how to answer requests that don't say, by names in `SAMPLING`; by
-        default as llama.cpp or the file's metadata say.
+        default as llama.cpp or the file's metadata say. adapter: a LoRA adapter, as GGUF.
     Raises `StepError` with the server's last lines if it ends before it answers, and `UsageError`
     for a port that is in use.
     """
-    if not file.is_file():
-        raise StepError("the GGUF file was not found", where=str(file))
+    for needed in (file, adapter):
+        if needed is not None and not needed.is_file():
+            raise StepError("the GGUF file was not found", where=str(needed))
     build, own = server_build(), user_program(SERVER)
     command = [str(own.path)] if own else _WHEEL
     at = Address(host, port or 0).free()
@@ -96,6 +98,7 @@ def start(
         options += ["--n-gpu-layers", str(ALL_LAYERS)] if gpu else ["--device", "none"]
         options += ["--flash-attn", "off"] if flash_attention is False else []
         options += ["--alias", alias] if alias else []
+        options += ["--lora", str(adapter)] if adapter is not None else []
         if template is not None:
             template_file = output.with_suffix(".jinja")
             template_file.write_text(template, encoding="utf-8")

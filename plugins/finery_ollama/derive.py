@@ -17,10 +17,17 @@ from finery import Model, StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
-from finery_gguf.prompts import model_template
+from finery_gguf.prompts import chat_template, model_template
 from finery_ollama.template import ASSISTANT, SYSTEM, USER, Turns, ollama_template, trims
 from finery_serve.llama import served_template
-from finery_transformers.frozen.template import FROZEN_MARK, NO_TOOLS
+from finery_transformers.frozen.proof import conversations
+from finery_transformers.frozen.template import (
+    FROZEN,
+    FROZEN_MARK,
+    NO_TOOLS,
+    system_of,
+    with_system,
+)
 
 _DATE = "«date»"
 SETTINGS = "`chat_template`, `chat_template_kwargs` or `tools_as`"
@@ -51,6 +58,8 @@ def derive(gguf: Gguf, model: Model, *, old: bool) -> Derived:
     """
     chat = model_template(gguf, model)
     is_in_file = served_template(gguf, model) is None
+    if not (old or is_in_file) and gguf.adapter is not None and _is_like_base(gguf, chat, model):
+        chat, is_in_file = chat_template(gguf, {}), True
     if old:
         template, turns = _template(gguf, chat)
         return Derived(
@@ -59,6 +68,14 @@ def derive(gguf: Gguf, model: Model, *, old: bool) -> Derived:
             takes_system=turns.place != "nowhere",
             strips=trims(chat),
             notes=[*_old_notes(chat, turns), *([] if is_in_file else _file_note(gguf))],
+        )
+    if not is_in_file and gguf.adapter is not None:
+        raise StepError(
+            "Ollama would use the chat template of the base, which writes other prompts than those "
+            "of the training",
+            where=str(gguf.path),
+            fix="export the model without `adapter: true`, which writes the chat template into the "
+            'file; or set `ollama: "<0.30"`; or serve it with llama.bundle',
         )
     if not is_in_file:
         raise StepError(
@@ -77,6 +94,26 @@ def derive(gguf: Gguf, model: Model, *, old: bool) -> Derived:
         strips=trims(chat),
         notes=[*_system_note(takes_system), *_tools_note(chat), *new_notes(architecture, chat)],
     )
+
+
+def _is_like_base(gguf: Gguf, chat: ChatTemplate, model: Model) -> bool:
+    """Whether the base's own chat template writes the prompts of `chat`, for the same messages.
+
+    Only prompts without tools are compared: `chat` refuses tools unless the training had some.
+    """
+    if gguf.chat_template is None or dict(model.meta.get(FROZEN, {})).get("tools"):
+        return False
+    own, system = chat_template(gguf, {}), system_of(model)
+    for messages in conversations(gguf.special_tokens().get("eos_token", "</s>")).values():
+        texts = []
+        for template in (chat, own):
+            try:
+                texts.append(template.render(with_system(messages, system)))
+            except TemplateError:
+                texts.append("")
+        if texts[0] != texts[1]:
+            return False
+    return True
 
 
 def _file_note(gguf: Gguf) -> list[str]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 from finery import Bundle, DataError, Job, Model, Step, StepError, setting, takes
 from finery.util.text import did_you_mean
 from finery.views import View
-from finery_gguf.llama import PACKAGE, Gguf
+from finery_gguf.llama import FORMATS, PACKAGE, Gguf
 from finery_serve.guide import REQUEST, curl, notes_of, request_for, write_request
 from finery_transformers.formats import require_format
-from finery_transformers.frozen.template import client_facts
+from finery_transformers.frozen.template import client_facts, system_of
 
 if TYPE_CHECKING:
     from finery_ollama.derive import Derived
@@ -65,7 +65,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     must be in its file, as in an export. Raises StepError if they aren't.
     """
 
-    gguf: Model = takes(help="The GGUF to run.")
+    gguf: Model = takes(help="The GGUF to run, or an adapter of one, which `ADAPTER` applies.")
     name: str = setting(
         pattern=rf"^(?:(?:{_HOST}/)?{_NAMESPACE}/)?{_PART}(?::{_PART})?$",
         help="The model's name in Ollama: `[[host/]namespace/]name[:tag]`.",
@@ -88,19 +88,21 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
 
     def check(self) -> None:
         """Raise `UsageError` for a model that isn't a GGUF, if that is known."""
-        require_format(self.gguf, "ollama.modelfile", "gguf", ["gguf"])
+        require_format(self.gguf, "ollama.modelfile", "gguf", FORMATS)
 
     def run(self, job: Job) -> Bundle:
         """Find what Ollama needs to know, write the files and copy the GGUF."""
         from finery_ollama.derive import derive
 
         _check_parameters(self.parameters)
-        source = self.gguf.file(self.gguf.meta["file"])
-        gguf = Gguf(source, vocab_only=True)
+        gguf = Gguf.of(self.gguf, vocab_only=True)
         derived = derive(gguf, self.gguf, old=self.ollama == "<0.30")
-        system = _system(self.system, derived)
+        # The chat template of an adapter's base doesn't have the training's system message.
+        shared = system_of(self.gguf) if gguf.adapter is not None else ""
+        system = _system(self.system or shared, derived)
         run = f"ollama create {self.name} -f Modelfile && ollama run {self.name}"
-        commands = [("FROM", f"./{source.name}")]
+        commands = [("FROM", f"./{gguf.path.name}")]
+        commands += [("ADAPTER", f"./{gguf.adapter.name}")] if gguf.adapter is not None else []
         commands += [("TEMPLATE", derived.template)] if derived.template is not None else []
         commands += [("REQUIRES", REQUIRED)] if self.ollama == ">=0.30" else []
         commands += [("SYSTEM", system)] if system else []
@@ -121,8 +123,9 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         (job.out / "RUN.md").write_text(guide, encoding="utf-8")
         for note in derived.notes:
             job.log(note)
-        job.progress(0, 1, f"copying {source.name}")
-        job.copy(source, source.name)
+        for source in filter(None, (gguf.path, gguf.adapter)):
+            job.progress(0, 1, f"copying {source.name}")
+            job.copy(source, source.name)
         sizes = {p.name: p.stat().st_size for p in sorted(job.out.iterdir())}
         meta = {"format": "ollama", "name": self.name, "files": sizes, "run": run}
         return Bundle(job.out, meta=meta | clients)

@@ -35,6 +35,7 @@ def finery_servers() -> dict[str, str]:
     """llama.cpp's server, for GGUFs and `llama.bundle`, and the server of `serve.bundle`."""
     return {
         "gguf": "finery_serve.llama:serve_gguf",
+        "gguf-adapter": "finery_serve.llama:serve_gguf",
         "llama": "finery_serve.llama:serve_bundle",
         "standalone": "finery_serve.standalone:serve_bundle",
     }

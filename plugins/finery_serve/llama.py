@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from finery import Artifact, DataError, Model, cpu_count
-from finery_gguf.llama import Gguf
+from finery_gguf.llama import Gguf, files_of
 from finery_gguf.prompts import model_template
 from finery_gguf.server import start
 from finery_serve.client import Client
@@ -26,7 +26,7 @@ RUN = "run.sh"
 """The file of a bundle with the command."""
 
 _NAMES = {
-    "--model": "model", "-m": "model",
+    "--model": "model", "-m": "model", "--lora": "adapter",
     "--ctx-size": "context", "-c": "context",
     "--parallel": "slots", "-np": "slots",
     "--temp": "temperature", "--temperature": "temperature",
@@ -44,12 +44,14 @@ _COMMAND = re.compile(r"^\s*exec\s+(.+)$", re.MULTILINE)
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The options with which llama.cpp's server runs a model.
 
-    context: tokens of each slot. template: the source of a chat template that replaces the one in
-    the file. temperature, repeat_penalty: defaults for requests; None leaves them to the server.
-    unread: further options, which finery doesn't know.
+    adapter: the file of a LoRA adapter, if there is one. context: tokens of each slot. template:
+    the source of a chat template that replaces the one in the file. temperature, repeat_penalty:
+    defaults for requests; None leaves them to the server. unread: further options, which finery
+    doesn't know.
     """
 
     model: str = ""
+    adapter: str | None = None
     name: str = ""
     context: int
     slots: int = 1
@@ -62,6 +64,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 def written(options: Options, template_file: str | None) -> list[str]:
     """The arguments of llama-server, without those of where it listens."""
     arguments = ["--model", options.model, "--alias", options.name, "--jinja"]
+    arguments += ["--lora", options.adapter] if options.adapter is not None else []
     arguments += ["--ctx-size", str(options.context * options.slots)]
     arguments += ["--parallel", str(options.slots)]
     if template_file is not None:
@@ -116,6 +119,7 @@ def read_arguments(arguments: Sequence[str], file: Path) -> Options:
             template = (file.parent / found["template_file"]).read_text(encoding="utf-8")
         return Options(
             model=found["model"],
+            adapter=found.get("adapter"),
             name=found.get("name", ""),
             context=int(found["context"]) // slots,
             slots=slots,
@@ -151,8 +155,10 @@ def options_for(
     gguf: Gguf, model: Model, name: str = "", context: int | None = None, slots: int = SLOTS
 ) -> Options:
     """How the server runs a GGUF: with the prompts of its training, and greedily."""
+    file, adapter = files_of(model)
     return Options(
-        model=model.file(str(model.meta["file"])).name,
+        model=file.name,
+        adapter=None if adapter is None else adapter.name,
         name=name,
         slots=slots,
         context=context or min(CONTEXT, gguf.n_context or CONTEXT),
@@ -215,11 +221,11 @@ def serve_gguf(model: Artifact, serving: Serving) -> Iterator[LlamaServer]:
     Raises `StepError` if the server can't start, and `UsageError` for a port that is in use.
     """
     assert isinstance(model, Model)
-    file = model.file(str(model.meta["file"]))
-    gguf = Gguf(file, vocab_only=True)
+    gguf = Gguf.of(model, vocab_only=True)
     values = {f"{SAMPLING}{name}": gguf.metadata(f"{SAMPLING}{name}") for name in SAMPLED}
     metadata = {name: value for name, value in values.items() if value is not None}
-    with served(file, options_for(gguf, model), serving) as running:
+    options = options_for(gguf, model)
+    with served(gguf.path, options, serving, gguf.adapter) as running:
         yield LlamaServer(running, serving.key, metadata, ())
 
 
@@ -227,12 +233,15 @@ def serve_gguf(model: Artifact, serving: Serving) -> Iterator[LlamaServer]:
 def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[LlamaServer]:
     """Serve a bundle as its `run.sh` does. Raises as `serve_gguf`, and `DataError` for its text."""
     options = read_run(bundle.file(RUN))
-    with served(bundle.file(options.model), options, serving) as running:
+    adapter = None if options.adapter is None else bundle.file(options.adapter)
+    with served(bundle.file(options.model), options, serving, adapter) as running:
         yield LlamaServer(running, serving.key, {}, options.unread)
 
 
-def served(file: Path, options: Options, serving: Serving) -> AbstractContextManager[Running]:
-    """llama.cpp's server with a GGUF. Raises as `serve_gguf`."""
+def served(
+    file: Path, options: Options, serving: Serving, adapter: Path | None = None
+) -> AbstractContextManager[Running]:
+    """llama.cpp's server with a GGUF, and an adapter. Raises as `serve_gguf`."""
     sampling = {"temperature": options.temperature, "repeat_penalty": options.repeat_penalty}
     return start(
         file,
@@ -243,6 +252,7 @@ def served(file: Path, options: Options, serving: Serving) -> AbstractContextMan
         api_key=serving.key,
         log=serving.log,
         alias=serving.name,
+        adapter=adapter,
         threads=cpu_count(),
         template=options.template,
         sampling={name: value for name, value in sampling.items() if value is not None},

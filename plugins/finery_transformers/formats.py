@@ -6,10 +6,13 @@ from finery import Artifact, Model, UsageError
 
 WEIGHTS = {"adapter": "an adapter", "transformers": "a Hugging Face folder", "gguf": "a GGUF"}
 """Formats with the weights of a language model."""
+_NAMES = {**WEIGHTS, "gguf-adapter": "an adapter of a GGUF"}
 _WAYS_OUT = {
     "api": "a server already answers for it; `finery chat` talks to it",
     "prompted": "name the model that it prompts, if that has weights; a prompt isn't exported, so "
     "clients send it",
+    "gguf-adapter": "ship it with llama.bundle or ollama.modelfile; or export it without `adapter: "
+    "true`, merged into a complete GGUF",
     "retrieving": "ship it with retrieve.bundle",
     "vllm": "name the model that vLLM answers for",
     **dict.fromkeys(
@@ -30,8 +33,8 @@ def require_format(
     found = model.meta.get("format", formats[0])
     if found not in formats:
         name = f"'{model.ref}'" if model.ref else "the model"
-        expected = ", ".join(WEIGHTS[each] for each in formats[:-1])
-        expected = f"{expected} or {WEIGHTS[formats[-1]]}" if expected else WEIGHTS[formats[0]]
+        expected = ", ".join(_NAMES[each] for each in formats[:-1])
+        expected = f"{expected} or {_NAMES[formats[-1]]}" if expected else _NAMES[formats[0]]
         raise UsageError(
             f"{use} expects {expected}, but {name} has the format '{found}'",
             where=field,

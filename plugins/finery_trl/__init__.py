@@ -1,4 +1,4 @@
-"""Training with TRL: supervised fine-tuning, DPO and KTO, of adapters or complete models.
+"""Training with TRL: supervised fine-tuning, DPO, KTO and pre-training, of adapters or models.
 
 The trainings take rows and a model, and produce a model with its tokenizer and training curve.
 `finery plan` estimates their memory and time. Only `finery_trl.settings`, `.steps`, `.model`,
@@ -24,6 +24,7 @@ def finery_steps() -> dict[str, str]:
     return {
         "trl.dpo": "finery_trl.steps:Dpo",
         "trl.kto": "finery_trl.steps:Kto",
+        "trl.pretrain": "finery_trl.steps:Pretrain",
         "trl.sft": "finery_trl.steps:Sft",
     }
 

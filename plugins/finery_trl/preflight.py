@@ -39,11 +39,12 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
     inputs = {"rows": step.rows}
     if step.validation is not None:
         inputs["validation"] = [step.validation]
+    prove_rows = _prove_text if type(step).__spec__.learns == "text" else _prove
     proofs: list[Proof] = []
     errors: list[FineryError] = []
     for name, datasets in inputs.items():
         try:
-            proofs.append(_prove(step, name, datasets, tokens, context, job, samples))
+            proofs.append(prove_rows(step, name, datasets, tokens, context, job, samples))
         except FineryError as error:
             errors.append(error)
     checks: Sequence[Callable[[], None]] = (
@@ -94,6 +95,35 @@ def _prove(
     proof = tally.proof(name, dropped=dropped, facts=facts, notes=notes, samples=shown)
     check_context(context, proof.longest, name)
     return proof
+
+
+def _prove_text(
+    step: "Training",
+    name: str,
+    datasets: Sequence[Dataset],
+    tokens: Tokens,
+    context: int | None,
+    job: Job,
+    samples: int,
+) -> Proof:
+    """The proof of documents, whose blocks count as rows."""
+    tally, shown, remarks = Tally(), list[Sample](), Remarks(None, tokens)
+    rows = _watched(datasets, remarks, [], sum(map(len, datasets)), job)
+    for block in step.read(rows, tokens, job, name):
+        add(tally, block)
+        if len(shown) < samples:
+            text = _text(block.columns()["input_ids"], tokens)
+            shown.append(Sample(block.row_id, [Piece(text, loss=True)]))
+    facts = {
+        "masking": "none: all tokens have loss, but the first of each document",
+        "end of document": f"{tokens.tokenizer.eos_token}, learned after every document",
+    }
+    notes = remarks.notes()
+    if name == "rows":
+        schedule = Schedule.of(step, len(tally), tally.longest, job)
+        notes += training_notes(step, schedule, tokens)
+    check_context(context, tally.longest, name)
+    return tally.proof(name, facts=facts, notes=notes, samples=shown)
 
 
 def _watched(

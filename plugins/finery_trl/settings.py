@@ -98,10 +98,11 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     Step types derive from `finery_trl.steps.TrlTraining`, which implements `run`. This
     class is the interface that the training code knows. installs: the packages that every training
     needs → what to install. estimated: whether this plugin's formulas estimate the memory and time
-    of the training. config: TRL's configuration class.
+    of the training. config: TRL's configuration class. batch_tokens: in memory at once by default.
     """
 
     estimated: ClassVar[bool] = True
+    batch_tokens: ClassVar[int] = 8192
     config: ClassVar[str] = "trl.trainer.sft_config:SFTConfig"
     installs: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("torch", "transformers", "trl", "peft", "accelerate", "datasets"), "finery[train]"
@@ -353,7 +354,7 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
         if self.per_device_train_batch_size is not None:
             return self.per_device_train_batch_size
         whole = self.effective_batch_size // (processes or self.processes)
-        fitting = max(1, min(whole, 8192 // longest))
+        fitting = max(1, min(whole, self.batch_tokens // longest))
         fewest = self.fewest_rows
         smaller = (size for size in range(fitting, fewest - 1, -1) if whole % size == 0)
         larger = (size for size in range(fewest, whole + 1) if whole % size == 0)

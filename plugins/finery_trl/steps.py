@@ -1,9 +1,11 @@
-"""The step types of this plugin: trainings with TRL on answers, preferences and ratings.
+"""The step types of this plugin: trainings with TRL on answers, preferences, ratings and text.
 
 They take a model and rows, and produce a trained `Model`. The step types of other plugins may
 derive from these.
 """
 
+import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -135,6 +137,87 @@ class Sft(TrlTraining):
         from finery_trl.train.trainers import SftTrainer
 
         return SftTrainer, SFTConfig, {"padding_free": self.packing}
+
+
+class Pretrain(TrlTraining, learns="text"):
+    """Continue the pre-training of a model on text, e.g. the documents of a domain.
+
+    Rows have a `text`. Chunks of `docs.files` that follow each other are joined into documents
+    again, and what overlapping chunks repeat is learned once. Each document ends with EOS, and all
+    its tokens have loss. Short documents share a block of `max_length` tokens without seeing each
+    other, and a longer one continues in further blocks. In other settings, a block counts as a row.
+    With `validation`, the model's perplexity on held-out documents before and after is in its
+    facts. A model forgets while it learns a domain: measure that with `eval.retention`. The chat
+    template stays, and `trl.sft` can follow.
+    """
+
+    rows: list[Dataset] = takes(
+        role="train", help="Text to train on: rows of `docs.files`, or any rows with a `text`."
+    )
+    validation: Dataset | None = takes(
+        None, role="validation", help="Other documents, to measure perplexity on."
+    )
+    packing: bool = setting(
+        True,
+        help="Let short documents share a block. This is an error if the model's attention would "
+        "let them see their neighbors. Without it, each is padded.",
+    )
+    epochs: float = setting(1, gt=0, le=MOST_EPOCHS, help="Passes over the text.")
+    learning_rate: float = setting(
+        5e-5, gt=0, help="Peak learning rate, lower than in supervised fine-tuning to forget less."
+    )
+    per_device_train_batch_size: int | None = setting(
+        None,
+        ge=1,
+        help="Blocks in memory at once; gradients are accumulated up to effective_batch_size. "
+        "Default: as many as fit in 2,048 tokens, since every token has loss.",
+    )
+    batch_tokens: ClassVar[int] = 2048
+
+    def check(self) -> None:
+        """Also refuse to drop long documents, which are split."""
+        super().check()
+        if self.too_long != "error":
+            raise UsageError(
+                "no document is too long: those longer than max_length are split into blocks",
+                where="too_long",
+                fix="remove too_long",
+            )
+
+    def read(
+        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
+    ) -> "Iterable[Proven]":
+        """Documents as blocks of tokens."""
+        from finery_trl.rows.text import blocks_of
+
+        return blocks_of(
+            rows, tokens, job, what=what, max_length=self.max_length, packing=self.packing
+        )
+
+    def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
+        """TRL's SFTTrainer, for blocks."""
+        from trl.trainer.sft_config import SFTConfig
+
+        from finery_trl.train.trainers import PretrainTrainer
+
+        return PretrainTrainer, SFTConfig, {"padding_free": self.packing}
+
+    def run(self, job: Job) -> Model:
+        """Train as `TrlTraining` does; the perplexity before and after is in `meta`."""
+        from finery_transformers.frozen.template import PROMPTS, facts_of
+
+        model = super().run(job)
+        model.meta["rows"] = sum(map(len, self.rows))
+        # Documents show no prompts, so what is known about those of the model stays.
+        del model.meta[PROMPTS]
+        model.meta |= {PROMPTS: dict(facts)} if (facts := facts_of(self.model)) else {}
+        points = json.loads((job.out / "curve.json").read_text(encoding="utf-8"))
+        losses = {point["step"]: point["eval_loss"] for point in points if "eval_loss" in point}
+        if losses:
+            before, after = (round(math.exp(losses[s]), 3) for s in (0, model.meta["best_step"]))
+            model.meta |= {"perplexity_before": before, "perplexity": after}
+            job.log(f"perplexity on held-out documents: {before:,} before, {after:,} after")
+        return model
 
 
 class Preference(TrlTraining, learns="preferences"):

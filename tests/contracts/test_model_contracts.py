@@ -17,7 +17,7 @@ from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.step import Check
-from finery_trl.steps import Sft
+from finery_trl.steps import Pretrain, Sft
 from finery_vllm.bundle.step import VllmBundle
 from finery_vllm.model import VllmModel
 
@@ -124,5 +124,24 @@ class TestSft(StepContract):
             rows=[dataset(folder / "rows", ROWS)],
             epochs=4,
             effective_batch_size=2,
+            save_steps=2,
+        )
+
+
+@pytest.mark.real
+class TestPretrain(StepContract):
+    """trl.pretrain, on documents that share blocks."""
+
+    others = {"packing": None, "too_long": None}
+
+    def step(self, folder: Path) -> Step:
+        from tiny_llama import tiny_llama
+
+        return Pretrain(
+            model=tiny_llama(folder / "model"),
+            rows=[dataset(folder / "rows", [{"text": row["prompt"]} for row in ROWS])],
+            max_length=64,
+            epochs=4,
+            effective_batch_size=1,
             save_steps=2,
         )

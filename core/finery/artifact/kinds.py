@@ -112,8 +112,8 @@ class Model(Artifact):
     """Something that answers prompts. `meta["format"]` selects the engine.
 
     Formats built in: `transformers` (a Hugging Face folder), `adapter` (a PEFT folder,
-    `refs["base"]`), `gguf` (`meta["file"]`), `prompted` (`refs["model"]` with fixed
-    messages), `api` (no weights).
+    `refs["base"]`), `gguf` (`meta["file"]`), `gguf-adapter` (`meta["file"]`, for the GGUF in
+    `refs["base"]`), `prompted` (`refs["model"]` with fixed messages), `api` (no weights).
     """
 
     kind = "Model"

@@ -19,6 +19,7 @@ LEARNED = {
     "answers": " by supervised fine-tuning on answers",
     "preferences": " by preference training on pairs of answers",
     "ratings": " by training on rated answers",
+    "text": " by continued pre-training on text",
 }
 """The kind of training data that a step type declares → its name in the card."""
 MEASURED = {

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from finery import Bundle, DataError, Job, Model, OneFile, Step, setting, takes
-from finery_gguf.llama import PACKAGE, Gguf
+from finery_gguf.llama import FORMATS, PACKAGE, Gguf
 from finery_serve.guide import REQUEST, notes_of, readme, request_for, write_client
 from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, options_for, written
 from finery_transformers.formats import require_format
@@ -57,9 +59,7 @@ exec "${{LLAMA_SERVER:-llama-server}}" {arguments} --host "$host" --port "$port"
 
 def compose(facts: Facts) -> str:
     """`compose.yaml`: the same in a container, reached only from this machine."""
-    template = f"{IN_CONTAINER}/{facts.template}" if facts.template else None
-    arguments = written(facts.options, template)
-    arguments[arguments.index("--model") + 1] = f"{IN_CONTAINER}/{facts.options.model}"
+    arguments = _arguments(facts, IN_CONTAINER)
     service = {
         "image": facts.image,
         "command": [*arguments, "--host", "0.0.0.0", "--port", str(PORT)],
@@ -78,15 +78,24 @@ def compose(facts: Facts) -> str:
 
 def llama_swap(facts: Facts) -> str:
     """`llama-swap.yaml`: an entry for https://github.com/mostlygeek/llama-swap."""
-    template = f"${{folder}}/{facts.template}" if facts.template else None
-    arguments = written(facts.options, template)
-    arguments[arguments.index("--model") + 1] = f"${{folder}}/{facts.options.model}"
+    arguments = _arguments(facts, "${folder}")
     command = "llama-server --host 127.0.0.1 --port ${PORT} " + " ".join(map(_word, arguments))
     config = {
         "macros": {"folder": "/path/to/this/folder"},
         "models": {facts.options.name: {"cmd": command}},
     }
     return f"# Set `folder` to the path of this bundle.\n{_yaml(config)}"
+
+
+def _arguments(facts: Facts, folder: str) -> list[str]:
+    """The arguments of llama-server, with the bundle's files in a folder."""
+    options = facts.options
+    inside = msgspec.structs.replace(
+        options,
+        model=f"{folder}/{options.model}",
+        adapter=options.adapter and f"{folder}/{options.adapter}",
+    )
+    return written(inside, f"{folder}/{facts.template}" if facts.template else None)
 
 
 def _word(argument: str) -> str:
@@ -141,7 +150,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
     Raises DataError for a file that isn't a JSON Schema.
     """
 
-    gguf: Model = takes(help="The GGUF to serve.")
+    gguf: Model = takes(help="The GGUF to serve, or an adapter of one, which `--lora` applies.")
     name: str = setting(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$",
         help="The model's name in the API, which clients send as `model`.",
@@ -173,7 +182,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
 
     def check(self) -> None:
         """Raise `UsageError` for a model that isn't a GGUF, if that is known."""
-        require_format(self.gguf, "llama.bundle", "gguf", ["gguf"])
+        require_format(self.gguf, "llama.bundle", "gguf", FORMATS)
 
     def check_files(self) -> None:
         """Raise `DataError` for a file that isn't a JSON Schema."""
@@ -182,8 +191,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
 
     def run(self, job: Job) -> Bundle:
         """Write the files and copy the GGUF."""
-        source = self.gguf.file(str(self.gguf.meta["file"]))
-        gguf = Gguf(source, vocab_only=True)
+        gguf = Gguf.of(self.gguf, vocab_only=True)
         options = options_for(gguf, self.gguf, self.name, self.context, self.slots)
         schema = read_schema(self.schema.path) if self.schema else None
         facts = Facts(options, TEMPLATE if options.template is not None else None, self.image)
@@ -212,9 +220,10 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         for name, text in texts.items():
             (job.out / name).write_text(text, encoding="utf-8")
         (job.out / RUN).chmod(0o755)
-        job.progress(0, 1, f"copying {source.name}")
-        job.copy(source, source.name)
-        about = {"format": "llama", "name": self.name, "file": source.name, "run": f"sh {RUN}"}
+        for source in filter(None, (gguf.path, gguf.adapter)):
+            job.progress(0, 1, f"copying {source.name}")
+            job.copy(source, source.name)
+        about = {"format": "llama", "name": self.name, "file": gguf.path.name, "run": f"sh {RUN}"}
         return Bundle(job.out, meta=about | clients)
 
 

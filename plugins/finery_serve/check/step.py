@@ -29,7 +29,7 @@ from finery_eval.predictions import predictions
 from finery_eval.tables import comparison_tables, table
 from finery_eval.verdicts import Answers, Verdict, Verdicts
 from finery_gguf import programs
-from finery_gguf.llama import Gguf
+from finery_gguf.llama import FORMATS, Gguf
 from finery_serve.check.answers import (
     Asking,
     Served,
@@ -264,8 +264,8 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         ones, and its client sends the tools of one of them.
         """
         trained = self.trained or model
-        if self.trained is None and model.format == GGUF:
-            gguf = Gguf(model.file(str(model.meta["file"])), vocab_only=True)
+        if self.trained is None and model.format in FORMATS:
+            gguf = Gguf.of(model, vocab_only=True)
             made = of_engine(gguf, model)
         else:
             added = self.bundle is None or system_of(self.bundle) == system_of(trained)
@@ -319,7 +319,13 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
                 continue
             answers = _only(of.alike, [*map(what_is_said, of.answers)])
             own = _only(of.alike, said[model.name])
-            after = _only(of.alike, trained) if trained else own if model.format != GGUF else None
+            after = (
+                _only(of.alike, trained)
+                if trained
+                else own
+                if model.format not in FORMATS
+                else None
+            )
             fault = adapter_fault(answers, _only(of.alike, base), after) if base else None
             if fault is None and self.bundle is not None:
                 others = {n: _only(of.alike, a) for n, a in said.items() if n != model.name}
@@ -382,7 +388,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
             for fault in found:
                 job.log(f"{name}: {fault.kind}: {fault.what}")
         missing = unchecked(
-            trained=self.trained is not None or all(m.format != GGUF for m in self.models),
+            trained=self.trained is not None or all(m.format not in FORMATS for m in self.models),
             base=self.base is not None or all(of.beside_base or of.exact for of in served.values()),
             unseen=[one for of in served.values() for one in of.unseen],
         )

@@ -72,6 +72,8 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
         text = f"memory and time unknown: {unknown}"
         return Estimate(step=node.name, lines=[text], facts={"unknown": str(unknown)})
     lengths = lengths_of(graph, results, node, step.max_length)
+    if type(step).__spec__.learns == "text":  # packed into blocks, with loss everywhere
+        lengths = lengths._replace(longest=step.max_length, answer=step.max_length)
     used = memory_of(step, model, lengths, here)
     pace = pace_of(results, node, model)
     seconds = None

@@ -153,7 +153,9 @@ def _pattern(tokenizer: Any) -> re.Pattern[str]:
 
 
 def _texts(row: Row) -> Iterator[str]:
-    """The texts of all turns of a row."""
+    """The texts of all turns of a row, or its text."""
+    if isinstance(row.get("text"), str):
+        yield row["text"]
     turns = Turns.of(row)
     for turn in (*turns.conversation, *(turns.rejected or ())):
         if isinstance(turn.get("content"), str):

@@ -17,8 +17,8 @@ def prove_batches(trainer: Any, examples: "Sequence[Proven]", tokens: "Tokens") 
     """Check all batches of the first epoch as the model will see them.
 
     The loss of each row must be on its own tokens, begin after the first one and end with an end of
-    turn, and the batches of all processes must contain exactly the loss tokens of all rows, except
-    where accelerate repeats rows. Raises `StepError` otherwise.
+    turn (unless the trainer is for text), and the batches of all processes must contain exactly the
+    loss tokens of all rows, except where accelerate repeats rows. Raises `StepError` otherwise.
     """
     import torch
 
@@ -28,7 +28,8 @@ def prove_batches(trainer: Any, examples: "Sequence[Proven]", tokens: "Tokens") 
             for ids, learned in trainer.learned(batch):
                 if not learned and trainer.fillers:
                     continue
-                if not learned or learned[0] == 0 or ids[learned[-1]] not in tokens.ends:
+                is_open = trainer.ends and learned and ids[learned[-1]] not in tokens.ends
+                if not learned or learned[0] == 0 or is_open:
                     raise StepError(
                         "a batch doesn't match its rows: the collator of this version of TRL isn't "
                         "supported",

@@ -17,6 +17,7 @@ LEARNED = {
     "answers": "supervised fine-tuning on answers",
     "preferences": "preference training on pairs of answers",
     "ratings": "training on rated answers",
+    "text": "continued pre-training on text",
 }
 """The kind of training data that a step type declares → its name in the card."""
 

@@ -92,7 +92,8 @@ def exhausted(history: Sequence[dict[str, Any]], by: str, patience: int | None) 
 
 def _scores(history: Sequence[dict[str, Any]], by: str) -> dict[int, tuple[float, float]]:
     """Step → the values to minimize, the second one for ties."""
-    losses = {e["step"]: float(e["eval_loss"]) for e in history if "eval_loss" in e}
+    # Step 0 is the model before the training, which has no checkpoint.
+    losses = {e["step"]: float(e["eval_loss"]) for e in history if e["step"] and "eval_loss" in e}
     if by == LOWEST_LOSS:
         return {step: (loss, 0.0) for step, loss in losses.items()}
     # An evaluator leaves out a metric that applies to no row yet, e.g. because nothing is called.

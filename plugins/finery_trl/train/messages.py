@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 @outside_key
 def training_notes(step: "Training", schedule: Schedule, tokens: "Tokens") -> list[str]:
     """Notes on a training as a whole, whatever its rows."""
-    return [*_schedule_notes(step, schedule), *_date_notes(step, tokens)]
+    has_prompts = type(step).__spec__.learns != "text"
+    return [*_schedule_notes(step, schedule), *(_date_notes(step, tokens) if has_prompts else [])]
 
 
 def _schedule_notes(step: "Training", schedule: Schedule) -> list[str]:

@@ -19,6 +19,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from finery_trl.rows.example import NO_LOSS, Example, Proven
+from finery_trl.rows.text import Block
 from finery_trl.train import sharing
 from finery_trl.train.callbacks import Callback
 from finery_trl.train.schedule import RandomOrder, missing_rows
@@ -33,10 +34,12 @@ class Reproducible:
     args: of the trainer. fills: whether rows without loss follow the last rows of an epoch, so that
     several processes have batches of equal size; otherwise accelerate repeats rows. fillers: these
     rows. by_length: whether the rows of an optimizer step may be put in the order of their lengths.
+    ends: whether each row ends with an end of turn.
     """
 
     fills: ClassVar[bool] = False
     by_length: ClassVar[bool] = True
+    ends: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -167,9 +170,7 @@ class SftTrainer(Reproducible, SFTTrainer):
         over rows that `evaluate` takes into a mean over tokens.
         """
         if num_items_in_batch is None and not model.training:
-            is_packed = "attention_mask" not in inputs
-            rows = int((inputs["position_ids"] == 0).sum()) if is_packed else len(inputs["labels"])
-            num_items_in_batch = rows * self._held_out_mean
+            num_items_in_batch = self._rows_in(inputs) * self._held_out_mean
         # DDP averages gradients over processes, and the count of tokens covers all processes.
         processes = self.accelerator.num_processes
         if self._uses_trl_loss() or return_outputs:
@@ -181,6 +182,11 @@ class SftTrainer(Reproducible, SFTTrainer):
         if num_items_in_batch is None:
             return loss / count
         return loss * (processes if model.training else 1) / num_items_in_batch
+
+    def _rows_in(self, inputs: dict[str, Any]) -> int:
+        """The number of rows of a batch."""
+        is_packed = "attention_mask" not in inputs
+        return int((inputs["position_ids"] == 0).sum()) if is_packed else len(inputs["labels"])
 
     def _loss_and_count(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """The sum of the losses of all loss tokens of a batch, and the number of these tokens."""
@@ -220,6 +226,27 @@ class SftTrainer(Reproducible, SFTTrainer):
 
     def _is_on_gpu(self) -> bool:
         return bool(self.args.device.type == "cuda")
+
+
+class PretrainTrainer(SftTrainer):
+    """SftTrainer for blocks of text. It also validates before the first optimizer step."""
+
+    ends = False
+
+    def __init__(self, *rest: Any, args: Any, **named: Any) -> None:
+        args.per_device_eval_batch_size = 1  # a batch doesn't say how many blocks it has
+        super().__init__(*rest, args=args, **named)
+
+    def train(self, resume_from_checkpoint: str | None = None, **named: Any) -> Any:
+        """Train; a resumed training has the first validation in its history already."""
+        self.args.eval_on_start = resume_from_checkpoint is None and self._validated > 0
+        return super().train(resume_from_checkpoint, **named)
+
+    def _rows_in(self, inputs: dict[str, Any]) -> int:
+        return 1
+
+    def _fillers(self, rows: Sequence[Proven], size: int) -> list[Proven]:
+        return [Block([f]) for f in super()._fillers(rows, size) if isinstance(f, Example)]
 
 
 class Comparing(Reproducible):

@@ -36,7 +36,11 @@ def notes(folder: Path, steps: dict[str, str], extra: str = "") -> list[Note]:
     text = RECIPE.format(train=train, models=", ".join(steps)) + extra
     (folder / "recipe.yaml").write_text(text)
     found = notes_on(build_graph(load(folder / "recipe.yaml"), load_plugins()))
-    return [n for n in found if n.name in ("compared-seeds", "equal-steps", "unused-seed")]
+    return [
+        n
+        for n in found
+        if n.name in ("compared-seeds", "equal-steps", "unused-seed", "other-constraint")
+    ]
 
 
 def test_models_trained_under_different_seeds_are_pointed_out(tmp_path: Path) -> None:
@@ -72,3 +76,21 @@ def test_equal_generators_are_pointed_to_series_and_seeds_have_no_effect(tmp_pat
     assert [(n.name, n.step) for n in found] == [("equal-steps", "h"), ("unused-seed", "h")]
     assert "series" in found[0].fix
     assert found[1].fix == "series: 1"
+
+
+def test_a_bundle_that_constrains_other_answers_than_were_measured(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("{}")
+    schema = ", schema: s.json"
+    for constrain, shipped, said in (
+        ("", schema, "bundle holds answers to a schema, but json lets models answer freely"),
+        (", constrain: true", "", "json holds answers to a schema, but bundle doesn't"),
+        (", constrain: true", schema, ""),
+        ("", "", ""),
+    ):
+        extra = (
+            "  json: {use: eval.json, models: sft, rows: split.test, schema: s.json"
+            f"{constrain}}}\nexport:\n  gguf: {{use: gguf.export, model: sft}}\n"
+            f"  bundle: {{use: llama.bundle, gguf: gguf.q4_k_m, name: m{shipped}}}\n"
+        )
+        texts = [note.text for note in notes(tmp_path, {"sft": ""}, extra)]
+        assert texts == ([said] if said else [])

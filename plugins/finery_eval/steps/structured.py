@@ -89,6 +89,11 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         help="JSON Schema file for the answers. References to other files aren't supported, and "
         "`format` isn't checked; use `pattern` instead.",
     )
+    constrain: bool = setting(
+        False,
+        help="Hold the answers to `schema`: at each token, the engine allows only what continues "
+        "JSON by it, as in a bundle with a `schema`.",
+    )
     fields: list[str] = setting(
         [],
         help="Fields to judge, by dotted path; the rest of the object then doesn't count. By "
@@ -122,6 +127,10 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        if self.constrain and self.schema is None:
+            raise UsageError(
+                "constrain: true needs a JSON Schema", where="constrain", fix="add `schema: FILE`"
+            )
         for field in self.fields:
             if not all(field.split(".")) or self.fields.count(field) > 1:
                 raise UsageError(
@@ -147,6 +156,11 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     def answer_schema(self) -> AnswerSchema | None:
         """The schema, or None if the recipe gives none."""
         return None if self.schema is None else AnswerSchema(self.schema.path)
+
+    def constraint(self) -> dict[str, Any] | None:
+        """The schema, with `constrain`."""
+        schema = self.answer_schema() if self.constrain else None
+        return None if schema is None else schema.value
 
     def expectations(self, rows: Sequence[Row], schema: AnswerSchema | None) -> list[Any]:
         """The expected object of each row. `DataError` with the rows that have no valid one."""

@@ -347,7 +347,10 @@ class Context:
         return np.frombuffer(view, dtype=np.float32)
 
     def sample(
-        self, place: int, sampler: "Sampler | None", allowed: "numpy.ndarray[Any, Any] | None"
+        self,
+        place: int,
+        sampler: "Sampler | None",
+        allowed: "numpy.ndarray[Any, Any] | None" = None,
     ) -> int:
         """The next token of those allowed: the most likely one, or what the sampler draws."""
         if allowed is not None:

@@ -119,7 +119,7 @@ def answers(
     *,
     ends: Collection[int],
     stopped: Ended | None = None,
-    constraints: "Sequence[Constraint | None]",
+    constraints: "Sequence[Constraint | None]" = (),
     max_new_tokens: int,
     **arguments: Any,
 ) -> list[list[int]]:

@@ -11,7 +11,7 @@ import msgspec
 
 from finery import Completion, Engine, EngineJob, Model, Request, Sampling, StepError
 from finery_transformers.answering import constraint
-from finery_transformers.hardware import exhausted, kept_random_state, log_unused_gpu
+from finery_transformers.hardware import exhausted, log_unused_gpu
 from finery_transformers.precision import auto_dtype, usable_gpus
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class TransformersEngine(Engine):
         schemas = [reader.reader.schema_after(reader.end_of(p), sampling) for p in prompts]
         constraints = [self._constraints.begin(s, strict=sampling.strict) for s in schemas]
         # The caller's random state doesn't change.
-        with torch.no_grad(), kept_random_state(), _explained(prompts, sampling.max_tokens):
+        with torch.no_grad(), torch.random.fork_rng(), _explained(prompts, sampling.max_tokens):
             torch.manual_seed(seed_of(sampling.seed, prompts))
             batch = generation.read(loaded.model, prompts, loaded.pad)
             answers = generation.answers(

@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from finery import Artifact, StepError, outside_key
@@ -26,20 +25,6 @@ def accelerator() -> str:
         return "cuda"
     has_mps = torch.backends.mps.is_available() and os.environ.get("FINERY_MPS") != "0"
     return "mps" if has_mps else "cpu"
-
-
-@contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Restore torch's random state at the end; `torch.random.fork_rng` leaves out Apple's GPUs."""
-    import torch
-
-    state = torch.mps.get_rng_state() if accelerator() == "mps" else None
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            if state is not None:
-                torch.mps.set_rng_state(state)
 
 
 @outside_key

@@ -50,9 +50,7 @@ class Quantize(
     It is a different model, so evaluate it by a `vllm.model` next to the one that it was made of.
     """
 
-    model: Model = takes(
-        uses_name=True, help="The model to round: a Hugging Face folder, an adapter, a GGUF."
-    )
+    model: Model = takes(help="The model to round: a Hugging Face folder, an adapter, a GGUF.")
 
     def check(self) -> None:
         """Raise `UsageError` for a model without weights, if that is known."""
@@ -80,12 +78,10 @@ class Quantize(
         try:
             model_free_ptq(source, job.out, scheme=SCHEME, ignore=KEPT, device=device)
         except ValueError as error:
-            raise StepError(
-                f"LLM Compressor can't round this model: {error}", where=self.model.ref
-            ) from error
+            raise StepError(f"LLM Compressor can't round this model: {error}") from error
         config = json.loads((job.out / "config.json").read_bytes())
         if "quantization_config" not in config:
-            raise StepError("LLM Compressor rounded no layer of this model", where=self.model.ref)
+            raise StepError("LLM Compressor rounded no layer of this model")
         before, after = (
             sum(file.stat().st_size for file in folder.glob("*.safetensors"))
             for folder in (source, job.out)

@@ -20,11 +20,11 @@ train:
 {train}
 evaluate:
   test: {{use: eval.classification, models: [base, {models}], rows: split.test}}
-silence: [few-rows, epochs, no-validation]
+{tests}silence: [few-rows, epochs, no-validation]
 """
 
 
-def notes(folder: Path, steps: dict[str, str], extra: str = "") -> list[Note]:
+def notes(folder: Path, steps: dict[str, str], extra: str = "", tests: str = "") -> list[Note]:
     """Notes on a recipe that compares trainings, given as name → further settings."""
     train = "\n".join(
         f"  {name}: {{use: trl.sft, model: base, rows: split.train{settings}}}"
@@ -33,7 +33,7 @@ def notes(folder: Path, steps: dict[str, str], extra: str = "") -> list[Note]:
     (folder / "rows.jsonl").write_text('{"text": "x"}\n')
     (folder / "model").mkdir(exist_ok=True)
     (folder / "model" / "config.json").write_text(json.dumps({"num_experts": 2}))
-    text = RECIPE.format(train=train, models=", ".join(steps)) + extra
+    text = RECIPE.format(train=train, models=", ".join(steps), tests=tests) + extra
     (folder / "recipe.yaml").write_text(text)
     found = notes_on(build_graph(load(folder / "recipe.yaml"), load_plugins()))
     return [
@@ -87,10 +87,13 @@ def test_a_bundle_that_constrains_other_answers_than_were_measured(tmp_path: Pat
         (", constrain: true", schema, ""),
         ("", "", ""),
     ):
-        extra = (
+        tests = (
             "  json: {use: eval.json, models: sft, rows: split.test, schema: s.json"
-            f"{constrain}}}\nexport:\n  gguf: {{use: gguf.export, model: sft}}\n"
-            f"  bundle: {{use: llama.bundle, gguf: gguf.q4_k_m, name: m{shipped}}}\n"
+            f"{constrain}}}\n"
         )
-        texts = [note.text for note in notes(tmp_path, {"sft": ""}, extra)]
+        extra = (
+            "export:\n  gguf: {use: gguf.export, model: sft}\n"
+            f"  bundle: {{use: llama.bundle, gguf: gguf, name: m{shipped}}}\n"
+        )
+        texts = [note.text for note in notes(tmp_path, {"sft": ""}, extra, tests)]
         assert texts == ([said] if said else [])

@@ -150,7 +150,7 @@ def test_a_server_answers_as_the_library_does(tiny: Path, by_server: None) -> No
 def test_answers_are_held_to_a_schema(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the library, row for row with and without, and by the server."""
     schema = {
-        "type": "object", "required": ["label"],
+        "type": "object", "required": ["label"], "additionalProperties": False,
         "properties": {"label": {"enum": ["late", "lost"]}},
     }  # fmt: skip
     for name in (backend.LIBRARY, backend.REMOTE):

@@ -253,7 +253,7 @@ def test_answers_are_held_to_a_schema(tiny: Model) -> None:
     assert not any(text.startswith("{") for text in texts(free))
     missing = {"$ref": "#/$defs/nothing"}
     with pytest.raises(DataError, match="can't be held to this JSON Schema: Cannot find"):
-        job.engine(tiny).generate(talks[:1], schema=missing, strict=True)
+        job.engine(tiny).generate(talks[:1], max_tokens=4, schema=missing, strict=True)
     assert job.engine(tiny).generate(talks[:1], max_tokens=4, schema=missing)[0].text
 
 

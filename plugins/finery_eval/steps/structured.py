@@ -28,7 +28,7 @@ from finery.rows.templates.limits import patterns_of
 from finery.util.text import did_you_mean
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
-from finery_eval.evaluator import BatchEvaluator, longest_answer
+from finery_eval.evaluator import BatchEvaluator, JudgePreflight, longest_answer
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts
 
@@ -58,7 +58,18 @@ class Reading(msgspec.Struct, frozen=True):
     problem: Problem | None
 
 
-class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
+class JsonPreflight(JudgePreflight):
+    """Reads the rows as the evaluator will, and says what holds answers to the schema."""
+
+    def packages(self) -> Mapping[str, str]:
+        """xgrammar, for models that transformers answers for."""
+        assert isinstance(self.step, Json)
+        formats = {model.meta.get("format") for model in self.step.models}
+        needed = self.step.constrain and formats & {"transformers", "adapter"}
+        return {"xgrammar": "finery[schema]"} if needed else {}
+
+
+class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", preflight=JsonPreflight):
     r"""Judge JSON answers: the complete object, each field, and validity under a JSON Schema.
 
     A row's completion is the expected object. An answer must consist of JSON only, optionally in a

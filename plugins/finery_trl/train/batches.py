@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery import StepError
-from finery_transformers.hardware import kept_random_state
 
 if TYPE_CHECKING:
     from finery_trl.rows.example import Proven
@@ -24,7 +23,7 @@ def prove_batches(trainer: Any, examples: "Sequence[Proven]", tokens: "Tokens") 
     import torch
 
     loss_tokens = sequences = 0
-    with kept_random_state():  # a data loader uses the random state of torch
+    with torch.random.fork_rng():  # a data loader uses the random state of torch
         for batch in trainer.get_train_dataloader():
             for ids, learned in trainer.learned(batch):
                 if not learned and trainer.fillers:

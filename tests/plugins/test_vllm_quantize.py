@@ -47,6 +47,7 @@ def test_linear_layers_are_rounded_and_others_kept(tmp_path: Path, adapter: bool
     from safetensors.torch import load_file
 
     model = base = tiny_base(tmp_path / "base")
+    (base.path / "manifest.json").write_text("{}")  # as in finery's store
     base.meta["chat_template_kwargs"] = {"enable_thinking": False}
     if adapter:
         model = tiny_adapter(tmp_path / "adapter", base, scale=0.2)
@@ -69,3 +70,4 @@ def test_linear_layers_are_rounded_and_others_kept(tmp_path: Path, adapter: bool
     layers = {name.split(".")[-2] for name, w in rounded.items() if w.itemsize == 1}
     assert layers == {f"{of}_proj" for of in ("q", "k", "v", "o", "gate", "up", "down")}
     assert made.file("tokenizer_config.json").is_file()
+    assert not made.file("manifest.json").exists()

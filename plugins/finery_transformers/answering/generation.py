@@ -212,7 +212,7 @@ class _Held(LogitsProcessor):
         self.round = round_
         self.constraints = constraints
 
-    def __call__(self, tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores [rows, vocabulary], minus infinity for other tokens."""
         for place, constraint in enumerate(self.constraints):
             if constraint is not None and not self.round.done[place]:

@@ -1,11 +1,11 @@
-"""Notes that compare steps: seeds, equal steps, and rows that both make and judge a model."""
+"""Notes that compare steps: seeds, equal steps, rows that make and judge a model, constraints."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from finery import About, Dataset, Files, Graph, Model, Node, Note
+from finery import About, Bundle, Dataset, Files, Graph, Model, Node, Note
 from finery_advice.training import judges_of, overlap, trained_under
 
 KINDS: Mapping[str, About] = {
@@ -32,6 +32,12 @@ KINDS: Mapping[str, About] = {
         "on, or that no split separates from those",
         why="The file is rounded with the least error on just these rows, so its score on them is "
         "too good.",
+    ),
+    "other-constraint": About(
+        when="a bundle holds answers to a JSON Schema, and no evaluation of its model does, or the "
+        "other way round",
+        why="A model that is held to a schema gives other answers than one that answers freely: "
+        "valid ones, but not always right ones. The score says nothing about what is shipped.",
     ),
 }
 """Name → when and why the note is given."""
@@ -60,6 +66,9 @@ def notes_between(graph: Graph) -> Iterator[Note]:
                 place=(*node.place, "seed"),
             )
     yield from _on_judged_rows(graph)
+    for node in graph.nodes.values():
+        if Bundle in node.outputs.values() and "schema" in type(node.step).__struct_fields__:
+            yield from _other_constraint(graph, node)
 
 
 # -- compared models -----------------------------------------------------------------------------
@@ -167,3 +176,27 @@ def _on_judged_rows(graph: Graph) -> Iterator[Note]:
                         step=node.name,
                         place=(*node.place, mine.field),
                     )
+
+
+# -- answers that are held to a schema ------------------------------------------------------------
+
+
+def _other_constraint(graph: Graph, bundle: Node) -> Iterator[Note]:
+    """A note if all evaluations of a bundle's models that know `constrain` differ from it."""
+    shipped = getattr(bundle.step, "schema", None) is not None
+    names = {name for s in bundle.sources_of(Model) for name in graph.models_under(s.step)}
+    judges = [
+        node
+        for node in graph.nodes.values()
+        if "constrain" in type(node.step).__struct_fields__
+        and any(source.step in names for source in node.sources_of(Model))
+    ]
+    if not judges or any(getattr(node.step, "constrain", False) == shipped for node in judges):
+        return
+    judged = judges[0].name
+    text = f"{bundle.name} holds answers to a schema, but {judged} lets models answer freely"
+    fix = f"add `constrain: true` to {judged}"
+    if not shipped:
+        text = f"{judged} holds answers to a schema, but {bundle.name} doesn't"
+        fix = f"add the `schema` of {judged} to {bundle.name}"
+    yield Note(name="other-constraint", text=text, fix=fix, step=bundle.name, place=bundle.place)

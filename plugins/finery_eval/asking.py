@@ -30,6 +30,9 @@ class Asking(Sampling, Protocol):
     models: list[Model]
     extract: str | None
 
+    def constraint(self) -> dict[str, Any] | None:
+        """The JSON Schema that engines hold answers to."""
+
 
 def read_rows(dataset: Dataset) -> list[Row]:
     """The rows. `DataError` if there are none, or if no engine can answer one of them."""
@@ -88,8 +91,11 @@ def ask(step: Asking, job: Job, rows: Sequence[Row]) -> Answers:
     prompts = [split_turns(row)[0] for row in rows]
     tools = [row.get("tools") for row in rows]
     return answers_by(
-        step, job, lambda engine, name: generate(step, job, engine, name, prompts, tools)
-    )
+        step, job,
+        lambda engine, name: generate(
+            step, job, engine, name, prompts, tools, step.constraint()
+        ),
+    )  # fmt: skip
 
 
 def answers_by(
@@ -115,8 +121,12 @@ def generate(
     name: str,
     prompts: Sequence[Conversation],
     tools: Sequence[list[dict[str, Any]] | None] | None = None,
+    schema: dict[str, Any] | None = None,
 ) -> list[Completion]:
-    """One model's answers. name: of the model, for the progress bar."""
+    """One model's answers. name: of the model, for the progress bar.
+
+    `StepError` if its engine can't hold answers to `schema`.
+    """
     return engine.generate(
         prompts,
         max_tokens=step.max_tokens,
@@ -124,6 +134,8 @@ def generate(
         # At temperature 0 the seed can't matter: a fixed one lets steps share their cached answers.
         seed=job.seed if step.temperature > 0 else 0,
         tools=tools,
+        schema=schema,
+        strict=schema is not None,
         refusals=True,
         progress=name,
     )

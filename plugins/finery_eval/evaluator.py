@@ -268,6 +268,10 @@ class BatchEvaluator(Judge, engines=True):
         """
         return {}
 
+    def constraint(self) -> dict[str, Any] | None:
+        """A JSON Schema that engines hold the answers to; None lets models answer freely."""
+        return None
+
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read what the rows expect; the result judges the models' answers to their prompts.
 

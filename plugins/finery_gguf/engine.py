@@ -26,6 +26,7 @@ from finery_gguf.pace import Pace
 from finery_gguf.programs import build_files
 from finery_gguf.remote import RemoteSlots
 from finery_gguf.slots import Raw, Row, Slots, multiple_of
+from finery_transformers.answering import constraint
 
 if TYPE_CHECKING:
     from finery_gguf.chat import ChatTemplate
@@ -49,10 +50,11 @@ class GgufEngine(Engine):
 
     takes_tools = True
     local = True
-    packages = (PACKAGE,)
+    packages = (PACKAGE, constraint.PACKAGE)
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
+        self.constrains = constraint.is_installed() or backend.server() is not None
         self._pace = Pace(cpu_count())
         self._idle: list[Slots | RemoteSlots] = []
         self._first_token: float | None = None  # of the last answer
@@ -146,11 +148,28 @@ class GgufEngine(Engine):
                 prompt = tokenize(loaded.gguf, loaded.template, request.messages, request.tools)
                 needed = len(prompt.tokens) + sampling.max_tokens
                 size = _size(loaded.gguf, needed, request.messages)
+                schema = loaded.reader.schema_after(prompt.text, sampling)
+                held = None
+                if loaded.server is None:
+                    held = self._constraints.begin(schema, strict=sampling.strict)
             except FineryError as error:
                 yield error
             else:
                 flying[number] = request, prompt
-                yield Row(prompt.tokens, prompt.prefix, size, sampling)
+                yield Row(prompt.tokens, prompt.prefix, size, sampling, schema, held)
+
+    @cached_property
+    def _constraints(self) -> constraint.Constraints:
+        def vocabulary() -> Any:
+            from xgrammar import TokenizerInfo, VocabType
+
+            gguf = self._loaded.gguf
+            tokens = range(gguf.n_vocab)
+            ends = [token for token in tokens if gguf.ends_generation(token)]
+            pieces = [gguf.piece(token) for token in tokens]
+            return TokenizerInfo(pieces, VocabType.RAW, stop_token_ids=ends)
+
+        return constraint.Constraints(vocabulary, self.job.log)
 
     @cached_property
     def _multiple(self) -> int:

@@ -233,6 +233,17 @@ class Gguf:
         """Whether the token is a control token, which plain text never produces."""
         return bool(self._library.c.llama_vocab_is_control(self._vocab, token))
 
+    def piece(self, token: int) -> bytes:
+        """What a token adds to an answer's text; nothing if it is a control token."""
+        ffi, c = self._library.ffi, self._library.c
+        room = 256
+        while True:
+            buffer = ffi.new("char[]", room)
+            size = c.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            if size >= 0:
+                return bytes(ffi.buffer(buffer, size))
+            room = -size
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered prompt. Special tokens are recognised, but none is added."""
         ffi, c = self._library.ffi, self._library.c
@@ -383,8 +394,15 @@ class Context:
         view = self._library.ffi.buffer(logits, self._model.n_vocab * 4)
         return np.frombuffer(view, dtype=np.float32)
 
-    def sample(self, place: int, sampler: "Sampler | None") -> int:
-        """The next token: the most likely one, or the one that the sampler draws."""
+    def sample(
+        self,
+        place: int,
+        sampler: "Sampler | None",
+        allowed: "numpy.ndarray[Any, Any] | None" = None,
+    ) -> int:
+        """The next token of those allowed: the most likely one, or what the sampler draws."""
+        if allowed is not None:
+            self.logits(place)[~allowed] = float("-inf")
         if sampler is not None:
             c = self._library.c
             return int(c.llama_sampler_sample(sampler.pointer, self._pointer, place))

@@ -144,4 +144,5 @@ def _request(row: Row) -> dict[str, Any]:
         "prompt": row.tokens, "n_predict": sampling.max_tokens, "return_tokens": True,
         "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed_of(row),
         "samplers": ["temperature", "top_p"], "stop": list(sampling.stop), "cache_prompt": True,
+        **({} if row.schema is None else {"json_schema": row.schema}),
     }  # fmt: skip

@@ -5,7 +5,7 @@ Each step adds one token to every row.
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from blake3 import blake3
@@ -15,18 +15,22 @@ from finery_gguf.llama import Context, Gguf, Sampler
 
 if TYPE_CHECKING:
     from finery_gguf.pace import Pace
+    from finery_transformers.answering.constraint import Constraint
 
 
 class Row(NamedTuple):
     """A row to answer.
 
     prefix: the number of leading tokens that other rows may share. size: tokens of its context.
+    schema: what its answer must follow. constraint: holds the library's answers to it.
     """
 
     tokens: list[int]
     prefix: int
     size: int
     sampling: Sampling
+    schema: dict[str, Any] | None = None
+    constraint: "Constraint | None" = None
 
 
 class Raw(NamedTuple):
@@ -132,7 +136,8 @@ class Slots:
         active, ended = self._active[size], []
         for output, place in enumerate(places, first):
             row = active[place]
-            raw = row.take(self._contexts[size].sample(output, row.sampler))
+            allowed = row.constraint.allowed(row.tokens) if row.constraint else None
+            raw = row.take(self._contexts[size].sample(output, row.sampler, allowed))
             if raw is not None:
                 del active[place]
                 ended.append((row.number, raw))
@@ -167,6 +172,7 @@ class _Answering:
         self.number = number
         self.tokens: list[int] = []
         self._first_token = 0.0
+        self.constraint = row.constraint
         self._sampling = row.sampling
         self._gguf = gguf
         self._special = special

@@ -161,6 +161,16 @@ class Client:
         except APIStatusError as error:
             message = faults.message(error, self._job.redact)
             if (parameter := faults.unknown_parameter(error, message, sent)) is not None:
+                if parameter == "response_format" and sampling.strict:
+                    raise Fault(
+                        StepError(
+                            "the server can't hold answers to a JSON Schema",
+                            where=self.meta["server"],
+                            details=[message],
+                            fix="name a model that can, or let models answer freely",
+                        ),
+                        ends=True,
+                    ) from None
                 if parameter not in self.without:
                     self.without |= {parameter}
                     self._job.log(f"{self.meta['name']}: {WITHOUT[parameter]}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import msgspec
 
 from finery import Completion, Engine, EngineJob, Model, Request, Sampling, StepError
+from finery_transformers.answering import constraint
 from finery_transformers.hardware import exhausted, log_unused_gpu
 from finery_transformers.precision import auto_dtype, usable_gpus
 
@@ -88,12 +89,17 @@ class TransformersEngine(Engine):
     """Answers with Hugging Face folders and adapters, which are merged into their base.
 
     The weights are in `loading.default_dtype()`. Earlier batches don't change a batch's answers.
+    With xgrammar, they follow a schema.
     """
 
     batched = True
     local = True
     takes_tools = True
-    packages = ("torch", "transformers", "peft", "tokenizers")
+    packages = ("torch", "transformers", "peft", "tokenizers", constraint.PACKAGE)
+
+    def __init__(self, model: Model, job: EngineJob) -> None:
+        super().__init__(model, job)
+        self.constrains = constraint.is_installed()
 
     @classmethod
     def key_facts(cls) -> dict[str, str]:
@@ -150,11 +156,20 @@ class TransformersEngine(Engine):
             loaded.answers.reader.check(request.tools)
         context = getattr(loaded.model.config, "max_position_embeddings", None)
         prompts = [loaded.answers.prompt(r, sampling.max_tokens, context) for r in requests]
+        reader = loaded.answers
+        schemas = [reader.reader.schema_after(reader.end_of(p), sampling) for p in prompts]
+        constraints = [self._constraints.begin(s, strict=sampling.strict) for s in schemas]
         # The caller's random state doesn't change.
         with torch.no_grad(), torch.random.fork_rng(), _explained(prompts, sampling.max_tokens):
             torch.manual_seed(seed_of(sampling.seed, prompts))
             batch = generation.read(loaded.model, prompts, loaded.pad)
-            answers = generation.answers(loaded.model, batch, ends=loaded.ends, **arguments)
+            answers = generation.answers(
+                loaded.model,
+                batch,
+                ends=loaded.ends,
+                constraints=constraints,
+                **arguments,
+            )
         return [
             loaded.answers.completion(
                 answer, loaded.ends, prompt=prompt, request=request, stop=sampling.stop
@@ -178,6 +193,18 @@ class TransformersEngine(Engine):
         cpu.pack(model)
         cpu.install(model)
         return _ready(model, tokenizer, template_arguments(self.model))
+
+    @cached_property
+    def _constraints(self) -> "constraint.Constraints":
+        def vocabulary() -> Any:
+            from xgrammar import TokenizerInfo
+
+            size = self._loaded.model.config.get_text_config().vocab_size
+            return TokenizerInfo.from_huggingface(
+                self._loaded.tokenizer, vocab_size=size, stop_token_ids=sorted(self._loaded.ends)
+            )
+
+        return constraint.Constraints(vocabulary, self.job.log)
 
     def _arguments(self, sampling: Sampling) -> dict[str, Any]:
         arguments: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "do_sample": False}

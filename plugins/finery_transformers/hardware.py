@@ -1,5 +1,7 @@
 """The hardware of steps: GPUs, why torch doesn't use them, and errors about their memory."""
 
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,19 @@ HARDWARE = "hardware"
 """The entry in a manifest's `runtime`."""
 _recorded: dict[str, Any] = {}
 _configs: list[Any] = []
+
+
+def accelerator() -> str:
+    """Where torch computes: `cuda` (also with ROCm), `mps` (Apple's GPUs) or `cpu`.
+
+    `FINERY_MPS=0` leaves out Apple's.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    has_mps = torch.backends.mps.is_available() and os.environ.get("FINERY_MPS") != "0"
+    return "mps" if has_mps else "cpu"
 
 
 @outside_key
@@ -42,8 +57,8 @@ def add_facts(outputs: Any) -> None:
 
 def _device() -> dict[str, Any]:
     gpus = usable_gpus()
-    if not gpus:
-        return {"device": "cpu"}
+    if not gpus:  # a step that doesn't compute with torch hasn't imported it
+        return {"device": accelerator() if "torch" in sys.modules else "cpu"}
     names = ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
     facts = {"device": names, "gpus": len(gpus)}
     if gpus[0].is_amd:  # its name has the version of its instructions
@@ -84,7 +99,7 @@ def exhausted(error: BaseException, purpose: str, fix: str = ANSWERING) -> StepE
     if not is_out_of_memory(error):
         return None
     text = str(error).strip()
-    where = "GPU " if "CUDA" in text or "CUBLAS" in text or "HIP" in text else ""
+    where = "GPU " if any(name in text for name in ("CUDA", "CUBLAS", "HIP", "MPS")) else ""
     others = ", or end other programs that use the GPU" if where else ""
     return StepError(
         f"not enough {where}memory {purpose}", details=text.splitlines()[:1], fix=f"{fix}{others}"
@@ -100,6 +115,12 @@ def not_loaded(error: BaseException) -> StepError | None:
             "quantization needs bitsandbytes, which can't be used here",
             details=[_cause(text)],
             fix="`python -m bitsandbytes` shows what is missing; or remove `quantization`",
+        )
+    if "compressed" in text and isinstance(error, ImportError):
+        return StepError(
+            "the model is rounded for vLLM, and transformers can't load it without "
+            "compressed-tensors",
+            fix="let vLLM answer: `{use: vllm.model, model: …}`; or pip install compressed-tensors",
         )
     return exhausted(error, "to load the model", LOADING)
 

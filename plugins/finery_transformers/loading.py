@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from finery import Model, StepError, outside_key
 from finery_transformers.chat import TEMPLATE_FILE
 from finery_transformers.gguf_speed import quick_gguf
-from finery_transformers.hardware import not_loaded, record_config
+from finery_transformers.hardware import accelerator, not_loaded, record_config
 from finery_transformers.imports import import_peft
 from finery_transformers.precision import auto_dtype, dtype_of
 from finery_transformers.wrapping import with_text_tools
@@ -76,7 +76,7 @@ def to_device(model: Any, log: Callable[[str], None] | None = None) -> None:
     import torch
 
     try:
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(accelerator())
         if model.dtype is torch.float16 and not _is_finite(model):
             model.float()
             if log is not None:

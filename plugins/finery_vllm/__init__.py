@@ -1,4 +1,4 @@
-"""vLLM: answer prompts with it, and export folders that it serves.
+"""vLLM: answer prompts with it, round models for it, and export folders that it serves.
 
 Input: Hugging Face folders and adapters. Output: models of the format `vllm`, their answers, and
 bundles with several adapters on one base. vLLM runs as a server in an environment of its own, since
@@ -19,6 +19,7 @@ def finery_steps() -> Mapping[str, str]:
     return {
         "vllm.bundle": "finery_vllm.bundle.step:VllmBundle",
         "vllm.model": "finery_vllm.model:VllmModel",
+        "vllm.quantize": "finery_vllm.quantize:Quantize",
     }
 
 

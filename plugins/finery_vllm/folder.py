@@ -67,9 +67,9 @@ def linked(
 
 
 def names_of(model: Model) -> list[str]:
-    """The names of a model's files."""
+    """The names of a model's files, without finery's own."""
     own = (p.relative_to(model.path) for p in model.path.rglob("*") if p.is_file())
-    return sorted({*(path.as_posix() for path in own), *model.external})
+    return sorted({*(path.as_posix() for path in own), *model.external} - {"manifest.json"})
 
 
 def root_of(model: Model) -> Model:

@@ -5,8 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from finery import Completion, Model, Request, Sampling
-from finery_transformers.answering.answers import PROMPT_TOKENS, TokenReader, seed_of
-from finery_transformers.chat import END_THINK, THINK, decoded
+from finery_transformers.answering.answers import TokenReader, seed_of
 from finery_transformers.loading import load_tokenizer, template_arguments
 from finery_vllm.folder import ends_of, root_of
 from finery_vllm.server.command import read_json
@@ -46,8 +45,9 @@ class Prompts:
         }  # fmt: skip
         if sampling.stop:
             body |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
-        if sampling.schema is not None and not self._is_thinking(prompt):
-            body["structured_outputs"] = {"json": sampling.schema}
+        schema = self._answers.reader.schema_after(self._answers.end_of(prompt), sampling)
+        if schema is not None:
+            body["structured_outputs"] = {"json": schema}
         return body
 
     def completion(
@@ -68,9 +68,3 @@ class Prompts:
         text = config.get("text_config") or config
         known = [n for n in (self._most, text.get("max_position_embeddings")) if isinstance(n, int)]
         return min(known, default=None)
-
-    def _is_thinking(self, prompt: Sequence[int]) -> bool:
-        """Whether the prompt has begun a thought, which a schema would cut off."""
-        text = decoded(self._tokenizer, prompt[-PROMPT_TOKENS:], special=True)
-        end = text.rpartition(THINK)
-        return bool(end[1]) and END_THINK not in end[2]

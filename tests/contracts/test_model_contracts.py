@@ -1,9 +1,11 @@
 """Steps that take and make models keep the contract of step types, with models of a few KB."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from llama_server import needs_llama_server
+from needs import may_lack
 from serving import gguf_model
 from tiny_gguf import write_tiny_gguf
 from vllm_models import tiny_adapter, tiny_base
@@ -20,6 +22,7 @@ from finery_serve.check.step import Check
 from finery_trl.steps import Pretrain, Sft
 from finery_vllm.bundle.step import VllmBundle
 from finery_vllm.model import VllmModel
+from finery_vllm.quantize import Quantize
 
 IMPORTS = TORCH
 
@@ -108,6 +111,18 @@ class TestVllmModel(StepContract):
         model = tiny_base(folder / "base")
         model.ref = "base"
         return VllmModel(model=model)
+
+
+@pytest.mark.skipif(
+    find_spec("llmcompressor") is None, reason=may_lack("LLM Compressor needs an environment")
+)
+class TestVllmQuantize(StepContract):
+    """vllm.quantize."""
+
+    def step(self, folder: Path) -> Step:
+        model = tiny_base(folder / "base")
+        model.ref = "base"
+        return Quantize(model=model)
 
 
 @pytest.mark.real

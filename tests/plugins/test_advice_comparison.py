@@ -20,11 +20,11 @@ train:
 {train}
 evaluate:
   test: {{use: eval.classification, models: [base, {models}], rows: split.test}}
-silence: [few-rows, epochs, no-validation]
+{tests}silence: [few-rows, epochs, no-validation]
 """
 
 
-def notes(folder: Path, steps: dict[str, str], extra: str = "") -> list[Note]:
+def notes(folder: Path, steps: dict[str, str], extra: str = "", tests: str = "") -> list[Note]:
     """Notes on a recipe that compares trainings, given as name → further settings."""
     train = "\n".join(
         f"  {name}: {{use: trl.sft, model: base, rows: split.train{settings}}}"
@@ -33,10 +33,14 @@ def notes(folder: Path, steps: dict[str, str], extra: str = "") -> list[Note]:
     (folder / "rows.jsonl").write_text('{"text": "x"}\n')
     (folder / "model").mkdir(exist_ok=True)
     (folder / "model" / "config.json").write_text(json.dumps({"num_experts": 2}))
-    text = RECIPE.format(train=train, models=", ".join(steps)) + extra
+    text = RECIPE.format(train=train, models=", ".join(steps), tests=tests) + extra
     (folder / "recipe.yaml").write_text(text)
     found = notes_on(build_graph(load(folder / "recipe.yaml"), load_plugins()))
-    return [n for n in found if n.name in ("compared-seeds", "equal-steps", "unused-seed")]
+    return [
+        n
+        for n in found
+        if n.name in ("compared-seeds", "equal-steps", "unused-seed", "other-constraint")
+    ]
 
 
 def test_models_trained_under_different_seeds_are_pointed_out(tmp_path: Path) -> None:
@@ -72,3 +76,24 @@ def test_equal_generators_are_pointed_to_series_and_seeds_have_no_effect(tmp_pat
     assert [(n.name, n.step) for n in found] == [("equal-steps", "h"), ("unused-seed", "h")]
     assert "series" in found[0].fix
     assert found[1].fix == "series: 1"
+
+
+def test_a_bundle_that_constrains_other_answers_than_were_measured(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("{}")
+    schema = ", schema: s.json"
+    for constrain, shipped, said in (
+        ("", schema, "bundle holds answers to a schema, but json lets models answer freely"),
+        (", constrain: true", "", "json holds answers to a schema, but bundle doesn't"),
+        (", constrain: true", schema, ""),
+        ("", "", ""),
+    ):
+        tests = (
+            "  json: {use: eval.json, models: sft, rows: split.test, schema: s.json"
+            f"{constrain}}}\n"
+        )
+        extra = (
+            "export:\n  gguf: {use: gguf.export, model: sft}\n"
+            f"  bundle: {{use: llama.bundle, gguf: gguf, name: m{shipped}}}\n"
+        )
+        texts = [note.text for note in notes(tmp_path, {"sft": ""}, extra, tests)]
+        assert texts == ([said] if said else [])

@@ -10,7 +10,16 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import DataError, Dataset, Metrics, Model, OneFile, RequirementError
+from finery import (
+    DataError,
+    Dataset,
+    Metrics,
+    Model,
+    OneFile,
+    RequirementError,
+    StepError,
+    UsageError,
+)
 from finery.rows.answers.jsonvalues import MISSING, Comparison, NotJson, parse
 from finery.testing import run_step
 from finery_eval.steps.structured import Json
@@ -254,3 +263,11 @@ def test_a_bad_schema_names_its_file(content: Any, what: str, tmp_path: Path) ->
     with pytest.raises(DataError, match=what) as caught:
         judged(tmp_path, [order()], [order()], schema=schema(tmp_path, content))
     assert (caught.value.where or "").endswith("schema.json")
+
+
+def test_answers_can_only_be_held_to_a_schema_by_engines_that_can(tmp_path: Path) -> None:
+    given: Any = {"constrain": True, "schema": schema(tmp_path)}
+    with pytest.raises(StepError, match="can't be held to a JSON Schema"):
+        judged(tmp_path, [order()], [order()], **given)
+    with pytest.raises(UsageError, match="constrain: true needs a JSON Schema"):
+        Json(models=[model("m")], rows=rows(tmp_path, order()), constrain=True).check()

@@ -1,5 +1,6 @@
 """Rows answered at the same time: each as if it were alone."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,26 @@ def test_a_server_answers_as_the_library_does(tiny: Path, by_server: None) -> No
     assert sum(a == b for a, b in zip(answers, expected, strict=True)) >= len(TALKS) - 1
     assert "3 slots" in GgufEngine.key_facts()["llama.cpp"]
     assert any("answers; the last digits depend" in e.get("message", "") for e in made.job.events)  # type: ignore[attr-defined]
+
+
+@needs_llama_server
+def test_answers_are_held_to_a_schema(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the library, row for row with and without, and by the server."""
+    schema = {
+        "type": "object", "required": ["label"], "additionalProperties": False,
+        "properties": {"label": {"enum": ["late", "lost"]}},
+    }  # fmt: skip
+    for name in (backend.LIBRARY, backend.REMOTE):
+        monkeypatch.setenv(backend.ENGINE, name)
+        for temperature in (0.0, 2.0):
+            made = engine(tiny)
+            held = streamed(
+                made, TALKS, temperature=temperature, max_tokens=128, schema=schema, strict=True
+            )
+            said = [json.loads(answer[0].text) for answer in held]  # type: ignore[index]
+            assert all(answer["label"] in ("late", "lost") for answer in said)
+            free = streamed(made, TALKS, temperature=temperature)
+            assert not any(answer[0].text.startswith("{") for answer in free)  # type: ignore[index]
 
 
 @needs_llama_server

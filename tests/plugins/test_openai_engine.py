@@ -200,6 +200,9 @@ def test_a_server_that_cannot_constrain_is_asked_without(server: Server) -> None
     assert not engine.constrains
     assert logged(job) == ["m: the server can't constrain answers to a JSON Schema; sending none"]
     assert len(server.calls) <= 4 + 2
+    for held in (engine, TestJob().engine(model(server))):  # known before, and found out
+        with pytest.raises(StepError, match=r"can't (be held|hold answers) to a JSON Schema"):
+            held.generate([conversation("e")], schema={}, strict=True)
 
 
 def test_a_server_may_call_the_limit_otherwise_and_know_no_seed(server: Server) -> None:

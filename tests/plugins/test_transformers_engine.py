@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from jsonschema import Draft202012Validator
 from tiny_llama import TOOLED, TOOLS, tiny_llama
 
-from finery import Completion, DataError, Model, Request, Sampling, StepError
+from finery import Completion, DataError, Model, OneFile, Request, Sampling, StepError
 from finery.execute.gpus import Gpu
-from finery.testing import TestJob
+from finery.testing import TestJob, dataset, run_step
+from finery_eval.steps.structured import Json
 from finery_transformers.engine import ROWS, LiveEngine, Room, TransformersEngine
 
 
@@ -226,3 +229,53 @@ def test_calls_and_thinking_are_read(tooled: Model) -> None:
     malformed = completed(tooled, "<tool_call>{", Request(asked("hi").messages, TOOLS), "")
     assert (malformed.text, malformed.finish_reason) == ("<tool_call>{", "length")
     assert "is JSON that ends too early" in str(malformed.call_error)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"label": {"enum": ["late", "lost"]}, "day": {"type": "integer", "maximum": 9}},
+    "required": ["label", "day"],
+    "additionalProperties": False,
+}
+
+
+def test_answers_are_held_to_a_schema(tiny: Model) -> None:
+    """A random model at a high temperature writes valid JSON, in rounds of rows that end apart."""
+    job = TestJob(seed=None)
+    talks = [asked("x" * i).messages for i in range(6)]
+    held: dict[str, Any] = {"max_tokens": 128, "temperature": 2.0, "schema": SCHEMA}
+    answers = job.engine(tiny).generate(talks, **held, strict=True)
+    assert {a.finish_reason for a in answers} == {"stop"}
+    for answer in answers:
+        Draft202012Validator(SCHEMA).validate(json.loads(answer.text))
+    assert len(set(texts(answers))) > 1
+    free = job.engine(tiny).generate(talks, max_tokens=20, temperature=2.0)
+    assert not any(text.startswith("{") for text in texts(free))
+    missing = {"$ref": "#/$defs/nothing"}
+    with pytest.raises(DataError, match="can't be held to this JSON Schema: Cannot find"):
+        job.engine(tiny).generate(talks[:1], max_tokens=4, schema=missing, strict=True)
+    assert job.engine(tiny).generate(talks[:1], max_tokens=4, schema=missing)[0].text
+
+
+def test_an_evaluator_holds_answers_to_its_schema(tiny: Model, tmp_path: Path) -> None:
+    """A model with random weights then writes nothing but valid objects."""
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    answers = [json.dumps({"label": "late", "day": day}) for day in (1, 2)]
+    rows = dataset(tmp_path / "rows", [{"prompt": a[-2:], "completion": a} for a in answers])
+    valid = {}
+    for constrain in (False, True):
+        step = Json(
+            models=[tiny], rows=rows, constrain=constrain, max_tokens=128,
+            schema=OneFile(["schema.json"], [tmp_path / "schema.json"]),
+        )  # fmt: skip
+        report = run_step(step, tmp_path / str(constrain)).report()
+        (valid[constrain],) = (scores["valid"] for scores in report["scores"].values())
+    assert valid == {False: 0.0, True: 1.0}
+
+
+def test_thinking_cannot_follow_a_schema(tooled: Model) -> None:
+    made = Model(tooled.path, meta={**tooled.meta, "chat_template_kwargs": {"start": "<think>\n"}})
+    engine, held = TransformersEngine(made, TestJob()), Sampling(max_tokens=4, schema=SCHEMA)
+    assert not engine.generate([asked("a")], held)[0].text
+    with pytest.raises(DataError, match="begins answers with thinking"):
+        engine.generate([asked("a")], msgspec.structs.replace(held, strict=True))

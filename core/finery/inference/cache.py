@@ -62,6 +62,7 @@ class CachedEngine:
         seed: int = 0,
         stop: Sequence[str] = (),
         schema: Mapping[str, Any] | None = None,
+        strict: bool = False,
         tools: Tools | Sequence[Tools | None] | None = None,
         attempt: int = 0,
         refusals: bool = False,
@@ -72,12 +73,20 @@ class CachedEngine:
         Batches that were answered before by the same model, engine and sampling come from the
         cache, and identical requests are sent once. Raises the first error after the other requests
         in flight are answered and stored.
+        strict: whether an engine that can't hold answers to the `schema` is an error.
         tools: what the model may call: one list for all conversations, or one (or None) for each.
         refusals: whether a refusal is an answer (with that `finish_reason`) instead of an error.
         """
+        if strict and not self.constrains:
+            raise StepError(
+                f"answers of a model of the format '{self._engine.model.format}' can't be held to "
+                "a JSON Schema",
+                fix="for transformers and llama.cpp, pip install 'finery[schema]'; for any model, "
+                "let it answer freely",
+            )
         sampling = sampling_of(
             max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
-            schema=schema,
+            schema=schema, strict=strict,
         )  # fmt: skip
         requests = [
             Request(conversation, offered, attempt)

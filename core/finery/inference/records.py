@@ -109,11 +109,12 @@ def sampling_of(
     seed: int = 0,
     stop: Sequence[str] = (),
     schema: Mapping[str, Any] | None = None,
+    strict: bool = False,
 ) -> Sampling:
     """The sampling of `CachedEngine.stream` with these arguments."""
     return Sampling(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop),
-        schema=dict(schema) if schema is not None else None,
+        schema=dict(schema) if schema is not None else None, strict=strict,
     )  # fmt: skip
 
 
@@ -124,12 +125,16 @@ def record_key(identity: str, batch: Batch, sampling: Sampling) -> bytes:
         for r in batch
     ]
     drawn: dict[str, Any] = msgspec.to_builtins(sampling)
-    schema = drawn.pop("schema")
+    # Unset fields are left out, so that new fields don't invalidate records.
+    schema, strict = drawn.pop("schema"), drawn.pop("strict")
+    if schema is not None:
+        drawn["schema"] = _ordered(schema)
+    if strict:
+        drawn["strict"] = True
     content = [
         identity,
         asked,
-        # Without unset fields, so that new fields don't invalidate records.
-        drawn if schema is None else {**drawn, "schema": _ordered(schema)},
+        drawn,
         batch[0].attempt,
     ]
     return blake3(msgspec.json.encode(content, order="deterministic")).digest()

@@ -18,7 +18,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How to answer: at most `max_tokens` new tokens, greedily at temperature 0.
 
     schema: a JSON Schema that the answer's text must follow. Engines that can't constrain answers
-    ignore it, see `Engine.constrains`.
+        ignore it, see `Engine.constrains`.
+    strict: whether an answer that may not follow the schema is an error.
     """
 
     max_tokens: int = 256
@@ -27,6 +28,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     stop: tuple[str, ...] = ()
     schema: dict[str, Any] | None = None
+    strict: bool = False
 
     def of_attempt(self, attempt: int) -> "Sampling":
         """The sampling of an attempt: each has a different seed."""

@@ -159,7 +159,7 @@ class EngineContract:
     def test_a_schema_is_followed(self) -> None:
         """If the engine `constrains`, answers match the schema."""
         if self._engine().constrains:
-            (answer,) = self._answers([_asks("Is it fine?")], schema=SCHEMA, max_tokens=32)
+            (answer,) = self._answers([_asks("Is it fine?")], schema=SCHEMA, max_tokens=128)
             assert list(json.loads(answer.text)) == ["ok"], answer
 
     def test_tools_are_offered_or_refused(self) -> None:

@@ -118,6 +118,7 @@ def roll_out(
             f"{name}, turn {number + 1}",
             [rollout.history for rollout in active],
             [rollout.turns[0].row.get("tools") for rollout in active],
+            step.constraint(),
         )
         for rollout, answer in zip(active, answers, strict=True):
             rollout.add(answer)

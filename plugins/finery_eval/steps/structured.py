@@ -28,7 +28,7 @@ from finery.rows.templates.limits import patterns_of
 from finery.util.text import did_you_mean
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
-from finery_eval.evaluator import BatchEvaluator, longest_answer
+from finery_eval.evaluator import BatchEvaluator, JudgePreflight, longest_answer
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts
 
@@ -58,7 +58,18 @@ class Reading(msgspec.Struct, frozen=True):
     problem: Problem | None
 
 
-class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
+class JsonPreflight(JudgePreflight):
+    """Reads the rows as the evaluator will, and says what holds answers to the schema."""
+
+    def packages(self) -> Mapping[str, str]:
+        """xgrammar, for models that transformers answers for."""
+        assert isinstance(self.step, Json)
+        formats = {model.meta.get("format") for model in self.step.models}
+        needed = self.step.constrain and formats & {"transformers", "adapter"}
+        return {"xgrammar": "finery[schema]"} if needed else {}
+
+
+class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", preflight=JsonPreflight):
     r"""Judge JSON answers: the complete object, each field, and validity under a JSON Schema.
 
     A row's completion is the expected object. An answer must consist of JSON only, optionally in a
@@ -88,6 +99,11 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         None,
         help="JSON Schema file for the answers. References to other files aren't supported, and "
         "`format` isn't checked; use `pattern` instead.",
+    )
+    constrain: bool = setting(
+        False,
+        help="Hold the answers to `schema`: at each token, the engine allows only what continues "
+        "JSON by it, as in a bundle with a `schema`.",
     )
     fields: list[str] = setting(
         [],
@@ -122,6 +138,10 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        if self.constrain and self.schema is None:
+            raise UsageError(
+                "constrain: true needs a JSON Schema", where="constrain", fix="add `schema: FILE`"
+            )
         for field in self.fields:
             if not all(field.split(".")) or self.fields.count(field) > 1:
                 raise UsageError(
@@ -147,6 +167,11 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     def answer_schema(self) -> AnswerSchema | None:
         """The schema, or None if the recipe gives none."""
         return None if self.schema is None else AnswerSchema(self.schema.path)
+
+    def constraint(self) -> dict[str, Any] | None:
+        """The schema, with `constrain`."""
+        schema = self.answer_schema() if self.constrain else None
+        return None if schema is None else schema.value
 
     def expectations(self, rows: Sequence[Row], schema: AnswerSchema | None) -> list[Any]:
         """The expected object of each row. `DataError` with the rows that have no valid one."""

@@ -25,6 +25,7 @@ from finery import (
 from finery_openai import faults
 from finery_openai.key import key_in
 from finery_retrieve.embed.layout import Layout
+from finery_transformers.hardware import accelerator
 
 Side = Literal["document", "question"]
 """The role of a text. Some models want a different prefix for each."""
@@ -139,7 +140,6 @@ class LocalEmbedder(Embedder):
 
     @cached_property
     def _loaded(self) -> "_Loaded":
-        import torch
         from transformers import AutoTokenizer
 
         layout = msgspec.convert(self.model.meta["embedding"], Layout)
@@ -153,7 +153,7 @@ class LocalEmbedder(Embedder):
             raise StepError(
                 f"the embedding model can't be loaded: {error}", fix="download the model again"
             ) from error
-        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        model.eval().to(accelerator())
         positions = getattr(model.config, "max_position_embeddings", None)
         limits = [layout.longest, tokenizer.model_max_length, positions]
         return _Loaded(model, tokenizer, layout, min(n for n in limits if n is not None))

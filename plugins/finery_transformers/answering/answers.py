@@ -13,7 +13,7 @@ from unicodedata import normalize
 import msgspec
 from blake3 import blake3
 
-from finery import Completion, DataError, FineryError, Request
+from finery import Completion, DataError, FineryError, Request, Sampling
 from finery.rows import Conversation, Message
 from finery.rows.chat.thinking import TAGS, opened_in, split_thinking
 from finery_transformers.answering.calls import (
@@ -96,6 +96,22 @@ class AnswerReader:
                 fix="set `tools_as: text` on the model, which lists the tools in the system "
                 "message, or give the model another template with `chat_template:`",
             )
+
+    def schema_after(self, prompt: str, sampling: Sampling) -> dict[str, Any] | None:
+        """The schema that an answer follows from its first token on; None without one.
+
+        prompt: the end of its text. Thinking isn't JSON: `DataError` if an answer that begins with
+        it must follow a schema.
+        """
+        if sampling.schema is None or not (CHANNELS in self._source or opened_in(prompt)):
+            return sampling.schema
+        if sampling.strict:
+            raise DataError(
+                "the chat template begins answers with thinking, which can't follow a JSON Schema",
+                fix="turn it off, e.g. `chat_template_kwargs: {enable_thinking: false}` on the "
+                "model, or let models answer freely",
+            )
+        return None
 
     def read(
         self, raw: str, *, prompt: str, tools: Tools | None, special: Sequence[str] = ()
@@ -230,8 +246,9 @@ class TokenReader:
         text = self.text(answer[:length])
         cut = min((at for s in stop if (at := text.find(s)) >= 0), default=None)
         is_finished = cut is not None or length < len(answer)
-        end = decoded(self._tokenizer, prompt[-PROMPT_TOKENS:], special=True)
-        parsed = self.parts(text[:cut], answer[:length], prompt=end, tools=request.tools)
+        parsed = self.parts(
+            text[:cut], answer[:length], prompt=self.end_of(prompt), tools=request.tools
+        )
         return Completion(
             **parsed._asdict(),
             finish_reason=parsed.finish_reason(is_finished),
@@ -255,6 +272,10 @@ class TokenReader:
                 fix="shorten the prompt or lower max_tokens",
             )
         return tokens
+
+    def end_of(self, prompt: Sequence[int]) -> str:
+        """The text of the prompt's last tokens."""
+        return decoded(self._tokenizer, prompt[-PROMPT_TOKENS:], special=True)
 
     def parts(
         self, text: str, tokens: Sequence[int], *, prompt: str, tools: Tools | None

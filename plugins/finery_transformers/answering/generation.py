@@ -12,11 +12,18 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.cache_utils import DynamicLayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from finery_transformers.answering.constraint import Constraint
 
 
 WORTH = 0.25
@@ -112,14 +119,15 @@ def answers(
     *,
     ends: Collection[int],
     stopped: Ended | None = None,
+    constraints: "Sequence[Constraint | None]" = (),
     max_new_tokens: int,
     **arguments: Any,
 ) -> list[list[int]]:
     """The tokens of each row's answer, up to the token that ends it and perhaps beyond.
 
     ends: tokens that end an answer. stopped: whether an answer's tokens contain a stop string.
-    arguments: others of `generate`. Models whose cache isn't one of plain keys and values read the
-    tokens of the second round anew and finish in it.
+    constraints: of each row. arguments: others of `generate`. Models whose cache isn't one of plain
+    keys and values read the tokens of the second round anew and finish in it.
     """
     rows = list(range(len(batch.input_ids)))
     written: list[list[int]] = [[] for _ in rows]
@@ -132,6 +140,9 @@ def answers(
             **arguments,
             max_new_tokens=max_new_tokens,
             stopping_criteria=StoppingCriteriaList([round_]),
+            logits_processor=LogitsProcessorList(
+                [_Held(round_, [constraints[row] for row in rows])] if any(constraints) else []
+            ),
             return_dict_in_generate=True,
         )
         new = output.sequences[:, length:]
@@ -186,6 +197,27 @@ class _Round(StoppingCriteria):
         return torch.tensor([done or over for done in self.done], device=tokens.device)
 
     def _stopped(self, tokens: torch.Tensor, place: int) -> bool:
-        if self.stopped is None:
-            return False
-        return self.stopped(self.before[place] + tokens[place, self.length :].tolist())
+        return self.stopped is not None and self.stopped(self.answer(tokens, place))
+
+    def answer(self, tokens: torch.Tensor, place: int) -> list[int]:
+        """The tokens of a row's answer so far."""
+        new: list[int] = tokens[place, self.length :].tolist()
+        return self.before[place] + new
+
+
+class _Held(LogitsProcessor):
+    """Allows only tokens with which the answers of a round follow their schema."""
+
+    def __init__(self, round_: _Round, constraints: "Sequence[Constraint | None]") -> None:
+        self.round = round_
+        self.constraints = constraints
+
+    def __call__(self, tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores [rows, vocabulary], minus infinity for other tokens."""
+        for place, constraint in enumerate(self.constraints):
+            if constraint is not None and not self.round.done[place]:
+                allowed = torch.from_numpy(constraint.allowed(self.round.answer(tokens, place)))
+                rest = scores.shape[1] - len(allowed)  # padding of the vocabulary
+                refused = torch.nn.functional.pad(~allowed, (0, rest), value=True)
+                scores[place].masked_fill_(refused.to(scores.device), -torch.inf)
+        return scores

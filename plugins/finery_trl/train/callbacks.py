@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from finery import Job, StepError, outside_key
 from finery.util.text import counted
+from finery_transformers.hardware import accelerator
 from finery_trl.train import checkpoints
 from finery_trl.train.checkpoints import MEASURED
 from finery_trl.train.schedule import Schedule
@@ -200,8 +201,8 @@ class Progress(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop the clock, since validations don't count."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # else the clock stops while the GPU has work left
+        if accelerator() != "cpu":
+            torch.accelerator.synchronize()  # else the clock stops while the GPU has work left
         self._seconds += time.perf_counter() - self._began
 
     def on_step_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
@@ -252,6 +253,8 @@ class Progress(TrainerCallback):
         speed = {"tokens_per_second": round(self._all_tokens / self._all_seconds)}
         if torch.cuda.is_available():
             return {**speed, "peak_gpu_memory": torch.cuda.max_memory_reserved()}
+        if accelerator() == "mps":  # what torch took so far, and hasn't given back
+            return {**speed, "peak_gpu_memory": torch.mps.driver_allocated_memory()}
         unit = 1 if sys.platform == "darwin" else 1024
         return {**speed, "peak_memory": unit * getrusage(RUSAGE_SELF).ru_maxrss}
 

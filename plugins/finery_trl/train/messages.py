@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from finery import Job, OneFile, StepError, UsageError, outside_key
-from finery_transformers.hardware import is_out_of_memory
+from finery_transformers.hardware import accelerator, is_out_of_memory
 from finery_trl.model.loading import compute_dtype
 from finery_trl.settings import count_gpus
 from finery_trl.train.save import base_name
@@ -152,8 +152,16 @@ def processes_note(step: "Training") -> str | None:
 @outside_key
 def check_optimizer(step: "Training") -> None:
     """Raise `StepError` if the optimizer needs what this machine lacks."""
-    import torch
-
+    device = accelerator()
+    if device == "mps" and (step.quantization is not None or step.optim_needs_bitsandbytes):
+        setting = "optim" if step.quantization is None else "quantization"
+        raise StepError(
+            f"{setting}: {getattr(step, setting)} needs bitsandbytes, which doesn't train on "
+            "Apple's GPUs",
+            where=setting,
+            fix="remove it: the weights then have 16 or 32 bits; or build on a machine with an "
+            "NVIDIA or AMD GPU",
+        )
     if not step.optim_needs_bitsandbytes:
         return
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -162,7 +170,7 @@ def check_optimizer(step: "Training") -> None:
             where="optim",
             fix="pip install 'finery[train]'",
         )
-    if step.optim.startswith("paged") and not torch.cuda.is_available():
+    if step.optim.startswith("paged") and device != "cuda":
         raise StepError(
             f"optim: {step.optim} moves memory between a GPU and the CPU, and there is no GPU",
             where="optim",
@@ -179,7 +187,7 @@ def check_half(step: "Training") -> None:
     """
     import torch
 
-    if torch.cuda.is_available() or compute_dtype(step) is not torch.float16:
+    if accelerator() != "cpu" or compute_dtype(step) is not torch.float16:
         return
     decided = "FINERY_AUTO_DTYPE or a GPU that torch can't use decided that dtype: auto is fp16"
     raise StepError(

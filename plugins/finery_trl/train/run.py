@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Job, Model, outside_key
 from finery.rows import Row
-from finery_transformers.hardware import record
+from finery_transformers.hardware import accelerator, record
 from finery_transformers.imports import import_peft
 from finery_trl.model.loading import check_rows, compute_dtype
 from finery_trl.model.targets import check_targets
@@ -242,7 +242,8 @@ def _arguments(
 
     from finery_trl.train.callbacks import ready_trackers
 
-    on_gpu = torch.cuda.is_available()
+    device = accelerator()
+    on_gpu = device == "cuda"
     return {
         "output_dir": str(schedule.folder),
         "seed": seed,
@@ -260,7 +261,7 @@ def _arguments(
         "use_liger_kernel": accelerators.liger,
         "bf16": dtype is torch.bfloat16,
         "fp16": dtype is torch.float16,  # with a gradient scaler
-        "use_cpu": not on_gpu,
+        "use_cpu": device == "cpu",
         # No worker loads ahead: a batch of 16 rows takes 1 to 3 ms, since they are tokens already.
         "dataloader_pin_memory": on_gpu,
         "max_length": None,  # lengths are checked before, and no row is truncated
@@ -320,8 +321,10 @@ def deterministic(*, strict: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before, warn_only=warned)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         gc.collect()
-        if torch.cuda.is_available():
+        if accelerator() == "cuda":
             torch.cuda.empty_cache()
+        elif accelerator() == "mps":
+            torch.mps.empty_cache()
 
 
 def lacks_kernel(error: Exception) -> bool:

@@ -11,9 +11,9 @@ from background import Background
 from conftest import MakeProject, until
 from tasks import Tasks, ends, need, text_of
 
-from finery import UsageError
+from finery import StepError, UsageError
 from finery.config import settings_in_force
-from finery.execute import local
+from finery.execute import detached, local
 from finery.execute.executor import Expects, Task
 from finery.execute.job import JobFolder, differences, supervise
 from finery.execute.local import LocalExecutor, fits
@@ -311,3 +311,31 @@ def test_a_lost_job_has_died_and_files_that_changed_end_another(tmp_path: Path) 
     ((_, end),) = ends(second, 1).items()
     assert end["event"] == "died"
     assert end["reason"].endswith("ended")
+
+
+def test_a_job_is_kept_while_its_engine_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage is waited for. If it lasts, the step fails, and a later build finds the job."""
+
+    def refuse(self: Background, ids: object) -> None:
+        raise StepError("no controller", fix="start it")
+
+    tasks, first, second, third = Tasks(tmp_path), *(Background(None) for _ in range(3))
+    task = tasks(
+        f"import time\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)"
+    )
+    first.start(task)
+    until(lambda: [*first.poll(0.1)])
+    (named,) = first.left()
+    with monkeypatch.context() as outage:
+        outage.setattr(Background, "states", refuse)
+        third.start(task)
+        outage.setattr(detached, "ANSWER_SECONDS", 0)
+        second.start(task)
+        (_, end) = [event for _, event in second.poll(0)]
+    assert (end["event"], end["continues"]) == ("failed", True)
+    assert end["error"]["what"].endswith(f"({named[4:]} of an earlier build may still run)")
+    assert third.left() == [named]
+    (tmp_path / "go").touch()
+    assert [e["event"] for e in ends(third, 1).values()] == ["done"]

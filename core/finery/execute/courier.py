@@ -100,6 +100,8 @@ class CourierExecutor(DetachedExecutor):
 
     def follow(self, task: Task, folder: JobFolder, about: About) -> None:
         """Read all that a job has sent."""
+        if about.id in self._couriers:
+            return
         remote = self._opened()
         box = Mailbox(remote, about.token, (folder.path / SECRET).read_text())
         self._couriers[about.id] = _Courier(task, folder, remote, box, about.token, None)

@@ -17,9 +17,10 @@ from finery.execute import detached, local
 from finery.execute.executor import Expects, Task
 from finery.execute.job import JobFolder, differences, supervise
 from finery.execute.local import LocalExecutor, fits
-from finery.execute.routing import Router
+from finery.execute.routing import Router, check_executors
 from finery.inference.records import SqliteRecords
 from finery.plugin.manager import load_plugins
+from finery.recipe.document import load
 from finery.step.resources import Resources
 
 GIB = 2**30
@@ -189,6 +190,17 @@ def test_wrong_executors_and_options_are_errors(
     made.close()
     assert str(raised.value.where).endswith(where)
     assert fix in (raised.value.fix or "")
+
+
+def test_a_name_that_no_recipe_has_is_pointed_out(
+    project: MakeProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    t = project({"recipe.yaml": RECIPE, "other.yaml": "finery: 1\ndata:\n  elsewhere: {}\n"})
+    t.write({"finery.toml": "[executors]\nelsewhere = 'local'\nb = 'local'\nbb = 'local'\n"})
+    recipe, settings = load(t.folder / "recipe.yaml"), settings_in_force(t.folder / "recipe.yaml")
+    check_executors(settings, load_plugins(()), recipe)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "finery.toml:1: executors: there is no section, step type or step 'bb'" in warning
 
 
 def test_a_full_executor_holds_up_only_its_own_steps(project: MakeProject) -> None:

@@ -63,11 +63,13 @@ class Job:
 class DetachedExecutor:
     """Submits steps as jobs. jobs: most of them at a time; None: any number.
 
-    name: of the executor, as users write it. title: in messages.
+    name: of the executor, as users write it. title: in messages. submitted: what they say of a job
+    when `submit` has returned.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    submitted: ClassVar[str] = "submitted as"
 
     def __init__(self, jobs: int | None) -> None:
         self._jobs = jobs
@@ -110,7 +112,10 @@ class DetachedExecutor:
         """
 
     def last_words(self, task: Task, job_id: str) -> str:
-        """What a job that died printed last outside of its step, if it is known."""
+        """What a job that died printed last outside of its step, if it is known.
+
+        Raises `FineryError` if the job would end in the same way again.
+        """
         return ""
 
     def alike(self, task: Task) -> Any:
@@ -210,7 +215,7 @@ class DetachedExecutor:
                 about.id = job_id
                 folder.write(about)
                 self._running[task.key] = Job(task, folder, about)
-                self._say(task, f"submitted as {self.title} job {job_id}")
+                self._say(task, f"{self.submitted} {self.title} job {job_id}")
 
     def _decide(self) -> None:
         """Continue with jobs of earlier builds, or submit others for their steps.
@@ -343,15 +348,19 @@ class DetachedExecutor:
             reason = f"{self.title} job {job.about.id} {state}"
             ending: TaskEvent
             if state == CANCELLED:  # by a user, so it doesn't start again
-                error = StepError(reason, fix="finery build runs the step again")
-                ending = Failed(event="failed", error=error.to_dict())
+                cancelled = StepError(reason, fix="finery build runs the step again")
+                ending = Failed(event="failed", error=cancelled.to_dict())
             else:
-                with contextlib.suppress(FineryError):  # the engine doesn't answer now
+                try:
                     words = self.last_words(job.task, job.about.id)
+                except FineryError as error:
+                    error.what = f"{reason}: {error.what}"
+                    ending = Failed(event="failed", error=error.to_dict())
+                else:
                     reason += f": {words}" if words else ""
-                ending = Died(event="died", code=1, reason=reason)
-                if re.search(r"memory|\boom", reason, re.IGNORECASE):
-                    ending["fix"] = MORE_MEMORY
+                    ending = Died(event="died", code=1, reason=reason)
+                    if re.search(r"memory|\boom", reason, re.IGNORECASE):
+                        ending["fix"] = MORE_MEMORY
             self._unsent.append((job.task, ending))
 
     def _say(self, task: Task, message: str) -> None:

@@ -14,7 +14,7 @@ import click
 from finery.builder import uptodate as stamp
 from finery.cli.console import print_json, print_note
 from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_steps
-from finery.errors import FineryError, UsageError
+from finery.errors import FineryError, RemoteError, UsageError
 from finery.util.text import cost_words, counted
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def command(
         # With another setting for once, the next build has something to copy.
         keeps_stamp = sharing["fetch"] is None
         code = _run(build, steps, overrides, as_json=as_json, keeps_stamp=keeps_stamp)
+        if sharing["push"] and code == 0:
+            code = _check_pushed(build)
     except FineryError as error:
         if not watch:
             raise
@@ -140,6 +142,20 @@ def _run(
 
         print_summary(build, outcome)
     return outcome.exit_code
+
+
+def _check_pushed(build: "Build") -> int:
+    """The exit code for whether all that `--push` asks for is in the shared store."""
+    from finery.cli.console import print_error
+
+    if build.sharing.has_pushed:
+        return 0
+    error = RemoteError(
+        "the build isn't completely in the shared store, although --push was given",
+        fix="see the warning above, and run it again",
+    )
+    print_error(error)
+    return error.exit_code
 
 
 def _decide_about_jobs(executor: "Executor") -> None:
@@ -217,7 +233,7 @@ def _build_of(
     from finery.builder.project import open_graph, open_store
     from finery.builder.scheduler import Build
     from finery.config import load_config, settings_in_force
-    from finery.execute.routing import Router
+    from finery.execute.routing import Router, check_executors
     from finery.recipe.validate import raise_all
 
     keep_going, update_lock = options
@@ -230,7 +246,8 @@ def _build_of(
         )
     began = time.time_ns()  # what changes from now on may not be what the graph was made of
     store = open_store(recipe)
-    runner = Router(settings_in_force(recipe, **sharing), store.root, jobs, executor)
+    settings = settings_in_force(recipe, **sharing)
+    runner = Router(settings, store.root, jobs, executor)
     try:
         graph = open_graph(recipe, overrides, store).select(steps)
         forced = [each for name in force for each in graph.variants_of(name) or [name]]
@@ -239,6 +256,7 @@ def _build_of(
         refuse_shared_folder(graph.recipe, store)
         raise_all(check_files(graph))  # report wrong paths before any step runs
         plans = (StepPlan(node, "pending") for node in graph.nodes.values())
+        check_executors(settings, graph.plugins, graph.recipe, store.recipes().values())
         runner.use(graph.plugins, map(need_of, plans))
         return Build(
             graph, store, runner, keep_going=keep_going, update_lock=update_lock, force=forced,

@@ -197,15 +197,23 @@ def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -
     from finery.store.expiry import expire
     from finery.store.objects import open_objects, public
 
-    remote = load_config(recipe_file(recipe) if recipe is not None else None).remote
+    config = load_config(recipe_file(recipe) if recipe is not None else None)
+    remote = config.remote
     if not remote:
         raise UsageError(
             "there is no shared store", where="--shared", fix="set remote in finery.toml"
         )
     try:
-        expired = expire(open_objects(remote), days, dry_run=dry_run, progress=print_progress)
+        with config.placing():
+            objects = open_objects(remote)
+        expired = expire(objects, days, dry_run=dry_run, progress=print_progress)
     except RemoteError as error:
         error.what = f"the shared store {public(remote)} can't be cleared: {error.what}"
+        error.fix = (
+            error.fix
+            or "check the connection and the permissions: s3:ListBucket, "
+            "s3:GetObject and s3:DeleteObject"
+        )
         raise
     finally:
         print_progress("")

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from finery.artifact.manifest import Manifest, Result
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.config import Config
@@ -237,16 +239,21 @@ class Sharing:
                 threads.shutdown(cancel_futures=interrupted)
 
 
-def plans_with_shared(planner: Planner, config: Config) -> list[StepPlan]:
-    """The plan of every step, with the results that the shared store has. Copies no files."""
-    plans = [*make_plan(planner)]
+def plans_with_shared(
+    planner: Planner, config: Config, *, without_files: bool = False
+) -> list[StepPlan]:
+    """The plan of every step, with the results that the shared store has. Copies no files.
+
+    without_files: see `make_plan`.
+    """
+    plans = [*make_plan(planner, without_files=without_files)]
     if config.remote and not planner.store.read_only:
-        sharing = Sharing(planner.store, config)
+        sharing = Sharing(planner.store, msgspec.structs.replace(config, push=False))
         while sharing.asks:
             unknown = [plan.node.name for plan in plans if plan.key and plan.result is None]
             results = {plan.node.name: plan.result for plan in plans}
             sharing.ask(planner, unknown, results, "")
-            before, plans = plans, [*make_plan(planner)]
+            before, plans = plans, [*make_plan(planner, without_files=without_files)]
             if [plan.key for plan in plans] == [plan.key for plan in before]:
                 break
         sharing.give_up()

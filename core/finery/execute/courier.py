@@ -16,7 +16,7 @@ import msgspec
 
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, RemoteError, StepError, UsageError
-from finery.execute.detached import RUNS, DetachedExecutor
+from finery.execute.detached import CANCELLED, RUNS, DetachedExecutor
 from finery.execute.executor import Failed, Task
 from finery.execute.job import About, JobFolder
 from finery.execute.parcel import (
@@ -128,6 +128,10 @@ class CourierExecutor(DetachedExecutor):
                 if courier.is_alive():
                     states[job_id] = RUNS
         return states
+
+    def is_over(self, folder: JobFolder, about: About) -> bool:
+        """Only of a cancelled job that is known, since others may have left a result there."""
+        return self.ask([about.id]).get(about.id) == CANCELLED
 
     def close(self) -> None:
         """Stop to follow jobs, and forget those that weren't submitted."""

@@ -161,6 +161,11 @@ class DetachedExecutor:
                 return
             time.sleep(max(0.0, min(self._look_at, deadline) - now))
 
+    def is_over(self, folder: JobFolder, about: About) -> bool:
+        """Whether a job of an earlier build has ended without a result. Raises `FineryError`."""
+        state = self.states([about.id]).get(about.id, UNKNOWN)
+        return folder.closing() != "done" and state != RUNS
+
     def close(self) -> None:
         """Forget tasks that weren't submitted. Jobs continue, see `left` and `cancel`."""
         self._new.clear()

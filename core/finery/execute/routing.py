@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 
 from finery.config import NAMES, Setting, misfit
-from finery.errors import UsageError
+from finery.errors import FineryError, UsageError
 from finery.execute.executor import Detached, Executor, Need, Task, TaskEvent
 from finery.execute.job import CLOSING, JobFolder
 from finery.plugin.manager import Plugins, resolve
 from finery.recipe.document import Recipe
 from finery.step.inspect import SECTIONS
+from finery.store.database import Store
 from finery.store.uses import JOB
 from finery.util.text import did_you_mean, nearest_meant
 
@@ -169,6 +170,39 @@ def check_executors(
             raise UsageError(what, where=routes.origin, fix=fix)
         meant = nearest_meant(word, steps)
         print(f"warning: {routes.origin}: {what}{(meant and f'; {meant}') or ''}", file=sys.stderr)
+
+
+def forget_jobs(
+    store: Store, settings: Iterable[Setting], plugins: Plugins, *, dry_run: bool
+) -> list[str]:
+    """Forget jobs of earlier builds that have ended without a result; the others, in words.
+
+    dry_run: forget none. One whose engine doesn't answer may run.
+    """
+    from finery.execute.detached import DetachedExecutor
+
+    by_name, left = {setting.name: setting for setting in settings}, []
+    for path in sorted((store.root / "work").glob(f"*{JOB}")):
+        folder, key = JobFolder(path), path.name.removesuffix(JOB)
+        about = folder.about()
+        if about is None or not store.try_lock(key):  # a running build takes care of it
+            continue
+        try:
+            step = msgspec.json.decode((path / "task.json").read_bytes(), type=Task).step
+            words, is_over = f"step {step}: {about.executor} job {about.id}", not about.id
+            if about.id:
+                cls, options = _class_of(about.executor, by_name, plugins)
+                executor = cls(None) if options is None else cls(None, options)
+                is_over = isinstance(executor, DetachedExecutor) and executor.is_over(folder, about)
+        except (FineryError, OSError, KeyError, msgspec.DecodeError):
+            is_over = False
+        finally:
+            store.unlock(key)
+        if not is_over:
+            left.append(words)
+        elif not dry_run:
+            folder.remove()
+    return left
 
 
 def _check_name(name: str, origin: str, plugins: Plugins) -> None:

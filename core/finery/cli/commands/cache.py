@@ -10,6 +10,7 @@ from finery.cli.console import print_json, print_progress, print_wrapped
 from finery.cli.options import json_option, recipe_and_optional_step
 from finery.cli.targets import names_recipe
 from finery.errors import RemoteError, UsageError
+from finery.store.uses import JOB
 from finery.util.text import counted, size, some_of, visible
 
 if TYPE_CHECKING:
@@ -157,8 +158,15 @@ def collect_garbage(
         _expire(recipe, shared, dry_run=dry_run, as_json=as_json)
         return
     from finery.builder.garbage import collect
+    from finery.cli.targets import recipe_file
+    from finery.config import settings_in_force
+    from finery.execute.routing import forget_jobs
+    from finery.plugin.manager import load_plugins
 
     store, number = _store(recipe, keep=keep)
+    jobs = [*(store.root / "work").glob(f"*{JOB}")]
+    settings = settings_in_force(recipe and recipe_file(recipe)) if jobs else []
+    left = forget_jobs(store, settings, load_plugins(()), dry_run=dry_run) if jobs else []
     try:
         collected = collect(
             store, number, answers=answers, dry_run=dry_run, progress=print_progress
@@ -184,10 +192,14 @@ def collect_garbage(
             click.echo(f"{size(held):>10}  {label}: {counted(count, noun)}")
     text = f"{verb} {size(collected.bytes())}; {size(collected.kept)} of files stay"
     click.secho(text[0].upper() + text[1:], bold=True)
-    if collected.is_disturbed:
-        left = "links and answers" if answers else "links"
-        text = f"a build is running, so {left} stay: run it again when it has ended"
+    if collected.is_disturbed and (left or collected.builds > len(jobs)):
+        kept = "links and answers" if answers else "links"
+        text = f"a build is running, so {kept} stay: run it again when it has ended"
+        if collected.builds <= len(jobs):
+            text = f"{kept} stay, since jobs may run, with which the next build continues:"
         print_wrapped("", text, hang=0, dim=True)
+        for words in left:
+            click.secho(f"  {words}", dim=True)
 
 
 def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """`finery build`: make what a recipe declares."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -132,7 +133,7 @@ def _run(
             outcome = build.run()
     except KeyboardInterrupt:
         _decide_about_jobs(build.executor)
-        click.echo(INTERRUPTED, err=True)
+        click.echo(click.wrap_text(INTERRUPTED, shutil.get_terminal_size().columns), err=True)
         return INTERRUPTED_CODE
     is_done = len(outcome.results) == len(build.graph.nodes) and not outcome.errors
     if keeps_stamp and is_done and build.sharing.is_complete:
@@ -172,6 +173,7 @@ def _decide_about_jobs(executor: "Executor") -> None:
         with suppress(KeyboardInterrupt, click.Abort):
             if click.prompt(question, "l", show_default=False, err=True).lower() == "c":
                 executor.cancel()
+                click.echo(f"{jobs} cancelled", err=True)
                 return
     click.echo(f"{jobs} left running, which the next build continues with:", err=True)
     for line in left:

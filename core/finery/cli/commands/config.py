@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from finery.cli.console import print_error, print_json
-from finery.cli.options import json_option, recipe_words
+from finery.cli.options import recipe_words
 from finery.config import DEFAULT, NAMES, VARIABLE, Setting, load_config, settings_in_force
 from finery.errors import FineryError
 
@@ -20,7 +20,7 @@ WIDTH = 80
 
 @click.command("config")
 @recipe_words
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def command(recipe: Path, as_json: bool) -> int:
     """Print the settings in force for RECIPE, where each comes from, and what is wrong with them.
 

@@ -15,9 +15,10 @@ Tables are merged entry by entry. A table that has the name of an executor conta
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import click
 import msgspec
@@ -77,6 +78,29 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="A folder of wheels; environments are then made without a network."),
     ] = None
     options: dict[str, dict[str, Any]] = {}
+    origins: dict[str, str] = {}
+
+    @contextmanager
+    def placing(self) -> Iterator[None]:
+        """In this block, an error in the value of a setting gets the place of that value."""
+        try:
+            yield
+        except UsageError as error:
+            if error.where in NAMES:
+                error.what = f"{error.where}: {error.what}"
+                error.where = self.origins.get(error.where, DEFAULT)
+            raise
+
+    def wheels_folder(self, recipe: Path) -> str:
+        """The folder with wheels; empty if there is none. Raises `UsageError` if it is missing."""
+        folder = project_folder(recipe) / Path(self.wheels or "").expanduser()
+        if self.wheels and not folder.is_dir():
+            raise UsageError(
+                f"wheels: the folder {self.wheels} was not found",
+                where=self.origins["wheels"],
+                fix="name a folder with wheels; a relative path starts at the project folder",
+            )
+        return str(folder) if self.wheels else ""
 
 
 class Setting(NamedTuple):
@@ -87,7 +111,7 @@ class Setting(NamedTuple):
     origin: str
 
 
-NAMES = [name for name in Config.__struct_fields__ if name != "options"]
+NAMES = [name for name in Config.__struct_fields__ if name not in ("options", "origins")]
 """The settings that a file can have beside tables of executors."""
 
 
@@ -97,9 +121,10 @@ def load_config(recipe: Path | None, **options: Any) -> Config:
     options: values of options of the command; None where the user didn't give one. Raises
     `UsageError` with the place of a wrong value.
     """
-    values = {s.name: s.value for s in settings_in_force(recipe, **options)}
+    settings = settings_in_force(recipe, **options)
+    values = {s.name: s.value for s in settings}
     tables = {name: values.pop(name) for name in [*values] if name not in NAMES}
-    return Config(**values, options=tables)
+    return Config(**values, options=tables, origins={s.name: s.origin for s in settings})
 
 
 def settings_in_force(recipe: Path | None, **options: Any) -> list[Setting]:
@@ -191,6 +216,23 @@ def _checked(name: str, value: Any, place: str) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise UsageError(
-            f"{name}: {error}", where=place, fix="correct it; finery config prints all"
-        ) from None
+        plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        is_choice = get_origin(plain) is Literal
+        fix = f"one of: {', '.join(get_args(plain))}" if is_choice else "correct it"
+        raise UsageError(misfit(error, name), where=place, fix=fix) from None
+
+
+def misfit(error: msgspec.ValidationError, name: str) -> str:
+    """What is wrong with the value of a setting or of an entry of a table, in words."""
+    text, _, place = str(error).partition(" - at `$")
+    name += place.strip("`").replace("[...]", " has an entry that")
+    text = re.sub("^Invalid enum value ", " can't be ", text)
+    text = re.sub("^Expected ", " must be ", text).replace(", got ", ", not ")
+    return name + re.sub(r"`([a-z| ]+)`", lambda kinds: _in_words(kinds[1]), text)
+
+
+def _in_words(kinds: str) -> str:
+    """msgspec's names of types in words: `str | null`."""
+    words = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false",
+             "array": "a list", "object": "a table"}  # fmt: skip
+    return " or ".join(words.get(kind, kind) for kind in kinds.split(" | ") if kind != "null")

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from finery import StepError, Task, UsageError
-from finery.execute.courier import CourierExecutor
+from finery.execute.courier import NO_ACCESS, CourierExecutor
 from finery.execute.detached import CANCELLED, RUNS
 
 ENDINGS = {
@@ -71,9 +71,11 @@ class RayExecutor(CourierExecutor):
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> StepError:
+        address, reason = self._options.address, _last_line(str(error))
         return StepError(
-            f"Ray doesn't answer at {self._options.address}: {_last_line(str(error))}",
-            fix="set `address` of [ray] in finery.toml to the URL of the cluster's dashboard",
+            f"Ray doesn't answer at {address}" + ("" if address in reason else f": {reason}"),
+            fix="set `address` of [ray] to the URL of the cluster's dashboard (finery config says "
+            "where it is set)",
         )
 
     def job_id(self, task: Task, token: str) -> str:
@@ -109,7 +111,7 @@ class RayExecutor(CourierExecutor):
         except (RuntimeError, ValueError, TypeError) as error:
             raise StepError(
                 f"Ray refuses the job: {_last_line(str(error))}",
-                fix="change `resources` of the step or [ray] in finery.toml",
+                fix="change `resources` of the step or the options in [ray]",
             ) from error
         except OSError as error:
             raise self._unreachable(error) from error
@@ -160,7 +162,12 @@ class RayExecutor(CourierExecutor):
         info = self._info(job_id)
         if info is None or str(info.status) != "FAILED":
             return ""
-        return _last_line(str(info.message or ""))
+        line = _last_line(str(info.message or ""))
+        if NO_ACCESS in line:
+            raise StepError(
+                line, fix='give the nodes access to it, or set pass_env = ["AWS_*"] in [ray]'
+            )
+        return line
 
 
 def _last_line(text: str) -> str:

@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,9 @@ GROUPS = "slurm-"
 GROUP_DAYS = 30
 SECONDS = 60
 """How long Slurm's commands may take."""
+ANSWERS = "see whether Slurm answers here (sinfo); SLURM_CONF names its configuration"
+_AWAY = re.compile("configuration source|[Uu]nable to contact|[Cc]onnection refused|timed out")
+"""In sbatch's errors when it couldn't ask Slurm."""
 ALIVE = frozenset({
     "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
     "RESIZING", "RESV_DEL_HOLD", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SUSPENDED",
@@ -136,13 +140,19 @@ class SlurmExecutor(DetachedExecutor):
                 parameters = self._parameters(tasks[0])
                 parameters["additional_parameters"] |= {"export-file": str(file)}
                 executor.update_parameters(**parameters)
-                with executor.batch():
+                with (
+                    redirect_stderr(StringIO()),
+                    executor.batch(),
+                ):  # submitit prints sbatch's error
                     jobs = [executor.submit(Run(), *call, self._options.python) for call in calls]
         except (submitit.core.utils.FailedJobError, RuntimeError, ValueError, OSError) as error:
             shutil.rmtree(folder, ignore_errors=True)
+            reason = _last_line(str(error))
+            if _AWAY.search(reason):
+                raise StepError(f"sbatch failed: {reason}", fix=ANSWERS) from error
             raise StepError(
-                f"Slurm refuses the job: {_last_line(str(error))}",
-                fix="change `resources` of the step or [slurm] in finery.toml",
+                f"Slurm refuses the job: {reason}",
+                fix="change `resources` of the step or the options in [slurm]",
             ) from error
         return [job.job_id for job in jobs]
 
@@ -234,9 +244,7 @@ def _asked(*command: str) -> list[str]:
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         details = (getattr(error, "stderr", None) or str(error)).strip()
-        raise StepError(
-            f"{command[0]} failed: {_last_line(details)}", fix="see whether Slurm answers: sinfo"
-        ) from error
+        raise StepError(f"{command[0]} failed: {_last_line(details)}", fix=ANSWERS) from error
     return ran.stdout.split("\n")[:-1]
 
 

@@ -1,8 +1,10 @@
 """Settings: files, variables and options, later ones first."""
 
+import json
 from pathlib import Path
 
 import pytest
+from conftest import MakeProject
 
 from finery.config import load_config, settings_in_force
 from finery.errors import UsageError
@@ -56,8 +58,9 @@ def test_nearest_file_counts_and_none_above_the_project(recipe: Path) -> None:
     ("text", "where", "what", "fix"),
     [
         ('push = true\nremot = "s3://x"\n', ":2", "unknown setting 'remot'", "'remote'"),
-        ("\npush = 3\n", ":2", "push: Expected `bool`", "finery config"),
-        ("[slurm]\n[executors]\ntrain = 1\n", ":2", "Expected `str`", "finery config"),
+        ("\npush = 3\n", ":2", "push must be true or false, not a whole number", "correct it"),
+        ("[slurm]\n[executors]\ntrain = 1\n", ":2", "an entry that must be a text", "correct it"),
+        ("fetch = 'some'\n", ":1", "fetch can't be 'some'", "one of: none, final, all"),
         ("push = \n", "finery.toml", "is not TOML", "correct it"),
     ],
 )
@@ -79,3 +82,30 @@ def test_text_and_toml_in_variables(recipe: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError) as caught:
         load_config(recipe)
     assert caught.value.where == "$FINERY_PUSH"
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what", "fix"),
+    [
+        ('remote = "s3:/team"\n', ":1", "remote: the shared store must be a URL", "s3://"),
+        ('\nremote = "s3://"\n', ":2", "names no bucket", "s3://bucket/prefix"),
+        ('remote = "file://x/y"\n', ":1", "must be an absolute path, not 'x/y'", "write file:///"),
+        ('remote = "file:///nowhere/x/y"\n', ":1", "/nowhere/x doesn't exist", "mkdir -p"),
+        ('trust = ["abc"]\n', ":1", "'abc' isn't a public", ".pub"),
+        ('signing_key = "nope"\n', ":1", "signing_key: can't use the key nope", "ssh-keygen"),
+        ('wheels = "nope"\n', ":1", "wheels: the folder nope", "a folder with wheels"),
+        ("[slurm]\npartition = 3\n", ":1", "[slurm].partition must be a text", "correct it"),
+        ('[slrum]\n[executors]\ntrain = "slurm"\n', ":1", "'slrum' was not found", "'slurm'"),
+        ('[executors]\ntrian = "slurm"\n', ":1", "section, step type or step 'trian'", "'train'"),
+    ],
+)
+def test_finery_config_finds_mistakes(
+    project: MakeProject, text: str, where: str, what: str, fix: str
+) -> None:
+    t = project({"recipe.yaml": "finery: 1\nname: t\n", "finery.toml": text})
+    ran = t.run("config", "--json")
+    assert ran.code == 2, ran.err
+    assert len(json.loads(ran.out)) >= 10
+    assert ran.err.startswith(f"finery.toml{where}: error: ")
+    assert what in ran.err
+    assert fix in ran.err

@@ -9,7 +9,7 @@ from conftest import LIGHT_STEPS, until
 from in_process import InProcess, digests
 from tasks import Tasks, ends, text_of
 
-from finery import FineryError
+from finery import UsageError
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
 from finery.errors import RemoteError
@@ -45,7 +45,7 @@ def elsewhere(folder: Path, jobs: int | None = None) -> Elsewhere:
 class TestContract(DetachedContract):
     """The contract of executors."""
 
-    own_lines = "(submitted as|continues with)? ?Elsewhere job"
+    own_lines = "(being submitted as|continues with)? ?Elsewhere job"
 
     @pytest.fixture(autouse=True)
     def _folder(
@@ -124,14 +124,10 @@ def test_a_lost_connection_only_delays_the_news(tmp_path: Path) -> None:
     executor.close()
 
 
-def test_without_a_shared_store_a_step_is_refused(tmp_path: Path) -> None:
-    tasks, executor = Tasks(tmp_path), Elsewhere(None, ElsewhereOptions())
-    executor.start(tasks(""))
-    ((_, event),) = ends(executor, 1).items()
-    error = FineryError.from_dict(event["error"])
-    assert (error.exit_code, "needs a shared store" in error.what) == (2, True)
-    assert "remote" in (error.fix or "")
-    executor.close()
+def test_without_a_shared_store_nothing_starts() -> None:
+    with pytest.raises(UsageError, match="needs a shared store") as raised:
+        Elsewhere(None, ElsewhereOptions())
+    assert "remote" in (raised.value.fix or "")
 
 
 def test_what_others_write_into_the_shared_store_is_not_believed(tmp_path: Path) -> None:

@@ -252,6 +252,7 @@ def test_a_process_outside_an_environment_runs_no_step_that_needs_it(tmp_path: P
         ("environment: new", "environment: nwe", "there is no environment 'nwe'"),
         ("for: [data]", "for: [dta]", "there is no section or step type 'dta'"),
         ("[toy>=1.5]", "[toy], for: data", "'data' has the environment 'old', too"),
+        ("[toy>=1.5]", "[toy=1.5]", "'toy=1.5' is not a package with a version"),
         ("[toy>=1.5]", "[./toy]", "'./toy' is not a package with a version"),
         ("[toy>=1.5]", "[toy], python: 3.12", "python"),
         ("[toy>=1.5]", "toy", "packages"),

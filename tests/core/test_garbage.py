@@ -79,6 +79,24 @@ def test_pinned_results_stay(built: MakeProject) -> None:
     assert t.ran() == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("unpin zz", "has no step 'zz'"),
+        ("nope", "'nope' is neither a command of finery cache nor a recipe"),
+        ("gc --shared 9 --keep 2", "remove --keep, or --shared"),
+    ],
+)
+def test_words_that_fit_nothing_are_refused(built: MakeProject, words: str, what: str) -> None:
+    ran = built(FILES).here("cache", *words.split())
+    assert (ran.code, what in ran.err) == (2, True), ran.err
+
+
+def test_diff_says_that_there_is_only_one_run(built: MakeProject) -> None:
+    ran = built(FILES).here("diff")
+    assert (ran.code, "has only one run, " in ran.err) == (2, True), ran.err
+
+
 def test_a_deleted_recipe_stays_for_a_month(built: MakeProject) -> None:
     t = built(FILES)
     recipe = t.folder / "recipe.yaml"

@@ -11,15 +11,16 @@ from background import Background
 from conftest import MakeProject, until
 from tasks import Tasks, ends, need, text_of
 
-from finery import UsageError
+from finery import StepError, UsageError
 from finery.config import settings_in_force
-from finery.execute import local
+from finery.execute import detached, local
 from finery.execute.executor import Expects, Task
 from finery.execute.job import JobFolder, differences, supervise
 from finery.execute.local import LocalExecutor, fits
-from finery.execute.routing import Router
+from finery.execute.routing import Router, check_executors
 from finery.inference.records import SqliteRecords
 from finery.plugin.manager import load_plugins
+from finery.recipe.document import load
 from finery.step.resources import Resources
 
 GIB = 2**30
@@ -191,6 +192,17 @@ def test_wrong_executors_and_options_are_errors(
     assert fix in (raised.value.fix or "")
 
 
+def test_a_name_that_no_recipe_has_is_pointed_out(
+    project: MakeProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    t = project({"recipe.yaml": RECIPE, "other.yaml": "finery: 1\ndata:\n  elsewhere: {}\n"})
+    t.write({"finery.toml": "[executors]\nelsewhere = 'local'\nb = 'local'\nbb = 'local'\n"})
+    recipe, settings = load(t.folder / "recipe.yaml"), settings_in_force(t.folder / "recipe.yaml")
+    check_executors(settings, load_plugins(()), recipe)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "finery.toml:1: executors: there is no section, step type or step 'bb'" in warning
+
+
 def test_a_full_executor_holds_up_only_its_own_steps(project: MakeProject) -> None:
     """While an isolated step runs here, a step for another executor starts."""
     other = "\n\nclass Other(InProcess):\n    'Runs steps where it stands.'\n\n"
@@ -311,3 +323,31 @@ def test_a_lost_job_has_died_and_files_that_changed_end_another(tmp_path: Path) 
     ((_, end),) = ends(second, 1).items()
     assert end["event"] == "died"
     assert end["reason"].endswith("ended")
+
+
+def test_a_job_is_kept_while_its_engine_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage is waited for. If it lasts, the step fails, and a later build finds the job."""
+
+    def refuse(self: Background, ids: object) -> None:
+        raise StepError("no controller", fix="start it")
+
+    tasks, first, second, third = Tasks(tmp_path), *(Background(None) for _ in range(3))
+    task = tasks(
+        f"import time\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)"
+    )
+    first.start(task)
+    until(lambda: [*first.poll(0.1)])
+    (named,) = first.left()
+    with monkeypatch.context() as outage:
+        outage.setattr(Background, "states", refuse)
+        third.start(task)
+        outage.setattr(detached, "ANSWER_SECONDS", 0)
+        second.start(task)
+        (_, end) = [event for _, event in second.poll(0)]
+    assert (end["event"], end["continues"]) == ("failed", True)
+    assert end["error"]["what"].endswith(f"({named[4:]} of an earlier build may still run)")
+    assert third.left() == [named]
+    (tmp_path / "go").touch()
+    assert [e["event"] for e in ends(third, 1).values()] == ["done"]

@@ -24,7 +24,9 @@ from finery.artifact.manifest import Parts, encode
 from finery.builder.code.steps import Wrapper
 from finery.builder.keys import (
     MISSING,
+    Change,
     EngineKey,
+    Names,
     differences,
     key_of,
     key_parts,
@@ -235,6 +237,10 @@ def test_differences_tell_all_changes(before: Parts, after: Parts) -> None:
     changed = {name for name, _, _ in found}
     for name in {*old, *new} - changed:
         assert encode(old[name]) == encode(new[name])
+
+
+def test_an_empty_text_is_shown() -> None:
+    assert Change("setting die", "", "kill", Names()).values() == ['""', "kill"]
 
 
 class Named(Probe):

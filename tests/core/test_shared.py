@@ -235,6 +235,25 @@ def test_records_count_only_if_signed_by_someone_trusted(
     assert build(c, trust=public).outcome.ran == ["weights"]
 
 
+def test_a_push_that_fails_or_helps_nobody_is_pointed_out(tmp_path: Path) -> None:
+    public = _key(tmp_path / "ours")
+    store = tmp_path / "store"
+    a = clone(tmp_path / "a", "finery: 1\nname: t\n" + 'plugins: [./steps.py]\ndata:\n'
+              "  rows: {use: steps.source, path: rows.txt}\n")  # fmt: skip
+    a.write({"finery.toml": f'remote = "file://{store}"\ntrust = ["{public}"]\n'})
+    ran = a.run("build", "--push")
+    assert (ran.code, "no `signing_key` is set" in ran.err) == (0, True), ran.err
+    a.env["FINERY_SIGNING_KEY"] = str(tmp_path / "ours")
+    shutil.rmtree(store)
+    store.mkdir()
+    (store / "records").touch()  # so that nothing can be written below it
+    ran = a.run("build", "--push")
+    assert ran.code == 1, ran.err
+    assert "the build isn't completely in the shared store" in ran.err
+    assert "won't be used" not in ran.err
+    assert a.run("build").code == 0
+
+
 def _key(file: Path) -> str:
     """Make a key of OpenSSH; the line with its public half."""
     from cryptography.hazmat.primitives import serialization as s
@@ -327,6 +346,12 @@ def test_a_folder_is_a_shared_store_too(tmp_path: Path) -> None:
     plans = [json.loads(line) for line in b.run("plan", "--json").out.splitlines()]
     assert [plan["step"] for plan in plans if plan["state"] == "run"] == ["weights"]
     assert build(b, remote=url).outcome.ran == ["weights"]
+    for number, command in enumerate(("show one", "export one out", "fetch one", "fetch")):
+        c = clone(tmp_path / f"c{number}")
+        c.env["FINERY_REMOTE"] = url
+        ran = c.run(*command.split())
+        assert ran.code == 0, f"in a new clone, {command}: {ran.err}"
+    assert (c.folder / "build/t/one").is_dir()
     shutil.rmtree(tmp_path / "store")
     b.edit("recipe.yaml", "rows: one}", "rows: one, seed: 3}")
     assert "two" in build(b, remote=url).outcome.ran

@@ -50,7 +50,7 @@ def bucket() -> Iterator[str]:
 class TestContract(DetachedContract):
     """The contract of executors."""
 
-    own_lines = "(submitted as|continues with)? ?Ray job"
+    own_lines = "(being submitted as|continues with)? ?Ray job"
     patience = 180
 
     @pytest.fixture(autouse=True)
@@ -219,6 +219,13 @@ def test_what_cannot_be_submitted_is_refused(on_ray: MakeBuild, ray: Cluster) ->
     ran = t.run("build")
     assert (ran.code, "needs a shared store" in ran.err) == (2, True), ran.err
     t.edit("finery.toml", "retries", 'remote = "s3://team/x"\nretries')
+    t.edit("finery.toml", 'pass_env = ["AWS_*"]', "")
+    ran = t.run("build", timeout=120)
+    assert ran.code == 1
+    assert re.search("node can't open the shared store s3://team/x: .*\n.*pass_env", ran.err), (
+        ran.err
+    )
+    assert ran.err.count("submitted as") == 1
     text = (t.folder / "finery.toml").read_text()
     (t.folder / "finery.toml").write_text(
         re.sub('address = ".*"', 'address = "http://127.0.0.1:9"', text)

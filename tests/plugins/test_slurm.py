@@ -128,12 +128,36 @@ def test_an_interrupted_build_says_what_continues(project: MakeProject) -> None:
     assert process.returncode == 130
     assert "1 job left running, which the next build continues with:\n  a: Slurm job" in err
     assert f"To cancel: scancel {job}\n" in err
+    assert f"  step a: slurm job {job}\n" in t.run("cache", "gc").out
     subprocess.run(["scancel", job], check=True)
     until(lambda: not slurm.running())
+    assert "slurm" not in t.run("cache", "gc", "--dry-run").out
     (t.folder / "go").touch()
+    assert t.run("cache", "gc").code == 0
+    assert not [*t.folder.glob(".finery/work/*.job")]
     ran = t.run("build")
     assert ran.code == 0, ran.err
-    assert f"Slurm job {job} of an earlier build doesn't count: it was cancelled" in ran.err
+
+
+def test_a_job_survives_an_outage_of_the_controller(project: MakeProject) -> None:
+    """Longer than the build waits, and then shorter."""
+    t, before = project(recipe({"a": step(BEGINS + UNTIL_GO + ROW)})), {*ids()}
+    process = t.start("build")
+    until(lambda: attempts(t))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    fails = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
+    once = f'mkdir {t.folder}/failed 2>/dev/null || exec {shutil.which("squeue")} "$@"'
+    for squeue, code in ((fails, 1), (f"{once}; {fails}", 0)):
+        t.write({"bin/squeue": f"#!/bin/sh\n{squeue}\n"})
+        (t.folder / "bin/squeue").chmod(0o755)
+        t.env["PATH"] = f"{t.folder}/bin:{os.environ['PATH']}"
+        if code == 0:
+            (t.folder / "go").touch()
+        ran = t.run("build", timeout=120)
+        assert ran.code == code, ran.err
+        assert ("may still run" in ran.err) == bool(code)
+    assert len({*ids()} - before) == 1
 
 
 def test_on_a_terminal_an_interrupted_build_asks(project: MakeProject) -> None:
@@ -303,6 +327,7 @@ def test_memory_and_nodes_that_are_lost_are_said(project: MakeProject) -> None:
     ran = t.run("build")
     assert ran.code == 1
     assert re.search("ended before it could report: slurmstepd-n1: error: .*memory limit", ran.err)
+    assert "ask for more `memory` in `resources`" in ran.err
     t.write(recipe({"a": step(BEGINS + UNTIL_GO + ROW)}))
     t.edit("finery.toml", "[executors]", "retries = 1\n[executors]")
     t.edit("finery.toml", 'gres = ""', 'gres = ""\nextra = {no-requeue = true}\n')

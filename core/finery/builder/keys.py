@@ -210,7 +210,8 @@ class Change(NamedTuple):
         texts = [_in_line(self.old, self.part), _in_line(self.new, self.part)]
         same = next((i for i, pair in enumerate(zip_longest(*texts)) if len({*pair}) > 1), 0)
         start = same - LEAD if max(map(len, texts)) > LONGEST and same > LEAD else 0
-        return [shortened(f"…{text[start:]}" if start else text, LONGEST) for text in texts]
+        shown = (f"…{text[start:]}" if start else text or '""' for text in texts)
+        return [shortened(text, LONGEST) for text in shown]
 
 
 class Names(NamedTuple):

@@ -22,7 +22,7 @@ from finery.builder.keys import (
     key_of,
     key_parts,
 )
-from finery.errors import RecipeError, StepError, UsageError
+from finery.errors import RecipeError, StepError
 from finery.plugin.history import Results
 from finery.recipe.document import Path_
 from finery.recipe.environments import PIN, Environment, pin_text, pinned_environment
@@ -34,7 +34,7 @@ from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.installed import package_version, with_versions
-from finery.util.paths import PINNED, project_folder, recipe_id
+from finery.util.paths import PINNED, recipe_id
 
 LOST = "can't be had from the shared store"
 FEW = 3
@@ -251,17 +251,7 @@ class Planner:
         from finery.config import load_config
 
         recipe = self.graph.recipe.path
-        wheels = load_config(recipe).wheels
-        if not wheels:
-            return ""
-        folder = project_folder(recipe) / Path(wheels).expanduser()
-        if not folder.is_dir():
-            raise UsageError(
-                f"the folder {wheels} was not found",
-                where="wheels",
-                fix="name a folder with wheels; finery config says which file sets it",
-            )
-        return str(folder)
+        return load_config(recipe).wheels_folder(recipe)
 
     def _parts(
         self,

@@ -1,6 +1,7 @@
 """From a recipe file to its graph and store, as all commands need them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +82,22 @@ class Project:
         self.store = open_store(recipe)
         self.graph = open_graph(recipe, overrides, self.store)
 
+    @cached_property
+    def with_shared(self) -> dict[str, Result]:
+        """The current results of steps, with those that the shared store has. Asks it once."""
+        from finery.builder.plan import Planner
+        from finery.builder.sharing import plans_with_shared
+        from finery.config import load_config
+
+        planner, config = Planner(self.graph, self.store), load_config(self.graph.recipe.path)
+        plans = plans_with_shared(planner, config, without_files=True)
+        return {plan.node.name: plan.result for plan in plans if plan.result is not None}
+
     def result(self, name: str) -> tuple[Result, bool]:
         """(A step's result, whether it is current). Otherwise it is the result of its last build.
 
-        Outside files may be missing by now. Raises `UsageError` if the step was never built.
+        If the step was never built here, the shared store may have its result. Outside files may be
+        missing by now. Raises `UsageError` if there is no result.
         """
         from finery.builder.plan import Planner, make_plan
 
@@ -94,6 +107,8 @@ class Project:
             return plan.result, True
         last = planner.latest.get(name)
         result = self.store.lookup(last[0]) if last else None
+        if result is None and (shared := self.with_shared.get(name)):
+            return shared, True
         if result is None:
             fix = f"finery build {self.graph.recipe.argument}--step {name}"
             raise UsageError(f"step '{name}' isn't built yet", fix=fix)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -172,11 +173,15 @@ def find_run(root: Path, recipe: Recipe, word: str) -> Run:
     Raises `UsageError` if there is no such run, or more than one.
     """
     if word in (LAST, PREVIOUS):
-        for run in runs_of(root, recipe):
-            if word == LAST:
-                return run
-            word = LAST
-        raise UsageError("the recipe has no such run yet", fix="finery build")
+        runs = [*islice(runs_of(root, recipe), 2)]
+        if runs and (word == LAST or len(runs) == 2):
+            return runs[0 if word == LAST else 1]
+        if runs:
+            raise UsageError(
+                f"the recipe has only one run, {runs[0].id}",
+                fix="change something and build again, or name a git revision: finery diff HEAD~1",
+            )
+        raise UsageError("the recipe has no run yet", fix="finery build")
     found = list(runs_of(root, recipe, word)) if word else []
     exact = [run for run in found if run.id == word] or found
     if len(exact) == 1:

@@ -442,11 +442,11 @@ class Build:
         if event["event"] == "done":
             self._done(plan, event)
         elif event["event"] == "failed":
-            self._ended(plan)
+            self._ended(plan, clears=not event.get("continues", False))
             self._fail(plan.node, FineryError.from_dict(event["error"]), log=task.log)
         elif event["event"] == "died":
             self._ended(plan)
-            error = _death(event, task)
+            error = _death(event, task, plan)
             self._deaths[task.step] += 1
             if self._deaths[task.step] > self._retries or event["code"] == -signal.SIGPROF:
                 self._fail(plan.node, error, log=task.log)
@@ -567,11 +567,12 @@ class Build:
                     f"moved while the step was reading from it: {shown(folder)}", fix="build again"
                 )
 
-    def _ended(self, plan: StepPlan) -> None:
-        """Handle the end of a step without outputs."""
+    def _ended(self, plan: StepPlan, *, clears: bool = True) -> None:
+        """Handle the end of a step without outputs. clears: its folder and job, which has ended."""
         del self._running[plan.node.name]
         self._states.pop(plan.node.name, None)
-        self.store.clear_output(plan.key)
+        if clears:
+            self.store.clear_output(plan.key)
         self.store.unlock(plan.key)
 
     def _settle(self, plan: StepPlan, result: Result, *, cached: bool) -> None:
@@ -696,18 +697,19 @@ class Build:
         return emitted
 
 
-def _death(event: Died, task: Task) -> StepError:
+def _death(event: Died, task: Task, plan: StepPlan) -> StepError:
     """The error for the death of a worker."""
-    code = event["code"]
+    code, fix = event["code"], event.get("fix")
     if "reason" in event:
-        return StepError(
-            event["reason"],
-            fix=f"see {task.log}; what the step saved in its scratch folder is kept",
-        )
+        kept = f"see {task.log}; what the step saved in its scratch folder is kept"
+        return StepError(event["reason"], fix=fix or kept)
     if code == -signal.SIGKILL:
+        spec = type(plan.node.step).__spec__
+        less = "use smaller batches, a shorter max_length or a smaller model, then build again"
+        other = "free memory, or give the step less data, then build again"
         return StepError(
             "its process was killed (SIGKILL), usually because memory ran out",
-            fix="use smaller batches, a shorter max_length or a smaller model, then build again",
+            fix=fix or (less if spec.learns or spec.engines else other),
         )
     if code == -signal.SIGPROF:  # see `finery.rows.templates.limits`
         return StepError(

@@ -5,18 +5,22 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from finery.artifact.manifest import Manifest, Result
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.config import Config
 from finery.errors import FineryError, RemoteError
 from finery.store.database import Store
 from finery.store.layout import Lost
+from finery.store.repairs import say
 from finery.store.shared import Missing
 
 if TYPE_CHECKING:  # imported with a shared store, since most builds have none
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from finery.store.remote import Remote
+    from finery.store.signing import Signer, Trust
 
 THREADS = 8
 """How many results, or inputs of steps, are copied at the same time."""
@@ -35,6 +39,30 @@ class Transfer(NamedTuple):
     waiting: int
 
 
+def keys_of(config: Config) -> "tuple[Signer | None, Trust | None]":
+    """What signs results that are pushed, and what checks others.
+
+    Warns if nobody will use what is pushed. Raises `UsageError` for a wrong key.
+    """
+    from finery.store import signing
+
+    with config.placing():
+        signer = signing.Signer(config.signing_key) if config.push and config.signing_key else None
+        trust = signing.Trust(config.trust) if config.trust else None
+    if config.push and trust and not (signer and trust.signed(b"", signer.sign(b""))):
+        reason = "`signing_key` isn't one of them" if signer else "no `signing_key` is set"
+        say(f"what is pushed won't be used by anyone who trusts only the keys in `trust`: {reason}")
+    return signer, trust
+
+
+def open_remote(config: Config, url: str) -> "Remote":
+    """The shared store of the settings, without a request. Raises `UsageError` for a wrong one."""
+    from finery.store.remote import Remote
+
+    with config.placing():
+        return Remote(url, *keys_of(config))
+
+
 class Sharing:
     """The shared store of a build, and all that is copied from and to it.
 
@@ -49,15 +77,9 @@ class Sharing:
         self.pushes = False
         self.answers: dict[str, Any] = {}  # see `finery.inference.shared`
         if config.remote:
-            from finery.store import remote, signing
-
             self.pushes = config.push
             signs = self.pushes and config.signing_key
-            self._remote = remote.Remote(
-                config.remote,
-                signing.Signer(str(config.signing_key)) if signs else None,
-                signing.Trust(config.trust) if config.trust else None,
-            )
+            self._remote = open_remote(config, config.remote)
             store.shared.remotes[config.remote] = self._remote
             if config.share_answers:
                 self.answers = {
@@ -76,6 +98,7 @@ class Sharing:
         self._pushed: set[str] = set()
         self._is_refused = False  # whether nothing can be written
         self.is_behind = False  # whether something couldn't be copied
+        self.has_pushed = True  # whether nothing that should be there is missing there
 
     @cached_property
     def _threads(self) -> "dict[str, ThreadPoolExecutor]":
@@ -174,16 +197,20 @@ class Sharing:
         try:
             is_there = not is_new and bool(self._remote.records([result.key]))
             if self._is_refused or self._remote.down:
-                self.is_behind = True
+                self._lag()
             elif not is_there:
                 self._remote.push_result(self._store.root, result)
         except RemoteError as error:
-            self.is_behind = self._is_refused = True
+            self._is_refused = True
+            self._lag()
             self._remote.warn("can't be written", error.what)
         except FileNotFoundError:  # the files are in another shared store
             pass
         except OSError:
-            self.is_behind = True
+            self._lag()
+
+    def _lag(self) -> None:
+        self.is_behind, self.has_pushed = True, False
 
     @property
     def is_pushing(self) -> bool:
@@ -212,16 +239,21 @@ class Sharing:
                 threads.shutdown(cancel_futures=interrupted)
 
 
-def plans_with_shared(planner: Planner, config: Config) -> list[StepPlan]:
-    """The plan of every step, with the results that the shared store has. Copies no files."""
-    plans = [*make_plan(planner)]
+def plans_with_shared(
+    planner: Planner, config: Config, *, without_files: bool = False
+) -> list[StepPlan]:
+    """The plan of every step, with the results that the shared store has. Copies no files.
+
+    without_files: see `make_plan`.
+    """
+    plans = [*make_plan(planner, without_files=without_files)]
     if config.remote and not planner.store.read_only:
-        sharing = Sharing(planner.store, config)
+        sharing = Sharing(planner.store, msgspec.structs.replace(config, push=False))
         while sharing.asks:
             unknown = [plan.node.name for plan in plans if plan.key and plan.result is None]
             results = {plan.node.name: plan.result for plan in plans}
             sharing.ask(planner, unknown, results, "")
-            before, plans = plans, [*make_plan(planner)]
+            before, plans = plans, [*make_plan(planner, without_files=without_files)]
             if [plan.key for plan in plans] == [plan.key for plan in before]:
                 break
         sharing.give_up()

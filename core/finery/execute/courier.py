@@ -16,7 +16,7 @@ import msgspec
 
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, RemoteError, StepError, UsageError
-from finery.execute.detached import RUNS, DetachedExecutor
+from finery.execute.detached import CANCELLED, RUNS, DetachedExecutor
 from finery.execute.executor import Failed, Task
 from finery.execute.job import About, JobFolder
 from finery.execute.parcel import (
@@ -30,6 +30,7 @@ from finery.execute.parcel import (
     moved,
     push_files,
 )
+from finery.execute.parcel import NO_ACCESS as NO_ACCESS
 from finery.plugin.manager import load_plugins
 from finery.store.blobs import blob_path
 from finery.store.layout import Lost
@@ -47,11 +48,19 @@ SECRET = "secret"
 class CourierExecutor(DetachedExecutor):
     """Submits steps as jobs to machines without a shared folder.
 
-    remote: the URL of the shared store. folder: where nodes keep their files.
+    remote: the URL of the shared store. folder: where nodes keep their files. Raises `UsageError`
+    without a shared store.
     """
+
+    submitted = "being submitted as"
 
     def __init__(self, jobs: int | None, remote: str | None, folder: str) -> None:
         super().__init__(jobs)
+        if not remote:
+            raise UsageError(
+                f"executor '{self.name}' needs a shared store, through which files reach the nodes",
+                fix='set `remote` in finery.toml, e.g. remote = "s3://bucket/prefix"',
+            )
         self._url, self._cache = remote, folder
         self._remote: Remote | None = None
         self._couriers: dict[str, _Courier] = {}  # by the id of their job
@@ -100,6 +109,8 @@ class CourierExecutor(DetachedExecutor):
 
     def follow(self, task: Task, folder: JobFolder, about: About) -> None:
         """Read all that a job has sent."""
+        if about.id in self._couriers:
+            return
         remote = self._opened()
         box = Mailbox(remote, about.token, (folder.path / SECRET).read_text())
         self._couriers[about.id] = _Courier(task, folder, remote, box, about.token, None)
@@ -118,6 +129,10 @@ class CourierExecutor(DetachedExecutor):
                     states[job_id] = RUNS
         return states
 
+    def is_over(self, folder: JobFolder, about: About) -> bool:
+        """Only of a cancelled job that is known, since others may have left a result there."""
+        return self.ask([about.id]).get(about.id) == CANCELLED
+
     def close(self) -> None:
         """Stop to follow jobs, and forget those that weren't submitted."""
         super().close()
@@ -133,11 +148,6 @@ class CourierExecutor(DetachedExecutor):
                 del self._running[job.task.key]
 
     def _opened(self) -> Remote:
-        if not self._url:
-            raise UsageError(
-                f"executor '{self.name}' needs a shared store, through which files reach the nodes",
-                fix='set `remote` in finery.toml, e.g. remote = "s3://bucket/prefix"',
-            )
         if self._remote is None:
             self._remote = Remote(self._url)
         return self._remote

@@ -7,13 +7,15 @@ events from the beginning. Plugins import what they need for that from here.
 
 import contextlib
 import os
+import re
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from finery.errors import FineryError, StepError
+from finery.errors import FineryError, StepError, UsageError
 from finery.execute.executor import Died, Failed, Logged, Need, Task, TaskEvent
 from finery.execute.job import BEGAN, CLOSING, INTERRUPTED, About, JobFolder
 from finery.execute.job import supervise as supervise
@@ -32,6 +34,9 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 """Seconds between two looks at the files of jobs, which may be on a network file system."""
 END_SECONDS = 60
 """How long to wait for the end of cancelled jobs."""
+ANSWER_SECONDS = 60
+"""How long to ask an engine about a job of an earlier build."""
+MORE_MEMORY = "ask for more `memory` in `resources` of the step"
 UNKNOWN = "is unknown to it"
 CANCELLED = "was cancelled"
 """The state of a job that a user cancelled, so that its step isn't started again."""
@@ -58,16 +63,20 @@ class Job:
 class DetachedExecutor:
     """Submits steps as jobs. jobs: most of them at a time; None: any number.
 
-    name: of the executor, as users write it. title: in messages.
+    name: of the executor, as users write it. title: in messages. submitted: what they say of a job
+    when `submit` has returned.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    submitted: ClassVar[str] = "submitted as"
 
     def __init__(self, jobs: int | None) -> None:
         self._jobs = jobs
         self._new: list[Task] = []
         self._running: dict[str, Job] = {}  # by key
+        self._earlier: dict[str, Job] = {}  # of earlier builds, until the engine has answered
+        self._ask_at = 0.0  # when to ask again, after the engine didn't answer
         self._unsent: list[tuple[Task, TaskEvent]] = []
         self._look_at, self._pause = 0.0, SHORTEST_PAUSE
 
@@ -103,7 +112,10 @@ class DetachedExecutor:
         """
 
     def last_words(self, task: Task, job_id: str) -> str:
-        """What a job that died printed last outside of its step, if it is known."""
+        """What a job that died printed last outside of its step, if it is known.
+
+        Raises `FineryError` if the job would end in the same way again.
+        """
         return ""
 
     def alike(self, task: Task) -> Any:
@@ -114,25 +126,25 @@ class DetachedExecutor:
 
     def has_room(self, need: Need) -> bool:
         """Whether fewer jobs than the limit run."""
-        return self._jobs is None or len(self._running) + len(self._new) < self._jobs
+        running = len(self._running) + len(self._earlier) + len(self._new)
+        return self._jobs is None or running < self._jobs
 
     def start(self, task: Task) -> None:
         """Find the job of the task's key, or submit one with the next `poll`."""
-        try:
-            job = self._found(task)
-        except FineryError as error:
-            self._unsent.append((task, Failed(event="failed", error=error.to_dict())))
-            return
-        if job is None:
+        folder = JobFolder.of_task(task)
+        about = folder.about()
+        if about is None:
             self._new.append(task)
         else:
-            self._running[task.key] = job
+            self._earlier[task.key] = Job(task, folder, about)
+            self._decide()
 
     def poll(self, timeout: float) -> Iterator[tuple[Task, TaskEvent]]:
         """Events of the jobs, waiting up to `timeout` seconds for the first."""
-        self._submit_new()
         deadline = time.monotonic() + timeout
         while True:
+            self._decide()
+            self._submit_new()
             unsent, self._unsent = self._unsent, []
             any_event = bool(unsent)
             yield from unsent
@@ -145,9 +157,14 @@ class DetachedExecutor:
                 self._pause = SHORTEST_PAUSE if any_event else min(1.5 * self._pause, LONGEST_PAUSE)
                 self._look_at = time.monotonic() + self._pause
             now = time.monotonic()
-            if any_event or now >= deadline or not self._running:
+            if any_event or now >= deadline or not (self._running or self._earlier):
                 return
             time.sleep(max(0.0, min(self._look_at, deadline) - now))
+
+    def is_over(self, folder: JobFolder, about: About) -> bool:
+        """Whether a job of an earlier build has ended without a result. Raises `FineryError`."""
+        state = self.states([about.id]).get(about.id, UNKNOWN)
+        return folder.closing() != "done" and state != RUNS
 
     def close(self) -> None:
         """Forget tasks that weren't submitted. Jobs continue, see `left` and `cancel`."""
@@ -155,23 +172,25 @@ class DetachedExecutor:
 
     def left(self) -> list[str]:
         """The jobs that are running."""
-        jobs = self._running.values()
-        return [f"{job.task.step}: {self.title} job {job.about.id}" for job in jobs]
+        return [f"{job.task.step}: {self.title} job {job.about.id}" for job in self._left()]
 
     def how_to_cancel(self) -> str:
         """The command that cancels them."""
-        return self.cancel_words([job.about.id for job in self._running.values()])
+        return self.cancel_words([job.about.id for job in self._left()])
 
     def cancel(self) -> None:
         """End the jobs and wait until they have ended."""
-        ids = [job.about.id for job in self._running.values()]
-        if ids:
+        if ids := [job.about.id for job in self._left()]:
             self._end(ids)
-        for job in self._running.values():
+        for job in self._left():
             job.folder.remove()
         self._running.clear()
+        self._earlier.clear()
 
     # -- jobs --------------------------------------------------------------------------------------
+
+    def _left(self) -> list[Job]:
+        return [*self._running.values(), *self._earlier.values()]
 
     def _end(self, ids: Sequence[str]) -> None:
         self.end(ids)
@@ -201,33 +220,75 @@ class DetachedExecutor:
                 about.id = job_id
                 folder.write(about)
                 self._running[task.key] = Job(task, folder, about)
-                self._say(task, f"submitted as {self.title} job {job_id}")
+                self._say(task, f"{self.submitted} {self.title} job {job_id}")
 
-    def _found(self, task: Task) -> Job | None:
-        """The job of an earlier build for the task's key, if its result counts."""
-        folder = JobFolder.of_task(task)
-        about = folder.about()
-        if about is None:
-            return None
+    def _decide(self) -> None:
+        """Continue with jobs of earlier builds, or submit others for their steps.
+
+        While the engine doesn't answer, a job may run: it is neither forgotten nor replaced.
+        """
+        if time.monotonic() < self._ask_at:
+            return
+        for key, job in [*self._earlier.items()]:
+            try:
+                counts = self._counts(job)
+            except FineryError as error:
+                if not isinstance(error, UsageError) and self._is_patient(job, error):
+                    return
+                for each in self._earlier.values():
+                    self._leave(each, error)
+                self._earlier.clear()
+                return
+            del self._earlier[key]
+            if counts:
+                self._running[key] = job
+            else:
+                self._new.append(job.task)
+
+    def _is_patient(self, job: Job, error: FineryError) -> bool:
+        """Whether to ask the engine once more."""
+        now = time.monotonic()
+        if not self._ask_at:
+            self._say(job.task, f"{error.what}; asking again for {ANSWER_SECONDS} s")
+        self._ask_at = now + FIRST_SILENCE
+        return now - job.asked_at < ANSWER_SECONDS
+
+    def _leave(self, job: Job, error: FineryError) -> None:
+        """End a step without its job, which the next build continues with."""
+        what = f"{error.what} ({self.title} job {job.about.id} of an earlier build may still run)"
+        fix = f"{error.fix or 'correct it'}, then build again to continue with the job"
+        failure = type(error)(what, fix=fix)
+        failed = Failed(event="failed", error=failure.to_dict(), continues=True)
+        self._unsent.append((job.task, failed))
+
+    def _counts(self, job: Job) -> bool:
+        """Whether an earlier build's job is done or runs. Otherwise it is ended and removed.
+
+        Raises `FineryError` if the engine doesn't answer.
+        """
+        task, folder, about = job.task, job.folder, job.about
         named = f"{self.title} job {about.id} of an earlier build"
         if about.id:
             self.follow(task, folder, about)
-        alive = self.states([about.id]).get(about.id, UNKNOWN) if about.id else UNKNOWN
+        is_current = all(file_state(path) == state for path, state in about.files.items())
+        alive = UNKNOWN
+        if about.id and not (is_current and folder.closing() == "done"):
+            alive = self.states([about.id]).get(about.id, UNKNOWN)
         ending = folder.closing()
-        if any(file_state(path) != state for path, state in about.files.items()):
+        if not is_current:
             reason = "files that it reads changed"
         elif ending in ("failed", "died"):
             reason = "it failed"
         elif ending == "done" or alive == RUNS:
             self._say(task, f"continues with {named}")
-            return Job(task, folder, about)
+            return True
         else:
             reason = f"it {alive}"
-        self._say(task, f"{named} doesn't count: {reason}")
         if alive == RUNS:
             self._end([about.id])
+        self._say(task, f"{named} doesn't count: {reason}")
         folder.remove()
-        return None
+        return False
 
     def _events(self, job: Job) -> Iterator[TaskEvent]:
         """The new events of a job. After the closing one, the job is forgotten."""
@@ -241,7 +302,8 @@ class DetachedExecutor:
                 continue
             elif event["event"] in CLOSING:
                 self._forget(job)
-                yield event
+                is_killed = event["event"] == "died" and event["code"] == -signal.SIGKILL
+                yield {**event, "fix": MORE_MEMORY} if is_killed else event
                 return
             else:
                 yield event
@@ -288,11 +350,22 @@ class DetachedExecutor:
                 self._say(job.task, f"{self.title} job {job.about.id} was interrupted")
                 self._new.append(job.task)
                 continue
-            words = self.last_words(job.task, job.about.id)
-            reason = f"{self.title} job {job.about.id} {state}{words and f': {words}'}"
-            ending: TaskEvent = Died(event="died", code=1, reason=reason)
+            reason = f"{self.title} job {job.about.id} {state}"
+            ending: TaskEvent
             if state == CANCELLED:  # by a user, so it doesn't start again
-                ending = Failed(event="failed", error=StepError(reason).to_dict())
+                cancelled = StepError(reason, fix="finery build runs the step again")
+                ending = Failed(event="failed", error=cancelled.to_dict())
+            else:
+                try:
+                    words = self.last_words(job.task, job.about.id)
+                except FineryError as error:
+                    error.what = f"{reason}: {error.what}"
+                    ending = Failed(event="failed", error=error.to_dict())
+                else:
+                    reason += f": {words}" if words else ""
+                    ending = Died(event="died", code=1, reason=reason)
+                    if re.search(r"memory|\boom", reason, re.IGNORECASE):
+                        ending["fix"] = MORE_MEMORY
             self._unsent.append((job.task, ending))
 
     def _say(self, task: Task, message: str) -> None:

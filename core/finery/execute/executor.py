@@ -214,22 +214,27 @@ class Done(TypedDict):
 
 
 class Failed(TypedDict):
-    """The step raised an error, encoded by `FineryError.to_dict`."""
+    """The step raised an error, encoded by `FineryError.to_dict`.
+
+    continues: whether its job may still run, so that the build leaves its folders to the next one.
+    """
 
     event: Literal["failed"]
     error: dict[str, Any]
+    continues: NotRequired[bool]
 
 
 class Died(TypedDict):
     """The step's process died.
 
     code: its exit code, or a negative signal number. reason: what ended it, if that is known, e.g.
-    `it reached its time limit`.
+    `it reached its time limit`. fix: what a user can do about it.
     """
 
     event: Literal["died"]
     code: int
     reason: NotRequired[str]
+    fix: NotRequired[str]
 
 
 Report = Logged | Progressed | Measured | Noted | Used

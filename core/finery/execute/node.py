@@ -27,6 +27,7 @@ from finery.execute.executor import Failed, Logged, Task
 from finery.execute.job import CLOSING, About, JobFolder, supervise
 from finery.execute.parcel import (
     ADDRESS,
+    NO_ACCESS,
     Address,
     Chunk,
     Contents,
@@ -60,9 +61,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if (version := package_version("finery")) != address.finery:
         sys.exit(f"finery is {version} there and {address.finery} here: install the same version")
-    remote = Remote(address.url)
-    box = Mailbox(remote, address.token, address.secret)
-    parcel = box.get("task", Parcel)
+    try:
+        remote = Remote(address.url)
+        box = Mailbox(remote, address.token, address.secret)
+        parcel = box.get("task", Parcel)
+    except FineryError as error:
+        sys.exit(f"{NO_ACCESS} {public(address.url)}: {error.what}")
     if parcel is None:
         sys.exit(f"the shared store {public(address.url)} on this node doesn't have the job's task")
     root = Path(address.folder).expanduser() / blake3(address.url.encode()).hexdigest(8)

@@ -29,6 +29,8 @@ from finery.util.files import hash_file
 T = TypeVar("T", bound=msgspec.Struct)
 ADDRESS = "FINERY_JOB_ADDRESS"
 """The environment variable with which a job gets its `Address`."""
+NO_ACCESS = "the node can't open the shared store"
+"""What a job prints that can't reach its parcel, before the URL and the reason."""
 Contents = dict[str, tuple[str, int]]
 """Path of a file → (digest, bytes)."""
 _SEAL = 32

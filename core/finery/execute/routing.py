@@ -1,5 +1,7 @@
 """Which executor runs which step, by `executors` in finery.toml."""
 
+import re
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -7,13 +9,16 @@ from typing import Any
 
 import msgspec
 
-from finery.config import NAMES, Setting
-from finery.errors import UsageError
+from finery.config import NAMES, Setting, misfit
+from finery.errors import FineryError, UsageError
 from finery.execute.executor import Detached, Executor, Need, Task, TaskEvent
 from finery.execute.job import CLOSING, JobFolder
 from finery.plugin.manager import Plugins, resolve
+from finery.recipe.document import Recipe
+from finery.step.inspect import SECTIONS
+from finery.store.database import Store
 from finery.store.uses import JOB
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, nearest_meant
 
 DEFAULT, LOCAL, OPTION = "default", "local", "--executor"
 SLICE = 0.05
@@ -49,11 +54,11 @@ class Router:
         """Make the executors for some steps. Raises `UsageError` for a wrong name or option."""
         self._plugins = plugins
         for route, name in self._routes.items():
-            self._check_name(name, self._origins.get(route, DEFAULT))
+            _check_name(name, self._origins.get(route, DEFAULT), plugins)
         for name in self._settings.keys() - NAMES:
-            self._check_name(name, self._settings[name].origin)
+            _check_name(name, self._settings[name].origin, plugins)
         if LOCAL in self._settings:
-            raise self._no_options(LOCAL)
+            raise _no_options(self._settings[LOCAL])
         for name in {self.name_for(need) for need in needs}:
             self._executor(name)
 
@@ -68,23 +73,6 @@ class Router:
             self._names[place] = about.executor if about is not None else routed
         return self._names[place]
 
-    def _check_name(self, name: str, origin: str) -> None:
-        assert self._plugins is not None
-        names = [*self._plugins.executors]
-        if name not in names:
-            raise UsageError(
-                f"executor '{name}' was not found",
-                where=origin,
-                fix=did_you_mean(name, names) or f"one of: {', '.join(names)}",
-            )
-
-    def _no_options(self, name: str) -> UsageError:
-        return UsageError(
-            f"executor '{name}' has no options",
-            where=self._settings[name].origin,
-            fix=f"remove the table [{name}]",
-        )
-
     def _executor(self, name: str) -> Executor:
         if name not in self._executors:
             if name == LOCAL and self._plugins is None:
@@ -93,17 +81,15 @@ class Router:
                 self._executors[name] = LocalExecutor(self._jobs)
                 return self._executors[name]
             assert self._plugins is not None
-            self._check_name(name, f"a job in {self._store / 'work'}")
-            reference, plugin = self._plugins.executors[name]
-            cls: Any = resolve(reference, f"executor '{name}'", plugin)
-            table, accepts = self._settings.get(name), getattr(cls, "Options", None)
-            if accepts is None:
-                if table is not None:
-                    raise self._no_options(name)
-                self._executors[name] = cls(self._jobs)
-            else:
-                own = {n: self._settings[n].value for n in NAMES if n in accepts.__struct_fields__}
-                self._executors[name] = cls(self._jobs, _options(accepts, name, table, own))
+            _check_name(name, f"a job in {self._store / 'work'}", self._plugins)
+            cls, options = _class_of(name, self._settings, self._plugins)
+            given = [self._jobs] if options is None else [self._jobs, options]
+            try:
+                self._executors[name] = cls(*given)
+            except UsageError as error:  # a setting is missing, for example
+                routes = (route for route, named in self._routes.items() if named == name)
+                error.where = error.where or next(map(self._origins.get, routes), None)
+                raise
         return self._executors[name]
 
     # -- the contract of executors -----------------------------------------------------------------
@@ -156,6 +142,100 @@ class Router:
         return [e for e in self._executors.values() if isinstance(e, Detached)]
 
 
+def check_executors(
+    settings: Iterable[Setting], plugins: Plugins, recipe: Recipe, others: Iterable[Path] = ()
+) -> None:
+    """Check `executors` and the tables of executors, also of those that no step uses.
+
+    others: recipes that may share the settings. Raises `UsageError`, and warns of a name that is in
+    no recipe: it may be of one that isn't here.
+    """
+    by_name = {setting.name: setting for setting in settings}
+    routes = by_name["executors"]
+    for name in routes.value.values():
+        _check_name(name, routes.origin, plugins)
+    for name in by_name.keys() - NAMES:
+        _check_name(name, by_name[name].origin, plugins)
+        _class_of(name, by_name, plugins)
+    types = [DEFAULT, *SECTIONS, *plugins.step_types]
+    steps = [str(step) for section in SECTIONS for step in recipe.data.get(section) or ()]
+    beside = (*recipe.folder.glob("*.yaml"), *recipe.folder.absolute().parent.glob("*/recipe.yaml"))
+    for word in routes.value.keys() - {*types, *steps}:
+        key = re.compile(rf"^[^#]*\b{re.escape(word.partition('@')[0])}['\"]?\s*:", re.MULTILINE)
+        files = (path for path in (*others, *beside) if path.is_file())
+        if any(key.search(path.read_text("utf-8", "replace")) for path in files):
+            continue
+        what = f"executors: there is no section, step type or step '{word}'"
+        if fix := nearest_meant(word, types):
+            raise UsageError(what, where=routes.origin, fix=fix)
+        meant = nearest_meant(word, steps)
+        print(f"warning: {routes.origin}: {what}{(meant and f'; {meant}') or ''}", file=sys.stderr)
+
+
+def forget_jobs(
+    store: Store, settings: Iterable[Setting], plugins: Plugins, *, dry_run: bool
+) -> list[str]:
+    """Forget jobs of earlier builds that have ended without a result; the others, in words.
+
+    dry_run: forget none. One whose engine doesn't answer may run.
+    """
+    from finery.execute.detached import DetachedExecutor
+
+    by_name, left = {setting.name: setting for setting in settings}, []
+    for path in sorted((store.root / "work").glob(f"*{JOB}")):
+        folder, key = JobFolder(path), path.name.removesuffix(JOB)
+        about = folder.about()
+        if about is None or not store.try_lock(key):  # a running build takes care of it
+            continue
+        try:
+            step = msgspec.json.decode((path / "task.json").read_bytes(), type=Task).step
+            words, is_over = f"step {step}: {about.executor} job {about.id}", not about.id
+            if about.id:
+                cls, options = _class_of(about.executor, by_name, plugins)
+                executor = cls(None) if options is None else cls(None, options)
+                is_over = isinstance(executor, DetachedExecutor) and executor.is_over(folder, about)
+        except (FineryError, OSError, KeyError, msgspec.DecodeError):
+            is_over = False
+        finally:
+            store.unlock(key)
+        if not is_over:
+            left.append(words)
+        elif not dry_run:
+            folder.remove()
+    return left
+
+
+def _check_name(name: str, origin: str, plugins: Plugins) -> None:
+    names = [*plugins.executors]
+    if name not in names:
+        raise UsageError(
+            f"executor '{name}' was not found",
+            where=origin,
+            fix=did_you_mean(name, names) or f"one of: {', '.join(names)}",
+        )
+
+
+def _no_options(table: Setting) -> UsageError:
+    return UsageError(
+        f"executor '{table.name}' has no options",
+        where=table.origin,
+        fix=f"remove the table [{table.name}]",
+    )
+
+
+def _class_of(name: str, settings: Mapping[str, Setting], plugins: Plugins) -> tuple[Any, Any]:
+    """The class of an executor, and its options; None if it has none."""
+    reference, plugin = plugins.executors[name]
+    cls: Any = resolve(reference, f"executor '{name}'", plugin)
+    table, accepts = settings.get(name), getattr(cls, "Options", None)
+    if accepts is None:
+        if table is not None:
+            raise _no_options(table)
+        return cls, None
+    shared = {n: settings[n].value for n in NAMES if n in accepts.__struct_fields__}
+    return cls, _options(accepts, name, table, shared)
+
+
 def _options(accepts: Any, name: str, table: Setting | None, shared: Mapping[str, Any]) -> Any:
     """An executor's table as its `Options`. shared: settings, unless the table has them."""
     if table is None:
@@ -171,4 +251,5 @@ def _options(accepts: Any, name: str, table: Setting | None, shared: Mapping[str
     try:
         return msgspec.convert({**shared, **table.value}, accepts)
     except msgspec.ValidationError as error:
-        raise UsageError(f"[{name}]: {error}", where=table.origin, fix="correct it") from None
+        what = misfit(error, f"[{name}]")
+        raise UsageError(what, where=table.origin, fix="correct it") from None

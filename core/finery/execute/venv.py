@@ -86,7 +86,7 @@ def resolve(name: str, packages: Sequence[str], python: str | None, wheels: str)
                 ])  # fmt: skip
                 lines = [*_of_report(json.loads(locked.read_text(encoding="utf-8")))]
         except CallError as error:
-            raise error.explained(f"environment '{name}' can't be resolved") from None
+            raise error.explained(f"environment '{name}' can't be resolved", wheels) from None
     own_names = {each.name for each in own_distributions()}
     named = {line: re.match(r"[\w.-]+", line) for line in map(str.strip, lines)}  # not comments
     requirements = [
@@ -218,7 +218,7 @@ def _make(environment: Environment, folder: Path, report: Report) -> None:
             raise StepError(f"environment '{name}' has {printed} instead of {expected}")
     except CallError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise error.explained(f"environment '{name}' can't be made") from None
+        raise error.explained(f"environment '{name}' can't be made", environment.wheels) from None
     except (OSError, FineryError):
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -300,7 +300,7 @@ class CallError(Exception):
         super().__init__("\n".join(lines))
         self.lines = lines
 
-    def explained(self, what: str) -> StepError:
+    def explained(self, what: str, wheels: str) -> StepError:
         """The error for users, with the part of the output that has the reason."""
         text = "\n".join(self.lines).lower()
         if any(words in text for words in _FULL):
@@ -310,6 +310,8 @@ class CallError(Exception):
         reason = re.sub(r"\b(cause|ERROR): |, we can conclude that .*", "", " ".join(reasons))
         reason = shortened(reason, LONGEST)
         fix = "correct its packages"
+        if wheels:
+            fix = f"put a wheel of the missing package into {wheels}, or correct `packages`"
         if any(words in text for words in _NETWORK):
             fix = (
                 "connect to a network, or let `wheels` of finery.toml name a folder with the wheels"

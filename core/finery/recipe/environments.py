@@ -8,6 +8,7 @@ of a step type beats a section, and both beat `all`. recipe.lock has what the pa
 to, which takes the place of this machine's packages in the steps' keys.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -22,6 +23,12 @@ from finery.step.inspect import SECTIONS
 from finery.util.installed import normalised
 from finery.util.text import did_you_mean
 
+_VERSION = r"(===?|~=|!=|<=?|>=?)\s*[\w.*+!-]+"
+_REQUIREMENT = re.compile(
+    r"(https?://|git\+)\S+|[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?\s*(\[[^\]]*\])?\s*"
+    rf"(@\s*\S.*|\(?{_VERSION}(\s*,\s*{_VERSION})*,?\s*\)?)?\s*(;.*)?"
+)
+"""What pip takes from an index, by its beginning: PEP 508."""
 ALL = "all"
 """In `for`: every step."""
 PIN = "environment "
@@ -123,7 +130,7 @@ def check_environments(recipe: Recipe, step_types: Iterable[str]) -> Iterator[Fi
     for name, declared in environments.items():
         place = ("environments", name)
         for index, package in enumerate(declared.get("packages") or []):
-            if isinstance(package, str) and package.strip().startswith(("-", ".", "/", "file:")):
+            if isinstance(package, str) and not _REQUIREMENT.fullmatch(package.strip()):
                 yield recipe.error(
                     f"'{package}' is not a package with a version",
                     (*place, "packages", index),

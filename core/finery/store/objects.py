@@ -69,13 +69,22 @@ def open_objects(url: str) -> Objects:
 
     Raises `UsageError` if the URL is wrong, or if a package isn't installed.
     """
-    scheme, _, rest = url.partition("://")
-    if scheme not in SCHEMES or not rest:
+    scheme, is_url, rest = url.partition("://")
+    if scheme not in SCHEMES or not is_url:
         raise UsageError(
             f"the shared store must be a URL, not '{public(url)}'",
             where="remote",
             fix=f"start it with one of: {', '.join(f'{name}://' for name in SCHEMES)}",
         )
+    if not rest.strip("/"):
+        example = "file:///mnt/team" if scheme == "file" else f"{scheme}://bucket/prefix"
+        raise UsageError(
+            f"{scheme}:// names no {'folder' if scheme == 'file' else 'bucket'}",
+            where="remote",
+            fix=f"write it as in {example}",
+        )
+    if scheme == "file":
+        _check_folder(rest)
     try:
         if scheme == "hf":
             files = importlib.import_module("huggingface_hub").HfFileSystem
@@ -86,6 +95,23 @@ def open_objects(url: str) -> Objects:
             f"the shared store {public(url)} needs {error.name}, which isn't installed",
             fix=f"pip install 'finery[{'hub' if scheme == 'hf' else 'remote'}]'",
         ) from error
+
+
+def _check_folder(path: str) -> None:
+    """Refuse a path that may be a mistake, since a store is created where none is."""
+    if not path.startswith("/"):
+        raise UsageError(
+            f"the folder of the shared store must be an absolute path, not '{path}'",
+            where="remote",
+            fix=f"write file://{os.path.abspath(path)}",
+        )
+    folder = Path(path)
+    if not folder.exists() and not folder.parent.is_dir():
+        raise UsageError(
+            f"the shared store can't be in {folder}, since {folder.parent} doesn't exist",
+            where="remote",
+            fix=f"correct the path, mount the file system, or run: mkdir -p {folder.parent}",
+        )
 
 
 def public(url: str) -> str:
@@ -235,8 +261,9 @@ _REASONS = {
     "PermissionDeniedError": "permission denied",
     "UnauthenticatedError": "the credentials are missing or wrong",
     "NotSupportedError": "it can't be written",
-    "kind: Connect": "no connection",
-    "kind: Timeout": "no answer in time",
+    "403 Forbidden": "permission denied",
+    "kind: Connect,": "no connection",
+    "kind: Timeout,": "no answer in time",
 }
 
 
@@ -244,7 +271,7 @@ def _reason(error: Exception) -> str:
     """Why a request failed, in a line without the query of its URL."""
     name, text = type(error).__name__, str(error).strip()
     for sign, reason in _REASONS.items():
-        if sign == name or f"{sign}," in text:
+        if sign == name or sign in text:
             return reason
     line = (text.splitlines() or [name])[0].rpartition(" - ")[2]
     words = (public(word) if "://" in word else word for word in line.split())

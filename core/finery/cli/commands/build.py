@@ -1,6 +1,7 @@
 """`finery build`: make what a recipe declares."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -14,7 +15,7 @@ import click
 from finery.builder import uptodate as stamp
 from finery.cli.console import print_json, print_note
 from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_steps
-from finery.errors import FineryError, UsageError
+from finery.errors import FineryError, RemoteError, UsageError
 from finery.util.text import cost_words, counted
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def command(
         # With another setting for once, the next build has something to copy.
         keeps_stamp = sharing["fetch"] is None
         code = _run(build, steps, overrides, as_json=as_json, keeps_stamp=keeps_stamp)
+        if sharing["push"] and code == 0:
+            code = _check_pushed(build)
     except FineryError as error:
         if not watch:
             raise
@@ -130,7 +133,7 @@ def _run(
             outcome = build.run()
     except KeyboardInterrupt:
         _decide_about_jobs(build.executor)
-        click.echo(INTERRUPTED, err=True)
+        click.echo(click.wrap_text(INTERRUPTED, shutil.get_terminal_size().columns), err=True)
         return INTERRUPTED_CODE
     is_done = len(outcome.results) == len(build.graph.nodes) and not outcome.errors
     if keeps_stamp and is_done and build.sharing.is_complete:
@@ -140,6 +143,20 @@ def _run(
 
         print_summary(build, outcome)
     return outcome.exit_code
+
+
+def _check_pushed(build: "Build") -> int:
+    """The exit code for whether all that `--push` asks for is in the shared store."""
+    from finery.cli.console import print_error
+
+    if build.sharing.has_pushed:
+        return 0
+    error = RemoteError(
+        "the build isn't completely in the shared store, although --push was given",
+        fix="see the warning above, and run it again",
+    )
+    print_error(error)
+    return error.exit_code
 
 
 def _decide_about_jobs(executor: "Executor") -> None:
@@ -156,6 +173,7 @@ def _decide_about_jobs(executor: "Executor") -> None:
         with suppress(KeyboardInterrupt, click.Abort):
             if click.prompt(question, "l", show_default=False, err=True).lower() == "c":
                 executor.cancel()
+                click.echo(f"{jobs} cancelled", err=True)
                 return
     click.echo(f"{jobs} left running, which the next build continues with:", err=True)
     for line in left:
@@ -217,7 +235,7 @@ def _build_of(
     from finery.builder.project import open_graph, open_store
     from finery.builder.scheduler import Build
     from finery.config import load_config, settings_in_force
-    from finery.execute.routing import Router
+    from finery.execute.routing import Router, check_executors
     from finery.recipe.validate import raise_all
 
     keep_going, update_lock = options
@@ -230,7 +248,8 @@ def _build_of(
         )
     began = time.time_ns()  # what changes from now on may not be what the graph was made of
     store = open_store(recipe)
-    runner = Router(settings_in_force(recipe, **sharing), store.root, jobs, executor)
+    settings = settings_in_force(recipe, **sharing)
+    runner = Router(settings, store.root, jobs, executor)
     try:
         graph = open_graph(recipe, overrides, store).select(steps)
         forced = [each for name in force for each in graph.variants_of(name) or [name]]
@@ -239,6 +258,7 @@ def _build_of(
         refuse_shared_folder(graph.recipe, store)
         raise_all(check_files(graph))  # report wrong paths before any step runs
         plans = (StepPlan(node, "pending") for node in graph.nodes.values())
+        check_executors(settings, graph.plugins, graph.recipe, store.recipes().values())
         runner.use(graph.plugins, map(need_of, plans))
         return Build(
             graph, store, runner, keep_going=keep_going, update_lock=update_lock, force=forced,

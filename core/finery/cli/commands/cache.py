@@ -10,7 +10,8 @@ from finery.cli.console import print_json, print_progress, print_wrapped
 from finery.cli.options import json_option, recipe_and_optional_step
 from finery.cli.targets import names_recipe
 from finery.errors import RemoteError, UsageError
-from finery.util.text import counted, size, some_of, visible
+from finery.store.uses import JOB
+from finery.util.text import counted, did_you_mean, size, some_of, visible
 
 if TYPE_CHECKING:
     from finery.builder.garbage import Collected
@@ -30,6 +31,11 @@ class _Default(click.Group):
         is_recipe = named is None or (named not in self.commands and names_recipe(named))
         if is_recipe and not {"-h", "--help"} & {*args}:
             args = [SIZES, *args]
+        elif named is not None and named not in self.commands:
+            raise UsageError(
+                f"'{named}' is neither a command of finery cache nor a recipe",
+                fix=did_you_mean(named, self.commands),
+            )
         return super().parse_args(ctx, args)
 
 
@@ -59,6 +65,7 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
     stock = take_stock(store, keep)
     on_disk = {blob.digest: blob.size for blob in blobs_in(store)}
     total = sum(on_disk.values())
+    here = {*on_disk}
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     newest_first = sorted(stock.results, key=lambda key: stock.owner(key).used, reverse=True)
     needed = [key for key in newest_first if key in stock.needed]
@@ -67,11 +74,12 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
         held = sum(on_disk.pop(digest, 0) for digest in blobs_of(outputs))
         line = lines.setdefault(owner[:2], {
             "recipe": owner.recipe, "step": owner.step, "kinds": [], "results": 0, "bytes": 0,
-            "removable": 0, "used": owner.used,
+            "removable": 0, "used": owner.used, "elsewhere": 0,
         })  # fmt: skip
         line["kinds"] = sorted({*line["kinds"], *(m.kind for m in outputs.values())})
         line["results"] += 1
         line["bytes"] += held
+        line["elsewhere"] += not here.issuperset(blobs_of(outputs))
         line["removable"] += 0 if key in stock.needed else held
         line["used"] = max(line["used"], owner.used)
     if recipe is not None:
@@ -122,6 +130,8 @@ def _print_sizes(lines: list[dict[str, Any]]) -> None:
         step = step if len(step) <= WIDE else f"{step[: WIDE - 1]}…"
         kinds = ", ".join(line["kinds"])
         used = f"used {line['used'][:10]}" if line["used"] else ""
+        if line["elsewhere"] == line["results"]:
+            used = "shared store"
         results = counted(line["results"], "result")
         click.echo(
             f"{size(line['bytes']):>10}  {step:{WIDE}} {kinds:9.9} {results:>10}  {used}".rstrip()
@@ -154,11 +164,23 @@ def collect_garbage(
     and the answers of models stay. RECIPE only names the project.
     """
     if shared is not None:
+        if keep is not None or answers:
+            raise UsageError(
+                "the shared store goes by age alone", where="--shared",
+                fix=f"remove {'--answers' if answers else '--keep'}, or --shared",
+            )  # fmt: skip
         _expire(recipe, shared, dry_run=dry_run, as_json=as_json)
         return
     from finery.builder.garbage import collect
+    from finery.cli.targets import recipe_file
+    from finery.config import settings_in_force
+    from finery.execute.routing import forget_jobs
+    from finery.plugin.manager import load_plugins
 
     store, number = _store(recipe, keep=keep)
+    jobs = [*(store.root / "work").glob(f"*{JOB}")]
+    settings = settings_in_force(recipe and recipe_file(recipe)) if jobs else []
+    left = forget_jobs(store, settings, load_plugins(()), dry_run=dry_run) if jobs else []
     try:
         collected = collect(
             store, number, answers=answers, dry_run=dry_run, progress=print_progress
@@ -184,10 +206,14 @@ def collect_garbage(
             click.echo(f"{size(held):>10}  {label}: {counted(count, noun)}")
     text = f"{verb} {size(collected.bytes())}; {size(collected.kept)} of files stay"
     click.secho(text[0].upper() + text[1:], bold=True)
-    if collected.is_disturbed:
-        left = "links and answers" if answers else "links"
-        text = f"a build is running, so {left} stay: run it again when it has ended"
+    if collected.is_disturbed and (left or collected.builds > len(jobs)):
+        kept = "links and answers" if answers else "links"
+        text = f"a build is running, so {kept} stay: run it again when it has ended"
+        if collected.builds <= len(jobs):
+            text = f"{kept} stay, since jobs may run, with which the next build continues:"
         print_wrapped("", text, hang=0, dim=True)
+        for words in left:
+            click.secho(f"  {words}", dim=True)
 
 
 def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -> None:
@@ -197,15 +223,23 @@ def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -
     from finery.store.expiry import expire
     from finery.store.objects import open_objects, public
 
-    remote = load_config(recipe_file(recipe) if recipe is not None else None).remote
+    config = load_config(recipe_file(recipe) if recipe is not None else None)
+    remote = config.remote
     if not remote:
         raise UsageError(
             "there is no shared store", where="--shared", fix="set remote in finery.toml"
         )
     try:
-        expired = expire(open_objects(remote), days, dry_run=dry_run, progress=print_progress)
+        with config.placing():
+            objects = open_objects(remote)
+        expired = expire(objects, days, dry_run=dry_run, progress=print_progress)
     except RemoteError as error:
         error.what = f"the shared store {public(remote)} can't be cleared: {error.what}"
+        error.fix = (
+            error.fix
+            or "check the connection and the permissions: s3:ListBucket, "
+            "s3:GetObject and s3:DeleteObject"
+        )
         raise
     finally:
         print_progress("")
@@ -265,12 +299,15 @@ def unpin(recipe: Path, step: str | None, as_json: bool) -> None:
 
     Also for earlier results of STEP, or of all steps.
     """
+    from finery.builder.project import open_graph
     from finery.recipe.document import load
     from finery.store.catalogue import Catalogue
 
     catalogue, start = Catalogue(_store(recipe)[0]), f"{load(recipe).name} {step or ''}"
     pins = catalogue.pins().items()
     gone = {k: v for k, v in pins if v == start or (step is None and v.startswith(start))}
+    if step is not None and not gone:
+        open_graph(recipe).require(step)
     catalogue.unpin(gone)
     if as_json:
         print_json({"unpinned": [*gone.values()]})

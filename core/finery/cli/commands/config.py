@@ -1,39 +1,90 @@
 """`finery config`: the settings of this machine and project."""
 
 import json
+import os
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
 
-from finery.cli.console import print_json
-from finery.cli.options import json_option, recipe_words
-from finery.config import DEFAULT, settings_in_force
+from finery.cli.console import print_error, print_json
+from finery.cli.options import recipe_words
+from finery.config import DEFAULT, NAMES, VARIABLE, Setting, load_config, settings_in_force
+from finery.errors import FineryError
+
+WIDTH = 80
+"""Columns that a setting and its origin must fit in to be on one line."""
 
 
 @click.command("config")
 @recipe_words
-@json_option
-def command(recipe: Path, as_json: bool) -> None:
-    """Print the settings in force for RECIPE, and where each comes from.
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+def command(recipe: Path, as_json: bool) -> int:
+    """Print the settings in force for RECIPE, where each comes from, and what is wrong with them.
 
-    They come from `finery.toml`, from your own `config.toml`, from variables like FINERY_REMOTE,
-    and from options, later ones first. None of them changes an output.
+    They come from `finery.toml`. Your own `config.toml` overrides it, variables like FINERY_REMOTE
+    override both, and options of a command override all. No setting changes an output.
     """
     settings = settings_in_force(recipe)
     if as_json:
         print_json([s._asdict() for s in settings])
-        return
+    else:
+        _print_settings(settings)
+    for variable in os.environ:
+        name = variable.removeprefix(VARIABLE).lower()
+        if variable.startswith(VARIABLE) and name not in NAMES:
+            for close in get_close_matches(name, NAMES, 1, 0.9):
+                meant = f"did you mean {VARIABLE}{close.upper()}?"
+                click.echo(f"warning: ${variable} isn't a setting; {meant}", err=True)
+    errors = list(_mistakes(recipe, settings))
+    for error in errors:
+        print_error(error)
+    return max((error.exit_code for error in errors), default=0)
+
+
+def _mistakes(recipe: Path, settings: list[Setting]) -> Iterator[FineryError]:
+    """What a build would refuse. Asks no network."""
+    from finery.builder.project import plugins_of
+    from finery.builder.sharing import keys_of
+    from finery.execute.routing import check_executors
+    from finery.recipe.document import load
+    from finery.store.objects import open_objects
+
+    config = load_config(recipe)
+    if config.signing_key:  # which only a build that pushes reads
+        config = load_config(recipe, push=True)
+
+    def check_routes() -> None:
+        loaded = load(recipe)
+        check_executors(settings, plugins_of(loaded), loaded)
+
+    checks: list[Callable[[], object]] = [
+        lambda: open_objects(config.remote) if config.remote else None, lambda: keys_of(config),
+        lambda: config.wheels_folder(recipe), check_routes,
+    ]  # fmt: skip
+    for check in checks:
+        try:
+            with config.placing():
+                check()
+        except FineryError as error:
+            yield error
+
+
+def _print_settings(settings: list[Setting]) -> None:
     from finery.recipe.yaml import without_secrets
 
     wide = max(len(s.name) for s in settings)
     values = [without_secrets(_text(s.value)) for s in settings]
     column = min(max(map(len, values)), 40)
     for setting, value in zip(settings, values, strict=True):
-        click.secho(
-            f"{setting.name:{wide}}  {value:{column}}  {setting.origin}",
-            dim=setting.origin == DEFAULT,
-        )
+        dim, line = setting.origin == DEFAULT, f"{setting.name:{wide}}  {value:{column}}"
+        if len(line) + 2 + len(setting.origin) <= WIDTH:
+            click.secho(f"{line}  {setting.origin}", dim=dim)
+        else:
+            click.secho(line.rstrip(), dim=dim)
+            click.secho(f"{'':{wide}}  {setting.origin}", dim=dim)
 
 
 def _text(value: Any) -> str:

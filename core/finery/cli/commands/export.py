@@ -135,6 +135,8 @@ def _export_bundle(project: "Project", step: str | None, file: Path, *, as_json:
         store.hold(new_run_id())
     results = {p.node.name: p.result for p in make_plan(Planner(graph, store), without_files=True)}
     built = {name: result for name, result in results.items() if result is not None}
+    if len(built) < len(results):
+        built = {name: r for name, r in project.with_shared.items() if name in results}
     if missing := [name for name in results if name not in built]:
         raise UsageError(
             f"isn't built for this recipe: {some_of(missing)}",
@@ -152,7 +154,9 @@ def _export_bundle(project: "Project", step: str | None, file: Path, *, as_json:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        raise UsageError(f"can't be written: {error.strerror}", where=str(file)) from error
+        fix = f"create its folder: mkdir -p {shown(file.parent)}"
+        fix = fix if isinstance(error, FileNotFoundError) else "name a file in another folder"
+        raise UsageError(f"can't be written: {error.strerror}", where=str(file), fix=fix) from error
     finally:
         staged.unlink(missing_ok=True)
     left = [name for name in built if name not in bundle.steps]

@@ -22,7 +22,6 @@ def command(recipe: Path, step: str | None, overrides: tuple[str, ...], as_json:
     A build leaves outputs there that other steps use, see --fetch of finery build.
     """
     from finery.builder.outputs import OutputLinks, build_folder
-    from finery.builder.plan import Planner, make_plan
     from finery.builder.project import Project
     from finery.cli.commands.show import check_step
 
@@ -31,10 +30,10 @@ def command(recipe: Path, step: str | None, overrides: tuple[str, ...], as_json:
     name, _, output = (step or "").partition(".")
     if name:
         check_step(graph, name, output)
-        outputs = {name: project.result(name)[0].outputs}
+        result = project.with_shared.get(name) or project.result(name)[0]
+        outputs = {name: result.outputs}
     else:
-        plans = make_plan(Planner(graph, project.store), without_files=True)
-        outputs = {p.node.name: p.result.outputs for p in plans if p.result is not None}
+        outputs = {each: result.outputs for each, result in project.with_shared.items()}
     if not outputs:
         raise UsageError("nothing is built yet", fix=with_recipe("finery build"))
     manifests = [m for by_name in outputs.values() for m in by_name.values()]

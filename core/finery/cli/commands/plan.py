@@ -59,12 +59,16 @@ def command(
     from finery.builder.project import Project
     from finery.builder.sharing import plans_with_shared
     from finery.cli.console import notes_line, print_notes
-    from finery.config import load_config
+    from finery.config import load_config, settings_in_force
+    from finery.execute.routing import check_executors
 
     project = Project(recipe, overrides)
     graph, store = project.graph.select(steps), project.store
     refuse_shared_folder(graph.recipe, store)
     planner = Planner(graph, store)
+    check_executors(
+        settings_in_force(recipe), graph.plugins, graph.recipe, store.recipes().values()
+    )
     plans = plans_with_shared(planner, load_config(recipe))
     if language is not None:
         failed = failed_gates(graph, store, {p.node.name: p.result for p in plans})

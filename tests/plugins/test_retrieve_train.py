@@ -114,7 +114,7 @@ def test_an_embedding_model_learns_as_in_a_plain_loop(
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        expected.append(float(value))
+        expected.append(value.item())
     assert losses(trained) == pytest.approx(expected, abs=2e-5)
     assert len(expected) == trained.meta["steps"] == trained.meta["best_step"] >= 6
     text = "where is card"
@@ -128,26 +128,51 @@ def test_a_reranker_learns_as_in_a_plain_loop(tmp_path: Path) -> None:
     """And the engine's scores are those of sentence-transformers."""
     import torch
     from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+    from transformers import set_seed
 
     start = base(tmp_path, **PLAIN)
-    model = run_step(
-        training(RerankTrain, tmp_path, start, per_device_train_batch_size=2), tmp_path / "model"
-    )
-    assert (model.meta["rows"], model.meta["negatives"], model.meta["longest"]) == (10, 1, 12)
-    assert losses(model)[-1] < losses(model)[0]
-    own = Reranker.of(model, TestJob()).scores("where is", ["is where is", "card q my where"])
-    library = CrossEncoder(str(model.path), device="cpu", max_length=12)
-    pairs = [("where is", "is where is"), ("where is", "card q my where")]
-    logits = library.predict(pairs, activation_fn=torch.nn.Identity())
+    step = training(RerankTrain, tmp_path, start, per_device_train_batch_size=2)
+    trained = run_step(step, tmp_path / "trained")
+    assert [trained.meta[name] for name in ("rows", "negatives", "longest")] == [10, 1, 12]
+
+    set_seed(0)
+    model = CrossEncoder(str(start.path), num_labels=1, max_length=12, device="cpu").train()
+    pairs = [
+        (row["prompt"], row[name], float(name == "chosen"))
+        for row in triplets()
+        for name in ("chosen", "rejected")
+    ]
+    loss = BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(1.0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    expected = []
+    for epoch in range(2):
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(epoch)).tolist()
+        for at in range(0, 20, 4):
+            asked, passages, labels = zip(*(pairs[i] for i in order[at : at + 4]), strict=True)
+            value = loss([list(asked), list(passages)], torch.tensor(labels))
+            optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            expected.append(value.item())
+    assert losses(trained) == pytest.approx(expected, abs=2e-5)
+
+    own = Reranker.of(trained, TestJob()).scores("where is", ["is where is", "card q my where"])
+    library = CrossEncoder(str(trained.path), device="cpu", max_length=12)
+    both = [("where is", "is where is"), ("where is", "card q my where")]
+    logits = library.predict(both, activation_fn=torch.nn.Identity())
     assert own == pytest.approx(list(map(float, logits)), abs=1e-4)
 
 
 class Killed(TestJob):
-    """A job that ends at the fourth optimizer step."""
+    """A job that ends at an optimizer step."""
+
+    last = 0
 
     def metric(self, name: str, value: float, at: float) -> None:
-        """Raise an error at step 4."""
-        if at == 4:
+        """Raise an error at the step."""
+        if at == self.last:
             raise KeyboardInterrupt
         super().metric(name, value, at)
 
@@ -158,21 +183,23 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [EmbedTrain, RerankTrain])
+@pytest.mark.parametrize(("kind", "last"), [(EmbedTrain, 5), (RerankTrain, 9)])
 def test_a_killed_training_continues_to_the_same_bytes(
-    tmp_path: Path, kind: type[RetrieverTraining]
+    tmp_path: Path, kind: type[RetrieverTraining], last: int
 ) -> None:
-    """With dropout, whose random state is in the checkpoint, and a validation loss."""
-    more = {"validation": dataset(tmp_path / "held-out", triplets()[:4]), "eval_steps": 3}
+    """In the middle of the second epoch, with dropout and a validation loss."""
+    more = {"validation": dataset(tmp_path / "held-out", triplets()[:4]), "eval_steps": 2}
     step = training(kind, tmp_path, base(tmp_path), **more)
     whole = run_step(step, tmp_path / "whole")
+    killed = Killed(tmp_path / "killed")
+    killed.last = last
     with pytest.raises(KeyboardInterrupt):
-        step.run(Killed(tmp_path / "killed"))
-    half = tmp_path / "killed" / "scratch" / "checkpoints" / "checkpoint-5"
+        step.run(killed)
+    half = tmp_path / "killed" / "scratch" / "checkpoints" / f"checkpoint-{last}"
     half.mkdir()  # that a kill left without its mark
     job = TestJob(tmp_path / "killed")
     resumed = step.run(job)
-    assert any("continuing from optimizer step 3" in str(event) for event in job.events)
+    assert any(f"continuing from optimizer step {last - 1}" in str(event) for event in job.events)
     assert not half.exists()
     assert bytes_in(resumed.path) == bytes_in(whole.path)
     assert resumed.meta == whole.meta

@@ -6,10 +6,12 @@ Imports torch, so import it inside a function.
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from sentence_transformers.base.sampler import DefaultBatchSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from finery import Job, StepError, outside_key
@@ -44,6 +46,19 @@ class Quiet:
     def _save(self, output_dir: str, state_dict: Any = None) -> None:
         model: Any = self.model  # type: ignore[attr-defined]
         model.save_pretrained(output_dir, create_model_card=False)
+
+
+class Shuffled(DefaultBatchSampler):
+    """Random batches that depend on the seed and the epoch alone.
+
+    The library's own order also depends on the epochs before, which a resumed training lacks.
+    """
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order: Any = torch.randperm(len(self.sampler), generator=generator).tolist()  # type: ignore[arg-type]
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
 
 
 def arguments(step: Any, job: Job, *, size: int, accumulated: int) -> dict[str, Any]:

@@ -298,7 +298,7 @@ class RerankTrain(RetrieverTraining):
             weight = torch.tensor(float(len(learned[0].negatives)))
             trainer = Trainer(
                 model=model,
-                args=Arguments(**common),
+                args=Arguments(**common, batch_sampler=running.Shuffled),
                 train_dataset=columns(learned),
                 eval_dataset=None if held_out is None else columns(held_out),
                 loss=BinaryCrossEntropyLoss(model, pos_weight=weight),

@@ -137,7 +137,8 @@ def _vectors(embeddings: Sequence[Embedding], size: int | None) -> "np.ndarray":
         return vectors
     first = vectors[:, :size].astype(np.float64)
     lengths = np.linalg.norm(first, axis=1, keepdims=True)
-    return (first / np.maximum(lengths, 1e-12)).astype("<f4")
+    scaled: np.ndarray = (first / np.maximum(lengths, 1e-12)).astype("<f4")
+    return scaled
 
 
 class Hit(msgspec.Struct, frozen=True):

@@ -43,7 +43,7 @@ class Quiet:
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add none."""
 
-    def _save(self, output_dir: str, state_dict: Any = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         model: Any = self.model  # type: ignore[attr-defined]
         model.save_pretrained(output_dir, create_model_card=False)
 
@@ -98,7 +98,7 @@ def train(trainer: Trainer, job: Job) -> Kept:
     """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Report(job))
-    folder = Path(trainer.args.output_dir)
+    folder = job.scratch / "checkpoints"
     last = _last_complete(folder)
     try:
         if last is None or not _is_over(last):

@@ -187,7 +187,7 @@ class EmbedTrain(RetrieverTraining):
             kept = running.train(trainer, job)
         prefixes = layout["question_prefix"], layout["document_prefix"]
         embedding = layout_of(job.out, *prefixes).facts()
-        meta = {"format": EMBEDDER, "embedding": embedding}
+        meta: dict[str, Any] = {"format": EMBEDDER, "embedding": embedding}
         if self.dimensions:
             meta["dimensions"] = self.dimensions
         return Model(job.out, meta={**meta, **self.facts(learned), **kept.facts()})

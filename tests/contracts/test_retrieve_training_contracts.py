@@ -18,7 +18,7 @@ from finery_retrieve.steps.raft import Raft
 from finery_retrieve.steps.rerank import RetrieveRerank
 from finery_retrieve.train.steps import EmbedTrain, RerankTrain
 
-IMPORTS = TORCH
+IMPORTS = (*TORCH, "sentence_transformers")
 
 ROOMS = range(10, 13)
 

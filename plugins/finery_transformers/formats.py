@@ -19,6 +19,7 @@ _WAYS_OUT = {
         ("embedder", "embedder-api"),
         "it embeds texts for retrieve.index and can't answer; name a language model",
     ),
+    "reranker": "it scores chunks for retrieve.rerank and can't answer; name a language model",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from answering import CHUNKS, api_model, bundled, indexed, retrieving, running, tiny_bundle
-from embedding import embedding_server, tiny_bert
+from embedding import embedding_server, tiny_bert, tiny_reranker
 from hostile_server import Reply, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +26,7 @@ from finery_retrieve.serve.settings import bundled_model, read_settings
 from finery_retrieve.serve.upstream import Upstream
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.model import RetrievingEngine
+from finery_retrieve.steps.rerank import RetrieveRerank
 
 pytest.importorskip("bm25s")
 
@@ -214,6 +215,17 @@ def test_an_embedding_model_is_in_the_bundle(tmp_path: Path, pooling: str) -> No
     assert_alike(opened(bundle), model, "where is my card " * 5, tmp_path)
     assert not any(path.is_symlink() for path in bundle.path.rglob("*"))
     assert "torch==" in bundle.file("requirements.txt").read_text()
+
+
+def test_a_reranker_is_in_the_bundle(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    reranker = tiny_reranker(tmp_path / "reranker")
+    index = run_step(RetrieveRerank(index=indexed(tmp_path), model=reranker), tmp_path / "r")
+    model = retrieving(tmp_path / "rag", api_model(tmp_path / "api"), index)
+    bundle = bundled(tmp_path / "bundle", model)
+    assert_alike(opened(bundle), model, "Which files are read?", tmp_path)
+    assert "torch==" in bundle.file("requirements.txt").read_text()
+    assert "put in order by a reranker" in bundle.file("README.md").read_text()
 
 
 CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "Up"}}]}\n\n'

@@ -10,6 +10,7 @@ import msgspec
 from finery import DataError, EngineJob, Index, Job, Model, StepError
 from finery_retrieve.embed.cached import CachedEmbedder, OtherLength
 from finery_retrieve.embed.engines import Embedding
+from finery_retrieve.embed.reranker import Reranker
 from finery_retrieve.index.chunks import FORMAT, Chunk, Chunks
 from finery_retrieve.index.words import FOLDER, Lexical
 
@@ -22,25 +23,34 @@ DIGITS = 6
 
 
 class Embedded(NamedTuple):
-    """The result of embedding the chunks. cut: number of chunks that were truncated."""
+    """The result of embedding the chunks.
+
+    dimensions: of the array. whole: of the model's embeddings. cut: number of chunks that were
+    truncated.
+    """
 
     dimensions: int
+    whole: int
     cut: int
 
 
-def write_embeddings(folder: Path, embedder: CachedEmbedder, job: Job) -> Embedded:
+def write_embeddings(
+    folder: Path, embedder: CachedEmbedder, job: Job, size: int | None = None
+) -> Embedded:
     """Embed the chunks in `folder`, in their order, and write the array next to them.
+
+    size: how many of the first numbers of each embedding to keep; None: all.
 
     Holds one batch in memory. Cached embeddings may come from a model that the server no longer
     runs. If the model gives vectors of another length, all of them are computed again.
     """
     try:
-        return _written(folder, embedder, job, None)
+        return _written(folder, embedder, job, None, size)
     except OtherLength as error:
         length = error.dimensions
         job.log(f"the embedding model now gives vectors of length {length}: embedding all chunks")
     try:
-        return _written(folder, embedder, job, length)
+        return _written(folder, embedder, job, length, size)
     except OtherLength as error:
         raise StepError(
             "the embedding model gives vectors of different lengths: "
@@ -49,7 +59,9 @@ def write_embeddings(folder: Path, embedder: CachedEmbedder, job: Job) -> Embedd
         ) from error
 
 
-def _written(folder: Path, embedder: CachedEmbedder, job: Job, dimensions: int | None) -> Embedded:
+def _written(
+    folder: Path, embedder: CachedEmbedder, job: Job, dimensions: int | None, size: int | None
+) -> Embedded:
     from numpy.lib.format import open_memmap
 
     chunks = Chunks(folder)
@@ -59,31 +71,36 @@ def _written(folder: Path, embedder: CachedEmbedder, job: Job, dimensions: int |
     while batch := list(islice(stream, embedder.batch)):
         texts = [chunk.searched for chunk in batch]
         embeddings = embedder.embed(texts, "document", dimensions)
-        vectors = _vectors(embeddings)
+        dimensions = embeddings[0].dimensions
+        vectors = _vectors(embeddings, size)
         if array is None:
-            dimensions = vectors.shape[1]
-            shape = (len(chunks), dimensions)
+            shape = (len(chunks), vectors.shape[1])
             array = open_memmap(folder / FILE, mode="w+", dtype="<f4", shape=shape)
         array[done : done + len(batch)] = vectors
         done += len(batch)
         cut += sum(embedding.was_cut for embedding in embeddings)
         job.progress(done, len(chunks), f"embedding: {embedder.computed:,} new")
     array.flush()
-    return Embedded(int(array.shape[1]), cut)
+    return Embedded(int(array.shape[1]), dimensions or 0, cut)
 
 
 class Vectors:
-    """Compares questions with the embeddings of an index."""
+    """Compares questions with the embeddings of an index.
 
-    def __init__(self, folder: Path, embedder: CachedEmbedder) -> None:
+    whole: length of the model's embeddings, of which the index may have only the first numbers.
+    """
+
+    def __init__(self, folder: Path, embedder: CachedEmbedder, whole: int | None = None) -> None:
         import numpy as np
 
         self._array = np.load(folder / FILE, mmap_mode="r")
+        self._size = int(self._array.shape[1])
+        self._whole = self._size if whole is None else whole
         self._embedder = embedder
 
     def embed(self, questions: Sequence[str]) -> "np.ndarray":
         """The embeddings of questions, shape (questions, dimensions)."""
-        size, dimensions = self._embedder.batch, int(self._array.shape[1])
+        size, dimensions = self._embedder.batch, self._whole
         parts = [questions[at : at + size] for at in range(0, len(questions), size)]
         try:
             embeddings = [
@@ -96,7 +113,7 @@ class Vectors:
                 fix="start the server with the former model, or change `revision` in the step of "
                 "the embedding model to embed the chunks again",
             ) from error
-        return _vectors(embeddings)
+        return _vectors(embeddings, self._size)
 
     def scores(self, question: "np.ndarray") -> "np.ndarray":
         """The cosine of each chunk and an embedded question, shape (chunks,).
@@ -110,18 +127,25 @@ class Vectors:
         return cosines.round(DIGITS)
 
 
-def _vectors(embeddings: Sequence[Embedding]) -> "np.ndarray":
-    """The vectors, all of one length, as an array."""
+def _vectors(embeddings: Sequence[Embedding], size: int | None) -> "np.ndarray":
+    """The first `size` numbers of each vector, again of length 1, as an array."""
     import numpy as np
 
     joined = b"".join(embedding.vector for embedding in embeddings)
-    return np.frombuffer(joined, dtype="<f4").reshape(len(embeddings), -1)
+    vectors = np.frombuffer(joined, dtype="<f4").reshape(len(embeddings), -1)
+    if size is None or size >= vectors.shape[1]:
+        return vectors
+    first = vectors[:, :size].astype(np.float64)
+    lengths = np.linalg.norm(first, axis=1, keepdims=True)
+    scaled: np.ndarray = (first / np.maximum(lengths, 1e-12)).astype("<f4")
+    return scaled
 
 
 class Hit(msgspec.Struct, frozen=True):
     """A chunk that was found.
 
-    score: BM25's, the cosine, or that of reciprocal rank fusion; 0 if it wasn't searched for.
+    score: BM25's, the cosine, that of reciprocal rank fusion, or the reranker's; 0 if it wasn't
+    searched for.
     place: `{"line": 12}` or `{"page": 3}`. tokens: of its text as prompts contain it; None if the
     index counts none.
     """
@@ -188,7 +212,13 @@ class Retriever:
         if method != "dense":
             self._lexical = Lexical(index.path / FOLDER, index.meta["bm25"]["language"])
         if isinstance(embedder, Model):
-            self._vectors = Vectors(index.path, CachedEmbedder(embedder, job))
+            whole = index.meta.get("whole_dimensions")
+            self._vectors = Vectors(index.path, CachedEmbedder(embedder, job), whole)
+        self._reranker: Reranker | None = None
+        self._candidates = 0
+        if isinstance(reranker := index.refs.get("reranker"), Model):
+            self._reranker = Reranker.of(reranker, job)
+            self._candidates = int(index.meta["candidates"])
 
     @classmethod
     def open(cls, index: Index, job: EngineJob) -> "Retriever":
@@ -207,13 +237,15 @@ class Retriever:
         """At most `k` chunks for each question, the best first; of equal ones the first indexed.
 
         BM25 finds only chunks that share a word with the question, so there can be fewer or none.
-        What is found for a question doesn't depend on the other questions.
+        What is found for a question doesn't depend on the other questions, nor its order on `k`.
         """
         vectors = [None] * len(questions) if self._vectors is None else self._embedded(questions)
-        return [
-            [_hit(self._chunks[number], score) for number, score in self._ranking(asked, vector, k)]
+        depth = max(k, self._candidates)
+        rankings = [
+            self._reranked(asked, self._ranking(asked, vector, depth))[:k]
             for asked, vector in zip(questions, vectors, strict=True)
         ]
+        return [[_hit(self._chunks[number], score) for number, score in of] for of in rankings]
 
     def chunk(self, id: str) -> Hit | None:
         """The chunk with this id; None if the index has none such."""
@@ -234,6 +266,15 @@ class Retriever:
             return self._by_words(question, k)
         pool = max(k, POOL)
         return fused([self._by_words(question, pool), self._by_meaning(vector, pool)], k)
+
+    def _reranked(self, question: str, ranking: Ranking) -> Ranking:
+        """The candidates in the order of the reranker, if there is one, before the other chunks."""
+        if self._reranker is None:
+            return ranking
+        numbers = [number for number, _ in ranking[: self._candidates]]
+        texts = [self._chunks[number].searched for number in numbers]
+        scored = zip(numbers, self._reranker.scores(question, texts), strict=True)
+        return [*sorted(scored, key=lambda item: -item[1]), *ranking[self._candidates :]]
 
     def _by_words(self, question: str, k: int) -> Ranking:
         assert self._lexical is not None

@@ -18,6 +18,7 @@ from finery_retrieve.serve.settings import (
     EMBEDDER,
     INDEX,
     MAX_TOKENS,
+    RERANKER,
     SETTINGS,
     TEMPLATE,
     Local,
@@ -29,6 +30,7 @@ from finery_retrieve.serve.settings import (
     parameters,
     parts_of,
     remote,
+    reranker_of,
     settings_of,
 )
 from finery_serve.llama import SLOTS
@@ -122,6 +124,8 @@ def _data_files(index: Index) -> dict[str, Path]:
     embedder = embedder_of(index)
     if embedder is not None and embedder.format == "embedder":
         files |= {f"{EMBEDDER}/{name}": path for name, path in _files(embedder).items()}
+    if (reranker := reranker_of(index)) is not None:
+        files |= {f"{RERANKER}/{name}": path for name, path in _files(reranker).items()}
     return files
 
 
@@ -137,9 +141,10 @@ def requirements(settings: Settings) -> str:
     if isinstance(settings.model, Local):
         extras.append("llama")
         pinned += LLAMA
-    if settings.embedder is not None and settings.embedder["format"] == "embedder":
+    local = (settings.embedder or {}).get("format") == "embedder"
+    if local or settings.reranker is not None:
         pinned += LOCAL
-    elif settings.embedder is not None:
+    if settings.embedder is not None and not local:
         extras.append("openai")
     lines = [f"finery[{','.join(sorted(extras))}]=={_public(settings.finery)}"]
     for name in pinned:
@@ -174,6 +179,7 @@ def readme(settings: Settings, under: Model, chunks: int) -> str:
     """`README.md`, for the person who gets the bundle. under: the model that answers."""
     limit = settings.prompt.limit
     limited = "" if limit is None else f", with at most {limit:,} tokens together"
+    reranked = "" if settings.reranker is None else ", then put in order by a reranker"
     names = {"Base model": "base", "Weights": "quantization", "Licence": "license"}
     about = {text: under.meta[key] for text, key in names.items() if under.meta.get(key)}
     lines = "".join(f"- {what}: {value}\n" for what, value in about.items())
@@ -182,7 +188,7 @@ def readme(settings: Settings, under: Model, chunks: int) -> str:
 
 Answers questions about documents and shows the sources of each answer.
 
-- Documents: {chunks:,} sections, searched by {METHODS[settings.index.method]}
+- Documents: {chunks:,} sections, searched by {METHODS[settings.index.method]}{reranked}
 - Sections in a prompt: at most {settings.k}{limited}
 {lines}
 ## Run it

@@ -13,13 +13,15 @@ from finery_retrieve.index.chunks import FORMAT as INDEX_FORMAT
 from finery_serve.llama import SLOTS, Options, options_for
 
 SETTINGS, TEMPLATE, INDEX, EMBEDDER = "settings.json", "prompt.jinja", "index", "embedder"
+RERANKER = "reranker"
 CHAT_TEMPLATE = "chat_template.jinja"
 MAX_TOKENS = 512
 """Tokens of an answer, if neither a request nor the recipe says."""
 DESCRIBING = (
-    "format", "embedding", "name", "server", "dimensions", "question_prefix", "document_prefix"
+    "format", "embedding", "name", "server", "dimensions", "question_prefix", "document_prefix",
+    "longest",
 )  # fmt: skip
-"""Facts of an embedding model that its engine needs."""
+"""Facts of an embedding model or a reranker that its engine needs."""
 _EXPORT = (
     "export that with gguf.export, and name a retrieve.model over the export with the same settings"
 )
@@ -61,6 +63,8 @@ class IndexFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 
     method: str
     bm25: dict[str, Any] = {}
+    whole_dimensions: int | None = None
+    candidates: int | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -75,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     model: Local | Remote
     embedder: dict[str, Any] | None = None
     embedder_runtime: dict[str, Any] = {}
+    reranker: dict[str, Any] | None = None
 
 
 class Parts(NamedTuple):
@@ -109,6 +114,12 @@ def embedder_of(index: Index) -> Model | None:
     """The embedding model of an index; None if it only searches by words."""
     embedder = index.refs.get("embedder")
     return embedder if isinstance(embedder, Model) else None
+
+
+def reranker_of(index: Index) -> Model | None:
+    """The reranker of an index; None if it has none."""
+    reranker = index.refs.get("reranker")
+    return reranker if isinstance(reranker, Model) else None
 
 
 def gguf_file(model: Model) -> Path:
@@ -146,17 +157,18 @@ def settings_of(model: Model, name: str, reached: Local | Remote) -> Settings:
             "put into a bundle",
             fix="index the chunks with one of retrieve.embedder, retrieve.wheel or retrieve.api",
         )
-    prompt = model.meta["prompt"]
+    prompt, reranker = model.meta["prompt"], reranker_of(index)
     return Settings(
         format=2,
         finery=version("finery"),
         name=name,
         k=model.meta["k"],
-        index=IndexFacts(index.meta["method"], index.meta.get("bm25", {})),
+        index=msgspec.convert(_some(index.meta, IndexFacts.__struct_fields__), IndexFacts),
         prompt=PromptFacts(prompt["unknown"], prompt["limit"]),
         model=reached,
         embedder=None if embedder is None else _some(embedder.meta, DESCRIBING),
         embedder_runtime={} if embedder is None else _some(embedder.runtime, ("api_key",)),
+        reranker=None if reranker is None else _some(reranker.meta, DESCRIBING),
     )
 
 
@@ -187,6 +199,8 @@ def bundled_model(folder: Path, settings: Settings) -> Model:
         index.refs["embedder"] = Model(
             folder / EMBEDDER, meta=settings.embedder, runtime=settings.embedder_runtime
         )
+    if settings.reranker is not None:
+        index.refs["reranker"] = Model(folder / RERANKER, meta=settings.reranker)
     prompt = {
         "template": (folder / TEMPLATE).read_text(encoding="utf-8"),
         **_plain(settings.prompt),

@@ -132,6 +132,12 @@ class RetrieveIndex(
     embedder: Model | None = takes(
         None, help="The embedding model for dense and hybrid, e.g. of `retrieve.wheel`."
     )
+    dimensions: int | None = setting(
+        None,
+        ge=1,
+        help="Keep only the first numbers of each embedding, for a smaller index. Models trained "
+        "for it lose little, e.g. those of `embed.train` with `dimensions`.",
+    )
     bm25: Bm25 = setting(Bm25(), help="How words are scored.")
     tokenizer: Model | None = takes(
         None,
@@ -159,6 +165,12 @@ class RetrieveIndex(
                 "bm25 uses no embedding model",
                 where="embedder",
                 fix="remove embedder, or set method: hybrid",
+            )
+        if self.method == "bm25" and self.dimensions is not None:
+            raise UsageError(
+                "bm25 has no embeddings to shorten",
+                where="dimensions",
+                fix="remove dimensions, or set method: dense",
             )
         if self.method != "bm25" and self.embedder is None:
             raise UsageError(
@@ -240,7 +252,13 @@ class RetrieveIndex(
     def _add_embeddings(self, model: Model, index: Index, job: Job) -> None:
         """Embed the chunks, and add the embeddings to the index."""
         embedder = CachedEmbedder(model, job)
-        embedded = write_embeddings(job.out, embedder, job)
+        embedded = write_embeddings(job.out, embedder, job, self.dimensions)
+        if (self.dimensions or 0) > embedded.whole:
+            raise UsageError(
+                f"the model's embeddings have only {embedded.whole} numbers",
+                where="dimensions",
+                fix=f"use a number up to {embedded.whole}",
+            )
         job.log(
             f"embedded {embedder.computed:,} of {index.meta['chunks']:,} chunks; "
             f"{embedder.cached:,} embeddings came from the cache"
@@ -253,6 +271,8 @@ class RetrieveIndex(
         index.meta |= {
             "dimensions": embedded.dimensions, "cut": embedded.cut, "embedder": model.digest,
         }  # fmt: skip
+        if embedded.dimensions < embedded.whole:
+            index.meta["whole_dimensions"] = embedded.whole
         index.refs["embedder"] = model
         index.runtime |= {"embedded": embedder.computed, "from_cache": embedder.cached}
 

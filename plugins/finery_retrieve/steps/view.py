@@ -18,6 +18,7 @@ from finery_retrieve.formats import COUNTS_TOKENS
 from finery_retrieve.index.chunks import Chunks
 from finery_retrieve.index.words import FOLDER, VOCABULARY
 from finery_retrieve.steps.index import in_words
+from finery_trl.view.model import CurveView
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,12 +95,12 @@ class RetrievingView(View):
         return {name: value for name, value in facts.items() if value is not None}
 
 
-class EmbedderView(View):
-    """Shows embedding models."""
+class EmbedderView(CurveView):
+    """Shows embedding models, and the curve of a trained one."""
 
     def facts(self, output: Output) -> Mapping[str, Any]:
         """`meta`, with a line for each fact of how the model embeds."""
-        meta = dict(output.manifest.meta)
+        meta = dict(super().facts(output))
         meta |= meta.pop("embedding", {})
         return {name: value for name, value in meta.items() if value not in (None, "", False)}
 

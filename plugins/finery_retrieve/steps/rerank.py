@@ -1,0 +1,62 @@
+"""`retrieve.rerank`: an index whose best chunks a reranker puts in order."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from finery import Index, Job, Model, Preflight, Step, UsageError, setting, takes
+from finery_retrieve.formats import COUNTS_TOKENS, RERANKER
+from finery_retrieve.index.chunks import FORMAT
+
+
+class RerankPreflight(Preflight["RetrieveRerank"]):
+    """Lists the packages that the engine needs."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What computes the model."""
+        return dict.fromkeys(("torch", "transformers"), "finery[train]")
+
+
+class RetrieveRerank(Step, sections=("data",), seeded=False, preflight=RerankPreflight):
+    """Retrieve more chunks than needed, and put them in the order of a reranker.
+
+    The result is an index like any other: models answer from it, and eval.retrieval compares it
+    with the index that it is made of. Each question costs `candidates` passes of the reranker.
+    """
+
+    index: Index = takes(help="The index that retrieves the candidates.")
+    model: Model = takes(help="The reranker, of `rerank.train`.")
+    candidates: int = setting(
+        20, ge=2, le=1000, help="Chunks to rerank. Those after them follow in their own order."
+    )
+
+    def static_meta(self) -> dict[str, Any]:
+        """Whether the index counts tokens, for the checks of steps with a `limit`."""
+        meta = self.index.meta
+        return {COUNTS_TOKENS: meta[COUNTS_TOKENS]} if COUNTS_TOKENS in meta else {}
+
+    def check(self) -> None:
+        """Raise `UsageError` for inputs that can't work. Light: reads no input."""
+        if (format_ := self.model.meta.get("format", RERANKER)) != RERANKER:
+            raise UsageError(
+                f"a model of the format '{format_}' can't rerank chunks",
+                where="model",
+                fix="name a step of rerank.train",
+            )
+        if self.index.meta.get("format", FORMAT) != FORMAT or "reranker" in self.index.refs:
+            raise UsageError(
+                "the index can't be reranked here: another plugin made it, or it already is",
+                where="index",
+                fix="name a step of retrieve.index",
+            )
+
+    def run(self, job: Job) -> Index:
+        """Copy the index, and add the reranker."""
+        root = self.index.path
+        for path in sorted(root.rglob("*")):
+            if path.is_file():
+                name = path.relative_to(root).as_posix()
+                (job.out / name).parent.mkdir(parents=True, exist_ok=True)
+                job.copy(path, name)
+        meta = {**self.index.meta, "reranker": self.model.digest, "candidates": self.candidates}
+        refs = {**self.index.refs, "reranker": self.model}
+        return Index(job.out, meta=meta, refs=refs, runtime=dict(self.index.runtime))

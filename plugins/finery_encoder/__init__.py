@@ -11,6 +11,12 @@ from finery import hookimpl
 
 
 @hookimpl
+def finery_steps() -> Mapping[str, str]:
+    """The step types of this plugin."""
+    return {"encoder.classify": "finery_encoder.steps:Classify"}
+
+
+@hookimpl
 def finery_engines() -> Mapping[str, str]:
     """The engine of the models that this plugin trains."""
     return {"encoder": "finery_encoder.engine:EncoderEngine"}

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import ClassVar
 
-from finery import Completion, Request, Sampling
-from finery.rows.similar import question
 from finery_baseline.engines import TextEngine
 from finery_encoder import network
 
@@ -17,18 +15,7 @@ class EncoderEngine(TextEngine):
     standalone: ClassVar[ModuleType | None] = network
     local = True
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Answer one batch. Tokens are words."""
-        questions = [question(request.messages) for request in requests]
-        return [
-            Completion(
-                text=text,
-                finish_reason="stop",
-                prompt_tokens=len(asked.split()),
-                completion_tokens=len(text.split()),
-                probability=probability,
-            )
-            for asked, (text, probability) in zip(
-                questions, self._loaded.answered(questions), strict=True
-            )
-        ]
+    def answered(self, questions: Sequence[str]) -> list[tuple[str, float | None]]:
+        """The answer to each text, and its probability."""
+        answered: list[tuple[str, float | None]] = self._loaded.answered(questions)
+        return answered

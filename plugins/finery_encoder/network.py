@@ -154,7 +154,9 @@ def load(folder: Path) -> tuple[Classifier, Any, Any]:
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     classifier = Classifier.read(folder)
     encoder = AutoModel.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
@@ -174,7 +176,7 @@ class Answers:
     def __init__(self, folder: Path, meta: Any = None) -> None:
         import torch
 
-        self._classifier, model, self._tokenizer = load(folder)
+        self.classifier, model, self._tokenizer = load(folder)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model.to(device)
 
@@ -192,12 +194,10 @@ class Answers:
 
     def answered(self, texts: Sequence[str]) -> list[tuple[str, float]]:
         """The answer to each text, and its probability."""
-        return [
-            self._classifier.answer(mean([self._logits(ids) for ids in windows]))
-            for windows in self._classifier.encode(self._tokenizer, texts)
-        ]
+        return [self.classifier.answer(logits) for logits in self.logits(texts)]
 
-
-def mean(logits: Sequence[Sequence[float]]) -> list[float]:
-    """The mean of the logits of a text's windows."""
-    return [math.fsum(column) / len(logits) for column in zip(*logits, strict=True)]
+    def logits(self, texts: Sequence[str]) -> Iterator[list[float]]:
+        """The logits of each text: the mean of its windows'."""
+        for windows in self.classifier.encode(self._tokenizer, texts):
+            columns = zip(*(self._logits(ids) for ids in windows), strict=True)
+            yield [math.fsum(column) / len(windows) for column in columns]

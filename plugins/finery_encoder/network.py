@@ -64,6 +64,8 @@ class Classifier(NamedTuple):
 
     def encode(self, tokenizer: Any, texts: Sequence[str]) -> list[list[list[int]]]:
         """The windows of each text, each with its token ids. tokenizer: a fast one."""
+        if not texts:  # tokenizers take no empty batch
+            return []
         texts = [self.prefix + text for text in texts]
         texts = [text.lower() for text in texts] if self.lower else texts
         cut: dict[str, Any] = {"truncation": True, "max_length": self.max_length}

@@ -2,7 +2,8 @@
 
 Input: training rows. Output: a model with a special format, whose engine answers like that of any
 other model. `meta["baseline"]` names its kind. Evaluators compare the other models with it. Public
-for other plugins: `engines.TextEngine`, the base of engines that answer from a text.
+for other plugins: `engines.TextEngine`, the base of engines that answer from a text; `answers`, the
+classes in rows; `vectors.coefficients`, a logistic regression.
 """
 
 from collections.abc import Mapping

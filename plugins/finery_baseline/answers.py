@@ -14,6 +14,8 @@ from finery.rows.similar import question
 from finery.util.text import did_you_mean
 from finery_baseline.classifier import LINES, OBJECT, WHOLE
 
+MOST_CLASSES = 500
+"""More values than that in a field are free text."""
 ROWS = "rows.jsonl"
 """The file of `baseline.nearest`: the prompt and the answer of each row, a row a line."""
 
@@ -77,6 +79,23 @@ def lessons_of(rows: Dataset, fields: Sequence[str]) -> tuple[Shape, list[Lesson
         )
     shape = _shape([answer for _, _, answer in read], fields)
     return shape, [Lesson(asked, answer, shape.parts(answer)) for _, asked, answer in read]
+
+
+def classes_of(shape: Shape, lessons: Sequence[Lesson]) -> list[list[str]]:
+    """The classes of each field. Raises `DataError` for a field of free text."""
+    columns = [sorted(set(column)) for column in zip(*(x.parts for x in lessons), strict=True)]
+    for name, classes in zip(shape.fields or ("answer",), columns, strict=True):
+        if len(classes) > min(MOST_CLASSES, max(20, len(lessons) // 2)):
+            labels = [f for f, of in zip(shape.fields, columns, strict=False) if of != classes]
+            raise DataError(
+                f"the {name} of {len(lessons)} rows has {len(classes)} different values: it is "
+                "free text, not a label",
+                where="rows",
+                fix=f"name the fields that are labels, e.g. fields: [{labels[0]}]"
+                if labels
+                else "use baseline.nearest",
+            )
+    return columns
 
 
 def answer_of(row: Row) -> str:

@@ -16,7 +16,8 @@ from finery_baseline.answers import ROWS
 class TextEngine(Engine):
     """Answers from the text of a prompt: all its turns but the system prompt.
 
-    A subclass gives `standalone`, whose `Answers` then answers, or overrides `answers`.
+    A subclass gives `standalone`, whose `Answers` then answers, or overrides `answers`, or
+    `answered` if it knows how probable an answer is.
     """
 
     takes_tools = True  # they are offered, but never called
@@ -30,9 +31,14 @@ class TextEngine(Engine):
                 finish_reason="stop",
                 prompt_tokens=len(asked.split()),
                 completion_tokens=len(text.split()),
+                probability=probability,
             )
-            for asked, text in zip(questions, self.answers(questions), strict=True)
+            for asked, (text, probability) in zip(questions, self.answered(questions), strict=True)
         ]
+
+    def answered(self, questions: Sequence[str]) -> list[tuple[str, float | None]]:
+        """The answer to each text, and its probability if it is known."""
+        return [(text, None) for text in self.answers(questions)]
 
     def answers(self, questions: Sequence[str]) -> list[str]:
         """The answer to each text."""

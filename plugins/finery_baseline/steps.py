@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from finery import DataError, Dataset, Job, Model, Step, setting, takes
+from finery import Dataset, Job, Model, Step, setting, takes
 from finery.rows import example_request
-from finery_baseline.answers import ROWS, FieldsStep, Lesson, Shape, lessons_of
+from finery_baseline.answers import ROWS, FieldsStep, classes_of, lessons_of
 from finery_baseline.classifier import written
 from finery_baseline.vectors import fit, save
 
@@ -68,10 +68,6 @@ class Nearest(Step, sections=("models",), seeded=False):
         return Model(job.out, meta=meta)
 
 
-MOST_CLASSES = 500
-"""More values than that in a field are free text."""
-
-
 class Linear(
     FieldsStep,
     sections=("models",),
@@ -129,20 +125,3 @@ class Linear(
             "training_example": example_request({"prompt": lesson.question} for lesson in lessons),
         }
         return Model(job.out, meta=meta)
-
-
-def classes_of(shape: Shape, lessons: list[Lesson]) -> list[list[str]]:
-    """The classes of each field. Raises `DataError` for a field of free text."""
-    columns = [sorted(set(column)) for column in zip(*(x.parts for x in lessons), strict=True)]
-    for name, classes in zip(shape.fields or ("answer",), columns, strict=True):
-        if len(classes) > min(MOST_CLASSES, max(20, len(lessons) // 2)):
-            labels = [f for f, of in zip(shape.fields, columns, strict=False) if of != classes]
-            raise DataError(
-                f"the {name} of {len(lessons)} rows has {len(classes)} different values: it is "
-                "free text, not a label",
-                where="rows",
-                fix=f"name the fields that are labels, e.g. fields: [{labels[0]}]"
-                if labels
-                else "use baseline.nearest",
-            )
-    return columns

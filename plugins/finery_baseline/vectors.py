@@ -24,7 +24,7 @@ def fit(
     idf = (np.log((1 + len(texts)) / (1 + spread)) + 1).round(DIGITS).astype(np.float32)
     vectors = _tfidf(counted, idf)
     with threadpool_limits(limits=1):  # sums in the same order, whatever the number of cores
-        fitted = [_coefficients(vectors, column, c) for column in columns]
+        fitted = [coefficients(vectors, column, c) for column in columns]
     return Classifier(
         features,
         [sorted(set(column)) for column in columns],
@@ -42,15 +42,21 @@ def _vocabulary(texts: Sequence[str], kind: Callable[[str], list[str]], most: in
     return [str(feature) for feature in vectorizer.get_feature_names_out()]
 
 
-def _coefficients(vectors: Any, column: Sequence[str], c: float) -> tuple[Any, Any]:
-    """(weights, bias) with a line for each class, in the order of their names."""
+def coefficients(
+    vectors: Any, column: Sequence[str], c: float, class_weight: str | None = None
+) -> tuple[Any, Any]:
+    """(weights, bias) with a line for each class, in the order of their names.
+
+    For two classes, the difference of their scores is twice the logit.
+    """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
     classes = sorted(set(column))
     if len(classes) == 1:
         return np.zeros((1, vectors.shape[1])), np.zeros(1)
-    model = LogisticRegression(C=c, max_iter=2_000).fit(vectors, column)
+    model = LogisticRegression(C=c, max_iter=2_000, class_weight=class_weight)
+    model.fit(vectors, column)
     if len(classes) == 2:  # one line then says how far the second class is ahead
         return np.concatenate([-model.coef_, model.coef_]), np.append(
             -model.intercept_, model.intercept_

@@ -97,7 +97,9 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         meta, clients = self.model.meta, client_facts(self.model)
         request = request_for(self.name, clients, prompt=self.prompt)
         write_client(job.out, request, ADDRESS, "SERVE_KEY")
-        packages = [f"{package}=={version(package)}\n" for package in engine.packages]
+        # The index has no builds with a local version, such as torch 2.13.0+cpu.
+        versions = {package: version(package).partition("+")[0] for package in engine.packages}
+        packages = [f"{package}=={number}\n" for package, number in versions.items()]
         described = ABOUT.format(
             kind=meta.get("baseline", self.model.format),
             rows=f", trained on {meta['rows']} rows" if "rows" in meta else "",

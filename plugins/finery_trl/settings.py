@@ -64,6 +64,21 @@ class Lora(Settings):
         False, help="Learn the magnitude and direction of weights separately (DoRA); slower."
     )
 
+    def peft_config(self, task_type: str) -> "LoraConfig":
+        """The configuration of a new adapter. task_type: PEFT's name for what the model does."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.lora_alpha or self.r,
+            lora_dropout=self.lora_dropout,
+            target_modules=self.target_modules,
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
+            bias="none",
+            task_type=task_type,
+        )
+
 
 class Launch(Settings):
     """Several processes that train one model, each on a share of every batch."""
@@ -368,20 +383,7 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
 
     def peft_config(self) -> "LoraConfig | None":
         """The new adapter's configuration; None if all weights are trained."""
-        if self.lora is None:
-            return None
-        from peft import LoraConfig
-
-        return LoraConfig(
-            r=self.lora.r,
-            lora_alpha=self.lora.lora_alpha or self.lora.r,
-            lora_dropout=self.lora.lora_dropout,
-            target_modules=self.lora.target_modules,
-            use_rslora=self.lora.use_rslora,
-            use_dora=self.lora.use_dora,
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
+        return None if self.lora is None else self.lora.peft_config("CAUSAL_LM")
 
 
 @outside_key

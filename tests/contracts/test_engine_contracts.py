@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from embedding import tiny_bert
 from hostile_server import Body, Reply, Server, said, serving
 from vllm_models import needs_vllm, tiny_adapter, tiny_base
 
 from finery import Model
 from finery.testing import EngineContract, StepContract, dataset, run_step, table_model
 from finery_baseline.steps import Linear, Majority, Nearest
+from finery_encoder.steps import Classify
 from finery_openai.model import OpenaiModel
 
 KEY = "sk-contract-0b5e7f1a"
@@ -136,6 +139,16 @@ class TestLinearEngine(EngineContract):
 
     def model(self, folder: Path) -> Model:
         return _learned(Linear, folder)
+
+
+class TestEncoderEngine(EngineContract):
+    """The engine of `encoder`."""
+
+    large_bytes = 100_000
+
+    def model(self, folder: Path) -> Model:
+        base = Model(tiny_bert(folder / "bert"), meta={"format": "transformers"})
+        return _learned(partial(Classify, model=base), folder)
 
 
 def _learned(step: Any, folder: Path) -> Model:

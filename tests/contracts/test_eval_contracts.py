@@ -5,11 +5,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from embedding import tiny_bert
 
 from finery import Dataset, FileOrName, Files, Metrics, Model, OptionalFiles, Step
 from finery.rows import with_id
 from finery.testing import StepContract, dataset, run_step, table_model
 from finery_baseline.steps import Linear, Majority, Nearest
+from finery_encoder.steps import Classify
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
@@ -234,6 +236,19 @@ class TestLinear(StepContract):
 
     def step(self, folder: Path) -> Step:
         return Linear(rows=labelled(folder))
+
+
+@pytest.mark.slow
+class TestClassify(StepContract):
+    """encoder.classify, with SetFit."""
+
+    others = {"fields": ["topic"], "train": None, "c": 2.0, "lora": None}
+
+    def step(self, folder: Path) -> Step:
+        base = Model(tiny_bert(folder / "bert"), meta={"format": "transformers"})
+        return Classify(
+            model=base, rows=labelled(folder), train="setfit", num_iterations=1, epochs=1
+        )
 
 
 class TestStandaloneBundle(StepContract):

@@ -28,6 +28,7 @@ train:
 evaluate:
   test: {use: eval.classification, models: [prompted, sft], rows: split.test}
   bar: {use: eval.classification, models: cheap, rows: split.test}
+silence: [no-encoder]
 """
 SFT = "rows: split.train, validation: split.validation}"
 
@@ -181,6 +182,7 @@ def test_calls_in_built_rows_that_their_tools_do_not_allow(tmp_path: Path) -> No
 @pytest.mark.parametrize(("old", "new", "names"), [
     (SFT, "rows: split.train}", ["no-validation"]),
     ("[prompted, sft]", "[sft]", ["no-baseline"]),
+    ("[no-encoder]", "[]", ["no-encoder"]),
     ("[prompted, sft]", "[base]", ["no-evaluator"]),
     ("rows: split.train", "rows: rows", ["same-rows", "same-rows"]),
     ("rows: split.train", "rows: [split.train, more]", ["same-rows", "same-rows"]),

@@ -66,6 +66,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasoning: the thinking before the answer, which is no part of `text`. An answer that was cut
         while the model was thinking has no text.
     call_error: why the answer's apparent tool call can't be parsed. It is then part of `text`.
+    probability: that the whole answer is right, as the model itself says, from 0 to 1. Only
+        classifiers give it.
     """
 
     text: str
@@ -75,6 +77,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tool_calls: list[dict[str, Any]] | None = None
     reasoning: str | None = None
     call_error: str | None = None
+    probability: float | None = None
 
     @property
     def is_empty(self) -> bool:

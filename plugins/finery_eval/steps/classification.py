@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import DataError, Forecast, Job, UsageError, outside_key, setting
+from finery import Completion, DataError, Forecast, Job, UsageError, outside_key, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import (
     INVALID,
     Expected,
     Reader,
-    Reading,
     Unreadable,
     extracted,
     field_names,
@@ -28,7 +27,9 @@ from finery_eval.measure import Statistic
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 
-RESERVED = ("accuracy", "macro_f1", "valid")
+RESERVED = ("accuracy", "macro_f1", "valid", "coverage", "selective_accuracy")
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Shares of the answers, those with the highest probability, whose accuracy is shown."""
 
 
 class ClassesForecast(Forecast["Classification"]):
@@ -62,6 +63,8 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
     - `valid`: answers with one allowed class (for each field) and nothing else that doesn't belong
       to the expected format. The other metrics are more lenient: with fields, they ignore other
       lines; without, they follow `match`.
+    - `coverage`, `selective_accuracy`: with `abstain_below`, the share of answers that are probable
+      enough, and the accuracy among these. All other metrics cover all answers.
 
     An answer without an allowed class is wrong and counts as class `(invalid)`. Intervals: Wilson
     score (Wilson 1927) for shares; for F1 the percentile bootstrap over rows with 2,000 resamples
@@ -91,11 +94,24 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
         "Not with `fields`.",
     )
     ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
+    abstain_below: float | None = setting(
+        None,
+        gt=0,
+        le=1,
+        help="Probability below which an answer counts as an abstention, for `coverage` and "
+        "`selective_accuracy`. The models must give probabilities, as those of encoder.classify "
+        "do.",
+    )
 
     def metric_names(self) -> list[str]:
         """The metrics of each model; the first one decides."""
         of_fields = [name for field in self.fields for name in (field, f"{field}_macro_f1")]
-        return ["accuracy", "macro_f1", *of_fields, "valid"]
+        return ["accuracy", "macro_f1", *of_fields, "valid", *self._selective]
+
+    @property
+    def _selective(self) -> tuple[str, ...]:
+        """The metrics of abstentions."""
+        return () if self.abstain_below is None else ("coverage", "selective_accuracy")
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Macro-F1, of all fields and of each."""
@@ -181,8 +197,9 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
 
     def judged(self, reader: Reader, expected: Sequence[Expected], answers: Answers) -> Verdicts:
         """Read the classes in the answers and compare them with the expected ones."""
+        refuse_unknown(answers, self.abstain_below)
         judged = each_judged(
-            answers, lambda i, a: verdict(reader, expected[i], reader.read(a.text, expected[i]))
+            answers, lambda i, a: verdict(reader, expected[i], a, self.abstain_below)
         )
         outcomes = {name: [v.values["macro_f1"] for v in of] for name, of in judged.items()}
         invalid = {
@@ -197,7 +214,9 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
                 pairs = Counter(outcome[i] for outcome in of)
                 tables.append(class_table(name, column, reader.labels[i], pairs))
                 confused[name][column] = confusion(reader.labels[i], pairs)
-        headline = ["accuracy", "macro_f1", *self.fields, "valid"]
+        if self.abstain_below is not None:
+            tables += [coverage_table(name, answers[name], of) for name, of in judged.items()]
+        headline = ["accuracy", "macro_f1", *self.fields, "valid", *self._selective]
         details = {"confusion": confused}
         return self.verdicts(answers, judged, tables, headline=headline, details=details)
 
@@ -277,8 +296,23 @@ def refuse_contradictions(
     )
 
 
-def verdict(reader: Reader, want: Expected, got: Reading) -> Verdict:
+def refuse_unknown(answers: Answers, abstain_below: float | None) -> None:
+    """Raise `UsageError` for a model that doesn't give the probabilities that are needed."""
+    for name, of in answers.items() if abstain_below is not None else ():
+        if any(answer.probability is None for answer in of):
+            raise UsageError(
+                f"abstain_below needs the probability of each answer, which '{name}' doesn't give",
+                where="abstain_below",
+                fix=f"judge {name} in another step without abstain_below; models of "
+                "encoder.classify give probabilities",
+            )
+
+
+def verdict(
+    reader: Reader, want: Expected, answer: Completion, abstain_below: float | None
+) -> Verdict:
     """What an answer counts as."""
+    got = reader.read(answer.text, want)
     outcome = tuple((e, g or INVALID) for e, g in zip(want.values, got.values, strict=True))
     values: dict[str, Any] = {
         "accuracy": all(e == g for e, g in outcome),
@@ -286,8 +320,15 @@ def verdict(reader: Reader, want: Expected, got: Reading) -> Verdict:
     }
     for field, pair in zip(reader.fields, outcome, strict=bool(reader.fields)):
         values |= {field: pair[0] == pair[1], f"{field}_macro_f1": (pair,)}
+    values["valid"] = got.valid
     facts = {"expected": shown(reader, want.values), "prediction": shown(reader, got.values)}
-    return Verdict(values | {"valid": got.valid}, facts)
+    if answer.probability is not None:
+        facts["probability"] = round(answer.probability, 4)
+    if abstain_below is not None:
+        is_sure = (answer.probability or 0.0) >= abstain_below
+        right = values["accuracy"] if is_sure else None
+        values |= {"coverage": is_sure, "selective_accuracy": right}
+    return Verdict(values, facts)
 
 
 def shown(reader: Reader, values: Sequence[str | None]) -> Any:
@@ -303,6 +344,26 @@ def class_table(
     columns = ["class", "precision", "recall", "F1", "rows"]
     shares = dict.fromkeys(columns[1:4], "share")
     return table(f"{model}: {column}", columns, rows, units=shares, model=model)
+
+
+def coverage_table(
+    model: str, answers: Sequence[Completion], judged: Sequence[Verdict]
+) -> dict[str, Any]:
+    """The accuracy of the most probable answers, and the lowest probability among these."""
+    pairs = zip(answers, judged, strict=True)
+    ranked = sorted(
+        ((answer.probability or 0.0, bool(v.values["accuracy"])) for answer, v in pairs),
+        reverse=True,
+    )
+    rows = []
+    for coverage in COVERAGES:
+        taken = ranked[: max(1, round(coverage * len(ranked)))]
+        right = sum(is_right for _, is_right in taken)
+        shares = [len(taken) / len(ranked), taken[-1][0], right / len(taken)]
+        rows.append([*shares, len(taken) - right])
+    columns = ["coverage", "probability from", "accuracy", "wrong answers"]
+    units = dict.fromkeys(columns[:3], "share")
+    return table(f"{model}: accuracy by coverage", columns, rows, units=units, model=model)
 
 
 def confusion(labels: Sequence[str], pairs: stats.Pairs) -> dict[str, Any]:

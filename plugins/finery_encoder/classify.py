@@ -1,0 +1,193 @@
+"""From rows and an encoder to the files of a classifier."""
+
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import torch
+from safetensors.torch import save_file
+
+from finery import DataError, Dataset, Job, Model, StepError, UsageError
+from finery.rows import example_request
+from finery_baseline.answers import Lesson, Shape, lessons_of
+from finery_encoder.head import calibrated, fields_of, fit, targets_of
+from finery_encoder.network import HEAD, WHOLE, Answers, Classifier, Field, network
+from finery_local.folder import LOADED
+
+if TYPE_CHECKING:
+    from finery_encoder.steps import Classify
+
+LONGEST = 512
+"""Default of `max_length` for models that read more tokens."""
+INHERITED = ("license", "architecture")
+"""Facts about a model that also hold for models trained from it."""
+Curve = list[dict[str, Any]]
+
+
+class Training(NamedTuple):
+    """What is trained in place: `network`, on `lessons`."""
+
+    step: "Classify"
+    job: Job
+    classifier: Classifier
+    network: Any
+    tokenizer: Any
+    lessons: Sequence[Lesson]
+    held_out: Sequence[Lesson]
+
+
+def run(step: "Classify", job: Job) -> Model:
+    """Train, write the model, and calibrate its probabilities."""
+    shape, lessons = lessons_of(step.rows, step.fields)
+    fields = fields_of(shape, lessons)
+    sizes = ", ".join(f"{field.name}: {len(field.classes)} classes" for field in fields)
+    job.log(f"learns from {len(lessons)} rows, {sizes}")
+    held_out = [] if step.validation is None else _held_out(step.validation, shape)
+    job.progress(0, 1, "loading the model")
+    encoder, tokenizer = _loaded(step, job)
+    classifier = _classifier(step, shape.form, fields, encoder, tokenizer)
+    model = network(encoder, classifier)
+    facts, curve = _trained(Training(step, job, classifier, model, tokenizer, lessons, held_out))
+    _write(step, classifier, model, curve, job)
+    if held_out:
+        logits = [*Answers(job.out).logits([lesson.question for lesson in held_out])]
+        calibrated(classifier, logits, [targets_of(fields, one) for one in held_out]).write(job.out)
+    meta = {
+        **step.static_meta(),
+        "baseline": "encoder",
+        "trained": step.train,
+        "rows": len(lessons),
+        **facts,
+        "shape": {"form": shape.form, "fields": list(shape.fields)},
+        "training_example": example_request({"prompt": lesson.question} for lesson in lessons),
+        **{name: step.model.meta[name] for name in INHERITED if name in step.model.meta},
+    }
+    return Model(job.out, meta=meta)
+
+
+def _held_out(validation: Dataset, shape: Shape) -> list[Lesson]:
+    """The validation rows, with their answers in the form of the training rows."""
+    found, lessons = lessons_of(validation, shape.fields)
+    if shape.form == WHOLE:
+        return [msgspec.structs.replace(one, parts=shape.parts(one.answer)) for one in lessons]
+    if found.form != shape.form:
+        raise DataError(
+            "the answers of `validation` have another form than those of `rows`",
+            where="validation",
+            fix="write all answers as JSON objects, or all as lines `field: value`",
+        )
+    return lessons
+
+
+def _loaded(step: "Classify", job: Job) -> tuple[Any, Any]:
+    """(encoder in float32, tokenizer). `StepError` if weights are missing: they would be random."""
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if step.uses_seed():
+        torch.manual_seed(job.seed)  # of new layers
+    encoder, info = AutoModel.from_pretrained(
+        step.model.path, local_files_only=True, use_safetensors=True, dtype=torch.float32,
+        output_loading_info=True,
+    )  # fmt: skip
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise StepError(
+            f"the model lacks {len(missing):,} of its weights, e.g. {missing[0]}",
+            fix="download the model again",
+        )
+    tokenizer: Any = AutoTokenizer.from_pretrained(step.model.path, local_files_only=True)
+    if tokenizer.pad_token is None:
+        raise DataError(
+            "the tokenizer of the model has no padding token, so the model isn't an encoder",
+            where="model",
+            fix="use an encoder, e.g. all-MiniLM-L6-v2",
+        )
+    return encoder, tokenizer
+
+
+def _classifier(
+    step: "Classify", form: str, fields: list[Field], encoder: Any, tokenizer: Any
+) -> Classifier:
+    """The classifier before its training. `UsageError` for a length that the model can't read."""
+    embedding = step.model.meta.get("embedding", {})
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    limits = (embedding.get("longest"), tokenizer.model_max_length, positions)
+    longest = min(limit for limit in limits if limit is not None)
+    if step.max_length is not None and step.max_length > longest:
+        raise UsageError(
+            f"the model reads at most {longest} tokens",
+            where="max_length",
+            fix=f"max_length: {longest}; for longer texts, windows: 4",
+        )
+    return Classifier(
+        form=form,
+        fields=fields,
+        pooling=step.pooling or embedding.get("pooling", "mean"),
+        normalise=step.train != "full",
+        max_length=step.max_length or min(longest, LONGEST),
+        windows=step.windows,
+        prefix=embedding.get("question_prefix", ""),
+        lower=embedding.get("lower", False),
+    )
+
+
+def _trained(training: Training) -> tuple[dict[str, Any], Curve]:
+    """Train the network: (facts about that, curve)."""
+    step, model = training.step, training.network
+    parameters = sum(p.numel() for p in model.parameters())
+    if step.train == "full":
+        from finery_encoder.training import train_full
+
+        facts, curve = train_full(training)
+        return {"parameters": parameters, **facts}, curve
+    trainable, curve = sum(p.numel() for p in model.head.parameters()), []
+    if step.train == "setfit":
+        from finery_encoder.training import train_setfit
+
+        trainable, curve = parameters, train_setfit(training)
+    weights, bias = fit(
+        training.classifier, _vectors(training), training.lessons,
+        c=step.c or 10.0, class_weight=step.class_weight,
+    )  # fmt: skip
+    model.head.load_state_dict(
+        {"weight": torch.from_numpy(weights), "bias": torch.from_numpy(bias)}
+    )
+    return {"parameters": parameters, "trainable_parameters": trainable}, curve
+
+
+def _vectors(training: Training) -> Any:
+    """The pooled vector of each row [rows, width], the mean of its windows', as NumPy array.
+
+    One window at a time, as in the answers.
+    """
+    model = training.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    texts = [lesson.question for lesson in training.lessons]
+    vectors = []
+    with torch.inference_mode():
+        for i, windows in enumerate(training.classifier.encode(training.tokenizer, texts)):
+            training.job.progress(i, len(texts), "embedding rows")
+            ids = [torch.tensor([window], device=model.head.weight.device) for window in windows]
+            pooled = torch.cat([model.pooled(one, torch.ones_like(one)) for one in ids])
+            vectors.append(pooled.mean(dim=0).cpu())
+    return torch.stack(vectors).numpy()
+
+
+def _write(step: "Classify", classifier: Classifier, model: Any, curve: Curve, job: Job) -> None:
+    """Fill `job.out`. A frozen encoder's files are copied, so that the store has them once."""
+    for path in step.model.path.iterdir():
+        is_network = path.name == "config.json" or "safetensors" in path.name
+        is_wanted = any(fnmatchcase(path.name, pattern) for pattern in LOADED)
+        if path.is_file() and is_wanted and (step.train == "head" or not is_network):
+            job.copy(path, path.name)
+    if step.train != "head":
+        model.encoder.cpu().save_pretrained(job.out)
+    head = {name: value.cpu().contiguous() for name, value in model.head.state_dict().items()}
+    save_file(head, job.out / HEAD)
+    classifier.write(job.out)
+    if curve:
+        text = json.dumps(curve, indent=1) + "\n"
+        (job.out / "curve.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,21 @@
+"""The engine of classifiers on encoders."""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import ClassVar
+
+from finery_baseline.engines import TextEngine
+from finery_encoder import network
+
+
+class EncoderEngine(TextEngine):
+    """Gives the most likely class of each field, and how probable the answer is."""
+
+    packages = ("torch", "transformers", "tokenizers", "safetensors")
+    standalone: ClassVar[ModuleType | None] = network
+    local = True
+
+    def answered(self, questions: Sequence[str]) -> list[tuple[str, float | None]]:
+        """The answer to each text, and its probability."""
+        answered: list[tuple[str, float | None]] = self._loaded.answered(questions)
+        return answered

@@ -1,0 +1,133 @@
+"""What a classifier learns apart from its encoder: classes, linear layers, temperatures."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from finery_baseline.answers import Lesson, Shape, classes_of
+from finery_baseline.vectors import coefficients
+from finery_encoder.network import Classifier, Field
+
+WHOLE_ANSWER = "answer"
+"""The name of the only field if answers aren't divided into fields."""
+HOTTEST = 20.0
+"""The highest temperature, and the inverse of the lowest one."""
+
+
+def fields_of(shape: Shape, lessons: Sequence[Lesson]) -> list[Field]:
+    """The fields of the answers with their classes.
+
+    The classes of a field whose values are all JSON lists are the items. Raises `DataError` for a
+    field of free text.
+    """
+    names = shape.fields or (WHOLE_ANSWER,)
+    columns = [*zip(*(lesson.parts for lesson in lessons), strict=True)]
+    items = [[_items(value) for value in column] for column in columns]
+    single = [i for i, of in enumerate(items) if any(value is None for value in of)]
+    singles = [
+        msgspec.structs.replace(lesson, parts=[lesson.parts[i] for i in single])
+        for lesson in lessons
+    ]
+    chosen = Shape(shape.form, tuple(names[i] for i in single))
+    classes = dict(zip(single, classes_of(chosen, singles) if single else (), strict=True))
+    return [
+        Field(name, classes[i])
+        if i in classes
+        else Field(name, sorted({item for value in items[i] for item in value or ()}), several=True)
+        for i, name in enumerate(names)
+    ]
+
+
+def _items(value: str) -> list[str] | None:
+    """The items of a JSON list, each as JSON; None for any other text."""
+    try:
+        items = json.loads(value)
+    except ValueError:
+        return None
+    if not isinstance(items, list):
+        return None
+    return [json.dumps(item, sort_keys=True, ensure_ascii=False) for item in items]
+
+
+def targets_of(fields: Sequence[Field], lesson: Lesson) -> list[float]:
+    """1 for each class of the answer, 0 for others: as long as the logits.
+
+    A field with one class has no 1 if no training row has the answer's class.
+    """
+    targets: list[float] = []
+    for field, value in zip(fields, lesson.parts, strict=True):
+        right = (_items(value) or []) if field.several else [value]
+        targets += [float(name in right) for name in field.classes]
+    return targets
+
+
+def fit(
+    classifier: Classifier,
+    vectors: Any,
+    lessons: Sequence[Lesson],
+    *,
+    c: float,
+    class_weight: str | None,
+) -> tuple[Any, Any]:
+    """(weights [classes of all fields, width], bias) in float32, by scikit-learn."""
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    weights, biases = [], []
+    with threadpool_limits(limits=1):  # sums in the same order, whatever the number of cores
+        for i, field in enumerate(classifier.fields):
+            values = [lesson.parts[i] for lesson in lessons]
+            if not field.several:
+                w, bias = coefficients(vectors, values, c, class_weight)
+                # Softmax has the difference of two classes as its logit.
+                halved = 2.0 if len(field.classes) == 2 else 1.0
+                weights.append(w / halved)
+                biases.append(bias / halved)
+                continue
+            for name in field.classes:
+                has = ["yes" if name in (_items(value) or ()) else "no" for value in values]
+                w, bias = coefficients(vectors, has, c, class_weight)
+                if len(set(has)) == 1:  # every row has it
+                    weights.append(w)
+                    biases.append(np.array([math.log(2 * len(has) + 1)]))
+                else:
+                    weights.append(w[1:])
+                    biases.append(bias[1:])
+    return (
+        np.concatenate(weights).astype(np.float32),
+        np.concatenate(biases).astype(np.float32),
+    )
+
+
+def calibrated(
+    classifier: Classifier, logits: Sequence[Sequence[float]], targets: Sequence[Sequence[float]]
+) -> Classifier:
+    """The classifier with the temperatures that make these rows most likely, one a field.
+
+    logits, targets: of rows that it wasn't trained on. Temperature scaling (Guo et al. 2017,
+    https://arxiv.org/abs/1706.04599), to four digits.
+    """
+    import numpy as np
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_expit, log_softmax
+
+    parts = zip(*(classifier.split(row) for row in logits), strict=True)
+    right = zip(*(classifier.split(row) for row in targets), strict=True)
+    fields = []
+    for field, x, y in zip(
+        classifier.fields, map(np.array, parts), map(np.array, right), strict=True
+    ):
+
+        def loss(log: float, field: Field = field, x: Any = x, y: Any = y) -> float:
+            scaled = x / math.exp(log)
+            if field.several:
+                return -float((y * log_expit(scaled) + (1 - y) * log_expit(-scaled)).sum())
+            return -float((y * log_softmax(scaled, axis=1)).sum())
+
+        limit = math.log(HOTTEST)
+        found = minimize_scalar(loss, bounds=(-limit, limit), method="bounded")
+        fields.append(field._replace(temperature=round(math.exp(found.x), 4)))
+    return classifier._replace(fields=fields)

@@ -1,0 +1,280 @@
+"""Classifiers on encoders: their losses and heads are those of the libraries by hand."""
+
+import json
+import math
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from embedding import DIMENSIONS, tiny_bert
+from warm import TORCH
+
+from finery import DataError, Dataset, Model, UsageError
+from finery.testing import TestJob, dataset, run_step
+from finery_encoder.network import Answers, Classifier, Field
+from finery_encoder.steps import Classify
+from finery_eval.steps.classification import Classification
+from finery_gguf.export import Export
+
+IMPORTS = TORCH
+FAST: dict[str, Any] = {"epochs": 2, "learning_rate": 1e-3, "effective_batch_size": 4}
+TEXTS = [
+    " ".join(words)
+    for words in product(("where is", "q :"), ("my", "card", "is my"), ("q", "card"))
+]
+
+
+def bert(folder: Path, **meta: Any) -> Model:
+    path = tiny_bert(folder) if not folder.exists() else folder
+    embedding = {"pooling": "mean", "longest": 12, "question_prefix": "", "lower": False}
+    return Model(path, meta={"format": "embedder", "embedding": embedding, **meta})
+
+
+def rows(folder: Path, answer: Any = lambda text: "ask" if "where" in text else "tell") -> Dataset:
+    return dataset(folder, [{"prompt": text, "completion": answer(text)} for text in TEXTS])
+
+
+def classify(folder: Path, **settings: Any) -> Classify:
+    settings.setdefault("model", bert(folder / "bert"))
+    if "rows" not in settings:
+        settings["rows"] = rows(folder / "rows")
+    return Classify(**settings)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_the_head_is_that_of_scikit_learn_on_sentence_transformers(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sklearn.linear_model import LogisticRegression
+
+    model = run_step(classify(tmp_path, c=3.0), tmp_path / "out")
+    labels = ["ask" if "where" in text else "tell" for text in TEXTS]
+    body = SentenceTransformer(str(tmp_path / "bert"))
+    by_hand = LogisticRegression(C=3.0, max_iter=2_000).fit(body.encode(TEXTS), labels)
+    for text, likely in zip(TEXTS, by_hand.predict_proba(body.encode(TEXTS)), strict=True):
+        ((answer, probability),) = Answers(model.path).answered([text])
+        assert answer == by_hand.classes_[likely.argmax()]
+        assert probability == pytest.approx(likely.max(), abs=1e-4)
+
+
+def test_full_is_the_trainer_of_transformers_by_hand(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer, Trainer, TrainingArguments, set_seed
+
+    class ByHand(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = AutoModel.from_pretrained(tmp_path / "bert", dtype=torch.float32)
+            self.head = torch.nn.Linear(DIMENSIONS, 2)
+
+        def forward(self, input_ids: Any, attention_mask: Any, labels: Any) -> Any:
+            states = self.encoder(input_ids, attention_mask=attention_mask).last_hidden_state
+            mask = attention_mask.unsqueeze(-1)
+            logits = self.head((states * mask).sum(1) / mask.sum(1))
+            return {"loss": torch.nn.functional.cross_entropy(logits, labels)}
+
+    model = run_step(classify(tmp_path, train="full", **FAST), tmp_path / "out", seed=5)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "bert")
+    set_seed(5)
+    trainer = Trainer(
+        model=ByHand(),
+        args=TrainingArguments(
+            output_dir=str(tmp_path / "by_hand"), seed=5, num_train_epochs=2, learning_rate=1e-3,
+            warmup_steps=0.1, weight_decay=0.01, per_device_train_batch_size=4, logging_steps=1,
+            save_strategy="no", report_to="none", use_cpu=True,
+        ),
+        train_dataset=[{"text": text, "labels": int("where" not in text)} for text in TEXTS],
+        data_collator=lambda batch: {
+            **tokenizer([one["text"] for one in batch], padding=True, return_tensors="pt"),
+            "labels": torch.tensor([one["labels"] for one in batch]),
+        },
+    )  # fmt: skip
+    trainer.args.remove_unused_columns = False
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    curve = json.loads((model.path / "curve.json").read_text())
+    assert [point["loss"] for point in curve] == pytest.approx(losses, abs=1e-6)
+    assert len(curve) == 6
+
+
+def test_setfit_is_the_library_by_hand(tmp_path: Path) -> None:
+    import setfit
+    from datasets import Dataset as Table
+    from sentence_transformers import SentenceTransformer
+    from sklearn.linear_model import LogisticRegression
+
+    settings = {"num_iterations": 2, "c": 1.0, **FAST, "epochs": 1}
+    model = run_step(classify(tmp_path, train="setfit", **settings), tmp_path / "out", seed=5)
+    by_hand = setfit.SetFitModel(
+        model_body=SentenceTransformer(str(tmp_path / "bert")),
+        model_head=LogisticRegression(max_iter=2_000),
+        normalize_embeddings=True,
+    )
+    trainer = setfit.Trainer(
+        model=by_hand,
+        args=setfit.TrainingArguments(
+            output_dir=str(tmp_path / "by_hand"), seed=5, num_iterations=2, num_epochs=1,
+            batch_size=4, body_learning_rate=1e-3, save_strategy="no", report_to="none",
+        ),
+        train_dataset=Table.from_dict(
+            {"text": TEXTS, "label": [int("where" not in text) for text in TEXTS]}
+        ),
+    )  # fmt: skip
+    trainer.train()
+    answered = Answers(model.path).answered(TEXTS)
+    likely = by_hand.predict_proba(TEXTS, as_numpy=True)
+    assert [p for _, p in answered] == pytest.approx(likely.max(axis=1).tolist(), abs=1e-3)
+    assert [a == "tell" for a, _ in answered] == likely.argmax(axis=1).astype(bool).tolist()
+    assert len(json.loads((model.path / "curve.json").read_text())) == 12
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train": "full", "lora": {"r": 2}, "class_weight": "balanced"},
+        {"train": "setfit", "num_iterations": 2},
+    ],
+    ids=["full", "setfit"],
+)
+def test_a_killed_training_ends_with_the_same_bytes(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    from finery_trl.settings import Lora
+
+    class Killed(BaseException):
+        pass
+
+    class Limited(TestJob):
+        limit = math.inf
+
+        def progress(self, done: float, total: float, text: str = "") -> None:
+            if done >= self.limit:
+                raise Killed
+
+    if "lora" in settings:
+        settings["lora"] = Lora(r=2)
+    step = classify(tmp_path, **{**FAST, **settings})
+    whole = step.run(TestJob(tmp_path / "whole", seed=1))
+    job = Limited(tmp_path / "again", seed=1)
+    for limit in (5 if step.train == "full" else 14, 0.5):
+        job.limit = limit
+        with pytest.raises(Killed):
+            step.run(job)
+    assert any((tmp_path / "again").rglob("checkpoint-*"))
+    job.limit = math.inf
+    again = step.run(job)
+    assert bytes_of(again.path) == bytes_of(whole.path)
+
+
+def test_fields_lists_windows_and_calibration(tmp_path: Path) -> None:
+    """A list has any number of its items; validation rows may have classes that are unknown."""
+
+    def answer(text: str) -> str:
+        tags = [tag for tag in ("card", "my") if tag in text]
+        return json.dumps({"kind": "ask" if "where" in text else "tell", "tags": tags})
+
+    learned = rows(tmp_path / "rows", answer)
+    unknown = {"prompt": "q", "completion": json.dumps({"kind": "new", "tags": ["card", "new"]})}
+    held_out = dataset(
+        tmp_path / "held", [unknown, {"prompt": TEXTS[0], "completion": answer("q")}]
+    )
+    for train, more in (("head", {}), ("full", {"class_weight": "balanced", **FAST})):
+        step = classify(
+            tmp_path,
+            rows=learned,
+            validation=held_out,
+            train=train,
+            windows=3,
+            max_length=8,
+            **more,
+        )
+        model = run_step(step, tmp_path / train, seed=1)
+        classifier = Classifier.read(model.path)
+        assert [f.classes for f in classifier.fields] == [['"ask"', '"tell"'], ['"card"', '"my"']]
+        assert [f.several for f in classifier.fields] == [False, True]
+        assert all(field.temperature != 1.0 for field in classifier.fields)
+        ((text, probability),) = Answers(model.path).answered(["where is my card " * 8])
+        assert json.loads(text).keys() == {"kind", "tags"}
+        assert 0 < probability < 1
+    tokenizer = Answers(model.path)._tokenizer
+    (windows,) = classifier.encode(tokenizer, ["where is my card " * 8])
+    assert [len(window) for window in windows] == [8, 8, 8]
+
+
+def test_the_probability_is_that_of_the_complete_answer() -> None:
+    fields = [Field("a", ["x", "y"], temperature=2.0), Field("b", ["1", "2"], several=True)]
+    classifier = Classifier("lines", fields, "mean", False, 8)
+    text, probability = classifier.answer([2.0, 0.0, 1.0, -3.0])
+    assert text == "a: x\nb: [1]"
+    sure = [1 / (1 + math.exp(-logit)) for logit in (1.0, 1.0, 3.0)]
+    assert probability == pytest.approx(math.prod(sure))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ModernBert", "DebertaV2", "Roberta", "DistilBert"])
+def test_other_architectures(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    sizes = {"vocab_size": 11, "hidden_size": DIMENSIONS, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "intermediate_size": 32, "pad_token_id": 0}  # fmt: skip
+    if kind == "DistilBert":
+        sizes |= {"dim": DIMENSIONS, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+    if kind == "ModernBert":
+        sizes |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    base = tiny_bert(tmp_path / "bert")
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    transformers.AutoModel.from_config(config).save_pretrained(base)
+    model = Model(base, meta={"format": "transformers"})
+    step = classify(tmp_path, model=model, train="full", pooling="cls", **FAST)
+    answers = Answers(run_step(step, tmp_path / "out", seed=1).path)(TEXTS[:2])
+    assert set(answers) <= {"ask", "tell"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({"epochs": 2}, "epochs"),
+        ({"train": "full", "c": 1.0}, "c"),
+        ({"max_length": 64}, "max_length"),
+        ({"model": Model(Path(), meta={"format": "gguf"})}, "model"),
+    ],
+)
+def test_settings_that_can_not_work(settings: dict[str, Any], where: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_step(classify(tmp_path, **settings), tmp_path / "out")
+    assert caught.value.where == where
+    assert caught.value.fix
+
+
+def test_free_text_is_refused_and_so_are_exports_of_the_model(tmp_path: Path) -> None:
+    texts = [{"prompt": f"q {n}", "completion": f"text {n}"} for n in range(40)]
+    with pytest.raises(DataError, match="free text"):
+        run_step(classify(tmp_path, rows=dataset(tmp_path / "free", texts)), tmp_path / "out")
+    placeholder = Model.placeholder("intents")
+    placeholder.meta = classify(tmp_path, rows=rows(tmp_path / "more")).static_meta()
+    with pytest.raises(UsageError, match="has the format 'encoder'") as caught:
+        Export(model=placeholder).check()
+    assert "intents-server: {use: serve.bundle, model: intents" in caught.value.fix
+
+
+def test_answers_below_a_probability_are_abstentions(tmp_path: Path) -> None:
+    model = run_step(classify(tmp_path), tmp_path / "out")
+    table = rows(tmp_path / "test", lambda text: "ask" if "my" in text else "tell")
+    sure = sorted(p for _, p in Answers(model.path).answered(TEXTS))[6]
+    model.ref = "head"
+    step = Classification(models=[model], rows=table, abstain_below=sure)
+    report = run_step(step, tmp_path / "scores").report()
+    scores, lines = report["scores"]["head"], report["details"]["tables"]
+    assert scores["coverage"] == 0.5
+    by_coverage = next(t for t in lines if t["title"] == "head: accuracy by coverage")
+    whole, half = by_coverage["rows"][0], by_coverage["rows"][-1]
+    assert whole[:1] + whole[2:3] == [1.0, scores["accuracy"]]
+    assert half[1:3] == [pytest.approx(sure), scores["selective_accuracy"]]
+    linear = Model(Path(), meta={"format": "baseline-majority", "answer": "ask"})
+    linear.ref = "linear"
+    with pytest.raises(UsageError, match="'linear' doesn't give") as caught:
+        run_step(Classification(models=[linear], rows=table, abstain_below=0.5), tmp_path / "no")
+    assert caught.value.where == "abstain_below"

@@ -226,10 +226,8 @@ def _by_onnxruntime(folder: Path) -> tuple[Classifier, Any, Callable[[list[int]]
 
     def logits(ids: list[int]) -> list[float]:
         tokens = np.array([ids], dtype=np.int64)
-        (values,) = session.run(
-            None, dict(zip(INPUTS, (tokens, np.ones_like(tokens)), strict=True))
-        )
-        row: list[float] = values[0].tolist()
-        return row
+        inputs = dict(zip(INPUTS, (tokens, np.ones_like(tokens)), strict=True))
+        values: list[float] = session.run(None, inputs)[0][0].tolist()
+        return values
 
     return Classifier.read(folder), Tokenizer.from_file(str(folder / TOKENIZER)), logits

@@ -1,7 +1,7 @@
 """ONNX: classifiers on encoders as graphs for ONNX Runtime, which answers without torch.
 
-Input: a model of the format `encoder`. Output: a model of the format `onnx`, proved to give the same
-logits, and the engine that answers with it.
+Input: a model of the format `encoder`. Output: a model of the format `onnx`, verified to give the
+same logits, and the engine that answers with it.
 """
 
 from collections.abc import Mapping

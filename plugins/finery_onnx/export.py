@@ -57,9 +57,10 @@ class Export(
         """Raise `UsageError` for a model that isn't a classifier on an encoder."""
         found = self.model.meta.get("format", "encoder")
         if found != "encoder":
+            name = self.model.ref or "model"
             raise UsageError(
-                f"onnx.export expects a classifier on an encoder, but '{self.model.ref or 'model'}' "
-                f"has the format '{found}'",
+                f"onnx.export expects a classifier on an encoder, but '{name}' has the format "
+                f"'{found}'",
                 where="model",
                 fix="name a step of encoder.classify; language models are exported by gguf.export",
             )

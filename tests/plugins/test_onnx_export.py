@@ -163,7 +163,7 @@ def test_other_models_are_refused_before_a_build(tmp_path: Path) -> None:
     for command in ("check", "plan"):
         ran = project.here(command)
         assert ran.code == 2
-        assert ran.err.startswith("recipe.yaml:8:29")
+        assert ran.err.startswith("recipe.yaml:8:35")
         words = " ".join(ran.err.split())
         assert "expects a classifier on an encoder, but 'linear' has the format 'base" in words
         assert "name a step of encoder.classify" in words

@@ -6,6 +6,7 @@ same result.
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-from transformers import AutoModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from finery import Job, StepError, outside_key
 from finery_baseline.answers import Lesson
@@ -22,7 +30,6 @@ from finery_encoder.head import targets_of
 from finery_encoder.network import Classifier
 from finery_transformers.imports import import_peft
 from finery_trl.train.checkpoints import chosen, history_of, last_whole, mark, prune, step_of
-from finery_trl.train.run import deterministic
 from finery_trl.train.save import curve_of
 
 if TYPE_CHECKING:
@@ -215,8 +222,14 @@ def _through(trainer: Any) -> tuple[Path, Curve]:
     last = last_whole(folder)
     state = json.loads((last / "trainer_state.json").read_text()) if last else {}
     if last is None or state["global_step"] < state["max_steps"]:
-        with deterministic(strict=True):
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic sums
+        torch.use_deterministic_algorithms(True)
+        try:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
+        finally:
+            torch.use_deterministic_algorithms(False)
         last = last_whole(folder)
     assert last is not None  # the trainer saves after the last epoch
     history = [

@@ -102,11 +102,14 @@ def test_setfit_is_the_library_by_hand(tmp_path: Path) -> None:
     import setfit
     from datasets import Dataset as Table
     from sentence_transformers import SentenceTransformer
+    from sklearn.linear_model import LogisticRegression
 
     settings = {"num_iterations": 2, "c": 1.0, **FAST, "epochs": 1}
     model = run_step(classify(tmp_path, train="setfit", **settings), tmp_path / "out", seed=5)
     by_hand = setfit.SetFitModel(
-        model_body=SentenceTransformer(str(tmp_path / "bert")), normalize_embeddings=True
+        model_body=SentenceTransformer(str(tmp_path / "bert")),
+        model_head=LogisticRegression(max_iter=2_000),
+        normalize_embeddings=True,
     )
     trainer = setfit.Trainer(
         model=by_hand,

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,7 @@ LABELS = {
     "sentiment": {"negative", "neutral", "positive"},
 }
 EXTRACTION = RECIPES / "extraction"
+ROUTER = RECIPES / "intent-router"
 SLOTS = {
     r"\bb\d{3}\b": "booking",
     r"\b(mon|tues?|wed(nes)?|thu(rs)?|fri)(day)?\b": "day",
@@ -128,7 +130,7 @@ def test_arguments_are_in_the_conversation() -> None:
 
 @pytest.mark.parametrize(
     "recipe",
-    [TOOL_CALLS, SUPPORT_CHAT, EXTRACTION, DOCS_ASSISTANT],
+    [TOOL_CALLS, SUPPORT_CHAT, EXTRACTION, DOCS_ASSISTANT, ROUTER],
     ids=lambda path: path.name,
 )
 def test_the_command_of_the_readme_finds_a_recipe_without_notes(
@@ -199,3 +201,15 @@ def test_no_ad_of_the_test_is_nearly_one_of_the_training(tmp_path: Path) -> None
     assert len(tested) == 101
     step = Decontaminate(rows=[others], against=[tested], threshold=0.5)
     assert len(run_step(step, tmp_path / "clean")) == len(others)
+
+
+def test_no_message_resembles_one_of_another_part_and_intents_are_even() -> None:
+    parts = {name: rows(ROUTER, f"{name}.jsonl") for name in ("train", "validation", "test")}
+    for name, least in (("train", 24), ("validation", 6), ("test", 10)):
+        counts = Counter(row["intent"] for row in parts[name])
+        assert len(counts) == 12
+        assert min(counts.values()) >= least
+    index = SimilarIndex([row["text"] for row in parts["test"]])
+    for row in parts["train"] + parts["validation"]:
+        near = index.nearest(row["text"], 1)
+        assert not near or near[0][1] < 0.65, row["text"]

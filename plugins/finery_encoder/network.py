@@ -1,7 +1,8 @@
 """A text classifier on an encoder: its files, its network, and how it answers.
 
 The folder has the encoder (config.json, model.safetensors, the tokenizer's files), `HEAD` with the
-linear layer (`weight` [classes of all fields, width], `bias`), and `FACTS`, a `Classifier`.
+linear layer (`weight` [classes of all fields, width], `bias`), and `FACTS`, a `Classifier`. That of
+`onnx.export` has the network as `ONNX`, `TOKENIZER` and `FACTS`.
 `serve.bundle` ships this file, so it imports nothing of finery: its server answers with the code
 that was evaluated.
 """
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FACTS, HEAD = "classifier.json", "head.safetensors"
+ONNX, TOKENIZER = "model.onnx", "tokenizer.json"
+"""Encoder and linear layer as a graph, in place of their weights; the tokenizer of tokenizers."""
+INPUTS = ("input_ids", "attention_mask")
 OBJECT, WHOLE = "object", "whole"
 """Forms of answers apart from lines `field: value`: a JSON object, one text."""
 OVERLAP = 8
@@ -63,23 +67,20 @@ class Classifier(NamedTuple):
         return cls(**facts | {"fields": [Field(**field) for field in facts["fields"]]})
 
     def encode(self, tokenizer: Any, texts: Sequence[str]) -> list[list[list[int]]]:
-        """The windows of each text, each with its token ids. tokenizer: a fast one."""
-        if not texts:  # tokenizers take no empty batch
-            return []
+        """The windows of each text, each with its token ids.
+
+        tokenizer: a fast one of transformers, or one of tokenizers.
+        """
         texts = [self.prefix + text for text in texts]
         texts = [text.lower() for text in texts] if self.lower else texts
-        cut: dict[str, Any] = {"truncation": True, "max_length": self.max_length}
-        if self.windows == 1:
-            return [[ids] for ids in tokenizer(texts, **cut)["input_ids"]]
-        encoded = tokenizer(
-            texts, **cut, stride=self.max_length // OVERLAP, return_overflowing_tokens=True
-        )
-        windows: list[list[list[int]]] = [[] for _ in texts]
-        texts_of = encoded["overflow_to_sample_mapping"]
-        for text, ids in zip(texts_of, encoded["input_ids"], strict=True):
-            if len(windows[text]) < self.windows:
-                windows[text].append(ids)
-        return windows
+        fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        fast.no_padding()
+        stride = self.max_length // OVERLAP if self.windows > 1 else 0
+        fast.enable_truncation(self.max_length, stride=stride)
+        return [
+            [first.ids, *(more.ids for more in first.overflowing)][: self.windows]
+            for first in fast.encode_batch(texts)
+        ]
 
     def answer(self, logits: Sequence[float]) -> tuple[str, float]:
         """The answer to a text by its logits, the mean of its windows', and its probability.
@@ -176,19 +177,8 @@ class Answers:
     """
 
     def __init__(self, folder: Path, meta: Any = None) -> None:
-        import torch
-
-        self.classifier, model, self._tokenizer = load(folder)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model.to(device)
-
-        def logits(ids: list[int]) -> list[float]:
-            tokens = torch.tensor([ids], device=device)
-            with torch.inference_mode():
-                values: list[float] = model(tokens, torch.ones_like(tokens))[0].tolist()
-            return values
-
-        self._logits: Callable[[list[int]], list[float]] = logits
+        run = _by_onnxruntime if (folder / ONNX).exists() else _by_torch
+        self.classifier, self._tokenizer, self._logits = run(folder)
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """The answer to each text."""
@@ -203,3 +193,41 @@ class Answers:
         for windows in self.classifier.encode(self._tokenizer, texts):
             columns = zip(*(self._logits(ids) for ids in windows), strict=True)
             yield [math.fsum(column) / len(windows) for column in columns]
+
+
+def _by_torch(folder: Path) -> tuple[Classifier, Any, Callable[[list[int]], list[float]]]:
+    """(classifier, tokenizer, the logits of a window)."""
+    import torch
+
+    classifier, model, tokenizer = load(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+
+    def logits(ids: list[int]) -> list[float]:
+        tokens = torch.tensor([ids], device=device)
+        with torch.inference_mode():
+            values: list[float] = model(tokens, torch.ones_like(tokens))[0].tolist()
+        return values
+
+    return classifier, tokenizer, logits
+
+
+def _by_onnxruntime(folder: Path) -> tuple[Classifier, Any, Callable[[list[int]], list[float]]]:
+    """The same of a folder of `onnx.export`, on the CPU, without torch."""
+    import numpy as np
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves other cores
+    session = onnxruntime.InferenceSession(
+        folder / ONNX, options, providers=["CPUExecutionProvider"]
+    )
+
+    def logits(ids: list[int]) -> list[float]:
+        tokens = np.array([ids], dtype=np.int64)
+        inputs = dict(zip(INPUTS, (tokens, np.ones_like(tokens)), strict=True))
+        values: list[float] = session.run(None, inputs)[0][0].tolist()
+        return values
+
+    return Classifier.read(folder), Tokenizer.from_file(str(folder / TOKENIZER)), logits

@@ -34,6 +34,10 @@ RUN = """\
 `SERVE_PORT=9000 sh run.sh` uses another port. The server can be reached only from this machine. To
 open it to others, give it a key: `SERVE_HOST=0.0.0.0 SERVE_KEY=… sh run.sh`.
 """
+PROBABILITY = (
+    "`choices[0].probability` is the probability that the complete answer is right. Leave answers "
+    "below a threshold to people."
+)
 NOTES = (
     "Settings such as `temperature`, `max_tokens`, `tools` and `response_format` have no effect.",
     "Tokens in `usage` are words.",
@@ -105,11 +109,12 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
             rows=f", trained on {meta['rows']} rows" if "rows" in meta else "",
         )
         run = RUN.format(install="pip install -r requirements.txt\n" if packages else "")
+        notes = [PROBABILITY, *NOTES] if hasattr(module.Answers, "answered") else NOTES
         texts = {
             "model.json": json.dumps(about, ensure_ascii=False, indent=2) + "\n",
             "requirements.txt": "".join(packages),
             "run.sh": RUN_SCRIPT,
-            "README.md": readme(self.name, described, run, request, ADDRESS, NOTES),
+            "README.md": readme(self.name, described, run, request, ADDRESS, notes),
         }
         for name, text in texts.items():
             (job.out / name).write_text(text, encoding="utf-8")

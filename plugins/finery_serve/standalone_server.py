@@ -68,11 +68,16 @@ class Server(ThreadingHTTPServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
-    def answer(self, text: str) -> str:
-        """The model's answer to a text."""
+    def choice(self, text: str) -> dict[str, Any]:
+        """The answer to a text, with the probability that it is right if the model gives one."""
         with self._lock:
-            (answer,) = self._answers([text])
-        return str(answer)
+            if hasattr(self._answers, "answered"):
+                ((answer, probability),) = self._answers.answered([text])
+                more = {"probability": round(probability, 6)}
+            else:
+                (answer,), more = self._answers([text]), {}
+        message = {"role": "assistant", "content": answer}
+        return {"index": 0, "message": message, "finish_reason": "stop", **more}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -126,22 +131,21 @@ class Handler(BaseHTTPRequestHandler):
         if not messages or not all(isinstance(turn, dict) for turn in messages):
             raise RefusedError(400, "`messages` must be a list of messages, and not empty")
         text = text_of(messages)
-        answer = self.server.answer(text)
+        choice = self.server.choice(text)
         about = {
             "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()),
             "model": self.server.model_name,
         }  # fmt: skip
-        message = {"role": "assistant", "content": answer}
         if request.get("stream"):
-            part = {"index": 0, "delta": message, "finish_reason": "stop"}
+            part = {("delta" if key == "message" else key): choice[key] for key in choice}
             event = {**about, "object": "chat.completion.chunk", "choices": [part]}
             self._write(f"data: {compact(event)}\n\ndata: [DONE]\n\n", "text/event-stream")
             return
-        tokens = len(text.split()), len(answer.split())
+        tokens = len(text.split()), len(choice["message"]["content"].split())
         self._send({
             **about,
             "object": "chat.completion",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "choices": [choice],
             "usage": {
                 "prompt_tokens": tokens[0], "completion_tokens": tokens[1],
                 "total_tokens": sum(tokens),

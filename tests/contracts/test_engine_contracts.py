@@ -15,6 +15,7 @@ from finery import Model
 from finery.testing import EngineContract, StepContract, dataset, run_step, table_model
 from finery_baseline.steps import Linear, Majority, Nearest
 from finery_encoder.steps import Classify
+from finery_onnx.export import Export as OnnxExport
 from finery_openai.model import OpenaiModel
 
 KEY = "sk-contract-0b5e7f1a"
@@ -149,6 +150,18 @@ class TestEncoderEngine(EngineContract):
     def model(self, folder: Path) -> Model:
         base = Model(tiny_bert(folder / "bert"), meta={"format": "transformers"})
         return _learned(partial(Classify, model=base), folder)
+
+
+@pytest.mark.slow
+class TestOnnxEngine(EngineContract):
+    """The engine of `onnx`."""
+
+    large_bytes = 100_000
+
+    def model(self, folder: Path) -> Model:
+        base = Model(tiny_bert(folder / "bert"), meta={"format": "transformers"})
+        classifier = _learned(partial(Classify, model=base), folder)
+        return run_step(OnnxExport(model=classifier), folder / "onnx")
 
 
 def _learned(step: Any, folder: Path) -> Model:

@@ -23,6 +23,7 @@ from finery_eval.steps.structured import Json
 from finery_eval.steps.tools import ToolCalls
 from finery_judge.arena import Arena
 from finery_judge.rubric import RubricJudge
+from finery_onnx.export import Export as OnnxExport
 from finery_prompt.model import PromptModel
 from finery_retention.retention import Retention
 from finery_review.apply import Apply
@@ -249,6 +250,16 @@ class TestClassify(StepContract):
         return Classify(
             model=base, rows=labelled(folder), train="setfit", num_iterations=1, epochs=1
         )
+
+
+@pytest.mark.slow
+class TestOnnxExport(StepContract):
+    """onnx.export."""
+
+    def step(self, folder: Path) -> Step:
+        base = Model(tiny_bert(folder / "bert"), meta={"format": "transformers"})
+        classifier = run_step(Classify(model=base, rows=labelled(folder)), folder / "classifier")
+        return OnnxExport(model=classifier)
 
 
 class TestStandaloneBundle(StepContract):

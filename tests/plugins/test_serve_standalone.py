@@ -162,8 +162,8 @@ def test_the_server_of_an_exported_bundle_needs_no_finery(project: Project) -> N
         "import sys\n"
         "sys.modules.update(dict.fromkeys(('finery', 'finery_baseline', 'sklearn', 'scipy')))\n"
         "import server\n"
-        "answer = server.Server('127.0.0.1', 0, '', '').answer\n"
-        "print(answer('It was charged twice'))"
+        "choice = server.Server('127.0.0.1', 0, '', '').choice\n"
+        "print(choice('It was charged twice')['message']['content'])"
     )
     ran = subprocess.run(
         [sys.executable, "-B", "-c", code], cwd=folder, capture_output=True, text=True, check=False,

@@ -23,6 +23,7 @@ def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
         "trl.dpo": "finery_trl.steps:Dpo",
+        "trl.grpo": "finery_trl.grpo:Grpo",
         "trl.kto": "finery_trl.steps:Kto",
         "trl.sft": "finery_trl.steps:Sft",
     }

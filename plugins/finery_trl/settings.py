@@ -261,6 +261,10 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
         """(trainer class, TRL's configuration class, its arguments beyond the common ones)."""
         raise NotImplementedError
 
+    def arguments(self, tokens: "Tokens", job: Job) -> dict[str, Any]:
+        """Further arguments of the trainer class, apart from TRL's configuration."""
+        return {}
+
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
         """The model in the form that the trainer takes. longest: tokens of the longest row."""
         raise NotImplementedError
@@ -278,6 +282,21 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     def fewest_processes(self) -> int:
         """Number of processes if it is written, else one: `auto` takes a number that fits."""
         return 1 if self.launch is None or self.launch.processes == "auto" else self.processes
+
+    @property
+    def answers_per_row(self) -> int:
+        """Sequences of an optimizer step that belong to the same row."""
+        return 1
+
+    @property
+    def shared_steps(self) -> int:
+        """Optimizer steps in a row that learn from the same sequences; checkpoints follow them."""
+        return 1
+
+    @property
+    def best_by(self) -> str:
+        """The metric that selects the weights to keep."""
+        return self.metric_for_best_model
 
     @property
     def fewest_rows(self) -> int:

@@ -19,6 +19,8 @@ LEARNED = {
     "answers": " by supervised fine-tuning on answers",
     "preferences": " by preference training on pairs of answers",
     "ratings": " by training on rated answers",
+    "rewards": " by reinforcement learning from rewards",
+    "teacher": " by distillation from a teacher",
 }
 """The kind of training data that a step type declares → its name in the card."""
 MEASURED = {

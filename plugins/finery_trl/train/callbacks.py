@@ -84,13 +84,13 @@ class Callback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """Request what is due after this optimizer step, and measure the metrics of the task."""
         schedule, step = self._schedule, state.global_step
-        last = step >= state.max_steps
-        due = last or schedule.validates_at(step)
+        last, due = step >= state.max_steps, self.is_due(state)
         control.should_evaluate = self._validates and due
         # Whole models have none of these, since their checkpoints are large. Several processes
         # would have to agree on the time.
         is_long = self._step.lora is not None and args.world_size == 1 and self._unsaved.is_long()
-        control.should_save = last or is_long or schedule.saves_at(step, self._step.save_steps)
+        saves = is_long or schedule.saves_at(step, self._step.save_steps)
+        control.should_save = last or (saves and schedule.can_save_at(step))
         if due and self._watch is not None:
             self._job.progress(step, state.max_steps, "evaluating the model")
             metrics = self._watch(context["model"], step)
@@ -98,6 +98,11 @@ class Callback(TrainerCallback):
         if due and not self._validates:
             self._stop_early(state, control)
         self._unsaved.saving()
+
+    def is_due(self, state: Any) -> bool:
+        """Whether this optimizer step is followed by a validation."""
+        step: int = state.global_step
+        return step >= state.max_steps or self._schedule.validates_at(step)
 
     @outside_key
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
@@ -131,12 +136,12 @@ class Callback(TrainerCallback):
         if state.is_world_process_zero:
             folder = Path(args.output_dir)
             checkpoints.mark(folder / f"checkpoint-{state.global_step}")
-            checkpoints.prune(folder, state.log_history, self._step.metric_for_best_model)
+            checkpoints.prune(folder, state.log_history, self._step.best_by)
         self._unsaved.saved()
 
     def _stop_early(self, state: Any, control: Any) -> None:
         patience = self._step.early_stopping_patience
-        if checkpoints.exhausted(state.log_history, self._step.metric_for_best_model, patience):
+        if checkpoints.exhausted(state.log_history, self._step.best_by, patience):
             self._job.log(f"stopping early: no improvement in {patience} validations")
             control.should_training_stop = control.should_save = True
 

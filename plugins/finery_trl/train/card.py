@@ -17,6 +17,8 @@ LEARNED = {
     "answers": "supervised fine-tuning on answers",
     "preferences": "preference training on pairs of answers",
     "ratings": "training on rated answers",
+    "rewards": "reinforcement learning from rewards",
+    "teacher": "distillation from a teacher",
 }
 """The kind of training data that a step type declares → its name in the card."""
 

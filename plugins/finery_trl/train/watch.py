@@ -51,7 +51,7 @@ def watcher(
     def watch(model: Any, at: int) -> dict[str, float]:
         # Each of several processes answers all rows, and reads the files of its own evaluation.
         rank = os.environ.get("RANK", "0")
-        watching = _Job(job.scratch / "watch" / f"{at}-{rank}")
+        watching = QuietJob(job.scratch / "watch" / f"{at}-{rank}")
         watching.live = LiveEngine(
             step.model,
             watching,
@@ -67,8 +67,25 @@ def watcher(
     return watch
 
 
-class _Job(Job):
-    """The job of the evaluator, which always uses the model in training.
+@outside_key
+def live_engine(
+    step: "Training", tokens: "Tokens", dtype: "torch.dtype", model: Any, job: Job
+) -> Engine:
+    """Answers with the model in training."""
+    from finery_transformers.engine import LiveEngine
+
+    return LiveEngine(
+        step.model,
+        job,
+        trained=model,
+        tokenizer=tokens.tokenizer,
+        arguments=tokens.arguments,
+        dtype=dtype,
+    )
+
+
+class QuietJob(Job):
+    """The job of an evaluator, which always uses the model in training.
 
     It reports nothing: the progress bar belongs to the training.
     """

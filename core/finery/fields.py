@@ -24,8 +24,8 @@ from finery.util.text import did_you_mean
 Role = Literal["", "train", "validation", "examples", "calibrate", "compare", "base", "tokenizer"]
 """How a step uses an input, see `takes`."""
 Learns = Literal["", "answers", "preferences", "ratings", "rewards", "teacher"]
-"""What a training learns from: answers, pairs of a better and a worse one, rated answers, rewards of
-its own answers, or what a teacher says to them."""
+"""What a training learns from: answers, pairs of a better and a worse one, rated answers, rewards
+of its own answers, or a teacher's view of them."""
 Task = Literal["", "classification", "extraction", "style", "complex"]
 """What an evaluator judges: a choice among few answers, facts in a fixed format, style, or e.g.
 SQL."""

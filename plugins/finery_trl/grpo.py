@@ -1,9 +1,17 @@
 """`trl.grpo`: reinforcement learning from rewards that can be verified."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from finery import Job, OneFile, Settings, Step, UsageError, nested_step, setting
+import msgspec
+
+from finery import Job, OneFile, Proof, Settings, Step, UsageError, nested_step, setting
+from finery.rows import TURN_COLUMNS, Row
 from finery_trl.on_policy import OnPolicy
+from finery_trl.steps import TrainingPreflight
 
 if TYPE_CHECKING:
     from finery_trl.rows.tokens import Tokens
@@ -21,7 +29,32 @@ class Functions(Settings):
     )
 
 
-class Grpo(OnPolicy, learns="rewards"):
+class RewardPreflight(TrainingPreflight):
+    """Also verifies that rewards prefer the expected answers of rows to those of other rows."""
+
+    def check_sample(self, samples: Mapping[str, Iterable[Row]]) -> None:
+        """Reward the expected answers of the first rows."""
+        from finery_trl.train.rewards import CHECKED
+
+        rows = [r for r in islice(samples.get("rows", ()), CHECKED) if "id" in r]
+        self._check([r for r in rows if any(column in r for column in TURN_COLUMNS)])
+
+    def prove(self, job: Job, samples: int) -> list[Proof]:
+        """A proof of the prompts, after rewarding the expected answers of all rows."""
+        rows = [row for dataset in self.step.rows for row in dataset]
+        notes = self._check(rows)
+        proof, *others = super().prove(job, samples)
+        return [msgspec.structs.replace(proof, notes=[*proof.notes, *notes]), *others]
+
+    def _check(self, rows: Sequence[Row]) -> list[str]:
+        from finery_trl.train.rewards import Rewards, check_rewards
+
+        assert isinstance(self.step, Grpo)
+        with TemporaryDirectory() as folder:
+            return check_rewards(Rewards(self.step, Path(folder)), rows)
+
+
+class Grpo(OnPolicy, learns="rewards", preflight=RewardPreflight):
     """Train a model on the rewards of its own answers, with TRL's GRPO or RLOO.
 
     Group relative policy optimization (Shao et al. 2024, https://arxiv.org/abs/2402.03300). The
@@ -78,6 +111,7 @@ class Grpo(OnPolicy, learns="rewards"):
     )
 
     config = "trl.trainer.grpo_config:GRPOConfig"
+    watches_start = True
 
     def check(self) -> None:
         """Also refuse rewards that can't be computed, and batches without complete groups."""
@@ -100,6 +134,12 @@ class Grpo(OnPolicy, learns="rewards"):
                 fix="remove beta, or `lora: null`",
             )
 
+    def stop_reason(self, history: Sequence[Mapping[str, Any]], job: Job) -> str | None:
+        """The model exploits the reward, see `exploited`."""
+        from finery_trl.train.watch import exploited
+
+        return exploited(self.best_by, history, job)
+
     @property
     def answers_per_row(self) -> int:
         """The size of a group."""
@@ -114,7 +154,11 @@ class Grpo(OnPolicy, learns="rewards"):
         """Also the rewards."""
         from finery_trl.train.rewards import Rewards
 
-        return {**super().arguments(tokens, job), "rewards": Rewards(self, job)}
+        return {
+            **super().arguments(tokens, job),
+            "rewards": Rewards(self, job.scratch / "rewards"),
+            "job": job,
+        }
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
         """TRL's GRPOTrainer or RLOOTrainer."""

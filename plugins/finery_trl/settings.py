@@ -1,6 +1,6 @@
 """The settings that all trainings share, and the interface that the training code uses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -98,10 +98,12 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     Step types derive from `finery_trl.steps.TrlTraining`, which implements `run`. This
     class is the interface that the training code knows. installs: the packages that every training
     needs → what to install. estimated: whether this plugin's formulas estimate the memory and time
-    of the training. config: TRL's configuration class.
+    of the training. config: TRL's configuration class. watches_start: whether `watch` also
+    tests the model before the training.
     """
 
     estimated: ClassVar[bool] = True
+    watches_start: ClassVar[bool] = False
     config: ClassVar[str] = "trl.trainer.sft_config:SFTConfig"
     installs: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("torch", "transformers", "trl", "peft", "accelerate", "datasets"), "finery[train]"
@@ -292,6 +294,13 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     def shared_steps(self) -> int:
         """Optimizer steps in a row that learn from the same sequences; checkpoints follow them."""
         return 1
+
+    def stop_reason(self, history: Sequence[Mapping[str, Any]], job: Job) -> str | None:
+        """Why to end the training after a validation, in a sentence; None to go on.
+
+        history: the log of the trainer, see `finery_trl.train.checkpoints`.
+        """
+        return None
 
     @property
     def best_by(self) -> str:

@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from finery import Job, StepError, outside_key
 from finery.util.text import counted
 from finery_trl.train import checkpoints
-from finery_trl.train.checkpoints import MEASURED
+from finery_trl.train.checkpoints import measured
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -81,6 +81,13 @@ class Callback(TrainerCallback):
         self._watch = watch
         self._unsaved = Unsaved()
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        """Measure the metrics of the task before the training, if the step compares with them."""
+        if self._watch is not None and self._step.watches_start and not state.global_step:
+            self._job.progress(0, state.max_steps, "evaluating the model")
+            metrics = self._watch(context["model"], 0)
+            state.log_history.append({"step": 0, "epoch": 0, "watch_start": metrics})
+
     def on_step_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """Request what is due after this optimizer step, and measure the metrics of the task."""
         schedule, step = self._schedule, state.global_step
@@ -95,6 +102,10 @@ class Callback(TrainerCallback):
             self._job.progress(step, state.max_steps, "evaluating the model")
             metrics = self._watch(context["model"], step)
             state.log_history.append({"step": step, "epoch": state.epoch, "watch": metrics})
+            if reason := self._step.stop_reason(state.log_history, self._job):
+                state.log_history[-1]["stopped"] = reason
+                self._job.log(reason)
+                control.should_training_stop = control.should_save = True
         if due and not self._validates:
             self._stop_early(state, control)
         self._unsaved.saving()
@@ -222,9 +233,9 @@ class Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """Report losses and other measurements."""
         step, logs = state.global_step, context["logs"]
-        for name, metric in MEASURED.items():
-            if name in logs and name.startswith("eval_"):
-                self._job.metric(metric, logs[name], step)
+        for metric, value in measured(logs).items():
+            if metric.startswith("eval_"):
+                self._job.metric(metric, value, step)
         if "loss" in logs:
             self._report(logs, step, step == state.max_steps, args.world_size)
         if logs.keys() & {"loss", "eval_loss"}:
@@ -239,9 +250,9 @@ class Progress(TrainerCallback):
             return
         self._job.metric("loss", sum(self._losses) / len(self._losses), step)
         self._losses.clear()
-        for name, metric in MEASURED.items():
-            if name in logs and name != "loss" and not name.startswith("eval_"):
-                self._job.metric(metric, logs[name], step)
+        for metric, value in measured(logs).items():
+            if metric != "loss" and not metric.startswith("eval_"):
+                self._job.metric(metric, value, step)
         until_now = int(self._callback.tokens)
         if self._seconds:
             tokens = (until_now - self._tokens) * processes

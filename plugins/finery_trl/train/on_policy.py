@@ -85,7 +85,8 @@ class OnPolicyTrainer(Reproducible):
         """Run a batch forward and backward, and count the tokens of prompts and new answers."""
         trainer: Any = self
         before = trainer.state.num_input_tokens_seen
-        loss = super(Reproducible, trainer).training_step(model, inputs, *rest)
+        above: Any = super(Reproducible, trainer)
+        loss = above.training_step(model, inputs, *rest)
         self._callback.tokens += trainer.state.num_input_tokens_seen - before
         return loss
 

@@ -10,7 +10,7 @@ import torch
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_trainer import RLOOTrainer
 
-from finery import Completion, Request
+from finery import Completion, Job, Request
 from finery.rows import Turns
 from finery_transformers.answering.answers import TokenReader
 from finery_trl.rows.prompts import Prompt
@@ -30,13 +30,20 @@ class Rewarded(OnPolicyTrainer):
     rewards: what rewards an answer to a row.
     """
 
-    def __init__(self, *rest: Any, tokens: "Tokens", rewards: "Rewards", **named: Any) -> None:
+    def __init__(
+        self, *rest: Any, tokens: "Tokens", rewards: "Rewards", job: Job, **named: Any
+    ) -> None:
         self._rewards = rewards
+        self._job = job
         self._reader = TokenReader(tokens.tokenizer, tokens.arguments)
         self._samples: list[dict[str, Any]] = []
         functions = [rewards.of] * len(rewards.weights)
         super().__init__(*rest, tokens=tokens, reward_funcs=functions, **named)
         self.reward_func_names = list(rewards.weights)
+
+    def prove(self, tokens: "Tokens") -> None:
+        """Verify the rewards with expected answers and with those of the model."""
+        self._rewards.examine(self, tokens, [prompt.row for prompt in self._prompts], self._job)
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Sequence[str], completions: Any, completion_ids: Any

@@ -3,6 +3,7 @@
 import math
 import runpy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,14 @@ from finery.rows import Row, Turns
 from finery.util.text import did_you_mean
 from finery_eval.evaluator import BatchEvaluator
 from finery_eval.nested import Nested
-from finery_trl.train.watch import QuietJob
+from finery_trl.train.watch import QuietJob, live_engine
 
 if TYPE_CHECKING:
     from finery_trl.grpo import Grpo
+    from finery_trl.rows.tokens import Tokens
 
+CHECKED, ASKED = 200, 20
+"""Rows whose expected answers are rewarded before the training, and how many the model answers."""
 Values = dict[str, list[float | None]]
 """Reward → its value for each answer; None where it doesn't apply."""
 
@@ -25,8 +29,8 @@ def evaluator_of(step: "Grpo") -> Nested | None:
     evaluator = step.reward
     if evaluator is None:
         return None
-    is_batch = isinstance(evaluator, BatchEvaluator)
-    if not is_batch or type(evaluator).judging is BatchEvaluator.judging:
+    kind: Any = type(evaluator)
+    if not issubclass(kind, BatchEvaluator) or kind.judging is BatchEvaluator.judging:
         raise UsageError(
             "this step type doesn't judge answers one by one",
             where="reward",
@@ -80,12 +84,13 @@ def weights_of(step: "Grpo") -> dict[str, float]:
 
 
 class Rewards:
-    """What rewards answers. weights: reward → weight."""
+    """What rewards answers. folder: for the evaluator's files. weights: reward → weight."""
 
-    def __init__(self, step: "Grpo", job: Job) -> None:
+    def __init__(self, step: "Grpo", folder: Path) -> None:
         self.weights = weights_of(step)
+        self._step = step
         self._nested = evaluator_of(step)
-        self._job = QuietJob(job.scratch / "rewards")
+        self._job = QuietJob(folder)
         self._functions: dict[str, Callable[[Row, Completion], Any]] = {}
         if step.functions is not None:
             path = step.functions.file.path
@@ -98,6 +103,12 @@ class Rewards:
                         fix=did_you_mean(name, [k for k, v in found.items() if callable(v)]),
                     )
                 self._functions[name] = found[name]
+
+    @property
+    def may_see_form_only(self) -> bool:
+        """Whether they may be equal for the expected answers of other rows."""
+        evaluator = self._nested and self._nested.evaluator
+        return evaluator is None or type(evaluator).__spec__.task == "style"
 
     def of(self, rows: Sequence[Row], answers: Sequence[Completion]) -> Values:
         """The rewards of an answer to each row. Raises `StepError` for a value that is no reward.
@@ -116,6 +127,36 @@ class Rewards:
             pairs = zip(rows, answers, strict=True)
             values[name] = [_value(name, function, row, answer) for row, answer in pairs]
         return {name: values[name] for name in self.weights}
+
+    def examine(self, trainer: Any, tokens: "Tokens", rows: Sequence[Row], job: Job) -> None:
+        """Log the rewards of expected answers and of answers of the model before the training.
+
+        Raises `DataError` if they can't tell these apart, see `check_rewards`.
+        """
+        import torch
+
+        check_rewards(self, rows[:CHECKED])
+        asked = rows[:ASKED]
+        short = torch.bfloat16 if trainer.args.bf16 else torch.float16
+        dtype = short if trainer.args.bf16 or trainer.args.fp16 else torch.float32
+        self._job.live = live_engine(self._step, tokens, dtype, trainer.model, self._job)
+        job.progress(0, 1, "rewarding answers of the model")
+        with torch.random.fork_rng():
+            answers = self._job.engine(self._step.model).generate(
+                [Turns.of(row).prompt for row in asked],
+                max_tokens=self._step.max_completion_length,
+                temperature=self._step.temperature,
+                seed=job.seed,
+                tools=[row.get("tools") for row in asked],
+                refusals=True,
+            )
+        totals = self.totals(self.of(asked, answers))
+        for row, answer, total in zip(asked, answers, totals, strict=True):
+            job.log(
+                f"reward {total:.3g} before the training, row {row['id']}: {answer.text!r:.100}"
+            )
+        for line in check_rewards(self, asked, answers):
+            job.log(line)
 
     def totals(self, values: Values) -> list[float]:
         """The weighted sum of the rewards of each answer, as TRL computes it."""
@@ -166,18 +207,14 @@ def expected_of(row: Row) -> Completion | None:
 
 
 def check_rewards(
-    rewards: Rewards,
-    rows: Sequence[Row],
-    own: Sequence[Completion] = (),
-    *,
-    form_only: bool = False,
+    rewards: Rewards, rows: Sequence[Row], own: Sequence[Completion] = ()
 ) -> list[str]:
     """Compare the rewards of expected answers with those of other answers to the same rows.
 
     The others are the expected answers of other rows and, if given, the model's `own`. Returns the
-    figures, and a note if only the form of an answer counts. Rows without an expected answer don't
-    count. form_only: whether rewards may be equal for the answers of other rows. Raises `DataError`
-    if expected answers aren't worth more.
+    figures, and a note if only the form of an answer counts, as with rules and functions. Rows
+    without an expected answer don't count. Raises `DataError` if expected answers aren't worth
+    more.
     """
     expected = [expected_of(row) for row in rows]
     places = [i for i, answer in enumerate(expected) if answer is not None]
@@ -199,7 +236,7 @@ def check_rewards(
     best = means["expected answers"]
     equal = [what for what, value in means.items() if what != "expected answers" and value >= best]
     form = "expected answers of other rows"
-    if form_only and form in equal:
+    if rewards.may_see_form_only and form in equal:
         equal.remove(form)
         figures.append(
             "the reward depends on the form of an answer only: it can rise while answers get "

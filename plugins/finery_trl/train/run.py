@@ -18,7 +18,14 @@ from finery_trl.model.targets import check_targets
 from finery_trl.rows.example import Proven
 from finery_trl.rows.remarks import Remarks, summary
 from finery_trl.rows.tokens import Tokens
-from finery_trl.train.checkpoints import chosen, exhausted, history_of, last_whole, step_of
+from finery_trl.train.checkpoints import (
+    chosen,
+    exhausted,
+    history_of,
+    is_stopped,
+    last_whole,
+    step_of,
+)
 from finery_trl.train.messages import (
     check_half,
     check_optimizer,
@@ -191,8 +198,9 @@ def select_gpu() -> None:
 
 def _is_over(last: Path, schedule: Schedule, step: "Training") -> bool:
     """Whether a checkpoint is the last one. transformers would train another step from it."""
-    stopped = exhausted(history_of(last), step.best_by, step.early_stopping_patience)
-    return stopped or step_of(last) >= schedule.steps
+    history = history_of(last)
+    stopped = exhausted(history, step.best_by, step.early_stopping_patience)
+    return stopped or is_stopped(history) or step_of(last) >= schedule.steps
 
 
 def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, job: Job) -> Any:

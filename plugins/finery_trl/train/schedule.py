@@ -19,8 +19,8 @@ class Schedule(NamedTuple):
     folder: of its checkpoints. size: rows in memory per process. grouped: rows per batch of the
     order, which is that of one process however many train. accumulated: batches per process in an
     optimizer step. epoch_steps, steps: optimizer steps per epoch, and in all. longest: tokens of
-    the longest row. validate: optimizer steps between validations. shared: optimizer steps that learn
-    from the same answers, between which no checkpoint is saved.
+    the longest row. validate: optimizer steps between validations. shared: optimizer steps that
+    learn from the same answers, between which no checkpoint is saved.
     """
 
     folder: Path

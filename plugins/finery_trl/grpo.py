@@ -36,8 +36,9 @@ class RewardPreflight(TrainingPreflight):
         """Reward the expected answers of the first rows."""
         from finery_trl.train.rewards import CHECKED
 
-        rows = [r for r in islice(samples.get("rows", ()), CHECKED) if "id" in r]
-        self._check([r for r in rows if any(column in r for column in TURN_COLUMNS)])
+        rows = islice(samples.get("rows", ()), CHECKED)  # records of files have no id
+        turned = [row for row in rows if any(column in row for column in TURN_COLUMNS)]
+        self._check([{"id": f"row {number}", **row} for number, row in enumerate(turned, 1)])
 
     def prove(self, job: Job, samples: int) -> list[Proof]:
         """A proof of the prompts, after rewarding the expected answers of all rows."""

@@ -21,6 +21,7 @@ class OnPolicy(TrlTraining, learns="rewards"):
     """
 
     estimated = False
+    on_policy = True
 
     model: Model = takes(role="base", help="The model to train, usually the output of `trl.sft`.")
     rows: list[Dataset] = takes(

@@ -98,11 +98,13 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     Step types derive from `finery_trl.steps.TrlTraining`, which implements `run`. This
     class is the interface that the training code knows. installs: the packages that every training
     needs → what to install. estimated: whether this plugin's formulas estimate the memory and time
-    of the training. config: TRL's configuration class. watches_start: whether `watch` also
-    tests the model before the training.
+    of the training. on_policy: whether the model writes the answers that it learns from. config:
+    TRL's configuration class. watches_start: whether `watch` also tests the model before the
+    training.
     """
 
     estimated: ClassVar[bool] = True
+    on_policy: ClassVar[bool] = False
     watches_start: ClassVar[bool] = False
     config: ClassVar[str] = "trl.trainer.sft_config:SFTConfig"
     installs: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -187,8 +189,8 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     )
     args: dict[str, Any] = setting(
         {},
-        help="Further arguments of TRL's configuration (`SFTConfig`, `DPOConfig`, `KTOConfig`), by "
-        "its names. Names and types are checked against the installed version. Those that finery "
+        help="Further arguments of TRL's configuration (e.g. `SFTConfig`, `GRPOConfig`), by its "
+        "names. Names and types are checked against the installed version. Those that finery "
         "decides are refused.",
         examples=[{"weight_decay": 0.01, "max_grad_norm": 0.3}, {"neftune_noise_alpha": 5.0}],
     )

@@ -11,7 +11,17 @@ from datasets import Dataset as Table  # type: ignore[import-untyped]
 from safetensors.torch import load_file
 from tiny_llama import tiny_llama
 
-from finery import Completion, DataError, Dataset, FineryError, Model, UsageError
+from finery import (
+    Completion,
+    DataError,
+    Dataset,
+    FineryError,
+    Model,
+    Preflight,
+    Proof,
+    UsageError,
+    interface,
+)
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_eval.evaluator import Evaluator
@@ -78,6 +88,28 @@ def test_the_reward_rises(tiny: Model, tmp_path: Path, algorithm: Any) -> None:
     assert [s["step"] for s in samples] == [n for n in range(4, 44, 4) for _ in range(8)]
     assert all(s["rewards"]["word"] == ("a" in s["answer"]) for s in samples)
     assert verdict(curve, meta["best_step"]).state == "rewarded"
+
+
+def test_prompts_are_proven_without_answers(tiny: Model, tmp_path: Path) -> None:
+    step = grpo(tiny, dataset(tmp_path / "rows", asked(8, answered=True)), max_length=60)
+    with pytest.raises(DataError, match="of other rows"):  # the reward only looks for a letter
+        prove(step, TestJob(tmp_path / "job"))
+    step.rows = [dataset(tmp_path / "unanswered", asked(8))]
+    (proof,) = prove(step, TestJob(tmp_path / "job"))
+    assert (proof.rows, proof.loss_tokens) == (8, 0)
+    assert proof.facts["end of turn"] == "<|endoftext|> or <|im_end|>, as at inference"
+    (piece,) = proof.samples[0].pieces
+    assert piece.text.endswith("<|im_start|>assistant\n")
+    assert not piece.loss
+    step.max_length = 30
+    with pytest.raises(DataError, match="are longer than 30 tokens"):
+        prove(step, TestJob(tmp_path / "job"))
+
+
+def prove(step: Grpo, job: TestJob) -> list[Proof]:
+    preflight = interface(step, Preflight)
+    assert preflight is not None
+    return preflight.prove(job, samples=2) or []
 
 
 def test_the_adapter_is_that_of_stock_trl(tiny: Model, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Training with TRL: supervised fine-tuning, DPO and KTO, of adapters or complete models.
+"""Training with TRL: supervised fine-tuning, DPO, KTO and GRPO, of adapters or complete models.
 
 The trainings take rows and a model, and produce a model with its tokenizer and training curve.
+In `on_policy` and the step types on it, the model writes the answers that it learns from.
 `finery plan` estimates their memory and time. Only `finery_trl.settings`, `.steps`, `.model`,
 `.preflight` and `.view`, with the modules in them, are public for other plugins.
 

@@ -25,7 +25,9 @@ from finery import (
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_eval.evaluator import Evaluator
+from finery_eval.steps.classification import Classification
 from finery_eval.steps.rules import Rule, Rules
+from finery_judge.rubric import RubricJudge
 from finery_trl.grpo import Grpo
 from finery_trl.settings import Lora
 from finery_trl.train.checkpoints import history_of, is_stopped, last_whole, measured
@@ -122,7 +124,7 @@ def test_the_adapter_is_that_of_stock_trl(tiny: Model, tmp_path: Path) -> None:
     rows, logs = asked(2), list[dict[str, float]]()
     order = [random.Random(f"{SEED} {epoch}").sample(range(2), 2) for epoch in range(6)]
 
-    class Stock(GRPOTrainer):  # type: ignore[misc]
+    class Stock(GRPOTrainer):
         def _prepare_inputs(self, batch: Any) -> Any:
             step = self.state.global_step
             torch.manual_seed(random.Random(f"{SEED} {step}").getrandbits(63))
@@ -134,7 +136,7 @@ def test_the_adapter_is_that_of_stock_trl(tiny: Model, tmp_path: Path) -> None:
             super().log(logs_, *rest)
             logs.append(dict(logs_))
 
-    def word(completions: Any, **_: Any) -> list[float]:
+    def word(completions: Any, **_: Any) -> list[float | None]:
         return [float("a" in turns[0]["content"]) for turns in completions]
 
     trainer = Stock(
@@ -164,8 +166,8 @@ def test_the_adapter_is_that_of_stock_trl(tiny: Model, tmp_path: Path) -> None:
     grpo(tiny, table, lora=Lora(r=8), epochs=6, warmup_steps=1, beta=0.1).run(job)
     curve = json.loads((job.out / "curve.json").read_text())
     for name in ("loss", "reward", "reward_spread", "kl", "answer_length"):
-        stock = [measured(entry)[name] for entry in logs if "loss" in entry]
-        assert [point[name] for point in curve] == pytest.approx(stock, abs=1e-5)
+        logged = [measured(entry)[name] for entry in logs if "loss" in entry]
+        assert [point[name] for point in curve] == pytest.approx(logged, abs=1e-5)
     ours = load_file(job.out / "adapter_model.safetensors")
     stock = load_file(tmp_path / "stock" / "adapter_model.safetensors")
     assert ours.keys() == stock.keys()
@@ -256,6 +258,12 @@ def test_functions_reward_answers_too(tmp_path: Path) -> None:
     ("settings", "where"),
     [
         ({"reward": None}, "reward"),
+        ({"reward": Classification(**GIVEN)}, "reward.labels"),
+        (
+            {"reward": RubricJudge(**GIVEN, rubric="Kind.", judge=Model.placeholder("judge"))},
+            "reward.judge",
+        ),
+        ({"reward": Classification(**GIVEN, labels=["a"]), "weights": {"macro_f1": 1}}, "weights"),
         ({"weights": {"words": 1}}, "weights"),
         ({"effective_batch_size": 10}, "effective_batch_size"),
         ({"validation": Dataset.placeholder("held")}, "validation"),

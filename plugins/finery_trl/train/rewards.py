@@ -64,6 +64,13 @@ def weights_of(step: "Grpo") -> dict[str, float]:
             )
         return dict(functions)
     nested.check(slices=False)
+    if getattr(nested.evaluator, "labels", ()) is None:
+        raise UsageError(
+            "by default, the allowed classes are those that the rows expect, but a reward is "
+            "computed from the rows of one optimizer step",
+            where="reward.labels",
+            fix="list all classes: labels: [spam, ham]",
+        )
     metrics = nested.evaluator.metric_names()
     unusable = {*nested.evaluator.statistics(), *nested.evaluator.unbounded()}
     usable = [metric for metric in metrics if metric not in unusable]

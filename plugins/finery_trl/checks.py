@@ -118,9 +118,11 @@ def _check_best(step: Training) -> None:
         )
     if step.early_stopping_patience and best == "eval_loss" and step.validation is None:
         raise UsageError(
-            "early_stopping_patience needs validation rows",
+            "early_stopping_patience needs validations",
             where="early_stopping_patience",
-            fix="add validation: split.validation",
+            fix="add watch: an evaluator on held-out rows"
+            if step.on_policy
+            else "add validation: split.validation",
         )
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from finery import Job, OneFile, Proof, Settings, Step, UsageError, nested_step, setting
-from finery.rows import TURN_COLUMNS, Row
+from finery.rows import Row
+from finery.rows.chat.turns import problems_of
 from finery_trl.on_policy import OnPolicy
 from finery_trl.steps import TrainingPreflight
 
@@ -37,22 +38,26 @@ class RewardPreflight(TrainingPreflight):
         from finery_trl.train.rewards import CHECKED
 
         rows = islice(samples.get("rows", ()), CHECKED)  # records of files have no id
-        turned = [row for row in rows if any(column in row for column in TURN_COLUMNS)]
-        self._check([{"id": f"row {number}", **row} for number, row in enumerate(turned, 1)])
+        turned = [
+            {"id": f"row {number}", **row}
+            for number, row in enumerate(rows, 1)
+            if isinstance(row.get("messages"), list) or isinstance(row.get("prompt"), str | list)
+        ]
+        self._check([row for row in turned if not problems_of(row)])
 
     def prove(self, job: Job, samples: int) -> list[Proof]:
-        """A proof of the prompts, after rewarding the expected answers of all rows."""
+        """A proof of the prompts, after rewarding the expected answers of rows."""
         rows = [row for dataset in self.step.rows for row in dataset]
         notes = self._check(rows)
         proof, *others = super().prove(job, samples)
         return [msgspec.structs.replace(proof, notes=[*proof.notes, *notes]), *others]
 
     def _check(self, rows: Sequence[Row]) -> list[str]:
-        from finery_trl.train.rewards import Rewards, check_rewards
+        from finery_trl.train.rewards import CHECKED, Rewards, check_rewards, spread
 
         assert isinstance(self.step, Grpo)
         with TemporaryDirectory() as folder:
-            return check_rewards(Rewards(self.step, Path(folder)), rows)
+            return check_rewards(Rewards(self.step, Path(folder)), spread(rows, CHECKED))
 
 
 class Grpo(OnPolicy, learns="rewards", preflight=RewardPreflight):

@@ -108,6 +108,16 @@ def test_prompts_are_proven_without_answers(tiny: Model, tmp_path: Path) -> None
         prove(step, TestJob(tmp_path / "job"))
 
 
+def test_records_of_files_are_checked_if_they_have_turns(tiny: Model) -> None:
+    step = grpo(tiny, Dataset.placeholder("rows"))
+    preflight = interface(step, Preflight)
+    assert preflight is not None
+    records: list[Row] = [{"prompt": 1}, {"messages": "?"}, {"question": "?"}, {"prompt": "?"}]
+    preflight.check_sample({"rows": records})
+    with pytest.raises(DataError, match="the reward of 9 rows"):
+        preflight.check_sample({"rows": [*records, *asked(9, answered=True)]})
+
+
 def prove(step: Grpo, job: TestJob) -> list[Proof]:
     preflight = interface(step, Preflight)
     assert preflight is not None

@@ -142,8 +142,8 @@ class Rewards:
         """
         import torch
 
-        check_rewards(self, rows[:CHECKED])
-        asked = rows[:ASKED]
+        check_rewards(self, spread(rows, CHECKED))
+        asked = spread(rows, ASKED)
         short = torch.bfloat16 if trainer.args.bf16 else torch.float16
         dtype = short if trainer.args.bf16 or trainer.args.fp16 else torch.float32
         self._job.live = live_engine(self._step, tokens, dtype, trainer.model, self._job)
@@ -196,6 +196,11 @@ def _value(
 
 
 # -- what rewards are worth -----------------------------------------------------------------------
+
+
+def spread(rows: Sequence[Row], count: int) -> Sequence[Row]:
+    """Up to `count` rows, from the first to the last part of all, which may be sorted."""
+    return rows[:: max(1, len(rows) // count)][:count]
 
 
 def expected_of(row: Row) -> Completion | None:

@@ -23,9 +23,9 @@ from finery.util.text import did_you_mean
 
 Role = Literal["", "train", "validation", "examples", "calibrate", "compare", "base", "tokenizer"]
 """How a step uses an input, see `takes`."""
-Learns = Literal["", "answers", "preferences", "ratings", "text"]
-"""What a training learns from: answers, pairs of a better and a worse one, rated answers, or text
-without turns."""
+Learns = Literal["", "answers", "preferences", "ratings", "text", "rewards", "teacher"]
+"""What a training learns from: answers, pairs of a better and a worse one, rated answers, text
+without turns, rewards of its own answers, or a teacher's view of them."""
 Task = Literal["", "classification", "extraction", "style", "complex", "speed"]
 """What an evaluator judges: a choice among few answers, facts in a fixed format, style, or e.g.
 SQL."""

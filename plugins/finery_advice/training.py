@@ -163,8 +163,8 @@ class Training:
 
     @property
     def validates(self) -> bool | None:
-        """Whether there are validation rows; None if the step type takes none."""
-        if not self.input_as("validation"):
+        """Whether there are validation rows; None if the training can't measure a loss on any."""
+        if not self.input_as("validation") or self.learns in ("rewards", "teacher"):
             return None
         return any(s.role == "validation" for s in self.node.sources)
 

@@ -1,6 +1,7 @@
-"""Training with TRL: supervised fine-tuning, DPO, KTO and pre-training, of adapters or models.
+"""Training with TRL: SFT, DPO, KTO, GRPO and pre-training, of adapters or complete models.
 
 The trainings take rows and a model, and produce a model with its tokenizer and training curve.
+In `on_policy` and the step types on it, the model writes the answers that it learns from.
 `finery plan` estimates their memory and time. Only `finery_trl.settings`, `.steps`, `.model`,
 `.preflight` and `.view`, with the modules in them, are public for other plugins.
 
@@ -23,6 +24,7 @@ def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
         "trl.dpo": "finery_trl.steps:Dpo",
+        "trl.grpo": "finery_trl.grpo:Grpo",
         "trl.kto": "finery_trl.steps:Kto",
         "trl.pretrain": "finery_trl.steps:Pretrain",
         "trl.sft": "finery_trl.steps:Sft",

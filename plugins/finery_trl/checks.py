@@ -35,6 +35,9 @@ DECIDED = {
     "finery validates and reports itself": "batch_eval_metrics debug disable_tqdm do_* eval_* "
     "greater_is_better include_* log_* logging_* prediction_loss_only project run_name "
     "skip_memory_metrics trackio_*",
+    "the step's own settings and rows decide what is answered": "generation_batch_size "
+    "steps_per_generation num_generations_eval chat_template_kwargs generation_kwargs sync_ref_* "
+    "ref_model_* reward_weights max_tool_calling_iterations",
     "`launch` decides it": "accelerator_config average_tokens_across_devices ddp_* deepspeed fsdp* "
     "local_rank parallelism_config",
     "finery loads the model itself": "activation_checkpointing* liger_kernel_config "
@@ -97,7 +100,7 @@ def _check_launch(step: Training, launch: Launch) -> None:
 
 
 def _check_best(step: Training) -> None:
-    best, watched = step.metric_for_best_model, []
+    best, watched = step.best_by, []
     if step.watch is not None:
         if getattr(step.watch, "require", None):
             raise UsageError(
@@ -115,9 +118,11 @@ def _check_best(step: Training) -> None:
         )
     if step.early_stopping_patience and best == "eval_loss" and step.validation is None:
         raise UsageError(
-            "early_stopping_patience needs validation rows",
+            "early_stopping_patience needs validations",
             where="early_stopping_patience",
-            fix="add validation: split.validation",
+            fix="add watch: an evaluator on held-out rows"
+            if step.on_policy
+            else "add validation: split.validation",
         )
 
 

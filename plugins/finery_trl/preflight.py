@@ -84,7 +84,8 @@ def _prove(
         if _is_due(example, shown, samples, tally.rows / max(total, 1)):
             shown.append(_sample(example, tokens))
         add(tally, example)
-        ends.update(a.tokens[-1] for a in example.answers() if a.tokens[-1] in tokens.ends)
+        last = [token for a in example.answers() for token in a.tokens[-1:]]
+        ends.update(token for token in last if token in tokens.ends)
         proven.add(example.row_id)
     dropped = [row_id for row_id in read if row_id not in proven]
     facts = _facts(step, tokens, ends, context, remarks.facts())
@@ -160,7 +161,8 @@ def _sample(example: Proven, tokens: Tokens) -> Sample:
             pieces.append(Piece(prompt[len(shown) :], loss=False))
         # Decoded alone, an answer may differ: its first token may lose its leading space.
         alone = whole[len(prompt) :] if whole.startswith(prompt) else _text(answer, tokens)
-        pieces.append(Piece(alone, loss=True, label=label))
+        if answer:  # else the model writes it
+            pieces.append(Piece(alone, loss=True, label=label))
         shown = whole
     return Sample(example.row_id, pieces)
 
@@ -179,6 +181,8 @@ def _facts(
     covered: Mapping[str, str],
 ) -> dict[str, str]:
     """Facts that hold for all rows, as text. covered: those about turns."""
+    if step.on_policy:
+        return _facts_of_prompts(step, tokens, context)
     tokenizer: Any = tokens.tokenizer
     names = [tokenizer.convert_ids_to_tokens(i) for i, _ in ends.most_common()]
     unit = "row" if step.learn() is None else "turn"
@@ -192,8 +196,24 @@ def _facts(
         + (padding if tokenizer.pad_token_id in ends else "masked"),
         "max_length": f"{step.max_length:,} tokens; longer rows: {step.too_long}; never truncated",
     }
-    if context is not None:
-        facts["context"] = f"{context:,} tokens"
+    return facts | _facts_of_model(tokens, context)
+
+
+def _facts_of_prompts(step: "Training", tokens: Tokens, context: int | None) -> dict[str, str]:
+    """Facts that hold for all rows, where the model writes the answers."""
+    ends = tokens.tokenizer.convert_ids_to_tokens(sorted(tokens.ends))
+    return {
+        "prompt": "the exact tokens used at inference",
+        "answers": "sampled from the model during the training; answers of rows aren't learned",
+        "end of turn": f"{' or '.join(ends)}, as at inference",
+        "max_length": f"{step.max_length:,} tokens with the longest answer; longer rows: "
+        f"{step.too_long}; never truncated",
+        **_facts_of_model(tokens, context),
+    }
+
+
+def _facts_of_model(tokens: Tokens, context: int | None) -> dict[str, str]:
+    facts = {} if context is None else {"context": f"{context:,} tokens"}
     if tokens.arguments:
         facts["template"] = ", ".join(
             f"{name}={json.dumps(value)}" for name, value in tokens.arguments.items()

@@ -1,6 +1,6 @@
 """The settings that all trainings share, and the interface that the training code uses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -113,10 +113,14 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     Step types derive from `finery_trl.steps.TrlTraining`, which implements `run`. This
     class is the interface that the training code knows. installs: the packages that every training
     needs → what to install. estimated: whether this plugin's formulas estimate the memory and time
-    of the training. config: TRL's configuration class. batch_tokens: in memory at once by default.
+    of the training. on_policy: whether the model writes the answers that it learns from. config:
+    TRL's configuration class. watches_start: whether `watch` also tests the model before the
+    training. batch_tokens: in memory at once by default.
     """
 
     estimated: ClassVar[bool] = True
+    on_policy: ClassVar[bool] = False
+    watches_start: ClassVar[bool] = False
     batch_tokens: ClassVar[int] = 8192
     config: ClassVar[str] = "trl.trainer.sft_config:SFTConfig"
     installs: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -201,8 +205,8 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     )
     args: dict[str, Any] = setting(
         {},
-        help="Further arguments of TRL's configuration (`SFTConfig`, `DPOConfig`, `KTOConfig`), by "
-        "its names. Names and types are checked against the installed version. Those that finery "
+        help="Further arguments of TRL's configuration (e.g. `SFTConfig`, `GRPOConfig`), by its "
+        "names. Names and types are checked against the installed version. Those that finery "
         "decides are refused.",
         examples=[{"weight_decay": 0.01, "max_grad_norm": 0.3}, {"neftune_noise_alpha": 5.0}],
     )
@@ -277,6 +281,10 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
         """(trainer class, TRL's configuration class, its arguments beyond the common ones)."""
         raise NotImplementedError
 
+    def arguments(self, tokens: "Tokens", job: Job) -> dict[str, Any]:
+        """Further arguments of the trainer class, apart from TRL's configuration."""
+        return {}
+
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
         """The model in the form that the trainer takes. longest: tokens of the longest row."""
         raise NotImplementedError
@@ -294,6 +302,28 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     def fewest_processes(self) -> int:
         """Number of processes if it is written, else one: `auto` takes a number that fits."""
         return 1 if self.launch is None or self.launch.processes == "auto" else self.processes
+
+    @property
+    def answers_per_row(self) -> int:
+        """Sequences of an optimizer step that belong to the same row."""
+        return 1
+
+    @property
+    def shared_steps(self) -> int:
+        """Optimizer steps in a row that learn from the same sequences; checkpoints follow them."""
+        return 1
+
+    def stop_reason(self, history: Sequence[Mapping[str, Any]], job: Job) -> str | None:
+        """Why to end the training after a validation, in a sentence; None to go on.
+
+        history: the log of the trainer, see `finery_trl.train.checkpoints`.
+        """
+        return None
+
+    @property
+    def best_by(self) -> str:
+        """The metric that selects the weights to keep."""
+        return self.metric_for_best_model
 
     @property
     def fewest_rows(self) -> int:

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llama_server import needs_llama_server
@@ -14,11 +15,13 @@ from warm import TORCH
 from finery import Dataset, Files, Model, Step
 from finery.testing import StepContract, dataset
 from finery_eval.steps.exact import Exact
+from finery_eval.steps.rules import Rule, Rules
 from finery_hub.push.step import HubPush
 from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.step import Check
+from finery_trl.grpo import Grpo
 from finery_trl.steps import Pretrain, Sft
 from finery_vllm.bundle.step import VllmBundle
 from finery_vllm.model import VllmModel
@@ -158,5 +161,28 @@ class TestPretrain(StepContract):
             max_length=64,
             epochs=4,
             effective_batch_size=1,
+            save_steps=2,
+        )
+
+
+@pytest.mark.real
+class TestGrpo(StepContract):
+    """trl.grpo: killed in the middle, it samples the same answers again."""
+
+    others = {"algorithm": "rloo"}
+
+    def step(self, folder: Path) -> Step:
+        from tiny_llama import tiny_llama
+
+        given: Any = {"models": [Model.placeholder("model")], "rows": Dataset.placeholder("rows")}
+        return Grpo(
+            model=tiny_llama(folder / "model"),
+            rows=[dataset(folder / "rows", ROWS)],
+            reward=Rules(**given, rules={"end": Rule(matches="_arrival"), "a": Rule(matches="a")}),
+            weights={"end": 1, "a": 1},
+            epochs=4,
+            num_generations=2,
+            effective_batch_size=4,
+            max_completion_length=6,
             save_steps=2,
         )

@@ -392,6 +392,25 @@ def test_time_comes_from_trainings_of_the_same_kind(tmp_path: Path) -> None:
     assert found.lines[2].startswith("time: about 44 s (35 rows, 250 tokens/s")
 
 
+def test_answers_of_the_model_take_as_long_as_in_earlier_builds(tmp_path: Path) -> None:
+    class Sampled(Results):
+        def history(self, use: str) -> list[Past]:
+            """10 s a step."""
+            settings = {"effective_batch_size": 32, "max_completion_length": 128}
+            return [
+                Past(key="a", use=use, seconds=200, meta={"steps": 20}, settings=given)
+                for given in ({**settings, "num_generations": 8}, settings)
+            ]
+
+    recipe = RECIPE.replace("trl.sft", "trl.grpo, epochs: 2")
+    rewarded = recipe.replace("validation: split.validation", "reward: {use: eval.exact}")
+    made = graph(tmp_path, rewarded)
+    (unknown,) = forecast.estimates(made, Results(), ["sft"])
+    assert unknown.lines[0].startswith("memory and time unknown before the first build")
+    (found,) = forecast.estimates(made, Sampled(), ["sft"])
+    assert found.facts["seconds"] == 10 * 2 * 9  # 35 rows, 8 answers each, 32 a step
+
+
 @pytest.mark.parametrize("model", [SMOLLM2, LLAMA_1B, QWEN_4B])
 def test_the_sizes_of_well_known_models_follow_from_their_number(model: Architecture) -> None:
     assert of_size(model.parameters()) == model

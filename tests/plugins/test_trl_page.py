@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from finery import Manifest, Model
 from finery.views import Output
 from finery_trl.view.chart import thinned
-from finery_trl.view.page import render
+from finery_trl.view.model import sample_lines
+from finery_trl.view.page import panels_of, render
 
 SMALL = 500_000
 """Bytes that a page may have."""
@@ -58,3 +59,15 @@ def test_what_is_left_of_a_line_keeps_its_ends_and_extremes(values: list[float],
 def test_one_validation_shows_no_trend_and_gets_no_tick(losses: tuple[float], mark: str) -> None:
     points = [{"step": i, "loss": 3.0 / i, "eval_loss": loss} for i, loss in enumerate(losses, 1)]
     assert f'<div class="mark" aria-hidden="true">{mark}</div>' in page(points)
+
+
+def test_the_page_of_a_training_with_rewards_shows_answers_of_the_model() -> None:
+    points = [{"step": i, "loss": 0.0, "reward": i / 9, "answer_length": 40} for i in range(1, 10)]
+    rewards = {"accuracy": 1.0, "brevity": None}
+    sample = {"step": 9, "prompt": "a <b>?", "answer": "It is.", "rewards": rewards}
+    manifest = Manifest("Model", {"format": "adapter"}, {}, "0" * 64, "0" * 64)
+    html = render("t", Output("t", Model(Path()), manifest), points, 9, [sample])
+    assert "Mean reward went from 0.111 in the first 1 step to 1 in the last." in html
+    assert "<td>a &lt;b&gt;?</td><td>It is.</td><td>accuracy 1, brevity –</td>" in html
+    assert list(panels_of(points)) == ["loss", "reward", "answer length"]
+    assert list(sample_lines([sample])) == ["step 9: a <b>?", "  accuracy 1, brevity –: It is."]

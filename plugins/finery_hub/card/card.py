@@ -20,6 +20,8 @@ LEARNED = {
     "preferences": " by preference training on pairs of answers",
     "ratings": " by training on rated answers",
     "text": " by continued pre-training on text",
+    "rewards": " by reinforcement learning from rewards",
+    "teacher": " by distillation from a teacher",
 }
 """The kind of training data that a step type declares → its name in the card."""
 MEASURED = {

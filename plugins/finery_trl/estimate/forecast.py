@@ -59,7 +59,32 @@ def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Esti
     """An estimate for each training among the steps that these formulas apply to."""
     nodes = [graph.nodes[name] for name in steps]
     trainings = [n for n in nodes if isinstance(n.step, Training) and n.step.estimated]
-    return [_estimate(graph, results, node) for node in trainings]
+    sampling = [n for n in nodes if isinstance(n.step, Training) and n.step.on_policy]
+    return [
+        *(_estimate(graph, results, node) for node in trainings),
+        *(_estimate_of_sampling(graph, results, node) for node in sampling),
+    ]
+
+
+def _estimate_of_sampling(graph: Graph, results: Results, node: Node) -> Estimate:
+    """The time of a training whose model writes the answers, from earlier ones in this project."""
+    step: Any = node.step
+    cost = ("effective_batch_size", "max_completion_length", "num_generations")
+    alike = [
+        past
+        for past in results.history(node.use)
+        if past.meta.get("steps")
+        and all(past.settings.get(name) == getattr(step, name, None) for name in cost)
+    ]
+    lengths = lengths_of(graph, results, node, step.max_length)
+    if not alike or lengths.rows is None:
+        text = "memory and time unknown before the first build: the model's answers take most of it"
+        return Estimate(step=node.name, lines=[text], facts={"unknown": text})
+    answers = lengths.rows * step.answers_per_row
+    steps = -(-answers // step.effective_batch_size) * step.shared_steps * step.epochs
+    seconds = steps * statistics.median(p.seconds / p.meta["steps"] for p in alike[:RECENT])
+    text = f"time: about {rough_duration(seconds)} ({steps:.0f} optimizer steps as in earlier ones)"
+    return Estimate(step=node.name, lines=[text], facts={"seconds": round(seconds)})
 
 
 def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from finery import DataError, FineryError, Job, StepError, outside_key
 from finery.rows import Row, Turns
 from finery.util.text import NAMED, some_of
-from finery_trl.rows.example import Example
+from finery_trl.rows.example import Proven
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +28,7 @@ class Fault(Enum):
         "use roles that the template accepts, or give the model another template",
         DataError,
     )
+    UNPROMPTED = ("no prompt to answer", "give each a user message, or drop it", DataError)
     WEIGHTLESS = (
         "an assistant turn with a `weight` other than 0 and 1",
         "write `weight: 1` to learn a turn, and `weight: 0` not to",
@@ -160,7 +161,7 @@ class Faults:
         ids.append(row["id"])
         self._fixes.setdefault(error.fault, error.fix)
 
-    def measure(self, examples: Sequence[Example], max_length: int) -> None:
+    def measure(self, examples: Sequence[Proven], max_length: int) -> None:
         """Count those examples of a row that are too long."""
         longer = [example for example in examples if example.size > max_length]
         is_learnable = len(longer) < len(examples)

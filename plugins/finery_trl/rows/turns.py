@@ -119,6 +119,28 @@ def _check_turns(turns: Turns, learned: Sequence[int], learn: Learn) -> None:
             raise Faulty(Fault.WEIGHTLESS, [f"turn {index + 1}: weight: {weight!r}"])
 
 
+def prompt_of_row(row: Row, tokens: "Tokens") -> list[int]:
+    """The tokens of a row's prompt, as at inference: what precedes its answer, if it has one.
+
+    Raises `Faulty` for a row without a prompt, and for one that the template refuses.
+    """
+    from finery_transformers.chat import has_two_bos, prompt_tokens
+
+    messages = Turns.of(row).prompt
+    if not messages:
+        raise Faulty(Fault.UNPROMPTED, [])
+    try:
+        _check_templates(row, messages, tokens)
+        _check_tools(row, messages, tokens)
+        named: Any = {"tools": row.get("tools"), "arguments": tokens.arguments}
+        ids = prompt_tokens(tokens.tokenizer, messages, **named)
+    except DataError as error:
+        raise Faulty(_refusal(row, messages, tokens), [error.what]) from error
+    if has_two_bos(tokens.tokenizer, ids):
+        raise Faulty(Fault.BOS_TWICE, [])
+    return ids
+
+
 def _joined(row_id: str, turns: Sequence[_Turn]) -> Iterator[Example]:
     """Examples of turns: a turn continues the one before it if its prompt begins with that."""
     ids: list[int] = []

@@ -21,7 +21,7 @@ from finery import Job, StepError, outside_key
 from finery.util.text import counted
 from finery_transformers.hardware import accelerator
 from finery_trl.train import checkpoints
-from finery_trl.train.checkpoints import MEASURED
+from finery_trl.train.checkpoints import measured
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -82,23 +82,39 @@ class Callback(TrainerCallback):
         self._watch = watch
         self._unsaved = Unsaved()
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        """Measure the metrics of the task before the training, if the step compares with them."""
+        if self._watch is not None and self._step.watches_start and not state.global_step:
+            self._job.progress(0, state.max_steps, "evaluating the model")
+            metrics = self._watch(context["model"], 0)
+            state.log_history.append({"step": 0, "epoch": 0, "watch_start": metrics})
+
     def on_step_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """Request what is due after this optimizer step, and measure the metrics of the task."""
         schedule, step = self._schedule, state.global_step
-        last = step >= state.max_steps
-        due = last or schedule.validates_at(step)
+        last, due = step >= state.max_steps, self.is_due(state)
         control.should_evaluate = self._validates and due
         # Whole models have none of these, since their checkpoints are large. Several processes
         # would have to agree on the time.
         is_long = self._step.lora is not None and args.world_size == 1 and self._unsaved.is_long()
-        control.should_save = last or is_long or schedule.saves_at(step, self._step.save_steps)
+        saves = is_long or schedule.saves_at(step, self._step.save_steps)
+        control.should_save = last or (saves and schedule.can_save_at(step))
         if due and self._watch is not None:
             self._job.progress(step, state.max_steps, "evaluating the model")
             metrics = self._watch(context["model"], step)
             state.log_history.append({"step": step, "epoch": state.epoch, "watch": metrics})
+            if reason := self._step.stop_reason(state.log_history, self._job):
+                state.log_history[-1]["stopped"] = reason
+                self._job.log(reason)
+                control.should_training_stop = control.should_save = True
         if due and not self._validates:
             self._stop_early(state, control)
         self._unsaved.saving()
+
+    def is_due(self, state: Any) -> bool:
+        """Whether this optimizer step is followed by a validation."""
+        step: int = state.global_step
+        return step >= state.max_steps or self._schedule.validates_at(step)
 
     @outside_key
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
@@ -132,12 +148,12 @@ class Callback(TrainerCallback):
         if state.is_world_process_zero:
             folder = Path(args.output_dir)
             checkpoints.mark(folder / f"checkpoint-{state.global_step}")
-            checkpoints.prune(folder, state.log_history, self._step.metric_for_best_model)
+            checkpoints.prune(folder, state.log_history, self._step.best_by)
         self._unsaved.saved()
 
     def _stop_early(self, state: Any, control: Any) -> None:
         patience = self._step.early_stopping_patience
-        if checkpoints.exhausted(state.log_history, self._step.metric_for_best_model, patience):
+        if checkpoints.exhausted(state.log_history, self._step.best_by, patience):
             self._job.log(f"stopping early: no improvement in {patience} validations")
             control.should_training_stop = control.should_save = True
 
@@ -218,9 +234,9 @@ class Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """Report losses and other measurements."""
         step, logs = state.global_step, context["logs"]
-        for name, metric in MEASURED.items():
-            if name in logs and name.startswith("eval_"):
-                self._job.metric(metric, logs[name], step)
+        for metric, value in measured(logs).items():
+            if metric.startswith("eval_"):
+                self._job.metric(metric, value, step)
         if "loss" in logs:
             self._report(logs, step, step == state.max_steps, args.world_size)
         if logs.keys() & {"loss", "eval_loss"}:
@@ -235,9 +251,9 @@ class Progress(TrainerCallback):
             return
         self._job.metric("loss", sum(self._losses) / len(self._losses), step)
         self._losses.clear()
-        for name, metric in MEASURED.items():
-            if name in logs and name != "loss" and not name.startswith("eval_"):
-                self._job.metric(metric, logs[name], step)
+        for metric, value in measured(logs).items():
+            if metric != "loss" and not metric.startswith("eval_"):
+                self._job.metric(metric, value, step)
         until_now = int(self._callback.tokens)
         if self._seconds:
             tokens = (until_now - self._tokens) * processes

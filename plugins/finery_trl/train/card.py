@@ -18,6 +18,8 @@ LEARNED = {
     "preferences": "preference training on pairs of answers",
     "ratings": "training on rated answers",
     "text": "continued pre-training on text",
+    "rewards": "reinforcement learning from rewards",
+    "teacher": "distillation from a teacher",
 }
 """The kind of training data that a step type declares → its name in the card."""
 

@@ -6,8 +6,9 @@ every file. A checkpoint that was left incomplete by a kill or a power failure i
 
 import json
 import math
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,30 @@ MEASURED = {
     "eval_loss": "eval_loss",
     "eval_rewards/accuracies": "eval_preference_accuracy",
     "eval_rewards/margins": "eval_reward_margin",
+    "reward": "reward",
+    "reward_std": "reward_spread",
+    "frac_reward_zero_std": "equal_groups",
+    "completions/clipped_ratio": "cut_off",
+    "kl": "kl",
+    "completions/mean_length": "answer_length",
 }
 """Name in the logs of the trainers → name in curves."""
+_REWARD = re.compile(r"rewards/(.+)/(mean|std)")
+
+
+def measured(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Name in curves → value, of a trainer's log entry; also of each of several rewards."""
+    values = {metric: logs[name] for name, metric in MEASURED.items() if name in logs}
+    rewards = [(match, logs[name]) for name in logs if (match := _REWARD.fullmatch(name))]
+    if len({match[1] for match, _ in rewards}) > 1:
+        for match, value in rewards:
+            values[f"reward{'_spread' if match[2] == 'std' else ''}.{match[1]}"] = value
+    return {metric: value for metric, value in values.items() if value is not None}
+
+
+def is_stopped(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the training ended for a reason that is in its history."""
+    return any("stopped" in entry for entry in history)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -18,8 +18,14 @@ from finery_trl.model.targets import check_targets
 from finery_trl.rows.example import Proven
 from finery_trl.rows.remarks import Remarks, summary
 from finery_trl.rows.tokens import Tokens
-from finery_trl.train.batches import prove_apart, prove_batches
-from finery_trl.train.checkpoints import chosen, exhausted, history_of, last_whole, step_of
+from finery_trl.train.checkpoints import (
+    chosen,
+    exhausted,
+    history_of,
+    is_stopped,
+    last_whole,
+    step_of,
+)
 from finery_trl.train.messages import (
     check_half,
     check_optimizer,
@@ -69,7 +75,7 @@ def run(step: "Training", job: Job) -> Model:
         outcome = _launched(train_here, step, job)
     else:
         outcome = _train(step, schedule, tokens, rows, job)
-    best, last = chosen(schedule.folder, step.metric_for_best_model), last_whole(schedule.folder)
+    best, last = chosen(schedule.folder, step.best_by), last_whole(schedule.folder)
     assert last is not None  # else `chosen` raised
     record(**outcome.hardware)
     return write_model(step, Trained(best, last, outcome), tokens, rows.learned, job)
@@ -142,9 +148,7 @@ def _train_with(
         select_gpu()
         trainer = _trainer(step, schedule, tokens, rows, job)
         counts = _counts(trainer.model, adapter=step.lora is not None)  # before they are sharded
-        prove_batches(trainer, rows.learned, tokens)
-        if getattr(trainer, "padding_free", False):
-            prove_apart(trainer, rows.learned)
+        trainer.prove(tokens)
         if last is None or not _is_over(last, schedule, step):
             with without_input_casts(trainer.model, step):
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -194,8 +198,9 @@ def select_gpu() -> None:
 
 def _is_over(last: Path, schedule: Schedule, step: "Training") -> bool:
     """Whether a checkpoint is the last one. transformers would train another step from it."""
-    stopped = exhausted(history_of(last), step.metric_for_best_model, step.early_stopping_patience)
-    return stopped or step_of(last) >= schedule.steps
+    history = history_of(last)
+    stopped = exhausted(history, step.best_by, step.early_stopping_patience)
+    return stopped or is_stopped(history) or step_of(last) >= schedule.steps
 
 
 def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, job: Job) -> Any:
@@ -210,7 +215,8 @@ def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, j
     watch = None if step.watch is None else _watcher(step, tokens, dtype, job)
     callback = Callback(step, schedule, job, validates=rows.held_out is not None, watch=watch)
     common = _arguments(step, schedule, dtype, model.accelerators, job.seed)
-    arguments = config(**step.args, **common, **own)
+    fields = config.__dataclass_fields__  # those of on-policy trainers lack some
+    arguments = config(**step.args, **{k: v for k, v in common.items() if k in fields}, **own)
     # TRL refuses batches that are spread over all visible GPUs; `launch` has a process for each.
     arguments._n_gpu = min(1, arguments.n_gpu)
     trainer = trainer_class(
@@ -222,6 +228,7 @@ def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, j
         processing_class=tokens.tokenizer,
         peft_config=model.peft_config,
         **({"ref_model": model.reference} if model.reference is not None else {}),
+        **step.arguments(tokens, job),
     )
     trainer.progress = Progress(job, step.logging_steps, callback)
     trainer.add_callback(trainer.progress)

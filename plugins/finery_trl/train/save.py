@@ -13,7 +13,7 @@ from finery_transformers.frozen.template import PROMPTS, facts_of_rows
 from finery_transformers.loading import base_of
 from finery_trl.rows.example import rows_in
 from finery_trl.train.card import ENDS, README, base_in, card
-from finery_trl.train.checkpoints import MEASURED, history_of, step_of
+from finery_trl.train.checkpoints import history_of, measured, step_of
 
 if TYPE_CHECKING:
     from finery_trl.rows.example import Proven
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MEASURED_AS = "training"
 """The entry in the model's `runtime` with what is measured."""
 ADAPTER_CONFIG = "adapter_config.json"
+SAMPLES = "samples.jsonl"
+"""Answers of the model during the training, with their rewards."""
 INHERITED = ("license", "architecture", "trust_remote_code", "tools_as")
 """Facts about a model that also hold for models trained from it."""
 
@@ -65,8 +67,13 @@ def write_model(
     else:
         _write_whole(trained.checkpoint, job.out)
     tokens.tokenizer.save_pretrained(str(job.out))
-    curve = curve_of(history_of(trained.last))
+    history = history_of(trained.last)
+    curve = curve_of(history)
     _write_json(job.out / "curve.json", curve)
+    samples = [{"step": e["step"], **sample} for e in history for sample in e.get("samples", ())]
+    if samples:
+        lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
+        (job.out / SAMPLES).write_text("".join(lines), encoding="utf-8")
     meta = _facts(step, trained, tokens, examples, curve)
     path = job.out / ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -83,13 +90,14 @@ def write_model(
 def curve_of(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A point for each optimizer step with a value, in order.
 
-    Each has `step` and `epoch`, the names in `MEASURED` that were measured at this step, and
-    `watch`, a mapping of the metrics of the task.
+    Each has `step` and `epoch`, what was `measured` at this step, `watch`, a mapping of the metrics
+    of the task, and why the training `stopped`. Step 0 is before the training.
     """
     points: dict[int, dict[str, Any]] = {}
     for entry in history:
-        values = {metric: entry[name] for name, metric in MEASURED.items() if name in entry}
-        values |= {"watch": entry["watch"]} if "watch" in entry else {}
+        values: dict[str, Any] = {**measured(entry)}
+        for name, key in (("watch", "watch"), ("watch_start", "watch"), ("stopped", "stopped")):
+            values |= {key: entry[name]} if name in entry else {}
         if values.keys() - {"learning_rate"}:
             point = points.setdefault(entry["step"], {"step": entry["step"]})
             point.update(epoch=entry["epoch"], **values)
@@ -155,6 +163,8 @@ def _facts(
             facts[name] = round(best[name], 6)
     if "watch" in best:
         facts["watch"] = best["watch"]
+    if stopped := curve[-1].get("stopped"):
+        facts["stopped"] = stopped
     facts |= _quantization(step)
     if trained.outcome.accelerators:
         facts["accelerated_by"] = trained.outcome.accelerators

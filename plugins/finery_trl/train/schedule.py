@@ -19,7 +19,8 @@ class Schedule(NamedTuple):
     folder: of its checkpoints. size: rows in memory per process. grouped: rows per batch of the
     order, which is that of one process however many train. accumulated: batches per process in an
     optimizer step. epoch_steps, steps: optimizer steps per epoch, and in all. longest: tokens of
-    the longest row. validate: optimizer steps between validations.
+    the longest row. validate: optimizer steps between validations. shared: optimizer steps that
+    learn from the same answers, between which no checkpoint is saved.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class Schedule(NamedTuple):
     steps: int
     longest: int
     validate: int
+    shared: int
 
     @classmethod
     def of(cls, step: "Training", rows: int, longest: int, job: Job) -> Self:
@@ -39,8 +41,8 @@ class Schedule(NamedTuple):
         """
         size = step.batch_size(longest)
         accumulated = step.effective_batch_size // (size * step.processes)
-        batches = math.ceil(math.ceil(rows / size) / step.processes)
-        epoch_steps = math.ceil(batches / accumulated)
+        batches = math.ceil(math.ceil(rows * step.answers_per_row / size) / step.processes)
+        epoch_steps = math.ceil(batches / accumulated) * step.shared_steps
         steps = math.ceil(epoch_steps * step.epochs)
         if step.warmup_steps is not None and step.warmup_steps > steps:
             raise UsageError(
@@ -58,6 +60,7 @@ class Schedule(NamedTuple):
             steps=steps,
             longest=longest,
             validate=step.eval_steps or epoch_steps,
+            shared=step.shared_steps,
         )
 
     @classmethod
@@ -76,6 +79,10 @@ class Schedule(NamedTuple):
         """
         intervals = [self.validate, self.epoch_steps, *([every] if every else [])]
         return any(step % interval == 0 for interval in intervals)
+
+    def can_save_at(self, step: int) -> bool:
+        """Whether the next optimizer step begins with new answers."""
+        return step % self.shared == 0
 
 
 class RandomOrder:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
@@ -21,8 +21,12 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 from finery_trl.rows.example import NO_LOSS, Example, Proven
 from finery_trl.rows.text import Block
 from finery_trl.train import sharing
+from finery_trl.train.batches import prove_apart, prove_batches
 from finery_trl.train.callbacks import Callback
 from finery_trl.train.schedule import RandomOrder, missing_rows
+
+if TYPE_CHECKING:
+    from finery_trl.rows.tokens import Tokens
 
 
 class Reproducible:
@@ -75,6 +79,12 @@ class Reproducible:
         marks = (batch["completion_mask"] == 1).tolist()
         for ids, mask in zip(batch["input_ids"].tolist(), marks, strict=True):
             yield ids, [i for i, marked in enumerate(mask) if marked]
+
+    def prove(self, tokens: "Tokens") -> None:
+        """Check that the batches match the rows, and that packed rows don't see each other."""
+        prove_batches(self, self._examples, tokens)
+        if getattr(self, "padding_free", False):
+            prove_apart(self, self._examples)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
         """Run a batch forward and backward, and count its tokens."""

@@ -1,8 +1,10 @@
 """Metrics of the task during a training, from an evaluator that tests the current model."""
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from finery import (
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
     from finery_trl.rows.tokens import Tokens
     from finery_trl.settings import Training
+
+
+SIGNIFICANT = 0.05
+"""p-value below which a watched metric has fallen."""
 
 
 @outside_key
@@ -51,7 +57,7 @@ def watcher(
     def watch(model: Any, at: int) -> dict[str, float]:
         # Each of several processes answers all rows, and reads the files of its own evaluation.
         rank = os.environ.get("RANK", "0")
-        watching = _Job(job.scratch / "watch" / f"{at}-{rank}")
+        watching = QuietJob(job.scratch / "watch" / f"{at}-{rank}")
         watching.live = LiveEngine(
             step.model,
             watching,
@@ -67,8 +73,70 @@ def watcher(
     return watch
 
 
-class _Job(Job):
-    """The job of the evaluator, which always uses the model in training.
+def exploited(metric: str, history: Sequence[Mapping[str, Any]], job: Job) -> str | None:
+    """Why the reward no longer stands for the watched metric, in a sentence; None if it does.
+
+    The metric is significantly lower than at the best validation so far (or before the training),
+    by a paired test on the same rows, and the mean reward of the steps since the last validation is
+    higher than that of the steps up to the first one.
+    """
+    steps = [e["step"] for e in history if "watch" in e]
+    rewards = [(e["step"], e["reward"]) for e in history if "reward" in e]
+    first = [reward for step, reward in rewards if step <= steps[0]]
+    last = [reward for step, reward in rewards if len(steps) > 1 and step > steps[-2]]
+    if not last or not first or fmean(last) <= fmean(first):
+        return None
+    scores = {
+        e["step"]: score
+        for e in history
+        if (score := e.get("watch", e.get("watch_start", {})).get(metric)) is not None
+    }
+    now = scores.pop(steps[-1], None)
+    best = max(scores, key=lambda step: scores[step], default=None)
+    if now is None or best is None or not _is_lower(job, best, steps[-1], metric):
+        return None
+    when = f"at step {best}" if best else "before the training"
+    return (
+        f"stopped at step {steps[-1]}: {metric} fell from {scores[best]:.3f} {when} to {now:.3f}, "
+        f"which is significant, while the mean reward rose from {fmean(first):.3f} to "
+        f"{fmean(last):.3f}: the model exploits the reward"
+    )
+
+
+def _is_lower(job: Job, before: int, after: int, metric: str) -> bool:
+    """Whether a metric fell between two validations, by the predictions of both (p < 0.05)."""
+    from finery_eval.predictions import measure_between, paired
+
+    folders = [job.scratch / "watch" / f"{step}-0" for step in (before, after)]
+    files = [folder / "predictions.jsonl" for folder in folders]
+    if not all(map(Path.is_file, files)):
+        return False
+    lines = [[json.loads(line) for line in file.open(encoding="utf-8")] for file in files]
+    report = json.loads((folders[1] / "metrics.json").read_text(encoding="utf-8"))
+    measure = measure_between(paired(*lines).pairs, metric, report)
+    fall = None if measure is None else measure.difference("first", "second")
+    return fall is not None and fall.value < 0 and fall.p_value < SIGNIFICANT
+
+
+@outside_key
+def live_engine(
+    step: "Training", tokens: "Tokens", dtype: "torch.dtype", model: Any, job: Job
+) -> Engine:
+    """Answers with the model in training."""
+    from finery_transformers.engine import LiveEngine
+
+    return LiveEngine(
+        step.model,
+        job,
+        trained=model,
+        tokenizer=tokens.tokenizer,
+        arguments=tokens.arguments,
+        dtype=dtype,
+    )
+
+
+class QuietJob(Job):
+    """The job of an evaluator, which always uses the model in training.
 
     It reports nothing: the progress bar belongs to the training.
     """

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from finery.util.text import counted, percent
+
 CURVE = "curve.json"
 """The file of a trained model that contains its curve."""
 SMALLEST_SHARE, SMALLEST_RISE = 0.03, 0.005
@@ -25,6 +27,8 @@ NOISE = 2.0
 noise on 10 to 20 validations of a flat curve, 2 to 6 % of such curves count as rising."""
 LEARNED_SHARE = 0.1
 """A training loss below this share of its first value has nothing left to learn."""
+SILENT = 0.7
+"""Share of groups with equal rewards from which advice is given."""
 LATE = 3
 """Number of validations at the end with a median that must exceed the lowest one."""
 
@@ -33,7 +37,7 @@ Series = list[tuple[int, float]]
 """(optimizer step, value), in order."""
 State = Literal[
     "empty", "unvalidated", "validated once", "overfitting", "unstable", "still falling", "flat",
-    "settled",
+    "settled", "rewarded", "exploited",
 ]  # fmt: skip
 
 
@@ -56,7 +60,7 @@ class Verdict(msgspec.Struct, frozen=True):
     @property
     def is_bad(self) -> bool:
         """Whether it deserves a warning."""
-        return self.state in ("overfitting", "unstable", "flat")
+        return self.state in ("overfitting", "unstable", "flat", "exploited")
 
 
 def series(points: Sequence[Point], name: str) -> Series:
@@ -127,6 +131,8 @@ def verdict(points: Sequence[Point], kept: int | None = None) -> Verdict:
     nats, and by twice its largest move against the trend) while the training loss kept falling.
     """
     training, validations = series(points, "loss"), series(points, "eval_loss")
+    if rewards := series(points, "reward"):
+        return _rewarded(points, rewards, kept)
     if len(validations) < 2:
         return _unjudged(training, validations, kept)
     best = lowest(validations)
@@ -152,6 +158,31 @@ def verdict(points: Sequence[Point], kept: int | None = None) -> Verdict:
         return Verdict("still falling", sentence, "more epochs may help", **facts)
     after = " and didn't clearly rise after it" if best[0] != validations[-1][0] else ""
     return Verdict("settled", f"{text}{after}{keeps}.", **facts)
+
+
+def _rewarded(points: Sequence[Point], rewards: Series, kept: int | None) -> Verdict:
+    """The verdict on a training with rewards, whose loss says nothing."""
+    if reason := next((str(p["stopped"]) for p in points if "stopped" in p), None):
+        keeps = f"; {_keeping(kept)}" if kept is not None else ""
+        advice = "correct the reward, e.g. add a metric of the content"
+        return Verdict("exploited", f"The training {reason}{keeps}.", advice, kept_step=kept)
+    size = max(1, len(rewards) // 5)
+    values = [value for _, value in rewards]
+    first, last = fmean(values[:size]), fmean(values[-size:])
+    keeps = f"; {_keeping(kept)}" if kept not in (None, rewards[-1][0]) else ""
+    sentence = (
+        f"Mean reward went from {_short(first)} in the first {counted(size, 'step')} to "
+        f"{_short(last)} in the last{keeps}."
+    )
+    equal = [value for _, value in series(points, "equal_groups")]
+    if equal and fmean(equal) > SILENT:
+        advice = (
+            f"{percent(fmean(equal))} of the groups had equal rewards, from which nothing is "
+            "learned: use prompts that the model answers well only sometimes, a finer reward, or a "
+            "higher temperature"
+        )
+        return Verdict("rewarded", sentence, advice, kept_step=kept)
+    return Verdict("rewarded", sentence, kept_step=kept)
 
 
 def _unjudged(training: Series, validations: Series, kept: int | None) -> Verdict:

@@ -23,6 +23,10 @@ METRICS = {
         "preference accuracy {value}", percent, validation=True, hides="preference_accuracy"
     ),
     "eval_reward_margin": LiveMetric("reward margin {value}", hides="reward_margin"),
+    "reward": LiveMetric("reward {value}", "{:.3f}".format, style="green", rank=0),
+    "answer_length": LiveMetric("{value} tokens an answer", "{:.0f}".format),
+    "cut_off": LiveMetric("{value} cut off", percent),
+    "equal_groups": LiveMetric("{value} of groups equal", percent),
     "preference_accuracy": LiveMetric(number=percent),
     "reward_margin": LiveMetric(),
     "watch.*": LiveMetric(number=percent, validation=True),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 GIB = 2**30
+SHOWN, LINE = 3, 60
+"""Answers during a training that the terminal shows, and the characters of each."""
 WIDTH, HEIGHT = 100, 18
 """Maximum size of a plot in characters, including axes and legend."""
 
@@ -59,6 +61,8 @@ class CurveView(View):
         points = curve_of(output)
         if points is not None:
             _print_curve(console, points, kept_step(output.manifest))
+        for line in sample_lines(samples_of(output)[-SHOWN:]):
+            console.print(f"  {line}", markup=False, soft_wrap=True)
 
     def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection | None:
         """Statements about the curves of all trainings."""
@@ -113,7 +117,8 @@ class CurveView(View):
         points = curve_of(output)
         if points is None:
             return None
-        html = render(context.title, output, points, kept_step(output.manifest))
+        kept, samples = kept_step(output.manifest), samples_of(output)
+        html = render(context.title, output, points, kept, samples)
         return Page(html, "-curve")
 
     def remarks(self, output: Output) -> Iterator[Remark]:
@@ -145,6 +150,32 @@ def curve_of(output: Output) -> list[Point] | None:
             where=shown(path),
             fix="its plugin must write a list of points {step, loss, eval_loss, …}",
         ) from error
+
+
+def samples_of(output: Output) -> list[dict[str, Any]]:
+    """Answers of the model during its training, in order; empty if none were kept."""
+    from finery_trl.train.save import SAMPLES
+
+    if SAMPLES not in output.manifest.files:
+        return []
+    text = output.artifact.file(SAMPLES).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def sample_lines(samples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Two lines for each answer: its prompt, and the answer after its rewards."""
+    for sample in samples:
+        rewards = ", ".join(
+            f"{name} {'–' if value is None else f'{value:g}'}"
+            for name, value in sample["rewards"].items()
+        )
+        yield f"step {sample['step']}: {_line(sample['prompt'])}"
+        yield f"  {rewards}: {_line(sample['answer'])}"
+
+
+def _line(text: str) -> str:
+    line = " ".join(text.split())
+    return f"{line[: LINE - 1]}…" if len(line) > LINE else line
 
 
 def kept_step(manifest: Manifest) -> int | None:
@@ -188,13 +219,16 @@ def _print_curve(console: "Console", points: Sequence[Point], kept: int | None) 
 def _plotted(points: Sequence[Point], kept: int | None, width: int) -> "list[Text]":
     from finery.views import Line, plot
 
-    drawn = [
-        Line(label("loss"), series(points, "loss"), "cyan"),
-        Line(label("eval_loss"), series(points, "eval_loss"), "yellow", "●"),
-    ]
+    drawn = [Line(label("reward"), series(points, "reward"), "cyan")]  # whose loss says nothing
+    if not drawn[0].values:
+        drawn = [
+            Line(label("loss"), series(points, "loss"), "cyan"),
+            Line(label("eval_loss"), series(points, "eval_loss"), "yellow", "●"),
+        ]
     drawn += [
         Line(label(name), series(points, name), "magenta", "▲", right=True)
         for name in metrics(points)[:1]
+        if name != "reward"
     ]
     return plot(drawn, width, HEIGHT, kept)
 

@@ -24,8 +24,17 @@ LOSS, VALIDATION, RATE = 0, 1, 5
 METRICS = (2, 4, 3)
 
 
-def render(title: str, output: Output, points: Sequence[Point], kept: int | None) -> str:
-    """The page of a model with a curve. kept: the step of the model's weights, if known."""
+def render(
+    title: str,
+    output: Output,
+    points: Sequence[Point],
+    kept: int | None,
+    samples: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The page of a model with a curve. kept: the step of the model's weights, if known.
+
+    samples: answers of the model during the training, with their rewards.
+    """
     judged = verdict(points, kept)
     return render_page(
         TEMPLATE,
@@ -37,6 +46,7 @@ def render(title: str, output: Output, points: Sequence[Point], kept: int | None
         suited="log" if spreads(_loss_values(points)) else "linear",
         legend=panels_of(points),
         facts=list(_facts(output)),
+        samples=list(reversed(samples)),
     )
 
 
@@ -96,9 +106,12 @@ def panels_of(points: Sequence[Point]) -> dict[str, list[Curve]]:
         Curve(label(name), series(points, name), METRICS[i % len(METRICS)], marks=True)
         for i, name in enumerate(names)
     ]
-    title = label(names[0]) if len(names) == 1 else "task metric"
+    lengths = [curve for curve in watched if curve.label == label("answer_length")]
+    watched = [curve for curve in watched if curve not in lengths]  # they have another scale
+    title = label(names[0]) if len(watched) == 1 else "task metric"
     rate = Curve(label("learning_rate"), series(points, "learning_rate"), RATE)
-    panels = {"loss": list(_losses(points)), title: watched, rate.label: [rate]}
+    panels = {"loss": list(_losses(points)), title: watched}
+    panels |= {label("answer_length"): lengths, rate.label: [rate]}
     shown = {title: [c for c in curves if c.values] for title, curves in panels.items()}
     return {title: curves for title, curves in shown.items() if curves}
 

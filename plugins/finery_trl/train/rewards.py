@@ -1,0 +1,267 @@
+"""The rewards of answers: metrics of an evaluator, and functions of a file."""
+
+import math
+import runpy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from finery import Completion, DataError, Job, Model, StepError, UsageError
+from finery.rows import Row, Turns
+from finery.util.text import did_you_mean
+from finery_eval.evaluator import BatchEvaluator
+from finery_eval.nested import Nested
+from finery_trl.train.watch import QuietJob, live_engine
+
+if TYPE_CHECKING:
+    from finery_trl.grpo import Grpo
+    from finery_trl.rows.tokens import Tokens
+
+CHECKED, ASKED = 200, 20
+"""Rows whose expected answers are rewarded before the training, and how many the model answers."""
+Values = dict[str, list[float | None]]
+"""Reward → its value for each answer; None where it doesn't apply."""
+
+
+def evaluator_of(step: "Grpo") -> Nested | None:
+    """The evaluator in `reward`. Raises `UsageError` for one that can't reward single answers."""
+    evaluator = step.reward
+    if evaluator is None:
+        return None
+    kind: Any = type(evaluator)
+    if not issubclass(kind, BatchEvaluator) or kind.judging is BatchEvaluator.judging:
+        raise UsageError(
+            "this step type doesn't judge answers one by one",
+            where="reward",
+            fix="use one that does, e.g. reward: {use: eval.exact}",
+        )
+    assert isinstance(evaluator, BatchEvaluator)
+    asked = [f for f in evaluator.__struct_fields__ if isinstance(getattr(evaluator, f), Model)]
+    if asked:
+        raise UsageError(
+            "a reward is computed for each of thousands of answers, so it can't ask another model",
+            where=f"reward.{asked[0]}",
+            fix="judge the trained model in a step of the section evaluate, and reward with e.g. "
+            "eval.rules or a function",
+        )
+    return Nested(evaluator, "reward")
+
+
+def weights_of(step: "Grpo") -> dict[str, float]:
+    """Reward → its weight: the metrics of `reward`, by default the first, then the functions.
+
+    Raises `UsageError` for a metric that the evaluator lacks, or that isn't a value of each answer.
+    """
+    nested, weights = evaluator_of(step), dict(step.weights)
+    functions = step.functions.weights if step.functions is not None else {}
+    if nested is None:
+        if weights or not functions:
+            raise UsageError(
+                "`reward` is missing: the evaluator that rewards the answers",
+                where="reward",
+                fix="reward: {use: eval.exact}, or functions: {file: rewards.py, weights: {…}}",
+            )
+        return dict(functions)
+    nested.check(slices=False)
+    if getattr(nested.evaluator, "labels", ()) is None:
+        raise UsageError(
+            "by default, the allowed classes are those that the rows expect, but a reward is "
+            "computed from the rows of one optimizer step",
+            where="reward.labels",
+            fix="list all classes: labels: [spam, ham]",
+        )
+    metrics = nested.evaluator.metric_names()
+    unusable = {*nested.evaluator.statistics(), *nested.evaluator.unbounded()}
+    usable = [metric for metric in metrics if metric not in unusable]
+    for metric in weights or metrics[:1]:
+        if metric not in usable:
+            raise UsageError(
+                f"`reward` measures nothing from 0 to 1 named '{metric}' for each answer",
+                where="weights",
+                fix=did_you_mean(metric, usable),
+            )
+        if metric in functions:
+            raise UsageError(
+                f"a metric of `reward` and a function are both named '{metric}'",
+                where="functions.weights",
+                fix="rename the function",
+            )
+    return (weights or {metrics[0]: 1.0}) | functions
+
+
+class Rewards:
+    """What rewards answers. folder: for the evaluator's files. weights: reward → weight."""
+
+    def __init__(self, step: "Grpo", folder: Path) -> None:
+        self.weights = weights_of(step)
+        self._step = step
+        self._nested = evaluator_of(step)
+        self._job = QuietJob(folder)
+        self._functions: dict[str, Callable[[Row, Completion], Any]] = {}
+        if step.functions is not None:
+            path = step.functions.file.path
+            found = runpy.run_path(str(path))
+            for name in step.functions.weights:
+                if not callable(found.get(name)):
+                    raise UsageError(
+                        f"{path.name} has no function named '{name}'",
+                        where="functions.weights",
+                        fix=did_you_mean(name, [k for k, v in found.items() if callable(v)]),
+                    )
+                self._functions[name] = found[name]
+
+    @property
+    def may_see_form_only(self) -> bool:
+        """Whether they may be equal for the expected answers of other rows."""
+        evaluator = self._nested and self._nested.evaluator
+        return evaluator is None or type(evaluator).__spec__.task == "style"
+
+    def of(self, rows: Sequence[Row], answers: Sequence[Completion]) -> Values:
+        """The rewards of an answer to each row. Raises `StepError` for a value that is no reward.
+
+        A row may occur several times. Raises `DataError` for rows that can't be judged.
+        """
+        values: Values = {}
+        if self._nested is not None:
+            evaluator = self._nested.evaluator
+            name = evaluator.models[0].name
+            verdicts = self._nested.check_rows(self._job, rows)({name: list(answers)})
+            for metric in self.weights.keys() - self._functions.keys():
+                judged = verdicts.values(metric)[name]
+                values[metric] = [None if v is None else float(v) for v in judged]
+        for name, function in self._functions.items():
+            pairs = zip(rows, answers, strict=True)
+            values[name] = [_value(name, function, row, answer) for row, answer in pairs]
+        return {name: values[name] for name in self.weights}
+
+    def examine(self, trainer: Any, tokens: "Tokens", rows: Sequence[Row], job: Job) -> None:
+        """Log the rewards of expected answers and of answers of the model before the training.
+
+        Raises `DataError` if they can't tell these apart, see `check_rewards`.
+        """
+        import torch
+
+        check_rewards(self, spread(rows, CHECKED))
+        asked = spread(rows, ASKED)
+        short = torch.bfloat16 if trainer.args.bf16 else torch.float16
+        dtype = short if trainer.args.bf16 or trainer.args.fp16 else torch.float32
+        self._job.live = live_engine(self._step, tokens, dtype, trainer.model, self._job)
+        job.progress(0, 1, "rewarding answers of the model")
+        with torch.random.fork_rng():
+            answers = self._job.engine(self._step.model).generate(
+                [Turns.of(row).prompt for row in asked],
+                max_tokens=self._step.max_completion_length,
+                temperature=self._step.temperature,
+                seed=job.seed,
+                tools=[row.get("tools") for row in asked],
+                refusals=True,
+            )
+        totals = self.totals(self.of(asked, answers))
+        for row, answer, total in zip(asked, answers, totals, strict=True):
+            job.log(
+                f"reward {total:.3g} before the training, row {row['id']}: {answer.text!r:.100}"
+            )
+        for line in check_rewards(self, asked, answers):
+            job.log(line)
+
+    def totals(self, values: Values) -> list[float]:
+        """The weighted sum of the rewards of each answer, as TRL computes it."""
+        columns = [(weight, values[name]) for name, weight in self.weights.items()]
+        count = len(columns[0][1])
+        return [sum(weight * (of[i] or 0.0) for weight, of in columns) for i in range(count)]
+
+
+def _value(
+    name: str, function: Callable[[Row, Completion], Any], row: Row, answer: Completion
+) -> float | None:
+    try:
+        value = function(row, answer)
+    except Exception as error:  # a user's code can raise anything
+        raise StepError(
+            f"the reward '{name}' failed for row {row['id']}: {type(error).__name__}: {error}",
+            where="functions",
+            details=[f"answer: {answer.text[:200]!r}"],
+            fix="correct the function",
+        ) from error
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise StepError(
+            f"the reward '{name}' is {value!r:.80} for row {row['id']}, not a finite number",
+            where="functions",
+            fix="return a number, True, False, or None if the reward doesn't apply",
+        )
+    return float(value)
+
+
+# -- what rewards are worth -----------------------------------------------------------------------
+
+
+def spread(rows: Sequence[Row], count: int) -> Sequence[Row]:
+    """Up to `count` rows, from the first to the last part of all, which may be sorted."""
+    return rows[:: max(1, len(rows) // count)][:count]
+
+
+def expected_of(row: Row) -> Completion | None:
+    """The expected answer of a row as a model's answer; None if it has none."""
+    turns = Turns.of(row).answer
+    if len(turns) != 1:
+        return None
+    text, calls = str(turns[0].get("content") or ""), turns[0].get("tool_calls")
+    return Completion(
+        text=text,
+        finish_reason="tool_calls" if calls else "stop",
+        prompt_tokens=0,
+        completion_tokens=0,
+        tool_calls=calls,
+    )
+
+
+def check_rewards(
+    rewards: Rewards, rows: Sequence[Row], own: Sequence[Completion] = ()
+) -> list[str]:
+    """Compare the rewards of expected answers with those of other answers to the same rows.
+
+    The others are the expected answers of other rows and, if given, the model's `own`. Returns the
+    figures, and a note if only the form of an answer counts, as with rules and functions. Rows
+    without an expected answer don't count. Raises `DataError` if expected answers aren't worth
+    more.
+    """
+    expected = [expected_of(row) for row in rows]
+    places = [i for i, answer in enumerate(expected) if answer is not None]
+    right = [answer for answer in expected if answer is not None]
+    if len({answer.text for answer in right}) < 2:  # nothing to exchange
+        return []
+    count = len(right)
+    shifts = [next(s for s in range(1, count) if right[(i + s) % count] != right[i])
+              for i in range(count)]  # fmt: skip
+    answers = {
+        "expected answers": right,
+        "expected answers of other rows": [right[(i + s) % count] for i, s in enumerate(shifts)],
+    }
+    if own:
+        answers["answers of the model"] = [own[i] for i in places]
+    chosen = [rows[i] for i in places]
+    means = {what: fmean(rewards.totals(rewards.of(chosen, of))) for what, of in answers.items()}
+    figures = [f"mean reward of {what}: {value:.3f}" for what, value in means.items()]
+    best = means["expected answers"]
+    equal = [what for what, value in means.items() if what != "expected answers" and value >= best]
+    form = "expected answers of other rows"
+    if rewards.may_see_form_only and form in equal:
+        equal.remove(form)
+        figures.append(
+            "the reward depends on the form of an answer only: it can rise while answers get "
+            "worse, so watch an evaluator of their content"
+        )
+    if equal:
+        raise DataError(
+            f"the reward of {count} rows doesn't prefer their expected answers to the {equal[0]}",
+            where="reward",
+            details=figures,
+            fix="use a reward that compares answers with what the row expects"
+            if equal[0] == form
+            else "correct the reward or the expected answers; if the model is that good already, "
+            "there is nothing to gain",
+        )
+    return figures

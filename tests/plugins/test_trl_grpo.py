@@ -1,0 +1,290 @@
+"""trl.grpo on a tiny model: what it learns, the same as stock TRL, and rewards that are refused."""
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset as Table  # type: ignore[import-untyped]
+from safetensors.torch import load_file
+from tiny_llama import tiny_llama
+
+from finery import (
+    Completion,
+    DataError,
+    Dataset,
+    FineryError,
+    Model,
+    Preflight,
+    Proof,
+    UsageError,
+    interface,
+)
+from finery.rows import Row
+from finery.testing import TestJob, dataset
+from finery_eval.evaluator import Evaluator
+from finery_eval.steps.classification import Classification
+from finery_eval.steps.rules import Rule, Rules
+from finery_judge.rubric import RubricJudge
+from finery_trl.grpo import Grpo
+from finery_trl.settings import Lora
+from finery_trl.train.checkpoints import history_of, is_stopped, last_whole, measured
+from finery_trl.train.rewards import Rewards, check_rewards
+from finery_trl.view.curves import verdict
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+
+GIVEN: Any = {"models": [Model.placeholder("model")], "rows": Dataset.placeholder("rows")}
+SEED = 3
+
+
+def asked(count: int, *, answered: bool = False) -> list[Row]:
+    """Prompts of different lengths, with an answer each if `answered`."""
+    words = ["late", "wrong", "card_arrival"]
+    rows = [{"id": f"r{i}", "prompt": f"{'my card ' * (i % 3)}{i}"} for i in range(count)]
+    return [{**r, "completion": words[i % 3]} if answered else r for i, r in enumerate(rows)]
+
+
+class Word(Evaluator):
+    """Whether an answer has an `a`, or with `lacks`, has none."""
+
+    lacks: bool = False
+
+    def metric_names(self) -> list[str]:
+        """One metric."""
+        return ["word"]
+
+    def judge(self, row: Row, answer: Completion) -> Mapping[str, Any]:
+        """Look at nothing but the answer."""
+        return {"word": ("a" in answer.text) != self.lacks}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+def grpo(model: Model, rows: Dataset, **settings: Any) -> Grpo:
+    small = {
+        "num_generations": 4, "effective_batch_size": 8, "max_completion_length": 8,
+        "learning_rate": 2e-2, "dtype": "fp32", "lora": None, "reward": Word(**GIVEN),
+    }  # fmt: skip
+    return Grpo(model=model, rows=[rows], **{**small, **settings})
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_the_reward_rises(tiny: Model, tmp_path: Path, algorithm: Any) -> None:
+    job = TestJob(tmp_path / "job", seed=SEED)
+    step = grpo(tiny, dataset(tmp_path / "rows", asked(8)), algorithm=algorithm, epochs=10)
+    step.check()
+    meta = step.run(job).meta
+    curve = json.loads((job.out / "curve.json").read_text())
+    assert (meta["steps"], meta["learned_from"], len(curve)) == (40, "rewards", 40)
+    rewards = [point["reward"] for point in curve]
+    assert sum(rewards[-10:]) > sum(rewards[:10]) + 2
+    assert {"reward_spread", "equal_groups", "cut_off", "answer_length"} <= curve[0].keys()
+    samples = [json.loads(line) for line in (job.out / "samples.jsonl").open()]
+    assert [s["step"] for s in samples] == [n for n in range(4, 44, 4) for _ in range(8)]
+    assert all(s["rewards"]["word"] == ("a" in s["answer"]) for s in samples)
+    assert verdict(curve, meta["best_step"]).state == "rewarded"
+
+
+def test_prompts_are_proven_without_answers(tiny: Model, tmp_path: Path) -> None:
+    step = grpo(tiny, dataset(tmp_path / "rows", asked(8, answered=True)), max_length=60)
+    with pytest.raises(DataError, match="of other rows"):  # the reward only looks for a letter
+        prove(step, TestJob(tmp_path / "job"))
+    step.rows = [dataset(tmp_path / "unanswered", asked(8))]
+    (proof,) = prove(step, TestJob(tmp_path / "job"))
+    assert (proof.rows, proof.loss_tokens) == (8, 0)
+    assert proof.facts["end of turn"] == "<|endoftext|> or <|im_end|>, as at inference"
+    (piece,) = proof.samples[0].pieces
+    assert piece.text.endswith("<|im_start|>assistant\n")
+    assert not piece.loss
+    step.max_length = 30
+    with pytest.raises(DataError, match="are longer than 30 tokens"):
+        prove(step, TestJob(tmp_path / "job"))
+
+
+def test_records_of_files_are_checked_if_they_have_turns(tiny: Model) -> None:
+    step = grpo(tiny, Dataset.placeholder("rows"))
+    preflight = interface(step, Preflight)
+    assert preflight is not None
+    records: list[Row] = [{"prompt": 1}, {"messages": "?"}, {"question": "?"}, {"prompt": "?"}]
+    preflight.check_sample({"rows": records})
+    with pytest.raises(DataError, match="the reward of 9 rows"):
+        preflight.check_sample({"rows": [*records, *asked(9, answered=True)]})
+
+
+def prove(step: Grpo, job: TestJob) -> list[Proof]:
+    preflight = interface(step, Preflight)
+    assert preflight is not None
+    return preflight.prove(job, samples=2) or []
+
+
+def test_the_adapter_is_that_of_stock_trl(tiny: Model, tmp_path: Path) -> None:
+    """With all prompts in each optimizer step, once the samples are drawn from the same seeds."""
+    import torch
+    from peft import LoraConfig
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    rows, logs = asked(2), list[dict[str, float]]()
+    order = [random.Random(f"{SEED} {epoch}").sample(range(2), 2) for epoch in range(6)]
+
+    class Stock(GRPOTrainer):
+        def _prepare_inputs(self, batch: Any) -> Any:
+            step = self.state.global_step
+            torch.manual_seed(random.Random(f"{SEED} {step}").getrandbits(63))
+            return super()._prepare_inputs(
+                [batch[4 * place] for place in order[step] for _ in "1234"]
+            )
+
+        def log(self, logs_: dict[str, float], *rest: Any) -> None:
+            super().log(logs_, *rest)
+            logs.append(dict(logs_))
+
+    def word(completions: Any, **_: Any) -> list[float | None]:
+        return [float("a" in turns[0]["content"]) for turns in completions]
+
+    trainer = Stock(
+        model=str(tiny.path),
+        reward_funcs=[word],
+        args=GRPOConfig(
+            output_dir=str(tmp_path / "stock"), seed=SEED, num_train_epochs=6, learning_rate=2e-2,
+            lr_scheduler_type="cosine", warmup_steps=1, per_device_train_batch_size=8, bf16=False,
+            num_generations=4, max_completion_length=8, beta=0.1, use_cpu=True, logging_steps=1,
+            gradient_checkpointing=False, save_strategy="no", report_to="none", disable_tqdm=True,
+            shuffle_dataset=False, model_init_kwargs={"dtype": torch.float32},
+            generation_kwargs={"eos_token_id": [0, 2]},
+        ),
+        train_dataset=Table.from_list(
+            [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows]
+        ),
+        peft_config=LoraConfig(
+            r=8, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+    )  # fmt: skip
+    trainer.eos_token_ids = [0, 2]
+    trainer.train()
+    trainer.save_model(str(tmp_path / "stock"))
+
+    job = TestJob(tmp_path / "job", seed=SEED)
+    table = dataset(tmp_path / "rows", rows)
+    grpo(tiny, table, lora=Lora(r=8), epochs=6, warmup_steps=1, beta=0.1).run(job)
+    curve = json.loads((job.out / "curve.json").read_text())
+    for name in ("loss", "reward", "reward_spread", "kl", "answer_length"):
+        logged = [measured(entry)[name] for entry in logs if "loss" in entry]
+        assert [point[name] for point in curve] == pytest.approx(logged, abs=1e-5)
+    ours = load_file(job.out / "adapter_model.safetensors")
+    stock = load_file(tmp_path / "stock" / "adapter_model.safetensors")
+    assert ours.keys() == stock.keys()
+    assert all(torch.allclose(ours[name], stock[name], atol=1e-5) for name in ours)
+
+
+def test_a_training_that_exploits_its_reward_stops_with_the_best_weights(
+    tiny: Model, tmp_path: Path
+) -> None:
+    job = TestJob(tmp_path / "job", seed=SEED)
+    held_out = dataset(tmp_path / "held", asked(40))
+    watch = Word(models=[Model.placeholder("model")], rows=held_out, lacks=True, max_tokens=8)
+    step = grpo(tiny, dataset(tmp_path / "rows", asked(8)), watch=watch, epochs=20, eval_steps=4)
+    step.check()
+    model = step.run(job)
+    assert model.meta["steps"] < 80
+    assert "exploits the reward" in model.meta["stopped"]
+    assert model.meta["best_step"] < model.meta["steps"]
+    curve = json.loads((job.out / "curve.json").read_text())
+    assert curve[0]["step"] == 0
+    assert curve[0]["watch"]["word"] > curve[-1]["watch"]["word"]
+    assert verdict(curve, model.meta["best_step"]).is_bad
+    last = last_whole(job.scratch / "checkpoints")
+    assert last is not None
+    assert is_stopped(history_of(last))
+    assert step.run(job).meta == model.meta  # continued, it is over
+
+
+# -- rewards before the training -------------------------------------------------------------------
+
+
+def rewards(tmp_path: Path, **settings: Any) -> Rewards:
+    step = grpo(Model.placeholder("model"), Dataset.placeholder("rows"), **settings)
+    return Rewards(step, tmp_path / "rewards")
+
+
+def said(*texts: str) -> list[Completion]:
+    made: Any = {"finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1}
+    return [Completion(text=text, **made) for text in texts]
+
+
+def test_a_reward_that_ignores_the_expected_answer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected answers to the expected answers of other rows"):
+        check_rewards(rewards(tmp_path), asked(9, answered=True))
+
+
+def test_rules_only_see_the_form_and_must_prefer_expected_answers_to_the_models(
+    tmp_path: Path,
+) -> None:
+    rules = Rules(**GIVEN, rules={"short": Rule(max_words=2), "plain": Rule(never="!")})
+    given = rewards(tmp_path, reward=rules, weights={"short": 1, "plain": 2})
+    rows = asked(3, answered=True)
+    lines = check_rewards(given, rows, said("Oh!", "One two three", "four"))
+    assert lines[:3] == [
+        "mean reward of expected answers: 3.000",
+        "mean reward of expected answers of other rows: 3.000",
+        "mean reward of answers of the model: 2.000",
+    ]
+    assert "depends on the form" in lines[3]
+    with pytest.raises(DataError, match="to the answers of the model"):
+        check_rewards(given, rows, said("a", "b", "c"))
+
+
+def test_functions_reward_answers_too(tmp_path: Path) -> None:
+    from finery.fields import OneFile
+    from finery_trl.grpo import Functions
+
+    (tmp_path / "mine.py").write_text(
+        "def right(row, answer):\n    return answer.text == row['completion']\n"
+        "def wrong(row, answer):\n    return 'much'\n"
+    )
+
+    def functions(**weights: float) -> Functions:
+        return Functions(file=OneFile(["mine.py"], [tmp_path / "mine.py"]), weights=weights)
+
+    rows = asked(2, answered=True)
+    given = rewards(tmp_path, functions=functions(right=0.5))
+    values = given.of(rows, said("late", "late a"))
+    assert values == {"word": [1, 1], "right": [1, 0]}
+    assert given.totals(values) == [1.5, 1]
+    with pytest.raises(FineryError, match="'wrong' is 'much' for row r0"):
+        rewards(tmp_path, functions=functions(wrong=1)).of(rows, said("late", "late"))
+    with pytest.raises(UsageError, match="has no function named 'rigth'"):
+        rewards(tmp_path, functions=functions(rigth=1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({"reward": None}, "reward"),
+        ({"reward": Classification(**GIVEN)}, "reward.labels"),
+        (
+            {"reward": RubricJudge(**GIVEN, rubric="Kind.", judge=Model.placeholder("judge"))},
+            "reward.judge",
+        ),
+        ({"reward": Classification(**GIVEN, labels=["a"]), "weights": {"macro_f1": 1}}, "weights"),
+        ({"weights": {"words": 1}}, "weights"),
+        ({"effective_batch_size": 10}, "effective_batch_size"),
+        ({"validation": Dataset.placeholder("held")}, "validation"),
+        ({"beta": 0.1, "lora": None}, "beta"),
+        ({"num_iterations": 2, "eval_steps": 3}, "eval_steps"),
+        ({"args": {"steps_per_generation": 2}}, "args.steps_per_generation"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], where: str) -> None:
+    step = grpo(Model.placeholder("model"), Dataset.placeholder("rows"), **settings)
+    with pytest.raises(UsageError) as caught:
+        step.check()
+    assert caught.value.where == where
+    assert caught.value.fix

@@ -42,7 +42,7 @@ def test_what_a_training_may_use(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"model": Model(Path()), "rows": []}
     for setting, value in (("quantization", "nf4"), ("optim", "adamw_8bit")):
         with pytest.raises(StepError, match="doesn't train on Apple's GPUs") as raised:
-            check_optimizer(Sft(**settings, **{setting: value}))
+            check_optimizer(Sft(**settings | {setting: value}))
         assert raised.value.where == setting
     check_optimizer(Sft(**settings))
     check_half(Sft(**settings, dtype="fp16"))  # accelerate scales gradients there, too

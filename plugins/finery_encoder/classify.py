@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import torch
 from safetensors.torch import save_file
 
-from finery import DataError, Job, Model, StepError, UsageError
+from finery import DataError, Dataset, Job, Model, StepError, UsageError
 from finery.rows import example_request
-from finery_baseline.answers import Lesson, lessons_of
+from finery_baseline.answers import Lesson, Shape, lessons_of
 from finery_encoder.head import calibrated, fields_of, fit, targets_of
-from finery_encoder.network import HEAD, Answers, Classifier, Field, network
+from finery_encoder.network import HEAD, WHOLE, Answers, Classifier, Field, network
 from finery_local.folder import LOADED
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run(step: "Classify", job: Job) -> Model:
     fields = fields_of(shape, lessons)
     sizes = ", ".join(f"{field.name}: {len(field.classes)} classes" for field in fields)
     job.log(f"learns from {len(lessons)} rows, {sizes}")
-    held_out = [] if step.validation is None else lessons_of(step.validation, shape.fields)[1]
+    held_out = [] if step.validation is None else _held_out(step.validation, shape)
     job.progress(0, 1, "loading the model")
     encoder, tokenizer = _loaded(step, job)
     classifier = _classifier(step, shape.form, fields, encoder, tokenizer)
@@ -64,6 +65,20 @@ def run(step: "Classify", job: Job) -> Model:
         **{name: step.model.meta[name] for name in INHERITED if name in step.model.meta},
     }
     return Model(job.out, meta=meta)
+
+
+def _held_out(validation: Dataset, shape: Shape) -> list[Lesson]:
+    """The validation rows, with their answers in the form of the training rows."""
+    found, lessons = lessons_of(validation, shape.fields)
+    if shape.form == WHOLE:
+        return [msgspec.structs.replace(one, parts=shape.parts(one.answer)) for one in lessons]
+    if found.form != shape.form:
+        raise DataError(
+            "the answers of `validation` have another form than those of `rows`",
+            where="validation",
+            fix="write all answers as JSON objects, or all as lines `field: value`",
+        )
+    return lessons
 
 
 def _loaded(step: "Classify", job: Job) -> tuple[Any, Any]:

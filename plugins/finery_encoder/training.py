@@ -171,7 +171,7 @@ def train_setfit(training: "Training") -> Curve:
     """
     import setfit
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     step, classifier = training.step, training.classifier
     encoder, lessons = training.network.encoder, training.lessons
@@ -209,7 +209,9 @@ def train_setfit(training: "Training") -> Curve:
     trainer.args.disable_tqdm = True
     trainer.args.logging_nan_inf_filter = False
     # The card of a checkpoint would ask the hub about the model.
-    body.save_pretrained = partial(body.save_pretrained, create_model_card=False)
+    body.save_pretrained = partial(  # type: ignore[method-assign]
+        body.save_pretrained, create_model_card=False
+    )
     best, curve = _through(trainer)
     trained = AutoModel.from_pretrained(best, local_files_only=True, dtype=torch.float32)
     encoder.load_state_dict(trained.state_dict())

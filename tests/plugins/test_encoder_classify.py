@@ -36,8 +36,10 @@ def rows(folder: Path, answer: Any = lambda text: "ask" if "where" in text else 
 
 
 def classify(folder: Path, **settings: Any) -> Classify:
-    taken = {"model": bert(folder / "bert"), "rows": rows(folder / "rows"), **settings}
-    return Classify(**taken)
+    settings.setdefault("model", bert(folder / "bert"))
+    if "rows" not in settings:
+        settings["rows"] = rows(folder / "rows")
+    return Classify(**settings)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:

@@ -159,7 +159,7 @@ def load(folder: Path) -> tuple[Classifier, Any, Any]:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     classifier = Classifier.read(folder)
     encoder = AutoModel.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=torch.float32

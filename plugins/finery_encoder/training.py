@@ -50,6 +50,8 @@ class Learner(torch.nn.Module):
     weights: of the classes. A row whose class no training row has doesn't count.
     """
 
+    weights: torch.Tensor
+
     def __init__(self, network: Any, classifier: Classifier, weights: torch.Tensor) -> None:
         super().__init__()
         self.network = network
@@ -149,8 +151,8 @@ def train_full(training: "Training") -> tuple[dict[str, Any], Curve]:
         Trainer(
             model=learner,
             args=arguments,
-            train_dataset=learned,  # type: ignore[arg-type]
-            eval_dataset=held_out,  # type: ignore[arg-type]
+            train_dataset=learned,
+            eval_dataset=held_out,
             data_collator=collated,
             callbacks=[Reporter(training.job)],
         )

@@ -102,7 +102,7 @@ def test_full_is_the_trainer_of_transformers_by_hand(tmp_path: Path) -> None:
 
 def test_setfit_is_the_library_by_hand(tmp_path: Path) -> None:
     import setfit
-    from datasets import Dataset as Table
+    from datasets import Dataset as Table  # type: ignore[import-untyped]
     from sentence_transformers import SentenceTransformer
     from sklearn.linear_model import LogisticRegression
 
@@ -226,7 +226,8 @@ def test_other_architectures(kind: str, tmp_path: Path) -> None:
         sizes |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
     base = tiny_bert(tmp_path / "bert")
     config = getattr(transformers, f"{kind}Config")(**sizes)
-    transformers.AutoModel.from_config(config).save_pretrained(base)
+    auto: Any = transformers.AutoModel  # untyped
+    auto.from_config(config).save_pretrained(base)
     model = Model(base, meta={"format": "transformers"})
     step = classify(tmp_path, model=model, train="full", pooling="cls", **FAST)
     answers = Answers(run_step(step, tmp_path / "out", seed=1).path)(TEXTS[:2])
@@ -257,7 +258,7 @@ def test_free_text_is_refused_and_so_are_exports_of_the_model(tmp_path: Path) ->
     placeholder.meta = classify(tmp_path, rows=rows(tmp_path / "more")).static_meta()
     with pytest.raises(UsageError, match="has the format 'encoder'") as caught:
         Export(model=placeholder).check()
-    assert "intents-server: {use: serve.bundle, model: intents" in caught.value.fix
+    assert "intents-server: {use: serve.bundle, model: intents" in str(caught.value.fix)
 
 
 def test_answers_below_a_probability_are_abstentions(tmp_path: Path) -> None:

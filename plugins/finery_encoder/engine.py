@@ -11,7 +11,7 @@ from finery_encoder import network
 class EncoderEngine(TextEngine):
     """Gives the most likely class of each field, and how probable the answer is."""
 
-    packages = ("torch", "transformers", "tokenizers", "safetensors")
+    packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
     standalone: ClassVar[ModuleType | None] = network
     local = True
 

@@ -95,7 +95,7 @@ class Export(
         job.log(f"{ONNX}: {size(written)}")
         own = {"trainable_parameters", "dtype"}
         meta = {name: fact for name, fact in self.model.meta.items() if name not in own}
-        facts = {"size": written, "exported_from": self.model.digest or None}
+        facts = {"file": ONNX, "size": written, "exported_from": self.model.digest}
         return Model(job.out, meta={**meta, **self.static_meta(), **facts})
 
 

@@ -161,7 +161,8 @@ class TestOnnxEngine(EngineContract):
     def model(self, folder: Path) -> Model:
         base = Model(tiny_bert(folder / "bert"), meta={"format": "transformers"})
         classifier = _learned(partial(Classify, model=base), folder)
-        return run_step(OnnxExport(model=classifier), folder / "onnx")
+        model: Model = run_step(OnnxExport(model=classifier), folder / "onnx")
+        return model
 
 
 def _learned(step: Any, folder: Path) -> Model:

@@ -52,7 +52,8 @@ reports -9 as running out of memory, unless `reason` says what happened. The bui
 again as often as `retries` in finery.toml says.
 
 **Folders.** Until the closing event, `out`, `scratch` and `log` belong to the executor and the
-step. The build creates `out` and the log's folder. `run_task` appends the step's output to `log`,
+step, and longer if `failed` says that a job `continues`. The build creates `out` and the log's
+folder. `run_task` appends the step's output to `log`,
 without secrets. After the closing event, they belong to the build: it removes `out`, and removes
 `scratch` once the step's outputs are recorded. Outputs must be in `objects/` of the store before
 `done` is returned.

@@ -158,7 +158,8 @@ def check_executors(
         _check_name(name, by_name[name].origin, plugins)
         _class_of(name, by_name, plugins)
     types = [DEFAULT, *SECTIONS, *plugins.step_types]
-    steps = [str(step) for section in SECTIONS for step in recipe.data.get(section) or ()]
+    sections = (recipe.data.get(section) for section in SECTIONS)
+    steps = [str(step) for section in sections if isinstance(section, dict) for step in section]
     beside = (*recipe.folder.glob("*.yaml"), *recipe.folder.absolute().parent.glob("*/recipe.yaml"))
     for word in routes.value.keys() - {*types, *steps}:
         key = re.compile(rf"^[^#]*\b{re.escape(word.partition('@')[0])}['\"]?\s*:", re.MULTILINE)

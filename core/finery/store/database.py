@@ -45,6 +45,8 @@ SCRATCH = ".scratch"
 ABANDONED_DAYS = 30
 """Days after which the scratch folder of a step that was never finished is removed."""
 _BLOB = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)"
+_ARE_TEXTS = "typeof(recipe) || typeof(step) || typeof(key) = 'texttexttext'"
+"""Leaves out rows in which a damaged byte made something else of a text."""
 SELECTED = 500
 """Maximum number of rows that one query selects by key."""
 
@@ -253,12 +255,13 @@ class Store:
 
     def latest(self, recipe: str) -> dict[str, tuple[str, str | None]]:
         """Step → (the key of its last build, the key before that)."""
-        rows = self._db.rows("SELECT step, key, previous FROM latest WHERE recipe = ?", [recipe])
+        query = f"SELECT step, key, previous FROM latest WHERE recipe = ? AND {_ARE_TEXTS}"
+        rows = self._db.rows(query, [recipe])
         return {step: (key, previous) for step, key, previous in rows}
 
     def recipes(self) -> dict[str, Path]:
         """The recipes that were built in this project, and their files, which may be gone."""
-        rows = self._db.rows("SELECT DISTINCT recipe FROM latest")
+        rows = self._db.rows(f"SELECT DISTINCT recipe FROM latest WHERE {_ARE_TEXTS}")
         return {recipe: self.root.parent / recipe for (recipe,) in rows}
 
     def parts_of(self, key: str) -> Parts | None:

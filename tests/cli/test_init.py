@@ -38,6 +38,15 @@ def test_each_task_starts_with_a_recipe_that_passes_the_check(
     assert states["rows"] == states["base"] == "run"
 
 
+def test_a_classifier_on_an_encoder_is_offered(project: MakeProject) -> None:
+    made = project({})
+    made.here("init", "new", "--task", "classification")
+    path = made.folder / "new/recipe.yaml"
+    offered = re.sub(r"# (minilm|encoder): \{", r"\1: {", path.read_text())
+    path.write_text(offered.replace("[base, sft, linear]", "[base, sft, linear, encoder]"))
+    assert made.here("check", "new") == (0, "new/recipe.yaml is valid: 13 steps\n", "")
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_sample_rows_are_read_and_split_in_three(task: str, project: MakeProject) -> None:
     made = project({})

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from finery import StepError, Task, UsageError
-from finery.execute.courier import NO_ACCESS, CourierExecutor
+from finery.execute.courier import CourierExecutor
 from finery.execute.detached import CANCELLED, RUNS
 
 ENDINGS = {
@@ -163,7 +163,7 @@ class RayExecutor(CourierExecutor):
         if info is None or str(info.status) != "FAILED":
             return ""
         line = _last_line(str(info.message or ""))
-        if NO_ACCESS in line:
+        if self.no_access in line:
             raise StepError(
                 line, fix='give the nodes access to it, or set pass_env = ["AWS_*"] in [ray]'
             )

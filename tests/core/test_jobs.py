@@ -345,7 +345,7 @@ def test_a_job_is_kept_while_its_engine_does_not_answer(
         third.start(task)
         outage.setattr(detached, "ANSWER_SECONDS", 0)
         second.start(task)
-        (_, end) = [event for _, event in second.poll(0)]
+        end: Any = [event for _, event in second.poll(0)][-1]
     assert (end["event"], end["continues"]) == ("failed", True)
     assert end["error"]["what"].endswith(f"({named[4:]} of an earlier build may still run)")
     assert third.left() == [named]

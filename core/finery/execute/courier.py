@@ -21,6 +21,7 @@ from finery.execute.executor import Failed, Task
 from finery.execute.job import About, JobFolder
 from finery.execute.parcel import (
     ADDRESS,
+    NO_ACCESS,
     Address,
     Chunk,
     Mailbox,
@@ -30,7 +31,6 @@ from finery.execute.parcel import (
     moved,
     push_files,
 )
-from finery.execute.parcel import NO_ACCESS as NO_ACCESS
 from finery.plugin.manager import load_plugins
 from finery.store.blobs import blob_path
 from finery.store.layout import Lost
@@ -49,10 +49,10 @@ class CourierExecutor(DetachedExecutor):
     """Submits steps as jobs to machines without a shared folder.
 
     remote: the URL of the shared store. folder: where nodes keep their files. Raises `UsageError`
-    without a shared store.
+    without a shared store. no_access: in the last words of a job that can't reach it.
     """
 
-    submitted = "being submitted as"
+    submitted, no_access = "being submitted as", NO_ACCESS
 
     def __init__(self, jobs: int | None, remote: str | None, folder: str) -> None:
         super().__init__(jobs)

@@ -302,8 +302,9 @@ class DetachedExecutor:
                 continue
             elif event["event"] in CLOSING:
                 self._forget(job)
-                is_killed = event["event"] == "died" and event["code"] == -signal.SIGKILL
-                yield {**event, "fix": MORE_MEMORY} if is_killed else event
+                if event["event"] == "died" and event["code"] == -signal.SIGKILL:
+                    event["fix"] = MORE_MEMORY
+                yield event
                 return
             else:
                 yield event

@@ -141,7 +141,6 @@ class Build:
         self._broken = False  # whether a step failed that isn't one variant of several
         self._recorded_at = time.monotonic()
         self._is_replanned = False  # whether to plan again, since built steps must run after all
-        self._opened = store.opened
         self._settled: dict[str, str] = {}  # step → the key of the result that was reported
         self._transfer, self._shown_at = self.sharing.transfer(), 0.0
         self._plan_all()
@@ -180,6 +179,7 @@ class Build:
         """Begin with the steps that wait for no other, also if some of them ran already."""
         nodes = self.graph.nodes
         self._is_replanned = False
+        self._opened = self.store.opened
         self.outcome.results.clear()
         self._unlinked.clear()
         self._locked.clear()
@@ -228,8 +228,7 @@ class Build:
     def _has_outputs(self) -> bool:
         """Copy the outputs here that should be; False if steps must run to have them."""
         self._record(now=True)
-        if self._opened != self.store.opened:  # results may be lost with a damaged database
-            self._opened = self.store.opened
+        if self._opened != self.store.opened:
             return False
         results = self.outcome.results
         chosen = self.sharing.chosen(results, [n for n, after in self._after.items() if not after])
@@ -357,6 +356,9 @@ class Build:
 
     def _start(self, plan: StepPlan) -> None:
         """Start a step, unless this or another build is making or has just made its key."""
+        if self._opened != self.store.opened:  # its result may be lost with a damaged database
+            self._is_replanned = True
+            return
         result = self._just_built.get(plan.key)
         if result is not None:
             self._settle(plan, result, cached=True)

@@ -179,7 +179,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
 
     def answer(raw: str, tools: Any = None, **kwargs: Any) -> Completion:
         path = write_tiny_gguf(tmp_path / "tooled.gguf", template=TOOLED)
-        generated = Raw(raw, [], 9, not raw.endswith("…"))
+        generated = Raw(raw, [], 9, not raw.endswith("…"), 0.0)
 
         def raw_answers(_: Any, rows: Any) -> Iterator[tuple[int, Raw]]:
             yield from ((number, generated) for number, _ in enumerate(rows))

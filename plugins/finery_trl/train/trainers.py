@@ -247,10 +247,12 @@ class PretrainTrainer(SftTrainer):
         args.per_device_eval_batch_size = 1  # a batch doesn't say how many blocks it has
         super().__init__(*rest, args=args, **named)
 
-    def train(self, resume_from_checkpoint: str | None = None, **named: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *rest: Any, **named: Any
+    ) -> Any:
         """Train; a resumed training has the first validation in its history already."""
-        self.args.eval_on_start = resume_from_checkpoint is None and self._validated > 0
-        return super().train(resume_from_checkpoint, **named)
+        self.args.eval_on_start = not resume_from_checkpoint and self._validated > 0
+        return super().train(resume_from_checkpoint, *rest, **named)
 
     def _rows_in(self, inputs: dict[str, Any]) -> int:
         return 1

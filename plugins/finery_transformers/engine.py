@@ -199,7 +199,8 @@ class TransformersEngine(Engine):
         def vocabulary() -> Any:
             from llguidance.hf import from_tokenizer
 
-            return from_tokenizer(self._loaded.tokenizer, eos_token=sorted(self._loaded.ends))
+            tokenizer: Any = self._loaded.tokenizer
+            return from_tokenizer(tokenizer, eos_token=sorted(self._loaded.ends))
 
         return constraint.Constraints(vocabulary, self.job.log)
 

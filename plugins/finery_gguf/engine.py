@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import (
@@ -161,13 +162,14 @@ class GgufEngine(Engine):
     @cached_property
     def _constraints(self) -> constraint.Constraints:
         def vocabulary() -> Any:
-            from xgrammar import TokenizerInfo, VocabType
+            from llguidance import LLTokenizer, TokenizerWrapper
 
             gguf = self._loaded.gguf
             tokens = range(gguf.n_vocab)
             ends = [token for token in tokens if gguf.ends_generation(token)]
             pieces = [gguf.piece(token) for token in tokens]
-            return TokenizerInfo(pieces, VocabType.RAW, stop_token_ids=ends)
+            parts = SimpleNamespace(tokens=pieces, eos_token_id=ends[0], bos_token_id=None)
+            return LLTokenizer(TokenizerWrapper(parts), eos_token=ends)
 
         return constraint.Constraints(vocabulary, self.job.log)
 

@@ -89,7 +89,7 @@ class TransformersEngine(Engine):
     """Answers with Hugging Face folders and adapters, which are merged into their base.
 
     The weights are in `loading.default_dtype()`. Earlier batches don't change a batch's answers.
-    With xgrammar, they follow a schema.
+    With llguidance, they follow a schema.
     """
 
     batched = True
@@ -197,12 +197,10 @@ class TransformersEngine(Engine):
     @cached_property
     def _constraints(self) -> "constraint.Constraints":
         def vocabulary() -> Any:
-            from xgrammar import TokenizerInfo
+            from llguidance.hf import from_tokenizer
 
-            size = self._loaded.model.config.get_text_config().vocab_size
-            return TokenizerInfo.from_huggingface(
-                self._loaded.tokenizer, vocab_size=size, stop_token_ids=sorted(self._loaded.ends)
-            )
+            tokenizer: Any = self._loaded.tokenizer
+            return from_tokenizer(tokenizer, eos_token=sorted(self._loaded.ends))
 
         return constraint.Constraints(vocabulary, self.job.log)
 

@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 from jsonschema import Draft202012Validator
+from llguidance import LLTokenizer
 from tiny_llama import TOOLED, TOOLS, tiny_llama
 
 from finery import Completion, DataError, Model, OneFile, Request, Sampling, StepError
 from finery.execute.gpus import Gpu
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.steps.structured import Json
+from finery_transformers.answering.constraint import WHITE_SPACE, Constraints
 from finery_transformers.engine import ROWS, LiveEngine, Room, TransformersEngine
 
 
@@ -252,9 +254,30 @@ def test_answers_are_held_to_a_schema(tiny: Model) -> None:
     free = job.engine(tiny).generate(talks, max_tokens=20, temperature=2.0)
     assert not any(text.startswith("{") for text in texts(free))
     missing = {"$ref": "#/$defs/nothing"}
-    with pytest.raises(DataError, match="can't be held to this JSON Schema: Cannot find"):
+    with pytest.raises(DataError, match="can't be held to this JSON Schema: Pointer"):
         job.engine(tiny).generate(talks[:1], max_tokens=4, schema=missing, strict=True)
     assert job.engine(tiny).generate(talks[:1], max_tokens=4, schema=missing)[0].text
+
+
+def test_a_constraint_allows_what_the_schema_does() -> None:
+    """Other fields of open objects, white space up to a limit, and what no grammar can express."""
+    job, schema = TestJob(), {"type": "object", "properties": {"a": {"type": "integer"}}}
+    constraints = Constraints(lambda: LLTokenizer("byte"), job.log)
+
+    def follows(text: str, **more: Any) -> bool:
+        held = constraints.begin({**schema, **more}, strict=True)
+        assert held is not None
+        answer = text.encode()
+        return all(held.allowed(answer[:i])[token] for i, token in enumerate(answer))
+
+    assert follows('{"a": 1, "b": [null]}')
+    assert follows('{"a": 1}', uniqueItems=True, additionalProperties=False)
+    assert not follows('{"a": 1, "b": [null]}', additionalProperties=False)
+    assert follows("{" + WHITE_SPACE * " " + '"a": 1}')
+    assert not follows("{" + (WHITE_SPACE + 1) * " " + '"a": 1}')
+    held = constraints.begin(schema, strict=True)
+    with pytest.raises(DataError, match="no token continues"):
+        held.allowed(b"[")  # type: ignore[union-attr]
 
 
 def test_an_evaluator_holds_answers_to_its_schema(tiny: Model, tmp_path: Path) -> None:

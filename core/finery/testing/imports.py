@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 
 HEAVY = frozenset({
     "accelerate", "bitsandbytes", "datasets", "gguf", "httpx", "huggingface_hub", "jax",
-    "llama_cpp", "llmcompressor", "mlx", "numpy", "onnxruntime", "openai", "pandas", "peft",
-    "plotly", "polars", "pyarrow", "ray", "reasoning_gym", "requests", "safetensors", "scipy",
-    "sentence_transformers", "sklearn", "spacy", "sqlalchemy", "tensorflow", "tokenizers", "torch",
-    "transformers", "trl", "unsloth", "vllm", "xgrammar",
+    "llama_cpp", "llguidance", "llmcompressor", "mlx", "numpy", "onnxruntime", "openai", "pandas",
+    "peft", "plotly", "polars", "pyarrow", "ray", "reasoning_gym", "requests", "safetensors",
+    "scipy", "sentence_transformers", "sklearn", "spacy", "sqlalchemy", "tensorflow", "tokenizers",
+    "torch", "transformers", "trl", "unsloth", "vllm",
 })  # fmt: skip
 """Packages that take long to import. A step type is loaded by every command that sees a recipe
 with it, so its module imports them only inside the functions that use them."""

@@ -62,11 +62,11 @@ class JsonPreflight(JudgePreflight):
     """Reads the rows as the evaluator will, and says what holds answers to the schema."""
 
     def packages(self) -> Mapping[str, str]:
-        """xgrammar, for models that transformers answers for."""
+        """llguidance, for models that transformers answers for."""
         assert isinstance(self.step, Json)
         formats = {model.meta.get("format") for model in self.step.models}
         needed = self.step.constrain and formats & {"transformers", "adapter"}
-        return {"xgrammar": "finery[schema]"} if needed else {}
+        return {"llguidance": "finery[schema]"} if needed else {}
 
 
 class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", preflight=JsonPreflight):

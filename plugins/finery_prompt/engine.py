@@ -57,6 +57,31 @@ def _parts(content: Any) -> list[Any]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
+class FixedMessages:
+    """What a model of the format `prompted` puts before each conversation."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def before(self, conversation: Sequence[Message]) -> Conversation:
+        """The conversation after the fixed messages, and the examples most similar to it if any."""
+        fixed = self._model.meta["messages"]
+        if "nearest" in self._model.meta:
+            shots = self._model.meta["nearest"]["shots"]
+            nearest = self._index.nearest(question(conversation), shots)
+            fixed = [*fixed, *(turn for n, _ in reversed(nearest) for turn in self._rows[n])]
+        return in_front(fixed, conversation)
+
+    @cached_property
+    def _rows(self) -> list[Conversation]:
+        lines = self._model.file(EXAMPLES).read_bytes().splitlines()
+        return [msgspec.json.decode(line, type=Conversation) for line in lines]
+
+    @cached_property
+    def _index(self) -> SimilarIndex:
+        return SimilarIndex([question(split_turns({"messages": of})[0]) for of in self._rows])
+
+
 class PromptedEngine(Engine):
     """Puts `meta["messages"]` before each conversation and passes it to the model's engine."""
 
@@ -64,6 +89,7 @@ class PromptedEngine(Engine):
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
+        self._fixed = FixedMessages(model)
         under = model.refs["model"]
         assert isinstance(under, Model)
         self._under = job.raw_engine(under)
@@ -91,18 +117,4 @@ class PromptedEngine(Engine):
             yield answered
 
     def _with_fixed(self, request: Request) -> Request:
-        fixed = self.model.meta["messages"]
-        if "nearest" in self.model.meta:
-            shots = self.model.meta["nearest"]["shots"]
-            nearest = self._index.nearest(question(request.messages), shots)
-            fixed = [*fixed, *(turn for n, _ in reversed(nearest) for turn in self._rows[n])]
-        return msgspec.structs.replace(request, messages=in_front(fixed, request.messages))
-
-    @cached_property
-    def _rows(self) -> list[Conversation]:
-        lines = self.model.file(EXAMPLES).read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=Conversation) for line in lines]
-
-    @cached_property
-    def _index(self) -> SimilarIndex:
-        return SimilarIndex([question(split_turns({"messages": of})[0]) for of in self._rows])
+        return msgspec.structs.replace(request, messages=self._fixed.before(request.messages))

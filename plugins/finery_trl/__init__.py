@@ -1,4 +1,4 @@
-"""Training with TRL: SFT, DPO, KTO, GRPO and pre-training, of adapters or complete models.
+"""Training with TRL: SFT, DPO, KTO, GRPO, distillation, pre-training; of adapters or whole models.
 
 The trainings take rows and a model, and produce a model with its tokenizer and training curve.
 In `on_policy` and the step types on it, the model writes the answers that it learns from.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
+        "trl.distill": "finery_trl.distill:Distill",
         "trl.dpo": "finery_trl.steps:Dpo",
         "trl.grpo": "finery_trl.grpo:Grpo",
         "trl.kto": "finery_trl.steps:Kto",

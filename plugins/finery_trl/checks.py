@@ -40,8 +40,8 @@ DECIDED = {
     "ref_model_* reward_weights max_tool_calling_iterations",
     "`launch` decides it": "accelerator_config average_tokens_across_devices ddp_* deepspeed fsdp* "
     "local_rank parallelism_config",
-    "finery loads the model itself": "activation_checkpointing* liger_kernel_config "
-    "model_init_kwargs trust_remote_code use_cache use_liger_kernel",
+    "finery loads models itself": "activation_checkpointing* liger_kernel_config "
+    "model_init_kwargs teacher_model_* trust_remote_code use_cache use_liger_kernel",
 }  # fmt: skip
 """Why an argument is refused → patterns of names."""
 PLAIN = {"bool": bool, "str": str, "dict": dict, "list": list}

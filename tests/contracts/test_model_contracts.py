@@ -13,14 +13,16 @@ from vllm_models import tiny_adapter, tiny_base
 from warm import TORCH
 
 from finery import Dataset, Files, Model, Step
-from finery.testing import StepContract, dataset
+from finery.testing import StepContract, TestJob, dataset
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.rules import Rule, Rules
 from finery_hub.push.step import HubPush
 from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
+from finery_prompt.model import PromptModel
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.step import Check
+from finery_trl.distill import Distill
 from finery_trl.grpo import Grpo
 from finery_trl.steps import Pretrain, Sft
 from finery_vllm.bundle.step import VllmBundle
@@ -183,6 +185,28 @@ class TestGrpo(StepContract):
             epochs=4,
             num_generations=2,
             effective_batch_size=4,
+            max_completion_length=6,
+            save_steps=2,
+        )
+
+
+@pytest.mark.real
+class TestDistill(StepContract):
+    """trl.distill: killed in the middle, it writes the same answers again."""
+
+    others = {"beta": 0.5}
+
+    def step(self, folder: Path) -> Step:
+        from tiny_llama import tiny_llama
+
+        model = tiny_llama(folder / "model")
+        teacher = PromptModel(model=model, system="Be brief.").run(TestJob(folder / "teacher"))
+        return Distill(
+            model=model,
+            teacher=teacher,
+            rows=[dataset(folder / "rows", ROWS)],
+            epochs=4,
+            effective_batch_size=2,
             max_completion_length=6,
             save_steps=2,
         )

@@ -11,6 +11,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from finery import Model, UsageError
 from finery_trl.checks import DECIDED, annotations_of
+from finery_trl.distill import Distill
 from finery_trl.grpo import Grpo
 from finery_trl.steps import Dpo, Kto, Sft
 
@@ -57,6 +58,6 @@ def test_a_loss_that_a_setting_adds_has_the_weights_of_that_setting() -> None:
 def test_every_pattern_of_what_finery_decides_matches_an_argument() -> None:
     from fnmatch import filter as matching
 
-    names = {n for step in (Sft, Dpo, Kto, Grpo) for n in annotations_of(step.config)}
+    names = {n for step in (Sft, Dpo, Kto, Grpo, Distill) for n in annotations_of(step.config)}
     patterns = [p for several in DECIDED.values() for p in several.split()]
     assert [p for p in patterns if not matching(names, p)] == []

@@ -411,6 +411,17 @@ def test_answers_of_the_model_take_as_long_as_in_earlier_builds(tmp_path: Path) 
     assert found.facts["seconds"] == 10 * 2 * 9  # 35 rows, 8 answers each, 32 a step
 
 
+def test_the_memory_of_a_distillation_includes_the_teacher(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("data:", "  told: {use: prompt.model, model: base, system: Hi.}\ndata:")
+    taught = recipe.replace("trl.sft", "trl.distill").replace(
+        "validation: split.validation", "teacher: told, dtype: bf16"
+    )
+    (found,) = forecast.estimates(graph(tmp_path, taught), Results(), ["sft"])
+    weights = 2 * 2 * QWEN_4B.parameters()
+    assert weights < found.facts["memory_bytes"] < 1.5 * weights
+    assert found.lines[1].startswith("time unknown before the first build")
+
+
 @pytest.mark.parametrize("model", [SMOLLM2, LLAMA_1B, QWEN_4B])
 def test_the_sizes_of_well_known_models_follow_from_their_number(model: Architecture) -> None:
     assert of_size(model.parameters()) == model

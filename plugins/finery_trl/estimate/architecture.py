@@ -33,8 +33,9 @@ class Unknown(Exception):
 
 def of_artifact(model: Model) -> Architecture:
     """The sizes of a built model. Raises `Unknown`."""
-    if model.format == "adapter" and isinstance(model.refs.get("base"), Model):
-        return of_artifact(model.refs["base"])  # type: ignore[arg-type]
+    under = model.refs.get({"adapter": "base", "prompted": "model"}.get(model.format, ""))
+    if isinstance(under, Model):
+        return of_artifact(under)
     if model.format == "gguf":
         return of_gguf(model.file(str(model.meta["file"])))
     config = model.file("config.json")

@@ -67,7 +67,10 @@ def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Esti
 
 
 def _estimate_of_sampling(graph: Graph, results: Results, node: Node) -> Estimate:
-    """The time of a training whose model writes the answers, from earlier ones in this project."""
+    """A training whose model writes the answers: the time from earlier ones in this project.
+
+    The memory is only estimated for distillation.
+    """
     step: Any = node.step
     cost = ("effective_batch_size", "max_completion_length", "num_generations")
     alike = [
@@ -77,14 +80,50 @@ def _estimate_of_sampling(graph: Graph, results: Results, node: Node) -> Estimat
         and all(past.settings.get(name) == getattr(step, name, None) for name in cost)
     ]
     lengths = lengths_of(graph, results, node, step.max_length)
+    memory = _memory_with_teacher(graph, results, node, lengths)
     if not alike or lengths.rows is None:
-        text = "memory and time unknown before the first build: the model's answers take most of it"
-        return Estimate(step=node.name, lines=[text], facts={"unknown": text})
-    answers = lengths.rows * step.answers_per_row
-    steps = -(-answers // step.effective_batch_size) * step.shared_steps * step.epochs
-    seconds = steps * statistics.median(p.seconds / p.meta["steps"] for p in alike[:RECENT])
-    text = f"time: about {rough_duration(seconds)} ({steps:.0f} optimizer steps as in earlier ones)"
-    return Estimate(step=node.name, lines=[text], facts={"seconds": round(seconds)})
+        unknown = "time" if memory else "memory and time"
+        text = f"{unknown} unknown before the first build: the model's answers take most of it"
+        found: dict[str, Any] = {"unknown": text}
+    else:
+        answers = lengths.rows * step.answers_per_row
+        steps = -(-answers // step.effective_batch_size) * step.shared_steps * step.epochs
+        seconds = steps * statistics.median(p.seconds / p.meta["steps"] for p in alike[:RECENT])
+        steps_text = f"{steps:.0f} optimizer steps as in earlier ones"
+        text = f"time: about {rough_duration(seconds)} ({steps_text})"
+        found = {"seconds": round(seconds)}
+    if memory is None:
+        return Estimate(step=node.name, lines=[text], facts=found)
+    return Estimate(
+        step=node.name,
+        lines=[*memory.lines, text],
+        facts={**memory.facts, **found},
+        warning=memory.warning,
+        fix=memory.fix,
+    )
+
+
+def _memory_with_teacher(
+    graph: Graph, results: Results, node: Node, lengths: Lengths
+) -> Estimate | None:
+    """The memory of a distillation; None for other trainings, and if a model is unknown."""
+    step: Any = node.step
+    if type(step).__spec__.learns != "teacher":
+        return None
+    here = facts.machine(step.gpu_count(), node.gpus)
+    try:
+        model, teacher = (architecture(graph, results, node, f).model for f in ("model", "teacher"))
+    except Unknown:
+        return None
+    room = step.max_completion_length
+    lengths = lengths._replace(longest=min(step.max_length, lengths.longest + room), answer=room)
+    used = memory_of(step, model, lengths, here, teacher)
+    return Estimate(
+        step=node.name,
+        lines=[_memory_line(used, here, lengths)],
+        facts={"memory_bytes": round(used.total), "available_bytes": round(here.free)},
+        **_warning(step, used, here, lengths),
+    )
 
 
 def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
@@ -133,15 +172,18 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
 # -- the model -----------------------------------------------------------------------------------
 
 
-def architecture(graph: Graph, results: Results, node: Node) -> Sizes:
+def architecture(graph: Graph, results: Results, node: Node, field: str = "") -> Sizes:
     """The sizes of the model under a step that takes one. Raises `Unknown`.
+
+    field: the input with the model; default: the one with the role `base`, else the first.
 
     They come from the model if it is built, else from the forecast of the step that makes it, else
     from the model that this step takes, since no step changes the sizes of a model. If they can't
     be read, they follow from the number of parameters in the model's name.
     """
     models = node.sources_of(Model)
-    source = next((s for s in models if s.role == "base"), models[0])
+    wanted = (s for s in models if (s.field == field if field else s.role == "base"))
+    source = next(wanted, models[0])
     artifact = results.artifact(source.step, source.output)
     if isinstance(artifact, Model):
         return Sizes(facts.of_artifact(artifact))
@@ -260,7 +302,13 @@ def _characters(turns: Any) -> int:
 # -- memory --------------------------------------------------------------------------------------
 
 
-def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machine) -> Memory:
+def memory_of(
+    step: Training,
+    model: Architecture,
+    lengths: Lengths,
+    here: Machine,
+    teacher: Architecture | None = None,
+) -> Memory:
     """The peak memory of the training on this machine."""
     rows = step.batch_size(lengths.longest)
     sequences = 2 * rows if step.compares else rows
@@ -283,6 +331,7 @@ def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machi
         quantized=step.quantization is not None,
         double_quantized=step.double_quantization,
         has_reference=_has_reference(step),
+        teacher=teacher,
         optim=step.optim,
     )
 

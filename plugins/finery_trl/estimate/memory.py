@@ -157,12 +157,14 @@ def memory(
     quantized: bool = False,
     double_quantized: bool = True,
     has_reference: bool = False,
+    teacher: Architecture | None = None,
     optim: str = ADAMW,
 ) -> Memory:
     """The peak memory of a training, in bytes.
 
     adapter: None if all weights are trained. has_reference: whether a preference training keeps a
     frozen copy of what it trains: of the model in the compute dtype, or of the adapter in fp32.
+    teacher: a model that is loaded too, in the compute dtype.
     optim: as in the settings.
     """
     frozen = _frozen(model, load.width, quantized, double_quantized)
@@ -172,8 +174,10 @@ def memory(
     kept = activations(model, adapter, load)
     on_gpu = load.device == "cuda"
     copy = FULL_BYTES * count if adapter is not None else frozen
+    beside = load.width * teacher.parameters() if teacher is not None else 0
+    beside += copy if has_reference else 0
     return Memory(
-        weights=(frozen if adapter is not None else 0) + (copy if has_reference else 0),
+        weights=(frozen if adapter is not None else 0) + beside,
         trained=FULL_BYTES * count + cast,
         gradients=FULL_BYTES * count,
         optimizer=states(model, adapter, optim, pages=on_gpu),

@@ -29,6 +29,7 @@ MEASURED = {
     "reward": "reward",
     "reward_std": "reward_spread",
     "frac_reward_zero_std": "equal_groups",
+    "agreement": "agreement",
     "completions/clipped_ratio": "cut_off",
     "kl": "kl",
     "completions/mean_length": "answer_length",

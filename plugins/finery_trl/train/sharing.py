@@ -120,6 +120,11 @@ def install(model: Any) -> None:
 
 def logits_of(model: Any, layout: Layout) -> Any:
     """Logits at positions with loss: [1, loss tokens, vocabulary]. model: of transformers."""
+    return output_of(model, layout, logits_to_keep=layout.loss_at).logits
+
+
+def output_of(model: Any, layout: Layout, **more: Any) -> Any:
+    """The output of a model of transformers, or of its decoder alone."""
     # The mask reaches the attention unchanged, also in backward passes.
     layout.mask.finery_layout = layout  # type: ignore[attr-defined]
     return model(
@@ -127,8 +132,8 @@ def logits_of(model: Any, layout: Layout) -> Any:
         position_ids=layout.positions,
         attention_mask=layout.mask,
         use_cache=False,
-        logits_to_keep=layout.loss_at,
-    ).logits
+        **more,
+    )
 
 
 def _attention(

@@ -37,7 +37,7 @@ Series = list[tuple[int, float]]
 """(optimizer step, value), in order."""
 State = Literal[
     "empty", "unvalidated", "validated once", "overfitting", "unstable", "still falling", "flat",
-    "settled", "rewarded", "exploited",
+    "settled", "rewarded", "exploited", "distilled",
 ]  # fmt: skip
 
 
@@ -133,6 +133,8 @@ def verdict(points: Sequence[Point], kept: int | None = None) -> Verdict:
     training, validations = series(points, "loss"), series(points, "eval_loss")
     if rewards := series(points, "reward"):
         return _rewarded(points, rewards, kept)
+    if agreement := series(points, "agreement"):
+        return _distilled(training, agreement, kept)
     if len(validations) < 2:
         return _unjudged(training, validations, kept)
     best = lowest(validations)
@@ -183,6 +185,22 @@ def _rewarded(points: Sequence[Point], rewards: Series, kept: int | None) -> Ver
         )
         return Verdict("rewarded", sentence, advice, kept_step=kept)
     return Verdict("rewarded", sentence, kept_step=kept)
+
+
+def _distilled(divergence: Series, agreement: Series, kept: int | None) -> Verdict:
+    """The verdict on a distillation, whose loss is measured on new answers in every step."""
+    size = max(1, len(divergence) // 5)
+    (far, near), (few, many) = (
+        (fmean(v for _, v in values[:size]), fmean(v for _, v in values[-size:]))
+        for values in (divergence, agreement)
+    )
+    keeps = f"; {_keeping(kept)}" if kept not in (None, divergence[-1][0]) else ""
+    sentence = (
+        f"Divergence from the teacher went from {_short(far)} in the first "
+        f"{counted(size, 'step')} to {_short(near)} in the last, and agreement on the likeliest "
+        f"token from {percent(few)} to {percent(many)}{keeps}."
+    )
+    return Verdict("distilled", sentence, kept_step=kept)
 
 
 def _unjudged(training: Series, validations: Series, kept: int | None) -> Verdict:

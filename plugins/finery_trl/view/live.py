@@ -24,6 +24,7 @@ METRICS = {
     ),
     "eval_reward_margin": LiveMetric("reward margin {value}", hides="reward_margin"),
     "reward": LiveMetric("reward {value}", "{:.3f}".format, style="green", rank=0),
+    "agreement": LiveMetric("{value} agree with the teacher", percent, style="green", rank=0),
     "answer_length": LiveMetric("{value} tokens an answer", "{:.0f}".format),
     "cut_off": LiveMetric("{value} cut off", percent),
     "equal_groups": LiveMetric("{value} of groups equal", percent),

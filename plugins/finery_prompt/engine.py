@@ -63,7 +63,7 @@ class FixedMessages:
     def __init__(self, model: Model) -> None:
         self._model = model
 
-    def before(self, conversation: Sequence[Message]) -> Conversation:
+    def before(self, conversation: Conversation) -> Conversation:
         """The conversation after the fixed messages, and the examples most similar to it if any."""
         fixed = self._model.meta["messages"]
         if "nearest" in self._model.meta:

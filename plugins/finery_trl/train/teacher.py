@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from finery_trl.distill import Distill
 
 FORMATS = ("transformers", "adapter", "gguf")
-OFF_POLICY = "or let the teacher write answers (synth.generate), and learn them with trl.sft"
+OFF_POLICY = "or let the teacher write answers (synth.answer), and learn them with trl.sft"
 
 
 class Teacher:

@@ -171,5 +171,5 @@ def test_settings_that_contradict_an_adapter_are_refused() -> None:
         ({"adapter": True, "quantization": ["q4_k_m"]}, "quantization"),
     ):
         with pytest.raises(UsageError) as caught:
-            Export(model=model, **settings).check()  # type: ignore[arg-type]
+            Export(model=model, **settings).check()
         assert caught.value.where == where

@@ -20,8 +20,6 @@ from finery import hookimpl
 def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
     return {
-        "embed.train": "finery_retrieve.train.steps:EmbedTrain",
-        "rerank.train": "finery_retrieve.train.steps:RerankTrain",
         "retrieve.index": "finery_retrieve.steps.index:RetrieveIndex",
         "retrieve.rerank": "finery_retrieve.steps.rerank:RetrieveRerank",
         "retrieve.rows": "finery_retrieve.steps.model:RetrieveRows",

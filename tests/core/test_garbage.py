@@ -364,7 +364,7 @@ def test_sizes_are_those_on_disk_and_fit_the_screen(built: MakeProject) -> None:
 
 def test_mistakes_are_explained(built: MakeProject, tmp_path: Path) -> None:
     t = built(FILES)
-    assert "No such command 'gcc'" in t.here("cache", "gcc").err
+    assert "did you mean 'gc'?" in t.here("cache", "gcc").err
     os.makedirs(tmp_path / "empty/.git")
     ran = Project(tmp_path / "empty").here("cache")
     assert (ran.code, "there is no store .finery" in ran.err) == (2, True)

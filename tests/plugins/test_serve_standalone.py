@@ -230,7 +230,7 @@ def test_a_model_that_can_be_shipped_names_the_line_for_the_recipe(project: Proj
 @pytest.mark.parametrize(("step", "words"), [
     ("gguf.export, model: linear", "remove this step, and ship it with serve.bundle"),
     ("gguf.export, model: prompted", "name the model that it prompts"),
-    ("llama.bundle, gguf: linear, name: x", "llama.bundle expects a GGUF, but 'linear'"),
+    ("llama.bundle, gguf: linear, name: x", "or an adapter of a GGUF, but 'linear'"),
     ("ollama.modelfile, gguf: remote, name: x", "a server already answers for it"),
     ("vllm.bundle, models: [majority]", "`finery chat majority` talks to it"),
     ("serve.bundle, model: majority, name: x", "such as one of baseline.linear"),

@@ -53,8 +53,8 @@ class RetrieveRerank(Step, sections=("data",), seeded=False, preflight=RerankPre
         """Copy the index, and add the reranker."""
         root = self.index.path
         for path in sorted(root.rglob("*")):
-            if path.is_file():
-                name = path.relative_to(root).as_posix()
+            name = path.relative_to(root).as_posix()
+            if path.is_file() and name != "manifest.json":  # finery's own
                 (job.out / name).parent.mkdir(parents=True, exist_ok=True)
                 job.copy(path, name)
         meta = {**self.index.meta, "reranker": self.model.digest, "candidates": self.candidates}

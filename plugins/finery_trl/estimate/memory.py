@@ -174,7 +174,7 @@ def memory(
     kept = activations(model, adapter, load)
     on_gpu = load.device == "cuda"
     copy = FULL_BYTES * count if adapter is not None else frozen
-    beside = load.width * teacher.parameters() if teacher is not None else 0
+    beside = load.width * teacher.parameters() if teacher is not None else 0.0
     beside += copy if has_reference else 0
     return Memory(
         weights=(frozen if adapter is not None else 0) + beside,

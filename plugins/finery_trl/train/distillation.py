@@ -68,7 +68,7 @@ class DistillTrainer(OnPolicyTrainer, DistillationTrainer):
             states = super()._get_last_hidden_state(unwrapped_model, *rest, **named)
         head = unwrapped_model.get_output_embeddings()
         with torch.no_grad():
-            at_answers = states[self._batch["completion_mask"].bool()].split(TILE)
+            at_answers = torch.split(states[self._batch["completion_mask"].bool()], TILE)
             self._top.append(torch.cat([head(tile).argmax(dim=-1) for tile in at_answers]))
         return states
 
@@ -95,6 +95,7 @@ class DistillTrainer(OnPolicyTrainer, DistillationTrainer):
                 input_ids=ids, attention_mask=real, use_cache=False
             ).last_hidden_state
             before_answers = states[:, :-1][labels[:, 1:] != NO_LOSS]
-        aligned = before_answers.new_zeros(*mask.shape, before_answers.shape[-1])
+        size = (*mask.shape, before_answers.shape[-1])
+        aligned = torch.zeros(size, dtype=before_answers.dtype, device=before_answers.device)
         aligned[mask] = before_answers  # row by row, in the order of their tokens
         return aligned

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from finery import DataError, Dataset, Job, Model, StepError, UsageError
 from finery.rows import example_request
 from finery_baseline.answers import Lesson, Shape, lessons_of
-from finery_encoder.head import calibrated, fields_of, fit, targets_of
+from finery_encoder.head import calibrated, fields_of, fit, mistakes, targets_of
 from finery_encoder.network import HEAD, WHOLE, Answers, Classifier, Field, network
 from finery_local.folder import LOADED
 
@@ -23,6 +23,8 @@ LONGEST = 512
 """Default of `max_length` for models that read more tokens."""
 INHERITED = ("license", "architecture")
 """Facts about a model that also hold for models trained from it."""
+FEW_MISTAKES = 5
+"""Fewer wrong validation rows say little about how sure a classifier may be."""
 Curve = list[dict[str, Any]]
 
 
@@ -53,7 +55,16 @@ def run(step: "Classify", job: Job) -> Model:
     _write(step, classifier, model, curve, job)
     if held_out:
         logits = [*Answers(job.out).logits([lesson.question for lesson in held_out])]
-        calibrated(classifier, logits, [targets_of(fields, one) for one in held_out]).write(job.out)
+        targets = [targets_of(fields, one) for one in held_out]
+        classifier = calibrated(classifier, logits, targets)
+        classifier.write(job.out)
+        wrong = mistakes(classifier, logits, targets)
+        few = ": too few mistakes to calibrate well" if wrong < FEW_MISTAKES else ""
+        job.log(
+            f"calibrates probabilities on {len(held_out)} validation rows, {wrong} of them "
+            f"wrong{few}; temperature "
+            + ", ".join(f"{field.temperature:g}" for field in classifier.fields)
+        )
     meta = {
         **step.static_meta(),
         "baseline": "encoder",

@@ -12,6 +12,7 @@ from warm import TORCH
 
 from finery import DataError, Dataset, Model, UsageError
 from finery.testing import TestJob, dataset, run_step
+from finery_encoder.head import calibrated, mistakes
 from finery_encoder.network import Answers, Classifier, Field
 from finery_encoder.steps import Classify
 from finery_eval.steps.classification import Classification
@@ -202,6 +203,19 @@ def test_fields_lists_windows_and_calibration(tmp_path: Path) -> None:
     tokenizer = Answers(model.path)._tokenizer
     (windows,) = classifier.encode(tokenizer, ["where is my card " * 8])
     assert [len(window) for window in windows] == [8, 8, 8]
+
+
+def test_few_right_rows_make_no_certainty() -> None:
+    """Without doubt about labels, the temperature falls to its limit, and all is certain."""
+    one = [Field("a", ["x", "y", "z"]), Field("b", ["1", "2"], several=True)]
+    classifier = Classifier("lines", one, "mean", False, 8)
+    logits, targets = [[2.0, 0.0, 0.0, 1.0, -1.0]] * 30, [[1.0, 0.0, 0.0, 1.0, 0.0]] * 30
+    kind, tags = calibrated(classifier, logits, targets).fields
+    sure = math.exp(2 / kind.temperature)
+    assert sure / (sure + 2) == pytest.approx(31 / 32, abs=1e-3)
+    assert 1 / (1 + math.exp(-1 / tags.temperature)) == pytest.approx(31 / 32, abs=1e-3)
+    assert mistakes(classifier, logits, targets) == 0
+    assert mistakes(classifier, [[0.0, 2.0, 0.0, 1.0, 1.0]] * 2, targets[:2]) == 2
 
 
 def test_the_probability_is_that_of_the_complete_answer() -> None:

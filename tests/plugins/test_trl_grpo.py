@@ -15,20 +15,21 @@ from finery import (
     Completion,
     DataError,
     Dataset,
-    FineryError,
     Model,
     Preflight,
     Proof,
+    StepError,
     UsageError,
     interface,
 )
+from finery.fields import OneFile
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_eval.evaluator import Evaluator
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.rules import Rule, Rules
 from finery_judge.rubric import RubricJudge
-from finery_trl.grpo import Grpo
+from finery_trl.grpo import Functions, Grpo
 from finery_trl.settings import Lora
 from finery_trl.train.checkpoints import history_of, is_stopped, last_whole, measured
 from finery_trl.train.rewards import Rewards, check_rewards
@@ -241,27 +242,60 @@ def test_rules_only_see_the_form_and_must_prefer_expected_answers_to_the_models(
         check_rewards(given, rows, said("a", "b", "c"))
 
 
-def test_functions_reward_answers_too(tmp_path: Path) -> None:
-    from finery.fields import OneFile
-    from finery_trl.grpo import Functions
+def functions(folder: Path, code: str, **weights: float) -> Functions:
+    (folder / "mine.py").write_text(code)
+    return Functions(file=OneFile(["mine.py"], [folder / "mine.py"]), weights=weights)
 
-    (tmp_path / "mine.py").write_text(
-        "def right(row, answer):\n    return answer.text == row['completion']\n"
-        "def wrong(row, answer):\n    return 'much'\n"
-    )
 
-    def functions(**weights: float) -> Functions:
-        return Functions(file=OneFile(["mine.py"], [tmp_path / "mine.py"]), weights=weights)
-
+def test_functions_reward_answers_too(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+import numpy
+def right(row, answer):
+    print("rewarding")
+    return numpy.float32(answer.text == row.pop("completion"))
+def also(row, answer):
+    return "completion" in row
+def wrong(row, answer):
+    return "1"
+def leaves(row, answer):
+    raise SystemExit(3)
+def loops(row, answer):
+    while True: pass
+"""
     rows = asked(2, answered=True)
-    given = rewards(tmp_path, functions=functions(right=0.5))
+    given = rewards(tmp_path, functions=functions(tmp_path, code, right=0.5, also=1))
     values = given.of(rows, said("late", "late a"))
-    assert values == {"word": [1, 1], "right": [1, 0]}
-    assert given.totals(values) == [1.5, 1]
-    with pytest.raises(FineryError, match="'wrong' is 'much' for row r0"):
-        rewards(tmp_path, functions=functions(wrong=1)).of(rows, said("late", "late"))
-    with pytest.raises(UsageError, match="has no function named 'rigth'"):
-        rewards(tmp_path, functions=functions(rigth=1))
+    assert values == {"word": [1, 1], "right": [1, 0], "also": [1, 1]}
+    assert given.totals(values) == [2.5, 2]
+    assert capfd.readouterr().out == ""
+    monkeypatch.setattr("finery_trl.train.functions.SECONDS", 0.1)
+    for name, reason in {
+        "wrong": "'wrong' is '1' for row r0",
+        "leaves": "'leaves' failed for row r0: SystemExit: 3",
+        "loops": "'loops' failed for row r0: it takes more than 0.1 s",
+    }.items():
+        bad = rewards(tmp_path, functions=functions(tmp_path, code, **{name: 1}))
+        with pytest.raises(StepError, match=reason):
+            bad.of(rows, said("late", "late"))
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "fix"),
+    [
+        ("def f(row, answer:", r"mine.py isn't Python: .*line 1", "correct the file"),
+        ("import no_such", "mine.py fails on import: ModuleNotFoundError", "correct the file"),
+        ("f = 3", "has no function named 'f'", "write one: def f"),
+        ("def ff(row, answer): ...", "has no function named 'f'", "did you mean 'ff'"),
+    ],
+)
+def test_a_file_without_the_functions_is_refused(
+    code: str, reason: str, fix: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=reason) as caught:
+        rewards(tmp_path, functions=functions(tmp_path, code, f=1))
+    assert fix in str(caught.value.fix)
 
 
 @pytest.mark.parametrize(

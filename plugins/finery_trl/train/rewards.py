@@ -1,17 +1,16 @@
 """The rewards of answers: metrics of an evaluator, and functions of a file."""
 
-import math
-import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from finery import Completion, DataError, Job, Model, StepError, UsageError
+from finery import Completion, DataError, Job, Model, UsageError
 from finery.rows import Row, Turns
 from finery.util.text import did_you_mean
 from finery_eval.evaluator import BatchEvaluator
 from finery_eval.nested import Nested
+from finery_trl.train.functions import load_functions, reward_of
 from finery_trl.train.watch import QuietJob, live_engine
 
 if TYPE_CHECKING:
@@ -98,18 +97,7 @@ class Rewards:
         self._step = step
         self._nested = evaluator_of(step)
         self._job = QuietJob(folder)
-        self._functions: dict[str, Callable[[Row, Completion], Any]] = {}
-        if step.functions is not None:
-            path = step.functions.file.path
-            found = runpy.run_path(str(path))
-            for name in step.functions.weights:
-                if not callable(found.get(name)):
-                    raise UsageError(
-                        f"{path.name} has no function named '{name}'",
-                        where="functions.weights",
-                        fix=did_you_mean(name, [k for k, v in found.items() if callable(v)]),
-                    )
-                self._functions[name] = found[name]
+        self._functions = load_functions(step.functions) if step.functions is not None else {}
 
     @property
     def may_see_form_only(self) -> bool:
@@ -132,7 +120,7 @@ class Rewards:
                 values[metric] = [None if v is None else float(v) for v in judged]
         for name, function in self._functions.items():
             pairs = zip(rows, answers, strict=True)
-            values[name] = [_value(name, function, row, answer) for row, answer in pairs]
+            values[name] = [reward_of(name, function, row, answer) for row, answer in pairs]
         return {name: values[name] for name in self.weights}
 
     def examine(self, trainer: Any, tokens: "Tokens", rows: Sequence[Row], job: Job) -> None:
@@ -170,29 +158,6 @@ class Rewards:
         columns = [(weight, values[name]) for name, weight in self.weights.items()]
         count = len(columns[0][1])
         return [sum(weight * (of[i] or 0.0) for weight, of in columns) for i in range(count)]
-
-
-def _value(
-    name: str, function: Callable[[Row, Completion], Any], row: Row, answer: Completion
-) -> float | None:
-    try:
-        value = function(row, answer)
-    except Exception as error:  # a user's code can raise anything
-        raise StepError(
-            f"the reward '{name}' failed for row {row['id']}: {type(error).__name__}: {error}",
-            where="functions",
-            details=[f"answer: {answer.text[:200]!r}"],
-            fix="correct the function",
-        ) from error
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise StepError(
-            f"the reward '{name}' is {value!r:.80} for row {row['id']}, not a finite number",
-            where="functions",
-            fix="return a number, True, False, or None if the reward doesn't apply",
-        )
-    return float(value)
 
 
 # -- what rewards are worth -----------------------------------------------------------------------

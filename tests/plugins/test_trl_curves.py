@@ -55,6 +55,22 @@ def test_overfitting_is_told_with_numbers_the_kept_weights_and_a_cure() -> None:
     assert list(lines(found))[1].startswith("advice: epochs: 2 is enough")
 
 
+@pytest.mark.parametrize(
+    ("equal", "state", "start"),
+    [
+        ([1, 1], "flat", "The model learned nothing: in every step, all answers"),
+        ([1, 0.5], "rewarded", "Mean reward went from 0 in the first step to 0.5 in the last."),
+    ],
+)
+def test_equal_rewards_teach_nothing(equal: list[float], state: str, start: str) -> None:
+    points = [
+        {"step": i + 1, "reward": 0.5 * i, "equal_groups": value} for i, value in enumerate(equal)
+    ]
+    judged = verdict(points)
+    assert (judged.state, judged.sentence.startswith(start)) == (state, True)
+    assert "use prompts that the model answers well only sometimes" in str(judged.advice)
+
+
 def _noisy(course: Sequence[float], noise: float) -> list[str]:
     """The states of 100 trainings with this course of the validation loss."""
     made: list[str] = []

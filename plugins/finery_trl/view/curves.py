@@ -173,18 +173,32 @@ def _rewarded(points: Sequence[Point], rewards: Series, kept: int | None) -> Ver
     first, last = fmean(values[:size]), fmean(values[-size:])
     keeps = f"; {_keeping(kept)}" if kept not in (None, rewards[-1][0]) else ""
     sentence = (
-        f"Mean reward went from {_short(first)} in the first {counted(size, 'step')} to "
-        f"{_short(last)} in the last{keeps}."
+        f"Mean reward went from {_short(first)} in the first {_steps(size)} to {_short(last)} in "
+        f"the last{keeps}."
     )
     equal = [value for _, value in series(points, "equal_groups")]
     if equal and fmean(equal) > SILENT:
+        other = (
+            "use prompts that the model answers well only sometimes, a finer reward, or a higher "
+            "temperature"
+        )
+        if min(equal) == 1:
+            sentence = (
+                "The model learned nothing: in every step, all answers to a prompt had the same "
+                f"reward (on average {_short(fmean(values))})."
+            )
+            return Verdict("flat", sentence, other, kept_step=kept)
         advice = (
             f"{percent(fmean(equal))} of the groups had equal rewards, from which nothing is "
-            "learned: use prompts that the model answers well only sometimes, a finer reward, or a "
-            "higher temperature"
+            f"learned: {other}"
         )
         return Verdict("rewarded", sentence, advice, kept_step=kept)
     return Verdict("rewarded", sentence, kept_step=kept)
+
+
+def _steps(size: int) -> str:
+    """What follows `in the first`."""
+    return "step" if size == 1 else counted(size, "step")
 
 
 def _distilled(divergence: Series, agreement: Series, kept: int | None) -> Verdict:
@@ -197,7 +211,7 @@ def _distilled(divergence: Series, agreement: Series, kept: int | None) -> Verdi
     keeps = f"; {_keeping(kept)}" if kept not in (None, divergence[-1][0]) else ""
     sentence = (
         f"Divergence from the teacher went from {_short(far)} in the first "
-        f"{counted(size, 'step')} to {_short(near)} in the last, and agreement on the likeliest "
+        f"{_steps(size)} to {_short(near)} in the last, and agreement on the likeliest "
         f"token from {percent(few)} to {percent(many)}{keeps}."
     )
     return Verdict("distilled", sentence, kept_step=kept)

@@ -39,7 +39,7 @@ class RewardPreflight(TrainingPreflight):
 
         rows = islice(samples.get("rows", ()), CHECKED)  # records of files have no id
         turned = [
-            {"id": f"row {number}", **row}
+            {"id": f"{number}", **row}
             for number, row in enumerate(rows, 1)
             if isinstance(row.get("messages"), list) or isinstance(row.get("prompt"), str | list)
         ]

@@ -117,6 +117,10 @@ def test_records_of_files_are_checked_if_they_have_turns(tiny: Model) -> None:
     preflight.check_sample({"rows": records})
     with pytest.raises(DataError, match="the reward of 9 rows"):
         preflight.check_sample({"rows": [*records, *asked(9, answered=True)]})
+    step.weights = {"word": -1}
+    with pytest.raises(DataError) as caught:
+        preflight.check_sample({"rows": asked(9, answered=True)})
+    assert (caught.value.where, "negative weight" in str(caught.value.fix)) == ("weights", True)
 
 
 def prove(step: Grpo, job: TestJob) -> list[Proof]:
@@ -309,6 +313,7 @@ def test_a_file_without_the_functions_is_refused(
         ),
         ({"reward": Classification(**GIVEN, labels=["a"]), "weights": {"macro_f1": 1}}, "weights"),
         ({"weights": {"words": 1}}, "weights"),
+        ({"weights": {"word": 0}}, "weights"),
         ({"effective_batch_size": 10}, "effective_batch_size"),
         ({"validation": Dataset.placeholder("held")}, "validation"),
         ({"beta": 0.1, "lora": None}, "beta"),

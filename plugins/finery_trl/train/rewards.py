@@ -54,6 +54,13 @@ def weights_of(step: "Grpo") -> dict[str, float]:
     """
     nested, weights = evaluator_of(step), dict(step.weights)
     functions = step.functions.weights if step.functions is not None else {}
+    given = [*weights.values(), *functions.values()]
+    if given and not any(given) and (weights or nested is None):  # else the first metric has 1
+        raise UsageError(
+            "all weights are 0, so nothing is rewarded",
+            where="weights" if weights else "functions.weights",
+            fix="give what answers should have a weight above 0",
+        )
     if nested is None:
         if weights or not functions:
             raise UsageError(
@@ -220,13 +227,19 @@ def check_rewards(
             "worse, so watch an evaluator of their content"
         )
     if equal:
+        negative = [name for name, weight in rewards.weights.items() if weight < 0]
+        fix = "use a reward that compares answers with what the row expects"
+        if negative:
+            fix = f"{negative[0]} has a negative weight: make it positive if more of it is better"
+        elif equal[0] != form:
+            fix = (
+                "correct the reward or the expected answers; if the model is that good already, "
+                "there is nothing to gain"
+            )
         raise DataError(
             f"the reward of {count} rows doesn't prefer their expected answers to the {equal[0]}",
-            where="reward",
+            where="weights" if negative else "reward",
             details=figures,
-            fix="use a reward that compares answers with what the row expects"
-            if equal[0] == form
-            else "correct the reward or the expected answers; if the model is that good already, "
-            "there is nothing to gain",
+            fix=fix,
         )
     return figures

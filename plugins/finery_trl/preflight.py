@@ -108,7 +108,7 @@ def _prove_text(
     samples: int,
 ) -> Proof:
     """The proof of documents, whose blocks count as rows."""
-    tally, shown, remarks = Tally(), list[Sample](), Remarks(None, tokens)
+    tally, shown, remarks = Tally(), list[Sample](), Remarks(None, tokens, of_text=True)
     rows = _watched(datasets, remarks, [], sum(map(len, datasets)), job)
     for block in step.read(rows, tokens, job, name):
         add(tally, block)

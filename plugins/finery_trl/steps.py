@@ -6,10 +6,10 @@ derive from these.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from finery import Dataset, Job, Model, Preflight, Proof, UsageError, setting, takes
+from finery import DataError, Dataset, Job, Model, Preflight, Proof, UsageError, setting, takes
 from finery.rows import Row
 from finery_trl.checks import check_settings
 from finery_trl.settings import MOST_EPOCHS, Training
@@ -139,7 +139,23 @@ class Sft(TrlTraining):
         return SftTrainer, SFTConfig, {"padding_free": self.packing}
 
 
-class Pretrain(TrlTraining, learns="text"):
+class PretrainPreflight(TrainingPreflight):
+    """Also refuses rows that can't have a text."""
+
+    def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
+        """Raise `DataError` for rows of which none has a column `text`."""
+        from finery_trl.rows.text import NEEDS_TEXT
+
+        for name, names in columns.items():
+            if name in ("rows", "validation") and "text" not in names:
+                raise DataError(
+                    f"{name}: there is no column `text`, but: {', '.join(sorted(names))}",
+                    where=name,
+                    fix=NEEDS_TEXT,
+                )
+
+
+class Pretrain(TrlTraining, learns="text", preflight=PretrainPreflight):
     """Continue the pre-training of a model on text, e.g. the documents of a domain.
 
     Rows have a `text`. Chunks of `docs.files` that follow each other are joined into documents

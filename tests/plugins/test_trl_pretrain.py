@@ -158,7 +158,11 @@ def test_a_check_shows_the_blocks(tiny: Model, tmp_path: Path) -> None:
     blocks: list[Block] = list(step.read(data, Tokens.of_model(tiny), job, "rows"))  # type: ignore[arg-type]
     assert (proof.rows, proof.tokens) == (len(blocks), sum(block.size for block in blocks))
     assert sum(s.pieces[0].text.count("<|endoftext|>") for s in proof.samples) == 5
-    assert any("control tokens" in note for note in proof.notes)
+    assert any("as plain text: x" in note for note in proof.notes)
+    ids = [part.tokens for block in blocks for part in block.parts if part.row_id == "x"]
+    assert Tokens.of_model(tiny).ids("<|im_end|>")[0] not in ids[0]
+    with pytest.raises(DataError, match="validation: there is no column `text`, but: completion"):
+        preflight.check_columns({"rows": ["id", "text"], "validation": ["completion"]})
 
 
 def refused(data: Dataset, tiny: Model, job: Job) -> DataError:

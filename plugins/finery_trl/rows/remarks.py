@@ -28,11 +28,12 @@ REFUSED_LABELS = (False, "false")
 class Remarks:
     """Examines rows as they are read, and their examples.
 
-    Add each row before its examples. learn: as in `Coverage`.
+    Add each row before its examples. learn: as in `Coverage`. of_text: for documents, in which
+    control tokens are plain text.
     """
 
-    def __init__(self, learn: Learn | None, tokens: "Tokens") -> None:
-        self._control = Control(tokens.tokenizer)
+    def __init__(self, learn: Learn | None, tokens: "Tokens", *, of_text: bool = False) -> None:
+        self._control = Control(tokens.tokenizer, "plain text" if of_text else "real")
         self._calls = Calls(learn)
         self._coverage = Coverage(learn, tokens)
 
@@ -117,10 +118,11 @@ class Calls:
 
 
 class Control:
-    """Finds rows with control tokens of the model in their text."""
+    """Finds rows with control tokens of the model in their text. taken_for: what they are to it."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", taken_for: str) -> None:
         self._pattern = _pattern(tokenizer)
+        self._taken_for = taken_for
         self._read = 0
         self._ids: list[str] = []
         self._tokens: dict[str, None] = {}
@@ -139,7 +141,8 @@ class Control:
             return []
         return [
             f"{len(self._ids):,} of {self._read:,} rows have control tokens in their text "
-            f"({', '.join(self._tokens)}), which the model takes as real: {some_of(self._ids)}"
+            f"({', '.join(self._tokens)}), which the model takes as {self._taken_for}: "
+            f"{some_of(self._ids)}"
         ]
 
 

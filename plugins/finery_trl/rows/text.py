@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 FEWEST = 10
 """Characters that chunks share at least if they overlap."""
+NEEDS_TEXT = (
+    "name rows with a column `text`, e.g. those of docs.files, or of data.file with keep: [text]; "
+    "rows with answers are for trl.sft"
+)
 
 
 class Block(NamedTuple):
@@ -102,8 +106,7 @@ def _with_text(rows: Iterable[Row], what: str, read: list[Row]) -> Iterator[Row]
     if bad:
         raise DataError(
             f"{what}: no `text` in {len(bad):,} of {len(read):,} rows: {some_of(bad)}",
-            fix="name rows with a column `text`, e.g. those of docs.files; rows with answers are "
-            "for trl.sft",
+            fix=NEEDS_TEXT,
         )
 
 
@@ -140,14 +143,17 @@ def _overlap(before: str, text: str) -> int:
 
 
 def _ids(text: str, tokens: "Tokens") -> list[int]:
-    """The tokens of a document: with the BOS that the tokenizer adds to texts, and one EOS."""
+    """The tokens of a document: with the BOS that the tokenizer adds to texts, and one EOS.
+
+    A `<|im_end|>` that a document quotes is text, since it ends no turn there.
+    """
     end = tokens.tokenizer.eos_token_id
     if end is None:
         raise StepError(
             "the model's tokenizer has no end-of-sequence token, which ends a document",
             fix="set eos_token in its tokenizer_config.json",
         )
-    ids = list(tokens.tokenizer(text)["input_ids"])
+    ids = list(tokens.tokenizer(text, split_special_tokens=True)["input_ids"])
     return ids if ids[-1:] == [end] else [*ids, end]
 
 

@@ -95,7 +95,7 @@ def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
 def _read(
     step: "Training", name: str, rows: Iterable[Row], tokens: Tokens, job: Job
 ) -> list[Proven]:
-    remarks = Remarks(step.learn(), tokens)
+    remarks = Remarks(step.learn(), tokens, of_text=type(step).__spec__.learns == "text")
 
     def watched() -> Iterator[Row]:
         for row in rows:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import DataError, Job, Metrics, Step, UsageError, setting, takes
+from finery import DataError, Job, Metrics, Step, UsageError, outside_key, setting, takes
 from finery.rows.repeats import summarise
-from finery.util.text import signed
+from finery.util.text import did_you_mean, signed
 from finery_eval.pareto import aims_of, compare_models
 from finery_eval.predictions import measure_between, paired
 
@@ -84,6 +84,39 @@ class Select(Step, seeded=False, sections=("evaluate",)):
                         where="repeats",
                         fix=f"one of: {', '.join(names)}",
                     )
+        self._check_metrics()
+
+    @outside_key
+    def _check_metrics(self) -> None:
+        """Raise `UsageError` for a metric that no candidate has, or whose other values are better.
+
+        What a candidate measures is known of evaluators, see `Gate.static_meta`.
+        """
+        metas = [metrics.meta for metrics in self.candidates]
+        better = {name: of for meta in metas for name, of in meta.get("better", {}).items()}
+        aims = [name.removeprefix("-") for name in self.pareto]
+        if twice := [name for name in aims if aims.count(name) > 1]:
+            what = f"`pareto` has {twice[0]} twice"
+            raise UsageError(what, where="pareto", fix="name each metric once")
+        for where, name in [("metric", self.metric), *(("pareto", aim) for aim in aims)]:
+            measured = {metric for meta in metas for metric in meta.get("metrics", ())}
+            if name not in measured and all("metrics" in meta for meta in metas):
+                what = f"the candidates have no metric '{name}'"
+                raise UsageError(what, where=where, fix=did_you_mean(name, measured))
+        way = "higher" if self.best == "highest" else "lower"
+        if better.get(self.metric, way) != way:
+            raise UsageError(
+                f"{better[self.metric]} values of {self.metric} are better",
+                where="metric",
+                fix=f"add best: {'lowest' if way == 'higher' else 'highest'}",
+            )
+        for name, sign in aims_of(self.pareto).items():
+            if better.get(name, way := "higher" if sign > 0 else "lower") != way:
+                raise UsageError(
+                    f"{better[name]} values of {name} are better",
+                    where="pareto",
+                    fix=f"write {'-' if sign > 0 else ''}{name}",
+                )
 
     def run(self, job: Job) -> Metrics:
         """Rank the candidates."""

@@ -133,6 +133,10 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
                 fix="remove it: fields are found among other lines anyway",
             )
         super().check()
+        formats = {model.name: str(model.meta.get("format", "")) for model in self.models}
+        for name, of in formats.items() if self.abstain_below is not None else ():
+            if of.startswith("baseline-"):
+                raise without_probability(name)
 
     @outside_key
     def check_sample(self, rows: Iterable[Row]) -> None:
@@ -300,12 +304,17 @@ def refuse_unknown(answers: Answers, abstain_below: float | None) -> None:
     """Raise `UsageError` for a model that doesn't give the probabilities that are needed."""
     for name, of in answers.items() if abstain_below is not None else ():
         if any(answer.probability is None for answer in of):
-            raise UsageError(
-                f"abstain_below needs the probability of each answer, which '{name}' doesn't give",
-                where="abstain_below",
-                fix=f"judge {name} in another step without abstain_below; models of "
-                "encoder.classify give probabilities",
-            )
+            raise without_probability(name)
+
+
+def without_probability(model: str) -> UsageError:
+    """The error for a model that says no probabilities, though `abstain_below` needs them."""
+    return UsageError(
+        f"abstain_below needs the probability of each answer, which '{model}' doesn't give",
+        where="abstain_below",
+        fix=f"judge {model} in another step without abstain_below; models of encoder.classify give "
+        "probabilities",
+    )
 
 
 def verdict(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import Completion, DataError, Forecast, Job, UsageError, outside_key, setting
+from finery import Completion, DataError, Forecast, Job, Metrics, UsageError, outside_key, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import (
     INVALID,
@@ -18,7 +18,7 @@ from finery.rows.answers.reading import (
     field_names,
 )
 from finery.rows.chat.turns import problems_of
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, percent
 from finery_eval import stats
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
@@ -162,6 +162,15 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
         reader, expected = self.expectations(rows)
         self.advise(job, rows, reader)
         return partial(self.judged, reader, expected)
+
+    def run(self, job: Job) -> Metrics:
+        """Judge, and log the accuracy of the answers that are no abstentions."""
+        metrics = super().run(job)
+        for name, scores in metrics.report()["scores"].items() if self._selective else ():
+            share, right = (scores.get(metric) for metric in self._selective)
+            of_these = "" if right is None else f", {percent(right)} of these right"
+            job.log(f"{name}: answers {percent(share or 0.0)} of the rows{of_these}")
+        return metrics
 
     def reader(self) -> Reader:
         """Reads answers, and what rows expect, as the settings say."""

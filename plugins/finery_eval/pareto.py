@@ -46,6 +46,12 @@ class Compared(NamedTuple):
         of = self.reports.items()
         return [metric for metric, report in of if metric in report["details"].get("unbounded", ())]
 
+    @property
+    def units(self) -> dict[str, str]:
+        """Metric → its unit, of those that have one."""
+        found = {m: report["details"].get("units", {}).get(m) for m, report in self.reports.items()}
+        return {metric: unit for metric, unit in found.items() if unit}
+
     def intervals(self, model: str) -> dict[str, list[float]]:
         """Metric → interval of a model, of those that have one."""
         found = {m: report["intervals"].get(model, {}).get(m) for m, report in self.reports.items()}
@@ -74,6 +80,7 @@ class Compared(NamedTuple):
             for name in ranked
         ]
         units = dict.fromkeys([m for m in self.aims if m not in self.unbounded], "share")
+        units |= self.units
         return [table("Pareto front", ["model", *self.aims, "beaten by"], rows, units=units)]
 
 

@@ -89,7 +89,7 @@ def test_a_row_that_is_there_twice_keeps_the_margin(tmp_path: Path) -> None:
         lines = metrics.file("predictions.jsonl")
         lines.write_text(lines.read_text("utf-8").replace('"id":"11"', '"id":"10"'), "utf-8")
         assert len({line["id"] for line in metrics.predictions()}) == 19
-    groups = [[n] for n in range(20) if n not in (10)] + [[10, 11]]
+    groups = [[n] for n in range(20) if n not in (10, 11)] + [[10, 11]]
     paired = Measure(right, groups).difference("a", "b")
     assert paired is not None
     assert chosen(tmp_path, given).meta["margin"]["interval"] == pytest.approx(paired.interval)

@@ -8,6 +8,7 @@ from finery.rows.repeats import summarise
 from finery.util.text import did_you_mean, signed
 from finery_eval.pareto import aims_of, compare_models
 from finery_eval.predictions import measure_between, paired
+from finery_eval.tables import quantity
 
 OVER_SEEDS = "the seed of a training only, not the choice of rows"
 
@@ -182,8 +183,11 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         chosen, *others = front = [name for name in ranked if not beaten[name]]
         score, interval = scores[chosen][self.metric], compared.intervals(chosen).get(self.metric)
         margin = compared.margin(self.metric, chosen, others[0]) if others else None
-        best = f"{chosen}, {self.metric} {score:.4g}{_in_words(interval)}"
-        words = [f"chosen of {len(front)}: {best}", *_ahead(margin)]
+        unit = compared.units.get(self.metric)
+        best = f"{chosen}, {self.metric} {quantity(score, unit)}{_in_words(interval, unit)}"
+        words = [f"chosen of {len(front)}: {best}", *_ahead(margin, unit)]
+        if ruled_out := [name for name in ranked if beaten[name]]:
+            words.append(f"ruled out, since another model beats them: {', '.join(ruled_out)}")
         if left_out := compared.left_out:
             words.append(f"not measured in everything: {', '.join(left_out)}")
         for line in words:
@@ -196,6 +200,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             details={
                 "headline": list(compared.reports),
                 "unbounded": compared.unbounded,
+                "units": compared.units,
                 "tables": compared.tables(ranked),
                 "chosen": chosen,
                 "margin": margin,
@@ -255,10 +260,13 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         return None if between is None else list(between.interval)
 
 
-def _ahead(margin: Mapping[str, Any] | None) -> Iterator[str]:
+def _ahead(margin: Mapping[str, Any] | None, unit: str | None = None) -> Iterator[str]:
     """The lead of the best over the next in words, if there is another."""
     if margin is not None:
-        ahead = f"{signed(margin['difference'], '.4g')}{_in_words(margin['interval'])}"
+        difference = margin["difference"]
+        sign = "+" if difference > 0 else ""
+        text = f"{sign}{quantity(difference, unit)}" if unit else signed(difference, ".4g")
+        ahead = f"{text}{_in_words(margin['interval'], unit)}"
         yield f"difference to the next, {margin['over']}: {ahead}"
 
 
@@ -267,8 +275,9 @@ def _variant(name: str) -> str:
     return name.partition("@")[2] or name
 
 
-def _in_words(interval: Sequence[float] | None) -> str:
-    return f" (95 % CI {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+def _in_words(interval: Sequence[float] | None, unit: str | None = None) -> str:
+    ends = [quantity(end, unit) if unit else f"{end:.3f}" for end in interval or ()]
+    return f" (95 % CI {' to '.join(ends)})" if ends else ""
 
 
 def _table(ranked: Sequence[_Candidate]) -> dict[str, Any]:

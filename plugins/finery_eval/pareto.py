@@ -8,8 +8,15 @@ from typing import Any, NamedTuple
 
 from finery import DataError
 from finery_eval.measure import between
+from finery_eval.steps.speed import FIRST, PRICE
 from finery_eval.tables import table
 
+MISSING = {
+    PRICE: "write machine: {per_hour: DOLLARS} in eval.speed, or price: in the step of a model "
+    "behind an API",
+    FIRST: "leave it out: no engine of these models tells when an answer begins",
+}
+"""The fix for a metric of `eval.speed` that it couldn't measure."""
 Aims = Mapping[str, int]
 """Metric → 1 if higher values are better, -1 if lower ones are."""
 
@@ -95,7 +102,9 @@ def compare_models(reports: Sequence[Mapping[str, Any]], metric: str, aims: Aims
         if (report := next(having, None)) is None:
             names = dict.fromkeys(m for r in reports for of in r["scores"].values() for m in of)
             raise DataError(
-                f"no candidate has a score {name}", fix=f"name one of: {', '.join(names)}"
+                f"no candidate has a score {name}",
+                where="metric" if name == metric else "pareto",
+                fix=MISSING.get(name) or f"name one of: {', '.join(names)}",
             )
         found[name] = report
     models = dict.fromkeys(model for report in reports for model in report["scores"])

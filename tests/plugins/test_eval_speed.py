@@ -14,7 +14,7 @@ import pytest
 from conftest import MakeProject
 from hostile_server import Body, Reply, Server, serving
 
-from finery import Metrics, Model, Price, UsageError
+from finery import DataError, Metrics, Model, Price, UsageError
 from finery.testing import TestJob, dataset, run_step, table_model
 from finery_eval.measure import measure_of
 from finery_eval.steps import speed
@@ -247,5 +247,9 @@ def test_a_model_that_another_one_beats_is_not_chosen(tmp_path: Path) -> None:
     assert table["rows"][-1] == ["slow", 0.89, 0.3, "small"]
     assert choose(P50, "lowest", **weighed).meta["chosen"] == "small"
     assert choose("accuracy", "highest").meta["chosen"] == "big"
+    with pytest.raises(DataError, match="no candidate has a score price") as caught:
+        choose("accuracy", "highest", pareto=["accuracy", f"-{PRICE}"])
+    assert caught.value.where == "pareto"
+    assert "machine: {per_hour: DOLLARS}" in (caught.value.fix or "")
     with pytest.raises(UsageError, match="for a choice among models"):
         choose("accuracy", "highest", model="big", **weighed)

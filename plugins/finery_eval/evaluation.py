@@ -24,7 +24,7 @@ from finery_eval.measure import (
     scores_of,
 )
 from finery_eval.predictions import predictions, references
-from finery_eval.tables import baseline_tables, comparison_tables, table
+from finery_eval.tables import baseline_tables, comparison_tables, quantity, table
 from finery_eval.verdicts import Answers, Verdicts, together
 
 BASELINE = "baseline"
@@ -88,7 +88,13 @@ def sliced_and_tables(
     sliced = slicing.details_of(rows, verdicts, slices, groups)
     first, shown = verdicts.metrics[0], details["headline"][0]
     tables = [
-        *comparison_tables(details["comparisons"], test, first, is_share=verdicts.is_share(first)),
+        *comparison_tables(
+            details["comparisons"],
+            test,
+            first,
+            is_share=verdicts.is_share(first),
+            unit=details.get("units", {}).get(first),
+        ),
         *slicing.tables_of(sliced, shown, is_share=verdicts.is_share(shown)),
         *baseline_tables(details, in_json(scores)[0]),
         *verdicts.tables,
@@ -163,7 +169,7 @@ def write_scored(
 ) -> Metrics:
     """Write scores, and log each model's first metric. lines: of `predictions.jsonl`."""
     values, intervals = in_json(scores)
-    log_scores(job, scores, details.get("unbounded", ()))
+    log_scores(job, scores, details.get("unbounded", ()), details.get("units", {}))
     if answers is not None:
         cut = {name: truncated(of) for name, of in answers.items()}
         details = {**details, "truncated": cut}
@@ -177,15 +183,18 @@ def write_scored(
     )
 
 
-def log_scores(job: Job, scores: Scores, unbounded: Collection[str] = ()) -> None:
+def log_scores(
+    job: Job, scores: Scores, unbounded: Collection[str] = (), units: Mapping[str, str] = {}
+) -> None:
     """Log each model's first metric."""
     for name, of in scores.items():
         if not of:
             continue
         metric, (value, interval) = next(iter(of.items()))
         if metric in unbounded:
-            ends = "" if interval is None else f" (95 % CI {interval[0]:.4g} – {interval[1]:.4g})"
-            job.log(f"{name}: {metric} {value:.4g}{ends}")
+            low, high = (quantity(end, units.get(metric)) for end in interval or (0.0, 0.0))
+            ends = "" if interval is None else f" (95 % CI {low} – {high})"
+            job.log(f"{name}: {metric} {quantity(value, units.get(metric))}{ends}")
         else:
             low, high = interval or (0.0, 1.0)
             ends = f"{100 * low:.1f} – {100 * high:.1f}"

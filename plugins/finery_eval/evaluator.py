@@ -85,6 +85,15 @@ class Gate(Step, isolated=True):
         """What is judged, in the singular and the plural, for errors."""
         return "model", "models"
 
+    @outside_key
+    def static_meta(self) -> dict[str, Any]:
+        """What is measured, for the checks of steps that choose by it."""
+        try:
+            metrics = [metric for of in self.measured().values() for metric in of]
+        except FineryError:  # which `check` reports
+            return {}
+        return {"metrics": list(dict.fromkeys(metrics)), "better": dict(self.unbounded())}
+
     def choices(self) -> Mapping[str, Sequence[str]]:
         """What `require` may name."""
         return {"require": [f"{name}.{m}" for name, of in self.measured().items() for m in of]}

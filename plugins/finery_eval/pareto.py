@@ -8,8 +8,15 @@ from typing import Any, NamedTuple
 
 from finery import DataError
 from finery_eval.measure import between
+from finery_eval.steps.speed import FIRST, PRICE
 from finery_eval.tables import table
 
+MISSING = {
+    PRICE: "write machine: {per_hour: DOLLARS} in eval.speed, or price: in the step of a model "
+    "behind an API",
+    FIRST: "leave it out: no engine of these models tells when an answer begins",
+}
+"""The fix for a metric of `eval.speed` that it couldn't measure."""
 Aims = Mapping[str, int]
 """Metric → 1 if higher values are better, -1 if lower ones are."""
 
@@ -46,6 +53,12 @@ class Compared(NamedTuple):
         of = self.reports.items()
         return [metric for metric, report in of if metric in report["details"].get("unbounded", ())]
 
+    @property
+    def units(self) -> dict[str, str]:
+        """Metric → its unit, of those that have one."""
+        found = {m: report["details"].get("units", {}).get(m) for m, report in self.reports.items()}
+        return {metric: unit for metric, unit in found.items() if unit}
+
     def intervals(self, model: str) -> dict[str, list[float]]:
         """Metric → interval of a model, of those that have one."""
         found = {m: report["intervals"].get(model, {}).get(m) for m, report in self.reports.items()}
@@ -74,6 +87,7 @@ class Compared(NamedTuple):
             for name in ranked
         ]
         units = dict.fromkeys([m for m in self.aims if m not in self.unbounded], "share")
+        units |= self.units
         return [table("Pareto front", ["model", *self.aims, "beaten by"], rows, units=units)]
 
 
@@ -88,7 +102,9 @@ def compare_models(reports: Sequence[Mapping[str, Any]], metric: str, aims: Aims
         if (report := next(having, None)) is None:
             names = dict.fromkeys(m for r in reports for of in r["scores"].values() for m in of)
             raise DataError(
-                f"no candidate has a score {name}", fix=f"name one of: {', '.join(names)}"
+                f"no candidate has a score {name}",
+                where="metric" if name == metric else "pareto",
+                fix=MISSING.get(name) or f"name one of: {', '.join(names)}",
             )
         found[name] = report
     models = dict.fromkeys(model for report in reports for model in report["scores"])

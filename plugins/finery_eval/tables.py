@@ -1,5 +1,6 @@
 """The tables of `metrics.json`, which any viewer can show."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,12 +21,31 @@ def table(
 ) -> dict[str, Any]:
     """A table that any viewer of `Metrics` can show: cells are text, numbers or None.
 
-    units: column → unit of its numbers: `share` from 0 to 1, `difference` of shares, or `p` for
-    p-values. model: the only one that the table is about, if so.
+    units: column → unit of its numbers: `share` from 0 to 1, `difference` of shares, `p` for
+    p-values, `seconds` or `dollars`. model: the only one that the table is about, if so.
     """
     cells = [list(row) for row in rows]
     about = {"units": dict(units or {}), **({"model": model} if model else {})}
     return {"title": title, "columns": list(columns), "rows": cells, **about}
+
+
+def quantity(value: float, unit: str | None = None) -> str:
+    """A number to three digits with its unit, `seconds` or `dollars`: `12.3 ms`, `$0.0042`.
+
+    Without a unit, to four digits.
+    """
+    if unit is None:
+        return f"{value:.4g}"
+    is_short = unit == "seconds" and abs(value) < 1
+    value = float(f"{1000 * value if is_short else value:.3g}")
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    text = f"{abs(value):,.{digits}f}"
+    text = ("-" if value < 0 else "") + (text.rstrip("0").rstrip(".") if digits else text)
+    return (
+        f"${text}".replace("$-", "-$")
+        if unit == "dollars"
+        else f"{text} {'ms' if is_short else 's'}"
+    )
 
 
 def remark(text: str, advice: str = "", *, warning: bool = True) -> dict[str, str]:
@@ -43,8 +63,12 @@ def comparison_tables(
     metric: str = "accuracy",
     *,
     is_share: bool = True,
+    unit: str | None = None,
 ) -> list[dict[str, Any]]:
-    """The table of the comparisons; empty if there is only one model. test: of the p-value."""
+    """The table of the comparisons; empty if there is only one model. test: of the p-value.
+
+    unit: of a metric that isn't a share.
+    """
     if not comparisons:
         return []
     base, p_value = comparisons[0]["baseline"], f"p ({test})"
@@ -52,7 +76,8 @@ def comparison_tables(
     facts = {"only_model": "only this right", "only_baseline": f"only {base} right",
              "p_value": p_value, "p_holm": HOLM}  # fmt: skip
     named = {fact: column for fact, column in facts.items() if fact in comparisons[0]}
-    units = dict.fromkeys(differences, "difference") if is_share else {}
+    unit = "difference" if is_share else unit
+    units = dict.fromkeys(differences, unit) if unit else {}
     units |= dict.fromkeys((p_value, HOLM) if "p_holm" in named else (p_value,), "p")
     rows = [
         [c["model"], c["difference"], *c["interval"], *(c[fact] for fact in named)]

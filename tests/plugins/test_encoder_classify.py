@@ -291,5 +291,5 @@ def test_answers_below_a_probability_are_abstentions(tmp_path: Path) -> None:
     linear = Model(Path(), meta={"format": "baseline-majority", "answer": "ask"})
     linear.ref = "linear"
     with pytest.raises(UsageError, match="'linear' doesn't give") as caught:
-        run_step(Classification(models=[linear], rows=table, abstain_below=0.5), tmp_path / "no")
+        Classification(models=[linear], rows=table, abstain_below=0.5).check()
     assert caught.value.where == "abstain_below"

@@ -8,7 +8,11 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import Dataset
+from finery import Dataset, Metrics, load_plugins
+from finery.artifact.manifest import manifest
+from finery.recipe.document import load
+from finery.recipe.graph import build_graph
+from finery.views import Output
 from finery_eval.measure import Measure, pairs_of
 from finery_eval.predictions import facts_of, recorded
 from finery_eval.steps.exact import Exact
@@ -16,6 +20,7 @@ from finery_eval.steps.speed import P50, PRICE, TIMED
 from finery_eval.tables import remark
 from finery_eval.verdicts import together
 from finery_eval.view.findings import (
+    AS_GOOD,
     BEATS,
     BEST,
     FORGOTTEN,
@@ -24,7 +29,7 @@ from finery_eval.view.findings import (
     findings,
     remarks_on,
 )
-from finery_eval.view.judgements import Judgement, Role, comparisons_of
+from finery_eval.view.judgements import Judgement, Role, comparisons_of, judgements
 
 ROWS = 200
 
@@ -231,6 +236,57 @@ def test_a_recipe_that_trains_nothing_ranks_its_models(second: int, tone: str, s
     assert (finding.question, finding.tone) == (BEST, tone)
     assert finding.answer.startswith(start)
     assert "linear against nearest: +" in finding.answer
+
+
+def test_files_of_a_judged_model_and_choices_in_a_ranking() -> None:
+    head, linear = judged("head", "tuned", 190), judged("linear", "baseline", 150)
+    onnx = judged("onnx", "shipped", 190)._replace(source="head")
+    choice = {"details": {"chosen": "onnx", "margin": None, "words": ["chosen of 3: onnx"]}}
+    found = [
+        *findings([linear, head, onnx, onnx._replace(step="threshold"),
+                   onnx._replace(step="choice", role="variant", report=choice)],
+                  has_training=False),
+    ]  # fmt: skip
+    by_choice, ranking, as_good = found
+    assert (by_choice.question, by_choice.answer) == (
+        f"{BEST[:-1]} by choice?",
+        "chosen of 3: onnx.",
+    )
+    assert ranking.question == BEST
+    assert "head against linear: +20.0 points" in ranking.answer
+    assert (as_good.question, as_good.tone) == (AS_GOOD, "good")
+
+
+CLASSIFIERS = """\
+finery: 1
+name: roles
+models:
+  encoder: {use: retrieve.embedder, path: encoder}
+  linear: {use: baseline.linear, rows: rows}
+  base: {use: local.model, path: base}
+data: {rows: {use: data.file, path: rows.jsonl}}
+train:
+  head: {use: encoder.classify, model: encoder, rows: rows}
+evaluate: {test: {use: eval.classification, models: [linear, head, onnx, base], rows: rows}}
+export: {onnx: {use: onnx.export, model: head}}
+"""
+
+
+@pytest.mark.parametrize(("train", "roles"), [
+    ("", ["baseline", "tuned", "shipped", "base"]),
+    ("  sft: {use: trl.sft, model: base, rows: rows}\n", ["baseline", *["baseline"] * 2, "base"]),
+])  # fmt: skip
+def test_roles_of_classifiers(tmp_path: Path, train: str, roles: list[str]) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(CLASSIFIERS.replace("evaluate:", f"{train}evaluate:"))
+    graph = build_graph(load(path), load_plugins())
+    scores = {name: {"accuracy": 0.5} for name in ("linear", "head", "onnx", "base")}
+    details = {"baselines": ["linear", "head", "onnx"]}
+    metrics = Metrics.write(
+        tmp_path, rows=2, scores=scores, intervals={}, details=details, predictions=[]
+    )
+    outputs = [Output("test", metrics, manifest("Metrics", {}, {}), graph=graph)]
+    assert [each.role for each in judgements(outputs, graph)] == roles
 
 
 def test_remarks_name_each_model_that_is_not_beaten() -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from finery import Metrics
+from finery import Metrics, UsageError, load_plugins
+from finery.recipe.document import load
+from finery.recipe.graph import build_graph
 from finery.testing import run_step
 from finery_eval.measure import Measure
 from finery_eval.steps.select import Select
@@ -113,3 +115,40 @@ def test_repeats_are_compared_by_their_means(tmp_path: Path) -> None:
     assert made.meta["margin"]["difference"] == pytest.approx(0.1)
     low, high = made.meta["margin"]["interval"]  # of the differences -0.4 and 0.6, t = 12.706
     assert (low, high) == (pytest.approx(-6.25, abs=0.01), pytest.approx(6.45, abs=0.01))
+
+
+MODEL = "{use: baseline.majority, rows: rows}"
+WRONG = {
+    "metric: acuracy": ("no metric 'acuracy'", "did you mean 'accuracy'?"),
+    "metric: latency_p50": ("lower values of latency_p50 are better", "add best: lowest"),
+    "metric: tokens_per_second, best: lowest": ("higher values", "add best: highest"),
+    "metric: accuracy, pareto: [accuracy, -latency_p5]": ("'latency_p5'", "'latency_p50'"),
+    "metric: accuracy, pareto: [accuracy, latency_p95]": ("lower", "write -latency_p95"),
+    "metric: accuracy, pareto: [accuracy, -accuracy]": ("accuracy twice", "once"),
+    "metric: accuracy, pareto: ['-']": ("no metric ''", "one of: accuracy"),
+}
+
+
+@pytest.mark.parametrize("settings", WRONG)
+def test_a_wrong_metric_is_told_by_a_check(tmp_path: Path, settings: str) -> None:
+    what, fix = WRONG[settings]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"""\
+finery: 1
+name: select
+models: {{a: {MODEL}, b: {MODEL}}}
+data: {{rows: {{use: data.file, path: rows.jsonl}}}}
+evaluate:
+  test: {{use: eval.exact, models: [a, b], rows: rows}}
+  fast: {{use: eval.speed, models: [a, b], rows: rows}}
+  choice:
+    use: eval.select
+    candidates: [test, fast]
+    {settings.replace(", best", chr(10) + "    best").replace(", pareto", chr(10) + "    pareto")}
+""")
+    with pytest.raises(UsageError) as caught:
+        build_graph(load(path), load_plugins())
+    assert what in caught.value.what
+    assert fix in (caught.value.fix or "")
+    line = 12 if "pareto" in settings else 11
+    assert (caught.value.where or "").startswith(f"{path}:{line}:"), caught.value.where

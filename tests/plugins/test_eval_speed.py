@@ -14,12 +14,14 @@ import pytest
 from conftest import MakeProject
 from hostile_server import Body, Reply, Server, serving
 
-from finery import Metrics, Model, Price, UsageError
+from finery import DataError, Metrics, Model, Price, UsageError
 from finery.testing import TestJob, dataset, run_step, table_model
 from finery_eval.measure import measure_of
 from finery_eval.steps import speed
 from finery_eval.steps.select import Select
 from finery_eval.steps.speed import FIRST, P50, P95, PRICE, RATE, TIMED, Machine, Speed
+from finery_eval.tables import quantity
+from finery_eval.view.tables import cell_text
 from finery_openai.model import OpenaiModel
 from finery_openai.wire import joined
 
@@ -171,6 +173,8 @@ def test_a_build_compares_a_small_model_with_the_api(project: MakeProject) -> No
         assert "running alone" not in built.err
         shown = made.here("show", "fast").out
         assert "latency_p50" in shown
+        assert " ms" in shown
+        assert "applies to 0" not in shown
         assert "One request at a time" in shown
         assert "points" not in shown
         choice = made.here("show", "choice").out
@@ -190,6 +194,15 @@ def test_a_build_compares_a_small_model_with_the_api(project: MakeProject) -> No
         (planned,) = [line for line in states.splitlines() if '"fast"' in line and "use" in line]
         assert '"state":"cached"' not in planned.replace(" ", "")
         assert len(server.calls) == calls
+
+
+@pytest.mark.parametrize(("value", "seconds", "dollars"), [
+    (3.387e-06, "0.00339 ms", "$0.00000339"), (0.0001969, "0.197 ms", "$0.000197"),
+    (-0.0121, "-12.1 ms", "-$0.0121"), (1.5, "1.5 s", "$1.5"), (0.0, "0 ms", "$0"),
+])  # fmt: skip
+def test_quantities_have_units_and_three_digits(value: float, seconds: str, dollars: str) -> None:
+    assert quantity(value, "seconds") == cell_text(value, "seconds") == seconds
+    assert quantity(value, "dollars") == dollars
 
 
 def test_a_model_that_another_one_beats_is_not_chosen(tmp_path: Path) -> None:
@@ -227,10 +240,16 @@ def test_a_model_that_another_one_beats_is_not_chosen(tmp_path: Path) -> None:
         "over": "small", "difference": pytest.approx(0.05), "interval": [-1, 1]
     }  # fmt: skip
     report = made.report()
-    assert report["details"]["words"][-1] == "not measured in everything: untested"
+    assert report["details"]["words"][-2:] == [
+        "ruled out, since another model beats them: slow", "not measured in everything: untested",
+    ]  # fmt: skip
     (table,) = report["details"]["tables"]
     assert table["rows"][-1] == ["slow", 0.89, 0.3, "small"]
     assert choose(P50, "lowest", **weighed).meta["chosen"] == "small"
     assert choose("accuracy", "highest").meta["chosen"] == "big"
+    with pytest.raises(DataError, match="no candidate has a score price") as caught:
+        choose("accuracy", "highest", pareto=["accuracy", f"-{PRICE}"])
+    assert caught.value.where == "pareto"
+    assert "machine: {per_hour: DOLLARS}" in (caught.value.fix or "")
     with pytest.raises(UsageError, match="for a choice among models"):
         choose("accuracy", "highest", model="big", **weighed)

@@ -296,7 +296,7 @@ def _number_fix(name: str, value: float, kinds: set[str], schema: dict[str, Any]
     if "boolean" in kinds and value in (0, 1):
         return f"write {name}: {'true' if value else 'false'}"
     limit = schema.get("maximum", schema.get("exclusiveMaximum"))
-    if limit == 1 and 1 < value < 100:
+    if limit == 1 and 2 <= value < 100:
         return f"write {name}: {value / 100:g} for {value:g} %"
     if "array" in kinds and "integer" in _kinds(schema.get("items", {})):
         return f"write {name}: [{value}]"

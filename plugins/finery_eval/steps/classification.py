@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import Completion, DataError, Forecast, Job, UsageError, outside_key, setting
+from finery import Completion, DataError, Forecast, Job, Metrics, UsageError, outside_key, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import (
     INVALID,
@@ -18,7 +18,7 @@ from finery.rows.answers.reading import (
     field_names,
 )
 from finery.rows.chat.turns import problems_of
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, percent
 from finery_eval import stats
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
@@ -133,6 +133,10 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
                 fix="remove it: fields are found among other lines anyway",
             )
         super().check()
+        formats = {model.name: str(model.meta.get("format", "")) for model in self.models}
+        for name, of in formats.items() if self.abstain_below is not None else ():
+            if of.startswith("baseline-"):
+                raise without_probability(name)
 
     @outside_key
     def check_sample(self, rows: Iterable[Row]) -> None:
@@ -158,6 +162,15 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
         reader, expected = self.expectations(rows)
         self.advise(job, rows, reader)
         return partial(self.judged, reader, expected)
+
+    def run(self, job: Job) -> Metrics:
+        """Judge, and log the accuracy of the answers that are no abstentions."""
+        metrics = super().run(job)
+        for name, scores in metrics.report()["scores"].items() if self._selective else ():
+            share, right = (scores.get(metric) for metric in self._selective)
+            of_these = "" if right is None else f", {percent(right)} of these right"
+            job.log(f"{name}: answers {percent(share or 0.0)} of the rows{of_these}")
+        return metrics
 
     def reader(self) -> Reader:
         """Reads answers, and what rows expect, as the settings say."""
@@ -300,12 +313,17 @@ def refuse_unknown(answers: Answers, abstain_below: float | None) -> None:
     """Raise `UsageError` for a model that doesn't give the probabilities that are needed."""
     for name, of in answers.items() if abstain_below is not None else ():
         if any(answer.probability is None for answer in of):
-            raise UsageError(
-                f"abstain_below needs the probability of each answer, which '{name}' doesn't give",
-                where="abstain_below",
-                fix=f"judge {name} in another step without abstain_below; models of "
-                "encoder.classify give probabilities",
-            )
+            raise without_probability(name)
+
+
+def without_probability(model: str) -> UsageError:
+    """The error for a model that says no probabilities, though `abstain_below` needs them."""
+    return UsageError(
+        f"abstain_below needs the probability of each answer, which '{model}' doesn't give",
+        where="abstain_below",
+        fix=f"judge {model} in another step without abstain_below; models of encoder.classify give "
+        "probabilities",
+    )
 
 
 def verdict(

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import DataError, Job, Metrics, Step, UsageError, setting, takes
+from finery import DataError, Job, Metrics, Step, UsageError, outside_key, setting, takes
 from finery.rows.repeats import summarise
-from finery.util.text import signed
+from finery.util.text import did_you_mean, signed
 from finery_eval.pareto import aims_of, compare_models
 from finery_eval.predictions import measure_between, paired
+from finery_eval.tables import quantity
 
 OVER_SEEDS = "the seed of a training only, not the choice of rows"
 
@@ -84,6 +85,39 @@ class Select(Step, seeded=False, sections=("evaluate",)):
                         where="repeats",
                         fix=f"one of: {', '.join(names)}",
                     )
+        self._check_metrics()
+
+    @outside_key
+    def _check_metrics(self) -> None:
+        """Raise `UsageError` for a metric that no candidate has, or whose other values are better.
+
+        What a candidate measures is known of evaluators, see `Gate.static_meta`.
+        """
+        metas = [metrics.meta for metrics in self.candidates]
+        better = {name: of for meta in metas for name, of in meta.get("better", {}).items()}
+        aims = [name.removeprefix("-") for name in self.pareto]
+        if twice := [name for name in aims if aims.count(name) > 1]:
+            what = f"`pareto` has {twice[0]} twice"
+            raise UsageError(what, where="pareto", fix="name each metric once")
+        for where, name in [("metric", self.metric), *(("pareto", aim) for aim in aims)]:
+            measured = {metric for meta in metas for metric in meta.get("metrics", ())}
+            if name not in measured and all("metrics" in meta for meta in metas):
+                what = f"the candidates have no metric '{name}'"
+                raise UsageError(what, where=where, fix=did_you_mean(name, measured))
+        way = "higher" if self.best == "highest" else "lower"
+        if better.get(self.metric, way) != way:
+            raise UsageError(
+                f"{better[self.metric]} values of {self.metric} are better",
+                where="metric",
+                fix=f"add best: {'lowest' if way == 'higher' else 'highest'}",
+            )
+        for name, sign in aims_of(self.pareto).items():
+            if better.get(name, way := "higher" if sign > 0 else "lower") != way:
+                raise UsageError(
+                    f"{better[name]} values of {name} are better",
+                    where="pareto",
+                    fix=f"write {'-' if sign > 0 else ''}{name}",
+                )
 
     def run(self, job: Job) -> Metrics:
         """Rank the candidates."""
@@ -149,8 +183,11 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         chosen, *others = front = [name for name in ranked if not beaten[name]]
         score, interval = scores[chosen][self.metric], compared.intervals(chosen).get(self.metric)
         margin = compared.margin(self.metric, chosen, others[0]) if others else None
-        best = f"{chosen}, {self.metric} {score:.4g}{_in_words(interval)}"
-        words = [f"chosen of {len(front)}: {best}", *_ahead(margin)]
+        unit = compared.units.get(self.metric)
+        best = f"{chosen}, {self.metric} {quantity(score, unit)}{_in_words(interval, unit)}"
+        words = [f"chosen of {len(front)}: {best}", *_ahead(margin, unit)]
+        if ruled_out := [name for name in ranked if beaten[name]]:
+            words.append(f"ruled out, since another model beats them: {', '.join(ruled_out)}")
         if left_out := compared.left_out:
             words.append(f"not measured in everything: {', '.join(left_out)}")
         for line in words:
@@ -163,6 +200,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             details={
                 "headline": list(compared.reports),
                 "unbounded": compared.unbounded,
+                "units": compared.units,
                 "tables": compared.tables(ranked),
                 "chosen": chosen,
                 "margin": margin,
@@ -222,10 +260,13 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         return None if between is None else list(between.interval)
 
 
-def _ahead(margin: Mapping[str, Any] | None) -> Iterator[str]:
+def _ahead(margin: Mapping[str, Any] | None, unit: str | None = None) -> Iterator[str]:
     """The lead of the best over the next in words, if there is another."""
     if margin is not None:
-        ahead = f"{signed(margin['difference'], '.4g')}{_in_words(margin['interval'])}"
+        difference = margin["difference"]
+        sign = "+" if difference > 0 else ""
+        text = f"{sign}{quantity(difference, unit)}" if unit else signed(difference, ".4g")
+        ahead = f"{text}{_in_words(margin['interval'], unit)}"
         yield f"difference to the next, {margin['over']}: {ahead}"
 
 
@@ -234,8 +275,9 @@ def _variant(name: str) -> str:
     return name.partition("@")[2] or name
 
 
-def _in_words(interval: Sequence[float] | None) -> str:
-    return f" (95 % CI {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+def _in_words(interval: Sequence[float] | None, unit: str | None = None) -> str:
+    ends = [quantity(end, unit) if unit else f"{end:.3f}" for end in interval or ()]
+    return f" (95 % CI {' to '.join(ends)})" if ends else ""
 
 
 def _table(ranked: Sequence[_Candidate]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ P50, P95, FIRST, RATE, PRICE = METRICS = (
 )  # fmt: skip
 TIMED = "timed"
 """The entry of `details` with the machine, the time, and the names of the models behind an API."""
+UNITS = {P50: "seconds", P95: "seconds", FIRST: "seconds", PRICE: "dollars"}
 ANSWERS = 1000
 """Answers that a price is for."""
 
@@ -179,6 +180,7 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provena
         apis = [model.name for model in self.models if "api" in model.formats]
         details = {
             TIMED: {**facts, "load": load, "apis": apis},
+            "units": UNITS,
             "words": [_words(facts, load, self.warm_up)],
             "intervals_cover": "the choice of rows and the noise of this run, not another machine",
         }

@@ -61,14 +61,16 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
     variants = [each for each in judged if each.role == "variant"]
     task = [e for e in judged if e not in variants and not e.use.endswith(RETENTION)]
     if variants and len(variants) == len(judged):
-        details = variants[0].report["details"]
-        ends = (details["margin"] or {}).get("interval")
-        tone: Tone = "good" if ends and (ends[0] > 0 or ends[1] < 0) else "open"
-        yield Finding(CHOSEN, ". ".join([*details["words"], ""]).strip(), tone, 0)
+        yield _chosen(variants[0], CHOSEN)
         return
+    models = {each.model for each in task}
+    for step, of in {each.step: each for each in variants if each.model in models}.items():
+        yield _chosen(of, f"{BEST.removesuffix('?')} by {step}?")
     yield from _replacements(task, timed)
     if not has_training:
         yield from _rankings(task)
+        if any(each.role == "shipped" for each in task):
+            yield from _as_good(task)
         return
     yield _needed(task)
     yield from _beats(task)
@@ -76,11 +78,27 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
     yield _forgotten([each for each in judged if each.use.endswith(RETENTION)])
 
 
+def _chosen(judged: Judgement, question: str) -> Finding:
+    """What a step that chooses says."""
+    details = judged.report["details"]
+    ends = (details["margin"] or {}).get("interval")
+    tone: Tone = "good" if ends and (ends[0] > 0 or ends[1] < 0) else "open"
+    return Finding(question, ". ".join([*details["words"], ""]).strip(), tone, 0)
+
+
 def _rankings(judged: Sequence[Judgement]) -> Iterator[Finding]:
-    """The models that each step judged, best first, and whether the best is shown to be."""
-    steps = list(dict.fromkeys(each.step for each in judged))
-    for step in steps:
-        best, *others = models = best_first(each for each in judged if each.step == step)
+    """The models that each step judged, best first, and whether the best is shown to be.
+
+    Without references, and files that were exported from a judged model.
+    """
+    ranked: dict[str, list[Judgement]] = {}
+    for each in judged:
+        names = [other.model for other in judged if other.step == each.step]
+        if each.role != "reference" and (each.role != "shipped" or each.source not in names):
+            ranked.setdefault(each.step, []).append(each)
+    steps = {step: of for step, of in ranked.items() if len(of) > 1}
+    for step, of in steps.items():
+        best, *others = models = best_first(of)
         question = BEST if len(steps) == 1 else f"{BEST.removesuffix('?')} by {step}?"
         named = ((each.model, each.score) for each in models[:RANKED])
         scores = ", ".join(f"{name} {percent(score)}" for name, score in named if score is not None)

@@ -6,7 +6,7 @@ Input: `Metrics` and the graph. Output: what `findings` puts into words, and the
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from finery import Graph, Metrics, Model, Step
+from finery import Graph, Metrics, Model, Node, Step
 from finery.views import Output
 from finery_eval.evaluator import BatchEvaluator
 from finery_eval.planning import training_of
@@ -64,7 +64,7 @@ def judgements(outputs: Sequence[Output], graph: Graph, *, answers: bool = True)
     """Every model as each step judged it, in order. answers: whether to read their answers."""
     exports = (node for node in graph.nodes.values() if node.section == "export")
     exported = {source for node in exports for role, source in [_role_of(node.name, graph)]
-                if role != "base"}  # fmt: skip
+                if role not in ("base", "baseline")}  # fmt: skip
     judged = []
     for output in outputs:
         assert isinstance(output.artifact, Metrics)
@@ -75,7 +75,7 @@ def judgements(outputs: Sequence[Output], graph: Graph, *, answers: bool = True)
         named = {source.ref: source.step for source in node.sources_of(Model)} if node else {}
         for model in report["scores"]:
             role, source = _role_of(named.get(model, model), graph)
-            if model in report["details"].get("baselines", ()):
+            if role == "base" and model in report["details"].get("baselines", ()):
                 role = "baseline"
             if model in report["details"].get("references", ()):
                 role = "reference"
@@ -89,13 +89,30 @@ def judgements(outputs: Sequence[Output], graph: Graph, *, answers: bool = True)
 
 
 def _role_of(model: str, graph: Graph) -> tuple[Role, str]:
-    """(role, source) of a model. model: a step, which may be a variant."""
+    """(role, source) of a model. model: a step, which may be a variant.
+
+    A classifier of the section `train` is a baseline if the recipe also trains a language model.
+    """
     node = graph.nodes.get(model) or graph.nodes.get(model.partition(".")[0])
-    trained = training_of(graph, node) if node is not None else None
-    if node is None or trained is None:
-        return "base", node.base_models[0].ref if node is not None and node.base_models else ""
+    if node is None:
+        return "base", ""
+    trained = training_of(graph, node)
+    if trained is None and (cheap := _classifier_of(graph, node)) is not None:
+        if cheap.section != "train" or any(each.trains for each in graph.nodes.values()):
+            return "baseline", ""
+        trained = cheap
+    if trained is None:
+        return "base", node.base_models[0].ref if node.base_models else ""
     source = trained.origin if trained.variant else trained.name
-    return ("tuned" if node.trains else "shipped"), source
+    return ("tuned" if node is trained else "shipped"), source
+
+
+def _classifier_of(graph: Graph, node: Node) -> Node | None:
+    """The cheap model that a model is or was exported from; None for a language model."""
+    if getattr(type(node.step), "is_baseline", False):
+        return node
+    earlier = (_classifier_of(graph, graph.nodes[source.step]) for source in node.base_models)
+    return next((cheap for cheap in earlier if cheap is not None), None)
 
 
 def _evaluator_of(step: Step) -> Step:

@@ -1,9 +1,11 @@
 """Tables of scores, and the tables that an evaluator keeps in `details["tables"]`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery.util.text import in_points, percent, visible
+from finery_eval.tables import quantity
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,6 +75,8 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
     parts = [of for each in reports.values() for of in each["details"].get("applies", {}).values()]
     for metric in dict.fromkeys(metric for of in parts for metric in of):
         fewest, most = min(ns := [of[metric] for of in parts if metric in of]), max(ns)
+        if not most:  # shown as missing
+            continue
         rows = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         console.print(f"{metric}: applies to {rows} of {title}", style="dim", markup=False)
     legends = (of["details"].get("legend") for of in reports.values())
@@ -96,13 +100,18 @@ def score_texts(
     part: the report, or a slice of it.
     """
     is_share = metric not in report["details"].get("unbounded", ())
+    unit = report["details"].get("units", {}).get(metric)
     value, bounds = part["scores"].get(model, {}).get(metric), ""
     if interval := part["intervals"].get(model, {}).get(metric):
         low, high = interval
-        bounds = f"{100 * low:.1f} – {100 * high:.1f}" if is_share else f"{low:.4g} – {high:.4g}"
+        bounds = (
+            f"{100 * low:.1f} – {100 * high:.1f}"
+            if is_share
+            else f"{quantity(low, unit)} – {quantity(high, unit)}"
+        )
     if value is None:
         return "—", bounds
-    return percent(value) if is_share else f"{value:.4g}", bounds
+    return percent(value) if is_share else quantity(value, unit), bounds
 
 
 def fits(console: "Console", table: "Table", most: int = WIDEST) -> bool:
@@ -251,7 +260,9 @@ def cell_text(value: Any, unit: str | None) -> str:
         return "–"
     if isinstance(value, int | float) and unit:
         return _FORMATS[unit](value)
-    return f"{value:z.3f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return quantity(value) if 0 < abs(value) < 0.01 else f"{value:z.3f}"
+    return str(value)
 
 
 def p_text(value: float) -> str:
@@ -259,4 +270,7 @@ def p_text(value: float) -> str:
     return f"< {SMALLEST_P}" if value < SMALLEST_P else f"{value:.3f}"
 
 
-_FORMATS = {"share": percent, "difference": in_points, "p": p_text}
+_FORMATS: Mapping[str, Callable[[float], str]] = {
+    "share": percent, "difference": in_points, "p": p_text,
+    **{unit: partial(quantity, unit=unit) for unit in ("seconds", "dollars")},
+}  # fmt: skip

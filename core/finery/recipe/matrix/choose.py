@@ -208,6 +208,7 @@ def add_choice(expanded: Expanded, select: Select, plugins: StepTypes) -> None:
         "repeats": repeats if is_repeated else {},
     }
     expanded.places[section, WINNER] = _PLACE
+    expanded.places[section, WINNER, "metric"] = (*_PLACE, "by")
     expanded.origins[WINNER] = WINNER
     _add_winner(expanded)
 

@@ -154,6 +154,7 @@ def _trained(training: Training) -> tuple[dict[str, Any], Curve]:
         from finery_encoder.training import train_full
 
         facts, curve = train_full(training)
+        _vectors(training._replace(lessons=training.lessons[:1]))  # raises if it diverged
         return {"parameters": parameters, **facts}, curve
     trainable, curve = sum(p.numel() for p in model.head.parameters()), []
     if step.train == "setfit":
@@ -173,7 +174,8 @@ def _trained(training: Training) -> tuple[dict[str, Any], Curve]:
 def _vectors(training: Training) -> Any:
     """The pooled vector of each row [rows, width], the mean of its windows', as NumPy array.
 
-    One window at a time, as in the answers.
+    One window at a time, as in the answers. Raises `StepError` for a network whose weights or
+    logits are no longer finite numbers.
     """
     model = training.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     texts = [lesson.question for lesson in training.lessons]
@@ -184,6 +186,14 @@ def _vectors(training: Training) -> Any:
             ids = [torch.tensor([window], device=model.head.weight.device) for window in windows]
             pooled = torch.cat([model.pooled(one, torch.ones_like(one)) for one in ids])
             vectors.append(pooled.mean(dim=0).cpu())
+            if not model.head(pooled).isfinite().all():
+                is_trained = training.step.train != "head"
+                raise StepError(
+                    "the training diverged: the model's logits aren't finite numbers"
+                    if is_trained
+                    else "the encoder's embeddings aren't finite numbers",
+                    fix="lower learning_rate" if is_trained else "use another encoder",
+                )
     return torch.stack(vectors).numpy()
 
 

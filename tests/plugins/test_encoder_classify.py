@@ -10,7 +10,7 @@ import pytest
 from embedding import DIMENSIONS, tiny_bert
 from warm import TORCH
 
-from finery import DataError, Dataset, Model, UsageError
+from finery import DataError, Dataset, Model, StepError, UsageError
 from finery.testing import TestJob, dataset, run_step
 from finery_encoder.head import calibrated, mistakes
 from finery_encoder.network import Answers, Classifier, Field
@@ -246,6 +246,15 @@ def test_other_architectures(kind: str, tmp_path: Path) -> None:
     step = classify(tmp_path, model=model, train="full", pooling="cls", **FAST)
     answers = Answers(run_step(step, tmp_path / "out", seed=1).path)(TEXTS[:2])
     assert set(answers) <= {"ask", "tell"}
+
+
+@pytest.mark.parametrize("train", ["full", "setfit"])
+def test_a_training_that_ends_without_finite_logits_diverged(train: str, tmp_path: Path) -> None:
+    """Two optimizer steps: the first warms up, and the second's loss is from before that step."""
+    settings = {**FAST, "epochs": 1, "learning_rate": 1e30, "num_iterations": 1}
+    settings["effective_batch_size"] = len(TEXTS) // (2 if train == "full" else 1)
+    with pytest.raises(StepError, match="diverged: the model.s logits"):
+        run_step(classify(tmp_path, train=train, **settings), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

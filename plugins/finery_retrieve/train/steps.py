@@ -185,6 +185,9 @@ class EmbedTrain(RetrieverTraining):
                 loss=self._loss(model),
             )
             kept = running.train(trainer, job)
+            trained = SentenceTransformer(str(job.out), local_files_only=True)
+            values = trained.encode([learned[0].question], show_progress_bar=False)
+            running.refuse_diverged(values, self.learning_rate)
         prefixes = layout["question_prefix"], layout["document_prefix"]
         embedding = layout_of(job.out, *prefixes).facts()
         meta: dict[str, Any] = {"format": EMBEDDER, "embedding": embedding}
@@ -304,6 +307,12 @@ class RerankTrain(RetrieverTraining):
                 loss=BinaryCrossEntropyLoss(model, pos_weight=weight),
             )
             kept = running.train(trainer, job)
+            trained = CrossEncoder(str(job.out), local_files_only=True)
+            values = trained.predict(
+                [(learned[0].question, learned[0].passage)],
+                activation_fn=torch.nn.Identity(), show_progress_bar=False,
+            )  # fmt: skip
+            running.refuse_diverged(values, self.learning_rate)
         meta = {"format": RERANKER, "longest": model.max_seq_length}
         return Model(job.out, meta={**meta, **self.facts(learned), **kept.facts()})
 

@@ -239,6 +239,9 @@ def test_rows_without_an_index_are_pairs_or_triplets(tmp_path: Path) -> None:
     step = RerankTrain(model=base(tmp_path), rows=[dataset(tmp_path / "y", [pair])])
     with pytest.raises(DataError, match="the rows have no negatives"):
         run_step(step, tmp_path / "out")
+    step = EmbedTrain(model=step.model, rows=[dataset(tmp_path / "z", [pair] * 2)])
+    with pytest.raises(DataError, match="nothing to tell apart"):
+        run_step(step, tmp_path / "out")
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
@@ -250,6 +253,9 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="20 is not a multiple of") as raised:
         RerankTrain(model=embedder, rows=[rows], effective_batch_size=20).check()
     assert raised.value.fix == "effective_batch_size: 16"
+    with pytest.raises(UsageError, match="must be different sizes of at least 1") as raised:
+        EmbedTrain(model=embedder, rows=[rows], dimensions=[0, -1, 8, 8]).check()
+    assert raised.value.fix == "dimensions: [8]"
     with pytest.raises(UsageError, match="format 'embedder' can't rerank chunks"):
         RetrieveRerank(index=Index(tmp_path, meta={}), model=embedder).check()
 

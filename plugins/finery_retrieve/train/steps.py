@@ -143,6 +143,17 @@ class EmbedTrain(RetrieverTraining):
         "`dimensions` of retrieve.index. Default: only the full size.",
     )
 
+    def check(self) -> None:
+        """Also refuse sizes of embeddings that no model has."""
+        super().check()
+        sizes = dict.fromkeys(size for size in self.dimensions if size > 0)
+        if [*sizes] != self.dimensions:
+            raise UsageError(
+                f"`dimensions` must be different sizes of at least 1, but it is {self.dimensions}",
+                where="dimensions",
+                fix=f"dimensions: {[*sizes]}" if sizes else "remove it",
+            )
+
     def static_meta(self) -> dict[str, Any]:
         """The format, for the checks of steps that take the model."""
         return {"format": EMBEDDER}
@@ -157,6 +168,15 @@ class EmbedTrain(RetrieverTraining):
         from finery_transformers.loading import quiet
 
         learned, held_out = self.examples(job)
+        most = min(len({e.question for e in learned}), len({e.passage for e in learned}))
+        if most == 1 and not learned[0].negatives:  # no batch would have two of them
+            raise DataError(
+                "the rows have no negatives and only one question or passage, so there is nothing "
+                "to tell apart",
+                where="rows",
+                fix="add rows with other questions and passages, or use preferences: rows with "
+                "chosen and rejected",
+            )
         layout = self.model.meta["embedding"]
 
         def columns(examples: list[Example]) -> Any:

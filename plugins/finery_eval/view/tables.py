@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from finery.util.text import in_points, percent, visible
+from finery.util.text import in_points, likely, percent, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -259,4 +259,4 @@ def p_text(value: float) -> str:
     return f"< {SMALLEST_P}" if value < SMALLEST_P else f"{value:.3f}"
 
 
-_FORMATS = {"share": percent, "difference": in_points, "p": p_text}
+_FORMATS = {"share": percent, "difference": in_points, "p": p_text, "likely": likely}

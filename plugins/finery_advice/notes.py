@@ -316,7 +316,7 @@ def no_encoder(t: Training) -> Iterator[Finding]:
         yield Finding(
             f"{t.name} learns labels, and {one_label[0].name} compares it with no classifier on an "
             "encoder",
-            f"intents: {{use: encoder.classify, model: ENCODER, rows: {rows}}}, where ENCODER is a "
+            f"encoder: {{use: encoder.classify, model: ENCODER, rows: {rows}}}, where ENCODER is a "
             "step of retrieve.wheel",
         )
 

@@ -12,6 +12,7 @@ from finery.rows.dropped import Drops
 from finery.rows.tables.records import COMPRESSED, suffix_of
 from finery.rows.tables.streams import open_bytes
 from finery.rows.templates.limits import Slow, time_limit
+from finery.util.text import counted
 from finery_docs.chunks import Limits, chunks
 from finery_docs.document import Document, Problem
 from finery_docs.html import read_html
@@ -118,7 +119,7 @@ class DocsFiles(
             dataset = Dataset.write(job.out, reading.rows())
         left_out = ", ".join(f"{why} {n:,}" for why, n in sorted(reading.drops.counts.items()))
         job.log(
-            f"{len(dataset):,} chunks of {reading.used:,} files"
+            f"{counted(len(dataset), 'chunk')} of {counted(reading.used, 'file')}"
             + (f"; left out: {left_out}" if left_out else "")
         )
         dataset.meta |= {"files": reading.used, **reading.drops.meta()}

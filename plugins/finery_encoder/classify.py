@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from finery import DataError, Dataset, Job, Model, StepError, UsageError
 from finery.rows import example_request
+from finery.util.text import counted
 from finery_baseline.answers import Lesson, Shape, lessons_of
-from finery_encoder.head import calibrated, fields_of, fit, mistakes, targets_of
+from finery_encoder.head import calibrated, fit, mistakes, targets_of
 from finery_encoder.network import HEAD, WHOLE, Answers, Classifier, Field, network
 from finery_local.folder import LOADED
 
@@ -40,13 +41,22 @@ class Training(NamedTuple):
     held_out: Sequence[Lesson]
 
 
-def run(step: "Classify", job: Job) -> Model:
+def run(
+    step: "Classify", job: Job, shape: Shape, fields: list[Field], lessons: Sequence[Lesson]
+) -> Model:
     """Train, write the model, and calibrate its probabilities."""
-    shape, lessons = lessons_of(step.rows, step.fields)
-    fields = fields_of(shape, lessons)
-    sizes = ", ".join(f"{field.name}: {len(field.classes)} classes" for field in fields)
-    job.log(f"learns from {len(lessons)} rows, {sizes}")
+    sizes = ", ".join(
+        f"{field.name}: 1 class" if len(field.classes) == 1
+        else f"{field.name}: {len(field.classes)} classes"
+        for field in fields
+    )  # fmt: skip
+    job.log(f"learns from {counted(len(lessons), 'row')}, {sizes}")
     held_out = [] if step.validation is None else _held_out(step.validation, shape)
+    if unseen := sum(_is_unseen(fields, one) for one in held_out):
+        job.log(
+            "validation: answers with a class that no training row has, which can't be predicted: "
+            f"{unseen} of {len(held_out)}"
+        )
     job.progress(0, 1, "loading the model")
     encoder, tokenizer = _loaded(step, job)
     classifier = _classifier(step, shape.form, fields, encoder, tokenizer)
@@ -61,8 +71,8 @@ def run(step: "Classify", job: Job) -> Model:
         wrong = mistakes(classifier, logits, targets)
         few = ": too few mistakes to calibrate well" if wrong < FEW_MISTAKES else ""
         job.log(
-            f"calibrates probabilities on {len(held_out)} validation rows, {wrong} of them "
-            f"wrong{few}; temperature "
+            f"calibrates probabilities on {counted(len(held_out), 'validation row')}, {wrong} of "
+            f"them wrong{few}; temperature "
             + ", ".join(f"{field.temperature:g}" for field in classifier.fields)
         )
     meta = {
@@ -76,6 +86,13 @@ def run(step: "Classify", job: Job) -> Model:
         **{name: step.model.meta[name] for name in INHERITED if name in step.model.meta},
     }
     return Model(job.out, meta=meta)
+
+
+def _is_unseen(fields: list[Field], lesson: Lesson) -> bool:
+    return any(
+        not field.several and value not in field.classes
+        for field, value in zip(fields, lesson.parts, strict=True)
+    )
 
 
 def _held_out(validation: Dataset, shape: Shape) -> list[Lesson]:
@@ -154,6 +171,7 @@ def _trained(training: Training) -> tuple[dict[str, Any], Curve]:
         from finery_encoder.training import train_full
 
         facts, curve = train_full(training)
+        _vectors(training._replace(lessons=training.lessons[:1]))  # raises if it diverged
         return {"parameters": parameters, **facts}, curve
     trainable, curve = sum(p.numel() for p in model.head.parameters()), []
     if step.train == "setfit":
@@ -173,7 +191,8 @@ def _trained(training: Training) -> tuple[dict[str, Any], Curve]:
 def _vectors(training: Training) -> Any:
     """The pooled vector of each row [rows, width], the mean of its windows', as NumPy array.
 
-    One window at a time, as in the answers.
+    One window at a time, as in the answers. Raises `StepError` for a network whose weights or
+    logits are no longer finite numbers.
     """
     model = training.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     texts = [lesson.question for lesson in training.lessons]
@@ -184,6 +203,14 @@ def _vectors(training: Training) -> Any:
             ids = [torch.tensor([window], device=model.head.weight.device) for window in windows]
             pooled = torch.cat([model.pooled(one, torch.ones_like(one)) for one in ids])
             vectors.append(pooled.mean(dim=0).cpu())
+            if not model.head(pooled).isfinite().all():
+                is_trained = training.step.train != "head"
+                raise StepError(
+                    "the training diverged: the model's logits aren't finite numbers"
+                    if is_trained
+                    else "the encoder's embeddings aren't finite numbers",
+                    fix="lower learning_rate" if is_trained else "use another encoder",
+                )
     return torch.stack(vectors).numpy()
 
 

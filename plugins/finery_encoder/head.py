@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from finery import DataError
 from finery_baseline.answers import Lesson, Shape, classes_of
 from finery_baseline.vectors import coefficients
 from finery_encoder.network import Classifier, Field
@@ -21,8 +22,16 @@ def fields_of(shape: Shape, lessons: Sequence[Lesson]) -> list[Field]:
     """The fields of the answers with their classes.
 
     The classes of a field whose values are all JSON lists are the items. Raises `DataError` for a
-    field of free text.
+    field of free text, and if all answers are the same.
     """
+    if len({tuple(lesson.parts) for lesson in lessons}) == 1:
+        rows = "the only row has" if len(lessons) == 1 else f"all {len(lessons)} rows have"
+        raise DataError(
+            f"a classifier needs at least two classes, but {rows} the answer "
+            f"'{', '.join(lessons[0].parts)}'",
+            where="rows",
+            fix="add rows with other answers, or check the step that makes `rows`",
+        )
     names = shape.fields or (WHOLE_ANSWER,)
     columns = [*zip(*(lesson.parts for lesson in lessons), strict=True)]
     items = [[_items(value) for value in column] for column in columns]

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from finery import Dataset, Job, Model, Preflight, UsageError, setting, takes
-from finery_baseline.answers import FieldsStep
+from finery_baseline.answers import FieldsStep, lessons_of
+from finery_encoder.head import fields_of
 from finery_trl.settings import Lora
 from finery_trl.view.live import METRICS
 
@@ -39,7 +40,8 @@ class Classify(
     its answer is, for `abstain_below` of `eval.classification`. With `validation`, the
     probabilities are calibrated. Many classification tasks don't need a language model.
 
-    An interrupted training continues from its last epoch and produces the same bytes.
+    An interrupted training continues from the end of its last complete epoch, and produces the same
+    bytes. With one epoch, as is usual with setfit, it starts again.
 
     Raises DataError for answers that are free text.
     """
@@ -158,6 +160,8 @@ class Classify(
 
     def run(self, job: Job) -> Model:
         """Train, write the model, and calibrate its probabilities."""
+        shape, lessons = lessons_of(self.rows, self.fields)
+        fields = fields_of(shape, lessons)  # before torch is loaded
         from finery_encoder.classify import run
 
-        return run(self, job)
+        return run(self, job, shape, fields, lessons)

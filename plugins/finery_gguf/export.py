@@ -153,7 +153,14 @@ class Export(
                 "`base` is for the export of an adapter", where="base",
                 fix="add adapter: true, or remove base",
             )  # fmt: skip
-        require_format(self.model, "gguf.export with adapter: true", "model", ["adapter"])
+        if (found := self.model.meta.get("format", "adapter")) != "adapter":
+            raise UsageError(
+                f"adapter: true expects an adapter, but '{self.model.ref or 'model'}' has the "
+                f"format '{found}'",
+                where="model",
+                fix="name the step that trained an adapter, e.g. of trl.sft, or remove adapter: "
+                "true",
+            )
         if self.base is not None:
             require_format(self.base, "gguf.export", "base", ["gguf"])
         if self.quantization != ["q8_0"] or self.imatrix:

@@ -38,6 +38,7 @@ PROBABILITY = (
     "`choices[0].probability` is the probability that the complete answer is right. Leave answers "
     "below a threshold to people."
 )
+ABSTAINED = "`choices[0].abstained` says whether that probability is below {threshold:g}."
 NOTES = (
     "Settings such as `temperature`, `max_tokens`, `tools` and `response_format` have no effect.",
     "Tokens in `usage` are words.",
@@ -71,6 +72,13 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         "",
         help="The question that the client and the README ask. [default: that of a training row]",
     )
+    abstain_below: float | None = setting(
+        None,
+        gt=0,
+        le=1,
+        help="A probability. Less probable answers have `abstained: true` beside them, as in "
+        "eval.classification. For models that give probabilities, as those of encoder.classify.",
+    )
 
     def check(self) -> None:
         """Raise `UsageError` for a model that another step type ships, or none."""
@@ -97,7 +105,18 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
                 f"the engine of the format '{self.model.format}' needs finery to answer",
                 fix="set `standalone` in its class",
             )
+        gives_probability = hasattr(module.Answers, "answered")
+        if self.abstain_below is not None and not gives_probability:
+            raise UsageError(
+                f"a model of the format '{self.model.format}' gives no probability",
+                where="abstain_below",
+                fix="remove it; models of encoder.classify and onnx.export give one",
+            )
         about = {"name": self.name, "module": Path(module.__file__).stem, "meta": self.model.meta}
+        notes = [PROBABILITY, *NOTES] if gives_probability else [*NOTES]
+        if self.abstain_below is not None:
+            about["abstain_below"] = self.abstain_below
+            notes.insert(1, ABSTAINED.format(threshold=self.abstain_below))
         meta, clients = self.model.meta, client_facts(self.model)
         request = request_for(self.name, clients, prompt=self.prompt)
         write_client(job.out, request, ADDRESS, "SERVE_KEY")
@@ -109,7 +128,6 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
             rows=f", trained on {meta['rows']} rows" if "rows" in meta else "",
         )
         run = RUN.format(install="pip install -r requirements.txt\n" if packages else "")
-        notes = [PROBABILITY, *NOTES] if hasattr(module.Answers, "answered") else NOTES
         texts = {
             "model.json": json.dumps(about, ensure_ascii=False, indent=2) + "\n",
             "requirements.txt": "".join(packages),

@@ -55,6 +55,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, name: str, key: str) -> None:
         about = json.loads((FOLDER / "model.json").read_text(encoding="utf-8"))
         self.model_name, self.key = name or about["name"], key
+        self._abstain_below = about.get("abstain_below")
         sys.dont_write_bytecode = True  # the folder stays as it is
         sys.path.insert(0, str(FOLDER))  # of links, whose targets are elsewhere
         module = importlib.import_module(about["module"])
@@ -69,11 +70,16 @@ class Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def choice(self, text: str) -> dict[str, Any]:
-        """The answer to a text, with the probability that it is right if the model gives one."""
+        """The answer to a text, with the probability that it is right if the model gives one.
+
+        `abstained`: whether that is below the bundle's threshold, if it has one.
+        """
         with self._lock:
             if hasattr(self._answers, "answered"):
                 ((answer, probability),) = self._answers.answered([text])
-                more = {"probability": round(probability, 6)}
+                more: dict[str, Any] = {"probability": round(probability, 6)}
+                if self._abstain_below is not None:
+                    more["abstained"] = probability < self._abstain_below
             else:
                 (answer,), more = self._answers([text]), {}
         message = {"role": "assistant", "content": answer}

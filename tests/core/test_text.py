@@ -7,6 +7,7 @@ import pytest
 from finery.util.text import (
     counted,
     duration,
+    likely,
     percent,
     redacted,
     redacted_data,
@@ -37,6 +38,9 @@ def test_numbers() -> None:
         "1,500 rows",
     ]
     assert percent(0.9167) == "91.7 %"
+    assert [likely(p) for p in (0.0, 0.832, 0.99987, 0.9999999)] == [
+        "0.0 %", "83.2 %", "99.987 %", "> 99.9999 %",
+    ]  # fmt: skip
 
 
 def test_nothing_that_is_printed_steers_a_terminal() -> None:

@@ -10,7 +10,7 @@ import pytest
 from embedding import DIMENSIONS, tiny_bert
 from warm import TORCH
 
-from finery import DataError, Dataset, Model, UsageError
+from finery import DataError, Dataset, Model, StepError, UsageError
 from finery.testing import TestJob, dataset, run_step
 from finery_encoder.head import calibrated, mistakes
 from finery_encoder.network import Answers, Classifier, Field
@@ -192,7 +192,9 @@ def test_fields_lists_windows_and_calibration(tmp_path: Path) -> None:
             max_length=8,
             **more,
         )
-        model = run_step(step, tmp_path / train, seed=1)
+        job = TestJob(tmp_path / train, seed=1)
+        model = step.run(job)
+        assert "which can't be predicted: 1 of 2" in str(job.events)
         classifier = Classifier.read(model.path)
         assert [f.classes for f in classifier.fields] == [['"ask"', '"tell"'], ['"card"', '"my"']]
         assert [f.several for f in classifier.fields] == [False, True]
@@ -248,6 +250,15 @@ def test_other_architectures(kind: str, tmp_path: Path) -> None:
     assert set(answers) <= {"ask", "tell"}
 
 
+@pytest.mark.parametrize("train", ["full", "setfit"])
+def test_a_training_that_ends_without_finite_logits_diverged(train: str, tmp_path: Path) -> None:
+    """Two optimizer steps: the first warms up, and the second's loss is from before that step."""
+    settings = {**FAST, "epochs": 1, "learning_rate": 1e30, "num_iterations": 1}
+    settings["effective_batch_size"] = len(TEXTS) // (2 if train == "full" else 1)
+    with pytest.raises(StepError, match="diverged: the model's logits"):
+        run_step(classify(tmp_path, train=train, **settings), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("settings", "where"),
     [
@@ -268,6 +279,10 @@ def test_free_text_is_refused_and_so_are_exports_of_the_model(tmp_path: Path) ->
     texts = [{"prompt": f"q {n}", "completion": f"text {n}"} for n in range(40)]
     with pytest.raises(DataError, match="free text"):
         run_step(classify(tmp_path, rows=dataset(tmp_path / "free", texts)), tmp_path / "out")
+    one = rows(tmp_path / "one", lambda text: "ask")
+    for train in ("head", "setfit", "full"):
+        with pytest.raises(DataError, match="all 12 rows have the answer 'ask'"):
+            run_step(classify(tmp_path, rows=one, train=train), tmp_path / "out")
     placeholder = Model.placeholder("intents")
     placeholder.meta = classify(tmp_path, rows=rows(tmp_path / "more")).static_meta()
     with pytest.raises(UsageError, match="has the format 'encoder'") as caught:

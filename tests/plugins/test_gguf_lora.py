@@ -173,3 +173,7 @@ def test_settings_that_contradict_an_adapter_are_refused() -> None:
         with pytest.raises(UsageError) as caught:
             Export(model=model, **settings).check()
         assert caught.value.where == where
+    whole = Model(Path(), meta={"format": "transformers"})
+    with pytest.raises(UsageError, match="expects an adapter") as caught:
+        Export(model=whole, adapter=True).check()
+    assert "or remove adapter: true" in str(caught.value.fix)

@@ -136,7 +136,8 @@ def test_the_bundle_needs_only_its_runtime_and_gives_probabilities(
     classifier: Model, tmp_path: Path
 ) -> None:
     exported = run_step(Export(model=classifier), tmp_path / "onnx")
-    bundle = run_step(StandaloneBundle(model=exported, name="topics"), tmp_path / "bundle")
+    step = StandaloneBundle(model=exported, name="topics", abstain_below=1.0)
+    bundle = run_step(step, tmp_path / "bundle")
     required = (bundle.path / "requirements.txt").read_text().splitlines()
     assert [line.partition("==")[0] for line in required] == ["onnxruntime", "numpy", "tokenizers"]
     request = json.loads((bundle.path / "request.json").read_text())
@@ -156,6 +157,7 @@ def test_the_bundle_needs_only_its_runtime_and_gives_probabilities(
     choice = json.loads(ran.stdout or ran.stderr)
     assert choice["message"]["content"] == answer
     assert choice["probability"] == pytest.approx(probability, abs=1e-5)
+    assert choice["abstained"] is True
 
 
 def test_other_models_are_refused_before_a_build(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from asking import chunk_rows, index_of, question_row, unanswerable_row
 from embedding import tiny_bert
 from warm import TORCH
 
-from finery import DataError, Files, Index, Model, UsageError
+from finery import DataError, Files, Index, Model, StepError, UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.embed.cached import CachedEmbedder
@@ -239,6 +239,9 @@ def test_rows_without_an_index_are_pairs_or_triplets(tmp_path: Path) -> None:
     step = RerankTrain(model=base(tmp_path), rows=[dataset(tmp_path / "y", [pair])])
     with pytest.raises(DataError, match="the rows have no negatives"):
         run_step(step, tmp_path / "out")
+    step = EmbedTrain(model=step.model, rows=[dataset(tmp_path / "z", [pair] * 2)])
+    with pytest.raises(DataError, match="nothing to tell apart"):
+        run_step(step, tmp_path / "out")
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
@@ -250,8 +253,22 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="20 is not a multiple of") as raised:
         RerankTrain(model=embedder, rows=[rows], effective_batch_size=20).check()
     assert raised.value.fix == "effective_batch_size: 16"
+    with pytest.raises(UsageError, match="must be different sizes of at least 1") as raised:
+        EmbedTrain(model=embedder, rows=[rows], dimensions=[0, -1, 8, 8]).check()
+    assert raised.value.fix == "dimensions: [8]"
     with pytest.raises(UsageError, match="format 'embedder' can't rerank chunks"):
         RetrieveRerank(index=Index(tmp_path, meta={}), model=embedder).check()
+
+
+@pytest.mark.parametrize("kind", [EmbedTrain, RerankTrain])
+def test_a_training_whose_model_returns_no_numbers_diverged(
+    kind: type[RetrieverTraining], tmp_path: Path
+) -> None:
+    """One optimizer step: its loss, from before the step, is finite."""
+    settings = {"epochs": 1, "learning_rate": 1e30, "effective_batch_size": 64}
+    step = training(kind, tmp_path, base(tmp_path), **settings, per_device_train_batch_size=64)
+    with pytest.raises(StepError, match="the training diverged: what the trained model returns"):
+        run_step(step, tmp_path / "out")
 
 
 class Backwards(Reranker):

@@ -153,6 +153,12 @@ def test_a_push_that_publishes_a_row_is_noted(project: Project) -> None:
     assert "row-published" not in project.here("check", "--set", "export.ship.prompt=Hi").out
 
 
+def test_a_threshold_needs_probabilities(project: Project) -> None:
+    ran = project.here("build", "ship", "--set", "export.ship.abstain_below=0.5")
+    assert ran.code != 0
+    assert "'baseline-linear' gives no probability" in flat(ran)
+
+
 def test_the_server_of_an_exported_bundle_needs_no_finery(project: Project) -> None:
     folder = project.folder / "copy"
     assert project.here("export", "ship", str(folder)).code == 0

@@ -1,5 +1,6 @@
 """Text for people: guesses for mistyped names, numbers in words, texts that are safe to print."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -153,6 +154,17 @@ def cost_words(total: float, now: float = 0.0) -> str:
 def percent(share: float) -> str:
     """A share as a percentage: `91.7 %`."""
     return f"{100 * share:z.1f} %"
+
+
+def likely(probability: float) -> str:
+    """A probability as a percentage, with more digits near 1: `91.7 %`, `99.987 %`, `> 99.9999 %`.
+
+    Classifiers are often that sure, and thresholds are chosen there.
+    """
+    doubt = 1 - probability
+    if doubt < 1e-6:
+        return "> 99.9999 %"
+    return f"{100 * probability:.{max(1, math.ceil(-math.log10(doubt)) - 1)}f} %"
 
 
 def signed(difference: float, form: str = ".1f") -> str:

@@ -380,7 +380,7 @@ def coverage_table(
         shares = [len(taken) / len(ranked), taken[-1][0], right / len(taken)]
         rows.append([*shares, len(taken) - right])
     columns = ["coverage", "probability from", "accuracy", "wrong answers"]
-    units = dict.fromkeys(columns[:3], "share")
+    units = {**dict.fromkeys(columns[:3], "share"), columns[1]: "likely"}
     return table(f"{model}: accuracy by coverage", columns, rows, units=units, model=model)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from finery.util.text import in_points, percent, visible
+from finery.util.text import in_points, likely, percent, visible
 from finery_eval.tables import quantity
 
 if TYPE_CHECKING:
@@ -271,6 +271,6 @@ def p_text(value: float) -> str:
 
 
 _FORMATS: Mapping[str, Callable[[float], str]] = {
-    "share": percent, "difference": in_points, "p": p_text,
+    "share": percent, "difference": in_points, "p": p_text, "likely": likely,
     **{unit: partial(quantity, unit=unit) for unit in ("seconds", "dollars")},
 }  # fmt: skip

@@ -13,7 +13,7 @@ from finery.rows.parts import named, read
 from finery.util.text import counted
 from finery_retrieve.evaluate.contexts import checked_chunks, read_questions
 from finery_retrieve.index.chunks import Chunks
-from finery_retrieve.index.context import check_question, question_of
+from finery_retrieve.index.context import question_of
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.questions import Question, distractors
 
@@ -39,7 +39,7 @@ def read_examples(
     that are neither.
     """
     if index is None:
-        examples = [*_pairs(job, datasets)]
+        examples = [*_pairs(job, datasets, what)]
     else:
         questions = [q for dataset in datasets for q in read_questions(dataset)]
         answerable = [question for question in questions if question.is_answerable]
@@ -87,12 +87,20 @@ def _mined(job: Job, questions: Sequence[Question], index: Index, count: int) ->
             yield Example(question.text, text(hit), [text(negative) for negative in negatives])
 
 
-def _pairs(job: Job, datasets: Sequence[Dataset]) -> Iterator[Example]:
+def _pairs(job: Job, datasets: Sequence[Dataset], what: str) -> Iterator[Example]:
     """The last user turn of each row with its answer, and the rejected answer as a negative."""
     size: int | None = None
     for number, row in read(job, datasets):
-        turns, where = Turns.of(row), named(number, row)
-        check_question(turns.prompt, where)
+        turns, where = Turns.of(row), f"{what}, {named(number, row)}"
+        if not any(turn["role"] == "user" for turn in turns.prompt):
+            raise DataError(
+                "the row has no question: without `index`, a row is a question whose answer is the "
+                "passage to find",
+                where=where,
+                fix="set index: a step of retrieve.index; and rows with questions about its chunks"
+                if row.get("text")
+                else "drop such rows, e.g. with data.filter",
+            )
         passage = answer_text(row).strip()
         if not passage:
             raise DataError(

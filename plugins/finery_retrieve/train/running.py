@@ -125,6 +125,15 @@ def train(trainer: Trainer, job: Job) -> Kept:
     return Kept(curve, best)
 
 
+def refuse_diverged(values: Any, learning_rate: float) -> None:
+    """Raise `StepError` if what the trained model returns for a row isn't finite."""
+    if not torch.as_tensor(values).isfinite().all():
+        raise StepError(
+            "the training diverged: what the trained model returns isn't finite",
+            fix=f"lower learning_rate (now {learning_rate:g})",
+        )
+
+
 def _last_complete(folder: Path) -> Path | None:
     """The newest complete checkpoint; others, which a kill left, are removed."""
     checkpoints = sorted(folder.glob("checkpoint-*"), key=_step_of)

@@ -143,6 +143,17 @@ class EmbedTrain(RetrieverTraining):
         "`dimensions` of retrieve.index. Default: only the full size.",
     )
 
+    def check(self) -> None:
+        """Also refuse sizes of embeddings that no model has."""
+        super().check()
+        sizes = dict.fromkeys(size for size in self.dimensions if size > 0)
+        if [*sizes] != self.dimensions:
+            raise UsageError(
+                f"`dimensions` must be different sizes of at least 1, but it is {self.dimensions}",
+                where="dimensions",
+                fix=f"dimensions: {[*sizes]}" if sizes else "remove it",
+            )
+
     def static_meta(self) -> dict[str, Any]:
         """The format, for the checks of steps that take the model."""
         return {"format": EMBEDDER}
@@ -157,6 +168,15 @@ class EmbedTrain(RetrieverTraining):
         from finery_transformers.loading import quiet
 
         learned, held_out = self.examples(job)
+        most = min(len({e.question for e in learned}), len({e.passage for e in learned}))
+        if most == 1 and not learned[0].negatives:  # no batch would have two of them
+            raise DataError(
+                "the rows have no negatives and only one question or passage, so there is nothing "
+                "to tell apart",
+                where="rows",
+                fix="add rows with other questions and passages, or use preferences: rows with "
+                "chosen and rejected",
+            )
         layout = self.model.meta["embedding"]
 
         def columns(examples: list[Example]) -> Any:
@@ -185,6 +205,9 @@ class EmbedTrain(RetrieverTraining):
                 loss=self._loss(model),
             )
             kept = running.train(trainer, job)
+            trained = SentenceTransformer(str(job.out), local_files_only=True)
+            values = trained.encode([learned[0].question], show_progress_bar=False)
+            running.refuse_diverged(values, self.learning_rate)
         prefixes = layout["question_prefix"], layout["document_prefix"]
         embedding = layout_of(job.out, *prefixes).facts()
         meta: dict[str, Any] = {"format": EMBEDDER, "embedding": embedding}
@@ -304,6 +327,12 @@ class RerankTrain(RetrieverTraining):
                 loss=BinaryCrossEntropyLoss(model, pos_weight=weight),
             )
             kept = running.train(trainer, job)
+            trained = CrossEncoder(str(job.out), local_files_only=True)
+            values = trained.predict(
+                [(learned[0].question, learned[0].passage)],
+                activation_fn=torch.nn.Identity(), show_progress_bar=False,
+            )  # fmt: skip
+            running.refuse_diverged(values, self.learning_rate)
         meta = {"format": RERANKER, "longest": model.max_seq_length}
         return Model(job.out, meta={**meta, **self.facts(learned), **kept.facts()})
 

@@ -16,6 +16,7 @@ from finery import (
     UsageError,
 )
 from finery.rows import Conversation
+from finery.util.text import likely
 from finery_serve.client import Client
 from finery_serve.opening import Opened, server_for
 from finery_serve.servers import Serving, ServingJob, is_servable, names_of
@@ -106,12 +107,16 @@ class ServerTalker:
         text, thinking, reason, tokens = "", "", "stop", 0
         calls: dict[int, dict[str, Any]] = {}
         sources: list[dict[str, Any]] | None = None
+        sure = ""  # of a classifier
         for event in self._client.stream("/v1/chat/completions", body):
             sources = event.get("sources", sources)
             for choice in event.get("choices", ()):
                 delta = choice.get("delta") or {}
                 tokens += 1
                 reason = choice.get("finish_reason") or reason
+                if "probability" in choice:
+                    abstained = ", abstained" if choice.get("abstained") else ""
+                    sure = f"\n(probability {likely(choice['probability'])}{abstained})"
                 if part := delta.get("reasoning_content") or delta.get("reasoning"):
                     thinking += part
                     write(part, True)
@@ -124,6 +129,8 @@ class ServerTalker:
                     call["id"] += part.get("id") or ""
                     for key, value in part["function"].items():
                         call["function"][key] += value or ""
+        if sure:
+            write(sure, True)
         if sources is not None:
             for line in map(listed, sources) if sources else [NO_SOURCES]:
                 write(line, True)
@@ -152,6 +159,8 @@ class EngineTalker:
         if not isinstance(answers, list):
             raise answers
         write(answers[0].text, False)
+        if answers[0].probability is not None:
+            write(f"\n(probability {likely(answers[0].probability)})", True)
         return answers[0]
 
 

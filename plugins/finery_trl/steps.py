@@ -168,7 +168,9 @@ class Pretrain(TrlTraining, learns="text", preflight=PretrainPreflight):
     """
 
     rows: list[Dataset] = takes(
-        role="train", help="Text to train on: rows of `docs.files`, or any rows with a `text`."
+        role="train",
+        help="Text to train on: rows of `docs.files`, or others with a `text`, e.g. of `data.file` "
+        "with `keep: [text]`.",
     )
     validation: Dataset | None = takes(
         None, role="validation", help="Other documents, to measure perplexity on."

@@ -28,6 +28,7 @@ from finery import (
 from finery.execute.gpus import visible_gpus
 from finery.rows import answer_text
 from finery.util.text import rough_duration
+from finery_eval import claims
 from finery_eval.evaluator import BatchEvaluator, Judge
 from finery_eval.requirements import Requirement
 from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
@@ -210,7 +211,8 @@ def _of_gates(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
         return
     models = [model.name for model in node.step.models]
     metrics = results.artifact(node.name)
-    intervals = metrics.report()["intervals"] if isinstance(metrics, Metrics) else {}
+    report = metrics.report() if isinstance(metrics, Metrics) else None
+    intervals = report["intervals"] if report else {}
     for name, gate in zip(node.step.require, gates, strict=True):
         if not isinstance(gate, Requirement) or gate.of or gate.op[0] != ">":
             continue
@@ -219,7 +221,10 @@ def _of_gates(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
             continue
         if metric in node.step.unbounded():  # no share, so no binomial distribution
             continue
-        chance, worse = chance_to_pass(gate.number, rows.rows)
+        judged = Count(claims.rows_of(report, model, metric)) if report else rows
+        if not judged.rows:
+            continue
+        chance, worse = chance_to_pass(gate.number, judged.rows)
         ends = intervals.get(model, {}).get(metric)
         if chance <= CHANCE or (ends and ends[0] >= gate.number):
             continue
@@ -227,7 +232,7 @@ def _of_gates(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
         seen = f". The interval of its score is {shares} %" if ends else ""
         yield Note(
             name=LUCKY_GATE,
-            text=f"{node.name} requires {name} {gate.text} on {rows}: a model that is right in "
+            text=f"{node.name} requires {name} {gate.text} on {judged}: a model that is right in "
             f"{100 * worse:.0f} % of all cases passes with a probability of {100 * chance:.0f} %"
             f"{seen}",
             fix=f'judge {enough_rows(gate.number):,} rows or more, or write {name}: "significantly '

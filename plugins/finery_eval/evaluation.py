@@ -192,8 +192,8 @@ def log_scores(
             continue
         metric, (value, interval) = next(iter(of.items()))
         if metric in unbounded:
-            low, high = (quantity(end, units.get(metric)) for end in interval or (0.0, 0.0))
-            ends = "" if interval is None else f" (95 % CI {low} – {high})"
+            ends = " – ".join(quantity(end, units.get(metric)) for end in interval or ())
+            ends = f" (95 % CI {ends})" if ends else ""
             job.log(f"{name}: {metric} {quantity(value, units.get(metric))}{ends}")
         else:
             low, high = interval or (0.0, 1.0)

@@ -21,8 +21,9 @@ def table(
 ) -> dict[str, Any]:
     """A table that any viewer of `Metrics` can show: cells are text, numbers or None.
 
-    units: column → unit of its numbers: `share` from 0 to 1, `difference` of shares, `p` for
-    p-values, `seconds` or `dollars`. model: the only one that the table is about, if so.
+    units: column → unit of its numbers: `share` from 0 to 1, `likely` for probabilities that may be
+    near 1, `difference` of shares, `p` for p-values, `seconds` or `dollars`. model: the only one
+    that the table is about, if so.
     """
     cells = [list(row) for row in rows]
     about = {"units": dict(units or {}), **({"model": model} if model else {})}

@@ -112,7 +112,11 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
                 where="abstain_below",
                 fix="remove it; models of encoder.classify and onnx.export give one",
             )
-        about = {"name": self.name, "module": Path(module.__file__).stem, "meta": self.model.meta}
+        about: dict[str, Any] = {
+            "name": self.name,
+            "module": Path(module.__file__).stem,
+            "meta": self.model.meta,
+        }
         notes = [PROBABILITY, *NOTES] if gives_probability else [*NOTES]
         if self.abstain_below is not None:
             about["abstain_below"] = self.abstain_below

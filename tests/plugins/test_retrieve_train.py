@@ -239,9 +239,9 @@ def test_rows_without_an_index_are_pairs_or_triplets(tmp_path: Path) -> None:
     step = RerankTrain(model=base(tmp_path), rows=[dataset(tmp_path / "y", [pair])])
     with pytest.raises(DataError, match="the rows have no negatives"):
         run_step(step, tmp_path / "out")
-    step = EmbedTrain(model=step.model, rows=[dataset(tmp_path / "z", [pair] * 2)])
+    same = EmbedTrain(model=step.model, rows=[dataset(tmp_path / "z", [pair] * 2)])
     with pytest.raises(DataError, match="nothing to tell apart"):
-        run_step(step, tmp_path / "out")
+        run_step(same, tmp_path / "out")
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:

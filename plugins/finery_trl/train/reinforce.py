@@ -30,6 +30,8 @@ class Rewarded(OnPolicyTrainer):
     rewards: what rewards an answer to a row.
     """
 
+    reward_func_names: list[str]
+
     def __init__(
         self, *rest: Any, tokens: "Tokens", rewards: "Rewards", job: Job, **named: Any
     ) -> None:

@@ -11,8 +11,8 @@ from finery_eval.measure import between
 from finery_eval.tables import table
 
 MISSING = {
-    "price_per_1000": "write machine: {per_hour: DOLLARS} in eval.speed, or price: in the step of a model "
-    "behind an API",
+    "price_per_1000": "write machine: {per_hour: DOLLARS} in eval.speed, or price: in the step of "
+    "a model behind an API",
     "first_token_p50": "leave it out: no engine of these models tells when an answer begins",
 }
 """The fix for a metric that `eval.speed` couldn't measure. By name, to keep that out of the key."""

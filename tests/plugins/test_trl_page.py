@@ -67,7 +67,7 @@ def test_the_page_of_a_training_with_rewards_shows_answers_of_the_model() -> Non
     sample = {"step": 9, "prompt": "a <b>?", "answer": "It is.", "rewards": rewards}
     manifest = Manifest("Model", {"format": "adapter"}, {}, "0" * 64, "0" * 64)
     html = render("t", Output("t", Model(Path()), manifest), points, 9, [sample])
-    assert "Mean reward went from 0.111 in the first 1 step to 1 in the last." in html
+    assert "Mean reward went from 0.111 in the first step to 1 in the last." in html
     assert "<td>a &lt;b&gt;?</td><td>It is.</td><td>accuracy 1, brevity –</td>" in html
     assert list(panels_of(points)) == ["loss", "reward", "answer length"]
     assert list(sample_lines([sample])) == ["step 9: a <b>?", "  accuracy 1, brevity –: It is."]

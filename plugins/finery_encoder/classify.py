@@ -1,6 +1,5 @@
 """From rows and an encoder to the files of a classifier."""
 
-import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,9 +15,11 @@ from finery_baseline.answers import Lesson, Shape, lessons_of
 from finery_encoder.head import calibrated, fit, mistakes, targets_of
 from finery_encoder.network import HEAD, WHOLE, Answers, Classifier, Field, network
 from finery_local.folder import LOADED
+from finery_transformers.loading import quiet
 
 if TYPE_CHECKING:
     from finery_encoder.steps import Classify
+    from finery_trl.train.resuming import Ended
 
 LONGEST = 512
 """Default of `max_length` for models that read more tokens."""
@@ -26,7 +27,6 @@ INHERITED = ("license", "architecture")
 """Facts about a model that also hold for models trained from it."""
 FEW_MISTAKES = 5
 """Fewer wrong validation rows say little about how sure a classifier may be."""
-Curve = list[dict[str, Any]]
 
 
 class Training(NamedTuple):
@@ -61,8 +61,10 @@ def run(
     encoder, tokenizer = _loaded(step, job)
     classifier = _classifier(step, shape.form, fields, encoder, tokenizer)
     model = network(encoder, classifier)
-    facts, curve = _trained(Training(step, job, classifier, model, tokenizer, lessons, held_out))
-    _write(step, classifier, model, curve, job)
+    facts, ended = _trained(Training(step, job, classifier, model, tokenizer, lessons, held_out))
+    _write(step, classifier, model, job)
+    if ended is not None:
+        ended.write_curve(job.out)
     if held_out:
         logits = [*Answers(job.out).logits([lesson.question for lesson in held_out])]
         targets = [targets_of(fields, one) for one in held_out]
@@ -112,15 +114,14 @@ def _held_out(validation: Dataset, shape: Shape) -> list[Lesson]:
 def _loaded(step: "Classify", job: Job) -> tuple[Any, Any]:
     """(encoder in float32, tokenizer). `StepError` if weights are missing: they would be random."""
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if step.uses_seed():
         torch.manual_seed(job.seed)  # of new layers
-    encoder, info = AutoModel.from_pretrained(
-        step.model.path, local_files_only=True, use_safetensors=True, dtype=torch.float32,
-        output_loading_info=True,
-    )  # fmt: skip
+    with quiet():
+        encoder, info = AutoModel.from_pretrained(
+            step.model.path, local_files_only=True, use_safetensors=True, dtype=torch.float32,
+            output_loading_info=True,
+        )  # fmt: skip
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise StepError(
@@ -163,21 +164,23 @@ def _classifier(
     )
 
 
-def _trained(training: Training) -> tuple[dict[str, Any], Curve]:
-    """Train the network: (facts about that, curve)."""
+def _trained(training: Training) -> "tuple[dict[str, Any], Ended | None]":
+    """Train the network: (facts about that, how a training with epochs ended)."""
     step, model = training.step, training.network
     parameters = sum(p.numel() for p in model.parameters())
+    trainable, ended = sum(p.numel() for p in model.head.parameters()), None
+    if step.train != "head":
+        from finery_encoder.training import train_full, train_setfit
+
+        if step.train == "full":
+            ended, trainable = train_full(training)
+            _vectors(training._replace(lessons=training.lessons[:1]))  # raises if it diverged
+        else:
+            ended, trainable = train_setfit(training), parameters
+    facts = {"parameters": parameters, "trainable_parameters": trainable}
+    facts |= ended.facts() if ended is not None else {}
     if step.train == "full":
-        from finery_encoder.training import train_full
-
-        facts, curve = train_full(training)
-        _vectors(training._replace(lessons=training.lessons[:1]))  # raises if it diverged
-        return {"parameters": parameters, **facts}, curve
-    trainable, curve = sum(p.numel() for p in model.head.parameters()), []
-    if step.train == "setfit":
-        from finery_encoder.training import train_setfit
-
-        trainable, curve = parameters, train_setfit(training)
+        return facts, ended
     weights, bias = fit(
         training.classifier, _vectors(training), training.lessons,
         c=step.c or 10.0, class_weight=step.class_weight,
@@ -185,7 +188,7 @@ def _trained(training: Training) -> tuple[dict[str, Any], Curve]:
     model.head.load_state_dict(
         {"weight": torch.from_numpy(weights), "bias": torch.from_numpy(bias)}
     )
-    return {"parameters": parameters, "trainable_parameters": trainable}, curve
+    return facts, ended
 
 
 def _vectors(training: Training) -> Any:
@@ -214,7 +217,7 @@ def _vectors(training: Training) -> Any:
     return torch.stack(vectors).numpy()
 
 
-def _write(step: "Classify", classifier: Classifier, model: Any, curve: Curve, job: Job) -> None:
+def _write(step: "Classify", classifier: Classifier, model: Any, job: Job) -> None:
     """Fill `job.out`. A frozen encoder's files are copied, so that the store has them once."""
     for path in step.model.path.iterdir():
         is_network = path.name == "config.json" or "safetensors" in path.name
@@ -226,6 +229,3 @@ def _write(step: "Classify", classifier: Classifier, model: Any, curve: Curve, j
     head = {name: value.cpu().contiguous() for name, value in model.head.state_dict().items()}
     save_file(head, job.out / HEAD)
     classifier.write(job.out)
-    if curve:
-        text = json.dumps(curve, indent=1) + "\n"
-        (job.out / "curve.json").write_text(text, encoding="utf-8")

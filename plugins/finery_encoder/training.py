@@ -1,47 +1,30 @@
 """Trains encoders, with the trainers of transformers and SetFit, in the job's scratch folder.
 
-Each epoch ends with a checkpoint. A training that was killed continues from its last one, with the
-same result.
+Each epoch ends with a checkpoint, see `finery_trl.train.resuming`.
 """
 
-import json
-import math
-import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-from transformers import (
-    AutoModel,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import AutoModel, Trainer, TrainingArguments
 
-from finery import Job, StepError, outside_key
 from finery_baseline.answers import Lesson
 from finery_encoder.head import targets_of
 from finery_encoder.network import Classifier
 from finery_transformers.imports import import_peft
-from finery_trl.train.checkpoints import chosen, history_of, last_whole, mark, prune, step_of
-from finery_trl.train.save import curve_of
+from finery_trl.train.resuming import Ended, train
 
 if TYPE_CHECKING:
     from finery_encoder.classify import Training
 
 WARMUP = 0.1
 """Share of the optimizer steps during which the learning rate rises."""
-SETFIT_LOSS = "embedding_loss"
-"""SetFit's name for the loss."""
 Example = dict[str, Any]
 """A row for the trainer: `windows`, the token ids of each, and `targets`, see `head.targets_of`."""
-Curve = list[dict[str, Any]]
 
 
 class Learner(torch.nn.Module):
@@ -80,11 +63,8 @@ class Learner(torch.nn.Module):
         return {"loss": torch.stack(losses).nanmean(), "logits": logits}
 
 
-def train_full(training: "Training") -> tuple[dict[str, Any], Curve]:
-    """Train all weights of the network, or an adapter: (facts about that, curve).
-
-    The weights with the lowest validation loss are kept; without validation rows, the last.
-    """
+def train_full(training: "Training") -> tuple[Ended, int]:
+    """Train all weights of the network, or an adapter; also how many weights were trained."""
     step, classifier, network = training.step, training.classifier, training.network
 
     def examples(lessons: Sequence[Lesson]) -> list[Example]:
@@ -147,25 +127,23 @@ def train_full(training: "Training") -> tuple[dict[str, Any], Curve]:
         }
 
     learner = Learner(network, classifier, weights)
-    best, curve = _through(
-        Trainer(
-            model=learner,
-            args=arguments,
-            train_dataset=learned,
-            eval_dataset=held_out,
-            data_collator=collated,
-            callbacks=[Reporter(training.job)],
-        )
+    trainer = Trainer(
+        model=learner,
+        args=arguments,
+        train_dataset=learned,
+        eval_dataset=held_out,
+        data_collator=collated,
     )
-    learner.load_state_dict(load_file(best / "model.safetensors"))
+    ended = train(trainer, training.job)
+    learner.load_state_dict(load_file(ended.checkpoint / "model.safetensors"))
     trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if step.lora is not None:
         network.encoder = network.encoder.merge_and_unload()
-    return {"trainable_parameters": trainable, "best_step": step_of(best)}, curve
+    return ended, trainable
 
 
-def train_setfit(training: "Training") -> Curve:
-    """Move the embeddings of equal answers together, with SetFit; return the curve.
+def train_setfit(training: "Training") -> Ended:
+    """Move the embeddings of equal answers together, with SetFit.
 
     SetFit (Tunstall et al. 2022, https://arxiv.org/abs/2209.11055): pairs of texts, half of them
     with equal answers, and a loss on the cosine of their embeddings. The encoder is trained in
@@ -201,11 +179,7 @@ def train_setfit(training: "Training") -> Curve:
         show_progress_bar=False,
         report_to="none",
     )
-    outer = setfit.Trainer(
-        model=setfit.SetFitModel(model_body=body),
-        args=arguments,
-        callbacks=[Reporter(training.job)],
-    )
+    outer = setfit.Trainer(model=setfit.SetFitModel(model_body=body), args=arguments)
     trainer, labels = outer.st_trainer, [numbers[str(lesson.parts)] for lesson in lessons]
     trainer.train_dataset, trainer.loss = outer.get_dataset(texts, labels, args=arguments)
     trainer.args.disable_tqdm = True
@@ -214,58 +188,9 @@ def train_setfit(training: "Training") -> Curve:
     body.save_pretrained = partial(  # type: ignore[method-assign]
         body.save_pretrained, create_model_card=False
     )
-    best, curve = _through(trainer)
-    trained = AutoModel.from_pretrained(best, local_files_only=True, dtype=torch.float32)
+    ended = train(trainer, training.job)
+    trained = AutoModel.from_pretrained(
+        ended.checkpoint, local_files_only=True, dtype=torch.float32
+    )
     encoder.load_state_dict(trained.state_dict())
-    return curve
-
-
-def _through(trainer: Any) -> tuple[Path, Curve]:
-    """Train from the last checkpoint to the end: (the checkpoint to use, the curve)."""
-    folder = Path(trainer.args.output_dir)
-    last = last_whole(folder)
-    state = json.loads((last / "trainer_state.json").read_text()) if last else {}
-    if last is None or state["global_step"] < state["max_steps"]:
-        for callback in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(callback)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic sums
-        torch.use_deterministic_algorithms(True)
-        try:
-            trainer.train(resume_from_checkpoint=str(last) if last else None)
-        finally:
-            torch.use_deterministic_algorithms(False)
-        last = last_whole(folder)
-    assert last is not None  # the trainer saves after the last epoch
-    history = [
-        {"loss" if name == SETFIT_LOSS else name: value for name, value in entry.items()}
-        for entry in history_of(last)
-    ]
-    return chosen(folder), curve_of(history)
-
-
-class Reporter(TrainerCallback):
-    """Reports a training's progress, and marks its checkpoints as complete."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    @outside_key
-    def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """Report losses. Raises `StepError` if one is no longer a finite number."""
-        self._job.progress(state.global_step, state.max_steps)
-        for name in ("loss", SETFIT_LOSS, "eval_loss"):
-            loss = state.log_history[-1].get(name, 0.0)
-            if not math.isfinite(loss):
-                raise StepError(
-                    f"the training diverged: {name} is {loss} at optimizer step "
-                    f"{state.global_step}",
-                    fix="lower learning_rate",
-                )
-            if name in state.log_history[-1]:
-                self._job.metric(name.removeprefix("embedding_"), loss, state.global_step)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the saved checkpoint as complete, then remove those that it replaces."""
-        folder = Path(args.output_dir)
-        mark(folder / f"checkpoint-{state.global_step}")
-        prune(folder, state.log_history)
+    return ended

@@ -3,7 +3,8 @@
 The trainings take rows and a model, and produce a model with its tokenizer and training curve.
 In `on_policy` and the step types on it, the model writes the answers that it learns from.
 `finery plan` estimates their memory and time. Only `finery_trl.settings`, `.steps`, `.model`,
-`.preflight` and `.view`, with the modules in them, are public for other plugins.
+`.preflight` and `.view`, with the modules in them, and `.train.resuming`, are public for other
+plugins.
 
 For the trainers and models of other plugins: `finery_trl.view.model:CurveView` shows any model that
 contains a `curve.json` (see `finery_trl.view.curves`), and `finery_trl.view.live:METRICS` shows the

@@ -1,40 +1,18 @@
-"""Runs a trainer of sentence-transformers: checkpoints, resumption, progress and the curve.
+"""What both trainers of sentence-transformers share.
 
 Imports torch, so import it inside a function.
 """
 
-import json
-import math
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from sentence_transformers.base.sampler import DefaultBatchSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import Trainer
 
-from finery import Job, StepError, outside_key
-
-MARK = "complete"
-"""A file that is written last into a checkpoint."""
-STATE = ("optimizer.pt", "scheduler.pt", "rng_state*", "trainer_state.json", "scaler.pt", MARK)
-"""Files of a checkpoint that aren't part of the model."""
-CURVE = ("loss", "learning_rate", "eval_loss")
-
-
-class Kept(NamedTuple):
-    """A finished training. curve: see `finery_trl.view.curves`. best: an optimizer step."""
-
-    curve: list[dict[str, Any]]
-    best: int
-
-    def facts(self) -> dict[str, Any]:
-        """For the `meta` of the model."""
-        last = self.curve[-1]
-        losses = {p["step"]: p["eval_loss"] for p in self.curve if "eval_loss" in p}
-        facts = {"steps": last["step"], "best_step": self.best, "epochs": round(last["epoch"], 4)}
-        return facts | ({"eval_loss": round(losses[self.best], 6)} if losses else {})
+from finery import Job, StepError
+from finery_trl.train import resuming
 
 
 class Quiet:
@@ -68,7 +46,6 @@ def arguments(step: Any, job: Job, *, size: int, accumulated: int) -> dict[str, 
     return {
         "output_dir": str(job.scratch / "checkpoints"),
         "seed": job.seed,
-        "full_determinism": True,
         "num_train_epochs": step.epochs,
         "learning_rate": step.learning_rate,
         "lr_scheduler_type": step.lr_scheduler_type,
@@ -80,9 +57,6 @@ def arguments(step: Any, job: Job, *, size: int, accumulated: int) -> dict[str, 
         "eval_strategy": due if validates else "no",
         "save_steps": step.eval_steps or 500,
         "eval_steps": step.eval_steps,
-        "save_total_limit": 2,
-        "metric_for_best_model": "eval_loss" if validates else None,
-        "greater_is_better": False,
         "logging_steps": 1,  # for the curve
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -91,38 +65,13 @@ def arguments(step: Any, job: Job, *, size: int, accumulated: int) -> dict[str, 
     }
 
 
-def train(trainer: Trainer, job: Job) -> Kept:
-    """Train from the last complete checkpoint on; write the best weights and the curve.
-
-    The best weights have the lowest validation loss. Without validation, they are the last.
-    """
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Report(job))
-    folder = job.scratch / "checkpoints"
-    last = _last_complete(folder)
-    try:
-        if last is None or not _is_over(last):
-            if last is not None:
-                job.log(f"continuing from optimizer step {_step_of(last)}")
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    finally:
-        torch.use_deterministic_algorithms(False)
-    last = _last_complete(folder)
-    assert last is not None  # the trainer saves after the last epoch
-    state = _state_of(last)
-    best = state["best_global_step"] or state["global_step"]
-    shutil.copytree(
-        folder / f"checkpoint-{best}", job.out,
-        ignore=shutil.ignore_patterns(*STATE), dirs_exist_ok=True,
-    )  # fmt: skip
-    points: dict[int, dict[str, Any]] = {}
-    for entry in state["log_history"]:
-        if values := {name: entry[name] for name in CURVE if name in entry}:
-            point = points.setdefault(entry["step"], {"step": entry["step"]})
-            point.update(epoch=entry["epoch"], **values)
-    curve = [points[step] for step in sorted(points)]
-    (job.out / "curve.json").write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
-    return Kept(curve, best)
+def train(trainer: Trainer, job: Job) -> resuming.Ended:
+    """Train, and write the best weights and the curve."""
+    ended = resuming.train(trainer, job)
+    others = shutil.ignore_patterns(*resuming.STATE)
+    shutil.copytree(ended.checkpoint, job.out, ignore=others, dirs_exist_ok=True)
+    ended.write_curve(job.out)
+    return ended
 
 
 def refuse_diverged(values: Any, learning_rate: float) -> None:
@@ -132,53 +81,3 @@ def refuse_diverged(values: Any, learning_rate: float) -> None:
             "the training diverged: what the trained model returns isn't finite",
             fix=f"lower learning_rate (now {learning_rate:g})",
         )
-
-
-def _last_complete(folder: Path) -> Path | None:
-    """The newest complete checkpoint; others, which a kill left, are removed."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=_step_of)
-    for checkpoint in checkpoints:
-        if not (checkpoint / MARK).exists():
-            shutil.rmtree(checkpoint)
-    return next((path for path in reversed(checkpoints) if path.exists()), None)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _state_of(checkpoint: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-    return state
-
-
-def _is_over(checkpoint: Path) -> bool:
-    state = _state_of(checkpoint)
-    return bool(state["global_step"] >= state["max_steps"])
-
-
-class _Report(TrainerCallback):
-    """Reports to the job, marks checkpoints, and ends a training that diverges."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint as complete."""
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARK).touch()
-
-    @outside_key
-    def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """Report losses. Raises `StepError` if one is no longer a finite number."""
-        self._job.progress(state.global_step, state.max_steps)
-        logs = context["logs"]
-        for name in CURVE:
-            if name not in logs:
-                continue
-            if not math.isfinite(logs[name]):
-                raise StepError(
-                    f"the training diverged: {name} is {logs[name]} at optimizer step "
-                    f"{state.global_step}",
-                    fix=f"lower learning_rate (now {args.learning_rate:g})",
-                )
-            self._job.metric(name, logs[name], state.global_step)

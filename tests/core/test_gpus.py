@@ -14,6 +14,7 @@ from tasks import PID, Tasks, ends, need, text_of
 
 from finery.errors import UsageError
 from finery.execute import gpus
+from finery.execute.executor import Need
 from finery.execute.gpu import CHOICES, Gpu
 from finery.execute.gpus import driver_cuda, named_gpus, visible_gpus
 from finery.execute.local import LocalExecutor
@@ -250,6 +251,77 @@ def test_a_step_that_needs_several_gpus_is_not_overtaken(machine: Any, task: Tas
         assert list(ends(executor, 1)) == ["s3"]
     finally:
         executor.close()
+
+
+def shares(gib: int) -> Need:
+    """What a step needs that states so much memory of a GPU."""
+    return need(True, 1, gpu_memory=gib * GIB)
+
+
+def start_sharing(executor: LocalExecutor, task: Tasks, gib: int, until_file: str = "") -> None:
+    """Start such a step. until_file: it ends once that file exists."""
+    wait = f"import time\nwhile not os.path.exists({until_file!r}): time.sleep(0.05)"
+    made = task(f"{SEES}\n{wait if until_file else ''}", isolated=True)
+    made.gpus, made.resources = 1, shares(gib).resources
+    executor.start(made)
+
+
+def test_steps_share_a_gpu_if_their_memory_fits(machine: Any, task: Tasks, tmp_path: Path) -> None:
+    """Of its 24 GiB, another program uses one at first."""
+    machine([L4])
+    executor, end = LocalExecutor(), tmp_path / "end"
+    try:
+        start_sharing(executor, task, 10, str(end))
+        assert not executor.has_room(need(True, 1))
+        assert executor.has_room(shares(13))
+        assert not executor.has_room(shares(15))
+        start_sharing(executor, task, 13, str(end))
+        assert not executor.has_room(shares(2))
+        start_sharing(executor, task, 4)
+        events = [event for _, event in executor.poll(0)]
+        (line,) = [event["message"] for event in events if event["event"] == "log"]
+        user = "GPU 0 (NVIDIA L4) is used by step"
+        assert line == f"waiting for a GPU: {user} 's1'; {user} 's2'"
+        end.touch()
+        assert {text_of(e, task) for e in ends(executor, 3).values()} == {"all"}
+        until(lambda: executor.has_room(need(True, 1)))
+    finally:
+        executor.close()
+
+
+def test_steps_share_no_gpu_while_another_is_free(
+    machine: Any, task: Tasks, tmp_path: Path
+) -> None:
+    machine([L4], [OTHER_L4])
+    executor, end = LocalExecutor(), tmp_path / "end"
+    try:
+        for _ in range(3):
+            start_sharing(executor, task, 8, str(end))
+        end.touch()
+        seen = [text_of(e, task) for e in ends(executor, 3).values()]
+        assert set(seen) == {"GPU-aaa", "GPU-abb"}
+    finally:
+        executor.close()
+
+
+def test_other_builds_wait_for_the_last_step_that_shares(
+    machine: Any, task: Tasks, tmp_path: Path
+) -> None:
+    machine([L4])
+    ours, theirs, end = LocalExecutor(), LocalExecutor(), tmp_path / "end"
+    try:
+        start_sharing(ours, task, 8)
+        start_sharing(ours, task, 8, str(end))
+        assert list(ends(ours, 1)) == ["s1"]
+        start_sharing(theirs, task, 8)
+        assert [e["event"] for _ in range(3) for _, e in theirs.poll(1)] == ["log"]
+        end.touch()
+        assert list(ends(ours, 1)) == ["s2"]
+        until(lambda: ours.has_room(need(True, 1)))
+        assert list(ends(theirs, 1)) == ["s3"]
+    finally:
+        ours.close()
+        theirs.close()
 
 
 STEPS = """

@@ -36,9 +36,11 @@ data:
 
 
 def test_resources_are_read_and_written() -> None:
-    read = Resources.read({"gpus": 2, "memory": "1.5GB", "cpus": 1, "time": "1d2h30m"})
-    assert read == Resources(gpus=2, memory=3 * GIB // 2, cpus=1, time=95_400)
-    assert str(read) == "2 GPUs, 1.5GB of memory, 1 core, 26h30m"
+    read = Resources.read({
+        "gpus": 2, "gpu_memory": "20GB", "memory": "1.5GB", "cpus": 1, "time": "1d2h30m"
+    })  # fmt: skip
+    assert read == Resources(gpus=2, gpu_memory=20 * GIB, memory=3 * GIB // 2, cpus=1, time=95_400)
+    assert str(read) == "2 GPUs, 20GB on a GPU, 1.5GB of memory, 1 core, 26h30m"
     assert str(Resources()) == ""
 
 

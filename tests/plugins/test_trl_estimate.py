@@ -212,6 +212,16 @@ def test_the_gpu_that_a_training_gets_is_estimated(
     assert (here.device, here.name, here.free) == ("cuda", name, free * 2**30)
 
 
+def test_a_plan_warns_where_the_stated_share_of_a_gpu_is_too_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "usable_gpus", lambda: [L4])
+    shared = RECIPE.replace("{use: trl.sft,", "{use: trl.sft, resources: {gpu_memory: 6GB},")
+    (found,) = forecast.estimates(graph(tmp_path, shared), Results(), ["sft"])
+    assert "GiB, and resources gives it 6.0 GiB of a GPU" in str(found.warning)
+    assert str(found.fix).startswith("gpu_memory: ")
+
+
 def test_a_plan_says_why_the_gpu_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

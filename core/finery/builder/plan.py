@@ -75,7 +75,8 @@ class StepPlan:
 
         What `resources` asks for, which the graph has compared with the step's own number.
         """
-        return self.node.resources.gpus or self.own_gpus
+        asks = self.node.resources
+        return asks.gpus or self.own_gpus or int(asks.gpu_memory > 0)
 
     @property
     def own_gpus(self) -> int:

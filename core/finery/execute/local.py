@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # imported with the first worker, since a build with nothing 
     import subprocess
     from multiprocessing.connection import Connection
 
-    from finery.execute.sharing import Taken
+    from finery.execute.sharing import Taken, Use
 
 
 _WATCH = 'trap "" HUP INT TERM; read -r line || kill -9 "-$1"'
@@ -39,8 +39,8 @@ RETRY = 0.5
 class _Worker:
     """A worker process, our end of its socket, and its current task.
 
-    step: its latest step. gpus: ids of those that no other worker uses. retired_at: when it had
-        nothing to do any more.
+    step: its latest step. gpus: id → how it uses it. retired_at: when it had nothing to do any
+        more.
 
     watch: a shell that kills the worker's process group when this process dies. Otherwise child
         processes of the step would survive.
@@ -52,7 +52,7 @@ class _Worker:
     task: Task | None = None
     is_used: bool = False  # otherwise it was started ahead, without a task yet
     step: str = ""
-    gpus: list[str] = field(default_factory=list)
+    gpus: "dict[str, Use]" = field(default_factory=dict)
     environment: str = ""  # the digest of that in which it runs, see `finery.execute.venv`
     retired_at: float = 0.0
 
@@ -71,7 +71,8 @@ class LocalExecutor:
     jobs: most concurrent steps. None allows one light step per core and one isolated step, which
     uses all cores or the accelerator. Isolated steps that state their cores run at the same time.
     The cores and memory that running steps ask for never exceed the machine's. A step that asks for
-    more runs alone, as does one that measures time (`alone`).
+    more runs alone, as does one that measures time (`alone`). Steps that state their `gpu_memory`
+    share GPUs.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
@@ -89,7 +90,10 @@ class LocalExecutor:
             return False
         if not need.gpus or not self._gpus:
             return True
-        free = [gpu for gpu in self._gpus if gpu.id not in self._used_gpus()]
+        from finery.execute.sharing import has_space
+
+        used, memory = self._used_gpus(), need.resources.gpu_memory
+        free = [gpu for gpu in self._gpus if has_space(gpu, used.get(gpu.id, ()), memory)]
         return len(free) >= min(need.gpus, len(self._gpus))
 
     def _has_process(self, need: Need) -> bool:
@@ -99,9 +103,12 @@ class LocalExecutor:
         if self._jobs is not None:
             return len(busy) < self._jobs
         same = [t for t in busy if t.isolated == need.isolated]
-        if need.isolated and all(t.resources.cpus for t in (need, *same)):
+        if need.isolated and all(self._says_its_share(step) for step in (need, *same)):
             return True
         return len(same) < (1 if need.isolated else cpu_count())
+
+    def _says_its_share(self, need: Need) -> bool:
+        return need.resources.cpus > 0 or (need.resources.gpu_memory > 0 and bool(self._gpus))
 
     def start(self, task: Task) -> None:
         """Start a task in a warm worker, or in a new one, which waits for its GPUs."""
@@ -127,7 +134,8 @@ class LocalExecutor:
         if task.isolated:
             self._end_unused()
         cpus = task.resources.cpus
-        alone = task.alone or (task.isolated and self._jobs in (None, 1) and not cpus)
+        is_one_of_several = self._jobs not in (None, 1) or self._says_its_share(task)
+        alone = task.alone or (task.isolated and not is_one_of_several)
         environment = worker_environment(task, alone=alone)
         if cpus:
             environment.setdefault("OMP_NUM_THREADS", str(min(cpus, cpu_count())))
@@ -137,7 +145,7 @@ class LocalExecutor:
             environment[gpus[0].variable] = ",".join(gpu.id for gpu in gpus)
         if gpus and gpus[0].is_amd:
             environment.pop(VISIBLE, None)  # its numbers are those before this choice
-        inherits = taken.locks if taken else ()
+        inherits = [*taken.locks.values()] if taken else []
         if task.environment is None:
             worker = _spawn(task.log, environment, inherits=inherits)
         else:  # which may have to be made first, with all variables of this process
@@ -145,7 +153,7 @@ class LocalExecutor:
             worker.environment = task.environment.digest
             start = (task.environment, task.store, environment)
             worker.connection.send_bytes(msgspec.msgpack.encode(start))
-        worker.gpus = [gpu.id for gpu in gpus]
+        worker.gpus = taken.uses(task) if taken else {}
         self._workers.append(worker)
         return worker
 
@@ -164,13 +172,17 @@ class LocalExecutor:
         """The GPUs that steps may use."""
         return visible_gpus()
 
-    def _used_gpus(self) -> dict[str, str]:
-        """Id → step, of the GPUs that a worker uses.
+    def _used_gpus(self) -> "dict[str, list[Use]]":
+        """Id → uses, of the GPUs that workers use.
 
         A worker uses its GPU until it has ended, since its memory there isn't free before.
         """
         self._bury()
-        return {g: w.step for w in (*self._workers, *self._leaving) for g in w.gpus}
+        used: dict[str, list[Use]] = {}
+        for worker in (*self._workers, *self._leaving):
+            for gpu, use in worker.gpus.items():
+                used.setdefault(gpu, []).append(use)
+        return used
 
     def _bury(self) -> None:
         """End the remains of workers that have exited or should have, and forget them.
@@ -315,6 +327,10 @@ def _end(worker: _Worker, patience: float = PATIENCE) -> int:
     code = worker.process.wait()
     with contextlib.suppress(BrokenPipeError):
         worker.watch.communicate(b"\n")
+    for use in worker.gpus.values():
+        if use.lock is not None:
+            os.close(use.lock)
+    worker.gpus.clear()
     return code
 
 

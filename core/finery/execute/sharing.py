@@ -2,6 +2,9 @@
 
 Each GPU has a file in the user's cache that is locked while a step uses it. The step's process
 inherits the lock, so the GPU is free once that process has ended, however it ends.
+
+Steps of one build that state `gpu_memory` share a GPU if all of them fit into its memory. Their
+processes inherit the same lock.
 """
 
 import fcntl
@@ -28,18 +31,36 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9-]+")
 class Taken(NamedTuple):
     """The GPUs of a step.
 
-    locks: open files that its process must inherit, and that are then closed here. warning: why
+    locks: id → open file that its process must inherit, and that is then closed here. warning: why
     other builds don't see that it uses them.
     """
 
     gpus: list[Gpu]
-    locks: list[int]
+    locks: dict[str, int]
     warning: str = ""
 
     def close(self) -> None:
         """Close the files in this process."""
-        for lock in self.locks:
+        for lock in self.locks.values():
             os.close(lock)
+
+    def uses(self, task: Task) -> "dict[str, Use]":
+        """Id → how the step uses it. Files that other steps may need are opened once more."""
+        memory = task.resources.gpu_memory
+        locks = {gpu: os.dup(lock) for gpu, lock in self.locks.items() if memory}
+        return {gpu.id: Use(task.step, memory, locks.get(gpu.id)) for gpu in self.gpus}
+
+
+class Use(NamedTuple):
+    """A step of this build that uses a GPU.
+
+    memory: bytes that it states; 0: it has the GPU for itself. lock: the open file of the GPU, if
+    another step may share it.
+    """
+
+    step: str
+    memory: int = 0
+    lock: int | None = None
 
 
 class Busy(NamedTuple):
@@ -49,23 +70,28 @@ class Busy(NamedTuple):
     wanted: set[str]
 
 
-def take(task: Task, used: Mapping[str, str], wanted: Mapping[str, str]) -> Taken | Busy:
+def take(task: Task, used: Mapping[str, Sequence[Use]], wanted: Mapping[str, str]) -> Taken | Busy:
     """Take as many GPUs for a step as it needs, or as there are, those with most free memory first.
 
-    used: id → step, of the GPUs that this build uses. wanted: those that earlier steps wait for.
-    The step gets all of its GPUs or none, so that two builds never wait for each other. Raises
-    `UsageError` if the step names a GPU that isn't visible.
+    used: id → steps, of the GPUs that this build uses. wanted: id → step, of those that earlier
+    steps wait for. The step gets all of its GPUs or none, so that two builds never wait for each
+    other. It shares one only if no other is left. Raises `UsageError` if the step names a GPU that
+    isn't visible.
     """
     gpus = named_gpus(task.gpu_names) if task.gpu_names else visible_gpus()
     count = min(task.gpus, len(gpus))
-    taken, others = Taken([], []), list[Gpu]()
-    for gpu in sorted(gpus, key=lambda gpu: -(gpu.free // GIB)):
+    taken, others = Taken([], {}), list[Gpu]()
+    for gpu in sorted(gpus, key=lambda gpu: (gpu.id in used, -(gpu.free // GIB))):
         if len(taken.gpus) == count:
             break
-        if gpu.id in used or gpu.id in wanted:
+        uses = used.get(gpu.id, ())
+        if gpu.id in wanted or not has_space(gpu, uses, task.resources.gpu_memory):
             continue
         try:
-            taken.locks.extend([] if os.environ.get(SHARE) else [_lock(gpu, task)])
+            if uses and (lock := uses[0].lock) is not None:
+                taken.locks[gpu.id] = os.dup(lock)
+            elif not uses and not os.environ.get(SHARE):
+                taken.locks[gpu.id] = _lock(gpu, task)
         except BlockingIOError:
             others.append(gpu)
             continue
@@ -76,6 +102,19 @@ def take(task: Task, used: Mapping[str, str], wanted: Mapping[str, str]) -> Take
         return taken
     taken.close()
     return Busy(_reason(gpus, count, used, wanted, others), {gpu.id for gpu in gpus})
+
+
+def has_space(gpu: Gpu, uses: Sequence[Use], memory: int) -> bool:
+    """Whether another step can use a GPU beside these. memory: bytes that it states, or 0.
+
+    Memory that the steps of this build don't account for is that of other programs.
+    """
+    if not uses:
+        return True
+    if not memory or not all(use.memory for use in uses):
+        return False
+    stated = sum(use.memory for use in uses)
+    return stated + memory + max(0, gpu.used - stated) <= gpu.memory
 
 
 def _lock(gpu: Gpu, task: Task) -> int:
@@ -106,12 +145,14 @@ def _file(gpu: Gpu) -> Path:
 def _reason(
     gpus: Sequence[Gpu],
     count: int,
-    used: Mapping[str, str],
+    used: Mapping[str, Sequence[Use]],
     wanted: Mapping[str, str],
     others: Sequence[Gpu],
 ) -> str:
     """What a step waits for, and what uses it. others: the GPUs that other builds use."""
-    reasons = [f"{g.label} is used by step '{used[g.id]}'" for g in gpus if g.id in used]
+    reasons = [
+        f"{g.label} is used by step '{use.step}'" for g in gpus for use in used.get(g.id, ())
+    ]
     reasons += [
         f"step '{wanted[g.id]}' waits for {g.label}, too"
         for g in gpus

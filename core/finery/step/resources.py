@@ -9,6 +9,7 @@ import msgspec
 from finery.util.text import counted
 
 _UNITS = {"MB": 2**20, "GB": 2**30, "TB": 2**40}
+_MEMORY = "^[0-9]+(\\.[0-9]+)?(MB|GB|TB)$"
 _SECONDS = {"d": 86_400, "h": 3600, "m": 60}
 ON_NODES = "FINERY_ON_NODES"
 """Environment variable with `Job.on_nodes`, as a shell quotes it. An executor sets it."""
@@ -28,10 +29,16 @@ SCHEMA: dict[str, Any] = {
             "type": "integer",
             "minimum": 1,
         },
+        "gpu_memory": {
+            "description": "Memory that it uses on each of its GPUs, e.g. 20GB. Steps that "
+            "state it share a GPU of this machine if they fit.",
+            "type": "string",
+            "pattern": _MEMORY,
+        },
         "memory": {
             "description": "Main memory, e.g. 24GB or 800MB. 1GB is 1024MB, as in Slurm.",
             "type": "string",
-            "pattern": "^[0-9]+(\\.[0-9]+)?(MB|GB|TB)$",
+            "pattern": _MEMORY,
         },
         "cpus": {"description": "How many cores.", "type": "integer", "minimum": 1},
         "time": {
@@ -44,20 +51,26 @@ SCHEMA: dict[str, Any] = {
 
 
 class Resources(msgspec.Struct, frozen=True):
-    """memory: bytes. time: seconds. 0 means that the step doesn't say."""
+    """memory, gpu_memory: bytes. time: seconds. 0 means that the step doesn't say."""
 
     gpus: int = 0
     memory: int = 0
     cpus: int = 0
     time: int = 0
+    gpu_memory: int = 0
 
     @classmethod
     def read(cls, written: Mapping[str, Any]) -> "Resources":
         """Those of a step, as a recipe that fits the schema writes them."""
-        memory, time = written.get("memory", "0MB"), written.get("time", "")
+        memory, on_gpu = (
+            round(float(text[:-2]) * _UNITS[text[-2:]])
+            for text in (written.get("memory", "0MB"), written.get("gpu_memory", "0MB"))
+        )
+        time = written.get("time", "")
         return cls(
             gpus=written.get("gpus", 0),
-            memory=round(float(memory[:-2]) * _UNITS[memory[-2:]]),
+            memory=memory,
+            gpu_memory=on_gpu,
             cpus=written.get("cpus", 0),
             time=sum(int(n) * _SECONDS[unit] for n, unit in re.findall(r"(\d+)([dhm])", time)),
         )
@@ -67,10 +80,11 @@ class Resources(msgspec.Struct, frozen=True):
         return {name: n for name, n in msgspec.structs.asdict(self).items() if n}
 
     def __str__(self) -> str:
-        """In words: `1 GPU, 24GB of memory, 8 cores, 1h30m`."""
+        """In words: `1 GPU, 20GB on a GPU, 24GB of memory, 8 cores, 1h30m`."""
         hours, minutes = divmod(self.time // 60, 60)
         words = [
             counted(self.gpus, "GPU") if self.gpus else "",
+            f"{self.gpu_memory / _UNITS['GB']:.3g}GB on a GPU" if self.gpu_memory else "",
             f"{self.memory / _UNITS['GB']:.3g}GB of memory" if self.memory else "",
             counted(self.cpus, "core") if self.cpus else "",
             f"{hours}h{minutes:02d}m" if self.time else "",

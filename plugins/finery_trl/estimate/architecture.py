@@ -1,6 +1,7 @@
 """The basis of estimates: the sizes of a model and the memory of a machine, without torch."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -169,7 +170,8 @@ class Machine(NamedTuple):
     """The hardware of a training.
 
     device: `cuda` or `cpu`. memory: its bytes. dtype: of `dtype: auto`. name: of the GPU. used:
-    bytes that other programs use. unused: why torch can't use the machine's GPU.
+    bytes that other programs use. unused: why torch can't use the machine's GPU. share: bytes that
+    the step states as its `gpu_memory`.
     """
 
     device: str
@@ -178,6 +180,7 @@ class Machine(NamedTuple):
     name: str = ""
     used: float = 0
     unused: Unused | None = None
+    share: float = math.inf
 
     @property
     def where(self) -> str:
@@ -187,14 +190,14 @@ class Machine(NamedTuple):
     @property
     def free(self) -> float:
         """Bytes that a training can use."""
-        return self.memory - self.used
+        return min(self.memory - self.used, self.share)
 
 
-def machine(gpus: int = 1, names: Sequence[int | str] = ()) -> Machine:
+def machine(gpus: int = 1, names: Sequence[int | str] = (), share: int = 0) -> Machine:
     """The hardware of a training that uses so many GPUs; the CPU if torch can't use any.
 
     If GPUs differ, a training gets those with the most free memory, and the last of them decides
-    whether it fits. names: its setting `gpus`.
+    whether it fits. names: its setting `gpus`. share: bytes of its `gpu_memory`, 0 without one.
     """
     pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     ram = min(float(pages * page), _allowed_bytes())
@@ -206,7 +209,9 @@ def machine(gpus: int = 1, names: Sequence[int | str] = ()) -> Machine:
     if not found:
         return Machine("cpu", ram, auto_dtype(), unused=unused_gpu())
     gpu = found[-1]
-    return Machine("cuda", gpu.memory or ram, auto_dtype(), gpu.name, gpu.used)
+    return Machine(
+        "cuda", gpu.memory or ram, auto_dtype(), gpu.name, gpu.used, share=share or math.inf
+    )
 
 
 def _allowed_bytes() -> float:

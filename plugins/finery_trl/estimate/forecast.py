@@ -1,5 +1,6 @@
 """Estimates for `finery plan` of a training that would run: parameters, memory, time."""
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
@@ -110,7 +111,7 @@ def _memory_with_teacher(
     step: Any = node.step
     if type(step).__spec__.learns != "teacher":
         return None
-    here = facts.machine(step.gpu_count(), node.gpus)
+    here = facts.machine(step.gpu_count(), node.gpus, node.resources.gpu_memory)
     try:
         model, teacher = (architecture(graph, results, node, f).model for f in ("model", "teacher"))
     except Unknown:
@@ -129,7 +130,7 @@ def _memory_with_teacher(
 def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     step = node.step
     assert isinstance(step, Training)
-    here = facts.machine(step.gpu_count(), node.gpus)
+    here = facts.machine(step.gpu_count(), node.gpus, node.resources.gpu_memory)
     try:
         model, guessed = architecture(graph, results, node)
     except Unknown as unknown:
@@ -377,9 +378,13 @@ def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> d
         ways.append("an adapter instead of all weights (lora: {})")
     elif step.quantization is None:
         ways.append("quantization: nf4")
+    if here.free == here.share:
+        ways.insert(0, f"gpu_memory: {math.ceil(used.total / 2**30)}GB")
+        limit = f"resources gives it {_gib(here.share)} GiB of a GPU"
+    else:
+        limit = f"this {here.where} has {_gib(here.free)} GiB{' free' if here.used else ''}"
     return {
-        "warning": f"it won't fit: it needs about {_gib(used.total)} GiB, and this {here.where} "
-        f"has {_gib(here.free)} GiB{' free' if here.used else ''}",
+        "warning": f"it won't fit: it needs about {_gib(used.total)} GiB, and {limit}",
         "fix": ", or ".join([*ways, "shorter rows", "a smaller model"]),
     }
 

@@ -1,5 +1,6 @@
 """Where and when steps run: their resources, their executors, and jobs that outlive a build."""
 
+import json
 import os
 import socket
 import sys
@@ -203,6 +204,15 @@ def test_a_name_that_no_recipe_has_is_pointed_out(
     check_executors(settings, load_plugins(()), recipe)
     (warning,) = capsys.readouterr().err.splitlines()
     assert "finery.toml:1: executors: there is no section, step type or step 'bb'" in warning
+
+
+def test_a_plan_names_executors(project: MakeProject) -> None:
+    t = project({"recipe.yaml": RECIPE, "finery.toml": "[executors]\na = 'slurm'\n"})
+    plan = t.run("plan")
+    assert "         runs on slurm; asks for 24GB of memory, 8 cores, 1h30m\n" in plan.out, plan.err
+    assert plan.out.count("runs on") == 1
+    lines = [json.loads(line) for line in t.run("plan", "--json").out.splitlines()]
+    assert [line["executor"] for line in lines] == ["slurm", "local"]
 
 
 def test_a_full_executor_holds_up_only_its_own_steps(project: MakeProject) -> None:

@@ -68,8 +68,7 @@ class Router:
         if place not in self._names:
             folder = JobFolder(self._store / "work" / f"{need.key}{JOB}")
             about = folder.about() if need.key else None
-            named = (need.step, need.origin, need.use, need.section, DEFAULT)
-            routed = next(self._routes[name] for name in named if name in self._routes)
+            routed = executor_for(self._routes, need.step, need.origin, need.use, need.section)
             self._names[place] = about.executor if about is not None else routed
         return self._names[place]
 
@@ -140,6 +139,11 @@ class Router:
 
     def _detached(self) -> list[Detached]:
         return [e for e in self._executors.values() if isinstance(e, Detached)]
+
+
+def executor_for(routes: Mapping[str, str], *names: str) -> str:
+    """The executor for a step, by the first of its names (see `Need`) that has a route."""
+    return next((routes[name] for name in (*names, DEFAULT) if name in routes), LOCAL)
 
 
 def check_executors(

@@ -60,15 +60,19 @@ def command(
     from finery.builder.sharing import plans_with_shared
     from finery.cli.console import notes_line, print_notes
     from finery.config import load_config, settings_in_force
-    from finery.execute.routing import check_executors
+    from finery.execute.routing import check_executors, executor_for
 
     project = Project(recipe, overrides)
     graph, store = project.graph.select(steps), project.store
     refuse_shared_folder(graph.recipe, store)
     planner = Planner(graph, store)
-    check_executors(
-        settings_in_force(recipe), graph.plugins, graph.recipe, store.recipes().values()
-    )
+    settings = settings_in_force(recipe)
+    check_executors(settings, graph.plugins, graph.recipe, store.recipes().values())
+    routes = next(setting.value for setting in settings if setting.name == "executors")
+    executors = {
+        node.name: executor_for(routes, node.name, node.origin, node.use, node.section)
+        for node in graph.nodes.values()
+    }
     plans = plans_with_shared(planner, load_config(recipe))
     if language is not None:
         failed = failed_gates(graph, store, {p.node.name: p.result for p in plans})
@@ -81,9 +85,9 @@ def command(
     failed = failed_gates(graph, store, {p.node.name: p.result for p in plans})
     gates = Gates(failed, blocked_by(graph, failed))
     if as_json:
-        _print_json(planner, plans, notes, estimates, gates)
+        _print_json(planner, plans, notes, estimates, gates, executors)
         return
-    _print_steps(plans, estimates, gates)
+    _print_steps(plans, estimates, gates, executors)
     print_notes(graph, [note for note in notes if note.name in OBSTACLES])
     advice = [note for note in notes if note.name not in OBSTACLES]
     if advice:
@@ -112,6 +116,7 @@ def _print_json(
     notes: Sequence["Note"],
     estimates: Mapping[str, "Estimate"],
     gates: Gates,
+    executors: Mapping[str, str],
 ) -> None:
     """A line for each step, followed by a line for each note on the recipe as a whole."""
     from finery.builder.checks import note_data
@@ -126,7 +131,8 @@ def _print_json(
         print_json({
             "step": name, "use": plan.node.use, "state": gates.state(plan), "reason": plan.reason,
             "key": plan.key, "environment": plan.node.environment or None,
-            "resources": plan.node.resources.to_dict(), "estimate": facts, "notes": mine,
+            "executor": executors[name], "resources": plan.node.resources.to_dict(),
+            "estimate": facts, "notes": mine,
             "error": gates.failed[name].to_dict() if name in gates.failed else None,
             "blocked_by": [*gates.blocked.get(name, ())],
         })  # fmt: skip
@@ -170,8 +176,9 @@ def _print_graph(language: str, plans: Sequence["StepPlan"], gates: Gates) -> No
 
 
 def _print_steps(
-    plans: Sequence["StepPlan"], estimates: Mapping[str, "Estimate"], gates: Gates
-) -> None:
+    plans: Sequence["StepPlan"], estimates: Mapping[str, "Estimate"], gates: Gates,
+    executors: Mapping[str, str],
+) -> None:  # fmt: skip
     from finery.compare.outputs import folded, title_of
     from finery.recipe.matrix.labels import without_variants
 
@@ -193,8 +200,10 @@ def _print_steps(
         print_wrapped(start, why, hang=INDENT)
         for each in group:
             _print_gate(each, gates)
-        if (asks := str(plan.node.resources)) and plan.state != "cached":
-            print_wrapped(" " * INDENT, f"asks for {asks}", hang=INDENT + 2, dim=True)
+        asks, executor = str(plan.node.resources), executors[plan.node.name]
+        where = [f"runs on {executor}"] if executor != "local" else []
+        if plan.state != "cached" and (facts := [*where, *([f"asks for {asks}"] if asks else [])]):
+            print_wrapped(" " * INDENT, "; ".join(facts), hang=INDENT + 2, dim=True)
         _print_estimates([estimates[p.node.name] for p in group if p.node.name in estimates])
 
 

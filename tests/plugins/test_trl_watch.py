@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from tiny_llama import tiny_llama
 
-from finery import Job, Metrics, Step
+from finery import Dataset, Job, Metrics, Model, Step, UsageError
 from finery.testing import TestJob
+from finery_eval.steps.preference import Preference
 from finery_trl.rows.tokens import Tokens
 from finery_trl.steps import Sft
 from finery_trl.train.watch import watcher
@@ -35,3 +36,11 @@ def test_each_of_several_processes_has_files_of_its_own(
         monkeypatch.setenv("RANK", rank)
         assert watch(None, 3) == {"accuracy": 0.5}
     assert len(list(job.scratch.rglob("metrics.json"))) == 2
+
+
+def test_an_evaluator_that_loads_models_itself_cannot_watch() -> None:
+    model, rows = Model.placeholder("base"), Dataset.placeholder("rows")
+    watch = Preference(models=[model], rows=rows)
+    with pytest.raises(UsageError, match="loads finished models") as caught:
+        Sft(model=model, rows=[rows], watch=watch).check()
+    assert caught.value.where == "watch"

@@ -133,6 +133,17 @@ def test_a_damaged_database_is_replaced_by_one_with_what_could_be_read(
     assert built.run("build").err.count("damaged") == 0
 
 
+def test_a_step_runs_again_if_the_names_of_its_outputs_are_damaged(project: MakeProject) -> None:
+    halves = "  halves: {use: steps.halve, rows: a}\n  c: {use: steps.copy, rows: halves.second}\n"
+    t = project({"recipe.yaml": TWO_STEPS + halves, "rows.txt": "one\ntwo\n"})
+    t.ran()
+    db = sqlite3.connect(database(t))
+    db.execute("UPDATE results SET outputs = CAST(replace(outputs, 'second', 'secoMd') AS BLOB)")
+    db.commit()
+    db.close()
+    assert t.ran("--set", "data.b.tag=2") == ["b", "halves"]
+
+
 def test_what_sqlite_can_read_is_saved_from_a_damaged_database(built: Project) -> None:
     records = Database(database(built))
     records.write(("INSERT INTO records VALUES (?, ?)", ANSWERS.items()))

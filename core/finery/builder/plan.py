@@ -144,10 +144,17 @@ class Planner:
             )
             return plan
         plan.key = key_of(plan.parts)
-        plan.result = self.store.lookup(plan.key, inputs.values(), plan.parts)
+        plan.result = self.lookup(plan, inputs)
         plan.state = "cached" if plan.result else "run"
         plan.reason = "" if plan.result else self._reason(plan)
         return plan
+
+    def lookup(self, plan: StepPlan, inputs: Mapping[tuple[str, int], Manifest]) -> Result | None:
+        """The kept result of a step's key. One with other outputs than the step's is damaged."""
+        result = self.store.lookup(plan.key, inputs.values(), plan.parts)
+        if result is None or result.outputs.keys() != plan.node.outputs.keys():
+            return None
+        return result
 
     @staticmethod
     def _versions(plan: StepPlan) -> dict[str, str] | None:

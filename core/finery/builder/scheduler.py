@@ -375,7 +375,7 @@ class Build:
                 message = f"waiting for {self.store.holder(plan.key)}, which is building it"
                 self._emit("step_log", step=plan.node.name, message=message)
             return
-        result = self.store.lookup(plan.key, inputs.values(), plan.parts)
+        result = self.planner.lookup(plan, inputs)
         if result is not None and plan.node.name not in self._forced:
             self.store.unlock(plan.key)
             self._settle(plan, result, cached=True)

@@ -48,7 +48,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of these tests."""
-    thorough = "new processes, rows of 10 MB, five times as many examples"
+    thorough = "rows of 10 MB, five times as many examples"
     parser.addoption("--thorough", action="store_true", help=thorough)
     parser.addoption("--shuffle", type=int, metavar="SEED", help="modules and tests in any order")
 
@@ -57,7 +57,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Apply them."""
     if config.getoption("thorough"):
         settings.load_profile("thorough")
-        Project.forks = False
     else:
         settings.load_profile("quick")
         hostile.LARGE_BYTES = 1 << 20
@@ -148,8 +147,6 @@ def _default_signals() -> None:
 class Project:
     """A folder with a recipe, and the installed `finery` command run in it."""
 
-    forks = True
-    """Whether `run` forks from an interpreter that has imported finery, see `warm.py`."""
     imports: tuple[str, ...] = ()
     """What else that interpreter has imported."""
 
@@ -189,7 +186,7 @@ class Project:
     def run(self, *args: str, timeout: float = 180) -> Ran:
         """Run `finery` with these arguments."""
         environment = self.environment()
-        if self.forks and (interpreter := warm(environment, self.imports)):
+        if interpreter := warm(environment, self.imports):
             return Ran(*interpreter.run(args, self.folder, environment, timeout))
         process = self.start(*args)
         out, err = process.communicate(timeout=timeout)
@@ -241,7 +238,7 @@ class Project:
 @pytest.fixture(scope="session", autouse=True)
 def trials_fork() -> Iterator[None]:
     """Let the commands of contracts fork, too."""
-    if "finery.testing.trial" not in sys.modules or not Project.forks:
+    if "finery.testing.trial" not in sys.modules:
         yield
         return
     from finery.testing import trial

@@ -148,7 +148,7 @@ class Project:
     """A folder with a recipe, and the installed `finery` command run in it."""
 
     imports: tuple[str, ...] = ()
-    """What else that interpreter has imported."""
+    """What the interpreter that commands fork from has imported besides finery, see `warm.py`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -30,6 +30,7 @@ class Cluster:
         self._gcs, dashboard = _free_port(), _free_port()
         self.address = f"http://127.0.0.1:{dashboard}"
         self._python = _environment(folder / "venv")
+        self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._processes = [self._start(
             "head", "--head", f"--port={self._gcs}", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}", "--num-cpus=0",
@@ -39,10 +40,11 @@ class Cluster:
         until(self._answers, 120)
         self.start_node()
 
-    def start_node(self) -> None:
-        """Start the node with the cores."""
-        self.node = self._start("node", f"--address=127.0.0.1:{self._gcs}", "--num-cpus=4")
-        self._processes.append(self.node)
+    def start_node(self, name: str = "node") -> None:
+        """Start the node with the cores, or another one."""
+        node = self._start(name, f"--address=127.0.0.1:{self._gcs}", "--num-cpus=4")
+        self._nodes[name] = node
+        self._processes.append(node)
 
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         home = self.folder / name
@@ -64,11 +66,12 @@ class Cluster:
             return bool(urllib.request.urlopen(f"{self.address}/api/version", timeout=5).read())
         return False
 
-    def kill_node(self) -> None:
-        """Kill the node's raylet, as if its machine was lost."""
-        _kill_all([p for p in _children(self.node.pid) if "raylet" in _command(p)])
-        _kill_all([self.node.pid, *_children(self.node.pid)])
-        self.node.wait()
+    def kill_node(self, name: str = "node") -> None:
+        """Kill a node's raylet, as if its machine was lost."""
+        node = self._nodes.pop(name)
+        _kill_all([p for p in _children(node.pid) if "raylet" in _command(p)])
+        _kill_all([node.pid, *_children(node.pid)])
+        node.wait()
 
     def close(self) -> None:
         """End all processes."""

@@ -1,6 +1,7 @@
 """The executor of Ray, on its Jobs API."""
 
 import fnmatch
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from msgspec import Meta
 from finery import StepError, Task, UsageError
 from finery.execute.courier import CourierExecutor
 from finery.execute.detached import CANCELLED, RUNS
+from finery_ray.nodes import JOB, MODULE, PLAN, Plan
 
 ENDINGS = {
     "JOB_ENTRYPOINT_COMMAND_ERROR": "ended before it could report",
@@ -33,7 +35,8 @@ class RayOptions(msgspec.Struct, kw_only=True):
     address: of the cluster's dashboard. num_cpus: of steps that don't say `cpus`. num_gpus: of
     steps that use GPUs, instead of their number. resources: custom ones. runtime_env: Ray's, e.g.
     `pip`. pass_env: patterns of variables of this machine that jobs get, e.g. for the bucket.
-    folder: where nodes keep files. python: of the nodes. remote: the shared store.
+    folder: where nodes keep files; steps on several nodes need one that the nodes share. python: of
+    the nodes. remote: the shared store.
     """
 
     address: str = "http://127.0.0.1:8265"
@@ -96,17 +99,27 @@ class RayExecutor(CourierExecutor):
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in options.pass_env)
         }
         own = options.runtime_env.get("env_vars", {})
-        gpus = options.num_gpus if task.gpus and options.num_gpus is not None else task.gpus
+        gpus: float = math.ceil(task.gpus / task.nodes)
+        if gpus and options.num_gpus is not None:
+            gpus = options.num_gpus
+        share = {
+            "num_cpus": asks.cpus or options.num_cpus,
+            "num_gpus": gpus or None,
+            "memory": asks.memory or None,
+            "resources": options.resources or None,
+        }
+        module, variables = JOB, dict(variables)
+        if task.nodes > 1:
+            plan = Plan(nodes=task.nodes, share=share, python=options.python)
+            variables[PLAN] = msgspec.json.encode(plan).decode()
+            module, share = MODULE, {}
         try:
             self._client.submit_job(
                 submission_id=job_id,
-                entrypoint=f"exec {options.python} -m finery.execute.node",
+                entrypoint=f"exec {options.python} -m {module}",
                 runtime_env={**options.runtime_env, "env_vars": {**own, **passed, **variables}},
                 metadata={"step": task.step, "key": task.key},
-                entrypoint_num_cpus=asks.cpus or options.num_cpus,
-                entrypoint_num_gpus=gpus or None,
-                entrypoint_memory=asks.memory or None,
-                entrypoint_resources=options.resources or None,
+                **{f"entrypoint_{name}": amount for name, amount in share.items()},
             )
         except (RuntimeError, ValueError, TypeError) as error:
             raise StepError(

@@ -93,7 +93,7 @@ class Launch(Settings):
         1,
         ge=1,
         help="Number of machines that share the processes, if the executor gives a step several, "
-        "as slurm does. Other executors run all processes on one machine.",
+        "as slurm and ray do. Other executors run all processes on one machine.",
     )
     config: OneFile | None = setting(
         None,

@@ -1,5 +1,7 @@
 """Steps as Ray jobs, on a cluster that the tests start, through a bucket of a server like S3."""
 
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -12,6 +14,7 @@ import pytest
 import yaml
 from conftest import MakeProject, Project, until
 from ray_cluster import Cluster, cluster
+from tiny_llama import TEXT, tiny_llama
 
 from finery.execute.executor import Executor
 from finery.testing.executors import DetachedContract
@@ -233,3 +236,136 @@ def test_what_cannot_be_submitted_is_refused(on_ray: MakeBuild, ray: Cluster) ->
     ran = t.run("build")
     assert ran.code == 1
     assert "Ray doesn't answer at http://127.0.0.1:9" in ran.err
+
+
+Wide = Callable[..., Project]
+WIDE = """
+class Wide(Script, seeded=False):
+    'Runs some Python on two nodes.'
+
+    def node_count(self):
+        return 2
+
+"""
+ON_NODES = """import subprocess
+run = lambda code: subprocess.run([*job.on_nodes, 'sh', '-c', code]).returncode
+"""
+
+
+@pytest.fixture
+def wide(on_ray: MakeBuild, ray: Cluster) -> Iterator[Wide]:
+    """Makes a project with steps on two nodes. The cluster gets the second one meanwhile."""
+
+    def make(code: str, options: str = "", names: str = "a", **settings: Any) -> Project:
+        own = {name: f"name = '{name}'\n{ON_NODES}{code}" for name in names}
+        t = on_ray({n: {"use": "steps.wide", "code": own[n], **settings} for n in names})
+        t.edit("steps.py", "\nclass Alone", f"{WIDE}\nclass Alone")
+        t.edit("steps.py", '"steps.alone": Alone', '"steps.wide": Wide, "steps.alone": Alone')
+        t.edit("finery.toml", "retries = 1\n", "")
+        t.edit("finery.toml", "pass_env", f"{options}\npass_env")
+        return t
+
+    ray.start_node("other")
+    yield make
+    ray.kill_node("other")
+
+
+def processes(command: str) -> list[int]:
+    """The processes with such a command line. command: a regular expression."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if re.search(command, path.read_text("utf-8", "replace").replace("\0", " ")):
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_a_command_runs_on_both_nodes_until_it_fails_on_one(
+    wide: Wide, ray: Cluster, tmp_path: Path
+) -> None:
+    """With the step's folder and its variables, which are in no command line."""
+    code = f"""
+        at={tmp_path}/$FINERY_NODE
+        echo "word ${{#WORD}} $PWD"
+        tr '\\0' '\\n' < /proc/$PPID/environ | grep ^HOME=
+        cat /proc/[0-9]*/cmdline > $at
+        [ $FINERY_NODE = 0 ] && exec sleep 600
+        until [ -s {tmp_path}/0 ]; do sleep 0.1; done
+        exit 7
+    """
+    t = wide(f"script = {code!r}\njob.log(f'code {{run(script)}}')\n{ROW}", env=["WORD"])
+    t.env["WORD"] = "word-of-21-characters"
+    ran = t.run("build", timeout=300)
+    assert ran.code == 0, ran.err
+    assert "code 7" in ran.err
+    (log,) = t.folder.glob(".finery/runs/*/a.log")
+    homes = {*re.findall("^HOME=(.*)", log.read_text(), re.MULTILINE)}
+    assert homes == {str(ray.node_home), str(ray.folder / "other")}
+    assert re.findall("word 21 (.*)", log.read_text()) == [str(t.folder)] * 2
+    assert not [n for n in "01" if "word-of-21" in (tmp_path / n).read_text("utf-8", "replace")]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("finery_ray.nodes run", "code -9"), ("finery_ray.nodes $", "ended before it could report")],
+)
+def test_processes_on_all_nodes_end_with_the_command_and_the_job(
+    wide: Wide, command: str, said: str
+) -> None:
+    t = wide(f"job.log(f'code {{run(\"exec sleep 6661\")}}')\n{ROW}")
+    process = t.start("build")
+    until(lambda: len(processes("^sleep 6661")) == 2, 120)
+    (pid,) = processes(command)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not processes("^sleep 6661"), 60)
+    _, err = process.communicate(timeout=120)
+    assert said in err
+
+
+def test_steps_wait_for_all_their_nodes_at_once(wide: Wide, ray: Cluster) -> None:
+    """Two steps that held a node each would wait for ever."""
+    t = wide(f"run('true')\n{ROW}", "num_cpus = 4", names="ab")
+    ran = t.run("build", timeout=300)
+    assert ran.code == 0, ran.err
+    assert "waiting for 2 nodes with 4 CPU each" in ran.err
+
+
+def test_nodes_that_a_step_cannot_have_are_said(wide: Wide) -> None:
+    t = wide(ROW, 'folder = "/proc/self/cwd/f"')
+    ran = t.run("build", timeout=300)
+    assert ran.code == 1
+    assert re.search(r"node \S+ doesn't see the files in /proc/self/cwd/f of", ran.err), ran.err
+    assert "set `folder` of [ray]" in ran.err
+    limit = "runtime_env = {env_vars = {RAY_JOB_START_TIMEOUT_SECONDS = '1'}}"
+    t.edit("finery.toml", 'folder = "/proc/self/cwd/f"', f"{limit}\nresources = {{tpu = 1}}")
+    ran = t.run("build", timeout=300)
+    assert ran.code == 1
+    assert "needs 2 nodes with 1 CPU, 1 tpu each, and the cluster has 0" in ran.err, ran.err
+
+
+def test_a_training_on_two_nodes_equals_one_in_one_process(
+    wide: Wide, on_ray: MakeBuild, tmp_path: Path
+) -> None:
+    pytest.importorskip("trl")
+    from safetensors.numpy import load
+
+    tiny_llama(tmp_path / "base")
+    several = {"nodes": 2, "processes": 2}
+    sft = {"use": "trl.sft", "model": "base", "rows": "rows", "epochs": 2, "dtype": "fp32"}
+    t = on_ray(
+        {"rows": {"use": "data.file", "path": "rows.jsonl"}},
+        models={"base": {"use": "local.model", "path": "base"}},
+        train={"sft": {**sft, "launch": several}},
+    )
+    rows = [{"prompt": f"my card {n}", "completion": TEXT[n % 3]} for n in range(8)]
+    t.write({"rows.jsonl": "\n".join(map(json.dumps, rows))})
+    t.edit("finery.toml", "default", "train")
+    ran = t.run("build", timeout=600)
+    assert ran.code == 0, ran.err
+    assert "2 processes on 2 nodes" in ran.err
+    there = load(next(t.folder.glob("build/*/*/adapter_model.safetensors")).read_bytes())
+    shutil.rmtree(t.folder / ".finery")
+    local = t.run("build", "--executor", "local", "--set", "train.sft.launch=null", timeout=600)
+    assert local.code == 0, local.err
+    here = load(next(t.folder.glob("build/*/*/adapter_model.safetensors")).read_bytes())
+    assert all(abs(here[name] - there[name]).max() < 1e-4 for name in there)

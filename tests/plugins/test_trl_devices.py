@@ -1,12 +1,16 @@
 """GPUs that this machine doesn't have: their number and capabilities are set by the tests."""
 
+import contextlib
 import functools
 import os
 import shlex
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import until
 from tiny_llama import card_rows, tiny_llama
 
 from finery import Dataset, Model, OneFile, StepError, UsageError
@@ -184,15 +188,44 @@ def fail_elsewhere(step: Any, job: Any) -> None:
         raise StepError("node 1 has no more space")
 
 
+def end_launcher_elsewhere(step: Any, job: Any) -> None:
+    """Kill the launcher of the other node, and wait for the end of its process."""
+    file = job.scratch / "processes"
+    if os.environ["GROUP_RANK"] != "0":
+        new = file.with_suffix(".new")
+        new.write_text(f"{os.getppid()} {os.getpid()}")
+        new.rename(file)
+        time.sleep(600)
+    until(file.exists)
+    launcher, process = map(int, file.read_text().split())
+    os.kill(launcher, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        until(lambda: not Path(f"/proc/{process}/cmdline").read_bytes())
+    raise StepError("the process of node 1 has ended")
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("train", "both", "error"),
+    [
+        (
+            fail_elsewhere,
+            'FINERY_NODE=0 "$@" & FINERY_NODE=1 "$@" || { kill $!; exit 1; }',
+            "node 1 has no more space",
+        ),
+        (
+            end_launcher_elsewhere,
+            'FINERY_NODE=1 "$@" & FINERY_NODE=0 exec "$@"',
+            "the process of node 1 has ended",
+        ),
+    ],
+)
 def test_an_error_on_another_node_is_the_steps_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Any, both: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command starts both launchers here, as that of an executor would on two machines."""
-    both = 'FINERY_NODE=0 "$@" & FINERY_NODE=1 "$@" || { kill $!; exit 1; }'
     folders = (Path(__file__).parent, Path(__file__).parent.parent)
     monkeypatch.setenv("FINERY_ON_NODES", shlex.join(["sh", "-c", both, "sh"]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
-    step = sft(launch=Launch(nodes=2, processes=2))
-    with pytest.raises(StepError, match="node 1 has no more space"):
-        launch(fail_elsewhere, step, TestJob(tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(StepError, match=error):
+        launch(train, sft(launch=Launch(nodes=2, processes=2)), TestJob(tmp_path))

@@ -19,10 +19,10 @@ from finery.errors import FineryError, RemoteError, StepError, UsageError
 from finery.execute.detached import CANCELLED, RUNS, DetachedExecutor
 from finery.execute.executor import Failed, Task
 from finery.execute.job import About, JobFolder
+from finery.execute.node import report as report
+from finery.execute.parcel import ADDRESS as ADDRESS
 from finery.execute.parcel import (
-    ADDRESS,
     NO_ACCESS,
-    Address,
     Chunk,
     Mailbox,
     Parcel,
@@ -31,6 +31,7 @@ from finery.execute.parcel import (
     moved,
     push_files,
 )
+from finery.execute.parcel import Address as Address
 from finery.plugin.manager import load_plugins
 from finery.store.blobs import blob_path
 from finery.store.layout import Lost

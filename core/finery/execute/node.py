@@ -14,8 +14,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from blake3 import blake3
@@ -72,13 +74,22 @@ def main() -> None:
     root = Path(address.folder).expanduser() / blake3(address.url.encode()).hexdigest(8)
     Store(root).close()
     with (root / "work" / f"{parcel.task.key}.node").open("w") as lock:
-        node = _Node(remote, box, parcel, root)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            node.say("waiting for another job on this node that runs the same step")
+            message = "waiting for another job on this node that runs the same step"
+            report(address, Logged(event="log", message=message))
             fcntl.flock(lock, fcntl.LOCK_EX)
-        node.run(address.token)
+        _Node(remote, box, parcel, root, address.sent).run(address.token)
+
+
+def report(address: Address, event: Mapping[str, Any]) -> None:
+    """Send an event of a job whose step doesn't run yet. Nothing follows a closing one."""
+    line = msgspec.json.encode(event) + b"\n"
+    box = Mailbox(Remote(address.url), address.token, address.secret)
+    chunk = Chunk(events=line, log=b"", is_last=_is_closing(line))
+    box.put(f"{address.sent:06}", chunk)
+    address.sent += 1
 
 
 def _end_with(parent: int) -> None:
@@ -91,21 +102,15 @@ def _end_with(parent: int) -> None:
 class _Node:
     """A job in the node's store at `root`."""
 
-    def __init__(self, remote: Remote, box: Mailbox, parcel: Parcel, root: Path) -> None:
+    def __init__(self, remote: Remote, box: Mailbox, parcel: Parcel, root: Path, sent: int) -> None:
         self._remote, self._box, self._parcel, self._root = remote, box, parcel, root
         work, key = root / "work", parcel.task.key
         self._tree = work / f"{key}.tree"  # below it, files have the paths of the build's machine
         self._out, self._scratch = work / key, work / f"{key}.scratch"
         self._folder = JobFolder(work / f"{key}{JOB}")
         self._sent = {"events.jsonl": 0, "log": 0}
-        self._number = 0
+        self._number = sent
         self._ended = threading.Event()
-
-    def say(self, message: str) -> None:
-        """Send a line for the user before the step runs."""
-        event = msgspec.json.encode(Logged(event="log", message=message)) + b"\n"
-        self._box.put(f"{self._number:06}", Chunk(events=event, log=b""))
-        self._number += 1
 
     def run(self, token: str) -> None:
         """Run the step, and send what comes out of it meanwhile."""

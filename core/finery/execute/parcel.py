@@ -40,6 +40,7 @@ class Address(msgspec.Struct, kw_only=True):
     """Where a job finds its parcel. The URL and the secret must not be in a command line.
 
     folder: of the node, for what later jobs need again. finery: the version that the build has.
+    sent: how many chunks the job has sent so far.
     """
 
     url: str
@@ -47,6 +48,7 @@ class Address(msgspec.Struct, kw_only=True):
     secret: str
     folder: str
     finery: str
+    sent: int = 0
 
 
 class Parcel(msgspec.Struct, kw_only=True):

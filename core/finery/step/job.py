@@ -85,7 +85,8 @@ class Job:
         """The beginning of a command that runs once on each node; empty if the step has only one.
 
         What follows gets the number of its node in the environment variable `FINERY_NODE`. The step
-        itself runs on node 0. The nodes share `scratch`.
+        itself runs on node 0. If the others may not know the host name of node 0, `FINERY_HOST` has
+        its address. The nodes share `scratch`.
         """
         return shlex.split(os.environ.get(ON_NODES, ""))
 

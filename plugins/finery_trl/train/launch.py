@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Client, Connection, Listener
@@ -78,6 +79,7 @@ def main(path: Path) -> None:
         load_plugins(tuple(pickle.load(file)))
         order: Order = pickle.load(file)
     if int(os.environ.get("GROUP_RANK", "0")):  # on another node than the main process
+        threading.Thread(target=_end_with_launcher, args=[os.getppid()], daemon=True).start()
         try:
             order.train(order.step, _Job(order, lambda event: None))
         except FineryError as error:
@@ -128,18 +130,18 @@ def _command(step: "Training", order: Path, on_nodes: list[str]) -> list[str]:
     nodes = step.launch.nodes if on_nodes else 1
     with socket.socket() as free:
         free.bind(("", 0))
-        host, port = socket.gethostname(), free.getsockname()[1]
+        port = free.getsockname()[1]
     processes, config, deepspeed = step.processes, step.launch.config, step.launch.deepspeed
     if config is None:
         launcher = ["torch.distributed.run", f"--nproc_per_node={processes // nodes}"]
-        several = [f"--nnodes={nodes}", f"--master_addr={host}", f"--master_port={port}"]
+        several = [f"--nnodes={nodes}", f"--master_port={port}"]
         launcher += several if nodes > 1 else ["--standalone"]
     else:
         launcher = ["accelerate.commands.launch", f"--config_file={config.path}"]
         # 0 is any free port. The default port is the same for all trainings of a machine.
         launcher += [f"--num_processes={processes}"]
         several = [
-            f"--num_machines={nodes}", f"--main_process_ip={host}", f"--main_process_port={port}",
+            f"--num_machines={nodes}", f"--main_process_port={port}",
             "--deepspeed_multinode_launcher=standard",
         ]  # fmt: skip
         launcher += several if nodes > 1 else ["--main_process_port=0"]
@@ -150,8 +152,11 @@ def _command(step: "Training", order: Path, on_nodes: list[str]) -> list[str]:
     )
     if nodes == 1:
         return [*command, *module]
-    rank = "--node_rank" if config is None else "--machine_rank"
-    script = f"exec {shlex.join(command)} {rank}=$FINERY_NODE {shlex.join(module)}"
+    rank, first = "--node_rank", "--master_addr"
+    if config is not None:
+        rank, first = "--machine_rank", "--main_process_ip"
+    own = f"{rank}=$FINERY_NODE {first}=${{FINERY_HOST:-{socket.gethostname()}}}"
+    script = f"exec {shlex.join(command)} {own} {shlex.join(module)}"
     return [*on_nodes, "sh", "-c", script]
 
 
@@ -238,6 +243,13 @@ def _end_with(connection: Connection, done: threading.Event) -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_with_launcher(parent: int) -> None:
+    """Exit this process if the launcher was killed, which started it in a session of its own."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ def check_processes(step: "Training", job: Job) -> None:
         )
         if count > step.processes // step.node_count():
             fix = (
-                f"build with the executor slurm, which gives the step {step.node_count()} machines"
+                "build with the executor slurm or ray, which give the step "
+                f"{step.node_count()} machines"
             )
         raise StepError(
             f"{count} processes need {count} GPUs, but this machine shows {gpus}",

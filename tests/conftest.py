@@ -66,7 +66,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what is tested of all plugins at once, and order the others.
 
     Tests with real models take longest and begin first, so that no worker waits for another at the
-    end. With `--shuffle`, modules are shuffled, and the tests of each.
+    end. With `--shuffle`, modules are shuffled, and the classes and tests of each. Tests of a class
+    stay together, since it may make what they share.
     """
     again = {item for item in items if item.name in ONCE and item.path.stem.endswith("_contracts")}
     config.hook.pytest_deselected(items=again)
@@ -75,7 +76,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         rng = random.Random(seed)
         places = {item.nodeid: rng.random() for item in items}
         modules = {item.path: rng.random() for item in items}
-        items.sort(key=lambda item: (modules[item.path], places[item.nodeid]))
+        groups = {item.getparent(pytest.Class): rng.random() for item in items}
+        items.sort(
+            key=lambda item: (
+                modules[item.path], groups[item.getparent(pytest.Class)], places[item.nodeid]
+            )
+        )  # fmt: skip
     items.sort(key=lambda item: item.get_closest_marker("real") is None)
 
 

@@ -18,7 +18,12 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), needs_llama_server]
 FRESH = "python tests/models/page.py"
 ARCHITECTURES = {family.architecture: family for family in reversed(FAMILIES)}
 """Architecture → the first of its families."""
-each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name, scope="module")
+each_family = pytest.mark.parametrize(
+    "family",
+    [FAMILIES[0], *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES[1:])],
+    ids=lambda family: family.name,
+    scope="module",
+)
 """In the scope of the module, tests run family by family and share its tokenizer."""
 
 

@@ -360,6 +360,7 @@ def test_a_training_on_two_nodes_equals_one_in_one_process(
     rows = [{"prompt": f"my card {n}", "completion": TEXT[n % 3]} for n in range(8)]
     t.write({"rows.jsonl": "\n".join(map(json.dumps, rows))})
     t.edit("finery.toml", "default", "train")
+    t.edit("finery.toml", "pass_env", "num_gpus = 0\npass_env")
     ran = t.run("build", timeout=600)
     assert ran.code == 0, ran.err
     assert "2 processes on 2 nodes" in ran.err

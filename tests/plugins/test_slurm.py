@@ -245,7 +245,7 @@ def test_a_training_that_reaches_its_time_limit_equals_an_uninterrupted_one(
     training: Train,
 ) -> None:
     """Its process is stopped after a checkpoint, so that it can't end before the limit."""
-    t = training(epochs=100, resources={"cpus": 2, "time": "1m"})
+    t = training(epochs=100, resources={"cpus": 2, "time": "2m"})
     t.edit("finery.toml", 'gres = ""', 'gres = ""\nnotice = 40\n')
     process = t.start("build")
     until(lambda: any(t.folder.glob(".finery/work/*.scratch/checkpoints/*/trainer_state.json")))

@@ -1,8 +1,8 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
 #   make quickstart   write a small recipe into quickstart/, and build it with a fresh .venv
-#   make test         lint, types, schemas, documentation and tests, in twelve minutes on two cores
+#   make test         lint, types, schemas, documentation and tests, in a quarter of an hour on two cores
 # and for those who change it:
-#   make test-all     the same with all tests, in 40 minutes
+#   make test-all     the same with all tests, in about an hour
 #   make docs         the documentation as a site, in build/site
 # and on a machine with a GPU:
 #   make gpu-check    what finery does on GPUs, in at most 10 minutes, without a network

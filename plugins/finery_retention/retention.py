@@ -116,8 +116,8 @@ class Retention(
         return Result(items, texts, answers, likelihoods).write(job, self.margin)
 
     def _refuse_unscorable(self) -> None:
-        odd = [m for m in self.models if m.format not in LOADABLE]
-        if odd and self._has_text():
+        odd = [m for m in self.models if m.format not in LOADABLE] if self._has_text() else []
+        if odd:
             raise UsageError(
                 f"the text can't be scored with '{odd[0].name}': a model of format "
                 f"'{odd[0].format}' gives no likelihood of a text",

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from tiny_llama import tiny_llama
 
-from finery import Dataset, Job, Metrics, Model, Step, UsageError
-from finery.testing import TestJob
+from finery import Dataset, FileOrName, Job, Metrics, Model, Step, UsageError
+from finery.testing import TestJob, dataset
 from finery_eval.steps.preference import Preference
+from finery_retention.retention import Retention
 from finery_trl.rows.tokens import Tokens
 from finery_trl.steps import Sft
 from finery_trl.train.watch import watcher
@@ -44,3 +45,20 @@ def test_an_evaluator_that_loads_models_itself_cannot_watch() -> None:
     with pytest.raises(UsageError, match="loads finished models") as caught:
         Sft(model=model, rows=[rows], watch=watch).check()
     assert caught.value.where == "watch"
+
+
+def test_tasks_of_retention_can_watch(tmp_path: Path) -> None:
+    """Without a text, it only asks the model in training, whose format it doesn't know."""
+    pytest.importorskip("reasoning_gym")
+    rows = dataset(tmp_path / "rows", [{"prompt": "my card", "completion": "late"}] * 4)
+    watch = Retention(
+        models=[Model.placeholder("base")],
+        text=FileOrName(["none"]),
+        tasks=["sums"],
+        items=5,
+        shots=0,
+    )
+    model = tiny_llama(tmp_path / "model")
+    step = Sft(model=model, rows=[rows], validation=rows, watch=watch, epochs=1)
+    step.run(job := TestJob(tmp_path / "job"))
+    assert list(job.scratch.glob("watch/*/metrics.json"))

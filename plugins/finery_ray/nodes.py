@@ -114,15 +114,13 @@ def main(plan: Plan) -> int:
 
 def _wait(plan: Plan, group: Any, address: Address) -> None:
     """Wait for the nodes. Raises `StepError` if the cluster has too few for too long."""
-    import ray
-
     limit, said = float(os.environ.get(LIMIT, SECONDS)), ""
     deadline = time.monotonic() + limit
     while not group.wait(PAUSE):
         bundle = plan.bundle().items()
         number = sum(
             node["Alive"] and all(node["Resources"].get(n, 0) >= amount for n, amount in bundle)
-            for node in ray.nodes()  # type: ignore[no-untyped-call]
+            for node in _nodes()
         )
         if number >= plan.nodes:
             deadline = time.monotonic() + limit
@@ -138,6 +136,14 @@ def _wait(plan: Plan, group: Any, address: Address) -> None:
             said = message
 
 
+def _nodes() -> list[dict[str, Any]]:
+    """The nodes of the cluster, as Ray describes them."""
+    import ray
+
+    listed: Callable[[], list[dict[str, Any]]] = ray.nodes
+    return listed()
+
+
 def _check_folder(plan: Plan, group: Any, folder: str) -> None:
     """Raise `StepError` if a node doesn't see the first one's files."""
     import ray
@@ -145,10 +151,7 @@ def _check_folder(plan: Plan, group: Any, folder: str) -> None:
     file = ray.get(plan.start(group, 0, new_file, folder))
     there = [plan.start(group, node, Path.exists, file) for node in range(1, plan.nodes)]
     nodes = ray.util.placement_group_table(group)["bundles_to_node_id"]
-    hosts = {
-        node["NodeID"]: node["NodeManagerHostname"]
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-    }
+    hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in _nodes()}
     for number, sees in enumerate(ray.get(there), 1):
         if not sees:
             raise StepError(
@@ -207,7 +210,8 @@ def on_nodes(plan: Plan, command: Sequence[str]) -> int:
     )  # fmt: skip
     group, codes = ray.util.get_placement_group(plan.group), SimpleQueue[int]()
     variables = {n: v for n, v in os.environ.items() if not re.search(OWN, n)}
-    variables["FINERY_HOST"] = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    own_address: Callable[[], str] = ray.util.get_node_ip_address
+    variables["FINERY_HOST"] = own_address()
 
     def follow(node: int) -> None:
         arguments = command, variables | {NODE: str(node)}, OWN, os.getcwd()

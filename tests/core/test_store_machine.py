@@ -288,7 +288,7 @@ def test_what_can_be_read_of_a_damaged_database_is_not_built_again(
             assert not make(clone, state)["errors"]
         clone.checkpoint()
     try:
-        for seed in range(250 if pytestconfig.getoption("thorough") else 25):
+        for seed in range(250 if pytestconfig.getoption("thorough") else 10):
             chance = random.Random(seed)
             clone, how = chance.choice([first, second]), chance.choice(["noise", "cut", "flip"])
             folder = shutil.copytree(clone.folder, top / "damaged", symlinks=True)

@@ -20,9 +20,9 @@ HERE = Path(__file__).parent
 SEED = os.environ.get("FINERY_FUZZ_SEED", "1")
 TIMES = int(os.environ.get("FINERY_FUZZ_TIMES", "1"))
 CASES = {
-    "recipe": 75, "rows": 50, "docs": 15, "store": 35, "gguf": 30, "folder": 30, "api": 15,
+    "recipe": 40, "rows": 50, "docs": 15, "store": 35, "gguf": 30, "folder": 30, "api": 15,
 }  # fmt: skip
-"""250 together, for every run of all tests: 2,000 took seven minutes on two cores. A case of `api`
+"""215 together, for every run of all tests: 2,000 took seven minutes on two cores. A case of `api`
 has four answers or more."""
 CHUNK = 150
 

@@ -204,7 +204,7 @@ def _scope(project: str, store: str, plugins: Plugins | None = None) -> Scope:
     packages = [p.module.__file__ or "" for p in plugins.plugins if not p.path] if plugins else []
     finery = os.path.dirname(os.path.dirname(__file__))
     installed = [os.path.dirname(each.folder) for each in distributions().values()]
-    own = [
+    own = {
         store,
         finery,
         sys.prefix,
@@ -214,7 +214,7 @@ def _scope(project: str, store: str, plugins: Plugins | None = None) -> Scope:
         *site.getsitepackages(),
         *installed,
         *map(os.path.dirname, packages),
-    ]
+    }
     known = {_slash(p) for path in own for p in (path, os.path.realpath(path))} - folders
     return Scope(tuple(folders), tuple(known))
 

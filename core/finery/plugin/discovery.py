@@ -294,16 +294,16 @@ def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
     """Raise `PluginError` for a misspelled or unmarked hook, which would never be called."""
     marked = getattr(function, "finery_impl", None)
     known = known_hooks()
+    if (marked is not None) == (name in known):
+        return
     code = function.__code__
     where = f"{shown(Path(code.co_filename))}:{code.co_firstlineno}"
     of = "" if plugin.path else f" of {plugin.origin}"
-    if marked is None and name in known:
+    if marked is None:
         raise PluginError(
             f"{name}{of} is not marked as a hook", where=where, fix="add @hookimpl above it"
         )
-    if marked is None or marked.get("optionalhook"):
-        return
-    if name not in known:
+    if not marked.get("optionalhook"):
         raise PluginError(
             f"plugin '{plugin.name}'{of} implements the unknown hook '{name}'",
             where=where,

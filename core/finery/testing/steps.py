@@ -27,6 +27,7 @@ from finery.testing.trial import (
     provided_as,
 )
 from finery.testing.variations import Variation, variations_of
+from finery.util.paths import cache_folder
 
 ELSEWHERE = {
     "COLUMNS": "40",
@@ -268,7 +269,9 @@ class StepContract:
             return trial, root
         folder, home = root / "ein anderer Ort", root / "home"
         folder.mkdir()
-        home.mkdir()
+        (home / ".cache").mkdir(parents=True)
+        if (cache := cache_folder()) is not None:  # of parsed code, which has no settings
+            (home / ".cache" / "finery").symlink_to(cache)
         step = self.step(folder)
         _change_undeclared(step, folder)
         trial = Trial(folder)

@@ -1,8 +1,7 @@
-"""Steps that take and make models keep the contract of step types, with models of a few KB."""
+"""Steps that take models keep the contract of step types, with models of a few KB."""
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 from llama_server import needs_llama_server
@@ -10,27 +9,18 @@ from needs import may_lack
 from serving import gguf_model
 from tiny_gguf import write_tiny_gguf
 from vllm_models import tiny_adapter, tiny_base
-from warm import TORCH
 
 from finery import Dataset, Files, Model, Step
-from finery.testing import StepContract, TestJob, dataset
-from finery.testing.hostile import Change
+from finery.testing import StepContract, dataset
 from finery_eval.steps.exact import Exact
-from finery_eval.steps.rules import Rule, Rules
 from finery_hub.push.step import HubPush
 from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
-from finery_prompt.model import PromptModel
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.step import Check
-from finery_trl.distill import Distill
-from finery_trl.grpo import Grpo
-from finery_trl.steps import Pretrain, Sft
 from finery_vllm.bundle.step import VllmBundle
 from finery_vllm.model import VllmModel
 from finery_vllm.quantize import Quantize
-
-IMPORTS = TORCH
 
 ROWS = [
     {"prompt": f"where is my {thing}", "completion": f"{thing}_arrival"}
@@ -129,91 +119,3 @@ class TestVllmQuantize(StepContract):
         model = tiny_base(folder / "base")
         model.ref = "base"
         return Quantize(model=model)
-
-
-@pytest.mark.real
-class TestSft(StepContract):
-    """trl.sft: killed in the middle, it goes on from a checkpoint, to the same weights."""
-
-    others = {"packing": None}
-
-    def step(self, folder: Path) -> Step:
-        from tiny_llama import tiny_llama
-
-        return Sft(
-            model=tiny_llama(folder / "model"),
-            rows=[dataset(folder / "rows", ROWS)],
-            epochs=4,
-            effective_batch_size=2,
-            save_steps=2,
-        )
-
-
-@pytest.mark.real
-class TestPretrain(StepContract):
-    """trl.pretrain, on documents that share blocks."""
-
-    others = {"packing": None, "too_long": None}
-
-    def step(self, folder: Path) -> Step:
-        from tiny_llama import tiny_llama
-
-        return Pretrain(
-            model=tiny_llama(folder / "model"),
-            rows=[dataset(folder / "rows", [{"text": row["prompt"]} for row in ROWS])],
-            max_length=64,
-            epochs=4,
-            effective_batch_size=1,
-            save_steps=2,
-        )
-
-    def step_with_rows(self, folder: Path, change: Change) -> Step | None:
-        """A long document is no row that is left out: it has a block for each 64 bytes."""
-        return super().step_with_rows(
-            folder, lambda rows: [{**row, "text": row["text"][:4000]} for row in change(rows)]
-        )
-
-
-@pytest.mark.real
-class TestGrpo(StepContract):
-    """trl.grpo: killed in the middle, it samples the same answers again."""
-
-    others = {"algorithm": "rloo"}
-
-    def step(self, folder: Path) -> Step:
-        from tiny_llama import tiny_llama
-
-        given: Any = {"models": [Model.placeholder("model")], "rows": Dataset.placeholder("rows")}
-        return Grpo(
-            model=tiny_llama(folder / "model"),
-            rows=[dataset(folder / "rows", ROWS)],
-            reward=Rules(**given, rules={"end": Rule(matches="_arrival"), "a": Rule(matches="a")}),
-            weights={"end": 1, "a": 1},
-            epochs=4,
-            num_generations=2,
-            effective_batch_size=4,
-            max_completion_length=6,
-            save_steps=2,
-        )
-
-
-@pytest.mark.real
-class TestDistill(StepContract):
-    """trl.distill: killed in the middle, it writes the same answers again."""
-
-    others = {"beta": 0.5}
-
-    def step(self, folder: Path) -> Step:
-        from tiny_llama import tiny_llama
-
-        model = tiny_llama(folder / "model")
-        teacher = PromptModel(model=model, system="Be brief.").run(TestJob(folder / "teacher"))
-        return Distill(
-            model=model,
-            teacher=teacher,
-            rows=[dataset(folder / "rows", ROWS)],
-            epochs=4,
-            effective_batch_size=2,
-            max_completion_length=6,
-            save_steps=2,
-        )

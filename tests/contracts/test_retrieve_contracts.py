@@ -6,7 +6,6 @@ from answering import bundled, retrieving
 from llama_server import needs_llama_server
 from serving import gguf_model
 from tiny_llama import tiny_counter
-from warm import TORCH
 
 from finery import Index, Model, Step
 from finery.testing import EngineContract, StepContract, dataset, run_step, table_model
@@ -16,8 +15,6 @@ from finery_retrieve.serve.bundle import RetrieveBundle
 from finery_retrieve.serve.check import RetrieveCheck
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.model import RetrieveModel, RetrieveRows
-
-IMPORTS = TORCH
 
 CHUNKS = [
     {"text": f"The {thing} arrives in {n} days.", "source": f"{thing}.md", "line": n}

@@ -1,0 +1,101 @@
+"""Trainers of language models keep the contract of step types, with models of a few KB."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_llama import tiny_llama
+from warm import TORCH
+
+from finery import Dataset, Model, Step
+from finery.testing import StepContract, TestJob, dataset
+from finery.testing.hostile import Change
+from finery_eval.steps.rules import Rule, Rules
+from finery_prompt.model import PromptModel
+from finery_trl.distill import Distill
+from finery_trl.grpo import Grpo
+from finery_trl.steps import Pretrain, Sft
+
+pytestmark = pytest.mark.real
+IMPORTS = TORCH
+
+ROWS = [
+    {"prompt": f"where is my {thing}", "completion": f"{thing}_arrival"}
+    for thing in ("card", "rate", "key", "late", "my", "is")
+]
+
+
+class TestSft(StepContract):
+    """trl.sft: killed in the middle, it goes on from a checkpoint, to the same weights."""
+
+    others = {"packing": None}
+
+    def step(self, folder: Path) -> Step:
+        return Sft(
+            model=tiny_llama(folder / "model"),
+            rows=[dataset(folder / "rows", ROWS)],
+            epochs=4,
+            effective_batch_size=2,
+            save_steps=2,
+        )
+
+
+class TestPretrain(StepContract):
+    """trl.pretrain, on documents that share blocks."""
+
+    others = {"packing": None, "too_long": None}
+
+    def step(self, folder: Path) -> Step:
+        return Pretrain(
+            model=tiny_llama(folder / "model"),
+            rows=[dataset(folder / "rows", [{"text": row["prompt"]} for row in ROWS])],
+            max_length=64,
+            epochs=4,
+            effective_batch_size=1,
+            save_steps=2,
+        )
+
+    def step_with_rows(self, folder: Path, change: Change) -> Step | None:
+        """A long document is no row that is left out: it has a block for each 64 bytes."""
+        return super().step_with_rows(
+            folder, lambda rows: [{**row, "text": row["text"][:4000]} for row in change(rows)]
+        )
+
+
+class TestGrpo(StepContract):
+    """trl.grpo: killed in the middle, it samples the same answers again."""
+
+    others = {"algorithm": "rloo"}
+
+    def step(self, folder: Path) -> Step:
+        given: Any = {"models": [Model.placeholder("model")], "rows": Dataset.placeholder("rows")}
+        return Grpo(
+            model=tiny_llama(folder / "model"),
+            rows=[dataset(folder / "rows", ROWS)],
+            reward=Rules(**given, rules={"end": Rule(matches="_arrival"), "a": Rule(matches="a")}),
+            weights={"end": 1, "a": 1},
+            epochs=4,
+            num_generations=2,
+            effective_batch_size=4,
+            max_completion_length=6,
+            save_steps=2,
+        )
+
+
+class TestDistill(StepContract):
+    """trl.distill: killed in the middle, it writes the same answers again."""
+
+    others = {"beta": 0.5}
+
+    def step(self, folder: Path) -> Step:
+        model = tiny_llama(folder / "model")
+        teacher = PromptModel(model=model, system="Be brief.").run(TestJob(folder / "teacher"))
+        return Distill(
+            model=model,
+            teacher=teacher,
+            rows=[dataset(folder / "rows", ROWS)],
+            epochs=4,
+            effective_batch_size=2,
+            max_completion_length=6,
+            save_steps=2,
+        )

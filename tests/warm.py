@@ -45,7 +45,7 @@ TORCH = (
 )  # fmt: skip
 """For `IMPORTS` of modules whose steps load models."""
 Kind = frozenset[tuple[str, str]]
-SPARES = 8
+SPARES = 4
 """Workers that are forked ahead."""
 
 

@@ -257,6 +257,23 @@ def test_a_fault_of_an_engine_is_found(fault: str, test: str) -> None:
     assert test in failing(Tests(), [test])
 
 
+def test_a_model_is_made_anew_after_the_tests_of_its_engine(tmp_path: Path) -> None:
+    made = []
+
+    class Tests(EngineContract):
+        engine = Faulty
+
+        def model(self, folder: Path) -> Model:
+            made.append(folder)
+            return Model(folder, meta={"format": "faulty", "fault": ""})
+
+    for _ in range(2):
+        Tests().test_every_conversation_is_answered()
+        Tests().test_one_token_is_one_token()
+        Tests.teardown_class()
+    assert len(made) == 2
+
+
 def test_rows_are_what_run_step_returns(tmp_path: Path) -> None:
     file = tmp_path / "judged.py"
     file.write_text(STEPS.format(body="", imports="", keywords="", help=', help="A number."'))

@@ -102,6 +102,7 @@ def test_it_builds_reports_what_changed_and_fails_with_the_build(t: Project) -> 
     assert "<failure" in Path(outputs["junit"]).read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_wrong_recipe_and_a_base_without_one_are_no_riddle(t: Project) -> None:
     code, said, outputs = _run(t, "Build and report", SET="train.sft.sahre=0.9")
     assert (code, dict(outputs)) == (2, {})

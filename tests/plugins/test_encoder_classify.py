@@ -136,7 +136,7 @@ def test_setfit_is_the_library_by_hand(tmp_path: Path) -> None:
     "settings",
     [
         {"train": "full", "lora": {"r": 2}, "class_weight": "balanced"},
-        {"train": "setfit", "num_iterations": 2},
+        pytest.param({"train": "setfit", "num_iterations": 2}, marks=pytest.mark.slow),
     ],
     ids=["full", "setfit"],
 )

@@ -383,6 +383,7 @@ def test_means_of_few_rows_cover_95_percent() -> None:
     assert coverage(plain, 0.5) < 0.9
 
 
+@pytest.mark.slow
 def test_equally_good_models_rarely_differ_in_f1(monkeypatch: pytest.MonkeyPatch) -> None:
     """In less than 5 % of samples of eight rows, whichever is more often right in one of them."""
     monkeypatch.setattr(stats, "resampled", partial(resampled, resamples=200))

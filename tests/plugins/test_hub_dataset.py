@@ -95,7 +95,6 @@ def test_only_a_branch_or_tag_floats() -> None:
     assert floating_name(HubDataset(repo="org/rows", revision=FIRST)) is None
 
 
-@pytest.mark.quick
 def test_a_split_is_read_whole_and_only_its_files_are_fetched(call: Caller) -> None:
     made = call(FIRST)
     assert first_words(made)[:2] == ["text 0", "text 1"]

@@ -87,7 +87,10 @@ def test_the_bytes_are_the_same_again(classifier: Model, tmp_path: Path, quantiz
     "config",
     [
         ModernBertConfig(**SMALL, local_attention=8),
-        DebertaV2Config(**SMALL, relative_attention=True, pos_att_type=["c2p", "p2c"]),
+        pytest.param(
+            DebertaV2Config(**SMALL, relative_attention=True, pos_att_type=["c2p", "p2c"]),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["modernbert", "deberta"],
 )

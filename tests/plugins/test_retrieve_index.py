@@ -211,6 +211,7 @@ def test_nothing_to_find_is_an_error(
         run_step(step, tmp_path / "index")
 
 
+@pytest.mark.slow
 def test_texts_are_not_held(tmp_path: Path) -> None:
     """Four bytes a word are: of 100 texts of 1 MB with the same word, a tenth."""
     import tracemalloc

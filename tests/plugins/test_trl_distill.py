@@ -63,8 +63,7 @@ def distill(model: Model, teacher: Model, rows: Dataset, **settings: Any) -> Dis
     return Distill(model=model, teacher=teacher, rows=[rows], **{**small, **settings})
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize("beta", [1.0, 0.5])
+@pytest.mark.parametrize("beta", [1.0, pytest.param(0.5, marks=pytest.mark.quick)])
 def test_the_model_comes_to_agree_with_a_prompted_teacher(
     tiny: Model, larger: Model, tmp_path: Path, beta: float
 ) -> None:

@@ -75,8 +75,7 @@ def grpo(model: Model, rows: Dataset, **settings: Any) -> Grpo:
     return Grpo(model=model, rows=[rows], **{**small, **settings})
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", [pytest.param("grpo", marks=pytest.mark.quick), "rloo"])
 def test_the_reward_rises(tiny: Model, tmp_path: Path, algorithm: Any) -> None:
     job = TestJob(tmp_path / "job", seed=SEED)
     step = grpo(tiny, dataset(tmp_path / "rows", asked(8)), algorithm=algorithm, epochs=10)

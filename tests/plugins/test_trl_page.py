@@ -35,7 +35,13 @@ def training(steps: int, metrics: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("steps", "metrics"), [(60_000, 1), (3_000, 12)])
+@pytest.mark.parametrize(
+    ("steps", "metrics"),
+    [
+        pytest.param(60_000, 1, marks=pytest.mark.slow),
+        (3_000, 12),
+    ],
+)
 def test_the_page_of_a_long_training_is_small(steps: int, metrics: int) -> None:
     html = page(training(steps, metrics), kept=steps // 2)
     assert len(html.encode()) < SMALL

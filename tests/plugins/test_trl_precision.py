@@ -264,7 +264,9 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> Any:
     return calls
 
 
-@pytest.mark.parametrize("method", [Sft, Dpo, Kto])
+@pytest.mark.parametrize(
+    "method", [Sft, *(pytest.param(m, marks=pytest.mark.slow) for m in (Dpo, Kto))]
+)
 def test_finery_waits_for_a_gpu_once_a_step_and_not_in_each_batch(
     method: type[Training], tiny: Model, data: Dataset, pairs: Dataset, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, readers: Any,

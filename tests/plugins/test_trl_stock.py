@@ -74,7 +74,7 @@ def stock(model: Model, examples: list[Any], out: Path, *, bf16: bool, size: int
 
 
 @pytest.mark.parametrize("size", [16, 4], ids=["one batch", "accumulated"])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_adapter_is_that_of_stock_trl(
     tiny: Model, tmp_path: Path, dtype: Any, size: int
 ) -> None:

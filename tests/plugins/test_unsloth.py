@@ -133,6 +133,7 @@ def test_without_unsloth_a_build_says_how_to_get_it(recipe: Project) -> None:
 
 
 @HERE
+@pytest.mark.slow
 def test_without_a_gpu_a_build_says_what_it_found(recipe: Project, empty: Path) -> None:
     paths = [str(empty), *filter(None, [os.environ.get("PYTHONPATH")])]
     recipe.env["PYTHONPATH"] = os.pathsep.join(paths)

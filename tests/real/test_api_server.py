@@ -23,7 +23,6 @@ evaluate:
 
 
 @pytest.mark.real
-@pytest.mark.quick
 def test_a_served_model_is_judged(project: MakeProject, served: tuple[str, str]) -> None:
     url, model = served
     rows = "".join(json.dumps(row) + "\n" for row in ROWS)

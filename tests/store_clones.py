@@ -151,7 +151,7 @@ def start(action: Callable[[], Any]) -> tuple[int, int]:
         os.close(write)
         return child, read
     try:
-        signal.alarm(100)
+        signal.alarm(300)
         answer = action()
     except FineryError as error:
         answer = {"error": error.what, "code": error.exit_code}

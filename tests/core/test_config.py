@@ -96,7 +96,7 @@ def test_text_and_toml_in_variables(recipe: Path, monkeypatch: pytest.MonkeyPatc
         ('wheels = "nope"\n', ":1", "wheels: the folder nope", "a folder with wheels"),
         ("[slurm]\npartition = 3\n", ":1", "[slurm].partition must be a text", "correct it"),
         ('[slrum]\n[executors]\ntrain = "slurm"\n', ":1", "'slrum' was not found", "'slurm'"),
-        ('[executors]\ntrian = "slurm"\n', ":1", "section, step type or step 'trian'", "'train'"),
+        ('[executors]\ntrein = "slurm"\n', ":1", "section, step type or step 'trein'", "'train'"),
     ],
 )
 def test_finery_config_finds_mistakes(

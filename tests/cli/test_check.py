@@ -45,6 +45,12 @@ def test_all_missing_files_are_told_at_once(project: MakeProject) -> None:
     assert "recipe.yaml:7:32: error: no file matches *.md" in ran.err
 
 
+def test_a_long_path_is_shown_whole(project: MakeProject) -> None:
+    path = "a/rather/long/folder/" * 10 + "rows.txt"
+    ran = project({**FILES, "recipe.yaml": RECIPE.replace("rows.txt", path)}).run("check")
+    assert f"error: there is no file {path}\n" in ran.err
+
+
 NOTES = """\
 from finery import About, Note, hookimpl
 

@@ -1,6 +1,8 @@
 """`finery check`: right or wrong, quickly, and nothing else."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 
@@ -29,6 +31,19 @@ def test_check_leaves_nothing_behind(project: MakeProject) -> None:
     before = sorted(made.folder.iterdir())
     made.run("check")
     assert sorted(p for p in made.folder.iterdir() if p.name != "__pycache__") == before
+
+
+def test_a_terminal_shows_which_step_is_checked(project: MakeProject) -> None:
+    made = project(FILES)
+    made.env["TERM"] = "xterm"
+    screen, terminal = pty.openpty()
+    assert made.start("check", stderr=terminal).wait(120) == 0
+    os.close(terminal)
+    cleared = "\r\x1b[2K"
+    assert os.read(screen, 10_000).decode() == (
+        f"{cleared}checking a …\r{cleared}checking b …\r{cleared}\r"
+    )
+    os.close(screen)
 
 
 def test_json_has_stable_names(project: MakeProject) -> None:

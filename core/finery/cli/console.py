@@ -106,7 +106,8 @@ def print_note(text: str, fix: str = "", *, err: bool = False) -> None:
 def print_progress(text: str) -> None:
     """Write a text over the line of the last one on stderr, if that is a terminal; "" clears it."""
     if is_terminal(sys.stderr):
-        click.echo(f"\r\x1b[2K{text}\r", nl=False, err=True)
+        # NO_COLOR would also remove the code that clears the line.
+        click.echo(f"\r\x1b[2K{text}\r", nl=False, err=True, color=True)
 
 
 def print_json(data: Any) -> None:

@@ -6,7 +6,8 @@ setting comes from the last of these that has it:
 1. `finery.toml`, or the table `tool.finery` of `pyproject.toml`, in the recipe's folder or the
    nearest one above, up to the project folder
 2. `config.toml` in the user's configuration folder for finery (Linux: `~/.config/finery`)
-3. an environment variable, e.g. `FINERY_REMOTE` for `remote`; its value is TOML, or a text
+3. an environment variable, e.g. `FINERY_REMOTE` for `remote`; its value is TOML, or a text. An
+   empty one counts as unset, except for a URL, file or folder, which it removes
 4. an option of the command, e.g. `--remote`
 
 Tables are merged entry by entry. A table that has the name of an executor contains its options.
@@ -199,8 +200,9 @@ def _variables() -> dict[str, tuple[Any, str]]:
     settings = {}
     for name in NAMES:
         variable = f"{VARIABLE}{name.upper()}"
-        if (text := os.environ.get(variable)) is None:
-            continue
+        text = os.environ.get(variable)
+        if text is None or (not text and getattr(Config(), name) is not None):
+            continue  # only for a text that is None by default, "" is a value: none
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

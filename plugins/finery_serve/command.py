@@ -199,6 +199,7 @@ def introduction(
     if not facts.get("tools_differ"):
         names = tool_names(shared_tools(facts))
         tools = f"{names} (a request must send them)" if names else ""
+    sure = getattr(running, "abstain_below", None)  # of a classifier
     elsewhere: list[str] = []
     if serving.host in ("0.0.0.0", "::"):
         port = urlsplit(running.address).port
@@ -214,6 +215,7 @@ def introduction(
         f"  model    {', '.join(names_of(running, serving))}",
         *([f"  system   {system} (added where a request has none)"] if system else []),
         *([f"  tools    {tools}"] if tools else []),
+        *([f"  answers  with `abstained: true` below a probability of {sure:g}"] if sure else []),
         *elsewhere,
         "",
         "With curl:",

@@ -34,11 +34,12 @@ request = json.loads(Path(__file__).with_name("request.json").read_text(encoding
 if sys.argv[1:]:
     request["messages"][-1]["content"] = " ".join(sys.argv[1:])
 for model in MODELS:
-    answer = client.chat.completions.create(**{{**request, "model": model}}).choices[0].message
+    choice = client.chat.completions.create(**{{**request, "model": model}}).choices[0]
+    answer = choice.message
     calls = [f"{{c.function.name}}({{c.function.arguments}})" for c in answer.tool_calls or ()]
     name = f"{{model}}: " if len(MODELS) > 1 else ""
     print(name + "\\n".join(filter(None, [answer.content, *calls])))
-'''
+{after}'''
 
 
 def request_for(
@@ -68,16 +69,17 @@ def request_for(
 
 
 def write_client(
-    folder: Path, request: Mapping[str, Any], address: str, key: str, models: Sequence[str] = ()
-) -> None:
+    folder: Path, request: Mapping[str, Any], address: str, key: str, models: Sequence[str] = (),
+    after: str = "",
+) -> None:  # fmt: skip
     """Write `request.json` and `client.py`.
 
     address: the server's, with `/v1`. key: the variable with its key. models: the names that the
-    client asks one after the other, if there are several.
+    client asks one after the other, if there are several. after: code that prints more of `choice`.
     """
     write_request(folder, request)
     names = json.dumps([*models] or [request["model"]], ensure_ascii=False)
-    client = _CLIENT.format(models=names, address=address, key=key)
+    client = _CLIENT.format(models=names, address=address, key=key, after=after)
     (folder / "client.py").write_text(client, encoding="utf-8")
 
 

@@ -39,6 +39,13 @@ PROBABILITY = (
     "below a threshold to people."
 )
 ABSTAINED = "`choices[0].abstained` says whether that probability is below {threshold:g}."
+SHOW_PROBABILITY = """\
+    print(f"probability {choice.probability:.3f}", file=sys.stderr)
+"""
+SHOW_ABSTAINED = """\
+    if choice.abstained:
+        print("abstained: leave it to a person", file=sys.stderr)
+"""
 NOTES = (
     "Settings such as `temperature`, `max_tokens`, `tools` and `response_format` have no effect.",
     "Tokens in `usage` are words.",
@@ -118,12 +125,14 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
             "meta": self.model.meta,
         }
         notes = [PROBABILITY, *NOTES] if gives_probability else [*NOTES]
+        after = SHOW_PROBABILITY if gives_probability else ""
         if self.abstain_below is not None:
             about["abstain_below"] = self.abstain_below
+            after += SHOW_ABSTAINED
             notes.insert(1, ABSTAINED.format(threshold=self.abstain_below))
         meta, clients = self.model.meta, client_facts(self.model)
         request = request_for(self.name, clients, prompt=self.prompt)
-        write_client(job.out, request, ADDRESS, "SERVE_KEY")
+        write_client(job.out, request, ADDRESS, "SERVE_KEY", after=after)
         # The index has no builds with a local version, such as torch 2.13.0+cpu.
         versions = {package: version(package).partition("+")[0] for package in engine.packages}
         packages = [f"{package}=={number}\n" for package, number in versions.items()]
@@ -167,8 +176,9 @@ class StandaloneServer:
         ("prompts", "tokens of prompts: the model reads texts. Its answers are compared instead"),
     )
 
-    def __init__(self, address: str, pid: int) -> None:
+    def __init__(self, address: str, pid: int, abstain_below: float | None) -> None:
         self.address, self.pid = address, pid
+        self.abstain_below = abstain_below
         self.build = f"server.py, Python {platform.python_version()}"
 
 
@@ -199,4 +209,5 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[StandaloneServe
         log_file(serving.log) as log,
         program.running(log, lambda: probe.is_up("/health") or None) as (process, _),
     ):
-        yield StandaloneServer(at.url, process.pid)
+        about = json.loads(bundle.file("model.json").read_text("utf-8"))
+        yield StandaloneServer(at.url, process.pid, about.get("abstain_below"))

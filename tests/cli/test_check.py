@@ -1,6 +1,8 @@
 """`finery check`: right or wrong, quickly, and nothing else."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 
@@ -31,6 +33,19 @@ def test_check_leaves_nothing_behind(project: MakeProject) -> None:
     assert sorted(p for p in made.folder.iterdir() if p.name != "__pycache__") == before
 
 
+def test_a_terminal_shows_which_step_is_checked(project: MakeProject) -> None:
+    made = project(FILES)
+    made.env["TERM"] = "xterm"
+    screen, terminal = pty.openpty()
+    assert made.start("check", stderr=terminal).wait(120) == 0
+    os.close(terminal)
+    cleared = "\r\x1b[2K"
+    assert os.read(screen, 10_000).decode() == (
+        f"{cleared}checking a …\r{cleared}checking b …\r{cleared}\r"
+    )
+    os.close(screen)
+
+
 def test_json_has_stable_names(project: MakeProject) -> None:
     ran = project(FILES).run("check", "--json")
     assert json.loads(ran.out) == {"recipe": "t", "steps": 2, "notes": []}
@@ -43,6 +58,12 @@ def test_all_missing_files_are_told_at_once(project: MakeProject) -> None:
     assert "recipe.yaml:5:32: error: there is no file row.txt" in ran.err
     assert "did you mean 'rows.txt'?" in ran.err
     assert "recipe.yaml:7:32: error: no file matches *.md" in ran.err
+
+
+def test_a_long_path_is_shown_whole(project: MakeProject) -> None:
+    path = "a/rather/long/folder/" * 10 + "rows.txt"
+    ran = project({**FILES, "recipe.yaml": RECIPE.replace("rows.txt", path)}).run("check")
+    assert f"error: there is no file {path}\n" in ran.err
 
 
 NOTES = """\

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import MakeProject
 
-from finery.config import load_config, settings_in_force
+from finery.config import NAMES, load_config, settings_in_force
 from finery.errors import UsageError
 
 
@@ -78,6 +78,12 @@ def test_text_and_toml_in_variables(recipe: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("FINERY_EXECUTORS", '{train = "slurm"}')
     config = load_config(recipe)
     assert (config.remote, config.executors) == ("s3://bucket", {"train": "slurm"})
+    write(recipe.parent / "finery.toml", 'remote = "s3://bucket"\npush = true\n')
+    for name in NAMES:
+        monkeypatch.setenv(f"FINERY_{name.upper()}", "")
+    config = load_config(recipe)
+    assert (config.push, config.executors, config.keep) == (True, {}, 3)  # as if unset
+    assert not config.remote  # removed
     monkeypatch.setenv("FINERY_PUSH", "maybe")
     with pytest.raises(UsageError) as caught:
         load_config(recipe)

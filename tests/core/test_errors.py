@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finery.cli.console import print_error
 from finery.errors import (
     DataError,
     FineryError,
@@ -46,6 +47,24 @@ def test_an_error_is_one_block() -> None:
     error = UsageError("no such step", where="a.yaml:3:1", fix="write b", details=["3 | a"])
     assert str(error) == "a.yaml:3:1: error: no such step\n  3 | a\n  fix: write b"
     assert str(UsageError("no")) == "error: no"
+
+
+def test_long_code_is_folded_with_the_caret_below_its_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    code = f"12 | a: {{path: {'very/' * 8}file.jsonl}}"
+    error = UsageError("no file", details=["before " * 6, code, f"   | {' ' * 50}^", "after"])
+    print_error(error)  # not on a terminal
+    assert capsys.readouterr().err == f"{error}\n"
+    monkeypatch.setattr("finery.cli.console.is_terminal", lambda stream: True)
+    print_error(error)
+    _, before, *folded, after = capsys.readouterr().err.splitlines()
+    assert (before, after) == (f"  {'before ' * 6}", "  after")
+    first, second, third, caret = folded
+    assert first == "  12 | a: {path: very/very/ver"
+    assert f"{first}{second[7:]}{third[7:]}" == f"  {code}"
+    assert third[caret.index("^") :] == "file.jsonl}"
 
 
 def test_the_nearest_name_is_suggested_else_all() -> None:

@@ -3,10 +3,12 @@
 import re
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from finery.views import render_page, templates_digest
+from finery.views import Finding, render_page, render_sections, templates_digest
+from finery.views.html import Tone
 
 EVIL = "</title></style><script>alert(1)</script>\" onload='x' {{ 7 * 7 }} &amp; \x1b[2J"
 
@@ -43,6 +45,13 @@ def test_what_a_template_prints_is_text(package: Path) -> None:
     assert "&amp;amp;" in page
     assert set(re.findall(r'<a title="([^"]*)"', page)).pop().startswith("&lt;/title&gt;")
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+
+
+def test_a_page_shows_findings_of_every_tone_by_rank() -> None:
+    tones = get_args(Tone)
+    findings = [Finding(tone, "So", tone, -number) for number, tone in enumerate(tones)]
+    page = render_sections("Page", [], findings=findings)
+    assert re.findall(r'<li class="(\w+)">', page) == [*reversed(tones)]
 
 
 def test_the_digest_is_of_the_templates_and_the_layout(package: Path) -> None:

@@ -122,6 +122,14 @@ def test_an_error_shows_the_line_and_points_at_the_place(read: Read) -> None:
     ]
 
 
+def test_an_error_shows_a_part_of_a_very_long_line(read: Read) -> None:
+    error = read(f"a: [{'x, ' * 300}two, {'x, ' * 300}]\n").error("not a number", ["a", 300])
+    code, caret = error.details
+    assert len(code) < 410
+    assert code[caret.index("^") :].startswith("two, ")
+    assert (code[:5], code[-1]) == ("1 | …", "…")
+
+
 def test_merges_yield_to_what_is_written_and_to_what_comes_first(read: Read) -> None:
     recipe = read(
         "x-a: &a {one: 1, two: 1}\nx-b: &b {two: 2, three: 2, four: 2}\n"

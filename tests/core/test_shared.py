@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import pty
 import random
 import shutil
 import time
@@ -352,7 +353,14 @@ def test_a_folder_is_a_shared_store_too(tmp_path: Path) -> None:
         ran = c.run(*command.split())
         assert ran.code == 0, f"in a new clone, {command}: {ran.err}"
     assert (c.folder / "build/t/one").is_dir()
+    build(d := clone(tmp_path / "d"), remote=url, fetch="none")
     shutil.rmtree(tmp_path / "store")
+    screen, terminal = pty.openpty()
+    d.env["TERM"] = "xterm"
+    assert d.start("fetch", stderr=terminal).wait(120) == 1
+    os.close(terminal)
+    assert os.read(screen, 10_000).decode().startswith("error: the shared store")  # no bar
+    os.close(screen)
     b.edit("recipe.yaml", "rows: one}", "rows: one, seed: 3}")
     assert "two" in build(b, remote=url).outcome.ran
 

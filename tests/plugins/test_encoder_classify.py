@@ -299,6 +299,7 @@ def test_answers_below_a_probability_are_abstentions(tmp_path: Path) -> None:
     report = run_step(step, tmp_path / "scores").report()
     scores, lines = report["scores"]["head"], report["details"]["tables"]
     assert scores["coverage"] == 0.5
+    assert report["details"]["abstain_below"] == sure
     by_coverage = next(t for t in lines if t["title"] == "head: accuracy by coverage")
     whole, half = by_coverage["rows"][0], by_coverage["rows"][-1]
     assert whole[:1] + whole[2:3] == [1.0, scores["accuracy"]]

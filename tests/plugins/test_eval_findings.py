@@ -16,16 +16,18 @@ from finery.views import Output
 from finery_eval.measure import Measure, pairs_of
 from finery_eval.predictions import facts_of, recorded
 from finery_eval.steps.exact import Exact
-from finery_eval.steps.speed import P50, PRICE, TIMED
+from finery_eval.steps.speed import P50, P95, PRICE, TIMED
 from finery_eval.tables import remark
 from finery_eval.verdicts import together
 from finery_eval.view.findings import (
     AS_GOOD,
     BEATS,
     BEST,
+    FAST,
     FORGOTTEN,
     NEEDED,
     REPLACES,
+    SURE,
     findings,
     remarks_on,
 )
@@ -156,15 +158,50 @@ def test_whether_the_shipped_file_is_as_good(
 ])  # fmt: skip
 def test_what_replacing_an_api_gains_and_loses(right: int, tone: str, start: str) -> None:
     judges = judged("api", "base", 150), judged("sft", "tuned", right)
-    values = {"api": {P50: 1.2, PRICE: 0.4}, "sft": {P50: 0.1, PRICE: 0.01}}
+    values = {"api": {P50: 1.2, PRICE: 0.4}, "sft": {P50: 0.1, PRICE: 0.001}}
     report = {"scores": values, "details": {TIMED: {"apis": ["api"]}, "headline": [P50]}}
     timed = [each._replace(step="speed", report=report) for each in judges]
     found = answers(*judges, *timed)[REPLACES.format("sft", "api")]
     assert found[0] == tone
     assert found[1].startswith(start)
-    gains = "12.0 times faster (0.1 s at the median, not 1.2) and 40.0 times cheaper ($0.01 for"
+    gains = (
+        "It is 12.0 times faster (100 ms at the median, not 1.2 s) and 400 times cheaper "
+        "($0.001 per 1,000 answers, not $0.4)."
+    )
     assert gains in found[1]
     assert not any("replace" in question for question in answers(*judges))
+
+
+def test_speed_and_price_are_said_where_no_replacement_says_them() -> None:
+    values = {"api": {P50: 0.9, P95: 1.2, PRICE: 1.1}, "gguf": {P50: 0.21, P95: 0.3}}
+    report = {"rows": 50, "scores": values, "details": {TIMED: {"apis": ["api"]}}}
+    timed = [judged(n, "base", 0)._replace(step="speed", report=report) for n in values]
+    assert answers(*timed) == {
+        FAST: (
+            "info",
+            "Median of 50 answers, one request at a time: gguf 210 ms (p95 300 ms); api (API) "
+            "900 ms (p95 1.2 s), $1.1 per 1,000 answers.",
+        )
+    }
+    again = [each._replace(step="again") for each in timed]
+    assert list(answers(*timed, *again)) == [f"{FAST[:-1]}, by {n}?" for n in ("speed", "again")]
+    assert FAST not in answers(judged("api", "base", 9), judged("gguf", "shipped", 9), *timed)
+
+
+def test_how_many_answers_are_probable_enough_is_said() -> None:
+    values = {
+        "head": {"coverage": 0.645, "selective_accuracy": 0.949},
+        "onnx": {"coverage": 0.628, "selective_accuracy": 0.947},
+        "unsure": {"coverage": 0.0},
+    }
+    report = {"rows": 121, "scores": values, "details": {"abstain_below": 0.8}}
+    roles: dict[str, Role] = {"head": "tuned", "onnx": "shipped", "unsure": "base"}
+    models = [judged(name, role, 0)._replace(report=report) for name, role in roles.items()]
+    assert answers(*models)[SURE] == (
+        "info",
+        "Of 121 rows, at a probability of 0.8 or more: onnx answers 62.8 %, 94.7 % of these right; "
+        "head answers 64.5 %, 94.9 % of these right; unsure answers 0.0 %.",
+    )
 
 
 def test_what_was_not_measured_is_said() -> None:

@@ -1,6 +1,7 @@
 """`onnx.export`: graphs with the logits of the model, their answers without torch, their server."""
 
 import json
+import os
 import subprocess
 import sys
 from itertools import product
@@ -21,7 +22,10 @@ from finery.testing import dataset, run_step
 from finery_encoder.network import INPUTS, Answers, Classifier, Field, load
 from finery_encoder.steps import Classify
 from finery_onnx.export import Export
-from finery_serve.standalone import StandaloneBundle
+from finery_serve.command import introduction
+from finery_serve.guide import request_for
+from finery_serve.servers import Serving
+from finery_serve.standalone import StandaloneBundle, serve_bundle
 
 TEXTS = [
     " ".join(words)
@@ -138,6 +142,7 @@ def test_a_graph_with_other_logits_is_an_error(
 def test_the_bundle_needs_only_its_runtime_and_gives_probabilities(
     classifier: Model, tmp_path: Path
 ) -> None:
+    pytest.importorskip("openai")
     exported = run_step(Export(model=classifier), tmp_path / "onnx")
     step = StandaloneBundle(model=exported, name="topics", abstain_below=1.0)
     bundle = run_step(step, tmp_path / "bundle")
@@ -161,6 +166,18 @@ def test_the_bundle_needs_only_its_runtime_and_gives_probabilities(
     assert choice["message"]["content"] == answer
     assert choice["probability"] == pytest.approx(probability, abs=1e-5)
     assert choice["abstained"] is True
+    serving = Serving(name="topics", log=tmp_path / "log")
+    with serve_bundle(bundle, serving) as running:
+        request, file = request_for("topics", {}), bundle.path / "request.json"
+        told = introduction(running, serving, request, file, {})
+        assert "answers  with `abstained: true` below a probability of 1\n" in told
+        ran = subprocess.run(
+            [sys.executable, str(bundle.path / "client.py")], check=False, capture_output=True,
+            text=True, env={**os.environ, "BASE_URL": f"{running.address}/v1"},
+        )  # fmt: skip
+    assert ran.stdout.strip() == answer, ran.stderr
+    sure = f"probability {choice['probability']:.3f}"
+    assert ran.stderr.splitlines() == [sure, "abstained: leave it to a person"]
 
 
 def test_other_models_are_refused_before_a_build(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def read_until(terminal: int, text: str, seconds: float = 120) -> str:
     return seen
 
 
-def test_the_system_message_of_the_training_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_question_is_sent_with(capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[Conversation] = []
 
     class Recorder:
@@ -207,6 +207,11 @@ def test_the_system_message_of_the_training_is_sent(capsys: pytest.CaptureFixtur
     err = capsys.readouterr().err
     assert "system message, as in the training: Name it." in err
     assert "a new conversation, with the system message of the training" in err
+    asked.clear()
+    session = Session({"m": Recorder()}, Sampling(max_tokens=4), Plain(), forgetful=["m"])
+    session.run(io.StringIO("one\ntwo\n"))
+    assert [[m["content"] for m in messages] for messages in asked] == [["one"], ["two"]]
+    assert "each question is a new conversation with m\n" in capsys.readouterr().err
 
 
 def test_the_tools_of_the_training_are_offered_and_calls_are_shown_and_saved(

@@ -212,6 +212,7 @@ def test_finery_chat_talks_to_the_bundle(project: Project) -> None:
     process = project.start("chat", "ship", stdin=subprocess.PIPE)
     out, err = process.communicate("I can't log in\n", timeout=120)
     assert answer("account", "yes") in out, err
+    assert "each question is a new conversation with ship" in err
 
 
 @pytest.mark.parametrize("messages", [

@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -347,17 +347,25 @@ def _missing_packages(graph: Graph) -> Iterator[Note]:
         )
 
 
-def check_files(graph: Graph) -> list[FineryError]:
+def check_files(
+    graph: Graph, progress: Callable[[str], None] = lambda text: None
+) -> list[FineryError]:
     """An error for each setting that names missing or unusable files outside the store.
 
-    For files that contain rows, the first rows are read.
+    For files that contain rows, the first rows are read. progress: shows which step is checked,
+    since functions of the user may run for long; "" at the end.
     """
     errors: list[FineryError] = []
     for node in graph.nodes.values():
         missing = [*_missing_files(graph, node)]
         errors += missing or [*_unusable_files(graph, node)] or _unusable_rows(graph, node)
-    nothing = Results()
-    return errors or [e for n in graph.nodes.values() for e in misfits(graph, nothing, n)]
+    try:
+        for node in [] if errors else graph.nodes.values():
+            progress(f"checking {node.name} …")
+            errors += misfits(graph, Results(), node)
+    finally:
+        progress("")
+    return errors
 
 
 def misfits(graph: Graph, results: Results, node: Node) -> Iterator[FineryError]:

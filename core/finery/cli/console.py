@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -52,6 +52,10 @@ def with_recipe(text: str) -> str:
     return re.sub(call, named, text)
 
 
+_CARET = re.compile(r"( +\| )( *)\^")
+"""A line below a line of code, with a mark at a column."""
+
+
 def print_error(error: FineryError) -> None:
     """An expected error on stderr: what, where, fix."""
     errors = getattr(error, "errors", [error])
@@ -62,13 +66,34 @@ def print_error(error: FineryError) -> None:
         where = click.style(f"{place}: ", bold=True) if place else ""
         what = linked(visible(one.what))
         click.echo(f"{where}{click.style('error:', fg='red', bold=True)} {what}", err=True)
-        for line in one.details:
-            click.echo(click.style(f"  {linked(visible(line))}", dim=True), err=True)
+        for line in _folded([f"  {linked(visible(line))}" for line in one.details]):
+            click.echo(click.style(line, dim=True), err=True)
         if one.fix:
             fix = linked(visible(with_recipe(one.fix)))
             click.echo(f"  {click.style('fix:', fg='green')} {fix}", err=True)
     if len(errors) > 1:
         click.echo(f"\n{len(errors)} mistakes", err=True)
+
+
+def _folded(lines: Sequence[str]) -> Iterator[str]:
+    """The lines, each as it is, except for code that a caret points into.
+
+    It is folded to the width of the terminal, with the caret below the part that it is about.
+    """
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stderr) else sys.maxsize
+    for number, line in enumerate(lines):
+        if number and _CARET.fullmatch(line):
+            continue  # comes with the code
+        caret = _CARET.fullmatch(lines[number + 1]) if number + 1 < len(lines) else None
+        if caret is None:
+            yield line
+            continue
+        front, column = caret[1], len(caret[2])
+        code, room = line[len(front) :], max(width - len(front), 20)
+        for start in range(0, max(len(code), column + 1), room):
+            yield (front if start else line[: len(front)]) + code[start : start + room]
+            if start <= column < start + room:
+                yield f"{front}{' ' * (column - start)}^"
 
 
 def print_note(text: str, fix: str = "", *, err: bool = False) -> None:
@@ -81,7 +106,8 @@ def print_note(text: str, fix: str = "", *, err: bool = False) -> None:
 def print_progress(text: str) -> None:
     """Write a text over the line of the last one on stderr, if that is a terminal; "" clears it."""
     if is_terminal(sys.stderr):
-        click.echo(f"\r\x1b[2K{text}\r", nl=False, err=True)
+        # NO_COLOR would also remove the code that clears the line.
+        click.echo(f"\r\x1b[2K{text}\r", nl=False, err=True, color=True)
 
 
 def print_json(data: Any) -> None:

@@ -313,7 +313,8 @@ class LiveProgress:
         from rich.table import Table
 
         is_wide = self._console.width >= NARROW
-        table = Table.grid(padding=(0, 2), expand=True)
+        table = Table.grid(padding=(0, 2))
+        table.width = self._console.width - len("^C")  # a break of the line would scroll the table
         table.add_column(width=1)
         table.add_column(no_wrap=True)
         if is_wide:

@@ -106,7 +106,7 @@ def _unusable(pattern: str, error: OSError) -> DataError:
 
 
 def _short(pattern: str) -> str:
-    return pattern if len(pattern) <= 80 else f"{pattern[:40]}…{pattern[-20:]}"
+    return pattern if len(pattern) <= 300 else f"{pattern[:200]}…{pattern[-100:]}"
 
 
 def _expanded(pattern: str) -> Path:

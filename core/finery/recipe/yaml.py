@@ -50,18 +50,23 @@ def without_secrets(text: str) -> str:
     return _KNOWN.sub("***", _FRAGMENT.sub(r"\1#***", text))
 
 
+LONGEST = 400
+"""Longest part of a line that an error shows, in characters."""
+
+
 def _excerpt(text: str, line: int, column: int) -> list[str]:
     """The line and a caret under the column."""
     lines = text.splitlines()
     if line >= len(lines):
         return []
-    shown = without_secrets(lines[line].replace("\t", " "))
-    number = f"{line + 1}"
-    return (
-        [f"{number} | {shown[:100]}", f"{' ' * len(number)} | {' ' * column}^"]
-        if column < 100
-        else [f"{number} | {shown[:100]}…"]
-    )
+    code = without_secrets(lines[line].replace("\t", " "))
+    start = max(0, column - LONGEST // 2) if len(code) > LONGEST else 0
+    before, after = "…" if start else "", "…" if len(code) > start + LONGEST else ""
+    number, gap = f"{line + 1}", " " * (len(before) + column - start)
+    return [
+        f"{number} | {before}{code[start : start + LONGEST]}{after}",
+        f"{' ' * len(number)} | {gap}^",
+    ]
 
 
 MAX_NODES = 200_000

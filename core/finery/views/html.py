@@ -70,9 +70,9 @@ def _breakable(text: str) -> "Markup":
 
 
 TEMPLATE = "finery.views/templates/sections.html.jinja"
-Tone = Literal["good", "bad", "open"]
+Tone = Literal["good", "bad", "open", "info"]
 MARKS: Mapping[str, tuple[str, str]] = {
-    "good": ("✓", "yes"), "bad": ("✗", "no"), "open": ("?", "open"),
+    "good": ("✓", "yes"), "bad": ("✗", "no"), "open": ("?", "open"), "info": ("i", "figures"),
 }  # fmt: skip
 """Tone → its mark, and the mark in words."""
 
@@ -80,8 +80,9 @@ MARKS: Mapping[str, tuple[str, str]] = {
 class Finding(NamedTuple):
     """An answer to a question that readers of a report ask first.
 
-    tone: `open` if nothing was measured, or if the measurement is inconclusive. rank: findings are
-    shown by rising rank. If several answer the same question, the lowest rank wins.
+    tone: `open` if nothing was measured, or if the measurement is inconclusive; `info` for figures
+    without a verdict. rank: findings are shown by rising rank. If several answer the same question,
+    the lowest rank wins.
     """
 
     question: str

@@ -227,10 +227,11 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
                 pairs = Counter(outcome[i] for outcome in of)
                 tables.append(class_table(name, column, reader.labels[i], pairs))
                 confused[name][column] = confusion(reader.labels[i], pairs)
+        details: dict[str, Any] = {"confusion": confused}
         if self.abstain_below is not None:
             tables += [coverage_table(name, answers[name], of) for name, of in judged.items()]
+            details["abstain_below"] = self.abstain_below
         headline = ["accuracy", "macro_f1", *self.fields, "valid", *self._selective]
-        details = {"confusion": confused}
         return self.verdicts(answers, judged, tables, headline=headline, details=details)
 
 

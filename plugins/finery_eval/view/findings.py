@@ -4,15 +4,16 @@ Input: the judged models of `judgements`. Output: findings of a page, and remark
 p-value that the table of its comparison shows, and follows from it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from finery.util.text import counted, in_points, percent, range_in_points
 from finery.views import Finding, Remark
 from finery_eval.claims import rows_of
-from finery_eval.steps.speed import P50, PRICE, TIMED
-from finery_eval.tables import BETTER, NOT_SHOWN, WORSE, verdict_of
+from finery_eval.steps.speed import P50, P95, PRICE, TIMED
+from finery_eval.tables import BETTER, NOT_SHOWN, WORSE, quantity, verdict_of
 from finery_eval.view.judgements import (
+    ORDER,
     Comparison,
     Judgement,
     best_first,
@@ -25,13 +26,15 @@ from finery_transformers.formats import bundle_line
 
 BEST = "Which model is best?"
 RANKED = 5
-"""Models that a ranking names."""
+"""Models that a ranking or a list of figures names."""
 CHOSEN = "Which variant is best?"
 BEATS = "Is the trained model better than a cheap baseline?"
 NEEDED = "Was fine-tuning needed?"
 AS_GOOD = "Is the shipped file as good as the trained model?"
 REPLACES = "Can {} replace {}?"
 FORGOTTEN = "Did the model forget what it could do before?"
+FAST = "How fast are the answers, and what do they cost?"
+SURE = "How many answers are probable enough, and how many of these are right?"
 SMALL = 0.05
 """A possible loss of at most 5 points counts as none; the page says how large it may be."""
 COMPARE_MORE = (
@@ -56,17 +59,23 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
     """
     timed = [each for each in judged if each.is_timed]
     judged = [each for each in judged if not each.is_timed]
-    if not judged:
-        return
     variants = [each for each in judged if each.role == "variant"]
     task = [e for e in judged if e not in variants and not e.use.endswith(RETENTION)]
+    replacements = list(_replacements(task, timed))
+    yield from replacements
+    if len(timed) > 2 * len(replacements):  # each says how fast two models are
+        yield from _by_step(FAST, timed, _speeds)
+    answered = [each for each in task if each.role != "reference"]
+    abstaining = [each for each in answered if "abstain_below" in each.report["details"]]
+    yield from _by_step(SURE, abstaining, _sure)
+    if not judged:
+        return
     if variants and len(variants) == len(judged):
         yield _chosen(variants[0], CHOSEN)
         return
     models = {each.model for each in task}
     for step, of in {each.step: each for each in variants if each.model in models}.items():
         yield _chosen(of, f"{BEST.removesuffix('?')} by {step}?")
-    yield from _replacements(task, timed)
     if not has_training:
         yield from _rankings(task)
         if any(each.role == "shipped" for each in task):
@@ -228,19 +237,66 @@ def _replacements(judged: Sequence[Judgement], timed: Sequence[Judgement]) -> It
             continue
         text, tone = _kept(*pair)
         before, after = scores[api.model], scores[pair[1].model]
-        gains = [_gain(before[P50], after[P50], "faster", "slower", "{:.3g} s at the median")]
+        gains = [_gain(before[P50], after[P50], "faster", "slower", "seconds", "at the median")]
         if PRICE in before and PRICE in after:
-            each = "${:.3g} for 1,000 answers"
-            gains.append(_gain(before[PRICE], after[PRICE], "cheaper", "more expensive", each))
+            prices = before[PRICE], after[PRICE]
+            gains.append(
+                _gain(*prices, "cheaper", "more expensive", "dollars", "per 1,000 answers")
+            )
         question = REPLACES.format(pair[1].model, api.model)
         yield Finding(question, f"{text} It is {' and '.join(gains)}.", tone, 1)
 
 
-def _gain(before: float, after: float, less: str, more: str, unit: str) -> str:
-    """How many times less or more a value is: `12 times faster (0.1 s at the median, not 1.2)`."""
+def _gain(before: float, after: float, less: str, more: str, unit: str, what: str) -> str:
+    """How many times less or more a value is: `12.0 times faster (0.1 s per answer, not 1.2 s)`."""
     least, most = sorted((before, after))
-    factor = f"{most / least:,.1f} times " if least else ""
-    return f"{factor}{less if after <= before else more} ({unit.format(after)}, not {before:.3g})"
+    factor = most / least if least else 0.0
+    times = f"{factor:,.{0 if factor >= 100 else 1}f} times " if factor else ""
+    values = f"{quantity(after, unit)} {what}, not {quantity(before, unit)}"
+    return f"{times}{less if after <= before else more} ({values})"
+
+
+def _by_step(
+    question: str, judged: Sequence[Judgement], words: Callable[[Sequence[Judgement]], str]
+) -> Iterator[Finding]:
+    """The figures of each step, as words. Only the question names a step, if there are several."""
+    steps: dict[str, list[Judgement]] = {}
+    for each in judged:
+        steps.setdefault(each.step, []).append(each)
+    for step, of in steps.items():
+        which = f"{question.removesuffix('?')}, by {step}?" if len(steps) > 1 else question
+        yield Finding(which, f"{words(of)}.", "info", 2)
+
+
+def _speeds(timed: Sequence[Judgement]) -> str:
+    """The time and the price of the models' answers, the fastest first."""
+    report, parts = timed[0].report, []
+    scores, apis = report["scores"], report["details"][TIMED]["apis"]
+    for model in sorted((each.model for each in timed), key=lambda name: scores[name][P50]):
+        middle, slow = (quantity(scores[model][metric], "seconds") for metric in (P50, P95))
+        part = f"{model}{' (API)' if model in apis else ''} {middle} (p95 {slow})"
+        if PRICE in scores[model]:
+            part += f", {quantity(scores[model][PRICE], 'dollars')} per 1,000 answers"
+        parts.append(part)
+    start = f"Median of {counted(report['rows'], 'answer')}, one request at a time"
+    return f"{start}: {_listed(parts)}"
+
+
+def _sure(judged: Sequence[Judgement]) -> str:
+    """The share of answers that reach the threshold, and of right ones among them."""
+    report, parts = judged[0].report, []
+    for model in (each.model for each in sorted(judged, key=lambda e: -ORDER[e.role])):
+        scores = report["scores"][model]
+        right = scores.get("selective_accuracy")
+        of_these = "" if right is None else f", {percent(right)} of these right"
+        parts.append(f"{model} answers {percent(scores['coverage'])}{of_these}")
+    start = f"Of {counted(report['rows'], 'row')}, at a probability of "
+    return f"{start}{report['details']['abstain_below']:g} or more: {_listed(parts)}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    more = f"; and {len(parts) - RANKED} more" if len(parts) > RANKED else ""
+    return f"{'; '.join(parts[:RANKED])}{more}"
 
 
 def _forgotten(judged: Sequence[Judgement]) -> Finding:

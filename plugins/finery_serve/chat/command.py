@@ -48,12 +48,14 @@ def command(
     line is a question. More in docs/howto/serve.md.
     """
     from finery import Sampling
+    from finery_eval.evaluation import BASELINE
     from finery_serve.chat.screen import screen_for
     from finery_serve.chat.streams import talker
     from finery_serve.chat.talk import Session
     from finery_serve.guide import tool_names
     from finery_serve.opening import open_built
     from finery_serve.processes import raised_at_signals
+    from finery_serve.servers import STANDALONE
     from finery_transformers.frozen.template import TOOLS_DIFFER, client_facts
 
     opened = [open_built(name, recipe, overrides) for name in (step, beside) if name]
@@ -72,6 +74,9 @@ def command(
         systems = (client_facts(one.artifact).get("system") for one in opened)
         usual = next(filter(None, systems), "")
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-        session = Session(models, sampling, screen_for(len(models)), system, usual)
+        classifiers = [  # which would read earlier questions and answers as a part of the next one
+            one.name for one in opened if one.format == STANDALONE or BASELINE in one.artifact.meta
+        ]
+        session = Session(models, sampling, screen_for(len(models)), system, usual, classifiers)
         with suppress(EOFError):
             session.run(sys.stdin)

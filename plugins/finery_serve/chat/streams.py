@@ -115,8 +115,8 @@ class ServerTalker:
                 tokens += 1
                 reason = choice.get("finish_reason") or reason
                 if "probability" in choice:
-                    abstained = ", abstained" if choice.get("abstained") else ""
-                    sure = f"\n(probability {likely(choice['probability'])}{abstained})"
+                    abstains = "abstains: " if choice.get("abstained") else ""
+                    sure = f"\n({abstains}probability {likely(choice['probability'])})"
                 if part := delta.get("reasoning_content") or delta.get("reasoning"):
                     thinking += part
                     write(part, True)

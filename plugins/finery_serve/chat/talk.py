@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -40,9 +40,14 @@ class Session:
         screen: "Plain",
         system: str = "",
         usual: str = "",
+        forgetful: Collection[str] = (),
     ) -> None:
-        """models: by their names in the recipe. system: the system message; empty for the usual."""
+        """models: by their names in the recipe. system: the system message; empty for the usual.
+
+        forgetful: the models that get each question by itself.
+        """
         self._models = models
+        self._forgetful = forgetful
         self._sampling = sampling
         self._screen = screen
         self._usual = usual
@@ -58,6 +63,9 @@ class Session:
         """Talk until the user leaves."""
         if self._usual and self._talks[0].system == self._usual:
             self._screen.say(f"system message, as in the training: {visible(self._usual)}")
+        if self._forgetful:
+            names = ", ".join(self._forgetful)
+            self._screen.say(f"each question is a new conversation with {names}")
         for line in self._screen.questions(stdin):
             text = line.strip()
             if text in ("/quit", "/exit"):
@@ -77,6 +85,10 @@ class Session:
         """Have every model answer. What is stopped, or fails, isn't kept by any."""
         answers: list[Completion] = []
         talkers = list(self._models.values())
+
+        for name, talk in zip(self._models, self._talks, strict=True):
+            if name in self._forgetful:
+                talk.clear()
 
         def answer(index: int, write: Write) -> Completion:
             messages = self._talks[index].asked(question)

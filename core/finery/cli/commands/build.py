@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finery.builder import uptodate as stamp
-from finery.cli.console import print_json, print_note
+from finery.cli.console import print_json, print_note, print_progress
 from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_steps
 from finery.errors import FineryError, RemoteError, UsageError
 from finery.util.text import cost_words, counted
@@ -256,7 +256,7 @@ def _build_of(
         for name in forced:
             graph.require(name)
         refuse_shared_folder(graph.recipe, store)
-        raise_all(check_files(graph))  # report wrong paths before any step runs
+        raise_all(check_files(graph, print_progress))  # report wrong paths before any step runs
         plans = (StepPlan(node, "pending") for node in graph.nodes.values())
         check_executors(settings, graph.plugins, graph.recipe, store.recipes().values())
         runner.use(graph.plugins, map(need_of, plans))

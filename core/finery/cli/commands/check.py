@@ -37,13 +37,13 @@ def command(
     """
     from finery.builder.checks import check_files, note_data, notes_on
     from finery.builder.project import open_graph, open_recipe
-    from finery.cli.console import print_notes
+    from finery.cli.console import print_notes, print_progress
     from finery.recipe.editor import refresh_schema
     from finery.recipe.validate import raise_all
 
     refresh_schema(*open_recipe(recipe))
     graph = open_graph(recipe, overrides)
-    raise_all(check_files(graph))
+    raise_all(check_files(graph, print_progress))
     notes = notes_on(graph, _built(graph))
     if as_json:
         found = [note_data(graph, note) for note in notes]

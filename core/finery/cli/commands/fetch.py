@@ -40,8 +40,15 @@ def command(recipe: Path, step: str | None, overrides: tuple[str, ...], as_json:
     blobs = [blob for missing in shared.missing(manifests).values() for blob in missing]
     total = sum(blob.size for blob in blobs)
     if total and is_terminal(sys.stderr):
-        with click.progressbar(length=total, label="fetching", file=sys.stderr) as bar:
-            shared.bring(manifests, bar.update)
+        bar = click.progressbar(length=total, label="fetching", file=sys.stderr)
+        bar.hidden = True  # until bytes arrive: without a connection there are none
+
+        def count(number: int) -> None:
+            bar.hidden = bar.hidden and not number
+            bar.update(number)
+
+        with bar:
+            shared.bring(manifests, count)
     else:
         shared.bring(manifests)
     folder = build_folder(graph.recipe)

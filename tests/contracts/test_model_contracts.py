@@ -187,8 +187,8 @@ class TestGrpo(StepContract):
         return Grpo(
             model=tiny_llama(folder / "model"),
             rows=[dataset(folder / "rows", ROWS)],
-            reward=Rules(**given, rules={"end": Rule(matches="_arrival"), "a": Rule(matches="a")}),
-            weights={"end": 1, "a": 1},
+            reward=[Rules(**given, rules={"a": Rule(matches="a")}), Exact(**given)],
+            weights={"a": 1, "eval.exact.accuracy": 1},
             epochs=4,
             num_generations=2,
             effective_batch_size=4,

@@ -181,7 +181,8 @@ def takes(
 def nested_step(section: str, *, given: Mapping[str, str], help: str) -> Any:
     """A step inside a step, written like any other: `watch: {use: eval.exact, rows: split.test}`.
 
-    The field's type is `Step | None`. section: the section that its step type must belong to.
+    The field's type is `Step | None`, or `Step | list[Step] | None` if recipes may also write a
+    list of steps there. section: the section that its step type must belong to.
     given: inputs that the outer step provides to the inner one → their names; recipes leave them
     out. The outer step decides whether to run the inner one. The inner step's settings, code and
     inputs are part of the key.

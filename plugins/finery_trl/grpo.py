@@ -65,7 +65,7 @@ class Grpo(OnPolicy, learns="rewards", preflight=RewardPreflight):
 
     Group relative policy optimization (Shao et al. 2024, https://arxiv.org/abs/2402.03300). The
     model answers each prompt several times, and answers with a higher reward than the others of
-    their group become likelier. Rewards are the metrics of an evaluator, or functions. Use it after
+    their group become likelier. Rewards are the metrics of evaluators, or functions. Use it after
     `trl.sft`, where a rule, a query or a test can tell good answers from bad ones: the model must
     give good answers sometimes, or no group has anything to learn from.
 
@@ -75,16 +75,17 @@ class Grpo(OnPolicy, learns="rewards", preflight=RewardPreflight):
     exploits the reward; the weights with the best watched metric are kept.
     """
 
-    reward: Step | None = nested_step(
+    reward: Step | list[Step] | None = nested_step(
         "evaluate",
         given={"models": "model", "rows": "rows"},
         help="The evaluator whose metrics reward each answer, e.g. `{use: eval.sql, schema: "
-        "data/schema.sql}`.",
+        "data/schema.sql}`, or a list of evaluators.",
     )
     weights: dict[str, float] = setting(
         {},
-        help="Metric of `reward` → its weight in the sum of the rewards. Default: the first metric "
-        "with weight 1.",
+        help="Metric of `reward` → its weight in the sum of the rewards. A metric that several "
+        "evaluators have is written with the step type, `eval.rules.accuracy`. Default: the first "
+        "metric of each evaluator with weight 1.",
         examples=[{"brief": 1, "calm": 0.5}],
     )
     functions: Functions | None = setting(None, help="Functions that also reward answers.")

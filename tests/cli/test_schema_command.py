@@ -39,6 +39,11 @@ data:
   halves: {use: steps.halve, rows: a}
 train:
   sft: {use: trl.sft, model: base, rows: halves.first, watch: {use: eval.exact, rows: a}}
+  grpo:
+    use: trl.grpo
+    model: base
+    rows: halves.first
+    reward: [{use: eval.exact}, {use: eval.rules, rules: {short: {max_words: 3}}}]
 evaluate:
   test: {use: eval.exact, models: [base, sft], rows: a, require: {sft.accuracy: ">= 0.5"}}
 """
@@ -64,9 +69,10 @@ def named(project: MakeProject) -> Project:
 
 @pytest.mark.parametrize(("old", "new", "says"), [
     ("rows: halves.first", "rows: halves.lft", "not valid under any"),
-    ("model: base", "model: a", "'a' is not one of ['base', 'sft']"),
+    ("model: base", "model: a", "'a' is not one of ['base', 'sft'"),
     ("rows: a}}", "rows: b}}", "'b' is not one of ['a', 'halves.first', 'halves.second']"),
     ("{sft.accuracy", "{stf.accuracy", "'stf.accuracy' was unexpected"),
+    ("max_words: 3", "words: 3", "not valid under any"),
     ("name: t", "name: t\nsilence: [sft/epoch]", "'sft/epoch' is not one of"),
 ])  # fmt: skip
 def test_a_recipes_schema_knows_its_names_by_kind(

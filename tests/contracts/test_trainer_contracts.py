@@ -10,6 +10,7 @@ from warm import TORCH
 from finery import Dataset, Model, Step
 from finery.testing import StepContract, TestJob, dataset
 from finery.testing.hostile import Change
+from finery_eval.steps.exact import Exact
 from finery_eval.steps.rules import Rule, Rules
 from finery_prompt.model import PromptModel
 from finery_trl.distill import Distill
@@ -72,8 +73,8 @@ class TestGrpo(StepContract):
         return Grpo(
             model=tiny_llama(folder / "model"),
             rows=[dataset(folder / "rows", ROWS)],
-            reward=Rules(**given, rules={"end": Rule(matches="_arrival"), "a": Rule(matches="a")}),
-            weights={"end": 1, "a": 1},
+            reward=[Rules(**given, rules={"a": Rule(matches="a")}), Exact(**given)],
+            weights={"a": 1, "eval.exact.accuracy": 1},
             epochs=4,
             num_generations=2,
             effective_batch_size=4,

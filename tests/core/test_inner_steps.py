@@ -12,16 +12,18 @@ class Learn(Step, seeded=False):
     """Learn the rows, and ask an evaluator how it goes."""
 
     rows: Dataset
-    watch: Step | None = nested_step("evaluate", given={"models": "me"}, help="How it goes.")
+    watch: Step | list[Step] | None = nested_step(
+        "evaluate", given={"models": "me"}, help="How it goes."
+    )
 
     def run(self, job: Job) -> Model:
         job.log("learning")
         said = ""
-        if self.watch is not None:
+        for judge in filter(None, self.watch if isinstance(self.watch, list) else [self.watch]):
             model = Model(job.out, meta={"format": "light"})
-            model.ref = self.watch.models[0].ref
-            self.watch.models = [model]
-            said = str(self.watch.run(job).report()["scores"])
+            model.ref = judge.models[0].ref
+            judge.models = [model]
+            said += str(judge.run(job).report()["scores"])
         (job.out / "weights").write_text(said)
         return Model(job.out, meta={"format": "light", "said": said})
 
@@ -61,7 +63,8 @@ class Judge(Step, seeded=False):
         score = len(self.rows) * self.scale * int(self.by.path.read_text())
         scores = {m.name: {"accuracy": score} for m in self.models}
         return Metrics.write(
-            job.out / "watch", rows=1, scores=scores, intervals={}, details={}, predictions=[]
+            job.out / f"watch-{self.scale}",
+            rows=1, scores=scores, intervals={}, details={}, predictions=[],
         )
 
 
@@ -187,6 +190,53 @@ def test_what_is_wrong_deeper_inside_is_found_at_its_place(
 ) -> None:
     deeper.edit("recipe.yaml", old, new)
     ran = deeper.run("check")
+    assert ran.code == 2
+    assert wrong in ran.err
+
+
+LIST = """
+      - {use: inside.judge, rows: b, by: number.txt, scale: 2}
+      - use: inside.twice
+        again: {use: inside.judge, rows: b, by: number.txt, scale: 3}"""
+
+
+@pytest.fixture(name="listed")
+def _listed(built: Project) -> Project:
+    built.edit("recipe.yaml", " " + INNER, LIST)
+    return built
+
+
+def test_a_list_of_them_runs_in_its_order(listed: Project) -> None:
+    assert listed.ran() == ["sft"]
+    assert said(listed) == "{'me': {'accuracy': 20}}{'me': {'accuracy': 30}}"
+    assert listed.ran() == []
+    for old, new, setting, answers in (
+        ("scale: 3", "scale: 4", "watch.1.again.scale", (20, 40)),
+        ("scale: 2", "scale: 5", "watch.0.scale", (50, 40)),
+    ):
+        listed.edit("recipe.yaml", old, new)
+        assert setting in listed.run("explain", "sft").out
+        assert listed.ran() == ["sft"]
+        assert said(listed) == "".join(f"{{'me': {{'accuracy': {a}}}}}" for a in answers)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("scale: 3", "scael: 3", "recipe.yaml:15:61: error: unknown setting 'scael'"),
+        ("scale: 2", "scale: 13", "recipe.yaml:13:54: error: 13 is no scale"),
+        ("b, by: number.txt, scale: 3", "c, by: number.txt, scale: 3", "recipe.yaml:15:42: error"),
+        ("number.txt, scale: 3", "empty.txt, scale: 3", "recipe.yaml:15:49: error: the number is"),
+        ("inside.twice", "steps.limit", "recipe.yaml:14:14: error: 'steps.limit' is not a step"),
+        ("use: inside.twice\n        again", "again", "recipe.yaml:14:9: error: 'watch[1]' of"),
+        (LIST, " []", "recipe.yaml:12:12: error: 'watch' can't be an empty list"),
+    ],
+)
+def test_what_is_wrong_in_a_list_is_found_at_its_place(
+    listed: Project, old: str, new: str, wrong: str
+) -> None:
+    listed.edit("recipe.yaml", old, new)
+    ran = listed.run("check")
     assert ran.code == 2
     assert wrong in ran.err
 

@@ -83,7 +83,7 @@ class Probe(Step, packages=("msgspec",), version="1"):
     workers: int = setting(2, help="Changes nothing.", affects_output=False)
     group: Group = setting(Group(), help="More.")
     names: dict[str, str] = setting({}, help="A mapping.")
-    inner: Step | None = nested_step("data", given={}, help="A step inside.")
+    inner: Step | list[Step] | None = nested_step("data", given={}, help="A step inside.")
 
     def run(self, job: Job) -> Dataset:
         """Do nothing."""
@@ -175,6 +175,9 @@ CHANGES = {
     "names of outputs": key(outputs({"train": Dataset})),
     "step inside": key(node(inner=Probe(rows=[], path=Files(["x"])))),
     "version of a step inside": key(node(inner=Newer(rows=[], path=Files(["x"])))),
+    "list of a step": key(node(inner=[Probe(rows=[], path=Files(["x"]))])),
+    "list of steps": key(node(inner=[Probe(rows=[], epochs=2), Probe(rows=[])])),
+    "list of steps in another order": key(node(inner=[Probe(rows=[]), Probe(rows=[], epochs=2)])),
     "wrapper's code": key(wrappers=[WRAPPER._replace(code={"meter.py": "w2"})]),
     "a wrapper less": key(wrappers=[]),
     "order of wrappers": key(wrappers=[WRAPPER, WRAPPER._replace(name="other.f", plugin="other")]),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import MakeProject
 from datasets import Dataset as Table  # type: ignore[import-untyped]
 from safetensors.torch import load_file
 from tiny_llama import tiny_llama
@@ -18,15 +19,18 @@ from finery import (
     Model,
     Preflight,
     Proof,
+    Step,
     StepError,
     UsageError,
     interface,
 )
 from finery.fields import OneFile
+from finery.plugin.manager import load_plugins
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_eval.evaluator import Evaluator
 from finery_eval.steps.classification import Classification
+from finery_eval.steps.exact import Exact
 from finery_eval.steps.rules import Rule, Rules
 from finery_judge.rubric import RubricJudge
 from finery_trl.grpo import Functions, Grpo
@@ -90,6 +94,22 @@ def test_the_reward_rises(tiny: Model, tmp_path: Path, algorithm: Any) -> None:
     assert [s["step"] for s in samples] == [n for n in range(4, 44, 4) for _ in range(8)]
     assert all(s["rewards"]["word"] == ("a" in s["answer"]) for s in samples)
     assert verdict(curve, meta["best_step"]).state == "rewarded"
+
+
+def test_two_evaluators_reward_a_training(tiny: Model, tmp_path: Path) -> None:
+    job = TestJob(tmp_path / "job", seed=SEED)
+    reward = [Word(**GIVEN), Rules(**GIVEN, rules={"brief": Rule(max_words=2)})]
+    weights = {"word": 1, "brief": 0.5}
+    step = grpo(tiny, dataset(tmp_path / "rows", asked(4)), reward=reward, weights=weights)
+    step.check()
+    step.run(job)
+    (point, *_) = json.loads((job.out / "curve.json").read_text())
+    assert point["reward"] == pytest.approx(point["reward.word"] + 0.5 * point["reward.brief"])
+    samples = [json.loads(line) for line in (job.out / "samples.jsonl").open()]
+    assert all(
+        s["rewards"] == {"word": "a" in s["answer"], "brief": len(s["answer"].split()) <= 2}
+        for s in samples
+    )
 
 
 def test_prompts_are_proven_without_answers(tiny: Model, tmp_path: Path) -> None:
@@ -245,6 +265,67 @@ def test_rules_only_see_the_form_and_must_prefer_expected_answers_to_the_models(
         check_rewards(given, rows, said("a", "b", "c"))
 
 
+def several(**settings: Any) -> list[Step]:
+    """Two evaluators that both measure `accuracy`."""
+    types = [load_plugins().step_type(use) for use in ("eval.exact", "eval.rules")]
+    assert types == [Exact, Rules]
+    return [Exact(**GIVEN), Rules(**GIVEN, rules={"short": Rule(max_words=1)})]
+
+
+def test_several_evaluators_reward_by_names_that_are_unique(tmp_path: Path) -> None:
+    given = rewards(tmp_path, reward=several(), weights={"eval.exact.accuracy": 1, "short": 0.5})
+    values = given.of(asked(2, answered=True), said("late", "wrong answer"))
+    assert values == {"eval.exact.accuracy": [1, 0], "short": [1, 0]}
+    assert given.totals(values) == [1.5, 0]
+    assert not given.may_see_form_only
+    by_default = rewards(tmp_path, reward=several()).weights
+    assert by_default == {"eval.exact.accuracy": 1, "eval.rules.accuracy": 1}
+
+
+RECIPE = """\
+finery: 1
+models:
+  base: {use: hub.model, repo: a/b}
+data:
+  rows: {use: data.file, path: rows.jsonl, format: completion}
+train:
+  grpo:
+    use: trl.grpo
+    model: base
+    rows: rows
+    reward:
+      - {use: eval.exact}
+      - {use: eval.rules, rules: {short: {max_words: 1}}}
+    weights: {accuracy: 1, short: 0.5}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong", "fix"),
+    [
+        (
+            "", "", "14:14: error: several evaluators of `reward` have a metric named 'accuracy'",
+            "one of: eval.exact.accuracy, eval.rules.accuracy, short",
+        ),
+        (
+            "accuracy", "acuracy", "14:14: error: `reward` measures nothing from 0 to 1 named 'acu",
+            "one of: eval.exact.accuracy, eval.rules.accuracy, short",
+        ),
+        (
+            "accuracy: 1, short", "short", "12:9: error: no metric of eval.exact has a weight",
+            "remove this evaluator",
+        ),
+    ],
+)  # fmt: skip
+def test_check_lists_the_names_of_weights(
+    project: MakeProject, old: str, new: str, wrong: str, fix: str
+) -> None:
+    ran = project({"recipe.yaml": RECIPE.replace(old, new)}).here("check")
+    assert ran.code == 2
+    assert f"recipe.yaml:{wrong}" in ran.err
+    assert f"fix: {fix}" in ran.err
+
+
 def functions(folder: Path, code: str, **weights: float) -> Functions:
     (folder / "mine.py").write_text(code)
     return Functions(file=OneFile(["mine.py"], [folder / "mine.py"]), weights=weights)
@@ -312,6 +393,9 @@ def test_a_file_without_the_functions_is_refused(
         ),
         ({"reward": Classification(**GIVEN, labels=["a"]), "weights": {"macro_f1": 1}}, "weights"),
         ({"weights": {"words": 1}}, "weights"),
+        ({"reward": [Word(**GIVEN), Word(**GIVEN, lacks=True)]}, "reward.1"),
+        ({"reward": [Word(**GIVEN), Classification(**GIVEN)]}, "reward.1.labels"),
+        ({"reward": [Word(**GIVEN), Rules(**GIVEN, rules={})]}, "reward.1.rules"),
         ({"weights": {"word": 0}}, "weights"),
         ({"effective_batch_size": 10}, "effective_batch_size"),
         ({"validation": Dataset.placeholder("held")}, "validation"),

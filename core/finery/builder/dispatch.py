@@ -16,7 +16,14 @@ from finery.fields import Files, Settings
 from finery.inference.records import SqliteRecords
 from finery.recipe.document import Recipe
 from finery.recipe.graph import Node, Source
-from finery.step.inspect import give_files, inputs_of, steps_inside, tag_of
+from finery.step.inspect import (
+    give_files,
+    inputs_of,
+    nested_fields,
+    part_at,
+    steps_inside,
+    tag_of,
+)
 from finery.step.job import Job, Report
 from finery.step.step import Step
 from finery.store.database import Store
@@ -94,13 +101,14 @@ def _expects(plan: StepPlan) -> Expects:
 def _settings(step: Settings) -> dict[str, Any]:
     """The step's settings as plain data, with placeholders for inputs and outside files."""
     inputs = inputs_of(type(step)) if isinstance(step, Step) else {}
+    nested = nested_fields(type(step)) if isinstance(step, Step) else {}
     settings: dict[str, Any] = {}
     for name in type(step).__struct_fields__:
         value = getattr(step, name)
         if name in inputs:
             settings[name] = [] if inputs[name].many else None if value is None else ""
-        elif isinstance(value, Step):
-            continue  # a step inside, see `_nested`
+        elif name in nested:
+            continue  # see `_nested`
         elif isinstance(value, Settings):
             settings[name] = tag_of(value) | _settings(value)
         elif isinstance(value, Files):
@@ -114,9 +122,7 @@ def _nested(recipe: Recipe, node: Node) -> dict[str, tuple[str, dict[str, Any]]]
     """Path → step type and settings of the steps inside a step, outer ones first."""
     nested: dict[str, tuple[str, dict[str, Any]]] = {}
     for path, within in steps_inside(node.step):
-        written = recipe.data[node.section][node.name]
-        for field in path.split("."):
-            written = written[field]
+        written = part_at(recipe.data[node.section][node.name], path)
         nested[path] = (written["use"], _settings(within))
     return nested
 

@@ -20,7 +20,15 @@ from finery.fields import FileOrName, Files, Settings
 from finery.recipe.environments import Environment
 from finery.recipe.graph import Node
 from finery.recipe.yaml import without_secrets
-from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside, tag_of
+from finery.step.inspect import (
+    entries,
+    files_of,
+    full_name,
+    inputs_of,
+    slots_of,
+    steps_inside,
+    tag_of,
+)
 from finery.step.step import Step
 from finery.util.installed import package_version
 from finery.util.text import shortened, some_of
@@ -138,6 +146,11 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
         if field in inputs or isinstance(value, Files):
             continue
         if not cls.__finery_fields__[field].affects_output:
+            continue
+        if isinstance(value, list) and any(isinstance(entry, Step) for entry in value):
+            for path, inner in entries(f"{prefix}{field}", value):
+                yield f"setting {path}", [inner.use, full_name(type(inner))]
+                yield from _setting_parts(inner, f"{path}.")
             continue
         if isinstance(value, Step):
             yield f"setting {prefix}{field}", full_name(type(value))

@@ -12,7 +12,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from functools import reduce
 from itertools import combinations
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,7 +31,7 @@ from finery.inference.records import identity_of
 from finery.inference.shared import SharedRecords, records_of, secrets_in
 from finery.plugin.hookspecs import hookimpl
 from finery.plugin.manager import Plugins, load_plugins
-from finery.step.inspect import give_files, inputs_of, nested_fields, slots_of
+from finery.step.inspect import add_nested, give_files, inputs_of, nested_fields, slots_of
 from finery.step.job import Job
 from finery.step.step import Step
 from finery.store.blobs import ingest
@@ -205,11 +204,14 @@ def _step(task: Task, plugins: Plugins, root: Path, *, named: bool = False) -> S
     """The step of a task. named: its inputs have their names even if it doesn't declare that."""
     cls = plugins.step_type(task.use)
     step = msgspec.convert(task.settings, cls, dec_hook=_placeholder)
+    inside = {"": step}
     for path, (use, settings) in task.nested.items():
-        *outer, field = path.split(".")
-        owner: Step = reduce(getattr, outer, step)
-        provided = nested_fields(type(owner))[field].given
-        setattr(owner, field, _nested_step(plugins.step_type(use), settings, provided))
+        keys = path.split(".")
+        start = -2 if keys[-1].isdigit() else -1  # `reward.0` is in the field `reward`
+        owner = inside[".".join(keys[:start])]
+        provided = nested_fields(type(owner))[keys[start]].given
+        inside[path] = _nested_step(plugins.step_type(use), settings, provided)
+        add_nested(owner, ".".join(keys[start:]), inside[path])
     give_files(step, task.files)
     for path, slot in slots_of(step).items():
         uses_name = named or slot.uses_name

@@ -223,11 +223,11 @@ class Plugins:
             raise PluginError(f"unknown step type '{name}'", fix=self.suggest(name))
         reference, plugin = self.step_types[name]
         cls: type[Step] = resolve(reference, f"step type '{name}'", plugin)
-        if not getattr(cls, "__finery_checked__", False):
+        if "__finery_use__" not in vars(cls):
             from finery.step.step import check_contract
 
             check_contract(cls, name)
-            type.__setattr__(cls, "__finery_checked__", True)
+            type.__setattr__(cls, "__finery_use__", name)
         return cls
 
     def suggest(self, name: str) -> str:

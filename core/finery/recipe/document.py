@@ -260,9 +260,8 @@ def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
 def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | None:
     """(key node, value node) of a part of a node, also of a merged one."""
     if isinstance(node, yaml.SequenceNode):
-        if isinstance(step, int) and step < len(node.value):
-            return node.value[step], node.value[step]
-        return None
+        index = int(step) if str(step).isdigit() else len(node.value)  # from a path: `reward.0`
+        return (node.value[index], node.value[index]) if index < len(node.value) else None
     if not isinstance(node, yaml.MappingNode):
         return None
     for key_node, value_node in node.value:

@@ -121,10 +121,10 @@ def _nest(
             schema["properties"].pop(key, None)
         schema["required"] = [key for key in schema["required"] if key not in info.given]
         defs |= made
-    outer["properties"][field] |= {
-        "properties": {"use": {"enum": list(types)}},
-        "allOf": _by_use(types, prefix),
-    }
+    written = outer["properties"][field]
+    one, several, *_ = written.get("anyOf", [written, {}])
+    for form in (one, several.get("items", {})):
+        form |= {"properties": {"use": {"enum": list(types)}}, "allOf": _by_use(types, prefix)}
     return defs
 
 

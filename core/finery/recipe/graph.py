@@ -23,6 +23,7 @@ from finery.step.inspect import (
     SECTIONS,
     files_of,
     give_files,
+    part_at,
     slots_of,
     steps_inside,
 )
@@ -420,6 +421,8 @@ def has_setting(step: Settings, keys: Sequence[str]) -> bool:
     if first not in type(step).__struct_fields__:
         return False
     within = getattr(step, first)
+    if isinstance(within, list) and rest and rest[0] in map(str, range(len(within))):
+        within, rest = within[int(rest[0])], rest[1:]
     if isinstance(within, Settings) and rest:
         return has_setting(within, rest)
     return not rest or (isinstance(within, dict) and ".".join(rest) in within)
@@ -428,7 +431,9 @@ def has_setting(step: Settings, keys: Sequence[str]) -> bool:
 def _named_part(where: str, written: Any) -> list[str]:
     """The keys that lead to what `where` names, e.g. `lora.r` or `require: sft.accuracy: …`."""
     keys: list[str] = []
-    while isinstance(written, dict):
+    while isinstance(written, dict | list):
+        if isinstance(written, list):
+            written = {str(index): entry for index, entry in enumerate(written)}
         fitting = [k for k in written if where == k or where.startswith((f"{k}.", f"{k}:"))]
         if not fitting:
             break
@@ -523,11 +528,9 @@ def _same_rows(node: Node, source: Source, kind: type[Artifact]) -> FineryError 
 
 def _place(recipe: Recipe, node: Node, key: str, index: int) -> tuple[str | int, ...]:
     """The place of one of a step's references, written alone or in a list."""
-    keys = key.split(".")
-    written = recipe.data[node.section][node.name]
-    for part in keys:
-        written = written.get(part)
-    return (*node.place, *keys, index) if isinstance(written, list) else (*node.place, *keys)
+    written = part_at(recipe.data[node.section][node.name], key)
+    place = (*node.place, *key.split("."))
+    return (*place, index) if isinstance(written, list) else place
 
 
 def _resolve(

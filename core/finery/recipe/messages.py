@@ -224,7 +224,7 @@ def _inside(schema: dict[str, Any]) -> str:
 
 
 def _plural(words: str) -> str:
-    for one in ("a whole number", "a number", "a list"):
+    for one in ("a whole number", "a number", "a list", "a mapping"):
         if words.startswith(one):
             return f"{one[2:]}s{words[len(one) :]}"
     return words

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 from inspect import cleandoc
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args, get_origin
 
 import msgspec
 from blake3 import blake3
@@ -11,7 +11,7 @@ from blake3 import blake3
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
 from finery.fields import Files, OneFile
-from finery.step.inspect import Input, full_name, inputs_of, nested_fields
+from finery.step.inspect import Input, field_hints, full_name, inputs_of, nested_fields
 from finery.step.resources import SCHEMA as RESOURCES
 from finery.step.step import Step
 from finery.util.text import a_or_an
@@ -288,14 +288,18 @@ def _encoded_schema(cls: type[Step]) -> bytes:
         del properties["gpus"]
     for name, accepts in inputs_of(cls).items():
         properties[name] = _input_schema(cls.__finery_fields__[name].help, accepts)
-    for name, info in nested_fields(cls).items():  # `_check_inner` checks its settings
+    for name, info in nested_fields(cls).items():  # `_check_nested` checks their settings
         defs.pop(Step.__name__, None)
-        properties[name] = {
-            "description": info.help,
+        one = {
             "type": ["object", "null"],
             "properties": {"use": {"type": "string", "description": "Its step type."}},
             "required": ["use"],
         }
+        properties[name] = {"description": info.help, **one}
+        if any(get_origin(hint) is list for hint in get_args(field_hints(cls)[name])):
+            each = {**one, "type": "object"}
+            forms = [each, {"type": "array", "items": each, "minItems": 1}, {"type": "null"}]
+            properties[name] = {"description": info.help, "anyOf": forms}
     for field in msgspec.structs.fields(cls):  # msgspec leaves lists that aren't empty out
         if field.default_factory not in (msgspec.NODEFAULT, list, dict):
             value = msgspec.to_builtins(field.default_factory())

@@ -8,13 +8,20 @@ import msgspec
 
 from finery.artifact.kinds import Artifact
 from finery.errors import FineryError, PluginError, UsageError
-from finery.fields import FieldInfo
 from finery.recipe.document import Recipe
 from finery.recipe.environments import check_environments
 from finery.recipe.hints import USES, key_fix, type_fix, types_for, written_as_step
 from finery.recipe.messages import complaints, literal
 from finery.recipe.schema import _STEP_KEYS, _TOP, NAME, StepTypes, step_schema
-from finery.step.inspect import RESERVED, SECTIONS, inputs_of, nested_fields, sections_of
+from finery.step.inspect import (
+    RESERVED,
+    SECTIONS,
+    add_nested,
+    inputs_of,
+    nested_fields,
+    nested_in,
+    sections_of,
+)
 from finery.step.step import Step
 from finery.util.text import did_you_mean, nearest
 
@@ -161,30 +168,28 @@ def _check_step(
         )
         return
     yield from complaints(recipe, schema, step, place, use, cls)
-    for field, info in nested_fields(cls).items():
-        if isinstance(step.get(field), dict):
-            yield from _check_inner(recipe, plugins, (*place, field), step[field], info)
+    yield from _check_nested(recipe, plugins, place, step, cls)
 
 
-def _check_inner(
-    recipe: Recipe, plugins: StepTypes, place: tuple[str, ...], step: Any, info: FieldInfo
+def _check_nested(
+    recipe: Recipe, plugins: StepTypes, outer: tuple[str, ...], written: Any, cls: type[Step]
 ) -> Iterator[FineryError]:
-    use = step.get("use")
-    if not isinstance(use, str):
-        return  # reported by the outer step's schema
-    fitting = types_for(info.section, plugins)
-    if use not in fitting:
-        what = f"'{use}' is not a step type for section {info.section}"
-        yield recipe.error(what, (*place, "use"), fix=did_you_mean(use, fitting))
-        return
-    schema = step_schema(plugins.step_type(use))
-    for key in (*_STEP_KEYS, *info.given):
-        schema["properties"].pop(key, None)
-    schema["required"] = [key for key in schema["required"] if key not in info.given]
-    yield from complaints(recipe, schema, step, place, use, fitting[use])
-    for field, inner in nested_fields(fitting[use]).items():
-        if isinstance(step.get(field), dict):
-            yield from _check_inner(recipe, plugins, (*place, field), step[field], inner)
+    """The errors in the steps inside a step. outer: its place."""
+    for path, step, info in nested_in(cls, written):
+        use = step.get("use") if isinstance(step, dict) else None
+        if not isinstance(use, str):
+            continue  # reported by the outer step's schema
+        place, fitting = (*outer, *path.split(".")), types_for(info.section, plugins)
+        if use not in fitting:
+            what = f"'{use}' is not a step type for section {info.section}"
+            yield recipe.error(what, (*place, "use"), fix=did_you_mean(use, fitting))
+            continue
+        schema = step_schema(plugins.step_type(use))
+        for key in (*_STEP_KEYS, *info.given):
+            schema["properties"].pop(key, None)
+        schema["required"] = [key for key in schema["required"] if key not in info.given]
+        yield from complaints(recipe, schema, step, place, use, fitting[use])
+        yield from _check_nested(recipe, plugins, place, step, fitting[use])
 
 
 def _no_step(
@@ -223,8 +228,8 @@ def convert_step(
 def _converted(
     recipe: Recipe, place: tuple[str, ...], written: Any, cls: type[Step], plugins: StepTypes
 ) -> Step:
-    inner = {f: written[f] for f in nested_fields(cls) if written.get(f) is not None}
-    settings = {k: v for k, v in written.items() if k not in RESERVED and k not in inner}
+    nested = nested_fields(cls)
+    settings = {k: v for k, v in written.items() if k not in RESERVED and k not in nested}
     for field, accepts in inputs_of(cls).items():
         if accepts.many and isinstance(settings.get(field), str):
             settings[field] = [settings[field]]
@@ -232,10 +237,9 @@ def _converted(
         step = msgspec.convert(settings, cls, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise _refused(recipe, place, written, error) from error
-    for field, within in inner.items():
-        filled = {**within, **nested_fields(cls)[field].given}
-        kind = plugins.step_type(within["use"])
-        setattr(step, field, _converted(recipe, (*place, field), filled, kind, plugins))
+    for path, inner, info in nested_in(cls, written):
+        kind, where = plugins.step_type(inner["use"]), (*place, *path.split("."))
+        add_nested(step, path, _converted(recipe, where, {**inner, **info.given}, kind, plugins))
     return step
 
 

@@ -73,12 +73,19 @@ def files_of(step: Settings) -> dict[str, Files]:
     """The settings of a step that name outside files; nested ones as `launch.config`."""
     settings: dict[str, Files] = {}
     for field in _fields_with_parts(type(step)):
-        value = getattr(step, field)
-        if isinstance(value, Files):
-            settings[field] = value
-        elif isinstance(value, Settings):
-            settings |= {f"{field}.{name}": files for name, files in files_of(value).items()}
+        for path, value in entries(field, getattr(step, field)):
+            if isinstance(value, Files):
+                settings[path] = value
+            elif isinstance(value, Settings):
+                settings |= {f"{path}.{name}": files for name, files in files_of(value).items()}
     return settings
+
+
+def entries(field: str, value: Any) -> list[tuple[str, Any]]:
+    """(path, value) of a field, or of each entry of a list in it: `reward.0`, `reward.1`."""
+    if isinstance(value, list):
+        return [(f"{field}.{index}", entry) for index, entry in enumerate(value)]
+    return [(field, value)]
 
 
 def tag_of(group: Settings) -> dict[str, Any]:
@@ -118,21 +125,45 @@ def give_files(step: Settings, found: Mapping[str, Iterable[tuple[str, str | Pat
 
 @lru_cache(maxsize=1024)
 def nested_fields(cls: "type[Step]") -> Mapping[str, FieldInfo]:
-    """The fields of a step type that hold a step."""
+    """The fields of a step type that hold a step, or a list of steps."""
     return {field: info for field, info in cls.__finery_fields__.items() if info.section}
 
 
-def nested_steps(step: "Step") -> "dict[str, Step]":
-    """Field → the inner step, where the recipe has one."""
-    values = ((field, getattr(step, field)) for field in nested_fields(type(step)))
-    return {field: value for field, value in values if value is not None}
+def nested_in(cls: "type[Step]", values: Mapping[str, Any]) -> Iterator[tuple[str, Any, FieldInfo]]:
+    """(path, inner step, its field) of the steps in the fields of a step: `watch`, `reward.0`.
+
+    values: field → its value, also as written in a recipe, where inner steps may be anything.
+    """
+    for field, info in nested_fields(cls).items():
+        for path, step in entries(field, values.get(field)):
+            if step is not None:
+                yield path, step, info
+
+
+def nested_steps(step: "Step") -> "Iterator[tuple[str, Step, FieldInfo]]":
+    """(path, inner step, its field), see `nested_in`."""
+    cls = type(step)
+    return nested_in(cls, {field: getattr(step, field) for field in nested_fields(cls)})
+
+
+def add_nested(step: "Step", path: str, inner: "Step") -> None:
+    """Put an inner step where its path says: into a field, or at the end of the list in it."""
+    field, in_list, _ = path.partition(".")
+    setattr(step, field, [*(getattr(step, field) or ()), inner] if in_list else inner)
+
+
+def part_at(written: Any, path: str) -> Any:
+    """The part of a step as written at a path, e.g. `watch.rows` or `reward.0`; None if absent."""
+    for key in path.split("."):
+        written = written[int(key)] if isinstance(written, list) else written.get(key)
+    return written
 
 
 def steps_inside(step: "Step", prefix: str = "") -> "Iterator[tuple[str, Step]]":
     """(path, step) of the steps inside a step, and inside these: `watch`, `watch.each`."""
-    for field, within in nested_steps(step).items():
-        yield f"{prefix}{field}", within
-        yield from steps_inside(within, f"{prefix}{field}.")
+    for path, within, _ in nested_steps(step):
+        yield f"{prefix}{path}", within
+        yield from steps_inside(within, f"{prefix}{path}.")
 
 
 class Slot(NamedTuple):
@@ -157,11 +188,10 @@ class Slot(NamedTuple):
 def slots_of(step: "Step") -> dict[str, Slot]:
     """Path → slot of each input; the inputs of an inner step as `watch.rows`."""
     slots = {f: Slot(f, step, f, accepts) for f, accepts in inputs_of(type(step)).items()}
-    for field, within in nested_steps(step).items():
-        provided = nested_fields(type(step))[field].given
+    for path, within, info in nested_steps(step):
         for name, slot in slots_of(within).items():
-            if name not in provided:
-                slots[f"{field}.{name}"] = slot._replace(path=f"{field}.{name}")
+            if name not in info.given:
+                slots[f"{path}.{name}"] = slot._replace(path=f"{path}.{name}")
     return slots
 
 

@@ -31,6 +31,11 @@ class Step(Settings):
 
     __spec__: ClassVar[Spec]
 
+    @property
+    def use(self) -> str:
+        """The name of the step type in recipes, e.g. `eval.sql`; of other classes, their name."""
+        return str(vars(type(self)).get("__finery_use__", type(self).__name__))
+
     def run(self, job: "Job") -> Any:
         """Do the work and leave files in `job.out`; return the artifact, or several in a class."""
         raise NotImplementedError

@@ -369,7 +369,9 @@ def _written(step: Settings, prefix: str) -> dict[str, Any]:
         if name in inputs or value == info.default:
             continue
         if name in nested:
-            entry[name] = {"use": provided_as(type(value))[0], **_written(value, prefix)}
+            steps = value if isinstance(value, list) else [value]
+            inner = [{"use": provided_as(type(s))[0], **_written(s, prefix)} for s in steps]
+            entry[name] = inner if isinstance(value, list) else inner[0]
         elif isinstance(value, Settings):
             entry[name] = tag_of(value) | _written(value, prefix)
         elif isinstance(value, Files):

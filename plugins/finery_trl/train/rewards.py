@@ -1,5 +1,6 @@
-"""The rewards of answers: metrics of an evaluator, and functions of a file."""
+"""The rewards of answers: metrics of evaluators, and functions of a file."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -23,45 +24,75 @@ Values = dict[str, list[float | None]]
 """Reward → its value for each answer; None where it doesn't apply."""
 
 
-def evaluator_of(step: "Grpo") -> Nested | None:
-    """The evaluator in `reward`. Raises `UsageError` for one that can't reward single answers."""
-    evaluator = step.reward
-    if evaluator is None:
-        return None
-    kind: Any = type(evaluator)
-    if not issubclass(kind, BatchEvaluator) or kind.judging is BatchEvaluator.judging:
-        raise UsageError(
-            "this step type doesn't judge answers one by one",
-            where="reward",
-            fix="use one that does, e.g. reward: {use: eval.exact}",
-        )
-    assert isinstance(evaluator, BatchEvaluator)
-    asked = [f for f in evaluator.__struct_fields__ if isinstance(getattr(evaluator, f), Model)]
-    if asked:
-        raise UsageError(
-            "a reward is computed for each of thousands of answers, so it can't ask another model",
-            where=f"reward.{asked[0]}",
-            fix="judge the trained model in a step of the section evaluate, and reward with e.g. "
-            "eval.rules or a function",
-        )
-    return Nested(evaluator, "reward")
+def evaluators_of(step: "Grpo") -> list[Nested]:
+    """The evaluators in `reward`. Raises `UsageError` for one that can't reward single answers."""
+    settings: dict[str, Any] = {"reward": step.reward}
+    if isinstance(step.reward, list):
+        settings = {f"reward.{index}": entry for index, entry in enumerate(step.reward)}
+    evaluators: list[Nested] = []
+    for setting, evaluator in settings.items():
+        if evaluator is None:
+            continue
+        kind: Any = type(evaluator)
+        if not issubclass(kind, BatchEvaluator) or kind.judging is BatchEvaluator.judging:
+            raise UsageError(
+                "this step type doesn't judge answers one by one",
+                where=setting,
+                fix="use one that does, e.g. reward: {use: eval.exact}",
+            )
+        assert isinstance(evaluator, BatchEvaluator)
+        asked = [f for f in evaluator.__struct_fields__ if isinstance(getattr(evaluator, f), Model)]
+        if asked:
+            raise UsageError(
+                "a reward is computed for each of thousands of answers, so it can't ask another "
+                "model",
+                where=f"{setting}.{asked[0]}",
+                fix="judge the trained model in a step of the section evaluate, and reward with "
+                "e.g. eval.rules or a function",
+            )
+        if evaluator.use in [other.evaluator.use for other in evaluators]:
+            raise UsageError(
+                f"`reward` has two evaluators of the step type {evaluator.use}",
+                where=setting,
+                fix="use one evaluator of each type, or reward with a function",
+            )
+        evaluators.append(Nested(evaluator, setting))
+    return evaluators
+
+
+def metrics_of(evaluators: Sequence[Nested]) -> dict[str, tuple[str, str]]:
+    """Reward → (setting of its evaluator, metric), for the metrics that can reward.
+
+    A reward has the name of the metric, or `eval.rules.accuracy` if several evaluators have it.
+    """
+    usable: list[tuple[Nested, str]] = []
+    for nested in evaluators:
+        unusable = {*nested.evaluator.statistics(), *nested.evaluator.unbounded()}
+        names = nested.evaluator.metric_names()
+        usable += [(nested, metric) for metric in names if metric not in unusable]
+    having = Counter(metric for _, metric in usable)
+    metrics = {}
+    for nested, metric in usable:
+        name = metric if having[metric] == 1 else f"{nested.evaluator.use}.{metric}"
+        metrics[name] = nested.setting, metric
+    return metrics
 
 
 def weights_of(step: "Grpo") -> dict[str, float]:
-    """Reward → its weight: the metrics of `reward`, by default the first, then the functions.
+    """Reward → its weight: by default the first metric of each evaluator, then the functions.
 
-    Raises `UsageError` for a metric that the evaluator lacks, or that isn't a value of each answer.
+    Raises `UsageError` for a metric that no evaluator has, or that isn't a value of each answer.
     """
-    nested, weights = evaluator_of(step), dict(step.weights)
+    evaluators, weights = evaluators_of(step), dict(step.weights)
     functions = step.functions.weights if step.functions is not None else {}
     given = [*weights.values(), *functions.values()]
-    if given and not any(given) and (weights or nested is None):  # else the first metric has 1
+    if given and not any(given) and (weights or not evaluators):  # else first metrics have 1
         raise UsageError(
             "all weights are 0, so nothing is rewarded",
             where="weights" if weights else "functions.weights",
             fix="give what answers should have a weight above 0",
         )
-    if nested is None:
+    if not evaluators:
         if weights or not functions:
             raise UsageError(
                 "`reward` is missing: the evaluator that rewards the answers",
@@ -69,48 +100,63 @@ def weights_of(step: "Grpo") -> dict[str, float]:
                 fix="reward: {use: eval.exact}, or functions: {file: rewards.py, weights: {…}}",
             )
         return dict(functions)
-    nested.check(slices=False)
-    if getattr(nested.evaluator, "labels", ()) is None:
-        raise UsageError(
-            "by default, the allowed classes are those that the rows expect, but a reward is "
-            "computed from the rows of one optimizer step",
-            where="reward.labels",
-            fix="list all classes: labels: [spam, ham]",
-        )
-    metrics = nested.evaluator.metric_names()
-    unusable = {*nested.evaluator.statistics(), *nested.evaluator.unbounded()}
-    usable = [metric for metric in metrics if metric not in unusable]
-    for metric in weights or metrics[:1]:
-        if metric not in usable:
+    for nested in evaluators:
+        nested.check(slices=False)
+        if getattr(nested.evaluator, "labels", ()) is None:
             raise UsageError(
-                f"`reward` measures nothing from 0 to 1 named '{metric}' for each answer",
-                where="weights",
-                fix=did_you_mean(metric, usable),
+                "by default, the allowed classes are those that the rows expect, but a reward is "
+                "computed from the rows of one optimizer step",
+                where=f"{nested.setting}.labels",
+                fix="list all classes: labels: [spam, ham]",
             )
-        if metric in functions:
+    metrics = metrics_of(evaluators)
+    if not weights:
+        firsts = [(n.setting, n.evaluator.metric_names()[0]) for n in evaluators]
+        names = {metric: name for name, metric in metrics.items()}
+        weights = {names.get(first, first[1]): 1.0 for first in firsts}
+    for name in weights:
+        if name not in metrics:
+            shared = any(metric == name for _, metric in metrics.values())
             raise UsageError(
-                f"a metric of `reward` and a function are both named '{metric}'",
+                f"several evaluators of `reward` have a metric named '{name}'"
+                if shared
+                else f"`reward` measures nothing from 0 to 1 named '{name}' for each answer",
+                where="weights",
+                fix=f"one of: {', '.join(metrics)}"
+                if len(evaluators) > 1
+                else did_you_mean(name, metrics),
+            )
+        if name in functions:
+            raise UsageError(
+                f"a metric of `reward` and a function are both named '{name}'",
                 where="functions.weights",
                 fix="rename the function",
             )
-    return (weights or {metrics[0]: 1.0}) | functions
+    used = {metrics[name][0] for name in weights}
+    for nested in evaluators:
+        if nested.setting not in used:
+            raise UsageError(
+                f"no metric of {nested.evaluator.use} has a weight",
+                where=nested.setting,
+                fix="remove this evaluator, or give one of its metrics a weight",
+            )
+    return weights | functions
 
 
 class Rewards:
-    """What rewards answers. folder: for the evaluator's files. weights: reward → weight."""
+    """What rewards answers. folder: for the evaluators' files. weights: reward → weight."""
 
     def __init__(self, step: "Grpo", folder: Path) -> None:
         self.weights = weights_of(step)
         self._step = step
-        self._nested = evaluator_of(step)
+        self._evaluators = evaluators_of(step)
         self._job = QuietJob(folder)
         self._functions = load_functions(step.functions) if step.functions is not None else {}
 
     @property
     def may_see_form_only(self) -> bool:
         """Whether they may be equal for the expected answers of other rows."""
-        evaluator = self._nested and self._nested.evaluator
-        return evaluator is None or type(evaluator).__spec__.task == "style"
+        return all(type(n.evaluator).__spec__.task == "style" for n in self._evaluators)
 
     def of(self, rows: Sequence[Row], answers: Sequence[Completion]) -> Values:
         """The rewards of an answer to each row. Raises `StepError` for a value that is no reward.
@@ -118,13 +164,13 @@ class Rewards:
         A row may occur several times. Raises `DataError` for rows that can't be judged.
         """
         values: Values = {}
-        if self._nested is not None:
-            evaluator = self._nested.evaluator
-            name = evaluator.models[0].name
-            verdicts = self._nested.check_rows(self._job, rows)({name: list(answers)})
-            for metric in self.weights.keys() - self._functions.keys():
-                judged = verdicts.values(metric)[name]
-                values[metric] = [None if v is None else float(v) for v in judged]
+        for nested in self._evaluators:
+            model = nested.evaluator.models[0].name
+            verdicts = nested.check_rows(self._job, rows)({model: list(answers)})
+            for name, (setting, metric) in metrics_of(self._evaluators).items():
+                if setting == nested.setting and name in self.weights:
+                    judged = verdicts.values(metric)[model]
+                    values[name] = [None if v is None else float(v) for v in judged]
         for name, function in self._functions.items():
             pairs = zip(rows, answers, strict=True)
             values[name] = [reward_of(name, function, row, answer) for row, answer in pairs]

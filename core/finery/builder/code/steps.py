@@ -22,7 +22,13 @@ from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
-from finery.step.inspect import declared_outputs, inputs_of, nested_fields, nested_steps
+from finery.step.inspect import (
+    declared_outputs,
+    inputs_of,
+    nested_fields,
+    nested_steps,
+    part_at,
+)
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.files import settled
@@ -198,8 +204,8 @@ class StepCode:
         yield self._type(written["use"])
         yield from ((named, None) for named in step.key_code())
         yield from _artifact_files(type(step), step.outputs())
-        for field, within in nested_steps(step).items():
-            yield from self._subjects(within, written[field])
+        for path, within, _ in nested_steps(step):
+            yield from self._subjects(within, part_at(written, path))
 
     def _type(self, use: str) -> Subject:
         cls = self._plugins.step_type(use)

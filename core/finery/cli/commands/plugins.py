@@ -215,6 +215,7 @@ def _rows_of(
         kind = one_or_more(accepts.kind.kind) if accepts.many else a_or_an(accepts.kind.kind)
     elif nested is not None:
         kind = f"a step as in section {nested.section}"
+        kind += ", or a list of them" if "anyOf" in field else ""
     yield _row(key, field, key in schema["required"], kind)
     for name, inner, is_required in settings_inside(schema, key):
         yield _row(name, inner, is_required)

@@ -25,7 +25,7 @@ from finery.recipe.matrix.axes import (
 from finery.recipe.matrix.labels import LONGEST_STEP
 from finery.recipe.schema import StepTypes, derived_seed
 from finery.recipe.validate import check_recipe, check_top, raise_all
-from finery.step.inspect import SECTIONS, inputs_of, nested_fields
+from finery.step.inspect import SECTIONS, inputs_of, nested_in
 from finery.step.step import Step
 
 Sections = dict[str, dict[str, Any]]
@@ -174,8 +174,8 @@ def references(written: Any, plugins: StepTypes, given: Sequence[str] = ()) -> I
         for ref in value if isinstance(value, list) else [value]:
             if isinstance(ref, str):
                 yield ref.partition(".")[0]
-    for name, info in nested_fields(cls).items():
-        yield from references(written.get(name), plugins, list(info.given))
+    for _, inner, info in nested_in(cls, written):
+        yield from references(inner, plugins, list(info.given))
 
 
 def _reached(

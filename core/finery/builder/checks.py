@@ -184,14 +184,8 @@ def estimates_of(graph: Graph, results: Results, steps: Sequence[str]) -> dict[s
 
 def _merged(one: Estimate, other: Estimate) -> Estimate:
     """The estimates of two plugins for a step as one, with the first warning."""
-    warned = one if one.warning else other
-    return Estimate(
-        step=one.step,
-        lines=[*one.lines, *other.lines],
-        facts={**one.facts, **other.facts},
-        warning=warned.warning,
-        fix=warned.fix,
-    )
+    lines, facts = [*one.lines, *other.lines], {**one.facts, **other.facts}
+    return msgspec.structs.replace(one if one.warning else other, lines=lines, facts=facts)
 
 
 def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:
@@ -230,14 +224,8 @@ def _completed(note: Any, known: Mapping[str, About], graph: Graph) -> Note:
             fix="declare it in finery_notes, so that recipes can silence it by name",
         )
     node = graph.nodes.get(note.step)
-    return Note(
-        name=note.name,
-        text=note.text,
-        fix=note.fix,
-        step=note.step,
-        place=note.place or (node.place if node else ()),
-        reason=note.reason or known[note.name].why,
-    )
+    place, reason = note.place or (node.place if node else ()), note.reason or known[note.name].why
+    return msgspec.structs.replace(note, place=place, reason=reason)
 
 
 def selected_on_test(graph: Graph) -> Iterator[Note]:

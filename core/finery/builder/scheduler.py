@@ -14,7 +14,7 @@ import msgspec
 from finery.artifact.manifest import Manifest, Result
 from finery.builder.checks import advice_on, audible, misfits, verify
 from finery.builder.context import context_of
-from finery.builder.dispatch import limited_models, task_of
+from finery.builder.dispatch import must_wait, task_of
 from finery.builder.failures import check_code, check_outside, death_of, outside_states
 from finery.builder.outputs import OutputLinks, build_folder
 from finery.builder.plan import Planner, StepPlan
@@ -285,7 +285,7 @@ class Build:
             return
         inputs = self.planner.inputs(plan.node, self.outcome.results)
         is_here = self.sharing.is_here(plan.node.name, inputs.values())
-        if not is_here or self._must_wait(plan):
+        if not is_here or must_wait(plan, self._running.values(), self.outcome.results):
             self._locked[plan.node.name] = plan
             return
         if not self.store.try_lock(plan.key):
@@ -301,15 +301,6 @@ class Build:
             self._settle(plan, result, cached=True)
             return
         self._dispatch(plan)
-
-    def _must_wait(self, plan: StepPlan) -> bool:
-        """Whether a running step has the same key or shares a model that limits requests."""
-        models = limited_models(plan.node, self.outcome.results)
-        return any(
-            running.key == plan.key
-            or not models.isdisjoint(limited_models(running.node, self.outcome.results))
-            for running in self._running.values()
-        )
 
     def _dispatch(self, plan: StepPlan) -> None:
         node = plan.node

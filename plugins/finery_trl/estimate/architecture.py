@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery import DataError, Model, UsageError
-from finery.execute.gpus import memory_bytes, named_gpus
+from finery.execute.gpus import named_gpus
 from finery_local.formats.gguf_header import Array, read_header
 from finery_transformers.precision import Unused, auto_dtype, unused_gpu, usable_gpus
 from finery_trl.estimate.memory import Architecture
@@ -198,7 +199,8 @@ def machine(gpus: int = 1, names: Sequence[int | str] = (), share: int = 0) -> M
     If GPUs differ, a training gets those with the most free memory, and the last of them decides
     whether it fits. names: its setting `gpus`. share: bytes of its `gpu_memory`, 0 without one.
     """
-    ram = min(memory_bytes() or math.inf, _allowed_bytes())
+    pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    ram = min(float(pages * page), _allowed_bytes())
     usable = usable_gpus()
     if names and usable:
         with suppress(UsageError):  # a note on it says that it doesn't exist
@@ -219,4 +221,4 @@ def _allowed_bytes() -> float:
             return float(Path("/sys/fs/cgroup", name).read_text())
         except (OSError, ValueError):
             continue
-    return math.inf
+    return float("inf")

@@ -20,8 +20,8 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from finery.builder.project import Project
-from finery.builder.runs import EVENTS, read_run
-from finery.builder.scheduler import Build, Outcome
+from finery.builder.runs import EVENTS, Outcome, read_run
+from finery.builder.scheduler import Build
 from finery.cli.progress import listener
 from finery.cli.summary import print_summary
 from finery.execute.local import LocalExecutor

@@ -9,7 +9,8 @@ from in_process import InProcess
 
 from finery.artifact.manifest import MANIFEST
 from finery.builder.project import open_graph, open_store
-from finery.builder.scheduler import Build, Outcome
+from finery.builder.runs import Outcome
+from finery.builder.scheduler import Build
 
 
 class Here(Project):

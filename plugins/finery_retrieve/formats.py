@@ -1,5 +1,7 @@
 """Checks if models and indices fit a step, as soon as they are known: in a plan or at its start."""
 
+from collections.abc import Collection
+
 from finery import Index, Model, UsageError
 
 RETRIEVING = "retrieving"
@@ -33,35 +35,27 @@ def require_answering(model: Model, where: str) -> None:
 
 def require_embedder(model: Model, where: str) -> None:
     """Raise `UsageError` for a model that doesn't embed texts."""
-    format_ = model.meta.get("format", EMBEDDER)
-    if format_ not in EMBEDDERS:
-        raise UsageError(
-            f"a model of the format '{format_}' can't embed texts",
-            where=where,
-            fix="name a step of retrieve.embedder, retrieve.wheel, retrieve.api or embed.train",
-        )
+    fix = "name a step of retrieve.embedder, retrieve.wheel, retrieve.api or embed.train"
+    _require(model, where, EMBEDDERS, "can't embed texts", fix)
 
 
 def require_tokenizer(model: Model, where: str) -> None:
     """Raise `UsageError` for a model without files that have a tokenizer."""
-    format_ = model.meta.get("format", TOKENIZERS[0])
-    if format_ not in TOKENIZERS:
-        raise UsageError(
-            f"a model of the format '{format_}' has no tokenizer that finery can load",
-            where=where,
-            fix="name a Hugging Face folder, a GGUF or an adapter, e.g. a step of hub.model",
-        )
+    fix = "name a Hugging Face folder, a GGUF or an adapter, e.g. a step of hub.model"
+    _require(model, where, TOKENIZERS, "has no tokenizer that finery can load", fix)
 
 
 def require_retrieving(model: Model, where: str) -> None:
     """Raise `UsageError` for a model that retrieves no documents."""
-    format_ = model.meta.get("format", RETRIEVING)
-    if format_ != RETRIEVING:
-        raise UsageError(
-            f"a model of the format '{format_}' retrieves no documents",
-            where=where,
-            fix="name a step of retrieve.model",
-        )
+    fix = "name a step of retrieve.model"
+    _require(model, where, (RETRIEVING,), "retrieves no documents", fix)
+
+
+def _require(model: Model, where: str, formats: Collection[str], lack: str, fix: str) -> None:
+    """Raise `UsageError` for a model that is known to have another format."""
+    format_ = model.meta.get("format")
+    if format_ is not None and format_ not in formats:
+        raise UsageError(f"a model of the format '{format_}' {lack}", where=where, fix=fix)
 
 
 def require_counts(index: Index, limit: int | None) -> None:

@@ -26,7 +26,7 @@ from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery.util.text import in_line, shortened
 from finery_serve.guide import curl, is_long, request_for, tool_names, write_request
 from finery_serve.processes import LOOPBACK, Address, listens, raised_at_signals
-from finery_serve.servers import Running, Serving, example_of, names_of, page_of
+from finery_serve.servers import Running, Serving, names_of
 
 if TYPE_CHECKING:
     from finery import Graph
@@ -142,7 +142,7 @@ def serve_until_stopped(
         with serve(artifact, serving) as running:
             facts = client_facts(artifact)
             called = names_of(running, serving)[-1]
-            request = request_for(called, facts, prompt=example_of(running))
+            request = request_for(called, facts, prompt=getattr(running, "example", ""))
             file = write_request(Path(folder), request)
             if as_json:
                 print_json(
@@ -151,8 +151,8 @@ def serve_until_stopped(
                         "address": running.address,
                         "api": f"{running.address}/v1",
                         "key": serving.key,
-                        "page": page_of(running),
-                        "model": names_of(running, serving)[-1],
+                        "page": getattr(running, "page", None),
+                        "model": called,
                         "models": names_of(running, serving),
                         "server": running.build,
                         "pid": running.pid,
@@ -193,7 +193,8 @@ def introduction(
     """
     from finery_transformers.frozen.template import shared_tools
 
-    key, page, address = serving.key or "none", page_of(running), f"{running.address}/v1"
+    key, address = serving.key or "none", f"{running.address}/v1"
+    page: str | None = getattr(running, "page", None)
     system = shortened(in_line(str(facts.get("system", ""))), SHOWN)
     tools = "differ among the training rows: send those that fit the question"
     if not facts.get("tools_differ"):

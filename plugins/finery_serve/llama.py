@@ -111,7 +111,6 @@ def read_arguments(arguments: Sequence[str], file: Path) -> Options:
             next(rest, "")
         elif word not in _ALONE and word != "$@":
             unread.append(word)
-    found, unread = found, unread
     try:
         slots = int(found.get("slots", 1))
         template: Any = None

@@ -242,13 +242,12 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
         fields = _stat(int(folder.name))
         if fields:
             parents.setdefault(int(fields[1]), []).append(int(folder.name))
-    found: dict[int, str] = {}
+    below: dict[int, str] = {}
     waiting = [process.pid]
     while waiting:
         for child in parents.get(waiting.pop(), []):
-            found[child] = _began(child)
+            below[child] = _began(child)
             waiting.append(child)
-    below = found
     if process.poll() is None:
         process.terminate()
         try:

@@ -85,10 +85,11 @@ class ServingJob:
 class Running(Protocol):
     """A server that answers requests.
 
-    It may have further attributes: `names` if it serves several models (see `names_of`), `page` if
-    it has a web page for users (see `page_of`), `example` if it only answers certain questions (see
-    `example_of`), `checked_by` if another step type than `serve.check` checks it, and `exact` if it
-    makes no prompts of tokens but must give the very answers of finery's engine (see `is_exact`).
+    It may have further attributes: `names` if it serves several models, the base first (see
+    `names_of`); `page`, the URL of its web page with a required key; `example`, a question that it
+    can answer, if it only answers certain ones; `checked_by`, the step type that checks it instead
+    of `serve.check`; and `exact`, which is true if it makes no prompts of tokens but must give the
+    very answers of finery's engine.
     """
 
     @property
@@ -145,9 +146,9 @@ def sampling_faults(
 class Checkable(Running, Protocol):
     """A server that `serve.check` can compare with the training.
 
-    It may have further attributes: `system` if it adds a system message to conversations that have
-    none (see `system_of`), `renderer` if its own code instead of a chat template renders prompts
-    (see `renderer_of`), and `unchecked` if it doesn't expose everything (see `unchecked_of`).
+    It may have further attributes: `system`, a system message that it adds to conversations without
+    one; `renderer`, the name of its own code for prompts, if it uses no chat template; and
+    `unchecked`, (kind of fault, what it doesn't expose) for everything that can't be checked.
     """
 
     def chat_template(self) -> str | None:
@@ -185,41 +186,3 @@ def is_servable(artifact: Artifact, serve: Callable[..., Any]) -> bool:
 def names_of(running: Running, serving: Serving) -> tuple[str, ...]:
     """What clients may send as `model`: the server's `names`, with the base first, or its name."""
     return tuple(getattr(running, "names", ())) or (serving.name,)
-
-
-def page_of(running: Running) -> str | None:
-    """The URL of a server's web page, including a required key; None if it has no page."""
-    page: str | None = getattr(running, "page", None)
-    return page
-
-
-def checked_by(running: Running) -> str | None:
-    """The step type that checks this server instead of `serve.check`; None if there is none."""
-    step_type: str | None = getattr(running, "checked_by", None)
-    return step_type
-
-
-def is_exact(running: Running) -> bool:
-    """Whether `serve.check` compares a server's answers alone, since it has no prompts."""
-    return bool(getattr(running, "exact", False))
-
-
-def system_of(running: Running) -> str:
-    """The system message that a server adds to conversations without one; else empty."""
-    return str(getattr(running, "system", ""))
-
-
-def renderer_of(running: Running) -> str | None:
-    """The name of the server's own prompt renderer; None if it uses a chat template."""
-    renderer: str | None = getattr(running, "renderer", None)
-    return renderer
-
-
-def unchecked_of(running: Running) -> tuple[tuple[Kind, str], ...]:
-    """(kind of fault, what the server doesn't expose) for everything that can't be checked."""
-    return tuple(getattr(running, "unchecked", ()))
-
-
-def example_of(running: Running) -> str:
-    """A question that this server can answer, for the examples of requests; empty for any."""
-    return str(getattr(running, "example", ""))

@@ -81,23 +81,20 @@ class Unwritten(NamedTuple):
         return self.reason if self.turn is None else f"turn {self.turn}: {self.reason}"
 
 
-def capabilities(
-    tokenizer: "PreTrainedTokenizerBase", arguments: Arguments | None = None
-) -> Capabilities:
-    """The abilities of the tokenizer's chat template. arguments: further ones for the template."""
-    given = arguments or {}
-    calls = _call_abilities(tokenizer, given)
+def capabilities(tokenizer: "PreTrainedTokenizerBase") -> Capabilities:
+    """The abilities of the tokenizer's chat template."""
+    calls = _call_abilities(tokenizer)
     return Capabilities(
-        system=_writes(tokenizer, [_turn("system", "{mark}"), _turn("user")], given),
-        turns=_writes(tokenizer, [*_exchange("{mark}"), *_exchange()], given),
-        prefix_preserving=_prefix_preserving(tokenizer, given),
+        system=_writes(tokenizer, [_turn("system", "{mark}"), _turn("user")]),
+        turns=_writes(tokenizer, [*_exchange("{mark}"), *_exchange()]),
+        prefix_preserving=_prefix_preserving(tokenizer),
         **calls,
         thinking="" if thinking_field(tokenizer) else "it doesn't write an assistant's thinking",
-        switch="" if thinking_switch(tokenizer, given) else "it has no switch for thinking",
-        single_bos=_single_bos(tokenizer, given),
-        end_of_turn=_ends(tokenizer, given),
-        generation_prompt=_header(tokenizer, given),
-        unthinking=_unthinking(tokenizer, given),
+        switch="" if thinking_switch(tokenizer) else "it has no switch for thinking",
+        single_bos=_single_bos(tokenizer),
+        end_of_turn=_ends(tokenizer),
+        generation_prompt=_header(tokenizer),
+        unthinking=_unthinking(tokenizer),
     )
 
 
@@ -194,20 +191,18 @@ def _exchange(answer: str = ".") -> Conversation:
     return [_turn("user"), _turn("assistant", answer)]
 
 
-def _writes(
-    tokenizer: "PreTrainedTokenizerBase", messages: Conversation, arguments: Arguments
-) -> str:
+def _writes(tokenizer: "PreTrainedTokenizerBase", messages: Conversation) -> str:
     """Why a template doesn't write the turn with the text `{mark}`; empty if it does."""
     marked = [{**m, "content": str(m["content"]).replace("{mark}", _mark(0))} for m in messages]
     role = next(m["role"] for m in marked if m["content"] == _mark(0))
     try:
-        text = rendered(tokenizer, marked, arguments=arguments)
+        text = rendered(tokenizer, marked)
     except DataError as error:
         return error.what
     return "" if _mark(0) in text else f"it doesn't write the {role} turn"
 
 
-def _call_abilities(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> dict[str, str]:
+def _call_abilities(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
     """The abilities about tools: name → why not."""
     reasons: dict[str, str] = {}
     call = CALLED[1]["tool_calls"][0]
@@ -223,7 +218,7 @@ def _call_abilities(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) 
         "call_text": [CALLED[0], spoken, *CALLED[2:]],
     }
     for name, messages in probes.items():
-        reasons[name] = _unwritten_reason(tokenizer, messages, TOOLS, arguments, name)
+        reasons[name] = _unwritten_reason(tokenizer, messages, TOOLS, name)
     said = [r for r in (reasons["calls"],) if "arguments" in r]
     reasons["arguments"] = said[0] if said else reasons["calls"]
     reasons["calls"] = "" if said else reasons["calls"]
@@ -234,11 +229,10 @@ def _unwritten_reason(
     tokenizer: "PreTrainedTokenizerBase",
     messages: Conversation,
     tools: Sequence[Mapping[str, Any]],
-    arguments: Arguments,
     ability: str,
 ) -> str:
     try:
-        lost = unwritten(tokenizer, messages, tools, arguments)
+        lost = unwritten(tokenizer, messages, tools)
     except DataError as error:
         return error.what
     turn = {"tools": None, "answers": 3}.get(ability, 2)
@@ -246,11 +240,11 @@ def _unwritten_reason(
     return own[0].reason if own else ""
 
 
-def _prefix_preserving(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> str:
+def _prefix_preserving(tokenizer: "PreTrainedTokenizerBase") -> str:
     try:
-        learned, answered = _learned(tokenizer, arguments)
+        learned, answered = _learned(tokenizer)
         prompt = [*answered, _turn("user")]
-        later = tokens_of(tokenizer, prompt_text(tokenizer, prompt, arguments=arguments))
+        later = tokens_of(tokenizer, prompt_text(tokenizer, prompt))
     except DataError as error:
         return error.what
     decode: Any = tokenizer.decode
@@ -261,30 +255,28 @@ def _prefix_preserving(tokenizer: "PreTrainedTokenizerBase", arguments: Argument
     return "it writes an earlier answer differently from the last one"
 
 
-def _learned(
-    tokenizer: "PreTrainedTokenizerBase", arguments: Arguments
-) -> tuple[list[int], Conversation]:
+def _learned(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], Conversation]:
     """(token ids, messages) of a question and its answer, with thinking if it must have some."""
     try:
-        return _tokens(tokenizer, _exchange("One."), arguments)
+        return _tokens(tokenizer, _exchange("One."))
     except PromptDiffers:
         if thinking_field(tokenizer) is None:
             raise
         thinking = [_turn("user"), {**_turn("assistant", "One."), "reasoning_content": "1"}]
-        return _tokens(tokenizer, thinking, arguments)
+        return _tokens(tokenizer, thinking)
 
 
 def _tokens(
-    tokenizer: "PreTrainedTokenizerBase", messages: Conversation, arguments: Arguments
+    tokenizer: "PreTrainedTokenizerBase", messages: Conversation
 ) -> tuple[list[int], Conversation]:
-    ends = end_of_turn(tokenizer, arguments)
-    _, ids = row_tokens(tokenizer, messages[:1], messages[1:], ends, arguments=arguments)
+    ends = end_of_turn(tokenizer)
+    _, ids = row_tokens(tokenizer, messages[:1], messages[1:], ends)
     return ids, messages
 
 
-def _unthinking(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> str:
+def _unthinking(tokenizer: "PreTrainedTokenizerBase") -> str:
     try:
-        _tokens(tokenizer, _exchange(), arguments)
+        _tokens(tokenizer, _exchange())
     except PromptDiffers:
         return "its prompts open a think block that it leaves out of an answer without thinking"
     except DataError as error:
@@ -292,26 +284,26 @@ def _unthinking(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> s
     return ""
 
 
-def _single_bos(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> str:
+def _single_bos(tokenizer: "PreTrainedTokenizerBase") -> str:
     try:
-        ids = tokens_of(tokenizer, prompt_text(tokenizer, [_turn("user")], arguments=arguments))
+        ids = tokens_of(tokenizer, prompt_text(tokenizer, [_turn("user")]))
     except DataError as error:
         return error.what
     return "it begins with two BOS tokens" if has_two_bos(tokenizer, ids) else ""
 
 
-def _ends(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> str:
+def _ends(tokenizer: "PreTrainedTokenizerBase") -> str:
     try:
-        learned, _ = _learned(tokenizer, arguments)
+        learned, _ = _learned(tokenizer)
     except DataError as error:
         return error.what
-    ends = end_of_turn(tokenizer, arguments)
+    ends = end_of_turn(tokenizer)
     return "" if learned[-1] in ends else "answers don't end with a special token"
 
 
-def _header(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> str:
+def _header(tokenizer: "PreTrainedTokenizerBase") -> str:
     try:
-        header = unasked_header(tokenizer, arguments)
+        header = unasked_header(tokenizer)
     except DataError as error:
         return error.what
     return f"each answer begins with {header!r}, but prompts don't end with it" if header else ""

@@ -9,10 +9,10 @@ import pytest
 from finery import Dataset, Model
 from finery.artifact.kinds import Artifact
 from finery.builder.checks import notes_on
+from finery.builder.project import open_graph
 from finery.plugin.history import Results
 from finery.plugin.manager import load_plugins
-from finery.recipe.document import load
-from finery.recipe.graph import Graph, build_graph
+from finery.recipe.graph import Graph
 
 GOOD = """\
 finery: 1
@@ -53,7 +53,7 @@ class Built(Results):
 def graph(folder: Path, recipe: str) -> Graph:
     """The graph of a recipe."""
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    return build_graph(load(folder / "recipe.yaml"), load_plugins())
+    return open_graph(folder / "recipe.yaml")
 
 
 def named(folder: Path, recipe: str, results: Results | None = None) -> list[str]:

@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 
 from finery.builder.checks import notes_on
-from finery.plugin.manager import load_plugins
+from finery.builder.project import open_graph
 from finery.plugin.notes import Note
-from finery.recipe.document import load
-from finery.recipe.graph import build_graph
 
 RECIPE = """\
 finery: 1
@@ -35,7 +33,7 @@ def notes(folder: Path, steps: dict[str, str], extra: str = "", tests: str = "")
     (folder / "model" / "config.json").write_text(json.dumps({"num_experts": 2}))
     text = RECIPE.format(train=train, models=", ".join(steps), tests=tests) + extra
     (folder / "recipe.yaml").write_text(text)
-    found = notes_on(build_graph(load(folder / "recipe.yaml"), load_plugins()))
+    found = notes_on(open_graph(folder / "recipe.yaml"))
     return [
         n
         for n in found

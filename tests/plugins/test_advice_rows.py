@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 
 from finery.builder.checks import notes_on
-from finery.plugin.manager import load_plugins
+from finery.builder.project import open_graph
 from finery.plugin.notes import Note
-from finery.recipe.document import load
-from finery.recipe.graph import build_graph
 
 RECIPE = """\
 finery: 1
@@ -32,7 +30,7 @@ def notes(folder: Path, rows: str) -> list[Note]:
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text('{"model_type": "llama"}')
     (folder / "recipe.yaml").write_text(RECIPE.format(rows=rows))
-    found = notes_on(build_graph(load(folder / "recipe.yaml"), load_plugins()))
+    found = notes_on(open_graph(folder / "recipe.yaml"))
     return [note for note in found if note.name in ("calibration-rows", "same-rows")]
 
 

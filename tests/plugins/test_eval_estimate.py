@@ -8,10 +8,8 @@ from conftest import MakeProject
 
 from finery import Estimate
 from finery.builder.checks import notes_on
+from finery.builder.project import open_graph
 from finery.plugin.history import Results
-from finery.plugin.manager import load_plugins
-from finery.recipe.document import load
-from finery.recipe.graph import build_graph
 from finery_eval.planning import estimates
 
 RECIPE = """\
@@ -69,7 +67,7 @@ def test_a_first_evaluation_has_a_rough_time(tmp_path: Path) -> None:
     def estimate(models: str, name: str) -> Estimate:
         recipe = SIZED.replace("MODELS", models).replace("NAME", name)
         (tmp_path / "recipe.yaml").write_text(recipe)
-        graph = build_graph(load(tmp_path / "recipe.yaml"), load_plugins())
+        graph = open_graph(tmp_path / "recipe.yaml")
         return estimates(graph, Results(), ["test"])[0]
 
     one, two = estimate("base, linear", "x-4B"), estimate("base, sft", "x-4B")
@@ -103,7 +101,7 @@ def test_a_classifier_without_a_cheap_baseline_gets_a_note(
 ) -> None:
     (tmp_path / "rows.jsonl").write_text("")
     (tmp_path / "recipe.yaml").write_text(TRAINED.replace("MODELS", models))
-    graph = build_graph(load(tmp_path / "recipe.yaml"), load_plugins())
+    graph = open_graph(tmp_path / "recipe.yaml")
     found = [note for note in notes_on(graph, Results()) if note.name == "no-cheap-baseline"]
     assert len(found) == notes
     for note in found:

@@ -8,10 +8,9 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import Dataset, Metrics, load_plugins
+from finery import Dataset, Metrics
 from finery.artifact.manifest import manifest
-from finery.recipe.document import load
-from finery.recipe.graph import build_graph
+from finery.builder.project import open_graph
 from finery.views import Output
 from finery_eval.measure import Measure, pairs_of
 from finery_eval.predictions import facts_of, recorded
@@ -316,7 +315,7 @@ export: {onnx: {use: onnx.export, model: head}}
 def test_roles_of_classifiers(tmp_path: Path, train: str, roles: list[str]) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(CLASSIFIERS.replace("evaluate:", f"{train}evaluate:"))
-    graph = build_graph(load(path), load_plugins())
+    graph = open_graph(path)
     scores = {name: {"accuracy": 0.5} for name in ("linear", "head", "onnx", "base")}
     details = {"baselines": ["linear", "head", "onnx"]}
     metrics = Metrics.write(

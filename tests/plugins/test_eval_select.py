@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from finery import Metrics, UsageError, load_plugins
-from finery.recipe.document import load
-from finery.recipe.graph import build_graph
+from finery import Metrics, UsageError
+from finery.builder.project import open_graph
 from finery.testing import run_step
 from finery_eval.measure import Measure
 from finery_eval.steps.select import Select
@@ -147,7 +146,7 @@ evaluate:
     {settings.replace(", best", chr(10) + "    best").replace(", pareto", chr(10) + "    pareto")}
 """)
     with pytest.raises(UsageError) as caught:
-        build_graph(load(path), load_plugins())
+        open_graph(path)
     assert what in caught.value.what
     assert fix in (caught.value.fix or "")
     line = 12 if "pareto" in settings else 11

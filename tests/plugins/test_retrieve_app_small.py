@@ -15,7 +15,7 @@ from finery_serve.chat.screen import Plain
 from finery_serve.chat.streams import NO_SOURCES, ServerTalker
 from finery_serve.command import introduction
 from finery_serve.guide import request_for
-from finery_serve.servers import Serving, example_of
+from finery_serve.servers import Serving
 
 pytest.importorskip("bm25s")
 
@@ -25,7 +25,7 @@ def test_examples_ask_about_the_documents(tmp_path: Path) -> None:
     model = retrieving(tmp_path / "rag", run_step(under, tmp_path / "api"), indexed(tmp_path))
     serving = Serving(name="rag")
     with serve_model(model, serving) as running:
-        request = request_for("rag", {}, prompt=example_of(running))
+        request = request_for("rag", {}, prompt=running.example)
         text = introduction(running, serving, request, tmp_path / "request.json", {})
     assert text.count("What do the documents say about Limits > Files?") == 2
     assert "Hello" not in text

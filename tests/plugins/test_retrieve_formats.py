@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from finery import FineryError, load_plugins
-from finery.recipe.document import load
-from finery.recipe.graph import build_graph
+from finery import FineryError
+from finery.builder.project import open_graph
 
 RECIPE = """\
 finery: 1
@@ -35,7 +34,7 @@ def check(folder: Path, **changed: str) -> None:
     for file in ("docs/a.md", "models/base/config.json"):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text("{}\n", encoding="utf-8")
-    build_graph(load(folder / "recipe.yaml"), load_plugins())
+    open_graph(folder / "recipe.yaml")
 
 
 def test_models_that_fit_are_accepted(tmp_path: Path) -> None:

@@ -9,10 +9,8 @@ from asking import ROOMS, question_row
 
 from finery import Artifact, Dataset, Model, Note
 from finery.builder.checks import notes_on
+from finery.builder.project import open_graph
 from finery.plugin.history import Results
-from finery.plugin.manager import load_plugins
-from finery.recipe.document import load
-from finery.recipe.graph import build_graph
 
 GOOD = """\
 finery: 1
@@ -49,7 +47,7 @@ def notes(folder: Path, recipe: str, results: Results | None = None) -> list[Not
     for file in ("docs/a.md", "models/base/config.json", "q.jsonl"):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text("{}\n", encoding="utf-8")
-    graph = build_graph(load(folder / "recipe.yaml"), load_plugins())
+    graph = open_graph(folder / "recipe.yaml")
     return [note for note in notes_on(graph, results) if note.name in OWN]
 
 

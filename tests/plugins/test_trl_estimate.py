@@ -12,11 +12,10 @@ from conftest import MakeProject, Project
 from tiny_llama import tiny_llama
 
 from finery import Model
+from finery.builder.project import open_graph
 from finery.execute.gpus import Gpu
 from finery.plugin.history import Past, Results
-from finery.plugin.manager import load_plugins
-from finery.recipe.document import load
-from finery.recipe.graph import Graph, build_graph
+from finery.recipe.graph import Graph
 from finery_transformers.precision import Unused
 from finery_trl.estimate import architecture as facts
 from finery_trl.estimate import forecast
@@ -391,7 +390,7 @@ def graph(folder: Path, recipe: str = RECIPE) -> Graph:
     (folder / "model" / "config.json").write_text(json.dumps(QWEN_CONFIG))
     (folder / "rows.jsonl").write_text(ROWS)
     (folder / "recipe.yaml").write_text(recipe)
-    return build_graph(load(folder / "recipe.yaml"), load_plugins())
+    return open_graph(folder / "recipe.yaml")
 
 
 def test_time_comes_from_trainings_of_the_same_kind(tmp_path: Path) -> None:

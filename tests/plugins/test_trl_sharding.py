@@ -8,9 +8,7 @@ import pytest
 
 from finery import Model, OneFile, StepError
 from finery.builder.plan import Planner
-from finery.plugin.manager import load_plugins
-from finery.recipe.document import load
-from finery.recipe.graph import build_graph
+from finery.builder.project import open_graph
 from finery.store.database import Store
 from finery_trl.settings import Launch
 from finery_trl.steps import Sft
@@ -104,7 +102,7 @@ def test_a_change_of_the_file_of_deepspeed_repeats_the_training(tmp_path: Path) 
     files = set()
     for stage in (1, 2):
         written(tmp_path / "zero.json", {"zero_optimization": {"stage": stage}})
-        graph = build_graph(load(tmp_path / "recipe.yaml"), load_plugins())
+        graph = open_graph(tmp_path / "recipe.yaml")
         planner = Planner(graph, Store(tmp_path / f".finery{stage}"))
         files.add(str(planner.store.digest_files(planner.files(graph.nodes["sft"]))))
         planner.store.close()

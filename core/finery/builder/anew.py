@@ -13,7 +13,8 @@ from finery.artifact.manifest import Result
 from finery.builder.garbage import blobs_of
 from finery.builder.outputs import OutputLinks
 from finery.builder.plan import StepPlan
-from finery.builder.scheduler import Build, Outcome
+from finery.builder.runs import Outcome
+from finery.builder.scheduler import Build
 from finery.execute.executor import Executor
 from finery.recipe.graph import Graph
 from finery.store.blobs import blob_path

@@ -27,6 +27,7 @@ from finery.step.inspect import files_of, give_files, steps_inside
 from finery.step.interfaces import Preflight, interface
 from finery.step.step import Step
 from finery.util.installed import version_of, with_versions
+from finery.util.text import counted
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Result
@@ -53,18 +54,18 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     raw = [*obstacles(graph), *(note for notes in answers for note in notes)]
     raw += [*selected_on_test(whole), *different_rows(whole)]
     notes = [_completed(note, known, whole) for note in raw]
-    audible = _each_variant_once(whole, _audible(graph, notes))
+    heard = _each_variant_once(whole, audible(graph, notes))
     order = {name: index for index, name in enumerate([*graph.nodes, ""])}
-    return sorted((n for n in audible if n.step in order), key=lambda note: order[note.step])
+    return sorted((n for n in heard if n.step in order), key=lambda note: order[note.step])
 
 
 def obstacles(graph: Graph) -> list[Note]:
     """Notes on what a build of these steps will fail at: variables, GPUs, packages."""
     notes = [*_unset_variables(graph), *_missing_gpus(graph), *_missing_packages(graph)]
-    return _audible(graph, notes)
+    return audible(graph, notes)
 
 
-def _audible(graph: Graph, notes: Iterable[Note]) -> list[Note]:
+def audible(graph: Graph, notes: Iterable[Note]) -> list[Note]:
     """The notes that the recipe doesn't silence."""
     silenced = set(graph.recipe.data.get("silence") or [])
     nodes, audible = (graph.whole or graph).nodes, []
@@ -104,21 +105,31 @@ def _each_variant_once(graph: Graph, notes: Iterable[Note]) -> list[Note]:
     return merged
 
 
-def notes_before(
-    planner: "Planner", results: Mapping[str, "Result"], ran: Collection[str], step: str
-) -> tuple[list[Note], list[Note]]:
-    """The notes on a step that is about to start: (those that only this build allows, the others).
+def advice_on(
+    planner: "Planner", results: Mapping[str, "Result"], ran: Collection[str], node: Node
+) -> list[tuple[str, dict[str, str]]]:
+    """Events with the notes on a training that is about to start.
 
-    results: what is built so far. ran: the steps that this build has run. The other notes are those
-    that `finery check` reported earlier.
+    Only now its rows can be counted. What `finery check` reported earlier is only pointed at.
+
+    results: what is built so far. ran: the steps that this build has run.
     """
+    if not node.trains:
+        return []
     kept = {name: result for name, result in results.items() if name not in ran}
     now, before = (
-        [note for note in notes_on(planner.graph, built) if note.step == step]
+        [note for note in notes_on(planner.graph, built) if note.step == node.name]
         for built in (Results(planner.store, r, planner.latest) for r in (results, kept))
     )
     known = {note.name for note in before}
-    return [note for note in now if note.name not in known], before
+    new = [note for note in now if note.name not in known]
+    advice = [("step_note", {"name": n.name, "text": n.text, "fix": n.fix}) for n in new]
+    if before:
+        names = ", ".join(note.name for note in before)
+        call = f"finery check {planner.graph.recipe.argument}".strip()
+        message = f"{counted(len(before), 'note')} ({names}): see {call}"
+        advice.append(("step_log", {"message": message}))
+    return advice
 
 
 def verify(step: Step, store: "Store", result: "Result") -> None:
@@ -173,14 +184,8 @@ def estimates_of(graph: Graph, results: Results, steps: Sequence[str]) -> dict[s
 
 def _merged(one: Estimate, other: Estimate) -> Estimate:
     """The estimates of two plugins for a step as one, with the first warning."""
-    warned = one if one.warning else other
-    return Estimate(
-        step=one.step,
-        lines=[*one.lines, *other.lines],
-        facts={**one.facts, **other.facts},
-        warning=warned.warning,
-        fix=warned.fix,
-    )
+    lines, facts = [*one.lines, *other.lines], {**one.facts, **other.facts}
+    return msgspec.structs.replace(one if one.warning else other, lines=lines, facts=facts)
 
 
 def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:
@@ -219,14 +224,8 @@ def _completed(note: Any, known: Mapping[str, About], graph: Graph) -> Note:
             fix="declare it in finery_notes, so that recipes can silence it by name",
         )
     node = graph.nodes.get(note.step)
-    return Note(
-        name=note.name,
-        text=note.text,
-        fix=note.fix,
-        step=note.step,
-        place=note.place or (node.place if node else ()),
-        reason=note.reason or known[note.name].why,
-    )
+    place, reason = note.place or (node.place if node else ()), note.reason or known[note.name].why
+    return msgspec.structs.replace(note, place=place, reason=reason)
 
 
 def selected_on_test(graph: Graph) -> Iterator[Note]:

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,12 +154,21 @@ def _environment(
     return variables
 
 
-def limited_models(node: Node, results: Mapping[str, Result]) -> frozenset[str]:
-    """Digests of a step's models that limit concurrent requests in their runtime facts.
+def must_wait(plan: StepPlan, running: Iterable[StepPlan], results: Mapping[str, Result]) -> bool:
+    """Whether a running step has the same key or shares a model that limits requests.
 
-    Steps that use the same one run one at a time. So the limit holds for all of them, and a request
-    that two steps share is sent once.
+    Then they run one at a time. So the limit holds for both, and a request that they share is sent
+    once.
     """
+    models = _limited_models(plan.node, results)
+    return any(
+        other.key == plan.key or not models.isdisjoint(_limited_models(other.node, results))
+        for other in running
+    )
+
+
+def _limited_models(node: Node, results: Mapping[str, Result]) -> frozenset[str]:
+    """Digests of a step's models that limit concurrent requests in their runtime facts."""
     if not type(node.step).__spec__.engines:
         return frozenset()
     inputs = (m for s in node.sources for m in with_references(_input(s, results)))

@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
+from finery.artifact.manifest import Result
 from finery.builder.context import Revision
-from finery.errors import UsageError
+from finery.errors import FineryError, UsageError
 from finery.recipe.document import Recipe
 from finery.util.events import Event
 from finery.util.paths import recipe_id
@@ -80,6 +81,43 @@ class RunLog:
         (self.folder / CONTEXT).write_bytes(msgspec.json.encode(self._context()))
         self._file.writelines(msgspec.json.encode(e) + b"\n" for e in self._held)
         self._held.clear()
+
+
+@dataclass
+class Outcome:
+    """The outcome of a build."""
+
+    run: str
+    results: dict[str, Result] = field(default_factory=dict)
+    ran: list[str] = field(default_factory=list)
+    errors: dict[str, FineryError] = field(default_factory=dict)
+    blocked: dict[str, list[str]] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)  # of failed steps
+    redone: dict[str, Result] = field(default_factory=dict)  # what forced steps had before
+    seconds: float = 0.0
+    fetched: int = 0  # bytes that came from shared stores
+    pushed: int = 0  # bytes that went there
+    dollars: float = 0.0  # what the answers cost that this build asked for
+    dollars_kept: float = 0.0  # what all that is built cost, whenever it was built
+    broken: int = 0  # the exit code if something ended the build early
+
+    @property
+    def exit_code(self) -> int:
+        """0: success. 1: a step or a requirement failed. 2: the user's input is wrong."""
+        return self.broken or max((e.exit_code for e in self.errors.values()), default=0)
+
+
+def is_news(root: Path, recipe: Recipe, outcome: Outcome, before: Mapping[str, str]) -> bool:
+    """Whether to keep the record of a run in which no step ran.
+
+    root: of the store. before: step → key of its result before the run.
+    """
+    keys = {name: result.key for name, result in outcome.results.items()}
+    if outcome.errors or any(before.get(name) != key for name, key in keys.items()):
+        return True
+    # The last run may have failed, for example a requirement that is now met.
+    last = next(runs_of(root, recipe), None)
+    return last is not None and last.ending == "failed"
 
 
 Ending = Literal["ok", "failed", "interrupted", "killed", "running"]

@@ -1,7 +1,8 @@
 """How a build uses a shared store: it asks for results, brings their files, and adds its own."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:  # imported with a shared store, since most builds have none
 
 THREADS = 8
 """How many results, or inputs of steps, are copied at the same time."""
-
+SHOW_SECONDS = 0.5
+"""How often to report what was copied."""
 
 CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN")
 """Beginnings of the names of variables that give access to buckets."""
@@ -96,6 +98,7 @@ class Sharing:
         self._wanted = self._arrived = 0
         self._pushes: list[Future[None]] = []
         self._pushed: set[str] = set()
+        self._shown, self._shown_at = Transfer(0, 0, 0, 0), 0.0
         self._is_refused = False  # whether nothing can be written
         self.is_behind = False  # whether something couldn't be copied
         self.has_pushed = True  # whether nothing that should be there is missing there
@@ -115,9 +118,11 @@ class Sharing:
     def ask(
         self, planner: Planner, names: Sequence[str], results: Mapping[str, Result | None], run: str
     ) -> None:
-        """Ask for the results of steps with built inputs, all at once; the store keeps them."""
-        if self._remote is None or self._remote.down:
-            return
+        """Ask for the results of steps with built inputs, all at once; the store keeps them.
+
+        Only if it `asks`.
+        """
+        assert self._remote is not None
         if self._opened != self._store.opened:  # what was adopted may be lost with the database
             self._opened = self._store.opened
             self._asked.clear()
@@ -162,11 +167,28 @@ class Sharing:
     def _count(self, size: int) -> None:
         self._arrived += size
 
-    def chosen(self, results: Mapping[str, Result], final: Collection[str]) -> list[str]:
-        """The steps whose outputs a build copies here. final: those that no other step uses."""
+    def bring(
+        self, results: Mapping[str, Result], last: Collection[str], wait: Callable[[], None]
+    ) -> list[str] | None:
+        """Copy the outputs here that should be: steps with copied outputs.
+
+        None if steps must run to have them. last: those that no other step uses.
+        """
         if self._fetch == "none" or not self._store.shared:
             return []
-        return [name for name in results if self._fetch == "all" or name in final]
+        chosen = [name for name in results if self._fetch == "all" or name in last]
+        manifests = [m for name in chosen for m in results[name].outputs.values()]
+        try:
+            if self.is_here("", manifests):
+                return []
+            while not self.is_here("", manifests):
+                wait()
+        except Lost as error:
+            if not error.is_down:
+                self.lose(error)
+                return None
+            self.give_up()
+        return chosen
 
     def lose(self, error: Lost) -> None:
         """Forget what can't be had. The steps that made it run again."""
@@ -222,12 +244,19 @@ class Sharing:
         """Whether the next build would copy nothing."""
         return not (self.is_behind or self.is_pushing)
 
-    def transfer(self) -> Transfer:
-        """What was copied so far."""
-        remotes = [*self._store.shared.remotes.values()]
+    def progress(self, *, is_last: bool = False) -> Transfer | None:
+        """What was copied so far, if that has changed since the last report.
+
+        is_last: also if that was a moment ago.
+        """
+        remotes, now = [*self._store.shared.remotes.values()], time.monotonic()
         waiting = sum(not push.done() for push in self._pushes)
         pushed = sum(remote.pushed for remote in remotes)
-        return Transfer(self._arrived, self._wanted, pushed, waiting)
+        transfer = Transfer(self._arrived, self._wanted, pushed, waiting)
+        if transfer == self._shown or not (is_last or now - self._shown_at > SHOW_SECONDS):
+            return None
+        self._shown, self._shown_at = transfer, now
+        return transfer
 
     def close(self, *, interrupted: bool) -> None:
         """Wait for all copies; if interrupted, end them. They continue in the next build."""

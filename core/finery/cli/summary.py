@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from finery.artifact.manifest import Manifest
-from finery.builder.scheduler import Build, Outcome
+from finery.builder.runs import Outcome
+from finery.builder.scheduler import Build
 from finery.cli.console import print_error, with_recipe
 from finery.cli.redone import redone
 from finery.cli.views import compared, show_together, stdout

@@ -272,11 +272,11 @@ def _refused(error: Any, repo: str, context: str) -> FineryError:
     details = [line for line in (*context.splitlines(), *said.splitlines()) if line]
     if _is_about_storage(f"{said} {context}"):
         return _full(repo, said or context)
-    what, fix = _words(status, repo, said)
+    what, fix = _words(status, repo)
     return StepError(f"{what} ({status})", fix=f"{fix}; {NOTHING}", details=details)
 
 
-def _words(status: int, repo: str, said: str) -> tuple[str, str]:
+def _words(status: int, repo: str) -> tuple[str, str]:
     owner = repo.partition("/")[0]
     if status == 401:
         return (

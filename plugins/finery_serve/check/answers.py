@@ -25,19 +25,7 @@ from finery_serve.check.prompts import (
 )
 from finery_serve.client import Client
 from finery_serve.guide import REQUEST, request_for
-from finery_serve.servers import (
-    Checkable,
-    Fault,
-    Kind,
-    Running,
-    Serving,
-    checked_by,
-    is_exact,
-    names_of,
-    renderer_of,
-    system_of,
-    unchecked_of,
-)
+from finery_serve.servers import Checkable, Fault, Kind, Running, Serving, names_of
 from finery_transformers.frozen.template import client_facts
 
 HALF = "\ufffd"
@@ -227,7 +215,7 @@ class Served(NamedTuple):
     prompts: (compared, equal), including edge cases. alike: whether a row's prompt is equal.
     beside_base: whether the server also has the base, and was compared with it. exact: whether it
     must give the very answers of finery's engine, and has no prompts. unseen: what the server
-    doesn't expose, from `unchecked_of`.
+    doesn't expose, its `unchecked`.
     """
 
     answers: list[Completion]
@@ -260,8 +248,8 @@ def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> d
     serving = Serving(name=name, slots=slots, key=secrets.token_urlsafe(24), checked=True)
     job.progress(0, 1, f"{name}: starting the server")
     with serve(artifact, serving) as running:
-        if not (isinstance(running, Checkable) or is_exact(running)):
-            other = checked_by(running)
+        if not (isinstance(running, Checkable) or getattr(running, "exact", False)):
+            other = getattr(running, "checked_by", None)
             raise StepError(
                 f"{running.build} can't be checked by this step, since it doesn't show its prompts",
                 fix=f"use: {other}"
@@ -307,16 +295,15 @@ def _of_model(
     faults: list[Fault] = []
     if isinstance(running, Checkable):
         trained = asking.trained(model)
-        every = list(cases(trained, asking.rows, sent, system_of(running)))
+        every = list(cases(trained, asking.rows, sent, getattr(running, "system", "")))
         compared, different = compare(
             running, served_as, trained, every,
             lambda done: job.progress(done, len(every), f"{model.name}: prompts"),
         )  # fmt: skip
         if not compared:
             raise DataError("the chat template refuses all rows", fix="use rows that it takes")
-        faults += prompt_faults(
-            trained, running.chat_template(), compared, different, renderer_of(running)
-        )
+        renderer = getattr(running, "renderer", None)
+        faults += prompt_faults(trained, running.chat_template(), compared, different, renderer)
         faults += running.faults()
         if fault := running.adapter_fault(served_as, _probes(trained, asking.rows)):
             faults.append(fault)
@@ -334,7 +321,7 @@ def _of_model(
     prompts = compared, compared - len(different)
     return Served(
         answers, prompts, alike, faults, running.build, beside_base=False,
-        exact=is_exact(running), unseen=unchecked_of(running),
+        exact=getattr(running, "exact", False), unseen=tuple(getattr(running, "unchecked", ())),
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """`serve.check`: start the real server, and hold its prompts and answers against the training."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from finery import (
     Artifact,
@@ -20,9 +21,9 @@ from finery import (
     takes,
 )
 from finery.rows import Row, split_turns
-from finery_eval.asking import read_rows
+from finery_eval.asking import generate, read_rows
 from finery_eval.evaluation import dependent, write_scored
-from finery_eval.evaluator import BatchEvaluator, Judge
+from finery_eval.evaluator import Judge
 from finery_eval.measure import Measure, Score, compare, scores_of
 from finery_eval.nested import Nested
 from finery_eval.predictions import predictions
@@ -223,9 +224,16 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         else:
             for model in self.models:
                 served |= ask_server(model, [model], asking)
-        engine = {m.name: self._ask(m, m.name, rows, asker, job) for m in self.models}
+
+        def ask(model: Model, name: str) -> list[Completion]:
+            """A model's answers by its engine."""
+            prompts, tools = [one.messages for one in asked], [one.tools for one in asked]
+            title = f"{name}: finery's answers"
+            return generate(asker, job, job.engine(model), title, prompts, tools)
+
+        engine = {model.name: ask(model, model.name) for model in self.models}
         faults = {name: list(of.faults) for name, of in served.items()}
-        for name, more in self._adapter_faults(served, engine, rows, asker, job).items():
+        for name, more in self._adapter_faults(served, engine, ask).items():
             faults[name] += more
         answers = {name: of.answers for name, of in served.items()}
         answers |= {EVALUATED.format(name): of for name, of in engine.items()}
@@ -273,32 +281,11 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         differ = self.bundle is not None and client_facts(self.bundle).get("tools_differ")
         return made if differ else made._replace(tools=shared_tools(client_facts(trained)))
 
-    def _ask(
-        self,
-        model: Model,
-        name: str,
-        rows: Sequence[Row],
-        asker: "BatchEvaluator | Limits",
-        job: Job,
-    ) -> list[Completion]:
-        """A model's answers by its engine."""
-        return job.engine(model).generate(
-            [split_turns(row)[0] for row in rows],
-            max_tokens=asker.max_tokens,
-            temperature=asker.temperature,
-            seed=job.seed if asker.temperature > 0 else 0,
-            tools=[row.get("tools") for row in rows],
-            refusals=True,
-            progress=f"{name}: finery's answers",
-        )
-
     def _adapter_faults(
         self,
         served: Mapping[str, Served],
         engine: Answers,
-        rows: Sequence[Row],
-        asker: "BatchEvaluator | Limits",
-        job: Job,
+        ask: Callable[[Model, str], list[Completion]],
     ) -> dict[str, list[Fault]]:
         """Model → the fault that its answers show: they are those of the base, or of another model.
 
@@ -306,8 +293,10 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         answers has a fault if one differs.
         """
         said = {name: [*map(what_is_said, of)] for name, of in engine.items()}
-        base = self._said(self.base, "base", rows, asker, job)
-        trained = self._said(self.trained, "trained", rows, asker, job) if base else []
+        base, trained = (
+            [*map(what_is_said, ask(model, name))] if model is not None and self.base else []
+            for model, name in ((self.base, "base"), (self.trained, "trained"))
+        )
         found: dict[str, list[Fault]] = {}
         for model in self.models:
             of = served[model.name]
@@ -332,19 +321,6 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
                 fault = swap_fault(answers, own, others)
             found[model.name] = [fault] if fault else []
         return found
-
-    def _said(
-        self,
-        model: Model | None,
-        name: str,
-        rows: Sequence[Row],
-        asker: "BatchEvaluator | Limits",
-        job: Job,
-    ) -> list[str]:
-        """A model's answers by its engine; empty without a model."""
-        if model is None:
-            return []
-        return [*map(what_is_said, self._ask(model, name, rows, asker, job))]
 
     def _write(
         self,
@@ -415,7 +391,8 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         return write_scored(job, len(rows), ordered, details, lines, answers=answers)
 
 
-class Limits(NamedTuple):
+@dataclass
+class Limits:
     """The sampling, if no evaluator determines it."""
 
     max_tokens: int

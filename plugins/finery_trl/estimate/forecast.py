@@ -95,13 +95,8 @@ def _estimate_of_sampling(graph: Graph, results: Results, node: Node) -> Estimat
         found = {"seconds": round(seconds)}
     if memory is None:
         return Estimate(step=node.name, lines=[text], facts=found)
-    return Estimate(
-        step=node.name,
-        lines=[*memory.lines, text],
-        facts={**memory.facts, **found},
-        warning=memory.warning,
-        fix=memory.fix,
-    )
+    lines, facts = [*memory.lines, text], {**memory.facts, **found}
+    return msgspec.structs.replace(memory, lines=lines, facts=facts)
 
 
 def _memory_with_teacher(

@@ -310,7 +310,7 @@ def complete(output: Output, folder: Path, refs: Mapping[str, Path]) -> Iterator
     if "best_step" in meta:  # trained here, so the card is finery's
         text = card(output.title, meta, config, known)
         (folder / README).write_text(text, encoding="utf-8")
-    yield _advice(known, base, config)
+    yield _advice(known)
 
 
 def _base(base: Model, copied: Path | None) -> Base:
@@ -325,7 +325,7 @@ def _base(base: Model, copied: Path | None) -> Base:
     return known
 
 
-def _advice(known: Base, base: Model, config: Mapping[str, Any]) -> str:
+def _advice(known: Base) -> str:
     if known.on_hub:
         at = f" at {known.revision[:12]}" if known.revision else ""
         return f"base: {known.source}{at}, from the Hub"

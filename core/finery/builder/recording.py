@@ -1,0 +1,86 @@
+"""Records what a build made, quick steps in groups: they share the cost of an fsync."""
+
+import threading
+import time
+
+from finery.artifact.manifest import Result
+from finery.builder.plan import Planner
+from finery.builder.sharing import Sharing
+from finery.errors import StepError
+
+RECORD_SECONDS = 0.1
+"""Steps faster than this are recorded in groups, at this interval."""
+GROUP = 256
+"""The most results of a group."""
+
+
+class Recording:
+    """Commits results, and releases the locks of their keys.
+
+    A kill costs at most the work of the quick steps that aren't recorded yet.
+
+    built: key → result of this build, recorded or not.
+    keys: step → key of its current result, for those that aren't recorded yet.
+    """
+
+    def __init__(self, planner: Planner, sharing: Sharing, run: str) -> None:
+        self.built: dict[str, Result] = {}
+        self.keys: dict[str, str] = {}
+        self._planner = planner
+        self._sharing = sharing
+        self._run = run
+        self._new: list[Result] = []
+        self._recorded_at = time.monotonic()
+        self._cleaners: list[threading.Thread] = []
+
+    def __bool__(self) -> bool:
+        """Whether something isn't recorded yet."""
+        return bool(self._new or self.keys)
+
+    def add(self, result: Result) -> None:
+        """Record a result, if its step is quick, with others."""
+        self.built[result.key] = result
+        self._new.append(result)
+        self.write(now=result.seconds > RECORD_SECONDS)
+
+    def write(self, *, now: bool) -> None:
+        """Commit what is finished, if it is time."""
+        is_time = now or time.monotonic() - self._recorded_at > RECORD_SECONDS
+        if not self or not (is_time or len(self._new) >= GROUP):
+            return
+        store = self._planner.store
+        try:
+            store.commit(self._new, run=self._run)
+        except OSError as error:
+            raise StepError(
+                f"the outputs of steps can't be recorded: {error}",
+                fix="free some disk space and build again: no data is lost",
+            ) from error
+        self._sharing.push(self._new, are_new=True)
+        for result in self._new:
+            store.unlock(result.key)
+        self._clear([result.key for result in self._new])
+        self._new.clear()
+        self._recorded_at = time.monotonic()
+        # During the build, since it may be killed.
+        store.remember(self._planner.recipe_id, self.keys)
+        self.keys = {}
+
+    def _clear(self, keys: list[str]) -> None:
+        """Remove the folders of recorded keys in the background, since a busy disk is slow."""
+
+        def clear() -> None:
+            for key in keys:
+                self._planner.store.clear_work(key)
+
+        thread = threading.Thread(target=clear)
+        thread.start()
+        self._cleaners.append(thread)
+
+    def close(self) -> None:
+        """Commit everything, and wait until all folders are removed."""
+        try:
+            self.write(now=True)
+        finally:
+            for thread in self._cleaners:
+                thread.join()

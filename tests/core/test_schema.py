@@ -153,7 +153,7 @@ def editor(read: Read) -> Draft202012Validator:
     return Draft202012Validator(recipe_schema(read({})[1]))
 
 
-@settings(max_examples=5 * settings.default.max_examples)
+@settings(max_examples=5 * settings().max_examples)
 @given(data=RECIPES)
 def test_what_passes_the_check_passes_the_schema_for_editors(
     read: Read, editor: Draft202012Validator, data: dict[str, Any]
@@ -164,7 +164,7 @@ def test_what_passes_the_check_passes_the_schema_for_editors(
     assert editor.is_valid(recipe.data) or not passed
 
 
-@settings(max_examples=5 * settings.default.max_examples)
+@settings(max_examples=5 * settings().max_examples)
 @given(step=STEPS)
 def test_what_passes_the_check_becomes_a_step(read: Read, step: dict[str, Any]) -> None:
     recipe, plugins = read({"finery": 1, "data": {"s": step}})

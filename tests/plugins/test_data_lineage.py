@@ -63,7 +63,7 @@ def line_at(folder: Path, place: str) -> str:
     return (folder / Path(name).name).read_text().splitlines()[int(number) - 1]
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(
     chain=st.lists(st.sampled_from(sorted(TRANSFORMS)), min_size=1, max_size=5),
     first=st.lists(st.integers(0, 12), min_size=3, max_size=8),

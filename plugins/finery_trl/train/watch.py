@@ -49,6 +49,8 @@ def watcher(
     step: "Training", tokens: "Tokens", dtype: "torch.dtype", job: Job
 ) -> Callable[[Any, int], dict[str, float]]:
     """(model, optimizer step) → the metrics of `step.watch`, which must be set."""
+    from finery_transformers.engine import LiveEngine
+
     evaluator = step.watch
     assert evaluator is not None
 
@@ -56,7 +58,14 @@ def watcher(
         # Each of several processes answers all rows, and reads the files of its own evaluation.
         rank = os.environ.get("RANK", "0")
         watching = QuietJob(job.scratch / "watch" / f"{at}-{rank}")
-        watching.live = live_engine(step, tokens, dtype, model, watching)
+        watching.live = LiveEngine(
+            step.model,
+            watching,
+            trained=model,
+            tokenizer=tokens.tokenizer,
+            arguments=tokens.arguments,
+            dtype=dtype,
+        )
         metrics: Metrics = evaluator.run(watching)
         (scores,) = metrics.report()["scores"].values()
         return dict(scores)

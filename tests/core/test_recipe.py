@@ -183,6 +183,12 @@ def test_set_without_its_section_is_named_with_it(read: Read) -> None:
     assert caught.value.fix == "--set train.sft.epochs=1"
 
 
+def test_set_takes_lists_whole(read: Read) -> None:
+    with pytest.raises(UsageError, match="'train.sft.rows' is a list") as caught:
+        read("train:\n  sft: {rows: [a, b]}\n", "train.sft.rows.0=c")
+    assert caught.value.fix == "set all of it: --set 'train.sft.rows=[…]'"
+
+
 ANYTHING = st.text(st.characters(codec="utf-8"), max_size=200)
 YAMLISH = st.text(st.sampled_from("ab:- \n\t[]{},'\"#&*!|>%@`?<~0.1e_\\"), max_size=60)
 

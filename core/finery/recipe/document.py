@@ -88,8 +88,12 @@ class Recipe:
                 if depth == 0 and (section := next(sections, None)):
                     fix = where.replace("--set ", f"--set {section}.", 1)
                     raise UsageError(f"'{key}' isn't a section", where=where, fix=fix)
+                whole = ".".join(keys[: depth + 1])
+                if isinstance(child, list):
+                    fix = f"set all of it: --set '{whole}=[…]'"
+                    raise UsageError(f"'{whole}' is a list", where=where, fix=fix)
                 raise UsageError(
-                    f"'{'.'.join(keys[: depth + 1])}' was not found in the recipe",
+                    f"'{whole}' was not found in the recipe",
                     where=where,
                     fix=did_you_mean(key, parent)
                     or "name a section, a step and a setting: --set train.sft.epochs=1",

@@ -184,7 +184,7 @@ def test_set_without_its_section_is_named_with_it(read: Read) -> None:
 
 
 def test_set_takes_lists_whole(read: Read) -> None:
-    with pytest.raises(UsageError, match="'train.sft.rows' is a list") as caught:
+    with pytest.raises(UsageError, match=r"'train\.sft\.rows' is a list") as caught:
         read("train:\n  sft: {rows: [a, b]}\n", "train.sft.rows.0=c")
     assert caught.value.fix == "set all of it: --set 'train.sft.rows=[…]'"
 

@@ -137,6 +137,10 @@ class Handler(BaseHTTPRequestHandler):
         if not messages or not all(isinstance(turn, dict) for turn in messages):
             raise RefusedError(400, "`messages` must be a list of messages, and not empty")
         text = text_of(messages)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise RefusedError(400, "a text holds half of a surrogate pair") from None
         choice = self.server.choice(text)
         about = {
             "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()),

@@ -169,6 +169,12 @@ def test_what_replacing_an_api_gains_and_loses(right: int, tone: str, start: str
     )
     assert gains in found[1]
     assert not any("replace" in question for question in answers(*judges))
+    test = {"difference": -1.1, "interval": [-2.5, 0.3], "p_value": 0.093}
+    pair = {"model": "sft", "baseline": "api", "metrics": {P50: test}}
+    unsure = {**report, "rows": 200, "details": {**report["details"], "pairs": [pair]}}
+    timed = [each._replace(step="speed", report=unsure) for each in judges]
+    said = answers(*judges, *timed)[REPLACES.format("sft", "api")][1]
+    assert "(100 ms at the median, not 1.2 s; this may be chance: p = 0.093)" in said
 
 
 def test_speed_and_price_are_said_where_no_replacement_says_them() -> None:

@@ -55,7 +55,7 @@ def saved(project: Project, name: str) -> list[list[dict[str, str]]]:
 def test_each_line_of_a_pipe_is_a_question(two: Project) -> None:
     typed = "Hi\n/system Be brief.\nWhy?\nHow?\n/save talks/a.jsonl\n/clear\n/save\n/nothing\n"
     ran = chat(two, typed, "tiny", "--max-tokens", "4")
-    assert ran.code == 0
+    assert ran.code == 2, "an error"
     assert "loading tiny …" in ran.err
     (messages,) = saved(two, "talks/a.jsonl")
     assert [m["role"] for m in messages] == ["system", *["user", "assistant"] * 2]
@@ -64,6 +64,15 @@ def test_each_line_of_a_pipe_is_a_question(two: Project) -> None:
     assert "there is nothing to save yet" in ran.err
     assert "there is no command /nothing" in ran.err
     assert messages[-1]["content"] in ran.out
+
+
+def test_a_line_that_is_not_utf_8_is_an_error_and_the_next_one_is_answered(two: Project) -> None:
+    args = ("chat", "tiny", "--max-tokens", "4")
+    process = two.start(*args, stdin=subprocess.PIPE, errors="surrogateescape")
+    out, err = process.communicate("\udcff bad\nHi\n", timeout=180)
+    assert process.returncode == 2
+    assert "the question isn't UTF-8" in err
+    assert len(out.splitlines()) == 1
 
 
 def test_what_is_saved_is_read_by_data_file(two: Project, tmp_path: Path) -> None:

@@ -197,6 +197,8 @@ def test_the_server_answers_clients(project: Project) -> None:
         for wrong in refused:
             with pytest.raises(Exception, match="`messages` must be a list"):
                 client.post("/v1/chat/completions", wrong)
+        with pytest.raises(Exception, match="half of a surrogate pair"):
+            client.post("/v1/chat/completions", {"messages": [{"content": "\ud800"}]})
         with pytest.raises(Exception, match="invalid API key"):
             type(client)(client.address).post("/v1/chat/completions", body)
         script = project.folder / "build/t/ship/client.py"

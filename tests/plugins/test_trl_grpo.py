@@ -395,6 +395,10 @@ def test_a_file_without_the_functions_is_refused(
         ({"weights": {"words": 1}}, "weights"),
         ({"reward": [Word(**GIVEN), Word(**GIVEN, lacks=True)]}, "reward.1"),
         ({"reward": [Word(**GIVEN), Classification(**GIVEN)]}, "reward.1.labels"),
+        (
+            {"reward": Classification(**GIVEN, labels=["a"], abstain_below=0.5)},
+            "reward.abstain_below",
+        ),
         ({"reward": [Word(**GIVEN), Rules(**GIVEN, rules={})]}, "reward.1.rules"),
         ({"weights": {"word": 0}}, "weights"),
         ({"effective_batch_size": 10}, "effective_batch_size"),

@@ -141,9 +141,9 @@ def _gates(reported: Reported) -> Iterator[Finding]:
     """Whether the results meet `require:`, if anything is required."""
     gates = gates_of(reported)
     names = ", ".join(gate.step.node.name for gate in gates)
-    errors = [gate.error for gate in gates if gate.error]
-    if errors:
-        text = "; ".join(" ".join([error.what, *error.details]) for error in errors)
+    failed = [(gate.step.node.name, gate.error) for gate in gates if gate.error]
+    if failed:
+        text = ". ".join(f"{name}: {', and '.join(e.details) or e.what}" for name, e in failed)
         yield Finding(REQUIREMENTS, f"No. {text}.", "bad", 4)
     elif gates and all(gate.step.result for gate in gates):
         yield Finding(REQUIREMENTS, f"Yes, those of {names}.", "good", 4)

@@ -237,7 +237,10 @@ def _replacements(judged: Sequence[Judgement], timed: Sequence[Judgement]) -> It
             continue
         text, tone = _kept(*pair)
         before, after = scores[api.model], scores[pair[1].model]
-        gains = [_gain(before[P50], after[P50], "faster", "slower", "seconds", "at the median")]
+        unsure = _may_be_chance(api, pair[1].model, timed)
+        gains = [
+            _gain(before[P50], after[P50], "faster", "slower", "seconds", "at the median", unsure)
+        ]
         if PRICE in before and PRICE in after:
             prices = before[PRICE], after[PRICE]
             gains.append(
@@ -247,12 +250,23 @@ def _replacements(judged: Sequence[Judgement], timed: Sequence[Judgement]) -> It
         yield Finding(question, f"{text} It is {' and '.join(gains)}.", tone, 1)
 
 
-def _gain(before: float, after: float, less: str, more: str, unit: str, what: str) -> str:
+def _may_be_chance(api: Judgement, model: str, timed: Sequence[Judgement]) -> str:
+    """A remark if two measured speeds aren't significantly different, else an empty text."""
+    others = [each for each in timed if (each.step, each.model) == (api.step, model)]
+    tests = [t for other in others for t in compared(api, other) if t.metric == P50]
+    return "".join(
+        f"; this may be chance: p = {p_text(t.p_holm)}" for t in tests if t.verdict == NOT_SHOWN
+    )
+
+
+def _gain(
+    before: float, after: float, less: str, more: str, unit: str, what: str, unsure: str = ""
+) -> str:
     """How many times less or more a value is: `12.0 times faster (0.1 s per answer, not 1.2 s)`."""
     least, most = sorted((before, after))
     factor = most / least if least else 0.0
     times = f"{factor:,.{0 if factor >= 100 else 1}f} times " if factor else ""
-    values = f"{quantity(after, unit)} {what}, not {quantity(before, unit)}"
+    values = f"{quantity(after, unit)} {what}, not {quantity(before, unit)}{unsure}"
     return f"{times}{less if after <= before else more} ({values})"
 
 

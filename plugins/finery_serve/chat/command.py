@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from contextlib import ExitStack, suppress
+from io import TextIOWrapper
 from pathlib import Path
 
 import click
@@ -41,7 +42,7 @@ def command(
     system: str,
     temperature: float,
     max_tokens: int,
-) -> None:
+) -> int:
     """Talk to the model of STEP.
 
     Ctrl-C stops an answer, Ctrl-D or /quit ends the talk, /help lists the commands. Of a pipe, each
@@ -49,7 +50,7 @@ def command(
     """
     from finery import Sampling
     from finery_eval.evaluation import BASELINE
-    from finery_serve.chat.screen import screen_for
+    from finery_serve.chat.screen import Terminal, screen_for
     from finery_serve.chat.streams import talker
     from finery_serve.chat.talk import Session
     from finery_serve.guide import tool_names
@@ -77,6 +78,11 @@ def command(
         classifiers = [  # which would read earlier questions and answers as a part of the next one
             one.name for one in opened if one.format == STANDALONE or BASELINE in one.artifact.meta
         ]
-        session = Session(models, sampling, screen_for(len(models)), system, usual, classifiers)
+        screen = screen_for(len(models))
+        session = Session(models, sampling, screen, system, usual, classifiers)
+        if isinstance(sys.stdin, TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")
+        code = 0
         with suppress(EOFError):
-            session.run(sys.stdin)
+            code = session.run(sys.stdin)
+        return 0 if isinstance(screen, Terminal) else code

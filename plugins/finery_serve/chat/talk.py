@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import Completion, FineryError, Sampling, UsageError, shown
+from finery import Completion, DataError, FineryError, Sampling, UsageError, shown
 from finery.rows import Conversation
 from finery.util.text import visible
 from finery_eval.calls import shown_call
@@ -59,8 +59,9 @@ class Session:
             "/help": lambda _: screen.say(HELP),
         }
 
-    def run(self, stdin: IO[str]) -> None:
-        """Talk until the user leaves."""
+    def run(self, stdin: IO[str]) -> int:
+        """Talk until the user leaves: the exit code of the last error, or 0."""
+        code = 0
         if self._usual and self._talks[0].system == self._usual:
             self._screen.say(f"system message, as in the training: {visible(self._usual)}")
         if self._forgetful:
@@ -69,7 +70,7 @@ class Session:
         for line in self._screen.questions(stdin):
             text = line.strip()
             if text in ("/quit", "/exit"):
-                return
+                break
             try:
                 word, _, rest = text.partition(" ")
                 if word in self._commands:
@@ -80,9 +81,15 @@ class Session:
                     self._ask(text)
             except FineryError as error:
                 self._screen.complain(error)
+                code = error.exit_code
+        return code
 
     def _ask(self, question: str) -> None:
         """Have every model answer. What is stopped, or fails, isn't kept by any."""
+        try:
+            question.encode()
+        except UnicodeEncodeError:  # bytes that aren't UTF-8 come through as lone surrogates
+            raise DataError("the question isn't UTF-8", fix="write it in UTF-8") from None
         answers: list[Completion] = []
         talkers = list(self._models.values())
 

@@ -109,6 +109,12 @@ def weights_of(step: "Grpo") -> dict[str, float]:
                 where=f"{nested.setting}.labels",
                 fix="list all classes: labels: [spam, ham]",
             )
+        if getattr(nested.evaluator, "abstain_below", None) is not None:
+            raise UsageError(
+                "answers of a language model have no probability",
+                where=f"{nested.setting}.abstain_below",
+                fix="remove abstain_below",
+            )
     metrics = metrics_of(evaluators)
     if not weights:
         firsts = [(n.setting, n.evaluator.metric_names()[0]) for n in evaluators]

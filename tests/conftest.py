@@ -175,7 +175,8 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         """The command's environment."""
-        ours = ("FINERY_", "CI")  # a build in CI writes to the shared store
+        # A build in CI writes to the shared store, and examples of documents run pytest.
+        ours = ("FINERY_", "CI", "PYTEST_ADDOPTS")
         clean = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         passed = "RAN MARK MEDDLE PROBE_NOTES"  # read by steps and plugins of the tests
         return {**clean, "NO_COLOR": "1", "FINERY_PASS_ENV": passed, **self.env}

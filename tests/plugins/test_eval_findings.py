@@ -158,7 +158,8 @@ def test_whether_the_shipped_file_is_as_good(
 def test_what_replacing_an_api_gains_and_loses(right: int, tone: str, start: str) -> None:
     judges = judged("api", "base", 150), judged("sft", "tuned", right)
     values = {"api": {P50: 1.2, PRICE: 0.4}, "sft": {P50: 0.1, PRICE: 0.001}}
-    report = {"scores": values, "details": {TIMED: {"apis": ["api"]}, "headline": [P50]}}
+    details: dict[str, Any] = {TIMED: {"apis": ["api"]}, "headline": [P50]}
+    report = {"scores": values, "details": details}
     timed = [each._replace(step="speed", report=report) for each in judges]
     found = answers(*judges, *timed)[REPLACES.format("sft", "api")]
     assert found[0] == tone
@@ -171,7 +172,7 @@ def test_what_replacing_an_api_gains_and_loses(right: int, tone: str, start: str
     assert not any("replace" in question for question in answers(*judges))
     test = {"difference": -1.1, "interval": [-2.5, 0.3], "p_value": 0.093}
     pair = {"model": "sft", "baseline": "api", "metrics": {P50: test}}
-    unsure = {**report, "rows": 200, "details": {**report["details"], "pairs": [pair]}}
+    unsure = {"rows": 200, "scores": values, "details": {**details, "pairs": [pair]}}
     timed = [each._replace(step="speed", report=unsure) for each in judges]
     said = answers(*judges, *timed)[REPLACES.format("sft", "api")][1]
     assert "(100 ms at the median, not 1.2 s; this may be chance: p = 0.093)" in said

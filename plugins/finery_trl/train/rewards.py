@@ -78,6 +78,24 @@ def metrics_of(evaluators: Sequence[Nested]) -> dict[str, tuple[str, str]]:
     return metrics
 
 
+def _check_settings(nested: Nested) -> None:
+    """Raise `UsageError` for settings with which an evaluator can't reward."""
+    nested.check(slices=False)
+    if getattr(nested.evaluator, "labels", ()) is None:
+        raise UsageError(
+            "by default, the allowed classes are those that the rows expect, but a reward is "
+            "computed from the rows of one optimizer step",
+            where=f"{nested.setting}.labels",
+            fix="list all classes: labels: [spam, ham]",
+        )
+    if getattr(nested.evaluator, "abstain_below", None) is not None:
+        raise UsageError(
+            "answers of a language model have no probability",
+            where=f"{nested.setting}.abstain_below",
+            fix="remove abstain_below",
+        )
+
+
 def weights_of(step: "Grpo") -> dict[str, float]:
     """Reward → its weight: by default the first metric of each evaluator, then the functions.
 
@@ -101,20 +119,7 @@ def weights_of(step: "Grpo") -> dict[str, float]:
             )
         return dict(functions)
     for nested in evaluators:
-        nested.check(slices=False)
-        if getattr(nested.evaluator, "labels", ()) is None:
-            raise UsageError(
-                "by default, the allowed classes are those that the rows expect, but a reward is "
-                "computed from the rows of one optimizer step",
-                where=f"{nested.setting}.labels",
-                fix="list all classes: labels: [spam, ham]",
-            )
-        if getattr(nested.evaluator, "abstain_below", None) is not None:
-            raise UsageError(
-                "answers of a language model have no probability",
-                where=f"{nested.setting}.abstain_below",
-                fix="remove abstain_below",
-            )
+        _check_settings(nested)
     metrics = metrics_of(evaluators)
     if not weights:
         firsts = [(n.setting, n.evaluator.metric_names()[0]) for n in evaluators]
@@ -156,6 +161,7 @@ class Rewards:
         self.weights = weights_of(step)
         self._step = step
         self._evaluators = evaluators_of(step)
+        self._metrics = metrics_of(self._evaluators)
         self._job = QuietJob(folder)
         self._functions = load_functions(step.functions) if step.functions is not None else {}
 
@@ -173,7 +179,7 @@ class Rewards:
         for nested in self._evaluators:
             model = nested.evaluator.models[0].name
             verdicts = nested.check_rows(self._job, rows)({model: list(answers)})
-            for name, (setting, metric) in metrics_of(self._evaluators).items():
+            for name, (setting, metric) in self._metrics.items():
                 if setting == nested.setting and name in self.weights:
                     judged = verdicts.values(metric)[model]
                     values[name] = [None if v is None else float(v) for v in judged]

@@ -163,6 +163,32 @@ def test_a_failed_step_is_named_first_and_what_waits_for_it_is_blocked(project: 
     assert "<script>alert(1)" not in page
 
 
+def test_what_a_failed_gate_blocks_is_not_built_though_another_recipe_built_it(
+    project: Project,
+) -> None:
+    gate = """
+evaluate:
+  first: {use: eval.exact, models: [base], rows: rows}
+  second: {use: eval.exact, models: [base], rows: rows, needs: first}
+"""
+    recipe = FAILING.replace("name: failing", "name: gate").partition("evaluate:")[0] + gate
+    recipe = recipe.replace("  bad: {use: t.explode, model: base}\n", "")
+    required = recipe.replace(
+        "rows: rows}\n  second", "rows: rows, require: {base.accuracy: '>= 1'}}\n  second"
+    )
+    project.write({"open.yaml": recipe.replace("gate", "open"), "gate.yaml": required})
+    project.ran("open.yaml")
+    assert project.run("build", "gate.yaml").code == 1
+    page, told = report(project, "gate.yaml")
+    assert told["steps"] == {
+        "base": "built",
+        "rows": "built",
+        "first": "failed",
+        "second": "blocked",
+    }
+    assert "waits for first, which failed" in words(page)
+
+
 def test_an_evaluator_has_a_page_by_the_same_code(project: Project) -> None:
     done = project.run("show", "test", "--html", "test.html")
     assert done.code == 0, done.err

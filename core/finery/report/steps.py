@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from finery.artifact.manifest import Result
+from finery.builder.checks import blocked_by, failed_gates
 from finery.builder.plan import Planner, make_plan
 from finery.builder.runs import Run, progress_of
 from finery.compare.outputs import folded, title_of
@@ -43,13 +44,20 @@ def steps_now(graph: Graph, store: Store, run: Run | None) -> list[ReportedStep]
     records = run.steps if run else {}
     progress = progress_of(store.root, run) if run else {}
     goes_on = run is not None and run.ending == "running"
+    plans = list(make_plan(Planner(graph, store), without_files=True))
+    failed = failed_gates(graph, store, {plan.node.name: plan.result for plan in plans})
+    blocked = blocked_by(graph, failed)
     found = []
-    for plan in make_plan(Planner(graph, store), without_files=True):
-        record, result = records.get(plan.node.name), plan.result
+    for plan in plans:
+        name, record = plan.node.name, records.get(plan.node.name)
+        # What another recipe built isn't part of this build if a gate before it fails.
+        result = None if name in blocked else plan.result
         state: State = "not built" if result is None else "built"
         detail = plan.reason if result is None else ""
         if record and record.state == "failed" and (result is None or record.key == plan.key):
             state, detail = "failed", str(record.error.get("what", ""))
+        elif name in blocked:
+            state, detail = "blocked", f"waits for {', '.join(blocked[name])}, which failed"
         elif record and record.state == "blocked" and result is None:
             state, detail = "blocked", f"waits for {record.by}, which failed"
         elif record and record.state == "running" and result is None and goes_on:

@@ -68,7 +68,7 @@ class Nested(NamedTuple):
             raise UsageError(
                 f"the evaluator in `{setting}` can't have `require`",
                 where=f"{setting}.require",
-                fix=f"move it out of `{setting}`",
+                fix="remove it; a step of the section evaluate can have it",
             )
         if evaluator.slices and not slices:
             raise UsageError(

@@ -230,6 +230,7 @@ def test_a_list_of_them_runs_in_its_order(listed: Project) -> None:
         ("inside.twice", "steps.limit", "recipe.yaml:14:14: error: 'steps.limit' is not a step"),
         ("use: inside.twice\n        again", "again", "recipe.yaml:14:9: error: 'watch[1]' of"),
         (LIST, " []", "recipe.yaml:12:12: error: 'watch' can't be an empty list"),
+        (LIST, " eval.exact", "fix: write {use: eval.exact}"),
     ],
 )
 def test_what_is_wrong_in_a_list_is_found_at_its_place(

@@ -130,6 +130,17 @@ def test_an_error_shows_a_part_of_a_very_long_line(read: Read) -> None:
     assert (code[:5], code[-1]) == ("1 | …", "…")
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [("a: [返回, two]", "a: [返回, two]"), ("a: [hf_" + "x1" * 17 + ", two]", "a: [***, two]")],
+)
+def test_the_caret_is_where_a_terminal_shows_the_place(read: Read, line: str, shown: str) -> None:
+    code, caret = read(f"{line}\n").error("not a number", ["a", 1]).details
+    assert code == f"1 | {shown}"
+    before = code.partition("two")[0]
+    assert caret.index("^") == len(before) + before.count("返") + before.count("回")
+
+
 def test_merges_yield_to_what_is_written_and_to_what_comes_first(read: Read) -> None:
     recipe = read(
         "x-a: &a {one: 1, two: 1}\nx-b: &b {two: 2, three: 2, four: 2}\n"

@@ -164,6 +164,9 @@ def _fix(about: _Subject, error: Any) -> str:
         return fix
     if fix := value_fix(label, value, _kinds(error.schema), error.schema):
         return fix
+    forms = error.schema.get("anyOf", [error.schema])
+    if isinstance(value, str) and any("use" in form.get("properties", ()) for form in forms):
+        return f"write {{use: {value}}}"
     match error.validator:
         case "enum":
             fitting = [str(one) for one in error.validator_value]

@@ -292,7 +292,12 @@ def _encoded_schema(cls: type[Step]) -> bytes:
         defs.pop(Step.__name__, None)
         one = {
             "type": ["object", "null"],
-            "properties": {"use": {"type": "string", "description": "Its step type."}},
+            "properties": {
+                "use": {
+                    "type": "string",
+                    "description": f"A step type of the section {info.section}.",
+                }
+            },
             "required": ["use"],
         }
         properties[name] = {"description": info.help, **one}

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from typing import Any
+from unicodedata import east_asian_width
 
 import yaml
 
@@ -55,18 +56,24 @@ LONGEST = 400
 
 
 def _excerpt(text: str, line: int, column: int) -> list[str]:
-    """The line and a caret under the column."""
+    """The line and a caret under the column, where a terminal shows it."""
     lines = text.splitlines()
     if line >= len(lines):
         return []
-    code = without_secrets(lines[line].replace("\t", " "))
+    whole = lines[line].replace("\t", " ")
+    code, column = without_secrets(whole), len(without_secrets(whole[:column]))
     start = max(0, column - LONGEST // 2) if len(code) > LONGEST else 0
     before, after = "…" if start else "", "…" if len(code) > start + LONGEST else ""
-    number, gap = f"{line + 1}", " " * (len(before) + column - start)
+    number, gap = f"{line + 1}", " " * (len(before) + _cells(code[start:column]))
     return [
         f"{number} | {before}{code[start : start + LONGEST]}{after}",
         f"{' ' * len(number)} | {gap}^",
     ]
+
+
+def _cells(text: str) -> int:
+    """The width of a text in a terminal, where Chinese characters take two cells."""
+    return len(text) + sum(east_asian_width(character) in "WF" for character in text)
 
 
 MAX_NODES = 200_000

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from copy import copy
 from typing import NamedTuple
 
-from finery import FineryError, Job, Settings, Step, UsageError
+import msgspec
+
+from finery import FineryError, Job, Settings, Step, UsageError, outside_key
 from finery.rows import Row
 from finery_eval.evaluation import Unjudged, unjudged_tables
 from finery_eval.evaluator import BatchEvaluator, Judge
@@ -18,6 +20,8 @@ from finery_eval.verdicts import Answers, Verdicts
 
 GIVEN = ("models", "rows")
 """Settings that the evaluator shares with the outer step. Errors name those of the outer step."""
+ASKING = ("max_tokens", "temperature")
+"""Settings of how an evaluator asks models."""
 
 
 class Nested(NamedTuple):
@@ -58,10 +62,14 @@ class Nested(NamedTuple):
             )
         return nested
 
-    def check(self, *, slices: bool = True, taken: Collection[str] = ()) -> None:
+    @outside_key
+    def check(
+        self, *, slices: bool = True, asks: bool = False, taken: Collection[str] = ()
+    ) -> None:
         """Raise `UsageError` for settings that can't work inside the outer step. Light.
 
-        slices: whether the outer step breaks scores down. taken: metrics of its own.
+        slices: whether the outer step breaks scores down. asks: whether it asks models as the
+        evaluator's settings say. taken: metrics of its own.
         """
         evaluator, setting = self
         if evaluator.require:
@@ -76,6 +84,13 @@ class Nested(NamedTuple):
                 where=f"{setting}.slices",
                 fix="remove it, or set it in a separate evaluator",
             )
+        for field in () if asks else msgspec.structs.fields(type(evaluator)):
+            if field.name in ASKING and getattr(evaluator, field.name) != field.default:
+                raise UsageError(
+                    f"the evaluator in `{setting}` asks no model, so `{field.name}` has no effect",
+                    where=f"{setting}.{field.name}",
+                    fix="remove it; the step around it decides how long answers are",
+                )
         with self._placed():
             evaluator.check_nested()
             evaluator.check()

@@ -185,8 +185,8 @@ def test_speed_and_price_are_said_where_no_replacement_says_them() -> None:
     assert answers(*timed) == {
         FAST: (
             "info",
-            "Median of 50 answers, one request at a time: gguf 210 ms (p95 300 ms); api (API) "
-            "900 ms (p95 1.2 s), $1.1 per 1,000 answers.",
+            "Median of 50 answers, one request at a time: gguf 210 ms (95 % within 300 ms); api (API) "
+            "900 ms (95 % within 1.2 s), $1.1 per 1,000 answers.",
         )
     }
     again = [each._replace(step="again") for each in timed]
@@ -259,7 +259,7 @@ def test_rows_with_one_parent_are_one_piece_of_evidence() -> None:
     assert f"p = {test.difference.p_value:.3f}" in text
     assert test.difference.p_value == 0.5
     (best,) = findings([base, tuned._replace(role="base")], has_training=False)
-    assert best.answer.startswith("Too close to call.")
+    assert best.answer.startswith("Too close to call, by ")
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 9), max_size=2)), min_size=1))
@@ -270,8 +270,8 @@ def test_lines_are_grouped_as_their_rows(rows: list[tuple[int, list[int]]]) -> N
 
 
 @pytest.mark.parametrize(("second", "tone", "start"), [
-    (100, "good", "linear. accuracy on 200 rows: linear 75.0 %, nearest 50.0 %."),
-    (149, "open", "Too close to call. accuracy on 200 rows: linear 75.0 %, nearest 74.5 %."),
+    (100, "good", "linear, by accuracy on 200 rows: linear 75.0 %, nearest 50.0 %."),
+    (149, "open", "Too close to call, by accuracy on 200 rows: linear 75.0 %, nearest 74.5 %."),
 ])  # fmt: skip
 def test_a_recipe_that_trains_nothing_ranks_its_models(second: int, tone: str, start: str) -> None:
     models = [judged("nearest", "baseline", second), judged("linear", "baseline", 150)]

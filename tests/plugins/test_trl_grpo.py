@@ -400,6 +400,7 @@ def test_a_file_without_the_functions_is_refused(
             "reward.abstain_below",
         ),
         ({"reward": [Word(**GIVEN), Rules(**GIVEN, rules={})]}, "reward.1.rules"),
+        ({"reward": Word(**GIVEN, max_tokens=8)}, "reward.max_tokens"),
         ({"weights": {"word": 0}}, "weights"),
         ({"effective_batch_size": 10}, "effective_batch_size"),
         ({"validation": Dataset.placeholder("held")}, "validation"),

@@ -120,9 +120,9 @@ def _rankings(judged: Sequence[Judgement]) -> Iterator[Finding]:
             continue
         ahead = f"{best.model} against {others[0].model}: {_points(test)}"
         if test.verdict == BETTER:
-            yield Finding(question, f"{best.model}. {text} {ahead}.", "good", 1)
+            yield Finding(question, f"{best.model}, by {text} {ahead}.", "good", 1)
         else:
-            yield Finding(question, f"Too close to call. {text} {ahead}.", "open", 1)
+            yield Finding(question, f"Too close to call, by {text} {ahead}.", "open", 1)
 
 
 def _needed(judged: Sequence[Judgement]) -> Finding:
@@ -288,7 +288,7 @@ def _speeds(timed: Sequence[Judgement]) -> str:
     scores, apis = report["scores"], report["details"][TIMED]["apis"]
     for model in sorted((each.model for each in timed), key=lambda name: scores[name][P50]):
         middle, slow = (quantity(scores[model][metric], "seconds") for metric in (P50, P95))
-        part = f"{model}{' (API)' if model in apis else ''} {middle} (p95 {slow})"
+        part = f"{model}{' (API)' if model in apis else ''} {middle} (95 % within {slow})"
         if PRICE in scores[model]:
             part += f", {quantity(scores[model][PRICE], 'dollars')} per 1,000 answers"
         parts.append(part)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from finery.util.text import in_points, likely, percent, visible
+from finery.util.text import counted, in_points, likely, percent, visible
 from finery_eval.tables import quantity
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
     The first metric comes with its 95 % interval.
     """
     report = next(iter(reports.values()))
-    title, metrics = f"{report['rows']} rows", headline(report)
+    title, metrics = counted(report["rows"], "row"), headline(report)
     models = []
     for step, of in reports.items():
         for model in of["scores"]:

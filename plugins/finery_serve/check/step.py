@@ -172,7 +172,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         super().check()
         if inner := self.inner():
-            inner.check(slices=False, taken=OWN)
+            inner.check(slices=False, asks=True, taken=OWN)
         if self.bundle is not None and self.bundle.meta.get("format") == STANDALONE:
             for field in ("trained", "base"):
                 if getattr(self, field) is not None:

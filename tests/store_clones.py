@@ -27,7 +27,7 @@ from blake3 import blake3
 from in_process import InProcess
 
 from finery import FineryError
-from finery.artifact.manifest import Manifest, with_references
+from finery.artifact.manifest import Manifest, Parts, with_references
 from finery.builder import uptodate as stamp
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
@@ -300,7 +300,7 @@ def whole(root: Path) -> set[str]:
         try:
             with contextlib.closing(sqlite3.connect(root / "finery.db")) as db:
                 rows = db.execute(
-                    "SELECT key, outputs FROM results WHERE key IN (SELECT key FROM parts)"
+                    "SELECT key, outputs, parts FROM results JOIN parts USING (key)"
                 ).fetchall()
         except sqlite3.Error:
             return set()
@@ -313,9 +313,10 @@ def whole(root: Path) -> set[str]:
         return right[digest]
 
     keys = set()
-    for key, text in rows:
+    for key, text, parts in rows:
         try:
             outputs = msgspec.json.decode(text, type=dict[str, Manifest])
+            msgspec.json.decode(parts, type=Parts)
         except (msgspec.DecodeError, UnicodeError):
             continue
         every = [each for m in outputs.values() for each in with_references(m)]

@@ -211,7 +211,7 @@ class SlurmExecutor(DetachedExecutor):
 
 def _variables(task: Task) -> dict[str, str]:
     """The environment of a task's job. Without that of a job in which the build itself runs."""
-    inherited = worker_environment(task, alone=True)
+    inherited = worker_environment(task, alone=True, here=False)
     kept = {n: v for n, v in inherited.items() if n == "SLURM_CONF" or not n.startswith("SLURM_")}
     if task.resources.cpus:
         kept.setdefault("OMP_NUM_THREADS", str(task.resources.cpus))

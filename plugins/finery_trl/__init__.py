@@ -72,11 +72,11 @@ def finery_estimates(
 
 
 @hookimpl
-def finery_worker_environment(alone: bool) -> Mapping[str, str]:
+def finery_worker_environment(alone: bool, here: bool) -> Mapping[str, str]:
     """Set how OpenMP threads wait and how torch allocates GPU memory, in every worker.
 
     Steps of all types share the cores, and those that load models share the GPUs.
     """
     from finery_trl.train.environment import allocator_environment, thread_environment
 
-    return {**thread_environment(alone=alone), **allocator_environment()}
+    return {**thread_environment(alone=alone, here=here), **allocator_environment()}

@@ -10,6 +10,7 @@ from conftest import until
 from tasks import Tasks, ends, number_of
 
 from finery.execute.local import LocalExecutor
+from finery_slurm.executor import SlurmExecutor
 from finery_trl.train import environment
 
 
@@ -43,6 +44,18 @@ def test_threads_spin_long_only_where_nothing_else_computes(
     (event,) = ends(executor, 1).values()
     executor.close()
     assert number_of(event, task) == spins
+
+
+def test_jobs_elsewhere_do_not_depend_on_the_load_here(
+    task: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, equal steps would become several arrays of Slurm, and each submission measures."""
+    loads = iter([0.2, 0.6])
+    monkeypatch.setattr(environment, "busy_cores", lambda: next(loads))
+    executor, one = SlurmExecutor(None), task(SPINS)
+    assert executor.alike(one) == executor.alike(one)
+    assert ("GOMP_SPINCOUNT", str(environment.LONG)) in executor.alike(one)[1]
+    assert next(loads) == 0.2, "it looked"
 
 
 def test_a_busy_core_is_seen() -> None:

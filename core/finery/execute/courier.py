@@ -250,7 +250,7 @@ def _parcel(task: Task, folder: JobFolder, remote: Remote) -> Parcel:
     packed = remote.push(Path(task.store), inputs_of(task))
     files, more = push_files(remote, _outside(there))
     variables = load_plugins(tuple(map(Path, task.plugins))).worker_environment(
-        task.use, alone=True
+        task.use, alone=True, here=False
     )
     variables = {name: os.environ.get(name, value) for name, value in variables.items()}
     if task.resources.cpus:

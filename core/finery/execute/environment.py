@@ -42,14 +42,15 @@ _SECRET = re.compile(
 _USER_IN_URL = re.compile(r"(\w://)[^\s/@]*@")
 
 
-def worker_environment(task: Task, *, alone: bool) -> dict[str, str]:
+def worker_environment(task: Task, *, alone: bool, here: bool = True) -> dict[str, str]:
     """The environment for a new process whose first step is `task`.
 
     Contains what every step inherits, and the variables that plugins add. A variable that the user
-    set keeps the user's value. alone: whether no other step will run at the same time.
+    set keeps the user's value. alone: whether no other step will run at the same time. here:
+    whether it will run on this machine, whose load plugins may measure.
     """
     plugins = load_plugins(tuple(Path(path) for path in task.plugins))
-    added = plugins.worker_environment(task.use, alone=alone)
+    added = plugins.worker_environment(task.use, alone=alone, here=here)
     return {name: os.environ.get(name, value) for name, value in added.items()} | inherited()
 
 

@@ -81,7 +81,9 @@ def finery_estimates(  # type: ignore[empty-body]
 
 
 @hookspec
-def finery_worker_environment(use: str, alone: bool) -> Mapping[str, str]:  # type: ignore[empty-body]
+def finery_worker_environment(  # type: ignore[empty-body]
+    use: str, alone: bool, here: bool
+) -> Mapping[str, str]:
     """Return environment variables for a new worker with a first step of type `use`."""
 
 

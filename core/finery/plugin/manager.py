@@ -278,10 +278,11 @@ class Plugins:
             )
         return cls()
 
-    def worker_environment(self, use: str, *, alone: bool) -> dict[str, str]:
+    def worker_environment(self, use: str, *, alone: bool, here: bool) -> dict[str, str]:
         """Environment variables that plugins add to a new worker. Later plugins win."""
         environment: dict[str, str] = {}
-        for variables in reversed(self.hook.finery_worker_environment(use=use, alone=alone)):
+        facts = {"use": use, "alone": alone, "here": here}
+        for variables in reversed(self.hook.finery_worker_environment(**facts)):
             environment |= variables
         return environment
 

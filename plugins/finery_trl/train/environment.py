@@ -33,9 +33,12 @@ _LOOKS = 5
 """A previous step may just be ending, which keeps a core busy for a moment."""
 
 
-def thread_environment(*, alone: bool) -> dict[str, str]:
-    """OpenMP variables for a new worker. alone: no other worker will compute at the same time."""
-    is_quiet = alone and any(busy_cores() < BUSY for _ in range(_LOOKS))
+def thread_environment(*, alone: bool, here: bool) -> dict[str, str]:
+    """OpenMP variables for a new worker. alone: no other worker will compute at the same time.
+
+    here: on this machine, which may be busy otherwise. A job elsewhere has its own cores.
+    """
+    is_quiet = alone and (not here or any(busy_cores() < BUSY for _ in range(_LOOKS)))
     return {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(LONG if is_quiet else SHORT)}
 
 

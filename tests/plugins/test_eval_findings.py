@@ -185,8 +185,8 @@ def test_speed_and_price_are_said_where_no_replacement_says_them() -> None:
     assert answers(*timed) == {
         FAST: (
             "info",
-            "Median of 50 answers, one request at a time: gguf 210 ms (95 % within 300 ms); api (API) "
-            "900 ms (95 % within 1.2 s), $1.1 per 1,000 answers.",
+            "Median of 50 answers, one request at a time: gguf 210 ms (95 % within 300 ms); "
+            "api (API) 900 ms (95 % within 1.2 s), $1.1 per 1,000 answers.",
         )
     }
     again = [each._replace(step="again") for each in timed]

@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 from conftest import FINERY, MakeProject
-from needs import may_lack
 
 from finery.cli.commands.completion import SHELLS
 
@@ -27,7 +26,7 @@ def test_an_installed_completion_works_in_a_new_shell(
     project: MakeProject, shell: str, on_path: bool
 ) -> None:
     if shutil.which(shell) is None:
-        pytest.skip(may_lack(f"{shell} isn't installed"))
+        pytest.skip(f"{shell} isn't installed")
     place = PLACES[shell] if on_path else PLACES[shell].replace("completions", "conf.d")
     t = project({"recipe.yaml": "finery: 1\nname: t\n", place: "# mine\n"})
     path = [*([str(FINERY.parent)] if on_path else []), "/usr/bin", "/bin"]

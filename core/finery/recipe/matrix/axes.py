@@ -221,7 +221,7 @@ def _listed(recipe: Recipe, key: str, written: Sequence[Any]) -> Iterator[Value]
             raise recipe.error(
                 f"this value of the axis '{key}' needs a name",
                 place,
-                fix=f"write {key}: {{NAME: {shortened(str(value), LONGEST)}, …}}",
+                fix=f"name each value: {key}: {{FIRST: …, SECOND: …}}",
             )
         if label in seen:
             same = seen[label] == value and type(seen[label]) is type(value)

@@ -221,7 +221,7 @@ def _listed(recipe: Recipe, key: str, written: Sequence[Any]) -> Iterator[Value]
             raise recipe.error(
                 f"this value of the axis '{key}' needs a name",
                 place,
-                fix=f"name each value: {key}: {{FIRST: …, SECOND: …}}",
+                fix=f"name them: {key}: {{NAME: VALUE, …}}",
             )
         if label in seen:
             same = seen[label] == value and type(seen[label]) is type(value)

@@ -1,6 +1,6 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
 #   make quickstart   write a small recipe into quickstart/, and build it with a fresh .venv
-#   make test         lint, types, schemas, documentation and tests, in a quarter of an hour on two cores
+#   make test         lint, types, schemas, documentation and tests, in ten minutes on two cores
 # and for those who change it:
 #   make test-all     the same with all tests, in about an hour
 #   make docs         the documentation as a site, in build/site

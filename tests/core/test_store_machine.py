@@ -260,7 +260,7 @@ def test_no_order_of_anything_serves_wrong_bytes_or_loses_work(
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60 if thorough else 12, stateful_step_count=40 if thorough else 25,
+            max_examples=120 if thorough else 12, stateful_step_count=40 if thorough else 25,
             deadline=None, suppress_health_check=[*HealthCheck],
         ),
     )  # fmt: skip
@@ -288,7 +288,7 @@ def test_what_can_be_read_of_a_damaged_database_is_not_built_again(
             assert not make(clone, state)["errors"]
         clone.checkpoint()
     try:
-        for seed in range(120 if pytestconfig.getoption("thorough") else 10):
+        for seed in range(250 if pytestconfig.getoption("thorough") else 10):
             chance = random.Random(seed)
             clone, how = chance.choice([first, second]), chance.choice(["noise", "cut", "flip"])
             folder = shutil.copytree(clone.folder, top / "damaged", symlinks=True)

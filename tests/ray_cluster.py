@@ -3,6 +3,7 @@
 The node has an environment of its own with a copy of finery, and its own home.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -41,10 +42,17 @@ class Cluster:
         self.start_node()
 
     def start_node(self, name: str = "node") -> None:
-        """Start the node with the cores, or another one."""
-        node = self._start(name, f"--address=127.0.0.1:{self._gcs}", "--num-cpus=4")
-        self._nodes[name] = node
-        self._processes.append(node)
+        """Start the node with the cores, or another one, and wait until it is in the cluster."""
+        for _ in range(5):  # another program may take a port that Ray has chosen
+            node = self._start(
+                name, f"--address=127.0.0.1:{self._gcs}", "--num-cpus=4", f"--labels=name={name}"
+            )
+            self._processes.append(node)
+            until(lambda: self._has(name) or node.poll() is not None)
+            if node.poll() is None:
+                self._nodes[name] = node
+                return
+        raise AssertionError((self.folder / name / "out").read_text())
 
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         home = self.folder / name
@@ -58,7 +66,8 @@ class Cluster:
                  f"--metrics-export-port={_free_port()}", "--object-store-memory=80000000"],
                 cwd=home, stdout=out, stderr=out, start_new_session=True,
                 env={**kept, "HOME": str(home), "PATH": f"{self.folder}/venv/bin:{kept['PATH']}",
-                     "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": ""},
+                     "RAY_USAGE_STATS_ENABLED": "0", "RAY_health_check_period_ms": "1000",
+                     "PYTHONPATH": ""},
             )  # fmt: skip
 
     def _answers(self) -> bool:
@@ -67,11 +76,18 @@ class Cluster:
         return False
 
     def kill_node(self, name: str = "node") -> None:
-        """Kill a node's raylet, as if its machine was lost."""
+        """Kill a node's raylet, as if its machine was lost, and wait until the cluster knows."""
         node = self._nodes.pop(name)
         _kill_all([p for p in _children(node.pid) if "raylet" in _command(p)])
         _kill_all([node.pid, *_children(node.pid)])
         node.wait()
+        until(lambda: not self._has(name))
+
+    def _has(self, name: str) -> bool:
+        """Whether the cluster takes a node for alive."""
+        with urllib.request.urlopen(f"{self.address}/nodes?view=summary", timeout=30) as answer:
+            nodes = [node["raylet"] for node in json.load(answer)["data"]["summary"]]
+        return any(n["state"] == "ALIVE" and n["labels"].get("name") == name for n in nodes)
 
     def close(self) -> None:
         """End all processes."""

@@ -392,6 +392,10 @@ class Clone:
             assert is_away != link.is_symlink(), output
             assert is_away or files_in(link) == files, output
 
+    def leads_nowhere(self) -> bool:
+        """Whether `build/` has a link to an output that is gone, e.g. with the store."""
+        return any(p.is_symlink() and not p.exists() for p in (self.folder / "build").rglob("*"))
+
     def pick(self, pattern: str, number: int) -> Path | None:
         """One of the files of the store with such a name."""
         paths = sorted(path for path in self.root.glob(pattern) if path.is_file())

@@ -156,6 +156,29 @@ def test_what_sqlite_can_read_is_saved_from_a_damaged_database(built: Project) -
     assert built.ran() == []
 
 
+def test_a_row_that_only_its_key_leads_to_is_saved(built: Project) -> None:
+    """An entry of its page leads nowhere, so reading rows in order ends before it."""
+    keys = [f"00{number:062}" for number in range(8)]
+    db = sqlite3.connect(database(built))
+    for key in keys:
+        for table in ("parts", "results"):
+            values = db.execute(f"SELECT * FROM {table}").fetchone()[1:]
+            db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))}, ?)",
+                       [key, *values])  # fmt: skip
+    db.execute("DROP TABLE files")  # which a build notices
+    db.commit()
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    content = database(built).read_bytes()
+    parts = content.index(keys[0].encode() + b"[[")
+    with database(built).open("r+b") as file:
+        file.seek(parts // PAGE * PAGE + 8)
+        file.write(b"\xff\xff")
+    assert built.ran() == []
+    saved = [key for (key,) in sqlite3.connect(database(built)).execute("SELECT key FROM parts")]
+    assert {*keys[4:]} <= {*saved}
+
+
 @pytest.mark.parametrize("command", [["plan"], ["show", "b"], ["explain", "b"], ["check"]])
 def test_every_command_replaces_a_damaged_database(built: Project, command: list[str]) -> None:
     without_first_page(database(built))

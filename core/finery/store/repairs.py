@@ -57,23 +57,34 @@ def salvage(damaged: Path, new: sqlite3.Connection) -> dict[str, int]:
     """Copy the readable and valid rows of a damaged database; the number of rows by table."""
     uri = f"{damaged.absolute().as_uri()}?mode=ro"
     new.execute("BEGIN")
-    for table, (columns, where) in SAVED.items():
-        is_valid = VALID.get(table, bool)
-        insert = f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(columns))})"
-        select = f"SELECT {', '.join(columns)} FROM {table} {where}"
-        with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True, timeout=1)) as old:
-            # Text that isn't UTF-8 may be in a column that hardly matters.
-            old.text_factory = partial(str, encoding="utf-8", errors="replace")
-            try:
-                new.executemany(insert, (r for r in old.execute(select) if is_valid(r)))
-            except sqlite3.Error:  # at a page that can't be read; there are others after it
-                within = f"{select} WHERE {columns[0]} BETWEEN ? AND ?"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True, timeout=1)) as old:
+        # Text that isn't UTF-8 may be in a column that hardly matters.
+        old.text_factory = partial(str, encoding="utf-8", errors="replace")
+        for table, (columns, where) in SAVED.items():
+            if not _copy(old, new, table, where):  # there are others after it
                 for ends in RANGES.get(table, []):
-                    with suppress(sqlite3.Error):
-                        rows = old.execute(within, ends)
-                        new.executemany(insert, (r for r in rows if is_valid(r)))
+                    _copy(old, new, table, f"{columns[0]} BETWEEN ? AND ?", *ends)
+        for table in ("results", "parts"):  # and between two of these, at a key that is known
+            for (key,) in new.execute(f"{KEYS} EXCEPT SELECT key FROM {table}").fetchall():
+                _copy(old, new, table, "key = ?", key)
     new.execute("COMMIT")
     return {t: new.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in SAVED}
+
+
+def _copy(
+    old: sqlite3.Connection, new: sqlite3.Connection, table: str, where: str, *values: Any
+) -> bool:
+    """Copy valid rows until one can't be read; whether that didn't happen."""
+    columns, is_valid = SAVED[table][0], VALID.get(table, bool)
+    insert = f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(columns))})"
+    with suppress(sqlite3.Error):
+        rows = old.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", values)
+        new.executemany(insert, (row for row in rows if is_valid(row)))
+        return True
+    return False
+
+
+KEYS = "SELECT key FROM results UNION SELECT key FROM parts UNION SELECT key FROM latest"
 
 
 Row = tuple[Any, ...]
@@ -122,12 +133,12 @@ def is_sound(made: Manifest) -> bool:
 
 
 SAVED: dict[str, tuple[tuple[str, ...], str]] = {
-    "records": (("key", "value"), ""),
-    "results": (("key", "outputs", "seconds", "made", "run"), ""),
-    "parts": (("key", "parts"), ""),
-    "latest": (("recipe", "step", "key", "previous"), ""),
-    "remote": (("digest", "size", "pack", "offset", "url"), ""),
-    "facts": (("name", "content"), "WHERE name LIKE 'dollars of %' OR name LIKE 'pin of %'"),
+    "records": (("key", "value"), "true"),
+    "results": (("key", "outputs", "seconds", "made", "run"), "true"),
+    "parts": (("key", "parts"), "true"),
+    "latest": (("recipe", "step", "key", "previous"), "true"),
+    "remote": (("digest", "size", "pack", "offset", "url"), "true"),
+    "facts": (("name", "content"), "name LIKE 'dollars of %' OR name LIKE 'pin of %'"),
 }
 """Table → (columns, condition) of the rows to copy. Everything else can be computed again."""
 RANGES: dict[str, list[tuple[Any, Any]]] = {
